@@ -1,0 +1,40 @@
+"""Errors of the benchmarks.
+
+The tree, by what a handler would do::
+
+    FeatstoreError
+    └── BenchError
+        ├── MetricError(ValueError)       fix the arrays that are scored
+        ├── ProtocolError(ValueError)     choose another suite, split, seed or number of pairs
+        ├── UnknownSuiteError(KeyError)   fix the name
+        ├── NoResultsError(ValueError)    run a suite first, or name another folder
+        └── ResultsWriteError(OSError)    free space, permissions
+"""
+
+from __future__ import annotations
+
+from featstore.errors import FeatstoreError
+
+
+class BenchError(FeatstoreError):
+    """Base of every error that the benchmarks raise on purpose."""
+
+
+class MetricError(BenchError, ValueError):
+    """Arrays cannot be scored: shapes, groups or values do not fit."""
+
+
+class ProtocolError(BenchError, ValueError):
+    """A run asks for something that its data cannot give."""
+
+
+class UnknownSuiteError(BenchError, KeyError):
+    """No suite has this name."""
+
+
+class NoResultsError(BenchError, ValueError):
+    """A folder holds no result that fits the request."""
+
+
+class ResultsWriteError(BenchError, OSError):
+    """Results or a report cannot be written."""

@@ -1,0 +1,20 @@
+"""Metrics on arrays: exact ranks, the numbers made of them, and what chance would give.
+
+Nothing here knows a store, an encoder or an aligner.
+"""
+
+from bench.metrics.chance import chance_levels
+from bench.metrics.ranks import NO_ITEM, Ranks, rank_projections, ranks_from_scores
+from bench.metrics.summary import METRICS, METRIC_VERSION, per_query, summarise
+
+__all__ = [
+    "METRICS",
+    "METRIC_VERSION",
+    "NO_ITEM",
+    "Ranks",
+    "chance_levels",
+    "per_query",
+    "rank_projections",
+    "ranks_from_scores",
+    "summarise",
+]

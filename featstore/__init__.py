@@ -1,0 +1,43 @@
+"""A shared store of frozen embeddings, extracted once and read at memory speed.
+
+Importing this package loads no torch; names are looked up when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featstore.extract import extract, extract_head
+    from featstore.store.pairs import PairedView
+    from featstore.store.store import FeatureStore, open_store
+    from featstore.store.views import EmbeddingsView
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EmbeddingsView",
+    "FeatureStore",
+    "PairedView",
+    "__version__",
+    "extract",
+    "extract_head",
+    "open_store",
+]
+
+_HOME = {
+    "EmbeddingsView": "featstore.store.views",
+    "FeatureStore": "featstore.store.store",
+    "PairedView": "featstore.store.pairs",
+    "extract": "featstore.extract",
+    "extract_head": "featstore.extract",
+    "open_store": "featstore.store.store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        msg = f"module 'featstore' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(_HOME[name]), name)

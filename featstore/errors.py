@@ -1,0 +1,103 @@
+"""Errors of the store and of extraction.
+
+The tree, by what a handler would do::
+
+    FeatstoreError
+    ├── ManifestError(ValueError)             fix the manifest
+    ├── UnknownEncoderError(KeyError)         fix the name
+    ├── UnknownSetError(KeyError)             fix the key, or extract the set
+    ├── AmbiguousSetError(KeyError)           say more of the name
+    ├── UnknownColumnError(KeyError)          fix the column
+    ├── EncoderError(RuntimeError)            fix the weights, the label set or the request
+    ├── NonFiniteEmbeddingError(ValueError)   extract in float32, or drop the item
+    ├── TooManyFailuresError(RuntimeError)    fix the items, or raise --max-failures
+    ├── IncompleteEmbeddingsError(RuntimeError)  run the extraction again
+    ├── MisalignedItemsError(ValueError)      pair by id
+    ├── EmptySelectionError(ValueError)       choose other rows
+    ├── StoreWriteError(OSError)              free space, permissions, another writer
+    ├── CorruptStoreError(RuntimeError)       fetch or extract the set again
+    └── FormatVersionError(RuntimeError)      upgrade
+
+Each also inherits the builtin that a caller would expect.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FeatstoreError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+    def __str__(self) -> str:
+        # KeyError shows the repr of its message; every message here is a sentence.
+        return str(self.args[0]) if self.args else ""
+
+
+class ManifestError(FeatstoreError, ValueError):
+    """A manifest breaks its rules."""
+
+
+class UnknownEncoderError(FeatstoreError, KeyError):
+    """No encoder has this name."""
+
+
+class UnknownSetError(FeatstoreError, KeyError):
+    """The store holds no such set."""
+
+
+class AmbiguousSetError(FeatstoreError, KeyError):
+    """A short name fits several sets."""
+
+
+class UnknownColumnError(FeatstoreError, KeyError):
+    """An item table has no such column."""
+
+
+class EncoderError(FeatstoreError, RuntimeError):
+    """An encoder cannot be built, or does not do what it claims."""
+
+
+class NonFiniteEmbeddingError(FeatstoreError, ValueError):
+    """An encoder returned NaN or Inf, or a cast overflowed."""
+
+
+class TooManyFailuresError(FeatstoreError, RuntimeError):
+    """More items failed than the job allows."""
+
+
+class IncompleteEmbeddingsError(FeatstoreError, RuntimeError):
+    """A set exists on disk, but its extraction has not finished."""
+
+
+class MisalignedItemsError(FeatstoreError, ValueError):
+    """Two sets describe different items or different spaces."""
+
+
+class EmptySelectionError(FeatstoreError, ValueError):
+    """A selection holds no row."""
+
+
+class StoreWriteError(FeatstoreError, OSError):
+    """The store cannot be written."""
+
+
+class CorruptStoreError(FeatstoreError, RuntimeError):
+    """Files of the store disagree with its commit record."""
+
+
+class FormatVersionError(FeatstoreError, RuntimeError):
+    """The store has a format that this version does not read."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a sentence with the known name closest to `name`, or an empty string.
+
+    Examples
+    --------
+    >>> did_you_mean("timm:resnet5", ["timm:resnet50", "st:minilm"])
+    " Did you mean 'timm:resnet50'?"
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,275 @@
+"""Where everything lies in a store, and the Zarr v3 metadata of its arrays.
+
+The layout is docs/store-format.md in code: names that are safe path components, two array
+shapes (one plain chunk for small arrays, ``sharding_indexed`` for large ones), no
+compressor. Metadata is written as JSON here, not through a library, so that the same set
+gives the same bytes with every version of everything.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featstore.errors import FeatstoreError
+
+#: The store format that this version writes, and the newest it reads.
+FORMAT = 1
+
+#: Rows of a block: the unit of work, retry, journal and checksum, and a Zarr inner chunk.
+BLOCK_ROWS = 4096
+
+#: Arrays of at most this many bytes are one plain chunk.
+PLAIN_BYTES = 8 * 2**20
+
+#: Data bytes that a shard does not exceed (but for a single alignment unit).
+SHARD_BYTES = 256 * 2**20
+
+#: Data types that a store may hold, and their Zarr v3 names.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "float16": np.dtype("<f2"),
+    "float32": np.dtype("<f4"),
+}
+
+_COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MISSING = 2**64 - 1
+
+
+class LayoutError(FeatstoreError, ValueError):
+    """A name, shape or dtype that a store cannot hold."""
+
+
+def check_component(name: str, *, what: str) -> str:
+    """Return `name` if it is a safe path component, else raise LayoutError."""
+    if not _COMPONENT.fullmatch(name):
+        msg = (
+            f"{what} {name!r} is not a name that a store can hold: letters, digits, '.', '_' "
+            "and '-', beginning with a letter or digit, at most 128 characters."
+        )
+        raise LayoutError(msg)
+    return name
+
+
+@dataclass(frozen=True)
+class SetKey:
+    """The address of a set: ``dataset/kind/encoder``."""
+
+    dataset: str
+    kind: str
+    encoder: str
+
+    def __post_init__(self) -> None:
+        check_component(self.dataset, what="dataset")
+        check_component(self.kind, what="kind")
+        check_component(self.encoder, what="encoder")
+
+    def __str__(self) -> str:
+        return f"{self.dataset}/{self.kind}/{self.encoder}"
+
+    def directory(self, root: Path) -> Path:
+        """Return the directory of the set below the store's root."""
+        return root / self.dataset / self.kind / self.encoder
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """How an (n, d) array is cut into files.
+
+    `shard_rows` is 0 for one plain chunk that holds the whole array.
+    """
+
+    n: int
+    dim: int
+    dtype: str
+    block_rows: int
+    shard_rows: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dim * DTYPES[self.dtype].itemsize
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks, the last of which may be short."""
+        return math.ceil(self.n / self.block_rows)
+
+    @property
+    def blocks_per_file(self) -> int:
+        """Blocks that one data file holds at most."""
+        return self.shard_rows // self.block_rows if self.shard_rows else self.n_blocks
+
+    @property
+    def n_files(self) -> int:
+        """Number of data files."""
+        return math.ceil(self.n / self.shard_rows) if self.shard_rows else 1
+
+    def block_slice(self, block: int) -> slice:
+        """Return the rows of a block."""
+        start = block * self.block_rows
+        return slice(start, min(start + self.block_rows, self.n))
+
+    def file_blocks(self, file: int) -> range:
+        """Return the blocks of a data file."""
+        first = file * self.blocks_per_file
+        return range(first, min(first + self.blocks_per_file, self.n_blocks))
+
+    def file_rows(self, file: int) -> slice:
+        """Return the rows of a data file."""
+        if not self.shard_rows:
+            return slice(0, self.n)
+        start = file * self.shard_rows
+        return slice(start, min(start + self.shard_rows, self.n))
+
+    def file_name(self, file: int) -> str:
+        """Return the chunk key of a data file, relative to the array."""
+        return f"c/{file}/0"
+
+    def data_bytes(self, file: int) -> int:
+        """Return the bytes of a file's data part: padded to whole blocks where sharded."""
+        if not self.shard_rows:
+            return self.n * self.row_bytes
+        return len(self.file_blocks(file)) * self.block_rows * self.row_bytes
+
+    def file_bytes(self, file: int) -> int:
+        """Return the exact size of a data file."""
+        index = 16 * self.blocks_per_file + 4 if self.shard_rows else 0
+        return self.data_bytes(file) + index
+
+
+def plan_array(
+    n: int,
+    dim: int,
+    dtype: str,
+    *,
+    block_rows: int = BLOCK_ROWS,
+    plain_bytes: int = PLAIN_BYTES,
+    shard_bytes: int = SHARD_BYTES,
+) -> ArrayLayout:
+    """Choose how an (n, d) array is cut into files.
+
+    Arrays of at most one block or `plain_bytes` are one chunk. Others are shards whose rows
+    are a multiple of `block_rows` and of 65,536 / gcd(65,536, row bytes), so that every
+    shard's data part is a whole number of 64 KiB pages and can be mapped beside the next.
+
+    Raises
+    ------
+    LayoutError
+        If the shape is empty or the dtype is not one that a store may hold.
+    """
+    if n < 1 or dim < 1 or block_rows < 1:
+        msg = f"A set needs at least one row and one dimension; got shape ({n:,}, {dim:,})."
+        raise LayoutError(msg)
+    if dtype not in DTYPES:
+        msg = f"A store cannot hold dtype {dtype!r}. It can hold: {', '.join(DTYPES)}."
+        raise LayoutError(msg)
+    row_bytes = dim * DTYPES[dtype].itemsize
+    if n <= block_rows or n * row_bytes <= plain_bytes:
+        return ArrayLayout(n, dim, dtype, block_rows, 0)
+    unit = math.lcm(block_rows, 65_536 // math.gcd(65_536, row_bytes))
+    shard_rows = max(1, shard_bytes // (unit * row_bytes)) * unit
+    return ArrayLayout(n, dim, dtype, block_rows, shard_rows)
+
+
+def array_metadata(layout: ArrayLayout) -> dict[str, Any]:
+    """Return the Zarr v3 ``zarr.json`` document of an embedding array."""
+    plain = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    codecs: list[dict[str, Any]] = plain
+    chunk = [layout.n, layout.dim]
+    if layout.shard_rows:
+        chunk = [layout.shard_rows, layout.dim]
+        codecs = [
+            {
+                "name": "sharding_indexed",
+                "configuration": {
+                    "chunk_shape": [layout.block_rows, layout.dim],
+                    "codecs": plain,
+                    "index_codecs": [*plain, {"name": "crc32c"}],
+                    "index_location": "end",
+                },
+            }
+        ]
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [layout.n, layout.dim],
+        "data_type": layout.dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0.0,
+        "codecs": codecs,
+        "attributes": {},
+        "dimension_names": ["item", "dim"],
+        "storage_transformers": [],
+    }
+
+
+def vector_metadata(n: int, dtype: str) -> dict[str, Any]:
+    """Return the Zarr v3 ``zarr.json`` document of an (n,) array of one chunk."""
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [n],
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [n]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0.0,
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+        "attributes": {},
+        "dimension_names": ["item"],
+        "storage_transformers": [],
+    }
+
+
+def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the Zarr v3 ``zarr.json`` document of a group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": {"featstore": attributes}}
+
+
+def shard_index(layout: ArrayLayout, n_present: int) -> np.ndarray:
+    """Return a shard's index: (blocks per shard, 2) of offset and byte count, uint64.
+
+    Blocks lie in order from offset 0; absent blocks carry 2^64 - 1 twice, as the
+    ``sharding_indexed`` specification says.
+    """
+    index = np.full((layout.blocks_per_file, 2), _MISSING, dtype="<u8")
+    size = layout.block_rows * layout.row_bytes
+    index[:n_present, 0] = np.arange(n_present, dtype="<u8") * size
+    index[:n_present, 1] = size
+    return index
+
+
+def parse_array_metadata(document: Any, *, where: str, block_rows: int) -> ArrayLayout:
+    """Return the layout that a ``zarr.json`` document states, if it is one we write.
+
+    Nothing but the two layouts of this module is accepted: another codec, dtype, chunk
+    grid or node type is refused before any data is read.
+
+    Raises
+    ------
+    LayoutError
+        If the document is anything else.
+    """
+    try:
+        n, dim = (int(size) for size in document["shape"])
+        dtype = str(document["data_type"])
+        chunk_rows = int(document["chunk_grid"]["configuration"]["chunk_shape"][0])
+        sharded = document["codecs"][0]["name"] == "sharding_indexed"
+        if dtype not in DTYPES or n < 1 or dim < 1 or chunk_rows < 1:
+            raise ValueError
+        layout = ArrayLayout(n, dim, dtype, block_rows, chunk_rows if sharded else 0)
+        known = document == array_metadata(layout)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        known = False
+    if not known:
+        msg = (
+            f"{where} is not an array that featstore writes (plain or sharded chunks of "
+            f"{' or '.join(DTYPES)} without compressor). It was not opened."
+        )
+        raise LayoutError(msg)
+    return layout

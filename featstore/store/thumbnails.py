@@ -1,0 +1,62 @@
+"""Thumbnails of a dataset's images: one Parquet file, the only pictures a store holds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from featstore.errors import CorruptStoreError
+from featstore.keys import SHORT, sha256_hex
+from featstore.store.files import write_file
+
+MAX_THUMBNAILS_BYTES = 2 * 2**30
+
+
+def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
+    """Write item_id -> WebP bytes below a dataset's kind; the name carries the hash.
+
+    Thumbnails already there are kept for items that `thumbnails` lacks. Untouched if
+    nothing changed.
+    """
+    merged = {**read_thumbnails(directory), **thumbnails}
+    table = pl.DataFrame(
+        {"item_id": sorted(merged), "webp": [merged[item] for item in sorted(merged)]},
+        schema={"item_id": pl.String, "webp": pl.Binary},
+    )
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, compression="uncompressed", statistics=False)
+    data = buffer.getvalue()
+    path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
+    if path.exists():
+        return
+    old = list(directory.glob("thumbnails-*.parquet"))
+    write_file(path, [data])
+    for other in old:
+        other.unlink()
+
+
+def read_thumbnails(directory: Path) -> dict[str, bytes]:
+    """Return item_id -> WebP bytes; empty if none were stored.
+
+    Raises
+    ------
+    CorruptStoreError
+        If the file's hash is not the one in its name.
+    """
+    paths = sorted(directory.glob("thumbnails-*.parquet"))
+    if not paths:
+        return {}
+    path = paths[-1]
+    size = path.stat().st_size
+    data = path.read_bytes() if size <= MAX_THUMBNAILS_BYTES else b""
+    if sha256_hex(data)[:SHORT] != path.stem.removeprefix("thumbnails-"):
+        msg = (
+            f"{path} was changed after it was written. Delete it and extract with --thumbnails "
+            "again."
+        )
+        raise CorruptStoreError(msg)
+    table = pl.read_parquet(io.BytesIO(data))
+    return dict(zip(table["item_id"].to_list(), table["webp"].to_list(), strict=True))
