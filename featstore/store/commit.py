@@ -8,6 +8,7 @@ own sha256 is the revision_id.
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class Commit:
         Relative path of each metadata or small file of the set -> its bytes and sha256.
     space_id, set_id : str
         Identity; see docs/architecture.md.
+    attributes : str
+        sha256 of the canonical JSON of the set's attributes, without the pointer itself.
     failed : str
         Base64 of the packed bits of rows that have no embedding; empty if there is none.
     """
@@ -54,6 +57,7 @@ class Commit:
     metadata: dict[str, dict[str, Any]]
     space_id: str
     set_id: str
+    attributes: str
     failed: str = ""
     format: int = field(default=FORMAT)
 
@@ -68,6 +72,11 @@ class Commit:
             return np.zeros(self.n, dtype=bool)
         bits = np.frombuffer(base64.b64decode(self.failed), dtype=np.uint8)
         return np.unpackbits(bits, count=self.n).astype(bool)
+
+
+def attributes_digest(attributes: Mapping[str, Any]) -> str:
+    """Return the hash of a set's attributes, leaving out the revision they point to."""
+    return sha256_hex(canonical_json({k: v for k, v in attributes.items() if k != "revision"}))
 
 
 def pack_failed(failed: np.ndarray) -> str:

@@ -19,8 +19,15 @@ from featstore.errors import (
 from featstore.keys import encoder_slug
 from featstore.store.arrays import StoredRows
 from featstore.store.catalog import finished_sets, unfinished_sets
-from featstore.store.commit import Commit, check_format, key_of, read_commit, read_pointer
-from featstore.store.files import read_json
+from featstore.store.commit import (
+    Commit,
+    attributes_digest,
+    check_format,
+    key_of,
+    read_commit,
+    read_pointer,
+)
+from featstore.store.files import file_facts, read_json
 from featstore.store.items import read_items
 from featstore.store.layout import SetKey, parse_array_metadata
 from featstore.store.thumbnails import read_thumbnails
@@ -174,13 +181,12 @@ class FeatureStore:
             raise UnknownSetError(msg)
         commit = read_commit(directory, attributes["revision"])
         key = key_of(directory)
-        named = (attributes.get("space_id"), attributes.get("set_id"))
-        if named != (commit.space_id, commit.set_id) or not key.encoder.endswith(
+        if attributes_digest(attributes) != commit.attributes or not key.encoder.endswith(
             f"-{commit.set_id[:8]}"
         ):
             msg = (
-                f"{directory} carries the metadata of another set: the ids in its name, attributes "
-                "and commit differ."
+                f"{directory} carries the metadata of another set, or changed metadata: its "
+                "name, attributes and commit disagree."
             )
             raise CorruptStoreError(msg)
         return SetInfo(key, commit, attributes)
@@ -233,8 +239,6 @@ def _matches(name: str, keys: list[str]) -> list[str]:
 
 def _check_metadata(directory: Path, commit: Commit) -> None:
     """Compare every small file of the set with the commit."""
-    from featstore.store.files import file_facts
-
     for name, facts in commit.metadata.items():
         path = directory / name
         if not path.exists() or file_facts(path) != facts:

@@ -28,6 +28,7 @@ from featstore.store.catalog import write_catalog
 from featstore.store.commit import (
     POINTER,
     Commit,
+    attributes_digest,
     pack_failed,
     staging_of,
     write_commit,
@@ -166,6 +167,11 @@ class SetWriter:
         done = self._open_journal().blocks
         return [block for block in range(self.layout.n_blocks) if block not in done]
 
+    @property
+    def failures(self) -> dict[str, str]:
+        """item_id -> reason of the items that have failed so far."""
+        return dict(self._open_journal().failures)
+
     def write_block(
         self, block: int, rows: np.ndarray, failures: Mapping[str, str] | None = None
     ) -> None:
@@ -231,6 +237,17 @@ class SetWriter:
         if not items_path.exists() or items_path.read_bytes() != self._items:
             write_file(items_path, [self._items])
         failed = np.isin(self._item_ids.to_numpy(), list(journal.failures))
+        attributes = {
+            "format": FORMAT,
+            "dataset": self.key.dataset,
+            "kind": self.key.kind,
+            "encoder": self.encoder,
+            "space": self.space,
+            "space_id": self.space_id,
+            "set_id": self.set_id,
+            "precision": self.precision,
+            "facts": self.facts,
+        }
         commit = Commit(
             n=self.layout.n,
             dim=self.layout.dim,
@@ -245,6 +262,7 @@ class SetWriter:
             metadata=metadata,
             space_id=self.space_id,
             set_id=self.set_id,
+            attributes=attributes_digest(attributes),
             failed=pack_failed(failed),
         )
         revision = write_commit(self.directory, commit)
@@ -252,20 +270,7 @@ class SetWriter:
             stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
             name = f"{stamp}-{revision[:8]}-{os.getpid()}.json"
             write_file(self.directory / "runs" / name, [json_bytes(dict(run))])
-        pointer = group_metadata(
-            {
-                "format": FORMAT,
-                "dataset": self.key.dataset,
-                "kind": self.key.kind,
-                "encoder": self.encoder,
-                "space": self.space,
-                "space_id": self.space_id,
-                "set_id": self.set_id,
-                "precision": self.precision,
-                "facts": self.facts,
-                "revision": revision,
-            }
-        )
+        pointer = group_metadata({**attributes, "revision": revision})
         write_file(self.directory / POINTER, [json_bytes(pointer)])
         journal.close()
         shutil.rmtree(self.staging, ignore_errors=True)

@@ -1,0 +1,52 @@
+# The two front doors are `make demo` and `make test`. Each target makes the virtual
+# environment it needs and is idempotent.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DEMO   := build/demo
+
+.PHONY: demo test check perf format clean help
+
+help:
+	@echo "make demo    build a store from real models and images, fit, benchmark, draw the report"
+	@echo "make test    check, then run every test"
+	@echo "make check   ruff, formatting, mypy, import layers, spelling"
+	@echo "make perf    speed, as ratios measured side by side"
+
+# The demo needs no test tools, and the tests need everything: two stamps, one environment.
+$(VENV)/demo.stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Headstock needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Headstock needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/demo.stamp
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/demo.py --out $(DEMO)
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+perf: $(VENV)/dev.stamp
+	$(BIN)/python tests/perf/run.py $(if $(ONLY),--only $(ONLY))
+
+clean:
+	rm -rf build

@@ -1,0 +1,25 @@
+"""The ``featstore`` command."""
+
+from __future__ import annotations
+
+import click
+
+from featstore.command_line import CommandGroup, entry_point
+
+
+@click.group(
+    cls=CommandGroup,
+    lazy={
+        "extract": "featstore.cli.extract:extract_command",
+        "ls": "featstore.cli.sets:ls_command",
+        "show": "featstore.cli.sets:show_command",
+        "rm": "featstore.cli.sets:rm_command",
+        "manifests": "featstore.cli.manifests:manifests",
+    },
+)
+@click.version_option(package_name="headstock")
+def cli() -> None:
+    """Extract embeddings once into a store that a team shares."""
+
+
+main = entry_point(cli, "featstore")

@@ -1,0 +1,107 @@
+"""How the three commands answer: data on stdout, errors as one line on stderr, exit codes.
+
+Exit codes: 0 done, 1 an error, 2 wrong usage, 3 finished with skipped items, 4 verification
+failed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from featstore.errors import FeatstoreError, did_you_mean
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_SKIPPED = 3
+
+
+class CommandGroup(click.Group):
+    """A click group whose unknown commands come with a suggestion, imported when used.
+
+    Parameters
+    ----------
+    lazy : dict
+        Name of a command -> ``module:attribute``, so that ``--help`` of one command does
+        not import the libraries of another.
+    """
+
+    def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, sorted."""
+        return sorted({*super().list_commands(ctx), *self._lazy})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, importing its module if need be."""
+        if cmd_name not in self._lazy:
+            return super().get_command(ctx, cmd_name)
+        from importlib import import_module
+
+        module, attribute = self._lazy[cmd_name].split(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Resolve a command; an unknown one is a usage error with a suggestion."""
+        name = args[0] if args else ""
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            known = self.list_commands(ctx)
+            msg = f"No command {name!r}. Commands: {', '.join(known)}.{did_you_mean(name, known)}"
+            raise click.UsageError(msg, ctx)
+        return super().resolve_command(ctx, args)
+
+
+def run_command(group: click.Command, name: str, args: list[str] | None = None) -> int:
+    """Run a command line and return its exit code; every error is one line on stderr."""
+    try:
+        result = group.main(args=args, prog_name=name, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as err:
+        click.echo(err.ctx.get_help() if err.ctx else "", err=True)
+        return EXIT_USAGE
+    except click.UsageError as err:
+        where = err.ctx.command_path if err.ctx else name
+        _complain(name, f"{err.format_message()} See `{where} --help`.")
+        return EXIT_USAGE
+    except click.ClickException as err:
+        _complain(name, err.format_message())
+        return err.exit_code
+    except click.exceptions.Exit as err:
+        return err.exit_code
+    except click.Abort:
+        _complain(name, "Interrupted.")
+        return 130
+    except FeatstoreError as err:
+        notes = " ".join(getattr(err, "__notes__", []))
+        _complain(name, f"{err} {notes}".strip())
+        return EXIT_ERROR
+    except BrokenPipeError:
+        return EXIT_ERROR
+    return result if isinstance(result, int) else 0
+
+
+def entry_point(group: click.Command, name: str) -> Callable[[], None]:
+    """Return the function that a console script calls."""
+
+    def main() -> None:
+        sys.exit(run_command(group, name))
+
+    return main
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as JSON on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _complain(name: str, message: str) -> None:
+    """Print an error as one line."""
+    click.echo(f"{name}: error: {' '.join(message.split())}", err=True)

@@ -1,0 +1,148 @@
+"""Layout: sizes and indices by hand, invariants by property, foreign metadata refused."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featstore.store.layout import (
+    DTYPES,
+    LayoutError,
+    SetKey,
+    array_metadata,
+    parse_array_metadata,
+    plan_array,
+    shard_index,
+)
+
+SHAPES = {
+    "n": st.integers(1, 2_000_000),
+    "dim": st.integers(1, 4096),
+    "dtype": st.sampled_from(sorted(DTYPES)),
+    "block_rows": st.sampled_from([1, 16, 100, 4096]),
+}
+
+
+@given(**SHAPES)
+def test_every_row_is_in_exactly_one_block_and_one_file(
+    n: int, dim: int, dtype: str, block_rows: int
+) -> None:
+    layout = plan_array(n, dim, dtype, block_rows=block_rows)
+    starts = [layout.file_rows(file) for file in (0, layout.n_files - 1)]
+    assert starts[0].start == 0
+    assert starts[-1].stop == n
+    assert sum(len(layout.file_blocks(f)) for f in range(min(layout.n_files, 50))) >= min(
+        layout.n_blocks, 50
+    )
+    last = layout.block_slice(layout.n_blocks - 1)
+    assert 0 < last.stop - last.start <= block_rows
+    assert last.stop == n
+
+
+@given(**SHAPES)
+def test_shards_hold_whole_blocks_and_whole_pages(
+    n: int, dim: int, dtype: str, block_rows: int
+) -> None:
+    layout = plan_array(n, dim, dtype, block_rows=block_rows)
+    if layout.shard_rows:
+        assert layout.shard_rows % block_rows == 0
+        assert layout.shard_rows * layout.row_bytes % 65_536 == 0
+        unit = np.lcm(block_rows, 65_536 // np.gcd(65_536, layout.row_bytes))
+        assert layout.shard_rows * layout.row_bytes <= max(256 * 2**20, unit * layout.row_bytes)
+
+
+def test_the_documented_case_by_hand() -> None:
+    # 1,000,000 × 768 float16: 1,536 bytes a row; 65,536 / gcd(65,536, 1,536) = 128 rows, so the
+    # unit is 4,096 rows = 6 MiB, and 42 of them fit in 256 MiB.
+    layout = plan_array(1_000_000, 768, "float16")
+    assert layout.shard_rows == 42 * 4096
+    assert layout.n_files == 6
+    assert layout.blocks_per_file == 42
+    assert layout.file_bytes(0) == 42 * 4096 * 1536 + 42 * 16 + 4
+    # 1,000,000 - 5 × 172,032 = 139,840 rows: 35 blocks, the last padded.
+    assert layout.data_bytes(5) == 35 * 4096 * 1536
+
+
+def test_small_arrays_are_one_plain_chunk() -> None:
+    layout = plan_array(1000, 1280, "float32")
+    assert layout.shard_rows == 0
+    assert layout.n_files == 1
+    assert layout.file_bytes(0) == 1000 * 1280 * 4
+
+
+def test_a_shard_index_by_hand() -> None:
+    layout = plan_array(5, 2, "float32", block_rows=2, plain_bytes=0, shard_bytes=1)
+    index = shard_index(layout, 3)
+    assert index.shape == (layout.blocks_per_file, 2)
+    assert index[:3].tolist() == [[0, 16], [16, 16], [32, 16]]
+    assert (index[3:] == 2**64 - 1).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0)])
+def test_empty_shapes_are_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(LayoutError, match="at least one row"):
+        plan_array(*shape, "float32")
+
+
+def test_unknown_dtype_lists_the_known_ones() -> None:
+    with pytest.raises(LayoutError, match="float16, float32"):
+        plan_array(4, 4, "object")
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "a/b", "", "/abs", "C:", "a\x00b", ".hidden", "x" * 129, "naïve", "a b"]
+)
+def test_names_that_could_leave_the_store_are_refused(name: str) -> None:
+    with pytest.raises(LayoutError, match="not a name that a store can hold"):
+        SetKey(name, "image", "e")
+
+
+def _plain() -> dict[str, Any]:
+    return array_metadata(plan_array(10, 3, "float16"))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_metadata_round_trips(sharded: bool) -> None:
+    limits = {"plain_bytes": 0, "shard_bytes": 1} if sharded else {}
+    layout = plan_array(100, 3, "float16", block_rows=16, **limits)
+    document = array_metadata(layout)
+    assert parse_array_metadata(document, where="x", block_rows=16) == layout
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("data_type",), "object"),
+        (("data_type",), {"name": "numpy.void", "configuration": {}}),
+        (("codecs",), [{"name": "pickle"}]),
+        (("codecs",), [{"name": "bytes", "configuration": {"endian": "big"}}]),
+        (("codecs",), []),
+        (("shape",), [10**15, 3, 1]),
+        (("shape",), [-1, 3]),
+        (("shape",), "10,3"),
+        (("chunk_grid", "configuration", "chunk_shape"), [0, 3]),
+        (("fill_value",), 1.0),
+        (("zarr_format",), 2),
+        (("storage_transformers",), [{"name": "os.system"}]),
+        (("must_understand_me",), {"module": "os"}),
+    ],
+)
+def test_foreign_metadata_is_refused_before_data_is_read(path: tuple[str, ...], value: Any) -> None:
+    document = copy.deepcopy(_plain())
+    target = document
+    for step in path[:-1]:
+        target = target[step]
+    target[path[-1]] = value
+    with pytest.raises(LayoutError, match="It was not opened"):
+        parse_array_metadata(document, where="x", block_rows=4096)
+
+
+@pytest.mark.parametrize("document", [None, [], "zarr", 3, {"shape": [1, 2]}])
+def test_metadata_of_another_shape_is_refused(document: Any) -> None:
+    with pytest.raises(LayoutError, match="It was not opened"):
+        parse_array_metadata(document, where="x", block_rows=4096)

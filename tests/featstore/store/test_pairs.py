@@ -1,0 +1,122 @@
+"""Pairs are joined by id: checked against a double loop, whatever the order of the rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featstore.errors import EmptySelectionError, MisalignedItemsError
+from featstore.store.store import open_store
+from tests.featstore.store.conftest import item_table, write_set
+
+
+def _captions(parents: list[str | None]) -> pl.DataFrame:
+    return item_table(
+        [
+            {
+                "item_id": f"birds/cap{i}",
+                "kind": "caption",
+                "text": f"text {i}",
+                "parent_id": parent,
+                "class_id": "birds/a",
+            }
+            for i, parent in enumerate(parents)
+        ]
+    )
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    parents=st.lists(st.one_of(st.none(), st.integers(0, 14)), min_size=1, max_size=30),
+    seed=st.integers(0, 1000),
+)
+def test_captions_pair_as_a_double_loop_says(
+    tmp_path_factory: pytest.TempPathFactory, parents: list[int | None], seed: int
+) -> None:
+    root = tmp_path_factory.mktemp("store")
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(12)
+    images = item_table([{"item_id": f"birds/{i:02d}", "kind": "image"} for i in order])
+    names = [None if parent is None else f"birds/{parent:02d}" for parent in parents]
+    x_rows = rng.standard_normal((12, 4)).astype(np.float32)
+    y_rows = rng.standard_normal((len(names), 3)).astype(np.float32)
+    x_key = write_set(root, x_rows, images)
+    y_key = write_set(root, y_rows, _captions(names), kind="caption", encoder="st:toy")
+    x, y = open_store(root).view(x_key), open_store(root).view(y_key)
+    ids = images["item_id"].to_list()
+    expected = [
+        (i, j) for i, item in enumerate(ids) for j, name in enumerate(names) if name == item
+    ]
+    if not expected:
+        with pytest.raises((EmptySelectionError, MisalignedItemsError)):
+            x.pair_by("parent_id", y)
+        return
+    pairs = x.pair_by("parent_id", y)
+    found_x, found_y = pairs.numpy()
+    assert found_x.tobytes() == x_rows[[i for i, _ in expected]].tobytes()
+    assert found_y.tobytes() == y_rows[[j for _, j in expected]].tobytes()
+    # Each image that has captions weighs 1, however many it has.
+    mass = {i: 0.0 for i, _ in expected}
+    for (i, _), weight in zip(expected, pairs.weight, strict=True):
+        mass[i] += weight
+    assert all(abs(total - 1) < 1e-12 for total in mass.values())
+    assert set(pairs.missing_x) == {item for item in ids if item not in names}
+    lost = {f"birds/cap{j}" for j, name in enumerate(names) if name not in ids}
+    assert set(pairs.missing_y) == lost
+    # The other way round gives the same pairs.
+    back = y.pair_by("parent_id", x)
+    assert sorted(zip(back.y.items["item_id"], back.x.items["item_id"], strict=True)) == sorted(
+        zip(pairs.x.items["item_id"], pairs.y.items["item_id"], strict=True)
+    )
+
+
+def _two(root: Path, images: tuple[np.ndarray, pl.DataFrame]) -> tuple[str, str]:
+    names = item_table(
+        [
+            {
+                "item_id": f"birds/{c}#n",
+                "kind": "class_name",
+                "text": c,
+                "class_id": f"birds/{c}",
+            }
+            for c in "cbx"
+        ]
+    )
+    x = write_set(root, *images)
+    y = write_set(root, np.eye(3, 5, dtype=np.float32), names, kind="class_name", encoder="st:toy")
+    return x, y
+
+
+def test_class_pairs_and_missing_partners(
+    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    x_key, y_key = _two(tmp_path, images)
+    store = open_store(tmp_path)
+    pairs = store.view(x_key).pair_by("class_id", store.view(y_key))
+    assert pairs.x.items["class_id"].to_list() == pairs.y.items["class_id"].to_list()
+    assert len(pairs) == 8
+    assert set(pairs.missing_x) == {f"birds/{i:02d}" for i in (0, 3, 6, 9)}
+    assert pairs.missing_y == ("birds/x#n",)
+    assert "missing partners: 4 x, 1 y" in repr(pairs)
+    batches = list(pairs.batches(3))
+    assert [len(x) for x, _, _ in batches] == [3, 3, 2]
+    assert np.concatenate([weight for _, _, weight in batches]).tolist() == [1.0] * 8
+
+
+def test_what_does_not_pair_says_why(
+    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    x_key, y_key = _two(tmp_path, images)
+    store = open_store(tmp_path)
+    x, y = store.view(x_key), store.view(y_key)
+    with pytest.raises(MisalignedItemsError, match="parent_id or class_id; got 'split'"):
+        x.pair_by("split", y)
+    with pytest.raises(MisalignedItemsError, match="Pair them by class_id"):
+        x.pair_by("parent_id", y)
+    with pytest.raises(EmptySelectionError, match="share no class_id"):
+        x.where(class_id="birds/a").pair_by("class_id", y)

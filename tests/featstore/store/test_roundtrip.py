@@ -1,0 +1,79 @@
+"""What was written is what every Zarr reader reads, bit for bit."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import tensorstore as ts
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featstore.store.layout import DTYPES
+from featstore.store.store import open_store
+from tests.featstore.store.conftest import item_table, write_set
+
+
+def _read_everywhere(root: Path, key: str) -> dict[str, np.ndarray]:
+    path = str(root / key / "embedding")
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}
+    array = zarr.open_array(path, mode="r")
+    return {
+        "ours": open_store(root).view(key).numpy(array.dtype),
+        "zarr": np.asarray(array[:]),
+        "tensorstore": ts.open(spec, read=True).result().read().result(),
+    }
+
+
+@settings(deadline=None)
+@given(
+    n=st.integers(1, 200),
+    dim=st.integers(1, 9),
+    dtype=st.sampled_from(sorted(DTYPES)),
+    block_rows=st.integers(1, 64),
+    sharded=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_shape_dtype_and_chunking(
+    n: int, dim: int, dtype: str, block_rows: int, sharded: bool, seed: int
+) -> None:
+    rows = np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
+    items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(n)])
+    limits = {"plain_bytes": 0, "shard_bytes": 1} if sharded else {}
+    with tempfile.TemporaryDirectory() as folder:
+        key = write_set(Path(folder), rows, items, dtype=dtype, block_rows=block_rows, **limits)
+        read = _read_everywhere(Path(folder), key)
+    expected = rows.astype(DTYPES[dtype])
+    for reader, found in read.items():
+        assert found.dtype == expected.dtype, reader
+        assert found.tobytes() == expected.tobytes(), reader
+
+
+def test_several_shards(tmp_path: Path, rng: np.random.Generator) -> None:
+    rows = rng.standard_normal((5000, 32)).astype(np.float32)
+    items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(len(rows))])
+    key = write_set(tmp_path, rows, items, block_rows=64, plain_bytes=0, shard_bytes=1)
+    assert len(list((tmp_path / key / "embedding" / "c").iterdir())) == 10
+    read = _read_everywhere(tmp_path, key)
+    for reader, found in read.items():
+        assert found.tobytes() == rows.tobytes(), reader
+    order = rng.permutation(len(rows))[:777]
+    view = open_store(tmp_path).view(key)
+    assert view.take(order).numpy().tobytes() == rows[order].tobytes()
+    assert view.take(np.arange(500, 520)).numpy().tobytes() == rows[500:520].tobytes()
+
+
+def test_zarr_walks_the_whole_store(tmp_path: Path, rng: np.random.Generator) -> None:
+    rows = rng.standard_normal((4, 3)).astype(np.float32)
+    items = item_table([{"item_id": f"i/{i}", "kind": "head_weight"} for i in range(4)])
+    key = write_set(tmp_path, rows, items, kind="head_weight", bias=np.arange(4.0))
+    group = zarr.open_group(str(tmp_path), mode="r")
+    with warnings.catch_warnings():
+        # zarr says that Parquet and revisions are not its own, which is so.
+        warnings.simplefilter("ignore")
+        found = {name for name, _ in group.members(max_depth=None)}
+    assert {key, f"{key}/embedding", f"{key}/bias"} <= found
+    assert zarr.open_array(str(tmp_path / key / "bias"), mode="r")[:].tolist() == [0, 1, 2, 3]

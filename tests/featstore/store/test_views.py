@@ -1,0 +1,128 @@
+"""Views: the right rows, in the right order, or an error that says what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featstore.errors import (
+    EmptySelectionError,
+    MisalignedItemsError,
+    UnknownColumnError,
+)
+from featstore.store.store import open_store
+from tests.featstore.store.conftest import item_table, write_set
+
+KEY = "birds/image/timm:toy"
+
+
+def test_where_takes_values_lists_and_expressions(
+    store_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    rows, _ = images
+    view = open_store(store_path).view(KEY)
+    test = view.where(split="test")
+    assert test.shape == (4, 6)
+    assert test.numpy().tobytes() == rows[8:].tobytes()
+    two = view.where(class_id=["birds/a", "birds/c"], split="train")
+    assert two.items["item_id"].to_list() == [f"birds/{i:02d}" for i in (0, 2, 3, 5, 6)]
+    assert view.where(pl.col("item_id") >= "birds/10").numpy().tobytes() == rows[10:].tobytes()
+
+
+def test_an_empty_split_lists_the_splits(store_path: Path) -> None:
+    view = open_store(store_path).view(KEY)
+    with pytest.raises(EmptySelectionError, match=r"split='val'.*split has 'test', 'train'"):
+        view.where(split="val")
+
+
+def test_an_unknown_column_is_suggested(store_path: Path) -> None:
+    with pytest.raises(UnknownColumnError, match=r"no column 'spilt'.*Did you mean 'split'"):
+        open_store(store_path).view(KEY).where(spilt="test")
+
+
+def test_take_keeps_order_and_checks_bounds(
+    store_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    view = open_store(store_path).view(KEY)
+    assert view.take([5, 5, 1]).numpy().tobytes() == images[0][[5, 5, 1]].tobytes()
+    for bad in ([12], [-1]):
+        with pytest.raises(IndexError, match="outside 0 to 11"):
+            view.take(bad)
+
+
+def test_normalized_rows_have_unit_length(
+    store_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    rows = images[0]
+    found = open_store(store_path).view(KEY).normalized().numpy()
+    expected = rows / np.sqrt((rows.astype(np.float64) ** 2).sum(1, keepdims=True))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_zero_row_cannot_be_normalised(
+    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    rows, items = images
+    rows[4] = 0
+    write_set(tmp_path, rows, items)
+    with pytest.raises(MisalignedItemsError, match=r"Row 4 .* is zero"):
+        open_store(tmp_path).view(KEY).normalized().numpy()
+
+
+@settings(deadline=None)
+@given(size=st.integers(1, 20))
+def test_batches_are_the_rows(tmp_path_factory: pytest.TempPathFactory, size: int) -> None:
+    root = tmp_path_factory.mktemp("store")
+    rows = np.random.default_rng(size).standard_normal((12, 3)).astype(np.float32)
+    items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(12)])
+    key = write_set(root, rows, items, dtype="float16")
+    batches = list(open_store(root).view(key).batches(size))
+    assert all(batch.dtype == np.float32 for batch in batches)
+    assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+    joined = np.concatenate(batches)
+    assert joined.tobytes() == rows.astype(np.float16).astype(np.float32).tobytes()
+
+
+def test_batches_need_a_positive_size(store_path: Path) -> None:
+    with pytest.raises(ValueError, match="rows=0"):
+        list(open_store(store_path).view(KEY).batches(0))
+
+
+def test_the_fingerprint_follows_content_selection_and_form(store_path: Path) -> None:
+    view = open_store(store_path).view(KEY)
+    again = open_store(store_path).view(KEY)
+    assert view.fingerprint == again.fingerprint
+    others = [view.where(split="test"), view.take([1, 0]), view.normalized()]
+    assert len({view.fingerprint, *(other.fingerprint for other in others)}) == 4
+    assert view.where(split="train").fingerprint == view.take(range(8)).fingerprint
+
+
+def test_numpy_returns_memory_that_the_caller_owns(store_path: Path) -> None:
+    view = open_store(store_path).view(KEY)
+    mine = view.numpy()
+    mine[:] = 0
+    assert view.numpy().any()
+
+
+def test_repr_says_what_it_is(store_path: Path) -> None:
+    text = repr(open_store(store_path).view(KEY).where(split="test"))
+    assert "12" not in text
+    assert "4 × 6" in text
+    assert "split=test" in text
+
+
+def test_spaces_must_agree(
+    store_path: Path, images: tuple[np.ndarray, pl.DataFrame], make_set: Callable[..., str]
+) -> None:
+    make_set(store_path, *images, encoder="timm:other")
+    store = open_store(store_path)
+    x, other = store.view(KEY), store.view("birds/image/other")
+    x.require_same_space(store.view(KEY))
+    with pytest.raises(MisalignedItemsError, match=r"different embedding spaces.*same model"):
+        x.require_same_space(other)

@@ -1,0 +1,273 @@
+"""The writer: nothing half-written is ever seen, and a kill costs at most one block."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from featstore.errors import (
+    IncompleteEmbeddingsError,
+    NonFiniteEmbeddingError,
+    StoreWriteError,
+)
+from featstore.store.layout import LayoutError
+from featstore.store.store import open_store
+from featstore.store.writer import SetWriter
+from tests.featstore.store.conftest import item_table, write_set
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+import featstore.store.writer as writer_module
+import featstore.store.files as files
+from tests.featstore.store.conftest import item_table, write_set
+
+kill_at, calls = int(sys.argv[2]), 0
+real = os.fsync
+
+def fsync(handle):
+    # Every write, rename and journal row goes through fsync: kill before each in turn.
+    global calls
+    calls += 1
+    if calls == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(handle)
+
+os.fsync = fsync
+rows = np.random.default_rng(5).standard_normal((300, 4)).astype(np.float32)
+items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(300)])
+write_set(Path(sys.argv[1]), rows, items, block_rows=100, plain_bytes=0, shard_bytes=1,
+          failures={"i/7": "bad"})
+"""
+
+
+def _child(root: Path, kill_at: int) -> int:
+    result = subprocess.run(
+        [sys.executable, "-c", CHILD, str(root), str(kill_at)],
+        cwd=Path(__file__).parents[3],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode in (0, -signal.SIGKILL), result.stderr
+    return result.returncode
+
+
+def _content(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and "runs" not in path.parts
+    }
+
+
+@pytest.mark.slow
+def test_kill_anywhere_then_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    assert _child(tmp_path / "whole", 0) == 0
+    expected = _content(tmp_path / "whole")
+    kills = 0
+    for kill_at in range(1, 200, 4):
+        root = tmp_path / f"killed{kill_at}"
+        if _child(root, kill_at) == 0:
+            break
+        kills += 1
+        if (root / "zarr.json").exists():
+            assert all(info.commit.n == 300 for info in open_store(root).sets())
+        assert _child(root, 0) == 0
+        found = {k: v for k, v in _content(root).items() if not k.endswith(".staged")}
+        assert found == expected, f"killed at fsync {kill_at}"
+    assert kills >= 8
+
+
+def _writer(root: Path, items: pl.DataFrame, **changes: object) -> SetWriter:
+    options: dict[str, object] = {
+        "dataset": "birds", "kind": "image", "encoder": "timm:toy", "space": {"name": "toy"},
+        "items": items, "dim": 6, "dtype": "float16", "block_rows": 5,
+    }  # fmt: skip
+    return SetWriter(root, **{**options, **changes})  # type: ignore[arg-type]
+
+
+def test_an_interrupted_set_resumes_and_is_named_incomplete(
+    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    rows, items = images
+    with _writer(tmp_path, items) as writer:
+        assert writer.pending() == [0, 1, 2]
+        writer.write_block(0, rows[:5])
+    store = open_store(tmp_path)
+    assert store.sets() == []
+    assert [str(key) for key in store.unfinished()] == [str(writer.key)]
+    with pytest.raises(IncompleteEmbeddingsError, match=r"Run `featstore extract` again"):
+        store.view("birds/image/timm:toy")
+    with _writer(tmp_path, items) as writer:
+        assert writer.pending() == [1, 2]
+        writer.write_block(1, rows[5:10])
+        writer.write_block(2, rows[10:])
+        writer.finish()
+    assert not writer.staging.exists()
+    found = open_store(tmp_path).view("birds/image/timm:toy").numpy(np.float16)
+    assert found.tobytes() == rows.astype(np.float16).tobytes()
+
+
+def test_a_torn_journal_line_costs_one_block(
+    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    rows, items = images
+    with _writer(tmp_path, items) as writer:
+        writer.write_block(0, rows[:5])
+        writer.write_block(1, rows[5:10])
+    journal = writer.staging / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-9])
+    with _writer(tmp_path, items) as writer:
+        assert writer.pending() == [1, 2]
+
+
+def test_a_flipped_staged_block_is_done_again(
+    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    rows, items = images
+    with _writer(tmp_path, items) as writer:
+        writer.write_block(0, rows[:5])
+        writer.write_block(1, rows[5:10])
+    path = writer.staging / "block-00000001.bin"
+    data = bytearray(path.read_bytes())
+    data[3] ^= 1
+    path.write_bytes(data)
+    with _writer(tmp_path, items) as writer:
+        assert writer.pending() == [1, 2]
+
+
+def test_another_plan_drops_what_is_staged(
+    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    rows, items = images
+    with _writer(tmp_path, items, plan={"batch": 2}) as writer:
+        writer.write_block(0, rows[:5])
+    with _writer(tmp_path, items, plan={"batch": 3}) as writer:
+        assert writer.pending() == [0, 1, 2]
+
+
+def test_a_second_writer_is_refused_and_told_who_writes(
+    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    items = images[1]
+    with (
+        _writer(tmp_path, items),
+        pytest.raises(StoreWriteError, match=r"being written by process \d+\. Wait"),
+        _writer(tmp_path, items),
+    ):
+        pass
+    with _writer(tmp_path, items) as writer:
+        assert writer.pending() == [0, 1, 2]
+
+
+def test_unfinished_blocks_cannot_be_published(
+    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    with (
+        _writer(tmp_path, images[1]) as writer,
+        pytest.raises(StoreWriteError, match="lacks 3 of 3 blocks"),
+    ):
+        writer.finish()
+    assert open_store(tmp_path).sets() == []
+
+
+def test_overflow_names_the_item_and_the_remedy(
+    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    rows, items = images
+    rows[3, 2] = 1e5
+    with (
+        _writer(tmp_path, items) as writer,
+        pytest.raises(NonFiniteEmbeddingError, match=r"'birds/03'.*--save-dtype float32"),
+    ):
+        writer.write_block(0, rows[:5])
+    with _writer(tmp_path, items) as writer:
+        assert writer.pending() == [0, 1, 2]
+
+
+def test_nan_is_an_error_unless_the_item_failed(
+    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    rows, items = images
+    rows[1, 0] = np.nan
+    with _writer(tmp_path, items) as writer:
+        with pytest.raises(NonFiniteEmbeddingError, match=r"NaN or Inf for 1 of 5 items.*birds/01"):
+            writer.write_block(0, rows[:5])
+        writer.write_block(0, rows[:5], {"birds/01": "truncated file"})
+        writer.write_block(1, rows[5:10])
+        writer.write_block(2, rows[10:])
+        writer.finish()
+    store = open_store(tmp_path)
+    view = store.view("birds/image/toy")
+    assert len(view) == 11
+    assert view.n_failed == 1
+    assert "birds/01" not in view.items["item_id"].to_list()
+    assert store.failures("birds/image/toy").rows() == [("birds/01", "truncated file")]
+
+
+def test_a_wrong_shape_is_refused(tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]) -> None:
+    rows, items = images
+    with _writer(tmp_path, items) as writer, pytest.raises(LayoutError, match=r"expected \(5, 6\)"):
+        writer.write_block(0, rows[:4])
+
+
+def test_an_unwritable_store_is_one_sentence(
+    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with (
+        pytest.raises(StoreWriteError, match="Cannot write"),
+        _writer(tmp_path / "file" / "store", images[1]),
+    ):
+        pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    # A staged name that leads to a device without space: the write itself fails with ENOSPC.
+    import os
+
+    from featstore.store.files import write_file
+
+    target = tmp_path / "array"
+    staged = tmp_path / f".array.{os.getpid()}.staged"
+    staged.symlink_to("/dev/full")
+    with pytest.raises(StoreWriteError, match=r"No space left.*Free space"):
+        write_file(target, [b"x" * 100_000])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_same_input_same_bytes(tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]) -> None:
+    for name in ("a", "b"):
+        write_set(tmp_path / name, *images)
+    assert _content(tmp_path / "a") == _content(tmp_path / "b")
+
+
+def test_ids_change_with_what_they_identify(
+    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    items = images[1]
+    base = _writer(tmp_path, items)
+    assert _writer(tmp_path, items, space={"name": "toy", "size": 2}).space_id != base.space_id
+    for change in (
+        {"space": {"name": "other"}},
+        {"dataset": "fish"},
+        {"kind": "caption"},
+        {"dtype": "float32"},
+        {"precision": "bfloat16"},
+    ):
+        assert _writer(tmp_path, items, **change).set_id != base.set_id, change
+    for same in ({"plan": {"batch": 9}}, {"facts": {"a": 1}}, {"block_rows": 3}):
+        assert _writer(tmp_path, items, **same).set_id == base.set_id, same
+
+
+def test_item_table_helper_fills_nulls() -> None:
+    assert item_table([{"item_id": "a", "kind": "image"}])["split"].to_list() == [None]
