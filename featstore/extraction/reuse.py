@@ -1,0 +1,61 @@
+"""Decide whether a set that is asked for is already there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from featstore.errors import StoreWriteError
+from featstore.extraction.events import ExtractResult
+from featstore.keys import encoder_directory, set_id, sha256_hex, space_id
+from featstore.store.commit import read_commit, read_pointer
+from featstore.store.items import items_bytes
+from featstore.store.layout import SetKey
+
+
+def finished_result(
+    store: Path,
+    space: Mapping[str, Any],
+    *,
+    dataset: str,
+    kind: str,
+    encoder: str,
+    items: pl.DataFrame,
+    dtype: str,
+    precision: str = "float32",
+) -> ExtractResult | None:
+    """Return the result for a set that is finished with these very items, else None.
+
+    Raises
+    ------
+    StoreWriteError
+        If the set is finished with other items: they would be mixed silently.
+    """
+    identity = set_id(space_id(space), dataset=dataset, kind=kind, precision=precision, dtype=dtype)
+    key = SetKey(dataset, kind, encoder_directory(encoder, identity))
+    directory = key.directory(store)
+    pointer = read_pointer(directory)
+    if pointer is None:
+        return None
+    commit = read_commit(directory, pointer["revision"])
+    if commit.items["sha256"] != sha256_hex(items_bytes(items)):
+        msg = (
+            f"{key} is finished with {commit.n:,} other items than the {items.height:,} asked for. "
+            f"Remove it with `featstore rm {store} {key}`, or give the manifest another name."
+        )
+        raise StoreWriteError(msg)
+    failures: dict[str, str] = {}
+    if "failures.parquet" in commit.metadata:
+        table = pl.read_parquet(directory / "failures.parquet")
+        failures = dict(table.iter_rows())
+    return ExtractResult(
+        key=str(key),
+        reused=commit.n - len(failures),
+        new=0,
+        failed=len(failures),
+        revision_id=commit.revision_id,
+        failures=failures,
+    )

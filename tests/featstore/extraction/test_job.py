@@ -1,0 +1,210 @@
+"""The job: right rows, resume, reuse, failures, and no half-written store."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import featstore
+from featstore.errors import (
+    EncoderError,
+    IncompleteEmbeddingsError,
+    ManifestError,
+    StoreWriteError,
+    TooManyFailuresError,
+    UnknownEncoderError,
+)
+from featstore.extraction import BlockDone, ExtractResult
+from featstore.manifest import Manifest, write_manifest
+from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
+
+
+def _extract(manifest: Manifest, store: Path, **changes: Any) -> ExtractResult:
+    options = {
+        "kind": "image", "encoder": MeanColour(), "space": SPACE, "store": store,
+        "batch_size": 2, "block_rows": 4, "dtype": "float32",
+    }  # fmt: skip
+    return featstore.extract(manifest, **{**options, **changes})
+
+
+def _tree(root: Path) -> dict[str, tuple[str, int]]:
+    return {
+        str(path.relative_to(root)): (
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+            path.stat().st_mtime_ns,
+        )
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _bytes(root: Path) -> dict[str, str]:
+    return {name: digest for name, (digest, _) in _tree(root).items() if "/runs/" not in name}
+
+
+def test_rows_are_what_the_files_say(manifest: Manifest, store: Path) -> None:
+    done: list[BlockDone] = []
+    result = _extract(manifest, store, on_block=done.append)
+    assert (result.reused, result.new, result.failed) == (0, 11, 0)
+    assert [(event.rows_done, event.rows_total) for event in done] == [(4, 11), (8, 11), (11, 11)]
+    view = featstore.open_store(store).view(result.key)
+    uris = view.items["uri"].to_list()
+    expected = [expected_row(manifest.root / uri) for uri in uris]
+    np.testing.assert_allclose(view.numpy(), expected, rtol=1e-6)
+    assert uris == manifest.tables["image"]["uri"].to_list()
+
+
+def test_the_same_command_again_touches_nothing(manifest: Manifest, store: Path) -> None:
+    _extract(manifest, store, thumbnails=True)
+    before = _tree(store)
+    again = _extract(manifest, store, thumbnails=True)
+    assert (again.reused, again.new) == (11, 0)
+    assert _tree(store) == before
+
+
+def test_an_interrupted_job_ends_with_the_same_bytes(manifest: Manifest, store: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(event: BlockDone) -> None:
+        if event.rows_done >= 8:
+            raise Stop
+
+    whole = store.with_name("whole")
+    _extract(manifest, whole, thumbnails=True)
+    with pytest.raises(Stop):
+        _extract(manifest, store, on_block=stop, thumbnails=True)
+    with pytest.raises(IncompleteEmbeddingsError, match="has not finished"):
+        featstore.open_store(store).view("toy/image/mean-colour")
+    encoder = MeanColour()
+    result = _extract(manifest, store, encoder=encoder, thumbnails=True)
+    assert (result.reused, result.new) == (8, 3)
+    # One call measures the dimension, two encode the last block, one the golden inputs.
+    assert sum(encoder.batches) < 11
+    assert _bytes(store) == _bytes(whole)
+
+
+def _corrupt(manifest: Manifest, *names: str) -> Manifest:
+    """Damage files and build the manifest of what is there now."""
+    for name in names:
+        path = manifest.root / "images" / name
+        path.write_bytes(path.read_bytes()[:40])
+    tables = {kind: table.drop("content_sha256") for kind, table in manifest.tables.items()}
+    return write_manifest(manifest.root, facts={"name": "toy", "revision": "1"}, tables=tables)
+
+
+def test_a_bad_image_costs_one_row_and_changes_no_other(manifest: Manifest, store: Path) -> None:
+    _extract(manifest, store.with_name("w"))
+    intact = featstore.open_store(store.with_name("w")).view("toy/image/mean-colour")
+    damaged = _corrupt(manifest, "05.png")
+    result = _extract(damaged, store)
+    assert (result.new, result.failed) == (10, 1)
+    assert list(result.failures) == ["toy/05"]
+    opened = featstore.open_store(store)
+    view = opened.view("toy/image/mean-colour")
+    keep = [i for i in range(11) if i != 5]
+    assert view.items["item_id"].to_list() == [f"toy/{i:02d}" for i in keep]
+    assert view.numpy().tobytes() == intact.take(keep).numpy().tobytes()
+    ((item, reason),) = opened.failures("toy/image/mean-colour").rows()
+    assert item == "toy/05"
+    assert reason
+    again = _extract(damaged, store)
+    assert (again.reused, again.new, again.failed) == (10, 0, 1)
+
+
+def test_a_file_that_changed_after_the_manifest_is_not_encoded(
+    manifest: Manifest, store: Path
+) -> None:
+    source = (manifest.root / "images" / "01.png").read_bytes()
+    (manifest.root / "images" / "02.png").write_bytes(source)
+    result = _extract(manifest, store)
+    assert "content hash changed" in result.failures["toy/02"]
+
+
+def test_a_missing_file_is_listed(manifest: Manifest, store: Path) -> None:
+    (manifest.root / "images" / "03.png").unlink()
+    result = _extract(manifest, store)
+    assert "No such file" in result.failures["toy/03"]
+
+
+def test_too_many_failures_stop_the_job(manifest: Manifest, store: Path) -> None:
+    damaged = _corrupt(manifest, "00.png", "05.png", "06.png")
+    with pytest.raises(TooManyFailuresError, match=r"3 of 11 items.*at most 1 may.*max-failures"):
+        _extract(damaged, store, max_failures=1)
+    assert featstore.open_store(store).sets() == []
+    assert _extract(damaged, store, max_failures=3).failed == 3
+
+
+def test_when_all_fail_nothing_is_published(manifest: Manifest, store: Path) -> None:
+    names = [f"{i:02d}.png" for i in range(11)]
+    with pytest.raises(TooManyFailuresError, match="All items"):
+        _extract(_corrupt(manifest, *names), store, max_failures=100)
+    assert featstore.open_store(store).sets() == []
+
+
+def test_other_items_are_not_mixed_in(manifest: Manifest, store: Path) -> None:
+    _extract(manifest, store, limit=5)
+    with pytest.raises(StoreWriteError, match=r"5 other items than the 11 .*featstore rm"):
+        _extract(manifest, store)
+
+
+def test_thumbnails_are_small_and_complete(manifest: Manifest, store: Path) -> None:
+    _extract(manifest, store)
+    assert featstore.open_store(store).thumbnails("toy") == {}
+    _extract(manifest, store, thumbnails=True)
+    pictures = featstore.open_store(store).thumbnails("toy")
+    assert set(pictures) == set(manifest.tables["image"]["item_id"])
+    assert all(data[:4] == b"RIFF" and data[8:12] == b"WEBP" for data in pictures.values())
+
+
+def test_texts_go_the_same_way(manifest: Manifest, store: Path) -> None:
+    result = _extract(manifest, store, kind="caption")
+    found = featstore.open_store(store).view(result.key).numpy()
+    texts = manifest.tables["caption"]["text"].to_list()
+    assert found.tolist() == [[len(t), t.count("a"), t.count("e")] for t in texts]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"kind": "class_name"}, ManifestError, "no items of kind 'class_name'. It has: image"),
+        ({"space": None}, EncoderError, r"needs space=\{\.\.\.\}"),
+        ({"encoder": "tim:resnet50", "space": None}, UnknownEncoderError, "Did you mean 'timm"),
+        ({"dtype": "int3"}, ValueError, "cannot hold dtype 'int3'"),
+    ],
+)
+def test_bad_requests_leave_no_store(
+    manifest: Manifest, store: Path, changes: dict[str, Any], error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        _extract(manifest, store, **changes)
+    assert not store.exists()
+
+
+def test_the_manifest_must_be_there(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="nowhere"):
+        featstore.extract(
+            tmp_path / "nowhere", kind="image", encoder=MeanColour(), space=SPACE, store=store
+        )
+
+
+def test_memory_and_order_do_not_depend_on_batches(manifest: Manifest, store: Path) -> None:
+    views = []
+    for batch, block in ((1, 3), (5, 4096), (4, 4)):
+        root = store.with_name(f"store{batch}")
+        _extract(manifest, root, batch_size=batch, block_rows=block)
+        views.append(featstore.open_store(root).view("toy/image/mean-colour"))
+    assert len({view.numpy().tobytes() for view in views}) == 1
+    assert all(view.items.equals(views[0].items) for view in views)
+
+
+def test_an_item_without_split_is_kept(manifest: Manifest, store: Path) -> None:
+    result = _extract(manifest, store, kind="caption")
+    view = featstore.open_store(store).view(result.key)
+    assert view.items["split"].null_count() == len(view)
+    assert len(view.where(pl.col("split").is_null())) == 11

