@@ -25,6 +25,7 @@ KINDS = ["image", "caption", "class_name", "head_weight"]
 @click.option("--encoder", required=True, help="family:name, such as timm:resnet50 or st:NAME.")
 @click.option("--weights", help="package:NAME, a file or a folder; default: the model's hub.")
 @click.option("--store", required=True, type=click.Path(path_type=Path), help="The store.")
+@click.option("--label-set", help="Label set of a head whose number of classes does not say it.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option(
     "--save-dtype",
@@ -50,6 +51,7 @@ def extract_command(
     encoder: str,
     weights: str | None,
     store: Path,
+    label_set: str | None,
     device: str,
     save_dtype: str,
     batch_size: int | None,
@@ -78,7 +80,9 @@ def extract_command(
             if limit is not None:
                 msg = "A head is extracted whole; leave --limit out."
                 raise EncoderError(msg)
-            result = extract_head(source, encoder=encoder, store=store, weights=weights)
+            result = extract_head(
+                source, encoder=encoder, store=store, weights=weights, label_set=label_set
+            )
         else:
             result = extract(
                 source,

@@ -22,6 +22,7 @@ def extract_head(
     encoder: str,
     store: str | Path,
     weights: str | None = None,
+    label_set: str | None = None,
 ) -> ExtractResult:
     """Store the rows and bias of a model's classification head as kind head_weight.
 
@@ -35,6 +36,8 @@ def extract_head(
         class c of its ``classes``.
     encoder, store, weights
         As in `extract`.
+    label_set : str, optional
+        Which classes the rows are, for a head whose number of classes does not say it.
 
     Raises
     ------
@@ -49,7 +52,7 @@ def extract_head(
     if source.classes is None:
         msg = f"Manifest {source.name} has no label set (classes.parquet); a head needs one."
         raise ManifestError(msg)
-    head = read_head(encoder, weights=weights)
+    head = read_head(encoder, weights=weights, label_set=label_set)
     if head.weight.shape[0] != source.classes.height or head.label_set != source.name:
         msg = (
             f"The head of {encoder} has {head.weight.shape[0]:,} classes of label set "

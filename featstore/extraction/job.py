@@ -168,7 +168,7 @@ def _encode(job: Job) -> ExtractResult:
     plan = {"batch": job.batch, "threads": job.threads}
     facts = {**job.encoder.facts, "manifest_revision": str(job.source.facts.get("revision", ""))}
     small: dict[str, bytes] = {}
-    new = 0
+    new = truncated = 0
     with (
         SetWriter(
             job.store,
@@ -204,6 +204,7 @@ def _encode(job: Job) -> ExtractResult:
             writer.write_block(block, output.rows[0], output.failures)
             small.update(output.thumbnails)
             new += part.height - len(output.failures)
+            truncated += _count_truncated(job.encoder, part["text"])
             if job.on_block is not None:
                 job.on_block(BlockDone(str(writer.key), rows.stop, job.items.height, len(failures)))
         vectors = np.round(golden_vectors(job.encoder).astype(np.float64), 6)
@@ -220,7 +221,7 @@ def _encode(job: Job) -> ExtractResult:
         failed=len(failures),
         revision_id=revision,
         failures=failures,
-        truncated=int(getattr(job.encoder, "truncated", 0)),
+        truncated=truncated,
     )
 
 
@@ -252,6 +253,14 @@ def _check_head(job: Job) -> None:
             break
     if images:
         check(images)
+
+
+def _count_truncated(encoder: Encoder, texts: pl.Series) -> int:
+    """Return how many texts are longer than the encoder's context."""
+    is_truncated = getattr(encoder, "is_truncated", None)
+    if is_truncated is None:
+        return 0
+    return sum(bool(is_truncated(text)) for text in texts.drop_nulls())
 
 
 def _check_failures(job: Job, writer: SetWriter, failures: Mapping[str, str]) -> None:

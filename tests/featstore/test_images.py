@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from featstore.errors import FeatstoreError
+from featstore.images import ImageError, decode_image, thumbnail_webp, to_rgb
+
+WHITE = (255, 255, 255)
+RED = (200, 30, 10)
+
+
+def file_of(image, fmt="PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=fmt, **options)
+    return buffer.getvalue()
+
+
+def noise(height=24, width=32, channels=3, seed=0):
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_declaring(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(b"\0" * 64))
+    return b"\x89PNG\r\n\x1a\n" + body + png_chunk(b"IEND", b"")
+
+
+def png16(values: np.ndarray, key: int | None = None) -> bytes:
+    """A 16-bit grey PNG by hand: Pillow is not asked to write what it is tested to read."""
+    height, width = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)
+    transparent = b"" if key is None else png_chunk(b"tRNS", struct.pack(">H", key))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + transparent
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
+    )
+
+
+def with_orientation(image, orientation, fmt="PNG", **options) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return file_of(image, fmt, exif=exif, **options)
+
+
+# --- files that are no image --------------------------------------------------------------------
+
+JPEG = file_of(Image.fromarray(noise()), "JPEG", quality=95)
+PNG = file_of(Image.fromarray(noise()))
+GIF = file_of(Image.fromarray(noise()).convert("P"), "GIF")
+WEBP = file_of(Image.fromarray(noise()), "WEBP", lossless=True)
+
+BAD = {
+    "empty": (b"", "empty"),
+    "text": (b"a photo of a dog\n", "no image in a known format"),
+    "html": (b"<!DOCTYPE html><html>404</html>", "no image in a known format"),
+    "zeros": (bytes(4096), "no image in a known format"),
+    "signature only": (PNG[:8], "no image|truncated|broken"),
+    "truncated JPEG": (JPEG[: len(JPEG) // 2], "truncated"),
+    "truncated PNG": (PNG[: len(PNG) // 2], "truncated|broken"),
+    "truncated WebP": (WEBP[: len(WEBP) // 2], "."),
+    "truncated GIF": (GIF[: len(GIF) // 2], "truncated|broken"),
+    "JPEG header only": (JPEG[:20], "no image|truncated"),
+    "PNG with too little data": (png_declaring(64, 64), "truncated|broken"),
+    "bomb": (png_declaring(60_000, 60_000), "decompression bomb"),
+    "large": (png_declaring(12_000, 12_000), "12,000 × 12,000 pixels exceed"),
+    "just over the limit": (png_declaring(10_000, 10_001), "limit of 100,000,000"),
+    "TIFF, not asked for": (file_of(Image.fromarray(noise()), "TIFF"), "known format"),
+    "EPS, which would start a program": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "known format"),
+}
+
+
+@pytest.mark.parametrize(("data", "reason"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize("as_file", [False, True], ids=["bytes", "file"])
+def test_bad_files_are_one_line_errors(data, reason, as_file, tmp_path):
+    source = data
+    if as_file:
+        source = tmp_path / "broken picture.png"
+        source.write_bytes(data)
+    with pytest.raises(ImageError, match=reason) as caught:
+        decode_image(source)
+    message = str(caught.value)
+    assert isinstance(caught.value, FeatstoreError)
+    assert isinstance(caught.value, ValueError)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert str(tmp_path) not in message
+    assert ("broken picture.png" in message) == as_file
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(ImageError, match=r"'gone\.png': No such file"):
+        decode_image(tmp_path / "gone.png")
+    with pytest.raises(ImageError, match="directory"):
+        decode_image(tmp_path)
+
+
+def test_the_pixel_limit_is_the_callers():
+    with pytest.raises(ImageError, match="32 × 24 pixels exceed the limit of 767"):
+        decode_image(PNG, max_pixels=32 * 24 - 1)
+    assert decode_image(PNG, max_pixels=32 * 24).size == (32, 24)
+
+
+def test_formats_are_the_callers():
+    pixels = noise()
+    tiff = file_of(Image.fromarray(pixels), "TIFF")
+    np.testing.assert_array_equal(np.asarray(decode_image(tiff, formats=["TIFF"])), pixels)
+
+
+@given(data=st.binary(max_size=200), at=st.integers(0, len(PNG)))
+def test_no_damage_gives_anything_but_a_picture_or_an_image_error(data, at):
+    for good in (PNG, JPEG, GIF, WEBP):
+        damaged = good[:at] + data + good[at + len(data) :]
+        try:
+            image = decode_image(damaged)
+        except ImageError:
+            continue
+        assert image.mode == "RGB"
+
+
+# --- files that are odd but images --------------------------------------------------------------
+
+
+def pixel(data, at=(0, 0)):
+    return decode_image(data).getpixel(at)
+
+
+def test_lossless_formats_come_back_bit_for_bit():
+    pixels = noise()
+    image = Image.fromarray(pixels)
+    for data in (PNG, WEBP, file_of(image, "BMP")):
+        np.testing.assert_array_equal(np.asarray(decode_image(data)), pixels)
+
+
+def test_one_pixel():
+    assert pixel(file_of(Image.new("RGB", (1, 1), RED))) == RED
+
+
+@pytest.mark.parametrize(
+    ("alpha", "expected"), [(0, WHITE), (255, RED), (51, (244, 210, 206)), (128, (227, 142, 132))]
+)
+def test_alpha_is_composited_over_white(alpha, expected):
+    # By hand: white + (red - white) * alpha / 255, rounded.
+    by_hand = tuple(round(255 + (c - 255) * alpha / 255) for c in RED)
+    assert by_hand == expected
+    data = file_of(Image.new("RGBA", (3, 3), (*RED, alpha)))
+    assert np.abs(np.subtract(pixel(data), expected)).max() <= 1
+
+
+def test_grey_with_alpha():
+    image = Image.new("LA", (2, 1))
+    image.putpixel((0, 0), (40, 0))
+    image.putpixel((1, 0), (40, 255))
+    data = file_of(image)
+    assert pixel(data) == WHITE
+    assert pixel(data, (1, 0)) == (40, 40, 40)
+
+
+def palette_image():
+    image = Image.new("P", (3, 1))
+    image.putpalette([0, 0, 0, *RED, 10, 200, 30])
+    image.putdata([0, 1, 2])
+    return image
+
+
+def test_palette_with_one_transparent_colour():
+    data = file_of(palette_image(), transparency=1)
+    assert [pixel(data, (x, 0)) for x in range(3)] == [(0, 0, 0), WHITE, (10, 200, 30)]
+
+
+def test_palette_with_an_alpha_a_colour():
+    data = file_of(palette_image(), transparency=bytes([255, 0, 255]))
+    assert [pixel(data, (x, 0)) for x in range(3)] == [(0, 0, 0), WHITE, (10, 200, 30)]
+
+
+def test_colour_key_of_an_rgb_png():
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((1, 0), (1, 2, 3))
+    data = file_of(image, transparency=RED)
+    assert [pixel(data), pixel(data, (1, 0))] == [WHITE, (1, 2, 3)]
+
+
+def test_colour_key_survives_turning():
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((1, 0), (1, 2, 3))
+    data = with_orientation(image, 6, transparency=RED)
+    assert [pixel(data), pixel(data, (0, 1))] == [WHITE, (1, 2, 3)]
+
+
+def test_bilevel():
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
+    data = file_of(image)
+    assert [pixel(data), pixel(data, (1, 0))] == [(0, 0, 0), WHITE]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0, 0), (257, 1), (128, 0), (129, 1), (32896, 128), (65535, 255)]
+)
+def test_16_bit_grey_is_scaled_not_clipped(value, expected):
+    data = png16(np.full((2, 3), value))
+    assert pixel(data) == (expected,) * 3
+
+
+def test_16_bit_grey_with_a_transparent_value():
+    data = png16(np.array([[1000, 2000]]), key=1000)
+    assert [pixel(data), pixel(data, (1, 0))] == [WHITE, (8, 8, 8)]
+
+
+@given(st.integers(0, 255))
+def test_16_bit_grey_of_8_bit_values_is_those_values(value):
+    assert pixel(png16(np.array([[value * 257]]))) == (value,) * 3
+
+
+def test_pixels_without_a_fixed_range_are_refused():
+    wide = np.array([[0, 70_000]], dtype=np.int32)
+    for array in (wide, wide.astype(np.float32)):
+        data = file_of(Image.fromarray(array), "TIFF")
+        with pytest.raises(ImageError, match="8 or 16 bits"):
+            decode_image(data, formats=["TIFF"])
+
+
+def test_cmyk_jpeg():
+    # No ink is white; full cyan and full magenta make blue.
+    blank = file_of(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG", quality=100)
+    blue = file_of(Image.new("CMYK", (8, 8), (255, 255, 0, 0)), "JPEG", quality=100)
+    assert min(pixel(blank)) > 250
+    red_, green, blue_ = pixel(blue)
+    assert max(red_, green) < 10
+    assert blue_ > 245
+
+
+ORIENTATIONS = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_exif_orientation_is_applied(orientation):
+    pixels = noise(5, 7)
+    data = with_orientation(Image.fromarray(pixels), orientation)
+    np.testing.assert_array_equal(np.asarray(decode_image(data)), ORIENTATIONS[orientation](pixels))
+
+
+def test_exif_orientation_of_a_jpeg():
+    data = with_orientation(Image.fromarray(noise(16, 40)), 6, "JPEG")
+    assert decode_image(data).size == (16, 40)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"\0"])
+def test_damaged_exif_loses_no_picture(exif):
+    image = Image.fromarray(noise(16, 40))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode_image(file_of(image, "JPEG", exif=exif)).size == (40, 16)
+
+
+def test_the_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, (0, 0, 255))]
+    for fmt in ("GIF", "WEBP", "PNG"):
+        extra = {"lossless": True} if fmt == "WEBP" else {}
+        data = file_of(frames[0], fmt, save_all=True, append_images=frames[1:], **extra)
+        assert pixel(data) == RED
+
+
+def test_a_strange_extension_changes_nothing(tmp_path):
+    path = tmp_path / "photo.txt"
+    path.write_bytes(JPEG)
+    np.testing.assert_array_equal(
+        np.asarray(decode_image(path)), np.asarray(decode_image(str(path)))
+    )
+
+
+# --- what comes out -----------------------------------------------------------------------------
+
+
+def test_the_result_carries_no_metadata_and_no_file():
+    exif = Image.Exif()
+    exif[0x010E] = "the home of somebody"
+    image = decode_image(file_of(Image.fromarray(noise()), "JPEG", exif=exif, comment=b"secret"))
+    assert image.mode == "RGB"
+    assert image.info == {}
+    assert not image.getexif()
+    assert type(image) is Image.Image
+    assert b"somebody" not in thumbnail_webp(image)
+
+
+def test_to_rgb_leaves_its_argument_alone():
+    image = Image.fromarray(noise())
+    image.info["comment"] = "kept"
+    result = to_rgb(image)
+    result.putpixel((0, 0), (0, 0, 0))
+    assert image.info == {"comment": "kept"}
+    np.testing.assert_array_equal(np.asarray(image), noise())
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((640, 480), (96, 72)), ((10, 20), (10, 20)), ((2348, 3), (96, 1))]
+)
+def test_thumbnails_fit_a_square_and_are_never_enlarged(size, expected):
+    data = thumbnail_webp(Image.new("RGB", size, RED))
+    with Image.open(io.BytesIO(data)) as small:
+        assert small.format == "WEBP"
+        assert small.size == expected
+        assert np.abs(np.asarray(small.convert("RGB"), int) - RED).max() < 8
+
+
+def test_thumbnails_are_deterministic_and_small():
+    image = Image.fromarray(noise(300, 300))
+    first = thumbnail_webp(image, side=64)
+    assert first == thumbnail_webp(image, side=64)
+    assert len(first) < 10_000
+    assert image.size == (300, 300)
