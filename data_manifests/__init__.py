@@ -1,0 +1,5 @@
+"""Datasets and label sets as item tables: one folder each, data and TOML beside the builder.
+
+The lowest layer: nothing here imports featstore, fitters or bench, nor torch or timm.
+`featstore.datasets` validates what a builder returns and writes it.
+"""

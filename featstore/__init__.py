@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featstore.extract import extract, extract_head
+    from featstore.extraction import extract, extract_head
     from featstore.store.pairs import PairedView
     from featstore.store.store import FeatureStore, open_store
     from featstore.store.views import EmbeddingsView
@@ -30,8 +30,8 @@ _HOME = {
     "EmbeddingsView": "featstore.store.views",
     "FeatureStore": "featstore.store.store",
     "PairedView": "featstore.store.pairs",
-    "extract": "featstore.extract",
-    "extract_head": "featstore.extract",
+    "extract": "featstore.extraction",
+    "extract_head": "featstore.extraction",
     "open_store": "featstore.store.store",
 }
 

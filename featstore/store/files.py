@@ -1,13 +1,13 @@
-"""Durable file operations: a name appears with its whole content, or not at all."""
+"""Files of a store: durable writes, deterministic JSON, bounded reads."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from featstore.durable import write_durably
 from featstore.errors import CorruptStoreError, StoreWriteError
 from featstore.keys import sha256_hex
 
@@ -15,37 +15,17 @@ from featstore.keys import sha256_hex
 MAX_JSON_BYTES = 64 * 2**20
 
 
-def fsync_directory(directory: Path) -> None:
-    """Make the names in `directory` durable (a no-op where directories cannot be opened)."""
-    if os.name == "nt":
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write `parts` to `path`: staged, fsynced, renamed, directory fsynced.
+    """Write `parts` to `path` durably; see `featstore.durable.write_durably`.
 
     Raises
     ------
     StoreWriteError
         If the file system refuses: full, read-only, no permission. Nothing is left behind.
     """
-    staged = path.with_name(f".{path.name}.{os.getpid()}.staged")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with staged.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-        fsync_directory(path.parent)
+        write_durably(path, parts)
     except OSError as err:
-        staged.unlink(missing_ok=True)
         msg = (
             f"Cannot write {path}: {err.strerror or err}. Free space or permission, then run the "
             "same command again."

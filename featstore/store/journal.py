@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from featstore.durable import fsync_directory
 from featstore.keys import canonical_json, sha256_hex
-from featstore.store.files import fsync_directory
 
 logger = logging.getLogger(__name__)
 

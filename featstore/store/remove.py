@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from featstore.durable import fsync_directory
 from featstore.errors import StoreWriteError, UnknownSetError
 from featstore.store.catalog import finished_sets, write_catalog
 from featstore.store.commit import POINTER, read_commit, read_pointer, staging_of
-from featstore.store.files import fsync_directory
 from featstore.store.layout import SetKey
 from featstore.store.lock import lock_set
 

@@ -1,0 +1,135 @@
+"""Build the ImageNet-1k label set from the files that timm ships.
+
+timm's files are found without importing it: its import loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import polars as pl
+
+from data_manifests.plan import BuildError, Built, OnDone, Plan, fingerprint, read_facts
+
+#: Raise it when the same source and options give other tables.
+VERSION = "1"
+
+SYNSETS = "imagenet_synsets.txt"
+LEMMAS = "imagenet_synset_to_lemma.txt"
+DEFINITIONS = "imagenet_synset_to_definition.txt"
+
+PROMPTS = {"name": ("none", "photo"), "lemmas": ("none", "photo"), "definition": ("none",)}
+
+
+def plan(*, source: Path | None = None) -> Plan:
+    """Find and read the three files.
+
+    Parameters
+    ----------
+    source : Path, optional
+        A folder that holds them; timm's ``data/_info`` by default.
+
+    Raises
+    ------
+    BuildError
+        If timm is not installed, a file is missing or not UTF-8, or a synset has no lemma or
+        definition.
+    """
+    folder = source if source is not None else find_timm_info()
+    texts = {name: _read(folder / name) for name in (SYNSETS, LEMMAS, DEFINITIONS)}
+    classes = class_table(texts[SYNSETS], texts[LEMMAS], texts[DEFINITIONS])
+    facts = read_facts(Path(__file__).parent)
+    facts["found"] = {"classes": classes.height}
+
+    def make(out: Path, on_done: OnDone | None) -> Built:  # noqa: ARG001 -- there are no files
+        return Built(tables={}, classes=classes, prompts=PROMPTS)
+
+    return Plan(
+        name="imagenet1k",
+        facts=facts,
+        fingerprint=fingerprint(["imagenet1k", VERSION, *texts.values()]),
+        make=make,
+    )
+
+
+def class_table(synsets: str, lemmas: str, definitions: str) -> pl.DataFrame:
+    """Return the label set, one row a class, in the order of `synsets`.
+
+    ``name`` is the first lemma with spaces for underscores; ``name_group`` is the name in lower
+    case, which classes of the same name share; ``shared_name`` says whether any other does.
+
+    Raises
+    ------
+    BuildError
+        If a synset occurs twice or lacks a lemma or a definition.
+    """
+    ids = synsets.split()
+    lemma, definition = _mapping(lemmas, LEMMAS), _mapping(definitions, DEFINITIONS)
+    for name, table in ((LEMMAS, lemma), (DEFINITIONS, definition)):
+        absent = [synset for synset in ids if not table.get(synset)]
+        if absent:
+            msg = f"{name} lacks {len(absent):,} of {len(ids):,} synsets (first: {absent[0]})."
+            raise BuildError(msg)
+    if not ids or len(set(ids)) != len(ids):
+        msg = f"{SYNSETS} holds {len(ids):,} synsets, {len(set(ids)):,} of them distinct."
+        raise BuildError(msg)
+    names = [lemma[synset].split(",")[0].strip().replace("_", " ") for synset in ids]
+    return pl.DataFrame(
+        {
+            "class_id": [f"imagenet1k/{synset}" for synset in ids],
+            "index": range(len(ids)),
+            "synset": ids,
+            "lemmas": [lemma[synset].replace("_", " ") for synset in ids],
+            "definition": [definition[synset] for synset in ids],
+            "name": names,
+            "name_group": [name.lower() for name in names],
+        },
+        schema_overrides={"index": pl.Int64},
+    ).with_columns(shared_name=pl.col("name_group").is_duplicated())
+
+
+def find_timm_info() -> Path:
+    """Return timm's folder of label files, without importing timm.
+
+    Raises
+    ------
+    BuildError
+        If timm is not installed.
+    """
+    spec = importlib.util.find_spec("timm")
+    if spec is None or not spec.submodule_search_locations:
+        msg = (
+            "timm is not installed; its label files are needed. Install it (pip install timm), "
+            "or give a folder that holds them with --source."
+        )
+        raise BuildError(msg)
+    return Path(spec.submodule_search_locations[0]) / "data" / "_info"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as err:
+        msg = (
+            f"Cannot read {path}: {err.strerror}. timm 0.9 or later ships it; give a folder that "
+            "holds it with --source."
+        )
+        raise BuildError(msg) from err
+    except UnicodeDecodeError as err:
+        msg = f"{path} is not UTF-8: byte {err.start:,}. Install timm again."
+        raise BuildError(msg) from err
+
+
+def _mapping(text: str, name: str) -> dict[str, str]:
+    """Parse lines ``synset<TAB>value``."""
+    pairs = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        synset, tab, value = line.partition("\t")
+        if not tab:
+            msg = f"Line {number:,} of {name} has no tab: {line[:40]!r}."
+            raise BuildError(msg)
+        pairs[synset] = value.strip()
+    return pairs

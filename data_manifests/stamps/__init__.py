@@ -1,0 +1,1 @@
+"""Stamps: 570 captioned pictures of Tux Paint, half photographs, half drawings."""

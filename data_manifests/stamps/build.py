@@ -1,0 +1,217 @@
+"""Build the stamps dataset: images, captions, one class a description, and a fixed split."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+
+from data_manifests.plan import BuildError, Built, OnDone, Plan, fingerprint, read_facts
+from data_manifests.stamps.fetch import find_source
+from data_manifests.stamps.pictures import write_pictures
+from data_manifests.stamps.selection import Stamp, select_stamps
+
+logger = logging.getLogger(__name__)
+
+#: Raise it when the same source and options give other tables or pictures.
+VERSION = "1"
+
+PROMPTS = {"name": ("none", "photo")}
+
+#: Characters of a class id that come from the description.
+SLUG_LENGTH = 60
+
+_ARTICLE = re.compile(r"^(?:A|An|The|Some) (?=\S)")
+
+
+def plan(*, source: Path | None = None, locales: Sequence[str] = ("en",)) -> Plan:
+    """Find the stamps, read their captions and decide what would be built.
+
+    Parameters
+    ----------
+    source : Path, optional
+        See `data_manifests.stamps.fetch.find_source`.
+    locales : sequence of str
+        Languages of the captions, e.g. ``("en", "fr")``; ``en`` is the description itself.
+
+    Raises
+    ------
+    BuildError
+        If the stamps cannot be found or read, or no stamp has a caption in a locale.
+    """
+    chosen = tuple(dict.fromkeys(locales)) or ("en",)
+    found = find_source(source)
+    stamps = select_stamps(found.root)
+    check_locales(chosen, stamps)
+    files = [found.root / f"{stamp.path}.png" for stamp in stamps]
+    identity = fingerprint(
+        [
+            "stamps",
+            VERSION,
+            ",".join(chosen),
+            *(repr((s.path, s.description, sorted(s.translations.items()))) for s in stamps),
+            *(_digest(file) for file in files),
+        ]
+    )
+    facts = read_facts(Path(__file__).parent)
+    facts["revision"] = found.version or f"sha256-{identity[:8]}"
+    facts["locales"] = list(chosen)
+    facts["found"] = {
+        "images": len(stamps),
+        "descriptions": len({stamp.description for stamp in stamps}),
+    }
+    for what, expected in facts["expected"].items():
+        got = facts["found"][what]
+        if got != expected:
+            logger.warning(
+                "stamps: %s holds %s %s; the documented selection of version %s has %s. Numbers "
+                "will differ from published ones.",
+                found.root, f"{got:,}", what, read_facts(Path(__file__).parent)["revision"],
+                f"{expected:,}",
+            )  # fmt: skip
+    return Plan("stamps", facts, identity, partial(_make, found.root, stamps, chosen))
+
+
+def split_of(description: str) -> str:
+    """Return the split of a description: 60 % train, 20 % val, 20 % test.
+
+    It depends on the sha256 of the text alone, so it survives new versions of the package, and
+    every image with this description is in the same split.
+    """
+    head = hashlib.sha256(description.encode("utf-8")).digest()[:8]
+    place = int.from_bytes(head, "big") / 2**64
+    return "train" if place < 0.6 else "val" if place < 0.8 else "test"
+
+
+def class_ids(descriptions: Iterable[str]) -> dict[str, str]:
+    """Return description -> class id, ``stamps/<slug>``.
+
+    Descriptions whose slugs collide all get 8 digits of their sha256 behind it, so that the ids
+    do not depend on the order.
+    """
+    by_slug: dict[str, list[str]] = defaultdict(list)
+    for description in dict.fromkeys(descriptions):
+        plain = unicodedata.normalize("NFKD", description).encode("ascii", "ignore").decode()
+        slug = re.sub(r"[^a-z0-9]+", "-", plain.lower())[:SLUG_LENGTH].strip("-")
+        by_slug[slug].append(description)
+    ids = {}
+    for slug, same in by_slug.items():
+        for description in same:
+            digits = hashlib.sha256(description.encode("utf-8")).hexdigest()[:8]
+            alone = len(same) == 1 and slug
+            ids[description] = f"stamps/{slug}" if alone else f"stamps/{slug}-{digits}"
+    return ids
+
+
+def noun_of(description: str) -> str:
+    """Return what a prompt names: the description without leading article and last ``.!?``.
+
+    ``A red kangaroo.`` gives ``red kangaroo``, for "a photo of a red kangaroo." Capitals stay as
+    they are: after an article they mark a proper name (``A Silver Gull.``), and without one
+    nothing tells ``Right eye.`` from ``Mars``.
+    """
+    return _ARTICLE.sub("", description.rstrip(".!? ")) or name_of(description)
+
+
+def name_of(description: str) -> str:
+    """Return the name of a class: its description without the final full stop."""
+    return description.removesuffix(".").rstrip() or description
+
+
+def class_table(descriptions: Iterable[str]) -> pl.DataFrame:
+    """Return the label set: one class a description, sorted by class id."""
+    ids = class_ids(descriptions)
+    ordered = sorted(ids, key=ids.__getitem__)
+    return pl.DataFrame(
+        {
+            "class_id": [ids[text] for text in ordered],
+            "index": range(len(ordered)),
+            "synset": [None] * len(ordered),
+            "lemmas": [None] * len(ordered),
+            "definition": [None] * len(ordered),
+            "name": [name_of(text) for text in ordered],
+            "noun": [noun_of(text) for text in ordered],
+            "split": [split_of(text) for text in ordered],
+        },
+        schema_overrides={
+            "index": pl.Int64,
+            "synset": pl.String,
+            "lemmas": pl.String,
+            "definition": pl.String,
+        },
+    ).with_columns(shared_name=pl.col("noun").str.to_lowercase().is_duplicated())
+
+
+def item_tables(stamps: Sequence[Stamp], locales: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """Return the image and caption tables, in order of path, then of `locales`."""
+    ids = class_ids(stamp.description for stamp in stamps)
+    images = [
+        {
+            "item_id": f"stamps/{stamp.path}",
+            "kind": "image",
+            "uri": f"images/{stamp.path}.png",
+            "class_id": ids[stamp.description],
+            "split": split_of(stamp.description),
+        }
+        for stamp in stamps
+    ]
+    captions = [
+        {
+            "item_id": f"stamps/{stamp.path}#{locale}",
+            "kind": "caption",
+            "text": text,
+            "parent_id": f"stamps/{stamp.path}",
+            "class_id": ids[stamp.description],
+            "variant": locale,
+            "split": split_of(stamp.description),
+        }
+        for stamp in stamps
+        for locale in locales
+        if (text := stamp.caption(locale)) is not None
+    ]
+    return {"image": pl.DataFrame(images), "caption": pl.DataFrame(captions)}
+
+
+def check_locales(locales: Sequence[str], stamps: Sequence[Stamp]) -> None:
+    """Raise BuildError if no stamp has a caption in one of `locales`."""
+    known = {"en"}.union(*(stamp.translations for stamp in stamps))
+    unknown = [locale for locale in locales if locale not in known]
+    if unknown:
+        close = get_close_matches(unknown[0], known, n=1)
+        msg = (
+            f"No stamp has a caption in locale {', '.join(map(repr, unknown))}. Known locales: "
+            f"{', '.join(sorted(known))}." + (f" Did you mean {close[0]!r}?" if close else "")
+        )
+        raise BuildError(msg)
+
+
+def _make(
+    root: Path, stamps: Sequence[Stamp], locales: Sequence[str], out: Path, on_done: OnDone | None
+) -> Built:
+    write_pictures(
+        [(root / f"{s.path}.png", out / "images" / f"{s.path}.png") for s in stamps], on_done
+    )
+    absent = {lang: sum(stamp.caption(lang) is None for stamp in stamps) for lang in locales}
+    return Built(
+        tables=item_tables(stamps, locales),
+        classes=class_table(stamp.description for stamp in stamps),
+        prompts=PROMPTS,
+        facts={"images_without_caption": absent},
+    )
+
+
+def _digest(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").digest()
+    except OSError as err:
+        msg = f"Cannot read {file}: {err.strerror}. Give a readable folder with --source."
+        raise BuildError(msg) from err

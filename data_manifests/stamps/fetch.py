@@ -1,0 +1,233 @@
+"""Find the stamps: a folder given, the installed package, the user's cache, or apt without root."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_manifests.plan import BuildError
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = "tuxpaint-stamps-default"
+
+#: Where the package keeps its stamps, below the root of a file system.
+INSIDE = Path("usr/share/tuxpaint/stamps")
+
+#: Seconds that apt or dpkg may take: the package has 81 MB.
+TIMEOUT_S = 900
+
+_ADVICE = (
+    "Install the package (apt-get install tuxpaint-stamps-default), or give its stamps folder or "
+    "a folder with its .deb with --source."
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stamps folder and where it came from."""
+
+    root: Path
+    """The folder that holds ``animals/``, ``food/`` …."""
+
+    origin: str
+    """``folder``, ``installed``, ``cache`` or ``apt``."""
+
+    version: str | None
+    """Version of the Debian package, where its changelog lies beside it."""
+
+
+def find_source(
+    folder: Path | None = None, *, file_system: Path = Path("/"), cache: Path | None = None
+) -> Source:
+    """Return the stamps: from `folder`, else installed, else cached, else through apt.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        A folder that contains the stamps tree (itself or below usr/share/tuxpaint/stamps) or a
+        .deb of the package, or the .deb itself. Nothing else is tried when it is given.
+    file_system : Path
+        Where installed packages are looked for.
+    cache : Path, optional
+        Where unpacked packages are kept; `user_cache` by default.
+
+    Raises
+    ------
+    BuildError
+        If there are no stamps there, or apt cannot fetch them.
+    """
+    cache = user_cache() if cache is None else cache
+    if folder is not None:
+        return _from_folder(folder, cache)
+    if _has_stamps(file_system / INSIDE):
+        return _source(file_system / INSIDE, "installed")
+    for kept in sorted(_cached(cache), reverse=True):
+        if _has_stamps(kept / INSIDE):
+            return _source(kept / INSIDE, "cache")
+    return _source(fetch_package(cache) / INSIDE, "apt")
+
+
+def user_cache() -> Path:
+    """Return the folder for unpacked packages: $XDG_CACHE_HOME or ~/.cache, headstock/stamps."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "headstock" / "stamps"  # noqa: PTH117
+
+
+def fetch_package(cache: Path) -> Path:
+    """Download the package through apt, without root, and unpack it into `cache`.
+
+    apt's own state and archives are not touched: it gets empty ones of its own.
+
+    Raises
+    ------
+    BuildError
+        If apt-get or dpkg-deb is missing or fails.
+    """
+    for command in ("apt-get", "dpkg-deb"):
+        if shutil.which(command) is None:
+            msg = f"The stamps are not on this machine, and {command} is not here to fetch them. "
+            raise BuildError(msg + _ADVICE)
+    logger.info("fetching %s (81 MB) through apt into %s", PACKAGE, cache)
+    with _staging(cache) as staged:
+        state, archives = staged / "state", staged / "archives"
+        for needed in (state / "lists" / "partial", archives / "archives" / "partial"):
+            needed.mkdir(parents=True)
+        (state / "status").touch()
+        apt = ["apt-get", "-q", "-o", f"Dir::State={state}"]
+        apt += ["-o", f"Dir::State::status={state / 'status'}", "-o", f"Dir::Cache={archives}"]
+        apt += ["-o", "APT::Sandbox::User=", "-o", "Debug::NoLocking=1"]
+        apt += ["-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=60"]
+        _call([*apt, "update"], staged)
+        _call([*apt, "download", PACKAGE], staged)
+        packages = list(staged.glob("*.deb"))
+        if len(packages) != 1:
+            msg = f"apt-get download left {len(packages)} packages instead of one. {_ADVICE}"
+            raise BuildError(msg)
+        return unpack(packages[0], cache)
+
+
+def unpack(package: Path, cache: Path) -> Path:
+    """Unpack a .deb below `cache` and return the root of its files.
+
+    The folder appears under its name only when it is complete; if it exists it is used.
+
+    Raises
+    ------
+    BuildError
+        If dpkg-deb is missing or refuses the file, or it holds no stamps.
+    """
+    if shutil.which("dpkg-deb") is None:
+        msg = f"dpkg-deb is needed to unpack {package}, and it is not here. {_ADVICE}"
+        raise BuildError(msg)
+    size = package.stat().st_size
+    target = cache / f"{package.stem}-{size}"
+    if _has_stamps(target / INSIDE):
+        return target
+    with _staging(cache) as staged:
+        _call(["dpkg-deb", "-x", str(package.resolve()), str(staged / "root")], staged)
+        if not _has_stamps(staged / "root" / INSIDE):
+            msg = f"{package} holds no {INSIDE}; it is not {PACKAGE}. {_ADVICE}"
+            raise BuildError(msg)
+        try:
+            (staged / "root").rename(target)
+        except OSError as err:
+            # Another process unpacked the same package in the meantime.
+            if not _has_stamps(target / INSIDE):
+                msg = f"Cannot write {target}: {err.strerror}. Set XDG_CACHE_HOME elsewhere."
+                raise BuildError(msg) from err
+    return target
+
+
+def package_version(root: Path) -> str | None:
+    """Return the version of the package that `root` belongs to, from its changelog, or None."""
+    changelog = root.parents[1] / "doc" / PACKAGE / "changelog.Debian.gz"
+    try:
+        with gzip.open(changelog, "rt", encoding="utf-8") as file:
+            match = re.match(r"\S+ \(([^)\s]+)\)", file.readline(1000))
+    except (OSError, EOFError, UnicodeDecodeError):
+        return None
+    return match[1] if match else None
+
+
+def _from_folder(folder: Path, cache: Path) -> Source:
+    if not folder.exists():
+        msg = f"--source {folder} does not exist. {_ADVICE}"
+        raise BuildError(msg)
+    if folder.is_file():
+        return _source(unpack(folder, cache) / INSIDE, "folder")
+    for start in range(len(INSIDE.parts)):
+        inside = folder / Path(*INSIDE.parts[start:])
+        if _has_stamps(inside):
+            return _source(inside, "folder")
+    packages = sorted(folder.glob(f"{PACKAGE}_*.deb"))
+    if packages:
+        return _source(unpack(packages[-1], cache) / INSIDE, "folder")
+    if _has_stamps(folder):
+        return _source(folder, "folder")
+    msg = f"{folder} holds neither stamps (a PNG with a .txt beside it) nor a .deb. {_ADVICE}"
+    raise BuildError(msg)
+
+
+def _source(root: Path, origin: str) -> Source:
+    return Source(root.resolve(), origin, package_version(root.resolve()))
+
+
+def _has_stamps(root: Path) -> bool:
+    """Return whether a captioned PNG lies somewhere below `root`; stops at the first."""
+    for _, _, names in os.walk(root):
+        present = set(names)
+        if any(n.endswith(".png") and f"{n[:-4]}.txt" in present for n in names):
+            return True
+    return False
+
+
+def _cached(cache: Path) -> list[Path]:
+    return [path for path in cache.glob(f"{PACKAGE}_*") if path.is_dir()] if cache.is_dir() else []
+
+
+@contextmanager
+def _staging(cache: Path) -> Iterator[Path]:
+    """Yield an empty folder beside the unpacked packages, and remove it afterwards."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        staged = tempfile.TemporaryDirectory(prefix=".staged-", dir=cache)
+    except OSError as err:
+        msg = f"Cannot write the cache {cache}: {err.strerror}. Set XDG_CACHE_HOME elsewhere."
+        raise BuildError(msg) from err
+    with staged as folder:
+        yield Path(folder)
+
+
+def _call(command: list[str], folder: Path) -> None:
+    """Run a command in `folder`; raise BuildError with its last words if it fails."""
+    try:
+        done = subprocess.run(  # noqa: S603 -- fixed commands, no shell
+            command,
+            cwd=folder,
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as err:
+        msg = f"{command[0]} did not finish in {TIMEOUT_S:,} s. {_ADVICE}"
+        raise BuildError(msg) from err
+    if done.returncode:
+        said = [line for line in done.stdout.splitlines() if line.startswith(("E:", "dpkg-deb:"))]
+        last = "; ".join(said[:2]) or done.stdout.strip()[-200:] or "it said nothing"
+        msg = f"{command[0]} failed with status {done.returncode}: {last}. {_ADVICE}"
+        raise BuildError(msg)

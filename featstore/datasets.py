@@ -1,0 +1,207 @@
+"""Build the datasets that Headstock knows by name: builder, prompts, validation, publication."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from data_manifests.plan import BuildError, Plan
+from data_manifests.registry import BUILDERS, Builder
+from featstore.errors import ManifestError, did_you_mean
+from featstore.manifest import Manifest, read_manifest, write_manifest
+from featstore.manifest.manifest import FACTS_FILE
+from featstore.manifest.read import read_facts
+from featstore.prompts import class_prompts
+
+logger = logging.getLogger(__name__)
+
+#: Folder inside the output where files are made before they take their places. One that is left
+#: over tells that a build was killed, and (in the file ``dataset``) of what.
+STAGING = ".building"
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A built dataset, and whether anything had to be done."""
+
+    manifest: Manifest
+    """What lies in the folder now."""
+
+    status: Literal["built", "unchanged"]
+    """``unchanged``: the folder already held this, whole, and no file was touched."""
+
+
+def build_dataset(
+    name: str,
+    out: Path | str,
+    *,
+    on_done: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> BuildResult:
+    """Build a dataset into a folder, unless the folder already holds the same.
+
+    The same means: the fingerprint of source, options and builder is the one in dataset.toml,
+    and every table and file has its recorded sha256.
+
+    Parameters
+    ----------
+    name : str
+        Key of ``data_manifests.registry.BUILDERS``.
+    out : Path
+        A folder that is empty, does not exist, or holds an earlier build of this dataset; files
+        of that build that are not in the new one are removed.
+    on_done : callable, optional
+        Called with (done, total) as files are written.
+    **options
+        Of the builder: ``source`` (Path), ``locales`` (stamps only). None means the default.
+
+    Raises
+    ------
+    ManifestError
+        If the name or an option is unknown, the source is missing or damaged, or `out` holds
+        something else or cannot be written.
+    """
+    builder = find_builder(name)
+    given = {key: value for key, value in options.items() if value is not None}
+    unknown = [key for key in given if key not in builder.options]
+    if unknown:
+        msg = (
+            f"The dataset {name!r} takes no option {unknown[0]!r}. It takes: "
+            f"{', '.join(sorted(builder.options))}."
+        )
+        raise ManifestError(msg)
+    folder = Path(out)
+    _check_ours(folder, name)
+    try:
+        plan = builder.plan(**given)
+        earlier = _earlier(folder)
+        if earlier is not None and _fingerprint(earlier.facts) == plan.fingerprint:
+            return BuildResult(earlier, "unchanged")
+        with _staging(folder, name) as staging:
+            manifest = _publish(plan, staging, folder, on_done)
+    except BuildError as err:
+        raise ManifestError(str(err)) from err
+    _remove_stale(earlier, manifest)
+    return BuildResult(manifest, "built")
+
+
+def find_builder(name: str) -> Builder:
+    """Return the builder of a dataset.
+
+    Raises
+    ------
+    ManifestError
+        If there is none of this name.
+    """
+    if name not in BUILDERS:
+        msg = (
+            f"No dataset named {name!r}. Known datasets: {', '.join(BUILDERS)}."
+            f"{did_you_mean(name, BUILDERS)}"
+        )
+        raise ManifestError(msg)
+    return BUILDERS[name]
+
+
+def _publish(
+    plan: Plan, staging: Path, folder: Path, on_done: Callable[[int, int], None] | None
+) -> Manifest:
+    built = plan.make(staging, on_done)
+    prompts = [
+        class_prompts(built.classes, (variant,), templates)
+        for variant, templates in built.prompts.items()
+    ]
+    tables = {**built.tables, **({"class_name": pl.concat(prompts)} if prompts else {})}
+    for table in tables.values():
+        if "uri" in table.columns:
+            _move(table["uri"].drop_nulls(), staging, folder)
+    facts = {**plan.facts, **built.facts, "source": {"fingerprint": plan.fingerprint}}
+    return write_manifest(folder, facts=facts, tables=tables, classes=built.classes)
+
+
+def _check_ours(folder: Path, name: str) -> None:
+    """Raise ManifestError if `folder` holds anything but a build of `name`."""
+    try:
+        if not folder.exists() or not any(folder.iterdir()):
+            return
+        if (folder / FACTS_FILE).is_file():
+            held = read_facts(folder).get("name")
+        else:
+            held = (folder / STAGING / "dataset").read_text(encoding="utf-8").strip()
+    except NotADirectoryError as err:
+        msg = f"{folder} is not a folder. Choose another one."
+        raise ManifestError(msg) from err
+    except FileNotFoundError as err:
+        msg = f"{folder} holds files that are no build of {name!r}. Choose an empty or new folder."
+        raise ManifestError(msg) from err
+    except OSError as err:
+        msg = f"Cannot read {folder}: {err.strerror or err}. Choose another folder."
+        raise ManifestError(msg) from err
+    if held != name:
+        msg = f"{folder} holds the dataset {held!r}, not {name!r}. Choose another folder."
+        raise ManifestError(msg)
+
+
+def _earlier(folder: Path) -> Manifest | None:
+    """Return the whole, undamaged manifest in `folder`, or None."""
+    if not (folder / FACTS_FILE).is_file():
+        return None
+    try:
+        return read_manifest(folder, hashes=True)
+    except ManifestError as err:
+        logger.info("building %s again: %s", folder, err)
+        return None
+
+
+def _fingerprint(facts: Any) -> str | None:
+    source = facts.get("source")
+    return source.get("fingerprint") if isinstance(source, dict) else None
+
+
+@contextmanager
+def _staging(folder: Path, name: str) -> Iterator[Path]:
+    """Yield an empty folder inside `folder`; afterwards it is gone, and so is an empty `folder`."""
+    staging = folder / STAGING
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        (staging / "dataset").write_text(f"{name}\n", encoding="utf-8")
+    except OSError as err:
+        msg = f"Cannot write into {folder}: {err.strerror or err}. Choose another folder."
+        raise ManifestError(msg) from err
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _move(uris: Iterable[str], staging: Path, folder: Path) -> None:
+    """Move finished files to their places; takes milliseconds, so a kill rarely falls into it."""
+    try:
+        for uri in uris:
+            (folder / uri).parent.mkdir(parents=True, exist_ok=True)
+            (staging / uri).replace(folder / uri)
+    except OSError as err:
+        msg = f"Cannot write into {folder}: {err.strerror or err}. Choose another folder."
+        raise ManifestError(msg) from err
+
+
+def _remove_stale(earlier: Manifest | None, manifest: Manifest) -> None:
+    """Remove the files of the earlier build that the new one does not name."""
+    if earlier is None:
+        return
+    uris = [
+        {uri for table in m.tables.values() for uri in table["uri"].drop_nulls()}
+        for m in (earlier, manifest)
+    ]
+    for uri in sorted(uris[0] - uris[1]):
+        (manifest.root / uri).unlink(missing_ok=True)

@@ -1,0 +1,206 @@
+"""Where stamps come from, in which order; apt and dpkg are small scripts but in one test."""
+
+import gzip
+import hashlib
+import stat
+
+import pytest
+
+from data_manifests.plan import BuildError
+from data_manifests.registry import BUILDERS
+from data_manifests.stamps.fetch import (
+    INSIDE,
+    fetch_package,
+    find_source,
+    package_version,
+    unpack,
+    user_cache,
+)
+from data_manifests.stamps.selection import select_stamps
+
+DEB = "tuxpaint-stamps-default_2025.03.31-1_all.deb"
+
+#: Of the sorted paths of 2025.03.31-1, selected by independent code (a glob and one pattern).
+PATHS_SHA256 = "ae566d7bcf641d7485820f0e4bc5742f055c95c9e8a0823bb574e7da2fd559d0"
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Return a function that puts a shell script on an otherwise empty PATH."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def add(name, script):
+        file = folder / name
+        file.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{script}\n")
+        file.chmod(file.stat().st_mode | stat.S_IXUSR)
+
+    return add
+
+
+@pytest.fixture
+def package(tmp_path, make_tree, commands):
+    """Return a file system with the stamps and a .deb that the dpkg-deb on PATH unpacks to it."""
+    system = tmp_path / "system"
+    make_tree(system / INSIDE)
+    doc = system / "usr/share/doc/tuxpaint-stamps-default"
+    doc.mkdir(parents=True)
+    with gzip.open(doc / "changelog.Debian.gz", "wt", encoding="utf-8") as file:
+        file.write("tuxpaint-stamps (2099.01.02-3) unstable; urgency=medium\n")
+    deb = tmp_path / "downloads" / DEB
+    deb.parent.mkdir()
+    deb.write_bytes(b"a package")
+    commands("dpkg-deb", f'[ "$1" = -x ] || exit 9\ncp -r {system} "$3"')
+    return system, deb
+
+
+def test_a_folder_given_is_taken_whatever_else_there_is(package, tmp_path):
+    system, _ = package
+    for folder in (system, system / "usr", system / "usr/share", system / INSIDE):
+        source = find_source(folder, file_system=system, cache=tmp_path / "cache")
+        assert (source.root, source.origin) == ((system / INSIDE).resolve(), "folder")
+        assert source.version == "2099.01.02-3"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_installed_package_comes_before_the_cache(package, tmp_path):
+    system, deb = package
+    cache = tmp_path / "cache"
+    kept = unpack(deb, cache)
+    source = find_source(file_system=system, cache=cache)
+    assert (source.root, source.origin) == ((system / INSIDE).resolve(), "installed")
+    source = find_source(file_system=tmp_path / "bare", cache=cache)
+    assert (source.root, source.origin) == ((kept / INSIDE).resolve(), "cache")
+    assert source.version == "2099.01.02-3"
+
+
+def test_a_deb_is_unpacked_once_into_the_cache(package, tmp_path, commands, selected):
+    _, deb = package
+    cache = tmp_path / "cache"
+    for given in (deb.parent, deb):
+        source = find_source(given, cache=cache)
+        assert [stamp.path for stamp in select_stamps(source.root)] == selected
+        # A second look must not need dpkg-deb.
+        commands("dpkg-deb", "exit 1")
+    assert [path.name for path in cache.iterdir()] == [f"{DEB[:-4]}-{deb.stat().st_size}"]
+
+
+def test_apt_is_called_with_a_state_of_its_own(package, tmp_path, commands):
+    _, deb = package
+    log = tmp_path / "log"
+    commands(
+        "apt-get",
+        f'echo "$@" >> {log}\n'
+        "for last; do :; done\n"
+        f'case "$last" in update) ;; tuxpaint-stamps-default) cp {deb} . ;; *) exit 5 ;; esac',
+    )
+    source = find_source(file_system=tmp_path / "bare", cache=tmp_path / "cache")
+    assert (source.origin, source.version) == ("apt", "2099.01.02-3")
+    update, download = log.read_text().splitlines()
+    assert update.endswith(" update")
+    assert download.endswith(" download tuxpaint-stamps-default")
+    for line in (update, download):
+        for option in ("Dir::State=", "Dir::State::status=", "Dir::Cache="):
+            assert f"-o {option}{tmp_path / 'cache'}" in line
+        assert "-o APT::Sandbox::User= " in line
+    assert find_source(file_system=tmp_path / "bare", cache=tmp_path / "cache").origin == "cache"
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize("absent", ["apt-get", "dpkg-deb"])
+def test_without_apt_or_dpkg_the_user_is_told_what_to_do(tmp_path, commands, absent):
+    commands({"apt-get": "dpkg-deb", "dpkg-deb": "apt-get"}[absent], "exit 0")
+    with pytest.raises(BuildError, match=f"{absent} is not here to fetch them. .*--source"):
+        find_source(file_system=tmp_path / "bare", cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "match"),
+    [
+        ("echo noise; echo 'E: Unable to locate package' >&2; exit 100",
+         "apt-get failed with status 100: E: Unable to locate package. .*--source"),
+        ("exit 7", "apt-get failed with status 7: it said nothing"),
+        ("exit 0", "left 0 packages instead of one"),
+    ],
+)  # fmt: skip
+def test_a_failing_apt_leaves_nothing_and_says_its_last_words(tmp_path, commands, script, match):
+    commands("apt-get", script)
+    commands("dpkg-deb", "exit 0")
+    with pytest.raises(BuildError, match=match):
+        fetch_package(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_another_package_or_a_broken_one_is_refused(tmp_path, commands):
+    deb = tmp_path / DEB
+    deb.write_bytes(b"x")
+    commands("dpkg-deb", 'mkdir -p "$3/usr/share/other"')
+    with pytest.raises(BuildError, match="holds no usr/share/tuxpaint/stamps"):
+        unpack(deb, tmp_path / "cache")
+    commands("dpkg-deb", "echo 'dpkg-deb: error: not a Debian format archive' >&2; exit 2")
+    with pytest.raises(BuildError, match="status 2: dpkg-deb: error: not a Debian"):
+        unpack(deb, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_two_processes_that_unpack_at_once_both_succeed(package, tmp_path, commands):
+    """While this one unpacks, another finishes: its folder is used."""
+    system, deb = package
+    target = tmp_path / "cache" / f"{DEB[:-4]}-{deb.stat().st_size}"
+    commands("dpkg-deb", f'cp -r {system} "$3"; mkdir -p {target}; cp -r {system}/. {target}')
+    assert unpack(deb, tmp_path / "cache") == target
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [target.name]
+
+
+def test_bad_sources_say_what_to_give(tmp_path):
+    with pytest.raises(BuildError, match="does not exist"):
+        find_source(tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BuildError, match=r"neither stamps .* nor a .deb.*--source"):
+        find_source(tmp_path / "empty", cache=tmp_path / "cache")
+
+
+def test_an_unwritable_cache_names_the_variable(package, tmp_path):
+    _, deb = package
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BuildError, match="Set XDG_CACHE_HOME elsewhere"):
+        find_source(deb, cache=tmp_path / "file" / "cache")
+
+
+def test_the_cache_follows_the_xdg_rules(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache() == tmp_path / "headstock" / "stamps"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for unusable in ("", "relative/path"):
+        monkeypatch.setenv("XDG_CACHE_HOME", unusable)
+        assert user_cache() == tmp_path / "home" / ".cache" / "headstock" / "stamps"
+
+
+def test_a_damaged_changelog_gives_no_version(package):
+    system, _ = package
+    changelog = system / "usr/share/doc/tuxpaint-stamps-default/changelog.Debian.gz"
+    data = changelog.read_bytes()
+    for broken in (b"not gzip", data[:20], gzip.compress(b"no version here"), b""):
+        changelog.write_bytes(broken)
+        assert package_version(system / INSIDE) is None
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_real_package_through_the_real_apt(tmp_path):
+    """570 images, 517 descriptions: the facts on which every published number rests."""
+    source = find_source(file_system=tmp_path / "bare", cache=tmp_path / "cache")
+    assert source.origin == "apt"
+    assert [path.name.startswith(".") for path in (tmp_path / "cache").iterdir()] == [False]
+    plan = BUILDERS["stamps"].plan(source=source.root, locales=("en", "fr"))
+    if source.version == BUILDERS["stamps"].facts["revision"]:
+        assert plan.facts["found"] == BUILDERS["stamps"].facts["expected"]
+        paths = sorted(stamp.path for stamp in select_stamps(source.root))
+        digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()
+        assert digest == PATHS_SHA256
+    built = plan.make(tmp_path / "out", None)
+    assert built.facts["images_without_caption"]["fr"] == 0
+    assert built.tables["caption"].height == 2 * built.tables["image"].height
+    assert built.classes["name"].n_unique() == built.classes.height

@@ -1,0 +1,108 @@
+"""The ImageNet-1k label set: real files of timm, and hand-made bad ones."""
+
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+
+from data_manifests.imagenet1k.build import (
+    DEFINITIONS,
+    LEMMAS,
+    SYNSETS,
+    class_table,
+    find_timm_info,
+    plan,
+)
+from data_manifests.plan import BuildError, fingerprint
+from data_manifests.registry import BUILDERS
+
+
+def test_hand_worked_table():
+    table = class_table(
+        "n2\nn1\nn3\n",
+        "n1\tCardigan, Cardigan Welsh corgi\nn2\tgreat_white shark, white_shark\nn3\tcardigan\n",
+        "n1\ta dog\nn2\ta fish; of the sea\n\nn3\ta jacket\nn4\tunused\n",
+    )
+    assert table["class_id"].to_list() == ["imagenet1k/n2", "imagenet1k/n1", "imagenet1k/n3"]
+    assert table["index"].to_list() == [0, 1, 2]
+    assert table["name"].to_list() == ["great white shark", "Cardigan", "cardigan"]
+    assert table["lemmas"][0] == "great white shark, white shark"
+    assert table["definition"].to_list() == ["a fish; of the sea", "a dog", "a jacket"]
+    assert table["name_group"].to_list() == ["great white shark", "cardigan", "cardigan"]
+    assert table["shared_name"].to_list() == [False, True, True]
+
+
+def test_the_real_label_set_agrees_with_timms_own_reader():
+    """Independent: timm.data.ImageNetInfo, which timm uses to name its predictions."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    classes = BUILDERS["imagenet1k"].plan().make(None, None).classes
+    assert classes.height == info.num_classes() == 1000
+    for index in (0, 1, 134, 517, 999):
+        row = classes.row(index, named=True)
+        assert row["synset"] == info.index_to_label_name(index)
+        assert row["lemmas"] == info.index_to_description(index)
+        assert row["definition"] in info.index_to_description(index, detailed=True)
+    shared = classes.filter(pl.col("shared_name"))
+    assert sorted(shared["name_group"].to_list()) == [
+        "cardigan", "cardigan", "crane", "crane", "maillot", "maillot",
+    ]  # fmt: skip
+
+
+def test_planning_and_building_load_neither_torch_nor_timm():
+    code = (
+        "import sys; from data_manifests.registry import BUILDERS; "
+        "BUILDERS['imagenet1k'].build(None); "
+        "sys.exit(any(m.split('.')[0] in ('torch', 'timm', 'featstore') for m in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / SYNSETS).write_text("n1\nn2\n")
+    (tmp_path / LEMMAS).write_text("n1\ta\nn2\tb\n")
+    (tmp_path / DEFINITIONS).write_text("n1\tA\nn2\tB\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "match"),
+    [
+        (LEMMAS, b"n1\ta\n", f"{LEMMAS} lacks 1 of 2 synsets .first: n2"),
+        (DEFINITIONS, b"n1\tA\nn2\t\n", f"{DEFINITIONS} lacks 1 of 2"),
+        (LEMMAS, b"n1\ta\nn2 b\n", f"Line 2 of {LEMMAS} has no tab: 'n2 b'"),
+        (SYNSETS, b"n1\nn1\n", "holds 2 synsets, 1 of them distinct"),
+        (SYNSETS, b"", "holds 0 synsets"),
+        (SYNSETS, b"n\xff", "not UTF-8: byte 1. Install timm again"),
+        (SYNSETS, None, "Cannot read .*--source"),
+    ],
+)
+def test_bad_files(folder, file, content, match):
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_bytes(content)
+    with pytest.raises(BuildError, match=match):
+        plan(source=folder)
+
+
+def test_without_timm_the_user_is_told_what_to_do(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BuildError, match=r"timm is not installed.*pip install timm.*--source"):
+        find_timm_info()
+
+
+def test_every_builder_has_its_facts():
+    for name, builder in BUILDERS.items():
+        facts = builder.facts
+        assert builder.name == facts["name"] == name
+        assert builder.summary
+        for key in ("revision", "licence", "home_page", "metric", "pitfalls", "expected"):
+            assert facts[key], (name, key)
+
+
+def test_a_fingerprint_tells_where_its_parts_end():
+    assert fingerprint(["ab", "c"]) != fingerprint(["a", "bc"])
+    assert fingerprint(["ab", b"c"]) == fingerprint([b"ab", "c"])

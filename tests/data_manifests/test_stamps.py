@@ -1,0 +1,302 @@
+"""The stamps builder on a miniature package: selection, pictures, ids, split, captions."""
+
+import hashlib
+import logging
+import os
+import random
+import re
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from data_manifests.plan import BuildError
+from data_manifests.stamps import build
+from data_manifests.stamps.pictures import compose, write_picture, write_pictures
+from data_manifests.stamps.selection import Stamp, is_selected, read_caption, select_stamps
+
+# ---- selection -----------------------------------------------------------------------------
+
+
+def test_the_selection_is_the_documented_one(stamps_root, selected):
+    stamps = select_stamps(stamps_root)
+    assert [stamp.path for stamp in stamps] == selected
+    assert stamps[0] == Stamp("animals/birds/gull", "A Silver Gull.", {"fr": "Une mouette."})
+    assert stamps[1].translations == {"ca@valencia": "Granota"}
+    assert stamps[4].translations == {"fr": "Un panneau"}
+
+
+@given(st.lists(st.sampled_from(["symbols", "cartoon", "animals", "cartoons", "x_flip"]),
+                max_size=3),
+       st.sampled_from(["a", "a_mirror", "a_flip", "a_mirrorflip", "mirror", "a_flipped",
+                        "cartoon", "symbols"]))  # fmt: skip
+def test_selection_agrees_with_a_pattern_on_the_whole_path(folders, name):
+    """Independent: one regular expression instead of parts."""
+    path = "/".join([*folders, name])
+    out = re.search(r"^symbols/|(^|/)cartoon/|_(mirrorflip|mirror|flip)$", path)
+    assert is_selected(path) == (out is None)
+
+
+def test_links_are_not_followed(stamps_root, tmp_path, selected):
+    (stamps_root / "animals" / "linked.png").symlink_to(stamps_root / "animals" / "frog.png")
+    (stamps_root / "animals" / "linked.txt").symlink_to(stamps_root / "animals" / "frog.txt")
+    (stamps_root / "again").symlink_to(stamps_root / "animals")
+    assert [stamp.path for stamp in select_stamps(stamps_root)] == selected
+
+
+def test_an_empty_folder_says_what_to_give(tmp_path):
+    with pytest.raises(BuildError, match=r"no PNG with a .txt.*--source"):
+        select_stamps(tmp_path)
+
+
+def test_captions_must_be_utf8_and_small(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes("L'\xe9t\xe9.".encode("latin-1"))
+    with pytest.raises(BuildError, match=r"a.txt is not UTF-8 \(byte 2\).*remove it"):
+        read_caption(file, "a")
+    file.write_bytes(b"x" * (2**20 + 1))
+    with pytest.raises(BuildError, match="1,048,577 bytes"):
+        read_caption(file, "a")
+    file.write_bytes(b"\xef\xbb\xbfA frog.\nnonsense\nxx=1\n")
+    assert read_caption(file, "a") == Stamp("a", "A frog.", {})
+    file.write_bytes(b"")
+    assert read_caption(file, "a") is None
+
+
+# ---- pictures ------------------------------------------------------------------------------
+
+
+def compose_slowly(stamp):
+    """Independent: alpha blending over white in NumPy, pixel by pixel in float."""
+    rgba = np.asarray(stamp.convert("RGBA"), dtype=np.float64)
+    height, width = rgba.shape[:2]
+    side = max(1, round(1.1 * max(width, height)))
+    out = np.full((side, side, 3), 255.0)
+    top, left = (side - height) // 2, (side - width) // 2
+    alpha = rgba[..., 3:] / 255
+    out[top : top + height, left : left + width] = rgba[..., :3] * alpha + 255 * (1 - alpha)
+    return out
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from(["RGBA", "RGB", "L", "LA", "P", "1"]),
+    st.integers(0, 2**32 - 1),
+)
+def test_pictures_are_composited_on_white_in_a_square(width, height, mode, seed):
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    stamp = Image.fromarray(pixels, "RGBA").convert(mode)
+    got = compose(stamp)
+    assert got.mode == "RGB"
+    # One grey level: Pillow blends in integers.
+    assert np.abs(np.asarray(got, dtype=np.float64) - compose_slowly(stamp)).max() <= 1
+
+
+def test_the_side_is_one_point_one_times_the_long_side_up_to_1024():
+    for size, side in [((100, 10), 110), ((10, 100), 110), ((1, 1), 1), ((931, 5), 1024),
+                       ((932, 5), 1024), ((2348, 2000), 1024)]:  # fmt: skip
+        assert compose(Image.new("RGBA", size)).size == (side, side)
+
+
+def test_a_large_picture_keeps_its_place():
+    got = np.asarray(compose(Image.new("RGBA", (2000, 1000), (255, 0, 0, 255))))
+    assert got[512, 512].tolist() == [255, 0, 0]
+    assert got[5, 5].tolist() == got[512, 5].tolist() == [255, 255, 255]
+    red = (got[:, 512] == [255, 0, 0]).all(axis=1).mean()
+    assert abs(red - 1000 / 2200) < 0.01
+
+
+def test_a_damaged_picture_is_named_and_leaves_nothing(tmp_path):
+    source, target = tmp_path / "a.png", tmp_path / "out" / "a.png"
+    Image.new("RGBA", (50, 50), "red").save(source)
+    source.write_bytes(source.read_bytes()[:60])
+    with pytest.raises(BuildError, match=r"a.png cannot be decoded.*remove the file"):
+        write_picture(source, target)
+    source.write_text("no picture")
+    with pytest.raises(BuildError, match=r"a.png cannot be decoded"):
+        write_pictures([(source, target)] * 5, None)
+    assert not target.parent.exists()
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("1", (8000, 8000)).save(tmp_path / "bomb.png")
+    with pytest.raises(BuildError, match="8,000 x 8,000 pixels"):
+        write_picture(tmp_path / "bomb.png", tmp_path / "out.png")
+
+
+def test_an_unwritable_target_is_named(tmp_path):
+    Image.new("RGB", (5, 5)).save(tmp_path / "a.png")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BuildError, match=r"Cannot write .*choose another folder"):
+        write_picture(tmp_path / "a.png", tmp_path / "file" / "a.png")
+
+
+# ---- classes and split ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("description", "name", "noun"),
+    [
+        ("A red kangaroo.", "A red kangaroo", "red kangaroo"),
+        ("An American football.", "An American football", "American football"),
+        ("Some flowers.", "Some flowers", "flowers"),
+        ("The Sun. The center!", "The Sun. The center!", "Sun. The center"),
+        ("Right eye.", "Right eye", "Right eye"),
+        ("Anthurium", "Anthurium", "Anthurium"),
+        ("A balloon!", "A balloon!", "balloon"),
+        ("Another tombstone.", "Another tombstone", "Another tombstone"),
+        ("A.", "A", "A"),
+        (".", ".", "."),
+    ],
+)
+def test_names_and_nouns(description, name, noun):
+    assert (build.name_of(description), build.noun_of(description)) == (name, noun)
+
+
+def test_slugs_and_collisions():
+    ids = build.class_ids(["A frog.", "A café!", "Été, 犬", "A frog!", "犬", "x" * 80, "x" * 90])
+    digits = {text: hashlib.sha256(text.encode()).hexdigest()[:8] for text in ids}
+    assert ids == {
+        "A frog.": f"stamps/a-frog-{digits['A frog.']}",
+        "A frog!": f"stamps/a-frog-{digits['A frog!']}",
+        "A café!": "stamps/a-cafe",
+        "Été, 犬": "stamps/ete",
+        "犬": f"stamps/-{digits['犬']}",
+        "x" * 80: f"stamps/{'x' * 60}-{digits['x' * 80]}",
+        "x" * 90: f"stamps/{'x' * 60}-{digits['x' * 90]}",
+    }
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, unique=True), st.randoms())
+def test_class_ids_are_unique_and_do_not_depend_on_the_order(descriptions, rng: random.Random):
+    ids = build.class_ids(descriptions)
+    assert len(set(ids.values())) == len(descriptions)
+    assert all(re.fullmatch(r"stamps/[a-z0-9-]+", class_id) for class_id in ids.values())
+    shuffled = rng.sample(descriptions, len(descriptions))
+    assert build.class_ids(shuffled) == ids
+    assert build.class_table(shuffled).equals(build.class_table(descriptions), null_equal=True)
+
+
+def test_the_split_is_a_fixed_function_of_the_text():
+    """Golden: these never change, or every published number would.
+
+    From ``printf %s TEXT | sha256sum``: below 0x9999… is train, below 0xcccc… val.
+    """
+    golden = {
+        "A red kangaroo.": ("5ac92de1", "train"),
+        "A Silver Gull.": ("2493122f", "train"),
+        "A badger.": ("ab04cbd5", "val"),
+        "A balloon!": ("b9b31db3", "val"),
+        "A frog.": ("e37c9bad", "test"),
+        "Right eye.": ("f97ba330", "test"),
+    }
+    for text, (digits, split) in golden.items():
+        assert hashlib.sha256(text.encode()).hexdigest().startswith(digits)
+        assert build.split_of(text) == split
+    counts = Counter(build.split_of(f"Description {n}.") for n in range(10_000))
+    for split, share in {"train": 0.6, "val": 0.2, "test": 0.2}.items():
+        # Five standard deviations of a binomial.
+        assert abs(counts[split] / 10_000 - share) < 5 * (share * (1 - share) / 10_000) ** 0.5
+
+
+# ---- the whole builder ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def built(stamps_root, tmp_path):
+    return build.plan(source=stamps_root, locales=("en", "fr")).make(tmp_path / "out", None)
+
+
+def test_images_and_captions_by_hand(built, tmp_path, selected):
+    images, captions = built.tables["image"], built.tables["caption"]
+    assert images["item_id"].to_list() == [f"stamps/{path}" for path in selected]
+    for uri in images["uri"]:
+        with Image.open(tmp_path / "out" / uri) as image:
+            assert (image.format, image.mode, image.width) == ("PNG", "RGB", image.height)
+    assert images["class_id"].to_list() == [
+        "stamps/a-silver-gull", "stamps/a-drawn-frog", "stamps/a-frog", "stamps/a-frog",
+        "stamps/an-empty-sign",
+    ]  # fmt: skip
+    frog = "stamps/a-frog"
+    assert captions.select("item_id", "text", "parent_id", "class_id", "variant").rows()[3:6] == [
+        ("stamps/animals/frog#en", "A frog.", "stamps/animals/frog", frog, "en"),
+        ("stamps/animals/frog#fr", "Une grenouille.", "stamps/animals/frog", frog, "fr"),
+        ("stamps/animals/toad#en", "A frog.", "stamps/animals/toad", frog, "en"),
+    ]
+    assert captions.height == 5 + 3
+    assert built.facts == {"images_without_caption": {"en": 0, "fr": 2}}
+    assert built.classes["name"].to_list() == [
+        "A drawn frog!", "A frog", "A Silver Gull", "An empty sign",
+    ]  # fmt: skip
+
+
+def test_no_description_is_in_two_splits(built):
+    splits = defaultdict(set)
+    for table in (*built.tables.values(), built.classes):
+        for class_id, split in table.select("class_id", "split").iter_rows():
+            splits[class_id].add(split)
+    assert all(len(found) == 1 for found in splits.values())
+
+
+def test_listing_order_changes_nothing(stamps_root, tmp_path, monkeypatch, built):
+    walk = os.walk
+
+    def backwards(root):
+        for folder, folders, names in walk(root):
+            folders.sort(reverse=True)
+            yield folder, folders, sorted(names, reverse=True)
+
+    monkeypatch.setattr(os, "walk", backwards)
+    plan = build.plan(source=stamps_root, locales=("en", "fr"))
+    again = plan.make(tmp_path / "again", None)
+    for kind, table in built.tables.items():
+        assert again.tables[kind].equals(table, null_equal=True)
+    assert again.classes.equals(built.classes, null_equal=True)
+    for uri in built.tables["image"]["uri"]:
+        assert (tmp_path / "again" / uri).read_bytes() == (tmp_path / "out" / uri).read_bytes()
+
+
+def test_progress_counts_every_picture(stamps_root, tmp_path):
+    seen = []
+    plan = build.plan(source=stamps_root)
+    plan.make(tmp_path / "out", lambda done, total: seen.append((done, total)))
+    assert seen == [(n, 5) for n in range(6)]
+
+
+def test_the_fingerprint_follows_pixels_captions_and_locales(stamps_root):
+    def now(**options):
+        return build.plan(source=stamps_root, **options).fingerprint
+
+    first = now()
+    assert now(locales=("en", "en")) == first
+    assert now(locales=("en", "fr")) != first
+    caption = stamps_root / "animals" / "frog.txt"
+    before = caption.read_bytes()
+    caption.write_bytes(before + b"it.utf8=Una rana.\n")
+    assert now() != first
+    caption.write_bytes(before)
+    assert now() == first
+    (stamps_root / "symbols" / "two.png").write_bytes(b"not selected")
+    assert now() == first
+    Image.new("RGBA", (10, 40), "white").save(stamps_root / "animals" / "frog.png")
+    assert now() != first
+
+
+def test_another_count_than_documented_is_a_warning(stamps_root, caplog):
+    with caplog.at_level(logging.WARNING):
+        plan = build.plan(source=stamps_root)
+    assert "holds 5 images; the documented selection" in caplog.text
+    assert "holds 4 descriptions" in caplog.text
+    assert plan.facts["found"] == {"images": 5, "descriptions": 4}
+    assert plan.facts["revision"] == f"sha256-{plan.fingerprint[:8]}"
+
+
+def test_a_locale_that_no_stamp_has_lists_those_there_are(stamps_root):
+    with pytest.raises(BuildError, match=r"'pt'. Known locales: ca@valencia, en, fr, pt_BR"):
+        build.plan(source=stamps_root, locales=["en", "pt"])
+    assert build.plan(source=stamps_root, locales=["pt_BR"]).facts["locales"] == ["pt_BR"]

@@ -1,0 +1,267 @@
+"""`featstore manifests` and what is behind it, on a miniature of the stamps."""
+
+import json
+import re
+import shutil
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from featstore.cli.manifests import manifests
+from featstore.command_line import run_command
+from featstore.datasets import STAGING, build_dataset
+from featstore.errors import ManifestError
+from featstore.manifest import read_manifest
+
+STAMPS = {
+    "animals/frog": "A frog.\nfr.utf8=Une grenouille.\n",
+    "animals/toad": "A frog.\n",
+    "food/apple": "A red apple.\nfr.utf8=Une pomme.\nde.utf8=Ein Apfel.\n",
+}
+
+
+@pytest.fixture
+def source(tmp_path):
+    root = tmp_path / "source"
+    for number, (path, caption) in enumerate(STAMPS.items()):
+        file = root / f"{path}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", (20, 10 + number), "red").save(file)
+        file.with_suffix(".txt").write_text(caption, encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def call():
+    def invoke(*args):
+        return CliRunner().invoke(manifests, [str(arg) for arg in args])
+
+    return invoke
+
+
+def state(folder):
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_ino)
+        for path in folder.rglob("*")
+    }
+
+
+def test_build_puts_data_on_stdout_and_progress_on_stderr(call, source, tmp_path):
+    done = call("build", "stamps", "-o", tmp_path / "out", "--source", source, "--json",
+                "--locale", "en,fr", "--locale", "de")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["status"] == "built"
+    assert document["classes"] == 2
+    assert {kind: counts["total"] for kind, counts in document["items"].items()} == {
+        "image": 3,
+        "caption": 3 + 2 + 1,
+        "class_name": 2 * 2,
+    }
+    assert "3 of 3 images" in done.stderr
+    assert "holds 3 images; the documented selection" in done.stderr
+    manifest = read_manifest(tmp_path / "out", hashes=True)
+    assert manifest.facts["images_without_caption"] == {"en": 0, "fr": 1, "de": 2}
+    assert manifest.facts["locales"] == ["en", "fr", "de"]
+    assert manifest.items("class_name").filter(template_id="photo")["text"].to_list() == [
+        "a photo of a frog.", "a photo of a red apple.",
+    ]  # fmt: skip
+    for table in manifest.tables.values():
+        assert table["content_sha256"].null_count() == 0
+    assert not (tmp_path / "out" / STAGING).exists()
+
+
+def test_building_again_touches_nothing(call, source, tmp_path):
+    arguments = ("build", "stamps", "-o", tmp_path / "out", "--source", source)
+    assert call(*arguments).stdout.startswith("built stamps")
+    before = state(tmp_path / "out")
+    again = call(*arguments)
+    assert again.stdout.startswith("unchanged stamps")
+    assert "images" not in again.stderr.replace("holds 3 images", "")
+    assert state(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("damage", ["picture", "table", "facts", "gone"])
+def test_a_damaged_build_is_made_whole_again(source, tmp_path, damage):
+    out = tmp_path / "out"
+    build_dataset("stamps", out, source=source)
+    whole = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    if damage == "picture":
+        (out / "images/food/apple.png").write_bytes(b"")
+    elif damage == "gone":
+        shutil.rmtree(out / "images/animals")
+    else:
+        file = out / ("caption.parquet" if damage == "table" else "dataset.toml")
+        file.write_bytes(file.read_bytes() + b"\n# changed\n")
+    result = build_dataset("stamps", out, source=source)
+    assert result.status == ("unchanged" if damage == "facts" else "built")
+    if damage != "facts":  # a comment in the facts is no damage
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == whole
+
+
+def test_an_interrupted_build_goes_on_with_the_same_command(source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    def crash(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("featstore.datasets.write_manifest", crash)
+        patch.setattr("featstore.datasets.shutil.rmtree", lambda *a, **k: None)  # as kill -9 would
+        with pytest.raises(KeyboardInterrupt):
+            build_dataset("stamps", out, source=source)
+    with pytest.raises(ManifestError, match=r"has no dataset.toml. If building it was interrupted"):
+        read_manifest(out)
+    with pytest.raises(ManifestError, match="holds the dataset 'stamps', not 'imagenet1k'"):
+        build_dataset("imagenet1k", out)
+    assert build_dataset("stamps", out, source=source).status == "built"
+    read_manifest(out, hashes=True)
+
+
+def test_a_build_that_fails_leaves_the_earlier_one_as_it_was(source, tmp_path):
+    out = tmp_path / "out"
+    build_dataset("stamps", out, source=source)
+    before = state(out)
+    Image.new("RGBA", (9, 9), "blue").save(source / "animals/frog.png")
+    (source / "food/apple.png").write_bytes(b"no picture")
+    with pytest.raises(ManifestError, match=r"apple.png cannot be decoded"):
+        build_dataset("stamps", out, source=source)
+    assert state(out) == before
+    read_manifest(out, hashes=True)
+    with pytest.raises(ManifestError, match="cannot be decoded"):
+        build_dataset("stamps", tmp_path / "new", source=source)
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_that_a_new_source_lacks_are_removed_and_others_are_not(source, tmp_path):
+    out = tmp_path / "out"
+    build_dataset("stamps", out, source=source)
+    (out / "images" / "notes.txt").write_text("mine")
+    (source / "animals/toad.txt").unlink()
+    manifest = build_dataset("stamps", out, source=source).manifest
+    assert manifest.items("image").height == 2
+    left = sorted(path.name for path in out.rglob("images/**/*") if path.is_file())
+    assert left == ["apple.png", "frog.png", "notes.txt"]
+
+
+def test_two_folders_hold_the_same_bytes(source, tmp_path):
+    for name in ("a", "b"):
+        build_dataset("stamps", tmp_path / name, source=source)
+    files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*")]
+    for file in files:
+        if (tmp_path / "a" / file).is_file():
+            assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
+    manifest = build_dataset("imagenet1k", tmp_path / "out").manifest
+    table = manifest.items("class_name")
+    counts = dict(table.group_by("variant").len().iter_rows())
+    assert counts == {"name": 2000, "lemmas": 2000, "definition": 1000}
+    crane = table.filter(pl.col("name_group") == "crane", variant="name", template_id="photo")
+    assert crane["text"].to_list() == ["a photo of a crane."] * 2
+    assert crane["shared_name"].all()
+    assert build_dataset("imagenet1k", tmp_path / "out").status == "unchanged"
+
+
+@pytest.mark.parametrize(
+    ("args", "match"),
+    [
+        (["build", "stamp", "-o", "x"], "No dataset named 'stamp'.*Did you mean 'stamps'"),
+        (["build", "imagenet1k", "-o", "x", "--locale", "en"], "'imagenet1k' takes no --locale"),
+        (["build", "stamps", "-o", "x", "--locale", "en,,fr"], "empty part: 'en,,fr'"),
+        (["build", "stamps"], "Missing option '-o'"),
+        (["bild", "stamps"], "No command 'bild'. Commands: build, ls, show. Did you mean 'build'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(args, match, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_command(manifests, "featstore manifests", args) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert re.search(match, printed.err)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ("locale", r"locale 'xx'. Known locales: de, en, fr"),
+        ("not-ours", "holds files that are no build of 'stamps'. Choose an empty or new folder"),
+        ("a-file", "is not a folder. Choose another one"),
+        ("under-a-file", "Cannot write into .*Choose another folder"),
+        ("no-source", "does not exist.*--source"),
+        ("broken-picture", "apple.png cannot be decoded"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(change, match, source, tmp_path, capsys):
+    out, extra = tmp_path / "out", []
+    if change == "locale":
+        extra = ["--locale", "en,xx"]
+    elif change == "not-ours":
+        out.mkdir()
+        (out / "thesis.tex").write_text("mine")
+    elif change == "a-file":
+        out.write_text("mine")
+    elif change == "under-a-file":
+        (tmp_path / "file").write_text("mine")
+        out = tmp_path / "file" / "out"
+    elif change == "no-source":
+        source = tmp_path / "gone"
+    else:
+        (source / "food/apple.png").write_bytes(b"no picture")
+    args = ["build", "stamps", "-o", str(out), "--source", str(source), *extra]
+    assert run_command(manifests, "featstore manifests", args) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    error = printed.err.splitlines()[-1]
+    assert error.startswith("featstore manifests: error: ")
+    assert re.search(match, error)
+    left = [path.name for path in out.iterdir()] if out.is_dir() else []
+    assert left == (["thesis.tex"] if change == "not-ours" else [])
+
+
+def test_ls_and_show(call, source, tmp_path):
+    listed = json.loads(call("ls", "--json").stdout)
+    assert [(entry["name"], entry["options"]) for entry in listed] == [
+        ("stamps", ["locales", "source"]), ("imagenet1k", ["source"]),
+    ]  # fmt: skip
+    assert "imagenet1k  The 1,000 classes" in call("ls").stdout
+    assert json.loads(call("show", "stamps", "--json").stdout)["expected"]["images"] == 570
+    out = tmp_path / "out"
+    call("build", "stamps", "-o", out, "--source", source)
+    shown = json.loads(call("show", out, "--json").stdout)
+    assert shown["counts"]["image"]["total"] == 3
+    assert shown["classes"] == 2
+    text = call("show", out).stdout
+    assert "licence: GPL-2" in text
+    assert "  image             3  (" in text
+    (out / "images/food/apple.png").write_bytes(b"another")
+    assert call("show", out).exit_code == 0
+    failed = call("show", out, "--hashes").exception
+    assert isinstance(failed, ManifestError)
+    assert "'stamps/food/apple'" in str(failed)
+
+
+def test_show_of_nothing_known(call, tmp_path):
+    failed = call("show", "stmps").exception
+    assert isinstance(failed, ManifestError)
+    assert "neither a folder nor a known dataset" in str(failed)
+    assert "Did you mean 'stamps'" in str(failed)
+
+
+@pytest.mark.parametrize("command", ["build", "ls", "show"])
+def test_help_has_an_example_and_json(call, command):
+    shown = call(command, "--help")
+    assert shown.exit_code == 0
+    assert f"featstore manifests {command}" in shown.stdout
+    assert "--json" in shown.stdout
+
+
+def test_an_option_that_a_builder_does_not_take_is_refused_in_the_api(tmp_path):
+    with pytest.raises(ManifestError, match=r"takes no option 'locales'. It takes: source"):
+        build_dataset("imagenet1k", tmp_path / "x", locales=("en",))
+    assert not (tmp_path / "x").exists()
