@@ -1,0 +1,67 @@
+"""Closed-form aligners between two embedding spaces, fitted on a CPU in seconds.
+
+`fit_alignment` runs the whole protocol on arrays; `save_alignment` and `read_alignment` keep the
+result. Importing this package loads nothing: each name below is imported when it is first used,
+and none of them imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fitters.aligner import ALIGNERS, BaseAligner
+    from fitters.alignment import Alignment
+    from fitters.controls import CONTROLS
+    from fitters.linear import ProcrustesAligner, RidgeAligner
+    from fitters.moments import Moments, SideTransform
+    from fitters.pairs import Pairs
+    from fitters.persist import read_alignment, save_alignment
+    from fitters.recipe import METHODS, fit_alignment
+    from fitters.relative import ConSEAligner
+
+_HOMES = {
+    "ALIGNERS": "fitters.aligner",
+    "Alignment": "fitters.alignment",
+    "BaseAligner": "fitters.aligner",
+    "CONTROLS": "fitters.controls",
+    "ConSEAligner": "fitters.relative",
+    "METHODS": "fitters.recipe",
+    "Moments": "fitters.moments",
+    "Pairs": "fitters.pairs",
+    "ProcrustesAligner": "fitters.linear",
+    "RidgeAligner": "fitters.linear",
+    "SideTransform": "fitters.moments",
+    "fit_alignment": "fitters.recipe",
+    "read_alignment": "fitters.persist",
+    "save_alignment": "fitters.persist",
+}
+
+__all__ = [
+    "ALIGNERS",
+    "CONTROLS",
+    "METHODS",
+    "Alignment",
+    "BaseAligner",
+    "ConSEAligner",
+    "Moments",
+    "Pairs",
+    "ProcrustesAligner",
+    "RidgeAligner",
+    "SideTransform",
+    "fit_alignment",
+    "read_alignment",
+    "save_alignment",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        msg = f"module 'fitters' has no attribute '{name}'"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

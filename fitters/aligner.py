@@ -1,0 +1,34 @@
+"""The aligners by name, and the contract they keep."""
+
+from __future__ import annotations
+
+from featstore.errors import did_you_mean
+from fitters.errors import UnknownMethodError
+from fitters.linear.procrustes import ProcrustesAligner
+from fitters.linear.ridge import RidgeAligner
+from fitters.projection import BaseAligner
+from fitters.relative.conse import ConSEAligner
+
+__all__ = ["ALIGNERS", "BaseAligner", "aligner_class"]
+
+ALIGNERS: dict[str, type[BaseAligner]] = {
+    "ridge": RidgeAligner,
+    "procrustes": ProcrustesAligner,
+    "conse": ConSEAligner,
+}
+"""Every aligner; the tests and the saved files go by this dict."""
+
+
+def aligner_class(name: str) -> type[BaseAligner]:
+    """Return the class of the aligner called `name`.
+
+    Raises
+    ------
+    UnknownMethodError
+        If there is none; the message lists those that exist.
+    """
+    if name not in ALIGNERS:
+        known = ", ".join(ALIGNERS)
+        msg = f"No aligner named '{name}'. Known aligners: {known}.{did_you_mean(name, ALIGNERS)}"
+        raise UnknownMethodError(msg)
+    return ALIGNERS[name]

@@ -1,0 +1,25 @@
+"""The ``fitters`` command."""
+
+from __future__ import annotations
+
+import click
+
+from featstore.command_line import CommandGroup, entry_point
+
+
+@click.group(
+    cls=CommandGroup,
+    lazy={
+        "fit": "fitters.cli.fit:fit_command",
+        "ls": "fitters.cli.show:ls_command",
+        "show": "fitters.cli.show:show_command",
+        "apply": "fitters.cli.apply:apply_command",
+        "export": "fitters.cli.export:export_command",
+    },
+)
+@click.version_option(package_name="headstock")
+def cli() -> None:
+    """Fit light maps between two embedding spaces of a store."""
+
+
+main = entry_point(cli, "fitters")

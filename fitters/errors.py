@@ -1,0 +1,62 @@
+"""Errors of fitting and of fitted alignments, below ``featstore.errors.FeatstoreError``.
+
+The tree, by what a handler would do::
+
+    FeatstoreError
+    └── FittersError
+        ├── UnknownMethodError(KeyError)      fix the name
+        ├── PairsError(ValueError)            fix the shapes, the weights or the groups
+        ├── ZeroRowError(ValueError)          drop the rows it names
+        ├── SingularMomentsError(ValueError)  use a penalty above 0
+        ├── SelectionError(ValueError)        give more pairs, or fix the penalty and the weight
+        ├── SettingError(ValueError)          fix the argument
+        ├── MissingAlignmentError(FileNotFoundError)  fit it, or fix the path
+        ├── AlignmentWriteError(OSError)      free space, permissions, another name
+        └── CorruptAlignmentError(RuntimeError)  fit the alignment again
+
+Each also inherits the builtin that a caller would expect.
+"""
+
+from __future__ import annotations
+
+from featstore.errors import FeatstoreError
+
+
+class FittersError(FeatstoreError):
+    """Base of the errors that fitters raises on purpose."""
+
+
+class UnknownMethodError(FittersError, KeyError):
+    """No aligner, method or control has this name."""
+
+
+class PairsError(FittersError, ValueError):
+    """Rows, groups or weights do not fit one another."""
+
+
+class ZeroRowError(FittersError, ValueError):
+    """A row has no direction: its norm is 0 or not finite."""
+
+
+class SingularMomentsError(FittersError, ValueError):
+    """A system without penalty has no unique solution."""
+
+
+class SelectionError(FittersError, ValueError):
+    """The training data cannot carry the choice that was asked for."""
+
+
+class SettingError(FittersError, ValueError):
+    """An argument is outside its range, or contradicts another."""
+
+
+class MissingAlignmentError(FittersError, FileNotFoundError):
+    """There is no alignment at a path."""
+
+
+class AlignmentWriteError(FittersError, OSError):
+    """An alignment cannot be written where it was asked to be."""
+
+
+class CorruptAlignmentError(FittersError, RuntimeError):
+    """The files of a saved alignment are not what they should be."""

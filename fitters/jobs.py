@@ -1,0 +1,248 @@
+"""From the sets of a store to a fitted alignment, and back: the only reader of stores here.
+
+Everything below this file works on arrays. What is read is joined by id, checked to lie in the
+spaces it claims, and named in the alignment's facts, so that it can refuse other spaces later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from featstore.errors import MisalignedItemsError
+from featstore.store.store import FeatureStore
+from featstore.store.views import EmbeddingsView
+from fitters.alignment import Alignment
+from fitters.controls import CONTROLS
+from fitters.errors import SettingError
+from fitters.moments.transform import SideTransform
+from fitters.pairs import Pairs
+from fitters.recipe import fit_alignment
+
+#: Variants and templates of class names, unless others are asked for.
+VARIANTS, TEMPLATES = ("lemmas",), ("none", "photo")
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What ``fitters fit`` is asked for.
+
+    Attributes
+    ----------
+    method : str
+        One of `fitters.recipe.METHODS`.
+    x : str
+        Image set: its space is the one that is aligned, and the unlabelled images of `split`
+        give the mean that images are centred by.
+    y, split, n_pairs : str, str, int or None
+        Caption set for real pairs, the split they come from, and how many images (all if None).
+        Without `y` no real pair is used.
+    head, names : str
+        Head set and class-name set for prototypes; both or neither.
+    source : str
+        ``head``, or a control: ``random``, ``random-cov``, ``shuffled``.
+    variants, templates : sequence of str
+        Which class texts are averaged.
+    penalty, mix : float or "auto"
+    seed : int
+        Draws the subset of images, the folds and the control.
+    """
+
+    method: str
+    x: str
+    y: str | None = None
+    split: str = "train"
+    n_pairs: int | None = None
+    head: str | None = None
+    names: str | None = None
+    source: str = "head"
+    variants: Sequence[str] = VARIANTS
+    templates: Sequence[str] = TEMPLATES
+    penalty: float | Literal["auto"] = "auto"
+    mix: float | Literal["auto"] = "auto"
+    seed: int = 0
+
+
+def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
+    """Fit an alignment from the sets that `request` names.
+
+    Raises
+    ------
+    SettingError
+        If the request contradicts itself, or asks for more images than the split has.
+    featstore.errors.MisalignedItemsError
+        If the head belongs to another model than the images, or texts to different encoders.
+    featstore.errors.EmptySelectionError, featstore.errors.UnknownSetError,
+    featstore.errors.IncompleteEmbeddingsError
+        If a set or a split is missing, or its extraction has not finished.
+    """
+    if (request.head is None) != (request.names is None):
+        msg = "A head needs the names of its classes: give --head and --names, or neither."
+        raise SettingError(msg)
+    if request.head is None and request.y is None:
+        msg = "There is nothing to fit on: give --head and --names, --y for real pairs, or both."
+        raise SettingError(msg)
+    if request.n_pairs is not None and request.n_pairs < 1:
+        msg = f"n_pairs counts images and must be at least 1. Got {request.n_pairs}."
+        raise SettingError(msg)
+    subset_rng, choice_rng, control_rng = np.random.default_rng(request.seed).spawn(3)
+    images = store.view(request.x)
+    pool = images.where(split=request.split)
+    used: dict[str, EmbeddingsView] = {"images": pool}
+    real = prototypes = bias = None
+    texts: EmbeddingsView | None = None
+    if request.y is not None:
+        real, texts = _real_pairs(store, request, pool, subset_rng)
+        used["captions"] = texts
+    if request.head is not None and request.names is not None:
+        prototypes, bias, names, head = _prototypes(store, request, images)
+        if texts is not None:
+            texts.require_same_space(names, what="Captions and class names")
+        texts = names
+        used |= {"head": head, "names": names}
+        if request.source != "head":
+            prototypes = _control(request.source)(prototypes, control_rng)
+    assert texts is not None
+    alignment = fit_alignment(
+        request.method,
+        prototypes=prototypes,
+        real=real,
+        image_mean=SideTransform.fit([pool.numpy()], label="images").mean,
+        bias=bias,
+        penalty=request.penalty,
+        mix=request.mix,
+        rng=choice_rng,
+    )
+    alignment.facts.update(
+        {
+            "x_space_id": images.space_id,
+            "y_space_id": texts.space_id,
+            "x_encoder": images.encoder,
+            "y_encoder": texts.encoder,
+            "image_centre": f"unlabelled {request.split} images",
+            "request": {**request.__dict__, "variants": list(request.variants),
+                        "templates": list(request.templates)},
+            "fitted_on": {
+                role: {"set": view.key, "rows": len(view), "fingerprint": view.fingerprint}
+                for role, view in used.items()
+            },
+        }
+    )  # fmt: skip
+    return alignment
+
+
+def project_view(alignment: Alignment, view: EmbeddingsView) -> npt.NDArray[np.float32]:
+    """Return the rows of a view in the shared space: (n, r), unit rows.
+
+    The side is decided by the view's space_id.
+
+    Raises
+    ------
+    featstore.errors.MisalignedItemsError
+        If the view lies in neither of the two spaces that the alignment was fitted on.
+    """
+    side = side_of(alignment, view.space_id, what=view.key)
+    rows = view.numpy()
+    return alignment.project_x(rows) if side == "x" else alignment.project_y(rows)
+
+
+def side_of(alignment: Alignment, space_id: str, *, what: str) -> Literal["x", "y"]:
+    """Return which side of an alignment takes embeddings of this space."""
+    if space_id == alignment.facts.get("x_space_id"):
+        return "x"
+    if space_id == alignment.facts.get("y_space_id"):
+        return "y"
+    facts = alignment.facts
+    known = [(facts.get(f"{side}_encoder"), facts.get(f"{side}_space_id")) for side in "xy"]
+    spaces = " and ".join(f"{encoder} ({str(space)[:8]})" for encoder, space in known)
+    msg = (
+        f"{what} lies in space {space_id[:8]}; the alignment was fitted on {spaces}. Embeddings "
+        "of another model, checkpoint or preprocessing cannot be projected with it."
+    )
+    raise MisalignedItemsError(msg)
+
+
+def embed_texts(
+    alignment: Alignment, texts: Sequence[str], *, weights: str | None, encoder: str | None = None
+) -> npt.NDArray[np.float32]:
+    """Encode texts with the alignment's own text encoder and project them: (n, r), unit rows.
+
+    Raises
+    ------
+    featstore.errors.MisalignedItemsError
+        If the encoder, with these weights, is not the one that the alignment was fitted on.
+    """
+    from featstore.encoders.registry import open_encoder
+    from featstore.keys import space_id
+
+    opened = open_encoder(encoder or str(alignment.facts["y_encoder"]), weights=weights)
+    if side_of(alignment, space_id(opened.space), what=opened.name) != "y":
+        msg = f"{opened.name} encodes images; texts go through {alignment.facts['y_encoder']}."
+        raise MisalignedItemsError(msg)
+    rows = opened.encode([opened.prepare(text) for text in texts])
+    return alignment.project_y(rows)
+
+
+def _real_pairs(
+    store: FeatureStore, request: FitRequest, pool: EmbeddingsView, rng: np.random.Generator
+) -> tuple[Pairs, EmbeddingsView]:
+    """Return the captions of K images with their images, and the view of the captions."""
+    captions = store.view(str(request.y))
+    if request.n_pairs is not None:
+        if request.n_pairs > len(pool):
+            msg = (
+                f"n_pairs is {request.n_pairs:,}; split {request.split!r} of {pool.key} has "
+                f"{len(pool):,} images. Ask for fewer, or leave n_pairs out."
+            )
+            raise SettingError(msg)
+        pool = pool.take(np.sort(rng.permutation(len(pool))[: request.n_pairs]))
+    paired = pool.pair_by("parent_id", captions)
+    if paired.missing_x:
+        msg = (
+            f"{len(paired.missing_x):,} of {len(pool):,} images of {pool.key} have no caption in "
+            f"{captions.key} (first: {paired.missing_x[0]!r}). Extract the captions again."
+        )
+        raise MisalignedItemsError(msg)
+    x, y = paired.numpy()
+    items = paired.x.items
+    group = "item_id" if items["class_id"].null_count() else "class_id"
+    return Pairs(x, y, items[group].to_numpy().astype(str), paired.weight), paired.y
+
+
+def _prototypes(
+    store: FeatureStore, request: FitRequest, images: EmbeddingsView
+) -> tuple[Pairs, npt.NDArray[np.float32] | None, EmbeddingsView, EmbeddingsView]:
+    """Return head rows with class texts, the bias, and the views of both."""
+    head = store.view(str(request.head))
+    images.require_same_space(head, what="A head and the images it is used on")
+    names = store.view(str(request.names)).class_texts(
+        variants=request.variants, templates=request.templates
+    )
+    paired = head.pair_by("class_id", names)
+    if paired.missing_x:
+        msg = (
+            f"{len(paired.missing_x):,} rows of {head.key} have no class name in {names.key} "
+            f"(first: {paired.missing_x[0]!r}). Extract the names of the head's own label set."
+        )
+        raise MisalignedItemsError(msg)
+    x, y = paired.numpy()
+    groups = paired.y.items["text"].str.to_lowercase().to_numpy().astype(str)
+    return Pairs(x, y, groups), paired.x.bias, paired.y, paired.x
+
+
+def _control(source: str) -> Any:
+    from featstore.errors import did_you_mean
+
+    known: Mapping[str, Any] = CONTROLS
+    if source not in known:
+        names = ["head", *known]
+        msg = (
+            f"No pair source named {source!r}. Known: "
+            f"{', '.join(names)}.{did_you_mean(source, names)}"
+        )
+        raise SettingError(msg)
+    return known[source]

@@ -1,0 +1,121 @@
+"""Orthogonal Procrustes: a rotation between two spaces, and no penalty to choose."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import _fit_context
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from fitters.linear.rows import Matrix, as_columns, validate_pairs
+from fitters.linear.solvers import polar_factor, singular_value_gap
+from fitters.moments.moments import Moments
+from fitters.moments.transform import normalize_rows
+from fitters.pairs import Rows
+from fitters.projection import BaseAligner
+
+
+class ProcrustesAligner(BaseAligner):
+    """Align by the (semi-)orthogonal map that takes one space nearest to the other.
+
+    Maximises tr(Rᵀ Σ w a bᵀ) over semi-orthogonal R. The side with fewer columns is mapped into
+    the other, which is the shared space: nothing of either is thrown away. For p = q this
+    is ``scipy.linalg.orthogonal_procrustes`` (which needs equal dimensions), mapping x into y.
+
+    Parameters
+    ----------
+    center : bool
+        Subtract the means first; the projections are taken about these means too.
+
+    Attributes
+    ----------
+    rotation_ : ndarray of shape (p, q)
+        R: x R lies in the space of y, y Rᵀ in the space of x.
+    singular_values_ : ndarray of shape (min(p, q),)
+        Of Σ w x yᵀ, descending.
+    gap_ : float
+        Smallest over largest singular value. Near 0 (fewer pairs than columns, or rank-deficient
+        rows) some directions of R are arbitrary.
+    mean_x_, mean_y_ : ndarray of shape (p,), (q,)
+        What is subtracted on each side; 0 if not `center`.
+    n_features_in_ : int
+        p.
+    feature_names_in_ : ndarray of shape (p,)
+        Only if X had string column names.
+
+    References
+    ----------
+    Schönemann, A generalized solution of the orthogonal Procrustes problem, 1966.
+    """
+
+    method: ClassVar[str] = "procrustes"
+    fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "n_features_in_")
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {"center": ["boolean"]}
+
+    def __init__(self, *, center: bool = True) -> None:
+        self.center = center
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
+        """Fit on n paired rows.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, p)
+        y : ndarray of shape (n, q) or (n,)
+        sample_weight : ndarray of shape (n,), optional
+            Mass of each row, not negative.
+        """
+        x64, y64, weight = validate_pairs(self, X, y, sample_weight)
+        mean_x, mean_y = weight @ x64 / weight.sum(), weight @ y64 / weight.sum()
+        if not self.center:
+            mean_x, mean_y = np.zeros_like(mean_x), np.zeros_like(mean_y)
+        cross = (weight[:, None] * (x64 - mean_x)).T @ (y64 - mean_y)
+        return self._fit_cross(cross, mean_x, mean_y)
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit_moments(self, moments: Moments) -> Self:
+        """Fit on the moments of n paired rows: the same solution as `fit` on the rows."""
+        self.n_features_in_ = len(moments.shift_x)
+        self._one_column = False
+        if self.center:
+            return self._fit_cross(moments.scatter_xy, moments.mean_x, moments.mean_y)
+        zeros = np.zeros_like(moments.shift_x), np.zeros_like(moments.shift_y)
+        return self._fit_cross(moments.uncentred.sxy, *zeros)
+
+    def _fit_cross(self, cross: Matrix, mean_x: Matrix, mean_y: Matrix) -> Self:
+        self.rotation_, self.singular_values_ = polar_factor(cross)
+        self.gap_ = singular_value_gap(self.singular_values_)
+        self.mean_x_, self.mean_y_ = mean_x, mean_y
+        return self
+
+    def predict(self, X: Rows) -> Matrix:
+        """Return x R about the mean of y, shape (n, q) or (n,): its direction counts."""
+        check_is_fitted(self)
+        x64 = validate_data(self, X, reset=False, dtype=np.float64)
+        return as_columns(self, (x64 - self.mean_x_) @ self.rotation_ + self.mean_y_)
+
+    def project_x(self, x: Rows) -> Matrix:
+        """Return x in the shared space: shape (n, max(p, q)), float64, unit rows."""
+        rows = self.check_projected(x, len(self.mean_x_), "x") - self.mean_x_
+        p, q = self.rotation_.shape
+        return normalize_rows(rows @ self.rotation_ if p <= q else rows, what="x")
+
+    def project_y(self, y: Rows) -> Matrix:
+        """Return y in the shared space: shape (n, max(p, q)), float64, unit rows."""
+        rows = self.check_projected(y, len(self.mean_y_), "y") - self.mean_y_
+        p, q = self.rotation_.shape
+        return normalize_rows(rows if p <= q else rows @ self.rotation_.T, what="y")
+
+    def array_shapes(self) -> dict[str, tuple[str, ...]]:
+        """Return the fitted arrays and their shapes in letters."""
+        letters = {"rotation_": ("p", "q"), "singular_values_": ("r",)}
+        return {**letters, "mean_x_": ("p",), "mean_y_": ("q",)}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # A rotation does not fit the scale of y, and R² asks for it.
+        tags.regressor_tags.poor_score = True
+        return tags

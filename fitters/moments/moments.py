@@ -1,0 +1,273 @@
+"""Second moments of paired rows: all that a linear fitter sees of the data.
+
+Moments are weighted raw sums about a pilot shift (any vector near the mean), so they add, scale
+and subtract: prototypes, real pairs, folds and mixing weights combine by matrix addition without
+reading a row twice, and large means cost no precision.
+
+Two merges are not the same thing, and are named apart. `merge_pooled` gives the moments of all
+rows together, about one common mean. `merge_within_source` keeps each source about its own mean:
+the offset between the sources (between head rows and images, say) then plays no part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fitters.errors import PairsError
+from fitters.pairs import Rows, check_weight
+
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Weighted sums of n paired rows about the shifts s and t, all float64.
+
+    With weights w_i, dx_i = x_i − s and dy_i = y_i − t:
+
+    Attributes
+    ----------
+    n : int
+        Number of rows that were added (not changed by `scaled`).
+    weight : float
+        Σ w_i.
+    shift_x, shift_y : ndarray of shape (p,), (q,)
+        s and t.
+    sum_x, sum_y : ndarray of shape (p,), (q,)
+        Σ w_i dx_i and Σ w_i dy_i.
+    sxx, sxy, syy : ndarray of shape (p, p), (p, q), (q, q)
+        Σ w_i dx_i dx_iᵀ, Σ w_i dx_i dy_iᵀ, Σ w_i dy_i dy_iᵀ.
+    """
+
+    n: int
+    weight: float
+    shift_x: Matrix
+    shift_y: Matrix
+    sum_x: Matrix
+    sum_y: Matrix
+    sxx: Matrix
+    sxy: Matrix
+    syy: Matrix
+
+    @classmethod
+    def from_rows(
+        cls, x: Rows, y: Rows, weight: npt.NDArray[Any] | None = None, *, centre: bool = True
+    ) -> Moments:
+        """Return the moments of rows in memory, products in float64.
+
+        Parameters
+        ----------
+        x, y : ndarray of shape (n, p), (n, q)
+        weight : ndarray of shape (n,), optional
+        centre : bool
+            Take the sums about the mean (best when means are large). False: about 0, which is
+            exact for an uncentred fit.
+        """
+        x64, y64 = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        w = np.ones(len(x64)) if weight is None else np.asarray(weight, np.float64)
+        check_weight(w)
+        zeros = np.zeros(x64.shape[1]), np.zeros(y64.shape[1])
+        shifts = (w @ x64 / w.sum(), w @ y64 / w.sum()) if centre else zeros
+        return about_shift(x64 - shifts[0], y64 - shifts[1], w, shifts, np.float64)
+
+    @property
+    def mean_x(self) -> Matrix:
+        """Weighted mean of x, shape (p,)."""
+        return self.shift_x + self.sum_x / self.weight
+
+    @property
+    def mean_y(self) -> Matrix:
+        """Weighted mean of y, shape (q,)."""
+        return self.shift_y + self.sum_y / self.weight
+
+    @property
+    def scatter_xx(self) -> Matrix:
+        """Σ w (x − mean)(x − mean)ᵀ, shape (p, p)."""
+        return self.sxx - np.outer(self.sum_x, self.sum_x) / self.weight
+
+    @property
+    def scatter_xy(self) -> Matrix:
+        """Σ w (x − mean)(y − mean)ᵀ, shape (p, q)."""
+        return self.sxy - np.outer(self.sum_x, self.sum_y) / self.weight
+
+    @property
+    def scatter_yy(self) -> Matrix:
+        """Σ w (y − mean)(y − mean)ᵀ, shape (q, q)."""
+        return self.syy - np.outer(self.sum_y, self.sum_y) / self.weight
+
+    @property
+    def cov_xx(self) -> Matrix:
+        """Covariance of x, divided by the total weight: ``np.cov(..., bias=True, aweights=w)``."""
+        return self.scatter_xx / self.weight
+
+    @property
+    def cov_xy(self) -> Matrix:
+        """Cross-covariance of x and y, divided by the total weight, shape (p, q)."""
+        return self.scatter_xy / self.weight
+
+    @property
+    def cov_yy(self) -> Matrix:
+        """Covariance of y, divided by the total weight, shape (q, q)."""
+        return self.scatter_yy / self.weight
+
+    @property
+    def uncentred(self) -> Moments:
+        """The same moments about 0: sxx is Σ w x xᵀ, what a fit without centring needs."""
+        return self.shifted(np.zeros_like(self.shift_x), np.zeros_like(self.shift_y))
+
+    @property
+    def centred(self) -> Moments:
+        """The same moments about the means: sxx is Σ w (x − mean)(x − mean)ᵀ."""
+        return self.shifted(self.mean_x, self.mean_y)
+
+    @property
+    def swapped(self) -> Moments:
+        """The same moments with x and y exchanged."""
+        return Moments(
+            self.n,
+            self.weight,
+            self.shift_y,
+            self.shift_x,
+            self.sum_y,
+            self.sum_x,
+            self.syy,
+            self.sxy.T,
+            self.sxx,
+        )
+
+    def shifted(self, shift_x: Matrix, shift_y: Matrix) -> Moments:
+        """Return the same moments about other shifts."""
+        dx, dy = self.shift_x - shift_x, self.shift_y - shift_y
+        if not dx.any() and not dy.any():
+            return self
+        sx, sy, w = self.sum_x, self.sum_y, self.weight
+        cross_x, cross_y = np.outer(sx, dx), np.outer(sy, dy)
+        return replace(
+            self,
+            shift_x=shift_x,
+            shift_y=shift_y,
+            sum_x=sx + w * dx,
+            sum_y=sy + w * dy,
+            sxx=self.sxx + cross_x + cross_x.T + w * np.outer(dx, dx),
+            sxy=self.sxy + np.outer(sx, dy) + np.outer(dx, sy) + w * np.outer(dx, dy),
+            syy=self.syy + cross_y + cross_y.T + w * np.outer(dy, dy),
+        )
+
+    def scaled(self, weight: float) -> Moments:
+        """Return the moments with every row's weight multiplied by `weight` (> 0)."""
+        if not (np.isfinite(weight) and weight > 0):
+            msg = f"Moments are scaled by a finite number above 0. Got {weight}."
+            raise PairsError(msg)
+        names = ("weight", "sum_x", "sum_y", "sxx", "sxy", "syy")
+        return replace(self, **{name: getattr(self, name) * weight for name in names})
+
+    def minus(self, fold: Moments) -> Moments:
+        """Return the moments of the rows that are not in `fold`, a part of these.
+
+        Exact to rounding relative to these sums; where the fold holds nearly all of the mass,
+        add the other folds instead.
+
+        Raises
+        ------
+        PairsError
+            If `fold` has as many rows or as much mass as the whole.
+        """
+        self._check_shapes(fold)
+        if fold.n >= self.n or fold.weight >= self.weight:
+            msg = (
+                f"A fold of {fold.n:,} rows and mass {fold.weight:g} leaves nothing of {self.n:,} "
+                f"rows and mass {self.weight:g}. Use more folds, or more groups."
+            )
+            raise PairsError(msg)
+        part = fold.shifted(self.shift_x, self.shift_y)
+        return _combine(self, part, -1)
+
+    def _check_shapes(self, other: Moments) -> None:
+        if self.sxy.shape != other.sxy.shape:
+            msg = (
+                f"Moments of {self.sxy.shape} and {other.sxy.shape} columns (x, y) do not add. "
+                "Both must come from the same two encoders."
+            )
+            raise PairsError(msg)
+
+
+def about_shift(
+    dx: npt.NDArray[Any],
+    dy: npt.NDArray[Any],
+    weight: npt.NDArray[np.float64],
+    shifts: tuple[Matrix, Matrix],
+    dtype: type[np.floating[Any]],
+) -> Moments:
+    """Return the moments of rows from which the shifts are already taken, products in `dtype`."""
+    # The root of the weight on both sides keeps the products symmetric to the last bit.
+    if (weight == 1).all():
+        left, right = dx.astype(dtype, copy=False), dy.astype(dtype, copy=False)
+    else:
+        root = np.sqrt(weight)[:, None]
+        left, right = (root * dx).astype(dtype, copy=False), (root * dy).astype(dtype, copy=False)
+    return Moments(
+        n=len(dx),
+        weight=float(weight.sum()),
+        shift_x=shifts[0],
+        shift_y=shifts[1],
+        sum_x=weight @ dx,
+        sum_y=weight @ dy,
+        sxx=(left.T @ left).astype(np.float64, copy=False),
+        sxy=(left.T @ right).astype(np.float64, copy=False),
+        syy=(right.T @ right).astype(np.float64, copy=False),
+    )
+
+
+def merge_pooled(*parts: Moments) -> Moments:
+    """Return the moments of the rows of all parts together, about one common mean.
+
+    Used uncentred with prototypes and real pairs as parts, this is the mixing of both under one
+    squared loss.
+    """
+    first = _at_least_one(parts)
+    merged = first
+    for part in parts[1:]:
+        first._check_shapes(part)
+        merged = _combine(merged, part.shifted(first.shift_x, first.shift_y), 1)
+    return merged
+
+
+def merge_within_source(*parts: Moments) -> Moments:
+    """Return the moments of all rows after each part was moved to the common mean.
+
+    The covariances are the weighted mean of the parts' own covariances: nothing of the distance
+    between the parts' means is left. Order does not matter.
+    """
+    first = _at_least_one(parts)
+    for part in parts[1:]:
+        first._check_shapes(part)
+    mass = sum(part.weight for part in parts)
+    return Moments(
+        n=sum(part.n for part in parts),
+        weight=mass,
+        shift_x=np.asarray(sum(part.weight * part.mean_x for part in parts) / mass),
+        shift_y=np.asarray(sum(part.weight * part.mean_y for part in parts) / mass),
+        sum_x=np.zeros_like(first.sum_x),
+        sum_y=np.zeros_like(first.sum_y),
+        sxx=np.sum([part.scatter_xx for part in parts], axis=0),
+        sxy=np.sum([part.scatter_xy for part in parts], axis=0),
+        syy=np.sum([part.scatter_yy for part in parts], axis=0),
+    )
+
+
+def _at_least_one(parts: tuple[Moments, ...]) -> Moments:
+    if not parts:
+        msg = "There are no moments to merge. Pass at least one part."
+        raise PairsError(msg)
+    return parts[0]
+
+
+def _combine(left: Moments, right: Moments, sign: int) -> Moments:
+    """Add (sign 1) or subtract (sign −1) moments about the same shifts."""
+    names = ("n", "weight", "sum_x", "sum_y", "sxx", "sxy", "syy")
+    sums = {name: getattr(left, name) + sign * getattr(right, name) for name in names}
+    return replace(left, **sums)

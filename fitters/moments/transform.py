@@ -1,0 +1,162 @@
+"""Row-wise preprocessing of one side: L2 → centre → L2.
+
+Unit rows first, because a long row is not a more certain one; then the mean goes, because image
+embeddings and head rows each sit in a narrow cone of their own, and the offset between the cones
+says nothing about classes; then unit rows again, because scores are cosines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fitters.errors import PairsError, ZeroRowError
+from fitters.pairs import Rows
+
+ROUNDING = 1e-8
+"""A centred row this short, relative to the row before, is the mean itself plus rounding."""
+
+
+def normalize_rows(
+    rows: Rows, *, what: str = "rows", shortest: float = 0.0
+) -> npt.NDArray[np.float64]:
+    """Return the rows divided by their L2 norms, float64, shape unchanged.
+
+    Raises
+    ------
+    ZeroRowError
+        If a norm is not above `shortest`, or not finite; the message names the rows, `what` they
+        are, and their count.
+    """
+    rows64 = np.asarray(rows, dtype=np.float64)
+    norms = np.sqrt(np.einsum("nd,nd->n", rows64, rows64))
+    bad = np.flatnonzero(~((norms > shortest) & np.isfinite(norms)))
+    if len(bad):
+        listed = ", ".join(f"{row:,}" for row in bad[:5]) + (", …" if len(bad) > 5 else "")
+        msg = (
+            f"{len(bad):,} of {len(rows64):,} {what} have norm 0 or a value that is not finite, "
+            f"so they have no direction: row {listed}. Drop them before fitting or scoring."
+        )
+        raise ZeroRowError(msg)
+    normalized: npt.NDArray[np.float64] = rows64 / norms[:, None]
+    return normalized
+
+
+@dataclass(frozen=True, eq=False)
+class SideTransform:
+    """What is done to every row of one side before an aligner sees it.
+
+    Attributes
+    ----------
+    normalize : bool
+        Divide each row by its L2 norm first.
+    mean : ndarray of shape (d,) or None
+        Then subtract this: a mean of rows that went through the first step.
+    renormalize : bool
+        Then divide by the L2 norm again. Without `mean` it changes nothing after `normalize`.
+    """
+
+    normalize: bool = True
+    mean: npt.NDArray[np.float64] | None = None
+    renormalize: bool = True
+    label: str = field(default="rows")
+
+    def __post_init__(self) -> None:
+        if self.mean is not None:
+            mean = np.asarray(self.mean, dtype=np.float64)
+            if mean.ndim != 1 or not np.isfinite(mean).all():
+                msg = f"A mean must be a finite vector of shape (d,). Got shape {mean.shape}."
+                raise PairsError(msg)
+            object.__setattr__(self, "mean", mean)
+
+    @classmethod
+    def identity(cls, label: str = "rows") -> SideTransform:
+        """Return the transform that changes nothing."""
+        return cls(normalize=False, mean=None, renormalize=False, label=label)
+
+    @classmethod
+    def fit(
+        cls,
+        batches: Iterable[Rows | tuple[Rows, npt.NDArray[Any]]],
+        *,
+        normalize: bool = True,
+        renormalize: bool = True,
+        label: str = "rows",
+    ) -> SideTransform:
+        """Return the transform that centres on the mean of the rows in `batches` (first pass).
+
+        Parameters
+        ----------
+        batches : iterable of ndarray of shape (b, d), or of (rows, weight)
+            Training rows only, read once; ``weight`` of shape (b,).
+        normalize, renormalize : bool
+            As the attributes; the mean is that of the rows after `normalize`.
+        label : str
+            What a row is, for error messages.
+
+        Raises
+        ------
+        PairsError
+            If there is no row, or no mass.
+        """
+        total, mass = None, 0.0
+        for batch in batches:
+            rows, weight = batch if isinstance(batch, tuple) else (batch, None)
+            rows64 = normalize_rows(rows, what=label) if normalize else np.asarray(rows, np.float64)
+            weight64 = np.ones(len(rows64)) if weight is None else np.asarray(weight, np.float64)
+            part = weight64 @ rows64
+            total = part if total is None else total + part
+            mass += float(weight64.sum())
+        if total is None or mass <= 0:
+            msg = f"There are no {label} to take a mean of. Choose a selection that is not empty."
+            raise PairsError(msg)
+        return cls(normalize=normalize, mean=total / mass, renormalize=renormalize, label=label)
+
+    def apply(self, rows: Rows) -> npt.NDArray[np.float64]:
+        """Return the transformed rows, float64, shape unchanged (second pass).
+
+        Raises
+        ------
+        PairsError
+            If the rows have another number of columns than the mean.
+        ZeroRowError
+            If a row has no direction, before centring or after it.
+        """
+        out = (
+            normalize_rows(rows, what=self.label)
+            if self.normalize
+            else np.asarray(rows, dtype=np.float64)
+        )
+        if self.mean is not None:
+            if out.ndim != 2 or out.shape[1] != len(self.mean):
+                msg = (
+                    f"The {self.label} have shape {out.shape}; this transform was fitted on rows "
+                    f"of {len(self.mean)} columns. Pass embeddings of the same encoder."
+                )
+                raise PairsError(msg)
+            length = float(np.linalg.norm(out) / np.sqrt(max(len(out), 1)))
+            out = out - self.mean
+        if self.renormalize and self.mean is None:
+            out = normalize_rows(out, what=self.label)
+        elif self.renormalize:
+            what = f"{self.label}, after centring,"
+            out = normalize_rows(out, what=what, shortest=ROUNDING * length)
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the transform as plain values, `mean` as an array or None."""
+        return {
+            "normalize": self.normalize,
+            "mean": self.mean,
+            "renormalize": self.renormalize,
+            "label": self.label,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SideTransform:
+        """Return the transform that `to_dict` described."""
+        return cls(**values)

@@ -1,0 +1,121 @@
+"""Pairs of rows (x_i, y_i): the one form in which data reaches a fitter.
+
+A real image with its caption, and a classification head's row with its class name, are the
+same thing here; what tells them apart is who passes them, and their weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fitters.errors import PairsError
+
+Rows = npt.NDArray[np.floating[Any]]
+"""A matrix of rows, float32 or float64."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """n paired rows of two spaces.
+
+    Attributes
+    ----------
+    x : ndarray of shape (n, p)
+        Rows of the source space (images, head weights), as stored: not normalised.
+    y : ndarray of shape (n, q)
+        Rows of the target space (captions, class texts), as stored: not normalised.
+    groups : ndarray of shape (n,) or None
+        What must never be split between fitting and validation: the image or description of a
+        real pair, the *name* of a class (classes that share a name share the group). None means
+        that every row is its own group.
+    weight : ndarray of shape (n,) or None
+        Mass of each row, not negative. The m captions of one image carry 1/m each. None means 1.
+
+    Raises
+    ------
+    PairsError
+        If the shapes disagree, a value is not finite, or a weight is negative.
+    """
+
+    x: Rows
+    y: Rows
+    groups: npt.NDArray[Any] | None = None
+    weight: npt.NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("x", "y"):
+            rows = getattr(self, name)
+            if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype.kind != "f":
+                got = f"{getattr(rows, 'dtype', type(rows).__name__)} of shape {np.shape(rows)}"
+                msg = f"{name} must be a float matrix with one row a pair. Got {got}."
+                raise PairsError(msg)
+            if not np.isfinite(rows).all():
+                bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+                msg = (
+                    f"{name} holds NaN or Inf in {len(bad):,} of {len(rows):,} rows "
+                    f"(first: row {bad[0]:,}). Drop these rows, or extract them again."
+                )
+                raise PairsError(msg)
+        n = len(self.x)
+        if len(self.y) != n:
+            msg = (
+                f"x has {n:,} rows and y has {len(self.y):,}: they are not pairs. Join them by id."
+            )
+            raise PairsError(msg)
+        if n == 0:
+            msg = "There are no pairs: x and y have 0 rows. Choose a selection that is not empty."
+            raise PairsError(msg)
+        for name in ("groups", "weight"):
+            column = getattr(self, name)
+            if column is not None and np.shape(column) != (n,):
+                msg = f"{name} must have one entry a pair, shape ({n},). Got {np.shape(column)}."
+                raise PairsError(msg)
+        if self.weight is not None:
+            check_weight(self.weight)
+
+    @property
+    def n(self) -> int:
+        """Number of pairs."""
+        return len(self.x)
+
+    @property
+    def row_weight(self) -> npt.NDArray[np.float64]:
+        """The weights, ones where none were given; shape (n,), float64."""
+        if self.weight is None:
+            return np.ones(self.n)
+        return np.asarray(self.weight, dtype=np.float64)
+
+    @property
+    def row_groups(self) -> npt.NDArray[np.intp]:
+        """The groups as integers 0 … n_groups − 1, in order of their sorted labels."""
+        if self.groups is None:
+            return np.arange(self.n)
+        codes: npt.NDArray[np.intp] = np.unique(self.groups, return_inverse=True)[1]
+        return codes
+
+    def take(self, rows: npt.NDArray[Any]) -> Pairs:
+        """Return the pairs at `rows` (integers or a boolean mask), in that order."""
+        return Pairs(
+            self.x[rows],
+            self.y[rows],
+            None if self.groups is None else self.groups[rows],
+            None if self.weight is None else self.weight[rows],
+        )
+
+
+def check_weight(weight: npt.NDArray[Any], *, some: bool = True) -> None:
+    """Raise PairsError unless weights are finite, none is negative and, if `some`, one positive."""
+    if not np.isfinite(weight).all() or (weight < 0).any():
+        bad = np.flatnonzero(~np.isfinite(weight) | (weight < 0))
+        msg = (
+            f"A weight is a mass: finite and not negative. Got {weight[bad[0]]} in row {bad[0]:,}. "
+            "To leave a row out, give it weight 0."
+        )
+        raise PairsError(msg)
+    if some and not (weight > 0).any():
+        msg = "Every weight is 0: nothing is left to fit. Give a positive weight to some rows."
+        raise PairsError(msg)

@@ -1,0 +1,50 @@
+"""Folds by group: what belongs together is never split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fitters.errors import SelectionError
+
+
+def folds_by_group(
+    groups: npt.NDArray[Any], n_folds: int, rng: np.random.Generator
+) -> npt.NDArray[np.intp]:
+    """Return the fold of each row: whole groups, in random order, each to the smallest fold.
+
+    Parameters
+    ----------
+    groups : ndarray of shape (n,)
+        Labels; the captions of one image, or the images of one description, share one.
+    n_folds : int
+        At least 2.
+    rng : numpy.random.Generator
+        Draws the order of the groups.
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        0 … n_folds − 1; every fold holds at least one group.
+
+    Raises
+    ------
+    SelectionError
+        If there are fewer groups than folds.
+    """
+    labels, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if n_folds < 2 or len(labels) < n_folds:
+        msg = (
+            f"{n_folds} folds of {len(labels):,} groups cannot be made: at least 2 folds, and a "
+            "group for each. Give more pairs, or fewer folds."
+        )
+        raise SelectionError(msg)
+    fold_of = np.empty(len(labels), dtype=np.intp)
+    rows = np.zeros(n_folds, dtype=np.intp)
+    for group in rng.permutation(len(labels)):
+        fold_of[group] = fold = int(np.argmin(rows))
+        rows[fold] += sizes[group]
+    assigned: npt.NDArray[np.intp] = fold_of[codes]
+    return assigned

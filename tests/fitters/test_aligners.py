@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import Ridge
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from fitters import ConSEAligner, ProcrustesAligner, RidgeAligner
+from fitters.aligner import ALIGNERS, aligner_class
+from fitters.errors import PairsError, SingularMomentsError, UnknownMethodError, ZeroRowError
+from fitters.moments import Moments, accumulate
+from tests.assertions import assert_close, assert_same
+from tests.oracles import conse_mix
+
+ESTIMATORS = [
+    RidgeAligner(),
+    RidgeAligner("x->y"),
+    RidgeAligner("x->y", alpha=1.0, relative=False, center=False),
+    ProcrustesAligner(),
+    ProcrustesAligner(center=False),
+    ConSEAligner(),
+    ConSEAligner(top_k=2),
+]
+MOMENTS = [e for e in ESTIMATORS if hasattr(e, "fit_moments")]
+OF_OPTIONAL_PACKAGES = {
+    # These only skip themselves without pandas or an array-API switch; nothing here skips.
+    "check_array_api_input",
+    "check_regressor_data_not_an_array",
+    "check_sample_weights_pandas_series",
+}
+
+
+CHECKS = [
+    pytest.param(owner, check, id=f"{owner}-{check.func.__name__}")
+    for estimator in ESTIMATORS
+    for owner, check in estimator_checks_generator(estimator)
+    if check.func.__name__ not in OF_OPTIONAL_PACKAGES
+]
+
+
+@pytest.mark.parametrize(("estimator", "check"), CHECKS)
+def test_scikit_learns_contract(estimator, check):
+    check(estimator)
+
+
+def draw_pairs(rng, n=40, p=7, q=4):
+    x = rng.standard_normal((n, p)) + 2
+    return x, x @ rng.standard_normal((p, q)) + 0.1 * rng.standard_normal((n, q)) - 1
+
+
+def test_the_estimators_are_all_covered():
+    assert {type(estimator) for estimator in ESTIMATORS} == set(ALIGNERS.values())
+    for name, cls in ALIGNERS.items():
+        assert aligner_class(name) is cls
+        assert cls.method == name
+    with pytest.raises(UnknownMethodError, match=r"Known aligners: ridge.*Did you mean 'ridge'"):
+        aligner_class("rigde")
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+@pytest.mark.parametrize(("p", "q"), [(7, 4), (4, 7), (5, 5)])
+def test_both_sides_land_in_one_space_with_unit_rows(estimator, p, q, rng):
+    x, y = draw_pairs(rng, p=p, q=q)
+    aligner = clone(estimator).fit(x, y)
+    projected = aligner.project_x(x), aligner.project_y(y)
+    assert projected[0].shape == projected[1].shape
+    for rows in projected:
+        assert_close(np.linalg.norm(rows, axis=1), np.ones(40))
+    assert_close(aligner.score_pairs(x, y), np.sum(projected[0] * projected[1], axis=1))
+
+
+@pytest.mark.parametrize("estimator", MOMENTS, ids=str)
+@pytest.mark.parametrize(("n", "p", "q"), [(40, 7, 4), (40, 4, 7), (5, 9, 8)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_moments_are_as_good_as_rows(estimator, n, p, q, weighted, rng):
+    x, y = draw_pairs(rng, n, p, q)
+    weight = rng.uniform(0.1, 3, n) if weighted else None
+    by_rows = clone(estimator).fit(x, y, weight)
+    moments = accumulate([(x, y, weight)], precision="float64")
+    by_moments = clone(estimator).fit_moments(moments)
+    if isinstance(estimator, ProcrustesAligner) and n <= min(p, q):
+        # Some directions are arbitrary then, and the estimator says so.
+        assert by_rows.gap_ < 1e-10
+        return
+    for name in by_rows.array_shapes():
+        assert_close(getattr(by_moments, name) + 1, getattr(by_rows, name) + 1)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ridge_is_sklearns_ridge_with_intercept(weighted, rng):
+    x, y = draw_pairs(rng)
+    weight = rng.uniform(0.1, 3, 40) if weighted else None
+    ours = RidgeAligner("x->y", alpha=2.0, relative=False).fit(x, y, weight)
+    theirs = Ridge(alpha=2.0).fit(x, y, weight)
+    assert_close(ours.coef_, theirs.coef_.T)
+    assert_close(ours.predict(x), theirs.predict(x))
+    swapped = RidgeAligner("y->x", alpha=2.0, relative=False).fit(y, x, weight)
+    assert_close(swapped.coef_, theirs.coef_.T)
+
+
+@given(st.floats(0.1, 50), st.floats(0.5, 20), st.integers(1, 4))
+def test_a_relative_penalty_means_the_same_at_any_scale_weight_and_count(scale, weight, times):
+    x, y = draw_pairs(np.random.default_rng(3))
+    plain = RidgeAligner("x->y", alpha=0.3).fit(x, y)
+    many = np.tile(x, (times, 1)) * scale, np.tile(y, (times, 1))
+    other = RidgeAligner("x->y", alpha=0.3).fit(*many, np.full(40 * times, weight))
+    assert_close(other.coef_ * scale, plain.coef_)
+    assert_close(other.project_x(x * scale), plain.project_x(x))
+
+
+def test_from_text_to_image_predicts_rows_of_a_head(rng):
+    x, y = draw_pairs(rng, p=4, q=6)
+    aligner = RidgeAligner(alpha=1e-9, center=False).fit(x, y)
+    head = y @ aligner.coef_
+    assert_close(aligner.project_y(y), head / np.linalg.norm(head, axis=1, keepdims=True))
+    assert_close(aligner.project_x(x), x / np.linalg.norm(x, axis=1, keepdims=True))
+    # predict gives the text of least norm whose image is nearest to x.
+    nearest = np.linalg.lstsq(aligner.coef_.T, x.T)[0].T
+    assert_close(aligner.predict(x), nearest, times=100)  # condition of coef_
+
+
+def test_ridge_without_penalty_needs_full_rank(rng):
+    x, y = draw_pairs(rng, n=5)
+    with pytest.raises(SingularMomentsError, match=r"rank 4\. Use a penalty above 0"):
+        RidgeAligner("x->y", alpha=0).fit(x, y)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "match"),
+    [
+        (
+            RidgeAligner(alpha=-1.0),
+            r"The 'alpha' parameter of RidgeAligner must be a float in the range \[0.0?, inf\)",
+        ),
+        (RidgeAligner("z"), "The 'direction' parameter of RidgeAligner must be a str among"),
+        (RidgeAligner(center="yes"), "The 'center' parameter of RidgeAligner must be an instance"),
+        (ProcrustesAligner(center=3), "The 'center' parameter of ProcrustesAligner must be"),
+        (ConSEAligner(top_k=0), "The 'top_k' parameter of ConSEAligner must be an int in the"),
+    ],
+)
+def test_parameters_are_refused_in_scikit_learns_words(estimator, match, rng):
+    with pytest.raises(ValueError, match=match):
+        estimator.fit(*draw_pairs(rng))
+
+
+def test_procrustes_is_scipys(rng):
+    x, y = draw_pairs(rng, p=5, q=5)
+    aligner = ProcrustesAligner().fit(x, y)
+    x0, y0 = x - x.mean(axis=0), y - y.mean(axis=0)
+    assert_close(aligner.rotation_, scipy.linalg.orthogonal_procrustes(x0, y0)[0])
+    assert_close(np.sum(aligner.singular_values_), scipy.linalg.orthogonal_procrustes(x0, y0)[1])
+
+
+@pytest.mark.parametrize(("p", "q"), [(4, 7), (7, 4)])
+def test_rectangular_procrustes_maps_the_smaller_side_and_keeps_its_angles(p, q, rng):
+    x, y = draw_pairs(rng, p=p, q=q)
+    aligner = ProcrustesAligner(center=False).fit(x, y)
+    small, project = (x, aligner.project_x) if p < q else (y, aligner.project_y)
+    unit = small / np.linalg.norm(small, axis=1, keepdims=True)
+    assert project(small).shape[1] == max(p, q)
+    assert_close(project(small) @ project(small).T, unit @ unit.T)
+
+
+def test_procrustes_recovers_a_rotation_and_a_shift(rng):
+    x = rng.standard_normal((30, 5))
+    turn = np.linalg.qr(rng.standard_normal((5, 5)))[0]
+    aligner = ProcrustesAligner().fit(x, 3 * x @ turn + 4)
+    assert_close(aligner.rotation_, turn)
+    assert_close(aligner.score_pairs(x, 3 * x @ turn + 4), np.ones(30))
+
+
+def test_conse_by_hand():
+    weights = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    texts = np.array([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 1.0]])
+    bias = np.array([0.0, np.log(3.0), 0.0])
+    aligner = ConSEAligner(top_k=2).fit(weights, texts, bias)
+    # f = (0, 0): logits (0, ln 3, 0); the tie goes to class 0; shares 1/4 and 3/4.
+    assert_close(aligner.project_x(np.zeros((1, 2))), [np.array([1, 3, 0]) / np.sqrt(10)])
+    assert_close(aligner.predict(np.zeros((1, 2))), [[0.5, 2.25, 0.0]])
+    assert_close(aligner.project_y(np.array([[0.0, 5.0, 0.0]])), [[0.0, 1.0, 0.0]])
+
+
+@given(st.integers(0, 2**16), st.integers(1, 9))
+def test_conse_is_the_loop(seed, top_k):
+    rng = np.random.default_rng(seed)
+    weights, texts, bias = (rng.standard_normal(shape) for shape in ((6, 4), (6, 3), 6))
+    features = 5 * rng.standard_normal((5, 4))
+    aligner = ConSEAligner(top_k=top_k).fit(weights, texts, bias)
+    mixed = [conse_mix(f, weights, bias, texts, top_k) for f in features]
+    assert_close(aligner.predict(features), mixed)
+
+
+def test_conse_does_not_mind_huge_logits(rng):
+    aligner = ConSEAligner().fit(np.eye(3) * 1e5, np.eye(3))
+    assert_same(aligner.project_x(np.eye(3)), np.eye(3))
+
+
+def test_conse_needs_a_bias_for_each_class(rng):
+    with pytest.raises(ValueError, match=r"one entry a class, shape \(6,\)"):
+        ConSEAligner().fit(np.ones((6, 2)), np.ones((6, 2)), np.ones(5))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+def test_projecting_is_checked(estimator, rng):
+    x, y = draw_pairs(rng)
+    with pytest.raises(NotFittedError):
+        clone(estimator).check_projected(x, 7, "x")
+    aligner = clone(estimator).fit(x, y)
+    with pytest.raises(PairsError, match="of the encoder that it was fitted on"):
+        aligner.project_x(x[:, :3])
+    with pytest.raises(PairsError, match="fitted on y of 4 columns"):
+        aligner.project_y(x)
+    with pytest.raises(PairsError, match="not pairs"):
+        aligner.score_pairs(x, y[:2])
+
+
+def test_zero_rows_cannot_be_projected(rng):
+    x, y = draw_pairs(rng)
+    aligner = RidgeAligner(center=False).fit(x, y)
+    x[3] = 0
+    with pytest.raises(ZeroRowError, match=r"row 3\. Drop"):
+        aligner.project_x(x)
+
+
+@pytest.mark.parametrize("estimator", MOMENTS, ids=str)
+def test_rows_that_do_not_vary_are_fitted_without_noise(estimator):
+    x, y = np.ones((6, 3)), np.ones((6, 2))
+    aligner = clone(estimator).fit(x, y)
+    assert all(np.isfinite(getattr(aligner, name)).all() for name in aligner.array_shapes())
+    assert np.isfinite(aligner.predict(x)).all()
+    again = clone(estimator).fit_moments(Moments.from_rows(x, y))
+    assert all(np.isfinite(getattr(again, name)).all() for name in again.array_shapes())

@@ -1,0 +1,181 @@
+"""The command line: answers on stdout, one line of error on stderr, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from featstore.command_line import run_command
+from featstore.store.store import open_store
+from fitters.cli import cli
+from fitters.persist import read_alignment
+from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cli") / "store"
+    write_toy_store(root)
+    return root
+
+
+def _run(*args: str | Path) -> int:
+    return run_command(cli, "fitters", [str(arg) for arg in args])
+
+
+def _fit(store: Path, out: Path, *more: str, method: str = "ridge") -> int:
+    return _run("fit", method, "--store", store, "--x", X, "--head", HEAD, "--names", NAMES,
+                "-o", out, *more)  # fmt: skip
+
+
+@pytest.fixture
+def ridge(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    assert _fit(store, tmp_path / "aligners" / "ridge") == 0
+    capsys.readouterr()
+    return tmp_path / "aligners" / "ridge"
+
+
+def test_fit_ls_show(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "aligners"
+    assert _fit(store, out / "a") == 0
+    assert f"{out}/a: ridge on 30 prototypes and 0 real pairs (penalty" in capsys.readouterr().out
+    code = _fit(store, out / "b", "--y", Y, "--n-pairs", "12", "--seed", "2", "--json")
+    assert code == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["n_real"] == 12
+    assert facts["request"]["seed"] == 2
+    assert _run("ls", out, "--json") == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["a", "b"]
+    assert _run("ls", out) == 0
+    assert "timm:toy ↔ st:toy" in capsys.readouterr().out
+    assert _run("show", out / "b", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["choice"] == facts["choice"]
+    assert _run("show", out / "b") == 0
+    assert "x_encoder: timm:toy" in capsys.readouterr().out
+
+
+def test_apply_writes_unit_rows_of_the_set(
+    store: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "rows.npy"
+    assert _run("apply", ridge, "--store", store, "--view", X, "--split", "test", "-o", out) == 0
+    assert "10 × 12" in capsys.readouterr().out
+    rows = np.load(out, allow_pickle=False)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
+    images = open_store(store).view(X).where(split="test")
+    assert rows.tobytes() == read_alignment(ridge).project_x(images.numpy()).tobytes()
+
+
+def test_apply_lists_neighbours_on_the_other_side(
+    store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("apply", ridge, "--store", store, "--view", X, "--split", "test", "--near", Y)
+    assert _run(*args, "--top", "3", "--json") == 0
+    near = json.loads(capsys.readouterr().out)["near"]
+    assert len(near) == 10
+    assert all(len(found) == 3 for found in near.values())
+    scores = [row["score"] for row in near["toy/30"]]
+    assert scores == sorted(scores, reverse=True)
+    own = sum(found[0]["item_id"] == f"{image}#en" for image, found in near.items())
+    assert own >= 2
+
+
+def test_export_holds_a_head_that_scores_like_the_alignment(
+    store: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "head.safetensors"
+    assert _run("export", ridge, "--store", store, "--names", NAMES, "-o", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["arrays"]["class_rows"] == [CLASSES, P]
+    with safe_open(out, framework="numpy") as file:
+        meta = json.loads(file.metadata()["headstock"])
+        rows, mean = file.get_tensor("class_rows"), file.get_tensor("x_mean")
+    opened = open_store(store)
+    images = opened.view(X).numpy().astype(np.float64)
+    # The rule that the file states, by hand.
+    z = images / np.linalg.norm(images, axis=1, keepdims=True) - mean
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    fitted = read_alignment(ridge)
+    texts = opened.view(NAMES).class_texts()
+    direct = fitted.project_x(images) @ fitted.project_y(texts.numpy()).T
+    np.testing.assert_allclose(z @ rows.T, direct, atol=1e-6)
+    assert meta["class_ids"] == texts.items["class_id"].to_list()
+    assert meta["rule"].startswith("images: z = normalize")
+
+
+def test_export_as_npz_needs_no_pickle(
+    ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "arrays.npz"
+    assert _run("export", ridge, "-o", out) == 0
+    assert "coef 8 × 12" in capsys.readouterr().out
+    with np.load(out, allow_pickle=False) as arrays:
+        assert json.loads(str(arrays["headstock"]))["method"] == "ridge"
+        assert arrays["coef"].shape == (8, 12)
+
+
+BAD = [
+    (["fit", "rigde", "--store", "S", "--x", X, "-o", "out"], 2, "Did you mean 'ridge'"),
+    (["fit", "ridge", "--store", "S", "--x", X, "--penalty", "-1", "-o", "out"], 2, "not negative"),
+    (["fit", "ridge", "--store", "S", "--x", X, "--penalty", "nan", "-o", "out"], 2, "finite"),
+    (["fit", "ridge", "--store", "S", "--x", X, "--mix", "0", "-o", "out"], 2, "above 0"),
+    (["fit", "ridge", "--store", "S", "--x", X, "-o", "out"], 1, "nothing to fit on"),
+    (["fit", "ridge", "--store", "none", "--x", X, "-o", "out"], 1, "does not exist"),
+    (["fit", "ridge", "--store", "S", "--x", X, "--y", Y, "--pairs", "vla",
+      "-o", "out"], 1, "'vla'"),
+    (["fit", "ridge", "--store", "S", "--x", X, "--head", "labels/head_weight/timm:other",
+      "--names", NAMES, "-o", "out"], 1, "different embedding spaces"),
+    (["ls", "none"], 1, "There is no folder none"),
+    (["show", "none"], 1, "There is no alignment at none"),
+    (["apply", "none", "--text", "a", "-o", "o.npy"], 1, "There is no alignment at none"),
+    (["apply", "R"], 2, "either --view or --text"),
+    (["apply", "R", "--view", X, "-o", "o.npy"], 2, "need --store"),
+    (["apply", "R", "--store", "S", "--view", X], 2, "-o FILE.npy"),
+    (["apply", "R", "--store", "S", "--view", X, "-o", "o.pkl"], 2, ".npy"),
+    (["apply", "R", "--store", "S", "--view", "toy/caption/st:other", "-o", "o.npy"], 1,
+     "fitted on timm:toy"),
+    (["export", "R", "-o", "o.pkl"], 2, ".safetensors or .npz"),
+    (["export", "R", "-o", "o.npz", "--names", NAMES], 2, "go together"),
+    (["aply"], 2, "Did you mean 'apply'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "code", "words"), BAD, ids=lambda value: str(value)[:50])
+def test_bad_input_is_one_line_and_leaves_nothing(
+    store: Path,
+    ridge: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    args: list[str],
+    code: int,
+    words: str,
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    places = {"S": str(store), "R": str(ridge)}
+    assert _run(*(places.get(arg, arg) for arg in args)) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert words in said.err
+    assert said.err.startswith("fitters: error: ")
+    assert said.err.count("\n") == 1
+    assert list(work.iterdir()) == []
+
+
+def test_an_unwritable_folder_is_one_line(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert _fit(store, tmp_path / "file" / "a") == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("fit", "ls", "show", "apply", "export"):
+        assert _run(command, "--help") == 0
+        assert "Example: fitters" in capsys.readouterr().out

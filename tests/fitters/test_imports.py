@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import fitters
+
+HEAVY = ("torch", "transformers", "timm", "pandas", "ray", "zarr", "polars", "h5py")
+
+
+def modules_after(code):
+    probe = f"{code}\nimport sys\nprint(' '.join(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_loads_nothing_but_itself():
+    loaded = modules_after("import fitters")
+    assert not loaded & {"numpy", "scipy", "sklearn", "safetensors", *HEAVY}
+
+
+def test_fitting_needs_no_heavy_package_and_no_storage():
+    names = ", ".join(fitters.__all__)
+    loaded = modules_after(f"from fitters import {names}")
+    assert not loaded & {*HEAVY, "jaxtyping", "beartype"}
+    assert not {name for name in loaded if name.startswith("featstore.store")}
+
+
+def test_every_public_name_is_there():
+    for name in fitters.__all__:
+        assert getattr(fitters, name) is not None
+    assert dir(fitters) == sorted(fitters.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = fitters.nothing

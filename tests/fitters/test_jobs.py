@@ -1,0 +1,178 @@
+"""From a store to an alignment: the right rows, the right spaces, and honest facts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featstore.errors import (
+    EmptySelectionError,
+    IncompleteEmbeddingsError,
+    MisalignedItemsError,
+    UnknownSetError,
+)
+from featstore.store.store import FeatureStore, open_store
+from featstore.store.writer import SetWriter
+from fitters.errors import SettingError
+from fitters.jobs import FitRequest, fit_from_store, project_view
+from fitters.moments.transform import SideTransform
+from fitters.pairs import Pairs
+from fitters.persist import read_alignment, save_alignment
+from fitters.recipe import fit_alignment
+from tests.featstore.store.conftest import item_table, write_set
+from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
+
+
+@pytest.fixture(scope="module")
+def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("jobs") / "store"
+    write_toy_store(root)
+    return root
+
+
+@pytest.fixture
+def store(store_path: Path) -> FeatureStore:
+    return open_store(store_path)
+
+
+def _request(**changes: Any) -> FitRequest:
+    return FitRequest(**{"method": "ridge", "x": X, "head": HEAD, "names": NAMES, **changes})
+
+
+def _top1(alignment: Any, store: FeatureStore) -> float:
+    """Return how many test images find their own caption among the test captions."""
+    images = store.view(X).where(split="test")
+    pairs = images.pair_by("parent_id", store.view(Y))
+    scores = project_view(alignment, pairs.x) @ project_view(alignment, pairs.y).T
+    return float((scores.argmax(1) == np.arange(len(pairs))).mean())
+
+
+@pytest.mark.parametrize("method", ["ridge", "ridge-x2y", "procrustes"])
+def test_the_head_alone_aligns_images_that_it_never_saw(store: FeatureStore, method: str) -> None:
+    alignment = fit_from_store(store, _request(method=method))
+    assert alignment.facts["n_real"] == 0
+    assert alignment.facts["n_prototypes"] == CLASSES
+    assert _top1(alignment, store) > 0.5
+    control = fit_from_store(store, _request(method=method, source="shuffled"))
+    assert _top1(control, store) < _top1(alignment, store)
+
+
+def test_it_is_the_recipe_on_the_rows_joined_by_hand(store: FeatureStore) -> None:
+    """The store path equals the array path, with the join done by a dict."""
+    found = fit_from_store(store, _request(y=Y, n_pairs=None, penalty=0.1, mix=0.5))
+    head, names = store.view(HEAD), store.view(NAMES).class_texts(["lemmas"], ["none", "photo"])
+    text_of = dict(zip(names.items["class_id"], names.numpy(), strict=True))
+    heads = Pairs(head.numpy(), np.array([text_of[c] for c in head.items["class_id"]]))
+    images, captions = store.view(X).where(split="train"), store.view(Y)
+    said = dict(zip(captions.items["parent_id"], captions.numpy(), strict=True))
+    real = Pairs(images.numpy(), np.array([said[i] for i in images.items["item_id"]]))
+    direct = fit_alignment(
+        "ridge",
+        prototypes=heads,
+        real=real,
+        image_mean=SideTransform.fit([images.numpy()], label="images").mean,
+        penalty=0.1,
+        mix=0.5,
+        rng=np.random.default_rng(0),
+    )
+    test = store.view(X).where(split="test")
+    np.testing.assert_allclose(
+        project_view(found, test), direct.project_x(test.numpy()), rtol=0, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        project_view(found, captions), direct.project_y(captions.numpy()), rtol=0, atol=1e-6
+    )
+
+
+def test_same_seed_same_bytes(store: FeatureStore, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_alignment(tmp_path / name, fit_from_store(store, _request(y=Y, n_pairs=20, seed=3)))
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    other = fit_from_store(store, _request(y=Y, n_pairs=20, seed=4))
+    used = read_alignment(tmp_path / "a").facts["fitted_on"]["captions"]["fingerprint"]
+    assert other.facts["fitted_on"]["captions"]["fingerprint"] != used
+
+
+def test_facts_name_what_was_read(store: FeatureStore, tmp_path: Path) -> None:
+    alignment = fit_from_store(store, _request(y=Y, n_pairs=10))
+    facts = read_alignment(save_alignment(tmp_path / "a", alignment)).facts
+    assert facts["x_space_id"] == store.view(X).space_id
+    assert facts["y_space_id"] == store.view(Y).space_id
+    used = facts["fitted_on"]
+    assert {role: entry["rows"] for role, entry in used.items()} == {
+        "images": 30, "captions": 10, "head": CLASSES, "names": CLASSES,
+    }  # fmt: skip
+    assert facts["choice"]["penalty"] >= 0
+    assert facts["choice"]["mix"] > 0
+
+
+def test_test_images_never_matter(store_path: Path, tmp_path: Path) -> None:
+    """Changing every test image and its caption changes no byte of the alignment."""
+    import shutil
+
+    changed = tmp_path / "store"
+    shutil.copytree(store_path, changed)
+    store = open_store(store_path)
+    view = store.view(X)
+    rows = view.numpy()
+    test = np.flatnonzero(view.items["split"].to_numpy() == "test")
+    rows[test] = np.random.default_rng(9).standard_normal((len(test), P))
+    shutil.rmtree(changed / str(store.info(X).key))
+    write_set(changed, rows, view.items, dataset="toy", space={"name": "vision"})
+    results = [
+        fit_from_store(open_store(root), _request(y=Y, n_pairs=15))
+        for root in (store_path, changed)
+    ]
+    a, b = (result.aligner.coef_ for result in results)  # type: ignore[attr-defined]
+    assert a.tobytes() == b.tobytes()
+    assert results[0].facts["choice"] == results[1].facts["choice"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"names": None}, SettingError, "give --head and --names, or neither"),
+        ({"head": None, "names": None}, SettingError, "nothing to fit on"),
+        ({"n_pairs": 0, "y": Y}, SettingError, "at least 1. Got 0"),
+        ({"n_pairs": 31, "y": Y}, SettingError, r"n_pairs is 31; split 'train' .* has 30 images"),
+        ({"source": "rnadom"}, SettingError, "Did you mean 'random'"),
+        ({"split": "vla"}, EmptySelectionError, "split='vla'.*'test', 'train'"),
+        ({"variants": ("lemma",)}, EmptySelectionError, "It has: lemmas, name"),
+        ({"head": "labels/head_weight/timm:other"}, MisalignedItemsError, "different embedding"),
+        ({"y": "toy/caption/st:other"}, MisalignedItemsError, "Captions and class names"),
+        ({"x": "toy/image/timm:none"}, UnknownSetError, "holds no set"),
+        ({"penalty": -1.0}, SettingError, "not negative. Got -1"),
+        ({"mix": 0.0, "y": Y}, SettingError, "above 0"),
+        ({"method": "conse", "head": None, "names": None, "y": Y}, SettingError, "head"),
+    ],
+)
+def test_bad_requests(
+    store: FeatureStore, changes: dict[str, Any], error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        fit_from_store(store, _request(**changes))
+
+
+def test_an_incomplete_set_is_refused(store_path: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(store_path, tmp_path / "store")
+    items = item_table([{"item_id": f"new/{i}", "kind": "image"} for i in range(4)])
+    with SetWriter(
+        tmp_path / "store", dataset="new", kind="image", encoder="timm:toy",
+        space={"name": "vision"}, items=items, dim=P, dtype="float32", block_rows=2,
+    ) as writer:  # fmt: skip
+        writer.write_block(0, np.ones((2, P), np.float32))
+    with pytest.raises(IncompleteEmbeddingsError, match="has not finished"):
+        fit_from_store(open_store(tmp_path / "store"), _request(x="new/image/timm:toy"))
+
+
+def test_embeddings_of_another_space_are_not_projected(store: FeatureStore) -> None:
+    alignment = fit_from_store(store, _request())
+    with pytest.raises(MisalignedItemsError, match=r"fitted on timm:toy \(.*\) and st:toy"):
+        project_view(alignment, store.view("toy/caption/st:other"))

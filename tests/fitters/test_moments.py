@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fitters.errors import PairsError, SettingError
+from fitters.moments import (
+    Moments,
+    accumulate,
+    accumulate_folds,
+    merge_pooled,
+    merge_within_source,
+)
+from tests.assertions import assert_close, assert_same
+
+FIELDS = ("mean_x", "mean_y", "cov_xx", "cov_xy", "cov_yy")
+
+
+def assert_same_moments(actual, expected, dtype="float64", times=1.0):
+    assert actual.n == expected.n
+    assert actual.weight == pytest.approx(expected.weight, rel=1e-12)
+    for name in FIELDS:
+        assert_close(getattr(actual, name), getattr(expected, name), dtype, times=times)
+
+
+def draw_rows(seed, n, p=5, q=3, offset=0.0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, p)) @ rng.standard_normal((p, p)) + offset
+    y = rng.standard_normal((n, q)) + x[:, :1] - offset
+    return x, y, rng.uniform(0.2, 3, n)
+
+
+def in_batches(x, y, weight, cuts):
+    edges = [0, *sorted(cuts), len(x)]
+    return [(x[a:b], y[a:b], weight[a:b]) for a, b in itertools.pairwise(edges)]
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_covariances_equal_numpys(offset, weighted):
+    x, y, weight = draw_rows(1, 200, offset=offset)
+    weight = weight if weighted else np.ones(200)
+    moments = accumulate([(x, y, weight)], precision="float64")
+    both = np.cov(np.hstack([x, y]), rowvar=False, bias=True, aweights=weight)
+    assert_close(moments.cov_xx, both[:5, :5])
+    assert_close(moments.cov_xy, both[:5, 5:])
+    assert_close(moments.cov_yy, both[5:, 5:])
+    assert_close(moments.mean_x, np.average(x, axis=0, weights=weight))
+    assert_close(moments.mean_y, np.average(y, axis=0, weights=weight))
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    cuts=st.lists(st.integers(0, 60), max_size=5),
+    order=st.randoms(use_true_random=False),
+    offset=st.sampled_from([0.0, 1e3]),
+)
+def test_neither_batching_nor_order_matters(seed, cuts, order, offset):
+    x, y, weight = draw_rows(seed, 60, offset=offset)
+    batches = in_batches(x, y, weight, cuts)
+    order.shuffle(batches)
+    # An offset of 1e3 costs three digits where the pilot shift is not the mean.
+    assert_same_moments(
+        accumulate(batches, precision="float64"), Moments.from_rows(x, y, weight), times=10
+    )
+
+
+@given(seed=st.integers(0, 2**16), order=st.permutations(range(4)))
+def test_neither_merge_depends_on_order(seed, order):
+    parts = [Moments.from_rows(*draw_rows(seed + i, 10 + i, offset=i)) for i in range(4)]
+    for merge in (merge_pooled, merge_within_source):
+        assert_same_moments(merge(*(parts[i] for i in order)), merge(*parts))
+
+
+def test_pooled_merge_is_the_moments_of_all_rows():
+    one, two = draw_rows(1, 30), draw_rows(2, 50, offset=4.0)
+    merged = merge_pooled(Moments.from_rows(*one), Moments.from_rows(*two))
+    both = [np.concatenate(pair) for pair in zip(one, two, strict=True)]
+    assert_same_moments(merged, Moments.from_rows(*both))
+
+
+def test_within_source_merge_is_the_moments_of_rows_about_their_own_mean():
+    one, two = draw_rows(1, 30), draw_rows(2, 50, offset=4.0)
+    merged = merge_within_source(Moments.from_rows(*one), Moments.from_rows(*two))
+    moved = []
+    for x, y, weight in (one, two):
+        x0 = x - np.average(x, axis=0, weights=weight) + merged.mean_x
+        y0 = y - np.average(y, axis=0, weights=weight) + merged.mean_y
+        moved.append((x0, y0, weight))
+    both = [np.concatenate(pair) for pair in zip(*moved, strict=True)]
+    assert_same_moments(merged, Moments.from_rows(*both))
+
+
+def test_the_two_merges_differ_by_the_between_source_term():
+    one, two = (Moments.from_rows(*draw_rows(i, 40, offset=5.0 * i)) for i in (0, 1))
+    pooled, within = merge_pooled(one, two), merge_within_source(one, two)
+    apart = one.mean_x - two.mean_x
+    between = one.weight * two.weight / (one.weight + two.weight) * np.outer(apart, apart)
+    assert_close(pooled.scatter_xx - within.scatter_xx, between)
+
+
+@given(shift=st.floats(-1e3, 1e3))
+def test_covariance_does_not_move_with_the_rows(shift):
+    x, y, weight = draw_rows(3, 40)
+    still = Moments.from_rows(x, y, weight)
+    moved = accumulate([(x + shift, y - shift, weight)], precision="float64")
+    assert_close(moved.cov_xx, still.cov_xx, times=10)  # x + 1e3 itself rounds at 1e-13
+    assert_close(moved.cov_xy, still.cov_xy, times=10)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_float32_products_keep_float32_accuracy(offset):
+    x, y, weight = draw_rows(4, 9000, offset=offset)
+    x32, y32 = x.astype(np.float32), y.astype(np.float32)
+    exact = Moments.from_rows(x32.astype(np.float64), y32.astype(np.float64), weight)
+    moments = accumulate([(x32, y32, weight)])
+    # Storage at 1e3 has an absolute error of 6e-5; the products add no more than float32's own.
+    for name in ("cov_xx", "cov_xy", "cov_yy"):
+        assert_close(getattr(moments, name), getattr(exact, name), "float32", times=2)
+    assert moments.sxx.dtype == np.float64
+
+
+def test_uncentred_and_centred_are_the_plain_sums():
+    x, y, weight = draw_rows(5, 30, offset=2.0)
+    moments = accumulate([(x, y, weight)], precision="float64")
+    assert_close(moments.uncentred.sxx, (weight * x.T) @ x)
+    assert_close(moments.uncentred.sxy, (weight * x.T) @ y)
+    x0 = x - np.average(x, axis=0, weights=weight)
+    assert_close(moments.centred.sxx, (weight * x0.T) @ x0)
+    assert_close(moments.centred.sum_x + 1, np.ones(5))
+
+
+def test_swapping_the_sides_twice_changes_nothing():
+    moments = Moments.from_rows(*draw_rows(6, 20))
+    assert_same(moments.swapped.swapped.sxy, moments.sxy)
+    assert_same(moments.swapped.cov_xx, moments.cov_yy)
+
+
+def test_scaling_is_repeating():
+    x, y, _ = draw_rows(7, 15)
+    thrice = Moments.from_rows(x, y).scaled(3.0)
+    repeated = Moments.from_rows(np.tile(x, (3, 1)), np.tile(y, (3, 1)))
+    assert thrice.n == 15
+    assert thrice.weight == 45
+    assert_close(thrice.scatter_xy, repeated.scatter_xy)
+
+
+@given(seed=st.integers(0, 2**16))
+def test_folds_add_up_and_can_be_taken_away(seed):
+    x, y, weight = draw_rows(seed, 50, offset=1.0)
+    folds = np.random.default_rng(seed).permutation(50) % 3
+    parts = accumulate_folds(in_batches(x, y, weight, [7, 20]), folds, precision="float64")
+    whole = merge_pooled(*parts)
+    assert_same_moments(whole, Moments.from_rows(x, y, weight))
+    for fold, part in enumerate(parts):
+        of = folds == fold
+        assert_same_moments(part, Moments.from_rows(x[of], y[of], weight[of]))
+        rest = Moments.from_rows(x[~of], y[~of], weight[~of])
+        assert_same_moments(whole.minus(part), rest, times=10)  # a difference of sums
+
+
+def test_blocks_are_smaller_than_batches(monkeypatch):
+    x, y, weight = draw_rows(8, 100)
+    monkeypatch.setattr("fitters.moments.accumulation.BLOCK_ROWS", 7)
+    folds = np.arange(100) % 2
+    assert_same_moments(
+        merge_pooled(*accumulate_folds([(x, y, weight)], folds, precision="float64")),
+        Moments.from_rows(x, y, weight),
+    )
+
+
+def test_a_batch_without_mass_is_no_error_but_moments_without_mass_are():
+    x, y, weight = draw_rows(9, 20)
+    nothing = (x, y, np.zeros(20))
+    assert accumulate([(x, y, weight), nothing]).weight == pytest.approx(weight.sum())
+    with pytest.raises(PairsError, match="positive weight"):
+        Moments.from_rows(*nothing)
+
+
+def fails(match, error=PairsError):
+    return pytest.raises(error, match=match)
+
+
+def test_bad_batches_say_what_is_wrong():
+    x, y, _ = draw_rows(10, 12)
+    with fails("Choose a selection that is not empty"):
+        accumulate([])
+    with fails("paired rows"):
+        accumulate([(x, y[:5])])
+    with fails("Batches differ in columns"):
+        accumulate([(x, y), (x[:, :2], y)])
+    with fails("finite and not negative"):
+        accumulate([(x, y, -np.ones(12))])
+    with fails(r"shape \(12,\)"):
+        accumulate([(x, y, np.ones(3))])
+    with fails("NaN or Inf"):
+        accumulate([(np.where(x > 1, np.nan, x), y)])
+    with fails("float32, float64", SettingError):
+        accumulate([(x, y)], precision="float16")
+    with fails("one fold number a row"):
+        accumulate_folds([(x, y)], np.zeros(5, int))
+    with fails("one fold number a row"):
+        accumulate_folds([(x, y)], np.zeros(15, int))
+    with fails("Fold 1 holds no row"):
+        accumulate_folds([(x, y)], np.full(12, 2) * (np.arange(12) > 5))
+    with fails("at least one part"):
+        merge_pooled()
+    moments = Moments.from_rows(x, y)
+    with fails("leaves nothing"):
+        moments.minus(moments)
+    with fails("same two encoders"):
+        merge_pooled(moments, Moments.from_rows(x[:, :2], y))
+    with fails("same two encoders"):
+        merge_within_source(moments, Moments.from_rows(x[:, :2], y))
+    with fails("above 0"):
+        moments.scaled(0.0)

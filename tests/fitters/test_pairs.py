@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fitters.errors import PairsError
+from fitters.pairs import Pairs
+from tests.assertions import assert_same
+
+X, Y = np.ones((4, 3)), np.ones((4, 2))
+
+
+def test_what_was_not_given_is_one_row_a_group_and_weight_one():
+    pairs = Pairs(X, Y)
+    assert pairs.n == 4
+    assert_same(pairs.row_weight, np.ones(4))
+    assert pairs.row_groups.tolist() == [0, 1, 2, 3]
+
+
+def test_taking_rows_takes_all_columns():
+    pairs = Pairs(np.arange(8.0).reshape(4, 2), Y, np.array(list("abca")), np.arange(4.0))
+    taken = pairs.take(np.array([3, 1]))
+    assert taken.x.tolist() == [[6, 7], [2, 3]]
+    assert taken.groups.tolist() == ["a", "b"]
+    assert taken.weight.tolist() == [3, 1]
+    assert pairs.row_groups.tolist() == [0, 1, 2, 0]
+    assert pairs.take(np.array([True, False, False, True])).row_groups.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ((X[0], Y), "float matrix"),
+        ((X.astype(int), Y), "int64 of shape"),
+        ((X, Y[:2]), "Join them by id"),
+        ((X[:0], Y[:0]), "not empty"),
+        ((np.where(np.eye(4, 3) > 0, np.nan, X), Y), r"3 of 4 rows \(first: row 0\)"),
+        ((X, Y, np.arange(3)), r"groups must have one entry a pair, shape \(4,\)"),
+        ((X, Y, None, np.ones(5)), "weight must have one entry"),
+        ((X, Y, None, np.array([1, -1, 1, 1.0])), "weight 0"),
+        ((X, Y, None, np.zeros(4)), "Every weight is 0"),
+    ],
+)
+def test_what_is_not_pairs_is_refused(arguments, match):
+    with pytest.raises(PairsError, match=match):
+        Pairs(*arguments)

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from fitters import METHODS, fit_alignment, read_alignment, save_alignment
+from fitters.errors import AlignmentWriteError, CorruptAlignmentError
+from fitters.persist import ARRAYS_NAME, JSON_NAME
+from tests.assertions import assert_same
+
+
+@pytest.fixture(params=METHODS)
+def alignment(request, make_world):
+    head, real = make_world()
+    return fit_alignment(request.param, prototypes=head, real=real, rng=np.random.default_rng(0))
+
+
+@pytest.fixture
+def ridge(make_world):
+    head, real = make_world()
+    return fit_alignment("ridge", prototypes=head, real=real, rng=np.random.default_rng(0))
+
+
+def test_what_is_read_is_what_was_saved_to_the_bit(alignment, make_world, tmp_path):
+    _, real = make_world()
+    path = save_alignment(tmp_path / "deep" / "one", alignment)
+    again = read_alignment(path)
+    assert_same(again.project_x(real.x), alignment.project_x(real.x))
+    assert_same(again.project_y(real.y), alignment.project_y(real.y))
+    for name in alignment.aligner.array_shapes():
+        assert_same(getattr(again.aligner, name), getattr(alignment.aligner, name))
+    assert again.aligner.get_params() == alignment.aligner.get_params()
+    assert again.facts == alignment.facts
+    assert again.x.label == alignment.x.label
+
+
+def files_of(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_equal_alignments_make_equal_bytes_and_two_plain_files(alignment, tmp_path):
+    one = save_alignment(tmp_path / "one", alignment)
+    two = save_alignment(tmp_path / "two", read_alignment(one))
+    assert files_of(one) == files_of(two)
+    assert set(files_of(one)) == {JSON_NAME, ARRAYS_NAME}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"], "staging is left"
+
+
+def test_the_same_is_left_untouched_and_another_replaces_it(ridge, make_world, tmp_path):
+    path = save_alignment(tmp_path / "a", ridge)
+    before = (path / JSON_NAME).stat()
+    save_alignment(path, ridge)
+    assert (path / JSON_NAME).stat().st_ino == before.st_ino
+    head, _ = make_world()
+    other = fit_alignment("procrustes", prototypes=head, rng=np.random.default_rng(0))
+    save_alignment(path, other)
+    assert read_alignment(path).facts["method"] == "procrustes"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_is_no_alignment_is_not_replaced(ridge, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(AlignmentWriteError, match="exists and is not an alignment"):
+        save_alignment(tmp_path / "mine", ridge)
+    (tmp_path / "file").write_text("keep")
+    with pytest.raises(AlignmentWriteError, match="exists and is not an alignment"):
+        save_alignment(tmp_path / "file", ridge)
+    with pytest.raises(AlignmentWriteError, match="folder that you may write to"):
+        save_alignment(tmp_path / "file" / "below", ridge)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("step", ["_write_synced", "_sync_folder"])
+def test_a_full_disk_leaves_nothing_and_harms_nothing(
+    step, ridge, make_world, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    old = save_alignment(tmp_path / "old", ridge)
+    before = files_of(old)
+    head, _ = make_world()
+    other = fit_alignment("procrustes", prototypes=head, rng=np.random.default_rng(0))
+    monkeypatch.setattr(f"fitters.persist.{step}", full)
+    for path in (tmp_path / "new", old):
+        with pytest.raises(AlignmentWriteError, match="No space left on device"):
+            save_alignment(path, other)
+    assert files_of(old) == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["old"]
+
+
+def test_facts_must_be_plain(ridge, tmp_path):
+    ridge.facts["rows"] = np.zeros(3)
+    with pytest.raises(AlignmentWriteError, match="plain finite values"):
+        save_alignment(tmp_path / "a", ridge)
+    ridge.facts["rows"] = float("nan")
+    with pytest.raises(AlignmentWriteError, match="plain finite values"):
+        save_alignment(tmp_path / "a", ridge)
+    assert not (tmp_path / "a").exists()
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`fitters fit` makes one"):
+        read_alignment(tmp_path / "nowhere")
+
+
+def edit(path, **changes):
+    record = json.loads((path / JSON_NAME).read_text())
+    for key, value in changes.items():
+        if value is None:
+            del record[key]
+        else:
+            record[key] = value
+    (path / JSON_NAME).write_text(json.dumps(record))
+
+
+def rewrite_arrays(path, change):
+    """Change the arrays and make the declaration agree: what is left is the meaning."""
+    arrays = safetensors.numpy.load((path / ARRAYS_NAME).read_bytes())
+    arrays = change(arrays)
+    data = safetensors.numpy.save(arrays)
+    (path / ARRAYS_NAME).write_bytes(data)
+    edit(
+        path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        arrays={name: list(array.shape) for name, array in arrays.items()},
+    )
+
+
+def test_every_flipped_byte_of_the_arrays_is_noticed(ridge, tmp_path, rng):
+    path = save_alignment(tmp_path / "a", ridge)
+    data = (path / ARRAYS_NAME).read_bytes()
+    for at in [0, 8, 20, *rng.integers(0, len(data), 20).tolist(), len(data) - 1]:
+        flipped = bytearray(data)
+        flipped[at] ^= 1
+        (path / ARRAYS_NAME).write_bytes(bytes(flipped))
+        with pytest.raises(CorruptAlignmentError, match="digests differ"):
+            read_alignment(path)
+
+
+HOSTILE = {
+    "format": (lambda p: edit(p, format=2), "has format 2"),
+    "no json": (lambda p: (p / JSON_NAME).write_text("{"), "is not JSON"),
+    "deep json": (lambda p: (p / JSON_NAME).write_text("[" * 10**5), "is not JSON"),
+    "a list": (lambda p: (p / JSON_NAME).write_text("[]"), "holds no object"),
+    "not text": (lambda p: (p / JSON_NAME).write_bytes(b"\xff\xfe"), "is not JSON"),
+    "method": (lambda p: edit(p, method="os.system"), "of the method 'os.system'"),
+    "method type": (lambda p: edit(p, method=["ridge"]), "'method' is not a str"),
+    "other method": (lambda p: edit(p, method="procrustes"), "unexpected keyword|got an unexp"),
+    "unknown param": (lambda p: edit(p, params={"hook": 1}), "unexpected keyword"),
+    "bad param": (lambda p: edit(p, params={"direction": "z"}), "The 'direction' parameter"),
+    "no params": (lambda p: edit(p, params=None), "field 'params' is missing"),
+    "values": (lambda p: edit(p, values={"alpha_": 1.0}), "values are"),
+    "value type": (
+        lambda p: edit(p, values={"alpha_": "1", "n_features_in_": 24}),
+        "'alpha_' is '1', not a number",
+    ),
+    "no transform": (lambda p: edit(p, x=None), "field 'x' is missing"),
+    "transform": (lambda p: edit(p, x={"normalize": 1}), "the transform of x"),
+    "no arrays": (lambda p: edit(p, arrays=None), "field 'arrays' is missing"),
+    "shape type": (lambda p: edit(p, arrays={"coef_": "12"}), "has the shape '12'"),
+    "negative shape": (lambda p: edit(p, arrays={"coef_": [-1, 4]}), "has the shape"),
+    "huge shape": (lambda p: edit(p, arrays={"coef_": [2**31, 4]}), "has the shape"),
+    "small shape": (lambda p: edit(p, arrays={"coef_": [1]}), "more than the"),
+    "other shapes": (lambda p: edit(p, arrays={"coef_": [900, 24]}), "holds other arrays"),
+    "no facts": (lambda p: edit(p, facts=None), "field 'facts' is missing"),
+    "no digest": (lambda p: edit(p, sha256=None), "field 'sha256' is missing"),
+    "no array file": (lambda p: (p / ARRAYS_NAME).unlink(), "cannot be read: No such file"),
+    "a folder": (
+        lambda p: ((p / ARRAYS_NAME).unlink(), (p / ARRAYS_NAME).mkdir()),
+        "not a regular file",
+    ),
+    "a link": (
+        lambda p: (shutil.move(p / ARRAYS_NAME, p / "x"), (p / ARRAYS_NAME).symlink_to(p / "x")),
+        "not a regular file",
+    ),
+    "extra array": (
+        lambda p: rewrite_arrays(p, lambda a: {**a, "more": np.ones(2)}),
+        "unknown array 'more'",
+    ),
+    "missing array": (
+        lambda p: rewrite_arrays(p, lambda a: {k: v for k, v in a.items() if k != "coef_"}),
+        "field 'coef_' is missing",
+    ),
+    "wrong columns": (
+        lambda p: rewrite_arrays(p, lambda a: {**a, "coef_": a["coef_"][:, :5].copy()}),
+        r"'mean_x_' has shape \(24,\), expected \(p\) with",
+    ),
+    "wrong dimensions": (
+        lambda p: rewrite_arrays(p, lambda a: {**a, "coef_": a["coef_"].ravel()}),
+        r"'coef_' has shape \(288,\), expected \(q, p\)",
+    ),
+    "wrong mean": (
+        lambda p: rewrite_arrays(p, lambda a: {**a, "y.mean": np.ones(5)}),
+        r"'y.mean' has shape \(5,\)",
+    ),
+    "wrong type": (
+        lambda p: rewrite_arrays(p, lambda a: {**a, "coef_": a["coef_"].astype(np.float32)}),
+        "holds other arrays",
+    ),
+    "not finite": (
+        lambda p: rewrite_arrays(p, lambda a: {**a, "mean_x_": a["mean_x_"] * np.nan}),
+        "holds NaN or Inf",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused_with_one_clear_line(name, ridge, tmp_path):
+    harm, match = HOSTILE[name]
+    path = save_alignment(tmp_path / "a", ridge)
+    harm(path)
+    with pytest.raises(CorruptAlignmentError, match=match) as caught:
+        read_alignment(path)
+    assert "\n" not in str(caught.value)
+    assert "alignment" in str(caught.value)
+
+
+def test_a_digest_that_agrees_does_not_make_noise_safetensors(ridge, tmp_path):
+    path = save_alignment(tmp_path / "a", ridge)
+    for data in (b"", b"\xff" * 200, b"\x08" + b"\0" * 7 + b"not json"):
+        (path / ARRAYS_NAME).write_bytes(data)
+        edit(path, sha256=hashlib.sha256(data).hexdigest())
+        with pytest.raises(CorruptAlignmentError, match="not a safetensors file"):
+            read_alignment(path)
+
+
+def test_a_huge_json_is_not_read(ridge, tmp_path, monkeypatch):
+    path = save_alignment(tmp_path / "a", ridge)
+    monkeypatch.setattr("fitters.persist.MAX_JSON_BYTES", 100)
+    with pytest.raises(CorruptAlignmentError, match="more than the 100 that it may have"):
+        read_alignment(path)

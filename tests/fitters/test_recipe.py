@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fitters import METHODS, Alignment, Pairs, SideTransform, fit_alignment
+from fitters.alignment import BLOCK_ROWS
+from fitters.errors import SelectionError, SettingError, UnknownMethodError, ZeroRowError
+from fitters.linear import ProcrustesAligner, RidgeAligner
+from fitters.select import cross_validate, folds_by_group, leave_one_group_out
+from tests.assertions import assert_close, assert_same
+
+
+def rng_of(seed=0):
+    return np.random.default_rng(seed)
+
+
+def unit(rows):
+    rows = rows.astype(np.float64)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def by_hand(rows, mean_of=None):
+    """Unit, centred by the mean of `mean_of`'s unit rows, unit."""
+    mean = 0 if mean_of is None else unit(mean_of).mean(axis=0)
+    return unit(unit(rows) - mean)
+
+
+def right_share(alignment, images, texts):
+    scores = alignment.project_x(images) @ alignment.project_y(texts).T
+    return np.mean(scores.argmax(axis=1) == np.arange(len(images)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sources", ["head", "real", "both"])
+def test_every_method_finds_the_texts_of_new_images(method, sources, make_world):
+    head, all_real = make_world(n_images=90)
+    real, new = all_real.take(np.arange(60)), all_real.take(np.arange(60, 90))
+    arguments = {"head": (head, None), "real": (None, real), "both": (head, real)}[sources]
+    if method == "conse" and sources == "real":
+        return
+    image_mean = SideTransform.fit([real.x]).mean
+    alignment = fit_alignment(
+        method, prototypes=arguments[0], real=arguments[1], image_mean=image_mean, rng=rng_of()
+    )
+    # ConSE mixes the texts of random classes, which say little of other texts.
+    assert right_share(alignment, new.x, new.y) > (0.08 if method == "conse" else 0.5)
+    json.dumps(alignment.facts, allow_nan=False)
+
+
+@pytest.mark.parametrize("given_mean", [True, False])
+def test_final_fit_and_centring_by_hand(given_mean, make_world):
+    head, real = make_world()
+    other_images = real.x + 1
+    mean = SideTransform.fit([other_images]).mean if given_mean else None
+    alignment = fit_alignment(
+        "ridge", prototypes=head, real=real, image_mean=mean, penalty=0.2, mix=2.5, rng=rng_of()
+    )
+    of = other_images if given_mean else real.x
+    x = np.vstack([by_hand(head.x, head.x), by_hand(real.x, of)])
+    y = np.vstack([by_hand(head.y, head.y), by_hand(real.y, head.y)])
+    weight = np.repeat([2.5, 1.0], [head.n, real.n])
+    expected = RidgeAligner(alpha=0.2, center=False).fit(x, y, weight)
+    assert_close(alignment.aligner.coef_, expected.coef_)
+    assert_close(alignment.project_x(real.x), by_hand(real.x, of), "float32")
+    assert_close(
+        alignment.project_y(real.y), unit(by_hand(real.y, head.y) @ expected.coef_), "float32"
+    )
+    assert alignment.facts["choice"] == {"penalty": 0.2, "mix": 2.5}
+    assert alignment.facts["image_centre"] == ("given mean" if given_mean else "real images")
+
+
+def test_without_images_nothing_centres_them(make_world):
+    head, real = make_world()
+    alignment = fit_alignment("procrustes", prototypes=head, rng=rng_of())
+    assert_close(alignment.project_x(real.x), unit(real.x) @ np.eye(24), "float32")
+    assert alignment.facts["image_centre"] == "none"
+    expected = ProcrustesAligner(center=False).fit(by_hand(head.x, head.x), by_hand(head.y, head.y))
+    assert_close(alignment.aligner.rotation_, expected.rotation_)
+    assert alignment.facts["singular_value_gap"] == alignment.aligner.gap_
+
+
+def test_without_prototypes_the_real_texts_centre_the_texts(make_world):
+    _, real = make_world()
+    weight = np.linspace(0.1, 1, real.n)
+    weighted = Pairs(real.x, real.y, real.groups, weight)
+    alignment = fit_alignment("ridge", real=weighted, penalty=1.0, rng=rng_of())
+    assert_close(alignment.y.mean, np.average(unit(real.y), axis=0, weights=weight))
+    assert_close(alignment.x.mean, np.average(unit(real.x), axis=0, weights=weight))
+    assert alignment.facts["text_centre"] == "real texts"
+
+
+def test_the_penalty_of_prototypes_alone_is_by_left_out_names(make_world):
+    head, _ = make_world()
+    for method, direction in (("ridge", "y->x"), ("ridge-x2y", "x->y")):
+        alignment = fit_alignment(method, prototypes=head, rng=rng_of())
+        rows = Pairs(by_hand(head.x, head.x), by_hand(head.y, head.y), head.groups)
+        curve = leave_one_group_out(rows, direction=direction)
+        choice = alignment.facts["choice"]
+        assert choice["penalty"] == curve.penalty == alignment.aligner.alpha
+        assert_close(choice["scores"], curve.scores)
+        assert choice["penalties"] == list(curve.penalties.values)
+        assert "mix" not in choice
+        assert choice["n_folds"] == 60
+
+
+@pytest.mark.parametrize("method", ["ridge", "ridge-x2y", "procrustes"])
+def test_with_real_pairs_the_choice_is_by_their_folds(method, make_world):
+    head, real = make_world()
+    alignment = fit_alignment(method, prototypes=head, real=real, rng=rng_of(3))
+    text = by_hand(head.y, head.y)
+    curve = cross_validate(
+        method.partition("-")[0],
+        real=Pairs(by_hand(real.x, real.x), by_hand(real.y, head.y), real.groups),
+        prototypes=Pairs(by_hand(head.x, head.x), text, head.groups),
+        folds=folds_by_group(real.groups, 4, rng_of(3)),
+        direction="x->y" if method == "ridge-x2y" else "y->x",
+    )
+    choice = alignment.facts["choice"]
+    assert choice["mix"] == curve.weight
+    assert_close(choice["scores"], curve.scores)
+    assert choice["edges"] == list(curve.edges)
+    assert ("penalty" in choice) == (method != "procrustes")
+
+
+def test_one_setting_can_be_given_and_the_other_chosen(make_world):
+    head, real = make_world()
+    one = fit_alignment("ridge", prototypes=head, real=real, penalty=0.5, rng=rng_of())
+    assert one.facts["choice"]["penalty"] == 0.5
+    assert "penalties" not in one.facts["choice"]
+    other = fit_alignment("ridge", prototypes=head, real=real, mix=0.5, rng=rng_of())
+    assert other.facts["choice"]["mix"] == 0.5
+    assert "weights" not in other.facts["choice"]
+    assert len(other.facts["choice"]["penalties"]) > 1
+
+
+def test_the_seed_draws_the_folds_and_nothing_else(make_world):
+    head, real = make_world()
+    one, same = (
+        fit_alignment("ridge", prototypes=head, real=real, rng=rng_of(1)) for _ in range(2)
+    )
+    assert one.facts == same.facts
+    assert_same(one.project_y(real.y), same.project_y(real.y))
+    given = [
+        fit_alignment("ridge", prototypes=head, penalty=0.1, rng=rng_of(seed)) for seed in (1, 2)
+    ]
+    assert_same(given[0].aligner.coef_, given[1].aligner.coef_)
+
+
+def test_few_groups_make_few_folds_and_one_is_refused(make_world):
+    head, real = make_world()
+    three = real.take(np.arange(3))
+    alignment = fit_alignment("ridge", prototypes=head, real=three, rng=rng_of())
+    assert alignment.facts["choice"]["n_folds"] == 3
+    alike = Pairs(real.x[:3], real.y[:3], np.zeros(3))
+    with pytest.raises(SelectionError, match="at least 2 groups, or a number for penalty"):
+        fit_alignment("ridge", real=alike, rng=rng_of())
+    with pytest.raises(SelectionError, match="or a number for mix"):
+        fit_alignment("procrustes", prototypes=head, real=alike, rng=rng_of())
+    fit_alignment("ridge", real=alike, penalty=1.0, rng=rng_of())
+
+
+def test_one_real_image_cannot_be_its_own_mean(make_world):
+    head, real = make_world()
+    one = real.take(np.arange(1))
+    with pytest.raises(ZeroRowError, match="1 of 1 images, after centring"):
+        fit_alignment("ridge", prototypes=head, real=one, penalty=1.0, mix=1.0, rng=rng_of())
+    mean = SideTransform.fit([real.x]).mean
+    fit_alignment(
+        "ridge", prototypes=head, real=one, image_mean=mean, penalty=1.0, mix=1.0, rng=rng_of()
+    )
+
+
+def test_conse_reads_images_raw_and_uses_no_pair(make_world):
+    head, real = make_world()
+    bias = np.linspace(-1, 1, head.n)
+    alone = fit_alignment("conse", prototypes=head, bias=bias, top_k=5, rng=rng_of())
+    beside = fit_alignment("conse", prototypes=head, real=real, bias=bias, top_k=5, rng=rng_of())
+    assert_same(alone.project_x(real.x), beside.project_x(real.x))
+    assert alone.facts["n_real"] == beside.facts["n_real"] == 0
+    assert alone.facts["choice"] == {"top_k": 5}
+    assert_same(alone.x.apply(real.x), real.x.astype(np.float64))
+    assert_close(alone.project_y(real.y), by_hand(real.y, head.y), "float32")
+    assert_close(alone.aligner.texts_, by_hand(head.y, head.y))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"method": "procustes"}, UnknownMethodError, "Did you mean 'procrustes'"),
+        ({"penalty": -1.0}, SettingError, "penalty must be 'auto' or a finite number that is not"),
+        ({"penalty": "big"}, SettingError, "Got 'big'"),
+        ({"penalty": True}, SettingError, "Got True"),
+        ({"mix": 0.0}, SettingError, "mix must be 'auto' or a finite number above 0"),
+        ({"mix": np.inf}, SettingError, "Got inf"),
+        ({"prototypes": None, "real": None}, SettingError, "Pass prototypes, real pairs, or both"),
+        ({"prototypes": None, "method": "conse"}, SettingError, "Pass the head's rows"),
+        (
+            {"real": Pairs(np.ones((3, 5)), np.ones((3, 12)))},
+            SettingError,
+            "x has 24 and 5 columns. Use one encoder a side",
+        ),
+        ({"image_mean": np.zeros(3)}, ValueError, "same encoder"),
+    ],
+)
+def test_bad_settings_say_what_to_do(change, error, match, make_world):
+    head, real = make_world()
+    arguments = {"method": "ridge", "prototypes": head, "real": real, **change}
+    with pytest.raises(error, match=match):
+        fit_alignment(arguments.pop("method"), **arguments, rng=rng_of())
+
+
+def test_zero_images_are_named(make_world):
+    head, real = make_world()
+    images = real.x.copy()
+    images[7] = 0
+    with pytest.raises(ZeroRowError, match=r"1 of 48 images.*row 7"):
+        fit_alignment("ridge", real=Pairs(images, real.y), rng=rng_of())
+    alignment = fit_alignment("ridge", prototypes=head, rng=rng_of())
+    with pytest.raises(ZeroRowError, match="row 7"):
+        alignment.project_x(images)
+
+
+def test_projections_are_float32_units_and_do_not_depend_on_blocks(make_world):
+    head, _ = make_world()
+    alignment = fit_alignment("ridge", prototypes=head, penalty=0.1, rng=rng_of())
+    rows = rng_of(5).standard_normal((BLOCK_ROWS + 5, 12)).astype(np.float32)
+    projected = alignment.project_y(rows)
+    assert projected.dtype == np.float32
+    assert_close(np.linalg.norm(projected, axis=1), np.ones(len(rows)), "float32")
+    # Products of other shapes add in another order: the last bit of float32.
+    assert_close(projected[-5:], alignment.project_y(rows[-5:]), "float32")
+    assert isinstance(alignment, Alignment)

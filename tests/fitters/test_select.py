@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fitters import Pairs, ProcrustesAligner, RidgeAligner
+from fitters.errors import PairsError, SelectionError, SettingError
+from fitters.select import Axis, LeftOut, cross_validate, folds_by_group, leave_one_group_out
+from fitters.select.curve import PENALTIES, geometric, search
+from fitters.select.leave_out import LOWEST_DUAL
+from fitters.select.ranking import Gallery, reciprocal_ranks
+from tests.assertions import assert_close, assert_same
+from tests.oracles import cosine, reciprocal_rank_of_text, refit_without_group
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+# Folds
+
+
+@given(
+    st.lists(st.integers(0, 8), min_size=4, max_size=40).filter(lambda g: len(set(g)) >= 3),
+    st.integers(2, 3),
+    st.integers(0, 99),
+)
+def test_folds_keep_groups_whole_and_none_is_empty(groups, n_folds, seed):
+    groups = np.array(groups)
+    folds = folds_by_group(groups, n_folds, np.random.default_rng(seed))
+    assert set(folds) == set(range(n_folds))
+    for group in np.unique(groups):
+        assert len(set(folds[groups == group])) == 1
+    largest = np.unique(groups, return_counts=True)[1].max()
+    sizes = np.bincount(folds)
+    assert sizes.max() - sizes.min() <= largest
+
+
+def test_folds_are_drawn_and_need_a_group_each(rng):
+    groups = np.repeat(np.arange(20), 3)
+    one, same = (folds_by_group(groups, 4, np.random.default_rng(7)) for _ in range(2))
+    assert_same(one, same)
+    assert (one != folds_by_group(groups, 4, np.random.default_rng(8))).any()
+    with pytest.raises(SelectionError, match="Give more pairs, or fewer folds"):
+        folds_by_group(np.zeros(9), 2, rng)
+    with pytest.raises(SelectionError, match="at least 2 folds"):
+        folds_by_group(groups, 1, rng)
+
+
+# Ranking
+
+
+def test_reciprocal_ranks_by_hand():
+    scores = np.array([[0.9, 0.5, 0.1], [0.5, 0.5, 0.5], [0.1, 0.2, 0.3], [0.0, 0.2, 0.2]])
+    positives = np.array([[0, -1], [0, -1], [0, 1], [1, 2]])
+    # Best; two ties against it; the second of three; two right ones first.
+    assert reciprocal_ranks(scores, positives).tolist() == [1, 1 / 3, 1 / 2, 1]
+
+
+def test_a_map_that_sends_everything_to_one_point_earns_nothing():
+    assert reciprocal_ranks(np.zeros((2, 50)), np.array([[0], [3]])).tolist() == [0.02, 0.02]
+
+
+def test_a_gallery_holds_equal_texts_once_and_all_texts_of_a_group_are_right():
+    texts = np.array([[1.0, 0], [0, 1], [1, 0], [1, 1]])
+    gallery = Gallery.of(texts, np.array(["cat", "cat", "dog", "eel"]))
+    assert len(gallery.texts) == 3
+    right = [{tuple(gallery.texts[i]) for i in row if i >= 0} for row in gallery.positives]
+    assert right == [{(1, 0), (0, 1)}, {(1, 0), (0, 1)}, {(1, 0)}, {(1, 1)}]
+
+
+@given(st.integers(0, 2**16))
+def test_ranks_do_not_change_with_gallery_order_or_monotone_scores(seed):
+    rng = np.random.default_rng(seed)
+    scores, right = rng.standard_normal((6, 9)), rng.integers(0, 9, (6, 1))
+    order = rng.permutation(9)
+    place = np.argsort(order)[right]
+    assert_same(reciprocal_ranks(scores[:, order], place), reciprocal_ranks(scores, right))
+    assert_same(reciprocal_ranks(np.exp(scores), right), reciprocal_ranks(scores, right))
+
+
+# Leave one group out
+
+
+@st.composite
+def grouped_rows(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    n, p = draw(st.integers(4, 14)), draw(st.integers(1, 18))
+    groups = rng.integers(0, max(2, n - draw(st.integers(0, 5))), n)
+    groups[:2] = 0, 1
+    weight = rng.uniform(0.3, 3, n) if draw(st.booleans()) else np.ones(n)
+    return rng.standard_normal((n, p)), rng.standard_normal((n, 3)), groups, weight
+
+
+@given(grouped_rows(), st.sampled_from([0.05, 1.0, 20.0]))
+def test_left_out_predictions_are_those_of_refitting(rows, alpha):
+    a, b, groups, weight = rows
+    expected = refit_without_group(a, b, groups, alpha, weight)
+    left_out = LeftOut(a, b, groups, weight)
+    # A leverage near 1 costs digits: 1 − h ≈ α / ‖a‖² at n near p.
+    assert_close(left_out.predict(alpha), expected, times=100)
+    by_hand = np.mean([cosine(u, v) for u, v in zip(expected, b, strict=True)])
+    assert left_out.mean_cosine(alpha) == pytest.approx(by_hand, abs=1e-8)
+
+
+@given(grouped_rows())
+def test_left_out_rank_is_the_loop(rows):
+    a, b, groups, weight = rows
+    predicted = refit_without_group(a, b, groups, 1.0, weight)
+    expected = np.mean(
+        [reciprocal_rank_of_text(b[i], predicted, groups, groups[i]) for i in range(len(a))]
+    )
+    found = LeftOut(a, b, groups, weight).mean_reciprocal_rank(1.0)
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_leaving_out_rows_instead_of_names_would_predict_a_class_from_itself(rng):
+    a = np.repeat(rng.standard_normal((30, 20)), 2, axis=0)
+    b = np.repeat(rng.standard_normal((30, 40)), 2, axis=0)
+    by_row = LeftOut(a, b, np.arange(60), np.ones(60)).mean_cosine(1e-3)
+    by_name = LeftOut(a, b, np.arange(60) // 2, np.ones(60)).mean_cosine(1e-3)
+    assert by_row > 0.6 > 0.2 > by_name
+
+
+@pytest.mark.parametrize("direction", ["y->x", "x->y"])
+@pytest.mark.parametrize("criterion", ["cosine", "rank"])
+def test_leave_one_group_out_keeps_the_curve_of_the_right_direction(direction, criterion, rng):
+    texts = unit(rng.standard_normal((40, 6)))
+    head = unit(texts @ rng.standard_normal((6, 9)) + rng.standard_normal((40, 9)))
+    names = np.arange(40) // 2
+    weight = rng.uniform(0.5, 2, 40)
+    curve = leave_one_group_out(
+        Pairs(head, texts, names, weight), direction=direction, criterion=criterion
+    )
+    a, b = (texts, head) if direction == "y->x" else (head, texts)
+    unit_alpha = np.sum(weight[:, None] * a * a) / a.shape[1]
+    left_out = LeftOut(a, b, names, weight)
+    score = left_out.mean_cosine if criterion == "cosine" else left_out.mean_reciprocal_rank
+    for penalty, found in zip(curve.penalties.values, curve.scores[0], strict=True):
+        assert found == pytest.approx(score(penalty * unit_alpha), abs=1e-12)
+    assert curve.scores.max() == curve.scores[0, curve.best[1]]
+    assert (curve.n_queries, curve.n_folds) == (40, 20)
+
+
+def test_rows_without_weight_are_not_there(rng):
+    head, texts = rng.standard_normal((9, 4)), rng.standard_normal((9, 3))
+    weight = np.array([1.0] * 7 + [0, 0])
+    with_ = leave_one_group_out(Pairs(head, texts, None, weight))
+    without = leave_one_group_out(Pairs(head[:7], texts[:7]))
+    assert_close(with_.scores, without.scores)
+
+
+def test_centred_rows_must_not_leak_through_their_sum(rng):
+    # As many columns as rows: minus the sum of the others is the row itself.
+    head, texts = rng.standard_normal((20, 30)), rng.standard_normal((20, 5))
+    pairs = Pairs(head - head.mean(axis=0), texts - texts.mean(axis=0))
+    curve = leave_one_group_out(pairs, direction="x->y")
+    assert min(curve.penalties.values) >= LOWEST_DUAL * 0.99
+    leak = LeftOut(pairs.x, pairs.y, np.arange(20), np.ones(20))
+    assert leak.mean_cosine(1e-9 * leak.mean_square) > 0.99
+
+
+def test_leaving_out_needs_two_names_and_a_known_criterion(rng):
+    pairs = Pairs(rng.standard_normal((3, 4)), rng.standard_normal((3, 2)), np.zeros(3))
+    with pytest.raises(SelectionError, match="fix the penalty"):
+        leave_one_group_out(pairs)
+    with pytest.raises(SettingError, match="cosine, rank"):
+        leave_one_group_out(pairs, criterion="loss")
+
+
+# Cross-validation
+
+
+def refit_and_rank(method, direction, prototypes, real, folds, weight, penalty):
+    """Mean reciprocal rank by refitting the estimator of each fold and ranking in loops."""
+    found = []
+    for fold in np.unique(folds):
+        train, held = real.take(folds != fold), real.take(folds == fold)
+        x, y, w = train.x, train.y, train.row_weight
+        if prototypes is not None:
+            x, y = np.vstack([x, prototypes.x]), np.vstack([y, prototypes.y])
+            w = np.concatenate([w, weight * prototypes.row_weight])
+        if method == "ridge":
+            aligner = RidgeAligner(direction, alpha=penalty, center=False).fit(x, y, w)
+        else:
+            aligner = ProcrustesAligner(center=False).fit(x, y, w)
+        images, texts = aligner.project_x(held.x), held.y
+        # Equal texts stay equal: project distinct ones once.
+        distinct, back = np.unique(texts, axis=0, return_inverse=True)
+        projected = aligner.project_y(distinct)[back.reshape(-1)]
+        found += [
+            reciprocal_rank_of_text(image, projected, held.groups, group)
+            for image, group in zip(images, held.groups, strict=True)
+        ]
+    return np.mean(found)
+
+
+@pytest.mark.parametrize(
+    ("method", "direction"), [("ridge", "y->x"), ("ridge", "x->y"), ("procrustes", "y->x")]
+)
+@pytest.mark.parametrize(("p", "q"), [(9, 5), (5, 9)])
+@pytest.mark.parametrize("with_prototypes", [True, False])
+@pytest.mark.parametrize("n_prototypes", [40, 3])
+def test_the_curve_is_what_refitting_gives(
+    method, direction, p, q, with_prototypes, n_prototypes, rng
+):
+    if method == "procrustes" and (not with_prototypes or n_prototypes == 3):
+        # Nothing to choose, or too few rows to determine the rotation.
+        n_prototypes, with_prototypes = 40, True
+    truth = rng.standard_normal((q, p))
+    texts = unit(rng.standard_normal((18, q)))
+    texts[1] = texts[0]  # two images of one description
+    images = unit(texts @ truth + 0.5 * rng.standard_normal((18, p)))
+    groups = np.array([0, 0, *range(1, 17)])
+    real = Pairs(images, texts, groups, rng.uniform(0.5, 1, 18))
+    names = unit(rng.standard_normal((n_prototypes, q)))
+    head = unit(names @ truth + rng.standard_normal((n_prototypes, p)))
+    prototypes = Pairs(head, names, None, rng.uniform(0.5, 1, n_prototypes))
+    prototypes = prototypes if with_prototypes else None
+    folds = folds_by_group(groups, 3, rng)
+    curve = cross_validate(
+        method,
+        real=real,
+        folds=folds,
+        prototypes=prototypes,
+        direction=direction,
+        penalties=Axis((0.01, 0.5, 20.0), 0.01, 20.0),
+        weights=Axis((0.1, 1.0, 10.0), 0.1, 10.0),
+    )
+    assert len(curve.weights.values) == (3 if with_prototypes else 1)
+    assert len(curve.penalties.values) == (3 if method == "ridge" else 1)
+    for i, weight in enumerate(curve.weights.values):
+        for j, penalty in enumerate(curve.penalties.values):
+            expected = refit_and_rank(method, direction, prototypes, real, folds, weight, penalty)
+            assert curve.scores[i, j] == pytest.approx(expected, abs=1e-9), (weight, penalty)
+
+
+def test_a_fold_is_ranked_by_a_fit_that_never_saw_it(rng):
+    # Images and texts have nothing to do with one another; a fit that saw a pair would know it.
+    real = Pairs(unit(rng.standard_normal((80, 60))), unit(rng.standard_normal((80, 50))))
+    folds = folds_by_group(np.arange(80), 4, rng)
+    curve = cross_validate("ridge", real=real, folds=folds, penalties=Axis((1e-6,)))
+    chance = np.mean(1 / np.arange(1, 21))
+    spread = np.std(1 / np.arange(1, 21)) / np.sqrt(80)
+    assert abs(curve.scores[0, 0] - chance) < 5 * spread
+
+
+def test_bad_calls_say_what_is_wrong(rng):
+    real = Pairs(rng.standard_normal((6, 3)), rng.standard_normal((6, 2)))
+    with pytest.raises(PairsError, match=r"shape \(6,\)"):
+        cross_validate("ridge", real=real, folds=np.zeros(4, int))
+    with pytest.raises(SettingError, match="Only ridge and procrustes"):
+        cross_validate("conse", real=real, folds=np.arange(6) % 2)
+
+
+# The grid
+
+
+def bowl(best_weight, best_penalty, calls=None):
+    def evaluate(weights, penalties):
+        if calls is not None:
+            calls.append((len(weights), len(penalties)))
+        away = np.log10(weights / best_weight)[:, None] ** 2
+        return -away - np.log10(penalties / best_penalty)[None, :] ** 2
+
+    return evaluate
+
+
+def run(evaluate, weights=None, penalties=None):
+    return search(
+        evaluate,
+        weights=weights or Axis.fixed(1.0),
+        penalties=penalties or Axis(geometric(0.1, 10, 1)),
+        criterion="test",
+        n_queries=1,
+        n_folds=1,
+    )
+
+
+@pytest.mark.parametrize("best", [1e-4, 0.1, 1.0, 10.0, 1e5])
+def test_the_grid_widens_until_the_best_is_inside(best):
+    calls = []
+    curve = run(bowl(1.0, best, calls))
+    assert curve.penalty == pytest.approx(best)
+    assert curve.edges == ()
+    values = curve.penalties.values
+    assert list(values) == sorted(values)
+    assert sum(columns for _, columns in calls) == len(values), "a point was evaluated twice"
+
+
+def test_both_axes_widen_together():
+    curve = run(bowl(1e-2, 1e3), weights=Axis(geometric(0.1, 10, 1)))
+    assert (curve.weight, curve.penalty) == (pytest.approx(1e-2), pytest.approx(1e3))
+    assert curve.scores.shape == (len(curve.weights.values), len(curve.penalties.values))
+    expected = bowl(1e-2, 1e3)(np.array(curve.weights.values), np.array(curve.penalties.values))
+    assert_close(curve.scores, expected)
+
+
+def test_a_limit_holds_and_the_edge_is_told():
+    curve = run(bowl(1.0, 1e9), penalties=Axis(geometric(0.1, 10, 1), lowest=0.1, highest=1e2))
+    assert max(curve.penalties.values) == pytest.approx(1e2)
+    assert curve.edges == ("penalty high",)
+    assert curve.to_facts()["edges"] == ["penalty high"]
+
+
+def test_widening_ends():
+    curve = run(lambda w, p: np.log(p)[None, :] + 0 * w[:, None])
+    assert curve.edges == ("penalty high",)
+    assert len(curve.penalties.values) == 3 + 4 * 2
+
+
+def test_what_is_given_is_not_searched():
+    curve = run(bowl(1.0, 50.0), penalties=Axis.fixed(3.0))
+    assert curve.penalty == 3.0
+    assert curve.edges == ()
+    assert "penalties" not in curve.to_facts()
+
+
+def test_equal_scores_go_to_the_larger_penalty_then_weight():
+    weights = Axis((1.0, 2.0), 1.0, 2.0)
+    penalties = Axis((0.1, 1.0, 10.0), 0.1, 10.0)
+    curve = run(lambda w, p: np.zeros((len(w), len(p))), weights, penalties)
+    assert (curve.weight, curve.penalty) == (2.0, 10.0)
+
+
+def test_scores_that_are_not_finite_are_refused():
+    with pytest.raises(SettingError, match="Check the rows for NaN"):
+        run(lambda w, p: np.full((len(w), len(p)), np.nan), penalties=Axis((1.0,)))
+
+
+def test_the_default_grid_is_round():
+    assert PENALTIES.values[0] == 0.01
+    assert PENALTIES.values[-1] == 10.0
+    assert geometric(0.1, 10, 2) == (0.1, 0.316228, 1.0, 3.16228, 10.0)
+    assert Axis.fixed(2.0).at_least(5.0).values == (2.0,)
+    assert Axis((1.0, 2.0, 3.0)).at_least(2.0).values == (2.0, 3.0)

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import jaxtyping
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+
+from fitters.errors import SettingError, SingularMomentsError
+from fitters.linear import solvers
+from fitters.linear.solvers import (
+    eigen_gram,
+    polar_factor,
+    relative_penalty,
+    ridge_path,
+    singular_value_gap,
+    solve_ridge,
+    solve_ridge_dual,
+)
+from tests.assertions import assert_close
+from tests.oracles import ridge_normal_equations
+
+ALPHAS = np.array([1e-3, 0.1, 1.0, 30.0])
+
+
+@st.composite
+def problems(draw):
+    """Rows of every awkward kind: n < p, duplicate and constant columns, float16-rounded."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    n, p, q = draw(st.integers(2, 25)), draw(st.integers(1, 10)), draw(st.integers(1, 6))
+    a, b = rng.standard_normal((n, p)), rng.standard_normal((n, q))
+    kind = draw(st.sampled_from(["plain", "duplicate", "constant", "zero rows", "float16"]))
+    if kind == "duplicate":
+        a[:, -1] = a[:, 0]
+    elif kind == "constant":
+        a[:, 0] = 2.5
+    elif kind == "zero rows":
+        a[: n // 2] = 0
+    elif kind == "float16":
+        a, b = a.astype(np.float16).astype(float), b.astype(np.float16).astype(float)
+    return a, b
+
+
+@given(problems(), st.sampled_from(ALPHAS.tolist()))
+def test_ridge_solves_the_normal_equations(rows, alpha):
+    a, b = rows
+    coef = solve_ridge(a.T @ a, a.T @ b, alpha)
+    system = a.T @ a + alpha * np.eye(a.shape[1])
+    # At condition 1e5 both solvers are off by their own rounding.
+    assert_close(coef, scipy.linalg.solve(system, a.T @ b, assume_a="sym"), times=100)
+    # Optimality: the gradient vanishes, relative to its own terms.
+    gradient = a.T @ (a @ coef - b) + alpha * coef
+    assert np.abs(gradient).max() <= 1e-10 * (1 + np.abs(a.T @ b).max())
+
+
+@given(problems(), st.sampled_from(ALPHAS.tolist()))
+def test_ridge_equals_sklearns_at_the_same_alpha(rows, alpha):
+    a, b = rows
+    theirs = Ridge(alpha=alpha, fit_intercept=False, solver="svd").fit(a, b)
+    coef = solve_ridge(a.T @ a, a.T @ b, alpha)
+    # Normal equations square the condition number: 1e-16 · 1e6 at alpha 1e-3.
+    assert_close(coef, theirs.coef_.reshape(b.shape[1], -1).T, times=100)
+
+
+@given(problems(), st.sampled_from(ALPHAS.tolist()))
+def test_primal_and_dual_agree(rows, alpha):
+    a, b = rows
+    primal = solve_ridge(a.T @ a, a.T @ b, alpha)
+    assert_close(solve_ridge_dual(a, b, alpha), primal, times=100)
+
+
+@given(problems())
+def test_the_path_is_each_solution(rows):
+    a, b = rows
+    path = ridge_path(a.T @ a, a.T @ b, ALPHAS)
+    for coef, alpha in zip(path, ALPHAS, strict=True):
+        assert_close(coef, solve_ridge(a.T @ a, a.T @ b, float(alpha)), times=100)
+
+
+@given(problems(), st.integers(0, 99))
+def test_rotating_what_is_predicted_rotates_the_solution(rows, seed):
+    a, b = rows
+    turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((b.shape[1],) * 2))[0]
+    coef = solve_ridge(a.T @ a, a.T @ b, 0.1)
+    assert_close(solve_ridge(a.T @ a, a.T @ (b @ turn), 0.1), coef @ turn, times=10)
+
+
+def test_a_large_penalty_shrinks_to_nothing_and_none_is_least_squares(rng):
+    a, b = rng.standard_normal((30, 5)), rng.standard_normal((30, 3))
+    gram, cross = a.T @ a, a.T @ b
+    assert np.abs(solve_ridge(gram, cross, 1e12)).max() < 1e-9
+    assert_close(solve_ridge(gram, cross, 0.0), np.linalg.lstsq(a, b)[0])
+    assert_close(ridge_path(gram, cross, np.array([0.0]))[0], np.linalg.lstsq(a, b)[0])
+    # Least squares leaves a residual orthogonal to the columns.
+    residual = b - a @ solve_ridge(gram, cross, 0.0)
+    assert np.abs(a.T @ residual).max() < 1e-10
+
+
+def test_weights_and_penalty_agree_with_the_loop(rng):
+    a, b, w = rng.standard_normal((9, 4)), rng.standard_normal((9, 2)), rng.uniform(0, 2, 9)
+    gram, cross = (a.T * w) @ a, (a.T * w) @ b
+    assert_close(solve_ridge(gram, cross, 0.7), ridge_normal_equations(a, b, 0.7, w))
+
+
+def test_relative_penalty_is_the_mean_squared_column(rng):
+    a = rng.standard_normal((20, 4))
+    expected = 0.3 * np.mean(np.sum(a**2, axis=0))
+    assert relative_penalty(a.T @ a, 0.3) == pytest.approx(expected, rel=1e-12)
+
+
+def test_singular_without_penalty_says_its_rank(rng):
+    a = rng.standard_normal((3, 5))
+    for solve in (
+        lambda: solve_ridge(a.T @ a, a.T @ a, 0.0),
+        lambda: ridge_path(a.T @ a, a.T @ a, np.array([0.0])),
+    ):
+        with pytest.raises(SingularMomentsError, match=r"5 columns, rank 3\. Use a penalty above"):
+            solve()
+    with pytest.raises(SettingError, match=r"not negative\. Got -1"):
+        solve_ridge(a.T @ a, a.T @ a, -1.0)
+    with pytest.raises(SettingError, match="alpha > 0"):
+        solve_ridge_dual(a, a, 0.0)
+
+
+def test_a_penalty_below_rounding_still_solves(rng):
+    a = rng.standard_normal((4, 6)) * 1e8
+    coef = solve_ridge(a.T @ a, a.T @ a[:, :2], 1e-12)
+    assert np.isfinite(coef).all()
+
+
+def test_nothing_to_predict_from_is_predicted_as_nothing():
+    assert not solve_ridge_dual(np.zeros((2, 3)), np.ones((2, 2)), 1.0).any()
+
+
+@given(problems())
+def test_eigenvalues_of_a_gram_are_never_negative(rows):
+    values, vectors = eigen_gram(rows[0].T @ rows[0])
+    assert (values >= 0).all()
+    assert_close(vectors @ np.diag(values) @ vectors.T + 1, rows[0].T @ rows[0] + 1, times=10)
+
+
+def test_polar_factor_is_scipys_procrustes(rng):
+    a, b = rng.standard_normal((30, 6)), rng.standard_normal((30, 6))
+    rotation, values = polar_factor(a.T @ b)
+    theirs, scale = scipy.linalg.orthogonal_procrustes(a, b)
+    assert_close(rotation, theirs)
+    assert values.sum() == pytest.approx(scale, rel=1e-12)
+
+
+@pytest.mark.parametrize(("p", "q"), [(4, 4), (3, 7), (7, 3)])
+def test_a_planted_rotation_is_found(p, q, rng):
+    turn = np.linalg.qr(rng.standard_normal((max(p, q),) * 2))[0]
+    small = rng.standard_normal((50, min(p, q)))
+    # The side with more columns holds the rotated rows of the other.
+    large = small @ turn[: min(p, q)]
+    a, b = (small, large) if p <= q else (large, small)
+    rotation, _ = polar_factor(a.T @ b)
+    assert_close(rotation if p <= q else rotation.T, turn[: min(p, q)])
+    assert_close(rotation @ rotation.T if p <= q else rotation.T @ rotation, np.eye(min(p, q)))
+
+
+def test_no_rotation_does_better(rng):
+    cross = rng.standard_normal((5, 5))
+    best = np.trace(polar_factor(cross)[0].T @ cross)
+    for _ in range(200):
+        other = np.linalg.qr(rng.standard_normal((5, 5)))[0]
+        assert np.trace(other.T @ cross) <= best + 1e-12
+
+
+def test_the_gap_says_when_a_rotation_is_arbitrary(rng):
+    full = rng.standard_normal((5, 5))
+    assert singular_value_gap(polar_factor(full)[1]) > 1e-3
+    deficient = full[:, :3] @ rng.standard_normal((3, 5))
+    rotation, values = polar_factor(deficient)
+    assert singular_value_gap(values) < 1e-14
+    assert singular_value_gap(np.zeros(3)) == 0
+    assert_close(rotation.T @ rotation, np.eye(5))
+    # What the data do determine: the deficient map itself is R times a symmetric one.
+    stretch = rotation.T @ deficient
+    assert_close(stretch, stretch.T)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: solve_ridge(np.eye(3), np.ones((4, 2)), 1.0),
+        lambda: solve_ridge(np.ones((3, 2)), np.ones((3, 2)), 1.0),
+        lambda: solve_ridge_dual(np.ones((3, 2)), np.ones((4, 2)), 1.0),
+        lambda: ridge_path(np.eye(3), np.ones((3, 2)), np.ones((2, 2))),
+        lambda: polar_factor(np.ones(3)),
+        lambda: eigen_gram(np.ones((2, 3))),
+    ],
+)
+def test_a_wrong_shape_is_refused_by_the_annotations(call):
+    with pytest.raises(jaxtyping.TypeCheckError):
+        call()
+
+
+def test_the_annotations_are_checked_at_all():
+    assert solvers.Float is jaxtyping.Float
+    with pytest.raises(jaxtyping.TypeCheckError):
+        solve_ridge(np.eye(3, dtype=int), np.ones((3, 2)), 1.0)
