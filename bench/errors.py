@@ -7,8 +7,9 @@ The tree, by what a handler would do::
         ├── MetricError(ValueError)       fix the arrays that are scored
         ├── ProtocolError(ValueError)     choose another suite, split, seed or number of pairs
         ├── UnknownSuiteError(KeyError)   fix the name
-        ├── NoResultsError(ValueError)    run a suite first, or name another folder
-        └── ResultsWriteError(OSError)    free space, permissions
+        └── NoResultsError(ValueError)    run a suite first, or name another folder
+
+Files that cannot be written raise `featstore.errors.StoreWriteError`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,3 @@ class UnknownSuiteError(BenchError, KeyError):
 
 class NoResultsError(BenchError, ValueError):
     """A folder holds no result that fits the request."""
-
-
-class ResultsWriteError(BenchError, OSError):
-    """Results or a report cannot be written."""

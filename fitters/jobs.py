@@ -48,6 +48,9 @@ class FitRequest:
     variants, templates : sequence of str
         Which class texts are averaged.
     penalty, mix : float or "auto"
+    criterion : str
+        How the penalty is chosen without real pairs: ``cosine`` or ``rank``; see
+        `fitters.recipe.fit_alignment`.
     seed : int
         Draws the subset of images, the folds and the control.
     """
@@ -64,6 +67,7 @@ class FitRequest:
     templates: Sequence[str] = TEMPLATES
     penalty: float | Literal["auto"] = "auto"
     mix: float | Literal["auto"] = "auto"
+    criterion: Literal["cosine", "rank"] = "cosine"
     seed: int = 0
 
 
@@ -115,6 +119,7 @@ def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
         bias=bias,
         penalty=request.penalty,
         mix=request.mix,
+        criterion=request.criterion,
         rng=choice_rng,
     )
     alignment.facts.update(

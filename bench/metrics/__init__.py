@@ -5,7 +5,7 @@ Nothing here knows a store, an encoder or an aligner.
 
 from bench.metrics.chance import chance_levels
 from bench.metrics.ranks import NO_ITEM, Ranks, rank_projections, ranks_from_scores
-from bench.metrics.summary import METRICS, METRIC_VERSION, per_query, summarise
+from bench.metrics.summary import METRIC_VERSION, METRICS, cutoff, per_query, summarise
 
 __all__ = [
     "METRICS",
@@ -13,6 +13,7 @@ __all__ = [
     "NO_ITEM",
     "Ranks",
     "chance_levels",
+    "cutoff",
     "per_query",
     "rank_projections",
     "ranks_from_scores",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from bench.errors import MetricError
-from bench.metrics.summary import METRICS
+from bench.metrics.summary import METRICS, cutoff
 
 
 def chance_levels(
@@ -61,8 +61,8 @@ def chance_levels(
     harmonic = float(np.sum(1.0 / places[1:]))
     out = {}
     for metric in metrics:
-        if metric.startswith("R@"):
-            out[metric] = float(1.0 - beyond[min(int(metric[2:]), gallery)])
+        if (k := cutoff(metric)) is not None:
+            out[metric] = float(1.0 - beyond[min(k, gallery)])
         elif metric == "median_rank":
             # A hair under one half, so that an exact half is not lost to rounding.
             out[metric] = float(np.argmax(1.0 - beyond >= 0.5 - 1e-12))

@@ -177,7 +177,7 @@ class _Relevance:
             lost = query_groups[np.flatnonzero(counts == 0)]
             msg = (
                 f"{len(lost):,} of {n:,} queries have no relevant item in the gallery (first "
-                f"group: {lost[0]!r}). Drop these queries or add their items to the gallery."
+                f"group: {str(lost[0])!r}). Drop these queries or add their items to the gallery."
             )
             raise MetricError(msg)
         return cls(_ragged(order, first, counts), _starts(counts), counts.astype(np.int64), g)
@@ -191,7 +191,8 @@ class _Relevance:
 
 
 def _starts(counts: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    return np.cumsum(counts, dtype=np.int64) - counts
+    ends: NDArray[np.int64] = np.cumsum(counts, dtype=np.int64)
+    return ends - counts
 
 
 def _ragged(
@@ -199,7 +200,8 @@ def _ragged(
 ) -> NDArray[np.int64]:
     """Return values[first[i] : first[i] + counts[i]] for every i, one after another."""
     within = np.arange(counts.sum()) - np.repeat(_starts(counts), counts)
-    return values[np.repeat(first, counts) + within].astype(np.int64)
+    taken: NDArray[np.int64] = values[np.repeat(first, counts) + within].astype(np.int64)
+    return taken
 
 
 def _rank_block(
@@ -209,7 +211,7 @@ def _rank_block(
     rows, positions = relevance.of_rows(start, start + n)
     counts = relevance.counts[start : start + n]
     own = scores[rows, positions]
-    at_least = _count_at_least(scores, own, rows, counts)
+    at_least = _count_at_least(scores, own, counts)
     # Among the relevant items of a query, how many score at least as much as this one:
     # sort them within their query, then count back from the last equal value.
     relevant_at_least = _count_relevant_at_least(own, rows, counts)
@@ -226,7 +228,6 @@ def _rank_block(
 def _count_at_least(
     scores: NDArray[np.floating[Any]],
     own: NDArray[np.floating[Any]],
-    rows: NDArray[np.int64],
     counts: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """Return, per relevant item, how many gallery items of its query score at least as much."""
@@ -244,8 +245,8 @@ def _count_at_least(
         np.searchsorted(ordered[row], own[starts[row] : starts[row] + counts[row]], side="left")
         for row in range(len(scores))
     ]
-    below: NDArray[np.int64] = np.concatenate(parts).astype(np.int64)
-    return scores.shape[1] - below
+    at_least: NDArray[np.int64] = scores.shape[1] - np.concatenate(parts).astype(np.int64)
+    return at_least
 
 
 def _count_relevant_at_least(

@@ -6,6 +6,7 @@ A metric is one number per query and a way to pool the queries. Keeping the two 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,15 +18,15 @@ from bench.metrics.ranks import Ranks
 #: Raise it when a definition here or in `bench.metrics.ranks` changes: runs are then redone.
 METRIC_VERSION = 1
 
-#: Cut-offs of hit recall.
-CUTOFFS = (1, 5, 10)
-
-#: What each metric is, in one line; `k` metrics are listed once.
+#: What each metric is, in one line. ``top-k`` is ``R@k`` under the name it has when the
+#: gallery is the class names and each query has one of them.
 METRICS: dict[str, str] = {
-    "R@1": "Hit recall at 1: share of queries with a relevant item in first place. "
-    "Top-1 accuracy when the gallery is the class names.",
-    "R@5": "Hit recall at 5: at least one relevant item among the first 5.",
-    "R@10": "Hit recall at 10: at least one relevant item among the first 10.",
+    "top-1": "Share of images whose own class name comes first.",
+    "top-5": "Share of images whose own class name is among the first 5.",
+    "top-10": "Share of images whose own class name is among the first 10.",
+    "R@1": "Hit recall at 1: share of queries with a relevant item in first place.",
+    "R@5": "Hit recall at 5: share of queries with a relevant item among the first 5.",
+    "R@10": "Hit recall at 10: share of queries with a relevant item among the first 10.",
     "median_rank": "Median over queries of the rank of the best relevant item; 1 is best.",
     "MRR": "Mean over queries of 1 / rank of the best relevant item.",
     "mAP": "Mean over queries of the average precision over all relevant items.",
@@ -35,15 +36,22 @@ METRICS: dict[str, str] = {
 LOWER_IS_BETTER = frozenset({"median_rank"})
 
 
-def per_query(metric: str, rank: NDArray[np.int64], precision: NDArray[np.float64]) -> (
-    NDArray[np.float64]
-):
+def cutoff(metric: str) -> int | None:
+    """Return k of ``"R@k"`` and ``"top-k"``, and None for any other metric."""
+    found = re.fullmatch(r"(?:R@|top-)([1-9]\d*)", metric)
+    return int(found[1]) if found else None
+
+
+def per_query(
+    metric: str, rank: NDArray[np.int64], precision: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the value of `metric` for every query, shape (n,).
 
     Parameters
     ----------
     metric : str
-        One of `METRICS`. For ``"median_rank"`` it is the rank itself.
+        One of `METRICS`, or ``R@k`` and ``top-k`` with any k. For ``"median_rank"`` it is
+        the rank itself.
     rank, precision : arrays of shape (n,)
         As in `Ranks`.
 
@@ -52,8 +60,8 @@ def per_query(metric: str, rank: NDArray[np.int64], precision: NDArray[np.float6
     MetricError
         If no metric has this name.
     """
-    if metric.startswith("R@"):
-        return (rank <= int(metric[2:])).astype(np.float64)
+    if (k := cutoff(metric)) is not None:
+        return (rank <= k).astype(np.float64)
     if metric == "median_rank":
         return rank.astype(np.float64)
     if metric == "MRR":

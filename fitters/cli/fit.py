@@ -57,6 +57,13 @@ class NumberOrAuto(click.ParamType[Any]):
 @click.option("--templates", default="none,photo", show_default=True, help="Comma-separated.")
 @click.option("--penalty", type=NumberOrAuto(above_zero=False), default="auto", show_default=True)
 @click.option("--mix", type=NumberOrAuto(above_zero=True), default="auto", show_default=True)
+@click.option(
+    "--criterion",
+    type=click.Choice(["cosine", "rank"]),
+    default="cosine",
+    show_default=True,
+    help="How leave-one-out chooses the penalty when there is no real pair.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
 @click.option("--json", "as_json", is_flag=True, help="Print the alignment's facts as JSON.")
@@ -74,6 +81,7 @@ def fit_command(
     templates: str,
     penalty: float | Literal["auto"],
     mix: float | Literal["auto"],
+    criterion: Literal["cosine", "rank"],
     seed: int,
     out: Path,
     as_json: bool,
@@ -105,6 +113,7 @@ def fit_command(
         templates=_words(templates),
         penalty=penalty,
         mix=mix,
+        criterion=criterion,
         seed=seed,
     )
     alignment = fit_from_store(open_store(store), request)

@@ -9,12 +9,12 @@ import numpy.typing as npt
 from sklearn.base import _fit_context
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fitters.linear.rows import Matrix, as_columns, validate_pairs
 from fitters.linear.solvers import polar_factor, singular_value_gap
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
 from fitters.projection import BaseAligner
+from fitters.rows import Matrix, as_columns, validate_pairs
 
 
 class ProcrustesAligner(BaseAligner):

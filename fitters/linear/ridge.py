@@ -11,12 +11,12 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fitters.linear.rows import Matrix, as_columns, validate_pairs
 from fitters.linear.solvers import relative_penalty, solve_ridge, solve_ridge_dual
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
 from fitters.projection import BaseAligner
+from fitters.rows import Matrix, as_columns, validate_pairs
 
 
 class RidgeAligner(BaseAligner):

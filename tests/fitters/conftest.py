@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from pathlib import Path
 
 import jaxtyping
 import numpy as np
@@ -12,14 +11,9 @@ import pytest
 from beartype import beartype
 from hypothesis import HealthCheck, settings
 
-# The helpers beside the test folders; pytest's importlib mode puts nothing on the path.
-_ROOT = str(Path(__file__).parents[2])
-if _ROOT not in sys.path:
-    sys.path.append(_ROOT)
-
-import fitters.recipe  # noqa: E402, F401  with everything that imports a solver by name
-from fitters import Pairs  # noqa: E402
-from fitters.linear import solvers  # noqa: E402
+import fitters.recipe  # noqa: F401   with everything that imports a solver by name
+from fitters import Pairs
+from fitters.linear import solvers
 
 settings.register_profile(
     "fitters", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]

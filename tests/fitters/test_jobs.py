@@ -98,6 +98,14 @@ def test_same_seed_same_bytes(store: FeatureStore, tmp_path: Path) -> None:
     assert other.facts["fitted_on"]["captions"]["fingerprint"] != used
 
 
+def test_the_criterion_reaches_the_choice(store: FeatureStore) -> None:
+    cosine, rank = (
+        fit_from_store(store, _request(criterion=name)).facts["choice"]
+        for name in ("cosine", "rank")
+    )
+    assert cosine["criterion"] != rank["criterion"]
+
+
 def test_facts_name_what_was_read(store: FeatureStore, tmp_path: Path) -> None:
     alignment = fit_from_store(store, _request(y=Y, n_pairs=10))
     facts = read_alignment(save_alignment(tmp_path / "a", alignment)).facts

@@ -1,0 +1,70 @@
+"""Cells: the runs that differ only in their seed, and how a cell is named and ordered."""
+
+from __future__ import annotations
+
+import polars as pl
+
+#: What makes two runs the same cell. Everything else is the seed or follows from the sets.
+CELL = ["task", "eval", "direction", "method", "source", "n_pairs"]
+
+#: Where a comparison is fair: same question, same galleries.
+ARENA = ["task", "eval", "direction"]
+
+TASK_ORDER = ["zero_shot", "retrieval"]
+EVAL_ORDER = ["all-names", "held-out"]
+DIRECTION_ORDER = ["image→name", "image→caption", "caption→image"]
+METHOD_ORDER = ["chance", "conse", "procrustes", "ridge"]
+SOURCE_ORDER = ["none", "shuffled", "random", "random-cov", "head"]
+
+METHOD_NAMES = {"conse": "ConSE", "procrustes": "Procrustes", "ridge": "Ridge", "chance": "chance"}
+
+#: Names of the sources without and with real pairs beside them.
+ALONE_NAMES = {
+    "head": "head weights",
+    "random": "random rows",
+    "random-cov": "random rows, same covariance",
+    "shuffled": "head, names shuffled",
+}
+MIXED_NAMES = {
+    "none": "real pairs",
+    "head": "real + head weights",
+    "random": "real + random rows",
+    "random-cov": "real + random rows, same covariance",
+    "shuffled": "real + head, names shuffled",
+}
+
+
+def source_name(source: str, n_pairs: str) -> str:
+    """Return what a reader calls the data that a cell was fitted on."""
+    names = ALONE_NAMES if n_pairs == "0" else MIXED_NAMES
+    return names.get(source, source)
+
+
+def pairs_order(n_pairs: str) -> float:
+    """Return a number that sorts ``"0" < "16" < … < "all"``."""
+    return float("inf") if n_pairs == "all" else float(n_pairs)
+
+
+def in_order(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows sorted as a reader expects: task, eval, direction, method, source, K."""
+    keys = []
+    for column, known in (
+        ("task", TASK_ORDER),
+        ("eval", EVAL_ORDER),
+        ("direction", DIRECTION_ORDER),
+        ("method", METHOD_ORDER),
+        ("source", SOURCE_ORDER),
+    ):
+        if column in frame.columns:
+            places = {name: place for place, name in enumerate(known)}
+            keys.append(
+                pl.col(column).replace_strict(places, default=len(known), return_dtype=pl.Int64)
+            )
+            keys.append(pl.col(column))
+    if "n_pairs" in frame.columns:
+        keys.append(
+            pl.when(pl.col("n_pairs") == "all")
+            .then(float("inf"))
+            .otherwise(pl.col("n_pairs").cast(pl.Float64, strict=False))
+        )
+    return frame.sort(keys, maintain_order=True)

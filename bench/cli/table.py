@@ -1,0 +1,119 @@
+"""`bench table`: results as mean ± sd, and the paired gains of the mix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from bench.cli.options import json_option, results_argument, suite_option
+from featstore.command_line import print_json
+
+
+@click.command(
+    "table",
+    epilog="\b\nExample:"
+    "\n  bench table build/demo/results"
+    "\n  bench table build/demo/results --part gains --format md",
+)
+@results_argument
+@suite_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "md", "csv"]),
+    default="table",
+    show_default=True,
+    help="Plain table, Markdown or CSV (unrounded).",
+)
+@click.option(
+    "--part",
+    type=click.Choice(["both", "results", "gains", "comparisons"]),
+    default="both",
+    show_default=True,
+    help="Results, gains of the mix over its better part, or every comparison.",
+)
+@click.option("--task", default=None, help="zero_shot or retrieval only.")
+@click.option("--eval", "evaluation", default=None, help="all-names or held-out only.")
+@click.option(
+    "--metrics",
+    default="top-1,top-5,top-10,R@1,R@5,R@10,median_rank",
+    show_default=True,
+    help="Comma-separated.",
+)
+@json_option
+def command(
+    results: Path,
+    suite: str | None,
+    form: str,
+    part: str,
+    task: str | None,
+    evaluation: str | None,
+    metrics: str,
+    as_json: bool,
+) -> None:
+    """Print one row per task × evaluation × method × source × K.
+
+    Mean ± sd over seeds, in percent, with the gallery and the chance level in every row; then,
+    for every K, the paired difference of real pairs with head weights to the better of the two
+    alone, with its 95 % interval clustered by description.
+    """
+    import polars as pl
+
+    from bench.comparisons import PAIRED_METRICS, compare
+    from bench.errors import NoResultsError
+    from bench.results import read_results
+    from bench.series import only_series
+    from bench.tables import comma_separated, gain_lines, result_lines, result_table
+
+    names = [name.strip() for name in metrics.replace(" ", ",").split(",") if name.strip()]
+    rows = only_series(results, read_results(results), suite=suite)
+    for column, wanted in (("task", task), ("eval", evaluation)):
+        if wanted is not None:
+            known = sorted(set(rows[column].to_list()))
+            if wanted not in known:
+                msg = f"{results} has no {column} {wanted!r}. It has: {', '.join(known)}."
+                raise NoResultsError(msg)
+            rows = rows.filter(pl.col(column) == wanted)
+    unknown = [name for name in names if name not in set(rows["metric"])]
+    if len(unknown) == len(names):
+        have = ", ".join(sorted(set(rows["metric"])))
+        msg = f"{results} has no metric {', '.join(names) or '(none named)'}. It has: {have}."
+        raise NoResultsError(msg)
+    frames: dict[str, pl.DataFrame] = {}
+    if part in ("both", "results"):
+        frames["results"] = result_table(rows, names)
+    if part != "results":
+        paired = [name for name in names if name in PAIRED_METRICS]
+        found = compare(results, rows, metrics=paired)
+        if part != "comparisons":
+            found = found.filter(pl.col("comparison") == "over-parts")
+        frames[part if part == "comparisons" else "gains"] = found
+    if as_json:
+        print_json({name: frame.to_dicts() for name, frame in frames.items()})
+        return
+    for place, (name, frame) in enumerate(frames.items()):
+        if form == "csv":
+            click.echo(("\n" if place else "") + comma_separated(frame), nl=False)
+            continue
+        if frame.is_empty():
+            continue
+        shown = result_lines(frame) if name == "results" else gain_lines(frame)
+        click.echo(("\n" if place else "") + f"{_TITLES[name]}\n")
+        _echo_table(*shown, markdown_form=form == "md")
+
+
+_TITLES = {
+    "results": "Results: percent, mean ± sd over seeds (no ± where nothing is drawn).",
+    "gains": "Gain of real pairs + head weights over the better of the two alone, percent points.",
+    "comparisons": "Paired comparisons, percent points.",
+}
+
+
+def _echo_table(
+    headings: Sequence[str], lines: Sequence[Sequence[str]], *, markdown_form: bool
+) -> None:
+    from bench.tables import aligned, markdown
+
+    click.echo(markdown(headings, lines) if markdown_form else aligned(headings, lines), nl=False)

@@ -1,0 +1,196 @@
+"""The arrays that a run works on, read from a store once.
+
+Below this file nobody knows about storage: splits, fits and tasks see ids and rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from bench.errors import ProtocolError
+from bench.runs import Run
+from featstore.store.store import FeatureStore
+from featstore.store.views import EmbeddingsView
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """n embeddings and what they are.
+
+    Attributes
+    ----------
+    ids : array of str, shape (n,)
+        item_id of each row.
+    classes : array of str, shape (n,)
+        class_id of each row.
+    rows : float32 array of shape (n, d)
+        As stored: neither centred nor normalised. Class texts are of unit length.
+    parents : array of str, shape (n,), optional
+        parent_id of each row: the image that a caption belongs to.
+    """
+
+    ids: NDArray[Any]
+    classes: NDArray[Any]
+    rows: NDArray[np.float32]
+    parents: NDArray[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, index: NDArray[Any]) -> Items:
+        """Return these rows (positions or a mask)."""
+        parents = None if self.parents is None else self.parents[index]
+        return Items(self.ids[index], self.classes[index], self.rows[index], parents)
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """c classes of a classification head with the text of their names.
+
+    Attributes
+    ----------
+    weight : float32 array of shape (c, p)
+    bias : float32 array of shape (c,)
+    texts : float32 array of shape (c, q)
+        One unit-length text row per class.
+    groups : array of shape (c,)
+        Classes that share their text share a group: leaving out one must leave out all.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    texts: NDArray[np.float32]
+    groups: NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Everything that the runs over one choice of sets read.
+
+    Attributes
+    ----------
+    images, names : Items
+        Images, and one text row per class.
+    captions : Items, optional
+        Captions of these images, in the order of their images.
+    head : Head, optional
+    """
+
+    images: Items
+    names: Items
+    captions: Items | None = None
+    head: Head | None = None
+
+
+def read_corpus(store: FeatureStore, run: Run) -> Corpus:
+    """Read the sets that a run names.
+
+    Raises
+    ------
+    ProtocolError
+        If the store has another revision of a set than the run, or images lack a class.
+    featstore.errors.UnknownSetError, featstore.errors.MisalignedItemsError
+        If a set is missing, or the head belongs to another model than the images.
+    """
+    image_view = _view(store, run.image_set, run.image_revision)
+    if run.limit is not None:
+        image_view = image_view.take(np.arange(min(run.limit, len(image_view))))
+    images = _items(image_view)
+    name_view = _view(store, run.name_set, run.name_revision)
+    names = _items(name_view.class_texts(variants=run.variants, templates=run.templates))
+    if run.limit is not None:
+        names = names.take(np.isin(names.classes, images.classes))
+    lost = np.setdiff1d(images.classes, names.classes)
+    if len(lost):
+        msg = (
+            f"{len(lost):,} classes of {run.image_set} have no text in {run.name_set} (first: "
+            f"{str(lost[0])!r}). Extract the class names again from the same manifest."
+        )
+        raise ProtocolError(msg)
+    captions = None
+    if run.caption_set:
+        captions = _captions(_view(store, run.caption_set, run.caption_revision), run, images)
+    head = None
+    if run.head_set:
+        head_view = _view(store, run.head_set, run.head_revision)
+        image_view.require_same_space(head_view, what="A head and the images it is used on")
+        head_names = _view(store, run.head_name_set, run.head_name_revision)
+        name_view.require_same_space(head_names, what="Names of the head's classes and of images")
+        head = _head(head_view, head_names, run)
+    return Corpus(images, names, captions, head)
+
+
+def _view(store: FeatureStore, key: str, revision: str) -> EmbeddingsView:
+    view = store.view(key)
+    if view.revision_id != revision:
+        msg = (
+            f"{key} is at revision {view.revision_id[:8]} in the store; the run was planned for "
+            f"{revision[:8]}. Plan the suite again."
+        )
+        raise ProtocolError(msg)
+    return view
+
+
+def _items(view: EmbeddingsView) -> Items:
+    table = view.items
+    missing = table["class_id"].null_count()
+    if missing:
+        msg = (
+            f"{missing:,} of {len(view):,} items of {view.key} have no class_id, which splits and "
+            "zero-shot evaluation need. Give them one in the manifest."
+        )
+        raise ProtocolError(msg)
+    parents = None if table["parent_id"].null_count() else table["parent_id"].to_numpy()
+    return Items(
+        ids=table["item_id"].to_numpy().astype(str),
+        classes=table["class_id"].to_numpy().astype(str),
+        rows=view.numpy(),
+        parents=None if parents is None else parents.astype(str),
+    )
+
+
+def _captions(view: EmbeddingsView, run: Run, images: Items) -> Items:
+    if run.locales:
+        view = view.where(variant=list(run.locales))
+    if view.items["parent_id"].null_count():
+        msg = f"Items of {view.key} have no parent_id: nothing says which image they describe."
+        raise ProtocolError(msg)
+    position = pl.DataFrame({"parent_id": images.ids, "image": np.arange(len(images))})
+    kept = (
+        view.items.with_row_index("row")
+        .join(position, on="parent_id", how="inner")
+        .sort("image", "row")
+    )
+    captions = view.take(kept["row"].to_numpy())
+    table = captions.items
+    # A caption is of the class of its image, whatever its own row says.
+    return Items(
+        ids=table["item_id"].to_numpy().astype(str),
+        classes=images.classes[kept["image"].to_numpy()],
+        rows=captions.numpy(),
+        parents=table["parent_id"].to_numpy().astype(str),
+    )
+
+
+def _head(head: EmbeddingsView, names: EmbeddingsView, run: Run) -> Head:
+    texts = names.class_texts(variants=run.variants, templates=run.templates)
+    pairs = head.pair_by("class_id", texts)
+    if pairs.missing_x:
+        msg = (
+            f"{len(pairs.missing_x):,} rows of {head.key} have no class name in {names.key} "
+            f"(first: {pairs.missing_x[0]!r}). Extract the names of the head's own label set."
+        )
+        raise ProtocolError(msg)
+    weight, text = pairs.numpy()
+    bias = pairs.x.bias
+    return Head(
+        weight=weight,
+        bias=np.zeros(len(weight), np.float32) if bias is None else bias.astype(np.float32),
+        texts=text,
+        groups=pairs.y.items["text"].to_numpy().astype(str),
+    )

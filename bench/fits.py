@@ -1,0 +1,138 @@
+"""From a run to a fitted alignment: which pairs, which prototypes, whose mean.
+
+The protocol itself (centring per source, choice of penalty and mixing weight) is
+`fitters.recipe`; this file only hands it what the run says and nothing that is scored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.corpus import Corpus, Head
+from bench.errors import ProtocolError
+from bench.protocol import Split, choice_rng, control_rng, first_pairs
+from bench.runs import Run
+from bench.tasks import Projector
+from fitters.controls import CONTROLS
+from fitters.moments.transform import SideTransform
+from fitters.pairs import Pairs
+from fitters.recipe import fit_alignment
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A fitted alignment and what a result row tells of it.
+
+    Attributes
+    ----------
+    alignment : Projector
+    facts : dict
+        Columns of `bench.results.RESULT_SCHEMA`: images and prototypes used, whose mean, the
+        chosen penalty and mixing weight, and whether either lies at the edge of its grid.
+    """
+
+    alignment: Projector
+    facts: dict[str, Any]
+
+
+def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
+    """Fit what a run asks for.
+
+    Parameters
+    ----------
+    run : Run
+    corpus : Corpus
+    split : Split, optional
+        None for evaluation over all names: no image is trained on, and the images are
+        centred by their own mean, which uses no label (transductive; the row says so).
+
+    Raises
+    ------
+    ProtocolError
+        If the run needs a head or captions that the corpus lacks, or too many pairs.
+    """
+    real = None
+    chosen: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+    if split is None:
+        unlabelled, whose = corpus.images.rows, "evaluated images"
+    else:
+        chosen = first_pairs(split, run.n_pairs)
+        unlabelled, whose = corpus.images.rows[split.train], "training images"
+    if len(chosen):
+        real = real_pairs(corpus, chosen)
+    prototypes, bias = None, None
+    if run.source != "none":
+        prototypes, bias = prototype_pairs(run, corpus)
+    alignment = fit_alignment(
+        run.method,
+        prototypes=prototypes,
+        real=real,
+        image_mean=SideTransform.fit([unlabelled], label="images").mean,
+        bias=bias,
+        penalty=run.penalty,
+        mix=run.mix,
+        rng=choice_rng(run.seed),
+    )
+    facts = {
+        "n_images_fitted": len(chosen),
+        "n_prototypes": 0 if prototypes is None else prototypes.n,
+        "image_mean": "none" if run.method == "conse" else whose,
+        **_choice_columns(alignment.facts["choice"]),
+    }
+    return Fitted(alignment, facts)
+
+
+def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
+    """Return the captions of these images with their images; an image's captions share mass 1."""
+    captions = corpus.captions
+    if captions is None or captions.parents is None:
+        msg = "Real pairs need captions. Extract the captions of these images first."
+        raise ProtocolError(msg)
+    position = {item: place for place, item in enumerate(corpus.images.ids[images])}
+    owner = np.array([position.get(parent, -1) for parent in captions.parents])
+    rows = np.flatnonzero(owner >= 0)
+    rows = rows[np.argsort(owner[rows], kind="stable")]
+    counts = np.bincount(owner[rows], minlength=len(images))
+    if not counts.all():
+        lost = corpus.images.ids[images[np.flatnonzero(counts == 0)[0]]]
+        msg = f"{int((counts == 0).sum()):,} images have no caption (first: {str(lost)!r})."
+        raise ProtocolError(msg)
+    owners = owner[rows]
+    return Pairs(
+        x=corpus.images.rows[images[owners]],
+        y=captions.rows[rows],
+        groups=corpus.images.classes[images[owners]],
+        weight=1.0 / counts[owners],
+    )
+
+
+def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32]]:
+    """Return the head's rows with their names, or the control that the run asks for."""
+    head: Head | None = corpus.head
+    if head is None:
+        msg = (
+            f"Source {run.source!r} needs a classification head. Extract it with `featstore "
+            "extract` as kind head_weight."
+        )
+        raise ProtocolError(msg)
+    pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups)
+    if run.source != "head":
+        pairs = CONTROLS[run.source](pairs, control_rng(run.seed))
+    return pairs, head.bias
+
+
+def _choice_columns(choice: dict[str, Any]) -> dict[str, Any]:
+    """Return what was chosen; a setting that played no part, or was given, is null."""
+    edges = choice.get("edges")
+    columns: dict[str, Any] = {
+        "penalty_chosen": choice.get("penalty"),
+        "mix_chosen": choice.get("mix"),
+    }
+    if edges is not None:
+        columns["penalty_at_edge"] = any(edge.startswith("penalty") for edge in edges)
+        columns["mix_at_edge"] = any(edge.startswith("weight") for edge in edges)
+    return columns

@@ -1,0 +1,266 @@
+"""Tables of the page: one grid per question with K across, and rows for the long tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from bench.cells import ARENA, METHOD_NAMES, in_order, pairs_order, source_name
+from bench.tables import (
+    SHOWN,
+    interval_text,
+    metric_name,
+    number_text,
+    p_text,
+    pairs_text,
+    signed_text,
+    value_text,
+)
+
+
+@dataclass(frozen=True)
+class Shade:
+    """A table cell.
+
+    Attributes
+    ----------
+    texts : tuple of str
+        One per metric of the grid; empty where nothing was run.
+    weights : tuple of int
+        0 to 100 per metric: how far between chance and the best of the grid.
+    """
+
+    texts: tuple[str, ...]
+    weights: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a grid.
+
+    Attributes
+    ----------
+    method, source, role : str
+        Names, and the role whose colour marks the row.
+    cells : tuple of Shade
+    """
+
+    method: str
+    source: str
+    role: str
+    cells: tuple[Shade, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One task × evaluation × direction.
+
+    Attributes
+    ----------
+    direction, eval : str
+    note : str
+        Gallery, seeds, and whose mean centres the images.
+    metrics : tuple of str
+        Names of the metrics that its cells hold, in order.
+    columns : tuple of str
+        Headings: numbers of real pairs, or the metrics if there is one number only.
+    lines : tuple of Line
+    by_metric : bool
+        True: a column a metric. False: a column a number of pairs, and cells hold all metrics.
+    """
+
+    direction: str
+    eval: str
+    note: str
+    metrics: tuple[str, ...]
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+    by_metric: bool
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A gain with its interval, placed on the axis that its table shares, in percent of it."""
+
+    zero: float
+    low: float
+    width: float
+    mean: float
+
+
+def grids(table: pl.DataFrame) -> list[Grid]:
+    """Return a grid per question, from the rows of `bench.tables.result_table`."""
+    return [
+        _grid(dict(zip(ARENA, key, strict=True)), block)
+        for key, block in table.group_by(ARENA, maintain_order=True)
+    ]
+
+
+def _grid(arena: dict[str, Any], block: pl.DataFrame) -> Grid:
+    metrics = [m for m in SHOWN if m in block.columns and block[m].null_count() < block.height]
+    keys = sorted(set(block["n_pairs"]), key=pairs_order)
+    fitted = {row["n_pairs"]: row["n_images_fitted"] for row in block.iter_rows(named=True)}
+    cells = {
+        (row["method"], row["source"], row["n_pairs"]): row for row in block.iter_rows(named=True)
+    }
+    chance = next(row for row in block.iter_rows(named=True) if row["method"] == "chance")
+    best = {m: float(block[m].max()) for m in metrics}  # type: ignore[arg-type]
+    rows = in_order(block.unique(["method", "source"], maintain_order=True))
+    lines = []
+    for row in rows.iter_rows(named=True):
+        method, source = row["method"], row["source"]
+        mine = [cells.get((method, source, k)) for k in keys]
+        named = next(cell for cell in mine if cell is not None)
+        only = "0" if all(c is None for c, k in zip(mine, keys, strict=True) if k != "0") else "16"
+        shades = [_shade(cell, metrics, chance, best) for cell in mine]
+        lines.append(
+            Line(
+                method=METHOD_NAMES.get(method, method),
+                source="" if method == "chance" else _row_name(named["source"], only),
+                role=_role(method, source),
+                cells=tuple(_spread_out(shades) if len(keys) == 1 else shades),
+            )
+        )
+    seeds = sorted({int(n) for n in block["n_seeds"]})
+    note = f"{number_text(block['gallery'][0], 0)} candidates; mean ± sd over {seeds[-1]} seeds"
+    if seeds[0] == 1 and seeds[-1] > 1:
+        note += ", no ± where nothing is drawn"
+    if "evaluated images" in set(block["image_mean"]):
+        note += "; images centred by their own mean, which uses no label (transductive)"
+    return Grid(
+        direction=arena["direction"],
+        eval=arena["eval"],
+        note=note + ".",
+        metrics=tuple(metric_name(m) for m in metrics),
+        columns=tuple(
+            (metric_name(m) for m in metrics)
+            if len(keys) == 1
+            else (pairs_text(k, fitted.get(k)) for k in keys)
+        ),
+        lines=tuple(lines),
+        by_metric=len(keys) == 1,
+    )
+
+
+def _spread_out(shades: Sequence[Shade]) -> list[Shade]:
+    """Return one cell per metric from the one cell that holds them all."""
+    whole = shades[0]
+    return [Shade((t,), (w,)) for t, w in zip(whole.texts, whole.weights, strict=True)]
+
+
+def _row_name(source: str, n_pairs: str) -> str:
+    return source_name(source, n_pairs).replace("real + ", "(real +) ")
+
+
+def _role(method: str, source: str) -> str:
+    if method == "chance":
+        return "muted"
+    return "conse" if method == "conse" else {"none": "real"}.get(source, source)
+
+
+def _shade(
+    cell: dict[str, Any] | None,
+    metrics: Sequence[str],
+    chance: dict[str, Any],
+    best: dict[str, float],
+) -> Shade:
+    if cell is None:
+        return Shade(tuple("" for _ in metrics), tuple(0 for _ in metrics))
+    weights = []
+    for metric in metrics:
+        span = best[metric] - chance[metric]
+        share = (cell[metric] - chance[metric]) / span if span > 0 else 0.0
+        weights.append(0 if metric == "median_rank" else round(100 * max(0.0, min(1.0, share))))
+    texts = tuple(value_text(m, cell[m], cell[f"{m}_sd"]) for m in metrics)
+    return Shade(texts, tuple(weights))
+
+
+def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a gain table with a bar each, all on one axis.
+
+    Parameters
+    ----------
+    comparisons : DataFrame
+        Rows of `bench.comparisons.compare` to show.
+    fitted : dict
+        n_pairs to the mean number of images that it meant.
+    """
+    if comparisons.is_empty():
+        return []
+    low = min(0.0, float(comparisons["low"].min()))  # type: ignore[arg-type]
+    high = max(0.0, float(comparisons["high"].max()))  # type: ignore[arg-type]
+    span = (high - low) or 1.0
+
+    def at(value: float) -> float:
+        return round(100 * (value - low) / span, 2)
+
+    return [
+        {
+            "direction": row["direction"],
+            "eval": row["eval"],
+            "metric": row["metric"],
+            "method": METHOD_NAMES.get(row["method"], row["method"]),
+            "pairs": pairs_text(row["n_pairs"], fitted.get(row["n_pairs"])),
+            "side_a": row["side_a"],
+            "side_b": row["side_b"],
+            "a": value_text(row["metric"], row["a"]),
+            "b": value_text(row["metric"], row["b"]),
+            "difference": signed_text(row["difference"]),
+            "interval": interval_text(row["low"], row["high"]),
+            "p": p_text(row["p"]),
+            "n_queries": f"{row['n_queries']:,} ({row['n_clusters']:,})",
+            "gallery": number_text(row["gallery"], 0),
+            "chance": value_text(row["metric"], row["chance"]),
+            "tone": "up" if row["low"] > 0 else "down" if row["high"] < 0 else "",
+            "bar": Bar(
+                zero=at(0.0),
+                low=at(row["low"]),
+                width=round(at(row["high"]) - at(row["low"]), 2),
+                mean=at(row["difference"]),
+            ),
+        }
+        for row in comparisons.iter_rows(named=True)
+    ]
+
+
+def choice_rows(results: pl.DataFrame) -> list[dict[str, str]]:
+    """Return, per method × source × K, the penalties and weights that were chosen."""
+    runs = results.unique("run_id", maintain_order=True).unique(
+        ["eval", "method", "source", "n_pairs", "seed"], maintain_order=True
+    )
+    cells = in_order(
+        runs.group_by(["eval", "method", "source", "n_pairs"], maintain_order=True).agg(
+            pl.col("penalty_chosen"),
+            pl.col("mix_chosen"),
+            (pl.col("penalty_at_edge") | pl.col("mix_at_edge")).sum().alias("edges"),
+            pl.len().alias("n"),
+            pl.col("n_images_fitted").mean(),
+        )
+    )
+    return [
+        {
+            "eval": row["eval"],
+            "method": METHOD_NAMES.get(row["method"], row["method"]),
+            "source": source_name(row["source"], row["n_pairs"]),
+            "pairs": pairs_text(row["n_pairs"], row["n_images_fitted"]),
+            "penalty": _spread(row["penalty_chosen"]),
+            "mix": _spread(row["mix_chosen"]),
+            "edges": f"{row['edges']} of {row['n']}" if row["edges"] else "",
+        }
+        for row in cells.iter_rows(named=True)
+        if row["method"] != "conse"
+    ]
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    """Return the median of the chosen values, and their range if they differ."""
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return ""
+    middle = f"{known[len(known) // 2]:.3g}"
+    if known[0] == known[-1]:
+        return middle
+    return f"{middle} ({known[0]:.3g} to {known[-1]:.3g})"

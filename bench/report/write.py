@@ -1,0 +1,257 @@
+"""Assemble the page and write it with its figures, or write nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import platform
+from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from bench.cells import METHOD_NAMES
+from bench.comparisons import compare
+from bench.errors import BenchError
+from bench.metrics import METRICS
+from bench.report.figures import Figure, gain_figure, pairs_figure
+from bench.report.gallery import COUNTS, Gallery, gallery, read_words
+from bench.report.grids import choice_rows, gain_rows, grids
+from bench.report.theme import css_variables, file_svg, page_svg
+from bench.report.verdict import METHOD, Verdict, verdict
+from bench.results import read_results, read_sessions
+from bench.series import only_series
+from bench.tables import comma_separated, result_lines, result_table
+from featstore.store.files import write_file
+from featstore.store.store import FeatureStore, open_store
+
+#: A page above this size is refused: something that is no thumbnail was embedded.
+MAX_PAGE_BYTES = 5 * 2**20
+
+DIRECTIONS = ("image→name", "caption→image")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_report` wrote.
+
+    Attributes
+    ----------
+    page : Path
+    files : tuple of Path
+        Figures as SVG, and their numbers as CSV.
+    answer : str
+        The verdict's sentence, or empty.
+    """
+
+    page: Path
+    files: tuple[Path, ...]
+    answer: str
+
+
+def write_report(
+    results: Path, *, store: Path, out: Path, suite: str | None = None, command: str = ""
+) -> Written:
+    """Write the report of a results folder.
+
+    Parameters
+    ----------
+    results : Path
+        Folder of `bench run`.
+    store : Path
+        The store that the runs read: texts and thumbnails of the gallery come from it.
+    out : Path
+        The HTML file. Figures go beside it, into ``<stem>_files/``.
+    suite : str, optional
+        Which suite, if the folder holds several.
+    command : str
+        What was typed to get this report; shown in it.
+
+    Raises
+    ------
+    NoResultsError
+        If the folder holds no result, or results of several suites and none was named.
+    BenchError
+        If jinja2 or matplotlib is missing, or the page would be too large.
+    featstore.errors.StoreWriteError
+        If a file cannot be written.
+    """
+    _require_packages()
+    rows = only_series(results, read_results(results), suite=suite)
+    opened = open_store(store)
+    page = build_page(results, rows, opened, command=command)
+    folder = out.parent / f"{out.stem}_files"
+    files = []
+    for figure in page.figures:
+        for ending, text in (
+            (".svg", file_svg(figure.svg)),
+            (".csv", comma_separated(figure.data)),
+        ):
+            path = folder / f"{figure.name}{ending}"
+            write_file(path, [text.encode("utf-8")])
+            files.append(path)
+    write_file(out, [page.html.encode("utf-8")])
+    return Written(out, tuple(files), page.verdict.answer if page.verdict else "")
+
+
+@dataclass(frozen=True)
+class Page:
+    """The finished page.
+
+    Attributes
+    ----------
+    html : str
+    figures : tuple of Figure
+    verdict : Verdict, optional
+    """
+
+    html: str
+    figures: tuple[Figure, ...]
+    verdict: Verdict | None
+
+
+def build_page(root: Path, rows: pl.DataFrame, store: FeatureStore, *, command: str) -> Page:
+    """Return the page for these result rows.
+
+    Parameters
+    ----------
+    root : Path
+        Results folder; per-query ranks are read from it.
+    rows : DataFrame
+        Of one series.
+    store : FeatureStore
+    command : str
+    """
+    table = result_table(rows)
+    comparisons = compare(root, rows)
+    found = verdict(comparisons, table)
+    figures: dict[str, Figure] = {}
+    if found is not None and not found.gains.is_empty():
+        figures["gain"] = gain_figure(found.gains, found.sources)
+    curves = []
+    for method in dict.fromkeys([METHOD, *METHOD_NAMES]):
+        figure = pairs_figure(table, method)
+        if figure is not None:
+            figures[figure.name] = figure
+            curves.append({"name": figure.name, "method": METHOD_NAMES[method]})
+    fitted = {row["n_pairs"]: row["n_images_fitted"] for row in table.iter_rows(named=True)}
+    first = rows.row(0, named=True)
+    words = read_words(store, first)
+    galleries = [g for g in (gallery(root, rows, words, d) for d in DIRECTIONS) if g is not None]
+    script = _resource("table.js")
+    main_gains = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
+    context: dict[str, Any] = {
+        "csp": _policy(script),
+        "style": _resource("style.css"),
+        "light": css_variables("light"),
+        "dark": css_variables("dark"),
+        "script": script,
+        "verdict": found,
+        "figures": {
+            name: page_svg(figure.svg, prefix=f"f{place}", title=figure.title)
+            for place, (name, figure) in enumerate(figures.items())
+        },
+        "curves": curves,
+        "grids": grids(table),
+        "gains": gain_rows(comparisons.filter(main_gains), fitted),
+        "all_gains": gain_rows(comparisons.filter(~main_gains), fitted),
+        "galleries": galleries,
+        "kinds": _kinds(galleries),
+        "lines": result_lines(table),
+        "choices": choice_rows(rows),
+        "metrics": METRICS,
+        "sets": _sets(first),
+        "facts": _facts(rows, first),
+        "sessions": read_sessions(root),
+        "command": command,
+    }
+    html = _render(context)
+    if len(html.encode("utf-8")) > MAX_PAGE_BYTES:
+        msg = (
+            f"The page would have {len(html) / 2**20:.1f} MiB; at most "
+            f"{MAX_PAGE_BYTES / 2**20:.0f} are written. Extract smaller thumbnails."
+        )
+        raise BenchError(msg)
+    return Page(html, tuple(figures.values()), found)
+
+
+def _render(context: dict[str, Any]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    # Everything is escaped but the sheet, the script and the drawings, which come from here.
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["spaced"] = lambda text: text.replace("→", " → ")
+    return environment.from_string(_resource("page.html")).render(context)
+
+
+def _resource(name: str) -> str:
+    return resources.files("bench.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _require_packages() -> None:
+    missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
+    if missing:
+        msg = (
+            f"The report needs {' and '.join(missing)}, which is not installed. Run `pip install "
+            "'headstock[report]'`."
+        )
+        raise BenchError(msg)
+
+
+def _kinds(galleries: list[Gallery]) -> list[dict[str, str]]:
+    names = {
+        "far": "far off (rank 6 and beyond)",
+        "near": "near misses (rank 2 to 5)",
+        "found": "found (rank 1)",
+    }
+    present = {card.kind for shown in galleries for card in shown.cards}
+    return [{"kind": kind, "name": names[kind]} for kind in COUNTS if kind in present]
+
+
+def _sets(row: dict[str, Any]) -> list[dict[str, str]]:
+    roles = {
+        "image": "images",
+        "name": "class names",
+        "caption": "captions",
+        "head": "head weights",
+        "head_name": "names of the head's classes",
+    }
+    return [
+        {"role": label, "key": row[f"{role}_set"], "revision": row[f"{role}_revision"]}
+        for role, label in roles.items()
+        if row[f"{role}_set"]
+    ]
+
+
+def _facts(rows: pl.DataFrame, first: dict[str, Any]) -> list[tuple[str, str]]:
+    packages = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr", "matplotlib")
+    versions = []
+    for package in packages:
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return [
+        ("suite", str(first["suite"])),
+        ("runs", f"{rows['run_id'].n_unique():,} in {rows.height:,} rows"),
+        ("class text", f"variants {first['variants']}; templates {first['templates']}"),
+        ("captions", first["locales"] or "all locales"),
+        ("limit", "none" if first["limit"] is None else f"first {first['limit']:,} images"),
+        ("metric version", str(first["metric_version"])),
+        ("protocol version", str(first["protocol_version"])),
+        ("report drawn with", f"Python {platform.python_version()}; {', '.join(versions)}"),
+    ]

@@ -1,0 +1,142 @@
+"""What a run is: a frozen record of plain values, and the id that follows from them.
+
+Two runs with the same id do the same thing to the same data. Whatever changes a result is a
+field: the revision of every set that is read, the protocol's numbers, the version of the
+metrics. Dates, machines and seconds are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from bench.errors import ProtocolError
+from bench.metrics import METRIC_VERSION
+from featstore.keys import canonical_json, sha256_hex
+
+#: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
+PROTOCOL_VERSION = 1
+
+TASKS = ("zero_shot", "retrieval")
+EVALS = ("all-names", "held-out")
+SOURCES = ("none", "head", "random", "random-cov", "shuffled")
+RELEVANCE = ("class_id", "parent_id")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fully specified benchmark configuration.
+
+    Attributes
+    ----------
+    suite : str
+        The suite that asked for it.
+    task : str
+        ``"zero_shot"``: images → class names. ``"retrieval"``: images ↔ captions.
+    eval : str
+        ``"all-names"``: every image against every name; no pair of the dataset is used.
+        ``"held-out"``: a fresh split of the classes; only held-out ones are scored.
+    method : str
+        Aligner: ``conse``, ``ridge``, ``procrustes``.
+    source : str
+        Where prototypes come from: ``none``, the ``head``, or a control of it.
+    n_pairs : int or "all"
+        Real images used for fitting, with their captions.
+    seed : int
+        Draws the split, the subset and the control.
+    penalty, mix : float or "auto"
+        Fixed values, or chosen from the training pairs alone.
+    image_set … head_name_set : str
+        Keys of the sets read, each with its revision beside it; empty when not read.
+    variants, templates : tuple of str
+        Which prompts make one text per class.
+    locales : tuple of str
+        Which captions (their ``variant``); empty means all.
+    relevance : str
+        What makes a caption relevant to an image: ``"parent_id"``, being its own, or
+        ``"class_id"``, sharing its class (for data where images share a description).
+    train_fraction : float
+        Share of the classes that held-out evaluation may train on.
+    limit : int, optional
+        Number of images kept, for a quick look. Stamped here so that it is never mistaken
+        for a full result.
+    """
+
+    suite: str
+    task: str
+    eval: str
+    method: str
+    source: str
+    n_pairs: int | Literal["all"]
+    seed: int
+    image_set: str
+    image_revision: str
+    name_set: str
+    name_revision: str
+    caption_set: str = ""
+    caption_revision: str = ""
+    head_set: str = ""
+    head_revision: str = ""
+    head_name_set: str = ""
+    head_name_revision: str = ""
+    variants: tuple[str, ...] = ("name",)
+    templates: tuple[str, ...] = ("none", "photo")
+    locales: tuple[str, ...] = ()
+    penalty: float | Literal["auto"] = "auto"
+    mix: float | Literal["auto"] = "auto"
+    relevance: str = "parent_id"
+    train_fraction: float = 0.6
+    limit: int | None = None
+    metric_version: int = METRIC_VERSION
+    protocol_version: int = PROTOCOL_VERSION
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("task", self.task, TASKS),
+            ("eval", self.eval, EVALS),
+            ("source", self.source, SOURCES),
+            ("relevance", self.relevance, RELEVANCE),
+        ):
+            if value not in known:
+                msg = f"A run's {name} is one of {', '.join(known)}; got {value!r}."
+                raise ProtocolError(msg)
+        if isinstance(self.n_pairs, int) and self.n_pairs < 0:
+            msg = f"A run uses 0 real pairs or more; got {self.n_pairs}."
+            raise ProtocolError(msg)
+        if self.source == "none" and self.n_pairs == 0:
+            msg = "A run with source 'none' and 0 real pairs has nothing to fit. Give it one."
+            raise ProtocolError(msg)
+        if self.eval == "all-names" and self.n_pairs != 0:
+            msg = (
+                "Evaluation 'all-names' scores every image, so that none is left to train on; "
+                f"got n_pairs={self.n_pairs}. Use eval 'held-out'."
+            )
+            raise ProtocolError(msg)
+        if not 0.0 < self.train_fraction < 1.0:
+            msg = f"train_fraction lies between 0 and 1; got {self.train_fraction}."
+            raise ProtocolError(msg)
+
+    @property
+    def run_id(self) -> str:
+        """Return the sha256 of the canonical JSON of all fields."""
+        return sha256_hex(canonical_json({"run": asdict(self)}))
+
+    @property
+    def fit_key(self) -> str:
+        """Return the id of everything but what is scored: runs that share it share one fit."""
+        facts = asdict(self)
+        for name in ("task", "relevance", "metric_version"):
+            del facts[name]
+        return sha256_hex(canonical_json({"fit": facts}))
+
+    def columns(self) -> dict[str, Any]:
+        """Return the fields as one row of plain values: lists joined, numbers or "auto" as text."""
+        row: dict[str, Any] = {"run_id": self.run_id}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                value = ",".join(value)
+            elif field.name in ("n_pairs", "penalty", "mix"):
+                value = str(value)
+            row[field.name] = value
+        return row

@@ -1,0 +1,11 @@
+"""Suites: Python functions that return the runs of a question.
+
+``demo`` is the protocol on the demo's store; ``smoke`` is a shrunken form of it on a small
+synthetic store that it makes itself.
+"""
+
+from bench.suites.demo import demo_runs
+from bench.suites.registry import SUITES, Suite, suite_named
+from bench.suites.smoke import create_smoke_store, smoke_runs
+
+__all__ = ["SUITES", "Suite", "create_smoke_store", "demo_runs", "smoke_runs", "suite_named"]

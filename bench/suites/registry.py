@@ -1,0 +1,67 @@
+"""The suites by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bench.errors import UnknownSuiteError
+from bench.runs import Run
+from bench.suites.demo import demo_runs
+from bench.suites.smoke import create_smoke_store, smoke_runs
+from featstore.errors import did_you_mean
+from featstore.store.store import FeatureStore
+
+
+class PlanRuns(Protocol):
+    """Plans the runs of a suite."""
+
+    def __call__(self, store: FeatureStore, *, limit: int | None = None) -> list[Run]:
+        """Return the runs on a store; `limit` keeps so many images."""
+        ...
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite.
+
+    Attributes
+    ----------
+    runs : callable
+        Plans the runs on a store.
+    summary : str
+        One line.
+    create_store : callable, optional
+        Makes the store that the suite brings with it.
+    """
+
+    runs: PlanRuns
+    summary: str
+    create_store: Callable[[Path], None] | None = None
+
+
+SUITES: dict[str, Suite] = {
+    "demo": Suite(demo_runs, "all 517 names, and 16 to all real pairs, beside the controls"),
+    "smoke": Suite(
+        smoke_runs,
+        "the same on a synthetic store, in seconds; needs no --store",
+        create_smoke_store,
+    ),
+}
+
+
+def suite_named(name: str) -> Suite:
+    """Return the suite called `name`.
+
+    Raises
+    ------
+    UnknownSuiteError
+        If there is none; the message lists those that exist.
+    """
+    if name not in SUITES:
+        known = ", ".join(SUITES)
+        msg = f"No suite named {name!r}. Known suites: {known}.{did_you_mean(name, SUITES)}"
+        raise UnknownSuiteError(msg)
+    return SUITES[name]

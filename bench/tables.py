@@ -1,0 +1,226 @@
+"""Result tables: one row a cell with mean ± sd over seeds, and one row a paired gain.
+
+Every row says how large its gallery is and what chance gives there: numbers of different
+galleries do not compare.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from bench.cells import ARENA, CELL, METHOD_NAMES, in_order, source_name
+
+#: Metrics that a table shows, in this order, where a task has them.
+SHOWN = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank", "MRR", "mAP")
+
+#: As typeset; CSV and JSON hold plain numbers.
+MINUS = "\N{MINUS SIGN}"
+
+
+def result_table(results: pl.DataFrame, metrics: Sequence[str] = SHOWN) -> pl.DataFrame:
+    """Return one row per cell: columns ``<metric>`` and ``<metric>_sd`` over seeds.
+
+    Columns before them: task, eval, direction, method, source, n_pairs, n_images_fitted
+    (mean), n_seeds, gallery (mean), image_mean. A row with method ``"chance"`` stands in
+    every task × eval × direction. sd is null for a single run.
+    """
+    present = [metric for metric in metrics if metric in set(results["metric"])]
+    cells = (
+        results.filter(pl.col("metric").is_in(present))
+        .group_by([*CELL, "metric"], maintain_order=True)
+        .agg(
+            pl.col("value").mean().alias("mean"),
+            pl.col("value").std(ddof=1).alias("sd"),
+            pl.col("seed").n_unique().alias("n_seeds"),
+            pl.col("gallery").mean(),
+            pl.col("n_images_fitted").mean(),
+            pl.col("image_mean").first(),
+        )
+    )
+    chance = (
+        results.filter(pl.col("metric").is_in(present))
+        .unique([*ARENA, "seed", "metric"], maintain_order=True)
+        .group_by([*ARENA, "metric"], maintain_order=True)
+        .agg(
+            pl.col("chance").mean().alias("mean"),
+            pl.lit(None, dtype=pl.Float64).alias("sd"),
+            pl.col("seed").n_unique().alias("n_seeds"),
+            pl.col("gallery").mean(),
+            pl.lit(None, dtype=pl.Float64).alias("n_images_fitted"),
+            pl.lit("", dtype=pl.String).alias("image_mean"),
+        )
+        .with_columns(
+            pl.lit("chance").alias("method"),
+            pl.lit("").alias("source"),
+            pl.lit("0").alias("n_pairs"),
+        )
+    )
+    both = pl.concat([chance.select(cells.columns), cells])
+    index = [*CELL, "n_images_fitted", "n_seeds", "gallery", "image_mean"]
+    wide = both.select([*index, "metric", "mean"]).pivot(
+        on="metric", index=index, values="mean", maintain_order=True
+    )
+    spread = both.select([*index, "metric", "sd"]).pivot(
+        on="metric", index=index, values="sd", maintain_order=True
+    )
+    ordered = []
+    for metric in present:
+        ordered += [wide[metric], spread[metric].alias(f"{metric}_sd")]
+    return in_order(wide.select(index).with_columns(ordered))
+
+
+def result_lines(table: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and cells of a result table as text: percent, mean ± sd.
+
+    A mean without ± comes from a single run: nothing in it is drawn.
+    """
+    metrics = [name for name in SHOWN if name in table.columns]
+    levels = {
+        (row["task"], row["eval"], row["direction"]): row
+        for row in table.filter(pl.col("method") == "chance").iter_rows(named=True)
+    }
+    headings = ["task", "eval", "method", "fitted on", "K", "seeds", "gallery", "chance"]
+    lines = []
+    for row in table.iter_rows(named=True):
+        own = [metric for metric in metrics if row[metric] is not None]
+        level = levels[(row["task"], row["eval"], row["direction"])]
+        is_chance = row["method"] == "chance"
+        lines.append(
+            [
+                row["direction"],
+                row["eval"],
+                METHOD_NAMES.get(row["method"], row["method"]),
+                "" if is_chance else source_name(row["source"], row["n_pairs"]),
+                "" if is_chance else pairs_text(row["n_pairs"], row["n_images_fitted"]),
+                str(row["n_seeds"]),
+                number_text(row["gallery"], 0),
+                value_text(own[0], level[own[0]]) if own else "",
+                *(value_text(m, row[m], row[f"{m}_sd"]) for m in metrics),
+            ]
+        )
+    return headings + [metric_name(metric) for metric in metrics], lines
+
+
+def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and cells of a table of comparisons: percent points."""
+    headings = [
+        "task", "eval", "metric", "method", "a", "b", "a %", "b %", f"a {MINUS} b, points",
+        "95 % interval", "p", "queries", "clusters", "seeds", "gallery", "chance",
+    ]  # fmt: skip
+    lines = [
+        [
+            row["direction"],
+            row["eval"],
+            metric_name(row["metric"]),
+            METHOD_NAMES.get(row["method"], row["method"]),
+            row["side_a"],
+            row["side_b"],
+            value_text(row["metric"], row["a"]),
+            value_text(row["metric"], row["b"]),
+            signed_text(row["difference"]),
+            interval_text(row["low"], row["high"]),
+            p_text(row["p"]),
+            f"{row['n_queries']:,}",
+            f"{row['n_clusters']:,}",
+            str(row["n_seeds"]),
+            number_text(row["gallery"], 0),
+            value_text(row["metric"], row["chance"]),
+        ]
+        for row in gains.iter_rows(named=True)
+    ]
+    return headings, lines
+
+
+def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, columns padded so that it reads as plain text too."""
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in [headings, *lines]]
+    widths = [max(len(line[i]) for line in escaped) for i in range(len(headings))]
+    rows = [
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in escaped
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([rows[0], rule, *rows[1:]]) + "\n"
+
+
+def comma_separated(frame: pl.DataFrame) -> str:
+    """Return a frame as CSV, numbers unrounded."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(frame.columns)
+    for row in frame.iter_rows():
+        writer.writerow(["" if value is None else value for value in row])
+    return buffer.getvalue()
+
+
+def metric_name(metric: str) -> str:
+    """Return the heading of a metric, with its unit."""
+    return "median rank" if metric == "median_rank" else f"{metric} %"
+
+
+def value_text(metric: str, value: float | None, sd: float | None = None) -> str:
+    """Return a value as percent with one decimal (ranks as they are), and ± sd if given."""
+    if value is None:
+        return ""
+    scale = 1.0 if metric == "median_rank" else 100.0
+    text = f"{scale * value:.1f}"
+    return text if sd is None else f"{text} ± {scale * sd:.1f}"
+
+
+def signed_text(difference: float) -> str:
+    """Return a difference of shares in percent points with its sign."""
+    points = round(100.0 * difference, 1)
+    return f"{points:+.1f}".replace("-", MINUS) if points else "0.0"
+
+
+def interval_text(low: float, high: float) -> str:
+    """Return an interval of shares in percent points."""
+    return f"[{signed_text(low)}, {signed_text(high)}]"
+
+
+def p_text(p: float | None) -> str:
+    """Return a p-value with two significant digits, down to what the flips can resolve."""
+    if p is None:
+        return ""
+    return "≤ 0.0001" if p <= 1.01e-4 else f"{p:.2g}"
+
+
+def number_text(value: float | None, digits: int) -> str:
+    """Return a number with thousands separators; empty for None or NaN."""
+    if value is None or math.isnan(value):
+        return ""
+    return f"{value:,.{digits}f}"
+
+
+def pairs_text(n_pairs: str, n_images: Any) -> str:
+    """Return K as it is shown; ``all`` with the mean number of images that it meant."""
+    if n_pairs != "all":
+        return n_pairs
+    return f"all ({number_text(n_images, 0)})" if n_images is not None else "all"
+
+
+def aligned(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a plain table: columns padded, numbers to the right, a rule below the headings."""
+    table = [list(headings), *[list(line) for line in lines]]
+    widths = [max(len(row[i]) for row in table) for i in range(len(headings))]
+    numeric = [
+        all(not line[i] or line[i][0] in f"+{MINUS}[≤0123456789" for line in lines)
+        for i in range(len(headings))
+    ]
+    text = [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in table
+    ]
+    rule = "  ".join("─" * width for width in widths)
+    return "\n".join([text[0], rule, *text[1:]]) + "\n"

@@ -1,0 +1,31 @@
+"""Double loops that say what the metrics mean, written from the definitions alone."""
+
+
+def rank_of_best(scores_of_query, relevant):
+    """Place of the best relevant item when every tie is lost."""
+    best = max(s for s, r in zip(scores_of_query, relevant, strict=True) if r)
+    place = 1
+    for score, is_relevant in zip(scores_of_query, relevant, strict=True):
+        if not is_relevant and score >= best:
+            place += 1
+    return place
+
+
+def first_items(scores_of_query, relevant, k):
+    """The first k positions: score down, non-relevant first, then lower position."""
+    keys = [
+        (-score, bool(is_relevant), position)
+        for position, (score, is_relevant) in enumerate(zip(scores_of_query, relevant, strict=True))
+    ]
+    places = [position for _, _, position in sorted(keys)][:k]
+    return places + [-1] * (k - len(places))
+
+
+def average_precision(scores_of_query, relevant):
+    """Mean over relevant items of: relevant among those at least as good, divided by all those."""
+    parts = []
+    for score, is_relevant in zip(scores_of_query, relevant, strict=True):
+        if is_relevant:
+            above = [r for s, r in zip(scores_of_query, relevant, strict=True) if s >= score]
+            parts.append(sum(above) / len(above))
+    return sum(parts) / len(parts)

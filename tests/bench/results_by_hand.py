@@ -1,0 +1,92 @@
+"""Results written by hand: cells whose per-query ranks a test decides."""
+
+import numpy as np
+import polars as pl
+
+from bench.metrics import chance_levels, per_query
+from bench.results import RANK_SCHEMA, result_rows, write_run
+from bench.runs import Run
+
+SETS = {
+    "image_set": "d/image/timm.m-00000000",
+    "image_revision": "a" * 64,
+    "name_set": "d/class_name/st.t-00000000",
+    "name_revision": "b" * 64,
+}
+METRICS = {
+    "image→name": ("top-1", "top-5", "top-10", "median_rank", "MRR"),
+    "image→caption": ("R@1", "R@5", "R@10", "median_rank", "MRR", "mAP"),
+    "caption→image": ("R@1", "R@5", "R@10", "median_rank", "MRR", "mAP"),
+}
+
+
+def hand_run(source="head", n_pairs=0, seed=0, **fields):
+    """A run with the given cell."""
+    settings = {
+        "suite": "hand", "task": "zero_shot", "eval": "held-out", "method": "ridge",
+        **SETS, **fields,
+    }  # fmt: skip
+    return Run(source=source, n_pairs=n_pairs, seed=seed, **settings)
+
+
+def write_ranks(root, run, ranks, *, clusters=None, gallery=20, queries=None):
+    """Write a run whose queries have these ranks, in each direction of its task."""
+    ranks = np.asarray(ranks)
+    n = len(ranks)
+    queries = [f"q{run.seed}-{i:03d}" for i in range(n)] if queries is None else queries
+    clusters = queries if clusters is None else clusters
+    directions = ["image→name"] if run.task == "zero_shot" else ["image→caption", "caption→image"]
+    rows, tables = [], []
+    levels = chance_levels(np.ones(n, dtype=int), gallery)
+    for direction in directions:
+        for metric in METRICS[direction]:
+            values = per_query(metric, ranks, 1 / ranks)
+            rows.append(
+                run.columns()
+                | {
+                    "direction": direction, "metric": metric, "chance": levels[metric],
+                    "value": float(np.median(values) if metric == "median_rank" else values.mean()),
+                    "n_queries": n, "n_clusters": len(set(clusters)), "gallery": gallery,
+                    "n_images_fitted": 50 if run.n_pairs == "all" else run.n_pairs,
+                    "n_prototypes": 0 if run.source == "none" else 100,
+                    "image_mean": "training images", "penalty_chosen": 0.1 * (1 + run.seed),
+                    "mix_chosen": 1.0, "penalty_at_edge": run.seed == 1, "mix_at_edge": False,
+                    "fit_seconds": 0.1, "score_seconds": 0.1,
+                }
+            )  # fmt: skip
+        tables.append(
+            pl.DataFrame(
+                {
+                    "run_id": [run.run_id] * n, "direction": [direction] * n,
+                    "query_id": queries, "cluster_id": list(clusters), "rank": ranks,
+                    "average_precision": 1 / ranks, "n_relevant": [1] * n,
+                    "top": [["x", "y"]] * n,
+                },
+                schema=RANK_SCHEMA,
+            )
+        )  # fmt: skip
+    write_run(root, run.run_id, result_rows(rows), pl.concat(tables))
+
+
+def ranks_with(rng, n, hits, gallery=20):
+    """Ranks of n queries, a share `hits` of them 1."""
+    return np.where(rng.random(n) < hits, 1, rng.integers(2, gallery + 1, size=n))
+
+
+def write_study(root, rng, *, head=0.5, random=0.05, shuffled=0.05, real=0.2, mixed=0.55, **fields):
+    """Write a small study: K in 0, 16 and all, the controls, ConSE, two seeds."""
+    for seed in (0, 1):
+        shares = [
+            ("conse", "head", 0, head), ("ridge", "head", 0, head), ("ridge", "random", 0, random),
+            ("ridge", "shuffled", 0, shuffled),
+        ]  # fmt: skip
+        for k in (16, "all"):
+            shares += [
+                ("ridge", "none", k, real), ("ridge", "head", k, mixed),
+                ("ridge", "random", k, real), ("ridge", "shuffled", k, real),
+            ]  # fmt: skip
+        for method, source, k, share in shares:
+            for task in ("zero_shot", "retrieval"):
+                run = hand_run(source, k, seed, method=method, task=task, **fields)
+                clusters = [f"c{i % 40}" for i in range(80)]
+                write_ranks(root, run, ranks_with(rng, 80, share), clusters=clusters)

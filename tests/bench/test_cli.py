@@ -1,0 +1,227 @@
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+
+from bench.cli import cli
+from bench.results import read_results, run_path
+from featstore.command_line import run_command
+
+
+@pytest.fixture
+def bench(capsys):
+    """Run a command line in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        code = run_command(cli, "bench", [str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def one_line(err, *parts):
+    assert err.startswith("bench: error: ")
+    assert err.count("\n") == 1
+    for part in parts:
+        assert part in err
+
+
+def test_run_then_again_reuses_everything(bench, tmp_path):
+    code, out, err = bench("run", "--suite", "smoke", "-o", tmp_path / "r", "--limit", 30)
+    assert code == 0
+    assert "reused 0 / new" in out
+    assert "0 finished" in err
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*") if p.is_file()}
+    code, out, _ = bench("run", "--suite", "smoke", "-o", tmp_path / "r", "--limit", 30, "--json")
+    facts = json.loads(out)
+    assert (code, facts["new"], facts["seconds"] < 60) == (0, 0, True)
+    assert facts["reused"] > 0
+    assert stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*") if p.is_file()}
+    assert facts["command"] == (f"bench run --suite smoke -o {tmp_path / 'r'} --jobs 1 --limit 30")
+    session = json.loads(next((tmp_path / "r" / "sessions").glob("*.json")).read_text())
+    assert session["versions"]["polars"]
+    assert set(read_results(tmp_path / "r")["limit"]) == {30}
+
+
+def test_dry_run_says_what_it_would_do_and_writes_nothing(bench, tmp_path):
+    code, out, _ = bench("run", "--suite", "smoke", "-o", tmp_path / "r", "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out) == {"runs": 103, "reused": 0, "new": 103, "fits": 57}
+    _, out, _ = bench("run", "--suite", "smoke", "-o", tmp_path / "r", "--dry-run")
+    assert out == "smoke: 103 runs, 0 finished, 103 new in 57 fits.\n"
+    assert not (tmp_path / "r").exists()
+
+
+def test_ls_and_frame(bench, smoke_results, tmp_path):
+    code, out, _ = bench("ls", smoke_results)
+    assert code == 0
+    assert "smoke  103 runs  2 seeds  K 0,8,all" in out
+    (series,) = json.loads(bench("ls", smoke_results, "--json")[1])
+    assert series["n_runs"] == 103
+    rows = read_results(smoke_results)
+    code, out, _ = bench("frame", smoke_results, "--csv")
+    assert code == 0
+    assert len(list(csv.DictReader(io.StringIO(out)))) == rows.height
+    assert len(json.loads(bench("frame", smoke_results, "--json")[1])) == rows.height
+    assert bench("frame", smoke_results, "-o", tmp_path / "rows.parquet")[0] == 0
+    assert pl.read_parquet(tmp_path / "rows.parquet").equals(rows)
+    assert bench("frame", smoke_results, "-o", tmp_path / "rows.csv", "--suite", "smoke")[0] == 0
+    assert (tmp_path / "rows.csv").read_text() == out
+
+
+def test_table_prints_results_then_gains(bench, smoke_results):
+    code, out, _ = bench("table", smoke_results)
+    assert code == 0
+    results, gains = out.split("Gain of real pairs + head weights")
+    assert "ConSE" in results
+    assert "chance" in results
+    assert "8 real + head weights" in gains
+    assert "95 % interval" in gains
+
+
+@pytest.mark.parametrize("form", ["md", "csv"])
+def test_table_formats(bench, smoke_results, form):
+    code, out, _ = bench("table", smoke_results, "--format", form, "--part", "results")
+    assert code == 0
+    if form == "csv":
+        rows = list(csv.DictReader(io.StringIO(out)))
+        assert {row["method"] for row in rows} == {"chance", "conse", "procrustes", "ridge"}
+    else:
+        assert out.count("\n|") > 10
+
+
+def test_table_filters_and_json(bench, smoke_results):
+    out = bench(
+        "table", smoke_results, "--json", "--task", "zero_shot", "--eval", "all-names",
+        "--metrics", "top-1", "--part", "comparisons",
+    )[1]  # fmt: skip
+    (name, rows), = json.loads(out).items()  # fmt: skip
+    assert name == "comparisons"
+    assert {row["metric"] for row in rows} == {"top-1"}
+    assert {row["eval"] for row in rows} == {"all-names"}
+
+
+def test_report_names_its_file_and_answer(bench, smoke_results, smoke_store, tmp_path):
+    page = tmp_path / "out" / "report.html"
+    code, out, _ = bench("report", smoke_results, "--store", smoke_store, "-o", page)
+    assert code == 0
+    assert out.startswith(str(page))
+    facts = json.loads(
+        bench("report", smoke_results, "--store", smoke_store, "-o", page, "--json")[1]
+    )
+    assert facts["bytes"] == page.stat().st_size
+    folder = str(tmp_path / "out" / "report_files")
+    assert {path.rsplit("/", 1)[0] for path in facts["files"]} == {folder}
+
+
+BAD_USAGE = [
+    (["rum"], ["Did you mean 'run'?"]),
+    (["run", "-o", "x"], ["--suite"]),
+    (["run", "--suite", "demo", "-o", "x"], ["needs --store"]),
+    (["run", "--suite", "smoke", "-o", "x", "--jobs", "0"], ["--jobs"]),
+    (["run", "--suite", "smoke", "-o", "x", "--limit", "0"], ["--limit"]),
+    (["table", "x", "--format", "tex"], ["'tex' is not one of"]),
+    (["frame", "x", "--csv", "--json"], ["exclude each other"]),
+    (["report", "x", "-o", "y"], ["--store"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "parts"), BAD_USAGE, ids=[" ".join(a) for a, _ in BAD_USAGE])
+def test_wrong_usage_is_one_line_and_exit_2(bench, tmp_path, monkeypatch, arguments, parts):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = bench(*arguments)
+    assert (code, out) == (2, "")
+    one_line(err, *parts, "--help")
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_path):
+    no, out = tmp_path / "no", tmp_path / "r"
+    for arguments, part in (
+        (["run", "--suite", "smok", "-o", out], "Did you mean 'smoke'?"),
+        (["run", "--suite", "demo", "--store", no, "-o", out], "does not exist"),
+        (["run", "--suite", "demo", "--store", smoke_store, "-o", out], "featstore extract"),
+        (["ls", no], "bench run"),
+        (["table", no], "bench run"),
+        (["table", smoke_results, "--task", "few_shot"], "It has: retrieval, zero_shot"),
+        (["table", smoke_results, "--metrics", "accuracy"], "It has: MRR"),
+        (["table", smoke_results, "--suite", "demo"], "It holds: smoke"),
+        (["frame", smoke_results, "--suite", "demo"], "no run of suite 'demo'"),
+        (["report", smoke_results, "--store", no, "-o", out], "does not exist"),
+    ):  # fmt: skip
+        code, printed, err = bench(*arguments)
+        assert (code, printed) == (1, ""), arguments
+        one_line(err, part)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_places_leave_nothing(bench, smoke_results, smoke_store, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    code, _, err = bench("report", smoke_results, "--store", smoke_store, "-o", blocked / "r.html")
+    assert code == 1
+    one_line(err, "Cannot write")
+    code, _, err = bench(
+        "run", "--suite", "smoke", "--store", smoke_store, "-o", blocked / "r", "--limit", 30
+    )
+    assert code == 1
+    assert "Cannot write" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_damaged_result_is_named(bench, tmp_path):
+    bench("run", "--suite", "smoke", "-o", tmp_path, "--limit", 30)
+    run_id = read_results(tmp_path)["run_id"][0]
+    run_path(tmp_path, run_id).write_bytes(b"PAR1")
+    code, _, err = bench("table", tmp_path)
+    assert code == 1
+    one_line(err, run_id, "only this run is redone")
+    assert "new 1 runs" in bench("run", "--suite", "smoke", "-o", tmp_path, "--limit", 30)[1]
+    assert bench("table", tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize("command", ["run", "ls", "table", "report", "frame"])
+def test_every_command_has_help_with_an_example(bench, command):
+    code, out, _ = bench(command, "--help")
+    assert code == 0
+    assert "Example:" in out
+    assert f"bench {command} " in out.split("Example:")[1]
+    assert "--json" in out
+
+
+def test_help_and_import_load_no_heavy_package():
+    code = (
+        "import sys; import bench; from bench.cli import cli;"
+        "heavy = {'torch', 'matplotlib', 'jinja2', 'sklearn', 'polars', 'scipy'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "[]\n"
+
+
+def test_scoring_loads_no_torch(smoke_store, tmp_path):
+    code = (
+        "import sys; from bench.cli import main; sys.argv = ['bench', 'run', '--suite', 'smoke', "
+        "'--limit', '30', '-o', sys.argv[1]]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.endswith("0 False\n")
+
+
+def test_public_names_resolve_and_wrong_ones_do_not():
+    import bench as package
+
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = package.nothing

@@ -1,0 +1,128 @@
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from bench.corpus import Corpus, read_corpus
+from bench.errors import ProtocolError
+from bench.execution import execute, run_all, score
+from bench.protocol import held_out_split
+from bench.results import finished, ranks_path, read_ranks, read_results, run_path
+from featstore import open_store
+
+TIMES = ["fit_seconds", "score_seconds"]
+
+
+def test_every_run_is_there_with_rows_and_ranks(runs, smoke_results):
+    rows = read_results(smoke_results)
+    assert set(rows["run_id"]) == {run.run_id for run in runs} == finished(smoke_results)
+    assert len(set(runs)) == len(runs)
+    zero_shot = rows.filter(pl.col("task") == "zero_shot")
+    assert set(zero_shot["direction"]) == {"image→name"}
+    retrieval = rows.filter(pl.col("task") == "retrieval")
+    assert set(retrieval["direction"]) == {"image→caption", "caption→image"}
+    for column in ("gallery", "chance", "n_queries", "value", "n_images_fitted"):
+        assert rows[column].null_count() == 0
+
+
+def test_pooled_values_follow_from_the_ranks(smoke_results):
+    rows = read_results(smoke_results).filter(pl.col("metric").is_in(["top-1", "R@5", "mAP"]))
+    for row in rows.sample(12, seed=1).iter_rows(named=True):
+        ranks = read_ranks(smoke_results, [row["run_id"]]).filter(
+            pl.col("direction") == row["direction"]
+        )
+        assert ranks.height == row["n_queries"]
+        assert ranks["cluster_id"].n_unique() == row["n_clusters"]
+        expected = {
+            "top-1": (ranks["rank"] <= 1).mean(),
+            "R@5": (ranks["rank"] <= 5).mean(),
+            "mAP": ranks["average_precision"].mean(),
+        }[row["metric"]]
+        assert row["value"] == pytest.approx(expected)
+
+
+def test_planted_data_gives_the_planted_answer(smoke_results):
+    """Head weights carry the latent map; random and shuffled rows do not."""
+    top = read_results(smoke_results).filter(
+        (pl.col("metric") == "top-1") & (pl.col("n_pairs") == "0") & (pl.col("method") != "conse")
+    )
+    mean = dict(top.group_by("source").agg(pl.col("value").mean()).iter_rows())
+    chance = top["chance"].max()
+    assert mean["head"] > 0.75
+    assert mean["random"] < 5 * chance
+    assert mean["shuffled"] < 5 * chance
+
+
+def test_held_out_scores_only_held_out_classes(runs, smoke_store, smoke_results):
+    run = next(r for r in runs if r.eval == "held-out" and r.task == "retrieval")
+    corpus = read_corpus(open_store(smoke_store), run)
+    split = held_out_split(corpus.images.classes, seed=run.seed)
+    ranks = read_ranks(smoke_results, [run.run_id])
+    held = set(corpus.images.classes[split.test])
+    assert set(ranks["cluster_id"]) == held
+    found = {item for top in ranks["top"] for item in top}
+    owner = dict(zip(corpus.images.ids, corpus.images.classes, strict=True))
+    owner |= dict(zip(corpus.captions.ids, corpus.captions.classes, strict=True))
+    assert {owner[item] for item in found} <= held
+
+
+def test_finished_runs_are_skipped_and_damaged_ones_redone(runs, smoke_store, tmp_path):
+    some = [run for run in runs if run.eval == "all-names"][:4]
+    calls = []
+    first = run_all(some, smoke_store, tmp_path, on_done=calls.append)
+    assert (first.reused, first.new, first.fits) == (0, 4, 4)
+    assert [call.n_runs for call in calls] == [1, 1, 1, 1]
+    stamp = run_path(tmp_path, some[0].run_id).stat().st_mtime_ns
+    again = run_all([*some, some[0]], smoke_store, tmp_path)
+    assert (again.reused, again.new) == (4, 0)
+    assert run_path(tmp_path, some[0].run_id).stat().st_mtime_ns == stamp
+    ranks_path(tmp_path, some[1].run_id).unlink()
+    third = run_all(some, smoke_store, tmp_path)
+    assert (third.reused, third.new) == (3, 1)
+    changed = [replace(some[0], templates=("none",))]
+    assert run_all(changed, smoke_store, tmp_path).new == 1
+
+
+def test_tasks_of_one_fit_are_fitted_once(runs, smoke_store, tmp_path):
+    pair = [run for run in runs if run.eval == "held-out"][:2]
+    assert {run.task for run in pair} == {"zero_shot", "retrieval"}
+    summary = run_all(pair, smoke_store, tmp_path)
+    assert (summary.new, summary.fits) == (2, 1)
+
+
+def test_processes_write_the_same_numbers(runs, smoke_store, smoke_results, tmp_path):
+    some = [run for run in runs if run.seed == 0 and run.n_pairs in (0, 8)]
+    run_all(some, smoke_store, tmp_path, jobs=2)
+    alone = read_results(smoke_results).filter(pl.col("run_id").is_in([r.run_id for r in some]))
+    assert_frame_equal(read_results(tmp_path).drop(TIMES), alone.drop(TIMES))
+    ids = [run.run_id for run in some]
+    assert_frame_equal(read_ranks(tmp_path, ids), read_ranks(smoke_results, ids))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_error_in_a_run_comes_out_and_finished_runs_stay(runs, smoke_store, tmp_path, jobs):
+    good = [run for run in runs if run.eval == "all-names"][:9]
+    bad = replace(good[0], image_revision="0" * 64)
+    with pytest.raises(ProtocolError, match="Plan the suite again"):
+        run_all([*good, bad], smoke_store, tmp_path, jobs=jobs)
+    assert finished(tmp_path) <= {run.run_id for run in good}
+    assert not list(tmp_path.rglob("*.staged"))
+
+
+def test_retrieval_without_captions_is_refused(runs, smoke_store):
+    run = next(r for r in runs if r.task == "retrieval")
+    corpus = read_corpus(open_store(smoke_store), run)
+    bare = Corpus(corpus.images, corpus.names, None, corpus.head)
+    with pytest.raises(ProtocolError, match="Retrieval needs captions"):
+        score(run, None, bare, None)
+
+
+def test_execute_yields_frames_of_the_given_runs(runs, smoke_store):
+    run = runs[0]
+    corpus = read_corpus(open_store(smoke_store), run)
+    ((same, rows, ranks),) = execute([run], corpus)
+    assert same == run
+    assert set(rows["run_id"]) == set(ranks["run_id"]) == {run.run_id}
+    assert len(np.unique(ranks["query_id"])) == len(corpus.images)

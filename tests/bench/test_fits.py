@@ -1,0 +1,134 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bench.corpus import Corpus, Items, read_corpus
+from bench.errors import ProtocolError
+from bench.fits import fit_run, prototype_pairs, real_pairs
+from bench.protocol import first_pairs, held_out_split
+from featstore import open_store
+from fitters.recipe import fit_alignment
+
+
+@pytest.fixture(scope="module")
+def corpus(smoke_store, runs):
+    return read_corpus(open_store(smoke_store), runs[0])
+
+
+@pytest.fixture
+def split(corpus):
+    return held_out_split(corpus.images.classes, seed=1)
+
+
+@pytest.fixture
+def run(runs):
+    return next(r for r in runs if (r.eval, r.method, r.source, r.n_pairs, r.seed) == (
+        "held-out", "ridge", "head", 8, 1
+    ))  # fmt: skip
+
+
+def test_captions_of_an_image_share_its_mass(rng):
+    images = Items(np.array(["i0", "i1", "i2"]), np.array(["a", "b", "a"]), rng.normal(size=(3, 4)))
+    parents = np.array(["i2", "i0", "i2", "i1", "i2"])
+    captions = Items(np.arange(5).astype(str), parents, rng.normal(size=(5, 3)), parents)
+    pairs = real_pairs(Corpus(images, images, captions), np.array([2, 0]))
+    # Image 2 first, with its three captions in their order, then image 0 with one.
+    np.testing.assert_array_equal(pairs.x, images.rows[[2, 2, 2, 0]])
+    np.testing.assert_array_equal(pairs.y, captions.rows[[0, 2, 4, 1]])
+    np.testing.assert_allclose(pairs.weight, [1 / 3, 1 / 3, 1 / 3, 1])
+    assert pairs.groups.tolist() == ["a", "a", "a", "a"]
+
+
+def test_an_image_without_a_caption_is_an_error(rng):
+    images = Items(np.array(["i0", "i1"]), np.array(["a", "b"]), rng.normal(size=(2, 4)))
+    captions = Items(np.array(["c"]), np.array(["a"]), rng.normal(size=(1, 3)), np.array(["i0"]))
+    with pytest.raises(ProtocolError, match=r"1 images have no caption .first: 'i1'"):
+        real_pairs(Corpus(images, images, captions), np.array([0, 1]))
+    with pytest.raises(ProtocolError, match="Extract the captions"):
+        real_pairs(Corpus(images, images), np.array([0]))
+
+
+def test_controls_keep_what_they_promise_and_follow_the_seed(run, corpus):
+    head, bias = prototype_pairs(run, corpus)
+    np.testing.assert_array_equal(head.x, corpus.head.weight)
+    np.testing.assert_array_equal(bias, corpus.head.bias)
+    random, _ = prototype_pairs(replace(run, source="random"), corpus)
+    norms = [np.linalg.norm(rows, axis=1) for rows in (random.x, head.x)]
+    np.testing.assert_allclose(norms[0], norms[1], rtol=1e-5)
+    shuffled, _ = prototype_pairs(replace(run, source="shuffled"), corpus)
+    np.testing.assert_array_equal(shuffled.x, head.x)
+    assert not (shuffled.y == head.y).all(axis=1).any()
+    again, _ = prototype_pairs(replace(run, source="random"), corpus)
+    other, _ = prototype_pairs(replace(run, source="random", seed=2), corpus)
+    np.testing.assert_array_equal(random.x, again.x)
+    assert not np.allclose(random.x, other.x)
+
+
+def test_a_head_is_needed_for_prototypes(run, corpus):
+    with pytest.raises(ProtocolError, match="needs a classification head"):
+        fit_run(run, replace(corpus, head=None), None)
+
+
+def test_nothing_that_is_scored_enters_the_fit(run, corpus, split, rng):
+    probe = rng.normal(size=(5, corpus.images.rows.shape[1])).astype(np.float32)
+    before = fit_run(run, corpus, split)
+    rows = corpus.images.rows.copy()
+    rows[split.test] = rng.normal(size=rows[split.test].shape)
+    texts = corpus.captions.rows.copy()
+    texts[split.test] = rng.normal(size=texts[split.test].shape)
+    poisoned = replace(
+        corpus,
+        images=replace(corpus.images, rows=rows),
+        captions=replace(corpus.captions, rows=texts),
+        names=replace(corpus.names, rows=rng.normal(size=corpus.names.rows.shape)),
+    )
+    after = fit_run(run, poisoned, split)
+    np.testing.assert_array_equal(
+        before.alignment.project_x(probe), after.alignment.project_x(probe)
+    )
+    assert before.facts == after.facts
+
+
+def test_the_fit_is_the_recipes_on_the_pairs_of_the_split(run, corpus, split, rng):
+    run = replace(run, penalty=0.3, mix=2.0)
+    fitted = fit_run(run, corpus, split)
+    images = first_pairs(split, 8)
+    unlabelled = corpus.images.rows[split.train].astype(np.float64)
+    mean = (unlabelled / np.linalg.norm(unlabelled, axis=1, keepdims=True)).mean(axis=0)
+    prototypes, _ = prototype_pairs(run, corpus)
+    expected = fit_alignment(
+        "ridge", prototypes=prototypes, real=real_pairs(corpus, images), image_mean=mean,
+        penalty=0.3, mix=2.0, rng=rng,
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        fitted.alignment.project_x(corpus.images.rows),
+        expected.project_x(corpus.images.rows),
+        atol=1e-6,
+    )
+
+
+def test_facts_say_what_was_used_and_chosen(run, corpus, split):
+    facts = fit_run(run, corpus, split).facts
+    assert (facts["n_images_fitted"], facts["n_prototypes"]) == (8, 120)
+    assert facts["image_mean"] == "training images"
+    assert facts["penalty_chosen"] > 0
+    assert facts["mix_chosen"] > 0
+    assert facts["penalty_at_edge"] in (True, False)
+    alone = fit_run(replace(run, source="none"), corpus, split).facts
+    assert alone["n_prototypes"] == 0
+    assert alone["mix_chosen"] is None
+    every = fit_run(replace(run, n_pairs="all"), corpus, split).facts
+    assert every["n_images_fitted"] == len(split.train)
+
+
+def test_all_names_is_centred_by_the_images_themselves_and_says_so(runs, corpus):
+    ridge = next(r for r in runs if (r.eval, r.method, r.source) == ("all-names", "ridge", "head"))
+    fitted = fit_run(ridge, corpus, None)
+    assert fitted.facts["image_mean"] == "evaluated images"
+    assert fit_run(runs[0], corpus, None).facts["image_mean"] == "none"
+
+
+def test_too_many_pairs_are_refused(run, corpus, split):
+    with pytest.raises(ProtocolError, match="Ask for fewer"):
+        fit_run(replace(run, n_pairs=1000), corpus, split)

@@ -1,0 +1,70 @@
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import hypergeom
+
+from bench.errors import MetricError
+from bench.metrics import chance_levels, per_query, ranks_from_scores, summarise
+from bench.metrics.summary import METRICS, cutoff
+
+
+@pytest.mark.parametrize("k", [1, 5, 10])
+@pytest.mark.parametrize(("relevant", "gallery"), [(1, 517), (3, 40), (5, 12), (12, 12)])
+def test_hit_probability_is_hypergeometric(k, relevant, gallery):
+    got = chance_levels(np.array([relevant]), gallery, [f"R@{k}"])[f"R@{k}"]
+    expected = 1 - hypergeom(gallery, relevant, min(k, gallery)).pmf(0)
+    assert got == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_relevant_item_gives_k_over_gallery():
+    levels = chance_levels(np.ones(570, dtype=int), 517, ["top-1", "top-5", "top-10"])
+    assert levels == pytest.approx({"top-1": 1 / 517, "top-5": 5 / 517, "top-10": 10 / 517})
+
+
+@pytest.mark.parametrize(("relevant", "gallery"), [(1, 6), (2, 6), (3, 7), (6, 6), (1, 1)])
+def test_equals_the_mean_over_every_order(relevant, gallery):
+    precisions, reciprocals, bests = [], [], []
+    for places in itertools.combinations(range(1, gallery + 1), relevant):
+        precisions.append(np.mean([(i + 1) / place for i, place in enumerate(places)]))
+        reciprocals.append(1 / places[0])
+        bests.append(places[0])
+    levels = chance_levels(np.array([relevant]), gallery, ["mAP", "MRR", "median_rank"])
+    assert levels["mAP"] == pytest.approx(np.mean(precisions), rel=1e-12)
+    assert levels["MRR"] == pytest.approx(np.mean(reciprocals), rel=1e-12)
+    # The smallest rank that half of the orders reach.
+    assert levels["median_rank"] == np.quantile(bests, 0.5, method="inverted_cdf")
+
+
+def test_simulation_over_queries_with_different_counts_agrees(rng):
+    groups = np.repeat(np.arange(8), [1, 1, 2, 3, 5, 8, 13, 1])
+    queries = np.tile(np.arange(8), 4_000)
+    found = ranks_from_scores(rng.normal(size=(len(queries), len(groups))), queries, groups)
+    levels = chance_levels(found.n_relevant, found.gallery)
+    seen = summarise(found)
+    for metric in METRICS:
+        # Four standard errors of the simulated mean; the median moves by whole ranks.
+        values = per_query(metric, found.rank, found.average_precision)
+        slack = 1.0 if metric == "median_rank" else 4 * values.std() / np.sqrt(len(values))
+        assert abs(levels[metric] - seen[metric]) <= slack
+
+
+def test_cutoffs_beyond_the_gallery_are_certain():
+    assert chance_levels(np.array([1, 1]), 3, ["R@10"])["R@10"] == 1.0
+
+
+@pytest.mark.parametrize("counts", [[0], [4], []])
+def test_counts_outside_the_gallery_are_refused(counts):
+    with pytest.raises(MetricError, match="1 to 3 relevant items"):
+        chance_levels(np.array(counts, dtype=int), 3)
+
+
+def test_unknown_metrics_are_refused():
+    with pytest.raises(MetricError, match="Known metrics: top-1"):
+        chance_levels(np.array([1]), 3, ["recall"])
+    with pytest.raises(MetricError, match="Known metrics: top-1"):
+        per_query("R@0", np.array([1]), np.array([1.0]))
+
+
+def test_cutoff_reads_k():
+    assert [cutoff(m) for m in ("R@1", "top-10", "R@", "mAP", "R@05")] == [1, 10, None, None, None]

@@ -1,0 +1,197 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from bench.errors import MetricError
+from bench.metrics import NO_ITEM, rank_projections, ranks_from_scores, summarise
+from tests.bench import oracles_bench as oracles
+
+
+@dataclass(frozen=True)
+class Expect:
+    input: tuple
+    output: dict
+    id: str
+
+
+HAND = [
+    Expect(
+        ([[0.2, 0.9, 0.5, 0.1], [0.3, 0.3, 0.8, 0.3]], ["a", "c"], ["a", "b", "a", "c"]),
+        {"rank": [2, 4], "ap": [7 / 12, 1 / 4], "top": [[1, 2], [2, 0]]},
+        "the docstring's example",
+    ),
+    Expect(
+        ([[3.0, 2.0, 1.0]], ["x"], ["x", "y", "z"]),
+        {"rank": [1], "ap": [1.0], "top": [[0, 1]]},
+        "first place",
+    ),
+    Expect(
+        ([[1.0, 1.0, 1.0]], ["x"], ["x", "y", "z"]),
+        {"rank": [3], "ap": [1 / 3], "top": [[1, 2]]},
+        "all tied: the relevant item comes last",
+    ),
+    Expect(
+        ([[1.0, 1.0, 0.0, 2.0]], ["x"], ["x", "x", "y", "y"]),
+        {"rank": [2], "ap": [2 / 3], "top": [[3, 0]]},
+        "ties among relevant items cost nothing",
+    ),
+    Expect(
+        ([[0.1, 0.2], [0.2, 0.1]], [7, 7], [7, 7]),
+        {"rank": [1, 1], "ap": [1.0, 1.0], "top": [[1, 0], [0, 1]]},
+        "integer groups, everything relevant",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", HAND, ids=lambda case: case.id)
+def test_hand_worked_tables(case):
+    scores, queries, gallery = case.input
+    found = ranks_from_scores(np.array(scores), np.array(queries), np.array(gallery), top=2)
+    np.testing.assert_array_equal(found.rank, case.output["rank"])
+    np.testing.assert_allclose(found.average_precision, case.output["ap"], rtol=1e-15)
+    np.testing.assert_array_equal(found.top, case.output["top"])
+
+
+def test_summary_of_the_docstrings_example():
+    scores, queries, gallery = HAND[0].input
+    found = ranks_from_scores(np.array(scores), np.array(queries), np.array(gallery))
+    assert summarise(found, ["R@1", "top-2", "R@4", "median_rank", "MRR", "mAP"]) == {
+        "R@1": 0.0,
+        "top-2": 0.5,
+        "R@4": 1.0,
+        "median_rank": 3.0,
+        "MRR": (1 / 2 + 1 / 4) / 2,
+        "mAP": pytest.approx((7 / 12 + 1 / 4) / 2, rel=1e-15),
+    }
+
+
+@st.composite
+def tied_scores(draw):
+    n, g = draw(st.integers(1, 6)), draw(st.integers(1, 14))
+    groups = np.array(draw(st.lists(st.integers(0, 4), min_size=g, max_size=g)))
+    queries = np.array(draw(st.lists(st.sampled_from(sorted(set(groups))), min_size=n, max_size=n)))
+    # Few distinct values: ties everywhere.
+    values = st.lists(st.integers(0, draw(st.integers(0, 6))), min_size=n * g, max_size=n * g)
+    return np.array(draw(values), dtype=np.float32).reshape(n, g), queries, groups
+
+
+@given(tied_scores(), st.integers(1, 16))
+@settings(max_examples=150, deadline=None)
+def test_equals_double_loops_and_sklearn_on_tied_scores(case, top):
+    scores, queries, groups = case
+    found = ranks_from_scores(scores, queries, groups, top=top)
+    for i, group in enumerate(queries):
+        relevant = groups == group
+        assert found.rank[i] == oracles.rank_of_best(scores[i], relevant)
+        assert found.n_relevant[i] == relevant.sum()
+        assert found.top[i].tolist() == oracles.first_items(scores[i], relevant, top)
+        expected = oracles.average_precision(scores[i], relevant)
+        assert found.average_precision[i] == pytest.approx(expected, rel=1e-12)
+        assert found.average_precision[i] == pytest.approx(
+            average_precision_score(relevant, scores[i]), rel=1e-12
+        )
+
+
+def test_many_relevant_items_take_the_sorting_path_and_agree_with_sklearn(rng):
+    scores = rng.integers(0, 40, size=(25, 300)).astype(np.float32)
+    groups = rng.integers(0, 10, size=300)
+    queries = rng.integers(0, 10, size=25)
+    found = ranks_from_scores(scores, queries, groups)
+    assert found.n_relevant.min() > 8
+    for i, group in enumerate(queries):
+        assert found.rank[i] == oracles.rank_of_best(scores[i], groups == group)
+        assert found.average_precision[i] == pytest.approx(
+            average_precision_score(groups == group, scores[i]), rel=1e-12
+        )
+
+
+@given(tied_scores())
+@settings(max_examples=60, deadline=None)
+def test_a_monotone_transform_of_the_scores_changes_nothing(case):
+    scores, queries, groups = case
+    plain = ranks_from_scores(scores, queries, groups)
+    bent = ranks_from_scores(np.exp(scores.astype(np.float64)) * 3 - 1, queries, groups)
+    np.testing.assert_array_equal(plain.rank, bent.rank)
+    np.testing.assert_array_equal(plain.average_precision, bent.average_precision)
+    np.testing.assert_array_equal(plain.top, bent.top)
+
+
+@given(tied_scores(), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_permuting_the_gallery_changes_no_rank_even_with_ties(case, random):
+    scores, queries, groups = case
+    order = list(range(len(groups)))
+    random.shuffle(order)
+    plain = ranks_from_scores(scores, queries, groups)
+    moved = ranks_from_scores(scores[:, order], queries, groups[order])
+    np.testing.assert_array_equal(plain.rank, moved.rank)
+    np.testing.assert_allclose(plain.average_precision, moved.average_precision, rtol=1e-12)
+
+
+@pytest.mark.parametrize("block_scores", [1, 100, 999, 10**9])
+def test_blocks_give_what_one_product_gives(rng, block_scores):
+    # Integers are exact in float32, so any blocking of the product has the same bits.
+    queries = rng.integers(-3, 4, size=(37, 6)).astype(np.float32)
+    gallery = rng.integers(-3, 4, size=(53, 6)).astype(np.float32)
+    query_groups, gallery_groups = np.arange(37) % 9, np.arange(53) % 9
+    blocked = rank_projections(
+        queries, gallery, query_groups, gallery_groups, block_scores=block_scores
+    )
+    whole = ranks_from_scores(queries @ gallery.T, query_groups, gallery_groups)
+    for name in ("rank", "average_precision", "n_relevant", "top"):
+        np.testing.assert_array_equal(getattr(blocked, name), getattr(whole, name))
+    assert blocked.gallery == 53
+
+
+def test_recall_grows_with_k_and_first_of_top_is_a_hit_exactly_at_rank_one(rng):
+    scores = rng.normal(size=(200, 30))
+    groups = rng.integers(0, 12, size=30)
+    queries = groups[rng.integers(0, 30, size=200)]
+    found = ranks_from_scores(scores, queries, groups)
+    recalls = [summarise(found, [f"R@{k}"])[f"R@{k}"] for k in range(1, 31)]
+    assert np.all(np.diff(recalls) >= 0)
+    assert recalls[-1] == 1.0
+    np.testing.assert_array_equal(found.rank == 1, groups[found.top[:, 0]] == queries)
+
+
+def test_top_beyond_a_small_gallery_is_marked():
+    found = ranks_from_scores(np.array([[1.0, 2.0]]), np.array(["a"]), np.array(["a", "b"]), top=4)
+    assert found.top.tolist() == [[1, 0, NO_ITEM, NO_ITEM]]
+
+
+def test_a_collapsed_projection_earns_nothing():
+    rows = np.ones((10, 4), dtype=np.float32)
+    found = rank_projections(rows, rows, np.arange(10), np.arange(10))
+    assert summarise(found, ["R@1"])["R@1"] == 0.0
+    assert found.rank.tolist() == [10] * 10
+
+
+BAD = [
+    ((np.ones((2, 3)), np.ones((2, 4)), [0, 1], [0, 1]), "same alignment"),
+    ((np.ones((2, 3)), np.ones((2, 3)), [0], [0, 1]), "one group id"),
+    ((np.ones((0, 3)), np.ones((2, 3)), [], [0, 1]), "nothing to rank"),
+    ((np.ones((2, 3)), np.ones((2, 3)), [0, 5], [0, 1]), "add their items to the gallery"),
+    ((np.full((2, 3), np.nan), np.ones((2, 3)), [0, 1], [0, 1]), "query projection is not finite"),
+    (
+        (np.ones((2, 3)), np.full((2, 3), np.inf), [0, 1], [0, 1]),
+        "gallery projection is not finite",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[m for _, m in BAD])
+def test_bad_input_is_named(arguments, message):
+    queries, gallery, query_groups, gallery_groups = arguments
+    with pytest.raises(MetricError, match=message):
+        rank_projections(queries, gallery, np.array(query_groups), np.array(gallery_groups))
+
+
+def test_bad_scores_are_named():
+    with pytest.raises(MetricError, match="matrix of queries"):
+        ranks_from_scores(np.ones(3), np.zeros(3), np.zeros(3))
+    with pytest.raises(MetricError, match="NaN"):
+        ranks_from_scores(np.array([[np.nan]]), np.zeros(1), np.zeros(1))

@@ -1,0 +1,207 @@
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+
+from bench.errors import BenchError, NoResultsError
+from bench.report import write_report
+from bench.report.gallery import Words
+from bench.report.theme import INKS
+from bench.report.write import build_page
+from bench.results import read_results
+from featstore import open_store
+from tests.bench.results_by_hand import hand_run, write_ranks
+
+NASTY = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;</style>'
+
+
+class Page(HTMLParser):
+    """Collects tags, ids, links and the text of scripts."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.ids, self.attributes, self.scripts = [], [], [], []
+        self.policy, self._inside = "", ""
+        self.open, self.unbalanced = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append(tag)
+        self.attributes += attrs
+        self._inside = tag
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        if attributes.get("http-equiv") == "Content-Security-Policy":
+            self.policy = attributes["content"]
+        if tag not in {"meta", "img", "br", "input", "link"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data):
+        if self._inside == "script":
+            self.scripts.append(data)
+            self._inside = ""
+
+
+def thumbnail():
+    return "data:image/webp;base64," + base64.b64encode(b"RIFF0000WEBP").decode()
+
+
+@pytest.fixture(scope="module")
+def nasty(smoke_results, smoke_store):
+    """A page whose names and captions try to break out of the HTML."""
+
+    class Everything(dict):
+        def get(self, key, default=None):
+            return NASTY
+
+    corpus = open_store(smoke_store).view("smoke/image/synthetic").items
+    classes = dict(zip(corpus["item_id"], corpus["class_id"], strict=True))
+    pictures = dict.fromkeys(classes, thumbnail())
+    rows = read_results(smoke_results)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "bench.report.write.read_words", lambda *_: Words(Everything(), classes, pictures)
+        )
+        return build_page(
+            smoke_results, rows, open_store(smoke_store), command="bench <report> & co"
+        )
+
+
+def test_captions_stay_text(nasty):
+    assert nasty.html.count("&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;") > 20
+    assert "<script>alert" not in nasty.html
+    assert "onerror=alert(2)>" not in nasty.html
+    page = Page(nasty.html)
+    assert page.tags.count("script") == 1
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert "bench &lt;report&gt; &amp; co" in nasty.html
+
+
+def test_the_page_asks_for_nothing_outside_itself(nasty):
+    page = Page(nasty.html)
+    for name, value in page.attributes:
+        if name in {"src", "href", "xlink:href", "action", "poster", "srcset"}:
+            assert value.startswith(("data:", "#")), (name, value)
+    assert "@import" not in nasty.html
+    urls = set(re.findall(r"url\(([^)]*)\)", nasty.html))
+    assert all(url.startswith("#") for url in urls)
+    assert {"link", "iframe", "object", "embed", "base"}.isdisjoint(page.tags)
+
+
+def test_the_policy_allows_only_the_one_script(nasty):
+    page = Page(nasty.html)
+    (script,) = page.scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page.policy
+    for rule in ("default-src 'none'", "img-src data:", "style-src 'unsafe-inline'"):
+        assert rule in page.policy
+
+
+def test_html_is_balanced_and_ids_are_unique(nasty):
+    page = Page(nasty.html)
+    assert page.unbalanced == []
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    used = set(re.findall(r'(?:url\(#|href="#|labelledby=")([^")]+)', nasty.html))
+    assert used <= set(page.ids)
+
+
+def test_pictures_come_from_the_thumbnails_and_have_a_text(nasty):
+    images = re.findall(r"<img[^>]*>", nasty.html)
+    assert images
+    assert all('src="data:image/webp;base64,' in image and "alt=" in image for image in images)
+
+
+def test_colours_follow_the_mode(nasty):
+    assert "prefers-color-scheme: dark" in nasty.html
+    for role, ink in INKS.items():
+        assert ink.placeholder not in nasty.html
+        assert f"--{role}: {ink.light};" in nasty.html
+        assert f"--{role}: {ink.dark};" in nasty.html
+    assert "var(--head)" in nasty.html
+
+
+def test_first_screen_then_curves_tables_gains_gallery_provenance(nasty):
+    order = ["verdict", "curve", "tasks", "gains", "gallery", "provenance"]
+    places = [nasty.html.index(f'id="{name}"') for name in order]
+    assert places == sorted(places)
+    assert nasty.verdict.answer in nasty.html
+    first = nasty.html[: places[1]]
+    assert "Names shuffled" in first
+    assert "Random rows" in first
+
+
+def test_the_same_results_give_the_same_page(smoke_results, smoke_store):
+    rows = read_results(smoke_results)
+    pages = [
+        build_page(smoke_results, rows, open_store(smoke_store), command="x").html for _ in "ab"
+    ]
+    assert pages[0] == pages[1]
+
+
+def test_figures_lie_beside_the_page(smoke_results, smoke_store, tmp_path):
+    written = write_report(smoke_results, store=smoke_store, out=tmp_path / "r.html")
+    names = sorted(path.name for path in (tmp_path / "r_files").iterdir())
+    assert names == sorted(path.name for path in written.files)
+    assert names == [
+        "accuracy_by_pairs_procrustes.csv", "accuracy_by_pairs_procrustes.svg",
+        "accuracy_by_pairs_ridge.csv", "accuracy_by_pairs_ridge.svg",
+        "gain_beside_controls.csv", "gain_beside_controls.svg",
+    ]  # fmt: skip
+    svg = (tmp_path / "r_files" / "gain_beside_controls.svg").read_text()
+    assert INKS["head"].light in svg
+    assert "var(--" not in svg
+    assert not any(ink.placeholder in svg for ink in INKS.values())
+    curve = pl.read_csv(tmp_path / "r_files" / "accuracy_by_pairs_ridge.csv")
+    table = read_results(smoke_results).filter(
+        (pl.col("method") == "ridge") & (pl.col("source") == "head") & (pl.col("n_pairs") == "8")
+        & (pl.col("metric") == "top-1")
+    )  # fmt: skip
+    point = curve.filter(
+        (pl.col("line") == "real + head weights") & (pl.col("n_pairs") == "8")
+        & (pl.col("metric") == "top-1")
+    )  # fmt: skip
+    assert point["mean"].item() == pytest.approx(table["value"].mean())
+    assert written.page.stat().st_size < 2 * 2**20
+
+
+def test_results_without_the_question_still_make_a_page(smoke_store, tmp_path, smoke_results):
+    sets = read_results(smoke_results).row(0, named=True)
+    fields = {
+        name: sets[name] for name in ("image_set", "image_revision", "name_set", "name_revision")
+    }
+    write_ranks(tmp_path / "r", hand_run("none", 16, **fields), [1, 2, 3])
+    written = write_report(tmp_path / "r", store=smoke_store, out=tmp_path / "r.html")
+    assert written.answer == ""
+    html = written.page.read_text()
+    assert "No run on head weights answers the question yet" in html
+    assert Page(html).unbalanced == []
+
+
+def test_nothing_is_written_when_there_is_nothing_to_show(smoke_store, tmp_path):
+    with pytest.raises(NoResultsError, match="bench run"):
+        write_report(tmp_path / "no", store=smoke_store, out=tmp_path / "r.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_page_that_is_too_large_is_refused(monkeypatch, smoke_results, smoke_store, tmp_path):
+    monkeypatch.setattr("bench.report.write.MAX_PAGE_BYTES", 1000)
+    with pytest.raises(BenchError, match="Extract smaller thumbnails"):
+        write_report(smoke_results, store=smoke_store, out=tmp_path / "r.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_named_with_the_extra(
+    monkeypatch, smoke_results, smoke_store, tmp_path
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BenchError, match=r"jinja2 and matplotlib.*headstock\[report\]"):
+        write_report(smoke_results, store=smoke_store, out=tmp_path / "r.html")

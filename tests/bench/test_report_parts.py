@@ -1,0 +1,220 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from bench.comparisons import compare
+from bench.report.figures import gain_figure, pairs_figure
+from bench.report.gallery import COUNTS, Words, gallery, read_words
+from bench.report.grids import choice_rows, gain_rows, grids
+from bench.report.theme import INKS, file_svg, page_svg
+from bench.report.verdict import verdict
+from bench.results import read_results
+from bench.tables import result_table
+from featstore import open_store
+from featstore.store.thumbnails import write_thumbnails
+from tests.bench.results_by_hand import hand_run, write_ranks, write_study
+
+
+def judge(root):
+    rows = read_results(root)
+    return verdict(compare(root, rows, n_resamples=500, n_flips=499), result_table(rows))
+
+
+@pytest.mark.parametrize(
+    ("shares", "tone", "answer"),
+    [
+        ({"head": 0.6, "random": 0.05, "shuffled": 0.05}, "better", "No. Random vectors"),
+        ({"head": 0.3, "random": 0.3, "shuffled": 0.05}, "same", "Undecided"),
+        ({"head": 0.05, "random": 0.5, "shuffled": 0.05}, "worse", "Yes. A control did better"),
+    ],
+)
+def test_the_verdict_follows_the_intervals(tmp_path, rng, shares, tone, answer):
+    write_study(tmp_path, rng, **shares)
+    found = judge(tmp_path)
+    assert found.tone == tone
+    assert found.answer.startswith(answer)
+    assert [tile.source for tile in found.tiles] == ["head", "random", "shuffled"]
+    assert found.eval == "held-out"
+    assert set(found.gains["comparison"]) == {"over-chance", "over-real"}
+
+
+def test_the_verdict_says_when_no_control_was_run(tmp_path, rng):
+    write_ranks(tmp_path, hand_run("head"), np.where(rng.random(50) < 0.5, 1, 9))
+    found = judge(tmp_path)
+    assert found.tone == "unknown"
+    assert "Run the sources random and shuffled" in found.reason
+
+
+def test_the_verdict_shows_losses_too(tmp_path, rng):
+    write_study(tmp_path, rng, head=0.6, real=0.2, mixed=0.3)
+    remarks = " ".join(judge(tmp_path).remarks)
+    assert "ConSE reads the same head without fitting" in remarks
+    assert "16 pairs −" in remarks
+    assert "all (50) pairs −" in remarks
+
+
+def test_all_names_answer_if_nothing_was_held_out(tmp_path, rng):
+    names = [f"q{i}" for i in range(60)]
+    for source, share in (("head", 0.6), ("random", 0.05)):
+        run = hand_run(source, eval="all-names")
+        write_ranks(tmp_path, run, np.where(rng.random(60) < share, 1, 9), queries=names)
+    found = judge(tmp_path)
+    assert (found.eval, found.tone) == ("all-names", "better")
+    assert "20 candidate names" in found.setting
+
+
+def test_no_head_no_verdict(tmp_path):
+    write_ranks(tmp_path, hand_run("random"), [1, 2])
+    assert judge(tmp_path) is None
+
+
+@pytest.fixture
+def study(tmp_path, rng):
+    write_study(tmp_path, rng)
+    return tmp_path
+
+
+def test_the_curve_draws_every_line_of_the_table(study):
+    table = result_table(read_results(study))
+    figure = pairs_figure(table, "ridge")
+    lines = figure.data.filter(pl.col("metric") == "top-1").group_by("line").len()
+    assert dict(lines.iter_rows()) == {
+        "real pairs": 2, "real + head weights": 3, "real + random rows": 3,
+        "real + head, names shuffled": 3, "ConSE, head unfitted": 1, "chance": 1,
+    }  # fmt: skip
+    for text in ("all, 50", "image → name, top-1", "ConSE, head unfitted"):
+        assert text in figure.svg
+    assert pairs_figure(table, "conse") is None
+    assert pairs_figure(table, "procrustes") is None
+
+
+def test_the_gain_figure_names_every_source(study):
+    found = judge(study)
+    figure = gain_figure(found.gains, found.sources)
+    for text in ("no real pairs, over chance", "16 real pairs, over these alone", "names shuffled"):
+        assert text in figure.svg
+    assert figure.data.height == 3 + 2 * 3
+
+
+def test_a_figure_in_the_page_has_a_title_and_ids_of_its_own(study):
+    found = judge(study)
+    figure = gain_figure(found.gains, found.sources)
+    one = page_svg(figure.svg, prefix="f1", title="a < b")
+    assert '<title id="f1-title">a &lt; b</title>' in one
+    assert 'aria-labelledby="f1-title"' in one
+    assert not set(_ids(one)) & set(_ids(page_svg(figure.svg, prefix="f2", title="")))
+    assert "<style" not in one
+    assert "<metadata" not in one
+    assert "DejaVu" not in one
+    assert file_svg(figure.svg).startswith("<?xml")
+
+
+def _ids(svg):
+    return [part.split('"')[0] for part in svg.split(' id="')[1:]]
+
+
+def _luminance(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("role", [role for role in INKS if role not in {"paper", "rule"}])
+def test_every_ink_can_be_read_on_its_paper(role, mode):
+    levels = sorted(_luminance(getattr(INKS[name], mode)) for name in (role, "paper"))
+    # WCAG 2.2, 1.4.3: 4.5 for text.
+    assert (levels[1] + 0.05) / (levels[0] + 0.05) >= 4.5
+
+
+def test_grids_put_pairs_across_and_metrics_where_there_is_one_number(study, rng):
+    write_ranks(study, hand_run("head", eval="all-names"), rng.integers(1, 20, size=30))
+    table = result_table(read_results(study))
+    shown = {(grid.direction, grid.eval): grid for grid in grids(table)}
+    held = shown["image→name", "held-out"]
+    assert held.columns == ("0", "16", "all (50)")
+    assert not held.by_metric
+    assert [line.method for line in held.lines] == ["chance", "ConSE"] + ["Ridge"] * 4
+    head = next(line for line in held.lines if line.role == "head" and line.method == "Ridge")
+    row = table.filter(
+        (pl.col("eval") == "held-out") & (pl.col("direction") == "image→name")
+        & (pl.col("source") == "head") & (pl.col("method") == "ridge") & (pl.col("n_pairs") == "16")
+    ).row(0, named=True)  # fmt: skip
+    assert head.cells[1].texts[0] == f"{100 * row['top-1']:.1f} ± {100 * row['top-1_sd']:.1f}"
+    real = next(line for line in held.lines if line.role == "real")
+    assert real.cells[0].texts[0] == ""
+    assert max(w for line in held.lines for cell in line.cells for w in cell.weights) == 100
+    chance = next(line for line in held.lines if line.method == "chance")
+    assert set(chance.cells[0].weights) == {0}
+    every = shown["image→name", "all-names"]
+    assert every.by_metric
+    assert every.columns[:2] == ("top-1 %", "top-5 %")
+
+
+def test_bars_share_one_axis_that_holds_zero():
+    frame = pl.DataFrame(
+        {
+            "direction": ["image→name"] * 2, "eval": ["held-out"] * 2, "metric": ["top-1"] * 2,
+            "method": ["ridge"] * 2, "n_pairs": ["16", "all"], "side_a": ["x"] * 2,
+            "side_b": ["y"] * 2, "a": [0.5, 0.1], "b": [0.3, 0.3], "difference": [0.2, -0.2],
+            "low": [0.1, -0.3], "high": [0.3, -0.1], "p": [0.01, None], "n_queries": [10, 10],
+            "n_clusters": [5, 5], "gallery": [20.0, 20.0], "chance": [0.05, 0.05],
+        }
+    )  # fmt: skip
+    up, down = gain_rows(frame, {"all": 344.0})
+    assert (up["tone"], down["tone"]) == ("up", "down")
+    assert up["bar"].zero == down["bar"].zero == 50.0
+    assert (up["bar"].low, up["bar"].width, up["bar"].mean) == (66.67, 33.33, 83.33)
+    assert (down["pairs"], down["p"], up["n_queries"]) == ("all (344)", "", "10 (5)")
+    assert gain_rows(frame.clear(), {}) == []
+
+
+def test_choices_are_summed_up_with_their_edges(study):
+    row = next(
+        r for r in choice_rows(read_results(study))
+        if (r["source"], r["pairs"]) == ("real + head weights", "16")
+    )  # fmt: skip
+    assert row["penalty"] == "0.2 (0.1 to 0.2)"
+    assert row["mix"] == "1"
+    assert row["edges"] == "1 of 2"
+
+
+def test_the_gallery_shows_failures_first(tmp_path):
+    ranks = np.array([1] * 20 + [2, 3, 5] * 6 + list(range(6, 40)))
+    write_ranks(tmp_path, hand_run("head"), ranks, gallery=50)
+    words = Words({"x": "a name", "y": "another"}, {}, {})
+    shown = gallery(tmp_path, read_results(tmp_path), words, "image→name")
+    kinds = [card.kind for card in shown.cards]
+    assert kinds == sorted(kinds, key=list(COUNTS).index)
+    assert [kinds.count(kind) for kind in COUNTS] == list(COUNTS.values())
+    assert [card.rank for card in shown.cards[:3]] == [39, 38, 37]
+    assert shown.totals == {"far": 34, "near": 18, "found": 20}
+    assert [place.text for place in shown.cards[0].places] == ["a name", "another"]
+    assert gallery(tmp_path, read_results(tmp_path), words, "caption→image") is None
+
+
+def test_the_right_answer_is_marked(smoke_results, smoke_store):
+    rows = read_results(smoke_results)
+    words = read_words(open_store(smoke_store), rows.row(0, named=True))
+    for direction in ("image→name", "caption→image"):
+        shown = gallery(smoke_results, rows, words, direction)
+        for card in shown.cards:
+            marked = [place.right for place in card.places]
+            assert (card.rank <= 5) == any(marked)
+            if card.rank <= 5:
+                assert marked.index(True) == card.rank - 1
+    assert len({card.text for card in shown.cards}) == len(shown.cards)
+
+
+def test_words_and_pictures_come_from_the_store(tmp_path, runs):
+    from bench.suites import create_smoke_store
+
+    create_smoke_store(tmp_path)
+    write_thumbnails(tmp_path / "smoke" / "image", {"smoke/image-000": b"webp"})
+    words = read_words(open_store(tmp_path), runs[0].columns())
+    assert words.describe("smoke/image-000") == "class-00"
+    assert words.describe("smoke/class-07") == "class-07"
+    assert words.describe("smoke/image-000#en") == "This is smoke/class-00."
+    assert words.describe("unknown") == "unknown"
+    assert words.class_of("smoke/image-000#en") == "smoke/class-00"
+    assert words.pictures == {"smoke/image-000": "data:image/webp;base64,d2VicA=="}

@@ -1,0 +1,146 @@
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from bench.errors import NoResultsError
+from bench.results import (
+    RANK_SCHEMA,
+    RESULT_SCHEMA,
+    finished,
+    ranks_path,
+    read_ranks,
+    read_results,
+    read_sessions,
+    result_rows,
+    run_path,
+    write_run,
+    write_session,
+)
+from featstore.errors import StoreWriteError
+
+
+def a_run(number):
+    run_id = f"{number:064x}"
+    rows = result_rows(
+        [
+            {"run_id": run_id, "suite": "s", "metric": metric, "value": 0.5, "n_pairs": "16"}
+            for metric in ("R@1", "MRR")
+        ]
+    )
+    ranks = pl.DataFrame(
+        {
+            "run_id": [run_id] * 2,
+            "direction": ["image→name"] * 2,
+            "query_id": ["a", "ü"],
+            "cluster_id": ["x", "y"],
+            "rank": [1, 7],
+            "average_precision": [1.0, 1 / 7],
+            "n_relevant": [1, 1],
+            "top": [["x"], ["x", "y"]],
+        },
+        schema=RANK_SCHEMA,
+    )
+    return run_id, rows, ranks
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    run_id, rows, ranks = a_run(1)
+    write_run(tmp_path, run_id, rows, ranks)
+    assert_frame_equal(read_results(tmp_path), rows.sort("metric"))
+    assert_frame_equal(read_ranks(tmp_path, [run_id]), ranks)
+    assert read_results(tmp_path).schema == pl.Schema(RESULT_SCHEMA)
+    assert finished(tmp_path) == {run_id}
+
+
+def test_order_of_writing_does_not_show(tmp_path):
+    for name, order in (("a", (1, 2, 3)), ("b", (3, 1, 2))):
+        for number in order:
+            write_run(tmp_path / name, *a_run(number))
+    assert_frame_equal(read_results(tmp_path / "a"), read_results(tmp_path / "b"))
+
+
+def test_any_parquet_reader_opens_it(tmp_path):
+    run_id, rows, ranks = a_run(1)
+    write_run(tmp_path, run_id, rows, ranks)
+    assert run_path(tmp_path, run_id).read_bytes()[:4] == b"PAR1"
+    assert pl.scan_parquet(tmp_path / "runs" / "*.parquet").collect().height == 2
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "no ranks", "staged only"])
+def test_a_damaged_run_counts_as_not_finished(tmp_path, damage):
+    write_run(tmp_path, *a_run(1))
+    run_id = a_run(2)[0]
+    path = run_path(tmp_path, run_id)
+    if damage == "foreign":
+        path.write_bytes(run_path(tmp_path, a_run(1)[0]).read_bytes())
+        ranks_path(tmp_path, run_id).write_bytes(b"PAR1")
+    else:
+        write_run(tmp_path, *a_run(2))
+        if damage == "truncated":
+            path.write_bytes(path.read_bytes()[:-40])
+        elif damage == "no ranks":
+            ranks_path(tmp_path, run_id).unlink()
+        else:
+            path.rename(path.with_name(f".{path.name}.1.staged"))
+    assert finished(tmp_path) == {a_run(1)[0]}
+
+
+def test_unreadable_results_name_the_file_and_the_way_out(tmp_path):
+    write_run(tmp_path, *a_run(1))
+    run_path(tmp_path, a_run(1)[0]).write_bytes(b"nothing")
+    with pytest.raises(NoResultsError, match="Delete it and run the suite again"):
+        read_results(tmp_path)
+    with pytest.raises(NoResultsError, match="cannot be read"):
+        read_ranks(tmp_path, ["0" * 64])
+
+
+def test_empty_and_missing_folders_say_how_to_fill_them(tmp_path):
+    with pytest.raises(NoResultsError, match=r"holds no finished run\. Make one with `bench run"):
+        read_results(tmp_path)
+    with pytest.raises(NoResultsError, match="does not exist"):
+        read_results(tmp_path / "nowhere")
+    assert finished(tmp_path / "nowhere") == set()
+    assert read_ranks(tmp_path, []).is_empty()
+
+
+def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "ranks").write_text("a file where a folder should be")
+    with pytest.raises(StoreWriteError, match="Cannot write"):
+        write_run(tmp_path, *a_run(1))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_many_threads_write_into_one_folder(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: write_run(tmp_path, *a_run(number)), range(40)))
+    assert len(finished(tmp_path)) == 40
+    assert read_results(tmp_path).height == 80
+
+
+def test_two_processes_write_the_same_and_other_runs(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2]); from tests.bench.test_results import a_run;"
+        "from bench.results import write_run; from pathlib import Path;"
+        "numbers = range(int(sys.argv[3]), int(sys.argv[4]));"
+        "[write_run(Path(sys.argv[1]), *a_run(n)) for n in numbers]"
+    )
+    here = str(Path(__file__).parents[2])
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), here, *bounds])
+        for bounds in (("0", "20"), ("10", "30"))
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert len(finished(tmp_path)) == 30
+    assert not list(tmp_path.rglob("*.staged"))
+
+
+def test_sessions_are_listed_oldest_first(tmp_path):
+    assert read_sessions(tmp_path) == []
+    write_session(tmp_path, "20260102", {"command": "b"})
+    write_session(tmp_path, "20260101", {"command": "a"})
+    assert [session["command"] for session in read_sessions(tmp_path)] == ["a", "b"]

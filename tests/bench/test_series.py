@@ -1,0 +1,63 @@
+import os
+
+import polars as pl
+import pytest
+
+from bench.errors import NoResultsError
+from bench.results import read_results, run_path
+from bench.series import only_series, series_table
+from tests.bench.results_by_hand import hand_run, write_ranks
+
+
+def write(root, at, **fields):
+    run = hand_run(**fields)
+    write_ranks(root, run, [1, 2, 3])
+    os.utime(run_path(root, run.run_id), (at, at))
+    return run
+
+
+def test_another_revision_is_another_series_and_the_last_one_is_shown(tmp_path):
+    write(tmp_path, 100, seed=0)
+    new = [write(tmp_path, 200 + s, seed=s, image_revision="f" * 64) for s in (0, 1)]
+    rows = read_results(tmp_path)
+    table = series_table(tmp_path, rows)
+    assert table["n_runs"].to_list() == [2, 1]
+    assert table["n_seeds"].to_list() == [2, 1]
+    assert table["series"].n_unique() == 2
+    shown = only_series(tmp_path, rows)
+    assert set(shown["run_id"]) == {run.run_id for run in new}
+
+
+def test_methods_sources_and_pairs_belong_to_one_series(tmp_path):
+    write(tmp_path, 1, source="none", n_pairs="all")
+    write(tmp_path, 2, source="head", n_pairs=16)
+    write(tmp_path, 3, source="head", n_pairs=0, method="conse")
+    table = series_table(tmp_path, read_results(tmp_path))
+    assert table.height == 1
+    row = table.row(0, named=True)
+    assert (row["methods"], row["sources"], row["n_pairs"]) == (
+        "conse,ridge",
+        "head,none",
+        "0,16,all",
+    )
+
+
+def test_a_limited_run_never_mixes_with_full_ones(tmp_path):
+    write(tmp_path, 1)
+    write(tmp_path, 2, limit=10)
+    rows = read_results(tmp_path)
+    assert only_series(tmp_path, rows)["limit"].to_list() == [10] * 5
+    os.utime(run_path(tmp_path, hand_run().run_id), (9, 9))
+    assert only_series(tmp_path, rows)["limit"].null_count() == 5
+
+
+def test_several_suites_want_a_name(tmp_path):
+    write(tmp_path, 1)
+    write(tmp_path, 2, suite="other")
+    rows = read_results(tmp_path)
+    with pytest.raises(NoResultsError, match=r"2 suites: hand, other\. Name one: --suite"):
+        only_series(tmp_path, rows)
+    assert set(only_series(tmp_path, rows, suite="hand")["suite"]) == {"hand"}
+    with pytest.raises(NoResultsError, match=r"no run of suite 'othr'.*Did you mean 'other'"):
+        only_series(tmp_path, rows, suite="othr")
+    assert only_series(tmp_path, rows, suite="other").select(pl.col("value")).height == 5

@@ -1,0 +1,88 @@
+import pytest
+
+from bench.errors import ProtocolError, UnknownSuiteError
+from bench.suites import SUITES, create_smoke_store, demo_runs, smoke_runs, suite_named
+from bench.suites.sets import find_sets
+from bench.suites.smoke import _items, _write
+from featstore import open_store
+
+
+def test_the_demo_is_the_protocol(smoke_store, monkeypatch):
+    """On a store of the demo's shape: the cells, seeds and numbers of pairs that were agreed."""
+    monkeypatch.setattr("bench.suites.demo.find_sets", lambda store, **_: find_sets(
+        store, dataset="smoke", label_set="smokehead"
+    ))  # fmt: skip
+    runs = demo_runs(open_store(smoke_store))
+    all_names = [run for run in runs if run.eval == "all-names"]
+    held_out = [run for run in runs if run.eval == "held-out"]
+    assert len(all_names) == 3 + 2 * 2 * 5
+    assert {run.task for run in all_names} == {"zero_shot"}
+    assert {run.n_pairs for run in all_names} == {0}
+    assert {run.seed for run in held_out} == {0, 1, 2, 3, 4}
+    # The synthetic store has too few images for 64 and 256.
+    assert {run.n_pairs for run in held_out} == {0, 16, "all"}
+    zero = [run for run in held_out if run.seed == 0 and run.task == "zero_shot"]
+    assert len(zero) == 1 + 2 * (3 + 2 * 4)
+    assert len({run.fit_key for run in runs}) == len(all_names) + 5 * len(zero)
+    assert all(run.relevance == "class_id" and run.penalty == "auto" for run in runs)
+    assert len(set(runs)) == len(runs)
+    for field in ("image", "name", "caption", "head", "head_name"):
+        assert all(getattr(run, f"{field}_revision") for run in runs)
+
+
+def test_smoke_store_is_the_same_every_time_and_is_left_alone(smoke_store, tmp_path):
+    create_smoke_store(tmp_path)
+    ids = [
+        [(str(i.key), i.commit.revision_id) for i in open_store(r).sets()]
+        for r in (smoke_store, tmp_path)
+    ]
+    assert ids[0] == ids[1]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    create_smoke_store(tmp_path)
+    assert {
+        path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()
+    } == before
+
+
+def test_limit_is_stamped_and_drops_what_cannot_be_drawn(smoke_store):
+    runs = smoke_runs(open_store(smoke_store), limit=10)
+    assert {run.limit for run in runs} == {10}
+    # 10 images are 5 classes of two; 60 % of them hold 6 images, fewer than 8.
+    assert {run.n_pairs for run in runs} == {0, "all"}
+    with pytest.raises(ProtocolError, match="leaves one side empty"):
+        smoke_runs(open_store(smoke_store), limit=1)
+    with pytest.raises(ProtocolError, match="at least one image"):
+        smoke_runs(open_store(smoke_store), limit=0)
+
+
+def test_a_store_without_the_sets_says_how_to_make_them(smoke_store):
+    with pytest.raises(ProtocolError, match=r"no imagenet1k/head_weight .*featstore extract"):
+        demo_runs(open_store(smoke_store))
+
+
+def test_two_encoders_that_fit_are_ambiguous(tmp_path):
+    create_smoke_store(tmp_path)
+    view = open_store(tmp_path).view("smoke/class_name/synthetic")
+    _write(tmp_path, "smoke", "class_name", "other:text", view.numpy(), view.items)
+    with pytest.raises(ProtocolError, match="2 sets that could be smoke/class_name"):
+        smoke_runs(open_store(tmp_path))
+
+
+def test_a_head_of_another_model_does_not_count(tmp_path):
+    create_smoke_store(tmp_path)
+    view = open_store(tmp_path).view("smokehead/head_weight/synthetic")
+    _write(tmp_path, "smokehead", "head_weight", "other:model", view.numpy(), view.items)
+    assert all("synthetic.image" in run.head_set for run in smoke_runs(open_store(tmp_path)))
+
+
+def test_suites_by_name():
+    assert set(SUITES) == {"demo", "smoke"}
+    assert suite_named("smoke").create_store is create_smoke_store
+    with pytest.raises(UnknownSuiteError, match=r"Known suites: demo, smoke\. Did you mean 'demo'"):
+        suite_named("deom")
+
+
+def test_items_helper_fills_the_schema():
+    table = _items("image", ["a"], class_id=["c"])
+    assert table.row(0, named=True)["class_id"] == "c"
+    assert table["text"].null_count() == 1

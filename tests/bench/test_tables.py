@@ -1,0 +1,137 @@
+import csv
+import io
+
+import numpy as np
+import polars as pl
+import pytest
+
+from bench.cells import in_order, source_name
+from bench.comparisons import compare
+from bench.results import read_results
+from bench.tables import (
+    aligned,
+    comma_separated,
+    gain_lines,
+    interval_text,
+    markdown,
+    metric_name,
+    number_text,
+    p_text,
+    pairs_text,
+    result_lines,
+    result_table,
+    signed_text,
+    value_text,
+)
+from tests.bench.results_by_hand import hand_run, write_ranks, write_study
+
+
+@pytest.fixture
+def study(tmp_path, rng):
+    write_study(tmp_path, rng)
+    return tmp_path
+
+
+def test_mean_and_deviation_over_seeds(tmp_path):
+    hits = {0: [1, 1, 2, 2], 1: [1, 2, 2, 2], 2: [1, 1, 1, 2]}
+    for seed, ranks in hits.items():
+        write_ranks(tmp_path, hand_run("head", 16, seed), ranks)
+    table = result_table(read_results(tmp_path), ["top-1", "median_rank"])
+    row = table.filter(pl.col("method") == "ridge").row(0, named=True)
+    shares = [np.mean(np.array(ranks) == 1) for ranks in hits.values()]
+    assert row["top-1"] == pytest.approx(np.mean(shares))
+    assert row["top-1_sd"] == pytest.approx(np.std(shares, ddof=1))
+    assert (row["n_seeds"], row["gallery"], row["n_images_fitted"]) == (3, 20.0, 16.0)
+    assert row["median_rank"] == pytest.approx(np.mean([1.5, 2.0, 1.0]))
+
+
+def test_chance_stands_in_every_question_and_row(study):
+    table = result_table(read_results(study))
+    assert table.filter(pl.col("method") == "chance").height == 3
+    headings, lines = result_lines(table)
+    column = headings.index("chance")
+    assert all(line[column] == "5.0" for line in lines)
+    assert all(line[headings.index("gallery")] == "20" for line in lines)
+    assert {"ConSE", "chance", "Ridge"} == {line[headings.index("method")] for line in lines}
+
+
+def test_a_single_run_has_no_deviation(tmp_path):
+    write_ranks(tmp_path, hand_run("head"), [1, 2])
+    table = result_table(read_results(tmp_path))
+    assert table["top-1_sd"].to_list() == [None, None]
+    headings, lines = result_lines(table)
+    assert lines[1][headings.index("top-1 %")] == "50.0"
+
+
+def test_rows_come_in_a_readers_order(study):
+    table = result_table(read_results(study)).filter(pl.col("task") == "zero_shot")
+    seen = [tuple(row) for row in table.select("method", "source", "n_pairs").iter_rows()]
+    assert seen == [
+        ("chance", "", "0"), ("conse", "head", "0"),
+        ("ridge", "none", "16"), ("ridge", "none", "all"),
+        ("ridge", "shuffled", "0"), ("ridge", "shuffled", "16"), ("ridge", "shuffled", "all"),
+        ("ridge", "random", "0"), ("ridge", "random", "16"), ("ridge", "random", "all"),
+        ("ridge", "head", "0"), ("ridge", "head", "16"), ("ridge", "head", "all"),
+    ]  # fmt: skip
+
+
+def test_unknown_values_sort_last_and_stay():
+    frame = pl.DataFrame({"method": ["zzz", "ridge"], "n_pairs": ["all", "16"]})
+    assert in_order(frame)["method"].to_list() == ["ridge", "zzz"]
+
+
+def test_gain_lines_show_both_sides_and_the_sign(study):
+    gains = compare(study, read_results(study), n_resamples=200, n_flips=199)
+    headings, lines = gain_lines(gains.filter(pl.col("comparison") == "over-parts"))
+    first = dict(zip(headings, lines[0], strict=True))
+    assert first["a"] == "16 real + head weights"
+    assert first["task"] == "image→name"
+    assert first["queries"] == "160"
+    assert first["clusters"] == "40"
+    assert first["95 % interval"].startswith("[")
+
+
+def test_markdown_and_plain_tables():
+    headings, lines = ["name", "n"], [["a|b", "1"], ["c", "22"]]
+    assert markdown(headings, lines) == (
+        "| name | n  |\n|------|----|\n| a\\|b | 1  |\n| c    | 22 |\n"
+    )
+    assert aligned(headings, lines) == "name   n\n────  ──\na|b    1\nc     22\n"
+
+
+def test_csv_keeps_every_digit_and_quotes(study):
+    rows = read_results(study)
+    read = list(csv.DictReader(io.StringIO(comma_separated(rows))))
+    assert len(read) == rows.height
+    assert [float(row["value"]) for row in read] == rows["value"].to_list()
+    assert comma_separated(pl.DataFrame({"a": ['x,"y'], "b": [None]})) == 'a,b\n"x,""y",\n'
+
+
+@pytest.mark.parametrize(
+    ("got", "expected"),
+    [
+        (value_text("top-1", 0.1234), "12.3"),
+        (value_text("top-1", 0.1234, 0.02), "12.3 ± 2.0"),
+        (value_text("median_rank", 12.5, 1.25), "12.5 ± 1.2"),
+        (value_text("mAP", None), ""),
+        (signed_text(0.0123), "+1.2"),
+        (signed_text(-0.0123), "−1.2"),
+        (signed_text(-0.0001), "0.0"),
+        (interval_text(-0.01, 0.05), "[−1.0, +5.0]"),
+        (p_text(0.0001), "≤ 0.0001"),
+        (p_text(0.034567), "0.035"),
+        (p_text(None), ""),
+        (number_text(20_784.4, 0), "20,784"),
+        (number_text(float("nan"), 0), ""),
+        (pairs_text("all", 344.4), "all (344)"),
+        (pairs_text("all", None), "all"),
+        (pairs_text("16", 16.0), "16"),
+        (metric_name("top-1"), "top-1 %"),
+        (metric_name("median_rank"), "median rank"),
+        (source_name("head", "0"), "head weights"),
+        (source_name("none", "16"), "real pairs"),
+        (source_name("head", "all"), "real + head weights"),
+    ],
+)
+def test_texts(got, expected):
+    assert got == expected

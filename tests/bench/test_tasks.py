@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from sklearn.metrics import top_k_accuracy_score
+
+from bench.corpus import Items
+from bench.errors import MetricError, ProtocolError
+from bench.tasks import score_retrieval, score_zero_shot
+
+
+class Identity:
+    """An alignment that changes nothing but the length of a row."""
+
+    def project_x(self, rows):
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    project_y = project_x
+
+
+def items(ids, classes, rows, parents=None):
+    return Items(
+        np.array(ids),
+        np.array(classes),
+        np.asarray(rows, dtype=np.float32),
+        None if parents is None else np.array(parents),
+    )
+
+
+def test_zero_shot_by_hand():
+    names = items(["n1", "n2", "n3"], ["a", "b", "c"], np.eye(3))
+    images = items(["i1", "i2"], ["a", "c"], [[3, 2, 1], [3, 2, 1]])
+    (outcome,) = score_zero_shot(Identity(), images, names)
+    assert outcome.direction == "image→name"
+    assert outcome.ranks.rank.tolist() == [1, 3]
+    assert outcome.values["top-1"] == 0.5
+    assert outcome.values["median_rank"] == 2.0
+    assert outcome.chance["top-1"] == pytest.approx(1 / 3)
+    assert outcome.top_ids == [["n1", "n2", "n3"]] * 2
+    assert outcome.cluster_ids.tolist() == ["a", "c"]
+
+
+def test_zero_shot_equals_sklearn(rng):
+    names = items(
+        [f"n{i}" for i in range(30)], [f"{i:02d}" for i in range(30)], rng.normal(size=(30, 8))
+    )
+    labels = rng.integers(0, 30, size=200)
+    images = items(
+        [f"i{i}" for i in range(200)], [f"{i:02d}" for i in labels], rng.normal(size=(200, 8))
+    )
+    (outcome,) = score_zero_shot(Identity(), images, names)
+    scores = Identity().project_x(images.rows) @ Identity().project_x(names.rows).T
+    for k in (1, 5, 10):
+        assert outcome.values[f"top-{k}"] == pytest.approx(
+            top_k_accuracy_score(labels, scores, k=k, labels=np.arange(30))
+        )
+
+
+def test_order_of_the_names_changes_no_metric(rng):
+    names = items(list("ABCDEF"), list("abcdef"), rng.normal(size=(6, 4)))
+    images = items(range(40), [list("abcdef")[i % 6] for i in range(40)], rng.normal(size=(40, 4)))
+    moved = names.take(rng.permutation(6))
+    (one,), (two,) = (score_zero_shot(Identity(), images, n) for n in (names, moved))
+    assert one.values == two.values
+    assert one.top_ids == two.top_ids
+
+
+def test_retrieval_with_several_captions_by_hand():
+    images = items(["i1", "i2"], ["a", "b"], [[1, 0], [0, 1]])
+    captions = items(
+        ["c1", "c2", "c3", "c4"], ["a", "a", "b", "b"],
+        [[1, 0.1], [0.2, 1], [0.1, 1], [1, 0]], ["i1", "i1", "i2", "i2"],
+    )  # fmt: skip
+    to_text, to_image = score_retrieval(Identity(), images, captions, relevance="parent_id")
+    assert (to_text.direction, to_image.direction) == ("image→caption", "caption→image")
+    # Image 1 sees c4, c1, c2, c3 from near to far: its own stand second and third.
+    assert to_text.top_ids[0] == ["c4", "c1", "c2", "c3"]
+    assert to_text.ranks.rank.tolist() == [2, 1]
+    assert to_text.values["R@1"] == 0.5
+    assert to_text.ranks.average_precision[0] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    # Captions 1 and 3 are nearest to their own image, 2 and 4 to the other.
+    assert to_image.ranks.rank.tolist() == [1, 2, 1, 2]
+    assert to_image.cluster_ids.tolist() == ["i1", "i1", "i2", "i2"]
+
+
+def test_by_class_any_image_of_the_class_counts():
+    images = items(["i1", "i2"], ["frog", "frog"], [[1, 0], [0, 1]])
+    captions = items(["c1", "c2"], ["frog", "frog"], [[0, 1], [0, 1]], ["i1", "i2"])
+    by_parent = score_retrieval(Identity(), images, captions, relevance="parent_id")
+    by_class = score_retrieval(Identity(), images, captions, relevance="class_id")
+    assert by_parent[1].values["R@1"] == 0.5
+    assert by_class[1].values["R@1"] == 1.0
+    assert by_class[1].cluster_ids.tolist() == ["frog", "frog"]
+    assert by_class[0].chance["R@1"] == 1.0
+
+
+def test_captions_without_parents_are_refused():
+    some = items(["i"], ["a"], [[1, 0]])
+    with pytest.raises(ProtocolError, match="Use relevance 'class_id'"):
+        score_retrieval(Identity(), some, some, relevance="parent_id")
+
+
+def test_an_image_of_an_absent_class_is_an_error():
+    with pytest.raises(MetricError, match="no relevant item"):
+        score_zero_shot(Identity(), items(["i"], ["z"], [[1, 0]]), items(["n"], ["a"], [[1, 0]]))
