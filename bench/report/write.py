@@ -168,6 +168,7 @@ def build_page(root: Path, rows: pl.DataFrame, store: FeatureStore, *, command: 
         "facts": _facts(rows, first),
         "sessions": read_sessions(root),
         "command": command,
+        "note": str(store.info(first["image_set"]).attributes["facts"].get("note", "")),
     }
     html = _render(context)
     if len(html.encode("utf-8")) > MAX_PAGE_BYTES:

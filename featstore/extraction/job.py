@@ -166,7 +166,12 @@ def _encode(job: Job) -> ExtractResult:
     """Encode the blocks that are missing and publish the set."""
     started = time.time()
     plan = {"batch": job.batch, "threads": job.threads}
-    facts = {**job.encoder.facts, "manifest_revision": str(job.source.facts.get("revision", ""))}
+    facts = {
+        **job.encoder.facts,
+        "manifest_revision": str(job.source.facts.get("revision", "")),
+        # What every reader of results on this dataset should know.
+        "note": str(job.source.facts.get("note", "")),
+    }
     small: dict[str, bytes] = {}
     new = truncated = 0
     with (

@@ -115,7 +115,7 @@ class EmbeddingsView:
             wanted = (
                 value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
             )
-            here = self.items[column].is_in(pl.Series(list(wanted), dtype=self.items[column].dtype))
+            here = self.items[column].is_in(list(wanted))
             keep &= here.fill_null(value=False)
         for predicate in predicates:
             keep &= self.items.select(predicate).to_series().fill_null(value=False)
