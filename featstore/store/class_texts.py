@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -11,15 +12,17 @@ import polars as pl
 from featstore.errors import EmptySelectionError
 from featstore.keys import canonical_json, sha256_hex
 from featstore.store.arrays import MemoryRows
-from featstore.store.views import EmbeddingsView
+from featstore.store.selection import Selection
+
+View = TypeVar("View", bound=Selection)
 
 
 def class_texts(
-    view: EmbeddingsView,
+    view: View,
     *,
     variants: Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
-) -> EmbeddingsView:
+) -> View:
     """Reduce class × variant × template prompts to one row per class.
 
     Each prompt is L2-normalised, the prompts of a class are averaged, and the mean is
@@ -28,14 +31,14 @@ def class_texts(
 
     Parameters
     ----------
-    view : EmbeddingsView
+    view : Selection
         Of kind class_name.
     variants, templates : sequence of str, optional
         Which to use; all by default. A class lacking one of the variants keeps the others.
 
     Returns
     -------
-    EmbeddingsView
+    Selection
         One row per class in order of first appearance; its items are the class's first
         prompt, with ``item_id`` = class_id.
 
@@ -90,7 +93,7 @@ def class_texts(
     )
 
 
-def _require(view: EmbeddingsView, column: str, wanted: Sequence[str]) -> None:
+def _require(view: Selection, column: str, wanted: Sequence[str]) -> None:
     """Raise if one of the wanted values does not occur: it would silently change nothing."""
     known = set(view.items[column].drop_nulls().to_list())
     absent = [value for value in wanted if value not in known]

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 import polars as pl
 
 from featstore.errors import EmptySelectionError, MisalignedItemsError
-from featstore.store.views import EmbeddingsView
+from featstore.store.selection import Selection
+
+View = TypeVar("View", bound=Selection)
 
 COLUMNS = ("parent_id", "class_id")
 
 
 @dataclass(frozen=True, eq=False)
-class PairedView:
+class PairedView(Generic[View]):
     """Rows of x and rows of y that belong together: pair i is (x row i, y row i).
 
     Attributes
     ----------
-    x, y : EmbeddingsView
+    x, y : Selection
         Of equal length.
     weight : ndarray of shape (n,)
         1 / number of partners of the pair's x item, so that an image with five captions
@@ -31,8 +34,8 @@ class PairedView:
         item_ids that found no partner.
     """
 
-    x: EmbeddingsView
-    y: EmbeddingsView
+    x: View
+    y: View
     weight: np.ndarray = field(repr=False)
     by: str
     missing_x: tuple[str, ...] = field(default=(), repr=False)
@@ -57,12 +60,12 @@ class PairedView:
             start += len(x)
 
 
-def pair_views(x: EmbeddingsView, y: EmbeddingsView, *, by: str) -> PairedView:
+def pair_views(x: View, y: View, *, by: str) -> PairedView[View]:
     """Join two views by id.
 
     Parameters
     ----------
-    x, y : EmbeddingsView
+    x, y : Selection
     by : str
         ``"parent_id"``: the item_id of one side is the parent_id of the other (an image and
         its captions, whichever of the two is x). ``"class_id"``: both sides carry it (head
@@ -106,7 +109,7 @@ def pair_views(x: EmbeddingsView, y: EmbeddingsView, *, by: str) -> PairedView:
     )
 
 
-def _keys(x: EmbeddingsView, y: EmbeddingsView, by: str) -> tuple[pl.Series, pl.Series]:
+def _keys(x: Selection, y: Selection, by: str) -> tuple[pl.Series, pl.Series]:
     """Return the two columns whose values must be equal."""
     if by == "class_id":
         return x.items["class_id"], y.items["class_id"]
@@ -121,7 +124,7 @@ def _keys(x: EmbeddingsView, y: EmbeddingsView, by: str) -> tuple[pl.Series, pl.
     raise MisalignedItemsError(msg)
 
 
-def _without(view: EmbeddingsView, rows: np.ndarray) -> tuple[str, ...]:
+def _without(view: Selection, rows: np.ndarray) -> tuple[str, ...]:
     """Return the item_ids of the rows of a view that are not among `rows`."""
     left_out = np.setdiff1d(np.arange(len(view)), rows)
     return tuple(view.items["item_id"][left_out].to_list())
