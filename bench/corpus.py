@@ -16,6 +16,7 @@ from bench.errors import ProtocolError
 from bench.runs import Run
 from featstore.store.store import FeatureStore
 from featstore.store.views import EmbeddingsView
+from fitters.jobs import name_groups, pair_head
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,19 +179,12 @@ def _captions(view: EmbeddingsView, run: Run, images: Items) -> Items:
 
 
 def _head(head: EmbeddingsView, names: EmbeddingsView, run: Run) -> Head:
-    texts = names.class_texts(variants=run.variants, templates=run.templates)
-    pairs = head.pair_by("class_id", texts)
-    if pairs.missing_x:
-        msg = (
-            f"{len(pairs.missing_x):,} rows of {head.key} have no class name in {names.key} "
-            f"(first: {pairs.missing_x[0]!r}). Extract the names of the head's own label set."
-        )
-        raise ProtocolError(msg)
+    pairs = pair_head(head, names, variants=run.variants, templates=run.templates)
     weight, text = pairs.numpy()
     bias = pairs.x.bias
     return Head(
         weight=weight,
         bias=np.zeros(len(weight), np.float32) if bias is None else bias.astype(np.float32),
         texts=text,
-        groups=pairs.y.items["text"].to_numpy().astype(str),
+        groups=name_groups(pairs),
     )

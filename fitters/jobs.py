@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.errors import MisalignedItemsError
+from featstore.store.pairs import PairedView
 from featstore.store.store import FeatureStore
 from featstore.store.views import EmbeddingsView
 from fitters.alignment import Alignment
@@ -140,6 +141,35 @@ def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
     return alignment
 
 
+def pair_head(
+    head: EmbeddingsView,
+    names: EmbeddingsView,
+    *,
+    variants: Sequence[str],
+    templates: Sequence[str],
+) -> PairedView[EmbeddingsView]:
+    """Return each row of a head with the one text of its class.
+
+    Raises
+    ------
+    featstore.errors.MisalignedItemsError
+        If a class of the head has no name among `names`.
+    """
+    paired = head.pair_by("class_id", names.class_texts(variants=variants, templates=templates))
+    if paired.missing_x:
+        msg = (
+            f"{len(paired.missing_x):,} rows of {head.key} have no class name in {names.key} "
+            f"(first: {paired.missing_x[0]!r}). Extract the names of the head's own label set."
+        )
+        raise MisalignedItemsError(msg)
+    return paired
+
+
+def name_groups(paired: PairedView[EmbeddingsView]) -> npt.NDArray[Any]:
+    """Return the name of each class: classes that share it must be left out together."""
+    return paired.y.items["text"].str.to_lowercase().to_numpy().astype(str)
+
+
 def project_view(alignment: Alignment, view: EmbeddingsView) -> npt.NDArray[np.float32]:
     """Return the rows of a view in the shared space: (n, r), unit rows.
 
@@ -224,19 +254,10 @@ def _prototypes(
     """Return head rows with class texts, the bias, and the views of both."""
     head = store.view(str(request.head))
     images.require_same_space(head, what="A head and the images it is used on")
-    names = store.view(str(request.names)).class_texts(
-        variants=request.variants, templates=request.templates
-    )
-    paired = head.pair_by("class_id", names)
-    if paired.missing_x:
-        msg = (
-            f"{len(paired.missing_x):,} rows of {head.key} have no class name in {names.key} "
-            f"(first: {paired.missing_x[0]!r}). Extract the names of the head's own label set."
-        )
-        raise MisalignedItemsError(msg)
+    names = store.view(str(request.names))
+    paired = pair_head(head, names, variants=request.variants, templates=request.templates)
     x, y = paired.numpy()
-    groups = paired.y.items["text"].str.to_lowercase().to_numpy().astype(str)
-    return Pairs(x, y, groups), paired.x.bias, paired.y, paired.x
+    return Pairs(x, y, name_groups(paired)), paired.x.bias, paired.y, paired.x
 
 
 def _control(source: str) -> Any:
