@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import tensorstore as ts
+import zarr
 
 import featstore
 from data_manifests.registry import BUILDERS
@@ -77,6 +79,28 @@ def test_the_head_gives_the_models_logits_and_lives_in_its_space(
     assert np.abs(logits - direct).max() <= 1e-4 * np.abs(direct).max()
     again = featstore.extract_head(label_set, encoder=name, weights=weights, store=store)
     assert (again.reused, again.new) == (1000, 0)
+
+
+def test_every_array_opens_in_zarr_and_tensorstore_bit_for_bit(
+    manifest: Manifest, store: Path, label_set: Path
+) -> None:
+    """The demo's own extractions, on fewer images: what we read is what any Zarr reader reads."""
+    featstore.extract(manifest, kind="image", encoder=LITE0[0], weights=LITE0[1], store=store)
+    featstore.extract(manifest, kind="caption", encoder=MINILM[0], weights=MINILM[1], store=store)
+    featstore.extract_head(label_set, encoder=LITE0[0], weights=LITE0[1], store=store)
+    opened = featstore.open_store(store)
+    assert len(opened.sets()) == 3
+    for info in opened.sets():
+        path = str(store / str(info.key) / "embedding")
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}
+        array = zarr.open_array(path, mode="r")
+        ours = opened.view(str(info.key)).numpy(array.dtype)
+        assert ours.tobytes() == np.asarray(array[:]).tobytes()
+        assert ours.tobytes() == ts.open(spec, read=True).result().read().result().tobytes()
+    head = opened.view("imagenet1k/head_weight/timm")
+    bias = zarr.open_array(str(store / head.key / "bias"), mode="r")[:]
+    assert head.bias is not None
+    assert head.bias.tobytes() == np.asarray(bias).tobytes()
 
 
 def test_a_head_of_another_model_does_not_pair(
