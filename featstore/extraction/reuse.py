@@ -14,6 +14,7 @@ from featstore.keys import encoder_directory, set_id, sha256_hex, space_id
 from featstore.store.commit import read_commit, read_pointer
 from featstore.store.items import items_bytes
 from featstore.store.layout import SetKey
+from featstore.store.settle import settle_set
 
 
 def finished_result(
@@ -40,6 +41,7 @@ def finished_result(
     pointer = read_pointer(directory)
     if pointer is None:
         return None
+    settle_set(store, key)
     commit = read_commit(directory, pointer["revision"])
     if commit.items["sha256"] != sha256_hex(items_bytes(items)):
         msg = (

@@ -1,7 +1,7 @@
 """The journal of a set under extraction: which blocks and data files are safely on disk.
 
-JSON lines, appended and fsynced after the file they speak of was renamed. A torn last line
-is what a kill leaves and is ignored; a journal of another plan is discarded with its files.
+JSON lines, appended and fsynced after the bytes they speak of. A torn last line is what a kill
+leaves and is ignored; a journal of another plan is discarded with its files.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from featstore.durable import fsync_directory
+from featstore.durable import write_durably
 from featstore.keys import canonical_json, sha256_hex
 
 logger = logging.getLogger(__name__)
@@ -22,22 +23,40 @@ logger = logging.getLogger(__name__)
 NAME = "journal.jsonl"
 
 
-class Journal:
-    """Blocks (number -> sha256), data files, and failed items (item_id -> reason)."""
+@dataclass(frozen=True)
+class BlockRecord:
+    """A block that is written: the hash of its rows, and its failed items with their reasons."""
 
-    def __init__(self, path: Path, handle: IO[bytes]) -> None:
-        self._path = path
+    sha256: str
+    failures: dict[str, str]
+
+
+class Journal:
+    """Blocks by number, and the data files that are in place with the blocks they hold.
+
+    What is added is durable after `sync`.
+    """
+
+    def __init__(self, handle: IO[bytes]) -> None:
         self._handle = handle
-        self.blocks: dict[int, str] = {}
+        self._unsynced: list[bytes] = []
+        self.blocks: dict[int, BlockRecord] = {}
         self.files: dict[int, range] = {}
-        self.failures: dict[str, str] = {}
 
     @classmethod
-    def open(cls, staging: Path, *, plan: Mapping[str, Any]) -> Journal:
+    def open(
+        cls, staging: Path, *, plan: Mapping[str, Any], read_block: Callable[[int], bytes]
+    ) -> Journal:
         """Open the journal in `staging`, taking over what an interrupted run left.
 
-        Staged blocks are checked against their hashes. If `plan` differs from the one in
-        the journal, everything staged is dropped: its rows may differ in bits.
+        Parameters
+        ----------
+        staging : Path
+        plan : mapping
+            If it differs from the plan in the journal, everything staged is dropped: its rows
+            may differ in bits.
+        read_block : callable
+            Returns the staged bytes of a block, which are checked against its hash.
         """
         path = staging / NAME
         digest = sha256_hex(canonical_json(dict(plan)))
@@ -46,59 +65,58 @@ class Journal:
             logger.warning("%s was begun with another plan; starting over.", staging.parent)
             _clear(staging)
             rows = []
-        fresh = not rows
+        rows = rows or [{"plan": digest}]
         # A torn line would swallow the next one: rewrite the file without it.
-        body = b"".join(_line(row) for row in (rows or [{"plan": digest}]))
-        staged = staging / f".{NAME}.staged"
-        with staged.open("wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-        fsync_directory(staging)
-        journal = cls(path, path.open("ab"))
-        if not fresh:
-            journal._replay(rows[1:], staging)
+        write_durably(path, [_line(row) for row in rows])
+        journal = cls(path.open("ab"))
+        journal._replay(rows[1:], read_block)
         return journal
 
-    def close(self) -> None:
-        """Close the file; what is written stays."""
-        self._handle.close()
+    @property
+    def failures(self) -> dict[str, str]:
+        """item_id -> reason of every failed item, in the order of the blocks."""
+        merged: dict[str, str] = {}
+        for block in sorted(self.blocks):
+            merged.update(self.blocks[block].failures)
+        return merged
 
-    def add_block(self, block: int, *, sha256: str, failures: Mapping[str, str]) -> None:
-        """Record that a block's file is on disk."""
-        self._append({"block": block, "sha256": sha256, "failures": dict(failures)})
-        self.blocks[block] = sha256
-        self.failures.update(failures)
+    def add_block(self, block: int, record: BlockRecord) -> None:
+        """Record a block."""
+        self.blocks[block] = record
+        row = {"block": block, "sha256": record.sha256, "failures": record.failures}
+        self._unsynced.append(_line(row))
 
     def add_file(self, file: int, *, blocks: range) -> None:
-        """Record that a data file is on disk, so that its blocks may go."""
-        self._append({"file": file, "first": blocks.start, "stop": blocks.stop})
+        """Record that a data file is in its place."""
         self.files[file] = blocks
+        self._unsynced.append(_line({"file": file, "first": blocks.start, "stop": blocks.stop}))
 
     def forget_file(self, file: int) -> None:
         """Take a data file that is not whole for unwritten, and its blocks with it."""
         for block in self.files.pop(file):
             self.blocks.pop(block, None)
 
-    def _append(self, row: dict[str, Any]) -> None:
-        self._handle.write(_line(row))
-        self._handle.flush()
-        os.fsync(self._handle.fileno())
+    def sync(self) -> None:
+        """Make what was added durable."""
+        if self._unsynced:
+            self._handle.write(b"".join(self._unsynced))
+            self._handle.flush()
+            os.fsync(self._handle.fileno())
+            self._unsynced.clear()
 
-    def _replay(self, rows: list[dict[str, Any]], staging: Path) -> None:
+    def close(self) -> None:
+        """Close the file; what was synced stays."""
+        self._handle.close()
+
+    def _replay(self, rows: list[dict[str, Any]], read_block: Callable[[int], bytes]) -> None:
         self.files = {r["file"]: range(r["first"], r["stop"]) for r in rows if "file" in r}
-        assembled = {block for blocks in self.files.values() for block in blocks}
+        in_place = {block for blocks in self.files.values() for block in blocks}
         for row in rows:
             if "block" not in row:
                 continue
-            block = int(row["block"])
-            path = staging / f"block-{block:08d}.bin"
-            # The blocks of an assembled file are gone on purpose.
-            staged = path.exists() and sha256_hex(path.read_bytes()) == row["sha256"]
-            if staged or block in assembled:
-                self.blocks[block] = str(row["sha256"])
-                self.failures.update(row["failures"])
+            block, record = int(row["block"]), BlockRecord(row["sha256"], row["failures"])
+            if block in in_place or sha256_hex(read_block(block)) == record.sha256:
+                self.blocks[block] = record
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

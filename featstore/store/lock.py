@@ -34,6 +34,10 @@ def lock_set(path: Path, *, key: SetKey) -> IO[str]:
                 "reuses its rows."
             )
             raise StoreWriteError(msg) from err
+        if not path.exists() or path.stat().st_ino != os.fstat(handle.fileno()).st_ino:
+            handle.close()
+            msg = f"{key} was finished or removed by another process just now. Run it again."
+            raise StoreWriteError(msg)
     handle.seek(0)
     handle.truncate()
     handle.write(f"process {os.getpid()}\n")

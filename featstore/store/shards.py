@@ -1,28 +1,22 @@
-"""The bytes of one data file: blocks in order, padding of the last, index with crc32c."""
+"""What a data file holds behind its blocks: padding of the last one, and the index."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterator
 
 from google_crc32c import value as crc32c
 
 from featstore.store.layout import ArrayLayout, shard_index
 
 
-def file_parts(
-    layout: ArrayLayout, file: int, read_block: Callable[[int], bytes]
-) -> Iterator[bytes]:
-    """Yield the bytes of a data file, block by block, so that no shard is held in memory.
+def shard_tail(layout: ArrayLayout, file: int) -> bytes:
+    """Return the bytes that follow the last row of a data file.
 
-    A plain file is its blocks. A shard pads its last block to full size (Zarr's inner
-    chunks are all of one shape) and ends with the index.
+    Nothing for a plain file. A shard pads its last block to full size (Zarr's inner chunks
+    are all of one shape) and ends with the index and its crc32c.
     """
+    if not layout.shard_rows:
+        return b""
     blocks = layout.file_blocks(file)
-    for block in blocks:
-        yield read_block(block)
-    if layout.shard_rows:
-        rows = layout.block_slice(blocks[-1])
-        yield bytes((layout.block_rows - (rows.stop - rows.start)) * layout.row_bytes)
-        index = shard_index(layout, len(blocks)).tobytes()
-        yield index
-        yield int(crc32c(index)).to_bytes(4, "little")
+    rows = layout.block_slice(blocks[-1])
+    padding = bytes((layout.block_rows - (rows.stop - rows.start)) * layout.row_bytes)
+    index = shard_index(layout, len(blocks)).tobytes()
+    return padding + index + int(crc32c(index)).to_bytes(4, "little")

@@ -8,11 +8,13 @@ it does not exist for readers.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -35,7 +37,7 @@ from featstore.store.commit import (
 )
 from featstore.store.files import file_facts, json_bytes, write_file
 from featstore.store.items import items_bytes, items_file_name
-from featstore.store.journal import Journal
+from featstore.store.journal import BlockRecord, Journal
 from featstore.store.layout import (
     BLOCK_ROWS,
     FORMAT,
@@ -47,9 +49,12 @@ from featstore.store.layout import (
     vector_metadata,
 )
 from featstore.store.lock import lock_set
-from featstore.store.shards import file_parts
+from featstore.store.staged import StagedFiles
 
 logger = logging.getLogger(__name__)
+
+#: A block is durable at most this long after it was written: what a kill can cost.
+SYNC_SECONDS = 2.0
 
 
 class SetWriter:
@@ -128,6 +133,8 @@ class SetWriter:
         }
         self._lock: IO[str] | None = None
         self._journal: Journal | None = None
+        self._staged: StagedFiles | None = None
+        self._last_sync = time.monotonic()
 
     @property
     def staging(self) -> Path:
@@ -135,17 +142,23 @@ class SetWriter:
         return staging_of(self.directory)
 
     def __enter__(self) -> Self:
+        self._refuse_finished()
         try:
             self.staging.mkdir(parents=True, exist_ok=True)
-            self._write_groups()
             self._lock = lock_set(self.staging / "writer.lock", key=self.key)
-            self._journal = Journal.open(self.staging, plan=self._plan)
+            self._refuse_finished()
+            self._write_groups()
+            self._staged = StagedFiles(self.staging, self.layout)
+            self._journal = Journal.open(
+                self.staging, plan=self._plan, read_block=self._staged.read
+            )
             for file in list(self._journal.files):
                 path = self._file_path(file)
                 if not path.exists() or path.stat().st_size != self.layout.file_bytes(file):
                     self._journal.forget_file(file)
-        except OSError as err:
-            if isinstance(err, StoreWriteError):
+        except BaseException as err:
+            self._release()
+            if isinstance(err, StoreWriteError) or not isinstance(err, OSError):
                 raise
             msg = (
                 f"Cannot write the store {self.root}: {err.strerror or err}. Choose a folder that "
@@ -155,27 +168,38 @@ class SetWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        try:
+            if self._journal is not None and self._staged is not None:
+                self.sync()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        for resource in (self._staged, self._journal, self._lock):
+            if resource is not None:
+                resource.close()
+        self._staged = self._journal = self._lock = None
+
+    def _refuse_finished(self) -> None:
+        """Raise if the set was published meanwhile: a finished set is never written again."""
+        if (self.directory / POINTER).exists():
+            msg = f"{self.key} is finished. Remove it with `featstore rm` to extract it anew."
+            raise StoreWriteError(msg)
 
     def pending(self) -> list[int]:
         """Return the blocks that are not yet written, in order."""
-        done = self._open_journal().blocks
+        done = self._opened()[0].blocks
         return [block for block in range(self.layout.n_blocks) if block not in done]
 
     @property
     def failures(self) -> dict[str, str]:
         """item_id -> reason of the items that have failed so far."""
-        return dict(self._open_journal().failures)
+        return dict(self._opened()[0].failures)
 
     def write_block(
         self, block: int, rows: np.ndarray, failures: Mapping[str, str] | None = None
     ) -> None:
-        """Stage the rows of one block and journal them.
+        """Stage the rows of one block; `sync` follows within `SYNC_SECONDS` of writing.
 
         Parameters
         ----------
@@ -192,7 +216,7 @@ class SetWriter:
             If a row of an item that did not fail is not finite, or overflows on the cast to
             the stored dtype. Nothing is written then.
         """
-        journal = self._open_journal()
+        journal, staged = self._opened()
         where = self.layout.block_slice(block)
         reasons = dict(failures or {})
         data = cast_rows(
@@ -202,12 +226,25 @@ class SetWriter:
             layout=self.layout,
             where=f"encoder {self.encoder}, rows {where.start:,}-{where.stop - 1:,} of {self.key}",
         )
-        name = f"block-{block:08d}.bin"
-        write_file(self.staging / name, [data.data.cast("B")])
-        journal.add_block(block, sha256=sha256_hex(data.data.cast("B")), failures=reasons)
+        view = data.data.cast("B")
+        # Hashing and writing both release the interpreter lock: one costs the other's time.
+        with ThreadPoolExecutor(1) as pool, self._disk_errors():
+            digest = pool.submit(sha256_hex, view)
+            staged.write(block, view)
+        journal.add_block(block, BlockRecord(digest.result(), reasons))
         file = block // self.layout.blocks_per_file
         if all(other in journal.blocks for other in self.layout.file_blocks(file)):
-            self._assemble(file)
+            self._publish(file)
+        elif time.monotonic() - self._last_sync > SYNC_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Make every block that was written durable: first its bytes, then its journal row."""
+        journal, staged = self._opened()
+        with self._disk_errors():
+            staged.sync()
+            journal.sync()
+        self._last_sync = time.monotonic()
 
     def finish(
         self,
@@ -220,7 +257,7 @@ class SetWriter:
 
         Order: data files, item table, small arrays and failures, commit record, pointer.
         """
-        journal = self._open_journal()
+        journal = self._opened()[0]
         pending = self.pending()
         if pending:
             msg = (
@@ -230,7 +267,7 @@ class SetWriter:
             raise StoreWriteError(msg)
         for file in range(self.layout.n_files):
             if file not in journal.files:
-                self._assemble(file)
+                self._publish(file)
         metadata = self._write_small(journal, bias=bias, golden=golden)
         items_name = items_file_name(self._items)
         items_path = self.directory.parent / items_name
@@ -253,7 +290,7 @@ class SetWriter:
             dim=self.layout.dim,
             dtype=self.layout.dtype,
             block_rows=self.layout.block_rows,
-            blocks=tuple(journal.blocks[block] for block in range(self.layout.n_blocks)),
+            blocks=tuple(journal.blocks[block].sha256 for block in range(self.layout.n_blocks)),
             items={
                 "file": items_name,
                 "bytes": len(self._items),
@@ -272,16 +309,28 @@ class SetWriter:
             write_file(self.directory / "runs" / name, [json_bytes(dict(run))])
         pointer = group_metadata({**attributes, "revision": revision})
         write_file(self.directory / POINTER, [json_bytes(pointer)])
-        journal.close()
-        shutil.rmtree(self.staging, ignore_errors=True)
         write_catalog(self.root)
+        shutil.rmtree(self.staging, ignore_errors=True)
+        self._release()
         return revision
 
-    def _open_journal(self) -> Journal:
-        if self._journal is None:
+    def _opened(self) -> tuple[Journal, StagedFiles]:
+        if self._journal is None or self._staged is None:
             msg = "A SetWriter writes only inside its `with` block."
             raise StoreWriteError(msg)
-        return self._journal
+        return self._journal, self._staged
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """Turn a full or failing disk into one sentence."""
+        try:
+            yield
+        except OSError as err:
+            msg = (
+                f"Cannot write {self.key} below {self.root}: {err.strerror or err}. Free space, "
+                "then run the same command again; finished blocks are kept."
+            )
+            raise StoreWriteError(msg) from err
 
     def _write_groups(self) -> None:
         """Write the groups above the set, each only if it is missing."""
@@ -295,17 +344,14 @@ class SetWriter:
             if not path.exists():
                 write_file(path, [json_bytes(group_metadata(attributes))])
 
-    def _assemble(self, file: int) -> None:
-        """Write one data file from its staged blocks, journal it, and drop the blocks."""
-        journal = self._open_journal()
-        blocks = self.layout.file_blocks(file)
-        write_file(self._file_path(file), file_parts(self.layout, file, self._read_block))
-        journal.add_file(file, blocks=blocks)
-        for block in blocks:
-            (self.staging / f"block-{block:08d}.bin").unlink(missing_ok=True)
-
-    def _read_block(self, block: int) -> bytes:
-        return (self.staging / f"block-{block:08d}.bin").read_bytes()
+    def _publish(self, file: int) -> None:
+        """Bring a complete data file to its place and journal it."""
+        journal, staged = self._opened()
+        self.sync()
+        with self._disk_errors():
+            staged.publish(file, self._file_path(file))
+            journal.add_file(file, blocks=self.layout.file_blocks(file))
+            journal.sync()
 
     def _file_path(self, file: int) -> Path:
         return self.directory / "embedding" / self.layout.file_name(file)

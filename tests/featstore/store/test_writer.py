@@ -25,8 +25,8 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-import featstore.store.writer as writer_module
-import featstore.store.files as files
+from featstore.store.commit import key_of
+from featstore.store.settle import settle_set
 from tests.featstore.store.conftest import item_table, write_set
 
 kill_at, calls = int(sys.argv[2]), 0
@@ -43,8 +43,13 @@ def fsync(handle):
 os.fsync = fsync
 rows = np.random.default_rng(5).standard_normal((300, 4)).astype(np.float32)
 items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(300)])
-write_set(Path(sys.argv[1]), rows, items, block_rows=100, plain_bytes=0, shard_bytes=1,
-          failures={"i/7": "bad"})
+root = Path(sys.argv[1])
+found = [path.parent for path in root.glob("birds/image/*/zarr.json")]
+if found:
+    settle_set(root, key_of(found[0]))
+else:
+    write_set(root, rows, items, block_rows=100, plain_bytes=0, shard_bytes=1,
+              failures={"i/7": "bad"})
 """
 
 
@@ -73,7 +78,7 @@ def test_kill_anywhere_then_again_gives_the_same_bytes(tmp_path: Path) -> None:
     assert _child(tmp_path / "whole", 0) == 0
     expected = _content(tmp_path / "whole")
     kills = 0
-    for kill_at in range(1, 200, 4):
+    for kill_at in range(1, 200, 3):
         root = tmp_path / f"killed{kill_at}"
         if _child(root, kill_at) == 0:
             break
@@ -136,9 +141,9 @@ def test_a_flipped_staged_block_is_done_again(
     with _writer(tmp_path, items) as writer:
         writer.write_block(0, rows[:5])
         writer.write_block(1, rows[5:10])
-    path = writer.staging / "block-00000001.bin"
+    path = writer.staging / "data-000000.bin"
     data = bytearray(path.read_bytes())
-    data[3] ^= 1
+    data[5 * 6 * 2 + 3] ^= 1
     path.write_bytes(data)
     with _writer(tmp_path, items) as writer:
         assert writer.pending() == [1, 2]
@@ -249,6 +254,16 @@ def test_same_input_same_bytes(tmp_path: Path, images: tuple[np.ndarray, pl.Data
     for name in ("a", "b"):
         write_set(tmp_path / name, *images)
     assert _content(tmp_path / "a") == _content(tmp_path / "b")
+
+
+def test_a_finished_set_is_never_written_again(
+    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    write_set(tmp_path, *images, space={"name": "toy"}, dtype="float16")
+    before = _content(tmp_path)
+    with pytest.raises(StoreWriteError, match="is finished"), _writer(tmp_path, images[1]):
+        pass
+    assert _content(tmp_path) == before
 
 
 def test_ids_change_with_what_they_identify(

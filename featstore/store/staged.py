@@ -1,0 +1,101 @@
+"""Data files under construction: each block written once, at its final offset.
+
+A data file grows in ``.staging`` as ``data-<file>.bin``. Blocks may come in any order; when all
+are there, the file gets its index and is renamed to its place. Nothing is copied.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from featstore.durable import fsync_directory
+from featstore.store.layout import ArrayLayout
+from featstore.store.shards import shard_tail
+
+
+class StagedFiles:
+    """The staged data files of one array.
+
+    Parameters
+    ----------
+    staging : Path
+        Folder of the files; it exists.
+    layout : ArrayLayout
+        Which block lies where.
+    """
+
+    def __init__(self, staging: Path, layout: ArrayLayout) -> None:
+        self._staging = staging
+        self._layout = layout
+        self._open: dict[int, int] = {}
+        self._dirty: set[int] = set()
+
+    def path(self, file: int) -> Path:
+        """Return where a data file is staged."""
+        return self._staging / f"data-{file:06d}.bin"
+
+    def write(self, block: int, data: memoryview) -> None:
+        """Write a block's rows at their final offset; durable only after `sync`."""
+        file, offset = self._place(block)
+        handle = self._handle(file)
+        self._dirty.add(file)
+        _write_at(handle, data, offset)
+
+    def sync(self) -> None:
+        """Make every block that was written durable."""
+        for file in sorted(self._dirty):
+            os.fsync(self._open[file])
+        self._dirty.clear()
+        fsync_directory(self._staging)
+
+    def read(self, block: int) -> bytes:
+        """Return the staged bytes of a block; fewer if the file ends before."""
+        file, offset = self._place(block)
+        if not self.path(file).exists():
+            return b""
+        rows = self._layout.block_slice(block)
+        with self.path(file).open("rb") as staged:
+            staged.seek(offset)
+            return staged.read((rows.stop - rows.start) * self._layout.row_bytes)
+
+    def publish(self, file: int, target: Path) -> None:
+        """Complete a file with padding and index, and rename it to its place."""
+        handle = self._handle(file)
+        tail = shard_tail(self._layout, file)
+        _write_at(handle, memoryview(tail), self._layout.file_bytes(file) - len(tail))
+        os.fsync(handle)
+        self._close(file)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.path(file).replace(target)
+        for folder in (target.parent, target.parent.parent, target.parent.parent.parent):
+            fsync_directory(folder)
+        fsync_directory(self._staging)
+
+    def close(self) -> None:
+        """Close the files; what was written stays."""
+        for file in list(self._open):
+            self._close(file)
+
+    def _close(self, file: int) -> None:
+        os.close(self._open.pop(file))
+        self._dirty.discard(file)
+
+    def _place(self, block: int) -> tuple[int, int]:
+        """Return the data file of a block and its offset there."""
+        file, position = divmod(block, self._layout.blocks_per_file)
+        return file, position * self._layout.block_rows * self._layout.row_bytes
+
+    def _handle(self, file: int) -> int:
+        if file not in self._open:
+            # Never truncated: it may hold the blocks of an interrupted run.
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            self._open[file] = os.open(self.path(file), flags, 0o666)
+        return self._open[file]
+
+
+def _write_at(handle: int, data: memoryview, offset: int) -> None:
+    """Write all of `data`, whatever share a single call takes."""
+    os.lseek(handle, offset, os.SEEK_SET)
+    while data:
+        data = data[os.write(handle, data) :]
