@@ -14,6 +14,7 @@ help:
 	@echo "make perf    speed, as ratios measured side by side"
 
 # The demo needs no test tools, and the tests need everything: two stamps, one environment.
+.NOTPARALLEL:
 $(VENV)/demo.stamp: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Headstock needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
@@ -26,7 +27,7 @@ $(VENV)/dev.stamp: pyproject.toml
 	  { echo "Headstock needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
+	@touch $@ $(VENV)/demo.stamp
 
 demo: $(VENV)/demo.stamp
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/demo.py --out $(DEMO)

@@ -49,6 +49,7 @@ RUN_COLUMNS: dict[str, Any] = {
     "limit": pl.Int64,
     "metric_version": pl.Int64,
     "protocol_version": pl.Int64,
+    "code": pl.String,  # digest of the sources that made the row
 }
 
 #: One row per run, direction and metric.

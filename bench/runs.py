@@ -7,12 +7,14 @@ metrics. Dates, machines and seconds are not.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from bench.code import code_digest
 from bench.errors import ProtocolError
 from bench.metrics import METRIC_VERSION
 from featstore.keys import canonical_json, sha256_hex
+from fitters.jobs import TEMPLATES, VARIANTS
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
 PROTOCOL_VERSION = 1
@@ -60,6 +62,9 @@ class Run:
     limit : int, optional
         Number of images kept, for a quick look. Stamped here so that it is never mistaken
         for a full result.
+    metric_version, protocol_version : int
+    code : str
+        Digest of the sources that make a result; see `bench.code`.
     """
 
     suite: str
@@ -79,8 +84,8 @@ class Run:
     head_revision: str = ""
     head_name_set: str = ""
     head_name_revision: str = ""
-    variants: tuple[str, ...] = ("name",)
-    templates: tuple[str, ...] = ("none", "photo")
+    variants: tuple[str, ...] = VARIANTS
+    templates: tuple[str, ...] = TEMPLATES
     locales: tuple[str, ...] = ()
     penalty: float | Literal["auto"] = "auto"
     mix: float | Literal["auto"] = "auto"
@@ -89,6 +94,7 @@ class Run:
     limit: int | None = None
     metric_version: int = METRIC_VERSION
     protocol_version: int = PROTOCOL_VERSION
+    code: str = field(default_factory=code_digest)
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -132,11 +138,11 @@ class Run:
     def columns(self) -> dict[str, Any]:
         """Return the fields as one row of plain values: lists joined, numbers or "auto" as text."""
         row: dict[str, Any] = {"run_id": self.run_id}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for column in fields(self):
+            value = getattr(self, column.name)
             if isinstance(value, tuple):
                 value = ",".join(value)
-            elif field.name in ("n_pairs", "penalty", "mix"):
+            elif column.name in ("n_pairs", "penalty", "mix"):
                 value = str(value)
-            row[field.name] = value
+            row[column.name] = value
         return row

@@ -19,7 +19,7 @@ from featstore.keys import SHORT, canonical_json, sha256_hex
 SERIES = (
     "suite", "image_revision", "name_revision", "caption_revision", "head_revision",
     "head_name_revision", "variants", "templates", "locales", "train_fraction", "limit",
-    "metric_version", "protocol_version",
+    "metric_version", "protocol_version", "code",
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from fitters.pairs import Pairs
 from fitters.recipe import fit_alignment
 
 #: Variants and templates of class names, unless others are asked for.
-VARIANTS, TEMPLATES = ("lemmas",), ("none", "photo")
+VARIANTS, TEMPLATES = ("name",), ("none", "photo")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from fitters.alignment import Alignment
 from fitters.errors import SelectionError, SettingError, UnknownMethodError
 from fitters.linear.procrustes import ProcrustesAligner
 from fitters.linear.ridge import RidgeAligner
+from fitters.moments.moments import Moments, merge_pooled
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.relative.conse import ConSEAligner
@@ -107,18 +108,20 @@ def fit_alignment(
         return _fit_conse(prototypes, bias, top_k)
     sources = _preprocess(prototypes, real, image_mean)
     chosen = _choose(method, sources, penalty, mix, n_folds, criterion, rng)
-    rows = [
-        (source.x, source.y, mass * source.row_weight)
-        for source, mass in ((sources.prototypes, chosen.mix), (sources.real, 1.0))
-        if source is not None
-    ]
-    x, y, weight = (np.concatenate(column) for column in zip(*rows, strict=True))
+    # Moments add: mixing is scaling one source's sums, and no row is read twice.
+    moments = merge_pooled(
+        *(
+            Moments.from_rows(source.x, source.y, source.row_weight, centre=False).scaled(mass)
+            for source, mass in ((sources.prototypes, chosen.mix), (sources.real, 1.0))
+            if source is not None
+        )
+    )
     aligner: RidgeAligner | ProcrustesAligner
     if method == "procrustes":
-        aligner = ProcrustesAligner(center=False).fit(x, y, weight)
+        aligner = ProcrustesAligner(center=False).fit_moments(moments)
     else:
         direction = _direction(method)
-        aligner = RidgeAligner(direction, alpha=chosen.penalty, center=False).fit(x, y, weight)
+        aligner = RidgeAligner(direction, alpha=chosen.penalty, center=False).fit_moments(moments)
     facts = {
         "method": method,
         "n_prototypes": 0 if prototypes is None else prototypes.n,

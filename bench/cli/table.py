@@ -106,7 +106,10 @@ def command(
 
 _TITLES = {
     "results": "Results: percent, mean ± sd over seeds (no ± where nothing is drawn).",
-    "gains": "Gain of real pairs + head weights over the better of the two alone, percent points.",
+    "gains": (
+        "Gain of real pairs + head weights over the better of the two alone, percent points. "
+        "Intervals and p are clustered by class and hold for these draws of split and subset."
+    ),
     "comparisons": "Paired comparisons, percent points.",
 }
 

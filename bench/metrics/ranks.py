@@ -116,7 +116,9 @@ def rank_projections(
             raise MetricError(msg)
     rows_per_block = max(1, block_scores // max(1, columns.shape[1]))
     blocks = [
-        _rank_block(queries[start : start + rows_per_block] @ columns, start, relevance, top)
+        _rank_block(
+            _scores(queries[start : start + rows_per_block], columns), start, relevance, top
+        )
         for start in range(0, len(queries), rows_per_block)
     ]
     return _join(blocks, relevance)
@@ -188,6 +190,17 @@ class _Relevance:
         begin = self.starts[start]
         rows = np.repeat(np.arange(stop - start), counts)
         return rows, self.positions[begin : begin + counts.sum()]
+
+
+def _scores(queries: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return queries @ columns, such that equal gallery items get equal scores.
+
+    A product with a single row goes through another kernel (gemv), which gives identical
+    columns different last bits: measured, 22 of 200 ties were broken by it.
+    """
+    if len(queries) == 1:
+        return np.asarray((np.repeat(queries, 2, axis=0) @ columns)[:1])
+    return np.asarray(queries @ columns)
 
 
 def _starts(counts: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

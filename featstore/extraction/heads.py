@@ -7,6 +7,7 @@ from typing import Any
 
 from featstore.errors import EncoderError, ManifestError
 from featstore.extraction.events import ExtractResult
+from featstore.extraction.provenance import lasting_facts, run_facts
 from featstore.extraction.reuse import finished_result
 from featstore.label_sets import head_items
 from featstore.manifest import Manifest, read_manifest
@@ -72,7 +73,7 @@ def extract_head(
     )
     if done is not None:
         return done
-    facts: dict[str, Any] = {**head.facts, "label_set": head.label_set}
+    facts: dict[str, Any] = {**lasting_facts(head.facts), "label_set": head.label_set}
     with SetWriter(
         Path(store),
         dataset=source.name,
@@ -86,5 +87,5 @@ def extract_head(
     ) as writer:
         for block in writer.pending():
             writer.write_block(block, head.weight[writer.layout.block_slice(block)])
-        revision = writer.finish(bias=head.bias)
+        revision = writer.finish(bias=head.bias, run=run_facts(head.facts, device="cpu"))
     return ExtractResult(str(writer.key), 0, items.height, 0, revision)

@@ -19,7 +19,7 @@ from featstore.encoders.object_encoder import ObjectEncoder
 from featstore.errors import EmptySelectionError, EncoderError, ManifestError, TooManyFailuresError
 from featstore.extraction.events import BlockDone, ExtractResult
 from featstore.extraction.pipeline import encode_block
-from featstore.extraction.provenance import run_facts
+from featstore.extraction.provenance import lasting_facts, run_facts
 from featstore.extraction.reuse import finished_result
 from featstore.images import ImageError, decode_image, thumbnail_webp
 from featstore.manifest import Manifest, read_manifest
@@ -44,6 +44,7 @@ class Job:
     encoder: Encoder
     store: Path
     dtype: str
+    device: str
     batch: int
     threads: int | None
     workers: int
@@ -139,6 +140,7 @@ def extract(
         encoder=opened,
         store=Path(store),
         dtype=dtype,
+        device=device,
         batch=batch_size or opened.batch_size,
         threads=threads,
         workers=workers or os.cpu_count() or 1,
@@ -165,15 +167,17 @@ def extract(
 def _encode(job: Job) -> ExtractResult:
     """Encode the blocks that are missing and publish the set."""
     started = time.time()
-    plan = {"batch": job.batch, "threads": job.threads}
+    plan = {"batch": job.batch, "threads": job.threads, "device": job.device}
     facts = {
-        **job.encoder.facts,
+        **lasting_facts(job.encoder.facts),
         "manifest_revision": str(job.source.facts.get("revision", "")),
         # What every reader of results on this dataset should know.
         "note": str(job.source.facts.get("note", "")),
     }
     small: dict[str, bytes] = {}
     new = truncated = 0
+    if job.kind == "image":
+        _check_head(job)
     with (
         SetWriter(
             job.store,
@@ -190,8 +194,6 @@ def _encode(job: Job) -> ExtractResult:
         ) as writer,
         ThreadPoolExecutor(job.workers) as pool,
     ):
-        if job.kind == "image":
-            _check_head(job)
         failures = writer.failures
         for block in writer.pending():
             rows = writer.layout.block_slice(block)
@@ -215,7 +217,11 @@ def _encode(job: Job) -> ExtractResult:
         vectors = np.round(golden_vectors(job.encoder).astype(np.float64), 6)
         revision = writer.finish(
             golden={"vectors": vectors.tolist()},
-            run={**run_facts(), **plan, "seconds": round(time.time() - started, 3)},
+            run={
+                **run_facts(job.encoder.facts, device=job.device),
+                **plan,
+                "seconds": round(time.time() - started, 3),
+            },
         )
     if small:
         write_thumbnails(writer.directory.parent, small)

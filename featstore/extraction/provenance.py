@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -18,8 +19,17 @@ PACKAGES = (
 )
 
 
-def run_facts() -> dict[str, Any]:
-    """Return the date, the machine's architecture and the versions of what computes."""
+#: Facts of an encoder that differ between machines without changing a bit of what is stored.
+OF_THE_RUN = ("versions", "weights")
+
+
+def lasting_facts(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an encoder's facts that belong to the set, and so to its revision."""
+    return {name: value for name, value in encoder.items() if name not in OF_THE_RUN}
+
+
+def run_facts(encoder: Mapping[str, Any], *, device: str) -> dict[str, Any]:
+    """Return what is true of this run only: date, machine, device, versions, weights' source."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -30,5 +40,7 @@ def run_facts() -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "device": device,
         "versions": versions,
+        "encoder": {name: encoder[name] for name in OF_THE_RUN if name in encoder},
     }

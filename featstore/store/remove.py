@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 from featstore.durable import fsync_directory
 from featstore.errors import StoreWriteError, UnknownSetError
-from featstore.store.catalog import finished_sets, write_catalog
-from featstore.store.commit import POINTER, read_commit, read_pointer, staging_of
+from featstore.store.catalog import write_catalog
+from featstore.store.commit import POINTER, staging_of
 from featstore.store.layout import SetKey
 from featstore.store.lock import lock_set
 
@@ -16,34 +17,36 @@ from featstore.store.lock import lock_set
 def remove_set(root: Path, key: str) -> int:
     """Remove the set of this full key and return the bytes freed.
 
-    Its item table goes too, unless another set of the same kind uses it.
+    A damaged set is removed like any other: nothing of it is read. The item tables and
+    thumbnails of its kind go with the last set of the kind.
 
     Raises
     ------
     UnknownSetError
-        If there is no such set, finished or begun.
+        If there is no such set, finished, begun or damaged.
     StoreWriteError
         If another process is writing it, or the file system refuses.
     """
     parts = SetKey(*key.split("/", 2)) if key.count("/") == 2 else None
     directory = parts.directory(root) if parts else root
-    if parts is None or not directory.is_dir():
+    if parts is None or not directory.is_dir() or directory.is_symlink():
         msg = f"{root} holds no set {key!r}."
         raise UnknownSetError(msg)
+    staging = staging_of(directory)
+    condemned = directory.with_name(f".removed-{directory.name}-{os.getpid()}")
     try:
-        staging_of(directory).mkdir(exist_ok=True)
-        with lock_set(staging_of(directory) / "writer.lock", key=parts):
-            pointer = read_pointer(directory)
-            items = read_commit(directory, pointer["revision"]).items["file"] if pointer else None
+        staging.mkdir(exist_ok=True)
+        with lock_set(staging / "writer.lock", key=parts):
             (directory / POINTER).unlink(missing_ok=True)
             fsync_directory(directory)
-            freed = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-            shutil.rmtree(directory)
-            if items and items not in _items_in_use(root, parts):
-                path = directory.parent / items
-                freed += path.stat().st_size if path.exists() else 0
-                path.unlink(missing_ok=True)
-        write_catalog(root)
+            write_catalog(root)
+            # One rename, so that a kill leaves either the folder or litter, never half a set.
+            directory.rename(condemned)
+            fsync_directory(directory.parent)
+        freed = _delete(condemned)
+        if not any(path.is_dir() for path in directory.parent.iterdir()):
+            for pattern in ("items-*.parquet", "thumbnails-*.parquet"):
+                freed += sum(_delete(path) for path in directory.parent.glob(pattern))
     except StoreWriteError:
         raise
     except OSError as err:
@@ -52,12 +55,12 @@ def remove_set(root: Path, key: str) -> int:
     return freed
 
 
-def _items_in_use(root: Path, key: SetKey) -> set[str]:
-    """Return the item tables that the finished sets of a dataset's kind use."""
-    used = set()
-    for directory in finished_sets(root):
-        if directory.parent == key.directory(root).parent:
-            pointer = read_pointer(directory)
-            if pointer is not None:
-                used.add(str(read_commit(directory, pointer["revision"]).items["file"]))
-    return used
+def _delete(path: Path) -> int:
+    """Delete a file or a folder and return the bytes it held."""
+    if path.is_dir() and not path.is_symlink():
+        size = sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
+        shutil.rmtree(path)
+        return size
+    size = path.lstat().st_size
+    path.unlink()
+    return size

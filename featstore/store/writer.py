@@ -167,10 +167,12 @@ class SetWriter:
             raise StoreWriteError(msg) from err
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if self._journal is not None and self._staged is not None:
-                self.sync()
+                # What ended the block matters more than what ends its last blocks.
+                with contextlib.suppress(StoreWriteError) if kind else contextlib.nullcontext():
+                    self.sync()
         finally:
             self._release()
 
@@ -309,6 +311,9 @@ class SetWriter:
             write_file(self.directory / "runs" / name, [json_bytes(dict(run))])
         pointer = group_metadata({**attributes, "revision": revision})
         write_file(self.directory / POINTER, [json_bytes(pointer)])
+        # The removal of the kind's last other set may have taken the item table meanwhile.
+        if not items_path.exists():
+            write_file(items_path, [self._items])
         write_catalog(self.root)
         shutil.rmtree(self.staging, ignore_errors=True)
         self._release()

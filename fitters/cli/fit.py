@@ -53,7 +53,7 @@ class NumberOrAuto(click.ParamType[Any]):
 @click.option("--head", help="Head set, for prototypes: label set/head_weight/encoder.")
 @click.option("--names", help="Class-name set of the head's label set.")
 @click.option("--source", default="head", show_default=True, help="head, or a control.")
-@click.option("--variants", default="lemmas", show_default=True, help="Comma-separated.")
+@click.option("--variants", default="name", show_default=True, help="Comma-separated.")
 @click.option("--templates", default="none,photo", show_default=True, help="Comma-separated.")
 @click.option("--penalty", type=NumberOrAuto(above_zero=False), default="auto", show_default=True)
 @click.option("--mix", type=NumberOrAuto(above_zero=True), default="auto", show_default=True)

@@ -79,6 +79,9 @@ def accumulate_folds(
         If `folds` is not one entry a row, or a fold is empty.
     """
     dtype = _product_dtype(precision)
+    if folds.dtype.kind not in "iu" or (len(folds) and int(folds.min()) < 0):
+        msg = f"folds are numbers from 0. Got {folds.dtype} with smallest {folds.min()}."
+        raise PairsError(msg)
     n_folds = int(folds.max()) + 1 if len(folds) else 0
     parts: list[Moments | None] = [None] * n_folds
     shifts: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None

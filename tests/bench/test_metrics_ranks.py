@@ -195,3 +195,17 @@ def test_bad_scores_are_named():
         ranks_from_scores(np.ones(3), np.zeros(3), np.zeros(3))
     with pytest.raises(MetricError, match="NaN"):
         ranks_from_scores(np.array([[np.nan]]), np.zeros(1), np.zeros(1))
+
+
+def test_a_single_query_ties_like_any_other() -> None:
+    """A one-row product goes through another kernel, which must not break ties."""
+    rng = np.random.default_rng(7)
+    for _ in range(100):
+        query = rng.standard_normal((1, 333)).astype(np.float32)
+        gallery = rng.standard_normal((50, 333)).astype(np.float32)
+        gallery[17] = gallery[4]
+        groups = np.where(np.arange(50) == 4, 0, np.arange(50) + 1)
+        alone = rank_projections(query, gallery, np.array([0]), groups).rank
+        both = rank_projections(np.repeat(query, 2, 0), gallery, np.array([0, 0]), groups).rank
+        assert alone.tolist() == both.tolist()[:1]
+        assert both[0] == both[1]

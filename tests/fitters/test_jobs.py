@@ -63,7 +63,7 @@ def test_the_head_alone_aligns_images_that_it_never_saw(store: FeatureStore, met
 def test_it_is_the_recipe_on_the_rows_joined_by_hand(store: FeatureStore) -> None:
     """The store path equals the array path, with the join done by a dict."""
     found = fit_from_store(store, _request(y=Y, n_pairs=None, penalty=0.1, mix=0.5))
-    head, names = store.view(HEAD), store.view(NAMES).class_texts(["lemmas"], ["none", "photo"])
+    head, names = store.view(HEAD), store.view(NAMES).class_texts(["name"], ["none", "photo"])
     text_of = dict(zip(names.items["class_id"], names.numpy(), strict=True))
     heads = Pairs(head.numpy(), np.array([text_of[c] for c in head.items["class_id"]]))
     images, captions = store.view(X).where(split="train"), store.view(Y)

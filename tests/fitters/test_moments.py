@@ -218,3 +218,10 @@ def test_bad_batches_say_what_is_wrong():
         merge_within_source(moments, Moments.from_rows(x[:, :2], y))
     with fails("above 0"):
         moments.scaled(0.0)
+
+
+@pytest.mark.parametrize("folds", [np.array([-1, 0, 1]), np.array([0.0, 1.0, 1.0])])
+def test_folds_are_numbers_from_zero(folds: np.ndarray) -> None:
+    rows = np.ones((3, 2))
+    with pytest.raises(PairsError, match="numbers from 0"):
+        accumulate_folds([(rows, rows)], folds)
