@@ -18,6 +18,7 @@ from featstore.errors import FeatstoreError, did_you_mean
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_SKIPPED = 3
+EXIT_VERIFY = 4
 
 
 class CommandGroup(click.Group):

@@ -14,6 +14,7 @@ from featstore.command_line import CommandGroup, entry_point
         "ls": "featstore.cli.sets:ls_command",
         "show": "featstore.cli.sets:show_command",
         "rm": "featstore.cli.sets:rm_command",
+        "verify": "featstore.cli.verify:verify_command",
         "manifests": "featstore.cli.manifests:manifests",
     },
 )

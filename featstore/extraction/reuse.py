@@ -12,7 +12,7 @@ from featstore.errors import StoreWriteError
 from featstore.extraction.events import ExtractResult
 from featstore.keys import encoder_directory, set_id, sha256_hex, space_id
 from featstore.store.commit import read_commit, read_pointer
-from featstore.store.items import items_bytes
+from featstore.store.items import items_bytes, read_failures
 from featstore.store.layout import SetKey
 from featstore.store.settle import settle_set
 
@@ -51,7 +51,7 @@ def finished_result(
         raise StoreWriteError(msg)
     failures: dict[str, str] = {}
     if "failures.parquet" in commit.metadata:
-        table = pl.read_parquet(directory / "failures.parquet")
+        table = read_failures(directory / "failures.parquet", commit.metadata["failures.parquet"])
         failures = dict(table.iter_rows())
     return ExtractResult(
         key=str(key),

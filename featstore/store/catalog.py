@@ -1,16 +1,25 @@
-"""``catalog.json``: the sets of a store in one file, for servers that cannot list.
+"""``catalog.json``: the sets and thumbnails of a store in one file, for those who cannot list.
 
-It can be rebuilt at any time; the truth stays in the sets.
+It can be rebuilt at any time; the truth stays in the sets. What it lists and the store lacks
+was deleted: that is how `featstore verify` notices a missing set.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from featstore.errors import FeatstoreError
 from featstore.store.commit import key_of, read_pointer
-from featstore.store.files import json_bytes, write_file
+from featstore.store.files import json_bytes, read_json, read_regular, write_file
 from featstore.store.layout import FORMAT
+from featstore.store.records import is_sha256
+
+NAME = "catalog.json"
+THUMBNAILS = "thumbnails-*.parquet"
 
 
 def finished_sets(root: Path) -> list[Path]:
@@ -35,14 +44,78 @@ def unfinished_sets(root: Path) -> list[Path]:
     )
 
 
-def write_catalog(root: Path) -> None:
-    """Write the list of finished sets; untouched if nothing changed."""
-    sets = []
-    for directory in finished_sets(root):
-        attributes = read_pointer(directory)
-        if attributes is not None:
-            sets.append({"key": str(key_of(directory)), "revision": attributes["revision"]})
-    data = json_bytes({"format": FORMAT, "sets": sets})
-    path = root / "catalog.json"
-    if not path.exists() or path.read_bytes() != data:
-        write_file(path, [data])
+def write_catalog(root: Path, *, thumbnails: Path | None = None) -> None:
+    """Write the list of finished sets and thumbnails; untouched if nothing changed.
+
+    A set whose pointer is damaged is left out, so that one bad set stops no other.
+
+    Parameters
+    ----------
+    thumbnails : Path, optional
+        Folder whose thumbnails were just replaced. Those of other folders stay listed even
+        if their file is gone, so that the loss is noticed.
+    """
+    with _locked(root):
+        sets = []
+        for directory in finished_sets(root):
+            try:
+                attributes = read_pointer(directory)
+            except FeatstoreError:
+                continue
+            if attributes is not None:
+                sets.append({"key": str(key_of(directory)), "revision": attributes["revision"]})
+        listed = {path.relative_to(root).as_posix() for path in root.glob(f"*/*/{THUMBNAILS}")}
+        here = None if thumbnails is None else thumbnails.relative_to(root).as_posix()
+        with contextlib.suppress(FeatstoreError, OSError):
+            old = parse_catalog(read_json(root / NAME))
+            before = (old or {}).get("thumbnails", [])
+            listed |= {name for name in before if name.rsplit("/", 1)[0] != here}
+        data = json_bytes({"format": FORMAT, "sets": sets, "thumbnails": sorted(listed)})
+        path = root / NAME
+        try:
+            same = read_regular(path, limit=len(data)) == data
+        except (FeatstoreError, OSError):
+            same = False
+        if not same:
+            write_file(path, [data])
+
+
+def parse_catalog(document: Any) -> dict[str, Any] | None:
+    """Return ``{"sets": {key: revision}, "thumbnails": […]}``, or None if it is no catalog.
+
+    A catalog of an earlier writer lists no thumbnails; then the entry is missing.
+    """
+    if not isinstance(document, dict) or not isinstance(document.get("sets"), list):
+        return None
+    if set(document) - {"thumbnails"} != {"format", "sets"} or document["format"] != FORMAT:
+        return None
+    sets = {}
+    for row in document["sets"]:
+        if not isinstance(row, dict) or set(row) != {"key", "revision"}:
+            return None
+        if not isinstance(row["key"], str) or not is_sha256(row["revision"]):
+            return None
+        sets[row["key"]] = row["revision"]
+    parsed: dict[str, Any] = {"sets": sets}
+    if "thumbnails" in document:
+        names = document["thumbnails"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return None
+        parsed["thumbnails"] = names
+    return parsed
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Hold the folder's lock: two writers that end together must not lose an entry."""
+    handle = -1
+    with contextlib.suppress(ImportError, OSError):  # Windows, or a server without locks
+        import fcntl
+
+        handle = os.open(root, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle >= 0:
+            os.close(handle)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featstore.errors import CorruptStoreError, FormatVersionError
-from featstore.keys import canonical_json, sha256_hex
-from featstore.store.files import json_bytes, read_json, write_file
-from featstore.store.layout import FORMAT, LayoutError, SetKey, check_component
+from featstore.errors import CorruptStoreError
+from featstore.keys import SHORT, canonical_json, sha256_hex
+from featstore.store.files import MAX_METADATA_BYTES, json_bytes, read_json, write_file
+from featstore.store.layout import FORMAT, ArrayLayout, SetKey
+from featstore.store.records import MAX_ROWS, check_format, parse_pointer, valid_commit
 
 POINTER = "zarr.json"
 REVISIONS = "revisions"
@@ -66,6 +67,11 @@ class Commit:
         """Sha256 of the record's canonical JSON."""
         return sha256_hex(canonical_json(asdict(self)))
 
+    @property
+    def n_failed(self) -> int:
+        """Number of rows that have no embedding."""
+        return sum(byte.bit_count() for byte in base64.b64decode(self.failed))
+
     def failed_rows(self) -> np.ndarray:
         """Return a boolean array of shape (n,): True where a row has no embedding."""
         if not self.failed:
@@ -109,22 +115,11 @@ def read_commit(directory: Path, revision: str) -> Commit:
     path = directory / REVISIONS / f"{revision}.json"
     try:
         document = read_json(path)
-    except FileNotFoundError as err:
+    except (FileNotFoundError, NotADirectoryError) as err:
         msg = f"{path} is missing, though the set points to it. Extract the set again."
         raise CorruptStoreError(msg) from err
-    check_format(document.get("format") if isinstance(document, dict) else None, where=str(path))
-    try:
-        commit = Commit(**{**document, "blocks": tuple(document["blocks"])})
-        valid = (
-            commit.revision_id == revision
-            and commit.n > 0
-            and len(commit.blocks) == -(-commit.n // commit.block_rows)
-        )
-        check_component(str(commit.items["file"]), what="items file")
-    except (TypeError, KeyError, ValueError, LayoutError) as err:
-        msg = f"{path} is not a commit record that featstore writes: {err}."
-        raise CorruptStoreError(msg) from err
-    if not valid:
+    commit = parse_commit(document, where=str(path))
+    if commit.revision_id != revision:
         msg = (
             f"{path} was changed after it was written: its content has another hash than its name."
         )
@@ -132,36 +127,61 @@ def read_commit(directory: Path, revision: str) -> Commit:
     return commit
 
 
-def check_format(found: Any, *, where: str) -> None:
-    """Raise if a document's format is missing or newer than this version reads."""
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        msg = f"{where} states no store format. It is not a featstore store, or is damaged."
+def parse_commit(document: Any, *, where: str) -> Commit:
+    """Return the commit that a JSON document states.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it is not a record that a writer makes; nothing of its sizes was believed.
+    FormatVersionError
+        If it was written by a newer format.
+    """
+    check_format(document.get("format") if isinstance(document, dict) else None, where=where)
+    names = {entry.name for entry in fields(Commit)}
+    reason = valid_commit(document, names=names)
+    if reason:
+        msg = f"{where} is not a commit record that featstore writes: {reason}."
         raise CorruptStoreError(msg)
-    if found > FORMAT:
+    return Commit(**{**document, "blocks": tuple(document["blocks"])})
+
+
+def belongs(key: SetKey, attributes: Mapping[str, Any], commit: Commit) -> bool:
+    """Return whether a set's folder, attributes and commit speak of the same set."""
+    try:
+        same = attributes_digest(attributes) == commit.attributes
+    except (ValueError, RecursionError):
+        same = False
+    return (
+        same
+        and key.encoder.endswith(f"-{commit.set_id[:SHORT]}")
+        and (attributes["dataset"], attributes["kind"]) == (key.dataset, key.kind)
+        and (attributes["space_id"], attributes["set_id"]) == (commit.space_id, commit.set_id)
+    )
+
+
+def check_layout(layout: ArrayLayout, commit: Commit, *, where: Path) -> None:
+    """Raise CorruptStoreError unless the array's metadata has the shape that the commit says."""
+    if (layout.n, layout.dim, layout.dtype) != (commit.n, commit.dim, commit.dtype):
         msg = (
-            f"{where} has store format {found}; this headstock reads up to format {FORMAT}. "
-            "Upgrade headstock."
+            f"{where} has shape ({layout.n:,}, {layout.dim:,}) {layout.dtype}; its commit says "
+            f"({commit.n:,}, {commit.dim:,}) {commit.dtype}."
         )
-        raise FormatVersionError(msg)
+        raise CorruptStoreError(msg)
+    # A shard that is no whole number of blocks would put rows and blocks at odds.
+    if layout.shard_rows % layout.block_rows or layout.shard_rows > MAX_ROWS:
+        msg = f"{where} has shards of {layout.shard_rows:,} rows, not whole blocks. It is not ours."
+        raise CorruptStoreError(msg)
 
 
 def read_pointer(directory: Path) -> dict[str, Any] | None:
     """Return the attributes of a set's group, or None if the set is not finished."""
     path = directory / POINTER
     try:
-        document = read_json(path)
+        document = read_json(path, limit=MAX_METADATA_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        attributes = document["attributes"]["featstore"]
-        check_format(attributes["format"], where=str(path))
-        if not isinstance(attributes["revision"], str):
-            raise TypeError
-    except (KeyError, TypeError) as err:
-        msg = f"{path} is not the metadata of a set: it lacks {err}."
-        raise CorruptStoreError(msg) from err
-    result: dict[str, Any] = attributes
-    return result
+    return parse_pointer(document, where=str(path))
 
 
 def staging_of(directory: Path) -> Path:

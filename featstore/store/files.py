@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable
+import math
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from featstore.durable import write_durably
 from featstore.errors import CorruptStoreError, StoreWriteError
-from featstore.keys import sha256_hex
 
-#: JSON files of a store are refused above this size.
+#: JSON files of a store are refused above this size, ...
 MAX_JSON_BYTES = 64 * 2**20
+
+#: ... and the metadata of a group, set or array above this one.
+MAX_METADATA_BYTES = 4 * 2**20
+
+#: More brackets and commas than this are refused before they become objects in memory.
+MAX_JSON_NODES = 4_000_000
+
+#: Nothing that a store writes nests deeper.
+MAX_JSON_DEPTH = 32
+
+_PIECE = 2**20
 
 
 def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
@@ -39,30 +53,134 @@ def json_bytes(document: Any) -> bytes:
     return (text + "\n").encode("utf-8")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, limit: int = MAX_JSON_BYTES) -> Any:
     """Return the JSON document at `path`.
 
     Raises
     ------
     CorruptStoreError
-        If the file is too large to be metadata, or is not JSON.
+        If the file is no regular file, has more than `limit` bytes, is not JSON, or is JSON
+        that no writer of ours makes: too deep, not finite, not UTF-8.
     FileNotFoundError
         If there is no such file.
     """
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
-        msg = (
-            f"{path} has {size:,} bytes; metadata has at most {MAX_JSON_BYTES:,}. It was not read."
-        )
-        raise CorruptStoreError(msg)
+    data = read_regular(path, limit=limit)
     try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as err:
-        msg = f"{path} is not JSON: {err}."
+        nodes = sum(data.count(sign) for sign in (b",", b"[", b"{"))
+        if nodes > MAX_JSON_NODES:
+            msg = f"{nodes:,} values"
+            raise ValueError(msg)
+        document = json.loads(data)
+        _check_value(document, MAX_JSON_DEPTH)
+    except (ValueError, RecursionError, MemoryError) as err:
+        msg = f"{path} is not JSON that a store holds: {str(err)[:200] or 'too large'}."
         raise CorruptStoreError(msg) from err
+    return document
+
+
+def _check_value(value: Any, depth: int) -> None:
+    """Raise ValueError for what canonical JSON could not write again."""
+    if isinstance(value, str):
+        if not value.isascii():
+            value.encode("utf-8")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            msg = "a number that is not finite"
+            raise ValueError(msg)
+    elif isinstance(value, dict | list):
+        if depth == 0:
+            msg = f"nested more than {MAX_JSON_DEPTH} deep"
+            raise ValueError(msg)
+        for child in value:
+            _check_value(child, depth - 1)
+        if isinstance(value, dict):
+            for child in value.values():
+                _check_value(child, depth - 1)
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a regular file for reading; a link, pipe or device is refused, not waited for.
+
+    Raises
+    ------
+    CorruptStoreError
+        If `path` is something else, or has a name that no file can have.
+    FileNotFoundError
+        If there is nothing at `path`.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    try:
+        # Windows has no O_NOFOLLOW: look before opening, too.
+        regular = stat.S_ISREG(path.lstat().st_mode)
+        handle = os.open(path, flags) if regular else -1
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError) as err:
+        msg = f"{path} cannot be read: {getattr(err, 'strerror', None) or err}."
+        raise CorruptStoreError(msg) from err
+    if not regular:
+        msg = f"{path} is a link, folder or device; a store holds regular files. It was not read."
+        raise CorruptStoreError(msg)
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: Path, *, limit: int) -> bytes:
+    """Return the bytes of a regular file of at most `limit` bytes.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it is no regular file, or larger; nothing is read then.
+    FileNotFoundError
+        If there is no such file.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            msg = f"{path} has {size:,} bytes; at most {limit:,} are expected. It was not read."
+            raise CorruptStoreError(msg)
+        return file.read(size)
+
+
+def check_no_links(root: Path, paths: Iterable[Path]) -> None:
+    """Raise CorruptStoreError if a path below `root` leads through a symbolic link."""
+    seen: set[Path] = set()
+    for path in paths:
+        for part in (path, *path.parents):
+            if part == root or part in seen:
+                break
+            seen.add(part)
+            if part.is_symlink():
+                msg = f"{part} is a symbolic link; a store holds regular files. It was not read."
+                raise CorruptStoreError(msg)
 
 
 def file_facts(path: Path) -> dict[str, Any]:
-    """Return ``{"bytes": …, "sha256": …}`` of a small file."""
-    data = path.read_bytes()
-    return {"bytes": len(data), "sha256": sha256_hex(data)}
+    """Return ``{"bytes": …, "sha256": …}`` of a file, read in pieces."""
+    size, digest = 0, hashlib.sha256()
+    with open_regular(path) as file:
+        for piece in pieces(file):
+            size += len(piece)
+            digest.update(piece)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def same_file(path: Path, facts: Mapping[str, Any]) -> bool:
+    """Return whether a file has the bytes that `facts` states; the size is looked at first."""
+    try:
+        return path.lstat().st_size == facts["bytes"] and file_facts(path) == dict(facts)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def pieces(file: IO[bytes], n_bytes: int | None = None) -> Iterator[bytes]:
+    """Yield the next `n_bytes` of a file, or all, in pieces of at most 1 MiB."""
+    left = n_bytes
+    while left is None or left > 0:
+        piece = file.read(_PIECE if left is None else min(_PIECE, left))
+        if not piece:
+            return
+        left = None if left is None else left - len(piece)
+        yield piece

@@ -10,6 +10,8 @@ import polars as pl
 
 from featstore.errors import CorruptStoreError
 from featstore.keys import SHORT, sha256_hex
+from featstore.store.files import read_regular
+from featstore.store.parquet import read_table
 
 #: An item table is refused above this size.
 MAX_ITEM_BYTES = 8 * 2**30
@@ -36,19 +38,41 @@ def read_items(path: Path, facts: dict[str, Any], *, n: int) -> pl.DataFrame:
         If the file is missing, differs from the commit, or has another number of rows.
     """
     try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= MAX_ITEM_BYTES else b""
+        data = read_regular(path, limit=min(facts["bytes"], MAX_ITEM_BYTES))
     except FileNotFoundError as err:
         msg = f"{path} is missing. The set cannot be read; extract or fetch it again."
         raise CorruptStoreError(msg) from err
-    if size != facts["bytes"] or sha256_hex(data) != facts["sha256"]:
+    if len(data) != facts["bytes"] or sha256_hex(data) != facts["sha256"]:
         msg = (
-            f"{path} differs from its commit record ({size:,} bytes, expected {facts['bytes']:,}). "
-            "Extract or fetch the set again."
+            f"{path} differs from its commit record ({len(data):,} bytes, expected "
+            f"{facts['bytes']:,}). Extract or fetch the set again."
         )
         raise CorruptStoreError(msg)
-    table = pl.read_parquet(io.BytesIO(data))
-    if table.height != n or "item_id" not in table.columns:
+    table = read_table(data, where=str(path), schema={"item_id": pl.String})
+    if table.height != n:
         msg = f"{path} has {table.height:,} items; its commit says {n:,}."
         raise CorruptStoreError(msg)
     return table
+
+
+def read_failures(path: Path, facts: dict[str, Any] | None) -> pl.DataFrame:
+    """Read the items that have no embedding, with the reason; empty if `facts` is None.
+
+    Raises
+    ------
+    CorruptStoreError
+        If the file is missing, or differs from the commit.
+    """
+    schema = {"item_id": pl.String, "reason": pl.String}
+    if facts is None:
+        return pl.DataFrame(schema=schema)
+    try:
+        data = read_regular(path, limit=min(facts["bytes"], MAX_ITEM_BYTES))
+    except FileNotFoundError as err:
+        msg = f"{path} is missing. Extract or fetch the set again."
+        raise CorruptStoreError(msg) from err
+    if len(data) != facts["bytes"] or sha256_hex(data) != facts["sha256"]:
+        msg = f"{path} differs from its commit record. Extract or fetch the set again."
+        raise CorruptStoreError(msg)
+    table = read_table(data, where=str(path), schema=schema)
+    return table.select("item_id", "reason")

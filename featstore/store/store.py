@@ -21,15 +21,16 @@ from featstore.store.arrays import StoredRows
 from featstore.store.catalog import finished_sets, unfinished_sets
 from featstore.store.commit import (
     Commit,
-    attributes_digest,
-    check_format,
+    belongs,
+    check_layout,
     key_of,
     read_commit,
     read_pointer,
 )
-from featstore.store.files import file_facts, read_json
-from featstore.store.items import read_items
-from featstore.store.layout import SetKey, parse_array_metadata
+from featstore.store.files import check_no_links, read_json, read_regular, same_file
+from featstore.store.items import read_failures, read_items
+from featstore.store.layout import SetKey, check_component, parse_array_metadata
+from featstore.store.records import check_format
 from featstore.store.thumbnails import read_thumbnails
 from featstore.store.views import EmbeddingsView
 
@@ -50,7 +51,7 @@ class SetInfo:
     @property
     def n_failed(self) -> int:
         """Number of items without an embedding."""
-        return int(self.commit.failed_rows().sum())
+        return self.commit.n_failed
 
     def as_dict(self) -> dict[str, Any]:
         """Return what ``featstore ls --json`` prints."""
@@ -141,13 +142,12 @@ class FeatureStore:
             where=str(directory / "embedding"),
             block_rows=commit.block_rows,
         )
-        if (layout.n, layout.dim, layout.dtype) != (commit.n, commit.dim, commit.dtype):
-            msg = (
-                f"{directory}/embedding has shape ({layout.n:,}, {layout.dim:,}) {layout.dtype}; "
-                f"its commit says ({commit.n:,}, {commit.dim:,}) {commit.dtype}."
-            )
-            raise CorruptStoreError(msg)
+        check_layout(layout, commit, where=directory / "embedding")
         items = read_items(directory.parent / commit.items["file"], commit.items, n=commit.n)
+        files = range(layout.n_files)
+        check_no_links(
+            self.root, (directory / "embedding" / layout.file_name(file) for file in files)
+        )
         valid = np.flatnonzero(~commit.failed_rows())
         return EmbeddingsView(
             source=StoredRows(directory / "embedding", layout),
@@ -166,24 +166,27 @@ class FeatureStore:
         """Return the items of a set that have no embedding, with the reason."""
         info = self.info(name)
         path = info.key.directory(self.root) / "failures.parquet"
-        if "failures.parquet" not in info.commit.metadata:
-            return pl.DataFrame(schema={"item_id": pl.String, "reason": pl.String})
-        return pl.read_parquet(path)
+        return read_failures(path, info.commit.metadata.get(path.name))
 
     def thumbnails(self, dataset: str, kind: str = "image") -> dict[str, bytes]:
         """Return item_id -> WebP bytes of the stored thumbnails; empty if there are none."""
-        return read_thumbnails(self.root / dataset / kind)
+        directory = (
+            self.root
+            / check_component(dataset, what="dataset")
+            / check_component(kind, what="kind")
+        )
+        check_no_links(self.root, [directory])
+        return read_thumbnails(directory)
 
     def _info(self, directory: Path) -> SetInfo:
+        check_no_links(self.root, [directory / "revisions"])
         attributes = read_pointer(directory)
         if attributes is None:
             msg = f"{directory} is not a finished set."
             raise UnknownSetError(msg)
         commit = read_commit(directory, attributes["revision"])
         key = key_of(directory)
-        if attributes_digest(attributes) != commit.attributes or not key.encoder.endswith(
-            f"-{commit.set_id[:8]}"
-        ):
+        if not belongs(key, attributes, commit):
             msg = (
                 f"{directory} carries the metadata of another set, or changed metadata: its "
                 "name, attributes and commit disagree."
@@ -241,7 +244,8 @@ def _check_metadata(directory: Path, commit: Commit) -> None:
     """Compare every small file of the set with the commit."""
     for name, facts in commit.metadata.items():
         path = directory / name
-        if not path.exists() or file_facts(path) != facts:
+        check_no_links(directory, [path])
+        if not same_file(path, facts):
             msg = (
                 f"{path} is missing or differs from its commit record. Extract or fetch the set "
                 "again."
@@ -252,4 +256,8 @@ def _check_metadata(directory: Path, commit: Commit) -> None:
 def _read_bias(directory: Path, commit: Commit) -> np.ndarray | None:
     if "bias/c/0" not in commit.metadata:
         return None
-    return np.frombuffer((directory / "bias" / "c" / "0").read_bytes(), dtype="<f4")
+    data = read_regular(directory / "bias" / "c" / "0", limit=4 * commit.n)
+    if len(data) != 4 * commit.n:
+        msg = f"{directory}/bias has {len(data):,} bytes; {commit.n:,} rows need {4 * commit.n:,}."
+        raise CorruptStoreError(msg)
+    return np.frombuffer(data, dtype="<f4")

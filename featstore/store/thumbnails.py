@@ -10,7 +10,9 @@ import polars as pl
 
 from featstore.errors import CorruptStoreError
 from featstore.keys import SHORT, sha256_hex
-from featstore.store.files import write_file
+from featstore.store.catalog import write_catalog
+from featstore.store.files import read_regular, write_file
+from featstore.store.parquet import read_table
 
 MAX_THUMBNAILS_BYTES = 2 * 2**30
 
@@ -36,6 +38,9 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
     write_file(path, [data])
     for other in old:
         other.unlink()
+    root = directory.parent.parent
+    if (root / "zarr.json").exists():
+        write_catalog(root, thumbnails=directory)
 
 
 def read_thumbnails(directory: Path) -> dict[str, bytes]:
@@ -50,13 +55,12 @@ def read_thumbnails(directory: Path) -> dict[str, bytes]:
     if not paths:
         return {}
     path = paths[-1]
-    size = path.stat().st_size
-    data = path.read_bytes() if size <= MAX_THUMBNAILS_BYTES else b""
+    data = read_regular(path, limit=MAX_THUMBNAILS_BYTES)
     if sha256_hex(data)[:SHORT] != path.stem.removeprefix("thumbnails-"):
         msg = (
             f"{path} was changed after it was written. Delete it and extract with --thumbnails "
             "again."
         )
         raise CorruptStoreError(msg)
-    table = pl.read_parquet(io.BytesIO(data))
+    table = read_table(data, where=str(path), schema={"item_id": pl.String, "webp": pl.Binary})
     return dict(zip(table["item_id"].to_list(), table["webp"].to_list(), strict=True))

@@ -1,0 +1,142 @@
+"""Check the data files of an array against the hashes in a commit, a mebibyte at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from google_crc32c import value as crc32c
+
+from featstore.errors import FeatstoreError
+from featstore.keys import sha256_hex
+from featstore.store.commit import Commit
+from featstore.store.files import json_bytes, open_regular, pieces
+from featstore.store.layout import SHARD_BYTES, ArrayLayout, array_metadata, shard_index
+
+
+@dataclass
+class FileCheck:
+    """What is wrong with one data file.
+
+    Attributes
+    ----------
+    reasons : list of str
+        Empty if every byte is as the commit says.
+    bad_blocks : list of int
+        Blocks whose rows are not those of the commit; the others may be taken from the file.
+    """
+
+    reasons: list[str] = field(default_factory=list)
+    bad_blocks: list[int] = field(default_factory=list)
+
+
+def layout_of(commit: Commit) -> ArrayLayout | None:
+    """Return the layout whose metadata hashes to what the commit says, or None.
+
+    A commit states everything of an array but the rows of a shard; there are few choices,
+    and the hash of ``embedding/zarr.json`` says which one it is, even if the file is gone.
+    """
+    facts = commit.metadata["embedding/zarr.json"]
+    shape = (commit.n, commit.dim, commit.dtype, commit.block_rows)
+    row_bytes = ArrayLayout(*shape, 0).row_bytes
+    unit = math.lcm(commit.block_rows, 65_536 // math.gcd(65_536, row_bytes))
+    for count in range(1 + max(1, SHARD_BYTES // (unit * row_bytes))):
+        layout = ArrayLayout(*shape, count * unit)
+        data = json_bytes(array_metadata(layout))
+        if len(data) == facts["bytes"] and sha256_hex(data) == facts["sha256"]:
+            return layout
+    return None
+
+
+def check_size(path: Path, layout: ArrayLayout, file: int) -> str:
+    """Return what is wrong with the presence or size of a data file, or an empty string."""
+    try:
+        size = path.lstat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return "is missing"
+    expected = layout.file_bytes(file)
+    return "" if size == expected else f"has {size:,} bytes, expected {expected:,}"
+
+
+def check_file(path: Path, layout: ArrayLayout, file: int, hashes: Sequence[str]) -> FileCheck:
+    """Check every byte of a data file: rows, padding, index and its crc32c.
+
+    Parameters
+    ----------
+    hashes : sequence of str
+        sha256 of each block of the whole array.
+    """
+    found = FileCheck()
+    blocks = layout.file_blocks(file)
+    wrong = check_size(path, layout, file)
+    if wrong:
+        found.reasons.append(wrong)
+    try:
+        with open_regular(path) as handle:
+            for block in blocks:
+                if _block_hash(handle, layout, block) != hashes[block]:
+                    found.bad_blocks.append(block)
+            if not wrong and layout.shard_rows:
+                found.reasons += _tail_reasons(handle, layout, file)
+    except (FeatstoreError, OSError) as err:
+        if not wrong:
+            found.reasons.append(f"cannot be read: {err}")
+        found.bad_blocks = list(blocks)
+    if found.bad_blocks and not wrong:
+        rows = layout.block_slice(found.bad_blocks[0])
+        found.reasons.append(
+            f"{len(found.bad_blocks):,} of {len(blocks):,} blocks differ from the commit, first "
+            f"rows {rows.start:,}-{rows.stop - 1:,}"
+        )
+    return found
+
+
+def prefix_hash(directory: Path, layout: ArrayLayout, block: int, n_rows: int) -> str:
+    """Return the sha256 of the first `n_rows` rows of a block, as an older commit states it."""
+    file = block // layout.blocks_per_file
+    with open_regular(directory / layout.file_name(file)) as handle:
+        handle.seek((block - layout.file_blocks(file).start) * layout.block_rows * layout.row_bytes)
+        return _hash(handle, n_rows * layout.row_bytes)
+
+
+def read_block(path: Path, layout: ArrayLayout, block: int) -> bytes:
+    """Return the rows of a block from its data file."""
+    file = block // layout.blocks_per_file
+    rows = layout.block_slice(block)
+    with open_regular(path) as handle:
+        handle.seek((block - layout.file_blocks(file).start) * layout.block_rows * layout.row_bytes)
+        return handle.read((rows.stop - rows.start) * layout.row_bytes)
+
+
+def _block_hash(handle: IO[bytes], layout: ArrayLayout, block: int) -> str:
+    """Return the hash of a block's rows; the handle ends behind them."""
+    rows = layout.block_slice(block)
+    return _hash(handle, (rows.stop - rows.start) * layout.row_bytes)
+
+
+def _hash(handle: IO[bytes], n_bytes: int) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces(handle, n_bytes):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _tail_reasons(handle: IO[bytes], layout: ArrayLayout, file: int) -> list[str]:
+    """Check what follows the last row of a shard: zeros, the index, its checksum."""
+    reasons = []
+    padding = layout.data_bytes(file) - handle.tell()
+    if any(any(piece) for piece in pieces(handle, padding)):
+        reasons.append("the padding of its last block is not zero")
+    handle.seek(layout.data_bytes(file), os.SEEK_SET)
+    index = shard_index(layout, len(layout.file_blocks(file))).tobytes()
+    found = handle.read(len(index) + 4)
+    if found[:-4] != index:
+        reasons.append("its index is not the one that its blocks have")
+    if found[-4:] != int(crc32c(index)).to_bytes(4, "little"):
+        reasons.append("the checksum of its index is wrong")
+    return reasons

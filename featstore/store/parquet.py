@@ -1,0 +1,139 @@
+"""Read a Parquet file from a stranger: what it would become in memory is checked first.
+
+The sizes in the footer and in every page header are read here, without decompressing
+anything, and must fit the size of the file: a few kilobytes that claim gigabytes are refused
+before polars sees them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from featstore.errors import CorruptStoreError
+from featstore.store.thrift import ThriftReader
+
+#: Tables may unpack to this much, ...
+FREE_BYTES = 64 * 2**20
+
+#: ... and beyond it to so many times the size of their file.
+MAX_RATIO = 256
+
+#: Encodings of values that cannot grow beyond their page: plain, dictionary, run lengths
+#: (one value a row, bounded by the number of rows) and the two deltas without prefixes.
+_ENCODINGS = frozenset({0, 2, 3, 4, 5, 6, 8, 9})
+
+#: Bytes that a row costs at least in each column, once read.
+_CELL_BYTES = 16
+
+_MAGIC = b"PAR1"
+
+
+def read_table(data: bytes, *, where: str, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """Return the table in `data`, the bytes of a Parquet file.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    where : str
+        Its name, for messages.
+    schema : mapping
+        Columns that must be there, without nulls, and their polars types.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it is not Parquet, would unpack to far more than it is, or lacks a column.
+    """
+    try:
+        _check_sizes(data)
+        table = pl.read_parquet(io.BytesIO(data), use_statistics=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as err:
+        reason = (str(err).splitlines() or [type(err).__name__])[0][:200]
+        msg = f"{where} is not a table that a store holds: {reason}."
+        raise CorruptStoreError(msg) from err
+    for column, dtype in schema.items():
+        if table.schema.get(column) != dtype or table[column].null_count():
+            msg = f"{where} has no column {column!r} of {dtype} values in every row."
+            raise CorruptStoreError(msg)
+    return table
+
+
+def _check_sizes(data: bytes) -> None:
+    """Raise ValueError if what the file claims cannot be true of a file of its size."""
+    if len(data) < 12 or data[:4] != _MAGIC or data[-4:] != _MAGIC:
+        msg = "it does not begin and end as Parquet does"
+        raise ValueError(msg)
+    length = int.from_bytes(data[-8:-4], "little")
+    start = len(data) - 8 - length
+    if start < 4:
+        msg = f"its footer of {length:,} bytes is longer than the file"
+        raise ValueError(msg)
+    footer = ThriftReader(data[start:-8]).struct()
+    try:
+        rows = _size(footer[3])
+        columns = max(1, sum(1 for element in footer[2] if 5 not in element))
+        total = rows * columns * _CELL_BYTES
+        _allow(total, data)
+        group_rows = 0
+        for group in footer[4]:
+            group_rows += _size(group[3])
+            for chunk in group[1]:
+                total += _chunk_bytes(data, chunk[3], rows=_size(group[3]))
+                _allow(total, data)
+        if group_rows != rows:
+            msg = f"its parts have {group_rows:,} rows, its footer says {rows:,}"
+            raise ValueError(msg)
+    except (KeyError, TypeError, AttributeError) as err:
+        msg = f"its footer lacks {err}"
+        raise ValueError(msg) from err
+
+
+def _chunk_bytes(data: bytes, chunk: Mapping[int, Any], *, rows: int) -> int:
+    """Return the bytes that the pages of a column chunk unpack to, page header by header."""
+    odd = set(chunk[2]) - _ENCODINGS
+    if odd or _size(chunk[5]) > rows:
+        msg = f"a column has encodings {sorted(odd)} or {chunk[5]:,} values in {rows:,} rows"
+        raise ValueError(msg)
+    position = min(_size(chunk[9]), _size(chunk.get(11, chunk[9])))
+    end = position + _size(chunk[7])
+    if end > len(data):
+        msg = "a column lies outside the file"
+        raise ValueError(msg)
+    total = max(0, _size(chunk[6]))
+    unpacked = values = 0
+    while position < end:
+        reader = ThriftReader(data, position, end)
+        page = reader.struct()
+        unpacked += _size(page[2])
+        position = reader.position + _size(page[3])
+        head = page.get(5) or page.get(8) or {}
+        values += _size(head.get(1, 0))
+        if values > rows:
+            msg = f"the pages of a column hold more than its {rows:,} values"
+            raise ValueError(msg)
+        if head.get(4 if 8 in page else 2, 0) not in _ENCODINGS:
+            msg = "a page has an encoding that a store does not use"
+            raise ValueError(msg)
+    return max(total, unpacked)
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**48:
+        msg = f"it states a size of {value!r}"[:80]
+        raise ValueError(msg)
+    return value
+
+
+def _allow(total: int, data: bytes) -> None:
+    allowed = FREE_BYTES + MAX_RATIO * len(data)
+    if total > allowed:
+        msg = (
+            f"its {len(data):,} bytes would become {total:,} in memory, more than the {allowed:,} "
+            "that a table of this size takes"
+        )
+        raise ValueError(msg)
