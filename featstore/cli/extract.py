@@ -29,7 +29,7 @@ KINDS = ["image", "caption", "class_name", "head_weight"]
 @click.option("--device", default="cpu", show_default=True)
 @click.option(
     "--save-dtype",
-    type=click.Choice(["float16", "float32"]),
+    type=click.Choice(["float16", "bfloat16", "float32"]),
     default="float16",
     show_default=True,
     help="Stored dtype of images and texts; heads are float32.",

@@ -1,19 +1,12 @@
-"""Read rows of one stored array: memory-mapped files, checked against the commit's sizes.
-
-A reader maps the data part of each file and never trusts a size that it has not compared:
-a truncated mapped file would be a crash, not an error.
-"""
+"""Rows that can be read by number, wherever they lie."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from featstore.errors import CorruptStoreError
-from featstore.store.layout import DTYPES, ArrayLayout
+from featstore.store.bfloat16 import from_bfloat16
 
 
 class RowSource(Protocol):
@@ -23,8 +16,16 @@ class RowSource(Protocol):
     def shape(self) -> tuple[int, int]:
         """Shape (n, d)."""
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return the rows of these numbers, in this order, in the stored dtype."""
+    @property
+    def dtype(self) -> str:
+        """Stored dtype, a name of `featstore.store.layout.DTYPES`."""
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows of these numbers, in this order, as they are stored.
+
+        bfloat16 comes as its bits, uint16. Where it costs no copy the result is a read-only
+        view, even if `out` is given; otherwise it is `out`, or a new array.
+        """
 
 
 class MemoryRows:
@@ -39,85 +40,48 @@ class MemoryRows:
         n, dim = self._rows.shape
         return n, dim
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return the rows of these numbers, in this order."""
-        found: np.ndarray = self._rows[rows]
-        return found
-
-
-class StoredRows:
-    """Rows of an embedding array on disk.
-
-    Parameters
-    ----------
-    directory : Path
-        Directory of the array (it holds ``zarr.json`` and ``c/``).
-    layout : ArrayLayout
-        From the array's metadata, with n from the commit.
-
-    Raises
-    ------
-    CorruptStoreError
-        If a data file is missing or has another size than the layout gives it.
-    """
-
-    def __init__(self, directory: Path, layout: ArrayLayout) -> None:
-        self._layout = layout
-        self._parts: Sequence[np.ndarray] = [
-            _map_file(directory / layout.file_name(file), layout, file)
-            for file in range(layout.n_files)
-        ]
-
     @property
-    def shape(self) -> tuple[int, int]:
-        """Shape (n, d)."""
-        return self._layout.n, self._layout.dim
+    def dtype(self) -> str:
+        """Dtype of the rows."""
+        return str(self._rows.dtype)
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return the rows of these numbers, in this order, in the stored dtype.
-
-        Contiguous rows inside one file come back as a read-only view without a copy.
-        """
-        if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= self._layout.n):
-            msg = (
-                f"Rows {int(rows.min()):,} to {int(rows.max()):,} are outside 0 to "
-                f"{self._layout.n - 1:,}."
-            )
-            raise IndexError(msg)
-        per_file = self._layout.shard_rows or self._layout.n
-        if rows.size and _contiguous(rows) and rows[0] // per_file == rows[-1] // per_file:
-            start = int(rows[0]) % per_file
-            return self._parts[int(rows[0]) // per_file][start : start + rows.size]
-        out = np.empty((rows.size, self._layout.dim), dtype=DTYPES[self._layout.dtype])
-        files = rows // per_file
-        for file in np.unique(files):
-            here = np.flatnonzero(files == file)
-            out[here] = self._parts[int(file)][rows[here] % per_file]
-        return out
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows of these numbers, in this order."""
+        check_bounds(rows, self.shape[0])
+        return gather(self._rows, rows, out)
 
 
-def _contiguous(rows: np.ndarray) -> bool:
-    return int(rows[-1]) - int(rows[0]) == rows.size - 1 and bool((np.diff(rows) == 1).all())
+def is_run(rows: np.ndarray) -> bool:
+    """Tell whether `rows` are consecutive and ascending; no rows are not."""
+    if not rows.size or int(rows[-1]) - int(rows[0]) != rows.size - 1:
+        return False
+    return bool((rows[1:] - rows[:-1] == 1).all())
 
 
-def _map_file(path: Path, layout: ArrayLayout, file: int) -> np.ndarray:
-    """Map the valid rows of one data file, read-only."""
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError as err:
-        msg = f"{path} is missing. The set cannot be read; extract or fetch it again."
-        raise CorruptStoreError(msg) from err
-    if size != layout.file_bytes(file) or path.is_symlink():
-        msg = (
-            f"{path} has {size:,} bytes, expected {layout.file_bytes(file):,}: it was truncated "
-            "or replaced. The set cannot be read; extract or fetch it again."
-        )
-        raise CorruptStoreError(msg)
-    rows = layout.file_rows(file)
-    mapped = np.memmap(
-        path,
-        dtype=DTYPES[layout.dtype],
-        mode="r",
-        shape=(rows.stop - rows.start, layout.dim),
-    )
-    return mapped.view(np.ndarray)
+def check_bounds(rows: np.ndarray, n: int) -> None:
+    """Raise IndexError if a row is not in 0 to n - 1."""
+    if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= n):
+        msg = f"Rows {int(rows.min()):,} to {int(rows.max()):,} are outside 0 to {n - 1:,}."
+        raise IndexError(msg)
+
+
+def gather(array: np.ndarray, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return ``array[rows]`` for rows that were checked, in `out` if given.
+
+    ``np.take`` with ``mode="clip"`` skips NumPy's own check and is 1.6 times as fast; for a
+    row out of bounds it would return another one.
+    """
+    if out is None:
+        out = np.empty((rows.size, array.shape[1]), dtype=array.dtype)
+    return np.take(array, rows, axis=0, out=out, mode="clip")
+
+
+def decode(stored: np.ndarray, dtype: str, out: np.ndarray) -> np.ndarray:
+    """Convert stored values to floats of `out`'s dtype, in `out`."""
+    if dtype != "bfloat16":
+        np.copyto(out, stored, casting="same_kind")
+    elif out.dtype == np.float32:
+        from_bfloat16(stored, out)
+    else:
+        np.copyto(out, from_bfloat16(stored), casting="same_kind")
+    return out

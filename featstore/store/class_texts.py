@@ -12,6 +12,7 @@ import polars as pl
 from featstore.errors import EmptySelectionError
 from featstore.keys import canonical_json, sha256_hex
 from featstore.store.arrays import MemoryRows
+from featstore.store.items import ItemTable
 from featstore.store.selection import Selection
 
 View = TypeVar("View", bound=Selection)
@@ -87,9 +88,9 @@ def class_texts(
         chosen,
         source=MemoryRows((sums / norms).astype(np.float32)),
         rows=np.arange(len(order)),
-        items=items,
+        table=ItemTable(lambda: items),
         revision_id=sha256_hex(canonical_json(facts)),
-        unit_rows=False,
+        transforms=(),
     )
 
 

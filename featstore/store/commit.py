@@ -8,6 +8,7 @@ own sha256 is the revision_id.
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -62,7 +63,7 @@ class Commit:
     failed: str = ""
     format: int = field(default=FORMAT)
 
-    @property
+    @functools.cached_property
     def revision_id(self) -> str:
         """Sha256 of the record's canonical JSON."""
         return sha256_hex(canonical_json(asdict(self)))

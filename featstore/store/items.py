@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from featstore.errors import CorruptStoreError
@@ -27,6 +30,47 @@ def items_bytes(table: pl.DataFrame) -> bytes:
 def items_file_name(data: bytes) -> str:
     """Return the file name of an item table from its bytes."""
     return f"items-{sha256_hex(data)[:SHORT]}.parquet"
+
+
+class ItemTable:
+    """The item table of a selection, read when it is first looked at.
+
+    Rows can be read without knowing their items, so nothing is read until then.
+    """
+
+    def __init__(self, read: Callable[[], pl.DataFrame]) -> None:
+        self._read: Callable[[], pl.DataFrame] | None = read
+        self._table: pl.DataFrame | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """The items."""
+        with self._lock:
+            if self._table is None:
+                assert self._read is not None
+                self._table = self._read()
+                self._read = None  # and with it whatever it was read from
+            return self._table
+
+    def take(self, rows: np.ndarray) -> ItemTable:
+        """Return the table of these rows, in this order; still unread if this one is."""
+        return ItemTable(lambda: self.table[rows])
+
+
+def check_items_file(path: Path, facts: dict[str, Any]) -> None:
+    """Raise CorruptStoreError unless the item table is there and as large as its commit says."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as err:
+        msg = f"{path} is missing. The set cannot be read; extract or fetch it again."
+        raise CorruptStoreError(msg) from err
+    if size != facts["bytes"] or size > MAX_ITEM_BYTES:
+        msg = (
+            f"{path} differs from its commit record ({size:,} bytes, expected {facts['bytes']:,}). "
+            "Extract or fetch the set again."
+        )
+        raise CorruptStoreError(msg)
 
 
 def read_items(path: Path, facts: dict[str, Any], *, n: int) -> pl.DataFrame:

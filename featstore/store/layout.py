@@ -30,11 +30,19 @@ PLAIN_BYTES = 8 * 2**20
 #: Data bytes that a shard does not exceed (but for a single alignment unit).
 SHARD_BYTES = 256 * 2**20
 
-#: Data types that a store may hold, and their Zarr v3 names.
+#: Data types that a store may hold, and what their bytes are read as. NumPy has no bfloat16:
+#: its bits are read as uint16.
 DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype("<u2"),
     "float32": np.dtype("<f4"),
+    "float64": np.dtype("<f8"),
+    "int8": np.dtype("i1"),
+    "uint8": np.dtype("u1"),
 }
+
+#: Those whose values are whole numbers.
+INTEGERS = frozenset({"int8", "uint8"})
 
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MISSING = 2**64 - 1
@@ -178,8 +186,15 @@ def plan_array(
 
 def array_metadata(layout: ArrayLayout) -> dict[str, Any]:
     """Return the Zarr v3 ``zarr.json`` document of an embedding array."""
-    plain = [{"name": "bytes", "configuration": {"endian": "little"}}]
-    codecs: list[dict[str, Any]] = plain
+    index: list[dict[str, Any]] = [
+        {"name": "bytes", "configuration": {"endian": "little"}},
+        {"name": "crc32c"},
+    ]
+    # One byte has no order: the codec of 8-bit types carries no configuration.
+    one_byte = DTYPES[layout.dtype].itemsize == 1
+    plain = [{"name": "bytes"}] if one_byte else index[:1]
+    codecs = plain
+    bits = layout.dtype == "bfloat16"
     chunk = [layout.n, layout.dim]
     if layout.shard_rows:
         chunk = [layout.shard_rows, layout.dim]
@@ -189,7 +204,7 @@ def array_metadata(layout: ArrayLayout) -> dict[str, Any]:
                 "configuration": {
                     "chunk_shape": [layout.block_rows, layout.dim],
                     "codecs": plain,
-                    "index_codecs": [*plain, {"name": "crc32c"}],
+                    "index_codecs": index,
                     "index_location": "end",
                 },
             }
@@ -198,12 +213,12 @@ def array_metadata(layout: ArrayLayout) -> dict[str, Any]:
         "zarr_format": 3,
         "node_type": "array",
         "shape": [layout.n, layout.dim],
-        "data_type": layout.dtype,
+        "data_type": "uint16" if bits else layout.dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": 0.0,
+        "fill_value": 0 if bits or layout.dtype in INTEGERS else 0.0,
         "codecs": codecs,
-        "attributes": {},
+        "attributes": {"featstore": {"dtype": "bfloat16"}} if bits else {},
         "dimension_names": ["item", "dim"],
         "storage_transformers": [],
     }
@@ -257,7 +272,9 @@ def parse_array_metadata(document: Any, *, where: str, block_rows: int) -> Array
     """
     try:
         n, dim = (int(size) for size in document["shape"])
-        dtype = str(document["data_type"])
+        stated = str(document["data_type"])
+        # Only bfloat16 is stored as uint16; the comparison below includes its attribute.
+        dtype = "bfloat16" if stated == "uint16" else stated
         chunk_rows = int(document["chunk_grid"]["configuration"]["chunk_shape"][0])
         sharded = document["codecs"][0]["name"] == "sharding_indexed"
         if dtype not in DTYPES or n < 1 or dim < 1 or chunk_rows < 1:

@@ -52,10 +52,16 @@ class PairedView(Generic[View]):
         """Return (n, p) and (n, q) float32 arrays, row i of each being pair i."""
         return self.x.numpy(), self.y.numpy()
 
-    def batches(self, rows: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield (x, y, weight) of at most `rows` pairs each: the seam to the fitters."""
+    def batches(
+        self, rows: int = 4096, *, reuse: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield (x, y, weight) of at most `rows` pairs each: the seam to the fitters.
+
+        With `reuse` each x and y is overwritten by the next; see `Selection.batches`.
+        """
         start = 0
-        for x, y in zip(self.x.batches(rows), self.y.batches(rows), strict=True):
+        x_batches, y_batches = (view.batches(rows, reuse=reuse) for view in (self.x, self.y))
+        for x, y in zip(x_batches, y_batches, strict=True):
             yield x, y, self.weight[start : start + len(x)]
             start += len(x)
 

@@ -1,14 +1,14 @@
 """A selection of a set's rows, read only when asked for.
 
-A selection is immutable; `where`, `take` and `normalized` return another. It knows what it is
-(space, revision, rows), so that whatever is computed from it can say so.
+A selection is immutable; choosing rows or changing how they are read gives another. It knows
+what it is (space, revision, rows, transforms), so that whatever is computed from it can say so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import polars as pl
@@ -20,7 +20,16 @@ from featstore.errors import (
     did_you_mean,
 )
 from featstore.keys import canonical_json, sha256_hex
-from featstore.store.arrays import RowSource
+from featstore.store.arrays import RowSource, decode
+from featstore.store.items import ItemTable
+from featstore.store.layout import DTYPES
+from featstore.store.tensors import as_tensor
+from featstore.store.transforms import Center, Normalize, Transform
+
+if TYPE_CHECKING:
+    import torch
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,19 +38,29 @@ class Selection:
 
     Attributes
     ----------
-    items : DataFrame
-        Item table of the selected rows, in their order.
+    source : RowSource
+        Reader of the set's array.
+    rows : ndarray of shape (n,), int64
+        The selected rows of the source.
+    table : ItemTable
+        Items of the selected rows, unread until `items` is asked for.
     key, encoder : str
         ``dataset/kind/encoder`` and the encoder's name as typed.
     space_id, set_id, revision_id : str
         Identity of what is read.
     n_failed : int
         Items of the whole set that have no embedding and are therefore not in any view.
+    bias : ndarray of shape (n,), optional
+        Of a classification head.
+    transforms : tuple of Transform
+        Done to rows when they are read, in this order.
+    dtype : dtype
+        Floating-point type in which rows are handed out; float32 unless `astype` changed it.
     """
 
     source: RowSource = field(repr=False)
     rows: np.ndarray = field(repr=False)
-    items: pl.DataFrame = field(repr=False)
+    table: ItemTable = field(repr=False)
     key: str
     encoder: str
     space_id: str
@@ -49,18 +68,25 @@ class Selection:
     revision_id: str
     n_failed: int = 0
     bias: np.ndarray | None = field(default=None, repr=False)
-    unit_rows: bool = False
+    transforms: tuple[Transform, ...] = ()
+    dtype: np.dtype[Any] = _FLOAT32
 
     def __len__(self) -> int:
         return int(self.rows.size)
 
     def __repr__(self) -> str:
         splits = ",".join(sorted(self.items["split"].drop_nulls().unique().to_list()))
-        form = ", normalized" if self.unit_rows else ""
+        form = "".join(f", {transform.name}" for transform in self.transforms)
         return (
-            f"{type(self).__name__}({self.key}, {len(self):,} × {self.dim:,}{form}, "
+            f"{type(self).__name__}({self.key}, encoder={self.encoder}, "
+            f"{len(self):,} × {self.dim:,} {self.dtype}{form}, "
             f"split={splits or None}, fingerprint={self.fingerprint[:8]})"
         )
+
+    @property
+    def items(self) -> pl.DataFrame:
+        """Item table of the selected rows, in their order; read from disk when first used."""
+        return self.table.table
 
     @property
     def dim(self) -> int:
@@ -74,9 +100,13 @@ class Selection:
 
     @property
     def fingerprint(self) -> str:
-        """Sha256 of the revision, the selected rows and what is done to them."""
-        rows = sha256_hex(np.ascontiguousarray(self.rows, dtype="<i8").tobytes())
-        facts = {"revision": self.revision_id, "rows": rows, "normalized": self.unit_rows}
+        """Sha256 of the revision, the selected rows, and how they are read."""
+        facts = {
+            "revision": self.revision_id,
+            "rows": sha256_hex(np.ascontiguousarray(self.rows, dtype="<i8").tobytes()),
+            "transforms": [transform.facts for transform in self.transforms],
+            "dtype": str(self.dtype),
+        }
         return sha256_hex(canonical_json(facts))
 
     def where(self, *predicates: pl.Expr, **equal: Any) -> Self:
@@ -140,18 +170,111 @@ class Selection:
             )
             raise IndexError(msg)
         bias = None if self.bias is None else self.bias[index]
-        return replace(self, rows=self.rows[index], items=self.items[index], bias=bias)
+        return replace(self, rows=self.rows[index], table=self.table.take(index), bias=bias)
+
+    def split(self, name: str) -> Self:
+        """Return the rows of one split of the manifest; the same as ``where(split=name)``."""
+        return self.where(split=name)
+
+    def sample(self, n: int, seed: int) -> Self:
+        """Return `n` different rows drawn at random, in the order of the view.
+
+        The same seed draws the same rows from a view of the same length.
+
+        Raises
+        ------
+        ValueError
+            If the view has fewer rows, or `n` is not positive.
+        """
+        if not 0 < n <= len(self):
+            msg = f"Cannot draw {n:,} different rows of the {len(self):,} of {self.key}."
+            raise ValueError(msg)
+        rng = np.random.default_rng(seed)
+        return self.take(np.sort(rng.permutation(len(self))[:n]))
 
     def normalized(self) -> Self:
         """Return the same rows, divided by their L2 norm when read."""
-        return replace(self, unit_rows=True)
+        return replace(self, transforms=(*self.transforms, Normalize()))
 
-    def numpy(self, dtype: Any = np.float32) -> np.ndarray:
-        """Return all rows as an array of shape (n, d) that the caller owns."""
-        return self._read(self.rows).astype(dtype, copy=True)
+    def centered(self, mean: np.ndarray | Sequence[float]) -> Self:
+        """Return the same rows, less `mean` when read.
 
-    def batches(self, rows: int = 4096) -> Iterator[np.ndarray]:
-        """Yield the rows as float32 arrays of at most `rows` rows each.
+        Parameters
+        ----------
+        mean : array of shape (d,)
+            Fitted on training rows. Centring and normalising do not commute: they happen in the
+            order in which they were asked for.
+
+        Raises
+        ------
+        ValueError
+            If it is not d finite numbers.
+        """
+        vector = np.array(mean, dtype=np.float64)
+        if vector.shape != (self.dim,) or not np.isfinite(vector).all():
+            msg = (
+                f"The mean of {self.key} must be {self.dim:,} finite numbers; got shape "
+                f"{vector.shape}."
+            )
+            raise ValueError(msg)
+        return replace(self, transforms=(*self.transforms, Center(vector)))
+
+    def astype(self, dtype: Any) -> Self:
+        """Return the same rows, handed out as float16, float32 or float64.
+
+        Raises
+        ------
+        ValueError
+            If it is another type.
+        """
+        wanted = np.dtype(dtype)
+        if wanted not in (np.float16, np.float32, np.float64):
+            msg = f"Rows are read as float16, float32 or float64; got {wanted}."
+            raise ValueError(msg)
+        return replace(self, dtype=wanted)
+
+    def numpy(self, dtype: Any = None) -> np.ndarray:
+        """Return all rows as an array of shape (n, d) that the caller owns.
+
+        Parameters
+        ----------
+        dtype : dtype, optional
+            Cast to this; default: the view's dtype.
+        """
+        rows = self._read(self.rows)
+        return rows if dtype is None else rows.astype(dtype, copy=False)
+
+    def torch(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Return all rows as a tensor, without a copy where that is possible.
+
+        Parameters
+        ----------
+        dtype : torch.dtype, optional
+            Default: the view's dtype, float32.
+
+        Returns
+        -------
+        torch.Tensor of shape (n, d)
+            Consecutive rows of a view without transforms, asked for in the dtype in which they
+            are stored (bfloat16 included), share the memory of the store's files. That memory
+            is read-only: writing into the tensor ends the process. Clone it to change it.
+        """
+        name = str(self.dtype if dtype is None else dtype).removeprefix("torch.")
+        if name == self.source.dtype and not self.transforms:
+            return as_tensor(self.source.read(self.rows), name)
+        tensor = as_tensor(self._read(self.rows), str(self.dtype))
+        return tensor if dtype is None else tensor.to(dtype)
+
+    def batches(self, rows: int = 4096, *, reuse: bool = False) -> Iterator[np.ndarray]:
+        """Yield the rows in the view's dtype, at most `rows` rows at a time.
+
+        Parameters
+        ----------
+        rows : int
+            Rows of a batch; the last may be shorter.
+        reuse : bool
+            Convert every batch into the same memory: faster, but each batch is overwritten
+            when the next is asked for. By default each is a new array.
 
         Raises
         ------
@@ -161,8 +284,11 @@ class Selection:
         if rows < 1:
             msg = f"A batch has at least one row; got rows={rows}."
             raise ValueError(msg)
+        size = min(rows, len(self))
+        out = np.empty((size, self.dim), self.dtype) if reuse else None
+        stored = np.empty((size, self.dim), DTYPES[self.source.dtype]) if reuse else None
         for start in range(0, len(self), rows):
-            yield self._read(self.rows[start : start + rows])
+            yield self._read(self.rows[start : start + rows], stored, out)
 
     def require_same_space(self, other: Selection, *, what: str = "They") -> None:
         """Raise MisalignedItemsError unless both views lie in the same embedding space."""
@@ -174,18 +300,31 @@ class Selection:
             )
             raise MisalignedItemsError(msg)
 
-    def _read(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows of the source as float32, normalised if asked."""
-        data = self.source.read(rows).astype(np.float32)
-        if not self.unit_rows:
-            return data
-        norms = np.linalg.norm(data, axis=1, keepdims=True)
-        if not norms.all():
-            bad = int(np.flatnonzero(norms[:, 0] == 0)[0])
-            msg = f"Row {bad:,} of a batch of {self.key} is zero and cannot be normalised."
-            raise MisalignedItemsError(msg)
-        data /= norms
-        return data
+    def _read(
+        self, rows: np.ndarray, stored: np.ndarray | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return rows of the source, converted and transformed, in memory the caller owns.
+
+        `stored` and `out` are buffers of at least as many rows, of the stored dtype and of the
+        view's.
+        """
+        shape = (rows.size, self.dim)
+        out = np.empty(shape, self.dtype) if out is None else out[: rows.size]
+        if DTYPES[self.source.dtype] == self.dtype:
+            stored = out  # nothing to convert: rows that must be copied are copied there
+        found = self.source.read(rows, None if stored is None else stored[: rows.size])
+        # Transforms run in float32 at least, and lose nothing of float64.
+        precise = np.result_type(
+            np.float32, self.dtype, np.float64 if self.source.dtype == "float64" else np.float32
+        )
+        work = out if precise == self.dtype or not self.transforms else np.empty(shape, precise)
+        if not np.may_share_memory(work, found):
+            decode(found, self.source.dtype, work)
+        for transform in self.transforms:
+            transform.apply(work, key=self.key)
+        if work is not out:
+            np.copyto(out, work, casting="same_kind")
+        return out
 
 
 def _values(items: pl.DataFrame, column: str) -> str:

@@ -16,10 +16,10 @@ from featstore.errors import (
     UnknownSetError,
     did_you_mean,
 )
-from featstore.keys import encoder_slug
-from featstore.store.arrays import StoredRows
 from featstore.store.catalog import finished_sets, unfinished_sets
+from featstore.store.checked import VERIFY, Verify, check_rows
 from featstore.store.commit import (
+    POINTER,
     Commit,
     belongs,
     check_layout,
@@ -28,8 +28,16 @@ from featstore.store.commit import (
     read_pointer,
 )
 from featstore.store.files import check_no_links, read_json, read_regular, same_file
-from featstore.store.items import read_failures, read_items
-from featstore.store.layout import SetKey, check_component, parse_array_metadata
+from featstore.store.items import ItemTable, check_items_file, read_failures, read_items
+from featstore.store.layout import (
+    ArrayLayout,
+    LayoutError,
+    SetKey,
+    check_component,
+    parse_array_metadata,
+)
+from featstore.store.names import match_names
+from featstore.store.readers import MODES, Mode, open_rows
 from featstore.store.records import check_format
 from featstore.store.thumbnails import read_thumbnails
 from featstore.store.views import EmbeddingsView
@@ -70,10 +78,15 @@ class SetInfo:
 
 
 class FeatureStore:
-    """A read-only handle on a store. Opening and reading it runs no code from it."""
+    """A read-only handle on a store. Opening and reading it runs no code from it.
 
-    def __init__(self, root: Path) -> None:
+    `mode` and `verify` say how its arrays are read; see `open_store`.
+    """
+
+    def __init__(self, root: Path, *, mode: Mode = "auto", verify: Verify = "never") -> None:
         self.root = root
+        self.mode: Mode = mode
+        self.verify: Verify = verify
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.root)!r}, {len(self.sets())} sets)"
@@ -101,8 +114,11 @@ class FeatureStore:
         IncompleteEmbeddingsError
             If the only fit is a set whose extraction has not finished.
         """
-        directories = {str(key_of(path)): path for path in finished_sets(self.root)}
-        matches = _matches(name, list(directories))
+        exact = self._exact(name)
+        if exact is not None:
+            return self._info(exact)
+        directories = _finished_beside(self.root, name)
+        matches = match_names(name, list(directories))
         if len(matches) == 1:
             return self._info(directories[matches[0]])
         if matches:
@@ -111,15 +127,16 @@ class FeatureStore:
                 "of the name."
             )
             raise AmbiguousSetError(msg)
-        begun = _matches(name, [str(key) for key in self.unfinished()])
+        begun = match_names(name, [str(key) for key in self.unfinished()])
         if begun:
             msg = (
                 f"{begun[0]} is not complete: its extraction has not finished. Run `featstore "
                 "extract` again; it resumes where it stopped."
             )
             raise IncompleteEmbeddingsError(msg)
-        known = ", ".join(directories) or "no set at all"
-        hint = did_you_mean(name, directories)
+        keys = [str(key_of(path)) for path in finished_sets(self.root)]
+        known = ", ".join(keys) or "no set at all"
+        hint = did_you_mean(name, keys)
         msg = f"{self.root} holds no set {name!r}. It holds: {known}.{hint}"
         raise UnknownSetError(msg)
 
@@ -137,28 +154,36 @@ class FeatureStore:
         directory = info.key.directory(self.root)
         commit = info.commit
         _check_metadata(directory, commit)
-        layout = parse_array_metadata(
-            read_json(directory / "embedding" / "zarr.json"),
-            where=str(directory / "embedding"),
-            block_rows=commit.block_rows,
-        )
-        check_layout(layout, commit, where=directory / "embedding")
-        items = read_items(directory.parent / commit.items["file"], commit.items, n=commit.n)
+        layout = _read_layout(directory / "embedding", commit)
         files = range(layout.n_files)
         check_no_links(
             self.root, (directory / "embedding" / layout.file_name(file) for file in files)
         )
-        valid = np.flatnonzero(~commit.failed_rows())
+        items_path = directory.parent / commit.items["file"]
+        check_items_file(items_path, commit.items)
+        table = ItemTable(lambda: read_items(items_path, commit.items, n=commit.n))
+        valid = np.arange(commit.n)
+        if commit.failed:
+            valid = np.flatnonzero(~commit.failed_rows())
+            table = table.take(valid)
+        if self.verify == "full":
+            _ = table.table
         return EmbeddingsView(
-            source=StoredRows(directory / "embedding", layout),
+            source=check_rows(
+                open_rows(directory / "embedding", layout, self.mode),
+                verify=self.verify,
+                directory=directory / "embedding",
+                layout=layout,
+                blocks=commit.blocks,
+            ),
             rows=valid,
-            items=items if valid.size == commit.n else items[valid],
+            table=table,
             key=str(info.key),
             encoder=info.encoder,
             space_id=commit.space_id,
             set_id=commit.set_id,
             revision_id=commit.revision_id,
-            n_failed=info.n_failed,
+            n_failed=commit.n - valid.size,
             bias=_read_bias(directory, commit),
         )
 
@@ -178,6 +203,17 @@ class FeatureStore:
         check_no_links(self.root, [directory])
         return read_thumbnails(directory)
 
+    def _exact(self, name: str) -> Path | None:
+        """Return the directory of a set named in full: one look, however many sets there are."""
+        parts = name.strip("/").split("/")
+        if len(parts) != 3:
+            return None
+        try:
+            directory = SetKey(parts[0], parts[1], parts[2]).directory(self.root)
+        except LayoutError:
+            return None
+        return directory if (directory / POINTER).is_file() else None
+
     def _info(self, directory: Path) -> SetInfo:
         check_no_links(self.root, [directory / "revisions"])
         attributes = read_pointer(directory)
@@ -195,16 +231,35 @@ class FeatureStore:
         return SetInfo(key, commit, attributes)
 
 
-def open_store(path: str | Path) -> FeatureStore:
+def open_store(path: str | Path, *, mode: Mode = "auto", verify: Verify = "never") -> FeatureStore:
     """Open a store for reading.
+
+    Parameters
+    ----------
+    path : path
+        Folder of the store.
+    mode : {"auto", "map", "segments", "pread", "zarr"}
+        How arrays are read; see `featstore.store.readers`. Take ``"pread"`` on a network file
+        system.
+    verify : {"never", "first-touch", "full"}
+        Whether rows are compared with the hashes in the commit: never (sizes and metadata always
+        are); each block before its rows are first served; or all blocks of a set, and its
+        items, when its view is made. The default is ``"never"`` because hashing reads a block
+        several times slower than memory does (``store.first_touch`` of ``make perf``).
 
     Raises
     ------
+    ValueError
+        If `mode` or `verify` is another word.
     UnknownSetError
         If there is no folder at `path`, or it is not a store.
     FormatVersionError
         If a newer version wrote it.
     """
+    for what, value, known in (("mode", mode, MODES), ("verify", verify, VERIFY)):
+        if value not in known:
+            msg = f"The {what} of reading must be one of {', '.join(known)}; got {value!r}."
+            raise ValueError(msg)
     root = Path(path)
     try:
         document = read_json(root / "zarr.json")
@@ -217,27 +272,26 @@ def open_store(path: str | Path) -> FeatureStore:
         attributes.get("format") if isinstance(attributes, dict) else None,
         where=str(root / "zarr.json"),
     )
-    return FeatureStore(root)
+    return FeatureStore(root, mode=mode, verify=verify)
 
 
-def _matches(name: str, keys: list[str]) -> list[str]:
-    """Return the keys that `name` fits; an exact directory or encoder name beats a prefix."""
+def _finished_beside(root: Path, name: str) -> dict[str, Path]:
+    """Return key -> directory of the finished sets of the dataset and kind that `name` is in."""
     parts = name.strip("/").split("/", 2)
-    if len(parts) != 3:
-        return []
-    dataset, kind, encoder = parts
-    wanted = encoder_slug(encoder)
-    inside = [key for key in keys if key.startswith(f"{dataset}/{kind}/")]
-    exact, prefix = [], []
-    for key in inside:
-        directory = key.rsplit("/", 1)[1]
-        stem = directory.rsplit("-", 1)[0]
-        without_family = directory.split(".", 1)[-1]
-        if wanted in (directory, stem, without_family, without_family.rsplit("-", 1)[0]):
-            exact.append(key)
-        elif wanted and (directory.startswith(wanted) or without_family.startswith(wanted)):
-            prefix.append(key)
-    return exact or prefix
+    try:
+        inside = SetKey(parts[0], parts[1], "any").directory(Path()).parent
+    except (LayoutError, IndexError):
+        return {}
+    return {str(key_of(path)): path for path in finished_sets(root, inside.as_posix())}
+
+
+def _read_layout(directory: Path, commit: Commit) -> ArrayLayout:
+    """Return the layout of an array, which must be the one that the commit implies."""
+    layout = parse_array_metadata(
+        read_json(directory / "zarr.json"), where=str(directory), block_rows=commit.block_rows
+    )
+    check_layout(layout, commit, where=directory)
+    return layout
 
 
 def _check_metadata(directory: Path, commit: Commit) -> None:

@@ -26,7 +26,7 @@ from featstore.store.layout import (
 )
 
 _COMMIT = re.compile(r"revisions/([0-9a-f]{64})\.json")
-_STAGING = re.compile(r"\.staging/(writer\.lock|journal\.jsonl|block-\d{8}\.bin|\..+\.staged)")
+_STAGING = re.compile(r"\.staging/(writer\.lock|journal\.jsonl|data-\d{6}\.bin|\..+\.staged)")
 _UNFINISHED = re.compile(r"(embedding|bias)/(zarr\.json|c/\d+(/0)?)|golden\.json|failures\.parquet")
 
 

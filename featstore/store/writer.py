@@ -76,7 +76,7 @@ class SetWriter:
     dim : int
         Embedding dimension.
     dtype : str
-        Stored dtype, ``float16`` or ``float32``.
+        Stored dtype, one of `featstore.store.layout.DTYPES`.
     precision : str
         Compute precision of the encoder; part of the set_id.
     facts : mapping
@@ -207,16 +207,16 @@ class SetWriter:
         ----------
         block : int
             Number of the block.
-        rows : ndarray of shape (rows of the block, d), float32
-            Raw encoder output. Rows of failed items are NaN.
+        rows : ndarray of shape (rows of the block, d)
+            Raw encoder output. Whatever stands in the rows of failed items is not kept.
         failures : mapping
             item_id -> reason, for the items of this block that have no embedding.
 
         Raises
         ------
         NonFiniteEmbeddingError
-            If a row of an item that did not fail is not finite, or overflows on the cast to
-            the stored dtype. Nothing is written then.
+            If a row of an item that did not fail is not finite, or has values that the stored
+            dtype cannot hold. Nothing is written then.
         """
         journal, staged = self._opened()
         where = self.layout.block_slice(block)

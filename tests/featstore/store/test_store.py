@@ -135,6 +135,7 @@ def test_every_flipped_byte_of_metadata_is_noticed(store_path: Path, tmp_path: P
             (damaged / name).write_bytes(flipped)
             try:
                 view = open_store(damaged).view("birds/image/toy")
+                _ = view.items
             except FeatstoreError:
                 pass
             else:

@@ -1,0 +1,283 @@
+"""Four ways to read an array's rows; all return the same bytes.
+
+``map``
+    One address range over all files: memory speed. The default for local stores.
+``segments``
+    Each file mapped by itself when first needed: where one range is impossible.
+``pread``
+    Ranges read with ``os.preadv``: for network file systems, where a file that shrinks under
+    a mapping kills the process and each page fault is a round trip.
+``zarr``
+    Through zarr-python, a hundred times slower: the last resort, and the check on the others.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+
+from featstore.errors import CorruptStoreError
+from featstore.store.arrays import RowSource, check_bounds, gather, is_run
+from featstore.store.data_files import check_sizes, opened
+from featstore.store.layout import DTYPES, ArrayLayout
+from featstore.store.mapping import MappingUnavailableError, advise_soon, map_array
+
+Mode = Literal["auto", "map", "segments", "pread", "zarr"]
+MODES: tuple[str, ...] = get_args(Mode)
+
+#: Files that the segmented reader keeps mapped.
+MAPPED_FILES = 256
+
+#: Fewer rows than this are read as they come, cold or not.
+COLD_ROWS = 256
+
+#: A row that takes longer than this was not in memory (one in memory takes about 1 µs).
+COLD_SECONDS = 20e-6
+
+#: Ranges of rows nearer than this are read as one.
+GAP_BYTES = 16 * 2**10
+
+#: Bytes that one read takes at most.
+READ_BYTES = 8 * 2**20
+
+
+def open_rows(directory: Path, layout: ArrayLayout, mode: Mode = "auto") -> RowSource:
+    """Open the array in `directory` for reading.
+
+    Parameters
+    ----------
+    directory : Path
+        Directory of the array (it holds ``zarr.json`` and ``c/``).
+    layout : ArrayLayout
+        From the array's metadata, with n from the commit.
+    mode : str
+        ``"auto"`` is ``"map"``, or ``"segments"`` where that is impossible.
+
+    Raises
+    ------
+    CorruptStoreError
+        If a data file is missing or has another size than the layout gives it.
+    MappingUnavailableError
+        If ``"map"`` was asked for and is impossible; the message says why.
+    """
+    if mode == "auto":
+        try:
+            return MappedRows(directory, layout)
+        except MappingUnavailableError:
+            return SegmentedRows(directory, layout)
+    kinds: dict[str, type[_FileRows]] = {
+        "map": MappedRows,
+        "segments": SegmentedRows,
+        "pread": PreadRows,
+        "zarr": ZarrRows,
+    }
+    return kinds[mode](directory, layout)
+
+
+class _FileRows:
+    """What the readers share: an array's place and layout, its files checked."""
+
+    def __init__(self, directory: Path, layout: ArrayLayout) -> None:
+        check_sizes(directory, layout)
+        self._directory = directory
+        self._layout = layout
+        self._per_file = layout.shard_rows or layout.n
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape (n, d)."""
+        return self._layout.n, self._layout.dim
+
+    @property
+    def dtype(self) -> str:
+        """Stored dtype."""
+        return self._layout.dtype
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows of these numbers, in this order; see `RowSource.read`."""
+        raise NotImplementedError
+
+    def _new(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        if out is not None:
+            return out
+        return np.empty((rows.size, self._layout.dim), dtype=DTYPES[self._layout.dtype])
+
+
+class MappedRows(_FileRows):
+    """Rows of one mapped address range; see `featstore.store.mapping`."""
+
+    def __init__(self, directory: Path, layout: ArrayLayout) -> None:
+        self._directory = directory
+        self._layout = layout
+        self.array = map_array(directory, layout)
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows; consecutive ones as a read-only view without a copy."""
+        if is_run(rows):
+            check_bounds(rows[[0, -1]], self._layout.n)
+            return self.array[int(rows[0]) : int(rows[-1]) + 1]
+        check_bounds(rows, self._layout.n)
+        if rows.size >= COLD_ROWS and self._is_cold(rows):
+            return self._gather_cold(rows, self._new(rows, out))
+        return gather(self.array, rows, out)
+
+    def _is_cold(self, rows: np.ndarray) -> bool:
+        """Tell whether rows come from the disk, by the time that eight of them take."""
+        probe = rows[:: rows.size // 8][:8]
+        started = time.perf_counter()
+        gather(self.array, probe)
+        return time.perf_counter() - started > probe.size * COLD_SECONDS
+
+    def _gather_cold(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Gather in the order of the disk, after asking for all ranges at once."""
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        for part in _ranges(ordered, self._layout):
+            advise_soon(self.array, int(ordered[part.start]), int(ordered[part.stop - 1]) + 1)
+        for start in range(0, rows.size, COLD_ROWS):
+            window = slice(start, start + COLD_ROWS)
+            out[order[window]] = gather(self.array, ordered[window])
+        return out
+
+
+class SegmentedRows(_FileRows):
+    """Rows of files that are mapped one by one, the latest of them kept."""
+
+    def __init__(self, directory: Path, layout: ArrayLayout) -> None:
+        super().__init__(directory, layout)
+        self._segment = functools.lru_cache(maxsize=MAPPED_FILES)(self._map)
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows; consecutive ones of one file as a read-only view without a copy."""
+        check_bounds(rows, self._layout.n)
+        if is_run(rows) and rows[0] // self._per_file == rows[-1] // self._per_file:
+            start = int(rows[0]) % self._per_file
+            return self._segment(int(rows[0]) // self._per_file)[start : start + rows.size]
+        out = self._new(rows, out)
+        files = rows // self._per_file
+        for file in np.unique(files):
+            here = np.flatnonzero(files == file)
+            out[here] = gather(self._segment(int(file)), rows[here] % self._per_file)
+        return out
+
+    def _map(self, file: int) -> np.ndarray:
+        rows = self._layout.file_rows(file)
+        with (
+            opened(self._directory, self._layout, file) as descriptor,
+            open(descriptor, "rb", closefd=False) as handle,
+        ):
+            mapped = np.memmap(
+                handle,
+                dtype=DTYPES[self._layout.dtype],
+                mode="r",
+                shape=(rows.stop - rows.start, self._layout.dim),
+            )
+        return mapped.view(np.ndarray)
+
+
+class PreadRows(_FileRows):
+    """Rows read with ``os.preadv``, near ones together, in the order of the files."""
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows in `out` or a new array."""
+        check_bounds(rows, self._layout.n)
+        out = self._new(rows, out)
+        with _Cursor(self._directory, self._layout) as cursor:
+            if is_run(rows):
+                cursor.fill(int(rows[0]), out)
+                return out
+            order = np.argsort(rows, kind="stable")
+            ordered = rows[order]
+            for part in _ranges(ordered, self._layout):
+                first = int(ordered[part.start])
+                wanted = ordered[part] - first
+                found = np.empty((int(wanted[-1]) + 1, self._layout.dim), dtype=out.dtype)
+                cursor.fill(first, found)
+                out[order[part]] = gather(found, wanted)
+        return out
+
+
+class _Cursor:
+    """Reads ranges of rows in ascending order, with one file open at a time."""
+
+    def __init__(self, directory: Path, layout: ArrayLayout) -> None:
+        self._directory = directory
+        self._layout = layout
+        self._open = ExitStack()
+        self._file = -1
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def fill(self, first: int, out: np.ndarray) -> None:
+        """Fill `out` with consecutive rows beginning at `first`."""
+        per_file = self._layout.shard_rows or self._layout.n
+        done = 0
+        while done < len(out):
+            file, start = divmod(first + done, per_file)
+            count = min(per_file - start, len(out) - done)
+            target = out[done : done + count].reshape(-1).view(np.uint8).data
+            _read_exactly(self._at(file), start * self._layout.row_bytes, target)
+            done += count
+
+    def _at(self, file: int) -> int:
+        if file != self._file:
+            self._open.close()
+            self._descriptor = self._open.enter_context(opened(self._directory, self._layout, file))
+            self._file = file
+        return self._descriptor
+
+
+class ZarrRows(_FileRows):
+    """Rows read through zarr-python."""
+
+    def __init__(self, directory: Path, layout: ArrayLayout) -> None:
+        super().__init__(directory, layout)
+        import zarr
+
+        self._array: Any = zarr.open_array(str(directory), mode="r")
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows in `out` or a new array."""
+        check_bounds(rows, self._layout.n)
+        out = self._new(rows, out)
+        if is_run(rows):
+            out[...] = self._array[int(rows[0]) : int(rows[-1]) + 1]
+        elif rows.size:
+            distinct, back = np.unique(rows, return_inverse=True)
+            gather(np.asarray(self._array.oindex[distinct]), back, out)
+        return out
+
+
+def _ranges(ordered: np.ndarray, layout: ArrayLayout) -> Iterator[slice]:
+    """Yield slices of ascending rows that lie near each other: each is one read."""
+    gap = max(1, GAP_BYTES // layout.row_bytes)
+    most = max(1, READ_BYTES // layout.row_bytes)
+    breaks = np.flatnonzero(np.diff(ordered) > gap) + 1
+    for start, stop in zip([0, *breaks], [*breaks, ordered.size], strict=True):
+        while start < stop:
+            end = int(np.searchsorted(ordered[start:stop], ordered[start] + most)) + start
+            yield slice(int(start), end)
+            start = end
+
+
+def _read_exactly(descriptor: int, offset: int, target: memoryview) -> None:
+    """Fill `target` from `offset` of a file; a short file is an error, never a short result."""
+    done = 0
+    while done < len(target):
+        count = os.preadv(descriptor, [target[done:]], offset + done)
+        if not count:
+            msg = "A data file ended early: it was truncated while it was read."
+            raise CorruptStoreError(msg)
+        done += count

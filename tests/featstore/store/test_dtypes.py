@@ -1,0 +1,114 @@
+"""Casting to what is stored, and bfloat16 as bits: against ml_dtypes and by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from featstore.errors import NonFiniteEmbeddingError
+from featstore.store.bfloat16 import from_bfloat16, to_bfloat16
+from featstore.store.casting import cast_rows
+from featstore.store.layout import LayoutError, array_metadata, parse_array_metadata, plan_array
+from featstore.store.store import open_store
+
+Images = tuple[np.ndarray, pl.DataFrame]
+
+
+@given(arrays(np.float32, st.integers(1, 50), elements=st.floats(width=32)))
+def test_bfloat16_rounds_as_ml_dtypes_does(values: np.ndarray) -> None:
+    with np.errstate(over="ignore"):
+        expected = values.astype(ml_dtypes.bfloat16)
+    found = from_bfloat16(to_bfloat16(values))
+    np.testing.assert_array_equal(found, expected.astype(np.float32), strict=True)
+
+
+def test_every_bfloat16_is_read_as_ml_dtypes_reads_it() -> None:
+    bits = np.arange(2**16, dtype=np.uint16)
+    expected = bits.view(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(from_bfloat16(bits), expected, strict=True)
+    out = np.empty(2**16, np.float32)
+    assert from_bfloat16(bits, out) is out
+    np.testing.assert_array_equal(out, expected, strict=True)
+
+
+def test_bfloat16_by_hand() -> None:
+    # 1 + 2^-8 lies half-way between 1 and 1 + 2^-7: to the even one, 1. 1 + 3 * 2^-8 goes up.
+    values = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -2.0, np.inf], np.float32)
+    assert to_bfloat16(values).tolist() == [0x3F80, 0x3F80, 0x3F82, 0xC000, 0x7F80]
+    assert to_bfloat16(np.array([np.nan, -np.nan])).tolist() == [0x7FC0, 0x7FC0]
+
+
+def _cast(rows: list[list[float]], dtype: str, failed: tuple[str, ...] = ()) -> np.ndarray:
+    array = np.array(rows)
+    layout = plan_array(len(rows), array.shape[1], dtype)
+    ids = [f"i/{i}" for i in range(len(rows))]
+    return cast_rows(array, ids, failed=failed, layout=layout, where="here")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "row", "message"),
+    [
+        ("int8", [0, 128], "no whole numbers of -128 to 127"),
+        ("int8", [-129, 0], "no whole numbers of -128 to 127"),
+        ("uint8", [-1, 0], "no whole numbers of 0 to 255"),
+        ("uint8", [256, 0], "no whole numbers of 0 to 255"),
+        ("uint8", [0.5, 0], "no whole numbers of 0 to 255"),
+        ("int8", [np.nan, 0], "NaN or Inf"),
+        ("float16", [65_520, 0], "too large for float16"),
+        ("bfloat16", [3.3999e38, 0], "too large for bfloat16"),
+        ("bfloat16", [0, np.inf], "NaN or Inf"),
+        ("float32", [1e39, 0], "too large for float32"),
+        ("float64", [0, np.nan], "NaN or Inf"),
+    ],
+)
+def test_what_a_dtype_cannot_hold_is_an_error(dtype: str, row: list[float], message: str) -> None:
+    with pytest.raises(NonFiniteEmbeddingError, match=f"{message} for 1 of 2 items, first 'i/1'"):
+        _cast([[0, 0], row], dtype)
+    assert _cast([[1, 2], row], dtype, failed=("i/1",))[0].any()
+
+
+def test_the_bounds_are_held() -> None:
+    assert _cast([[-128, 127]], "int8").tolist() == [[-128, 127]]
+    assert _cast([[0, 255]], "uint8").tolist() == [[0, 255]]
+    assert _cast([[65_504, -65_504]], "float16").tolist() == [[65_504, -65_504]]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "blank"),
+    [("int8", 0), ("uint8", 0), ("bfloat16", 0x7FC0), ("float16", np.nan), ("float64", np.nan)],
+)
+def test_failed_rows_are_blank(dtype: str, blank: float) -> None:
+    data = _cast([[7, 7], [1, 2]], dtype, failed=("i/0",))
+    np.testing.assert_array_equal(data[0], [blank, blank])
+
+
+def test_bfloat16_needs_its_attribute() -> None:
+    document = array_metadata(plan_array(10, 3, "bfloat16"))
+    assert document["data_type"] == "uint16"
+    assert parse_array_metadata(document, where="x", block_rows=4096).dtype == "bfloat16"
+    for attributes in ({}, {"featstore": {"dtype": "float16"}}):
+        with pytest.raises(LayoutError, match="It was not opened"):
+            parse_array_metadata({**document, "attributes": attributes}, where="x", block_rows=4096)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bfloat16", "float64"])
+def test_views_read_values_not_bits(
+    tmp_path: Path, images: Images, make_set: Callable[..., str], dtype: str
+) -> None:
+    rows, items = images
+    rows = np.abs(np.round(rows * 9)) if dtype.endswith("int8") else rows.astype(np.float64) / 3
+    key = make_set(tmp_path, rows, items, dtype=dtype, failures={"birds/03": "bad"})
+    view = open_store(tmp_path).view(key)
+    kept = np.delete(rows, 3, axis=0)
+    expected = kept.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    assert view.numpy().tobytes() == expected.astype(np.float32).tobytes()
+    double = view.astype(np.float64).numpy()
+    assert double.tobytes() == expected.astype(np.float64).tobytes()

@@ -1,0 +1,248 @@
+"""Four ways to read, one result; one address range, given back; damage found in every way."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import featstore.store.mapping as mapping
+import featstore.store.readers as readers
+from featstore.errors import CorruptStoreError
+from featstore.store.layout import DTYPES, ArrayLayout, plan_array
+from featstore.store.mapping import MappingUnavailableError, map_array
+from featstore.store.readers import MODES, Mode, open_rows
+from featstore.store.shards import shard_tail
+from featstore.store.store import open_store
+from tests.featstore.store.conftest import item_table, write_set
+from tests.featstore.store.test_roundtrip import as_stored, some_rows
+
+WAYS = [mode for mode in MODES if mode != "auto"]
+SHARDED = {"block_rows": 16, "plain_bytes": 0, "shard_bytes": 1}
+
+
+def _items(n: int) -> object:
+    return item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(n)])
+
+
+def _write_array(directory: Path, data: np.ndarray, layout: ArrayLayout) -> None:
+    """Write the data files of an array, without a set around it."""
+    for file in range(layout.n_files):
+        path = directory / layout.file_name(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data[layout.file_rows(file)].tobytes() + shard_tail(layout, file))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("dtype", list(DTYPES))
+def test_every_way_reads_the_same_bytes(
+    tmp_path: Path, rng: np.random.Generator, mode: Mode, sharded: bool, dtype: str
+) -> None:
+    # 64 dimensions: a shard is 1,024 rows of the 1-byte types and 128 of float64.
+    n = 2500 if sharded else 300
+    rows = some_rows(rng, n, 64, dtype)
+    key = write_set(tmp_path, rows, _items(n), dtype=dtype, **(SHARDED if sharded else {}))
+    original = as_stored(rows, dtype)
+    source = open_store(tmp_path, mode=mode).view(key).source
+    assert source.shape == (n, 64)
+    assert source.dtype == dtype
+    last = n - 1
+    for chosen in (
+        np.arange(n),
+        np.arange(17, 90),
+        np.arange(last - 130, last + 1),  # across the last border of shards
+        np.array([last]),
+        np.array([], dtype=np.int64),
+        np.array([3, 3, 2, last, 0, 3]),
+        np.arange(0, n, 7)[::-1],
+        rng.permutation(n),
+        rng.integers(0, n, 600),
+    ):
+        expected = original[chosen]
+        buffer = np.empty_like(expected)
+        for found in (source.read(chosen), source.read(chosen, buffer)):
+            assert found.dtype == expected.dtype
+            assert found.tobytes() == expected.tobytes()
+    for bad in ([n], [-1], [0, n], [-1, 0]):
+        with pytest.raises(IndexError, match=f"outside 0 to {n - 1:,}"):
+            source.read(np.array(bad))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(1, 3000),
+    chosen=st.lists(st.integers(0, 2999), max_size=400),
+    gap=st.sampled_from([1, 128, 2**14]),
+    most=st.sampled_from([1, 1000, 2**23]),
+    cold=st.booleans(),
+)
+def test_any_rows_in_any_order(n: int, chosen: list[int], gap: int, most: int, cold: bool) -> None:
+    rows = np.array([row % n for row in chosen], dtype=np.int64)
+    data = np.random.default_rng(n).standard_normal((n, 32)).astype(np.float32)
+    layout = plan_array(n, 32, "float32", **SHARDED)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        _write_array(Path(folder), data, layout)
+        patch.setattr(readers, "GAP_BYTES", gap)
+        patch.setattr(readers, "READ_BYTES", most)
+        patch.setattr(readers, "COLD_ROWS", 16)
+        patch.setattr(readers, "COLD_SECONDS", 0.0 if cold else 1e9)
+        for mode in ("map", "segments", "pread"):
+            found = open_rows(Path(folder), layout, mode).read(rows)
+            assert found.tobytes() == data[rows].tobytes(), mode
+
+
+def test_one_read_only_array_without_copies(tmp_path: Path, rng: np.random.Generator) -> None:
+    data = rng.standard_normal((3000, 32)).astype(np.float32)
+    layout = plan_array(3000, 32, "float32", **SHARDED)
+    assert layout.n_files == 6
+    _write_array(tmp_path, data, layout)
+    array = map_array(tmp_path, layout)
+    assert array.tobytes() == data.tobytes()
+    assert array.flags.c_contiguous
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 0
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        array.flags.writeable = True
+    source = open_rows(tmp_path, layout, "map")
+    across = source.read(np.arange(400, 2600))
+    assert np.shares_memory(across, source.read(np.arange(3000)))
+    assert across.tobytes() == data[400:2600].tobytes()
+
+
+def test_addresses_are_given_back_with_the_last_view(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    data = rng.standard_normal((3000, 32)).astype(np.float32)
+    layout = plan_array(3000, 32, "float32", **SHARDED)
+    _write_array(tmp_path, data, layout)
+    array = map_array(tmp_path, layout)
+    release = array.base.release  # type: ignore[union-attr]
+    part = array[700:900, ::2]
+    del array
+    gc.collect()
+    assert part.tobytes() == data[700:900, ::2].tobytes()
+    assert release.alive
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert maps.read_text().count(str(tmp_path)) == layout.n_files
+    del part
+    gc.collect()
+    assert not release.alive
+    if maps.exists():
+        assert str(tmp_path) not in maps.read_text()
+
+
+def test_a_failed_mapping_leaves_no_addresses(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = rng.standard_normal((3000, 32)).astype(np.float32)
+    layout = plan_array(3000, 32, "float32", **SHARDED)
+    _write_array(tmp_path, data, layout)
+    released = []
+    real = mapping._Range.place
+
+    def place(self: mapping._Range, descriptor: int, offset: int, size: int) -> None:
+        if offset > 2 * layout.shard_rows * layout.row_bytes:
+            released.append(self.release)
+            raise MappingUnavailableError("no more maps")
+        real(self, descriptor, offset, size)
+
+    monkeypatch.setattr(mapping._Range, "place", place)
+    with pytest.raises(MappingUnavailableError):
+        map_array(tmp_path, layout)
+    assert [release.alive for release in released] == [False]
+    # And `auto` reads another way.
+    rows = np.array([0, 2999, 5])
+    assert open_rows(tmp_path, layout).read(rows).tobytes() == data[rows].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "why"),
+    [
+        ("sys.platform", "win32", "cannot be mapped at chosen addresses"),
+        ("featstore.store.mapping.mmap.PAGESIZE", 2**20, "no whole number of pages"),
+        ("featstore.store.mapping._max_maps", lambda: 10, "too many to map at once"),
+    ],
+)
+def test_where_one_range_is_impossible(
+    tmp_path: Path,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    value: object,
+    why: str,
+) -> None:
+    data = rng.standard_normal((3000, 32)).astype(np.float32)
+    layout = plan_array(3000, 32, "float32", **SHARDED)
+    _write_array(tmp_path, data, layout)
+    monkeypatch.setattr(target, value)
+    with pytest.raises(MappingUnavailableError, match=why):
+        open_rows(tmp_path, layout, "map")
+    source = open_rows(tmp_path, layout, "auto")
+    monkeypatch.undo()
+    assert isinstance(source, readers.SegmentedRows)
+    rows = rng.permutation(3000)
+    assert source.read(rows).tobytes() == data[rows].tobytes()
+
+
+def test_more_files_than_are_kept_mapped(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = rng.standard_normal((3000, 32)).astype(np.float32)
+    layout = plan_array(3000, 32, "float32", **SHARDED)
+    _write_array(tmp_path, data, layout)
+    monkeypatch.setattr(readers, "MAPPED_FILES", 2)
+    source = open_rows(tmp_path, layout, "segments")
+    first = source.read(np.arange(10))
+    rows = rng.permutation(3000)
+    assert source.read(rows).tobytes() == data[rows].tobytes()
+    assert first.tobytes() == data[:10].tobytes()
+
+
+@pytest.mark.parametrize("mode", WAYS)
+@pytest.mark.parametrize("damage", ["missing", "short", "long", "link", "folder"])
+def test_damaged_files_are_named_before_a_row_is_served(
+    tmp_path: Path, rng: np.random.Generator, mode: Mode, damage: str
+) -> None:
+    rows = rng.standard_normal((1200, 32)).astype(np.float32)
+    key = write_set(tmp_path, rows, _items(1200), **SHARDED)
+    path = tmp_path / key / "embedding" / "c" / "1" / "0"
+    data = path.read_bytes()
+    path.unlink()
+    if damage in ("short", "long"):
+        path.write_bytes(data[:-1] if damage == "short" else data + b"x")
+    elif damage == "link":
+        (tmp_path / "elsewhere").write_bytes(data)
+        path.symlink_to(tmp_path / "elsewhere")
+    elif damage == "folder":
+        path.mkdir()
+    with pytest.raises(
+        CorruptStoreError, match=r"c/1/0 .*(extract or fetch it again|is a symbolic link)"
+    ):
+        open_store(tmp_path, mode=mode).view(key)
+
+
+@pytest.mark.parametrize("mode", ["segments", "pread"])
+def test_a_file_that_shrinks_later_is_an_error(
+    tmp_path: Path, rng: np.random.Generator, mode: Mode
+) -> None:
+    rows = rng.standard_normal((1200, 32)).astype(np.float32)
+    key = write_set(tmp_path, rows, _items(1200), **SHARDED)
+    view = open_store(tmp_path, mode=mode).view(key)
+    path = tmp_path / key / "embedding" / "c" / "1" / "0"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CorruptStoreError, match=r"c/1/0 .*truncated or replaced"):
+        view.numpy()
+
+
+def test_unknown_ways_are_refused(store_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"mode .* one of auto, map, .*'mmap'"):
+        open_store(store_path, mode="mmap")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"verify .* one of never, .*'always'"):
+        open_store(store_path, verify="always")  # type: ignore[arg-type]

@@ -1,0 +1,250 @@
+"""How a view hands out its rows: dtypes, reused memory, tensors, transforms, laziness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import featstore.store.store as store_module
+from featstore.errors import EmptySelectionError, MisalignedItemsError
+from featstore.store.layout import DTYPES, INTEGERS
+from featstore.store.store import open_store
+from featstore.store.views import EmbeddingsView
+from tests.assertions import assert_close, assert_same
+from tests.featstore.store.conftest import item_table, write_set
+
+KEY = "birds/image/timm:toy"
+Images = tuple[np.ndarray, pl.DataFrame]
+
+
+@pytest.fixture
+def view(store_path: Path) -> EmbeddingsView:
+    return open_store(store_path).view(KEY)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    dtype=st.sampled_from(sorted(DTYPES)),
+    out=st.sampled_from(["float16", "float32", "float64"]),
+    transforms=st.lists(st.sampled_from(["normalized", "centered"]), max_size=3),
+    size=st.integers(1, 40),
+    shuffled=st.booleans(),
+)
+def test_batches_equal_plain_numpy(
+    tmp_path_factory: pytest.TempPathFactory,
+    dtype: str,
+    out: str,
+    transforms: list[str],
+    size: int,
+    shuffled: bool,
+) -> None:
+    rng = np.random.default_rng(size)
+    rows = rng.integers(1, 100, (30, 5)).astype(np.float64)
+    if dtype not in INTEGERS:
+        rows /= 7
+    root = tmp_path_factory.mktemp("store")
+    items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(30)])
+    key = write_set(root, rows, items, dtype=dtype, block_rows=8)
+    view = open_store(root).view(key)
+    stored = rows.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    order = rng.permutation(30) if shuffled else np.arange(30)
+    expected = stored[order].astype(np.float64)
+    mean = np.linspace(-1, 1, 5)
+    chosen = view.take(order).astype(out)
+    for name in transforms:
+        if name == "normalized":
+            chosen = chosen.normalized()
+            expected = np.array([row / np.sqrt(sum(row**2)) for row in expected])
+        else:
+            chosen = chosen.centered(mean)
+            expected = expected - mean
+    found = chosen.numpy()
+    assert found.dtype == out
+    # Transforms of what is not stored as float64 run in float32 unless float64 is asked for.
+    exact = "float64" if out == "float64" else "float32"
+    assert_close(found, expected, "float16" if out == "float16" else exact)
+    fresh = list(chosen.batches(size))
+    assert_same(np.concatenate(fresh), found)
+    reused = [batch.copy() for batch in chosen.batches(size, reuse=True)]
+    assert_same(np.concatenate(reused), found)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_only_reused_batches_share_memory(view: EmbeddingsView, shuffled: bool) -> None:
+    chosen = view.take([5, 1, 3, 2, 0, 4]) if shuffled else view
+    fresh = list(chosen.batches(2))
+    assert not np.shares_memory(fresh[0], fresh[1])
+    fresh[0][:] = 0  # and the caller owns them
+    reused = list(chosen.batches(2, reuse=True))
+    assert np.shares_memory(reused[0], reused[1])
+    reused[0][:] = 0
+    assert view.numpy().all(axis=1).all()
+
+
+def test_paired_batches_pass_reuse_on(
+    store_path: Path, images: Images, make_set: Callable[..., str], view: EmbeddingsView
+) -> None:
+    key = make_set(store_path, *images, encoder="timm:other")
+    pairs = view.pair_by("class_id", open_store(store_path).view(key))
+    plain = [np.hstack([x, y, w[:, None]]) for x, y, w in pairs.batches(5)]
+    reused = [np.hstack([x, y, w[:, None]]) for x, y, w in pairs.batches(5, reuse=True)]
+    assert_same(np.vstack(reused), np.vstack(plain))
+
+
+def test_the_order_of_transforms_counts(view: EmbeddingsView, images: Images) -> None:
+    mean = images[0].mean(axis=0)
+    unit = images[0] / np.linalg.norm(images[0], axis=1, keepdims=True)
+    assert_close(view.normalized().centered(mean).numpy(), unit - mean, "float32")
+    moved = images[0] - mean
+    expected = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    assert_close(view.centered(mean).normalized().numpy(), expected, "float32")
+
+
+@pytest.mark.parametrize("mean", [[1.0, 2.0], [np.nan] * 6, 0.0])
+def test_a_mean_has_one_finite_number_a_dimension(view: EmbeddingsView, mean: Any) -> None:
+    with pytest.raises(ValueError, match="must be 6 finite numbers"):
+        view.centered(mean)
+
+
+def test_a_row_that_becomes_zero_cannot_be_normalised(view: EmbeddingsView, images: Images) -> None:
+    with pytest.raises(MisalignedItemsError, match=r"Row 2 .* is zero"):
+        view.centered(images[0][2]).normalized().numpy()
+
+
+def test_later_changes_of_a_mean_change_nothing(view: EmbeddingsView, images: Images) -> None:
+    mean = np.ones(6)
+    centered = view.centered(mean)
+    mean[:] = 9
+    assert_close(centered.numpy(), images[0] - 1, "float32")
+
+
+def test_fingerprints_follow_every_transform(view: EmbeddingsView) -> None:
+    ones = np.ones(6)
+    forms = [
+        view,
+        view.normalized(),
+        view.centered(ones),
+        view.centered(2 * ones),
+        view.normalized().centered(ones),
+        view.centered(ones).normalized(),
+        view.astype(np.float64),
+        view.sample(5, seed=0),
+        view.sample(5, seed=1),
+        view.split("test"),
+    ]
+    assert len({form.fingerprint for form in forms}) == len(forms)
+    assert view.centered(ones).fingerprint == view.centered([1.0] * 6).fingerprint
+    assert view.split("test").fingerprint == view.where(split="test").fingerprint
+    assert view.astype("float32").fingerprint == view.fingerprint
+
+
+def test_samples_are_rows_of_the_view_in_its_order(view: EmbeddingsView) -> None:
+    drawn = [view.sample(5, seed=seed) for seed in range(200)]
+    assert all(len(sample) == 5 for sample in drawn)
+    for sample in drawn:
+        assert sample.rows.tolist() == sorted(set(sample.rows.tolist()))
+    assert drawn[3].rows.tolist() == view.sample(5, seed=3).rows.tolist()
+    # Every row is drawn, about 200 * 5 / 12 = 83 times (standard deviation 7).
+    counts = np.bincount(np.concatenate([sample.rows for sample in drawn]), minlength=12)
+    assert counts.min() > 40
+    assert counts.max() < 130
+    assert view.sample(12, seed=0).rows.tolist() == list(range(12))
+    for bad in (0, 13):
+        with pytest.raises(ValueError, match="Cannot draw"):
+            view.sample(bad, seed=0)
+
+
+def test_split_lists_the_splits(view: EmbeddingsView) -> None:
+    assert view.split("test").items["item_id"].to_list() == [f"birds/{i:02d}" for i in range(8, 12)]
+    with pytest.raises(EmptySelectionError, match="split has 'test', 'train'"):
+        view.split("val")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "complex64", "object"])
+def test_rows_are_handed_out_as_floats(view: EmbeddingsView, dtype: str) -> None:
+    with pytest.raises(ValueError, match="float16, float32 or float64; got"):
+        view.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_tensors_share_the_files_memory(
+    tmp_path: Path, rng: np.random.Generator, dtype: str
+) -> None:
+    rows = rng.integers(0, 100, (12, 6)).astype(np.float64)
+    items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(12)])
+    key = write_set(tmp_path, rows, items, dtype=dtype)
+    view = open_store(tmp_path).view(key)
+    tensor = view.torch(getattr(torch, dtype))
+    assert tensor.dtype is getattr(torch, dtype)
+    assert tensor.data_ptr() == view.source.read(view.rows).ctypes.data
+    assert tensor.tolist() == rows.tolist()
+    part = view.take([3, 4, 5]).torch(getattr(torch, dtype))
+    assert part.data_ptr() == tensor[3:].data_ptr()
+    picked = view.take([5, 1]).torch(getattr(torch, dtype))
+    assert picked.tolist() == rows[[5, 1]].tolist()
+    # Asked for nothing, the view's dtype: float32.
+    assert view.torch().dtype is torch.float32
+    assert view.torch().tolist() == rows.tolist()
+    assert view.astype("float64").torch().dtype is torch.float64
+    del view
+    assert tensor.tolist() == rows.tolist()
+
+
+def test_tensors_follow_transforms(view: EmbeddingsView) -> None:
+    unit = view.normalized()
+    assert_same(unit.torch().numpy(), unit.numpy())
+    narrow = unit.torch(torch.bfloat16)
+    assert narrow.tolist() == unit.numpy().astype(ml_dtypes.bfloat16).astype(float).tolist()
+    mine = unit.torch()
+    mine.zero_()
+    assert unit.numpy().any()
+
+
+def test_items_are_read_when_asked_for(
+    store_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    real = store_module.read_items
+
+    def read(path: Path, facts: dict[str, Any], *, n: int) -> pl.DataFrame:
+        calls.append(path.name)
+        return real(path, facts, n=n)
+
+    monkeypatch.setattr(store_module, "read_items", read)
+    view = open_store(store_path).view(KEY)
+    chosen = view.take([4, 2]).normalized().sample(1, seed=0)
+    assert chosen.numpy().shape == (1, 6)
+    assert view.numpy().shape == (12, 6)
+    assert len(view.fingerprint) == 64
+    assert calls == []
+    assert chosen.items["item_id"].to_list() == [f"birds/{chosen.rows[0]:02d}"]
+    assert view.items.equals(images[1])
+    assert repr(view)
+    assert len(calls) == 1
+
+
+def test_failed_items_are_in_no_item_table(
+    tmp_path: Path, images: Images, make_set: Callable[..., str]
+) -> None:
+    key = make_set(tmp_path, *images, failures={"birds/03": "bad", "birds/11": "bad"})
+    view = open_store(tmp_path).view(key)
+    assert view.n_failed == 2
+    kept = [f"birds/{i:02d}" for i in range(11) if i != 3]
+    assert view.items["item_id"].to_list() == kept
+    assert view.take([3]).items["item_id"].to_list() == ["birds/04"]
+
+
+def test_repr_says_how_it_is_read(view: EmbeddingsView) -> None:
+    text = repr(view.split("test").normalized().centered(np.zeros(6)).astype("float64"))
+    assert "birds/image/timm.toy-" in text
+    assert "encoder=timm:toy, 4 × 6 float64, normalized, centered, split=test" in text
+    assert view.fingerprint[:8] in repr(view)
