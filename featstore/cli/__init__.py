@@ -15,6 +15,7 @@ from featstore.command_line import CommandGroup, entry_point
         "show": "featstore.cli.sets:show_command",
         "rm": "featstore.cli.sets:rm_command",
         "verify": "featstore.cli.verify:verify_command",
+        "gc": "featstore.cli.gc:gc_command",
         "manifests": "featstore.cli.manifests:manifests",
     },
 )

@@ -47,7 +47,7 @@ def check_format(found: Any, *, where: str) -> None:
     if found > FORMAT:
         msg = (
             f"{where} has store format {str(found)[:20]}; this headstock reads up to format "
-            f"{FORMAT}. Upgrade headstock."
+            f"{FORMAT}. Upgrade headstock to a version that reads format {str(found)[:20]}."
         )
         raise FormatVersionError(msg)
 

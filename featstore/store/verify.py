@@ -113,7 +113,7 @@ class _Verification:
     def __init__(self, root: Path, keys: Collection[str], *, full: bool) -> None:
         self._root = root
         self._full = full
-        self._files, self._folders, self._odd = _walk(root)
+        self._files, self._folders, self._odd = walk_store(root)
         self._keys = frozenset(keys)
         self._known: set[str] = set()
         self._wrong: dict[str, str] = {}
@@ -302,7 +302,7 @@ def _is_key(text: str) -> bool:
     return True
 
 
-def _walk(root: Path) -> tuple[set[str], set[str], dict[str, str]]:
+def walk_store(root: Path) -> tuple[set[str], set[str], dict[str, str]]:
     """Return files, folders, and what is neither, below `root`; no link is followed."""
     files: set[str] = set()
     folders: set[str] = set()

@@ -1,0 +1,149 @@
+"""Random JSON and mutated real records: a FeatstoreError or a record, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from featstore.errors import FeatstoreError
+from featstore.store.catalog import parse_catalog
+from featstore.store.commit import parse_commit, read_commit, read_pointer
+from featstore.store.files import read_json
+from featstore.store.layout import parse_array_metadata
+from featstore.store.parquet import read_table
+from featstore.store.records import parse_pointer
+from tests.featstore.hostile.conftest import Hostile
+from tests.featstore.store.conftest import item_table
+
+FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(2**50, 2**200)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8)
+    | st.sampled_from(["float16", "object", "../x", "0" * 64, "AAAA", "sharding_indexed"]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+def _places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inside = (
+        document.items()
+        if isinstance(document, dict)
+        else enumerate(document)
+        if isinstance(document, list)
+        else ()
+    )
+    return [
+        place for key, value in inside for place in [(*path, key), *_places(value, (*path, key))]
+    ]
+
+
+def _mutated(data: st.DataObject, document: Any) -> Any:
+    """Replace, remove or rename one to three places of a real document."""
+    document = json.loads(json.dumps(document))
+    for _ in range(data.draw(st.integers(1, 3))):
+        places = _places(document)
+        if not places:
+            return document
+        *path, last = data.draw(st.sampled_from(places))
+        target = document
+        for step in path:
+            target = target[step]
+        value = data.draw(VALUES)
+        if isinstance(target, dict) and data.draw(st.booleans()):
+            target[data.draw(st.text(max_size=6))] = target.pop(last)
+        elif data.draw(st.booleans()):
+            target[last] = value
+        else:
+            del target[last]
+    return document
+
+
+def _documents(hostile: Hostile) -> dict[str, Any]:
+    return {
+        "commit": hostile.commit(),
+        "pointer": json.loads((hostile.directory / "zarr.json").read_text()),
+        "array": json.loads((hostile.directory / "embedding" / "zarr.json").read_text()),
+        "catalog": json.loads((hostile.root / "catalog.json").read_text()),
+    }
+
+
+def _read_all(document: Any) -> None:
+    with contextlib.suppress(FeatstoreError):
+        commit = parse_commit(document, where="x")
+        assert commit.n_failed == int(commit.failed_rows()[:100_000].sum()) or commit.n > 100_000
+    with contextlib.suppress(FeatstoreError):
+        parse_pointer(document, where="x")
+    with contextlib.suppress(FeatstoreError):
+        parse_array_metadata(document, where="x", block_rows=16)
+    parse_catalog(document)
+
+
+@FUZZ
+@example(document={"format": 10**30})
+@example(document={"format": True})
+@example(document={"attributes": {"featstore": []}})
+@example(document={"sets": [{"key": [], "revision": {}}], "format": 1})
+@given(document=VALUES)
+def test_random_documents(document: Any) -> None:
+    _read_all(document)
+
+
+@FUZZ
+@pytest.mark.parametrize("which", ["commit", "pointer", "array", "catalog"])
+@given(data=st.data())
+def test_mutated_documents(hostile: Hostile, which: str, data: st.DataObject) -> None:
+    _read_all(_mutated(data, _documents(hostile)[which]))
+
+
+@FUZZ
+@pytest.mark.parametrize("which", ["commit", "pointer"])
+@given(data=st.data())
+def test_mutated_bytes(hostile: Hostile, which: str, data: st.DataObject) -> None:
+    path = hostile.commit_path if which == "commit" else hostile.directory / "zarr.json"
+    before = path.read_bytes()
+    changed = bytearray(before)
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(changed[: data.draw(st.integers(0, len(changed)))])
+    try:
+        with contextlib.suppress(FeatstoreError):
+            read_commit(hostile.directory, path.stem)
+        with contextlib.suppress(FeatstoreError):
+            read_pointer(hostile.directory)
+    finally:
+        path.write_bytes(before)
+
+
+@FUZZ
+@given(data=st.binary(max_size=200))
+def test_random_bytes_are_no_json(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(data)
+    with contextlib.suppress(FeatstoreError):
+        json.dumps(read_json(tmp_path / "x.json"), allow_nan=False, ensure_ascii=False).encode()
+
+
+@FUZZ
+@given(data=st.data())
+def test_mutated_parquet(data: st.DataObject) -> None:
+    from featstore.store.items import items_bytes
+
+    before = items_bytes(item_table([{"item_id": f"b/{i}", "split": "test"} for i in range(9)]))
+    changed = bytearray(before)
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(FeatstoreError):
+        read_table(bytes(changed), where="x", schema={})

@@ -1,0 +1,265 @@
+"""Each trick is refused with a sentence, in a process that has little memory, and runs nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from featstore.errors import CorruptStoreError, FeatstoreError
+from featstore.keys import sha256_hex
+from featstore.store.blocks import check_file, layout_of
+from featstore.store.commit import read_commit
+from featstore.store.parquet import read_table
+from featstore.store.store import open_store
+from tests.featstore.hostile.conftest import Hostile
+
+
+def _refused(hostile: Hostile, tmp_path: Path, *, match: str = "", verified: bool = False) -> None:
+    """Reading raises a FeatstoreError that says `match`; verifying names a file or raises."""
+    answers = hostile.answer(tmp_path)
+    assert answers[0].split()[0] in {"CorruptStoreError", "LayoutError", "FormatVersionError"}
+    assert match in answers[0]
+    if not verified:
+        assert answers[1] != "verify 0"
+
+
+def test_the_untouched_store_is_served(hostile: Hostile, tmp_path: Path) -> None:
+    assert hostile.answer(tmp_path) == ["served", "verify 0", "served"]
+
+
+def _set(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        target: Any = document
+        for step in path[:-1]:
+            target = target[step]
+        target[path[-1]] = to
+
+    return change
+
+
+SHARDING = ("codecs", 0, "configuration")
+ARRAYS = {
+    "object dtype": _set("data_type", to="object"),
+    "pickled dtype": _set("data_type", to={"name": "numpy.object_", "configuration": {}}),
+    "raw void": _set("data_type", to="r64"),
+    "foreign codec": _set("codecs", to=[{"name": "numcodecs.pickle"}]),
+    "module as codec": _set("codecs", to=[{"name": "os", "configuration": {"system": "id"}}]),
+    "filter": _set("codecs", to=[{"name": "transpose", "configuration": {"order": [1, 0]}}]),
+    "compressed inner": _set(*SHARDING, "codecs", to=[{"name": "bytes"}, {"name": "zstd"}]),
+    "index elsewhere": _set(*SHARDING, "index_location", to="start"),
+    "transformer": _set("storage_transformers", to=[{"name": "featstore.evil:run"}]),
+    "endless": _set("shape", to=[10**15, 4]),
+    "endless and wide": _set("shape", to=[10**15, 10**15]),
+    "huge number": _set("shape", to=[10**400, 4]),
+    "empty": _set("shape", to=[0, 4]),
+    "odd shard": _set("chunk_grid", "configuration", "chunk_shape", to=[17, 4]),
+    "endless shard": _set("chunk_grid", "configuration", "chunk_shape", to=[2**70, 4]),
+}
+
+
+@pytest.mark.parametrize("trick", ARRAYS)
+def test_foreign_arrays_are_refused(hostile: Hostile, tmp_path: Path, trick: str) -> None:
+    document = json.loads((hostile.directory / "embedding" / "zarr.json").read_text())
+    ARRAYS[trick](document)
+    hostile.replace_array(document)
+    _refused(hostile, tmp_path, match="embedding")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b"[" + b"[]," * 2**21 + b"[]]",
+        b"[" + b"9" * 10_000 + b"]",
+        b"\xff\xfe",
+        b"",
+        b'{"shape": [1e999, NaN]}',
+        b'{"\\ud800": 1}',
+        json.dumps({"shape": [1, 1], "pad": " " * 5_000_000}).encode(),
+    ],
+)
+@pytest.mark.parametrize("where", ["zarr.json", "embedding/zarr.json", "revision"])
+def test_gigantic_deep_and_odd_json_is_refused(
+    hostile: Hostile, tmp_path: Path, text: bytes, where: str
+) -> None:
+    if where == "embedding/zarr.json":
+        hostile.replace_array(text)
+    else:
+        path = hostile.commit_path if where == "revision" else hostile.directory / where
+        path.write_bytes(text)
+    _refused(hostile, tmp_path)
+
+
+def test_a_sparse_gigabyte_of_json_is_not_read(hostile: Hostile, tmp_path: Path) -> None:
+    with (hostile.directory / "zarr.json").open("r+b") as file:
+        file.truncate(2**36)
+    _refused(hostile, tmp_path, match="It was not read")
+
+
+NAMES = [
+    "../../secret", "/etc/passwd", "C:\\secret", "C:secret", "\\\\host\\share\\x", "//host/share/x",
+    "a\x00b", "..", ".", "", "embedding/../../x", "revisions/x.json", "zarr.json", "runs/x",
+    "a/" * 9,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_names_do_not_leave_the_set(hostile: Hostile, tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_text("secret")
+    facts = {"bytes": 6, "sha256": "0" * 64}
+    hostile.recommit(lambda document: document["metadata"].update({name: facts}))
+    with pytest.raises(CorruptStoreError, match="not a name that a set can hold"):
+        open_store(hostile.root).view(hostile.key)
+
+
+@pytest.mark.parametrize("name", [*NAMES[:10], "sub/items.parquet", 3, None, ["x"]])
+def test_item_names_do_not_leave_the_kind(hostile: Hostile, name: Any) -> None:
+    hostile.recommit(lambda document: document["items"].update(file=name))
+    with pytest.raises(CorruptStoreError, match="not a name that a store can hold"):
+        open_store(hostile.root).view(hostile.key)
+
+
+COMMITS = {
+    "text for n": ("n", "40"), "true for n": ("n", True), "float n": ("n", 40.0),
+    "endless n": ("n", 10**15), "negative": ("n", -1), "endless dim": ("dim", 10**15),
+    "no dim": ("dim", 0), "endless block": ("block_rows", 10**15), "zero block": ("block_rows", 0),
+    "dtype object": ("dtype", "object"), "dtype list": ("dtype", ["float32"]),
+    "blocks text": ("blocks", "abc"), "blocks null": ("blocks", None), "no blocks": ("blocks", []),
+    "block no hash": ("blocks", [1, 2, 3]), "items null": ("items", None),
+    "items extra": ("items", {"file": "x", "bytes": 1, "sha256": "0" * 64, "module": "os"}),
+    "items endless": ("items", {"file": "x", "bytes": 10**30, "sha256": "0" * 64}),
+    "metadata list": ("metadata", []), "metadata null": ("metadata", {"golden.json": None}),
+    "failed short": ("failed", "AAAA"), "failed no base64": ("failed", "*"),
+    "failed number": ("failed", 7), "failed past the end": ("failed", "AAAAAAAB"),
+    "attributes null": ("attributes", None), "space null": ("space_id", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trick", COMMITS)
+def test_commits_of_other_types_and_sizes_are_refused(
+    hostile: Hostile, tmp_path: Path, trick: str
+) -> None:
+    field, value = COMMITS[trick]
+    hostile.recommit(lambda document: document.update({field: value}))
+    path = hostile.commit_path
+    with pytest.raises(CorruptStoreError, match=r"not a commit record|not JSON"):
+        read_commit(hostile.directory, path.stem)
+    if trick.startswith("endless"):
+        _refused(hostile, tmp_path)
+
+
+def test_fields_of_a_later_commit_are_refused(hostile: Hostile) -> None:
+    hostile.recommit(lambda document: document.update(module="os"))
+    with pytest.raises(CorruptStoreError, match="lacks or adds 'module'"):
+        read_commit(hostile.directory, hostile.commit_path.stem)
+
+
+def test_endless_rows_with_as_many_hashes_meet_the_item_table(
+    hostile: Hostile, tmp_path: Path
+) -> None:
+    change = {"n": 2**24, "block_rows": 2**24, "blocks": ["0" * 64]}
+    hostile.recommit(lambda document: document.update(change))
+    _refused(hostile, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["{set}/embedding/c/0/0", "{set}/zarr.json", "{set}/embedding/zarr.json", "{items}", "{set}",
+     "{set}/embedding", "{set}/embedding/c", "birds", "{set}/revisions", "zarr.json"],
+)  # fmt: skip
+def test_links_out_of_the_store_are_refused(hostile: Hostile, tmp_path: Path, name: str) -> None:
+    items = f"birds/image/{hostile.commit()['items']['file']}"
+    path = hostile.root / name.format(set=hostile.key, items=items)
+    path.rename(tmp_path / "outside")
+    path.symlink_to(tmp_path / "outside")
+    _refused(hostile, tmp_path, match="link")
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "{set}/zarr.json", "{set}/embedding/c/0/0"])
+def test_pipes_are_refused_at_once(hostile: Hostile, tmp_path: Path, name: str) -> None:
+    path = hostile.root / name.format(set=hostile.key)
+    path.unlink()
+    os.mkfifo(path)
+    _refused(hostile, tmp_path)
+
+
+def _parquet(table: pl.DataFrame, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, **options)
+    return buffer.getvalue()
+
+
+IDS = [f"b/{i:02d}" for i in range(40)]
+TABLES = {
+    "too few rows": _parquet(pl.DataFrame({"item_id": IDS[:39]})),
+    "too many rows": _parquet(pl.DataFrame({"item_id": [*IDS, "x"]})),
+    "no item_id": _parquet(pl.DataFrame({"item": IDS})),
+    "numbers for ids": _parquet(pl.DataFrame({"item_id": list(range(40))})),
+    "null ids": _parquet(pl.DataFrame({"item_id": [None, *IDS[1:]]})),
+    "binary ids": _parquet(pl.DataFrame({"item_id": [b"x"] * 40})),
+    "no parquet": b"PAR1" + b"\0" * 60 + b"PAR1",
+    "a pickle": b"\x80\x04\x95cos\nsystem\n(S'id'\ntR.",
+    "empty": b"",
+    "rows as run lengths": _parquet(
+        pl.select(item_id=pl.repeat("x", 50_000_000)), compression="zstd", statistics=False
+    ),
+    "zeros that zstd shrinks": _parquet(
+        pl.DataFrame({"item_id": ["\0" * 20_000_000 + i for i in IDS]}), compression="zstd"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trick", TABLES)
+def test_item_tables_that_lie_are_refused(hostile: Hostile, tmp_path: Path, trick: str) -> None:
+    assert len(TABLES[trick]) < 2_000_000
+    hostile.replace_items(TABLES[trick])
+    _refused(hostile, tmp_path, match="items-evil.parquet", verified=True)
+
+
+@pytest.mark.parametrize("trick", ["rows as run lengths", "zeros that zstd shrinks"])
+def test_what_a_table_would_become_is_known_before_it_is_read(trick: str) -> None:
+    with pytest.raises(CorruptStoreError, match=r"would become [\d,]{9,} in memory"):
+        read_table(TABLES[trick], where="x", schema={})
+
+
+def test_failures_and_thumbnails_are_checked_too(hostile: Hostile, tmp_path: Path) -> None:
+    data = TABLES["zeros that zstd shrinks"]
+    folder = hostile.directory.parent
+    (folder / f"thumbnails-{sha256_hex(data)[:8]}.parquet").write_bytes(data)
+    _refused(hostile, tmp_path, match="thumbnails")
+    (hostile.directory / "failures.parquet").write_bytes(data)
+    facts = {"bytes": len(data), "sha256": sha256_hex(data)}
+    hostile.recommit(lambda document: document["metadata"].update({"failures.parquet": facts}))
+    _refused(hostile, tmp_path, match="failures.parquet")
+
+
+@pytest.mark.parametrize("entry", [(0, 256), (2**63, 256), (2**64 - 1, 1), (512, 2**62), (1, 256)])
+def test_index_entries_that_overlap_or_point_outside_serve_nothing(
+    hostile: Hostile, entry: tuple[int, int]
+) -> None:
+    """Our reader does not follow the index: block b lies at b × its size. Verify names the lie."""
+    path = hostile.directory / "embedding" / "c" / "0" / "0"
+    before = open_store(hostile.root).view(hostile.key).numpy()
+    data = bytearray(path.read_bytes())
+    commit = read_commit(hostile.directory, hostile.commit_path.stem)
+    layout = layout_of(commit)
+    assert layout is not None
+    start = layout.data_bytes(0) + 16
+    data[start : start + 16] = b"".join(value.to_bytes(8, "little") for value in entry)
+    path.write_bytes(data)
+    assert (open_store(hostile.root).view(hostile.key).numpy() == before).all()
+    assert "index" in check_file(path, layout, 0, commit.blocks).reasons[0]
+
+
+@pytest.mark.parametrize("name", ["../birds", "..", "/etc", "a\x00b", "C:"])
+def test_asking_for_thumbnails_elsewhere_is_refused(hostile: Hostile, name: str) -> None:
+    with pytest.raises(FeatstoreError, match="not a name that a store can hold"):
+        open_store(hostile.root).thumbnails(name)

@@ -1,0 +1,162 @@
+"""gc: litter goes after the grace period; commits and living writers are never touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from featstore.cli import cli
+from featstore.command_line import EXIT_USAGE, run_command
+from featstore.errors import UnknownSetError
+from featstore.store.gc import collect_garbage
+from featstore.store.thumbnails import read_thumbnails, write_thumbnails
+from featstore.store.verify import verify_store
+from featstore.store.writer import SetWriter
+
+Images = tuple[np.ndarray, pl.DataFrame]
+
+
+def _tree(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _age(root: Path) -> None:
+    """Make everything two days old."""
+    then = time.time() - 2 * 86_400
+    for path in [*root.rglob("*"), root]:
+        os.utime(path, (then, then), follow_symlinks=False)
+
+
+def _begin(root: Path, images: Images) -> SetWriter:
+    """Begin a set of three blocks and write one."""
+    rows, items = images
+    writer = SetWriter(
+        root, dataset="birds", kind="image", encoder="timm:next", space={"name": "next"},
+        items=items, dim=6, dtype="float32", block_rows=4, plain_bytes=0,
+    )  # fmt: skip
+    writer.__enter__()
+    writer.write_block(0, rows[:4])
+    return writer
+
+
+def _litter(root: Path) -> set[str]:
+    """Leave one of everything that a dead writer leaves beside finished sets."""
+    kind = root / "birds" / "image"
+    toy = next(kind.glob("timm.toy-*"))
+    names = {
+        "birds/image/items-0badcafe.parquet": kind / "items-0badcafe.parquet",
+        ".catalog.json.7.staged": root / ".catalog.json.7.staged",
+        f"birds/image/{toy.name}/.zarr.json.7.staged": toy / ".zarr.json.7.staged",
+        f"birds/image/{toy.name}/embedding/c/0/.0.7.staged": toy / "embedding/c/0/.0.7.staged",
+    }
+    for path in names.values():
+        path.write_bytes(b"half")
+    return set(names)
+
+
+def test_a_whole_store_has_no_litter(store_path: Path) -> None:
+    write_thumbnails(store_path / "birds" / "image", {"birds/00": b"x"})
+    before = _tree(store_path)
+    _age(store_path)
+    assert collect_garbage(store_path, grace=0) == []
+    assert _tree(store_path) == before
+
+
+def test_litter_goes_and_nothing_else(store_path: Path) -> None:
+    write_thumbnails(store_path / "birds" / "image", {"birds/00": b"x"})
+    before = _tree(store_path)
+    names = _litter(store_path)
+    old = store_path / "birds" / "image" / "thumbnails-0badcafe.parquet"
+    old.write_bytes(b"old")
+    names.add(str(old.relative_to(store_path)))
+    assert collect_garbage(store_path) == []  # younger than the grace period
+    _age(store_path)
+    littered = _tree(store_path)
+    assert {litter.path for litter in collect_garbage(store_path, dry_run=True)} == names
+    assert _tree(store_path) == littered
+    assert {litter.path for litter in collect_garbage(store_path)} == names
+    assert _tree(store_path) == before
+    assert verify_store(store_path).ok
+    assert read_thumbnails(store_path / "birds" / "image") == {"birds/00": b"x"}
+
+
+def test_a_living_writer_is_never_touched(store_path: Path, images: Images) -> None:
+    writer = _begin(store_path, images)
+    (writer.directory / ".zarr.json.9.staged").write_bytes(b"half")
+    (store_path / "birds" / "image" / "items-0badcafe.parquet").write_bytes(b"its table?")
+    _age(store_path)
+    before = _tree(store_path)
+    assert collect_garbage(store_path, grace=0) == []
+    assert _tree(store_path) == before
+    for block in writer.pending():
+        writer.write_block(block, images[0][writer.layout.block_slice(block)])
+    writer.finish()
+    writer.__exit__()
+    assert verify_store(store_path, [str(writer.key)]).ok
+
+
+def test_a_dead_writer_may_resume_until_the_grace_is_over(store_path: Path, images: Images) -> None:
+    writer = _begin(store_path, images)
+    writer.__exit__()
+    assert collect_garbage(store_path) == []
+    again = _begin(store_path, images)
+    assert again.pending() == [1, 2]
+    again.__exit__()
+    _age(store_path)
+    (litter,) = collect_garbage(store_path)
+    assert litter.path == str(writer.key)
+    assert not writer.directory.exists()
+    assert verify_store(store_path).ok
+
+
+def test_items_of_old_commits_and_of_damaged_sets_stay(
+    store_path: Path, images: Images, make_set: Callable[..., str]
+) -> None:
+    rows, items = images
+    key = make_set(store_path, rows[:6], items[:6], encoder="timm:other")
+    commit = next((store_path / key / "revisions").glob("*.json"))
+    commit.write_bytes(b"{")
+    _age(store_path)
+    before = _tree(store_path)
+    assert collect_garbage(store_path, grace=0) == []
+    assert _tree(store_path) == before
+
+
+def test_what_lies_behind_a_link_is_not_ours(
+    store_path: Path, images: Images, tmp_path: Path
+) -> None:
+    writer = _begin(tmp_path / "other", images)
+    writer.__exit__()
+    (store_path / "birds" / "image" / "x").symlink_to(writer.directory)
+    _age(tmp_path / "other")
+    before = _tree(tmp_path / "other")
+    assert collect_garbage(store_path, grace=0) == []
+    assert _tree(tmp_path / "other") == before
+
+
+def test_the_command(store_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = _litter(store_path)
+    assert run_command(cli, "featstore", ["gc", str(store_path), "--grace", "0s", "--dry-run"]) == 0
+    assert "4 things, 16 bytes would be removed" in capsys.readouterr().out
+    assert run_command(cli, "featstore", ["gc", str(store_path), "--grace", "0s", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["removed"] is True
+    assert {litter["path"] for litter in document["litter"]} == names
+    assert run_command(cli, "featstore", ["gc", str(store_path), "--grace", "soon"]) == EXIT_USAGE
+    assert "30m, 24h or 7d" in capsys.readouterr().err
+
+
+def test_what_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(UnknownSetError, match="is not a featstore store"):
+        collect_garbage(tmp_path)
