@@ -27,6 +27,7 @@ _MAP_FIXED = 0x10  # the same on Linux and macOS; Python has no name for it
 _PROT_NONE = 0
 _WILLNEED = 3  # likewise
 _FAILED = ctypes.c_void_p(-1).value
+_HUGE = 2**21
 _MAX_MAPS = Path("/proc/sys/vm/max_map_count")
 
 
@@ -42,8 +43,11 @@ class _Range:
 
     def __init__(self, size: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self.address = _mmap(None, size, _PROT_NONE, flags, -1)
-        self.release = weakref.finalize(self, _libc().munmap, self.address, size)
+        # As the kernel does for large files: an aligned range can use huge pages.
+        whole = size + (_HUGE if size >= _HUGE else 0)
+        start = _mmap(None, whole, _PROT_NONE, flags, -1)
+        self.address = start if whole == size else -(-start // _HUGE) * _HUGE
+        self.release = weakref.finalize(self, _libc().munmap, start, whole)
         # Views may live until the very end of the process: the kernel frees the range then.
         self.release.atexit = False
 
