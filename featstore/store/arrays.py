@@ -55,7 +55,8 @@ def is_run(rows: np.ndarray) -> bool:
     """Tell whether `rows` are consecutive and ascending; no rows are not."""
     if not rows.size or int(rows[-1]) - int(rows[0]) != rows.size - 1:
         return False
-    return bool((rows[1:] - rows[:-1] == 1).all())
+    # Ascending, and no longer from end to end than there are rows.
+    return bool((rows[1:] > rows[:-1]).all())
 
 
 def check_bounds(rows: np.ndarray, n: int) -> None:

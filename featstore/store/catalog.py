@@ -22,13 +22,10 @@ NAME = "catalog.json"
 THUMBNAILS = "thumbnails-*.parquet"
 
 
-def finished_sets(root: Path, inside: str = "*/*") -> list[Path]:
-    """Return the directories of the finished sets below `root`, sorted by key.
-
-    `inside` limits them to one ``dataset/kind``.
-    """
+def finished_sets(root: Path) -> list[Path]:
+    """Return the directories of the finished sets below `root`, sorted by key."""
     found = []
-    for pointer in sorted(root.glob(f"{inside}/*/zarr.json")):
+    for pointer in sorted(root.glob("*/*/*/zarr.json")):
         directory = pointer.parent
         try:
             key_of(directory)

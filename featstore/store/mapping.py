@@ -27,6 +27,7 @@ _MAP_FIXED = 0x10  # the same on Linux and macOS; Python has no name for it
 _PROT_NONE = 0
 _WILLNEED = 3  # likewise
 _FAILED = ctypes.c_void_p(-1).value
+_HUGE = 2**21
 _MAX_MAPS = Path("/proc/sys/vm/max_map_count")
 
 
@@ -42,8 +43,11 @@ class _Range:
 
     def __init__(self, size: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self.address = _mmap(None, size, _PROT_NONE, flags, -1)
-        self.release = weakref.finalize(self, _libc().munmap, self.address, size)
+        # As the kernel does for large files: an aligned range can use huge pages.
+        whole = size + (_HUGE if size >= _HUGE else 0)
+        start = _mmap(None, whole, _PROT_NONE, flags, -1)
+        self.address = start if whole == size else -(-start // _HUGE) * _HUGE
+        self.release = weakref.finalize(self, _libc().munmap, start, whole)
         # Views may live until the very end of the process: the kernel frees the range then.
         self.release.atexit = False
 
@@ -111,13 +115,21 @@ def check_mappable(layout: ArrayLayout) -> None:
         raise MappingUnavailableError(msg)
 
 
-def advise_soon(array: np.ndarray, first: int, stop: int) -> None:
-    """Tell the system that rows `first` to `stop` of a mapped array will be read soon."""
-    row_bytes = array.strides[0]
-    start = array.ctypes.data + first * row_bytes
-    aligned = start - start % mmap.PAGESIZE
+def advise_soon(address: int, size: int) -> None:
+    """Tell the system that these bytes of a mapped array will be read soon."""
+    start = address - address % mmap.PAGESIZE
     # Only advice: whether it was taken changes no result.
-    _libc().madvise(aligned, start + (stop - first) * row_bytes - aligned, _WILLNEED)
+    _libc().madvise(start, address + size - start, _WILLNEED)
+
+
+def is_resident(address: int) -> bool:
+    """Tell whether this byte of a mapped array is in memory, without reading it.
+
+    True also where the system will not say: for files that this user neither owns nor may write.
+    """
+    answer = ctypes.c_ubyte(1)
+    _libc().mincore(address - address % mmap.PAGESIZE, 1, ctypes.byref(answer))
+    return bool(answer.value & 1)
 
 
 def _mmap(address: int | None, size: int, protection: int, flags: int, descriptor: int) -> int:
@@ -137,6 +149,7 @@ def _libc() -> Any:
     libc.mmap.restype = pointer
     libc.munmap.argtypes = [pointer, size]
     libc.madvise.argtypes = [pointer, size, number]
+    libc.mincore.argtypes = [pointer, size, pointer]
     return libc
 
 

@@ -19,7 +19,6 @@ from featstore.errors import (
 from featstore.store.catalog import finished_sets, unfinished_sets
 from featstore.store.checked import VERIFY, Verify, check_rows
 from featstore.store.commit import (
-    POINTER,
     Commit,
     belongs,
     check_layout,
@@ -29,14 +28,8 @@ from featstore.store.commit import (
 )
 from featstore.store.files import check_no_links, read_json, read_regular, same_file
 from featstore.store.items import ItemTable, check_items_file, read_failures, read_items
-from featstore.store.layout import (
-    ArrayLayout,
-    LayoutError,
-    SetKey,
-    check_component,
-    parse_array_metadata,
-)
-from featstore.store.names import match_names
+from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_array_metadata
+from featstore.store.names import find_sets, match_names
 from featstore.store.readers import MODES, Mode, open_rows
 from featstore.store.records import check_format
 from featstore.store.thumbnails import read_thumbnails
@@ -114,13 +107,9 @@ class FeatureStore:
         IncompleteEmbeddingsError
             If the only fit is a set whose extraction has not finished.
         """
-        exact = self._exact(name)
-        if exact is not None:
-            return self._info(exact)
-        directories = _finished_beside(self.root, name)
-        matches = match_names(name, list(directories))
+        matches = find_sets(self.root, name)
         if len(matches) == 1:
-            return self._info(directories[matches[0]])
+            return self._info(next(iter(matches.values())))
         if matches:
             msg = (
                 f"{name!r} fits {len(matches)} sets of {self.root}: {', '.join(matches)}. Say more "
@@ -203,17 +192,6 @@ class FeatureStore:
         check_no_links(self.root, [directory])
         return read_thumbnails(directory)
 
-    def _exact(self, name: str) -> Path | None:
-        """Return the directory of a set named in full: one look, however many sets there are."""
-        parts = name.strip("/").split("/")
-        if len(parts) != 3:
-            return None
-        try:
-            directory = SetKey(parts[0], parts[1], parts[2]).directory(self.root)
-        except LayoutError:
-            return None
-        return directory if (directory / POINTER).is_file() else None
-
     def _info(self, directory: Path) -> SetInfo:
         check_no_links(self.root, [directory / "revisions"])
         attributes = read_pointer(directory)
@@ -273,16 +251,6 @@ def open_store(path: str | Path, *, mode: Mode = "auto", verify: Verify = "never
         where=str(root / "zarr.json"),
     )
     return FeatureStore(root, mode=mode, verify=verify)
-
-
-def _finished_beside(root: Path, name: str) -> dict[str, Path]:
-    """Return key -> directory of the finished sets of the dataset and kind that `name` is in."""
-    parts = name.strip("/").split("/", 2)
-    try:
-        inside = SetKey(parts[0], parts[1], "any").directory(Path()).parent
-    except (LayoutError, IndexError):
-        return {}
-    return {str(key_of(path)): path for path in finished_sets(root, inside.as_posix())}
 
 
 def _read_layout(directory: Path, commit: Commit) -> ArrayLayout:

@@ -41,9 +41,17 @@ class Figure:
 
 
 def compare(
-    name: str, ours: Callable[[], object], theirs: Callable[[], object], *, against: str
+    name: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    *,
+    against: str,
+    before: Callable[[], object] = lambda: None,
 ) -> Figure:
-    """Time both sides alternately, first one then the other first, and return their ratio."""
+    """Time both sides alternately, first one then the other first, and return their ratio.
+
+    `before` runs before each side, untimed.
+    """
     for warm in (ours, theirs):
         warm()
     ratios = []
@@ -52,6 +60,7 @@ def compare(
         sides = (ours, theirs) if pair % 2 == 0 else (theirs, ours)
         seconds = {}
         for side in sides:
+            before()
             started = time.perf_counter()
             side()
             seconds[side] = time.perf_counter() - started
@@ -129,9 +138,89 @@ def store_figures() -> Iterator[Figure]:
             lambda: plain[chosen],
             against="np.memmap",
         )
+        yield first_touch_figure(root / "store", key, plain)
+        yield cold_figure(root, key, plain.shape)
+        yield open_figure(root / "many", items)
         yield compare(
             "store.write", write_another, write_plain, against="one sequential file with fsync"
         )
+
+
+def first_touch_figure(store: Path, key: str, plain: np.ndarray) -> Figure:
+    """Compare a scan that hashes every block once with a scan of a memory map that hashes none."""
+    from featstore.store.store import open_store
+
+    n = 32_768
+    starts = range(0, n, 4096)
+    every = np.arange(n)
+    buffer = np.empty((4096, plain.shape[1]), plain.dtype)
+
+    def ours() -> None:
+        view = open_store(store, verify="first-touch").view(key)
+        for start in starts:
+            np.copyto(buffer, view.source.read(every[start : start + 4096]))
+
+    def theirs() -> None:
+        for start in starts:
+            np.copyto(buffer, plain[start : start + 4096])
+
+    return compare("store.first_touch", ours, theirs, against="np.memmap, nothing checked")
+
+
+def cold_figure(root: Path, key: str, shape: tuple[int, int]) -> Figure:
+    """Compare gathers of rows that are in no page cache; each gather opens its files anew.
+
+    512 of 200,000 rows lie as far apart as 4,096 of 1,600,000.
+    """
+    import shutil
+
+    from featstore.store.store import open_store
+
+    # Copies, because pages that another figure still maps could not be dropped.
+    store, path = root / "cold" / "store", root / "cold" / "plain.bin"
+    shutil.copytree(root / "store", store)
+    shutil.copyfile(root / "plain.bin", path)
+    files = [file for file in (store / key).rglob("c/*/0") if file.is_file()]
+    chosen = np.random.default_rng(0).permutation(shape[0])[:512]
+
+    def ours() -> np.ndarray:
+        return open_store(store).view(key).source.read(chosen)
+
+    def theirs() -> np.ndarray:
+        return np.memmap(path, dtype=np.float16, mode="r", shape=shape)[chosen]
+
+    def forget() -> None:
+        for file in (*files, path):
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())  # only clean pages can be dropped
+                os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    return compare("store.gather_cold", ours, theirs, against="np.memmap", before=forget)
+
+
+def open_figure(root: Path, items: pl.DataFrame) -> Figure:
+    """Compare opening a store and one set among 1,000 with 3 ms, which is its goal."""
+    import shutil
+
+    from featstore.store.store import open_store
+    from featstore.store.writer import SetWriter
+
+    rows = np.ones((64, 32), np.float32)
+    with SetWriter(
+        root, dataset="d", kind="image", encoder="timm:toy", space={"name": "toy"},
+        items=items.head(64), dim=32, dtype="float16",
+    ) as writer:  # fmt: skip
+        writer.write_block(0, rows)
+        writer.finish()
+    # Copies under other names are sets too, as far as finding one among them goes.
+    stem, digits = writer.key.encoder.rsplit("-", 1)
+    for copy in range(999):
+        shutil.copytree(writer.directory, writer.directory.parent / f"{stem}{copy}-{digits}")
+
+    def ours() -> None:
+        open_store(root).view("d/image/timm:toy").numpy()
+
+    return compare("store.open", ours, lambda: time.sleep(0.003), against="3 ms")
 
 
 def fit_figures() -> Iterator[Figure]:
