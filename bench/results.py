@@ -174,9 +174,13 @@ def _run_files(root: Path) -> list[Path]:
 
 def _read(path: Path, schema: dict[str, Any]) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path).select(
-            pl.col(name).cast(dtype) for name, dtype in schema.items()
-        )
+        table = pl.read_parquet(path)
+        if "run_id" in table.columns:
+            # A column that an older version did not write yet is unknown, so that its rows form
+            # a series of their own and are never mixed with newer ones.
+            absent = [name for name in schema if name not in table.columns]
+            table = table.with_columns(pl.lit(None).alias(name) for name in absent)
+        return table.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
     except (pl.exceptions.PolarsError, OSError) as err:
         msg = (
             f"{path} cannot be read as a result: {str(err).splitlines()[0]}. Delete it and run "

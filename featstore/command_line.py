@@ -6,7 +6,9 @@ failed.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -85,6 +87,15 @@ def run_command(group: click.Command, name: str, args: list[str] | None = None) 
         _complain(name, f"{err} {notes}".strip())
         return EXIT_ERROR
     except BrokenPipeError:
+        # Whoever read has gone; what is left in the buffer must not raise at exit.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+    except OSError as err:
+        _complain(name, f"{err.strerror or err}: {err.filename or 'standard output'}.")
+        return EXIT_ERROR
+    except UnicodeEncodeError as err:
+        _complain(name, f"An argument or text is not valid Unicode ({err.reason}).")
         return EXIT_ERROR
     return result if isinstance(result, int) else 0
 

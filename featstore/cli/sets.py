@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from featstore.command_line import print_json
+from featstore.errors import CorruptStoreError
 from featstore.store.remove import remove_set
 from featstore.store.store import open_store
 
@@ -17,17 +19,27 @@ from featstore.store.store import open_store
 def ls_command(store: Path, as_json: bool) -> None:
     """List the sets of STORE."""
     opened = open_store(store)
-    sets = opened.sets()
+    listing = opened.listing()
+    unfinished = [str(key) for key in opened.unfinished()]
     if as_json:
-        print_json([info.as_dict() for info in sets])
+        rows: list[dict[str, Any]] = [
+            {"key": str(key), "state": "damaged", "reason": str(info)}
+            if isinstance(info, CorruptStoreError)
+            else {**info.as_dict(), "state": "finished"}
+            for key, info in listing
+        ]
+        print_json([*rows, *({"key": key, "state": "unfinished"} for key in unfinished)])
         return
-    width = max((len(str(info.key)) for info in sets), default=0)
-    for info in sets:
+    width = max([len(str(key)) for key, _ in listing] + [len(key) for key in unfinished] + [0])
+    for key, info in listing:
+        if isinstance(info, CorruptStoreError):
+            click.echo(f"{key!s:<{width}}  damaged: {info}")
+            continue
         failed = f"  {info.n_failed:,} failed" if info.n_failed else ""
         shape = f"{info.commit.n:>9,} × {info.commit.dim:<5,} {info.commit.dtype}"
-        click.echo(f"{info.key!s:<{width}}  {shape}{failed}")
-    for key in opened.unfinished():
-        click.echo(f"{key!s:<{width}}  not finished: run `featstore extract` again")
+        click.echo(f"{key!s:<{width}}  {shape}{failed}")
+    for name in unfinished:
+        click.echo(f"{name:<{width}}  not finished: run `featstore extract` again")
 
 
 @click.command("show", epilog="Example: featstore show build/demo/store stamps/image/lite0")
@@ -68,6 +80,7 @@ def rm_command(store: Path, key: str, yes: bool, as_json: bool) -> None:
     """Remove a set, finished or not. Item tables that other sets use stay."""
     opened = open_store(store)
     names = [str(name) for name in opened.unfinished()]
+    names += [str(name) for name, _ in opened.listing()]
     target = next((name for name in names if name == key.strip("/")), None)
     target = target or str(opened.info(key).key)
     if not (yes or as_json):

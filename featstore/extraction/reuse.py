@@ -8,13 +8,14 @@ from typing import Any
 
 import polars as pl
 
-from featstore.errors import StoreWriteError
+from featstore.errors import CorruptStoreError, StoreWriteError
 from featstore.extraction.events import ExtractResult
 from featstore.keys import encoder_directory, set_id, sha256_hex, space_id
 from featstore.store.commit import read_commit, read_pointer
 from featstore.store.items import items_bytes, read_failures
 from featstore.store.layout import SetKey
 from featstore.store.settle import settle_set
+from featstore.store.store import open_store
 
 
 def finished_result(
@@ -49,6 +50,12 @@ def finished_result(
             f"Remove it with `featstore rm {store} {key}`, or give the manifest another name."
         )
         raise StoreWriteError(msg)
+    try:
+        # Sizes of the data and hashes of everything else: what is damaged is not "reused".
+        open_store(store).view(str(key))
+    except CorruptStoreError as err:
+        err.add_note(f"`featstore rm {store} {key}` makes room for extracting it again.")
+        raise
     failures: dict[str, str] = {}
     if "failures.parquet" in commit.metadata:
         table = read_failures(directory / "failures.parquet", commit.metadata["failures.parquet"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from featstore.errors import ManifestError
 
-_BARE_KEY = re.compile(r"^[A-Za-z0-9_-]+$")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b"}
 
 
@@ -43,7 +43,7 @@ def _key(key: Any) -> str:
     if not isinstance(key, str):
         msg = f"The facts have a key that is not a string: {key!r}."
         raise ManifestError(msg)
-    return key if _BARE_KEY.match(key) else _string(key)
+    return key if _BARE_KEY.fullmatch(key) else _string(key)
 
 
 def _value(value: Any, path: tuple[str, ...]) -> str:

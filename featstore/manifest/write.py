@@ -20,7 +20,7 @@ from featstore.manifest.schema import KINDS, SPLITS, conform_classes, conform_it
 from featstore.manifest.toml_text import toml_text
 from featstore.manifest.validate import validate_classes, validate_items
 
-_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def write_manifest(
@@ -97,7 +97,7 @@ def check_name(name: object) -> str:
     ManifestError
         If it is not 1 to 64 lower-case letters, digits, ``_`` or ``-``.
     """
-    if not isinstance(name, str) or not _NAME.match(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         msg = (
             f"The dataset's name is {name!r}. It must be 1 to 64 lower-case letters, digits, _ or "
             "-, beginning with a letter or digit, because it becomes a folder of the store."

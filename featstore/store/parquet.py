@@ -96,9 +96,11 @@ def _check_sizes(data: bytes) -> None:
 def _chunk_bytes(data: bytes, chunk: Mapping[int, Any], *, rows: int) -> int:
     """Return the bytes that the pages of a column chunk unpack to, page header by header."""
     odd = set(chunk[2]) - _ENCODINGS
-    if odd or _size(chunk[5]) > rows:
-        msg = f"a column has encodings {sorted(odd)} or {chunk[5]:,} values in {rows:,} rows"
+    if odd:
+        msg = f"a column has encodings {sorted(odd)}, which a store does not use"
         raise ValueError(msg)
+    # A column of lists has more values than rows; each costs memory like a row.
+    allowed = max(rows, _size(chunk[5]))
     position = min(_size(chunk[9]), _size(chunk.get(11, chunk[9])))
     end = position + _size(chunk[7])
     if end > len(data):
@@ -113,13 +115,13 @@ def _chunk_bytes(data: bytes, chunk: Mapping[int, Any], *, rows: int) -> int:
         position = reader.position + _size(page[3])
         head = page.get(5) or page.get(8) or {}
         values += _size(head.get(1, 0))
-        if values > rows:
-            msg = f"the pages of a column hold more than its {rows:,} values"
+        if values > allowed:
+            msg = f"the pages of a column hold more than its {allowed:,} values"
             raise ValueError(msg)
         if head.get(4 if 8 in page else 2, 0) not in _ENCODINGS:
             msg = "a page has an encoding that a store does not use"
             raise ValueError(msg)
-    return max(total, unpacked)
+    return max(total, unpacked) + (allowed - rows) * _CELL_BYTES
 
 
 def _size(value: Any) -> int:

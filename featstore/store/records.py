@@ -10,9 +10,11 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from featstore.errors import CorruptStoreError, FormatVersionError
+from featstore.store.files import read_json
 from featstore.store.layout import DTYPES, FORMAT, LayoutError, check_component
 
 #: Bounds of a set: far above any real one, far below where sizes overflow.
@@ -50,6 +52,17 @@ def check_format(found: Any, *, where: str) -> None:
             f"{FORMAT}. Upgrade headstock to a version that reads format {str(found)[:20]}."
         )
         raise FormatVersionError(msg)
+
+
+def check_root(root: Path) -> None:
+    """Raise if a folder is a store of a format that this version must not write; none is fine."""
+    try:
+        document = read_json(root / "zarr.json")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    attributes = document.get("attributes") if isinstance(document, dict) else None
+    own = attributes.get("featstore") if isinstance(attributes, dict) else None
+    check_format(own.get("format") if isinstance(own, dict) else None, where=f"{root}/zarr.json")
 
 
 def valid_commit(document: Mapping[str, Any], *, names: set[str]) -> str:

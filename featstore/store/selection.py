@@ -6,7 +6,7 @@ what it is (space, revision, rows, transforms), so that whatever is computed fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -139,13 +139,15 @@ class Selection:
                     f"The items of {self.key} have no column {column!r}. They have: {known}.{hint}"
                 )
                 raise UnknownColumnError(msg)
-            wanted = (
-                value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-            )
-            here = self.items[column].is_in(list(wanted))
-            keep &= here.fill_null(value=False)
+            keep &= _equals(self.items[column], value)
         for predicate in predicates:
-            keep &= self.items.select(predicate).to_series().fill_null(value=False)
+            try:
+                found = self.items.select(predicate).to_series()
+            except pl.exceptions.ColumnNotFoundError as err:
+                known = ", ".join(self.items.columns)
+                msg = f"The items of {self.key} lack a column of {predicate}. They have: {known}."
+                raise UnknownColumnError(msg) from err
+            keep &= found.fill_null(value=False)
         chosen = np.flatnonzero(keep.to_numpy())
         if not chosen.size:
             values = "; ".join(f"{name} has {_values(self.items, name)}" for name in equal)
@@ -155,14 +157,23 @@ class Selection:
         return self.take(chosen)
 
     def take(self, rows: np.ndarray | Sequence[int]) -> Self:
-        """Return these rows of the view, in this order.
+        """Return these rows of the view (numbers, or a boolean mask), in this order.
 
         Raises
         ------
         IndexError
-            If a number is outside the view.
+            If a number is outside the view, or `rows` is neither.
         """
-        index = np.asarray(rows, dtype=np.int64)
+        index = np.asarray(rows)
+        if index.dtype == bool and index.shape == (len(self),):
+            index = np.flatnonzero(index)
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+            msg = (
+                f"Rows are numbers, or a mask of {len(self):,} booleans; got {index.dtype} of "
+                f"shape {index.shape}."
+            )
+            raise IndexError(msg)
+        index = index.astype(np.int64)
         if index.size and (int(index.min()) < 0 or int(index.max()) >= len(self)):
             msg = (
                 f"Rows {int(index.min()):,} to {int(index.max()):,} are outside 0 to "
@@ -325,6 +336,20 @@ class Selection:
         if work is not out:
             np.copyto(out, work, casting="same_kind")
         return out
+
+
+def _equals(column: pl.Series, value: Any) -> pl.Series:
+    """Return where a column equals `value`, or any of the values in a collection."""
+    collection = isinstance(value, Collection) and not isinstance(value, str | bytes)
+    wanted = list(value) if collection else [value]
+    present = [one for one in wanted if one is not None]
+    try:
+        here = column.is_in(present) if present else pl.zeros(len(column), pl.Boolean, eager=True)
+    except pl.exceptions.PolarsError:
+        # Values of another type than the column's equal nothing in it.
+        here = pl.zeros(len(column), pl.Boolean, eager=True)
+    here = here.fill_null(value=False)
+    return here | column.is_null() if len(present) < len(wanted) else here
 
 
 def _values(items: pl.DataFrame, column: str) -> str:

@@ -88,6 +88,16 @@ class FeatureStore:
         """Return the finished sets, sorted by key."""
         return [self._info(directory) for directory in finished_sets(self.root)]
 
+    def listing(self) -> list[tuple[SetKey, SetInfo | CorruptStoreError]]:
+        """Return every finished set with what is wrong with it, if it is damaged."""
+        found: list[tuple[SetKey, SetInfo | CorruptStoreError]] = []
+        for directory in finished_sets(self.root):
+            try:
+                found.append((key_of(directory), self._info(directory)))
+            except CorruptStoreError as err:
+                found.append((key_of(directory), err))
+        return found
+
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended."""
         return [key_of(directory) for directory in unfinished_sets(self.root)]
@@ -149,6 +159,7 @@ class FeatureStore:
             self.root, (directory / "embedding" / layout.file_name(file) for file in files)
         )
         items_path = directory.parent / commit.items["file"]
+        check_no_links(self.root, [items_path])
         check_items_file(items_path, commit.items)
         table = ItemTable(lambda: read_items(items_path, commit.items, n=commit.n))
         valid = np.arange(commit.n)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -23,24 +25,28 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
     Thumbnails already there are kept for items that `thumbnails` lacks. Untouched if
     nothing changed.
     """
-    merged = {**read_thumbnails(directory), **thumbnails}
-    table = pl.DataFrame(
-        {"item_id": sorted(merged), "webp": [merged[item] for item in sorted(merged)]},
-        schema={"item_id": pl.String, "webp": pl.Binary},
-    )
-    buffer = io.BytesIO()
-    table.write_parquet(buffer, compression="uncompressed", statistics=False)
-    data = buffer.getvalue()
-    path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
-    if path.exists():
-        return
-    old = list(directory.glob("thumbnails-*.parquet"))
-    write_file(path, [data])
-    for other in old:
-        other.unlink()
-    root = directory.parent.parent
-    if (root / "zarr.json").exists():
-        write_catalog(root, thumbnails=directory)
+    with _locked(directory):
+        old = sorted(directory.glob("thumbnails-*.parquet"))
+        merged = {**_read_all(old), **thumbnails}
+        table = pl.DataFrame(
+            {"item_id": sorted(merged), "webp": [merged[item] for item in sorted(merged)]},
+            schema={"item_id": pl.String, "webp": pl.Binary},
+        )
+        buffer = io.BytesIO()
+        table.write_parquet(buffer, compression="uncompressed", statistics=False)
+        data = buffer.getvalue()
+        path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
+        if old == [path]:
+            return
+        if path not in old:
+            write_file(path, [data])
+        # A kill before this leaves two files, which readers join and the next write unites.
+        for other in old:
+            if other != path:
+                other.unlink()
+        root = directory.parent.parent
+        if (root / "zarr.json").exists():
+            write_catalog(root, thumbnails=directory)
 
 
 def read_thumbnails(directory: Path) -> dict[str, bytes]:
@@ -51,16 +57,41 @@ def read_thumbnails(directory: Path) -> dict[str, bytes]:
     CorruptStoreError
         If the file's hash is not the one in its name.
     """
-    paths = sorted(directory.glob("thumbnails-*.parquet"))
-    if not paths:
-        return {}
-    path = paths[-1]
-    data = read_regular(path, limit=MAX_THUMBNAILS_BYTES)
-    if sha256_hex(data)[:SHORT] != path.stem.removeprefix("thumbnails-"):
-        msg = (
-            f"{path} was changed after it was written. Delete it and extract with --thumbnails "
-            "again."
-        )
-        raise CorruptStoreError(msg)
-    table = read_table(data, where=str(path), schema={"item_id": pl.String, "webp": pl.Binary})
-    return dict(zip(table["item_id"].to_list(), table["webp"].to_list(), strict=True))
+    for _ in range(3):
+        try:
+            return _read_all(sorted(directory.glob("thumbnails-*.parquet")))
+        except FileNotFoundError:
+            continue  # a writer united the files meanwhile
+    return _read_all(sorted(directory.glob("thumbnails-*.parquet")))
+
+
+def _read_all(paths: list[Path]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for path in paths:
+        data = read_regular(path, limit=MAX_THUMBNAILS_BYTES)
+        if sha256_hex(data)[:SHORT] != path.stem.removeprefix("thumbnails-"):
+            msg = (
+                f"{path} was changed after it was written. Delete it and extract with "
+                "--thumbnails again."
+            )
+            raise CorruptStoreError(msg)
+        schema = {"item_id": pl.String, "webp": pl.Binary}
+        table = read_table(data, where=str(path), schema=schema)
+        found.update(zip(table["item_id"].to_list(), table["webp"].to_list(), strict=True))
+    return found
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Let one process at a time unite the thumbnails of a folder; the others wait."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: a single writer is the user's affair
+        yield
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

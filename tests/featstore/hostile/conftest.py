@@ -47,6 +47,7 @@ store = None
 def view():
     global store
     store = open_store(sys.argv[1])
+    store.view(sys.argv[2]).items
     store.view(sys.argv[2]).numpy()
     store.failures(sys.argv[2])
     store.thumbnails("birds")

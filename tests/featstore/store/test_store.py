@@ -14,6 +14,8 @@ import polars as pl
 import pytest
 
 import featstore
+from featstore.cli import cli
+from featstore.command_line import run_command
 from featstore.errors import (
     AmbiguousSetError,
     CorruptStoreError,
@@ -24,6 +26,7 @@ from featstore.errors import (
 from featstore.store.remove import remove_set
 from featstore.store.store import open_store
 from featstore.store.thumbnails import read_thumbnails, write_thumbnails
+from featstore.store.writer import SetWriter
 
 Images = tuple[np.ndarray, pl.DataFrame]
 
@@ -88,6 +91,16 @@ def test_a_newer_format_says_upgrade(store_path: Path) -> None:
     path.write_text(json.dumps(document))
     with pytest.raises(FormatVersionError, match=r"format 2; .* up to format 1\. Upgrade"):
         open_store(store_path)
+    items = pl.DataFrame({"item_id": ["a"], "kind": ["image"]})
+    with (
+        pytest.raises(FormatVersionError, match="Upgrade"),
+        SetWriter(
+            store_path, dataset="new", kind="image", encoder="timm:toy", space={"name": "a"},
+            items=items, dim=2, dtype="float32",
+        ),
+    ):  # fmt: skip
+        pass
+    assert not (store_path / "new").exists()
 
 
 def _files(root: Path) -> list[str]:
@@ -209,3 +222,35 @@ def test_bias_follows_the_selection(
     chosen = view.take([7, 2])
     assert chosen.bias is not None
     assert chosen.bias.tolist() == [7, 2]
+
+
+def test_two_thumbnail_files_are_joined_and_united(tmp_path: Path) -> None:
+    """What a kill between writing the new file and removing the old one leaves."""
+    write_thumbnails(tmp_path, {"a": b"A"})
+    (old,) = tmp_path.glob("thumbnails-*.parquet")
+    kept = old.read_bytes()
+    write_thumbnails(tmp_path, {"b": b"B"})
+    old.write_bytes(kept)
+    assert len(list(tmp_path.glob("thumbnails-*.parquet"))) == 2
+    assert read_thumbnails(tmp_path) == {"a": b"A", "b": b"B"}
+    write_thumbnails(tmp_path, {"a": b"A"})
+    assert len(list(tmp_path.glob("thumbnails-*.parquet"))) == 1
+    assert read_thumbnails(tmp_path) == {"a": b"A", "b": b"B"}
+
+
+def test_a_damaged_set_is_listed_and_can_be_removed(
+    store_path: Path,
+    images: Images,
+    make_set: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    healthy = make_set(store_path, *images, encoder="timm:other")
+    mine = str(open_store(store_path).info("birds/image/toy").key)
+    for commit in (store_path / mine / "revisions").iterdir():
+        commit.unlink()
+    assert run_command(cli, "featstore", ["ls", str(store_path)]) == 0
+    assert f"{mine}" in (said := capsys.readouterr().out)
+    assert "damaged: " in said
+    assert run_command(cli, "featstore", ["rm", str(store_path), mine, "--yes"]) == 0
+    assert [str(info.key) for info in open_store(store_path).sets()] == [healthy]
+    assert len(open_store(store_path).view(healthy)) == 12

@@ -126,3 +126,27 @@ def test_spaces_must_agree(
     x.require_same_space(store.view(KEY))
     with pytest.raises(MisalignedItemsError, match=r"different embedding spaces.*same model"):
         x.require_same_space(other)
+
+
+def test_take_accepts_a_mask_and_nothing_vague(
+    store_path: Path, images: tuple[np.ndarray, pl.DataFrame]
+) -> None:
+    view = open_store(store_path).view(KEY)
+    mask = np.arange(12) % 3 == 1
+    assert view.take(mask).numpy().tobytes() == images[0][mask].tobytes()
+    for bad in (mask[:5], np.array([0.5, 1.0]), np.array([[1, 2]])):
+        with pytest.raises(IndexError, match="numbers, or a mask of 12 booleans"):
+            view.take(bad)
+    assert len(view.take([])) == 0
+
+
+def test_where_takes_any_collection_and_null(store_path: Path) -> None:
+    view = open_store(store_path).view(KEY)
+    for values in (["test"], {"test"}, ("test",), np.array(["test"]), pl.Series(["test"])):
+        assert len(view.where(split=values)) == 4
+    assert len(view.where(parent_id=None)) == 12
+    assert len(view.where(split=["test", None])) == 4
+    with pytest.raises(EmptySelectionError, match="split=3"):
+        view.where(split=3)
+    with pytest.raises(UnknownColumnError, match="lack a column"):
+        view.where(pl.col("spilt") == "test")

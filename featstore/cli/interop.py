@@ -1,0 +1,76 @@
+"""``featstore export`` and ``import``: sets as the files of other tools, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featstore.command_line import print_json
+from featstore.interop.importing import import_rows
+from featstore.interop.tables import FORMATS
+from featstore.interop.writing import export_set
+from featstore.store.store import open_store
+
+KINDS = ["image", "caption", "class_name", "head_weight"]
+
+
+@click.command(
+    "export",
+    epilog="Example: featstore export build/demo/store stamps/image/lite0 -o out.h5 --format h5",
+)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("key")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path))
+@click.option("--format", "form", required=True, type=click.Choice(FORMATS))
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def export_command(store: Path, key: str, out: Path, form: str, as_json: bool) -> None:
+    """Write the set KEY of STORE to OUT, every bit kept; items without a row are left out."""
+    opened = open_store(store)
+    info = opened.info(key)
+    export_set(opened, str(info.key), out, form=form)
+    rows = info.commit.n - info.n_failed
+    if as_json:
+        print_json({"key": str(info.key), "out": str(out), "format": form, "rows": rows})
+    else:
+        click.echo(f"{info.key}: {rows:,} rows written to {out}")
+
+
+@click.command(
+    "import",
+    epilog="Example: featstore import feats.npy --items items.csv --store store --dataset birds "
+    "--kind image --encoder their:vit",
+)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--store", required=True, type=click.Path(path_type=Path))
+@click.option("--dataset", required=True)
+@click.option("--kind", required=True, type=click.Choice(KINDS))
+@click.option("--encoder", required=True, help="What made the rows: family:name.")
+@click.option("--items", type=click.Path(path_type=Path), help="CSV or Parquet with item_id.")
+@click.option("--array", help="Dataset, tensor or column, if there are several.")
+@click.option("--save-dtype", "dtype", type=click.Choice(["float16", "float32"]))
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def import_command(
+    source: Path,
+    store: Path,
+    dataset: str,
+    kind: str,
+    encoder: str,
+    items: Path | None,
+    array: str | None,
+    dtype: str | None,
+    as_json: bool,
+) -> None:
+    """Write the rows of SOURCE as a set, with provenance `imported`.
+
+    SOURCE is what `featstore export` writes, clip-retrieval's folder, or a plain .npy or .h5
+    file with --items.
+    """
+    key = import_rows(
+        source, store=store, dataset=dataset, kind=kind, encoder=encoder, items=items,
+        array=array, dtype=dtype,
+    )  # fmt: skip
+    if as_json:
+        print_json({"key": key})
+    else:
+        click.echo(f"imported {key}")

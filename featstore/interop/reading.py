@@ -1,0 +1,189 @@
+"""Read rows and items from the files of other tools; nothing in them is run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from featstore.errors import ManifestError
+from featstore.interop.tables import Rows
+from featstore.store.parquet import read_table
+
+_PART = re.compile(r"_(\d+)\.(npy|parquet)$")
+
+
+def read_rows(source: Path, *, array: str | None = None) -> Rows:
+    """Return the rows of an exported set, or of a plain .npy or .h5 file.
+
+    Parameters
+    ----------
+    source : Path
+        A folder in clip-retrieval's layout, or a .npy, .safetensors, .parquet or .h5 file.
+    array : str, optional
+        Name of the HDF5 dataset or tensor; by default ``embedding``, or the only matrix.
+
+    Raises
+    ------
+    ManifestError
+        If there is no such file, or it holds no matrix of numbers.
+    """
+    readers = {
+        ".npy": lambda: Rows(_load_npy(source)),
+        ".safetensors": lambda: _read_safetensors(source, array),
+        ".parquet": lambda: _read_parquet(source, array or "embedding"),
+        ".h5": lambda: _read_h5(source, array),
+        ".hdf5": lambda: _read_h5(source, array),
+    }
+    try:
+        if source.is_dir():
+            return _read_folder(source)
+        if not source.exists():
+            msg = f"{source} does not exist."
+            raise ManifestError(msg)
+        if source.suffix not in readers:
+            msg = f"{source} is none of {', '.join(readers)}, nor a folder with img_emb/."
+            raise ManifestError(msg)
+        return readers[source.suffix]()
+    except ManifestError:
+        raise
+    except (OSError, ValueError, KeyError) as err:
+        msg = f"{source} cannot be read as embeddings: {err}."
+        raise ManifestError(msg) from err
+
+
+def read_items(path: Path) -> pl.DataFrame:
+    """Return an item table from CSV (every column as text) or Parquet.
+
+    Raises
+    ------
+    ManifestError
+        If it is neither.
+    """
+    try:
+        if path.suffix == ".parquet":
+            return _table(path)
+        return pl.read_csv(path, infer_schema=False)
+    except (OSError, pl.exceptions.PolarsError) as err:
+        msg = f"{path} cannot be read as an item table: {err}."
+        raise ManifestError(msg) from err
+
+
+def _table(path: Path) -> pl.DataFrame:
+    return read_table(path.read_bytes(), where=str(path), schema={})
+
+
+def _load_npy(path: Path) -> np.ndarray:
+    data = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(data, np.ndarray):
+        msg = f"{path} is an archive, not one array."
+        raise ManifestError(msg)
+    return _matrix(data, str(path))
+
+
+def _matrix(data: Any, where: str) -> np.ndarray:
+    if data.ndim != 2 or data.dtype.kind != "f":
+        msg = f"{where} has shape {data.shape} {data.dtype}; rows are a matrix of floats."
+        raise ManifestError(msg)
+    matrix: np.ndarray = data
+    return matrix
+
+
+def _read_folder(source: Path) -> Rows:
+    """Read clip-retrieval's layout: parts in the order of their numbers."""
+    found = [name for name in ("img_emb", "text_emb") if (source / name).is_dir()]
+    if len(found) != 1:
+        msg = f"{source} must hold one of img_emb/ and text_emb/; it holds {len(found)}."
+        raise ManifestError(msg)
+    arrays = [_load_npy(path) for path in _parts(source / found[0])]
+    tables = [_table(path) for path in _parts(source / "metadata")]
+    if not arrays or [len(part) for part in arrays] != [table.height for table in tables]:
+        msg = f"{source}: the parts of {found[0]}/ and metadata/ have different numbers of rows."
+        raise ManifestError(msg)
+    bias = source / "bias.npy"
+    return Rows(
+        arrays[0] if len(arrays) == 1 else np.concatenate(arrays),
+        pl.concat(tables),
+        np.load(bias, allow_pickle=False) if bias.exists() else None,
+    )
+
+
+def _parts(folder: Path) -> list[Path]:
+    numbered = [(_PART.search(path.name), path) for path in folder.glob("*_*.*")]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in numbered if match)]
+
+
+def _read_safetensors(source: Path, array: str | None) -> Rows:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(source)
+    except SafetensorError as err:
+        msg = f"{source} is no safetensors file: {err}."
+        raise ManifestError(msg) from err
+    return _from_tensors(tensors, array, source)
+
+
+def _read_h5(source: Path, array: str | None) -> Rows:
+    import h5py
+
+    with h5py.File(source, "r") as file:
+        # External links and virtual sources lead to other files: only plain datasets count.
+        tensors = {
+            name: file[name]
+            for name in file
+            if isinstance(file.get(name, getlink=True), h5py.HardLink)
+            and isinstance(file[name], h5py.Dataset)
+            and not file[name].is_virtual
+            and file[name].external is None
+        }
+        wanted = {array or _only_matrix(tensors, source), "bias", "items_parquet"}
+        return _from_tensors(
+            {name: tensors[name][()] for name in wanted & set(tensors)}, array, source
+        )
+
+
+def _from_tensors(tensors: dict[str, Any], array: str | None, source: Path) -> Rows:
+    name = array or _only_matrix(tensors, source)
+    if name not in tensors:
+        msg = f"{source} has no array {name!r}. It has: {', '.join(sorted(tensors))}."
+        raise ManifestError(msg)
+    packed = tensors.get("items_parquet")
+    items = None
+    if packed is not None:
+        items = read_table(packed.tobytes(), where=f"{source}: items_parquet", schema={})
+    return Rows(_matrix(tensors[name], f"{source}: {name}"), items, tensors.get("bias"))
+
+
+def _only_matrix(tensors: dict[str, Any], source: Path) -> str:
+    if "embedding" in tensors:
+        return "embedding"
+    matrices = [name for name, data in tensors.items() if data.ndim == 2]
+    if len(matrices) != 1:
+        msg = (
+            f"{source} holds {len(matrices)} matrices ({', '.join(sorted(matrices))}); say which "
+            "with --array."
+        )
+        raise ManifestError(msg)
+    return matrices[0]
+
+
+def _read_parquet(source: Path, array: str) -> Rows:
+    table = _table(source)
+    if array not in table.columns or not table.schema[array].is_nested():
+        msg = f"{source} has no column {array!r} of vectors. Say which with --array."
+        raise ManifestError(msg)
+    column = table[array]
+    lengths = column.list.len() if isinstance(column.dtype, pl.List) else None
+    if column.null_count() or (lengths is not None and lengths.n_unique() != 1):
+        msg = f"{source}: the vectors of {array!r} have different lengths, or are missing."
+        raise ManifestError(msg)
+    width = int(lengths[0]) if lengths is not None else column.dtype.shape[0]  # type: ignore[attr-defined]
+    flat = column.explode().to_numpy().reshape(table.height, width)
+    bias = table["bias"].to_numpy() if "bias" in table.columns else None
+    items = table.drop(array, "bias", strict=False)
+    return Rows(_matrix(flat, f"{source}: {array}"), items, bias)

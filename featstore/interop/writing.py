@@ -1,0 +1,117 @@
+"""Write a set in the formats of other tools; rows keep their bits."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from featstore.errors import StoreWriteError
+from featstore.interop.tables import FORMATS, Rows
+from featstore.store.files import write_file
+from featstore.store.items import items_bytes
+from featstore.store.layout import DTYPES
+from featstore.store.store import FeatureStore
+
+
+def export_set(store: FeatureStore, key: str, out: Path, *, form: str) -> Path:
+    """Write one set as `form` and return what was written.
+
+    Items without an embedding are left out. Rows keep the stored dtype and every bit.
+
+    Parameters
+    ----------
+    key : str
+        Of the set, or a short name.
+    out : Path
+        A folder for ``npy`` (clip-retrieval's layout), a file for the others; must not exist.
+    form : str
+        One of ``npy``, ``safetensors``, ``parquet``, ``h5``.
+
+    Raises
+    ------
+    StoreWriteError
+        If `out` exists, or cannot be written.
+    """
+    if form not in FORMATS:
+        msg = f"No format {form!r}. Formats: {', '.join(FORMATS)}."
+        raise ValueError(msg)
+    if out.exists():
+        msg = f"{out} exists. Name another file or folder; nothing was overwritten."
+        raise StoreWriteError(msg)
+    info = store.info(key)
+    view = store.view(str(info.key))
+    rows = Rows(view.numpy(DTYPES[info.commit.dtype]), view.items, view.bias)
+    if form == "npy":
+        _write_npy(out, rows, text=info.key.kind in ("caption", "class_name"))
+    elif form == "safetensors":
+        _write_safetensors(out, rows)
+    elif form == "parquet":
+        _write_parquet(out, rows)
+    else:
+        _write_h5(out, rows)
+    return out
+
+
+def _write_npy(out: Path, rows: Rows, *, text: bool) -> None:
+    """Write clip-retrieval's folder: img_emb or text_emb, and metadata, one part each."""
+    name = "text_emb" if text else "img_emb"
+    items = rows.items if rows.items is not None else pl.DataFrame()
+    write_file(out / "metadata" / "metadata_0.parquet", [items_bytes(items)])
+    if rows.bias is not None:
+        write_file(out / "bias.npy", [_npy(rows.bias)])
+    write_file(out / name / f"{name}_0.npy", [_npy(rows.data)])
+
+
+def _write_safetensors(out: Path, rows: Rows) -> None:
+    from safetensors.numpy import save
+
+    write_file(out, [save(_tensors(rows))])
+
+
+def _write_parquet(out: Path, rows: Rows) -> None:
+    items = rows.items if rows.items is not None else pl.DataFrame()
+    columns = [pl.Series("embedding", rows.data)]
+    if rows.bias is not None:
+        columns.append(pl.Series("bias", rows.bias))
+    write_file(out, [items_bytes(items.with_columns(columns))])
+
+
+def _write_h5(out: Path, rows: Rows) -> None:
+    """Write contiguous datasets, and item_id as text that every HDF5 reader shows."""
+    import h5py
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staged = out.with_name(f".{out.name}.staged")
+    try:
+        with h5py.File(staged, "w") as file:
+            for name, data in _tensors(rows).items():
+                file.create_dataset(name, data=data)
+            if rows.items is not None:
+                ids = rows.items["item_id"].to_list()
+                file.create_dataset("item_id", data=ids, dtype=h5py.string_dtype())
+        staged.replace(out)
+    except OSError as err:
+        msg = f"Cannot write {out}: {err}."
+        raise StoreWriteError(msg) from err
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _tensors(rows: Rows) -> dict[str, Any]:
+    """Return the arrays of a set; the item table travels as the bytes of its Parquet file."""
+    found: dict[str, Any] = {"embedding": np.ascontiguousarray(rows.data)}
+    if rows.items is not None:
+        found["items_parquet"] = np.frombuffer(items_bytes(rows.items), dtype=np.uint8)
+    if rows.bias is not None:
+        found["bias"] = np.ascontiguousarray(rows.bias)
+    return found
+
+
+def _npy(data: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, data, allow_pickle=False)
+    return buffer.getvalue()

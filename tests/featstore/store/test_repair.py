@@ -1,0 +1,107 @@
+"""Repair: what follows from the commit comes back byte for byte; the rest is said, not touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from featstore.cli import cli
+from featstore.command_line import EXIT_VERIFY, run_command
+from featstore.errors import StoreWriteError, UnknownSetError
+from featstore.store.layout import SetKey
+from featstore.store.lock import lock_set
+from featstore.store.repair import repair_set
+from featstore.store.verify import verify_store
+
+Images = tuple[np.ndarray, pl.DataFrame]
+
+
+@pytest.fixture
+def store(tmp_path: Path, images: Images, make_set: Callable[..., str]) -> tuple[Path, str]:
+    root = tmp_path / "store"
+    return root, make_set(root, *images, block_rows=5, plain_bytes=0, shard_bytes=1)
+
+
+def _tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def _damage(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def test_what_follows_from_the_commit_comes_back(store: tuple[Path, str]) -> None:
+    root, key = store
+    before = _tree(root)
+    data = f"{key}/embedding/c/0/0"
+    _damage(root / data, -1)  # the index checksum
+    _damage(root / data, 12 * 6 * 4)  # the padding
+    names = ["birds/zarr.json", "birds/image/zarr.json", f"{key}/embedding/zarr.json"]
+    for name in names:
+        (root / name).unlink()
+    (root / "catalog.json").write_bytes(b"{}")
+    (root / "zarr.json").write_bytes(b"{}")
+    done = repair_set(root, key)
+    assert set(done.rebuilt) == {data, *names, "catalog.json", "zarr.json"}
+    assert done.left == []
+    assert _tree(root) == before
+
+
+def test_a_truncated_index_comes_back(store: tuple[Path, str]) -> None:
+    root, key = store
+    before = _tree(root)
+    path = root / key / "embedding" / "c" / "0" / "0"
+    path.write_bytes(path.read_bytes()[:-7])
+    assert repair_set(root, key).left == []
+    assert _tree(root) == before
+
+
+def test_lost_rows_are_left_alone_and_the_way_is_named(
+    store: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, key = store
+    _damage(root / key / "embedding" / "c" / "0" / "0", 0)
+    before = _tree(root)
+    assert run_command(cli, "featstore", ["repair", str(root), key]) == EXIT_VERIFY
+    printed = capsys.readouterr().out
+    assert "1 of 3 blocks differ from the commit, first rows 0-4" in printed
+    assert f"featstore rm {root} {key} --yes" in printed
+    assert "extract MANIFEST --kind image --encoder timm:toy" in printed
+    assert _tree(root) == before
+
+
+def test_a_whole_set_is_left_alone(
+    store: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, key = store
+    before = _tree(root)
+    assert run_command(cli, "featstore", ["repair", str(root), key, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"rebuilt": [], "left": [], "commands": []}
+    assert run_command(cli, "featstore", ["repair", str(root), key]) == 0
+    assert "nothing was changed" in capsys.readouterr().out
+    assert _tree(root) == before
+    assert verify_store(root).ok
+
+
+def test_a_set_that_is_being_written_is_not_repaired(store: tuple[Path, str]) -> None:
+    root, key = store
+    (root / "birds" / "zarr.json").unlink()
+    staging = root / key / ".staging"
+    staging.mkdir()
+    with (
+        lock_set(staging / "writer.lock", key=SetKey(*key.split("/"))),
+        pytest.raises(StoreWriteError, match="is being written by"),
+    ):
+        repair_set(root, key)
+
+
+def test_an_unknown_set_is_named(store: tuple[Path, str]) -> None:
+    with pytest.raises(UnknownSetError, match="holds no set 'birds/image/none'"):
+        repair_set(store[0], "birds/image/none")
