@@ -15,6 +15,7 @@ The tree, by what a handler would do::
     ├── MisalignedItemsError(ValueError)      pair by id
     ├── EmptySelectionError(ValueError)       choose other rows
     ├── StoreWriteError(OSError)              free space, permissions, another writer
+    │   └── ClaimLostError                    run the command again
     ├── CorruptStoreError(RuntimeError)       fetch or extract the set again
     └── FormatVersionError(RuntimeError)      upgrade
 
@@ -81,6 +82,10 @@ class EmptySelectionError(FeatstoreError, ValueError):
 
 class StoreWriteError(FeatstoreError, OSError):
     """The store cannot be written."""
+
+
+class ClaimLostError(StoreWriteError):
+    """Another writer took this one's place while it stood still; it published nothing."""
 
 
 class CorruptStoreError(FeatstoreError, RuntimeError):

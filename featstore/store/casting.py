@@ -50,7 +50,7 @@ def cast_rows(
         raise LayoutError(msg)
     skipped = np.array([item in failed for item in item_ids], dtype=bool)
     data, held = _cast(rows, layout.dtype)
-    data[skipped] = _blank(layout.dtype)
+    data[skipped] = blank_value(layout.dtype)
     bad = ~held & ~skipped
     if not bad.any():
         return data
@@ -88,7 +88,7 @@ def _cast(rows: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         return np.array(np.where(held, rows, 0), dtype=stored, order="C"), held.all(axis=1)
 
 
-def _blank(dtype: str) -> Any:
+def blank_value(dtype: str) -> Any:
     """Return what stands in the rows of failed items."""
     if dtype in INTEGERS:
         return 0
