@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from featstore.decoding.frames import PICTURE, READY, read_answer, write_request
@@ -91,8 +93,8 @@ class WorkerProcess:
             return self._process
         self.close()
         self._late = False
-        path = os.pathsep.join(part or os.getcwd() for part in sys.path)
-        process = subprocess.Popen(
+        path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
+        process = subprocess.Popen(  # this interpreter, and no shell
             [sys.executable, "-m", "featstore.decoding.worker", self._config],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -141,7 +143,5 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None
-        try:
+        with contextlib.suppress(OSError):  # what was left in the buffer has no reader any more
             pipe.close()
-        except OSError:  # what was left in the buffer has no reader any more
-            pass

@@ -43,7 +43,7 @@ def read_hf(request: Request) -> Found:
         _add_dataset(items, root, root, None, request)
     else:
         msg = (
-            f"{root} has neither state.json nor dataset_dict.json: it was not made by save_to_disk. "
+            f"{root} has neither state.json nor dataset_dict.json: save_to_disk did not make it. "
             "Load the dataset and save it so, or use the source parquet."
         )
         raise ManifestError(msg)
@@ -60,7 +60,7 @@ def _add_dataset(
     files = _data_files(directory)
     features = _features(directory)
     columns = _columns(features, request, directory)
-    names = getattr(features.get(columns.label), "names", None)
+    names = getattr(features.get(columns.label or ""), "names", None)
     if names is not None and items.label_names not in (None, names):
         msg = f"{directory} lists other class names than the splits before it."
         raise ManifestError(msg)
@@ -90,8 +90,9 @@ def _data_files(directory: Path) -> list[str]:
         for entry in (entries if isinstance(entries, list) else [None])
     ]
     for name in names:
-        path = directory / name if _is_plain(name) and str(name).endswith(".arrow") else None
-        if path is None or path.is_symlink() or not path.is_file():
+        path = directory / str(name)
+        plain = _is_plain(name) and path.suffix == ".arrow"
+        if not plain or path.is_symlink() or not path.is_file():
             msg = (
                 f"{directory / 'state.json'} lists {name!r}, which is no Arrow file beside it. "
                 "Save the dataset again."

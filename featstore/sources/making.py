@@ -93,7 +93,7 @@ def open_source(
     *,
     out: str | Path | None = None,
     name: str | None = None,
-    **options: str,
+    options: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Return the manifest of a location, making it if it is not there or is out of date.
 
@@ -103,19 +103,17 @@ def open_source(
 
     Parameters
     ----------
-    source, location, name
+    source, location, name, options
         See `make_manifest`.
     out : Path, optional
         Folder of the manifest; default: one below the user's cache (`cache_folder`).
-    **options
-        Options of the source.
 
     Raises
     ------
     ManifestError
         See `make_manifest`.
     """
-    stamp = _stamp(source, location, name, options)
+    stamp = _stamp(source, location, name, options or {})
     folder = cache_folder(stamp) if out is None else Path(out)
     held = _read_stamp(folder)
     if held is not None and {key: held.get(key) for key in stamp} == stamp:

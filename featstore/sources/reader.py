@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import polars as pl
 
@@ -50,7 +50,7 @@ class ByteReader:
             self._open_table, lambda table: table.close(), limit=OPEN_TABLES
         )
 
-    def __enter__(self) -> ByteReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

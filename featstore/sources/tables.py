@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -42,7 +43,7 @@ class ItemCollector:
     """Names of the classes, by index, where the source has such a list."""
 
     templates: Mapping[str, str] | None = None
-    """Prompt template by id, where the source brings its own."""
+    """Prompt template by id, where the source brings its own; ``{}`` stands for the name."""
 
     _images: dict[str, dict[str, Any]] = field(default_factory=dict)
     _captions: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -160,10 +161,11 @@ class ItemCollector:
             return int(text)
         if text in self.label_names:
             return self.label_names.index(text)
-        _fail(
+        msg = (
             f"The label {label!r} of {where!r} is neither one of the {len(self.label_names):,} "
             "class names nor the row of one."
         )
+        raise ManifestError(msg)
 
     def _classes(self) -> pl.DataFrame | None:
         used = {row["label"] for row in self._images.values()} - {None}
@@ -175,7 +177,7 @@ class ItemCollector:
             keys: list[Label] = list(names)
         else:
             names, keys = list(self.label_names), list(range(len(self.label_names)))
-        shared = {name for name in names if names.count(name) > 1} if self.label_names else set()
+        shared = {name for name, times in Counter(names).items() if times > 1}
         ids = [
             f"{self.dataset}/{name}" + (f" ({row})" if name in shared else "")
             for row, name in enumerate(names)
@@ -198,7 +200,7 @@ class ItemCollector:
             [
                 {
                     "item_id": f"{class_id}#name#{template}",
-                    "text": text.replace("{c}", name).replace("{}", name),
+                    "text": text.replace("{}", name),
                     "class_id": class_id,
                     "variant": "name",
                     "template_id": template,

@@ -71,13 +71,13 @@ def _members(path: Path, file: IO[bytes], size: int) -> Iterator[Member]:
         errors="strict",
     ) as tar:
         for member in tar:
-            tar.members = []  # type: ignore[attr-defined]  # else the tar keeps them all
+            tar.members = []  # else the tar keeps them all
             _check(path, member)
             if member.offset_data + member.size > size:
                 _refuse(path, f"the member {member.name!r} ends behind the end of the file")
             if member.isreg():
                 yield Member(member.name, member.offset_data, member.size)
-        end = tar.offset  # type: ignore[attr-defined]
+        end = tar.offset
     file.seek(end)
     mark = file.read(_BLOCK)
     if len(mark) < _BLOCK:
