@@ -11,6 +11,9 @@ PICTURE = 0
 #: The image cannot be decoded: the reason, in UTF-8.
 REFUSED = 1
 
+#: A picture that lies on the shared surface; no bytes follow.
+PAINTED = 3
+
 #: The worker is ready for work.
 READY = 2
 

@@ -10,7 +10,14 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import IO, Any
 
-from featstore.decoding.frames import PICTURE, READY, REFUSED, read_request, write_answer
+from featstore.decoding.frames import (
+    PAINTED,
+    PICTURE,
+    READY,
+    REFUSED,
+    read_request,
+    write_answer,
+)
 from featstore.images import ImageError
 
 #: Seconds after the pool's own limit at which a worker that lost its pool ends itself.
@@ -23,7 +30,8 @@ def main(config: str) -> None:
     Parameters
     ----------
     config : str
-        JSON: ``decoder`` (module:function), ``arguments`` for it, ``timeout`` in seconds.
+        JSON: ``decoder`` (module:function), ``arguments`` for it, ``timeout`` in seconds and
+        ``surface``, null or the handle and size of the memory to paint.
     """
     settings = json.loads(config)
     requests = sys.stdin.buffer
@@ -32,19 +40,22 @@ def main(config: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     module, name = settings["decoder"].split(":")
     decoder: Callable[..., Any] = getattr(import_module(module), name)
+    surface = _surface(settings["surface"])
     write_answer(answers, READY, b"")
     while (data := read_request(requests)) is not None:
         _set_alarm(settings["timeout"] + GRACE)
-        kind, body, size = _decode(decoder, data, settings["arguments"])
+        kind, body, size = _decode(decoder, data, settings["arguments"], surface)
         write_answer(answers, kind, body, *size)
         _set_alarm(0)
 
 
 def _decode(
-    decoder: Callable[..., Any], data: bytes, arguments: dict[str, Any]
+    decoder: Callable[..., Any], data: bytes, arguments: dict[str, Any], surface: Any
 ) -> tuple[int, bytes, tuple[int, int]]:
     try:
         image = decoder(data, **arguments)
+        if surface is not None and surface.paint(image):
+            return PAINTED, b"", image.size
         return PICTURE, image.tobytes(), image.size
     except ImageError as err:
         reason = str(err)
@@ -54,6 +65,14 @@ def _decode(
         # Whatever escapes the decoder is about this one image.
         reason = f"Cannot decode the image: {type(err).__name__}: {' '.join(str(err).split())}."
     return REFUSED, reason.encode("utf-8", "replace"), (0, 0)
+
+
+def _surface(given: list[int] | None) -> Any:
+    if given is None:
+        return None
+    from featstore.decoding.surface import Surface
+
+    return Surface(*given)
 
 
 def _private_stdout() -> IO[bytes]:
