@@ -19,7 +19,7 @@ _IN_BUILD = "Example: featstore manifests build stamps -o build/stamps --locale 
 
 @click.group(cls=CommandGroup)
 def manifests() -> None:
-    """Build and inspect manifests: the item tables that `featstore extract` reads."""
+    """Build, make and inspect manifests: the item tables that `featstore extract` reads."""
 
 
 @manifests.command("build", epilog=_IN_BUILD)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import ManifestError
+from featstore.sources.arrow_cells import ArrowCells
+from featstore.sources.arrow_tables import column_cells
 from featstore.sources.bounded_json import MAX_RECORD_BYTES, read_json
-from featstore.sources.cells import ArrowCells, column_cells
 from featstore.sources.location import folder
 from featstore.sources.parquet import add_cell
 from featstore.sources.request import Found, Request

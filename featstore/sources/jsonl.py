@@ -17,8 +17,7 @@ from featstore.sources.tables import ItemCollector
 def read_jsonl(request: Request) -> Found:
     """List the images of a file of JSON objects; captions may be a string or a list of them.
 
-    The key of an image is its id, or else its path. Fields that the first object lacks must be
-    named by options.
+    The key of an image is its id, or else its path. Objects need not have the same fields.
 
     Raises
     ------
@@ -28,10 +27,9 @@ def read_jsonl(request: Request) -> Found:
     path = local_path(request.location)
     root = image_root(request, path)
     items = ItemCollector(request.dataset)
-    columns = None
+    fields = dict.fromkeys(name for _, row in _objects(path) for name in row)
+    columns = choose_columns(fields, request, str(path))
     for where, row in _objects(path):
-        if columns is None:
-            columns = choose_columns(row, request, str(path))
         uri = relative_uri(row.get(columns.image), root, where)
         add_row(items, row, columns, uri=uri, key=uri, where=where)
     return Found(root, items.contents())

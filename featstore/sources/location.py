@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from featstore.errors import ManifestError
+from featstore.manifest.locator import parse_locator
 
 #: Before a colon, at least two letters: one is a drive.
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
@@ -55,7 +56,7 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
     Raises
     ------
     ManifestError
-        If a folder cannot be listed, or a name is not UTF-8.
+        If a folder cannot be listed, or a name is not UTF-8 or looks like a locator.
     """
     found = []
 
@@ -77,6 +78,9 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
         except UnicodeEncodeError as err:
             msg = f"The file name {path!r} below {root} is not UTF-8. Rename the file."
             raise ManifestError(msg) from err
+        if parse_locator(path) is not None:
+            msg = f"The file name {path!r} below {root} looks like a part of a file. Rename it."
+            raise ManifestError(msg)
     return sorted(found)
 
 

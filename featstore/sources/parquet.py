@@ -10,10 +10,11 @@ from typing import Any
 from featstore.errors import ManifestError
 from featstore.keys import sha256_hex
 from featstore.manifest.locator import cell_uri
+from featstore.sources.arrow_tables import arrow, column_cells, unreadable
 from featstore.sources.bounded_json import parse_json
-from featstore.sources.cells import BATCH_ROWS, arrow, column_cells, open_parquet, unreadable
 from featstore.sources.location import containers
 from featstore.sources.names import split_folder, split_name
+from featstore.sources.parquet_cells import BATCH_ROWS, open_parquet
 from featstore.sources.request import Found, Request
 from featstore.sources.rows import Columns, add_row, choose_columns, image_root, relative_uri
 from featstore.sources.tables import ItemCollector

@@ -16,8 +16,9 @@ from featstore.manifest import Manifest
 from featstore.manifest.hashes import check_hashes
 from featstore.manifest.locator import LOCATOR, Locator, parse_locator
 from featstore.manifest.paths import SHOWN, path_fault
-from featstore.sources.cells import ArrowCells, ParquetCells
+from featstore.sources.arrow_cells import ArrowCells
 from featstore.sources.leases import LeaseCache
+from featstore.sources.parquet_cells import ParquetCells
 
 #: An image file of more bytes than this is not read.
 MAX_ITEM_BYTES = 256 * 2**20
