@@ -198,6 +198,13 @@ def _keyed(config: Any) -> Any:
 
 
 def _built(name: str, model_name: str, preprocess: Mapping[str, Any]) -> nn.Module:
+    backbone = open_clip.get_model_config(model_name)["text_cfg"].get("hf_model_name")
+    if backbone and not cached_file(backbone, "config.json") and (reason := hub_unreachable()):
+        msg = (
+            f"The text tower of {name} is configured by {backbone} on the hub, which cannot be "
+            f"reached: {reason} Download that repository's config.json first."
+        )
+        raise EncoderError(msg)
     try:
         with quiet_root_logger():
             model: nn.Module = open_clip.create_model(
@@ -207,7 +214,7 @@ def _built(name: str, model_name: str, preprocess: Mapping[str, Any]) -> nn.Modu
                 pretrained_text=False,
                 force_preprocess_cfg=dict(preprocess),
             )
-    except Exception as err:  # a text tower of transformers is configured from the hub
+    except Exception as err:  # missing extras of open_clip, damaged configurations
         msg = f"open_clip could not build {name}: {one_line(err)}"
         raise EncoderError(msg) from err
     return model

@@ -77,23 +77,26 @@ class OpenClipTextEncoder(TorchTextEncoder):
 
 
 def _tokenizer(pair: OpenClipPair) -> tuple[Any, str]:
-    """Return a pair's tokenizer and where it came from."""
+    """Return a pair's tokenizer, and the folder or repository of its files."""
     folder = pair.tokenizer_name.removeprefix("local-dir:")
-    config = open_clip.get_model_config(pair.architecture)["text_cfg"]
+    local = folder != pair.tokenizer_name
+    config = open_clip.get_model_config(pair.tokenizer_name)["text_cfg"]
     repo = str(config.get("hf_tokenizer_name") or "")
+    # Asked once, because the library would retry for a minute.
+    unreachable = hub_unreachable() if repo and not local else None
+    options = {"local_files_only": local or unreachable is not None} if repo else {}
     try:
         with quiet_root_logger(), quiet_transformers():
-            return open_clip.get_tokenizer(pair.tokenizer_name), (
-                folder if folder != pair.tokenizer_name else repo
-            )
+            tokenizer = open_clip.get_tokenizer(pair.tokenizer_name, **options)
     except Exception as err:  # network, disk and format errors of three libraries
         reason = one_line(err)
-        if folder != pair.tokenizer_name:
+        if local:
             where = f"its folder: {reason.replace(folder, 'the folder')}"
         else:
-            where = f"the hub ({repo}): {hub_unreachable() or reason}"
+            where = f"the hub ({repo}): {unreachable or reason}"
         msg = (
             f"The tokenizer of {pair.name} could not be read from {where} Give a folder that "
             "open_clip saved, with configuration, weights and tokenizer."
         )
         raise EncoderError(msg) from err
+    return tokenizer, folder if local else repo
