@@ -66,6 +66,14 @@ class Base:
         found[self.commit.failed_rows()[numbers]] = blank_value(self.commit.dtype)
         return found
 
+    def overlay(self, rows: slice, data: np.ndarray) -> np.ndarray:
+        """Return a copy of `data`, the new `rows`, with those that stay as they were."""
+        merged = np.array(data)
+        stored = self.read(rows)
+        stays = self.keeps(rows)[: len(stored)]
+        merged[: len(stored)][stays] = stored[stays]
+        return merged
+
     def record(self, block: int) -> BlockRecord:
         """Return the journal row of a block that stays whole."""
         rows = self.layout.block_slice(block)
