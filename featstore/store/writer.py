@@ -162,7 +162,9 @@ class SetWriter:
             self._base = read_base(
                 self.directory, self.key, self._table, retry_failed=self._retry_failed
             )
-            self._refuse_finished()
+            if self._base is not None:
+                # Another writer may have ended just now.
+                self._base.refuse_finished(sha256_hex(self._items), retry=self._retry_failed)
             if self._base is not None:
                 self.layout = self._base.next_layout(self.layout.n, **self._limits)
             write_groups(self.root, self.key)
@@ -207,17 +209,6 @@ class SetWriter:
                 with contextlib.suppress(OSError):
                     self.directory.rmdir()
         self._staged = self._journal = self._claim = None
-
-    def _refuse_finished(self) -> None:
-        """Raise if these very items are there: another writer may have ended meanwhile."""
-        base = self._base
-        if base is None or base.commit.items["sha256"] != sha256_hex(self._items):
-            return
-        if self._retry_failed and not base.kept.all():
-            return
-        what = "no item of it failed" if self._retry_failed else "with these items"
-        msg = f"{self.key} is finished: {what}. Remove it with `featstore rm` to extract it anew."
-        raise StoreWriteError(msg)
 
     def _full_plan(self) -> dict[str, Any]:
         return {
