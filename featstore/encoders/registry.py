@@ -12,7 +12,9 @@ from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder
 from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean
 
 #: What the extra `extract` brings; the absence of any of these has one remedy.
-_EXTRA = frozenset({"torch", "torchvision", "timm", "PIL", "transformers", "sentence_transformers"})
+_EXTRA = frozenset(
+    {"torch", "torchvision", "timm", "PIL", "transformers", "sentence_transformers", "open_clip"}
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,22 @@ FAMILIES: dict[str, Family] = {
         check="check_text_name",
         open="open_text",
         example="st:all-MiniLM-L6-v2",
+    ),
+    "hf": Family(
+        summary="text models of transformers, with a pooling that is named",
+        kinds=TEXT_KINDS,
+        module="featstore.encoders.hf_text",
+        check="check_hf_name",
+        open="open_hf",
+        example="hf:roberta-base",
+    ),
+    "oc": Family(
+        summary="image and text towers of open_clip",
+        kinds=IMAGE_KINDS | TEXT_KINDS,
+        module="featstore.encoders.open_clip_pair",
+        check="check_open_clip_name",
+        open="open_open_clip",
+        example="oc:ViT-B-32-quickgelu/openai",
     ),
 }
 

@@ -43,7 +43,10 @@ def test_names_of_text_models(name):
             r"family:name.*timm, st.*Did you mean 'timm:tf_efficientnet_lite0'",
         ),
         ("tim:resnet50", "Did you mean 'timm:resnet50'"),
-        ("qqqqqq:resnet50", r"for instance timm:tf_efficientnet_lite0, st:all-MiniLM-L6-v2\.$"),
+        (
+            "qqqqqq:resnet50",
+            r"lite0, st:all-MiniLM-L6-v2, hf:roberta-base, oc:ViT-B-32-quickgelu/openai\.$",
+        ),
         ("timm:", "names are family:name"),
         ("", "names are family:name"),
         ("timm:resnet5", "Did you mean 'resnet5[01]'"),
