@@ -1,0 +1,53 @@
+"""Opening: a store and one set among 1,000, against 3 ms and against one set among 10."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from featstore.store.store import open_store
+from tests.perf.engine import Figure, compare
+from tests.perf.sample import Sample, write_set
+
+MANY_PAIRS = 51
+NAME = "d/image/timm:toy"
+
+
+def figures(sample: Sample) -> Iterator[Figure]:
+    """Yield the lines of opening."""
+    few, many = sample.root / "few", sample.root / "many"
+    for root, count in ((few, 10), (many, 1000)):
+        make_sets(root, sample, count)
+    yield compare(
+        "store.open",
+        lambda: open_one(many),
+        lambda: time.sleep(0.003),
+        against="3 ms, one short name among 1,000 sets, one row read",
+        pairs=MANY_PAIRS,
+    )
+    yield compare(
+        "store.open_growth",
+        lambda: open_one(many),
+        lambda: open_one(few),
+        against="the same among 10 sets",
+        pairs=MANY_PAIRS,
+    )
+
+
+def open_one(root: Path) -> None:
+    """Open a store, find a set by its encoder's name, and read a row of it."""
+    open_store(root).view(NAME).source.read(np.arange(1)).sum()
+
+
+def make_sets(root: Path, sample: Sample, count: int) -> None:
+    """Write one small set and copy it beside itself."""
+    key = write_set(root, sample.items.head(64), np.ones((64, 32), np.float32))
+    directory = root / key
+    # Copies under other names are sets too, as far as finding one among them goes.
+    stem, digits = directory.name.rsplit("-", 1)
+    for copy in range(count - 1):
+        shutil.copytree(directory, directory.parent / f"{stem}{copy}-{digits}")
