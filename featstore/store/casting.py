@@ -7,9 +7,7 @@ bits, and rows that are already what is stored are not copied.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ import numpy as np
 from featstore.errors import NonFiniteEmbeddingError
 from featstore.store.bfloat16 import to_bfloat16
 from featstore.store.layout import DTYPES, INTEGERS, ArrayLayout, LayoutError
+from featstore.store.workers import N_THREADS, workers
 
 #: The bits of a value's exponent where NumPy has no fast `isfinite`: all are set in NaN and Inf.
 EXPONENTS = {"float16": np.uint16(0x7C00), "bfloat16": np.uint16(0x7F80)}
@@ -116,20 +115,21 @@ def _in_dtype(rows: np.ndarray, stored: np.dtype[Any]) -> np.ndarray:
     if type(rows) is np.ndarray and rows.dtype == stored and rows.flags.c_contiguous:
         return rows
     data = np.empty(rows.shape, stored)
-    n_parts = max(1, min(os.cpu_count() or 1, data.size // _A_THREAD))
+    n_parts = max(1, min(N_THREADS, data.size // _A_THREAD))
     cuts = [len(data) * part // n_parts for part in range(n_parts + 1)]
 
-    def convert(start: int, stop: int) -> None:
-        # A thread has its own error state: it is set here, not around the pool.
+    def convert(part: int) -> None:
+        here = slice(cuts[part], cuts[part + 1])
+        # A thread has its own error state: it is set here, not around the threads.
         with np.errstate(over="ignore", invalid="ignore"):
-            data[start:stop] = rows[start:stop]
+            data[here] = rows[here]
 
-    if n_parts == 1:
-        convert(0, len(data))
-        return data
-    with ThreadPoolExecutor(n_parts) as pool:
-        for done in [pool.submit(convert, *part) for part in zip(cuts, cuts[1:], strict=False)]:
-            done.result()
+    others = [workers().submit(convert, part) for part in range(1, n_parts)]
+    try:
+        convert(0)
+    finally:
+        for other in others:
+            other.result()
     return data
 
 

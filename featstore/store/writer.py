@@ -14,7 +14,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -51,6 +50,7 @@ from featstore.store.layout import (
 from featstore.store.lock import lock_set
 from featstore.store.records import check_root
 from featstore.store.staged import StagedFiles
+from featstore.store.workers import workers
 
 logger = logging.getLogger(__name__)
 
@@ -232,8 +232,8 @@ class SetWriter:
         )
         view = data.data.cast("B")
         # Hashing and writing both release the interpreter lock: one costs the other's time.
-        with ThreadPoolExecutor(1) as pool, self._disk_errors():
-            digest = pool.submit(sha256_hex, view)
+        digest = workers().submit(sha256_hex, view)
+        with self._disk_errors():
             staged.write(block, view)
         journal.add_block(block, BlockRecord(digest.result(), reasons))
         file = block // self.layout.blocks_per_file

@@ -1,4 +1,4 @@
-"""Reading: scans and gathers, warm and cold, against a memory map; what checking and memory cost."""
+"""Reading: scans and gathers against a memory map; what checking costs, and memory."""
 
 from __future__ import annotations
 
@@ -104,5 +104,5 @@ def memory_figure(sample: Sample) -> Figure:
     return figure_of(
         "store.scan_memory",
         [MEMORY_BYTES / one for one in extra],
-        against=f"64 MiB; RssAnon rose by at most {max(extra) / 2**20:.1f} MiB in {PAIRS} processes",
+        against=f"64 MiB; RssAnon rose by {max(extra) / 2**20:.1f} MiB at most ({PAIRS} processes)",
     )
