@@ -8,9 +8,11 @@ bits, and rows that are already what is stored are not copied.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from featstore.errors import NonFiniteEmbeddingError
 from featstore.store.bfloat16 import to_bfloat16
@@ -27,18 +29,98 @@ _AT_ONCE = 2**16
 _A_THREAD = 2**20
 
 
+@dataclass(frozen=True)
+class Converted:
+    """Rows of a block in the stored dtype, not yet checked.
+
+    They are a value of their own so that a writer can hash them while they are checked: nothing
+    may be written before `check`.
+
+    Attributes
+    ----------
+    data : ndarray of shape (b, d)
+        C-ordered. Rows of failed items are NaN, or 0 where the dtype is a whole number. bfloat16
+        is its bits, uint16. Rows that needed no change are those given, not a copy.
+    """
+
+    data: np.ndarray
+    _given: np.ndarray
+    _whole: np.ndarray | None
+    _skipped: np.ndarray
+    _item_ids: Sequence[str] | pl.Series
+    _dtype: str
+    _where: str
+
+    def check(self) -> np.ndarray:
+        """Return `data` if it holds every row of an item that did not fail.
+
+        Raises
+        ------
+        NonFiniteEmbeddingError
+            If a row is NaN or Inf, or has values that the dtype cannot hold: too large, or not
+            whole where it holds whole numbers. The message names the first item.
+        """
+        held = finite_rows(self.data, self._dtype) if self._whole is None else self._whole
+        bad = ~held & ~self._skipped
+        if not bad.any():
+            return self.data
+        first = int(np.flatnonzero(bad)[0])
+        if not np.isfinite(self._given[first]).all():
+            what, remedy = "NaN or Inf", "Extract it in float32"
+        elif self._dtype in INTEGERS:
+            bounds = np.iinfo(DTYPES[self._dtype])
+            what = f"values that are no whole numbers of {bounds.min} to {bounds.max}"
+            remedy = "Store it as float32 (--save-dtype float32)"
+        else:
+            what = f"values too large for {self._dtype}"
+            remedy = "Store it as float32 (--save-dtype float32)"
+        msg = (
+            f"Got {what} for {int(bad.sum()):,} of {len(bad):,} items, first "
+            f"{self._item_ids[first]!r} ({self._where}). Nothing was written for this block. "
+            f"{remedy}, or drop the item from the manifest."
+        )
+        raise NonFiniteEmbeddingError(msg)
+
+
+def convert_rows(
+    rows: np.ndarray,
+    item_ids: Sequence[str] | pl.Series,
+    *,
+    failed: Collection[str],
+    layout: ArrayLayout,
+    where: str,
+) -> Converted:
+    """Convert `rows` to the stored dtype; see `cast_rows` for the parameters.
+
+    Raises
+    ------
+    LayoutError
+        If the shape is not (b, d).
+    """
+    expected = (len(item_ids), layout.dim)
+    if rows.shape != expected:
+        msg = f"Got embeddings of shape {rows.shape}, expected {expected} ({where})."
+        raise LayoutError(msg)
+    data, whole = _convert(rows, layout.dtype)
+    skipped = np.zeros(len(rows), dtype=bool)
+    if failed:
+        skipped[:] = [item in failed for item in item_ids]
+    if skipped.any():
+        if data is rows:
+            data = data.copy()
+        data[skipped] = _blank(layout.dtype)
+    return Converted(data, rows, whole, skipped, item_ids, layout.dtype, where)
+
+
 def cast_rows(
     rows: np.ndarray,
-    item_ids: Sequence[str],
+    item_ids: Sequence[str] | pl.Series,
     *,
     failed: Collection[str],
     layout: ArrayLayout,
     where: str,
 ) -> np.ndarray:
-    """Return `rows` in the stored dtype, nothing lost but precision.
-
-    Rows of failed items are NaN, or 0 where the dtype is a whole number. bfloat16 comes back
-    as its bits, uint16. Rows that need no change are returned themselves, not a copy.
+    """Return `rows` in the stored dtype, nothing lost but precision; see `Converted.data`.
 
     Parameters
     ----------
@@ -53,47 +135,14 @@ def cast_rows(
 
     Raises
     ------
-    LayoutError
-        If the shape is not (b, d).
-    NonFiniteEmbeddingError
-        If a row is NaN or Inf, or has values that the dtype cannot hold: too large, or not
-        whole where it holds whole numbers. The message names the first item.
+    LayoutError, NonFiniteEmbeddingError
+        See `convert_rows` and `Converted.check`.
     """
-    expected = (len(item_ids), layout.dim)
-    if rows.shape != expected:
-        msg = f"Got embeddings of shape {rows.shape}, expected {expected} ({where})."
-        raise LayoutError(msg)
-    data, held = _cast(rows, layout.dtype)
-    if not failed and held.all():
-        return data
-    skipped = np.array([item in failed for item in item_ids], dtype=bool)
-    if skipped.any():
-        if data is rows:
-            data = data.copy()
-        data[skipped] = _blank(layout.dtype)
-    bad = ~held & ~skipped
-    if not bad.any():
-        return data
-    first = int(np.flatnonzero(bad)[0])
-    if not np.isfinite(rows[first]).all():
-        what, remedy = "NaN or Inf", "Extract it in float32"
-    elif layout.dtype in INTEGERS:
-        bounds = np.iinfo(DTYPES[layout.dtype])
-        what = f"values that are no whole numbers of {bounds.min} to {bounds.max}"
-        remedy = "Store it as float32 (--save-dtype float32)"
-    else:
-        what = f"values too large for {layout.dtype}"
-        remedy = "Store it as float32 (--save-dtype float32)"
-    msg = (
-        f"Got {what} for {int(bad.sum()):,} of {len(item_ids):,} items, first {item_ids[first]!r} "
-        f"({where}). Nothing was written for this block. {remedy}, or drop the item from the "
-        "manifest."
-    )
-    raise NonFiniteEmbeddingError(msg)
+    return convert_rows(rows, item_ids, failed=failed, layout=layout, where=where).check()
 
 
-def _cast(rows: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows in the stored dtype, and which rows it holds: a boolean of shape (b,)."""
+def _convert(rows: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the rows in the stored dtype, and which rows it holds if it holds whole numbers."""
     stored = DTYPES[dtype]
     if dtype in INTEGERS:
         bounds = np.iinfo(stored)
@@ -104,10 +153,8 @@ def _cast(rows: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         return np.array(whole, dtype=stored, order="C"), held.all(axis=1)
     if dtype == "bfloat16":
         with np.errstate(over="ignore", invalid="ignore"):
-            data = to_bfloat16(rows)
-    else:
-        data = _in_dtype(rows, stored)
-    return data, finite_rows(data, dtype)
+            return to_bfloat16(rows), None
+    return _in_dtype(rows, stored), None
 
 
 def _in_dtype(rows: np.ndarray, stored: np.dtype[Any]) -> np.ndarray:

@@ -24,7 +24,7 @@ from featstore.errors import NonFiniteEmbeddingError, StoreWriteError
 from featstore.keys import encoder_directory, sha256_hex
 from featstore.keys import set_id as set_identity
 from featstore.keys import space_id as space_identity
-from featstore.store.casting import cast_rows
+from featstore.store.casting import convert_rows
 from featstore.store.catalog import write_catalog
 from featstore.store.commit import (
     POINTER,
@@ -223,16 +223,17 @@ class SetWriter:
         journal, staged = self._opened()
         where = self.layout.block_slice(block)
         reasons = dict(failures or {})
-        data = cast_rows(
+        converted = convert_rows(
             rows,
-            self._item_ids[where.start : where.stop].to_list(),
+            self._item_ids[where.start : where.stop],
             failed=reasons,
             layout=self.layout,
             where=f"encoder {self.encoder}, rows {where.start:,}-{where.stop - 1:,} of {self.key}",
         )
-        view = data.data.cast("B")
-        # Hashing and writing both release the interpreter lock: one costs the other's time.
+        view = converted.data.data.cast("B")
+        # The longest part runs beside all others: hashing releases the interpreter lock.
         digest = workers().submit(sha256_hex, view)
+        converted.check()
         with self._disk_errors():
             staged.write(block, view)
         journal.add_block(block, BlockRecord(digest.result(), reasons))
