@@ -1,16 +1,25 @@
-"""Durable writes: a name appears with its whole content, or not at all."""
+"""Durable writes: a name appears with its whole content, or not at all.
+
+What is made inside a group-writable folder can be used by the group, whatever the user's umask:
+folders pass on their mode, files are readable to whom the folder is.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
+import stat
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 _SYNC_FILE_RANGE_WRITE = 2
+
+#: What a group-writable folder hands down: permissions, and the group itself (setgid).
+_HANDED_DOWN = 0o2777
 
 
 def fsync_directory(directory: Path) -> None:
@@ -44,24 +53,75 @@ def _sync_file_range() -> Any:
     return call
 
 
-def write_durably(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write `parts` to `path`: staged beside it, fsynced, renamed, directory fsynced.
+def make_folders(path: Path) -> None:
+    """Make a folder and those above it, each with the mode of a group-writable one above."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        mode = folder.parent.stat().st_mode
+        # Not out of /tmp and the like, which are everyone's but nobody's to share.
+        if mode & stat.S_IWGRP and not mode & stat.S_ISVTX:
+            with contextlib.suppress(PermissionError):  # made by another user at the same time
+                folder.chmod(mode & _HANDED_DOWN)
+        fsync_directory(folder.parent)
+
+
+def seal(file: Path, *, like: Path, writable: bool = False) -> None:
+    """Set a file's mode: read-only, and in a group-writable folder readable as the folder is.
+
+    Parameters
+    ----------
+    like : Path
+        The folder that the file will lie in.
+    writable : bool
+        Leave it writable to whom the folder is.
+    """
+    folder = like.stat().st_mode
+    mode = stat.S_IMODE(file.lstat().st_mode)
+    if folder & stat.S_IWGRP and not folder & stat.S_ISVTX:
+        mode = folder & 0o666
+    if not writable:
+        mode &= ~0o222
+    file.chmod(mode)
+
+
+def write_durably(
+    path: Path,
+    parts: Iterable[bytes | memoryview],
+    *,
+    staged: Path | None = None,
+    sealed: bool = False,
+) -> None:
+    """Write `parts` to `path`: staged, fsynced, renamed, directory fsynced.
+
+    Parameters
+    ----------
+    staged : Path, optional
+        Where it is staged, on the same file system; beside `path` by default.
+    sealed : bool
+        Leave the file read-only: it is replaced from now on, never written to.
 
     Raises
     ------
     OSError
         If the file system refuses: full, read-only, no permission. Nothing is left behind.
     """
-    staged = path.with_name(f".{path.name}.{os.getpid()}.staged")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if staged is None:
+        staged = path.with_name(f".{path.name}.{os.getpid()}.staged")
+        make_folders(path.parent)
     try:
         with staged.open("wb") as file:
             for part in parts:
                 file.write(part)
             file.flush()
+            seal(staged, like=path.parent, writable=not sealed)
             os.fsync(file.fileno())
         staged.replace(path)
         fsync_directory(path.parent)
     except BaseException:
-        staged.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)
         raise

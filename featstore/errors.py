@@ -4,6 +4,7 @@ The tree, by what a handler would do::
 
     FeatstoreError
     ├── ManifestError(ValueError)             fix the manifest
+    ├── ItemReadError(OSError)                that item is lost; fix its file
     ├── UnknownEncoderError(KeyError)         fix the name
     ├── UnknownSetError(KeyError)             fix the key, or extract the set
     ├── AmbiguousSetError(KeyError)           say more of the name
@@ -15,6 +16,7 @@ The tree, by what a handler would do::
     ├── MisalignedItemsError(ValueError)      pair by id
     ├── EmptySelectionError(ValueError)       choose other rows
     ├── StoreWriteError(OSError)              free space, permissions, another writer
+    │   └── ClaimLostError                    run the command again
     ├── CorruptStoreError(RuntimeError)       fetch or extract the set again
     └── FormatVersionError(RuntimeError)      upgrade
 
@@ -37,6 +39,10 @@ class FeatstoreError(Exception):
 
 class ManifestError(FeatstoreError, ValueError):
     """A manifest breaks its rules."""
+
+
+class ItemReadError(FeatstoreError, OSError):
+    """The bytes of one item cannot be read, or are not those that its manifest names."""
 
 
 class UnknownEncoderError(FeatstoreError, KeyError):
@@ -81,6 +87,10 @@ class EmptySelectionError(FeatstoreError, ValueError):
 
 class StoreWriteError(FeatstoreError, OSError):
     """The store cannot be written."""
+
+
+class ClaimLostError(StoreWriteError):
+    """Another writer took this one's place while it stood still; it published nothing."""
 
 
 class CorruptStoreError(FeatstoreError, RuntimeError):

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 from google_crc32c import value as crc32c
 
 from featstore.errors import FeatstoreError
 from featstore.keys import sha256_hex
+from featstore.store.casting import blank_value
 from featstore.store.commit import Commit
 from featstore.store.files import json_bytes, open_regular, pieces
-from featstore.store.layout import SHARD_BYTES, ArrayLayout, array_metadata, shard_index
+from featstore.store.layout import DTYPES, SHARD_BYTES, ArrayLayout, array_metadata, shard_index
 
 
 @dataclass
@@ -63,17 +65,26 @@ def check_size(path: Path, layout: ArrayLayout, file: int) -> str:
     return "" if size == expected else f"has {size:,} bytes, expected {expected:,}"
 
 
-def check_file(path: Path, layout: ArrayLayout, file: int, hashes: Sequence[str]) -> FileCheck:
+def may_have_grown(path: Path, layout: ArrayLayout, file: int) -> bool:
+    """Return whether a data file has the size of one that later rows were appended to."""
+    return layout.may_grow_to(file, path.lstat().st_size)
+
+
+def check_file(
+    path: Path, layout: ArrayLayout, file: int, hashes: Sequence[str], *, grown: bool = False
+) -> FileCheck:
     """Check every byte of a data file: rows, padding, index and its crc32c.
 
     Parameters
     ----------
     hashes : sequence of str
         sha256 of each block of the whole array.
+    grown : bool
+        The file holds later rows, too: only the rows of this layout are checked.
     """
     found = FileCheck()
     blocks = layout.file_blocks(file)
-    wrong = check_size(path, layout, file)
+    wrong = "" if grown else check_size(path, layout, file)
     if wrong:
         found.reasons.append(wrong)
     try:
@@ -81,7 +92,7 @@ def check_file(path: Path, layout: ArrayLayout, file: int, hashes: Sequence[str]
             for block in blocks:
                 if _block_hash(handle, layout, block) != hashes[block]:
                     found.bad_blocks.append(block)
-            if not wrong and layout.shard_rows:
+            if not wrong and not grown and layout.shard_rows:
                 found.reasons += _tail_reasons(handle, layout, file)
     except (FeatstoreError, OSError) as err:
         if not wrong:
@@ -96,12 +107,28 @@ def check_file(path: Path, layout: ArrayLayout, file: int, hashes: Sequence[str]
     return found
 
 
-def prefix_hash(directory: Path, layout: ArrayLayout, block: int, n_rows: int) -> str:
-    """Return the sha256 of the first `n_rows` rows of a block, as an older commit states it."""
-    file = block // layout.blocks_per_file
-    with open_regular(directory / layout.file_name(file)) as handle:
-        handle.seek((block - layout.file_blocks(file).start) * layout.block_rows * layout.row_bytes)
-        return _hash(handle, n_rows * layout.row_bytes)
+def prefix_hash(
+    directory: Path, layout: ArrayLayout, block: int, n_rows: int, *, blank: np.ndarray
+) -> str:
+    """Return the sha256 of the first `n_rows` rows of a block, as an older commit states it.
+
+    Parameters
+    ----------
+    blank : ndarray of int
+        Rows of the block that had failed then; they may have an embedding now.
+    """
+    path = directory / layout.file_name(block // layout.blocks_per_file)
+    size = n_rows * layout.row_bytes
+    return blanked_hash(read_block(path, layout, block)[:size], layout, blank)
+
+
+def blanked_hash(data: bytes | memoryview, layout: ArrayLayout, blank: np.ndarray) -> str:
+    """Return the sha256 of stored rows with the rows `blank` as those of failed items are."""
+    if blank.size:
+        rows = np.frombuffer(data, dtype=DTYPES[layout.dtype]).reshape(-1, layout.dim).copy()
+        rows[blank] = blank_value(layout.dtype)
+        data = rows.reshape(-1).view(np.uint8).data
+    return sha256_hex(data)
 
 
 def read_block(path: Path, layout: ArrayLayout, block: int) -> bytes:

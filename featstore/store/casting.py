@@ -108,7 +108,7 @@ def convert_rows(
     if skipped.any():
         if data is rows:
             data = data.copy()
-        data[skipped] = _blank(layout.dtype)
+        data[skipped] = blank_value(layout.dtype)
     return Converted(data, rows, whole, skipped, item_ids, layout.dtype, where)
 
 
@@ -207,7 +207,7 @@ def finite_rows(data: np.ndarray, dtype: str) -> np.ndarray:
     return finite
 
 
-def _blank(dtype: str) -> Any:
+def blank_value(dtype: str) -> Any:
     """Return what stands in the rows of failed items."""
     if dtype in INTEGERS:
         return 0

@@ -12,6 +12,7 @@ import numpy as np
 from featstore.errors import CorruptStoreError
 from featstore.keys import sha256_hex
 from featstore.store.arrays import RowSource, check_bounds
+from featstore.store.blocks import blanked_hash
 from featstore.store.layout import ArrayLayout
 
 Verify = Literal["never", "first-touch", "full"]
@@ -30,12 +31,21 @@ class CheckedRows:
     layout : ArrayLayout
     blocks : sequence of str
         sha256 of each block's rows, from the commit.
+    failed : ndarray of shape (n,), optional
+        True for rows without an embedding in this commit; a later revision may have filled them.
     """
 
     def __init__(
-        self, source: RowSource, *, directory: Path, layout: ArrayLayout, blocks: Sequence[str]
+        self,
+        source: RowSource,
+        *,
+        directory: Path,
+        layout: ArrayLayout,
+        blocks: Sequence[str],
+        failed: np.ndarray | None = None,
     ) -> None:
         self._source = source
+        self._failed = failed
         self._directory = directory
         self._layout = layout
         self._blocks = blocks
@@ -77,8 +87,13 @@ class CheckedRows:
     def _check_block(self, block: int) -> None:
         rows = self._layout.block_slice(block)
         data = self._source.read(np.arange(rows.start, rows.stop))
-        if sha256_hex(data.reshape(-1).view(np.uint8).data) == self._blocks[block]:
+        view = data.reshape(-1).view(np.uint8).data
+        if sha256_hex(view) == self._blocks[block]:
             return
+        if self._failed is not None:
+            blank = np.flatnonzero(self._failed[rows])
+            if blank.size and blanked_hash(view, self._layout, blank) == self._blocks[block]:
+                return
         path = self._directory / self._layout.file_name(block // self._layout.blocks_per_file)
         msg = (
             f"{path}: block {block:,} (rows {rows.start:,} to {rows.stop - 1:,}) differs from its "
@@ -94,6 +109,7 @@ def check_rows(
     directory: Path,
     layout: ArrayLayout,
     blocks: Sequence[str],
+    failed: np.ndarray | None = None,
 ) -> RowSource:
     """Return `source`, checked as `verify` asks.
 
@@ -102,7 +118,7 @@ def check_rows(
     """
     if verify == "never":
         return source
-    checked = CheckedRows(source, directory=directory, layout=layout, blocks=blocks)
+    checked = CheckedRows(source, directory=directory, layout=layout, blocks=blocks, failed=failed)
     if verify == "first-touch":
         return checked
     checked.check(range(layout.n_blocks))

@@ -18,7 +18,7 @@ import numpy as np
 
 from featstore.errors import CorruptStoreError
 from featstore.keys import SHORT, canonical_json, sha256_hex
-from featstore.store.files import MAX_METADATA_BYTES, json_bytes, read_json, write_file
+from featstore.store.files import MAX_METADATA_BYTES, json_bytes, read_json
 from featstore.store.layout import FORMAT, ArrayLayout, SetKey
 from featstore.store.records import MAX_ROWS, check_format, parse_pointer, valid_commit
 
@@ -82,8 +82,9 @@ class Commit:
 
 
 def attributes_digest(attributes: Mapping[str, Any]) -> str:
-    """Return the hash of a set's attributes, leaving out the revision they point to."""
-    return sha256_hex(canonical_json({k: v for k, v in attributes.items() if k != "revision"}))
+    """Return the hash of a set's attributes, leaving out the revisions they point to."""
+    kept = {k: v for k, v in attributes.items() if k not in ("revision", "history")}
+    return sha256_hex(canonical_json(kept))
 
 
 def pack_failed(failed: np.ndarray) -> str:
@@ -93,11 +94,9 @@ def pack_failed(failed: np.ndarray) -> str:
     return base64.b64encode(np.packbits(failed).tobytes()).decode("ascii")
 
 
-def write_commit(directory: Path, commit: Commit) -> str:
-    """Write the record below `directory` and return its revision_id."""
-    revision = commit.revision_id
-    write_file(directory / REVISIONS / f"{revision}.json", [json_bytes(asdict(commit))])
-    return revision
+def commit_bytes(commit: Commit) -> bytes:
+    """Return the record as it is written."""
+    return json_bytes(asdict(commit))
 
 
 def read_commit(directory: Path, revision: str) -> Commit:
@@ -148,13 +147,17 @@ def parse_commit(document: Any, *, where: str) -> Commit:
 
 
 def belongs(key: SetKey, attributes: Mapping[str, Any], commit: Commit) -> bool:
-    """Return whether a set's folder, attributes and commit speak of the same set."""
+    """Return whether a set's folder, attributes and commit speak of the same set.
+
+    The attributes are those of the current revision: an earlier commit need only agree in what
+    identifies the set.
+    """
     try:
         same = attributes_digest(attributes) == commit.attributes
     except (ValueError, RecursionError):
         same = False
     return (
-        same
+        (same or commit.revision_id in attributes.get("history", ()))
         and key.encoder.endswith(f"-{commit.set_id[:SHORT]}")
         and (attributes["dataset"], attributes["kind"]) == (key.dataset, key.kind)
         and (attributes["space_id"], attributes["set_id"]) == (commit.space_id, commit.set_id)

@@ -30,7 +30,7 @@ _PIECE = 2**20
 
 
 def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write `parts` to `path` durably; see `featstore.durable.write_durably`.
+    """Write `parts` to `path` durably and read-only; see `featstore.durable.write_durably`.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         If the file system refuses: full, read-only, no permission. Nothing is left behind.
     """
     try:
-        write_durably(path, parts)
+        write_durably(path, parts, sealed=True)
     except OSError as err:
         msg = (
             f"Cannot write {path}: {err.strerror or err}. Free space or permission, then run the "

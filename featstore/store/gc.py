@@ -7,19 +7,29 @@ than the grace period, since a writer on another machine may hold what looks for
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from featstore.durable import fsync_directory
 from featstore.errors import FeatstoreError, StoreWriteError
-from featstore.store.catalog import NAME, parse_catalog
-from featstore.store.commit import POINTER, REVISIONS, read_commit, staging_of
+from featstore.store.blocks import layout_of
+from featstore.store.catalog import NAME, finished_sets, parse_catalog
+from featstore.store.claim import claim_set, is_claimed
+from featstore.store.commit import (
+    POINTER,
+    REVISIONS,
+    key_of,
+    read_commit,
+    read_pointer,
+    staging_of,
+)
 from featstore.store.files import read_json
+from featstore.store.layout import SetKey
+from featstore.store.repair import restore_array, wrong_files
 from featstore.store.store import open_store
 from featstore.store.verify import walk_store
 
@@ -27,6 +37,7 @@ from featstore.store.verify import walk_store
 GRACE = 24 * 3600.0
 
 _STAGED = re.compile(r"\..+\.staged")
+_DATA = re.compile(r"embedding/c/(\d+)/0")
 _TABLE = re.compile(r"(items|thumbnails)-[0-9a-f]{8}\.parquet")
 
 
@@ -55,7 +66,7 @@ def collect_garbage(root: Path, *, grace: float = GRACE, dry_run: bool = False) 
     try:
         for directory in sorted(path.parent for path in root.glob("*/*/*/.staging")):
             if not _linked(root, directory):
-                found += _dead_staging(root, directory, before=before, dry_run=dry_run)
+                found += _dead_staging(root, directory, grace=grace, dry_run=dry_run)
         for litter in _loose(root, before=before, gone=[litter.path for litter in found]):
             found.append(litter)
             if not dry_run:
@@ -67,25 +78,80 @@ def collect_garbage(root: Path, *, grace: float = GRACE, dry_run: bool = False) 
     return found
 
 
-def _dead_staging(root: Path, directory: Path, *, before: float, dry_run: bool) -> list[Litter]:
+def _dead_staging(root: Path, directory: Path, *, grace: float, dry_run: bool) -> list[Litter]:
     """Remove the staging of a set whose writer is dead; an unfinished set goes with it."""
-    with _held(staging_of(directory) / "writer.lock") as ours:
-        finished = (directory / POINTER).exists()
-        target = staging_of(directory) if finished else directory
-        if not ours or _newest(target) > before:
-            return []
-        what = "staging of a finished set" if finished else "an extraction that was given up"
-        litter = Litter(target.relative_to(root).as_posix(), what, _size(target))
-        if not dry_run:
-            shutil.rmtree(target)
-            fsync_directory(target.parent)
-        return [litter]
+    finished = (directory / POINTER).exists()
+    target = staging_of(directory) if finished else directory
+    if is_claimed(directory, stale=grace) or _newest(target) > time.time() - grace:
+        return []
+    what = "staging of a finished set" if finished else "an extraction that was given up"
+    litter = Litter(target.relative_to(root).as_posix(), what, _size(target))
+    if not dry_run:
+        key = key_of(directory)
+        try:
+            claim = claim_set(directory, key)
+        except StoreWriteError:
+            return []  # someone began just now
+        try:
+            if finished:
+                # An extension that was given up may have published a part of itself.
+                _roll_back(root, key)
+                claim.finish()
+            else:
+                shutil.rmtree(directory)
+        finally:
+            claim.release()
+        fsync_directory(target.parent)
+    return [litter]
+
+
+def _roll_back(root: Path, key: SetKey) -> None:
+    """Give the array of a finished set the form that its current commit says."""
+    directory = key.directory(root)
+    with contextlib.suppress(FeatstoreError):
+        pointer = read_pointer(directory)
+        commit = read_commit(directory, pointer["revision"]) if pointer else None
+        layout = layout_of(commit) if commit else None
+        if commit is not None and layout is not None:
+            restore_array(root, key, commit, layout, wrong=wrong_files(root, key, commit, layout))
+
+
+def _unnamed(root: Path, directory: Path) -> Iterator[tuple[str, str]]:
+    """Yield the files of a finished set that no published revision names."""
+    pointer = read_pointer(directory)
+    if pointer is None or staging_of(directory).exists():
+        return
+    published = [pointer["revision"], *pointer.get("history", [])]
+    commits = [read_commit(directory, revision) for revision in published]
+    layout = layout_of(commits[0])
+    named = {name for commit in commits for name in commit.metadata}
+    for path in directory.rglob("*"):
+        name = path.relative_to(directory).as_posix()
+        if not path.is_file() or path.is_symlink():
+            continue
+        if name.startswith(f"{REVISIONS}/") and path.stem not in published:
+            yield path.relative_to(root).as_posix(), "a revision that was never published"
+        elif name.startswith("failures") and name not in named:
+            yield path.relative_to(root).as_posix(), "failures of no published revision"
+        elif layout is not None and _number(name) >= layout.n_files:
+            yield path.relative_to(root).as_posix(), "a shard that no commit names"
+
+
+def _number(name: str) -> int:
+    """Return the number of a data file from its name, or -1."""
+    match = _DATA.fullmatch(name)
+    return int(match[1]) if match else -1
 
 
 def _loose(root: Path, *, before: float, gone: list[str]) -> Iterator[Litter]:
-    """Yield half-written files, and tables that no commit and no catalog names."""
+    """Yield half-written files, and tables, shards and commits that nothing names."""
     files, _, _ = walk_store(root)
-    named = _named_tables(root, gone)
+    unnamed: dict[str, str] = {}
+    for directory in finished_sets(root):
+        if not _linked(root, directory):
+            with contextlib.suppress(FeatstoreError, OSError):
+                unnamed.update(_unnamed(root, directory))
+    named = _named_tables(root, {*gone, *unnamed})
     for name in sorted(files):
         path = root / name
         if any(name.startswith(f"{other}/") for other in gone) or path.lstat().st_mtime > before:
@@ -96,9 +162,11 @@ def _loose(root: Path, *, before: float, gone: list[str]) -> Iterator[Litter]:
             yield Litter(name, "a half-written file", path.lstat().st_size)
         elif len(parts) == 3 and _TABLE.fullmatch(parts[2]) and named.get(name) is False:
             yield Litter(name, "a table that no commit names", path.lstat().st_size)
+        elif name in unnamed:
+            yield Litter(name, unnamed[name], path.lstat().st_size)
 
 
-def _named_tables(root: Path, gone: list[str]) -> dict[str, bool]:
+def _named_tables(root: Path, gone: Collection[str]) -> dict[str, bool]:
     """Return each table of the store -> whether it is named; absent where nobody can say."""
     result: dict[str, bool] = {}
     for kind in {path.parent for path in root.glob("*/*/*.parquet")}:
@@ -106,7 +174,7 @@ def _named_tables(root: Path, gone: list[str]) -> dict[str, bool]:
         for directory in (path for path in kind.iterdir() if path.is_dir()):
             if directory.relative_to(root).as_posix() in gone:
                 continue
-            used = _add_items(directory, used)
+            used = _add_items(root, directory, used, gone)
         for path in kind.glob("items-*.parquet"):
             if used is not None:
                 result[path.relative_to(root).as_posix()] = path.name in used
@@ -119,40 +187,21 @@ def _named_tables(root: Path, gone: list[str]) -> dict[str, bool]:
     return result
 
 
-def _add_items(directory: Path, used: set[str] | None) -> set[str] | None:
+def _add_items(
+    root: Path, directory: Path, used: set[str] | None, gone: Collection[str]
+) -> set[str] | None:
     """Add the item tables of a set's commits; None if one cannot be read or is not yet there."""
-    commits = list((directory / REVISIONS).glob("*.json"))
+    commits = [
+        path
+        for path in (directory / REVISIONS).glob("*.json")
+        if path.relative_to(root).as_posix() not in gone
+    ]
     if used is None or not commits or staging_of(directory).exists():
         return None
     try:
         return used | {str(read_commit(directory, path.stem).items["file"]) for path in commits}
     except FeatstoreError:
         return None
-
-
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Hold a writer's lock; False if a writer lives, or nobody can know."""
-    try:
-        import fcntl
-    except ImportError:
-        yield False
-        return
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        yield True
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        os.close(handle)
 
 
 def _linked(root: Path, path: Path) -> bool:

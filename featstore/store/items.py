@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,15 @@ def read_items(path: Path, facts: dict[str, Any], *, n: int) -> pl.DataFrame:
         msg = f"{path} has {table.height:,} items; its commit says {n:,}."
         raise CorruptStoreError(msg)
     return table
+
+
+def failures_file(metadata: Mapping[str, Any]) -> str | None:
+    """Return the name of a set's table of failed items from its commit's metadata, if any.
+
+    The first revision calls it ``failures.parquet``; a later one whose failures differ adds
+    digits of its sha256, so that both stay.
+    """
+    return next((name for name in metadata if name.startswith("failures")), None)
 
 
 def read_failures(path: Path, facts: dict[str, Any] | None) -> pl.DataFrame:

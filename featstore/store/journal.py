@@ -52,9 +52,10 @@ class Journal:
         Parameters
         ----------
         staging : Path
+            Folder of the claim.
         plan : mapping
             If it differs from the plan in the journal, everything staged is dropped: its rows
-            may differ in bits.
+            may differ in bits. Its ``base`` is the revision that is being extended, if any.
         read_block : callable
             Returns the staged bytes of a block, which are checked against its hash.
         """
@@ -65,7 +66,7 @@ class Journal:
             logger.warning("%s was begun with another plan; starting over.", staging.parent)
             _clear(staging)
             rows = []
-        rows = rows or [{"plan": digest}]
+        rows = rows or [{"plan": digest, "base": plan.get("base", "")}]
         # A torn line would swallow the next one: rewrite the file without it.
         write_durably(path, [_line(row) for row in rows])
         journal = cls(path.open("ab"))
@@ -90,6 +91,14 @@ class Journal:
         """Record that a data file is in its place."""
         self.files[file] = blocks
         self._unsynced.append(_line({"file": file, "first": blocks.start, "stop": blocks.stop}))
+
+    def keep_block(self, block: int, record: BlockRecord) -> None:
+        """Take a block of the earlier revision for written: its file stays as it is."""
+        self.blocks[block] = record
+
+    def keep_file(self, file: int, *, blocks: range) -> None:
+        """Take a data file of the earlier revision for one that is in place."""
+        self.files[file] = blocks
 
     def forget_file(self, file: int) -> None:
         """Take a data file that is not whole for unwritten, and its blocks with it."""
@@ -119,6 +128,30 @@ class Journal:
                 self.blocks[block] = record
 
 
+def finished_blocks(staging: Path, *, plan: Mapping[str, Any]) -> dict[int, BlockRecord]:
+    """Return the blocks that a staged attempt of this very plan has durably done."""
+    rows = _read_rows(staging / NAME)
+    if not rows or rows[0].get("plan") != sha256_hex(canonical_json(dict(plan))):
+        return {}
+    return {
+        int(row["block"]): BlockRecord(row["sha256"], row["failures"])
+        for row in rows
+        if "block" in row
+    }
+
+
+def has_blocks(staging: Path) -> bool:
+    """Return whether a staged attempt has got any block done."""
+    return len(_read_rows(staging / NAME)) > 1
+
+
+def base_of(staging: Path) -> str | None:
+    """Return the revision that a staged attempt extends ("" if none), or None if unknown."""
+    rows = _read_rows(staging / NAME)
+    base = rows[0].get("base") if rows else None
+    return base if isinstance(base, str) else None
+
+
 def _line(row: Mapping[str, Any]) -> bytes:
     return canonical_json(dict(row)) + b"\n"
 
@@ -139,7 +172,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _clear(staging: Path) -> None:
-    """Remove everything staged but the lock."""
+    """Remove everything staged but the claim."""
     for path in staging.iterdir():
-        if path.name != "writer.lock":
+        if path.name != "claim":
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -146,8 +146,24 @@ class ArrayLayout:
 
     def file_bytes(self, file: int) -> int:
         """Return the exact size of a data file."""
-        index = 16 * self.blocks_per_file + 4 if self.shard_rows else 0
-        return self.data_bytes(file) + index
+        return self.data_bytes(file) + self._index_bytes
+
+    def may_grow_to(self, file: int, size: int) -> bool:
+        """Return whether a data file of `size` bytes may hold these rows and later ones behind.
+
+        Only the last file grows: by whole blocks if it is a shard. A plain file may become a
+        larger one, or the first shard.
+        """
+        if file != self.n_files - 1 or size <= self.file_bytes(file):
+            return False
+        if not self.shard_rows:
+            return True
+        blocks, rest = divmod(size - self._index_bytes, self.block_rows * self.row_bytes)
+        return rest == 0 and blocks <= self.blocks_per_file
+
+    @property
+    def _index_bytes(self) -> int:
+        return 16 * self.blocks_per_file + 4 if self.shard_rows else 0
 
 
 def plan_array(
@@ -281,7 +297,7 @@ def parse_array_metadata(document: Any, *, where: str, block_rows: int) -> Array
             raise ValueError
         layout = ArrayLayout(n, dim, dtype, block_rows, chunk_rows if sharded else 0)
         known = document == array_metadata(layout)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
         known = False
     if not known:
         msg = (

@@ -250,21 +250,19 @@ class _Cursor:
 class ZarrRows(_FileRows):
     """Rows read through zarr-python."""
 
-    def __init__(self, directory: Path, layout: ArrayLayout) -> None:
-        super().__init__(directory, layout)
-        import zarr
-
-        self._array: Any = zarr.open_array(str(directory), mode="r")
-
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the rows in `out` or a new array."""
+        import zarr
+
         check_bounds(rows, self._layout.n)
         out = self._new(rows, out)
+        # Opened anew: a later revision may have appended to it, and changed its chunks.
+        array: Any = zarr.open_array(str(self._directory), mode="r")
         if is_run(rows):
-            out[...] = self._array[int(rows[0]) : int(rows[-1]) + 1]
+            out[...] = array[int(rows[0]) : int(rows[-1]) + 1]
         elif rows.size:
             distinct, back = np.unique(rows, return_inverse=True)
-            gather(np.asarray(self._array.oindex[distinct]), back, out)
+            gather(np.asarray(array.oindex[distinct]), back, out)
         return out
 
 

@@ -109,6 +109,9 @@ def parse_pointer(document: Any, *, where: str) -> dict[str, Any]:
     texts = ("revision", "dataset", "kind", "encoder", "space_id", "set_id", "precision")
     wrong = [name for name in texts if not isinstance(attributes.get(name), str)]
     wrong += [name for name in ("space", "facts") if not isinstance(attributes.get(name), dict)]
+    history = attributes.get("history", [])
+    if not isinstance(history, list) or not all(map(is_sha256, history)):
+        wrong.append("a history of revisions")
     if wrong:
         msg = f"{where} is not the metadata of a set: it lacks {', '.join(wrong)}."
         raise CorruptStoreError(msg)

@@ -9,9 +9,9 @@ from pathlib import Path
 from featstore.durable import fsync_directory
 from featstore.errors import StoreWriteError, UnknownSetError
 from featstore.store.catalog import write_catalog
-from featstore.store.commit import POINTER, staging_of
+from featstore.store.claim import claim_set, is_claimed
+from featstore.store.commit import POINTER
 from featstore.store.layout import SetKey
-from featstore.store.lock import lock_set
 
 
 def remove_set(root: Path, key: str) -> int:
@@ -32,17 +32,21 @@ def remove_set(root: Path, key: str) -> int:
     if parts is None or not directory.is_dir() or directory.is_symlink():
         msg = f"{root} holds no set {key!r}."
         raise UnknownSetError(msg)
-    staging = staging_of(directory)
     condemned = directory.with_name(f".removed-{directory.name}-{os.getpid()}")
     try:
-        staging.mkdir(exist_ok=True)
-        with lock_set(staging / "writer.lock", key=parts):
+        if is_claimed(directory):
+            msg = f"{key} is being written. Wait for its writers to end, or stop them."
+            raise StoreWriteError(msg)
+        claim = claim_set(directory, parts)
+        try:
             (directory / POINTER).unlink(missing_ok=True)
             fsync_directory(directory)
             write_catalog(root)
             # One rename, so that a kill leaves either the folder or litter, never half a set.
             directory.rename(condemned)
             fsync_directory(directory.parent)
+        finally:
+            claim.release()
         freed = _delete(condemned)
         if not any(path.is_dir() for path in directory.parent.iterdir()):
             for pattern in ("items-*.parquet", "thumbnails-*.parquet"):

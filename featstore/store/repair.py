@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import CorruptStoreError, FeatstoreError
-from featstore.store.blocks import check_file, layout_of, read_block
+from featstore.store.blocks import check_file, check_size, layout_of, read_block
 from featstore.store.catalog import write_catalog
-from featstore.store.commit import Commit, key_of, read_commit, read_pointer
-from featstore.store.files import check_no_links, json_bytes, write_file
+from featstore.store.claim import claim_set
+from featstore.store.commit import Commit, key_of, read_commit, read_pointer, staging_of
+from featstore.store.files import check_no_links, json_bytes, same_file, write_file
 from featstore.store.layout import FORMAT, ArrayLayout, SetKey, array_metadata, group_metadata
-from featstore.store.lock import lock_set
 from featstore.store.shards import shard_tail
 from featstore.store.verify import Problem, VerifyReport, verify_store
 
@@ -48,15 +48,13 @@ def repair_set(root: Path, key: str) -> Repair:
     parts = SetKey(*key.split("/"))
     directory = parts.directory(root)
     check_no_links(root, [directory / "embedding", directory / ".staging"])
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = directory / ".staging" / "writer.lock"
-    fresh = not lock.parent.exists()
-    lock.parent.mkdir(exist_ok=True)
-    with lock_set(lock, key=parts):
+    fresh = not staging_of(directory).exists()
+    claim = claim_set(directory, parts)
+    try:
         _rebuild(root, parts, {problem.path for problem in before.problems})
-        if fresh:
-            lock.unlink()
-            lock.parent.rmdir()
+    finally:
+        # What another writer left staged stays for it.
+        (claim.finish if fresh else claim.release)()
     write_catalog(root)
     after = _verify(root, key)
     left = {problem.path for problem in after.problems}
@@ -81,6 +79,13 @@ def _rebuild(root: Path, key: SetKey, wrong: set[str]) -> None:
     layout = layout_of(commit) if commit else None
     if commit is None or layout is None:
         return
+    restore_array(root, key, commit, layout, wrong=wrong)
+
+
+def restore_array(
+    root: Path, key: SetKey, commit: Commit, layout: ArrayLayout, *, wrong: set[str]
+) -> None:
+    """Write the files named in `wrong` again, as far as they follow from commit and rows."""
     if f"{key}/embedding/zarr.json" in wrong:
         path = key.directory(root) / "embedding" / "zarr.json"
         write_file(path, [json_bytes(array_metadata(layout))])
@@ -92,6 +97,19 @@ def _rebuild(root: Path, key: SetKey, wrong: set[str]) -> None:
         if not check_file(path, layout, file, commit.blocks).bad_blocks:
             # Every row is right; what lies behind them follows from the layout.
             write_file(path, _data_file(path, layout, file))
+
+
+def wrong_files(root: Path, key: SetKey, commit: Commit, layout: ArrayLayout) -> set[str]:
+    """Return the array's files whose size or metadata is not that of the commit, by name."""
+    array = key.directory(root) / "embedding"
+    names = {
+        layout.file_name(file)
+        for file in range(layout.n_files)
+        if check_size(array / layout.file_name(file), layout, file)
+    }
+    if not same_file(array / "zarr.json", commit.metadata["embedding/zarr.json"]):
+        names.add("zarr.json")
+    return {f"{key}/embedding/{name}" for name in names}
 
 
 def _data_file(path: Path, layout: ArrayLayout, file: int) -> Iterator[bytes]:

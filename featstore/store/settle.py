@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from featstore.store.catalog import write_catalog
-from featstore.store.commit import POINTER, staging_of
+from featstore.store.claim import claim_folders, claim_set, is_claimed
+from featstore.store.commit import read_pointer, staging_of
+from featstore.store.journal import base_of
 from featstore.store.layout import SetKey
-from featstore.store.lock import lock_set
 
 
 def settle_set(root: Path, key: SetKey) -> bool:
     """Complete a published set whose writer was killed before it could tidy up.
 
     Publication ends with the pointer; then come the catalog and the removal of the staging
-    folder, in this order. A published set with a staging folder lacks one of them. Nothing is
-    touched otherwise.
+    folder, in this order. A published set with a staging folder lacks one of them, unless a
+    writer is extending it, or was interrupted in that. Nothing is touched otherwise.
 
     Returns
     -------
@@ -26,13 +26,15 @@ def settle_set(root: Path, key: SetKey) -> bool:
     Raises
     ------
     StoreWriteError
-        If another process is doing the same, or the file system refuses.
+        If the file system refuses.
     """
     directory = key.directory(root)
-    staging = staging_of(directory)
-    if not (directory / POINTER).exists() or not staging.exists():
+    pointer = read_pointer(directory)
+    if pointer is None or not staging_of(directory).exists() or is_claimed(directory):
         return False
-    with lock_set(staging / "writer.lock", key=key):
-        write_catalog(root)
-        shutil.rmtree(staging, ignore_errors=True)
+    if any(base_of(folder) == pointer["revision"] for folder in claim_folders(directory)):
+        return False
+    claim = claim_set(directory, key)
+    write_catalog(root)
+    claim.finish()
     return True

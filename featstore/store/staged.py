@@ -1,7 +1,7 @@
 """Data files under construction: each block written once, at its final offset.
 
-A data file grows in ``.staging`` as ``data-<file>.bin``. Blocks may come in any order; when all
-are there, the file gets its index and is renamed to its place. Nothing is copied.
+A data file grows in the claim's folder as ``data-<file>.bin``. Blocks may come in any order; when
+all are there, the file gets its index and is renamed to its place. Nothing is copied.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from featstore.durable import begin_writeback, fsync_directory
+from featstore.durable import begin_writeback, fsync_directory, seal
 from featstore.store.layout import ArrayLayout
 from featstore.store.shards import shard_tail
 
@@ -35,6 +35,10 @@ class StagedFiles:
         """Return where a data file is staged."""
         return self._staging / f"data-{file:06d}.bin"
 
+    def path_of(self, block: int) -> Path:
+        """Return where the file of a block is staged."""
+        return self.path(block // self._layout.blocks_per_file)
+
     def write(self, block: int, data: memoryview) -> None:
         """Write a block's rows at their final offset; durable only after `sync`."""
         file, offset = self._place(block)
@@ -49,28 +53,22 @@ class StagedFiles:
         self._dirty.clear()
         fsync_directory(self._staging)
 
-    def read(self, block: int) -> bytes:
-        """Return the staged bytes of a block; fewer if the file ends before."""
+    def read(self, block: int, path: Path | None = None) -> bytes:
+        """Return the bytes of a block, staged or in `path`; fewer if the file ends before."""
         file, offset = self._place(block)
-        if not self.path(file).exists():
-            return b""
         rows = self._layout.block_slice(block)
-        with self.path(file).open("rb") as staged:
+        with (path or self.path(file)).open("rb") as staged:
             staged.seek(offset)
             return staged.read((rows.stop - rows.start) * self._layout.row_bytes)
 
-    def publish(self, file: int, target: Path) -> None:
-        """Complete a file with padding and index, and rename it to its place."""
+    def complete(self, file: int) -> Path:
+        """Add padding and index to a file, make it durable and close it; return its path."""
         handle = self._handle(file)
         tail = shard_tail(self._layout, file)
         _write_at(handle, memoryview(tail), self._layout.file_bytes(file) - len(tail))
         os.fsync(handle)
         self._close(file)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.path(file).replace(target)
-        for folder in (target.parent, target.parent.parent, target.parent.parent.parent):
-            fsync_directory(folder)
-        fsync_directory(self._staging)
+        return self.path(file)
 
     def close(self) -> None:
         """Close the files; what was written stays."""
@@ -90,7 +88,10 @@ class StagedFiles:
         if file not in self._open:
             # Never truncated: it may hold the blocks of an interrupted run.
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            fresh = not self.path(file).exists()
             self._open[file] = os.open(self.path(file), flags, 0o666)
+            if fresh:
+                seal(self.path(file), like=self._staging, writable=True)
         return self._open[file]
 
 

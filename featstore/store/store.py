@@ -16,6 +16,7 @@ from featstore.errors import (
     UnknownSetError,
     did_you_mean,
 )
+from featstore.store.blocks import layout_of
 from featstore.store.catalog import finished_sets, unfinished_sets
 from featstore.store.checked import VERIFY, Verify, check_rows
 from featstore.store.commit import (
@@ -26,8 +27,15 @@ from featstore.store.commit import (
     read_commit,
     read_pointer,
 )
+from featstore.store.data_files import has_grown_to
 from featstore.store.files import check_no_links, read_json, read_regular, same_file
-from featstore.store.items import ItemTable, check_items_file, read_failures, read_items
+from featstore.store.items import (
+    ItemTable,
+    check_items_file,
+    failures_file,
+    read_failures,
+    read_items,
+)
 from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_array_metadata
 from featstore.store.names import find_sets, match_names
 from featstore.store.readers import MODES, Mode, open_rows
@@ -102,16 +110,22 @@ class FeatureStore:
         """Return the keys of sets whose extraction has not ended."""
         return [key_of(directory) for directory in unfinished_sets(self.root)]
 
-    def info(self, name: str) -> SetInfo:
+    def info(self, name: str, *, revision: str | None = None) -> SetInfo:
         """Return the set that `name` means: ``dataset/kind/encoder``.
 
         The encoder may be the directory name, the name as typed (``timm:resnet50``), the
         name without its family, or any beginning of these that fits one set only.
 
+        Parameters
+        ----------
+        revision : str, optional
+            A revision_id of the set, or the beginning of one; the current by default. Each
+            published revision stays readable.
+
         Raises
         ------
         UnknownSetError
-            If no set fits; the message lists what the dataset holds.
+            If no set fits; the message lists what the dataset holds. Or no revision does.
         AmbiguousSetError
             If several fit; the message lists them.
         IncompleteEmbeddingsError
@@ -119,7 +133,7 @@ class FeatureStore:
         """
         matches = find_sets(self.root, name)
         if len(matches) == 1:
-            return self._info(next(iter(matches.values())))
+            return self._info(next(iter(matches.values())), revision)
         if matches:
             msg = (
                 f"{name!r} fits {len(matches)} sets of {self.root}: {', '.join(matches)}. Say more "
@@ -139,8 +153,20 @@ class FeatureStore:
         msg = f"{self.root} holds no set {name!r}. It holds: {known}.{hint}"
         raise UnknownSetError(msg)
 
-    def view(self, name: str) -> EmbeddingsView:
+    def revisions(self, name: str) -> list[SetInfo]:
+        """Return every published revision of a set, the oldest first, the current last."""
+        info = self.info(name)
+        directory = info.key.directory(self.root)
+        history = info.attributes.get("history", [])
+        return [*(self._info(directory, revision) for revision in history), info]
+
+    def view(self, name: str, *, revision: str | None = None) -> EmbeddingsView:
         """Return the rows of a set as a view; items without an embedding are left out.
+
+        Parameters
+        ----------
+        name, revision
+            See `info`.
 
         Raises
         ------
@@ -149,11 +175,11 @@ class FeatureStore:
         CorruptStoreError
             If files of the set disagree with its commit record.
         """
-        info = self.info(name)
+        info = self.info(name, revision=revision)
         directory = info.key.directory(self.root)
         commit = info.commit
         _check_metadata(directory, commit)
-        layout = _read_layout(directory / "embedding", commit)
+        layout = _read_layout(directory, commit)
         files = range(layout.n_files)
         check_no_links(
             self.root, (directory / "embedding" / layout.file_name(file) for file in files)
@@ -175,6 +201,7 @@ class FeatureStore:
                 directory=directory / "embedding",
                 layout=layout,
                 blocks=commit.blocks,
+                failed=commit.failed_rows(),
             ),
             rows=valid,
             table=table,
@@ -187,11 +214,12 @@ class FeatureStore:
             bias=_read_bias(directory, commit),
         )
 
-    def failures(self, name: str) -> pl.DataFrame:
+    def failures(self, name: str, *, revision: str | None = None) -> pl.DataFrame:
         """Return the items of a set that have no embedding, with the reason."""
-        info = self.info(name)
-        path = info.key.directory(self.root) / "failures.parquet"
-        return read_failures(path, info.commit.metadata.get(path.name))
+        info = self.info(name, revision=revision)
+        file = failures_file(info.commit.metadata)
+        facts = None if file is None else info.commit.metadata[file]
+        return read_failures(info.key.directory(self.root) / str(file), facts)
 
     def thumbnails(self, dataset: str, kind: str = "image") -> dict[str, bytes]:
         """Return item_id -> WebP bytes of the stored thumbnails; empty if there are none."""
@@ -203,14 +231,14 @@ class FeatureStore:
         check_no_links(self.root, [directory])
         return read_thumbnails(directory)
 
-    def _info(self, directory: Path) -> SetInfo:
+    def _info(self, directory: Path, revision: str | None = None) -> SetInfo:
         check_no_links(self.root, [directory / "revisions"])
         attributes = read_pointer(directory)
         if attributes is None:
             msg = f"{directory} is not a finished set."
             raise UnknownSetError(msg)
-        commit = read_commit(directory, attributes["revision"])
         key = key_of(directory)
+        commit = read_commit(directory, _published(key, attributes, revision))
         if not belongs(key, attributes, commit):
             msg = (
                 f"{directory} carries the metadata of another set, or changed metadata: its "
@@ -264,26 +292,55 @@ def open_store(path: str | Path, *, mode: Mode = "auto", verify: Verify = "never
     return FeatureStore(root, mode=mode, verify=verify)
 
 
-def _read_layout(directory: Path, commit: Commit) -> ArrayLayout:
-    """Return the layout of an array, which must be the one that the commit implies."""
-    layout = parse_array_metadata(
-        read_json(directory / "zarr.json"), where=str(directory), block_rows=commit.block_rows
+def _published(key: SetKey, attributes: dict[str, Any], revision: str | None) -> str:
+    """Return the published revision that `revision` begins, or the current one."""
+    published = [attributes["revision"], *attributes.get("history", [])]
+    if revision is None:
+        return str(published[0])
+    found = sorted({name for name in published if name.startswith(revision)})
+    if len(found) == 1:
+        return str(found[0])
+    what = "no revision" if not found else f"{len(found)} revisions"
+    msg = (
+        f"{key} has {what} {revision[:64]!r}. It has: "
+        f"{', '.join(name[:12] for name in reversed(published))} (the last is the current one)."
     )
-    check_layout(layout, commit, where=directory)
+    raise UnknownSetError(msg)
+
+
+def _read_layout(directory: Path, commit: Commit) -> ArrayLayout:
+    """Return the layout of an array, which must be the one that the commit implies.
+
+    The metadata may already be that of a later revision, which has more rows of the same array.
+    """
+    array = directory / "embedding"
+    if not same_file(array / "zarr.json", commit.metadata["embedding/zarr.json"]):
+        earlier = layout_of(commit)
+        if earlier is None or not has_grown_to(array, earlier):
+            raise _differs(array / "zarr.json")
+        return earlier
+    layout = parse_array_metadata(
+        read_json(array / "zarr.json"), where=str(array), block_rows=commit.block_rows
+    )
+    check_layout(layout, commit, where=array)
     return layout
 
 
+def _differs(path: Path) -> CorruptStoreError:
+    return CorruptStoreError(
+        f"{path} is missing or differs from its commit record. Extract or fetch the set again."
+    )
+
+
 def _check_metadata(directory: Path, commit: Commit) -> None:
-    """Compare every small file of the set with the commit."""
+    """Compare every small file of the set with the commit, but the array's metadata."""
     for name, facts in commit.metadata.items():
+        if name == "embedding/zarr.json":
+            continue
         path = directory / name
         check_no_links(directory, [path])
         if not same_file(path, facts):
-            msg = (
-                f"{path} is missing or differs from its commit record. Extract or fetch the set "
-                "again."
-            )
-            raise CorruptStoreError(msg)
+            raise _differs(path)
 
 
 def _read_bias(directory: Path, commit: Commit) -> np.ndarray | None:

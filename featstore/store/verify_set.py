@@ -8,9 +8,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featstore.errors import FeatstoreError
 from featstore.keys import set_id, space_id
-from featstore.store.blocks import check_file, check_size, layout_of, prefix_hash
+from featstore.store.blocks import (
+    check_file,
+    check_size,
+    layout_of,
+    may_have_grown,
+    prefix_hash,
+)
 from featstore.store.commit import (
     POINTER,
     REVISIONS,
@@ -19,6 +27,7 @@ from featstore.store.commit import (
     read_commit,
     read_pointer,
 )
+from featstore.store.data_files import has_grown_to
 from featstore.store.files import MAX_JSON_BYTES, json_bytes, read_regular, same_file
 from featstore.store.layout import (
     SetKey,
@@ -26,8 +35,14 @@ from featstore.store.layout import (
 )
 
 _COMMIT = re.compile(r"revisions/([0-9a-f]{64})\.json")
-_STAGING = re.compile(r"\.staging/(writer\.lock|journal\.jsonl|data-\d{6}\.bin|\..+\.staged)")
-_UNFINISHED = re.compile(r"(embedding|bias)/(zarr\.json|c/\d+(/0)?)|golden\.json|failures\.parquet")
+_STAGING = re.compile(
+    r"\.staging/(part-\d{5}-of-\d{5}/)?"
+    r"(lock|w\d{6}-[0-9a-f]{8}/(claim|journal\.jsonl|data-\d{6}\.bin|.+\.staged))"
+)
+_FAILURES = re.compile(r"failures(-[0-9a-f]{8})?\.parquet")
+_UNFINISHED = re.compile(
+    r"(embedding|bias)/(zarr\.json|c/\d+(/0)?)|golden\.json|failures(-[0-9a-f]{8})?\.parquet"
+)
 
 
 @dataclass
@@ -68,6 +83,7 @@ class _SetVerification:
         self._listed = listed
         self._full = full
         self._check = SetCheck()
+        self._extending = False
 
     def run(self) -> SetCheck:
         """Check the set and return what was found."""
@@ -87,10 +103,12 @@ class _SetVerification:
             self._tolerate(self._files, note=None)
             return self._check
         self._check.revision = current.revision_id
+        self._extending = any(name.startswith(".staging/") for name in self._files)
         for revision, commit in commits.items():
             self._check_items(commit)
             if revision != current.revision_id:
                 self._check_older(commit, current)
+        self._check_history(attributes, current, commits)
         self._check_small(current)
         self._check_data(current)
         return self._check
@@ -183,10 +201,46 @@ class _SetVerification:
         elif not same_file(path, facts):
             self._check.wrong.setdefault(relative, "differs from its commit")
 
+    def _check_history(
+        self, attributes: dict[str, Any] | None, current: Commit, commits: dict[str, Commit]
+    ) -> None:
+        """Check that pointer and commits name the same earlier revisions."""
+        if attributes is None or f"{self._key}/{POINTER}" in self._check.wrong:
+            return
+        history = attributes.get("history", [])
+        for revision in history:
+            name = f"{REVISIONS}/{revision}.json"
+            if name not in self._files:
+                self._blame(name, "is missing, though the set names it as an earlier revision")
+        for revision in set(commits) - {current.revision_id, *history}:
+            name = f"{REVISIONS}/{revision}.json"
+            if self._extending:
+                self._note(name, "is a revision that is not yet published")
+            else:
+                self._blame(name, "is a revision that was never published; see `featstore gc`")
+
     def _check_small(self, commit: Commit) -> None:
         for name, facts in commit.metadata.items():
             self._know(name)
+            if name == "embedding/zarr.json" and self._grown(commit):
+                note = "is that of an extension under way"
+                self._check.notes.setdefault(f"{self._key}/{name}", note)
+                continue
             self._compare(self._directory / name, facts, f"{self._key}/{name}")
+        if self._extending:
+            for name in self._files:
+                if _FAILURES.fullmatch(name) and name not in commit.metadata:
+                    self._note(name, "belongs to an extension under way")
+
+    def _grown(self, commit: Commit) -> bool:
+        """Return whether the array's metadata is that of more rows, as an extension writes it."""
+        layout = layout_of(commit)
+        name = f"{self._key}/embedding/zarr.json"
+        facts = commit.metadata["embedding/zarr.json"]
+        path = self._directory / "embedding" / "zarr.json"
+        if not self._extending or name not in self._there or same_file(path, facts):
+            return False
+        return layout is not None and has_grown_to(path.parent, layout)
 
     def _check_data(self, commit: Commit) -> None:
         layout = layout_of(commit)
@@ -198,21 +252,32 @@ class _SetVerification:
             name = f"embedding/{layout.file_name(file)}"
             self._know(name)
             path = self._directory / name
+            grown = self._extending and name in self._files and may_have_grown(path, layout, file)
             if name not in self._files:
                 reasons = ["is missing"]
             elif self._full:
-                reasons = check_file(path, layout, file, commit.blocks).reasons
+                reasons = check_file(path, layout, file, commit.blocks, grown=grown).reasons
             else:
-                reasons = [what for what in [check_size(path, layout, file)] if what]
+                reasons = [what for what in [check_size(path, layout, file)] if what and not grown]
             if reasons:
                 self._blame(name, "; ".join(reasons))
+            elif grown:
+                self._note(name, "holds rows of an extension under way")
+        if self._extending:
+            for name in self._files:
+                unknown = f"{self._key}/{name}" not in self._check.known
+                if name.startswith("embedding/c/") and unknown:
+                    self._note(name, "belongs to an extension under way")
 
     def _check_older(self, commit: Commit, current: Commit) -> None:
         """Check the rows of another revision: they are a beginning of the current ones."""
         name = f"{REVISIONS}/{commit.revision_id}.json"
         if commit.n > current.n:
-            self._note(name, "is a revision that was not published")
-            return
+            return  # not published: `_check_history` says so
+        for small, facts in commit.metadata.items():
+            if small != "embedding/zarr.json":
+                self._know(small)
+                self._compare(self._directory / small, facts, f"{self._key}/{small}")
         same = (commit.dim, commit.dtype, commit.block_rows) == (
             current.dim,
             current.dtype,
@@ -228,8 +293,11 @@ class _SetVerification:
             if digest == current.blocks[block]:
                 continue
             rows = min(commit.block_rows, commit.n - block * commit.block_rows)
+            start = block * commit.block_rows
+            blank = np.flatnonzero(commit.failed_rows()[start : start + rows])
             try:
-                same = prefix_hash(self._directory / "embedding", layout, block, rows) == digest
+                array = self._directory / "embedding"
+                same = prefix_hash(array, layout, block, rows, blank=blank) == digest
             except (FeatstoreError, OSError):
                 continue  # the data file is reported by itself
             if not same:

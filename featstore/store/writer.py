@@ -10,47 +10,37 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
 
-from featstore.errors import NonFiniteEmbeddingError, StoreWriteError
+from featstore.durable import make_folders
+from featstore.errors import StoreWriteError
 from featstore.keys import encoder_directory, sha256_hex
 from featstore.keys import set_id as set_identity
 from featstore.keys import space_id as space_identity
+from featstore.store.base import Base, read_base
 from featstore.store.casting import convert_rows
-from featstore.store.catalog import write_catalog
-from featstore.store.commit import (
-    POINTER,
-    Commit,
-    attributes_digest,
-    pack_failed,
-    staging_of,
-    write_commit,
-)
-from featstore.store.files import file_facts, json_bytes, write_file
-from featstore.store.items import items_bytes, items_file_name
-from featstore.store.journal import BlockRecord, Journal
+from featstore.store.claim import Claim, claim_folders, claim_set, part_name
+from featstore.store.commit import staging_of
+from featstore.store.items import items_bytes
+from featstore.store.journal import BlockRecord, Journal, finished_blocks, has_blocks
 from featstore.store.layout import (
     BLOCK_ROWS,
     FORMAT,
     ArrayLayout,
     SetKey,
-    array_metadata,
-    group_metadata,
     plan_array,
-    vector_metadata,
 )
-from featstore.store.lock import lock_set
+from featstore.store.publication import publish_set, write_groups
 from featstore.store.records import check_root
+from featstore.store.resume import resume_journal
 from featstore.store.staged import StagedFiles
-from featstore.store.workers import workers
+from featstore.store.workers import run_beside
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +49,13 @@ SYNC_SECONDS = 2.0
 
 
 class SetWriter:
-    """The one writer of a set.
+    """The one writer of a set, new or to be extended.
 
-    Use as a context manager: entering takes the set's lock and reads the journal of an
-    interrupted attempt; leaving releases the lock and keeps what is staged.
+    Use as a context manager: entering claims the set and reads the journal of an interrupted
+    attempt; leaving gives the claim back and keeps what is staged.
+
+    A finished set is extended if `items` begin with its own: its rows stay where they are, and
+    only the blocks that hold new ones are pending.
 
     Parameters
     ----------
@@ -84,13 +77,21 @@ class SetWriter:
         Recorded in the set's attributes, not keyed (label set, encoder name …).
     plan : mapping
         What else must be equal for staged blocks to be taken over (batch size, threads).
+    retry_failed : bool
+        Make a revision in which the failed rows of the finished one are pending again.
+    part : (rank, world size), optional
+        Write only every world-size-th block, beside the other ranks. A part publishes nothing:
+        a writer without `part` finds the blocks of all of them, and finishes the set.
+    wait : float
+        Seconds to wait for another writer of this set to end.
     block_rows, plain_bytes, shard_bytes
-        Layout limits; smaller in tests.
+        Layout limits; smaller in tests. A finished set keeps its own.
 
     Raises
     ------
     StoreWriteError
-        If the store cannot be written, or another process is writing this set.
+        If the store cannot be written, another process is writing this set, or the set is
+        finished with these items, or with others that these do not extend.
     """
 
     def __init__(
@@ -107,6 +108,9 @@ class SetWriter:
         precision: str = "float32",
         facts: Mapping[str, Any] | None = None,
         plan: Mapping[str, Any] | None = None,
+        retry_failed: bool = False,
+        part: tuple[int, int] | None = None,
+        wait: float = 0.0,
         block_rows: int = BLOCK_ROWS,
         **limits: int,
     ) -> None:
@@ -124,15 +128,16 @@ class SetWriter:
         )
         self.precision = precision
         self.facts = dict(facts or {})
+        self._limits = limits
+        self._table = items
         self._items = items_bytes(items)
         self._item_ids = items["item_id"]
-        self._plan = {
-            "set_id": self.set_id,
-            "items": sha256_hex(self._items),
-            "layout": repr(self.layout),
-            **dict(plan or {}),
-        }
-        self._lock: IO[str] | None = None
+        self._plan = dict(plan or {})
+        self._retry_failed = retry_failed
+        self._part = part
+        self._wait = wait
+        self._claim: Claim | None = None
+        self._base: Base | None = None
         self._journal: Journal | None = None
         self._staged: StagedFiles | None = None
         self._last_sync = time.monotonic()
@@ -142,30 +147,43 @@ class SetWriter:
         """Where unfinished blocks lie."""
         return staging_of(self.directory)
 
+    @property
+    def base(self) -> Base | None:
+        """The revision that is being extended, or None."""
+        return self._base
+
     def __enter__(self) -> Self:
-        self._refuse_finished()
         check_root(self.root)
         try:
-            self.staging.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_set(self.staging / "writer.lock", key=self.key)
-            self._refuse_finished()
-            self._write_groups()
-            self._staged = StagedFiles(self.staging, self.layout)
-            self._journal = Journal.open(
-                self.staging, plan=self._plan, read_block=self._staged.read
+            self.root.mkdir(parents=True, exist_ok=True)
+            make_folders(self.directory)
+            name = part_name(*self._part) if self._part else ""
+            self._claim = claim_set(self.directory, self.key, part=name, wait=self._wait)
+            self._base = read_base(
+                self.directory, self.key, self._table, retry_failed=self._retry_failed
             )
-            for file in list(self._journal.files):
-                path = self._file_path(file)
-                if not path.exists() or path.stat().st_size != self.layout.file_bytes(file):
-                    self._journal.forget_file(file)
+            if self._base is not None:
+                # Another writer may have ended just now.
+                self._base.refuse_finished(sha256_hex(self._items), retry=self._retry_failed)
+            if self._base is not None:
+                self.layout = self._base.next_layout(self.layout.n, **self._limits)
+            write_groups(self.root, self.key)
+            self._staged = StagedFiles(self._claim.folder, self.layout)
+            self._journal = resume_journal(
+                self._claim.folder,
+                plan=self._full_plan(),
+                array=self.directory / "embedding",
+                layout=self.layout,
+                staged=self._staged,
+                base=self._base,
+                others=None if self._part else claim_folders(self.directory)[1:],
+            )
         except BaseException as err:
             self._release()
             if isinstance(err, StoreWriteError) or not isinstance(err, OSError):
                 raise
-            msg = (
-                f"Cannot write the store {self.root}: {err.strerror or err}. Choose a folder that "
-                "you may write."
-            )
+            what = f"Cannot write the store {self.root}: {err.strerror or err}."
+            msg = f"{what} Choose a folder that you may write."
             raise StoreWriteError(msg) from err
         return self
 
@@ -179,21 +197,49 @@ class SetWriter:
             self._release()
 
     def _release(self) -> None:
-        for resource in (self._staged, self._journal, self._lock):
+        for resource in (self._staged, self._journal):
             if resource is not None:
                 resource.close()
-        self._staged = self._journal = self._lock = None
+        if self._claim is not None:
+            if has_blocks(self._claim.folder):
+                self._claim.release()
+            else:
+                # Nothing was done: the set is as it was, and so should its folder be.
+                self._claim.finish()
+                with contextlib.suppress(OSError):
+                    self.directory.rmdir()
+        self._staged = self._journal = self._claim = None
 
-    def _refuse_finished(self) -> None:
-        """Raise if the set was published meanwhile: a finished set is never written again."""
-        if (self.directory / POINTER).exists():
-            msg = f"{self.key} is finished. Remove it with `featstore rm` to extract it anew."
-            raise StoreWriteError(msg)
+    def _full_plan(self) -> dict[str, Any]:
+        return {
+            "set_id": self.set_id,
+            "items": sha256_hex(self._items),
+            "layout": repr(self.layout),
+            "base": self._base.commit.revision_id if self._base else "",
+            "retry_failed": self._retry_failed,
+            **self._plan,
+        }
 
     def pending(self) -> list[int]:
-        """Return the blocks that are not yet written, in order."""
-        done = self._opened()[0].blocks
-        return [block for block in range(self.layout.n_blocks) if block not in done]
+        """Return the blocks that are not yet written, in order; of a part, its own."""
+        done = set(self._opened()[0].blocks)
+        rank, world_size = self._part or (0, 1)
+        if self._part:
+            for folder in claim_folders(self.directory):
+                done |= finished_blocks(folder, plan=self._full_plan()).keys()
+        return [
+            block for block in range(rank, self.layout.n_blocks, world_size) if block not in done
+        ]
+
+    def kept(self, block: int) -> np.ndarray:
+        """Return a boolean for each row of a block: True if the base has it, and it stays.
+
+        Whatever `write_block` gets for those rows is ignored.
+        """
+        rows = self.layout.block_slice(block)
+        if self._base is None:
+            return np.zeros(rows.stop - rows.start, dtype=bool)
+        return self._base.keeps(rows)
 
     @property
     def failures(self) -> dict[str, str]:
@@ -219,33 +265,48 @@ class SetWriter:
         NonFiniteEmbeddingError
             If a row of an item that did not fail is not finite, or has values that the stored
             dtype cannot hold. Nothing is written then.
+        ClaimLostError
+            If another writer took over because this one stood still.
         """
-        journal, staged = self._opened()
+        journal, staged, claim = self._opened()
         where = self.layout.block_slice(block)
+        ids = self._item_ids[where.start : where.stop].to_list()
         reasons = dict(failures or {})
+        kept = self.kept(block)
+        stays = {item for item, keep in zip(ids, kept.tolist(), strict=True) if keep}
         converted = convert_rows(
             rows,
-            self._item_ids[where.start : where.stop],
-            failed=reasons,
+            ids,
+            failed=reasons.keys() | stays,
             layout=self.layout,
             where=f"encoder {self.encoder}, rows {where.start:,}-{where.stop - 1:,} of {self.key}",
         )
-        view = converted.data.data.cast("B")
-        # The longest part runs beside all others: hashing releases the interpreter lock.
-        digest = workers().submit(sha256_hex, view)
-        converted.check()
-        with self._disk_errors():
+        data = converted.data
+        if self._base is not None and kept.any():
+            data = self._base.overlay(where, data)
+            reasons |= self._base.failed(where)
+        view = data.data.cast("B")
+
+        def stage() -> None:
+            converted.check()
+            claim.check()
             staged.write(block, view)
-        journal.add_block(block, BlockRecord(digest.result(), reasons))
+
+        with self._disk_errors():
+            digest = run_beside(stage, lambda: sha256_hex(view))
+        journal.add_block(block, BlockRecord(digest, reasons))
         file = block // self.layout.blocks_per_file
-        if all(other in journal.blocks for other in self.layout.file_blocks(file)):
+        waits = self._part is not None or (
+            self._base is not None and file < self._base.layout.n_files
+        )
+        if not waits and all(b in journal.blocks for b in self.layout.file_blocks(file)):
             self._publish(file)
         elif time.monotonic() - self._last_sync > SYNC_SECONDS:
             self.sync()
 
     def sync(self) -> None:
         """Make every block that was written durable: first its bytes, then its journal row."""
-        journal, staged = self._opened()
+        journal, staged, _ = self._opened()
         with self._disk_errors():
             staged.sync()
             journal.sync()
@@ -260,11 +321,12 @@ class SetWriter:
     ) -> str:
         """Publish the set and return its revision_id.
 
-        Order: data files, item table, small arrays and failures, commit record, pointer.
+        Order: data files, item table, small arrays and failures, array metadata, commit record,
+        pointer. A data file that replaces one of the base is renamed only now.
         """
-        journal = self._opened()[0]
+        journal, _, claim = self._opened()
         pending = self.pending()
-        if pending:
+        if pending or self._part:
             msg = (
                 f"{self.key} lacks {len(pending):,} of {self.layout.n_blocks:,} blocks; it cannot "
                 "be published."
@@ -273,127 +335,65 @@ class SetWriter:
         for file in range(self.layout.n_files):
             if file not in journal.files:
                 self._publish(file)
-        metadata = self._write_small(journal, bias=bias, golden=golden)
-        items_name = items_file_name(self._items)
-        items_path = self.directory.parent / items_name
-        if not items_path.exists() or items_path.read_bytes() != self._items:
-            write_file(items_path, [self._items])
-        failed = np.isin(self._item_ids.to_numpy(), list(journal.failures))
-        attributes = {
-            "format": FORMAT,
-            "dataset": self.key.dataset,
-            "kind": self.key.kind,
-            "encoder": self.encoder,
-            "space": self.space,
-            "space_id": self.space_id,
-            "set_id": self.set_id,
-            "precision": self.precision,
-            "facts": self.facts,
-        }
-        commit = Commit(
-            n=self.layout.n,
-            dim=self.layout.dim,
-            dtype=self.layout.dtype,
-            block_rows=self.layout.block_rows,
+        claim.check()
+        revision = publish_set(
+            self.root,
+            self.key,
+            claim,
+            base=self._base,
+            layout=self.layout,
             blocks=tuple(journal.blocks[block].sha256 for block in range(self.layout.n_blocks)),
-            items={
-                "file": items_name,
-                "bytes": len(self._items),
-                "sha256": sha256_hex(self._items),
+            items=self._items,
+            item_ids=self._item_ids,
+            failures=journal.failures,
+            attributes={
+                "format": FORMAT,
+                "dataset": self.key.dataset,
+                "kind": self.key.kind,
+                "encoder": self.encoder,
+                "space": self.space,
+                "space_id": self.space_id,
+                "set_id": self.set_id,
+                "precision": self.precision,
+                "facts": self.facts,
             },
-            metadata=metadata,
-            space_id=self.space_id,
-            set_id=self.set_id,
-            attributes=attributes_digest(attributes),
-            failed=pack_failed(failed),
+            bias=bias,
+            golden=golden,
+            run=run,
         )
-        revision = write_commit(self.directory, commit)
-        if run:
-            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-            name = f"{stamp}-{revision[:8]}-{os.getpid()}.json"
-            write_file(self.directory / "runs" / name, [json_bytes(dict(run))])
-        pointer = group_metadata({**attributes, "revision": revision})
-        write_file(self.directory / POINTER, [json_bytes(pointer)])
-        # The removal of the kind's last other set may have taken the item table meanwhile.
-        if not items_path.exists():
-            write_file(items_path, [self._items])
-        write_catalog(self.root)
-        shutil.rmtree(self.staging, ignore_errors=True)
         self._release()
         return revision
 
-    def _opened(self) -> tuple[Journal, StagedFiles]:
-        if self._journal is None or self._staged is None:
+    def _opened(self) -> tuple[Journal, StagedFiles, Claim]:
+        if self._journal is None or self._staged is None or self._claim is None:
             msg = "A SetWriter writes only inside its `with` block."
             raise StoreWriteError(msg)
-        return self._journal, self._staged
+        return self._journal, self._staged, self._claim
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
         """Turn a full or failing disk into one sentence."""
         try:
             yield
+        except StoreWriteError:
+            raise
         except OSError as err:
+            if self._claim is not None:
+                self._claim.check()
             msg = (
                 f"Cannot write {self.key} below {self.root}: {err.strerror or err}. Free space, "
                 "then run the same command again; finished blocks are kept."
             )
             raise StoreWriteError(msg) from err
 
-    def _write_groups(self) -> None:
-        """Write the groups above the set, each only if it is missing."""
-        groups: list[tuple[Path, dict[str, Any]]] = [
-            (self.root, {"format": FORMAT}),
-            (self.root / self.key.dataset, {"dataset": self.key.dataset}),
-            (self.directory.parent, {"dataset": self.key.dataset, "kind": self.key.kind}),
-        ]
-        for directory, attributes in groups:
-            path = directory / "zarr.json"
-            if not path.exists():
-                write_file(path, [json_bytes(group_metadata(attributes))])
-
     def _publish(self, file: int) -> None:
         """Bring a complete data file to its place and journal it."""
-        journal, staged = self._opened()
+        journal, staged, claim = self._opened()
         self.sync()
         with self._disk_errors():
-            staged.publish(file, self._file_path(file))
+            claim.place(staged.complete(file), self._file_path(file))
             journal.add_file(file, blocks=self.layout.file_blocks(file))
             journal.sync()
 
     def _file_path(self, file: int) -> Path:
         return self.directory / "embedding" / self.layout.file_name(file)
-
-    def _write_small(
-        self,
-        journal: Journal,
-        *,
-        bias: np.ndarray | None,
-        golden: Mapping[str, Any] | None,
-    ) -> dict[str, dict[str, Any]]:
-        """Write array metadata, bias, golden vectors and failures; return their digests."""
-        names = ["embedding/zarr.json"]
-        metadata = array_metadata(self.layout)
-        write_file(self.directory / names[0], [json_bytes(metadata)])
-        if bias is not None:
-            data = np.ascontiguousarray(bias, dtype="<f4")
-            if data.shape != (self.layout.n,) or not np.isfinite(data).all():
-                msg = (
-                    f"The bias of {self.key} must be {self.layout.n:,} finite numbers; got shape "
-                    f"{data.shape}."
-                )
-                raise NonFiniteEmbeddingError(msg)
-            document = json_bytes(vector_metadata(self.layout.n, "float32"))
-            write_file(self.directory / "bias" / "zarr.json", [document])
-            write_file(self.directory / "bias" / "c" / "0", [data.tobytes()])
-            names += ["bias/zarr.json", "bias/c/0"]
-        if golden is not None:
-            write_file(self.directory / "golden.json", [json_bytes(dict(golden))])
-            names.append("golden.json")
-        if journal.failures:
-            table = pl.DataFrame(
-                sorted(journal.failures.items()), schema=["item_id", "reason"], orient="row"
-            )
-            write_file(self.directory / "failures.parquet", [items_bytes(table)])
-            names.append("failures.parquet")
-        return {name: file_facts(self.directory / name) for name in names}

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.perf import benchmarks, fitting, store, table
+from tests.perf import benchmarks, decoding, fitting, store, table
 from tests.perf.engine import GOALS, Figure
 
 GROUPS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "store": store.figures,
+    "decode": decoding.figures,
     "fit": fitting.figures,
     "bench": benchmarks.figures,
 }

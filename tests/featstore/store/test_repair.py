@@ -13,8 +13,8 @@ import pytest
 from featstore.cli import cli
 from featstore.command_line import EXIT_VERIFY, run_command
 from featstore.errors import StoreWriteError, UnknownSetError
+from featstore.store.claim import claim_set
 from featstore.store.layout import SetKey
-from featstore.store.lock import lock_set
 from featstore.store.repair import repair_set
 from featstore.store.verify import verify_store
 
@@ -93,13 +93,10 @@ def test_a_whole_set_is_left_alone(
 def test_a_set_that_is_being_written_is_not_repaired(store: tuple[Path, str]) -> None:
     root, key = store
     (root / "birds" / "zarr.json").unlink()
-    staging = root / key / ".staging"
-    staging.mkdir()
-    with (
-        lock_set(staging / "writer.lock", key=SetKey(*key.split("/"))),
-        pytest.raises(StoreWriteError, match="is being written by"),
-    ):
+    claim = claim_set(root / key, SetKey(*key.split("/")))
+    with pytest.raises(StoreWriteError, match="is being written by"):
         repair_set(root, key)
+    claim.release()
 
 
 def test_an_unknown_set_is_named(store: tuple[Path, str]) -> None:

@@ -6,15 +6,35 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
-from featstore.store.workers import workers
+from featstore.store.workers import run_beside, workers
 
 
 def test_threads_are_kept() -> None:
     assert workers() is workers()
     assert workers().submit(os.getpid).result(10) == os.getpid()
+
+
+def test_both_have_ended_whatever_they_raise() -> None:
+    ended = []
+
+    def slow() -> None:
+        time.sleep(0.05)
+        ended.append("slow")
+
+    def failing() -> None:
+        raise OSError(28, "full")
+
+    assert run_beside(slow, lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        run_beside(slow, lambda: 1 // 0)
+    assert ended == ["slow", "slow"]
+    with pytest.raises(OSError, match="full"):
+        run_beside(failing, slow)
+    assert len(ended) == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")

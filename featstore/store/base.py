@@ -1,0 +1,200 @@
+"""The revision that a set already has: what its next one keeps.
+
+A set is extended by appending. The next revision keeps every row of this one, at its place, bit
+for bit; only rows that have no embedding may be tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from featstore.errors import StoreWriteError
+from featstore.store.arrays import RowSource
+from featstore.store.blocks import layout_of
+from featstore.store.casting import blank_value
+from featstore.store.checked import CheckedRows
+from featstore.store.commit import Commit, key_of, read_commit, read_pointer
+from featstore.store.items import failures_file, read_failures, read_items
+from featstore.store.journal import BlockRecord
+from featstore.store.layout import ArrayLayout, LayoutError, SetKey, plan_array
+from featstore.store.readers import open_rows
+
+
+@dataclass(frozen=True)
+class Base:
+    """A finished revision, as its successor sees it.
+
+    Attributes
+    ----------
+    commit, attributes
+        Of the revision; the attributes name its predecessors.
+    layout : ArrayLayout
+        Of its array; the last file on disk may already hold more.
+    failures : dict
+        item_id -> reason, of the items without an embedding.
+    item_ids : Series
+    kept : ndarray of shape (n,)
+        True for the rows that stay. The others are failed rows that are tried again.
+    """
+
+    directory: Path
+    commit: Commit
+    attributes: Mapping[str, Any]
+    layout: ArrayLayout
+    failures: dict[str, str]
+    item_ids: pl.Series
+    kept: np.ndarray
+    source: RowSource
+    rows: CheckedRows
+
+    def keeps(self, rows: slice) -> np.ndarray:
+        """Return a boolean for each of `rows`: whether it is already there, and stays."""
+        here = self.kept[rows.start : rows.stop]
+        return np.pad(here, (0, rows.stop - rows.start - here.size))
+
+    def read(self, rows: slice) -> np.ndarray:
+        """Return those of `rows` that this revision has, as stored, their blocks checked."""
+        numbers = np.arange(rows.start, min(rows.stop, self.commit.n))
+        found = np.array(self.rows.read(numbers))
+        # A second try that was given up may have left an embedding there.
+        found[self.commit.failed_rows()[numbers]] = blank_value(self.commit.dtype)
+        return found
+
+    def overlay(self, rows: slice, data: np.ndarray) -> np.ndarray:
+        """Return a copy of `data`, the new `rows`, with those that stay as they were."""
+        merged = np.array(data)
+        stored = self.read(rows)
+        stays = self.keeps(rows)[: len(stored)]
+        merged[: len(stored)][stays] = stored[stays]
+        return merged
+
+    def record(self, block: int) -> BlockRecord:
+        """Return the journal row of a block that stays whole."""
+        rows = self.layout.block_slice(block)
+        return BlockRecord(self.commit.blocks[block], self.failed(rows))
+
+    def failed(self, rows: slice) -> dict[str, str]:
+        """Return the failures among `rows` that stay."""
+        if not self.failures:
+            return {}
+        ids = self.item_ids[rows.start : min(rows.stop, self.commit.n)]
+        kept = self.kept[rows.start : rows.stop].tolist()
+        return {
+            item: self.failures[item]
+            for item, stays in zip(ids, kept, strict=True)
+            if stays and item in self.failures
+        }
+
+    def refuse_finished(self, items: str, *, retry: bool) -> None:
+        """Raise StoreWriteError if the items of this sha256 need nothing more."""
+        if self.commit.items["sha256"] != items or (retry and not self.kept.all()):
+            return
+        what = "no item of it failed" if retry else "it has these items"
+        msg = (
+            f"{key_of(self.directory)} is finished: {what}. Remove it with `featstore rm` to "
+            "extract it anew."
+        )
+        raise StoreWriteError(msg)
+
+    def next_layout(self, n: int, **limits: int) -> ArrayLayout:
+        """Return how the array of the next revision is cut: in shards as large as these."""
+        layout = self.layout
+        if layout.shard_rows:
+            return ArrayLayout(n, layout.dim, layout.dtype, layout.block_rows, layout.shard_rows)
+        return plan_array(n, layout.dim, layout.dtype, block_rows=layout.block_rows, **limits)
+
+    def in_place(self, layout: ArrayLayout, file: int) -> bool:
+        """Return whether a data file of the next revision is this one's, untouched."""
+        path = self.directory / "embedding" / layout.file_name(file)
+        return (
+            layout.shard_rows == self.layout.shard_rows
+            and file < self.layout.n_files
+            and layout.file_rows(file) == self.layout.file_rows(file)
+            and bool(self.kept[self.layout.file_rows(file)].all())
+            # An extension that was given up may have left more than this, ...
+            and path.stat().st_size == layout.file_bytes(file)
+            and self._blank_in(self.layout.file_rows(file))
+        )
+
+    def _blank_in(self, rows: slice) -> bool:
+        """Return whether the failed rows are blank on disk, ... and a second try, other rows."""
+        failed = rows.start + np.flatnonzero(self.commit.failed_rows()[rows])
+        found = self.source.read(failed)
+        blank = np.full_like(found, blank_value(self.commit.dtype))
+        return found.tobytes() == blank.tobytes()
+
+
+def read_base(
+    directory: Path, key: SetKey, items: pl.DataFrame, *, retry_failed: bool = False
+) -> Base | None:
+    """Return the revision that `items` extend, or None if the set has none yet.
+
+    Raises
+    ------
+    StoreWriteError
+        If the items do not begin with those of the revision, in their order and unchanged.
+    CorruptStoreError
+        If files of the revision disagree with its commit.
+    """
+    attributes = read_pointer(directory)
+    if attributes is None:
+        return None
+    commit = read_commit(directory, attributes["revision"])
+    old = read_items(directory.parent / commit.items["file"], commit.items, n=commit.n)
+    reason = _differs(old, items)
+    if reason:
+        msg = (
+            f"{key} cannot be extended to these {items.height:,} items: {reason}. A set is only "
+            "ever appended to; reordering, changing or removing items makes another version of "
+            "the dataset. Give the manifest another name: rows of the same content are then "
+            "copied, not computed again. Or remove the set with `featstore rm`."
+        )
+        raise StoreWriteError(msg)
+    layout = layout_of(commit)
+    if layout is None:
+        msg = f"{key} has a layout that this version does not write; it cannot be extended."
+        raise LayoutError(msg)
+    failures: dict[str, str] = {}
+    name = failures_file(commit.metadata)
+    if name is not None:
+        failures = dict(read_failures(directory / name, commit.metadata[name]).iter_rows())
+    kept = np.ones(commit.n, dtype=bool)
+    if retry_failed:
+        kept &= ~commit.failed_rows()
+    array = directory / "embedding"
+    source = open_rows(array, layout, "pread")
+    rows = CheckedRows(
+        source,
+        directory=array,
+        layout=layout,
+        blocks=commit.blocks,
+        failed=commit.failed_rows(),
+    )
+    return Base(directory, commit, attributes, layout, failures, old["item_id"], kept, source, rows)
+
+
+def _differs(old: pl.DataFrame, new: pl.DataFrame) -> str:
+    """Return why `new` does not begin with `old`, or an empty string."""
+    if new.height < old.height:
+        return f"the set has {old.height:,}"
+    begin = new.head(old.height)
+    # What makes an item the item it is; other columns may change from revision to revision.
+    columns = ["item_id", "content_sha256"]
+    hashes = [table.get_column("content_sha256", default=None) for table in (old, begin)]
+    if any(found is None or found.null_count() for found in hashes):
+        columns += ["uri", "text"]
+    for column in columns:
+        if column not in old.columns or column not in new.columns:
+            continue
+        same = old[column].eq_missing(begin[column])
+        if not same.all():
+            row = int((~same).arg_max() or 0)
+            what = "has another content" if column != "item_id" else f"is {begin[column][row]!r}"
+            return f"item {row:,}, {old['item_id'][row]!r}, {what}"
+    return ""

@@ -1,0 +1,320 @@
+"""Extending a set: rows stay, readers keep theirs, every revision opens, and nothing is mixed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featstore.errors import CorruptStoreError, StoreWriteError, UnknownSetError
+from featstore.manifest.schema import conform_items
+from featstore.store.commit import read_pointer
+from featstore.store.gc import collect_garbage
+from featstore.store.readers import MODES
+from featstore.store.store import open_store
+from featstore.store.verify import verify_store
+from featstore.store.writer import SetWriter
+
+KEY = "birds/image/timm:toy"
+DIM = 6
+
+
+def _items(n: int, **columns: list[Any]) -> pl.DataFrame:
+    table = {
+        "item_id": [f"birds/{i:03d}" for i in range(n)],
+        "content_sha256": [f"{i:064x}" for i in range(n)],
+    }
+    return conform_items(pl.DataFrame({**table, **columns}), "image")
+
+
+def _rows(n: int, dtype: str = "float32") -> np.ndarray:
+    rng = np.random.default_rng(5)
+    return rng.standard_normal((n, DIM)).astype(np.float16).astype(dtype)
+
+
+def _write(
+    root: Path,
+    n: int,
+    *,
+    fail: frozenset[int] = frozenset(),
+    items: pl.DataFrame | None = None,
+    stop_after: int | None = None,
+    **changes: Any,
+) -> tuple[str, list[int]]:
+    """Write or extend the set to n rows; return its key and the blocks that were pending."""
+    options: dict[str, Any] = {
+        "dataset": "birds", "kind": "image", "encoder": "timm:toy", "space": {"name": "toy"},
+        "dim": DIM, "dtype": "float32", "block_rows": 4, "plain_bytes": 0, "shard_bytes": 1,
+    } | changes  # fmt: skip
+    table = _items(n) if items is None else items
+    rows = _rows(1000)
+    with SetWriter(root, items=table, **options) as writer:
+        pending = writer.pending()
+        for count, block in enumerate(pending):
+            if count == stop_after:
+                return str(writer.key), pending
+            where = writer.layout.block_slice(block)
+            # What is kept must come from the store: the writer gets rubbish for it.
+            given = np.where(writer.kept(block)[:, None], np.float32(99), rows[where])
+            failed = {table["item_id"][i]: "bad" for i in fail if where.start <= i < where.stop}
+            writer.write_block(block, given, failed)
+        writer.finish(golden={"vectors": [[1.0]]})
+    return str(writer.key), pending
+
+
+def _tree(root: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and "/runs/" not in path.as_posix()
+    }
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 7), (4, 5), (7, 8), (8, 9), (10, 40), (1, 2)])
+@pytest.mark.parametrize("plain", [0, 60, 10**6], ids=["sharded", "plain to sharded", "plain"])
+def test_an_extended_set_reads_as_one_that_was_written_at_once(
+    tmp_path: Path, before: int, after: int, plain: int
+) -> None:
+    _write(tmp_path / "grown", before, plain_bytes=plain)
+    key, pending = _write(tmp_path / "grown", after, plain_bytes=plain)
+    assert pending == list(range(before // 4, -(-after // 4)))
+    _write(tmp_path / "fresh", after, plain_bytes=plain)
+    grown, fresh = _tree(tmp_path / "grown"), _tree(tmp_path / "fresh")
+    pointer = f"{key}/zarr.json"
+    extra = set(grown) - set(fresh)
+    assert {name.split("/")[-2] for name in extra} == {"revisions", "image"}  # older commit, items
+    assert all(grown[name] == data for name, data in fresh.items() if name != pointer)
+    assert verify_store(tmp_path / "grown").problems == []
+    for mode in MODES:
+        view = open_store(tmp_path / "grown", mode=mode, verify="full").view(KEY)  # type: ignore[arg-type]
+        assert view.numpy(np.float32).tobytes() == _rows(1000)[:after].tobytes()
+        assert view.items["item_id"].to_list() == _items(after)["item_id"].to_list()
+    array = zarr.open_array(str(tmp_path / "grown" / key / "embedding"), mode="r")
+    assert np.asarray(array[:]).tobytes() == _rows(1000)[:after].tobytes()
+
+
+def test_every_revision_stays_openable(tmp_path: Path) -> None:
+    sizes = [3, 4, 9, 30]
+    for n in sizes:
+        key, _ = _write(tmp_path, n)
+    store = open_store(tmp_path)
+    revisions = store.revisions(KEY)
+    assert [info.commit.n for info in revisions] == sizes
+    assert verify_store(tmp_path).problems == []
+    for n, info in zip(sizes, revisions, strict=True):
+        for mode in MODES:
+            opened = open_store(tmp_path, mode=mode, verify="first-touch")  # type: ignore[arg-type]
+            view = opened.view(KEY, revision=info.commit.revision_id[:10])
+            assert view.shape == (n, DIM)
+            assert view.numpy(np.float32).tobytes() == _rows(1000)[:n].tobytes()
+            assert view.revision_id == info.commit.revision_id
+    with pytest.raises(UnknownSetError, match=r"has no revision 'beef'\. It has: [0-9a-f]{12}, "):
+        store.view(KEY, revision="beef")
+    assert (
+        read_pointer(tmp_path / key)["history"]
+        == [  # type: ignore[index]
+            info.commit.revision_id for info in revisions[:-1]
+        ]
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("plain", [0, 10**6])
+def test_open_readers_keep_theirs(tmp_path: Path, mode: Any, plain: int) -> None:
+    _write(tmp_path, 6, plain_bytes=plain)
+    store = open_store(tmp_path, mode=mode, verify="first-touch")
+    view = store.view(KEY)
+    late = open_store(tmp_path, mode=mode).view(KEY)
+    assert view.numpy(np.float32)[0].tobytes() == _rows(1000)[0].tobytes()
+    _write(tmp_path, 19, plain_bytes=plain)
+    for opened in (view, late):
+        assert opened.numpy(np.float32).tobytes() == _rows(1000)[:6].tobytes()
+    assert store.view(KEY).shape == (19, DIM)
+
+
+def test_rows_that_never_changed_are_the_same_file(tmp_path: Path) -> None:
+    wide = {"dim": 2**14, "block_rows": 1}  # 64 KiB a row: shards of one row
+    items = _items(5)
+
+    def write(n: int) -> str:
+        with SetWriter(
+            tmp_path, dataset="birds", kind="image", encoder="timm:toy", space={"name": "toy"},
+            items=items[:n], dtype="float32", plain_bytes=0, shard_bytes=1, **wide,
+        ) as writer:  # fmt: skip
+            for block in writer.pending():
+                writer.write_block(block, np.full((1, 2**14), block, np.float32))
+            writer.finish()
+        return str(writer.key)
+
+    key = write(3)
+    files = [tmp_path / key / "embedding" / "c" / str(i) / "0" for i in range(3)]
+    inodes = [path.stat().st_ino for path in files]
+    write(5)
+    assert [path.stat().st_ino for path in files] == inodes
+    assert verify_store(tmp_path).problems == []
+
+
+def test_only_the_items_may_change_too(tmp_path: Path) -> None:
+    _write(tmp_path, 6)
+    _, pending = _write(tmp_path, 6, items=_items(6, split=["test"] * 6))
+    assert pending == []
+    store = open_store(tmp_path)
+    assert store.view(KEY).where(split="test").shape == (6, DIM)
+    first = store.view(KEY, revision=store.revisions(KEY)[0].commit.revision_id)
+    assert first.items["split"].null_count() == 6
+    assert verify_store(tmp_path).problems == []
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda t: t[::-1], "is 'birds/005'"),
+        (lambda t: t[:5], "the set has 6"),
+        (lambda t: pl.concat([t[1:], t[:1]]), "is 'birds/001'"),
+        (lambda t: t.with_columns(content_sha256=pl.lit("0" * 64)), "birds/001', has another c"),
+    ],
+    ids=["reversed", "fewer", "rotated", "other content"],
+)  # fmt: skip
+def test_what_is_no_appending_is_refused(tmp_path: Path, change: Any, match: str) -> None:
+    _write(tmp_path, 6)
+    before = _tree(tmp_path)
+    with pytest.raises(StoreWriteError, match=match):
+        _write(tmp_path, 6, items=change(_items(6)))
+    assert _tree(tmp_path) == before
+
+
+def test_failed_rows_stay_failed_or_are_tried_again(tmp_path: Path) -> None:
+    key, _ = _write(tmp_path, 6, fail=frozenset({1, 5}))
+    _, pending = _write(tmp_path, 10, fail=frozenset({9}))
+    assert pending == [1, 2]
+    store = open_store(tmp_path)
+    assert store.failures(KEY)["item_id"].to_list() == ["birds/001", "birds/005", "birds/009"]
+    assert store.view(KEY).n_failed == 3
+    _, pending = _write(tmp_path, 10, fail=frozenset({5}), retry_failed=True)
+    assert pending == [0, 1, 2]
+    assert verify_store(tmp_path).problems == []
+    for revision, failed in zip(store.revisions(KEY), [{1, 5}, {1, 5, 9}, {5}], strict=True):
+        n = revision.commit.n
+        opened = open_store(tmp_path, verify="full")
+        view = opened.view(KEY, revision=revision.commit.revision_id)
+        good = [i for i in range(n) if i not in failed]
+        assert view.numpy(np.float32).tobytes() == _rows(1000)[good].tobytes()
+        assert opened.failures(KEY, revision=revision.commit.revision_id).height == len(failed)
+    with pytest.raises(StoreWriteError, match="is finished"):
+        _write(tmp_path, 10)
+    # A second try that changes nothing is the same revision.
+    _write(tmp_path, 10, fail=frozenset({5}), retry_failed=True)
+    assert len(store.revisions(KEY)) == 3
+    assert verify_store(tmp_path).problems == []
+    assert key
+
+
+def test_damage_is_not_carried_into_the_next_revision(tmp_path: Path) -> None:
+    key, _ = _write(tmp_path, 6)
+    path = tmp_path / key / "embedding" / "c" / "0" / "0"
+    data = bytearray(path.read_bytes())
+    data[3] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    with pytest.raises(CorruptStoreError, match="block 0"):
+        _write(tmp_path, 9)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(CorruptStoreError, match="bytes, expected"):
+        _write(tmp_path, 9)
+
+
+def _interrupted(root: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Extend a set from 6 to 15 rows and stop at the step-th rename into the set."""
+    from featstore.store import claim
+
+    count = 0
+    place, write = claim.Claim.place, claim.Claim.write_file
+
+    def counted(original: Any) -> Any:
+        def stop(*args: Any) -> None:
+            nonlocal count
+            count += 1
+            if count > step:
+                raise KeyboardInterrupt
+            original(*args)
+
+        return stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(claim.Claim, "place", counted(place))
+        patch.setattr(claim.Claim, "write_file", counted(write))
+        try:
+            _write(root, 15, plain_bytes=60)
+        except KeyboardInterrupt:
+            return True
+    return False
+
+
+def test_an_interrupted_extension_leaves_the_old_revision_readable_and_can_be_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = 0
+    while True:
+        root = tmp_path / str(step)
+        key, _ = _write(root, 6, plain_bytes=60)
+        before = _tree(root)
+        if not _interrupted(root, step, monkeypatch):
+            break
+        assert verify_store(root).problems == []
+        assert verify_store(root).notes
+        for mode in ("map", "segments", "pread"):
+            view = open_store(root, mode=mode, verify="full").view(KEY)  # type: ignore[arg-type]
+            assert view.numpy(np.float32).tobytes() == _rows(1000)[:6].tobytes()
+        # Given up: gc takes the store back to what it was.
+        kept = root.with_name(f"{step}-resumed")
+        shutil.copytree(root, kept)
+        assert collect_garbage(root, grace=-1)
+        collect_garbage(root, grace=-1)
+        assert collect_garbage(root, grace=-1) == []
+        assert _tree(root) == before
+        # Or done again: as if nothing had happened.
+        _write(kept, 15, plain_bytes=60)
+        undisturbed = tmp_path / f"{step}-undisturbed"
+        _write(undisturbed, 6, plain_bytes=60)
+        _write(undisturbed, 15, plain_bytes=60)
+        assert _tree(kept) == _tree(undisturbed)
+        step += 1
+    assert step == 4  # data file, array metadata, commit, pointer
+    assert key
+
+
+def test_another_extension_after_one_that_was_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in range(4):
+        root = tmp_path / str(step)
+        _write(root, 6)
+        _interrupted(root, step, monkeypatch)
+        _write(root, 6, items=_items(6, split=["val"] * 6))
+        view = open_store(root, verify="full").view(KEY)
+        assert view.where(split="val").numpy(np.float32).tobytes() == _rows(1000)[:6].tobytes()
+        collect_garbage(root, grace=-1)
+        assert verify_store(root).problems == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=4), st.sampled_from([0, 60, 300]))
+def test_any_sequence_of_extensions(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], plain: int
+) -> None:
+    root = tmp_path_factory.mktemp("grown")
+    sizes = sorted(set(sizes))
+    for n in sizes:
+        _write(root, n, plain_bytes=plain)
+    store = open_store(root, verify="full")
+    for n, info in zip(sizes, store.revisions(KEY), strict=True):
+        view = store.view(KEY, revision=info.commit.revision_id)
+        assert view.numpy(np.float32).tobytes() == _rows(1000)[:n].tobytes()
+    assert verify_store(root).problems == []
