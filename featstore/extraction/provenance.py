@@ -11,6 +11,7 @@ from typing import Any
 PACKAGES = (
     "headstock",
     "numpy",
+    "open_clip_torch",
     "pillow",
     "sentence-transformers",
     "timm",

@@ -1,9 +1,13 @@
-"""Random JSON and mutated real records: a FeatstoreError or a record, and nothing else."""
+"""Random JSON and mutated real records: a FeatstoreError or a record, and nothing else.
+
+``HEADSTOCK_FUZZ_EXAMPLES=50000`` fuzzes for long; what that found stands here as an example.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,11 @@ from featstore.store.records import parse_pointer
 from tests.featstore.hostile.conftest import Hostile
 from tests.featstore.store.conftest import item_table
 
-FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+FUZZ = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
+    max_examples=int(os.environ.get("HEADSTOCK_FUZZ_EXAMPLES", "100")),
+)
 
 VALUES = st.recursive(
     st.none()
