@@ -230,7 +230,7 @@ def extract_many(
     try:
         with _log_errors(log):
             job = open_job(manifest, kind=kind, encoders=encoders, store=store, options=asked)
-            return _run(job, log)
+            return run_job(job, log)
     finally:
         log.close()
 
@@ -273,8 +273,8 @@ def open_job(
     return Job(source, dataset, kind, items, Path(store), options, targets, threads)
 
 
-def _run(job: Job, log: JobLog) -> list[ExtractResult]:
-    """Make the sets that are not there, and the thumbnails."""
+def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
+    """Make the sets of an open job that are not there, and the thumbnails."""
     log.write("started", store=str(job.store), items=job.items.height, settings=job.settings())
     results: dict[str, ExtractResult] = {}
     for target in job.targets:
