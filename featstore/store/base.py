@@ -16,7 +16,7 @@ import polars as pl
 
 from featstore.errors import StoreWriteError
 from featstore.store.arrays import RowSource
-from featstore.store.blocks import layout_of
+from featstore.store.blocks import check_tail, layout_of
 from featstore.store.casting import blank_value
 from featstore.store.checked import CheckedRows
 from featstore.store.commit import Commit, read_commit, read_pointer
@@ -99,7 +99,7 @@ class Base:
             and layout.file_rows(file) == self.layout.file_rows(file)
             and bool(self.kept[self.layout.file_rows(file)].all())
             # An extension that was given up may have left more than this, ...
-            and path.stat().st_size == layout.file_bytes(file)
+            and not check_tail(path, layout, file)
             and self._blank_in(self.layout.file_rows(file))
         )
 

@@ -21,6 +21,9 @@ from featstore.store.records import is_sha256
 NAME = "catalog.json"
 THUMBNAILS = "thumbnails-*.parquet"
 
+#: How often the catalog is written again because a set was published meanwhile.
+_ROUNDS = 10
+
 
 def finished_sets(root: Path) -> list[Path]:
     """Return the directories of the finished sets below `root`, sorted by key."""
@@ -55,29 +58,38 @@ def write_catalog(root: Path, *, thumbnails: Path | None = None) -> None:
         Folder whose thumbnails were just replaced. Those of other folders stay listed even
         if their file is gone, so that the loss is noticed.
     """
-    with _locked(root):
-        sets = []
-        for directory in finished_sets(root):
-            try:
-                attributes = read_pointer(directory)
-            except FeatstoreError:
-                continue
-            if attributes is not None:
-                sets.append({"key": str(key_of(directory)), "revision": attributes["revision"]})
-        listed = {path.relative_to(root).as_posix() for path in root.glob(f"*/*/{THUMBNAILS}")}
-        here = None if thumbnails is None else thumbnails.relative_to(root).as_posix()
-        with contextlib.suppress(FeatstoreError, OSError):
-            old = parse_catalog(read_json(root / NAME))
-            before = (old or {}).get("thumbnails", [])
-            listed |= {name for name in before if name.rsplit("/", 1)[0] != here}
-        data = json_bytes({"format": FORMAT, "sets": sets, "thumbnails": sorted(listed)})
-        path = root / NAME
-        try:
-            same = read_regular(path, limit=len(data)) == data
-        except (FeatstoreError, OSError):
-            same = False
-        if not same:
+    path = root / NAME
+    with _locked(root) as locked:
+        # Whoever writes looks again: where there are no locks, the last writer sees all sets.
+        for _ in range(_ROUNDS):
+            data = _catalog_bytes(root, thumbnails)
+            with contextlib.suppress(FeatstoreError, OSError):
+                if read_regular(path, limit=len(data)) == data:
+                    break
             write_file(path, [data])
+        if locked:
+            # Under the lock nobody else is writing: these are what a kill left.
+            for staged in root.glob(f".{NAME}.*.staged"):
+                staged.unlink(missing_ok=True)
+
+
+def _catalog_bytes(root: Path, thumbnails: Path | None) -> bytes:
+    """Return what the catalog should be now."""
+    sets = []
+    for directory in finished_sets(root):
+        try:
+            attributes = read_pointer(directory)
+        except FeatstoreError:
+            continue
+        if attributes is not None:
+            sets.append({"key": str(key_of(directory)), "revision": attributes["revision"]})
+    listed = {path.relative_to(root).as_posix() for path in root.glob(f"*/*/{THUMBNAILS}")}
+    here = None if thumbnails is None else thumbnails.relative_to(root).as_posix()
+    with contextlib.suppress(FeatstoreError, OSError):
+        old = parse_catalog(read_json(root / NAME))
+        before = (old or {}).get("thumbnails", [])
+        listed |= {name for name in before if name.rsplit("/", 1)[0] != here}
+    return json_bytes({"format": FORMAT, "sets": sets, "thumbnails": sorted(listed)})
 
 
 def parse_catalog(document: Any) -> dict[str, Any] | None:
@@ -106,16 +118,17 @@ def parse_catalog(document: Any) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def _locked(root: Path) -> Iterator[bool]:
     """Hold the folder's lock: two writers that end together must not lose an entry."""
-    handle = -1
+    handle, locked = -1, False
     with contextlib.suppress(ImportError, OSError):  # Windows, or a server without locks
         import fcntl
 
         handle = os.open(root, os.O_RDONLY)
         fcntl.flock(handle, fcntl.LOCK_EX)
+        locked = True
     try:
-        yield
+        yield locked
     finally:
         if handle >= 0:
             os.close(handle)

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from featstore.durable import make_folders
-from featstore.errors import StoreWriteError
+from featstore.errors import AlreadyFinishedError, StoreWriteError
 from featstore.keys import encoder_directory, sha256_hex
 from featstore.keys import set_id as set_identity
 from featstore.keys import space_id as space_identity
@@ -150,7 +150,6 @@ class SetWriter:
     def __enter__(self) -> Self:
         check_root(self.root)
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
             make_folders(self.directory)
             self._claim = claim_set(self.directory, self.key, wait=self._wait)
             self._base = read_base(
@@ -159,7 +158,7 @@ class SetWriter:
             self._refuse_finished()
             if self._base is not None:
                 self.layout = self._base.next_layout(self.layout.n, **self._limits)
-            write_groups(self.root, self.key)
+            write_groups(self.root, self.key, self._claim)
             self._staged = StagedFiles(self._claim.folder, self.layout)
             self._journal = resume_journal(
                 self._claim.folder,
@@ -190,18 +189,24 @@ class SetWriter:
             self._release()
 
     def _release(self) -> None:
+        # Closing reports nothing that `sync` did not; the claim must go whatever happens.
         for resource in (self._staged, self._journal):
-            if resource is not None:
-                resource.close()
-        if self._claim is not None:
-            if has_blocks(self._claim.folder):
-                self._claim.release()
-            else:
-                # Nothing was done: the set is as it was, and so should its folder be.
-                self._claim.finish()
-                with contextlib.suppress(OSError):
-                    self.directory.rmdir()
+            with contextlib.suppress(OSError):
+                if resource is not None:
+                    resource.close()
+        claim = self._claim
         self._staged = self._journal = self._claim = None
+        if claim is None:
+            return
+        try:
+            if not has_blocks(claim.folder):
+                # Nothing was done: the set is as it was, and so should its folder be.
+                claim.finish()
+                self.directory.rmdir()
+        except OSError:
+            pass  # the folder stays, for the next writer
+        finally:
+            claim.release()
 
     def _refuse_finished(self) -> None:
         """Raise if these very items are there: another writer may have ended meanwhile."""
@@ -212,7 +217,7 @@ class SetWriter:
             return
         what = "no item of it failed" if self._retry_failed else "with these items"
         msg = f"{self.key} is finished: {what}. Remove it with `featstore rm` to extract it anew."
-        raise StoreWriteError(msg)
+        raise AlreadyFinishedError(msg)
 
     def _full_plan(self) -> dict[str, Any]:
         return {
@@ -302,7 +307,11 @@ class SetWriter:
         """Make every block that was written durable: first its bytes, then its journal row."""
         journal, staged, _ = self._opened()
         with self._disk_errors():
-            staged.sync()
+            try:
+                staged.sync()
+            except OSError:
+                journal.drop_unsynced()
+                raise
             journal.sync()
         self._last_sync = time.monotonic()
 
@@ -330,31 +339,32 @@ class SetWriter:
             if file not in journal.files:
                 self._publish(file)
         claim.check()
-        revision = publish_set(
-            self.root,
-            self.key,
-            claim,
-            base=self._base,
-            layout=self.layout,
-            blocks=tuple(journal.blocks[block].sha256 for block in range(self.layout.n_blocks)),
-            items=self._items,
-            item_ids=self._item_ids,
-            failures=journal.failures,
-            attributes={
-                "format": FORMAT,
-                "dataset": self.key.dataset,
-                "kind": self.key.kind,
-                "encoder": self.encoder,
-                "space": self.space,
-                "space_id": self.space_id,
-                "set_id": self.set_id,
-                "precision": self.precision,
-                "facts": self.facts,
-            },
-            bias=bias,
-            golden=golden,
-            run=run,
-        )
+        with self._disk_errors():
+            revision = publish_set(
+                self.root,
+                self.key,
+                claim,
+                base=self._base,
+                layout=self.layout,
+                blocks=tuple(journal.blocks[block].sha256 for block in range(self.layout.n_blocks)),
+                items=self._items,
+                item_ids=self._item_ids,
+                failures=journal.failures,
+                attributes={
+                    "format": FORMAT,
+                    "dataset": self.key.dataset,
+                    "kind": self.key.kind,
+                    "encoder": self.encoder,
+                    "space": self.space,
+                    "space_id": self.space_id,
+                    "set_id": self.set_id,
+                    "precision": self.precision,
+                    "facts": self.facts,
+                },
+                bias=bias,
+                golden=golden,
+                run=run,
+            )
         self._release()
         return revision
 
@@ -375,8 +385,9 @@ class SetWriter:
             if self._claim is not None:
                 self._claim.check()
             msg = (
-                f"Cannot write {self.key} below {self.root}: {err.strerror or err}. Free space, "
-                "then run the same command again; finished blocks are kept."
+                f"Cannot write {err.filename or self.key} below {self.root}: "
+                f"{err.strerror or err}. Free space, then run the same command again; finished "
+                "blocks are kept."
             )
             raise StoreWriteError(msg) from err
 
