@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import EncoderError, ManifestError
+from featstore.errors import AlreadyFinishedError, EncoderError, ManifestError
 from featstore.extraction.events import ExtractResult
 from featstore.extraction.provenance import lasting_facts, run_facts
 from featstore.extraction.reuse import finished_result
@@ -24,6 +25,7 @@ def extract_head(
     store: str | Path,
     weights: str | None = None,
     label_set: str | None = None,
+    wait: float = 0.0,
 ) -> ExtractResult:
     """Store the rows and bias of a model's classification head as kind head_weight.
 
@@ -39,6 +41,8 @@ def extract_head(
         As in `extract`.
     label_set : str, optional
         Which classes the rows are, for a head whose number of classes does not say it.
+    wait : float
+        Seconds to wait for another process that is writing this set.
 
     Raises
     ------
@@ -62,7 +66,8 @@ def extract_head(
         )
         raise EncoderError(msg)
     items = head_items(source.classes)
-    done = finished_result(
+    finished = partial(
+        finished_result,
         Path(store),
         head.space,
         dataset=source.name,
@@ -71,21 +76,29 @@ def extract_head(
         items=items,
         dtype=HEAD_DTYPE,
     )
+    done = finished()
     if done is not None:
         return done
     facts: dict[str, Any] = {**lasting_facts(head.facts), "label_set": head.label_set}
-    with SetWriter(
-        Path(store),
-        dataset=source.name,
-        kind="head_weight",
-        encoder=head.name,
-        space=head.space,
-        items=items,
-        dim=head.weight.shape[1],
-        dtype=HEAD_DTYPE,
-        facts=facts,
-    ) as writer:
-        for block in writer.pending():
-            writer.write_block(block, head.weight[writer.layout.block_slice(block)])
-        revision = writer.finish(bias=head.bias, run=run_facts(head.facts, device="cpu"))
+    try:
+        with SetWriter(
+            Path(store),
+            dataset=source.name,
+            kind="head_weight",
+            encoder=head.name,
+            space=head.space,
+            items=items,
+            dim=head.weight.shape[1],
+            dtype=HEAD_DTYPE,
+            facts=facts,
+            wait=wait,
+        ) as writer:
+            for block in writer.pending():
+                writer.write_block(block, head.weight[writer.layout.block_slice(block)])
+            revision = writer.finish(bias=head.bias, run=run_facts(head.facts, device="cpu"))
+    except AlreadyFinishedError:
+        done = finished()  # another process wrote it meanwhile
+        if done is None:
+            raise
+        return done
     return ExtractResult(str(writer.key), 0, items.height, 0, revision)

@@ -7,8 +7,6 @@ was deleted: that is how `featstore verify` notices a missing set.
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from featstore.errors import FeatstoreError
 from featstore.store.commit import key_of, read_pointer
 from featstore.store.files import json_bytes, read_json, read_regular, write_file
 from featstore.store.layout import FORMAT
+from featstore.store.locks import folder_lock
 from featstore.store.records import is_sha256
 
 NAME = "catalog.json"
@@ -59,7 +58,7 @@ def write_catalog(root: Path, *, thumbnails: Path | None = None) -> None:
         if their file is gone, so that the loss is noticed.
     """
     path = root / NAME
-    with _locked(root) as locked:
+    with folder_lock(root) as locked:
         # Whoever writes looks again: where there are no locks, the last writer sees all sets.
         for _ in range(_ROUNDS):
             data = _catalog_bytes(root, thumbnails)
@@ -115,20 +114,3 @@ def parse_catalog(document: Any) -> dict[str, Any] | None:
             return None
         parsed["thumbnails"] = names
     return parsed
-
-
-@contextlib.contextmanager
-def _locked(root: Path) -> Iterator[bool]:
-    """Hold the folder's lock: two writers that end together must not lose an entry."""
-    handle, locked = -1, False
-    with contextlib.suppress(ImportError, OSError):  # Windows, or a server without locks
-        import fcntl
-
-        handle = os.open(root, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        locked = True
-    try:
-        yield locked
-    finally:
-        if handle >= 0:
-            os.close(handle)

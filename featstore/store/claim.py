@@ -63,8 +63,13 @@ class Claim:
 
     def check(self) -> None:
         """Raise ClaimLostError if another writer has taken over."""
-        if not (self.folder / _CLAIM).exists():
-            raise ClaimLostError(self._lost())
+        loss = self.loss()
+        if loss is not None:
+            raise loss
+
+    def loss(self) -> ClaimLostError | None:
+        """Return the error that says that another writer has taken over, if one has."""
+        return None if (self.folder / _CLAIM).exists() else self._lost()
 
     def place(self, staged: Path, target: Path) -> None:
         """Rename a file of `folder` to its place in the set, read-only.
@@ -81,7 +86,7 @@ class Claim:
             seal(staged, like=target.parent)
             staged.replace(target)
         except FileNotFoundError as err:
-            raise ClaimLostError(self._lost()) from err
+            raise self._lost() from err
         fsync_directory(target.parent)
 
     def discard(self, path: Path) -> None:
@@ -95,7 +100,7 @@ class Claim:
         try:
             path.rename(self.folder / f"discarded.{secrets.token_hex(4)}.staged")
         except FileNotFoundError as err:
-            raise ClaimLostError(self._lost()) from err
+            raise self._lost() from err
         fsync_directory(path.parent)
 
     def write_file(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
@@ -113,7 +118,7 @@ class Claim:
             make_folders(target.parent)
             write_durably(target, parts, staged=staged, sealed=True)
         except FileNotFoundError as err:
-            raise ClaimLostError(self._lost()) from err
+            raise self._lost() from err
         except OSError as err:
             msg = (
                 f"Cannot write {target}: {err.strerror or err}. Free space or permission, then "
@@ -143,8 +148,8 @@ class Claim:
         finally:
             self.release()
 
-    def _lost(self) -> str:
-        return (
+    def _lost(self) -> ClaimLostError:
+        return ClaimLostError(
             f"The claim on {self.folder.parent.parent} was lost: this process stood still for "
             "too long and another one took over. Nothing of it was published. Run the same "
             "command again; it reuses the other's rows."

@@ -30,6 +30,26 @@ def try_lock(handle: int, *, shared: bool = False) -> bool:
 
 
 @contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[bool]:
+    """Hold a folder's own lock, waiting for it; False where there are no locks.
+
+    Only good for what may also go wrong, and is mended by whoever comes next.
+    """
+    handle, locked = -1, False
+    with contextlib.suppress(ImportError, OSError):  # Windows, or a server without locks
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        locked = True
+    try:
+        yield locked
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
+@contextlib.contextmanager
 def deciding(staging: Path, *, patience: float = 2.0) -> Iterator[bool]:
     """Hold the short lock under which claims begin and end; False if it could not be had."""
     path = staging / LOCK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from featstore.errors import StoreWriteError
 from featstore.store.catalog import write_catalog
 from featstore.store.claim import claim_folder, claim_set, is_claimed
 from featstore.store.commit import read_pointer, staging_of
@@ -35,7 +36,13 @@ def settle_set(root: Path, key: SetKey) -> bool:
     folder = claim_folder(directory)
     if folder is not None and base_of(folder) == pointer["revision"]:
         return False
-    claim = claim_set(directory, key)
-    write_catalog(root)
-    claim.finish()
+    try:
+        claim = claim_set(directory, key)
+    except StoreWriteError:
+        return False  # another process claimed it meanwhile, and leaves it tidy
+    try:
+        write_catalog(root)
+        claim.finish()
+    finally:
+        claim.release()
     return True

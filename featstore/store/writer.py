@@ -169,9 +169,12 @@ class SetWriter:
                 base=self._base,
             )
         except BaseException as err:
+            loss = self._claim.loss() if self._claim is not None else None
             self._release()
             if isinstance(err, StoreWriteError) or not isinstance(err, OSError):
                 raise
+            if loss is not None:
+                raise loss from err
             msg = (
                 f"Cannot write the store {self.root}: {err.strerror or err}. Choose a folder that "
                 "you may write."
@@ -198,15 +201,12 @@ class SetWriter:
         self._staged = self._journal = self._claim = None
         if claim is None:
             return
-        try:
+        # Nothing was done: the set is as it was, and so should its folder be.
+        with contextlib.suppress(OSError):
             if not has_blocks(claim.folder):
-                # Nothing was done: the set is as it was, and so should its folder be.
                 claim.finish()
                 self.directory.rmdir()
-        except OSError:
-            pass  # the folder stays, for the next writer
-        finally:
-            claim.release()
+        claim.release()
 
     def _refuse_finished(self) -> None:
         """Raise if these very items are there: another writer may have ended meanwhile."""

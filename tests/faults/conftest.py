@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,3 +86,13 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
 def store(tmp_path: Path) -> Path:
     """Where a test's store will be."""
     return tmp_path / "store"
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in memory where there is one: these tests count calls and lose no power."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path_factory.mktemp("faults")
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,36 +118,43 @@ def once(root: Path, *, n: int = SIZES[0], **options: Any) -> str:
 
 
 def stop_before(root: Path, *, where: str, n: int, expiry: float, beat: float) -> str:
-    """Write a set and stop this process (SIGSTOP) at a place; it goes on when it is resumed."""
-    from featstore.store import claim as claims
+    """Write a set and stop this process (SIGSTOP) at a place; it goes on when it is resumed.
+
+    `where` is ``block`` (before the second block is written), ``data`` (between completing a
+    data file and its rename), ``finish``, or ``pointer`` (before the rename that publishes).
+    """
 
     def stop(*_: Any) -> None:
-        os.kill(os.getpid(), 19)
+        os.kill(os.getpid(), signal.SIGSTOP)
 
-    with _stopping(claims, where, stop), _quick(expiry, beat):
-        return write(
-            root,
-            n,
-            before_block=(lambda _, block: stop() if block % 3 == 1 else None)
-            if where == "block"
-            else None,
-            before_finish=stop if where == "finish" else None,
-        )
+    def stop_once(_: SetWriter, block: int) -> None:
+        if where == "block" and block == 1:
+            stop()
+
+    def is_there(target: Path) -> bool:
+        parts = target.relative_to(root).parts if target.is_relative_to(root) else ()
+        if where == "data":
+            return parts[3:4] == ("embedding",) and parts[-1] == "0"
+        return where == "pointer" and len(parts) == 4 and parts[-1] == "zarr.json"
+
+    finish = stop if where == "finish" else None
+    with _before_rename(is_there, stop), _quick(expiry, beat):
+        return write(root, n, before_block=stop_once, before_finish=finish)
 
 
 @contextmanager
-def _stopping(claims: Any, where: str, stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` right before the first rename to a name that ends in `where`."""
+def _before_rename(is_there: Callable[[Path], bool], act: Callable[[], None]) -> Iterator[None]:
+    """Act once, right before the first rename to a name that is wanted."""
     replace = Path.replace
     done: list[Path] = []
 
-    def stopping(self: Path, target: Path) -> Path:
-        if where.startswith("/") and not done and f"/{Path(target).as_posix()}".endswith(where):
+    def replacing(self: Path, target: Path) -> Path:
+        if not done and is_there(Path(target)):
             done.append(target)
-            stop()
+            act()
         return replace(self, target)
 
-    Path.replace = stopping  # type: ignore[method-assign]
+    Path.replace = replacing  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
@@ -156,10 +164,8 @@ def _stopping(claims: Any, where: str, stop: Callable[[], None]) -> Iterator[Non
 @contextmanager
 def _quick(expiry: float, beat: float) -> Iterator[None]:
     """Let claims expire fast, in this process."""
-    from featstore.store import claim as claims
     from featstore.store import writer
-
-    real = claims.claim_set
+    from featstore.store.claim import claim_set as real
 
     def quick(*args: Any, **options: Any) -> Any:
         return real(*args, **{**options, "expiry": expiry, "beat": beat})
@@ -171,7 +177,50 @@ def _quick(expiry: float, beat: float) -> Iterator[None]:
         writer.claim_set = real  # type: ignore[attr-defined]
 
 
-def succeed(root: Path, *, n: int, expiry: float, beat: float, wait: float, nap: float = 0) -> str:
-    """Write a set, waiting for another writer, with claims that expire fast."""
+def quickly(root: Path, *, n: int, expiry: float, beat: float, **options: Any) -> str:
+    """Write a set with claims that expire fast."""
     with _quick(expiry, beat):
-        return once(root, n=n, wait=wait, nap=nap)
+        return once(root, n=n, **options)
+
+
+class MeanColour:
+    """Maps an image to its mean RGB and its size: cheap, exact, and without torch."""
+
+    def encode(self, pictures: list[Any]) -> np.ndarray:
+        """Return (b, 5)."""
+        return np.array(
+            [[*np.asarray(p, np.float32).mean((0, 1)), p.width, p.height] for p in pictures],
+            np.float32,
+        )
+
+
+def extract(root: Path, *, manifest: str, batch_size: int = 4, **options: Any) -> dict[str, Any]:
+    """Extract the images of a manifest, block by block; return the counts."""
+    from featstore import extract as extract_set
+
+    result = extract_set(
+        manifest, kind="image", encoder=MeanColour(), space={"name": "mean"}, store=root,
+        dtype="float32", batch_size=batch_size, workers=2, block_rows=8, **options,
+    )  # fmt: skip
+    return result.as_dict()
+
+
+def extract_and_extend(root: Path, *, manifest: str, other: str, n: int) -> str:
+    """Extract two manifests, then write a set and extend it: whatever of this is missing."""
+    extract(root, manifest=manifest, thumbnails=True)
+    extract(root, manifest=other)
+    if published_rows(root, "grown") <= SIZES[0]:
+        write(root, SIZES[0], dataset="grown")
+    write(root, n, dataset="grown")
+    return "done"
+
+
+def command(root: Path, *, arguments: list[str], messages: str) -> int:
+    """Run a featstore command; what it says on standard error goes to a file."""
+    import sys
+
+    from featstore.cli import cli
+    from featstore.command_line import run_command
+
+    with Path(messages).open("w") as sys.stderr:
+        return run_command(cli, "featstore", arguments)

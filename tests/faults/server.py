@@ -47,7 +47,7 @@ def run_child(request: dict[str, Any], report: Path) -> int:
     except FeatstoreError as err:
         code = 1
         result |= {"error": type(err).__name__, "message": str(err)}
-    except BaseException as err:  # noqa: BLE001
+    except BaseException as err:
         code = 70
         result |= {"error": type(err).__name__, "message": traceback.format_exc()}
     if shim is not None and "fault" in request:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,16 +29,6 @@ class History:
 
     calls: list[str]
     tree: dict[str, bytes | None]
-
-
-@pytest.fixture(scope="module")
-def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder in memory where there is one: these tests count calls and lose no power."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path_factory.mktemp("faults")
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +79,7 @@ def test_the_numbers_are_the_same_in_every_run(
     assert tree(store) == history.tree
 
 
-def test_a_fault_at_each_call(
-    faulty: Children, history: History, fault: str, memory: Path
-) -> None:
+def test_a_fault_at_each_call(faulty: Children, history: History, fault: str, memory: Path) -> None:
     request: Callable[[int], dict[str, object]] = {
         "before": lambda at: {"mode": "before", "at": at},
         "after": lambda at: {"mode": "after", "at": at},

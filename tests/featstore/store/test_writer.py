@@ -19,6 +19,7 @@ from featstore.store.store import open_store
 from featstore.store.writer import SetWriter
 from tests.featstore.store.conftest import item_table, write_set
 
+
 def _content(root: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(root)): path.read_bytes()
