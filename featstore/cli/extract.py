@@ -78,6 +78,7 @@ def extract_command(
                     check_weights=check_weights,
                     device=given["device"],
                     pool=choice.pool,
+                    wait=given["wait"],
                 )
                 for choice in choices
             ]
