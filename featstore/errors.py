@@ -4,6 +4,7 @@ The tree, by what a handler would do::
 
     FeatstoreError
     ├── ManifestError(ValueError)             fix the manifest
+    ├── ItemReadError(OSError)                that item is lost; fix its file
     ├── UnknownEncoderError(KeyError)         fix the name
     ├── UnknownSetError(KeyError)             fix the key, or extract the set
     ├── AmbiguousSetError(KeyError)           say more of the name
@@ -38,6 +39,10 @@ class FeatstoreError(Exception):
 
 class ManifestError(FeatstoreError, ValueError):
     """A manifest breaks its rules."""
+
+
+class ItemReadError(FeatstoreError, OSError):
+    """The bytes of one item cannot be read, or are not those that its manifest names."""
 
 
 class UnknownEncoderError(FeatstoreError, KeyError):

@@ -14,6 +14,7 @@ import pytest
 
 from bench.cli.main import cli as bench_cli
 from featstore.cli import cli as featstore_cli
+from featstore.sources import SOURCES
 from fitters.cli import cli as fitters_cli
 
 ROOT = Path(__file__).parents[1]
@@ -35,10 +36,18 @@ def _demo_commands() -> list[str]:
 
 
 def _readme_commands() -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    return _console_commands("README.md")
+
+
+def _console_commands(document: str) -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8").replace("\\\n", " ")
     blocks = re.findall(r"```console\n(.*?)```", text, flags=re.DOTALL)
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.split(" ")[0] in GROUPS]
+
+
+def _source_commands() -> list[str]:
+    return _console_commands("docs/sources.md")
 
 
 def _parse(command: str) -> None:
@@ -53,7 +62,9 @@ def _parse(command: str) -> None:
     group.make_context(command, list(args), parent=context)
 
 
-@pytest.mark.parametrize("command", _demo_commands() + _readme_commands(), ids=lambda c: c[:60])
+@pytest.mark.parametrize(
+    "command", _demo_commands() + _readme_commands() + _source_commands(), ids=lambda c: c[:60]
+)
 def test_commands_in_documents_parse(command: str) -> None:
     _parse(command)
 
@@ -62,6 +73,21 @@ def test_both_documents_hold_commands() -> None:
     assert len(_demo_commands()) == 12
     assert len(_readme_commands()) >= 10
     assert {command.split()[0] for command in _readme_commands()} == set(GROUPS)
+
+
+def test_every_source_has_its_command_its_row_and_its_options_in_the_document() -> None:
+    text = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
+    commands = _source_commands()
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    for source in SOURCES.values():
+        assert source.example.split(" --option")[0] in " ".join(commands).replace(
+            " --name cars", ""
+        )
+        (row,) = [row for row in rows if f"`{source.name}`" in row.split("|")[1]]
+        own = set(source.options) - {"image", "caption", "label", "id"}
+        if "columns" in row:
+            own -= {"split"}
+        assert own == set(re.findall(r"`(\w+)`", row.rsplit("|", 2)[1]))
 
 
 def test_a_wrong_option_would_be_noticed() -> None:

@@ -19,7 +19,7 @@ _IN_BUILD = "Example: featstore manifests build stamps -o build/stamps --locale 
 
 @click.group(cls=CommandGroup)
 def manifests() -> None:
-    """Build and inspect manifests: the item tables that `featstore extract` reads."""
+    """Build, make and inspect manifests: the item tables that `featstore extract` reads."""
 
 
 @manifests.command("build", epilog=_IN_BUILD)
@@ -81,6 +81,83 @@ def build_command(
     _echo_counts(document["classes"], document["items"])
 
 
+@manifests.command(
+    "make",
+    epilog="Example: featstore manifests make csv pairs.csv -o manifests/pairs "
+    "--option images=photos",
+)
+@click.argument("source")
+@click.argument("location")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the manifest: new, empty, or holding an earlier one of the same name.",
+)
+@click.option("--name", help="Name of the dataset; default: made from the location's.")
+@click.option(
+    "--option",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the source; may be repeated. `featstore manifests sources` lists them.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def make_command(
+    source: str, location: str, out: Path, name: str | None, pairs: tuple[str, ...], as_json: bool
+) -> None:
+    """Make the manifest of what lies at LOCATION, read as SOURCE says.
+
+    Every file is read once, for its content hash; none is copied or changed. The same location
+    and options give the same bytes.
+    """
+    from featstore.sources import SOURCES, make_manifest
+
+    if source not in SOURCES:
+        msg = f"No source {source!r}. Sources: {', '.join(SOURCES)}.{did_you_mean(source, SOURCES)}"
+        raise click.UsageError(msg)
+    manifest = make_manifest(source, location, out, name=name, options=split_options(pairs))
+    document = {
+        "name": manifest.name,
+        "folder": str(out),
+        "root": str(manifest.root),
+        "classes": 0 if manifest.classes is None else manifest.classes.height,
+        "items": manifest.facts["counts"],
+    }
+    if as_json:
+        print_json(document)
+        return
+    click.echo(f"made {manifest.name} in {out}; its files lie in {manifest.root}")
+    _echo_counts(document["classes"], document["items"])
+
+
+@manifests.command("sources", epilog="Example: featstore manifests sources --json")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def sources_command(as_json: bool) -> None:
+    """List what `featstore manifests make` reads, with the options of each source."""
+    from featstore.sources import SOURCES
+
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": source.name,
+                    "summary": source.summary,
+                    "example": source.example,
+                    "options": dict(source.options),
+                }
+                for source in SOURCES.values()
+            ]
+        )
+        return
+    width = max(map(len, SOURCES))
+    for name, source in SOURCES.items():
+        click.echo(f"{name:<{width}}  {source.summary}")
+        for option, text in source.options.items():
+            click.echo(f"{'':<{width}}    {option}=…  {text}")
+
+
 @manifests.command("ls", epilog="Example: featstore manifests ls --json")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def ls_command(as_json: bool) -> None:
@@ -112,12 +189,15 @@ def show_command(what: str, hashes: bool, as_json: bool) -> None:
     from data_manifests.registry import BUILDERS
     from featstore.manifest import read_manifest
     from featstore.manifest.write import split_counts
+    from featstore.sources import check_bytes
 
     folder = Path(what)
     if what in BUILDERS and not (folder / "dataset.toml").is_file():
         document = dict(BUILDERS[what].facts)
     elif folder.exists():
-        manifest = read_manifest(folder, hashes=hashes)
+        manifest = read_manifest(folder)
+        if hashes:
+            check_bytes(manifest)
         document = {
             **manifest.facts,
             "root": str(manifest.root),
@@ -149,6 +229,19 @@ def _known_builder(name: str) -> Any:
         return find_builder(name)
     except ManifestError as err:
         raise click.UsageError(str(err)) from err
+
+
+def split_options(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Return the options of ``--option a=1 --option b=2``."""
+    options: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals or key in options:
+            why = "given twice" if key in options else "not KEY=VALUE"
+            msg = f"--option {pair!r} is {why}."
+            raise click.UsageError(msg)
+        options[key] = value
+    return options
 
 
 def _split_locales(given: tuple[str, ...]) -> tuple[str, ...] | None:

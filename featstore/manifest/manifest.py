@@ -15,6 +15,9 @@ from featstore.manifest.paths import resolve_inside
 #: The file of facts; written last, so that a folder without it is no manifest.
 FACTS_FILE = "dataset.toml"
 
+#: The fact that says where uris lead, if that is not the manifest's own folder.
+DATA_ROOT = "data_root"
+
 #: The name of the label set among the tables.
 CLASSES = "classes"
 
@@ -30,7 +33,7 @@ class Manifest:
     """Name of the dataset; one path component, e.g. ``stamps``."""
 
     root: Path
-    """Folder that uris are relative to."""
+    """Folder that uris are relative to: the manifest's own, or its ``data_root``."""
 
     facts: Mapping[str, Any]
     """What dataset.toml says: name, revision, licence, home_page, counts, pitfalls …."""

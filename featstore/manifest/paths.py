@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from featstore.errors import ManifestError
+from featstore.manifest.locator import parse_locator
 
 #: How many offenders a message names.
 SHOWN = 5
@@ -20,12 +21,16 @@ def path_fault(uri: str) -> str | None:
     """Return why `uri` is not a plain path below a root, or None if it is.
 
     The rules are the same on every system: ``/`` separates, no ``..``, not absolute, no drive,
-    no UNC share, no control character.
+    no UNC share, no control character. Of a locator (see `featstore.manifest.locator`) the file
+    is held to them; the part inside it is no path, and only control characters are refused.
     """
     if not uri:
         return "it is empty"
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in uri):
         return "it holds a NUL or another control character"
+    locator = parse_locator(uri)
+    if locator is not None:
+        uri = locator.file
     if _SCHEME.match(uri):
         return "it is a URL, and items are local files"
     if uri.startswith(("\\\\", "//")):
@@ -47,10 +52,12 @@ def resolve_inside(root: Path, uri: str) -> Path:
     Raises
     ------
     ManifestError
-        If it is no plain relative path, does not exist, is not a regular file, or a symbolic
-        link on the way leads out of `root`.
+        If it is no plain relative path, does not exist, is not a regular file, is a part of
+        one, or a symbolic link on the way leads out of `root`.
     """
     fault = path_fault(uri) or _file_fault(root.resolve(), uri, {})
+    if fault is None and parse_locator(uri) is not None:
+        fault = "it is a part of a file; read it with featstore.sources.open_reader"
     if fault is not None:
         msg = f"The uri {uri!r} cannot be used below {root}: {fault}."
         raise ManifestError(msg)
@@ -66,14 +73,21 @@ def check_paths(uris: Iterable[tuple[str, str]], what: str) -> None:
 def check_files(root: Path, uris: Iterable[tuple[str, str]], what: str) -> None:
     """Raise ManifestError if a uri of (item_id, uri) is not a regular file below `root`.
 
-    Each folder is resolved once, so a million files cost a million `lstat` calls and no more.
+    Each folder is resolved once, so a million files cost a million `lstat` calls and no more;
+    the parts of one file cost one.
     """
-    real, folders = root.resolve(), dict[str, Path | None]()
-    faults = [
-        (item, uri, why)
-        for item, uri in uris
-        if (why := _file_fault(real, uri, folders)) is not None
-    ]
+    real, folders, containers = root.resolve(), dict[str, Path | None](), dict[str, str | None]()
+    faults = []
+    for item, uri in uris:
+        locator = parse_locator(uri)
+        if locator is None:
+            why = _file_fault(real, uri, folders)
+        elif locator.file in containers:
+            why = containers[locator.file]
+        else:
+            why = containers[locator.file] = _file_fault(real, uri, folders)
+        if why is not None:
+            faults.append((item, uri, why))
     _raise_if(faults, f"of {what} cannot be used below {root}")
 
 
@@ -90,8 +104,9 @@ def _raise_if(faults: list[tuple[str, str, str]], what: str) -> None:
 
 
 def _file_fault(real: Path, uri: str, folders: dict[str, Path | None]) -> str | None:
-    """Return why `uri` is not a regular file below `real` (a resolved folder), or None."""
-    head, _, tail = uri.rpartition("/")
+    """Return why `uri` is not (in) a regular file below `real` (a resolved folder), or None."""
+    locator = parse_locator(uri)
+    head, _, tail = (uri if locator is None else locator.file).rpartition("/")
     try:
         if head not in folders:
             resolved = (real / head).resolve(strict=True)

@@ -12,8 +12,8 @@ import polars as pl
 
 from featstore.errors import ManifestError
 from featstore.keys import sha256_hex
-from featstore.manifest.hashes import check_hashes
-from featstore.manifest.manifest import CLASSES, FACTS_FILE, Manifest
+from featstore.manifest.hashes import check_hashes, require_hashes
+from featstore.manifest.manifest import CLASSES, DATA_ROOT, FACTS_FILE, Manifest
 from featstore.manifest.paths import resolve_inside
 from featstore.manifest.schema import KINDS, conform_classes, conform_items
 from featstore.manifest.validate import validate_classes, validate_items
@@ -29,7 +29,8 @@ def read_manifest(root: Path | str, *, hashes: bool = False) -> Manifest:
 
     ``dataset.toml`` needs a ``name``. If it lists ``tables`` (as `write_manifest` does), those
     are read and their sha256 must agree; else (a manifest made by hand) every ``.parquet`` beside
-    it is.
+    it is. Uris are relative to the folder, or to the ``data_root`` that the facts name; items that
+    lie there must have a content hash, and nothing but bytes of that hash is ever read for them.
 
     Parameters
     ----------
@@ -52,12 +53,14 @@ def read_manifest(root: Path | str, *, hashes: bool = False) -> Manifest:
     if classes is not None:
         classes = conform_classes(classes)
         validate_classes(classes)
-    validate_items(found, classes, root=folder)
+    files = _data_root(folder, facts)
+    validate_items(found, classes, root=files)
     tables = {kind: conform_items(found[kind], kind) for kind in KINDS if kind in found}
-    if hashes:
-        for kind, table in tables.items():
-            check_hashes(folder, table, kind)
-    return Manifest(name, folder, facts, tables, classes)
+    for kind, table in tables.items():
+        require_hashes(table, kind, every=files != folder)
+        if hashes:
+            check_hashes(files, table, kind)
+    return Manifest(name, files, facts, tables, classes)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -84,6 +87,24 @@ def read_facts(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as err:
         msg = f"{folder / FACTS_FILE} is not TOML: {err}. Correct it, or build the dataset again."
         raise ManifestError(msg) from err
+
+
+def _data_root(folder: Path, facts: Mapping[str, Any]) -> Path:
+    """Return the folder that uris are relative to."""
+    if DATA_ROOT not in facts:
+        return folder
+    given = facts[DATA_ROOT]
+    if not isinstance(given, str) or not given or "\0" in given:
+        msg = f"{DATA_ROOT} of {folder / FACTS_FILE} is {given!r}; it must be the path of a folder."
+        raise ManifestError(msg)
+    files = (folder / given).resolve()
+    if not files.is_dir():
+        msg = (
+            f"The files of {folder} are said to lie in {files}, which is no folder. Correct "
+            f"{DATA_ROOT} in {FACTS_FILE}, or make the manifest again."
+        )
+        raise ManifestError(msg)
+    return files
 
 
 def _stems(folder: Path, facts: Mapping[str, Any]) -> Iterable[str]:

@@ -14,11 +14,14 @@ import polars as pl
 from featstore.durable import write_durably
 from featstore.errors import ManifestError
 from featstore.keys import sha256_hex
-from featstore.manifest.hashes import item_hashes
-from featstore.manifest.manifest import CLASSES, FACTS_FILE, Manifest
+from featstore.manifest.hashes import item_hashes, require_hashes
+from featstore.manifest.manifest import CLASSES, DATA_ROOT, FACTS_FILE, Manifest
 from featstore.manifest.schema import KINDS, SPLITS, conform_classes, conform_items
 from featstore.manifest.toml_text import toml_text
 from featstore.manifest.validate import validate_classes, validate_items
+
+#: Facts that are not the caller's to give.
+_COMPUTED = ("counts", "tables", DATA_ROOT)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -29,6 +32,7 @@ def write_manifest(
     facts: Mapping[str, Any],
     tables: Mapping[str, pl.DataFrame],
     classes: pl.DataFrame | None = None,
+    data_root: Path | None = None,
 ) -> Manifest:
     """Validate tables, complete their content hashes, and write them below `root`.
 
@@ -48,6 +52,9 @@ def write_manifest(
         Item table by kind; missing columns become null, content_sha256 is computed anew.
     classes : DataFrame, optional
         The label set.
+    data_root : Path, optional
+        Folder that uris are relative to, if it is not `root`; recorded as a fact. Nothing is
+        written there.
 
     Returns
     -------
@@ -65,15 +72,18 @@ def write_manifest(
     labels = None if classes is None else conform_classes(classes)
     if labels is not None:
         validate_classes(labels)
-    validate_items(tables, labels, root=folder)
+    files = folder if data_root is None else data_root.resolve()
+    validate_items(tables, labels, root=files)
     complete = {}
     for kind in (kind for kind in KINDS if kind in tables):
         table = conform_items(tables[kind], kind)
-        complete[kind] = table.with_columns(item_hashes(folder, table))
+        require_hashes(table, kind, every=False)
+        complete[kind] = table.with_columns(item_hashes(files, table))
     named = {**complete, **({} if labels is None else {CLASSES: labels})}
     data = {f"{stem}.parquet": parquet_bytes(table) for stem, table in named.items()}
     whole = {
-        **{key: value for key, value in facts.items() if key not in ("counts", "tables")},
+        **{key: value for key, value in facts.items() if key not in _COMPUTED},
+        **({} if data_root is None else {DATA_ROOT: str(files)}),
         "counts": {kind: split_counts(table) for kind, table in complete.items()},
         "tables": {
             stem: {"rows": table.height, "sha256": sha256_hex(data[f"{stem}.parquet"])}
@@ -86,7 +96,7 @@ def write_manifest(
     _write_file(folder / FACTS_FILE, text.encode("utf-8"))
     for stem in {*KINDS, CLASSES} - set(named):
         (folder / f"{stem}.parquet").unlink(missing_ok=True)
-    return Manifest(name, folder, tomllib.loads(text), complete, labels)
+    return Manifest(name, files, tomllib.loads(text), complete, labels)
 
 
 def check_name(name: object) -> str:

@@ -19,7 +19,7 @@ from featstore.store.arrays import RowSource
 from featstore.store.blocks import layout_of
 from featstore.store.casting import blank_value
 from featstore.store.checked import CheckedRows
-from featstore.store.commit import Commit, read_commit, read_pointer
+from featstore.store.commit import Commit, key_of, read_commit, read_pointer
 from featstore.store.items import failures_file, read_failures, read_items
 from featstore.store.journal import BlockRecord
 from featstore.store.layout import ArrayLayout, LayoutError, SetKey, plan_array
@@ -66,6 +66,14 @@ class Base:
         found[self.commit.failed_rows()[numbers]] = blank_value(self.commit.dtype)
         return found
 
+    def overlay(self, rows: slice, data: np.ndarray) -> np.ndarray:
+        """Return a copy of `data`, the new `rows`, with those that stay as they were."""
+        merged = np.array(data)
+        stored = self.read(rows)
+        stays = self.keeps(rows)[: len(stored)]
+        merged[: len(stored)][stays] = stored[stays]
+        return merged
+
     def record(self, block: int) -> BlockRecord:
         """Return the journal row of a block that stays whole."""
         rows = self.layout.block_slice(block)
@@ -82,6 +90,17 @@ class Base:
             for item, stays in zip(ids, kept, strict=True)
             if stays and item in self.failures
         }
+
+    def refuse_finished(self, items: str, *, retry: bool) -> None:
+        """Raise StoreWriteError if the items of this sha256 need nothing more."""
+        if self.commit.items["sha256"] != items or (retry and not self.kept.all()):
+            return
+        what = "no item of it failed" if retry else "it has these items"
+        msg = (
+            f"{key_of(self.directory)} is finished: {what}. Remove it with `featstore rm` to "
+            "extract it anew."
+        )
+        raise StoreWriteError(msg)
 
     def next_layout(self, n: int, **limits: int) -> ArrayLayout:
         """Return how the array of the next revision is cut: in shards as large as these."""

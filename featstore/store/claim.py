@@ -43,6 +43,9 @@ _LOOK = 0.2
 
 _CLAIM = "claim"
 
+#: What the names of parts begin with.
+PART = "part-"
+
 
 class Claim:
     """The right to write one set, held until `release`, `finish`, or loss.
@@ -126,10 +129,14 @@ class Claim:
             if decided and (self.folder / _CLAIM).exists():
                 shutil.rmtree(staging, ignore_errors=True)
         self.release()
+        if staging.name.startswith(PART):
+            with contextlib.suppress(OSError):
+                staging.parent.rmdir()
 
     def _lost(self) -> str:
+        directory = str(self.folder).partition("/.staging/")[0]
         return (
-            f"The claim on {self.folder.parent.parent} was lost: this process stood still for "
+            f"The claim on {directory} was lost: this process stood still for "
             "too long and another one took over. Nothing of it was published. Run the same "
             "command again; it reuses the other's rows."
         )
@@ -144,6 +151,7 @@ def claim_set(
     directory: Path,
     key: SetKey,
     *,
+    part: str = "",
     wait: float = 0.0,
     expiry: float = EXPIRY,
     beat: float = BEAT,
@@ -152,6 +160,9 @@ def claim_set(
 
     Parameters
     ----------
+    part : str
+        Claim only the part of this name: one of several processes that share the blocks of
+        a set. A part is never published by itself.
     wait : float
         Seconds to wait for another writer to end. A writer whose heartbeat stands still is
         waited for until its claim expires, if that is longer.
@@ -165,7 +176,7 @@ def claim_set(
     OSError
         If the file system refuses.
     """
-    staging = directory / ".staging"
+    staging = directory / ".staging" / part
     until = time.monotonic() + wait
     watched: tuple[str, int] | None = None
     since = time.monotonic()
@@ -200,17 +211,35 @@ def claim_set(
         time.sleep(min(_LOOK, expiry / 4))
 
 
-def is_claimed(directory: Path) -> bool:
-    """Return whether a living writer may hold the set in `directory`; nothing is changed."""
-    staging = directory / ".staging"
-    current = _current(staging) if staging.is_dir() else None
-    return current is not None and not _is_dead(current)
+def is_claimed(directory: Path, *, stale: float | None = None) -> bool:
+    """Return whether a living writer may hold the set in `directory`, or a part of it.
+
+    Nothing is changed.
+
+    Parameters
+    ----------
+    stale : float, optional
+        Take a claim of another machine for dead if its heartbeat is so many seconds old.
+    """
+    return any(
+        not _is_dead(folder) and not (stale is not None and _is_stale(folder, stale))
+        for folder in claim_folders(directory)
+    )
 
 
-def claim_folder(directory: Path) -> Path | None:
-    """Return the folder of unpublished files of a set, or None if there is none."""
+def claim_folders(directory: Path) -> list[Path]:
+    """Return the folders of unpublished files of a set: the writer's own, then its parts'."""
     staging = directory / ".staging"
-    return _current(staging) if staging.is_dir() else None
+    if not staging.is_dir():
+        return []
+    parts = sorted(path for path in staging.glob(f"{PART}*") if path.is_dir())
+    found = [_current(folder) for folder in (staging, *parts) if not folder.is_symlink()]
+    return [folder for folder in found if folder is not None]
+
+
+def part_name(rank: int, world_size: int) -> str:
+    """Return the name of the part that one of several processes writes."""
+    return f"{PART}{rank:05d}-of-{world_size:05d}"
 
 
 def _begin(staging: Path, old: Path | None, *, beat: float) -> Claim:
@@ -295,6 +324,12 @@ def _is_dead(folder: Path) -> bool:
         return _record(folder).get("boot") == _boot() and _lock(handle, shared=True)
     finally:
         os.close(handle)
+
+
+def _is_stale(folder: Path, seconds: float) -> bool:
+    """Return whether another machine's heartbeat is so old that no clock explains it."""
+    old = time.time() - _heartbeat(folder)[1] / 1e9
+    return _record(folder).get("boot") != _boot() and old > max(seconds, EXPIRY)
 
 
 def _foreign(folder: Path) -> bool:

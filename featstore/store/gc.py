@@ -66,7 +66,7 @@ def collect_garbage(root: Path, *, grace: float = GRACE, dry_run: bool = False) 
     try:
         for directory in sorted(path.parent for path in root.glob("*/*/*/.staging")):
             if not _linked(root, directory):
-                found += _dead_staging(root, directory, before=before, dry_run=dry_run)
+                found += _dead_staging(root, directory, grace=grace, dry_run=dry_run)
         for litter in _loose(root, before=before, gone=[litter.path for litter in found]):
             found.append(litter)
             if not dry_run:
@@ -78,11 +78,11 @@ def collect_garbage(root: Path, *, grace: float = GRACE, dry_run: bool = False) 
     return found
 
 
-def _dead_staging(root: Path, directory: Path, *, before: float, dry_run: bool) -> list[Litter]:
+def _dead_staging(root: Path, directory: Path, *, grace: float, dry_run: bool) -> list[Litter]:
     """Remove the staging of a set whose writer is dead; an unfinished set goes with it."""
     finished = (directory / POINTER).exists()
     target = staging_of(directory) if finished else directory
-    if is_claimed(directory) or _newest(target) > before:
+    if is_claimed(directory, stale=grace) or _newest(target) > time.time() - grace:
         return []
     what = "staging of a finished set" if finished else "an extraction that was given up"
     litter = Litter(target.relative_to(root).as_posix(), what, _size(target))

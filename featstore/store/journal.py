@@ -128,6 +128,18 @@ class Journal:
                 self.blocks[block] = record
 
 
+def finished_blocks(staging: Path, *, plan: Mapping[str, Any]) -> dict[int, BlockRecord]:
+    """Return the blocks that a staged attempt of this very plan has durably done."""
+    rows = _read_rows(staging / NAME)
+    if not rows or rows[0].get("plan") != sha256_hex(canonical_json(dict(plan))):
+        return {}
+    return {
+        int(row["block"]): BlockRecord(row["sha256"], row["failures"])
+        for row in rows
+        if "block" in row
+    }
+
+
 def has_blocks(staging: Path) -> bool:
     """Return whether a staged attempt has got any block done."""
     return len(_read_rows(staging / NAME)) > 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from mmap import mmap
 from typing import Any
 
 import polars as pl
@@ -50,7 +51,7 @@ def read_table(data: bytes, *, where: str, schema: Mapping[str, Any]) -> pl.Data
         If it is not Parquet, would unpack to far more than it is, or lacks a column.
     """
     try:
-        _check_sizes(data)
+        check_sizes(data)
         table = pl.read_parquet(io.BytesIO(data), use_statistics=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as err:
         reason = (str(err).splitlines() or [type(err).__name__])[0][:200]
@@ -63,8 +64,11 @@ def read_table(data: bytes, *, where: str, schema: Mapping[str, Any]) -> pl.Data
     return table
 
 
-def _check_sizes(data: bytes) -> None:
-    """Raise ValueError if what the file claims cannot be true of a file of its size."""
+def check_sizes(data: bytes | mmap) -> None:
+    """Raise ValueError if what the file claims cannot be true of a file of its size.
+
+    Only the footer and the headers of pages are looked at, so a mapped file is read in parts.
+    """
     if len(data) < 12 or data[:4] != _MAGIC or data[-4:] != _MAGIC:
         msg = "it does not begin and end as Parquet does"
         raise ValueError(msg)
@@ -93,11 +97,11 @@ def _check_sizes(data: bytes) -> None:
         raise ValueError(msg) from err
 
 
-def _chunk_bytes(data: bytes, chunk: Mapping[int, Any], *, rows: int) -> int:
+def _chunk_bytes(data: bytes | mmap, chunk: Mapping[int, Any], *, rows: int) -> int:
     """Return the bytes that the pages of a column chunk unpack to, page header by header."""
     odd = set(chunk[2]) - _ENCODINGS
     if odd:
-        msg = f"a column has encodings {sorted(odd)}, which a store does not use"
+        msg = f"a column has encodings {sorted(odd)}, which are not read here"
         raise ValueError(msg)
     # A column of lists has more values than rows; each costs memory like a row.
     allowed = max(rows, _size(chunk[5]))
@@ -119,7 +123,7 @@ def _chunk_bytes(data: bytes, chunk: Mapping[int, Any], *, rows: int) -> int:
             msg = f"the pages of a column hold more than its {allowed:,} values"
             raise ValueError(msg)
         if head.get(4 if 8 in page else 2, 0) not in _ENCODINGS:
-            msg = "a page has an encoding that a store does not use"
+            msg = "a page has an encoding that is not read here"
             raise ValueError(msg)
     return max(total, unpacked) + (allowed - rows) * _CELL_BYTES
 
@@ -131,7 +135,7 @@ def _size(value: Any) -> int:
     return value
 
 
-def _allow(total: int, data: bytes) -> None:
+def _allow(total: int, data: bytes | mmap) -> None:
     allowed = FREE_BYTES + MAX_RATIO * len(data)
     if total > allowed:
         msg = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from featstore.durable import fsync_directory
 from featstore.errors import StoreWriteError, UnknownSetError
 from featstore.store.catalog import write_catalog
-from featstore.store.claim import claim_set
+from featstore.store.claim import claim_set, is_claimed
 from featstore.store.commit import POINTER
 from featstore.store.layout import SetKey
 
@@ -34,6 +34,9 @@ def remove_set(root: Path, key: str) -> int:
         raise UnknownSetError(msg)
     condemned = directory.with_name(f".removed-{directory.name}-{os.getpid()}")
     try:
+        if is_claimed(directory):
+            msg = f"{key} is being written. Wait for its writers to end, or stop them."
+            raise StoreWriteError(msg)
         claim = claim_set(directory, parts)
         try:
             (directory / POINTER).unlink(missing_ok=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from featstore.keys import sha256_hex
 from featstore.store.base import Base
-from featstore.store.journal import Journal
+from featstore.store.journal import BlockRecord, Journal, finished_blocks
 from featstore.store.layout import ArrayLayout
 from featstore.store.staged import StagedFiles
 
@@ -22,6 +23,7 @@ def resume_journal(
     layout: ArrayLayout,
     staged: StagedFiles,
     base: Base | None,
+    others: Sequence[Path] | None,
 ) -> Journal:
     """Open the journal in a claim's folder; every block that need not be made again is in it.
 
@@ -34,6 +36,9 @@ def resume_journal(
     base : Base, optional
         Blocks that it has whole are taken over: where their file stays, as they are; where a
         larger file will replace it, as staged copies.
+    others : sequence of Path, optional
+        Folders of parts; the blocks that they have done are copied. None if this is a part
+        itself: nothing is copied then.
     """
 
     def read_block(block: int) -> bytes:
@@ -48,6 +53,10 @@ def resume_journal(
     journal = Journal.open(folder, plan=plan, read_block=read_block)
     try:
         _take_over(journal, array, layout, staged, base)
+        if base is not None:
+            _carry(journal, staged if others is not None else None, base, layout)
+        for other in others or ():
+            _gather(journal, staged, StagedFiles(other, layout), finished_blocks(other, plan=plan))
     except BaseException:
         journal.close()
         raise
@@ -71,15 +80,29 @@ def _take_over(
         elif not staged.path(file).exists() and all(block in journal.blocks for block in blocks):
             # Killed between the rename and its journal row: the blocks were read in place.
             journal.add_file(file, blocks=blocks)
-    if base is not None:
-        _carry(journal, staged, base, layout)
 
 
-def _carry(journal: Journal, staged: StagedFiles, base: Base, layout: ArrayLayout) -> None:
+def _carry(journal: Journal, staged: StagedFiles | None, base: Base, layout: ArrayLayout) -> None:
     """Stage the whole blocks of the base whose file a larger one will replace."""
     for block in range(layout.n_blocks):
         rows = layout.block_slice(block)
         if block in journal.blocks or not base.keeps(rows).all():
             continue
+        if staged is None:
+            journal.keep_block(block, base.record(block))
+            continue
         staged.write(block, base.read(rows).reshape(-1).view(np.uint8).data)
         journal.add_block(block, base.record(block))
+
+
+def _gather(
+    journal: Journal, staged: StagedFiles, part: StagedFiles, done: Mapping[int, BlockRecord]
+) -> None:
+    """Copy the blocks of a part, as far as they are what its journal says."""
+    for block, record in sorted(done.items()):
+        if block in journal.blocks or not part.path_of(block).exists():
+            continue
+        data = part.read(block)
+        if sha256_hex(data) == record.sha256:
+            staged.write(block, memoryview(data))
+            journal.add_block(block, record)

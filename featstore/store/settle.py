@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from featstore.store.catalog import write_catalog
-from featstore.store.claim import claim_folder, claim_set, is_claimed
+from featstore.store.claim import claim_folders, claim_set, is_claimed
 from featstore.store.commit import read_pointer, staging_of
 from featstore.store.journal import base_of
 from featstore.store.layout import SetKey
@@ -32,8 +32,7 @@ def settle_set(root: Path, key: SetKey) -> bool:
     pointer = read_pointer(directory)
     if pointer is None or not staging_of(directory).exists() or is_claimed(directory):
         return False
-    folder = claim_folder(directory)
-    if folder is not None and base_of(folder) == pointer["revision"]:
+    if any(base_of(folder) == pointer["revision"] for folder in claim_folders(directory)):
         return False
     claim = claim_set(directory, key)
     write_catalog(root)

@@ -35,6 +35,10 @@ class StagedFiles:
         """Return where a data file is staged."""
         return self._staging / f"data-{file:06d}.bin"
 
+    def path_of(self, block: int) -> Path:
+        """Return where the file of a block is staged."""
+        return self.path(block // self._layout.blocks_per_file)
+
     def write(self, block: int, data: memoryview) -> None:
         """Write a block's rows at their final offset; durable only after `sync`."""
         file, offset = self._place(block)

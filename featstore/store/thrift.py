@@ -6,6 +6,7 @@ bytes that are there, so a claim costs no more memory than stating it does.
 
 from __future__ import annotations
 
+from mmap import mmap
 from typing import Any
 
 #: Structures of Parquet metadata nest less deeply.
@@ -22,7 +23,7 @@ class ThriftError(ValueError):
 class ThriftReader:
     """Read structures from `data`, starting at `position` and ending before `end`."""
 
-    def __init__(self, data: bytes, position: int = 0, end: int | None = None) -> None:
+    def __init__(self, data: bytes | mmap, position: int = 0, end: int | None = None) -> None:
         self._data = data
         self._end = len(data) if end is None else end
         self.position = position

@@ -36,7 +36,8 @@ from featstore.store.layout import (
 
 _COMMIT = re.compile(r"revisions/([0-9a-f]{64})\.json")
 _STAGING = re.compile(
-    r"\.staging/(lock|w\d{6}-[0-9a-f]{8}/(claim|journal\.jsonl|data-\d{6}\.bin|.+\.staged))"
+    r"\.staging/(part-\d{5}-of-\d{5}/)?"
+    r"(lock|w\d{6}-[0-9a-f]{8}/(claim|journal\.jsonl|data-\d{6}\.bin|.+\.staged))"
 )
 _FAILURES = re.compile(r"failures(-[0-9a-f]{8})?\.parquet")
 _UNFINISHED = re.compile(

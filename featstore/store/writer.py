@@ -26,10 +26,10 @@ from featstore.keys import set_id as set_identity
 from featstore.keys import space_id as space_identity
 from featstore.store.base import Base, read_base
 from featstore.store.casting import cast_rows
-from featstore.store.claim import Claim, claim_set
+from featstore.store.claim import Claim, claim_folders, claim_set, part_name
 from featstore.store.commit import staging_of
 from featstore.store.items import items_bytes
-from featstore.store.journal import BlockRecord, Journal, has_blocks
+from featstore.store.journal import BlockRecord, Journal, finished_blocks, has_blocks
 from featstore.store.layout import (
     BLOCK_ROWS,
     FORMAT,
@@ -79,6 +79,9 @@ class SetWriter:
         What else must be equal for staged blocks to be taken over (batch size, threads).
     retry_failed : bool
         Make a revision in which the failed rows of the finished one are pending again.
+    part : (rank, world size), optional
+        Write only every world-size-th block, beside the other ranks. A part publishes nothing:
+        a writer without `part` finds the blocks of all of them, and finishes the set.
     wait : float
         Seconds to wait for another writer of this set to end.
     block_rows, plain_bytes, shard_bytes
@@ -106,6 +109,7 @@ class SetWriter:
         facts: Mapping[str, Any] | None = None,
         plan: Mapping[str, Any] | None = None,
         retry_failed: bool = False,
+        part: tuple[int, int] | None = None,
         wait: float = 0.0,
         block_rows: int = BLOCK_ROWS,
         **limits: int,
@@ -130,6 +134,7 @@ class SetWriter:
         self._item_ids = items["item_id"]
         self._plan = dict(plan or {})
         self._retry_failed = retry_failed
+        self._part = part
         self._wait = wait
         self._claim: Claim | None = None
         self._base: Base | None = None
@@ -152,11 +157,14 @@ class SetWriter:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             make_folders(self.directory)
-            self._claim = claim_set(self.directory, self.key, wait=self._wait)
+            name = part_name(*self._part) if self._part else ""
+            self._claim = claim_set(self.directory, self.key, part=name, wait=self._wait)
             self._base = read_base(
                 self.directory, self.key, self._table, retry_failed=self._retry_failed
             )
-            self._refuse_finished()
+            if self._base is not None:
+                # Another writer may have ended just now.
+                self._base.refuse_finished(sha256_hex(self._items), retry=self._retry_failed)
             if self._base is not None:
                 self.layout = self._base.next_layout(self.layout.n, **self._limits)
             write_groups(self.root, self.key)
@@ -168,15 +176,14 @@ class SetWriter:
                 layout=self.layout,
                 staged=self._staged,
                 base=self._base,
+                others=None if self._part else claim_folders(self.directory)[1:],
             )
         except BaseException as err:
             self._release()
             if isinstance(err, StoreWriteError) or not isinstance(err, OSError):
                 raise
-            msg = (
-                f"Cannot write the store {self.root}: {err.strerror or err}. Choose a folder that "
-                "you may write."
-            )
+            what = f"Cannot write the store {self.root}: {err.strerror or err}."
+            msg = f"{what} Choose a folder that you may write."
             raise StoreWriteError(msg) from err
         return self
 
@@ -203,17 +210,6 @@ class SetWriter:
                     self.directory.rmdir()
         self._staged = self._journal = self._claim = None
 
-    def _refuse_finished(self) -> None:
-        """Raise if these very items are there: another writer may have ended meanwhile."""
-        base = self._base
-        if base is None or base.commit.items["sha256"] != sha256_hex(self._items):
-            return
-        if self._retry_failed and not base.kept.all():
-            return
-        what = "no item of it failed" if self._retry_failed else "with these items"
-        msg = f"{self.key} is finished: {what}. Remove it with `featstore rm` to extract it anew."
-        raise StoreWriteError(msg)
-
     def _full_plan(self) -> dict[str, Any]:
         return {
             "set_id": self.set_id,
@@ -225,9 +221,15 @@ class SetWriter:
         }
 
     def pending(self) -> list[int]:
-        """Return the blocks that are not yet written, in order."""
-        done = self._opened()[0].blocks
-        return [block for block in range(self.layout.n_blocks) if block not in done]
+        """Return the blocks that are not yet written, in order; of a part, its own."""
+        done = set(self._opened()[0].blocks)
+        rank, world_size = self._part or (0, 1)
+        if self._part:
+            for folder in claim_folders(self.directory):
+                done |= finished_blocks(folder, plan=self._full_plan()).keys()
+        return [
+            block for block in range(rank, self.layout.n_blocks, world_size) if block not in done
+        ]
 
     def kept(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: True if the base has it, and it stays.
@@ -280,9 +282,7 @@ class SetWriter:
             where=f"encoder {self.encoder}, rows {where.start:,}-{where.stop - 1:,} of {self.key}",
         )
         if self._base is not None and kept.any():
-            data = np.array(data)
-            stored = self._base.read(where)
-            data[: len(stored)][kept[: len(stored)]] = stored[kept[: len(stored)]]
+            data = self._base.overlay(where, data)
             reasons |= self._base.failed(where)
         view = data.data.cast("B")
         claim.check()
@@ -292,8 +292,10 @@ class SetWriter:
             staged.write(block, view)
         journal.add_block(block, BlockRecord(digest.result(), reasons))
         file = block // self.layout.blocks_per_file
-        replaces = self._base is not None and file < self._base.layout.n_files
-        if not replaces and all(b in journal.blocks for b in self.layout.file_blocks(file)):
+        waits = self._part is not None or (
+            self._base is not None and file < self._base.layout.n_files
+        )
+        if not waits and all(b in journal.blocks for b in self.layout.file_blocks(file)):
             self._publish(file)
         elif time.monotonic() - self._last_sync > SYNC_SECONDS:
             self.sync()
@@ -320,7 +322,7 @@ class SetWriter:
         """
         journal, _, claim = self._opened()
         pending = self.pending()
-        if pending:
+        if pending or self._part:
             msg = (
                 f"{self.key} lacks {len(pending):,} of {self.layout.n_blocks:,} blocks; it cannot "
                 "be published."

@@ -173,7 +173,10 @@ def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
         (["build", "imagenet1k", "-o", "x", "--locale", "en"], "'imagenet1k' takes no --locale"),
         (["build", "stamps", "-o", "x", "--locale", "en,,fr"], "empty part: 'en,,fr'"),
         (["build", "stamps"], "Missing option '-o'"),
-        (["bild", "stamps"], "No command 'bild'. Commands: build, ls, show. Did you mean 'build'"),
+        (
+            ["bild", "stamps"],
+            "No command 'bild'. Commands: build, ls, make, show, sources. Did you mean 'build'",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(args, match, capsys, tmp_path, monkeypatch):

@@ -223,6 +223,38 @@ def open_figure(root: Path, items: pl.DataFrame) -> Figure:
     return compare("store.open", ours, lambda: time.sleep(0.003), against="3 ms")
 
 
+def decode_figures() -> Iterator[Figure]:
+    """Compare decoding in processes with decoding in as many threads, here."""
+    import io
+    from concurrent.futures import ThreadPoolExecutor
+
+    from PIL import Image
+
+    from featstore.decoding import DecodePool
+    from featstore.images import decode_image
+
+    rng = np.random.default_rng(0)
+    files = []
+    for _ in range(20):
+        image = Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+        buffer = io.BytesIO()
+        image.resize((640, 480), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        files.append(buffer.getvalue())
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as threads, DecodePool(workers) as processes:
+
+        def ours() -> None:
+            for future in [processes.submit(data) for data in files * 20]:
+                future.result()
+
+        def theirs() -> None:
+            list(threads.map(decode_image, files * 20))
+
+        yield compare(
+            "decode.isolated", ours, theirs, against=f"{workers} threads, JPEGs of 640 × 480"
+        )
+
+
 def fit_figures() -> Iterator[Figure]:
     """Compare the moments with three bare products, and the ridge path with scikit-learn."""
     from sklearn.linear_model import Ridge
@@ -283,7 +315,12 @@ def bench_figures() -> Iterator[Figure]:
     yield compare("bench.retrieval", ours, bare, against="the two bare products")
 
 
-GROUPS = {"store": store_figures, "fit": fit_figures, "bench": bench_figures}
+GROUPS = {
+    "store": store_figures,
+    "decode": decode_figures,
+    "fit": fit_figures,
+    "bench": bench_figures,
+}
 
 
 def main() -> int:

@@ -1,0 +1,134 @@
+"""Locations: local files and folders, listed in a fixed order."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from featstore.errors import ManifestError
+from featstore.manifest.locator import parse_locator
+
+#: Before a colon, at least two letters: one is a drive.
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+def local_path(location: str | Path) -> Path:
+    """Return `location` as an existing, resolved path.
+
+    Raises
+    ------
+    ManifestError
+        If it is a URL or a ``pipe:`` command, or does not exist.
+    """
+    text = str(location)
+    if _SCHEME.match(text) and not Path(text).exists():
+        what = "a command" if text.lower().startswith("pipe:") else "a URL"
+        msg = (
+            f"The location {text!r} is {what}. Sources are local files and folders: fetch it "
+            "first, then give the path."
+        )
+        raise ManifestError(msg)
+    try:
+        return Path(text).expanduser().resolve(strict=True)
+    except (OSError, ValueError, RuntimeError) as err:
+        reason = getattr(err, "strerror", None) or err
+        msg = f"The location {text!r} cannot be opened: {reason}."
+        raise ManifestError(msg) from err
+
+
+def folder(location: str | Path) -> Path:
+    """Return `location` as a folder; raise ManifestError if it is none."""
+    path = local_path(location)
+    if not path.is_dir():
+        msg = f"{path} is not a folder."
+        raise ManifestError(msg)
+    return path
+
+
+def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
+    """Return the files below `root` whose names are wanted: relative, ``/`` between, sorted.
+
+    Hidden files and folders are passed over. Links to folders are not followed; links to files
+    are listed (and refused later if they lead out of the root).
+
+    Raises
+    ------
+    ManifestError
+        If a folder cannot be listed, or a name is not UTF-8 or looks like a locator.
+    """
+    found = []
+
+    def refuse(err: OSError) -> None:
+        msg = f"Cannot list {err.filename}: {err.strerror}."
+        raise ManifestError(msg) from err
+
+    for at, folders, names in os.walk(root, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        base = Path(at).relative_to(root).as_posix()
+        found += [
+            name if base == "." else f"{base}/{name}"
+            for name in names
+            if not name.startswith(".") and wanted(name)
+        ]
+    for path in found:
+        try:
+            path.encode("utf-8")
+        except UnicodeEncodeError as err:
+            msg = f"The file name {path!r} below {root} is not UTF-8. Rename the file."
+            raise ManifestError(msg) from err
+        if parse_locator(path) is not None:
+            msg = f"The file name {path!r} below {root} looks like a part of a file. Rename it."
+            raise ManifestError(msg)
+    return sorted(found)
+
+
+def containers(location: str | Path, suffix: str) -> tuple[Path, list[str]]:
+    """Return (root, files below it) of one container file, or of a folder of them.
+
+    Raises
+    ------
+    ManifestError
+        If there is none, or the file has another suffix.
+    """
+    path = local_path(location)
+    if path.is_dir():
+        files = files_below(path, lambda name: name.endswith(suffix))
+        if not files:
+            msg = f"{path} holds no {suffix} file."
+            raise ManifestError(msg)
+        return path, files
+    if path.suffix != suffix:
+        msg = f"{path} does not end in {suffix}; that is what this source reads, uncompressed."
+        raise ManifestError(msg)
+    return path.parent, [path.name]
+
+
+def read_text(path: Path, *, limit: int) -> str:
+    """Return the text of a small UTF-8 file.
+
+    Raises
+    ------
+    ManifestError
+        If it cannot be read, is larger than `limit` bytes, or is not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as err:
+        msg = f"Cannot read {path}: {err.strerror or err}."
+        raise ManifestError(msg) from err
+    return decode_text(data, where=str(path), limit=limit)
+
+
+def decode_text(data: bytes, *, where: str, limit: int) -> str:
+    """Return UTF-8 bytes as text, without a byte order mark; see `read_text`."""
+    if len(data) > limit:
+        msg = f"{where} has more than {limit:,} bytes of text. It was not read."
+        raise ManifestError(msg)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        msg = f"{where} is not UTF-8 (byte {err.start:,}). Convert it, e.g. with iconv."
+        raise ManifestError(msg) from err

@@ -1,0 +1,219 @@
+"""Make the manifest of a location, or open the one that was made before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from featstore.durable import write_durably
+from featstore.errors import ManifestError
+from featstore.keys import canonical_json, sha256_hex
+from featstore.manifest import Manifest, read_manifest, write_manifest
+from featstore.manifest.locator import parse_locator
+from featstore.manifest.manifest import FACTS_FILE
+from featstore.manifest.read import read_facts
+from featstore.manifest.write import check_name
+from featstore.sources.location import local_path
+from featstore.sources.registry import find_source
+from featstore.sources.request import Request
+
+#: Beside a manifest that was made: from what, and how its files looked then. No part of it.
+STAMP_FILE = ".source.json"
+
+_MAX_STAMP_BYTES = 2**20
+
+
+def make_manifest(
+    source: str,
+    location: str | Path,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Read a location and write its manifest.
+
+    The same location and options give the same bytes. Files are read (for their hashes) but
+    neither copied nor changed; uris lead to them through the manifest's ``data_root``.
+
+    Parameters
+    ----------
+    source : str
+        Key of SOURCES.
+    location : str or Path
+        A local file or folder.
+    out : Path
+        Folder of the manifest: new, empty, or with an earlier manifest of the same name.
+    name : str, optional
+        Name of the dataset; default: made from the location's.
+    options : mapping, optional
+        Options of the source.
+
+    Raises
+    ------
+    ManifestError
+        If the source, an option or the location is wrong, or `out` holds something else.
+    """
+    folder = Path(out)
+    stamp = _stamp(source, location, name, options or {})
+    reader = find_source(source)
+    _check_ours(folder, stamp["name"])
+    _write_stamp(folder, stamp)
+    request = Request(str(location), stamp["name"], folder, dict(options or {}))
+    try:
+        found = reader.read(request)
+        facts = {
+            "name": stamp["name"],
+            "summary": f"made from {reader.summary}",
+            "source": {"kind": source, "options": dict(sorted((options or {}).items()))},
+        }
+        inside = found.root.resolve() == folder.resolve()
+        manifest = write_manifest(
+            folder,
+            facts=facts,
+            tables=found.contents.tables,
+            classes=found.contents.classes,
+            data_root=None if inside else found.root,
+        )
+    except BaseException:
+        _forget(folder)
+        raise
+    _write_stamp(folder, {**stamp, "files": _files_digest(stamp["location"], manifest)})
+    return manifest
+
+
+def open_source(
+    source: str,
+    location: str | Path,
+    *,
+    out: str | Path | None = None,
+    name: str | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Return the manifest of a location, making it if it is not there or is out of date.
+
+    It is out of date if another source, location or option was given, or any file of the location
+    has another size or modification time than when it was made. (A change that keeps both is
+    still never served: readers compare each item's sha256.)
+
+    Parameters
+    ----------
+    source, location, name, options
+        See `make_manifest`.
+    out : Path, optional
+        Folder of the manifest; default: one below the user's cache (`cache_folder`).
+
+    Raises
+    ------
+    ManifestError
+        See `make_manifest`.
+    """
+    stamp = _stamp(source, location, name, options or {})
+    folder = cache_folder(stamp) if out is None else Path(out)
+    held = _read_stamp(folder)
+    if held is not None and {key: held.get(key) for key in stamp} == stamp:
+        try:
+            manifest = read_manifest(folder)
+            if held.get("files") == _files_digest(stamp["location"], manifest):
+                return manifest
+        except ManifestError:
+            pass  # damaged or its files are gone: making it again says what is wrong
+    return make_manifest(source, location, folder, name=name, options=options)
+
+
+def cache_folder(stamp: Mapping[str, Any]) -> Path:
+    """Return ``<cache>/headstock/manifests/<name>-<8 digits of what it is made from>``.
+
+    The cache is $XDG_CACHE_HOME, or ~/.cache.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    digits = sha256_hex(canonical_json(dict(stamp)))[:8]
+    return Path(base) / "headstock" / "manifests" / f"{stamp['name']}-{digits}"
+
+
+def default_name(path: Path) -> str:
+    """Return a dataset's name from that of its file or folder."""
+    stem = path.name if path.is_dir() else path.name.partition(".")[0]
+    return re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:64] or "dataset"
+
+
+def _stamp(
+    source: str, location: str | Path, name: str | None, options: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what identifies a made manifest."""
+    find_source(source)
+    path = local_path(location)
+    return {
+        "source": source,
+        "location": str(path),
+        "name": check_name(default_name(path) if name is None else name),
+        "options": dict(options),
+    }
+
+
+def _files_digest(location: str, manifest: Manifest) -> str:
+    """Return a digest of the sizes and times of all files that a manifest came from."""
+    root = Path(location)
+    paths = {root}
+    if root.is_dir():
+        paths |= {Path(at) / name for at, _, names in os.walk(root) for name in names}
+    for table in manifest.tables.values():
+        for uri in table["uri"].drop_nulls():
+            locator = parse_locator(uri)
+            paths.add(manifest.root / (uri if locator is None else locator.file))
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        try:
+            facts = path.stat()
+            state = f"{facts.st_size} {facts.st_mtime_ns}"
+        except OSError:
+            state = "gone"
+        digest.update(os.fsencode(path) + b"\0" + state.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _check_ours(folder: Path, name: str) -> None:
+    """Raise ManifestError if `folder` holds anything but a manifest of this name."""
+    try:
+        if not folder.exists() or not any(folder.iterdir()):
+            return
+        if (folder / FACTS_FILE).is_file():
+            held = read_facts(folder).get("name")
+        else:
+            held = (_read_stamp(folder) or {}).get("name")
+    except OSError as err:
+        msg = f"Cannot use the folder {folder}: {err.strerror or err}. Choose another one."
+        raise ManifestError(msg) from err
+    if held != name:
+        what = "files that are no manifest" if held is None else f"the dataset {held!r}"
+        msg = f"{folder} holds {what}, not {name!r}. Choose an empty or new folder."
+        raise ManifestError(msg)
+
+
+def _read_stamp(folder: Path) -> dict[str, Any] | None:
+    try:
+        with (folder / STAMP_FILE).open("rb") as file:
+            document = json.loads(file.read(_MAX_STAMP_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _write_stamp(folder: Path, stamp: Mapping[str, Any]) -> None:
+    try:
+        write_durably(folder / STAMP_FILE, [json.dumps(stamp, indent=2).encode() + b"\n"])
+    except OSError as err:
+        msg = f"Cannot write into {folder}: {err.strerror or err}. Choose another folder."
+        raise ManifestError(msg) from err
+
+
+def _forget(folder: Path) -> None:
+    """Leave no trace of a failure in a folder that holds nothing else."""
+    if [path.name for path in folder.iterdir()] == [STAMP_FILE]:
+        (folder / STAMP_FILE).unlink()
+        folder.rmdir()

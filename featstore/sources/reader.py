@@ -1,0 +1,189 @@
+"""The bytes of an item, wherever they lie: a file, a member of a tar, a cell of a table."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import polars as pl
+
+from featstore.errors import ItemReadError, ManifestError
+from featstore.keys import sha256_hex
+from featstore.manifest import Manifest
+from featstore.manifest.hashes import check_hashes
+from featstore.manifest.locator import LOCATOR, Locator, parse_locator
+from featstore.manifest.paths import SHOWN, path_fault
+from featstore.sources.arrow_cells import ArrowCells
+from featstore.sources.leases import LeaseCache
+from featstore.sources.parquet_cells import ParquetCells
+
+#: An image file of more bytes than this is not read.
+MAX_ITEM_BYTES = 256 * 2**20
+
+#: Files that stay open between reads.
+OPEN_FILES = 32
+OPEN_TABLES = 4
+
+
+class ByteReader:
+    """Read the bytes of items; several threads may.
+
+    Memory is bounded by the items in flight, plus for Parquet a window of 32 MiB a file of
+    which at most four stay open. Nothing is ever returned that has not the item's
+    content_sha256.
+
+    Parameters
+    ----------
+    root : Path
+        Folder that uris are relative to.
+    max_bytes : int
+        Larger items are refused.
+    """
+
+    def __init__(self, root: Path, *, max_bytes: int = MAX_ITEM_BYTES) -> None:
+        self._root = root
+        self._max_bytes = max_bytes
+        self._tars = LeaseCache[str, int](self._open_tar, os.close, limit=OPEN_FILES)
+        self._tables = LeaseCache[str, ParquetCells | ArrowCells](
+            self._open_table, lambda table: table.close(), limit=OPEN_TABLES
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files that stayed open; reading again opens them again."""
+        self._tars.close()
+        self._tables.close()
+
+    def read(self, item: Mapping[str, Any]) -> bytes:
+        """Return the bytes of an item.
+
+        Parameters
+        ----------
+        item : mapping
+            Its row: ``uri`` and ``content_sha256``, for a member of a tar also ``byte_offset``
+            and ``byte_size``.
+
+        Raises
+        ------
+        ItemReadError
+            If they cannot be read, or their sha256 is not the item's. Also an OSError.
+        """
+        uri = item.get("uri")
+        if not isinstance(uri, str) or (fault := path_fault(uri)) is not None:
+            what = "has no uri" if not isinstance(uri, str) else f"has the uri {uri!r}: {fault}"
+            _fail(f"The item {item.get('item_id')!r} {what}.")
+        locator = parse_locator(uri)
+        digest = item.get("content_sha256")
+        if locator is not None and not digest:
+            _fail(f"{uri!r} is a part of a file but has no content_sha256; it is not read.")
+        try:
+            if locator is None:
+                data = self._read_file(uri)
+            elif locator.file.endswith(".tar"):
+                data = self._read_member(locator, item)
+            else:
+                data = self._read_cell(locator)
+        except ItemReadError:
+            raise
+        except ManifestError as err:
+            raise ItemReadError(str(err)) from err
+        except OSError as err:
+            msg = f"Cannot read {uri!r}: {err.strerror or err}."
+            raise ItemReadError(msg) from err
+        if digest and sha256_hex(data) != digest:
+            _fail("the file differs from the manifest (its content hash changed); build it again")
+        return data
+
+    def _read_file(self, uri: str) -> bytes:
+        handle = _open(self._root / uri)
+        with os.fdopen(handle, "rb") as file:
+            size = os.fstat(handle).st_size
+            self._check_size(uri, size)
+            return file.read(size)
+
+    def _read_member(self, locator: Locator, item: Mapping[str, Any]) -> bytes:
+        offset, size = item.get("byte_offset"), item.get("byte_size")
+        if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
+            _fail(f"{locator.part!r} of {locator.file!r} has no byte_offset and byte_size.")
+        self._check_size(locator.part, size)
+        with self._tars.lease(locator.file) as handle:
+            parts = []
+            while size > 0 and (part := os.pread(handle, size, offset)):
+                parts.append(part)
+                offset, size = offset + len(part), size - len(part)
+        if size:
+            _fail(f"{locator.file!r} ends inside {locator.part!r}; it is truncated.")
+        return b"".join(parts)
+
+    def _read_cell(self, locator: Locator) -> bytes:
+        cell = locator.cell()
+        if cell is None:
+            _fail(f"{locator.part!r} of {locator.file!r} is not column#row.")
+        with self._tables.lease(locator.file) as table:
+            data = table.get(*cell)
+        self._check_size(locator.part, len(data))
+        return data
+
+    def _check_size(self, what: str, size: int) -> None:
+        if size > self._max_bytes:
+            _fail(f"{what!r} has {size:,} bytes; images of at most {self._max_bytes:,} are read.")
+
+    def _open_tar(self, file: str) -> int:
+        return _open(self._root / file)
+
+    def _open_table(self, file: str) -> ParquetCells | ArrowCells:
+        os.close(_open(self._root / file))
+        kind = ArrowCells if file.endswith(".arrow") else ParquetCells
+        return kind(self._root / file)
+
+
+def open_reader(manifest: Manifest) -> ByteReader:
+    """Return the reader of a manifest's items."""
+    return ByteReader(manifest.root)
+
+
+def check_bytes(manifest: Manifest) -> None:
+    """Read every item of a manifest and compare its content hash.
+
+    Raises
+    ------
+    ManifestError
+        If one differs or cannot be read.
+    """
+    for kind, table in manifest.tables.items():
+        inside = pl.col("uri").str.contains(LOCATOR).fill_null(value=False)
+        check_hashes(manifest.root, table.filter(~inside), kind)
+        lost = []
+        with open_reader(manifest) as reader:
+            for row in table.filter(inside).iter_rows(named=True):
+                try:
+                    reader.read(row)
+                except ItemReadError as err:
+                    lost.append(f"{row['item_id']!r}: {err}")
+        if lost:
+            msg = f"{len(lost):,} {kind} items cannot be read: {'; '.join(lost[:SHOWN])}"
+            raise ManifestError(msg)
+
+
+def _open(path: Path) -> int:
+    """Open a regular file; a pipe or device is refused, not waited for."""
+    flags = os.O_RDONLY
+    for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    handle = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        _fail(f"{path.name!r} is not a regular file.")
+    return handle
+
+
+def _fail(msg: str) -> NoReturn:
+    raise ItemReadError(msg)

@@ -1,0 +1,142 @@
+"""Datasets of torchvision, by the name of their class."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from featstore.durable import write_durably
+from featstore.errors import ManifestError, did_you_mean
+from featstore.sources.location import folder
+from featstore.sources.request import Found, Request
+from featstore.sources.tables import ItemCollector
+
+#: The classes that are opened. Others run pickles that no checksum covers, or hold no still
+#: images. (CIFAR's pickles are opened only after torchvision compared their md5.)
+NAMES = (
+    "CIFAR10", "CIFAR100", "CLEVRClassification", "Country211", "DTD", "EuroSAT", "FER2013",
+    "FGVCAircraft", "FashionMNIST", "Flowers102", "Food101", "GTSRB", "ImageFolder", "Imagenette",
+    "KMNIST", "MNIST", "OxfordIIITPet", "PCAM", "Places365", "RenderedSST2", "STL10", "SUN397",
+    "SVHN", "StanfordCars", "USPS",
+)  # fmt: skip
+
+#: Where torchvision's classes keep the paths of their images, and their labels.
+_PATHS = ("samples", "_samples", "_image_files", "_images", "imgs")
+_LABELS = ("targets", "_labels", "labels")
+
+
+def read_torchvision(request: Request) -> Found:
+    """List the images of a torchvision dataset.
+
+    Files are used where they lie, with their relative path as key. A dataset that exists only as
+    an array is written once, as lossless PNG files below ``images/`` of the manifest's folder,
+    with split and index as key.
+
+    Raises
+    ------
+    ManifestError
+        If the name is unknown, the files are missing, or an option does not fit the class.
+    """
+    root = folder(request.location)
+    name = request.options.get("name", "")
+    split = request.options.get("split")
+    dataset = _open(name, root, split, download=request.flag("download"))
+    names = _class_names(getattr(dataset, "classes", None))
+    items = ItemCollector(request.dataset, names)
+    paths, labels = _files(dataset)
+    if paths is None:
+        for index, image in enumerate(dataset):
+            where = f"images/{split or 'all'}/{index:06d}.png"
+            _write_png(request.out / where, image[0])
+            items.image(where.removeprefix("images/"), where, label=_label(image[1]), split=split)
+        return Found(request.out, items.contents())
+    for index, path in enumerate(paths):
+        uri = _relative(Path(path), root)
+        items.image(uri, uri, label=_label(labels[index]) if labels else None, split=split)
+    return Found(root, items.contents())
+
+
+def _open(name: str, root: Path, split: str | None, *, download: bool) -> Any:
+    if name not in NAMES:
+        msg = (
+            f"No torchvision dataset {name!r} (option name). Known: {', '.join(NAMES)}."
+            f"{did_you_mean(name, NAMES)}"
+        )
+        raise ManifestError(msg)
+    try:
+        from torchvision import datasets
+    except ImportError as err:
+        msg = "The source torchvision needs torchvision: pip install 'headstock[extract]'."
+        raise ManifestError(msg) from err
+    kind = getattr(datasets, name)
+    known = inspect.signature(kind).parameters
+    arguments: dict[str, Any] = {"root": str(root)}
+    if download and "download" in known:
+        arguments["download"] = True
+    if split is not None and "split" in known:
+        arguments["split"] = split
+    elif split in ("train", "test") and "train" in known:
+        arguments["train"] = split == "train"
+    elif split is not None:
+        msg = f"torchvision's {name} has no split {split!r}."
+        raise ManifestError(msg)
+    elif "split" in known or "train" in known:
+        msg = f"torchvision's {name} has splits: give one, e.g. --option split=test."
+        raise ManifestError(msg)
+    try:
+        return kind(**arguments)
+    except (RuntimeError, OSError, ValueError, ImportError) as err:
+        msg = (
+            f"torchvision's {name} cannot be opened in {root}: {err}. Nothing is downloaded unless "
+            "you say --option download=true."
+        )
+        raise ManifestError(msg) from err
+
+
+def _class_names(classes: Any) -> list[str] | None:
+    if not classes or not all(isinstance(name, str) for name in classes):
+        return None
+    return list(classes)
+
+
+def _files(dataset: Any) -> tuple[list[Any] | None, Sequence[Any] | None]:
+    """Return the paths and the labels of a dataset of files; no paths for one of arrays."""
+    for attribute in _PATHS:
+        held = getattr(dataset, attribute, None)
+        if not isinstance(held, list) or len(held) != len(dataset) or not held:
+            continue
+        pairs = isinstance(held[0], tuple)
+        paths = [entry[0] for entry in held] if pairs else held
+        if not all(isinstance(path, str | Path) for path in paths):
+            continue
+        if pairs:
+            return paths, [entry[1] for entry in held]
+        labels = next((getattr(dataset, name) for name in _LABELS if hasattr(dataset, name)), None)
+        return paths, labels
+    return None, None
+
+
+def _label(value: Any) -> str | int | None:
+    return value if isinstance(value, str) else None if value is None else int(value)
+
+
+def _relative(path: Path, root: Path) -> str:
+    try:
+        return path.resolve().relative_to(root).as_posix()
+    except ValueError as err:
+        msg = f"The image {path} does not lie below {root}."
+        raise ManifestError(msg) from err
+
+
+def _write_png(path: Path, image: Any) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=6)
+    try:
+        write_durably(path, [buffer.getvalue()])
+    except OSError as err:
+        msg = f"Cannot write {path}: {err.strerror or err}. Choose another folder."
+        raise ManifestError(msg) from err

@@ -1,0 +1,166 @@
+"""Decoding processes: whatever one image does to its decoder, the others are decoded."""
+
+import ctypes
+import io
+import os
+import signal
+import time
+from concurrent.futures import CancelledError
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featstore.decoding import DecodePool
+from featstore.decoding.process import WorkerProcess
+from featstore.images import ImageError, decode_image
+
+HERE = "tests.featstore.decoding.test_pool"
+
+
+def file_of(number: int, size=(32, 24)) -> bytes:
+    """A picture that is told from every other by its colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (number, 255 - number, 7)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def decode_or_misbehave(data, **options):
+    """What the worker runs here: the real decoder, but for images that say what to do."""
+    if data == b"segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if data == b"null":
+        ctypes.string_at(0)
+    if data == b"exit":
+        os._exit(3)
+    if data == b"hang":
+        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))  # as C code that never returns
+        while True:
+            time.sleep(60)
+    if data == b"print":
+        print("this goes to nobody", flush=True)
+        os.write(1, b"nor this")
+        return decode_image(file_of(9), **options)
+    if data == b"bug":
+        raise KeyError("a bug\nin the decoder")
+    if data == b"memory":
+        raise MemoryError
+    return decode_image(data, **options)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with DecodePool(2, timeout=0.7, decoder=f"{HERE}:decode_or_misbehave") as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b"segfault", r"Cannot decode 8 bytes: the decoder crashed \(SIGSEGV\)\."),
+        (b"null", r"the decoder crashed \(SIGSEGV\)"),
+        (b"exit", r"the decoder crashed \(exit status 3\)"),
+        (b"hang", r"Cannot decode 4 bytes: the decoder took longer than 0\.7 s\."),
+        (b"bug", r"KeyError: 'a bug\\nin the decoder'"),
+        (b"memory", "not enough memory"),
+        (b"no picture", "no image in a known format"),
+        (b"", "the file is empty"),
+    ],
+)
+def test_a_bad_image_costs_itself_and_no_other(pool, bad, reason):
+    files = [file_of(number) for number in range(12)]
+    futures = [pool.submit(data) for data in (*files[:4], bad, *files[4:8], bad, *files[8:])]
+    for number in (4, 9):
+        with pytest.raises(ImageError, match=reason) as caught:
+            futures.pop(number - (number == 9)).result(timeout=60)
+        assert "\n" not in str(caught.value)
+    for number, future in enumerate(futures):
+        assert future.result(timeout=60).getpixel((31, 23)) == (number, 255 - number, 7)
+
+
+def test_what_a_decoder_prints_does_not_mix_with_pictures(pool):
+    futures = [pool.submit(data) for data in (b"print", file_of(1), b"print", file_of(2))]
+    assert [f.result(timeout=60).getpixel((0, 0))[0] for f in futures] == [9, 1, 9, 2]
+
+
+def test_pictures_are_those_of_the_decoder_at_any_size():
+    pixels = np.random.default_rng(0).integers(0, 256, (301, 517, 3), dtype=np.uint8)
+    sizes = [(1, 1), (517, 301), (3, 2), (2000, 1), (1, 2000), (512, 300)]
+    with DecodePool(1) as pool:
+        futures = []
+        for width, height in sizes:
+            image = Image.fromarray(np.resize(pixels, (height, width, 3)))
+            buffer = io.BytesIO()
+            image.save(buffer, format="PNG")
+            futures.append((image, pool.submit(buffer.getvalue())))
+        for image, future in futures:
+            np.testing.assert_array_equal(np.asarray(future.result(timeout=60)), np.asarray(image))
+
+
+def test_pictures_go_through_the_pipe_where_there_is_no_shared_memory(monkeypatch):
+    monkeypatch.setattr("featstore.decoding.process._make_surface", lambda max_pixels: None)
+    with DecodePool(1) as pool:
+        image = pool.submit(file_of(5, (700, 400))).result(timeout=60)
+    assert image.size == (700, 400)
+    assert image.getpixel((699, 399)) == (5, 250, 7)
+
+
+def test_a_result_is_not_overwritten_by_the_next_picture():
+    with DecodePool(1) as pool:
+        first = pool.submit(file_of(1)).result(timeout=60)
+        second = pool.submit(file_of(2)).result(timeout=60)
+    assert (first.getpixel((0, 0))[0], second.getpixel((0, 0))[0]) == (1, 2)
+
+
+def test_the_limits_are_the_callers():
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, format="TIFF")
+    with DecodePool(1, formats=["TIFF"], max_pixels=15) as pool:
+        with pytest.raises(ImageError, match="4 × 4 pixels exceed the limit of 15"):
+            pool.submit(buffer.getvalue()).result(timeout=60)
+        with pytest.raises(ImageError, match=r"known format \(TIFF\)"):
+            pool.submit(file_of(1)).result(timeout=60)
+
+
+def test_closing_cancels_what_waits_ends_the_processes_and_is_final():
+    pool = DecodePool(1, timeout=0.5, decoder=f"{HERE}:decode_or_misbehave")
+    assert pool.submit(file_of(1)).result(timeout=60)
+    process = pool._processes[0]._process
+    futures = [pool.submit(b"hang"), *[pool.submit(file_of(2)) for _ in range(5)]]
+    while not futures[0].running():
+        time.sleep(0.01)
+    pool.close()
+    pool.close()
+    with pytest.raises(ImageError, match="longer than"):
+        futures[0].result()
+    for future in futures[1:]:
+        with pytest.raises(CancelledError):
+            future.result()
+    assert process.returncode is not None
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.submit(b"")
+
+
+def test_a_decoder_that_cannot_be_imported_is_an_error_of_the_job_not_of_the_image():
+    match = r"did not start: it crashed \(exit status 1\)"
+    with (
+        DecodePool(1, decoder="no.such.module:decode") as pool,
+        pytest.raises(RuntimeError, match=match),
+    ):
+        pool.submit(file_of(1)).result(timeout=60)
+
+
+@pytest.mark.parametrize("wrong", [{"workers": 0}, {"workers": 1, "timeout": 0}])
+def test_wrong_arguments_are_refused(wrong):
+    with pytest.raises(ValueError, match="a worker and a time limit"):
+        DecodePool(**wrong)
+
+
+def test_a_worker_without_its_pool_ends():
+    """The pool's end of the pipe is closed, as when the job is killed."""
+    worker = WorkerProcess("featstore.images:decode_image", {"max_pixels": 100}, 5)
+    process = worker._running()
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
+    process.stdin = open(os.devnull, "wb")  # noqa: PTH123, SIM115  # so that closing finds one
+    worker.close()

@@ -1,0 +1,207 @@
+"""Making manifests: determinism, reuse, ownership of the folder, the commands."""
+
+import json
+import os
+import re
+
+import pytest
+
+from featstore.cli.manifests import manifests
+from featstore.command_line import run_command
+from featstore.errors import ManifestError
+from featstore.manifest import read_manifest
+from featstore.sources import SOURCES, make_manifest, open_source
+from featstore.sources.making import default_name
+from tests.featstore.sources.conftest import picture, write, write_tar
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".source.json"}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write(tmp_path / "My Photos", {"a.png": picture(1), "cat/b.png": picture(2)})
+
+
+def test_the_same_input_gives_the_same_bytes(photos, tmp_path):
+    for out in ("x", "y"):
+        make_manifest("folder", photos, tmp_path / out)
+    assert contents(tmp_path / "x") == contents(tmp_path / "y")
+    for path in photos.rglob("*.png"):
+        os.utime(path, (1, 1))
+    make_manifest("folder", photos, tmp_path / "x")
+    assert contents(tmp_path / "x") == contents(tmp_path / "y")
+    assert sorted(contents(tmp_path / "x")) == ["dataset.toml", "image.parquet"]
+
+
+def test_names_come_from_locations(photos, tmp_path):
+    assert make_manifest("folder", photos, tmp_path / "x").name == "my-photos"
+    assert default_name(tmp_path / "shard-000.tar") == "shard-000"
+    assert default_name(tmp_path / "犬.csv") == "dataset"
+    with pytest.raises(ManifestError, match="lower-case letters"):
+        make_manifest("folder", photos, tmp_path / "y", name="My Photos")
+
+
+@pytest.fixture
+def spied(monkeypatch):
+    """Count how often a manifest is made."""
+    made = []
+    real = make_manifest
+
+    def count(*args, **kwargs):
+        made.append(args)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr("featstore.sources.making.make_manifest", count)
+    return made
+
+
+def test_an_opened_source_is_made_once_and_again_when_a_file_changes(
+    photos, tmp_path, monkeypatch, spied
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = open_source("folder", photos)
+    assert open_source("folder", str(photos)).tables["image"].equals(first.tables["image"])
+    assert len(spied) == 1
+    (folder,) = (tmp_path / "cache" / "headstock" / "manifests").iterdir()
+    assert re.fullmatch(r"my-photos-[0-9a-f]{8}", folder.name)
+    write(photos, {"a.png": picture(9)})
+    changed = open_source("folder", photos)
+    assert not changed.tables["image"].equals(first.tables["image"])
+    write(photos, {"c.png": picture(3)})
+    assert open_source("folder", photos).items("image").height == 3
+    (photos / "c.png").unlink()
+    assert open_source("folder", photos).items("image").height == 2
+    assert len(spied) == 4
+    open_source("folder", photos, options={"split": "test"})
+    open_source("folder", photos, name="other")
+    assert len(spied) == 6
+    assert len(list((tmp_path / "cache" / "headstock" / "manifests").iterdir())) == 3
+
+
+def test_a_damaged_cache_is_made_again(photos, tmp_path, spied):
+    out = tmp_path / "out"
+    open_source("folder", photos, out=out)
+    whole = contents(out)
+    for damage in ("image.parquet", "dataset.toml", ".source.json"):
+        (out / damage).write_bytes(b"damaged")
+        if damage == "dataset.toml":
+            (out / damage).unlink()
+        open_source("folder", photos, out=out)
+        assert contents(out) == whole
+    assert len(spied) == 4
+
+
+def test_images_beside_a_table_are_watched(tmp_path, spied):
+    root = write(tmp_path / "in", {"img/a.png": picture(1), "x.csv": "path\nimg/a.png\n"})
+    open_source("csv", root / "x.csv", out=tmp_path / "out")
+    write(root, {"img/a.png": picture(2) + b"more"})
+    open_source("csv", root / "x.csv", out=tmp_path / "out")
+    assert len(spied) == 2
+
+
+def test_an_interrupted_make_goes_on_and_a_failed_one_leaves_nothing(photos, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("featstore.sources.making._forget", lambda folder: None)  # as kill -9 would
+        patch.setattr("featstore.sources.making.write_manifest", lambda *a, **k: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            make_manifest("folder", photos, out)
+    assert [path.name for path in out.iterdir()] == [".source.json"]
+    make_manifest("folder", photos, out)
+    before = contents(out)
+    write(photos, {"bad\n.png": b""})
+    with pytest.raises(ManifestError, match="control character"):
+        make_manifest("folder", photos, out)
+    assert contents(out) == before
+    with pytest.raises(ManifestError, match="control character"):
+        make_manifest("folder", photos, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(photos, tmp_path):
+    mine = write(tmp_path / "mine", {"thesis.tex": "mine"})
+    with pytest.raises(ManifestError, match="holds files that are no manifest"):
+        make_manifest("folder", photos, mine)
+    with pytest.raises(ManifestError, match="holds files that are no manifest"):
+        make_manifest("folder", photos, photos)
+    make_manifest("folder", photos, tmp_path / "x", name="one")
+    with pytest.raises(ManifestError, match="holds the dataset 'one', not 'two'"):
+        make_manifest("folder", photos, tmp_path / "x", name="two")
+    with pytest.raises(ManifestError, match="Not a directory"):
+        make_manifest("folder", photos, mine / "thesis.tex")
+    assert [path.name for path in mine.iterdir()] == ["thesis.tex"]
+
+
+def test_every_source_says_what_it_is():
+    for name, source in SOURCES.items():
+        assert source.name == name
+        assert source.summary
+        assert source.example.startswith(f"featstore manifests make {name} ")
+
+
+# ---- the commands --------------------------------------------------------------------------
+
+
+def run(capsys, *args):
+    code = run_command(manifests, "featstore manifests", [str(arg) for arg in args])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_make_and_show(photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    code, text, _ = run(capsys, "make", "folder", photos, "-o", out, "--name", "p", "--json",
+                        "--option", "split=test")  # fmt: skip
+    document = json.loads(text)
+    assert code == 0
+    assert (document["name"], document["root"]) == ("p", str(photos))
+    assert document["items"] == {"image": {"test": 2, "total": 2}}
+    assert read_manifest(out).facts["source"] == {"kind": "folder", "options": {"split": "test"}}
+    code, text, _ = run(capsys, "make", "folder", photos, "-o", tmp_path / "two")
+    assert (
+        text.splitlines()[0] == f"made my-photos in {tmp_path / 'two'}; its files lie in {photos}"
+    )
+    assert run(capsys, "show", out, "--hashes")[0] == 0
+    write(photos, {"a.png": picture(7)})
+    code, _, error = run(capsys, "show", out, "--hashes")
+    assert code == 1
+    assert "'p/image/a.png'" in error
+
+
+def test_show_checks_members_of_tars(tmp_path, capsys):
+    tar = write_tar(tmp_path / "x.tar", [("a.png", picture(1))])
+    run(capsys, "make", "webdataset", tar, "-o", tmp_path / "out")
+    assert run(capsys, "show", tmp_path / "out", "--hashes")[0] == 0
+    write_tar(tar, [("a.png", picture(2))])
+    code, _, error = run(capsys, "show", tmp_path / "out", "--hashes")
+    assert code == 1
+    assert "hash changed" in error
+
+
+def test_sources_are_listed_with_their_options(capsys):
+    code, text, _ = run(capsys, "sources", "--json")
+    assert code == 0
+    assert [entry["name"] for entry in json.loads(text)] == list(SOURCES)
+    _, text, _ = run(capsys, "sources")
+    assert "split=…  split of every item" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "match"),
+    [
+        (["make", "foldr", "x", "-o", "y"], 2, "No source 'foldr'.*Did you mean 'folder'"),
+        (["make", "folder", "x"], 2, "Missing option '-o'"),
+        (["make", "folder", ".", "-o", "y", "--option", "split"], 2, "'split' is not KEY=VALUE"),
+        (["make", "folder", ".", "-o", "y", "--option", "a=1", "--option", "a=2"], 2, "twice"),
+        (["make", "folder", "gone", "-o", "y"], 1, "No such file"),
+        (["make", "folder", ".", "-o", "y", "--option", "splt=x"], 1, "Did you mean 'split'"),
+    ],
+)
+def test_wrong_use_is_one_line(args, code, match, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    got, out, error = run(capsys, *args)
+    assert (got, out, error.count("\n")) == (code, "", 1)
+    assert re.search(match, error)
+    assert not list(tmp_path.iterdir())

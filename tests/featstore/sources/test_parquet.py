@@ -1,0 +1,297 @@
+"""Parquet and datasets saved to disk: cells are read where they lie."""
+
+import hashlib
+import json
+import random
+import struct
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pa = pytest.importorskip("pyarrow")
+import pyarrow.parquet as pq  # noqa: E402
+
+from featstore.errors import ItemReadError, ManifestError  # noqa: E402
+from featstore.sources import open_reader  # noqa: E402
+from featstore.sources.arrow_cells import ArrowCells  # noqa: E402
+from featstore.sources.parquet_cells import ParquetCells  # noqa: E402
+from tests.featstore.sources.conftest import picture, write  # noqa: E402
+
+
+def sha(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def hub_table(numbers, **columns):
+    """As dataset hubs store images: structs of bytes and path, and a description of features."""
+    info = {"info": {"features": {
+        "image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"},
+    }}}  # fmt: skip
+    table = pa.table(
+        {
+            "image": [{"bytes": picture(n), "path": f"{n}.png"} for n in numbers],
+            "label": [n % 2 for n in numbers],
+            **columns,
+        }
+    )
+    return table.replace_schema_metadata({"huggingface": json.dumps(info)})
+
+
+def test_a_hubs_folder_of_parquet_files(make, tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    pq.write_table(hub_table([0, 1, 2]), root / "train-00000-of-00001.parquet")
+    pq.write_table(hub_table([3]), root / "validation-00000-of-00001-ab12.parquet")
+    manifest = make("parquet", root)
+    table = manifest.items("image")
+    assert table.select("item_id", "uri", "split", "class_id").rows()[1:] == [
+        ("zoo/image/train-00000-of-00001/1", "train-00000-of-00001.parquet::image.bytes#1",
+         "train", "zoo/dog"),
+        ("zoo/image/train-00000-of-00001/2", "train-00000-of-00001.parquet::image.bytes#2",
+         "train", "zoo/cat"),
+        ("zoo/image/validation-00000-of-00001-ab12/0",
+         "validation-00000-of-00001-ab12.parquet::image.bytes#0", "val", "zoo/dog"),
+    ]  # fmt: skip
+    assert manifest.classes["name"].to_list() == ["cat", "dog"]
+    with open_reader(manifest) as reader:
+        assert [reader.read(row) for row in table.to_dicts()] == [picture(n) for n in range(4)]
+    assert table["content_sha256"].to_list() == [sha(picture(n)) for n in range(4)]
+
+
+def test_plain_bytes_with_ids_and_lists_of_captions(make, tmp_path):
+    path = tmp_path / "x.parquet"
+    columns = {"jpg": [picture(1), picture(2)], "key": ["a", "b"], "captions": [["x", "y"], []]}
+    pq.write_table(pa.table(columns), path)
+    manifest = make("parquet", path, image="jpg")
+    assert manifest.items("image")["item_id"].to_list() == ["zoo/image/a", "zoo/image/b"]
+    assert manifest.items("caption")["text"].to_list() == ["x", "y"]
+
+
+def test_paths_in_parquet(make, tmp_path):
+    root = write(tmp_path / "in", {"img/0.png": picture(0)})
+    pq.write_table(pa.table({"path": ["img/0.png"], "title": ["Hello."]}), root / "x.parquet")
+    manifest = make("parquet", root / "x.parquet")
+    assert manifest.items("image")["uri"].to_list() == ["img/0.png"]
+    assert manifest.items("caption")["text"].to_list() == ["Hello."]
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory):
+    """1,000 cells of 1 to 60 kB in row groups of 170, some of them the same (a dictionary)."""
+    rng = random.Random(0)
+    cells = [rng.randbytes(rng.randrange(1000, 60_000)) for _ in range(900)]
+    cells += cells[:100]
+    path = tmp_path_factory.mktemp("big") / "x.parquet"
+    pq.write_table(pa.table({"image": cells, "n": range(1000)}), path, row_group_size=170)
+    return path, cells
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards", "random"])
+def test_cells_in_any_order(big, order):
+    path, cells = big
+    rows = list(range(0, 1000, 1 if order == "forwards" else 40))
+    if order == "backwards":
+        rows.reverse()
+    elif order == "random":
+        random.Random(1).shuffle(rows)
+    table = ParquetCells(path)
+    for row in rows:
+        assert table.get("image", row) == cells[row]
+    table.close()
+
+
+def test_threads_share_a_reader_of_bounded_memory(make, big, monkeypatch):
+    monkeypatch.setattr("featstore.sources.parquet_cells.WINDOW_BYTES", 2**20)
+    path, cells = big
+    manifest = make("parquet", path)
+    rows = manifest.items("image").to_dicts()
+    with open_reader(manifest) as reader, ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(reader.read, rows)) == cells
+        held = next(iter(reader._tables._held.values()))[0]
+        assert held._held <= 2**20
+        assert sum(map(len, held._window.values())) == held._held
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_truncated_files_are_refused_by_name(make, big, tmp_path, share):
+    data = big[0].read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ManifestError, match=r"cut\.parquet is truncated, damaged"):
+        make("parquet", tmp_path / "cut.parquet")
+
+
+def test_a_file_that_claims_gigabytes_is_refused_unread(make, tmp_path):
+    path = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table({"image": [bytes(80 * 2**20)]}), path, compression="zstd")
+    assert path.stat().st_size < 2**16
+    with pytest.raises(ManifestError, match=r"bomb\.parquet .*would become .* in memory"):
+        make("parquet", path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "match"),
+    [
+        ({"image": [b"1", None]}, r"row 1 has no bytes in 'image'"),
+        ({"image": [{"bytes": None, "path": "/etc/passwd"}]}, "no bytes in 'image.bytes'"),
+        ({"image": [1]}, "holds int64; it must hold bytes or paths"),
+        ({"path": ["../x.png"]}, "climbs out"),
+        ({"path": ["/etc/passwd"]}, "does not lie below"),
+        ({"path": ["", "a.png"]}, "no path of an image"),
+        ({"path": [None]}, "holds null; it must hold bytes or paths"),
+        ({"image": [b"1", b"2"], "id": ["a", "a"]}, "'a' is repeated"),
+        ({"picture": [b"1"]}, "no column of images"),
+        ({"image": [b"1"], "caption": [{"a": 1}]}, "a caption that is no text"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_columns_are_refused(make, tmp_path, columns, match):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table(columns), path)
+    with pytest.raises(ManifestError, match=match):
+        make("parquet", path)
+
+
+def test_a_row_that_is_not_there(big):
+    table = ParquetCells(big[0])
+    with pytest.raises(ItemReadError, match="1,000 rows and no row 1,000"):
+        table.get("image", 1000)
+    with pytest.raises(ItemReadError):
+        table.get("picture", 0)
+    assert table.get("image", 3) == big[1][3]
+    table.close()
+
+
+# ---- datasets saved to disk ----------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    features = datasets.Features(
+        image=datasets.Image(),
+        label=datasets.ClassLabel(names=["cat", "dog"]),
+        text=datasets.Value("string"),
+    )
+
+    def part(numbers):
+        return datasets.Dataset.from_dict(
+            {
+                "image": [{"bytes": picture(n), "path": None} for n in numbers],
+                "label": [n % 2 for n in numbers],
+                "text": [f"Number {n}." for n in numbers],
+            },
+            features=features,
+        )
+
+    parts = datasets.DatasetDict(train=part([0, 1, 2]), validation=part([3]))
+    parts.save_to_disk(tmp_path / "saved", num_shards={"train": 2, "validation": 1})
+    return tmp_path / "saved"
+
+
+def test_a_dataset_saved_to_disk(make, saved):
+    manifest = make("hf", saved)
+    table = manifest.items("image")
+    assert table.select("item_id", "uri", "split", "class_id").rows()[1:3] == [
+        ("zoo/image/train/data-00000-of-00002/1",
+         "train/data-00000-of-00002.arrow::image.bytes#1", "train", "zoo/dog"),
+        ("zoo/image/train/data-00001-of-00002/0",
+         "train/data-00001-of-00002.arrow::image.bytes#0", "train", "zoo/cat"),
+    ]  # fmt: skip
+    assert table["split"].to_list() == ["train"] * 3 + ["val"]
+    assert manifest.items("caption")["text"].to_list() == [f"Number {n}." for n in range(4)]
+    with open_reader(manifest) as reader:
+        assert [reader.read(row) for row in table.to_dicts()] == [picture(n) for n in range(4)]
+    one = make("hf", saved / "train")
+    assert one.items("image")["uri"][0] == "data-00000-of-00002.arrow::image.bytes#0"
+    assert one.items("image")["split"].null_count() == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("dataset_dict.json", '{"splits": ["../../x"]}', "plain names"),
+        ("dataset_dict.json", '{"splits": 3}', "plain names"),
+        ("train/state.json", '{"_data_files": [{"filename": "../../x.arrow"}]}', "no Arrow file"),
+        ("train/state.json", '{"_data_files": [{"filename": "state.json"}]}', "no Arrow file"),
+        ("train/state.json", '{"_data_files": [{"filename": "gone.arrow"}]}', "no Arrow file"),
+        ("train/state.json", "{", "is not JSON"),
+        ("train/dataset_info.json", "[" * 100_000, "nested more than 16"),
+        ("train/dataset_info.json", '{"features": {"image": {"_type": "os.system"}}}', "cannot be"),
+    ],
+)
+def test_hostile_descriptions_are_refused(make, saved, name, text, match):
+    (saved / name).write_text(text)
+    with pytest.raises(ManifestError, match=match):
+        make("hf", saved)
+
+
+def test_a_linked_arrow_file_is_refused(make, saved, tmp_path):
+    file = saved / "validation" / "data-00000-of-00001.arrow"
+    file.rename(tmp_path / "away.arrow")
+    file.symlink_to(tmp_path / "away.arrow")
+    with pytest.raises(ManifestError, match="no Arrow file beside it"):
+        make("hf", saved)
+
+
+def test_a_folder_that_save_to_disk_did_not_make(make, tmp_path):
+    with pytest.raises(ManifestError, match=r"neither state\.json nor dataset_dict\.json"):
+        make("hf", write(tmp_path / "x", {"a.parquet": "x"}))
+
+
+def arrow_file(path, table, **options):
+    with (
+        pa.OSFile(str(path), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as out,
+    ):
+        out.write_table(table, max_chunksize=7)
+    return path
+
+
+def test_arrow_cells_in_any_order(tmp_path):
+    cells = [bytes([n]) * n for n in range(100)]
+    table = ArrowCells(arrow_file(tmp_path / "x.arrow", pa.table({"image": cells})))
+    for row in random.Random(0).sample(range(100), 100):
+        assert table.get("image", row) == cells[row]
+    with pytest.raises(ItemReadError, match="no row 100"):
+        table.get("image", 100)
+    with pytest.raises(ItemReadError, match="no column 'picture'"):
+        table.get("picture", 0)
+    table.close()
+
+
+def test_compressed_and_dictionary_arrow_is_refused(tmp_path):
+    table = pa.table({"image": [bytes(2**20)]})
+    path = arrow_file(tmp_path / "x.arrow", table, compression="zstd")
+    with pytest.raises(ManifestError, match="batches are compressed"):
+        ArrowCells(path)
+    path = arrow_file(
+        tmp_path / "y.arrow", pa.table({"image": pa.array(["a"]).dictionary_encode()})
+    )
+    with pytest.raises(ManifestError, match="dictionaries"):
+        ArrowCells(path)
+
+
+def test_offsets_that_lead_out_of_their_buffer_are_refused(tmp_path):
+    path = arrow_file(tmp_path / "x.arrow", pa.table({"image": [b"abcd", b"efgh"]}))
+    data = path.read_bytes()
+    offsets = struct.pack("<iii", 0, 4, 8)
+    assert data.count(offsets) == 1
+    path.write_bytes(data.replace(offsets, struct.pack("<iii", 0, 4, 2**30)))
+    with pytest.raises(ManifestError, match="truncated, damaged"):
+        ArrowCells(path)
+
+
+def test_every_damage_of_an_arrow_file_is_an_error_or_another_value(tmp_path):
+    good = arrow_file(tmp_path / "x.arrow", pa.table({"image": [b"abcd", b"efgh"]})).read_bytes()
+    path = tmp_path / "bad.arrow"
+    rng = random.Random(0)
+    for at in rng.sample(range(len(good)), 150):
+        path.write_bytes(good[:at] if at % 3 == 0 else good[:at] + b"\xff" + good[at + 1 :])
+        try:
+            table = ArrowCells(path)
+            for row in range(table.rows):
+                table.get("image", row)
+            table.close()
+        except (ManifestError, ItemReadError):
+            continue

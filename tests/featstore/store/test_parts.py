@@ -1,0 +1,148 @@
+"""Several processes share the blocks of one set; whoever comes last publishes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from featstore.errors import StoreWriteError
+from featstore.manifest.schema import conform_items
+from featstore.store.claim import is_claimed
+from featstore.store.gc import collect_garbage
+from featstore.store.store import open_store
+from featstore.store.verify import verify_store
+from featstore.store.writer import SetWriter
+
+N, DIM = 43, 6
+ROWS = np.random.default_rng(1).standard_normal((N, DIM)).astype(np.float32)
+
+
+def _writer(root: Path, n: int = N, **changes: Any) -> SetWriter:
+    items = conform_items(pl.DataFrame({"item_id": [f"i/{i:02d}" for i in range(n)]}), "image")
+    return SetWriter(
+        root, dataset="d", kind="image", encoder="timm:toy", space={"name": "toy"}, items=items,
+        dim=DIM, dtype="float32", block_rows=4, plain_bytes=0, **changes,
+    )  # fmt: skip
+
+
+def _fill(writer: SetWriter, blocks: list[int]) -> None:
+    for block in blocks:
+        where = writer.layout.block_slice(block)
+        failed = {"i/05": "bad"} if block == 1 else {}
+        writer.write_block(block, ROWS[where], failed)
+
+
+def _tree(root: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> dict[str, bytes]:
+    """The store as a single writer leaves it."""
+    with _writer(tmp_path / "whole") as writer:
+        _fill(writer, writer.pending())
+        writer.finish()
+    return _tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 20])
+def test_any_number_of_parts_gives_the_same_bytes(
+    tmp_path: Path, whole: dict[str, bytes], world_size: int
+) -> None:
+    root = tmp_path / "parts"
+    writers = [_writer(root, part=(rank, world_size)) for rank in range(world_size)]
+    seen: list[int] = []
+    for writer in writers:  # all open at once
+        writer.__enter__()
+    for writer in writers:
+        seen += writer.pending()
+        _fill(writer, writer.pending())
+        with pytest.raises(StoreWriteError, match="cannot be published"):
+            writer.finish()
+        writer.__exit__()
+    assert sorted(seen) == list(range(11))
+    assert verify_store(root).problems == []
+    with _writer(root) as writer:
+        assert writer.pending() == []
+        writer.finish()
+    assert _tree(root) == whole
+
+
+def test_another_number_of_processes_goes_on(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    root = tmp_path / "parts"
+    for rank in (0, 2):
+        with _writer(root, part=(rank, 3)) as writer:
+            _fill(writer, writer.pending()[:2])
+    with _writer(root, part=(1, 2)) as writer:
+        assert writer.pending() == [1, 7, 9]  # 0 and 3, 2 and 5 are done
+        _fill(writer, writer.pending()[:1])
+    with _writer(root) as writer:
+        assert writer.pending() == [4, 6, 7, 8, 9, 10]
+        _fill(writer, writer.pending()[:2])
+    with _writer(root) as writer:
+        assert writer.pending() == [7, 8, 9, 10]
+        _fill(writer, writer.pending())
+        writer.finish()
+    assert _tree(root) == whole
+
+
+def test_a_flipped_block_of_a_part_is_done_again(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    root = tmp_path / "parts"
+    with _writer(root, part=(0, 1)) as writer:
+        _fill(writer, writer.pending())
+    data = next(root.glob("d/image/*/.staging/part-*/w*/data-000000.bin"))
+    flipped = bytearray(data.read_bytes())
+    flipped[4 * 4 * DIM] ^= 1
+    data.write_bytes(flipped)
+    with _writer(root) as writer:
+        assert writer.pending() == [1]
+        _fill(writer, [1])
+        writer.finish()
+    assert _tree(root) == whole
+
+
+def test_parts_of_another_plan_are_not_mixed_in(tmp_path: Path) -> None:
+    with _writer(tmp_path, part=(0, 2), plan={"batch": 8}) as writer:
+        _fill(writer, writer.pending())
+    with _writer(tmp_path, plan={"batch": 16}) as writer:
+        assert writer.pending() == list(range(11))
+
+
+def test_a_set_is_extended_in_parts(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    root = tmp_path / "parts"
+    with _writer(root, 22) as writer:
+        _fill(writer, writer.pending())
+        writer.finish()
+    for rank in range(2):
+        with _writer(root, part=(rank, 2)) as writer:
+            assert writer.pending() == list(range(5, 11))[(rank + 1) % 2 :: 2]
+            _fill(writer, writer.pending())
+    with _writer(root) as writer:
+        assert writer.pending() == []
+        writer.finish()
+    found = open_store(root, verify="full").view("d/image/timm:toy").numpy(np.float32)
+    assert found.tobytes() == np.delete(ROWS, 5, axis=0).tobytes()
+    assert verify_store(root).problems == []
+    data = next(name for name in whole if name.endswith("c/0/0"))
+    assert _tree(root)[data] == whole[data]
+
+
+def test_a_living_part_is_not_collected_and_one_rank_runs_once(tmp_path: Path) -> None:
+    with _writer(tmp_path, part=(0, 2)) as writer:
+        assert is_claimed(writer.directory)
+        assert collect_garbage(tmp_path, grace=-1) == []
+        with (
+            pytest.raises(StoreWriteError, match="is being written by process"),
+            _writer(tmp_path, part=(0, 2)),
+        ):
+            pass
+    # Nothing was written: nothing is left.
+    assert not writer.directory.exists()
