@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from featstore.keys import sha256_hex
 from featstore.store.blocks import read_block
-from featstore.store.claim import Claim, claim_set
+from featstore.store.claim import Claim, claim_folders, claim_set
 from featstore.store.commit import Commit, staging_of
 from featstore.store.files import check_no_links
 from featstore.store.layout import ArrayLayout, SetKey
@@ -56,8 +56,9 @@ class SetMender:
 
     def __exit__(self, *_: object) -> None:
         if self._claim is not None:
-            # What another writer left staged stays for it.
-            (self._claim.finish if self._fresh else self._claim.release)()
+            # What another writer left staged, or began meanwhile, stays for it.
+            alone = self._fresh and len(claim_folders(self.directory)) == 1
+            (self._claim.finish if alone else self._claim.release)()
 
     def write(self, path: Path, parts: Iterable[bytes | memoryview]) -> None:
         """Write a file whose bytes have only one right form."""
@@ -68,7 +69,7 @@ class SetMender:
 
     def write_proven(self, path: Path, data: bytes, facts: Mapping[str, Any]) -> bool:
         """Write a file if `data` is what the commit states; return whether it is."""
-        if (len(data), sha256_hex(data)) != (facts["bytes"], facts["sha256"]):
+        if bytes_facts(data) != {name: facts[name] for name in ("bytes", "sha256")}:
             return False
         self.write(path, [data])
         return True
@@ -108,3 +109,8 @@ class SetMender:
         except BlockMissingError:
             return False
         return True
+
+
+def bytes_facts(data: bytes) -> dict[str, Any]:
+    """Return size and sha256 of bytes, as a commit states them of a file."""
+    return {"bytes": len(data), "sha256": sha256_hex(data)}

@@ -38,7 +38,6 @@ from featstore.store.items import MAX_ITEM_BYTES, items_bytes, read_failures
 from featstore.store.layout import (
     BLOCK_ROWS,
     ArrayLayout,
-    SetKey,
     array_metadata,
     group_metadata,
     parse_array_metadata,
@@ -119,7 +118,7 @@ def derive_pointer(
     commits = _all_commits(directory)
     commits.pop(current.revision_id, None)
     history = found.get("history", [])
-    if not isinstance(history, list) or set(map(str, history)) != set(commits):
+    if not isinstance(history, list) or not history or not set(map(str, history)) <= set(commits):
         ordered = sorted(commits.values(), key=lambda commit: commit.n)
         sizes = [commit.n for commit in ordered]
         if len(set(sizes)) < len(sizes) or any(n > current.n for n in sizes):

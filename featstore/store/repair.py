@@ -16,11 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import FeatstoreError
-from featstore.store.blocks import check_file, check_size, layout_of, read_block
+from featstore.store.blocks import check_file, check_size, read_block
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import parse_catalog, write_catalog
-from featstore.store.commit import POINTER, REVISIONS, Commit, commit_bytes, read_commit
-from featstore.store.damage import Damage, find_damage, published_commits, stored_items
+from featstore.store.commit import (
+    POINTER,
+    REVISIONS,
+    Commit,
+    commit_bytes,
+    read_commit,
+    read_pointer,
+)
+from featstore.store.damage import Damage, find_damage, stored_items
 from featstore.store.donors import Donors
 from featstore.store.files import check_no_links, json_bytes, read_json, same_file, write_file
 from featstore.store.layout import (
@@ -31,7 +38,7 @@ from featstore.store.layout import (
     group_metadata,
     vector_metadata,
 )
-from featstore.store.mender import SetMender
+from featstore.store.mender import SetMender, bytes_facts
 from featstore.store.records import is_sha256
 from featstore.store.rederive import (
     attributes_of,
@@ -81,8 +88,15 @@ def repair_set(root: Path, key: str, *, dry_run: bool = False) -> Repair:
             [problem.path for problem in before if problem.path in would],
             [problem for problem in before if problem.path not in would],
         )
-    write_catalog(root)
+    relist(root, key)
     return compare(before, verify_store(root, [key]).problems)
+
+
+def relist(root: Path, key: str) -> None:
+    """Write the catalog, unless that would drop this set: its pointer is still damaged."""
+    with contextlib.suppress(FeatstoreError):
+        if read_pointer(SetKey(*key.split("/")).directory(root)) is not None:
+            write_catalog(root)
 
 
 def compare(before: list[Problem], after: list[Problem]) -> Repair:
@@ -101,7 +115,7 @@ def _rebuild(mender: SetMender, wrong: set[str]) -> None:
     }
     for name in sorted(wrong & set(groups)):
         mender.write(root / name, [json_bytes(group_metadata(groups[name]))])
-    commits = _rebuild_commits(mender)
+    commits = rebuild_commits(mender)
     if not commits:
         return
     pointer = derive_pointer(mender.directory, commits[-1])
@@ -123,8 +137,11 @@ def _rebuild(mender: SetMender, wrong: set[str]) -> None:
     _rebuild_data(mender, damage)
 
 
-def _rebuild_commits(mender: SetMender) -> list[Commit]:
-    """Return the published commits, the current one last, damaged ones rebuilt if possible."""
+def rebuild_commits(mender: SetMender) -> list[Commit]:
+    """Return the published commits, the current one last, damaged ones rebuilt if possible.
+
+    Empty if it cannot be told which revision the set stands for.
+    """
     directory = mender.directory
     attributes = attributes_of(directory)
     history = attributes.get("history", [])
@@ -134,7 +151,7 @@ def _rebuild_commits(mender: SetMender) -> list[Commit]:
         try:
             found[revision] = read_commit(directory, revision)
             data = commit_bytes(found[revision])
-            if not same_file(_path(directory, revision), _facts(data)):
+            if not same_file(_path(directory, revision), bytes_facts(data)):
                 mender.write(_path(directory, revision), [data])
         except FeatstoreError:
             with contextlib.suppress(KeyError, TypeError, ValueError):
