@@ -14,7 +14,6 @@ from featstore.errors import (
     CorruptStoreError,
     IncompleteEmbeddingsError,
     UnknownSetError,
-    did_you_mean,
 )
 from featstore.store.blocks import layout_of
 from featstore.store.catalog import finished_sets, unfinished_sets
@@ -37,7 +36,7 @@ from featstore.store.items import (
     read_items,
 )
 from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_array_metadata
-from featstore.store.names import find_sets, match_names
+from featstore.store.names import find_sets, match_names, unknown_set
 from featstore.store.readers import MODES, Mode, open_rows
 from featstore.store.records import check_format
 from featstore.store.thumbnails import read_thumbnails
@@ -148,10 +147,7 @@ class FeatureStore:
             )
             raise IncompleteEmbeddingsError(msg)
         keys = [str(key_of(path)) for path in finished_sets(self.root)]
-        known = ", ".join(keys) or "no set at all"
-        hint = did_you_mean(name, keys)
-        msg = f"{self.root} holds no set {name!r}. It holds: {known}.{hint}"
-        raise UnknownSetError(msg)
+        raise UnknownSetError(unknown_set(self.root, name, keys))
 
     def revisions(self, name: str) -> list[SetInfo]:
         """Return every published revision of a set, the oldest first, the current last."""
