@@ -28,6 +28,7 @@ from featstore.store.base import Base, read_base
 from featstore.store.casting import cast_rows
 from featstore.store.claim import Claim, claim_set
 from featstore.store.commit import staging_of
+from featstore.store.disk_errors import write_error
 from featstore.store.items import items_bytes
 from featstore.store.journal import BlockRecord, Journal, has_blocks
 from featstore.store.layout import (
@@ -40,6 +41,7 @@ from featstore.store.layout import (
 from featstore.store.publication import publish_set, write_groups
 from featstore.store.records import check_root
 from featstore.store.resume import resume_journal
+from featstore.store.settle import settle_claimed
 from featstore.store.staged import StagedFiles
 
 logger = logging.getLogger(__name__)
@@ -175,11 +177,7 @@ class SetWriter:
                 raise
             if loss is not None:
                 raise loss from err
-            msg = (
-                f"Cannot write the store {self.root}: {err.strerror or err}. Choose a folder that "
-                "you may write."
-            )
-            raise StoreWriteError(msg) from err
+            raise write_error(self.root, err) from err
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
@@ -215,6 +213,8 @@ class SetWriter:
             return
         if self._retry_failed and not base.kept.all():
             return
+        assert self._claim is not None
+        settle_claimed(self.root, self._claim, base.commit.revision_id)
         what = "no item of it failed" if self._retry_failed else "with these items"
         msg = f"{self.key} is finished: {what}. Remove it with `featstore rm` to extract it anew."
         raise AlreadyFinishedError(msg)
@@ -384,12 +384,7 @@ class SetWriter:
         except OSError as err:
             if self._claim is not None:
                 self._claim.check()
-            msg = (
-                f"Cannot write {err.filename or self.key} below {self.root}: "
-                f"{err.strerror or err}. Free space, then run the same command again; finished "
-                "blocks are kept."
-            )
-            raise StoreWriteError(msg) from err
+            raise write_error(err.filename or self.directory, err) from err
 
     def _publish(self, file: int) -> None:
         """Bring a complete data file to its place and journal it."""

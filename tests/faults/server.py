@@ -18,6 +18,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+# Loaded for the children, so that none of them needs to.
+import featstore.cli.interop
+import featstore.extraction.job
+import featstore.interop
+import featstore.store.thumbnails  # noqa: F401
 from featstore.errors import FeatstoreError
 from tests.faults import scenarios, users
 
@@ -34,7 +39,7 @@ def run_child(request: dict[str, Any], report: Path) -> int:
     if "umask" in request:
         os.umask(request["umask"])
     if "file_size" in request:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], request["file_size"]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], resource.RLIM_INFINITY))
     if shim is not None and "fault" in request:
         fault = request["fault"]
         shim.faults_arm(
@@ -55,6 +60,7 @@ def run_child(request: dict[str, Any], report: Path) -> int:
         result["calls"] = shim.faults_trace().decode().splitlines()
         result["fired"] = shim.faults_fired()
         shim.faults_arm(b"", 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     os.write(handle, json.dumps(result).encode())
     return code
 
@@ -75,6 +81,7 @@ def main() -> None:
                 code = 70
                 try:
                     sys.stdin.close()
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the pipe is for answers
                     code = run_child(request, Path(name))
                 finally:
                     os._exit(code)
