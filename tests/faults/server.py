@@ -24,7 +24,7 @@ import featstore.extraction.job
 import featstore.interop
 import featstore.store.thumbnails  # noqa: F401
 from featstore.errors import FeatstoreError
-from tests.faults import scenarios, users
+from tests.faults import scenarios, team
 
 MODES = ("none", "before", "after", "torn", "short", "fail", "fail_from", "stop")
 
@@ -35,7 +35,8 @@ def run_child(request: dict[str, Any], report: Path) -> int:
     shim = ctypes.CDLL(os.environ["LD_PRELOAD"]) if os.environ.get("LD_PRELOAD") else None
     handle = os.open(report, os.O_WRONLY)  # before this process becomes someone else
     if "user" in request:
-        users.become(**request["user"])
+        team.warm_up()
+        _become(**request["user"])
     if "umask" in request:
         os.umask(request["umask"])
     if "file_size" in request:
@@ -48,7 +49,8 @@ def run_child(request: dict[str, Any], report: Path) -> int:
     result: dict[str, Any] = {}
     code = 0
     try:
-        result["value"] = getattr(scenarios, request["scenario"])(root, **request.get("args", {}))
+        where = scenarios if hasattr(scenarios, request["scenario"]) else team
+        result["value"] = getattr(where, request["scenario"])(root, **request.get("args", {}))
     except FeatstoreError as err:
         code = 1
         result |= {"error": type(err).__name__, "message": str(err)}
@@ -63,6 +65,13 @@ def run_child(request: dict[str, Any], report: Path) -> int:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     os.write(handle, json.dumps(result).encode())
     return code
+
+
+def _become(uid: int, gid: int) -> None:
+    """Give up this process's rights for those of another user; only the superuser can."""
+    os.setgroups([gid])
+    os.setgid(gid)
+    os.setuid(uid)
 
 
 def main() -> None:
