@@ -127,6 +127,20 @@ def check_file(
     return found
 
 
+def check_tail(path: Path, layout: ArrayLayout, file: int) -> list[str]:
+    """Return what is wrong behind the rows of a data file of the right size."""
+    if not layout.shard_rows:
+        return []
+    rows = layout.file_rows(file)
+    count = min(rows.stop, layout.n) - rows.start
+    try:
+        with open_regular(path) as handle:
+            handle.seek(count * layout.row_bytes)
+            return _tail_reasons(handle, layout, file)
+    except (FeatstoreError, OSError) as err:
+        return [f"cannot be read: {err}"]
+
+
 def prefix_hash(
     directory: Path, layout: ArrayLayout, block: int, n_rows: int, *, blank: np.ndarray
 ) -> str:

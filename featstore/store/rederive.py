@@ -43,6 +43,7 @@ from featstore.store.layout import (
     parse_array_metadata,
 )
 from featstore.store.parquet import read_table
+from featstore.store.records import MAX_BLOCK_ROWS, MAX_DIM, MAX_ROWS
 
 
 def derive_commit(directory: Path, revision: str, attributes: Mapping[str, Any]) -> Commit | None:
@@ -58,7 +59,7 @@ def derive_commit(directory: Path, revision: str, attributes: Mapping[str, Any])
     Commit or None
         None if the files are not those of the commit: one of them is damaged, too.
     """
-    stored = _stored_layout(directory / "embedding")
+    stored = stored_layout(directory / "embedding")
     if stored is None:
         return None
     hashes: dict[tuple[int, int, bytes], str] = {}
@@ -173,15 +174,18 @@ def _all_commits(directory: Path) -> dict[str, Commit]:
     return found
 
 
-def _stored_layout(array: Path) -> ArrayLayout | None:
+def stored_layout(array: Path) -> ArrayLayout | None:
+    """Return the layout that an array's metadata states; None if no writer writes such."""
     try:
         document = read_json(array / "zarr.json", limit=MAX_METADATA_BYTES)
         codec = document["codecs"][0]
         block_rows = BLOCK_ROWS
         if codec["name"] == "sharding_indexed":
             block_rows = int(codec["configuration"]["chunk_shape"][0])
-        return parse_array_metadata(document, where=str(array), block_rows=block_rows)
-    except (FeatstoreError, OSError, KeyError, TypeError, ValueError, IndexError):
+        layout = parse_array_metadata(document, where=str(array), block_rows=block_rows)
+        sane = layout.n <= MAX_ROWS and layout.dim <= MAX_DIM and block_rows <= MAX_BLOCK_ROWS
+        return layout if sane and layout.shard_rows % block_rows == 0 else None
+    except (FeatstoreError, OSError, KeyError, TypeError, ValueError, LookupError, ArithmeticError):
         return None
 
 

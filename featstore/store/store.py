@@ -127,9 +127,12 @@ class FeatureStore:
             If no set fits; the message lists what the dataset holds. Or no revision does.
         AmbiguousSetError
             If several fit; the message lists them.
+        TypeError
+            If `name` is no text.
         IncompleteEmbeddingsError
             If the only fit is a set whose extraction has not finished.
         """
+        _check_text(name)
         matches = find_sets(self.root, name)
         if len(matches) == 1:
             return self._info(next(iter(matches.values())), revision)
@@ -286,6 +289,16 @@ def open_store(path: str | Path, *, mode: Mode = "auto", verify: Verify = "never
         where=str(root / "zarr.json"),
     )
     return FeatureStore(root, mode=mode, verify=verify)
+
+
+def _check_text(name: object) -> None:
+    """Raise TypeError if what should be the name of a set is no text."""
+    if not isinstance(name, str):
+        msg = (
+            f"The name of a set is a text such as 'stamps/image/resnet50'; got {name!r}. `sets()` "
+            "lists what there is."
+        )
+        raise TypeError(msg)
 
 
 def _published(key: SetKey, attributes: dict[str, Any], revision: str | None) -> str:
