@@ -27,6 +27,7 @@ from featstore.store.base import Base, read_base
 from featstore.store.casting import convert_rows
 from featstore.store.claim import Claim, claim_folders, claim_set, part_name
 from featstore.store.commit import staging_of
+from featstore.store.disk_errors import write_error
 from featstore.store.items import items_bytes
 from featstore.store.journal import BlockRecord, Journal, finished_blocks, has_blocks
 from featstore.store.layout import (
@@ -39,6 +40,7 @@ from featstore.store.layout import (
 from featstore.store.publication import publish_set, write_groups
 from featstore.store.records import check_root
 from featstore.store.resume import resume_journal
+from featstore.store.settle import settle_claimed
 from featstore.store.staged import StagedFiles
 from featstore.store.workers import run_beside
 
@@ -162,9 +164,11 @@ class SetWriter:
                 self.directory, self.key, self._table, retry_failed=self._retry_failed
             )
             if self._base is not None:
-                # Another writer may have ended just now.
-                self._base.refuse_finished(sha256_hex(self._items), retry=self._retry_failed)
-            if self._base is not None:
+                done = self._base.finished(sha256_hex(self._items), retry=self._retry_failed)
+                if done is not None:
+                    # Another writer may have ended just now, without tidying up.
+                    settle_claimed(self.root, self._claim, self._base.commit.revision_id)
+                    raise done
                 self.layout = self._base.next_layout(self.layout.n, **self._limits)
             write_groups(self.root, self.key, self._claim)
             self._staged = StagedFiles(self._claim.folder, self.layout)
@@ -184,9 +188,7 @@ class SetWriter:
                 raise
             if loss is not None:
                 raise loss from err
-            what = f"Cannot write the store {self.root}: {err.strerror or err}."
-            msg = f"{what} Choose a folder that you may write."
-            raise StoreWriteError(msg) from err
+            raise write_error(self.root, err) from err
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
@@ -390,12 +392,7 @@ class SetWriter:
         except OSError as err:
             if self._claim is not None:
                 self._claim.check()
-            msg = (
-                f"Cannot write {err.filename or self.key} below {self.root}: "
-                f"{err.strerror or err}. Free space, then run the same command again; finished "
-                "blocks are kept."
-            )
-            raise StoreWriteError(msg) from err
+            raise write_error(err.filename or self.directory, err) from err
 
     def _publish(self, file: int) -> None:
         """Bring a complete data file to its place and journal it."""
