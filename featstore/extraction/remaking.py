@@ -121,8 +121,13 @@ class ItemRemaker:
         for plan in list(self._plans):
             for step in steps:
                 yield self._encode(items, step, plan)
+            if len(steps) > 1:
+                # An extraction that extends a set gives slots to the new rows only.
+                yield self._encode(items, steps[1], plan, alone=True)
 
-    def _encode(self, items: pl.DataFrame, ends: list[int], plan: Plan) -> Proposal:
+    def _encode(
+        self, items: pl.DataFrame, ends: list[int], plan: Plan, *, alone: bool = False
+    ) -> Proposal:
         encoder = self._open(plan)
         parts, failures = [], {}
         start = 0
@@ -135,8 +140,9 @@ class ItemRemaker:
             ) as preparation,
         ):
             for end in ends:
-                output = encode_block(items[:end], preparation)
-                parts.append(output.rows[0][start:])
+                first = start if alone else 0
+                output = encode_block(items[first:end], preparation)
+                parts.append(output.rows[0][start - first :])
                 failures.update(output.failures)
                 start = end
         return Proposal(np.concatenate(parts), plan, failures)

@@ -284,19 +284,21 @@ def test_rows_that_were_appended_are_encoded_as_they_were(manifest: Manifest, st
     items = manifest.tables["image"]
     encoder = featstore.encoders.object_encoder.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
     from featstore.extraction.batches import BatchRunner
-    from featstore.extraction.pipeline import encode_block
+    from featstore.extraction.pipeline import Preparation, encode_block
+    from featstore.sources import ByteReader
 
-    BatchRunner(encoder, 3, device="cpu", halve=False)
-
+    runner = BatchRunner(encoder, 4, device="cpu", halve=False)
     for n in (5, 11):
         with (
             SetWriter(
                 store, dataset="toy", kind="image", encoder=encoder.name, space=encoder.space,
                 items=items[:n], dim=4, dtype="float32",
             ) as writer,
-            ThreadPoolExecutor(1) as pool,
+            Preparation(
+                ByteReader(manifest.root), [runner], workers=1, decode_timeout=None
+            ) as preparation,
         ):  # fmt: skip
-            output = encode_block(items[:n], manifest.root, [encoder], pool, batch=4)
+            output = encode_block(items[:n], preparation)
             writer.write_block(0, output.rows[0])
             writer.finish(run={"batch": 4, "device": "cpu"})
     key = str(writer.key)
