@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from data_manifests.registry import BUILDERS
 from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
 from featstore.datasets import STAGING, build_dataset
@@ -229,10 +230,12 @@ def test_bad_input_is_one_line_and_exit_code_1(change, match, source, tmp_path, 
 
 def test_ls_and_show(call, source, tmp_path):
     listed = json.loads(call("ls", "--json").stdout)
-    assert [(entry["name"], entry["options"]) for entry in listed] == [
-        ("stamps", ["locales", "source"]), ("imagenet1k", ["source"]),
-    ]  # fmt: skip
-    assert "imagenet1k  The 1,000 classes" in call("ls").stdout
+    assert {entry["name"]: entry["options"] for entry in listed[:2]} == {
+        "stamps": ["locales", "source"],
+        "imagenet1k": ["source"],
+    }
+    assert [entry["name"] for entry in listed] == list(BUILDERS)
+    assert re.search(r"imagenet1k +The 1,000 classes", call("ls").stdout)
     assert json.loads(call("show", "stamps", "--json").stdout)["expected"]["images"] == 570
     out = tmp_path / "out"
     call("build", "stamps", "-o", out, "--source", source)
