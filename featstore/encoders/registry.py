@@ -37,6 +37,7 @@ class Family:
 
 #: Options that only some families take, with the value that leaves them out.
 OPTIONS: dict[str, Any] = {
+    "kind": None,
     "precision": "float32",
     "pool": None,
     "trust_remote_code": False,
@@ -61,6 +62,7 @@ FAMILIES: dict[str, Family] = {
         check="check_text_name",
         open="open_text",
         example="st:all-MiniLM-L6-v2",
+        takes=frozenset({"precision", "trust_remote_code"}),
     ),
     "hf": Family(
         summary="text models of transformers, with a pooling that is named",
@@ -69,6 +71,7 @@ FAMILIES: dict[str, Family] = {
         check="check_hf_name",
         open="open_hf",
         example="hf:roberta-base",
+        takes=frozenset({"precision", "pool", "trust_remote_code"}),
     ),
     "oc": Family(
         summary="image and text towers of open_clip",
@@ -77,6 +80,7 @@ FAMILIES: dict[str, Family] = {
         check="check_open_clip_name",
         open="open_open_clip",
         example="oc:ViT-B-32-quickgelu/openai",
+        takes=frozenset({"kind", "precision"}),
     ),
 }
 
@@ -114,6 +118,7 @@ def check_name(name: str) -> str:
 def open_encoder(
     name: str,
     *,
+    kind: str | None = None,
     weights: str | Path | None = None,
     device: str = "cpu",
     batch_size: int | None = None,
@@ -129,6 +134,8 @@ def open_encoder(
     ----------
     name : str
         ``timm:<model>[.<tag>]`` or ``st:<model>``.
+    kind : str, optional
+        What it is to encode; says which of two towers is meant, for families that have two.
     weights : str, Path or None
         ``package:DISTRIBUTION``, a file, a folder (texts), or None for the hub.
     device : str
@@ -167,6 +174,7 @@ def open_encoder(
             msg = f"The '{what}' of an encoder must be at least 1. Got {value} instead."
             raise EncoderError(msg)
     asked = {
+        "kind": kind,
         "precision": precision,
         "pool": pool,
         "trust_remote_code": trust_remote_code,
@@ -187,7 +195,8 @@ def open_encoder(
 def _taken(name: str, family: Family, asked: dict[str, Any]) -> dict[str, Any]:
     """Return the options that the family takes; refuse one that was asked for in vain."""
     for option, value in asked.items():
-        if option not in family.takes and value != OPTIONS[option]:
+        # A kind that the family does not encode is its caller's to refuse.
+        if option not in family.takes and value != OPTIONS[option] and option != "kind":
             msg = (
                 f"{name} takes no {option} ({value!r} was asked for); besides weights, device, "
                 f"batch_size and threads its family takes: "
