@@ -93,6 +93,10 @@ class ClaimLostError(StoreWriteError):
     """Another writer took this one's place while it stood still; it published nothing."""
 
 
+class WorkerDiedError(FeatstoreError, RuntimeError):
+    """Processes that extract ended without saying why, again and again."""
+
+
 class CorruptStoreError(FeatstoreError, RuntimeError):
     """Files of the store disagree with its commit record."""
 

@@ -230,7 +230,7 @@ def extract_many(
     try:
         with _log_errors(log):
             job = open_job(manifest, kind=kind, encoders=encoders, store=store, options=asked)
-            return _run(job, log)
+            return run_job(job, log)
     finally:
         log.close()
 
@@ -273,7 +273,7 @@ def open_job(
     return Job(source, dataset, kind, items, Path(store), options, targets, threads)
 
 
-def _run(job: Job, log: JobLog) -> list[ExtractResult]:
+def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
     """Make the sets that are not there, and the thumbnails."""
     log.write("started", store=str(job.store), items=job.items.height, settings=job.settings())
     results: dict[str, ExtractResult] = {}
@@ -284,7 +284,7 @@ def _run(job: Job, log: JobLog) -> list[ExtractResult]:
     missing = [target for target in job.targets if target.set_id not in results]
     if missing:
         results |= encode_sets(job, missing, log)
-    if job.thumbnails:
+    if job.thumbnails and not job.options.part:
         skip = set().union(*(result.failures for result in results.values()))
         complete_thumbnails(job, skip=skip)
     ordered = [results[target.set_id] for target in job.targets]
