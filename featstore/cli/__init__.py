@@ -11,6 +11,7 @@ from featstore.command_line import CommandGroup, entry_point
     cls=CommandGroup,
     lazy={
         "extract": "featstore.cli.extract:extract_command",
+        "plan": "featstore.cli.plan:plan_command",
         "ls": "featstore.cli.sets:ls_command",
         "show": "featstore.cli.sets:show_command",
         "rm": "featstore.cli.sets:rm_command",

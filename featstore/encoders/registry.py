@@ -180,6 +180,7 @@ def open_encoder(
         "trust_remote_code": trust_remote_code,
         "compile": compile,
     }
+    options = _taken(name, family, asked)
     with _extra_needed(name):
         encoder: Encoder = getattr(import_module(family.module), family.open)(
             name,
@@ -187,7 +188,7 @@ def open_encoder(
             device=device,
             batch_size=batch_size,
             threads=threads,
-            **_taken(name, family, asked),
+            **options,
         )
     return encoder
 

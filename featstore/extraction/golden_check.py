@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from featstore.encoders.base import Encoder
-from featstore.encoders.golden import golden_vectors
+from featstore.encoders.golden import golden_inputs
 from featstore.errors import CorruptStoreError, EncoderError
-from featstore.extraction.batches import torch_threads
+from featstore.extraction.batches import BatchRunner
 from featstore.store.commit import Commit
 from featstore.store.files import read_json, same_file
 
@@ -40,8 +40,13 @@ class Golden:
     def vectors(self) -> np.ndarray:
         """The (g, d) vectors, float64, to six decimals as they are stored."""
         if self._vectors is None:
-            with torch_threads(self._threads):
-                found = golden_vectors(self._encoder)
+            encoder = self._encoder
+            batch = [encoder.prepare(item) for item in golden_inputs(encoder.kinds)]
+            # One batch, or less where even so few do not fit.
+            runner = BatchRunner(
+                encoder, len(batch), device="its device", halve=True, threads=self._threads
+            )
+            found = runner.encode(batch)
             self._vectors = np.round(found.astype(np.float64), 6)
         return self._vectors
 

@@ -176,7 +176,7 @@ def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
         (["build", "stamps"], "Missing option '-o'"),
         (
             ["bild", "stamps"],
-            "No command 'bild'. Commands: build, ls, make, show, sources. Did you mean 'build'",
+            "No command 'bild'. Commands: build, labels, ls, make, show, sources. Did you",
         ),
     ],
 )
@@ -271,3 +271,13 @@ def test_an_option_that_a_builder_does_not_take_is_refused_in_the_api(tmp_path):
     with pytest.raises(ManifestError, match=r"takes no option 'locales'. It takes: source"):
         build_dataset("imagenet1k", tmp_path / "x", locales=("en",))
     assert not (tmp_path / "x").exists()
+
+
+def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
+    (tmp_path / "birds.txt").write_text("great auk\ntern\n")
+    done = call("labels", tmp_path / "birds.txt", "-o", tmp_path / "out")
+    assert done.stdout.startswith("built birds in ")
+    assert "classes           2" in done.stdout
+    assert json.loads(call("show", tmp_path / "out", "--json").stdout)["classes"] == 2
+    failed = call("labels", tmp_path / "none.txt", "-o", tmp_path / "x")
+    assert "Cannot read the label file 'none.txt'" in str(failed.exception)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from tests.perf.engine import Figure, compare
 
 BATCH = 32
