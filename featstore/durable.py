@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import secrets
 import stat
 import sys
 from collections.abc import Iterable
@@ -110,7 +111,8 @@ def write_durably(
         If the file system refuses: full, read-only, no permission. Nothing is left behind.
     """
     if staged is None:
-        staged = path.with_name(f".{path.name}.{os.getpid()}.staged")
+        # Processes of two containers that share a disk may well have the same number.
+        staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}.staged")
         make_folders(path.parent)
     try:
         with staged.open("wb") as file:

@@ -140,8 +140,8 @@ def _run_pass(
     )
     limit = _failure_limit(job, sets, tracker, log)
     limit.check()
-    if job.options.on_progress is not None:
-        job.options.on_progress(tracker.progress())
+    if job.options.part and job.options.on_progress is not None:
+        job.options.on_progress(tracker.progress())  # how much of the set this part has to do
 
     def count(rows: int) -> None:
         tracker.advance(rows, encoded=True)

@@ -236,14 +236,15 @@ def test_an_unwritable_store_is_one_sentence(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A staged name that leads to a device without space: the write itself fails with ENOSPC.
-    import os
-
     from featstore.store.files import write_file
 
     target = tmp_path / "array"
-    staged = tmp_path / f".array.{os.getpid()}.staged"
+    monkeypatch.setattr("featstore.durable.secrets.token_hex", lambda _: "0f0f0f0f")
+    staged = tmp_path / ".array.0f0f0f0f.staged"
     staged.symlink_to("/dev/full")
     with pytest.raises(StoreWriteError, match=r"No space left.*Free space"):
         write_file(target, [b"x" * 100_000])

@@ -88,9 +88,7 @@ def whole(
 ) -> dict[str, bytes]:
     """The store as one process leaves it."""
     store = tmp_path_factory.mktemp("whole") / "store"
-    results = extract_many(
-        pictures, kind="image", encoders=choices, store=store, options=options()
-    )
+    results = extract_many(pictures, kind="image", encoders=choices, store=store, options=options())
     assert [(result.new, result.failed) for result in results] == [(IMAGES - 1, 1)] * 2
     assert featstore.open_store(store, verify="full").sets()
     return tree(store)
