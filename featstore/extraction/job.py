@@ -284,7 +284,7 @@ def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
     missing = [target for target in job.targets if target.set_id not in results]
     if missing:
         results |= encode_sets(job, missing, log)
-    if job.thumbnails:
+    if job.thumbnails and not job.options.part:
         skip = set().union(*(result.failures for result in results.values()))
         complete_thumbnails(job, skip=skip)
     ordered = [results[target.set_id] for target in job.targets]

@@ -58,7 +58,12 @@ class EncoderChoice:
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `extract`, all but manifest, kind, encoders and store; see there."""
+    """The options of `extract`, all but manifest, kind, encoders and store; see there.
+
+    Two more are for engines. ``part`` is (rank, world size): encode every world-size-th block
+    beside the other ranks, and publish nothing. ``pinned`` has, by set_id, the batch size,
+    threads and sort of device that all parts of a set share.
+    """
 
     dtype: str = DEFAULT_DTYPE
     precision: str = "float32"
@@ -79,6 +84,8 @@ class Options:
     wait: float = 0.0
     block_rows: int = BLOCK_ROWS
     log: Path | None = None
+    part: tuple[int, int] | None = None
+    pinned: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
     on_block: Callable[[BlockDone], None] | None = field(default=None, repr=False)
     on_progress: Callable[[Progress], None] | None = field(default=None, repr=False)
 
@@ -109,7 +116,7 @@ class Options:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for the provenance: no path, no callable."""
-        left_out = {"log", "on_block", "on_progress"}
+        left_out = {"log", "part", "pinned", "on_block", "on_progress"}
         return {
             entry.name: getattr(self, entry.name)
             for entry in fields(self)

@@ -56,20 +56,10 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
 
 
 def _prepare_set(job: Job, target: Target) -> SetInProgress:
-    """Settle batch size and threads, and make the writer."""
+    """Make the writer, with batch size and threads settled."""
     options = job.options
-    begun = target.begun_settings()
-    threads = options.threads or begun.get("threads") or job.threads
-    begun_batch = begun.get("batch")
-    with torch_threads(threads):
-        batch = settle_batch_size(
-            target.encoder,
-            options.batch_size,
-            begun=begun_batch if isinstance(begun_batch, int) else None,
-            device=options.device,
-            precision=target.precision,
-        )
-    settings = {"batch": batch, "threads": threads, "device": options.device}
+    pinned = (options.pinned or {}).get(target.set_id)
+    settings = dict(pinned) if pinned else settle_settings(job, target)
     writer = SetWriter(
         job.store,
         dataset=job.dataset,
@@ -83,17 +73,37 @@ def _prepare_set(job: Job, target: Target) -> SetInProgress:
         facts=target.facts(job.source),
         plan={"settings": settings},
         retry_failed=options.retry_failed,
+        part=options.part,
         wait=options.wait,
         block_rows=options.block_rows,
     )
     runner = BatchRunner(
         target.encoder,
-        batch,
+        settings["batch"],
         device=options.device,
         halve=options.batch_size == "auto",
-        threads=threads,
+        threads=settings["threads"],
     )
-    return SetInProgress(target, writer, runner, Golden(target.encoder, threads), settings)
+    golden = Golden(target.encoder, settings["threads"])
+    return SetInProgress(target, writer, runner, golden, settings)
+
+
+def settle_settings(job: Job, target: Target) -> dict[str, Any]:
+    """Return batch size, threads and sort of device, on which the bits of a row depend."""
+    options = job.options
+    begun = target.begun_settings()
+    threads = options.threads or begun.get("threads") or job.threads
+    begun_batch = begun.get("batch")
+    with torch_threads(threads):
+        batch = settle_batch_size(
+            target.encoder,
+            options.batch_size,
+            begun=begun_batch if isinstance(begun_batch, int) else None,
+            device=options.device,
+            precision=target.precision,
+        )
+    # Not which of several equal devices: they share the blocks of a set.
+    return {"batch": batch, "threads": threads, "device": options.device.partition(":")[0]}
 
 
 def _open_writer(one: SetInProgress, stack: contextlib.ExitStack) -> ExtractResult | None:
@@ -129,6 +139,9 @@ def _run_pass(
         workers=job.workers,
     )
     limit = _failure_limit(job, sets, tracker, log)
+    limit.check()
+    if job.options.part and job.options.on_progress is not None:
+        job.options.on_progress(tracker.progress())  # how much of the set this part has to do
 
     def count(rows: int) -> None:
         tracker.advance(rows, encoded=True)
@@ -168,7 +181,7 @@ def _run_pass(
                 device=job.options.device,
                 precision=one.target.precision,
             )
-        results[one.target.set_id] = one.finish(run)
+        results[one.target.set_id] = one.end_part() if job.options.part else one.finish(run)
     if small:
         write_thumbnails(job.store / job.dataset / job.kind, small)
     log.write("pass", seconds=run["seconds"], **tracker.progress().as_dict())

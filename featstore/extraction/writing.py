@@ -121,6 +121,23 @@ class SetInProgress:
             truncated_items=self.truncated,
         )
 
+    def end_part(self) -> ExtractResult:
+        """Make what was written durable, and say what is left; nothing is published."""
+        self.writer.sync()
+        failures = self.writer.failures
+        return ExtractResult(
+            key=str(self.writer.key),
+            reused=self.writer.layout.n - self.new - len(failures),
+            new=self.new,
+            failed=len(failures),
+            revision_id="",
+            failures=failures,
+            truncated=len(self.truncated),
+            copied=self.copied,
+            truncated_items=self.truncated,
+            blocks_left=len(self.writer.left()),
+        )
+
     def _copies(self, block: int) -> np.ndarray:
         rows = self.writer.layout.block_slice(block)
         if self.known is None:

@@ -229,14 +229,18 @@ class SetWriter:
 
     def pending(self) -> list[int]:
         """Return the blocks that are not yet written, in order; of a part, its own."""
-        done = set(self._opened()[0].blocks)
-        rank, world_size = self._part or (0, 1)
         if self._part:
-            for folder in claim_folders(self.directory):
-                done |= finished_blocks(folder, plan=self._full_plan()).keys()
-        return [
-            block for block in range(rank, self.layout.n_blocks, world_size) if block not in done
-        ]
+            rank, world_size = self._part
+            return [block for block in self.left() if block % world_size == rank]
+        done = self._opened()[0].blocks
+        return [block for block in range(self.layout.n_blocks) if block not in done]
+
+    def left(self) -> list[int]:
+        """Return the blocks that no writer of this set has durably done, of whatever part."""
+        done = set(self._opened()[0].blocks)
+        for folder in claim_folders(self.directory):
+            done |= finished_blocks(folder, plan=self._full_plan()).keys()
+        return [block for block in range(self.layout.n_blocks) if block not in done]
 
     def kept(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: True if the base has it, and it stays.
