@@ -22,6 +22,7 @@ from fitters.controls import CONTROLS
 from fitters.errors import SettingError
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
+from fitters.projection import Projection
 from fitters.recipe import fit_alignment
 
 #: Variants and templates of class names, unless others are asked for.
@@ -170,8 +171,8 @@ def name_groups(paired: PairedView[EmbeddingsView]) -> npt.NDArray[Any]:
     return paired.y.items["text"].str.to_lowercase().to_numpy().astype(str)
 
 
-def project_view(alignment: Alignment, view: EmbeddingsView) -> npt.NDArray[np.float32]:
-    """Return the rows of a view in the shared space: (n, r), unit rows.
+def project_view(alignment: Alignment, view: EmbeddingsView) -> Projection:
+    """Return the rows of a view in the shared space: (n, r), float32, dense or CSR.
 
     The side is decided by the view's space_id.
 
@@ -203,8 +204,8 @@ def side_of(alignment: Alignment, space_id: str, *, what: str) -> Literal["x", "
 
 def embed_texts(
     alignment: Alignment, texts: Sequence[str], *, weights: str | None, encoder: str | None = None
-) -> npt.NDArray[np.float32]:
-    """Encode texts with the alignment's own text encoder and project them: (n, r), unit rows.
+) -> Projection:
+    """Encode texts with the alignment's own text encoder and project them: (n, r), float32.
 
     Raises
     ------

@@ -21,7 +21,7 @@ from fitters.errors import PairsError
 from fitters.pairs import Rows
 
 Matrix = npt.NDArray[np.float64]
-Projection: TypeAlias = "Matrix | Any"
+Projection: TypeAlias = Any
 """Rows in a shared space: a matrix, or a scipy csr_array where the space is wide."""
 
 

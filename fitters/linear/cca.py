@@ -28,9 +28,9 @@ class CCAAligner(DirectionsAligner):
         Shrinkage, not negative: what is added to the diagonal of both covariances.
     relative : bool
         True: alpha counts in units of the mean variance of a column of its side. False: as it is,
-        on covariances divided by n − 1 (with weights, Σ w − 1). The "CCA" of the head-recycling experiments is
-        ``CCAAligner(200, alpha=1e-6, relative=False)``, a real ridge for unit rows, whose mean
-        variance at 768 columns is 1.3e-3.
+        on covariances divided by n − 1 (with weights, Σ w − 1). The "CCA" of the head-recycling
+        experiments is ``CCAAligner(200, alpha=1e-6, relative=False)``: a real ridge for unit rows,
+        whose mean variance at 768 columns is 1.3e-3.
 
     Attributes
     ----------

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
+from scipy.sparse import load_npz
 
 from featstore.command_line import run_command
 from featstore.store.store import open_store
 from fitters.cli import cli
 from fitters.persist import read_alignment
+from fitters.scorers import csls
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
 
 
@@ -82,6 +84,37 @@ def test_apply_lists_neighbours_on_the_other_side(
     assert scores == sorted(scores, reverse=True)
     own = sum(found[0]["item_id"] == f"{image}#en" for image, found in near.items())
     assert own >= 2
+
+
+def test_a_scorer_corrects_the_neighbours(
+    store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("apply", ridge, "--store", store, "--view", X, "--split", "test", "--near", Y, "--json")
+    assert _run(*args, "--scorer", "csls", "--top", "1") == 0
+    near = json.loads(capsys.readouterr().out)["near"]
+    opened, fitted = open_store(store), read_alignment(ridge)
+    images = fitted.project_x(opened.view(X).where(split="test").numpy())
+    texts = fitted.project_y(opened.view(Y).numpy())
+    corrected = csls(images, texts)
+    best = (corrected[0] @ corrected[1].T).max(axis=1)
+    assert [found[0]["score"] for found in near.values()] == pytest.approx(best, abs=1e-4)
+    assert _run("apply", ridge, "--text", "a", "-o", "a.npy", "--scorer", "csls") == 2
+    assert "give --near, or leave it out" in capsys.readouterr().err
+
+
+def test_asif_is_sparse_to_the_end(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "asif"
+    assert _fit(store, out, "--y", Y, method="asif") == 0
+    args = ("apply", out, "--store", store, "--view", X, "--near", Y, "--json")
+    assert _run(*args, "-o", tmp_path / "rows.npy") == 2
+    assert "asif are written as .npz" in capsys.readouterr().err
+    assert _run(*args, "-o", tmp_path / "rows.npz") == 0
+    assert len(json.loads(capsys.readouterr().out)["near"]) == 40
+    # 30 head rows and 30 training images are the anchors.
+    assert load_npz(tmp_path / "rows.npz").shape == (40, 60)
+    assert _run("export", out, "--store", store, "--names", NAMES, "-o", tmp_path / "h.npz") == 0
 
 
 def test_export_holds_a_head_that_scores_like_the_alignment(
