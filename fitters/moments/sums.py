@@ -68,9 +68,12 @@ class BlockSums:
                 (self._x, self._shifts[0], x),
                 (self._y, self._shifts[1], y),
             ):
-                # In the rows' own precision: the difference is small, the rows may not be.
-                exact = shift if given.dtype == np.float64 else shift.astype(np.float32)
-                np.subtract(given[rows], exact, out=buffer[here], casting="same_kind")
+                # In the rows' own precision or better: the difference is small, they may not be.
+                work = np.result_type(given.dtype, self._dtype)
+                np.subtract(
+                    given[rows], shift.astype(work), out=buffer[here], dtype=work,
+                    casting="same_kind",
+                )  # fmt: skip
             if weight is None:
                 self._root[here] = 1.0
             else:
@@ -147,7 +150,7 @@ def _bf16_switch() -> Any:
     try:
         import torch
 
-        switch = torch.backends.mkldnn.matmul
+        switch: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009  unknown to its types
         _ = switch.fp32_precision
     except (ImportError, AttributeError) as err:
         msg = "precision='bf16' needs torch 2.9 or newer. Install it, or use float32."
