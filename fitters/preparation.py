@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from fitters.moments.transform import SideTransform
+from fitters.moments.transform import SideTransform, append_column
 from fitters.pairs import Pairs
 
 
@@ -38,19 +37,34 @@ class Sources:
 
 
 def prepare(
-    prototypes: Pairs | None, real: Pairs | None, image_mean: npt.NDArray[Any] | None
+    prototypes: Pairs | None,
+    real: Pairs | None,
+    image_mean: npt.NDArray[Any] | None,
+    *,
+    bias_column: npt.NDArray[Any] | None = None,
 ) -> Sources:
-    """Return both sources transformed as `fitters.recipe.fit_alignment` says."""
+    """Return both sources transformed as `fitters.recipe.fit_alignment` says.
+
+    `bias_column` goes to the prototypes as a column more, and 1 to the images.
+    """
+    wide = bias_column is not None
+    if prototypes is not None and bias_column is not None:
+        x = append_column(prototypes.x, bias_column)
+        prototypes = Pairs(x, prototypes.y, prototypes.groups, prototypes.weight)
     text_source = real if prototypes is None else prototypes
     assert text_source is not None
     text = SideTransform.fit([(text_source.y, text_source.row_weight)], label="texts")
     if image_mean is not None:
-        image, centre = SideTransform(mean=np.asarray(image_mean), label="images"), "given mean"
+        image, centre = (
+            SideTransform(mean=image_mean, label="images", homogeneous=wide),
+            "given mean",
+        )
     elif real is not None:
-        image = SideTransform.fit([(real.x, real.row_weight)], label="images")
+        batches = [(real.x, real.row_weight)]
+        image = SideTransform.fit(batches, label="images", homogeneous=wide)
         centre = "real images"
     else:
-        image, centre = SideTransform(label="images"), "none"
+        image, centre = SideTransform(label="images", homogeneous=wide), "none"
     if prototypes is not None:
         head = SideTransform.fit([(prototypes.x, prototypes.row_weight)], label="prototypes")
         prototypes = _transformed(prototypes, head, text)

@@ -39,6 +39,7 @@ def fit_alignment(
     top_k: int | None = None,
     power: float | None = None,
     legacy: bool = False,
+    bias_column: bool = False,
     n_folds: int = 4,
     criterion: Criterion = "cosine",
     rng: np.random.Generator,
@@ -76,7 +77,7 @@ def fit_alignment(
         Mean of unit image rows, such as ``SideTransform.fit([unlabelled_images]).mean``; may come
         from unlabelled training images, never from test images.
     bias : ndarray of shape (c,), optional
-        The head's bias, for ConSE.
+        The head's bias, for ConSE and `bias_column`.
     penalty : float or "auto"
         Relative: α = penalty · tr(gram) / columns.
     mix : float or "auto"
@@ -93,6 +94,9 @@ def fit_alignment(
         Of ASIF's similarities (8).
     legacy : bool
         Text-to-Concept with the bias bug of its original.
+    bias_column : bool
+        Prototypes [w, b] and images [f, 1] instead of w and f, before all preprocessing;
+        `image_mean` is then of such rows.
     n_folds : int
         Of the cross-validation; fewer if there are fewer groups.
     criterion : {"cosine", "rank", "error"}
@@ -116,7 +120,15 @@ def fit_alignment(
     if spec.fitted_on == "head":
         assert prototypes is not None
         return _fit_head(method, spec, settings, prototypes, bias)
-    sources = leave_raw(prototypes, real) if spec.raw else prepare(prototypes, real, image_mean)
+    if bias_column and (bias is None or prototypes is None or spec.raw):
+        msg = f"A bias column needs a head with a bias, and a method that is not {method}."
+        raise SettingError(msg)
+    column = bias if bias_column else None
+    sources = (
+        leave_raw(prototypes, real)
+        if spec.raw
+        else prepare(prototypes, real, image_mean, bias_column=column)
+    )
     open_ = Open(penalty, mix, n_components)
     chosen = choose(spec, sources, settings, open_, n_folds, criterion, rng)
     aligner = _fit(spec, sources, chosen)
