@@ -7,10 +7,16 @@ folders pass on their mode, files are readable to whom the folder is.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
 import stat
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+_SYNC_FILE_RANGE_WRITE = 2
 
 #: What a group-writable folder hands down: permissions, and the group itself (setgid).
 _HANDED_DOWN = 0o2777
@@ -25,6 +31,26 @@ def fsync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def begin_writeback(descriptor: int, offset: int, size: int) -> None:
+    """Ask the system to start writing these bytes of a file to its disk; nothing is waited for.
+
+    Only advice: the bytes are durable after an ``fsync``, which also reports what failed. A
+    no-op where there is no ``sync_file_range`` (anywhere but Linux).
+    """
+    call = _sync_file_range()
+    if call is not None:
+        call(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
+
+
+@functools.cache
+def _sync_file_range() -> Any:
+    """Return the C library's function, or None."""
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
+    if call is not None:
+        call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return call
 
 
 def make_folders(path: Path) -> None:

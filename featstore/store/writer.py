@@ -12,7 +12,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +24,7 @@ from featstore.keys import encoder_directory, sha256_hex
 from featstore.keys import set_id as set_identity
 from featstore.keys import space_id as space_identity
 from featstore.store.base import Base, read_base
-from featstore.store.casting import cast_rows
+from featstore.store.casting import convert_rows
 from featstore.store.claim import Claim, claim_folders, claim_set, part_name
 from featstore.store.commit import staging_of
 from featstore.store.items import items_bytes
@@ -41,6 +40,7 @@ from featstore.store.publication import publish_set, write_groups
 from featstore.store.records import check_root
 from featstore.store.resume import resume_journal
 from featstore.store.staged import StagedFiles
+from featstore.store.workers import run_beside
 
 logger = logging.getLogger(__name__)
 
@@ -274,23 +274,27 @@ class SetWriter:
         reasons = dict(failures or {})
         kept = self.kept(block)
         stays = {item for item, keep in zip(ids, kept.tolist(), strict=True) if keep}
-        data = cast_rows(
+        converted = convert_rows(
             rows,
             ids,
             failed=reasons.keys() | stays,
             layout=self.layout,
             where=f"encoder {self.encoder}, rows {where.start:,}-{where.stop - 1:,} of {self.key}",
         )
+        data = converted.data
         if self._base is not None and kept.any():
             data = self._base.overlay(where, data)
             reasons |= self._base.failed(where)
         view = data.data.cast("B")
-        claim.check()
-        # Hashing and writing both release the interpreter lock: one costs the other's time.
-        with ThreadPoolExecutor(1) as pool, self._disk_errors():
-            digest = pool.submit(sha256_hex, view)
+
+        def stage() -> None:
+            converted.check()
+            claim.check()
             staged.write(block, view)
-        journal.add_block(block, BlockRecord(digest.result(), reasons))
+
+        with self._disk_errors():
+            digest = run_beside(stage, lambda: sha256_hex(view))
+        journal.add_block(block, BlockRecord(digest, reasons))
         file = block // self.layout.blocks_per_file
         waits = self._part is not None or (
             self._base is not None and file < self._base.layout.n_files
