@@ -32,12 +32,11 @@ from featstore.store.items import items_bytes
 from featstore.store.journal import BlockRecord, Journal, finished_blocks, has_blocks
 from featstore.store.layout import (
     BLOCK_ROWS,
-    FORMAT,
     ArrayLayout,
     SetKey,
     plan_array,
 )
-from featstore.store.publication import publish_set, write_groups
+from featstore.store.publication import publish_set, set_attributes, write_groups
 from featstore.store.records import check_root
 from featstore.store.resume import resume_journal
 from featstore.store.settle import settle_claimed
@@ -362,17 +361,7 @@ class SetWriter:
                 items=self._items,
                 item_ids=self._item_ids,
                 failures=journal.failures,
-                attributes={
-                    "format": FORMAT,
-                    "dataset": self.key.dataset,
-                    "kind": self.key.kind,
-                    "encoder": self.encoder,
-                    "space": self.space,
-                    "space_id": self.space_id,
-                    "set_id": self.set_id,
-                    "precision": self.precision,
-                    "facts": self.facts,
-                },
+                attributes=set_attributes(self),
                 bias=bias,
                 golden=golden,
                 run=run,
