@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fitters import CCAAligner
 from fitters.errors import PairsError, SettingError
+from fitters.linear.solvers import inverse_root
 from fitters.moments import (
     Moments,
     accumulate,
@@ -276,3 +278,21 @@ def test_a_group_in_two_folds_is_refused():
         accumulate_folds([(x, y)], np.array([0, 0, 0, 1, 1, 1]), groups=images)
     with fails("one entry a row each"):
         accumulate_folds([(x, y)], folds, groups=images[:3])
+
+
+def test_mapping_moments_is_mapping_rows(rng):
+    x, y, weight = draw_rows(14, 40, offset=3.0)
+    a, b = rng.standard_normal((5, 2)), rng.standard_normal((3, 4))
+    mapped = Moments.from_rows(x, y, weight).mapped(a, b)
+    assert_same_moments(mapped, Moments.from_rows(x @ a, y @ b, weight), times=10)
+    with fails("do not apply to rows"):
+        mapped.mapped(a, b)
+
+
+def test_whitening_comes_from_the_moments_themselves():
+    moments = Moments.from_rows(*draw_rows(15, 80, offset=3.0))
+    white = moments.mapped(inverse_root(moments.cov_xx, 0.0), inverse_root(moments.cov_yy, 0.0))
+    assert_close(white.cov_xx, np.eye(5))
+    assert_close(white.cov_yy, np.eye(3))
+    correlations = np.linalg.svd(white.cov_xy)[1]
+    assert_close(CCAAligner(alpha=0.0).fit_moments(moments).strengths_, correlations)
