@@ -16,7 +16,8 @@ The tree, by what a handler would do::
     ├── MisalignedItemsError(ValueError)      pair by id
     ├── EmptySelectionError(ValueError)       choose other rows
     ├── StoreWriteError(OSError)              free space, permissions, another writer
-    │   └── ClaimLostError                    run the command again
+    │   ├── ClaimLostError                    run the command again
+    │   └── AlreadyFinishedError              use what is there
     ├── CorruptStoreError(RuntimeError)       fetch or extract the set again
     └── FormatVersionError(RuntimeError)      upgrade
 
@@ -95,6 +96,10 @@ class ClaimLostError(StoreWriteError):
 
 class WorkerDiedError(FeatstoreError, RuntimeError):
     """Processes that extract ended without saying why, again and again."""
+
+
+class AlreadyFinishedError(StoreWriteError):
+    """The set is there, finished with these very items: there is nothing to write."""
 
 
 class CorruptStoreError(FeatstoreError, RuntimeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def extract_command(
     pools: tuple[str, ...],
     store: Path,
     label_set: str | None,
+    check_names: str | None,
+    check_weights: str | None,
     log: Path | None,
     no_log: bool,
     as_json: bool,
@@ -73,13 +76,18 @@ def extract_command(
                     store=store,
                     weights=choice.weights,
                     label_set=label_set,
+                    check_names=check_names,
+                    check_weights=check_weights,
+                    device=given["device"],
+                    pool=choice.pool,
+                    wait=given["wait"],
                 )
                 for choice in choices
             ]
         else:
             line = ProgressLine(f"{source.name}/{kind}")
             options = options_of(
-                given, log=None if no_log else (log or log_beside(store)), on_progress=line
+                given, log=None if no_log else (log or _default_log(store)), on_progress=line
             )
             try:
                 found = run_extraction(
@@ -98,6 +106,16 @@ def extract_command(
     if as_json:
         print_json([result.as_dict() for result in results])
     return EXIT_SKIPPED if any(result.failed for result in results) else 0
+
+
+def _default_log(store: Path) -> Path | None:
+    """Return the log beside a store, or None where nobody may write: it was not asked for."""
+    log = log_beside(store)
+    folder = next((parent for parent in log.parents if parent.exists()), log.parent)
+    if os.access(log if log.exists() else folder, os.W_OK):
+        return log
+    click.echo(f"no log: {folder} cannot be written; name a file with --log", err=True)
+    return None
 
 
 def _show_result(result: ExtractResult, *, quiet: bool) -> None:

@@ -61,6 +61,10 @@ _OPTIONS = [
     click.option(
         "--label-set", help="Label set of a head, if its number of classes does not say it."
     ),
+    click.option(
+        "--check-names", help="Text encoder that checks a head's rows against the class names."
+    ),
+    click.option("--check-weights", help="Its weights."),
     click.option("--device", default="cpu", show_default=True),
     click.option(
         "--precision",

@@ -40,6 +40,9 @@ OPTIONS: dict[str, Any] = {
     "kind": None,
     "precision": "float32",
     "pool": None,
+    "prompt_name": None,
+    "prefix": None,
+    "max_length": None,
     "trust_remote_code": False,
     "compile": False,
 }
@@ -62,7 +65,7 @@ FAMILIES: dict[str, Family] = {
         check="check_text_name",
         open="open_text",
         example="st:all-MiniLM-L6-v2",
-        takes=frozenset({"precision", "trust_remote_code"}),
+        takes=frozenset({"precision", "prompt_name", "prefix", "max_length", "trust_remote_code"}),
     ),
     "hf": Family(
         summary="text models of transformers, with a pooling that is named",
@@ -71,7 +74,7 @@ FAMILIES: dict[str, Family] = {
         check="check_hf_name",
         open="open_hf",
         example="hf:roberta-base",
-        takes=frozenset({"precision", "pool", "trust_remote_code"}),
+        takes=frozenset({"precision", "pool", "prefix", "max_length", "trust_remote_code"}),
     ),
     "oc": Family(
         summary="image and text towers of open_clip",
@@ -125,6 +128,9 @@ def open_encoder(
     threads: int | None = None,
     precision: str = "float32",
     pool: str | None = None,
+    prompt_name: str | None = None,
+    prefix: str | None = None,
+    max_length: int | None = None,
     trust_remote_code: bool = False,
     compile: bool = False,  # noqa: A002 -- torch's word for it
 ) -> Encoder:
@@ -149,6 +155,11 @@ def open_encoder(
     pool : str, optional
         What of an image model is the vector, instead of the input of its head: ``cls``,
         ``patch_mean``, ``cls+patch_mean`` or ``layer:<name of a module>``. Another space each.
+    prompt_name, prefix : str, optional
+        What a text model gets before every text: a prompt that it names, or this. Part of the
+        space.
+    max_length : int, optional
+        Tokens that a text model sees, fewer than it could. Part of the space.
     trust_remote_code : bool
         Run Python code that comes with the model from the hub. Part of the space.
     compile : bool
@@ -177,6 +188,9 @@ def open_encoder(
         "kind": kind,
         "precision": precision,
         "pool": pool,
+        "prompt_name": prompt_name,
+        "prefix": prefix,
+        "max_length": max_length,
         "trust_remote_code": trust_remote_code,
         "compile": compile,
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from featstore.encoders.base import Head
-from featstore.errors import EncoderError, ManifestError
+from featstore.errors import AlreadyFinishedError, EncoderError, ManifestError
 from featstore.extraction.events import ExtractResult
 from featstore.extraction.name_check import (
     NameCheck,
@@ -38,6 +39,7 @@ def extract_head(
     check_weights: str | None = None,
     device: str = "cpu",
     pool: str | None = None,
+    wait: float = 0.0,
 ) -> ExtractResult:
     """Store the rows and bias of a model's classification head as kind head_weight.
 
@@ -67,6 +69,8 @@ def extract_head(
         `check_weights` are its weights.
     pool : str, optional
         Only to say that a pool has no head.
+    wait : float
+        Seconds to wait for another process that is writing this set.
 
     Raises
     ------
@@ -92,7 +96,8 @@ def extract_head(
     classes = classes.sort("index")
     check = _check_names(head, classes, Path(store), check_names, check_weights, device)
     items = head_items(classes)
-    done = finished_result(
+    finished = partial(
+        finished_result,
         Path(store),
         head.space,
         dataset=name,
@@ -101,25 +106,33 @@ def extract_head(
         items=items,
         dtype=HEAD_DTYPE,
     )
+    done = finished()
     if done is not None:
         return done
     facts: dict[str, Any] = {**lasting_facts(head.facts), "label_set": head.label_set}
     run = run_facts(head.facts, device=device)
     run["row_order"] = "not checked" if check is None else check.facts()
-    with SetWriter(
-        Path(store),
-        dataset=name,
-        kind="head_weight",
-        encoder=head.name,
-        space=head.space,
-        items=items,
-        dim=head.weight.shape[1],
-        dtype=HEAD_DTYPE,
-        facts=facts,
-    ) as writer:
-        for block in writer.pending():
-            writer.write_block(block, head.weight[writer.layout.block_slice(block)])
-        revision = writer.finish(bias=head.bias, run=run)
+    try:
+        with SetWriter(
+            Path(store),
+            dataset=name,
+            kind="head_weight",
+            encoder=head.name,
+            space=head.space,
+            items=items,
+            dim=head.weight.shape[1],
+            dtype=HEAD_DTYPE,
+            facts=facts,
+            wait=wait,
+        ) as writer:
+            for block in writer.pending():
+                writer.write_block(block, head.weight[writer.layout.block_slice(block)])
+            revision = writer.finish(bias=head.bias, run=run)
+    except AlreadyFinishedError:
+        done = finished()  # another process wrote it meanwhile
+        if done is None:
+            raise
+        return done
     return ExtractResult(str(writer.key), 0, items.height, 0, revision)
 
 

@@ -274,7 +274,7 @@ def open_job(
 
 
 def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
-    """Make the sets that are not there, and the thumbnails."""
+    """Make the sets of an open job that are not there, and the thumbnails."""
     log.write("started", store=str(job.store), items=job.items.height, settings=job.settings())
     results: dict[str, ExtractResult] = {}
     for target in job.targets:

@@ -117,6 +117,9 @@ def _open(choice: EncoderChoice, kind: str, options: Options) -> Encoder:
         device=options.device,
         precision=options.precision,
         pool=choice.pool,
+        prompt_name=choice.prompt_name,
+        prefix=choice.prefix,
+        max_length=choice.max_length,
         trust_remote_code=options.trust_remote_code,
         compile=options.compile,
     )

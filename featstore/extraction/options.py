@@ -29,7 +29,7 @@ class EncoderChoice:
     ----------
     encoder : str or object
         ``family:name``, or any object with ``encode(list of PIL images or str) -> (b, d)``.
-    weights, pool : str, optional
+    weights, pool, prompt_name, prefix, max_length : optional
         Of a name; see `featstore.encoders.open_encoder`.
     space : mapping, optional
         Of an object, which needs it: the facts that identify its embedding space.
@@ -38,6 +38,9 @@ class EncoderChoice:
     encoder: Any
     weights: str | None = None
     pool: str | None = None
+    prompt_name: str | None = None
+    prefix: str | None = None
+    max_length: int | None = None
     space: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -47,8 +50,9 @@ class EncoderChoice:
         if self.weights is not None:
             shared = self.weights == "hub" or self.weights.startswith("package:")
             found["weights"] = self.weights if shared else Path(self.weights).name
-        if self.pool is not None:
-            found["pool"] = self.pool
+        for option in ("pool", "prompt_name", "prefix", "max_length"):
+            if getattr(self, option) is not None:
+                found[option] = getattr(self, option)
         return found
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 
 from featstore.decoding import DecodePool
+from featstore.encoders.transfer import take_transfer_seconds
 from featstore.extraction.batches import Batches, BatchRunner, batches_for
 from featstore.extraction.image_views import draw_view, source_item
 from featstore.extraction.progress import StageClock
@@ -284,8 +285,12 @@ class _Block:
         if good:
             # A failed slot is filled with the first good item: same shape, ignored row.
             filled = [prepared[good[0]] if one is None else one for one in prepared]
+            take_transfer_seconds()  # of golden inputs, perhaps
             with self._clock.measure("forward"):
                 encoded = self._runners[number].encode(filled)
+            copying = take_transfer_seconds()
+            self._clock.add("transfer", copying)
+            self._clock.add("forward", -copying)
             self._output.rows[number][[rows[index] for index in good]] = encoded[good]
         if self._on_rows is not None:
             self._on_rows(len(rows))

@@ -58,11 +58,9 @@ def finished_result(
     except CorruptStoreError as err:
         err.add_note(f"`featstore rm {store} {key}` makes room for extracting it again.")
         raise
-    failures: dict[str, str] = {}
     name = failures_file(commit.metadata)
-    if name is not None:
-        table = read_failures(directory / name, commit.metadata[name])
-        failures = dict(table.iter_rows())
+    facts = None if name is None else commit.metadata[name]
+    failures = dict(read_failures(directory / str(name), facts).iter_rows())
     return ExtractResult(
         key=str(key),
         reused=commit.n - len(failures),

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from featstore.errors import StoreWriteError
+from featstore.errors import AlreadyFinishedError
 from featstore.extraction.batch_size import remember_size, settle_batch_size
 from featstore.extraction.batches import BatchRunner, torch_threads
 from featstore.extraction.events import ExtractResult
@@ -110,7 +110,7 @@ def _open_writer(one: SetInProgress, stack: contextlib.ExitStack) -> ExtractResu
     """Claim the set; return its result if another process has finished it meanwhile."""
     try:
         stack.enter_context(one.writer)
-    except StoreWriteError:
+    except AlreadyFinishedError:
         done = one.target.finished()
         if done is None:
             raise

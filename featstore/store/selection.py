@@ -6,6 +6,7 @@ what it is (space, revision, rows, transforms), so that whatever is computed fro
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -291,7 +292,14 @@ class Selection:
         ------
         ValueError
             If `rows` is not positive.
+        TypeError
+            If it is no whole number.
         """
+        try:
+            rows = operator.index(rows)
+        except TypeError as err:
+            msg = f"The rows of a batch are a whole number; got rows={rows!r}."
+            raise TypeError(msg) from err
         if rows < 1:
             msg = f"A batch has at least one row; got rows={rows}."
             raise ValueError(msg)

@@ -98,7 +98,7 @@ def test_what_a_process_raises_is_raised_here(
     pictures: Manifest, choices: list[EncoderChoice], tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    with pytest.raises(TooManyFailuresError, match="1 of 43 items .* at most 0 may"):
+    with pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may"):
         extract_on_devices(
             pictures, kind="image", encoders=choices[:1], store=store, devices="cpu",
             options=_settled(max_failures=0),
@@ -115,7 +115,7 @@ def test_what_other_processes_cannot_have_is_refused_before_any_starts(
     pictures: Manifest, choices: list[EncoderChoice], tmp_path: Path
 ) -> None:
     mine = EncoderChoice(Mine(), space={"name": "mine"})
-    with pytest.raises(EncoderError, match="Mine is an object of this process.*Name it"):
+    with pytest.raises(EncoderError, match=r"Mine is an object of this process.*Name it"):
         extract_on_devices(
             pictures, kind="image", encoders=[*choices, mine], store=tmp_path, devices="cpu,cpu"
         )
@@ -130,5 +130,5 @@ def test_all_devices_are_the_gpus_of_this_machine(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert parse_devices("all") == ["cuda:0", "cuda:1", "cuda:2"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(EncoderError, match="no GPU .* --devices cpu,cpu"):
+    with pytest.raises(EncoderError, match=r"no GPU .* --devices cpu,cpu"):
         parse_devices("all")

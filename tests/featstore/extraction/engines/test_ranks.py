@@ -174,7 +174,7 @@ def test_failures_are_counted_over_all_ranks(
     store = tmp_path / "store"
     for rank in (0, 2):
         _rank(pictures, choices[:1], store, rank, 3)  # block 5 with the bad picture is rank 2's
-    with pytest.raises(TooManyFailuresError, match="1 of 43 items .* at most 0 may"):
+    with pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may"):
         _rank(pictures, choices[:1], store, 1, 3, max_failures=0)
     assert not featstore.open_store(store).sets()
     _rank(pictures, choices[:1], store, 1, 3)
@@ -241,7 +241,8 @@ def test_what_no_rank_can_be_is_said(
     with pytest.raises(EncoderError, match="Rank 4 of 2 does not exist"):
         rank_of(
             "auto", None,
-            {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "2"},
+            {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "3",
+             "SLURM_ARRAY_TASK_COUNT": "2"},
         )  # fmt: skip
     with pytest.raises(EncoderError, match="Ranks cannot agree on --batch-size auto"):
         _rank(pictures, choices, tmp_path / "store", 0, 2, batch_size="auto")

@@ -99,7 +99,7 @@ def _process_ids(crew: RayCrew) -> dict[int, int]:
 def test_what_an_actor_raises_is_raised_here_and_a_gpu_is_not_waited_for(
     pictures: Manifest, choices: list[EncoderChoice], tmp_path: Path
 ) -> None:
-    with pytest.raises(TooManyFailuresError, match="1 of 43 items .* at most 0 may"):
+    with pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may"):
         extract_on_ray(
             pictures, kind="image", encoders=choices[:1], store=tmp_path / "s", devices=["cpu"],
             options=_settled(max_failures=0),
