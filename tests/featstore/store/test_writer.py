@@ -173,9 +173,7 @@ def test_an_unwritable_store_is_one_sentence(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A staged name that leads to a device without space: the write itself fails with ENOSPC.
     staged = tmp_path / "staged"
     staged.symlink_to("/dev/full")
