@@ -10,6 +10,7 @@ from featstore.command_line import CommandGroup, entry_point
 @click.group(
     cls=CommandGroup,
     lazy={
+        "init": "featstore.cli.init:init_command",
         "extract": "featstore.cli.extract:extract_command",
         "ls": "featstore.cli.sets:ls_command",
         "show": "featstore.cli.show:show_command",

@@ -30,9 +30,18 @@ OpenEncoder = Callable[[Plan], Encoder]
 
 @dataclass(frozen=True)
 class Proposal:
-    """Rows that a block may have had, (b, d) float32, and how they were made."""
+    """Rows that a block may have had, and how they were made.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (b, d), float32
+        NaN where nothing was made, or an item failed.
+    made : boolean ndarray of shape (b,)
+        Which rows were to be made.
+    """
 
     rows: np.ndarray
+    made: np.ndarray
     plan: Plan
     failures: Mapping[str, str]
 
@@ -47,13 +56,13 @@ class Remaker(Protocol):
     def items(self) -> pl.DataFrame | None:
         """Return the items of the kind, those of the manifest; more than the set may have."""
 
-    def block(self, items: pl.DataFrame, ends: list[int]) -> Iterator[Proposal]:
+    def block(self, items: pl.DataFrame, ways: list[list[np.ndarray]]) -> Iterator[Proposal]:
         """Propose the rows of the items of one block.
 
         Parameters
         ----------
-        ends : list of int
-            Numbers of rows that the block had in the revisions of the set, ascending.
+        ways : list of list of boolean ndarray
+            Which rows may have been made together: the runs of each way, one after the other.
         """
 
     def prefer(self, plan: Plan) -> None:
@@ -111,32 +120,30 @@ class ItemRemaker:
         """Try this plan first from now on."""
         self._plans.sort(key=lambda other: other != plan)
 
-    def block(self, items: pl.DataFrame, ends: list[int]) -> Iterator[Proposal]:
-        """Propose the rows of a block: made at once, or as they were appended to."""
-        steps = [[items.height]]
-        if ends and ends != steps[0]:
-            steps.append(sorted({*ends, items.height}))
+    def block(self, items: pl.DataFrame, ways: list[list[np.ndarray]]) -> Iterator[Proposal]:
+        """Propose the rows of a block, made in each way by each plan."""
         for plan in list(self._plans):
-            for step in steps:
-                yield self._encode(items, step, plan)
+            for way in ways:
+                yield self._encode(items, way, plan)
 
-    def _encode(self, items: pl.DataFrame, ends: list[int], plan: Plan) -> Proposal:
+    def _encode(self, items: pl.DataFrame, way: list[np.ndarray], plan: Plan) -> Proposal:
         encoder = self._open(plan)
-        parts, failures = [], {}
-        start = 0
+        rows = np.full((items.height, encoder.dim), np.nan, dtype=np.float32)
+        failures: dict[str, str] = {}
+        for run in way:
+            if run.any():
+                rows[run], failed = self._encode_items(items.filter(pl.Series(run)), encoder, plan)
+                failures |= failed
+        return Proposal(rows, np.logical_or.reduce(way), plan, failures)
+
+    def _encode_items(
+        self, items: pl.DataFrame, encoder: Encoder, plan: Plan
+    ) -> tuple[np.ndarray, dict[str, str]]:
+        """Return the rows of items that fill batches one after the other, and what failed."""
+        batch = plan.batch or encoder.batch_size
         with ThreadPoolExecutor(self._workers) as pool:
-            for end in ends:
-                output = encode_block(
-                    items[:end],
-                    self._source.root,
-                    [encoder],
-                    pool,
-                    batch=plan.batch or encoder.batch_size,
-                )
-                parts.append(output.rows[0][start:])
-                failures.update(output.failures)
-                start = end
-        return Proposal(np.concatenate(parts), plan, failures)
+            output = encode_block(items, self._source.root, [encoder], pool, batch=batch)
+        return output.rows[0], output.failures
 
     def bias(self) -> bytes | None:
         """Return None: items have no bias."""
@@ -150,7 +157,9 @@ class ItemRemaker:
 
     def failures(self, items: pl.DataFrame) -> bytes:
         """Return the table of reasons, as far as the items still fail."""
-        return failures_bytes(self._encode(items, [items.height], self._plans[0]).failures)
+        return failures_bytes(
+            self._encode_items(items, self._open(self._plans[0]), self._plans[0])[1]
+        )
 
     def facts(self) -> dict[str, Any]:
         """Return the encoder's lasting facts and the manifest's revision and note."""
@@ -181,7 +190,11 @@ class HeadRemaker:
     def prefer(self, plan: Plan) -> None:
         """Do nothing: there is one way to read a head."""
 
-    def block(self, items: pl.DataFrame, ends: list[int]) -> Iterator[Proposal]:  # noqa: ARG002
+    def block(
+        self,
+        items: pl.DataFrame,
+        ways: list[list[np.ndarray]],  # noqa: ARG002
+    ) -> Iterator[Proposal]:
         """Propose the head's rows of these classes."""
         table = self.items()
         if table is None or table.height != len(self._head.weight):
@@ -189,7 +202,8 @@ class HeadRemaker:
         place = {item: row for row, item in enumerate(table["item_id"].to_list())}
         rows = [place.get(item, -1) for item in items["item_id"].to_list()]
         if min(rows) >= 0:
-            yield Proposal(self._head.weight[rows], self._plan, {})
+            everything = np.ones(len(rows), dtype=bool)
+            yield Proposal(self._head.weight[rows], everything, self._plan, {})
 
     def bias(self) -> bytes | None:
         """Return the head's bias."""

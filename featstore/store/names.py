@@ -41,8 +41,12 @@ def find_sets(root: Path, name: str) -> dict[str, Path]:
     in_full = "/".join(parts)
     if finished(in_full):
         return {in_full: directories[in_full]}
+    if len(parts) != 3:
+        return {}
+    wanted = encoder_slug(parts[2])
     try:
-        names = sorted(os.listdir(beside))  # noqa: PTH208
+        # What cannot fit is left out first: the listing alone is what many sets cost.
+        names = sorted(found for found in os.listdir(beside) if wanted in found)  # noqa: PTH208
     except (FileNotFoundError, NotADirectoryError):
         return {}
     keys = match_names(name, [f"{parts[0]}/{parts[1]}/{name}" for name in names], finished)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import FeatstoreError
-from featstore.store.blocks import check_file, check_size, read_block
+from featstore.store.blocks import check_file, check_tail, read_block
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import parse_catalog, write_catalog
 from featstore.store.commit import (
@@ -213,12 +213,12 @@ def restore_array(
 
 
 def wrong_files(root: Path, key: SetKey, commit: Commit, layout: ArrayLayout) -> set[str]:
-    """Return the array's files whose size or metadata is not that of the commit, by name."""
+    """Return the array's files whose size, tail or metadata is not the commit's, by name."""
     array = key.directory(root) / "embedding"
     names = {
         layout.file_name(file)
         for file in range(layout.n_files)
-        if check_size(array / layout.file_name(file), layout, file)
+        if check_tail(array / layout.file_name(file), layout, file)
     }
     if not same_file(array / "zarr.json", commit.metadata["embedding/zarr.json"]):
         names.add("zarr.json")

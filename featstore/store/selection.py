@@ -332,11 +332,15 @@ class Selection:
         if DTYPES[self.source.dtype] == self.dtype:
             stored = out  # nothing to convert: rows that must be copied are copied there
         found = self.source.read(rows, None if stored is None else stored[: rows.size])
+        if not self.transforms:
+            if not np.may_share_memory(out, found):
+                decode(found, self.source.dtype, out)
+            return out
         # Transforms run in float32 at least, and lose nothing of float64.
         precise = np.result_type(
             np.float32, self.dtype, np.float64 if self.source.dtype == "float64" else np.float32
         )
-        work = out if precise == self.dtype or not self.transforms else np.empty(shape, precise)
+        work = out if precise == self.dtype else np.empty(shape, precise)
         if not np.may_share_memory(work, found):
             decode(found, self.source.dtype, work)
         for transform in self.transforms:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from featstore.errors import StoreWriteError
 from featstore.store.catalog import write_catalog
 from featstore.store.claim import claim_folders, claim_set, is_claimed
 from featstore.store.commit import read_pointer, staging_of
@@ -34,7 +35,13 @@ def settle_set(root: Path, key: SetKey) -> bool:
         return False
     if any(base_of(folder) == pointer["revision"] for folder in claim_folders(directory)):
         return False
-    claim = claim_set(directory, key)
-    write_catalog(root)
-    claim.finish()
+    try:
+        claim = claim_set(directory, key)
+    except StoreWriteError:
+        return False  # another process claimed it meanwhile, and leaves it tidy
+    try:
+        write_catalog(root)
+        claim.finish()
+    finally:
+        claim.release()
     return True

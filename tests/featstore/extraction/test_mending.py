@@ -275,6 +275,39 @@ def test_rows_of_another_set_are_a_source(manifest: Manifest, store: Path) -> No
     assert _tree(store) == before
 
 
+def test_rows_that_were_copied_are_copied_again(manifest: Manifest, store: Path) -> None:
+    """Five rows came from another dataset, in other batches; the rest was encoded."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from featstore.extraction.pipeline import encode_block
+
+    table = manifest.tables["image"]
+    some = write_manifest(
+        manifest.root, facts={"name": "some", "revision": "1"}, tables={"image": table[3:8]}
+    )
+    donor_key = _extract(some, store)
+    donor = featstore.open_store(store).view(donor_key)
+    encoder = featstore.encoders.object_encoder.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
+    rows = np.empty((11, 4), np.float32)
+    rows[3:8] = donor.numpy()
+    rest = pl.concat([table[:3], table[8:]])
+    with ThreadPoolExecutor(1) as pool:
+        rows[[0, 1, 2, 8, 9, 10]] = encode_block(
+            rest, manifest.root, [encoder], pool, batch=4
+        ).rows[0]
+    with SetWriter(
+        store, dataset="toy", kind="image", encoder=encoder.name, space=encoder.space,
+        items=table, dim=4, dtype="float32",
+    ) as writer:  # fmt: skip
+        writer.write_block(0, rows)
+        writer.finish(run={"batch": 4, "device": "cpu"})
+    before = _tree(store)
+    _flip(store / str(writer.key) / DATA, 2)
+    done, _ = _mend(store, str(writer.key), manifest)
+    assert done.left == []
+    assert _tree(store) == before
+
+
 def test_rows_that_were_appended_are_encoded_as_they_were(manifest: Manifest, store: Path) -> None:
     """The first five rows and the rest were made by two runs, in the same block."""
     items = manifest.tables["image"]
@@ -283,6 +316,7 @@ def test_rows_that_were_appended_are_encoded_as_they_were(manifest: Manifest, st
 
     from featstore.extraction.pipeline import encode_block
 
+    start = 0
     for n in (5, 11):
         with (
             SetWriter(
@@ -291,9 +325,11 @@ def test_rows_that_were_appended_are_encoded_as_they_were(manifest: Manifest, st
             ) as writer,
             ThreadPoolExecutor(1) as pool,
         ):  # fmt: skip
-            output = encode_block(items[:n], manifest.root, [encoder], pool, batch=4)
-            writer.write_block(0, output.rows[0])
+            output = encode_block(items[start:n], manifest.root, [encoder], pool, batch=4)
+            kept = np.full((start, 4), 99, np.float32)
+            writer.write_block(0, np.concatenate([kept, output.rows[0]]))
             writer.finish(run={"batch": 4, "device": "cpu"})
+        start = n
     key = str(writer.key)
     before = _tree(store)
     _flip(store / key / DATA, 2)

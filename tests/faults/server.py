@@ -1,0 +1,95 @@
+"""Start children with the libraries loaded: imports once, forks often.
+
+A script: it reads one JSON request a line and answers with one JSON line. ``start`` forks a
+child that runs a scenario, ``wait`` waits for its end. A child is an ordinary process: it may be
+killed or stopped by anyone who may signal it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import sys
+import tempfile
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from featstore.errors import FeatstoreError
+from tests.faults import scenarios, users
+
+MODES = ("none", "before", "after", "torn", "short", "fail", "fail_from", "stop")
+
+
+def run_child(request: dict[str, Any], report: Path) -> int:
+    """Arm the faults, run the scenario, and write down how it ended."""
+    root = Path(request["root"])
+    shim = ctypes.CDLL(os.environ["LD_PRELOAD"]) if os.environ.get("LD_PRELOAD") else None
+    handle = os.open(report, os.O_WRONLY)  # before this process becomes someone else
+    if "user" in request:
+        users.become(**request["user"])
+    if "umask" in request:
+        os.umask(request["umask"])
+    if "file_size" in request:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], request["file_size"]))
+    if shim is not None and "fault" in request:
+        fault = request["fault"]
+        shim.faults_arm(
+            os.fsencode(root), MODES.index(fault["mode"]), fault.get("at", 0), fault.get("errno", 0)
+        )
+    result: dict[str, Any] = {}
+    code = 0
+    try:
+        result["value"] = getattr(scenarios, request["scenario"])(root, **request.get("args", {}))
+    except FeatstoreError as err:
+        code = 1
+        result |= {"error": type(err).__name__, "message": str(err)}
+    except BaseException as err:
+        code = 70
+        result |= {"error": type(err).__name__, "message": traceback.format_exc()}
+    if shim is not None and "fault" in request:
+        shim.faults_trace.restype = ctypes.c_char_p
+        result["calls"] = shim.faults_trace().decode().splitlines()
+        result["fired"] = shim.faults_fired()
+        shim.faults_arm(b"", 0, 0, 0)
+    os.write(handle, json.dumps(result).encode())
+    return code
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    reports: dict[int, Path] = {}
+    folder = Path(tempfile.mkdtemp())
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["op"] == "start":
+            # A second thread's locks would be copied in whatever state they are.
+            assert threading.active_count() == 1
+            handle, name = tempfile.mkstemp(dir=folder)
+            os.close(handle)
+            pid = os.fork()
+            if pid == 0:
+                code = 70
+                try:
+                    sys.stdin.close()
+                    code = run_child(request, Path(name))
+                finally:
+                    os._exit(code)
+            reports[pid] = Path(name)
+            answer: dict[str, Any] = {"pid": pid}
+        else:
+            _, status = os.waitpid(request["pid"], 0)
+            path = reports.pop(request["pid"])
+            text = path.read_text()
+            path.unlink()
+            answer = {"code": os.waitstatus_to_exitcode(status)}
+            answer |= json.loads(text) if text else {}
+        print(json.dumps(answer), flush=True)
+    folder.rmdir()
+
+
+if __name__ == "__main__":
+    main()
