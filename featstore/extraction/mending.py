@@ -13,18 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featstore.encoders.base import Encoder
-from featstore.encoders.object_encoder import ObjectEncoder
-from featstore.errors import EncoderError, ManifestError
 from featstore.extraction.advice import advise
-from featstore.extraction.plans import Plan, recorded_plans
 from featstore.extraction.remake_set import Remake
-from featstore.extraction.remaking import HeadRemaker, ItemRemaker, Remaker
+from featstore.extraction.remaker_of import items_of, open_remaker
 from featstore.manifest import Manifest, read_manifest
 from featstore.store.layout import SetKey
 from featstore.store.mender import SetMender
 from featstore.store.names import resolve_set
-from featstore.store.rederive import attributes_of
 from featstore.store.repair import compare, rebuild_commits, relist
 from featstore.store.repair import repair_set as repair_from_store
 from featstore.store.verify import Problem, verify_store
@@ -75,7 +70,6 @@ def repair_set(
     space: Mapping[str, Any] | None = None,
     weights: str | None = None,
     device: str | None = None,
-    pool: str | None = None,
     trust_remote_code: bool = False,
     workers: int | None = None,
     dry_run: bool = False,
@@ -96,9 +90,9 @@ def repair_set(
     space : mapping, optional
         Of an encoder object; by default what the set states.
     weights, device : str, optional
-        By default those of the recorded run.
-    pool, trust_remote_code
-        As the set was extracted with; see `featstore.encoders.registry.open_encoder`.
+        By default those of the recorded run, as are pool, prompt and the like.
+    trust_remote_code : bool
+        Run code that comes with the model; what a store says is not enough for that.
     workers : int, optional
         Decoding threads.
     dry_run : bool
@@ -124,15 +118,14 @@ def repair_set(
     mending = Mending(name, done.rebuilt, done.left)
     if done.left and manifest is not None and not dry_run:
         source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
-        if source.name != set_key.dataset:
-            msg = f"{name} is not of manifest {source.name!r}. Give that of {set_key.dataset!r}."
-            raise ManifestError(msg)
+        items_of(source, set_key)  # of another dataset: an error, before anything is touched
         with SetMender(root, set_key) as mender:
             commits = rebuild_commits(mender)
             if commits:
-                remaker = _remaker(
-                    source, mender, encoder=encoder, space=space, weights=weights, device=device,
-                    pool=pool, trust_remote_code=trust_remote_code, workers=workers,
+                remaker = open_remaker(
+                    source, mender, encoder=encoder, space=space, wanted=commits[-1].space_id,
+                    weights=weights, device=device, trust_remote_code=trust_remote_code,
+                    workers=workers,
                 )  # fmt: skip
                 wrong = {problem.path for problem in done.left}
                 remake = Remake(mender, commits, remaker, wrong=wrong)
@@ -148,68 +141,3 @@ def repair_set(
             tried=manifest is not None and not dry_run,
         )  # fmt: skip
     return mending
-
-
-def _remaker(
-    source: Manifest,
-    mender: SetMender,
-    *,
-    encoder: Any,
-    space: Mapping[str, Any] | None,
-    weights: str | None,
-    device: str | None,
-    pool: str | None,
-    trust_remote_code: bool,
-    workers: int | None,
-) -> Remaker:
-    """Return what makes the set's content again."""
-    directory, kind = mender.directory, mender.key.kind
-    attributes = attributes_of(directory)
-    plans = recorded_plans(directory)
-    # The folder carries the name with its colon as a point.
-    folder_name = mender.key.encoder.rsplit("-", 1)[0].replace(".", ":", 1)
-    name = encoder if encoder is not None else str(attributes.get("encoder") or folder_name)
-    if not isinstance(name, str):
-        opened = name if isinstance(name, Encoder) else _wrapped(name, kind, attributes, space)
-        return ItemRemaker(source, kind, plans, lambda _: opened, workers=workers)
-    if name.startswith("object:"):
-        msg = (
-            f"{mender.key} was made by the object {name!r}, which no name stands for. Mend it from "
-            "Python: featstore.extraction.mending.repair_set(store, key, manifest=…, encoder=…)."
-        )
-        raise EncoderError(msg)
-    from featstore.encoders.class_head import read_head
-    from featstore.encoders.registry import open_encoder
-
-    stated, facts = _mapping(attributes.get("space")), _mapping(attributes.get("facts"))
-    if kind == "head_weight":
-        label_set = facts.get("label_set", mender.key.dataset)
-        head = read_head(name, weights=weights or plans[0].weights, label_set=label_set)
-        return HeadRemaker(source, head, plans[0])
-    known: dict[tuple[Any, ...], Encoder] = {}
-
-    def opened_as(plan: Plan) -> Encoder:
-        options = (weights or plan.weights, device or plan.device, plan.batch, plan.threads)
-        if options not in known:
-            known[options] = open_encoder(
-                name, weights=options[0], device=options[1], batch_size=options[2],
-                threads=options[3], precision=str(attributes.get("precision", "float32")),
-                pool=pool or stated.get("pool"), trust_remote_code=trust_remote_code,
-            )  # fmt: skip
-        return known[options]
-
-    return ItemRemaker(source, kind, plans, opened_as, workers=workers)
-
-
-def _wrapped(
-    obj: Any, kind: str, attributes: Mapping[str, Any], space: Mapping[str, Any] | None
-) -> Encoder:
-    facts = space or _mapping(attributes.get("space"))
-    if not facts:
-        msg = "The set does not say its encoder's space any more. Give space={...} as in extract."
-        raise EncoderError(msg)
-    return ObjectEncoder(obj, {k: v for k, v in facts.items() if k != "family"}, {kind})
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -207,9 +207,10 @@ class Remake:
         rows = np.arange(where.start, where.stop)
         ends = sorted({where.stop, *(min(c.n, where.stop) for c in self._damage.commits)})
         starts = [where.start, *ends[:-1]]
-        at_once = [np.ones(rows.size, dtype=bool)]
         appended = [(rows >= start) & (rows < end) for start, end in zip(starts, ends, strict=True)]
-        ways = [at_once] if len([run for run in appended if run.any()]) < 2 else [at_once, appended]
+        ways = [[np.ones(rows.size, dtype=bool)]]
+        if sum(bool(run.any()) for run in appended) > 1:
+            ways.append(appended)
         if self._donors is not None:
             copied = self._donors.rows(block)[1] & ~self._commit.failed_rows()[where]
             if copied.any() and not copied.all():

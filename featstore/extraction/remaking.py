@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,11 +15,14 @@ import polars as pl
 
 from featstore.encoders.base import Encoder, Head
 from featstore.encoders.golden import golden_vectors
-from featstore.extraction.pipeline import encode_block
+from featstore.extraction.batches import BatchRunner
+from featstore.extraction.options import DECODE_TIMEOUT
+from featstore.extraction.pipeline import BlockTask, Preparation, encode_blocks
 from featstore.extraction.plans import Plan
 from featstore.extraction.provenance import lasting_facts
 from featstore.label_sets import head_items
 from featstore.manifest import Manifest
+from featstore.sources import ByteReader
 from featstore.store.files import json_bytes
 from featstore.store.items import items_bytes
 
@@ -87,7 +89,8 @@ class ItemRemaker:
     Parameters
     ----------
     source : Manifest
-    kind : str
+    items : callable
+        Returns the items of the set's kind in the manifest, or None.
     plans : list of Plan
         Tried in this order; one that fitted is tried first from then on.
     """
@@ -95,14 +98,14 @@ class ItemRemaker:
     def __init__(
         self,
         source: Manifest,
-        kind: str,
+        items: Callable[[], pl.DataFrame | None],
         plans: list[Plan],
         open_encoder: OpenEncoder,
         *,
         workers: int | None = None,
     ) -> None:
         self._source = source
-        self._kind = kind
+        self._items = items
         self._plans = list(plans)
         self._open = open_encoder
         self._workers = workers or os.cpu_count() or 1
@@ -114,7 +117,7 @@ class ItemRemaker:
 
     def items(self) -> pl.DataFrame | None:
         """Return the manifest's items of this kind."""
-        return self._source.tables.get(self._kind)
+        return self._items()
 
     def prefer(self, plan: Plan) -> None:
         """Try this plan first from now on."""
@@ -130,20 +133,21 @@ class ItemRemaker:
         encoder = self._open(plan)
         rows = np.full((items.height, encoder.dim), np.nan, dtype=np.float32)
         failures: dict[str, str] = {}
-        for run in way:
-            if run.any():
-                rows[run], failed = self._encode_items(items.filter(pl.Series(run)), encoder, plan)
-                failures |= failed
+        size = plan.batch or encoder.batch_size
+        runner = BatchRunner(encoder, size, device=plan.device, halve=False)
+        with (
+            ByteReader(self._source.root) as reader,
+            Preparation(
+                reader, [runner], workers=self._workers, decode_timeout=DECODE_TIMEOUT
+            ) as preparation,
+        ):
+            for number, run in enumerate(way):
+                # A run gives slots to the rows that it makes, and to no other.
+                task = BlockTask(number, items, [run])
+                (output,) = encode_blocks([task], preparation)
+                rows[run] = output.rows[0][run]
+                failures |= output.failures
         return Proposal(rows, np.logical_or.reduce(way), plan, failures)
-
-    def _encode_items(
-        self, items: pl.DataFrame, encoder: Encoder, plan: Plan
-    ) -> tuple[np.ndarray, dict[str, str]]:
-        """Return the rows of items that fill batches one after the other, and what failed."""
-        batch = plan.batch or encoder.batch_size
-        with ThreadPoolExecutor(self._workers) as pool:
-            output = encode_block(items, self._source.root, [encoder], pool, batch=batch)
-        return output.rows[0], output.failures
 
     def bias(self) -> bytes | None:
         """Return None: items have no bias."""
@@ -157,9 +161,7 @@ class ItemRemaker:
 
     def failures(self, items: pl.DataFrame) -> bytes:
         """Return the table of reasons, as far as the items still fail."""
-        return failures_bytes(
-            self._encode_items(items, self._open(self._plans[0]), self._plans[0])[1]
-        )
+        return failures_bytes(self._encode(items, _at_once(items), self._plans[0]).failures)
 
     def facts(self) -> dict[str, Any]:
         """Return the encoder's lasting facts and the manifest's revision and note."""
@@ -202,7 +204,7 @@ class HeadRemaker:
         place = {item: row for row, item in enumerate(table["item_id"].to_list())}
         rows = [place.get(item, -1) for item in items["item_id"].to_list()]
         if min(rows) >= 0:
-            everything = np.ones(len(rows), dtype=bool)
+            everything = _at_once(items)[0]
             yield Proposal(self._head.weight[rows], everything, self._plan, {})
 
     def bias(self) -> bytes | None:
@@ -220,6 +222,11 @@ class HeadRemaker:
     def facts(self) -> dict[str, Any]:
         """Return the model's lasting facts and the label set."""
         return {**lasting_facts(self._head.facts), "label_set": self._head.label_set}
+
+
+def _at_once(items: pl.DataFrame) -> list[np.ndarray]:
+    """Return the one run of all items."""
+    return [np.ones(items.height, dtype=bool)]
 
 
 def failures_bytes(failures: Mapping[str, str]) -> bytes:

@@ -91,16 +91,16 @@ class Base:
             if stays and item in self.failures
         }
 
-    def refuse_finished(self, items: str, *, retry: bool) -> None:
-        """Raise AlreadyFinishedError if the items of this sha256 need nothing more."""
+    def finished(self, items: str, *, retry: bool) -> AlreadyFinishedError | None:
+        """Return the error to raise if the items of this sha256 need nothing more, else None."""
         if self.commit.items["sha256"] != items or (retry and not self.kept.all()):
-            return
+            return None
         what = "no item of it failed" if retry else "it has these items"
         msg = (
             f"{key_of(self.directory)} is finished: {what}. Remove it with `featstore rm` to "
             "extract it anew."
         )
-        raise AlreadyFinishedError(msg)
+        return AlreadyFinishedError(msg)
 
     def next_layout(self, n: int, **limits: int) -> ArrayLayout:
         """Return how the array of the next revision is cut: in shards as large as these."""

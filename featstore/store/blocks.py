@@ -73,9 +73,12 @@ def check_tail(path: Path, layout: ArrayLayout, file: int) -> str:
     if wrong or not layout.shard_rows:
         return wrong
     rows = layout.file_rows(file)
-    with open_regular(path) as handle:
-        handle.seek((rows.stop - rows.start) * layout.row_bytes)
-        return "; ".join(_tail_reasons(handle, layout, file))
+    try:
+        with open_regular(path) as handle:
+            handle.seek((rows.stop - rows.start) * layout.row_bytes)
+            return "; ".join(_tail_reasons(handle, layout, file))
+    except (FeatstoreError, OSError) as err:
+        return f"cannot be read: {err}"
 
 
 def may_have_grown(path: Path, layout: ArrayLayout, file: int) -> bool:

@@ -28,6 +28,7 @@ from typing import Any
 
 from featstore.durable import fsync_directory, make_folders, seal, write_durably
 from featstore.errors import ClaimLostError, StoreWriteError
+from featstore.store.disk_errors import write_error
 from featstore.store.files import read_json
 from featstore.store.layout import SetKey
 from featstore.store.locks import LOCK, deciding, try_lock
@@ -123,11 +124,7 @@ class Claim:
         except FileNotFoundError as err:
             raise self._lost() from err
         except OSError as err:
-            msg = (
-                f"Cannot write {target}: {err.strerror or err}. Free space or permission, then "
-                "run the same command again."
-            )
-            raise StoreWriteError(msg) from err
+            raise write_error(target, err) from err
 
     def release(self) -> None:
         """Give the claim back; what is staged stays for the next writer."""

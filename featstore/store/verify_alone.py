@@ -15,7 +15,7 @@ import numpy as np
 
 from featstore.errors import FeatstoreError
 from featstore.keys import SHORT
-from featstore.store.blocks import check_tail
+from featstore.store.blocks import check_size, check_tail
 from featstore.store.files import (
     MAX_JSON_BYTES,
     file_facts,
@@ -73,9 +73,11 @@ def _judge_data(directory: Path, files: Collection[str], layout: ArrayLayout) ->
         if name not in files:
             wrong[name] = "is missing"
             continue
-        reason = check_tail(directory / name, layout, file)
-        if reason:
-            wrong[name] = reason
+        reasons = [check_size(directory / name, layout, file)]
+        if not reasons[0]:
+            reasons.append(check_tail(directory / name, layout, file))
+        if any(reasons):
+            wrong[name] = "; ".join(filter(None, reasons))
     for name in files:
         if _DATA.fullmatch(name) and name not in expected:
             wrong[name] = "is no data file of an array of this shape"

@@ -27,18 +27,19 @@ from featstore.store.base import Base, read_base
 from featstore.store.casting import convert_rows
 from featstore.store.claim import Claim, claim_folders, claim_set, part_name
 from featstore.store.commit import staging_of
+from featstore.store.disk_errors import write_error
 from featstore.store.items import items_bytes
 from featstore.store.journal import BlockRecord, Journal, finished_blocks, has_blocks
 from featstore.store.layout import (
     BLOCK_ROWS,
-    FORMAT,
     ArrayLayout,
     SetKey,
     plan_array,
 )
-from featstore.store.publication import publish_set, write_groups
+from featstore.store.publication import publish_set, set_attributes, write_groups
 from featstore.store.records import check_root
 from featstore.store.resume import resume_journal
+from featstore.store.settle import settle_claimed
 from featstore.store.staged import StagedFiles
 from featstore.store.workers import run_beside
 
@@ -162,9 +163,11 @@ class SetWriter:
                 self.directory, self.key, self._table, retry_failed=self._retry_failed
             )
             if self._base is not None:
-                # Another writer may have ended just now.
-                self._base.refuse_finished(sha256_hex(self._items), retry=self._retry_failed)
-            if self._base is not None:
+                done = self._base.finished(sha256_hex(self._items), retry=self._retry_failed)
+                if done is not None:
+                    # Another writer may have ended just now, without tidying up.
+                    settle_claimed(self.root, self._claim, self._base.commit.revision_id)
+                    raise done
                 self.layout = self._base.next_layout(self.layout.n, **self._limits)
             write_groups(self.root, self.key, self._claim)
             self._staged = StagedFiles(self._claim.folder, self.layout)
@@ -184,9 +187,7 @@ class SetWriter:
                 raise
             if loss is not None:
                 raise loss from err
-            what = f"Cannot write the store {self.root}: {err.strerror or err}."
-            msg = f"{what} Choose a folder that you may write."
-            raise StoreWriteError(msg) from err
+            raise write_error(self.root, err) from err
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
@@ -227,14 +228,18 @@ class SetWriter:
 
     def pending(self) -> list[int]:
         """Return the blocks that are not yet written, in order; of a part, its own."""
-        done = set(self._opened()[0].blocks)
-        rank, world_size = self._part or (0, 1)
         if self._part:
-            for folder in claim_folders(self.directory):
-                done |= finished_blocks(folder, plan=self._full_plan()).keys()
-        return [
-            block for block in range(rank, self.layout.n_blocks, world_size) if block not in done
-        ]
+            rank, world_size = self._part
+            return [block for block in self.left() if block % world_size == rank]
+        done = self._opened()[0].blocks
+        return [block for block in range(self.layout.n_blocks) if block not in done]
+
+    def left(self) -> list[int]:
+        """Return the blocks that no writer of this set has durably done, of whatever part."""
+        done = set(self._opened()[0].blocks)
+        for folder in claim_folders(self.directory):
+            done |= finished_blocks(folder, plan=self._full_plan()).keys()
+        return [block for block in range(self.layout.n_blocks) if block not in done]
 
     def kept(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: True if the base has it, and it stays.
@@ -356,17 +361,7 @@ class SetWriter:
                 items=self._items,
                 item_ids=self._item_ids,
                 failures=journal.failures,
-                attributes={
-                    "format": FORMAT,
-                    "dataset": self.key.dataset,
-                    "kind": self.key.kind,
-                    "encoder": self.encoder,
-                    "space": self.space,
-                    "space_id": self.space_id,
-                    "set_id": self.set_id,
-                    "precision": self.precision,
-                    "facts": self.facts,
-                },
+                attributes=set_attributes(self),
                 bias=bias,
                 golden=golden,
                 run=run,
@@ -390,12 +385,7 @@ class SetWriter:
         except OSError as err:
             if self._claim is not None:
                 self._claim.check()
-            msg = (
-                f"Cannot write {err.filename or self.key} below {self.root}: "
-                f"{err.strerror or err}. Free space, then run the same command again; finished "
-                "blocks are kept."
-            )
-            raise StoreWriteError(msg) from err
+            raise write_error(err.filename or self.directory, err) from err
 
     def _publish(self, file: int) -> None:
         """Bring a complete data file to its place and journal it."""

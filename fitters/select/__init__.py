@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from fitters.select.curve import PENALTIES, WEIGHTS, Axis, Curve
 from fitters.select.folds import folds_by_group
+from fitters.select.held_out_error import validate_by_error
 from fitters.select.leave_out import LeftOut, leave_one_group_out
+from fitters.select.refitting import choose_components, validate_by_refitting
 from fitters.select.validation import cross_validate
 
 __all__ = [
@@ -13,7 +15,10 @@ __all__ = [
     "Axis",
     "Curve",
     "LeftOut",
+    "choose_components",
     "cross_validate",
     "folds_by_group",
     "leave_one_group_out",
+    "validate_by_error",
+    "validate_by_refitting",
 ]

@@ -18,8 +18,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+# Loaded for the children, so that none of them needs to.
+import featstore.cli.interop
+import featstore.extraction.job
+import featstore.interop
+import featstore.store.thumbnails  # noqa: F401
 from featstore.errors import FeatstoreError
-from tests.faults import scenarios, users
+from tests.faults import scenarios, team
 
 MODES = ("none", "before", "after", "torn", "short", "fail", "fail_from", "stop")
 
@@ -30,11 +35,12 @@ def run_child(request: dict[str, Any], report: Path) -> int:
     shim = ctypes.CDLL(os.environ["LD_PRELOAD"]) if os.environ.get("LD_PRELOAD") else None
     handle = os.open(report, os.O_WRONLY)  # before this process becomes someone else
     if "user" in request:
-        users.become(**request["user"])
+        team.warm_up()
+        _become(**request["user"])
     if "umask" in request:
         os.umask(request["umask"])
     if "file_size" in request:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], request["file_size"]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], resource.RLIM_INFINITY))
     if shim is not None and "fault" in request:
         fault = request["fault"]
         shim.faults_arm(
@@ -43,7 +49,8 @@ def run_child(request: dict[str, Any], report: Path) -> int:
     result: dict[str, Any] = {}
     code = 0
     try:
-        result["value"] = getattr(scenarios, request["scenario"])(root, **request.get("args", {}))
+        where = scenarios if hasattr(scenarios, request["scenario"]) else team
+        result["value"] = getattr(where, request["scenario"])(root, **request.get("args", {}))
     except FeatstoreError as err:
         code = 1
         result |= {"error": type(err).__name__, "message": str(err)}
@@ -55,8 +62,16 @@ def run_child(request: dict[str, Any], report: Path) -> int:
         result["calls"] = shim.faults_trace().decode().splitlines()
         result["fired"] = shim.faults_fired()
         shim.faults_arm(b"", 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     os.write(handle, json.dumps(result).encode())
     return code
+
+
+def _become(uid: int, gid: int) -> None:
+    """Give up this process's rights for those of another user; only the superuser can."""
+    os.setgroups([gid])
+    os.setgid(gid)
+    os.setuid(uid)
 
 
 def main() -> None:
@@ -75,6 +90,7 @@ def main() -> None:
                 code = 70
                 try:
                     sys.stdin.close()
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the pipe is for answers
                     code = run_child(request, Path(name))
                 finally:
                     os._exit(code)

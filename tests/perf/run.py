@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.perf import benchmarks, decoding, fitting, store, table
-from tests.perf.engine import GOALS, Figure
+from tests.perf import benchmarks, decoding, extract, fitting, store, table
+from tests.perf.engine import GOALS, Figure, processor
 
 GROUPS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "store": store.figures,
     "decode": decoding.figures,
+    "extract": extract.figures,
     "fit": fitting.figures,
     "bench": benchmarks.figures,
 }
@@ -33,6 +35,8 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     figures = []
+    if hasattr(os, "getloadavg"):
+        print(f"load average {os.getloadavg()[0]:.1f} on {processor()}", flush=True)
     print(table.heading(), flush=True)
     for name, group in GROUPS.items():
         if arguments.only in (None, name):

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from featstore.store.store import open_store
-from tests.perf.engine import Figure, compare
+from tests.perf.engine import Figure, compare, figure_of
 from tests.perf.sample import Sample, write_set
 
 MANY_PAIRS = 51
+GOAL_SECONDS = 0.003
 
 
 def figures(sample: Sample) -> Iterator[Figure]:
@@ -22,13 +23,7 @@ def figures(sample: Sample) -> Iterator[Figure]:
     for root, count in ((few, 10), (many, 1000)):
         key = make_sets(root, sample, count)
     short = "d/image/timm:toy"
-    yield compare(
-        "store.open",
-        lambda: open_one(many, short),
-        lambda: time.sleep(0.003),
-        against="3 ms; named as typed, among 1,000 sets of its kind, one row read",
-        pairs=MANY_PAIRS,
-    )
+    yield against_goal(many, short)
     yield compare(
         "store.open_growth",
         lambda: open_one(many, key),
@@ -42,6 +37,23 @@ def figures(sample: Sample) -> Iterator[Figure]:
         lambda: open_one(few, short),
         against="the same among 10 sets, named as typed: one folder is listed",
         pairs=MANY_PAIRS,
+    )
+
+
+def against_goal(root: Path, name: str) -> Figure:
+    """Compare opening with 3 ms as they are: a sleep of 3 ms takes longer on a busy machine."""
+    open_one(root, name)
+    ratios = []
+    cpu = time.process_time()
+    for _ in range(MANY_PAIRS):
+        started = time.perf_counter()
+        open_one(root, name)
+        ratios.append(GOAL_SECONDS / (time.perf_counter() - started))
+    return figure_of(
+        "store.open",
+        ratios,
+        against="3 ms; named as typed, among 1,000 sets of its kind, one row read",
+        cpu_seconds=time.process_time() - cpu,
     )
 
 
