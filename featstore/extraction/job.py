@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import polars as pl
 
 from featstore.encoders.base import Encoder
 from featstore.extraction.events import BlockDone, ExtractResult
 from featstore.extraction.job_log import JobLog
+from featstore.extraction.opened_job import Job
 from featstore.extraction.opening import default_threads, job_items, open_choices
 from featstore.extraction.options import (
     DECODE_TIMEOUT,
@@ -26,44 +23,11 @@ from featstore.extraction.options import (
 from featstore.extraction.pictures import complete_thumbnails
 from featstore.extraction.progress import Progress
 from featstore.extraction.run import encode_sets
-from featstore.extraction.targets import Target, make_targets
+from featstore.extraction.targets import make_targets
 from featstore.manifest import Manifest, read_manifest
 from featstore.store.layout import BLOCK_ROWS
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Job:
-    """Items, encoders and options, opened and checked; nothing is written yet."""
-
-    source: Manifest
-    dataset: str
-    kind: str
-    items: pl.DataFrame = field(repr=False)
-    store: Path
-    options: Options
-    targets: list[Target]
-    threads: int | None
-
-    @property
-    def workers(self) -> int:
-        """Threads, or processes, that decode."""
-        return self.options.workers or os.cpu_count() or 1
-
-    @property
-    def thumbnails(self) -> bool:
-        """Whether pictures are kept."""
-        return self.options.thumbnails and self.kind == "image"
-
-    def settings(self) -> dict[str, Any]:
-        """Return what was asked for, as the provenance records it."""
-        return {
-            "dataset": self.dataset,
-            "kind": self.kind,
-            "encoders": [target.choice.as_dict() for target in self.targets],
-            **self.options.as_dict(),
-        }
 
 
 def extract(

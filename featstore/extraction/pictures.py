@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 from featstore.extraction.image_views import draw_view, source_item
+from featstore.extraction.opened_job import Job
 from featstore.images import ImageError, decode_image, thumbnail_webp
 from featstore.sources import ByteReader
 from featstore.store.thumbnails import read_thumbnails, write_thumbnails
-
-if TYPE_CHECKING:
-    from featstore.extraction.job import Job
 
 
 def complete_thumbnails(job: Job, *, skip: Collection[str]) -> None:

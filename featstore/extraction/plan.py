@@ -10,7 +10,7 @@ from typing import Any
 from featstore.encoders.golden import golden_inputs
 from featstore.errors import FeatstoreError
 from featstore.extraction.batches import torch_threads
-from featstore.extraction.job import Job
+from featstore.extraction.opened_job import Job
 from featstore.extraction.targets import SetState, Target, free_bytes, inspect_set
 from featstore.store.catalog import finished_sets
 from featstore.store.commit import read_pointer

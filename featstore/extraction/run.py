@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from featstore.errors import AlreadyFinishedError
 from featstore.extraction.batch_size import remember_size, settle_batch_size
@@ -13,6 +13,7 @@ from featstore.extraction.events import ExtractResult
 from featstore.extraction.failing import FailureLimit
 from featstore.extraction.golden_check import Golden, require_same_encoder
 from featstore.extraction.job_log import JobLog
+from featstore.extraction.opened_job import Job
 from featstore.extraction.opening import check_heads
 from featstore.extraction.pipeline import BlockTask, Preparation, encode_blocks
 from featstore.extraction.progress import StageClock, Tracker
@@ -21,9 +22,6 @@ from featstore.extraction.writing import SetInProgress
 from featstore.sources import ByteReader
 from featstore.store.thumbnails import write_thumbnails
 from featstore.store.writer import SetWriter
-
-if TYPE_CHECKING:
-    from featstore.extraction.job import Job
 
 
 def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, ExtractResult]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from featstore.extraction.engines.request import JobRequest
 from featstore.extraction.events import BlockDone, ExtractResult
-from featstore.extraction.job import Job, open_job, run_job
+from featstore.extraction.job import open_job, run_job
 from featstore.extraction.job_log import JobLog
+from featstore.extraction.opened_job import Job
 from featstore.extraction.progress import Progress
 from featstore.extraction.run import settle_settings
 from featstore.extraction.targets import check_free_space, inspect_set
