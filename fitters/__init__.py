@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fitters.aligner import ALIGNERS, BaseAligner
     from fitters.alignment import Alignment
     from fitters.controls import CONTROLS
+    from fitters.kernel import KernelRidgeAligner
     from fitters.linear import ProcrustesAligner, RidgeAligner
     from fitters.moments import Moments, SideTransform
     from fitters.pairs import Pairs
@@ -27,6 +28,7 @@ _HOMES = {
     "BaseAligner": "fitters.aligner",
     "CONTROLS": "fitters.controls",
     "ConSEAligner": "fitters.relative",
+    "KernelRidgeAligner": "fitters.kernel",
     "METHODS": "fitters.recipe",
     "Moments": "fitters.moments",
     "Pairs": "fitters.pairs",
@@ -45,6 +47,7 @@ __all__ = [
     "Alignment",
     "BaseAligner",
     "ConSEAligner",
+    "KernelRidgeAligner",
     "Moments",
     "Pairs",
     "ProcrustesAligner",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from featstore.errors import did_you_mean
 from fitters.errors import UnknownMethodError
+from fitters.kernel.kernel_ridge import KernelRidgeAligner
 from fitters.linear.procrustes import ProcrustesAligner
 from fitters.linear.ridge import RidgeAligner
 from fitters.projection import BaseAligner
@@ -15,6 +16,7 @@ ALIGNERS: dict[str, type[BaseAligner]] = {
     "ridge": RidgeAligner,
     "procrustes": ProcrustesAligner,
     "conse": ConSEAligner,
+    "kernel-ridge": KernelRidgeAligner,
 }
 """Every aligner; the tests and the saved files go by this dict."""
 

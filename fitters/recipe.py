@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from featstore.errors import did_you_mean
 from fitters.alignment import Alignment
-from fitters.errors import SelectionError, SettingError, UnknownMethodError
+from fitters.errors import SettingError, UnknownMethodError
+from fitters.kernel.kernel_ridge import KernelRidgeAligner
 from fitters.linear.procrustes import ProcrustesAligner
 from fitters.linear.ridge import RidgeAligner
 from fitters.moments.moments import Moments, merge_pooled
@@ -21,13 +22,17 @@ from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.relative.conse import ConSEAligner
 from fitters.select.curve import PENALTIES, WEIGHTS, Axis, Curve
-from fitters.select.folds import folds_by_group
+from fitters.select.folds import folds_of_pairs
+from fitters.select.kernel_choice import KernelChoice, choose_kernel
+from fitters.select.kernel_mixing import Validation
 from fitters.select.leave_out import Criterion, leave_one_group_out
+from fitters.select.surface import Rule
 from fitters.select.validation import cross_validate
 
 METHODS: dict[str, str] = {
     "ridge": "ridge regression from text to image rows: each text becomes a row of a head",
     "ridge-x2y": "ridge regression from image to text rows",
+    "kernel-ridge": "Gaussian kernel ridge regression from text to image rows: ridge, nonlinear",
     "procrustes": "the rotation between both spaces that fits best",
     "conse": "the mix of the class texts that the classifier believes in; uses no real pair",
 }
@@ -43,9 +48,12 @@ def fit_alignment(
     bias: npt.NDArray[Any] | None = None,
     penalty: float | Literal["auto"] = "auto",
     mix: float | Literal["auto"] = "auto",
+    gamma: float | Literal["auto"] = "auto",
     n_folds: int = 4,
     top_k: int = 10,
     criterion: Criterion = "cosine",
+    validation: Validation = "mrr",
+    rule: Rule = "best",
     rng: np.random.Generator,
 ) -> Alignment:
     """Fit an alignment from prototypes, real pairs or both.
@@ -58,8 +66,8 @@ def fit_alignment(
     all sources share one mean: that of the class texts, or of the real texts where there are no
     prototypes. ConSE reads images raw, as its head does.
 
-    **Mixing.** One squared loss (ridge) or one cross-covariance (Procrustes) over both sources,
-    where a class has `mix` times the mass of a real image.
+    **Mixing.** One squared loss (ridge, kernel ridge) or one cross-covariance (Procrustes) over
+    both sources, where a class has `mix` times the mass of a real image.
 
     **Choice.** "auto" penalty without real pairs: closed-form leave-one-name-group-out on the
     prototypes. "auto" penalty or mix with real pairs: grouped cross-validation over the pairs by
@@ -81,17 +89,24 @@ def fit_alignment(
     bias : ndarray of shape (c,), optional
         The head's bias, for ConSE.
     penalty : float or "auto"
-        Relative: α = penalty · tr(gram) / columns.
+        Relative: α = penalty · tr(gram) / columns. For kernel ridge it is on a kernel whose
+        diagonal is 1.
     mix : float or "auto"
         Mass of one class relative to one real image, above 0. No part without both sources.
+    gamma : float or "auto"
+        Inverse squared width of the kernel between unit text rows, above 0. Chosen with the
+        penalty.
     n_folds : int
         Of the cross-validation; fewer if there are fewer groups.
     top_k : int
         Classes in ConSE's mix.
     criterion : {"cosine", "rank"}
         Of leave-one-name-group-out; see `leave_one_group_out`.
+    validation, rule : str
+        What cross-validation of kernel ridge with real pairs scores by, and how it reads the
+        surface: see `VALIDATIONS` in `fitters.select.kernel_mixing`, and `Surface`.
     rng : numpy.random.Generator
-        Draws the folds.
+        Draws the folds, and landmarks for the choice of kernel ridge among many prototypes.
 
     Raises
     ------
@@ -102,11 +117,30 @@ def fit_alignment(
     ZeroRowError
         If a row has no direction.
     """
-    _check_settings(method, prototypes, real, penalty, mix)
+    _check_settings(method, prototypes, real, penalty, mix, gamma)
     if method == "conse":
         assert prototypes is not None
         return _fit_conse(prototypes, bias, top_k)
     sources = _preprocess(prototypes, real, image_mean)
+    if method == "kernel-ridge":
+        kernel = choose_kernel(
+            sources.prototypes,
+            sources.real,
+            penalty=penalty,
+            mix=mix,
+            gamma=gamma,
+            n_folds=n_folds,
+            criterion=criterion,
+            validation=validation,
+            rule=rule,
+            rng=rng,
+        )
+        return Alignment(
+            sources.image,
+            sources.text,
+            _fit_kernel(sources, kernel),
+            _facts(method, sources, kernel.to_facts()),
+        )
     chosen = _choose(method, sources, penalty, mix, n_folds, criterion, rng)
     # Moments add: mixing is scaling one source's sums, and no row is read twice.
     moments = merge_pooled(
@@ -122,14 +156,7 @@ def fit_alignment(
     else:
         direction = _direction(method)
         aligner = RidgeAligner(direction, alpha=chosen.penalty, center=False).fit_moments(moments)
-    facts = {
-        "method": method,
-        "n_prototypes": 0 if prototypes is None else prototypes.n,
-        "n_real": 0 if real is None else real.n,
-        "image_centre": sources.image_centre,
-        "text_centre": "real texts" if prototypes is None else "class texts",
-        "choice": chosen.to_facts(method, sources),
-    }
+    facts = _facts(method, sources, chosen.to_facts(method, sources))
     if isinstance(aligner, ProcrustesAligner):
         facts["singular_value_gap"] = aligner.gap_
     return Alignment(sources.image, sources.text, aligner, facts)
@@ -161,12 +188,25 @@ class _Choice:
         return facts if self.curve is None else {**facts, **self.curve.to_facts()}
 
 
+def _facts(method: str, sources: _Sources, choice: dict[str, Any]) -> dict[str, Any]:
+    prototypes, real = sources.prototypes, sources.real
+    return {
+        "method": method,
+        "n_prototypes": 0 if prototypes is None else prototypes.n,
+        "n_real": 0 if real is None else real.n,
+        "image_centre": sources.image_centre,
+        "text_centre": "real texts" if prototypes is None else "class texts",
+        "choice": choice,
+    }
+
+
 def _check_settings(
     method: str,
     prototypes: Pairs | None,
     real: Pairs | None,
     penalty: float | str,
     mix: float | str,
+    gamma: float | str,
 ) -> None:
     if method not in METHODS:
         known = ", ".join(METHODS)
@@ -175,8 +215,12 @@ def _check_settings(
     if penalty != "auto" and not (_is_number(penalty) and float(penalty) >= 0):
         msg = f"penalty must be 'auto' or a finite number that is not negative. Got {penalty!r}."
         raise SettingError(msg)
-    if mix != "auto" and not (_is_number(mix) and float(mix) > 0):
-        msg = f"mix must be 'auto' or a finite number above 0. Got {mix!r}."
+    for name, value in (("mix", mix), ("gamma", gamma)):
+        if value != "auto" and not (_is_number(value) and float(value) > 0):
+            msg = f"{name} must be 'auto' or a finite number above 0. Got {value!r}."
+            raise SettingError(msg)
+    if method == "kernel-ridge" and penalty == 0:
+        msg = "Kernel ridge needs a penalty above 0: a kernel of similar texts is singular. Got 0."
         raise SettingError(msg)
     if method == "conse" and prototypes is None:
         msg = "ConSE reads a classification head. Pass the head's rows and class texts."
@@ -272,15 +316,7 @@ def _choose(
             criterion=criterion,
         )
         return _Choice(curve.penalty, 1.0, curve)
-    n_groups = len(np.unique(real.row_groups))
-    if n_groups < 2:
-        what = "penalty" if open_penalty else "mix"
-        msg = (
-            f"{real.n:,} real pairs of one group cannot be cross-validated, so {what}='auto' has "
-            f"nothing to go by. Give pairs of at least 2 groups, or a number for {what}."
-        )
-        raise SelectionError(msg)
-    folds = folds_by_group(real.row_groups, min(n_folds, n_groups), rng)
+    folds = folds_of_pairs(real, n_folds, "penalty" if open_penalty else "mix", rng)
     curve = cross_validate(
         "procrustes" if method == "procrustes" else "ridge",
         real=real,
@@ -291,3 +327,20 @@ def _choose(
         weights=weights,
     )
     return _Choice(curve.penalty, curve.weight, curve)
+
+
+def _fit_kernel(sources: _Sources, chosen: KernelChoice) -> KernelRidgeAligner:
+    given = [
+        (source, mass)
+        for source, mass in ((sources.prototypes, chosen.mix or 1.0), (sources.real, 1.0))
+        if source is not None
+    ]
+    aligner = KernelRidgeAligner(
+        gamma=chosen.gamma, relative=False, alpha=chosen.penalty, center=False
+    )
+    aligner.fit(
+        np.concatenate([source.x for source, _ in given]),
+        np.concatenate([source.y for source, _ in given]),
+        np.concatenate([mass * source.row_weight for source, mass in given]),
+    )
+    return aligner

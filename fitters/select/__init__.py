@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from fitters.select.curve import PENALTIES, WEIGHTS, Axis, Curve
 from fitters.select.folds import folds_by_group
+from fitters.select.kernel_mixing import cross_validate_kernel
+from fitters.select.kernel_prototypes import choose_on_prototypes
 from fitters.select.leave_out import LeftOut, leave_one_group_out
+from fitters.select.surface import Surface
 from fitters.select.validation import cross_validate
 
 __all__ = [
@@ -13,7 +16,10 @@ __all__ = [
     "Axis",
     "Curve",
     "LeftOut",
+    "Surface",
+    "choose_on_prototypes",
     "cross_validate",
+    "cross_validate_kernel",
     "folds_by_group",
     "leave_one_group_out",
 ]

@@ -10,7 +10,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from fitters import ConSEAligner, ProcrustesAligner, RidgeAligner
+from fitters import ConSEAligner, KernelRidgeAligner, ProcrustesAligner, RidgeAligner
 from fitters.aligner import ALIGNERS, aligner_class
 from fitters.errors import PairsError, SingularMomentsError, UnknownMethodError, ZeroRowError
 from fitters.moments import Moments, accumulate
@@ -25,6 +25,9 @@ ESTIMATORS = [
     ProcrustesAligner(center=False),
     ConSEAligner(),
     ConSEAligner(top_k=2),
+    KernelRidgeAligner(),
+    KernelRidgeAligner("x->y", gamma=0.5, alpha=0.1),
+    KernelRidgeAligner("x->y", gamma=0.3, n_landmarks=8, landmarks="k-means++", center=False),
 ]
 MOMENTS = [e for e in ESTIMATORS if hasattr(e, "fit_moments")]
 OF_OPTIONAL_PACKAGES = {
