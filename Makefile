@@ -11,7 +11,7 @@ help:
 	@echo "make demo    build a store from real models and images, fit, benchmark, draw the report"
 	@echo "make test    check, then run every test"
 	@echo "make check   ruff, formatting, mypy, import layers, spelling"
-	@echo "make perf    speed, as ratios measured side by side"
+	@echo "make perf    speed, as ratios measured side by side (ONLY=store: one group)"
 
 # The demo needs no test tools, and the tests need everything: two stamps, one environment.
 .NOTPARALLEL:
@@ -28,6 +28,10 @@ $(VENV)/dev.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/demo.stamp
+
+$(VENV)/perf.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[perf]'
+	@touch $@
 
 demo: $(VENV)/demo.stamp
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/demo.py --out $(DEMO)
@@ -46,8 +50,8 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-perf: $(VENV)/dev.stamp
-	$(BIN)/python tests/perf/run.py $(if $(ONLY),--only $(ONLY))
+perf: $(VENV)/perf.stamp
+	$(BIN)/python -m tests.perf.run $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf build

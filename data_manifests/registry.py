@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_manifests import imagenet1k, stamps
-from data_manifests.imagenet1k.build import plan as plan_imagenet1k
+from data_manifests import stamps
 from data_manifests.plan import Built, Plan, read_facts
 from data_manifests.stamps.build import plan as plan_stamps
+from data_manifests.wordnet import plan_label_set
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,18 @@ def _builder(name: str, module: Any, options: set[str], plan: Callable[..., Plan
     return Builder(name, Path(module.__file__).parent, frozenset(options), plan)
 
 
+def _label_set(name: str) -> Builder:
+    folder = Path(__file__).parent / name
+    return Builder(name, folder, frozenset({"source"}), partial(plan_label_set, folder))
+
+
 BUILDERS: dict[str, Builder] = {
     "stamps": _builder("stamps", stamps, {"source", "locales"}, plan_stamps),
-    "imagenet1k": _builder("imagenet1k", imagenet1k, {"source"}, plan_imagenet1k),
+    "imagenet1k": _label_set("imagenet1k"),
+    "imagenet12k": _label_set("imagenet12k"),
+    "imagenet21k_goog": _label_set("imagenet21k_goog"),
+    "imagenet21k_miil": _label_set("imagenet21k_miil"),
+    "imagenet21k_miil_w21": _label_set("imagenet21k_miil_w21"),
+    "imagenet22k": _label_set("imagenet22k"),
+    "imagenet22k_ms": _label_set("imagenet22k_ms"),
 }

@@ -41,3 +41,7 @@ def __getattr__(name: str) -> Any:
         msg = f"module 'featstore' has no attribute {name!r}"
         raise AttributeError(msg)
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,6 +15,7 @@ import polars as pl
 from data_manifests.plan import BuildError, Plan
 from data_manifests.registry import BUILDERS, Builder
 from featstore.errors import ManifestError, did_you_mean
+from featstore.label_files import read_label_file
 from featstore.manifest import Manifest, read_manifest, write_manifest
 from featstore.manifest.manifest import FACTS_FILE
 from featstore.manifest.read import read_facts
@@ -90,6 +91,37 @@ def build_dataset(
         raise ManifestError(str(err)) from err
     _remove_stale(earlier, manifest)
     return BuildResult(manifest, "built")
+
+
+def write_label_set(
+    label_file: Path | str, out: Path | str, *, name: str | None = None
+) -> Manifest:
+    """Make a manifest of a user's own list of classes, with prompts of their names.
+
+    Parameters
+    ----------
+    label_file : path
+        See `featstore.label_files.read_label_file`.
+    out : path
+        A folder that is empty, does not exist, or holds a manifest of the same name.
+    name : str, optional
+        Of the label set; by default made of the file's name.
+
+    Raises
+    ------
+    ManifestError
+        If the file is no list of classes, or `out` holds something else.
+    """
+    set_name, classes = read_label_file(label_file, name=name)
+    folder = Path(out)
+    _check_ours(folder, set_name)
+    facts = {
+        "name": set_name,
+        "summary": f"The {classes.height:,} classes of {Path(label_file).name}.",
+    }
+    return write_manifest(
+        folder, facts=facts, tables={"class_name": class_prompts(classes)}, classes=classes
+    )
 
 
 def find_builder(name: str) -> Builder:

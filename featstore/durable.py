@@ -7,10 +7,17 @@ folders pass on their mode, files are readable to whom the folder is.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
+import secrets
 import stat
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+_SYNC_FILE_RANGE_WRITE = 2
 
 #: What a group-writable folder hands down: permissions, and the group itself (setgid).
 _HANDED_DOWN = 0o2777
@@ -27,20 +34,57 @@ def fsync_directory(directory: Path) -> None:
         os.close(handle)
 
 
+def begin_writeback(descriptor: int, offset: int, size: int) -> None:
+    """Ask the system to start writing these bytes of a file to its disk; nothing is waited for.
+
+    Only advice: the bytes are durable after an ``fsync``, which also reports what failed. A
+    no-op where there is no ``sync_file_range`` (anywhere but Linux).
+    """
+    call = _sync_file_range()
+    if call is not None:
+        call(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
+
+
+@functools.cache
+def _sync_file_range() -> Any:
+    """Return the C library's function, or None."""
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
+    if call is not None:
+        call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return call
+
+
 def make_folders(path: Path) -> None:
     """Make a folder and those above it, each with the mode of a group-writable one above."""
-    missing = []
-    while not path.is_dir():
-        missing.append(path)
-        path = path.parent
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
-        mode = folder.parent.stat().st_mode
-        # Not out of /tmp and the like, which are everyone's but nobody's to share.
-        if mode & stat.S_IWGRP and not mode & stat.S_ISVTX:
-            with contextlib.suppress(PermissionError):  # made by another user at the same time
-                folder.chmod(mode & _HANDED_DOWN)
-        fsync_directory(folder.parent)
+    for last_try in (False, False, True):
+        missing = []
+        folder = path
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        try:
+            for folder in reversed(missing):
+                folder.mkdir(exist_ok=True)
+                hand_down(folder)
+                fsync_directory(folder.parent)
+        except FileNotFoundError:
+            if last_try:
+                raise
+            continue  # another process removed an empty folder above meanwhile
+        break
+    if not missing:
+        hand_down(path)  # its maker may have been killed before this
+
+
+def hand_down(folder: Path) -> None:
+    """Give a folder of ours the mode of a group-writable one above it."""
+    above, here = folder.parent.stat().st_mode, folder.stat()
+    # Not out of /tmp and the like, which are everyone's but nobody's to share.
+    if not above & stat.S_IWGRP or above & stat.S_ISVTX:
+        return
+    if here.st_mode & _HANDED_DOWN != above & _HANDED_DOWN:
+        with contextlib.suppress(PermissionError):  # made by another user
+            folder.chmod(above & _HANDED_DOWN)
 
 
 def seal(file: Path, *, like: Path, writable: bool = False) -> None:
@@ -59,7 +103,8 @@ def seal(file: Path, *, like: Path, writable: bool = False) -> None:
         mode = folder & 0o666
     if not writable:
         mode &= ~0o222
-    file.chmod(mode)
+    if mode != stat.S_IMODE(file.lstat().st_mode):
+        file.chmod(mode)
 
 
 def write_durably(
@@ -84,7 +129,8 @@ def write_durably(
         If the file system refuses: full, read-only, no permission. Nothing is left behind.
     """
     if staged is None:
-        staged = path.with_name(f".{path.name}.{os.getpid()}.staged")
+        # A process id is no name: in a shared folder it may be that of another machine's.
+        staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}.staged")
         make_folders(path.parent)
     try:
         with staged.open("wb") as file:

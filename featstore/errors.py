@@ -16,7 +16,8 @@ The tree, by what a handler would do::
     ├── MisalignedItemsError(ValueError)      pair by id
     ├── EmptySelectionError(ValueError)       choose other rows
     ├── StoreWriteError(OSError)              free space, permissions, another writer
-    │   └── ClaimLostError                    run the command again
+    │   ├── ClaimLostError                    run the command again
+    │   └── AlreadyFinishedError              use what is there
     ├── CorruptStoreError(RuntimeError)       fetch or extract the set again
     └── FormatVersionError(RuntimeError)      upgrade
 
@@ -91,6 +92,10 @@ class StoreWriteError(FeatstoreError, OSError):
 
 class ClaimLostError(StoreWriteError):
     """Another writer took this one's place while it stood still; it published nothing."""
+
+
+class AlreadyFinishedError(StoreWriteError):
+    """The set is there, finished with these very items: there is nothing to write."""
 
 
 class CorruptStoreError(FeatstoreError, RuntimeError):

@@ -10,9 +10,10 @@ from featstore.command_line import CommandGroup, entry_point
 @click.group(
     cls=CommandGroup,
     lazy={
+        "init": "featstore.cli.init:init_command",
         "extract": "featstore.cli.extract:extract_command",
         "ls": "featstore.cli.sets:ls_command",
-        "show": "featstore.cli.sets:show_command",
+        "show": "featstore.cli.show:show_command",
         "rm": "featstore.cli.sets:rm_command",
         "verify": "featstore.cli.verify:verify_command",
         "repair": "featstore.cli.repair:repair_command",

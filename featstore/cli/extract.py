@@ -44,6 +44,13 @@ KINDS = ["image", "caption", "class_name", "head_weight"]
     type=click.IntRange(min=0),
     help="Items that may fail; default the larger of 10 and 0.1 %.",
 )
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Wait for another process that is writing the same set, then reuse its rows.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def extract_command(
     manifest: Path,
@@ -60,6 +67,7 @@ def extract_command(
     thumbnails: bool,
     limit: int | None,
     max_failures: int | None,
+    wait: float,
     as_json: bool,
 ) -> int:
     """Encode the items of MANIFEST once, block by block, and publish them in the store.
@@ -81,7 +89,12 @@ def extract_command(
                 msg = "A head is extracted whole; leave --limit out."
                 raise EncoderError(msg)
             result = extract_head(
-                source, encoder=encoder, store=store, weights=weights, label_set=label_set
+                source,
+                encoder=encoder,
+                store=store,
+                weights=weights,
+                label_set=label_set,
+                wait=wait,
             )
         else:
             result = extract(
@@ -99,6 +112,7 @@ def extract_command(
                 limit=limit,
                 max_failures=max_failures,
                 on_block=_show_block,
+                wait=wait,
             )
         results.append(result)
         _show_result(result, quiet=as_json)

@@ -9,7 +9,8 @@ import click
 from featstore.command_line import print_json
 from featstore.interop.importing import import_rows
 from featstore.interop.tables import FORMATS
-from featstore.interop.writing import export_set
+from featstore.interop.writing import WIDENING, export_set
+from featstore.store.layout import DTYPES
 from featstore.store.store import open_store
 
 KINDS = ["image", "caption", "class_name", "head_weight"]
@@ -23,17 +24,42 @@ KINDS = ["image", "caption", "class_name", "head_weight"]
 @click.argument("key")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path))
 @click.option("--format", "form", required=True, type=click.Choice(FORMATS))
+@click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def export_command(store: Path, key: str, out: Path, form: str, as_json: bool) -> None:
-    """Write the set KEY of STORE to OUT, every bit kept; items without a row are left out."""
+def export_command(
+    store: Path, key: str, out: Path, form: str, revision: str | None, as_json: bool
+) -> None:
+    """Write the set KEY of STORE to OUT, every bit kept.
+
+    Items that failed have no row and are left out. npy and parquet have no bfloat16: they get the
+    same values as float32.
+    """
     opened = open_store(store)
-    info = opened.info(key)
-    export_set(opened, str(info.key), out, form=form)
+    info = opened.info(key, revision=revision)
+    export_set(opened, str(info.key), out, form=form, revision=info.commit.revision_id)
     rows = info.commit.n - info.n_failed
+    widened = form in WIDENING and info.commit.dtype == "bfloat16"
+    dtype = "float32" if widened else info.commit.dtype
     if as_json:
-        print_json({"key": str(info.key), "out": str(out), "format": form, "rows": rows})
-    else:
-        click.echo(f"{info.key}: {rows:,} rows written to {out}")
+        print_json(
+            {
+                "key": str(info.key),
+                "revision_id": info.commit.revision_id,
+                "out": str(out),
+                "format": form,
+                "rows": rows,
+                "failed": info.n_failed,
+                "dtype": dtype,
+            }
+        )
+        return
+    failed = f" ({info.n_failed:,} failed items left out)" if info.n_failed else ""
+    click.echo(f"{info.key}: {rows:,} rows written to {out}{failed}")
+    if widened:
+        click.echo(
+            f"{form} has no bfloat16: the same values, as float32. Import them with --save-dtype "
+            "bfloat16."
+        )
 
 
 @click.command(
@@ -48,7 +74,12 @@ def export_command(store: Path, key: str, out: Path, form: str, as_json: bool) -
 @click.option("--encoder", required=True, help="What made the rows: family:name.")
 @click.option("--items", type=click.Path(path_type=Path), help="CSV or Parquet with item_id.")
 @click.option("--array", help="Dataset, tensor or column, if there are several.")
-@click.option("--save-dtype", "dtype", type=click.Choice(["float16", "float32"]))
+@click.option(
+    "--save-dtype",
+    "dtype",
+    type=click.Choice(list(DTYPES)),
+    help="Stored dtype; default: that of the file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def import_command(
     source: Path,

@@ -35,7 +35,7 @@ def manifests() -> None:
     "--source",
     type=click.Path(path_type=Path),
     help="stamps: a folder with the stamps or with the .deb of tuxpaint-stamps-default. "
-    "imagenet1k: a folder with timm's label files.",
+    "imagenet…: a folder with timm's label files.",
 )
 @click.option(
     "--locale",
@@ -156,6 +156,24 @@ def sources_command(as_json: bool) -> None:
         click.echo(f"{name:<{width}}  {source.summary}")
         for option, text in source.options.items():
             click.echo(f"{'':<{width}}    {option}=…  {text}")
+
+
+@manifests.command("labels", epilog="Example: featstore manifests labels birds.txt -o build/birds")
+@click.argument("label_file", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The manifest.")
+@click.option("--name", help="Name of the label set; default: made of the file's name.")
+def labels_command(label_file: Path, out: Path, name: str | None) -> None:
+    """Make a label set of a list of classes: .txt, .csv, .tsv or .json.
+
+    The classes stand in the order of the rows of the head that they belong to; their names can
+    then be extracted as class_name, and the head with --label-set.
+    """
+    from featstore.datasets import write_label_set
+
+    manifest = write_label_set(label_file, out, name=name)
+    classes = 0 if manifest.classes is None else manifest.classes.height
+    click.echo(f"built {manifest.name} in {manifest.root}")
+    _echo_counts(classes, dict(manifest.facts["counts"]))
 
 
 @manifests.command("ls", epilog="Example: featstore manifests ls --json")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from featstore.command_line import EXIT_VERIFY, print_json
+from featstore.store.names import resolve_set
 from featstore.store.verify import verify_store
 
 
@@ -21,9 +22,10 @@ def verify_command(store: Path, keys: tuple[str, ...], quick: bool, as_json: boo
     """Check the files of STORE, or of the sets KEY, against their commits.
 
     Names every file that was flipped, truncated, deleted, swapped, linked or added, one a
-    line, and exits 4 if there is one. KEY is the full name that `featstore ls` prints.
+    line, and exits 4 if there is one. KEY is a name that `featstore ls` prints, or its
+    beginning.
     """
-    report = verify_store(store, [key.strip("/") for key in keys], full=not quick)
+    report = verify_store(store, [resolve_set(store, key) for key in keys], full=not quick)
     if as_json:
         print_json(report.as_dict())
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder, Head
 from featstore.encoders.class_head import head_of, read_head
-from featstore.encoders.golden import golden_inputs, golden_vectors
+from featstore.encoders.golden import GoldenCosine, golden_cosine, golden_inputs, golden_vectors
 from featstore.encoders.object_encoder import ObjectEncoder
 from featstore.encoders.registry import FAMILIES, check_name, open_encoder
 
@@ -16,9 +16,11 @@ __all__ = [
     "IMAGE_KINDS",
     "TEXT_KINDS",
     "Encoder",
+    "GoldenCosine",
     "Head",
     "ObjectEncoder",
     "check_name",
+    "golden_cosine",
     "golden_inputs",
     "golden_vectors",
     "head_of",

@@ -8,6 +8,7 @@ Drawn by integer arithmetic alone, so that they are the same on every system and
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,3 +61,45 @@ def golden_inputs(kinds: Collection[str]) -> tuple[Any, ...]:
 def golden_vectors(encoder: Encoder) -> np.ndarray:
     """Return (g, d) float32: the encoder's vectors of its golden inputs, as one batch."""
     return encoder.encode([encoder.prepare(item) for item in golden_inputs(encoder.kinds)])
+
+
+@dataclass(frozen=True)
+class GoldenCosine:
+    """How far an encoder's precision turns its golden vectors away from float32."""
+
+    minimum: float
+    mean: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return it to six decimals, as a set's facts record it."""
+        return {"minimum": round(self.minimum, 6), "mean": round(self.mean, 6)}
+
+
+def golden_cosine(encoder: Encoder) -> GoldenCosine | None:
+    """Return the cosine between an encoder's golden vectors and the same in float32.
+
+    The same weights on the same device, one batch each; per golden input the cosine of the two
+    raw vectors, of which the smallest and the mean are returned. In float32 both are 1, without
+    a forward pass.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        With ``precision`` and ``encode_float32``, as the built-in encoders have.
+
+    Returns
+    -------
+    GoldenCosine or None
+        None for an encoder that does not say what it computes in.
+    """
+    precision = getattr(encoder, "precision", None)
+    if precision == "float32":
+        return GoldenCosine(1.0, 1.0)
+    exactly = getattr(encoder, "encode_float32", None)
+    if precision is None or exactly is None:
+        return None
+    batch = [encoder.prepare(item) for item in golden_inputs(encoder.kinds)]
+    ours, exact = (rows.astype(np.float64) for rows in (encoder.encode(batch), exactly(batch)))
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(exact, axis=1)
+    cosines = np.einsum("ij,ij->i", ours, exact) / norms
+    return GoldenCosine(float(cosines.min()), float(cosines.mean()))

@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder
 from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean
 
 #: What the extra `extract` brings; the absence of any of these has one remedy.
-_EXTRA = frozenset({"torch", "torchvision", "timm", "PIL", "transformers", "sentence_transformers"})
+_EXTRA = frozenset(
+    {"torch", "torchvision", "timm", "PIL", "transformers", "sentence_transformers", "open_clip"}
+)
 
 
 @dataclass(frozen=True)
@@ -25,18 +28,31 @@ class Family:
     check: str
     """Function of the module: refuses a name that does not exist."""
     open: str
-    """Function of the module: builds the encoder."""
+    """Function of the module: builds the encoder; see `takes`."""
     example: str
+    takes: frozenset[str] = frozenset()
+    """Which of :data:`OPTIONS` its function `open` declares, besides weights, device,
+    batch_size and threads; it is given exactly those, and the others are refused."""
+
+
+#: Options that only some families take, with the value that leaves them out.
+OPTIONS: dict[str, Any] = {
+    "precision": "float32",
+    "pool": None,
+    "trust_remote_code": False,
+    "compile": False,
+}
 
 
 FAMILIES: dict[str, Family] = {
     "timm": Family(
-        summary="image models of timm that have a classification head",
+        summary="image models of timm: the input of their head, or another layer",
         kinds=IMAGE_KINDS,
         module="featstore.encoders.timm_image",
         check="check_timm_name",
         open="open_timm",
         example="timm:tf_efficientnet_lite0",
+        takes=frozenset({"precision", "pool", "compile"}),
     ),
     "st": Family(
         summary="text models of sentence-transformers",
@@ -45,6 +61,22 @@ FAMILIES: dict[str, Family] = {
         check="check_text_name",
         open="open_text",
         example="st:all-MiniLM-L6-v2",
+    ),
+    "hf": Family(
+        summary="text models of transformers, with a pooling that is named",
+        kinds=TEXT_KINDS,
+        module="featstore.encoders.hf_text",
+        check="check_hf_name",
+        open="open_hf",
+        example="hf:roberta-base",
+    ),
+    "oc": Family(
+        summary="image and text towers of open_clip",
+        kinds=IMAGE_KINDS | TEXT_KINDS,
+        module="featstore.encoders.open_clip_pair",
+        check="check_open_clip_name",
+        open="open_open_clip",
+        example="oc:ViT-B-32-quickgelu/openai",
     ),
 }
 
@@ -86,6 +118,10 @@ def open_encoder(
     device: str = "cpu",
     batch_size: int | None = None,
     threads: int | None = None,
+    precision: str = "float32",
+    pool: str | None = None,
+    trust_remote_code: bool = False,
+    compile: bool = False,  # noqa: A002 -- torch's word for it
 ) -> Encoder:
     """Build an encoder with its weights.
 
@@ -101,13 +137,23 @@ def open_encoder(
         The encoder's own by default. Like the device, no part of what it is.
     threads : int, optional
         Threads of torch while encoding; the process's own number by default.
+    precision : {"float32", "bfloat16", "float16"}
+        Of the forward pass; part of a set's id, not of the space. float16 on GPUs only.
+    pool : str, optional
+        What of an image model is the vector, instead of the input of its head: ``cls``,
+        ``patch_mean``, ``cls+patch_mean`` or ``layer:<name of a module>``. Another space each.
+    trust_remote_code : bool
+        Run Python code that comes with the model from the hub. Part of the space.
+    compile : bool
+        Compile the forward pass; the first batches take longer. Recorded, not keyed.
 
     Raises
     ------
     UnknownEncoderError
         If there is no encoder of this name.
     EncoderError
-        If its weights do not come or do not fit, or it cannot be used as an encoder.
+        If its weights do not come or do not fit, its family does not take an option, or it
+        cannot be used as an encoder.
 
     Examples
     --------
@@ -120,11 +166,36 @@ def open_encoder(
         if value is not None and value < 1:
             msg = f"The '{what}' of an encoder must be at least 1. Got {value} instead."
             raise EncoderError(msg)
+    asked = {
+        "precision": precision,
+        "pool": pool,
+        "trust_remote_code": trust_remote_code,
+        "compile": compile,
+    }
+    options = _taken(name, family, asked)
     with _extra_needed(name):
         encoder: Encoder = getattr(import_module(family.module), family.open)(
-            name, weights=weights, device=device, batch_size=batch_size, threads=threads
+            name,
+            weights=weights,
+            device=device,
+            batch_size=batch_size,
+            threads=threads,
+            **options,
         )
     return encoder
+
+
+def _taken(name: str, family: Family, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that the family takes; refuse one that was asked for in vain."""
+    for option, value in asked.items():
+        if option not in family.takes and value != OPTIONS[option]:
+            msg = (
+                f"{name} takes no {option} ({value!r} was asked for); besides weights, device, "
+                f"batch_size and threads its family takes: "
+                f"{', '.join(sorted(family.takes)) or 'nothing'}. Leave {option} out."
+            )
+            raise EncoderError(msg)
+    return {option: asked[option] for option in OPTIONS if option in family.takes}
 
 
 @contextmanager

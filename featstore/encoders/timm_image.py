@@ -4,36 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import timm
 import torch
 from torch import nn
 
-from featstore.encoders.base import IMAGE_KINDS
+from featstore.encoders.precision import checked_precision
+from featstore.encoders.timm_base import TimmImages
 from featstore.encoders.timm_model import (
     build_timm,
     check_timm_name,
     last_linear,
     layer_arrays,
     layer_inputs,
-    preprocessing,
 )
-from featstore.encoders.torch_runtime import checked_device, pinned_threads
+from featstore.encoders.timm_pooled import PooledTimmEncoder
+from featstore.encoders.timm_pools import check_pool_name
+from featstore.encoders.torch_runtime import checked_device
 from featstore.encoders.weights import parse_weights
 from featstore.errors import EncoderError
-from featstore.fingerprint import weights_sha256
-from featstore.images import to_rgb
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 #: max |W f + b - logits| that `check_head` allows, as a share of max |logits|.
 HEAD_TOLERANCE = 1e-4
 
 
-class TimmEncoder:
+class TimmEncoder(TimmImages):
     """A timm model up to its last linear layer.
 
     The embedding f is the input of that layer, caught by a hook: with its weight W and bias b,
@@ -41,17 +37,8 @@ class TimmEncoder:
 
     Parameters
     ----------
-    name : str
-        ``timm:tf_efficientnet_lite0``.
-    model : torch.nn.Module
-        Built by timm, with its weights; it is put into evaluation mode.
-    weights : dict, optional
-        Where the weights came from; recorded in `facts`.
-    device : str
-    batch_size : int, optional
-        32 by default.
-    threads : int, optional
-        Threads of torch while encoding; the process's own number by default.
+    name, model, **options
+        As for `TimmImages`.
 
     Raises
     ------
@@ -59,55 +46,15 @@ class TimmEncoder:
         If the model has no head that these features could be checked against.
     """
 
-    kinds = IMAGE_KINDS
-
-    def __init__(
-        self,
-        name: str,
-        model: nn.Module,
-        *,
-        weights: dict[str, str] | None = None,
-        device: str = "cpu",
-        batch_size: int | None = None,
-        threads: int | None = None,
-    ) -> None:
-        self.name = name
-        self.batch_size = batch_size or 32
-        self._device = checked_device(device)
-        self._threads = threads
+    def __init__(self, name: str, model: nn.Module, **options: Any) -> None:
         self._layer_name, self._layer = last_linear(model, name)
-        facts, self._transform = preprocessing(model)
-        self._input_size = tuple(facts["input_size"])
-        if self._input_size[0] != 3:
-            msg = f"{name} takes {self._input_size[0]} channels; only models of RGB are served."
-            raise EncoderError(msg)
+        super().__init__(name, model, **options)
         self.dim = layer_inputs(self._layer)
-        config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-        self.space: dict[str, Any] = {
-            "family": "timm",
-            # The architecture alone: what a tag names, weights and preprocessing, is below.
-            "name": config.get("architecture") or name.partition(":")[2].partition(".")[0],
-            "weights_sha256": weights_sha256(model.state_dict()),
-            "preprocessing": facts,
-            "layer": "input of classifier",
-        }
-        self.facts: dict[str, Any] = {
-            "weights": weights or {"source": "object"},
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "num_classes": int(model.num_classes),  # type: ignore[arg-type]
-            "classifier": self._layer_name,
-            "tag": config.get("tag") or None,
-            "versions": {"timm": timm.__version__, "torch": torch.__version__},
-        }
-        self._model = model.eval().to(self._device)
-
-    def prepare(self, item: Image.Image) -> np.ndarray:
-        """Return a picture as the model takes it: (3, h, w) float32, by timm's own transform."""
-        image = item if item.mode == "RGB" else to_rgb(item)
-        return np.asarray(self._transform(image), dtype=np.float32)
+        self.space["layer"] = "input of classifier"
+        self.facts["classifier"] = self._layer_name
 
     def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the (b, d) float32 features of prepared pictures.
+        """Return the (b, d) float32 features of prepared pictures, in the encoder's precision.
 
         The same batch gives the same bits on a CPU with the same number of threads.
 
@@ -116,10 +63,16 @@ class TimmEncoder:
         EncoderError
             If a picture was not prepared for this model, or the head pools after its classifier.
         """
-        return self._forward(batch)[0]
+        return self._forward(batch, exact=False)[0]
+
+    def encode_float32(self, batch: Sequence[np.ndarray]) -> np.ndarray:
+        """Return what `encode` would, computed in float32 and not compiled."""
+        return self._forward(batch, exact=True)[0]
 
     def check_head(self, batch: Sequence[np.ndarray]) -> float:
-        """Check on prepared pictures that ``W f + b`` equals the model's logits.
+        """Check on prepared pictures that ``W f + b`` equals the model's logits, in float32.
+
+        What is asked is where the model's head is: rounding to fewer bits would only blur it.
 
         Returns
         -------
@@ -131,7 +84,7 @@ class TimmEncoder:
         EncoderError
             If they differ by more, or there is nothing to compare.
         """
-        features, logits = self._forward(batch)
+        features, logits = self._forward(batch, exact=True)
         weight, bias = self.head_arrays()
         # In float64, so that what is seen is the model's error and not ours.
         made = features.astype(np.float64) @ weight.T.astype(np.float64)
@@ -158,18 +111,13 @@ class TimmEncoder:
         """Return the head's (c, d) weight and (c,) bias as float32; None if it has no bias."""
         return layer_arrays(self._layer)
 
-    def _forward(self, batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def _forward(
+        self, batch: Sequence[np.ndarray], *, exact: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the (b, d) input and the (b, c) output of the model's head."""
         if not batch:
             classes = self.facts["num_classes"]
             return np.empty((0, self.dim), np.float32), np.empty((0, classes), np.float32)
-        for array in batch:
-            if np.shape(array) != self._input_size:
-                msg = (
-                    f"{self.name} takes prepared pictures of shape {self._input_size}, got one of "
-                    f"shape {np.shape(array)}. Pass what its prepare() returns."
-                )
-                raise EncoderError(msg)
         caught: list[torch.Tensor] = []
 
         def catch(_layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -177,9 +125,8 @@ class TimmEncoder:
 
         hook = self._layer.register_forward_pre_hook(catch)
         try:
-            with torch.inference_mode(), pinned_threads(self._threads):
-                stacked = np.ascontiguousarray(np.stack(batch), dtype=np.float32)
-                logits = self._model(torch.from_numpy(stacked).to(self._device))
+            with self._running(exact=exact) as model:
+                logits = model(self._pixels(batch))
         finally:
             hook.remove()
         shapes = [tuple(tensor.shape) for tensor in caught]
@@ -201,29 +148,40 @@ def open_timm(
     device: str = "cpu",
     batch_size: int | None = None,
     threads: int | None = None,
-) -> TimmEncoder:
+    precision: str = "float32",
+    pool: str | None = None,
+    compile: bool = False,  # noqa: A002 -- torch's word for it
+) -> TimmEncoder | PooledTimmEncoder:
     """Build the encoder ``timm:<model>`` with weights from a package, a file or the hub.
+
+    Without `pool` it is the input of the model's last linear layer (`TimmEncoder`); with one,
+    the model needs no head (`PooledTimmEncoder`).
 
     Raises
     ------
     UnknownEncoderError
         If timm has no such model.
     EncoderError
-        If the weights do not come or do not fit, or the model has no usable head.
+        If the weights do not come or do not fit, the model has no usable head, or no such pool.
     """
     model_name = name.partition(":")[2]
     check_timm_name(model_name)
     source = parse_weights(weights, encoder=name)
-    checked_device(device)
-    model = build_timm(model_name, source)
+    checked_precision(precision, checked_device(device))
+    if pool is not None:
+        check_pool_name(pool, name)
+    model = build_timm(model_name, source, headless=pool is not None)
     facts = source.facts()
     if source.kind == "hub":
         facts["repository"] = str(getattr(model, "pretrained_cfg", {}).get("hf_hub_id", ""))
-    return TimmEncoder(
-        name,
-        model,
-        weights=facts,
-        device=device,
-        batch_size=batch_size,
-        threads=threads,
-    )
+    options: dict[str, Any] = {
+        "weights": facts,
+        "device": device,
+        "batch_size": batch_size,
+        "threads": threads,
+        "precision": precision,
+        "compile": compile,
+    }
+    if pool is None:
+        return TimmEncoder(name, model, **options)
+    return PooledTimmEncoder(name, model, pool=pool, **options)

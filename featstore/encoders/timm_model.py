@@ -41,8 +41,10 @@ def check_timm_name(model_name: str) -> None:
         raise UnknownEncoderError(msg)
 
 
-def build_timm(model_name: str, source: WeightsSource) -> nn.Module:
+def build_timm(model_name: str, source: WeightsSource, *, headless: bool = False) -> nn.Module:
     """Build a timm model and fill it from `source`, strictly.
+
+    A checkpoint without head is refused before anything is downloaded, unless `headless`.
 
     Raises
     ------
@@ -51,8 +53,8 @@ def build_timm(model_name: str, source: WeightsSource) -> nn.Module:
     """
     encoder = f"timm:{model_name}"
     config = timm.get_pretrained_cfg(model_name)
-    if config is not None and config.num_classes == 0:
-        raise _headless(encoder)  # before anything is downloaded
+    if config is not None and config.num_classes == 0 and not headless:
+        raise _headless(encoder, config.tag or "")
     if source.kind == "hub":
         return _from_hub(model_name, encoder)
     if source.path is None or source.kind == "folder":
@@ -103,7 +105,7 @@ def last_linear(model: nn.Module, encoder: str) -> tuple[str, nn.Linear | nn.Con
     parts = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
     modules = [part for part in parts if isinstance(part, nn.Module)]
     if classes == 0 or not modules or all(isinstance(part, nn.Identity) for part in modules):
-        raise _headless(encoder)
+        raise _headless(encoder, encoder.partition(".")[2])
     if len(modules) > 1:
         msg = (
             f"{encoder} averages the logits of {len(modules)} heads (distillation), so no single "
@@ -123,11 +125,20 @@ def last_linear(model: nn.Module, encoder: str) -> tuple[str, nn.Linear | nn.Con
     return name, layer
 
 
-def _headless(encoder: str) -> EncoderError:
+#: Why a checkpoint without head has none, by how its tag begins.
+_WHY_HEADLESS = {
+    "orig_in21k": "the head that was published with it is not valid",
+    "mim_": "it was trained to fill in masked patches, not on classes",
+}
+
+
+def _headless(encoder: str, tag: str) -> EncoderError:
+    why = next((f": {why}" for start, why in _WHY_HEADLESS.items() if tag.startswith(start)), "")
     msg = (
-        f"{encoder} has no classification head (num_classes is 0), so there are no prototypes, "
-        "and its features cannot be checked. Use a checkpoint that was trained on classes: see "
-        "the tags that end in in1k, in12k, in21k or in22k and do not start with orig or mim."
+        f"{encoder} has no classification head (num_classes is 0){why}, so there are no "
+        "prototypes, and its features cannot be checked. Use a checkpoint that was trained on "
+        "classes (its tag ends in in1k, in12k, in21k or in22k and does not start with orig or "
+        "mim), or ask for another layer with --pool (API: pool=)."
     )
     return EncoderError(msg)
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import EncoderError, ManifestError
+import polars as pl
+
+from featstore.encoders.base import Head
+from featstore.errors import AlreadyFinishedError, EncoderError, ManifestError
 from featstore.extraction.events import ExtractResult
+from featstore.extraction.name_check import (
+    NameCheck,
+    check_against_encoder,
+    check_against_store,
+)
 from featstore.extraction.provenance import lasting_facts, run_facts
 from featstore.extraction.reuse import finished_result
+from featstore.label_files import read_label_file
 from featstore.label_sets import head_items
 from featstore.manifest import Manifest, read_manifest
 from featstore.store.writer import SetWriter
@@ -18,74 +28,154 @@ HEAD_DTYPE = "float32"
 
 
 def extract_head(
-    manifest: str | Path | Manifest,
+    manifest: str | Path | Manifest | None = None,
     *,
     encoder: str,
     store: str | Path,
     weights: str | None = None,
     label_set: str | None = None,
+    label_file: str | Path | None = None,
+    check_names: str | None = None,
+    check_weights: str | None = None,
+    device: str = "cpu",
+    pool: str | None = None,
+    wait: float = 0.0,
 ) -> ExtractResult:
     """Store the rows and bias of a model's classification head as kind head_weight.
 
     The set carries the space_id of the image space that the head reads, so that pairing it
     with features of another model or pooling is an error.
 
+    Two things are checked before anything is written: on the golden pictures, that the rows
+    make the model's logits; and, where class names of the label set are embedded in the store or
+    `check_names` is given, that the rows stand in the order of the names
+    (`featstore.extraction.row_order`).
+
     Parameters
     ----------
-    manifest : path or Manifest
+    manifest : path or Manifest, optional
         A label set, such as ``data_manifests`` builds for imagenet1k: row c of the head is
-        class c of its ``classes``.
-    encoder, store, weights
+        class c of its ``classes``. Either this or `label_file`.
+    encoder, store, weights, device
         As in `extract`.
     label_set : str, optional
-        Which classes the rows are, for a head whose number of classes does not say it.
+        Which classes the rows are, for a head that neither a weights package nor the tag of
+        its checkpoint tells of: said so, it need not be checked, but is where that is possible.
+        With `label_file`, the name of the set.
+    label_file : path, optional
+        The classes in the order of the rows; see `featstore.label_files.read_label_file`.
+    check_names : str, optional
+        A text encoder, ``st:all-MiniLM-L6-v2``, to embed the class names with for the check;
+        `check_weights` are its weights.
+    pool : str, optional
+        Only to say that a pool has no head.
+    wait : float
+        Seconds to wait for another process that is writing this set.
 
     Raises
     ------
     ManifestError
-        If the manifest has no label set.
+        If there is no label set.
     EncoderError
-        If the head has another number of classes or another label set.
+        If the head has another number of classes, another label set or another order; or if its
+        label set is only guessed by the number of its classes and could not be checked.
     """
     from featstore.encoders.class_head import read_head
 
-    source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
-    if source.classes is None:
-        msg = f"Manifest {source.name} has no label set (classes.parquet); a head needs one."
-        raise ManifestError(msg)
-    head = read_head(encoder, weights=weights, label_set=label_set)
-    if head.weight.shape[0] != source.classes.height or head.label_set != source.name:
+    name, classes = _label_set(manifest, label_file, label_set)
+    asked = name if label_file is not None else label_set
+    head = read_head(encoder, weights=weights, label_set=asked, device=device, pool=pool)
+    if head.weight.shape[0] != classes.height or head.label_set != name:
         msg = (
             f"The head of {encoder} has {head.weight.shape[0]:,} classes of label set "
-            f"{head.label_set!r}; manifest {source.name} has {source.classes.height:,}. "
-            f"Build the label set {head.label_set!r} and extract the head with that."
+            f"{head.label_set!r} ({head.facts['label_set_basis']}); {name} has "
+            f"{classes.height:,}. Build the label set {head.label_set!r} and extract the head "
+            f"with that, or say --label-set {name} if its rows are these classes."
         )
         raise EncoderError(msg)
-    items = head_items(source.classes)
-    done = finished_result(
+    classes = classes.sort("index")
+    check = _check_names(head, classes, Path(store), check_names, check_weights, device)
+    items = head_items(classes)
+    finished = partial(
+        finished_result,
         Path(store),
         head.space,
-        dataset=source.name,
+        dataset=name,
         kind="head_weight",
         encoder=head.name,
         items=items,
         dtype=HEAD_DTYPE,
     )
+    done = finished()
     if done is not None:
         return done
     facts: dict[str, Any] = {**lasting_facts(head.facts), "label_set": head.label_set}
-    with SetWriter(
-        Path(store),
-        dataset=source.name,
-        kind="head_weight",
-        encoder=head.name,
-        space=head.space,
-        items=items,
-        dim=head.weight.shape[1],
-        dtype=HEAD_DTYPE,
-        facts=facts,
-    ) as writer:
-        for block in writer.pending():
-            writer.write_block(block, head.weight[writer.layout.block_slice(block)])
-        revision = writer.finish(bias=head.bias, run=run_facts(head.facts, device="cpu"))
+    run = run_facts(head.facts, device=device)
+    run["row_order"] = "not checked" if check is None else check.facts()
+    try:
+        with SetWriter(
+            Path(store),
+            dataset=name,
+            kind="head_weight",
+            encoder=head.name,
+            space=head.space,
+            items=items,
+            dim=head.weight.shape[1],
+            dtype=HEAD_DTYPE,
+            facts=facts,
+            wait=wait,
+        ) as writer:
+            for block in writer.pending():
+                writer.write_block(block, head.weight[writer.layout.block_slice(block)])
+            revision = writer.finish(bias=head.bias, run=run)
+    except AlreadyFinishedError:
+        done = finished()  # another process wrote it meanwhile
+        if done is None:
+            raise
+        return done
     return ExtractResult(str(writer.key), 0, items.height, 0, revision)
+
+
+def _label_set(
+    manifest: str | Path | Manifest | None, label_file: str | Path | None, name: str | None
+) -> tuple[str, pl.DataFrame]:
+    """Return the name and the classes of the label set."""
+    if (manifest is None) == (label_file is None):
+        msg = "A head needs either the manifest of a label set or a label file: one of them."
+        raise ManifestError(msg)
+    if label_file is not None:
+        return read_label_file(label_file, name=name)
+    assert manifest is not None
+    source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
+    if source.classes is None:
+        msg = f"Manifest {source.name} has no label set (classes.parquet); a head needs one."
+        raise ManifestError(msg)
+    return source.name, source.classes
+
+
+def _check_names(
+    head: Head,
+    classes: pl.DataFrame,
+    store: Path,
+    encoder: str | None,
+    weights: str | None,
+    device: str,
+) -> NameCheck | None:
+    """Check the order of the rows by the names asked for, or those in the store, if any."""
+    from featstore.encoders.class_head import GUESSED
+    from featstore.encoders.registry import open_encoder
+
+    if encoder is not None:
+        opened = open_encoder(encoder, weights=weights, device=device)
+        return check_against_encoder(head, classes, opened)
+    check = check_against_store(head, classes, store)
+    if check is None and head.facts["label_set_basis"] == GUESSED:
+        msg = (
+            f"That the {classes.height:,} rows of the head of {head.name} are the classes of "
+            f"{head.label_set} is only guessed by their number, and {store} holds no embedded "
+            "class names to check it by. Extract those first (--kind class_name --encoder "
+            f"st:NAME), check with --check-names st:NAME, or say --label-set {head.label_set} "
+            "if you know it; classes in another order come with --label-file."
+        )
+        raise EncoderError(msg)
+    return check

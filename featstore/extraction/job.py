@@ -16,7 +16,13 @@ import polars as pl
 from featstore.encoders.base import Encoder
 from featstore.encoders.golden import golden_vectors
 from featstore.encoders.object_encoder import ObjectEncoder
-from featstore.errors import EmptySelectionError, EncoderError, ManifestError, TooManyFailuresError
+from featstore.errors import (
+    AlreadyFinishedError,
+    EmptySelectionError,
+    EncoderError,
+    ManifestError,
+    TooManyFailuresError,
+)
 from featstore.extraction.events import BlockDone, ExtractResult
 from featstore.extraction.pipeline import encode_block
 from featstore.extraction.provenance import lasting_facts, run_facts
@@ -52,6 +58,7 @@ class Job:
     max_failures: int
     block_rows: int
     on_block: Callable[[BlockDone], None] | None
+    wait: float = 0.0
 
 
 def extract(
@@ -72,6 +79,7 @@ def extract(
     limit: int | None = None,
     block_rows: int = BLOCK_ROWS,
     on_block: Callable[[BlockDone], None] | None = None,
+    wait: float = 0.0,
 ) -> ExtractResult:
     """Encode the items of one kind into a finished set of the store.
 
@@ -109,6 +117,8 @@ def extract(
         Rows of a block.
     on_block : callable, optional
         Called after every finished block.
+    wait : float
+        Seconds to wait for another process that is writing this set; its rows are then reused.
 
     Raises
     ------
@@ -148,20 +158,33 @@ def extract(
         max_failures=max(10, items.height // 1000) if max_failures is None else max_failures,
         block_rows=block_rows,
         on_block=on_block,
+        wait=wait,
     )
-    result = finished_result(
-        job.store,
-        opened.space,
-        dataset=source.name,
-        kind=kind,
-        encoder=opened.name,
-        items=items,
-        dtype=dtype,
-    )
-    result = result or _encode(job)
+    result = _finished(job)
+    if result is None:
+        try:
+            result = _encode(job)
+        except AlreadyFinishedError:
+            # Another process wrote it between the two looks, or while this one waited.
+            result = _finished(job)
+            if result is None:
+                raise
     if job.thumbnails:
         _complete_thumbnails(job, skip=result.failures)
     return result
+
+
+def _finished(job: Job) -> ExtractResult | None:
+    """Return the result for a set that is finished with these very items, else None."""
+    return finished_result(
+        job.store,
+        job.encoder.space,
+        dataset=job.source.name,
+        kind=job.kind,
+        encoder=job.encoder.name,
+        items=job.items,
+        dtype=job.dtype,
+    )
 
 
 def _encode(job: Job) -> ExtractResult:
@@ -191,6 +214,7 @@ def _encode(job: Job) -> ExtractResult:
             facts=facts,
             plan=plan,
             block_rows=job.block_rows,
+            wait=job.wait,
         ) as writer,
         ThreadPoolExecutor(job.workers) as pool,
     ):

@@ -11,6 +11,7 @@ from typing import Any
 PACKAGES = (
     "headstock",
     "numpy",
+    "open_clip_torch",
     "pillow",
     "sentence-transformers",
     "timm",
@@ -20,7 +21,7 @@ PACKAGES = (
 
 
 #: Facts of an encoder that differ between machines without changing a bit of what is stored.
-OF_THE_RUN = ("versions", "weights")
+OF_THE_RUN = ("versions", "weights", "compute")
 
 
 def lasting_facts(encoder: Mapping[str, Any]) -> dict[str, Any]:

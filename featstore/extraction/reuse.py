@@ -12,7 +12,7 @@ from featstore.errors import CorruptStoreError, StoreWriteError
 from featstore.extraction.events import ExtractResult
 from featstore.keys import encoder_directory, set_id, sha256_hex, space_id
 from featstore.store.commit import read_commit, read_pointer
-from featstore.store.items import items_bytes, read_failures
+from featstore.store.items import failures_file, items_bytes, read_failures
 from featstore.store.layout import SetKey
 from featstore.store.settle import settle_set
 from featstore.store.store import open_store
@@ -56,10 +56,9 @@ def finished_result(
     except CorruptStoreError as err:
         err.add_note(f"`featstore rm {store} {key}` makes room for extracting it again.")
         raise
-    failures: dict[str, str] = {}
-    if "failures.parquet" in commit.metadata:
-        table = read_failures(directory / "failures.parquet", commit.metadata["failures.parquet"])
-        failures = dict(table.iter_rows())
+    name = failures_file(commit.metadata)
+    facts = None if name is None else commit.metadata[name]
+    failures = dict(read_failures(directory / str(name), facts).iter_rows())
     return ExtractResult(
         key=str(key),
         reused=commit.n - len(failures),

@@ -9,6 +9,7 @@ import polars as pl
 
 from featstore.errors import ManifestError
 from featstore.interop.reading import read_items, read_rows
+from featstore.interop.tables import Rows
 from featstore.keys import sha256_hex
 from featstore.manifest.schema import ITEM_SCHEMA
 from featstore.store.layout import BLOCK_ROWS, DTYPES
@@ -45,7 +46,9 @@ def import_rows(
     Raises
     ------
     ManifestError
-        If source and items do not fit.
+        If source and items do not fit, or a row is not finite.
+    NonFiniteEmbeddingError
+        If `dtype` cannot hold a value.
     """
     rows = read_rows(source, array=array)
     table = rows.items if items is None else read_items(items)
@@ -56,10 +59,11 @@ def import_rows(
     if table.height != len(rows.data):
         msg = f"{source} has {len(rows.data):,} rows, but there are {table.height:,} items."
         raise ManifestError(msg)
-    stored = dtype or str(rows.data.dtype.newbyteorder("="))
+    stored = dtype or rows.dtype
     if stored not in DTYPES:
         msg = f"{source} is {stored}, which a store cannot hold. Say --save-dtype float32."
         raise ManifestError(msg)
+    _check_finite(rows, table["item_id"], where=source)
     facts = {"provenance": "imported", "source": source.name}
     space = {"name": encoder, "provenance": "imported"}
     with SetWriter(
@@ -75,7 +79,7 @@ def import_rows(
         plan={"rows": _digest(rows.data)},
     ) as writer:
         for block in writer.pending():
-            writer.write_block(block, np.asarray(rows.data[writer.layout.block_slice(block)]))
+            writer.write_block(block, rows.values(writer.layout.block_slice(block)))
         writer.finish(bias=rows.bias, run=facts)
     return str(writer.key)
 
@@ -89,6 +93,22 @@ def _conform(table: pl.DataFrame, *, kind: str, where: Path) -> pl.DataFrame:
     missing = {name: dtype for name, dtype in ITEM_SCHEMA.items() if name not in table.columns}
     added = [pl.lit(None, dtype).alias(name) for name, dtype in missing.items() if name != "kind"]
     return table.with_columns(pl.lit(kind).alias("kind"), *added)
+
+
+def _check_finite(rows: Rows, ids: pl.Series, *, where: Path) -> None:
+    """Raise ManifestError for rows with NaN or Inf, naming the first, before the store is made."""
+    count, first = 0, -1
+    for start in range(0, ids.len(), BLOCK_ROWS):
+        bad = ~np.isfinite(rows.values(slice(start, start + BLOCK_ROWS))).all(axis=1)
+        if bad.any() and not count:
+            first = start + int(np.flatnonzero(bad)[0])
+        count += int(bad.sum())
+    if count:
+        msg = (
+            f"{where}: row {first:,} ({ids[first]!r}) has NaN or Inf, as have {count:,} of "
+            f"{ids.len():,} rows. Leave them out, here and among the items."
+        )
+        raise ManifestError(msg)
 
 
 def _digest(data: np.ndarray) -> str:

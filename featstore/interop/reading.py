@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from featstore.errors import ManifestError
-from featstore.interop.tables import Rows
+from featstore.interop.tables import TENSOR_DTYPES, Rows
+from featstore.store.layout import DTYPES
 from featstore.store.parquet import read_table
 
 _PART = re.compile(r"_(\d+)\.(npy|parquet)$")
@@ -85,8 +87,11 @@ def _load_npy(path: Path) -> np.ndarray:
 
 
 def _matrix(data: Any, where: str) -> np.ndarray:
-    if data.ndim != 2 or data.dtype.kind != "f":
-        msg = f"{where} has shape {data.shape} {data.dtype}; rows are a matrix of floats."
+    if data.ndim != 2 or not (data.dtype.kind == "f" or data.dtype in (np.int8, np.uint8)):
+        msg = (
+            f"{where} has shape {data.shape} {data.dtype}; rows are a matrix of floats, int8 or "
+            "uint8."
+        )
         raise ManifestError(msg)
     matrix: np.ndarray = data
     return matrix
@@ -117,15 +122,21 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _read_safetensors(source: Path, array: str | None) -> Rows:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, deserialize
 
     try:
-        tensors = load_file(source)
+        found = dict(deserialize(source.read_bytes()))  # type: ignore[no-untyped-call]
     except SafetensorError as err:
         msg = f"{source} is no safetensors file: {err}."
         raise ManifestError(msg) from err
-    return _from_tensors(tensors, array, source)
+    tensors = {}
+    known = {name: DTYPES[dtype] for dtype, name in TENSOR_DTYPES.items()}
+    for name, tensor in found.items():
+        if tensor["dtype"] in known:  # tensors of other types are not embeddings
+            data = np.frombuffer(tensor["data"], dtype=known[tensor["dtype"]])
+            tensors[name] = data.reshape(tensor["shape"])
+    bits = {name for name in tensors if found[name]["dtype"] == "BF16"}
+    return _from_tensors(tensors, array, source, bits=bits)
 
 
 def _read_h5(source: Path, array: str | None) -> Rows:
@@ -142,12 +153,20 @@ def _read_h5(source: Path, array: str | None) -> Rows:
             and file[name].external is None
         }
         wanted = {array or _only_matrix(tensors, source), "bias", "items_parquet"}
-        return _from_tensors(
-            {name: tensors[name][()] for name in wanted & set(tensors)}, array, source
-        )
+        here = wanted & set(tensors)
+        bits = {name for name in here if _is_bfloat16(tensors[name])}
+        return _from_tensors({name: tensors[name][()] for name in here}, array, source, bits=bits)
 
 
-def _from_tensors(tensors: dict[str, Any], array: str | None, source: Path) -> Rows:
+def _is_bfloat16(dataset: Any) -> bool:
+    """Return whether an HDF5 dataset says that its numbers are the bits of bfloat16."""
+    return bool(dataset.dtype == np.uint16 and dataset.attrs.get("featstore_dtype") == "bfloat16")
+
+
+def _from_tensors(
+    tensors: dict[str, Any], array: str | None, source: Path, *, bits: Collection[str] = ()
+) -> Rows:
+    """Return the rows among named arrays; those in `bits` are the bits of bfloat16."""
     name = array or _only_matrix(tensors, source)
     if name not in tensors:
         msg = f"{source} has no array {name!r}. It has: {', '.join(sorted(tensors))}."
@@ -156,7 +175,10 @@ def _from_tensors(tensors: dict[str, Any], array: str | None, source: Path) -> R
     items = None
     if packed is not None:
         items = read_table(packed.tobytes(), where=f"{source}: items_parquet", schema={})
-    return Rows(_matrix(tensors[name], f"{source}: {name}"), items, tensors.get("bias"))
+    data = tensors[name]
+    if not (name in bits and data.ndim == 2):
+        data = _matrix(data, f"{source}: {name}")
+    return Rows(data, items, tensors.get("bias"))
 
 
 def _only_matrix(tensors: dict[str, Any], source: Path) -> str:

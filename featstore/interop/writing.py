@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +13,24 @@ import numpy as np
 import polars as pl
 
 from featstore.errors import StoreWriteError
-from featstore.interop.tables import FORMATS, Rows
+from featstore.interop.tables import FORMATS, TENSOR_DTYPES, Rows
 from featstore.store.files import write_file
 from featstore.store.items import items_bytes
-from featstore.store.layout import DTYPES
 from featstore.store.store import FeatureStore
 
+#: Formats that have no bfloat16; the rows become float32, which holds the same values.
+WIDENING = frozenset({"npy", "parquet"})
 
-def export_set(store: FeatureStore, key: str, out: Path, *, form: str) -> Path:
+
+def export_set(
+    store: FeatureStore, key: str, out: Path, *, form: str, revision: str | None = None
+) -> Path:
     """Write one set as `form` and return what was written.
 
-    Items without an embedding are left out. Rows keep the stored dtype and every bit.
+    Items without an embedding are left out. Rows keep the stored dtype and every bit. Only
+    safetensors knows bfloat16: in HDF5 its bits are uint16 with the attribute
+    ``featstore_dtype``; npy and Parquet get the same values as float32, of which an import with
+    ``dtype="bfloat16"`` makes the same bits again.
 
     Parameters
     ----------
@@ -28,6 +38,8 @@ def export_set(store: FeatureStore, key: str, out: Path, *, form: str) -> Path:
         Of the set, or a short name.
     out : Path
         A folder for ``npy`` (clip-retrieval's layout), a file for the others; must not exist.
+    revision : str, optional
+        A revision_id, or its beginning; the current by default.
     form : str
         One of ``npy``, ``safetensors``, ``parquet``, ``h5``.
 
@@ -42,9 +54,11 @@ def export_set(store: FeatureStore, key: str, out: Path, *, form: str) -> Path:
     if out.exists():
         msg = f"{out} exists. Name another file or folder; nothing was overwritten."
         raise StoreWriteError(msg)
-    info = store.info(key)
-    view = store.view(str(info.key))
-    rows = Rows(view.numpy(DTYPES[info.commit.dtype]), view.items, view.bias)
+    info = store.info(key, revision=revision)
+    view = store.view(str(info.key), revision=info.commit.revision_id)
+    rows = Rows(np.ascontiguousarray(view.source.read(view.rows)), view.items, view.bias)
+    if form in WIDENING and rows.dtype == "bfloat16":
+        rows = replace(rows, data=rows.values(slice(None)))
     if form == "npy":
         _write_npy(out, rows, text=info.key.kind in ("caption", "class_name"))
     elif form == "safetensors":
@@ -62,14 +76,26 @@ def _write_npy(out: Path, rows: Rows, *, text: bool) -> None:
     items = rows.items if rows.items is not None else pl.DataFrame()
     write_file(out / "metadata" / "metadata_0.parquet", [items_bytes(items)])
     if rows.bias is not None:
-        write_file(out / "bias.npy", [_npy(rows.bias)])
-    write_file(out / name / f"{name}_0.npy", [_npy(rows.data)])
+        write_file(out / "bias.npy", _npy(rows.bias))
+    write_file(out / name / f"{name}_0.npy", _npy(rows.data))
 
 
 def _write_safetensors(out: Path, rows: Rows) -> None:
-    from safetensors.numpy import save
-
-    write_file(out, [save(_tensors(rows))])
+    header: dict[str, Any] = {}
+    tensors = _tensors(rows)
+    end = 0
+    for name, data in tensors.items():
+        dtype = rows.dtype if name == "embedding" else str(data.dtype)
+        offsets = [end, end + data.nbytes]
+        header[name] = {
+            "dtype": TENSOR_DTYPES[dtype], "shape": list(data.shape), "data_offsets": offsets
+        }  # fmt: skip
+        end += data.nbytes
+    # Written here, as its format says: the library writes bfloat16 only out of torch.
+    text = json.dumps(header).encode("ascii")
+    text += b" " * (-len(text) % 8)
+    parts = [len(text).to_bytes(8, "little"), text]
+    write_file(out, [*parts, *(data.reshape(-1).view(np.uint8).data for data in tensors.values())])
 
 
 def _write_parquet(out: Path, rows: Rows) -> None:
@@ -89,7 +115,9 @@ def _write_h5(out: Path, rows: Rows) -> None:
     try:
         with h5py.File(staged, "w") as file:
             for name, data in _tensors(rows).items():
-                file.create_dataset(name, data=data)
+                dataset = file.create_dataset(name, data=data)
+                if name == "embedding" and rows.dtype == "bfloat16":
+                    dataset.attrs["featstore_dtype"] = "bfloat16"
             if rows.items is not None:
                 ids = rows.items["item_id"].to_list()
                 file.create_dataset("item_id", data=ids, dtype=h5py.string_dtype())
@@ -111,7 +139,9 @@ def _tensors(rows: Rows) -> dict[str, Any]:
     return found
 
 
-def _npy(data: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, data, allow_pickle=False)
-    return buffer.getvalue()
+def _npy(data: np.ndarray) -> Iterator[bytes | memoryview]:
+    """Yield the parts of a .npy file: the array itself is not copied."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(data))
+    yield header.getvalue()
+    yield np.ascontiguousarray(data).reshape(-1).view(np.uint8).data

@@ -53,10 +53,10 @@ class MemoryRows:
 
 def is_run(rows: np.ndarray) -> bool:
     """Tell whether `rows` are consecutive and ascending; no rows are not."""
-    if not rows.size or int(rows[-1]) - int(rows[0]) != rows.size - 1:
+    if not rows.size or rows.item(-1) - rows.item(0) != rows.size - 1:
         return False
-    # Ascending, and no longer from end to end than there are rows.
-    return bool((rows[1:] > rows[:-1]).all())
+    # Ascending, and no longer from end to end than there are rows. Counting is the fastest `all`.
+    return int(np.count_nonzero(rows[1:] > rows[:-1])) == rows.size - 1
 
 
 def check_bounds(rows: np.ndarray, n: int) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.errors import StoreWriteError
+from featstore.errors import AlreadyFinishedError, StoreWriteError
 from featstore.store.arrays import RowSource
-from featstore.store.blocks import layout_of
+from featstore.store.blocks import check_tail, layout_of
 from featstore.store.casting import blank_value
 from featstore.store.checked import CheckedRows
 from featstore.store.commit import Commit, key_of, read_commit, read_pointer
@@ -91,16 +91,16 @@ class Base:
             if stays and item in self.failures
         }
 
-    def refuse_finished(self, items: str, *, retry: bool) -> None:
-        """Raise StoreWriteError if the items of this sha256 need nothing more."""
+    def finished(self, items: str, *, retry: bool) -> AlreadyFinishedError | None:
+        """Return the error to raise if the items of this sha256 need nothing more, else None."""
         if self.commit.items["sha256"] != items or (retry and not self.kept.all()):
-            return
+            return None
         what = "no item of it failed" if retry else "it has these items"
         msg = (
             f"{key_of(self.directory)} is finished: {what}. Remove it with `featstore rm` to "
             "extract it anew."
         )
-        raise StoreWriteError(msg)
+        return AlreadyFinishedError(msg)
 
     def next_layout(self, n: int, **limits: int) -> ArrayLayout:
         """Return how the array of the next revision is cut: in shards as large as these."""
@@ -118,7 +118,7 @@ class Base:
             and layout.file_rows(file) == self.layout.file_rows(file)
             and bool(self.kept[self.layout.file_rows(file)].all())
             # An extension that was given up may have left more than this, ...
-            and path.stat().st_size == layout.file_bytes(file)
+            and not check_tail(path, layout, file)
             and self._blank_in(self.layout.file_rows(file))
         )
 

@@ -20,6 +20,8 @@ from featstore.store.commit import Commit
 from featstore.store.files import json_bytes, open_regular, pieces
 from featstore.store.layout import DTYPES, SHARD_BYTES, ArrayLayout, array_metadata, shard_index
 
+_FILLED = "the padding of its last block is not zero"
+
 
 @dataclass
 class FileCheck:
@@ -65,9 +67,27 @@ def check_size(path: Path, layout: ArrayLayout, file: int) -> str:
     return "" if size == expected else f"has {size:,} bytes, expected {expected:,}"
 
 
+def check_tail(path: Path, layout: ArrayLayout, file: int) -> str:
+    """Return what is wrong with a data file's size, padding or index, or an empty string."""
+    wrong = check_size(path, layout, file)
+    if wrong or not layout.shard_rows:
+        return wrong
+    rows = layout.file_rows(file)
+    with open_regular(path) as handle:
+        handle.seek((rows.stop - rows.start) * layout.row_bytes)
+        return "; ".join(_tail_reasons(handle, layout, file))
+
+
 def may_have_grown(path: Path, layout: ArrayLayout, file: int) -> bool:
-    """Return whether a data file has the size of one that later rows were appended to."""
-    return layout.may_grow_to(file, path.lstat().st_size)
+    """Return whether a data file may be one that later rows were appended to.
+
+    It is larger, or equally large with rows in what was padding before.
+    """
+    size = path.lstat().st_size
+    padded = file == layout.n_files - 1 and layout.shard_rows and layout.n % layout.block_rows
+    if padded and size == layout.file_bytes(file):
+        return check_tail(path, layout, file) == _FILLED
+    return layout.may_grow_to(file, size)
 
 
 def check_file(
@@ -105,6 +125,20 @@ def check_file(
             f"rows {rows.start:,}-{rows.stop - 1:,}"
         )
     return found
+
+
+def check_tail(path: Path, layout: ArrayLayout, file: int) -> list[str]:
+    """Return what is wrong behind the rows of a data file of the right size."""
+    if not layout.shard_rows:
+        return []
+    rows = layout.file_rows(file)
+    count = min(rows.stop, layout.n) - rows.start
+    try:
+        with open_regular(path) as handle:
+            handle.seek(count * layout.row_bytes)
+            return _tail_reasons(handle, layout, file)
+    except (FeatstoreError, OSError) as err:
+        return [f"cannot be read: {err}"]
 
 
 def prefix_hash(
@@ -158,7 +192,7 @@ def _tail_reasons(handle: IO[bytes], layout: ArrayLayout, file: int) -> list[str
     reasons = []
     padding = layout.data_bytes(file) - handle.tell()
     if any(any(piece) for piece in pieces(handle, padding)):
-        reasons.append("the padding of its last block is not zero")
+        reasons.append(_FILLED)
     handle.seek(layout.data_bytes(file), os.SEEK_SET)
     index = shard_index(layout, len(layout.file_blocks(file))).tobytes()
     found = handle.read(len(index) + 4)

@@ -1,29 +1,126 @@
-"""From encoder output to stored rows: the cast, and the check that nothing was lost in it."""
+"""From encoder output to stored rows: the cast, and the check that nothing was lost in it.
+
+Both run at the speed of memory or of the processor's cores: a writer is as fast as what it
+adds to the disk. NumPy's float16 arithmetic is done in software, so finiteness is read off the
+bits, and rows that are already what is stored are not copied.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from featstore.errors import NonFiniteEmbeddingError
-from featstore.store.bfloat16 import from_bfloat16, to_bfloat16
+from featstore.store.bfloat16 import to_bfloat16
 from featstore.store.layout import DTYPES, INTEGERS, ArrayLayout, LayoutError
+from featstore.store.workers import N_THREADS, workers
+
+#: The bits of a value's exponent where NumPy has no fast `isfinite`: all are set in NaN and Inf.
+EXPONENTS = {"float16": np.uint16(0x7C00), "bfloat16": np.uint16(0x7F80)}
+
+#: Values looked at together: two bytes each, they stay in the processor's cache.
+_AT_ONCE = 2**16
+
+#: Values worth a thread of their own: converting them takes a millisecond.
+_A_THREAD = 2**20
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Rows of a block in the stored dtype, not yet checked.
+
+    They are a value of their own so that a writer can hash them while they are checked: nothing
+    may be written before `check`.
+
+    Attributes
+    ----------
+    data : ndarray of shape (b, d)
+        C-ordered. Rows of failed items are NaN, or 0 where the dtype is a whole number. bfloat16
+        is its bits, uint16. Rows that needed no change are those given, not a copy.
+    """
+
+    data: np.ndarray
+    _given: np.ndarray
+    _whole: np.ndarray | None
+    _skipped: np.ndarray
+    _item_ids: Sequence[str] | pl.Series
+    _dtype: str
+    _where: str
+
+    def check(self) -> np.ndarray:
+        """Return `data` if it holds every row of an item that did not fail.
+
+        Raises
+        ------
+        NonFiniteEmbeddingError
+            If a row is NaN or Inf, or has values that the dtype cannot hold: too large, or not
+            whole where it holds whole numbers. The message names the first item.
+        """
+        held = finite_rows(self.data, self._dtype) if self._whole is None else self._whole
+        bad = ~held & ~self._skipped
+        if not bad.any():
+            return self.data
+        first = int(np.flatnonzero(bad)[0])
+        if not np.isfinite(self._given[first]).all():
+            what, remedy = "NaN or Inf", "Extract it in float32"
+        elif self._dtype in INTEGERS:
+            bounds = np.iinfo(DTYPES[self._dtype])
+            what = f"values that are no whole numbers of {bounds.min} to {bounds.max}"
+            remedy = "Store it as float32 (--save-dtype float32)"
+        else:
+            what = f"values too large for {self._dtype}"
+            remedy = "Store it as float32 (--save-dtype float32)"
+        msg = (
+            f"Got {what} for {int(bad.sum()):,} of {len(bad):,} items, first "
+            f"{self._item_ids[first]!r} ({self._where}). Nothing was written for this block. "
+            f"{remedy}, or drop the item from the manifest."
+        )
+        raise NonFiniteEmbeddingError(msg)
+
+
+def convert_rows(
+    rows: np.ndarray,
+    item_ids: Sequence[str] | pl.Series,
+    *,
+    failed: Collection[str],
+    layout: ArrayLayout,
+    where: str,
+) -> Converted:
+    """Convert `rows` to the stored dtype; see `cast_rows` for the parameters.
+
+    Raises
+    ------
+    LayoutError
+        If the shape is not (b, d).
+    """
+    expected = (len(item_ids), layout.dim)
+    if rows.shape != expected:
+        msg = f"Got embeddings of shape {rows.shape}, expected {expected} ({where})."
+        raise LayoutError(msg)
+    data, whole = _convert(rows, layout.dtype)
+    skipped = np.zeros(len(rows), dtype=bool)
+    if failed:
+        skipped[:] = [item in failed for item in item_ids]
+    if skipped.any():
+        if data is rows:
+            data = data.copy()
+        data[skipped] = blank_value(layout.dtype)
+    return Converted(data, rows, whole, skipped, item_ids, layout.dtype, where)
 
 
 def cast_rows(
     rows: np.ndarray,
-    item_ids: Sequence[str],
+    item_ids: Sequence[str] | pl.Series,
     *,
-    failed: Container[str],
+    failed: Collection[str],
     layout: ArrayLayout,
     where: str,
 ) -> np.ndarray:
-    """Return `rows` in the stored dtype, nothing lost but precision.
-
-    Rows of failed items are NaN, or 0 where the dtype is a whole number. bfloat16 comes back
-    as its bits, uint16.
+    """Return `rows` in the stored dtype, nothing lost but precision; see `Converted.data`.
 
     Parameters
     ----------
@@ -31,61 +128,83 @@ def cast_rows(
         Raw encoder output.
     item_ids : sequence of str
         Of the b items.
-    failed : container of str
+    failed : collection of str
         item_ids that have no embedding.
     where : str
         Encoder and rows, for messages.
 
     Raises
     ------
-    LayoutError
-        If the shape is not (b, d).
-    NonFiniteEmbeddingError
-        If a row is NaN or Inf, or has values that the dtype cannot hold: too large, or not
-        whole where it holds whole numbers. The message names the first item.
+    LayoutError, NonFiniteEmbeddingError
+        See `convert_rows` and `Converted.check`.
     """
-    expected = (len(item_ids), layout.dim)
-    if rows.shape != expected:
-        msg = f"Got embeddings of shape {rows.shape}, expected {expected} ({where})."
-        raise LayoutError(msg)
-    skipped = np.array([item in failed for item in item_ids], dtype=bool)
-    data, held = _cast(rows, layout.dtype)
-    data[skipped] = blank_value(layout.dtype)
-    bad = ~held & ~skipped
-    if not bad.any():
-        return data
-    first = int(np.flatnonzero(bad)[0])
-    if not np.isfinite(rows[first]).all():
-        what, remedy = "NaN or Inf", "Extract it in float32"
-    elif layout.dtype in INTEGERS:
-        bounds = np.iinfo(DTYPES[layout.dtype])
-        what = f"values that are no whole numbers of {bounds.min} to {bounds.max}"
-        remedy = "Store it as float32 (--save-dtype float32)"
-    else:
-        what = f"values too large for {layout.dtype}"
-        remedy = "Store it as float32 (--save-dtype float32)"
-    msg = (
-        f"Got {what} for {int(bad.sum()):,} of {len(item_ids):,} items, first {item_ids[first]!r} "
-        f"({where}). Nothing was written for this block. {remedy}, or drop the item from the "
-        "manifest."
-    )
-    raise NonFiniteEmbeddingError(msg)
+    return convert_rows(rows, item_ids, failed=failed, layout=layout, where=where).check()
 
 
-def _cast(rows: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows in the stored dtype, and which rows it holds: a boolean of shape (b,)."""
+def _convert(rows: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the rows in the stored dtype, and which rows it holds if it holds whole numbers."""
     stored = DTYPES[dtype]
-    with np.errstate(over="ignore", invalid="ignore"):
-        if dtype == "bfloat16":
-            bits = to_bfloat16(rows)
-            return bits, np.isfinite(from_bfloat16(bits)).all(axis=1)
-        if dtype not in INTEGERS:
-            data = np.array(rows, dtype=stored, order="C")
-            return data, np.isfinite(data).all(axis=1)
+    if dtype in INTEGERS:
         bounds = np.iinfo(stored)
-        # NaN compares false with everything, so it is not held either.
-        held = (rows >= bounds.min) & (rows <= bounds.max) & (rows == np.trunc(rows))
-        return np.array(np.where(held, rows, 0), dtype=stored, order="C"), held.all(axis=1)
+        with np.errstate(invalid="ignore"):
+            # NaN compares false with everything, so it is not held either.
+            held = (rows >= bounds.min) & (rows <= bounds.max) & (rows == np.trunc(rows))
+            whole = np.where(held, rows, 0)
+        return np.array(whole, dtype=stored, order="C"), held.all(axis=1)
+    if dtype == "bfloat16":
+        with np.errstate(over="ignore", invalid="ignore"):
+            return to_bfloat16(rows), None
+    return _in_dtype(rows, stored), None
+
+
+def _in_dtype(rows: np.ndarray, stored: np.dtype[Any]) -> np.ndarray:
+    """Return the rows as a C-ordered array of this dtype: themselves if they are one."""
+    if type(rows) is np.ndarray and rows.dtype == stored and rows.flags.c_contiguous:
+        return rows
+    data = np.empty(rows.shape, stored)
+    n_parts = max(1, min(N_THREADS, data.size // _A_THREAD))
+    cuts = [len(data) * part // n_parts for part in range(n_parts + 1)]
+
+    def convert(part: int) -> None:
+        here = slice(cuts[part], cuts[part + 1])
+        # A thread has its own error state: it is set here, not around the threads.
+        with np.errstate(over="ignore", invalid="ignore"):
+            data[here] = rows[here]
+
+    others = [workers().submit(convert, part) for part in range(1, n_parts)]
+    try:
+        convert(0)
+    finally:
+        for other in others:
+            other.result()
+    return data
+
+
+def finite_rows(data: np.ndarray, dtype: str) -> np.ndarray:
+    """Return which rows are finite throughout: a boolean of shape (b,).
+
+    Parameters
+    ----------
+    data : ndarray of shape (b, d)
+        C-ordered; bfloat16 as its bits, uint16.
+    dtype : str
+        A floating-point name of `featstore.store.layout.DTYPES`.
+    """
+    if dtype not in EXPONENTS:
+        finite: np.ndarray = np.isfinite(data).all(axis=1)
+        return finite
+    exponent = EXPONENTS[dtype]
+    bits = data.view("<u2")
+    finite = np.empty(len(bits), dtype=bool)
+    step = max(1, _AT_ONCE // bits.shape[1])
+    masked = np.empty((step, bits.shape[1]), dtype="<u2")
+    for start in range(0, len(bits), step):
+        part = bits[start : start + step]
+        exponents = np.bitwise_and(part, exponent, out=masked[: len(part)])
+        # One largest value is found faster than one a row, and mostly answers for all rows.
+        whole = exponents.max() != exponent
+        finite[start : start + step] = whole or exponents.max(axis=1) != exponent
+    return finite
 
 
 def blank_value(dtype: str) -> Any:

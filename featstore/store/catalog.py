@@ -7,8 +7,6 @@ was deleted: that is how `featstore verify` notices a missing set.
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,14 @@ from featstore.errors import FeatstoreError
 from featstore.store.commit import key_of, read_pointer
 from featstore.store.files import json_bytes, read_json, read_regular, write_file
 from featstore.store.layout import FORMAT
+from featstore.store.locks import folder_lock
 from featstore.store.records import is_sha256
 
 NAME = "catalog.json"
 THUMBNAILS = "thumbnails-*.parquet"
+
+#: How often the catalog is written again because a set was published meanwhile.
+_ROUNDS = 10
 
 
 def finished_sets(root: Path) -> list[Path]:
@@ -55,29 +57,38 @@ def write_catalog(root: Path, *, thumbnails: Path | None = None) -> None:
         Folder whose thumbnails were just replaced. Those of other folders stay listed even
         if their file is gone, so that the loss is noticed.
     """
-    with _locked(root):
-        sets = []
-        for directory in finished_sets(root):
-            try:
-                attributes = read_pointer(directory)
-            except FeatstoreError:
-                continue
-            if attributes is not None:
-                sets.append({"key": str(key_of(directory)), "revision": attributes["revision"]})
-        listed = {path.relative_to(root).as_posix() for path in root.glob(f"*/*/{THUMBNAILS}")}
-        here = None if thumbnails is None else thumbnails.relative_to(root).as_posix()
-        with contextlib.suppress(FeatstoreError, OSError):
-            old = parse_catalog(read_json(root / NAME))
-            before = (old or {}).get("thumbnails", [])
-            listed |= {name for name in before if name.rsplit("/", 1)[0] != here}
-        data = json_bytes({"format": FORMAT, "sets": sets, "thumbnails": sorted(listed)})
-        path = root / NAME
-        try:
-            same = read_regular(path, limit=len(data)) == data
-        except (FeatstoreError, OSError):
-            same = False
-        if not same:
+    path = root / NAME
+    with folder_lock(root) as locked:
+        # Whoever writes looks again: where there are no locks, the last writer sees all sets.
+        for _ in range(_ROUNDS):
+            data = _catalog_bytes(root, thumbnails)
+            with contextlib.suppress(FeatstoreError, OSError):
+                if read_regular(path, limit=len(data)) == data:
+                    break
             write_file(path, [data])
+        if locked:
+            # Under the lock nobody else is writing: these are what a kill left.
+            for staged in root.glob(f".{NAME}.*.staged"):
+                staged.unlink(missing_ok=True)
+
+
+def _catalog_bytes(root: Path, thumbnails: Path | None) -> bytes:
+    """Return what the catalog should be now."""
+    sets = []
+    for directory in finished_sets(root):
+        try:
+            attributes = read_pointer(directory)
+        except FeatstoreError:
+            continue
+        if attributes is not None:
+            sets.append({"key": str(key_of(directory)), "revision": attributes["revision"]})
+    listed = {path.relative_to(root).as_posix() for path in root.glob(f"*/*/{THUMBNAILS}")}
+    here = None if thumbnails is None else thumbnails.relative_to(root).as_posix()
+    with contextlib.suppress(FeatstoreError, OSError):
+        old = parse_catalog(read_json(root / NAME))
+        before = (old or {}).get("thumbnails", [])
+        listed |= {name for name in before if name.rsplit("/", 1)[0] != here}
+    return json_bytes({"format": FORMAT, "sets": sets, "thumbnails": sorted(listed)})
 
 
 def parse_catalog(document: Any) -> dict[str, Any] | None:
@@ -103,19 +114,3 @@ def parse_catalog(document: Any) -> dict[str, Any] | None:
             return None
         parsed["thumbnails"] = names
     return parsed
-
-
-@contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Hold the folder's lock: two writers that end together must not lose an entry."""
-    handle = -1
-    with contextlib.suppress(ImportError, OSError):  # Windows, or a server without locks
-        import fcntl
-
-        handle = os.open(root, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if handle >= 0:
-            os.close(handle)

@@ -15,7 +15,6 @@ since the old writer may still hold the files open. Or it publishes the set.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import secrets
@@ -23,14 +22,16 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from featstore.durable import fsync_directory, make_folders, seal, write_durably
 from featstore.errors import ClaimLostError, StoreWriteError
+from featstore.store.disk_errors import write_error
 from featstore.store.files import read_json
 from featstore.store.layout import SetKey
+from featstore.store.locks import LOCK, deciding, try_lock
 
 #: Seconds between two heartbeats, ...
 BEAT = 5.0
@@ -66,8 +67,13 @@ class Claim:
 
     def check(self) -> None:
         """Raise ClaimLostError if another writer has taken over."""
-        if not (self.folder / _CLAIM).exists():
-            raise ClaimLostError(self._lost())
+        loss = self.loss()
+        if loss is not None:
+            raise loss
+
+    def loss(self) -> ClaimLostError | None:
+        """Return the error that says that another writer has taken over, if one has."""
+        return None if (self.folder / _CLAIM).exists() else self._lost()
 
     def place(self, staged: Path, target: Path) -> None:
         """Rename a file of `folder` to its place in the set, read-only.
@@ -84,8 +90,22 @@ class Claim:
             seal(staged, like=target.parent)
             staged.replace(target)
         except FileNotFoundError as err:
-            raise ClaimLostError(self._lost()) from err
+            raise self._lost() from err
         fsync_directory(target.parent)
+
+    def discard(self, path: Path) -> None:
+        """Take a file out of the set; it goes when the claim is finished.
+
+        Raises
+        ------
+        ClaimLostError
+            If another writer has taken over; the file, which may be its, stays.
+        """
+        try:
+            path.rename(self.folder / f"discarded.{secrets.token_hex(4)}.staged")
+        except FileNotFoundError as err:
+            raise self._lost() from err
+        fsync_directory(path.parent)
 
     def write_file(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
         """Write a file of the set: staged in `folder`, fsynced, renamed to its place.
@@ -97,18 +117,14 @@ class Claim:
         StoreWriteError
             If the file system refuses.
         """
-        make_folders(target.parent)
         staged = self.folder / f"{target.name}.{secrets.token_hex(4)}.staged"
         try:
+            make_folders(target.parent)
             write_durably(target, parts, staged=staged, sealed=True)
         except FileNotFoundError as err:
-            raise ClaimLostError(self._lost()) from err
+            raise self._lost() from err
         except OSError as err:
-            msg = (
-                f"Cannot write {target}: {err.strerror or err}. Free space or permission, then "
-                "run the same command again."
-            )
-            raise StoreWriteError(msg) from err
+            raise write_error(target, err) from err
 
     def release(self) -> None:
         """Give the claim back; what is staged stays for the next writer."""
@@ -124,18 +140,20 @@ class Claim:
         if self._handle < 0:
             return
         staging = self.folder.parent
-        with _deciding(staging) as decided:
-            # Only what is still ours: a successor's folder has another name.
-            if decided and (self.folder / _CLAIM).exists():
-                shutil.rmtree(staging, ignore_errors=True)
-        self.release()
+        try:
+            with deciding(staging) as decided:
+                # Only what is still ours: a successor's folder has another name.
+                if decided and (self.folder / _CLAIM).exists():
+                    _remove_staging(staging, self.folder)
+        finally:
+            self.release()
         if staging.name.startswith(PART):
             with contextlib.suppress(OSError):
                 staging.parent.rmdir()
 
-    def _lost(self) -> str:
+    def _lost(self) -> ClaimLostError:
         directory = str(self.folder).partition("/.staging/")[0]
-        return (
+        return ClaimLostError(
             f"The claim on {directory} was lost: this process stood still for "
             "too long and another one took over. Nothing of it was published. Run the same "
             "command again; it reuses the other's rows."
@@ -183,7 +201,7 @@ def claim_set(
     while True:
         make_folders(staging)
         claim, copied, holder, late = None, False, "another process", False
-        with _deciding(staging) as decided:
+        with deciding(staging) as decided:
             current = _current(staging) if decided else None
             if decided and (current is None or _is_dead(current)):
                 copied = current is not None and _foreign(current)
@@ -199,8 +217,12 @@ def claim_set(
                 # By the wall clock alone nobody is dead: the other machine's may be wrong.
                 late = time.time() - seen[1] / 1e9 > expiry
         if claim is not None:
-            if copied:
-                _copy_files(claim.folder)
+            try:
+                if copied:
+                    _copy_files(claim.folder)
+            except BaseException:
+                claim.release()
+                raise
             return claim
         if time.monotonic() > until + (expiry + beat if late else 0.0):
             msg = (
@@ -261,13 +283,45 @@ def _begin(staging: Path, old: Path | None, *, beat: float) -> Claim:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     handle = os.open(fresh, flags, 0o666)
     try:
-        _lock(handle)
-        os.write(handle, json.dumps(record, sort_keys=True).encode() + b"\n")
+        try_lock(handle)
+        left = json.dumps(record, sort_keys=True).encode() + b"\n"
+        while left:
+            left = left[os.write(handle, left) :]
+        # Others must be able to read who writes, and to try the lock.
+        seal(fresh, like=folder, writable=True)
         fresh.replace(folder / _CLAIM)
     except BaseException:
         os.close(handle)
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
         raise
     return Claim(folder, handle, beat=beat)
+
+
+def _remove_staging(staging: Path, folder: Path) -> None:
+    """Remove everything staged, so that nobody can begin before all of it is gone.
+
+    The claim ends its folder and the lock ends the staging folder: others, who see the one or
+    wait for the other, find either this writer's claim or nothing. What cannot be removed stays.
+    """
+    with contextlib.suppress(OSError):
+        for path in sorted(staging.iterdir()):
+            if path.name != LOCK and path != folder:
+                _remove(path)
+        for path in sorted(folder.iterdir()):
+            if path.name != _CLAIM:
+                _remove(path)
+        (folder / _CLAIM).unlink()
+        folder.rmdir()
+        (staging / LOCK).unlink()
+        staging.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _copy_files(folder: Path) -> None:
@@ -321,7 +375,7 @@ def _is_dead(folder: Path) -> bool:
     except FileNotFoundError:
         return True  # killed before it wrote its claim: the decision is made under a lock
     try:
-        return _record(folder).get("boot") == _boot() and _lock(handle, shared=True)
+        return _record(folder).get("boot") == _boot() and try_lock(handle, shared=True)
     finally:
         os.close(handle)
 
@@ -337,41 +391,6 @@ def _foreign(folder: Path) -> bool:
     if not hasattr(os, "getuid") or os.getuid() == 0:
         return False
     return any(path.lstat().st_uid != os.getuid() for path in folder.iterdir())
-
-
-def _lock(handle: int, *, shared: bool = False) -> bool:
-    """Try to lock an open file; False if another process holds it, or nobody can know."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: a single writer is the user's affair
-        return not shared
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as err:
-        # A file system without locks: the heartbeat alone decides.
-        return err.errno in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP} and not shared
-    return True
-
-
-@contextlib.contextmanager
-def _deciding(staging: Path, *, patience: float = 2.0) -> Iterator[bool]:
-    """Hold the short lock under which claims begin and end; False if it could not be had."""
-    path = staging / "lock"
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    except FileNotFoundError:
-        yield False  # the staging folder was removed just now
-        return
-    try:
-        until = time.monotonic() + patience
-        while not (held := _lock(handle)) and time.monotonic() < until:
-            time.sleep(0.005)
-        with contextlib.suppress(OSError, AttributeError):
-            if os.fstat(handle).st_uid == os.getuid():
-                seal(path, like=staging, writable=True)
-        yield held and path.exists() and os.fstat(handle).st_ino == path.stat().st_ino
-    finally:
-        os.close(handle)
 
 
 def _boot() -> str:

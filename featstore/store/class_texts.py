@@ -21,8 +21,8 @@ View = TypeVar("View", bound=Selection)
 def class_texts(
     view: View,
     *,
-    variants: Sequence[str] | None = None,
-    templates: Sequence[str] | None = None,
+    variants: Sequence[str] | str | None = None,
+    templates: Sequence[str] | str | None = None,
 ) -> View:
     """Reduce class × variant × template prompts to one row per class.
 
@@ -34,8 +34,9 @@ def class_texts(
     ----------
     view : Selection
         Of kind class_name.
-    variants, templates : sequence of str, optional
-        Which to use; all by default. A class lacking one of the variants keeps the others.
+    variants, templates : sequence of str, or str, optional
+        Which to use, or the only one; all by default. A class lacking one of the variants keeps
+        the others.
 
     Returns
     -------
@@ -49,6 +50,9 @@ def class_texts(
         If a variant or template does not occur, or a class has none of those asked for.
     """
     chosen = view
+    # A text is a sequence of letters, too.
+    variants = [variants] if isinstance(variants, str) else variants
+    templates = [templates] if isinstance(templates, str) else templates
     if variants is not None:
         _require(view, "variant", variants)
         chosen = chosen.where(variant=list(variants))

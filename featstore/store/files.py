@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from featstore.durable import write_durably
-from featstore.errors import CorruptStoreError, StoreWriteError
+from featstore.errors import CorruptStoreError
+from featstore.store.disk_errors import write_error
 
 #: JSON files of a store are refused above this size, ...
 MAX_JSON_BYTES = 64 * 2**20
@@ -40,11 +41,7 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     try:
         write_durably(path, parts, sealed=True)
     except OSError as err:
-        msg = (
-            f"Cannot write {path}: {err.strerror or err}. Free space or permission, then run the "
-            "same command again."
-        )
-        raise StoreWriteError(msg) from err
+        raise write_error(path, err) from err
 
 
 def json_bytes(document: Any) -> bytes:

@@ -17,7 +17,7 @@ from pathlib import Path
 from featstore.durable import fsync_directory
 from featstore.errors import FeatstoreError, StoreWriteError
 from featstore.store.blocks import layout_of
-from featstore.store.catalog import NAME, finished_sets, parse_catalog
+from featstore.store.catalog import NAME, finished_sets, parse_catalog, write_catalog
 from featstore.store.claim import claim_set, is_claimed
 from featstore.store.commit import (
     POINTER,
@@ -67,6 +67,12 @@ def collect_garbage(root: Path, *, grace: float = GRACE, dry_run: bool = False) 
         for directory in sorted(path.parent for path in root.glob("*/*/*/.staging")):
             if not _linked(root, directory):
                 found += _dead_staging(root, directory, grace=grace, dry_run=dry_run)
+        for folder in sorted(root.glob("*/*/.removed-*")):
+            if not folder.is_symlink() and folder.is_dir() and _newest(folder) <= before:
+                name = folder.relative_to(root).as_posix()
+                found.append(Litter(name, "a set whose removal was interrupted", _size(folder)))
+                if not dry_run:
+                    shutil.rmtree(folder)
         for litter in _loose(root, before=before, gone=[litter.path for litter in found]):
             found.append(litter)
             if not dry_run:
@@ -96,6 +102,7 @@ def _dead_staging(root: Path, directory: Path, *, grace: float, dry_run: bool) -
             if finished:
                 # An extension that was given up may have published a part of itself.
                 _roll_back(root, key)
+                write_catalog(root)
                 claim.finish()
             else:
                 shutil.rmtree(directory)

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from featstore.durable import write_durably
 from featstore.keys import canonical_json, sha256_hex
@@ -37,9 +37,11 @@ class Journal:
     What is added is durable after `sync`.
     """
 
-    def __init__(self, handle: IO[bytes]) -> None:
+    def __init__(self, handle: int) -> None:
         self._handle = handle
+        self._end = os.fstat(handle).st_size
         self._unsynced: list[bytes] = []
+        self._unsynced_blocks: list[int] = []
         self.blocks: dict[int, BlockRecord] = {}
         self.files: dict[int, range] = {}
 
@@ -64,12 +66,14 @@ class Journal:
         rows = _read_rows(path)
         if rows and rows[0].get("plan") != digest:
             logger.warning("%s was begun with another plan; starting over.", staging.parent)
-            _clear(staging)
             rows = []
+        if not rows:
+            # Without a journal nobody knows what the files are: a kill may have come between.
+            _clear(staging)
         rows = rows or [{"plan": digest, "base": plan.get("base", "")}]
         # A torn line would swallow the next one: rewrite the file without it.
         write_durably(path, [_line(row) for row in rows])
-        journal = cls(path.open("ab"))
+        journal = cls(os.open(path, os.O_WRONLY | getattr(os, "O_BINARY", 0)))
         journal._replay(rows[1:], read_block)
         return journal
 
@@ -86,6 +90,7 @@ class Journal:
         self.blocks[block] = record
         row = {"block": block, "sha256": record.sha256, "failures": record.failures}
         self._unsynced.append(_line(row))
+        self._unsynced_blocks.append(block)
 
     def add_file(self, file: int, *, blocks: range) -> None:
         """Record that a data file is in its place."""
@@ -107,15 +112,32 @@ class Journal:
 
     def sync(self) -> None:
         """Make what was added durable."""
-        if self._unsynced:
-            self._handle.write(b"".join(self._unsynced))
-            self._handle.flush()
-            os.fsync(self._handle.fileno())
-            self._unsynced.clear()
+        if not self._unsynced:
+            return
+        data = b"".join(self._unsynced)
+        # From where the last good row ended: a write that failed half-way is written over.
+        os.lseek(self._handle, self._end, os.SEEK_SET)
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._handle, left) :]
+        os.fsync(self._handle)
+        self._end += len(data)
+        self._unsynced.clear()
+        self._unsynced_blocks.clear()
+
+    def drop_unsynced(self) -> None:
+        """Take back what was added since `sync`: nobody knows whether its bytes are durable.
+
+        After a failed fsync the next one may succeed without having written them.
+        """
+        for block in self._unsynced_blocks:
+            self.blocks.pop(block, None)
+        self._unsynced.clear()
+        self._unsynced_blocks.clear()
 
     def close(self) -> None:
         """Close the file; what was synced stays."""
-        self._handle.close()
+        os.close(self._handle)
 
     def _replay(self, rows: list[dict[str, Any]], read_block: Callable[[int], bytes]) -> None:
         self.files = {r["file"]: range(r["first"], r["stop"]) for r in rows if "file" in r}

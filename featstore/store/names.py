@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from featstore.errors import AmbiguousSetError, FeatstoreError, UnknownSetError
 from featstore.keys import encoder_slug
+from featstore.store.catalog import NAME as CATALOG
+from featstore.store.catalog import parse_catalog
 from featstore.store.commit import POINTER
+from featstore.store.files import read_json
 from featstore.store.layout import LayoutError, SetKey
 
 
@@ -35,8 +41,12 @@ def find_sets(root: Path, name: str) -> dict[str, Path]:
     in_full = "/".join(parts)
     if finished(in_full):
         return {in_full: directories[in_full]}
+    if len(parts) != 3:
+        return {}
+    wanted = encoder_slug(parts[2])
     try:
-        names = sorted(os.listdir(beside))  # noqa: PTH208
+        # What cannot fit is left out first: the listing alone is what many sets cost.
+        names = sorted(found for found in os.listdir(beside) if wanted in found)  # noqa: PTH208
     except (FileNotFoundError, NotADirectoryError):
         return {}
     keys = match_names(name, [f"{parts[0]}/{parts[1]}/{name}" for name in names], finished)
@@ -67,3 +77,55 @@ def match_names(
         elif directory.startswith(wanted) or without_family.startswith(wanted):
             prefix.append(key)
     return [key for key in exact if keep(key)] or [key for key in prefix if keep(key)]
+
+
+def resolve_set(root: Path, name: str) -> str:
+    """Return the full key of the set that `name` means: finished, begun or damaged.
+
+    Raises
+    ------
+    UnknownSetError
+        If there is none; the message lists what there is and the closest name.
+    AmbiguousSetError
+        If several fit; the message lists them.
+    """
+    wanted = name.strip("/")
+    keys = all_keys(root)
+    if wanted in keys:
+        return wanted
+    found = match_names(wanted, keys)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        msg = f"{name!r} fits {len(found)} sets of {root}: {', '.join(found)}. Say more of it."
+        raise AmbiguousSetError(msg)
+    raise UnknownSetError(unknown_set(root, name, keys))
+
+
+def all_keys(root: Path) -> list[str]:
+    """Return the keys of every folder that is a set, was one, or may become one, sorted."""
+    listed: set[str] = set()
+    with contextlib.suppress(FeatstoreError, OSError):
+        listed = set((parse_catalog(read_json(root / CATALOG)) or {"sets": ()})["sets"])
+    found = {path.relative_to(root).as_posix() for path in root.glob("*/*/*") if path.is_dir()}
+    return sorted(key for key in found | listed if _is_key(key))
+
+
+def unknown_set(root: Path, name: str, keys: Iterable[str]) -> str:
+    """Return the sentence for a name that no set has: what there is, and the closest."""
+    known = sorted(keys)
+    # People type names without the digits.
+    short = {key.rsplit("-", 1)[0]: key for key in known}
+    close = difflib.get_close_matches(name.strip("/"), [*known, *short], n=1, cutoff=0.5)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    holds = ", ".join(known[:20]) or "no set at all"
+    more = f" and {len(known) - 20:,} more" if len(known) > 20 else ""
+    return f"{root} holds no set {name!r}. It holds: {holds}{more}.{hint}"
+
+
+def _is_key(text: str) -> bool:
+    try:
+        SetKey(*text.split("/"))
+    except (LayoutError, TypeError):
+        return False
+    return True

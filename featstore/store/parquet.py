@@ -92,7 +92,8 @@ def check_sizes(data: bytes | mmap) -> None:
         if group_rows != rows:
             msg = f"its parts have {group_rows:,} rows, its footer says {rows:,}"
             raise ValueError(msg)
-    except (KeyError, TypeError, AttributeError) as err:
+    except (LookupError, TypeError, AttributeError) as err:
+        # A field of another type than the footer's: found by fuzzing.
         msg = f"its footer lacks {err}"
         raise ValueError(msg) from err
 

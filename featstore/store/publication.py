@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.errors import NonFiniteEmbeddingError
+from featstore.errors import NonFiniteEmbeddingError, StoreWriteError
 from featstore.keys import SHORT, sha256_hex
 from featstore.store.base import Base
 from featstore.store.catalog import write_catalog
@@ -23,8 +23,9 @@ from featstore.store.commit import (
     attributes_digest,
     commit_bytes,
     pack_failed,
+    read_commit,
 )
-from featstore.store.files import json_bytes, same_file, write_file
+from featstore.store.files import json_bytes, same_file
 from featstore.store.items import items_bytes, items_file_name
 from featstore.store.layout import (
     FORMAT,
@@ -38,7 +39,7 @@ from featstore.store.layout import (
 _ARRAY = "embedding/zarr.json"
 
 
-def write_groups(root: Path, key: SetKey) -> None:
+def write_groups(root: Path, key: SetKey, claim: Claim) -> None:
     """Write the groups above a set, each only if it is missing."""
     groups: list[tuple[Path, dict[str, Any]]] = [
         (root, {"format": FORMAT}),
@@ -48,7 +49,7 @@ def write_groups(root: Path, key: SetKey) -> None:
     for directory, attributes in groups:
         path = directory / "zarr.json"
         if not path.exists():
-            write_file(path, [json_bytes(group_metadata(attributes))])
+            claim.write_file(path, [json_bytes(group_metadata(attributes))])
 
 
 def publish_set(
@@ -69,9 +70,9 @@ def publish_set(
 ) -> str:
     """Publish a revision and return its id; the claim ends with it.
 
-    Order: item table, small files, array metadata, commit record, pointer, catalog. Whatever
-    can be overwritten is renamed out of the claim's folder, so that a writer who lost the claim
-    changes nothing.
+    Order: item table, small files, array metadata, commit record, pointer, catalog. Everything
+    is renamed out of the claim's folder, so that a writer who lost the claim changes nothing,
+    and a killed one leaves nothing elsewhere.
 
     Raises
     ------
@@ -85,7 +86,7 @@ def publish_set(
     directory = key.directory(root)
     small = _small_files(key, layout, base, bias=bias, golden=golden, failures=failures)
     items_path = directory.parent / items_file_name(items)
-    _write_items(items_path, items)
+    _write_items(claim, items_path, items)
     array = json_bytes(array_metadata(layout))
     for name, data in [*small.items(), (_ARRAY, array)]:
         if not same_file(directory / name, _facts(data)):
@@ -108,6 +109,7 @@ def publish_set(
         failed=pack_failed(np.isin(item_ids.to_numpy(), list(failures))),
     )
     revision = commit.revision_id
+    _discard_unnamed(directory, claim, commit, layout, base)
     claim.write_file(directory / REVISIONS / f"{revision}.json", [commit_bytes(commit)])
     pointer = {**attributes, "revision": revision}
     if base is not None:
@@ -118,14 +120,31 @@ def publish_set(
             pointer["history"] = before
     claim.write_file(directory / POINTER, [json_bytes(group_metadata(pointer))])
     # The removal of the kind's last other set may have taken the item table meanwhile.
-    _write_items(items_path, items)
+    _write_items(claim, items_path, items)
     if run:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         name = f"{stamp}-{revision[:8]}-{os.getpid()}.json"
-        write_file(directory / "runs" / name, [json_bytes(dict(run))])
+        claim.write_file(directory / "runs" / name, [json_bytes(dict(run))])
     write_catalog(root)
     claim.finish()
     return revision
+
+
+def _discard_unnamed(
+    directory: Path, claim: Claim, commit: Commit, layout: ArrayLayout, base: Base | None
+) -> None:
+    """Take out what an attempt with other items left, which no published revision names."""
+    named = set(commit.metadata) | {f"{REVISIONS}/{commit.revision_id}.json", POINTER}
+    named |= {f"embedding/{layout.file_name(file)}" for file in range(layout.n_files)}
+    if base is not None:
+        for revision in [base.commit.revision_id, *base.attributes.get("history", [])]:
+            named |= {f"{REVISIONS}/{revision}.json", *read_commit(directory, revision).metadata}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if name.split("/")[0] in (".staging", "runs") or not path.is_file() or path.is_symlink():
+            continue
+        if name not in named:
+            claim.discard(path)
 
 
 def _small_files(
@@ -139,6 +158,9 @@ def _small_files(
 ) -> dict[str, bytes]:
     """Return bias, golden vectors and failures as files: path below the set -> bytes."""
     small: dict[str, bytes] = {}
+    if base is not None and base.commit.n != layout.n and "bias/c/0" in base.commit.metadata:
+        msg = f"{key} is a head: it is written whole, and never extended."
+        raise StoreWriteError(msg)
     if bias is not None:
         data = np.ascontiguousarray(bias, dtype="<f4")
         if data.shape != (layout.n,) or not np.isfinite(data).all():
@@ -159,9 +181,9 @@ def _small_files(
     return small
 
 
-def _write_items(path: Path, data: bytes) -> None:
+def _write_items(claim: Claim, path: Path, data: bytes) -> None:
     if not same_file(path, _facts(data)):
-        write_file(path, [data])
+        claim.write_file(path, [data])
 
 
 def _facts(data: bytes) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -81,7 +82,7 @@ def open_rows(directory: Path, layout: ArrayLayout, mode: Mode = "auto") -> RowS
     return kinds[mode](directory, layout)
 
 
-class _FileRows:
+class _FileRows(ABC):
     """What the readers share: an array's place and layout, its files checked."""
 
     def __init__(self, directory: Path, layout: ArrayLayout) -> None:
@@ -100,9 +101,9 @@ class _FileRows:
         """Stored dtype."""
         return self._layout.dtype
 
+    @abstractmethod
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the rows of these numbers, in this order; see `RowSource.read`."""
-        raise NotImplementedError
 
     def _new(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         if out is not None:

@@ -6,6 +6,7 @@ what it is (space, revision, rows, transforms), so that whatever is computed fro
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -291,7 +292,14 @@ class Selection:
         ------
         ValueError
             If `rows` is not positive.
+        TypeError
+            If it is no whole number.
         """
+        try:
+            rows = operator.index(rows)
+        except TypeError as err:
+            msg = f"The rows of a batch are a whole number; got rows={rows!r}."
+            raise TypeError(msg) from err
         if rows < 1:
             msg = f"A batch has at least one row; got rows={rows}."
             raise ValueError(msg)
@@ -324,11 +332,15 @@ class Selection:
         if DTYPES[self.source.dtype] == self.dtype:
             stored = out  # nothing to convert: rows that must be copied are copied there
         found = self.source.read(rows, None if stored is None else stored[: rows.size])
+        if not self.transforms:
+            if not np.may_share_memory(out, found):
+                decode(found, self.source.dtype, out)
+            return out
         # Transforms run in float32 at least, and lose nothing of float64.
         precise = np.result_type(
             np.float32, self.dtype, np.float64 if self.source.dtype == "float64" else np.float32
         )
-        work = out if precise == self.dtype or not self.transforms else np.empty(shape, precise)
+        work = out if precise == self.dtype else np.empty(shape, precise)
         if not np.may_share_memory(work, found):
             decode(found, self.source.dtype, work)
         for transform in self.transforms:

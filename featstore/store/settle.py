@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from featstore.errors import StoreWriteError
 from featstore.store.catalog import write_catalog
-from featstore.store.claim import claim_folders, claim_set, is_claimed
+from featstore.store.claim import Claim, claim_folders, claim_set, is_claimed
 from featstore.store.commit import read_pointer, staging_of
 from featstore.store.journal import base_of
 from featstore.store.layout import SetKey
@@ -34,7 +35,25 @@ def settle_set(root: Path, key: SetKey) -> bool:
         return False
     if any(base_of(folder) == pointer["revision"] for folder in claim_folders(directory)):
         return False
-    claim = claim_set(directory, key)
-    write_catalog(root)
-    claim.finish()
+    try:
+        claim = claim_set(directory, key)
+    except StoreWriteError:
+        return False  # another process claimed it meanwhile, and leaves it tidy
+    try:
+        settle_claimed(root, claim, pointer["revision"])
+    finally:
+        claim.release()
     return True
+
+
+def settle_claimed(root: Path, claim: Claim, revision: str) -> None:
+    """Do what `settle_set` does for a set whose claim this process holds.
+
+    Parameters
+    ----------
+    revision : str
+        The set's current revision. The staged beginning of its next one is left alone.
+    """
+    if base_of(claim.folder) != revision:
+        write_catalog(root)
+        claim.finish()

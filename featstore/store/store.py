@@ -14,7 +14,6 @@ from featstore.errors import (
     CorruptStoreError,
     IncompleteEmbeddingsError,
     UnknownSetError,
-    did_you_mean,
 )
 from featstore.store.blocks import layout_of
 from featstore.store.catalog import finished_sets, unfinished_sets
@@ -37,7 +36,7 @@ from featstore.store.items import (
     read_items,
 )
 from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_array_metadata
-from featstore.store.names import find_sets, match_names
+from featstore.store.names import find_sets, match_names, unknown_set
 from featstore.store.readers import MODES, Mode, open_rows
 from featstore.store.records import check_format
 from featstore.store.thumbnails import read_thumbnails
@@ -128,9 +127,12 @@ class FeatureStore:
             If no set fits; the message lists what the dataset holds. Or no revision does.
         AmbiguousSetError
             If several fit; the message lists them.
+        TypeError
+            If `name` is no text.
         IncompleteEmbeddingsError
             If the only fit is a set whose extraction has not finished.
         """
+        _check_text(name)
         matches = find_sets(self.root, name)
         if len(matches) == 1:
             return self._info(next(iter(matches.values())), revision)
@@ -148,10 +150,7 @@ class FeatureStore:
             )
             raise IncompleteEmbeddingsError(msg)
         keys = [str(key_of(path)) for path in finished_sets(self.root)]
-        known = ", ".join(keys) or "no set at all"
-        hint = did_you_mean(name, keys)
-        msg = f"{self.root} holds no set {name!r}. It holds: {known}.{hint}"
-        raise UnknownSetError(msg)
+        raise UnknownSetError(unknown_set(self.root, name, keys))
 
     def revisions(self, name: str) -> list[SetInfo]:
         """Return every published revision of a set, the oldest first, the current last."""
@@ -290,6 +289,16 @@ def open_store(path: str | Path, *, mode: Mode = "auto", verify: Verify = "never
         where=str(root / "zarr.json"),
     )
     return FeatureStore(root, mode=mode, verify=verify)
+
+
+def _check_text(name: object) -> None:
+    """Raise TypeError if what should be the name of a set is no text."""
+    if not isinstance(name, str):
+        msg = (
+            f"The name of a set is a text such as 'stamps/image/resnet50'; got {name!r}. `sets()` "
+            "lists what there is."
+        )
+        raise TypeError(msg)
 
 
 def _published(key: SetKey, attributes: dict[str, Any], revision: str | None) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +12,7 @@ from featstore.errors import CorruptStoreError
 from featstore.keys import SHORT, sha256_hex
 from featstore.store.catalog import write_catalog
 from featstore.store.files import read_regular, write_file
+from featstore.store.locks import folder_lock
 from featstore.store.parquet import read_table
 
 MAX_THUMBNAILS_BYTES = 2 * 2**30
@@ -25,7 +24,11 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
     Thumbnails already there are kept for items that `thumbnails` lacks. Untouched if
     nothing changed.
     """
-    with _locked(directory):
+    with folder_lock(directory) as locked:
+        if locked:
+            # Under the lock nobody else is writing: these are what a kill left.
+            for staged in directory.glob(".thumbnails-*.staged"):
+                staged.unlink(missing_ok=True)
         old = sorted(directory.glob("thumbnails-*.parquet"))
         merged = {**_read_all(old), **thumbnails}
         table = pl.DataFrame(
@@ -79,19 +82,3 @@ def _read_all(paths: list[Path]) -> dict[str, bytes]:
         table = read_table(data, where=str(path), schema=schema)
         found.update(zip(table["item_id"].to_list(), table["webp"].to_list(), strict=True))
     return found
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Let one process at a time unite the thumbnails of a folder; the others wait."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: a single writer is the user's affair
-        yield
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

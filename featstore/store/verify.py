@@ -33,6 +33,11 @@ from featstore.store.records import check_format
 from featstore.store.verify_set import SetCheck, verify_set
 
 _STAGED = re.compile(r"\..+\.staged")
+_REMOVED = re.compile(r"(^|/)\.removed-[^/]+/")
+_UNTIDY = (
+    "is published, but its writer was stopped before it tidied up: the same command again or "
+    "`featstore gc` does that"
+)
 _ITEMS = re.compile(r"items-[0-9a-f]{8}\.parquet")
 _THUMBNAILS = re.compile(r"thumbnails-[0-9a-f]{8}\.parquet")
 
@@ -167,7 +172,9 @@ class _Verification:
         try:
             found = read_regular(self._root / path, limit=MAX_METADATA_BYTES)
         except OSError:
-            self._blame(path, "is missing")
+            # Below it nothing is published yet: its writer was stopped before it came so far.
+            if any(key.startswith(f"{folder}/".lstrip("/")) for key in self._published()):
+                self._blame(path, "is missing")
         except CorruptStoreError:
             self._blame(path, "is not the metadata of a group")
         else:
@@ -181,7 +188,8 @@ class _Verification:
             parsed = parse_catalog(document)
             same = read_regular(self._root / CATALOG, limit=MAX_JSON_BYTES) == json_bytes(document)
         except OSError:
-            if any(path.count("/") == 3 and path.endswith("/zarr.json") for path in self._files):
+            sets = [key for key in self._published() if f"{key}/zarr.json" in self._files]
+            if not all(self._is_untidy(key) for key in sets):
                 self._blame(CATALOG, "is missing")
             return
         except FeatstoreError:
@@ -212,8 +220,19 @@ class _Verification:
             self._notes.setdefault(path, what)
         self._known |= check.known
         stale = check.revision is not None and self._listed["sets"].get(key) != check.revision
-        if stale and CATALOG not in self._wrong:
+        if stale and self._is_untidy(key):
+            self._notes.setdefault(f"{key}/zarr.json", _UNTIDY)
+        elif stale and CATALOG not in self._wrong:
             self._blame(CATALOG, f"does not list {key} as it is; `featstore repair` rebuilds it")
+
+    def _published(self) -> set[str]:
+        """Return the keys of the sets that are finished, or once were."""
+        there = {path.rsplit("/", 1)[0] for path in self._files if path.endswith("/zarr.json")}
+        return {*self._listed["sets"], *filter(_is_key, there)}
+
+    def _is_untidy(self, key: str) -> bool:
+        """Return whether a set was published by a writer who was stopped right after."""
+        return any(path.startswith(f"{key}/.staging/") for path in self._files | self._folders)
 
     def _check_thumbnails(self) -> None:
         """Thumbnails carry their hash in their name; the catalog says which there are."""
@@ -253,10 +272,23 @@ class _Verification:
             name = path.rsplit("/", 1)[-1]
             if _STAGED.fullmatch(name):
                 self._notes[path] = "is left from an unfinished write; `featstore gc` removes it"
+            elif name == "zarr.json" and self._is_empty_group(path):
+                self._notes[path] = "is a group that holds no set"
+            elif _REMOVED.search(path):
+                self._notes[path] = "is left from a removal; `featstore gc` removes it"
             elif _ITEMS.fullmatch(name) and self._may_be_needed(path):
                 self._notes[path] = "is an item table whose set is not finished, or damaged"
             else:
                 self._wrong[path] = "belongs to nothing in this store"
+
+    def _is_empty_group(self, path: str) -> bool:
+        """Return whether a file is the metadata of a dataset or kind, as a writer writes it."""
+        parts = path.split("/")[:-1]
+        attributes = dict(zip(("dataset", "kind"), parts, strict=False))
+        if not 1 <= len(parts) <= 2:
+            return False
+        data = read_regular(self._root / path, limit=MAX_METADATA_BYTES)
+        return data == json_bytes(group_metadata(attributes))
 
     def _may_be_needed(self, path: str) -> bool:
         """Return whether an item table may belong to a set that could not be read."""

@@ -29,10 +29,10 @@ from featstore.store.commit import (
 )
 from featstore.store.data_files import has_grown_to
 from featstore.store.files import MAX_JSON_BYTES, json_bytes, read_regular, same_file
-from featstore.store.layout import (
-    SetKey,
-    group_metadata,
-)
+from featstore.store.layout import SetKey, group_metadata
+from featstore.store.records import is_sha256
+from featstore.store.rederive import derive_commit
+from featstore.store.verify_alone import judge_alone
 
 _COMMIT = re.compile(r"revisions/([0-9a-f]{64})\.json")
 _STAGING = re.compile(
@@ -98,9 +98,11 @@ class _SetVerification:
         if not finished:
             self._tolerate_unfinished(commits)
             return self._check
-        current = self._current(attributes, commits)
+        current = self._current(attributes, commits) or self._derived(attributes, commits)
         if current is None:
             self._tolerate(self._files, note=None)
+            for name, what in judge_alone(self._directory, self._files).items():
+                self._blame(name, what)
             return self._check
         self._check.revision = current.revision_id
         self._extending = any(name.startswith(".staging/") for name in self._files)
@@ -137,8 +139,8 @@ class _SetVerification:
             except FeatstoreError:
                 self._blame(
                     name,
-                    "is not the commit record that its name says; without it "
-                    "the other files of the set cannot be checked",
+                    "is not the commit record that its name says; without it only the form of "
+                    "the set's other files can be checked",
                 )
                 continue
             data = read_regular(self._directory / name, limit=MAX_JSON_BYTES)
@@ -186,6 +188,22 @@ class _SetVerification:
         if self._listed in commits:
             return commits[str(self._listed)]
         return next(iter(commits.values())) if len(commits) == 1 else None
+
+    def _derived(
+        self, attributes: dict[str, Any] | None, commits: dict[str, Commit]
+    ) -> Commit | None:
+        """Return the damaged commit, put together from the files that it named.
+
+        It has the right hash only if each of them is right.
+        """
+        if attributes is None or not self._full or not is_sha256(attributes["revision"]):
+            return None
+        commit = derive_commit(self._directory, attributes["revision"], attributes)
+        if commit is not None:
+            commits[commit.revision_id] = commit
+            name = f"{self._key}/{REVISIONS}/{commit.revision_id}.json"
+            self._check.wrong[name] = "is damaged or missing; `featstore repair` writes it again"
+        return commit
 
     def _check_items(self, commit: Commit) -> None:
         name = str(commit.items["file"])

@@ -20,7 +20,9 @@ class EmbeddingsView(Selection):
         return pair_views(self, other, by=column)
 
     def class_texts(
-        self, variants: Sequence[str] | None = None, templates: Sequence[str] | None = None
+        self,
+        variants: Sequence[str] | str | None = None,
+        templates: Sequence[str] | str | None = None,
     ) -> Self:
         """Return one text row per class; see `featstore.store.class_texts.class_texts`."""
         return class_texts(self, variants=variants, templates=templates)

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,9 +24,10 @@ from featstore.keys import encoder_directory, sha256_hex
 from featstore.keys import set_id as set_identity
 from featstore.keys import space_id as space_identity
 from featstore.store.base import Base, read_base
-from featstore.store.casting import cast_rows
+from featstore.store.casting import convert_rows
 from featstore.store.claim import Claim, claim_folders, claim_set, part_name
 from featstore.store.commit import staging_of
+from featstore.store.disk_errors import write_error
 from featstore.store.items import items_bytes
 from featstore.store.journal import BlockRecord, Journal, finished_blocks, has_blocks
 from featstore.store.layout import (
@@ -40,7 +40,9 @@ from featstore.store.layout import (
 from featstore.store.publication import publish_set, write_groups
 from featstore.store.records import check_root
 from featstore.store.resume import resume_journal
+from featstore.store.settle import settle_claimed
 from featstore.store.staged import StagedFiles
+from featstore.store.workers import run_beside
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +157,6 @@ class SetWriter:
     def __enter__(self) -> Self:
         check_root(self.root)
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
             make_folders(self.directory)
             name = part_name(*self._part) if self._part else ""
             self._claim = claim_set(self.directory, self.key, part=name, wait=self._wait)
@@ -163,11 +164,13 @@ class SetWriter:
                 self.directory, self.key, self._table, retry_failed=self._retry_failed
             )
             if self._base is not None:
-                # Another writer may have ended just now.
-                self._base.refuse_finished(sha256_hex(self._items), retry=self._retry_failed)
-            if self._base is not None:
+                done = self._base.finished(sha256_hex(self._items), retry=self._retry_failed)
+                if done is not None:
+                    # Another writer may have ended just now, without tidying up.
+                    settle_claimed(self.root, self._claim, self._base.commit.revision_id)
+                    raise done
                 self.layout = self._base.next_layout(self.layout.n, **self._limits)
-            write_groups(self.root, self.key)
+            write_groups(self.root, self.key, self._claim)
             self._staged = StagedFiles(self._claim.folder, self.layout)
             self._journal = resume_journal(
                 self._claim.folder,
@@ -179,12 +182,13 @@ class SetWriter:
                 others=None if self._part else claim_folders(self.directory)[1:],
             )
         except BaseException as err:
+            loss = self._claim.loss() if self._claim is not None else None
             self._release()
             if isinstance(err, StoreWriteError) or not isinstance(err, OSError):
                 raise
-            what = f"Cannot write the store {self.root}: {err.strerror or err}."
-            msg = f"{what} Choose a folder that you may write."
-            raise StoreWriteError(msg) from err
+            if loss is not None:
+                raise loss from err
+            raise write_error(self.root, err) from err
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
@@ -197,18 +201,21 @@ class SetWriter:
             self._release()
 
     def _release(self) -> None:
+        # Closing reports nothing that `sync` did not; the claim must go whatever happens.
         for resource in (self._staged, self._journal):
-            if resource is not None:
-                resource.close()
-        if self._claim is not None:
-            if has_blocks(self._claim.folder):
-                self._claim.release()
-            else:
-                # Nothing was done: the set is as it was, and so should its folder be.
-                self._claim.finish()
-                with contextlib.suppress(OSError):
-                    self.directory.rmdir()
+            with contextlib.suppress(OSError):
+                if resource is not None:
+                    resource.close()
+        claim = self._claim
         self._staged = self._journal = self._claim = None
+        if claim is None:
+            return
+        # Nothing was done: the set is as it was, and so should its folder be.
+        with contextlib.suppress(OSError):
+            if not has_blocks(claim.folder):
+                claim.finish()
+                self.directory.rmdir()
+        claim.release()
 
     def _full_plan(self) -> dict[str, Any]:
         return {
@@ -274,23 +281,27 @@ class SetWriter:
         reasons = dict(failures or {})
         kept = self.kept(block)
         stays = {item for item, keep in zip(ids, kept.tolist(), strict=True) if keep}
-        data = cast_rows(
+        converted = convert_rows(
             rows,
             ids,
             failed=reasons.keys() | stays,
             layout=self.layout,
             where=f"encoder {self.encoder}, rows {where.start:,}-{where.stop - 1:,} of {self.key}",
         )
+        data = converted.data
         if self._base is not None and kept.any():
             data = self._base.overlay(where, data)
             reasons |= self._base.failed(where)
         view = data.data.cast("B")
-        claim.check()
-        # Hashing and writing both release the interpreter lock: one costs the other's time.
-        with ThreadPoolExecutor(1) as pool, self._disk_errors():
-            digest = pool.submit(sha256_hex, view)
+
+        def stage() -> None:
+            converted.check()
+            claim.check()
             staged.write(block, view)
-        journal.add_block(block, BlockRecord(digest.result(), reasons))
+
+        with self._disk_errors():
+            digest = run_beside(stage, lambda: sha256_hex(view))
+        journal.add_block(block, BlockRecord(digest, reasons))
         file = block // self.layout.blocks_per_file
         waits = self._part is not None or (
             self._base is not None and file < self._base.layout.n_files
@@ -304,7 +315,11 @@ class SetWriter:
         """Make every block that was written durable: first its bytes, then its journal row."""
         journal, staged, _ = self._opened()
         with self._disk_errors():
-            staged.sync()
+            try:
+                staged.sync()
+            except OSError:
+                journal.drop_unsynced()
+                raise
             journal.sync()
         self._last_sync = time.monotonic()
 
@@ -332,31 +347,32 @@ class SetWriter:
             if file not in journal.files:
                 self._publish(file)
         claim.check()
-        revision = publish_set(
-            self.root,
-            self.key,
-            claim,
-            base=self._base,
-            layout=self.layout,
-            blocks=tuple(journal.blocks[block].sha256 for block in range(self.layout.n_blocks)),
-            items=self._items,
-            item_ids=self._item_ids,
-            failures=journal.failures,
-            attributes={
-                "format": FORMAT,
-                "dataset": self.key.dataset,
-                "kind": self.key.kind,
-                "encoder": self.encoder,
-                "space": self.space,
-                "space_id": self.space_id,
-                "set_id": self.set_id,
-                "precision": self.precision,
-                "facts": self.facts,
-            },
-            bias=bias,
-            golden=golden,
-            run=run,
-        )
+        with self._disk_errors():
+            revision = publish_set(
+                self.root,
+                self.key,
+                claim,
+                base=self._base,
+                layout=self.layout,
+                blocks=tuple(journal.blocks[block].sha256 for block in range(self.layout.n_blocks)),
+                items=self._items,
+                item_ids=self._item_ids,
+                failures=journal.failures,
+                attributes={
+                    "format": FORMAT,
+                    "dataset": self.key.dataset,
+                    "kind": self.key.kind,
+                    "encoder": self.encoder,
+                    "space": self.space,
+                    "space_id": self.space_id,
+                    "set_id": self.set_id,
+                    "precision": self.precision,
+                    "facts": self.facts,
+                },
+                bias=bias,
+                golden=golden,
+                run=run,
+            )
         self._release()
         return revision
 
@@ -376,11 +392,7 @@ class SetWriter:
         except OSError as err:
             if self._claim is not None:
                 self._claim.check()
-            msg = (
-                f"Cannot write {self.key} below {self.root}: {err.strerror or err}. Free space, "
-                "then run the same command again; finished blocks are kept."
-            )
-            raise StoreWriteError(msg) from err
+            raise write_error(err.filename or self.directory, err) from err
 
     def _publish(self, file: int) -> None:
         """Bring a complete data file to its place and journal it."""

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from data_manifests.registry import BUILDERS
 from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
 from featstore.datasets import STAGING, build_dataset
@@ -175,7 +176,7 @@ def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
         (["build", "stamps"], "Missing option '-o'"),
         (
             ["bild", "stamps"],
-            "No command 'bild'. Commands: build, ls, make, show, sources. Did you mean 'build'",
+            "No command 'bild'. Commands: build, labels, ls, make, show, sources. Did you",
         ),
     ],
 )
@@ -229,10 +230,12 @@ def test_bad_input_is_one_line_and_exit_code_1(change, match, source, tmp_path, 
 
 def test_ls_and_show(call, source, tmp_path):
     listed = json.loads(call("ls", "--json").stdout)
-    assert [(entry["name"], entry["options"]) for entry in listed] == [
-        ("stamps", ["locales", "source"]), ("imagenet1k", ["source"]),
-    ]  # fmt: skip
-    assert "imagenet1k  The 1,000 classes" in call("ls").stdout
+    assert {entry["name"]: entry["options"] for entry in listed[:2]} == {
+        "stamps": ["locales", "source"],
+        "imagenet1k": ["source"],
+    }
+    assert [entry["name"] for entry in listed] == list(BUILDERS)
+    assert re.search(r"imagenet1k +The 1,000 classes", call("ls").stdout)
     assert json.loads(call("show", "stamps", "--json").stdout)["expected"]["images"] == 570
     out = tmp_path / "out"
     call("build", "stamps", "-o", out, "--source", source)
@@ -268,3 +271,13 @@ def test_an_option_that_a_builder_does_not_take_is_refused_in_the_api(tmp_path):
     with pytest.raises(ManifestError, match=r"takes no option 'locales'. It takes: source"):
         build_dataset("imagenet1k", tmp_path / "x", locales=("en",))
     assert not (tmp_path / "x").exists()
+
+
+def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
+    (tmp_path / "birds.txt").write_text("great auk\ntern\n")
+    done = call("labels", tmp_path / "birds.txt", "-o", tmp_path / "out")
+    assert done.stdout.startswith("built birds in ")
+    assert "classes           2" in done.stdout
+    assert json.loads(call("show", tmp_path / "out", "--json").stdout)["classes"] == 2
+    failed = call("labels", tmp_path / "none.txt", "-o", tmp_path / "x")
+    assert "Cannot read the label file 'none.txt'" in str(failed.exception)

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import timm
 from safetensors.torch import save_file
 from timm.models.resnetv2 import ResNetV2
 
+from data_manifests.registry import BUILDERS
 from featstore.encoders import Head, open_encoder, read_head
-from featstore.encoders.class_head import LABEL_SETS, head_of
+from featstore.encoders.checkpoint_labels import (
+    LABEL_SETS,
+    NO_LABEL_SET,
+    label_set_of_count,
+    label_set_of_tag,
+)
+from featstore.encoders.class_head import GUESSED, head_of
 from featstore.encoders.timm_image import TimmEncoder
 from featstore.errors import EncoderError, UnknownEncoderError
 from featstore.keys import space_id
@@ -47,10 +56,53 @@ def test_a_convolution_is_read_as_a_matrix():
 
 
 def test_an_unknown_number_of_classes_is_refused():
-    encoder = TimmEncoder("timm:test_resnet", timm.create_model("test_resnet", num_classes=10_000))
-    with pytest.raises(EncoderError, match=r"10,000 classes.*1,000 \(imagenet1k\).*--label-set"):
+    encoder = TimmEncoder("timm:test_resnet", timm.create_model("test_resnet", num_classes=19))
+    with pytest.raises(EncoderError, match=r"19 classes.*1,000 \(imagenet1k\).*--label-file"):
         head_of(encoder)
-    assert head_of(encoder, label_set="inat21").label_set == "inat21"
+    assert head_of(encoder, label_set="mine").label_set == "mine"
+
+
+def encoder_of(name, **kwargs):
+    return TimmEncoder(f"timm:{name}", timm.create_model(name, **kwargs))
+
+
+def test_a_tag_that_was_asked_for_names_the_label_set():
+    head = head_of(encoder_of("vit_tiny_patch16_224.augreg_in21k", depth=1))
+    assert head.weight.shape == (21843, 192)
+    assert head.label_set == "imagenet21k_goog"
+    assert head.facts["label_set_basis"] == "tag of the checkpoint"
+    # Another number of classes than the tag's: it says nothing of these rows.
+    other = encoder_of("vit_tiny_patch16_224.augreg_in21k", depth=1, num_classes=1000)
+    assert head_of(other).facts["label_set_basis"] == GUESSED
+
+
+def test_a_checkpoint_that_is_known_to_be_unknown_is_not_guessed():
+    with pytest.raises(EncoderError, match=r"1,000 classes, outputs of a model.*without labels"):
+        head_of(encoder_of("resmlp_12_224.fb_dino"))
+
+
+PROJECTIONS = {384, 512, 640, 768, 1024, 1152, 1280}
+
+
+def test_every_head_that_timm_lists_has_a_label_set_or_is_known_to_have_none():
+    seen = Counter()
+    for name in timm.list_pretrained():
+        config = timm.get_pretrained_cfg(name)
+        if config.num_classes == 0:
+            continue
+        known = label_set_of_tag(config.tag, config.num_classes)
+        seen[known] += 1
+        if known is None and config.num_classes not in PROJECTIONS:
+            assert config.tag in NO_LABEL_SET, name
+        if config.num_classes in PROJECTIONS:
+            # Image-text models: a projection, no classes, and no count of a label set.
+            assert known is None
+            assert label_set_of_count(config.num_classes) is None
+    assert seen["imagenet1k"] > 1000
+    for name in ("imagenet12k", "imagenet21k_goog", "imagenet22k"):
+        assert seen[name] >= 20
+    for name in ("imagenet21k_miil", "imagenet22k_ms"):
+        assert seen[name] >= 5
 
 
 def test_the_table_agrees_with_timms_own_lists():
@@ -58,8 +110,20 @@ def test_the_table_agrees_with_timms_own_lists():
 
     for subset in ("1k", "12k", "22k", "22k-ms", "21k-goog", "21k-miil"):
         count = ImageNetInfo(f"imagenet-{subset}").num_classes()
-        assert LABEL_SETS[count] == f"imagenet{subset}".replace("-", "_")
-    assert len(LABEL_SETS) == 6
+        assert LABEL_SETS[f"imagenet{subset}".replace("-", "_")] == count
+    assert len(set(LABEL_SETS.values())) == len(LABEL_SETS) == 8
+    for name, builder in BUILDERS.items():
+        if name.startswith("imagenet"):
+            assert builder.facts["expected"]["classes"] == LABEL_SETS[name]
+
+
+def test_a_head_whose_rows_do_not_make_the_logits_is_not_read(tmp_path, monkeypatch):
+    """Golden pictures are enough to see it; no data set is needed."""
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "model.safetensors")
+    wrong = type(timm.create_model("test_resnet")).forward
+    monkeypatch.setattr("timm.models.resnet.ResNet.forward", lambda self, x: wrong(self, x) * 2)
+    with pytest.raises(EncoderError, match=r"differs from the model's logits by 0\.5 of"):
+        read_head("timm:test_resnet", weights=tmp_path / "model.safetensors")
 
 
 def test_text_models_have_no_head():

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+import types
+from importlib import import_module
 
 import pytest
 
 from featstore.encoders import FAMILIES, check_name, hub, open_encoder, registry
+from featstore.encoders.registry import OPTIONS
 from featstore.errors import EncoderError, FeatstoreError, UnknownEncoderError
 
 LITE0 = "timm:tf_efficientnet_lite0"
@@ -43,7 +47,10 @@ def test_names_of_text_models(name):
             r"family:name.*timm, st.*Did you mean 'timm:tf_efficientnet_lite0'",
         ),
         ("tim:resnet50", "Did you mean 'timm:resnet50'"),
-        ("qqqqqq:resnet50", r"for instance timm:tf_efficientnet_lite0, st:all-MiniLM-L6-v2\.$"),
+        (
+            "qqqqqq:resnet50",
+            r"lite0, st:all-MiniLM-L6-v2, hf:roberta-base, oc:ViT-B-32-quickgelu/openai\.$",
+        ),
         ("timm:", "names are family:name"),
         ("", "names are family:name"),
         ("timm:resnet5", "Did you mean 'resnet5[01]'"),
@@ -65,6 +72,47 @@ def test_unknown_names_say_what_exists(name, message):
 def test_the_example_of_each_family_is_one_of_it():
     for family, entry in FAMILIES.items():
         assert check_name(entry.example) == family
+
+
+def test_a_family_takes_what_its_opener_declares():
+    always = {"name", "weights", "device", "batch_size", "threads"}
+    for entry in FAMILIES.values():
+        opener = getattr(import_module(entry.module), entry.open)
+        assert set(inspect.signature(opener).parameters) == always | entry.takes
+        assert entry.takes <= set(OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        (LITE0, "trust_remote_code", True),
+        ("st:all-MiniLM-L6-v2", "pool", "cls"),
+        ("st:all-MiniLM-L6-v2", "compile", True),
+    ],
+)
+def test_an_option_that_a_family_does_not_take_is_refused(name, option, value):
+    message = rf"{name} takes no {option} \({value!r} was asked for\).*Leave {option} out"
+    with pytest.raises(EncoderError, match=message):
+        open_encoder(name, **{option: value})
+
+
+def test_every_family_gets_the_options_it_declares_and_no_other(monkeypatch):
+    got = {}
+
+    def opener(name, **options):
+        got.update(options)
+
+    for takes in (frozenset(), frozenset({"precision", "trust_remote_code"})):
+        entry = registry.Family("x", frozenset({"image"}), "x", "check", "open", "x:y", takes)
+        monkeypatch.setitem(FAMILIES, "x", entry)
+        module = types.SimpleNamespace(check=lambda model: None, open=opener)
+        monkeypatch.setattr(registry, "import_module", lambda _, module=module: module)
+        got.clear()
+        open_encoder("x:y", batch_size=3)
+        assert set(got) == {"weights", "device", "batch_size", "threads"} | takes
+        assert {option: got[option] for option in takes} == {
+            option: OPTIONS[option] for option in takes
+        }
 
 
 @pytest.mark.parametrize("option", ["batch_size", "threads"])

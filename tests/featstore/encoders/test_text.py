@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from featstore.encoders import Encoder, open_encoder
+from featstore.encoders.base import TextEncoder
 from featstore.encoders.golden import GOLDEN_TEXTS
 from featstore.errors import EncoderError
 from featstore.keys import space_id
@@ -37,7 +38,11 @@ def test_it_is_an_encoder(minilm):
     assert isinstance(minilm, Encoder)
     assert minilm.kinds == {"caption", "class_name"}
     assert minilm.dim == 384
-    assert minilm.prepare("a dog") == "a dog"
+    assert isinstance(minilm, TextEncoder)
+    prepared = minilm.prepare("a dog")
+    assert prepared.ids.tolist() == [101, 1037, 3899, 102]  # [CLS] a dog [SEP]
+    assert minilm.length(prepared) == 4
+    np.testing.assert_array_equal(minilm.encode([prepared]), minilm.encode(["a dog"]))
     vectors = minilm.encode(["a dog", "a cat"])
     assert vectors.shape == (2, 384)
     assert vectors.dtype == np.float32

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from timm.models.beit import Beit
-from timm.models.metaformer import MetaFormer
-from timm.models.resnetv2 import ResNetV2
+from timm.models.metaformer import (
+    Attention,
+    LayerNorm2dNoBias,
+    LayerNormNoBias,
+    MetaFormer,
+    SepConv,
+)
 from torch import nn
 
 from featstore.encoders import open_encoder
@@ -22,36 +26,61 @@ from featstore.keys import space_id
 SMALL = {"input_size": (3, 64, 64)}
 
 
-def small(name, **kwargs):
-    return timm.create_model(name, pretrained_cfg_overlay=SMALL, **kwargs)
+def small(name, side=64, **kwargs):
+    """A model of timm by its own factory, for small pictures, with random weights."""
+    size = {"input_size": (3, side, side)}
+    return timm.create_model(name, pretrained_cfg_overlay=size, **kwargs)
 
 
-def metaformer():
-    return MetaFormer(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), num_classes=11, use_mlp_head=True)
+def metaformer(*token_mixers):
+    """CAFormer or ConvFormer, narrow: their factories fix depth and width."""
+    attends = [mixer is Attention for mixer in token_mixers]
+    return MetaFormer(
+        depths=(1, 1, 1, 1),
+        dims=(32, 32, 32, 32),
+        token_mixers=list(token_mixers),
+        norm_layers=[LayerNormNoBias if attend else LayerNorm2dNoBias for attend in attends],
+        num_classes=11,
+        use_mlp_head=True,
+    )
 
 
-def beit():
-    return Beit(img_size=224, patch_size=32, embed_dim=24, depth=2, num_heads=2, num_classes=9)
+CAFORMER = (SepConv, SepConv, Attention, Attention)
 
 
-def bit():
-    return ResNetV2(layers=(1, 1, 1, 1), channels=(128,) * 4, stem_chs=32, num_classes=13)
+def of(name, **kwargs):
+    return lambda: small(name, num_classes=21, **kwargs)
 
 
+NARROW = {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 2}
+FOUR = {"img_size": 64, "embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 3, 4)}
 TESTS = {name: lambda name=name: timm.create_model(name) for name in timm.list_models("test_*")}
 FAMILIES = {
     **TESTS,
-    "vit, CLS token": lambda: small("vit_tiny_patch16_224", img_size=64, num_classes=21),
-    "vit, averaged": lambda: small(
-        "vit_tiny_patch16_224", img_size=64, global_pool="avg", class_token=False, num_classes=7
+    "vit, class token": of("vit_tiny_patch16_224", img_size=64, depth=2),
+    "vit, averaged": of(
+        "vit_tiny_patch16_224", img_size=64, depth=2, global_pool="avg", class_token=False
     ),
-    "deit": lambda: small("deit_tiny_patch16_224", img_size=64),
-    "beit, fc_norm": beit,
-    "convnext": lambda: small("convnext_atto"),
-    "mobilenetv3, layers after the pool": lambda: small("mobilenetv3_small_050"),
-    "resnet": lambda: small("resnet10t"),
-    "BiT, head of a 1x1 convolution": bit,
-    "metaformer, MLP head": metaformer,
+    "vit, class token and averaged": of("vit_small_patch16_224", global_pool="avg", **NARROW),
+    "vit, registers": of("vit_small_patch14_reg4_dinov2", **NARROW | {"img_size": 56}, side=56),
+    "deit": of("deit_tiny_patch16_224", img_size=64, depth=2),
+    "flexivit": of("flexivit_small", **NARROW),
+    "beit, fc_norm": of("beit_base_patch16_224", **NARROW),
+    "beitv2, fc_norm": of("beitv2_base_patch16_224", **NARROW),
+    "eva02, fc_norm": of("eva02_tiny_patch14_224", img_size=56, depth=2, side=56),
+    "swin": of("swin_tiny_patch4_window7_224", **FOUR),
+    "swinv2": of("swinv2_tiny_window8_256", **FOUR),
+    "convnext": of("convnext_atto"),
+    "caformer, MLP head": lambda: metaformer(*CAFORMER),
+    "convformer, MLP head": lambda: metaformer(*[SepConv] * 4),
+    "tinyvit": of("tiny_vit_5m_224"),
+    "maxvit": of("maxvit_rmlp_pico_rw_256", img_size=64),
+    "mixer": of("mixer_s32_224", img_size=64),
+    "focalnet": of("focalnet_tiny_srf"),
+    "BiT, head of a 1x1 convolution": of("resnetv2_50x1_bit"),
+    "resnet": of("resnet10t"),
+    "efficientnet": of("efficientnet_b0"),
+    "mobilenetv3, layers after the pool": of("mobilenetv3_small_050"),
 }
 
 
@@ -86,7 +115,7 @@ def test_the_input_of_the_head_gives_the_logits(family):
 
 
 def test_the_mlp_head_is_not_what_pre_logits_says():
-    model = metaformer().eval()
+    model = metaformer(*CAFORMER).eval()
     encoder = TimmEncoder("timm:x", model)
     with torch.inference_mode():
         maps = model.forward_features(torch.zeros(1, 3, 224, 224))
@@ -95,9 +124,18 @@ def test_the_mlp_head_is_not_what_pre_logits_says():
     assert encoder.facts["classifier"] == "head.fc.fc2"
 
 
+HEADLESS = {
+    "vit_base_patch16_224.orig_in21k": ": the head that was published with it is not valid",
+    "eva02_base_patch14_224.mim_in22k": ": it was trained to fill in masked patches",
+    "vit_base_patch14_dinov2.lvd142m": ", so",
+}
+
+
 def test_a_checkpoint_without_head_is_refused_before_any_download():
-    for name in ("vit_base_patch16_224.orig_in21k", "eva02_base_patch14_224.mim_in22k"):
-        with pytest.raises(EncoderError, match=r"no classification head.*trained on classes"):
+    for name, why in HEADLESS.items():
+        with pytest.raises(
+            EncoderError, match=rf"num_classes is 0\){why}.*trained on classes.*--pool"
+        ):
             open_encoder(f"timm:{name}")
 
 

@@ -1,9 +1,13 @@
-"""Random JSON and mutated real records: a FeatstoreError or a record, and nothing else."""
+"""Random JSON and mutated real records: a FeatstoreError or a record, and nothing else.
+
+``HEADSTOCK_FUZZ_EXAMPLES=50000`` fuzzes for long; what that found stands here as an example.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,11 @@ from featstore.store.records import parse_pointer
 from tests.featstore.hostile.conftest import Hostile
 from tests.featstore.store.conftest import item_table
 
-FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+FUZZ = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
+    max_examples=int(os.environ.get("HEADSTOCK_FUZZ_EXAMPLES", "100")),
+)
 
 VALUES = st.recursive(
     st.none()
@@ -147,3 +155,16 @@ def test_mutated_parquet(data: st.DataObject) -> None:
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(FeatstoreError):
         read_table(bytes(changed), where="x", schema={})
+
+
+@pytest.mark.parametrize("value", [0x19, 0x39])
+def test_every_place_of_a_footer_may_be_a_list(value: int) -> None:
+    """Found by fuzzing: a structure of the footer that claims to be a list of something."""
+    from featstore.store.items import items_bytes
+
+    before = items_bytes(item_table([{"item_id": "b/0", "split": "test"}]))
+    for place in range(len(before) - 8 - int.from_bytes(before[-8:-4], "little"), len(before)):
+        changed = bytearray(before)
+        changed[place] = value
+        with contextlib.suppress(FeatstoreError):
+            read_table(bytes(changed), where="x", schema={})

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import h5py
+import ml_dtypes
 import numpy as np
 import polars as pl
 import pytest
+from embedding_reader import EmbeddingReader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -19,8 +21,9 @@ from featstore.command_line import EXIT_ERROR, run_command
 from featstore.errors import FeatstoreError, ManifestError, StoreWriteError
 from featstore.interop.importing import import_rows
 from featstore.interop.tables import FORMATS
-from featstore.interop.writing import export_set
+from featstore.interop.writing import WIDENING, export_set
 from featstore.manifest.schema import ITEM_SCHEMA
+from featstore.store.layout import DTYPES, INTEGERS
 from featstore.store.store import open_store
 from featstore.store.verify import verify_store
 from tests.assertions import assert_same
@@ -41,23 +44,34 @@ def _again(source: Path, tmp: Path, kind: str = "image", **options: object) -> s
     return import_rows(source, store=tmp, dataset="back", kind=kind, encoder="x:y", **options)  # type: ignore[arg-type]
 
 
+#: ml_dtypes is an implementation of bfloat16 that is not ours.
+NUMPY = {**{name: name for name in DTYPES}, "bfloat16": ml_dtypes.bfloat16}
+
+
+def _matrices(dtype: str, shape: tuple[int, int]) -> st.SearchStrategy[np.ndarray]:
+    """Return matrices of values that the dtype holds."""
+    if dtype in INTEGERS:
+        return arrays.arrays(dtype, shape)
+    width = {"float16": 16, "float64": 64}.get(dtype, 32)
+    floats = st.floats(width=width, allow_nan=False, allow_infinity=False)  # type: ignore[arg-type]
+    if dtype != "bfloat16":
+        return arrays.arrays(dtype, shape, elements=floats)
+    held = floats.map(lambda value: float(np.float32(value).astype(ml_dtypes.bfloat16)))
+    return arrays.arrays("float32", shape, elements=held.filter(np.isfinite))
+
+
 @settings(
-    max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", list(DTYPES))
 @given(data=st.data())
 def test_round_trips_keep_every_bit(
     tmp_path_factory: pytest.TempPathFactory, form: str, dtype: str, data: st.DataObject
 ) -> None:
     tmp = tmp_path_factory.mktemp("trip")
     shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 5)))
-    width = 16 if dtype == "float16" else 32
-    rows = data.draw(
-        arrays.arrays(
-            dtype, shape, elements=st.floats(width=width, allow_nan=False, allow_infinity=False)
-        )
-    )
+    rows = data.draw(_matrices(dtype, shape))
     head = data.draw(st.booleans())
     kind = "head_weight" if head else "image"
     bias = np.arange(shape[0], dtype=np.float32) / 3 if head else None
@@ -67,11 +81,14 @@ def test_round_trips_keep_every_bit(
     )  # fmt: skip
     out = tmp / f"out.{form}"
     export_set(open_store(tmp / "a"), key, out, form=form)
-    new_key = _again(out, tmp / "b", kind)
+    widened = dtype == "bfloat16" and form in WIDENING
+    new_key = _again(out, tmp / "b", kind, dtype=dtype if widened else None)
     new = open_store(tmp / "b").view(new_key)
     old = open_store(tmp / "a").view(key)
-    found = new.numpy(np.dtype(dtype))
-    assert found.tobytes() == rows.tobytes()
+    assert new.source.dtype == dtype
+    bits = [np.asarray(view.source.read(view.rows)).tobytes() for view in (old, new)]
+    assert bits[1] == bits[0]
+    assert bits[0] == rows.astype(NUMPY[dtype]).tobytes()
     assert new.items.equals(old.items.select(new.items.columns))
     if bias is not None:
         assert new.bias is not None
@@ -100,6 +117,92 @@ def test_other_libraries_read_what_is_written(store_path: Path, exported: Path) 
         assert file["embedding"].chunks is None
         assert_same(file["embedding"][()], rows)
         assert [name.decode() for name in file["item_id"][()]] == ids
+
+
+def test_embedding_reader_opens_the_clip_layout(store_path: Path, exported: Path) -> None:
+    """clip-retrieval, autofaiss and the like read through this library."""
+    view = open_store(store_path).view("birds/image/toy")
+    folder = exported / "x.npy"
+    reader = EmbeddingReader(
+        str(folder / "img_emb"),
+        file_format="parquet_npy",
+        metadata_folder=str(folder / "metadata"),
+        meta_columns=["item_id", "split"],
+    )
+    assert (reader.count, reader.dimension) == view.shape
+    batches = list(reader(batch_size=5, show_progress=False))
+    assert_same(np.concatenate([rows for rows, _ in batches]), view.numpy())
+    ids = [item for _, meta in batches for item in meta["item_id"]]
+    assert ids == view.items["item_id"].to_list()
+    plain = EmbeddingReader(str(folder / "img_emb"), file_format="npy")
+    assert plain.count == len(view)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_bfloat16_is_what_other_libraries_say(tmp_path: Path, form: str) -> None:
+    rows = np.linspace(-3, 7, 12, dtype=np.float32).reshape(4, 3)
+    expected = rows.astype(ml_dtypes.bfloat16)
+    key = write_set(tmp_path / "s", rows, _items(4), dtype="bfloat16")
+    out = export_set(open_store(tmp_path / "s"), key, tmp_path / f"out.{form}", form=form)
+    if form == "safetensors":
+        # torch is the reader that has the type.
+        import torch
+        from safetensors.torch import load_file as load_tensors
+
+        found = load_tensors(out)["embedding"]
+        assert found.dtype == torch.bfloat16
+        assert_same(found.float().numpy(), expected.astype(np.float32))
+    elif form == "h5":
+        with h5py.File(out) as file:
+            assert file["embedding"].attrs["featstore_dtype"] == "bfloat16"
+            assert file["embedding"][()].tobytes() == expected.tobytes()
+    elif form == "npy":
+        assert_same(np.load(out / "img_emb" / "img_emb_0.npy"), expected.astype(np.float32))
+    else:
+        assert_same(pl.read_parquet(out)["embedding"].to_numpy(), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_failed_items_are_left_out_and_older_revisions_can_be_had(
+    tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.arange(14, dtype=np.float32).reshape(7, 2)
+    for n in (3, 7):
+        key = write_set(tmp_path / "s", rows[:n], _items(n), failures={"b/1": "torn", "b/5": "x"})
+    store = open_store(tmp_path / "s")
+    first = store.revisions(key)[0].commit.revision_id
+    for out, kept, more in [("new", [0, 2, 3, 4, 6], []), ("old", [0, 2], ["--revision", first])]:
+        path = tmp_path / f"{out}.{form}"
+        arguments = ["export", str(tmp_path / "s"), key, "-o", str(path), "--format", form, *more]
+        assert run_command(cli, "featstore", [*arguments, "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["rows"], said["dtype"]) == (len(kept), "float32")
+        new_key = _again(path, tmp_path / out)
+        again = open_store(tmp_path / out).view(new_key)
+        assert_same(again.numpy(), rows[kept])
+        assert again.items["item_id"].to_list() == [f"b/{i}" for i in kept]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_whole_numbers_are_imported_as_they_are(tmp_path: Path, dtype: str) -> None:
+    rows = np.array([[0, 127], [5, 100]], dtype)
+    np.save(tmp_path / "x.npy", rows)
+    (tmp_path / "x.csv").write_text("item_id\na\nb\n")
+    key = _again(tmp_path / "x.npy", tmp_path / "s", items=tmp_path / "x.csv")
+    view = open_store(tmp_path / "s").view(key)
+    assert view.source.dtype == dtype
+    assert_same(view.numpy(), rows.astype(np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_is_named(tmp_path: Path, value: float) -> None:
+    rows = np.zeros((5000, 2), np.float32)
+    rows[4321, 1] = rows[4999, 0] = value
+    np.save(tmp_path / "x.npy", rows)
+    (tmp_path / "x.csv").write_text("item_id\n" + "".join(f"n{i}\n" for i in range(5000)))
+    with pytest.raises(ManifestError, match=r"row 4,321 \('n4321'\) has NaN or Inf, as have 2 of"):
+        _again(tmp_path / "x.npy", tmp_path / "s", items=tmp_path / "x.csv")
+    assert not (tmp_path / "s").exists()
 
 
 def test_nothing_is_overwritten(store_path: Path, exported: Path) -> None:

@@ -75,6 +75,13 @@ def test_an_unknown_variant_is_not_ignored(texts: EmbeddingsView, variants: list
         texts.class_texts(variants=variants)
 
 
+def test_a_text_is_one_name_not_its_letters(texts: EmbeddingsView) -> None:
+    one = texts.class_texts("name", "none")
+    assert one.fingerprint == texts.class_texts(["name"], ["none"]).fingerprint
+    with pytest.raises(EmptySelectionError, match="has no variant 'nmae'"):
+        texts.class_texts("nmae")
+
+
 def test_the_fingerprint_says_which_texts(texts: EmbeddingsView) -> None:
     names = texts.class_texts(variants=["name"])
     assert names.fingerprint != texts.class_texts().fingerprint

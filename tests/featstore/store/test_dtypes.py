@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from featstore.errors import NonFiniteEmbeddingError
 from featstore.store.bfloat16 import from_bfloat16, to_bfloat16
-from featstore.store.casting import cast_rows
+from featstore.store.casting import cast_rows, finite_rows
 from featstore.store.layout import LayoutError, array_metadata, parse_array_metadata, plan_array
 from featstore.store.store import open_store
 
@@ -88,6 +88,71 @@ def test_the_bounds_are_held() -> None:
 def test_failed_rows_are_blank(dtype: str, blank: float) -> None:
     data = _cast([[7, 7], [1, 2]], dtype, failed=("i/0",))
     np.testing.assert_array_equal(data[0], [blank, blank])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "raw", "floats"),
+    [
+        ("float16", np.uint16, np.float16),
+        ("bfloat16", np.uint16, ml_dtypes.bfloat16),
+        ("float32", np.uint32, np.float32),
+        ("float64", np.uint64, np.float64),
+    ],
+)
+@given(data=st.data())
+def test_finiteness_is_what_isfinite_says(
+    dtype: str, raw: type, floats: type, data: st.DataObject
+) -> None:
+    # Any bits at all: every NaN, infinity and subnormal can come.
+    shape = data.draw(array_shapes(min_dims=2, max_dims=2, max_side=40))
+    bits = data.draw(arrays(raw, shape))
+    stored = bits if dtype == "bfloat16" else bits.view(floats)
+    with np.errstate(invalid="ignore"):  # ml_dtypes reads signalling NaNs as NumPy does not
+        expected = np.isfinite(bits.view(floats)).all(axis=1)
+    np.testing.assert_array_equal(finite_rows(stored, dtype), expected, strict=True)
+
+
+@pytest.mark.parametrize(("dtype", "floats"), [("float16", "f2"), ("bfloat16", ml_dtypes.bfloat16)])
+def test_every_16_bit_value_is_finite_or_not_as_isfinite_says(dtype: str, floats: type) -> None:
+    bits = np.arange(2**16, dtype="<u2").reshape(-1, 1)
+    stored = bits.view("<f2") if dtype == "float16" else bits
+    with np.errstate(invalid="ignore"):
+        expected = np.isfinite(bits.view(floats))[:, 0]
+    np.testing.assert_array_equal(finite_rows(stored, dtype), expected)
+
+
+@pytest.mark.parametrize("row", [0, 84, 85, 170, 4095])
+def test_one_bad_row_is_found_wherever_it_lies(row: int) -> None:
+    # 85 rows of 768 values are looked at together.
+    rows = np.ones((4096, 768), np.float16)
+    rows[row, -1] = np.inf
+    assert np.flatnonzero(~finite_rows(rows, "float16")).tolist() == [row]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_large_blocks_are_cast_as_numpy_casts(rng: np.random.Generator, dtype: str) -> None:
+    rows = rng.standard_normal((4097, 1024)) * np.float64(10) ** rng.integers(-9, 4, (4097, 1024))
+    ids = [f"i/{i}" for i in range(len(rows))]
+    layout = plan_array(*rows.shape, dtype)
+    found = cast_rows(rows.T.copy().T, ids, failed=(), layout=layout, where="here")
+    assert found.tobytes() == rows.astype(dtype).tobytes()
+    rows[-1, -1] = 1e39
+    with pytest.raises(NonFiniteEmbeddingError, match="for 1 of 4,097 items, first 'i/4096'"):
+        cast_rows(rows, ids, failed=(), layout=layout, where="here")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_rows_as_they_are_stored_are_not_copied_nor_changed(dtype: str) -> None:
+    rows = np.ones((2, 3), dtype)
+    layout = plan_array(2, 3, dtype)
+    ids = ["i/0", "i/1"]
+    assert cast_rows(rows, ids, failed=(), layout=layout, where="here") is rows
+    assert cast_rows(rows, ids, failed=("other",), layout=layout, where="here") is rows
+    blanked = cast_rows(rows, ids, failed=("i/1",), layout=layout, where="here")
+    np.testing.assert_array_equal(blanked, [[1, 1, 1], [np.nan] * 3])
+    assert (rows == 1).all()
+    mirrored = rows[:, ::-1]
+    assert cast_rows(mirrored, ids, failed=(), layout=layout, where="here").flags.c_contiguous
 
 
 def test_bfloat16_needs_its_attribute() -> None:

@@ -286,14 +286,14 @@ def test_an_interrupted_extension_leaves_the_old_revision_readable_and_can_be_dr
         _write(undisturbed, 15, plain_bytes=60)
         assert _tree(kept) == _tree(undisturbed)
         step += 1
-    assert step == 4  # data file, array metadata, commit, pointer
+    assert step == 5  # data file, items, array metadata, commit, pointer
     assert key
 
 
 def test_another_extension_after_one_that_was_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for step in range(4):
+    for step in range(5):
         root = tmp_path / str(step)
         _write(root, 6)
         _interrupted(root, step, monkeypatch)

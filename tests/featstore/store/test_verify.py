@@ -15,6 +15,8 @@ import pytest
 from featstore.cli import cli
 from featstore.command_line import EXIT_VERIFY, run_command
 from featstore.errors import FormatVersionError, UnknownSetError
+from featstore.store.files import json_bytes
+from featstore.store.repair import repair_set
 from featstore.store.thumbnails import write_thumbnails
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
@@ -268,6 +270,57 @@ def test_a_newer_store_says_upgrade(damaged: Path) -> None:
     (damaged / "zarr.json").write_text(text)
     with pytest.raises(FormatVersionError, match="Upgrade"):
         verify_store(damaged)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_beside_a_damaged_commit_other_damage_is_still_named(damaged: Path, full: bool) -> None:
+    """Sizes, forms and checksums are judged even where nothing says what the bytes were."""
+    for folder in [path.parent for path in damaged.glob("*/*/*/revisions")]:
+        (commit,) = (folder / "revisions").glob("*.json")
+        whole = commit.read_bytes()
+        commit.write_bytes(whole.replace(b"1", b"2", 1))
+        own = str(commit.relative_to(damaged))
+        assert _named(damaged, full=full) == [own]
+        for path in [path for path in sorted(folder.rglob("*")) if path.is_file()]:
+            name = str(path.relative_to(damaged))
+            if path == commit or "/runs/" in name:
+                continue
+            data = path.read_bytes()
+            path.write_bytes(data[:-1])
+            assert _named(damaged, full=full) == sorted([own, name])
+            path.unlink()
+            optional = path.name in ("golden.json", "failures.parquet")
+            assert _named(damaged, full=full) == sorted([own, *([] if optional else [name])])
+            path.write_bytes(data)
+        commit.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunk"), [([2**70, 5], [2**69, 5]), ([2**40, 5], [8, 5]), ([9, 5], [3, 5])]
+)
+def test_metadata_of_any_size_costs_nothing(
+    damaged: Path, shape: list[int], chunk: list[int]
+) -> None:
+    """Without a commit the array's metadata is a stranger's word."""
+    big = next((damaged / "birds" / "image").glob("timm.big-*"))
+    (commit,) = (big / "revisions").glob("*.json")
+    commit.write_bytes(b"{}")
+    path = big / "embedding" / "zarr.json"
+    document = json.loads(path.read_text())
+    document["shape"] = shape
+    document["chunk_grid"]["configuration"]["chunk_shape"] = chunk
+    path.write_bytes(json_bytes(document))
+    assert str(path.relative_to(damaged)) in _named(damaged)
+
+
+def test_a_damaged_commit_that_follows_from_the_rest_vouches_for_it(damaged: Path) -> None:
+    for folder in [path.parent for path in damaged.glob("*/*/*/revisions")]:
+        (commit,) = (folder / "revisions").glob("*.json")
+        commit.unlink()
+        (problem,) = verify_store(damaged).problems
+        assert problem.path == str(commit.relative_to(damaged))
+        assert "`featstore repair` writes it again" in problem.what
+        assert repair_set(damaged, str(folder.relative_to(damaged))).left == []
 
 
 def test_a_damaged_neighbour_does_not_stop_a_writer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import featstore
 from featstore.errors import (
     EmptySelectionError,
     MisalignedItemsError,
@@ -92,6 +94,25 @@ def test_batches_are_the_rows(tmp_path_factory: pytest.TempPathFactory, size: in
 def test_batches_need_a_positive_size(store_path: Path) -> None:
     with pytest.raises(ValueError, match="rows=0"):
         list(open_store(store_path).view(KEY).batches(0))
+
+
+@pytest.mark.parametrize("rows", [2.5, "4", None])
+def test_batches_need_a_whole_number(store_path: Path, rows: Any) -> None:
+    view = open_store(store_path).view(KEY)
+    with pytest.raises(TypeError, match="The rows of a batch are a whole number; got rows="):
+        next(view.batches(rows))
+    assert len(next(view.batches(np.int64(4)))) == 4  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [None, 3, Path("birds/image/toy")])
+def test_the_name_of_a_set_is_a_text(store_path: Path, name: Any) -> None:
+    with pytest.raises(TypeError, match="The name of a set is a text such as"):
+        open_store(store_path).view(name)
+
+
+def test_the_package_lists_its_public_names() -> None:
+    assert dir(featstore) == sorted(featstore.__all__)
+    assert all(getattr(featstore, name) is not None for name in dir(featstore))
 
 
 def test_the_fingerprint_follows_content_selection_and_form(store_path: Path) -> None:

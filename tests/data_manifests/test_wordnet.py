@@ -1,4 +1,4 @@
-"""The ImageNet-1k label set: real files of timm, and hand-made bad ones."""
+"""Label sets of WordNet synsets: real files of timm, and hand-made bad ones."""
 
 import subprocess
 import sys
@@ -6,20 +6,27 @@ import sys
 import polars as pl
 import pytest
 
-from data_manifests.imagenet1k.build import (
-    DEFINITIONS,
-    LEMMAS,
-    SYNSETS,
-    class_table,
-    find_timm_info,
-    plan,
-)
 from data_manifests.plan import BuildError, fingerprint
 from data_manifests.registry import BUILDERS
+from data_manifests.wordnet import DEFINITIONS, LEMMAS, class_table, find_timm_info
+
+SYNSETS = "imagenet_synsets.txt"
+plan = BUILDERS["imagenet1k"].plan
+
+#: timm's own names of the label sets, which its predictions are named by.
+SUBSETS = {
+    "imagenet1k": "imagenet-1k",
+    "imagenet12k": "imagenet-12k",
+    "imagenet21k_goog": "imagenet-21k-goog",
+    "imagenet21k_miil": "imagenet-21k-miil",
+    "imagenet22k": "imagenet-22k",
+    "imagenet22k_ms": "imagenet-22k-ms",
+}
 
 
 def test_hand_worked_table():
     table = class_table(
+        "imagenet1k",
         "n2\nn1\nn3\n",
         "n1\tCardigan, Cardigan Welsh corgi\nn2\tgreat_white shark, white_shark\nn3\tcardigan\n",
         "n1\ta dog\nn2\ta fish; of the sea\n\nn3\ta jacket\nn4\tunused\n",
@@ -33,22 +40,71 @@ def test_hand_worked_table():
     assert table["shared_name"].to_list() == [False, True, True]
 
 
-def test_the_real_label_set_agrees_with_timms_own_reader():
+@pytest.mark.parametrize("name", SUBSETS)
+def test_the_real_label_sets_agree_with_timms_own_reader(name):
     """Independent: timm.data.ImageNetInfo, which timm uses to name its predictions."""
     from timm.data import ImageNetInfo
 
-    info = ImageNetInfo("imagenet-1k")
-    classes = BUILDERS["imagenet1k"].plan().make(None, None).classes
-    assert classes.height == info.num_classes() == 1000
-    for index in (0, 1, 134, 517, 999):
+    info = ImageNetInfo(SUBSETS[name])
+    builder = BUILDERS[name]
+    classes = builder.plan().make(None, None).classes
+    assert classes.height == info.num_classes() == builder.facts["expected"]["classes"]
+    assert classes["synset"].to_list() == info.label_names()
+    assert classes["class_id"][1] == f"{name}/{classes['synset'][1]}"
+    for index in (0, 1, 134, 517, classes.height - 1):
         row = classes.row(index, named=True)
-        assert row["synset"] == info.index_to_label_name(index)
         assert row["lemmas"] == info.index_to_description(index)
         assert row["definition"] in info.index_to_description(index, detailed=True)
+    ours = {row["synset"]: row["name"] for row in classes.to_dicts()}
+    assert all(ours[key] == text.split(",")[0] for key, text in LABELS.items() if key in ours)
+    shared = classes.filter(pl.col("shared_name"))
+    assert shared.height == len(classes) - classes["name_group"].n_unique() + (
+        shared["name_group"].n_unique()
+    )
+    if name != "imagenet1k":
+        assert f"{shared.height:,} classes share" in builder.facts["pitfalls"][-2]
+
+
+#: Three synsets of WordNet by heart.
+LABELS = {"n01440764": "tench, Tinca tinca", "n00004475": "organism", "n02084071": "dog"}
+
+
+def test_ambiguous_names_of_imagenet1k():
+    classes = plan().make(None, None).classes
     shared = classes.filter(pl.col("shared_name"))
     assert sorted(shared["name_group"].to_list()) == [
         "cardigan", "cardigan", "crane", "crane", "maillot", "maillot",
     ]  # fmt: skip
+
+
+def test_the_winter_set_is_a_part_of_the_complete_one():
+    """timm has no reader of it; its 10,450 synsets are sorted and all in ImageNet-22k."""
+    synsets = BUILDERS["imagenet21k_miil_w21"].plan().make(None, None).classes["synset"]
+    assert len(synsets) == 10_450
+    assert synsets.is_sorted()
+    full = BUILDERS["imagenet22k"].plan().make(None, None).classes["synset"]
+    assert set(synsets) <= set(full)
+
+
+def test_the_orders_of_imagenet22k_differ_as_their_pitfalls_say():
+    orders = {
+        name: BUILDERS[name].plan().make(None, None).classes["synset"].to_list()
+        for name in ("imagenet1k", "imagenet22k", "imagenet22k_ms", "imagenet21k_goog")
+    }
+    extra = ["n03931044", "n09859684"]
+    assert [x for x in orders["imagenet21k_goog"] if x not in extra] == orders["imagenet22k"]
+    assert [orders["imagenet21k_goog"].index(x) for x in extra] == [9205, 15027]
+    assert orders["imagenet22k_ms"][:1000] == orders["imagenet1k"]
+    rest = sorted(set(orders["imagenet22k"]) - set(orders["imagenet1k"]))
+    assert orders["imagenet22k_ms"][1000:] == rest
+
+
+def test_the_fingerprint_of_imagenet1k_is_pinned():
+    """Golden: a built folder with this fingerprint is not built again."""
+    source = plan().fingerprint
+    files = (SYNSETS, LEMMAS, DEFINITIONS)
+    texts = [(find_timm_info() / name).read_text(encoding="utf-8") for name in files]
+    assert source == fingerprint(["imagenet1k", "1", *texts])
 
 
 def test_planning_and_building_load_neither_torch_nor_timm():

@@ -1,6 +1,7 @@
-"""Build the ImageNet-1k label set from the files that timm ships.
+"""Label sets of WordNet synsets, ImageNet's and those derived from it, from files that timm ships.
 
-timm's files are found without importing it: its import loads torch.
+A folder with a dataset.toml is all that tells them apart: its `synsets` names the file that holds
+the order of the classes. timm's files are found without importing it: its import loads torch.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from data_manifests.plan import BuildError, Built, OnDone, Plan, fingerprint, re
 #: Raise it when the same source and options give other tables.
 VERSION = "1"
 
-SYNSETS = "imagenet_synsets.txt"
 LEMMAS = "imagenet_synset_to_lemma.txt"
 DEFINITIONS = "imagenet_synset_to_definition.txt"
 
 PROMPTS = {"name": ("none", "photo"), "lemmas": ("none", "photo"), "definition": ("none",)}
 
 
-def plan(*, source: Path | None = None) -> Plan:
-    """Find and read the three files.
+def plan_label_set(folder: Path, *, source: Path | None = None) -> Plan:
+    """Find and read the three files of the label set whose dataset.toml lies in `folder`.
 
     Parameters
     ----------
+    folder : Path
     source : Path, optional
         A folder that holds them; timm's ``data/_info`` by default.
 
@@ -36,25 +37,26 @@ def plan(*, source: Path | None = None) -> Plan:
         If timm is not installed, a file is missing or not UTF-8, or a synset has no lemma or
         definition.
     """
-    folder = source if source is not None else find_timm_info()
-    texts = {name: _read(folder / name) for name in (SYNSETS, LEMMAS, DEFINITIONS)}
-    classes = class_table(texts[SYNSETS], texts[LEMMAS], texts[DEFINITIONS])
-    facts = read_facts(Path(__file__).parent)
+    facts = read_facts(folder)
+    name, synsets = str(facts["name"]), str(facts["synsets"])
+    info = source if source is not None else find_timm_info()
+    texts = {file: _read(info / file) for file in (synsets, LEMMAS, DEFINITIONS)}
+    classes = class_table(name, texts[synsets], texts[LEMMAS], texts[DEFINITIONS])
     facts["found"] = {"classes": classes.height}
 
     def make(out: Path, on_done: OnDone | None) -> Built:  # noqa: ARG001 -- there are no files
         return Built(tables={}, classes=classes, prompts=PROMPTS)
 
     return Plan(
-        name="imagenet1k",
+        name=name,
         facts=facts,
-        fingerprint=fingerprint(["imagenet1k", VERSION, *texts.values()]),
+        fingerprint=fingerprint([name, VERSION, *texts.values()]),
         make=make,
     )
 
 
-def class_table(synsets: str, lemmas: str, definitions: str) -> pl.DataFrame:
-    """Return the label set, one row a class, in the order of `synsets`.
+def class_table(label_set: str, synsets: str, lemmas: str, definitions: str) -> pl.DataFrame:
+    """Return a label set, one row a class, in the order of `synsets`.
 
     ``name`` is the first lemma with spaces for underscores; ``name_group`` is the name in lower
     case, which classes of the same name share; ``shared_name`` says whether any other does.
@@ -72,12 +74,15 @@ def class_table(synsets: str, lemmas: str, definitions: str) -> pl.DataFrame:
             msg = f"{name} lacks {len(absent):,} of {len(ids):,} synsets (first: {absent[0]})."
             raise BuildError(msg)
     if not ids or len(set(ids)) != len(ids):
-        msg = f"{SYNSETS} holds {len(ids):,} synsets, {len(set(ids)):,} of them distinct."
+        msg = (
+            f"The list of {label_set} holds {len(ids):,} synsets, {len(set(ids)):,} of them "
+            "distinct."
+        )
         raise BuildError(msg)
     names = [lemma[synset].split(",")[0].strip().replace("_", " ") for synset in ids]
     return pl.DataFrame(
         {
-            "class_id": [f"imagenet1k/{synset}" for synset in ids],
+            "class_id": [f"{label_set}/{synset}" for synset in ids],
             "index": range(len(ids)),
             "synset": ids,
             "lemmas": [lemma[synset].replace("_", " ") for synset in ids],

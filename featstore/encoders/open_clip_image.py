@@ -1,0 +1,128 @@
+"""Image encoder: the image tower of an open_clip model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+
+from featstore.encoders.base import IMAGE_KINDS
+from featstore.encoders.golden import golden_images
+from featstore.encoders.open_clip_model import OpenClipPair
+from featstore.encoders.precision import checked_precision, computing
+from featstore.encoders.precision_cosine import precision_facts
+from featstore.encoders.torch_runtime import checked_device, pinned_threads
+from featstore.errors import EncoderError
+from featstore.images import DECODE_RULE, to_rgb
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class OpenClipImageEncoder:
+    """``encode_image(normalize=False)`` of an open_clip model.
+
+    Parameters
+    ----------
+    pair : OpenClipPair
+    device : str
+    batch_size : int, optional
+        32 by default.
+    threads : int, optional
+        Threads of torch while encoding; the process's own number by default.
+    precision : str
+        ``float32``, ``bfloat16`` or ``float16``.
+    """
+
+    kinds = IMAGE_KINDS
+
+    def __init__(
+        self,
+        pair: OpenClipPair,
+        *,
+        device: str = "cpu",
+        batch_size: int | None = None,
+        threads: int | None = None,
+        precision: str = "float32",
+    ) -> None:
+        self.name = pair.name
+        self.batch_size = batch_size or 32
+        self._device = checked_device(device)
+        self._threads = threads
+        self.precision = checked_precision(precision, self._device)
+        self._model: Any = pair.model
+        visual: Any = self._model.visual
+        config = PreprocessCfg(**visual.preprocess_cfg)
+        self._transform = image_transform_v2(config, is_train=False)
+        self._input_size = tuple(int(side) for side in config.input_size)
+        state = {
+            key: value
+            for key, value in self._model.state_dict().items()
+            if key.startswith("visual.")
+        }
+        self.space: dict[str, Any] = {
+            **pair.tower_space("image", state, visual),
+            "preprocessing": preprocessing_facts(config),
+        }
+        visual.to(self._device)  # the only part that is run
+        golden = [self.prepare(image) for image in golden_images()]
+        self.dim = int(self.encode(golden[:1]).shape[1])
+        self.facts: dict[str, Any] = {
+            **pair.facts(),
+            "parameters": sum(tensor.numel() for tensor in state.values()),
+            **precision_facts(self._encode, golden, self.precision),
+        }
+
+    def prepare(self, item: Image.Image) -> np.ndarray:
+        """Return a picture as the model takes it: (3, h, w) float32, by open_clip's transform."""
+        image = item if item.mode == "RGB" else to_rgb(item)
+        return np.asarray(self._transform(image), dtype=np.float32)
+
+    def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the (b, d) float32 vectors of prepared pictures.
+
+        The same batch gives the same bits on a CPU with the same number of threads.
+
+        Raises
+        ------
+        EncoderError
+            If a picture was not prepared for this model.
+        """
+        return self._encode(batch, self.precision)
+
+    def _encode(self, batch: Sequence[np.ndarray], precision: str) -> np.ndarray:
+        if not batch:
+            return np.empty((0, self.dim), np.float32)
+        for array in batch:
+            if np.shape(array) != self._input_size:
+                msg = (
+                    f"{self.name} takes prepared pictures of shape {self._input_size}, got one of "
+                    f"shape {np.shape(array)}. Pass what its prepare() returns."
+                )
+                raise EncoderError(msg)
+        stacked = np.ascontiguousarray(np.stack(batch), dtype=np.float32)
+        with (
+            torch.inference_mode(),
+            pinned_threads(self._threads),
+            computing(precision, self._device),
+        ):
+            pictures = torch.from_numpy(stacked).to(self._device)
+            vectors: torch.Tensor = self._model.encode_image(pictures, normalize=False)
+            return vectors.float().cpu().numpy()
+
+
+def preprocessing_facts(config: PreprocessCfg) -> Mapping[str, Any]:
+    """Return the keyed facts of open_clip's evaluation transform."""
+    return {
+        "input_size": [int(side) for side in config.input_size],
+        "resize_mode": config.resize_mode,
+        "interpolation": config.interpolation,
+        # Only where a picture does not fill the square.
+        "fill_color": config.fill_color if config.resize_mode == "longest" else None,
+        "mean": [float(value) for value in config.mean],
+        "std": [float(value) for value in config.std],
+        "decode": dict(DECODE_RULE),
+    }

@@ -1,0 +1,98 @@
+"""The fault-injecting layer, and the processes it is loaded into."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+
+
+class Children:
+    """Starts children of the server and waits for them."""
+
+    def __init__(self, preload: str = "") -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.server"],
+            cwd=REPOSITORY,
+            env={**os.environ, "LD_PRELOAD": preload, "PYTHONPATH": str(REPOSITORY)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def _ask(self, **request: Any) -> dict[str, Any]:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._server.stdout.readline())
+        return answer
+
+    def start(self, scenario: str, root: Path, **request: Any) -> int:
+        """Start a child and return its process id."""
+        return int(self._ask(op="start", scenario=scenario, root=str(root), **request)["pid"])
+
+    def wait(self, pid: int) -> dict[str, Any]:
+        """Wait for a child: its exit code (negative: the signal) and its report."""
+        return self._ask(op="wait", pid=pid)
+
+    def run(self, scenario: str, root: Path, **request: Any) -> dict[str, Any]:
+        """Start a child and wait for it."""
+        return self.wait(self.start(scenario, root, **request))
+
+    def close(self) -> None:
+        """End the server."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.wait(timeout=30)
+        self._server.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def children() -> Iterator[Children]:
+    """Children without faults."""
+    found = Children()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
+    """Children whose file calls can be made to fail."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("the fault-injecting layer is C for Linux; there is no compiler here")
+    shim = tmp_path_factory.mktemp("shim") / "shim.so"
+    command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(shim), str(HERE / "shim.c"), "-ldl"]
+    subprocess.run(command, check=True)
+    found = Children(preload=str(shim))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Where a test's store will be."""
+    return tmp_path / "store"
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in memory where there is one: these tests count calls and lose no power."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path_factory.mktemp("faults")
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)

@@ -1,0 +1,226 @@
+"""What the children of the fault tests do: small sets, written by the real writer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from featstore.errors import AlreadyFinishedError
+from featstore.store.commit import read_commit, read_pointer
+from featstore.store.layout import SetKey
+from featstore.store.settle import settle_set
+from featstore.store.writer import SetWriter
+
+#: 16 KiB a row: shards of four rows, so that a small set has several data files.
+DIM = 4096
+LIMITS = {"block_rows": 2, "plain_bytes": 0, "shard_bytes": 1}
+
+#: Rows of the first revision and of the second: two data files, the last of which grows; three.
+SIZES = (7, 11)
+
+FAILED = frozenset({3, 8})
+
+
+def items(n: int, dataset: str = "birds") -> pl.DataFrame:
+    """Return an item table of n rows."""
+    ids = [f"{dataset}/{i:03d}" for i in range(n)]
+    return pl.DataFrame({"item_id": ids, "content_sha256": [f"{i:064x}" for i in range(n)]})
+
+
+def rows(n: int, dim: int = DIM) -> np.ndarray:
+    """Return the n first rows, (n, dim) float32; exact in float16 too."""
+    numbers = np.arange(n, dtype=np.float32)[:, None] + 1
+    return numbers * (np.arange(dim, dtype=np.float32) % 31 + 1)
+
+
+def write(
+    root: Path,
+    n: int,
+    *,
+    dataset: str = "birds",
+    kind: str = "image",
+    before_block: Callable[[SetWriter, int], None] | None = None,
+    before_finish: Callable[[SetWriter], None] | None = None,
+    **options: Any,
+) -> str:
+    """Write or extend a set to n rows as an extraction does; return "written" or "reused"."""
+    head = kind == "head_weight"
+    limits = {} if head else LIMITS
+    dim = 6 if head else DIM
+    table = items(n, dataset)
+    try:
+        with SetWriter(
+            root, dataset=dataset, kind=kind, encoder="timm:toy", space={"name": "toy"},
+            items=table, dim=dim, dtype="float32", **{**limits, **options},
+        ) as writer:  # fmt: skip
+            for block in writer.pending():
+                if before_block is not None:
+                    before_block(writer, block)
+                where = writer.layout.block_slice(block)
+                failed = {
+                    table["item_id"][i]: "cannot be decoded"
+                    for i in FAILED
+                    if not head and where.start <= i < where.stop
+                }
+                writer.write_block(block, rows(n, dim)[where], failed)
+            if before_finish is not None:
+                before_finish(writer)
+            bias = np.arange(n, dtype=np.float32) if head else None
+            writer.finish(bias=bias, golden={"vectors": [[1.0, 2.0]]}, run={"host": "here"})
+    except AlreadyFinishedError:
+        settle_set(root, key_of(root, dataset, kind))
+        return "reused"
+    return "written"
+
+
+def key_of(root: Path, dataset: str = "birds", kind: str = "image") -> SetKey:
+    """Return the key of the only set of a dataset and kind."""
+    folder = root / dataset / kind
+    return SetKey(dataset, kind, next(path.name for path in folder.iterdir() if path.is_dir()))
+
+
+def published_rows(root: Path, dataset: str = "birds", kind: str = "image") -> int:
+    """Return the rows of the current revision, or 0 if there is none."""
+    folder = root / dataset / kind
+    found = [p for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+    pointer = read_pointer(found[0]) if found else None
+    return read_commit(found[0], pointer["revision"]).n if pointer else 0
+
+
+def grow(root: Path) -> str:
+    """Write a set in two revisions, and a head between them: each step only if it is missing."""
+    for n, dataset, kind in [
+        (SIZES[0], "birds", "image"),
+        (5, "birds", "head_weight"),
+        (SIZES[1], "birds", "image"),
+    ]:
+        if published_rows(root, dataset, kind) <= n:
+            write(root, n, dataset=dataset, kind=kind)
+    return "written"
+
+
+def once(root: Path, *, n: int = SIZES[0], **options: Any) -> str:
+    """Write one set; with `nap`, slowly: that many seconds before each block."""
+    nap = options.pop("nap", 0.0)
+
+    def sleep(*_: Any) -> None:
+        time.sleep(nap)
+
+    return write(root, n, before_block=sleep if nap else None, **options)
+
+
+def stop_before(root: Path, *, where: str, n: int, expiry: float, beat: float) -> str:
+    """Write a set and stop this process (SIGSTOP) at a place; it goes on when it is resumed.
+
+    `where` is ``block`` (before the second block is written), ``data`` (between completing a
+    data file and its rename), ``finish``, or ``pointer`` (before the rename that publishes).
+    """
+
+    def stop(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def stop_once(_: SetWriter, block: int) -> None:
+        if where == "block" and block == 1:
+            stop()
+
+    def is_there(target: Path) -> bool:
+        parts = target.relative_to(root).parts if target.is_relative_to(root) else ()
+        if where == "data":
+            return parts[3:4] == ("embedding",) and parts[-1] == "0"
+        return where == "pointer" and len(parts) == 4 and parts[-1] == "zarr.json"
+
+    finish = stop if where == "finish" else None
+    with _before_rename(is_there, stop), _quick(expiry, beat):
+        return write(root, n, before_block=stop_once, before_finish=finish)
+
+
+@contextmanager
+def _before_rename(is_there: Callable[[Path], bool], act: Callable[[], None]) -> Iterator[None]:
+    """Act once, right before the first rename to a name that is wanted."""
+    replace = Path.replace
+    done: list[Path] = []
+
+    def replacing(self: Path, target: Path) -> Path:
+        if not done and is_there(Path(target)):
+            done.append(target)
+            act()
+        return replace(self, target)
+
+    Path.replace = replacing  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        Path.replace = replace  # type: ignore[method-assign]
+
+
+@contextmanager
+def _quick(expiry: float, beat: float) -> Iterator[None]:
+    """Let claims expire fast, in this process."""
+    from featstore.store import writer
+    from featstore.store.claim import claim_set as real
+
+    def quick(*args: Any, **options: Any) -> Any:
+        return real(*args, **{**options, "expiry": expiry, "beat": beat})
+
+    writer.claim_set = quick  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        writer.claim_set = real  # type: ignore[attr-defined]
+
+
+def quickly(root: Path, *, n: int, expiry: float, beat: float, **options: Any) -> str:
+    """Write a set with claims that expire fast."""
+    with _quick(expiry, beat):
+        return once(root, n=n, **options)
+
+
+class MeanColour:
+    """Maps an image to its mean RGB and its size: cheap, exact, and without torch."""
+
+    def encode(self, pictures: list[Any]) -> np.ndarray:
+        """Return (b, 5)."""
+        return np.array(
+            [[*np.asarray(p, np.float32).mean((0, 1)), p.width, p.height] for p in pictures],
+            np.float32,
+        )
+
+
+def extract(root: Path, *, manifest: str, batch_size: int = 4, **options: Any) -> dict[str, Any]:
+    """Extract the images of a manifest, block by block; return the counts."""
+    from featstore import extract as extract_set
+
+    result = extract_set(
+        manifest, kind="image", encoder=MeanColour(), space={"name": "mean"}, store=root,
+        dtype="float32", batch_size=batch_size, workers=2, block_rows=8, **options,
+    )  # fmt: skip
+    return result.as_dict()
+
+
+def extract_and_extend(root: Path, *, manifest: str, other: str, n: int) -> str:
+    """Extract two manifests, then write a set and extend it: whatever of this is missing."""
+    extract(root, manifest=manifest, thumbnails=True)
+    extract(root, manifest=other)
+    if published_rows(root, "grown") <= SIZES[0]:
+        write(root, SIZES[0], dataset="grown")
+    write(root, n, dataset="grown")
+    return "done"
+
+
+def command(root: Path, *, arguments: list[str], messages: str) -> int:
+    """Run a featstore command; what it says on standard error goes to a file."""
+    import sys
+
+    from featstore.cli import cli
+    from featstore.command_line import run_command
+
+    with Path(messages).open("w") as sys.stderr:
+        return run_command(cli, "featstore", arguments)

@@ -1,0 +1,111 @@
+"""Start children with the libraries loaded: imports once, forks often.
+
+A script: it reads one JSON request a line and answers with one JSON line. ``start`` forks a
+child that runs a scenario, ``wait`` waits for its end. A child is an ordinary process: it may be
+killed or stopped by anyone who may signal it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import sys
+import tempfile
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+# Loaded for the children, so that none of them needs to.
+import featstore.cli.interop
+import featstore.extraction.job
+import featstore.interop
+import featstore.store.thumbnails  # noqa: F401
+from featstore.errors import FeatstoreError
+from tests.faults import scenarios, team
+
+MODES = ("none", "before", "after", "torn", "short", "fail", "fail_from", "stop")
+
+
+def run_child(request: dict[str, Any], report: Path) -> int:
+    """Arm the faults, run the scenario, and write down how it ended."""
+    root = Path(request["root"])
+    shim = ctypes.CDLL(os.environ["LD_PRELOAD"]) if os.environ.get("LD_PRELOAD") else None
+    handle = os.open(report, os.O_WRONLY)  # before this process becomes someone else
+    if "user" in request:
+        team.warm_up()
+        _become(**request["user"])
+    if "umask" in request:
+        os.umask(request["umask"])
+    if "file_size" in request:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], resource.RLIM_INFINITY))
+    if shim is not None and "fault" in request:
+        fault = request["fault"]
+        shim.faults_arm(
+            os.fsencode(root), MODES.index(fault["mode"]), fault.get("at", 0), fault.get("errno", 0)
+        )
+    result: dict[str, Any] = {}
+    code = 0
+    try:
+        where = scenarios if hasattr(scenarios, request["scenario"]) else team
+        result["value"] = getattr(where, request["scenario"])(root, **request.get("args", {}))
+    except FeatstoreError as err:
+        code = 1
+        result |= {"error": type(err).__name__, "message": str(err)}
+    except BaseException as err:
+        code = 70
+        result |= {"error": type(err).__name__, "message": traceback.format_exc()}
+    if shim is not None and "fault" in request:
+        shim.faults_trace.restype = ctypes.c_char_p
+        result["calls"] = shim.faults_trace().decode().splitlines()
+        result["fired"] = shim.faults_fired()
+        shim.faults_arm(b"", 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    os.write(handle, json.dumps(result).encode())
+    return code
+
+
+def _become(uid: int, gid: int) -> None:
+    """Give up this process's rights for those of another user; only the superuser can."""
+    os.setgroups([gid])
+    os.setgid(gid)
+    os.setuid(uid)
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    reports: dict[int, Path] = {}
+    folder = Path(tempfile.mkdtemp())
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["op"] == "start":
+            # A second thread's locks would be copied in whatever state they are.
+            assert threading.active_count() == 1
+            handle, name = tempfile.mkstemp(dir=folder)
+            os.close(handle)
+            pid = os.fork()
+            if pid == 0:
+                code = 70
+                try:
+                    sys.stdin.close()
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the pipe is for answers
+                    code = run_child(request, Path(name))
+                finally:
+                    os._exit(code)
+            reports[pid] = Path(name)
+            answer: dict[str, Any] = {"pid": pid}
+        else:
+            _, status = os.waitpid(request["pid"], 0)
+            path = reports.pop(request["pid"])
+            text = path.read_text()
+            path.unlink()
+            answer = {"code": os.waitstatus_to_exitcode(status)}
+            answer |= json.loads(text) if text else {}
+        print(json.dumps(answer), flush=True)
+    folder.rmdir()
+
+
+if __name__ == "__main__":
+    main()

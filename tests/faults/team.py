@@ -1,0 +1,76 @@
+"""What the members of a team do with a shared store, in children that may be other users."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from featstore.errors import StoreWriteError
+from featstore.store.gc import collect_garbage
+from featstore.store.remove import remove_set
+from featstore.store.repair import repair_set
+from featstore.store.sharing import make_store
+from featstore.store.store import open_store
+from featstore.store.verify import verify_store
+from tests.faults import scenarios
+from tests.faults.trees import check_readable
+
+
+def warm_up() -> None:
+    """Load whatever a child needs while it may still read this machine's Python."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        scenarios.grow(Path(folder))
+        read(Path(folder))
+        maintain(Path(folder))
+
+
+def init(root: Path, *, shared: bool = True) -> bool:
+    """Make a store, or share one."""
+    return make_store(root, shared=shared)
+
+
+def read(root: Path) -> list[str]:
+    """Open, list, verify and read everything; return the keys."""
+    check_readable(root, "as a member of the team")
+    store = open_store(root)
+    for info in store.sets():
+        store.failures(str(info.key))
+        store.revisions(str(info.key))
+    store.unfinished()
+    return [str(info.key) for info in store.sets()]
+
+
+def give_up(root: Path, *, n: int, block: int) -> str:
+    """Write a set up to a block, and stop with an error; what is staged stays."""
+
+    def stop(_: object, number: int) -> None:
+        if number == block:
+            msg = "given up"
+            raise StoreWriteError(msg)
+
+    return scenarios.write(root, n, before_block=stop)
+
+
+def maintain(root: Path) -> str:
+    """Damage, repair, extend, clean and remove the set of a store."""
+    if not scenarios.published_rows(root):
+        scenarios.write(root, scenarios.SIZES[0])
+    key = scenarios.key_of(root)
+    path = key.directory(root) / "embedding" / "zarr.json"
+    path.chmod(0o644)
+    path.write_bytes(b"{}")
+    assert not verify_store(root).ok
+    assert repair_set(root, str(key)).left == []
+    assert path.stat().st_mode & 0o222 == 0
+    if scenarios.published_rows(root) < scenarios.SIZES[1]:
+        scenarios.write(root, scenarios.SIZES[1])
+    check_readable(root, "after repair")
+    stray = key.directory(root).parent / "items-00000000.parquet"
+    stray.write_bytes(b"")
+    stray.chmod(0o444)
+    assert [item.path for item in collect_garbage(root, grace=-1)][-1].endswith(stray.name)
+    remove_set(root, str(key))
+    assert verify_store(root).problems == []
+    return "maintained"

@@ -1,0 +1,258 @@
+"""Many processes and one store: nothing is lost, nobody writes over another."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from featstore.errors import StoreWriteError
+from featstore.store.catalog import parse_catalog
+from featstore.store.claim import claim_set
+from featstore.store.layout import SetKey
+from featstore.store.store import open_store
+from featstore.store.verify import verify_store
+from tests.faults import scenarios
+from tests.faults.conftest import Children
+from tests.faults.pictures import make_manifest
+from tests.faults.trees import check_readable, litter, tree
+
+PROCESSES = 16
+
+#: Claims that expire within a test: the heartbeat must be able to keep up on a busy machine.
+QUICK = {"expiry": 1.0, "beat": 0.1}
+KEY = SetKey("birds", "image", "timm.toy-78c87e78")
+
+
+def _until(condition: Callable[[], object]) -> None:
+    """Wait for something that is bound to happen."""
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    pytest.fail("waited for a minute in vain")
+
+
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+
+
+def _claims(root: Path) -> list[str]:
+    return sorted(path.parent.name for path in root.glob("*/*/*/.staging/w*/claim"))
+
+
+@pytest.fixture(scope="module")
+def whole(children: Children, memory: Path) -> dict[int, dict[str, bytes | None]]:
+    """The trees of the two revisions, written undisturbed."""
+    trees = {}
+    for n in scenarios.SIZES:
+        assert children.run("once", memory / "undisturbed", args={"n": n})["code"] == 0
+        trees[n] = tree(memory / "undisturbed")
+    return trees
+
+
+def test_sixteen_processes_write_sixteen_sets(children: Children, store: Path) -> None:
+    names = [f"set{i:02d}" for i in range(PROCESSES)]
+    pids = [children.start("once", store, args={"dataset": name}) for name in names]
+    assert [children.wait(pid)["code"] for pid in pids] == [0] * PROCESSES
+    listed = parse_catalog(json.loads((store / "catalog.json").read_bytes()))
+    assert listed is not None
+    assert sorted(key.split("/")[0] for key in listed["sets"]) == names
+    check_readable(store, "sixteen sets")
+    assert litter(store) == []
+
+
+def test_sixteen_processes_want_the_same_set(
+    children: Children, store: Path, whole: dict[int, dict[str, bytes | None]]
+) -> None:
+    args = {"n": scenarios.SIZES[0], "wait": 60, "nap": 0.01}
+    pids = [children.start("once", store, args=args) for _ in range(PROCESSES)]
+    reports = [children.wait(pid) for pid in pids]
+    assert sorted(str(report.get("value")) for report in reports) == [
+        *["reused"] * (PROCESSES - 1),
+        "written",
+    ], reports
+    assert tree(store) == whole[scenarios.SIZES[0]]
+    assert litter(store) == []
+
+
+def test_sixteen_processes_that_do_not_wait(
+    children: Children, store: Path, whole: dict[int, dict[str, bytes | None]]
+) -> None:
+    args = {"n": scenarios.SIZES[0], "nap": 0.05}
+    pids = [children.start("once", store, args=args) for _ in range(PROCESSES)]
+    reports = [children.wait(pid) for pid in pids]
+    assert [report.get("value") for report in reports].count("written") == 1, reports
+    for report in reports:
+        if "value" not in report:
+            assert (report["code"], report["error"]) == (1, "StoreWriteError")
+            assert "is being written by" in report["message"]
+        else:
+            assert report["value"] in ("written", "reused")
+    assert tree(store) == whole[scenarios.SIZES[0]]
+
+
+def test_sixteen_extractions_of_one_manifest_give_one_set(
+    children: Children, tmp_path: Path, store: Path
+) -> None:
+    manifest = make_manifest(tmp_path / "one", "one", 40)
+    args = {"manifest": manifest, "wait": 60}
+    pids = [children.start("extract", store, args=args) for _ in range(PROCESSES)]
+    reports = [children.wait(pid) for pid in pids]
+    assert [report["code"] for report in reports] == [0] * PROCESSES, reports
+    counts = sorted((r["value"]["new"], r["value"]["reused"]) for r in reports)
+    assert counts == [*[(0, 39)] * (PROCESSES - 1), (39, 0)]
+    assert len({report["value"]["revision_id"] for report in reports}) == 1
+    assert verify_store(store).problems == []
+    assert len(open_store(store).view("one/image/object:mean")) == 39
+
+
+def test_a_second_writer_is_told_who_writes(children: Children, store: Path) -> None:
+    first = children.start("once", store, args={"n": 7, "nap": 0.5})
+    _until(lambda: _claims(store))
+    report = children.run("once", store, args={"n": 7})
+    assert report["error"] == "StoreWriteError"
+    assert f"is being written by process {first} on {socket.gethostname()}." in report["message"]
+    assert "--wait SECONDS" in report["message"]
+    assert children.wait(first)["code"] == 0
+
+
+def test_a_killed_writer_is_followed_at_once(
+    children: Children, store: Path, whole: dict[int, dict[str, bytes | None]]
+) -> None:
+    # The claim would expire in a minute; nobody waits for that.
+    first = children.start("once", store, args={"n": 7, "nap": 0.5})
+    _until(lambda: list(store.rglob("embedding/c/0/0")))
+    os.kill(first, signal.SIGKILL)
+    assert children.wait(first)["code"] == -signal.SIGKILL
+    assert children.run("once", store, args={"n": 7})["value"] == "written"
+    assert tree(store) == whole[7]
+
+
+@pytest.mark.parametrize("where", ["block", "data", "finish", "pointer"])
+@pytest.mark.parametrize("when", ["while the next", "after the next", "while a third"])
+def test_a_stopped_writer_cannot_publish(
+    children: Children,
+    store: Path,
+    whole: dict[int, dict[str, bytes | None]],
+    where: str,
+    when: str,
+) -> None:
+    first = children.start("stop_before", store, args={"where": where, "n": 7, **QUICK})
+    _until(lambda: _is_stopped(first))
+    before = _claims(store)
+    slow = {"n": 7, "wait": 60, **QUICK, "nap": 0.3 if when == "while the next" else 0}
+    following = children.start("quickly", store, args=slow)
+    n = 7
+    if when == "while the next":
+        _until(lambda: _claims(store) not in ([], before))
+    else:
+        report = children.wait(following)
+        assert report["value"] == "written", report
+    if when == "while a third":
+        n = 11
+        following = children.start("quickly", store, args={"n": n, "nap": 0.3, **QUICK})
+        _until(lambda: _claims(store))
+    published = tree(store) if when == "after the next" else None
+    os.kill(first, signal.SIGCONT)
+    report = children.wait(first)
+    assert (report["code"], report.get("error")) == (1, "ClaimLostError"), report
+    assert "Run the same command again" in report["message"]
+    if published is not None:
+        assert tree(store) == published
+    else:
+        report = children.wait(following)
+        assert report.get("value") == "written", report
+    assert tree(store) == whole[n]
+    check_readable(store, f"stopped before {where}, resumed {when}")
+
+
+def test_a_writer_stopped_at_any_call_cannot_publish(
+    faulty: Children, memory: Path, whole: dict[int, dict[str, bytes | None]]
+) -> None:
+    """The same, wherever the process is stopped: a fixed sample of its file calls."""
+    root = memory / "counted"
+    report = faulty.run("once", root, args={"n": 7}, fault={"mode": "none"})
+    calls = [call.replace(str(root), "") for call in report["calls"]]
+    begun = next(i for i, call in enumerate(calls, 1) if call.endswith("/claim"))
+    published = next(i for i, c in enumerate(calls, 1) if c == f"rename /{KEY}/zarr.json")
+    step = 1 if os.environ.get("HEADSTOCK_FAULTS") == "all" else 9
+    for at in range(begun + 1, published + 1, step):
+        where = f"stopped at call {at}, {calls[at - 1]}"
+        root = memory / "stopped"
+        fault = {"mode": "stop", "at": at}
+        args = {"n": 7, "expiry": 0.5, "beat": 0.05}
+        first = faulty.start("quickly", root, args=args, fault=fault)
+        _until(lambda pid=first: _is_stopped(pid))
+        report = faulty.run("quickly", root, args={**args, "wait": 60})
+        assert report.get("value") == "written", f"{where}: {report}"
+        os.kill(first, signal.SIGCONT)
+        report = faulty.wait(first)
+        assert report.get("error") == "ClaimLostError", f"{where}: {report}"
+        assert tree(root) == whole[7], where
+        check_readable(root, where)
+        shutil.rmtree(root)
+
+
+def _foreign_claim(directory: Path, *, age: float) -> Path:
+    """Make what a writer on another machine leaves; nobody here holds its lock."""
+    folder = directory / ".staging" / "w000003-0123abcd"
+    folder.mkdir(parents=True)
+    record = {"pid": 7, "host": "elsewhere", "boot": "another", "folder": folder.name}
+    (folder / "claim").write_text(json.dumps(record))
+    os.utime(folder / "claim", (time.time() - age,) * 2)
+    return folder
+
+
+def test_a_foreign_claim_is_respected_while_it_beats(store: Path) -> None:
+    folder = _foreign_claim(KEY.directory(store), age=0)
+    with pytest.raises(StoreWriteError, match="written by process 7 on elsewhere"):
+        claim_set(KEY.directory(store), KEY, expiry=0.3, beat=0.05)
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(0.02):
+            os.utime(folder / "claim")
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(StoreWriteError, match="written by process 7 on elsewhere"):
+            claim_set(KEY.directory(store), KEY, wait=1.5, expiry=0.3, beat=0.05)
+    finally:
+        over.set()
+        thread.join()
+    assert folder.exists()
+
+
+def test_a_foreign_claim_without_a_beat_is_watched_before_it_is_taken(store: Path) -> None:
+    folder = _foreign_claim(KEY.directory(store), age=3600)
+    (folder / "data-000000.bin").write_bytes(b"staged")
+    inode = (folder / "data-000000.bin").stat().st_ino
+    started = time.monotonic()
+    claim = claim_set(KEY.directory(store), KEY, expiry=0.4, beat=0.05)
+    # An old time alone proves nothing: the other machine's clock may be wrong.
+    assert time.monotonic() - started > 0.4
+    assert not folder.exists()
+    assert claim.folder.name.startswith("w000004-")
+    # The other may still hold the file open: the successor goes on with a copy.
+    assert (claim.folder / "data-000000.bin").read_bytes() == b"staged"
+    assert (claim.folder / "data-000000.bin").stat().st_ino != inode
+    claim.finish()
+    assert list(KEY.directory(store).iterdir()) == []
+
+
+def test_a_claim_that_was_not_written_whole_is_nobodys_for_long(store: Path) -> None:
+    folder = _foreign_claim(KEY.directory(store), age=0)
+    (folder / "claim").unlink()
+    claim = claim_set(KEY.directory(store), KEY)
+    claim.release()
+    assert not folder.exists()

@@ -1,0 +1,63 @@
+"""Real kills at random moments of real extractions, until one gets through."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featstore.store.store import open_store
+from featstore.store.verify import verify_store
+from tests.faults.conftest import Children
+from tests.faults.pictures import make_manifest
+from tests.faults.trees import litter, tree
+
+#: Kills before the test is content.
+ROUNDS = 50
+
+
+@pytest.mark.slow
+def test_killed_at_random_until_done_it_is_the_same_store(
+    children: Children, tmp_path: Path, memory: Path
+) -> None:
+    arguments = {
+        "manifest": make_manifest(tmp_path / "one", "one", 40),
+        "other": make_manifest(tmp_path / "two", "two", 17),
+        "n": 11,
+    }
+    started = time.monotonic()
+    report = children.run("extract_and_extend", memory / "whole kills", args=arguments)
+    assert report["code"] == 0, report
+    whole = time.monotonic() - started
+    expected = tree(memory / "whole kills")
+    rng = np.random.default_rng(20260521)
+    kills = completed = 0
+    root = memory / "killed"
+    while kills < ROUNDS:
+        pid = children.start("extract_and_extend", root, args=arguments)
+        # Half of the kills soon after the start, when a resumed run does its work.
+        time.sleep(float(rng.uniform(0, whole if rng.random() < 0.5 else whole / 4)))
+        os.kill(pid, signal.SIGKILL)
+        report = children.wait(pid)
+        assert report["code"] in (0, -signal.SIGKILL), report
+        if report["code"] != 0:
+            kills += 1
+            if (root / "zarr.json").exists():
+                assert verify_store(root).problems == []
+                store = open_store(root, verify="full")
+                for info in store.sets():
+                    store.view(str(info.key)).numpy(np.float32)
+        if kills % 10 == 0 or report["code"] == 0:
+            # Every so often it is left alone, and everything must be there.
+            report = children.run("extract_and_extend", root, args=arguments)
+            assert report["code"] == 0, report
+            assert tree(root) == expected
+            assert litter(root) == []
+            shutil.rmtree(root)
+            completed += 1
+    assert completed >= 5

@@ -1,0 +1,229 @@
+"""A store of a team: two users and their umasks, readers without rights, sealed files.
+
+Where the tests run as the superuser the users are real ones; elsewhere one user plays both, with
+two umasks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featstore.store.sharing import make_store
+from featstore.store.verify import verify_store
+from tests.faults import scenarios, team
+from tests.faults.conftest import Children
+from tests.faults.trees import litter, tree
+
+ROOT = hasattr(os, "getuid") and os.getuid() == 0
+GROUP = 12_003
+
+#: The careful one keeps everything to herself, the other lets the world read; a stranger reads.
+ANNE: dict[str, Any] = {"umask": 0o077}
+BERT: dict[str, Any] = {"umask": 0o022}
+CARL: dict[str, Any] = {"umask": 0o022}
+if ROOT:
+    ANNE["user"] = {"uid": 12_001, "gid": GROUP}
+    BERT["user"] = {"uid": 12_002, "gid": GROUP}
+    CARL["user"] = {"uid": 12_004, "gid": 12_004}
+
+superuser = pytest.mark.skipif(not ROOT, reason="only the superuser can be two users")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder of Anne's that others may look into, unlike pytest's."""
+    path = Path(tempfile.mkdtemp())
+    if ROOT:
+        os.chown(path, ANNE["user"]["uid"], GROUP)
+    path.chmod(0o755)
+    yield path
+    for found in [path, *(p for p in path.rglob("*") if p.is_dir())]:
+        found.chmod(0o755)
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def shared(children: Children, folder: Path) -> Path:
+    """An empty store that Anne made for the group."""
+    report = children.run("init", folder / "store", **ANNE)
+    assert report.get("value") is True, report
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def whole(children: Children, memory: Path) -> dict[int, dict[str, bytes | None]]:
+    """The trees of the two revisions, written undisturbed by one user."""
+    trees = {}
+    for n in scenarios.SIZES:
+        report = children.run("once", memory / "shared whole", args={"n": n})
+        assert report["code"] == 0, report
+        trees[n] = tree(memory / "shared whole")
+    return trees
+
+
+def _done(report: dict[str, Any]) -> Any:
+    assert report["code"] == 0, report
+    return report["value"]
+
+
+def _modes(root: Path) -> dict[str, str]:
+    """Return what has not the mode that it should have in a shared store."""
+    wrong = {}
+    for path in [root, *root.rglob("*")]:
+        facts = path.lstat()
+        expected = 0o2775 if path.is_dir() else 0o444
+        if stat.S_IMODE(facts.st_mode) != expected or (ROOT and facts.st_gid != GROUP):
+            wrong[path.relative_to(root).as_posix()] = f"{facts.st_mode:o} {facts.st_gid}"
+    return wrong
+
+
+def test_two_users_write_by_turns(
+    children: Children, shared: Path, whole: dict[int, dict[str, bytes | None]]
+) -> None:
+    assert _done(children.run("once", shared, args={"dataset": "annes"}, **ANNE)) == "written"
+    assert _done(children.run("once", shared, args={"dataset": "berts"}, **BERT)) == "written"
+    assert _done(children.run("once", shared, args={"n": 7}, **ANNE)) == "written"
+    assert _modes(shared) == {}
+    # Bert extends what Anne began, and the other way round.
+    assert _done(children.run("once", shared, args={"n": 11}, **BERT)) == "written"
+    args = {"n": 11, "dataset": "berts"}
+    assert _done(children.run("once", shared, args=args, **ANNE)) == "written"
+    assert _modes(shared) == {}
+    keys = _done(children.run("read", shared, **ANNE))
+    assert [key.split("/")[0] for key in keys] == ["annes", "berts", "birds"]
+    for reader in (BERT, CARL):
+        assert _done(children.run("read", shared, **reader)) == keys
+    birds = {name: data for name, data in tree(shared).items() if name.startswith("birds")}
+    assert birds == {k: v for k, v in whole[11].items() if k.startswith("birds")}
+
+
+@pytest.mark.parametrize(("first", "second"), [(ANNE, BERT), (BERT, ANNE)], ids=["AB", "BA"])
+@pytest.mark.parametrize("n", [7, 11])
+def test_one_resumes_what_the_other_left(
+    children: Children,
+    shared: Path,
+    whole: dict[int, dict[str, bytes | None]],
+    first: dict[str, Any],
+    second: dict[str, Any],
+    n: int,
+) -> None:
+    if n == 11:
+        _done(children.run("once", shared, args={"n": 7}, **second))
+    # With an error, so that a block of an unfinished file is staged and journalled.
+    block = 3 if n == 7 else 5
+    report = children.run("give_up", shared, args={"n": n, "block": block}, **first)
+    assert report["message"] == "given up"
+    staged = next(shared.rglob(".staging/w*/data-*.bin"))
+    if ROOT:
+        assert staged.stat().st_uid == first["user"]["uid"]
+    assert _done(children.run("once", shared, args={"n": n}, **second)) == "written"
+    assert tree(shared) == whole[n]
+    assert litter(shared) == []
+    assert _modes(shared) == {}
+    _done(children.run("read", shared, **first))
+
+
+def test_one_follows_the_other_who_was_killed(
+    children: Children, shared: Path, whole: dict[int, dict[str, bytes | None]]
+) -> None:
+    for rest in (0, 1, 2):
+        shutil.rmtree(shared)
+        _done(children.run("init", shared, **ANNE))
+        pid = children.start("once", shared, args={"n": 7, "nap": 0.3}, **ANNE)
+        for _ in range(6000):
+            if len(list(shared.rglob(("claim", "data-*.bin", "embedding/c/0/0")[rest]))) > 0:
+                break
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+        assert children.wait(pid)["code"] == -signal.SIGKILL
+        assert _done(children.run("once", shared, args={"n": 7}, **BERT)) == "written"
+        assert tree(shared) == whole[7]
+        assert _modes(shared) == {}
+
+
+def test_a_private_store_is_opened_to_the_group(children: Children, folder: Path) -> None:
+    root = folder / "private"
+    _done(children.run("once", root, args={"n": 7}, **ANNE))
+    children.run("give_up", root, args={"n": 11, "block": 4}, **ANNE)
+    if ROOT:
+        assert children.run("read", root, **BERT)["code"] != 0
+        report = children.run("init", root, **BERT)
+        assert (report["code"], "Permission denied" in report["message"]) == (1, True), report
+    report = children.run("init", root, **ANNE)
+    assert report.get("value") is False, report
+    assert _done(children.run("once", root, args={"n": 11}, **BERT)) == "written"
+    assert _modes(root) == {}
+    _done(children.run("read", root, **ANNE))
+    # And once more: nothing is left to do, though parts are Bert's now.
+    assert _done(children.run("init", root, **ANNE)) is False
+
+
+@superuser
+def test_parts_of_others_are_named(children: Children, folder: Path) -> None:
+    root = folder / "mixed"
+    folder.chmod(0o777)
+    _done(children.run("once", root, args={"n": 7}, **ANNE))
+    for path in [root, root / "birds"]:
+        path.chmod(0o755)
+    os.chown(root, BERT["user"]["uid"], GROUP)
+    report = children.run("init", root, **BERT)
+    assert report["error"] == "StoreWriteError"
+    assert "Each owner runs `featstore init" in report["message"]
+
+
+def test_a_reader_needs_no_right_to_write(children: Children, shared: Path) -> None:
+    _done(children.run("grow", shared, **ANNE))
+    paths = [shared, *sorted(shared.rglob("*"))]
+    for path in paths:
+        path.chmod(stat.S_IMODE(path.lstat().st_mode) & ~0o222)
+    before = {path: (path.lstat().st_mtime_ns, path.lstat().st_ino) for path in paths}
+    keys = _done(children.run("read", shared, **CARL))
+    assert len(keys) == 2
+    assert [shared, *sorted(shared.rglob("*"))] == paths
+    assert {path: (path.lstat().st_mtime_ns, path.lstat().st_ino) for path in paths} == before
+    # Extracting again needs no right either: there is nothing to do. Writing more is refused.
+    report = children.run("once", shared, args={"n": 12}, **CARL)
+    assert (report["code"], report["error"]) == (1, "StoreWriteError"), report
+    assert "Permission denied. Get the permission" in report["message"]
+    assert {path: (path.lstat().st_mtime_ns, path.lstat().st_ino) for path in paths} == before
+
+
+def test_a_finished_set_is_sealed_and_can_still_be_mended(children: Children, folder: Path) -> None:
+    root = folder / "store"
+    _done(children.run("grow", root, **ANNE))
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert [path for path in files if path.lstat().st_mode & 0o222] == []
+    assert _done(children.run("maintain", root, **ANNE)) == "maintained"
+
+
+def test_a_new_store_is_empty_and_whole(tmp_path: Path) -> None:
+    assert make_store(tmp_path / "store")
+    assert not make_store(tmp_path / "store")
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [
+        "catalog.json",
+        "zarr.json",
+    ]
+    assert verify_store(tmp_path / "store").problems == []
+    assert team.read(tmp_path / "store") == []
+
+
+def test_other_folders_are_not_taken_for_stores(tmp_path: Path) -> None:
+    from featstore.cli import cli
+    from featstore.command_line import run_command
+
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert run_command(cli, "featstore", ["init", str(tmp_path), "--shared"]) == 1
+    assert stat.S_IMODE((tmp_path / "thesis.tex").stat().st_mode) & 0o200
+    assert run_command(cli, "featstore", ["init", str(tmp_path / "new"), "--shared"]) == 0
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o2775

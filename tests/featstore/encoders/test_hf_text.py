@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from featstore.encoders import hf_model
+from featstore.encoders.base import TextEncoder
+from featstore.encoders.golden import GOLDEN_TEXTS
+from featstore.encoders.hf_text import HFTextEncoder, check_hf_name, open_hf
+from featstore.errors import EncoderError, UnknownEncoderError
+from featstore.keys import space_id
+from tests.featstore.encoders.text_models import SAVERS, byte_level_bpe, save_random
+
+TEXTS = [*GOLDEN_TEXTS, "", "a", "dog " * 60]
+POOLINGS = [
+    *(
+        (model, pool)
+        for model in ("roberta", "bert", "mpnet")
+        for pool in ("cls", "mean", "pooler")
+    ),
+    ("gpt2", "last"),
+    ("gpt2", "mean"),
+]
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    root = tmp_path_factory.mktemp("hf")
+    return {model: save(root / model) for model, save in SAVERS.items()}
+
+
+@pytest.fixture
+def folders(originals, tmp_path):
+    """A copy of each model that a test may change."""
+    return {
+        model: Path(shutil.copytree(folder, tmp_path / model))
+        for model, folder in originals.items()
+    }
+
+
+def one_by_one(folder, pool, texts, limit):
+    """Pool each text on its own, from the published recipe: no padding, no mask, no batch."""
+    from transformers import AutoModel, AutoTokenizer
+    from transformers import logging as log
+
+    log.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    network = AutoModel.from_pretrained(folder).eval()
+    log.enable_progress_bar()
+    rows = []
+    for text in texts:
+        ids = tokenizer(text, truncation=True, max_length=limit)["input_ids"]
+        with torch.inference_mode():
+            output = network(torch.tensor([ids]))
+            states = output.last_hidden_state[0]
+            if pool == "pooler":
+                dense = network.pooler.dense
+                rows.append(torch.tanh(dense.weight @ states[0] + dense.bias))
+            else:
+                rows.append({"cls": states[0], "mean": states.mean(0), "last": states[-1]}[pool])
+    return torch.stack(rows).numpy()
+
+
+@pytest.mark.parametrize(("model", "pool"), POOLINGS)
+def test_every_pooling_equals_a_direct_forward_without_padding(originals, model, pool):
+    encoder = open_hf(f"hf:{model}", weights=originals[model], pool=pool, max_length=40)
+    vectors = encoder.encode([encoder.prepare(text) for text in TEXTS])
+    expected = one_by_one(originals[model], pool, TEXTS, limit=40)
+    assert np.ptp(expected, axis=0).max() > 0.1  # the texts do differ
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    assert vectors.dtype == np.float32
+    assert encoder.dim == 16
+
+
+@pytest.fixture(scope="module")
+def roberta(originals):
+    return open_hf("hf:roberta", weights=originals["roberta"], pool="mean")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.text(max_size=120), min_size=1, max_size=8), data=st.data())
+def test_the_company_of_a_text_does_not_matter(roberta, texts, data):
+    order = data.draw(st.permutations(range(len(texts))))
+    together = roberta.encode([texts[position] for position in order])
+    for row, position in enumerate(order):
+        np.testing.assert_allclose(together[row], roberta.encode([texts[position]])[0], atol=1e-5)
+
+
+def test_it_is_a_text_encoder(roberta):
+    assert isinstance(roberta, TextEncoder)
+    assert isinstance(roberta, HFTextEncoder)
+    assert roberta.kinds == {"caption", "class_name"}
+    assert roberta.encode([]).shape == (0, 16)
+    assert "/" not in json.dumps({**roberta.space, **roberta.facts})
+
+
+def test_positions_bound_the_input_not_the_tokenizer(originals):
+    """42 rows of RoBERTa's table make 40 tokens, since the first two are never a token's."""
+    for model in SAVERS:
+        encoder = open_hf(f"hf:{model}", weights=originals[model], pool="mean")
+        assert encoder.space["max_length"] == 40
+        prepared = encoder.prepare("dog " * 100)
+        assert encoder.length(prepared) == 40
+        assert encoder.is_truncated(prepared)
+        assert encoder.n_tokens("dog " * 100) > 100
+        assert not encoder.is_truncated("dog")
+        assert np.isfinite(encoder.encode([prepared])).all()
+        with pytest.raises(EncoderError, match=r"at most 40, the positions that it has\. Got 41"):
+            open_hf(f"hf:{model}", weights=originals[model], pool="mean", max_length=41)
+
+
+def test_a_cut_text_keeps_its_end_mark(roberta):
+    prepared = roberta.prepare("dog " * 100)
+    assert (prepared.ids[0], prepared.ids[-1]) == (0, 2)
+
+
+def test_too_short_an_input_is_refused(originals):
+    with pytest.raises(EncoderError, match="adds 2 special tokens"):
+        open_hf("hf:bert", weights=originals["bert"], pool="cls", max_length=2)
+
+
+def test_the_prefix_is_part_of_the_text(originals, roberta):
+    prefixed = open_hf("hf:roberta", weights=originals["roberta"], pool="mean", prefix="query: ")
+    np.testing.assert_array_equal(prefixed.encode(["a"]), roberta.encode(["query: a"]))
+    assert prefixed.n_tokens("a") == roberta.n_tokens("query: a")
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def nudge(folder, key):
+    state = load_file(folder / "model.safetensors")
+    state[key].view(-1)[0] += 1e-6
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def case_sensitive(folder):
+    edit_json(folder / "tokenizer.json", normalizer=None)
+
+
+FOLDER_MUTATIONS = {
+    "weights": lambda f: nudge(f, "encoder.layer.1.output.dense.bias"),
+    "activation": lambda f: edit_json(f / "config.json", hidden_act="gelu_new"),
+    "heads": lambda f: edit_json(f / "config.json", num_attention_heads=4),
+    "epsilon": lambda f: edit_json(f / "config.json", layer_norm_eps=1e-6),
+    "tokenizer": case_sensitive,
+}
+OPTION_MUTATIONS = {
+    "pool": {"pool": "cls"},
+    "max_length": {"max_length": 16},
+    "prefix": {"prefix": "query: "},
+}
+
+
+@pytest.mark.parametrize("mutation", [*FOLDER_MUTATIONS, *OPTION_MUTATIONS])
+def test_every_keyed_change_changes_the_space(mutation, folders):
+    options = {"pool": "mean", "weights": folders["bert"]}
+    before = open_hf("hf:bert", **options)
+    FOLDER_MUTATIONS.get(mutation, lambda _: None)(folders["bert"])
+    after = open_hf("hf:bert", **{**options, **OPTION_MUTATIONS.get(mutation, {})})
+    assert space_id(after.space) != space_id(before.space)
+    changed = {key for key in before.space if before.space[key] != after.space[key]}
+    assert len(changed) == 1
+
+
+def test_the_run_is_not_keyed(folders, tmp_path):
+    before = open_hf("hf:bert", weights=folders["bert"], pool="cls")
+    nudge(folders["bert"], "pooler.dense.bias")  # cls is read before the pooler
+    (folders["bert"] / "README.md").write_text("hello")
+    moved = shutil.move(folders["bert"], tmp_path / "elsewhere")
+    options = {"batch_size": 3, "threads": 1, "precision": "bfloat16"}
+    after = open_hf("hf:bert", weights=moved, pool="cls", **options)
+    assert space_id(after.space) == space_id(before.space)
+
+
+def test_the_pooler_is_keyed_where_it_is_read(folders):
+    before = open_hf("hf:bert", weights=folders["bert"], pool="pooler")
+    nudge(folders["bert"], "pooler.dense.bias")
+    after = open_hf("hf:bert", weights=folders["bert"], pool="pooler")
+    assert space_id(after.space) != space_id(before.space)
+
+
+def test_bfloat16_says_how_far_it_is_from_float32(originals, roberta):
+    short = open_hf("hf:roberta", weights=originals["roberta"], pool="mean", precision="bfloat16")
+    facts = short.facts["precision"]
+    assert facts["compute"] == "bfloat16"
+    assert "precision" not in roberta.facts
+    a, b = roberta.encode(GOLDEN_TEXTS), short.encode(GOLDEN_TEXTS)
+    cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert facts["golden_cosine_to_float32"] == pytest.approx(cosines.min(), abs=1e-4)
+    assert not np.array_equal(a, b)
+    # The choice lasts for a forward pass, not for the process.
+    np.testing.assert_array_equal(roberta.encode(GOLDEN_TEXTS), a)
+
+
+# --- what does not fit --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "pool", "message"),
+    [
+        ("bert", None, r"needs a pooling: --pool \(API: pool=\) cls, mean, pooler or last"),
+        ("bert", "men", r"one of cls, mean, pooler, last. Got 'men'.*Did you mean 'mean'"),
+        ("bert", "last", "reads in both directions.*Take pool=cls or pool=mean"),
+        ("gpt2", "cls", "reads from left to right.*Take pool=last or pool=mean"),
+        ("gpt2", "pooler", "has no pooler. Take pool=cls or pool=mean"),
+    ],
+)
+def test_poolings_that_a_model_does_not_have(originals, model, pool, message):
+    with pytest.raises(EncoderError, match=message):
+        open_hf(f"hf:{model}", weights=originals[model], pool=pool)
+
+
+def drop(folder, prefix):
+    state = load_file(folder / "model.safetensors")
+    kept = {key: tensor for key, tensor in state.items() if not key.startswith(prefix)}
+    assert len(kept) < len(state)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_pooler_that_was_never_trained_is_refused_and_otherwise_ignored(folders):
+    whole = open_hf("hf:bert", weights=folders["bert"], pool="mean")
+    drop(folders["bert"], "pooler.")
+    with pytest.raises(EncoderError, match=r"has no trained pooler: 2 of \d+ tensors are missing"):
+        open_hf("hf:bert", weights=folders["bert"], pool="pooler")
+    without = open_hf("hf:bert", weights=folders["bert"], pool="mean")
+    assert space_id(without.space) == space_id(whole.space)
+
+
+def test_any_other_missing_tensor_is_refused(folders):
+    drop(folders["bert"], "encoder.layer.0.output.dense.weight")
+    with pytest.raises(EncoderError, match=r"is incomplete: 1 of \d+ tensors are missing"):
+        open_hf("hf:bert", weights=folders["bert"], pool="mean")
+
+
+def test_a_tokenizer_that_pads_otherwise_is_refused(folders):
+    edit_json(folders["roberta"] / "config.json", pad_token_id=0)
+    with pytest.raises(EncoderError, match="pads with token 1, the model with 0"):
+        open_hf("hf:roberta", weights=folders["roberta"], pool="mean")
+
+
+def test_an_encoder_with_a_decoder_is_refused(tmp_path):
+    from transformers import T5Config, T5Model
+
+    byte_level_bpe(tmp_path / "t5")
+    config = T5Config(vocab_size=350, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    save_random(T5Model, config, tmp_path / "t5")
+    with pytest.raises(EncoderError, match="encoder with a decoder"):
+        open_hf("hf:t5", weights=tmp_path / "t5", pool="mean")
+
+
+def test_a_pickle_is_refused(folders):
+    path = folders["bert"] / "model.safetensors"
+    torch.save(load_file(path), folders["bert"] / "pytorch_model.bin")
+    path.unlink()
+    with pytest.raises(EncoderError, match="could not be loaded from the folder 'bert'") as caught:
+        open_hf("hf:bert", weights=folders["bert"], pool="mean")
+    assert "\n" not in str(caught.value)
+    assert str(folders["bert"]) not in str(caught.value)
+
+
+def test_a_single_file_is_refused(originals):
+    with pytest.raises(EncoderError, match="needs a folder"):
+        open_hf("hf:bert", weights=originals["bert"] / "model.safetensors", pool="mean")
+
+
+def test_a_hub_out_of_reach(monkeypatch):
+    monkeypatch.setattr(hf_model, "hub_unreachable", lambda: "no route.")
+    with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights"):
+        open_hf("hf:owner/not-in-any-cache", pool="mean")
+
+
+def test_names():
+    check_hf_name("roberta-base")
+    check_hf_name("princeton-nlp/sup-simcse-bert-base-uncased")
+    with pytest.raises(UnknownEncoderError, match="hf:owner/model"):
+        check_hf_name("../etc")
+
+
+# --- code of the model's own --------------------------------------------------------------------
+
+CODE = """
+from transformers import BertModel
+
+class TwiceBertModel(BertModel):
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.last_hidden_state = {factor} * output.last_hidden_state
+        return output
+"""
+
+
+def with_code(folder, factor):
+    (folder / "modeling_twice.py").write_text(CODE.format(factor=factor))
+    edit_json(folder / "config.json", auto_map={"AutoModel": "modeling_twice.TwiceBertModel"})
+
+
+@pytest.fixture
+def code_cache(tmp_path, monkeypatch):
+    """Keep the library's copies of code out of the home folder and of this process."""
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "code"))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("transformers_modules"):
+            del sys.modules[name]
+    path = str(tmp_path / "code")
+    sys.path[:] = [entry for entry in sys.path if entry != path]
+
+
+def test_code_of_a_model_is_run_only_if_named_and_then_keyed(folders, code_cache):
+    folder = folders["bert"]
+    plain = open_hf("hf:bert", weights=folder, pool="mean")
+    assert "trust_remote_code" not in plain.space
+    with_code(folder, factor=2)
+    # Without trust the library's own class is taken: nothing of the folder is run.
+    untrusted = open_hf("hf:bert", weights=folder, pool="mean")
+    np.testing.assert_array_equal(untrusted.encode(TEXTS), plain.encode(TEXTS))
+    trusted = open_hf("hf:bert", weights=folder, pool="mean", trust_remote_code=True)
+    np.testing.assert_allclose(trusted.encode(TEXTS), 2 * plain.encode(TEXTS), rtol=1e-6)
+    assert trusted.space["trust_remote_code"]["files"] == 1
+    with_code(folder, factor=3)
+    changed = open_hf("hf:bert", weights=folder, pool="mean", trust_remote_code=True)
+    ids = {space_id(encoder.space) for encoder in (plain, trusted, changed)}
+    assert len(ids) == 3

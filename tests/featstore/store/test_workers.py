@@ -1,0 +1,53 @@
+"""Worker threads: kept between blocks, and made anew in a forked child."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from featstore.store.workers import run_beside, workers
+
+
+def test_threads_are_kept() -> None:
+    assert workers() is workers()
+    assert workers().submit(os.getpid).result(10) == os.getpid()
+
+
+def test_both_have_ended_whatever_they_raise() -> None:
+    ended = []
+
+    def slow() -> None:
+        time.sleep(0.05)
+        ended.append("slow")
+
+    def failing() -> None:
+        raise OSError(28, "full")
+
+    assert run_beside(slow, lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        run_beside(slow, lambda: 1 // 0)
+    assert ended == ["slow", "slow"]
+    with pytest.raises(OSError, match="full"):
+        run_beside(failing, slow)
+    assert len(ended) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_forked_child_makes_its_own() -> None:
+    code = """
+        import os, warnings
+        from featstore.store.workers import workers
+        workers().submit(int).result()
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is the point
+        child = os.fork()
+        if not child:
+            os._exit(workers().submit(int).result(10) + 7)
+        raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=60)
+    assert done.returncode == 7

@@ -1,0 +1,209 @@
+"""``ls``, ``show`` and ``rm``: what they print is what the set holds."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from featstore.cli import cli
+from featstore.cli.show import human_bytes
+from featstore.command_line import EXIT_ERROR, EXIT_USAGE, run_command
+from featstore.store.arrays import MemoryRows
+from featstore.store.items import ItemTable
+from featstore.store.store import open_store
+from featstore.store.summary import row_facts
+from featstore.store.views import EmbeddingsView
+from featstore.store.writer import SetWriter
+from tests.assertions import assert_close
+
+KEY = "birds/image/toy"
+
+
+def _run(*args: str | Path) -> int:
+    return run_command(cli, "featstore", [str(arg) for arg in args])
+
+
+def _write(root: Path, n: int, fail: tuple[int, ...] = ()) -> str:
+    items = pl.DataFrame(
+        {
+            "item_id": [f"b/{i}" for i in range(n)],
+            "split": ["train" if i % 2 else None for i in range(n)],
+            "content_sha256": [f"{i if i < 10 else 3:064x}" for i in range(n)],
+        }
+    )
+    rows = np.zeros((n, 2), np.float32)
+    rows[:, 0] = np.where(np.arange(n) < 6, 3, np.arange(n))
+    rows[:, 1] = np.where(np.arange(n) < 6, 4, 0)
+    with SetWriter(
+        root, dataset="birds", kind="image", encoder="timm:toy", space={"name": "toy"},
+        items=items, dim=2, dtype="float16", block_rows=4, facts={"manifest_revision": "r7"},
+    ) as writer:  # fmt: skip
+        for block in writer.pending():
+            where = writer.layout.block_slice(block)
+            failed = {f"b/{i}": "torn" for i in fail if where.start <= i < where.stop}
+            writer.write_block(block, rows[where], failed)
+        writer.finish(
+            run={"date": "2026-05-21", "device": "cpu", "batch": 32, "versions": {"torch": "2.9"}}
+        )
+    return str(writer.key)
+
+
+def test_show_says_what_the_set_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _write(tmp_path, 8)
+    key = _write(tmp_path, 12, fail=(11,))
+    assert _run("show", tmp_path, KEY, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    # Rows: six times (3, 4), then (6, 0), (7, 0) … (10, 0); the last failed.
+    assert shown["norms"] == {
+        "min": 5, "median": 5, "max": 10, "mean": pytest.approx(70 / 11), "zero": 0
+    }  # fmt: skip
+    assert shown["duplicates"]["embeddings"] == {
+        "groups": 1, "largest": 6, "extra": 5, "examples": [[f"b/{i}" for i in range(5)]]
+    }  # fmt: skip
+    assert shown["duplicates"]["content"] == {
+        "groups": 1, "largest": 2, "extra": 1, "examples": [["b/3", "b/10"]]
+    }  # fmt: skip
+    assert [(r["n"], r["failed"], r["current"]) for r in shown["revisions"]] == [
+        (8, 0, False), (12, 1, True)
+    ]  # fmt: skip
+    assert shown["failures"] == {"b/11": "torn"}
+    assert shown["splits"] == {"None": 6, "train": 5}
+    assert [run["device"] for run in shown["runs"]] == ["cpu", "cpu"]
+    assert shown["bytes"] == sum(
+        path.stat().st_size for path in (tmp_path / key).rglob("*") if path.is_file()
+    )
+    old = shown["revisions"][0]["revision_id"]
+    assert _run("show", tmp_path, KEY, "--json", "--revision", old[:9]) == 0
+    earlier = json.loads(capsys.readouterr().out)
+    assert (earlier["revision_id"], earlier["n"], earlier["failures"]) == (old, 8, {})
+    assert earlier["norms"]["max"] == 7
+
+
+def test_show_reads_no_rows_if_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _write(tmp_path, 5)
+    assert _run("show", tmp_path, KEY, "--json", "--quick") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["norms"] is None
+    assert shown["duplicates"] == {
+        "embeddings": None, "content": {"groups": 0, "largest": 0, "extra": 0, "examples": []}
+    }  # fmt: skip
+
+
+def test_show_for_people_is_aligned_and_short(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write(tmp_path, 60, fail=tuple(range(20, 45)))
+    assert _run("show", tmp_path, KEY) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line[12:14] == "  " for line in lines)
+    assert sum(": torn" in line for line in lines) == 20
+    assert lines[-1].strip() == "and 5 more: --json lists all"
+    text = "\n".join(lines)
+    assert "failed        25 items" in text
+    assert "equal rows    1 groups, the largest of 6" in text
+    assert "norms         min 5, median" in text
+    assert "from          manifest revision r7" in text
+    assert "2026-05-21, device cpu, batch 32, torch 2.9" in text
+
+
+def _view(rows: np.ndarray) -> EmbeddingsView:
+    items = pl.DataFrame({"item_id": [str(i) for i in range(len(rows))]})
+    return EmbeddingsView(
+        source=MemoryRows(rows), rows=np.arange(len(rows)), table=ItemTable(lambda: items),
+        key="a/b/c", encoder="x:y", space_id="", set_id="", revision_id="",
+    )  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    arrays.arrays(np.int8, st.tuples(st.integers(1, 30), st.integers(1, 2)),
+                  elements=st.integers(-1, 1)),
+    st.sampled_from(["float16", "float32", "float64"]),
+)  # fmt: skip
+def test_norms_and_equal_rows_agree_with_counting(small: np.ndarray, dtype: str) -> None:
+    rows = small.astype(dtype)
+    norms, equal = row_facts(_view(rows))
+    expected = np.linalg.norm(rows.astype(np.float64), axis=1)
+    assert_close(
+        [norms.min, norms.median, norms.mean, norms.max],
+        [expected.min(), np.median(expected), expected.mean(), expected.max()],
+        "float32",
+    )
+    assert norms.zero == int((expected == 0).sum())
+    counts = [count for count in Counter(row.tobytes() for row in rows).values() if count > 1]
+    assert (equal.groups, equal.largest, equal.extra) == (
+        len(counts), max(counts, default=0), sum(counts) - len(counts)
+    )  # fmt: skip
+    for names in equal.examples:
+        assert len({rows[int(name)].tobytes() for name in names}) == 1
+
+
+def test_ls_has_precision_size_and_revisions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write(tmp_path, 8)
+    _write(tmp_path, 12, fail=(10,))
+    assert _run("ls", tmp_path) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.split()[1:5] == ["12", "×", "2", "float16"]
+    assert "float32" in line
+    assert line.endswith("2 revisions  1 failed")
+    assert _run("ls", tmp_path, "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["precision"], row["revisions"], row["state"]) == ("float32", 2, "finished")
+    assert f"{human_bytes(row['bytes'])}  2 rev" in line
+
+
+def test_sizes_for_people() -> None:
+    sizes = [0, 999, 1000, 1023 * 1024, 1_500_000, 5 * 2**40]
+    assert [human_bytes(size) for size in sizes] == [
+        "0 B", "999 B", "0.977 KiB", "0.999 MiB", "1.43 MiB", "5 TiB"
+    ]  # fmt: skip
+
+
+def test_rm_asks_or_says_yes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = _write(tmp_path, 5)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert _run("rm", tmp_path, KEY) == EXIT_USAGE
+    assert f"Nobody can be asked whether to remove {key}: say --yes." in capsys.readouterr().err
+    assert _run("rm", tmp_path, "birds/image/tyo", "--yes") == EXIT_ERROR
+    assert "Did you mean 'birds/image/timm.toy'?" in capsys.readouterr().err
+    assert len(open_store(tmp_path).sets()) == 1
+    assert _run("rm", tmp_path, KEY, "--yes") == 0
+    assert open_store(tmp_path).sets() == []
+
+
+def test_an_unfinished_set_goes_by_its_short_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {
+        "dataset": "birds", "kind": "image", "encoder": "timm:toy", "space": {"name": "toy"},
+        "items": pl.DataFrame({"item_id": [str(i) for i in range(9)]}), "dim": 2,
+        "dtype": "float32", "block_rows": 4, "plain_bytes": 0,
+    }  # fmt: skip
+    with SetWriter(tmp_path, **options) as writer:
+        writer.write_block(0, np.ones((4, 2)))
+    assert _run("show", tmp_path, KEY) == EXIT_ERROR
+    assert "is not complete" in capsys.readouterr().err
+    assert _run("rm", tmp_path, KEY, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == str(writer.key)
+    assert not writer.directory.exists()
+
+
+def test_verify_takes_short_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _write(tmp_path, 5)
+    assert _run("verify", tmp_path, KEY) == 0
+    assert _run("verify", tmp_path, "birds/image/tyo") == EXIT_ERROR
+    assert "Did you mean" in capsys.readouterr().err
