@@ -13,10 +13,16 @@ ARENA = ["task", "eval", "direction"]
 TASK_ORDER = ["zero_shot", "retrieval"]
 EVAL_ORDER = ["all-names", "held-out"]
 DIRECTION_ORDER = ["image→name", "image→caption", "caption→image"]
-METHOD_ORDER = ["chance", "conse", "procrustes", "ridge"]
+METHOD_ORDER = ["chance", "conse", "procrustes", "ridge", "kernel-ridge"]
 SOURCE_ORDER = ["none", "shuffled", "random", "random-cov", "head"]
 
-METHOD_NAMES = {"conse": "ConSE", "procrustes": "Procrustes", "ridge": "Ridge", "chance": "chance"}
+METHOD_NAMES = {
+    "conse": "ConSE",
+    "procrustes": "Procrustes",
+    "ridge": "Ridge",
+    "kernel-ridge": "Kernel ridge",
+    "chance": "chance",
+}
 
 #: Names of the sources without and with real pairs beside them.
 ALONE_NAMES = {

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from bench.code import code_digest
 from bench.corpus import Corpus, Items, read_corpus
 from bench.fits import prototype_pairs, real_pairs
 from bench.metrics import per_query
@@ -35,8 +36,9 @@ from fitters.jobs import pair_head
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.recipe import METHODS, fit_alignment
+from fitters.select.curve import Axis
 from fitters.select.kernel_prototypes import choose_on_prototypes
-from fitters.select.surface import Axis
+from fitters.select.surface import Surface
 
 SEEDS = (0, 1, 2, 3, 4)
 N_PAIRS = (16, 64, 256)
@@ -54,11 +56,9 @@ TEXTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 MIXING: dict[str, dict[str, Any]] = {
     "MRR": {"validation": "mrr"},
-    "MRR, largest weight within one standard error": {"validation": "mrr", "rule": "one-se"},
-    "top-1": {"validation": "top-1"},
     "cosine": {"validation": "cosine"},
-    "squared error": {"validation": "squared"},
 }
+ONE_SE = "MRR, largest weight within one standard error"
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,6 +315,7 @@ def mixing(bench: Bench) -> Iterator[str]:
     yield ""
     pairs, _ = prototype_pairs(bench.run, bench.corpus)
     fits: dict[tuple[int, str], list[tuple[Score, Projector]]] = {}
+    settled: dict[str, float] = {}
     for seed in SEEDS:
         split = held_out_split(bench.corpus.images.classes, seed=seed)
         images = bench.corpus.images.take(split.test)
@@ -334,12 +335,16 @@ def mixing(bench: Bench) -> Iterator[str]:
             done = Score(score_zero_shot(made, images, names)[0], spent, choice)
             fits.setdefault(key, []).append((done, made))
 
-        score((0, "head alone"), prototypes=pairs)
+        score((0, "head alone"), prototypes=pairs, **settled)
+        # Prototypes alone decide these: they are the same for every split.
+        settled = settings_of(fits[0, "head alone"][-1][0].choice)
         for k in N_PAIRS:
             real = real_pairs(bench.corpus, first_pairs(split, k))
             score((k, "real alone"), real=real)
             for label, settings in MIXING.items():
                 score((k, f"real + head: {label}"), prototypes=pairs, real=real, **settings)
+            again = one_se(fits[k, "real + head: MRR"][-1][0].choice)
+            score((k, f"real + head: {ONE_SE}"), prototypes=pairs, real=real, **again)
             parts = fits[0, "head alone"][-1][1], fits[k, "real alone"][-1][1]
             score((k, "mean of both scores"), made=MeanOfScores(parts))
         print(f"seed {seed}", file=sys.stderr, flush=True)
@@ -359,6 +364,26 @@ def mixing(bench: Bench) -> Iterator[str]:
     )
 
 
+def settings_of(choice: dict[str, Any]) -> dict[str, float]:
+    """Return what a fit chose, as arguments of another."""
+    return {name: choice[name] for name in ("penalty", "gamma", "mix") if name in choice}
+
+
+def one_se(choice: dict[str, Any]) -> dict[str, float]:
+    """Read a stored surface again, by the rule of one standard error."""
+    axes = {"penalty": "penalties", "weight": "weights", "gamma": "gammas"}
+    chosen = Surface(
+        choice["criterion"],
+        {name: Axis(tuple(choice[plural])) for name, plural in axes.items()},
+        np.array(choice["scores"]),
+        np.array(choice["errors"]),
+        choice["n_queries"],
+        choice["n_folds"],
+        "one-se",
+    ).chosen
+    return {"mix": chosen.pop("weight"), **chosen}
+
+
 def _better(a: list[Score], b: list[Score], metric: str) -> list[Score]:
     means = [np.concatenate([s.of(metric) for s in side]).mean() for side in (a, b)]
     return a if means[0] >= means[1] else b
@@ -376,18 +401,30 @@ seconds are of choice and fit together, on one thread of a shared machine.
 """.splitlines()
 
 
+SECTIONS = (class_texts, weights_only, prototype_options, mixing, fold_error)
+
+
 def main() -> int:
     """Run the sections and write the document."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, default=Path("build/demo/store"))
     parser.add_argument("--out", type=Path, default=Path("docs/accuracy.md"))
+    parser.add_argument("--only", choices=[s.__name__ for s in SECTIONS], help="one section")
     arguments = parser.parse_args()
-    lines = [*HEADER, ""]
+    # A section that was measured with this code on this store is kept, so that a stopped run goes
+    # on where it was.
+    kept = arguments.store.parent / "accuracy" / code_digest()
+    kept.mkdir(parents=True, exist_ok=True)
     with threadpool_limits(limits=1):
         bench = Bench(arguments.store)
-        for section in (class_texts, weights_only, prototype_options, mixing, fold_error):
-            lines += section(bench)
-            arguments.out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+        for section in SECTIONS:
+            file = kept / f"{section.__name__}.md"
+            if arguments.only in (None, section.__name__) and not file.exists():
+                text = "\n".join(section(bench))
+                file.write_text(text + "\n", encoding="utf-8")
+    if arguments.only is None:
+        parts = [(kept / f"{section.__name__}.md").read_text("utf-8") for section in SECTIONS]
+        arguments.out.write_text("\n".join([*HEADER, "", *parts]).rstrip() + "\n", "utf-8")
     return 0
 
 

@@ -86,7 +86,7 @@ def fit_command(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Fit METHOD (ridge, ridge-x2y, procrustes, conse) and save it as the folder OUT.
+    """Fit METHOD (ridge, ridge-x2y, kernel-ridge, procrustes, conse) and save it as the folder OUT.
 
     With --head and --names the head's rows are the anchors, with --y real pairs, with all three
     both. Penalty and mixing weight are chosen from these alone, never from a test image.
@@ -124,7 +124,9 @@ def fit_command(
     facts = alignment.facts
     choice = facts["choice"]
     chosen = ", ".join(
-        f"{name} {choice[name]:.3g}" for name in ("penalty", "mix") if choice.get(name) is not None
+        f"{name} {choice[name]:.3g}"
+        for name in ("penalty", "gamma", "mix")
+        if choice.get(name) is not None
     )
     click.echo(
         f"{out}: {method} on {facts['n_prototypes']:,} prototypes and {facts['n_real']:,} real "

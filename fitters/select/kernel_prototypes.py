@@ -8,6 +8,8 @@ on the rows left out; docs/accuracy.md says how far refitting that too moves the
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ from fitters.errors import SettingError
 from fitters.feature_maps.kernels import gaussian
 from fitters.feature_maps.nystroem import NystroemMap
 from fitters.pairs import Pairs
-from fitters.select.curve import Axis, geometric
+from fitters.select.curve import WIDEN_BY, Axis, geometric
 from fitters.select.leave_out import CRITERIA, Criterion, LeftOut
 from fitters.select.surface import Measured, Surface, explore
 
@@ -79,13 +81,18 @@ def choose_on_prototypes(
         raise SettingError(msg)
     sides = (used.y, used.x) if direction == "y->x" else (used.x, used.y)
     a, b = (np.asarray(side, np.float64) for side in sides)
-    asked = np.arange(used.n)
+    asked, at = np.arange(used.n), None
     if not exact:
+        at = rng.permutation(used.n)[:CHOICE_LANDMARKS]
         asked = np.unique(np.linspace(0, used.n - 1, EXACT_ROWS).round().astype(np.intp))
-    at = None if exact else rng.permutation(used.n)[:CHOICE_LANDMARKS]
+        if penalties.searched:
+            # Coming back to a width costs more here than all penalties do: none is left for later.
+            penalties = replace(penalties, values=_whole(penalties))
     lengths = np.linalg.norm(b[asked], axis=1)
 
+    @lru_cache(maxsize=len(gammas.values) + WIDEN_BY if exact else 1)
     def left_out(gamma: float) -> LeftOut:
+        # A grid that widens along the penalty comes back to the same widths.
         groups, weight = used.row_groups, used.row_weight
         if at is None:
             return LeftOut.of_kernel(gaussian(a, a, gamma), b, groups, weight)
@@ -116,3 +123,9 @@ def choose_on_prototypes(
         n_queries=len(asked),
         n_folds=int(used.row_groups.max()) + 1,
     )
+
+
+def _whole(axis: Axis) -> tuple[float, ...]:
+    """Return the values of an axis from its lowest to its highest."""
+    room = 64
+    return axis.beyond("low", room) + axis.values + axis.beyond("high", room)

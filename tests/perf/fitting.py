@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.perf import kernel_ridge
 from tests.perf.engine import Figure, compare
 
 
-def figures(_: Path) -> Iterator[Figure]:
+def figures(out: Path) -> Iterator[Figure]:
     """Yield the lines of the group ``fit``."""
     from sklearn.linear_model import Ridge
 
@@ -50,3 +51,4 @@ def figures(_: Path) -> Iterator[Figure]:
         against="sklearn Ridge, 50 penalties (5 measured)",
         scale=10,
     )
+    yield from kernel_ridge.figures(out)
