@@ -5,13 +5,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := build/demo
 
-.PHONY: demo test check perf format clean help
+.PHONY: demo test check perf gpu format clean help
 
 help:
 	@echo "make demo    build a store from real models and images, fit, benchmark, draw the report"
 	@echo "make test    check, then run every test"
 	@echo "make check   ruff, formatting, mypy, import layers, spelling"
 	@echo "make perf    speed, as ratios measured side by side (ONLY=store: one group)"
+	@echo "make gpu     on a machine with a GPU: rows against the CPU, speed against the bare model"
 
 # The demo needs no test tools, and the tests need everything: two stamps, one environment.
 .NOTPARALLEL:
@@ -52,6 +53,10 @@ format: $(VENV)/dev.stamp
 
 perf: $(VENV)/perf.stamp
 	$(BIN)/python -m tests.perf.run $(if $(ONLY),--only $(ONLY))
+
+gpu: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m gpu tests/gpu
+	$(BIN)/python -m tests.gpu.run
 
 clean:
 	rm -rf build

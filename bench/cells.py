@@ -13,15 +13,28 @@ ARENA = ["task", "eval", "direction"]
 TASK_ORDER = ["zero_shot", "retrieval"]
 EVAL_ORDER = ["all-names", "held-out"]
 DIRECTION_ORDER = ["image→name", "image→caption", "caption→image"]
-METHOD_ORDER = ["chance", "conse", "procrustes", "ridge", "kernel-ridge"]
+METHOD_ORDER = [
+    "chance", "mean-shift", "conse", "procrustes", "pls", "cca-200", "cca", "csa", "asif",
+    "least-squares", "ridge-x2y", "ridge-both", "ridge",
+    "kernel-ridge",
+]  # fmt: skip
 SOURCE_ORDER = ["none", "shuffled", "random", "random-cov", "head"]
 
 METHOD_NAMES = {
+    "chance": "chance",
+    "mean-shift": "Mean shift",
     "conse": "ConSE",
     "procrustes": "Procrustes",
+    "pls": "PLS",
+    "cca-200": "CCA, 200 directions",
+    "cca": "CCA",
+    "csa": "CSA",
+    "asif": "ASIF",
+    "least-squares": "Least squares",
+    "ridge-x2y": "Ridge to texts",
+    "ridge-both": "Ridge both ways",
     "ridge": "Ridge",
     "kernel-ridge": "Kernel ridge",
-    "chance": "chance",
 }
 
 #: Names of the sources without and with real pairs beside them.

@@ -80,7 +80,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     facts = {
         "n_images_fitted": len(chosen),
         "n_prototypes": 0 if prototypes is None else prototypes.n,
-        "image_mean": "none" if run.method == "conse" else whose,
+        "image_mean": "none" if alignment.x.mean is None else whose,
         **_choice_columns(alignment.facts["choice"]),
     }
     return Fitted(alignment, facts)

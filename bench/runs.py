@@ -39,7 +39,7 @@ class Run:
         ``"all-names"``: every image against every name; no pair of the dataset is used.
         ``"held-out"``: a fresh split of the classes; only held-out ones are scored.
     method : str
-        Aligner: a key of `fitters.recipe.METHODS`.
+        Aligner: one of `fitters.methods.METHODS` that takes captions or a head.
     source : str
         Where prototypes come from: ``none``, the ``head``, or a control of it.
     n_pairs : int or "all"

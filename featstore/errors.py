@@ -98,6 +98,10 @@ class AlreadyFinishedError(StoreWriteError):
     """The set is there, finished with these very items: there is nothing to write."""
 
 
+class WorkerDiedError(FeatstoreError, RuntimeError):
+    """Processes that extract ended without saying why, again and again."""
+
+
 class CorruptStoreError(FeatstoreError, RuntimeError):
     """Files of the store disagree with its commit record."""
 

@@ -15,44 +15,67 @@ if TYPE_CHECKING:
     from fitters.alignment import Alignment
     from fitters.controls import CONTROLS
     from fitters.kernel import KernelRidgeAligner
-    from fitters.linear import ProcrustesAligner, RidgeAligner
+    from fitters.linear import (
+        CCAAligner,
+        CSAAligner,
+        MeanShiftAligner,
+        PLSAligner,
+        ProcrustesAligner,
+        RidgeAligner,
+        TextToConceptAligner,
+        TwoWayRidgeAligner,
+    )
     from fitters.moments import Moments, SideTransform
     from fitters.pairs import Pairs
     from fitters.persist import read_alignment, save_alignment
     from fitters.recipe import METHODS, fit_alignment
-    from fitters.relative import ConSEAligner
+    from fitters.relative import ASIFAligner, ConSEAligner
 
 _HOMES = {
     "ALIGNERS": "fitters.aligner",
     "Alignment": "fitters.alignment",
+    "ASIFAligner": "fitters.relative",
     "BaseAligner": "fitters.aligner",
-    "CONTROLS": "fitters.controls",
+    "CCAAligner": "fitters.linear",
     "ConSEAligner": "fitters.relative",
+    "CONTROLS": "fitters.controls",
+    "CSAAligner": "fitters.linear",
+    "fit_alignment": "fitters.recipe",
     "KernelRidgeAligner": "fitters.kernel",
+    "MeanShiftAligner": "fitters.linear",
     "METHODS": "fitters.recipe",
     "Moments": "fitters.moments",
     "Pairs": "fitters.pairs",
+    "PLSAligner": "fitters.linear",
     "ProcrustesAligner": "fitters.linear",
-    "RidgeAligner": "fitters.linear",
-    "SideTransform": "fitters.moments",
-    "fit_alignment": "fitters.recipe",
     "read_alignment": "fitters.persist",
+    "RidgeAligner": "fitters.linear",
     "save_alignment": "fitters.persist",
+    "SideTransform": "fitters.moments",
+    "TextToConceptAligner": "fitters.linear",
+    "TwoWayRidgeAligner": "fitters.linear",
 }
 
 __all__ = [
     "ALIGNERS",
     "CONTROLS",
     "METHODS",
+    "ASIFAligner",
     "Alignment",
     "BaseAligner",
+    "CCAAligner",
+    "CSAAligner",
     "ConSEAligner",
     "KernelRidgeAligner",
+    "MeanShiftAligner",
     "Moments",
+    "PLSAligner",
     "Pairs",
     "ProcrustesAligner",
     "RidgeAligner",
     "SideTransform",
+    "TextToConceptAligner",
+    "TwoWayRidgeAligner",
     "fit_alignment",
     "read_alignment",
     "save_alignment",

@@ -5,16 +5,29 @@ from __future__ import annotations
 from featstore.errors import did_you_mean
 from fitters.errors import UnknownMethodError
 from fitters.kernel.kernel_ridge import KernelRidgeAligner
+from fitters.linear.cca import CCAAligner, CSAAligner
+from fitters.linear.mean_shift import MeanShiftAligner
+from fitters.linear.pls import PLSAligner
 from fitters.linear.procrustes import ProcrustesAligner
 from fitters.linear.ridge import RidgeAligner
+from fitters.linear.text_to_concept import TextToConceptAligner
+from fitters.linear.two_way_ridge import TwoWayRidgeAligner
 from fitters.projection import BaseAligner
+from fitters.relative.asif import ASIFAligner
 from fitters.relative.conse import ConSEAligner
 
 __all__ = ["ALIGNERS", "BaseAligner", "aligner_class"]
 
 ALIGNERS: dict[str, type[BaseAligner]] = {
     "ridge": RidgeAligner,
+    "ridge-both": TwoWayRidgeAligner,
+    "text-to-concept": TextToConceptAligner,
     "procrustes": ProcrustesAligner,
+    "cca": CCAAligner,
+    "csa": CSAAligner,
+    "pls": PLSAligner,
+    "mean-shift": MeanShiftAligner,
+    "asif": ASIFAligner,
     "conse": ConSEAligner,
     "kernel-ridge": KernelRidgeAligner,
 }

@@ -18,11 +18,18 @@ from featstore.store.pairs import PairedView
 from featstore.store.store import FeatureStore
 from featstore.store.views import EmbeddingsView
 from fitters.alignment import Alignment
+from fitters.choice import Criterion, Open
 from fitters.controls import CONTROLS
 from fitters.errors import SettingError
+from fitters.methods import method_named
+from fitters.moment_fits import fit_from_moments, needs_rows
+from fitters.moments.sums import Precision
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
+from fitters.projection import Projection
+from fitters.prototypes import Duplicates, covariance_patterns, resolve_duplicates
 from fitters.recipe import fit_alignment
+from fitters.store_moments import MomentsRequest, moment_sources, pairs_of
 
 #: Variants and templates of class names, unless others are asked for.
 VARIANTS, TEMPLATES = ("name",), ("none", "photo")
@@ -48,10 +55,22 @@ class FitRequest:
         ``head``, or a control: ``random``, ``random-cov``, ``shuffled``.
     variants, templates : sequence of str
         Which class texts are averaged.
-    penalty, mix : float or "auto"
+    duplicates : str
+        What is done with classes that share a name; see `fitters.prototypes.DUPLICATES`.
+    rows : str
+        ``weights``: the head's rows; ``patterns``: Cov(f) w, with the covariance of the unlabelled
+        images; ``bias``: [w, b], and [f, 1] for images.
+    penalty, mix, gamma : float or "auto"
+    n_components : int, "auto" or None
+    rank, scale, top_k, power, legacy
+        Settings of single methods; see `fitters.recipe.fit_alignment`.
     criterion : str
-        How the penalty is chosen without real pairs: ``cosine`` or ``rank``; see
+        How settings are chosen: ``cosine``, ``rank`` or ``error``; see
         `fitters.recipe.fit_alignment`.
+    precision : str
+        Of the products, where a fit on real pairs is made from their moments.
+    cached : bool
+        Whether such moments may be taken from the user's cache, and are kept there.
     seed : int
         Draws the subset of images, the folds and the control.
     """
@@ -66,9 +85,20 @@ class FitRequest:
     source: str = "head"
     variants: Sequence[str] = VARIANTS
     templates: Sequence[str] = TEMPLATES
+    duplicates: Duplicates = "keep"
+    rows: Literal["weights", "patterns", "bias"] = "weights"
     penalty: float | Literal["auto"] = "auto"
     mix: float | Literal["auto"] = "auto"
-    criterion: Literal["cosine", "rank"] = "cosine"
+    gamma: float | Literal["auto"] = "auto"
+    n_components: int | Literal["auto"] | None = "auto"
+    rank: int | None = None
+    scale: bool = False
+    top_k: int | None = None
+    power: float | None = None
+    legacy: bool = False
+    criterion: Criterion = "cosine"
+    precision: Precision = "float32"
+    cached: bool = True
     seed: int = 0
 
 
@@ -94,17 +124,21 @@ def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
     if request.n_pairs is not None and request.n_pairs < 1:
         msg = f"n_pairs counts images and must be at least 1. Got {request.n_pairs}."
         raise SettingError(msg)
+    spec = method_named(request.method)
+    check_kinds(request, raw=spec.raw)
     subset_rng, choice_rng, control_rng = np.random.default_rng(request.seed).spawn(3)
     images = store.view(request.x)
     pool = images.where(split=request.split)
     used: dict[str, EmbeddingsView] = {"images": pool}
-    real = prototypes = bias = None
+    paired: PairedView[EmbeddingsView] | None = None
+    prototypes = bias = None
     texts: EmbeddingsView | None = None
     if request.y is not None:
-        real, texts = _real_pairs(store, request, pool, subset_rng)
+        paired = _real_pairs(store, request, pool, subset_rng, raw=spec.raw)
+        texts = paired.y
         used["captions"] = texts
     if request.head is not None and request.names is not None:
-        prototypes, bias, names, head = _prototypes(store, request, images)
+        prototypes, bias, names, head = _prototypes(store, request, images, pool)
         if texts is not None:
             texts.require_same_space(names, what="Captions and class names")
         texts = names
@@ -112,33 +146,92 @@ def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
         if request.source != "head":
             prototypes = _control(request.source)(prototypes, control_rng)
     assert texts is not None
-    alignment = fit_alignment(
-        request.method,
-        prototypes=prototypes,
-        real=real,
-        image_mean=SideTransform.fit([pool.numpy()], label="images").mean,
-        bias=bias,
-        penalty=request.penalty,
-        mix=request.mix,
-        criterion=request.criterion,
-        rng=choice_rng,
-    )
+    open_ = Open(request.penalty, request.mix, request.n_components)
+    mixed = prototypes is not None
+    by_rows = needs_rows(spec, open_, request.criterion, mixed=mixed) or request.rows == "bias"
+    if paired is not None and not by_rows:
+        wanted = MomentsRequest(
+            pool, paired, prototypes, _name_facts(request, used), request.precision, request.seed
+        )
+        sources, from_cache = moment_sources(wanted, cached=request.cached)
+        alignment = fit_from_moments(
+            request.method,
+            sources,
+            penalty=request.penalty,
+            mix=request.mix,
+            n_components=None if request.n_components == "auto" else request.n_components,
+            rank=request.rank,
+            scale=request.scale,
+        )
+        alignment.facts["moments"] = {"precision": request.precision, "from_cache": from_cache}
+    else:
+        wide = request.rows == "bias"
+        mean = SideTransform.fit(pool.batches(reuse=True), label="images", homogeneous=wide).mean
+        alignment = fit_alignment(
+            request.method,
+            prototypes=prototypes,
+            real=None if paired is None else pairs_of(paired),
+            image_mean=mean,
+            bias=bias,
+            penalty=request.penalty,
+            mix=request.mix,
+            gamma=request.gamma,
+            n_components=request.n_components,
+            rank=request.rank,
+            scale=request.scale,
+            top_k=request.top_k,
+            power=request.power,
+            legacy=request.legacy,
+            bias_column=wide,
+            criterion=request.criterion,
+            rng=choice_rng,
+        )
+    if not spec.raw and spec.fitted_on != "head":
+        alignment.facts["image_centre"] = f"unlabelled {request.split} images"
+    asked = {key: list(value) if isinstance(value, tuple) else value
+             for key, value in request.__dict__.items() if key != "cached"}  # fmt: skip
     alignment.facts.update(
         {
             "x_space_id": images.space_id,
             "y_space_id": texts.space_id,
             "x_encoder": images.encoder,
             "y_encoder": texts.encoder,
-            "image_centre": f"unlabelled {request.split} images",
-            "request": {**request.__dict__, "variants": list(request.variants),
-                        "templates": list(request.templates)},
+            "request": asked,
             "fitted_on": {
                 role: {"set": view.key, "rows": len(view), "fingerprint": view.fingerprint}
                 for role, view in used.items()
             },
         }
-    )  # fmt: skip
+    )
     return alignment
+
+
+KINDS = {"x": "image", "y": "caption", "head": "head_weight", "names": "class_name"}
+"""The kind of set that each option takes."""
+
+
+def check_kinds(request: FitRequest, *, raw: bool) -> None:
+    """Raise SettingError if an option names a set of another kind than it takes."""
+    for option, kind in KINDS.items():
+        key = getattr(request, option)
+        # Text-to-Concept pairs images with the same images, seen by another encoder.
+        expected = "image" if raw and option == "y" else kind
+        found = None if key is None else [*key.split("/"), "", ""][1]
+        if found not in (None, "", expected):
+            msg = (
+                f"--{option} takes a set of kind {expected}, such as dataset/{expected}/encoder; "
+                f"{key} is of kind {found}."
+            )
+            raise SettingError(msg)
+
+
+def _name_facts(request: FitRequest, used: Mapping[str, EmbeddingsView]) -> dict[str, Any]:
+    """Return what decides the prototypes, for the key of their moments."""
+    if request.head is None:
+        return {}
+    facts: dict[str, Any] = {role: used[role].fingerprint for role in ("head", "names")}
+    facts |= {"source": request.source, "duplicates": request.duplicates, "rows": request.rows}
+    return facts if request.source == "head" else {**facts, "seed": request.seed}
 
 
 def pair_head(
@@ -170,8 +263,8 @@ def name_groups(paired: PairedView[EmbeddingsView]) -> npt.NDArray[Any]:
     return paired.y.items["text"].str.to_lowercase().to_numpy().astype(str)
 
 
-def project_view(alignment: Alignment, view: EmbeddingsView) -> npt.NDArray[np.float32]:
-    """Return the rows of a view in the shared space: (n, r), unit rows.
+def project_view(alignment: Alignment, view: EmbeddingsView) -> Projection:
+    """Return the rows of a view in the shared space: (n, r), float32, dense or CSR.
 
     The side is decided by the view's space_id.
 
@@ -203,8 +296,8 @@ def side_of(alignment: Alignment, space_id: str, *, what: str) -> Literal["x", "
 
 def embed_texts(
     alignment: Alignment, texts: Sequence[str], *, weights: str | None, encoder: str | None = None
-) -> npt.NDArray[np.float32]:
-    """Encode texts with the alignment's own text encoder and project them: (n, r), unit rows.
+) -> Projection:
+    """Encode texts with the alignment's own text encoder and project them: (n, r), float32.
 
     Raises
     ------
@@ -223,10 +316,15 @@ def embed_texts(
 
 
 def _real_pairs(
-    store: FeatureStore, request: FitRequest, pool: EmbeddingsView, rng: np.random.Generator
-) -> tuple[Pairs, EmbeddingsView]:
-    """Return the captions of K images with their images, and the view of the captions."""
-    captions = store.view(str(request.y))
+    store: FeatureStore,
+    request: FitRequest,
+    pool: EmbeddingsView,
+    rng: np.random.Generator,
+    *,
+    raw: bool,
+) -> PairedView[EmbeddingsView]:
+    """Return K images with their captions, or with themselves as another encoder sees them."""
+    others = store.view(str(request.y))
     if request.n_pairs is not None:
         if request.n_pairs > len(pool):
             msg = (
@@ -235,21 +333,30 @@ def _real_pairs(
             )
             raise SettingError(msg)
         pool = pool.take(np.sort(rng.permutation(len(pool))[: request.n_pairs]))
-    paired = pool.pair_by("parent_id", captions)
+    paired = pair_images(pool, others) if raw else pool.pair_by("parent_id", others)
     if paired.missing_x:
+        what = "counterpart" if raw else "caption"
         msg = (
-            f"{len(paired.missing_x):,} of {len(pool):,} images of {pool.key} have no caption in "
-            f"{captions.key} (first: {paired.missing_x[0]!r}). Extract the captions again."
+            f"{len(paired.missing_x):,} of {len(pool):,} images of {pool.key} have no {what} in "
+            f"{others.key} (first: {paired.missing_x[0]!r}). Extract them again."
         )
         raise MisalignedItemsError(msg)
-    x, y = paired.numpy()
-    items = paired.x.items
-    group = "item_id" if items["class_id"].null_count() else "class_id"
-    return Pairs(x, y, items[group].to_numpy().astype(str), paired.weight), paired.y
+    return paired
+
+
+def pair_images(x: EmbeddingsView, y: EmbeddingsView) -> PairedView[EmbeddingsView]:
+    """Return the images of x with the same images in y, by item_id."""
+    place = {item: row for row, item in enumerate(y.items["item_id"].to_list())}
+    ids = x.items["item_id"].to_list()
+    found = np.array([item in place for item in ids], dtype=bool)
+    rows = np.array([place[item] for item in ids if item in place], dtype=np.int64)
+    missing = tuple(item for item in ids if item not in place)
+    both = x.take(np.flatnonzero(found)), y.take(rows)
+    return PairedView(*both, np.ones(len(rows)), "item_id", missing)
 
 
 def _prototypes(
-    store: FeatureStore, request: FitRequest, images: EmbeddingsView
+    store: FeatureStore, request: FitRequest, images: EmbeddingsView, pool: EmbeddingsView
 ) -> tuple[Pairs, npt.NDArray[np.float32] | None, EmbeddingsView, EmbeddingsView]:
     """Return head rows with class texts, the bias, and the views of both."""
     head = store.view(str(request.head))
@@ -257,7 +364,15 @@ def _prototypes(
     names = store.view(str(request.names))
     paired = pair_head(head, names, variants=request.variants, templates=request.templates)
     x, y = paired.numpy()
-    return Pairs(x, y, name_groups(paired)), paired.x.bias, paired.y, paired.x
+    pairs, bias = Pairs(x, y, name_groups(paired)), paired.x.bias
+    if request.duplicates != "keep":
+        if bias is not None and (request.rows == "bias" or request.method == "conse"):
+            msg = "A class's bias goes with its own row: use --duplicates keep here."
+            raise SettingError(msg)
+        pairs = resolve_duplicates(pairs, request.duplicates)
+    if request.rows == "patterns":
+        pairs = covariance_patterns(pairs, pool.numpy())
+    return pairs, bias, paired.y, paired.x
 
 
 def _control(source: str) -> Any:

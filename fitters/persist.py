@@ -41,15 +41,16 @@ MAX_ARRAY_BYTES = 16 * 2**30
 Arrays = dict[str, npt.NDArray[np.float64]]
 
 
-def save_alignment(path: Path | str, alignment: Alignment) -> Path:
+def save_alignment(path: Path | str, alignment: Alignment, *, replace: bool = True) -> Path:
     """Write `alignment` as the folder `path`, whole or not at all, and return it.
 
-    An alignment that is already there is replaced; the same one is left untouched.
+    Another alignment that is already there is replaced, or refused unless `replace`; the same
+    one is left untouched.
 
     Raises
     ------
     AlignmentWriteError
-        If `path` exists and is not an alignment, or cannot be written.
+        If `path` exists and may not be replaced, or cannot be written.
     """
     path = Path(path)
     files = _to_bytes(alignment)
@@ -59,6 +60,9 @@ def save_alignment(path: Path | str, alignment: Alignment) -> Path:
             raise AlignmentWriteError(msg)
         if all(_holds(path / name, data) for name, data in files.items()):
             return path
+        if not replace:
+            msg = f"{path} holds another alignment. Choose another name, or replace it (--force)."
+            raise AlignmentWriteError(msg)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -130,6 +134,8 @@ def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
     }
     for side in ("x", "y"):
         record[side] = getattr(alignment, side).to_dict()
+        if not record[side]["homogeneous"]:
+            del record[side]["homogeneous"]
         mean = record[side].pop("mean")
         record[side]["centred"] = mean is not None
         if mean is not None:
@@ -244,6 +250,8 @@ def _transform(values: Any, arrays: Arrays, side: str, letters: dict[str, int]) 
     mapped = isinstance(values, dict) and "map" in values
     if mapped:
         kinds["map"] = dict
+    if isinstance(values, dict) and "homogeneous" in values:
+        kinds["homogeneous"] = bool
     if not isinstance(values, dict) or {k: type(v) for k, v in values.items()} != kinds:
         msg = f"the transform of {side} is {values!r}."
         raise ValueError(msg)
@@ -254,7 +262,7 @@ def _transform(values: Any, arrays: Arrays, side: str, letters: dict[str, int]) 
     if values["centred"]:
         mean = arrays[f"{side}.mean"]
         _bind(f"{side}.mean", mean, (f"{letter}, unmapped" if mapped else letter,), letters)
-    kept = {key: values[key] for key in ("normalize", "renormalize", "label")}
+    kept = {key: values[key] for key in kinds if key not in ("centred", "map")}
     return SideTransform(mean=mean, feature_map=feature_map, **kept)
 
 

@@ -1,17 +1,19 @@
 """The contract of every aligner: two projections into one shared space.
 
 An aligner is a scikit-learn estimator, ``fit(X, Y)`` on paired rows, with `project_x` and
-`project_y`. What comes out of both has the same number of columns and unit rows, and the score of
-an image and a text is the dot product. Whoever scores never asks what is inside.
+`project_y`. What comes out of both has the same number of columns, and the score of an image and a
+text is the dot product. Rows have unit length, so that this is a cosine, unless the class says
+otherwise (`unit_rows`). Whoever scores never asks what is inside.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -19,6 +21,8 @@ from fitters.errors import PairsError
 from fitters.pairs import Rows
 
 Matrix = npt.NDArray[np.float64]
+Projection: TypeAlias = Any
+"""Rows in a shared space: a matrix, or a scipy csr_array where the space is wide."""
 
 
 class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type: ignore[misc]
@@ -32,6 +36,8 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     method: ClassVar[str]
     """Its name in `fitters.aligner.ALIGNERS`."""
     fitted_values: ClassVar[tuple[str, ...]] = ()
+    unit_rows: ClassVar[bool] = True
+    """Whether projections have unit rows, so that their dot product is a cosine."""
     _one_column: bool = False
 
     @abstractmethod
@@ -43,12 +49,12 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
         """Return the rows of y for the rows of X, shape (n, q) or (n,), not normalised."""
 
     @abstractmethod
-    def project_x(self, x: Rows) -> Matrix:
-        """Return x in the shared space: shape (n, r), float64, unit rows."""
+    def project_x(self, x: Rows) -> Projection:
+        """Return x in the shared space: shape (n, r), float64, dense or CSR."""
 
     @abstractmethod
-    def project_y(self, y: Rows) -> Matrix:
-        """Return y in the shared space: shape (n, r), float64, unit rows."""
+    def project_y(self, y: Rows) -> Projection:
+        """Return y in the shared space: shape (n, r), float64, dense or CSR."""
 
     @abstractmethod
     def array_shapes(self) -> dict[str, tuple[str, ...]]:
@@ -58,11 +64,15 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
         """
 
     def score_pairs(self, x: Rows, y: Rows) -> Matrix:
-        """Return the score of each x_i with its y_i, shape (n,): the cosine, higher is better."""
+        """Return the score of each x_i with its y_i, shape (n,): higher is better."""
         if len(x) != len(y):
             msg = f"x has {len(x):,} rows and y has {len(y):,}: they are not pairs."
             raise PairsError(msg)
-        scores: Matrix = np.einsum("nr,nr->n", self.project_x(x), self.project_y(y))
+        of_x: Any = self.project_x(x)
+        of_y: Any = self.project_y(y)
+        if issparse(of_x):
+            return np.asarray(of_x.multiply(of_y).sum(axis=1)).ravel()
+        scores: Matrix = np.einsum("nr,nr->n", of_x, of_y)
         return scores
 
     def check_projected(self, rows: Rows, d: int, side: str) -> Matrix:

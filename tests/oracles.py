@@ -51,3 +51,13 @@ def conse_mix(feature, weights, bias, texts, top_k):
     total = sum(math.exp(logit) for logit in logits)
     shares = [math.exp(logits[c]) / total for c in top]
     return sum(s * texts[c] for s, c in zip(shares, top, strict=True)) / sum(shares)
+
+
+def relative_representation(row, anchors, top_k, power):
+    """ASIF's representation of one row, by loops: nearest anchors, relu, power, unit length."""
+    length = math.sqrt(sum(float(v) ** 2 for v in row))
+    similar = [0.0 if length == 0 else cosine(row, anchor) for anchor in anchors]
+    kept = sorted(range(len(anchors)), key=lambda j: (-similar[j], j))[:top_k]
+    values = [max(similar[j], 0.0) ** power if j in kept else 0.0 for j in range(len(anchors))]
+    norm = math.sqrt(sum(v * v for v in values))
+    return [v / norm if norm > 0 else 0.0 for v in values]

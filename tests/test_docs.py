@@ -47,7 +47,11 @@ def _console_commands(document: str) -> list[str]:
 
 
 def _source_commands() -> list[str]:
-    return _console_commands("docs/sources.md")
+    return (
+        _console_commands("docs/sources.md")
+        + _console_commands("docs/extraction.md")
+        + _console_commands("docs/many-devices.md")
+    )
 
 
 def _parse(command: str) -> None:

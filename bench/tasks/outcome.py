@@ -16,7 +16,10 @@ KEPT = 5
 
 
 class Projector(Protocol):
-    """Two projections into one shared space: rows of unit length, score = dot product."""
+    """Two projections into one shared space; the score is the dot product.
+
+    Rows are dense, or a scipy csr_array where the space is wide.
+    """
 
     def project_x(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Project raw image embeddings, shape (n, p) to (n, r)."""

@@ -12,6 +12,7 @@ from featstore.command_line import CommandGroup, entry_point
     lazy={
         "init": "featstore.cli.init:init_command",
         "extract": "featstore.cli.extract:extract_command",
+        "plan": "featstore.cli.plan:plan_command",
         "ls": "featstore.cli.sets:ls_command",
         "show": "featstore.cli.show:show_command",
         "rm": "featstore.cli.sets:rm_command",

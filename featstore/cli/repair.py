@@ -20,6 +20,7 @@ from featstore.command_line import EXIT_VERIFY, print_json
 @click.option("--encoder", help="family:name, if the set does not say it any more.")
 @click.option("--weights", help="Of the encoder; default: as the set's run recorded.")
 @click.option("--device", help="Default: as the set's run recorded.")
+@click.option("--trust-remote-code", is_flag=True, help="Run the code that comes with the model.")
 @click.option("--workers", type=click.IntRange(min=1), help="Decoding threads.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made again, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
@@ -30,6 +31,7 @@ def repair_command(
     encoder: str | None,
     weights: str | None,
     device: str | None,
+    trust_remote_code: bool,
     workers: int | None,
     dry_run: bool,
     as_json: bool,
@@ -44,7 +46,7 @@ def repair_command(
 
     done = repair_set(
         store, key, manifest=manifest, encoder=encoder, weights=weights, device=device,
-        workers=workers, dry_run=dry_run,
+        trust_remote_code=trust_remote_code, workers=workers, dry_run=dry_run,
     )  # fmt: skip
     if as_json:
         print_json(done.as_dict())

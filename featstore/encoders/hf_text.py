@@ -23,6 +23,7 @@ from featstore.encoders.precision import checked_precision
 from featstore.encoders.text_tokens import PreparedText, TextTokenizer
 from featstore.encoders.torch_runtime import checked_device
 from featstore.encoders.torch_text import TorchTextEncoder
+from featstore.encoders.transfer import transferring
 from featstore.encoders.weights import parse_weights
 from featstore.errors import EncoderError
 
@@ -113,9 +114,10 @@ class HFTextEncoder(TorchTextEncoder):
         }
 
     def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:
-        inputs: dict[str, Any] = {
-            name: tensor.to(self._device) for name, tensor in self._tokens.batch(texts).items()
-        }
+        with transferring():
+            inputs: dict[str, Any] = {
+                name: tensor.to(self._device) for name, tensor in self._tokens.batch(texts).items()
+            }
         output = self._network(**inputs, return_dict=True)
         return pooled(output, inputs["attention_mask"], self._pool)
 

@@ -15,6 +15,7 @@ from featstore.encoders.open_clip_model import OpenClipPair
 from featstore.encoders.precision import checked_precision, computing
 from featstore.encoders.precision_cosine import precision_facts
 from featstore.encoders.torch_runtime import checked_device, pinned_threads
+from featstore.encoders.transfer import transferring
 from featstore.errors import EncoderError
 from featstore.images import DECODE_RULE, to_rgb
 
@@ -103,13 +104,14 @@ class OpenClipImageEncoder:
                     f"shape {np.shape(array)}. Pass what its prepare() returns."
                 )
                 raise EncoderError(msg)
-        stacked = np.ascontiguousarray(np.stack(batch), dtype=np.float32)
+        with transferring():
+            stacked = np.ascontiguousarray(np.stack(batch), dtype=np.float32)
+            pictures = torch.from_numpy(stacked).to(self._device)
         with (
             torch.inference_mode(),
             pinned_threads(self._threads),
             computing(precision, self._device),
         ):
-            pictures = torch.from_numpy(stacked).to(self._device)
             vectors: torch.Tensor = self._model.encode_image(pictures, normalize=False)
             return vectors.float().cpu().numpy()
 

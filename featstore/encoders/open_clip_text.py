@@ -15,6 +15,7 @@ from featstore.encoders.open_clip_tokens import OpenClipTokens
 from featstore.encoders.quiet import quiet_root_logger, quiet_transformers
 from featstore.encoders.text_tokens import PreparedText
 from featstore.encoders.torch_text import TorchTextEncoder
+from featstore.encoders.transfer import transferring
 from featstore.encoders.weights import one_line
 from featstore.errors import EncoderError
 
@@ -71,7 +72,8 @@ class OpenClipTextEncoder(TorchTextEncoder):
         }
 
     def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:
-        ids = torch.from_numpy(np.stack([text.ids for text in texts])).to(self._device)
+        with transferring():
+            ids = torch.from_numpy(np.stack([text.ids for text in texts])).to(self._device)
         vectors: torch.Tensor = self._model.encode_text(ids, normalize=False)
         return vectors
 

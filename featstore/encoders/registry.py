@@ -37,8 +37,12 @@ class Family:
 
 #: Options that only some families take, with the value that leaves them out.
 OPTIONS: dict[str, Any] = {
+    "kind": None,
     "precision": "float32",
     "pool": None,
+    "prompt_name": None,
+    "prefix": None,
+    "max_length": None,
     "trust_remote_code": False,
     "compile": False,
 }
@@ -61,6 +65,7 @@ FAMILIES: dict[str, Family] = {
         check="check_text_name",
         open="open_text",
         example="st:all-MiniLM-L6-v2",
+        takes=frozenset({"precision", "prompt_name", "prefix", "max_length", "trust_remote_code"}),
     ),
     "hf": Family(
         summary="text models of transformers, with a pooling that is named",
@@ -69,6 +74,7 @@ FAMILIES: dict[str, Family] = {
         check="check_hf_name",
         open="open_hf",
         example="hf:roberta-base",
+        takes=frozenset({"precision", "pool", "prefix", "max_length", "trust_remote_code"}),
     ),
     "oc": Family(
         summary="image and text towers of open_clip",
@@ -77,6 +83,7 @@ FAMILIES: dict[str, Family] = {
         check="check_open_clip_name",
         open="open_open_clip",
         example="oc:ViT-B-32-quickgelu/openai",
+        takes=frozenset({"kind", "precision"}),
     ),
 }
 
@@ -114,12 +121,16 @@ def check_name(name: str) -> str:
 def open_encoder(
     name: str,
     *,
+    kind: str | None = None,
     weights: str | Path | None = None,
     device: str = "cpu",
     batch_size: int | None = None,
     threads: int | None = None,
     precision: str = "float32",
     pool: str | None = None,
+    prompt_name: str | None = None,
+    prefix: str | None = None,
+    max_length: int | None = None,
     trust_remote_code: bool = False,
     compile: bool = False,  # noqa: A002 -- torch's word for it
 ) -> Encoder:
@@ -129,6 +140,8 @@ def open_encoder(
     ----------
     name : str
         ``timm:<model>[.<tag>]`` or ``st:<model>``.
+    kind : str, optional
+        What it is to encode; says which of two towers is meant, for families that have two.
     weights : str, Path or None
         ``package:DISTRIBUTION``, a file, a folder (texts), or None for the hub.
     device : str
@@ -142,6 +155,11 @@ def open_encoder(
     pool : str, optional
         What of an image model is the vector, instead of the input of its head: ``cls``,
         ``patch_mean``, ``cls+patch_mean`` or ``layer:<name of a module>``. Another space each.
+    prompt_name, prefix : str, optional
+        What a text model gets before every text: a prompt that it names, or this. Part of the
+        space.
+    max_length : int, optional
+        Tokens that a text model sees, fewer than it could. Part of the space.
     trust_remote_code : bool
         Run Python code that comes with the model from the hub. Part of the space.
     compile : bool
@@ -167,8 +185,12 @@ def open_encoder(
             msg = f"The '{what}' of an encoder must be at least 1. Got {value} instead."
             raise EncoderError(msg)
     asked = {
+        "kind": kind,
         "precision": precision,
         "pool": pool,
+        "prompt_name": prompt_name,
+        "prefix": prefix,
+        "max_length": max_length,
         "trust_remote_code": trust_remote_code,
         "compile": compile,
     }
@@ -188,7 +210,8 @@ def open_encoder(
 def _taken(name: str, family: Family, asked: dict[str, Any]) -> dict[str, Any]:
     """Return the options that the family takes; refuse one that was asked for in vain."""
     for option, value in asked.items():
-        if option not in family.takes and value != OPTIONS[option]:
+        # A kind that the family does not encode is its caller's to refuse.
+        if option not in family.takes and value != OPTIONS[option] and option != "kind":
             msg = (
                 f"{name} takes no {option} ({value!r} was asked for); besides weights, device, "
                 f"batch_size and threads its family takes: "

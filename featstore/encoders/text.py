@@ -21,6 +21,7 @@ from featstore.encoders.text_space import ModelFiles, text_space
 from featstore.encoders.text_tokens import PreparedText, TextTokenizer
 from featstore.encoders.torch_runtime import checked_device
 from featstore.encoders.torch_text import TorchTextEncoder
+from featstore.encoders.transfer import transferring
 from featstore.encoders.weights import WeightsSource, one_line, parse_weights
 from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean
 
@@ -135,9 +136,10 @@ class SentenceTransformerEncoder(TorchTextEncoder):
         }
 
     def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:
-        features: dict[str, Any] = {
-            name: tensor.to(self._device) for name, tensor in self._tokens.batch(texts).items()
-        }
+        with transferring():
+            features: dict[str, Any] = {
+                name: tensor.to(self._device) for name, tensor in self._tokens.batch(texts).items()
+            }
         if self._prefix_length:
             # Pooling leaves these tokens out, if the model says so.
             features["prompt_length"] = self._prefix_length

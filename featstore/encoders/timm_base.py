@@ -15,6 +15,7 @@ from featstore.encoders.base import IMAGE_KINDS
 from featstore.encoders.precision import checked_precision, computing
 from featstore.encoders.timm_model import preprocessing
 from featstore.encoders.torch_runtime import checked_device, pinned_threads
+from featstore.encoders.transfer import transferring
 from featstore.errors import EncoderError
 from featstore.fingerprint import weights_sha256
 from featstore.images import to_rgb
@@ -132,11 +133,12 @@ class TimmImages:
                     f"shape {np.shape(array)}. Pass what its prepare() returns."
                 )
                 raise EncoderError(msg)
-        pixels = torch.from_numpy(np.ascontiguousarray(np.stack(batch), dtype=np.float32))
-        if self._device.type == "cuda":
-            # From pinned memory the copy runs beside the CPU's work on the next batch.
-            pixels = pixels.pin_memory()
-        return pixels.to(self._device, non_blocking=True, memory_format=self._memory_format)
+        with transferring():
+            pixels = torch.from_numpy(np.ascontiguousarray(np.stack(batch), dtype=np.float32))
+            if self._device.type == "cuda":
+                # From pinned memory the copy runs beside the CPU's work on the next batch.
+                pixels = pixels.pin_memory()
+            return pixels.to(self._device, non_blocking=True, memory_format=self._memory_format)
 
     @contextmanager
     def _running(self, *, exact: bool) -> Iterator[nn.Module]:

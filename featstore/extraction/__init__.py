@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from featstore.extraction.events import BlockDone, ExtractResult
 from featstore.extraction.heads import extract_head
-from featstore.extraction.job import extract
+from featstore.extraction.job import extract, extract_many
+from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.progress import Progress
 
-__all__ = ["BlockDone", "ExtractResult", "extract", "extract_head"]
+__all__ = [
+    "BlockDone",
+    "EncoderChoice",
+    "ExtractResult",
+    "Options",
+    "Progress",
+    "extract",
+    "extract_head",
+    "extract_many",
+]

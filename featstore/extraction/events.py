@@ -25,13 +25,21 @@ class ExtractResult:
     key : str
         ``dataset/kind/encoder`` with the full directory name.
     reused, new : int
-        Rows that were there already, and rows that this call encoded.
+        Rows that were there already, in this set or in another of the same space, and rows
+        that this call encoded.
     failed : int
         Items of the set without an embedding, whenever they failed.
     failures : dict
         item_id -> reason, for the items that failed.
     truncated : int
         Texts longer than the encoder's context, cut by its tokenizer in this call.
+    copied : int
+        Of the reused rows, those copied from another set, where an item has the same content.
+    truncated_items : list of str
+        item_ids of the truncated texts.
+    blocks_left : int
+        Of a part (``--rank``) only: blocks of the set that no process has done yet. The set is
+        published when there are none, and has no revision before.
     """
 
     key: str
@@ -41,6 +49,9 @@ class ExtractResult:
     revision_id: str
     failures: dict[str, str] = field(default_factory=dict)
     truncated: int = 0
+    copied: int = 0
+    truncated_items: list[str] = field(default_factory=list)
+    blocks_left: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return what ``featstore extract --json`` prints."""

@@ -2,63 +2,68 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 
 from featstore.encoders.base import Encoder
-from featstore.encoders.golden import golden_vectors
-from featstore.encoders.object_encoder import ObjectEncoder
-from featstore.errors import (
-    AlreadyFinishedError,
-    EmptySelectionError,
-    EncoderError,
-    ManifestError,
-    TooManyFailuresError,
-)
 from featstore.extraction.events import BlockDone, ExtractResult
-from featstore.extraction.pipeline import encode_block
-from featstore.extraction.provenance import lasting_facts, run_facts
-from featstore.extraction.reuse import finished_result
-from featstore.images import ImageError, decode_image, thumbnail_webp
+from featstore.extraction.job_log import JobLog
+from featstore.extraction.opening import default_threads, job_items, open_choices
+from featstore.extraction.options import (
+    DECODE_TIMEOUT,
+    DEFAULT_DTYPE,
+    EncoderChoice,
+    OnError,
+    Options,
+)
+from featstore.extraction.pictures import complete_thumbnails
+from featstore.extraction.progress import Progress
+from featstore.extraction.run import encode_sets
+from featstore.extraction.targets import Target, make_targets
 from featstore.manifest import Manifest, read_manifest
 from featstore.store.layout import BLOCK_ROWS
-from featstore.store.thumbnails import read_thumbnails, write_thumbnails
-from featstore.store.writer import SetWriter
 
-#: Stored dtype of image and text embeddings.
-DEFAULT_DTYPE = "float16"
-
-#: Images on which the head identity W f + b = logits is checked before the first block.
-HEAD_CHECK_IMAGES = 4
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Job:
-    """Items, encoder and options of one set, all checks done."""
+    """Items, encoders and options, opened and checked; nothing is written yet."""
 
     source: Manifest
+    dataset: str
     kind: str
-    items: pl.DataFrame
-    encoder: Encoder
+    items: pl.DataFrame = field(repr=False)
     store: Path
-    dtype: str
-    device: str
-    batch: int
+    options: Options
+    targets: list[Target]
     threads: int | None
-    workers: int
-    thumbnails: bool
-    max_failures: int
-    block_rows: int
-    on_block: Callable[[BlockDone], None] | None
-    wait: float = 0.0
+
+    @property
+    def workers(self) -> int:
+        """Threads, or processes, that decode."""
+        return self.options.workers or os.cpu_count() or 1
+
+    @property
+    def thumbnails(self) -> bool:
+        """Whether pictures are kept."""
+        return self.options.thumbnails and self.kind == "image"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was asked for, as the provenance records it."""
+        return {
+            "dataset": self.dataset,
+            "kind": self.kind,
+            "encoders": [target.choice.as_dict() for target in self.targets],
+            **self.options.as_dict(),
+        }
 
 
 def extract(
@@ -69,22 +74,35 @@ def extract(
     store: str | Path,
     space: Mapping[str, Any] | None = None,
     weights: str | None = None,
+    pool: str | None = None,
     dtype: str = DEFAULT_DTYPE,
+    precision: str = "float32",
     device: str = "cpu",
-    batch_size: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
     threads: int | None = None,
     workers: int | None = None,
+    decode_timeout: float | None = DECODE_TIMEOUT,
     thumbnails: bool = False,
-    max_failures: int | None = None,
+    views: int = 0,
+    seed: int = 0,
     limit: int | None = None,
-    block_rows: int = BLOCK_ROWS,
-    on_block: Callable[[BlockDone], None] | None = None,
+    on_error: OnError = "skip",
+    max_failures: int | None = None,
+    retry_failed: bool = False,
+    trust_remote_code: bool = False,
+    compile: bool = False,  # noqa: A002 -- torch's word for it
     wait: float = 0.0,
+    block_rows: int = BLOCK_ROWS,
+    log: str | Path | None = None,
+    on_block: Callable[[BlockDone], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> ExtractResult:
     """Encode the items of one kind into a finished set of the store.
 
     All checks come before the first batch. An interrupted job, started again with the same
-    arguments, takes over its finished blocks; a finished one touches nothing.
+    arguments, takes over its finished blocks; a finished one touches nothing. A set whose items
+    these begin with is extended. Rows of the same content in the same space, wherever they are
+    in the store, are copied.
 
     Parameters
     ----------
@@ -94,7 +112,7 @@ def extract(
         ``image``, ``caption`` or ``class_name``; heads go through `extract_head`.
     encoder : str or object
         ``family:name``, or any object with ``encode(list of PIL images or str) -> (b, d)``,
-        which then needs `space`.
+        which then needs `space`. Several at once: `extract_many`.
     store : path
         The store, made if missing.
     space : mapping
@@ -102,23 +120,46 @@ def extract(
         ``name``. Same facts, same space_id: that promise is the caller's.
     weights : str, optional
         ``package:NAME``, a file, a folder, or None for the model's hub.
+    pool : str, optional
+        Another layer of the model; see `featstore.encoders.open_encoder`.
     dtype : str
-        Stored dtype: ``float16`` or ``float32``.
-    device, batch_size, threads, workers
-        Of the encoder, and the number of decoding threads. Batch size and threads are part
-        of the plan: staged blocks of another plan are not taken over.
+        Stored dtype: ``float16``, ``bfloat16`` or ``float32``.
+    precision : str
+        Compute precision: ``float32``, ``bfloat16`` or ``float16``.
+    device, threads, workers
+        Of the encoder, and how many threads, or processes, decode.
+    batch_size : int or "auto", optional
+        Items a batch; ``auto`` halves it until it fits. Batch size and threads are part of the
+        plan: a job that is resumed without them takes those that it was begun with, and with
+        others begins anew.
+    decode_timeout : float, optional
+        Seconds that one image may take; it is decoded in a process of its own, so that a crash
+        or a hang costs that image. None decodes in threads, without that protection.
     thumbnails : bool
         Keep a small WebP of every image in the store.
-    max_failures : int, optional
-        Items that may fail before the job stops; default the larger of 10 and 0.1 %.
+    views, seed : int
+        Encode so many seeded augmented views of each image, instead of the image, into the
+        dataset ``<dataset>.views<views>-seed<seed>``.
     limit : int, optional
         Only the first `limit` items.
+    on_error : {"skip", "fail"}
+        What an item that cannot be read or decoded costs: its row, or the job.
+    max_failures : int, optional
+        Items that may fail before the job stops; default the larger of 10 and 0.1 %.
+    retry_failed : bool
+        Try the failed items of a finished set again, into a new revision.
+    trust_remote_code, compile : bool
+        See `featstore.encoders.open_encoder`.
+    wait : float
+        Seconds to wait for another writer of the set.
     block_rows : int
         Rows of a block.
+    log : path, optional
+        File to which events are appended as JSON lines.
     on_block : callable, optional
         Called after every finished block.
-    wait : float
-        Seconds to wait for another process that is writing this set; its rows are then reused.
+    on_progress : callable, optional
+        Called after every batch.
 
     Raises
     ------
@@ -127,203 +168,136 @@ def extract(
     NonFiniteEmbeddingError, TooManyFailuresError
         While encoding; finished blocks stay staged.
     """
-    source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
-    items = _items_of(source, kind, limit)
-    if isinstance(encoder, str):
-        from featstore.encoders.registry import open_encoder
-
-        opened = open_encoder(
-            encoder, weights=weights, device=device, batch_size=batch_size, threads=threads
-        )
-    elif space is None:
-        msg = "An encoder object needs space={...}: the facts that identify its embedding space."
-        raise EncoderError(msg)
-    else:
-        opened = ObjectEncoder(encoder, space=space, kinds=frozenset({kind}))
-    if kind not in opened.kinds:
-        msg = f"Encoder {opened.name} encodes {' and '.join(sorted(opened.kinds))}, not {kind}."
-        raise EncoderError(msg)
-    job = Job(
-        source=source,
-        kind=kind,
-        items=items,
-        encoder=opened,
-        store=Path(store),
+    options = Options(
         dtype=dtype,
+        precision=precision,
         device=device,
-        batch=batch_size or opened.batch_size,
+        batch_size=batch_size,
         threads=threads,
-        workers=workers or os.cpu_count() or 1,
-        thumbnails=thumbnails and kind == "image",
-        max_failures=max(10, items.height // 1000) if max_failures is None else max_failures,
-        block_rows=block_rows,
-        on_block=on_block,
+        workers=workers,
+        decode_timeout=decode_timeout,
+        thumbnails=thumbnails,
+        views=views,
+        seed=seed,
+        limit=limit,
+        on_error=on_error,
+        max_failures=max_failures,
+        retry_failed=retry_failed,
+        trust_remote_code=trust_remote_code,
+        compile=compile,
         wait=wait,
+        block_rows=block_rows,
+        log=None if log is None else Path(log),
+        on_block=on_block,
+        on_progress=on_progress,
     )
-    result = _finished(job)
-    if result is None:
-        try:
-            result = _encode(job)
-        except AlreadyFinishedError:
-            # Another process wrote it between the two looks, or while this one waited.
-            result = _finished(job)
-            if result is None:
-                raise
-    if job.thumbnails:
-        _complete_thumbnails(job, skip=result.failures)
-    return result
+    choice = EncoderChoice(encoder, weights=weights, pool=pool, space=space)
+    return extract_many(manifest, kind=kind, encoders=[choice], store=store, options=options)[0]
 
 
-def _finished(job: Job) -> ExtractResult | None:
-    """Return the result for a set that is finished with these very items, else None."""
-    return finished_result(
-        job.store,
-        job.encoder.space,
-        dataset=job.source.name,
-        kind=job.kind,
-        encoder=job.encoder.name,
-        items=job.items,
-        dtype=job.dtype,
+def extract_many(
+    manifest: str | Path | Manifest,
+    *,
+    kind: str,
+    encoders: Sequence[EncoderChoice],
+    store: str | Path,
+    options: Options | None = None,
+) -> list[ExtractResult]:
+    """Encode the items of one kind with several encoders; each image is decoded once.
+
+    Every encoder has a set of its own, with the same rows as if it had been alone, bit for bit.
+
+    Parameters
+    ----------
+    manifest, kind, store
+        As for `extract`.
+    encoders : sequence of EncoderChoice
+    options : Options, optional
+        The other arguments of `extract`, with the same names and defaults.
+
+    Returns
+    -------
+    list of ExtractResult
+        One an encoder, in order.
+
+    Raises
+    ------
+    FeatstoreError
+        As for `extract`.
+    """
+    asked = options or Options()
+    log = JobLog(asked.log)
+    try:
+        with _log_errors(log):
+            job = open_job(manifest, kind=kind, encoders=encoders, store=store, options=asked)
+            return run_job(job, log)
+    finally:
+        log.close()
+
+
+def open_job(
+    manifest: str | Path | Manifest,
+    *,
+    kind: str,
+    encoders: Sequence[EncoderChoice],
+    store: str | Path,
+    options: Options,
+    opened: Sequence[Encoder] | None = None,
+) -> Job:
+    """Open what a job needs, and check it.
+
+    Parameters
+    ----------
+    opened : sequence of Encoder, optional
+        Encoders that are open already, one for each of `encoders`.
+
+    Raises
+    ------
+    FeatstoreError
+        As for `extract`; nothing is touched.
+    """
+    source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
+    dataset, items = job_items(source, kind, options)
+    choices = list(encoders)
+    found = list(opened) if opened is not None else open_choices(choices, kind, options)
+    targets = make_targets(
+        dataset,
+        items,
+        kind=kind,
+        choices=choices,
+        encoders=found,
+        store=Path(store),
+        options=options,
     )
+    threads = options.threads or default_threads(choices)
+    return Job(source, dataset, kind, items, Path(store), options, targets, threads)
 
 
-def _encode(job: Job) -> ExtractResult:
-    """Encode the blocks that are missing and publish the set."""
-    started = time.time()
-    plan = {"batch": job.batch, "threads": job.threads, "device": job.device}
-    facts = {
-        **lasting_facts(job.encoder.facts),
-        "manifest_revision": str(job.source.facts.get("revision", "")),
-        # What every reader of results on this dataset should know.
-        "note": str(job.source.facts.get("note", "")),
-    }
-    small: dict[str, bytes] = {}
-    new = truncated = 0
-    if job.kind == "image":
-        _check_head(job)
-    with (
-        SetWriter(
-            job.store,
-            dataset=job.source.name,
-            kind=job.kind,
-            encoder=job.encoder.name,
-            space=job.encoder.space,
-            items=job.items,
-            dim=job.encoder.dim,
-            dtype=job.dtype,
-            facts=facts,
-            plan=plan,
-            block_rows=job.block_rows,
-            wait=job.wait,
-        ) as writer,
-        ThreadPoolExecutor(job.workers) as pool,
-    ):
-        failures = writer.failures
-        for block in writer.pending():
-            rows = writer.layout.block_slice(block)
-            part = job.items[rows.start : rows.stop]
-            output = encode_block(
-                part,
-                job.source.root,
-                [job.encoder],
-                pool,
-                batch=job.batch,
-                thumbnail=job.thumbnails,
-            )
-            failures.update(output.failures)
-            _check_failures(job, writer, failures)
-            writer.write_block(block, output.rows[0], output.failures)
-            small.update(output.thumbnails)
-            new += part.height - len(output.failures)
-            truncated += _count_truncated(job.encoder, part["text"])
-            if job.on_block is not None:
-                job.on_block(BlockDone(str(writer.key), rows.stop, job.items.height, len(failures)))
-        vectors = np.round(golden_vectors(job.encoder).astype(np.float64), 6)
-        revision = writer.finish(
-            golden={"vectors": vectors.tolist()},
-            run={
-                **run_facts(job.encoder.facts, device=job.device),
-                **plan,
-                "seconds": round(time.time() - started, 3),
-            },
-        )
-    if small:
-        write_thumbnails(writer.directory.parent, small)
-    return ExtractResult(
-        key=str(writer.key),
-        reused=job.items.height - new - len(failures),
-        new=new,
-        failed=len(failures),
-        revision_id=revision,
-        failures=failures,
-        truncated=truncated,
-    )
+def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
+    """Make the sets of an open job that are not there, and the thumbnails."""
+    log.write("started", store=str(job.store), items=job.items.height, settings=job.settings())
+    results: dict[str, ExtractResult] = {}
+    for target in job.targets:
+        done = target.finished()
+        if done is not None:
+            results[target.set_id] = done
+    missing = [target for target in job.targets if target.set_id not in results]
+    if missing:
+        results |= encode_sets(job, missing, log)
+    if job.thumbnails and not job.options.part:
+        skip = set().union(*(result.failures for result in results.values()))
+        complete_thumbnails(job, skip=skip)
+    ordered = [results[target.set_id] for target in job.targets]
+    for result in ordered:
+        summary = {k: v for k, v in result.as_dict().items() if not isinstance(v, dict | list)}
+        log.write("finished", **summary)
+    return ordered
 
 
-def _items_of(source: Manifest, kind: str, limit: int | None) -> pl.DataFrame:
-    if kind not in source.tables:
-        known = ", ".join(source.tables) or "none"
-        msg = f"Manifest {source.name} has no items of kind {kind!r}. It has: {known}."
-        raise ManifestError(msg)
-    items = source.tables[kind]
-    items = items if limit is None else items.head(limit)
-    if items.is_empty():
-        msg = f"Manifest {source.name} has no {kind} item to extract."
-        raise EmptySelectionError(msg)
-    return items
-
-
-def _check_head(job: Job) -> None:
-    """Check W f + b = logits on the first readable images, if the encoder has a head."""
-    check = getattr(job.encoder, "check_head", None)
-    if check is None:
-        return
-    images = []
-    for uri in job.items["uri"].head(5 * HEAD_CHECK_IMAGES).to_list():
-        try:
-            images.append(job.encoder.prepare(decode_image(job.source.root / uri)))
-        except (ImageError, OSError):
-            continue  # the job itself lists it
-        if len(images) == HEAD_CHECK_IMAGES:
-            break
-    if images:
-        check(images)
-
-
-def _count_truncated(encoder: Encoder, texts: pl.Series) -> int:
-    """Return how many texts are longer than the encoder's context."""
-    is_truncated = getattr(encoder, "is_truncated", None)
-    if is_truncated is None:
-        return 0
-    return sum(bool(is_truncated(text)) for text in texts.drop_nulls())
-
-
-def _check_failures(job: Job, writer: SetWriter, failures: Mapping[str, str]) -> None:
-    """Raise TooManyFailuresError if more items failed than may, or all did."""
-    total = job.items.height
-    if len(failures) <= job.max_failures and len(failures) < total:
-        return
-    item, reason = next(iter(failures.items()))
-    what = "All" if len(failures) == total else f"{len(failures):,} of {total:,}"
-    msg = (
-        f"{what} items of {writer.key} failed (first {item!r}: {reason.rstrip('.')}); at most "
-        f"{job.max_failures:,} may. Mend them, or allow more with --max-failures. Finished "
-        "blocks are kept."
-    )
-    raise TooManyFailuresError(msg)
-
-
-def _complete_thumbnails(job: Job, *, skip: Mapping[str, str]) -> None:
-    """Draw the thumbnails that an interrupted job, or one without them, did not leave."""
-    directory = job.store / job.source.name / job.kind
-    have = read_thumbnails(directory)
-    small: dict[str, bytes] = {}
-    for item, uri in job.items.select("item_id", "uri").iter_rows():
-        if item in have or item in skip:
-            continue
-        try:
-            small[item] = thumbnail_webp(decode_image(job.source.root / uri))
-        except (ImageError, OSError):
-            continue  # an image without a picture is shown by its id
-    if small:
-        write_thumbnails(directory, small)
+@contextlib.contextmanager
+def _log_errors(log: JobLog) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as err:
+        log.write("error", error=type(err).__name__, message=" ".join(str(err).split()))
+        raise

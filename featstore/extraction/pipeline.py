@@ -1,137 +1,331 @@
-"""One block: read and decode each item once, then run every encoder on it.
+"""Blocks through the encoders: every item is read and decoded once, whoever needs it.
 
-Batches are fixed slots by row inside the block, and a failed item keeps its slot, so that
-which other items are bad never changes the bits of a good row. Decoding of the next batches
-runs in threads (Pillow and NumPy release the interpreter lock) while the encoder works.
+Batches are fixed slots by row inside the block, for each encoder by itself; a failed item keeps
+its slot, so that neither which other items are bad nor which other encoders run beside it
+changes the bits of a good row. Reading, decoding and preparing run ahead in threads, across the
+borders of blocks, while the encoders work. Nothing here knows about the store: a process of its
+own can encode blocks as well.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import polars as pl
 
-from featstore.encoders.base import Encoder
+from featstore.decoding import DecodePool
+from featstore.encoders.transfer import take_transfer_seconds
+from featstore.extraction.batches import Batches, BatchRunner, batches_for
+from featstore.extraction.image_views import draw_view, source_item
+from featstore.extraction.progress import StageClock
 from featstore.images import ImageError, decode_image, thumbnail_webp
-from featstore.keys import sha256_hex
 
-#: Batches that are decoded ahead of the encoder.
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: Batches that are prepared ahead of the encoders.
 LOOKAHEAD = 2
+
+
+class Reader(Protocol):
+    """Reads the bytes of an item, which must be those that its content hash names."""
+
+    def read(self, item: Mapping[str, Any]) -> bytes:
+        """Return them, or raise OSError."""
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """A block to encode.
+
+    Attributes
+    ----------
+    number : int
+    items : DataFrame
+        All items of the block.
+    needed : sequence of boolean ndarrays of shape (rows of the block,)
+        One an encoder: the rows that it is to encode.
+    """
+
+    number: int
+    items: pl.DataFrame
+    needed: Sequence[np.ndarray]
+
+
+@dataclass
+class BlockOutput:
+    """Embeddings of a block.
+
+    Attributes
+    ----------
+    number : int
+        Of the block.
+    rows : list of ndarray of shape (rows of the block, d)
+        One an encoder, float32; NaN where nothing was asked for, and where an item failed.
+    failures : dict
+        item_id -> reason.
+    thumbnails : dict
+        item_id -> WebP bytes, if asked for.
+    truncated : list of list of str
+        item_ids of the texts that were cut, one list an encoder.
+    """
+
+    number: int
+    rows: list[np.ndarray]
+    failures: dict[str, str] = field(default_factory=dict)
+    thumbnails: dict[str, bytes] = field(default_factory=dict)
+    truncated: list[list[str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Slot:
     """One item, prepared for every encoder; `reason` says why it could not be."""
 
-    prepared: tuple[Any, ...]
+    prepared: tuple[Any, ...] = ()
     thumbnail: bytes | None = None
     reason: str = ""
 
 
-@dataclass
-class BlockOutput:
-    """Embeddings of a block per encoder, and what failed in it."""
+class Preparation:
+    """Reads, decodes and prepares items in threads; a context manager.
 
-    rows: list[np.ndarray]
-    failures: dict[str, str]
-    thumbnails: dict[str, bytes]
-
-
-def prepare_image(
-    item: dict[str, Any], root: Path, encoders: Sequence[Encoder], *, thumbnail: bool
-) -> Slot:
-    """Decode one image once and prepare it for each encoder.
-
-    The bytes must be those that the manifest names: its hash identifies the row for ever.
+    Parameters
+    ----------
+    reader : Reader
+    runners : sequence of BatchRunner
+        The encoders.
+    workers : int
+        Threads, and processes that decode.
+    decode_timeout : float, optional
+        Seconds that one image may take. Images are then decoded in processes of their own,
+        so that a crash or a hang costs one of them; None decodes in the threads.
+    thumbnail : bool
+    clock : StageClock, optional
     """
-    try:
-        data = (root / item["uri"]).read_bytes()
-        digest = item.get("content_sha256")
-        if digest and sha256_hex(data) != digest:
-            reason = "the file differs from the manifest (its content hash changed); build it again"
-            return Slot((), reason=reason)
-        image = decode_image(data)
-        prepared = tuple(encoder.prepare(image) for encoder in encoders)
-        small = thumbnail_webp(image) if thumbnail else None
-    except (ImageError, OSError) as err:
-        return Slot((), reason=str(err))
-    return Slot(prepared, small)
 
+    def __init__(
+        self,
+        reader: Reader,
+        runners: Sequence[BatchRunner],
+        *,
+        workers: int,
+        decode_timeout: float | None,
+        thumbnail: bool = False,
+        clock: StageClock | None = None,
+    ) -> None:
+        self.runners = runners
+        self.clock = clock or StageClock()
+        self._reader = reader
+        self._thumbnail = thumbnail
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+        # Processes start with the first image, so texts start none.
+        self._processes = DecodePool(workers, timeout=decode_timeout) if decode_timeout else None
 
-def prepare_text(item: dict[str, Any], encoders: Sequence[Encoder]) -> Slot:
-    """Prepare one text for each encoder."""
-    return Slot(tuple(encoder.prepare(item["text"]) for encoder in encoders))
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        if self._processes is not None:
+            self._processes.close()
 
-def prepared_batches(
-    items: pl.DataFrame,
-    root: Path,
-    encoders: Sequence[Encoder],
-    pool: ThreadPoolExecutor,
-    *,
-    batch: int,
-    thumbnail: bool,
-) -> Iterator[list[Slot]]:
-    """Yield the prepared slots of a block, batch by batch, a few batches ahead."""
-    records = items.to_dicts()
+    def submit(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Future[list[Slot]]:
+        """Prepare items that share one image, each for the encoders that want it."""
+        return self._threads.submit(self._prepare, records, wanted)
 
-    def prepare(record: dict[str, Any]) -> Slot:
-        if record["uri"] is not None:
-            return prepare_image(record, root, encoders, thumbnail=thumbnail)
-        return prepare_text(record, encoders)
-
-    ahead: deque[list[Future[Slot]]] = deque()
-    for start in range(0, len(records), batch):
-        ahead.append([pool.submit(prepare, record) for record in records[start : start + batch]])
-        if len(ahead) > LOOKAHEAD:
-            yield [future.result() for future in ahead.popleft()]
-    while ahead:
-        yield [future.result() for future in ahead.popleft()]
-
-
-def encode_block(
-    items: pl.DataFrame,
-    root: Path,
-    encoders: Sequence[Encoder],
-    pool: ThreadPoolExecutor,
-    *,
-    batch: int,
-    thumbnail: bool = False,
-) -> BlockOutput:
-    """Encode the items of one block with every encoder.
-
-    Returns
-    -------
-    BlockOutput
-        One float32 array of shape (b, d) per encoder; rows of failed items are NaN.
-    """
-    ids = items["item_id"].to_list()
-    rows = [np.full((len(ids), encoder.dim), np.nan, dtype=np.float32) for encoder in encoders]
-    failures: dict[str, str] = {}
-    thumbnails: dict[str, bytes] = {}
-    start = 0
-    for slots in prepared_batches(items, root, encoders, pool, batch=batch, thumbnail=thumbnail):
-        good = [index for index, slot in enumerate(slots) if not slot.reason]
-        for index, slot in enumerate(slots):
-            item = ids[start + index]
-            if slot.reason:
-                failures[item] = slot.reason
-            elif slot.thumbnail is not None:
-                thumbnails[item] = slot.thumbnail
-        if good:
-            for position, encoder in enumerate(encoders):
-                # A failed slot is filled with the first good item: same shape, ignored row.
-                filled = [
-                    (slot if not slot.reason else slots[good[0]]).prepared[position]
-                    for slot in slots
+    def _prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> list[Slot]:
+        if records[0].get("uri") is None:
+            with self.clock.measure("prepare"):
+                return [
+                    Slot(self._for_each(record["text"], wanted[:, row]))
+                    for row, record in enumerate(records)
                 ]
-                encoded = np.asarray(encoder.encode(filled), dtype=np.float32)
-                rows[position][[start + index for index in good]] = encoded[good]
-        start += len(slots)
-    return BlockOutput(rows, failures, thumbnails)
+        try:
+            with self.clock.measure("read"):
+                data = self._reader.read(source_item(records[0]))
+            with self.clock.measure("decode"):
+                image = self._decode(data)
+            with self.clock.measure("prepare"):
+                return [
+                    self._slot(draw_view(image, record), wanted[:, row])
+                    for row, record in enumerate(records)
+                ]
+        except (ImageError, OSError) as err:
+            return [Slot(reason=str(err))] * len(records)
+
+    def _decode(self, data: bytes) -> Image.Image:
+        if self._processes is None:
+            return decode_image(data)
+        return self._processes.submit(data).result()
+
+    def _slot(self, image: Image.Image, wanted: np.ndarray) -> Slot:
+        small = thumbnail_webp(image) if self._thumbnail else None
+        return Slot(self._for_each(image, wanted), small)
+
+    def _for_each(self, item: Any, wanted: np.ndarray) -> tuple[Any, ...]:
+        return tuple(
+            runner.encoder.prepare(item) if wants else None
+            for runner, wants in zip(self.runners, wanted, strict=True)
+        )
+
+
+def encode_blocks(
+    tasks: Iterable[BlockTask],
+    preparation: Preparation,
+    *,
+    on_failure: Callable[[str, str], None] | None = None,
+    on_rows: Callable[[int], None] | None = None,
+) -> Iterator[BlockOutput]:
+    """Encode blocks one after the other, preparing the next while one is encoded.
+
+    Parameters
+    ----------
+    tasks : iterable of BlockTask
+        Taken as needed.
+    preparation : Preparation
+        With the encoders.
+    on_failure : callable
+        Called with item_id and reason as soon as an item fails; what it raises ends the job.
+    on_rows : callable
+        Called with the number of vectors that a batch has added.
+
+    Yields
+    ------
+    BlockOutput
+        In the order of the tasks.
+    """
+    runners = preparation.runners
+    ahead = LOOKAHEAD * max(runner.size for runner in runners)
+    block: _Block | None = None
+    for task, rows, future in _prepared(tasks, preparation, ahead):
+        if block is None or block.task is not task:
+            if block is not None:
+                yield block.finish()
+            block = _Block(task, preparation, on_failure, on_rows)
+        with preparation.clock.measure("wait"):
+            slots = future.result() if future is not None else []
+        for row, slot in zip(rows, slots, strict=True):
+            block.add(row, slot)
+    if block is not None:
+        yield block.finish()
+
+
+def encode_block(items: pl.DataFrame, preparation: Preparation) -> BlockOutput:
+    """Encode the items of one block with every encoder of a preparation."""
+    everything = np.ones(items.height, dtype=bool)
+    task = BlockTask(0, items, [everything] * len(preparation.runners))
+    return next(encode_blocks([task], preparation))
+
+
+class _Block:
+    """A block under way."""
+
+    def __init__(
+        self,
+        task: BlockTask,
+        preparation: Preparation,
+        on_failure: Callable[[str, str], None] | None,
+        on_rows: Callable[[int], None] | None,
+    ) -> None:
+        self.task = task
+        self._ids = task.items["item_id"].to_list()
+        self._runners = preparation.runners
+        self._clock = preparation.clock
+        self._batches: list[Batches] = [
+            batches_for(runner.encoder, runner.size) for runner in self._runners
+        ]
+        self._on_failure, self._on_rows = on_failure, on_rows
+        self._output = BlockOutput(
+            task.number,
+            [
+                np.full((len(self._ids), runner.encoder.dim), np.nan, dtype=np.float32)
+                for runner in self._runners
+            ],
+            truncated=[[] for _ in self._runners],
+        )
+
+    def add(self, row: int, slot: Slot) -> None:
+        """Take one item, and encode the batches that it fills."""
+        if slot.reason:
+            self._output.failures[self._ids[row]] = slot.reason
+            if self._on_failure is not None:
+                self._on_failure(self._ids[row], slot.reason)
+        elif slot.thumbnail is not None:
+            self._output.thumbnails[self._ids[row]] = slot.thumbnail
+        for number, batches in enumerate(self._batches):
+            if not self.task.needed[number][row]:
+                continue
+            prepared = None if slot.reason else slot.prepared[number]
+            is_truncated = getattr(self._runners[number].encoder, "is_truncated", None)
+            if is_truncated is not None and prepared is not None and is_truncated(prepared):
+                self._output.truncated[number].append(self._ids[row])
+            for batch in batches.add(row, prepared):
+                self._encode(number, *batch)
+
+    def finish(self) -> BlockOutput:
+        """Encode what is left."""
+        for number, batches in enumerate(self._batches):
+            for batch in batches.flush():
+                self._encode(number, *batch)
+        return self._output
+
+    def _encode(self, number: int, rows: list[int], prepared: list[Any]) -> None:
+        good = [index for index, one in enumerate(prepared) if one is not None]
+        if good:
+            # A failed slot is filled with the first good item: same shape, ignored row.
+            filled = [prepared[good[0]] if one is None else one for one in prepared]
+            take_transfer_seconds()  # of golden inputs, perhaps
+            with self._clock.measure("forward"):
+                encoded = self._runners[number].encode(filled)
+            copying = take_transfer_seconds()
+            self._clock.add("transfer", copying)
+            self._clock.add("forward", -copying)
+            self._output.rows[number][[rows[index] for index in good]] = encoded[good]
+        if self._on_rows is not None:
+            self._on_rows(len(rows))
+
+
+def _prepared(
+    tasks: Iterable[BlockTask], preparation: Preparation, ahead: int
+) -> Iterator[tuple[BlockTask, list[int], Future[list[Slot]] | None]]:
+    """Yield the items of each task as they are being prepared, at most so many ahead."""
+    queue: deque[tuple[BlockTask, list[int], Future[list[Slot]] | None]] = deque()
+    pending = 0
+    for task in tasks:
+        wanted = np.stack([np.asarray(needed, dtype=bool) for needed in task.needed])
+        items = task.items.to_dicts()
+        groups = _groups(items, np.flatnonzero(wanted.any(axis=0)))
+        if not groups:
+            queue.append((task, [], None))
+        for rows in groups:
+            records = [items[row] for row in rows]
+            queue.append((task, rows, preparation.submit(records, wanted[:, rows])))
+            pending += len(rows)
+            while pending > ahead:
+                entry = queue.popleft()
+                pending -= len(entry[1])
+                yield entry
+    yield from queue
+
+
+def _groups(items: list[dict[str, Any]], rows: np.ndarray) -> list[list[int]]:
+    """Return the rows in runs that share an image; each text is a run by itself."""
+    groups: list[list[int]] = []
+    for row in rows.tolist():
+        uri = items[row].get("uri")
+        if groups and uri is not None and items[groups[-1][-1]]["uri"] == uri:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from featstore.errors import FeatstoreError
 from featstore.store.files import MAX_METADATA_BYTES, read_json
+
+#: What a run records of how it asked for an encoder, beside its weights.
+_OPTIONS = ("pool", "prompt_name", "prefix", "max_length")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Plan:
     device: str = "cpu"
     weights: str | None = None
     """As ``--weights`` takes it, where a run says that; else None."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What else the encoder was asked for: pool, prompt_name, prefix, max_length, compile."""
     run: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
@@ -44,8 +49,14 @@ class Plan:
         )
 
 
-def recorded_plans(directory: Path) -> list[Plan]:
-    """Return the distinct plans of a set's runs, the newest first; one of defaults if none."""
+def recorded_plans(directory: Path, encoder: str = "") -> list[Plan]:
+    """Return the distinct plans of a set's runs, the newest first; one of defaults if none.
+
+    Parameters
+    ----------
+    encoder : str
+        Name of the set's encoder: a run may have had several.
+    """
     found: list[Plan] = []
     for path in sorted((directory / "runs").glob("*.json"), reverse=True):
         try:
@@ -53,13 +64,29 @@ def recorded_plans(directory: Path) -> list[Plan]:
         except (FeatstoreError, OSError):
             continue  # a run is recorded for people; a damaged one costs a guess
         if isinstance(run, dict):
-            plan = _plan(run)
-            found += [] if plan in found else [plan]
+            for plan in _plans(run, encoder):
+                found += [] if plan in found else [plan]
     return found or [Plan()]
 
 
+def _plans(run: Mapping[str, Any], encoder: str) -> list[Plan]:
+    """Return the plans of a run: one for each way in which it asked for the encoder."""
+    settings = _mapping(run.get("settings"))
+    asked = settings.get("encoders")
+    choices = [_mapping(one) for one in asked] if isinstance(asked, list) else []
+    ways = [choice for choice in choices if encoder and choice.get("encoder") == encoder]
+    shared = {"compile": True} if settings.get("compile") is True else {}
+    return [
+        replace(
+            _plan(run),
+            options={**{name: way[name] for name in _OPTIONS if name in way}, **shared},
+        )
+        for way in ways or [{}]
+    ]
+
+
 def _plan(run: Mapping[str, Any]) -> Plan:
-    weights = _texts(_texts(run.get("encoder"), nested=True).get("weights"))
+    weights = _texts(_mapping(run.get("encoder")).get("weights"))
     package = weights.get("package")
     return Plan(
         batch=_count(run.get("batch")),
@@ -74,10 +101,12 @@ def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-def _texts(value: Any, *, nested: bool = False) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {}
-    return {name: what for name, what in value.items() if nested or isinstance(what, str)}
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _texts(value: Any) -> dict[str, Any]:
+    return {name: what for name, what in _mapping(value).items() if isinstance(what, str)}
 
 
 def _version(name: str) -> str | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,11 +15,14 @@ import polars as pl
 
 from featstore.encoders.base import Encoder, Head
 from featstore.encoders.golden import golden_vectors
-from featstore.extraction.pipeline import encode_block
+from featstore.extraction.batches import BatchRunner
+from featstore.extraction.options import DECODE_TIMEOUT
+from featstore.extraction.pipeline import BlockTask, Preparation, encode_blocks
 from featstore.extraction.plans import Plan
 from featstore.extraction.provenance import lasting_facts
 from featstore.label_sets import head_items
 from featstore.manifest import Manifest
+from featstore.sources import ByteReader
 from featstore.store.files import json_bytes
 from featstore.store.items import items_bytes
 
@@ -30,9 +32,18 @@ OpenEncoder = Callable[[Plan], Encoder]
 
 @dataclass(frozen=True)
 class Proposal:
-    """Rows that a block may have had, (b, d) float32, and how they were made."""
+    """Rows that a block may have had, and how they were made.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (b, d), float32
+        NaN where nothing was made, or an item failed.
+    made : boolean ndarray of shape (b,)
+        Which rows were to be made.
+    """
 
     rows: np.ndarray
+    made: np.ndarray
     plan: Plan
     failures: Mapping[str, str]
 
@@ -47,13 +58,13 @@ class Remaker(Protocol):
     def items(self) -> pl.DataFrame | None:
         """Return the items of the kind, those of the manifest; more than the set may have."""
 
-    def block(self, items: pl.DataFrame, ends: list[int]) -> Iterator[Proposal]:
+    def block(self, items: pl.DataFrame, ways: list[list[np.ndarray]]) -> Iterator[Proposal]:
         """Propose the rows of the items of one block.
 
         Parameters
         ----------
-        ends : list of int
-            Numbers of rows that the block had in the revisions of the set, ascending.
+        ways : list of list of boolean ndarray
+            Which rows may have been made together: the runs of each way, one after the other.
         """
 
     def prefer(self, plan: Plan) -> None:
@@ -78,7 +89,8 @@ class ItemRemaker:
     Parameters
     ----------
     source : Manifest
-    kind : str
+    items : callable
+        Returns the items of the set's kind in the manifest, or None.
     plans : list of Plan
         Tried in this order; one that fitted is tried first from then on.
     """
@@ -86,14 +98,14 @@ class ItemRemaker:
     def __init__(
         self,
         source: Manifest,
-        kind: str,
+        items: Callable[[], pl.DataFrame | None],
         plans: list[Plan],
         open_encoder: OpenEncoder,
         *,
         workers: int | None = None,
     ) -> None:
         self._source = source
-        self._kind = kind
+        self._items = items
         self._plans = list(plans)
         self._open = open_encoder
         self._workers = workers or os.cpu_count() or 1
@@ -105,38 +117,37 @@ class ItemRemaker:
 
     def items(self) -> pl.DataFrame | None:
         """Return the manifest's items of this kind."""
-        return self._source.tables.get(self._kind)
+        return self._items()
 
     def prefer(self, plan: Plan) -> None:
         """Try this plan first from now on."""
         self._plans.sort(key=lambda other: other != plan)
 
-    def block(self, items: pl.DataFrame, ends: list[int]) -> Iterator[Proposal]:
-        """Propose the rows of a block: made at once, or as they were appended to."""
-        steps = [[items.height]]
-        if ends and ends != steps[0]:
-            steps.append(sorted({*ends, items.height}))
+    def block(self, items: pl.DataFrame, ways: list[list[np.ndarray]]) -> Iterator[Proposal]:
+        """Propose the rows of a block, made in each way by each plan."""
         for plan in list(self._plans):
-            for step in steps:
-                yield self._encode(items, step, plan)
+            for way in ways:
+                yield self._encode(items, way, plan)
 
-    def _encode(self, items: pl.DataFrame, ends: list[int], plan: Plan) -> Proposal:
+    def _encode(self, items: pl.DataFrame, way: list[np.ndarray], plan: Plan) -> Proposal:
         encoder = self._open(plan)
-        parts, failures = [], {}
-        start = 0
-        with ThreadPoolExecutor(self._workers) as pool:
-            for end in ends:
-                output = encode_block(
-                    items[:end],
-                    self._source.root,
-                    [encoder],
-                    pool,
-                    batch=plan.batch or encoder.batch_size,
-                )
-                parts.append(output.rows[0][start:])
-                failures.update(output.failures)
-                start = end
-        return Proposal(np.concatenate(parts), plan, failures)
+        rows = np.full((items.height, encoder.dim), np.nan, dtype=np.float32)
+        failures: dict[str, str] = {}
+        size = plan.batch or encoder.batch_size
+        runner = BatchRunner(encoder, size, device=plan.device, halve=False)
+        with (
+            ByteReader(self._source.root) as reader,
+            Preparation(
+                reader, [runner], workers=self._workers, decode_timeout=DECODE_TIMEOUT
+            ) as preparation,
+        ):
+            for number, run in enumerate(way):
+                # A run gives slots to the rows that it makes, and to no other.
+                task = BlockTask(number, items, [run])
+                (output,) = encode_blocks([task], preparation)
+                rows[run] = output.rows[0][run]
+                failures |= output.failures
+        return Proposal(rows, np.logical_or.reduce(way), plan, failures)
 
     def bias(self) -> bytes | None:
         """Return None: items have no bias."""
@@ -150,7 +161,7 @@ class ItemRemaker:
 
     def failures(self, items: pl.DataFrame) -> bytes:
         """Return the table of reasons, as far as the items still fail."""
-        return failures_bytes(self._encode(items, [items.height], self._plans[0]).failures)
+        return failures_bytes(self._encode(items, _at_once(items), self._plans[0]).failures)
 
     def facts(self) -> dict[str, Any]:
         """Return the encoder's lasting facts and the manifest's revision and note."""
@@ -181,7 +192,11 @@ class HeadRemaker:
     def prefer(self, plan: Plan) -> None:
         """Do nothing: there is one way to read a head."""
 
-    def block(self, items: pl.DataFrame, ends: list[int]) -> Iterator[Proposal]:  # noqa: ARG002
+    def block(
+        self,
+        items: pl.DataFrame,
+        ways: list[list[np.ndarray]],  # noqa: ARG002
+    ) -> Iterator[Proposal]:
         """Propose the head's rows of these classes."""
         table = self.items()
         if table is None or table.height != len(self._head.weight):
@@ -189,7 +204,8 @@ class HeadRemaker:
         place = {item: row for row, item in enumerate(table["item_id"].to_list())}
         rows = [place.get(item, -1) for item in items["item_id"].to_list()]
         if min(rows) >= 0:
-            yield Proposal(self._head.weight[rows], self._plan, {})
+            everything = _at_once(items)[0]
+            yield Proposal(self._head.weight[rows], everything, self._plan, {})
 
     def bias(self) -> bytes | None:
         """Return the head's bias."""
@@ -206,6 +222,11 @@ class HeadRemaker:
     def facts(self) -> dict[str, Any]:
         """Return the model's lasting facts and the label set."""
         return {**lasting_facts(self._head.facts), "label_set": self._head.label_set}
+
+
+def _at_once(items: pl.DataFrame) -> list[np.ndarray]:
+    """Return the one run of all items."""
+    return [np.ones(items.height, dtype=bool)]
 
 
 def failures_bytes(failures: Mapping[str, str]) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from featstore.errors import CorruptStoreError, StoreWriteError
+from featstore.errors import CorruptStoreError
 from featstore.extraction.events import ExtractResult
 from featstore.keys import encoder_directory, set_id, sha256_hex, space_id
 from featstore.store.commit import read_commit, read_pointer
@@ -28,13 +28,17 @@ def finished_result(
     items: pl.DataFrame,
     dtype: str,
     precision: str = "float32",
+    retry_failed: bool = False,
 ) -> ExtractResult | None:
     """Return the result for a set that is finished with these very items, else None.
 
+    With `retry_failed`, a set of which items failed is not finished. With other items it is not
+    either: whether they extend it is for its writer to say.
+
     Raises
     ------
-    StoreWriteError
-        If the set is finished with other items: they would be mixed silently.
+    CorruptStoreError
+        If it is damaged.
     """
     identity = set_id(space_id(space), dataset=dataset, kind=kind, precision=precision, dtype=dtype)
     key = SetKey(dataset, kind, encoder_directory(encoder, identity))
@@ -45,11 +49,9 @@ def finished_result(
     settle_set(store, key)
     commit = read_commit(directory, pointer["revision"])
     if commit.items["sha256"] != sha256_hex(items_bytes(items)):
-        msg = (
-            f"{key} is finished with {commit.n:,} other items than the {items.height:,} asked for. "
-            f"Remove it with `featstore rm {store} {key}`, or give the manifest another name."
-        )
-        raise StoreWriteError(msg)
+        return None
+    if retry_failed and commit.n_failed:
+        return None
     try:
         # Sizes of the data and hashes of everything else: what is damaged is not "reused".
         open_store(store).view(str(key))

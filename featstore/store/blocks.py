@@ -73,9 +73,12 @@ def check_tail(path: Path, layout: ArrayLayout, file: int) -> str:
     if wrong or not layout.shard_rows:
         return wrong
     rows = layout.file_rows(file)
-    with open_regular(path) as handle:
-        handle.seek((rows.stop - rows.start) * layout.row_bytes)
-        return "; ".join(_tail_reasons(handle, layout, file))
+    try:
+        with open_regular(path) as handle:
+            handle.seek((rows.stop - rows.start) * layout.row_bytes)
+            return "; ".join(_tail_reasons(handle, layout, file))
+    except (FeatstoreError, OSError) as err:
+        return f"cannot be read: {err}"
 
 
 def may_have_grown(path: Path, layout: ArrayLayout, file: int) -> bool:
@@ -125,20 +128,6 @@ def check_file(
             f"rows {rows.start:,}-{rows.stop - 1:,}"
         )
     return found
-
-
-def check_tail(path: Path, layout: ArrayLayout, file: int) -> list[str]:
-    """Return what is wrong behind the rows of a data file of the right size."""
-    if not layout.shard_rows:
-        return []
-    rows = layout.file_rows(file)
-    count = min(rows.stop, layout.n) - rows.start
-    try:
-        with open_regular(path) as handle:
-            handle.seek(count * layout.row_bytes)
-            return _tail_reasons(handle, layout, file)
-    except (FeatstoreError, OSError) as err:
-        return [f"cannot be read: {err}"]
 
 
 def prefix_hash(

@@ -69,26 +69,34 @@ class Donors:
             if digest in wanted and not failed[row]:
                 self._places.setdefault(digest, (source, row))
 
-    def block(self, block: int) -> bytes | None:
-        """Return the rows of a block as other sets store them, or None if one is nowhere."""
+    def rows(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of a block as other sets store them, and which were found.
+
+        Returns
+        -------
+        rows : ndarray of shape (rows of the block, d), as stored
+            Blank where an item failed, or was not found.
+        found : boolean ndarray of shape (rows of the block,)
+            True for failed rows, too.
+        """
+        commit = self._damage.commit
+        where = self._damage.layout.block_slice(block)
+        found = commit.failed_rows()[where].copy()
+        data = np.full((found.size, commit.dim), blank_value(commit.dtype), DTYPES[commit.dtype])
         if self._hashes is None:
-            return None
-        commit, layout = self._damage.commit, self._damage.layout
-        where = layout.block_slice(block)
-        failed = commit.failed_rows()[where]
-        data = np.full(
-            (where.stop - where.start, commit.dim),
-            blank_value(commit.dtype),
-            dtype=DTYPES[commit.dtype],
-        )
+            return data, found
         for row, digest in enumerate(self._hashes[where.start : where.stop].to_list()):
-            if failed[row]:
+            if found[row] or digest not in self._places:
                 continue
-            if digest not in self._places:
-                return None
             source, other = self._places[digest]
             data[row] = source.read(np.array([other]))[0]
-        return data.tobytes()
+            found[row] = True
+        return data, found
+
+    def block(self, block: int) -> bytes | None:
+        """Return the rows of a block as other sets store them, or None if one is nowhere."""
+        data, found = self.rows(block)
+        return data.tobytes() if found.all() else None
 
 
 def _readable(store: FeatureStore) -> Iterable[SetInfo]:

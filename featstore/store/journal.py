@@ -57,7 +57,8 @@ class Journal:
             Folder of the claim.
         plan : mapping
             If it differs from the plan in the journal, everything staged is dropped: its rows
-            may differ in bits. Its ``base`` is the revision that is being extended, if any.
+            may differ in bits. Its ``base`` is the revision that is being extended, if any;
+            its ``settings`` are recorded, so that who resumes can ask for the same.
         read_block : callable
             Returns the staged bytes of a block, which are checked against its hash.
         """
@@ -70,7 +71,8 @@ class Journal:
         if not rows:
             # Without a journal nobody knows what the files are: a kill may have come between.
             _clear(staging)
-        rows = rows or [{"plan": digest, "base": plan.get("base", "")}]
+        head = {"plan": digest, "base": plan.get("base", ""), "settings": plan.get("settings", {})}
+        rows = rows or [head]
         # A torn line would swallow the next one: rewrite the file without it.
         write_durably(path, [_line(row) for row in rows])
         journal = cls(os.open(path, os.O_WRONLY | getattr(os, "O_BINARY", 0)))
@@ -165,6 +167,18 @@ def finished_blocks(staging: Path, *, plan: Mapping[str, Any]) -> dict[int, Bloc
 def has_blocks(staging: Path) -> bool:
     """Return whether a staged attempt has got any block done."""
     return len(_read_rows(staging / NAME)) > 1
+
+
+def begun_blocks(staging: Path) -> set[int]:
+    """Return the blocks that a staged attempt, of whatever plan, has durably done."""
+    return {int(row["block"]) for row in _read_rows(staging / NAME) if "block" in row}
+
+
+def settings_of(staging: Path) -> dict[str, Any]:
+    """Return the settings that a staged attempt with finished blocks was begun with."""
+    rows = _read_rows(staging / NAME)
+    found = rows[0].get("settings") if len(rows) > 1 else None
+    return found if isinstance(found, dict) else {}
 
 
 def base_of(staging: Path) -> str | None:

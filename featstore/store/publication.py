@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -50,6 +50,33 @@ def write_groups(root: Path, key: SetKey, claim: Claim) -> None:
         path = directory / "zarr.json"
         if not path.exists():
             claim.write_file(path, [json_bytes(group_metadata(attributes))])
+
+
+class Described(Protocol):
+    """What a set says of itself."""
+
+    key: SetKey
+    encoder: str
+    space: dict[str, Any]
+    space_id: str
+    set_id: str
+    precision: str
+    facts: dict[str, Any]
+
+
+def set_attributes(described: Described) -> dict[str, Any]:
+    """Return the attributes of a set, without the revisions that they will point to."""
+    return {
+        "format": FORMAT,
+        "dataset": described.key.dataset,
+        "kind": described.key.kind,
+        "encoder": described.encoder,
+        "space": described.space,
+        "space_id": described.space_id,
+        "set_id": described.set_id,
+        "precision": described.precision,
+        "facts": described.facts,
+    }
 
 
 def publish_set(

@@ -75,7 +75,7 @@ def _judge_data(directory: Path, files: Collection[str], layout: ArrayLayout) ->
             continue
         reasons = [check_size(directory / name, layout, file)]
         if not reasons[0]:
-            reasons += check_tail(directory / name, layout, file)
+            reasons.append(check_tail(directory / name, layout, file))
         if any(reasons):
             wrong[name] = "; ".join(filter(None, reasons))
     for name in files:

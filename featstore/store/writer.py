@@ -32,12 +32,11 @@ from featstore.store.items import items_bytes
 from featstore.store.journal import BlockRecord, Journal, finished_blocks, has_blocks
 from featstore.store.layout import (
     BLOCK_ROWS,
-    FORMAT,
     ArrayLayout,
     SetKey,
     plan_array,
 )
-from featstore.store.publication import publish_set, write_groups
+from featstore.store.publication import publish_set, set_attributes, write_groups
 from featstore.store.records import check_root
 from featstore.store.resume import resume_journal
 from featstore.store.settle import settle_claimed
@@ -229,14 +228,18 @@ class SetWriter:
 
     def pending(self) -> list[int]:
         """Return the blocks that are not yet written, in order; of a part, its own."""
-        done = set(self._opened()[0].blocks)
-        rank, world_size = self._part or (0, 1)
         if self._part:
-            for folder in claim_folders(self.directory):
-                done |= finished_blocks(folder, plan=self._full_plan()).keys()
-        return [
-            block for block in range(rank, self.layout.n_blocks, world_size) if block not in done
-        ]
+            rank, world_size = self._part
+            return [block for block in self.left() if block % world_size == rank]
+        done = self._opened()[0].blocks
+        return [block for block in range(self.layout.n_blocks) if block not in done]
+
+    def left(self) -> list[int]:
+        """Return the blocks that no writer of this set has durably done, of whatever part."""
+        done = set(self._opened()[0].blocks)
+        for folder in claim_folders(self.directory):
+            done |= finished_blocks(folder, plan=self._full_plan()).keys()
+        return [block for block in range(self.layout.n_blocks) if block not in done]
 
     def kept(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: True if the base has it, and it stays.
@@ -358,17 +361,7 @@ class SetWriter:
                 items=self._items,
                 item_ids=self._item_ids,
                 failures=journal.failures,
-                attributes={
-                    "format": FORMAT,
-                    "dataset": self.key.dataset,
-                    "kind": self.key.kind,
-                    "encoder": self.encoder,
-                    "space": self.space,
-                    "space_id": self.space_id,
-                    "set_id": self.set_id,
-                    "precision": self.precision,
-                    "facts": self.facts,
-                },
+                attributes=set_attributes(self),
                 bias=bias,
                 golden=golden,
                 run=run,

@@ -14,6 +14,7 @@ from featstore.command_line import CommandGroup, entry_point
         "ls": "fitters.cli.show:ls_command",
         "show": "fitters.cli.show:show_command",
         "apply": "fitters.cli.apply:apply_command",
+        "cache": "fitters.cli.cache:cache_group",
         "export": "fitters.cli.export:export_command",
     },
 )

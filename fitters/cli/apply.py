@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 import numpy as np
-import numpy.typing as npt
+from scipy.sparse import issparse, save_npz
 
 from featstore.command_line import print_json
 from featstore.durable import write_durably
 from fitters.errors import AlignmentWriteError
+from fitters.projection import Projection
 
 
 @click.command(
@@ -26,8 +27,20 @@ from fitters.errors import AlignmentWriteError
 @click.option("--text", "texts", multiple=True, help="A text to encode and project; repeatable.")
 @click.option("--weights", help="Weights of the text encoder, as in featstore extract.")
 @click.option("--near", help="Set of the other side: list its rows nearest to each input.")
+@click.option(
+    "--scorer",
+    type=click.Choice(["cosine", "csls", "inverted-softmax"]),
+    default="cosine",
+    show_default=True,
+    help="csls and inverted-softmax correct for hubs, by looking at all inputs and the whole set.",
+)
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Write projections as .npy.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write projections: .npy, or .npz (scipy.sparse) for asif.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def apply_command(
     alignment: Path,
@@ -37,17 +50,20 @@ def apply_command(
     texts: tuple[str, ...],
     weights: str | None,
     near: str | None,
+    scorer: str,
     top: int,
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Project the rows of a set, or texts, with ALIGNMENT; list neighbours or write the rows.
 
-    Projections have unit length; the score of an image and a text is their dot product.
+    The score of an image and a text is the dot product of their projections, which have unit
+    length (those of csa: at most).
     """
     from featstore.store.store import open_store
     from fitters.jobs import embed_texts, project_view
     from fitters.persist import read_alignment
+    from fitters.scorers import scorer_named
 
     context = click.get_current_context()
     if (key is None) == (not texts):
@@ -65,10 +81,14 @@ def apply_command(
     if out is None and near is None:
         msg = "Say what to do with the projections: -o FILE.npy, --near SET, or both."
         raise click.UsageError(msg, context)
-    if out is not None and out.suffix != ".npy":
-        msg = f"Projections are written as .npy; got {out.name!r}."
-        raise click.UsageError(msg, context)
     fitted = read_alignment(alignment)
+    suffix = ".npz" if fitted.aligner.method == "asif" else ".npy"
+    if out is not None and out.suffix != suffix:
+        msg = f"Projections of {fitted.aligner.method} are written as {suffix}; got {out.name!r}."
+        raise click.UsageError(msg, context)
+    if scorer != "cosine" and near is None:
+        msg = "--scorer says how --near is ranked; give --near, or leave it out."
+        raise click.UsageError(msg, context)
     opened = open_store(store) if store is not None else None
     if key is not None:
         assert opened is not None
@@ -77,18 +97,18 @@ def apply_command(
         rows, labels = project_view(fitted, view), view.items["item_id"].to_list()
     else:
         rows, labels = embed_texts(fitted, texts, weights=weights), list(texts)
-    answer: dict[str, object] = {"alignment": str(alignment), "rows": len(rows)}
+    answer: dict[str, object] = {"alignment": str(alignment), "rows": rows.shape[0]}
     if near is not None:
         assert opened is not None
         gallery = opened.view(near)
-        neighbours = _neighbours(rows, project_view(fitted, gallery), top)
+        neighbours = _neighbours(*scorer_named(scorer)(rows, project_view(fitted, gallery)), top)
         ids = gallery.items["item_id"].to_list()
         answer["near"] = {
             label: [{"item_id": ids[index], "score": round(score, 4)} for index, score in found]
             for label, found in zip(labels, neighbours, strict=True)
         }
     if out is not None:
-        _write_npy(out, rows)
+        _write(out, rows)
         answer["out"] = str(out)
     if as_json:
         print_json(answer)
@@ -98,24 +118,26 @@ def apply_command(
         for row in found:
             click.echo(f"  {row['score']:.3f}  {row['item_id']}")
     if out is not None:
-        click.echo(f"{out}: {len(rows):,} × {rows.shape[1]:,}")
+        click.echo(f"{out}: {rows.shape[0]:,} × {rows.shape[1]:,}")
 
 
-def _neighbours(
-    rows: npt.NDArray[np.float32], gallery: npt.NDArray[np.float32], top: int
-) -> list[list[tuple[int, float]]]:
+def _neighbours(rows: Projection, gallery: Projection, top: int) -> list[list[tuple[int, float]]]:
     """Return the `top` gallery rows of each row, best first; equal scores by position."""
     found = []
-    for row in rows:
-        scores = gallery @ row
+    for start in range(rows.shape[0]):
+        product = gallery @ rows[start : start + 1].T
+        scores = (product.toarray() if issparse(product) else product)[:, 0]
         order = np.argsort(-scores, kind="stable")[:top]
         found.append([(int(index), float(scores[index])) for index in order])
     return found
 
 
-def _write_npy(path: Path, rows: npt.NDArray[np.float32]) -> None:
+def _write(path: Path, rows: Projection) -> None:
     buffer = io.BytesIO()
-    np.save(buffer, rows, allow_pickle=False)
+    if issparse(rows):
+        save_npz(buffer, rows, compressed=False)
+    else:
+        np.save(buffer, rows, allow_pickle=False)
     try:
         write_durably(path, [buffer.getvalue()])
     except OSError as err:

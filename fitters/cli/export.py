@@ -109,7 +109,9 @@ def _class_rows(
     from fitters.jobs import project_view
 
     texts = open_store(store).view(names).class_texts()
-    return project_view(fitted, texts), texts.items["class_id"].to_list()
+    rows = project_view(fitted, texts)
+    dense = rows if isinstance(rows, np.ndarray) else rows.toarray()
+    return dense, texts.items["class_id"].to_list()
 
 
 def _pack(arrays: Arrays, facts: dict[str, Any], file_format: str) -> bytes:

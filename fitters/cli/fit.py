@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,24 @@ class NumberOrAuto(click.ParamType[Any]):
         return number
 
 
+class CountOrAuto(click.ParamType[Any]):
+    """``auto``, ``all``, or a number of directions."""
+
+    name = "auto|all|count"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Literal["auto"] | None:
+        """Return the number, "auto", or None for all."""
+        if value == "auto":
+            return "auto"
+        if value in (None, "all"):
+            return None
+        if not (value.isascii() and value.isdigit() and int(value) > 0):
+            self.fail(f"must be 'auto', 'all' or a number from 1; got {value!r}.", param, ctx)
+        return int(value)
+
+
 @click.command(
     "fit",
     epilog="Example: fitters fit ridge --store store --x stamps/image/tf_efficientnet_lite0 "
@@ -46,90 +65,138 @@ class NumberOrAuto(click.ParamType[Any]):
 )
 @click.argument("method")
 @click.option("--store", required=True, type=click.Path(path_type=Path), help="The store.")
-@click.option("--x", required=True, help="Image set: dataset/image/encoder.")
-@click.option("--y", help="Caption set, for real pairs.")
-@click.option("--pairs", "split", default="train", show_default=True, help="Split of real pairs.")
+@click.option("--x", required=True, help="Image set, dataset/image/encoder, or its encoder.")
+@click.option("--y", help="Caption set, for real pairs, or its encoder.")
+@click.option(
+    "--pairs",
+    default="train",
+    show_default=True,
+    help="SPLIT of the images, or DATASET:SPLIT where --x and --y name encoders alone.",
+)
 @click.option("--n-pairs", type=click.IntRange(min=1), help="Images with a caption; default all.")
-@click.option("--head", help="Head set, for prototypes: label set/head_weight/encoder.")
+@click.option("--head", help="Head set, for prototypes, or its label set.")
 @click.option("--names", help="Class-name set of the head's label set.")
 @click.option("--source", default="head", show_default=True, help="head, or a control.")
 @click.option("--variants", default="name", show_default=True, help="Comma-separated.")
 @click.option("--templates", default="none,photo", show_default=True, help="Comma-separated.")
+@click.option(
+    "--duplicates",
+    type=click.Choice(["keep", "merge", "drop"]),
+    default="keep",
+    show_default=True,
+    help="Classes that share a name.",
+)
+@click.option(
+    "--rows",
+    type=click.Choice(["weights", "patterns", "bias"]),
+    default="weights",
+    show_default=True,
+    help="Prototypes: w, Cov(f) w, or [w, b] with images [f, 1].",
+)
 @click.option("--penalty", type=NumberOrAuto(above_zero=False), default="auto", show_default=True)
 @click.option("--mix", type=NumberOrAuto(above_zero=True), default="auto", show_default=True)
 @click.option(
+    "--gamma",
+    type=NumberOrAuto(above_zero=True),
+    default="auto",
+    show_default=True,
+    help="Inverse squared width of kernel-ridge.",
+)
+@click.option(
+    "--components",
+    type=CountOrAuto(),
+    default="auto",
+    show_default=True,
+    help="Directions of cca, csa and pls: auto, all, or a number.",
+)
+@click.option("--rank", type=click.IntRange(min=1), help="Of a truncated procrustes.")
+@click.option("--scale", is_flag=True, help="procrustes also scales.")
+@click.option("--top-k", type=click.IntRange(min=1), help="Classes of conse, anchors of asif.")
+@click.option("--power", type=click.FloatRange(0, min_open=True), help="Of asif's similarities.")
+@click.option("--legacy", is_flag=True, help="text-to-concept with the bug of its original.")
+@click.option(
     "--criterion",
-    type=click.Choice(["cosine", "rank"]),
+    type=click.Choice(["cosine", "rank", "error"]),
     default="cosine",
     show_default=True,
-    help="How leave-one-out chooses the penalty when there is no real pair.",
+    help="How a ridge is chosen: cosine or rank without real pairs; error, the held-out squared "
+    "error from moments alone, in any case.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float64", "bf16"]),
+    default="float32",
+    show_default=True,
+    help="Of the moments of real pairs.",
+)
+@click.option(
+    "--cache/--no-cache",
+    "cached",
+    default=True,
+    show_default=True,
+    help="Keep moments in the user's cache, and take them from there.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seeds", help="Several, such as 0-4: OUT/METHOD-seedN is made for each.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--force", is_flag=True, help="Replace another alignment at OUT.")
 @click.option("--json", "as_json", is_flag=True, help="Print the alignment's facts as JSON.")
-def fit_command(
-    method: str,
-    store: Path,
-    x: str,
-    y: str | None,
-    split: str,
-    n_pairs: int | None,
-    head: str | None,
-    names: str | None,
-    source: str,
-    variants: str,
-    templates: str,
-    penalty: float | Literal["auto"],
-    mix: float | Literal["auto"],
-    criterion: Literal["cosine", "rank"],
-    seed: int,
-    out: Path,
-    as_json: bool,
-) -> None:
-    """Fit METHOD (ridge, ridge-x2y, kernel-ridge, procrustes, conse) and save it as the folder OUT.
+def fit_command(method: str, store: Path, out: Path, **given: Any) -> None:
+    """Fit METHOD and save it as the folder OUT.
 
     With --head and --names the head's rows are the anchors, with --y real pairs, with all three
     both. Penalty and mixing weight are chosen from these alone, never from a test image.
+    METHOD is one of ridge, ridge-x2y, ridge-both, kernel-ridge, least-squares, text-to-concept,
+    procrustes, cca, csa, cca-200, pls, mean-shift, asif, conse.
     """
     from featstore.store.store import open_store
+    from fitters.cli.fit_options import parse_seeds, refuse_ignored, spell_out, typed_options
     from fitters.jobs import FitRequest, fit_from_store
+    from fitters.methods import METHODS
     from fitters.persist import save_alignment
-    from fitters.recipe import METHODS
 
+    context = click.get_current_context()
     if method not in METHODS:
         hint = did_you_mean(method, METHODS)
         msg = f"No method {method!r}. Methods: {', '.join(METHODS)}.{hint}"
-        raise click.UsageError(msg, click.get_current_context())
+        raise click.UsageError(msg, context)
+    refuse_ignored(method, METHODS[method], given)
+    many = given["seeds"] is not None
+    if many and "seed" in typed_options(given):
+        msg = "--seed and --seeds say the same thing. Give one of them."
+        raise click.UsageError(msg, context)
+    seeds = parse_seeds(given["seeds"]) if many else (given["seed"],)
+    sets = spell_out(*(given[name] for name in ("x", "y", "pairs", "head", "names")))
+    same = ("n_pairs", "source", "duplicates", "rows", "penalty", "mix", "gamma", "rank", "scale",
+            "top_k", "power", "legacy", "criterion", "precision", "cached")  # fmt: skip
     request = FitRequest(
         method=method,
-        x=x,
-        y=y,
-        split=split,
-        n_pairs=n_pairs,
-        head=head,
-        names=names,
-        source=source,
-        variants=_words(variants),
-        templates=_words(templates),
-        penalty=penalty,
-        mix=mix,
-        criterion=criterion,
-        seed=seed,
+        variants=_words(given["variants"]),
+        templates=_words(given["templates"]),
+        n_components=given["components"],
+        **sets,
+        **{name: given[name] for name in same},
     )
-    alignment = fit_from_store(open_store(store), request)
-    save_alignment(out, alignment)
-    if as_json:
-        print_json({"path": str(out), **alignment.facts})
-        return
-    facts = alignment.facts
+    opened, made = open_store(store), []
+    for seed in seeds:
+        path = out / f"{method}-seed{seed}" if many else out
+        alignment = fit_from_store(opened, replace(request, seed=seed))
+        save_alignment(path, alignment, replace=given["force"])
+        made.append({"path": str(path), **alignment.facts})
+        if not given["as_json"]:
+            click.echo(_line(path, method, alignment.facts))
+    if given["as_json"]:
+        print_json(made if many else made[0])
+
+
+def _line(path: Path, method: str, facts: dict[str, Any]) -> str:
     choice = facts["choice"]
+    named = {"penalty": "penalty", "gamma": "gamma", "mix": "mix", "n_components": "components"}
     chosen = ", ".join(
-        f"{name} {choice[name]:.3g}"
-        for name in ("penalty", "gamma", "mix")
-        if choice.get(name) is not None
+        f"{text} {choice[name]:.3g}" for name, text in named.items() if choice.get(name) is not None
     )
-    click.echo(
-        f"{out}: {method} on {facts['n_prototypes']:,} prototypes and {facts['n_real']:,} real "
+    return (
+        f"{path}: {method} on {facts['n_prototypes']:,} prototypes and {facts['n_real']:,} real "
         f"pairs{f' ({chosen})' if chosen else ''}"
     )
 

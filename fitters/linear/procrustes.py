@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import _fit_context
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fitters.linear.solvers import polar_factor, singular_value_gap
+from fitters.linear.solvers import leading_directions, polar_factor, truncation_gap
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
@@ -28,6 +30,12 @@ class ProcrustesAligner(BaseAligner):
     ----------
     center : bool
         Subtract the means first; the projections are taken about these means too.
+    scale : bool
+        Let `predict` also scale: s R with the s that fits y best. Cosines, and with them the
+        projections, do not see it.
+    rank : int, optional
+        Keep only so many leading directions of Σ w x yᵀ: R = U_k V_kᵀ. All of them if None or
+        if there are fewer.
 
     Attributes
     ----------
@@ -36,8 +44,11 @@ class ProcrustesAligner(BaseAligner):
     singular_values_ : ndarray of shape (min(p, q),)
         Of Σ w x yᵀ, descending.
     gap_ : float
-        Smallest over largest singular value. Near 0 (fewer pairs than columns, or rank-deficient
-        rows) some directions of R are arbitrary.
+        (s_k − s_k+1) / s_1 at the rank k that is kept; without truncation, smallest over largest
+        singular value. Near 0 (fewer pairs than columns, or rank-deficient rows) some directions
+        of R are arbitrary.
+    scale_ : float
+        Σ s_i / Σ w ||x||² if `scale`, else 1.
     mean_x_, mean_y_ : ndarray of shape (p,), (q,)
         What is subtracted on each side; 0 if not `center`.
     n_features_in_ : int
@@ -51,11 +62,19 @@ class ProcrustesAligner(BaseAligner):
     """
 
     method: ClassVar[str] = "procrustes"
-    fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "n_features_in_")
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {"center": ["boolean"]}
+    fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "scale_", "n_features_in_")
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "center": ["boolean"],
+        "scale": ["boolean"],
+        "rank": [Interval(Integral, 1, None, closed="left"), None],
+    }
 
-    def __init__(self, *, center: bool = True) -> None:
+    def __init__(
+        self, *, center: bool = True, scale: bool = False, rank: int | None = None
+    ) -> None:
         self.center = center
+        self.scale = scale
+        self.rank = rank
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
@@ -72,30 +91,37 @@ class ProcrustesAligner(BaseAligner):
         mean_x, mean_y = weight @ x64 / weight.sum(), weight @ y64 / weight.sum()
         if not self.center:
             mean_x, mean_y = np.zeros_like(mean_x), np.zeros_like(mean_y)
-        cross = (weight[:, None] * (x64 - mean_x)).T @ (y64 - mean_y)
-        return self._fit_cross(cross, mean_x, mean_y)
+        weighted = weight[:, None] * (x64 - mean_x)
+        spread = float(np.sum(weighted * (x64 - mean_x)))
+        return self._fit_cross(weighted.T @ (y64 - mean_y), spread, mean_x, mean_y)
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit_moments(self, moments: Moments) -> Self:
         """Fit on the moments of n paired rows: the same solution as `fit` on the rows."""
         self.n_features_in_ = len(moments.shift_x)
         self._one_column = False
-        if self.center:
-            return self._fit_cross(moments.scatter_xy, moments.mean_x, moments.mean_y)
-        zeros = np.zeros_like(moments.shift_x), np.zeros_like(moments.shift_y)
-        return self._fit_cross(moments.uncentred.sxy, *zeros)
+        about = moments.centred if self.center else moments.uncentred
+        spread = float(np.trace(about.sxx))
+        return self._fit_cross(about.sxy, spread, about.shift_x, about.shift_y)
 
-    def _fit_cross(self, cross: Matrix, mean_x: Matrix, mean_y: Matrix) -> Self:
-        self.rotation_, self.singular_values_ = polar_factor(cross)
-        self.gap_ = singular_value_gap(self.singular_values_)
+    def _fit_cross(self, cross: Matrix, spread: float, mean_x: Matrix, mean_y: Matrix) -> Self:
+        kept = min(cross.shape) if self.rank is None else min(self.rank, *cross.shape)
+        if kept == min(cross.shape):
+            self.rotation_, self.singular_values_ = polar_factor(cross)
+        else:
+            left, self.singular_values_, right = leading_directions(cross)
+            self.rotation_ = left[:, :kept] @ right[:, :kept].T
+        self.gap_ = truncation_gap(self.singular_values_, kept)
+        best = float(self.singular_values_[:kept].sum()) / spread if spread > 0 else 1.0
+        self.scale_ = best if self.scale else 1.0
         self.mean_x_, self.mean_y_ = mean_x, mean_y
         return self
 
     def predict(self, X: Rows) -> Matrix:
-        """Return x R about the mean of y, shape (n, q) or (n,): its direction counts."""
+        """Return s x R about the mean of y, shape (n, q) or (n,)."""
         check_is_fitted(self)
         x64 = validate_data(self, X, reset=False, dtype=np.float64)
-        return as_columns(self, (x64 - self.mean_x_) @ self.rotation_ + self.mean_y_)
+        return as_columns(self, self.scale_ * (x64 - self.mean_x_) @ self.rotation_ + self.mean_y_)
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, max(p, q)), float64, unit rows."""

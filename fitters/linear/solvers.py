@@ -159,6 +159,96 @@ def singular_value_gap(values: Float[np.ndarray, " r"]) -> float:
     return float(values[-1] / values[0]) if values[0] > 0 else 0.0
 
 
+def truncation_gap(values: Float[np.ndarray, " r"], rank: int) -> float:
+    """Return (s_rank − s_rank+1) / s_1: near 0, the data do not say which directions to keep.
+
+    With nothing cut off, s_rank+1 counts as 0, and this is `singular_value_gap`.
+    """
+    if values[0] <= 0:
+        return 0.0
+    following = values[rank] if rank < len(values) else 0.0
+    return float((values[rank - 1] - following) / values[0])
+
+
+def fix_signs(
+    left: Float[np.ndarray, "p r"], right: Float[np.ndarray, "q r"]
+) -> tuple[Float[np.ndarray, "p r"], Float[np.ndarray, "q r"]]:
+    """Return both with every pair of columns multiplied by ±1, so that the sign is not chance.
+
+    The largest entry of a column of `left` is positive; of equal ones, the first.
+    """
+    largest = np.abs(left).argmax(axis=0)
+    signs = np.where(left[largest, np.arange(left.shape[1])] < 0, -1.0, 1.0)
+    return left * signs, right * signs
+
+
+def leading_directions(
+    cross: Float[np.ndarray, "p q"],
+) -> tuple[Float[np.ndarray, "p r"], Float[np.ndarray, " r"], Float[np.ndarray, "q r"]]:
+    """Return U, s and V of cross = U diag(s) Vᵀ, s descending, signs fixed by `fix_signs`."""
+    u, values, vt = np.linalg.svd(cross.astype(np.float64, copy=False), full_matrices=False)
+    left, right = fix_signs(u, vt.T)
+    return left, values, right
+
+
+def inverse_root(cov: Float[np.ndarray, "p p"], alpha: float) -> Float[np.ndarray, "p p"]:
+    """Return (cov + alpha I)^(−1/2), symmetric; 0 in directions that have no variance.
+
+    A direction counts as having none if its eigenvalue is at rounding level, p · 2.2e-16 of the
+    largest.
+    """
+    values, vectors = eigen_gram(cov)
+    shifted = values + alpha
+    roots = np.zeros_like(shifted)
+    lowest = len(cov) * np.finfo(np.float64).eps * shifted[-1]
+    np.divide(1.0, np.sqrt(shifted), out=roots, where=shifted > lowest)
+    inverse: np.ndarray = (vectors * roots) @ vectors.T
+    return inverse
+
+
+def solve_cca(
+    cov_xx: Float[np.ndarray, "p p"],
+    cov_xy: Float[np.ndarray, "p q"],
+    cov_yy: Float[np.ndarray, "q q"],
+    alpha_x: float,
+    alpha_y: float,
+) -> tuple[Float[np.ndarray, "p r"], Float[np.ndarray, " r"], Float[np.ndarray, "q r"]]:
+    """Solve canonical correlation analysis with a ridge on both covariances.
+
+    With S₁ = cov_xx + alpha_x I and S₂ = cov_yy + alpha_y I, and the singular value decomposition
+    S₁^(−1/2) cov_xy S₂^(−1/2) = U diag(s) Vᵀ::
+
+        W_x = S₁^(−1/2) U,   W_y = S₂^(−1/2) V
+
+    Returns
+    -------
+    weights_x : ndarray of shape (p, r), r = min(p, q)
+    correlations : ndarray of shape (r,)
+        s, descending, within [0, 1].
+    weights_y : ndarray of shape (q, r)
+
+    References
+    ----------
+    Hotelling, Relations between two sets of variates, 1936; with a ridge: Vinod, Canonical ridge
+    and econometrics of joint production, 1976.
+    """
+    _check_penalties(alpha_x, alpha_y)
+    root_x, root_y = inverse_root(cov_xx, alpha_x), inverse_root(cov_yy, alpha_y)
+    u, values, v = leading_directions(root_x @ cov_xy @ root_y)
+    left, right = fix_signs(root_x @ u, root_y @ v)
+    # Above 1 is rounding.
+    return left, np.minimum(values, 1.0), right
+
+
+def least_squares(
+    gram: Float[np.ndarray, "p p"], cross: Float[np.ndarray, "p q"]
+) -> Float[np.ndarray, "p q"]:
+    """Solve gram C = cross; the solution of least norm where gram is singular."""
+    root = inverse_root(gram, 0.0)
+    solution: np.ndarray = root @ (root @ cross)
+    return solution
+
+
 def _check_penalties(*alphas: float) -> None:
     bad = [alpha for alpha in alphas if not (np.isfinite(alpha) and alpha >= 0)]
     if bad:

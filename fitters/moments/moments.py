@@ -157,6 +157,33 @@ class Moments:
             syy=self.syy + cross_y + cross_y.T + w * np.outer(dy, dy),
         )
 
+    def mapped(self, map_x: Matrix, map_y: Matrix) -> Moments:
+        """Return the moments of the rows x A and y B, without the rows.
+
+        Whitening is such a map: the inverse root of a covariance, which the moments hold
+        themselves (``fitters.linear.solvers.inverse_root(moments.cov_xx, alpha)``).
+
+        Parameters
+        ----------
+        map_x, map_y : ndarray of shape (p, r), (q, s)
+        """
+        if map_x.shape[0] != len(self.shift_x) or map_y.shape[0] != len(self.shift_y):
+            msg = (
+                f"Maps of {map_x.shape} and {map_y.shape} do not apply to rows of "
+                f"{self.sxy.shape} columns (x, y)."
+            )
+            raise PairsError(msg)
+        return replace(
+            self,
+            shift_x=self.shift_x @ map_x,
+            shift_y=self.shift_y @ map_y,
+            sum_x=self.sum_x @ map_x,
+            sum_y=self.sum_y @ map_y,
+            sxx=map_x.T @ self.sxx @ map_x,
+            sxy=map_x.T @ self.sxy @ map_y,
+            syy=map_y.T @ self.syy @ map_y,
+        )
+
     def scaled(self, weight: float) -> Moments:
         """Return the moments with every row's weight multiplied by `weight` (> 0)."""
         if not (np.isfinite(weight) and weight > 0):

@@ -48,6 +48,15 @@ def normalize_rows(
     return normalized
 
 
+def append_column(rows: Rows, last: npt.NDArray[Any] | float) -> Rows:
+    """Return the rows with one column more: [w, b] for a head, [f, 1] for images.
+
+    Then w·f + b is a dot product, and the bias plays its part in a cosine.
+    """
+    column = np.broadcast_to(np.asarray(last, dtype=rows.dtype), (len(rows),))
+    return np.concatenate([rows, column[:, None]], axis=1)
+
+
 @dataclass(frozen=True, eq=False)
 class SideTransform:
     """What is done to every row of one side before an aligner sees it.
@@ -60,6 +69,8 @@ class SideTransform:
         Then subtract this: a mean of rows that went through the first step.
     renormalize : bool
         Then divide by the L2 norm again. Without `mean` it changes nothing after `normalize`.
+    homogeneous : bool
+        Before all of it, append a column of 1, which meets the bias of a head.
     label : str
         What a row is, for error messages.
     feature_map : FeatureMap or None
@@ -70,6 +81,7 @@ class SideTransform:
     mean: npt.NDArray[np.float64] | None = None
     renormalize: bool = True
     label: str = field(default="rows")
+    homogeneous: bool = False
     feature_map: FeatureMap | None = None
 
     def __post_init__(self) -> None:
@@ -93,6 +105,7 @@ class SideTransform:
         normalize: bool = True,
         renormalize: bool = True,
         label: str = "rows",
+        homogeneous: bool = False,
     ) -> SideTransform:
         """Return the transform that centres on the mean of the rows in `batches` (first pass).
 
@@ -100,7 +113,7 @@ class SideTransform:
         ----------
         batches : iterable of ndarray of shape (b, d), or of (rows, weight)
             Training rows only, read once; ``weight`` of shape (b,).
-        normalize, renormalize : bool
+        normalize, renormalize, homogeneous : bool
             As the attributes; the mean is that of the rows after `normalize`.
         label : str
             What a row is, for error messages.
@@ -113,6 +126,7 @@ class SideTransform:
         total, mass = None, 0.0
         for batch in batches:
             rows, weight = batch if isinstance(batch, tuple) else (batch, None)
+            rows = append_column(rows, 1.0) if homogeneous else rows
             rows64 = normalize_rows(rows, what=label) if normalize else np.asarray(rows, np.float64)
             weight64 = np.ones(len(rows64)) if weight is None else np.asarray(weight, np.float64)
             part = weight64 @ rows64
@@ -121,7 +135,7 @@ class SideTransform:
         if total is None or mass <= 0:
             msg = f"There are no {label} to take a mean of. Choose a selection that is not empty."
             raise PairsError(msg)
-        return cls(normalize=normalize, mean=total / mass, renormalize=renormalize, label=label)
+        return cls(normalize, total / mass, renormalize, label, homogeneous)
 
     def then(self, feature_map: FeatureMap) -> SideTransform:
         """Return the same transform with `feature_map` behind it.
@@ -149,6 +163,8 @@ class SideTransform:
         ZeroRowError
             If a row has no direction, before centring or after it.
         """
+        if self.homogeneous:
+            rows = append_column(rows, 1.0)
         out = (
             normalize_rows(rows, what=self.label)
             if self.normalize
@@ -177,6 +193,7 @@ class SideTransform:
             "mean": self.mean,
             "renormalize": self.renormalize,
             "label": self.label,
+            "homogeneous": self.homogeneous,
             "feature_map": self.feature_map,
         }
 

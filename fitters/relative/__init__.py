@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fitters.relative.asif import ASIFAligner
 from fitters.relative.conse import ConSEAligner
 
-__all__ = ["ConSEAligner"]
+__all__ = ["ASIFAligner", "ConSEAligner"]

@@ -7,7 +7,9 @@ from bench.corpus import Corpus, Items, read_corpus
 from bench.errors import ProtocolError
 from bench.fits import fit_run, prototype_pairs, real_pairs
 from bench.protocol import first_pairs, held_out_split
+from bench.tasks import score_zero_shot
 from featstore import open_store
+from fitters.methods import METHODS
 from fitters.recipe import fit_alignment
 
 
@@ -132,3 +134,14 @@ def test_all_names_is_centred_by_the_images_themselves_and_says_so(runs, corpus)
 def test_too_many_pairs_are_refused(run, corpus, split):
     with pytest.raises(ProtocolError, match="Ask for fewer"):
         fit_run(replace(run, n_pairs=1000), corpus, split)
+
+
+@pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if not spec.raw])
+def test_every_method_runs_and_scores(run, corpus, split, method):
+    real = run.n_pairs if method != "conse" else 0
+    fitted = fit_run(replace(run, method=method, n_pairs=real), corpus, split)
+    # What is not fitted to pairs of columns cannot beat chance; it still has to be scored.
+    outcome = score_zero_shot(fitted.alignment, corpus.images, corpus.names)
+    hits = outcome[0] if isinstance(outcome, list) else outcome
+    assert 0 < hits.values["MRR"] <= 1
+    assert fitted.facts["n_prototypes"] == len(corpus.head.weight)

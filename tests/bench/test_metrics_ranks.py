@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 from sklearn.metrics import average_precision_score
 
 from bench.errors import MetricError
@@ -209,3 +210,18 @@ def test_a_single_query_ties_like_any_other() -> None:
         both = rank_projections(np.repeat(query, 2, 0), gallery, np.array([0, 0]), groups).rank
         assert alone.tolist() == both.tolist()[:1]
         assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("block_scores", [7, 10_000])
+def test_sparse_projections_rank_as_dense_ones(rng, block_scores):
+    # Whole numbers: sums are exact in any order, and there are ties.
+    rows, gallery = rng.integers(0, 3, (9, 12)), rng.integers(0, 3, (15, 12))
+    groups = rng.integers(0, 4, 9), np.arange(15) % 4
+    dense = rank_projections(rows.astype(np.float32), gallery.astype(np.float32), *groups)
+    sparse = rank_projections(
+        csr_array(rows * 1.0), csr_array(gallery * 1.0), *groups, block_scores=block_scores
+    )
+    for name in ("rank", "average_precision", "top"):
+        np.testing.assert_array_equal(getattr(sparse, name), getattr(dense, name))
+    with pytest.raises(MetricError, match="not finite"):
+        rank_projections(csr_array(rows * np.nan), csr_array(gallery * 1.0), *groups)

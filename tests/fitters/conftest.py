@@ -37,6 +37,12 @@ def _check_shapes_of_solvers():
 _check_shapes_of_solvers()
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Keep moments of a test to the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20_260_521)

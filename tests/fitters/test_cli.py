@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
+from scipy.sparse import load_npz
 
 from featstore.command_line import run_command
 from featstore.store.store import open_store
 from fitters.cli import cli
 from fitters.persist import read_alignment
+from fitters.scorers import csls
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
 
 
@@ -58,6 +60,39 @@ def test_fit_ls_show(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "x_encoder: timm:toy" in capsys.readouterr().out
 
 
+def test_shorthand_and_seeds(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("fit", "csa", "--store", store, "--x", "timm:toy", "--y", "st:toy", "--pairs",
+            "toy:train", "--n-pairs", "20", "--head", "labels", "--mix", "auto",
+            "--seeds", "0,2-3", "-o", tmp_path, "--json")  # fmt: skip
+    assert _run(*args) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert [Path(facts["path"]).name for facts in made] == [f"csa-seed{n}" for n in (0, 2, 3)]
+    for facts in made:
+        assert facts["request"]["x"] == X
+        assert facts["request"]["y"] == Y
+        assert facts["request"]["head"] == HEAD
+        assert facts["request"]["names"] == NAMES
+        assert facts["n_real"] == 20
+        assert facts["choice"]["n_components"] in facts["choice"]["components"]
+    assert len({facts["fitted_on"]["captions"]["fingerprint"] for facts in made}) == 3
+    assert _run("ls", tmp_path, "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3
+
+
+def test_another_alignment_is_not_replaced_in_silence(
+    store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = read_alignment(ridge).facts
+    assert _fit(store, ridge) == 0  # the same one
+    assert _fit(store, ridge, "--penalty", "9") == 1
+    assert "holds another alignment" in capsys.readouterr().err
+    assert read_alignment(ridge).facts == before
+    assert _fit(store, ridge, "--penalty", "9", "--force") == 0
+    assert read_alignment(ridge).facts["choice"]["penalty"] == 9
+
+
 def test_apply_writes_unit_rows_of_the_set(
     store: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +117,37 @@ def test_apply_lists_neighbours_on_the_other_side(
     assert scores == sorted(scores, reverse=True)
     own = sum(found[0]["item_id"] == f"{image}#en" for image, found in near.items())
     assert own >= 2
+
+
+def test_a_scorer_corrects_the_neighbours(
+    store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("apply", ridge, "--store", store, "--view", X, "--split", "test", "--near", Y, "--json")
+    assert _run(*args, "--scorer", "csls", "--top", "1") == 0
+    near = json.loads(capsys.readouterr().out)["near"]
+    opened, fitted = open_store(store), read_alignment(ridge)
+    images = fitted.project_x(opened.view(X).where(split="test").numpy())
+    texts = fitted.project_y(opened.view(Y).numpy())
+    corrected = csls(images, texts)
+    best = (corrected[0] @ corrected[1].T).max(axis=1)
+    assert [found[0]["score"] for found in near.values()] == pytest.approx(best, abs=1e-4)
+    assert _run("apply", ridge, "--text", "a", "-o", "a.npy", "--scorer", "csls") == 2
+    assert "give --near, or leave it out" in capsys.readouterr().err
+
+
+def test_asif_is_sparse_to_the_end(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "asif"
+    assert _fit(store, out, "--y", Y, method="asif") == 0
+    args = ("apply", out, "--store", store, "--view", X, "--near", Y, "--json")
+    assert _run(*args, "-o", tmp_path / "rows.npy") == 2
+    assert "asif are written as .npz" in capsys.readouterr().err
+    assert _run(*args, "-o", tmp_path / "rows.npz") == 0
+    assert len(json.loads(capsys.readouterr().out)["near"]) == 40
+    # 30 head rows and 30 training images are the anchors.
+    assert load_npz(tmp_path / "rows.npz").shape == (40, 60)
+    assert _run("export", out, "--store", store, "--names", NAMES, "-o", tmp_path / "h.npz") == 0
 
 
 def test_export_holds_a_head_that_scores_like_the_alignment(
@@ -117,6 +183,8 @@ def test_export_as_npz_needs_no_pickle(
         assert arrays["coef"].shape == (8, 12)
 
 
+FIT = ["fit", "ridge", "--store", "S", "--x", X, "--head", HEAD, "--names", NAMES, "-o", "out"]
+REAL = ["fit", "ridge", "--store", "S", "--x", X, "--y", Y, "-o", "out"]
 BAD = [
     (["fit", "rigde", "--store", "S", "--x", X, "-o", "out"], 2, "Did you mean 'ridge'"),
     (["fit", "ridge", "--store", "S", "--x", X, "--penalty", "-1", "-o", "out"], 2, "not negative"),
@@ -139,6 +207,31 @@ BAD = [
      "fitted on timm:toy"),
     (["export", "R", "-o", "o.pkl"], 2, ".safetensors or .npz"),
     (["export", "R", "-o", "o.npz", "--names", NAMES], 2, "go together"),
+    ([*FIT, "--mix", "2"], 2, "--mix would play no part: there is nothing to mix without"),
+    ([*FIT, "--rank", "2"], 2, "--rank would play no part: ridge has no such setting"),
+    (["fit", "procrustes", *FIT[2:], "--penalty", "1"], 2, "procrustes has no such setting"),
+    ([*FIT, "--n-pairs", "5"], 2, "there is no --y"),
+    ([*FIT, "--precision", "float64"], 2, "there is no --y"),
+    ([*REAL, "--duplicates", "drop"], 2, "there is no --head"),
+    ([*REAL, "--criterion", "cosine"], 2, "by the rank of held-out texts"),
+    ([*FIT, "--criterion", "rank", "--penalty", "1"], 2, "nothing is left to choose"),
+    (["fit", "cca", *FIT[2:], "--criterion", "rank"], 2, "cca is none"),
+    (["fit", "cca", *FIT[2:], "--components", "0"], 2, "a number from 1"),
+    (["fit", "conse", *FIT[2:], "--y", Y], 2, "uses no real pair"),
+    ([*FIT, "--seeds", "4-0"], 2, "a list such as 0-4"),
+    ([*FIT, "--seeds", "0-1", "--seed", "3"], 2, "Give one of them"),
+    (["fit", "ridge", "--store", "S", "--x", "timm:toy", "--y", Y, "-o", "out"], 2,
+     "Say the dataset with --pairs"),
+    (["fit", "ridge", "--store", "S", "--x", X, "--head", "labels", "-o", "out"], 2,
+     "needs --names, or --y"),
+    (["fit", "ridge", "--store", "S", "--x", Y, "--head", HEAD, "--names", NAMES, "-o", "out"], 1,
+     "--x takes a set of kind image"),
+    (["fit", "ridge", "--store", "S", "--x", X, "--head", HEAD, "--names", X, "-o", "out"], 1,
+     "--names takes a set of kind class_name"),
+    (["fit", "ridge", "--store", "S", "--x", X, "--y", X, "-o", "out"], 1,
+     "--y takes a set of kind caption"),
+    (["fit", "text-to-concept", "--store", "S", "--x", X, "--y", Y, "-o", "out"], 1,
+     "--y takes a set of kind image"),
     (["aply"], 2, "Did you mean 'apply'"),
 ]  # fmt: skip
 

@@ -17,7 +17,7 @@ from featstore.errors import (
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.writer import SetWriter
 from fitters.errors import SettingError
-from fitters.jobs import FitRequest, fit_from_store, project_view
+from fitters.jobs import FitRequest, fit_from_store, pair_images, project_view
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.persist import read_alignment, save_alignment
@@ -184,3 +184,43 @@ def test_embeddings_of_another_space_are_not_projected(store: FeatureStore) -> N
     alignment = fit_from_store(store, _request())
     with pytest.raises(MisalignedItemsError, match=r"fitted on timm:toy \(.*\) and st:toy"):
         project_view(alignment, store.view("toy/caption/st:other"))
+
+
+def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path: Path) -> None:
+    """Images seen by two encoders; the texts of the second need no map."""
+    rng = np.random.default_rng(2)
+    write_toy_store(tmp_path)
+    store = open_store(tmp_path)
+    images = store.view(X)
+    rows = images.numpy()
+    shared = {"name": "clip"}
+    other = "toy/image/clip:toy"
+    plant = rng.standard_normal((P, 6))
+    # In another order: the same item_id is the same image.
+    order = rng.permutation(len(rows))
+    write_set(tmp_path, (rows @ plant + 2)[order].astype(np.float32), images.items[order.tolist()],
+              dataset="toy", kind="image", encoder="clip:toy", space=shared)  # fmt: skip
+    store = open_store(tmp_path)
+    request = FitRequest("text-to-concept", X, y=other)
+    alignment = fit_from_store(store, request)
+    assert alignment.facts["n_real"] == 30
+    assert alignment.facts["y_space_id"] == store.view(other).space_id
+    new = images.where(split="test")
+    found = project_view(alignment, new)
+    ids = store.view(other).items["item_id"].to_list()
+    seen = store.view(other).take([ids.index(item) for item in new.items["item_id"]])
+    np.testing.assert_allclose(np.sum(found * project_view(alignment, seen), axis=1), 1, atol=1e-5)
+    fewer = seen.take([0, 1])
+    with pytest.raises(SettingError, match="n_pairs is 99"):
+        fit_from_store(store, FitRequest("text-to-concept", X, y=other, n_pairs=99))
+    paired = pair_images(new, fewer)
+    assert paired.missing_x == tuple(new.items["item_id"].to_list()[2:])
+
+
+@pytest.mark.parametrize("rows", ["patterns", "bias"])
+def test_prototype_rows_are_an_option(store: FeatureStore, rows: Any) -> None:
+    alignment = fit_from_store(store, _request(rows=rows))
+    assert alignment.x.homogeneous == (rows == "bias")
+    assert _top1(alignment, store) > 0.2
+    with pytest.raises(SettingError, match="keep here"):
+        fit_from_store(store, _request(rows="bias", duplicates="merge"))

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fitters import CCAAligner
 from fitters.errors import PairsError, SettingError
+from fitters.linear.solvers import inverse_root
 from fitters.moments import (
     Moments,
     accumulate,
@@ -199,7 +201,7 @@ def test_bad_batches_say_what_is_wrong():
         accumulate([(x, y, np.ones(3))])
     with fails("NaN or Inf"):
         accumulate([(np.where(x > 1, np.nan, x), y)])
-    with fails("float32, float64", SettingError):
+    with fails("float32, float64, bf16", SettingError):
         accumulate([(x, y)], precision="float16")
     with fails("one fold number a row"):
         accumulate_folds([(x, y)], np.zeros(5, int))
@@ -225,3 +227,72 @@ def test_folds_are_numbers_from_zero(folds: np.ndarray) -> None:
     rows = np.ones((3, 2))
     with pytest.raises(PairsError, match="numbers from 0"):
         accumulate_folds([(rows, rows)], folds)
+
+
+def test_products_in_bf16_stay_within_their_stated_error():
+    pytest.importorskip("torch")
+    x, y, weight = draw_rows(11, 9000, offset=3.0)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    exact = accumulate([(x, y, weight)], precision="float64")
+    moments = accumulate([(x, y, weight)], precision="bf16")
+    for name in ("cov_xx", "cov_xy", "cov_yy"):
+        # 2e-3 is stated; float16's tolerance is 3e-3.
+        assert_close(getattr(moments, name), getattr(exact, name), "float16")
+    assert_close(moments.mean_x, exact.mean_x, "float32")
+
+
+@given(seed=st.integers(0, 2**16), cuts=st.lists(st.integers(0, 60), max_size=5))
+def test_batches_that_reuse_their_memory_are_read_in_time(seed, cuts):
+    x, y, weight = draw_rows(seed, 60)
+
+    def reused():
+        for a, b, w in in_batches(x, y, weight, cuts):
+            buffers = a.copy(), b.copy(), w.copy()
+            yield buffers
+            for buffer in buffers:
+                buffer[:] = np.nan
+
+    folds = np.random.default_rng(seed).permutation(60) % 3
+    assert_same_moments(
+        merge_pooled(*accumulate_folds(reused(), folds, precision="float64")),
+        accumulate(reused(), precision="float64"),
+    )
+
+
+def test_rows_of_both_precisions_are_shifted_by_the_same():
+    x, y, weight = draw_rows(12, 40, offset=1e3)
+    x32, y32 = x.astype(np.float32), y.astype(np.float32)
+    wide = (x32.astype(np.float64), y32.astype(np.float64), weight)
+    moments = accumulate([(x32, y32, weight), wide], precision="float64")
+    both = (np.tile(array, (2, 1)) for array in wide[:2])
+    assert_same_moments(moments, Moments.from_rows(*both, np.tile(weight, 2)), times=10)
+
+
+def test_a_group_in_two_folds_is_refused():
+    x, y, _ = draw_rows(13, 6)
+    images = np.array(["a", "a", "b", "b", "c", "c"])
+    folds = np.array([0, 0, 1, 1, 0, 0])
+    parts = accumulate_folds([(x, y)], folds, groups=images)
+    assert [part.n for part in parts] == [4, 2]
+    with fails(r"1 groups lie in two folds \(first: b, in folds 0 and 1\)"):
+        accumulate_folds([(x, y)], np.array([0, 0, 0, 1, 1, 1]), groups=images)
+    with fails("one entry a row each"):
+        accumulate_folds([(x, y)], folds, groups=images[:3])
+
+
+def test_mapping_moments_is_mapping_rows(rng):
+    x, y, weight = draw_rows(14, 40, offset=3.0)
+    a, b = rng.standard_normal((5, 2)), rng.standard_normal((3, 4))
+    mapped = Moments.from_rows(x, y, weight).mapped(a, b)
+    assert_same_moments(mapped, Moments.from_rows(x @ a, y @ b, weight), times=10)
+    with fails("do not apply to rows"):
+        mapped.mapped(a, b)
+
+
+def test_whitening_comes_from_the_moments_themselves():
+    moments = Moments.from_rows(*draw_rows(15, 80, offset=3.0))
+    white = moments.mapped(inverse_root(moments.cov_xx, 0.0), inverse_root(moments.cov_yy, 0.0))
+    assert_close(white.cov_xx, np.eye(5))
+    assert_close(white.cov_yy, np.eye(3))
+    correlations = np.linalg.svd(white.cov_xy)[1]
+    assert_close(CCAAligner(alpha=0.0).fit_moments(moments).strengths_, correlations)

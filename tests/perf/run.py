@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.perf import benchmarks, decoding, fitting, store, table
+from tests.perf import benchmarks, decoding, extract, fitting, store, table
 from tests.perf.engine import GOALS, Figure, processor
 
 GROUPS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "store": store.figures,
     "decode": decoding.figures,
+    "extract": extract.figures,
     "fit": fitting.figures,
     "bench": benchmarks.figures,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +72,15 @@ def manifest(tmp_path: Path) -> Manifest:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
+
+
+def decode_or_die(data: bytes, **options: Any) -> Image.Image:
+    """Decode, but crash over a picture 666 wide and hang over one of 667."""
+    from featstore.images import decode_image
+
+    image = decode_image(data, **options)
+    if image.width == 666:
+        os.abort()
+    if image.width == 667:
+        time.sleep(60)
+    return image

@@ -17,6 +17,7 @@ from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
 from featstore.errors import EncoderError, ManifestError, UnknownSetError
 from featstore.extraction.mending import Mending, repair_set
+from featstore.extraction.plans import Plan, recorded_plans
 from featstore.manifest import Manifest, write_manifest
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
@@ -83,20 +84,24 @@ def _shards(manifest: Manifest, store: Path) -> str:
     """Extract into several data files, which a job of so few rows would not make."""
     items = manifest.tables["image"]
     encoder = featstore.encoders.object_encoder.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
-    from concurrent.futures import ThreadPoolExecutor
+    from featstore.extraction.batches import BatchRunner
+    from featstore.extraction.pipeline import Preparation, encode_block
+    from featstore.sources import ByteReader
 
-    from featstore.extraction.pipeline import encode_block
+    runner = BatchRunner(encoder, 3, device="cpu", halve=False)
 
     with (
         SetWriter(
             store, dataset="toy", kind="image", encoder=encoder.name, space=encoder.space,
             items=items, dim=4, dtype="float32", block_rows=4, plain_bytes=0, shard_bytes=1,
         ) as writer,
-        ThreadPoolExecutor(1) as pool,
+        Preparation(
+            ByteReader(manifest.root), [runner], workers=1, decode_timeout=None
+        ) as preparation,
     ):  # fmt: skip
         for block in writer.pending():
             part = items[writer.layout.block_slice(block)]
-            output = encode_block(part, manifest.root, [encoder], pool, batch=3)
+            output = encode_block(part, preparation)
             writer.write_block(block, output.rows[0])
         writer.finish(run={"batch": 3, "threads": None, "device": "cpu"})
     return str(writer.key)
@@ -277,31 +282,70 @@ def test_rows_of_another_set_are_a_source(manifest: Manifest, store: Path) -> No
 
 def test_rows_that_were_appended_are_encoded_as_they_were(manifest: Manifest, store: Path) -> None:
     """The first five rows and the rest were made by two runs, in the same block."""
-    items = manifest.tables["image"]
-    encoder = featstore.encoders.object_encoder.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
-    from concurrent.futures import ThreadPoolExecutor
-
-    from featstore.extraction.pipeline import encode_block
-
-    for n in (5, 11):
-        with (
-            SetWriter(
-                store, dataset="toy", kind="image", encoder=encoder.name, space=encoder.space,
-                items=items[:n], dim=4, dtype="float32",
-            ) as writer,
-            ThreadPoolExecutor(1) as pool,
-        ):  # fmt: skip
-            output = encode_block(items[:n], manifest.root, [encoder], pool, batch=4)
-            writer.write_block(0, output.rows[0])
-            writer.finish(run={"batch": 4, "device": "cpu"})
-    key = str(writer.key)
+    for limit in (5, None):
+        key = _extract(manifest, store, limit=limit, batch_size=4, block_rows=4096)
     before = _tree(store)
-    _flip(store / key / DATA, 2)
+    (store / key / DATA).unlink()  # nothing to compare with: the rows must come out right
     for path in (store / "toy" / "image").glob("items-*.parquet"):
         path.unlink()
     done, _ = _mend(store, key, manifest)
     assert done.left == []
     assert _tree(store) == before
+
+
+def test_rows_that_were_copied_are_copied_again(manifest: Manifest, store: Path) -> None:
+    """Five rows came from another dataset, where they lay in other batches."""
+    table = manifest.tables["image"]
+    some = write_manifest(
+        manifest.root, facts={"name": "some", "revision": "1"}, tables={"image": table[3:8]}
+    )
+    _extract(some, store, block_rows=4096)
+    key = _extract(manifest, store, batch_size=4, block_rows=4096)
+    (run,) = (store / key / "runs").glob("*.json")
+    assert json.loads(run.read_text())["copied"] == 5
+    before = _tree(store)
+    (store / key / DATA).unlink()  # nothing to compare with: the rows must come out right
+    done, encoder = _mend(store, key, manifest)
+    assert done.left == []
+    assert encoder.batches[-2:] == [4, 2]
+    assert _tree(store) == before
+
+
+def test_views_are_drawn_again(manifest: Manifest, store: Path) -> None:
+    key = _extract(manifest, store, views=2, seed=7)
+    before = _tree(store)
+    _flip(store / key / DATA, 5 * 16)
+    (path,) = (store / key).parent.glob("items-*.parquet")
+    path.unlink()
+    done, _ = _mend(store, key, manifest)
+    assert done.left == []
+    assert _tree(store) == before
+
+
+def test_a_run_says_how_the_encoder_was_asked_for(tmp_path: Path) -> None:
+    run = {
+        "batch": 8,
+        "threads": 2,
+        "device": "cpu",
+        "encoder": {"weights": {"source": "package", "package": "some-model"}},
+        "settings": {
+            "compile": True,
+            "encoders": [
+                {"encoder": "timm:a", "pool": "cls"},
+                {"encoder": "timm:b", "pool": "patch_mean"},
+                {"encoder": "timm:a"},
+            ],
+        },
+    }
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "1.json").write_text(json.dumps(run))
+    (tmp_path / "runs" / "2.json").write_text("{")
+    plans = recorded_plans(tmp_path, "timm:a")
+    assert [plan.options for plan in plans] == [{"pool": "cls", "compile": True}, {"compile": True}]
+    assert {(p.batch, p.threads, p.device, p.weights) for p in plans} == {
+        (8, 2, "cpu", "package:some-model")
+    }
+    assert recorded_plans(tmp_path / "none") == [Plan()]
 
 
 def test_without_a_manifest_it_says_what_it_needs(

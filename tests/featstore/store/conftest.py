@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from featstore.store.writer import SetWriter
+from tests.damage import unseal
 
 SCHEMA = {
     "item_id": pl.String,
@@ -44,7 +45,7 @@ def write_set(
     failures: dict[str, str] | None = None,
     **layout: int,
 ) -> str:
-    """Write `rows` as one set and return its full key."""
+    """Write `rows` as one set that may be damaged, and return its full key."""
     with SetWriter(
         root,
         dataset=dataset,
@@ -62,6 +63,7 @@ def write_set(
             here = {item: why for item, why in (failures or {}).items() if item in ids}
             writer.write_block(block, rows[where], here)
         writer.finish(bias=bias, run={"note": "test"})
+    unseal(root)
     return str(writer.key)
 
 

@@ -27,6 +27,7 @@ from featstore.store.remove import remove_set
 from featstore.store.store import open_store
 from featstore.store.thumbnails import read_thumbnails, write_thumbnails
 from featstore.store.writer import SetWriter
+from tests.damage import unseal
 
 Images = tuple[np.ndarray, pl.DataFrame]
 
@@ -204,6 +205,7 @@ def test_thumbnails_merge_and_are_checked(tmp_path: Path) -> None:
     before = path.stat().st_mtime_ns
     write_thumbnails(tmp_path, {"a": b"A"})
     assert path.stat().st_mtime_ns == before
+    unseal(tmp_path)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(CorruptStoreError, match="was changed after it was written"):
         read_thumbnails(tmp_path)

@@ -20,6 +20,7 @@ from featstore.store.repair import repair_set
 from featstore.store.thumbnails import write_thumbnails
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
+from tests.damage import unseal
 from tests.featstore.store.conftest import item_table, write_set
 
 POSITIONS = 50
@@ -48,6 +49,7 @@ def _full_store(root: Path) -> None:
         writer.write_block(0, rows[:3])
         writer.finish(golden={"vectors": [[0.5, 1.0]]}, run={"device": "cpu"})
     write_thumbnails(root / "birds" / "image", {"b/000": b"RIFF", "b/001": b"WEBP"})
+    unseal(root)
 
 
 @pytest.fixture(scope="module")

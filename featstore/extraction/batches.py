@@ -1,0 +1,190 @@
+"""How the items of a block become batches, and what happens when one does not fit in memory."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+
+from featstore.encoders.base import Encoder
+from featstore.encoders.length_sorting import length_batches
+from featstore.errors import EncoderError
+
+logger = logging.getLogger(__name__)
+
+#: A batch: rows of the block, and what was prepared for each; None for an item that failed.
+Batch = tuple[list[int], list[Any]]
+
+
+class Batches(Protocol):
+    """Collects the prepared items of a block."""
+
+    def add(self, row: int, prepared: Any) -> list[Batch]:
+        """Take the next item, None if it failed; return the batches that are full now."""
+
+    def flush(self) -> list[Batch]:
+        """Return what is left at the end of the block."""
+
+
+class RowBatches:
+    """Batches in the order of the rows; an item that failed keeps its slot."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._rows: list[int] = []
+        self._prepared: list[Any] = []
+
+    def add(self, row: int, prepared: Any) -> list[Batch]:
+        """Take an item."""
+        self._rows.append(row)
+        self._prepared.append(prepared)
+        return self.flush() if len(self._rows) == self._size else []
+
+    def flush(self) -> list[Batch]:
+        """Return the batch that has begun, if any."""
+        batch = (self._rows, self._prepared)
+        self._rows, self._prepared = [], []
+        return [batch] if batch[0] else []
+
+
+class LengthBatches:
+    """Batches of texts of like length: a function of the texts of the block alone."""
+
+    def __init__(self, size: int, encoder: Any) -> None:
+        self._size = size
+        self._length = encoder.length
+        self._all = RowBatches(sys.maxsize)
+
+    def add(self, row: int, prepared: Any) -> list[Batch]:
+        """Take a text."""
+        return self._all.add(row, prepared)
+
+    def flush(self) -> list[Batch]:
+        """Return the batches of the block."""
+        for rows, texts in self._all.flush():
+            lengths = [0 if text is None else self._length(text) for text in texts]
+            return [
+                ([rows[i] for i in part], [texts[i] for i in part])
+                for part in length_batches(lengths, self._size)
+            ]
+        return []
+
+
+def batches_for(encoder: Encoder, size: int) -> Batches:
+    """Return how this encoder's items are batched."""
+    return LengthBatches(size, encoder) if hasattr(encoder, "length") else RowBatches(size)
+
+
+class BatchRunner:
+    """Runs one encoder on batches, in parts where a batch does not fit into memory.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    size : int
+        Items of a full batch.
+    device : str
+        For messages.
+    halve : bool
+        Whether a batch that does not fit is run in parts.
+    threads : int, optional
+        Threads of torch: their number decides the last bits of a sum.
+
+    Attributes
+    ----------
+    limit : int
+        The largest part that is tried: `size`, or what was left of it.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        size: int,
+        *,
+        device: str,
+        halve: bool,
+        threads: int | None = None,
+    ) -> None:
+        self.encoder = encoder
+        self.size = size
+        self.limit = size
+        self._device = device
+        self._halve = halve
+        self._threads = threads
+
+    def encode(self, batch: Sequence[Any]) -> np.ndarray:
+        """Return (b, d) float32 of a batch in which nothing failed.
+
+        Raises
+        ------
+        EncoderError
+            If it does not fit into memory and may not be halved, or one item alone does not.
+        """
+        parts = []
+        start = 0
+        while start < len(batch):
+            part = batch[start : start + self.limit]
+            encoded = self._try(part)
+            if encoded is None:
+                continue  # with a smaller limit
+            parts.append(encoded)
+            start += len(part)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _try(self, part: Sequence[Any]) -> np.ndarray | None:
+        try:
+            with torch_threads(self._threads):
+                return np.asarray(self.encoder.encode(part), dtype=np.float32)
+        except (RuntimeError, MemoryError) as err:
+            if not is_out_of_memory(err):
+                raise
+            if not self._halve or len(part) == 1:
+                msg = (
+                    f"{self.encoder.name} ran out of memory on {self._device} with "
+                    f"{len(part):,} items at once. Take --batch-size auto, or a smaller one."
+                )
+                raise EncoderError(msg) from err
+        free_memory()
+        self.limit = max(1, len(part) // 2)
+        logger.warning(
+            "%s ran out of memory with %d items; going on with %d.",
+            self.encoder.name,
+            len(part),
+            self.limit,
+        )
+        return None
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Run torch on that many threads; None changes nothing, and does not import torch."""
+    if threads is None:
+        yield
+        return
+    from featstore.encoders.torch_runtime import pinned_threads
+
+    with pinned_threads(threads):
+        yield
+
+
+def is_out_of_memory(err: BaseException) -> bool:
+    """Return whether an error says that memory ran out: torch has several ways to."""
+    return (
+        isinstance(err, MemoryError)
+        or type(err).__name__ == "OutOfMemoryError"
+        or "out of memory" in str(err).lower()
+        or "can't allocate memory" in str(err).lower()
+    )
+
+
+def free_memory() -> None:
+    """Give back what a failed forward pass has left."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

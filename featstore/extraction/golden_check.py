@@ -1,0 +1,117 @@
+"""Compare an encoder with stored golden vectors: it must still be what made the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featstore.encoders.base import Encoder
+from featstore.encoders.golden import golden_inputs
+from featstore.errors import CorruptStoreError, EncoderError
+from featstore.extraction.batches import BatchRunner
+from featstore.store.commit import Commit
+from featstore.store.files import read_json, same_file
+
+#: A smaller cosine between stored and present golden vectors means another space.
+GOLDEN_COSINE = 0.999
+
+GOLDEN_FILE = "golden.json"
+
+
+class Golden:
+    """The golden vectors of an encoder, computed when first needed.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    threads : int, optional
+        Threads of torch to compute them on, as the rows are.
+    """
+
+    def __init__(self, encoder: Encoder, threads: int | None = None) -> None:
+        self._encoder = encoder
+        self._threads = threads
+        self._vectors: np.ndarray | None = None
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """The (g, d) vectors, float64, to six decimals as they are stored."""
+        if self._vectors is None:
+            encoder = self._encoder
+            batch = [encoder.prepare(item) for item in golden_inputs(encoder.kinds)]
+            # One batch, or less where even so few do not fit.
+            runner = BatchRunner(
+                encoder, len(batch), device="its device", halve=True, threads=self._threads
+            )
+            found = runner.encode(batch)
+            self._vectors = np.round(found.astype(np.float64), 6)
+        return self._vectors
+
+    def document(self) -> dict[str, Any]:
+        """Return what ``golden.json`` holds."""
+        return {"vectors": self.vectors.tolist()}
+
+    def cosine(self, directory: Path, commit: Commit) -> float | None:
+        """Return the smallest cosine to the golden vectors of a set, None if it has none.
+
+        Raises
+        ------
+        CorruptStoreError
+            If the set's file disagrees with its commit.
+        """
+        facts = commit.metadata.get(GOLDEN_FILE)
+        if facts is None:
+            return None
+        stored = _stored(directory / GOLDEN_FILE, facts)
+        ours = self.vectors
+        if stored.shape != ours.shape or not np.isfinite(stored).all():
+            return -1.0
+        norms = np.linalg.norm(stored, axis=1) * np.linalg.norm(ours, axis=1)
+        # Equal vectors agree, whatever their length: a zero has no direction.
+        cosines = np.where(
+            (stored == ours).all(axis=1),
+            1.0,
+            np.einsum("ij,ij->i", stored, ours) / np.where(norms > 0, norms, np.inf),
+        )
+        return float(cosines.min())
+
+
+def require_same_encoder(golden: Golden, key: str, directory: Path, commit: Commit) -> float | None:
+    """Refuse to extend a set whose golden vectors the encoder does not give any more.
+
+    Returns
+    -------
+    float or None
+        The smallest cosine; None if the set has no golden vectors.
+
+    Raises
+    ------
+    EncoderError
+        If it is below 0.999.
+    """
+    cosine = golden.cosine(directory, commit)
+    if cosine is not None and cosine < GOLDEN_COSINE:
+        msg = (
+            f"{key} cannot be extended: the encoder's vectors of the built-in golden inputs have a "
+            f"cosine of {cosine:.4f} to those that its rows were made with (at least "
+            f"{GOLDEN_COSINE:g} is needed). Another version of a library, another device or "
+            "precision, or an encoder object that changed under the same name, may be why: "
+            f"compare {directory.name}/runs with what is installed. Use what it was made with, "
+            "or remove the set with `featstore rm` and extract it whole."
+        )
+        raise EncoderError(msg)
+    return cosine
+
+
+def _stored(path: Path, facts: Mapping[str, Any]) -> np.ndarray:
+    if not same_file(path, dict(facts)):
+        msg = f"{path} is missing or differs from its commit record. Run `featstore verify`."
+        raise CorruptStoreError(msg)
+    try:
+        return np.asarray(read_json(path)["vectors"], dtype=np.float64)
+    except (KeyError, TypeError, ValueError) as err:
+        msg = f"{path} holds no golden vectors. Run `featstore verify`."
+        raise CorruptStoreError(msg) from err

@@ -1,0 +1,246 @@
+"""Run a job: open the writers, encode what is pending in one pass, publish each set."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from featstore.errors import AlreadyFinishedError
+from featstore.extraction.batch_size import remember_size, settle_batch_size
+from featstore.extraction.batches import BatchRunner, torch_threads
+from featstore.extraction.events import ExtractResult
+from featstore.extraction.failing import FailureLimit
+from featstore.extraction.golden_check import Golden, require_same_encoder
+from featstore.extraction.job_log import JobLog
+from featstore.extraction.opening import check_heads
+from featstore.extraction.pipeline import BlockTask, Preparation, encode_blocks
+from featstore.extraction.progress import StageClock, Tracker
+from featstore.extraction.targets import Target, check_free_space, inspect_set
+from featstore.extraction.writing import SetInProgress
+from featstore.sources import ByteReader
+from featstore.store.thumbnails import write_thumbnails
+from featstore.store.writer import SetWriter
+
+if TYPE_CHECKING:
+    from featstore.extraction.job import Job
+
+
+def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, ExtractResult]:
+    """Make these sets; return set_id -> result.
+
+    Sets whose blocks have the same rows share one pass; only sets of an earlier layout do not.
+    """
+    results: dict[str, ExtractResult] = {}
+    with ByteReader(job.source.root) as reader, contextlib.ExitStack() as stack:
+        if job.kind == "image":
+            with torch_threads(job.threads):
+                check_heads([target.encoder for target in targets], job.items, reader)
+        # Layout and dtype are checked, and disks measured, before anything is written.
+        sets = [_prepare_set(job, target) for target in targets]
+        check_free_space(job.store, [inspect_set(target, known=None) for target in targets])
+        opened: list[SetInProgress] = []
+        for one in sets:
+            done = _open_writer(one, stack)
+            if done is not None:
+                results[one.target.set_id] = done
+                continue
+            _check_golden(one, log)
+            one.known = one.target.known_rows(one.golden)
+            one.begin()
+            opened.append(one)
+        for rows in sorted({one.writer.layout.block_rows for one in opened}):
+            group = [one for one in opened if one.writer.layout.block_rows == rows]
+            results |= _run_pass(job, group, reader, log)
+    return results
+
+
+def _prepare_set(job: Job, target: Target) -> SetInProgress:
+    """Make the writer, with batch size and threads settled."""
+    options = job.options
+    pinned = (options.pinned or {}).get(target.set_id)
+    settings = dict(pinned) if pinned else settle_settings(job, target)
+    writer = SetWriter(
+        job.store,
+        dataset=job.dataset,
+        kind=job.kind,
+        encoder=target.encoder.name,
+        space=target.encoder.space,
+        items=job.items,
+        dim=target.encoder.dim,
+        dtype=options.dtype,
+        precision=target.precision,
+        facts=target.facts(job.source),
+        plan={"settings": settings},
+        retry_failed=options.retry_failed,
+        part=options.part,
+        wait=options.wait,
+        block_rows=options.block_rows,
+    )
+    runner = BatchRunner(
+        target.encoder,
+        settings["batch"],
+        device=options.device,
+        halve=options.batch_size == "auto",
+        threads=settings["threads"],
+    )
+    golden = Golden(target.encoder, settings["threads"])
+    return SetInProgress(target, writer, runner, golden, settings)
+
+
+def settle_settings(job: Job, target: Target) -> dict[str, Any]:
+    """Return batch size, threads and sort of device, on which the bits of a row depend."""
+    options = job.options
+    begun = target.begun_settings()
+    threads = options.threads or begun.get("threads") or job.threads
+    begun_batch = begun.get("batch")
+    with torch_threads(threads):
+        batch = settle_batch_size(
+            target.encoder,
+            options.batch_size,
+            begun=begun_batch if isinstance(begun_batch, int) else None,
+            device=options.device,
+            precision=target.precision,
+        )
+    # Not which of several equal devices: they share the blocks of a set.
+    return {"batch": batch, "threads": threads, "device": options.device.partition(":")[0]}
+
+
+def _open_writer(one: SetInProgress, stack: contextlib.ExitStack) -> ExtractResult | None:
+    """Claim the set; return its result if another process has finished it meanwhile."""
+    try:
+        stack.enter_context(one.writer)
+    except AlreadyFinishedError:
+        done = one.target.finished()
+        if done is None:
+            raise
+        return done
+    return None
+
+
+def _check_golden(one: SetInProgress, log: JobLog) -> None:
+    base = one.writer.base
+    if base is None:
+        return
+    cosine = require_same_encoder(one.golden, str(one.writer.key), base.directory, base.commit)
+    log.write("golden", key=str(one.writer.key), cosine=cosine)
+
+
+def _run_pass(
+    job: Job, sets: list[SetInProgress], reader: ByteReader, log: JobLog
+) -> dict[str, ExtractResult]:
+    """Encode every pending block once for all sets that lack it, and publish the sets."""
+    clock = StageClock()
+    tracker = Tracker(
+        clock,
+        rows_total=sum(one.writer.layout.n for one in sets),
+        rows_done=sum(one.rows_before() for one in sets),
+        encoders=len(sets),
+        workers=job.workers,
+    )
+    limit = _failure_limit(job, sets, tracker, log)
+    limit.check()
+    if job.options.part and job.options.on_progress is not None:
+        job.options.on_progress(tracker.progress())  # how much of the set this part has to do
+
+    def count(rows: int) -> None:
+        tracker.advance(rows, encoded=True)
+        if job.options.on_progress is not None:
+            job.options.on_progress(tracker.progress())
+
+    small: dict[str, bytes] = {}
+    with Preparation(
+        reader,
+        [one.runner for one in sets],
+        workers=job.workers,
+        decode_timeout=job.options.decode_timeout,
+        thumbnail=job.thumbnails,
+        clock=clock,
+    ) as preparation:
+        for output in encode_blocks(
+            _tasks(job, sets), preparation, on_failure=limit.add, on_rows=count
+        ):
+            small.update(output.thumbnails)
+            for number, one in enumerate(sets):
+                if output.number not in one.pending:
+                    continue
+                with clock.measure("write"):
+                    tracker.advance(one.write(output, number), encoded=False)
+                _tell_block(job, one, output.number, output.truncated[number], tracker, log)
+    run = {
+        "seconds": round(tracker.elapsed, 3),
+        "shares": tracker.shares(),
+        "settings": job.settings(),
+    }
+    results = {}
+    for one in sets:
+        if one.runner.limit < one.runner.size:
+            remember_size(
+                one.target.encoder,
+                one.runner.limit,
+                device=job.options.device,
+                precision=one.target.precision,
+            )
+        results[one.target.set_id] = one.end_part() if job.options.part else one.finish(run)
+    if small:
+        write_thumbnails(job.store / job.dataset / job.kind, small)
+    log.write("pass", seconds=run["seconds"], **tracker.progress().as_dict())
+    return results
+
+
+def _tasks(job: Job, sets: Sequence[SetInProgress]) -> Iterator[BlockTask]:
+    """Yield every block that some set lacks."""
+    layout = sets[0].writer.layout
+    for block in sorted(frozenset().union(*(one.pending for one in sets))):
+        rows = layout.block_slice(block)
+        yield BlockTask(
+            block, job.items[rows.start : rows.stop], [one.needed(block) for one in sets]
+        )
+
+
+def _failure_limit(
+    job: Job, sets: Sequence[SetInProgress], tracker: Tracker, log: JobLog
+) -> FailureLimit:
+    before: dict[str, str] = {}
+    tried_again = 0
+    for one in sets:
+        before |= one.new_failures_before()
+        if one.writer.base is not None:
+            tried_again = max(tried_again, int((~one.writer.base.kept).sum()))
+    tracker.failed = len(before)
+    key = str(sets[0].writer.key)
+
+    def note(item: str, reason: str) -> None:
+        tracker.failed += 1
+        log.write("failure", key=key, item_id=item, reason=reason)
+
+    return FailureLimit(
+        key, job.items.height, job.options, before=before, known=tried_again, on_failure=note
+    )
+
+
+def _tell_block(
+    job: Job,
+    one: SetInProgress,
+    block: int,
+    truncated: list[str],
+    tracker: Tracker,
+    log: JobLog,
+) -> None:
+    """Log a block that was written, and tell the caller."""
+    done = one.block_done(block)
+    progress: dict[str, Any] = tracker.progress().as_dict()
+    if truncated:
+        log.write("truncated", key=done.key, block=block, items=truncated)
+    log.write(
+        "block",
+        key=done.key,
+        block=block,
+        rows_done=done.rows_done,
+        rows_total=done.rows_total,
+        failed=done.failed,
+        per_second=round(progress["per_second"], 2),
+        shares=progress["shares"],
+    )
+    if job.options.on_block is not None:
+        job.options.on_block(done)

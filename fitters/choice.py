@@ -1,0 +1,254 @@
+"""What a fit leaves open, and how it is chosen from the training data alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from fitters.errors import SelectionError, SettingError
+from fitters.methods import Method, Settings
+from fitters.moments.moments import Moments, merge_pooled
+from fitters.pairs import Pairs
+from fitters.preparation import Sources
+from fitters.projection import BaseAligner
+from fitters.select.curve import PENALTIES, WEIGHTS, Axis, Curve, geometric
+from fitters.select.folds import folds_by_group
+from fitters.select.held_out_error import validate_by_error
+from fitters.select.kernel_choice import choose_kernel
+from fitters.select.kernel_mixing import Validation
+from fitters.select.leave_out import leave_one_group_out
+from fitters.select.refitting import Refit, choose_components, validate_by_refitting
+from fitters.select.surface import Rule
+from fitters.select.validation import cross_validate
+
+Criterion = Literal["cosine", "rank", "error"]
+"""How a choice is scored; see `fitters.recipe.fit_alignment`."""
+
+COARSE = 1
+"""Values a decade where every point of the grid costs a fit: a third of the closed forms' grid."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The settings of the final fit, the mixing weight, and what they were chosen from."""
+
+    settings: Settings
+    mix: float
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Open:
+    """What may be chosen: "auto", or a value that is given; and how a kernel's choice is scored."""
+
+    penalty: float | Literal["auto"]
+    mix: float | Literal["auto"]
+    n_components: int | Literal["auto"] | None
+    gamma: float | Literal["auto"] = "auto"
+    validation: Validation = "mrr"
+    reading: Rule = "best"
+
+    def axes(self, method: Method, *, mixed: bool) -> tuple[Axis, Axis]:
+        """Return the grids of penalties and weights; of what plays no part, a fixed value."""
+        per_decade = COARSE if method.rule == "refit" else 0
+        penalties = _grid(PENALTIES, per_decade) if self.penalty == "auto" else None
+        weights = _grid(WEIGHTS, per_decade) if self.mix == "auto" else None
+        if "penalty" not in method.options:
+            penalties = Axis.fixed(0.0)
+        elif penalties is None:
+            penalties = Axis.fixed(float(self.penalty))
+        if not mixed or "mix" not in method.options:
+            weights = Axis.fixed(1.0)
+        elif weights is None:
+            weights = Axis.fixed(float(self.mix))
+        return penalties, weights
+
+
+def choose(
+    method: Method,
+    sources: Sources,
+    settings: Settings,
+    open_: Open,
+    n_folds: int,
+    criterion: Criterion,
+    rng: np.random.Generator,
+) -> Choice:
+    """Choose what is open.
+
+    Raises
+    ------
+    SelectionError
+        If the training data have too few groups to choose from.
+    """
+    if method.rule == "kernel":
+        return _choose_kernel(sources, settings, open_, n_folds, criterion, rng)
+    mixed = sources.prototypes is not None and sources.real is not None
+    penalties, weights = open_.axes(method, mixed=mixed)
+    searched = penalties.searched or weights.searched
+    curve, components = None, None
+    facts: dict[str, Any] = {}
+    many = "n_components" in method.options and open_.n_components == "auto"
+    if searched or many:
+        if sources.real is None and method.rule == "ridge" and criterion != "error":
+            assert sources.prototypes is not None
+            curve = leave_one_group_out(
+                sources.prototypes,
+                direction=method.direction,
+                penalties=penalties,
+                criterion=criterion,
+            )
+        else:
+            what = "penalty" if penalties.searched else "mix" if weights.searched else "components"
+            folded = _Folded.of(method, sources, settings, n_folds, what, rng)
+            if searched:
+                curve = folded.curve(penalties, weights, criterion)
+            if many:
+                penalty, weight = (
+                    (curve.penalty, curve.weight)
+                    if curve
+                    else (penalties.values[0], weights.values[0])
+                )
+                components, facts = choose_components(
+                    folded.refit, real=folded.real, folds=folded.folds,
+                    penalty=penalty, weight=weight,
+                )  # fmt: skip
+    penalty = penalties.values[0] if curve is None else curve.penalty
+    mix = weights.values[0] if curve is None or not mixed else curve.weight
+    chosen = replace(settings, penalty=penalty)
+    if "n_components" in method.options:
+        given = None if open_.n_components == "auto" else open_.n_components
+        chosen = replace(chosen, n_components=components if many else given)
+    return Choice(chosen, mix, _facts(method, chosen, mix if mixed else None, curve) | facts)
+
+
+def _choose_kernel(
+    sources: Sources,
+    settings: Settings,
+    open_: Open,
+    n_folds: int,
+    criterion: Criterion,
+    rng: np.random.Generator,
+) -> Choice:
+    if criterion == "error" and sources.real is None:
+        msg = "Kernel ridge is chosen on prototypes by 'cosine' or 'rank'. Got criterion 'error'."
+        raise SettingError(msg)
+    chosen = choose_kernel(
+        sources.prototypes,
+        sources.real,
+        penalty=open_.penalty,
+        mix=open_.mix,
+        gamma=open_.gamma,
+        n_folds=n_folds,
+        criterion="cosine" if criterion == "error" else criterion,
+        # Of the criteria for both kinds of data, this is the one that real pairs have too.
+        validation="squared" if criterion == "error" else open_.validation,
+        rule=open_.reading,
+        rng=rng,
+    )
+    fixed = replace(settings, penalty=chosen.penalty, gamma=chosen.gamma)
+    return Choice(fixed, 1.0 if chosen.mix is None else chosen.mix, chosen.to_facts())
+
+
+@dataclass(frozen=True, eq=False)
+class _Folded:
+    """The pairs that are left out in folds, and the aligner fitted without one."""
+
+    method: Method
+    settings: Settings
+    real: Pairs
+    folds: np.ndarray
+    prototypes: Pairs | None
+    of_prototypes: Moments | None
+    of_folds: tuple[Moments, ...]
+
+    @classmethod
+    def of(
+        cls,
+        method: Method,
+        sources: Sources,
+        settings: Settings,
+        n_folds: int,
+        what: str,
+        rng: np.random.Generator,
+    ) -> _Folded:
+        # Without real pairs the prototypes are left out themselves, by name.
+        real = sources.real if sources.real is not None else sources.prototypes
+        assert real is not None
+        prototypes = sources.prototypes if sources.real is not None else None
+        n_groups = len(np.unique(real.row_groups))
+        if n_groups < 2:
+            kind = "real pairs" if sources.real is not None else "prototypes"
+            msg = (
+                f"{real.n:,} {kind} of one group cannot be cross-validated, so {what}='auto' has "
+                f"nothing to go by. Give pairs of at least 2 groups, or a number for {what}."
+            )
+            raise SelectionError(msg)
+        folds = folds_by_group(real.row_groups, min(n_folds, n_groups), rng)
+        of_folds = tuple(moments_of(real.take(folds == fold)) for fold in np.unique(folds))
+        of_prototypes = None if prototypes is None else moments_of(prototypes)
+        return cls(method, settings, real, folds, prototypes, of_prototypes, of_folds)
+
+    def curve(self, penalties: Axis, weights: Axis, criterion: Criterion) -> Curve:
+        if criterion == "error" and self.method.direction:
+            return validate_by_error(
+                self.of_folds,
+                self.of_prototypes,
+                direction=self.method.direction,
+                penalties=penalties,
+                weights=weights,
+            )
+        if self.method.rule == "refit":
+            return validate_by_refitting(
+                self.refit, real=self.real, folds=self.folds, penalties=penalties, weights=weights
+            )
+        return cross_validate(
+            self.method.rule,
+            real=self.real,
+            folds=self.folds,
+            prototypes=self.prototypes,
+            direction=self.method.direction,
+            penalties=penalties,
+            weights=weights,
+        )
+
+    @property
+    def refit(self) -> Refit:
+        rest = [
+            merge_pooled(*(part for part in self.of_folds if part is not held))
+            for held in self.of_folds
+        ]
+
+        def fit(fold: int, weight: float, penalty: float) -> BaseAligner:
+            training = rest[fold]
+            if self.of_prototypes is not None:
+                training = merge_pooled(training, self.of_prototypes.scaled(weight))
+            settings = replace(self.settings, penalty=penalty, n_components=None)
+            aligner: Any = self.method.make(settings)
+            fitted: BaseAligner = aligner.fit_moments(training)
+            return fitted
+
+        return fit
+
+
+def moments_of(pairs: Pairs) -> Moments:
+    """Return the moments of transformed pairs about 0, products in float64."""
+    return Moments.from_rows(pairs.x, pairs.y, pairs.row_weight, centre=False)
+
+
+def _facts(
+    method: Method, settings: Settings, mix: float | None, curve: Curve | None
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        name: getattr(settings, name) for name in method.options if name != "mix"
+    }
+    if mix is not None and "mix" in method.options:
+        facts["mix"] = mix
+    return facts if curve is None else {**facts, **curve.to_facts()}
+
+
+def _grid(axis: Axis, per_decade: int) -> Axis:
+    if per_decade == 0:
+        return axis
+    return replace(axis, values=geometric(axis.values[0], axis.values[-1], per_decade))

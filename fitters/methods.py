@@ -1,0 +1,199 @@
+"""The methods of `fitters.recipe` by name: what each fits, and what there is to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from featstore.errors import did_you_mean
+from fitters.errors import UnknownMethodError
+from fitters.kernel.kernel_ridge import KernelRidgeAligner
+from fitters.linear.cca import CCAAligner, CSAAligner
+from fitters.linear.mean_shift import MeanShiftAligner
+from fitters.linear.pls import PLSAligner
+from fitters.linear.procrustes import ProcrustesAligner
+from fitters.linear.ridge import RidgeAligner
+from fitters.linear.text_to_concept import TextToConceptAligner
+from fitters.linear.two_way_ridge import TwoWayRidgeAligner
+from fitters.projection import BaseAligner
+from fitters.relative.asif import ASIFAligner
+from fitters.relative.conse import ConSEAligner
+
+OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "scale", "top_k", "power", "legacy")
+"""Settings that some methods have and others do not."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One value of every option; what a method does not have, it does not read.
+
+    Attributes
+    ----------
+    penalty : float
+        Relative; of kernel ridge absolute.
+    gamma : float
+        Of a kernel.
+    n_components, rank : int, optional
+        None: all.
+    top_k, power : optional
+        None: the method's own default.
+    scale, legacy : bool
+    """
+
+    penalty: float = 0.0
+    gamma: float = 4.0
+    n_components: int | None = None
+    rank: int | None = None
+    scale: bool = False
+    top_k: int | None = None
+    power: float | None = None
+    legacy: bool = False
+
+
+@dataclass(frozen=True)
+class Method:
+    """How one method is fitted by `fitters.recipe`.
+
+    Attributes
+    ----------
+    text : str
+        One line on it.
+    make : callable
+        Settings → the estimator. Rows reach it transformed, so that it need not centre them.
+    options : tuple of str
+        Those of `OPTIONS` that it has.
+    fitted_on : {"moments", "rows", "head"}
+        What it needs: second moments, the rows themselves, or a classification head.
+    rule : {"ridge", "procrustes", "kernel", "refit", "none"}
+        How "auto" settings are chosen with real pairs: by the closed forms of
+        `select.cross_validate` or `select.cross_validate_kernel`, by fitting anew without each
+        fold, or not at all.
+    direction : str
+        Of a ridge: "y->x", "x->y" or "both".
+    raw : bool
+        Rows of both sides are used as they are: no unit length, no centring.
+    """
+
+    text: str
+    make: Callable[[Settings], BaseAligner]
+    options: tuple[str, ...] = ()
+    fitted_on: Literal["moments", "rows", "head"] = "moments"
+    rule: Literal["ridge", "procrustes", "kernel", "refit", "none"] = "none"
+    direction: str = ""
+    raw: bool = False
+
+
+def _asif(settings: Settings) -> BaseAligner:
+    return ASIFAligner(
+        800 if settings.top_k is None else settings.top_k,
+        power=8.0 if settings.power is None else settings.power,
+        precision="float32",
+    )
+
+
+METHODS: dict[str, Method] = {
+    "ridge": Method(
+        "ridge regression from text to image rows: each text becomes a row of a head",
+        lambda s: RidgeAligner("y->x", alpha=s.penalty, center=False),
+        ("penalty", "mix"),
+        rule="ridge",
+        direction="y->x",
+    ),
+    "ridge-x2y": Method(
+        "ridge regression from image to text rows",
+        lambda s: RidgeAligner("x->y", alpha=s.penalty, center=False),
+        ("penalty", "mix"),
+        rule="ridge",
+        direction="x->y",
+    ),
+    "ridge-both": Method(
+        "ridge regression in both directions, the mean of the two cosines",
+        lambda s: TwoWayRidgeAligner(alpha=s.penalty, center=False),
+        ("penalty", "mix"),
+        rule="refit",
+        direction="both",
+    ),
+    "kernel-ridge": Method(
+        "ridge from text to image rows, nonlinear: Gaussian kernel ridge regression",
+        lambda s: KernelRidgeAligner(gamma=s.gamma, relative=False, alpha=s.penalty, center=False),
+        ("penalty", "mix", "gamma"),
+        fitted_on="rows",
+        rule="kernel",
+        direction="y->x",
+    ),
+    "least-squares": Method(
+        "ridge-x2y without a penalty: needs more pairs than image columns",
+        lambda _: RidgeAligner("x->y", alpha=0.0, center=False),
+        ("mix",),
+        rule="refit",
+    ),
+    "text-to-concept": Method(
+        "affine map into the image space of a CLIP model, whose texts then need none",
+        lambda s: TextToConceptAligner(legacy=s.legacy),
+        ("legacy",),
+        raw=True,
+    ),
+    "procrustes": Method(
+        "the rotation between both spaces that fits best",
+        lambda s: ProcrustesAligner(center=False, rank=s.rank, scale=s.scale),
+        ("mix", "rank", "scale"),
+        rule="procrustes",
+    ),
+    "cca": Method(
+        "canonical correlations with shrinkage, scored by the plain cosine",
+        lambda s: CCAAligner(s.n_components, alpha=s.penalty),
+        ("penalty", "mix", "n_components"),
+        rule="refit",
+    ),
+    "csa": Method(
+        "canonical correlations, each direction of the cosine weighted by its own",
+        lambda s: CSAAligner(s.n_components, alpha=s.penalty),
+        ("penalty", "mix", "n_components"),
+        rule="refit",
+    ),
+    "cca-200": Method(
+        "canonical correlations as in the head-recycling experiments: 200, plain cosine, 1e-6 I",
+        lambda _: CCAAligner(200, alpha=1e-6, relative=False),
+        ("mix",),
+        rule="refit",
+    ),
+    "pls": Method(
+        "the directions of both spaces that covary most",
+        lambda s: PLSAligner(s.n_components),
+        ("mix", "n_components"),
+        rule="refit",
+    ),
+    "mean-shift": Method(
+        "subtract the mean of each side and nothing else: a baseline",
+        lambda _: MeanShiftAligner(),
+    ),
+    "asif": Method(
+        "similarity to the same pairs, on both sides; fits nothing",
+        _asif,
+        ("top_k", "power"),
+        fitted_on="rows",
+    ),
+    "conse": Method(
+        "the mix of the class texts that the classifier believes in; uses no real pair",
+        lambda s: ConSEAligner(top_k=10 if s.top_k is None else s.top_k),
+        ("top_k",),
+        fitted_on="head",
+    ),
+}
+"""Methods of `fit_alignment`, and what each is."""
+
+
+def method_named(name: str) -> Method:
+    """Return the method called `name`.
+
+    Raises
+    ------
+    UnknownMethodError
+        If there is none; the message lists those that exist.
+    """
+    if name not in METHODS:
+        known = ", ".join(METHODS)
+        msg = f"No method named '{name}'. Known methods: {known}.{did_you_mean(name, METHODS)}"
+        raise UnknownMethodError(msg)
+    return METHODS[name]

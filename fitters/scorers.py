@@ -1,0 +1,154 @@
+"""Scores that correct for hubs, as projections: still one dot product for an image and a text.
+
+A hub is a gallery item that is near to everything. Both corrections below take from each score
+something that depends on its query or on its gallery item alone, so they can be written into the
+projections as columns more: whoever scores by dot product, block by block, needs no new code.
+Nothing here is ever applied unless asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array, hstack, issparse
+from scipy.special import logsumexp
+
+from featstore.errors import did_you_mean
+from fitters.errors import PairsError, SettingError
+from fitters.projection import Projection
+
+Matrix = npt.NDArray[np.float64]
+
+Scorer = Callable[..., tuple[Projection, Projection]]
+"""(queries, gallery) → (queries, gallery) whose dot products are the corrected scores."""
+
+BLOCK_SCORES = 4_000_000
+"""Scores held at once: 32 MB."""
+
+
+def plain(queries: Projection, gallery: Projection) -> tuple[Projection, Projection]:
+    """Return both as they are: the score is their dot product."""
+    return queries, gallery
+
+
+def csls(queries: Projection, gallery: Projection, *, k: int = 10) -> tuple[Projection, Projection]:
+    """Correct by cross-domain similarity local scaling: 2 s(x, y) − r(x) − r(y).
+
+    r(x) is the mean score of x with its `k` best gallery items, r(y) that of y with its `k` best
+    queries.
+
+    Parameters
+    ----------
+    queries, gallery : ndarray or csr_array of shape (n, r), (g, r)
+        Projections of all queries and of the whole gallery: the correction looks at both, so that
+        a score depends on what else is asked.
+    k : int
+        At most the number of items there are.
+
+    Returns
+    -------
+    queries, gallery : of shape (n, r + 2), (g, r + 2)
+        float64, dense or CSR as given.
+
+    References
+    ----------
+    Conneau et al., Word Translation Without Parallel Data, ICLR 2018, section 2.3.
+    """
+    _check(queries, gallery)
+    if k < 1:
+        msg = f"CSLS averages over at least 1 neighbour. Got k={k}."
+        raise SettingError(msg)
+    of_queries, of_gallery = _mean_of_best(queries, gallery, k), _mean_of_best(gallery, queries, k)
+    ones = np.ones_like
+    return (
+        _beside(2.0 * queries, -of_queries, ones(of_queries)),
+        _beside(gallery, ones(of_gallery), -of_gallery),
+    )
+
+
+def inverted_softmax(
+    queries: Projection, gallery: Projection, *, temperature: float = 1 / 30
+) -> tuple[Projection, Projection]:
+    """Correct by the inverted softmax: how much of a gallery item's mass goes to this query.
+
+    The score is log softmax over the queries of s(x, y) / temperature, times the temperature:
+    s(x, y) − temperature · log Σ_x' exp(s(x', y) / temperature).
+
+    Parameters
+    ----------
+    queries, gallery : ndarray or csr_array of shape (n, r), (g, r)
+        All queries and the whole gallery.
+    temperature : float
+        Above 0. The smaller, the more a gallery item answers to its best query alone.
+
+    Returns
+    -------
+    queries, gallery : of shape (n, r + 1), (g, r + 1)
+
+    References
+    ----------
+    Smith et al., Offline bilingual word vectors, orthogonal transformations and the inverted
+    softmax, ICLR 2017.
+    """
+    _check(queries, gallery)
+    if not (np.isfinite(temperature) and temperature > 0):
+        msg = f"A temperature is a finite number above 0. Got {temperature}."
+        raise SettingError(msg)
+    mass = np.concatenate(
+        [logsumexp(scores / temperature, axis=1) for scores in _blocks(gallery, queries)]
+    )
+    return _beside(queries, np.ones(queries.shape[0])), _beside(gallery, -temperature * mass)
+
+
+SCORERS: dict[str, Scorer] = {"cosine": plain, "csls": csls, "inverted-softmax": inverted_softmax}
+"""The scorers by name."""
+
+
+def scorer_named(name: str) -> Scorer:
+    """Return the scorer called `name`.
+
+    Raises
+    ------
+    SettingError
+        If there is none; the message lists those that exist.
+    """
+    if name not in SCORERS:
+        known = ", ".join(SCORERS)
+        msg = f"No scorer named {name!r}. Known: {known}.{did_you_mean(name, SCORERS)}"
+        raise SettingError(msg)
+    return SCORERS[name]
+
+
+def _check(queries: Projection, gallery: Projection) -> None:
+    if queries.shape[1] != gallery.shape[1] or not queries.shape[0] or not gallery.shape[0]:
+        msg = (
+            f"Queries {queries.shape} and gallery {gallery.shape} must be rows of one shared "
+            "space, at least one each. Project both with the same alignment."
+        )
+        raise PairsError(msg)
+
+
+def _blocks(left: Projection, right: Projection) -> Any:
+    """Yield the scores of blocks of rows of `left` with all of `right`, dense float64."""
+    rows = max(1, BLOCK_SCORES // right.shape[0])
+    for start in range(0, left.shape[0], rows):
+        scores = left[start : start + rows] @ right.T
+        yield np.asarray(scores.toarray() if issparse(scores) else scores, dtype=np.float64)
+
+
+def _mean_of_best(left: Projection, right: Projection, k: int) -> Matrix:
+    """Return the mean of the k best scores of each row of `left`, shape (n,)."""
+    k = min(k, right.shape[0])
+    return np.concatenate(
+        [np.partition(scores, -k, axis=1)[:, -k:].mean(axis=1) for scores in _blocks(left, right)]
+    )
+
+
+def _beside(rows: Projection, *columns: Matrix) -> Projection:
+    more = np.stack(columns, axis=1)
+    if issparse(rows):
+        return hstack([rows, csr_array(more)], format="csr")
+    return np.hstack([rows, more])

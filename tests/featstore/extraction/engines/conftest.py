@@ -1,0 +1,108 @@
+"""A tiny vision transformer with weights of its own, and a few dozen pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+import featstore
+from featstore.extraction import EncoderChoice, Options, extract_many
+from featstore.manifest import Manifest, write_manifest
+
+#: 11 blocks of 4 rows, the last of 3; the second picture of block 5 is none.
+IMAGES, BLOCK_ROWS, BAD = 43, 4, 21
+
+MODEL = "timm:test_vit"
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the smallest transformer that timm has, drawn with a seed."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    model = timm.create_model("test_vit", pretrained=False)
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: torch.empty_like(value).normal_(0.0, 0.1, generator=generator)
+        for name, value in model.state_dict().items()
+    }
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    root = tmp_path_factory.mktemp("pictures")
+    (root / "images").mkdir()
+    rng = np.random.default_rng(5)
+    for number in range(IMAGES):
+        path = root / "images" / f"{number:02d}.png"
+        Image.fromarray(rng.integers(0, 255, (40, 36, 3), dtype=np.uint8)).save(path)
+        if number == BAD:
+            path.write_bytes(b"no picture")
+    table = pl.DataFrame(
+        {
+            "item_id": [f"p/{number:02d}" for number in range(IMAGES)],
+            "uri": [f"images/{number:02d}.png" for number in range(IMAGES)],
+        }
+    )
+    return write_manifest(root, facts={"name": "p", "revision": "1"}, tables={"image": table})
+
+
+@pytest.fixture(scope="session")
+def choices(weights: Path) -> list[EncoderChoice]:
+    """Return two encoders: what is decoded once feeds both."""
+    return [
+        EncoderChoice(MODEL, weights=str(weights)),
+        EncoderChoice(MODEL, weights=str(weights), pool="cls"),
+    ]
+
+
+def options(**changes: Any) -> Options:
+    """Return options under which any number of processes gives the same bits on a CPU."""
+    settled: dict[str, Any] = {"threads": 1, "workers": 1, "batch_size": 3, "decode_timeout": None}
+    return Options(**{**settled, "block_rows": BLOCK_ROWS, **changes})
+
+
+def tree(store: Path) -> dict[str, bytes]:
+    """Return every file of a store but the facts of its runs, which are about time and place."""
+    return {
+        path.relative_to(store).as_posix(): path.read_bytes()
+        for path in store.rglob("*")
+        if path.is_file() and "runs" not in path.parts
+    }
+
+
+@pytest.fixture(scope="session")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, pictures: Manifest, choices: list[EncoderChoice]
+) -> dict[str, bytes]:
+    """The store as one process leaves it."""
+    store = tmp_path_factory.mktemp("whole") / "store"
+    results = extract_many(pictures, kind="image", encoders=choices, store=store, options=options())
+    assert [(result.new, result.failed) for result in results] == [(IMAGES - 1, 1)] * 2
+    assert featstore.open_store(store, verify="full").sets()
+    return tree(store)
+
+
+@pytest.fixture
+def journalled() -> Callable[[Path], int]:
+    """Return what counts the blocks that unpublished work has written down so far."""
+
+    def count(store: Path) -> int:
+        return sum(
+            path.read_bytes().count(b'"block":')
+            for path in store.glob("*/*/*/.staging/**/journal*")
+            if path.is_file()
+        )
+
+    return count

@@ -1,0 +1,40 @@
+"""One rank in a process of its own, which stops in the middle until it is killed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from featstore.extraction import EncoderChoice, Options
+from featstore.extraction.engines import extract_rank
+from featstore.extraction.events import BlockDone
+from featstore.store import writer
+
+
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    writer.SYNC_SECONDS = 0.0  # every block durable at once
+    marker = Path(job["marker"])
+    blocks: list[BlockDone] = []
+
+    def stop(done: BlockDone) -> None:
+        blocks.append(done)
+        if len(blocks) == job["stop_after"]:
+            marker.touch()
+            time.sleep(600)
+
+    extract_rank(
+        job["manifest"],
+        kind="image",
+        encoders=[EncoderChoice(**choice) for choice in job["encoders"]],
+        store=job["store"],
+        rank=job["rank"],
+        world_size=job["world_size"],
+        options=Options(**job["options"], on_block=stop),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""One process a device: killed, interrupted, refused; the store stays the same."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import featstore
+from featstore.errors import EncoderError, TooManyFailuresError
+from featstore.extraction import BlockDone, EncoderChoice, Options, Progress, extract_many
+from featstore.extraction.engines import extract_on_devices
+from featstore.extraction.engines.devices import parse_devices
+from featstore.manifest import Manifest
+
+IMAGES = 43
+
+
+def _settled(**changes: Any) -> Options:
+    settled: dict[str, Any] = {
+        "threads": 1, "workers": 1, "batch_size": 3, "decode_timeout": None, "block_rows": 4,
+    }  # fmt: skip
+    return Options(**{**settled, **changes})
+
+
+def _tree(store: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(store).as_posix(): path.read_bytes()
+        for path in store.rglob("*")
+        if path.is_file() and "runs" not in path.parts
+    }
+
+
+def test_a_process_that_is_killed_is_replaced_and_the_store_is_the_same(
+    pictures: Manifest,
+    choices: list[EncoderChoice],
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = tmp_path / "store"
+    seen: list[Progress] = []
+    killed: list[int | None] = []
+
+    def kill_one(_: BlockDone) -> None:
+        if not killed:
+            child = multiprocessing.active_children()[0]
+            killed.append(child.pid)
+            child.kill()
+
+    with caplog.at_level(logging.WARNING):
+        results = extract_on_devices(
+            pictures, kind="image", encoders=choices, store=store, devices="cpu,cpu",
+            options=_settled(on_block=kill_one, on_progress=seen.append),
+        )  # fmt: skip
+    assert f"Process {killed[0]} on cpu was killed by SIGKILL" in caplog.text
+    assert not multiprocessing.active_children()
+    assert _tree(store) == whole
+    assert [(one.failed, one.new + one.reused) for one in results] == [(1, 42), (1, 42)]
+    assert [one.revision_id for one in results] == [
+        info.commit.revision_id
+        for one in results
+        for info in featstore.open_store(store).sets()
+        if str(info.key) == one.key
+    ]
+    assert seen[-1].rows_total == 2 * IMAGES
+    assert 0 <= min(one.rows_done for one in seen) < max(one.rows_done for one in seen)
+    assert "is the limit" in seen[-1].bottleneck
+
+
+def test_an_interruption_ends_every_process_and_one_alone_goes_on(
+    pictures: Manifest, choices: list[EncoderChoice], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+
+    def interrupt(_: BlockDone) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_on_devices(
+            pictures, kind="image", encoders=choices[:1], store=store, devices=["cpu"],
+            options=_settled(on_block=interrupt),
+        )  # fmt: skip
+    assert not multiprocessing.active_children()
+    assert not featstore.open_store(store).sets()
+    results = extract_many(
+        pictures, kind="image", encoders=choices, store=store, options=_settled(batch_size=3)
+    )
+    # What was done when the word came was written down before the process left.
+    assert 0 < results[0].new < IMAGES - 1
+    assert _tree(store) == whole
+
+
+def test_what_a_process_raises_is_raised_here(
+    pictures: Manifest, choices: list[EncoderChoice], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    with pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may"):
+        extract_on_devices(
+            pictures, kind="image", encoders=choices[:1], store=store, devices="cpu",
+            options=_settled(max_failures=0),
+        )  # fmt: skip
+    assert not multiprocessing.active_children()
+
+
+class Mine:
+    def encode(self, items: list[Any]) -> Any:
+        raise AssertionError
+
+
+def test_what_other_processes_cannot_have_is_refused_before_any_starts(
+    pictures: Manifest, choices: list[EncoderChoice], tmp_path: Path
+) -> None:
+    mine = EncoderChoice(Mine(), space={"name": "mine"})
+    with pytest.raises(EncoderError, match=r"Mine is an object of this process.*Name it"):
+        extract_on_devices(
+            pictures, kind="image", encoders=[*choices, mine], store=tmp_path, devices="cpu,cpu"
+        )
+    with pytest.raises(EncoderError, match="--devices all, or a list"):
+        parse_devices(" , ")
+    assert parse_devices("cuda:0, cuda:1") == ["cuda:0", "cuda:1"]
+
+
+def test_all_devices_are_the_gpus_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert parse_devices("all") == ["cuda:0", "cuda:1", "cuda:2"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(EncoderError, match=r"no GPU .* --devices cpu,cpu"):
+        parse_devices("all")

@@ -1,0 +1,261 @@
+"""Ranks that share nothing but the store leave what one process leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import featstore
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.errors import EncoderError, TooManyFailuresError
+from featstore.extraction import EncoderChoice, ExtractResult, Options, extract_many
+from featstore.extraction.engines import extract_rank, local_device, rank_of
+from featstore.extraction.engines.ranks import Rank
+from featstore.extraction.writing import SetInProgress
+from featstore.manifest import Manifest
+
+IMAGES = 43
+
+
+def _settled(**changes: Any) -> Options:
+    settled: dict[str, Any] = {
+        "threads": 1, "workers": 1, "batch_size": 3, "decode_timeout": None, "block_rows": 4,
+    }  # fmt: skip
+    return Options(**{**settled, **changes})
+
+
+def _tree(store: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(store).as_posix(): path.read_bytes()
+        for path in store.rglob("*")
+        if path.is_file() and "runs" not in path.parts
+    }
+
+
+def _rank(
+    manifest: Manifest, choices: list[EncoderChoice], store: Path, rank: int, world: int, **o: Any
+) -> list[ExtractResult]:
+    return extract_rank(
+        manifest, kind="image", encoders=choices, store=store, rank=rank, world_size=world,
+        options=_settled(**o),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_any_number_of_ranks_in_any_order_gives_the_same_bytes(
+    pictures: Manifest,
+    choices: list[EncoderChoice],
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    world_size: int,
+) -> None:
+    store = tmp_path / "store"
+    left = []
+    for rank in reversed(range(world_size)):
+        assert not featstore.open_store(store).sets() if left else not store.exists()
+        results = _rank(pictures, choices, store, rank, world_size)
+        left.append([result.blocks_left for result in results])
+    # 11 blocks: of three ranks, 2 has blocks 2, 5, 8 and 1 has 1, 4, 7, 10.
+    assert left == {
+        1: [[0, 0]], 2: [[6, 6], [0, 0]], 3: [[8, 8], [4, 4], [0, 0]],
+    }[world_size]  # fmt: skip
+    assert [(one.failed, one.new + one.reused) for one in results] == [(1, 42), (1, 42)]
+    assert _tree(store) == whole
+    again = _rank(pictures, choices, store, 0, world_size)
+    assert [(one.new, one.revision_id) for one in again] == [
+        (0, one.revision_id) for one in results
+    ]
+
+
+def test_a_rank_that_is_killed_is_made_good_by_another_number_of_ranks(
+    pictures: Manifest,
+    choices: list[EncoderChoice],
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    journalled: Callable[[Path], int],
+) -> None:
+    store, marker = tmp_path / "store", tmp_path / "middle"
+    options = {key: getattr(_settled(), key) for key in (
+        "threads", "workers", "batch_size", "decode_timeout", "block_rows",
+    )}  # fmt: skip
+    job = {
+        "manifest": str(pictures.root), "store": str(store), "marker": str(marker),
+        "encoders": [asdict(choice) for choice in choices], "options": options,
+        "rank": 1, "world_size": 2, "stop_after": 5,
+    }  # fmt: skip
+    script = Path(__file__).with_name("rank_process.py")
+    env = {**os.environ, "PYTHONPATH": str(Path(featstore.__file__).parents[1])}
+    process = subprocess.Popen([sys.executable, str(script), json.dumps(job)], env=env)
+    try:
+        while not marker.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert journalled(store) == 5
+    # Batch size and threads of what was begun are taken over without being named.
+    begun = {"batch_size": None, "threads": None}
+    assert [one.blocks_left for one in _rank(pictures, choices, store, 2, 3, **begun)] == [6, 6]
+    assert [one.blocks_left for one in _rank(pictures, choices, store, 0, 3, **begun)] == [3, 3]
+    last = _rank(pictures, choices, store, 1, 3, **begun)
+    assert [one.blocks_left for one in last] == [0, 0]
+    assert sum(one.new for one in last) < 2 * (IMAGES - 1) / 2
+    assert _tree(store) == whole
+
+
+def test_one_process_ends_what_ranks_have_begun(
+    pictures: Manifest, choices: list[EncoderChoice], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    _rank(pictures, choices, store, 3, 4)
+    results = extract_many(
+        pictures, kind="image", encoders=choices, store=store, options=_settled()
+    )
+    assert [one.new for one in results] == [34, 34]  # 2 blocks of 4 were done
+    assert _tree(store) == whole
+
+
+def test_of_two_ranks_that_end_at_once_one_publishes_and_both_end_well(
+    pictures: Manifest,
+    choices: list[EncoderChoice],
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = tmp_path / "store"
+    both_done = threading.Barrier(2, timeout=20)
+    end_part, finish = SetInProgress.end_part, SetInProgress.finish
+    published = []
+
+    def wait_for_the_other(self: SetInProgress) -> ExtractResult:
+        self.writer.sync()
+        both_done.wait()
+        return end_part(self)
+
+    def count(self: SetInProgress, run: dict[str, Any]) -> ExtractResult:
+        published.append(self.target.key)
+        return finish(self, run)
+
+    monkeypatch.setattr(SetInProgress, "end_part", wait_for_the_other)
+    monkeypatch.setattr(SetInProgress, "finish", count)
+    with ThreadPoolExecutor(2) as pool:
+        ranks = [pool.submit(_rank, pictures, choices[:1], store, rank, 2) for rank in range(2)]
+        errors = [error for rank in ranks if (error := rank.exception()) is not None]
+        assert errors == []
+        (first,), (second,) = (rank.result() for rank in ranks)
+    assert len(published) == 1
+    assert first.blocks_left == second.blocks_left == 0
+    assert first.revision_id == second.revision_id
+    assert _tree(store).items() <= whole.items() | _only_catalog(store).items()
+
+
+def _only_catalog(store: Path) -> dict[str, bytes]:
+    """The list of sets is another one, for there is one set only."""
+    return {"catalog.json": (store / "catalog.json").read_bytes()}
+
+
+def test_failures_are_counted_over_all_ranks(
+    pictures: Manifest, choices: list[EncoderChoice], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    for rank in (0, 2):
+        _rank(pictures, choices[:1], store, rank, 3)  # block 5 with the bad picture is rank 2's
+    with pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may"):
+        _rank(pictures, choices[:1], store, 1, 3, max_failures=0)
+    assert not featstore.open_store(store).sets()
+    _rank(pictures, choices[:1], store, 1, 3)
+    assert featstore.open_store(store).sets()[0].commit.n_failed == 1
+
+
+def test_the_command_says_what_is_left(
+    pictures: Manifest,
+    choices: list[EncoderChoice],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = tmp_path / "store"
+    for name in ("RANK", "WORLD_SIZE", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    command = [
+        "extract", str(pictures.root), "--kind", "image", "--encoder", str(choices[0].encoder),
+        "--weights", str(choices[0].weights), "--store", str(store), "--no-log", "--workers", "1",
+        "--decode-timeout", "0", "--rank", "auto",
+    ]  # fmt: skip
+    for rank in "10":
+        monkeypatch.setenv("SLURM_PROCID", rank)
+        # One block of all 43 rows: rank 0 has it, and rank 1 has nothing to do.
+        assert run_command(cli, "featstore", command) == (0 if rank == "1" else 3)
+    shown = capsys.readouterr()
+    assert "rank 1 of 2 is done; 1 blocks of p/image/timm.test_vit" in shown.err
+    assert "new 42 / failed 1" in shown.out
+    assert run_command(cli, "featstore", [*command, "--devices", "cpu,cpu"]) == 2
+    assert "A rank is one process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank", "world_size"),
+    [
+        ({"RANK": "1", "WORLD_SIZE": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, 1, 4),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}, 3, 8),
+        ({"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "8"}, 7, 8),
+        ({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "2",
+          "SLURM_ARRAY_TASK_COUNT": "4"}, 2, 4),
+        ({"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_PROCID": "1",
+          "SLURM_NTASKS": "4"}, 9, 12),
+    ],
+)  # fmt: skip
+def test_the_environment_says_which_rank_this_is(
+    environment: dict[str, str], rank: int, world_size: int
+) -> None:
+    assert rank_of("auto", None, environment) == Rank(rank, world_size)
+
+
+def test_what_no_rank_can_be_is_said(
+    pictures: Manifest, choices: list[EncoderChoice], tmp_path: Path
+) -> None:
+    with pytest.raises(EncoderError, match="needs --world-size"):
+        rank_of(1, None, {})
+    with pytest.raises(EncoderError, match="or give --rank and --world-size"):
+        rank_of("auto", None, {})
+    with pytest.raises(EncoderError, match="WORLD_SIZE is 'two'"):
+        rank_of("auto", None, {"RANK": "0", "WORLD_SIZE": "two"})
+    with pytest.raises(EncoderError, match="Rank 4 of 4 does not exist"):
+        rank_of(4, 4)
+    # Two of the tasks of an array that are run again know of two only.
+    with pytest.raises(EncoderError, match="Rank 4 of 2 does not exist"):
+        rank_of(
+            "auto", None,
+            {
+                "SLURM_ARRAY_TASK_ID": "7",
+                "SLURM_ARRAY_TASK_MIN": "3",
+                "SLURM_ARRAY_TASK_COUNT": "2",
+            },
+        )  # fmt: skip
+    with pytest.raises(EncoderError, match="Ranks cannot agree on --batch-size auto"):
+        _rank(pictures, choices, tmp_path / "store", 0, 2, batch_size="auto")
+
+
+def test_a_rank_takes_the_gpu_of_its_place_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert local_device("cuda", {"LOCAL_RANK": "2"}) == "cuda:2"
+    assert local_device("cuda", {"SLURM_LOCALID": "5"}) == "cuda:1"
+    assert local_device("cuda:3", {"LOCAL_RANK": "2"}) == "cuda:3"
+    assert local_device("cpu", {"LOCAL_RANK": "2"}) == "cpu"

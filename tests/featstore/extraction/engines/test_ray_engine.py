@@ -1,0 +1,124 @@
+"""Ray for real, on this machine: an actor is killed in the middle, and the store is the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.errors import EncoderError, TooManyFailuresError
+from featstore.extraction import BlockDone, EncoderChoice, Options, Progress
+from featstore.extraction.engines import conducting, extract_on_ray, ray_engine
+from featstore.extraction.engines.ray_engine import RayCrew
+from featstore.manifest import Manifest
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+ray = pytest.importorskip("ray", reason="needs the extra `ray`: pip install headstock[ray]")
+
+
+def _settled(**changes: Any) -> Options:
+    settled: dict[str, Any] = {
+        "threads": 1, "workers": 1, "batch_size": 3, "decode_timeout": None, "block_rows": 4,
+    }  # fmt: skip
+    return Options(**{**settled, **changes})
+
+
+def _tree(store: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(store).as_posix(): path.read_bytes()
+        for path in store.rglob("*")
+        if path.is_file() and "runs" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Any:
+    """A cluster of two cores, with room for little: nothing large goes through it."""
+    ray.init(
+        "local", num_cpus=2, object_store_memory=80_000_000, include_dashboard=False,
+        log_to_driver=False,
+    )  # fmt: skip
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_actor_killed_in_the_middle_is_restarted_and_the_store_is_the_same(
+    pictures: Manifest,
+    choices: list[EncoderChoice],
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = tmp_path / "store"
+    crews: list[RayCrew] = []
+    enter, leave = RayCrew.__enter__, RayCrew.__exit__
+    before: dict[int, int] = {}
+    after: dict[int, int] = {}
+    seen: list[Progress] = []
+
+    def entered(self: RayCrew) -> RayCrew:
+        crews.append(self)
+        return enter(self)
+
+    def left(self: RayCrew, *error: Any) -> None:
+        after.update(_process_ids(self))
+        leave(self, *error)
+
+    def kill_one(_: BlockDone) -> None:
+        if not before:
+            before.update(_process_ids(crews[0]))
+            os.kill(before[0], signal.SIGKILL)
+
+    monkeypatch.setattr(RayCrew, "__enter__", entered)
+    monkeypatch.setattr(RayCrew, "__exit__", left)
+    monkeypatch.setattr(ray_engine, "LOOK", 0.02)  # or all is over before one looks
+    monkeypatch.setattr(conducting, "PARTS_PER_WORKER", 1)
+    results = extract_on_ray(
+        pictures, kind="image", encoders=choices, store=store, devices="cpu,cpu",
+        options=_settled(on_block=kill_one, on_progress=seen.append),
+    )  # fmt: skip
+    assert before.keys() == after.keys() == {0, 1}
+    assert before[0] != after[0]
+    assert before[1] == after[1]
+    assert [(one.failed, one.new + one.reused) for one in results] == [(1, 42), (1, 42)]
+    assert _tree(store) == whole
+    assert 0 <= min(one.rows_done for one in seen) < max(one.rows_done for one in seen)
+
+
+def _process_ids(crew: RayCrew) -> dict[int, int]:
+    return {n: ray.get(actor.process_id.remote()) for n, actor in crew._actors.items()}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_an_actor_raises_is_raised_here_and_a_gpu_is_not_waited_for(
+    pictures: Manifest, choices: list[EncoderChoice], tmp_path: Path
+) -> None:
+    with pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may"):
+        extract_on_ray(
+            pictures, kind="image", encoders=choices[:1], store=tmp_path / "s", devices=["cpu"],
+            options=_settled(max_failures=0),
+        )  # fmt: skip
+    with pytest.raises(EncoderError, match="has 0 GPUs; at least one asked for"):
+        extract_on_ray(pictures, kind="image", encoders=choices, store=tmp_path / "s")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_command_runs_on_ray(
+    pictures: Manifest,
+    choices: list[EncoderChoice],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = [
+        "extract", str(pictures.root), "--kind", "image", "--encoder", str(choices[0].encoder),
+        "--weights", str(choices[0].weights), "--store", str(tmp_path / "store"), "--no-log",
+        "--engine", "ray", "--devices", "cpu", "--decode-timeout", "0",
+    ]  # fmt: skip
+    assert run_command(cli, "featstore", command) == 3
+    assert "new 42 / failed 1" in capsys.readouterr().out

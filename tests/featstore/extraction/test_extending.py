@@ -1,0 +1,201 @@
+"""Extending a set, copying rows of the same content, and trying failed items again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+import featstore
+from featstore.errors import EncoderError, TooManyFailuresError
+from featstore.extraction import ExtractResult
+from featstore.manifest import Manifest, write_manifest
+from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
+
+KEY = "toy/image/mean-colour"
+
+
+def _extract(manifest: Manifest, store: Path, **changes: Any) -> ExtractResult:
+    options = {
+        "kind": "image", "encoder": MeanColour(), "space": SPACE, "store": store,
+        "batch_size": 2, "block_rows": 4, "dtype": "float32", "decode_timeout": None,
+    }  # fmt: skip
+    return featstore.extract(manifest, **{**options, **changes})
+
+
+def _renamed(manifest: Manifest, name: str, *, reverse: bool = False) -> Manifest:
+    tables = {kind: t.reverse() if reverse else t for kind, t in manifest.tables.items()}
+    return Manifest(name, manifest.root, {**manifest.facts, "name": name}, tables, None)
+
+
+class Shifted(MeanColour):
+    """The same name, another space: every vector is turned."""
+
+    def encode(self, items: list[Any]) -> np.ndarray:
+        return np.roll(super().encode(items), 1, axis=1)
+
+
+def test_a_set_is_extended_and_its_rows_are_not_encoded_again(
+    manifest: Manifest, store: Path
+) -> None:
+    first = _extract(manifest, store, limit=5)
+    encoder = MeanColour()
+    result = _extract(manifest, store, encoder=encoder)
+    assert (result.reused, result.new, result.copied) == (5, 6, 0)
+    # One item measures the dimension, four are golden inputs.
+    assert sum(encoder.batches) == 6 + 1 + 4
+    opened = featstore.open_store(store)
+    whole = opened.view(KEY)
+    expected = [expected_row(manifest.root / uri) for uri in whole.items["uri"]]
+    np.testing.assert_allclose(whole.numpy(), expected, rtol=1e-6)
+    assert len(opened.view(KEY, revision=first.revision_id)) == 5
+
+
+def test_an_extension_gives_the_bits_of_a_whole_extraction(manifest: Manifest, store: Path) -> None:
+    whole = store.with_name("whole")
+    _extract(manifest, whole)
+    _extract(manifest, store, limit=8)
+    _extract(manifest, store)
+    views = [featstore.open_store(root).view(KEY) for root in (store, whole)]
+    assert views[0].numpy().tobytes() == views[1].numpy().tobytes()
+
+
+def test_an_encoder_that_changed_under_its_name_cannot_extend(
+    manifest: Manifest, store: Path
+) -> None:
+    _extract(manifest, store, limit=5)
+    with pytest.raises(EncoderError, match=r"cosine of .*at least 0.999.*featstore rm"):
+        _extract(manifest, store, encoder=Shifted())
+    assert _extract(manifest, store, limit=5).reused == 5
+
+
+def test_rows_of_the_same_content_are_copied_bit_for_bit(manifest: Manifest, store: Path) -> None:
+    _extract(manifest, store)
+    encoder = MeanColour()
+    result = _extract(_renamed(manifest, "other", reverse=True), store, encoder=encoder)
+    assert (result.reused, result.new, result.copied) == (11, 0, 11)
+    assert sum(encoder.batches) == 1 + 4
+    opened = featstore.open_store(store)
+    copied, source = opened.view("other/image/mean"), opened.view(KEY)
+    assert copied.items["item_id"].to_list() == source.items["item_id"].to_list()[::-1]
+    assert copied.numpy()[::-1].tobytes() == source.numpy().tobytes()
+
+
+def test_only_what_is_unknown_is_encoded(manifest: Manifest, store: Path) -> None:
+    _extract(manifest, store, limit=6)
+    # A file that is gone is not missed where its row is known.
+    (manifest.root / "images" / "02.png").unlink()
+    result = _extract(_renamed(manifest, "other"), store)
+    assert (result.copied, result.new, result.failed) == (6, 5, 0)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dtype": "float16"}, {"space": {"name": "mean-colour", "weights": "2"}}]
+)
+def test_another_dtype_or_space_is_not_copied_from(
+    manifest: Manifest, store: Path, changes: dict[str, Any]
+) -> None:
+    _extract(manifest, store)
+    assert _extract(_renamed(manifest, "other"), store, **changes).copied == 0
+
+
+def test_a_source_of_other_golden_vectors_is_not_copied_from(
+    manifest: Manifest, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _extract(manifest, store)
+    with caplog.at_level(logging.WARNING):
+        result = _extract(_renamed(manifest, "other"), store, encoder=Shifted())
+    assert (result.copied, result.new) == (0, 11)
+    assert "computed anew" in caplog.text
+
+
+def test_a_damaged_source_is_noticed(manifest: Manifest, store: Path) -> None:
+    result = _extract(manifest, store)
+    data = store / result.key / "embedding" / "c" / "0" / "0"
+    data.chmod(0o644)
+    data.write_bytes(data.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(featstore.errors.CorruptStoreError):
+        _extract(_renamed(manifest, "other"), store)
+
+
+def test_captions_know_the_rows_of_class_names(manifest: Manifest, store: Path) -> None:
+    names = manifest.tables["caption"].with_columns(
+        item_id=pl.col("item_id") + "-name",
+        kind=pl.lit("class_name"),
+        parent_id=pl.lit(None, dtype=pl.String),
+    )
+    other = Manifest("names", manifest.root, {"name": "names"}, {"class_name": names}, None)
+    _extract(manifest, store, kind="caption")
+    assert _extract(other, store, kind="class_name").copied == 11
+
+
+def test_failed_items_are_tried_again(manifest: Manifest, store: Path) -> None:
+    lost = manifest.root / "images" / "05.png"
+    data = lost.read_bytes()
+    lost.unlink()
+    first = _extract(manifest, store)
+    assert list(first.failures) == ["toy/05"]
+    assert _extract(manifest, store).failed == 1
+    lost.write_bytes(data)
+    encoder = MeanColour()
+    result = _extract(manifest, store, retry_failed=True, encoder=encoder)
+    assert (result.reused, result.new, result.failed) == (10, 1, 0)
+    assert sum(encoder.batches) == 1 + 1 + 4
+    view = featstore.open_store(store).view(KEY)
+    np.testing.assert_allclose(view.numpy()[5], expected_row(lost), rtol=1e-6)
+    again = _extract(manifest, store, retry_failed=True)
+    assert (again.reused, again.new) == (11, 0)
+
+
+def test_the_first_failure_ends_the_job_if_asked(manifest: Manifest, store: Path) -> None:
+    (manifest.root / "images" / "05.png").unlink()
+    with pytest.raises(TooManyFailuresError, match=r"'toy/05'.*No such file.*--on-error skip"):
+        _extract(manifest, store, on_error="fail")
+    assert featstore.open_store(store).sets() == []
+
+
+def test_a_decoder_that_hangs_or_dies_costs_one_item(
+    manifest: Manifest, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool itself is tested beside it; here that the job goes on."""
+    import functools
+
+    from featstore.decoding import DecodePool
+    from featstore.extraction import pipeline
+
+    decoder = "tests.featstore.extraction.conftest:decode_or_die"
+    monkeypatch.setattr(pipeline, "DecodePool", functools.partial(DecodePool, decoder=decoder))
+    for name, width in (("03.png", 666), ("07.png", 667)):
+        Image.new("RGB", (width, 2)).save(manifest.root / "images" / name)
+    tables = {kind: t.drop("content_sha256") for kind, t in manifest.tables.items()}
+    nasty = write_manifest(manifest.root, facts={"name": "toy"}, tables=tables)
+    result = _extract(nasty, store, decode_timeout=1.0, workers=2)
+    assert set(result.failures) == {"toy/03", "toy/07"}
+    assert "crashed" in result.failures["toy/03"]
+    assert "took longer" in result.failures["toy/07"]
+    assert result.new == 9
+
+
+def test_the_log_says_what_happened(manifest: Manifest, store: Path) -> None:
+    (manifest.root / "images" / "05.png").unlink()
+    log = store.with_name("store.extract.jsonl")
+    _extract(manifest, store, log=log)
+    with pytest.raises(EncoderError):
+        _extract(manifest, store, log=log, space={})
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    events = [row["event"] for row in rows]
+    # An item fails as soon as it is seen, before or after its block's neighbours.
+    assert sorted(events) == sorted(
+        ["started", "failure", *["block"] * 3, "pass", "finished", "error"]
+    )
+    assert [*events[:1], *events[5:]] == ["started", "pass", "finished", "error"]
+    failure = next(row for row in rows if row["event"] == "failure")
+    assert failure["item_id"] == "toy/05"
+    assert rows[0]["settings"]["batch_size"] == 2
+    assert not list(store.rglob("*.jsonl"))

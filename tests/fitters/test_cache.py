@@ -1,0 +1,185 @@
+"""The cache of moments: bit-exact, keyed by everything that decides, harmless when damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from featstore.command_line import run_command
+from featstore.store.store import open_store
+from fitters.cli import cli
+from fitters.jobs import FitRequest, fit_from_store, name_groups, pair_head
+from fitters.moments import Moments
+from fitters.moments.cache import collect, entries, entry_path, read_entry, write_entry
+from fitters.moments.transform import SideTransform
+from fitters.pairs import Pairs
+from fitters.recipe import fit_alignment
+from tests.assertions import assert_close, assert_same
+from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
+
+FACTS = {"x": {"set": "d/image/a", "fingerprint": "1"}, "y": {"set": "d/caption/b"}, "n": 3}
+
+
+@pytest.fixture
+def moments(rng):
+    return Moments.from_rows(rng.standard_normal((9, 4)) + 1e3, rng.standard_normal((9, 3)))
+
+
+@pytest.fixture(scope="module")
+def store_path(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cache") / "store"
+    write_toy_store(root)
+    return root
+
+
+def test_what_is_read_is_what_was_written_to_the_bit(moments, rng):
+    mean = rng.standard_normal(4)
+    path = write_entry(FACTS, {"fold 0": moments, "fold 1": moments.scaled(2)}, {"mean": mean})
+    assert path == entry_path(FACTS)
+    parts, vectors = read_entry(FACTS)
+    for field in fields(Moments):
+        assert_same(getattr(parts["fold 0"], field.name), getattr(moments, field.name))
+    assert parts["fold 1"].weight == 18
+    assert_same(vectors["mean"], mean)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{**FACTS, "n": 4}, {**FACTS, "x": {"set": "d/image/a", "fingerprint": "2"}}, {"n": 3}],
+)
+def test_other_facts_are_another_entry(moments, other):
+    write_entry(FACTS, {"all": moments}, {})
+    assert read_entry(other) is None
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone"])
+def test_a_damaged_entry_counts_as_missing(moments, damage):
+    path = write_entry(FACTS, {"all": moments}, {})
+    data = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    else:
+        data[-3] ^= 1
+        path.write_bytes({"flip": bytes(data), "cut": bytes(data[:-8]), "empty": b""}[damage])
+    assert read_entry(FACTS) is None
+    # What cannot even be described goes at the next collection, whatever is kept.
+    assert len(collect()) == (damage == "empty")
+
+
+def test_collecting_keeps_the_last_used(moments):
+    paths = [write_entry({"n": n}, {"all": moments}, {}) for n in range(4)]
+    for age, path in enumerate(paths):
+        os.utime(path, (1e9 - 1e6 * age,) * 2)
+    size = paths[0].stat().st_size
+    assert [entry.facts["n"] for entry in entries()] == [0, 1, 2, 3]
+    assert read_entry({"n": 3}) is not None  # used now
+    assert [entry.facts["n"] for entry in collect(max_bytes=2 * size)] == [1, 2]
+    assert [entry.facts["n"] for entry in collect(older_than=3600)] == [0]
+    assert [entry.facts["n"] for entry in entries()] == [3]
+
+
+def request_of(**changes):
+    return FitRequest(
+        **{"method": "ridge", "x": X, "y": Y, "head": HEAD, "names": NAMES, "penalty": 0.3,
+           "mix": 1.0, **changes}
+    )  # fmt: skip
+
+
+def fields_of(alignment):
+    return {name: getattr(alignment.aligner, name) for name in alignment.aligner.array_shapes()}
+
+
+@pytest.mark.parametrize("method", ["ridge", "procrustes", "cca", "mean-shift"])
+@pytest.mark.parametrize("head", [True, False])
+def test_a_fit_from_moments_is_the_fit_from_rows(store_path, method, head):
+    sets = {} if head else {"head": None, "names": None}
+    request = request_of(method=method, precision="float64", n_components=None, **sets)
+    store = open_store(store_path)
+    alignment = fit_from_store(store, request)
+    assert alignment.facts["moments"] == {"precision": "float64", "from_cache": False}
+    pool = store.view(X).where(split="train")
+    pairs = pool.pair_by("parent_id", store.view(Y))
+    prototypes = None
+    if head:
+        joined = pair_head(
+            store.view(HEAD), store.view(NAMES), variants=request.variants,
+            templates=request.templates,
+        )  # fmt: skip
+        prototypes = Pairs(*joined.numpy(), name_groups(joined))
+    expected = fit_alignment(
+        method,
+        prototypes=prototypes,
+        real=Pairs(*pairs.numpy(), pairs.x.items["class_id"].to_numpy().astype(str), pairs.weight),
+        image_mean=SideTransform.fit([pool.numpy()]).mean,
+        penalty=0.3,
+        mix=1.0,
+        n_components=None,
+        rng=np.random.default_rng(0),
+    )
+    for name, array in fields_of(expected).items():
+        assert_close(fields_of(alignment)[name] + 1, array + 1)
+    assert_close(alignment.y.mean, expected.y.mean)
+
+
+def test_the_second_aligner_on_the_same_data_reads_no_pair(store_path, monkeypatch):
+    store = open_store(store_path)
+    first = fit_from_store(store, request_of())
+    monkeypatch.setattr(
+        "featstore.store.pairs.PairedView.batches",
+        lambda *_, **__: pytest.fail("the pairs were read again"),
+    )
+    chosen = {"criterion": "error", "mix": "auto", "penalty": "auto"}
+    for changes in ({"penalty": 2.0}, {"method": "procrustes"}, chosen):
+        again = fit_from_store(store, request_of(**changes))
+        assert again.facts["moments"]["from_cache"]
+    same = fit_from_store(store, request_of())
+    for name, array in fields_of(first).items():
+        assert_same(fields_of(same)[name], array)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"n_pairs": 20}, {"seed": 1}, {"precision": "float64"}, {"variants": ("lemmas",)},
+     {"source": "shuffled"}, {"duplicates": "merge"}, {"rows": "patterns"}, {"split": "test"},
+     {"head": None, "names": None}, {"cached": False}],
+)  # fmt: skip
+def test_what_decides_the_moments_is_in_their_key(store_path, changes):
+    store = open_store(store_path)
+    fit_from_store(store, request_of())
+    assert not fit_from_store(store, request_of(**changes)).facts["moments"]["from_cache"]
+
+
+def test_choices_that_need_rows_are_made_from_rows(store_path):
+    store = open_store(store_path)
+    for changes in ({"penalty": "auto"}, {"method": "asif"}, {"method": "csa"}, {"rows": "bias"}):
+        assert "moments" not in fit_from_store(store, request_of(**changes)).facts
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_else(store_path, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    alignment = fit_from_store(open_store(store_path), request_of())
+    assert not alignment.facts["moments"]["from_cache"]
+    assert entries() == []
+
+
+def test_the_commands_list_and_remove(moments, capsys):
+    write_entry(FACTS, {"all": moments}, {})
+    write_entry({**FACTS, "n": 4}, {"all": moments}, {})
+    assert run_command(cli, "fitters", ["cache", "ls", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [row["facts"]["x"]["set"] for row in listed["kept"]] == ["d/image/a"] * 2
+    assert listed["bytes"] == sum(row["bytes"] for row in listed["kept"]) > 0
+    assert run_command(cli, "fitters", ["cache", "ls"]) == 0
+    assert "d/image/a × d/caption/b" in capsys.readouterr().out
+    assert run_command(cli, "fitters", ["cache", "gc", "--all", "--days", "1"]) == 2
+    assert "Give one or the other" in capsys.readouterr().err
+    assert run_command(cli, "fitters", ["cache", "gc", "--days", "1"]) == 0
+    assert "0 removed" in capsys.readouterr().out
+    assert run_command(cli, "fitters", ["cache", "gc", "--all"]) == 0
+    assert "2 removed" in capsys.readouterr().out
+    assert entries() == []

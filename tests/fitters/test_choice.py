@@ -1,0 +1,184 @@
+"""Choices by refitting and by moments, against closed forms and refits from rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+
+from fitters import CCAAligner, Pairs, RidgeAligner, fit_alignment
+from fitters.choice import moments_of
+from fitters.errors import SelectionError, SettingError
+from fitters.methods import METHODS, OPTIONS, Settings
+from fitters.moments import merge_pooled
+from fitters.select import (
+    Axis,
+    choose_components,
+    cross_validate,
+    folds_by_group,
+    validate_by_error,
+    validate_by_refitting,
+)
+from tests.assertions import assert_close
+
+PENALTIES = Axis((0.01, 0.3, 5.0), searched=False)
+WEIGHTS = Axis((0.2, 1.0, 4.0), searched=False)
+
+
+@pytest.fixture
+def world(make_world):
+    # The closed forms take rows as the recipe makes them, of unit length.
+    head, real = (
+        Pairs(unit(pairs.x), unit(pairs.y), pairs.groups)
+        for pairs in make_world(n_classes=20, n_images=32, p=7, q=5, noise=1.0)
+    )
+    return head, real, folds_by_group(real.groups, 4, np.random.default_rng(0))
+
+
+def refits_of(make, real, folds, head):
+    """Fit from the rows of the other folds and the weighted head, nothing shared."""
+
+    def refit(fold, weight, penalty):
+        rest = real.take(folds != fold)
+        x, y = np.vstack([rest.x, head.x]), np.vstack([rest.y, head.y])
+        mass = np.concatenate([rest.row_weight, weight * head.row_weight])
+        return make(penalty).fit(x, y, mass)
+
+    return refit
+
+
+@pytest.mark.parametrize("direction", ["x->y", "y->x"])
+def test_refitting_chooses_by_what_the_closed_form_says(direction, world):
+    head, real, folds = world
+    refit = refits_of(
+        lambda penalty: RidgeAligner(direction, alpha=penalty, center=False), real, folds, head
+    )
+    ours = validate_by_refitting(
+        refit, real=real, folds=folds, penalties=PENALTIES, weights=WEIGHTS
+    )
+    closed = cross_validate(
+        "ridge", real=real, folds=folds, prototypes=head, direction=direction,
+        penalties=PENALTIES, weights=WEIGHTS,
+    )  # fmt: skip
+    assert_close(ours.scores, closed.scores)
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("direction", ["x->y", "y->x", "both"])
+def test_the_error_from_moments_is_that_of_refitting_on_rows(center, direction, world):
+    head, real, folds = world
+    parts = [moments_of(real.take(folds == fold)) for fold in range(4)]
+    curve = validate_by_error(
+        parts, moments_of(head), direction=direction, center=center,
+        penalties=PENALTIES, weights=WEIGHTS,
+    )  # fmt: skip
+    expected = np.zeros((3, 3))
+    ways = ("x->y", "y->x") if direction == "both" else (direction,)
+    for i, j in np.ndindex(3, 3):
+        for way in ways:
+            error = total = 0.0
+            for fold in range(4):
+                rest, held = real.take(folds != fold), real.take(folds == fold)
+                sides = [(np.vstack([getattr(rest, s), getattr(head, s)]).astype(float),
+                          getattr(held, s).astype(float)) for s in "xy"]  # fmt: skip
+                (a, a_new), (b, b_new) = sides if way == "x->y" else sides[::-1]
+                mass = np.repeat([1.0, WEIGHTS.values[i]], [rest.n, head.n])
+                mean_a = mass @ a / mass.sum() if center else 0.0
+                mean_b = mass @ b / mass.sum() if center else 0.0
+                unit_penalty = mass @ ((a - mean_a) ** 2).sum(axis=1) / a.shape[1]
+                ridge = Ridge(alpha=PENALTIES.values[j] * unit_penalty, fit_intercept=center)
+                predicted = ridge.fit(a, b, mass).predict(a_new)
+                error += np.sum((predicted - b_new) ** 2)
+                total += np.sum((b_new - mean_b) ** 2)
+            expected[i, j] += (1 - error / total) / len(ways)
+    assert_close(curve.scores, expected, times=10)  # the error is a difference of three traces
+    assert curve.n_queries == 32
+    assert curve.n_folds == 4
+
+
+@given(seed=st.integers(0, 2**16))
+def test_the_grid_of_errors_widens_until_the_optimum_is_inside(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((60, 6))
+    y = x @ rng.standard_normal((6, 3)) + 1e-4 * rng.standard_normal((60, 3))
+    pairs = Pairs(x, y)
+    parts = [moments_of(pairs.take(np.arange(60) % 3 == fold)) for fold in range(3)]
+    curve = validate_by_error(parts, penalties=Axis((0.1, 1.0, 10.0), lowest=1e-12))
+    # Nearly no noise: far less than 0.1 is best.
+    assert curve.penalty < 0.1
+    assert len(curve.penalties.values) > 3
+
+
+def test_one_fold_is_none(world):
+    _, real, _ = world
+    with pytest.raises(SelectionError, match="at least 2 folds; got 1"):
+        validate_by_error([moments_of(real)])
+
+
+def test_components_are_chosen_by_held_out_rank(world):
+    head, real, folds = world
+    refit = refits_of(lambda penalty: CCAAligner(alpha=penalty), real, folds, head)
+    best, facts = choose_components(refit, real=real, folds=folds, penalty=0.3, weight=1.0)
+    assert facts["components"] == [1, 2, 3, 4, 5]
+    for kept, score in zip(facts["components"], facts["component_scores"], strict=True):
+        fewer = refits_of(lambda p, k=kept: CCAAligner(k, alpha=p), real, folds, head)
+        one = validate_by_refitting(
+            fewer, real=real, folds=folds, penalties=Axis.fixed(0.3), weights=Axis.fixed(1.0)
+        )
+        assert score == pytest.approx(one.scores[0, 0], rel=1e-12)
+    assert facts["component_scores"][best - 1] == max(facts["component_scores"])
+
+
+@pytest.mark.parametrize("method", ["ridge", "ridge-both", "ridge-x2y"])
+def test_a_ridge_may_be_chosen_by_its_error(method, world):
+    head, real, _ = world
+    for prototypes, pairs in ((head, real), (None, real), (head, None)):
+        alignment = fit_alignment(
+            method, prototypes=prototypes, real=pairs, criterion="error",
+            rng=np.random.default_rng(0),
+        )  # fmt: skip
+        choice = alignment.facts["choice"]
+        assert choice["criterion"].startswith("share of the held-out squared length")
+        assert choice["penalty"] == alignment.aligner.alpha
+
+
+def unit(rows):
+    rows = rows.astype(np.float64)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def by_hand(rows, of):
+    """Unit, centred by the mean of the unit rows of `of`, unit."""
+    return unit(unit(rows) - unit(of).mean(axis=0))
+
+
+def test_csa_by_the_recipe_is_fitted_on_the_merged_moments(make_world):
+    head, real = make_world()
+    alignment = fit_alignment("csa", prototypes=head, real=real, rng=np.random.default_rng(0))
+    choice = alignment.facts["choice"]
+    assert choice["n_components"] in choice["components"]
+    assert choice["n_components"] == alignment.aligner.weights_x_.shape[1]
+    merged = merge_pooled(
+        moments_of(Pairs(by_hand(head.x, head.x), by_hand(head.y, head.y))).scaled(choice["mix"]),
+        moments_of(Pairs(by_hand(real.x, real.x), by_hand(real.y, head.y))),
+    )
+    settings = Settings(penalty=choice["penalty"], n_components=choice["n_components"])
+    expected = METHODS["csa"].make(settings).fit_moments(merged)
+    assert_close(alignment.aligner.strengths_, expected.strengths_)
+    assert_close(alignment.aligner.weights_x_, expected.weights_x_, times=10)
+
+
+def test_every_option_of_a_method_exists():
+    for method in METHODS.values():
+        assert set(method.options) <= set(OPTIONS)
+
+
+def test_text_to_concept_takes_no_head_and_leaves_rows_raw(make_world):
+    head, real = make_world()
+    with pytest.raises(SettingError, match="Leave the prototypes out"):
+        fit_alignment("text-to-concept", prototypes=head, rng=np.random.default_rng(0))
+    alignment = fit_alignment("text-to-concept", real=real, rng=np.random.default_rng(0))
+    assert alignment.x.mean is None
+    assert not alignment.x.normalize

@@ -1,0 +1,184 @@
+"""CCA, CSA and PLS against cca-zoo, scikit-learn and definitions written out."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from cca_zoo.linear import CCA as CCAZoo
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.cross_decomposition import CCA as SklearnCCA
+from sklearn.cross_decomposition import PLSSVD
+
+from fitters import CCAAligner, CSAAligner, PLSAligner
+from fitters.linear.solvers import fix_signs, inverse_root, least_squares, solve_cca
+from tests.assertions import assert_close, assert_same, assert_same_subspace
+
+
+def draw_views(rng, n=300, p=7, q=5, shared=3, noise=0.5):
+    latent = rng.standard_normal((n, shared))
+    x = latent @ rng.standard_normal((shared, p)) + noise * rng.standard_normal((n, p)) + 2
+    y = latent @ rng.standard_normal((shared, q)) + noise * rng.standard_normal((n, q)) - 1
+    return x, y
+
+
+def correlation(a, b):
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    return np.sum(a * b, axis=0) / np.sqrt(np.sum(a * a, axis=0) * np.sum(b * b, axis=0))
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_the_correlations_are_those_of_cca_zoo(rng):
+    x, y = draw_views(rng)
+    aligner = CCAAligner(alpha=0.0).fit(x, y)
+    theirs = CCAZoo(n_components=5).fit((x, y)).transform((x, y))
+    assert_close(aligner.strengths_, np.abs(correlation(*theirs)), times=100)  # 1e-8
+
+
+def test_the_directions_are_those_of_sklearns_cca(rng):
+    x, y = draw_views(rng)
+    aligner = CCAAligner(2, alpha=0.0).fit(x, y)
+    theirs = SklearnCCA(n_components=2, scale=False, max_iter=5000, tol=1e-14).fit(x, y)
+    z, w = theirs.transform(x, y)
+    # NIPALS is iterative: its own tolerance.
+    assert_close(aligner.strengths_, np.abs(correlation(z, w)), "float32")
+    assert_same_subspace(aligner.weights_x_, theirs.x_rotations_, "float32")
+
+
+def test_strengths_are_the_correlations_of_the_projected_sides(rng):
+    x, y = draw_views(rng)
+    aligner = CCAAligner(alpha=0.0).fit(x, y)
+    z, w = (x - x.mean(axis=0)) @ aligner.weights_x_, (y - y.mean(axis=0)) @ aligner.weights_y_
+    assert_close(correlation(z, w), aligner.strengths_)
+    # Unit variance, and uncorrelated within a side and between directions.
+    for a, b, expected in ((z, z, np.eye(5)), (w, w, np.eye(5)), (z, w, np.diag(z.T @ w) / 299)):
+        assert_close(a.T @ b / 299, expected if expected.ndim == 2 else np.diag(expected))
+
+
+def test_the_absolute_ridge_is_the_whitening_identity(rng):
+    """W = S^(-1/2) U with S = X'X / (n - 1) + 1e-6 I, by scipy instead of an eigenbasis."""
+    import scipy.linalg
+
+    x, y = draw_views(rng)
+    x, y = unit(x), unit(y)
+    x0, y0 = x - x.mean(axis=0), y - y.mean(axis=0)
+    root_x, root_y = (
+        np.linalg.inv(scipy.linalg.sqrtm(a.T @ a / 299 + 1e-6 * np.eye(a.shape[1])).real)
+        for a in (x0, y0)
+    )
+    u, s, vt = np.linalg.svd(root_x @ (x0.T @ y0 / 299) @ root_y)
+    aligner = CCAAligner(alpha=1e-6, relative=False).fit(x, y)
+    assert_close(aligner.strengths_, s, times=100)  # sqrtm: 1e-8
+    signs = np.sign(np.sum(aligner.weights_x_ * (root_x @ u)[:, :5], axis=0))
+    assert_close(aligner.weights_x_, (root_x @ u)[:, :5] * signs, times=100)
+    assert_close(aligner.weights_y_, (root_y @ vt.T) * signs, times=100)
+
+
+@given(seed=st.integers(0, 2**16), shift=st.sampled_from([0.0, 1e3]))
+def test_correlations_lie_in_0_1_and_do_not_see_invertible_maps(seed, shift):
+    rng = np.random.default_rng(seed)
+    x, y = draw_views(rng, n=60)
+    aligner = CCAAligner(alpha=0.0).fit(x, y)
+    assert (np.diff(aligner.strengths_) <= 0).all()
+    assert 0 <= aligner.strengths_[-1] <= aligner.strengths_[0] <= 1
+    turn = np.linalg.qr(rng.standard_normal((7, 7)))[0] * rng.uniform(0.5, 2, 7)
+    # A shift of 1e3 rounds the rows themselves at 1e-13, the covariance at 1e-10 of its scale.
+    other = CCAAligner(alpha=0.0).fit(x @ turn + shift, y - shift)
+    assert_close(other.strengths_, aligner.strengths_, times=100)
+    swapped = CCAAligner(alpha=0.0).fit(y, x)
+    assert_close(swapped.strengths_, aligner.strengths_, times=10)
+
+
+def test_shrinkage_lowers_the_correlations(rng):
+    x, y = draw_views(rng, n=40)
+    strengths = [CCAAligner(alpha=a).fit(x, y).strengths_ for a in (0.0, 0.1, 1.0, 10.0)]
+    for before, after in itertools.pairwise(strengths):
+        assert (after < before).all()
+
+
+@pytest.mark.parametrize("kind", ["fewer rows", "duplicate", "constant", "float16"])
+def test_rank_deficient_sides_give_finite_directions(kind, rng):
+    x, y = draw_views(rng, n=5 if kind == "fewer rows" else 40)
+    if kind == "duplicate":
+        x[:, 1] = x[:, 0]
+    elif kind == "constant":
+        x[:, 1] = 3.0
+    elif kind == "float16":
+        x, y = x.astype(np.float16).astype(float), y.astype(np.float16).astype(float)
+    for aligner in (CCAAligner(alpha=0.0), CSAAligner(), PLSAligner()):
+        aligner.fit(x, y)
+        assert np.isfinite(aligner.weights_x_).all()
+        assert (np.abs(aligner.weights_x_) < 1e6).all()
+        assert np.isfinite(aligner.predict(x)).all()
+
+
+def test_csa_weighs_the_unit_projections_by_their_correlations(rng):
+    x, y = draw_views(rng)
+    aligner = CSAAligner(3, alpha=0.01).fit(x, y)
+    z = unit((x - x.mean(axis=0)) @ aligner.weights_x_)
+    w = unit((y - y.mean(axis=0)) @ aligner.weights_y_)
+    by_hand = [
+        sum(aligner.strengths_[i] * z[row, i] * w[row, i] for i in range(3)) for row in range(300)
+    ]
+    assert_close(aligner.score_pairs(x, y), by_hand)
+    plain = CCAAligner(3, alpha=0.01).fit(x, y)
+    assert_close(plain.score_pairs(x, y), np.sum(z * w, axis=1))
+
+
+def test_pls_is_sklearns_plssvd(rng):
+    x, y = draw_views(rng)
+    aligner = PLSAligner(3).fit(x, y)
+    z, w = PLSSVD(n_components=3, scale=False).fit(x, y).transform(x, y)
+    ours = (x - x.mean(axis=0)) @ aligner.weights_x_, (y - y.mean(axis=0)) @ aligner.weights_y_
+    signs = np.sign(np.sum(ours[0] * z, axis=0))
+    assert_close(ours[0], z * signs)
+    assert_close(ours[1], w * signs)
+
+
+@pytest.mark.parametrize("estimator", [CCAAligner(), CSAAligner(), PLSAligner()], ids=str)
+def test_truncating_is_fitting_with_fewer(estimator, rng):
+    x, y = draw_views(rng)
+    full = estimator.fit(x, y)
+    fewer = type(estimator)(2).fit(x, y)
+    assert_same(full.truncated(2).project_x(x), fewer.project_x(x))
+    assert_same(full.truncated(2).project_y(y), fewer.project_y(y))
+    assert full.project_x(x).shape[1] == 5
+    assert fewer.gap_ == pytest.approx((full.strengths_[1] - full.strengths_[2])
+                                       / full.strengths_[0])  # fmt: skip
+
+
+def test_signs_do_not_depend_on_the_sign_of_the_data(rng):
+    x, y = draw_views(rng)
+    for cls in (CCAAligner, PLSAligner):
+        ours, turned = cls().fit(x, y), cls().fit(-x, -y)
+        assert_close(turned.weights_x_, ours.weights_x_)
+        assert (ours.weights_x_[np.abs(ours.weights_x_).argmax(axis=0), range(5)] > 0).all()
+    left, right = fix_signs(np.array([[-2.0, 1.0], [2.0, 0.5]]), np.array([[1.0, 3.0]]))
+    assert_same(left, np.array([[2.0, 1.0], [-2.0, 0.5]]))
+    assert_same(right, np.array([[-1.0, 3.0]]))
+
+
+def test_predict_is_least_squares_from_the_directions(rng):
+    x, y = draw_views(rng)
+    # All directions of a side with no more columns than the other span it.
+    aligner = CCAAligner(alpha=0.3).fit(y, x)
+    design = np.hstack([y, np.ones((300, 1))])
+    assert_close(aligner.predict(y), design @ np.linalg.lstsq(design, x)[0])
+
+
+def test_inverse_root_and_least_squares_leave_out_what_does_not_vary(rng):
+    a = rng.standard_normal((20, 4)) @ np.diag([1.0, 2.0, 3.0, 0.0])
+    root = inverse_root(a.T @ a, 0.0)
+    assert_close(root @ root, np.linalg.pinv(a.T @ a))
+    b = rng.standard_normal((20, 2))
+    assert_close(least_squares(a.T @ a, a.T @ b), np.linalg.lstsq(a, b)[0])
+
+
+def test_a_negative_ridge_is_refused(rng):
+    with pytest.raises(ValueError, match="not negative"):
+        solve_cca(np.eye(2), np.eye(2), np.eye(2), -1.0, 0.0)

@@ -1,0 +1,107 @@
+"""What a head's row is taken to say of its class: duplicates, patterns, the bias."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fitters import Pairs, RidgeAligner, SideTransform, fit_alignment
+from fitters.errors import PairsError, SettingError
+from fitters.prototypes import covariance_patterns, resolve_duplicates
+from tests.assertions import assert_close, assert_same
+
+NAMES = np.array(["queen", "king", "queen", "pawn"])
+
+
+@pytest.fixture
+def head(rng):
+    return Pairs(rng.standard_normal((4, 3)), rng.standard_normal((4, 2)), NAMES)
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_duplicates_are_dropped_or_merged(head):
+    assert resolve_duplicates(head, "keep") is head
+    dropped = resolve_duplicates(head, "drop")
+    assert dropped.groups.tolist() == ["king", "pawn"]
+    assert_same(dropped.x, head.x[[1, 3]])
+    merged = resolve_duplicates(head, "merge")
+    assert merged.groups.tolist() == ["queen", "king", "pawn"]
+    for side in ("x", "y"):
+        rows, whole = getattr(head, side)[[0, 2]], getattr(merged, side)
+        assert_close(unit(whole[:1]), unit(unit(rows).mean(axis=0, keepdims=True)))
+        assert np.linalg.norm(whole[0]) == pytest.approx(np.linalg.norm(rows, axis=1).mean())
+        assert_same(whole[1:], getattr(head, side)[[1, 3]])
+
+
+def test_unique_names_are_left_alone(head):
+    alone = head.take(np.array([0, 1, 3]))
+    for how in ("merge", "drop"):
+        assert resolve_duplicates(alone, how) is alone
+
+
+def test_dropping_everything_is_an_error(head):
+    with pytest.raises(PairsError, match="All 2 classes share their names"):
+        resolve_duplicates(head.take(np.array([0, 2])), "drop")
+
+
+def test_patterns_are_the_covariance_times_the_filter(head, rng):
+    images = rng.standard_normal((50, 3)) * np.array([1.0, 2.0, 3.0]) + 1
+    patterns = covariance_patterns(head, images)
+    assert_close(patterns.x, head.x @ np.cov(images, rowvar=False))
+    assert patterns.groups is head.groups
+    with pytest.raises(PairsError, match="at least 2 images of 3 columns"):
+        covariance_patterns(head, images[:, :2])
+
+
+def test_a_pattern_lies_nearer_to_its_images_than_the_filter(rng):
+    """Two classes that differ along noise: the discriminative row is not where images lie."""
+    mixing = rng.standard_normal((6, 6))
+    labels = np.repeat([0, 1], 500)
+    images = (np.eye(6)[labels] + 0.3 * rng.standard_normal((1000, 6))) @ mixing
+    centred = images - images.mean(axis=0)
+    apart = images[labels == 1].mean(axis=0) - images[labels == 0].mean(axis=0)
+    within = np.cov(images[labels == 0], rowvar=False)
+    weights = np.linalg.solve(within, apart)[None]
+    pairs = Pairs(weights, np.ones((1, 1)))
+    pattern = covariance_patterns(pairs, centred).x[0]
+
+    def cosine(a, b):
+        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+    assert cosine(pattern, apart) > max(0.99, cosine(weights[0], apart))
+
+
+def test_the_bias_is_a_column_of_the_head_and_1_of_the_images(make_world, rng):
+    head, real = make_world()
+    bias = rng.standard_normal(head.n).astype(np.float32)
+    wide = np.hstack([head.x, bias[:, None]]).astype(np.float64)
+    images = np.hstack([real.x, np.ones((real.n, 1))]).astype(np.float64)
+    mean = unit(images).mean(axis=0)
+    alignment = fit_alignment(
+        "ridge", prototypes=head, bias=bias, bias_column=True, image_mean=mean, penalty=0.5,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    x = unit(unit(wide) - unit(wide).mean(axis=0))
+    y = unit(unit(head.y.astype(float)) - unit(head.y.astype(float)).mean(axis=0))
+    expected = RidgeAligner(alpha=0.5, center=False).fit(x, y)
+    assert_close(alignment.aligner.coef_, expected.coef_)
+    assert_close(alignment.project_x(real.x), unit(unit(images) - mean), "float32")
+    with pytest.raises(SettingError, match="needs a head with a bias"):
+        fit_alignment("ridge", prototypes=head, bias_column=True, rng=np.random.default_rng(0))
+
+
+def test_a_homogeneous_transform_survives_saving(make_world, rng, tmp_path):
+    from fitters import read_alignment, save_alignment
+
+    head, real = make_world()
+    alignment = fit_alignment(
+        "ridge", prototypes=head, bias=np.ones(head.n, np.float32), bias_column=True, penalty=0.5,
+        image_mean=SideTransform.fit([real.x], homogeneous=True).mean,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    again = read_alignment(save_alignment(tmp_path / "a", alignment))
+    assert again.x.homogeneous
+    assert_same(again.project_x(real.x), alignment.project_x(real.x))

@@ -1,0 +1,83 @@
+"""CSLS and inverted softmax, as projections, against their formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse import csr_array, issparse
+from scipy.special import softmax
+
+from fitters import scorers
+from fitters.errors import PairsError, SettingError
+from fitters.scorers import SCORERS, csls, inverted_softmax, scorer_named
+from tests.assertions import assert_close, assert_same
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def scores_of(pair):
+    product = pair[0] @ pair[1].T
+    return product.toarray() if issparse(product) else product
+
+
+@given(seed=st.integers(0, 2**16), k=st.integers(1, 12), sparse=st.booleans())
+def test_csls_is_its_formula(seed, k, sparse):
+    rng = np.random.default_rng(seed)
+    x, y = unit(rng.standard_normal((7, 4))), unit(rng.standard_normal((9, 4)))
+    s = x @ y.T
+    by_hand = np.empty_like(s)
+    for i, j in np.ndindex(*s.shape):
+        of_x, of_y = sorted(s[i])[::-1][:k], sorted(s[:, j])[::-1][:k]
+        by_hand[i, j] = 2 * s[i, j] - np.mean(of_x) - np.mean(of_y)
+    given_ = (csr_array(x), csr_array(y)) if sparse else (x, y)
+    corrected = csls(*given_, k=k)
+    assert issparse(corrected[0]) == sparse
+    assert_close(scores_of(corrected), by_hand)
+
+
+@given(seed=st.integers(0, 2**16), temperature=st.sampled_from([0.02, 0.1, 1.0]))
+def test_inverted_softmax_is_the_log_softmax_over_queries(seed, temperature):
+    rng = np.random.default_rng(seed)
+    x, y = unit(rng.standard_normal((7, 4))), unit(rng.standard_normal((5, 4)))
+    expected = temperature * np.log(softmax(x @ y.T / temperature, axis=0))
+    assert_close(scores_of(inverted_softmax(x, y, temperature=temperature)), expected)
+    sparse = inverted_softmax(csr_array(x), csr_array(y), temperature=temperature)
+    assert_close(scores_of(sparse), expected)
+
+
+def test_blocks_change_nothing(rng, monkeypatch):
+    x, y = unit(rng.standard_normal((20, 4))), unit(rng.standard_normal((15, 4)))
+    whole = csls(x, y), inverted_softmax(x, y)
+    monkeypatch.setattr(scorers, "BLOCK_SCORES", 40)
+    for before, after in zip(whole, (csls(x, y), inverted_softmax(x, y)), strict=True):
+        assert_close(scores_of(after), scores_of(before))
+
+
+def test_a_hub_loses_its_place(rng):
+    """A gallery item near to every query takes them all by cosine, and only its own by CSLS."""
+    hub = unit(np.ones((1, 8)))
+    x = unit(2.0 * hub + unit(rng.standard_normal((30, 8))))
+    y = np.vstack([unit(x + 0.9 * unit(rng.standard_normal((30, 8)))), hub])
+    by_cosine = (x @ y.T).argmax(axis=1)
+    assert np.mean(by_cosine == 30) > 0.3
+    for scorer in (csls, inverted_softmax):
+        best = scores_of(scorer(x, y)).argmax(axis=1)
+        assert np.mean(best == np.arange(30)) > np.mean(by_cosine == np.arange(30))
+
+
+def test_scorers_are_found_by_name(rng):
+    x = unit(rng.standard_normal((3, 2)))
+    assert_same(SCORERS["cosine"](x, x)[0], x)
+    assert scorer_named("csls") is csls
+    with pytest.raises(SettingError, match=r"Known: cosine, csls, .*Did you mean 'csls'"):
+        scorer_named("clss")
+    with pytest.raises(SettingError, match="at least 1 neighbour"):
+        csls(x, x, k=0)
+    with pytest.raises(SettingError, match="above 0"):
+        inverted_softmax(x, x, temperature=0.0)
+    with pytest.raises(PairsError, match="same alignment"):
+        csls(x, x[:, :1])

@@ -1,0 +1,52 @@
+"""The same rows on a GPU as in float32 on the CPU; speed is `make gpu`'s affair.
+
+What a GPU machine runs, a tiny model runs on the CPU here: the functions are the same.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.gpu.throughput import COSINE, MODELS, Row, measure, smallest_cosine, write_table
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("model", MODELS)
+def test_rows_are_those_of_float32_on_the_cpu(model: str, precision: str, tmp_path: Path) -> None:
+    row = measure(
+        model, tmp_path, device="cuda:0", precision=precision, images=512, batch=128
+    )  # fmt: skip
+    assert row.cosine > COSINE
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"), [("timm:test_vit", "float32"), ("timm:test_convnext", "bfloat16")]
+)
+def test_what_a_gpu_machine_runs_runs_here_on_tiny_models(
+    model: str, precision: str, tmp_path: Path
+) -> None:
+    row = measure(
+        model, tmp_path, device="cpu", precision=precision, images=40, batch=8, checked=10
+    )
+    assert (row.card, row.model, row.images, row.batch) == ("CPU", model, 40, 8)
+    assert row.cosine > (1 - 1e-9 if precision == "float32" else COSINE)
+    assert row.ratio == row.extract / row.bare
+    write_table([row], tmp_path / "table.md")
+    (line,) = (tmp_path / "table.md").read_text().splitlines()[-1:]
+    assert line.split(" | ")[1:3] == [model, precision]
+    assert Row(**json.loads((tmp_path / "table.json").read_text())[0]) == row
+
+
+def test_the_smallest_cosine_of_rows() -> None:
+    a = np.array([[1.0, 0.0], [1.0, 1.0], [3.0, 4.0]])
+    b = np.array([[2.0, 0.0], [1.0, 0.0], [4.0, 3.0]])
+    assert smallest_cosine(a, b) == pytest.approx(np.sqrt(0.5))

@@ -1,0 +1,281 @@
+"""Extraction on a device against the bare model: the same rows, and how fast.
+
+The bare forward pass runs on tensors that lie on the device already. Beside it, a real job
+(reader, pipeline, store) encodes a manifest of tiny JPEG files of which each is prepared once and
+then remembered, so that decoding and resizing are off the limit and what is measured is the rest:
+stacking, copying, the forward pass, reading back, writing. A second job prepares every picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from PIL import Image
+
+import featstore
+from featstore.encoders.registry import open_encoder
+from featstore.extraction import EncoderChoice, Options
+from featstore.extraction.job import open_job, run_job
+from featstore.extraction.job_log import JobLog
+from featstore.images import decode_image
+from featstore.manifest import Manifest, write_manifest
+
+#: Architecture and batch size. All with random weights: speed does not depend on them.
+MODELS = {
+    "timm:vit_base_patch16_224": 256,
+    "timm:beit_base_patch16_224": 256,
+    "timm:convnext_base": 256,
+    "oc:ViT-B-32": 512,
+}
+
+#: Share of the bare forward pass that a job should reach, and cosine to float32 on the CPU.
+RATIO, COSINE = 0.95, 0.999
+
+#: Files of the manifest; its items repeat them.
+FILES = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; speeds are images a second."""
+
+    card: str
+    model: str
+    precision: str
+    compiled: bool
+    batch: int
+    images: int
+    bare: float
+    extract: float
+    ratio: float
+    from_jpeg: float
+    cosine: float
+
+
+class Remembering:
+    """An encoder that prepares each picture once; everything else is the encoder's."""
+
+    def __init__(self, encoder: Any) -> None:
+        self._encoder = encoder
+        self._prepared: dict[bytes, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def prepare(self, item: Image.Image) -> Any:
+        key = hashlib.blake2b(item.tobytes(), digest_size=16).digest()
+        if key not in self._prepared:
+            self._prepared[key] = self._encoder.prepare(item)
+        return self._prepared[key]
+
+
+def make_manifest(root: Path, images: int) -> Manifest:
+    """Write JPEG files of smooth noise, and a manifest that names each of them many times."""
+    (root / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(min(FILES, images)):
+        coarse = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+        picture = coarse.resize((64, 64), Image.Resampling.BICUBIC)
+        picture.save(root / "images" / f"{number:02d}.jpg", quality=90)
+    table = pl.DataFrame(
+        {
+            "item_id": [f"g/{number:06d}" for number in range(images)],
+            "uri": [f"images/{number % FILES:02d}.jpg" for number in range(images)],
+        }
+    )
+    return write_manifest(root, facts={"name": "g", "revision": "1"}, tables={"image": table})
+
+
+def random_weights(model: str, folder: Path) -> Path:
+    """Write what the architecture is initialised with."""
+    from safetensors.torch import save_file
+
+    path = folder / f"{model.replace(':', '-')}.safetensors"
+    state = {name: value.contiguous() for name, value in build_bare(model)[0].state_dict().items()}
+    save_file(state, path)
+    return path
+
+
+def build_bare(
+    model: str, weights: Path | None = None
+) -> tuple[torch.nn.Module, Callable[..., torch.Tensor]]:
+    """Return the library's own model, and what maps it and pixels to embeddings."""
+    family, _, name = model.partition(":")
+    if family == "oc":
+        import open_clip
+
+        module = open_clip.create_model(name)
+        run = lambda module, pixels: module.encode_image(pixels)  # noqa: E731
+    else:
+        import timm
+
+        module = timm.create_model(name, pretrained=False)
+        run = lambda module, pixels: module.forward_head(  # noqa: E731
+            module.forward_features(pixels), pre_logits=True
+        )
+    if weights is not None:
+        from safetensors.torch import load_file
+
+        module.load_state_dict(load_file(weights))
+    return module.eval(), run
+
+
+def measure(
+    model: str,
+    folder: Path,
+    *,
+    device: str,
+    precision: str,
+    images: int,
+    batch: int,
+    compiled: bool = False,
+    checked: int = 16,
+) -> Row:
+    """Measure one model.
+
+    Parameters
+    ----------
+    folder : Path
+        For weights, pictures and stores; may hold those of an earlier call.
+    images : int
+        Items of each job, of which as many are timed through the bare model.
+    checked : int
+        Rows that are compared with the bare model in float32 on the CPU.
+    """
+    weights = random_weights(model, folder)
+    manifest_folder = folder / f"manifest-{images}"
+    manifest = (
+        featstore.read_manifest(manifest_folder)
+        if manifest_folder.exists()
+        else make_manifest(manifest_folder, images)
+    )
+    encoder = open_encoder(
+        model, kind="image", weights=weights, device=device, precision=precision, compile=compiled
+    )
+    uris = manifest.tables["image"]["uri"].head(checked).to_list()
+    prepared = [encoder.prepare(decode_image(manifest.root / uri)) for uri in uris]
+    encoder.encode([prepared[number % len(prepared)] for number in range(batch)])  # warm, compiled
+    bare = bare_speed(
+        model, weights, prepared, device=device, precision=precision, images=images, batch=batch,
+        compiled=compiled,
+    )  # fmt: skip
+    speeds = {}
+    for name, used in (("extract", Remembering(encoder)), ("from_jpeg", encoder)):
+        store = folder / f"store-{model.replace(':', '-')}-{precision}-{compiled}-{name}"
+        job = open_job(
+            manifest,
+            kind="image",
+            encoders=[EncoderChoice(model, weights=str(weights))],
+            store=store,
+            options=Options(
+                device=device,
+                precision=precision,
+                batch_size=batch,
+                dtype="float32",
+                decode_timeout=None if name == "extract" else 60.0,
+            ),
+            opened=[used],
+        )
+        started = time.perf_counter()
+        (result,) = run_job(job, JobLog(None))
+        speeds[name] = images / (time.perf_counter() - started)
+        assert (result.new, result.failed) == (images, 0)
+    view = featstore.open_store(store).view(result.key)
+    exact = cpu_float32(model, weights, prepared)
+    return Row(
+        card=torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU",
+        model=model,
+        precision=precision,
+        compiled=compiled,
+        batch=batch,
+        images=images,
+        bare=bare,
+        extract=speeds["extract"],
+        ratio=speeds["extract"] / bare,
+        from_jpeg=speeds["from_jpeg"],
+        cosine=smallest_cosine(view.numpy(np.float32)[: len(exact)], exact),
+    )
+
+
+def bare_speed(
+    model: str,
+    weights: Path,
+    prepared: Sequence[np.ndarray],
+    *,
+    device: str,
+    precision: str,
+    images: int,
+    batch: int,
+    compiled: bool,
+) -> float:
+    """Return the images a second of the bare model on pixels that lie on the device."""
+    module, run = build_bare(model, weights)
+    module = module.to(device)
+    pixels = torch.from_numpy(
+        np.stack([prepared[number % len(prepared)] for number in range(batch)])
+    ).to(device)
+    if "convnext" in model:
+        module = module.to(memory_format=torch.channels_last)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+    forward: Any = torch.compile(run) if compiled else run
+    kind = device.partition(":")[0]
+    short = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    with torch.inference_mode(), torch.autocast(kind, dtype=short, enabled=short is not None):
+        for _ in range(3):
+            forward(module, pixels)
+        _synchronize(device)
+        started = time.perf_counter()
+        batches = max(1, images // batch)
+        for _ in range(batches):
+            forward(module, pixels)
+        _synchronize(device)
+        return batches * batch / (time.perf_counter() - started)
+
+
+def cpu_float32(model: str, weights: Path, prepared: Sequence[np.ndarray]) -> np.ndarray:
+    """Return what the bare model gives on the CPU."""
+    module, run = build_bare(model, weights)
+    with torch.inference_mode():
+        return run(module, torch.from_numpy(np.stack(prepared))).float().numpy()
+
+
+def smallest_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the smallest cosine of two rows."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float((np.einsum("ij,ij->i", a, b) / norms).min())
+
+
+def write_table(rows: Sequence[Row], path: Path) -> None:
+    """Write the rows as Markdown, and as JSON beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        "Images a second: the bare forward pass on resident tensors; a job whose pictures are",
+        "prepared once and repeated; a job that decodes and prepares every JPEG. Cosine: the",
+        f"smallest to float32 on the CPU. Goals: ratio {RATIO}, cosine {COSINE}.",
+        "",
+        "| card | model | precision | compiled | batch | bare | extract | ratio | JPEG | cosine |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.card} | {row.model} | {row.precision} | {'yes' if row.compiled else 'no'} "
+        f"| {row.batch} | {row.bare:,.0f} | {row.extract:,.0f} | {row.ratio:.3f} "
+        f"| {row.from_jpeg:,.0f} | {row.cosine:.6f} |"
+        for row in rows
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def _synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
