@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fitters.errors import SelectionError
+from fitters.errors import SelectionError, SettingError
 from fitters.methods import Method, Settings
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.pairs import Pairs
@@ -16,8 +16,11 @@ from fitters.projection import BaseAligner
 from fitters.select.curve import PENALTIES, WEIGHTS, Axis, Curve, geometric
 from fitters.select.folds import folds_by_group
 from fitters.select.held_out_error import validate_by_error
+from fitters.select.kernel_choice import choose_kernel
+from fitters.select.kernel_mixing import Validation
 from fitters.select.leave_out import leave_one_group_out
 from fitters.select.refitting import Refit, choose_components, validate_by_refitting
+from fitters.select.surface import Rule
 from fitters.select.validation import cross_validate
 
 Criterion = Literal["cosine", "rank", "error"]
@@ -38,11 +41,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Open:
-    """What may be chosen: "auto", or a value that is given."""
+    """What may be chosen: "auto", or a value that is given; and how a kernel's choice is scored."""
 
     penalty: float | Literal["auto"]
     mix: float | Literal["auto"]
     n_components: int | Literal["auto"] | None
+    gamma: float | Literal["auto"] = "auto"
+    validation: Validation = "mrr"
+    reading: Rule = "best"
 
     def axes(self, method: Method, *, mixed: bool) -> tuple[Axis, Axis]:
         """Return the grids of penalties and weights; of what plays no part, a fixed value."""
@@ -76,6 +82,8 @@ def choose(
     SelectionError
         If the training data have too few groups to choose from.
     """
+    if method.rule == "kernel":
+        return _choose_kernel(sources, settings, open_, n_folds, criterion, rng)
     mixed = sources.prototypes is not None and sources.real is not None
     penalties, weights = open_.axes(method, mixed=mixed)
     searched = penalties.searched or weights.searched
@@ -113,6 +121,34 @@ def choose(
         given = None if open_.n_components == "auto" else open_.n_components
         chosen = replace(chosen, n_components=components if many else given)
     return Choice(chosen, mix, _facts(method, chosen, mix if mixed else None, curve) | facts)
+
+
+def _choose_kernel(
+    sources: Sources,
+    settings: Settings,
+    open_: Open,
+    n_folds: int,
+    criterion: Criterion,
+    rng: np.random.Generator,
+) -> Choice:
+    if criterion == "error" and sources.real is None:
+        msg = "Kernel ridge is chosen on prototypes by 'cosine' or 'rank'. Got criterion 'error'."
+        raise SettingError(msg)
+    chosen = choose_kernel(
+        sources.prototypes,
+        sources.real,
+        penalty=open_.penalty,
+        mix=open_.mix,
+        gamma=open_.gamma,
+        n_folds=n_folds,
+        criterion="cosine" if criterion == "error" else criterion,
+        # Of the criteria for both kinds of data, this is the one that real pairs have too.
+        validation="squared" if criterion == "error" else open_.validation,
+        rule=open_.reading,
+        rng=rng,
+    )
+    fixed = replace(settings, penalty=chosen.penalty, gamma=chosen.gamma)
+    return Choice(fixed, 1.0 if chosen.mix is None else chosen.mix, chosen.to_facts())
 
 
 @dataclass(frozen=True, eq=False)

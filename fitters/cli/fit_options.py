@@ -15,6 +15,7 @@ from fitters.methods import Method
 OF_METHODS = {
     "penalty": "penalty",
     "mix": "mix",
+    "gamma": "gamma",
     "components": "n_components",
     "rank": "rank",
     "scale": "scale",

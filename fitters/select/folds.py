@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fitters.errors import SelectionError
+from fitters.pairs import Pairs
 
 
 def folds_by_group(
@@ -48,3 +49,23 @@ def folds_by_group(
         rows[fold] += sizes[group]
     assigned: npt.NDArray[np.intp] = fold_of[codes]
     return assigned
+
+
+def folds_of_pairs(
+    real: Pairs, n_folds: int, what: str, rng: np.random.Generator
+) -> npt.NDArray[np.intp]:
+    """Return the folds of real pairs for choosing `what`; fewer than `n_folds` if need be.
+
+    Raises
+    ------
+    SelectionError
+        If all pairs are of one group.
+    """
+    n_groups = len(np.unique(real.row_groups))
+    if n_groups < 2:
+        msg = (
+            f"{real.n:,} real pairs of one group cannot be cross-validated, so {what}='auto' has "
+            f"nothing to go by. Give pairs of at least 2 groups, or a number for {what}."
+        )
+        raise SelectionError(msg)
+    return folds_by_group(real.row_groups, min(n_folds, n_groups), rng)
