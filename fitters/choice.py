@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fitters.errors import SelectionError, SettingError
+from fitters.errors import SettingError
 from fitters.methods import Method, Settings
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.pairs import Pairs
 from fitters.preparation import Sources
 from fitters.projection import BaseAligner
 from fitters.select.curve import PENALTIES, WEIGHTS, Axis, Curve, geometric
-from fitters.select.folds import folds_by_group
+from fitters.select.folds import folds_of_pairs
 from fitters.select.held_out_error import validate_by_error
 from fitters.select.kernel_choice import choose_kernel
 from fitters.select.kernel_mixing import Validation
@@ -177,15 +177,8 @@ class _Folded:
         real = sources.real if sources.real is not None else sources.prototypes
         assert real is not None
         prototypes = sources.prototypes if sources.real is not None else None
-        n_groups = len(np.unique(real.row_groups))
-        if n_groups < 2:
-            kind = "real pairs" if sources.real is not None else "prototypes"
-            msg = (
-                f"{real.n:,} {kind} of one group cannot be cross-validated, so {what}='auto' has "
-                f"nothing to go by. Give pairs of at least 2 groups, or a number for {what}."
-            )
-            raise SelectionError(msg)
-        folds = folds_by_group(real.row_groups, min(n_folds, n_groups), rng)
+        kind = "real pairs" if sources.real is not None else "prototypes"
+        folds = folds_of_pairs(real, n_folds, what, rng, kind=kind)
         of_folds = tuple(moments_of(real.take(folds == fold)) for fold in np.unique(folds))
         of_prototypes = None if prototypes is None else moments_of(prototypes)
         return cls(method, settings, real, folds, prototypes, of_prototypes, of_folds)

@@ -52,20 +52,22 @@ def folds_by_group(
 
 
 def folds_of_pairs(
-    real: Pairs, n_folds: int, what: str, rng: np.random.Generator
+    pairs: Pairs, n_folds: int, what: str, rng: np.random.Generator, *, kind: str = "real pairs"
 ) -> npt.NDArray[np.intp]:
-    """Return the folds of real pairs for choosing `what`; fewer than `n_folds` if need be.
+    """Return the folds of pairs for choosing `what`; fewer than `n_folds` if need be.
+
+    `kind` says what the pairs are, for the message.
 
     Raises
     ------
     SelectionError
         If all pairs are of one group.
     """
-    n_groups = len(np.unique(real.row_groups))
+    n_groups = len(np.unique(pairs.row_groups))
     if n_groups < 2:
         msg = (
-            f"{real.n:,} real pairs of one group cannot be cross-validated, so {what}='auto' has "
+            f"{pairs.n:,} {kind} of one group cannot be cross-validated, so {what}='auto' has "
             f"nothing to go by. Give pairs of at least 2 groups, or a number for {what}."
         )
         raise SelectionError(msg)
-    return folds_by_group(real.row_groups, min(n_folds, n_groups), rng)
+    return folds_by_group(pairs.row_groups, min(n_folds, n_groups), rng)
