@@ -16,6 +16,7 @@ DIRECTION_ORDER = ["image→name", "image→caption", "caption→image"]
 METHOD_ORDER = [
     "chance", "mean-shift", "conse", "procrustes", "pls", "cca-200", "cca", "csa", "asif",
     "least-squares", "ridge-x2y", "ridge-both", "ridge",
+    "kernel-ridge",
 ]  # fmt: skip
 SOURCE_ORDER = ["none", "shuffled", "random", "random-cov", "head"]
 
@@ -33,6 +34,7 @@ METHOD_NAMES = {
     "ridge-x2y": "Ridge to texts",
     "ridge-both": "Ridge both ways",
     "ridge": "Ridge",
+    "kernel-ridge": "Kernel ridge",
 }
 
 #: Names of the sources without and with real pairs beside them.

@@ -30,6 +30,10 @@ featstore ls OUT/store
 fitters fit ridge --store OUT/store --x stamps/image/tf_efficientnet_lite0 \\
     --head imagenet1k/head_weight/tf_efficientnet_lite0 \\
     --names imagenet1k/class_name/all-MiniLM-L6-v2 -o OUT/aligners/ridge-head --force
+fitters fit kernel-ridge --store OUT/store --x stamps/image/tf_efficientnet_lite0 \\
+    --head imagenet1k/head_weight/tf_efficientnet_lite0 \\
+    --names imagenet1k/class_name/all-MiniLM-L6-v2 --variants name,definition \\
+    -o OUT/aligners/kernel-ridge-head --force
 fitters ls OUT/aligners
 bench run --suite demo --store OUT/store -o OUT/results --jobs 2
 bench table OUT/results

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fitters.aligner import ALIGNERS, BaseAligner
     from fitters.alignment import Alignment
     from fitters.controls import CONTROLS
+    from fitters.kernel import KernelRidgeAligner
     from fitters.linear import (
         CCAAligner,
         CSAAligner,
@@ -40,6 +41,7 @@ _HOMES = {
     "CONTROLS": "fitters.controls",
     "CSAAligner": "fitters.linear",
     "fit_alignment": "fitters.recipe",
+    "KernelRidgeAligner": "fitters.kernel",
     "MeanShiftAligner": "fitters.linear",
     "METHODS": "fitters.recipe",
     "Moments": "fitters.moments",
@@ -64,6 +66,7 @@ __all__ = [
     "CCAAligner",
     "CSAAligner",
     "ConSEAligner",
+    "KernelRidgeAligner",
     "MeanShiftAligner",
     "Moments",
     "PLSAligner",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from featstore.errors import did_you_mean
 from fitters.errors import UnknownMethodError
+from fitters.kernel.kernel_ridge import KernelRidgeAligner
 from fitters.linear.cca import CCAAligner, CSAAligner
 from fitters.linear.mean_shift import MeanShiftAligner
 from fitters.linear.pls import PLSAligner
@@ -28,6 +29,7 @@ ALIGNERS: dict[str, type[BaseAligner]] = {
     "mean-shift": MeanShiftAligner,
     "asif": ASIFAligner,
     "conse": ConSEAligner,
+    "kernel-ridge": KernelRidgeAligner,
 }
 """Every aligner; the tests and the saved files go by this dict."""
 

@@ -7,17 +7,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fitters.errors import SelectionError
+from fitters.errors import SettingError
 from fitters.methods import Method, Settings
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.pairs import Pairs
 from fitters.preparation import Sources
 from fitters.projection import BaseAligner
 from fitters.select.curve import PENALTIES, WEIGHTS, Axis, Curve, geometric
-from fitters.select.folds import folds_by_group
+from fitters.select.folds import folds_of_pairs
 from fitters.select.held_out_error import validate_by_error
+from fitters.select.kernel_choice import choose_kernel
+from fitters.select.kernel_mixing import Validation
 from fitters.select.leave_out import leave_one_group_out
 from fitters.select.refitting import Refit, choose_components, validate_by_refitting
+from fitters.select.surface import Rule
 from fitters.select.validation import cross_validate
 
 Criterion = Literal["cosine", "rank", "error"]
@@ -38,11 +41,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Open:
-    """What may be chosen: "auto", or a value that is given."""
+    """What may be chosen: "auto", or a value that is given; and how a kernel's choice is scored."""
 
     penalty: float | Literal["auto"]
     mix: float | Literal["auto"]
     n_components: int | Literal["auto"] | None
+    gamma: float | Literal["auto"] = "auto"
+    validation: Validation = "mrr"
+    reading: Rule = "best"
 
     def axes(self, method: Method, *, mixed: bool) -> tuple[Axis, Axis]:
         """Return the grids of penalties and weights; of what plays no part, a fixed value."""
@@ -76,6 +82,8 @@ def choose(
     SelectionError
         If the training data have too few groups to choose from.
     """
+    if method.rule == "kernel":
+        return _choose_kernel(sources, settings, open_, n_folds, criterion, rng)
     mixed = sources.prototypes is not None and sources.real is not None
     penalties, weights = open_.axes(method, mixed=mixed)
     searched = penalties.searched or weights.searched
@@ -115,6 +123,34 @@ def choose(
     return Choice(chosen, mix, _facts(method, chosen, mix if mixed else None, curve) | facts)
 
 
+def _choose_kernel(
+    sources: Sources,
+    settings: Settings,
+    open_: Open,
+    n_folds: int,
+    criterion: Criterion,
+    rng: np.random.Generator,
+) -> Choice:
+    if criterion == "error" and sources.real is None:
+        msg = "Kernel ridge is chosen on prototypes by 'cosine' or 'rank'. Got criterion 'error'."
+        raise SettingError(msg)
+    chosen = choose_kernel(
+        sources.prototypes,
+        sources.real,
+        penalty=open_.penalty,
+        mix=open_.mix,
+        gamma=open_.gamma,
+        n_folds=n_folds,
+        criterion="cosine" if criterion == "error" else criterion,
+        # Of the criteria for both kinds of data, this is the one that real pairs have too.
+        validation="squared" if criterion == "error" else open_.validation,
+        rule=open_.reading,
+        rng=rng,
+    )
+    fixed = replace(settings, penalty=chosen.penalty, gamma=chosen.gamma)
+    return Choice(fixed, 1.0 if chosen.mix is None else chosen.mix, chosen.to_facts())
+
+
 @dataclass(frozen=True, eq=False)
 class _Folded:
     """The pairs that are left out in folds, and the aligner fitted without one."""
@@ -141,15 +177,8 @@ class _Folded:
         real = sources.real if sources.real is not None else sources.prototypes
         assert real is not None
         prototypes = sources.prototypes if sources.real is not None else None
-        n_groups = len(np.unique(real.row_groups))
-        if n_groups < 2:
-            kind = "real pairs" if sources.real is not None else "prototypes"
-            msg = (
-                f"{real.n:,} {kind} of one group cannot be cross-validated, so {what}='auto' has "
-                f"nothing to go by. Give pairs of at least 2 groups, or a number for {what}."
-            )
-            raise SelectionError(msg)
-        folds = folds_by_group(real.row_groups, min(n_folds, n_groups), rng)
+        kind = "real pairs" if sources.real is not None else "prototypes"
+        folds = folds_of_pairs(real, n_folds, what, rng, kind=kind)
         of_folds = tuple(moments_of(real.take(folds == fold)) for fold in np.unique(folds))
         of_prototypes = None if prototypes is None else moments_of(prototypes)
         return cls(method, settings, real, folds, prototypes, of_prototypes, of_folds)

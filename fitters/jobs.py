@@ -60,7 +60,7 @@ class FitRequest:
     rows : str
         ``weights``: the head's rows; ``patterns``: Cov(f) w, with the covariance of the unlabelled
         images; ``bias``: [w, b], and [f, 1] for images.
-    penalty, mix : float or "auto"
+    penalty, mix, gamma : float or "auto"
     n_components : int, "auto" or None
     rank, scale, top_k, power, legacy
         Settings of single methods; see `fitters.recipe.fit_alignment`.
@@ -89,6 +89,7 @@ class FitRequest:
     rows: Literal["weights", "patterns", "bias"] = "weights"
     penalty: float | Literal["auto"] = "auto"
     mix: float | Literal["auto"] = "auto"
+    gamma: float | Literal["auto"] = "auto"
     n_components: int | Literal["auto"] | None = "auto"
     rank: int | None = None
     scale: bool = False
@@ -174,6 +175,7 @@ def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
             bias=bias,
             penalty=request.penalty,
             mix=request.mix,
+            gamma=request.gamma,
             n_components=request.n_components,
             rank=request.rank,
             scale=request.scale,

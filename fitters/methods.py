@@ -8,6 +8,7 @@ from typing import Literal
 
 from featstore.errors import did_you_mean
 from fitters.errors import UnknownMethodError
+from fitters.kernel.kernel_ridge import KernelRidgeAligner
 from fitters.linear.cca import CCAAligner, CSAAligner
 from fitters.linear.mean_shift import MeanShiftAligner
 from fitters.linear.pls import PLSAligner
@@ -19,7 +20,7 @@ from fitters.projection import BaseAligner
 from fitters.relative.asif import ASIFAligner
 from fitters.relative.conse import ConSEAligner
 
-OPTIONS = ("penalty", "mix", "n_components", "rank", "scale", "top_k", "power", "legacy")
+OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "scale", "top_k", "power", "legacy")
 """Settings that some methods have and others do not."""
 
 
@@ -30,7 +31,9 @@ class Settings:
     Attributes
     ----------
     penalty : float
-        Relative.
+        Relative; of kernel ridge absolute.
+    gamma : float
+        Of a kernel.
     n_components, rank : int, optional
         None: all.
     top_k, power : optional
@@ -39,6 +42,7 @@ class Settings:
     """
 
     penalty: float = 0.0
+    gamma: float = 4.0
     n_components: int | None = None
     rank: int | None = None
     scale: bool = False
@@ -61,9 +65,10 @@ class Method:
         Those of `OPTIONS` that it has.
     fitted_on : {"moments", "rows", "head"}
         What it needs: second moments, the rows themselves, or a classification head.
-    rule : {"ridge", "procrustes", "refit", "none"}
+    rule : {"ridge", "procrustes", "kernel", "refit", "none"}
         How "auto" settings are chosen with real pairs: by the closed forms of
-        `select.cross_validate`, by fitting anew without each fold, or not at all.
+        `select.cross_validate` or `select.cross_validate_kernel`, by fitting anew without each
+        fold, or not at all.
     direction : str
         Of a ridge: "y->x", "x->y" or "both".
     raw : bool
@@ -74,7 +79,7 @@ class Method:
     make: Callable[[Settings], BaseAligner]
     options: tuple[str, ...] = ()
     fitted_on: Literal["moments", "rows", "head"] = "moments"
-    rule: Literal["ridge", "procrustes", "refit", "none"] = "none"
+    rule: Literal["ridge", "procrustes", "kernel", "refit", "none"] = "none"
     direction: str = ""
     raw: bool = False
 
@@ -108,6 +113,14 @@ METHODS: dict[str, Method] = {
         ("penalty", "mix"),
         rule="refit",
         direction="both",
+    ),
+    "kernel-ridge": Method(
+        "ridge from text to image rows, nonlinear: Gaussian kernel ridge regression",
+        lambda s: KernelRidgeAligner(gamma=s.gamma, relative=False, alpha=s.penalty, center=False),
+        ("penalty", "mix", "gamma"),
+        fitted_on="rows",
+        rule="kernel",
+        direction="y->x",
     ),
     "least-squares": Method(
         "ridge-x2y without a penalty: needs more pairs than image columns",

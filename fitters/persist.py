@@ -30,6 +30,7 @@ from fitters.errors import (
     MissingAlignmentError,
     UnknownMethodError,
 )
+from fitters.feature_maps.registry import FEATURE_MAPS, FeatureMap
 from fitters.moments.transform import SideTransform
 from fitters.projection import BaseAligner
 
@@ -139,6 +140,11 @@ def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
         record[side]["centred"] = mean is not None
         if mean is not None:
             arrays[f"{side}.mean"] = np.ascontiguousarray(mean)
+        feature_map = record[side].pop("feature_map")
+        if feature_map is not None:
+            record[side]["map"] = {"kind": feature_map.kind, "gamma": feature_map.gamma}
+            for name, array in feature_map.arrays().items():
+                arrays[f"{side}.map.{name}"] = np.ascontiguousarray(array)
     packed = safetensors.numpy.save(dict(sorted(arrays.items())))
     record["arrays"] = {name: list(array.shape) for name, array in arrays.items()}
     record["sha256"] = hashlib.sha256(packed).hexdigest()
@@ -215,7 +221,11 @@ def _fill(
 ) -> None:
     """Set the fitted attributes, after checking that equal letters are equal sizes."""
     expected = aligner.array_shapes()
-    extra = set(arrays) - set(expected) - {"x.mean", "y.mean"}
+    extra = {
+        name
+        for name in set(arrays) - set(expected) - {"x.mean", "y.mean"}
+        if not name.startswith(("x.map.", "y.map."))
+    }
     if extra:
         msg = f"unknown array {min(extra)!r}."
         raise ValueError(msg)
@@ -234,18 +244,46 @@ def _fill(
 
 
 def _transform(values: Any, arrays: Arrays, side: str, letters: dict[str, int]) -> SideTransform:
-    kinds = {"normalize": bool, "renormalize": bool, "centred": bool, "label": str}
+    kinds: dict[str, type] = {
+        "normalize": bool, "renormalize": bool, "centred": bool, "label": str,
+    }  # fmt: skip
+    mapped = isinstance(values, dict) and "map" in values
+    if mapped:
+        kinds["map"] = dict
     if isinstance(values, dict) and "homogeneous" in values:
         kinds["homogeneous"] = bool
     if not isinstance(values, dict) or {k: type(v) for k, v in values.items()} != kinds:
         msg = f"the transform of {side} is {values!r}."
         raise ValueError(msg)
+    # With a map, p or q are the columns that it gives; those that it takes have their own letter.
+    letter = "p" if side == "x" else "q"
+    feature_map = _feature_map(values["map"], arrays, side, letters) if mapped else None
     mean = None
     if values["centred"]:
         mean = arrays[f"{side}.mean"]
-        _bind(f"{side}.mean", mean, ("p" if side == "x" else "q",), letters)
-    kept = {key: values[key] for key in kinds if key != "centred"}
-    return SideTransform(mean=mean, **kept)
+        _bind(f"{side}.mean", mean, (f"{letter}, unmapped" if mapped else letter,), letters)
+    kept = {key: values[key] for key in kinds if key not in ("centred", "map")}
+    return SideTransform(mean=mean, feature_map=feature_map, **kept)
+
+
+def _feature_map(
+    values: dict[str, Any], arrays: Arrays, side: str, letters: dict[str, int]
+) -> FeatureMap:
+    if set(values) != {"kind", "gamma"} or values["kind"] not in FEATURE_MAPS:
+        msg = f"the feature map of {side} is {values!r}; known kinds: {', '.join(FEATURE_MAPS)}."
+        raise ValueError(msg)
+    if type(values["gamma"]) is not float:
+        msg = f"the gamma of the feature map of {side} is {values['gamma']!r}, not a number."
+        raise ValueError(msg)
+    prefix = f"{side}.map."
+    own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+    made = FEATURE_MAPS[values["kind"]].from_arrays(values["gamma"], own)
+    letter = "p" if side == "x" else "q"
+    for key, size in ((f"{letter}, unmapped", made.n_columns), (letter, made.n_features)):
+        if letters.setdefault(key, size) != size:
+            msg = f"the feature map of {side} has {size} columns, expected {key} = {letters[key]}."
+            raise ValueError(msg)
+    return made
 
 
 def _bind(

@@ -20,6 +20,8 @@ from fitters.pairs import Pairs
 from fitters.preparation import Sources, leave_raw, prepare
 from fitters.projection import BaseAligner
 from fitters.relative.conse import ConSEAligner
+from fitters.select.kernel_mixing import Validation
+from fitters.select.surface import Rule
 
 __all__ = ["METHODS", "fit_alignment"]
 
@@ -33,6 +35,7 @@ def fit_alignment(
     bias: npt.NDArray[Any] | None = None,
     penalty: float | Literal["auto"] = "auto",
     mix: float | Literal["auto"] = "auto",
+    gamma: float | Literal["auto"] = "auto",
     n_components: int | Literal["auto"] | None = "auto",
     rank: int | None = None,
     scale: bool = False,
@@ -42,6 +45,8 @@ def fit_alignment(
     bias_column: bool = False,
     n_folds: int = 4,
     criterion: Criterion = "cosine",
+    validation: Validation = "mrr",
+    reading: Rule = "best",
     rng: np.random.Generator,
 ) -> Alignment:
     """Fit an alignment from prototypes, real pairs or both.
@@ -55,7 +60,8 @@ def fit_alignment(
     prototypes. ConSE reads images raw, as its head does; Text-to-Concept reads both sides raw.
 
     **Mixing.** The moments of both sources are added, where a class has `mix` times the mass of a
-    real image. ASIF takes the rows of both as anchors, and has no masses.
+    real image. Kernel ridge weighs the rows of both likewise. ASIF takes them as anchors, and
+    has no masses.
 
     **Choice.** "auto" penalty without real pairs: closed-form leave-one-name-group-out on the
     prototypes. "auto" penalty or mix with real pairs: grouped cross-validation over the pairs by
@@ -79,9 +85,13 @@ def fit_alignment(
     bias : ndarray of shape (c,), optional
         The head's bias, for ConSE and `bias_column`.
     penalty : float or "auto"
-        Relative: α = penalty · tr(gram) / columns.
+        Relative: α = penalty · tr(gram) / columns. For kernel ridge it is absolute, on a kernel
+        whose diagonal is 1.
     mix : float or "auto"
         Mass of one class relative to one real image, above 0. No part without both sources.
+    gamma : float or "auto"
+        Of kernel ridge: inverse squared width of the kernel between unit text rows, above 0. It
+        is chosen with the penalty, by closed forms in either case.
     n_components : int, "auto" or None
         Directions of CCA, CSA and PLS; None keeps all.
     rank : int, optional
@@ -102,8 +112,12 @@ def fit_alignment(
     criterion : {"cosine", "rank", "error"}
         "cosine" and "rank" are of leave-one-name-group-out; see `leave_one_group_out`. "error"
         chooses a ridge by its held-out squared error in either case; see `validate_by_error`.
+    validation, reading : str
+        Of kernel ridge with real pairs: what cross-validation scores by, and how the choice is
+        read off its surface; see `VALIDATIONS` in `fitters.select.kernel_mixing`, and the rule of
+        `Surface`.
     rng : numpy.random.Generator
-        Draws the folds.
+        Draws the folds, and landmarks for the choice of kernel ridge among many prototypes.
 
     Raises
     ------
@@ -116,6 +130,9 @@ def fit_alignment(
     """
     spec = method_named(method)
     _check_settings(spec, method, prototypes, real, penalty, mix)
+    if gamma != "auto" and not (_is_number(gamma) and float(gamma) > 0):
+        msg = f"gamma must be 'auto' or a finite number above 0. Got {gamma!r}."
+        raise SettingError(msg)
     settings = Settings(rank=rank, scale=scale, top_k=top_k, power=power, legacy=legacy)
     if spec.fitted_on == "head":
         assert prototypes is not None
@@ -129,7 +146,7 @@ def fit_alignment(
         if spec.raw
         else prepare(prototypes, real, image_mean, bias_column=column)
     )
-    open_ = Open(penalty, mix, n_components)
+    open_ = Open(penalty, mix, n_components, gamma, validation, reading)
     chosen = choose(spec, sources, settings, open_, n_folds, criterion, rng)
     aligner = _fit(spec, sources, chosen)
     facts = {
@@ -148,12 +165,14 @@ def fit_alignment(
 
 def _fit(spec: Method, sources: Sources, chosen: Choice) -> BaseAligner:
     aligner: Any = spec.make(chosen.settings)
+    masses = (chosen.mix, 1.0) if len(sources.given) == 2 else (1.0,)
     if spec.fitted_on == "rows":
         x, y = (np.concatenate([getattr(s, side) for s in sources.given]) for side in ("x", "y"))
-        by_rows: BaseAligner = aligner.fit(x, y)
+        weight = [m * s.row_weight for s, m in zip(sources.given, masses, strict=True)]
+        given = (x, y, np.concatenate(weight)) if "mix" in spec.options else (x, y)
+        by_rows: BaseAligner = aligner.fit(*given)
         return by_rows
     # Moments add: mixing is scaling one source's sums, and no row is read twice.
-    masses = (chosen.mix, 1.0) if len(sources.given) == 2 else (1.0,)
     parts = [
         moments_of(source).scaled(mass) for source, mass in zip(sources.given, masses, strict=True)
     ]
@@ -171,6 +190,9 @@ def _check_settings(
 ) -> None:
     if penalty != "auto" and not (_is_number(penalty) and float(penalty) >= 0):
         msg = f"penalty must be 'auto' or a finite number that is not negative. Got {penalty!r}."
+        raise SettingError(msg)
+    if spec.rule == "kernel" and penalty == 0:
+        msg = "Kernel ridge needs a penalty above 0: a kernel of similar texts is singular. Got 0."
         raise SettingError(msg)
     if mix != "auto" and not (_is_number(mix) and float(mix) > 0):
         msg = f"mix must be 'auto' or a finite number above 0. Got {mix!r}."

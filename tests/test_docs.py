@@ -74,7 +74,7 @@ def test_commands_in_documents_parse(command: str) -> None:
 
 
 def test_both_documents_hold_commands() -> None:
-    assert len(_demo_commands()) == 12
+    assert len(_demo_commands()) == 13
     assert len(_readme_commands()) >= 10
     assert {command.split()[0] for command in _readme_commands()} == set(GROUPS)
 

@@ -96,6 +96,13 @@ class CountOrAuto(click.ParamType[Any]):
 @click.option("--penalty", type=NumberOrAuto(above_zero=False), default="auto", show_default=True)
 @click.option("--mix", type=NumberOrAuto(above_zero=True), default="auto", show_default=True)
 @click.option(
+    "--gamma",
+    type=NumberOrAuto(above_zero=True),
+    default="auto",
+    show_default=True,
+    help="Inverse squared width of kernel-ridge.",
+)
+@click.option(
     "--components",
     type=CountOrAuto(),
     default="auto",
@@ -139,8 +146,8 @@ def fit_command(method: str, store: Path, out: Path, **given: Any) -> None:
 
     With --head and --names the head's rows are the anchors, with --y real pairs, with all three
     both. Penalty and mixing weight are chosen from these alone, never from a test image.
-    METHOD is one of ridge, ridge-x2y, ridge-both, least-squares, text-to-concept, procrustes, cca,
-    csa, cca-200, pls, mean-shift, asif, conse.
+    METHOD is one of ridge, ridge-x2y, ridge-both, kernel-ridge, least-squares, text-to-concept,
+    procrustes, cca, csa, cca-200, pls, mean-shift, asif, conse.
     """
     from featstore.store.store import open_store
     from fitters.cli.fit_options import parse_seeds, refuse_ignored, spell_out, typed_options
@@ -160,8 +167,8 @@ def fit_command(method: str, store: Path, out: Path, **given: Any) -> None:
         raise click.UsageError(msg, context)
     seeds = parse_seeds(given["seeds"]) if many else (given["seed"],)
     sets = spell_out(*(given[name] for name in ("x", "y", "pairs", "head", "names")))
-    same = ("n_pairs", "source", "duplicates", "rows", "penalty", "mix", "rank", "scale", "top_k",
-            "power", "legacy", "criterion", "precision", "cached")  # fmt: skip
+    same = ("n_pairs", "source", "duplicates", "rows", "penalty", "mix", "gamma", "rank", "scale",
+            "top_k", "power", "legacy", "criterion", "precision", "cached")  # fmt: skip
     request = FitRequest(
         method=method,
         variants=_words(given["variants"]),
@@ -184,7 +191,7 @@ def fit_command(method: str, store: Path, out: Path, **given: Any) -> None:
 
 def _line(path: Path, method: str, facts: dict[str, Any]) -> str:
     choice = facts["choice"]
-    named = {"penalty": "penalty", "mix": "mix", "n_components": "components"}
+    named = {"penalty": "penalty", "gamma": "gamma", "mix": "mix", "n_components": "components"}
     chosen = ", ".join(
         f"{text} {choice[name]:.3g}" for name, text in named.items() if choice.get(name) is not None
     )

@@ -15,6 +15,7 @@ from fitters.methods import Method
 OF_METHODS = {
     "penalty": "penalty",
     "mix": "mix",
+    "gamma": "gamma",
     "components": "n_components",
     "rank": "rank",
     "scale": "scale",
@@ -104,7 +105,9 @@ def refuse_ignored(method: str, spec: Method, given: Mapping[str, Any]) -> None:
     if "criterion" in typed:
         if not spec.direction:
             _refuse("criterion", f"it is of ridges, and {method} is none.")
-        if given["penalty"] != "auto" and (given["mix"] != "auto" or not (real and head)):
+        no_mix = given["mix"] != "auto" or not (real and head)
+        no_width = given["gamma"] != "auto" or "gamma" not in spec.options
+        if given["penalty"] != "auto" and no_mix and no_width:
             _refuse("criterion", "nothing is left to choose.")
         if real and given["criterion"] != "error":
             _refuse(

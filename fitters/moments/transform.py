@@ -1,20 +1,22 @@
-"""Row-wise preprocessing of one side: L2 → centre → L2.
+"""Row-wise preprocessing of one side: L2 → centre → L2 → feature map.
 
 Unit rows first, because a long row is not a more certain one; then the mean goes, because image
 embeddings and head rows each sit in a narrow cone of their own, and the offset between the cones
-says nothing about classes; then unit rows again, because scores are cosines.
+says nothing about classes; then unit rows again, because scores are cosines. A feature map after
+that makes whatever is fitted nonlinear in the rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fitters.errors import PairsError, ZeroRowError
+from fitters.feature_maps.registry import FeatureMap
 from fitters.pairs import Rows
 
 ROUNDING = 1e-8
@@ -69,6 +71,10 @@ class SideTransform:
         Then divide by the L2 norm again. Without `mean` it changes nothing after `normalize`.
     homogeneous : bool
         Before all of it, append a column of 1, which meets the bias of a head.
+    label : str
+        What a row is, for error messages.
+    feature_map : FeatureMap or None
+        Then map each row: the moments of what comes out are those of a kernel, and still add.
     """
 
     normalize: bool = True
@@ -76,6 +82,7 @@ class SideTransform:
     renormalize: bool = True
     label: str = field(default="rows")
     homogeneous: bool = False
+    feature_map: FeatureMap | None = None
 
     def __post_init__(self) -> None:
         if self.mean is not None:
@@ -130,8 +137,24 @@ class SideTransform:
             raise PairsError(msg)
         return cls(normalize, total / mass, renormalize, label, homogeneous)
 
+    def then(self, feature_map: FeatureMap) -> SideTransform:
+        """Return the same transform with `feature_map` behind it.
+
+        Raises
+        ------
+        PairsError
+            If the map takes another number of columns than the mean has.
+        """
+        if self.mean is not None and feature_map.n_columns != len(self.mean):
+            msg = (
+                f"The {self.label} have {len(self.mean)} columns; this map takes "
+                f"{feature_map.n_columns}. Fit the map on rows that this transform returned."
+            )
+            raise PairsError(msg)
+        return replace(self, feature_map=feature_map)
+
     def apply(self, rows: Rows) -> npt.NDArray[np.float64]:
-        """Return the transformed rows, float64, shape unchanged (second pass).
+        """Return the transformed rows, float64, shape (n, d), or that of the map (second pass).
 
         Raises
         ------
@@ -161,16 +184,17 @@ class SideTransform:
         elif self.renormalize:
             what = f"{self.label}, after centring,"
             out = normalize_rows(out, what=what, shortest=ROUNDING * length)
-        return out
+        return out if self.feature_map is None else self.feature_map.apply(out)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the transform as plain values, `mean` as an array or None."""
+        """Return the transform as plain values, `mean` as an array or None, the map as it is."""
         return {
             "normalize": self.normalize,
             "mean": self.mean,
             "renormalize": self.renormalize,
             "label": self.label,
             "homogeneous": self.homogeneous,
+            "feature_map": self.feature_map,
         }
 
     @classmethod

@@ -5,8 +5,11 @@ from __future__ import annotations
 from fitters.select.curve import PENALTIES, WEIGHTS, Axis, Curve
 from fitters.select.folds import folds_by_group
 from fitters.select.held_out_error import validate_by_error
+from fitters.select.kernel_mixing import cross_validate_kernel
+from fitters.select.kernel_prototypes import choose_on_prototypes
 from fitters.select.leave_out import LeftOut, leave_one_group_out
 from fitters.select.refitting import choose_components, validate_by_refitting
+from fitters.select.surface import Surface
 from fitters.select.validation import cross_validate
 
 __all__ = [
@@ -15,8 +18,11 @@ __all__ = [
     "Axis",
     "Curve",
     "LeftOut",
+    "Surface",
     "choose_components",
+    "choose_on_prototypes",
     "cross_validate",
+    "cross_validate_kernel",
     "folds_by_group",
     "leave_one_group_out",
     "validate_by_error",

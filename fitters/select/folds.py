@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fitters.errors import SelectionError
+from fitters.pairs import Pairs
 
 
 def folds_by_group(
@@ -48,3 +49,25 @@ def folds_by_group(
         rows[fold] += sizes[group]
     assigned: npt.NDArray[np.intp] = fold_of[codes]
     return assigned
+
+
+def folds_of_pairs(
+    pairs: Pairs, n_folds: int, what: str, rng: np.random.Generator, *, kind: str = "real pairs"
+) -> npt.NDArray[np.intp]:
+    """Return the folds of pairs for choosing `what`; fewer than `n_folds` if need be.
+
+    `kind` says what the pairs are, for the message.
+
+    Raises
+    ------
+    SelectionError
+        If all pairs are of one group.
+    """
+    n_groups = len(np.unique(pairs.row_groups))
+    if n_groups < 2:
+        msg = (
+            f"{pairs.n:,} {kind} of one group cannot be cross-validated, so {what}='auto' has "
+            f"nothing to go by. Give pairs of at least 2 groups, or a number for {what}."
+        )
+        raise SelectionError(msg)
+    return folds_by_group(pairs.row_groups, min(n_folds, n_groups), rng)

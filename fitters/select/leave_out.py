@@ -10,6 +10,7 @@ Left out are groups, not rows: a class that shares its name with another would p
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -54,45 +55,93 @@ class LeftOut:
     """
 
     def __init__(self, a: Matrix, b: Matrix, groups: npt.NDArray[Any], weight: Matrix) -> None:
-        codes = np.unique(groups, return_inverse=True)[1]
-        self.n_groups = int(codes.max()) + 1
-        if self.n_groups < 2:
-            msg = (
-                f"All {len(a):,} rows belong to one group: leaving it out leaves nothing to fit. "
-                "Give more classes, or fix the penalty."
-            )
-            raise SelectionError(msg)
-        order = np.argsort(codes, kind="stable")
-        parts = np.split(order, np.cumsum(np.bincount(codes))[:-1])
-        self._several = [part for part in parts if len(part) > 1]
-        self._mates = np.full((len(a), max(len(part) for part in parts)), -1, dtype=np.intp)
-        for part in parts:
-            self._mates[part, : len(part)] = part
-        self._root = np.sqrt(weight)[:, None]
-        rows, self._b = self._root * a, self._root * b
+        self._prepare(b, groups, weight)
+        rows = self._root * a
         self.dual = len(a) <= a.shape[1]
         self._values, self._vectors = eigen_gram(rows @ rows.T if self.dual else rows.T @ rows)
         self.mean_square = float(np.sum(rows * rows)) / a.shape[1]
         # (n, r) rows in the eigenbasis and (r, q) targets seen from it.
         self._basis = self._vectors if self.dual else rows @ self._vectors
         self._seen = self._basis.T @ self._b
-        self._towards = self._b @ self._seen.T
-        self._square = self._seen @ self._seen.T
-        self._lengths = np.einsum("nq,nq->n", self._b, self._b)
 
-    def predict(self, alpha: float) -> Matrix:
+    @classmethod
+    def of_kernel(
+        cls, kernel: Matrix, b: Matrix, groups: npt.NDArray[Any], weight: Matrix
+    ) -> LeftOut:
+        """Return the left-out predictions of kernel ridge regression.
+
+        Parameters
+        ----------
+        kernel : ndarray of shape (n, n)
+            k of all pairs of rows, without weights.
+        b, groups, weight
+            As for the class.
+        """
+        left_out = cls.__new__(cls)
+        left_out._prepare(b, groups, weight)
+        left_out.dual = True
+        weighted = left_out._root * kernel * left_out._root.T
+        left_out._values, left_out._vectors = eigen_gram(weighted)
+        left_out.mean_square = float(np.trace(weighted)) / len(b)
+        left_out._basis = left_out._vectors
+        left_out._seen = left_out._basis.T @ left_out._b
+        return left_out
+
+    def _prepare(self, b: Matrix, groups: npt.NDArray[Any], weight: Matrix) -> None:
+        codes = np.unique(groups, return_inverse=True)[1]
+        self.n_groups = int(codes.max()) + 1
+        if self.n_groups < 2:
+            msg = (
+                f"All {len(b):,} rows belong to one group: leaving it out leaves nothing to fit. "
+                "Give more classes, or fix the penalty."
+            )
+            raise SelectionError(msg)
+        order = np.argsort(codes, kind="stable")
+        parts = np.split(order, np.cumsum(np.bincount(codes))[:-1])
+        self._several = [part for part in parts if len(part) > 1]
+        self._mates = np.full((len(b), max(len(part) for part in parts)), -1, dtype=np.intp)
+        for part in parts:
+            self._mates[part, : len(part)] = part
+        self._root = np.sqrt(weight)[:, None]
+        self._b = self._root * b
+
+    @cached_property
+    def _towards(self) -> Matrix:
+        return self._b @ self._seen.T
+
+    @cached_property
+    def _square(self) -> Matrix:
+        return self._seen @ self._seen.T
+
+    @cached_property
+    def _lengths(self) -> Matrix:
+        lengths: Matrix = np.einsum("nq,nq->n", self._b, self._b)
+        return lengths
+
+    def predict(self, alpha: float, asked: npt.NDArray[np.intp] | None = None) -> Matrix:
         """Return the prediction of each row by the fit without its group, shape (n, q).
 
-        `alpha` is the absolute penalty, above 0 in the dual (n ≤ p).
+        `alpha` is the absolute penalty, above 0 in the dual (n ≤ p). With `asked`, positions of
+        rows, only theirs are computed, shape (len(asked), q).
         """
-        scaled = self._basis * invert_spectrum(self._values, alpha)
+        rows = slice(None) if asked is None else asked
+        inverse = invert_spectrum(self._values, alpha)
+        scaled = self._basis[rows] * inverse
         # Dual: rows of G, and G B. Primal: rows of H, and H B.
         fitted = scaled @ self._seen
-        own = np.einsum("nr,nr->n", scaled, self._basis)[:, None]
-        residual = fitted / own if self.dual else (self._b - fitted) / (1 - own)
+        own = np.einsum("nr,nr->n", scaled, self._basis[rows])[:, None]
+        b = self._b[rows]
+        residual = fitted / own if self.dual else (b - fitted) / (1 - own)
+        place = np.arange(len(self._b))
+        if asked is not None:
+            place = np.full(len(self._b), -1)
+            place[asked] = np.arange(len(asked))
         for part in self._several:
-            residual[part] = self._residual(part, scaled)
-        predicted: Matrix = (self._b - residual) / self._root
+            inside = place[part] >= 0
+            if inside.any():
+                of_part = self._residual(part, self._basis[part] * inverse)
+                residual[place[part][inside]] = of_part[inside]
+        predicted: Matrix = (b - residual) / self._root[rows]
         return predicted
 
     def mean_cosine(self, alpha: float) -> float:
@@ -111,7 +160,7 @@ class LeftOut:
         dots = u * dot + v * self._lengths
         squares = u * u * square + 2 * u * v * dot + v * v * self._lengths
         for part in self._several:
-            predicted = self._b[part] - self._residual(part, scaled)
+            predicted = self._b[part] - self._residual(part, scaled[part])
             dots[part] = np.einsum("nq,nq->n", predicted, self._b[part])
             squares[part] = np.einsum("nq,nq->n", predicted, predicted)
         norms = np.sqrt(np.maximum(squares, 0.0) * self._lengths)
@@ -132,8 +181,8 @@ class LeftOut:
         return float(reciprocal_ranks(scores, self._mates[asking]).mean())
 
     def _residual(self, part: npt.NDArray[np.intp], scaled: Matrix) -> Matrix:
-        block = scaled[part] @ self._basis[part].T
-        fitted = scaled[part] @ self._seen
+        block = scaled @ self._basis[part].T
+        fitted = scaled @ self._seen
         if self.dual:
             return np.linalg.solve(block, fitted)
         return np.linalg.solve(np.eye(len(part)) - block, self._b[part] - fitted)

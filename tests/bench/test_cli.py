@@ -51,18 +51,18 @@ def test_run_then_again_reuses_everything(bench, tmp_path):
 def test_dry_run_says_what_it_would_do_and_writes_nothing(bench, tmp_path):
     code, out, _ = bench("run", "--suite", "smoke", "-o", tmp_path / "r", "--dry-run", "--json")
     assert code == 0
-    assert json.loads(out) == {"runs": 103, "reused": 0, "new": 103, "fits": 57}
+    assert json.loads(out) == {"runs": 128, "reused": 0, "new": 128, "fits": 72}
     _, out, _ = bench("run", "--suite", "smoke", "-o", tmp_path / "r", "--dry-run")
-    assert out == "smoke: 103 runs, 0 finished, 103 new in 57 fits.\n"
+    assert out == "smoke: 128 runs, 0 finished, 128 new in 72 fits.\n"
     assert not (tmp_path / "r").exists()
 
 
 def test_ls_and_frame(bench, smoke_results, tmp_path):
     code, out, _ = bench("ls", smoke_results)
     assert code == 0
-    assert "smoke  103 runs  2 seeds  K 0,8,all" in out
+    assert "smoke  128 runs  2 seeds  K 0,8,all" in out
     (series,) = json.loads(bench("ls", smoke_results, "--json")[1])
-    assert series["n_runs"] == 103
+    assert series["n_runs"] == 128
     rows = read_results(smoke_results)
     code, out, _ = bench("frame", smoke_results, "--csv")
     assert code == 0
@@ -90,7 +90,8 @@ def test_table_formats(bench, smoke_results, form):
     assert code == 0
     if form == "csv":
         rows = list(csv.DictReader(io.StringIO(out)))
-        assert {row["method"] for row in rows} == {"chance", "conse", "procrustes", "ridge"}
+        known = {"chance", "conse", "kernel-ridge", "procrustes", "ridge"}
+        assert {row["method"] for row in rows} == known
     else:
         assert out.count("\n|") > 10
 

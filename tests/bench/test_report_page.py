@@ -152,6 +152,7 @@ def test_figures_lie_beside_the_page(smoke_results, smoke_store, tmp_path):
     names = sorted(path.name for path in (tmp_path / "r_files").iterdir())
     assert names == sorted(path.name for path in written.files)
     assert names == [
+        "accuracy_by_pairs_kernel-ridge.csv", "accuracy_by_pairs_kernel-ridge.svg",
         "accuracy_by_pairs_procrustes.csv", "accuracy_by_pairs_procrustes.svg",
         "accuracy_by_pairs_ridge.csv", "accuracy_by_pairs_ridge.svg",
         "gain_beside_controls.csv", "gain_beside_controls.svg",

@@ -16,6 +16,7 @@ from fitters import (
     CCAAligner,
     ConSEAligner,
     CSAAligner,
+    KernelRidgeAligner,
     MeanShiftAligner,
     PLSAligner,
     ProcrustesAligner,
@@ -49,6 +50,9 @@ ESTIMATORS = [
     ASIFAligner(3, power=2.0, center=True),
     ConSEAligner(),
     ConSEAligner(top_k=2),
+    KernelRidgeAligner(),
+    KernelRidgeAligner("x->y", gamma=0.5, alpha=0.1),
+    KernelRidgeAligner("x->y", gamma=0.3, n_landmarks=8, landmarks="k-means++", center=False),
 ]
 MOMENTS = [e for e in ESTIMATORS if hasattr(e, "fit_moments")]
 OF_OPTIONAL_PACKAGES = {

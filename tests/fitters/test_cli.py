@@ -81,6 +81,16 @@ def test_shorthand_and_seeds(
     assert len(json.loads(capsys.readouterr().out)) == 3
 
 
+def test_with_a_given_penalty_the_criterion_still_chooses_the_width(
+    store: Path, tmp_path: Path
+) -> None:
+    more = ("--penalty", "0.1", "--criterion", "rank")
+    assert _fit(store, tmp_path / "a", *more, method="kernel-ridge") == 0
+    choice = read_alignment(tmp_path / "a").facts["choice"]
+    assert choice["penalty"] == 0.1
+    assert choice["criterion"].startswith("mean reciprocal rank")
+
+
 def test_another_alignment_is_not_replaced_in_silence(
     store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,6 +225,10 @@ BAD = [
     ([*REAL, "--duplicates", "drop"], 2, "there is no --head"),
     ([*REAL, "--criterion", "cosine"], 2, "by the rank of held-out texts"),
     ([*FIT, "--criterion", "rank", "--penalty", "1"], 2, "nothing is left to choose"),
+    (
+        ["fit", "kernel-ridge", *FIT[2:], "--criterion", "rank", "--penalty", "1", "--gamma", "1"],
+        2, "nothing is left to choose",
+    ),
     (["fit", "cca", *FIT[2:], "--criterion", "rank"], 2, "cca is none"),
     (["fit", "cca", *FIT[2:], "--components", "0"], 2, "a number from 1"),
     (["fit", "conse", *FIT[2:], "--y", Y], 2, "uses no real pair"),

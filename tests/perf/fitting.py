@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.perf import aligners
+from tests.perf import aligners, kernel_ridge
 from tests.perf.engine import Figure, compare, figure_of
 from tests.perf.stream import Stream
 
@@ -23,7 +23,7 @@ MEMORY = 300e6
 """Bytes that a pass may take beyond its input, whatever n."""
 
 
-def figures(_: Path) -> Iterator[Figure]:
+def figures(out: Path) -> Iterator[Figure]:
     """Yield the lines of the group ``fit``."""
     stream = Stream(768, 768)
     yield _moments(stream)
@@ -31,6 +31,7 @@ def figures(_: Path) -> Iterator[Figure]:
     yield _growth()
     yield _path(stream)
     yield from aligners.figures(stream)
+    yield from kernel_ridge.figures(out)
 
 
 def _moments(stream: Stream) -> Figure:

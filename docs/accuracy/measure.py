@@ -1,0 +1,119 @@
+"""The demo's sets, fits on them, and how their scores are written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.corpus import Corpus, Items, read_corpus
+from bench.fits import prototype_pairs
+from bench.metrics import per_query
+from bench.protocol import choice_rng
+from bench.runs import Run
+from bench.statistics import paired_difference
+from bench.suites.demo import demo_runs
+from bench.tasks import Outcome, score_zero_shot
+from featstore.store.store import open_store
+from fitters.jobs import pair_head
+from fitters.moments.transform import SideTransform
+from fitters.pairs import Pairs
+from fitters.recipe import fit_alignment
+
+SEEDS = (0, 1, 2, 3, 4)
+TOP = ("top-1", "top-5", "top-10")
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """Outcome of one fit, its CPU seconds, and what was chosen."""
+
+    outcome: Outcome
+    seconds: float
+    choice: dict[str, Any]
+
+    def of(self, metric: str) -> NDArray[np.float64]:
+        """Return one value a query."""
+        ranks = self.outcome.ranks
+        return per_query(metric, ranks.rank, ranks.average_precision)
+
+
+class Bench:
+    """The demo's sets, and fits on them."""
+
+    def __init__(self, store: Path) -> None:
+        self.store = open_store(store)
+        self.run: Run = demo_runs(self.store)[0]
+        self.corpus = read_corpus(self.store, self.run)
+        self.mean = SideTransform.fit([self.corpus.images.rows], label="images").mean
+
+    def with_texts(self, variants: Sequence[str], templates: Sequence[str]) -> Corpus:
+        """Return the corpus with other texts of the head's classes."""
+        head, names = (self.store.view(key) for key in (self.run.head_set, self.run.head_name_set))
+        texts = pair_head(head, names, variants=variants, templates=templates).numpy()[1]
+        assert self.corpus.head is not None
+        return replace(self.corpus, head=replace(self.corpus.head, texts=texts))
+
+    def alone(self, method: str, corpus: Corpus, *, source: str = "head", seed: int = 0) -> Score:
+        """Fit on prototypes alone; every image against every name."""
+        pairs, bias = prototype_pairs(replace(self.run, source=source, seed=seed), corpus)
+        return self.fitted(method, pairs, bias, corpus.images, corpus.names, seed=seed)
+
+    def fitted(
+        self, method: str, pairs: Pairs, bias: Any, images: Items, names: Items, *, seed: int = 0
+    ) -> Score:
+        """Fit on these prototypes, images centred by their own mean."""
+        mean = SideTransform.fit([images.rows], label="images").mean
+        start = time.process_time()
+        alignment = fit_alignment(
+            method, prototypes=pairs, image_mean=mean, bias=bias, rng=choice_rng(seed)
+        )
+        seconds = time.process_time() - start
+        outcome = score_zero_shot(alignment, images, names)[0]
+        return Score(outcome, seconds, alignment.facts["choice"])
+
+
+def percent(scores: Sequence[Score]) -> list[str]:
+    """Return top-1, 5, 10 in percent, with ± sd where there are several."""
+    cells = []
+    for metric in TOP:
+        values = np.array([100 * score.of(metric).mean() for score in scores])
+        sd = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+        cells.append(f"{values.mean():.1f}{sd}")
+    return cells
+
+
+def seconds(scores: Sequence[Score]) -> str:
+    """Return mean CPU seconds of the fits."""
+    return f"{np.mean([score.seconds for score in scores]):.1f}"
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def gap(a: Sequence[Score], b: Sequence[Score], metric: str) -> str:
+    """Return the paired difference in points with its interval, clustered by description."""
+    values = [np.concatenate([s.of(metric) for s in side]) for side in (a, b)]
+    clusters = np.concatenate([s.outcome.cluster_ids for s in a])
+    found = paired_difference(*values, clusters, rng=np.random.default_rng(0))
+    return f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+
+
+def chosen(choice: dict[str, Any]) -> str:
+    """Return the settings of a fit in a few words; an edge of the grid is marked."""
+    edges = {edge.split()[0] for edge in choice.get("edges", ())}
+    return ", ".join(
+        f"{label} {choice[name]:.3g}{' (edge)' if edge in edges else ''}"
+        for name, label, edge in (
+            ("gamma", "γ", "gamma"), ("penalty", "λ", "penalty"), ("mix", "w", "weight"),
+        )
+        if choice.get(name) is not None
+    )  # fmt: skip

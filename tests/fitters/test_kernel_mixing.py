@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.kernel_ridge import KernelRidge
+
+from fitters import Pairs
+from fitters.errors import PairsError, SettingError
+from fitters.select import Axis, cross_validate_kernel, folds_by_group
+from fitters.select.kernel_mixing import VALIDATIONS
+from fitters.select.surface import Surface, explore
+from tests.oracles import reciprocal_rank_of_text
+
+
+@pytest.fixture
+def sources(make_world, rng):
+    head, images = make_world(n_classes=30, n_images=24, p=9, q=4, noise=0.8)
+    images.y[1] = images.y[0]
+    ids = images.groups.copy()
+    ids[:2] = "twins"
+    return (
+        Pairs(head.x, head.y / 3, head.groups, rng.uniform(0.5, 2, 30)),
+        Pairs(images.x - images.x.mean(axis=0), images.y / 3, ids, rng.uniform(0.5, 2, 24)),
+    )
+
+
+def by_refitting(real, prototypes, folds, gamma, alpha, mass, criterion):
+    """The criterion of each row by scikit-learn's kernel ridge, refitted for every fold."""
+    scores = np.empty(real.n)
+    for fold in np.unique(folds):
+        out = folds == fold
+        x, y, weight = real.x[~out], real.y[~out], real.row_weight[~out]
+        if prototypes is not None:
+            x, y = np.concatenate([x, prototypes.x]), np.concatenate([y, prototypes.y])
+            weight = np.concatenate([weight, mass * prototypes.row_weight])
+        fit = KernelRidge(alpha=alpha, kernel="rbf", gamma=gamma)
+        fit.fit(y.astype(float), x.astype(float), weight)
+        predicted = fit.predict(real.y[out].astype(float))
+        for row, to, own in zip(np.flatnonzero(out), predicted, real.x[out], strict=True):
+            rank = reciprocal_rank_of_text(own, predicted, real.groups[out], real.groups[row])
+            scores[row] = {
+                "mrr": rank,
+                "top-1": rank == 1,
+                "top-5": rank >= 1 / 5,
+                "cosine": own @ to / np.linalg.norm(own) / np.linalg.norm(to),
+                "squared": -np.sum((own - to) ** 2),
+            }[criterion]
+    return scores
+
+
+@pytest.mark.parametrize("criterion", VALIDATIONS)
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_surface_is_that_of_refitting_every_fold(criterion, mixed, sources, rng):
+    prototypes, real = sources
+    folds = folds_by_group(real.groups, 3, rng)
+    surface = cross_validate_kernel(
+        real=real,
+        folds=folds,
+        prototypes=prototypes if mixed else None,
+        gammas=Axis((0.3, 1.2), 0.3, 1.2),
+        penalties=Axis((0.05, 0.5), 0.05, 0.5),
+        weights=Axis((0.1, 3.0), 0.1, 3.0),
+        criterion=criterion,
+        rng=rng,
+    )
+    assert surface.scores.shape == ((2, 2, 2) if mixed else (2, 1, 2))
+    for i, alpha in enumerate(surface.axes["penalty"].values):
+        for j, mass in enumerate(surface.axes["weight"].values):
+            for k, gamma in enumerate(surface.axes["gamma"].values):
+                of_rows = by_refitting(
+                    real, prototypes if mixed else None, folds, gamma, alpha, mass, criterion
+                )
+                assert surface.scores[i, j, k] == pytest.approx(of_rows.mean(), abs=2e-5)
+
+
+def test_landmarks_stand_for_many_prototypes(sources, rng, monkeypatch):
+    prototypes, real = sources
+    folds = folds_by_group(real.groups, 3, rng)
+
+    def scores():
+        return cross_validate_kernel(
+            real=real,
+            folds=folds,
+            prototypes=prototypes,
+            gammas=Axis((0.3, 1.2), 0.3, 1.2),
+            penalties=Axis((0.05, 0.5), 0.05, 0.5),
+            weights=Axis((0.1, 3.0), 0.1, 3.0),
+            criterion="squared",
+            rng=np.random.default_rng(0),
+        ).scores
+
+    exact = scores()
+    monkeypatch.setattr("fitters.select.kernel_mixing.EXACT_ROWS", 10)
+    # As many landmarks as prototypes: another route to the same numbers.
+    assert scores() == pytest.approx(exact, abs=1e-6)
+    monkeypatch.setattr("fitters.select.kernel_mixing.CHOICE_LANDMARKS", 20)
+    fewer = scores()
+    assert 0 < np.abs(fewer - exact).max() < 0.2 * np.abs(exact).max()
+
+
+def surface_of(scores, errors, rule):
+    axes = {"penalty": Axis((1.0, 2.0)), "weight": Axis((1.0, 2.0, 3.0))}
+    return Surface("s", axes, np.array(scores), np.array(errors), 9, 3, rule)
+
+
+def test_one_standard_error_prefers_the_largest_weight_by_hand():
+    scores = [[0.50, 0.47, 0.30], [0.40, 0.48, 0.44]]
+    errors = [[0.05, 0.01, 0.01], [0.01, 0.01, 0.01]]
+    best = surface_of(scores, errors, "best")
+    assert best.chosen == {"penalty": 1.0, "weight": 1.0}
+    assert best.edges == ("penalty low", "weight low")
+    # 0.45 and above are within one error: weights 1 and 2; of those of weight 2, 0.48.
+    assert surface_of(scores, errors, "one-se").chosen == {"penalty": 2.0, "weight": 2.0}
+
+
+def test_the_grid_follows_its_best_point_and_stops_where_it_may_not_go():
+    seen = []
+
+    def evaluate(at):
+        seen.append({name: tuple(values) for name, values in at.items()})
+        penalty, gamma = np.meshgrid(at["penalty"], at["gamma"], indexing="ij")
+        score = -((np.log10(penalty) - 3) ** 2) - np.log2(gamma)
+        return score, np.zeros_like(score)
+
+    axes = {
+        "penalty": Axis((1.0, 10.0), lowest=0.1, highest=1e9),
+        "gamma": Axis((1.0, 2.0), lowest=0.25),
+    }
+    surface = explore(evaluate, axes, criterion="s", n_queries=1, n_folds=1)
+    assert surface.chosen == pytest.approx({"penalty": 1e3, "gamma": 0.25})
+    assert surface.edges == ("gamma low",)
+    points = [(p, g) for at in seen for p in at["penalty"] for g in at["gamma"]]
+    assert len(points) == len(set(points)) == surface.scores.size
+
+
+def test_what_cannot_be_validated_is_refused(sources, rng):
+    _, real = sources
+    folds = folds_by_group(real.groups, 3, rng)
+    with pytest.raises(SettingError, match="criterion must be one of mrr"):
+        cross_validate_kernel(real=real, folds=folds, criterion="luck", rng=rng)
+    with pytest.raises(PairsError, match="one entry a pair"):
+        cross_validate_kernel(real=real, folds=folds[1:], rng=rng)
+    nothing = Pairs(real.x, real.y, real.groups, np.arange(real.n, dtype=float))
+    with pytest.raises(PairsError, match="weight 0"):
+        cross_validate_kernel(real=nothing, folds=folds, rng=rng)
+    with pytest.raises(SettingError, match="rule must be"):
+        cross_validate_kernel(real=real, folds=folds, rule="two-se", rng=rng)

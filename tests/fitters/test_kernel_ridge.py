@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.kernel_ridge import KernelRidge
+
+from fitters import KernelRidgeAligner, Pairs
+from fitters.errors import SettingError, SingularMomentsError
+from fitters.feature_maps import gaussian
+from fitters.kernel.solvers import solve_kernel
+from fitters.select.kernel_prototypes import choose_on_prototypes
+from fitters.select.leave_out import LeftOut
+from tests.assertions import assert_close, assert_same
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def bent_pairs(rng, n=120, p=6, q=5):
+    """Pairs in which x is no linear function of y."""
+    texts = unit(rng.standard_normal((n, q)))
+    head = np.sin(3 * texts @ rng.standard_normal((q, p))) + 0.05 * rng.standard_normal((n, p))
+    return head, texts
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_exact_solution_is_sklearns(weighted, rng):
+    head, texts = bent_pairs(rng)
+    weight = rng.uniform(0.2, 3, len(head)) if weighted else None
+    ours = KernelRidgeAligner(gamma=0.7, relative=False, alpha=0.3, center=False)
+    ours.fit(head, texts, weight)
+    theirs = KernelRidge(alpha=0.3, kernel="rbf", gamma=0.7).fit(texts, head, weight)
+    expected = theirs.predict(texts[:9])
+    assert_close(ours._map(texts[:9]), expected)
+    assert_close(ours.project_y(texts[:9]), unit(expected))
+    assert ours.residual_ < 1e-12
+
+
+def test_it_learns_what_a_line_cannot(rng):
+    from fitters import RidgeAligner
+
+    head, texts = bent_pairs(rng, n=400)
+    train, test = slice(300), slice(300, None)
+    scores = [
+        aligner.fit(head[train], texts[train]).score_pairs(head[test], texts[test]).mean()
+        for aligner in (RidgeAligner(), KernelRidgeAligner(gamma=1.0))
+    ]
+    assert scores[1] > scores[0] + 0.2
+
+
+@pytest.mark.parametrize("direction", ["y->x", "x->y"])
+def test_all_rows_as_landmarks_are_the_exact_solution(direction, rng):
+    head, texts = bent_pairs(rng)
+    weight = rng.uniform(0.2, 3, len(head))
+    exact = KernelRidgeAligner(direction, gamma=0.5, alpha=0.1).fit(head, texts, weight)
+    for landmarks in ("uniform", "k-means++"):
+        errors = []
+        for m in (10, 40, 110):
+            near = KernelRidgeAligner(
+                direction, gamma=0.5, alpha=0.1, n_landmarks=m, landmarks=landmarks
+            ).fit(head, texts, weight)
+            errors.append(np.abs(near.project_x(head) - exact.project_x(head)).mean())
+            errors[-1] += np.abs(near.project_y(texts) - exact.project_y(texts)).mean()
+        assert errors[0] > errors[1] > errors[2]
+        assert errors[2] < errors[0] / 5
+    chosen = KernelRidgeAligner(direction, gamma=0.5, alpha=0.1, n_landmarks=1)
+    chosen.fit(head, texts, weight)
+    chosen.n_landmarks = len(head)
+    a = texts if direction == "y->x" else head
+    b = head if direction == "y->x" else texts
+    chosen._fit_landmarks(a - np.average(a, axis=0, weights=weight),
+                          b - np.average(b, axis=0, weights=weight), weight)  # fmt: skip
+    assert np.abs(chosen.project_y(texts) - exact.project_y(texts)).max() < 1e-6
+    assert np.abs(chosen.project_x(head) - exact.project_x(head)).max() < 1e-6
+
+
+def test_fewer_landmarks_are_stored_and_come_from_the_seed(rng):
+    head, texts = bent_pairs(rng)
+    one, same, other = (
+        KernelRidgeAligner(n_landmarks=30, seed=seed).fit(head, texts) for seed in (0, 0, 1)
+    )
+    assert one.support_.shape == (30, 5)
+    assert one.dual_.shape == (30, 6)
+    assert_same(one.dual_, same.dual_)
+    assert (one.support_ != other.support_).any()
+
+
+@given(st.floats(0.1, 50), st.integers(0, 99))
+def test_a_relative_width_means_the_same_at_any_scale_and_place(scale, seed):
+    rng = np.random.default_rng(seed)
+    head, texts = bent_pairs(rng, n=30)
+    plain = KernelRidgeAligner(alpha=0.2).fit(head, texts)
+    moved = texts * scale + rng.standard_normal(5)
+    other = KernelRidgeAligner(alpha=0.2).fit(head, moved)
+    assert_close(other.project_y(moved), plain.project_y(texts), times=1e4)
+
+
+@given(st.integers(1, 3), st.integers(0, 99))
+def test_a_weight_is_a_number_of_copies_and_0_is_absence(times, seed):
+    rng = np.random.default_rng(seed)
+    head, texts = bent_pairs(rng, n=20)
+    weight = np.repeat([1.0, float(times), 0.0], [10, 5, 5])
+    copies = np.concatenate([np.arange(10), np.tile(np.arange(10, 15), times)])
+    settings = {"gamma": 0.6, "relative": False, "alpha": 0.3, "center": False}
+    weighted = KernelRidgeAligner(**settings).fit(head, texts, weight)
+    copied = KernelRidgeAligner(**settings).fit(head[copies], texts[copies])
+    assert len(weighted.support_) == 15
+    assert_close(weighted.project_y(texts), copied.project_y(texts), times=100)
+
+
+def test_float32_with_refinement_reaches_the_float64_solution(rng):
+    head, texts = bent_pairs(rng, n=700)
+    penalty = 0.01 / rng.uniform(0.5, 2, 700)
+    exact, _ = solve_kernel(texts, head, 2.0, penalty)
+    refined, residual = solve_kernel(texts, head, 2.0, penalty, in_double=False)
+    assert residual < 1e-5
+    kernel = gaussian(texts, texts, 2.0)
+    error = np.linalg.norm(kernel @ (refined - exact)) / np.linalg.norm(kernel @ exact)
+    assert 0 < error < 1e-5
+
+
+def test_a_penalty_below_rounding_is_refused_with_the_remedy(rng):
+    texts = np.repeat(unit(rng.standard_normal((10, 4))), 4, axis=0)
+    with pytest.raises(SingularMomentsError, match=r"1e-20 is below.*larger alpha.*landmarks"):
+        KernelRidgeAligner(alpha=1e-20).fit(rng.standard_normal((40, 3)), texts)
+
+
+def test_backwards_it_returns_the_text_of_the_nearest_projection(rng):
+    head, texts = bent_pairs(rng)
+    aligner = KernelRidgeAligner(alpha=1e-6, gamma=3.0).fit(head, texts)
+    assert_close(aligner.predict(head[:20]), texts[:20])
+
+
+# Leaving out names
+
+
+@st.composite
+def named_rows(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    n = draw(st.integers(5, 16))
+    groups = rng.integers(0, max(2, n - draw(st.integers(0, 5))), n)
+    groups[:2] = 0, 1
+    weight = rng.uniform(0.3, 3, n) if draw(st.booleans()) else np.ones(n)
+    return rng.standard_normal((n, 3)), rng.standard_normal((n, 4)), groups, weight
+
+
+def refit_without(texts, head, groups, weight, gamma, alpha):
+    predicted = np.empty_like(head)
+    for group in np.unique(groups):
+        out = groups == group
+        kept = KernelRidge(alpha=alpha, kernel="rbf", gamma=gamma)
+        kept.fit(texts[~out], head[~out], weight[~out])
+        predicted[out] = kept.predict(texts[out])
+    return predicted
+
+
+@given(named_rows(), st.sampled_from([0.05, 1.0]), st.sampled_from([0.2, 1.5]))
+def test_left_out_predictions_are_those_of_refitting(rows, alpha, gamma):
+    texts, head, groups, weight = rows
+    expected = refit_without(texts, head, groups, weight, gamma, alpha)
+    left_out = LeftOut.of_kernel(gaussian(texts, texts, gamma), head, groups, weight)
+    assert_close(left_out.predict(alpha), expected, times=100)
+    asked = np.arange(len(head))[::2]
+    assert_close(left_out.predict(alpha, asked), expected[asked], times=100)
+    cosines = np.sum(unit(expected) * unit(head), axis=1)
+    assert left_out.mean_cosine(alpha) == pytest.approx(np.average(cosines), abs=1e-6)
+
+
+def test_the_surface_is_that_of_refitting_and_keeps_what_was_chosen(rng):
+    head, texts = bent_pairs(rng, n=60)
+    names = np.arange(60) // 2
+    surface = choose_on_prototypes(Pairs(head, texts, names), rng=rng)
+    assert list(surface.axes) == ["penalty", "gamma"]
+    for i, alpha in list(enumerate(surface.axes["penalty"].values))[::3]:
+        for j, gamma in list(enumerate(surface.axes["gamma"].values))[::2]:
+            expected = refit_without(texts, head, names, np.ones(60), gamma, alpha)
+            by_hand = np.sum(unit(expected) * unit(head), axis=1).mean()
+            assert surface.scores[i, j] == pytest.approx(by_hand, abs=1e-7)
+    assert surface.scores[surface.best] == surface.scores.max()
+    assert (surface.n_queries, surface.n_folds) == (60, 30)
+    facts = surface.to_facts()
+    assert np.array(facts["scores"]).shape == (len(facts["penalties"]), len(facts["gammas"]))
+
+
+def test_from_landmarks_the_surface_is_that_of_refitting_on_their_features(rng, monkeypatch):
+    from fitters.feature_maps import NystroemMap
+    from tests.oracles import refit_without_group
+
+    head, texts = bent_pairs(rng, n=60)
+    names = np.arange(60) // 2
+    monkeypatch.setattr("fitters.select.kernel_prototypes.EXACT_ROWS", 40)
+    monkeypatch.setattr("fitters.select.kernel_prototypes.CHOICE_LANDMARKS", 15)
+    surface = choose_on_prototypes(Pairs(head, texts, names), rng=np.random.default_rng(3))
+    at = np.random.default_rng(3).permutation(60)[:15]
+    gamma, alpha = surface.axes["gamma"].values[1], surface.axes["penalty"].values[2]
+    mapped = NystroemMap.of_landmarks(texts[at], gamma).apply(texts)
+    expected = refit_without_group(mapped, head, names, alpha)
+    asked = np.unique(np.linspace(0, 59, 40).round().astype(int))
+    by_hand = np.sum(unit(expected) * unit(head), axis=1)[asked].mean()
+    assert surface.scores[2, 1] == pytest.approx(by_hand, abs=1e-8)
+    assert surface.n_queries == 40
+    with pytest.raises(SettingError, match="at most 40 prototypes; there are 60"):
+        choose_on_prototypes(Pairs(head, texts, names), criterion="rank", rng=rng)
