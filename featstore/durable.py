@@ -95,14 +95,13 @@ def seal(file: Path, *, like: Path, writable: bool = False) -> None:
     like : Path
         The folder that the file will lie in.
     writable : bool
-        Leave it writable to whom the folder is.
+        Leave or make it writable to its owner and, as the folder is, to the group.
     """
     folder = like.stat().st_mode
     mode = stat.S_IMODE(file.lstat().st_mode)
     if folder & stat.S_IWGRP and not folder & stat.S_ISVTX:
         mode = folder & 0o666
-    if not writable:
-        mode &= ~0o222
+    mode = mode | stat.S_IWUSR if writable else mode & ~0o222
     if mode != stat.S_IMODE(file.lstat().st_mode):
         file.chmod(mode)
 

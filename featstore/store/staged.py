@@ -89,6 +89,9 @@ class StagedFiles:
             # Never truncated: it may hold the blocks of an interrupted run.
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
             fresh = not self.path(file).exists()
+            if not fresh:
+                # A writer that was killed right before the rename has made it read-only.
+                seal(self.path(file), like=self._staging, writable=True)
             self._open[file] = os.open(self.path(file), flags, 0o666)
             if fresh:
                 seal(self.path(file), like=self._staging, writable=True)

@@ -17,6 +17,11 @@ import pytest
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 
+#: Makes a child of the superuser, to whom no file is read-only, someone else.
+PLAIN_USER: dict[str, Any] = {}
+if hasattr(os, "getuid") and os.getuid() == 0 and os.access("/dev/shm", os.W_OK):
+    PLAIN_USER["user"] = {"uid": 12_010, "gid": 12_010}
+
 
 class Children:
     """Starts children of the server and waits for them."""
@@ -95,4 +100,6 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield tmp_path_factory.mktemp("faults")
         return
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        if PLAIN_USER:
+            os.chown(folder, PLAIN_USER["user"]["uid"], PLAIN_USER["user"]["gid"])
         yield Path(folder)

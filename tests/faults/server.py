@@ -7,7 +7,9 @@ killed or stopped by anyone who may signal it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
 import json
 import os
 import resource
@@ -18,13 +20,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-# Loaded for the children, so that none of them needs to.
-import featstore.cli.interop
-import featstore.extraction.job
-import featstore.interop
-import featstore.store.thumbnails  # noqa: F401
 from featstore.errors import FeatstoreError
 from tests.faults import scenarios, team
+
+_SET_DUMPABLE = 4
 
 MODES = ("none", "before", "after", "torn", "short", "fail", "fail_from", "stop")
 
@@ -35,7 +34,6 @@ def run_child(request: dict[str, Any], report: Path) -> int:
     shim = ctypes.CDLL(os.environ["LD_PRELOAD"]) if os.environ.get("LD_PRELOAD") else None
     handle = os.open(report, os.O_WRONLY)  # before this process becomes someone else
     if "user" in request:
-        team.warm_up()
         _become(**request["user"])
     if "umask" in request:
         os.umask(request["umask"])
@@ -67,15 +65,41 @@ def run_child(request: dict[str, Any], report: Path) -> int:
     return code
 
 
+def preload() -> None:
+    """Import what a child will need: another user may not be able to read this Python.
+
+    A child tries everything and says what it has imported. The libraries are only imported
+    here, never used: their threads would not survive a fork.
+    """
+    handle, name = tempfile.mkstemp()
+    os.close(handle)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            team.warm_up()
+            Path(name).write_text("\n".join(sorted(sys.modules)))
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    for module in Path(name).read_text().split():
+        with contextlib.suppress(ImportError):  # some libraries make modules of their own
+            importlib.import_module(module)
+    Path(name).unlink()
+
+
 def _become(uid: int, gid: int) -> None:
     """Give up this process's rights for those of another user; only the superuser can."""
     os.setgroups([gid])
     os.setgid(gid)
     os.setuid(uid)
+    # So that the layer may still read /proc/self/fd.
+    ctypes.CDLL(None).prctl(_SET_DUMPABLE, 1)
 
 
 def main() -> None:
     """Serve until standard input ends."""
+    preload()
     reports: dict[int, Path] = {}
     folder = Path(tempfile.mkdtemp())
     for line in sys.stdin:

@@ -14,16 +14,22 @@ from featstore.store.sharing import make_store
 from featstore.store.store import open_store
 from featstore.store.verify import verify_store
 from tests.faults import scenarios
+from tests.faults.pictures import make_manifest
 from tests.faults.trees import check_readable
 
 
 def warm_up() -> None:
-    """Load whatever a child needs while it may still read this machine's Python."""
+    """Do a little of everything, so that whatever a child may need is imported."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         scenarios.grow(Path(folder))
         read(Path(folder))
         maintain(Path(folder))
+        picture = make_manifest(Path(folder) / "manifest", "one", 9)
+        scenarios.extract(Path(folder) / "store", manifest=picture, thumbnails=True)
+        scenarios.command(
+            Path(folder), arguments=["import", "--help"], messages=f"{folder}/messages"
+        )
 
 
 def init(root: Path, *, shared: bool = True) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Children
+from tests.faults.conftest import PLAIN_USER, Children
 from tests.faults.trees import check_readable, litter, tree
 
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
@@ -34,7 +34,7 @@ class History:
 @pytest.fixture(scope="module")
 def history(faulty: Children, memory: Path) -> History:
     root = memory / "whole"
-    report = faulty.run("grow", root, fault={"mode": "none"})
+    report = faulty.run("grow", root, fault={"mode": "none"}, **PLAIN_USER)
     assert report["code"] == 0, report
     return History([call.replace(str(root), "") for call in report["calls"]], tree(root))
 
@@ -94,7 +94,7 @@ def test_a_fault_at_each_call(faulty: Children, history: History, fault: str, me
     for at in _numbers(history, fault):
         where = f"{fault} at call {at} of {len(history.calls)}, {history.calls[at - 1]}"
         root = memory / str(at)
-        report = faulty.run("grow", root, fault=request(at))
+        report = faulty.run("grow", root, fault=request(at), **PLAIN_USER)
         if fault in ("before", "after", "torn"):
             assert report["code"] == KILLED, f"{where}: {report}"
         elif report["code"] != 0:
@@ -104,7 +104,7 @@ def test_a_fault_at_each_call(faulty: Children, history: History, fault: str, me
             assert fault != "short", where
             failed += 1
         check_readable(root, where)
-        report = faulty.run("grow", root)
+        report = faulty.run("grow", root, **PLAIN_USER)
         assert report["code"] == 0, f"again after {where}: {report}"
         assert tree(root) == history.tree, where
         assert litter(root) == [], where

@@ -13,7 +13,7 @@ import pytest
 
 from featstore.store.store import open_store
 from featstore.store.verify import verify_store
-from tests.faults.conftest import Children
+from tests.faults.conftest import PLAIN_USER, Children
 from tests.faults.pictures import make_manifest
 from tests.faults.trees import litter, tree
 
@@ -22,24 +22,23 @@ ROUNDS = 50
 
 
 @pytest.mark.slow
-def test_killed_at_random_until_done_it_is_the_same_store(
-    children: Children, tmp_path: Path, memory: Path
-) -> None:
+def test_killed_at_random_until_done_it_is_the_same_store(children: Children, memory: Path) -> None:
     arguments = {
-        "manifest": make_manifest(tmp_path / "one", "one", 40),
-        "other": make_manifest(tmp_path / "two", "two", 17),
+        "manifest": make_manifest(memory / "one", "one", 40),
+        "other": make_manifest(memory / "two", "two", 17),
         "n": 11,
     }
     started = time.monotonic()
-    report = children.run("extract_and_extend", memory / "whole kills", args=arguments)
+    where = memory / "undisturbed kills"
+    report = children.run("extract_and_extend", where, args=arguments, **PLAIN_USER)
     assert report["code"] == 0, report
     whole = time.monotonic() - started
-    expected = tree(memory / "whole kills")
+    expected = tree(where)
     rng = np.random.default_rng(20260521)
     kills = completed = 0
     root = memory / "killed"
     while kills < ROUNDS:
-        pid = children.start("extract_and_extend", root, args=arguments)
+        pid = children.start("extract_and_extend", root, args=arguments, **PLAIN_USER)
         # Half of the kills soon after the start, when a resumed run does its work.
         time.sleep(float(rng.uniform(0, whole if rng.random() < 0.5 else whole / 4)))
         os.kill(pid, signal.SIGKILL)
@@ -54,7 +53,7 @@ def test_killed_at_random_until_done_it_is_the_same_store(
                     store.view(str(info.key)).numpy(np.float32)
         if kills % 10 == 0 or report["code"] == 0:
             # Every so often it is left alone, and everything must be there.
-            report = children.run("extract_and_extend", root, args=arguments)
+            report = children.run("extract_and_extend", root, args=arguments, **PLAIN_USER)
             assert report["code"] == 0, report
             assert tree(root) == expected
             assert litter(root) == []
