@@ -9,6 +9,8 @@ own can encode blocks as well.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 #: Batches that are prepared ahead of the encoders.
 LOOKAHEAD = 2
+
+#: Batches of an encoder that overlaps, at once: one is encoded, one waits in the device's queue,
+#: one is being copied there.
+IN_FLIGHT = 3
 
 
 class Reader(Protocol):
@@ -124,6 +130,12 @@ class Preparation:
         self._reader = reader
         self._thumbnail = thumbnail
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+        self._encoding = {
+            number: ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="encode")
+            for number, runner in enumerate(runners)
+            if runner.overlaps
+        }
+        self._room = {number: threading.BoundedSemaphore(IN_FLIGHT) for number in self._encoding}
         # Processes start with the first image, so texts start none.
         self._processes = DecodePool(workers, timeout=decode_timeout) if decode_timeout else None
 
@@ -136,13 +148,41 @@ class Preparation:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._threads, *self._encoding.values()):
+            pool.shutdown(wait=True, cancel_futures=True)
         if self._processes is not None:
             self._processes.close()
 
     def submit(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Future[list[Slot]]:
         """Prepare items that share one image, each for the encoders that want it."""
         return self._threads.submit(self._prepare, records, wanted)
+
+    def encode(self, number: int, batch: list[Any]) -> Future[np.ndarray]:
+        """Return the vectors to come of a batch: at once, unless the encoder overlaps.
+
+        Waits while as many batches of the encoder are under way as may be.
+        """
+        if number in self._encoding:
+            with self.clock.measure("forward"):
+                self._room[number].acquire()
+            future = self._encoding[number].submit(self._encode, number, batch, overlaps=True)
+            future.add_done_callback(lambda _: self._room[number].release())
+            return future
+        done: Future[np.ndarray] = Future()
+        done.set_result(self._encode(number, batch, overlaps=False))
+        return done
+
+    def _encode(self, number: int, batch: list[Any], *, overlaps: bool) -> np.ndarray:
+        take_transfer_seconds()  # of golden inputs, perhaps
+        started = time.perf_counter()
+        try:
+            return self.runners[number].encode(batch)
+        finally:
+            copying = take_transfer_seconds()
+            # Of threads beside each other, the wait of the one that feeds them is the time.
+            if not overlaps:
+                self.clock.add("transfer", copying)
+                self.clock.add("forward", time.perf_counter() - started - copying)
 
     def _prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> list[Slot]:
         if records[0].get("uri") is None:
@@ -208,17 +248,26 @@ def encode_blocks(
     runners = preparation.runners
     ahead = LOOKAHEAD * max(runner.size for runner in runners)
     block: _Block | None = None
+    under_way: deque[_Block] = deque()
     for task, rows, future in _prepared(tasks, preparation, ahead):
         if block is None or block.task is not task:
             if block is not None:
-                yield block.finish()
+                block.flush()
+                under_way.append(block)
+            while under_way and (len(under_way) > 1 or under_way[0].encoded()):
+                yield under_way.popleft().finish()
             block = _Block(task, preparation, on_failure, on_rows)
         with preparation.clock.measure("wait"):
             slots = future.result() if future is not None else []
         for row, slot in zip(rows, slots, strict=True):
             block.add(row, slot)
+        if under_way and under_way[0].encoded():
+            yield under_way.popleft().finish()
     if block is not None:
-        yield block.finish()
+        block.flush()
+        under_way.append(block)
+    for one in under_way:
+        yield one.finish()
 
 
 def encode_block(items: pl.DataFrame, preparation: Preparation) -> BlockOutput:
@@ -241,7 +290,9 @@ class _Block:
         self.task = task
         self._ids = task.items["item_id"].to_list()
         self._runners = preparation.runners
+        self._preparation = preparation
         self._clock = preparation.clock
+        self._under_way: deque[tuple[Future[np.ndarray], int, list[int], list[int]]] = deque()
         self._batches: list[Batches] = [
             batches_for(runner.encoder, runner.size) for runner in self._runners
         ]
@@ -273,27 +324,44 @@ class _Block:
             for batch in batches.add(row, prepared):
                 self._encode(number, *batch)
 
-    def finish(self) -> BlockOutput:
-        """Encode what is left."""
+    def flush(self) -> None:
+        """Begin what is left: there are no more items."""
         for number, batches in enumerate(self._batches):
             for batch in batches.flush():
                 self._encode(number, *batch)
+
+    def encoded(self) -> bool:
+        """Say whether every batch that was begun is encoded."""
+        return all(future.done() for future, *_ in self._under_way)
+
+    def finish(self) -> BlockOutput:
+        """Wait for what is under way."""
+        while self._under_way:
+            with self._clock.measure("forward"):
+                self._under_way[0][0].exception()
+            self._collect()
         return self._output
 
     def _encode(self, number: int, rows: list[int], prepared: list[Any]) -> None:
         good = [index for index, one in enumerate(prepared) if one is not None]
-        if good:
-            # A failed slot is filled with the first good item: same shape, ignored row.
-            filled = [prepared[good[0]] if one is None else one for one in prepared]
-            take_transfer_seconds()  # of golden inputs, perhaps
-            with self._clock.measure("forward"):
-                encoded = self._runners[number].encode(filled)
-            copying = take_transfer_seconds()
-            self._clock.add("transfer", copying)
-            self._clock.add("forward", -copying)
+        if not good:
+            if self._on_rows is not None:
+                self._on_rows(len(rows))
+            return
+        # A failed slot is filled with the first good item: same shape, ignored row.
+        filled = [prepared[good[0]] if one is None else one for one in prepared]
+        future = self._preparation.encode(number, filled)
+        self._under_way.append((future, number, rows, good))
+        self._collect()
+
+    def _collect(self) -> None:
+        """Take what is encoded, in order."""
+        while self._under_way and self._under_way[0][0].done():
+            future, number, rows, good = self._under_way.popleft()
+            encoded = future.result()
             self._output.rows[number][[rows[index] for index in good]] = encoded[good]
-        if self._on_rows is not None:
-            self._on_rows(len(rows))
+            if self._on_rows is not None:
+                self._on_rows(len(rows))
 
 
 def _prepared(
