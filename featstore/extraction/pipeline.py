@@ -9,41 +9,20 @@ own can encode blocks as well.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from featstore.decoding import DecodePool
-from featstore.encoders.transfer import take_transfer_seconds
-from featstore.extraction.batches import Batches, BatchRunner, batches_for
-from featstore.extraction.image_views import draw_view, source_item
-from featstore.extraction.progress import StageClock
-from featstore.images import ImageError, decode_image, thumbnail_webp
-
-if TYPE_CHECKING:
-    from PIL import Image
+from featstore.extraction.batches import Batches, batches_for
+from featstore.extraction.preparation import Preparation, Slot
 
 #: Batches that are prepared ahead of the encoders.
 LOOKAHEAD = 2
-
-#: Batches of an encoder that overlaps, at once: one is encoded, one waits in the device's queue,
-#: one is being copied there.
-IN_FLIGHT = 3
-
-
-class Reader(Protocol):
-    """Reads the bytes of an item, which must be those that its content hash names."""
-
-    def read(self, item: Mapping[str, Any]) -> bytes:
-        """Return them, or raise OSError."""
 
 
 @dataclass(frozen=True)
@@ -87,137 +66,6 @@ class BlockOutput:
     failures: dict[str, str] = field(default_factory=dict)
     thumbnails: dict[str, bytes] = field(default_factory=dict)
     truncated: list[list[str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One item, prepared for every encoder; `reason` says why it could not be."""
-
-    prepared: tuple[Any, ...] = ()
-    thumbnail: bytes | None = None
-    reason: str = ""
-
-
-class Preparation:
-    """Reads, decodes and prepares items in threads; a context manager.
-
-    Parameters
-    ----------
-    reader : Reader
-    runners : sequence of BatchRunner
-        The encoders.
-    workers : int
-        Threads, and processes that decode.
-    decode_timeout : float, optional
-        Seconds that one image may take. Images are then decoded in processes of their own,
-        so that a crash or a hang costs one of them; None decodes in the threads.
-    thumbnail : bool
-    clock : StageClock, optional
-    """
-
-    def __init__(
-        self,
-        reader: Reader,
-        runners: Sequence[BatchRunner],
-        *,
-        workers: int,
-        decode_timeout: float | None,
-        thumbnail: bool = False,
-        clock: StageClock | None = None,
-    ) -> None:
-        self.runners = runners
-        self.clock = clock or StageClock()
-        self._reader = reader
-        self._thumbnail = thumbnail
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-        self._encoding = {
-            number: ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="encode")
-            for number, runner in enumerate(runners)
-            if runner.overlaps
-        }
-        self._room = {number: threading.BoundedSemaphore(IN_FLIGHT) for number in self._encoding}
-        # Processes start with the first image, so texts start none.
-        self._processes = DecodePool(workers, timeout=decode_timeout) if decode_timeout else None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for pool in (self._threads, *self._encoding.values()):
-            pool.shutdown(wait=True, cancel_futures=True)
-        if self._processes is not None:
-            self._processes.close()
-
-    def submit(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Future[list[Slot]]:
-        """Prepare items that share one image, each for the encoders that want it."""
-        return self._threads.submit(self._prepare, records, wanted)
-
-    def encode(self, number: int, batch: list[Any]) -> Future[np.ndarray]:
-        """Return the vectors to come of a batch: at once, unless the encoder overlaps.
-
-        Waits while as many batches of the encoder are under way as may be.
-        """
-        if number in self._encoding:
-            with self.clock.measure("forward"):
-                self._room[number].acquire()
-            future = self._encoding[number].submit(self._encode, number, batch, overlaps=True)
-            future.add_done_callback(lambda _: self._room[number].release())
-            return future
-        done: Future[np.ndarray] = Future()
-        done.set_result(self._encode(number, batch, overlaps=False))
-        return done
-
-    def _encode(self, number: int, batch: list[Any], *, overlaps: bool) -> np.ndarray:
-        take_transfer_seconds()  # of golden inputs, perhaps
-        started = time.perf_counter()
-        try:
-            return self.runners[number].encode(batch)
-        finally:
-            copying = take_transfer_seconds()
-            # Of threads beside each other, the wait of the one that feeds them is the time.
-            if not overlaps:
-                self.clock.add("transfer", copying)
-                self.clock.add("forward", time.perf_counter() - started - copying)
-
-    def _prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> list[Slot]:
-        if records[0].get("uri") is None:
-            with self.clock.measure("prepare"):
-                return [
-                    Slot(self._for_each(record["text"], wanted[:, row]))
-                    for row, record in enumerate(records)
-                ]
-        try:
-            with self.clock.measure("read"):
-                data = self._reader.read(source_item(records[0]))
-            with self.clock.measure("decode"):
-                image = self._decode(data)
-            with self.clock.measure("prepare"):
-                return [
-                    self._slot(draw_view(image, record), wanted[:, row])
-                    for row, record in enumerate(records)
-                ]
-        except (ImageError, OSError) as err:
-            return [Slot(reason=str(err))] * len(records)
-
-    def _decode(self, data: bytes) -> Image.Image:
-        if self._processes is None:
-            return decode_image(data)
-        return self._processes.submit(data).result()
-
-    def _slot(self, image: Image.Image, wanted: np.ndarray) -> Slot:
-        small = thumbnail_webp(image) if self._thumbnail else None
-        return Slot(self._for_each(image, wanted), small)
-
-    def _for_each(self, item: Any, wanted: np.ndarray) -> tuple[Any, ...]:
-        return tuple(
-            runner.encoder.prepare(item) if wants else None
-            for runner, wants in zip(self.runners, wanted, strict=True)
-        )
 
 
 def encode_blocks(

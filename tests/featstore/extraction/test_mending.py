@@ -84,7 +84,8 @@ def _shards(manifest: Manifest, store: Path) -> str:
     items = manifest.tables["image"]
     encoder = featstore.encoders.object_encoder.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
     from featstore.extraction.batches import BatchRunner
-    from featstore.extraction.pipeline import Preparation, encode_block
+    from featstore.extraction.pipeline import encode_block
+    from featstore.extraction.preparation import Preparation
     from featstore.sources import ByteReader
 
     runner = BatchRunner(encoder, 3, device="cpu", halve=False)
@@ -284,7 +285,8 @@ def test_rows_that_were_appended_are_encoded_as_they_were(manifest: Manifest, st
     items = manifest.tables["image"]
     encoder = featstore.encoders.object_encoder.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
     from featstore.extraction.batches import BatchRunner
-    from featstore.extraction.pipeline import Preparation, encode_block
+    from featstore.extraction.pipeline import encode_block
+    from featstore.extraction.preparation import Preparation
     from featstore.sources import ByteReader
 
     runner = BatchRunner(encoder, 4, device="cpu", halve=False)

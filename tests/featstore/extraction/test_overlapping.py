@@ -13,7 +13,8 @@ import pytest
 
 from featstore.encoders.torch_runtime import pinned_threads
 from featstore.extraction.batches import BatchRunner
-from featstore.extraction.pipeline import IN_FLIGHT, BlockTask, Preparation, encode_blocks
+from featstore.extraction.pipeline import BlockTask, encode_blocks
+from featstore.extraction.preparation import IN_FLIGHT, Preparation
 from featstore.manifest import Manifest
 
 
