@@ -92,6 +92,13 @@ _OPTIONS = [
         show_default=True,
         help="Seconds that one image may take; 0 decodes in threads, without a limit.",
     ),
+    click.option(
+        "--decode",
+        type=click.Choice(["cpu", "gpu"]),
+        default="cpu",
+        show_default=True,
+        help="gpu: plain JPEG files by nvJPEG, which makes another embedding space.",
+    ),
     click.option("--thumbnails", is_flag=True, help="Keep a small WebP of every image."),
     click.option(
         "--views",
@@ -176,6 +183,7 @@ def options_of(given: dict[str, Any], **more: Any) -> Options:
         threads=given["threads"],
         workers=given["workers"],
         decode_timeout=given["decode_timeout"] or None,
+        decode=given["decode"],
         thumbnails=given["thumbnails"],
         views=given["views"],
         seed=given["seed"],

@@ -10,13 +10,12 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from featstore.encoders.base import IMAGE_KINDS
+from featstore.encoders.device_copies import DeviceCopies, HostCopy
 from featstore.encoders.golden import golden_images
 from featstore.encoders.open_clip_model import OpenClipPair
 from featstore.encoders.precision import checked_precision, computing
 from featstore.encoders.precision_cosine import precision_facts
 from featstore.encoders.torch_runtime import checked_device, pinned_threads
-from featstore.encoders.transfer import transferring
-from featstore.errors import EncoderError
 from featstore.images import DECODE_RULE, to_rgb
 
 if TYPE_CHECKING:
@@ -69,6 +68,9 @@ class OpenClipImageEncoder:
             "preprocessing": preprocessing_facts(config),
         }
         visual.to(self._device)  # the only part that is run
+        self._copies = DeviceCopies(self.name, self._input_size, self._device)
+        #: Whether several threads should encode, each the next batch: see `DeviceCopies`.
+        self.overlaps = self._device.type == "cuda"
         golden = [self.prepare(image) for image in golden_images()]
         self.dim = int(self.encode(golden[:1]).shape[1])
         self.facts: dict[str, Any] = {
@@ -97,23 +99,15 @@ class OpenClipImageEncoder:
     def _encode(self, batch: Sequence[np.ndarray], precision: str) -> np.ndarray:
         if not batch:
             return np.empty((0, self.dim), np.float32)
-        for array in batch:
-            if np.shape(array) != self._input_size:
-                msg = (
-                    f"{self.name} takes prepared pictures of shape {self._input_size}, got one of "
-                    f"shape {np.shape(array)}. Pass what its prepare() returns."
-                )
-                raise EncoderError(msg)
-        with transferring():
-            stacked = np.ascontiguousarray(np.stack(batch), dtype=np.float32)
-            pictures = torch.from_numpy(stacked).to(self._device)
+        pictures = self._copies.to_device(batch)
         with (
+            self._copies.turn(),
             torch.inference_mode(),
             pinned_threads(self._threads),
             computing(precision, self._device),
         ):
-            vectors: torch.Tensor = self._model.encode_image(pictures, normalize=False)
-            return vectors.float().cpu().numpy()
+            vectors = HostCopy(self._model.encode_image(pictures, normalize=False))
+        return vectors.numpy()
 
 
 def preprocessing_facts(config: PreprocessCfg) -> Mapping[str, Any]:

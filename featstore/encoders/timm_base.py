@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from featstore.encoders.base import IMAGE_KINDS
+from featstore.encoders.device_copies import DeviceCopies
 from featstore.encoders.precision import checked_precision, computing
 from featstore.encoders.timm_model import preprocessing
 from featstore.encoders.torch_runtime import checked_device, pinned_threads
-from featstore.encoders.transfer import transferring
 from featstore.errors import EncoderError
 from featstore.fingerprint import weights_sha256
 from featstore.images import to_rgb
@@ -102,6 +102,9 @@ class TimmImages:
                 "compiled": compile,
             },
         }
+        self._copies = DeviceCopies(name, self._input_size, self._device, self._memory_format)
+        #: Whether several threads should encode, each the next batch: see `DeviceCopies`.
+        self.overlaps = self._device.type == "cuda"
         self._model = model.eval().to(self._device)
         if self._memory_format is torch.channels_last:
             self._model = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -118,34 +121,16 @@ class TimmImages:
         image = item if item.mode == "RGB" else to_rgb(item)
         return np.asarray(self._transform(image), dtype=np.float32)
 
-    def _pixels(self, batch: Sequence[np.ndarray]) -> torch.Tensor:
-        """Return prepared pictures as one tensor on the device.
-
-        Raises
-        ------
-        EncoderError
-            If one was not prepared for this model.
-        """
-        for array in batch:
-            if np.shape(array) != self._input_size:
-                msg = (
-                    f"{self.name} takes prepared pictures of shape {self._input_size}, got one of "
-                    f"shape {np.shape(array)}. Pass what its prepare() returns."
-                )
-                raise EncoderError(msg)
-        with transferring():
-            pixels = torch.from_numpy(np.ascontiguousarray(np.stack(batch), dtype=np.float32))
-            if self._device.type == "cuda":
-                # From pinned memory the copy runs beside the CPU's work on the next batch.
-                pixels = pixels.pin_memory()
-            return pixels.to(self._device, non_blocking=True, memory_format=self._memory_format)
-
     @contextmanager
     def _running(self, *, exact: bool) -> Iterator[nn.Module]:
-        """Yield the model, ready to run: in plain float32 if `exact`, else as asked for."""
+        """Yield the model, ready to run: in plain float32 if `exact`, else as asked for.
+
+        One thread at a time; what it hooks and launches is not mixed with another's.
+        """
         precision = "float32" if exact else self.precision
         swapped = self._compiled is not None and not exact
         with (
+            self._copies.turn(),
             torch.inference_mode(),
             pinned_threads(self._threads),
             computing(precision, self._device),

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from featstore.encoders.device_copies import HostCopy
 from featstore.encoders.precision import checked_precision
 from featstore.encoders.timm_base import TimmImages
 from featstore.encoders.timm_model import (
@@ -123,22 +124,23 @@ class TimmEncoder(TimmImages):
         def catch(_layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             caught.append(inputs[0])
 
-        hook = self._layer.register_forward_pre_hook(catch)
-        try:
-            with self._running(exact=exact) as model:
-                logits = model(self._pixels(batch))
-        finally:
-            hook.remove()
-        shapes = [tuple(tensor.shape) for tensor in caught]
-        if len(caught) != 1 or caught[0].numel() != len(batch) * self.dim:
-            msg = (
-                f"{self.name} runs its classifier on inputs of shapes {shapes}, expected one of "
-                f"({len(batch)}, {self.dim}): it pools after the classifier, so an image has no "
-                "single feature vector. Use another model."
-            )
-            raise EncoderError(msg)
-        features = caught[0].reshape(len(batch), self.dim)
-        return features.float().cpu().numpy().copy(), logits.float().cpu().numpy()
+        pixels = self._copies.to_device(batch)
+        with self._running(exact=exact) as model:
+            hook = self._layer.register_forward_pre_hook(catch)
+            try:
+                logits = HostCopy(model(pixels))
+            finally:
+                hook.remove()
+            shapes = [tuple(tensor.shape) for tensor in caught]
+            if len(caught) != 1 or caught[0].numel() != len(batch) * self.dim:
+                msg = (
+                    f"{self.name} runs its classifier on inputs of shapes {shapes}, expected one "
+                    f"of ({len(batch)}, {self.dim}): it pools after the classifier, so an image "
+                    "has no single feature vector. Use another model."
+                )
+                raise EncoderError(msg)
+            features = HostCopy(caught[0].reshape(len(batch), self.dim))
+        return features.numpy(), logits.numpy()
 
 
 def open_timm(

@@ -57,8 +57,9 @@ class PooledTimmEncoder(TimmImages):
         output = self._output(blank, exact=True)
         tokens = output
         if self._layer is not None and hasattr(model, "forward_features"):
+            pixels = self._copies.to_device(blank)
             with self._running(exact=True):
-                tokens = model.forward_features(self._pixels(blank))  # type: ignore[operator]
+                tokens = model.forward_features(pixels)  # type: ignore[operator]
         length = tokens.shape[1] if isinstance(tokens, torch.Tensor) and tokens.ndim == 3 else None
         try:
             self._pool = make_pool(pool, model, output, tokens=length, input_size=self._input_size)
@@ -99,20 +100,21 @@ class PooledTimmEncoder(TimmImages):
 
     def _output(self, batch: Sequence[np.ndarray], *, exact: bool) -> Any:
         """Return what the layer, or ``forward_features``, gives."""
+        pixels = self._copies.to_device(batch)
         if self._layer is None:
             with self._running(exact=exact) as model:
-                return model.forward_features(self._pixels(batch))  # type: ignore[operator]
+                return model.forward_features(pixels)  # type: ignore[operator]
         caught: list[Any] = []
 
         def catch(_layer: nn.Module, _inputs: Any, output: Any) -> None:
             caught.append(output)
 
-        hook = self._layer.register_forward_hook(catch)
-        try:
-            with self._running(exact=exact) as model:
-                model(self._pixels(batch))
-        finally:
-            hook.remove()
+        with self._running(exact=exact) as model:
+            hook = self._layer.register_forward_hook(catch)
+            try:
+                model(pixels)
+            finally:
+                hook.remove()
         if len(caught) != 1:
             msg = (
                 f"{self.name} runs {self.pool.removeprefix(LAYER)} {len(caught)} times a picture, "

@@ -115,7 +115,10 @@ class BatchRunner:
         self.limit = size
         self._device = device
         self._halve = halve
-        self._threads = threads
+        #: Whether the next batches are copied to the device while one is encoded.
+        self.overlaps = bool(getattr(encoder, "overlaps", False))
+        # The number of threads is the process's: several that encode would set it in turn.
+        self._threads = None if self.overlaps else threads
 
     def encode(self, batch: Sequence[Any]) -> np.ndarray:
         """Return (b, d) float32 of a batch in which nothing failed.

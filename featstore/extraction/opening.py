@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from featstore.decoding.nvjpeg import RULE
 from featstore.encoders.base import Encoder
 from featstore.encoders.object_encoder import ObjectEncoder
 from featstore.errors import EmptySelectionError, EncoderError, ManifestError
@@ -110,7 +111,7 @@ def _open(choice: EncoderChoice, kind: str, options: Options) -> Encoder:
         return ObjectEncoder(choice.encoder, space=choice.space or {}, kinds=frozenset({kind}))
     from featstore.encoders.registry import open_encoder
 
-    return open_encoder(
+    encoder = open_encoder(
         choice.encoder,
         kind=kind,
         weights=choice.weights,
@@ -123,3 +124,7 @@ def _open(choice: EncoderChoice, kind: str, options: Options) -> Encoder:
         trust_remote_code=options.trust_remote_code,
         compile=options.compile,
     )
+    if options.decode == "gpu" and kind == "image":
+        space: Any = encoder.space
+        space["preprocessing"]["decode"]["jpeg"] = RULE
+    return encoder

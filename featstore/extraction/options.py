@@ -20,6 +20,9 @@ DECODE_TIMEOUT = 60.0
 
 OnError = Literal["skip", "fail"]
 
+#: Where plain JPEG files are decoded.
+Decode = Literal["cpu", "gpu"]
+
 
 @dataclass(frozen=True)
 class EncoderChoice:
@@ -72,6 +75,7 @@ class Options:
     threads: int | None = None
     workers: int | None = None
     decode_timeout: float | None = DECODE_TIMEOUT
+    decode: Decode = "cpu"
     thumbnails: bool = False
     views: int = 0
     seed: int = 0
@@ -92,6 +96,11 @@ class Options:
     def __post_init__(self) -> None:
         faults = [
             (self.on_error not in ("skip", "fail"), "on_error", "skip or fail"),
+            (
+                self.decode == "gpu" and not self.device.startswith("cuda"),
+                "device",
+                "a GPU (cuda) if it is to decode",
+            ),
             (self.views < 0, "views", "at least 0"),
             (self.seed < 0, "seed", "at least 0"),
             (self.workers is not None and self.workers < 1, "workers", "at least 1"),

@@ -10,34 +10,19 @@ own can encode blocks as well.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from featstore.decoding import DecodePool
-from featstore.encoders.transfer import take_transfer_seconds
-from featstore.extraction.batches import Batches, BatchRunner, batches_for
-from featstore.extraction.image_views import draw_view, source_item
-from featstore.extraction.progress import StageClock
-from featstore.images import ImageError, decode_image, thumbnail_webp
-
-if TYPE_CHECKING:
-    from PIL import Image
+from featstore.extraction.batches import Batches, batches_for
+from featstore.extraction.preparation import Preparation, Slot
 
 #: Batches that are prepared ahead of the encoders.
 LOOKAHEAD = 2
-
-
-class Reader(Protocol):
-    """Reads the bytes of an item, which must be those that its content hash names."""
-
-    def read(self, item: Mapping[str, Any]) -> bytes:
-        """Return them, or raise OSError."""
 
 
 @dataclass(frozen=True)
@@ -83,103 +68,6 @@ class BlockOutput:
     truncated: list[list[str]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Slot:
-    """One item, prepared for every encoder; `reason` says why it could not be."""
-
-    prepared: tuple[Any, ...] = ()
-    thumbnail: bytes | None = None
-    reason: str = ""
-
-
-class Preparation:
-    """Reads, decodes and prepares items in threads; a context manager.
-
-    Parameters
-    ----------
-    reader : Reader
-    runners : sequence of BatchRunner
-        The encoders.
-    workers : int
-        Threads, and processes that decode.
-    decode_timeout : float, optional
-        Seconds that one image may take. Images are then decoded in processes of their own,
-        so that a crash or a hang costs one of them; None decodes in the threads.
-    thumbnail : bool
-    clock : StageClock, optional
-    """
-
-    def __init__(
-        self,
-        reader: Reader,
-        runners: Sequence[BatchRunner],
-        *,
-        workers: int,
-        decode_timeout: float | None,
-        thumbnail: bool = False,
-        clock: StageClock | None = None,
-    ) -> None:
-        self.runners = runners
-        self.clock = clock or StageClock()
-        self._reader = reader
-        self._thumbnail = thumbnail
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-        # Processes start with the first image, so texts start none.
-        self._processes = DecodePool(workers, timeout=decode_timeout) if decode_timeout else None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        if self._processes is not None:
-            self._processes.close()
-
-    def submit(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Future[list[Slot]]:
-        """Prepare items that share one image, each for the encoders that want it."""
-        return self._threads.submit(self._prepare, records, wanted)
-
-    def _prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> list[Slot]:
-        if records[0].get("uri") is None:
-            with self.clock.measure("prepare"):
-                return [
-                    Slot(self._for_each(record["text"], wanted[:, row]))
-                    for row, record in enumerate(records)
-                ]
-        try:
-            with self.clock.measure("read"):
-                data = self._reader.read(source_item(records[0]))
-            with self.clock.measure("decode"):
-                image = self._decode(data)
-            with self.clock.measure("prepare"):
-                return [
-                    self._slot(draw_view(image, record), wanted[:, row])
-                    for row, record in enumerate(records)
-                ]
-        except (ImageError, OSError) as err:
-            return [Slot(reason=str(err))] * len(records)
-
-    def _decode(self, data: bytes) -> Image.Image:
-        if self._processes is None:
-            return decode_image(data)
-        return self._processes.submit(data).result()
-
-    def _slot(self, image: Image.Image, wanted: np.ndarray) -> Slot:
-        small = thumbnail_webp(image) if self._thumbnail else None
-        return Slot(self._for_each(image, wanted), small)
-
-    def _for_each(self, item: Any, wanted: np.ndarray) -> tuple[Any, ...]:
-        return tuple(
-            runner.encoder.prepare(item) if wants else None
-            for runner, wants in zip(self.runners, wanted, strict=True)
-        )
-
-
 def encode_blocks(
     tasks: Iterable[BlockTask],
     preparation: Preparation,
@@ -208,17 +96,26 @@ def encode_blocks(
     runners = preparation.runners
     ahead = LOOKAHEAD * max(runner.size for runner in runners)
     block: _Block | None = None
+    under_way: deque[_Block] = deque()
     for task, rows, future in _prepared(tasks, preparation, ahead):
         if block is None or block.task is not task:
             if block is not None:
-                yield block.finish()
+                block.flush()
+                under_way.append(block)
+            while under_way and (len(under_way) > 1 or under_way[0].encoded()):
+                yield under_way.popleft().finish()
             block = _Block(task, preparation, on_failure, on_rows)
         with preparation.clock.measure("wait"):
             slots = future.result() if future is not None else []
         for row, slot in zip(rows, slots, strict=True):
             block.add(row, slot)
+        if under_way and under_way[0].encoded():
+            yield under_way.popleft().finish()
     if block is not None:
-        yield block.finish()
+        block.flush()
+        under_way.append(block)
+    for one in under_way:
+        yield one.finish()
 
 
 def encode_block(items: pl.DataFrame, preparation: Preparation) -> BlockOutput:
@@ -241,7 +138,9 @@ class _Block:
         self.task = task
         self._ids = task.items["item_id"].to_list()
         self._runners = preparation.runners
+        self._preparation = preparation
         self._clock = preparation.clock
+        self._under_way: deque[tuple[Future[np.ndarray], int, list[int], list[int]]] = deque()
         self._batches: list[Batches] = [
             batches_for(runner.encoder, runner.size) for runner in self._runners
         ]
@@ -273,27 +172,44 @@ class _Block:
             for batch in batches.add(row, prepared):
                 self._encode(number, *batch)
 
-    def finish(self) -> BlockOutput:
-        """Encode what is left."""
+    def flush(self) -> None:
+        """Begin what is left: there are no more items."""
         for number, batches in enumerate(self._batches):
             for batch in batches.flush():
                 self._encode(number, *batch)
+
+    def encoded(self) -> bool:
+        """Say whether every batch that was begun is encoded."""
+        return all(future.done() for future, *_ in self._under_way)
+
+    def finish(self) -> BlockOutput:
+        """Wait for what is under way."""
+        while self._under_way:
+            with self._clock.measure("forward"):
+                self._under_way[0][0].exception()
+            self._collect()
         return self._output
 
     def _encode(self, number: int, rows: list[int], prepared: list[Any]) -> None:
         good = [index for index, one in enumerate(prepared) if one is not None]
-        if good:
-            # A failed slot is filled with the first good item: same shape, ignored row.
-            filled = [prepared[good[0]] if one is None else one for one in prepared]
-            take_transfer_seconds()  # of golden inputs, perhaps
-            with self._clock.measure("forward"):
-                encoded = self._runners[number].encode(filled)
-            copying = take_transfer_seconds()
-            self._clock.add("transfer", copying)
-            self._clock.add("forward", -copying)
+        if not good:
+            if self._on_rows is not None:
+                self._on_rows(len(rows))
+            return
+        # A failed slot is filled with the first good item: same shape, ignored row.
+        filled = [prepared[good[0]] if one is None else one for one in prepared]
+        future = self._preparation.encode(number, filled)
+        self._under_way.append((future, number, rows, good))
+        self._collect()
+
+    def _collect(self) -> None:
+        """Take what is encoded, in order."""
+        while self._under_way and self._under_way[0][0].done():
+            future, number, rows, good = self._under_way.popleft()
+            encoded = future.result()
             self._output.rows[number][[rows[index] for index in good]] = encoded[good]
-        if self._on_rows is not None:
-            self._on_rows(len(rows))
+            if self._on_rows is not None:
+                self._on_rows(len(rows))
 
 
 def _prepared(

@@ -17,8 +17,9 @@ from featstore.encoders.base import Encoder, Head
 from featstore.encoders.golden import golden_vectors
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.options import DECODE_TIMEOUT
-from featstore.extraction.pipeline import BlockTask, Preparation, encode_blocks
+from featstore.extraction.pipeline import BlockTask, encode_blocks
 from featstore.extraction.plans import Plan
+from featstore.extraction.preparation import Preparation
 from featstore.extraction.provenance import lasting_facts
 from featstore.label_sets import head_items
 from featstore.manifest import Manifest

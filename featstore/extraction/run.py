@@ -15,7 +15,8 @@ from featstore.extraction.golden_check import Golden, require_same_encoder
 from featstore.extraction.job_log import JobLog
 from featstore.extraction.opened_job import Job
 from featstore.extraction.opening import check_heads
-from featstore.extraction.pipeline import BlockTask, Preparation, encode_blocks
+from featstore.extraction.pipeline import BlockTask, encode_blocks
+from featstore.extraction.preparation import Preparation
 from featstore.extraction.progress import StageClock, Tracker
 from featstore.extraction.targets import Target, check_free_space, inspect_set
 from featstore.extraction.writing import SetInProgress
@@ -152,6 +153,7 @@ def _run_pass(
         [one.runner for one in sets],
         workers=job.workers,
         decode_timeout=job.options.decode_timeout,
+        gpu=job.options.device if job.options.decode == "gpu" else None,
         thumbnail=job.thumbnails,
         clock=clock,
     ) as preparation:

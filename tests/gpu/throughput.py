@@ -27,7 +27,7 @@ from featstore.extraction import EncoderChoice, Options
 from featstore.extraction.job import open_job, run_job
 from featstore.extraction.job_log import JobLog
 from featstore.images import decode_image
-from featstore.manifest import Manifest, write_manifest
+from featstore.manifest import Manifest, read_manifest, write_manifest
 
 #: Architecture and batch size. All with random weights: speed does not depend on them.
 MODELS = {
@@ -154,7 +154,7 @@ def measure(
     weights = random_weights(model, folder)
     manifest_folder = folder / f"manifest-{images}"
     manifest = (
-        featstore.read_manifest(manifest_folder)
+        read_manifest(manifest_folder)
         if manifest_folder.exists()
         else make_manifest(manifest_folder, images)
     )

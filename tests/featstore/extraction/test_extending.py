@@ -167,10 +167,10 @@ def test_a_decoder_that_hangs_or_dies_costs_one_item(
     import functools
 
     from featstore.decoding import DecodePool
-    from featstore.extraction import pipeline
+    from featstore.extraction import preparation
 
     decoder = "tests.featstore.extraction.conftest:decode_or_die"
-    monkeypatch.setattr(pipeline, "DecodePool", functools.partial(DecodePool, decoder=decoder))
+    monkeypatch.setattr(preparation, "DecodePool", functools.partial(DecodePool, decoder=decoder))
     for name, width in (("03.png", 666), ("07.png", 667)):
         Image.new("RGB", (width, 2)).save(manifest.root / "images" / name)
     tables = {kind: t.drop("content_sha256") for kind, t in manifest.tables.items()}

@@ -21,12 +21,13 @@ from featstore.extraction import (
     Options,
     Progress,
     extract_many,
-    pipeline,
+    preparation,
 )
 from featstore.extraction.batch_size import remembered_sizes
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.image_views import draw_view, view_items
-from featstore.extraction.pipeline import BlockTask, Preparation, encode_block, encode_blocks
+from featstore.extraction.pipeline import BlockTask, encode_block, encode_blocks
+from featstore.extraction.preparation import Preparation
 from featstore.images import decode_image
 from featstore.manifest import Manifest
 from featstore.sources import ByteReader
@@ -123,7 +124,7 @@ def test_one_decode_feeds_every_encoder(
         decoded.append(len(data))
         return decode_image(data)
 
-    monkeypatch.setattr(pipeline, "decode_image", count)
+    monkeypatch.setattr(preparation, "decode_image", count)
     results = extract_many(
         manifest, kind="image", encoders=_choices(), store=store, options=OPTIONS
     )
@@ -267,7 +268,7 @@ def test_each_image_is_decoded_once_for_its_views(
         decoded.append(len(data))
         return decode_image(data)
 
-    monkeypatch.setattr(pipeline, "decode_image", count)
+    monkeypatch.setattr(preparation, "decode_image", count)
     _single(manifest, store, views=4, block_rows=44)
     assert len(decoded) == 11
 

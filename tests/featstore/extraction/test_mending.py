@@ -85,7 +85,8 @@ def _shards(manifest: Manifest, store: Path) -> str:
     items = manifest.tables["image"]
     encoder = featstore.encoders.object_encoder.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
     from featstore.extraction.batches import BatchRunner
-    from featstore.extraction.pipeline import Preparation, encode_block
+    from featstore.extraction.pipeline import encode_block
+    from featstore.extraction.preparation import Preparation
     from featstore.sources import ByteReader
 
     runner = BatchRunner(encoder, 3, device="cpu", halve=False)

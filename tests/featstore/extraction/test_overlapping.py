@@ -1,0 +1,116 @@
+"""Batches that are encoded by several threads give what one thread gives, in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from featstore.encoders.torch_runtime import pinned_threads
+from featstore.extraction.batches import BatchRunner
+from featstore.extraction.pipeline import BlockTask, encode_blocks
+from featstore.extraction.preparation import IN_FLIGHT, Preparation
+from featstore.manifest import Manifest
+
+
+class Slow:
+    """Takes longer for early batches, and notes how many are under way."""
+
+    name, kinds, dim, batch_size = "slow", frozenset({"image"}), 2, 2
+    overlaps = True
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.now = self.most = self.begun = 0
+
+    def prepare(self, item: Any) -> float:
+        return float(item.width)
+
+    def encode(self, batch: list[float]) -> np.ndarray:
+        with self.lock:
+            self.begun += 1
+            self.now += 1
+            self.most = max(self.most, self.now)
+            pause = 0.05 if self.begun % 3 == 1 else 0.0
+        time.sleep(pause)
+        with self.lock:
+            self.now -= 1
+        if 9.0 in batch and self.dim == 3:
+            msg = "no such width"
+            raise ValueError(msg)
+        return np.array([[width, -width] for width in batch], dtype=np.float32)
+
+
+class Files:
+    def __init__(self, manifest: Manifest) -> None:
+        self._root = manifest.root
+
+    def read(self, item: Any) -> bytes:
+        return (self._root / item["uri"]).read_bytes()
+
+
+def _tasks(items: pl.DataFrame, rows: int = 4) -> Iterator[BlockTask]:
+    for number, start in enumerate(range(0, items.height, rows)):
+        part = items[start : start + rows]
+        yield BlockTask(number, part, [np.ones(part.height, dtype=bool)])
+
+
+def _encode(manifest: Manifest, encoder: Any, **options: Any) -> list[Any]:
+    runner = BatchRunner(encoder, 2, device="cpu", halve=False)
+    with Preparation(Files(manifest), [runner], workers=2, decode_timeout=None) as preparation:
+        tasks = _tasks(manifest.tables["image"])
+        return list(encode_blocks(tasks, preparation, **options))
+
+
+def test_blocks_come_in_order_and_whole_while_batches_overlap(manifest: Manifest) -> None:
+    encoder = Slow()
+    counted: list[int] = []
+    outputs = _encode(manifest, encoder, on_rows=counted.append)
+    assert [output.number for output in outputs] == [0, 1, 2]
+    rows = np.concatenate([output.rows[0] for output in outputs])
+    widths = np.arange(4, 15, dtype=np.float32)  # what the fixture's pictures have
+    assert rows.tolist() == np.stack([widths, -widths], axis=1).tolist()
+    assert 1 < encoder.most <= IN_FLIGHT
+    assert counted == [2, 2, 2, 2, 2, 1]
+
+
+def test_an_error_of_a_batch_ends_the_job_and_its_threads(manifest: Manifest) -> None:
+    encoder = Slow()
+    encoder.dim = 3  # type: ignore[misc]
+    with pytest.raises(ValueError, match="no such width"):
+        _encode(manifest, encoder)
+    assert not [t for t in threading.enumerate() if t.name.startswith(("encode", "prepare"))]
+
+
+@pytest.mark.parametrize("pool", [None, "cls", "layer:blocks.0"])
+def test_a_real_model_gives_the_same_bits_from_several_threads(
+    manifest: Manifest, pool: str | None
+) -> None:
+    import timm
+    import torch
+
+    from featstore.encoders.timm_image import TimmEncoder
+    from featstore.encoders.timm_pooled import PooledTimmEncoder
+
+    model = timm.create_model("test_vit", pretrained=False)
+    generator = torch.Generator().manual_seed(0)
+    for value in model.state_dict().values():
+        value.normal_(0.0, 0.1, generator=generator)
+    encoder = (
+        TimmEncoder("timm:test_vit", model)
+        if pool is None
+        else PooledTimmEncoder("timm:test_vit", model, pool=pool)
+    )
+    assert not encoder.overlaps  # on a CPU one batch has all cores
+    with pinned_threads(1):
+        alone = _encode(manifest, encoder)
+        encoder.overlaps = True
+        together = _encode(manifest, encoder)
+    for one, other in zip(alone, together, strict=True):
+        assert one.rows[0].tobytes() == other.rows[0].tobytes()
+        assert np.isfinite(one.rows[0]).all()
