@@ -9,6 +9,7 @@ The tree, by what a handler would do::
     ├── UnknownSetError(KeyError)             fix the key, or extract the set
     ├── AmbiguousSetError(KeyError)           say more of the name
     ├── UnknownColumnError(KeyError)          fix the column
+    ├── DecoderStartError(RuntimeError)       decode in threads (--decode-timeout 0)
     ├── EncoderError(RuntimeError)            fix the weights, the label set or the request
     ├── NonFiniteEmbeddingError(ValueError)   extract in float32, or drop the item
     ├── TooManyFailuresError(RuntimeError)    fix the items, or raise --max-failures
@@ -96,6 +97,10 @@ class ClaimLostError(StoreWriteError):
 
 class AlreadyFinishedError(StoreWriteError):
     """The set is there, finished with these very items: there is nothing to write."""
+
+
+class DecoderStartError(FeatstoreError, RuntimeError):
+    """A process that decodes images cannot be started."""
 
 
 class WorkerDiedError(FeatstoreError, RuntimeError):

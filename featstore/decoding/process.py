@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from featstore.decoding.frames import PAINTED, PICTURE, READY, read_answer, write_request
+from featstore.errors import DecoderStartError
 from featstore.images import ImageError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class WorkerProcess:
         ImageError
             If it cannot be decoded, the process died over it, or it took too long. The next
             call then starts a new process.
-        RuntimeError
+        DecoderStartError
             If the process cannot be started.
         """
         from PIL import Image
@@ -136,14 +137,22 @@ class WorkerProcess:
         self._end()
         self._late = False
         path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
-        process = subprocess.Popen(  # this interpreter, and no shell
-            [sys.executable, "-m", "featstore.decoding.worker", self._config],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**_MALLOC, **os.environ, "PYTHONPATH": path},
-            pass_fds=() if self._surface is None else (self._surface.handle,),
-        )
+        try:
+            process = subprocess.Popen(  # this interpreter, and no shell
+                [sys.executable, "-m", "featstore.decoding.worker", self._config],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**_MALLOC, **os.environ, "PYTHONPATH": path},
+                pass_fds=() if self._surface is None else (self._surface.handle,),
+            )
+        except OSError as err:
+            # No fault of the image: the job ends here, and no item is called unreadable.
+            msg = (
+                f"A decoding process cannot be started: {err}. Decode in threads instead "
+                "(--decode-timeout 0), or let this user run the interpreter."
+            )
+            raise DecoderStartError(msg) from err
         with self._lock:
             self._process = process
         self._set_deadline(START_TIMEOUT)
@@ -156,7 +165,7 @@ class WorkerProcess:
                 f"A decoding process did not start: it {self._bury(START_TIMEOUT)}. Check that "
                 "`python -m featstore.decoding.worker` can import its decoder."
             )
-            raise RuntimeError(msg)
+            raise DecoderStartError(msg)
         return process
 
     def _bury(self, limit: float) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from featstore.decoding import DecodePool
 from featstore.decoding.process import WorkerProcess
+from featstore.errors import DecoderStartError
 from featstore.images import ImageError, decode_image
 
 HERE = "tests.featstore.decoding.test_pool"
@@ -164,3 +165,11 @@ def test_a_worker_without_its_pool_ends():
     assert process.wait(timeout=60) == 0
     process.stdin = open(os.devnull, "wb")  # noqa: PTH123, SIM115  # so that closing finds one
     worker.close()
+
+
+def test_an_interpreter_that_cannot_be_run_is_no_fault_of_the_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with DecodePool(1) as pool, pytest.raises(DecoderStartError, match="--decode-timeout 0"):
+        pool.submit(b"").result()
