@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.kernel_ridge import KernelRidge
 
@@ -165,6 +165,9 @@ def test_left_out_predictions_are_those_of_refitting(rows, alpha, gamma):
     assert_close(left_out.predict(alpha), expected, times=100)
     asked = np.arange(len(head))[::2]
     assert_close(left_out.predict(alpha, asked), expected[asked], times=100)
+    # A text far from all others is predicted as nearly nothing, which has no direction: there
+    # the closed form, a difference of numbers near 1, leaves only its rounding errors.
+    assume(np.linalg.norm(expected, axis=1).min() > 1e-6)
     cosines = np.sum(unit(expected) * unit(head), axis=1)
     assert left_out.mean_cosine(alpha) == pytest.approx(np.average(cosines), abs=1e-6)
 
