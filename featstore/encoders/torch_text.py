@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ class Tokens(Protocol):
         """Return the tokens of a text."""
 
 
-class TorchTextEncoder:
+class TorchTextEncoder(ABC):
     """Base of the text encoders: a subclass adds its model, tokens, space and `_vectors`.
 
     Parameters
@@ -104,9 +105,9 @@ class TorchTextEncoder:
         ):
             return np.asarray(self._vectors(texts).float().cpu().numpy(), dtype=np.float32)
 
+    @abstractmethod
     def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:
         """Return the (b, d) output of the model."""
-        raise NotImplementedError
 
     def _precision_facts(self) -> dict[str, Any]:
         return precision_facts(
