@@ -8,23 +8,21 @@ from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from fitters.linear.from_moments import FromMoments
 from fitters.linear.solvers import least_squares, truncation_gap
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
-from fitters.projection import BaseAligner
-from fitters.rows import Matrix, as_columns, validate_pairs
+from fitters.rows import Matrix, as_columns
 
 COMPONENTS = [Interval(Integral, 1, None, closed="left"), None]
 """The constraint of `n_components`."""
 
 
-class DirectionsAligner(BaseAligner):
+class DirectionsAligner(FromMoments):
     """Base of aligners that map both sides, centred, into r paired directions.
 
     Attributes
@@ -45,27 +43,6 @@ class DirectionsAligner(BaseAligner):
 
     fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "n_features_in_")
     n_components: int | None
-
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
-        """Fit on n paired rows.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n, p)
-        y : ndarray of shape (n, q) or (n,)
-        sample_weight : ndarray of shape (n,), optional
-            Mass of each row, not negative.
-        """
-        x64, y64, weight = validate_pairs(self, X, y, sample_weight)
-        return self._fit(Moments.from_rows(x64, y64, weight))
-
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit_moments(self, moments: Moments) -> Self:
-        """Fit on the moments of n paired rows: the same solution as `fit` on the rows."""
-        self.n_features_in_ = len(moments.shift_x)
-        self._one_column = False
-        return self._fit(moments)
 
     @abstractmethod
     def _solve(self, about: Moments) -> tuple[Matrix, Matrix, Matrix]:

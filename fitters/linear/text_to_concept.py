@@ -10,23 +10,21 @@ from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from fitters.linear.from_moments import FromMoments
 from fitters.linear.solvers import least_squares, solve_ridge
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
-from fitters.projection import BaseAligner
-from fitters.rows import Matrix, as_columns, validate_pairs
+from fitters.rows import Matrix, as_columns
 
 VARIANCE = 4.5
 """The original scales all entries of a space to this variance before fitting."""
 
 
-class TextToConceptAligner(BaseAligner):
+class TextToConceptAligner(FromMoments):
     """Align by least squares from X, image features, to y, CLIP image features of the same images.
 
     The shared space is CLIP's: project_x(f) = f C + b and project_y(t) = t, both unit length, with
@@ -71,27 +69,6 @@ class TextToConceptAligner(BaseAligner):
     def __init__(self, *, alpha: float = 0.0, legacy: bool = False) -> None:
         self.alpha = alpha
         self.legacy = legacy
-
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
-        """Fit on n images.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n, p)
-        y : ndarray of shape (n, q) or (n,)
-        sample_weight : ndarray of shape (n,), optional
-            Mass of each row, not negative.
-        """
-        x64, y64, weight = validate_pairs(self, X, y, sample_weight)
-        return self._fit(Moments.from_rows(x64, y64, weight))
-
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit_moments(self, moments: Moments) -> Self:
-        """Fit on the moments of n images: the same solution as `fit` on the rows."""
-        self.n_features_in_ = len(moments.shift_x)
-        self._one_column = False
-        return self._fit(moments)
 
     def _fit(self, moments: Moments) -> Self:
         about = moments.centred
