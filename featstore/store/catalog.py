@@ -39,11 +39,16 @@ def finished_sets(root: Path) -> list[Path]:
 
 def unfinished_sets(root: Path) -> list[Path]:
     """Return the directories of sets whose extraction has begun but not ended."""
-    return sorted(
-        staging.parent
-        for staging in root.glob("*/*/*/.staging")
-        if not (staging.parent / "zarr.json").exists()
-    )
+    return [folder for folder in staged_sets(root) if not (folder / "zarr.json").exists()]
+
+
+def staged_sets(root: Path) -> list[Path]:
+    """Return the directories of sets with a staging folder, sorted.
+
+    A set whose removal was interrupted has one too, but is none any more: its name says so.
+    """
+    found = (staging.parent for staging in root.glob("*/*/*/.staging"))
+    return sorted(folder for folder in found if not folder.name.startswith("."))
 
 
 def write_catalog(root: Path, *, thumbnails: Path | None = None) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from featstore.durable import fsync_directory
 from featstore.errors import FeatstoreError, StoreWriteError
 from featstore.store.blocks import layout_of
-from featstore.store.catalog import NAME, finished_sets, parse_catalog, write_catalog
+from featstore.store.catalog import NAME, finished_sets, parse_catalog, staged_sets, write_catalog
 from featstore.store.claim import claim_set, is_claimed
 from featstore.store.commit import (
     POINTER,
@@ -64,7 +64,7 @@ def collect_garbage(root: Path, *, grace: float = GRACE, dry_run: bool = False) 
     before = time.time() - grace
     found: list[Litter] = []
     try:
-        for directory in sorted(path.parent for path in root.glob("*/*/*/.staging")):
+        for directory in staged_sets(root):
             if not _linked(root, directory):
                 found += _dead_staging(root, directory, grace=grace, dry_run=dry_run)
         for folder in sorted(root.glob("*/*/.removed-*")):

@@ -16,6 +16,8 @@ from featstore.cli import cli
 from featstore.command_line import EXIT_USAGE, run_command
 from featstore.errors import UnknownSetError
 from featstore.store.gc import collect_garbage
+from featstore.store.remove import remove_set
+from featstore.store.store import open_store
 from featstore.store.thumbnails import read_thumbnails, write_thumbnails
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
@@ -160,3 +162,48 @@ def test_the_command(store_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_what_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(UnknownSetError, match="is not a featstore store"):
         collect_garbage(tmp_path)
+
+
+def test_what_no_published_revision_names_goes_after_the_grace(store_path: Path) -> None:
+    before = _tree(store_path)
+    toy = next((store_path / "birds" / "image").glob("timm.toy-*"))
+    left = {
+        f"{toy.name}/embedding/c/7/0": "a shard that no commit names",
+        f"{toy.name}/revisions/{'0' * 64}.json": "a revision that was never published",
+        f"{toy.name}/failures-0badcafe.parquet": "failures of no published revision",
+    }
+    for name in left:
+        path = toy.parent / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"{}")
+    expected = {f"birds/image/{name}": what for name, what in left.items()}
+    assert {problem.path for problem in verify_store(store_path).problems} == set(expected)
+    assert collect_garbage(store_path) == []  # younger than the grace period
+    _age(store_path)
+    found = collect_garbage(store_path, dry_run=True)
+    assert {litter.path: litter.what for litter in found} == expected
+    collect_garbage(store_path)
+    assert _tree(store_path) == before
+    assert verify_store(store_path).ok
+
+
+def test_a_removal_that_was_killed_is_completed(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = str(next((store_path / "birds" / "image").glob("timm.toy-*")).relative_to(store_path))
+
+    def killed(_: Path) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("featstore.store.remove._delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_set(store_path, key)
+    assert not (store_path / key).exists()
+    assert open_store(store_path).unfinished() == []
+    assert collect_garbage(store_path) == []
+    _age(store_path)
+    (litter,) = (one for one in collect_garbage(store_path) if "/.removed-" in one.path)
+    assert litter.what == "a set whose removal was interrupted"
+    assert not list(store_path.rglob(".removed-*"))
+    assert verify_store(store_path).ok
