@@ -109,7 +109,6 @@ class HFTextEncoder(TorchTextEncoder):
         self.facts = {
             "weights": weights or {"source": "object"},
             "parameters": sum(p.numel() for p in network.parameters()),
-            **self._precision_facts(),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
 

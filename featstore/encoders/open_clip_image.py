@@ -14,7 +14,6 @@ from featstore.encoders.device_copies import DeviceCopies, HostCopy
 from featstore.encoders.golden import golden_images
 from featstore.encoders.open_clip_model import OpenClipPair
 from featstore.encoders.precision import checked_precision, computing
-from featstore.encoders.precision_cosine import precision_facts
 from featstore.encoders.torch_runtime import checked_device, pinned_threads
 from featstore.images import DECODE_RULE, to_rgb
 
@@ -71,12 +70,10 @@ class OpenClipImageEncoder:
         self._copies = DeviceCopies(self.name, self._input_size, self._device)
         #: Whether several threads should encode, each the next batch: see `DeviceCopies`.
         self.overlaps = self._device.type == "cuda"
-        golden = [self.prepare(image) for image in golden_images()]
-        self.dim = int(self.encode(golden[:1]).shape[1])
+        self.dim = int(self.encode([self.prepare(golden_images()[0])]).shape[1])
         self.facts: dict[str, Any] = {
             **pair.facts(),
             "parameters": sum(tensor.numel() for tensor in state.values()),
-            **precision_facts(self._encode, golden, self.precision),
         }
 
     def prepare(self, item: Image.Image) -> np.ndarray:
@@ -95,6 +92,10 @@ class OpenClipImageEncoder:
             If a picture was not prepared for this model.
         """
         return self._encode(batch, self.precision)
+
+    def encode_float32(self, batch: Sequence[np.ndarray]) -> np.ndarray:
+        """Return what `encode` would in float32: what `precision` costs is measured against it."""
+        return self._encode(batch, "float32")
 
     def _encode(self, batch: Sequence[np.ndarray], precision: str) -> np.ndarray:
         if not batch:

@@ -68,7 +68,6 @@ class OpenClipTextEncoder(TorchTextEncoder):
         self.facts = {
             **pair.facts(),
             "parameters": sum(tensor.numel() for tensor in state.values()),
-            **self._precision_facts(),
         }
 
     def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:

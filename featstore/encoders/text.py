@@ -127,7 +127,6 @@ class SentenceTransformerEncoder(TorchTextEncoder):
         self.facts = {
             "weights": weights or {"source": "object"},
             "parameters": sum(p.numel() for p in model.parameters()),
-            **self._precision_facts(),
             "versions": {
                 "sentence-transformers": sentence_transformers.__version__,
                 "torch": torch.__version__,

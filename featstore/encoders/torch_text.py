@@ -10,9 +10,7 @@ import numpy as np
 import torch
 
 from featstore.encoders.base import TEXT_KINDS
-from featstore.encoders.golden import GOLDEN_TEXTS
 from featstore.encoders.precision import checked_precision, computing
-from featstore.encoders.precision_cosine import precision_facts
 from featstore.encoders.text_tokens import PreparedText
 from featstore.encoders.torch_runtime import checked_device, pinned_threads
 
@@ -79,6 +77,10 @@ class TorchTextEncoder(ABC):
         """
         return self._encode(batch, self.precision)
 
+    def encode_float32(self, batch: Sequence[PreparedText | str]) -> np.ndarray:
+        """Return what `encode` would in float32: what `precision` costs is measured against it."""
+        return self._encode(batch, "float32")
+
     def length(self, prepared: PreparedText) -> int:
         """Return how many tokens of a prepared text the model sees."""
         return prepared.length
@@ -108,8 +110,3 @@ class TorchTextEncoder(ABC):
     @abstractmethod
     def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:
         """Return the (b, d) output of the model."""
-
-    def _precision_facts(self) -> dict[str, Any]:
-        return precision_facts(
-            self._encode, [self.prepare(t) for t in GOLDEN_TEXTS], self.precision
-        )

@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 
 from featstore.encoders.base import Encoder
-from featstore.encoders.golden import golden_cosine
 from featstore.errors import EncoderError, StoreWriteError
 from featstore.extraction.events import ExtractResult
 from featstore.extraction.golden_check import Golden
@@ -120,10 +119,6 @@ class Target:
             # What every reader of results on this dataset should know.
             "note": str(source.facts.get("note", "")),
         }
-        if self.precision != "float32" and "precision" not in found:
-            cosine = golden_cosine(self.encoder)
-            if cosine is not None:
-                found["golden_cosine_to_float32"] = cosine.as_dict()
         if self.options.views:
             found["views"] = {
                 "of": source.name,

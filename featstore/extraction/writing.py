@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from featstore.encoders.golden import golden_cosine
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.events import BlockDone, ExtractResult
 from featstore.extraction.golden_check import Golden
@@ -98,6 +99,10 @@ class SetInProgress:
         failures = self.writer.failures
         n = self.writer.layout.n
         facts = run_facts(self.target.encoder.facts, device=self.target.options.device)
+        # Of the run: another device or library gives another cosine for the same set.
+        cosine = golden_cosine(self.target.encoder)
+        if cosine is not None:
+            facts["golden_cosine_to_float32"] = cosine.as_dict()
         revision = self.writer.finish(
             golden=self.golden.document(),
             run={

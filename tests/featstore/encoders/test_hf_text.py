@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from featstore.encoders import hf_model
 from featstore.encoders.base import TextEncoder
-from featstore.encoders.golden import GOLDEN_TEXTS
+from featstore.encoders.golden import GOLDEN_TEXTS, GoldenCosine, golden_cosine
 from featstore.encoders.hf_text import HFTextEncoder, check_hf_name, open_hf
 from featstore.errors import EncoderError, UnknownEncoderError
 from featstore.keys import space_id
@@ -192,12 +192,10 @@ def test_the_pooler_is_keyed_where_it_is_read(folders):
 
 def test_bfloat16_says_how_far_it_is_from_float32(originals, roberta):
     short = open_hf("hf:roberta", weights=originals["roberta"], pool="mean", precision="bfloat16")
-    facts = short.facts["precision"]
-    assert facts["compute"] == "bfloat16"
-    assert "precision" not in roberta.facts
+    assert golden_cosine(roberta) == GoldenCosine(1.0, 1.0)
     a, b = roberta.encode(GOLDEN_TEXTS), short.encode(GOLDEN_TEXTS)
     cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    assert facts["golden_cosine_to_float32"] == pytest.approx(cosines.min(), abs=1e-4)
+    assert golden_cosine(short).minimum == pytest.approx(cosines.min(), abs=1e-4)
     assert not np.array_equal(a, b)
     # The choice lasts for a forward pass, not for the process.
     np.testing.assert_array_equal(roberta.encode(GOLDEN_TEXTS), a)

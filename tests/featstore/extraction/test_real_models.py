@@ -52,6 +52,20 @@ def test_stored_images_are_the_models_own_features(manifest: Manifest, store: Pa
     assert np.abs(view.numpy() - direct).max() <= 2e-3 * np.abs(direct).max()
 
 
+def test_the_cost_of_a_precision_is_recorded_with_the_run(manifest: Manifest, store: Path) -> None:
+    name, weights = LITE0
+    result = featstore.extract(
+        manifest, kind="image", encoder=name, weights=weights, store=store, precision="bfloat16"
+    )
+    (run,) = (store / result.key / "runs").glob("*.json")
+    cosine = json.loads(run.read_text())["golden_cosine_to_float32"]
+    assert 0.9 < cosine["minimum"] <= cosine["mean"] < 1
+    info = featstore.open_store(store).info(result.key)
+    assert info.attributes["precision"] == "bfloat16"
+    # Another machine may measure another cosine for the same set.
+    assert "golden_cosine_to_float32" not in info.attributes["facts"]
+
+
 def test_the_head_gives_the_models_logits_and_lives_in_its_space(
     manifest: Manifest, store: Path, label_set: Path
 ) -> None:
