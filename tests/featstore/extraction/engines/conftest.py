@@ -67,10 +67,10 @@ def choices(weights: Path) -> list[EncoderChoice]:
     ]
 
 
-def options(**changes: Any) -> Options:
+def settled(**changes: Any) -> Options:
     """Return options under which any number of processes gives the same bits on a CPU."""
-    settled: dict[str, Any] = {"threads": 1, "workers": 1, "batch_size": 3, "decode_timeout": None}
-    return Options(**{**settled, "block_rows": BLOCK_ROWS, **changes})
+    chosen: dict[str, Any] = {"threads": 1, "workers": 1, "batch_size": 3, "decode_timeout": None}
+    return Options(**{**chosen, "block_rows": BLOCK_ROWS, **changes})
 
 
 def tree(store: Path) -> dict[str, bytes]:
@@ -88,7 +88,7 @@ def whole(
 ) -> dict[str, bytes]:
     """The store as one process leaves it."""
     store = tmp_path_factory.mktemp("whole") / "store"
-    results = extract_many(pictures, kind="image", encoders=choices, store=store, options=options())
+    results = extract_many(pictures, kind="image", encoders=choices, store=store, options=settled())
     assert [(result.new, result.failed) for result in results] == [(IMAGES - 1, 1)] * 2
     assert featstore.open_store(store, verify="full").sets()
     return tree(store)

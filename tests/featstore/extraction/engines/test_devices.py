@@ -11,27 +11,11 @@ import pytest
 
 import featstore
 from featstore.errors import EncoderError, TooManyFailuresError
-from featstore.extraction import BlockDone, EncoderChoice, Options, Progress, extract_many
+from featstore.extraction import BlockDone, EncoderChoice, Progress, extract_many
 from featstore.extraction.engines import extract_on_devices
 from featstore.extraction.engines.devices import parse_devices
 from featstore.manifest import Manifest
-
-IMAGES = 43
-
-
-def _settled(**changes: Any) -> Options:
-    settled: dict[str, Any] = {
-        "threads": 1, "workers": 1, "batch_size": 3, "decode_timeout": None, "block_rows": 4,
-    }  # fmt: skip
-    return Options(**{**settled, **changes})
-
-
-def _tree(store: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(store).as_posix(): path.read_bytes()
-        for path in store.rglob("*")
-        if path.is_file() and "runs" not in path.parts
-    }
+from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 
 
 def test_a_process_that_is_killed_is_replaced_and_the_store_is_the_same(
@@ -54,11 +38,11 @@ def test_a_process_that_is_killed_is_replaced_and_the_store_is_the_same(
     with caplog.at_level(logging.WARNING):
         results = extract_on_devices(
             pictures, kind="image", encoders=choices, store=store, devices="cpu,cpu",
-            options=_settled(on_block=kill_one, on_progress=seen.append),
+            options=settled(on_block=kill_one, on_progress=seen.append),
         )  # fmt: skip
     assert f"Process {killed[0]} on cpu was killed by SIGKILL" in caplog.text
     assert not multiprocessing.active_children()
-    assert _tree(store) == whole
+    assert tree(store) == whole
     assert [(one.failed, one.new + one.reused) for one in results] == [(1, 42), (1, 42)]
     assert [one.revision_id for one in results] == [
         info.commit.revision_id
@@ -82,16 +66,16 @@ def test_an_interruption_ends_every_process_and_one_alone_goes_on(
     with pytest.raises(KeyboardInterrupt):
         extract_on_devices(
             pictures, kind="image", encoders=choices[:1], store=store, devices=["cpu"],
-            options=_settled(on_block=interrupt),
+            options=settled(on_block=interrupt),
         )  # fmt: skip
     assert not multiprocessing.active_children()
     assert not featstore.open_store(store).sets()
     results = extract_many(
-        pictures, kind="image", encoders=choices, store=store, options=_settled(batch_size=3)
+        pictures, kind="image", encoders=choices, store=store, options=settled(batch_size=3)
     )
     # What was done when the word came was written down before the process left.
     assert 0 < results[0].new < IMAGES - 1
-    assert _tree(store) == whole
+    assert tree(store) == whole
 
 
 def test_what_a_process_raises_is_raised_here(
@@ -101,7 +85,7 @@ def test_what_a_process_raises_is_raised_here(
     with pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may"):
         extract_on_devices(
             pictures, kind="image", encoders=choices[:1], store=store, devices="cpu",
-            options=_settled(max_failures=0),
+            options=settled(max_failures=0),
         )  # fmt: skip
     assert not multiprocessing.active_children()
 

@@ -21,28 +21,12 @@ import featstore
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, TooManyFailuresError
-from featstore.extraction import EncoderChoice, ExtractResult, Options, extract_many
+from featstore.extraction import EncoderChoice, ExtractResult, extract_many
 from featstore.extraction.engines import extract_rank, local_device, rank_of
 from featstore.extraction.engines.ranks import Rank
 from featstore.extraction.writing import SetInProgress
 from featstore.manifest import Manifest
-
-IMAGES = 43
-
-
-def _settled(**changes: Any) -> Options:
-    settled: dict[str, Any] = {
-        "threads": 1, "workers": 1, "batch_size": 3, "decode_timeout": None, "block_rows": 4,
-    }  # fmt: skip
-    return Options(**{**settled, **changes})
-
-
-def _tree(store: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(store).as_posix(): path.read_bytes()
-        for path in store.rglob("*")
-        if path.is_file() and "runs" not in path.parts
-    }
+from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 
 
 def _rank(
@@ -50,7 +34,7 @@ def _rank(
 ) -> list[ExtractResult]:
     return extract_rank(
         manifest, kind="image", encoders=choices, store=store, rank=rank, world_size=world,
-        options=_settled(**o),
+        options=settled(**o),
     )  # fmt: skip
 
 
@@ -73,7 +57,7 @@ def test_any_number_of_ranks_in_any_order_gives_the_same_bytes(
         1: [[0, 0]], 2: [[6, 6], [0, 0]], 3: [[8, 8], [4, 4], [0, 0]],
     }[world_size]  # fmt: skip
     assert [(one.failed, one.new + one.reused) for one in results] == [(1, 42), (1, 42)]
-    assert _tree(store) == whole
+    assert tree(store) == whole
     again = _rank(pictures, choices, store, 0, world_size)
     assert [(one.new, one.revision_id) for one in again] == [
         (0, one.revision_id) for one in results
@@ -88,7 +72,7 @@ def test_a_rank_that_is_killed_is_made_good_by_another_number_of_ranks(
     journalled: Callable[[Path], int],
 ) -> None:
     store, marker = tmp_path / "store", tmp_path / "middle"
-    options = {key: getattr(_settled(), key) for key in (
+    options = {key: getattr(settled(), key) for key in (
         "threads", "workers", "batch_size", "decode_timeout", "block_rows",
     )}  # fmt: skip
     job = {
@@ -114,7 +98,7 @@ def test_a_rank_that_is_killed_is_made_good_by_another_number_of_ranks(
     last = _rank(pictures, choices, store, 1, 3, **begun)
     assert [one.blocks_left for one in last] == [0, 0]
     assert sum(one.new for one in last) < 2 * (IMAGES - 1) / 2
-    assert _tree(store) == whole
+    assert tree(store) == whole
 
 
 def test_one_process_ends_what_ranks_have_begun(
@@ -122,11 +106,9 @@ def test_one_process_ends_what_ranks_have_begun(
 ) -> None:
     store = tmp_path / "store"
     _rank(pictures, choices, store, 3, 4)
-    results = extract_many(
-        pictures, kind="image", encoders=choices, store=store, options=_settled()
-    )
+    results = extract_many(pictures, kind="image", encoders=choices, store=store, options=settled())
     assert [one.new for one in results] == [34, 34]  # 2 blocks of 4 were done
-    assert _tree(store) == whole
+    assert tree(store) == whole
 
 
 def test_of_two_ranks_that_end_at_once_one_publishes_and_both_end_well(
@@ -160,7 +142,7 @@ def test_of_two_ranks_that_end_at_once_one_publishes_and_both_end_well(
     assert len(published) == 1
     assert first.blocks_left == second.blocks_left == 0
     assert first.revision_id == second.revision_id
-    assert _tree(store).items() <= whole.items() | _only_catalog(store).items()
+    assert tree(store).items() <= whole.items() | _only_catalog(store).items()
 
 
 def _only_catalog(store: Path) -> dict[str, bytes]:

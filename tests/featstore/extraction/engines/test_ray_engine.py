@@ -12,28 +12,14 @@ import pytest
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, TooManyFailuresError
-from featstore.extraction import BlockDone, EncoderChoice, Options, Progress
+from featstore.extraction import BlockDone, EncoderChoice, Progress
 from featstore.extraction.engines import conducting, extract_on_ray, ray_engine
 from featstore.extraction.engines.ray_engine import RayCrew
 from featstore.manifest import Manifest
+from tests.featstore.extraction.engines.conftest import settled, tree
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ray = pytest.importorskip("ray", reason="needs the extra `ray`: pip install headstock[ray]")
-
-
-def _settled(**changes: Any) -> Options:
-    settled: dict[str, Any] = {
-        "threads": 1, "workers": 1, "batch_size": 3, "decode_timeout": None, "block_rows": 4,
-    }  # fmt: skip
-    return Options(**{**settled, **changes})
-
-
-def _tree(store: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(store).as_posix(): path.read_bytes()
-        for path in store.rglob("*")
-        if path.is_file() and "runs" not in path.parts
-    }
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +67,13 @@ def test_an_actor_killed_in_the_middle_is_restarted_and_the_store_is_the_same(
     monkeypatch.setattr(conducting, "PARTS_PER_WORKER", 1)
     results = extract_on_ray(
         pictures, kind="image", encoders=choices, store=store, devices="cpu,cpu",
-        options=_settled(on_block=kill_one, on_progress=seen.append),
+        options=settled(on_block=kill_one, on_progress=seen.append),
     )  # fmt: skip
     assert before.keys() == after.keys() == {0, 1}
     assert before[0] != after[0]
     assert before[1] == after[1]
     assert [(one.failed, one.new + one.reused) for one in results] == [(1, 42), (1, 42)]
-    assert _tree(store) == whole
+    assert tree(store) == whole
     assert 0 <= min(one.rows_done for one in seen) < max(one.rows_done for one in seen)
 
 
@@ -102,7 +88,7 @@ def test_what_an_actor_raises_is_raised_here_and_a_gpu_is_not_waited_for(
     with pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may"):
         extract_on_ray(
             pictures, kind="image", encoders=choices[:1], store=tmp_path / "s", devices=["cpu"],
-            options=_settled(max_failures=0),
+            options=settled(max_failures=0),
         )  # fmt: skip
     with pytest.raises(EncoderError, match="has 0 GPUs; at least one asked for"):
         extract_on_ray(pictures, kind="image", encoders=choices, store=tmp_path / "s")
