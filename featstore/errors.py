@@ -18,7 +18,11 @@ The tree, by what a handler would do::
     ├── EmptySelectionError(ValueError)       choose other rows
     ├── StoreWriteError(OSError)              free space, permissions, another writer
     │   ├── ClaimLostError                    run the command again
+    │   ├── PublishConflictError              pull, or wait for the other publisher
     │   └── AlreadyFinishedError              use what is there
+    ├── AddressError(ValueError)              fix the address
+    ├── RemoteStoreError(OSError)             try again; check address and credentials
+    ├── CacheFullError(OSError)               allow the cache more bytes, or empty it
     ├── CorruptStoreError(RuntimeError)       fetch or extract the set again
     └── FormatVersionError(RuntimeError)      upgrade
 
@@ -93,6 +97,22 @@ class StoreWriteError(FeatstoreError, OSError):
 
 class ClaimLostError(StoreWriteError):
     """Another writer took this one's place while it stood still; it published nothing."""
+
+
+class PublishConflictError(StoreWriteError):
+    """Another publisher was first; what it published stands."""
+
+
+class AddressError(FeatstoreError, ValueError):
+    """An address names no store that can be opened."""
+
+
+class RemoteStoreError(FeatstoreError, OSError):
+    """A remote place cannot be reached, refuses, or cannot do what was asked."""
+
+
+class CacheFullError(FeatstoreError, OSError):
+    """The local cache may not hold what is asked for."""
 
 
 class AlreadyFinishedError(StoreWriteError):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.errors import ProtocolError
-from featstore.store.store import FeatureStore, SetInfo
+from featstore.store.set_info import SetInfo
+from featstore.store.store import FeatureStore
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from featstore.command_line import print_json
 from featstore.errors import CorruptStoreError
 from featstore.store.names import resolve_set
 from featstore.store.remove import remove_set
-from featstore.store.store import SetInfo, open_store
+from featstore.store.set_info import SetInfo
+from featstore.store.store import open_store
 from featstore.store.summary import disk_bytes
 
 

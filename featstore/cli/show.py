@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from featstore.command_line import print_json
-from featstore.store.store import FeatureStore, SetInfo, open_store
+from featstore.store.set_info import SetInfo
+from featstore.store.store import FeatureStore, open_store
 from featstore.store.summary import Duplicates, content_duplicates, disk_bytes, row_facts, runs
 
 #: Failed items that are listed.

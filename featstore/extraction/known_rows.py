@@ -18,7 +18,8 @@ from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS
 from featstore.errors import FeatstoreError
 from featstore.extraction.golden_check import GOLDEN_COSINE, Golden
 from featstore.store.catalog import finished_sets
-from featstore.store.store import FeatureStore, SetInfo
+from featstore.store.set_info import SetInfo
+from featstore.store.store import FeatureStore
 from featstore.store.views import EmbeddingsView
 
 logger = logging.getLogger(__name__)

@@ -276,7 +276,7 @@ def _begin(staging: Path, old: Path | None, *, beat: float) -> Claim:
     record = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "boot": _boot(),
+        "boot": boot_id(),
         "folder": folder.name,
     }
     fresh = folder / f".{_CLAIM}.{secrets.token_hex(4)}.staged"
@@ -375,7 +375,7 @@ def _is_dead(folder: Path) -> bool:
     except FileNotFoundError:
         return True  # killed before it wrote its claim: the decision is made under a lock
     try:
-        return _record(folder).get("boot") == _boot() and try_lock(handle, shared=True)
+        return _record(folder).get("boot") == boot_id() and try_lock(handle, shared=True)
     finally:
         os.close(handle)
 
@@ -383,7 +383,7 @@ def _is_dead(folder: Path) -> bool:
 def _is_stale(folder: Path, seconds: float) -> bool:
     """Return whether another machine's heartbeat is so old that no clock explains it."""
     old = time.time() - _heartbeat(folder)[1] / 1e9
-    return _record(folder).get("boot") != _boot() and old > max(seconds, EXPIRY)
+    return _record(folder).get("boot") != boot_id() and old > max(seconds, EXPIRY)
 
 
 def _foreign(folder: Path) -> bool:
@@ -393,7 +393,7 @@ def _foreign(folder: Path) -> bool:
     return any(path.lstat().st_uid != os.getuid() for path in folder.iterdir())
 
 
-def _boot() -> str:
+def boot_id() -> str:
     """Return what tells this machine, since its last start, from all others."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

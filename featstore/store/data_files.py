@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from featstore.errors import CorruptStoreError, FeatstoreError
@@ -19,6 +19,9 @@ from featstore.store.layout import ArrayLayout, parse_array_metadata
 
 _READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+#: Opens data file `file` of an array: called as ``open_file(directory, layout, file)``.
+OpenFile = Callable[[Path, ArrayLayout, int], AbstractContextManager[int]]
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from featstore.store.damage import Damage
 from featstore.store.items import read_items
 from featstore.store.layout import DTYPES
 from featstore.store.readers import open_rows
-from featstore.store.store import FeatureStore, SetInfo
+from featstore.store.set_info import SetInfo
+from featstore.store.store import FeatureStore
 
 
 class Donors:

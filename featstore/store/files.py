@@ -61,7 +61,11 @@ def read_json(path: Path, *, limit: int = MAX_JSON_BYTES) -> Any:
     FileNotFoundError
         If there is no such file.
     """
-    data = read_regular(path, limit=limit)
+    return parse_json(read_regular(path, limit=limit), where=str(path))
+
+
+def parse_json(data: bytes, *, where: str) -> Any:
+    """Return the JSON document that `data` is; raises as `read_json` does."""
     try:
         nodes = sum(data.count(sign) for sign in (b",", b"[", b"{"))
         if nodes > MAX_JSON_NODES:
@@ -70,7 +74,7 @@ def read_json(path: Path, *, limit: int = MAX_JSON_BYTES) -> Any:
         document = json.loads(data)
         _check_value(document, MAX_JSON_DEPTH)
     except (ValueError, RecursionError, MemoryError) as err:
-        msg = f"{path} is not JSON that a store holds: {str(err)[:200] or 'too large'}."
+        msg = f"{where} is not JSON that a store holds: {str(err)[:200] or 'too large'}."
         raise CorruptStoreError(msg) from err
     return document
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from featstore.store.data_files import check_sizes, opened
+from featstore.store.data_files import OpenFile, check_sizes, opened
 from featstore.store.layout import DTYPES, ArrayLayout
 
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python has no name for it
@@ -67,10 +67,17 @@ class _Range:
         return np.asarray(self)
 
 
-def map_array(directory: Path, layout: ArrayLayout) -> np.ndarray:
+def map_array(
+    directory: Path, layout: ArrayLayout, open_file: OpenFile | None = None
+) -> np.ndarray:
     """Map every data file of an array and return its (n, d) rows, read-only.
 
     The addresses are given back when the last view of the array is gone.
+
+    Parameters
+    ----------
+    open_file : callable, optional
+        Opens data files that lie elsewhere than in `directory`, and checks their sizes.
 
     Raises
     ------
@@ -79,13 +86,15 @@ def map_array(directory: Path, layout: ArrayLayout) -> np.ndarray:
     MappingUnavailableError
         If this system or this layout does not allow it.
     """
-    check_sizes(directory, layout)
+    if open_file is None:
+        check_sizes(directory, layout)
+    open_file = open_file or opened
     check_mappable(layout)
     reserved = _Range(layout.n * layout.row_bytes)
     try:
         for file in range(layout.n_files):
             rows = layout.file_rows(file)
-            with opened(directory, layout, file) as descriptor:
+            with open_file(directory, layout, file) as descriptor:
                 size = (rows.stop - rows.start) * layout.row_bytes
                 reserved.place(descriptor, rows.start * layout.row_bytes, size)
     except BaseException:

@@ -111,7 +111,7 @@ def all_keys(root: Path) -> list[str]:
     return sorted(key for key in found | listed if _is_key(key))
 
 
-def unknown_set(root: Path, name: str, keys: Iterable[str]) -> str:
+def unknown_set(root: Path | str, name: str, keys: Iterable[str]) -> str:
     """Return the sentence for a name that no set has: what there is, and the closest."""
     known = sorted(keys)
     # People type names without the digits.

@@ -26,7 +26,7 @@ import numpy as np
 
 from featstore.errors import CorruptStoreError
 from featstore.store.arrays import RowSource, check_bounds, gather, is_run
-from featstore.store.data_files import check_sizes, opened
+from featstore.store.data_files import OpenFile, check_sizes, opened
 from featstore.store.layout import DTYPES, ArrayLayout
 from featstore.store.mapping import MappingUnavailableError, advise_soon, is_resident, map_array
 
@@ -49,7 +49,9 @@ GAP_BYTES = 16 * 2**10
 READ_BYTES = 8 * 2**20
 
 
-def open_rows(directory: Path, layout: ArrayLayout, mode: Mode = "auto") -> RowSource:
+def open_rows(
+    directory: Path, layout: ArrayLayout, mode: Mode = "auto", open_file: OpenFile | None = None
+) -> RowSource:
     """Open the array in `directory` for reading.
 
     Parameters
@@ -60,6 +62,8 @@ def open_rows(directory: Path, layout: ArrayLayout, mode: Mode = "auto") -> RowS
         From the array's metadata, with n from the commit.
     mode : str
         ``"auto"`` is ``"map"``, or ``"segments"`` where that is impossible.
+    open_file : callable, optional
+        Opens data files that lie elsewhere than in `directory`; not for ``"zarr"``.
 
     Raises
     ------
@@ -70,23 +74,27 @@ def open_rows(directory: Path, layout: ArrayLayout, mode: Mode = "auto") -> RowS
     """
     if mode == "auto":
         try:
-            return MappedRows(directory, layout)
+            return MappedRows(directory, layout, open_file)
         except MappingUnavailableError:
-            return SegmentedRows(directory, layout)
+            return SegmentedRows(directory, layout, open_file)
     kinds: dict[str, type[_FileRows]] = {
         "map": MappedRows,
         "segments": SegmentedRows,
         "pread": PreadRows,
         "zarr": ZarrRows,
     }
-    return kinds[mode](directory, layout)
+    return kinds[mode](directory, layout, open_file)
 
 
 class _FileRows(ABC):
     """What the readers share: an array's place and layout, its files checked."""
 
-    def __init__(self, directory: Path, layout: ArrayLayout) -> None:
-        check_sizes(directory, layout)
+    def __init__(
+        self, directory: Path, layout: ArrayLayout, open_file: OpenFile | None = None
+    ) -> None:
+        if open_file is None:
+            check_sizes(directory, layout)
+        self._open_file = open_file or opened
         self._directory = directory
         self._layout = layout
         self._per_file = layout.shard_rows or layout.n
@@ -114,10 +122,12 @@ class _FileRows(ABC):
 class MappedRows(_FileRows):
     """Rows of one mapped address range; see `featstore.store.mapping`."""
 
-    def __init__(self, directory: Path, layout: ArrayLayout) -> None:
+    def __init__(
+        self, directory: Path, layout: ArrayLayout, open_file: OpenFile | None = None
+    ) -> None:
         self._directory = directory
         self._layout = layout
-        self.array = map_array(directory, layout)
+        self.array = map_array(directory, layout, open_file)
         self._address = self.array.ctypes.data
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -159,8 +169,10 @@ class MappedRows(_FileRows):
 class SegmentedRows(_FileRows):
     """Rows of files that are mapped one by one, the latest of them kept."""
 
-    def __init__(self, directory: Path, layout: ArrayLayout) -> None:
-        super().__init__(directory, layout)
+    def __init__(
+        self, directory: Path, layout: ArrayLayout, open_file: OpenFile | None = None
+    ) -> None:
+        super().__init__(directory, layout, open_file)
         self._segment = functools.lru_cache(maxsize=MAPPED_FILES)(self._map)
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -179,7 +191,7 @@ class SegmentedRows(_FileRows):
     def _map(self, file: int) -> np.ndarray:
         rows = self._layout.file_rows(file)
         with (
-            opened(self._directory, self._layout, file) as descriptor,
+            self._open_file(self._directory, self._layout, file) as descriptor,
             open(descriptor, "rb", closefd=False) as handle,
         ):
             mapped = np.memmap(
@@ -198,7 +210,7 @@ class PreadRows(_FileRows):
         """Return the rows in `out` or a new array."""
         check_bounds(rows, self._layout.n)
         out = self._new(rows, out)
-        with _Cursor(self._directory, self._layout) as cursor:
+        with _Cursor(self._directory, self._layout, self._open_file) as cursor:
             if is_run(rows):
                 cursor.fill(int(rows[0]), out)
                 return out
@@ -216,9 +228,10 @@ class PreadRows(_FileRows):
 class _Cursor:
     """Reads ranges of rows in ascending order, with one file open at a time."""
 
-    def __init__(self, directory: Path, layout: ArrayLayout) -> None:
+    def __init__(self, directory: Path, layout: ArrayLayout, open_file: OpenFile) -> None:
         self._directory = directory
         self._layout = layout
+        self._open_file = open_file
         self._open = ExitStack()
         self._file = -1
         self._descriptor = -1
@@ -243,7 +256,9 @@ class _Cursor:
     def _at(self, file: int) -> int:
         if file != self._file:
             self._open.close()
-            self._descriptor = self._open.enter_context(opened(self._directory, self._layout, file))
+            self._descriptor = self._open.enter_context(
+                self._open_file(self._directory, self._layout, file)
+            )
             self._file = file
         return self._descriptor
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from featstore.errors import (
     IncompleteEmbeddingsError,
     UnknownSetError,
 )
+from featstore.objects.address import Address, parse_address
+from featstore.store.arrays import RowSource
 from featstore.store.blocks import layout_of
 from featstore.store.catalog import finished_sets, unfinished_sets
 from featstore.store.checked import VERIFY, Verify, check_rows
@@ -39,66 +40,36 @@ from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_a
 from featstore.store.names import find_sets, match_names, unknown_set
 from featstore.store.readers import MODES, Mode, open_rows
 from featstore.store.records import check_format
+from featstore.store.set_info import SetInfo
+from featstore.store.summary import disk_bytes
 from featstore.store.thumbnails import read_thumbnails
 from featstore.store.views import EmbeddingsView
-
-
-@dataclass(frozen=True)
-class SetInfo:
-    """A finished set: its key, commit and attributes."""
-
-    key: SetKey
-    commit: Commit
-    attributes: dict[str, Any] = field(repr=False)
-
-    @property
-    def encoder(self) -> str:
-        """Name of the encoder as the user types it, ``family:name``."""
-        return str(self.attributes["encoder"])
-
-    @property
-    def n_failed(self) -> int:
-        """Number of items without an embedding."""
-        return self.commit.n_failed
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what ``featstore ls --json`` prints."""
-        return {
-            "key": str(self.key),
-            "encoder": self.encoder,
-            "n": self.commit.n,
-            "dim": self.commit.dim,
-            "dtype": self.commit.dtype,
-            "failed": self.n_failed,
-            "precision": self.attributes["precision"],
-            "space_id": self.commit.space_id,
-            "set_id": self.commit.set_id,
-            "revision_id": self.commit.revision_id,
-        }
 
 
 class FeatureStore:
     """A read-only handle on a store. Opening and reading it runs no code from it.
 
-    `mode` and `verify` say how its arrays are read; see `open_store`.
+    `mode` and `verify` say how its arrays are read; see `open_store`. `address` is where the store
+    lies, and `root` the folder that its small files are read from: the same, unless it is remote.
     """
 
     def __init__(self, root: Path, *, mode: Mode = "auto", verify: Verify = "never") -> None:
         self.root = root
+        self.address = str(root)
         self.mode: Mode = mode
         self.verify: Verify = verify
 
     def __repr__(self) -> str:
-        return f"FeatureStore({str(self.root)!r}, {len(self.sets())} sets)"
+        return f"FeatureStore({self.address!r}, {len(self.sets())} sets)"
 
     def sets(self) -> list[SetInfo]:
         """Return the finished sets, sorted by key."""
-        return [self._info(directory) for directory in finished_sets(self.root)]
+        return [self._info(directory) for directory in self._finished()]
 
     def listing(self) -> list[tuple[SetKey, SetInfo | CorruptStoreError]]:
         """Return every finished set with what is wrong with it, if it is damaged."""
         found: list[tuple[SetKey, SetInfo | CorruptStoreError]] = []
-        for directory in finished_sets(self.root):
+        for directory in self._finished():
             try:
                 found.append((key_of(directory), self._info(directory)))
             except CorruptStoreError as err:
@@ -133,13 +104,13 @@ class FeatureStore:
             If the only fit is a set whose extraction has not finished.
         """
         _check_text(name)
-        matches = find_sets(self.root, name)
+        matches = self._find(name)
         if len(matches) == 1:
             return self._info(next(iter(matches.values())), revision)
         if matches:
             msg = (
-                f"{name!r} fits {len(matches)} sets of {self.root}: {', '.join(matches)}. Say more "
-                "of the name."
+                f"{name!r} fits {len(matches)} sets of {self.address}: {', '.join(matches)}. Say "
+                "more of the name."
             )
             raise AmbiguousSetError(msg)
         begun = match_names(name, [str(key) for key in self.unfinished()])
@@ -149,8 +120,8 @@ class FeatureStore:
                 "extract` again; it resumes where it stopped."
             )
             raise IncompleteEmbeddingsError(msg)
-        keys = [str(key_of(path)) for path in finished_sets(self.root)]
-        raise UnknownSetError(unknown_set(self.root, name, keys))
+        keys = [str(key_of(path)) for path in self._finished()]
+        raise UnknownSetError(unknown_set(self.address, name, keys))
 
     def revisions(self, name: str) -> list[SetInfo]:
         """Return every published revision of a set, the oldest first, the current last."""
@@ -177,12 +148,9 @@ class FeatureStore:
         info = self.info(name, revision=revision)
         directory = info.key.directory(self.root)
         commit = info.commit
+        self._prepare(info)
         _check_metadata(directory, commit)
-        layout = _read_layout(directory, commit)
-        files = range(layout.n_files)
-        check_no_links(
-            self.root, (directory / "embedding" / layout.file_name(file) for file in files)
-        )
+        layout = self._layout(info)
         items_path = directory.parent / commit.items["file"]
         check_no_links(self.root, [items_path])
         check_items_file(items_path, commit.items)
@@ -195,7 +163,7 @@ class FeatureStore:
             _ = table.table
         return EmbeddingsView(
             source=check_rows(
-                open_rows(directory / "embedding", layout, self.mode),
+                self._rows(info, layout),
                 verify=self.verify,
                 directory=directory / "embedding",
                 layout=layout,
@@ -216,6 +184,7 @@ class FeatureStore:
     def failures(self, name: str, *, revision: str | None = None) -> pl.DataFrame:
         """Return the items of a set that have no embedding, with the reason."""
         info = self.info(name, revision=revision)
+        self._prepare(info)
         file = failures_file(info.commit.metadata)
         facts = None if file is None else info.commit.metadata[file]
         return read_failures(info.key.directory(self.root) / str(file), facts)
@@ -229,6 +198,32 @@ class FeatureStore:
         )
         check_no_links(self.root, [directory])
         return read_thumbnails(directory)
+
+    def stored_bytes(self, info: SetInfo) -> int:
+        """Return the bytes of all files of a set, of every revision."""
+        return disk_bytes(info.key.directory(self.root))
+
+    def _finished(self) -> list[Path]:
+        """Return the folders of the finished sets, sorted by key."""
+        return finished_sets(self.root)
+
+    def _find(self, name: str) -> dict[str, Path]:
+        """Return key -> folder of the finished sets that `name` fits."""
+        return find_sets(self.root, name)
+
+    def _layout(self, info: SetInfo) -> ArrayLayout:
+        """Return how a set's array is cut into files."""
+        return _read_layout(info.key.directory(self.root), info.commit)
+
+    def _prepare(self, info: SetInfo) -> None:
+        """Have the set's small files below `root`; a store in a folder has them."""
+
+    def _rows(self, info: SetInfo, layout: ArrayLayout) -> RowSource:
+        """Return the reader of a set's array."""
+        array = info.key.directory(self.root) / "embedding"
+        names = (array / layout.file_name(file) for file in range(layout.n_files))
+        check_no_links(self.root, names)
+        return open_rows(array, layout, self.mode)
 
     def _info(self, directory: Path, revision: str | None = None) -> SetInfo:
         check_no_links(self.root, [directory / "revisions"])
@@ -252,8 +247,10 @@ def open_store(path: str | Path, *, mode: Mode = "auto", verify: Verify = "never
 
     Parameters
     ----------
-    path : path
-        Folder of the store.
+    path : path or address
+        Folder of the store, ``file://…``, or the address of a remote one: ``s3://``, ``gs://``,
+        ``az://``, ``https://`` (a plain web server), ``hf://datasets/…``. What is read of a remote
+        store is verified and kept in the user's cache; see docs/sharing.md.
     mode : {"auto", "map", "segments", "pread", "zarr"}
         How arrays are read; see `featstore.store.readers`. Take ``"pread"`` on a network file
         system.
@@ -271,12 +268,21 @@ def open_store(path: str | Path, *, mode: Mode = "auto", verify: Verify = "never
         If there is no folder at `path`, or it is not a store.
     FormatVersionError
         If a newer version wrote it.
+    AddressError
+        If the address is malformed, of an unknown scheme, or holds credentials.
+    RemoteStoreError
+        If a remote store can be neither reached nor read from the cache.
     """
     for what, value, known in (("mode", mode, MODES), ("verify", verify, VERIFY)):
         if value not in known:
             msg = f"The {what} of reading must be one of {', '.join(known)}; got {value!r}."
             raise ValueError(msg)
-    root = Path(path)
+    root = parse_address(path)
+    if isinstance(root, Address):
+        # Imported here: it builds on this module.
+        from featstore.store.remote.store import open_remote
+
+        return open_remote(root, mode=mode, verify=verify)
     try:
         document = read_json(root / "zarr.json")
         attributes = document["attributes"]["featstore"]

@@ -1,0 +1,1 @@
+"""Remote stores: verified on arrival, kept in a local cache, read from there."""

@@ -1,0 +1,54 @@
+"""A store of a few sets, served by real servers of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featstore.store.catalog import write_catalog
+from tests.featstore.remote.proxy import Proxy, proxy
+from tests.featstore.remote.static import static_server
+from tests.featstore.store.conftest import item_table, write_set
+
+#: Rows of the sharded set, which has 4 files of 4 blocks.
+N, DIM, BLOCK = 1000, 256, 64
+
+
+def make_rows(n: int = N, dim: int = DIM, seed: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
+
+
+def make_store(root: Path) -> Path:
+    """Write a sharded set with failures and a small plain one."""
+    items = item_table([{"item_id": f"b/{i:04d}", "kind": "image"} for i in range(N)])
+    rows = make_rows()
+    rows[7] = np.nan
+    write_set(root, rows, items, failures={"b/0007": "broken"}, block_rows=BLOCK, plain_bytes=0,
+              shard_bytes=256 * 1024)  # fmt: skip
+    texts = item_table([{"item_id": f"t/{i}", "kind": "caption"} for i in range(20)])
+    write_set(root, make_rows(20, 8), texts, kind="caption", encoder="st:toy")
+    write_catalog(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def store_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("served") / "store")
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has a cache of its own, and no pause between attempts."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("featstore.objects.base.PAUSE", 0.001)
+    return tmp_path / "cache" / "headstock" / "remote"
+
+
+@pytest.fixture
+def served(store_folder: Path) -> Iterator[Proxy]:
+    """The store on a plain web server, behind a proxy that does no harm yet."""
+    with static_server(store_folder) as upstream, proxy(upstream) as state:
+        yield state

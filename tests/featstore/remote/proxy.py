@@ -1,0 +1,132 @@
+"""A server between reader and store that does harm: cuts, swaps, changes, lies, redirects.
+
+It listens on 127.0.0.1 only, answers at most `LIMIT` requests, and ends with its `with` block.
+"""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+LIMIT = 20_000
+
+_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
+
+
+@dataclass
+class Answer:
+    """What upstream said, to be changed.
+
+    Attributes
+    ----------
+    cut : int or None
+        Send so many bytes of the body, then drop the connection.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    cut: int | None = None
+
+
+#: Changes the answer to the `number`-th request for `path`; None leaves it.
+Harm = Callable[[str, int, Answer], Answer | None]
+
+
+@dataclass
+class Proxy:
+    """A running proxy.
+
+    Attributes
+    ----------
+    url : str
+    requests : list of tuple
+        Method, path and Range header of each request.
+    harm : callable or None
+        May be changed at any time.
+    """
+
+    url: str
+    harm: Harm | None = None
+    requests: list[tuple[str, str, str]] = field(default_factory=list)
+    down: bool = False
+
+    def count(self, part: str = "") -> int:
+        return sum(part in path for _, path, _ in self.requests)
+
+
+@contextmanager
+def proxy(upstream: tuple[str, int]) -> Iterator[Proxy]:
+    """Run a proxy in front of a server of this machine."""
+    lock = threading.Lock()
+    seen: dict[str, int] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _forward(self) -> None:
+            with lock:
+                state.requests.append((self.command, self.path, self.headers.get("Range", "")))
+                seen[self.path] = number = seen.get(self.path, 0) + 1
+                if len(state.requests) > LIMIT:
+                    raise AssertionError("too many requests")
+            size = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(size) if size else None
+            if state.down:
+                self.close_connection = True
+                return
+            link = http.client.HTTPConnection(*upstream, timeout=30)
+            try:
+                headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
+                link.request(self.command, self.path, body, headers)
+                said = link.getresponse()
+                kept = {k: v for k, v in said.getheaders() if k.lower() not in _HOP}
+                answer = Answer(said.status, kept, said.read())
+                if self.command == "HEAD":
+                    kept["Content-Length"] = said.getheader("Content-Length", "0")
+            finally:
+                link.close()
+            if state.harm is not None:
+                answer = state.harm(self.path, number, answer) or answer
+            self.send_response(answer.status)
+            for key, value in answer.headers.items():
+                self.send_header(key, value)
+            if "Content-Length" not in answer.headers:
+                self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(answer.body[: answer.cut])
+            if answer.cut is not None:
+                self.close_connection = True
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with _serving(Handler) as port:
+        state = Proxy(f"http://127.0.0.1:{port}")
+        yield state
+
+
+@contextmanager
+def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    class Quiet(ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            pass  # a reader that gave up
+
+    server = Quiet(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

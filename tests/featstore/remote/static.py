@@ -1,0 +1,44 @@
+"""A plain web server of a folder, with ranges or without; 127.0.0.1 only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+from tests.featstore.remote.proxy import _serving
+
+
+@contextmanager
+def static_server(root: Path, *, ranges: bool = True) -> Iterator[tuple[str, int]]:
+    """Serve the files below `root`; nothing is listed."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = root / self.path.strip("/")
+            if not path.is_file():
+                self.send_error(404)
+                return
+            data, status = path.read_bytes(), 200
+            size = len(data)
+            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            if asked and ranges:
+                first, last = int(asked[1]), min(int(asked[2]), size - 1)
+                data, status = data[first : last + 1], 206
+            self.send_response(status)
+            if status == 206:
+                self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with _serving(Handler) as port:
+        yield "127.0.0.1", port

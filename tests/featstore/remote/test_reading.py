@@ -1,0 +1,201 @@
+"""Reading a remote store: the same rows, fetched once, then without the server."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from featstore.errors import CacheFullError, RemoteStoreError, UnknownSetError
+from featstore.store.readers import Mode
+from featstore.store.remote.cache import user_cache
+from featstore.store.remote.store import RemoteStore
+from featstore.store.store import open_store
+from tests.featstore.remote.conftest import BLOCK, N
+from tests.featstore.remote.proxy import Proxy, proxy
+from tests.featstore.remote.static import static_server
+
+IMAGES, TEXTS = "birds/image/toy", "birds/caption/toy"
+
+
+def assert_same_rows(url: str, folder: Path, name: str = IMAGES) -> None:
+    found, local = open_store(url).view(name), open_store(folder).view(name)
+    assert found.items.equals(local.items)
+    assert found.fingerprint == local.fingerprint
+    np.testing.assert_array_equal(found.numpy(), local.numpy())
+
+
+def test_same_rows_items_and_ids_as_the_folder(served: Proxy, store_folder: Path) -> None:
+    remote, local = open_store(served.url), open_store(store_folder)
+    assert isinstance(remote, RemoteStore)
+    assert [i.as_dict() for i in remote.sets()] == [i.as_dict() for i in local.sets()]
+    assert remote.failures(IMAGES).equals(local.failures(IMAGES))
+    for name in (IMAGES, TEXTS):
+        assert_same_rows(served.url, store_folder, name)
+
+
+@pytest.mark.parametrize("mode", ["map", "segments", "pread"])
+def test_every_mode_reads_a_set_in_part_and_whole(
+    served: Proxy, store_folder: Path, mode: Mode
+) -> None:
+    local = open_store(store_folder).view(IMAGES).numpy()
+    view = open_store(served.url, mode=mode).view(IMAGES)
+    some = np.array([900, 3, 500, 3])
+    np.testing.assert_array_equal(view.take(some).numpy(), local[some])
+    np.testing.assert_array_equal(view.numpy(), local)
+    again = open_store(served.url, mode=mode, verify="full").view(IMAGES)
+    np.testing.assert_array_equal(again.numpy(), local)
+
+
+def test_a_shard_is_fetched_once_and_read_without_the_server(
+    served: Proxy, store_folder: Path
+) -> None:
+    open_store(served.url).prefetch(IMAGES)  # type: ignore[attr-defined]
+    assert served.count("embedding/c/") == 4  # one request a file
+    assert_same_rows(served.url, store_folder)
+    assert served.count("embedding/c/") == 4
+    served.down = True
+    with pytest.warns(UserWarning, match="cannot be reached"):
+        offline = open_store(served.url)
+    local = open_store(store_folder).view(IMAGES)
+    np.testing.assert_array_equal(offline.view(IMAGES).numpy(), local.numpy())
+    with pytest.raises(RemoteStoreError, match="not in the cache"):
+        offline.view(TEXTS)
+
+
+def test_offline_by_the_environment_asks_nothing(
+    served: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSTOCK_OFFLINE", "1")
+    with pytest.raises(UnknownSetError):
+        open_store(served.url)
+    assert not served.requests
+
+
+def test_whole_files_are_local_files_byte_for_byte(
+    served: Proxy, store_folder: Path, cache_home: Path
+) -> None:
+    open_store(served.url).prefetch(IMAGES)  # type: ignore[attr-defined]
+    open_store(served.url).view(IMAGES)  # finishes what is complete
+    kept = {path.read_bytes() for path in cache_home.glob("shards/*/*")}
+    assert kept == {
+        path.read_bytes() for path in store_folder.glob("birds/image/*/embedding/c/*/0")
+    }
+
+
+def test_rows_are_asked_for_by_runs_of_blocks(
+    served: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featstore.store.remote.spans.GAP_BYTES", 0)
+    view = open_store(served.url).view(IMAGES)
+    rows = np.array([0, 1, BLOCK, 3 * BLOCK + 1, 9 * BLOCK, 10 * BLOCK])
+    view.source.read(rows)
+    asked = [bytes_ for _, path, bytes_ in served.requests if "embedding/c/" in path]
+    size = BLOCK * 256 * 4
+    assert sorted(asked) == [
+        f"bytes=0-{2 * size - 1}",  # blocks 0 and 1
+        f"bytes={size}-{3 * size - 1}",  # blocks 9 and 10, of the third file
+        f"bytes={3 * size}-{4 * size - 1}",  # block 3
+    ]
+
+
+def test_a_scan_takes_each_file_in_at_most_two_requests(served: Proxy) -> None:
+    for _ in open_store(served.url).view(IMAGES).batches(50):
+        pass
+    assert served.count("embedding/c/") <= 8
+
+
+def test_a_server_without_ranges(store_folder: Path) -> None:
+    with static_server(store_folder, ranges=False) as upstream, proxy(upstream) as state:
+        view = open_store(state.url).view(IMAGES)
+        local = open_store(store_folder).view(IMAGES)
+        for row in (500, 501, 900):
+            np.testing.assert_array_equal(view.take([row]).numpy(), local.take([row]).numpy())
+        assert_same_rows(state.url, store_folder)
+        assert state.count("embedding/c/") <= 5  # the first range, then whole files
+
+
+def _read_all(url: str) -> int:
+    import zlib
+
+    view = open_store(url).view(IMAGES)
+    order = np.random.default_rng().permutation(len(view))
+    out = np.empty(view.shape, np.float32)
+    for part in np.array_split(order, 20):
+        out[part] = view.take(part).numpy()
+    return zlib.crc32(out.tobytes())
+
+
+def test_many_processes_share_one_cache(served: Proxy, store_folder: Path) -> None:
+    import zlib
+
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        found = pool.map(_read_all, [served.url] * 3)
+    right = zlib.crc32(open_store(store_folder).view(IMAGES).numpy().tobytes())
+    assert found == [right] * 3
+
+
+def test_a_cache_that_is_emptied_while_it_is_read(served: Proxy, store_folder: Path) -> None:
+    view = open_store(served.url).view(IMAGES)
+    local = open_store(store_folder).view(IMAGES)
+    early = view.take(np.arange(10))
+    held = early.numpy()
+    user_cache().trim(limit=0)
+    np.testing.assert_array_equal(view.numpy(), local.numpy())
+    np.testing.assert_array_equal(held, local.numpy()[:10])
+
+
+def test_marks_of_an_earlier_start_are_not_believed(
+    served: Proxy, store_folder: Path, cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = open_store(served.url).view(IMAGES)
+    view.take(np.arange(2 * BLOCK)).numpy()
+    (part,) = [path for path in cache_home.glob("shards/*/*") if path.stat().st_blocks]
+    with part.open("r+b") as file:
+        file.write(b"lost")  # what a loss of power makes of data that was not durable
+    monkeypatch.setattr("featstore.store.remote.shard.boot_id", lambda: "another start")
+    before = served.count("embedding/c/")
+    assert_same_rows(served.url, store_folder)
+    assert served.count("embedding/c/") > before
+
+
+def test_the_least_recently_used_shards_go_first(served: Proxy, cache_home: Path) -> None:
+    import os
+
+    store = open_store(served.url)
+    store.prefetch(IMAGES)  # type: ignore[attr-defined]
+    store.prefetch(TEXTS)  # type: ignore[attr-defined]
+    cache = user_cache()
+    entries = cache.shards()
+    for age, entry in enumerate(entries):
+        os.utime(entry.path, (1e9 - age, 1e9 - age))
+    kept = sum(entry.bytes for entry in entries[:2])
+    removed = cache.trim(limit=kept)
+    assert [entry.path for entry in removed] == [entry.path for entry in entries[2:]]
+    assert {entry.path for entry in cache.shards()} == {entry.path for entry in entries[:2]}
+
+
+def test_more_rows_than_the_cache_may_hold(
+    served: Proxy, store_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSTOCK_CACHE_BYTES", str(5 * BLOCK * 1024))
+    view = open_store(served.url).view(IMAGES)
+    np.testing.assert_array_equal(
+        view.take([5]).numpy(), open_store(store_folder).view(IMAGES).take([5]).numpy()
+    )
+    with pytest.raises(CacheFullError, match="HEADSTOCK_CACHE_BYTES"):
+        view.numpy()
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_rows_in_any_order(served: Proxy, store_folder: Path, data: st.DataObject) -> None:
+    rows = np.array(data.draw(st.lists(st.integers(0, N - 2), min_size=1, max_size=30)))
+    if data.draw(st.booleans()):
+        user_cache().trim(limit=0)
+    found = open_store(served.url).view(IMAGES).take(rows).numpy()
+    np.testing.assert_array_equal(found, open_store(store_folder).view(IMAGES).take(rows).numpy())
