@@ -151,6 +151,9 @@ class RemoteStore(FeatureStore):
             directory = keys[text].directory(self.root)
             if (directory / POINTER).exists():
                 found[text] = directory
+            elif self.mirror.offline:
+                msg = f"{text} of {self.address} is not in the cache, and the server is not asked."
+                raise RemoteStoreError(msg)
         return found
 
     def _try_records(self, key: SetKey) -> None:

@@ -119,8 +119,11 @@ def test_a_server_without_ranges(store_folder: Path) -> None:
         assert state.count("embedding/c/") <= 5  # the first range, then whole files
 
 
-def _read_all(url: str) -> int:
+def _read_all(url: str, cache: str) -> int:
+    import os
     import zlib
+
+    os.environ["XDG_CACHE_HOME"] = cache
 
     view = open_store(url).view(IMAGES)
     order = np.random.default_rng().permutation(len(view))
@@ -130,11 +133,15 @@ def _read_all(url: str) -> int:
     return zlib.crc32(out.tobytes())
 
 
-def test_many_processes_share_one_cache(served: Proxy, store_folder: Path) -> None:
+def test_many_processes_share_one_cache(
+    served: Proxy, store_folder: Path, cache_home: Path
+) -> None:
     import zlib
 
+    cache = str(cache_home.parent.parent)
+
     with multiprocessing.get_context("spawn").Pool(3) as pool:
-        found = pool.map(_read_all, [served.url] * 3)
+        found = pool.starmap(_read_all, [(served.url, cache)] * 3)
     right = zlib.crc32(open_store(store_folder).view(IMAGES).numpy().tobytes())
     assert found == [right] * 3
 

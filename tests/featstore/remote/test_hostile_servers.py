@@ -1,0 +1,313 @@
+"""A truncated, reordered, flaky or lying server never yields a wrong row."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featstore.errors import (
+    AddressError,
+    CorruptStoreError,
+    FeatstoreError,
+    RemoteStoreError,
+    UnknownSetError,
+)
+from featstore.objects.address import Address, parse_address
+from featstore.objects.base import check_name
+from featstore.store.store import open_store
+from tests.featstore.remote.proxy import Answer, Harm, Proxy
+
+IMAGES = "birds/image/toy"
+
+
+def _flip(body: bytes, at: int) -> bytes:
+    changed = bytearray(body)
+    changed[at % len(changed)] ^= 1
+    return bytes(changed)
+
+
+def on(part: str, change: Callable[[Answer], Answer | None], *, first: int = 10**9) -> Harm:
+    """Harm the first answers for each path that holds `part`."""
+
+    def harm(path: str, number: int, answer: Answer) -> Answer | None:
+        return change(answer) if part in path and number <= first else None
+
+    return harm
+
+
+def cut(answer: Answer) -> Answer:
+    answer.headers["Content-Length"] = str(len(answer.body))
+    answer.cut = len(answer.body) // 2
+    return answer
+
+
+def shortened(answer: Answer) -> Answer:
+    answer.body = answer.body[:-1]
+    return answer
+
+
+def flipped(answer: Answer) -> Answer:
+    answer.body = _flip(answer.body, len(answer.body) // 3)
+    return answer
+
+
+def reordered(answer: Answer) -> Answer:
+    half = len(answer.body) // 2
+    answer.body = answer.body[half:] + answer.body[:half]
+    return answer
+
+
+def longer(answer: Answer) -> Answer:
+    answer.body += bytes(1000)
+    return answer
+
+
+def zeros(answer: Answer) -> Answer:
+    answer.body = bytes(len(answer.body))
+    return answer
+
+
+def moved(answer: Answer) -> Answer:
+    """Claim to send another range."""
+    if "Content-Range" in answer.headers:
+        answer.headers["Content-Range"] = "bytes 5-9/100"
+    return answer
+
+
+def failing(answer: Answer) -> Answer:
+    return Answer(503, {}, b"later")
+
+
+def absent(answer: Answer) -> Answer:
+    return Answer(404, {}, b"")
+
+
+def squeezed(answer: Answer) -> Answer:
+    answer.headers["Content-Encoding"] = "gzip"
+    return answer
+
+
+def elsewhere(answer: Answer) -> Answer:
+    return Answer(302, {"Location": "http://localhost:1/other"}, b"")
+
+
+def to_a_file(answer: Answer) -> Answer:
+    return Answer(301, {"Location": "file:///etc/passwd"}, b"")
+
+
+HARMS = [cut, shortened, flipped, reordered, longer, zeros, moved, failing, absent, squeezed,
+         elsewhere, to_a_file]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["embedding/c/", "revisions/", "items-", "/zarr.json", "catalog"])
+@pytest.mark.parametrize("change", HARMS)
+def test_harm_at_every_request_is_an_error_or_the_right_rows(
+    served: Proxy, store_folder: Path, change: Callable[[Answer], Answer], part: str
+) -> None:
+    served.harm = on(part, change)
+    local = open_store(store_folder).view(IMAGES)
+    try:
+        view = open_store(served.url).view(IMAGES)
+        rows, items = view.numpy(), view.items
+    except FeatstoreError:
+        pass
+    else:
+        np.testing.assert_array_equal(rows, local.numpy())
+        assert items.equals(local.items)
+        assert (change, part) not in {(flipped, "embedding/c/"), (cut, "embedding/c/")}
+    served.harm = None  # and nothing wrong was kept
+    again = open_store(served.url).view(IMAGES)
+    np.testing.assert_array_equal(again.numpy(), local.numpy())
+    assert again.items.equals(local.items)
+
+
+@pytest.mark.parametrize("change", [cut, shortened, flipped, failing, moved, zeros])
+def test_a_flaky_server_is_asked_again(
+    served: Proxy, store_folder: Path, change: Callable[[Answer], Answer]
+) -> None:
+    served.harm = on("embedding/c/", change, first=1)
+    found = open_store(served.url).view(IMAGES).numpy()
+    np.testing.assert_array_equal(found, open_store(store_folder).view(IMAGES).numpy())
+
+
+def test_what_arrived_before_a_break_is_not_fetched_again(served: Proxy) -> None:
+    served.harm = on("embedding/c/0/0", cut, first=1)
+    open_store(served.url).view(IMAGES).source.read(np.arange(4 * 64))
+    asked = [bytes_ for _, path, bytes_ in served.requests if "embedding/c/0/0" in path]
+    size = 4 * 64 * 256 * 4
+    assert asked[0] == f"bytes=0-{size - 1}"
+    assert int(asked[1].removeprefix("bytes=").split("-")[0]) == size // 2
+
+
+def test_a_lying_server_is_named_with_its_block(served: Proxy) -> None:
+    served.harm = on("embedding/c/1/0", flipped)
+    with pytest.raises(CorruptStoreError, match=r"embedding/c/1/0: block 5 .* the server lies"):
+        open_store(served.url).view(IMAGES).numpy()
+
+
+def test_an_older_pointer_or_another_commit_is_refused(served: Proxy) -> None:
+    def swap(answer: Answer) -> Answer:
+        document = json.loads(answer.body)
+        document["n"] = 5
+        answer.body = json.dumps(document).encode()
+        return answer
+
+    served.harm = on("revisions/", swap)
+    with pytest.raises(CorruptStoreError):
+        open_store(served.url).view(IMAGES)
+
+
+@pytest.mark.parametrize("size", [None, 2**40])
+def test_an_endless_answer_is_not_read(served: Proxy, size: int | None) -> None:
+    def endless(answer: Answer) -> Answer:
+        answer.body = b"{" + b" " * (5 * 2**20)
+        if size is not None:
+            answer.headers["Content-Length"] = str(size)
+        return answer
+
+    served.harm = on("/zarr.json", endless)
+    with pytest.raises(CorruptStoreError, match="more than the"):
+        open_store(served.url)
+
+
+def test_names_of_a_listing_stay_inside(served: Proxy) -> None:
+    def trick(answer: Answer) -> Answer:
+        document = json.loads(answer.body)
+        for key in ("../../etc/passwd", "a/b", "a//b", "/etc/x/y", "a/../b", "a/b/c/d", "a/b/.c"):
+            document["sets"].append({"key": key, "revision": "0" * 64})
+        document["thumbnails"] = ["../birds/image/thumbnails-00000000.parquet", "birds/image/x"]
+        answer.body = json.dumps(document).encode()
+        return answer
+
+    served.harm = on("catalog", trick)
+    store = open_store(served.url)
+    assert len(store.sets()) == 2
+    assert store.thumbnails("birds") == {}
+    assert not [path for _, path, _ in served.requests if ".." in path or "etc" in path]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../b", "/a", "a//b", "a?b", "a b", "", ".", "a/.."])
+def test_no_other_name_is_asked_for(name: str) -> None:
+    with pytest.raises(CorruptStoreError):
+        check_name(name)
+
+
+def test_redirects_inside_the_server_are_followed(served: Proxy) -> None:
+    def inside(path: str, number: int, answer: Answer) -> Answer | None:
+        if number == 1 and "catalog" in path:
+            return Answer(302, {"Location": "/catalog.json"}, b"")
+        return None
+
+    served.harm = inside
+    assert len(open_store(served.url).sets()) == 2
+
+
+@pytest.mark.parametrize("change", [elsewhere, to_a_file])
+def test_redirects_to_elsewhere_are_refused(
+    served: Proxy, change: Callable[[Answer], Answer]
+) -> None:
+    served.harm = on("", change)
+    with pytest.raises(RemoteStoreError, match="Redirects to other servers or schemes"):
+        open_store(served.url)
+
+
+@pytest.fixture
+def untrusted(store_folder: Path, tmp_path: Path) -> Iterator[str]:
+    """A server with TLS whose certificate nobody vouches for."""
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    pem = tmp_path / "server.pem"
+    pem.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ) + certificate.public_bytes(serialization.Encoding.PEM)
+    )  # fmt: skip
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(store_folder))
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+
+    class Server(HTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            pass
+
+        def get_request(self) -> Any:
+            link, address = super().get_request()
+            link.settimeout(10)
+            return context.wrap_socket(link, server_side=True), address
+
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield f"https://localhost:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_tls_is_verified(untrusted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RemoteStoreError, match="certificate"):
+        open_store(untrusted)
+    # The same server is fine once its certificate is vouched for.
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
+    assert len(open_store(untrusted).sets()) == 2
+
+
+def test_a_server_that_is_no_store(served: Proxy) -> None:
+    served.harm = on("", absent)
+    with pytest.raises(UnknownSetError, match="no store"):
+        open_store(served.url)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("ftp://host/x", "No store can be opened at ftp://"),
+        ("s3://key:secret@bucket/x", "holds credentials"),
+        ("https://host/x?token=secret", "query"),
+        ("https://host/a/../b", "'..' step"),
+        ("https://host/a/%2e%2e/b", "'..' step"),
+        ("http://example.com/x", "in the clear"),
+        ("s3:///x", "names no bucket"),
+        ("file://other/x", "another machine"),
+    ],
+)
+def test_addresses_that_are_refused(text: str, what: str) -> None:
+    with pytest.raises(AddressError, match=what) as caught:
+        open_store(text)
+    assert "secret" not in str(caught.value)
+
+
+def test_addresses_of_folders() -> None:
+    assert parse_address("file:///a/b%20c") == Path("/a/b c")
+    assert parse_address("a/b") == parse_address(Path("a/b")) == Path("a/b")
+    assert parse_address("S3://bucket/a/") == Address("s3", "bucket", "a", "s3://bucket/a")
