@@ -38,6 +38,8 @@ class BucketObjects(Objects):
             msg = f"{address.url} is read with obstore: pip install 'headstock[remote]'."
             raise RemoteStoreError(msg) from err
         self._errors = exceptions
+        # A missing file is raised as Python's own error.
+        self._caught = (exceptions.BaseError, OSError)
         options: Any = {
             "connect_timeout": timedelta(seconds=10),
             "read_timeout": timedelta(seconds=60),
@@ -58,7 +60,7 @@ class BucketObjects(Objects):
             for page in self._store.list(prefix or None):
                 for entry in page:
                     yield str(entry["path"]), int(entry["size"])
-        except self._errors.BaseError as err:
+        except self._caught as err:
             raise self._failed(prefix or "its list of files", err) from err
 
     def put(self, name: str, data: bytes | Path) -> None:
@@ -77,9 +79,9 @@ class BucketObjects(Objects):
         """Remove a file."""
         try:
             self._store.delete(check_name(name))
-        except self._errors.NotFoundError:
+        except (self._errors.NotFoundError, FileNotFoundError):
             return
-        except self._errors.BaseError as err:
+        except self._caught as err:
             raise self._failed(name, err) from err
 
     def _put(self, name: str, data: bytes | Path, **options: Any) -> bool:
@@ -88,7 +90,7 @@ class BucketObjects(Objects):
             self._store.put(name, data, **options)
         except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
             return False
-        except self._errors.BaseError as err:
+        except self._caught as err:
             # Google and some S3 say it in words only.
             if any(word in str(err) for word in ("PreconditionFailed", "412", "409 Conflict")):
                 return False
@@ -101,7 +103,7 @@ class BucketObjects(Objects):
             if answer.meta["size"] > limit:
                 raise self._too_large(name, limit)
             data = bytes(answer.bytes())
-        except self._errors.BaseError as err:
+        except self._caught as err:
             raise self._reading(name, err) from err
         if len(data) != answer.meta["size"]:
             msg = f"{len(data):,} of {answer.meta['size']:,} bytes came"
@@ -116,14 +118,18 @@ class BucketObjects(Objects):
                 raise TransientError(msg)
             for piece in answer.stream(min_chunk_size=_PIECE):
                 yield memoryview(piece)
-        except self._errors.BaseError as err:
+        except self._caught as err:
             raise self._reading(name, err) from err
 
     def _reading(self, name: str, err: Exception) -> Exception:
         """Return what an error of a read becomes: final, absent, or worth another attempt."""
-        if isinstance(err, self._errors.NotFoundError):
+        if isinstance(err, self._errors.NotFoundError | FileNotFoundError):
             return FileNotFoundError(f"{self.address}/{name}")
-        final = (self._errors.PermissionDeniedError, self._errors.UnauthenticatedError)
+        final = (
+            self._errors.PermissionDeniedError,
+            self._errors.UnauthenticatedError,
+            PermissionError,
+        )
         return self._failed(name, err) if isinstance(err, final) else TransientError(_said(err))
 
     def _failed(self, name: str, err: Exception) -> RemoteStoreError:

@@ -64,12 +64,12 @@ class FeatureStore:
 
     def sets(self) -> list[SetInfo]:
         """Return the finished sets, sorted by key."""
-        return [self._info(directory) for directory in self._finished()]
+        return [self._info(directory) for directory in self.folders()]
 
     def listing(self) -> list[tuple[SetKey, SetInfo | CorruptStoreError]]:
         """Return every finished set with what is wrong with it, if it is damaged."""
         found: list[tuple[SetKey, SetInfo | CorruptStoreError]] = []
-        for directory in self._finished():
+        for directory in self.folders():
             try:
                 found.append((key_of(directory), self._info(directory)))
             except CorruptStoreError as err:
@@ -120,7 +120,7 @@ class FeatureStore:
                 "extract` again; it resumes where it stopped."
             )
             raise IncompleteEmbeddingsError(msg)
-        keys = [str(key_of(path)) for path in self._finished()]
+        keys = [str(key_of(path)) for path in self.folders()]
         raise UnknownSetError(unknown_set(self.address, name, keys))
 
     def revisions(self, name: str) -> list[SetInfo]:
@@ -150,7 +150,7 @@ class FeatureStore:
         commit = info.commit
         self._prepare(info)
         _check_metadata(directory, commit)
-        layout = self._layout(info)
+        layout = self.layout(info)
         items_path = directory.parent / commit.items["file"]
         check_no_links(self.root, [items_path])
         check_items_file(items_path, commit.items)
@@ -203,16 +203,16 @@ class FeatureStore:
         """Return the bytes of all files of a set, of every revision."""
         return disk_bytes(info.key.directory(self.root))
 
-    def _finished(self) -> list[Path]:
-        """Return the folders of the finished sets, sorted by key."""
+    def folders(self) -> list[Path]:
+        """Return the folders of the finished sets below `root`, sorted by key."""
         return finished_sets(self.root)
 
     def _find(self, name: str) -> dict[str, Path]:
         """Return key -> folder of the finished sets that `name` fits."""
         return find_sets(self.root, name)
 
-    def _layout(self, info: SetInfo) -> ArrayLayout:
-        """Return how a set's array is cut into files."""
+    def layout(self, info: SetInfo) -> ArrayLayout:
+        """Return how a set's array is cut into files; raises as `view`."""
         return _read_layout(info.key.directory(self.root), info.commit)
 
     def _prepare(self, info: SetInfo) -> None:

@@ -131,7 +131,8 @@ class RemoteStore(FeatureStore):
         """Return no keys: what is not published is not read from elsewhere."""
         return []
 
-    def _finished(self) -> list[Path]:
+    def folders(self) -> list[Path]:
+        """Return the folders of the finished sets below `root`, sorted by key."""
         keys = self.keys()
         with ThreadPoolExecutor(REQUESTS, "records") as pool:
             # Errors are raised by whoever reads the set.
@@ -185,9 +186,9 @@ class RemoteStore(FeatureStore):
         return rows.source if rows.complete and self.mode in ("auto", "map") else rows
 
     def layout(self, info: SetInfo) -> ArrayLayout:
-        """Return how a set's array is cut into files."""
+        """Return how a set's array is cut into files; raises as `view`."""
         self._prepare(info)
-        return self._layout(info)
+        return super().layout(info)
 
 
 def open_remote(

@@ -49,12 +49,18 @@ class Proxy:
         Method, path and Range header of each request.
     harm : callable or None
         May be changed at any time.
+    upstream : tuple
+        Host and port of the server behind it.
+    address : str
+        Of the store, where that is not `url`.
     """
 
     url: str
     harm: Harm | None = None
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     down: bool = False
+    upstream: tuple[str, int] = ("", 0)
+    address: str = ""
 
     def count(self, part: str = "") -> int:
         return sum(part in path for _, path, _ in self.requests)
@@ -110,7 +116,7 @@ def proxy(upstream: tuple[str, int]) -> Iterator[Proxy]:
             pass
 
     with _serving(Handler) as port:
-        state = Proxy(f"http://127.0.0.1:{port}")
+        state = Proxy(f"http://127.0.0.1:{port}", upstream=upstream)
         yield state
 
 

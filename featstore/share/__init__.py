@@ -1,0 +1,1 @@
+"""Copying sets between stores, wherever they lie."""

@@ -1,0 +1,150 @@
+"""A set as it is sent: its records, small files and data files, each verified before it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from featstore.errors import CorruptStoreError
+from featstore.store.blocks import check_file, layout_of
+from featstore.store.commit import POINTER, REVISIONS, Commit, read_commit
+from featstore.store.files import json_bytes, read_regular, same_file
+from featstore.store.items import MAX_ITEM_BYTES
+from featstore.store.layout import ArrayLayout, array_metadata, group_metadata
+from featstore.store.remote.rows import RemoteRows
+from featstore.store.remote.store import RemoteStore
+from featstore.store.set_info import SetInfo
+from featstore.store.store import FeatureStore
+
+_ARRAY = "embedding/zarr.json"
+
+
+@dataclass
+class SetSource:
+    """One set of an opened store.
+
+    Attributes
+    ----------
+    store : FeatureStore
+    info : SetInfo
+        Its current revision.
+    """
+
+    store: FeatureStore
+    info: SetInfo
+
+    def __post_init__(self) -> None:
+        self.directory = self.info.key.directory(self.store.root)
+        self.history: list[str] = list(self.info.attributes.get("history", []))
+        self._array: RemoteRows | None = None
+
+    @property
+    def revision(self) -> str:
+        """The revision_id that is sent."""
+        return self.info.commit.revision_id
+
+    def layout(self) -> ArrayLayout:
+        """Return how the array is cut into files."""
+        return self.store.layout(self.info)
+
+    def commits(self) -> list[Commit]:
+        """Return the commit of every revision, the oldest first."""
+        if isinstance(self.store, RemoteStore):
+            for revision in self.history:
+                self.store.mirror.fetch_commit(self.info.key, revision)
+        earlier = [read_commit(self.directory, revision) for revision in self.history]
+        return [*earlier, self.info.commit]
+
+    def small_files(self) -> dict[str, bytes]:
+        """Return the files of all revisions but data and pointer: path below the store -> bytes.
+
+        The commit records come last.
+
+        Raises
+        ------
+        CorruptStoreError
+            If one is not what its commit states.
+        """
+        files: dict[str, bytes] = {}
+        key, commits = self.info.key, self.commits()
+        for commit in commits:
+            if isinstance(self.store, RemoteStore):
+                self.store.mirror.fetch_small(key, commit)
+            items = commit.items
+            facts = {"bytes": items["bytes"], "sha256": items["sha256"]}
+            name = f"{key.dataset}/{key.kind}/{items['file']}"
+            files[name] = self._checked(self.directory.parent / items["file"], facts)
+            for part, stated in commit.metadata.items():
+                if part != _ARRAY:
+                    files[f"{key}/{part}"] = self._checked(self.directory / part, stated)
+        files[f"{key}/{_ARRAY}"] = json_bytes(array_metadata(self.layout()))
+        for commit in commits:
+            part = f"{REVISIONS}/{commit.revision_id}.json"
+            files[f"{key}/{part}"] = read_regular(self.directory / part, limit=MAX_ITEM_BYTES)
+        return files
+
+    def groups(self) -> dict[str, bytes]:
+        """Return the metadata of the groups above the set: path below the store -> bytes."""
+        key = self.info.key
+        dataset = group_metadata({"dataset": key.dataset})
+        kind = group_metadata({"dataset": key.dataset, "kind": key.kind})
+        return {
+            f"{key.dataset}/zarr.json": json_bytes(dataset),
+            f"{key.dataset}/{key.kind}/zarr.json": json_bytes(kind),
+        }
+
+    def pointer(self) -> bytes:
+        """Return the set's pointer."""
+        return json_bytes(group_metadata(self.info.attributes))
+
+    def pointer_name(self) -> str:
+        """Return the pointer's path below the store."""
+        return f"{self.info.key}/{POINTER}"
+
+    def data_file(self, file: int) -> Path:
+        """Return a data file of this machine, each byte of it verified.
+
+        Raises
+        ------
+        CorruptStoreError
+            If it is not what the commit states.
+        RemoteStoreError
+            If it lies elsewhere and cannot be fetched.
+        """
+        layout = self.layout()
+        if isinstance(self.store, RemoteStore):
+            if self._array is None:
+                self._array = self.store.open_array(self.info, layout)
+            return self._array.fetch_file(file)
+        path = self.directory / "embedding" / layout.file_name(file)
+        found = check_file(path, layout, file, self.info.commit.blocks)
+        if found.reasons or found.bad_blocks:
+            msg = f"{path} {'; '.join(found.reasons)}. Nothing of {self.info.key} was sent."
+            raise CorruptStoreError(msg)
+        return path
+
+    def _checked(self, path: Path, facts: dict[str, int | str]) -> bytes:
+        if not same_file(path, facts):
+            msg = f"{path} is missing or differs from its commit record. The set was not sent."
+            raise CorruptStoreError(msg)
+        return read_regular(path, limit=MAX_ITEM_BYTES)
+
+
+def kept_files(base: Commit | None, now: Commit, layout: ArrayLayout) -> set[int]:
+    """Return the data files of `now` that a store with `base` has, byte for byte.
+
+    Those whose blocks, all of them full, have the same hashes in both. The last file of the base is
+    among them only if nothing was appended to it.
+    """
+    before = None if base is None else layout_of(base)
+    if base is None or before is None or replace(before, n=layout.n) != layout:
+        return set()
+    if base.n != now.n and not layout.shard_rows:
+        return set()
+    kept = set()
+    for file in range(layout.n_files):
+        rows, blocks = layout.file_rows(file), layout.file_blocks(file)
+        same = base.blocks[blocks.start : blocks.stop] == now.blocks[blocks.start : blocks.stop]
+        if same and rows.stop <= base.n and (base.n == now.n or file < layout.n_files - 1):
+            kept.add(file)
+    return kept

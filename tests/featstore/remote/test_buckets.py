@@ -1,0 +1,302 @@
+"""Buckets: moto's S3 server, read and written by the real libraries."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import obstore
+import pytest
+import zarr
+
+from featstore.errors import CorruptStoreError, PublishConflictError, RemoteStoreError
+from featstore.objects.address import parse_address
+from featstore.objects.base import Objects
+from featstore.objects.bucket import BucketObjects
+from featstore.objects.opening import open_objects
+from featstore.share.copying import copy_sets
+from featstore.share.to_bucket import make_bucket_store
+from featstore.store.store import open_store
+from featstore.store.verify import verify_store
+from tests.featstore.remote.buckets import environment, make_bucket, moto_server, plain_store
+from tests.featstore.remote.conftest import BLOCK, make_rows, make_store
+from tests.featstore.remote.proxy import Answer, Proxy, proxy
+from tests.featstore.store.conftest import item_table, write_set
+
+IMAGES = "birds/image/toy"
+NUMBERS = itertools.count()
+EXTENDED = {"block_rows": BLOCK, "plain_bytes": 0, "shard_bytes": 256 * 1024}
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[tuple[str, int]]:
+    with moto_server() as place:
+        yield place
+
+
+@pytest.fixture
+def bucket(moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """An empty bucket ``team``N behind a proxy; `url` is the store's address."""
+    with proxy(moto) as state:
+        for name, value in environment(state.url).items():
+            monkeypatch.setenv(name, value)
+        name = f"team-{next(NUMBERS)}"
+        make_bucket(state.url, name)
+        state.requests.clear()
+        state.address = f"s3://{name}/store"
+        yield state
+
+
+def extend(root: Path, n: int, seed: int = 5) -> None:
+    """Append rows to the sharded set, or other ones with another seed."""
+    names = [*(f"b/{i:04d}" for i in range(1000)), *(f"n{seed}/{i}" for i in range(n))]
+    items = item_table([{"item_id": name, "kind": "image"} for name in names])
+    rows = np.concatenate([make_rows(), make_rows(n, seed=seed)])
+    rows[7] = np.nan
+    write_set(root, rows, items, failures={"b/0007": "broken"}, **EXTENDED)
+
+
+def assert_same_store(address: Any, folder: Path) -> None:
+    found, local = open_store(address), open_store(folder)
+    assert [i.as_dict() for i in found.sets()] == [i.as_dict() for i in local.sets()]
+    for info in local.sets():
+        for entry in local.revisions(str(info.key)):
+            revision = entry.commit.revision_id
+            one = found.view(str(info.key), revision=revision)
+            other = local.view(str(info.key), revision=revision)
+            assert one.items.equals(other.items)
+            np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_push_read_pull(bucket: Proxy, store_folder: Path, tmp_path: Path) -> None:
+    report = copy_sets(store_folder, bucket.address)
+    assert set(report.sets.values()) == {"new"}
+    assert not report.failed
+    assert_same_store(bucket.address, store_folder)
+    pulled = tmp_path / "pulled"
+    copy_sets(bucket.address, pulled)
+    assert_same_store(pulled, store_folder)
+    assert verify_store(pulled).problems == []
+
+
+def test_zarr_python_and_tensorstore_read_the_same_bucket(
+    bucket: Proxy, store_folder: Path
+) -> None:
+    import tensorstore
+
+    copy_sets(store_folder, bucket.address)
+    view = open_store(store_folder).view(IMAGES)
+    stored = open_store(store_folder, mode="zarr").view(IMAGES).source.read(np.arange(1000))
+    name = bucket.address.removeprefix("s3://").split("/")[0]
+    array = f"store/{view.key}/embedding"
+    there = zarr.storage.ObjectStore(plain_store(bucket.url, name), read_only=True)
+    found = zarr.open_array(there, path=array, mode="r", zarr_format=3)[:]
+    assert np.asarray(found).tobytes() == stored.tobytes()
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {
+            "driver": "s3", "bucket": name, "path": f"{array}/", "endpoint": bucket.url,
+            "aws_region": "us-east-1", "aws_credentials": {"type": "environment"},
+        },
+    }  # fmt: skip
+    other = tensorstore.open(spec, read=True, open=True).result().read().result()
+    assert other.tobytes() == stored.tobytes()
+
+
+def test_nothing_travels_twice(bucket: Proxy, store_folder: Path) -> None:
+    copy_sets(store_folder, bucket.address)
+    bucket.requests.clear()
+    report = copy_sets(store_folder, bucket.address)
+    assert set(report.sets.values()) == {"same"}
+    assert not [path for method, path, _ in bucket.requests if method == "PUT"]
+    assert len(bucket.requests) <= 3  # the root, and the catalog twice
+
+
+def test_only_new_shards_of_an_extended_set_travel(
+    bucket: Proxy, store_folder: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(store_folder, own)
+    copy_sets(own, bucket.address)
+    copy_sets(bucket.address, tmp_path / "pulled")
+    extend(own, 300)
+    bucket.requests.clear()
+    assert "behind" in copy_sets(own, bucket.address).sets.values()
+    put = [path for method, path, _ in bucket.requests if method == "PUT" and "/c/" in path]
+    assert sorted(path.split("/c/")[1] for path in put) == ["3/0", "4/0", "5/0"]
+    assert_same_store(bucket.address, own)
+    copy_sets(bucket.address, tmp_path / "pulled")
+    assert_same_store(tmp_path / "pulled", own)
+    assert verify_store(tmp_path / "pulled").problems == []
+    # What is older than the other side's is left alone.
+    assert "newer" in copy_sets(store_folder, bucket.address).sets.values()
+    assert_same_store(bucket.address, own)
+
+
+@pytest.mark.parametrize("target", ["bucket", "folder"])
+def test_two_publishers_never_overwrite_each_other(
+    bucket: Proxy, store_folder: Path, tmp_path: Path, target: str
+) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for root in (ours, theirs):
+        shutil.copytree(store_folder, root)
+    place = bucket.address if target == "bucket" else tmp_path / "target"
+    copy_sets(store_folder, place)
+    extend(ours, 300, seed=1)
+    extend(theirs, 300, seed=2)
+    copy_sets(theirs, place)
+    winner = open_store(theirs).info(IMAGES).commit.revision_id
+    report = copy_sets(ours, place)
+    (message,) = report.failed.values()
+    assert winner[:12] in message
+    assert "first" in message
+    assert_same_store(place, theirs)
+
+
+def test_the_pointer_is_put_only_if_nobody_else_did(
+    bucket: Proxy, store_folder: Path, tmp_path: Path
+) -> None:
+    """Another publisher finishes between the decision and the pointer."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for root in (ours, theirs):
+        shutil.copytree(store_folder, root)
+    copy_sets(store_folder, bucket.address)
+    extend(ours, 30, seed=1)
+    extend(theirs, 30, seed=2)
+    name = bucket.address.removeprefix("s3://").split("/")[0]
+    info = open_store(theirs).info(IMAGES)
+    pointer = f"{info.key}/zarr.json"
+
+    def race(path: str, number: int, answer: Answer) -> None:
+        if "revisions/" in path and bucket.requests[-1][0] == "PUT":
+            data = (theirs / pointer).read_bytes()
+            obstore.put(plain_store(moto_url, name),
+                        f"store/{pointer}", data)  # fmt: skip
+
+    moto_url = f"http://127.0.0.1:{bucket.upstream[1]}"
+    bucket.harm = race
+    report = copy_sets(ours, bucket.address)
+    (message,) = report.failed.values()
+    assert info.commit.revision_id[:12] in message
+    found, _ = open_objects_of(bucket).read_tagged(pointer, limit=10**6)
+    assert found == (theirs / pointer).read_bytes()
+
+
+def open_objects_of(bucket: Proxy) -> Objects:
+    return open_objects(parse_address(bucket.address))  # type: ignore[arg-type]
+
+
+def test_an_interrupted_push_goes_on(bucket: Proxy, store_folder: Path) -> None:
+    def breaks(path: str, number: int, answer: Answer) -> Answer | None:
+        return Answer(403, {}, b"") if "/c/2/0" in path else None
+
+    bucket.harm = breaks
+    report = copy_sets(store_folder, bucket.address, select=["*/image/*"])
+    assert report.failed
+    assert open_store(bucket.address).sets() == []  # half of a set is no set
+    bucket.harm = None
+    bucket.requests.clear()
+    copy_sets(store_folder, bucket.address)
+    put = [path for method, path, _ in bucket.requests if method == "PUT" and "/c/" in path]
+    assert sorted(p.split("/c/")[1] for p in put if "/image/" in p) == ["2/0", "3/0"]
+    assert_same_store(bucket.address, store_folder)
+
+
+def test_another_push_under_way_is_named_and_can_be_taken_over(
+    bucket: Proxy, store_folder: Path, tmp_path: Path
+) -> None:
+    ours = tmp_path / "ours"
+    shutil.copytree(store_folder, ours)
+    copy_sets(store_folder, bucket.address)
+    extend(ours, 300, seed=1)
+    key = str(open_store(ours).info(IMAGES).key)
+    claim = {"format": 1, "host": "anna", "revision": "7" * 64}
+    objects = open_objects_of(bucket)
+    objects.create(f"{key}/.staging/push.json", json.dumps(claim).encode())
+    # What that push had put before it died is not believed.
+    layout = open_store(ours).layout(open_store(ours).info(IMAGES))
+    objects.put(f"{key}/embedding/c/5/0", bytes(layout.file_bytes(5)))
+    report = copy_sets(ours, bucket.address)
+    assert "'anna'" in report.failed[key]
+    assert "777777777777" in report.failed[key]
+    assert_same_store(bucket.address, store_folder)
+    copy_sets(ours, bucket.address, take_over=True)
+    assert_same_store(bucket.address, ours)
+
+
+def test_a_bucket_that_ignores_conditions_is_detected(
+    bucket: Proxy, store_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = BucketObjects._put
+
+    def careless(self: BucketObjects, name: str, data: Any, **options: Any) -> bool:
+        return put(self, name, data, mode="overwrite")
+
+    monkeypatch.setattr(BucketObjects, "_put", careless)
+    with pytest.raises(RemoteStoreError, match="ignores the conditions"):
+        copy_sets(store_folder, bucket.address)
+    assert list(open_objects_of(bucket).names()) == []
+
+
+def test_a_damaged_set_is_not_sent(bucket: Proxy, tmp_path: Path) -> None:
+    root = make_store(tmp_path / "own")
+    shard = next(root.glob("birds/image/*/embedding/c/1/0"))
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    report = copy_sets(root, bucket.address)
+    (key,) = report.failed
+    assert "1 of 4 blocks differ" in report.failed[key]
+    assert [key for key, how in report.sets.items() if how == "new"]  # the other set was
+    assert len(open_store(bucket.address).sets()) == 1
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut"])
+def test_a_harmful_bucket(bucket: Proxy, store_folder: Path, harm: str) -> None:
+    copy_sets(store_folder, bucket.address)
+
+    def change(path: str, number: int, answer: Answer) -> Answer | None:
+        if "/c/" not in path:
+            return None
+        if harm == "cut":
+            answer.headers["Content-Length"] = str(len(answer.body))
+            answer.cut = len(answer.body) // 2
+        else:
+            answer.body = bytes(len(answer.body))
+        return answer
+
+    bucket.harm = change
+    if harm == "cut":  # each attempt brings half of the rest
+        found = open_store(bucket.address).view(IMAGES).take(np.arange(BLOCK)).numpy()
+        np.testing.assert_array_equal(
+            found, open_store(store_folder).view(IMAGES).take(np.arange(BLOCK)).numpy()
+        )
+    else:
+        with pytest.raises(CorruptStoreError, match="block"):
+            open_store(bucket.address).view(IMAGES).numpy()
+
+
+def test_making_a_store_in_a_bucket(bucket: Proxy) -> None:
+    objects = open_objects_of(bucket)
+    assert make_bucket_store(objects)
+    assert not make_bucket_store(objects)
+    assert open_store(bucket.address).sets() == []
+    assert sorted(name for name, _ in objects.names()) == ["catalog.json", "zarr.json"]
+
+
+def test_secrets_stay_out_of_errors(bucket: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket.down = True
+    with pytest.raises(RemoteStoreError) as caught:
+        open_store(bucket.address)
+    assert "not-a-secret" not in str(caught.value)
+
+
+def test_push_to_what_cannot_be_written(store_folder: Path, served: Proxy) -> None:
+    with pytest.raises(RemoteStoreError, match="cannot be written"):
+        copy_sets(store_folder, served.url)
+    assert issubclass(PublishConflictError, OSError)
