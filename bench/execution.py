@@ -68,7 +68,7 @@ class Summary:
 
 def run_all(
     runs: Sequence[Run],
-    store: Path,
+    store: Path | str,
     root: Path,
     *,
     jobs: int = 1,
@@ -79,7 +79,7 @@ def run_all(
     Parameters
     ----------
     runs : sequence of Run
-    store : Path
+    store : path or address
         Folder of the store.
     root : Path
         Results folder, made if missing.
@@ -122,7 +122,7 @@ def _by_fit(runs: Sequence[Run]) -> list[list[Run]]:
 
 def _run_in_processes(
     groups: list[list[Run]],
-    store: Path,
+    store: Path | str,
     root: Path,
     jobs: int,
     report: Callable[[FitDone], None],
@@ -148,7 +148,7 @@ def _single_thread() -> None:
     threadpool_limits(limits=1)
 
 
-def _run_batch(groups: list[list[Run]], store: Path, root: Path) -> list[FitDone]:
+def _run_batch(groups: list[list[Run]], store: Path | str, root: Path) -> list[FitDone]:
     return list(_run_groups(groups, store, root))
 
 
@@ -159,7 +159,7 @@ _Key = tuple[Any, ...]
 class _Corpora:
     """The last corpus read, kept because the next run nearly always wants the same."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path | str) -> None:
         self._store = open_store(store)
         self._key: _Key | None = None
         self._corpus: Corpus | None = None
@@ -175,7 +175,9 @@ class _Corpora:
         return self._corpus
 
 
-def _run_groups(groups: Sequence[Sequence[Run]], store: Path, root: Path) -> Iterator[FitDone]:
+def _run_groups(
+    groups: Sequence[Sequence[Run]], store: Path | str, root: Path
+) -> Iterator[FitDone]:
     corpora = _Corpora(store)
     for group in groups:
         start = time.perf_counter()

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -61,6 +62,23 @@ class CommandGroup(click.Group):
             msg = f"No command {name!r}. Commands: {', '.join(known)}.{did_you_mean(name, known)}"
             raise click.UsageError(msg, ctx)
         return super().resolve_command(ctx, args)
+
+
+#: Where a store lies: a folder, or the address of a remote one.
+StorePlace = Path | str
+
+
+class StoreType(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
+    """A command's store: a path, or an address such as ``s3://team/features``."""
+
+    name = "store"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> StorePlace:
+        """Return an address as it was typed, anything else as a path."""
+        del param, ctx
+        return value if isinstance(value, Path) or "://" in value else Path(value)
 
 
 def run_command(group: click.Command, name: str, args: list[str] | None = None) -> int:

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import click
 
+from featstore.command_line import StoreType
+
 results_argument = click.argument("results", type=click.Path(path_type=Path, file_okay=False))
 
 store_option = click.option(
     "--store",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=StoreType(),
     required=True,
-    help="Folder of the store that was scored.",
+    help="The store that was scored: folder or address.",
 )
 
 suite_option = click.option(

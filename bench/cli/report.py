@@ -13,7 +13,7 @@ from bench.cli.options import (
     store_option,
     suite_option,
 )
-from featstore.command_line import print_json
+from featstore.command_line import StorePlace, print_json
 
 
 @click.command(
@@ -32,7 +32,7 @@ from featstore.command_line import print_json
 )
 @suite_option
 @json_option
-def command(results: Path, store: Path, out: Path, suite: str | None, as_json: bool) -> None:
+def command(results: Path, store: StorePlace, out: Path, suite: str | None, as_json: bool) -> None:
     """Draw the report of a results folder.
 
     The store is read for texts and thumbnails only. The page needs no network and no other

@@ -15,7 +15,7 @@ from typing import Any, Self
 import click
 
 from bench.cli.options import json_option
-from featstore.command_line import print_json
+from featstore.command_line import StorePlace, StoreType, print_json
 
 _PACKAGES = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr")
 
@@ -29,9 +29,9 @@ _PACKAGES = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr")
 @click.option("--suite", required=True, help="demo or smoke.")
 @click.option(
     "--store",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=StoreType(),
     default=None,
-    help="Folder of the store. The smoke suite makes its own if none is given.",
+    help="The store: folder or address. The smoke suite makes its own if none is given.",
 )
 @click.option(
     "-o",
@@ -57,7 +57,7 @@ _PACKAGES = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr")
 @json_option
 def command(
     suite: str,
-    store: Path | None,
+    store: StorePlace | None,
     out: Path,
     jobs: int,
     limit: int | None,
@@ -167,7 +167,9 @@ class _Progress:
         self._progress.advance(self._task)
 
 
-def _command_line(suite: str, store: Path | None, out: Path, jobs: int, limit: int | None) -> str:
+def _command_line(
+    suite: str, store: StorePlace | None, out: Path, jobs: int, limit: int | None
+) -> str:
     """Return the command that does this again."""
     words = ["bench", "run", "--suite", suite]
     words += [] if store is None else ["--store", str(store)]

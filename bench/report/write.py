@@ -54,7 +54,7 @@ class Written:
 
 
 def write_report(
-    results: Path, *, store: Path, out: Path, suite: str | None = None, command: str = ""
+    results: Path, *, store: Path | str, out: Path, suite: str | None = None, command: str = ""
 ) -> Written:
     """Write the report of a results folder.
 
@@ -62,7 +62,7 @@ def write_report(
     ----------
     results : Path
         Folder of `bench run`.
-    store : Path
+    store : path or address
         The store that the runs read: texts and thumbnails of the gallery come from it.
     out : Path
         The HTML file. Figures go beside it, into ``<stem>_files/``.

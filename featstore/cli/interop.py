@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from featstore.command_line import print_json
+from featstore.command_line import StorePlace, StoreType, print_json
 from featstore.interop.importing import import_rows
 from featstore.interop.tables import FORMATS
 from featstore.interop.writing import WIDENING, export_set
@@ -20,14 +20,14 @@ KINDS = ["image", "caption", "class_name", "head_weight"]
     "export",
     epilog="Example: featstore export build/demo/store stamps/image/lite0 -o out.h5 --format h5",
 )
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=StoreType())
 @click.argument("key")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path))
 @click.option("--format", "form", required=True, type=click.Choice(FORMATS))
 @click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def export_command(
-    store: Path, key: str, out: Path, form: str, revision: str | None, as_json: bool
+    store: StorePlace, key: str, out: Path, form: str, revision: str | None, as_json: bool
 ) -> None:
     """Write the set KEY of STORE to OUT, every bit kept.
 

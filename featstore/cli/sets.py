@@ -9,20 +9,19 @@ from typing import Any
 import click
 
 from featstore.cli.show import human_bytes
-from featstore.command_line import print_json
+from featstore.command_line import StorePlace, StoreType, print_json
 from featstore.errors import CorruptStoreError
 from featstore.store.names import resolve_set
 from featstore.store.remove import remove_set
 from featstore.store.set_info import SetInfo
 from featstore.store.store import open_store
-from featstore.store.summary import disk_bytes
 
 
 @click.command("ls", epilog="Example: featstore ls build/demo/store")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=StoreType())
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def ls_command(store: Path, as_json: bool) -> None:
-    """List the sets of STORE."""
+def ls_command(store: StorePlace, as_json: bool) -> None:
+    """List the sets of STORE, a folder or an address."""
     opened = open_store(store)
     listing = opened.listing()
     unfinished = [str(key) for key in opened.unfinished()]
@@ -32,7 +31,7 @@ def ls_command(store: Path, as_json: bool) -> None:
             if isinstance(info, CorruptStoreError)
             else {
                 **info.as_dict(),
-                "bytes": disk_bytes(key.directory(store)),
+                "bytes": opened.stored_bytes(info),
                 "revisions": n_revisions(info),
                 "state": "finished",
             }
@@ -47,7 +46,7 @@ def ls_command(store: Path, as_json: bool) -> None:
             continue
         failed = f"  {info.n_failed:,} failed" if info.n_failed else ""
         shape = f"{info.commit.n:>9,} × {info.commit.dim:<5,} {info.commit.dtype:<8}"
-        size = human_bytes(disk_bytes(key.directory(store)))
+        size = human_bytes(opened.stored_bytes(info))
         count = n_revisions(info)
         revisions = f"{count:,} revision{'s' if count > 1 else ''}"
         precision = info.attributes["precision"]

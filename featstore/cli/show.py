@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
 
-from featstore.command_line import print_json
+from featstore.command_line import StorePlace, StoreType, print_json
 from featstore.store.set_info import SetInfo
 from featstore.store.store import FeatureStore, open_store
-from featstore.store.summary import Duplicates, content_duplicates, disk_bytes, row_facts, runs
+from featstore.store.summary import Duplicates, content_duplicates, row_facts, runs
 
 #: Failed items that are listed.
 _SHOWN = 20
 
 
 @click.command("show", epilog="Example: featstore show build/demo/store stamps/image/lite0")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=StoreType())
 @click.argument("key")
 @click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")
 @click.option("--quick", is_flag=True, help="Leave out what reads rows: norms and equal rows.")
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
-def show_command(store: Path, key: str, revision: str | None, quick: bool, as_json: bool) -> None:
+def show_command(
+    store: StorePlace, key: str, revision: str | None, quick: bool, as_json: bool
+) -> None:
     """Show a set: identity, provenance, revisions, splits, norms, duplicates, failures."""
     opened = open_store(store)
     document = describe(opened, opened.info(key, revision=revision), quick=quick)
@@ -51,7 +52,7 @@ def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict
     every = store.revisions(key)
     return {
         **info.as_dict(),
-        "bytes": disk_bytes(directory),
+        "bytes": store.stored_bytes(info),
         "space": info.attributes["space"],
         "facts": info.attributes["facts"],
         "runs": runs(directory),

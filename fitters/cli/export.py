@@ -11,7 +11,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from featstore.command_line import print_json
+from featstore.command_line import StorePlace, StoreType, print_json
 from featstore.durable import write_durably
 from fitters.alignment import Alignment
 from fitters.errors import AlignmentWriteError
@@ -37,14 +37,14 @@ RULE = (
     type=click.Choice(["safetensors", "npz"]),
     help="Default: by the file's ending.",
 )
-@click.option("--store", type=click.Path(path_type=Path), help="The store of --names.")
+@click.option("--store", type=StoreType(), help="The store of --names.")
 @click.option("--names", help="Class-name set: export one row per class, a synthesised head.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def export_command(
     alignment: Path,
     out: Path,
     file_format: str | None,
-    store: Path | None,
+    store: StorePlace | None,
     names: str | None,
     as_json: bool,
 ) -> None:
@@ -103,7 +103,7 @@ def _arrays(fitted: Alignment) -> tuple[Arrays, dict[str, Any]]:
 
 
 def _class_rows(
-    fitted: Alignment, store: Path, names: str
+    fitted: Alignment, store: StorePlace, names: str
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
     from featstore.store.store import open_store
     from fitters.jobs import project_view

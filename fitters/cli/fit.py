@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from featstore.command_line import print_json
+from featstore.command_line import StorePlace, StoreType, print_json
 from featstore.errors import did_you_mean
 
 
@@ -64,7 +64,7 @@ class CountOrAuto(click.ParamType[Any]):
     "--names imagenet1k/class_name/all-MiniLM-L6-v2 -o aligners/ridge-head",
 )
 @click.argument("method")
-@click.option("--store", required=True, type=click.Path(path_type=Path), help="The store.")
+@click.option("--store", required=True, type=StoreType(), help="The store: folder or address.")
 @click.option("--x", required=True, help="Image set, dataset/image/encoder, or its encoder.")
 @click.option("--y", help="Caption set, for real pairs, or its encoder.")
 @click.option(
@@ -141,7 +141,7 @@ class CountOrAuto(click.ParamType[Any]):
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
 @click.option("--force", is_flag=True, help="Replace another alignment at OUT.")
 @click.option("--json", "as_json", is_flag=True, help="Print the alignment's facts as JSON.")
-def fit_command(method: str, store: Path, out: Path, **given: Any) -> None:
+def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None:
     """Fit METHOD and save it as the folder OUT.
 
     With --head and --names the head's rows are the anchors, with --y real pairs, with all three

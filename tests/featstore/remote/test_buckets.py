@@ -261,6 +261,7 @@ def test_a_damaged_set_is_not_sent(bucket: Proxy, tmp_path: Path) -> None:
 @pytest.mark.parametrize("harm", ["flip", "cut"])
 def test_a_harmful_bucket(bucket: Proxy, store_folder: Path, harm: str, times: int) -> None:
     copy_sets(store_folder, bucket.address)
+
     def change(path: str, number: int, answer: Answer) -> Answer | None:
         if "/c/0/0" not in path or number > 1 + times:  # the first request put it there
             return None

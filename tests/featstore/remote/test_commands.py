@@ -1,0 +1,123 @@
+"""The commands of sharing, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.store.store import open_store
+from tests.featstore.remote.conftest import make_store
+from tests.featstore.remote.proxy import Proxy
+from tests.featstore.remote.static import static_server
+from tests.fitters.toy_store import HEAD, NAMES, X, write_toy_store
+
+IMAGES = "birds/image/toy"
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    code = run_command(cli, "featstore", [str(word) for word in args])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *args: object) -> Any:
+    code, out, err = run(capsys, *args, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_ls_and_show_of_an_address(
+    served: Proxy, store_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remote = run_json(capsys, "ls", served.url)
+    local = run_json(capsys, "ls", store_folder)
+    for row in (*remote, *local):
+        row.pop("bytes")  # of a remote set: what the current revision names
+    assert remote == local
+    shown = run_json(capsys, "show", served.url, IMAGES)
+    here = run_json(capsys, "show", store_folder, IMAGES)
+    for name in ("norms", "duplicates", "failures", "space", "revisions"):
+        assert shown[name] == here[name]
+
+
+def test_pull_what_fits_a_pattern(
+    served: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "pull", served.url, tmp_path / "own", "--select", "*/caption/*")
+    assert code == 0
+    assert "1 sent" in out
+    assert [info.key.kind for info in open_store(tmp_path / "own").sets()] == ["caption"]
+    code, _, err = run(capsys, "pull", served.url, tmp_path / "own", "--select", "cats/*")
+    assert (code, "no set that fits" in err) == (1, True)
+
+
+def test_sync_brings_both_sides_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = make_store(tmp_path / "one"), tmp_path / "other"
+    run_json(capsys, "pull", one, other, "--select", "*/image/*")
+    done = run_json(capsys, "sync", other, one)
+    assert [sorted(way["sets"].values()) for way in done] == [["same"], ["new", "same"]]
+    assert len(open_store(other).sets()) == 2
+
+
+def test_prefetch_and_the_cache(served: Proxy, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "prefetch", served.url, IMAGES)
+    assert code == 0
+    assert "in the cache" in out
+    kept = run_json(capsys, "cache", "ls")
+    assert {row["what"] for row in kept["kept"]} == {"shard", served.url}
+    removed = run_json(capsys, "cache", "gc", "--max-bytes", 300_000)
+    assert sum(row["bytes"] for row in removed["removed"]) > 0
+    left = run_json(capsys, "cache", "ls")
+    assert sum(row["bytes"] for row in left["kept"] if row["what"] == "shard") <= 300_000
+    run_json(capsys, "cache", "gc", "--all")
+    assert run_json(capsys, "cache", "ls") == {"kept": [], "bytes": 0}
+
+
+def test_prefetch_of_a_folder_is_no_use(
+    store_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "prefetch", store_folder, IMAGES)
+    assert (code, "on this machine already" in err) == (2, True)
+
+
+def test_a_conflict_is_said_and_is_an_error(
+    store_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.featstore.remote.test_buckets import extend
+
+    one, other = make_store(tmp_path / "one"), make_store(tmp_path / "other")
+    extend(one, 5, seed=1)
+    extend(other, 5, seed=2)
+    code, _, err = run(capsys, "push", one, other)
+    assert code == 1
+    assert open_store(other).info(IMAGES).commit.revision_id[:12] in err
+    code, out, _ = run(capsys, "push", store_folder, other)
+    assert (code, "1 unchanged, 1 newer there" in out) == (0, True)
+
+
+def test_a_fit_from_an_address_is_the_fit_from_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fitters.cli import cli as fitters
+
+    write_toy_store(tmp_path / "store")
+    made = []
+    with static_server(tmp_path / "store") as (host, port):
+        for store in (tmp_path / "store", f"http://{host}:{port}"):
+            code = run_command(
+                fitters, "fitters", ["fit", "ridge", "--store", str(store), "--x", X, "--head",
+                HEAD, "--names", NAMES, "--no-cache", "-o", str(tmp_path / f"a{len(made)}"),
+                "--json"],
+            )  # fmt: skip
+            assert code == 0
+            made.append(json.loads(capsys.readouterr().out))
+    for facts in made:
+        facts.pop("path")
+    assert made[0] == made[1]
