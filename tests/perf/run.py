@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.perf import benchmarks, decoding, extract, fitting, store, table
+from tests.perf import benchmarks, decoding, extract, fitting, share, store, table
 from tests.perf.engine import GOALS, Figure, processor
 
 GROUPS: dict[str, Callable[[Path], Iterator[Figure]]] = {
@@ -24,6 +24,7 @@ GROUPS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "extract": extract.figures,
     "fit": fitting.figures,
     "bench": benchmarks.figures,
+    "share": share.figures,
 }
 
 

@@ -96,11 +96,12 @@ def test_rows_are_asked_for_by_runs_of_blocks(
     view.source.read(rows)
     asked = [bytes_ for _, path, bytes_ in served.requests if "embedding/c/" in path]
     size = BLOCK * 256 * 4
-    assert sorted(asked) == [
+    assert len(asked) == 3
+    assert set(asked) == {
         f"bytes=0-{2 * size - 1}",  # blocks 0 and 1
         f"bytes={size}-{3 * size - 1}",  # blocks 9 and 10, of the third file
         f"bytes={3 * size}-{4 * size - 1}",  # block 3
-    ]
+    }
 
 
 def test_a_scan_takes_each_file_in_at_most_two_requests(served: Proxy) -> None:
@@ -198,7 +199,7 @@ def test_more_rows_than_the_cache_may_hold(
         view.numpy()
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_rows_in_any_order(served: Proxy, store_folder: Path, data: st.DataObject) -> None:
     rows = np.array(data.draw(st.lists(st.integers(0, N - 2), min_size=1, max_size=30)))

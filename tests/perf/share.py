@@ -1,0 +1,174 @@
+"""The group ``share``: a store in moto's S3 on this machine, read through the cache."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import obstore
+import polars as pl
+
+from featstore.share.copying import copy_sets
+from featstore.store.catalog import write_catalog
+from featstore.store.remote.cache import user_cache
+from featstore.store.selection import Selection
+from featstore.store.store import open_store
+from tests.featstore.remote.buckets import environment, make_bucket, moto_server, plain_store
+from tests.featstore.remote.proxy import proxy
+from tests.perf.engine import PAIRS, Figure, compare, figure_of
+from tests.perf.sample import BLOCK, Sample
+from tests.perf.store_opening import make_sets
+
+N, DIM = 200_000, 768
+GATHERED = 4096
+GOAL_SECONDS = 5.0
+SETS = 1000
+
+
+def figures(out: Path) -> Iterator[Figure]:
+    """Yield the lines of the group ``share``; its files and its cache lie in a folder in `out`."""
+    with tempfile.TemporaryDirectory(dir=out) as folder, moto_server() as (host, port):
+        root, endpoint = Path(folder).resolve(), f"http://{host}:{port}"
+        with _environment({**environment(endpoint), "XDG_CACHE_HOME": str(root / "cache")}):
+            make_bucket(endpoint, "team")
+            key = _write(root / "store")
+            copy_sets(root / "store", "s3://team/store")
+            yield _first_scan(root, endpoint, key)
+            yield _second_scan(root, key)
+            yield _gather((host, port), key)
+            yield _push_unchanged(root, endpoint)
+
+
+def _write(store: Path) -> str:
+    from featstore.store.writer import SetWriter
+
+    block = np.random.default_rng(0).standard_normal((BLOCK, DIM)).astype(np.float16)
+    items = pl.DataFrame({"item_id": [f"i/{i}" for i in range(N)], "kind": ["image"] * N})
+    items = items.with_columns(pl.lit(None, pl.String).alias("split"))
+    with SetWriter(
+        store, dataset="d", kind="image", encoder="timm:toy", space={"name": "toy"},
+        items=items, dim=DIM, dtype="float16",
+    ) as writer:  # fmt: skip
+        for number in writer.pending():
+            where = writer.layout.block_slice(number)
+            # Different blocks, or the cache would be right by accident.
+            writer.write_block(number, np.roll(block, number, axis=1)[: where.stop - where.start])
+        writer.finish()
+    return str(writer.key)
+
+
+def _scan(view: Selection) -> None:
+    for _ in view.astype(np.float16).batches(BLOCK, reuse=True):
+        pass
+
+
+def _first_scan(root: Path, endpoint: str, key: str) -> Figure:
+    bucket = plain_store(endpoint, "team")
+    names = [f"store/{path.relative_to(root / 'store').as_posix()}"
+             for path in sorted((root / "store" / key / "embedding" / "c").rglob("0"))
+             if path.is_file()]  # fmt: skip
+    view = open_store("s3://team/store").view(key)  # items and records are in the cache
+    assert view.shape == (N, DIM)
+
+    def forget() -> None:
+        user_cache().trim(limit=0)
+        for path in root.glob("*.bin"):
+            path.unlink()
+
+    def download() -> None:
+        for number, name in enumerate(names):
+            with (root / f"{number}.bin").open("wb") as file:
+                for piece in obstore.get(bucket, name).stream():
+                    file.write(piece)
+
+    return compare(
+        "share.first_scan",
+        lambda: _scan(open_store("s3://team/store").view(key)),
+        download,
+        against=f"obstore's stream of the same {N * DIM * 2 / 2**20:,.0f} MiB into files",
+        before=forget,
+    )
+
+
+def _second_scan(root: Path, key: str) -> Figure:
+    _scan(open_store("s3://team/store").view(key))
+    remote = open_store("s3://team/store").view(key)
+    local = open_store(root / "store").view(key)
+    return compare(
+        "share.second_scan",
+        lambda: _scan(remote),
+        lambda: _scan(local),
+        against="the same scan of the folder that was pushed",
+        pairs=31,
+    )
+
+
+def _gather(moto: tuple[str, int], key: str) -> Figure:
+    """Count requests: each draw of rows from an empty cache, through a counting proxy."""
+    ratios, asked, n_bytes, ideal = [], 0, 0, 0
+    with proxy(moto) as state, _environment({"AWS_ENDPOINT_URL": state.url}):
+        for seed in range(PAIRS):
+            user_cache().trim(limit=0)
+            view = open_store("s3://team/store").view(key)
+            layout = open_store("s3://team/store").layout(open_store("s3://team/store").info(key))
+            rows = np.random.default_rng(seed).permutation(N)[:GATHERED]
+            state.requests.clear()
+            view.source.read(rows)
+            data = [span for _, path, span in state.requests if "/c/" in path]
+            blocks = np.unique(rows // layout.block_rows)
+            jumps = (np.diff(blocks) > 1) | (np.diff(blocks // layout.blocks_per_file) > 0)
+            ideal, asked = 1 + int(jumps.sum()), len(state.requests)
+            ends = [span.removeprefix("bytes=").split("-") for span in data]
+            n_bytes = sum(int(last) - int(first) + 1 for first, last in ends)
+            ratios.append(ideal / asked)
+    return figure_of(
+        "share.gather",
+        ratios,
+        against=f"requests: {ideal} runs of blocks; {asked} requests, {n_bytes / 2**20:,.0f} MiB "
+        f"for {GATHERED:,} random rows of {N:,} ({PAIRS} draws)",
+    )
+
+
+def _push_unchanged(root: Path, endpoint: str) -> Figure:
+    many = root / "many"
+    items = pl.DataFrame({"item_id": [f"i/{i}" for i in range(64)], "kind": ["image"] * 64})
+    make_sets(many, Sample(root, "", items, np.empty((0, 0))), SETS)
+    write_catalog(many)
+    bucket = plain_store(endpoint, "team")
+    files = [path for path in many.rglob("*") if path.is_file()]
+    with ThreadPoolExecutor(8) as pool:  # a copy of the folder is a store
+        list(pool.map(lambda path: obstore.put(
+            bucket, f"many/{path.relative_to(many).as_posix()}", path), files))  # fmt: skip
+    ratios = []
+    cpu = time.process_time()
+    for _ in range(PAIRS):
+        started = time.perf_counter()
+        report = copy_sets(many, "s3://team/many")
+        ratios.append(GOAL_SECONDS / (time.perf_counter() - started))
+        assert list(report.sets.values()) == ["same"] * SETS, report
+    return figure_of(
+        "share.push_unchanged",
+        ratios,
+        against=f"5 s; {SETS:,} sets, none changed",
+        cpu_seconds=time.process_time() - cpu,
+    )
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
