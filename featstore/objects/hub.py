@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,8 @@ class HubObjects(Objects):
         except ImportError as err:
             msg = f"{address.url} is read with huggingface_hub: pip install 'headstock[remote]'."
             raise RemoteStoreError(msg) from err
-        self._fs: Any = HfFileSystem()
+        # A hub of one's own is named as for all of huggingface_hub.
+        self._fs: Any = HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT") or None)
         self._root = f"datasets/{address.path}"
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:

@@ -1,0 +1,39 @@
+"""A dataset of the hub, read through huggingface_hub's own file system."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featstore.errors import RemoteStoreError, UnknownSetError
+from featstore.store.store import open_store
+from tests.featstore.remote.hub_server import hub_server
+
+IMAGES = "birds/image/toy"
+
+
+@pytest.fixture
+def hub(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with hub_server(store_folder.parent, "team/birds") as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        yield f"hf://datasets/team/birds/{store_folder.name}"
+
+
+def test_same_rows_as_the_folder(hub: str, store_folder: Path) -> None:
+    remote, local = open_store(hub), open_store(store_folder)
+    assert [i.as_dict() for i in remote.sets()] == [i.as_dict() for i in local.sets()]
+    found, here = remote.view(IMAGES), local.view(IMAGES)
+    some = np.array([900, 3, 500, 3])
+    np.testing.assert_array_equal(found.take(some).numpy(), here.take(some).numpy())
+    np.testing.assert_array_equal(found.numpy(), here.numpy())
+    assert found.items.equals(here.items)
+
+
+def test_what_is_not_there(hub: str) -> None:
+    with pytest.raises(UnknownSetError, match="no store"):
+        open_store(hub + "x")
+    with pytest.raises(RemoteStoreError, match="no dataset of the hub"):
+        open_store("hf://models/team/birds")
