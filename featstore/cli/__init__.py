@@ -23,6 +23,8 @@ from featstore.command_line import CommandGroup, entry_point
         "push": "featstore.cli.share:push_command",
         "pull": "featstore.cli.share:pull_command",
         "sync": "featstore.cli.share:sync_command",
+        "tag": "featstore.cli.versions:tag_command",
+        "diff": "featstore.cli.versions:diff_command",
         "prefetch": "featstore.cli.cache:prefetch_command",
         "cache": "featstore.cli.cache:cache_group",
         "gc": "featstore.cli.gc:gc_command",

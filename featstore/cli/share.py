@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 from featstore.cli.byte_progress import byte_progress
 from featstore.command_line import EXIT_ERROR, StorePlace, StoreType, print_json
 from featstore.share.copying import CopyReport, copy_sets
+from featstore.share.relation import Relation
 
 _SELECT = click.option(
     "--select",
@@ -21,7 +23,12 @@ _TAKE_OVER = click.option(
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 
-_DONE = {"new": "sent", "behind": "updated", "same": "unchanged", "newer": "newer there"}
+_DONE: dict[Relation, str] = {
+    "new": "sent",
+    "behind": "updated",
+    "same": "unchanged",
+    "newer": "newer there",
+}
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,8 +94,8 @@ def _copy(
         for key, how in report.sets.items():
             if how != "same":
                 click.echo(f"{key}  {_DONE[how]}")
-        counts = [how for how in _DONE if how in report.sets.values()]
-        said = [f"{list(report.sets.values()).count(how):,} {_DONE[how]}" for how in counts]
+        counts = Counter(report.sets.values())
+        said = [f"{counts[how]:,} {done}" for how, done in _DONE.items() if counts[how]]
         click.echo(f"{source} to {target}: {', '.join(said) or 'nothing'}")
         for key, why in report.failed.items():
             click.echo(f"{key}  not copied: {why}", err=True)

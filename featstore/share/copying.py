@@ -13,6 +13,7 @@ from featstore.objects.base import Objects
 from featstore.objects.opening import open_objects
 from featstore.share.relation import Relation
 from featstore.share.source import SetSource
+from featstore.share.tagging import send_tag
 from featstore.share.thumbnails import send_thumbnails
 from featstore.share.to_bucket import make_bucket_store, publish_to_bucket, update_catalog
 from featstore.share.to_folder import publish_to_folder
@@ -20,7 +21,9 @@ from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import parse_catalog
 from featstore.store.commit import key_of, read_pointer
 from featstore.store.files import MAX_JSON_BYTES, parse_json
-from featstore.store.store import open_store
+from featstore.store.remote.store import RemoteStore
+from featstore.store.store import FeatureStore, open_store
+from featstore.store.tags import tag_file, tag_names
 
 
 @dataclass
@@ -53,7 +56,8 @@ def copy_sets(
     Parameters
     ----------
     source, target : path or address
-        Any that `open_store` knows; the target one that can be written: a folder or a bucket.
+        Any that `open_store` knows; the target one that can be written: a folder or a bucket. If
+        all sets are copied, so are the tags; those of a remote source where it can list.
     select : sequence of str
         Patterns of keys such as ``stamps/image/*`` or ``*/*/timm.*``; a set that fits one of them
         is copied. All by default.
@@ -94,6 +98,8 @@ def copy_sets(
         report.sets[key] = there
         if tell is not None:
             tell(key, there)
+    if not select:
+        _send_tags(opened, target, report)
     pictures = send_thumbnails(opened, objects or place, sorted(report.sets))
     if objects is not None:
         sent = {
@@ -103,6 +109,18 @@ def copy_sets(
         }
         update_catalog(objects, sent, pictures)
     return report
+
+
+def _send_tags(opened: FeatureStore, target: str | Path, report: CopyReport) -> None:
+    """Send the tags whose sets are all at the target now."""
+    names = opened.tags() if isinstance(opened, RemoteStore) else tag_names(opened.root)
+    for name in names:
+        revisions = opened.tag(name)
+        if set(revisions) <= set(report.sets):
+            try:
+                send_tag(target, name, revisions)
+            except FeatstoreError as err:
+                report.failed[tag_file(name)] = str(err)
 
 
 def _publish(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,15 @@ from featstore.errors import (
 )
 from featstore.objects.address import Address, parse_address
 from featstore.store.arrays import RowSource
-from featstore.store.blocks import layout_of
 from featstore.store.catalog import finished_sets, unfinished_sets
 from featstore.store.checked import VERIFY, Verify, check_rows
 from featstore.store.commit import (
-    Commit,
     belongs,
-    check_layout,
     key_of,
     read_commit,
     read_pointer,
 )
-from featstore.store.data_files import has_grown_to
-from featstore.store.files import check_no_links, read_json, read_regular, same_file
+from featstore.store.files import check_no_links, read_json
 from featstore.store.items import (
     ItemTable,
     check_items_file,
@@ -36,14 +33,18 @@ from featstore.store.items import (
     read_failures,
     read_items,
 )
-from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_array_metadata
+from featstore.store.layout import ArrayLayout, SetKey, check_component
 from featstore.store.names import find_sets, match_names, unknown_set
 from featstore.store.readers import MODES, Mode, open_rows
 from featstore.store.records import check_format
+from featstore.store.set_files import check_metadata, read_bias, read_layout
 from featstore.store.set_info import SetInfo
 from featstore.store.summary import disk_bytes
+from featstore.store.tags import pins_of, read_tag
 from featstore.store.thumbnails import read_thumbnails
 from featstore.store.views import EmbeddingsView
+
+_HEX = re.compile(r"[0-9a-f]{8,64}")
 
 
 class FeatureStore:
@@ -58,6 +59,7 @@ class FeatureStore:
         self.address = str(root)
         self.mode: Mode = mode
         self.verify: Verify = verify
+        self._pins: dict[str, str] | None = None
 
     def __repr__(self) -> str:
         return f"FeatureStore({self.address!r}, {len(self.sets())} sets)"
@@ -75,6 +77,28 @@ class FeatureStore:
             except CorruptStoreError as err:
                 found.append((key_of(directory), err))
         return found
+
+    def pin(self, revision: str) -> None:
+        """Read every set at a tag, or the one that has this revision; the others are hidden.
+
+        Parameters
+        ----------
+        revision : str
+            Name of a tag, or at least 8 digits of a revision_id.
+
+        Raises
+        ------
+        UnknownSetError
+            If there is neither.
+        """
+        self._pins = None
+        if _HEX.fullmatch(revision):
+            published = {
+                str(info.key): [info.commit.revision_id, *info.attributes.get("history", [])]
+                for info in self.sets()
+            }
+            self._pins = pins_of(revision, published) or None
+        self._pins = self._pins or self.tag(revision)
 
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended."""
@@ -149,7 +173,7 @@ class FeatureStore:
         directory = info.key.directory(self.root)
         commit = info.commit
         self._prepare(info)
-        _check_metadata(directory, commit)
+        check_metadata(directory, commit)
         layout = self.layout(info)
         items_path = directory.parent / commit.items["file"]
         check_no_links(self.root, [items_path])
@@ -178,8 +202,15 @@ class FeatureStore:
             set_id=commit.set_id,
             revision_id=commit.revision_id,
             n_failed=commit.n - valid.size,
-            bias=_read_bias(directory, commit),
+            bias=read_bias(directory, commit),
         )
+
+    def item_table(self, info: SetInfo) -> pl.DataFrame:
+        """Return the items of a set, failed ones too, in the order of rows; raises as `view`."""
+        self._prepare(info)
+        path = info.key.directory(self.root).parent / info.commit.items["file"]
+        check_no_links(self.root, [path])
+        return read_items(path, info.commit.items, n=info.commit.n)
 
     def failures(self, name: str, *, revision: str | None = None) -> pl.DataFrame:
         """Return the items of a set that have no embedding, with the reason."""
@@ -205,15 +236,23 @@ class FeatureStore:
 
     def folders(self) -> list[Path]:
         """Return the folders of the finished sets below `root`, sorted by key."""
-        return finished_sets(self.root)
+        return [path for path in finished_sets(self.root) if self._is_visible(str(key_of(path)))]
 
     def _find(self, name: str) -> dict[str, Path]:
         """Return key -> folder of the finished sets that `name` fits."""
-        return find_sets(self.root, name)
+        found = find_sets(self.root, name)
+        return {key: directory for key, directory in found.items() if self._is_visible(key)}
+
+    def tag(self, name: str) -> dict[str, str]:
+        """Return key -> revision_id of a tag; UnknownSetError if there is none."""
+        return read_tag(self.root, name)
+
+    def _is_visible(self, key: str) -> bool:
+        return self._pins is None or key in self._pins
 
     def layout(self, info: SetInfo) -> ArrayLayout:
         """Return how a set's array is cut into files; raises as `view`."""
-        return _read_layout(info.key.directory(self.root), info.commit)
+        return read_layout(info.key.directory(self.root), info.commit)
 
     def _prepare(self, info: SetInfo) -> None:
         """Have the set's small files below `root`; a store in a folder has them."""
@@ -232,6 +271,8 @@ class FeatureStore:
             msg = f"{directory} is not a finished set."
             raise UnknownSetError(msg)
         key = key_of(directory)
+        if revision is None and self._pins is not None:
+            revision = self._pins.get(str(key))
         commit = read_commit(directory, _published(key, attributes, revision))
         if not belongs(key, attributes, commit):
             msg = (
@@ -242,7 +283,13 @@ class FeatureStore:
         return SetInfo(key, commit, attributes)
 
 
-def open_store(path: str | Path, *, mode: Mode = "auto", verify: Verify = "never") -> FeatureStore:
+def open_store(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    mode: Mode = "auto",
+    verify: Verify = "never",
+) -> FeatureStore:
     """Open a store for reading.
 
     Parameters
@@ -251,6 +298,9 @@ def open_store(path: str | Path, *, mode: Mode = "auto", verify: Verify = "never
         Folder of the store, ``file://…``, or the address of a remote one: ``s3://``, ``gs://``,
         ``az://``, ``https://`` (a plain web server), ``hf://datasets/…``. What is read of a remote
         store is verified and kept in the user's cache; see docs/sharing.md.
+    revision : str, optional
+        A tag (``featstore tag``): every set is read as it was then, and those that it does not name
+        are hidden. Or at least 8 digits of a revision_id: that set at that revision.
     mode : {"auto", "map", "segments", "pread", "zarr"}
         How arrays are read; see `featstore.store.readers`. Take ``"pread"`` on a network file
         system.
@@ -265,7 +315,7 @@ def open_store(path: str | Path, *, mode: Mode = "auto", verify: Verify = "never
     ValueError
         If `mode` or `verify` is another word.
     UnknownSetError
-        If there is no folder at `path`, or it is not a store.
+        If there is no folder at `path`, or it is not a store; or has no such revision.
     FormatVersionError
         If a newer version wrote it.
     AddressError
@@ -282,7 +332,7 @@ def open_store(path: str | Path, *, mode: Mode = "auto", verify: Verify = "never
         # Imported here: it builds on this module.
         from featstore.store.remote.store import open_remote
 
-        return open_remote(root, mode=mode, verify=verify)
+        return open_remote(root, revision=revision, mode=mode, verify=verify)
     try:
         document = read_json(root / "zarr.json")
         attributes = document["attributes"]["featstore"]
@@ -294,7 +344,10 @@ def open_store(path: str | Path, *, mode: Mode = "auto", verify: Verify = "never
         attributes.get("format") if isinstance(attributes, dict) else None,
         where=str(root / "zarr.json"),
     )
-    return FeatureStore(root, mode=mode, verify=verify)
+    store = FeatureStore(root, mode=mode, verify=verify)
+    if revision is not None:
+        store.pin(revision)
+    return store
 
 
 def _check_text(name: object) -> None:
@@ -321,48 +374,3 @@ def _published(key: SetKey, attributes: dict[str, Any], revision: str | None) ->
         f"{', '.join(name[:12] for name in reversed(published))} (the last is the current one)."
     )
     raise UnknownSetError(msg)
-
-
-def _read_layout(directory: Path, commit: Commit) -> ArrayLayout:
-    """Return the layout of an array, which must be the one that the commit implies.
-
-    The metadata may already be that of a later revision, which has more rows of the same array.
-    """
-    array = directory / "embedding"
-    if not same_file(array / "zarr.json", commit.metadata["embedding/zarr.json"]):
-        earlier = layout_of(commit)
-        if earlier is None or not has_grown_to(array, earlier):
-            raise _differs(array / "zarr.json")
-        return earlier
-    layout = parse_array_metadata(
-        read_json(array / "zarr.json"), where=str(array), block_rows=commit.block_rows
-    )
-    check_layout(layout, commit, where=array)
-    return layout
-
-
-def _differs(path: Path) -> CorruptStoreError:
-    return CorruptStoreError(
-        f"{path} is missing or differs from its commit record. Extract or fetch the set again."
-    )
-
-
-def _check_metadata(directory: Path, commit: Commit) -> None:
-    """Compare every small file of the set with the commit, but the array's metadata."""
-    for name, facts in commit.metadata.items():
-        if name == "embedding/zarr.json":
-            continue
-        path = directory / name
-        check_no_links(directory, [path])
-        if not same_file(path, facts):
-            raise _differs(path)
-
-
-def _read_bias(directory: Path, commit: Commit) -> np.ndarray | None:
-    if "bias/c/0" not in commit.metadata:
-        return None
-    data = read_regular(directory / "bias" / "c" / "0", limit=4 * commit.n)
-    if len(data) != 4 * commit.n:
-        msg = f"{directory}/bias has {len(data):,} bytes; {commit.n:,} rows need {4 * commit.n:,}."
-        raise CorruptStoreError(msg)
-    return np.frombuffer(data, dtype="<f4")

@@ -30,6 +30,7 @@ from featstore.store.files import (
 )
 from featstore.store.layout import FORMAT, LayoutError, SetKey, group_metadata
 from featstore.store.records import check_format
+from featstore.store.tags import parse_tag, tag_bytes
 from featstore.store.verify_set import SetCheck, verify_set
 
 _STAGED = re.compile(r"\..+\.staged")
@@ -39,6 +40,7 @@ _UNTIDY = (
     "`featstore gc` does that"
 )
 _ITEMS = re.compile(r"items-[0-9a-f]{8}\.parquet")
+_TAG = re.compile(r"tags/[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.json")
 _THUMBNAILS = re.compile(r"thumbnails-[0-9a-f]{8}\.parquet")
 
 
@@ -144,6 +146,7 @@ class _Verification:
             self._check_group(dataset, {"dataset": dataset})
             self._check_group(folder, {"dataset": dataset, "kind": kind})
         self._check_thumbnails()
+        self._check_tags()
         self._check_rest()
         return VerifyReport(
             [Problem(path, what) for path, what in sorted(self._wrong.items())],
@@ -256,6 +259,24 @@ class _Verification:
             return
         for path in missing:
             self._blame(path, "is missing")
+
+    def _check_tags(self) -> None:
+        """Check that tags name revisions that are there, in the one form that a writer gives."""
+        for path in [path for path in self._files if _TAG.fullmatch(path)]:
+            try:
+                sets = parse_tag(read_json(self._root / path), where=path)
+                same = read_regular(self._root / path, limit=MAX_JSON_BYTES) == tag_bytes(sets)
+            except FeatstoreError:
+                sets, same = {}, False
+            records = {key: f"{key}/revisions/{revision}.json" for key, revision in sets.items()}
+            # A set that was removed is no damage of the tag.
+            gone = [key for key, record in records.items() if record not in self._files
+                    and f"{key}/zarr.json" in self._files]  # fmt: skip
+            self._known.add(path)
+            if not same:
+                self._blame(path, "is not a tag that a writer writes")
+            elif gone:
+                self._blame(path, f"names a revision that {min(gone)} lacks")
 
     def _check_rest(self) -> None:
         """Report what nothing accounts for, and whatever is no regular file."""

@@ -109,7 +109,8 @@ class CachedShard:
         """Return a boolean array: True where a block is in place."""
         if os.fstat(descriptor).st_size == self._whole:
             return np.ones(len(self.blocks), dtype=bool)
-        return self._marks(descriptor) == self._mark
+        marked: np.ndarray = self._marks(descriptor) == self._mark
+        return marked
 
     def settle(self, descriptor: int, hashes: Sequence[str]) -> np.ndarray:
         """Return `present` after judging the marks of earlier starts; finish a whole file.

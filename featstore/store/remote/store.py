@@ -18,7 +18,7 @@ from featstore.store.arrays import RowSource
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import finished_sets, parse_catalog
 from featstore.store.checked import Verify
-from featstore.store.commit import POINTER, key_of
+from featstore.store.commit import POINTER, key_of, read_pointer
 from featstore.store.files import read_json
 from featstore.store.layout import ArrayLayout, LayoutError, SetKey, check_component
 from featstore.store.names import match_names
@@ -29,6 +29,8 @@ from featstore.store.remote.mirror import Mirror
 from featstore.store.remote.rows import REQUESTS, RemoteRows
 from featstore.store.set_info import SetInfo
 from featstore.store.store import FeatureStore
+from featstore.store.tags import FOLDER as TAGS
+from featstore.store.tags import read_tag, tag_file
 from featstore.store.thumbnails import MAX_THUMBNAILS_BYTES
 
 
@@ -69,6 +71,8 @@ class RemoteStore(FeatureStore):
                 )
                 raise UnknownSetError(msg) from err
             names = ["/".join(parts[:3]) for parts in found if parts[3:] == [POINTER]]
+        if self._pins is not None:
+            names = list(self._pins)
         keys = {key for name in names if (key := _key(name)) is not None}
         return sorted(keys, key=str)
 
@@ -125,7 +129,8 @@ class RemoteStore(FeatureStore):
         """Return the bytes of the files that the current revision names."""
         commit, layout = info.commit, self.layout(info)
         small = sum(facts["bytes"] for facts in commit.metadata.values())
-        return small + sum(layout.file_bytes(file) for file in range(layout.n_files))
+        data = sum(layout.file_bytes(file) for file in range(layout.n_files))
+        return int(small + data)
 
     def unfinished(self) -> list[SetKey]:
         """Return no keys: what is not published is not read from elsewhere."""
@@ -144,7 +149,7 @@ class RemoteStore(FeatureStore):
         full = _key(name.strip("/"))
         keys = {str(key): key for key in self.keys()}
         chosen = [name.strip("/")] if name.strip("/") in keys else match_names(name, keys)
-        if not chosen and full is not None:
+        if not chosen and full is not None and self._pins is None:
             keys, chosen = {str(full): full}, [str(full)]  # younger than the catalog
         found = {}
         for text in chosen:
@@ -156,6 +161,21 @@ class RemoteStore(FeatureStore):
                 msg = f"{text} of {self.address} is not in the cache, and the server is not asked."
                 raise RemoteStoreError(msg)
         return found
+
+    def tags(self) -> list[str]:
+        """Return the names of the tags; none where the place cannot list."""
+        try:
+            names = [name for name, _ in self.mirror.objects.names(f"{TAGS}/")]
+        except RemoteStoreError:
+            return []
+        return sorted(Path(name).stem for name in names if name.startswith(f"{TAGS}/"))
+
+    def tag(self, name: str) -> dict[str, str]:
+        """Return key -> revision_id of a tag; UnknownSetError if there is none."""
+        if not self.mirror.refresh(tag_file(name)):
+            msg = f"{self.address} has no tag {name!r}."
+            raise UnknownSetError(msg)
+        return read_tag(self.root, name)
 
     def _try_records(self, key: SetKey) -> None:
         try:
@@ -171,8 +191,10 @@ class RemoteStore(FeatureStore):
     def _info(self, directory: Path, revision: str | None = None) -> SetInfo:
         key = key_of(directory)
         self._fetch_records(key)
+        if revision is None and self._pins is not None:
+            revision = self._pins.get(str(key))
         if revision is not None and not self.mirror.offline:
-            attributes = super()._info(directory).attributes
+            attributes = read_pointer(directory) or {}
             for name in attributes.get("history", []):
                 if name.startswith(revision):
                     self.mirror.fetch_commit(key, name)
@@ -194,6 +216,7 @@ class RemoteStore(FeatureStore):
 def open_remote(
     address: Address,
     *,
+    revision: str | None = None,
     mode: Mode = "auto",
     verify: Verify = "never",
     objects: Objects | None = None,
@@ -207,7 +230,7 @@ def open_remote(
     Raises
     ------
     UnknownSetError
-        If there is no store.
+        If there is no store, or no such revision.
     RemoteStoreError
         If the server cannot be reached, and nothing of it was fetched before.
     ValueError
@@ -240,7 +263,10 @@ def open_remote(
         msg = f"{address.url} {what}. Check the address, or publish one with `featstore push`."
         raise UnknownSetError(msg)
     check_format(attributes.get("format"), where=f"{address.url}/zarr.json")
-    return RemoteStore(mirror, cache, mode=mode, verify=verify)
+    store = RemoteStore(mirror, cache, mode=mode, verify=verify)
+    if revision is not None:
+        store.pin(revision)
+    return store
 
 
 def _root_attributes(root: Path) -> Any:

@@ -121,3 +121,19 @@ def test_a_fit_from_an_address_is_the_fit_from_the_folder(
     for facts in made:
         facts.pop("path")
     assert made[0] == made[1]
+
+
+def test_tag_and_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.featstore.remote.test_buckets import extend
+
+    root = make_store(tmp_path / "own")
+    assert len(run_json(capsys, "tag", root, "v1")["sets"]) == 2
+    extend(root, 5)
+    code, out, _ = run(capsys, "diff", root, root, "--revision-a", "v1")
+    assert code == 0
+    assert "5 items added" in out
+    assert "1 sets differ" in out
+    (found,) = run_json(capsys, "diff", root, root, "--revision-b", "v1")
+    assert (found["added"], found["removed"], found["changed_blocks"]) == (0, 5, 0)
+    code, _, err = run(capsys, "tag", root, "v1")
+    assert (code, "never change" in err) == (1, True)

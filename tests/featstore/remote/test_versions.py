@@ -1,0 +1,145 @@
+"""Tags, stores opened at a revision, and what differs between two."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featstore.errors import CorruptStoreError, StoreWriteError, UnknownSetError
+from featstore.share.comparing import compare_stores
+from featstore.share.copying import copy_sets
+from featstore.share.tagging import make_tag
+from featstore.store.layout import LayoutError
+from featstore.store.store import open_store
+from featstore.store.tags import parse_tag
+from featstore.store.verify import verify_store
+from tests.featstore.remote.conftest import make_rows, make_store
+from tests.featstore.remote.proxy import Proxy, proxy
+from tests.featstore.remote.static import static_server
+from tests.featstore.remote.test_buckets import extend
+from tests.featstore.store.conftest import item_table, write_set
+
+IMAGES, TEXTS = "birds/image/toy", "birds/caption/toy"
+
+
+@pytest.fixture
+def grown(tmp_path: Path) -> Path:
+    """A store with tag ``v1``, then an extended set and a new one, then ``v2``."""
+    root = make_store(tmp_path / "grown")
+    make_tag(root, "v1")
+    extend(root, 30)
+    write_set(root, make_rows(9, 8), item_table([{"item_id": f"c/{i}", "kind": "class_name"}
+              for i in range(9)]), kind="class_name", encoder="st:toy")  # fmt: skip
+    make_tag(root, "v2")
+    return root
+
+
+def check_tags(address: str | Path, root: Path) -> None:
+    old, new = open_store(address, revision="v1"), open_store(address, revision="v2")
+    assert [info.key.kind for info in old.sets()] == ["caption", "image"]
+    assert [info.key.kind for info in new.sets()] == ["caption", "class_name", "image"]
+    assert (len(old.view(IMAGES)), len(new.view(IMAGES))) == (999, 1029)
+    np.testing.assert_array_equal(old.view(IMAGES).numpy(), new.view(IMAGES).numpy()[:999])
+    with pytest.raises(UnknownSetError):
+        old.view("birds/class_name/toy")
+    # By the id of a revision: that set alone.
+    first = open_store(root).revisions(IMAGES)[0].commit.revision_id
+    one = open_store(address, revision=first[:10])
+    assert [info.commit.revision_id for info in one.sets()] == [first]
+    for wrong in ("v3", "0" * 10):
+        with pytest.raises(UnknownSetError, match="no tag"):
+            open_store(address, revision=wrong)
+
+
+def test_a_store_at_a_tag(grown: Path) -> None:
+    check_tags(grown, grown)
+    assert verify_store(grown).problems == []
+
+
+def test_a_remote_store_at_a_tag(grown: Path) -> None:
+    with static_server(grown) as upstream, proxy(upstream) as state:
+        check_tags(state.url, grown)
+        state.down = True
+        with pytest.warns(UserWarning, match="cannot be reached"):
+            offline = open_store(state.url, revision="v1")
+        assert len(offline.view(IMAGES)) == 999
+
+
+def test_a_tag_never_changes(grown: Path) -> None:
+    assert make_tag(grown, "v2") == make_tag(grown, "v2")
+    with pytest.raises(StoreWriteError, match="never change"):
+        make_tag(grown, "v1")
+    with pytest.raises(LayoutError):
+        make_tag(grown, "../v1")
+    with pytest.raises(UnknownSetError, match="that fits"):
+        make_tag(grown, "v4", select=["cats/*"])
+
+
+def test_tags_travel_with_their_sets(grown: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copy"
+    assert not copy_sets(grown, target).failed
+    check_tags(target, grown)
+    assert verify_store(target).problems == []
+    part = tmp_path / "part"
+    copy_sets(grown, part, select=["*/caption/*"])
+    assert not (part / "tags").exists()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"format": 1, "sets": {"../x/y": "0" * 64}},
+        {"format": 1, "sets": {"a/b/c": "0"}},
+        {"format": 1, "sets": {"a/image/c": "0" * 64}, "more": 1},
+        {"format": True, "sets": {}},
+        [],
+    ],
+)
+def test_a_tag_of_a_stranger(document: object, grown: Path) -> None:
+    with pytest.raises(CorruptStoreError):
+        parse_tag(document, where="x")
+    path = grown / "tags" / "v9.json"
+    path.write_text(json.dumps(document))
+    assert [problem.path for problem in verify_store(grown).problems] == ["tags/v9.json"]
+
+
+def test_verify_names_a_tag_whose_revision_is_missing(grown: Path) -> None:
+    info = open_store(grown).revisions(IMAGES)[0]
+    path = grown / "tags" / "v9.json"
+    document = json.loads((grown / "tags" / "v1.json").read_text())
+    document["sets"][str(info.key)] = "0" * 64
+    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+    (problem,) = verify_store(grown).problems
+    assert (problem.path, "lacks" in problem.what) == ("tags/v9.json", True)
+
+
+def test_what_differs(grown: Path, store_folder: Path, served: Proxy) -> None:
+    for before in (store_folder, served.url):
+        image, name = sorted(compare_stores(open_store(before), open_store(grown)),
+                             key=lambda one: one.key.split("/")[1], reverse=True)  # fmt: skip
+        assert (name.state, name.revisions[0]) == ("only in B", "")
+        assert (image.state, image.added, image.removed) == ("differs", 30, 0)
+        assert (image.changed_items, image.changed_blocks) == (0, 0)
+        assert image.failed == (1, 1)
+        assert compare_stores(open_store(grown, revision="v1"), open_store(before)) == []
+    assert served.count("embedding/c/") == 0
+
+
+def test_rows_and_items_that_differ(store_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(store_folder / "birds" / "image", other / "birds" / "image")
+    for name in ("zarr.json", "birds/zarr.json"):
+        shutil.copy(store_folder / name, other / name)
+    items = item_table([{"item_id": f"t/{i + 1}", "kind": "caption", "text": "x" * (i == 3)}
+                        for i in range(20)])  # fmt: skip
+    rows = make_rows(20, 8)
+    rows[3] += 1
+    write_set(other, rows, items, kind="caption", encoder="st:toy")
+    (found,) = compare_stores(open_store(store_folder), open_store(other))
+    assert (found.added, found.removed, found.changed_blocks) == (1, 1, 1)
+    assert found.changed_items == 19  # "" is another text than none
