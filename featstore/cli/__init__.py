@@ -25,6 +25,7 @@ from featstore.command_line import CommandGroup, entry_point
         "sync": "featstore.cli.share:sync_command",
         "tag": "featstore.cli.versions:tag_command",
         "diff": "featstore.cli.versions:diff_command",
+        "doctor": "featstore.cli.doctor:doctor_command",
         "prefetch": "featstore.cli.cache:prefetch_command",
         "cache": "featstore.cli.cache:cache_group",
         "gc": "featstore.cli.gc:gc_command",

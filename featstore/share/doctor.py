@@ -1,0 +1,191 @@
+"""Checks of environment, cache and store, each with what to do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import mmap
+import os
+import platform
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from featstore.errors import CacheFullError, FeatstoreError
+from featstore.objects.address import SCHEMES, Address, parse_address
+from featstore.store.catalog import NAME as CATALOG
+from featstore.store.catalog import parse_catalog
+from featstore.store.claim import is_claimed
+from featstore.store.files import read_json
+from featstore.store.layout import ArrayLayout
+from featstore.store.locks import try_lock
+from featstore.store.mapping import MappingUnavailableError, check_mappable
+from featstore.store.remote.cache import user_cache
+from featstore.store.remote.store import RemoteStore
+from featstore.store.store import FeatureStore, open_store
+from featstore.store.verify import verify_store
+
+State = Literal["fine", "note", "wrong"]
+
+#: Packages that the store cannot do without, and those that an extra brings.
+_NEEDED = ("numpy", "zarr", "polars", "scikit-learn")
+_EXTRAS = {"remote": ("obstore", "urllib3", "huggingface_hub"), "extract": ("torch", "timm")}
+
+#: Free bytes of the cache's disk below which it is mentioned.
+_FREE = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, how it is, and what to do if it is not fine."""
+
+    what: str
+    state: State
+    said: str
+    advice: str = ""
+
+
+def examine(place: str | Path | None = None) -> Iterator[Finding]:
+    """Check this machine, the cache, and a store if one is given. Nothing of a store is written."""
+    yield from _environment()
+    yield from _cache()
+    if place is None:
+        return
+    try:
+        address = parse_address(place)
+        store = open_store(place)
+    except FeatstoreError as err:
+        yield Finding("store", "wrong", str(err), _opening_advice(place))
+        return
+    yield Finding("store", "fine", f"{store.address} is a store")
+    yield from _sets(store)
+    yield from _remote(address) if isinstance(address, Address) else _folder(address)
+
+
+def _environment() -> Iterator[Finding]:
+    yield Finding("python", "fine", f"{platform.python_version()} on {platform.platform()}")
+    for name in _NEEDED:
+        yield Finding(name, "fine", importlib.metadata.version(name))
+    for extra, names in _EXTRAS.items():
+        missing = []
+        for name in names:
+            try:
+                yield Finding(name, "fine", importlib.metadata.version(name))
+            except importlib.metadata.PackageNotFoundError:
+                missing.append(name)
+        if missing:
+            said = f"{', '.join(missing)} not installed"
+            advice = f"Needed only for that: pip install 'headstock[{extra}]'."
+            yield Finding(extra, "note", said, advice)
+    try:
+        check_mappable(ArrayLayout(131_072, 64, "float32", 4096, 65_536))
+    except MappingUnavailableError as err:
+        yield Finding("mapping", "note", str(err), "Rows are read file by file, more slowly.")
+    else:
+        yield Finding("mapping", "fine", f"arrays are mapped; pages of {mmap.PAGESIZE:,} bytes")
+
+
+def _cache() -> Iterator[Finding]:
+    try:
+        cache = user_cache()
+    except CacheFullError as err:
+        yield Finding("cache", "wrong", str(err), "Correct the variable.")
+        return
+    try:
+        cache.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=cache.root):
+            pass
+    except OSError as err:
+        said = f"{cache.root} cannot be written: {err.strerror or err}"
+        yield Finding("cache", "wrong", said, "Set XDG_CACHE_HOME to a folder of yours.")
+        return
+    held = sum(entry.bytes for entry in cache.shards())
+    free = shutil.disk_usage(cache.root).free
+    said = f"{cache.root} holds {held:,} of {cache.limit:,} bytes; {free:,} are free on its disk"
+    tight = free < _FREE or held > cache.limit
+    advice = "`featstore cache gc` empties it; HEADSTOCK_CACHE_BYTES is its limit." if tight else ""
+    yield Finding("cache", "note" if tight else "fine", said, advice)
+    if os.environ.get("HEADSTOCK_OFFLINE", "") not in ("", "0"):
+        advice = "Unset HEADSTOCK_OFFLINE to read what is not in the cache."
+        yield Finding("offline", "note", "no server is asked", advice)
+
+
+def _sets(store: FeatureStore) -> Iterator[Finding]:
+    try:
+        listing = store.listing()
+    except FeatstoreError as err:
+        yield Finding("sets", "wrong", str(err), "Copy the whole store, or push to it once.")
+        return
+    whole = [key for key, info in listing if not isinstance(info, FeatstoreError)]
+    yield Finding("sets", "fine", f"{len(whole):,} can be opened")
+    for key, info in listing:
+        if isinstance(info, FeatstoreError):
+            advice = "`featstore repair`, or pull the set from another copy."
+            yield Finding(str(key), "wrong", str(info), advice)
+    for key in store.unfinished():
+        claimed = is_claimed(key.directory(store.root))
+        said = "is being written" if claimed else "is not finished, and nobody writes it"
+        advice = "" if claimed else "Run `featstore extract` again, or `featstore gc`."
+        yield Finding(str(key), "note", said, advice)
+
+
+def _folder(root: Path) -> Iterator[Finding]:
+    facts = root.stat()
+    shared = bool(facts.st_mode & stat.S_IWGRP)
+    writable = os.access(root, os.W_OK)
+    said = f"{'can' if writable else 'cannot'} be written by you"
+    said += f", and by group {facts.st_gid}" if shared else ""
+    advice = "" if writable else "Reading works. To write, ask its owner: featstore init --shared."
+    yield Finding("permissions", "fine" if writable else "note", said, advice)
+    handle = os.open(root / "zarr.json", os.O_RDONLY)
+    try:
+        locks = try_lock(handle, shared=True)
+    finally:
+        os.close(handle)
+    if locks:
+        yield Finding("locks", "fine", "the file system has locks")
+    else:
+        advice = "Two writers that begin in the same moment are not told apart; start one first."
+        yield Finding("locks", "note", "the file system has no locks", advice)
+    report = verify_store(root, full=False)
+    for problem in report.problems:
+        advice = "`featstore repair` mends what can be mended."
+        yield Finding("files", "wrong", f"{problem.path} {problem.what}", advice)
+    if report.ok:
+        said = f"{report.n_files:,}: names, sizes and metadata right"
+        yield Finding("files", "fine", said, "`featstore verify` reads every byte.")
+
+
+def _remote(address: Address) -> Iterator[Finding]:
+    store = open_store(address.url)
+    assert isinstance(store, RemoteStore)
+    if store.mirror.offline:
+        said = "the server is not asked; this is what the cache holds"
+        yield Finding("server", "note", said, "Check the network, or HEADSTOCK_OFFLINE.")
+        return
+    yield Finding("server", "fine", f"{SCHEMES[address.scheme]} answers")
+    if (store.root / CATALOG).is_file() and parse_catalog(read_json(store.root / CATALOG)):
+        yield Finding(CATALOG, "fine", "lists the sets")
+    else:
+        advice = "Copy the store's catalog.json too, or push to it once."
+        yield Finding(CATALOG, "wrong", "is missing or damaged", advice)
+    writable = store.mirror.objects.can_write
+    said = "sets can be pushed, if your credentials allow it" if writable else "read only"
+    yield Finding("pushing", "fine", said)
+
+
+def _opening_advice(place: str | Path) -> str:
+    """Return what to look at if a store does not open: names of variables, never their values."""
+    names = {
+        "s3": "AWS_ACCESS_KEY_ID AWS_REGION AWS_ENDPOINT_URL AWS_SKIP_SIGNATURE",
+        "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+        "az": "AZURE_STORAGE_ACCOUNT_NAME AZURE_STORAGE_ACCOUNT_KEY",
+        "hf": "HF_TOKEN HF_ENDPOINT",
+    }.get(str(place).split("://")[0].lower(), "")
+    if not names:
+        return "Check the address. `featstore init` or `featstore extract` makes a store."
+    known = [f"{name} is {'set' if os.environ.get(name) else 'not set'}" for name in names.split()]
+    return f"Check the address and the environment: {', '.join(known)}."

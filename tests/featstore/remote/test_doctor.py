@@ -1,0 +1,85 @@
+"""The doctor finds what is wrong, says what to do, and writes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featstore.cli import cli
+from featstore.command_line import run_command
+from tests.featstore.remote.conftest import make_store
+from tests.featstore.remote.proxy import Answer, Proxy
+
+
+def doctor(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, dict[str, Any]]:
+    code = run_command(cli, "featstore", ["doctor", *map(str, args), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    return code, {row["what"]: row for row in found}
+
+
+def test_all_is_well(store_folder: Path, served: Proxy, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor(capsys)[0] == 0
+    for place in (store_folder, served.url):
+        code, found = doctor(capsys, place)
+        assert code == 0
+        assert found["sets"]["said"] == "2 can be opened"
+        assert {row["state"] for row in found.values()} == {"fine"}
+    assert run_command(cli, "featstore", ["doctor", str(store_folder)]) == 0
+    assert "ok     permissions: can be written by you" in capsys.readouterr().out
+
+
+def test_a_damaged_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_store(tmp_path / "own")
+    next(root.glob("birds/image/*/revisions/*.json")).unlink()
+    next(root.glob("birds/caption/*/embedding/c/0/0")).write_bytes(b"short")
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    code, found = doctor(capsys, root)
+    assert code == 1
+    assert found["sets"]["said"] == "1 can be opened"
+    assert "repair" in found["files"]["advice"]
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+def test_a_server_that_is_away_or_lacks_its_catalog(
+    served: Proxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.harm = lambda path, number, answer: Answer(404, {}, b"") if "catalog" in path else None
+    code, found = doctor(capsys, served.url)
+    assert (code, found["sets"]["state"], found["catalog.json"]["state"]) == (1, "wrong", "wrong")
+    served.down = True
+    code, found = doctor(capsys, served.url + "/other")
+    assert (code, found["store"]["state"]) == (1, "wrong")
+
+
+def test_what_is_set_is_named_but_not_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, served: Proxy
+) -> None:
+    served.down = True
+    monkeypatch.setenv("AWS_ENDPOINT_URL", served.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "the-id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret")
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    code, found = doctor(capsys, "s3://team/store")
+    assert code == 1
+    assert "AWS_ACCESS_KEY_ID is set, AWS_REGION is not set" in found["store"]["advice"]
+    assert "the-" not in json.dumps(found)
+
+
+def test_a_cache_that_cannot_be_used(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    code, found = doctor(capsys)
+    assert (code, "XDG_CACHE_HOME" in found["cache"]["advice"]) == (1, True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HEADSTOCK_CACHE_BYTES", "much")
+    assert doctor(capsys)[0] == 1
+    monkeypatch.setenv("HEADSTOCK_CACHE_BYTES", "1000")
+    monkeypatch.setenv("HEADSTOCK_OFFLINE", "1")
+    code, found = doctor(capsys)
+    assert (code, found["offline"]["state"]) == (0, "note")
+    assert (tmp_path / "headstock" / "remote").is_dir()
