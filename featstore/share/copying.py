@@ -76,7 +76,9 @@ def copy_sets(
     """
     opened = open_store(source)
     place = parse_address(target)
-    objects = _writable(place) if isinstance(place, Address) else None
+    objects = writable_objects(place) if isinstance(place, Address) else None
+    if objects is not None:
+        make_bucket_store(objects)
     report, current = CopyReport(), _listed(objects)
     chosen = [path for path in opened.folders() if _fits(str(key_of(path)), select)]
     if select and not chosen:
@@ -136,7 +138,8 @@ def _publish(
     return publish_to_bucket(place, source, take_over=take_over, progress=progress)
 
 
-def _writable(address: Address) -> Objects:
+def writable_objects(address: Address) -> Objects:
+    """Return the files behind an address; RemoteStoreError if it cannot be written."""
     objects = open_objects(address)
     if not objects.can_write:
         msg = (
@@ -144,7 +147,6 @@ def _writable(address: Address) -> Objects:
             "(docs/sharing.md)."
         )
         raise RemoteStoreError(msg)
-    make_bucket_store(objects)
     return objects
 
 

@@ -49,6 +49,7 @@ class RemoteStore(FeatureStore):
         self.mirror = mirror
         self.cache = cache
         self._asked: set[SetKey] = set()
+        self._ready: set[tuple[SetKey, str]] = set()
 
     def keys(self) -> list[SetKey]:
         """Return the keys of the sets that the store lists, in ``catalog.json`` or by itself."""
@@ -140,10 +141,8 @@ class RemoteStore(FeatureStore):
         """Return the folders of the finished sets below `root`, sorted by key."""
         keys = self.keys()
         with ThreadPoolExecutor(REQUESTS, "records") as pool:
-            # Errors are raised by whoever reads the set.
-            list(pool.map(self._try_records, keys))
-        folders = [key.directory(self.root) for key in keys]
-        return [folder for folder in folders if (folder / POINTER).exists()]
+            there = list(pool.map(self._is_there, keys))
+        return [key.directory(self.root) for key, found in zip(keys, there, strict=True) if found]
 
     def _find(self, name: str) -> dict[str, Path]:
         full = _key(name.strip("/"))
@@ -177,11 +176,13 @@ class RemoteStore(FeatureStore):
             raise UnknownSetError(msg)
         return read_tag(self.root, name)
 
-    def _try_records(self, key: SetKey) -> None:
+    def _is_there(self, key: SetKey) -> bool:
+        """Tell whether there is such a set, damaged or not; whoever reads it is told of damage."""
         try:
             self._fetch_records(key)
         except CorruptStoreError:
-            self._asked.discard(key)
+            return True
+        return (key.directory(self.root) / POINTER).exists()
 
     def _fetch_records(self, key: SetKey) -> None:
         if key not in self._asked:
@@ -201,7 +202,10 @@ class RemoteStore(FeatureStore):
         return super()._info(directory, revision)
 
     def _prepare(self, info: SetInfo) -> None:
-        self.mirror.fetch_small(info.key, info.commit)
+        ready = (info.key, info.commit.revision_id)
+        if ready not in self._ready:
+            self.mirror.fetch_small(info.key, info.commit)
+            self._ready.add(ready)
 
     def _rows(self, info: SetInfo, layout: ArrayLayout) -> RowSource:
         rows = self.open_array(info, layout)

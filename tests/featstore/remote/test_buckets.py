@@ -14,6 +14,8 @@ import obstore
 import pytest
 import zarr
 
+from featstore.cli import cli
+from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, PublishConflictError, RemoteStoreError
 from featstore.objects.address import parse_address
 from featstore.objects.base import Objects
@@ -289,6 +291,8 @@ def test_making_a_store_in_a_bucket(bucket: Proxy) -> None:
     assert not make_bucket_store(objects)
     assert open_store(bucket.address).sets() == []
     assert sorted(name for name, _ in objects.names()) == ["catalog.json", "zarr.json"]
+    assert run_command(cli, "featstore", ["init", bucket.address]) == 0
+    assert run_command(cli, "featstore", ["init", bucket.address, "--shared"]) == 2
 
 
 def test_secrets_stay_out_of_errors(bucket: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:

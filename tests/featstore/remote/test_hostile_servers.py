@@ -153,6 +153,13 @@ def test_a_lying_server_is_named_with_its_block(served: Proxy) -> None:
         open_store(served.url).view(IMAGES).numpy()
 
 
+def test_a_damaged_set_is_listed_as_such(served: Proxy) -> None:
+    served.harm = on("birds/image/timm.toy-3ad3c869/revisions", flipped)
+    found = dict(open_store(served.url).listing())
+    damaged = [key for key, info in found.items() if isinstance(info, CorruptStoreError)]
+    assert ([key.kind for key in damaged], len(found)) == (["image"], 2)
+
+
 def test_an_older_pointer_or_another_commit_is_refused(served: Proxy) -> None:
     def swap(answer: Answer) -> Answer:
         document = json.loads(answer.body)
