@@ -21,7 +21,8 @@ The tree, by what a handler would do::
     │   ├── PublishConflictError              pull, or wait for the other publisher
     │   └── AlreadyFinishedError              use what is there
     ├── AddressError(ValueError)              fix the address
-    ├── RemoteStoreError(OSError)             try again; check address and credentials
+    ├── RemoteStoreError(OSError)             check address and credentials
+    │   └── UnreachableError                  try again
     ├── CacheFullError(OSError)               allow the cache more bytes, or empty it
     ├── CorruptStoreError(RuntimeError)       fetch or extract the set again
     └── FormatVersionError(RuntimeError)      upgrade
@@ -109,6 +110,10 @@ class AddressError(FeatstoreError, ValueError):
 
 class RemoteStoreError(FeatstoreError, OSError):
     """A remote place cannot be reached, refuses, or cannot do what was asked."""
+
+
+class UnreachableError(RemoteStoreError):
+    """A remote place does not answer, or not usably, in several attempts."""
 
 
 class CacheFullError(FeatstoreError, OSError):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from featstore.errors import CorruptStoreError, RemoteStoreError
+from featstore.errors import CorruptStoreError, RemoteStoreError, UnreachableError
 
 #: Times that an answer is asked for before it is given up; a read that got on begins anew.
 ATTEMPTS = 4
@@ -151,8 +151,8 @@ class Objects(ABC):
         except TransientError as err:
             raise self._gave_up(name, err) from err
 
-    def _gave_up(self, name: str, err: Exception) -> RemoteStoreError:
-        return RemoteStoreError(
+    def _gave_up(self, name: str, err: Exception) -> UnreachableError:
+        return UnreachableError(
             f"{self.address}/{name} could not be read in {ATTEMPTS} attempts: {err}. Try again; "
             "what was fetched is kept."
         )

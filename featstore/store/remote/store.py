@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import CorruptStoreError, RemoteStoreError, UnknownSetError
+from featstore.errors import CorruptStoreError, RemoteStoreError, UnknownSetError, UnreachableError
 from featstore.objects.address import Address
 from featstore.objects.base import Objects
 from featstore.objects.opening import open_objects
@@ -251,7 +251,7 @@ def open_remote(
     try:
         found = mirror.refresh("zarr.json")
         mirror.refresh_catalog()
-    except RemoteStoreError as err:
+    except UnreachableError as err:
         if not (root / "zarr.json").is_file():
             raise
         mirror.offline = found = True
