@@ -26,6 +26,7 @@ from featstore.command_line import CommandGroup, entry_point
         "tag": "featstore.cli.versions:tag_command",
         "diff": "featstore.cli.versions:diff_command",
         "doctor": "featstore.cli.doctor:doctor_command",
+        "card": "featstore.cli.card:card_command",
         "prefetch": "featstore.cli.cache:prefetch_command",
         "cache": "featstore.cli.cache:cache_group",
         "gc": "featstore.cli.gc:gc_command",

@@ -40,6 +40,9 @@ _UNTIDY = (
     "`featstore gc` does that"
 )
 _ITEMS = re.compile(r"items-[0-9a-f]{8}\.parquet")
+#: What `featstore card` may write beside the sets, for people and catalogues; nothing reads it.
+ABOUT = frozenset({"README.md", "croissant.json"})
+
 _TAG = re.compile(r"tags/[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.json")
 _THUMBNAILS = re.compile(r"thumbnails-[0-9a-f]{8}\.parquet")
 
@@ -147,6 +150,7 @@ class _Verification:
             self._check_group(folder, {"dataset": dataset, "kind": kind})
         self._check_thumbnails()
         self._check_tags()
+        self._known |= ABOUT & self._files
         self._check_rest()
         return VerifyReport(
             [Problem(path, what) for path, what in sorted(self._wrong.items())],

@@ -1,0 +1,236 @@
+"""What a store holds, for people and for catalogues: a card in Markdown, and Croissant metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from data_manifests.registry import BUILDERS
+from featstore.keys import sha256_hex
+from featstore.store.commit import REVISIONS, commit_bytes
+from featstore.store.set_info import SetInfo
+from featstore.store.store import FeatureStore
+
+#: Said where nobody stated a licence.
+UNKNOWN = "not stated"
+
+_WHAT = (
+    "A Zarr v3 store that `featstore.open_store` reads and verifies; any Zarr v3 reader opens its "
+    "arrays."
+)
+_HOW = (
+    "A revision is the sha256 of the set's commit record, which holds the sha256 of every block of "
+    "rows and of every other file."
+)
+
+_CROISSANT = "http://mlcommons.org/croissant/1.0"
+
+# The terms of the Croissant 1.0 vocabulary: every document states all of them.
+_TERMS = (
+    "citeAs",
+    "column",
+    "equivalentProperty",
+    "extract",
+    "field",
+    "fileObject",
+    "fileProperty",
+    "fileSet",
+    "format",
+    "includes",
+    "isLiveDataset",
+    "jsonPath",
+    "key",
+    "md5",
+    "parentField",
+    "path",
+    "recordSet",
+    "references",
+    "regex",
+    "repeated",
+    "replace",
+    "samplingRate",
+    "separator",
+    "source",
+    "subField",
+    "transform",
+)
+_CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "sc": "https://schema.org/",
+    **{term: f"cr:{term}" for term in _TERMS},
+}
+
+
+@dataclass(frozen=True)
+class SetCard:
+    """What the card says of a set; `splits` counts its items by split."""
+
+    info: SetInfo
+    licence: str
+    columns: dict[str, pl.DataType]
+    splits: dict[str, int]
+
+
+def set_cards(store: FeatureStore, licences: Mapping[str, str]) -> list[SetCard]:
+    """Return what the card says of each set.
+
+    Parameters
+    ----------
+    licences : mapping
+        Dataset -> licence of its items. Of datasets that Headstock builds it is known.
+    """
+    cards = []
+    for info in store.sets():
+        table = store.item_table(info)
+        known = BUILDERS.get(info.key.dataset)
+        stated = "" if known is None else str(known.facts.get("licence", ""))
+        splits: dict[str, int] = {}
+        if "split" in table.columns:
+            counts = table.group_by("split").len().filter(pl.col("split").is_not_null())
+            splits = dict(sorted(counts.iter_rows()))
+        licence = licences.get(info.key.dataset) or stated or UNKNOWN
+        cards.append(SetCard(info, licence, dict(table.schema), splits))
+    return cards
+
+
+def markdown(name: str, cards: list[SetCard]) -> str:
+    """Return the card: what, from which data, licence, encoders, numbers of items, checksums."""
+    n_rows = sum(card.info.commit.n for card in cards)
+    lines = [
+        f"# {name}",
+        "",
+        f"Frozen embeddings: {len(cards):,} sets, {n_rows:,} rows. {_WHAT}",
+        "",
+        "## Datasets",
+        "",
+        "| dataset | licence of its items | version |",
+        "|---|---|---|",
+    ]
+    seen: dict[str, tuple[str, str]] = {}
+    for card in cards:
+        version = str(card.info.attributes["facts"].get("manifest_revision", ""))
+        seen.setdefault(card.info.key.dataset, (card.licence, version))
+    lines += [
+        f"| {_cell(dataset)} | {_cell(licence)} | {_cell(version)} |"
+        for dataset, (licence, version) in sorted(seen.items())
+    ]
+    lines += [
+        "",
+        "## Sets",
+        "",
+        "| set | encoder | computed in | rows | stored as | failed | splits | revision |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for card in cards:
+        info, commit = card.info, card.info.commit
+        splits = ", ".join(f"{split} {count:,}" for split, count in card.splits.items())
+        row = (
+            info.key, info.encoder, info.attributes["precision"], f"{commit.n:,} × {commit.dim:,}",
+            commit.dtype, f"{commit.n_failed:,}", splits or "none", f"`{commit.revision_id}`",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(_cell, row))} |")
+    lines += [
+        "",
+        _HOW,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def croissant(name: str, cards: list[SetCard], *, url: str) -> dict[str, Any]:
+    """Return the store's Croissant 1.0 metadata.
+
+    Files are the commit record of each set, which holds the hash of every block of its array, and
+    the item tables; the items are record sets. The arrays themselves have no hash of a whole file:
+    they are named in the description of their record.
+    """
+    files: dict[str, dict[str, Any]] = {}
+    records: list[dict[str, Any]] = []
+    for card in cards:
+        key, commit = card.info.key, card.info.commit
+        data = commit_bytes(commit)
+        record = f"{key}/{REVISIONS}/{commit.revision_id}.json"
+        what = (
+            f"Commit record of {key}: {commit.n:,} x {commit.dim:,} {commit.dtype} by "
+            f"{card.info.encoder}, in the Zarr v3 array {key}/embedding"
+        )
+        files[record] = _file(record, url, "application/json", len(data), sha256_hex(data), what)
+        table = f"{key.dataset}/{key.kind}/{commit.items['file']}"
+        if table in files:
+            continue
+        size, digest = commit.items["bytes"], commit.items["sha256"]
+        what = f"Items of {key.dataset}/{key.kind}"
+        files[table] = _file(table, url, "application/x-parquet", size, digest, what)
+        fields = [
+            {
+                "@type": "cr:Field",
+                "@id": f"{table}/{column}",
+                "name": column,
+                "description": f"Column {column} of the item table",
+                "dataType": _type_name(dtype),
+                "source": {"fileObject": {"@id": table}, "extract": {"column": column}},
+            }
+            for column, dtype in card.columns.items()
+        ]
+        records.append(
+            {
+                "@type": "cr:RecordSet",
+                "@id": f"{key.dataset}/{key.kind}/{commit.items['sha256'][:8]}",
+                "name": f"items of {key.dataset} {key.kind}",
+                "description": what,
+                "field": fields,
+            }
+        )
+    licences = sorted({card.licence for card in cards})
+    return {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": _CROISSANT,
+        "name": name,
+        "description": f"Frozen embeddings, {len(cards):,} sets, extracted by Headstock.",
+        "license": licences[0] if len(licences) == 1 else licences,
+        "url": url,
+        "distribution": list(files.values()),
+        "recordSet": records,
+    }
+
+
+def _file(
+    path: str, url: str, form: str, size: int, digest: str, description: str
+) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileObject",
+        "@id": path,
+        "name": path,
+        "description": description,
+        "contentUrl": f"{url}/{path}" if "://" in url else path,
+        "contentSize": f"{size} B",
+        "encodingFormat": form,
+        "sha256": digest,
+    }
+
+
+def _type_name(dtype: pl.DataType) -> str:
+    """Return the Croissant name of a column's type."""
+    if dtype.is_integer():
+        return "sc:Integer"
+    if dtype.is_float():
+        return "sc:Float"
+    return "sc:Boolean" if dtype == pl.Boolean else "sc:Text"
+
+
+def _cell(value: object) -> str:
+    """Return a cell of a table: one line, without what would end it or make markup of it."""
+    text = " ".join(str(value).split()).replace("|", "\\|")
+    return text.replace("<", "&lt;").replace(">", "&gt;").replace("[", "\\[")
