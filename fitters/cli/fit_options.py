@@ -110,8 +110,8 @@ def refuse_ignored(method: str, spec: Method, given: Mapping[str, Any]) -> None:
         if by_rows or given["rows"] == "bias":
             _refuse(
                 "precision",
-                "it is of fits from moments alone, and this one looks at the rows, in float64. "
-                "Give what would be chosen, or choose a ridge by --criterion error.",
+                "this fit looks at the rows, in float64; it is of those that need moments alone, "
+                "where every setting is given or --criterion error chooses.",
             )
     if "validation" in typed:
         if given["criterion"] == "error":

@@ -66,7 +66,16 @@ def _tell(facts: dict[str, Any], *, indent: str) -> None:
         if isinstance(value, dict):
             click.echo(f"{indent}{name}:")
             _tell(value, indent=indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], list):
+            shape = " × ".join(map(str, _shape(value)))
+            click.echo(f"{indent}{name}: {shape} values (--json shows them)")
         elif isinstance(value, list) and len(value) > 8:
             click.echo(f"{indent}{name}: {len(value)} values (--json shows them)")
         else:
             click.echo(f"{indent}{name}: {value}")
+
+
+def _shape(values: Any) -> list[int]:
+    if not (isinstance(values, list) and values):
+        return []
+    return [len(values), *_shape(values[0])]
