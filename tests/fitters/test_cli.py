@@ -89,7 +89,7 @@ def test_ls_goes_on_past_damage_without_reading_arrays(
     assert rows["ridge"]["method"] == "ridge"
     assert "is not JSON" in rows["bent"]["damaged"]
     assert "has format 0" in rows["old"]["damaged"]
-    assert "'facts'" in rows["bare"]["damaged"]
+    assert "'method'" in rows["bare"]["damaged"]
     assert _run("ls", folder) == 4
     assert "bent: damaged: " in capsys.readouterr().out
     # What is shown is checked whole.
