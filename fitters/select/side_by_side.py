@@ -1,0 +1,32 @@
+"""Many small decompositions at once: one to a thread, each with one thread of BLAS.
+
+A decomposition of a few hundred columns hardly gains from a second core, because most of its time
+goes into products of a matrix and a vector; several of them beside one another do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+MOST_THREADS = 8
+"""Each holds a dozen matrices of the size of a gram."""
+
+
+def side_by_side(function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
+    """Return `function` of each task, in order.
+
+    The threads of BLAS are limited for the whole process meanwhile, and as before afterwards.
+    """
+    threads = min(len(tasks), os.cpu_count() or 1, MOST_THREADS)
+    if threads < 2:
+        return [function(task) for task in tasks]
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, tasks))
