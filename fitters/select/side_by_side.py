@@ -6,12 +6,11 @@ goes into products of a matrix and a vector; several of them beside one another 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -23,10 +22,13 @@ MOST_THREADS = 8
 def side_by_side(function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
     """Return `function` of each task, in order.
 
-    The threads of BLAS are limited for the whole process meanwhile, and as before afterwards.
+    As many run at a time as BLAS has threads, so that who limits those limits these. BLAS itself is
+    limited for the whole process meanwhile, and as before afterwards.
     """
-    threads = min(len(tasks), os.cpu_count() or 1, MOST_THREADS)
+    blas = ThreadpoolController().select(user_api="blas")
+    allowed = max((library["num_threads"] for library in blas.info()), default=1)
+    threads = min(len(tasks), allowed, MOST_THREADS)
     if threads < 2:
         return [function(task) for task in tasks]
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+    with blas.limit(limits=1), ThreadPoolExecutor(threads) as pool:
         return list(pool.map(function, tasks))
