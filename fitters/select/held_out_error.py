@@ -21,7 +21,7 @@ from fitters.errors import SelectionError
 from fitters.linear.solvers import eigen_gram, invert_spectrum
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.select.curve import PENALTIES, WEIGHTS, Axis, Curve, search
-from fitters.select.side_by_side import side_by_side
+from fitters.side_by_side import side_by_side
 
 Matrix = npt.NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from fitters.pairs import Pairs
 from fitters.projection import BaseAligner
 from fitters.select.curve import Axis, Curve, search
 from fitters.select.ranking import METRICS, HeldOut, Metric, check_metric
-from fitters.select.side_by_side import side_by_side
+from fitters.side_by_side import side_by_side
 
 Matrix = npt.NDArray[np.float64]
 

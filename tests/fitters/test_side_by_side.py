@@ -7,7 +7,7 @@ import threading
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from fitters.select.side_by_side import side_by_side
+from fitters.side_by_side import side_by_side
 
 
 def blas_threads(_: object = None) -> list[int]:

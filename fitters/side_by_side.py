@@ -1,7 +1,7 @@
-"""Many small decompositions at once: one to a thread, each with one thread of BLAS.
+"""Many small pieces of linear algebra at once: one to a thread, each with one thread of BLAS.
 
-A decomposition of a few hundred columns hardly gains from a second core, because most of its time
-goes into products of a matrix and a vector; several of them beside one another do.
+A decomposition of a few hundred columns, or a product with Python around it, gains little from a
+second core; several of them beside one another do.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 MOST_THREADS = 8
-"""Each holds a dozen matrices of the size of a gram."""
+"""Each piece holds memory: of a decomposition, a dozen matrices of the size of a gram."""
 
 
 def side_by_side(function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
