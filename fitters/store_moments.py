@@ -105,13 +105,15 @@ def moment_sources(request: MomentsRequest, *, cached: bool) -> tuple[MomentSour
     folds = [parts[name] for name in sorted(parts) if name.startswith("fold")]
     whose = "real texts" if request.prototypes is None else "class texts"
     if request.raw:
-        sides, whose = [SideTransform.identity(label) for label in ("images", "texts")], "none"
+        image, text, whose = (
+            SideTransform.identity("images"),
+            SideTransform.identity("texts"),
+            "none",
+        )
     else:
-        sides = [
-            SideTransform(mean=vectors[f"{side}_mean"], label=f"{side}s")
-            for side in ("image", "text")
-        ]
-    return MomentSources(parts.get("prototypes"), folds, *sides, whose), held is not None
+        image = SideTransform(mean=vectors["image_mean"], label="images")
+        text = SideTransform(mean=vectors["text_mean"], label="texts")
+    return MomentSources(parts.get("prototypes"), folds, image, text, whose), held is not None
 
 
 def _read(
