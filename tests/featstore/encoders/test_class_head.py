@@ -62,6 +62,23 @@ def test_an_unknown_number_of_classes_is_refused():
     assert head_of(encoder, label_set="mine").label_set == "mine"
 
 
+def test_a_file_of_another_number_of_classes_makes_a_model_of_them(tmp_path):
+    """Fine-tuned on classes of one's own; nothing else may differ."""
+    for name in ("test_vit", "test_resnet"):
+        path = tmp_path / f"{name}.safetensors"
+        model = timm.create_model(name, num_classes=7)
+        save_file(model.state_dict(), path)
+        head = read_head(f"timm:{name}", weights=path, label_set="seven")
+        assert head.weight.shape[0] == 7
+        np.testing.assert_array_equal(head.bias, model.get_classifier().bias.detach().numpy())
+    state = timm.create_model("test_resnet", num_classes=7).state_dict()
+    for change in ({"fc.weight": state["fc.weight"][:, :-1].contiguous()},
+                   {"bn1.weight": state["bn1.weight"][:-1].contiguous()}):  # fmt: skip
+        save_file({**state, **change}, tmp_path / "other.safetensors")
+        with pytest.raises(EncoderError, match="of another shape"):
+            read_head("timm:test_resnet", weights=tmp_path / "other.safetensors")
+
+
 def encoder_of(name, **kwargs):
     return TimmEncoder(f"timm:{name}", timm.create_model(name, **kwargs))
 
