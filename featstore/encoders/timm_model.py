@@ -45,7 +45,7 @@ def build_timm(model_name: str, source: WeightsSource, *, headless: bool = False
     """Build a timm model and fill it from `source`, strictly.
 
     A checkpoint without head is refused before anything is downloaded, unless `headless`. A
-    file whose head has another number of classes makes a model with that number.
+    file whose head has a number of classes of its own makes a model with that number.
 
     Raises
     ------
@@ -78,7 +78,8 @@ def build_timm(model_name: str, source: WeightsSource, *, headless: bool = False
 def _other_classes(model: nn.Module, state: Mapping[str, Any], encoder: str) -> int | None:
     """Return the classes of a state that differs from the model in their number alone, or None.
 
-    That is what fine-tuning on classes of one's own leaves.
+    That is what fine-tuning on classes of one's own leaves. A number that a published checkpoint
+    of the architecture has is left to be refused: its tag has to be named.
     """
     own = model.state_dict()
     if own.keys() != state.keys():
@@ -92,7 +93,14 @@ def _other_classes(model: nn.Module, state: Mapping[str, Any], encoder: str) -> 
     if weight not in differ or not differ <= {weight, f"{layer}.bias"}:
         return None
     found, expected = state[weight].shape, own[weight].shape
-    return int(found[0]) if found[0] and found[1:] == expected[1:] else None
+    # Classes of a published checkpoint: its tag says how its pictures are prepared, too.
+    architecture = encoder.partition(":")[2].partition(".")[0]
+    published = {
+        timm.get_pretrained_cfg(name).num_classes
+        for name in timm.list_pretrained(f"{architecture}.*")
+    }
+    own_classes = found[1:] == expected[1:] and found[0] not in {0, *published}
+    return int(found[0]) if own_classes else None
 
 
 def _from_hub(model_name: str, encoder: str) -> nn.Module:
