@@ -293,6 +293,7 @@ BAD = [
      "--y takes a set of kind caption"),
     (["fit", "text-to-concept", "--store", "S", "--x", X, "--y", Y, "-o", "out"], 1,
      "--y takes a set of kind image"),
+    (["fit", "text-to-concept", *FIT[2:], "--y", X], 1, "leave --head out"),
     (["aply"], 2, "Did you mean 'apply'"),
 ]  # fmt: skip
 
