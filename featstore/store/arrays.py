@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,14 @@ class RowSource(Protocol):
         bfloat16 comes as its bits, uint16. Where it costs no copy the result is a read-only
         view, even if `out` is given; otherwise it is `out`, or a new array.
         """
+
+
+@runtime_checkable
+class ForeseeingRows(RowSource, Protocol):
+    """Rows that are cheaper to read if it is known which ones will follow."""
+
+    def foresee(self, rows: np.ndarray) -> None:
+        """Take notice that all these rows will be read soon, some at a time."""
 
 
 class MemoryRows:

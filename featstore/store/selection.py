@@ -21,7 +21,7 @@ from featstore.errors import (
     did_you_mean,
 )
 from featstore.keys import canonical_json, sha256_hex
-from featstore.store.arrays import RowSource, decode
+from featstore.store.arrays import ForeseeingRows, RowSource, decode
 from featstore.store.items import ItemTable
 from featstore.store.layout import DTYPES
 from featstore.store.tensors import as_tensor
@@ -303,6 +303,8 @@ class Selection:
         if rows < 1:
             msg = f"A batch has at least one row; got rows={rows}."
             raise ValueError(msg)
+        if isinstance(self.source, ForeseeingRows):
+            self.source.foresee(self.rows)
         size = min(rows, len(self))
         out = np.empty((size, self.dim), self.dtype) if reuse else None
         stored = np.empty((size, self.dim), DTYPES[self.source.dtype]) if reuse else None

@@ -79,6 +79,7 @@ class RemoteRows:
         self._names = [shard_name(layout, file, blocks) for file in range(layout.n_files)]
         self._lock = threading.Lock()
         self._next = -1
+        self._foreseen = np.zeros(layout.n_blocks, dtype=bool)
         self._untrimmed = 0
         self._open()
 
@@ -120,6 +121,13 @@ class RemoteRows:
         onwards = is_run(rows) and int(rows[0]) == self._next
         self._next = int(rows[-1]) + 1 if rows.size else -1
         return self._with(touched, lambda: self._source.read(rows, out), onwards=onwards)
+
+    def foresee(self, rows: np.ndarray) -> None:
+        """Ask for these rows of a file with the first of them: one request instead of many."""
+        check_bounds(rows, self._layout.n)
+        foreseen = np.zeros(self._layout.n_blocks, dtype=bool)
+        foreseen[rows // self._layout.block_rows] = True
+        self._foreseen = foreseen
 
     def fetch_all(self, progress: Callable[[int], object] | None = None) -> None:
         """Fetch every block that is missing; `progress` is called with bytes that arrived."""
@@ -192,6 +200,9 @@ class RemoteRows:
     ) -> None:
         self._look_again(touched)
         wanted = np.flatnonzero(touched & ~self._have)
+        files = np.arange(self._layout.n_blocks) // self._layout.blocks_per_file
+        soon = self._foreseen & np.isin(files, wanted // self._layout.blocks_per_file)
+        wanted = np.flatnonzero((touched | soon) & ~self._have)
         spans = list(
             plan_spans(
                 wanted, self._have, self._layout, onwards=onwards,

@@ -104,10 +104,31 @@ def test_rows_are_asked_for_by_runs_of_blocks(
     }
 
 
-def test_a_scan_takes_each_file_in_at_most_two_requests(served: Proxy) -> None:
-    for _ in open_store(served.url).view(IMAGES).batches(50):
+def test_a_scan_takes_each_file_in_one_request(served: Proxy, store_folder: Path) -> None:
+    local = open_store(store_folder).view(IMAGES)
+    batches = zip(open_store(served.url).view(IMAGES).batches(50), local.batches(50), strict=True)
+    for found, right in batches:
+        np.testing.assert_array_equal(found, right)
+    assert served.count("embedding/c/") == 4
+
+
+def test_a_scan_of_a_part_takes_the_blocks_of_that_part(
+    served: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featstore.store.remote.spans.GAP_BYTES", 0)
+    some = np.r_[0:10, 3 * BLOCK : 3 * BLOCK + 5]  # blocks 0 and 3 of the first file
+    for _ in open_store(served.url).view(IMAGES).take(some).batches(4):
         pass
-    assert served.count("embedding/c/") <= 8
+    size = BLOCK * 256 * 4
+    asked = {bytes_ for _, path, bytes_ in served.requests if "embedding/c/" in path}
+    assert asked == {f"bytes=0-{size - 1}", f"bytes={3 * size}-{4 * size - 1}"}
+
+
+def test_reading_on_and_on_takes_the_rest_of_a_file(served: Proxy) -> None:
+    view = open_store(served.url).view(IMAGES)
+    for start in range(0, 4 * BLOCK, 10):
+        view.source.read(np.arange(start, start + 10))
+    assert served.count("embedding/c/0/0") == 2
 
 
 def test_a_server_without_ranges(store_folder: Path) -> None:
