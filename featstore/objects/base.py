@@ -69,10 +69,18 @@ class Objects(ABC):
         check_name(name)
         return self._repeat(name, lambda: self._read(name, limit))
 
-    def stream(self, name: str, start: int, stop: int) -> Iterator[memoryview]:
+    def stream(
+        self, name: str, start: int, stop: int, *, size: int | None = None
+    ) -> Iterator[memoryview]:
         """Yield exactly the bytes from `start` to `stop` of a file, in pieces.
 
         An answer that breaks off is asked for again from where it ended.
+
+        Parameters
+        ----------
+        size : int, optional
+            What the file has, if next to all of it is wanted: it may then be asked for without a
+            range, which some services answer faster.
 
         Raises
         ------
@@ -84,7 +92,7 @@ class Objects(ABC):
         while start < stop:
             got = 0
             try:
-                for piece in self._stream(name, start, stop):
+                for piece in self._stream(name, start, stop, size):
                     view = memoryview(piece).cast("B")
                     if len(view) > stop - start - got:
                         msg = f"{self.address}/{name} answered with more bytes than were asked for."
@@ -137,7 +145,9 @@ class Objects(ABC):
         """Return a whole file and its tag; TransientError if asking again may help."""
 
     @abstractmethod
-    def _stream(self, name: str, start: int, stop: int) -> Iterator[bytes | memoryview]:
+    def _stream(
+        self, name: str, start: int, stop: int, size: int | None
+    ) -> Iterator[bytes | memoryview]:
         """Yield bytes of a range, which may break off; TransientError if asking may help."""
 
     def _repeat(self, name: str, once: Callable[[], T]) -> T:

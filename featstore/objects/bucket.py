@@ -110,14 +110,23 @@ class BucketObjects(Objects):
             raise TransientError(msg)
         return data, str(answer.meta.get("e_tag") or "")
 
-    def _stream(self, name: str, start: int, stop: int) -> Iterator[bytes | memoryview]:
+    def _stream(
+        self, name: str, start: int, stop: int, size: int | None
+    ) -> Iterator[bytes | memoryview]:
         try:
-            answer = self._store.get(name, options={"range": (start, stop)})
-            if tuple(answer.range) != (start, stop):
-                msg = f"bytes {answer.range} came instead of {start:,} to {stop:,}"
-                raise TransientError(msg)
+            answer = self._store.get(name) if size is not None and start == 0 else None
+            if answer is None or answer.meta["size"] != size:
+                answer = self._store.get(name, options={"range": (start, stop)})
+                if tuple(answer.range) != (start, stop):
+                    msg = f"bytes {answer.range} came instead of {start:,} to {stop:,}"
+                    raise TransientError(msg)
+            left = stop - start
             for piece in answer.stream(min_chunk_size=_PIECE):
-                yield memoryview(piece)
+                # Of a file that was asked for whole, the end behind `stop` is left.
+                yield memoryview(piece).cast("B")[:left] if size is not None else memoryview(piece)
+                left -= min(left, len(piece))
+                if not left and size is not None:
+                    return
         except self._caught as err:
             raise self._reading(name, err) from err
 

@@ -51,7 +51,10 @@ class HubObjects(Objects):
             raise TransientError(msg)
         return data, ""
 
-    def _stream(self, name: str, start: int, stop: int) -> Iterator[bytes | memoryview]:
+    def _stream(
+        self, name: str, start: int, stop: int, size: int | None
+    ) -> Iterator[bytes | memoryview]:
+        del size
         for first in range(start, stop, _PIECE):
             last = min(first + _PIECE, stop)
             try:

@@ -56,7 +56,10 @@ class WebObjects(Objects):
                 raise TransientError(msg)
             return bytes(data), str(answer.headers.get("ETag", ""))
 
-    def _stream(self, name: str, start: int, stop: int) -> Iterator[bytes | memoryview]:
+    def _stream(
+        self, name: str, start: int, stop: int, size: int | None
+    ) -> Iterator[bytes | memoryview]:
+        del size
         with self._asked(name, {"Range": f"bytes={start}-{stop - 1}"}) as answer:
             left, skip = stop - start, 0
             if answer.status == 200:

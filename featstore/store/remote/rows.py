@@ -242,7 +242,9 @@ class RemoteRows:
         with shard.opened() as descriptor, ThreadPoolExecutor(2, "verify") as pool:
             waiting: deque[Future[None]] = deque()
             try:
-                pieces = self._objects.stream(name, start, stop)
+                whole = len(shard.blocks) == span.last - span.first + 1
+                size = self._layout.file_bytes(span.file) if whole else None
+                pieces = self._objects.stream(name, start, stop, size=size)
                 for block, data in self._cut(shard, span, pieces):
                     waiting.append(pool.submit(self._place, shard, descriptor, name, block, data))
                     if len(waiting) > _WAITING:
