@@ -42,10 +42,12 @@ def prepare(
     image_mean: npt.NDArray[Any] | None,
     *,
     bias_column: npt.NDArray[Any] | None = None,
+    centre: bool = True,
 ) -> Sources:
     """Return both sources transformed as `fitters.recipe.fit_alignment` says.
 
-    `bias_column` goes to the prototypes as a column more, and 1 to the images.
+    `bias_column` goes to the prototypes as a column more, and 1 to the images. Without `centre`
+    rows are brought to unit length and nothing is subtracted.
     """
     wide = bias_column is not None
     if prototypes is not None and bias_column is not None:
@@ -53,6 +55,15 @@ def prepare(
         prototypes = Pairs(x, prototypes.y, prototypes.groups, prototypes.weight)
     text_source = real if prototypes is None else prototypes
     assert text_source is not None
+    if not centre:
+        text = SideTransform(label="texts")
+        image = SideTransform(label="images", homogeneous=wide)
+        head = SideTransform(label="prototypes")
+        return Sources(
+            None if prototypes is None else _transformed(prototypes, head, text),
+            None if real is None else _transformed(real, image, text),
+            image, text, "none", "none",
+        )  # fmt: skip
     text = SideTransform.fit([(text_source.y, text_source.row_weight)], label="texts")
     if image_mean is not None:
         image, centre = (

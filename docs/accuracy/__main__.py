@@ -12,7 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from alone import class_texts, fold_error, prototype_options, weights_only
+from alone import aligners, class_texts, controls, fold_error, prototype_options
+from earlier import earlier_figures
 from measure import Bench
 from mixing import mixing
 from threadpoolctl import threadpool_limits
@@ -31,7 +32,7 @@ seconds are of choice and fit together, on one thread of a shared machine.
 """.splitlines()
 
 
-SECTIONS = (class_texts, weights_only, prototype_options, mixing, fold_error)
+SECTIONS = (aligners, controls, class_texts, prototype_options, mixing, fold_error, earlier_figures)
 
 
 def main() -> int:
