@@ -24,7 +24,65 @@ from fitters.select.kernel_choice import Reading
 from fitters.select.kernel_mixing import Validation
 from fitters.select.ranking import Metric
 
-__all__ = ["METHODS", "fit_alignment"]
+__all__ = ["METHODS", "fit_alignment", "select"]
+
+
+def select(
+    method: str,
+    *,
+    prototypes: Pairs | None = None,
+    real: Pairs | None = None,
+    image_mean: npt.NDArray[Any] | None = None,
+    metric: Validation | Metric = "mrr",
+    penalty: float | Literal["auto"] = "auto",
+    mix: float | Literal["auto"] = "auto",
+    gamma: float | Literal["auto"] = "auto",
+    n_components: int | Literal["auto"] | None = "auto",
+    top_k: int | Literal["auto"] = "auto",
+    power: float | Literal["auto"] = "auto",
+    reading: Reading = "anchored",
+    criterion: Criterion = "cosine",
+    n_folds: int = 4,
+    rng: np.random.Generator,
+) -> Choice:
+    """Choose the settings of a method from training data alone, and fit nothing with them.
+
+    The choice is that of `fit_alignment`, which fits with it at once: penalties × mixing weights ×
+    directions kept (widths of a kernel, anchors of ASIF) by the metric that will be reported, or
+    by the squared error. To nest it, hand it the training part of an outer split only.
+
+    Parameters
+    ----------
+    method : str
+        One of `METHODS` that has something to choose.
+    metric : str
+        "mrr", "top-1", "top-5", "top-10": accuracy or recall of held-out pairs; "squared": the
+        held-out squared error, of ridges from moments alone; "cosine", of kernel ridge.
+    prototypes, real, image_mean, penalty, mix, gamma, n_components, top_k, power : optional
+        As for `fit_alignment`; here ASIF's settings are "auto" too.
+    reading, criterion, n_folds, rng
+        As for `fit_alignment`.
+
+    Returns
+    -------
+    Choice
+        `settings`, `mix`, and in `facts` the whole curve and the edges of its grid that were hit.
+
+    Raises
+    ------
+    SettingError
+        If the method has nothing to choose, or an argument is wrong.
+    SelectionError
+        If there are too few groups to choose from.
+    """
+    spec = method_named(method)
+    _check_settings(spec, method, prototypes, real, penalty, mix)
+    if spec.rule == "none":
+        msg = f"{method} has nothing to choose. Fit it with fit_alignment."
+        raise SettingError(msg)
+    sources = prepare(prototypes, real, image_mean)
+    open_ = Open(penalty, mix, n_components, gamma, metric, reading, top_k, power)
+    return choose(spec, sources, Settings(), open_, n_folds, criterion, rng)
 
 
 def fit_alignment(
