@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ from measure import (
 
 from bench.fits import prototype_pairs
 from fitters import Alignment, ProcrustesAligner, RidgeAligner
-from fitters.controls import CONTROLS
 from fitters.errors import FittersError
 from fitters.feature_maps import FeatureMap, FourierMap, NystroemMap
 from fitters.moments.transform import SideTransform
@@ -82,16 +80,40 @@ def aligners(bench: Bench) -> Iterator[str]:
         "images that both encoders have seen, and takes no head."
     )
     yield ""
-    rows = []
-    for label, score in fits_on_head(bench).items():
-        more = [top_1(score.corrected[name]) for name in SCORERS]
-        rows.append([label, *percent([score]), *more, chosen(score.choice), seconds([score])])
+    rows = [on_head(bench, label)["row"] for label in (*VARIANTS, *MAPS)]
     headings = ["aligner", *TOP, "top-1, CSLS", "top-1, inv. softmax", "settings", "CPU s"]
     yield from table(headings, rows)
 
 
-def controls(bench: Bench) -> Iterator[str]:
-    """Every aligner with every control."""
+def on_head(bench: Bench, label: str) -> dict[str, Any]:
+    """Return the row of an aligner fitted on the head, and what was chosen for it."""
+
+    def measure() -> dict[str, Any]:
+        try:
+            if label in MAPS:
+                pairs, _ = prototype_pairs(bench.run, bench.corpus)
+                settings = on_head(bench, "kernel-ridge")["choice"]
+                score = behind_map(bench, label, pairs, settings, SCORERS)
+            else:
+                method, given = VARIANTS[label]
+                score = bench.alone(method, bench.corpus, scorers=SCORERS, **given)
+        except FittersError as err:
+            why = str(err).split(". ")[0].rstrip(".")
+            return {
+                "row": [label, *["–"] * 5, f"not for a head of 1,000: {why}", ""],
+                "choice": None,
+            }
+        corrected = [top_1(score.corrected[name]) for name in SCORERS]
+        row = [label, *percent([score]), *corrected, chosen(score.choice), seconds([score])]
+        small = ("gamma", "penalty", "n_components", "top_k", "power")
+        return {"row": row, "choice": {k: score.choice[k] for k in small if k in score.choice}}
+
+    found: dict[str, Any] = bench.once(f"head {label}", measure)
+    return found
+
+
+def controls_random(bench: Bench) -> Iterator[str]:
+    """Every aligner on random rows."""
     yield from ("## Weights only: every control", "")
     yield (
         f"The same with control rows instead of the head's, {DRAWS} draws, mean ± sd. Ridges with "
@@ -100,50 +122,54 @@ def controls(bench: Bench) -> Iterator[str]:
         "nothing to fit: chance."
     )
     yield ""
-    rows = []
-    on_head = fits_on_head(bench)
-    for (label, score), source in itertools.product(on_head.items(), CONTROLS):
+    yield from control_table(bench, "random")
+
+
+def controls_covariance(bench: Bench) -> Iterator[str]:
+    """Every aligner on rows with the head's mean and covariance."""
+    yield from control_table(bench, "random-cov")
+
+
+def controls_shuffled(bench: Bench) -> Iterator[str]:
+    """Every aligner on the head's rows with the names of others."""
+    yield from control_table(bench, "shuffled")
+
+
+def control_table(bench: Bench, source: str) -> Iterator[str]:
+    """Return the table of one control."""
+    # What needs the settings of the head comes last: another process may have them by then.
+    labels = sorted((*VARIANTS, *MAPS), key=lambda label: label in MAPS or refitted(label))
+    rows = {label: control(bench, label, source) for label in labels}
+    yield from table(
+        [f"aligner on *{source}*", *TOP], [rows[label] for label in (*VARIANTS, *MAPS)]
+    )
+
+
+def refitted(label: str) -> bool:
+    """Return whether an aligner keeps the head's settings on a control."""
+    return METHODS[VARIANTS[label][0]].rule in ("refit", "anchors")
+
+
+def control(bench: Bench, label: str, source: str) -> list[str]:
+    """Return the row of an aligner on draws of a control."""
+
+    def draw(seed: int) -> Score:
+        run = replace(bench.run, source=source, seed=seed)
+        if label in MAPS:
+            pairs, _ = prototype_pairs(run, bench.corpus)
+            return behind_map(bench, label, pairs, on_head(bench, "kernel-ridge")["choice"])
+        method, _ = VARIANTS[label]
+        given = on_head(bench, label)["choice"] if refitted(label) else {}
+        return bench.alone(method, bench.corpus, source=source, seed=seed, **given)
+
+    def measure() -> list[str]:
         try:
-            scores = [control(bench, label, source, seed, score) for seed in SEEDS[:DRAWS]]
+            return [label, *percent([draw(seed) for seed in SEEDS[:DRAWS]])]
         except FittersError as err:
-            why = str(err).split(". ")[0].rstrip(".")
-            rows.append([label, source, "–", "–", f"not with these rows: {why}"])
-            continue
-        rows.append([label, source, *percent(scores)])
-        print(rows[-1], file=sys.stderr, flush=True)
-    yield from table(["aligner", "rows", *TOP], rows)
+            return [label, "–", "–", "–" if label in MAPS else str(err).split(". ")[0]]
 
-
-def fits_on_head(bench: Bench) -> dict[str, Score]:
-    """Return the fits of all `VARIANTS` and `MAPS` on the head, once."""
-    if not bench.on_head:
-        for label, (method, given) in VARIANTS.items():
-            try:
-                score = bench.alone(method, bench.corpus, scorers=SCORERS, **given)
-            except FittersError as err:
-                print(f"{label}: {err}", file=sys.stderr, flush=True)
-                continue
-            bench.on_head[label] = score
-            print(label, percent([score]), seconds([score]), file=sys.stderr, flush=True)
-        settings = bench.on_head["kernel-ridge"].choice
-        pairs, _ = prototype_pairs(bench.run, bench.corpus)
-        for label in MAPS:
-            bench.on_head[label] = behind_map(bench, label, pairs, settings, SCORERS)
-    return bench.on_head
-
-
-def control(bench: Bench, label: str, source: str, seed: int, on_head: Score) -> Score:
-    """Return the fit on one draw of a control."""
-    run = replace(bench.run, source=source, seed=seed)
-    if label in MAPS:
-        pairs, _ = prototype_pairs(run, bench.corpus)
-        return behind_map(bench, label, pairs, on_head.choice)
-    method, _ = VARIANTS[label]
-    given = {}
-    if METHODS[method].rule in ("refit", "anchors"):
-        names = ("penalty", "n_components", "top_k", "power")
-        given = {name: on_head.choice[name] for name in names if name in on_head.choice}
-    return bench.alone(method, bench.corpus, source=source, seed=seed, **given)
+    row: list[str] = bench.once(f"{source} {label}", measure)
+    return row
 
 
 def behind_map(

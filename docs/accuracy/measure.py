@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,12 +52,24 @@ class Score:
 class Bench:
     """The demo's sets, and fits on them."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, kept: Path) -> None:
+        self.kept = kept
         self.store = open_store(store)
         self.run: Run = demo_runs(self.store)[0]
         self.corpus = read_corpus(self.store, self.run)
         self.mean = SideTransform.fit([self.corpus.images.rows], label="images").mean
-        self.on_head: dict[str, Score] = {}
+
+    def once(self, key: str, measure: Callable[[], Any]) -> Any:
+        """Return what was measured under a key, plain values, measuring it the first time."""
+        file = self.kept / "rows" / f"{re.sub(r'[^a-z0-9]+', '-', key.lower())}.json"
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            made = json.dumps(measure())
+            print(key, made[:200], file=sys.stderr, flush=True)
+            part = file.with_suffix(f".{os.getpid()}")
+            part.write_text(made, encoding="utf-8")
+            part.replace(file)
+        return json.loads(file.read_text("utf-8"))
 
     def with_texts(self, variants: Sequence[str], templates: Sequence[str]) -> Corpus:
         """Return the corpus with other texts of the head's classes."""

@@ -177,7 +177,7 @@ def choose_anchors(
         shape = len(values["top_k"]), len(values["power"])
         scores, errors = np.empty(shape), np.empty(shape)
         for (i, j), _ in np.ndenumerate(scores):
-            setting = round(values["top_k"][i]), float(values["power"][j])
+            setting = round(float(values["top_k"][i])), float(values["power"][j])
             of_rows = np.concatenate([_ranks(part, *setting) for part in parts])
             order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")
             scores[i, j], errors[i, j] = mean_and_error(metric_of(of_rows[order], metric), groups)
