@@ -141,6 +141,9 @@ def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
         paired = _real_pairs(store, request, pool, subset_rng, raw=spec.raw)
         texts = paired.y
         used["captions"] = texts
+        if len(paired) < 2 and request.head is None and not spec.raw:
+            msg = "One pair is its own mean, and has no direction about it. Give more, or a head."
+            raise SettingError(msg)
     if request.head is not None and request.names is not None:
         prototypes, bias, names, head = _prototypes(store, request, images, pool)
         if texts is not None:

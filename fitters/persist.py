@@ -120,7 +120,7 @@ def read_alignment(path: Path | str) -> Alignment:
 
 
 def read_facts(path: Path | str) -> dict[str, Any]:
-    """Return the facts of the alignment at `path` without reading its arrays.
+    """Return the facts of the alignment at `path`, "method" among them, without its arrays.
 
     Raises
     ------
@@ -130,8 +130,7 @@ def read_facts(path: Path | str) -> dict[str, Any]:
     file = Path(path) / JSON_NAME
     record = _read_json(file)
     try:
-        facts: dict[str, Any] = _field(record, "facts", dict)
-        aligner_class(_field(record, "method", str))
+        facts: dict[str, Any] = {"method": record["method"], **_field(record, "facts", dict)}
     except (KeyError, TypeError) as err:
         msg = f"{file} does not describe an alignment: {err}. Fit it again."
         raise CorruptAlignmentError(msg) from err

@@ -52,6 +52,12 @@ def spell_out(
                 "DATASET:SPLIT, or give dataset/kind/encoder."
             )
             raise click.UsageError(msg, click.get_current_context())
+        if value is not None and "/" in value and dataset not in ("", value.split("/")[0]):
+            msg = (
+                f"--pairs {pairs} and {option} {value} are of different datasets. Give --pairs the "
+                "split alone, or the same dataset."
+            )
+            raise click.UsageError(msg, click.get_current_context())
     if head is not None and "/" not in head:
         if names is None and not y_encoder:
             msg = f"--head {head} needs --names, or --y to say by which encoder its names are."

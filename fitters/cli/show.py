@@ -28,9 +28,11 @@ def ls_command(folder: Path, as_json: bool) -> None:
         if "damaged" in row:
             click.echo(f"{row['name']}: damaged: {row['damaged']}")
             continue
+        # An alignment that was made in Python has the facts that its maker gave it.
+        told = {name: "?" if value is None else value for name, value in row.items()}
         click.echo(
-            f"{row['name']}: {row['method']}, {row['x_encoder']} ↔ {row['y_encoder']}, "
-            f"{row['n_prototypes']:,} prototypes, {row['n_real']:,} real pairs"
+            f"{told['name']}: {told['method']}, {told['x_encoder']} ↔ {told['y_encoder']}, "
+            f"{told['n_prototypes']} prototypes, {told['n_real']} real pairs"
         )
     if any("damaged" in row for row in found):
         click.get_current_context().exit(EXIT_VERIFY)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fitters.errors import SelectionError, ZeroRowError
 from fitters.linear.directions import DirectionsAligner
 from fitters.pairs import Pairs
 from fitters.projection import BaseAligner
@@ -136,7 +137,15 @@ def _search(
         best = np.empty((len(at_weights), len(at_penalties)))
         for (i, j), _ in np.ndenumerate(best):
             setting = float(at_weights[i]), float(at_penalties[j])
-            sums = sum(score(refit(fold, *setting), part) for fold, part in parts.items())
+            try:
+                sums = sum(score(refit(fold, *setting), part) for fold, part in parts.items())
+            except ZeroRowError as err:
+                msg = (
+                    f"{real.n:,} pairs in {len(parts)} folds are too few to choose by: what is "
+                    f"fitted without a fold cannot place its pairs ({err}) Give more pairs, or a "
+                    "number for every setting."
+                )
+                raise SelectionError(msg) from err
             known[setting] = np.asarray(sums) / real.n
             best[i, j] = known[setting].max()
         return best

@@ -89,7 +89,7 @@ def test_ls_goes_on_past_damage_without_reading_arrays(
     assert rows["ridge"]["method"] == "ridge"
     assert "is not JSON" in rows["bent"]["damaged"]
     assert "has format 0" in rows["old"]["damaged"]
-    assert "'facts'" in rows["bare"]["damaged"]
+    assert "'method'" in rows["bare"]["damaged"]
     assert _run("ls", folder) == 4
     assert "bent: damaged: " in capsys.readouterr().out
     # What is shown is checked whole.
@@ -280,6 +280,9 @@ BAD = [
     (["fit", "asif", *REAL[2:], "--validation", "top-1"], 2, "nothing is left to choose"),
     (["fit", "asif", *REAL[2:], "--top-k", "all"], 2, "must be 'auto' or a number from 1"),
     ([*REAL, "--validation", "top-3"], 2, "'top-3' is not one of"),
+    ([*REAL, "--pairs", "other:train"], 2, "are of different datasets"),
+    ([*REAL, "--n-pairs", "1"], 1, "One pair is its own mean"),
+    (["fit", "csa", *REAL[2:], "--n-pairs", "2"], 1, "too few to choose by"),
     ([*REAL, "--duplicates", "drop"], 2, "there is no --head"),
     ([*REAL, "--criterion", "cosine"], 2, "by the rank of held-out texts"),
     ([*FIT, "--criterion", "rank", "--penalty", "1"], 2, "nothing is left to choose"),
