@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from alone import on_head
-from measure import SEEDS, Bench, Score, gap, percent, seconds, table
+from measure import SEEDS, TOP, Bench, Score, gap, percent, seconds, table
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
