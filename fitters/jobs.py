@@ -96,8 +96,8 @@ class FitRequest:
     n_components: int | Literal["auto"] | None = "auto"
     rank: int | None = None
     scale: bool = False
-    top_k: int | None = None
-    power: float | None = None
+    top_k: int | Literal["auto"] | None = None
+    power: float | Literal["auto"] | None = None
     legacy: bool = False
     criterion: Criterion = "cosine"
     validation: Metric = "mrr"
