@@ -16,6 +16,7 @@ import polars as pl
 
 from featstore.share.copying import copy_sets
 from featstore.store.catalog import write_catalog
+from featstore.store.layout import ArrayLayout
 from featstore.store.remote.cache import user_cache
 from featstore.store.selection import Selection
 from featstore.store.store import open_store
@@ -120,12 +121,11 @@ def _gather(moto: tuple[str, int], key: str) -> Figure:
             rows = np.random.default_rng(seed).permutation(N)[:GATHERED]
             state.requests.clear()
             view.source.read(rows)
-            data = [span for _, path, span in state.requests if "/c/" in path]
+            data = [(path, span) for _, path, span in state.requests if "/c/" in path]
             blocks = np.unique(rows // layout.block_rows)
             jumps = (np.diff(blocks) > 1) | (np.diff(blocks // layout.blocks_per_file) > 0)
             ideal, asked = 1 + int(jumps.sum()), len(state.requests)
-            ends = [span.removeprefix("bytes=").split("-") for span in data]
-            n_bytes = sum(int(last) - int(first) + 1 for first, last in ends)
+            n_bytes = sum(_asked_bytes(path, span, layout) for path, span in data)
             ratios.append(ideal / asked)
     return figure_of(
         "share.gather",
@@ -133,6 +133,14 @@ def _gather(moto: tuple[str, int], key: str) -> Figure:
         against=f"requests: {ideal} runs of blocks; {asked} requests, {n_bytes / 2**20:,.0f} MiB "
         f"for {GATHERED:,} random rows of {N:,} ({PAIRS} draws)",
     )
+
+
+def _asked_bytes(path: str, span: str, layout: ArrayLayout) -> int:
+    """Return the bytes of a request: of its range, or of the whole file if it has none."""
+    if not span:
+        return layout.file_bytes(int(path.split("/c/")[1].split("/")[0]))
+    first, last = map(int, span.removeprefix("bytes=").split("-"))
+    return last - first + 1
 
 
 def _push_unchanged(root: Path, endpoint: str) -> Figure:
