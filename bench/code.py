@@ -8,7 +8,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 #: What decides a number: everything of fitters, and these parts of bench.
-BENCH_PARTS = ("corpus.py", "fits.py", "protocol.py", "metrics", "tasks")
+BENCH_PARTS = ("corpus.py", "fits.py", "grid.py", "protocol.py", "metrics", "tasks")
 
 
 @cache

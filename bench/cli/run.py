@@ -10,7 +10,7 @@ import time
 from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import click
 
@@ -48,6 +48,13 @@ _PACKAGES = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr")
     help="Processes, each with one thread. Results do not depend on it.",
 )
 @click.option(
+    "--engine",
+    type=click.Choice(["processes", "ray"]),
+    default="processes",
+    show_default=True,
+    help="Processes of this machine, or Ray: here, or the cluster that RAY_ADDRESS names.",
+)
+@click.option(
     "--limit",
     type=click.IntRange(min=1),
     default=None,
@@ -60,6 +67,7 @@ def command(
     store: Path | None,
     out: Path,
     jobs: int,
+    engine: Literal["processes", "ray"],
     limit: int | None,
     dry_run: bool,
     as_json: bool,
@@ -102,7 +110,9 @@ def command(
     click.echo(said, err=True)
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with _Progress(suite, plan["fits"]) as progress:
-        summary = run_all(runs, folder, out, jobs=jobs, on_done=lambda _: progress.advance())
+        summary = run_all(
+            runs, folder, out, jobs=jobs, engine=engine, on_done=lambda _: progress.advance()
+        )
     session = {
         "command": _command_line(suite, store, out, jobs, limit),
         "started": started,

@@ -23,6 +23,15 @@ class SuiteSets:
     head: SetInfo
     head_name: SetInfo
 
+    def fields(self) -> dict[str, str]:
+        """Return the fields of a run that name these sets and their revisions."""
+        out = {}
+        for role in ("image", "name", "caption", "head", "head_name"):
+            info: SetInfo = getattr(self, role)
+            out[f"{role}_set"] = str(info.key)
+            out[f"{role}_revision"] = info.commit.revision_id
+        return out
+
 
 def find_sets(store: FeatureStore, *, dataset: str, label_set: str) -> SuiteSets:
     """Return the sets that fit together: a head with images of its space, texts of one space.
