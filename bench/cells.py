@@ -10,13 +10,13 @@ import polars as pl
 ARENA = ["task", "eval", "direction", "image_set", "name_set", "caption_set"]
 
 #: What tells cells of one method, source and K apart, where a suite or a sweep varies it.
-SETTINGS = ["head_set", "shots", "penalty", "mix"]
+SETTINGS = ["head_set", "penalty", "mix"]
 
 #: What makes two runs the same cell. Everything else is the seed or follows from the sets.
 CELL = [*ARENA, "method", "source", "n_pairs", *SETTINGS]
 
 TASK_ORDER = ["zero_shot", "retrieval"]
-EVAL_ORDER = ["all-names", "held-out", "test-split"]
+EVAL_ORDER = ["all-names", "held-out"]
 DIRECTION_ORDER = ["image→name", "image→caption", "caption→image"]
 METHOD_ORDER = [
     "chance", "mean-shift", "conse", "procrustes", "pls", "cca-200", "cca", "csa", "asif",

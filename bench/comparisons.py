@@ -51,7 +51,6 @@ SCHEMA: dict[str, Any] = {
     "source": pl.String,
     "n_pairs": pl.String,
     "head_set": pl.String,
-    "shots": pl.Int64,
     "penalty": pl.String,
     "mix": pl.String,
     "side_a": pl.String,

@@ -33,15 +33,12 @@ class Items:
         As stored: neither centred nor normalised. Class texts are of unit length.
     parents : array of str, shape (n,), optional
         parent_id of each row: the image that a caption belongs to.
-    splits : array of str, shape (n,), optional
-        Split of each row; empty where the manifest names none.
     """
 
     ids: NDArray[Any]
     classes: NDArray[Any]
     rows: NDArray[np.float32]
     parents: NDArray[Any] | None = None
-    splits: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,8 +46,7 @@ class Items:
     def take(self, index: NDArray[Any]) -> Items:
         """Return these rows (positions or a mask)."""
         parents = None if self.parents is None else self.parents[index]
-        splits = None if self.splits is None else self.splits[index]
-        return Items(self.ids[index], self.classes[index], self.rows[index], parents, splits)
+        return Items(self.ids[index], self.classes[index], self.rows[index], parents)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,17 +75,15 @@ class Corpus:
 
     Attributes
     ----------
-    images : Items
-        Where no image has a class, each is a class of its own.
-    names : Items, optional
-        One text row per class.
+    images, names : Items
+        Images, and one text row per class.
     captions : Items, optional
         Captions of these images, in the order of their images.
     head : Head, optional
     """
 
     images: Items
-    names: Items | None = None
+    names: Items
     captions: Items | None = None
     head: Head | None = None
 
@@ -107,34 +101,27 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     image_view = _view(store, run.image_set, run.image_revision)
     if run.limit is not None:
         image_view = image_view.take(np.arange(min(run.limit, len(image_view))))
-    images = _items(image_view, own_class=not run.name_set)
-    names = None
-    text_view = None
-    if run.name_set:
-        text_view = _view(store, run.name_set, run.name_revision)
-        names = _items(text_view.class_texts(variants=run.variants, templates=run.templates))
-        if run.limit is not None:
-            names = names.take(np.isin(names.classes, images.classes))
-        lost = np.setdiff1d(images.classes, names.classes)
-        if len(lost):
-            msg = (
-                f"{len(lost):,} classes of {run.image_set} have no text in {run.name_set} (first: "
-                f"{str(lost[0])!r}). Extract the class names again from the same manifest."
-            )
-            raise ProtocolError(msg)
+    images = _items(image_view)
+    name_view = _view(store, run.name_set, run.name_revision)
+    names = _items(name_view.class_texts(variants=run.variants, templates=run.templates))
+    if run.limit is not None:
+        names = names.take(np.isin(names.classes, images.classes))
+    lost = np.setdiff1d(images.classes, names.classes)
+    if len(lost):
+        msg = (
+            f"{len(lost):,} classes of {run.image_set} have no text in {run.name_set} (first: "
+            f"{str(lost[0])!r}). Extract the class names again from the same manifest."
+        )
+        raise ProtocolError(msg)
     captions = None
     if run.caption_set:
-        caption_view = _view(store, run.caption_set, run.caption_revision)
-        captions = _captions(caption_view, run, images)
-        text_view = text_view or caption_view
+        captions = _captions(_view(store, run.caption_set, run.caption_revision), run, images)
     head = None
     if run.head_set:
         head_view = _view(store, run.head_set, run.head_revision)
         image_view.require_same_space(head_view, what="A head and the images it is used on")
         head_names = _view(store, run.head_name_set, run.head_name_revision)
-        if text_view is not None:
-            what = "Names of the head's classes and the texts that are scored"
-            text_view.require_same_space(head_names, what=what)
+        name_view.require_same_space(head_names, what="Names of the head's classes and of images")
         head = _head(head_view, head_names, run)
     return Corpus(images, names, captions, head)
 
@@ -150,12 +137,10 @@ def _view(store: FeatureStore, key: str, revision: str) -> EmbeddingsView:
     return view
 
 
-def _items(view: EmbeddingsView, *, own_class: bool = False) -> Items:
+def _items(view: EmbeddingsView) -> Items:
     table = view.items
     missing = table["class_id"].null_count()
-    if own_class and missing == len(view):
-        table = table.with_columns(pl.col("item_id").alias("class_id"))
-    elif missing:
+    if missing:
         msg = (
             f"{missing:,} of {len(view):,} items of {view.key} have no class_id, which splits and "
             "zero-shot evaluation need. Give them one in the manifest."
@@ -167,7 +152,6 @@ def _items(view: EmbeddingsView, *, own_class: bool = False) -> Items:
         classes=table["class_id"].to_numpy().astype(str),
         rows=view.numpy(),
         parents=None if parents is None else parents.astype(str),
-        splits=table["split"].fill_null("").to_numpy().astype(str),
     )
 
 

@@ -19,7 +19,7 @@ from bench.engines import Engine, run_tasks
 from bench.errors import ProtocolError
 from bench.fits import Fitted, fit_run
 from bench.grid import fit_grid, grid_key
-from bench.protocol import Split, held_out_split, manifest_split
+from bench.protocol import Split, held_out_split
 from bench.results import RANK_SCHEMA, finished, result_rows, write_batch, write_run
 from bench.runs import Run
 from bench.tasks import Outcome, Projector, score_retrieval, score_zero_shot
@@ -244,9 +244,6 @@ def split_of(run: Run, corpus: Corpus) -> Split | None:
         return held_out_split(
             corpus.images.classes, seed=run.seed, train_fraction=run.train_fraction
         )
-    if run.eval == "test-split":
-        assert corpus.images.splits is not None
-        return manifest_split(corpus.images.splits, seed=run.seed)
     return None
 
 
@@ -261,14 +258,10 @@ def score(run: Run, alignment: Projector, corpus: Corpus, split: Split | None) -
     images, names, captions = corpus.images, corpus.names, corpus.captions
     if split is not None:
         images = images.take(split.test)
-        if names is not None and run.eval == "held-out":
-            names = names.take(np.isin(names.classes, images.classes))
+        names = names.take(np.isin(names.classes, images.classes))
         if captions is not None and captions.parents is not None:
             captions = captions.take(np.isin(captions.parents, images.ids))
     if run.task == "zero_shot":
-        if names is None:
-            msg = "Zero-shot evaluation needs class names. Extract those of these images first."
-            raise ProtocolError(msg)
         return score_zero_shot(alignment, images, names)
     if captions is None:
         msg = "Retrieval needs captions. Extract the captions of these images first."

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bench.corpus import Corpus, Head
 from bench.errors import ProtocolError
-from bench.protocol import Split, choice_rng, control_rng, first_of_each_class, first_pairs
+from bench.protocol import Split, choice_rng, control_rng, first_pairs
 from bench.runs import Run
 from bench.tasks import Projector
 from fitters.controls import CONTROLS
@@ -62,7 +62,8 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     else:
         chosen = first_pairs(split, run.n_pairs)
         unlabelled, whose = unlabelled_images(corpus, split)
-        real = training_pairs(run, corpus, split, chosen)
+    if len(chosen):
+        real = real_pairs(corpus, chosen)
     prototypes, bias = None, None
     if run.source != "none":
         prototypes, bias = prototype_pairs(run, corpus)
@@ -90,44 +91,6 @@ def unlabelled_images(corpus: Corpus, split: Split) -> tuple[NDArray[np.float32]
     if len(split.train):
         return corpus.images.rows[split.train], "training images"
     return corpus.images.rows[split.test], "evaluated images"
-
-
-def training_pairs(
-    run: Run, corpus: Corpus, split: Split, images: NDArray[np.int64]
-) -> Pairs | None:
-    """Return the real pairs of a run: images with their captions, and class means with names."""
-    parts = []
-    if len(images):
-        parts.append(real_pairs(corpus, images))
-    if run.shots:
-        parts.append(shot_pairs(corpus, split, run.shots))
-    if not parts:
-        return None
-    if len(parts) == 1:
-        return parts[0]
-    groups = [np.asarray(part.groups).astype(str) for part in parts]
-    return Pairs(
-        x=np.concatenate([part.x for part in parts]),
-        y=np.concatenate([part.y for part in parts]),
-        groups=np.concatenate(groups),
-        weight=np.concatenate([part.row_weight for part in parts]),
-    )
-
-
-def shot_pairs(corpus: Corpus, split: Split, shots: int) -> Pairs:
-    """Return one pair a class: the mean of its first `shots` training images, and its text.
-
-    The mean is of the raw embeddings, as in the head-recycling experiments.
-    """
-    if corpus.names is None:
-        msg = "Images of each class need class names to be paired with. Extract them first."
-        raise ProtocolError(msg)
-    chosen = first_of_each_class(split, corpus.images.classes, shots)
-    classes = np.array([corpus.images.classes[rows[0]] for rows in chosen])
-    position = {name: place for place, name in enumerate(corpus.names.classes)}
-    texts = corpus.names.rows[[position[name] for name in classes]]
-    means = np.stack([corpus.images.rows[rows].mean(axis=0) for rows in chosen])
-    return Pairs(x=means, y=texts, groups=classes)
 
 
 def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:

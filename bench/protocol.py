@@ -1,8 +1,7 @@
-"""Who is trained on and who is scored: splits, and nested subsets of images.
+"""Who is trained on and who is scored: splits of classes and nested subsets of images.
 
-A drawn split is of classes, never of images, so that no class name, and no description shared by
-several images, is on both sides. A manifest's own split is taken as it is: ``test`` is scored, and
-everything else may be trained on.
+Splits are of classes, never of images, so that no class name, and no description shared by
+several images, is on both sides.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Split:
         Images of training classes, in the order in which subsets grow: K images are the
         first K, so that the subsets of one seed are nested.
     test : int64 array
-        Images of held-out classes, or of the test split, in item order.
+        Images of held-out classes, in item order.
     """
 
     train: NDArray[np.int64]
@@ -76,52 +75,6 @@ def held_out_split(classes: NDArray[Any], *, seed: int, train_fraction: float = 
     train = np.flatnonzero(in_train[codes])
     train = train[np.random.default_rng([seed, _SUBSET]).permutation(len(train))]
     return Split(train=train, test=np.flatnonzero(~in_train[codes]))
-
-
-def manifest_split(splits: NDArray[Any], *, seed: int) -> Split:
-    """Return the manifest's own split; `seed` draws the order in which subsets grow.
-
-    Parameters
-    ----------
-    splits : array of str, shape (n,)
-        Split of every image.
-    seed : int
-
-    Raises
-    ------
-    ProtocolError
-        If no image is in ``test``.
-    """
-    in_test = np.asarray(splits) == "test"
-    if not in_test.any():
-        known = ", ".join(sorted(set(map(str, splits)))) or "none"
-        msg = (
-            f"No image is in the split 'test' (splits: {known}). Use evaluation 'held-out' or "
-            "'all-names', or give the manifest its test split."
-        )
-        raise ProtocolError(msg)
-    train = np.flatnonzero(~in_test)
-    train = train[np.random.default_rng([seed, _SUBSET]).permutation(len(train))]
-    return Split(train=train, test=np.flatnonzero(in_test))
-
-
-def first_of_each_class(split: Split, classes: NDArray[Any], shots: int) -> list[NDArray[np.int64]]:
-    """Return the first `shots` training images of every class, in the order of the seed.
-
-    Raises
-    ------
-    ProtocolError
-        If a class has fewer.
-    """
-    own = np.asarray(classes)[split.train]
-    out = []
-    for name in np.unique(own):
-        found = split.train[own == name][:shots]
-        if len(found) < shots:
-            msg = f"{shots} images a class are asked for; {name} has {len(found)} to train on."
-            raise ProtocolError(msg)
-        out.append(found)
-    return out
 
 
 def first_pairs(split: Split, n_pairs: int | Literal["all"]) -> NDArray[np.int64]:

@@ -48,7 +48,6 @@ RUN_COLUMNS: dict[str, Any] = {
     "locales": pl.String,
     "penalty": pl.String,
     "mix": pl.String,
-    "shots": pl.Int64,
     "relevance": pl.String,
     "train_fraction": pl.Float64,
     "limit": pl.Int64,

@@ -20,7 +20,7 @@ from fitters.jobs import TEMPLATES, VARIANTS
 PROTOCOL_VERSION = 1
 
 TASKS = ("zero_shot", "retrieval")
-EVALS = ("all-names", "held-out", "test-split")
+EVALS = ("all-names", "held-out")
 SOURCES = ("none", "head", "random", "random-cov", "shuffled")
 RELEVANCE = ("class_id", "parent_id")
 
@@ -38,7 +38,6 @@ class Run:
     eval : str
         ``"all-names"``: every image against every name; no pair of the dataset is used.
         ``"held-out"``: a fresh split of the classes; only held-out ones are scored.
-        ``"test-split"``: the split of the manifest; ``test`` is scored, the rest may be fitted on.
     method : str
         Aligner: one of `fitters.methods.METHODS` that takes captions or a head.
     source : str
@@ -55,9 +54,6 @@ class Run:
         Which prompts make one text per class.
     locales : tuple of str
         Which captions (their ``variant``); empty means all.
-    shots : int
-        Images of each class, from the rows that may be fitted on, whose mean is one more pair with
-        the class's text. 0: none.
     relevance : str
         What makes a caption relevant to an image: ``"parent_id"``, being its own, or
         ``"class_id"``, sharing its class (for data where images share a description).
@@ -80,8 +76,8 @@ class Run:
     seed: int
     image_set: str
     image_revision: str
-    name_set: str = ""
-    name_revision: str = ""
+    name_set: str
+    name_revision: str
     caption_set: str = ""
     caption_revision: str = ""
     head_set: str = ""
@@ -93,7 +89,6 @@ class Run:
     locales: tuple[str, ...] = ()
     penalty: float | Literal["auto"] = "auto"
     mix: float | Literal["auto"] = "auto"
-    shots: int = 0
     relevance: str = "parent_id"
     train_fraction: float = 0.6
     limit: int | None = None
@@ -114,13 +109,7 @@ class Run:
         if isinstance(self.n_pairs, int) and self.n_pairs < 0:
             msg = f"A run uses 0 real pairs or more; got {self.n_pairs}."
             raise ProtocolError(msg)
-        if self.shots < 0 or (self.shots and self.eval == "all-names"):
-            msg = (
-                f"A run uses 0 images of each class or more, none where every image is scored; got "
-                f"shots={self.shots} with eval {self.eval!r}."
-            )
-            raise ProtocolError(msg)
-        if self.source == "none" and self.n_pairs == 0 and not self.shots:
+        if self.source == "none" and self.n_pairs == 0:
             msg = "A run with source 'none' and 0 real pairs has nothing to fit. Give it one."
             raise ProtocolError(msg)
         if self.eval == "all-names" and self.n_pairs != 0:

@@ -127,7 +127,7 @@ def result_lines(
 #: Columns that are shown only where they vary, and their headings.
 EXTRA = {
     "image_set": "images", "name_set": "names", "caption_set": "captions", "head_set": "head",
-    "shots": "shots", "penalty": "penalty", "mix": "mix",
+    "penalty": "penalty", "mix": "mix",
 }  # fmt: skip
 
 

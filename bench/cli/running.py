@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -58,7 +57,7 @@ def run_and_report(
             runs, store, out, jobs=jobs, engine=engine, on_done=lambda _: progress.advance()
         )
     session = {
-        "command": shlex.join(["bench", *click.get_os_args()]) if _typed() else f"bench {suite}",
+        "command": typed_command(),
         "started": started,
         "seconds": summary.seconds,
         "jobs": jobs,
@@ -78,6 +77,69 @@ def run_and_report(
         print_json({"results": str(out), **session})
     else:
         click.echo(
-            f"{suite}: reused {summary.reused:,} / new {summary.new:,} runs ({summary.fits:,} fits) "
-            f"in {summary.seconds:.1f} s -> {out}"
+            f"{suite}: reused {summary.reused:,} / new {summary.new:,} runs "
+            f"({summary.fits:,} fits) in {summary.seconds:.1f} s -> {out}"
         )
+
+
+def typed_command() -> str:
+    """Return the command line that does this again: every option that was given."""
+    context = click.get_current_context()
+    words = context.command_path.split()
+    for option in context.command.params:
+        value = context.params.get(option.name or "")
+        given = context.get_parameter_source(option.name or "")
+        if given is not click.core.ParameterSource.COMMANDLINE or value in (None, False):
+            continue
+        name = max(option.opts, key=len)
+        words += [name] if value is True else [name, str(value)]
+    return shlex.join(words)
+
+
+class _Progress:
+    """A bar on stderr, drawn only on a terminal and only when there is something to do."""
+
+    def __init__(self, suite: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("fits"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=total == 0 or not console.is_terminal,
+        )
+        self._task = self._progress.add_task(suite, total=total)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self) -> None:
+        """Count one fit."""
+        self._progress.advance(self._task)
+
+
+def _versions() -> dict[str, Any]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -52,7 +52,7 @@ _LIST = "Comma- or space-separated."
 @click.option(
     "--eval",
     "evaluation",
-    type=click.Choice(["held-out", "all-names", "test-split"]),
+    type=click.Choice(["held-out", "all-names"]),
     default="held-out",
     show_default=True,
 )
@@ -113,9 +113,7 @@ def command(
     )
     opened = open_store(store)
     sets = find_sets(opened, dataset=dataset, label_set=label_set)
-    runs = sweep_runs(
-        opened, sets, grid, locales=_words(locales), relevance=relevance, limit=limit
-    )
+    runs = sweep_runs(opened, sets, grid, locales=_words(locales), relevance=relevance, limit=limit)
     run_and_report(
         "sweep", runs, store=store, out=out, jobs=jobs, engine=engine, dry_run=dry_run,
         as_json=as_json,

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Literal
 
 from bench.errors import ProtocolError
-from bench.protocol import held_out_split, manifest_split
+from bench.protocol import held_out_split
 from bench.runs import SOURCES, Run
 from bench.suites.sets import SuiteSets
 from featstore.store.store import FeatureStore
@@ -103,13 +103,9 @@ def _possible_pairs(store: FeatureStore, base: Run, grid: Grid) -> list[Pairs]:
         return [k for k in grid.n_pairs if k == 0]
     items = store.view(base.image_set).items
     items = items.head(base.limit or items.height)
-    if grid.evaluation == "test-split":
-        splits = items["split"].fill_null("").to_numpy().astype(str)
-        fewest = len(manifest_split(splits, seed=0).train)
-    else:
-        classes = items["class_id"].to_numpy()
-        fewest = min(
-            len(held_out_split(classes, seed=s, train_fraction=base.train_fraction).train)
-            for s in grid.seeds
-        )
+    classes = items["class_id"].to_numpy()
+    fewest = min(
+        len(held_out_split(classes, seed=s, train_fraction=base.train_fraction).train)
+        for s in grid.seeds
+    )
     return [k for k in grid.n_pairs if k == "all" or k <= fewest]
