@@ -91,6 +91,8 @@ def typed_command() -> str:
         given = context.get_parameter_source(option.name or "")
         if given is not click.core.ParameterSource.COMMANDLINE or value in (None, False):
             continue
+        if option.name in ("as_json", "dry_run"):
+            continue
         name = max(option.opts, key=len)
         words += [name] if value is True else [name, str(value)]
     return shlex.join(words)
