@@ -4,10 +4,18 @@ Nothing here knows a store, an encoder or an aligner.
 """
 
 from bench.metrics.chance import chance_levels
-from bench.metrics.ranks import NO_ITEM, Ranks, rank_projections, ranks_from_scores
-from bench.metrics.summary import METRIC_VERSION, METRICS, cutoff, per_query, summarise
+from bench.metrics.ranks import CUTOFFS, NO_ITEM, Ranks, rank_projections, ranks_from_scores
+from bench.metrics.summary import (
+    METRIC_VERSION,
+    METRICS,
+    cutoff,
+    per_query,
+    query_values,
+    summarise,
+)
 
 __all__ = [
+    "CUTOFFS",
     "METRICS",
     "METRIC_VERSION",
     "NO_ITEM",
@@ -15,6 +23,7 @@ __all__ = [
     "chance_levels",
     "cutoff",
     "per_query",
+    "query_values",
     "rank_projections",
     "ranks_from_scores",
     "summarise",
