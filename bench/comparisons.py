@@ -55,6 +55,7 @@ DEFAULT_METRICS = ("top-1", "top-10", "R@1", "R@10")
 SCHEMA: dict[str, Any] = {
     "task": pl.String,
     "eval": pl.String,
+    "options": pl.String,
     "direction": pl.String,
     "metric": pl.String,
     "method": pl.String,
@@ -318,10 +319,11 @@ def _row(
     low, high, p = found.low, found.high, float(found.p)
     if pair.b is None and cutoff(metric) is not None:
         low, high = (end - chance for end in wilson_interval(a, found.n_clusters))
-    task, evaluation, direction = arena
+    task, evaluation, options, direction = arena
     return {
         "task": task,
         "eval": evaluation,
+        "options": options,
         "direction": direction,
         "metric": metric,
         "method": pair.a.method,

@@ -18,8 +18,8 @@ from featstore.keys import SHORT, canonical_json, sha256_hex
 #: Fields in which the runs of a series agree.
 SERIES = (
     "suite", "image_revision", "name_revision", "caption_revision", "head_revision",
-    "head_name_revision", "variants", "templates", "locales", "train_fraction", "limit",
-    "metric_version", "protocol_version", "code",
+    "head_name_revision", "variants", "templates", "locales", "train_fraction", "train_splits",
+    "limit", "metric_version", "protocol_version", "code",
 )  # fmt: skip
 
 
@@ -74,4 +74,4 @@ def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) 
 
 
 def _pairs_key(n_pairs: str) -> float:
-    return float("inf") if n_pairs == "all" else float(n_pairs)
+    return float("inf") if n_pairs == "all" else float(n_pairs.removesuffix("/class"))

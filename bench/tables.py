@@ -82,14 +82,14 @@ def result_lines(table: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
     """
     metrics = [name for name in SHOWN if name in table.columns]
     levels = {
-        (row["task"], row["eval"], row["direction"]): row
+        tuple(row[name] for name in ARENA): row
         for row in table.filter(pl.col("method") == "chance").iter_rows(named=True)
     }
     headings = ["task", "eval", "method", "fitted on", "K", "seeds", "gallery", "chance"]
     lines = []
     for row in table.iter_rows(named=True):
         own = [metric for metric in metrics if row[metric] is not None]
-        level = levels[(row["task"], row["eval"], row["direction"])]
+        level = levels[tuple(row[name] for name in ARENA)]
         is_chance = row["method"] == "chance"
         lines.append(
             [

@@ -28,7 +28,7 @@ at 2 it is 1 of 2, at 4 it is 2 of 2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,15 @@ from bench.metrics.counting import Counted, count_block
 from bench.metrics.first_places import NO_ITEM, first_places
 from bench.metrics.relevance import Relevance
 
-__all__ = ["CUTOFFS", "NO_ITEM", "Ranks", "rank_projections", "ranks_from_scores"]
+__all__ = [
+    "CUTOFFS",
+    "NO_ITEM",
+    "Ranks",
+    "first_of_gallery",
+    "rank_projections",
+    "ranks_from_blocks",
+    "ranks_from_scores",
+]
 
 #: The k of true recall and precision at k. Hit recall needs none: it follows from the rank.
 CUTOFFS = (1, 5, 10)
@@ -113,24 +121,52 @@ def rank_projections(
     MetricError
         If shapes disagree, a projection is not finite, or a query has no relevant item.
     """
+    queries, columns = _sides(queries, gallery)
+    relevance = Relevance.build(query_groups, gallery_groups, queries.shape[0], columns.shape[1])
+    rows = max(1, block_scores // columns.shape[1])
+    blocks = [
+        _rank(scores, start, relevance, top)
+        for start, scores in _score_blocks(queries, columns, rows)
+    ]
+    return _join(blocks, relevance)
+
+
+def first_of_gallery(queries: Any, gallery: Any, k: int) -> NDArray[np.int64]:
+    """Return the first k gallery positions of every query, whatever is relevant, shape (n, k).
+
+    By score; at equal score the lower position first. `NO_ITEM` beyond the gallery.
+    """
+    queries, columns = _sides(queries, gallery)
+    none, same = np.full(queries.shape[0], -1), np.zeros(columns.shape[1], dtype=np.int64)
+    rows = max(1, BLOCK_SCORES // columns.shape[1])
+    return np.concatenate(
+        [
+            first_places(scores, none[start : start + len(scores)], same, k)
+            for start, scores in _score_blocks(queries, columns, rows)
+        ]
+    )
+
+
+def _sides(queries: Any, gallery: Any) -> tuple[Any, Any]:
+    """Return queries (n, r) and gallery columns (r, g) in float32, checked."""
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
         msg = (
             f"Queries and gallery must be matrices over one shared space, got shapes "
             f"{queries.shape} and {gallery.shape}. Project both with the same alignment."
         )
         raise MetricError(msg)
-    relevance = Relevance.build(query_groups, gallery_groups, queries.shape[0], gallery.shape[0])
+    if not queries.shape[0] or not gallery.shape[0]:
+        msg = (
+            f"There is nothing to rank: {queries.shape[0]:,} queries, {gallery.shape[0]:,} gallery "
+            "items."
+        )
+        raise MetricError(msg)
     queries, columns = _in_float32(queries), _in_float32(gallery).T
     for name, rows in (("query", queries), ("gallery", columns)):
         if not np.isfinite(rows.data if issparse(rows) else rows).all():
             msg = f"A {name} projection is not finite: nothing can be ranked by it."
             raise MetricError(msg)
-    rows_per_block = max(1, block_scores // max(1, columns.shape[1]))
-    blocks = [
-        _rank(scores, start, relevance, top)
-        for start, scores in _score_blocks(queries, columns, rows_per_block)
-    ]
-    return _join(blocks, relevance)
+    return queries, columns
 
 
 def ranks_from_scores(
@@ -147,11 +183,43 @@ def ranks_from_scores(
     if scores.ndim != 2:
         msg = f"Scores must be a matrix of queries × gallery, got shape {scores.shape}."
         raise MetricError(msg)
-    relevance = Relevance.build(query_groups, gallery_groups, *scores.shape)
-    if np.isnan(scores).any():
-        msg = "A score is NaN: nothing can be ranked by it."
+    Relevance.build(query_groups, gallery_groups, *scores.shape)  # says what does not fit
+    return ranks_from_blocks([scores], query_groups, gallery_groups, top=top)
+
+
+def ranks_from_blocks(
+    blocks: Iterable[NDArray[np.floating[Any]]],
+    query_groups: NDArray[Any],
+    gallery_groups: NDArray[Any],
+    *,
+    top: int = 5,
+) -> Ranks:
+    """Rank from scores that come in blocks of rows, together of shape (n, g).
+
+    Raises
+    ------
+    MetricError
+        If the blocks are not n rows of g scores, a score is NaN, or a query has no relevant item.
+    """
+    n, g = len(query_groups), len(gallery_groups)
+    relevance = Relevance.build(query_groups, gallery_groups, n, g)
+    done, start = [], 0
+    for scores in blocks:
+        if scores.shape[1] != g or start + len(scores) > n:
+            msg = (
+                f"A block of scores has shape {scores.shape}; {n - start:,} queries are left, and "
+                f"the gallery has {g:,} items."
+            )
+            raise MetricError(msg)
+        if np.isnan(scores).any():
+            msg = "A score is NaN: nothing can be ranked by it."
+            raise MetricError(msg)
+        done.append(_rank(scores, start, relevance, top))
+        start += len(scores)
+    if start != n:
+        msg = f"Scores have {start:,} rows for {n:,} queries."
         raise MetricError(msg)
-    return _join([_rank(scores, 0, relevance, top)], relevance)
+    return _join(done, relevance)
 
 
 def _in_float32(rows: Any) -> Any:
