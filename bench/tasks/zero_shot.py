@@ -81,11 +81,12 @@ def score_zero_shot(
     if prompts is None or prompts.parts is None:
         msg = f"Prompts {options.prompts!r} need every prompt of the classes by itself."
         raise ProtocolError(msg)
-    prompts = prompts.take(np.isin(prompts.classes, names.classes))
+    kept = np.isin(prompts.classes, names.classes)
+    templates, prompts = prompts.parts[kept], prompts.take(kept)
     if options.prompts == "each":
         return [
             against(_one_a_class(prompts, names, template), f"image→name ({template})")
-            for template in dict.fromkeys(prompts.parts.tolist())
+            for template in dict.fromkeys(templates.tolist())
         ]
     if options.scorer != "cosine":
         msg = f"Prompts 'max' are scored by the cosine, not by {options.scorer!r}."

@@ -78,8 +78,8 @@ class _Path:
         root = np.sqrt(weight)[:, None]
         scaled = (rows - self._mean) * root
         self._sums = sum_by_class(scaled * root, labels, shots.n_classes)
-        self._shares = np.bincount(labels, weights=weight, minlength=shots.n_classes)
-        self._shares /= weight.sum()
+        mass_of_class = np.bincount(labels, weights=weight, minlength=shots.n_classes)
+        self._shares = mass_of_class / weight.sum()
         n, r = scaled.shape
         self._unit = float(np.sum(scaled**2)) / r
         if n < r:
@@ -113,4 +113,6 @@ class _Path:
 
     def _inverse(self, penalty: float) -> npt.NDArray[np.float64]:
         shifted = self._values + penalty * self._unit
-        return np.divide(1.0, shifted, out=np.zeros_like(shifted), where=shifted > 0)
+        inverse = np.zeros_like(shifted)
+        np.divide(1.0, shifted, out=inverse, where=shifted > 0)
+        return inverse
