@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
-#: What makes two runs the same cell. Everything else is the seed or follows from the sets.
-CELL = ["task", "eval", "options", "direction", "method", "source", "n_pairs"]
+#: Where a comparison is fair: same question, same galleries, same encoders.
+ARENA = ["task", "eval", "options", "direction", "image_set", "name_set", "caption_set"]
 
-#: Where a comparison is fair: same question, same galleries.
-ARENA = ["task", "eval", "options", "direction"]
+#: What tells cells of one method, source and K apart, where a suite or a sweep varies it.
+SETTINGS = ["head_set", "penalty", "mix"]
+
+#: What makes two runs the same cell. Everything else is the seed or follows from the sets.
+CELL = [*ARENA, "method", "source", "n_pairs", *SETTINGS]
 
 TASK_ORDER = [
     "zero_shot", "retrieval", "few_shot", "head_names", "neighbours", "modality_gap",
     "neural_collapse", "cosine_head", "hubness", "spectrum",
 ]  # fmt: skip
 EVAL_ORDER = ["all-names", "held-out", "split", "in-class"]
+#: Evaluations in which every seed scores other images.
+FRESH_SPLITS = ("held-out", "in-class")
 DIRECTION_ORDER = ["image→name", "image→caption", "caption→image"]
 METHOD_ORDER = [
     "chance", "identity", "mean-shift", "conse", "procrustes", "pls", "cca-200", "cca", "csa",
@@ -61,6 +68,17 @@ def source_name(source: str, n_pairs: str) -> str:
     """Return what a reader calls the data that a cell was fitted on."""
     names = ALONE_NAMES if n_pairs == "0" else MIXED_NAMES
     return names.get(source, source)
+
+
+def set_name(column: str, value: Any) -> str:
+    """Return a value of a column that names a set as ``dataset · encoder``, others as text."""
+    if value is None:
+        return ""
+    parts = str(value).split("/")
+    if not column.endswith("_set") or len(parts) != 3:
+        return str(value)
+    encoder = parts[2].split(".", 1)[-1].rsplit("-", 1)[0]
+    return f"{parts[0]} · {encoder}"
 
 
 def pairs_order(n_pairs: str) -> float:

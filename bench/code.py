@@ -9,7 +9,8 @@ from importlib.resources.abc import Traversable
 
 #: What decides a number: everything of fitters, and these parts of bench.
 BENCH_PARTS = (
-    "corpus.py", "fits.py", "overlap.py", "protocol.py", "scoring.py", "metrics", "tasks",
+    "corpus.py", "fits.py", "grid.py", "overlap.py", "protocol.py", "scoring.py", "metrics",
+    "tasks",
 )  # fmt: skip
 
 

@@ -85,8 +85,8 @@ class Corpus:
     Attributes
     ----------
     images : Items
-    names : Items, optional
-        One text row per class.
+    names : Items
+        One text row per class; none if the run names no set of them.
     captions : Items, optional
         Captions of these images, in the order of their images.
     head : Head, optional
@@ -99,7 +99,7 @@ class Corpus:
     """
 
     images: Items
-    names: Items | None = None
+    names: Items
     captions: Items | None = None
     head: Head | None = None
     prompts: Items | None = None
@@ -121,7 +121,7 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     if run.limit is not None:
         image_view = image_view.take(np.arange(min(run.limit, len(image_view))))
     images = _items(image_view, classes_needed=bool(run.name_set))
-    names = prompts = captions = head = seen = None
+    names, prompts, captions, head, seen = _no_items(), None, None, None, None
     texts: list[EmbeddingsView] = []
     if run.name_set:
         name_view = _view(store, run.name_set, run.name_revision)
@@ -142,11 +142,16 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
         for view in texts[:1]:
             view.require_same_space(head_names, what="Names of the head's classes and other texts")
         head = _head(head_view, head_names, run)
-        if names is not None:
+        if run.name_set:
             seen = seen_classes(name_view.items, head_names.items, names.classes)
     keys = [run.image_set, *([run.name_set] if run.name_set else [run.caption_set])]
     spaces = [store.info(key).attributes["space"] for key in keys if key]
     return Corpus(images, names, captions, head, prompts, seen, _one_model(spaces))
+
+
+def _no_items() -> Items:
+    none = np.empty(0, dtype=np.str_)
+    return Items(none, none, np.empty((0, 0), dtype=np.float32))
 
 
 def needs_prompts(run: Run) -> bool:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,24 @@ import polars as pl
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bench.corpus import Corpus, needs_prompts, read_corpus
-from bench.fits import fit_run
-from bench.results import RANK_SCHEMA, finished, result_rows, write_run
+from bench.engines import Engine, run_tasks
+from bench.fits import Fitted, fit_run
+from bench.grid import fit_grid, grid_key
+from bench.protocol import Split
+from bench.results import RANK_SCHEMA, finished, result_rows, write_batch, write_run
 from bench.runs import Run
 from bench.scoring import score, split_of
 from bench.tasks import Outcome
 from featstore.store.store import open_store
 
 logger = logging.getLogger(__name__)
+
+#: The suite whose runs are made from moments, many at once; see `bench.grid`.
+SWEEP = "sweep"
+
+# Cells of a sweep whose results are written as one file: some seconds of work are lost if the
+# process dies, and a thousand cells wait for twenty durable writes instead of thousands.
+_CELLS_A_FILE = 100
 
 # Fits handed to a process at once: large enough that reading the corpus and starting the
 # task cost little, small enough that the last tasks end together.
@@ -71,6 +79,7 @@ def run_all(
     root: Path,
     *,
     jobs: int = 1,
+    engine: Engine = "processes",
     on_done: Callable[[FitDone], None] | None = None,
 ) -> Summary:
     """Execute the runs that are not finished and write each as soon as it is.
@@ -85,6 +94,9 @@ def run_all(
     jobs : int
         Processes. Every one computes with a single thread, so that results do not depend on
         this number; with 1 everything stays in this process.
+    engine : {"processes", "ray"}
+        Who runs them: processes of this machine, or Ray, here or on the cluster that RAY_ADDRESS
+        names. On a cluster, store and results must lie where every node sees them.
     on_done : callable, optional
         Called after each fit.
 
@@ -101,50 +113,31 @@ def run_all(
     have = finished(root)
     left = [run for run in dict.fromkeys(runs) if run.run_id not in have]
     groups = _by_fit(left)
+    n_fits = len({run.fit_key for run in left})
     report = on_done or (lambda _: None)
-    if jobs == 1 or len(groups) <= 1:
+    if engine == "processes" and (jobs == 1 or len(groups) <= 1):
         with threadpool_limits(limits=1):
             for done in _run_groups(groups, store, root):
                 report(done)
-    else:
-        _run_in_processes(groups, store, root, jobs, report)
+    elif groups:
+        # A seed of a sweep is a batch of its own already.
+        size = 1 if left[0].suite == SWEEP else _BATCH
+        batches = [groups[start : start + size] for start in range(0, len(groups), size)]
+        work = partial(_run_batch, store=store.resolve(), root=root.resolve())
+        for finished_batch in run_tasks(work, batches, jobs=jobs, engine=engine):
+            for done in finished_batch:
+                report(done)
     seconds = time.perf_counter() - start
-    return Summary(len(set(runs)) - len(left), len(left), len(groups), seconds)
+    return Summary(len(set(runs)) - len(left), len(left), n_fits, seconds)
 
 
 def _by_fit(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs that are made together: those of one fit, or of one seed of a sweep."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.fit_key, []).append(run)
+        key = grid_key(run) if run.suite == SWEEP else run.fit_key
+        groups.setdefault(key, []).append(run)
     return list(groups.values())
-
-
-def _run_in_processes(
-    groups: list[list[Run]],
-    store: Path,
-    root: Path,
-    jobs: int,
-    report: Callable[[FitDone], None],
-) -> None:
-    # Threads of polars and BLAS do not survive a fork; a spawned process starts clean.
-    context = multiprocessing.get_context("spawn")
-    batches = [groups[start : start + _BATCH] for start in range(0, len(groups), _BATCH)]
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_single_thread) as pool:
-        futures: list[Future[list[FitDone]]] = [
-            pool.submit(_run_batch, batch, store, root) for batch in batches
-        ]
-        try:
-            for future in as_completed(futures):
-                for done in future.result():
-                    report(done)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _single_thread() -> None:
-    os.environ["POLARS_MAX_THREADS"] = "1"
-    threadpool_limits(limits=1)
 
 
 def _run_batch(groups: list[list[Run]], store: Path, root: Path) -> list[FitDone]:
@@ -178,10 +171,42 @@ class _Corpora:
 def _run_groups(groups: Sequence[Sequence[Run]], store: Path, root: Path) -> Iterator[FitDone]:
     corpora = _Corpora(store)
     for group in groups:
+        if group[0].suite == SWEEP:
+            yield from _sweep(group, corpora.read(group[0]), root)
+            continue
         start = time.perf_counter()
-        for run, rows, ranks in execute(group, corpora.read(group[0])):
+        # Tasks of one fit share a corpus: that of the one that reads most.
+        widest = max(group, key=needs_prompts)
+        for run, rows, ranks in execute(group, corpora.read(widest)):
             write_run(root, run.run_id, rows, ranks)
         yield FitDone(len(group), time.perf_counter() - start)
+
+
+def _sweep(runs: Sequence[Run], corpus: Corpus, root: Path) -> Iterator[FitDone]:
+    """Make the runs of one seed of a sweep, and write them in files of many."""
+    rows: list[pl.DataFrame] = []
+    ranks: list[pl.DataFrame] = []
+    done: list[FitDone] = []
+    start = time.perf_counter()
+
+    def written() -> Iterator[FitDone]:
+        if rows:
+            write_batch(root, pl.concat(rows), pl.concat(ranks))
+            yield from done
+        for held in (rows, ranks, done):
+            held.clear()
+
+    for fit in fit_grid(runs, corpus, split_of(runs[0], corpus)):
+        for _, own_rows, own_ranks in _scored(
+            fit.runs, fit.fitted, fit.corpus, fit.split, fit.seconds
+        ):
+            rows.append(own_rows)
+            ranks.append(own_ranks)
+        done.append(FitDone(len(fit.runs), time.perf_counter() - start))
+        start = time.perf_counter()
+        if len(done) >= _CELLS_A_FILE:
+            yield from written()
+    yield from written()
 
 
 def execute(
@@ -200,7 +225,12 @@ def execute(
     split = split_of(first, corpus)
     start = time.perf_counter()
     fitted = fit_run(first, corpus, split)
-    fit_seconds = time.perf_counter() - start
+    yield from _scored(runs, fitted, corpus, split, time.perf_counter() - start)
+
+
+def _scored(
+    runs: Sequence[Run], fitted: Fitted, corpus: Corpus, split: Split | None, fit_seconds: float
+) -> Iterator[tuple[Run, pl.DataFrame, pl.DataFrame]]:
     for run in runs:
         start = time.perf_counter()
         outcomes = score(run, fitted.alignment, corpus, split)

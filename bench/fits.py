@@ -81,7 +81,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         chosen = first_pairs(split, run.n_pairs)
         if run.pairs_per_class:
             chosen = first_per_class(split.train, corpus.images.classes, run.pairs_per_class)
-        unlabelled, whose = corpus.images.rows[split.train], "training images"
+        unlabelled, whose = unlabelled_images(corpus, split)
     if len(chosen):
         paired = class_mean_pairs if run.pairs_per_class else real_pairs
         real = paired(corpus, chosen)
@@ -105,6 +105,13 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         **_choice_columns(alignment.facts["choice"]),
     }
     return Fitted(alignment, facts)
+
+
+def unlabelled_images(corpus: Corpus, split: Split) -> tuple[NDArray[np.float32], str]:
+    """Return the images whose mean centres all, and what they are: those for training, if any."""
+    if len(split.train):
+        return corpus.images.rows[split.train], "training images"
+    return corpus.images.rows[split.test], "evaluated images"
 
 
 def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
@@ -136,7 +143,7 @@ def class_mean_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
 
     Mendez et al., Supervised Classification Heads as Semantic Prototypes, ICML 2026.
     """
-    if corpus.names is None:
+    if not len(corpus.names):
         msg = "Pairs of a class need its name. Give the run a name_set."
         raise ProtocolError(msg)
     having, codes = np.unique(corpus.images.classes[images], return_inverse=True)

@@ -1,11 +1,14 @@
-"""Results on disk: one long-format Parquet file a finished run, per-query ranks beside it.
+"""Results on disk: long-format Parquet, never written twice, per-query ranks beside it.
 
     RESULTS/runs/<run_id>.parquet      one row per direction and metric; written last
     RESULTS/ranks/<run_id>.parquet     one row per query
+    RESULTS/runs/many-<sha256>.parquet the runs of a batch in one file, and ranks/ likewise
     RESULTS/sessions/<date>-<pid>.json what was typed, versions, dates; not keyed
 
-A file's name is the id of its run and its content says so too. Files appear whole or not at
-all, and each run has its own: any number of processes may write into one folder.
+A file's name is the id of its run, or the hash of the ids of its runs, and its content says so
+too. Files appear whole or not at all, and nothing is ever changed or shared between writers: any
+number of processes may write into one folder. A batch is for a sweep, whose thousand runs of some
+milliseconds would otherwise wait for a thousand durable writes.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 import polars as pl
 
 from bench.errors import NoResultsError
+from featstore.keys import canonical_json, sha256_hex
 from featstore.store.files import json_bytes, read_json, write_file
 
 RUN_COLUMNS: dict[str, Any] = {
@@ -102,34 +106,58 @@ def write_run(root: Path, run_id: str, rows: pl.DataFrame, ranks: pl.DataFrame) 
     StoreWriteError
         If the file system refuses. No partial file is left.
     """
-    write_file(ranks_path(root, run_id), [_parquet(ranks.select(list(RANK_SCHEMA)))])
-    write_file(run_path(root, run_id), [_parquet(rows.select(list(RESULT_SCHEMA)))])
+    _write(root, run_id, rows, ranks)
 
 
-def run_path(root: Path, run_id: str) -> Path:
-    """Return where the rows of a run lie."""
-    return root / "runs" / f"{run_id}.parquet"
+def write_batch(root: Path, rows: pl.DataFrame, ranks: pl.DataFrame) -> None:
+    """Write many finished runs as one file each of rows and of ranks.
+
+    Parameters
+    ----------
+    root : Path
+    rows, ranks : DataFrame
+        Of all the runs, one run after another.
+
+    Raises
+    ------
+    StoreWriteError
+        If the file system refuses. No partial file is left, and no run of the batch counts.
+    """
+    ids = rows["run_id"].unique().to_list()
+    _write(root, ids[0] if len(ids) == 1 else _batch_name(ids), rows, ranks)
 
 
-def ranks_path(root: Path, run_id: str) -> Path:
-    """Return where the per-query ranks of a run lie."""
-    return root / "ranks" / f"{run_id}.parquet"
+def run_path(root: Path, name: str) -> Path:
+    """Return where the rows of a run, or of a batch of this name, lie."""
+    return root / "runs" / f"{name}.parquet"
+
+
+def ranks_path(root: Path, name: str) -> Path:
+    """Return where the per-query ranks of a run, or of a batch of this name, lie."""
+    return root / "ranks" / f"{name}.parquet"
+
+
+def files_of(root: Path) -> dict[str, str]:
+    """Return the name of the file of every finished run, by run_id.
+
+    A file that does not open, that holds other runs than its name says, or that has no ranks
+    beside it, does not count: its runs are redone.
+    """
+    found: dict[str, str] = {}
+    for path in _run_files(root):
+        try:
+            ids = set(pl.read_parquet(path, columns=["run_id"])["run_id"])
+        except (pl.exceptions.PolarsError, OSError):
+            continue
+        named = path.stem in ids if len(ids) == 1 else path.stem == _batch_name(ids)
+        if named and ranks_path(root, path.stem).is_file():
+            found |= dict.fromkeys(ids - found.keys(), path.stem)
+    return found
 
 
 def finished(root: Path) -> set[str]:
-    """Return the ids of the runs whose rows and ranks are both there and readable.
-
-    A file that does not open, or that holds another run, is not finished: it is redone.
-    """
-    found = set()
-    for path in _run_files(root):
-        try:
-            rows = pl.read_parquet(path, columns=["run_id"])
-        except (pl.exceptions.PolarsError, OSError):
-            continue
-        if set(rows["run_id"]) == {path.stem} and ranks_path(root, path.stem).is_file():
-            found.add(path.stem)
-    return found
+    """Return the ids of the runs whose rows and ranks are both there and readable."""
+    return set(files_of(root))
 
 
 def read_results(root: Path) -> pl.DataFrame:
@@ -147,7 +175,9 @@ def read_results(root: Path) -> pl.DataFrame:
         raise NoResultsError(msg)
     frames = [_read(path, RESULT_SCHEMA) for path in paths]
     keys = ["suite", "task", "eval", "direction", "method", "source", "seed", "run_id", "metric"]
-    return pl.concat(frames).sort(keys, maintain_order=True)
+    # Two sweeps at once may hold the same run, with the same numbers: it counts once.
+    once = pl.concat(frames).unique(["run_id", "direction", "metric"], keep="first")
+    return once.sort(keys, maintain_order=True)
 
 
 def read_ranks(root: Path, run_ids: Iterable[str]) -> pl.DataFrame:
@@ -158,7 +188,22 @@ def read_ranks(root: Path, run_ids: Iterable[str]) -> pl.DataFrame:
     NoResultsError
         If a file is missing or cannot be read.
     """
-    frames = [_read(ranks_path(root, run_id), RANK_SCHEMA) for run_id in run_ids]
+    wanted = list(run_ids)
+    batches: dict[str, list[str]] = {}
+    if any(not ranks_path(root, run_id).is_file() for run_id in wanted):
+        named = files_of(root)
+        for run_id in wanted:
+            if named.get(run_id, run_id) != run_id:
+                batches.setdefault(named[run_id], []).append(run_id)
+    of_batch: dict[str, pl.DataFrame] = {}
+    for name, ids in batches.items():
+        held = _read(ranks_path(root, name), RANK_SCHEMA).filter(pl.col("run_id").is_in(ids))
+        parts = held.partition_by("run_id", as_dict=True, maintain_order=True)
+        of_batch |= {str(key): part for (key,), part in parts.items()}
+    frames = [
+        of_batch[run_id] if run_id in of_batch else _read(ranks_path(root, run_id), RANK_SCHEMA)
+        for run_id in wanted
+    ]
     return pl.concat(frames) if frames else pl.DataFrame(schema=RANK_SCHEMA)
 
 
@@ -178,7 +223,21 @@ def result_rows(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
 
 
 def _run_files(root: Path) -> list[Path]:
-    return sorted((root / "runs").glob("[0-9a-f]*.parquet"))
+    folder = root / "runs"
+    return sorted([*folder.glob("[0-9a-f]*.parquet"), *folder.glob(f"{_MANY}*.parquet")])
+
+
+#: How the name of a file of many runs begins.
+_MANY = "many-"
+
+
+def _batch_name(ids: Iterable[str]) -> str:
+    return _MANY + sha256_hex(canonical_json(sorted(ids)))
+
+
+def _write(root: Path, name: str, rows: pl.DataFrame, ranks: pl.DataFrame) -> None:
+    write_file(ranks_path(root, name), [_parquet(ranks.select(list(RANK_SCHEMA)))])
+    write_file(run_path(root, name), [_parquet(rows.select(list(RESULT_SCHEMA)))])
 
 
 def _read(path: Path, schema: dict[str, Any]) -> pl.DataFrame:

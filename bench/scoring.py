@@ -100,7 +100,7 @@ def _scored(run: Run, corpus: Corpus, split: Split | None) -> Corpus:
         return corpus
     images = corpus.images.take(split.test)
     names, prompts, captions, seen = corpus.names, corpus.prompts, corpus.captions, corpus.seen
-    if run.eval == "held-out" and names is not None:
+    if run.eval == "held-out":
         kept = np.isin(names.classes, images.classes)
         names = names.take(kept)
         seen = None if seen is None else seen[kept]
@@ -112,7 +112,7 @@ def _scored(run: Run, corpus: Corpus, split: Split | None) -> Corpus:
 
 
 def _names(run: Run, corpus: Corpus) -> Items:
-    if corpus.names is None:
+    if not len(corpus.names):
         msg = f"Task {run.task} needs the names of the images' classes. Give the run a name_set."
         raise ProtocolError(msg)
     return corpus.names

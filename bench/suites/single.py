@@ -57,9 +57,7 @@ class TaskRequest:
     train_fraction: float = 0.6
 
 
-def task_runs(
-    store: FeatureStore, request: TaskRequest, *, limit: int | None = None
-) -> list[Run]:
+def task_runs(store: FeatureStore, request: TaskRequest, *, limit: int | None = None) -> list[Run]:
     """Return one run a seed.
 
     Raises

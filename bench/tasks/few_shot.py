@@ -121,7 +121,7 @@ def _classes(
     if not options.prototypes:
         classes = np.unique(images.classes[split.train])
         return classes, classes
-    if names is None:
+    if names is None or not len(names):
         msg = "Few-shot prototypes need the names of the classes. Name their set in the run."
         raise ProtocolError(msg)
     return names.classes, names.ids

@@ -75,7 +75,7 @@ def score_spectrum(corpus: Corpus) -> list[Outcome]:
         "image": corpus.images.rows,
         "head": None if head is None else head.weight,
         "head name": None if head is None else head.texts,
-        "name": None if corpus.names is None else corpus.names.rows,
+        "name": corpus.names.rows if len(corpus.names) else None,
         "caption": None if corpus.captions is None else corpus.captions.rows,
     }
     return [

@@ -46,7 +46,7 @@ def score_modality_gap(
         direction, x, y = "head|image", corpus.head.weight, images.rows
     else:
         texts = corpus.captions if corpus.captions is not None else corpus.names
-        if texts is None:
+        if not len(texts):
             msg = "The gap between 'images-texts' needs captions or names in the run."
             raise ProtocolError(msg)
         direction = "image|text"

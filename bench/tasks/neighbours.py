@@ -59,7 +59,7 @@ def _sides(corpus: Corpus, options: Neighbours, rng: np.random.Generator) -> tup
         place = {item: row for row, item in enumerate(corpus.images.ids.tolist())}
         owner = [place[parent] for parent in captions.parents.tolist()]
         return "image~caption", corpus.images.rows[owner], captions.rows
-    if corpus.names is None:
+    if not len(corpus.names):
         msg = "Neighbours of 'class-means' need the names of the images' classes in the run."
         raise ProtocolError(msg)
     images = corpus.images
