@@ -44,6 +44,7 @@ DEFAULT_METRICS = ("top-1", "top-10", "R@1", "R@10")
 SCHEMA: dict[str, Any] = {
     "task": pl.String,
     "eval": pl.String,
+    "options": pl.String,
     "direction": pl.String,
     "metric": pl.String,
     "method": pl.String,

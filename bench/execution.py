@@ -14,15 +14,15 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from bench.corpus import Corpus, read_corpus
+from bench.corpus import Corpus, needs_prompts, read_corpus
 from bench.engines import Engine, run_tasks
-from bench.errors import ProtocolError
 from bench.fits import Fitted, fit_run
 from bench.grid import fit_grid, grid_key
-from bench.protocol import Split, held_out_split
+from bench.protocol import Split
 from bench.results import RANK_SCHEMA, finished, result_rows, write_batch, write_run
 from bench.runs import Run
-from bench.tasks import Outcome, Projector, score_retrieval, score_zero_shot
+from bench.scoring import score, split_of
+from bench.tasks import Outcome
 from featstore.store.store import open_store
 
 logger = logging.getLogger(__name__)
@@ -161,6 +161,7 @@ class _Corpora:
             run.image_set, run.image_revision, run.name_set, run.name_revision, run.caption_set,
             run.caption_revision, run.head_set, run.head_revision, run.head_name_set,
             run.head_name_revision, run.variants, run.templates, run.locales, run.limit,
+            needs_prompts(run),
         )  # fmt: skip
         if self._corpus is None or key != self._key:
             self._corpus, self._key = read_corpus(self._store, run), key
@@ -174,7 +175,9 @@ def _run_groups(groups: Sequence[Sequence[Run]], store: Path, root: Path) -> Ite
             yield from _sweep(group, corpora.read(group[0]), root)
             continue
         start = time.perf_counter()
-        for run, rows, ranks in execute(group, corpora.read(group[0])):
+        # Tasks of one fit share a corpus: that of the one that reads most.
+        widest = max(group, key=needs_prompts)
+        for run, rows, ranks in execute(group, corpora.read(widest)):
             write_run(root, run.run_id, rows, ranks)
         yield FitDone(len(group), time.perf_counter() - start)
 
@@ -238,37 +241,6 @@ def _scored(
         yield run, _result_frame(run, outcomes, facts), _rank_frame(run, outcomes)
 
 
-def split_of(run: Run, corpus: Corpus) -> Split | None:
-    """Return who is trained on and who is scored; None where every image is scored."""
-    if run.eval == "held-out":
-        return held_out_split(
-            corpus.images.classes, seed=run.seed, train_fraction=run.train_fraction
-        )
-    return None
-
-
-def score(run: Run, alignment: Projector, corpus: Corpus, split: Split | None) -> list[Outcome]:
-    """Score an alignment on the images, names and captions that a run holds out.
-
-    Raises
-    ------
-    ProtocolError
-        If the task is retrieval and the corpus has no captions.
-    """
-    images, names, captions = corpus.images, corpus.names, corpus.captions
-    if split is not None:
-        images = images.take(split.test)
-        names = names.take(np.isin(names.classes, images.classes))
-        if captions is not None and captions.parents is not None:
-            captions = captions.take(np.isin(captions.parents, images.ids))
-    if run.task == "zero_shot":
-        return score_zero_shot(alignment, images, names)
-    if captions is None:
-        msg = "Retrieval needs captions. Extract the captions of these images first."
-        raise ProtocolError(msg)
-    return score_retrieval(alignment, images, captions, relevance=run.relevance)
-
-
 def _result_frame(run: Run, outcomes: list[Outcome], facts: dict[str, Any]) -> pl.DataFrame:
     fixed = run.columns() | facts
     return result_rows(
@@ -278,32 +250,42 @@ def _result_frame(run: Run, outcomes: list[Outcome], facts: dict[str, Any]) -> p
                 "direction": outcome.direction,
                 "metric": metric,
                 "value": value,
-                "chance": outcome.chance[metric],
-                "n_queries": len(outcome.query_ids),
-                "n_clusters": len(np.unique(outcome.cluster_ids)),
-                "gallery": outcome.ranks.gallery,
+                "chance": outcome.chance.get(metric),
+                "n_queries": outcome.n,
+                "n_clusters": _n_clusters(outcome),
+                "gallery": outcome.gallery,
             }
+            | (outcome.facts or {})
             for outcome in outcomes
             for metric, value in outcome.values.items()
         ]
     )
 
 
+def _n_clusters(outcome: Outcome) -> int:
+    if outcome.queries is None:
+        return outcome.n
+    return len(np.unique(outcome.queries.clusters))
+
+
 def _rank_frame(run: Run, outcomes: list[Outcome]) -> pl.DataFrame:
     frames = [
         pl.DataFrame(
             {
-                "run_id": [run.run_id] * len(outcome.query_ids),
-                "direction": [outcome.direction] * len(outcome.query_ids),
-                "query_id": outcome.query_ids.tolist(),
-                "cluster_id": outcome.cluster_ids.astype(str).tolist(),
+                "run_id": [run.run_id] * outcome.n,
+                "direction": [outcome.direction] * outcome.n,
+                "query_id": outcome.queries.ids.tolist(),
+                "cluster_id": outcome.queries.clusters.astype(str).tolist(),
                 "rank": outcome.ranks.rank,
                 "average_precision": outcome.ranks.average_precision,
+                "truncated_precision": outcome.ranks.truncated_precision,
+                "hits": outcome.ranks.hits.tolist(),
                 "n_relevant": outcome.ranks.n_relevant,
-                "top": outcome.top_ids,
+                "top": outcome.queries.top_ids,
             },
             schema=RANK_SCHEMA,
         )
         for outcome in outcomes
+        if outcome.queries is not None
     ]
-    return pl.concat(frames)
+    return pl.concat(frames) if frames else pl.DataFrame(schema=RANK_SCHEMA)

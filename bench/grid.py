@@ -235,6 +235,7 @@ def _projected_corpus(
         names=_with_rows(corpus.names, texts[:n_names]),
         captions=None if corpus.captions is None else _with_rows(corpus.captions, texts[n_names:]),
         head=None,
+        seen=corpus.seen,
     )
 
 

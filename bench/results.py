@@ -50,6 +50,9 @@ RUN_COLUMNS: dict[str, Any] = {
     "mix": pl.String,
     "relevance": pl.String,
     "train_fraction": pl.Float64,
+    "train_splits": pl.String,
+    "pairs_per_class": pl.Int64,
+    "options": pl.String,  # of the task, as JSON; "" for its defaults
     "limit": pl.Int64,
     "metric_version": pl.Int64,
     "protocol_version": pl.Int64,
@@ -58,10 +61,10 @@ RUN_COLUMNS: dict[str, Any] = {
 
 #: One row per run, direction and metric.
 RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
-    "direction": pl.String,  # image→name, image→caption, caption→image
+    "direction": pl.String,  # image→name, image→caption, caption→image, …
     "metric": pl.String,
     "value": pl.Float64,
-    "chance": pl.Float64,
+    "chance": pl.Float64,  # null for a metric that has no chance level
     "n_queries": pl.Int64,
     "n_clusters": pl.Int64,
     "gallery": pl.Int64,
@@ -72,6 +75,10 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "mix_chosen": pl.Float64,
     "penalty_at_edge": pl.Boolean,
     "mix_at_edge": pl.Boolean,
+    "n_shots": pl.Int64,  # labelled images of a few-shot learner, and those it chose by
+    "n_validation": pl.Int64,
+    "learner_penalty": pl.Float64,
+    "learner_mix": pl.Float64,
     "fit_seconds": pl.Float64,
     "score_seconds": pl.Float64,
 }
@@ -84,6 +91,8 @@ RANK_SCHEMA: dict[str, Any] = {
     "cluster_id": pl.String,
     "rank": pl.Int64,
     "average_precision": pl.Float64,
+    "truncated_precision": pl.Float64,
+    "hits": pl.List(pl.Int64),  # relevant items among the first 1, 5 and 10
     "n_relevant": pl.Int64,
     "top": pl.List(pl.String),  # item_ids of the first places, best first
 }

@@ -18,8 +18,8 @@ from featstore.keys import SHORT, canonical_json, sha256_hex
 
 #: Fields in which the runs of a series agree, beside the revisions of the sets that they read.
 SERIES = (
-    "suite", "variants", "templates", "locales", "train_fraction", "limit", "metric_version",
-    "protocol_version", "code",
+    "suite", "variants", "templates", "locales", "train_fraction", "train_splits", "limit",
+    "metric_version", "protocol_version", "code",
 )  # fmt: skip
 
 #: Columns that name a set; its revision stands in a column beside each.
