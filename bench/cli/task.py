@@ -99,7 +99,7 @@ def command(
         raise click.UsageError(msg)
     if unseen_only:
         words = (*words, "classes=unseen")
-    listed = {
+    listed: dict[str, Any] = {
         key: tuple(part for part in str(rest.pop(key)).split(",") if part)
         for key in ("locales", "variants", "templates", "train_splits")
     }
