@@ -42,10 +42,7 @@ PAIRED_METRICS = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "MRR", "mAP"
 DEFAULT_METRICS = ("top-1", "top-10", "R@1", "R@10")
 
 SCHEMA: dict[str, Any] = {
-    "task": pl.String,
-    "eval": pl.String,
-    "options": pl.String,
-    "direction": pl.String,
+    **dict.fromkeys(ARENA, pl.String),
     "metric": pl.String,
     "method": pl.String,
     "comparison": pl.String,

@@ -78,13 +78,8 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     if split is None:
         unlabelled, whose = corpus.images.rows, "evaluated images"
     else:
-        chosen = first_pairs(split, run.n_pairs)
-        if run.pairs_per_class:
-            chosen = first_per_class(split.train, corpus.images.classes, run.pairs_per_class)
+        chosen, real = training_pairs(run, corpus, split)
         unlabelled, whose = unlabelled_images(corpus, split)
-    if len(chosen):
-        paired = class_mean_pairs if run.pairs_per_class else real_pairs
-        real = paired(corpus, chosen)
     prototypes, bias = None, None
     if run.source != "none":
         prototypes, bias = prototype_pairs(run, corpus)
@@ -105,6 +100,19 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         **_choice_columns(alignment.facts["choice"]),
     }
     return Fitted(alignment, facts)
+
+
+def training_pairs(
+    run: Run, corpus: Corpus, split: Split
+) -> tuple[NDArray[np.int64], Pairs | None]:
+    """Return the training images of a run, and its real pairs; None if it uses no image."""
+    chosen = first_pairs(split, run.n_pairs)
+    if run.pairs_per_class:
+        chosen = first_per_class(split.train, corpus.images.classes, run.pairs_per_class)
+    if not len(chosen):
+        return chosen, None
+    paired = class_mean_pairs if run.pairs_per_class else real_pairs
+    return chosen, paired(corpus, chosen)
 
 
 def unlabelled_images(corpus: Corpus, split: Split) -> tuple[NDArray[np.float32], str]:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.corpus import Corpus, Items
-from bench.fits import Fitted, fit_run, prototype_pairs, real_pairs, unlabelled_images
-from bench.protocol import Split, first_pairs
+from bench.fits import Fitted, fit_run, prototype_pairs, training_pairs, unlabelled_images
+from bench.protocol import Split
 from bench.runs import Run
 from bench.tasks import Projector
 from fitters.alignment import Alignment
@@ -116,8 +116,7 @@ class _Shared:
         """Return the transformed sources of a run, prototypes kept between numbers of pairs."""
         real = None
         if self.split is not None:
-            chosen = first_pairs(self.split, run.n_pairs)
-            real = real_pairs(self.corpus, chosen) if len(chosen) else None
+            _, real = training_pairs(run, self.corpus, self.split)
         if run.source == "none":
             return prepare(None, real, self.image_mean)
         if run.source not in self._prototypes:
@@ -148,7 +147,7 @@ class _Shared:
         """Return the columns of a result row that tell of the fit."""
         n_images = 0
         if self.split is not None:
-            n_images = len(first_pairs(self.split, run.n_pairs))
+            n_images = len(training_pairs(run, self.corpus, self.split)[0])
         options = METHODS[run.method].options
         mixed = sources.prototypes is not None and sources.real is not None
         return {
@@ -166,7 +165,7 @@ def _ridge_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
     sources = shared.sources(first)
     corpus, split = shared.corpus, shared.split
     images = corpus.images if split is None else corpus.images.take(split.test)
-    texts = [corpus.names] if corpus.captions is None else [corpus.names, corpus.captions]
+    texts = [items for items in (corpus.names, corpus.captions) if items is not None]
     grid = RidgeGrid(
         sources.prototypes,
         sources.real,
@@ -229,10 +228,10 @@ def _projected_corpus(
         # Only test rows are scored; the others are there so that positions stay what they are.
         rows = np.zeros((len(corpus.images), images.shape[1]), dtype=np.float32)
         rows[split.test] = images
-    n_names = len(corpus.names)
+    n_names = 0 if corpus.names is None else len(corpus.names)
     return Corpus(
         images=_with_rows(corpus.images, rows),
-        names=_with_rows(corpus.names, texts[:n_names]),
+        names=None if corpus.names is None else _with_rows(corpus.names, texts[:n_names]),
         captions=None if corpus.captions is None else _with_rows(corpus.captions, texts[n_names:]),
         head=None,
         seen=corpus.seen,

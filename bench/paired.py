@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from bench.cells import FRESH_SPLITS, SETTINGS, pairs_order, source_name
+from bench.cells import ARENA, FRESH_SPLITS, SETTINGS, pairs_order, source_name
 from bench.metrics import cutoff, per_query
 from bench.results import read_ranks
 from bench.statistics import Difference, mean_differences, wilson_interval
@@ -83,6 +83,8 @@ def read_cells(root: Path, block: pl.DataFrame) -> list[Cell]:
     out = []
     for key, cell in runs.group_by(["method", "source", "n_pairs", *SETTINGS], maintain_order=True):
         method, source, n_pairs, *settings = key
+        if not all((run_id,) in by_run for run_id in cell["run_id"]):
+            continue  # what has no queries cannot be paired
         own = (
             pl.concat([by_run[run_id,] for run_id in cell["run_id"]])
             .join(cell.select("run_id", "seed"), on="run_id")
@@ -169,7 +171,7 @@ def difference_rows(
     groups: dict[_Rows, list[Pair]] = {}
     for pair in pairs:
         # With a split that is drawn, one seed's queries are not another's.
-        rows = _Rows.of(pair, same_queries=str(arena[1]) not in FRESH_SPLITS)
+        rows = _Rows.of(pair, same_queries=str(arena[ARENA.index("eval")]) not in FRESH_SPLITS)
         if rows.keys:
             groups.setdefault(rows, []).append(pair)
     out = []
@@ -214,12 +216,8 @@ def _row(
         low, high = (end - chance for end in wilson_interval(means[0], found.n_clusters))
     a, b = pair.a.seed_means(metric), pair.b.seed_means(metric) if pair.b else {}
     both = [a[seed] - (b[seed] if pair.b else chance) for seed in a if not pair.b or seed in b]
-    task, evaluation, options, direction = arena[:4]
     return {
-        "task": task,
-        "eval": evaluation,
-        "options": options,
-        "direction": direction,
+        **dict(zip(ARENA, arena, strict=True)),
         "metric": metric,
         "method": pair.a.method,
         "comparison": pair.comparison,

@@ -181,6 +181,43 @@ def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
     return headings, lines
 
 
+#: How the kinds of published numbers are called.
+_KINDS = {"value": "", "gain-over-real": "gain of weights", "gain-over-head": "gain of pairs"}
+
+
+def published_lines(table: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and cells of `bench.suites.paper.published_table` as text, percent."""
+    headings = [
+        "experiment", "data", "images", "texts", "head", "task", "metric", "K", "method", "ours",
+        "theirs", "known", "ours − theirs", "seeds", "gallery",
+    ]  # fmt: skip
+    lines = []
+    for row in table.iter_rows(named=True):
+        metric = row["metric"]
+        kind = _KINDS[row["kind"]]
+        known = row["ours"] is not None
+        lines.append(
+            [
+                row["experiment"],
+                row["dataset"] or "",
+                row["image_encoder"] or "",
+                row["text_encoder"] or "",
+                row["head"] or "",
+                row["direction"],
+                f"{metric}, {kind}" if kind else metric,
+                row["n_pairs"] or "",
+                METHOD_NAMES.get(row["method"], row["method"]) if known else "",
+                value_text(metric, row["ours"], row["ours_sd"]),
+                value_text(metric, row["theirs"]),
+                row["how"],
+                signed_text(row["difference"]) if known else "",
+                str(row["n_seeds"]) if known else "",
+                number_text(row["gallery"], 0),
+            ]
+        )
+    return headings, lines
+
+
 def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table, columns padded so that it reads as plain text too."""
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in [headings, *lines]]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from bench.cli.options import engine_option, jobs_option, json_option, limit_option
 from bench.cli.running import run_and_report
+
+if TYPE_CHECKING:
+    from bench.suites.paper import Lacking
 
 
 @click.command(
@@ -51,7 +55,8 @@ def command(
     """Run a suite on a store and write its results.
 
     Runs that are finished in the results folder are skipped; a run whose data, settings or
-    definitions changed has another id and is made anew.
+    definitions changed has another id and is made anew. What the store lacks of the paper suite is
+    listed, with the commands that make it.
     """
     from bench.suites import suite_named
     from featstore.store.store import open_store
@@ -66,8 +71,28 @@ def command(
             assert chosen.create_store is not None
             folder = Path(own) / "store"
             chosen.create_store(folder)
-        runs = chosen.runs(open_store(folder), limit=limit)
+        opened = open_store(folder)
+        missing = chosen.lacking(opened) if chosen.lacking else []
+        if missing and not as_json:
+            _say_lacking(folder, missing, every=dry_run)
+        runs = chosen.runs(opened, limit=limit)
         run_and_report(
             suite, runs, store=folder, out=out, jobs=jobs, engine=engine, dry_run=dry_run,
             as_json=as_json,
         )  # fmt: skip
+
+
+#: Lacking sets that are listed beside a run; `--dry-run` lists them all.
+_SHOWN = 3
+
+
+def _say_lacking(store: Path, missing: Sequence[Lacking], *, every: bool) -> None:
+    """Say what a store lacks, and how it is made: on stdout where that is what was asked for."""
+    click.echo(f"{store} lacks {len(missing)} sets of this suite:", err=not every)
+    shown = missing if every else missing[:_SHOWN]
+    for manifest in dict.fromkeys(one.manifest for one in shown):
+        click.echo(f"  {manifest}", err=not every)
+    for one in shown:
+        click.echo(f"  {one.command}   # {', '.join(one.experiments)}", err=not every)
+    if len(shown) < len(missing):
+        click.echo("  and more: --dry-run lists them all", err=True)

@@ -29,10 +29,10 @@ from featstore.command_line import print_json
 )
 @click.option(
     "--part",
-    type=click.Choice(["both", "results", "gains", "comparisons"]),
+    type=click.Choice(["both", "results", "gains", "comparisons", "published"]),
     default="both",
     show_default=True,
-    help="Results, gains of the mix over its better part, or every comparison.",
+    help="Results, gains of the mix, every comparison, or the paper's numbers beside ours.",
 )
 @click.option("--task", default=None, help="zero_shot or retrieval only.")
 @click.option("--eval", "evaluation", default=None, help="all-names or held-out only.")
@@ -59,7 +59,8 @@ def command(
     for every K, the paired difference of real pairs with head weights to the better of the two
     alone, with its 95 % interval clustered by description. In Markdown and LaTeX a value is bold
     only where no rival of its K reaches it by chance: every paired interval above zero, every p
-    below 5 % after Holm's correction over the table.
+    below 5 % after Holm's correction over the table. Of the paper suite, the paper's numbers follow
+    beside ours, with the difference.
     """
     import polars as pl
 
@@ -67,7 +68,14 @@ def command(
     from bench.errors import NoResultsError
     from bench.results import read_results
     from bench.series import only_series
-    from bench.tables import comma_separated, gain_lines, result_lines, result_table
+    from bench.suites.paper import published_table
+    from bench.tables import (
+        comma_separated,
+        gain_lines,
+        published_lines,
+        result_lines,
+        result_table,
+    )
     from bench.winners import winners
 
     names = [name.strip() for name in metrics.replace(" ", ",").split(",") if name.strip()]
@@ -80,19 +88,21 @@ def command(
                 raise NoResultsError(msg)
             rows = rows.filter(pl.col(column) == wanted)
     unknown = [name for name in names if name not in set(rows["metric"])]
-    if len(unknown) == len(names):
+    if len(unknown) == len(names) and part != "published":
         have = ", ".join(sorted(set(rows["metric"])))
         msg = f"{results} has no metric {', '.join(names) or '(none named)'}. It has: {have}."
         raise NoResultsError(msg)
     frames: dict[str, pl.DataFrame] = {}
     if part in ("both", "results"):
         frames["results"] = result_table(rows, names)
-    if part != "results":
+    if part in ("both", "gains", "comparisons"):
         paired = [name for name in names if name in PAIRED_METRICS]
         found = compare(results, rows, metrics=paired)
         if part != "comparisons":
             found = with_holm(found.filter(pl.col("comparison") == "over-parts"))
         frames[part if part == "comparisons" else "gains"] = found
+    if part == "published" or (part in ("both", "results") and rows["suite"][0] == "paper"):
+        frames["published"] = published_table(rows)
     if as_json:
         print_json({name: frame.to_dicts() for name, frame in frames.items()})
         return
@@ -102,8 +112,11 @@ def command(
             continue
         if frame.is_empty():
             continue
-        bold = winners(results, rows, metrics=names) if form in ("md", "tex") else ()
-        shown = result_lines(frame, bold) if name == "results" else gain_lines(frame)
+        if name == "results":
+            bold = winners(results, rows, metrics=names) if form in ("md", "tex") else ()
+            shown = result_lines(frame, bold)
+        else:
+            shown = published_lines(frame) if name == "published" else gain_lines(frame)
         title = f"% {_TITLES[name]}" if form == "tex" else _TITLES[name]
         click.echo(("\n" if place else "") + f"{title}\n")
         _echo_table(*shown, form=form)
@@ -115,6 +128,10 @@ _TITLES = {
         "Gain of real pairs + head weights over the better of the two alone, percent points. "
         "Intervals and p are clustered by class and hold for these draws of split and subset; the "
         "second p is corrected over this table (Holm)."
+    ),
+    "published": (
+        "The paper's numbers beside ours, percent: theirs exact or read off a figure (to about 0.2 "
+        "points). Their map is a network; the encoders are those named. Empty: not run yet."
     ),
     "comparisons": "Paired comparisons, percent points.",
 }
