@@ -47,7 +47,9 @@ def test_seen_unseen_and_their_harmonic_mean_by_hand():
     found = class_metrics(truth, answers, seen=np.isin(truth, ["a", "b"]))
     assert found["seen"] == (1 / 2 + 1) / 2
     assert found["unseen"] == 1 / 4
-    assert found["harmonic"] == pytest.approx(2 * 0.75 * 0.25 / 1.0)
+    assert found["harmonic"] == pytest.approx(3 / 8)
+    assert found["balanced-accuracy"] == pytest.approx(7 / 12)
+    assert found["macro-F1"] == pytest.approx(11 / 30)
     assert harmonic_mean(0.0, 0.0) == 0.0
     assert "harmonic" not in class_metrics(truth, answers, seen=np.ones(7, dtype=bool))
 
