@@ -63,10 +63,11 @@ def score(run: Run, alignment: Projector, corpus: Corpus, split: Split | None) -
         If the corpus lacks what the task reads, or the run compares two spaces as they are that
         are not one model's.
     """
-    if run.method == IDENTITY and _compares_spaces(run) and not corpus.one_model:
+    texts = run.name_set or run.caption_set
+    if run.method == IDENTITY and texts and _compares_spaces(run) and not corpus.one_model:
         msg = (
             f"Method {IDENTITY!r} takes an image and a text set of one model's two towers (an "
-            f"open_clip pair). {run.image_set} and {run.name_set or run.caption_set} are not: "
+            f"open_clip pair). {run.image_set} and {texts} are not: "
             "fit an aligner between them."
         )
         raise ProtocolError(msg)

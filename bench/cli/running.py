@@ -94,7 +94,12 @@ def typed_command() -> str:
         if option.name in ("as_json", "dry_run"):
             continue
         name = max(option.opts, key=len)
-        words += [name] if value is True else [name, str(value)]
+        if isinstance(option, click.Argument):
+            words.append(str(value))
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        for one in values:
+            words += [name] if one is True else [name, str(one)]
     return shlex.join(words)
 
 

@@ -144,7 +144,7 @@ def _run(row: Mapping[str, Any]) -> Run:
         for role in ("image", "name", "head", "head_name")
         for what in ("set", "revision")
     }
-    lists = {
+    lists: dict[str, Any] = {
         name: tuple(part for part in str(row[name] or "").split(",") if part)
         for name in ("variants", "templates")
     }

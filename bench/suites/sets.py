@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from bench.errors import ProtocolError
 from featstore.store.store import FeatureStore, SetInfo
@@ -23,7 +24,7 @@ class SuiteSets:
     head: SetInfo
     head_name: SetInfo
 
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, Any]:
         """Return the fields of a run that name these sets and their revisions."""
         out = {}
         for role in ("image", "name", "caption", "head", "head_name"):

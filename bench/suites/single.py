@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from bench.errors import ProtocolError
 from bench.options import Options
@@ -71,7 +71,7 @@ def task_runs(store: FeatureStore, request: TaskRequest, *, limit: int | None = 
     if bool(request.head) != bool(request.head_names):
         msg = "A head needs the names of its classes: give --head and --head-names, or neither."
         raise ProtocolError(msg)
-    sets: dict[str, str] = {}
+    sets: dict[str, Any] = {}
     for field, name in (
         ("image", request.images),
         ("name", request.names),

@@ -113,6 +113,6 @@ class _Path:
 
     def _inverse(self, penalty: float) -> npt.NDArray[np.float64]:
         shifted = self._values + penalty * self._unit
-        inverse = np.zeros_like(shifted)
+        inverse: npt.NDArray[np.float64] = np.zeros_like(shifted)
         np.divide(1.0, shifted, out=inverse, where=shifted > 0)
         return inverse
