@@ -1,8 +1,8 @@
 """A sweep of a thousand ridge cells, against the time that it may take.
 
-The store has the shape of the demo's: 570 images of 1,280 columns, 517 names, 570 captions and 1,000
-head rows with texts of 384 columns. The budget is three times the reading of the store plus 20 ms a
-cell; the ratio is budget over measured.
+The store has the shape of the demo's: 570 images of 1,280 columns, 517 names, 570 captions and
+1,000 head rows with texts of 384 columns. The budget is three times the reading of the store plus
+20 ms a cell; the ratio is budget over measured.
 """
 
 from __future__ import annotations
