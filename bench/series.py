@@ -71,10 +71,11 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
         last = pl.col(revision).sort_by("written").last().over([*SERIES, key])
         fresh = fresh & pl.col(revision).eq_missing(last)
     marked = marked.with_columns(fresh.alias("fresh"))
-    names = {}
+    names: dict[str, str] = {}
     revisions = [f"{role}_revision" for role in SETS]
-    for key, part in marked.group_by([*SERIES, "fresh", *revisions], maintain_order=True):
-        facts = dict(zip([*SERIES, "fresh", *revisions], key, strict=True))
+    columns = [*SERIES, "fresh", *revisions]
+    for values, part in marked.group_by(columns, maintain_order=True):
+        facts = dict(zip(columns, values, strict=True))
         if facts.pop("fresh"):
             facts = {name: facts[name] for name in SERIES}
         names |= dict.fromkeys(part["run_id"], sha256_hex(canonical_json(facts))[:SHORT])

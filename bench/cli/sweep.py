@@ -104,7 +104,7 @@ def command(
     grid = Grid(
         methods=tuple(_words(methods)),
         sources=tuple(_words(sources)),
-        n_pairs=tuple(w if w == "all" else _number(int, w, "--n-pairs") for w in _words(n_pairs)),
+        n_pairs=tuple(_pairs(word) for word in _words(n_pairs)),
         mixes=tuple(_number(float, word, "--mix") for word in _words(mixes)),
         penalties=tuple(_number(float, word, "--penalty") for word in _words(penalties)),
         seeds=tuple(_number(int, word, "--seeds") for word in _words(seeds)),
@@ -118,6 +118,13 @@ def command(
         "sweep", runs, store=store, out=out, jobs=jobs, engine=engine, dry_run=dry_run,
         as_json=as_json,
     )  # fmt: skip
+
+
+def _pairs(word: str) -> int | Literal["all"]:
+    if word == "all":
+        return "all"
+    number: int = _number(int, word, "--n-pairs")
+    return number
 
 
 def _words(text: str) -> list[str]:

@@ -25,5 +25,6 @@ def run_in_processes(
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Waiting lets the tasks that run end whole: nothing half-written stays behind.
+            pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -171,12 +171,14 @@ def _links(
         label=f"its name ({'head' if role == 'head' else 'images'})", linewidths=1,
     )  # fmt: skip
     data = []
-    for place, a, b in zip(shown, rows, texts, strict=True):
+    for number, (place, a, b) in enumerate(zip(shown, rows, texts, strict=True)):
         text = name(side.ids[place])
-        axes.annotate(
-            _short(text), a, xytext=(4, 2), textcoords="offset points", fontsize=6,
-            color=colour("ink"),
-        )  # fmt: skip
+        if number % 2 == 0:
+            # At its text, where there is room; the others are in the file of numbers.
+            axes.annotate(
+                _short(text), b, xytext=(5, 2), textcoords="offset points", fontsize=6.5,
+                color=colour("ink"),
+            )  # fmt: skip
         data.append(
             {"what": what, "class": text, "x": a[0], "y": a[1], "text_x": b[0], "text_y": b[1]}
         )

@@ -133,7 +133,8 @@ def test_sweep_then_table_and_compare(bench, smoke_store, tmp_path):
     assert code == 0
     assert out.splitlines()[0].startswith("task")
     assert "8 real + head weights" in out
-    rows = json.loads(bench("compare", left, left.replace("head", "none"), "--json")[1])
+    real = f"{tmp_path / 'r'}:ridge/none/8:penalty=0.1"
+    rows = json.loads(bench("compare", left, real, "--json")[1])
     assert {row["comparison"] for row in rows} == {"a-b"}
     code, _, err = bench("compare", left, f"{tmp_path / 'r'}:csa")
     assert code == 1
