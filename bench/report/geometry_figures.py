@@ -83,7 +83,7 @@ def histogram_figure(found: Geometry) -> Figure:
                 height = share / share.sum()
                 axes.stairs(
                     height, edges, fill=True, color=colour(role), alpha=0.45,
-                    label=f"{label}, mean {values.mean():.2f}",
+                    label=f"{label}, mean {round(float(values.mean()), 2) + 0.0:.2f}",
                 )  # fmt: skip
                 axes.axvline(values.mean(), color=colour(role), linewidth=1.3)
                 data += [

@@ -22,6 +22,9 @@ from bench.tables import (
     value_text,
 )
 
+#: A corrected p below it, beside an interval on one side of zero, is worth a colour.
+LEVEL = 0.05
+
 
 @dataclass(frozen=True)
 class Shade:
@@ -220,7 +223,7 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
             "n_queries": f"{row['n_queries']:,} ({row['n_clusters']:,})",
             "gallery": number_text(row["gallery"], 0),
             "chance": value_text(row["metric"], row["chance"]),
-            "tone": "up" if row["low"] > 0 else "down" if row["high"] < 0 else "",
+            "tone": _tone(row),
             "bar": Bar(
                 zero=at(0.0),
                 low=at(row["low"]),
@@ -230,6 +233,17 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
         }
         for row in comparisons.iter_rows(named=True)
     ]
+
+
+def _tone(row: dict[str, Any]) -> str:
+    """Return ``"up"`` or ``"down"`` where the noise does not reach, else nothing.
+
+    Asked for are an interval on one side of zero and, where there is a p, one below 5 % after the
+    correction over the table.
+    """
+    if row["p_holm"] is not None and row["p_holm"] >= LEVEL:
+        return ""
+    return "up" if row["low"] > 0 else "down" if row["high"] < 0 else ""
 
 
 def choice_rows(results: pl.DataFrame) -> list[dict[str, str]]:
