@@ -19,7 +19,14 @@ from bench.engines import Engine, run_tasks
 from bench.fits import Fitted, fit_run
 from bench.grid import fit_grid, grid_key
 from bench.protocol import Split
-from bench.results import RANK_SCHEMA, finished, result_rows, write_batch, write_run
+from bench.results import (
+    RANK_SCHEMA,
+    RESULT_SCHEMA,
+    Columns,
+    finished,
+    write_batch,
+    write_run,
+)
 from bench.runs import Run
 from bench.scoring import score, split_of
 from bench.tasks import Outcome
@@ -184,29 +191,24 @@ def _run_groups(groups: Sequence[Sequence[Run]], store: Path, root: Path) -> Ite
 
 def _sweep(runs: Sequence[Run], corpus: Corpus, root: Path) -> Iterator[FitDone]:
     """Make the runs of one seed of a sweep, and write them in files of many."""
-    rows: list[pl.DataFrame] = []
-    ranks: list[pl.DataFrame] = []
+    rows, ranks = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA)
     done: list[FitDone] = []
     start = time.perf_counter()
-
-    def written() -> Iterator[FitDone]:
-        if rows:
-            write_batch(root, pl.concat(rows), pl.concat(ranks))
-            yield from done
-        for held in (rows, ranks, done):
-            held.clear()
-
     for fit in fit_grid(runs, corpus, split_of(runs[0], corpus)):
-        for _, own_rows, own_ranks in _scored(
+        for run, outcomes, facts in _scored(
             fit.runs, fit.fitted, fit.corpus, fit.split, fit.seconds
         ):
-            rows.append(own_rows)
-            ranks.append(own_ranks)
+            _add_rows(rows, run, outcomes, facts)
+            _add_ranks(ranks, run, outcomes, places=False)
         done.append(FitDone(len(fit.runs), time.perf_counter() - start))
         start = time.perf_counter()
         if len(done) >= _CELLS_A_FILE:
-            yield from written()
-    yield from written()
+            write_batch(root, rows.frame(), ranks.frame())
+            yield from done
+            rows, ranks, done = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA), []
+    if done:
+        write_batch(root, rows.frame(), ranks.frame())
+        yield from done
 
 
 def execute(
@@ -225,41 +227,46 @@ def execute(
     split = split_of(first, corpus)
     start = time.perf_counter()
     fitted = fit_run(first, corpus, split)
-    yield from _scored(runs, fitted, corpus, split, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    for run, outcomes, facts in _scored(runs, fitted, corpus, split, seconds):
+        rows, ranks = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA)
+        _add_rows(rows, run, outcomes, facts)
+        _add_ranks(ranks, run, outcomes)
+        yield run, rows.frame(), ranks.frame()
 
 
 def _scored(
     runs: Sequence[Run], fitted: Fitted, corpus: Corpus, split: Split | None, fit_seconds: float
-) -> Iterator[tuple[Run, pl.DataFrame, pl.DataFrame]]:
+) -> Iterator[tuple[Run, list[Outcome], dict[str, Any]]]:
+    """Yield every run with its outcomes and what its result rows tell of the fit."""
     for run in runs:
         start = time.perf_counter()
         outcomes = score(run, fitted.alignment, corpus, split)
-        facts = fitted.facts | {
-            "fit_seconds": fit_seconds,
-            "score_seconds": time.perf_counter() - start,
-        }
-        yield run, _result_frame(run, outcomes, facts), _rank_frame(run, outcomes)
+        seconds = {"fit_seconds": fit_seconds, "score_seconds": time.perf_counter() - start}
+        yield run, outcomes, fitted.facts | seconds
 
 
-def _result_frame(run: Run, outcomes: list[Outcome], facts: dict[str, Any]) -> pl.DataFrame:
+def _add_rows(table: Columns, run: Run, outcomes: list[Outcome], facts: dict[str, Any]) -> None:
+    """Add a run's result rows: one per direction and metric."""
     fixed = run.columns() | facts
-    return result_rows(
-        [
+    for outcome in outcomes:
+        metrics = list(outcome.values)
+        table.add(
+            len(metrics),
+            {
+                "metric": metrics,
+                "value": list(outcome.values.values()),
+                "chance": [outcome.chance.get(metric) for metric in metrics],
+            },
             fixed
             | {
                 "direction": outcome.direction,
-                "metric": metric,
-                "value": value,
-                "chance": outcome.chance.get(metric),
                 "n_queries": outcome.n,
                 "n_clusters": _n_clusters(outcome),
                 "gallery": outcome.gallery,
             }
-            | (outcome.facts or {})
-            for outcome in outcomes
-            for metric, value in outcome.values.items()
-        ]
-    )
+            | (outcome.facts or {}),
+        )
 
 
 def _n_clusters(outcome: Outcome) -> int:
@@ -268,24 +275,22 @@ def _n_clusters(outcome: Outcome) -> int:
     return len(np.unique(outcome.queries.clusters))
 
 
-def _rank_frame(run: Run, outcomes: list[Outcome]) -> pl.DataFrame:
-    frames = [
-        pl.DataFrame(
-            {
-                "run_id": [run.run_id] * outcome.n,
-                "direction": [outcome.direction] * outcome.n,
-                "query_id": outcome.queries.ids.tolist(),
-                "cluster_id": outcome.queries.clusters.astype(str).tolist(),
-                "rank": outcome.ranks.rank,
-                "average_precision": outcome.ranks.average_precision,
-                "truncated_precision": outcome.ranks.truncated_precision,
-                "hits": outcome.ranks.hits.tolist(),
-                "n_relevant": outcome.ranks.n_relevant,
-                "top": outcome.queries.top_ids,
-            },
-            schema=RANK_SCHEMA,
-        )
-        for outcome in outcomes
-        if outcome.queries is not None
-    ]
-    return pl.concat(frames) if frames else pl.DataFrame(schema=RANK_SCHEMA)
+def _add_ranks(table: Columns, run: Run, outcomes: list[Outcome], *, places: bool = True) -> None:
+    """Add a run's ranks: one row a query; without `places`, what was found there is null."""
+    for outcome in outcomes:
+        if outcome.queries is None:
+            continue
+        ranks, queries = outcome.ranks, outcome.queries
+        varied: dict[str, Any] = {
+            "query_id": queries.ids.tolist(),
+            "cluster_id": queries.clusters.astype(str).tolist(),
+            "rank": ranks.rank,
+            "average_precision": ranks.average_precision,
+            "truncated_precision": ranks.truncated_precision,
+            "hits": ranks.hits,
+            "n_relevant": ranks.n_relevant,
+        }
+        if places:
+            varied["top"] = queries.top_ids
+        fixed = {"run_id": run.run_id, "direction": outcome.direction}
+        table.add(outcome.n, varied, fixed)

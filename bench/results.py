@@ -14,11 +14,13 @@ milliseconds would otherwise wait for a thousand durable writes.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from bench.errors import NoResultsError
 from featstore.keys import canonical_json, sha256_hex
@@ -94,7 +96,7 @@ RANK_SCHEMA: dict[str, Any] = {
     "truncated_precision": pl.Float64,
     "hits": pl.List(pl.Int64),  # relevant items among the first 1, 5 and 10
     "n_relevant": pl.Int64,
-    "top": pl.List(pl.String),  # item_ids of the first places, best first
+    "top": pl.List(pl.String),  # item_ids of the first places, best first; null in a sweep
 }
 
 
@@ -215,6 +217,61 @@ def write_session(root: Path, name: str, facts: dict[str, Any]) -> None:
 def read_sessions(root: Path) -> list[dict[str, Any]]:
     """Return what was recorded of every `bench run` into this folder, oldest first."""
     return [read_json(path) for path in sorted((root / "sessions").glob("*.json"))]
+
+
+class Columns:
+    """Rows that are collected column by column, and become one frame at the end.
+
+    A frame for every run costs milliseconds, which a sweep of a thousand cells would feel.
+
+    Parameters
+    ----------
+    schema : dict
+        `RESULT_SCHEMA` or `RANK_SCHEMA`.
+    """
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self._schema = schema
+        self._columns: dict[str, list[Any]] = {name: [] for name in schema}
+        self._arrays: dict[str, list[NDArray[Any]]] = {}
+        self._n = 0
+
+    def add(
+        self, n: int, varied: Mapping[str, list[Any] | NDArray[Any]], fixed: Mapping[str, Any]
+    ) -> None:
+        """Add n rows.
+
+        Parameters
+        ----------
+        n : int
+        varied : mapping
+            Columns that vary, as lists or as arrays: always one of the two for a column.
+        fixed : mapping
+            One value for all n rows of every other column; a column in neither is null.
+        """
+        self._n += n
+        for name, column in self._columns.items():
+            values = varied.get(name)
+            if isinstance(values, np.ndarray):
+                self._arrays.setdefault(name, []).append(values)
+            elif values is not None:
+                column.extend(values)
+            else:
+                column.extend([fixed.get(name)] * n)
+
+    def frame(self) -> pl.DataFrame:
+        """Return the rows under the schema."""
+        return pl.DataFrame([self._series(name) for name in self._schema])
+
+    def _series(self, name: str) -> pl.Series:
+        dtype = self._schema[name]
+        if name in self._arrays:
+            whole = pl.Series(name, np.concatenate(self._arrays[name]))
+            return (whole.arr.to_list() if whole.dtype == pl.Array else whole).cast(dtype)
+        values = self._columns[name]
+        if values.count(None) == self._n:
+            return pl.Series(name, [None], dtype=dtype).new_from_index(0, self._n)
+        return pl.Series(name, values, dtype=dtype)
 
 
 def result_rows(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:

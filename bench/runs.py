@@ -8,6 +8,7 @@ metrics. Dates, machines and seconds are not.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal
 
 from bench.code import code_digest
@@ -173,12 +174,12 @@ class Run:
         """The options of the task, defaults filled in."""
         return checked_options(self.task, self.options)
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """Return the sha256 of the canonical JSON of all fields, defaults of options included."""
         return sha256_hex(canonical_json({"run": self._facts()}))
 
-    @property
+    @cached_property
     def fit_key(self) -> str:
         """Return the id of everything but what is scored: runs that share it share one fit."""
         facts = self._facts()

@@ -15,7 +15,7 @@ ENGINES: tuple[Engine, ...] = ("processes", "ray")
 
 
 def run_tasks(
-    work: Callable[[Task], Answer], tasks: Sequence[Task], *, jobs: int, engine: Engine
+    work: Callable[[Task], Answer], tasks: Sequence[Task], *, jobs: int, engine: str
 ) -> Iterator[Answer]:
     """Yield the answer of every task as soon as it is there, in no fixed order.
 

@@ -103,17 +103,19 @@ class RidgeGrid:
         square = sum(m * m * s.square for m, s in zip(masses, self._sources, strict=True))
         if self._mixes:
             square = square + weight * self._crossed
-        turned = vectors.T @ square @ vectors
+        # A penalty only scales these: single precision ranks as the projections of an aligner do.
+        turned = (vectors.T @ square @ vectors).astype(np.float32)
         towards = sum(m * part for m, part in zip(masses, self._towards, strict=True))
         others = np.ascontiguousarray((vectors.T @ towards).T, dtype=np.float32)
-        held = self._held_a @ vectors
+        held = (self._held_a @ vectors).astype(np.float32)
         unit = float(np.trace(np.asarray(gram))) / self._columns
         for penalty in penalties:
-            predicted = held * invert_spectrum(values, float(penalty) * unit)
+            inverse = invert_spectrum(values, float(penalty) * unit)
+            # To a common scale, which no cosine sees, so that no square leaves single precision.
+            predicted = held * (inverse / inverse.max()).astype(np.float32)
             lengths = np.sqrt(np.maximum(np.einsum("ar,ar->a", predicted @ turned, predicted), 0))
             # What is predicted to be nothing stays nothing: it ties with everything.
             known = (lengths > 0)[:, None]
             own = np.divide(predicted, lengths[:, None], out=np.zeros_like(predicted), where=known)
-            single = own.astype(np.float32)
-            pair = (others, single) if self._predict_x else (single, others)
+            pair = (others, own) if self._predict_x else (own, others)
             yield Projected(float(penalty), *pair)

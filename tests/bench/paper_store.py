@@ -113,7 +113,7 @@ class Builder:
 
 
 def build(root):
-    """Flowers and pets with two heads, Flickr30k, ImageNet's own images, HAM10000, one CLIP pair."""
+    """Flowers and pets with two heads, Flickr30k, ImageNet's images, HAM10000, a CLIP pair."""
     make = Builder(root)
     for label_set, encoder, n in (("imagenet22k", BEIT21, 60), ("imagenet1k", BEIT1, 40)):
         make.head(label_set, encoder, n)

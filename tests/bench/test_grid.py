@@ -60,6 +60,7 @@ def test_every_cell_equals_the_ordinary_fit(sweep, swept, smoke_store):
         ((_, ordinary, ranks),) = execute([run], read_corpus(store, run))
         own = read_ranks(swept, [run.run_id])
         np.testing.assert_array_equal(own["rank"], ranks["rank"], err_msg=str(run))
+        assert own["top"].null_count() == own.height  # a sweep keeps no places
         keys = ["direction", "metric"]
         assert_frame_equal(
             rows.filter(pl.col("run_id") == run.run_id).drop(TIMES).sort(keys),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.perf import sweeping
 from tests.perf.engine import Figure, compare, figure_of, not_measured
 
 IMAGES, CAPTIONS, DIM = 5_000, 25_000, 512
@@ -20,7 +21,7 @@ REPEATS = 6
 GIGABYTE = 1_000_000_000
 
 
-def figures(_: Path) -> Iterator[Figure]:
+def figures(folder: Path) -> Iterator[Figure]:
     """Yield the lines of the group ``bench``."""
     from bench.metrics import rank_projections
 
@@ -60,6 +61,7 @@ def figures(_: Path) -> Iterator[Figure]:
         "bench.retrieval_memory_sparse", "2k × 5k in 100k anchors", "sparse", "2000", "5000",
         "100000",
     )  # fmt: skip
+    yield from sweeping.figures(folder)
 
 
 def _memory(name: str, what: str, *arguments: str) -> Figure:

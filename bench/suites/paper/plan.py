@@ -101,7 +101,9 @@ def _zero_shot(have: Inventory) -> Iterator[Run]:
             )  # fmt: skip
             for seed in SEEDS:
                 for method in METHODS:
-                    one = {"method": method, "seed": seed, "pairs_per_class": 1}
+                    one: dict[str, Any] = {
+                        "method": method, "seed": seed, "pairs_per_class": 1,
+                    }  # fmt: skip
                     yield replace(base, **one)
                     yield replace(bare, **one)
         for fit in have.pairs(dataset, "class_name"):

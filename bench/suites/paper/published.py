@@ -8,8 +8,6 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import in_order, set_name
-
 #: Columns of ``published.csv``: which cell a number is of, what kind it is, and how it is known.
 #: ``kind``: ``value``; ``gain-over-real``, of real pairs with weights over these pairs alone;
 #: ``gain-over-head``, over the weights alone. ``how``: ``exact``, as printed; ``figure``, read off
@@ -88,8 +86,7 @@ def published_table(results: pl.DataFrame) -> pl.DataFrame:
         if not found:
             # A pattern is no name: what it is of stands in `where`.
             rows.append(base | {"image_encoder": "", "head": number["label_set"]})
-    table = pl.DataFrame(rows, schema=TABLE, infer_schema_length=None)
-    return in_order(table.with_row_index("_row")).sort("_row").drop("_row")
+    return pl.DataFrame(rows, schema=TABLE, infer_schema_length=None)
 
 
 def _with_names(results: pl.DataFrame) -> pl.DataFrame:
@@ -110,6 +107,7 @@ def _with_names(results: pl.DataFrame) -> pl.DataFrame:
         encoder(pl.col("image_set")).alias("_image"),
         encoder(text).alias("_text"),
         part(pl.col("head_set"), 0).alias("_labels"),
+        encoder(pl.col("head_set")).alias("_head"),
     )
 
 
@@ -131,7 +129,7 @@ def _matching(cells: pl.DataFrame, number: dict[str, Any]) -> list[dict[str, Any
         own = own.filter(pl.col("_image").str.contains(number["image_encoder"]))
     if number["options"]:
         own = own.filter(pl.col("options").str.contains(number["options"], literal=True))
-    keys = ["_image", "_text", "_labels", "method", "image_set", "name_set", "caption_set"]
+    keys = ["_image", "_text", "_labels", "_head", "method", "image_set", "name_set", "caption_set"]
     out = []
     for key, part in own.group_by(keys, maintain_order=True):
         facts = dict(zip(keys, key, strict=True))
@@ -143,7 +141,7 @@ def _matching(cells: pl.DataFrame, number: dict[str, Any]) -> list[dict[str, Any
                 "dataset": part["_dataset"][0],
                 "image_encoder": facts["_image"],
                 "text_encoder": facts["_text"],
-                "head": set_name("head_set", part["head_set"][0]),
+                "head": f"{facts['_labels']} · {facts['_head']}" if facts["_head"] else "",
                 "method": facts["method"],
                 "ours": values.mean(),
                 "ours_sd": values.std(ddof=1) if len(values) > 1 else None,
