@@ -53,7 +53,7 @@ from bench.cli.options import engine_option, jobs_option, json_option, limit_opt
 @click.option("--unseen-only", is_flag=True,
               help="zero_shot: only classes that the head's label set lacks.")  # fmt: skip
 @click.option("-O", "--option", "words", multiple=True, metavar="NAME=VALUE",
-              help="Option of the task; one that it lacks is answered with those it has.")  # fmt: skip
+              help="Option of the task; a wrong one is answered with those it has.")  # fmt: skip
 @jobs_option
 @engine_option
 @limit_option
