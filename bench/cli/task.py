@@ -53,7 +53,7 @@ from bench.cli.options import engine_option, jobs_option, json_option, limit_opt
 @click.option("--unseen-only", is_flag=True,
               help="zero_shot: only classes that the head's label set lacks.")  # fmt: skip
 @click.option("-O", "--option", "words", multiple=True, metavar="NAME=VALUE",
-              help="Option of the task; `bench task NAME -O help` lists them.")  # fmt: skip
+              help="Option of the task; a wrong one is answered with those it has.")  # fmt: skip
 @jobs_option
 @engine_option
 @limit_option
@@ -91,9 +91,6 @@ def command(
         hint = did_you_mean(name, TASK_OPTIONS)
         msg = f"No task named {name!r}. Known: {', '.join(TASK_OPTIONS)}.{hint}"
         raise click.UsageError(msg)
-    if "help" in words:
-        click.echo(TASK_OPTIONS[name].__doc__)
-        return
     if n_pairs != "all" and not n_pairs.isdecimal():
         msg = f"--n-pairs is a number of images, or all; got {n_pairs!r}."
         raise click.UsageError(msg)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve
 
 from bench.errors import MetricError
 from bench.metrics.neighbours import unit_rows
@@ -87,8 +88,6 @@ def linear_separability(
     MetricError
         If a side has fewer rows than there are folds.
     """
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
     _check_columns(x, y)
     sides = []
     for rows in (x, y):
@@ -101,13 +100,31 @@ def linear_separability(
     right = np.zeros(2)
     for fold in range(n_folds):
         rest = [side[own != fold] for side, own in zip(sides, folds, strict=True)]
-        labels = np.repeat([0, 1], [len(part) for part in rest])
-        rule = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[0.5, 0.5])
-        rule.fit(np.concatenate(rest), labels)
-        for side in (0, 1):
+        direction, middle = _discriminant(*rest)
+        for side, sign in ((0, 1.0), (1, -1.0)):
             held = sides[side][folds[side] == fold]
-            right[side] += np.count_nonzero(rule.predict(held) == side)
+            right[side] += np.count_nonzero(sign * (held @ direction - middle) > 0)
     return float(np.mean(right / [len(side) for side in sides]))
+
+
+def _discriminant(
+    x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Return w and t of the rule w·row > t for x: linear discriminant analysis, equal priors.
+
+    scikit-learn's solves by a singular value decomposition: on 1,280 columns 8.6 s of processor a
+    fit on a busy machine, this 2.9 s there.
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    means = x.mean(axis=0), y.mean(axis=0)
+    centred = np.concatenate([x - means[0], y - means[1]])
+    # Columns of equal spread, as in scikit-learn: the shrinkage is towards a multiple of I.
+    spread = centred.std(axis=0)
+    spread[spread == 0] = 1.0
+    covariance, _ = ledoit_wolf(centred / spread, assume_centered=True)
+    direction = solve(covariance, (means[0] - means[1]) / spread, assume_a="pos") / spread
+    return direction, float(direction @ (means[0] + means[1]) / 2.0)
 
 
 def _check_columns(x: NDArray[Any], y: NDArray[Any]) -> None:
