@@ -41,6 +41,8 @@ def a_run(number):
             "cluster_id": ["x", "y"],
             "rank": [1, 7],
             "average_precision": [1.0, 1 / 7],
+            "truncated_precision": [1.0, 0.0],
+            "hits": [[1, 1, 1], [0, 0, 1]],
             "n_relevant": [1, 1],
             "top": [["x"], ["x", "y"]],
         },
