@@ -19,6 +19,7 @@ from bench.comparisons import compare
 from bench.errors import BenchError
 from bench.metrics import METRICS
 from bench.report.canvas import Figure
+from bench.report.choice import one_choice
 from bench.report.figures import gain_figure, pairs_figure
 from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words
 from bench.report.geometry import Geometry, ambiguous_pairs, geometry
@@ -30,7 +31,8 @@ from bench.report.theme import css_variables, file_svg, page_svg
 from bench.report.verdict import METHOD, Verdict, verdict
 from bench.results import read_results, read_sessions
 from bench.series import only_series
-from bench.tables import comma_separated, result_lines, result_table
+from bench.suites.paper import published_table
+from bench.tables import comma_separated, published_lines, result_lines, result_table
 from featstore.store.files import write_file
 from featstore.store.store import FeatureStore, open_store
 
@@ -59,7 +61,13 @@ class Written:
 
 
 def write_report(
-    results: Path, *, store: Path, out: Path, suite: str | None = None, command: str = ""
+    results: Path,
+    *,
+    store: Path,
+    out: Path,
+    suite: str | None = None,
+    images: str | None = None,
+    command: str = "",
 ) -> Written:
     """Write the report of a results folder.
 
@@ -74,6 +82,8 @@ def write_report(
         The HTML file. Figures go beside it, into ``<stem>_files/``.
     suite : str, optional
         Which suite, if the folder holds several.
+    images : str, optional
+        Which set of images, if the suite scored several; see `bench.report.choice`.
     command : str
         What was typed to get this report; shown in it.
 
@@ -89,7 +99,7 @@ def write_report(
     _require_packages()
     rows = only_series(results, read_results(results), suite=suite)
     opened = open_store(store)
-    page = build_page(results, rows, opened, command=command)
+    page = build_page(results, rows, opened, images=images, command=command)
     folder = out.parent / f"{out.stem}_files"
     files = []
     for figure in page.figures:
@@ -120,7 +130,9 @@ class Page:
     verdict: Verdict | None
 
 
-def build_page(root: Path, rows: pl.DataFrame, store: FeatureStore, *, command: str) -> Page:
+def build_page(
+    root: Path, rows: pl.DataFrame, store: FeatureStore, *, images: str | None = None, command: str
+) -> Page:
     """Return the page for these result rows.
 
     Parameters
@@ -130,8 +142,12 @@ def build_page(root: Path, rows: pl.DataFrame, store: FeatureStore, *, command: 
     rows : DataFrame
         Of one series.
     store : FeatureStore
+    images : str, optional
+        Which set of images, if there are several.
     command : str
     """
+    published = published_table(rows) if rows["suite"][0] == "paper" else None
+    rows, others = one_choice(rows, images)
     table = result_table(rows)
     comparisons = compare(root, rows)
     found = verdict(comparisons, table)
@@ -167,6 +183,9 @@ def build_page(root: Path, rows: pl.DataFrame, store: FeatureStore, *, command: 
             for place, (name, figure) in enumerate(figures.items())
         },
         "curves": curves,
+        "others": others,
+        "numeric": {"K", "ours", "theirs", "seeds", "gallery", "ours \N{MINUS SIGN} theirs"},
+        "published": None if published is None else published_lines(published),
         "mixing": "" if mixing is None else mixing.name,
         "health": set_health(store, first),
         "ambiguous": ambiguous_names(store, first),

@@ -11,6 +11,7 @@ from polars.testing import assert_frame_equal
 from bench.cli import cli
 from bench.errors import ProtocolError
 from bench.execution import run_all
+from bench.report.choice import one_choice
 from bench.results import read_ranks, read_results
 from bench.series import only_series
 from bench.suites import create_smoke_store
@@ -227,3 +228,28 @@ def test_the_command_line_lists_what_is_lacking_and_prints_both(store, results, 
     out = capsys.readouterr().out
     assert "The paper's numbers beside ours" in out
     assert "figure" in out
+
+
+def test_a_report_is_of_one_set_of_images_and_has_the_papers_numbers(store, results, tmp_path):
+    page = tmp_path / "page.html"
+    arguments = ["report", str(results), "--store", str(store), "-o", str(page)]
+    assert run_command(cli, "bench", [*arguments, "--images", "pets"]) == 0
+    html = page.read_text()
+    assert "This page is of pets/image/" in html
+    assert "The suite also scored flickr30k/image/" in html
+    assert (
+        "The paper&#39;s numbers beside ours" in html or "The paper's numbers beside ours" in html
+    )
+    # Of the two heads and three encoders of these images one choice is shown.
+    curves = re.findall(r"accuracy_by_pairs", html)
+    assert not curves
+    assert "pets · " not in html.split('id="published"')[0]
+    assert run_command(cli, "bench", [*arguments, "--images", "zebras"]) == 1
+
+
+def test_the_choice_takes_the_set_with_the_most_runs(results):
+    rows, others = one_choice(read_results(results))
+    assert rows["image_set"].n_unique() == 1
+    assert len({head for head in rows["head_set"] if head}) == 1
+    assert rows["image_set"][0] not in others
+    assert others
