@@ -87,7 +87,7 @@ def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
     Figure or None
         None if no number of real pairs was run.
     """
-    held = table.filter((pl.col("eval") == "held-out") & (pl.col("method") == method))
+    held = table.filter(pl.col("eval").is_in(["held-out", "split"]) & (pl.col("method") == method))
     panels = [panel for panel in PANELS if panel[1] in table.columns and _has(held, *panel[:2])]
     if not panels or held.filter(pl.col("n_pairs") != "0").is_empty():
         return None
@@ -150,7 +150,9 @@ class _Positions:
 def _draw_panel(
     axes: Any, table: pl.DataFrame, method: str, direction: str, metric: str, at: _Positions
 ) -> list[dict[str, Any]]:
-    here = table.filter((pl.col("eval") == "held-out") & (pl.col("direction") == direction))
+    here = table.filter(
+        pl.col("eval").is_in(["held-out", "split"]) & (pl.col("direction") == direction)
+    )
     drawn = []
     for source in ("none", "shuffled", "random-cov", "random", "head"):
         line = in_order(
