@@ -92,8 +92,8 @@ def command(
 ) -> None:
     """Run every combination of what is listed, and write its results.
 
-    Cells of one seed share their moments: a ridge costs milliseconds a cell, the other methods of
-    moments some tenths of a second, methods that need rows as much as in a suite. Nothing is
+    Cells of one seed share their moments: a ridge is fitted in milliseconds a cell, other methods of
+    moments in some tenths of a second, methods that need rows as much as in a suite. Nothing is
     chosen: penalties and mixing weights are what is swept. Tables, comparisons and the report
     read a sweep as they read a suite.
     """
