@@ -93,7 +93,7 @@ def command(
     """Run every combination of what is listed, and write its results.
 
     Cells of one seed share their moments: a ridge is fitted in milliseconds a cell, other methods
-    of moments in some tenths of a second, methods that need rows in as much as a suite takes. Nothing
+    of moments in some tenths of a second, methods that need rows as slowly as in a suite. Nothing
     is chosen: penalties and mixing weights are what is swept. Tables, comparisons and the report
     read a sweep as they read a suite.
     """
