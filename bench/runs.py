@@ -14,7 +14,7 @@ from bench.code import code_digest
 from bench.errors import ProtocolError
 from bench.metrics import METRIC_VERSION
 from featstore.keys import canonical_json, sha256_hex
-from fitters.jobs import TEMPLATES, VARIANTS
+from fitters.fit_request import TEMPLATES, VARIANTS
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
 PROTOCOL_VERSION = 1

@@ -189,9 +189,7 @@ def _empty_aligner(record: dict[str, Any]) -> tuple[BaseAligner, dict[str, int]]
     return aligner, {}
 
 
-def _read_arrays(
-    path: Path, record: dict[str, Any], types: dict[str, np.dtype[Any]]
-) -> Arrays:
+def _read_arrays(path: Path, record: dict[str, Any], types: dict[str, np.dtype[Any]]) -> Arrays:
     shapes = _field(record, "arrays", dict)
     for name, shape in shapes.items():
         if not (isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)):

@@ -42,15 +42,25 @@ def prepare(
     image_mean: npt.NDArray[Any] | None,
     *,
     bias_column: npt.NDArray[Any] | None = None,
+    centre: bool = True,
 ) -> Sources:
     """Return both sources transformed as `fitters.recipe.fit_alignment` says.
 
-    `bias_column` goes to the prototypes as a column more, and 1 to the images.
+    `bias_column` goes to the prototypes as a column more, and 1 to the images. Without `centre`
+    rows are brought to unit length and no more.
     """
     wide = bias_column is not None
     if prototypes is not None and bias_column is not None:
         x = append_column(prototypes.x, bias_column)
         prototypes = Pairs(x, prototypes.y, prototypes.groups, prototypes.weight)
+    if not centre:
+        image, text = SideTransform(label="images", homogeneous=wide), SideTransform(label="texts")
+        head = SideTransform(label="prototypes")
+        given = (
+            None if prototypes is None else _transformed(prototypes, head, text),
+            None if real is None else _transformed(real, image, text),
+        )
+        return Sources(*given, image, text, "none", "none")
     text_source = real if prototypes is None else prototypes
     assert text_source is not None
     text = SideTransform.fit([(text_source.y, text_source.row_weight)], label="texts")

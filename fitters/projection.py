@@ -29,8 +29,8 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     """Base of the aligners.
 
     Subclasses declare what a fitted one consists of, so that it can be saved without pickle:
-    `array_shapes` (attributes that are arrays of `array_dtype`) and `fitted_values` (attributes that are
-    plain numbers). Constructor parameters must be plain values.
+    `array_shapes` (attributes that are arrays of `array_dtype`) and `fitted_values` (attributes
+    that are plain numbers). Constructor parameters must be plain values.
     """
 
     method: ClassVar[str]

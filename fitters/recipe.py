@@ -22,6 +22,8 @@ from fitters.projection import BaseAligner
 from fitters.relative.conse import ConSEAligner
 from fitters.select.kernel_mixing import Validation
 from fitters.select.surface import Rule
+from fitters.trained.sources import ArrayRows
+from fitters.training_fits import TrainingOptions, TrainingSources, fit_trained
 
 __all__ = ["METHODS", "fit_alignment"]
 
@@ -47,6 +49,7 @@ def fit_alignment(
     criterion: Criterion = "cosine",
     validation: Validation = "mrr",
     reading: Rule = "best",
+    training: TrainingOptions | None = None,
     rng: np.random.Generator,
 ) -> Alignment:
     """Fit an alignment from prototypes, real pairs or both.
@@ -57,11 +60,13 @@ def fit_alignment(
     scored later are treated as the real training images; with neither real pairs nor `image_mean`
     they stay uncentred, which cost 2–4 points of top-5 and top-10 where it was measured. Texts of
     all sources share one mean: that of the class texts, or of the real texts where there are no
-    prototypes. ConSE reads images raw, as its head does; Text-to-Concept reads both sides raw.
+    prototypes. ConSE reads images raw, as its head does; Text-to-Concept reads both sides raw. The
+    trained methods get unit rows, uncentred, as their sources do, unless ``training.centred``.
 
     **Mixing.** The moments of both sources are added, where a class has `mix` times the mass of a
     real image. Kernel ridge weighs the rows of both likewise. ASIF takes them as anchors, and
-    has no masses.
+    has no masses. Of the trained methods every row counts alike, as in the paper; a share of each
+    batch or two stages are in `training`.
 
     **Choice.** "auto" penalty without real pairs: closed-form leave-one-name-group-out on the
     prototypes. "auto" penalty or mix with real pairs: grouped cross-validation over the pairs by
@@ -103,7 +108,8 @@ def fit_alignment(
     power : float, optional
         Of ASIF's similarities (8).
     legacy : bool
-        Text-to-Concept with the bias bug of its original.
+        Text-to-Concept with the bias bug of its original; for the trained methods see
+        `fitters.trained.presets`.
     bias_column : bool
         Prototypes [w, b] and images [f, 1] instead of w and f, before all preprocessing;
         `image_mean` is then of such rows.
@@ -116,8 +122,11 @@ def fit_alignment(
         Of kernel ridge with real pairs: what cross-validation scores by, and how the choice is
         read off its surface; see `VALIDATIONS` in `fitters.select.kernel_mixing`, and the rule of
         `Surface`.
+    training : TrainingOptions, optional
+        Of the trained methods: epochs, mixing, early stopping, checkpoint, progress.
     rng : numpy.random.Generator
-        Draws the folds, and landmarks for the choice of kernel ridge among many prototypes.
+        Draws the folds, landmarks for the choice of kernel ridge among many prototypes, and the
+        seed of a training.
 
     Raises
     ------
@@ -140,12 +149,17 @@ def fit_alignment(
     if bias_column and (bias is None or prototypes is None or spec.raw):
         msg = f"A bias column needs a head with a bias, and a method that is not {method}."
         raise SettingError(msg)
-    column = bias if bias_column else None
+    with_bias = bias_column or (spec.head_bias and prototypes is not None)
+    column = bias if with_bias else None
+    options = TrainingOptions() if training is None else training
+    centre = spec.centred if options.centred is None else options.centred
     sources = (
         leave_raw(prototypes, real)
         if spec.raw
-        else prepare(prototypes, real, image_mean, bias_column=column)
+        else prepare(prototypes, real, image_mean, bias_column=column, centre=centre)
     )
+    if spec.fitted_on == "training":
+        return fit_trained(method, _to_train_on(sources), options, legacy=legacy, rng=rng)
     open_ = Open(penalty, mix, n_components, gamma, validation, reading)
     chosen = choose(spec, sources, settings, open_, n_folds, criterion, rng)
     aligner = _fit(spec, sources, chosen)
@@ -161,6 +175,15 @@ def fit_alignment(
     if gap is not None:
         facts["singular_value_gap"] = gap
     return Alignment(sources.image, sources.text, aligner, facts)
+
+
+def _to_train_on(sources: Sources) -> TrainingSources:
+    prototypes = None if sources.prototypes is None else ArrayRows.of(sources.prototypes)
+    first = 0 if prototypes is None else int(prototypes.groups.max()) + 1
+    real = None if sources.real is None else ArrayRows.of(sources.real, first_group=first)
+    return TrainingSources(
+        prototypes, real, sources.image, sources.text, sources.image_centre, sources.text_centre
+    )
 
 
 def _fit(spec: Method, sources: Sources, chosen: Choice) -> BaseAligner:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from fitters.methods import Method
+from fitters.methods import TRAINING, Method
 
 #: parameter of the command → option of a method
 OF_METHODS = {
@@ -22,6 +22,7 @@ OF_METHODS = {
     "top_k": "top_k",
     "power": "power",
     "legacy": "legacy",
+    **{name: name for name in TRAINING},
 }
 OF_HEADS = ("names", "source", "variants", "templates", "duplicates", "rows")
 
@@ -91,6 +92,11 @@ def refuse_ignored(method: str, spec: Method, given: Mapping[str, Any]) -> None:
         if name in typed and option not in spec.options:
             _refuse(name, f"{method} has no such setting.")
     real, head = given["y"] is not None, given["head"] is not None
+    if "centred" in typed and spec.fitted_on != "training":
+        _refuse("centred", f"{method} has no such setting.")
+    for name in ("share", "sequential"):
+        if name in typed and not (real and head):
+            _refuse(name, "there is nothing to mix without both --y and --head.")
     if "mix" in typed and not (real and head):
         _refuse("mix", "there is nothing to mix without both --y and --head.")
     for name in ("n_pairs", "precision"):

@@ -28,7 +28,7 @@ from fitters.trained.sources import ArrayRows
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fitters.trained.batches import RowSource, Stream
+    from fitters.trained.batches import PairSource, Stream
     from fitters.trained.training import Objective, Settings, Stage
 
 BLOCK_ROWS = 4096
@@ -120,7 +120,10 @@ class TrainedAligner(BaseAligner):
         labels = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
         first = np.zeros(n, dtype=bool) if prototype is None else np.asarray(prototype, dtype=bool)
         if len(labels) != n or len(first) != n:
-            msg = f"groups and prototype have one entry a pair, {n:,}; got {len(labels)}, {len(first)}."
+            msg = (
+                f"groups and prototype have one entry a pair, {n:,}. Got {len(labels):,} and "
+                f"{len(first):,}."
+            )
             raise SettingError(msg)
         alike = bool((weight == weight[0]).all())
         scaled = weight / weight[weight > 0].mean()
@@ -143,8 +146,8 @@ class TrainedAligner(BaseAligner):
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit_rows(
         self,
-        prototypes: RowSource | None,
-        real: RowSource | None,
+        prototypes: PairSource | None,
+        real: PairSource | None,
         *,
         checkpoint: Path | str | None = None,
         checkpoint_seconds: float = 30.0,
@@ -154,7 +157,7 @@ class TrainedAligner(BaseAligner):
 
         Parameters
         ----------
-        prototypes, real : RowSource, optional
+        prototypes, real : PairSource, optional
             At least one; see `fitters.trained.batches`. Both count their groups apart.
         checkpoint_seconds : float
             Between two writes of the checkpoint; the others are as in `fit`.
@@ -201,7 +204,7 @@ class TrainedAligner(BaseAligner):
         self._note_rows(given)
         return self
 
-    def _note_rows(self, given: Sequence[RowSource]) -> None:
+    def _note_rows(self, given: Sequence[PairSource]) -> None:
         """Remember facts of the rows; for subclasses."""
 
     def _scale_of(self, objective: Objective) -> tuple[float, float]:
@@ -215,9 +218,9 @@ class TrainedAligner(BaseAligner):
         return self._maps("y")
 
     def _hold_out(
-        self, prototypes: RowSource | None, real: RowSource | None, order: Any
-    ) -> tuple[RowSource | None, RowSource | None, Any]:
-        """Take validation pairs out of the real pairs, or of the prototypes where there are none."""
+        self, prototypes: PairSource | None, real: PairSource | None, order: Any
+    ) -> tuple[PairSource | None, PairSource | None, Any]:
+        """Take validation pairs out of the real pairs, or else of the prototypes."""
         if self.patience is None:
             return prototypes, real, None
         from fitters.trained.validation import read_all, split_source
@@ -229,7 +232,7 @@ class TrainedAligner(BaseAligner):
             prototypes, held = split_source(prototypes, self.validation_fraction, order)
         return prototypes, real, read_all([held])
 
-    def _stages(self, prototypes: RowSource | None, real: RowSource | None) -> Sequence[Stage]:
+    def _stages(self, prototypes: PairSource | None, real: PairSource | None) -> Sequence[Stage]:
         from fitters.trained.batches import Mixture, Stream
         from fitters.trained.training import Stage
 
@@ -244,7 +247,7 @@ class TrainedAligner(BaseAligner):
         both = Stream([source for stream in given for source in stream.sources])
         return [Stage(both, epochs, rate)]
 
-    def _identity(self, given: Sequence[RowSource]) -> str:
+    def _identity(self, given: Sequence[PairSource]) -> str:
         """Return the digest of everything that decides the result, but the machine."""
         import torch
 
@@ -257,7 +260,7 @@ class TrainedAligner(BaseAligner):
         }
         return sha256_hex(canonical_json(facts))
 
-    def _fit_readout(self, source: RowSource) -> None:
+    def _fit_readout(self, source: PairSource) -> None:
         """Fit a ridge from the shared space to y, on training rows: what `predict` goes by."""
         x, y = source.read(0, min(source.n, READOUT_ROWS))
         a, b = self._outputs("x", x), np.asarray(y, dtype=np.float64)

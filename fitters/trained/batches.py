@@ -20,7 +20,7 @@ POOL_CHUNKS = 16
 RESIDENT_BYTES = 2**30
 
 
-class RowSource(Protocol):
+class PairSource(Protocol):
     """Paired rows that can be read by ranges: arrays, or views of a store.
 
     Attributes
@@ -45,7 +45,7 @@ class RowSource(Protocol):
     def read(self, start: int, stop: int) -> tuple[npt.NDArray[np.float32], ...]:
         """Return rows `start` to `stop` of x and y, float32."""
 
-    def take(self, rows: npt.NDArray[np.int64]) -> RowSource:
+    def take(self, rows: npt.NDArray[np.int64]) -> PairSource:
         """Return the source of some rows, in increasing order."""
 
 
@@ -78,12 +78,18 @@ def join(batches: Sequence[Batch]) -> Batch:
     """Return one batch of the rows of several."""
     if len(batches) == 1:
         return batches[0]
-    weights = [batch.weight for batch in batches]
+    weight = None
+    if any(batch.weight is not None for batch in batches):
+        # Rows without a mass count 1, the mean of those that have one.
+        ones = (torch.ones(len(batch)) for batch in batches)
+        weight = torch.cat(
+            [one if b.weight is None else b.weight for one, b in zip(ones, batches, strict=True)]
+        )
     return Batch(
         torch.cat([batch.x for batch in batches]),
         torch.cat([batch.y for batch in batches]),
         torch.cat([batch.groups for batch in batches]),
-        None if any(w is None for w in weights) else torch.cat([w for w in weights if w is not None]),
+        weight,
     )
 
 
@@ -91,7 +97,7 @@ def join(batches: Sequence[Batch]) -> Batch:
 class Stream:
     """The rows of some sources, once an epoch, every order equally likely within a pool."""
 
-    sources: Sequence[RowSource]
+    sources: Sequence[PairSource]
     _resident: Batch | None = field(default=None, repr=False)
 
     @property
@@ -124,9 +130,7 @@ class Stream:
             yield self._resident
             return
         chunks = [
-            (source, start)
-            for source in self.sources
-            for start in range(0, source.n, CHUNK_ROWS)
+            (source, start) for source in self.sources for start in range(0, source.n, CHUNK_ROWS)
         ]
         order = torch.randperm(len(chunks), generator=generator).tolist()
         for first in range(0, len(order), POOL_CHUNKS):
@@ -172,12 +176,15 @@ class Mixture:
                 rest = whole if len(whole) else None
 
 
-def read_batch(source: RowSource, start: int, stop: int) -> Batch:
+def read_batch(source: PairSource, start: int, stop: int) -> Batch:
     """Return rows `start` to `stop` of a source as tensors."""
     x, y = source.read(start, stop)
     weight = None
     if source.weight is not None:
         weight = torch.from_numpy(source.weight[start:stop].astype(np.float32))
     return Batch(
-        torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(source.groups[start:stop]), weight
+        torch.from_numpy(x),
+        torch.from_numpy(y),
+        torch.from_numpy(source.groups[start:stop]),
+        weight,
     )

@@ -21,7 +21,7 @@ from fitters.trained.sources import ArrayRows
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fitters.trained.batches import RowSource
+    from fitters.trained.batches import PairSource
     from fitters.trained.training import Objective, Settings
 
 
@@ -133,7 +133,7 @@ class ICISAligner(TrainedAligner):
         self.fit_rows(rows, None)
         return self
 
-    def _note_rows(self, given: Sequence[RowSource]) -> None:
+    def _note_rows(self, given: Sequence[PairSource]) -> None:
         norms = [
             np.linalg.norm(source.read(0, source.n)[0].astype(np.float64), axis=1)[
                 source.groups >= 0

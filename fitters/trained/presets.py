@@ -36,10 +36,12 @@ class Preset:
     cls : type
     settings : dict
         Constructor parameters.
-    legacy : dict
-        Those that change with ``legacy=True``.
     epochs : callable
         Number of prototypes → epochs.
+    legacy : dict
+        Those that change with ``legacy=True``.
+    centred : bool
+        Whether `fit_alignment` centres its rows; the sources leave them uncentred, unit or raw.
     """
 
     text: str
@@ -49,6 +51,7 @@ class Preset:
     settings: dict[str, Any]
     epochs: Callable[[int], int]
     legacy: dict[str, Any] = field(default_factory=dict)
+    centred: bool = False
 
 
 def _paper_epochs(n_prototypes: int) -> int:
@@ -86,7 +89,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "sail": Preset(
         "SAIL's star heads on both sides, trained for SigLIP's loss with Lion",
-        "Zhang et al., SAIL, CVPR 2025 (arXiv 2412.04616)",
+        "Zhang et al., SAIL, CVPR 2025",
         "loss over rows, not pairs; first bias by batch; one caption a pair; warm-up 14 epochs",
         MLPAligner,
         {
@@ -108,7 +111,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "freeze-align": Preset(
         "FreezeAlign's projectors on both sides, trained for InfoNCE",
-        "Maniparambil et al., Harnessing Frozen Unimodal Encoders, CVPR 2025 (arXiv 2409.19425)",
+        "Maniparambil et al., Harnessing Frozen Unimodal Encoders, CVPR 2025",
         "pooled image vectors, not patches; the temperature is learned as its logarithm",
         MLPAligner,
         {
@@ -131,7 +134,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "structure": Preset(
         "linear heads with a low-rank bend, trained for InfoNCE and STRUCTURE's regulariser",
-        "Gröger et al., STRUCTURE, NeurIPS 2025 (arXiv 2506.16895)",
+        "Gröger et al., STRUCTURE, NeurIPS 2025",
         "the divergence is Jensen–Shannon's and the gate opens; no learning-rate finder, one "
         "cosine, no choice of layers",
         MLPAligner,
@@ -182,7 +185,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "icis": Preset(
         "two autoencoders with one latent space predict the head's row, bias and all, from text",
-        "Christensen et al., ICIS, ICCV 2023 (arXiv 2308.12270)",
+        "Christensen et al., ICIS, ICCV 2023",
         "scored by cosines",
         ICISAligner,
         {},

@@ -69,7 +69,7 @@ ARCHITECTURES = ("linear", "paper", "residual", "sail", "freeze_align")
 
 def head_name(architecture: str, side: str) -> str:
     """Return the key of `HEADS`: freeze_align's two sides differ."""
-    return f"{architecture}_image" if (architecture, side) == ("freeze_align", "x") else architecture
+    return "freeze_align_image" if (architecture, side) == ("freeze_align", "x") else architecture
 
 
 def attribute(part: str, parameter: str) -> str:

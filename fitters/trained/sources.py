@@ -13,7 +13,7 @@ from fitters.pairs import Pairs, Rows
 
 @dataclass(frozen=True, eq=False)
 class ArrayRows:
-    """Paired rows in memory; see `fitters.trained.batches.RowSource`.
+    """Paired rows in memory; see `fitters.trained.batches.PairSource`.
 
     Attributes
     ----------

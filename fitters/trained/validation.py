@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fitters.errors import SelectionError
-from fitters.trained.batches import Batch, RowSource, join, read_batch
+from fitters.trained.batches import Batch, PairSource, join, read_batch
 
 MOST_ROWS = 4096
 """Held-out rows that are scored: more would cost more than they tell."""
 
 
 def split_source(
-    source: RowSource, fraction: float, generator: torch.Generator
-) -> tuple[RowSource, RowSource]:
+    source: PairSource, fraction: float, generator: torch.Generator
+) -> tuple[PairSource, PairSource]:
     """Return the rows to train on and those held out, `fraction` of the groups, none split.
 
     Raises
@@ -41,14 +41,12 @@ def split_source(
     return source.take(np.flatnonzero(~held)), source.take(held_rows[:MOST_ROWS])
 
 
-def read_all(sources: Sequence[RowSource]) -> Batch:
+def read_all(sources: Sequence[PairSource]) -> Batch:
     """Return all rows of small sources."""
     return join([read_batch(source, 0, source.n) for source in sources])
 
 
-def mean_reciprocal_rank(
-    held: Batch, project: Callable[[str, Tensor], Tensor]
-) -> float:
+def mean_reciprocal_rank(held: Batch, project: Callable[[str, Tensor], Tensor]) -> float:
     """Return the mean of 1 / rank of the best own text of each x, among the texts of `held`.
 
     Own texts are those of the row's group. A wrong text that scores as high counts against it.

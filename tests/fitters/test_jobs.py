@@ -17,7 +17,8 @@ from featstore.errors import (
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.writer import SetWriter
 from fitters.errors import SettingError
-from fitters.jobs import FitRequest, fit_from_store, pair_images, project_view
+from fitters.fit_request import FitRequest
+from fitters.jobs import fit_from_store, pair_images, project_view
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.persist import read_alignment, save_alignment
