@@ -295,7 +295,7 @@ class MLPAligner(TrainedAligner):
     def _scale_of(self, objective: Any) -> tuple[float, float]:
         if self.loss not in ("infonce", "siglip"):
             return 1.0, 0.0
-        return float(objective.log_scale.exp()), float(objective.shift)
+        return float(objective.log_scale.detach().exp()), float(objective.shift.detach())
 
     def _settings(self) -> Settings:
         from fitters.trained.training import Settings
