@@ -65,23 +65,21 @@ def prepare(
     assert text_source is not None
     text = SideTransform.fit([(text_source.y, text_source.row_weight)], label="texts")
     if image_mean is not None:
-        image, centre = (
-            SideTransform(mean=image_mean, label="images", homogeneous=wide),
-            "given mean",
-        )
+        image = SideTransform(mean=image_mean, label="images", homogeneous=wide)
+        image_centre = "given mean"
     elif real is not None:
         batches = [(real.x, real.row_weight)]
         image = SideTransform.fit(batches, label="images", homogeneous=wide)
-        centre = "real images"
+        image_centre = "real images"
     else:
-        image, centre = SideTransform(label="images", homogeneous=wide), "none"
+        image, image_centre = SideTransform(label="images", homogeneous=wide), "none"
     if prototypes is not None:
         head = SideTransform.fit([(prototypes.x, prototypes.row_weight)], label="prototypes")
         prototypes = _transformed(prototypes, head, text)
     if real is not None:
         real = _transformed(real, image, text)
     whose = "real texts" if prototypes is None else "class texts"
-    return Sources(prototypes, real, image, text, centre, whose)
+    return Sources(prototypes, real, image, text, image_centre, whose)
 
 
 def leave_raw(prototypes: Pairs | None, real: Pairs | None) -> Sources:

@@ -27,7 +27,6 @@ def make_optimiser(
     MissingPackageError
         If Lion is asked for and timm is not there.
     """
-    kept = {} if betas is None else {"betas": betas}
     held = list(parameters)
     if name == "lion":
         try:
@@ -35,10 +34,12 @@ def make_optimiser(
         except ImportError as err:
             msg = "Lion comes from timm, which is not installed. pip install 'headstock[train]'."
             raise MissingPackageError(msg) from err
-        lion: torch.optim.Optimizer = Lion(held, lr=rate, weight_decay=weight_decay, **kept)
+        pair = (0.9, 0.99) if betas is None else betas
+        lion: torch.optim.Optimizer = Lion(held, lr=rate, weight_decay=weight_decay, betas=pair)
         return lion
     if name == "adagrad":
         return torch.optim.Adagrad(held, lr=rate, weight_decay=weight_decay)
     # Fused: one pass over each parameter instead of six; the same numbers up to rounding.
     cls = torch.optim.Adam if name == "adam" else torch.optim.AdamW
-    return cls(held, lr=rate, weight_decay=weight_decay, fused=True, **kept)
+    pair = (0.9, 0.999) if betas is None else betas
+    return cls(held, lr=rate, weight_decay=weight_decay, fused=True, betas=pair)

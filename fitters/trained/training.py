@@ -272,7 +272,7 @@ def _is_flat(losses: Sequence[float], slope: float) -> bool:
         for end in range(max(len(losses) - 4, 0), len(losses) + 1)
         if end > 20
     ]
-    return len(falls) == 5 and max(falls) < slope
+    return len(falls) == 5 and bool(max(falls) < slope)
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""Training: the loop beside the bare one, bfloat16 beside float32, the paper's head beside plain."""
+"""Training: the loop beside the bare one, bfloat16 beside float32, the paper's head."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _drawn(n: int, p: int, q: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rows() -> Figure:
-    """Hold all that the loop does (order, batches, dropout of its own, schedule) to the bare one."""
+    """Hold the loop with its order, batches, own dropout and schedule to the bare one."""
     import torch
 
     from fitters import MLPAligner
