@@ -260,9 +260,9 @@ def _transform(values: Any, arrays: Arrays, side: str, letters: dict[str, int]) 
     # With a map, p or q are the columns that it gives; those that it takes have their own letter.
     letter = "p" if side == "x" else "q"
     feature_map = _feature_map(values["map"], arrays, side, letters) if mapped else None
-    mean = None
+    mean: npt.NDArray[np.float64] | None = None
     if values["centred"]:
-        mean = arrays[f"{side}.mean"]
+        mean = arrays[f"{side}.mean"].astype(np.float64, copy=False)
         _bind(f"{side}.mean", mean, (f"{letter}, unmapped" if mapped else letter,), letters)
     kept = {key: values[key] for key in kinds if key not in ("centred", "map")}
     return SideTransform(mean=mean, feature_map=feature_map, **kept)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fitters.trained.batches import PairSource, Stream
-    from fitters.trained.training import Objective, Settings, Stage
+    from fitters.trained.training import Objective, Stage, TrainingSettings
 
 BLOCK_ROWS = 4096
 """Rows projected at a time."""
@@ -69,7 +69,7 @@ class TrainedAligner(BaseAligner):
         """Return rows of a side in the shared space, not normalised."""
 
     @abstractmethod
-    def _settings(self) -> Settings:
+    def _settings(self) -> TrainingSettings:
         """Return how to train."""
 
     @abstractmethod
@@ -334,7 +334,7 @@ class TrainedAligner(BaseAligner):
         return tags
 
 
-def with_precision(settings: Settings, precision: str) -> Settings:
+def with_precision(settings: TrainingSettings, precision: str) -> TrainingSettings:
     """Return the settings with "auto" resolved for this processor."""
     return replace(settings, precision=resolve(precision))  # type: ignore[arg-type]
 

@@ -35,15 +35,23 @@ class PairSource(Protocol):
         Of everything that `read` returns.
     """
 
-    n: int
-    p: int
-    q: int
-    groups: npt.NDArray[np.int64]
-    weight: npt.NDArray[np.float64] | None
-    fingerprint: str
+    @property
+    def n(self) -> int: ...  # noqa: D102
+    @property
+    def p(self) -> int: ...  # noqa: D102
+    @property
+    def q(self) -> int: ...  # noqa: D102
+    @property
+    def groups(self) -> npt.NDArray[np.int64]: ...  # noqa: D102
+    @property
+    def weight(self) -> npt.NDArray[np.float64] | None: ...  # noqa: D102
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
 
-    def read(self, start: int, stop: int) -> tuple[npt.NDArray[np.float32], ...]:
-        """Return rows `start` to `stop` of x and y, float32."""
+    def read(
+        self, start: int, stop: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return rows `start` to `stop` of x and y."""
 
     def take(self, rows: npt.NDArray[np.int64]) -> PairSource:
         """Return the source of some rows, in increasing order."""
@@ -69,9 +77,11 @@ class Batch:
     @property
     def same(self) -> Tensor | None:
         """Where rows i ≠ j share a group, shape (b, b); None if none do."""
+        if len(self.groups.unique()) == len(self):
+            return None
         equal = self.groups[:, None] == self.groups[None, :]
         equal.fill_diagonal_(fill_value=False)
-        return equal if bool(equal.any()) else None
+        return equal
 
 
 def join(batches: Sequence[Batch]) -> Batch:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fitters.trained.batches import PairSource
-    from fitters.trained.training import Objective, Settings
+    from fitters.trained.training import Objective, TrainingSettings
 
 
 class ICISAligner(TrainedAligner):
@@ -170,10 +170,10 @@ class ICISAligner(TrainedAligner):
         del side
         return row_of_text(parts, rows)
 
-    def _settings(self) -> Settings:
-        from fitters.trained.training import Settings
+    def _settings(self) -> TrainingSettings:
+        from fitters.trained.training import TrainingSettings
 
-        settings = Settings(
+        settings = TrainingSettings(
             optimizer="adam",
             betas=None,
             weight_decay=0.0,

@@ -14,7 +14,7 @@ from fitters.trained.shapes import ARCHITECTURES, array_letters, head_name
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fitters.trained.training import Objective, Settings
+    from fitters.trained.training import Objective, TrainingSettings
 
 LOSSES = ("cosine", "mse", "infonce", "siglip", "devise")
 SCHEDULES = ("constant", "cosine", "cosine-epochs")
@@ -297,8 +297,8 @@ class MLPAligner(TrainedAligner):
             return 1.0, 0.0
         return float(objective.log_scale.detach().exp()), float(objective.shift.detach())
 
-    def _settings(self) -> Settings:
-        from fitters.trained.training import Settings
+    def _settings(self) -> TrainingSettings:
+        from fitters.trained.training import TrainingSettings
 
         betas = None
         if self.beta1 is not None or self.beta2 is not None:
@@ -307,7 +307,7 @@ class MLPAligner(TrainedAligner):
                 float(mine if given is None else given)
                 for mine, given in zip(own, (self.beta1, self.beta2), strict=True)
             )
-        settings = Settings(
+        settings = TrainingSettings(
             optimizer=self.optimizer,
             betas=betas,  # type: ignore[arg-type]
             weight_decay=float(self.weight_decay),

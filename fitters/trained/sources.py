@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fitters.pairs import Pairs, Rows
+from fitters.pairs import Pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,8 @@ class ArrayRows:
     @classmethod
     def of(cls, pairs: Pairs, *, first_group: int = 0) -> ArrayRows:
         """Return pairs whose rows count alike; groups are numbered from `first_group`."""
-        return cls(pairs.x, pairs.y, pairs.row_groups.astype(np.int64) + first_group)
+        groups = pairs.row_groups.astype(np.int64) + first_group
+        return cls(pairs.x.astype(np.float32), pairs.y.astype(np.float32), groups)
 
     @property
     def n(self) -> int:
@@ -59,7 +60,9 @@ class ArrayRows:
         """Columns of y."""
         return int(self.y.shape[1])
 
-    def read(self, start: int, stop: int) -> tuple[Rows, Rows]:
+    def read(
+        self, start: int, stop: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return rows `start` to `stop` of x and y."""
         return self.x[start:stop], self.y[start:stop]
 

@@ -57,7 +57,7 @@ class Objective(nn.Module):
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """How to train; see `fitters.trained.mlp.MLPAligner` for what each means."""
 
     optimizer: str
@@ -119,7 +119,7 @@ class _Stand:
 def train(
     objective: Objective,
     stages: Sequence[Stage],
-    settings: Settings,
+    settings: TrainingSettings,
     generators: Generators,
     *,
     held: Batch | None = None,
@@ -183,7 +183,7 @@ def _one_epoch(
     optimiser: torch.optim.Optimizer,
     stage: Stage,
     epoch: int,
-    settings: Settings,
+    settings: TrainingSettings,
     order: torch.Generator,
 ) -> float:
     """Go through the rows once and return the mean loss of the batches."""
@@ -225,7 +225,9 @@ def _one_epoch(
     return mean
 
 
-def _optimiser(objective: Objective, stage: Stage, settings: Settings) -> torch.optim.Optimizer:
+def _optimiser(
+    objective: Objective, stage: Stage, settings: TrainingSettings
+) -> torch.optim.Optimizer:
     free = objective.undecayed()
     names = {id(parameter) for parameter in free}
     decayed = [p for p in objective.parameters() if id(p) not in names]
@@ -256,7 +258,7 @@ def _note(
     return True
 
 
-def _ended(stand: _Stand, settings: Settings) -> bool:
+def _ended(stand: _Stand, settings: TrainingSettings) -> bool:
     """Return whether the stage stops before its last epoch."""
     if settings.patience is not None and stand.bad >= settings.patience:
         return True

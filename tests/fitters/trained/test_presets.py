@@ -239,7 +239,7 @@ def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, 
     assert _fit(store_path, tmp_path / "whole", *few) == 0
     assert "paper-mlp on 30 prototypes and 0 real pairs" in capsys.readouterr().out
     both = (*few, "--y", Y, "--share", "0.5", "--patience", "2", "--centred", "--json")
-    assert _fit(store_path, tmp_path / "both", *both) == 0
+    assert _fit(store_path, tmp_path / "deep" / "both", *both) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["choice"]["share"] == 0.5
     assert len(facts["training"]["metric"]) == facts["training"]["epochs"]
@@ -255,7 +255,7 @@ def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, 
     assert _fit(store_path, tmp_path / "again", *few) == 0
     for file in (tmp_path / "whole").iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "both", "whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "deep", "whole"]
     capsys.readouterr()
     for words, said in [
         (("--share", "0.5"), "nothing to mix"),
