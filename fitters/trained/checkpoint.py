@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from featstore.durable import make_folders, write_durably
+from featstore.durable import write_durably
 from fitters.errors import AlignmentWriteError
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Checkpoint:
         text = json.dumps({"format": FORMAT, "identity": self.identity, **facts})
         held = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
         try:
-            make_folders(self.path.parent)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(self.path, [save(held, metadata={KEY: text})])
         except OSError as err:
             msg = (
