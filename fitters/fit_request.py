@@ -12,6 +12,7 @@ from fitters.errors import SettingError
 from fitters.methods import TRAINING
 from fitters.moments.sums import Precision
 from fitters.prototypes import Duplicates
+from fitters.select.ranking import Metric
 from fitters.trained.progress import OnEpoch
 from fitters.training_fits import TrainingOptions
 
@@ -51,6 +52,8 @@ class FitRequest:
     criterion : str
         How settings are chosen: ``cosine``, ``rank`` or ``error``; see
         `fitters.recipe.fit_alignment`.
+    validation : str
+        What cross-validation over real pairs scores by; see `fitters.recipe.fit_alignment`.
     precision : str
         Of the products, where a fit on real pairs is made from their moments.
     cached : bool
@@ -83,6 +86,7 @@ class FitRequest:
     power: float | None = None
     legacy: bool = False
     criterion: Criterion = "cosine"
+    validation: Metric = "mrr"
     precision: Precision = "float32"
     cached: bool = True
     epochs: int | None = None

@@ -27,8 +27,9 @@ from fitters import (
 from fitters.cli import cli
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.fit_request import FitRequest
-from fitters.jobs import fit_from_store, project_view
+from fitters.jobs import fit_from_store
 from fitters.moments.transform import normalize_rows
+from fitters.spaces import project_view
 from fitters.store_rows import PairedRows, training_sources
 from fitters.trained import batches
 from fitters.training_fits import TrainingOptions
