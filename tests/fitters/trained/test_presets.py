@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +149,14 @@ def test_icis_reads_the_bias_of_the_head(make_world, rng):
     assert alignment.project_x(real.x).shape == alignment.project_y(real.y).shape == (real.n, 9)
     plain = fit_alignment("icis", prototypes=head, training=FEW, rng=rng_of())
     assert plain.aligner.n_features_in_ == 8
+
+
+def test_the_document_has_every_preset_and_its_differences():
+    text = (Path(__file__).parents[3] / "docs" / "trained.md").read_text(encoding="utf-8")
+    rows = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert rows == list(PRESETS)
+    for name in PRESETS:
+        assert f"**{name}**" in text
 
 
 def test_epochs_of_the_paper_go_by_the_head():
