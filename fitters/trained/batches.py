@@ -77,7 +77,7 @@ class Batch:
     @property
     def same(self) -> Tensor | None:
         """Where rows i ≠ j share a group, shape (b, b); None if none do."""
-        if len(self.groups.unique()) == len(self):
+        if len(np.unique(self.groups.numpy())) == len(self):
             return None
         equal = self.groups[:, None] == self.groups[None, :]
         equal.fill_diagonal_(fill_value=False)
