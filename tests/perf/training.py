@@ -34,7 +34,7 @@ def _rows() -> Figure:
     from fitters import MLPAligner
     from fitters.trained.sources import ArrayRows
 
-    n, size, epochs = 4096, 512, 6
+    n, size, epochs = 4096, 512, 4
     x, y = _drawn(n, 768, 768)
     source = ArrayRows(x, y, np.arange(n))
     aligner = MLPAligner("paper", width=1024, epochs=epochs, batch_size=size, precision="float32")
