@@ -15,6 +15,7 @@ from fitters.errors import PairsError
 from fitters.pairs import Rows
 from fitters.projection import Matrix
 from fitters.trained.aligner import TrainedAligner, with_precision
+from fitters.trained.precision import PRECISIONS
 from fitters.trained.shapes import array_letters
 from fitters.trained.sources import ArrayRows
 
@@ -80,7 +81,7 @@ class ICISAligner(TrainedAligner):
         "sequential": ["boolean"],
         "patience": [Interval(Integral, 1, None, closed="left"), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "precision": [StrOptions({"auto", "float32", "bf16"})],
+        "precision": [StrOptions(set(PRECISIONS))],
         "seed": [Interval(Integral, 0, None, closed="left")],
     }
 

@@ -9,6 +9,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from fitters.errors import SettingError
 from fitters.trained.aligner import TrainedAligner, with_precision
+from fitters.trained.precision import PRECISIONS
+from fitters.trained.schedule import SCHEDULES
 from fitters.trained.shapes import ARCHITECTURES, array_letters, head_name
 
 if TYPE_CHECKING:
@@ -17,9 +19,7 @@ if TYPE_CHECKING:
     from fitters.trained.training import Objective, TrainingSettings
 
 LOSSES = ("cosine", "mse", "infonce", "siglip", "devise")
-SCHEDULES = ("constant", "cosine", "cosine-epochs")
 OPTIMISERS = ("adam", "adamw", "lion", "adagrad")
-PRECISIONS = ("auto", "float32", "bf16")
 
 CLOSED = -1e4
 """Logit whose sigmoid and its slope are 0 in float32."""

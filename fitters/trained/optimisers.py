@@ -9,8 +9,6 @@ from torch import nn
 
 from fitters.errors import MissingPackageError
 
-OPTIMISERS = ("adam", "adamw", "lion", "adagrad")
-
 
 def make_optimiser(
     name: str,
