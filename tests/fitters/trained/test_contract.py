@@ -9,9 +9,6 @@ from fitters import ICISAligner, MLPAligner
 ESTIMATORS = [
     MLPAligner("paper", width=8, epochs=2),
     MLPAligner("linear", "x->y", loss="mse", epochs=2),
-    MLPAligner(
-        "residual", "both", loss="infonce", n_components=4, width=4, epochs=2, structure=1.0
-    ),
     ICISAligner(8, epochs=2),
 ]
 
@@ -24,8 +21,6 @@ def failing(estimator):
         return {EQUIVALENCE: "batches of 16 in random order: a row of mass 2 is not two rows"}
     if estimator.architecture == "paper":
         return {EQUIVALENCE: "dropout draws a mask for each row: a row of mass 2 is not two rows"}
-    if estimator.loss == "infonce":
-        return {EQUIVALENCE: "a row given twice is its own negative, a row of mass 2 is not"}
     return {}  # without dropout and in one batch, masses are as good as copies
 
 
