@@ -48,9 +48,13 @@ def store_path(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def small_icis(monkeypatch):
-    """Its autoencoders are 2,048 wide: 25 million parameters for nothing here."""
-    monkeypatch.setitem(PRESETS, "icis", replace(PRESETS["icis"], settings={"width": 48}))
+def small(monkeypatch):
+    """Spaces of 512 and 1,024 columns, autoencoders of 2,048: too many for so few rows."""
+    for name, chosen in PRESETS.items():
+        own = {"width": 48} if name == "icis" else {}
+        if "n_components" in chosen.settings:
+            own["n_components"] = 48
+        monkeypatch.setitem(PRESETS, name, replace(chosen, settings=chosen.settings | own))
 
 
 def rng_of():
