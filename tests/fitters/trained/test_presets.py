@@ -94,9 +94,9 @@ LEARNS = {
     "paper-mlp": {"epochs": 60},
     "paper-text2concepts": {"epochs": 150},
     "devise": {"epochs": 60},
-    "freeze-align": {"epochs": 40, "batch_size": 16},
-    "structure": {"epochs": 60, "batch_size": 32},
-    "sail": {"epochs": 10, "learning_rate": 3e-4, "batch_size": 32},
+    "freeze-align": {"epochs": 25, "batch_size": 16},
+    "structure": {"epochs": 30, "batch_size": 32},
+    "sail": {"epochs": 30, "learning_rate": 1e-3, "batch_size": 32},
     "icis": {"epochs": 20, "learning_rate": 1e-4},
 }
 
