@@ -58,8 +58,10 @@ class FitRequest:
         Of the products, where a fit on real pairs is made from their moments.
     cached : bool
         Whether such moments may be taken from the user's cache, and are kept there.
-    epochs, batch_size, learning_rate, share, sequential, patience, centred
+    epochs, batch_size, learning_rate, share, sequential, patience
         Of the trained methods; see `fitters.training_fits.TrainingOptions`.
+    centred : bool or None
+        Whether rows are centred; None: as the method's source has it.
     seed : int
         Draws the subset of images, the folds, the control and what a training draws.
     """
@@ -82,8 +84,8 @@ class FitRequest:
     n_components: int | Literal["auto"] | None = "auto"
     rank: int | None = None
     scale: bool = False
-    top_k: int | None = None
-    power: float | None = None
+    top_k: int | Literal["auto"] | None = None
+    power: float | Literal["auto"] | None = None
     legacy: bool = False
     criterion: Criterion = "cosine"
     validation: Metric = "mrr"
@@ -100,7 +102,7 @@ class FitRequest:
 
     def training(self, checkpoint: Path | None, on_epoch: OnEpoch | None) -> TrainingOptions:
         """Return the options of a training."""
-        same = {name: getattr(self, name) for name in (*TRAINING, "centred")}
+        same = {name: getattr(self, name) for name in TRAINING}
         return TrainingOptions(**same, checkpoint=checkpoint, on_epoch=on_epoch)
 
 

@@ -66,6 +66,11 @@ def fit_from_store(
         msg = f"n_pairs counts images and must be at least 1. Got {request.n_pairs}."
         raise SettingError(msg)
     spec = method_named(request.method)
+    if spec.raw and request.head is not None:
+        msg = (
+            f"{request.method} is fitted on images that both encoders have seen: leave --head out."
+        )
+        raise SettingError(msg)
     check_kinds(request, raw=spec.raw)
     subset_rng, choice_rng, control_rng = np.random.default_rng(request.seed).spawn(3)
     images = store.view(request.x)
@@ -131,7 +136,13 @@ def _fit(
     by_rows = needs_rows(spec, open_, request.criterion, mixed=mixed) or wide
     if paired is not None and not by_rows:
         wanted = MomentsRequest(
-            pool, paired, prototypes, _name_facts(request, used), request.precision, request.seed
+            pool,
+            paired,
+            prototypes,
+            _name_facts(request, used),
+            request.precision,
+            request.seed,
+            spec.raw,
         )
         sources, from_cache = moment_sources(wanted, cached=request.cached)
         alignment = fit_from_moments(
@@ -142,11 +153,12 @@ def _fit(
             n_components=None if request.n_components == "auto" else request.n_components,
             rank=request.rank,
             scale=request.scale,
+            legacy=request.legacy,
         )
         alignment.facts["moments"] = {"precision": request.precision, "from_cache": from_cache}
     elif paired is not None and spec.fitted_on == "training":
         column = bias if wide else None
-        centre = spec.centred if options.centred is None else options.centred
+        centre = spec.centred if request.centred is None else request.centred
         to_train = training_sources(pool, paired, prototypes, column, centre=centre)
         alignment = fit_trained(request.method, to_train, options, legacy=request.legacy, rng=rng)
     else:
@@ -172,6 +184,7 @@ def _fit(
             bias_column=wide,
             criterion=request.criterion,
             validation=request.validation,
+            centre=request.centred,
             training=options,
             rng=rng,
         )

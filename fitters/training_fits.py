@@ -34,8 +34,6 @@ class TrainingOptions:
         Prototypes first, then real pairs alone.
     patience : int, optional
         Epochs without a better held-out mean reciprocal rank before it stops.
-    centred : bool, optional
-        Whether rows are centred, as for the closed forms.
     checkpoint : Path, optional
         File that the state is kept in; see `TrainedAligner.fit`.
     on_epoch : callable, optional
@@ -48,7 +46,6 @@ class TrainingOptions:
     share: float | None = None
     sequential: bool = False
     patience: int | None = None
-    centred: bool | None = None
     checkpoint: Path | None = None
     on_epoch: OnEpoch | None = None
 

@@ -76,11 +76,11 @@ def _measured(
     options = None
     if name in PRESETS:
         own = PRESETS[name].epochs(pairs.n)
-        options = TrainingOptions(epochs=own if most is None else min(own, most), centred=centred)
+        options = TrainingOptions(epochs=own if most is None else min(own, most))
     started = time.process_time()
     alignment = fit_alignment(
         name, prototypes=pairs, image_mean=bench.mean, bias=bias, training=options,
-        rng=choice_rng(seed),
+        centre=centred, rng=choice_rng(seed),
     )  # fmt: skip
     seconds = time.process_time() - started
     (outcome,) = score_zero_shot(alignment, corpus.images, corpus.names)

@@ -126,7 +126,7 @@ def test_the_papers_rows_are_unit_and_uncentred_unless_asked(make_world):
     by_hand.fit(x, y)
     assert_same(by_hand.y_up_weight_, one.aligner.y_up_weight_)
     centred = fit_alignment(
-        "paper-mlp", prototypes=head, real=real, training=replace(FEW, centred=True), rng=rng_of()
+        "paper-mlp", prototypes=head, real=real, centre=True, training=FEW, rng=rng_of()
     )
     assert centred.facts["image_centre"] == "real images"
     assert centred.y.mean is not None
@@ -192,6 +192,7 @@ def test_what_cannot_be_is_refused(make_world):
 def test_a_store_gives_what_its_arrays_give(store_path, more, monkeypatch):
     """Read by chunks from views, or joined by hand: the same bytes."""
     store = open_store(store_path)
+    mixing = {name: value for name, value in more.items() if name != "centred"}
     request = FitRequest(
         "paper-mlp", X, y=Y, head=HEAD, names=NAMES, epochs=2, batch_size=8, **more
     )
@@ -209,7 +210,8 @@ def test_a_store_gives_what_its_arrays_give(store_path, more, monkeypatch):
             np.array([said[i] for i in images.items["item_id"]]),
             images.items["class_id"].to_numpy().astype(str),
         ),
-        training=TrainingOptions(epochs=2, batch_size=8, **more),
+        centre=more.get("centred"),
+        training=TrainingOptions(epochs=2, batch_size=8, **mixing),
         rng=rng,
     )
     for name in direct.aligner.array_shapes():
