@@ -10,9 +10,7 @@ the digest of the code, so that a stopped run goes on where it was.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,7 @@ from measure import TOP, Bench, table
 from threadpoolctl import threadpool_limits
 
 from bench.code import code_digest
-from bench.fits import prototype_pairs
-from bench.metrics import per_query
-from bench.protocol import choice_rng
-from bench.tasks import score_zero_shot
-from fitters import PRESETS, fit_alignment
+from fitters import PRESETS
 from fitters.training_fits import TrainingOptions
 
 CLOSED = ("ridge", "procrustes", "csa", "asif", "conse")
@@ -46,11 +40,11 @@ def main() -> int:
     kept.mkdir(parents=True, exist_ok=True)
     rows = []
     with threadpool_limits(limits=arguments.threads):
-        bench = Bench(arguments.store)
+        bench = Bench(arguments.store, kept)
         for name in names:
             for centred in (False, True) if name in PRESETS else (True,):
                 found = [
-                    _measured(bench, kept, name, seed, arguments.epochs, centred=centred)
+                    _measured(bench, name, seed, arguments.epochs, centred=centred)
                     for seed in range(arguments.seeds if name in PRESETS else 1)
                 ]
                 rows.append(_row(name, found, centred=centred))
@@ -64,31 +58,23 @@ def main() -> int:
 
 
 def _measured(
-    bench: Bench, kept: Path, name: str, seed: int, most: int | None, *, centred: bool
+    bench: Bench, name: str, seed: int, most: int | None, *, centred: bool
 ) -> dict[str, Any]:
     """Return accuracies and seconds of one fit on the head alone, measured or kept."""
-    file = kept / f"{name}-{seed}-{most}-{'centred' if centred else 'as published'}.json"
-    if file.exists():
-        found: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        return found
-    corpus = bench.corpus
-    pairs, bias = prototype_pairs(bench.run, corpus)
-    options = None
-    if name in PRESETS:
-        own = PRESETS[name].epochs(pairs.n)
-        options = TrainingOptions(epochs=own if most is None else min(own, most))
-    started = time.process_time()
-    alignment = fit_alignment(
-        name, prototypes=pairs, image_mean=bench.mean, bias=bias, training=options,
-        centre=centred, rng=choice_rng(seed),
-    )  # fmt: skip
-    seconds = time.process_time() - started
-    (outcome,) = score_zero_shot(alignment, corpus.images, corpus.names)
-    ranks = outcome.ranks
-    found = {m: float(per_query(m, ranks.rank, ranks.average_precision).mean()) for m in TOP}
-    found["seconds"] = seconds
-    found["epochs"] = alignment.facts.get("training", {}).get("epochs")
-    file.write_text(json.dumps(found), encoding="utf-8")
+
+    def measure() -> dict[str, Any]:
+        given: dict[str, Any] = {}
+        if name in PRESETS:
+            assert bench.corpus.head is not None
+            own = PRESETS[name].epochs(len(bench.corpus.head.weight))
+            epochs = own if most is None else min(own, most)
+            given = {"training": TrainingOptions(epochs=epochs), "centre": centred}
+        score = bench.alone(name, bench.corpus, seed=seed, **given)
+        found = {metric: float(score.of(metric).mean()) for metric in TOP}
+        return {**found, "seconds": score.seconds, "epochs": score.choice.get("epochs")}
+
+    rows = "centred" if centred else "as published"
+    found: dict[str, Any] = bench.once(f"trained {name} {seed} {most} {rows}", measure)
     return found
 
 
