@@ -16,7 +16,7 @@ from bench.errors import ProtocolError
 from bench.metrics import METRIC_VERSION
 from bench.options import TASK_OPTIONS, FewShot, Options, checked_options, options_text
 from featstore.keys import canonical_json, sha256_hex
-from fitters.jobs import TEMPLATES, VARIANTS
+from fitters.fit_request import TEMPLATES, VARIANTS
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
 PROTOCOL_VERSION = 2

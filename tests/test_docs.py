@@ -53,6 +53,7 @@ def _source_commands() -> list[str]:
         + _console_commands("docs/many-devices.md")
         + _console_commands("docs/bench.md")
         + _console_commands("docs/metrics.md")
+        + _console_commands("docs/trained.md")
         + _console_commands("docs/fitting.md")
     )
 
