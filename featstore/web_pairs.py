@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,14 +126,36 @@ def _shards(root: Path, problems: list[Problem]) -> dict[str, list[str]]:
     tars = _tars(root)
     for tar in tars:
         try:
-            members = [member.name for member in index_tar(root / tar) if is_image(member.name)]
+            members = [member.name for member in index_tar(root / tar)]
         except ManifestError as err:
             problems.append(Problem("unreadable list", tar, str(err)))
             continue
-        shards[tar.removesuffix(".tar")] = [f"{tar}::{name}" for name in members]
-    for path in [] if tars else files_below(root, is_image):
-        shards.setdefault(path.rpartition("/")[0], []).append(path)
+        images = [name for name in members if is_image(name)]
+        shard = tar.removesuffix(".tar")
+        shards[shard] = [f"{tar}::{name}" for name in images]
+        _wordless(shard, images, set(members), (".txt", ".json"), problems)
+    files = [] if tars else files_below(root, lambda name: is_image(name) or name.endswith(".txt"))
+    for path in files:
+        if is_image(path):
+            shards.setdefault(path.rpartition("/")[0], []).append(path)
+    for shard, images in () if tars else shards.items():
+        _wordless(shard or ".", images, set(files), (".txt",), problems)
     return shards
+
+
+def _wordless(
+    shard: str,
+    images: Sequence[str],
+    names: set[str],
+    suffixes: Sequence[str],
+    problems: list[Problem],
+) -> None:
+    """Add a problem if images of a shard have no file of words beside them."""
+    stems = [image.rpartition(".")[0] for image in images]
+    lost = [stem for stem in stems if not any(stem + suffix in names for suffix in suffixes)]
+    if lost:
+        text = f"{len(lost):,} images of {shard} have no {' or '.join(suffixes)} beside them."
+        problems.append(Problem("captions", shard, f"{text} First: {lost[0]}."))
 
 
 def _make(name: str, root: Path, out: Path, on_done: OnDone | None) -> Built:  # noqa: ARG001

@@ -209,7 +209,9 @@ class Disk:
         parts = {part.split("/")[0] for part in known if part}
         for name in (*self.facts.get("folders", ()), "."):
             below: Path = root / name
-            if below.is_dir() and any(_matches(entry.name, parts) for entry in below.iterdir()):
+            if not below.is_dir():
+                continue
+            if not parts or any(_matches(entry.name, parts) for entry in below.iterdir()):
                 return below.resolve()
         return root.resolve()
 

@@ -9,6 +9,7 @@ import pickle
 import struct
 import tarfile
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -41,8 +42,9 @@ def food101(root: Path) -> Path:
     files: dict = {"food-101/meta/classes.txt": "apple_pie\nwaffles\n"}
     for split, own in lists.items():
         files[f"food-101/meta/{split}.json"] = own
-        files[f"food-101/meta/{split}.txt"] = "\n".join(sum(own.values(), []))
-        for number, image in enumerate(sum(own.values(), [])):
+        images = [image for group in own.values() for image in group]
+        files[f"food-101/meta/{split}.txt"] = "\n".join(images)
+        for number, image in enumerate(images):
             files[f"food-101/images/{image}.jpg"] = number
     files["food-101/images/.DS_Store"] = "macOS"
     return write(root, files)
@@ -78,7 +80,7 @@ def flowers102(root: Path) -> Path:
 class _OldPickler(pickle._Pickler):
     """Writes what Python 2 wrote: texts and bytes alike as byte strings."""
 
-    dispatch = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar[dict] = dict(pickle._Pickler.dispatch)
 
     def save_old(self, value):
         data = value.encode("latin1") if isinstance(value, str) else value
@@ -202,7 +204,8 @@ def resisc45(root: Path) -> Path:
 
 def places365(root: Path) -> Path:
     files: dict = {
-        "categories_places365.txt": "/a/airfield 0\n/a/apartment_building/outdoor 1\n/z/zen_garden 2\n",
+        "categories_places365.txt": "/a/airfield 0\n/a/apartment_building/outdoor 1\n"
+        "/z/zen_garden 2\n",
         "places365_val.txt": "Places365_val_00000001.jpg 2\nPlaces365_val_00000002.jpg 1\n"
         "Places365_val_00000003.jpg 0\n",
     }
