@@ -134,7 +134,7 @@ BUILDERS: dict[str, Builder] = {
         name: _dataset(name)
         for name in (
             "flickr30k", "coco", "food101", "pets", "flowers102", "cifar10", "cifar100", "dtd",
-            "eurosat", "resisc45", "places365", "ham10000", "inat2021", "inat2021_mini", "mnist",
+            "eurosat", "resisc45", "places365", "ham10000", "inat21", "inat21_mini", "mnist",
             "sun397", "cars", "aircraft", "caltech101", "ucf101",
         )
     },

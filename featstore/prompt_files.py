@@ -17,7 +17,7 @@ MAX_BYTES = 64 * 2**20
 
 _NAMES = (
     "a JSON list of names in the order of the classes, an object dataset -> such a list "
-    "(CLIP_benchmark), or an object class -> name"
+    "(CLIP_benchmark), or an object class -> name, perhaps in an object dataset -> such an object"
 )
 _TEMPLATES = (
     "a JSON list of templates with {} or {c} for the name, or an object dataset -> such a list "
@@ -34,8 +34,8 @@ def read_names(path: Path, keys: Sequence[str], classes: pl.DataFrame) -> dict[s
     Parameters
     ----------
     path : Path
-        A list in the order of the classes; or ``{dataset: list}``; or ``{class: name}``, where a
-        class is written as in the label set, see `class_words`.
+        A list in the order of the classes; or ``{class: name}``, where a class is written as in
+        the label set, see `class_words`; or ``{dataset: either}``.
     keys : sequence of str
         What the dataset goes by.
     classes : DataFrame
@@ -51,7 +51,7 @@ def read_names(path: Path, keys: Sequence[str], classes: pl.DataFrame) -> dict[s
     ManifestError
         If the file cannot be read, is of another form, or lacks a class.
     """
-    document = _of_dataset(_load(path, _NAMES), keys, list)
+    document = _of_dataset(_load(path, _NAMES), keys, (list, dict))
     if isinstance(document, list):
         ids = classes.sort("index")["class_id"].to_list()
         if len(document) != len(ids):
@@ -165,7 +165,7 @@ def _by_class(
     return found
 
 
-def _of_dataset(document: Any, keys: Sequence[str], kind: type) -> Any:
+def _of_dataset(document: Any, keys: Sequence[str], kind: type | tuple[type, ...]) -> Any:
     """Return the part of a document that is about the dataset, or the whole if it has no parts."""
     if isinstance(document, dict):
         for key in keys:

@@ -139,7 +139,8 @@ def _column(labels: pl.DataFrame, variant: str) -> str:
     """Return the column that holds a variant; every class must have it."""
     column = next((name for name in VARIANTS[variant] if name in labels.columns), "")
     if not column:
-        held = [key for key, columns in VARIANTS.items() if set(columns) & set(labels.columns)]
+        filled = {name for name in labels.columns if labels[name].null_count() < labels.height}
+        held = [key for key, columns in VARIANTS.items() if set(columns) & filled]
         msg = (
             f"The label set has no {VARIANTS[variant][-1]}, so no variant {variant!r}. It may "
             f"have: {', '.join(held)}."

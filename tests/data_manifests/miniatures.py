@@ -239,7 +239,7 @@ SPECIES = (
 )
 
 
-def inat2021(root: Path, *, torchvision: bool = True, lists: bool = False) -> Path:
+def inat21(root: Path, *, torchvision: bool = True, lists: bool = False) -> Path:
     words = (
         {"train": "2021_train", "train_mini": "2021_train_mini", "val": "2021_valid"}
         if torchvision

@@ -140,15 +140,15 @@ def test_eurosat_is_split_as_the_paper_does(tmp_path):
     assert manifest.classes["paper_name"][2] == "lake or sea  (aerial photo)"
 
 
-@pytest.mark.parametrize("name", ["inat2021", "inat2021_mini"])
+@pytest.mark.parametrize("name", ["inat21", "inat21_mini"])
 def test_inaturalist(name, tmp_path):
-    root = miniatures.inat2021(tmp_path / "data")
+    root = miniatures.inat21(tmp_path / "data")
     manifest = build_dataset(name, tmp_path / "out", root=root, subset=True).manifest
     mini = "_mini" if name.endswith("mini") else ""
     for split, version in (("train", f"2021_train{mini}"), ("val", "2021_valid")):
         theirs = datasets.INaturalist(root, version=version, download=False)
         expected = {
-            (f"{version}/{theirs.all_categories[label]}/{file}", f"{name}/{label:05d}")
+            (f"{version}/{theirs.all_categories[label]}/{file}", f"inat21/{label:05d}")
             for label, file in theirs.index
         }
         ours = manifest.items("image").filter(split=split)
@@ -157,15 +157,15 @@ def test_inaturalist(name, tmp_path):
 
 
 def test_the_categories_of_inaturalist_are_a_label_set(tmp_path):
-    root = miniatures.inat2021(tmp_path / "data", torchvision=False, lists=True)
-    built = build_dataset("inat2021", tmp_path / "out", root=root, images=False, subset=True)
+    root = miniatures.inat21(tmp_path / "data", torchvision=False, lists=True)
+    built = build_dataset("inat21", tmp_path / "out", root=root, images=False, subset=True)
     classes = built.manifest.classes
     assert classes["name"].to_list() == ["Common Earthworm", "Sabella spallanzanii"]
     assert classes["lemmas"].to_list() == [
         "Common Earthworm, Lumbricus terrestris", "Sabella spallanzanii",
     ]  # fmt: skip
     assert set(built.manifest.tables) == {"class_name"}
-    whole = build_dataset("inat2021", tmp_path / "whole", root=root, subset=True).manifest
+    whole = build_dataset("inat21", tmp_path / "whole", root=root, subset=True).manifest
     assert whole.classes.equals(classes)
     assert whole.items("image").height == 8
 

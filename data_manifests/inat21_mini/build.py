@@ -1,5 +1,5 @@
 """iNaturalist 2021 with the small training set: read as the whole one, from other folders."""
 
-from data_manifests.inat2021.build import read
+from data_manifests.inat21.build import read
 
 __all__ = ["read"]

@@ -12,6 +12,9 @@ from data_manifests.official.listing import Listing, image_frame
 from data_manifests.plan import BuildError
 from data_manifests.readers.folders import Row, class_folders
 
+#: The classes are the same with the small training set, and the rows of heads (timm's inat21).
+LABEL_SET = "inat21"
+
 #: Lists that have the categories; the smallest is read.
 LISTS = ("categories.json", "val.json", "train_mini.json", "train.json")
 
@@ -36,10 +39,9 @@ def read(disk: Disk) -> Listing:
         msg = f"{len(strange):,} folders are no species of {given} (first: {strange[0]!r})."
         raise BuildError(msg)
     numbered = [(path, split, (label or "").partition("_")[0]) for path, split, label in rows]
-    dataset = disk.facts["name"]
     table = (
         classes.with_columns(
-            class_id=pl.lit(f"{dataset}/") + pl.col("folder").str.split("_").list.first(),
+            class_id=pl.lit(f"{LABEL_SET}/") + pl.col("folder").str.split("_").list.first(),
             name_group=pl.col("name").str.to_lowercase(),
         )
         .with_columns(shared_name=pl.col("name_group").is_duplicated())
