@@ -180,13 +180,13 @@ def test_files_of_another_form(tmp_path, reader, document, match):
     built = build_dataset("food101", tmp_path / "out", root=root, subset=True)
     classes = built.manifest.classes
     file = write(tmp_path / "file.json", document)
+    read = {
+        "names": lambda: read_names(file, ("food101",), classes),
+        "templates": lambda: read_templates(file, ("food101",)),
+        "descriptions": lambda: read_descriptions(file, ("food101",), classes),
+    }[reader]
     with pytest.raises(ManifestError, match=match):
-        if reader == "names":
-            read_names(file, ("food101",), classes)
-        elif reader == "templates":
-            read_templates(file, ("food101",))
-        else:
-            read_descriptions(file, ("food101",), classes)
+        read()
 
 
 def test_a_missing_file_is_told_with_its_form(tmp_path):
