@@ -42,17 +42,18 @@ def coop_reader(facts: Mapping[str, Any], file: Path) -> tuple[dict[str, Any], R
         "expected": {"classes": len({label for _, _, label, _ in rows}), "image": counts},
         "expected_with": {},
         "split_file": file.name,
-        "image_folders": facts["coop"],
+        "image_folders": [*facts.get("image_folders", ()), *facts["coop"]],
     }
     own["names"] = {key: value for key, value in facts.get("names", {}).items() if key == "paper"}
 
     def read(disk: Disk) -> Listing:
         folder = disk.folder(facts["coop"])
+        prefix = "" if folder == "." else f"{folder}/"
         disk.digests[file.name] = repr(rows)
         names = {name: index for _, _, index, name in rows}
         labels = {name: name.replace(" ", "_") for name in names}
         images = [
-            (f"{folder}/{path}", split, labels[name])
+            (f"{prefix}{path}", split, labels[name])
             for path, split, _, name in rows
             if split in disk.splits
         ]
