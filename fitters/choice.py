@@ -19,7 +19,13 @@ from fitters.select.held_out_error import validate_by_error
 from fitters.select.kernel_choice import choose_kernel
 from fitters.select.kernel_mixing import Validation
 from fitters.select.leave_out import leave_one_group_out
-from fitters.select.refitting import Refit, choose_components, validate_by_refitting
+from fitters.select.ranking import Metric
+from fitters.select.refitting import (
+    ComponentsChoice,
+    Refit,
+    choose_components,
+    validate_by_refitting,
+)
 from fitters.select.surface import Rule
 from fitters.select.validation import cross_validate
 
@@ -41,13 +47,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Open:
-    """What may be chosen: "auto", or a value that is given; and how a kernel's choice is scored."""
+    """What may be chosen: "auto", or a value that is given; and how held-out pairs are scored."""
 
     penalty: float | Literal["auto"]
     mix: float | Literal["auto"]
     n_components: int | Literal["auto"] | None
     gamma: float | Literal["auto"] = "auto"
-    validation: Validation = "mrr"
+    validation: Validation | Metric = "mrr"
     reading: Rule = "best"
 
     def axes(self, method: Method, *, mixed: bool) -> tuple[Axis, Axis]:
@@ -86,11 +92,10 @@ def choose(
         return _choose_kernel(sources, settings, open_, n_folds, criterion, rng)
     mixed = sources.prototypes is not None and sources.real is not None
     penalties, weights = open_.axes(method, mixed=mixed)
-    searched = penalties.searched or weights.searched
-    curve, components = None, None
-    facts: dict[str, Any] = {}
     many = "n_components" in method.options and open_.n_components == "auto"
-    if searched or many:
+    curve: Curve | None = None
+    components: ComponentsChoice | None = None
+    if many or penalties.searched or weights.searched:
         if sources.real is None and method.rule == "ridge" and criterion != "error":
             assert sources.prototypes is not None
             curve = leave_one_group_out(
@@ -102,25 +107,20 @@ def choose(
         else:
             what = "penalty" if penalties.searched else "mix" if weights.searched else "components"
             folded = _Folded.of(method, sources, settings, n_folds, what, rng)
-            if searched:
-                curve = folded.curve(penalties, weights, criterion)
+            # Ranks are what these validations have; `check_metric` refuses the kernel's others.
+            by: Any = open_.validation
             if many:
-                penalty, weight = (
-                    (curve.penalty, curve.weight)
-                    if curve
-                    else (penalties.values[0], weights.values[0])
-                )
-                components, facts = choose_components(
-                    folded.refit, real=folded.real, folds=folded.folds,
-                    penalty=penalty, weight=weight,
-                )  # fmt: skip
-    penalty = penalties.values[0] if curve is None else curve.penalty
+                components = folded.components(penalties, weights, by)
+                curve = components.curve
+            else:
+                curve = folded.curve(penalties, weights, criterion, by)
+    chosen = replace(settings, penalty=penalties.values[0] if curve is None else curve.penalty)
     mix = weights.values[0] if curve is None or not mixed else curve.weight
-    chosen = replace(settings, penalty=penalty)
-    if "n_components" in method.options:
-        given = None if open_.n_components == "auto" else open_.n_components
-        chosen = replace(chosen, n_components=components if many else given)
-    return Choice(chosen, mix, _facts(method, chosen, mix if mixed else None, curve) | facts)
+    if components is not None:
+        chosen = replace(chosen, n_components=components.n_components)
+    elif "n_components" in method.options and open_.n_components != "auto":
+        chosen = replace(chosen, n_components=open_.n_components)
+    return Choice(chosen, mix, _facts(method, chosen, mix if mixed else None, components or curve))
 
 
 def _choose_kernel(
@@ -134,6 +134,8 @@ def _choose_kernel(
     if criterion == "error" and sources.real is None:
         msg = "Kernel ridge is chosen on prototypes by 'cosine' or 'rank'. Got criterion 'error'."
         raise SettingError(msg)
+    # The kernel's own validation refuses what it does not know.
+    by: Any = open_.validation
     chosen = choose_kernel(
         sources.prototypes,
         sources.real,
@@ -143,7 +145,7 @@ def _choose_kernel(
         n_folds=n_folds,
         criterion="cosine" if criterion == "error" else criterion,
         # Of the criteria for both kinds of data, this is the one that real pairs have too.
-        validation="squared" if criterion == "error" else open_.validation,
+        validation="squared" if criterion == "error" else by,
         rule=open_.reading,
         rng=rng,
     )
@@ -183,7 +185,7 @@ class _Folded:
         of_prototypes = None if prototypes is None else moments_of(prototypes)
         return cls(method, settings, real, folds, prototypes, of_prototypes, of_folds)
 
-    def curve(self, penalties: Axis, weights: Axis, criterion: Criterion) -> Curve:
+    def curve(self, penalties: Axis, weights: Axis, criterion: Criterion, by: Metric) -> Curve:
         if criterion == "error" and self.method.direction:
             return validate_by_error(
                 self.of_folds,
@@ -194,7 +196,12 @@ class _Folded:
             )
         if self.method.rule == "refit":
             return validate_by_refitting(
-                self.refit, real=self.real, folds=self.folds, penalties=penalties, weights=weights
+                self.refit,
+                real=self.real,
+                folds=self.folds,
+                penalties=penalties,
+                weights=weights,
+                metric=by,
             )
         return cross_validate(
             self.method.rule,
@@ -204,6 +211,17 @@ class _Folded:
             direction=self.method.direction,
             penalties=penalties,
             weights=weights,
+            metric=by,
+        )
+
+    def components(self, penalties: Axis, weights: Axis, by: Metric) -> ComponentsChoice:
+        return choose_components(
+            self.refit,
+            real=self.real,
+            folds=self.folds,
+            penalties=penalties,
+            weights=weights,
+            metric=by,
         )
 
     @property
@@ -231,14 +249,17 @@ def moments_of(pairs: Pairs) -> Moments:
 
 
 def _facts(
-    method: Method, settings: Settings, mix: float | None, curve: Curve | None
+    method: Method,
+    settings: Settings,
+    mix: float | None,
+    chosen_from: Curve | ComponentsChoice | None,
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {
         name: getattr(settings, name) for name in method.options if name != "mix"
     }
     if mix is not None and "mix" in method.options:
         facts["mix"] = mix
-    return facts if curve is None else {**facts, **curve.to_facts()}
+    return facts if chosen_from is None else {**facts, **chosen_from.to_facts()}
 
 
 def _grid(axis: Axis, per_decade: int) -> Axis:

@@ -1,4 +1,4 @@
-"""From the sets of a store to a fitted alignment, and back: the only reader of stores here.
+"""From the sets of a store to a fitted alignment.
 
 Everything below this file works on arrays. What is read is joined by id, checked to lie in the
 spaces it claims, and named in the alignment's facts, so that it can refuse other spaces later.
@@ -6,7 +6,8 @@ spaces it claims, and named in the alignment's facts, so that it can refuse othe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,15 +21,15 @@ from featstore.store.views import EmbeddingsView
 from fitters.alignment import Alignment
 from fitters.choice import Criterion, Open
 from fitters.controls import CONTROLS
-from fitters.errors import SettingError
-from fitters.methods import method_named
+from fitters.errors import SettingError, ZeroRowError
+from fitters.methods import Method, method_named
 from fitters.moment_fits import fit_from_moments, needs_rows
 from fitters.moments.sums import Precision
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
-from fitters.projection import Projection
 from fitters.prototypes import Duplicates, covariance_patterns, resolve_duplicates
 from fitters.recipe import fit_alignment
+from fitters.select.ranking import Metric
 from fitters.store_moments import MomentsRequest, moment_sources, pairs_of
 
 #: Variants and templates of class names, unless others are asked for.
@@ -67,6 +68,8 @@ class FitRequest:
     criterion : str
         How settings are chosen: ``cosine``, ``rank`` or ``error``; see
         `fitters.recipe.fit_alignment`.
+    validation : str
+        What cross-validation over real pairs scores by; see `fitters.recipe.fit_alignment`.
     precision : str
         Of the products, where a fit on real pairs is made from their moments.
     cached : bool
@@ -97,6 +100,7 @@ class FitRequest:
     power: float | None = None
     legacy: bool = False
     criterion: Criterion = "cosine"
+    validation: Metric = "mrr"
     precision: Precision = "float32"
     cached: bool = True
     seed: int = 0
@@ -137,6 +141,9 @@ def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
         paired = _real_pairs(store, request, pool, subset_rng, raw=spec.raw)
         texts = paired.y
         used["captions"] = texts
+        if len(paired) < 2 and request.head is None and not spec.raw:
+            msg = "One pair is its own mean, and has no direction about it. Give more, or a head."
+            raise SettingError(msg)
     if request.head is not None and request.names is not None:
         prototypes, bias, names, head = _prototypes(store, request, images, pool)
         if texts is not None:
@@ -146,6 +153,39 @@ def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
         if request.source != "head":
             prototypes = _control(request.source)(prototypes, control_rng)
     assert texts is not None
+    with _zero_rows_by_name(used):
+        alignment = _fit(request, spec, used, pool, paired, prototypes, bias, choice_rng)
+    if not spec.raw and spec.fitted_on != "head":
+        alignment.facts["image_centre"] = f"unlabelled {request.split} images"
+    asked = {key: list(value) if isinstance(value, tuple) else value
+             for key, value in request.__dict__.items() if key != "cached"}  # fmt: skip
+    alignment.facts.update(
+        {
+            "x_space_id": images.space_id,
+            "y_space_id": texts.space_id,
+            "x_encoder": images.encoder,
+            "y_encoder": texts.encoder,
+            "request": asked,
+            "fitted_on": {
+                role: {"set": view.key, "rows": len(view), "fingerprint": view.fingerprint}
+                for role, view in used.items()
+            },
+        }
+    )
+    return alignment
+
+
+def _fit(
+    request: FitRequest,
+    spec: Method,
+    used: Mapping[str, EmbeddingsView],
+    pool: EmbeddingsView,
+    paired: PairedView[EmbeddingsView] | None,
+    prototypes: Pairs | None,
+    bias: npt.NDArray[np.float32] | None,
+    rng: np.random.Generator,
+) -> Alignment:
+    """Fit from moments where they are enough, else from rows."""
     open_ = Open(request.penalty, request.mix, request.n_components)
     mixed = prototypes is not None
     by_rows = needs_rows(spec, open_, request.criterion, mixed=mixed) or request.rows == "bias"
@@ -166,7 +206,10 @@ def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
         alignment.facts["moments"] = {"precision": request.precision, "from_cache": from_cache}
     else:
         wide = request.rows == "bias"
-        mean = SideTransform.fit(pool.batches(reuse=True), label="images", homogeneous=wide).mean
+        mean = None
+        if not spec.raw and spec.fitted_on != "head":
+            batches = pool.batches(reuse=True)
+            mean = SideTransform.fit(batches, label="images", homogeneous=wide).mean
         alignment = fit_alignment(
             request.method,
             prototypes=prototypes,
@@ -184,26 +227,32 @@ def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
             legacy=request.legacy,
             bias_column=wide,
             criterion=request.criterion,
-            rng=choice_rng,
+            validation=request.validation,
+            rng=rng,
         )
-    if not spec.raw and spec.fitted_on != "head":
-        alignment.facts["image_centre"] = f"unlabelled {request.split} images"
-    asked = {key: list(value) if isinstance(value, tuple) else value
-             for key, value in request.__dict__.items() if key != "cached"}  # fmt: skip
-    alignment.facts.update(
-        {
-            "x_space_id": images.space_id,
-            "y_space_id": texts.space_id,
-            "x_encoder": images.encoder,
-            "y_encoder": texts.encoder,
-            "request": asked,
-            "fitted_on": {
-                role: {"set": view.key, "rows": len(view), "fingerprint": view.fingerprint}
-                for role, view in used.items()
-            },
-        }
-    )
     return alignment
+
+
+@contextlib.contextmanager
+def _zero_rows_by_name(used: Mapping[str, EmbeddingsView]) -> Iterator[None]:
+    """Name the items in an error about rows without direction: a row number says nothing here."""
+    try:
+        yield
+    except ZeroRowError as err:
+        for view in used.values():
+            rows, start = [], 0
+            for batch in view.batches(reuse=True):
+                rows.append(start + np.flatnonzero(~batch.any(axis=1)))
+                start += len(batch)
+            bad = np.unique(view.items["item_id"].gather(np.concatenate(rows)).to_numpy())
+            if len(bad):
+                listed = ", ".join(map(repr, bad[:5].tolist())) + (", …" if len(bad) > 5 else "")
+                msg = (
+                    f"{len(bad):,} items of {view.key} have an embedding of zeros, which has no "
+                    f"direction: {listed}. Extract them again, or leave them out of the manifest."
+                )
+                raise ZeroRowError(msg) from err
+        raise
 
 
 KINDS = {"x": "image", "y": "caption", "head": "head_weight", "names": "class_name"}
@@ -261,58 +310,6 @@ def pair_head(
 def name_groups(paired: PairedView[EmbeddingsView]) -> npt.NDArray[Any]:
     """Return the name of each class: classes that share it must be left out together."""
     return paired.y.items["text"].str.to_lowercase().to_numpy().astype(str)
-
-
-def project_view(alignment: Alignment, view: EmbeddingsView) -> Projection:
-    """Return the rows of a view in the shared space: (n, r), float32, dense or CSR.
-
-    The side is decided by the view's space_id.
-
-    Raises
-    ------
-    featstore.errors.MisalignedItemsError
-        If the view lies in neither of the two spaces that the alignment was fitted on.
-    """
-    side = side_of(alignment, view.space_id, what=view.key)
-    rows = view.numpy()
-    return alignment.project_x(rows) if side == "x" else alignment.project_y(rows)
-
-
-def side_of(alignment: Alignment, space_id: str, *, what: str) -> Literal["x", "y"]:
-    """Return which side of an alignment takes embeddings of this space."""
-    if space_id == alignment.facts.get("x_space_id"):
-        return "x"
-    if space_id == alignment.facts.get("y_space_id"):
-        return "y"
-    facts = alignment.facts
-    known = [(facts.get(f"{side}_encoder"), facts.get(f"{side}_space_id")) for side in "xy"]
-    spaces = " and ".join(f"{encoder} ({str(space)[:8]})" for encoder, space in known)
-    msg = (
-        f"{what} lies in space {space_id[:8]}; the alignment was fitted on {spaces}. Embeddings "
-        "of another model, checkpoint or preprocessing cannot be projected with it."
-    )
-    raise MisalignedItemsError(msg)
-
-
-def embed_texts(
-    alignment: Alignment, texts: Sequence[str], *, weights: str | None, encoder: str | None = None
-) -> Projection:
-    """Encode texts with the alignment's own text encoder and project them: (n, r), float32.
-
-    Raises
-    ------
-    featstore.errors.MisalignedItemsError
-        If the encoder, with these weights, is not the one that the alignment was fitted on.
-    """
-    from featstore.encoders.registry import open_encoder
-    from featstore.keys import space_id
-
-    opened = open_encoder(encoder or str(alignment.facts["y_encoder"]), weights=weights)
-    if side_of(alignment, space_id(opened.space), what=opened.name) != "y":
-        msg = f"{opened.name} encodes images; texts go through {alignment.facts['y_encoder']}."
-        raise MisalignedItemsError(msg)
-    rows = opened.encode([opened.prepare(text) for text in texts])
-    return alignment.project_y(rows)
 
 
 def _real_pairs(

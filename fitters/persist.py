@@ -119,6 +119,24 @@ def read_alignment(path: Path | str) -> Alignment:
         raise CorruptAlignmentError(msg) from err
 
 
+def read_facts(path: Path | str) -> dict[str, Any]:
+    """Return the facts of the alignment at `path`, "method" among them, without its arrays.
+
+    Raises
+    ------
+    MissingAlignmentError, CorruptAlignmentError
+        As `read_alignment`, of what the JSON alone says.
+    """
+    file = Path(path) / JSON_NAME
+    record = _read_json(file)
+    try:
+        facts: dict[str, Any] = {"method": record["method"], **_field(record, "facts", dict)}
+    except (KeyError, TypeError) as err:
+        msg = f"{file} does not describe an alignment: {err}. Fit it again."
+        raise CorruptAlignmentError(msg) from err
+    return facts
+
+
 def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
     aligner = alignment.aligner
     arrays: Arrays = {

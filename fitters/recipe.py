@@ -21,6 +21,7 @@ from fitters.preparation import Sources, leave_raw, prepare
 from fitters.projection import BaseAligner
 from fitters.relative.conse import ConSEAligner
 from fitters.select.kernel_mixing import Validation
+from fitters.select.ranking import Metric
 from fitters.select.surface import Rule
 
 __all__ = ["METHODS", "fit_alignment"]
@@ -45,7 +46,7 @@ def fit_alignment(
     bias_column: bool = False,
     n_folds: int = 4,
     criterion: Criterion = "cosine",
-    validation: Validation = "mrr",
+    validation: Validation | Metric = "mrr",
     reading: Rule = "best",
     rng: np.random.Generator,
 ) -> Alignment:
@@ -65,10 +66,10 @@ def fit_alignment(
 
     **Choice.** "auto" penalty without real pairs: closed-form leave-one-name-group-out on the
     prototypes. "auto" penalty or mix with real pairs: grouped cross-validation over the pairs by
-    the mean reciprocal rank, prototypes always in training. Methods without a closed form for
-    leaving out are fitted anew without each fold, on a coarser grid; without real pairs their
-    folds are those of the prototypes, by name. "auto" components come last, at the chosen penalty
-    and mix. The choice with its whole curve and the edges it hit is in ``facts["choice"]``.
+    `validation`, prototypes always in training. Methods without a closed form for leaving out are
+    fitted anew without each fold, on a coarser grid; without real pairs their folds are those of
+    the prototypes, by name. "auto" components are chosen together with penalty and mix. The choice
+    with its whole curve and the edges it hit is in ``facts["choice"]``.
 
     Parameters
     ----------
@@ -112,9 +113,13 @@ def fit_alignment(
     criterion : {"cosine", "rank", "error"}
         "cosine" and "rank" are of leave-one-name-group-out; see `leave_one_group_out`. "error"
         chooses a ridge by its held-out squared error in either case; see `validate_by_error`.
-    validation, reading : str
-        Of kernel ridge with real pairs: what cross-validation scores by, and how the choice is
-        read off its surface; see `VALIDATIONS` in `fitters.select.kernel_mixing`, and the rule of
+    validation : str
+        What cross-validation over real pairs scores by: "mrr", or "top-1", "top-5" or "top-10",
+        the recall (with class texts, the accuracy) that will be reported; see `METRICS` in
+        `fitters.select.ranking`. Of kernel ridge: see `VALIDATIONS` in
+        `fitters.select.kernel_mixing`.
+    reading : str
+        Of kernel ridge with real pairs: how the choice is read off its surface; see the rule of
         `Surface`.
     rng : numpy.random.Generator
         Draws the folds, and landmarks for the choice of kernel ridge among many prototypes.

@@ -51,6 +51,7 @@ def _source_commands() -> list[str]:
         _console_commands("docs/sources.md")
         + _console_commands("docs/extraction.md")
         + _console_commands("docs/many-devices.md")
+        + _console_commands("docs/fitting.md")
     )
 
 

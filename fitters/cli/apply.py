@@ -61,9 +61,9 @@ def apply_command(
     length (those of csa: at most).
     """
     from featstore.store.store import open_store
-    from fitters.jobs import embed_texts, project_view
     from fitters.persist import read_alignment
     from fitters.scorers import scorer_named
+    from fitters.spaces import embed_texts, project_view
 
     context = click.get_current_context()
     if (key is None) == (not texts):

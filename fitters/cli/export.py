@@ -106,7 +106,7 @@ def _class_rows(
     fitted: Alignment, store: Path, names: str
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
     from featstore.store.store import open_store
-    from fitters.jobs import project_view
+    from fitters.spaces import project_view
 
     texts = open_store(store).view(names).class_texts()
     rows = project_view(fitted, texts)

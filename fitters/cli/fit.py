@@ -123,6 +123,14 @@ class CountOrAuto(click.ParamType[Any]):
     "error from moments alone, in any case.",
 )
 @click.option(
+    "--validation",
+    type=click.Choice(["mrr", "top-1", "top-5", "top-10"]),
+    default="mrr",
+    show_default=True,
+    help="What settings are chosen by with real pairs: mean reciprocal rank of a held-out image's "
+    "text, or recall.",
+)
+@click.option(
     "--precision",
     type=click.Choice(["float32", "float64", "bf16"]),
     default="float32",
@@ -168,7 +176,8 @@ def fit_command(method: str, store: Path, out: Path, **given: Any) -> None:
     seeds = parse_seeds(given["seeds"]) if many else (given["seed"],)
     sets = spell_out(*(given[name] for name in ("x", "y", "pairs", "head", "names")))
     same = ("n_pairs", "source", "duplicates", "rows", "penalty", "mix", "gamma", "rank", "scale",
-            "top_k", "power", "legacy", "criterion", "precision", "cached")  # fmt: skip
+            "top_k", "power", "legacy", "criterion", "validation", "precision",
+            "cached")  # fmt: skip
     request = FitRequest(
         method=method,
         variants=_words(given["variants"]),

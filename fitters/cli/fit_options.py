@@ -9,7 +9,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from fitters.choice import Open
 from fitters.methods import Method
+from fitters.moment_fits import needs_rows
 
 #: parameter of the command → option of a method
 OF_METHODS = {
@@ -48,6 +50,12 @@ def spell_out(
             msg = (
                 f"{option} {value} names an encoder alone. Say the dataset with --pairs "
                 "DATASET:SPLIT, or give dataset/kind/encoder."
+            )
+            raise click.UsageError(msg, click.get_current_context())
+        if value is not None and "/" in value and dataset not in ("", value.split("/")[0]):
+            msg = (
+                f"--pairs {pairs} and {option} {value} are of different datasets. Give --pairs the "
+                "split alone, or the same dataset."
             )
             raise click.UsageError(msg, click.get_current_context())
     if head is not None and "/" not in head:
@@ -93,7 +101,7 @@ def refuse_ignored(method: str, spec: Method, given: Mapping[str, Any]) -> None:
     real, head = given["y"] is not None, given["head"] is not None
     if "mix" in typed and not (real and head):
         _refuse("mix", "there is nothing to mix without both --y and --head.")
-    for name in ("n_pairs", "precision"):
+    for name in ("n_pairs", "precision", "validation"):
         if name in typed and not real:
             _refuse(name, "it is of real pairs, and there is no --y.")
     for name in OF_HEADS:
@@ -102,12 +110,24 @@ def refuse_ignored(method: str, spec: Method, given: Mapping[str, Any]) -> None:
             _refuse(name, "it is of prototypes, and there is no --head.")
     if spec.fitted_on == "head" and real:
         _refuse("y", f"{method} reads a head and its names, and uses no real pair.")
+    open_ = Open(given["penalty"], given["mix"], given["components"], given["gamma"])
+    if "precision" in typed:
+        by_rows = needs_rows(spec, open_, given["criterion"], mixed=head)
+        if by_rows or given["rows"] == "bias":
+            _refuse(
+                "precision",
+                "this fit looks at the rows, in float64; it is of those that need moments alone, "
+                "where every setting is given or --criterion error chooses.",
+            )
+    if "validation" in typed:
+        if given["criterion"] == "error":
+            _refuse("validation", "--criterion error goes by the held-out squared error.")
+        if not _chooses(spec, open_, mixed=real and head):
+            _refuse("validation", "nothing is left to choose.")
     if "criterion" in typed:
         if not spec.direction:
             _refuse("criterion", f"it is of ridges, and {method} is none.")
-        no_mix = given["mix"] != "auto" or not (real and head)
-        no_width = given["gamma"] != "auto" or "gamma" not in spec.options
-        if given["penalty"] != "auto" and no_mix and no_width:
+        if not _chooses(spec, open_, mixed=real and head):
             _refuse("criterion", "nothing is left to choose.")
         if real and given["criterion"] != "error":
             _refuse(
@@ -122,6 +142,17 @@ def typed_options(given: Mapping[str, Any]) -> set[str]:
     return {
         name for name in given if context.get_parameter_source(name) == ParameterSource.COMMANDLINE
     }
+
+
+def _chooses(spec: Method, open_: Open, *, mixed: bool) -> bool:
+    """Return whether anything is left to choose."""
+    if spec.rule == "none":
+        return False
+    if "n_components" in spec.options and open_.n_components == "auto":
+        return True
+    if "gamma" in spec.options and open_.gamma == "auto":
+        return True
+    return any(axis.searched for axis in open_.axes(spec, mixed=mixed))
 
 
 def _refuse(name: str, why: str) -> None:

@@ -24,9 +24,11 @@ ROUNDING = 1e-8
 
 
 def normalize_rows(
-    rows: Rows, *, what: str = "rows", shortest: float = 0.0
+    rows: Rows, *, what: str = "rows", shortest: float = 0.0, overwrite: bool = False
 ) -> npt.NDArray[np.float64]:
     """Return the rows divided by their L2 norms, float64, shape unchanged.
+
+    With `overwrite` rows of float64 are divided where they are.
 
     Raises
     ------
@@ -44,7 +46,10 @@ def normalize_rows(
             f"so they have no direction: row {listed}. Drop them before fitting or scoring."
         )
         raise ZeroRowError(msg)
-    normalized: npt.NDArray[np.float64] = rows64 / norms[:, None]
+    # A copy that was made here, or may be lost, need not be made again.
+    ours = rows64 is not rows and rows64.flags.owndata
+    into = rows64 if overwrite or ours else None
+    normalized: npt.NDArray[np.float64] = np.divide(rows64, norms[:, None], out=into)
     return normalized
 
 
@@ -178,12 +183,12 @@ class SideTransform:
                 )
                 raise PairsError(msg)
             length = float(np.linalg.norm(out) / np.sqrt(max(len(out), 1)))
-            out = out - self.mean
+            out = np.subtract(out, self.mean, out=out if self.normalize else None)
         if self.renormalize and self.mean is None:
             out = normalize_rows(out, what=self.label)
         elif self.renormalize:
             what = f"{self.label}, after centring,"
-            out = normalize_rows(out, what=what, shortest=ROUNDING * length)
+            out = normalize_rows(out, what=what, shortest=ROUNDING * length, overwrite=True)
         return out if self.feature_map is None else self.feature_map.apply(out)
 
     def to_dict(self) -> dict[str, Any]:

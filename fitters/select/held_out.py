@@ -1,4 +1,4 @@
-"""Scores of one held-out fold for any mixing weight and penalty, in the small space.
+"""One held-out fold at any mixing weight and penalty, in the small space.
 
 A fold needs C = w C₀ + C₁ (prototypes, real training pairs) only through products with itself and
 with the held-out rows: CCᵀ is a quadratic in w, C bᵀ is linear. After one pass over the large
@@ -17,9 +17,12 @@ import numpy.typing as npt
 
 from fitters.linear.solvers import eigen_gram, invert_spectrum
 from fitters.pairs import Pairs
-from fitters.select.ranking import Gallery
+from fitters.select.ranking import HeldOut
 
 Matrix = npt.NDArray[np.float64]
+
+Sides = tuple[Matrix, Matrix]
+"""Held-out images (m, r) and texts of the gallery (g, r), whose dot products are the scores."""
 
 RANK_TOLERANCE = 1e-12
 """Of eigenvalues of CCᵀ, squares of singular values: below it C has no direction there."""
@@ -91,10 +94,11 @@ class HeldOutFold:
         predict_x: bool,
         products: Source | None = None,
     ) -> None:
-        gallery = Gallery.of(held_out.y, held_out.row_groups)
-        self.positives = gallery.positives
+        self.asks = HeldOut.of(held_out)
         self._predict_x = predict_x
-        images, texts = held_out.x.astype(np.float64), gallery.texts.astype(np.float64)
+        images, texts = (
+            rows.astype(np.float64) for rows in (self.asks.images, self.asks.gallery.texts)
+        )
         held_a, held_b = (texts, images) if predict_x else (images, texts)
         self._columns = held_a.shape[1]
         given = [training] if prototypes is None else [training, prototypes]
@@ -118,8 +122,8 @@ class HeldOutFold:
         mixed = own.times(self._real)
         self._mixed = mixed + mixed.T
 
-    def ridge_scores(self, weight: float, penalties: Matrix) -> Iterator[Matrix]:
-        """Yield the scores (queries × gallery) of the ridge fit at each relative penalty."""
+    def ridge(self, weight: float, penalties: Matrix) -> Iterator[Sides]:
+        """Yield both sides in the space of the ridge fit at each relative penalty."""
         gram = self._real.gram
         if self._prototypes is not None:
             gram = weight * self._prototypes.gram + gram
@@ -130,16 +134,15 @@ class HeldOutFold:
         unit = float(np.trace(gram)) / self._columns
         for penalty in penalties:
             predicted = held * invert_spectrum(values, float(penalty) * unit)
-            scores = predicted @ towards
             if square is None:
                 # Queries are predicted: their length does not change their own ranking.
-                yield scores
+                yield predicted, towards.T
             else:
                 lengths = np.einsum("gr,gr->g", predicted @ square, predicted)
-                yield _divided(scores, lengths).T
+                yield towards.T, _divided(predicted, lengths)
 
-    def procrustes_scores(self, weight: float) -> Matrix:
-        """Return the scores (queries × gallery) of the rotation (CCᵀ)^(−1/2) C.
+    def procrustes(self, weight: float) -> Sides:
+        """Return both sides in the space of the rotation (CCᵀ)^(−1/2) C.
 
         It is the polar factor of C through the square of C: half the digits, which is enough to
         rank, and a sixth of the time of a singular value decomposition.
@@ -148,10 +151,10 @@ class HeldOutFold:
         keep = values > RANK_TOLERANCE * values[-1]
         held = self._held_a @ vectors[:, keep]
         towards = vectors[:, keep].T @ self._mixed_towards(weight)
-        scores: Matrix = (held / np.sqrt(values[keep])) @ towards
+        turned: Matrix = held / np.sqrt(values[keep])
         if not self._predict_x:
-            return scores
-        return _divided(scores, np.einsum("gr,gr->g", held, held)).T
+            return turned, towards.T
+        return towards.T, _divided(turned, np.einsum("gr,gr->g", held, held))
 
     def _mixed_towards(self, weight: float) -> Matrix:
         if self._prototypes is None:
@@ -169,6 +172,6 @@ def _sides(pairs: Pairs, *, predict_x: bool) -> tuple[Matrix, Matrix]:
     return a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
 
 
-def _divided(scores: Matrix, squared_lengths: Matrix) -> Matrix:
+def _divided(rows: Matrix, squared_lengths: Matrix) -> Matrix:
     lengths = np.sqrt(np.maximum(squared_lengths, 0.0))[:, None]
-    return np.divide(scores, lengths, out=np.zeros_like(scores), where=lengths > 0)
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)

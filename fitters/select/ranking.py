@@ -1,14 +1,31 @@
-"""The criterion of a choice: how high the true text of a held-out image ranks."""
+"""The criteria of a choice by rank: how high the true text of a held-out image stands."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import issparse
 
-from fitters.pairs import Rows
+from fitters.errors import SettingError
+from fitters.pairs import Pairs, Rows
+from fitters.projection import Projection
+
+Metric = Literal["mrr", "top-1", "top-5", "top-10"]
+
+METRICS: dict[str, str] = {
+    "mrr": "mean reciprocal rank of the true text among the texts of the held-out fold",
+    "top-1": "share of held-out images whose true text ranks first among the fold's texts",
+    "top-5": "share of held-out images whose true text ranks in the first five of the fold's texts",
+    "top-10": "share of held-out images whose true text ranks in the first ten of the fold's texts",
+}
+"""What a choice by rank can go by: the metrics that are reported. Of zero-shot classification,
+top-1 is the accuracy; of retrieval, top-k is the recall at k."""
+
+BLOCK_SCORES = 4_000_000
+"""Scores that `HeldOut` ranks at a time: 32 MB, whatever the size of a fold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,3 +83,85 @@ def reciprocal_ranks(
     above = (scores >= best).sum(axis=1)
     inverse: npt.NDArray[np.float64] = 1.0 / (1 + above - right)
     return inverse
+
+
+def metric_of(reciprocal: npt.NDArray[np.float64], metric: str) -> npt.NDArray[np.float64]:
+    """Return what each query adds to a mean of `METRICS`, from its reciprocal rank.
+
+    Raises
+    ------
+    SettingError
+        If the metric is unknown.
+    """
+    check_metric(metric)
+    if metric == "mrr":
+        return reciprocal
+    reached: npt.NDArray[np.float64] = (
+        reciprocal > 1 / (int(metric.removeprefix("top-")) + 0.5)
+    ).astype(np.float64)
+    return reached
+
+
+def check_metric(metric: str) -> None:
+    """Raise SettingError unless `metric` is one of `METRICS`."""
+    if metric not in METRICS:
+        msg = f"A choice by rank goes by one of {', '.join(METRICS)}. Got {metric!r}."
+        raise SettingError(msg)
+
+
+def mean_and_error(
+    of_rows: npt.NDArray[np.float64], groups: npt.NDArray[np.intp]
+) -> tuple[float, float]:
+    """Return the mean over rows, and its standard error with groups as what was drawn."""
+    mean = float(of_rows.mean())
+    sums = np.bincount(groups, weights=of_rows - mean)
+    n_groups = len(sums)
+    return mean, float(np.sqrt(n_groups / max(n_groups - 1, 1) * (sums @ sums)) / len(of_rows))
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What the pairs of a held-out fold ask: where each image's text ranks.
+
+    Attributes
+    ----------
+    images : ndarray of shape (m, p)
+        An image with several captions asks once, and counts for all of them.
+    gallery : Gallery
+        The distinct texts; its `positives` are of the images, shape (m, k).
+    counts : ndarray of int, shape (m,)
+        Pairs that each image stands for.
+    """
+
+    images: Rows
+    gallery: Gallery
+    counts: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, held: Pairs) -> HeldOut:
+        """Return the questions of some pairs, in which those of one image stand together."""
+        gallery, groups = Gallery.of(held.y, held.row_groups), held.row_groups
+        fresh = np.ones(held.n, dtype=bool)
+        fresh[1:] = (held.x[1:] != held.x[:-1]).any(axis=1) | (groups[1:] != groups[:-1])
+        first = np.flatnonzero(fresh)
+        asked = Gallery(gallery.texts, gallery.positives[first])
+        return cls(held.x[first], asked, np.diff(first, append=held.n))
+
+    def total(self, queries: Projection, gallery: Projection, metric: Metric) -> float:
+        """Return the sum of a metric over the pairs.
+
+        Parameters
+        ----------
+        queries, gallery : ndarray or csr_array of shape (m, r), (g, r)
+            The images and the gallery's texts in one space: the score is the dot product.
+        metric : str
+            One of `METRICS`.
+        """
+        rows, total = max(1, BLOCK_SCORES // gallery.shape[0]), 0.0
+        for start in range(0, queries.shape[0], rows):
+            here = slice(start, start + rows)
+            scores = queries[here] @ gallery.T
+            dense = scores.toarray() if issparse(scores) else scores
+            found = reciprocal_ranks(dense, self.gallery.positives[here])
+            total += float(metric_of(found, metric) @ self.counts[here])
+        return total

@@ -1,6 +1,6 @@
 """Choose settings of any aligner by fitting it anew without each fold of the real pairs.
 
-The criterion is that of `select.validation`. Where that file's closed forms do not apply, this
+The criteria are those of `select.validation`. Where that file's closed forms do not apply, this
 costs one fit for each fold and setting; from moments, none of them reads a row again.
 """
 
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fitters.errors import SelectionError, ZeroRowError
 from fitters.linear.directions import DirectionsAligner
 from fitters.pairs import Pairs
 from fitters.projection import BaseAligner
 from fitters.select.curve import Axis, Curve, search
-from fitters.select.ranking import Gallery, reciprocal_ranks
-from fitters.select.validation import CRITERION
+from fitters.select.ranking import METRICS, HeldOut, Metric, check_metric
 
 Matrix = npt.NDArray[np.float64]
 
@@ -26,32 +26,14 @@ Refit = Callable[[int, float, float], BaseAligner]
 """(fold that is left out, weight of the prototypes, relative penalty) → a fitted aligner."""
 
 
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """The pairs of one fold: its images ask, its distinct texts are the gallery."""
-
-    fold: int
-    images: npt.NDArray[Any]
-    gallery: Gallery
-
-    @classmethod
-    def of(cls, real: Pairs, folds: npt.NDArray[Any]) -> list[HeldOut]:
-        """Return the held-out pairs of every fold."""
-        parts = []
-        for fold in np.unique(folds):
-            held = real.take(folds == fold)
-            parts.append(cls(int(fold), held.x, Gallery.of(held.y, held.row_groups)))
-        return parts
-
-    def reciprocal_ranks(self, aligner: BaseAligner) -> float:
-        """Return the sum over the images of 1 / rank of their text."""
-        scores: Any = aligner.project_x(self.images) @ aligner.project_y(self.gallery.texts).T
-        dense = scores if isinstance(scores, np.ndarray) else scores.toarray()
-        return float(reciprocal_ranks(dense, self.gallery.positives).sum())
-
-
 def validate_by_refitting(
-    refit: Refit, *, real: Pairs, folds: npt.NDArray[Any], penalties: Axis, weights: Axis
+    refit: Refit,
+    *,
+    real: Pairs,
+    folds: npt.NDArray[Any],
+    penalties: Axis,
+    weights: Axis,
+    metric: Metric = "mrr",
 ) -> Curve:
     """Return the validation curve of an aligner over penalties × mixing weights.
 
@@ -65,50 +47,123 @@ def validate_by_refitting(
         From `folds_by_group`.
     penalties, weights : Axis
         Grids; they widen themselves.
+    metric : {"mrr", "top-1", "top-5", "top-10"}
+        See `METRICS` in `fitters.select.ranking`.
     """
-    parts = HeldOut.of(real, folds)
 
-    def evaluate(at_weights: Matrix, at_penalties: Matrix) -> Matrix:
-        sums = np.zeros((len(at_weights), len(at_penalties)))
-        for (i, j), _ in np.ndenumerate(sums):
-            setting = float(at_weights[i]), float(at_penalties[j])
-            sums[i, j] = sum(part.reciprocal_ranks(refit(part.fold, *setting)) for part in parts)
-        return sums / real.n
+    def score(aligner: BaseAligner, part: HeldOut) -> Matrix:
+        return np.array([_total(aligner, part, metric)])
 
-    return search(
-        evaluate,
-        weights=weights,
-        penalties=penalties,
-        criterion=CRITERION,
-        n_queries=real.n,
-        n_folds=len(parts),
-    )
+    return _search(refit, score, real, folds, penalties, weights, metric)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class ComponentsChoice:
+    """How many directions are kept, chosen together with penalty and mixing weight.
+
+    Attributes
+    ----------
+    curve : Curve
+        At each penalty and weight, the score with the number of directions that is best there.
+    numbers : tuple of int
+        What was tried, ascending.
+    scores : ndarray of shape (n_weights, n_penalties, n_numbers)
+        The whole of it.
+    """
+
+    curve: Curve
+    numbers: tuple[int, ...]
+    scores: Matrix
+
+    @property
+    def n_components(self) -> int:
+        """The chosen number; of equal scores, the smallest."""
+        scores = self.scores[self.curve.best]
+        return self.numbers[int(np.argmax(scores >= scores.max() - 1e-12))]
+
+    def to_facts(self) -> dict[str, Any]:
+        """Return the choice and all scores as plain values for JSON."""
+        tried = {"components": list(self.numbers), "component_scores": self.scores.tolist()}
+        return {**self.curve.to_facts(), **tried}
 
 
 def choose_components(
-    refit: Refit, *, real: Pairs, folds: npt.NDArray[Any], penalty: float, weight: float
-) -> tuple[int, dict[str, Any]]:
-    """Choose how many directions are kept, by the same criterion.
+    refit: Refit,
+    *,
+    real: Pairs,
+    folds: npt.NDArray[Any],
+    penalties: Axis,
+    weights: Axis,
+    metric: Metric = "mrr",
+) -> ComponentsChoice:
+    """Choose how many directions are kept, with penalty and weight, by the same criterion.
 
-    One fit a fold serves every number: fewer directions are the first of more.
+    One fit a fold serves every number, because fewer directions are the first of more.
 
-    Returns
-    -------
-    n_components : int
-        Of equal scores, the smallest number.
-    facts : dict
-        Every number that was tried and its score.
+    Parameters
+    ----------
+    refit : callable
+        Fits with all directions, without a fold of `real`.
+    real, folds, penalties, weights, metric
+        As for `validate_by_refitting`.
     """
-    sums: dict[int, float] = {}
-    for part in HeldOut.of(real, folds):
-        full = refit(part.fold, weight, penalty)
-        assert isinstance(full, DirectionsAligner)
-        for kept in _numbers(len(full.strengths_)):
-            found = part.reciprocal_ranks(full.truncated(kept))
-            sums[kept] = sums.get(kept, 0.0) + found
-    best = max(sums, key=lambda kept: (sums[kept], -kept))
-    scores = [value / real.n for value in sums.values()]
-    return best, {"components": list(sums), "component_scores": scores}
+    numbers: list[int] = []
+
+    def score(aligner: BaseAligner, part: HeldOut) -> Matrix:
+        assert isinstance(aligner, DirectionsAligner)
+        numbers[:] = _numbers(len(aligner.strengths_))
+        return np.array([_total(aligner.truncated(k), part, metric) for k in numbers])
+
+    curve, known = _search(refit, score, real, folds, penalties, weights, metric)
+    scores = [[known[w, p] for p in curve.penalties.values] for w in curve.weights.values]
+    return ComponentsChoice(curve, tuple(numbers), np.array(scores))
+
+
+def _search(
+    refit: Refit,
+    score: Callable[[BaseAligner, HeldOut], Matrix],
+    real: Pairs,
+    folds: npt.NDArray[Any],
+    penalties: Axis,
+    weights: Axis,
+    metric: Metric,
+) -> tuple[Curve, dict[tuple[float, float], Matrix]]:
+    """Return the curve of the best of `score` at each weight and penalty, and all of them."""
+    check_metric(metric)
+    parts = {int(fold): HeldOut.of(real.take(folds == fold)) for fold in np.unique(folds)}
+    known: dict[tuple[float, float], Matrix] = {}
+
+    def evaluate(at_weights: Matrix, at_penalties: Matrix) -> Matrix:
+        best = np.empty((len(at_weights), len(at_penalties)))
+        for (i, j), _ in np.ndenumerate(best):
+            setting = float(at_weights[i]), float(at_penalties[j])
+            try:
+                sums = sum(score(refit(fold, *setting), part) for fold, part in parts.items())
+            except ZeroRowError as err:
+                msg = (
+                    f"{real.n:,} pairs in {len(parts)} folds are too few to choose by: what is "
+                    f"fitted without a fold cannot place its pairs ({err}) Give more pairs, or a "
+                    "number for every setting."
+                )
+                raise SelectionError(msg) from err
+            known[setting] = np.asarray(sums) / real.n
+            best[i, j] = known[setting].max()
+        return best
+
+    curve = search(
+        evaluate,
+        weights=weights,
+        penalties=penalties,
+        criterion=METRICS[metric],
+        n_queries=real.n,
+        n_folds=len(parts),
+    )
+    return curve, known
+
+
+def _total(aligner: BaseAligner, part: HeldOut, metric: Metric) -> float:
+    images, texts = aligner.project_x(part.images), aligner.project_y(part.gallery.texts)
+    return part.total(images, texts, metric)
 
 
 def _numbers(most: int) -> list[int]:

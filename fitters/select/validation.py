@@ -16,10 +16,9 @@ from fitters.errors import PairsError, SettingError
 from fitters.pairs import Pairs
 from fitters.select.curve import PENALTIES, WEIGHTS, Axis, Curve, search
 from fitters.select.held_out import HeldOutFold, Source
-from fitters.select.ranking import reciprocal_ranks
+from fitters.select.ranking import METRICS, Metric, check_metric
 
 Matrix = npt.NDArray[np.float64]
-CRITERION = "mean reciprocal rank of the true text among the texts of the held-out fold"
 
 
 def cross_validate(
@@ -31,6 +30,7 @@ def cross_validate(
     direction: str = "y->x",
     penalties: Axis = PENALTIES,
     weights: Axis = WEIGHTS,
+    metric: Metric = "mrr",
 ) -> Curve:
     """Return the validation curve of a linear aligner over penalties × mixing weights.
 
@@ -48,11 +48,13 @@ def cross_validate(
     penalties, weights : Axis
         Grids; they widen themselves. Penalties are relative to the training rows of each fold.
         Without prototypes the weight plays no part; Procrustes has no penalty.
+    metric : {"mrr", "top-1", "top-5", "top-10"}
+        See `METRICS` in `fitters.select.ranking`.
 
     Returns
     -------
     Curve
-        Mean over all K pairs of the reciprocal rank when their fold was held out. The transforms
+        Mean over all K pairs of the metric when their fold was held out. The transforms
         are those of the final fit, so the held-out images take part in the mean that centres
         them; their texts and their pairing do not take part in anything.
 
@@ -63,6 +65,7 @@ def cross_validate(
     if method not in {"ridge", "procrustes"}:
         msg = f"Only ridge and procrustes have something to choose here. Got {method!r}."
         raise SettingError(msg)
+    check_metric(metric)
     if folds.shape != (real.n,):
         msg = f"folds must have one entry a pair, shape ({real.n},). Got {folds.shape}."
         raise PairsError(msg)
@@ -90,19 +93,19 @@ def cross_validate(
         for part in parts:
             for i, weight in enumerate(at_weights):
                 of_penalty = (
-                    part.ridge_scores(float(weight), at_penalties)
+                    part.ridge(float(weight), at_penalties)
                     if method == "ridge"
-                    else [part.procrustes_scores(float(weight))]
+                    else [part.procrustes(float(weight))]
                 )
-                for j, scores in enumerate(of_penalty):
-                    sums[i, j] += reciprocal_ranks(scores, part.positives).sum()
+                for j, sides in enumerate(of_penalty):
+                    sums[i, j] += part.asks.total(*sides, metric)
         return sums / real.n
 
     return search(
         evaluate,
         weights=weights if prototypes is not None else Axis.fixed(1.0),
         penalties=penalties if method == "ridge" else Axis.fixed(0.0),
-        criterion=CRITERION,
+        criterion=METRICS[metric],
         n_queries=real.n,
         n_folds=len(fold_ids),
     )

@@ -26,7 +26,7 @@ from fitters import (
 )
 from fitters.aligner import ALIGNERS, aligner_class
 from fitters.errors import PairsError, SingularMomentsError, UnknownMethodError, ZeroRowError
-from fitters.moments import Moments, accumulate
+from fitters.moments import Moments, accumulate, merge_pooled
 from tests.assertions import assert_close, assert_same
 from tests.oracles import conse_mix
 
@@ -122,6 +122,57 @@ def test_moments_are_as_good_as_rows(estimator, n, p, q, weighted, rng):
         return
     for name in by_rows.array_shapes():
         assert_close(getattr(by_moments, name) + 1, getattr(by_rows, name) + 1)
+
+
+@st.composite
+def awkward_pairs(draw):
+    """Pairs of every awkward kind, in batches of any size and order."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    n, p, q = draw(st.integers(3, 30)), draw(st.integers(2, 8)), draw(st.integers(2, 8))
+    x, y = draw_pairs(rng, n, p, q)
+    for side in (x, y):
+        kind = draw(st.sampled_from(["plain", "duplicate", "constant", "float16", "far"]))
+        if kind == "duplicate":
+            side[:, -1] = side[:, 0]
+        elif kind == "constant":
+            side[:, 0] = 2.5
+        elif kind == "float16":
+            side[:] = side.astype(np.float16)
+        elif kind == "far":
+            side += 1e3
+    weight = rng.uniform(0.1, 3, n)
+    parts = np.array_split(rng.permutation(n), draw(st.integers(1, 4)))
+    return x, y, weight, [part for part in parts if len(part)]
+
+
+DETERMINED = [
+    RidgeAligner(),
+    RidgeAligner("x->y"),
+    TwoWayRidgeAligner(),
+    TextToConceptAligner(alpha=0.3),
+    CCAAligner(),
+    MeanShiftAligner(),
+]
+"""Aligners whose fit the data determine, whatever their rank."""
+
+
+@pytest.mark.parametrize("estimator", DETERMINED, ids=str)
+@given(pairs=awkward_pairs())
+def test_neither_batches_nor_folds_nor_a_far_mean_change_a_fit(estimator, pairs):
+    x, y, weight, parts = pairs
+    whole = clone(estimator).fit(x, y, weight)
+    moments = [
+        accumulate([(x[part], y[part], weight[part])], precision="float64") for part in parts
+    ]
+    merged = clone(estimator).fit_moments(merge_pooled(*moments[::-1]))
+    if isinstance(estimator, CCAAligner):
+        # Equal correlations leave their directions open.
+        assert_close(merged.strengths_ + 1, whole.strengths_ + 1, times=100)
+        return
+    # A mean of 1e3 beside a spread of 1 costs six digits of the sums of squares, and the pilot
+    # shift, the mean of the first batch, gives most of them back.
+    for name in whole.array_shapes():
+        assert_close(getattr(merged, name) + 1, getattr(whole, name) + 1, times=100)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -117,18 +117,24 @@ def test_one_fold_is_none(world):
         validate_by_error([moments_of(real)])
 
 
-def test_components_are_chosen_by_held_out_rank(world):
+@pytest.mark.parametrize("metric", ["mrr", "top-1", "top-5"])
+def test_components_are_chosen_with_penalty_and_weight(metric, world):
     head, real, folds = world
+    given_ = {"real": real, "folds": folds, "penalties": PENALTIES, "weights": WEIGHTS}
     refit = refits_of(lambda penalty: CCAAligner(alpha=penalty), real, folds, head)
-    best, facts = choose_components(refit, real=real, folds=folds, penalty=0.3, weight=1.0)
+    chosen = choose_components(refit, metric=metric, **given_)
+    facts = chosen.to_facts()
     assert facts["components"] == [1, 2, 3, 4, 5]
-    for kept, score in zip(facts["components"], facts["component_scores"], strict=True):
+    assert chosen.scores.shape == (3, 3, 5)
+    for place, kept in enumerate(facts["components"]):
         fewer = refits_of(lambda p, k=kept: CCAAligner(k, alpha=p), real, folds, head)
-        one = validate_by_refitting(
-            fewer, real=real, folds=folds, penalties=Axis.fixed(0.3), weights=Axis.fixed(1.0)
-        )
-        assert score == pytest.approx(one.scores[0, 0], rel=1e-12)
-    assert facts["component_scores"][best - 1] == max(facts["component_scores"])
+        one = validate_by_refitting(fewer, metric=metric, **given_)
+        assert_close(np.array(facts["component_scores"])[:, :, place], one.scores)
+    assert_close(chosen.curve.scores, chosen.scores.max(axis=2))
+    row, column = chosen.curve.best
+    of_best = chosen.scores[row, column]
+    assert of_best[chosen.n_components - 1] == chosen.scores.max()
+    assert (of_best[: chosen.n_components - 1] < chosen.scores.max()).all()
 
 
 @pytest.mark.parametrize("method", ["ridge", "ridge-both", "ridge-x2y"])

@@ -60,6 +60,43 @@ def test_fit_ls_show(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "x_encoder: timm:toy" in capsys.readouterr().out
 
 
+def test_the_metric_of_a_choice_is_an_option(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method in ("ridge", "pls"):
+        more = ("--y", Y, "--n-pairs", "12", "--validation", "top-5", "--json")
+        assert _fit(store, tmp_path / method, *more, method=method) == 0
+        choice = json.loads(capsys.readouterr().out)["choice"]
+        assert choice["criterion"].startswith("share of held-out images whose true text ranks in")
+        assert np.shape(choice["scores"]) == (
+            len(choice["weights"]),
+            len(choice.get("penalties", "1")),
+        )
+    assert _run("show", tmp_path / "pls") == 0
+    assert "values (--json shows them)" in capsys.readouterr().out
+
+
+def test_ls_goes_on_past_damage_without_reading_arrays(
+    ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = ridge.parent
+    (ridge / "arrays.safetensors").unlink()
+    for name, text in (("bent", "no json"), ("old", '{"format": 0}'), ("bare", '{"format": 1}')):
+        (folder / name).mkdir()
+        (folder / name / "alignment.json").write_text(text)
+    assert _run("ls", folder, "--json") == 4
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["ridge"]["method"] == "ridge"
+    assert "is not JSON" in rows["bent"]["damaged"]
+    assert "has format 0" in rows["old"]["damaged"]
+    assert "'method'" in rows["bare"]["damaged"]
+    assert _run("ls", folder) == 4
+    assert "bent: damaged: " in capsys.readouterr().out
+    # What is shown is checked whole.
+    assert _run("show", ridge) == 1
+    assert "arrays.safetensors cannot be read" in capsys.readouterr().err
+
+
 def test_shorthand_and_seeds(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,6 +259,16 @@ BAD = [
     (["fit", "procrustes", *FIT[2:], "--penalty", "1"], 2, "procrustes has no such setting"),
     ([*FIT, "--n-pairs", "5"], 2, "there is no --y"),
     ([*FIT, "--precision", "float64"], 2, "there is no --y"),
+    ([*FIT, "--validation", "top-1"], 2, "there is no --y"),
+    ([*REAL, "--precision", "bf16"], 2, "looks at the rows, in float64"),
+    (["fit", "csa", *REAL[2:], "--penalty", "1", "--precision", "float64"], 2, "in float64"),
+    ([*REAL, "--validation", "top-1", "--criterion", "error"], 2, "held-out squared error"),
+    ([*REAL, "--validation", "top-1", "--penalty", "1"], 2, "nothing is left to choose"),
+    (["fit", "asif", *REAL[2:], "--validation", "top-1"], 2, "nothing is left to choose"),
+    ([*REAL, "--validation", "top-3"], 2, "'top-3' is not one of"),
+    ([*REAL, "--pairs", "other:train"], 2, "are of different datasets"),
+    ([*REAL, "--n-pairs", "1"], 1, "One pair is its own mean"),
+    (["fit", "csa", *REAL[2:], "--n-pairs", "2"], 1, "too few to choose by"),
     ([*REAL, "--duplicates", "drop"], 2, "there is no --head"),
     ([*REAL, "--criterion", "cosine"], 2, "by the rank of held-out texts"),
     ([*FIT, "--criterion", "rank", "--penalty", "1"], 2, "nothing is left to choose"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from featstore.errors import (
 )
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.writer import SetWriter
-from fitters.errors import SettingError
-from fitters.jobs import FitRequest, fit_from_store, pair_images, project_view
+from fitters.errors import SettingError, ZeroRowError
+from fitters.jobs import FitRequest, fit_from_store, pair_images
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.persist import read_alignment, save_alignment
 from fitters.recipe import fit_alignment
+from fitters.spaces import project_view
 from tests.featstore.store.conftest import item_table, write_set
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
 
@@ -121,8 +123,6 @@ def test_facts_name_what_was_read(store: FeatureStore, tmp_path: Path) -> None:
 
 def test_test_images_never_matter(store_path: Path, tmp_path: Path) -> None:
     """Changing every test image and its caption changes no byte of the alignment."""
-    import shutil
-
     changed = tmp_path / "store"
     shutil.copytree(store_path, changed)
     store = open_store(store_path)
@@ -166,9 +166,22 @@ def test_bad_requests(
         fit_from_store(store, _request(**changes))
 
 
-def test_an_incomplete_set_is_refused(store_path: Path, tmp_path: Path) -> None:
-    import shutil
+@pytest.mark.parametrize("changes", [{}, {"penalty": 0.3, "mix": 1.0}], ids=["rows", "moments"])
+def test_a_row_of_zeros_is_named_by_its_item(tmp_path: Path, changes: dict[str, Any]) -> None:
+    write_toy_store(tmp_path)
+    view = open_store(tmp_path).view(X)
+    rows, shared = view.numpy(), {"name": "vision"}
+    rows[[5, 17]] = 0
+    shutil.rmtree(tmp_path / str(open_store(tmp_path).info(X).key))
+    write_set(tmp_path, rows, view.items, dataset="toy", space=shared)
+    store, request = open_store(tmp_path), _request(y=Y, **changes)
+    with pytest.raises(ZeroRowError, match=r"2 items of toy/image/timm.*'toy/05', 'toy/17'"):
+        fit_from_store(store, request)
+    # A head reads images raw, and here no image at all.
+    assert fit_from_store(store, _request(method="conse")).facts["method"] == "conse"
 
+
+def test_an_incomplete_set_is_refused(store_path: Path, tmp_path: Path) -> None:
     shutil.copytree(store_path, tmp_path / "store")
     items = item_table([{"item_id": f"new/{i}", "kind": "image"} for i in range(4)])
     with SetWriter(

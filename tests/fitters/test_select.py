@@ -4,13 +4,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from fitters import Pairs, ProcrustesAligner, RidgeAligner
 from fitters.errors import PairsError, SelectionError, SettingError
-from fitters.select import Axis, LeftOut, cross_validate, folds_by_group, leave_one_group_out
+from fitters.select import (
+    Axis,
+    LeftOut,
+    cross_validate,
+    folds_by_group,
+    leave_one_group_out,
+    ranking,
+)
 from fitters.select.curve import PENALTIES, geometric, search
 from fitters.select.leave_out import LOWEST_DUAL
-from fitters.select.ranking import Gallery, reciprocal_ranks
+from fitters.select.ranking import METRICS, Gallery, HeldOut, reciprocal_ranks
 from tests.assertions import assert_close, assert_same
 from tests.oracles import cosine, reciprocal_rank_of_text, refit_without_group
 
@@ -79,6 +87,48 @@ def test_ranks_do_not_change_with_gallery_order_or_monotone_scores(seed):
     place = np.argsort(order)[right]
     assert_same(reciprocal_ranks(scores[:, order], place), reciprocal_ranks(scores, right))
     assert_same(reciprocal_ranks(np.exp(scores), right), reciprocal_ranks(scores, right))
+
+
+@given(seed=st.integers(0, 2**16), metric=st.sampled_from(sorted(METRICS)), sparse=st.booleans())
+def test_an_image_asks_once_and_counts_for_all_its_captions(seed, metric, sparse):
+    rng = np.random.default_rng(seed)
+    owner = np.sort(rng.integers(0, 5, 14))
+    images, texts = rng.standard_normal((5, 3))[owner], rng.integers(0, 2, (14, 3)).astype(float)
+    held = HeldOut.of(Pairs(images, texts, np.array(["a", "a", "b", "c", "d"])[owner]))
+    assert len(held.images) == len(np.unique(owner))
+    queries, gallery = held.images, held.gallery.texts
+    if sparse:
+        queries, gallery = csr_array(queries), csr_array(gallery)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "BLOCK_SCORES", 7)
+        total = held.total(queries, gallery, metric)
+    # Pair by pair, all scores at once.
+    every = Gallery.of(texts, np.array([0, 0, 1, 2, 3])[owner])
+    ranks = 1 / reciprocal_ranks(images @ every.texts.T, every.positives)
+    last = {"mrr": None, "top-1": 1, "top-5": 5, "top-10": 10}[metric]
+    expected = np.sum(1 / ranks) if last is None else np.sum(ranks < last + 0.5)
+    assert total == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["top-1", "top-5"])
+def test_a_curve_of_recall_counts_what_stands_first(metric, rng):
+    texts = unit(rng.standard_normal((24, 6)))
+    images = unit(texts @ rng.standard_normal((6, 8)) + 0.8 * rng.standard_normal((24, 8)))
+    real, folds = Pairs(images, texts), np.arange(24) % 3
+    penalties = Axis((0.01, 1.0), searched=False)
+    curve = cross_validate("ridge", real=real, folds=folds, penalties=penalties, metric=metric)
+    last = int(metric.removeprefix("top-"))
+    for penalty, score in zip(penalties.values, curve.scores[0], strict=True):
+        right = 0
+        for fold in range(3):
+            train, held = real.take(folds != fold), real.take(folds == fold)
+            aligner = RidgeAligner(alpha=penalty, center=False).fit(train.x, train.y)
+            scores = aligner.project_x(held.x) @ aligner.project_y(held.y).T
+            order = np.argsort(-scores, axis=1)[:, :last]
+            right += np.sum(order == np.arange(8)[:, None])
+        assert score == pytest.approx(right / 24)
+    with pytest.raises(SettingError, match=r"mrr, top-1, top-5, top-10\. Got 'recall'"):
+        cross_validate("ridge", real=real, folds=folds, metric="recall")
 
 
 # Leave one group out

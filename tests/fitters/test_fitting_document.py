@@ -1,0 +1,78 @@
+"""docs/fitting.md on a toy store: its commands and its Python run, and its table is complete."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featstore.command_line import run_command
+from fitters.cli import cli
+from fitters.methods import METHODS
+from tests.fitters.toy_store import write_toy_store
+
+TEXT = (Path(__file__).parents[2] / "docs" / "fitting.md").read_text(encoding="utf-8")
+IN_THE_TOY_STORE = {
+    "stamps/image/tf_efficientnet_lite0": "toy/image/timm:toy",
+    "stamps/caption/all-MiniLM-L6-v2": "toy/caption/st:toy",
+    "head_weight/tf_efficientnet_lite0": "head_weight/timm:toy",
+    "class_name/all-MiniLM-L6-v2": "class_name/st:toy",
+    "timm:tf_efficientnet_lite0": "timm:toy",
+    "st:all-MiniLM-L6-v2": "st:toy",
+    "stamps:": "toy:",
+    "imagenet1k": "labels",
+}
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+    for name, ours in IN_THE_TOY_STORE.items():
+        found = [block.replace(name, ours) for block in found]
+    return found
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_toy_store(tmp_path / "store")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_commands_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = "".join(blocks("console")).replace("\\\n", " ").splitlines()
+    assert len(lines) == 8
+    for line in lines:
+        name, *args = shlex.split(line)
+        assert name == "fitters"
+        assert run_command(cli, name, args) == 0, capsys.readouterr().err
+    assert {path.name for path in (workplace / "aligners").iterdir()} == {
+        "ridge-head", "csa-seed0", "csa-seed1", "procrustes",
+    }  # fmt: skip
+    assert "toy/image" in capsys.readouterr().out
+
+
+def test_the_python_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    for block in blocks("python"):
+        exec(block, names)
+    best = np.asarray(names["best"])
+    # The toy world is nearly noiseless: an image finds its own caption.
+    assert np.mean(best == np.arange(len(best))) > 0.8
+    assert run_command(cli, "fitters", ["ls", "aligners"]) == 0
+    assert "by-hand: ridge, ? ↔ ?" in capsys.readouterr().out
+
+
+def test_every_method_has_its_row_with_what_is_chosen() -> None:
+    rows = {row.split("`")[1]: row for row in TEXT.splitlines() if row.startswith("| `")}
+    assert set(rows) == set(METHODS)
+    spelled = {"n_components": "components"}
+    for name, method in METHODS.items():
+        settings = rows[name].rsplit("|", 2)[1]
+        for option in method.options:
+            assert spelled.get(option, option) in settings, (name, option)
+        chosen = {"penalty", "mix", "gamma", "n_components"} & set(method.options)
+        found = set(re.findall(r"\*\*(\w+)\*\*", settings))
+        assert found == {spelled.get(option, option) for option in chosen}, name
