@@ -35,10 +35,22 @@ def read_cifar(disk: Disk) -> Listing:
         If neither version is there, or a file is damaged.
     """
     spec: Mapping[str, Any] = disk.facts["reader"]
-    binary = all(
-        (disk.root / file).is_file() for split in disk.splits for file in spec["binary"][split]
-    )
-    version = _binary if binary else _python
+    lacks = {
+        version: [
+            name
+            for name in (spec[names], *(f for split in disk.splits for f in spec[version][split]))
+            if not disk.has(name)
+        ]
+        for version, names in (("binary", "binary_names"), ("python", "names"))
+    }
+    if all(lacks.values()):
+        msg = (
+            f"{disk.root} holds no whole version: the binary one lacks "
+            f"{', '.join(lacks['binary'])}, the Python one {', '.join(lacks['python'])}. Unpack "
+            "the archive there."
+        )
+        raise BuildError(msg)
+    version = _python if lacks["binary"] else _binary
     names, parts = version(disk, spec)
     labels = {split: [names[index] for index in indices] for split, (_, indices) in parts.items()}
     return Listing(

@@ -28,6 +28,9 @@ def read_idx(disk: Disk, name: str) -> np.ndarray:
         If neither is there, or it is damaged.
     """
     path = disk.path(name)
+    if not disk.has(name) and not disk.has(f"{name}.gz"):
+        msg = f"{path} is missing, and so is {name}.gz: an IDX file of unsigned bytes."
+        raise BuildError(msg)
     if disk.has(name):
         data = disk.read(name)
     else:

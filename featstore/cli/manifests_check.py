@@ -84,6 +84,7 @@ def check_command(
         for kind, n in shown.items():
             if n > SHOWN and not everything:
                 click.echo(f"  {kind}: and {n - SHOWN:,} more; --all prints them")
-        click.echo("complete" if not problems else f"{len(problems):,} problems")
+        total = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
+        click.echo(total if problems else "complete")
     if problems:
         ctx.exit(EXIT_VERIFY)

@@ -1,5 +1,6 @@
 """Partial, wrong and whole copies: told item by item, never as a stack trace."""
 
+import gzip
 import json
 import re
 
@@ -132,7 +133,7 @@ def test_a_folder_with_something_else_is_told_for_every_dataset(name, tmp_path, 
         done = call("check", name, "--root", root)
         assert done.exit_code == 4, done.output
         assert "Traceback" not in done.output
-        assert "problems" in done.stdout.splitlines()[-1]
+        assert "problem" in done.stdout.splitlines()[-1]
         with pytest.raises(ManifestError, match=f"whole copy of {name}"):
             build_dataset(name, tmp_path / "out", root=root)
         assert not (tmp_path / "out").exists()
@@ -207,6 +208,28 @@ def test_a_changed_picture_is_seen(whole, tmp_path):
     file.write_bytes(bytes(data))
     assert build_dataset("food101", out, root=whole).status == "built"
     assert build_dataset("food101", out, root=whole).status == "unchanged"
+
+
+def test_a_version_that_lacks_files_is_told(tmp_path):
+    root = miniatures.cifar_python(tmp_path / "cifar", "cifar10")
+    (root / "cifar-10-batches-py/data_batch_3").unlink()
+    [problem] = [p for p in check_dataset("cifar10", root=root).problems if "version" in p.text]
+    assert "the Python one data_batch_3. Unpack" in problem.text
+    assert "the binary one lacks batches.meta.txt, data_batch_1.bin" in problem.text
+    assert not check_dataset("cifar10", root=root, splits=("test",)).fatal
+    root = miniatures.mnist(tmp_path / "mnist", packed=True)
+    file = root / "MNIST/raw/t10k-labels-idx1-ubyte.gz"
+    for damage, match in (
+        (lambda data: data[:-9], "is damaged"),
+        (lambda data: gzip.compress(gzip.decompress(data)[:-1]), "It is truncated"),
+        (lambda data: gzip.compress(b"\0\0\x0d\1"), "no IDX file of unsigned bytes"),
+        (None, "t10k-labels-idx1-ubyte is missing, and so is t10k-labels-idx1-ubyte.gz"),
+    ):
+        whole = file.read_bytes()
+        file.unlink() if damage is None else file.write_bytes(damage(whole))
+        texts = [problem.text for problem in check_dataset("mnist", root=root).fatal]
+        assert match in texts[0]
+        file.write_bytes(whole)
 
 
 def test_a_pickle_that_asks_for_more_than_bytes_is_refused(tmp_path):
