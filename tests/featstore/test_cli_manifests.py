@@ -176,7 +176,7 @@ def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
         (["build", "stamps"], "Missing option '-o'"),
         (
             ["bild", "stamps"],
-            "No command 'bild'. Commands: build, labels, ls, make, show, sources. Did you",
+            "No command 'bild'. Commands: build, check, labels, ls, make, overlap, shots, show, ",
         ),
     ],
 )
@@ -259,7 +259,7 @@ def test_show_of_nothing_known(call, tmp_path):
     assert "Did you mean 'stamps'" in str(failed)
 
 
-@pytest.mark.parametrize("command", ["build", "ls", "show"])
+@pytest.mark.parametrize("command", ["build", "check", "ls", "overlap", "shots", "show"])
 def test_help_has_an_example_and_json(call, command):
     shown = call(command, "--help")
     assert shown.exit_code == 0
