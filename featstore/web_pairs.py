@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -18,10 +19,11 @@ from data_manifests.official.problems import Problem, summary
 from data_manifests.plan import BuildError, Built, OnDone, Plan, fingerprint, published_facts
 from data_manifests.registry import Builder
 from featstore.errors import ManifestError
+from featstore.manifest import SPLITS
 from featstore.manifest.paths import path_fault
 from featstore.sources.captions import read_captions
 from featstore.sources.location import files_below
-from featstore.sources.names import is_image, split_folder
+from featstore.sources.names import is_image, split_folder, split_name
 from featstore.sources.request import Request
 from featstore.sources.tar_index import index_tar
 from featstore.sources.webdataset import read_webdataset
@@ -96,7 +98,7 @@ def check_pairs(builder: Builder, *, root: Path | None = None) -> Inspection:
     rows: list[tuple[str, str, str | None]] = []
     for shard, names in _shards(disk.root, problems).items():
         found[shard] = len(names)
-        rows += [(name, split_folder(name) or "train", None) for name in names]
+        rows += [(name, split_of(name), None) for name in names]
     for stats in files_below(disk.root, lambda name: name.endswith("_stats.json")):
         shard = stats.removesuffix("_stats.json")
         wanted = _successes(disk.root / stats)
@@ -164,15 +166,32 @@ def _make(name: str, root: Path, out: Path, on_done: OnDone | None) -> Built:  #
         found = read_webdataset(request) if _tars(root) else read_captions(request)
     except ManifestError as err:
         raise BuildError(str(err)) from err
-    tables = {kind: _split(found.contents.tables[kind]) for kind in ("image", "caption")
-              if kind in found.contents.tables}  # fmt: skip
-    return Built({kind: table.drop("class_id", strict=False) for kind, table in tables.items()},
-                 None, {})  # fmt: skip
+    tables = {k: v for k, v in found.contents.tables.items() if k in ("image", "caption")}
+    images = tables["image"].drop("class_id", strict=False)
+    splits = pl.Series([split_of(uri) for uri in images["uri"]], dtype=pl.String)
+    images = images.with_columns(split=splits)
+    tables["image"] = images.drop("source_split", strict=False)
+    if "caption" not in tables:
+        return Built(tables, None, {})
+    own = images.select(parent_id="item_id", split="split")
+    captions = tables["caption"].drop("split", "source_split", strict=False)
+    tables["caption"] = captions.join(own, on="parent_id", maintain_order="left")
+    return Built(tables, None, {})
 
 
-def _split(table: pl.DataFrame) -> pl.DataFrame:
-    own = pl.col("split") if "split" in table.columns else pl.lit(None, dtype=pl.String)
-    return table.with_columns(split=own.fill_null("train"))
+def split_of(uri: str) -> str:
+    """Return the split that a folder or the name of the shard says; without a word it is train.
+
+    Examples
+    --------
+    >>> split_of("val/00000.tar::000000000.jpg"), split_of("cc3m-validation-0003.tar::7.jpg")
+    ('val', 'val')
+    >>> split_of("00000.tar::000000000.jpg")
+    'train'
+    """
+    shard = uri.partition("::")[0].rpartition("/")[2].partition(".")[0]
+    words = [split_name(word) for word in re.split(r"[-_]", shard)]
+    return split_folder(uri) or next((word for word in words if word in SPLITS), "train")
 
 
 def _tars(root: Path) -> list[str]:

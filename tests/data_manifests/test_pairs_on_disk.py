@@ -155,6 +155,16 @@ def test_web_pairs_as_img2dataset_left_them(tars, tmp_path):
     assert build_dataset("cc3m", tmp_path / "out", root=tmp_path).status == "unchanged"
 
 
+def test_shards_of_the_validation_set_are_not_train(tmp_path):
+    root = miniatures.img2dataset(tmp_path / "cc3m")
+    (root / "00001.tar").rename(root / "cc3m-validation-0001.tar")
+    (root / "00001_stats.json").unlink()
+    manifest = build_dataset("cc3m", tmp_path / "out", root=root).manifest
+    for kind in ("image", "caption"):
+        assert manifest.items(kind)["split"].to_list() == ["train", "train", "val"]
+    assert check_dataset("cc3m", root=root).counts() == {"train": 2, "val": 1}
+
+
 @pytest.mark.parametrize("damage", ["short", "gone", "cut"])
 def test_a_shard_that_lacks_images_is_told(damage, tmp_path):
     root = miniatures.img2dataset(tmp_path / "cc12m")
