@@ -160,24 +160,29 @@ def test_wrong_usage(tmp_path, call):
         assert said in done.output + str(done.exception)
 
 
-def test_a_full_copy_of_eurosat_meets_its_counts(tmp_path):
-    """27,000 files of one byte: the real class sizes, and the paper's 2,700 test images."""
-    sizes = {
-        "AnnualCrop": 3000, "Forest": 3000, "HerbaceousVegetation": 3000, "Highway": 2500,
-        "Industrial": 2500, "Pasture": 2000, "PermanentCrop": 2500, "Residential": 3000,
-        "River": 2500, "SeaLake": 3000,
-    }  # fmt: skip
-    for label, count in sizes.items():
-        folder = tmp_path / "2750" / label
-        folder.mkdir(parents=True)
-        for n in range(1, count + 1):
-            (folder / f"{label}_{n}.jpg").write_bytes(b"x")
-    inspection = check_dataset("eurosat", root=tmp_path)
+def test_a_full_copy_of_dtd_meets_its_counts(tmp_path):
+    """47 classes of 120 images, in the three lists of every partition: the real numbers."""
+    labels = [f"texture-{n:02d}" for n in range(47)]
+    one = tmp_path / "one.jpg"
+    one.write_bytes(b"x")
+    for label in labels:
+        (tmp_path / "dtd/images" / label).mkdir(parents=True)
+        for n in range(120):
+            (tmp_path / "dtd/images" / label / f"{label}_{n:04d}.jpg").hardlink_to(one)
+    (tmp_path / "dtd/labels").mkdir()
+    for place, split in enumerate(("train", "val", "test")):
+        numbers = range(40 * place, 40 * place + 40)
+        lines = [f"{label}/{label}_{n:04d}.jpg" for label in labels for n in numbers]
+        (tmp_path / f"dtd/labels/{split}1.txt").write_text("\n".join(lines))
+    inspection = check_dataset("dtd", root=tmp_path)
     assert list(inspection.problems) == []
-    assert inspection.counts() == {"train": 24_300, "test": 2_700}
-    (tmp_path / "2750/River/River_7.jpg").unlink()
-    told = {problem.kind for problem in check_dataset("eurosat", root=tmp_path).problems}
-    assert told == {"images"}
+    assert inspection.counts() == {"train": 1880, "val": 1880, "test": 1880}
+    (tmp_path / "dtd/images/texture-07/texture-07_0041.jpg").unlink()
+    assert [problem.text for problem in check_dataset("dtd", root=tmp_path).problems] == [
+        "images/texture-07/texture-07_0041.jpg is missing.",
+        "val has 1,879 images, not 1,880.",
+        "val has 39 images of 'texture-07', not 40.",
+    ]
 
 
 def test_building_a_smaller_selection_never_touches_the_users_files(whole, tmp_path):

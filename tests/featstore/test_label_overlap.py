@@ -12,6 +12,7 @@ from featstore.cli.manifests import manifests
 from featstore.datasets import build_dataset
 from featstore.errors import ManifestError
 from featstore.label_overlap import crosswalk, overlap
+from featstore.prompt_choice import PromptChoice
 from tests.data_manifests import miniatures
 
 HEAD = pl.DataFrame(
@@ -83,7 +84,8 @@ def test_the_pets_that_a_head_has_seen(tmp_path):
     pets, head = tmp_path / "pets", tmp_path / "head"
     miniatures.pets(tmp_path / "data")
     build_dataset("pets", pets, root=tmp_path / "data", subset=True)
-    build_dataset("imagenet22k", head)
+    choice = PromptChoice(variants=["name"], templates=["none"])
+    build_dataset("imagenet22k", head, prompts=choice)
     done = CliRunner().invoke(manifests, ["overlap", str(pets), str(head)])
     assert done.exit_code == 0, done.output
     # WordNet has "Abyssinian" and neither "American Bulldog" nor "Bengal" alone.
