@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -98,6 +99,21 @@ def test_facts_are_complete(name):
         option, _, value = condition.partition("=")
         assert value in facts["options"][option]["values"]
         assert set(override) <= {"classes", "image", "caption", "per_class"}
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_the_table_of_datasets_says_what_the_toml_says(name):
+    facts = BUILDERS[name].facts
+    table = (Path(BUILDERS[name].folder).parent / "README.md").read_text(encoding="utf-8")
+    [row] = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
+    expected = facts["expected"]
+    for count in expected.get(
+        "image", {"train": expected.get("published", {}).get("train")}
+    ).values():
+        assert f"{count:,}" in row
+    assert f"| {expected['classes']:,} |" in row if "classes" in expected else "| | " in row
+    if facts["metric"].startswith(("top-1", "mean", "balanced")):
+        assert f"| {facts['metric'].partition(';')[0]} |" in row
 
 
 #: Dataset -> the class names that its miniature's items have in CoOp's split.
