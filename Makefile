@@ -32,6 +32,8 @@ $(VENV)/dev.stamp: pyproject.toml
 
 $(VENV)/perf.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[perf]'
+	@# Its pins (NumPy below 2, pyarrow below 16 ...) go with nothing here: its code alone is run.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps clip-retrieval==2.45.0
 	@touch $@
 
 demo: $(VENV)/demo.stamp

@@ -22,10 +22,10 @@ featstore manifests build stamps -o OUT/manifests/stamps
 featstore manifests build imagenet1k -o OUT/manifests/imagenet1k
 featstore extract OUT/manifests/stamps --kind image --thumbnails --store OUT/store \\
     --encoder {IMAGES}
-featstore extract OUT/manifests/imagenet1k --kind head_weight --store OUT/store --encoder {IMAGES}
 featstore extract OUT/manifests/stamps --kind caption --kind class_name --store OUT/store \\
     --encoder {TEXTS}
 featstore extract OUT/manifests/imagenet1k --kind class_name --store OUT/store --encoder {TEXTS}
+featstore extract OUT/manifests/imagenet1k --kind head_weight --store OUT/store --encoder {IMAGES}
 featstore ls OUT/store
 fitters fit ridge --store OUT/store --x stamps/image/tf_efficientnet_lite0 \\
     --head imagenet1k/head_weight/tf_efficientnet_lite0 \\

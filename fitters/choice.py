@@ -16,7 +16,7 @@ from fitters.projection import BaseAligner
 from fitters.select.curve import PENALTIES, WEIGHTS, Axis, Curve, geometric
 from fitters.select.folds import folds_of_pairs
 from fitters.select.held_out_error import validate_by_error
-from fitters.select.kernel_choice import choose_kernel
+from fitters.select.kernel_choice import Reading, choose_kernel
 from fitters.select.kernel_mixing import Validation
 from fitters.select.leave_out import leave_one_group_out
 from fitters.select.ranking import Metric
@@ -26,7 +26,7 @@ from fitters.select.refitting import (
     choose_components,
     validate_by_refitting,
 )
-from fitters.select.surface import Rule
+from fitters.select.relative_choice import POWERS, TOP_KS, choose_anchors
 from fitters.select.validation import cross_validate
 
 Criterion = Literal["cosine", "rank", "error"]
@@ -54,7 +54,9 @@ class Open:
     n_components: int | Literal["auto"] | None
     gamma: float | Literal["auto"] = "auto"
     validation: Validation | Metric = "mrr"
-    reading: Rule = "best"
+    reading: Reading = "anchored"
+    top_k: int | Literal["auto"] | None = None
+    power: float | Literal["auto"] | None = None
 
     def axes(self, method: Method, *, mixed: bool) -> tuple[Axis, Axis]:
         """Return the grids of penalties and weights; of what plays no part, a fixed value."""
@@ -90,6 +92,11 @@ def choose(
     """
     if method.rule == "kernel":
         return _choose_kernel(sources, settings, open_, n_folds, criterion, rng)
+    if method.rule == "anchors":
+        return _choose_anchors(method, sources, settings, open_, n_folds, rng)
+    if open_.validation == "squared" and method.direction:
+        # The name that kernel ridge has for it.
+        criterion, open_ = "error", replace(open_, validation="mrr")
     mixed = sources.prototypes is not None and sources.real is not None
     penalties, weights = open_.axes(method, mixed=mixed)
     many = "n_components" in method.options and open_.n_components == "auto"
@@ -146,11 +153,40 @@ def _choose_kernel(
         criterion="cosine" if criterion == "error" else criterion,
         # Of the criteria for both kinds of data, this is the one that real pairs have too.
         validation="squared" if criterion == "error" else by,
-        rule=open_.reading,
+        reading=open_.reading,
         rng=rng,
     )
     fixed = replace(settings, penalty=chosen.penalty, gamma=chosen.gamma)
     return Choice(fixed, 1.0 if chosen.mix is None else chosen.mix, chosen.to_facts())
+
+
+def _choose_anchors(
+    method: Method,
+    sources: Sources,
+    settings: Settings,
+    open_: Open,
+    n_folds: int,
+    rng: np.random.Generator,
+) -> Choice:
+    own: Any = method.make(settings)
+    top_ks, powers = (
+        grid if value == "auto" else Axis.fixed(float(default if value is None else value))
+        for value, default, grid in (
+            (open_.top_k, own.top_k, TOP_KS), (open_.power, own.power, POWERS),
+        )
+    )  # fmt: skip
+    facts: dict[str, Any] = {}
+    at = {"top_k": top_ks.values[0], "power": powers.values[0]}
+    if top_ks.searched or powers.searched:
+        # Ranks are all that can be asked for; `check_metric` refuses the kernel's others.
+        by: Any = open_.validation
+        surface = choose_anchors(
+            sources.prototypes, sources.real, top_ks=top_ks, powers=powers, metric=by,
+            n_folds=n_folds, rng=rng,
+        )  # fmt: skip
+        facts, at = surface.to_facts(), surface.chosen
+    chosen = replace(settings, top_k=round(at["top_k"]), power=at["power"])
+    return Choice(chosen, 1.0, _facts(method, chosen, None, None) | facts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,8 +96,8 @@ class FitRequest:
     n_components: int | Literal["auto"] | None = "auto"
     rank: int | None = None
     scale: bool = False
-    top_k: int | None = None
-    power: float | None = None
+    top_k: int | Literal["auto"] | None = None
+    power: float | Literal["auto"] | None = None
     legacy: bool = False
     criterion: Criterion = "cosine"
     validation: Metric = "mrr"
@@ -129,6 +129,11 @@ def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
         msg = f"n_pairs counts images and must be at least 1. Got {request.n_pairs}."
         raise SettingError(msg)
     spec = method_named(request.method)
+    if spec.raw and request.head is not None:
+        msg = (
+            f"{request.method} is fitted on images that both encoders have seen: leave --head out."
+        )
+        raise SettingError(msg)
     check_kinds(request, raw=spec.raw)
     subset_rng, choice_rng, control_rng = np.random.default_rng(request.seed).spawn(3)
     images = store.view(request.x)
@@ -191,7 +196,13 @@ def _fit(
     by_rows = needs_rows(spec, open_, request.criterion, mixed=mixed) or request.rows == "bias"
     if paired is not None and not by_rows:
         wanted = MomentsRequest(
-            pool, paired, prototypes, _name_facts(request, used), request.precision, request.seed
+            pool,
+            paired,
+            prototypes,
+            _name_facts(request, used),
+            request.precision,
+            request.seed,
+            spec.raw,
         )
         sources, from_cache = moment_sources(wanted, cached=request.cached)
         alignment = fit_from_moments(
@@ -202,6 +213,7 @@ def _fit(
             n_components=None if request.n_components == "auto" else request.n_components,
             rank=request.rank,
             scale=request.scale,
+            legacy=request.legacy,
         )
         alignment.facts["moments"] = {"precision": request.precision, "from_cache": from_cache}
     else:

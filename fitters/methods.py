@@ -65,10 +65,10 @@ class Method:
         Those of `OPTIONS` that it has.
     fitted_on : {"moments", "rows", "head"}
         What it needs: second moments, the rows themselves, or a classification head.
-    rule : {"ridge", "procrustes", "kernel", "refit", "none"}
+    rule : {"ridge", "procrustes", "kernel", "refit", "anchors", "none"}
         How "auto" settings are chosen with real pairs: by the closed forms of
         `select.cross_validate` or `select.cross_validate_kernel`, by fitting anew without each
-        fold, or not at all.
+        fold, by leaving out anchors, or not at all.
     direction : str
         Of a ridge: "y->x", "x->y" or "both".
     raw : bool
@@ -79,7 +79,7 @@ class Method:
     make: Callable[[Settings], BaseAligner]
     options: tuple[str, ...] = ()
     fitted_on: Literal["moments", "rows", "head"] = "moments"
-    rule: Literal["ridge", "procrustes", "kernel", "refit", "none"] = "none"
+    rule: Literal["ridge", "procrustes", "kernel", "refit", "anchors", "none"] = "none"
     direction: str = ""
     raw: bool = False
 
@@ -173,6 +173,7 @@ METHODS: dict[str, Method] = {
         _asif,
         ("top_k", "power"),
         fitted_on="rows",
+        rule="anchors",
     ),
     "conse": Method(
         "the mix of the class texts that the classifier believes in; uses no real pair",

@@ -41,7 +41,7 @@ class MomentSources:
 
 def needs_rows(method: Method, open_: Open, criterion: Criterion, *, mixed: bool) -> bool:
     """Return whether a fit on real pairs looks at more of them than their moments."""
-    if method.fitted_on != "moments" or method.raw:
+    if method.fitted_on != "moments":
         return True
     penalties, weights = open_.axes(method, mixed=mixed)
     if "n_components" in method.options and open_.n_components == "auto":
@@ -59,6 +59,7 @@ def fit_from_moments(
     n_components: int | Literal["auto"] | None = None,
     rank: int | None = None,
     scale: bool = False,
+    legacy: bool = False,
 ) -> Alignment:
     """Fit an alignment from moments; settings that are "auto" go by the held-out squared error.
 
@@ -67,7 +68,7 @@ def fit_from_moments(
     method : str
         One of `fitters.methods.METHODS` that is fitted on moments.
     sources : MomentSources
-    penalty, mix, n_components, rank, scale
+    penalty, mix, n_components, rank, scale, legacy
         As for `fitters.recipe.fit_alignment`; "auto" penalty and mix are of ridges only.
 
     Raises
@@ -82,7 +83,7 @@ def fit_from_moments(
         msg = f"{method} with these settings needs rows, not moments. Use fit_alignment."
         raise SettingError(msg)
     penalties, weights = open_.axes(spec, mixed=mixed)
-    settings = Settings(rank=rank, scale=scale)
+    settings = Settings(rank=rank, scale=scale, legacy=legacy)
     if "n_components" in spec.options and n_components != "auto":
         settings = replace(settings, n_components=n_components)
     curve = None
@@ -108,7 +109,7 @@ def fit_from_moments(
         "method": method,
         "n_prototypes": 0 if sources.prototypes is None else sources.prototypes.n,
         "n_real": sum(fold.n for fold in sources.folds),
-        "image_centre": "given mean",
+        "image_centre": "none" if spec.raw else "given mean",
         "text_centre": sources.text_centre,
         "choice": choice if curve is None else {**choice, **curve.to_facts()},
     }

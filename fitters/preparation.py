@@ -42,10 +42,12 @@ def prepare(
     image_mean: npt.NDArray[Any] | None,
     *,
     bias_column: npt.NDArray[Any] | None = None,
+    centre: bool = True,
 ) -> Sources:
     """Return both sources transformed as `fitters.recipe.fit_alignment` says.
 
-    `bias_column` goes to the prototypes as a column more, and 1 to the images.
+    `bias_column` goes to the prototypes as a column more, and 1 to the images. Without `centre`
+    rows are brought to unit length and nothing is subtracted.
     """
     wide = bias_column is not None
     if prototypes is not None and bias_column is not None:
@@ -53,25 +55,34 @@ def prepare(
         prototypes = Pairs(x, prototypes.y, prototypes.groups, prototypes.weight)
     text_source = real if prototypes is None else prototypes
     assert text_source is not None
+    if not centre:
+        text = SideTransform(label="texts")
+        image = SideTransform(label="images", homogeneous=wide)
+        head = SideTransform(label="prototypes")
+        return Sources(
+            None if prototypes is None else _transformed(prototypes, head, text),
+            None if real is None else _transformed(real, image, text),
+            image, text, "none", "none",
+        )  # fmt: skip
     text = SideTransform.fit([(text_source.y, text_source.row_weight)], label="texts")
     if image_mean is not None:
-        image, centre = (
+        image, from_whom = (
             SideTransform(mean=image_mean, label="images", homogeneous=wide),
             "given mean",
         )
     elif real is not None:
         batches = [(real.x, real.row_weight)]
         image = SideTransform.fit(batches, label="images", homogeneous=wide)
-        centre = "real images"
+        from_whom = "real images"
     else:
-        image, centre = SideTransform(label="images", homogeneous=wide), "none"
+        image, from_whom = SideTransform(label="images", homogeneous=wide), "none"
     if prototypes is not None:
         head = SideTransform.fit([(prototypes.x, prototypes.row_weight)], label="prototypes")
         prototypes = _transformed(prototypes, head, text)
     if real is not None:
         real = _transformed(real, image, text)
     whose = "real texts" if prototypes is None else "class texts"
-    return Sources(prototypes, real, image, text, centre, whose)
+    return Sources(prototypes, real, image, text, from_whom, whose)
 
 
 def leave_raw(prototypes: Pairs | None, real: Pairs | None) -> Sources:

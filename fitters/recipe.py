@@ -20,11 +20,69 @@ from fitters.pairs import Pairs
 from fitters.preparation import Sources, leave_raw, prepare
 from fitters.projection import BaseAligner
 from fitters.relative.conse import ConSEAligner
+from fitters.select.kernel_choice import Reading
 from fitters.select.kernel_mixing import Validation
 from fitters.select.ranking import Metric
-from fitters.select.surface import Rule
 
-__all__ = ["METHODS", "fit_alignment"]
+__all__ = ["METHODS", "fit_alignment", "select"]
+
+
+def select(
+    method: str,
+    *,
+    prototypes: Pairs | None = None,
+    real: Pairs | None = None,
+    image_mean: npt.NDArray[Any] | None = None,
+    metric: Validation | Metric = "mrr",
+    penalty: float | Literal["auto"] = "auto",
+    mix: float | Literal["auto"] = "auto",
+    gamma: float | Literal["auto"] = "auto",
+    n_components: int | Literal["auto"] | None = "auto",
+    top_k: int | Literal["auto"] = "auto",
+    power: float | Literal["auto"] = "auto",
+    reading: Reading = "anchored",
+    criterion: Criterion = "cosine",
+    n_folds: int = 4,
+    rng: np.random.Generator,
+) -> Choice:
+    """Choose the settings of a method from training data alone, and fit nothing with them.
+
+    The choice is that of `fit_alignment`, which fits with it at once: penalties × mixing weights ×
+    directions kept (widths of a kernel, anchors of ASIF) by the metric that will be reported, or
+    by the squared error. To nest it, hand it the training part of an outer split only.
+
+    Parameters
+    ----------
+    method : str
+        One of `METHODS` that has something to choose.
+    metric : str
+        "mrr", "top-1", "top-5", "top-10": accuracy or recall of held-out pairs; "squared": the
+        held-out squared error, of ridges from moments alone; "cosine", of kernel ridge.
+    prototypes, real, image_mean, penalty, mix, gamma, n_components, top_k, power : optional
+        As for `fit_alignment`; here ASIF's settings are "auto" too.
+    reading, criterion, n_folds, rng
+        As for `fit_alignment`.
+
+    Returns
+    -------
+    Choice
+        `settings`, `mix`, and in `facts` the whole curve and the edges of its grid that were hit.
+
+    Raises
+    ------
+    SettingError
+        If the method has nothing to choose, or an argument is wrong.
+    SelectionError
+        If there are too few groups to choose from.
+    """
+    spec = method_named(method)
+    _check_settings(spec, method, prototypes, real, penalty, mix)
+    if spec.rule == "none":
+        msg = f"{method} has nothing to choose. Fit it with fit_alignment."
+        raise SettingError(msg)
+    sources = prepare(prototypes, real, image_mean)
+    open_ = Open(penalty, mix, n_components, gamma, metric, reading, top_k, power)
+    return choose(spec, sources, Settings(), open_, n_folds, criterion, rng)
 
 
 def fit_alignment(
@@ -40,14 +98,15 @@ def fit_alignment(
     n_components: int | Literal["auto"] | None = "auto",
     rank: int | None = None,
     scale: bool = False,
-    top_k: int | None = None,
-    power: float | None = None,
+    top_k: int | Literal["auto"] | None = None,
+    power: float | Literal["auto"] | None = None,
     legacy: bool = False,
     bias_column: bool = False,
+    centre: bool = True,
     n_folds: int = 4,
     criterion: Criterion = "cosine",
     validation: Validation | Metric = "mrr",
-    reading: Rule = "best",
+    reading: Reading = "anchored",
     rng: np.random.Generator,
 ) -> Alignment:
     """Fit an alignment from prototypes, real pairs or both.
@@ -99,15 +158,18 @@ def fit_alignment(
         Of a truncated Procrustes rotation.
     scale : bool
         Procrustes also scales; cosines do not see it.
-    top_k : int, optional
-        Classes in ConSE's mix (10 if None), or anchors that ASIF keeps (800).
-    power : float, optional
-        Of ASIF's similarities (8).
+    top_k : int, "auto" or None
+        Classes in ConSE's mix (10 if None), or anchors that ASIF keeps (800). Only ASIF's can be
+        chosen; see `fitters.select.choose_anchors`.
+    power : float, "auto" or None
+        Of ASIF's similarities (8 if None).
     legacy : bool
         Text-to-Concept with the bias bug of its original.
     bias_column : bool
         Prototypes [w, b] and images [f, 1] instead of w and f, before all preprocessing;
         `image_mean` is then of such rows.
+    centre : bool
+        False: rows are brought to unit length only, and `image_mean` plays no part.
     n_folds : int
         Of the cross-validation; fewer if there are fewer groups.
     criterion : {"cosine", "rank", "error"}
@@ -116,11 +178,13 @@ def fit_alignment(
     validation : str
         What cross-validation over real pairs scores by: "mrr", or "top-1", "top-5" or "top-10",
         the recall (with class texts, the accuracy) that will be reported; see `METRICS` in
-        `fitters.select.ranking`. Of kernel ridge: see `VALIDATIONS` in
-        `fitters.select.kernel_mixing`.
-    reading : str
-        Of kernel ridge with real pairs: how the choice is read off its surface; see the rule of
-        `Surface`.
+        `fitters.select.ranking`; of ridges also "squared", which is criterion "error". Of kernel
+        ridge: see `VALIDATIONS` in `fitters.select.kernel_mixing`.
+    reading : {"anchored", "best", "one-se"}
+        Of kernel ridge with prototypes and real pairs: "anchored" keeps the width and the penalty
+        of the prototypes, given or chosen on them alone; only the mixing weight is chosen on real
+        pairs, which have `mix` times that penalty, and are left out where they do not help.
+        "best" and "one-se" choose all three on real pairs; see `Surface`.
     rng : numpy.random.Generator
         Draws the folds, and landmarks for the choice of kernel ridge among many prototypes.
 
@@ -138,7 +202,15 @@ def fit_alignment(
     if gamma != "auto" and not (_is_number(gamma) and float(gamma) > 0):
         msg = f"gamma must be 'auto' or a finite number above 0. Got {gamma!r}."
         raise SettingError(msg)
-    settings = Settings(rank=rank, scale=scale, top_k=top_k, power=power, legacy=legacy)
+    for name, value in (("top_k", top_k), ("power", power)):
+        if value == "auto" and spec.rule != "anchors":
+            msg = f"{name}='auto' is of ASIF. {method} has nothing to choose there."
+            raise SettingError(msg)
+    # What is "auto" is filled in by the choice.
+    settings = Settings(
+        rank=rank, scale=scale, legacy=legacy, top_k=None if top_k == "auto" else top_k,
+        power=None if power == "auto" else power,
+    )  # fmt: skip
     if spec.fitted_on == "head":
         assert prototypes is not None
         return _fit_head(method, spec, settings, prototypes, bias)
@@ -149,9 +221,9 @@ def fit_alignment(
     sources = (
         leave_raw(prototypes, real)
         if spec.raw
-        else prepare(prototypes, real, image_mean, bias_column=column)
+        else prepare(prototypes, real, image_mean, bias_column=column, centre=centre)
     )
-    open_ = Open(penalty, mix, n_components, gamma, validation, reading)
+    open_ = Open(penalty, mix, n_components, gamma, validation, reading, top_k, power)
     chosen = choose(spec, sources, settings, open_, n_folds, criterion, rng)
     aligner = _fit(spec, sources, chosen)
     facts = {
@@ -171,6 +243,9 @@ def fit_alignment(
 def _fit(spec: Method, sources: Sources, chosen: Choice) -> BaseAligner:
     aligner: Any = spec.make(chosen.settings)
     masses = (chosen.mix, 1.0) if len(sources.given) == 2 else (1.0,)
+    if np.isinf(masses[0]):
+        # Against infinitely heavy prototypes real pairs weigh nothing.
+        masses = (1.0, 0.0)
     if spec.fitted_on == "rows":
         x, y = (np.concatenate([getattr(s, side) for s in sources.given]) for side in ("x", "y"))
         weight = [m * s.row_weight for s, m in zip(sources.given, masses, strict=True)]

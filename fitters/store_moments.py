@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,8 @@ class MomentsRequest:
     precision : {"float32", "float64", "bf16"}
     seed : int
         Draws the folds.
+    raw : bool
+        Take the rows as they are: no unit length, no centring.
     """
 
     pool: EmbeddingsView
@@ -52,6 +54,7 @@ class MomentsRequest:
     name_facts: dict[str, Any]
     precision: Precision
     seed: int
+    raw: bool = False
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -61,9 +64,9 @@ class MomentsRequest:
             "x": {"set": self.paired.x.key, "fingerprint": self.paired.x.fingerprint},
             "y": {"set": self.paired.y.key, "fingerprint": self.paired.y.fingerprint},
             "weight": sha256_hex(weight.tobytes()),
-            "image_mean": self.pool.fingerprint,
+            "image_mean": None if self.raw else self.pool.fingerprint,
             "prototypes": self.name_facts,
-            "preprocessing": "unit, centred by source, unit",
+            "preprocessing": "none" if self.raw else "unit, centred by source, unit",
             "folds": {"n": N_FOLDS, "seed": self.seed, "groups": group_column(self.paired)},
             "precision": self.precision,
         }
@@ -101,44 +104,52 @@ def moment_sources(request: MomentsRequest, *, cached: bool) -> tuple[MomentSour
         parts, vectors = held
     folds = [parts[name] for name in sorted(parts) if name.startswith("fold")]
     whose = "real texts" if request.prototypes is None else "class texts"
-    sources = MomentSources(
-        parts.get("prototypes"),
-        folds,
-        SideTransform(mean=vectors["image_mean"], label="images"),
-        SideTransform(mean=vectors["text_mean"], label="texts"),
-        whose,
-    )
-    return sources, held is not None
+    if request.raw:
+        image, text, whose = (
+            SideTransform.identity("images"),
+            SideTransform.identity("texts"),
+            "none",
+        )
+    else:
+        image = SideTransform(mean=vectors["image_mean"], label="images")
+        text = SideTransform(mean=vectors["text_mean"], label="texts")
+    return MomentSources(parts.get("prototypes"), folds, image, text, whose), held is not None
 
 
 def _read(
     request: MomentsRequest,
 ) -> tuple[dict[str, Moments], dict[str, npt.NDArray[np.float64]]]:
     """Read the rows: the means first, then the moments of the rows about them."""
-    paired, prototypes = request.paired, request.prototypes
-    image = SideTransform.fit(request.pool.batches(reuse=True), label="images")
-    assert image.mean is not None
+    paired = request.paired
     parts: dict[str, Moments] = {}
-    if prototypes is not None:
-        sources = prepare(prototypes, None, image.mean)
-        assert sources.prototypes is not None
-        text = sources.text
-        parts["prototypes"] = moments_of(sources.prototypes)
+    means: dict[str, npt.NDArray[np.float64]] = {}
+    if request.raw:
+        batches: Iterable[Batch] = paired.batches(reuse=True)
     else:
-        texts = ((y, weight) for _, y, weight in paired.batches(reuse=True))
-        text = SideTransform.fit(texts, label="texts")
-    assert text.mean is not None
-
-    def transformed() -> Iterator[Batch]:
-        for x, y, weight in paired.batches(reuse=True):
-            yield image.apply(x), text.apply(y), weight
-
+        image, text = _transforms(request, parts)
+        means = {f"{side}_mean": t.mean for side, t in (("image", image), ("text", text))
+                 if t.mean is not None}  # fmt: skip
+        batches = ((image.apply(x), text.apply(y), w) for x, y, w in paired.batches(reuse=True))
     groups = groups_of(paired)
     n_folds = min(N_FOLDS, len(np.unique(groups)))
     if n_folds < 2:
-        parts["fold 0"] = accumulate(transformed(), precision=request.precision)
+        parts["fold 0"] = accumulate(batches, precision=request.precision)
     else:
         folds = folds_by_group(groups, n_folds, np.random.default_rng(request.seed))
-        found = accumulate_folds(transformed(), folds, groups=groups, precision=request.precision)
+        found = accumulate_folds(batches, folds, groups=groups, precision=request.precision)
         parts |= {f"fold {number}": part for number, part in enumerate(found)}
-    return parts, {"image_mean": image.mean, "text_mean": text.mean}
+    return parts, means
+
+
+def _transforms(
+    request: MomentsRequest, parts: dict[str, Moments]
+) -> tuple[SideTransform, SideTransform]:
+    """Return what is done to images and texts, and add the moments of the prototypes."""
+    image = SideTransform.fit(request.pool.batches(reuse=True), label="images")
+    if request.prototypes is None:
+        texts = ((y, weight) for _, y, weight in request.paired.batches(reuse=True))
+        return image, SideTransform.fit(texts, label="texts")
+    sources = prepare(request.prototypes, None, image.mean)
+    assert sources.prototypes is not None
+    parts["prototypes"] = moments_of(sources.prototypes)
+    return image, sources.text

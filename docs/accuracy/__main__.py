@@ -12,7 +12,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from alone import class_texts, fold_error, prototype_options, weights_only
+from alone import (
+    aligners,
+    class_texts,
+    controls_covariance,
+    controls_random,
+    controls_shuffled,
+    fold_error,
+    prototype_options,
+)
+from earlier import earlier_figures
 from measure import Bench
 from mixing import mixing
 from threadpoolctl import threadpool_limits
@@ -31,7 +40,17 @@ seconds are of choice and fit together, on one thread of a shared machine.
 """.splitlines()
 
 
-SECTIONS = (class_texts, weights_only, prototype_options, mixing, fold_error)
+SECTIONS = (
+    aligners,
+    controls_random,
+    controls_covariance,
+    controls_shuffled,
+    class_texts,
+    prototype_options,
+    mixing,
+    fold_error,
+    earlier_figures,
+)
 
 
 def main() -> int:
@@ -39,17 +58,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, default=Path("build/demo/store"))
     parser.add_argument("--out", type=Path, default=Path("docs/accuracy.md"))
-    parser.add_argument("--only", choices=[s.__name__ for s in SECTIONS], help="one section")
+    names = [section.__name__ for section in SECTIONS]
+    parser.add_argument("--only", choices=names, nargs="+", help="sections, for a process of many")
     arguments = parser.parse_args()
     # A section that was measured with this code on this store is kept, so that a stopped run goes
     # on where it was.
     kept = arguments.store.parent / "accuracy" / code_digest()
     kept.mkdir(parents=True, exist_ok=True)
     with threadpool_limits(limits=1):
-        bench = Bench(arguments.store)
+        bench = Bench(arguments.store, kept)
         for section in SECTIONS:
             file = kept / f"{section.__name__}.md"
-            if arguments.only in (None, section.__name__) and not file.exists():
+            wanted = arguments.only is None or section.__name__ in arguments.only
+            if wanted and not file.exists():
                 text = "\n".join(section(bench))
                 file.write_text(text + "\n", encoding="utf-8")
     if arguments.only is None:

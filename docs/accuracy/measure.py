@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +22,13 @@ from bench.protocol import choice_rng
 from bench.runs import Run
 from bench.statistics import paired_difference
 from bench.suites.demo import demo_runs
-from bench.tasks import Outcome, score_zero_shot
+from bench.tasks import Outcome, Projector, score_zero_shot
 from featstore.store.store import open_store
 from fitters.jobs import pair_head
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.recipe import fit_alignment
+from fitters.scorers import scorer_named
 
 SEEDS = (0, 1, 2, 3, 4)
 TOP = ("top-1", "top-5", "top-10")
@@ -31,11 +36,12 @@ TOP = ("top-1", "top-5", "top-10")
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """Outcome of one fit, its CPU seconds, and what was chosen."""
+    """Outcome of one fit, its CPU seconds, what was chosen, and outcomes by other scorers."""
 
     outcome: Outcome
     seconds: float
     choice: dict[str, Any]
+    corrected: dict[str, Outcome] = field(default_factory=dict)
 
     def of(self, metric: str) -> NDArray[np.float64]:
         """Return one value a query."""
@@ -46,11 +52,24 @@ class Score:
 class Bench:
     """The demo's sets, and fits on them."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, kept: Path) -> None:
+        self.kept = kept
         self.store = open_store(store)
         self.run: Run = demo_runs(self.store)[0]
         self.corpus = read_corpus(self.store, self.run)
         self.mean = SideTransform.fit([self.corpus.images.rows], label="images").mean
+
+    def once(self, key: str, measure: Callable[[], Any]) -> Any:
+        """Return what was measured under a key, plain values, measuring it the first time."""
+        file = self.kept / "rows" / f"{re.sub(r'[^a-z0-9]+', '-', key.lower())}.json"
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            made = json.dumps(measure())
+            print(key, made[:200], file=sys.stderr, flush=True)
+            part = file.with_suffix(f".{os.getpid()}")
+            part.write_text(made, encoding="utf-8")
+            part.replace(file)
+        return json.loads(file.read_text("utf-8"))
 
     def with_texts(self, variants: Sequence[str], templates: Sequence[str]) -> Corpus:
         """Return the corpus with other texts of the head's classes."""
@@ -59,23 +78,73 @@ class Bench:
         assert self.corpus.head is not None
         return replace(self.corpus, head=replace(self.corpus.head, texts=texts))
 
-    def alone(self, method: str, corpus: Corpus, *, source: str = "head", seed: int = 0) -> Score:
+    def alone(
+        self, method: str, corpus: Corpus, *, source: str = "head", seed: int = 0, **given: Any
+    ) -> Score:
         """Fit on prototypes alone; every image against every name."""
         pairs, bias = prototype_pairs(replace(self.run, source=source, seed=seed), corpus)
-        return self.fitted(method, pairs, bias, corpus.images, corpus.names, seed=seed)
+        return self.fitted(method, pairs, bias, corpus.images, corpus.names, seed=seed, **given)
 
     def fitted(
-        self, method: str, pairs: Pairs, bias: Any, images: Items, names: Items, *, seed: int = 0
+        self,
+        method: str,
+        pairs: Pairs,
+        bias: Any,
+        images: Items,
+        names: Items,
+        *,
+        seed: int = 0,
+        scorers: Sequence[str] = (),
+        **given: Any,
     ) -> Score:
         """Fit on these prototypes, images centred by their own mean."""
         mean = SideTransform.fit([images.rows], label="images").mean
         start = time.process_time()
         alignment = fit_alignment(
-            method, prototypes=pairs, image_mean=mean, bias=bias, rng=choice_rng(seed)
+            method, prototypes=pairs, image_mean=mean, bias=bias, rng=choice_rng(seed), **given
         )
-        seconds = time.process_time() - start
-        outcome = score_zero_shot(alignment, images, names)[0]
-        return Score(outcome, seconds, alignment.facts["choice"])
+        spent = time.process_time() - start
+        return scored(alignment, images, names, spent, alignment.facts["choice"], scorers=scorers)
+
+
+@dataclass(frozen=True, eq=False)
+class Corrected:
+    """Projections that a scorer has corrected: whatever is projected, these are returned."""
+
+    x: Any
+    y: Any
+
+    def project_x(self, _: Any) -> Any:
+        """Return the corrected queries."""
+        return self.x
+
+    def project_y(self, _: Any) -> Any:
+        """Return the corrected gallery."""
+        return self.y
+
+
+def scored(
+    alignment: Projector,
+    images: Items,
+    names: Items,
+    spent: float,
+    choice: dict[str, Any],
+    *,
+    scorers: Sequence[str] = (),
+) -> Score:
+    """Return how an alignment ranks the names for the images, by cosine and by other scorers."""
+    sides = alignment.project_x(images.rows), alignment.project_y(names.rows)
+    outcome, *others = (
+        score_zero_shot(Corrected(*scorer_named(name)(*sides)), images, names)[0]
+        for name in ("cosine", *scorers)
+    )
+    return Score(outcome, spent, choice, dict(zip(scorers, others, strict=True)))
+
+
+def top_1(outcome: Outcome) -> str:
+    """Return the top-1 of one outcome in percent."""
+    ranks = outcome.ranks
+    return f"{100 * per_query('top-1', ranks.rank, ranks.average_precision).mean():.1f}"
 
 
 def percent(scores: Sequence[Score]) -> list[str]:
@@ -114,6 +183,8 @@ def chosen(choice: dict[str, Any]) -> str:
         f"{label} {choice[name]:.3g}{' (edge)' if edge in edges else ''}"
         for name, label, edge in (
             ("gamma", "γ", "gamma"), ("penalty", "λ", "penalty"), ("mix", "w", "weight"),
+            ("n_components", "dims", "n_components"), ("top_k", "k", "top_k"),
+            ("power", "power", "power"),
         )
         if choice.get(name) is not None
     )  # fmt: skip

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from featstore.cli.asked import asked_for
 from featstore.cli.engine_options import PLACES, engine_options, run_extraction
-from featstore.cli.extract_options import encoder_choices, job_options, options_of
+from featstore.cli.extract_options import job_options, options_of
 from featstore.cli.progress_line import ProgressLine
 from featstore.command_line import EXIT_SKIPPED, print_json
 from featstore.errors import EncoderError
@@ -34,15 +35,9 @@ from featstore.extraction.job_log import log_beside
 @click.option("--no-log", is_flag=True, help="Write no log.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def extract_command(
-    manifest: Path,
+    manifest: Path | None,
     kinds: tuple[str, ...],
-    encoders: tuple[str, ...],
-    weights: tuple[str, ...],
-    pools: tuple[str, ...],
     store: Path,
-    label_set: str | None,
-    check_names: str | None,
-    check_weights: str | None,
     log: Path | None,
     no_log: bool,
     as_json: bool,
@@ -54,46 +49,28 @@ def extract_command(
     and touches nothing once all is done. Items that cannot be read are skipped and listed; the
     exit code is then 3.
     """
-    from featstore.encoders.registry import check_name
     from featstore.extraction import extract_head
-    from featstore.manifest import read_manifest
 
-    source = read_manifest(manifest)
-    choices = encoder_choices(encoders, weights, pools)
-    for choice in choices:
-        check_name(choice.encoder)
-    if "head_weight" in kinds and given["limit"] is not None:
+    asked = asked_for(manifest, kinds, given)
+    if "head_weight" in asked.kinds and given["limit"] is not None:
         msg = "A head is extracted whole; leave --limit out."
         raise EncoderError(msg)
     logging.getLogger("PIL").setLevel(logging.WARNING)
     results: list[ExtractResult] = []
-    for kind in dict.fromkeys(kinds):
+    for kind in asked.kinds:
         if kind == "head_weight":
-            found = [
-                extract_head(
-                    source,
-                    encoder=choice.encoder,
-                    store=store,
-                    weights=choice.weights,
-                    label_set=label_set,
-                    check_names=check_names,
-                    check_weights=check_weights,
-                    device=given["device"],
-                    pool=choice.pool,
-                    wait=given["wait"],
-                )
-                for choice in choices
-            ]
+            found = [extract_head(**head, store=store, wait=given["wait"]) for head in asked.heads]
         else:
-            line = ProgressLine(f"{source.name}/{kind}")
+            assert asked.source is not None
+            line = ProgressLine(f"{asked.source.name}/{kind}")
             options = options_of(
                 given, log=None if no_log else (log or _default_log(store)), on_progress=line
             )
             try:
                 found = run_extraction(
-                    source,
+                    asked.source,
                     kind=kind,
-                    encoders=choices,
+                    encoders=asked.choices,
                     store=store,
                     options=options,
                     place={name: given[name] for name in PLACES},

@@ -8,8 +8,9 @@ from typing import Any, Literal, TypeVar
 
 import click
 
+from featstore.cli.encoder_options import ENCODER_OPTIONS
 from featstore.cli.job_config import read_config
-from featstore.extraction.options import DECODE_TIMEOUT, EncoderChoice, Options
+from featstore.extraction.options import DECODE_TIMEOUT, Options
 
 KINDS = ["image", "caption", "class_name", "head_weight"]
 
@@ -37,29 +38,17 @@ class BatchSize(click.ParamType):  # type: ignore[type-arg]
 
 
 _OPTIONS = [
-    click.argument("manifest", type=click.Path(path_type=Path)),
+    click.argument("manifest", required=False, type=click.Path(path_type=Path)),
     click.option("--kind", "kinds", multiple=True, required=True, type=click.Choice(KINDS)),
-    click.option(
-        "--encoder",
-        "encoders",
-        multiple=True,
-        required=True,
-        help="family:name, such as timm:resnet50 or st:NAME; repeat it for several in one pass.",
-    ),
-    click.option(
-        "--weights",
-        multiple=True,
-        help="package:NAME, a file, a folder or hub (the default); one for each --encoder.",
-    ),
-    click.option(
-        "--pool",
-        "pools",
-        multiple=True,
-        help="Another layer of the model: cls, patch_mean …; one for each --encoder.",
-    ),
+    *ENCODER_OPTIONS,
     click.option("--store", required=True, type=click.Path(path_type=Path), help="The store."),
     click.option(
         "--label-set", help="Label set of a head, if its number of classes does not say it."
+    ),
+    click.option(
+        "--label-file",
+        type=click.Path(path_type=Path),
+        help="Classes of a head, in the order of its rows, instead of MANIFEST: .txt, .csv, .json.",
     ),
     click.option(
         "--check-names", help="Text encoder that checks a head's rows against the class names."
@@ -99,6 +88,7 @@ _OPTIONS = [
         show_default=True,
         help="gpu: plain JPEG files by nvJPEG, which makes another embedding space.",
     ),
+    click.option("--tiff", is_flag=True, help="Decode TIFF files too; they fail otherwise."),
     click.option("--thumbnails", is_flag=True, help="Keep a small WebP of every image."),
     click.option(
         "--views",
@@ -146,33 +136,6 @@ def job_options(function: _Function) -> _Function:
     return function
 
 
-def encoder_choices(
-    encoders: tuple[str, ...], weights: tuple[str, ...], pools: tuple[str, ...]
-) -> list[EncoderChoice]:
-    """Return the encoders of a command line.
-
-    Raises
-    ------
-    click.UsageError
-        If there are weights or pools, but not one for each.
-    """
-    for what, given in (("--weights", weights), ("--pool", pools)):
-        if given and len(given) != len(encoders):
-            msg = (
-                f"{len(given)} {what} for {len(encoders)} --encoder: give one for each, in their "
-                "order ('hub' and '' are the defaults)."
-            )
-            raise click.UsageError(msg)
-    return [
-        EncoderChoice(
-            name,
-            weights=(weights[number] or None) if weights else None,
-            pool=(pools[number] or None) if pools else None,
-        )
-        for number, name in enumerate(encoders)
-    ]
-
-
 def options_of(given: dict[str, Any], **more: Any) -> Options:
     """Return the options of a job from the parameters of a command."""
     return Options(
@@ -184,6 +147,7 @@ def options_of(given: dict[str, Any], **more: Any) -> Options:
         workers=given["workers"],
         decode_timeout=given["decode_timeout"] or None,
         decode=given["decode"],
+        tiff=given["tiff"],
         thumbnails=given["thumbnails"],
         views=given["views"],
         seed=given["seed"],

@@ -8,13 +8,15 @@ from typing import Any
 
 import click
 
+from featstore.cli.encoder_options import DEFAULT, PER_ENCODER
 from featstore.errors import did_you_mean
 
-#: Names in a file that differ from the names of the parameters.
-_NAMES = {"kind": "kinds", "encoder": "encoders"}
+#: What an [[encoder]] table may say beside its name, and the parameter that it goes to.
+_OF_ENCODER = {attribute: parameter for parameter, attribute in PER_ENCODER.items()}
+_ENCODER = {"name": "encoders", **_OF_ENCODER}
 
-#: What an [[encoder]] table may say, and the parameter that it goes to.
-_ENCODER = {"name": "encoders", "weights": "weights", "pool": "pools"}
+#: Names in a file that differ from the names of the parameters.
+_NAMES = {"kind": "kinds", "encoder": "encoders", **_OF_ENCODER}
 
 #: Parameters that a file cannot set.
 _NOT_IN_FILES = frozenset({"config", "as_json", "measure", "help"})
@@ -24,7 +26,8 @@ def read_config(ctx: click.Context, _parameter: click.Parameter, path: Path | No
     """Make the options in a file the defaults of a command; the callback of ``--config``.
 
     Keys are the names of options with underscores, ``manifest`` and ``store`` included.
-    Encoders are names, or ``[[encoder]]`` tables with ``name``, ``weights`` and ``pool``.
+    Encoders are names, or ``[[encoder]]`` tables with ``name``, ``weights``, ``pool``,
+    ``prefix``, ``prompt_name`` and ``max_length``.
 
     Raises
     ------
@@ -52,9 +55,7 @@ def _defaults(ctx: click.Context, path: Path, found: dict[str, Any]) -> dict[str
         if parameter.name and parameter.name not in _NOT_IN_FILES
     }
     spelled = {value: key for key, value in _NAMES.items()}
-    known = {spelled.get(name, name): name for name in parameters if name != "pools"}
-    if "pools" in parameters:
-        known["pool"] = "pools"
+    known = {spelled.get(name, name): name for name in parameters}
     defaults: dict[str, Any] = {}
     for key, value in found.items():
         if key not in known:
@@ -72,7 +73,7 @@ def _defaults(ctx: click.Context, path: Path, found: dict[str, Any]) -> dict[str
 def _encoder_tables(
     ctx: click.Context, path: Path, tables: list[dict[str, Any]]
 ) -> dict[str, list[str]]:
-    """Return the three lists that [[encoder]] tables stand for."""
+    """Return the lists that [[encoder]] tables stand for."""
     for table in tables:
         for key in table:
             if key not in _ENCODER:
@@ -84,8 +85,8 @@ def _encoder_tables(
         if "name" not in table:
             msg = f"{path}: an [[encoder]] has no name."
             raise click.UsageError(msg, ctx)
-    return {
-        "encoders": [str(table["name"]) for table in tables],
-        "weights": [str(table.get("weights", "hub")) for table in tables],
-        "pools": [str(table.get("pool", "")) for table in tables],
-    }
+    lists = {"encoders": [str(table["name"]) for table in tables]}
+    for key, parameter in _OF_ENCODER.items():
+        if any(key in table for table in tables):
+            lists[parameter] = [str(table.get(key, DEFAULT)) for table in tables]
+    return lists

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.extract_options import encoder_choices, job_options, options_of
+from featstore.cli.asked import asked_for
+from featstore.cli.extract_options import job_options, options_of
 from featstore.cli.progress_line import duration
 from featstore.command_line import EXIT_ERROR, print_json
 
@@ -26,11 +27,8 @@ if TYPE_CHECKING:
 @click.option("--measure", is_flag=True, help="Encode a few built-in inputs to tell the time.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def plan_command(
-    manifest: Path,
+    manifest: Path | None,
     kinds: tuple[str, ...],
-    encoders: tuple[str, ...],
-    weights: tuple[str, ...],
-    pools: tuple[str, ...],
     store: Path,
     measure: bool,
     as_json: bool,
@@ -42,22 +40,21 @@ def plan_command(
     encoders are opened, because the names of sets come from their weights. The exit code is 1
     if the extraction would refuse.
     """
-    from featstore.encoders.registry import check_name
+    from featstore.extraction.head_plan import plan_heads
     from featstore.extraction.job import open_job
     from featstore.extraction.plan import plan_job
-    from featstore.manifest import read_manifest
 
-    source = read_manifest(manifest)
-    choices = encoder_choices(encoders, weights, pools)
-    for choice in choices:
-        check_name(choice.encoder)
+    asked = asked_for(manifest, kinds, given)
     options = options_of(given)
     plans: dict[str, JobPlan] = {}
-    for kind in dict.fromkeys(kinds):
+    for kind in asked.kinds:
         if kind == "head_weight":
-            click.echo("head_weight: a head is small and extracted whole; not planned", err=True)
+            plans[kind] = plan_heads(asked.heads, store=store)
             continue
-        job = open_job(source, kind=kind, encoders=choices, store=store, options=options)
+        assert asked.source is not None
+        job = open_job(
+            asked.source, kind=kind, encoders=asked.choices, store=store, options=options
+        )
         plans[kind] = plan_job(job, measure=measure)
     if as_json:
         print_json({kind: plan.as_dict() for kind, plan in plans.items()})

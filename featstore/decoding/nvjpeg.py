@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from featstore.images import MAX_PIXELS, decode_image
+from featstore.images import FORMATS, MAX_PIXELS, decode_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,7 +25,7 @@ _ORIENTATION = 0x0112
 _TAIL = 1024
 
 
-def decode_on_gpu(data: bytes, device: str) -> Image.Image:
+def decode_on_gpu(data: bytes, device: str, *, formats: Sequence[str] = FORMATS) -> Image.Image:
     """Decode an image file into an upright RGB picture, a plain JPEG on `device`.
 
     Raises
@@ -33,7 +34,7 @@ def decode_on_gpu(data: bytes, device: str) -> Image.Image:
         As `featstore.images.decode_image`.
     """
     if not is_plain_jpeg(data):
-        return decode_image(data)
+        return decode_image(data, formats=formats)
     import torch
     from PIL import Image
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -42,7 +43,8 @@ def decode_on_gpu(data: bytes, device: str) -> Image.Image:
     try:
         pixels = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
     except RuntimeError:
-        return decode_image(data)  # damaged, or a kind that nvJPEG lacks: Pillow says which
+        # Damaged, or a kind that nvJPEG lacks: Pillow says which.
+        return decode_image(data, formats=formats)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 

@@ -118,6 +118,41 @@ def check_name(name: str) -> str:
     return family
 
 
+def check_options(name: str, **asked: Any) -> None:
+    """Refuse the name of an encoder that does not exist, and options that its family lacks.
+
+    Parameters
+    ----------
+    name : str
+    asked
+        Some of :data:`OPTIONS`.
+
+    Raises
+    ------
+    UnknownEncoderError
+        As `check_name`.
+    EncoderError
+        Naming the options that the family takes.
+    """
+    _taken(name, FAMILIES[check_name(name)], OPTIONS | asked)
+
+
+def check_kind(name: str, kind: str) -> None:
+    """Refuse an encoder whose family does not encode items of this kind; needs no weights.
+
+    Raises
+    ------
+    UnknownEncoderError
+        As `check_name`.
+    EncoderError
+        Naming what it encodes.
+    """
+    kinds = FAMILIES[check_name(name)].kinds
+    if kind not in kinds:
+        msg = f"Encoder {name} encodes {' and '.join(sorted(kinds))}, not {kind}."
+        raise EncoderError(msg)
+
+
 def open_encoder(
     name: str,
     *,

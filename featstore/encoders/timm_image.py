@@ -66,6 +66,23 @@ class TimmEncoder(TimmImages):
         """
         return self._forward(batch, exact=False)[0]
 
+    def encode_checked(self, batch: Sequence[np.ndarray]) -> np.ndarray:
+        """Return what `encode` does, and check the head on these pictures (`check_head`).
+
+        In float32 both are one pass: the check costs nothing beside the vectors.
+
+        Raises
+        ------
+        EncoderError
+            As for both.
+        """
+        if self.precision != "float32" or self._compiled is not None:
+            self.check_head(batch)
+            return self.encode(batch)
+        features, logits = self._forward(batch, exact=True)
+        self._check_logits(features, logits)
+        return features
+
     def encode_float32(self, batch: Sequence[np.ndarray]) -> np.ndarray:
         """Return what `encode` would, computed in float32 and not compiled."""
         return self._forward(batch, exact=True)[0]
@@ -85,7 +102,9 @@ class TimmEncoder(TimmImages):
         EncoderError
             If they differ by more, or there is nothing to compare.
         """
-        features, logits = self._forward(batch, exact=True)
+        return self._check_logits(*self._forward(batch, exact=True))
+
+    def _check_logits(self, features: np.ndarray, logits: np.ndarray) -> float:
         weight, bias = self.head_arrays()
         # In float64, so that what is seen is the model's error and not ours.
         made = features.astype(np.float64) @ weight.T.astype(np.float64)

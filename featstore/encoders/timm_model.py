@@ -44,7 +44,8 @@ def check_timm_name(model_name: str) -> None:
 def build_timm(model_name: str, source: WeightsSource, *, headless: bool = False) -> nn.Module:
     """Build a timm model and fill it from `source`, strictly.
 
-    A checkpoint without head is refused before anything is downloaded, unless `headless`.
+    A checkpoint without head is refused before anything is downloaded, unless `headless`. A
+    file whose head has a number of classes of its own makes a model with that number.
 
     Raises
     ------
@@ -67,8 +68,39 @@ def build_timm(model_name: str, source: WeightsSource, *, headless: bool = False
     entry = source.package_entry
     if entry is not None and entry.convert is not None:
         state = entry.convert(state, list(model.state_dict()))
+    classes = _other_classes(model, state, encoder)
+    if classes is not None:
+        model = timm.create_model(model_name, pretrained=False, num_classes=classes)
     load_strictly(model, state, what=encoder, source=source.package or f"'{source.path.name}'")
     return model
+
+
+def _other_classes(model: nn.Module, state: Mapping[str, Any], encoder: str) -> int | None:
+    """Return the classes of a state that differs from the model in their number alone, or None.
+
+    That is what fine-tuning on classes of one's own leaves. A number that a published checkpoint
+    of the architecture has is left to be refused: its tag has to be named.
+    """
+    own = model.state_dict()
+    if own.keys() != state.keys():
+        return None
+    differ = {name for name, tensor in own.items() if tensor.shape != state[name].shape}
+    try:
+        layer = last_linear(model, encoder)[0]
+    except EncoderError:
+        return None  # no head, or more than one
+    weight = f"{layer}.weight"
+    if weight not in differ or not differ <= {weight, f"{layer}.bias"}:
+        return None
+    found, expected = state[weight].shape, own[weight].shape
+    # Classes of a published checkpoint: its tag says how its pictures are prepared, too.
+    architecture = encoder.partition(":")[2].partition(".")[0]
+    published = {
+        timm.get_pretrained_cfg(name).num_classes
+        for name in timm.list_pretrained(f"{architecture}.*")
+    }
+    own_classes = found[1:] == expected[1:] and found[0] not in {0, *published}
+    return int(found[0]) if own_classes else None
 
 
 def _from_hub(model_name: str, encoder: str) -> nn.Module:

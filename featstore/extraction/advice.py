@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from featstore.extraction.options import MODEL_OPTIONS
 from featstore.extraction.plans import recorded_plans
 from featstore.store.damage import find_damage, published_commits
 from featstore.store.layout import SetKey
@@ -116,7 +117,21 @@ def _anew(
         return [remove, f"featstore import {_quote(source)} --dataset {key.dataset} {place}"]
     if str(name).startswith("object:"):
         return [remove, "python: featstore.extract(..., encoder=...)"]
-    return [remove, f"featstore extract MANIFEST {place}{_weights(key.directory(root), weights)}"]
+    directory = key.directory(root)
+    asked = _options(directory, str(name)) + _weights(directory, weights)
+    return [remove, f"featstore extract MANIFEST {place}{asked}"]
+
+
+def _options(directory: Path, encoder: str) -> str:
+    """Return how the encoder was asked for, if every run says the same."""
+    plans = recorded_plans(directory, encoder)
+    ways = {tuple(sorted(plan.options.items())) for plan in plans}
+    options = dict(ways.pop()) if len(ways) == 1 else {}
+    return "".join(
+        f" --{option.replace('_', '-')} {_quote(options[option])}"
+        for option in MODEL_OPTIONS
+        if option in options
+    ) + " --tiff" * any(plan.tiff for plan in plans)
 
 
 def _weights(directory: Path, weights: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -94,6 +94,8 @@ class BatchRunner:
         Whether a batch that does not fit is run in parts.
     threads : int, optional
         Threads of torch: their number decides the last bits of a sum.
+    call : callable, optional
+        What to run instead of ``encoder.encode``.
 
     Attributes
     ----------
@@ -109,8 +111,10 @@ class BatchRunner:
         device: str,
         halve: bool,
         threads: int | None = None,
+        call: Callable[[Sequence[Any]], np.ndarray] | None = None,
     ) -> None:
         self.encoder = encoder
+        self._call = call or encoder.encode
         self.size = size
         self.limit = size
         self._device = device
@@ -142,7 +146,7 @@ class BatchRunner:
     def _try(self, part: Sequence[Any]) -> np.ndarray | None:
         try:
             with torch_threads(self._threads):
-                return np.asarray(self.encoder.encode(part), dtype=np.float32)
+                return np.asarray(self._call(part), dtype=np.float32)
         except (RuntimeError, MemoryError) as err:
             if not is_out_of_memory(err):
                 raise

@@ -44,11 +44,28 @@ class Golden:
             batch = [encoder.prepare(item) for item in golden_inputs(encoder.kinds)]
             # One batch, or less where even so few do not fit.
             runner = BatchRunner(
-                encoder, len(batch), device="its device", halve=True, threads=self._threads
+                encoder,
+                len(batch),
+                device="its device",
+                halve=True,
+                threads=self._threads,
+                # The same pass says whether the features are the head's input.
+                call=getattr(encoder, "encode_checked", None),
             )
             found = runner.encode(batch)
             self._vectors = np.round(found.astype(np.float64), 6)
         return self._vectors
+
+    def check_head(self) -> None:
+        """Check that W f + b are the model's logits, for an encoder that has a head.
+
+        Raises
+        ------
+        EncoderError
+            If they are not.
+        """
+        if hasattr(self._encoder, "encode_checked"):
+            _ = self.vectors
 
     def document(self) -> dict[str, Any]:
         """Return what ``golden.json`` holds."""

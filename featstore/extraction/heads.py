@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,42 @@ from featstore.label_sets import head_items
 from featstore.manifest import Manifest, read_manifest
 from featstore.store.writer import SetWriter
 
+logger = logging.getLogger(__name__)
+
 #: A head has one row per class: its exact values cost little.
 HEAD_DTYPE = "float32"
+
+
+@dataclass(frozen=True)
+class OpenedHead:
+    """A head that was read and checked, and the set that it is to be.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the label set.
+    items : DataFrame
+        One a class, in the order of the rows.
+    check : NameCheck or None
+        That the rows stand in the order of the names; None if nobody could tell.
+    """
+
+    head: Head
+    dataset: str
+    items: pl.DataFrame
+    check: NameCheck | None
+
+    def finished(self, store: Path) -> ExtractResult | None:
+        """Return the result if the store has the set, else None."""
+        return finished_result(
+            store,
+            self.head.space,
+            dataset=self.dataset,
+            kind="head_weight",
+            encoder=self.head.name,
+            items=self.items,
+            dtype=HEAD_DTYPE,
+        )
 
 
 def extract_head(
@@ -80,6 +115,63 @@ def extract_head(
         If the head has another number of classes, another label set or another order; or if its
         label set is only guessed by the number of its classes and could not be checked.
     """
+    opened = open_head(
+        manifest,
+        encoder=encoder,
+        store=store,
+        weights=weights,
+        label_set=label_set,
+        label_file=label_file,
+        check_names=check_names,
+        check_weights=check_weights,
+        device=device,
+        pool=pool,
+    )
+    head = opened.head
+    done = opened.finished(Path(store))
+    if done is not None:
+        return done
+    facts: dict[str, Any] = {**lasting_facts(head.facts), "label_set": head.label_set}
+    run = run_facts(head.facts, device=device)
+    run["row_order"] = "not checked" if opened.check is None else opened.check.facts()
+    try:
+        with SetWriter(
+            Path(store),
+            dataset=opened.dataset,
+            kind="head_weight",
+            encoder=head.name,
+            space=head.space,
+            items=opened.items,
+            dim=head.weight.shape[1],
+            dtype=HEAD_DTYPE,
+            facts=facts,
+            wait=wait,
+        ) as writer:
+            for block in writer.pending():
+                writer.write_block(block, head.weight[writer.layout.block_slice(block)])
+            revision = writer.finish(bias=head.bias, run=run)
+    except AlreadyFinishedError:
+        done = opened.finished(Path(store))  # another process wrote it meanwhile
+        if done is None:
+            raise
+        return done
+    return ExtractResult(str(writer.key), 0, opened.items.height, 0, revision)
+
+
+def open_head(
+    manifest: str | Path | Manifest | None = None,
+    *,
+    encoder: str,
+    store: str | Path,
+    weights: str | None = None,
+    label_set: str | None = None,
+    label_file: str | Path | None = None,
+    check_names: str | None = None,
+    check_weights: str | None = None,
+    device: str = "cpu",
+    pool: str | None = None,
+) -> OpenedHead:
+    """Read a head and check it; parameters and errors as for `extract_head`, nothing is written."""
     from featstore.encoders.class_head import read_head
 
     name, classes = _label_set(manifest, label_file, label_set)
@@ -95,45 +187,7 @@ def extract_head(
         raise EncoderError(msg)
     classes = classes.sort("index")
     check = _check_names(head, classes, Path(store), check_names, check_weights, device)
-    items = head_items(classes)
-    finished = partial(
-        finished_result,
-        Path(store),
-        head.space,
-        dataset=name,
-        kind="head_weight",
-        encoder=head.name,
-        items=items,
-        dtype=HEAD_DTYPE,
-    )
-    done = finished()
-    if done is not None:
-        return done
-    facts: dict[str, Any] = {**lasting_facts(head.facts), "label_set": head.label_set}
-    run = run_facts(head.facts, device=device)
-    run["row_order"] = "not checked" if check is None else check.facts()
-    try:
-        with SetWriter(
-            Path(store),
-            dataset=name,
-            kind="head_weight",
-            encoder=head.name,
-            space=head.space,
-            items=items,
-            dim=head.weight.shape[1],
-            dtype=HEAD_DTYPE,
-            facts=facts,
-            wait=wait,
-        ) as writer:
-            for block in writer.pending():
-                writer.write_block(block, head.weight[writer.layout.block_slice(block)])
-            revision = writer.finish(bias=head.bias, run=run)
-    except AlreadyFinishedError:
-        done = finished()  # another process wrote it meanwhile
-        if done is None:
-            raise
-        return done
-    return ExtractResult(str(writer.key), 0, items.height, 0, revision)
+    return OpenedHead(head, name, head_items(classes), check)
 
 
 def _label_set(
@@ -147,10 +201,25 @@ def _label_set(
         return read_label_file(label_file, name=name)
     assert manifest is not None
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
+    return source.name, label_set_of(source)
+
+
+def label_set_of(source: Manifest) -> pl.DataFrame:
+    """Return the classes of a manifest.
+
+    Raises
+    ------
+    ManifestError
+        If it has none.
+    """
     if source.classes is None:
-        msg = f"Manifest {source.name} has no label set (classes.parquet); a head needs one."
+        msg = (
+            f"Manifest {source.name} has no label set (classes.parquet); a head needs one. Build "
+            "one (`featstore manifests ls`), or list the classes in a file for --label-file "
+            "(API: label_file=)."
+        )
         raise ManifestError(msg)
-    return source.name, source.classes
+    return source.classes
 
 
 def _check_names(
@@ -178,4 +247,14 @@ def _check_names(
             "if you know it; classes in another order come with --label-file."
         )
         raise EncoderError(msg)
+    if check is None:
+        logger.warning(
+            "That the rows of the head of %s stand in the order of %s rests on its %s: %s holds "
+            "no embedded class names to check it by. Extract those first, or check with "
+            "--check-names.",
+            head.name,
+            head.label_set,
+            head.facts["label_set_basis"],
+            store,
+        )
     return check

@@ -16,6 +16,7 @@ from featstore.extraction.opening import default_threads, job_items, open_choice
 from featstore.extraction.options import (
     DECODE_TIMEOUT,
     DEFAULT_DTYPE,
+    Decode,
     EncoderChoice,
     OnError,
     Options,
@@ -39,6 +40,9 @@ def extract(
     space: Mapping[str, Any] | None = None,
     weights: str | None = None,
     pool: str | None = None,
+    prompt_name: str | None = None,
+    prefix: str | None = None,
+    max_length: int | None = None,
     dtype: str = DEFAULT_DTYPE,
     precision: str = "float32",
     device: str = "cpu",
@@ -46,6 +50,8 @@ def extract(
     threads: int | None = None,
     workers: int | None = None,
     decode_timeout: float | None = DECODE_TIMEOUT,
+    decode: Decode = "cpu",
+    tiff: bool = False,
     thumbnails: bool = False,
     views: int = 0,
     seed: int = 0,
@@ -84,8 +90,9 @@ def extract(
         ``name``. Same facts, same space_id: that promise is the caller's.
     weights : str, optional
         ``package:NAME``, a file, a folder, or None for the model's hub.
-    pool : str, optional
-        Another layer of the model; see `featstore.encoders.open_encoder`.
+    pool, prompt_name, prefix, max_length : optional
+        Another layer or pooling; what is put before texts; tokens that the model sees: see
+        `featstore.encoders.open_encoder`. Each makes another space.
     dtype : str
         Stored dtype: ``float16``, ``bfloat16`` or ``float32``.
     precision : str
@@ -99,6 +106,10 @@ def extract(
     decode_timeout : float, optional
         Seconds that one image may take; it is decoded in a process of its own, so that a crash
         or a hang costs that image. None decodes in threads, without that protection.
+    decode : {"cpu", "gpu"}
+        Where plain JPEG files are decoded; by nvJPEG they make another space.
+    tiff : bool
+        Decode TIFF files too, their first page; they fail otherwise.
     thumbnails : bool
         Keep a small WebP of every image in the store.
     views, seed : int
@@ -140,6 +151,8 @@ def extract(
         threads=threads,
         workers=workers,
         decode_timeout=decode_timeout,
+        decode=decode,
+        tiff=tiff,
         thumbnails=thumbnails,
         views=views,
         seed=seed,
@@ -155,7 +168,15 @@ def extract(
         on_block=on_block,
         on_progress=on_progress,
     )
-    choice = EncoderChoice(encoder, weights=weights, pool=pool, space=space)
+    choice = EncoderChoice(
+        encoder,
+        weights=weights,
+        pool=pool,
+        prompt_name=prompt_name,
+        prefix=prefix,
+        max_length=max_length,
+        space=space,
+    )
     return extract_many(manifest, kind=kind, encoders=[choice], store=store, options=options)[0]
 
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from featstore.extraction.options import Options
 from featstore.extraction.targets import Target
+from featstore.images import FORMATS, WITH_TIFF
 from featstore.manifest import Manifest
 
 
@@ -31,6 +32,11 @@ class Job:
     def workers(self) -> int:
         """Threads, or processes, that decode."""
         return self.options.workers or os.cpu_count() or 1
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Formats of images that are decoded, by Pillow's names."""
+        return WITH_TIFF if self.options.tiff else FORMATS
 
     @property
     def thumbnails(self) -> bool:

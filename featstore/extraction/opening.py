@@ -13,12 +13,7 @@ from featstore.encoders.object_encoder import ObjectEncoder
 from featstore.errors import EmptySelectionError, EncoderError, ManifestError
 from featstore.extraction.image_views import view_items, views_dataset
 from featstore.extraction.options import EncoderChoice, Options
-from featstore.images import ImageError, decode_image
 from featstore.manifest import Manifest
-from featstore.sources import ByteReader
-
-#: Images on which the head identity W f + b = logits is checked before the first block.
-HEAD_CHECK_IMAGES = 4
 
 
 def job_items(source: Manifest, kind: str, options: Options) -> tuple[str, pl.DataFrame]:
@@ -59,14 +54,18 @@ def open_choices(choices: Sequence[EncoderChoice], kind: str, options: Options) 
     EncoderError
         If one cannot be built, does not take items of this kind, or takes no such option.
     """
-    from featstore.encoders.registry import check_name
+    from featstore.encoders.registry import check_options
 
     if not choices:
         msg = "An extraction needs at least one encoder."
         raise EncoderError(msg)
     for choice in choices:
         if isinstance(choice.encoder, str):
-            check_name(choice.encoder)
+            check_options(
+                choice.encoder,
+                **choice.model_options(),
+                trust_remote_code=options.trust_remote_code,
+            )
         elif choice.space is None:
             msg = "An encoder object needs space={...}: the facts that identify its space."
             raise EncoderError(msg)
@@ -77,24 +76,6 @@ def open_choices(choices: Sequence[EncoderChoice], kind: str, options: Options) 
             msg = f"Encoder {encoder.name} encodes {known}, not {kind}."
             raise EncoderError(msg)
     return opened
-
-
-def check_heads(encoders: Sequence[Encoder], items: pl.DataFrame, reader: ByteReader) -> None:
-    """Check W f + b = logits on the first readable images, for encoders that have a head."""
-    checks = [encoder for encoder in encoders if hasattr(encoder, "check_head")]
-    if not checks:
-        return
-    pictures = []
-    for item in items.head(5 * HEAD_CHECK_IMAGES).iter_rows(named=True):
-        try:
-            pictures.append(decode_image(reader.read(item)))
-        except (ImageError, OSError):
-            continue  # the job itself lists it
-        if len(pictures) == HEAD_CHECK_IMAGES:
-            break
-    for encoder in checks if pictures else []:
-        check: Any = encoder
-        check.check_head([encoder.prepare(picture) for picture in pictures])
 
 
 def default_threads(choices: Sequence[EncoderChoice]) -> int | None:
@@ -117,10 +98,7 @@ def _open(choice: EncoderChoice, kind: str, options: Options) -> Encoder:
         weights=choice.weights,
         device=options.device,
         precision=options.precision,
-        pool=choice.pool,
-        prompt_name=choice.prompt_name,
-        prefix=choice.prefix,
-        max_length=choice.max_length,
+        **choice.model_options(),
         trust_remote_code=options.trust_remote_code,
         compile=options.compile,
     )

@@ -18,6 +18,9 @@ DEFAULT_DTYPE = "float16"
 #: Seconds that one image may take to decode.
 DECODE_TIMEOUT = 60.0
 
+#: What can be asked of a named encoder; each value that is given makes another space.
+MODEL_OPTIONS = ("pool", "prompt_name", "prefix", "max_length")
+
 OnError = Literal["skip", "fail"]
 
 #: Where plain JPEG files are decoded.
@@ -46,6 +49,10 @@ class EncoderChoice:
     max_length: int | None = None
     space: Mapping[str, Any] | None = None
 
+    def model_options(self) -> dict[str, Any]:
+        """Return what `open_encoder` takes beside name and weights; each is keyed."""
+        return {option: getattr(self, option) for option in MODEL_OPTIONS}
+
     def as_dict(self) -> dict[str, Any]:
         """Return what the provenance records: no object, and no path of this machine."""
         name = self.encoder if isinstance(self.encoder, str) else type(self.encoder).__qualname__
@@ -53,10 +60,8 @@ class EncoderChoice:
         if self.weights is not None:
             shared = self.weights == "hub" or self.weights.startswith("package:")
             found["weights"] = self.weights if shared else Path(self.weights).name
-        for option in ("pool", "prompt_name", "prefix", "max_length"):
-            if getattr(self, option) is not None:
-                found[option] = getattr(self, option)
-        return found
+        given = self.model_options().items()
+        return found | {option: value for option, value in given if value is not None}
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class Options:
     workers: int | None = None
     decode_timeout: float | None = DECODE_TIMEOUT
     decode: Decode = "cpu"
+    tiff: bool = False
     thumbnails: bool = False
     views: int = 0
     seed: int = 0

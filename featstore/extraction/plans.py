@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import FeatstoreError
+from featstore.extraction.options import MODEL_OPTIONS
 from featstore.store.files import MAX_METADATA_BYTES, read_json
-
-#: What a run records of how it asked for an encoder, beside its weights.
-_OPTIONS = ("pool", "prompt_name", "prefix", "max_length")
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,8 @@ class Plan:
     """As ``--weights`` takes it, where a run says that; else None."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What else the encoder was asked for: pool, prompt_name, prefix, max_length, compile."""
+    tiff: bool = False
+    """Whether TIFF files were decoded."""
     run: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ def _plans(run: Mapping[str, Any], encoder: str) -> list[Plan]:
     return [
         replace(
             _plan(run),
-            options={**{name: way[name] for name in _OPTIONS if name in way}, **shared},
+            options={**{name: way[name] for name in MODEL_OPTIONS if name in way}, **shared},
         )
         for way in ways or [{}]
     ]
@@ -93,6 +93,7 @@ def _plan(run: Mapping[str, Any]) -> Plan:
         threads=_count(run.get("threads")),
         device=str(run.get("device", "cpu")),
         weights=f"package:{package}" if package else None,
+        tiff=_mapping(run.get("settings")).get("tiff") is True,
         run=run,
     )
 

@@ -18,7 +18,7 @@ from featstore.encoders.transfer import take_transfer_seconds
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.image_views import draw_view, source_item
 from featstore.extraction.progress import StageClock
-from featstore.images import ImageError, decode_image, thumbnail_webp
+from featstore.images import FORMATS, ImageError, decode_image, thumbnail_webp
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -60,6 +60,8 @@ class Preparation:
     gpu : str, optional
         Decode plain JPEG files on this device, in the threads; nothing is decoded in processes
         then, and no time limit holds.
+    formats : sequence of str
+        Pillow's names of the formats that are tried.
     thumbnail : bool
     clock : StageClock, optional
     """
@@ -72,6 +74,7 @@ class Preparation:
         workers: int,
         decode_timeout: float | None,
         gpu: str | None = None,
+        formats: Sequence[str] = FORMATS,
         thumbnail: bool = False,
         clock: StageClock | None = None,
     ) -> None:
@@ -88,8 +91,11 @@ class Preparation:
         self._room = {number: threading.BoundedSemaphore(IN_FLIGHT) for number in self._encoding}
         # Processes start with the first image, so texts start none.
         self._gpu = gpu
+        self._formats = formats
         self._processes = (
-            DecodePool(workers, timeout=decode_timeout) if decode_timeout and not gpu else None
+            DecodePool(workers, timeout=decode_timeout, formats=formats)
+            if decode_timeout and not gpu
+            else None
         )
 
     def __enter__(self) -> Self:
@@ -159,9 +165,9 @@ class Preparation:
 
     def _decode(self, data: bytes) -> Image.Image:
         if self._gpu is not None:
-            return decode_on_gpu(data, self._gpu)
+            return decode_on_gpu(data, self._gpu, formats=self._formats)
         if self._processes is None:
-            return decode_image(data)
+            return decode_image(data, formats=self._formats)
         return self._processes.submit(data).result()
 
     def _slot(self, image: Image.Image, wanted: np.ndarray) -> Slot:

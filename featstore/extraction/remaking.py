@@ -21,6 +21,7 @@ from featstore.extraction.pipeline import BlockTask, encode_blocks
 from featstore.extraction.plans import Plan
 from featstore.extraction.preparation import Preparation
 from featstore.extraction.provenance import lasting_facts
+from featstore.images import FORMATS, WITH_TIFF
 from featstore.label_sets import head_items
 from featstore.manifest import Manifest
 from featstore.sources import ByteReader
@@ -139,7 +140,11 @@ class ItemRemaker:
         with (
             ByteReader(self._source.root) as reader,
             Preparation(
-                reader, [runner], workers=self._workers, decode_timeout=DECODE_TIMEOUT
+                reader,
+                [runner],
+                workers=self._workers,
+                decode_timeout=DECODE_TIMEOUT,
+                formats=WITH_TIFF if plan.tiff else FORMATS,
             ) as preparation,
         ):
             for number, run in enumerate(way):

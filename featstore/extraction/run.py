@@ -14,7 +14,6 @@ from featstore.extraction.failing import FailureLimit
 from featstore.extraction.golden_check import Golden, require_same_encoder
 from featstore.extraction.job_log import JobLog
 from featstore.extraction.opened_job import Job
-from featstore.extraction.opening import check_heads
 from featstore.extraction.pipeline import BlockTask, encode_blocks
 from featstore.extraction.preparation import Preparation
 from featstore.extraction.progress import StageClock, Tracker
@@ -32,12 +31,11 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
     """
     results: dict[str, ExtractResult] = {}
     with ByteReader(job.source.root) as reader, contextlib.ExitStack() as stack:
-        if job.kind == "image":
-            with torch_threads(job.threads):
-                check_heads([target.encoder for target in targets], job.items, reader)
         # Layout and dtype are checked, and disks measured, before anything is written.
         sets = [_prepare_set(job, target) for target in targets]
         check_free_space(job.store, [inspect_set(target, known=None) for target in targets])
+        for one in sets:
+            one.golden.check_head()
         opened: list[SetInProgress] = []
         for one in sets:
             done = _open_writer(one, stack)
@@ -154,6 +152,7 @@ def _run_pass(
         workers=job.workers,
         decode_timeout=job.options.decode_timeout,
         gpu=job.options.device if job.options.decode == "gpu" else None,
+        formats=job.formats,
         thumbnail=job.thumbnails,
         clock=clock,
     ) as preparation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from featstore.durable import write_durably
 from featstore.errors import ManifestError, did_you_mean
 from featstore.sources.location import folder
+from featstore.sources.names import is_image
 from featstore.sources.request import Found, Request
 from featstore.sources.tables import ItemCollector
 
@@ -26,13 +28,16 @@ NAMES = (
 _PATHS = ("samples", "_samples", "_image_files", "_images", "imgs")
 _LABELS = ("targets", "_labels", "labels")
 
+#: Classes that list their files as the file system happens to.
+_UNORDERED = frozenset({"SUN397"})
+
 
 def read_torchvision(request: Request) -> Found:
     """List the images of a torchvision dataset.
 
     Files are used where they lie, with their relative path as key. A dataset that exists only as
-    an array is written once, as lossless PNG files below ``images/`` of the manifest's folder,
-    with split and index as key.
+    an array, or in files of a format that is not decoded (GTSRB's PPM), is written once, as
+    lossless PNG files below ``images/`` of the manifest's folder, with split and index as key.
 
     Raises
     ------
@@ -46,15 +51,19 @@ def read_torchvision(request: Request) -> Found:
     names = _class_names(getattr(dataset, "classes", None))
     items = ItemCollector(request.dataset, names)
     paths, labels = _files(dataset)
-    if paths is None:
-        for index, image in enumerate(dataset):
+    if paths is None or not all(is_image(Path(path).name) for path in paths):
+        for index in range(len(dataset)):
+            image = dataset[index]
             where = f"images/{split or 'all'}/{index:06d}.png"
             _write_png(request.out / where, image[0])
             items.image(where.removeprefix("images/"), where, label=_label(image[1]), split=split)
         return Found(request.out, items.contents())
-    for index, path in enumerate(paths):
-        uri = _relative(Path(path), root)
-        items.image(uri, uri, label=_label(labels[index]) if labels else None, split=split)
+    found = [
+        (_relative(Path(path), root), None if labels is None else labels[index])
+        for index, path in enumerate(paths)
+    ]
+    for uri, label in sorted(found) if name in _UNORDERED else found:
+        items.image(uri, uri, label=_label(label), split=split)
     return Found(root, items.contents())
 
 
@@ -96,9 +105,11 @@ def _open(name: str, root: Path, split: str | None, *, download: bool) -> Any:
 
 
 def _class_names(classes: Any) -> list[str] | None:
-    if not classes or not all(isinstance(name, str) for name in classes):
+    if not classes:
         return None
-    return list(classes)
+    # Imagenette has all lemmas of a class; Places365 keeps its names in folders by letter.
+    firsts = [name[0] if isinstance(name, tuple) else name for name in classes]
+    return [re.sub(r"^/[a-z]/", "", str(name)) for name in firsts]
 
 
 def _files(dataset: Any) -> tuple[list[Any] | None, Sequence[Any] | None]:
@@ -119,7 +130,10 @@ def _files(dataset: Any) -> tuple[list[Any] | None, Sequence[Any] | None]:
 
 
 def _label(value: Any) -> str | int | None:
-    return value if isinstance(value, str) else None if value is None else int(value)
+    if value is None or isinstance(value, str):
+        return value
+    # STL10 marks what has no label by -1.
+    return int(value) if int(value) >= 0 else None
 
 
 def _relative(path: Path, root: Path) -> str:

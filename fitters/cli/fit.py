@@ -40,9 +40,13 @@ class NumberOrAuto(click.ParamType[Any]):
 
 
 class CountOrAuto(click.ParamType[Any]):
-    """``auto``, ``all``, or a number of directions."""
+    """``auto``, a number of directions or anchors, or ``all`` where that is another choice."""
 
     name = "auto|all|count"
+
+    def __init__(self, *, everything: bool = True) -> None:
+        self._everything = everything
+        self.name = "auto|all|count" if everything else "auto|count"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -50,10 +54,11 @@ class CountOrAuto(click.ParamType[Any]):
         """Return the number, "auto", or None for all."""
         if value == "auto":
             return "auto"
-        if value in (None, "all"):
+        if self._everything and value in (None, "all"):
             return None
         if not (value.isascii() and value.isdigit() and int(value) > 0):
-            self.fail(f"must be 'auto', 'all' or a number from 1; got {value!r}.", param, ctx)
+            words = "'auto', 'all'" if self._everything else "'auto'"
+            self.fail(f"must be {words} or a number from 1; got {value!r}.", param, ctx)
         return int(value)
 
 
@@ -111,8 +116,14 @@ class CountOrAuto(click.ParamType[Any]):
 )
 @click.option("--rank", type=click.IntRange(min=1), help="Of a truncated procrustes.")
 @click.option("--scale", is_flag=True, help="procrustes also scales.")
-@click.option("--top-k", type=click.IntRange(min=1), help="Classes of conse, anchors of asif.")
-@click.option("--power", type=click.FloatRange(0, min_open=True), help="Of asif's similarities.")
+@click.option(
+    "--top-k",
+    type=CountOrAuto(everything=False),
+    help="Classes of conse (10), anchors of asif (800, or auto).",
+)
+@click.option(
+    "--power", type=NumberOrAuto(above_zero=True), help="Of asif's similarities (8, or auto)."
+)
 @click.option("--legacy", is_flag=True, help="text-to-concept with the bug of its original.")
 @click.option(
     "--criterion",
@@ -200,7 +211,8 @@ def fit_command(method: str, store: Path, out: Path, **given: Any) -> None:
 
 def _line(path: Path, method: str, facts: dict[str, Any]) -> str:
     choice = facts["choice"]
-    named = {"penalty": "penalty", "gamma": "gamma", "mix": "mix", "n_components": "components"}
+    named = {"penalty": "penalty", "gamma": "gamma", "mix": "mix", "n_components": "components",
+             "top_k": "top-k", "power": "power"}  # fmt: skip
     chosen = ", ".join(
         f"{text} {choice[name]:.3g}" for name, text in named.items() if choice.get(name) is not None
     )

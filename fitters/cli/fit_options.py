@@ -110,7 +110,14 @@ def refuse_ignored(method: str, spec: Method, given: Mapping[str, Any]) -> None:
             _refuse(name, "it is of prototypes, and there is no --head.")
     if spec.fitted_on == "head" and real:
         _refuse("y", f"{method} reads a head and its names, and uses no real pair.")
-    open_ = Open(given["penalty"], given["mix"], given["components"], given["gamma"])
+    open_ = Open(
+        given["penalty"],
+        given["mix"],
+        given["components"],
+        given["gamma"],
+        top_k=given["top_k"],
+        power=given["power"],
+    )
     if "precision" in typed:
         by_rows = needs_rows(spec, open_, given["criterion"], mixed=head)
         if by_rows or given["rows"] == "bias":
@@ -148,6 +155,8 @@ def _chooses(spec: Method, open_: Open, *, mixed: bool) -> bool:
     """Return whether anything is left to choose."""
     if spec.rule == "none":
         return False
+    if spec.rule == "anchors":
+        return "auto" in (open_.top_k, open_.power)
     if "n_components" in spec.options and open_.n_components == "auto":
         return True
     if "gamma" in spec.options and open_.gamma == "auto":

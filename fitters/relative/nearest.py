@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from fitters.errors import SettingError
+from fitters.side_by_side import side_by_side
 
 Rows = npt.NDArray[np.floating[Any]]
 Backend = Literal["numpy", "faiss"]
@@ -46,25 +47,26 @@ def nearest_anchors(rows: Rows, anchors: Rows, k: int, *, backend: Backend = "nu
 
 def _with_numpy(rows: Rows, anchors: Rows, k: int) -> csr_array:
     # Anchor by anchor block in the outer loop would read the anchors once, but hold every row's
-    # candidates; rows in the outer loop hold those of one block of rows.
-    columns, values = [], []
-    counts = np.zeros(len(rows) + 1, dtype=np.int64)
-    for start in range(0, len(rows), ROW_BLOCK):
-        block = rows[start : start + ROW_BLOCK]
+    # candidates; rows in the outer loop hold those of one block of rows, and blocks of rows can be
+    # searched at the same time.
+    def search(block: Rows) -> list[_Best]:
         found = [_Best(k) for _ in block]
         for first in range(0, len(anchors), ANCHOR_BLOCK):
             similarities = block @ anchors[first : first + ANCHOR_BLOCK].T
             for best, of_row in zip(found, similarities, strict=True):
                 best.add(of_row, first)
-        for place, best in enumerate(found, start=start + 1):
+        for best in found:
             best.cut()
-            columns.append(best.columns)
-            values.append(best.values)
-            counts[place] = len(best.columns)
+        return found
+
+    blocks = [rows[start : start + ROW_BLOCK] for start in range(0, len(rows), ROW_BLOCK)]
+    of_rows = [best for found in side_by_side(search, blocks) for best in found]
     shape = len(rows), len(anchors)
-    if not columns:
+    if not of_rows:
         return csr_array(shape, dtype=rows.dtype)
-    flat = np.concatenate(values), np.concatenate(columns), np.cumsum(counts)
+    columns = [best.columns for best in of_rows]
+    counts = np.cumsum([0, *map(len, columns)])
+    flat = np.concatenate([best.values for best in of_rows]), np.concatenate(columns), counts
     return csr_array(flat, shape=shape)
 
 

@@ -11,6 +11,7 @@ one eigendecomposition serves every penalty, and no row is read again for any of
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from fitters.errors import SelectionError
 from fitters.linear.solvers import eigen_gram, invert_spectrum
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.select.curve import PENALTIES, WEIGHTS, Axis, Curve, search
+from fitters.side_by_side import side_by_side
 
 Matrix = npt.NDArray[np.float64]
 
@@ -68,17 +70,19 @@ def validate_by_error(
     ways = ("x->y", "y->x") if direction == "both" else (direction,)
 
     def evaluate(at_weights: Matrix, at_penalties: Matrix) -> Matrix:
-        scores = np.zeros((len(at_weights), len(at_penalties)))
-        for i, weight in enumerate(at_weights):
-            for way in ways:
-                errors, total = np.zeros(len(at_penalties)), 0.0
-                for held, others in zip(folds, rest, strict=True):
-                    training = others
-                    if prototypes is not None:
-                        training = merge_pooled(others, prototypes.scaled(float(weight)))
-                    error, size = _errors(training, held, way, at_penalties, center=center)
-                    errors, total = errors + error, total + size
-                scores[i] += (1.0 - errors / total) / len(ways)
+        def errors_of(task: tuple[float, str, int]) -> tuple[Matrix, float]:
+            weight, way, fold = task
+            training = rest[fold]
+            if prototypes is not None:
+                training = merge_pooled(training, prototypes.scaled(weight))
+            return _errors(training, folds[fold], way, at_penalties, center=center)
+
+        tasks = list(itertools.product(at_weights.tolist(), ways, range(len(folds))))
+        found = side_by_side(errors_of, tasks)
+        shape = len(at_weights), len(ways), len(folds)
+        errors = np.array([error for error, _ in found]).reshape(*shape, -1).sum(axis=2)
+        sizes = np.array([size for _, size in found]).reshape(shape).sum(axis=2)
+        scores: Matrix = (1.0 - errors / sizes[:, :, None]).mean(axis=1)
         return scores
 
     return search(

@@ -31,16 +31,20 @@ from fitters.select.kernel_prototypes import (
     GAMMAS,
     KERNEL_PENALTIES,
 )
-from fitters.select.ranking import Gallery, reciprocal_ranks
+from fitters.select.ranking import (
+    METRICS,
+    Gallery,
+    mean_and_error,
+    metric_of,
+    reciprocal_ranks,
+)
 from fitters.select.surface import Measured, Rule, Surface, explore
 
 Matrix = npt.NDArray[np.float64]
-Validation = Literal["mrr", "top-1", "top-5", "cosine", "squared"]
+Validation = Literal["mrr", "top-1", "top-5", "top-10", "cosine", "squared"]
 
 VALIDATIONS: dict[str, str] = {
-    "mrr": "mean reciprocal rank of the true text among the texts of the held-out fold",
-    "top-1": "share of held-out images whose true text ranks first among the fold's texts",
-    "top-5": "share of held-out images whose true text ranks in the first five of the fold's texts",
+    **METRICS,
     "cosine": "mean cosine of a held-out image and the row predicted from its text",
     "squared": "minus the mean squared error of the row predicted from a held-out text",
 }
@@ -96,7 +100,7 @@ class Prototypes:
 
 
 @dataclass(frozen=True, eq=False)
-class _Fold:
+class Fold:
     """Rows of one held-out fold, the first row of each distinct text, and what is right."""
 
     rows: npt.NDArray[np.intp]
@@ -104,7 +108,8 @@ class _Fold:
     positives: npt.NDArray[np.intp]
 
     @classmethod
-    def of(cls, real: Pairs, rows: npt.NDArray[np.intp]) -> _Fold:
+    def of(cls, real: Pairs, rows: npt.NDArray[np.intp]) -> Fold:
+        """Return the fold of these rows of `real`."""
         held = real.take(rows)
         first = np.unique(held.y, axis=0, return_index=True)[1]
         return cls(rows, first, Gallery.of(held.y, held.row_groups).positives)
@@ -146,22 +151,13 @@ def cross_validate_kernel(
     The transforms are those of the final fit, so the held-out images take part in the mean that
     centres them; their texts and their pairing take part in nothing.
     """
-    if criterion not in VALIDATIONS:
-        msg = f"criterion must be one of {', '.join(VALIDATIONS)}. Got {criterion!r}."
-        raise SettingError(msg)
-    if folds.shape != (real.n,):
-        msg = f"folds must have one entry a pair, shape ({real.n},). Got {folds.shape}."
-        raise PairsError(msg)
-    if (real.row_weight <= 0).any():
-        msg = "A real pair of weight 0 can be neither fitted nor held out. Leave it out."
-        raise PairsError(msg)
+    check_validation(real, folds, criterion)
     texts, images = real.y.astype(np.float64), real.x.astype(np.float64)
-    parts = [_Fold.of(real, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
+    parts = [Fold.of(real, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
     landmarks = None
     if prototypes is not None:
         prototypes = prototypes.take(prototypes.row_weight > 0)
-        if prototypes.n > EXACT_ROWS:
-            landmarks = rng.permutation(prototypes.n)[:CHOICE_LANDMARKS]
+        landmarks = landmarks_of(prototypes, rng)
     own = 1 / real.row_weight
     known: dict[float, tuple[Matrix, Prototypes | None]] = {}
 
@@ -185,10 +181,11 @@ def cross_validate_kernel(
                     if eliminated is not None:
                         covered, explained = eliminated.explain(float(alpha / weight))
                         system, targets = kernel - covered, images - explained
-                    of_rows = _held_out_scores(
-                        system + np.diag(alpha * own), targets, images, parts, criterion
+                    predicted = held_out_predictions(
+                        system + np.diag(alpha * own), targets, images, parts
                     )
-                    scores[i, j, g], errors[i, j, g] = _mean_and_error(of_rows, real.row_groups)
+                    of_rows = score_predictions(predicted, images, parts, criterion)
+                    scores[i, j, g], errors[i, j, g] = mean_and_error(of_rows, real.row_groups)
         return scores, errors
 
     return explore(
@@ -205,35 +202,63 @@ def cross_validate_kernel(
     )
 
 
-def _held_out_scores(
-    system: Matrix, targets: Matrix, images: Matrix, parts: list[_Fold], criterion: str
+def check_validation(real: Pairs, folds: npt.NDArray[np.integer[Any]], criterion: str) -> None:
+    """Raise unless real pairs can be validated by these folds and this criterion.
+
+    Raises
+    ------
+    SettingError
+        If the criterion is unknown.
+    PairsError
+        If a pair has no fold or no mass.
+    """
+    if criterion not in VALIDATIONS:
+        msg = f"criterion must be one of {', '.join(VALIDATIONS)}. Got {criterion!r}."
+        raise SettingError(msg)
+    if folds.shape != (real.n,):
+        msg = f"folds must have one entry a pair, shape ({real.n},). Got {folds.shape}."
+        raise PairsError(msg)
+    if (real.row_weight <= 0).any():
+        msg = "A real pair of weight 0 can be neither fitted nor held out. Leave it out."
+        raise PairsError(msg)
+
+
+def landmarks_of(prototypes: Pairs, rng: np.random.Generator) -> npt.NDArray[np.intp] | None:
+    """Return which prototypes stand for all of them in a choice; None if all do."""
+    if prototypes.n <= EXACT_ROWS:
+        return None
+    return rng.permutation(prototypes.n)[:CHOICE_LANDMARKS]
+
+
+def held_out_predictions(
+    system: Matrix, targets: Matrix, images: Matrix, parts: list[Fold]
 ) -> Matrix:
-    """Return the criterion of every row when its fold was held out."""
+    """Return the prediction of every row when its fold was held out."""
     inverse = np.linalg.inv(system)
     dual = inverse @ targets
-    scores = np.empty(len(images))
+    predicted = np.empty_like(images)
     for part in parts:
         rows = part.rows
-        held = images[rows]
         left = np.linalg.inv(inverse[np.ix_(rows, rows)]) @ dual[rows]
-        predicted = held - left
-        if criterion == "squared":
-            scores[rows] = -np.einsum("nd,nd->n", left, left)
-            continue
-        lengths = np.linalg.norm(predicted, axis=1, keepdims=True)
-        unit = np.divide(predicted, lengths, out=np.zeros_like(predicted), where=lengths > 0)
-        if criterion == "cosine":
-            scores[rows] = np.einsum("nd,nd->n", unit, held) / np.linalg.norm(held, axis=1)
-            continue
-        inverse_ranks = reciprocal_ranks(held @ unit[part.first].T, part.positives)
-        cutoff = {"mrr": None, "top-1": 1, "top-5": 5}[criterion]
-        scores[rows] = inverse_ranks if cutoff is None else inverse_ranks > 1 / (cutoff + 0.5)
+        predicted[rows] = images[rows] - left
+    return predicted
+
+
+def score_predictions(
+    predicted: Matrix, images: Matrix, parts: list[Fold], criterion: str
+) -> Matrix:
+    """Return the criterion of every row, the texts of its fold being the gallery."""
+    if criterion == "squared":
+        left = images - predicted
+        squares: Matrix = -np.einsum("nd,nd->n", left, left)
+        return squares
+    lengths = np.linalg.norm(predicted, axis=1, keepdims=True)
+    unit = np.divide(predicted, lengths, out=np.zeros_like(predicted), where=lengths > 0)
+    if criterion == "cosine":
+        cosines: Matrix = np.einsum("nd,nd->n", unit, images) / np.linalg.norm(images, axis=1)
+        return cosines
+    scores = np.empty(len(images))
+    for part in parts:
+        of_fold = images[part.rows] @ unit[part.rows][part.first].T
+        scores[part.rows] = metric_of(reciprocal_ranks(of_fold, part.positives), criterion)
     return scores
-
-
-def _mean_and_error(of_rows: Matrix, groups: npt.NDArray[np.intp]) -> tuple[float, float]:
-    """Return the mean over rows, and its standard error with groups as what was drawn."""
-    mean = float(of_rows.mean())
-    sums = np.bincount(groups, weights=of_rows - mean)
-    n_groups = len(sums)
-    return mean, float(np.sqrt(n_groups / max(n_groups - 1, 1) * (sums @ sums)) / len(of_rows))

@@ -6,6 +6,7 @@ costs one fit for each fold and setting; from moments, none of them reads a row 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from fitters.pairs import Pairs
 from fitters.projection import BaseAligner
 from fitters.select.curve import Axis, Curve, search
 from fitters.select.ranking import METRICS, HeldOut, Metric, check_metric
+from fitters.side_by_side import side_by_side
 
 Matrix = npt.NDArray[np.float64]
 
@@ -134,20 +136,24 @@ def _search(
     known: dict[tuple[float, float], Matrix] = {}
 
     def evaluate(at_weights: Matrix, at_penalties: Matrix) -> Matrix:
-        best = np.empty((len(at_weights), len(at_penalties)))
-        for (i, j), _ in np.ndenumerate(best):
-            setting = float(at_weights[i]), float(at_penalties[j])
-            try:
-                sums = sum(score(refit(fold, *setting), part) for fold, part in parts.items())
-            except ZeroRowError as err:
-                msg = (
-                    f"{real.n:,} pairs in {len(parts)} folds are too few to choose by: what is "
-                    f"fitted without a fold cannot place its pairs ({err}) Give more pairs, or a "
-                    "number for every setting."
-                )
-                raise SelectionError(msg) from err
-            known[setting] = np.asarray(sums) / real.n
-            best[i, j] = known[setting].max()
+        def score_of(task: tuple[float, float, int]) -> Matrix:
+            weight, penalty, fold = task
+            return score(refit(fold, weight, penalty), parts[fold])
+
+        settings = list(itertools.product(at_weights.tolist(), at_penalties.tolist()))
+        tasks = [(weight, penalty, fold) for weight, penalty in settings for fold in parts]
+        try:
+            found = side_by_side(score_of, tasks)
+        except ZeroRowError as err:
+            msg = (
+                f"{real.n:,} pairs in {len(parts)} folds are too few to choose by: what is "
+                f"fitted without a fold cannot place its pairs ({err}) Give more pairs, or a "
+                "number for every setting."
+            )
+            raise SelectionError(msg) from err
+        scores = np.array(found).reshape(len(settings), len(parts), -1).sum(axis=1) / real.n
+        known.update(zip(settings, scores, strict=True))
+        best: Matrix = scores.max(axis=1).reshape(len(at_weights), len(at_penalties))
         return best
 
     curve = search(

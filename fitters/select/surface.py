@@ -1,6 +1,6 @@
 """A self-widening grid over any number of settings, and the whole surface it leaves.
 
-`Curve` is for a penalty and a mixing weight; a kernel adds its width.
+`Curve` is for a penalty and a mixing weight; a kernel adds its width, and ASIF has other settings.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ Evaluate = Callable[[Mapping[str, Matrix]], Measured]
 
 Rule = Literal["best", "one-se"]
 
-PLURALS = {"gamma": "gammas", "penalty": "penalties", "weight": "weights"}
+PLURALS = {
+    "gamma": "gammas", "penalty": "penalties", "weight": "weights", "top_k": "top_ks",
+    "power": "powers",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from fitters.choice import moments_of
 from fitters.errors import SelectionError, SettingError
 from fitters.methods import METHODS, OPTIONS, Settings
 from fitters.moments import merge_pooled
+from fitters.recipe import select
 from fitters.select import (
     Axis,
     choose_components,
@@ -188,3 +189,26 @@ def test_text_to_concept_takes_no_head_and_leaves_rows_raw(make_world):
     alignment = fit_alignment("text-to-concept", real=real, rng=np.random.default_rng(0))
     assert alignment.x.mean is None
     assert not alignment.x.normalize
+
+
+@pytest.mark.parametrize("metric", ["mrr", "top-1", "squared"])
+@pytest.mark.parametrize("method", ["ridge", "csa", "kernel-ridge", "asif"])
+def test_select_chooses_what_is_then_fitted_with(metric, method, make_world):
+    head, real = make_world(n_classes=30, n_images=24, p=9, q=4, noise=0.8)
+    if metric == "squared" and method in ("csa", "asif"):
+        with pytest.raises(SettingError, match="goes by one of mrr"):
+            select(method, real=real, metric=metric, rng=np.random.default_rng(0))
+        return
+    auto = {"top_k": "auto", "power": "auto"} if method == "asif" else {}
+    chosen = select(method, prototypes=head, real=real, metric=metric, rng=np.random.default_rng(0))
+    made = fit_alignment(
+        method, prototypes=head, real=real, validation=metric, rng=np.random.default_rng(0), **auto
+    )
+    assert chosen.facts == made.facts["choice"]
+    assert {"scores", "edges", "criterion"} <= set(chosen.facts)
+
+
+def test_select_refuses_what_has_no_choice(make_world):
+    head, _ = make_world()
+    with pytest.raises(SettingError, match="mean-shift has nothing to choose"):
+        select("mean-shift", prototypes=head, rng=np.random.default_rng(0))

@@ -197,6 +197,19 @@ def test_asif_is_sparse_to_the_end(
     assert _run("export", out, "--store", store, "--names", NAMES, "-o", tmp_path / "h.npz") == 0
 
 
+def test_the_settings_of_asif_can_be_chosen(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ("--top-k", "auto", "--power", "auto", "--validation", "top-5")
+    assert _fit(store, tmp_path / "a", "--y", Y, *both, "--json", method="asif") == 0
+    choice = json.loads(capsys.readouterr().out)["choice"]
+    assert choice["top_k"] in choice["top_ks"]
+    assert choice["power"] in choice["powers"]
+    assert "first five" in choice["criterion"]
+    assert _fit(store, tmp_path / "b", "--top-k", "3", "--power", "2", method="asif") == 0
+    assert "(top-k 3, power 2)" in capsys.readouterr().out
+
+
 def test_export_holds_a_head_that_scores_like_the_alignment(
     store: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,6 +278,7 @@ BAD = [
     ([*REAL, "--validation", "top-1", "--criterion", "error"], 2, "held-out squared error"),
     ([*REAL, "--validation", "top-1", "--penalty", "1"], 2, "nothing is left to choose"),
     (["fit", "asif", *REAL[2:], "--validation", "top-1"], 2, "nothing is left to choose"),
+    (["fit", "asif", *REAL[2:], "--top-k", "all"], 2, "must be 'auto' or a number from 1"),
     ([*REAL, "--validation", "top-3"], 2, "'top-3' is not one of"),
     ([*REAL, "--pairs", "other:train"], 2, "are of different datasets"),
     ([*REAL, "--n-pairs", "1"], 1, "One pair is its own mean"),
@@ -293,6 +307,7 @@ BAD = [
      "--y takes a set of kind caption"),
     (["fit", "text-to-concept", "--store", "S", "--x", X, "--y", Y, "-o", "out"], 1,
      "--y takes a set of kind image"),
+    (["fit", "text-to-concept", *FIT[2:], "--y", X], 1, "leave --head out"),
     (["aply"], 2, "Did you mean 'apply'"),
 ]  # fmt: skip
 

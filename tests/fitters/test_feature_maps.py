@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -21,7 +22,7 @@ from fitters import (
 )
 from fitters.errors import CorruptAlignmentError, PairsError, SettingError
 from fitters.feature_maps import FourierMap, NystroemMap, choose_landmarks, gaussian
-from fitters.moments import accumulate, merge_pooled
+from fitters.moments import Moments, accumulate, merge_pooled
 from tests.assertions import assert_close, assert_same
 
 
@@ -78,6 +79,51 @@ def test_all_rows_as_landmarks_and_linear_ridge_are_exact_kernel_ridge(rows, rng
     assert np.abs(side.apply(rows) @ fit.coef_ - expected).max() < 1e-6
     exact = KernelRidgeAligner(gamma=1.5, relative=False, alpha=0.2, center=False).fit(head, rows)
     assert np.abs(fit.project_y(side.apply(rows)) - exact.project_y(rows)).max() < 1e-6
+
+
+@given(
+    kind=st.sampled_from(["nystroem", "fourier"]),
+    mapped=st.sampled_from(["x", "y", "both"]),
+    cuts=st.lists(st.integers(0, 60), max_size=3),
+    size=st.integers(1, 61),
+    weighted=st.booleans(),
+)
+def test_moments_of_mapped_rows_stream_and_merge(kind, mapped, cuts, size, weighted):
+    rng = np.random.default_rng(5)
+    sides = {}
+    raw = {"x": rng.standard_normal((60, 6)), "y": rng.standard_normal((60, 4))}
+    for name, rows in raw.items():
+        sides[name] = SideTransform.fit([rows])
+        if mapped in (name, "both"):
+            seen = sides[name].apply(rows)
+            made = (
+                NystroemMap.fit(seen, 1.0, 12, rng)
+                if kind == "nystroem"
+                else FourierMap.draw(seen.shape[1], 1.0, 14, rng)
+            )
+            sides[name] = sides[name].then(made)
+    weight = rng.uniform(0.2, 2, 60) if weighted else np.ones(60)
+
+    def moments(start, stop, step):
+        blocks = [slice(at, min(at + step, stop)) for at in range(start, stop, step)]
+        return accumulate(
+            (
+                (sides["x"].apply(raw["x"][b]), sides["y"].apply(raw["y"][b]), weight[b])
+                for b in blocks
+            ),
+            precision="float64",
+        )
+
+    whole = Moments.from_rows(
+        sides["x"].apply(raw["x"]), sides["y"].apply(raw["y"]), weight, centre=False
+    )
+    edges = sorted({0, 60, *cuts})
+    parts = [moments(a, b, size) for a, b in itertools.pairwise(edges)]
+    streamed = merge_pooled(*parts).uncentred
+    for name in ("sxx", "sxy", "syy"):
+        assert_close(getattr(streamed, name), getattr(whole.uncentred, name), times=100)
+    fits = [RidgeAligner(alpha=0.1).fit_moments(found) for found in (streamed, whole)]
+    assert_close(fits[0].coef_, fits[1].coef_, times=1e4)
 
 
 def test_fourier_features_approach_the_kernel_as_sklearns_do(rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from featstore.errors import (
 )
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.writer import SetWriter
+from fitters import TextToConceptAligner
 from fitters.errors import SettingError, ZeroRowError
 from fitters.jobs import FitRequest, fit_from_store, pair_images
 from fitters.moments.transform import SideTransform
@@ -24,6 +26,7 @@ from fitters.pairs import Pairs
 from fitters.persist import read_alignment, save_alignment
 from fitters.recipe import fit_alignment
 from fitters.spaces import project_view
+from tests.assertions import assert_close
 from tests.featstore.store.conftest import item_table, write_set
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
 
@@ -217,6 +220,17 @@ def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path: Pa
     request = FitRequest("text-to-concept", X, y=other)
     alignment = fit_from_store(store, request)
     assert alignment.facts["n_real"] == 30
+    # One pass, kept: the same as from the rows, and with the bug of the original too.
+    exact = fit_from_store(store, replace(request, precision="float64"))
+    legacy = fit_from_store(store, replace(request, precision="float64", legacy=True))
+    assert legacy.facts["moments"] == {"precision": "float64", "from_cache": True}
+    seen_x, seen_y = pair_images(images.where(split="train"), store.view(other)).numpy()
+    for made, bug in ((exact, False), (legacy, True)):
+        by_rows = TextToConceptAligner(legacy=bug).fit(seen_x, seen_y)
+        for name in ("coef_", "intercept_"):
+            assert_close(getattr(made.aligner, name), getattr(by_rows, name))
+        assert made.facts["image_centre"] == made.facts["text_centre"] == "none"
+        assert not made.x.normalize
     assert alignment.facts["y_space_id"] == store.view(other).space_id
     new = images.where(split="test")
     found = project_view(alignment, new)

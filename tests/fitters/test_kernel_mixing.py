@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from sklearn.kernel_ridge import KernelRidge
 
-from fitters import Pairs
+from fitters import Pairs, SideTransform, fit_alignment
 from fitters.errors import PairsError, SettingError
 from fitters.select import Axis, cross_validate_kernel, folds_by_group
+from fitters.select.kernel_mass import choose_mass
 from fitters.select.kernel_mixing import VALIDATIONS
 from fitters.select.surface import Surface, explore
+from tests.assertions import assert_close
 from tests.oracles import reciprocal_rank_of_text
 
 
@@ -42,6 +44,7 @@ def by_refitting(real, prototypes, folds, gamma, alpha, mass, criterion):
                 "mrr": rank,
                 "top-1": rank == 1,
                 "top-5": rank >= 1 / 5,
+                "top-10": rank >= 1 / 10,
                 "cosine": own @ to / np.linalg.norm(own) / np.linalg.norm(to),
                 "squared": -np.sum((own - to) ** 2),
             }[criterion]
@@ -145,3 +148,55 @@ def test_what_cannot_be_validated_is_refused(sources, rng):
         cross_validate_kernel(real=nothing, folds=folds, rng=rng)
     with pytest.raises(SettingError, match="rule must be"):
         cross_validate_kernel(real=real, folds=folds, rule="two-se", rng=rng)
+
+
+@pytest.mark.parametrize("criterion", ["mrr", "top-1", "cosine", "squared"])
+def test_the_curve_of_the_mass_is_that_of_refitting_at_the_prototypes_penalty(
+    criterion, sources, rng
+):
+    prototypes, real = sources
+    folds = folds_by_group(real.groups, 3, rng)
+    curve = choose_mass(
+        prototypes, real, folds, gamma=0.7, penalty=0.2, weights=Axis((0.1, 1.0, 5.0), 0.1, 5.0),
+        criterion=criterion, rng=rng,
+    )  # fmt: skip
+    for i, mass in enumerate(curve.surface.axes["weight"].values):
+        # alpha / mass stays the penalty of the prototypes.
+        of_rows = by_refitting(real, prototypes, folds, 0.7, 0.2 * mass, mass, criterion)
+        assert curve.surface.scores[i] == pytest.approx(of_rows.mean(), abs=2e-5)
+    nobody = Pairs(real.x, real.y, real.groups, np.full(real.n, 1e-12))
+    alone = by_refitting(nobody, prototypes, folds, 0.7, 0.2, 1.0, criterion)
+    assert curve.alone == pytest.approx(alone.mean(), abs=2e-5)
+    best = curve.surface.scores.max()
+    assert np.isinf(curve.weight) == (curve.alone >= best)
+    facts = curve.to_facts()
+    assert facts["score"] == max(best, curve.alone)
+    assert facts["prototypes_alone"] == {"score": curve.alone, "error": curve.alone_error}
+
+
+def test_real_pairs_that_do_not_help_are_not_used(make_world):
+    head, real = make_world(n_classes=60, n_images=24, noise=0.5)
+    wrong = Pairs(real.x, real.y[::-1].copy(), real.groups)
+
+    def fitted(**given):
+        rng = np.random.default_rng(0)
+        return fit_alignment("kernel-ridge", prototypes=head, rng=rng, **given)
+
+    mean = SideTransform.fit([real.x]).mean
+    alone, misled = fitted(image_mean=mean), fitted(image_mean=mean, real=wrong)
+    choice = misled.facts["choice"]
+    assert choice["mix"] is None
+    assert choice["real_pairs_used"] is False
+    assert choice["penalty"] == alone.facts["choice"]["penalty"]
+    assert choice["of_prototypes"]["scores"] == alone.facts["choice"]["scores"]
+    assert_close(misled.project_y(real.y), alone.project_y(real.y), "float32")
+    helped = fitted(image_mean=mean, real=real)
+    choice = helped.facts["choice"]
+    assert choice["real_pairs_used"] is (choice["mix"] is not None)
+    given = fitted(image_mean=mean, real=real, mix=2.0)
+    at = given.facts["choice"]["of_prototypes"]
+    best = np.unravel_index(np.argmax(at["scores"]), np.shape(at["scores"]))
+    assert given.facts["choice"]["penalty"] == 2.0 * at["penalties"][best[0]]
+    assert given.aligner.alpha == given.facts["choice"]["penalty"]
+    with pytest.raises(SettingError, match="reading must be one of anchored"):
+        fitted(real=real, reading="luck")

@@ -87,6 +87,20 @@ def test_without_images_nothing_centres_them(make_world):
     assert alignment.facts["singular_value_gap"] == alignment.aligner.gap_
 
 
+def test_centring_is_an_option(make_world):
+    head, real = make_world()
+    alignment = fit_alignment(
+        "ridge", prototypes=head, real=real, image_mean=np.ones(24), penalty=0.2, mix=2.5,
+        centre=False, rng=rng_of(),
+    )  # fmt: skip
+    x, y = (unit(np.vstack([getattr(head, side), getattr(real, side)])) for side in "xy")
+    weight = np.repeat([2.5, 1.0], [head.n, real.n])
+    expected = RidgeAligner(alpha=0.2, center=False).fit(x, y, weight)
+    assert_close(alignment.aligner.coef_, expected.coef_)
+    assert_close(alignment.project_x(real.x), unit(real.x), "float32")
+    assert alignment.facts["image_centre"] == alignment.facts["text_centre"] == "none"
+
+
 def test_without_prototypes_the_real_texts_centre_the_texts(make_world):
     _, real = make_world()
     weight = np.linspace(0.1, 1, real.n)

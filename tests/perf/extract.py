@@ -21,8 +21,8 @@ from featstore.extraction.job_log import JobLog
 from featstore.extraction.options import EncoderChoice, Options
 from featstore.images import decode_image
 from featstore.manifest import Manifest, write_manifest
-from tests.perf import extract_text
-from tests.perf.engine import GOALS, Figure, compare, figure_of, processor
+from tests.perf import extract_peers, extract_text
+from tests.perf.engine import GOALS, Figure, compare, figure_of, not_measured, processor
 
 N, BATCH, PAIRS = 128, 32, 6
 LITE = {
@@ -45,19 +45,33 @@ def figures(out: Path) -> Iterator[Figure]:
 
 
 def image_figures(root: Path) -> Iterator[Figure]:
-    """Compare extractions of photographs with their parts, and with a loop."""
-    from featstore.encoders import open_encoder
+    """Compare extractions of photographs with their parts, and with what others do."""
+    photographs = Photographs(root)
+    yield from one_encoder_figures(photographs)
+    yield from two_encoders_figures(photographs)
+    yield loop_figure(photographs)
+    yield clip_retrieval_figure(photographs)
 
-    manifest = make_photographs(root / "manifest")
-    paths = [manifest.root / uri for uri in manifest.tables["image"]["uri"]]
-    encoders = [open_encoder(name, weights=weights) for name, weights in LITE.items()]
-    first = encoders[0]
-    stores = iter(range(10**6))
 
-    def extract(*chosen: Encoder) -> None:
-        store = root / f"store{next(stores)}"
+class Photographs:
+    """Images to extract, and the encoders that do it, open."""
+
+    def __init__(self, root: Path) -> None:
+        from featstore.encoders import open_encoder
+
+        self.root = root
+        self.manifest = make_photographs(root / "manifest")
+        self.paths = [self.manifest.root / uri for uri in self.manifest.tables["image"]["uri"]]
+        self.encoders = [open_encoder(name, weights=weights) for name, weights in LITE.items()]
+        self.first = self.encoders[0]
+        self._stores = iter(range(10**6))
+        self._ready: dict[str, list[Any]] = {}
+
+    def extract(self, *chosen: Encoder) -> None:
+        """Run a whole job into a new store."""
+        store = self.root / f"store{next(self._stores)}"
         job = open_job(
-            manifest,
+            self.manifest,
             kind="image",
             encoders=[EncoderChoice(encoder.name) for encoder in chosen],
             store=store,
@@ -67,71 +81,87 @@ def image_figures(root: Path) -> Iterator[Figure]:
         run_job(job, JobLog(None))
         shutil.rmtree(store)
 
-    def prepare(encoder: Encoder) -> list[Any]:
-        return [encoder.prepare(decode_image(path.read_bytes())) for path in paths]
+    def prepare(self, *chosen: Encoder) -> list[list[Any]]:
+        """Decode each image once and prepare it for each encoder."""
+        images = (decode_image(path.read_bytes()) for path in self.paths)
+        return [[encoder.prepare(image) for encoder in chosen] for image in images]
 
-    def forward(encoder: Encoder, prepared: list[Any]) -> list[np.ndarray]:
+    def forward(self, encoder: Encoder) -> list[np.ndarray]:
+        """Encode what was prepared before."""
+        ready = self._ready
+        if encoder.name not in ready:
+            ready[encoder.name] = [one for (one,) in self.prepare(encoder)]
+        prepared = ready[encoder.name]
         return [encoder.encode(prepared[at : at + BATCH]) for at in range(0, N, BATCH)]
 
-    ready = {encoder.name: prepare(encoder) for encoder in encoders}
+
+def one_encoder_figures(photographs: Photographs) -> Iterator[Figure]:
+    """Hold an extraction by one encoder against its parts."""
+    first = photographs.first
     yield from _against_the_parts(
         ("extract.image", "extract.image_cpu"),
-        lambda: extract(first),
-        [lambda: prepare(first), lambda: forward(first, ready[first.name])],
+        lambda: photographs.extract(first),
+        [lambda: photographs.prepare(first), lambda: photographs.forward(first)],
         "decoding + forward alone",
     )
+
+
+def two_encoders_figures(photographs: Photographs) -> Iterator[Figure]:
+    """Hold an extraction by two encoders in one pass against decoding once and both forwards."""
+    both = photographs.encoders
     yield from _against_the_parts(
         ("extract.two_encoders", "extract.two_encoders_cpu"),
-        lambda: extract(*encoders),
+        lambda: photographs.extract(*both),
         [
-            lambda: [
-                [encoder.prepare(image) for encoder in encoders]
-                for image in (decode_image(path.read_bytes()) for path in paths)
-            ],
-            *[lambda e=encoder: forward(e, ready[e.name]) for encoder in encoders],
+            lambda: photographs.prepare(*both),
+            *[lambda encoder=encoder: photographs.forward(encoder) for encoder in both],
         ],
         "decoding once + both forwards",
     )
 
-    def loop() -> None:
-        rows = loader_rows(first, paths)
-        np.save(root / "rows.npy", np.concatenate(rows).astype(np.float16))
 
-    yield compare(
+def loop_figure(photographs: Photographs) -> Figure:
+    """Hold an extraction against the usual loop."""
+    first = photographs.first
+
+    def loop() -> None:
+        rows = extract_peers.loader_rows(first, photographs.paths, BATCH)
+        np.save(photographs.root / "rows.npy", np.concatenate(rows).astype(np.float16))
+
+    return compare(
         "extract.image/dataloader",
-        lambda: extract(first),
+        lambda: photographs.extract(first),
         loop,
         against="torch DataLoader, all rows in memory, np.save at the end",
         pairs=PAIRS,
     )
 
 
-def loader_rows(encoder: Encoder, paths: list[Path]) -> list[np.ndarray]:
-    """Return the rows of images as the usual loop gets them: a DataLoader of decoding processes."""
-    from torch.utils.data import DataLoader
+def clip_retrieval_figure(photographs: Photographs) -> Figure:
+    """Hold an extraction against clip-retrieval's way, on the same images."""
+    name, run = "extract.image/clip-retrieval", extract_peers.clip_retrieval()
+    if run is None:
+        return not_measured(name, "clip-retrieval is not installed")
+    first = photographs.first
+    images, out = photographs.manifest.root / "images", photographs.root / "peer"
 
-    data = LoaderData(encoder, paths)
-    loader = DataLoader(
-        data,  # type: ignore[arg-type]
-        batch_size=BATCH,
-        num_workers=os.cpu_count() or 1,
-        collate_fn=list,
+    def theirs() -> None:
+        run(first, images, out, BATCH)
+
+    theirs()
+    # Its rows, in the order of the names, are ours: else the two did not do the same work.
+    rows = np.load(out / "img_emb" / "img_emb_0.npy")
+    expected = np.concatenate(photographs.forward(first))
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    by_name = np.argsort([path.name for path in photographs.paths])
+    np.testing.assert_allclose(rows, expected[by_name], atol=1e-3)
+    return compare(
+        name,
+        lambda: photographs.extract(first),
+        theirs,
+        against="its reader, runner and writer around the same encoder",
+        pairs=PAIRS,
     )
-    return [encoder.encode(batch) for batch in loader]
-
-
-class LoaderData:
-    """The items of the loop."""
-
-    def __init__(self, encoder: Encoder, paths: list[Path]) -> None:
-        self._encoder, self._paths = encoder, paths
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, number: int) -> Any:
-        with Image.open(self._paths[number]) as image:
-            return self._encoder.prepare(image.convert("RGB"))
 
 
 def memory_figure(root: Path) -> Figure:
@@ -197,7 +227,8 @@ def _against_the_parts(
     time of the job, its processes included, is lengthened by what the job does beside them only.
     """
     cores = os.cpu_count() or 1
-    ours()
+    for call in (ours, *parts):  # imports, and what is prepared once
+        call()
     by_clock, by_cpu, total = [], [], 0.0
     for _ in range(PAIRS):
         floor = sum(_seconds(part)[1] for part in parts)

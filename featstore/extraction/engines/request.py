@@ -36,11 +36,12 @@ def make_request(
     Raises
     ------
     EncoderError
-        If an encoder is an object: it lives in this process alone.
+        If an encoder is an object: it lives in this process alone; or its family does not take
+        an option.
     UnknownEncoderError
         If a name means none.
     """
-    from featstore.encoders.registry import check_name
+    from featstore.encoders.registry import check_options
 
     for choice in encoders:
         if not isinstance(choice.encoder, str):
@@ -50,7 +51,9 @@ def make_request(
                 "weights), or extract without devices and engine."
             )
             raise EncoderError(msg)
-        check_name(choice.encoder)
+        check_options(
+            choice.encoder, **choice.model_options(), trust_remote_code=options.trust_remote_code
+        )
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
     return JobRequest(
         source,

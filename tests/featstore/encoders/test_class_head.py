@@ -62,6 +62,23 @@ def test_an_unknown_number_of_classes_is_refused():
     assert head_of(encoder, label_set="mine").label_set == "mine"
 
 
+def test_a_file_of_another_number_of_classes_makes_a_model_of_them(tmp_path):
+    """Fine-tuned on classes of one's own; nothing else may differ."""
+    for name in ("test_vit", "test_resnet"):
+        path = tmp_path / f"{name}.safetensors"
+        model = timm.create_model(name, num_classes=7)
+        save_file(model.state_dict(), path)
+        head = read_head(f"timm:{name}", weights=path, label_set="seven")
+        assert head.weight.shape[0] == 7
+        np.testing.assert_array_equal(head.bias, model.get_classifier().bias.detach().numpy())
+    state = timm.create_model("test_resnet", num_classes=7).state_dict()
+    for change in ({"fc.weight": state["fc.weight"][:, :-1].contiguous()},
+                   {"bn1.weight": state["bn1.weight"][:-1].contiguous()}):  # fmt: skip
+        save_file({**state, **change}, tmp_path / "other.safetensors")
+        with pytest.raises(EncoderError, match="of another shape"):
+            read_head("timm:test_resnet", weights=tmp_path / "other.safetensors")
+
+
 def encoder_of(name, **kwargs):
     return TimmEncoder(f"timm:{name}", timm.create_model(name, **kwargs))
 
@@ -103,6 +120,21 @@ def test_every_head_that_timm_lists_has_a_label_set_or_is_known_to_have_none():
         assert seen[name] >= 20
     for name in ("imagenet21k_miil", "imagenet22k_ms"):
         assert seen[name] >= 5
+
+
+def test_each_count_of_classes_is_that_of_one_label_set():
+    by_hand = {
+        1_000: "imagenet1k",
+        10_000: "inat21",
+        10_450: "imagenet21k_miil_w21",
+        11_221: "imagenet21k_miil",
+        11_821: "imagenet12k",
+        21_841: "imagenet22k",
+        21_842: "imagenet22k_ms",
+        21_843: "imagenet21k_goog",
+    }
+    assert {count: label_set_of_count(count) for count in by_hand} == by_hand
+    assert [label_set_of_count(count + 1) for count in (1_000, 21_843)] == [None, None]
 
 
 def test_the_table_agrees_with_timms_own_lists():

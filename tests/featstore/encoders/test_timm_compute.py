@@ -133,6 +133,10 @@ def test_compiled_features_go_through_the_hook_and_exact_ones_do_not_compile(mon
     np.testing.assert_array_equal(encoder.encode_float32(batch), expected)
     assert encoder.check_head(batch) < 1e-4
     assert calls == [1]
+    # Compiled rows are checked by a pass that is not.
+    checked = encoder.encode_checked(batch)
+    assert calls == [1, 1]
+    np.testing.assert_array_equal(checked, encoder.encode(batch))
     assert encoder.facts["compute"]["compiled"] is True
     pooled = PooledTimmEncoder("timm:test_resnet", model, pool="patch_mean", compile=True)
     calls.clear()

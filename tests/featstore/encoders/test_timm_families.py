@@ -175,8 +175,12 @@ def test_logits_that_are_changed_after_the_head_are_refused_with_the_error():
     good = TimmEncoder("timm:odd", Odd(nn.Linear(3, 5)))
     assert good.check_head(odd_batch(good)) < 1e-6
     bad = TimmEncoder("timm:odd", Odd(nn.Linear(3, 5), after=lambda logits: logits * 2))
-    with pytest.raises(EncoderError, match=r"differs from the model's logits by 0\.5 of"):
-        bad.check_head(odd_batch(bad))
+    for look in (bad.check_head, bad.encode_checked):
+        with pytest.raises(EncoderError, match=r"differs from the model's logits by 0\.5 of"):
+            look(odd_batch(bad))
+    np.testing.assert_array_equal(
+        good.encode_checked(odd_batch(good)), good.encode(odd_batch(good))
+    )
     nan = TimmEncoder("timm:odd", Odd(nn.Linear(3, 5), after=lambda logits: logits * np.nan))
     with pytest.raises(EncoderError, match="differs from the model's logits"):
         nan.check_head(odd_batch(nan))

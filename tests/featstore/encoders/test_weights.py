@@ -181,12 +181,13 @@ def test_weights_of_another_model_are_refused(state, tmp_path):
         open_encoder("timm:test_vit", weights=tmp_path / "resnet.safetensors")
 
 
-def test_other_class_counts_say_what_to_do(tmp_path):
-    save_file(
-        timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "seven.safetensors"
-    )
-    with pytest.raises(EncoderError, match=r"fc\.weight \(7, .*with its tag if the number of cl"):
-        open_encoder("timm:test_resnet", weights=tmp_path / "seven.safetensors")
+def test_the_class_count_of_another_published_checkpoint_says_what_to_do(tmp_path):
+    """Its tag says how pictures are prepared as well; classes of one's own are another matter."""
+    name, path = "vit_tiny_patch16_224", tmp_path / "w.safetensors"
+    save_file(timm.create_model(name, num_classes=21843).state_dict(), path)
+    with pytest.raises(EncoderError, match=r"head\.weight \(21843, .*with its tag if the number"):
+        open_encoder(f"timm:{name}", weights=path)
+    assert open_encoder(f"timm:{name}.augreg_in21k", weights=path).facts["num_classes"] == 21843
 
 
 def test_image_models_take_no_folder_and_text_models_no_file(state, tmp_path):

@@ -71,11 +71,14 @@ def run_of(store, key):
 
 
 def test_a_known_head_is_accepted_unchecked_and_checked_where_names_are(
-    imagenet, named_store, tmp_path
+    imagenet, named_store, tmp_path, caplog
 ):
     alone = featstore.extract_head(imagenet, encoder=LITE0, weights=PACKAGE, store=tmp_path / "s")
     assert run_of(tmp_path / "s", alone.key)["row_order"] == "not checked"
+    assert "rests on its weights package" in caplog.text
+    caplog.clear()
     checked = featstore.extract_head(imagenet, encoder=LITE0, weights=PACKAGE, store=named_store)
+    assert not caplog.text
     order = run_of(named_store, checked.key)["row_order"]
     assert order["against"].startswith("imagenet1k/class_name/st.all-MiniLM-L6-v2")
     assert order["p_value"] == 0.001

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 import featstore
 from featstore.errors import (
@@ -21,7 +22,11 @@ from featstore.errors import (
     UnknownEncoderError,
 )
 from featstore.extraction import BlockDone, ExtractResult
+from featstore.extraction.failing import FailureLimit
+from featstore.extraction.mending import repair_set
+from featstore.extraction.options import Options
 from featstore.manifest import Manifest, write_manifest
+from featstore.store.thumbnails import read_thumbnails
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 
 
@@ -139,6 +144,50 @@ def test_too_many_failures_stop_the_job(manifest: Manifest, store: Path) -> None
         _extract(damaged, store, max_failures=1)
     assert featstore.open_store(store).sets() == []
     assert _extract(damaged, store, max_failures=3).failed == 3
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_tiff_is_decoded_when_asked_for(
+    timeout: float | None, manifest: Manifest, store: Path
+) -> None:
+    folder = manifest.root / "images"
+    with Image.open(folder / "02.png") as image:
+        image.save(folder / "02.tif", compression="tiff_lzw")
+    items = manifest.tables["image"].with_columns(
+        uri=pl.col("uri").str.replace("02.png", "02.tif", literal=True),
+        content_sha256=pl.lit(None, dtype=pl.String),
+    )
+    changed = Manifest("toy", manifest.root, {"name": "toy"}, {"image": items}, None)
+    options = {"decode_timeout": timeout, "thumbnails": True}
+    refused = _extract(changed, store, **options)
+    assert "TIFF is decoded when asked for (--tiff)" in refused.failures["toy/02"]
+    mended = _extract(changed, store, **options, tiff=True, retry_failed=True)
+    assert (mended.new, mended.failed) == (1, 0)
+    view = featstore.open_store(store).view(mended.key)
+    assert view.numpy()[2].tolist() == expected_row(folder / "02.png")
+    assert set(read_thumbnails(store / "toy" / "image")) == set(items["item_id"])
+    # Decoding more files changes no embedding: the space is the same.
+    assert mended.key == refused.key
+    # What mends the set decodes it as the run did.
+    data = store / mended.key / "embedding" / "c" / "0" / "0"
+    before = data.read_bytes()
+    data.chmod(0o644)
+    data.write_bytes(before[:32] + bytes(16) + before[48:])
+    done = repair_set(store, mended.key, manifest=changed, encoder=MeanColour())
+    assert done.left == []
+    assert data.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("total", "given", "allowed"),
+    [(50, None, 10), (9_999, None, 10), (20_500, None, 20), (20_500, 3, 3), (50, 0, 0)],
+)
+def test_how_many_may_fail(total: int, given: int | None, allowed: int) -> None:
+    limit = FailureLimit("toy/image/x", total, Options(max_failures=given), before={})
+    for number in range(allowed):
+        limit.add(str(number), "broken")
+    with pytest.raises(TooManyFailuresError, match=f"{allowed + 1:,} .*failed"):
+        limit.add("one more", "broken")
 
 
 def test_when_all_fail_nothing_is_published(manifest: Manifest, store: Path) -> None:

@@ -120,9 +120,9 @@ def test_one_decode_feeds_every_encoder(
 ) -> None:
     decoded: list[int] = []
 
-    def count(data: bytes) -> Image.Image:
+    def count(data: bytes, **options: Any) -> Image.Image:
         decoded.append(len(data))
-        return decode_image(data)
+        return decode_image(data, **options)
 
     monkeypatch.setattr(preparation, "decode_image", count)
     results = extract_many(
@@ -264,9 +264,9 @@ def test_each_image_is_decoded_once_for_its_views(
 ) -> None:
     decoded: list[int] = []
 
-    def count(data: bytes) -> Image.Image:
+    def count(data: bytes, **options: Any) -> Image.Image:
         decoded.append(len(data))
-        return decode_image(data)
+        return decode_image(data, **options)
 
     monkeypatch.setattr(preparation, "decode_image", count)
     _single(manifest, store, views=4, block_rows=44)

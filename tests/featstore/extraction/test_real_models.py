@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
 import pytest
 import tensorstore as ts
+import torch
 import zarr
 
 import featstore
@@ -16,7 +18,11 @@ from data_manifests.registry import BUILDERS
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
+from featstore.encoders.timm_image import TimmEncoder
 from featstore.errors import EncoderError, ManifestError, MisalignedItemsError
+from featstore.extraction.job import open_job, run_job
+from featstore.extraction.job_log import JobLog
+from featstore.extraction.options import EncoderChoice, Options
 from featstore.images import decode_image
 from featstore.manifest import Manifest
 
@@ -223,3 +229,43 @@ def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("extract", "ls", "show", "rm", "manifests"):
         assert _run(command, "--help") == 0
         assert "Example" in capsys.readouterr().out or command == "manifests"
+
+
+class Halved(torch.nn.Module):
+    """A model whose logits are not what its last layer gives."""
+
+    num_classes = 5
+    pretrained_cfg: ClassVar[dict[str, object]] = {
+        "input_size": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0,
+    }  # fmt: skip
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.head, self.factor = torch.nn.Linear(3, 5), factor
+
+    def get_classifier(self) -> torch.nn.Module:
+        return self.head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.mean((2, 3))) * self.factor
+
+
+def test_a_head_that_does_not_make_the_logits_is_refused_before_anything_is_written(
+    manifest: Manifest, store: Path
+) -> None:
+    def run(factor: float) -> None:
+        job = open_job(
+            manifest,
+            kind="image",
+            encoders=[EncoderChoice("timm:halved")],
+            store=store,
+            options=Options(),
+            opened=[TimmEncoder("timm:halved", Halved(factor))],
+        )
+        run_job(job, JobLog(None))
+
+    with pytest.raises(EncoderError, match=r"differs from the model's logits by 1 of"):
+        run(0.5)
+    assert not store.exists()
+    run(1.0)
+    assert featstore.open_store(store).sets()[0].commit.n == manifest.tables["image"].height

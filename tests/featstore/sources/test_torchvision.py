@@ -9,11 +9,11 @@ import pytest
 
 from featstore.errors import ManifestError
 from featstore.images import decode_image
+from featstore.manifest import read_manifest
 from featstore.sources import make_manifest, open_reader
 from featstore.sources.torchvision_sets import NAMES
 from tests.featstore.sources.conftest import picture, write
-
-datasets = pytest.importorskip("torchvision.datasets")
+from tests.featstore.sources.torchvision_miniatures import MINIATURES
 
 DIGITS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
 LABELS = np.array([7, 0, 1, 7, 9], dtype=np.uint8)
@@ -106,6 +106,27 @@ def test_wrong_options(tmp_path, options, match):
         make_manifest("torchvision", tmp_path, tmp_path / "out", options=options)
 
 
-def test_every_name_is_a_class_of_torchvision():
-    for name in NAMES:
-        assert issubclass(getattr(datasets, name), datasets.VisionDataset)
+def test_every_name_has_a_miniature():
+    assert set(MINIATURES) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_class_is_read_to_its_pixels_and_labels(name, tmp_path, monkeypatch):
+    root = tmp_path / "data"
+    mini = MINIATURES[name](root, monkeypatch)
+    options = {"name": name} | ({} if mini.split is None else {"split": mini.split})
+    manifest = make_manifest("torchvision", root, tmp_path / "out", name="zoo", options=options)
+    assert read_manifest(tmp_path / "out").items("image").equals(manifest.items("image"))
+    rows = manifest.items("image").to_dicts()
+    named = dict(manifest.classes.select("class_id", "name").iter_rows())
+    assert [(row["item_id"], named.get(row["class_id"])) for row in rows] == [
+        (f"zoo/image/{key}", label) for key, label, _ in mini.items
+    ]
+    with open_reader(manifest) as reader:
+        for row, (_, _, pixels) in zip(rows, mini.items, strict=True):
+            expected = pixels
+            if isinstance(pixels, int):
+                expected = np.asarray(decode_image(picture(pixels)))
+            elif pixels.ndim == 2:
+                expected = np.repeat(pixels[:, :, None], 3, 2)
+            np.testing.assert_array_equal(np.asarray(decode_image(reader.read(row))), expected)

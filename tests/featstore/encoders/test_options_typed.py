@@ -1,0 +1,221 @@
+"""Options of encoders at the command line and in a file: each makes the space that it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import timm
+from PIL import Image
+from safetensors.torch import save_file
+
+import featstore
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.encoders import open_encoder
+from featstore.extraction.advice import advise
+from featstore.keys import space_id
+from featstore.manifest import write_manifest
+from featstore.store.verify import Problem
+from tests.featstore.encoders.text_models import save_roberta
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """Two pictures and two captions."""
+    root = tmp_path_factory.mktemp("toy")
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}.png")
+    tables = {
+        "image": pl.DataFrame({"item_id": ["a", "b"], "uri": ["0.png", "1.png"]}),
+        "caption": pl.DataFrame(
+            {"item_id": ["a#0", "b#0"], "text": ["a photo of a dog", "rain " * 20]}
+        ),
+    }
+    write_manifest(root, facts={"name": "toy"}, tables=tables)
+    return root
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tiny_text_original):
+    """Weights of a family: a model with two prompts, one without a pooling, one of pictures."""
+    import shutil
+
+    root = tmp_path_factory.mktemp("models")
+    text = Path(shutil.copytree(tiny_text_original, root / "text"))
+    prompts = {"query": "query: ", "passage": "passage: "}
+    (text / "config_sentence_transformers.json").write_text(
+        json.dumps({"prompts": prompts, "default_prompt_name": "query"})
+    )
+    save_file(timm.create_model("test_vit").state_dict(), root / "vit.safetensors")
+    return {"st": text, "hf": save_roberta(root / "roberta"), "timm": root / "vit.safetensors"}
+
+
+NAMES = {"st": "st:tiny", "hf": "hf:tiny", "timm": "timm:test_vit"}
+#: By family: what is typed, and the same for `open_encoder`. The first is where others differ from.
+TYPED = {
+    "st": [
+        ([], {}),
+        (["--prefix", "text: "], {"prefix": "text: "}),
+        (["--prefix", ""], {"prefix": ""}),
+        (["--prompt-name", "passage"], {"prompt_name": "passage"}),
+        (["--max-length", "8"], {"max_length": 8}),
+        (["--trust-remote-code"], {"trust_remote_code": True}),
+    ],
+    "hf": [
+        (["--pool", "mean"], {"pool": "mean"}),
+        (["--pool", "cls"], {"pool": "cls"}),
+        (["--pool", "pooler"], {"pool": "pooler"}),
+        (["--pool", "mean", "--prefix", "query: "], {"pool": "mean", "prefix": "query: "}),
+        (["--pool", "mean", "--max-length", "8"], {"pool": "mean", "max_length": 8}),
+        (["--pool", "mean", "--trust-remote-code"], {"pool": "mean", "trust_remote_code": True}),
+    ],
+    "timm": [
+        ([], {}),
+        (["--pool", "cls"], {"pool": "cls"}),
+        (["--pool", "patch_mean"], {"pool": "patch_mean"}),
+        (["--pool", "cls+patch_mean"], {"pool": "cls+patch_mean"}),
+        (["--pool", "layer:blocks.0"], {"pool": "layer:blocks.0"}),
+    ],
+}
+
+
+def run(*args: object) -> int:
+    return run_command(cli, "featstore", [str(arg) for arg in args])
+
+
+def job(family: str, manifest: Path, weights: Path, store: Path) -> list[object]:
+    kind = "image" if family == "timm" else "caption"
+    return [manifest, "--kind", kind, "--encoder", NAMES[family], "--weights", weights,
+            "--store", store]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", TYPED)
+def test_each_option_makes_the_space_that_it_says(family, manifest, folders, tmp_path, capsys):
+    ids = []
+    for number, (typed, options) in enumerate(TYPED[family]):
+        store = tmp_path / str(number)
+        what = job(family, manifest, folders[family], store)
+        assert run("extract", *what, *typed, "--no-log") == 0
+        (info,) = featstore.open_store(store).sets()
+        kind = info.key.kind
+        encoder = open_encoder(NAMES[family], kind=kind, weights=folders[family], **options)
+        assert info.commit.space_id == space_id(encoder.space)
+        ids.append(info.commit.space_id)
+        # A plan with the same options finds the set; the run records them.
+        capsys.readouterr()
+        assert run("plan", *what, *typed, "--json") == 0
+        (found,) = json.loads(capsys.readouterr().out)[kind]["sets"]
+        assert (found["key"], found["state"]) == (str(info.key), "finished")
+        (record,) = (store / str(info.key) / "runs").glob("*.json")
+        (asked,) = json.loads(record.read_text())["settings"]["encoders"]
+        recorded = {name: value for name, value in options.items() if name != "trust_remote_code"}
+        assert asked == {"encoder": NAMES[family], "weights": folders[family].name, **recorded}
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_file_says_it_of_each_encoder(manifest, folders, tmp_path, capsys):
+    store, config = tmp_path / "store", tmp_path / "job.toml"
+    config.write_text(
+        f'manifest = "{manifest}"\nstore = "{store}"\nkind = "caption"\n'
+        f'[[encoder]]\nname = "st:tiny"\nweights = "{folders["st"]}"\n'
+        f'[[encoder]]\nname = "st:tiny"\nweights = "{folders["st"]}"\nprefix = ""\n'
+        f'[[encoder]]\nname = "st:tiny"\nweights = "{folders["st"]}"\nprompt_name = "passage"\n'
+        f'[[encoder]]\nname = "hf:tiny"\nweights = "{folders["hf"]}"\npool = "cls"\n'
+        "max_length = 8\n"
+    )
+    log = tmp_path / "log.jsonl"
+    assert run("extract", "--config", config, "--log", log, "--json") == 0
+    results = json.loads(capsys.readouterr().out)
+    opened = featstore.open_store(store)
+    expected = [{}, {"prefix": ""}, {"prompt_name": "passage"}, {"pool": "cls", "max_length": 8}]
+    for result, options in zip(results, expected, strict=True):
+        family = "hf" if "pool" in options else "st"
+        encoder = open_encoder(NAMES[family], weights=folders[family], **options)
+        assert opened.info(result["key"]).commit.space_id == space_id(encoder.space)
+    # One text is longer than 8 tokens: the model does not see all of it, and that is said.
+    assert results[3]["truncated_items"] == ["b#0"]
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    cut = [event for event in events if event["event"] == "truncated"]
+    assert [(event["key"], event["items"]) for event in cut] == [(results[3]["key"], ["b#0"])]
+    # Another encoder that is typed takes nothing of what the file says of its own.
+    code = run("extract", "--config", config, "--encoder", NAMES["st"], "--no-log",
+               "--weights", folders["st"], "--json")  # fmt: skip
+    assert code == 0
+    (again,) = json.loads(capsys.readouterr().out)
+    assert (again["key"], again["new"]) == (results[0]["key"], 0)
+
+
+def test_each_encoder_has_its_own_and_a_dash_is_the_models_own(manifest, folders, tmp_path, capsys):
+    code = run("extract", manifest, "--kind", "caption", "--store", tmp_path / "s", "--no-log",
+               "--encoder", "st:tiny", "--weights", folders["st"],
+               "--encoder", "hf:tiny", "--weights", folders["hf"],
+               "--pool", "-", "--pool", "mean", "--prefix", "x: ", "--prefix", "-",
+               "--max-length", "-", "--max-length", "7", "--json")  # fmt: skip
+    assert code == 0
+    found = [result["key"] for result in json.loads(capsys.readouterr().out)]
+    opened = featstore.open_store(tmp_path / "s")
+    encoders = [
+        open_encoder("st:tiny", weights=folders["st"], prefix="x: "),
+        open_encoder("hf:tiny", weights=folders["hf"], pool="mean", max_length=7),
+    ]
+    assert [opened.info(key).commit.space_id for key in found] == [
+        space_id(encoder.space) for encoder in encoders
+    ]
+
+
+@pytest.mark.parametrize(
+    ("family", "typed", "code", "match"),
+    [
+        ("st", ["--prompt-name", "pasage"], 1, "no prompt named 'pasage'.*passage, query.*Did you"),
+        ("st", ["--prompt-name", "query", "--prefix", "x"], 1, "both prompt_name='query' and pref"),
+        ("st", ["--max-length", "65"], 1, "at least 1 and at most 64, the positions that it has"),
+        ("st", ["--max-length", "0"], 2, "'0' is no positive number of tokens"),
+        ("st", ["--max-length", "long"], 2, "'long' is no positive number of tokens"),
+        ("st", ["--pool", "cls"], 1, r"st:tiny takes no pool \('cls' was asked for\).*max_length"),
+        ("st", ["--prefix", "a", "--prefix", "b"], 2, "2 --prefix for 1 --encoder: give one for"),
+        ("hf", [], 1, r"needs a pooling: --pool .*cls, mean, pooler or last"),
+        ("hf", ["--pool", "men"], 1, "must be one of cls, mean, pooler, last.*Did you mean 'mean'"),
+        ("hf", ["--pool", "last"], 1, "reads in both directions"),
+        ("hf", ["--pool", "mean", "--prompt-name", "query"], 1, "hf:tiny takes no prompt_name"),
+        ("timm", ["--pool", "patchmean"], 1, "No pool named 'patchmean'.*Did you mean 'patch_mean"),
+        ("timm", ["--pool", "layer:block.0"], 1, "no module named 'block.0'.*Did you mean 'blocks"),
+        ("timm", ["--prefix", "a photo of"], 1, "timm:test_vit takes no prefix"),
+        ("timm", ["--max-length", "8"], 1, "timm:test_vit takes no max_length"),
+        ("timm", ["--trust-remote-code"], 1, "timm:test_vit takes no trust_remote_code"),
+        ("timm", ["--kind", "head_weight", "--pool", "cls"], 1, "no label set"),
+    ],
+)
+@pytest.mark.parametrize("command", ["extract", "plan"])
+def test_a_value_that_does_not_go_says_what_does(
+    command, family, typed, code, match, manifest, folders, tmp_path, capsys
+):
+    what = job(family, manifest, folders[family], tmp_path / "store")
+    if "head_weight" in typed:
+        what = [part for part in what if part not in ("--kind", "image")]
+    assert run(command, *what, *typed) == code
+    said = capsys.readouterr().err
+    assert re.search(match, said)
+    assert not (tmp_path / "store").exists()
+
+
+def test_what_mends_a_set_names_its_options(manifest, folders, tmp_path):
+    """The command that makes a damaged set anew makes that set, and not another."""
+    store = tmp_path / "store"
+    what = job("st", manifest, folders["st"], store)
+    typed = ["--prefix", "a picture of: ", "--max-length", "9"]
+    assert run("extract", *what, *typed, "--no-log") == 0
+    (info,) = featstore.open_store(store).sets()
+    problem = Problem("embedding/c/0/0", "is damaged")
+    _, commands = advise(store, info.key, [problem], weights=str(folders["st"]), tried=True)
+    for command in commands:
+        assert run(*shlex.split(command.replace("MANIFEST", str(manifest)))[1:]) == 0
+    (again,) = featstore.open_store(store).sets()
+    assert (again.key, again.commit.revision_id) == (info.key, info.commit.revision_id)

@@ -1,0 +1,326 @@
+"""Each torchvision dataset that is offered, with two or three pictures, in its own files.
+
+Where a class compares an md5 before it opens a file, that of the miniature is put in its place:
+everything after the comparison is torchvision's own reading.
+"""
+
+from __future__ import annotations
+
+import bz2
+import hashlib
+import json
+import pickle
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torchvision import datasets
+
+from tests.featstore.sources.conftest import picture, write
+
+RNG = np.random.default_rng(0)
+
+
+@dataclass(frozen=True)
+class Mini:
+    """A dataset on disk.
+
+    Attributes
+    ----------
+    split : str or None
+        The option, where the class has splits.
+    items : list of (key, class name or None, pixels or number of `picture`)
+        What must come out; keys are behind ``<dataset>/image/``.
+    """
+
+    split: str | None
+    items: list[tuple[str, str | None, Any]]
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def numbered(split: str, labels: list[str | None], pixels: Any) -> Mini:
+    """What a dataset of arrays becomes."""
+    names = [f"{split}/{index:06d}.png" for index in range(len(labels))]
+    return Mini(None if split == "all" else split, list(zip(names, labels, pixels, strict=True)))
+
+
+def files(root: Path, split: str | None, placed: dict[str, str | None]) -> Mini:
+    """Write pictures and say what they are: path -> class name."""
+    write(root, {path: picture(number + 1) for number, path in enumerate(placed)})
+    return Mini(split, [(path, label, n + 1) for n, (path, label) in enumerate(placed.items())])
+
+
+def cifar(root, monkeypatch, *, kind, folder, train, test, meta, labels, names):
+    data = RNG.integers(0, 256, (3, 3072), dtype=np.uint8)
+    for name in (*train, *test):
+        write(root, {f"{folder}/{name}": pickle.dumps({"data": data, labels: [1, 0, 1]})})
+    write(root, {f"{folder}/{meta}": pickle.dumps({names: ["cat", "dog"]})})
+    for attribute, listed in (("train_list", train), ("test_list", test)):
+        sums = [[name, md5(root / folder / name)] for name in listed]
+        monkeypatch.setattr(kind, attribute, sums)
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(root / folder / meta)})
+    pixels = data.reshape(3, 3, 32, 32).transpose(0, 2, 3, 1)
+    return numbered("test", ["dog", "cat", "dog"], pixels)
+
+
+def cifar10(root, monkeypatch):
+    train = [f"data_batch_{number}" for number in range(1, 6)]
+    return cifar(
+        root, monkeypatch, kind=datasets.CIFAR10, folder="cifar-10-batches-py", train=train,
+        test=["test_batch"], meta="batches.meta", labels="labels", names="label_names",
+    )  # fmt: skip
+
+
+def cifar100(root, monkeypatch):
+    return cifar(
+        root, monkeypatch, kind=datasets.CIFAR100, folder="cifar-100-python", train=["train"],
+        test=["test"], meta="meta", labels="fine_labels", names="fine_label_names",
+    )  # fmt: skip
+
+
+def clevr(root, _):
+    scenes = [
+        {"image_filename": "0.png", "objects": [1, 2, 3]},
+        {"image_filename": "1.png", "objects": [1]},
+    ]
+    folder = "clevr/CLEVR_v1.0"
+    write(root, {f"{folder}/scenes/CLEVR_val_scenes.json": json.dumps({"scenes": scenes})})
+    at = f"{folder}/images/val"
+    return files(root, "val", {f"{at}/0.png": "3", f"{at}/1.png": "1"})
+
+
+def country211(root, _):
+    at = "country211/valid"
+    return files(root, "valid", {f"{at}/AD/1.jpg": "AD", f"{at}/ZW/2.jpg": "ZW"})
+
+
+def dtd(root, _):
+    write(root, {"dtd/dtd/labels/val1.txt": "dotted/d_1.jpg\nbanded/b_1.jpg\n"})
+    at = "dtd/dtd/images"
+    return files(root, "val", {f"{at}/dotted/d_1.jpg": "dotted", f"{at}/banded/b_1.jpg": "banded"})
+
+
+def eurosat(root, _):
+    at = "eurosat/2750"
+    return files(root, None, {f"{at}/Forest/f_1.jpg": "Forest", f"{at}/River/r_1.jpg": "River"})
+
+
+def fer2013(root, monkeypatch):
+    faces = RNG.integers(0, 256, (2, 48, 48), dtype=np.uint8)
+    rows = [f'{label},"{" ".join(map(str, face.ravel()))}"'
+            for label, face in zip((3, 0), faces, strict=True)]  # fmt: skip
+    write(root, {"fer2013/train.csv": "emotion,pixels\n" + "\n".join(rows) + "\n"})
+    sums = {"train": ("train.csv", md5(root / "fer2013/train.csv"))}
+    monkeypatch.setattr(datasets.FER2013, "_RESOURCES", {**datasets.FER2013._RESOURCES, **sums})
+    return numbered("train", ["3", "0"], faces)
+
+
+def aircraft(root, _):
+    at = "fgvc-aircraft-2013b/data"
+    write(root, {f"{at}/variants.txt": "737-200\nF/A-18\n",
+                 f"{at}/images_variant_trainval.txt": "002 F/A-18\n001 737-200\n"})  # fmt: skip
+    at += "/images"
+    return files(root, "trainval", {f"{at}/002.jpg": "F/A-18", f"{at}/001.jpg": "737-200"})
+
+
+def flowers(root, monkeypatch):
+    from scipy.io import savemat
+
+    at = root / "flowers-102"
+    at.mkdir(parents=True)
+    savemat(at / "imagelabels.mat", {"labels": [3, 1, 102]})
+    savemat(at / "setid.mat", {"trnid": [1], "valid": [2], "tstid": [3, 1]})
+    kind = datasets.Flowers102
+    sums = {name: (file, md5(at / file))
+            for name, file in (("label", "imagelabels.mat"), ("setid", "setid.mat"))}  # fmt: skip
+    monkeypatch.setattr(kind, "_file_dict", {**kind._file_dict, **sums})
+    names = {"image_00003.jpg": "blackberry lily", "image_00001.jpg": "canterbury bells"}
+    return files(root, "test", {f"flowers-102/jpg/{name}": label for name, label in names.items()})
+
+
+def food(root, _):
+    listed = {"waffles": ["waffles/7"], "apple_pie": ["apple_pie/1"]}
+    write(root, {"food-101/meta/test.json": json.dumps(listed)})
+    at = "food-101/images"
+    return files(
+        root, "test", {f"{at}/waffles/7.jpg": "waffles", f"{at}/apple_pie/1.jpg": "apple_pie"}
+    )
+
+
+def gtsrb(root, _):
+    """Its files are PPM, which is not decoded: they become PNG files."""
+    signs = RNG.integers(0, 256, (2, 5, 6, 3), dtype=np.uint8)
+    listed = ["Filename;Width;ClassId"]
+    for number, sign in enumerate(signs):
+        body = b"P6 6 5 255\n" + sign.tobytes()
+        write(root, {f"gtsrb/GTSRB/Final_Test/Images/{number}.ppm": body})
+        listed.append(f"{number}.ppm;6;{[16, 2][number]}")
+    write(root, {"gtsrb/GT-final_test.csv": "\n".join(listed)})
+    return numbered("test", ["16", "2"], signs)
+
+
+def image_folder(root, _):
+    return files(root, None, {"cat/1.png": "cat", "dog/2.jpg": "dog"})
+
+
+def imagenette(root, _):
+    at = "imagenette2/val"
+    return files(
+        root, "val",
+        {f"{at}/n01440764/1.JPEG": "tench", f"{at}/n02102040/2.JPEG": "English springer"},
+    )  # fmt: skip
+
+
+def idx(root, folder, classes):
+    digits = RNG.integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    for split in ("train", "t10k"):
+        labels = struct.pack(">II", 0x801, 3) + bytes([7, 0, 9])
+        write(root, {
+            f"{folder}/raw/{split}-images-idx3-ubyte":
+                struct.pack(">IIII", 0x803, 3, 28, 28) + digits.tobytes(),
+            f"{folder}/raw/{split}-labels-idx1-ubyte": labels,
+        })  # fmt: skip
+    return numbered("train", classes, digits)
+
+
+def mnist(root, _):
+    return idx(root, "MNIST", ["7 - seven", "0 - zero", "9 - nine"])
+
+
+def fashion(root, _):
+    return idx(root, "FashionMNIST", ["Sneaker", "T-shirt/top", "Ankle boot"])
+
+
+def kmnist(root, _):
+    return idx(root, "KMNIST", ["ya", "o", "wo"])
+
+
+def pets(root, _):
+    at = "oxford-iiit-pet"
+    listed = "Abyssinian_100 1 1 1\nyorkshire_terrier_9 2 2 1\n"
+    write(root, {f"{at}/annotations/trainval.txt": listed})
+    at += "/images"
+    return files(
+        root, "trainval",
+        {f"{at}/Abyssinian_100.jpg": "Abyssinian",
+         f"{at}/yorkshire_terrier_9.jpg": "Yorkshire Terrier"},
+    )  # fmt: skip
+
+
+def pcam(root, _):
+    import h5py
+
+    cells = RNG.integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
+    folder = root / "pcam"
+    folder.mkdir(parents=True)
+    with h5py.File(folder / "camelyonpatch_level_2_split_valid_x.h5", "w") as file:
+        file["x"] = cells
+    with h5py.File(folder / "camelyonpatch_level_2_split_valid_y.h5", "w") as file:
+        file["y"] = np.array([1, 0], np.uint8).reshape(2, 1, 1, 1)
+    return numbered("val", ["1", "0"], cells)
+
+
+def places(root, monkeypatch):
+    kind = datasets.Places365
+    listed = {
+        "categories_places365.txt": "/a/airfield 0\n/a/apartment_building/outdoor 1\n",
+        "places365_val.txt": "Places365_val_1.jpg 1\nPlaces365_val_2.jpg 0\n",
+    }
+    write(root, listed)
+    sums = [(name, md5(root / name)) for name in listed]
+    monkeypatch.setattr(kind, "_CATEGORIES_META", sums[0])
+    monkeypatch.setattr(kind, "_FILE_LIST_META", {"val": sums[1]})
+    return files(
+        root, "val",
+        {"val_large/Places365_val_1.jpg": "apartment_building/outdoor",
+         "val_large/Places365_val_2.jpg": "airfield"},
+    )  # fmt: skip
+
+
+def rendered_sst2(root, _):
+    at = "rendered-sst2/valid"
+    return files(
+        root, "val", {f"{at}/negative/1.png": "negative", f"{at}/positive/2.png": "positive"}
+    )
+
+
+def stl10(root, monkeypatch):
+    """Two pictures with a label and one without."""
+    kind, folder = datasets.STL10, "stl10_binary"
+    pixels = RNG.integers(0, 256, (3, 3, 96, 96), dtype=np.uint8)
+    write(root, {
+        f"{folder}/train_X.bin": pixels[:2].tobytes(), f"{folder}/train_y.bin": bytes([2, 1]),
+        f"{folder}/unlabeled_X.bin": pixels[2:].tobytes(), f"{folder}/test_X.bin": b"",
+        f"{folder}/test_y.bin": b"", f"{folder}/class_names.txt": "airplane\nbird\n",
+    })  # fmt: skip
+    for attribute in ("train_list", "test_list"):
+        sums = [[name, md5(root / folder / name)] for name, _ in getattr(kind, attribute)]
+        monkeypatch.setattr(kind, attribute, sums)
+    # Columns first in the file.
+    return numbered("train+unlabeled", ["bird", "airplane", None], pixels.transpose(0, 3, 2, 1))
+
+
+def sun397(root, _):
+    write(root, {"SUN397/ClassName.txt": "/a/abbey\n/a/apartment_building/outdoor\n"})
+    return files(
+        root, None,
+        {"SUN397/a/abbey/sun_b.jpg": "abbey",
+         "SUN397/a/apartment_building/outdoor/sun_a.jpg": "apartment_building/outdoor"},
+    )  # fmt: skip
+
+
+def svhn(root, monkeypatch):
+    from scipy.io import savemat
+
+    pixels = RNG.integers(0, 256, (32, 32, 3, 2), dtype=np.uint8)
+    root.mkdir(parents=True, exist_ok=True)
+    savemat(root / "extra_32x32.mat", {"X": pixels, "y": [[10], [4]]})
+    listed = ["", "extra_32x32.mat", md5(root / "extra_32x32.mat")]
+    monkeypatch.setattr(datasets.SVHN, "split_list", {"extra": listed})
+    return numbered("extra", ["0", "4"], pixels.transpose(3, 0, 1, 2))
+
+
+def cars(root, _):
+    from scipy.io import savemat
+
+    devkit = root / "stanford_cars/devkit"
+    devkit.mkdir(parents=True)
+    annotations = np.array(
+        [("00001.jpg", 2), ("00002.jpg", 1)], dtype=[("fname", object), ("class", np.uint8)]
+    )
+    savemat(devkit / "cars_train_annos.mat", {"annotations": annotations})
+    names = np.array(["AM General Hummer", "Acura RL 2012"], dtype=object)
+    savemat(devkit / "cars_meta.mat", {"class_names": names})
+    at = "stanford_cars/cars_train"
+    return files(
+        root, "train", {f"{at}/00001.jpg": "Acura RL 2012", f"{at}/00002.jpg": "AM General Hummer"}
+    )
+
+
+def usps(root, _):
+    values = RNG.integers(0, 256, (2, 256))
+    rows = [
+        f"{label} " + " ".join(f"{i + 1}:{v * 2 / 255 - 1:.6f}" for i, v in enumerate(row))
+        for label, row in zip((10, 1), values, strict=True)
+    ]
+    write(root, {"usps.t.bz2": bz2.compress("\n".join(rows).encode())})
+    # As torchvision reads them: scaled back in float32, and cut.
+    read = np.array([[float(f"{v * 2 / 255 - 1:.6f}") for v in row] for row in values], np.float32)
+    pixels = ((read + 1) / 2 * 255).astype(np.uint8).reshape(2, 16, 16)
+    return numbered("test", ["9", "0"], pixels)
+
+
+MINIATURES = {
+    "CIFAR10": cifar10, "CIFAR100": cifar100, "CLEVRClassification": clevr,
+    "Country211": country211, "DTD": dtd, "EuroSAT": eurosat, "FER2013": fer2013,
+    "FGVCAircraft": aircraft, "FashionMNIST": fashion, "Flowers102": flowers, "Food101": food,
+    "GTSRB": gtsrb, "ImageFolder": image_folder, "Imagenette": imagenette, "KMNIST": kmnist,
+    "MNIST": mnist, "OxfordIIITPet": pets, "PCAM": pcam, "Places365": places,
+    "RenderedSST2": rendered_sst2, "STL10": stl10, "SUN397": sun397, "SVHN": svhn,
+    "StanfordCars": cars, "USPS": usps,
+}  # fmt: skip

@@ -1,0 +1,145 @@
+"""Heads at the command line: a label file instead of a manifest, and what a plan says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+from safetensors.torch import save_file
+
+import featstore
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.manifest import read_manifest
+
+NAME = "timm:test_resnet"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head of 70 classes, which is the number of no label set."""
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=70).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def things(tmp_path: Path) -> Path:
+    path = tmp_path / "Things I saw.txt"
+    path.write_text("\n".join(f"thing {number}" for number in range(70)))
+    return path
+
+
+def run(*args: object) -> int:
+    return run_command(cli, "featstore", [str(arg) for arg in args])
+
+
+def head(store: Path, weights: Path) -> list[object]:
+    return ["--kind", "head_weight", "--encoder", NAME, "--weights", weights, "--store", store]
+
+
+def test_a_refused_head_is_extracted_by_a_file_of_its_classes(
+    weights: Path, things: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, labels = tmp_path / "store", tmp_path / "labels"
+    assert run("manifests", "labels", things, "-o", labels) == 0
+    assert run("extract", labels, *head(store, weights)) == 1
+    assert re.search(r"70 classes, the number of no known.*--label-file", capsys.readouterr().err)
+    typed = [*head(store, weights), "--label-file", things]
+    assert run("plan", *typed, "--json") == 0
+    plan = json.loads(capsys.readouterr().out)["head_weight"]
+    (one,) = plan["sets"]
+    assert (one["state"], one["rows"], one["new"]) == ("missing", 70, 70)
+    assert not store.exists()
+    assert run("extract", *typed, "--json") == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert (result["key"], result["new"]) == (one["key"], 70)
+    data = [
+        p for name in ("embedding", "bias") for p in (store / one["key"] / name / "c").rglob("*")
+    ]
+    assert plan["write_bytes"] == sum(path.stat().st_size for path in data if path.is_file())
+    # The classes are those of the manifest that the same file makes: names and head pair by id.
+    view = featstore.open_store(store).view(result["key"])
+    classes = read_manifest(labels).classes
+    assert classes is not None
+    assert result["key"].startswith("things-i-saw/head_weight/")
+    assert view.items["class_id"].to_list() == classes["class_id"].to_list()
+    tree = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    assert run("plan", *typed) == 0
+    assert "finished, 70 rows" in capsys.readouterr().out
+    assert run("extract", *typed) == 0
+    assert "reused 70 / new 0" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == tree
+    # By the manifest it is the same set, once its label set is named.
+    assert run("extract", labels, *head(store, weights), "--label-set", "things-i-saw") == 0
+    assert "reused 70 / new 0" in capsys.readouterr().out
+
+
+def test_a_plan_says_what_would_be_refused(
+    weights: Path, things: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    things.write_text("one\ntwo\n")
+    typed = [*head(tmp_path / "store", weights), "--label-file", things]
+    assert run("plan", *typed) == 1
+    said = capsys.readouterr()
+    assert "head_weight of timm:test_resnet: cannot be made" in said.out
+    assert re.search(r"would refuse: .*70 classes of label set.*has 2\b", said.err)
+
+
+def test_another_list_of_the_same_name_does_not_pass_for_the_first(
+    weights: Path, things: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [*head(tmp_path / "store", weights), "--label-file", things]
+    assert run("extract", *typed) == 0
+    rows = "\n".join(f"{number},s{number},thing" for number in range(70))
+    table = things.with_suffix(".csv")
+    table.write_text("index,synset,name\n" + rows)
+    assert run("plan", *typed[:-1], table) == 1
+    assert "with other classes. Give this label set another name" in capsys.readouterr().err
+    assert run("extract", *typed[:-1], table) == 1
+    assert run("extract", *typed[:-1], table, "--label-set", "other") == 0
+    rows_of = [featstore.open_store(tmp_path / "store").view(str(info.key)).numpy()
+               for info in featstore.open_store(tmp_path / "store").sets()]  # fmt: skip
+    np.testing.assert_array_equal(*rows_of)
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "match"),
+    [
+        (["--kind", "head_weight"], 2, "Missing argument 'MANIFEST': head_weight without --label"),
+        (["--kind", "image"], 2, "Missing argument 'MANIFEST': image items come from one"),
+        (
+            ["MANIFEST", "--kind", "head_weight", "--label-file", "FILE"],
+            2,
+            "classes .* given twice",
+        ),
+        (["MANIFEST", "--kind", "class_name", "--label-file", "FILE"], 2, "add --kind head_weight"),
+        (["--kind", "head_weight", "--label-file", "none.txt"], 1, "Cannot read the label file"),
+        (["--kind", "head_weight", "--label-file", "FILE", "--pool", "cls"], 1, "Leave the pool"),
+        (["MANIFEST", "--kind", "class_name", "--kind", "head_weight"], 1, "not class_name"),
+        (["MANIFEST", "--kind", "caption"], 1, "no items of kind 'caption'"),
+    ],
+)
+def test_wrong_requests_say_what_is_right(
+    typed: list[str],
+    code: int,
+    match: str,
+    weights: Path,
+    things: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels = tmp_path / "labels"
+    assert run("manifests", "labels", things, "-o", labels) == 0
+    places = {"MANIFEST": labels, "FILE": things}
+    args = [places.get(part, part) for part in typed]
+    for command in ("extract", "plan"):
+        found = run(command, *args, "--encoder", NAME, "--weights", weights,
+                    "--store", tmp_path / "store")  # fmt: skip
+        assert found == code
+        assert re.search(match, capsys.readouterr().err)
+    assert not (tmp_path / "store").exists()
