@@ -159,7 +159,7 @@ def control(bench: Bench, label: str, source: str) -> list[str]:
             pairs, _ = prototype_pairs(run, bench.corpus)
             return behind_map(bench, label, pairs, on_head(bench, "kernel-ridge")["choice"])
         method, _ = VARIANTS[label]
-        given = on_head(bench, label)["choice"] if refitted(label) else {}
+        given = (on_head(bench, label)["choice"] or {}) if refitted(label) else {}
         return bench.alone(method, bench.corpus, source=source, seed=seed, **given)
 
     def measure() -> list[str]:
