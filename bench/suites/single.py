@@ -1,4 +1,4 @@
-"""One task on sets that the user names: the runs of `bench run --task`."""
+"""One task on sets that the user names: the runs of `bench task`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.errors import ProtocolError
 from bench.options import Options
 from bench.runs import IDENTITY, Run
 from featstore.store.store import FeatureStore
-from fitters.jobs import TEMPLATES, VARIANTS
+from fitters.fit_request import TEMPLATES, VARIANTS
 
 #: The suite that such runs say they are of.
 SUITE = "task"
