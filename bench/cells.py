@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
+#: Where a comparison is fair: same question, same galleries, same encoders.
+ARENA = ["task", "eval", "options", "direction", "image_set", "name_set", "caption_set"]
+
+#: What tells cells of one method, source and K apart, where a suite or a sweep varies it.
+SETTINGS = ["head_set", "penalty", "mix"]
+
 #: What makes two runs the same cell. Everything else is the seed or follows from the sets.
-CELL = ["task", "eval", "direction", "method", "source", "n_pairs"]
+CELL = [*ARENA, "method", "source", "n_pairs", *SETTINGS]
 
-#: Where a comparison is fair: same question, same galleries.
-ARENA = ["task", "eval", "direction"]
-
-TASK_ORDER = ["zero_shot", "retrieval"]
-EVAL_ORDER = ["all-names", "held-out"]
+TASK_ORDER = [
+    "zero_shot", "retrieval", "few_shot", "head_names", "neighbours", "modality_gap",
+    "neural_collapse", "cosine_head", "hubness", "spectrum",
+]  # fmt: skip
+EVAL_ORDER = ["all-names", "held-out", "split", "in-class"]
+#: Evaluations in which every seed scores other images.
+FRESH_SPLITS = ("held-out", "in-class")
 DIRECTION_ORDER = ["image→name", "image→caption", "caption→image"]
 METHOD_ORDER = [
-    "chance", "mean-shift", "conse", "procrustes", "pls", "cca-200", "cca", "csa", "asif",
-    "least-squares", "ridge-x2y", "ridge-both", "ridge",
+    "chance", "identity", "mean-shift", "conse", "procrustes", "pls", "cca-200", "cca", "csa",
+    "asif", "least-squares", "ridge-x2y", "ridge-both", "ridge",
     "kernel-ridge",
 ]  # fmt: skip
 SOURCE_ORDER = ["none", "shuffled", "random", "random-cov", "head"]
 
 METHOD_NAMES = {
     "chance": "chance",
+    "identity": "the pair itself",
     "mean-shift": "Mean shift",
     "conse": "ConSE",
     "procrustes": "Procrustes",
@@ -59,9 +70,20 @@ def source_name(source: str, n_pairs: str) -> str:
     return names.get(source, source)
 
 
+def set_name(column: str, value: Any) -> str:
+    """Return a value of a column that names a set as ``dataset · encoder``, others as text."""
+    if value is None:
+        return ""
+    parts = str(value).split("/")
+    if not column.endswith("_set") or len(parts) != 3:
+        return str(value)
+    encoder = parts[2].split(".", 1)[-1].rsplit("-", 1)[0]
+    return f"{parts[0]} · {encoder}"
+
+
 def pairs_order(n_pairs: str) -> float:
-    """Return a number that sorts ``"0" < "16" < … < "all"``."""
-    return float("inf") if n_pairs == "all" else float(n_pairs)
+    """Return a number that sorts ``"0" < "16" < … < "all"``, with ``"4/class"`` beside 4."""
+    return float("inf") if n_pairs == "all" else float(n_pairs.removesuffix("/class"))
 
 
 def in_order(frame: pl.DataFrame) -> pl.DataFrame:
@@ -70,6 +92,7 @@ def in_order(frame: pl.DataFrame) -> pl.DataFrame:
     for column, known in (
         ("task", TASK_ORDER),
         ("eval", EVAL_ORDER),
+        ("options", [""]),
         ("direction", DIRECTION_ORDER),
         ("method", METHOD_ORDER),
         ("source", SOURCE_ORDER),
@@ -84,6 +107,6 @@ def in_order(frame: pl.DataFrame) -> pl.DataFrame:
         keys.append(
             pl.when(pl.col("n_pairs") == "all")
             .then(float("inf"))
-            .otherwise(pl.col("n_pairs").cast(pl.Float64, strict=False))
+            .otherwise(pl.col("n_pairs").str.strip_suffix("/class").cast(pl.Float64, strict=False))
         )
     return frame.sort(keys, maintain_order=True)

@@ -13,6 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
+from bench.options import ZeroShot
+from bench.overlap import seen_classes
 from bench.runs import Run
 from featstore.store.store import FeatureStore
 from featstore.store.views import EmbeddingsView
@@ -33,12 +35,15 @@ class Items:
         As stored: neither centred nor normalised. Class texts are of unit length.
     parents : array of str, shape (n,), optional
         parent_id of each row: the image that a caption belongs to.
+    parts : array of str, shape (n,), optional
+        Of images their split in the manifest, "" where it has none; of prompts their template.
     """
 
     ids: NDArray[Any]
     classes: NDArray[Any]
     rows: NDArray[np.float32]
     parents: NDArray[Any] | None = None
+    parts: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -46,7 +51,8 @@ class Items:
     def take(self, index: NDArray[Any]) -> Items:
         """Return these rows (positions or a mask)."""
         parents = None if self.parents is None else self.parents[index]
-        return Items(self.ids[index], self.classes[index], self.rows[index], parents)
+        parts = None if self.parts is None else self.parts[index]
+        return Items(self.ids[index], self.classes[index], self.rows[index], parents, parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +67,15 @@ class Head:
         One unit-length text row per class.
     groups : array of shape (c,)
         Classes that share their text share a group: leaving out one must leave out all.
+    classes : array of str, shape (c,)
+        class_id of each row.
     """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     texts: NDArray[np.float32]
     groups: NDArray[Any]
+    classes: NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,17 +84,27 @@ class Corpus:
 
     Attributes
     ----------
-    images, names : Items
-        Images, and one text row per class.
+    images : Items
+    names : Items
+        One text row per class; none if the run names no set of them.
     captions : Items, optional
         Captions of these images, in the order of their images.
     head : Head, optional
+    prompts : Items, optional
+        Every prompt of every class by itself, if the run asks for them; not normalised.
+    seen : array of bool, shape (c,), optional
+        Of the names: whether the head's label set has the class. See `bench.overlap`.
+    one_model : bool
+        Whether images and texts are of the two towers of one model, in one space.
     """
 
     images: Items
     names: Items
     captions: Items | None = None
     head: Head | None = None
+    prompts: Items | None = None
+    seen: NDArray[np.bool_] | None = None
+    one_model: bool = False
 
 
 def read_corpus(store: FeatureStore, run: Run) -> Corpus:
@@ -101,9 +120,57 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     image_view = _view(store, run.image_set, run.image_revision)
     if run.limit is not None:
         image_view = image_view.take(np.arange(min(run.limit, len(image_view))))
-    images = _items(image_view)
-    name_view = _view(store, run.name_set, run.name_revision)
-    names = _items(name_view.class_texts(variants=run.variants, templates=run.templates))
+    images = _items(image_view, classes_needed=bool(run.name_set))
+    names, prompts, captions, head, seen = _no_items(), None, None, None, None
+    texts: list[EmbeddingsView] = []
+    if run.name_set:
+        name_view = _view(store, run.name_set, run.name_revision)
+        texts.append(name_view)
+        names = _names(name_view, run, images)
+        if needs_prompts(run):
+            chosen = name_view.where(variant=list(run.variants), template_id=list(run.templates))
+            prompts = _items(chosen)
+            prompts = prompts.take(np.isin(prompts.classes, names.classes))
+    if run.caption_set:
+        caption_view = _view(store, run.caption_set, run.caption_revision)
+        texts.append(caption_view)
+        captions = _captions(caption_view, run, images)
+    if run.head_set:
+        head_view = _view(store, run.head_set, run.head_revision)
+        image_view.require_same_space(head_view, what="A head and the images it is used on")
+        head_names = _view(store, run.head_name_set, run.head_name_revision)
+        for view in texts[:1]:
+            view.require_same_space(head_names, what="Names of the head's classes and other texts")
+        head = _head(head_view, head_names, run)
+        if run.name_set:
+            seen = seen_classes(name_view.items, head_names.items, names.classes)
+    keys = [run.image_set, *([run.name_set] if run.name_set else [run.caption_set])]
+    spaces = [store.info(key).attributes["space"] for key in keys if key]
+    return Corpus(images, names, captions, head, prompts, seen, _one_model(spaces))
+
+
+def _no_items() -> Items:
+    none = np.empty(0, dtype=np.str_)
+    return Items(none, none, np.empty((0, 0), dtype=np.float32))
+
+
+def needs_prompts(run: Run) -> bool:
+    """Whether a run scores single prompts."""
+    options = run.task_options
+    return isinstance(options, ZeroShot) and options.prompts != "mean"
+
+
+def _one_model(spaces: list[dict[str, Any]]) -> bool:
+    """Whether an image and a text space are one: the towers of one pair, or the same space."""
+    if len(spaces) != 2:
+        return False
+    image, text = spaces
+    pair = image.get("pair")
+    return image == text or (pair is not None and pair == text.get("pair"))
+
+
+def _names(view: EmbeddingsView, run: Run, images: Items) -> Items:
+    names = _items(view.class_texts(variants=run.variants, templates=run.templates))
     if run.limit is not None:
         names = names.take(np.isin(names.classes, images.classes))
     lost = np.setdiff1d(images.classes, names.classes)
@@ -113,17 +180,7 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
             f"{str(lost[0])!r}). Extract the class names again from the same manifest."
         )
         raise ProtocolError(msg)
-    captions = None
-    if run.caption_set:
-        captions = _captions(_view(store, run.caption_set, run.caption_revision), run, images)
-    head = None
-    if run.head_set:
-        head_view = _view(store, run.head_set, run.head_revision)
-        image_view.require_same_space(head_view, what="A head and the images it is used on")
-        head_names = _view(store, run.head_name_set, run.head_name_revision)
-        name_view.require_same_space(head_names, what="Names of the head's classes and of images")
-        head = _head(head_view, head_names, run)
-    return Corpus(images, names, captions, head)
+    return names
 
 
 def _view(store: FeatureStore, key: str, revision: str) -> EmbeddingsView:
@@ -137,21 +194,28 @@ def _view(store: FeatureStore, key: str, revision: str) -> EmbeddingsView:
     return view
 
 
-def _items(view: EmbeddingsView) -> Items:
+def _items(view: EmbeddingsView, *, classes_needed: bool = True) -> Items:
     table = view.items
+    ids = table["item_id"].to_numpy().astype(str)
+    classes = ids
     missing = table["class_id"].null_count()
-    if missing:
+    if not missing:
+        classes = table["class_id"].to_numpy().astype(str)
+    elif classes_needed:
         msg = (
             f"{missing:,} of {len(view):,} items of {view.key} have no class_id, which splits and "
             "zero-shot evaluation need. Give them one in the manifest."
         )
         raise ProtocolError(msg)
     parents = None if table["parent_id"].null_count() else table["parent_id"].to_numpy()
+    kind = table["kind"][0] if table.height else ""
+    part = {"image": "split", "class_name": "template_id"}.get(kind)
     return Items(
-        ids=table["item_id"].to_numpy().astype(str),
-        classes=table["class_id"].to_numpy().astype(str),
+        ids=ids,
+        classes=classes,
         rows=view.numpy(),
         parents=None if parents is None else parents.astype(str),
+        parts=None if part is None else table[part].fill_null("").to_numpy().astype(str),
     )
 
 
@@ -187,4 +251,5 @@ def _head(head: EmbeddingsView, names: EmbeddingsView, run: Run) -> Head:
         bias=np.zeros(len(weight), np.float32) if bias is None else bias.astype(np.float32),
         texts=text,
         groups=name_groups(pairs),
+        classes=pairs.x.items["class_id"].to_numpy().astype(str),
     )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,32 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from bench.corpus import Corpus, read_corpus
-from bench.errors import ProtocolError
-from bench.fits import fit_run
-from bench.protocol import Split, held_out_split
-from bench.results import RANK_SCHEMA, finished, result_rows, write_run
+from bench.corpus import Corpus, needs_prompts, read_corpus
+from bench.engines import Engine, run_tasks
+from bench.fits import Fitted, fit_run
+from bench.grid import fit_grid, grid_key
+from bench.protocol import Split
+from bench.results import (
+    RANK_SCHEMA,
+    RESULT_SCHEMA,
+    Columns,
+    finished,
+    write_batch,
+    write_run,
+)
 from bench.runs import Run
-from bench.tasks import Outcome, Projector, score_retrieval, score_zero_shot
+from bench.scoring import score, split_of
+from bench.tasks import Outcome
 from featstore.store.store import open_store
 
 logger = logging.getLogger(__name__)
+
+#: The suite whose runs are made from moments, many at once; see `bench.grid`.
+SWEEP = "sweep"
+
+# Cells of a sweep whose results are written as one file: some seconds of work are lost if the
+# process dies, and a thousand cells wait for twenty durable writes instead of thousands.
+_CELLS_A_FILE = 100
 
 # Fits handed to a process at once: large enough that reading the corpus and starting the
 # task cost little, small enough that the last tasks end together.
@@ -72,6 +86,7 @@ def run_all(
     root: Path,
     *,
     jobs: int = 1,
+    engine: Engine = "processes",
     on_done: Callable[[FitDone], None] | None = None,
 ) -> Summary:
     """Execute the runs that are not finished and write each as soon as it is.
@@ -80,12 +95,15 @@ def run_all(
     ----------
     runs : sequence of Run
     store : path or address
-        Folder of the store.
+        Of the store.
     root : Path
         Results folder, made if missing.
     jobs : int
         Processes. Every one computes with a single thread, so that results do not depend on
         this number; with 1 everything stays in this process.
+    engine : {"processes", "ray"}
+        Who runs them: processes of this machine, or Ray, here or on the cluster that RAY_ADDRESS
+        names. On a cluster, store and results must lie where every node sees them.
     on_done : callable, optional
         Called after each fit.
 
@@ -102,50 +120,33 @@ def run_all(
     have = finished(root)
     left = [run for run in dict.fromkeys(runs) if run.run_id not in have]
     groups = _by_fit(left)
+    n_fits = len({run.fit_key for run in left})
     report = on_done or (lambda _: None)
-    if jobs == 1 or len(groups) <= 1:
+    if engine == "processes" and (jobs == 1 or len(groups) <= 1):
         with threadpool_limits(limits=1):
             for done in _run_groups(groups, store, root):
                 report(done)
-    else:
-        _run_in_processes(groups, store, root, jobs, report)
+    elif groups:
+        # A seed of a sweep is a batch of its own already.
+        size = 1 if left[0].suite == SWEEP else _BATCH
+        batches = [groups[start : start + size] for start in range(0, len(groups), size)]
+        # A process elsewhere may have another working directory; an address stays as it is.
+        place = store if "://" in str(store) else Path(store).resolve()
+        work = partial(_run_batch, store=place, root=root.resolve())
+        for finished_batch in run_tasks(work, batches, jobs=jobs, engine=engine):
+            for done in finished_batch:
+                report(done)
     seconds = time.perf_counter() - start
-    return Summary(len(set(runs)) - len(left), len(left), len(groups), seconds)
+    return Summary(len(set(runs)) - len(left), len(left), n_fits, seconds)
 
 
 def _by_fit(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs that are made together: those of one fit, or of one seed of a sweep."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.fit_key, []).append(run)
+        key = grid_key(run) if run.suite == SWEEP else run.fit_key
+        groups.setdefault(key, []).append(run)
     return list(groups.values())
-
-
-def _run_in_processes(
-    groups: list[list[Run]],
-    store: Path | str,
-    root: Path,
-    jobs: int,
-    report: Callable[[FitDone], None],
-) -> None:
-    # Threads of polars and BLAS do not survive a fork; a spawned process starts clean.
-    context = multiprocessing.get_context("spawn")
-    batches = [groups[start : start + _BATCH] for start in range(0, len(groups), _BATCH)]
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_single_thread) as pool:
-        futures: list[Future[list[FitDone]]] = [
-            pool.submit(_run_batch, batch, store, root) for batch in batches
-        ]
-        try:
-            for future in as_completed(futures):
-                for done in future.result():
-                    report(done)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _single_thread() -> None:
-    os.environ["POLARS_MAX_THREADS"] = "1"
-    threadpool_limits(limits=1)
 
 
 def _run_batch(groups: list[list[Run]], store: Path | str, root: Path) -> list[FitDone]:
@@ -169,6 +170,7 @@ class _Corpora:
             run.image_set, run.image_revision, run.name_set, run.name_revision, run.caption_set,
             run.caption_revision, run.head_set, run.head_revision, run.head_name_set,
             run.head_name_revision, run.variants, run.templates, run.locales, run.limit,
+            needs_prompts(run),
         )  # fmt: skip
         if self._corpus is None or key != self._key:
             self._corpus, self._key = read_corpus(self._store, run), key
@@ -180,10 +182,37 @@ def _run_groups(
 ) -> Iterator[FitDone]:
     corpora = _Corpora(store)
     for group in groups:
+        if group[0].suite == SWEEP:
+            yield from _sweep(group, corpora.read(group[0]), root)
+            continue
         start = time.perf_counter()
-        for run, rows, ranks in execute(group, corpora.read(group[0])):
+        # Tasks of one fit share a corpus: that of the one that reads most.
+        widest = max(group, key=needs_prompts)
+        for run, rows, ranks in execute(group, corpora.read(widest)):
             write_run(root, run.run_id, rows, ranks)
         yield FitDone(len(group), time.perf_counter() - start)
+
+
+def _sweep(runs: Sequence[Run], corpus: Corpus, root: Path) -> Iterator[FitDone]:
+    """Make the runs of one seed of a sweep, and write them in files of many."""
+    rows, ranks = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA)
+    done: list[FitDone] = []
+    start = time.perf_counter()
+    for fit in fit_grid(runs, corpus, split_of(runs[0], corpus)):
+        for run, outcomes, facts in _scored(
+            fit.runs, fit.fitted, fit.corpus, fit.split, fit.seconds
+        ):
+            _add_rows(rows, run, outcomes, facts)
+            _add_ranks(ranks, run, outcomes, places=False)
+        done.append(FitDone(len(fit.runs), time.perf_counter() - start))
+        start = time.perf_counter()
+        if len(done) >= _CELLS_A_FILE:
+            write_batch(root, rows.frame(), ranks.frame())
+            yield from done
+            rows, ranks, done = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA), []
+    if done:
+        write_batch(root, rows.frame(), ranks.frame())
+        yield from done
 
 
 def execute(
@@ -199,81 +228,73 @@ def execute(
         What `read_corpus` gives for any of them.
     """
     first = runs[0]
-    split = None
-    if first.eval == "held-out":
-        split = held_out_split(
-            corpus.images.classes, seed=first.seed, train_fraction=first.train_fraction
-        )
+    split = split_of(first, corpus)
     start = time.perf_counter()
     fitted = fit_run(first, corpus, split)
-    fit_seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    for run, outcomes, facts in _scored(runs, fitted, corpus, split, seconds):
+        rows, ranks = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA)
+        _add_rows(rows, run, outcomes, facts)
+        _add_ranks(ranks, run, outcomes)
+        yield run, rows.frame(), ranks.frame()
+
+
+def _scored(
+    runs: Sequence[Run], fitted: Fitted, corpus: Corpus, split: Split | None, fit_seconds: float
+) -> Iterator[tuple[Run, list[Outcome], dict[str, Any]]]:
+    """Yield every run with its outcomes and what its result rows tell of the fit."""
     for run in runs:
         start = time.perf_counter()
         outcomes = score(run, fitted.alignment, corpus, split)
-        facts = fitted.facts | {
-            "fit_seconds": fit_seconds,
-            "score_seconds": time.perf_counter() - start,
-        }
-        yield run, _result_frame(run, outcomes, facts), _rank_frame(run, outcomes)
+        seconds = {"fit_seconds": fit_seconds, "score_seconds": time.perf_counter() - start}
+        yield run, outcomes, fitted.facts | seconds
 
 
-def score(run: Run, alignment: Projector, corpus: Corpus, split: Split | None) -> list[Outcome]:
-    """Score an alignment on the images, names and captions that a run holds out.
-
-    Raises
-    ------
-    ProtocolError
-        If the task is retrieval and the corpus has no captions.
-    """
-    images, names, captions = corpus.images, corpus.names, corpus.captions
-    if split is not None:
-        images = images.take(split.test)
-        names = names.take(np.isin(names.classes, images.classes))
-        if captions is not None and captions.parents is not None:
-            captions = captions.take(np.isin(captions.parents, images.ids))
-    if run.task == "zero_shot":
-        return score_zero_shot(alignment, images, names)
-    if captions is None:
-        msg = "Retrieval needs captions. Extract the captions of these images first."
-        raise ProtocolError(msg)
-    return score_retrieval(alignment, images, captions, relevance=run.relevance)
-
-
-def _result_frame(run: Run, outcomes: list[Outcome], facts: dict[str, Any]) -> pl.DataFrame:
+def _add_rows(table: Columns, run: Run, outcomes: list[Outcome], facts: dict[str, Any]) -> None:
+    """Add a run's result rows: one per direction and metric."""
     fixed = run.columns() | facts
-    return result_rows(
-        [
+    for outcome in outcomes:
+        metrics = list(outcome.values)
+        table.add(
+            len(metrics),
+            {
+                "metric": metrics,
+                "value": list(outcome.values.values()),
+                "chance": [outcome.chance.get(metric) for metric in metrics],
+            },
             fixed
             | {
                 "direction": outcome.direction,
-                "metric": metric,
-                "value": value,
-                "chance": outcome.chance[metric],
-                "n_queries": len(outcome.query_ids),
-                "n_clusters": len(np.unique(outcome.cluster_ids)),
-                "gallery": outcome.ranks.gallery,
+                "n_queries": outcome.n,
+                "n_clusters": _n_clusters(outcome),
+                "gallery": outcome.gallery,
             }
-            for outcome in outcomes
-            for metric, value in outcome.values.items()
-        ]
-    )
-
-
-def _rank_frame(run: Run, outcomes: list[Outcome]) -> pl.DataFrame:
-    frames = [
-        pl.DataFrame(
-            {
-                "run_id": [run.run_id] * len(outcome.query_ids),
-                "direction": [outcome.direction] * len(outcome.query_ids),
-                "query_id": outcome.query_ids.tolist(),
-                "cluster_id": outcome.cluster_ids.astype(str).tolist(),
-                "rank": outcome.ranks.rank,
-                "average_precision": outcome.ranks.average_precision,
-                "n_relevant": outcome.ranks.n_relevant,
-                "top": outcome.top_ids,
-            },
-            schema=RANK_SCHEMA,
+            | (outcome.facts or {}),
         )
-        for outcome in outcomes
-    ]
-    return pl.concat(frames)
+
+
+def _n_clusters(outcome: Outcome) -> int:
+    if outcome.queries is None:
+        return outcome.n
+    return len(np.unique(outcome.queries.clusters))
+
+
+def _add_ranks(table: Columns, run: Run, outcomes: list[Outcome], *, places: bool = True) -> None:
+    """Add a run's ranks: one row a query; without `places`, what was found there is null."""
+    for outcome in outcomes:
+        if outcome.queries is None:
+            continue
+        ranks, queries = outcome.ranks, outcome.queries
+        varied: dict[str, Any] = {
+            "query_id": queries.ids.tolist(),
+            "cluster_id": queries.clusters.astype(str).tolist(),
+            "rank": ranks.rank,
+            "average_precision": ranks.average_precision,
+            "truncated_precision": ranks.truncated_precision,
+            "hits": ranks.hits,
+            "n_relevant": ranks.n_relevant,
+        }
+        if places:
+            varied["top"] = queries.top_ids
+        fixed = {"run_id": run.run_id, "direction": outcome.direction}
+        table.add(outcome.n, varied, fixed)

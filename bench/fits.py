@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from bench.corpus import Corpus, Head
 from bench.errors import ProtocolError
-from bench.protocol import Split, choice_rng, control_rng, first_pairs
-from bench.runs import Run
+from bench.protocol import Split, choice_rng, control_rng, first_pairs, first_per_class
+from bench.runs import IDENTITY, Run
 from bench.tasks import Projector
 from fitters.controls import CONTROLS
-from fitters.moments.transform import SideTransform
+from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.recipe import fit_alignment
 
@@ -39,6 +39,22 @@ class Fitted:
     facts: dict[str, Any]
 
 
+class Identity:
+    """The embeddings as they are, at unit length: how an open_clip pair scores itself."""
+
+    def project_x(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return unit rows, shape unchanged."""
+        return self._unit(rows, "image embeddings")
+
+    def project_y(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return unit rows, shape unchanged."""
+        return self._unit(rows, "text embeddings")
+
+    def _unit(self, rows: NDArray[np.float32], what: str) -> NDArray[np.float32]:
+        unit: NDArray[np.float32] = normalize_rows(rows, what=what).astype(np.float32)
+        return unit
+
+
 def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     """Fit what a run asks for.
 
@@ -55,15 +71,15 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     ProtocolError
         If the run needs a head or captions that the corpus lacks, or too many pairs.
     """
+    if run.method == IDENTITY:
+        return Fitted(Identity(), {"n_images_fitted": 0, "n_prototypes": 0, "image_mean": "none"})
     real = None
     chosen: NDArray[np.int64] = np.empty(0, dtype=np.int64)
     if split is None:
         unlabelled, whose = corpus.images.rows, "evaluated images"
     else:
-        chosen = first_pairs(split, run.n_pairs)
-        unlabelled, whose = corpus.images.rows[split.train], "training images"
-    if len(chosen):
-        real = real_pairs(corpus, chosen)
+        chosen, real = training_pairs(run, corpus, split)
+        unlabelled, whose = unlabelled_images(corpus, split)
     prototypes, bias = None, None
     if run.source != "none":
         prototypes, bias = prototype_pairs(run, corpus)
@@ -84,6 +100,26 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         **_choice_columns(alignment.facts["choice"]),
     }
     return Fitted(alignment, facts)
+
+
+def training_pairs(
+    run: Run, corpus: Corpus, split: Split
+) -> tuple[NDArray[np.int64], Pairs | None]:
+    """Return the training images of a run, and its real pairs; None if it uses no image."""
+    chosen = first_pairs(split, run.n_pairs)
+    if run.pairs_per_class:
+        chosen = first_per_class(split.train, corpus.images.classes, run.pairs_per_class)
+    if not len(chosen):
+        return chosen, None
+    paired = class_mean_pairs if run.pairs_per_class else real_pairs
+    return chosen, paired(corpus, chosen)
+
+
+def unlabelled_images(corpus: Corpus, split: Split) -> tuple[NDArray[np.float32], str]:
+    """Return the images whose mean centres all, and what they are: those for training, if any."""
+    if len(split.train):
+        return corpus.images.rows[split.train], "training images"
+    return corpus.images.rows[split.test], "evaluated images"
 
 
 def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
@@ -107,6 +143,25 @@ def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
         y=captions.rows[rows],
         groups=corpus.images.classes[images[owners]],
         weight=1.0 / counts[owners],
+    )
+
+
+def class_mean_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
+    """Return one pair a class: the mean of its raw image rows among `images`, and its text.
+
+    Mendez et al., Supervised Classification Heads as Semantic Prototypes, ICML 2026.
+    """
+    if not len(corpus.names):
+        msg = "Pairs of a class need its name. Give the run a name_set."
+        raise ProtocolError(msg)
+    having, codes = np.unique(corpus.images.classes[images], return_inverse=True)
+    sums = np.zeros((len(having), corpus.images.rows.shape[1]))
+    np.add.at(sums, codes, corpus.images.rows[images])
+    place = {name: row for row, name in enumerate(corpus.names.classes.tolist())}
+    return Pairs(
+        x=(sums / np.bincount(codes)[:, None]).astype(np.float32),
+        y=corpus.names.rows[[place[name] for name in having.tolist()]],
+        groups=having,
     )
 
 

@@ -1,11 +1,13 @@
-"""Who is trained on and who is scored: splits of classes and nested subsets of images.
+"""Who is trained on and who is scored: splits, and nested subsets of the training images.
 
-Splits are of classes, never of images, so that no class name, and no description shared by
-several images, is on both sides.
+Splits of our own are of classes, so that no class name, and no description shared by several
+images, is on both sides; but for few-shot learners, which are taught the classes that they are
+tested on. The manifest's own split is taken as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from bench.errors import ProtocolError
 
 # Streams of one seed: the split, the subset and the control must not share random numbers.
-_SPLIT, _SUBSET, _CONTROL, _CHOICE = 1, 2, 3, 4
+_SPLIT, _SUBSET, _CONTROL, _CHOICE, _SAMPLE = 1, 2, 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Split:
         Images of training classes, in the order in which subsets grow: K images are the
         first K, so that the subsets of one seed are nested.
     test : int64 array
-        Images of held-out classes, in item order.
+        Images that are scored, in item order.
     """
 
     train: NDArray[np.int64]
@@ -43,6 +45,11 @@ def control_rng(seed: int) -> np.random.Generator:
 def choice_rng(seed: int) -> np.random.Generator:
     """Return the generator that draws a run's validation folds."""
     return np.random.default_rng([seed, _CHOICE])
+
+
+def sample_rng(seed: int) -> np.random.Generator:
+    """Return the generator that draws what a diagnostic samples or permutes."""
+    return np.random.default_rng([seed, _SAMPLE])
 
 
 def held_out_split(classes: NDArray[Any], *, seed: int, train_fraction: float = 0.6) -> Split:
@@ -75,6 +82,66 @@ def held_out_split(classes: NDArray[Any], *, seed: int, train_fraction: float = 
     train = np.flatnonzero(in_train[codes])
     train = train[np.random.default_rng([seed, _SUBSET]).permutation(len(train))]
     return Split(train=train, test=np.flatnonzero(~in_train[codes]))
+
+
+def manifest_split(splits: NDArray[Any], *, seed: int, train: Sequence[str]) -> Split:
+    """Return the manifest's own split: ``test`` is scored, `train` may be trained on.
+
+    The seed draws the order in which subsets of the training images grow.
+
+    Raises
+    ------
+    ProtocolError
+        If no image is of split ``test``.
+    """
+    splits = np.asarray(splits)
+    test = np.flatnonzero(splits == "test")
+    if not len(test):
+        known = ", ".join(sorted({str(name) for name in splits} - {""})) or "none"
+        msg = (
+            f"No image is of split 'test' (splits: {known}). Give the manifest one, or use eval "
+            "'held-out' or 'in-class'."
+        )
+        raise ProtocolError(msg)
+    pool = np.flatnonzero(np.isin(splits, list(train)))
+    return Split(pool[np.random.default_rng([seed, _SUBSET]).permutation(len(pool))], test)
+
+
+def in_class_split(classes: NDArray[Any], *, seed: int, train_fraction: float = 0.6) -> Split:
+    """Split the images of every class: both sides know all classes that have two images.
+
+    A class of one image is for training only.
+    """
+    classes = np.asarray(classes)
+    order = np.random.default_rng([seed, _SPLIT]).permutation(len(classes))
+    _, codes, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    wanted = np.clip(np.round(train_fraction * counts).astype(np.int64), 1, None)
+    wanted = np.where(counts > 1, np.minimum(wanted, counts - 1), wanted)
+    chosen = order[_nth_of_class(codes[order]) < wanted[codes[order]]]
+    in_train = np.zeros(len(classes), dtype=bool)
+    in_train[chosen] = True
+    return Split(train=chosen, test=np.flatnonzero(~in_train))
+
+
+def first_per_class(
+    order: NDArray[np.int64], classes: NDArray[Any], n: int, *, after: int = 0
+) -> NDArray[np.int64]:
+    """Return `n` images of every class, the first in `order` that follow its first `after`.
+
+    Fewer of a class that has no more. For one order, the shots of few are among those of many.
+    """
+    place = _nth_of_class(np.unique(classes[order], return_inverse=True)[1])
+    return order[(place >= after) & (place < after + n)]
+
+
+def _nth_of_class(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return for every row how many rows of its class come before it."""
+    by_class = np.argsort(codes, kind="stable")
+    counts = np.bincount(codes)
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    place = np.empty(len(codes), dtype=np.int64)
+    place[by_class] = np.arange(len(codes)) - starts
+    return place
 
 
 def first_pairs(split: Split, n_pairs: int | Literal["all"]) -> NDArray[np.int64]:

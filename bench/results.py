@@ -1,23 +1,29 @@
-"""Results on disk: one long-format Parquet file a finished run, per-query ranks beside it.
+"""Results on disk: long-format Parquet, never written twice, per-query ranks beside it.
 
     RESULTS/runs/<run_id>.parquet      one row per direction and metric; written last
     RESULTS/ranks/<run_id>.parquet     one row per query
+    RESULTS/runs/many-<sha256>.parquet the runs of a batch in one file, and ranks/ likewise
     RESULTS/sessions/<date>-<pid>.json what was typed, versions, dates; not keyed
 
-A file's name is the id of its run and its content says so too. Files appear whole or not at
-all, and each run has its own: any number of processes may write into one folder.
+A file's name is the id of its run, or the hash of the ids of its runs, and its content says so
+too. Files appear whole or not at all, and nothing is ever changed or shared between writers: any
+number of processes may write into one folder. A batch is for a sweep, whose thousand runs of some
+milliseconds would otherwise wait for a thousand durable writes.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from bench.errors import NoResultsError
+from featstore.keys import canonical_json, sha256_hex
 from featstore.store.files import json_bytes, read_json, write_file
 
 RUN_COLUMNS: dict[str, Any] = {
@@ -46,6 +52,9 @@ RUN_COLUMNS: dict[str, Any] = {
     "mix": pl.String,
     "relevance": pl.String,
     "train_fraction": pl.Float64,
+    "train_splits": pl.String,
+    "pairs_per_class": pl.Int64,
+    "options": pl.String,  # of the task, as JSON; "" for its defaults
     "limit": pl.Int64,
     "metric_version": pl.Int64,
     "protocol_version": pl.Int64,
@@ -54,10 +63,10 @@ RUN_COLUMNS: dict[str, Any] = {
 
 #: One row per run, direction and metric.
 RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
-    "direction": pl.String,  # image→name, image→caption, caption→image
+    "direction": pl.String,  # image→name, image→caption, caption→image, …
     "metric": pl.String,
     "value": pl.Float64,
-    "chance": pl.Float64,
+    "chance": pl.Float64,  # null for a metric that has no chance level
     "n_queries": pl.Int64,
     "n_clusters": pl.Int64,
     "gallery": pl.Int64,
@@ -68,6 +77,10 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "mix_chosen": pl.Float64,
     "penalty_at_edge": pl.Boolean,
     "mix_at_edge": pl.Boolean,
+    "n_shots": pl.Int64,  # labelled images of a few-shot learner, and those it chose by
+    "n_validation": pl.Int64,
+    "learner_penalty": pl.Float64,
+    "learner_mix": pl.Float64,
     "fit_seconds": pl.Float64,
     "score_seconds": pl.Float64,
 }
@@ -80,8 +93,10 @@ RANK_SCHEMA: dict[str, Any] = {
     "cluster_id": pl.String,
     "rank": pl.Int64,
     "average_precision": pl.Float64,
+    "truncated_precision": pl.Float64,
+    "hits": pl.List(pl.Int64),  # relevant items among the first 1, 5 and 10
     "n_relevant": pl.Int64,
-    "top": pl.List(pl.String),  # item_ids of the first places, best first
+    "top": pl.List(pl.String),  # item_ids of the first places, best first; null in a sweep
 }
 
 
@@ -93,34 +108,58 @@ def write_run(root: Path, run_id: str, rows: pl.DataFrame, ranks: pl.DataFrame) 
     StoreWriteError
         If the file system refuses. No partial file is left.
     """
-    write_file(ranks_path(root, run_id), [_parquet(ranks.select(list(RANK_SCHEMA)))])
-    write_file(run_path(root, run_id), [_parquet(rows.select(list(RESULT_SCHEMA)))])
+    _write(root, run_id, rows, ranks)
 
 
-def run_path(root: Path, run_id: str) -> Path:
-    """Return where the rows of a run lie."""
-    return root / "runs" / f"{run_id}.parquet"
+def write_batch(root: Path, rows: pl.DataFrame, ranks: pl.DataFrame) -> None:
+    """Write many finished runs as one file each of rows and of ranks.
+
+    Parameters
+    ----------
+    root : Path
+    rows, ranks : DataFrame
+        Of all the runs, one run after another.
+
+    Raises
+    ------
+    StoreWriteError
+        If the file system refuses. No partial file is left, and no run of the batch counts.
+    """
+    ids = rows["run_id"].unique().to_list()
+    _write(root, ids[0] if len(ids) == 1 else _batch_name(ids), rows, ranks)
 
 
-def ranks_path(root: Path, run_id: str) -> Path:
-    """Return where the per-query ranks of a run lie."""
-    return root / "ranks" / f"{run_id}.parquet"
+def run_path(root: Path, name: str) -> Path:
+    """Return where the rows of a run, or of a batch of this name, lie."""
+    return root / "runs" / f"{name}.parquet"
+
+
+def ranks_path(root: Path, name: str) -> Path:
+    """Return where the per-query ranks of a run, or of a batch of this name, lie."""
+    return root / "ranks" / f"{name}.parquet"
+
+
+def files_of(root: Path) -> dict[str, str]:
+    """Return the name of the file of every finished run, by run_id.
+
+    A file that does not open, that holds other runs than its name says, or that has no ranks
+    beside it, does not count: its runs are redone.
+    """
+    found: dict[str, str] = {}
+    for path in _run_files(root):
+        try:
+            ids = set(pl.read_parquet(path, columns=["run_id"])["run_id"])
+        except (pl.exceptions.PolarsError, OSError):
+            continue
+        named = path.stem in ids if len(ids) == 1 else path.stem == _batch_name(ids)
+        if named and ranks_path(root, path.stem).is_file():
+            found |= dict.fromkeys(ids - found.keys(), path.stem)
+    return found
 
 
 def finished(root: Path) -> set[str]:
-    """Return the ids of the runs whose rows and ranks are both there and readable.
-
-    A file that does not open, or that holds another run, is not finished: it is redone.
-    """
-    found = set()
-    for path in _run_files(root):
-        try:
-            rows = pl.read_parquet(path, columns=["run_id"])
-        except (pl.exceptions.PolarsError, OSError):
-            continue
-        if set(rows["run_id"]) == {path.stem} and ranks_path(root, path.stem).is_file():
-            found.add(path.stem)
-    return found
+    """Return the ids of the runs whose rows and ranks are both there and readable."""
+    return set(files_of(root))
 
 
 def read_results(root: Path) -> pl.DataFrame:
@@ -138,7 +177,9 @@ def read_results(root: Path) -> pl.DataFrame:
         raise NoResultsError(msg)
     frames = [_read(path, RESULT_SCHEMA) for path in paths]
     keys = ["suite", "task", "eval", "direction", "method", "source", "seed", "run_id", "metric"]
-    return pl.concat(frames).sort(keys, maintain_order=True)
+    # Two sweeps at once may hold the same run, with the same numbers: it counts once.
+    once = pl.concat(frames).unique(["run_id", "direction", "metric"], keep="first")
+    return once.sort(keys, maintain_order=True)
 
 
 def read_ranks(root: Path, run_ids: Iterable[str]) -> pl.DataFrame:
@@ -149,7 +190,22 @@ def read_ranks(root: Path, run_ids: Iterable[str]) -> pl.DataFrame:
     NoResultsError
         If a file is missing or cannot be read.
     """
-    frames = [_read(ranks_path(root, run_id), RANK_SCHEMA) for run_id in run_ids]
+    wanted = list(run_ids)
+    batches: dict[str, list[str]] = {}
+    if any(not ranks_path(root, run_id).is_file() for run_id in wanted):
+        named = files_of(root)
+        for run_id in wanted:
+            if named.get(run_id, run_id) != run_id:
+                batches.setdefault(named[run_id], []).append(run_id)
+    of_batch: dict[str, pl.DataFrame] = {}
+    for name, ids in batches.items():
+        held = _read(ranks_path(root, name), RANK_SCHEMA).filter(pl.col("run_id").is_in(ids))
+        parts = held.partition_by("run_id", as_dict=True, maintain_order=True)
+        of_batch |= {str(key): part for (key,), part in parts.items()}
+    frames = [
+        of_batch[run_id] if run_id in of_batch else _read(ranks_path(root, run_id), RANK_SCHEMA)
+        for run_id in wanted
+    ]
     return pl.concat(frames) if frames else pl.DataFrame(schema=RANK_SCHEMA)
 
 
@@ -163,13 +219,82 @@ def read_sessions(root: Path) -> list[dict[str, Any]]:
     return [read_json(path) for path in sorted((root / "sessions").glob("*.json"))]
 
 
+class Columns:
+    """Rows that are collected column by column, and become one frame at the end.
+
+    A frame for every run costs milliseconds, which a sweep of a thousand cells would feel.
+
+    Parameters
+    ----------
+    schema : dict
+        `RESULT_SCHEMA` or `RANK_SCHEMA`.
+    """
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self._schema = schema
+        self._columns: dict[str, list[Any]] = {name: [] for name in schema}
+        self._arrays: dict[str, list[NDArray[Any]]] = {}
+        self._n = 0
+
+    def add(
+        self, n: int, varied: Mapping[str, list[Any] | NDArray[Any]], fixed: Mapping[str, Any]
+    ) -> None:
+        """Add n rows.
+
+        Parameters
+        ----------
+        n : int
+        varied : mapping
+            Columns that vary, as lists or as arrays: always one of the two for a column.
+        fixed : mapping
+            One value for all n rows of every other column; a column in neither is null.
+        """
+        self._n += n
+        for name, column in self._columns.items():
+            values = varied.get(name)
+            if isinstance(values, np.ndarray):
+                self._arrays.setdefault(name, []).append(values)
+            elif values is not None:
+                column.extend(values)
+            else:
+                column.extend([fixed.get(name)] * n)
+
+    def frame(self) -> pl.DataFrame:
+        """Return the rows under the schema."""
+        return pl.DataFrame([self._series(name) for name in self._schema])
+
+    def _series(self, name: str) -> pl.Series:
+        dtype = self._schema[name]
+        if name in self._arrays:
+            whole = pl.Series(name, np.concatenate(self._arrays[name]))
+            return (whole.arr.to_list() if whole.dtype == pl.Array else whole).cast(dtype)
+        values = self._columns[name]
+        if values.count(None) == self._n:
+            return pl.Series(name, [None], dtype=dtype).new_from_index(0, self._n)
+        return pl.Series(name, values, dtype=dtype)
+
+
 def result_rows(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
     """Return rows under the schema of results; a missing column is null."""
     return pl.DataFrame(list(rows), schema=RESULT_SCHEMA)
 
 
 def _run_files(root: Path) -> list[Path]:
-    return sorted((root / "runs").glob("[0-9a-f]*.parquet"))
+    folder = root / "runs"
+    return sorted([*folder.glob("[0-9a-f]*.parquet"), *folder.glob(f"{_MANY}*.parquet")])
+
+
+#: How the name of a file of many runs begins.
+_MANY = "many-"
+
+
+def _batch_name(ids: Iterable[str]) -> str:
+    return _MANY + sha256_hex(canonical_json(sorted(ids)))
+
+
+def _write(root: Path, name: str, rows: pl.DataFrame, ranks: pl.DataFrame) -> None:
+    write_file(ranks_path(root, name), [_parquet(ranks.select(list(RANK_SCHEMA)))])
+    write_file(run_path(root, name), [_parquet(rows.select(list(RESULT_SCHEMA)))])
 
 
 def _read(path: Path, schema: dict[str, Any]) -> pl.DataFrame:

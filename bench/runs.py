@@ -8,19 +8,23 @@ metrics. Dates, machines and seconds are not.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal
 
 from bench.code import code_digest
 from bench.errors import ProtocolError
 from bench.metrics import METRIC_VERSION
+from bench.options import TASK_OPTIONS, FewShot, Options, checked_options, options_text
 from featstore.keys import canonical_json, sha256_hex
-from fitters.jobs import TEMPLATES, VARIANTS
+from fitters.fit_request import TEMPLATES, VARIANTS
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
-TASKS = ("zero_shot", "retrieval")
-EVALS = ("all-names", "held-out")
+TASKS = tuple(TASK_OPTIONS)
+EVALS = ("all-names", "held-out", "split", "in-class")
+#: The method that fits nothing.
+IDENTITY = "identity"
 SOURCES = ("none", "head", "random", "random-cov", "shuffled")
 RELEVANCE = ("class_id", "parent_id")
 
@@ -34,18 +38,21 @@ class Run:
     suite : str
         The suite that asked for it.
     task : str
-        ``"zero_shot"``: images → class names. ``"retrieval"``: images ↔ captions.
+        One of `bench.options.TASK_OPTIONS`.
     eval : str
-        ``"all-names"``: every image against every name; no pair of the dataset is used.
+        ``"all-names"``: every image is scored; no pair of the dataset is used.
         ``"held-out"``: a fresh split of the classes; only held-out ones are scored.
+        ``"split"``: images of the manifest's split ``test`` are scored, those of `train_splits`
+        may be trained on. ``"in-class"``: a fresh split of the images of every class.
     method : str
-        Aligner: one of `fitters.methods.METHODS` that takes captions or a head.
+        Aligner: one of `fitters.methods.METHODS` that takes captions or a head; or `IDENTITY`,
+        the embeddings as they are, for an image and a text tower of one model.
     source : str
         Where prototypes come from: ``none``, the ``head``, or a control of it.
     n_pairs : int or "all"
         Real images used for fitting, with their captions.
     seed : int
-        Draws the split, the subset and the control.
+        Draws the split, the subset, the shots and the control.
     penalty, mix : float or "auto"
         Fixed values, or chosen from the training pairs alone.
     image_set … head_name_set : str
@@ -58,7 +65,15 @@ class Run:
         What makes a caption relevant to an image: ``"parent_id"``, being its own, or
         ``"class_id"``, sharing its class (for data where images share a description).
     train_fraction : float
-        Share of the classes that held-out evaluation may train on.
+        Share of the classes that held-out evaluation may train on; of the images of a class for
+        ``"in-class"``.
+    train_splits : tuple of str
+        The manifest's splits that ``"split"`` may train on.
+    pairs_per_class : int
+        Training images of every class whose mean is paired with the class's text: a real pair a
+        class, instead of `n_pairs`.
+    options : Options, optional
+        Of the task; None, which the defaults become, for the defaults.
     limit : int, optional
         Number of images kept, for a quick look. Stamped here so that it is never mistaken
         for a full result.
@@ -91,6 +106,9 @@ class Run:
     mix: float | Literal["auto"] = "auto"
     relevance: str = "parent_id"
     train_fraction: float = 0.6
+    train_splits: tuple[str, ...] = ("train",)
+    pairs_per_class: int = 0
+    options: Options | None = None
     limit: int | None = None
     metric_version: int = METRIC_VERSION
     protocol_version: int = PROTOCOL_VERSION
@@ -106,42 +124,83 @@ class Run:
             if value not in known:
                 msg = f"A run's {name} is one of {', '.join(known)}; got {value!r}."
                 raise ProtocolError(msg)
+        options = checked_options(self.task, self.options)
+        object.__setattr__(self, "options", None if options == type(options)() else options)
         if isinstance(self.n_pairs, int) and self.n_pairs < 0:
             msg = f"A run uses 0 real pairs or more; got {self.n_pairs}."
             raise ProtocolError(msg)
-        if self.source == "none" and self.n_pairs == 0:
+        self._check_fit()
+        if not 0.0 < self.train_fraction < 1.0:
+            msg = f"train_fraction lies between 0 and 1; got {self.train_fraction}."
+            raise ProtocolError(msg)
+        if isinstance(options, FewShot):
+            if self.eval not in ("split", "in-class"):
+                msg = (
+                    "Task few_shot trains and tests on the same classes: eval is 'split' or "
+                    f"'in-class', not {self.eval!r}."
+                )
+                raise ProtocolError(msg)
+            if options.shots == 0 and not options.prototypes:
+                msg = "A few-shot run with 0 shots and no prototypes has nothing to learn from."
+                raise ProtocolError(msg)
+
+    def _check_fit(self) -> None:
+        """Check that there is something to fit, and nothing too much."""
+        fitted = self.n_pairs != 0 or self.pairs_per_class != 0
+        if self.pairs_per_class < 0 or (self.pairs_per_class and self.n_pairs != 0):
+            msg = (
+                "Real pairs are counted by n_pairs or by pairs_per_class, not both; got "
+                f"{self.n_pairs} and {self.pairs_per_class}."
+            )
+            raise ProtocolError(msg)
+        if self.method == IDENTITY and (fitted or self.source != "none"):
+            msg = f"Method {IDENTITY!r} fits nothing: it takes source 'none' and no real pairs."
+            raise ProtocolError(msg)
+        if self.method != IDENTITY and self.source == "none" and not fitted:
             msg = "A run with source 'none' and 0 real pairs has nothing to fit. Give it one."
             raise ProtocolError(msg)
-        if self.eval == "all-names" and self.n_pairs != 0:
+        if self.eval == "all-names" and fitted:
             msg = (
                 "Evaluation 'all-names' scores every image, so that none is left to train on; "
                 f"got n_pairs={self.n_pairs}. Use eval 'held-out'."
             )
             raise ProtocolError(msg)
-        if not 0.0 < self.train_fraction < 1.0:
-            msg = f"train_fraction lies between 0 and 1; got {self.train_fraction}."
+        if self.eval == "held-out" and self.pairs_per_class:
+            msg = "pairs_per_class needs training images of the scored classes: eval 'in-class'."
             raise ProtocolError(msg)
 
     @property
-    def run_id(self) -> str:
-        """Return the sha256 of the canonical JSON of all fields."""
-        return sha256_hex(canonical_json({"run": asdict(self)}))
+    def task_options(self) -> Options:
+        """The options of the task, defaults filled in."""
+        return checked_options(self.task, self.options)
 
-    @property
+    @cached_property
+    def run_id(self) -> str:
+        """Return the sha256 of the canonical JSON of all fields, defaults of options included."""
+        return sha256_hex(canonical_json({"run": self._facts()}))
+
+    @cached_property
     def fit_key(self) -> str:
         """Return the id of everything but what is scored: runs that share it share one fit."""
-        facts = asdict(self)
-        for name in ("task", "relevance", "metric_version"):
+        facts = self._facts()
+        for name in ("task", "options", "relevance", "metric_version"):
             del facts[name]
         return sha256_hex(canonical_json({"fit": facts}))
+
+    def _facts(self) -> dict[str, Any]:
+        return asdict(self) | {"options": asdict(self.task_options)}
 
     def columns(self) -> dict[str, Any]:
         """Return the fields as one row of plain values: lists joined, numbers or "auto" as text."""
         row: dict[str, Any] = {"run_id": self.run_id}
         for column in fields(self):
             value = getattr(self, column.name)
-            if isinstance(value, tuple):
+            if column.name == "options":
+                value = options_text(self.task_options)
+            elif isinstance(value, tuple):
                 value = ",".join(value)
+            elif column.name == "n_pairs" and self.pairs_per_class:
+                value = f"{self.pairs_per_class}/class"
             elif column.name in ("n_pairs", "penalty", "mix"):
                 value = str(value)
             row[column.name] = value

@@ -10,17 +10,20 @@ from pathlib import Path
 
 import polars as pl
 
+from bench.cells import pairs_order
 from bench.errors import NoResultsError
-from bench.results import run_path
+from bench.results import files_of, run_path
 from featstore.errors import did_you_mean
 from featstore.keys import SHORT, canonical_json, sha256_hex
 
-#: Fields in which the runs of a series agree.
+#: Fields in which the runs of a series agree, beside the revisions of the sets that they read.
 SERIES = (
-    "suite", "image_revision", "name_revision", "caption_revision", "head_revision",
-    "head_name_revision", "variants", "templates", "locales", "train_fraction", "limit",
+    "suite", "variants", "templates", "locales", "train_fraction", "train_splits", "limit",
     "metric_version", "protocol_version", "code",
 )  # fmt: skip
+
+#: Columns that name a set; its revision stands in a column beside each.
+SETS = ("image", "name", "caption", "head", "head_name")
 
 
 def series_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
@@ -29,27 +32,60 @@ def series_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     Columns: ``series`` (8 hex digits), suite, limit, n_runs, n_seeds, methods, sources,
     n_pairs, written (seconds since the epoch), and the fields of `SERIES`.
     """
+    marked = _with_series(root, results)
     rows = []
-    for key, part in results.group_by(list(SERIES), maintain_order=True):
-        facts = dict(zip(SERIES, key, strict=True))
-        ids = part["run_id"].unique().to_list()
+    for (name,), part in marked.group_by(["series"], maintain_order=True):
         rows.append(
             {
-                "series": sha256_hex(canonical_json(facts))[:SHORT],
-                "n_runs": len(ids),
+                "series": name,
+                "n_runs": part["run_id"].n_unique(),
                 "n_seeds": part["seed"].n_unique(),
                 "methods": ",".join(sorted(set(part["method"]))),
                 "sources": ",".join(sorted(set(part["source"]))),
-                "n_pairs": ",".join(sorted(set(part["n_pairs"]), key=_pairs_key)),
-                "written": max(run_path(root, run).stat().st_mtime for run in ids),
-                **facts,
+                "n_pairs": ",".join(sorted(set(part["n_pairs"]), key=pairs_order)),
+                "written": part["written"].max(),
+                **part.select(SERIES).row(0, named=True),
             }
         )
     return pl.DataFrame(rows, infer_schema_length=None).sort("written", descending=True)
 
 
+def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows with the columns ``series`` and ``written``.
+
+    A suite may read many sets. What tells series apart is that one set stands at two revisions:
+    the runs that read the revision last used of each of their sets are together, and every other
+    combination of revisions is a series of its own.
+    """
+    files = files_of(root)
+    stamps = {name: run_path(root, name).stat().st_mtime for name in set(files.values())}
+    written = {run: stamps[name] for run, name in files.items()}
+    marked = results.with_columns(
+        pl.col("run_id")
+        .replace_strict(written, default=0.0, return_dtype=pl.Float64)
+        .alias("written")
+    )
+    fresh = pl.lit(value=True)
+    for role in SETS:
+        key, revision = f"{role}_set", f"{role}_revision"
+        last = pl.col(revision).sort_by("written").last().over([*SERIES, key])
+        fresh = fresh & pl.col(revision).eq_missing(last)
+    marked = marked.with_columns(fresh.alias("fresh"))
+    names: dict[str, str] = {}
+    revisions = [f"{role}_revision" for role in SETS]
+    columns = [*SERIES, "fresh", *revisions]
+    for values, part in marked.group_by(columns, maintain_order=True):
+        facts = dict(zip(columns, values, strict=True))
+        if facts.pop("fresh"):
+            facts = {name: facts[name] for name in SERIES}
+        names |= dict.fromkeys(part["run_id"], sha256_hex(canonical_json(facts))[:SHORT])
+    return marked.with_columns(pl.col("run_id").replace_strict(names).alias("series"))
+
+
 def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) -> pl.DataFrame:
     """Return the rows of the series written last, of one suite.
+
+    A sweep beside one suite does not make the choice ambiguous: without a name it is the suite.
 
     Raises
     ------
@@ -57,6 +93,9 @@ def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) 
         If the folder has no run of the suite, or has several suites and none was named.
     """
     suites = sorted(set(results["suite"]))
+    alone = [name for name in suites if name != "sweep"]
+    if suite is None and len(alone) == 1:
+        suite = alone[0]
     if suite is None and len(suites) > 1:
         msg = (
             f"{root} holds results of {len(suites)} suites: {', '.join(suites)}. Name one: --suite."
@@ -67,11 +106,6 @@ def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) 
         msg = f"{root} holds no run of suite {suite!r}. It holds: {', '.join(suites)}.{hint}"
         raise NoResultsError(msg)
     own = results.filter(pl.col("suite") == (suite or suites[0]))
-    last = series_table(root, own).row(0, named=True)
-    return own.filter(
-        pl.all_horizontal(pl.col(name).eq_missing(pl.lit(last[name])) for name in SERIES)
-    )
-
-
-def _pairs_key(n_pairs: str) -> float:
-    return float("inf") if n_pairs == "all" else float(n_pairs)
+    marked = _with_series(root, own)
+    last = marked.sort("written", maintain_order=True)["series"][-1]
+    return marked.filter(pl.col("series") == last).drop("written", "fresh", "series")

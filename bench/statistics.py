@@ -219,6 +219,28 @@ def sign_flip_p(
     return (1 + reached) / (1 + n_flips)
 
 
+def holm(p_values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return Holm's step-down adjustment of the p-values of one table, shape (m,).
+
+    The smallest is multiplied by m, the next by m - 1, and so on; none may be below one before
+    it, none above 1. Rejecting where the result is at most 5 % keeps the chance of any false
+    rejection in the table at 5 %, however the comparisons depend on one another.
+
+    References
+    ----------
+    Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or np.isnan(p).any() or ((p < 0) | (p > 1)).any():
+        msg = f"Holm's correction takes a list of p-values between 0 and 1; got {p_values!r}."
+        raise MetricError(msg)
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
+
+
 def wilson_interval(share: float, n: float, *, confidence: float = 0.95) -> tuple[float, float]:
     """Return Wilson's interval of a share that was seen in `n` independent draws.
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import polars as pl
 
-from bench.cells import ARENA, CELL, METHOD_NAMES, in_order, source_name
+from bench.cells import ARENA, CELL, METHOD_NAMES, SETTINGS, in_order, set_name, source_name
+from bench.comparisons import with_holm
 
 #: Metrics that a table shows, in this order, where a task has them.
 SHOWN = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank", "MRR", "mAP")
@@ -26,9 +27,9 @@ MINUS = "\N{MINUS SIGN}"
 def result_table(results: pl.DataFrame, metrics: Sequence[str] = SHOWN) -> pl.DataFrame:
     """Return one row per cell: columns ``<metric>`` and ``<metric>_sd`` over seeds.
 
-    Columns before them: task, eval, direction, method, source, n_pairs, n_images_fitted
-    (mean), n_seeds, gallery (mean), image_mean. A row with method ``"chance"`` stands in
-    every task × eval × direction. sd is null for a single run.
+    Columns before them: those of `bench.cells.CELL`, n_images_fitted (mean), n_seeds, gallery
+    (mean), image_mean. A row with method ``"chance"`` stands in every arena (`bench.cells.ARENA`).
+    sd is null for a single run.
     """
     present = [metric for metric in metrics if metric in set(results["metric"])]
     cells = (
@@ -59,6 +60,7 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] = SHOWN) -> pl.Da
             pl.lit("chance").alias("method"),
             pl.lit("").alias("source"),
             pl.lit("0").alias("n_pairs"),
+            *(pl.lit(None, dtype=results.schema[name]).alias(name) for name in SETTINGS),
         )
     )
     both = pl.concat([chance.select(cells.columns), cells])
@@ -75,57 +77,99 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] = SHOWN) -> pl.Da
     return in_order(wide.select(index).with_columns(ordered))
 
 
-def result_lines(table: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
+def result_lines(
+    table: pl.DataFrame, winners: Collection[tuple[Any, ...]] = ()
+) -> tuple[list[str], list[list[str]]]:
     """Return the headings and cells of a result table as text: percent, mean ± sd.
 
-    A mean without ± comes from a single run: nothing in it is drawn.
+    A mean without ± comes from a single run: nothing in it is drawn. Encoders, heads, shots,
+    penalties and mixing weights have a column each where the table holds more than one.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `result_table`.
+    winners : collection of (metric, cell)
+        Of `bench.winners.winners`: their values are marked with ``**``.
     """
     metrics = [name for name in SHOWN if name in table.columns]
     levels = {
-        (row["task"], row["eval"], row["direction"]): row
+        tuple(row[name] for name in ARENA): row
         for row in table.filter(pl.col("method") == "chance").iter_rows(named=True)
     }
-    headings = ["task", "eval", "method", "fitted on", "K", "seeds", "gallery", "chance"]
+    extra = varying(table.filter(pl.col("method") != "chance"))
+    headings = ["task", "eval", *(EXTRA[name] for name in extra), "method", "fitted on", "K"]
+    headings += ["seeds", "gallery", "chance"]
     lines = []
     for row in table.iter_rows(named=True):
         own = [metric for metric in metrics if row[metric] is not None]
-        level = levels[(row["task"], row["eval"], row["direction"])]
+        level = levels[tuple(row[name] for name in ARENA)]
         is_chance = row["method"] == "chance"
+        key = tuple(row[name] for name in CELL)
+        texts = ((value_text(m, row[m], row[f"{m}_sd"]), (m, key) in winners) for m in metrics)
         lines.append(
             [
                 row["direction"],
                 row["eval"],
+                *(set_name(name, row[name]) for name in extra),
                 METHOD_NAMES.get(row["method"], row["method"]),
                 "" if is_chance else source_name(row["source"], row["n_pairs"]),
                 "" if is_chance else pairs_text(row["n_pairs"], row["n_images_fitted"]),
                 str(row["n_seeds"]),
                 number_text(row["gallery"], 0),
                 value_text(own[0], level[own[0]]) if own else "",
-                *(value_text(m, row[m], row[f"{m}_sd"]) for m in metrics),
+                *(f"**{text}**" if wins else text for text, wins in texts),
             ]
         )
     return headings + [metric_name(metric) for metric in metrics], lines
 
 
+#: Columns that are shown only where they vary, and their headings.
+EXTRA = {
+    "image_set": "images", "name_set": "names", "caption_set": "captions", "head_set": "head",
+    "penalty": "penalty", "mix": "mix",
+}  # fmt: skip
+
+
+def varying(table: pl.DataFrame) -> list[str]:
+    """Return the columns of `EXTRA` that hold more than one value; empty ones count as none."""
+    return [
+        name
+        for name in EXTRA
+        if name in table.columns
+        and table.filter(pl.col(name).cast(pl.String) != "")[name].n_unique() > 1
+    ]
+
+
 def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return the headings and cells of a table of comparisons: percent points."""
+    """Return the headings and cells of a table of comparisons: percent points.
+
+    Every line has both means ± sd over seeds, the absolute and the relative gain, the interval,
+    p and p corrected by Holm over this table, what n is, the gallery and chance.
+    """
+    gains = with_holm(gains)
+    extra = varying(gains)
     headings = [
-        "task", "eval", "metric", "method", "a", "b", "a %", "b %", f"a {MINUS} b, points",
-        "95 % interval", "p", "queries", "clusters", "seeds", "gallery", "chance",
+        "task", "eval", "metric", *(EXTRA[name] for name in extra), "method", "a", "b", "a %",
+        "b %", f"a {MINUS} b, points", "relative", "95 % interval", "p", "p, Holm", "queries",
+        "clusters", "seeds", "gallery", "chance",
     ]  # fmt: skip
     lines = [
         [
             row["direction"],
             row["eval"],
             metric_name(row["metric"]),
+            *(set_name(name, row[name]) for name in extra),
             METHOD_NAMES.get(row["method"], row["method"]),
             row["side_a"],
             row["side_b"],
-            value_text(row["metric"], row["a"]),
-            value_text(row["metric"], row["b"]),
-            signed_text(row["difference"]),
+            value_text(row["metric"], row["a"], row["a_sd"]),
+            value_text(row["metric"], row["b"], row["b_sd"]),
+            signed_text(row["difference"], row["difference_sd"]),
+            relative_text(row["relative"]),
             interval_text(row["low"], row["high"]),
             p_text(row["p"]),
+            p_text(row["p_holm"]),
             f"{row['n_queries']:,}",
             f"{row['n_clusters']:,}",
             str(row["n_seeds"]),
@@ -134,6 +178,43 @@ def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
         ]
         for row in gains.iter_rows(named=True)
     ]
+    return headings, lines
+
+
+#: How the kinds of published numbers are called.
+_KINDS = {"value": "", "gain-over-real": "gain of weights", "gain-over-head": "gain of pairs"}
+
+
+def published_lines(table: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and cells of `bench.suites.paper.published_table` as text, percent."""
+    headings = [
+        "experiment", "data", "images", "texts", "head", "task", "metric", "K", "method", "ours",
+        "theirs", "known", "ours − theirs", "seeds", "gallery",
+    ]  # fmt: skip
+    lines = []
+    for row in table.iter_rows(named=True):
+        metric = row["metric"]
+        kind = _KINDS[row["kind"]]
+        known = row["ours"] is not None
+        lines.append(
+            [
+                row["experiment"],
+                row["dataset"] or "",
+                row["image_encoder"] or "",
+                row["text_encoder"] or "",
+                row["head"] or "",
+                row["direction"],
+                f"{metric}, {kind}" if kind else metric,
+                row["n_pairs"] or "",
+                METHOD_NAMES.get(row["method"], row["method"]) if known else "",
+                value_text(metric, row["ours"], row["ours_sd"]),
+                value_text(metric, row["theirs"]),
+                row["how"],
+                signed_text(row["difference"]) if known else "",
+                str(row["n_seeds"]) if known else "",
+                number_text(row["gallery"], 0),
+            ]
+        )
     return headings, lines
 
 
@@ -149,6 +230,35 @@ def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([rows[0], rule, *rows[1:]]) + "\n"
+
+
+def latex(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a LaTeX tabular for the booktabs package; ``**x**`` becomes bold, the rest is text."""
+    table = [[_latex_cell(cell) for cell in line] for line in [headings, *lines]]
+    columns = "".join("r" if right else "l" for right in _numeric(headings, lines))
+    rows = [" & ".join(line) + r" \\" for line in table]
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{columns}}}", r"\toprule", rows[0], r"\midrule", *rows[1:],
+            r"\bottomrule", r"\end{tabular}", "",
+        ]
+    )  # fmt: skip
+
+
+_LATEX = str.maketrans(
+    {
+        "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
+        "±": r"$\pm$", MINUS: "$-$", "→": r"$\to$", "↔": r"$\leftrightarrow$", "≤": r"$\leq$",
+        "×": r"$\times$", "<": r"\textless{}", ">": r"\textgreater{}", "–": "--",
+    }
+)  # fmt: skip
+
+
+def _latex_cell(cell: str) -> str:
+    bold = len(cell) > 4 and cell.startswith("**") and cell.endswith("**")
+    text = (cell[2:-2] if bold else cell).translate(_LATEX)
+    return rf"\textbf{{{text}}}" if bold else text
 
 
 def comma_separated(frame: pl.DataFrame) -> str:
@@ -175,10 +285,19 @@ def value_text(metric: str, value: float | None, sd: float | None = None) -> str
     return text if sd is None else f"{text} ± {scale * sd:.1f}"
 
 
-def signed_text(difference: float) -> str:
-    """Return a difference of shares in percent points with its sign."""
+def signed_text(difference: float, sd: float | None = None) -> str:
+    """Return a difference of shares in percent points with its sign, and ± sd if given."""
     points = round(100.0 * difference, 1)
-    return f"{points:+.1f}".replace("-", MINUS) if points else "0.0"
+    text = f"{points:+.1f}".replace("-", MINUS) if points else "0.0"
+    return text if sd is None else f"{text} ± {100.0 * sd:.1f}"
+
+
+def relative_text(share: float | None) -> str:
+    """Return a relative gain in percent of side b; empty where b is 0."""
+    if share is None:
+        return ""
+    percent = round(100.0 * share)
+    return f"{percent:+,d} %".replace("-", MINUS) if percent else "0 %"
 
 
 def interval_text(low: float, high: float) -> str:
@@ -211,10 +330,7 @@ def aligned(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a plain table: columns padded, numbers to the right, a rule below the headings."""
     table = [list(headings), *[list(line) for line in lines]]
     widths = [max(len(row[i]) for row in table) for i in range(len(headings))]
-    numeric = [
-        all(not line[i] or line[i][0] in f"+{MINUS}[≤0123456789" for line in lines)
-        for i in range(len(headings))
-    ]
+    numeric = _numeric(headings, lines)
     text = [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
@@ -224,3 +340,11 @@ def aligned(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     ]
     rule = "  ".join("─" * width for width in widths)
     return "\n".join([text[0], rule, *text[1:]]) + "\n"
+
+
+def _numeric(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[bool]:
+    """Return which columns hold numbers."""
+    return [
+        all(not line[i] or line[i].lstrip("*")[:1] in f"+{MINUS}[≤0123456789" for line in lines)
+        for i in range(len(headings))
+    ]

@@ -26,8 +26,8 @@ class Built:
     tables: dict[str, pl.DataFrame]
     """Item tables by kind, without hashes."""
 
-    classes: pl.DataFrame
-    """The label set, one row a class, in the order of `index`."""
+    classes: pl.DataFrame | None
+    """The label set, one row a class, in the order of `index`; None without classes."""
 
     prompts: Mapping[str, tuple[str, ...]]
     """Which class_name items to make: variant -> template ids."""
@@ -52,10 +52,25 @@ class Plan:
     make: Callable[[Path, OnDone | None], Built]
     """Write the files under the folder given, and return the tables."""
 
+    root: Path | None = None
+    """Folder that uris are relative to, if files stay where they lie; else the output folder."""
+
+
+#: Sections of dataset.toml that say how to read a copy; a built manifest does not repeat them.
+HOW_TO_READ = (
+    "coop", "expected_with", "files", "folders", "image_folders", "names", "options", "prompts",
+    "reader", "split_folders", "words",
+)  # fmt: skip
+
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """Return the dataset.toml that lies beside a builder."""
     return tomllib.loads((folder / "dataset.toml").read_text(encoding="utf-8"))
+
+
+def published_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of a dataset.toml that a built manifest repeats."""
+    return {key: value for key, value in facts.items() if key not in HOW_TO_READ}
 
 
 def fingerprint(parts: Iterable[str | bytes]) -> str:

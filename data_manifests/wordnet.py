@@ -7,14 +7,23 @@ the order of the classes. timm's files are found without importing it: its impor
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
 
-from data_manifests.plan import BuildError, Built, OnDone, Plan, fingerprint, read_facts
+from data_manifests.plan import (
+    BuildError,
+    Built,
+    OnDone,
+    Plan,
+    fingerprint,
+    published_facts,
+    read_facts,
+)
 
 #: Raise it when the same source and options give other tables.
-VERSION = "1"
+VERSION = "2"
 
 LEMMAS = "imagenet_synset_to_lemma.txt"
 DEFINITIONS = "imagenet_synset_to_definition.txt"
@@ -42,7 +51,7 @@ def plan_label_set(folder: Path, *, source: Path | None = None) -> Plan:
     info = source if source is not None else find_timm_info()
     texts = {file: _read(info / file) for file in (synsets, LEMMAS, DEFINITIONS)}
     classes = class_table(name, texts[synsets], texts[LEMMAS], texts[DEFINITIONS])
-    facts["found"] = {"classes": classes.height}
+    facts = published_facts(facts) | {"found": {"classes": classes.height}}
 
     def make(out: Path, on_done: OnDone | None) -> Built:  # noqa: ARG001 -- there are no files
         return Built(tables={}, classes=classes, prompts=PROMPTS)
@@ -60,6 +69,9 @@ def class_table(label_set: str, synsets: str, lemmas: str, definitions: str) -> 
 
     ``name`` is the first lemma with spaces for underscores; ``name_group`` is the name in lower
     case, which classes of the same name share; ``shared_name`` says whether any other does.
+    ``lemmas_group`` and ``shared_lemmas`` are the same for the whole string of lemmas, to the
+    letter, which the paper trains on: classes that share it are contradictory targets.
+    ``clean_name`` is the first lemma that no other class has, else the first.
 
     Raises
     ------
@@ -79,19 +91,33 @@ def class_table(label_set: str, synsets: str, lemmas: str, definitions: str) -> 
             "distinct."
         )
         raise BuildError(msg)
-    names = [lemma[synset].split(",")[0].strip().replace("_", " ") for synset in ids]
+    lists = [lemmas_of(lemma[synset]) for synset in ids]
+    holders = Counter(word for own in lists for word in {word.lower() for word in own})
+    clean = [next((w for w in own if holders[w.lower()] == 1), own[0]) for own in lists]
+    names = [own[0] for own in lists]
+    texts = [lemma[synset].replace("_", " ") for synset in ids]
     return pl.DataFrame(
         {
             "class_id": [f"{label_set}/{synset}" for synset in ids],
             "index": range(len(ids)),
             "synset": ids,
-            "lemmas": [lemma[synset].replace("_", " ") for synset in ids],
+            "lemmas": texts,
             "definition": [definition[synset] for synset in ids],
             "name": names,
             "name_group": [name.lower() for name in names],
+            "lemmas_group": texts,
+            "clean_name": clean,
         },
         schema_overrides={"index": pl.Int64},
-    ).with_columns(shared_name=pl.col("name_group").is_duplicated())
+    ).with_columns(
+        shared_name=pl.col("name_group").is_duplicated(),
+        shared_lemmas=pl.col("lemmas_group").is_duplicated(),
+    )
+
+
+def lemmas_of(text: str) -> list[str]:
+    """Return the lemmas of a comma-separated string, with spaces for underscores."""
+    return [part.strip().replace("_", " ") for part in text.split(",") if part.strip()]
 
 
 def find_timm_info() -> Path:

@@ -36,6 +36,8 @@ fitters fit kernel-ridge --store OUT/store --x stamps/image/tf_efficientnet_lite
     -o OUT/aligners/kernel-ridge-head --force
 fitters ls OUT/aligners
 bench run --suite demo --store OUT/store -o OUT/results --jobs 2
+bench sweep --store OUT/store -o OUT/results --jobs 2 --locales en --source none,head,random \\
+    --n-pairs 16,64,256,all --mix 0.1,0.3,1,3,10 --penalty 0.1,0.3,1 --seeds 0,1,2
 bench table OUT/results
 bench report OUT/results --store OUT/store -o OUT/report.html
 """

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import polars as pl
-
+from data_manifests.official.inspection import Inspection
 from data_manifests.plan import BuildError, Plan
 from data_manifests.registry import BUILDERS, Builder
 from featstore.errors import ManifestError, did_you_mean
@@ -19,7 +18,10 @@ from featstore.label_files import read_label_file
 from featstore.manifest import Manifest, read_manifest, write_manifest
 from featstore.manifest.manifest import FACTS_FILE
 from featstore.manifest.read import read_facts
+from featstore.prompt_choice import PromptChoice
 from featstore.prompts import class_prompts
+from featstore.sources import check_bytes
+from featstore.web_pairs import check_pairs, plan_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ def build_dataset(
     out: Path | str,
     *,
     on_done: Callable[[int, int], None] | None = None,
+    prompts: PromptChoice | None = None,
     **options: Any,
 ) -> BuildResult:
     """Build a dataset into a folder, unless the folder already holds the same.
@@ -60,8 +63,13 @@ def build_dataset(
         of that build that are not in the new one are removed.
     on_done : callable, optional
         Called with (done, total) as files are written.
+    prompts : PromptChoice, optional
+        Which names and templates the class_name items are made of; default: the dataset's own.
     **options
-        Of the builder: ``source`` (Path), ``locales`` (stamps only). None means the default.
+        Of the builder: ``source`` (Path; label sets and stamps), ``locales`` (stamps); of a
+        dataset on disk ``root`` (Path), ``splits``, ``subset``, ``images``, ``split_file`` (see
+        `data_manifests.official.dataset.plan_dataset`) and those of its dataset.toml. None means
+        the default.
 
     Raises
     ------
@@ -80,17 +88,51 @@ def build_dataset(
         raise ManifestError(msg)
     folder = Path(out)
     _check_ours(folder, name)
+    choice = prompts or PromptChoice()
     try:
-        plan = builder.plan(**given)
+        plan = plan_pairs(builder, **given) if builder.source else builder.plan(**given)
+        identity = choice.fingerprint(plan.fingerprint)
         earlier = _earlier(folder)
-        if earlier is not None and _fingerprint(earlier.facts) == plan.fingerprint:
+        if earlier is not None and _same(earlier, plan, identity):
             return BuildResult(earlier, "unchanged")
         with _staging(folder, name) as staging:
-            manifest = _publish(plan, staging, folder, on_done)
+            manifest = _publish(plan, staging, folder, on_done, choice, identity)
     except BuildError as err:
         raise ManifestError(str(err)) from err
-    _remove_stale(earlier, manifest)
+    _remove_stale(folder, earlier, manifest)
     return BuildResult(manifest, "built")
+
+
+def check_dataset(name: str, **options: Any) -> Inspection:
+    """Compare a copy of a dataset on disk with what is known of it, and write nothing.
+
+    Parameters
+    ----------
+    name : str
+        Key of ``data_manifests.registry.BUILDERS``.
+    **options
+        ``root`` (Path), ``splits``, ``images`` and those of its dataset.toml, as for
+        `build_dataset`.
+
+    Returns
+    -------
+    Inspection
+        Its ``problems`` are everything that is wrong, item by item.
+
+    Raises
+    ------
+    ManifestError
+        If the dataset is not read from a folder, or an option is wrong.
+    """
+    builder = find_builder(name)
+    given = {key: value for key, value in options.items() if value is not None}
+    if builder.read is None and not builder.source:
+        msg = f"{name!r} is not read from a copy on disk: there is nothing to check."
+        raise ManifestError(msg)
+    try:
+        return check_pairs(builder, **given) if builder.source else builder.check(**given)
+    except BuildError as err:
+        raise ManifestError(str(err)) from err
 
 
 def write_label_set(
@@ -142,19 +184,34 @@ def find_builder(name: str) -> Builder:
 
 
 def _publish(
-    plan: Plan, staging: Path, folder: Path, on_done: Callable[[int, int], None] | None
+    plan: Plan,
+    staging: Path,
+    folder: Path,
+    on_done: Callable[[int, int], None] | None,
+    choice: PromptChoice,
+    identity: str,
 ) -> Manifest:
     built = plan.make(staging, on_done)
-    prompts = [
-        class_prompts(built.classes, (variant,), templates)
-        for variant, templates in built.prompts.items()
-    ]
-    tables = {**built.tables, **({"class_name": pl.concat(prompts)} if prompts else {})}
-    for table in tables.values():
-        if "uri" in table.columns:
-            _move(table["uri"].drop_nulls(), staging, folder)
-    facts = {**plan.facts, **built.facts, "source": {"fingerprint": plan.fingerprint}}
-    return write_manifest(folder, facts=facts, tables=tables, classes=built.classes)
+    tables = dict(built.tables)
+    if built.classes is not None:
+        classes, items = choice.make(plan.name, built.classes, built.prompts)
+        tables |= {"class_name": items} if items is not None else {}
+    else:
+        classes = None
+    if plan.root is None:
+        for table in tables.values():
+            if "uri" in table.columns:
+                _move(table["uri"].drop_nulls(), staging, folder)
+    source = {"fingerprint": identity, **choice.facts()}
+    facts = {**plan.facts, **built.facts, "source": source}
+    return write_manifest(folder, facts=facts, tables=tables, classes=classes, data_root=plan.root)
+
+
+def _same(earlier: Manifest, plan: Plan, identity: str) -> bool:
+    """Return whether a manifest is what this plan would make, with its files where they are."""
+    if plan.root is not None and earlier.root.resolve() != plan.root.resolve():
+        return False
+    return _fingerprint(earlier.facts) == identity
 
 
 def _check_ours(folder: Path, name: str) -> None:
@@ -185,10 +242,12 @@ def _earlier(folder: Path) -> Manifest | None:
     if not (folder / FACTS_FILE).is_file():
         return None
     try:
-        return read_manifest(folder, hashes=True)
+        manifest = read_manifest(folder)
+        check_bytes(manifest)
     except ManifestError as err:
         logger.info("building %s again: %s", folder, err)
         return None
+    return manifest
 
 
 def _fingerprint(facts: Any) -> str | None:
@@ -227,13 +286,17 @@ def _move(uris: Iterable[str], staging: Path, folder: Path) -> None:
         raise ManifestError(msg) from err
 
 
-def _remove_stale(earlier: Manifest | None, manifest: Manifest) -> None:
-    """Remove the files of the earlier build that the new one does not name."""
-    if earlier is None:
+def _remove_stale(folder: Path, earlier: Manifest | None, manifest: Manifest) -> None:
+    """Remove the files of the earlier build that the new one does not name.
+
+    Only those that builds made inside `folder`: files that a manifest found elsewhere are the
+    user's, and never touched.
+    """
+    if earlier is None or earlier.root != folder:
         return
-    uris = [
+    made, kept = (
         {uri for table in m.tables.values() for uri in table["uri"].drop_nulls()}
         for m in (earlier, manifest)
-    ]
-    for uri in sorted(uris[0] - uris[1]):
-        (manifest.root / uri).unlink(missing_ok=True)
+    )
+    for uri in sorted(made - kept if manifest.root == folder else made):
+        (folder / uri).unlink(missing_ok=True)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from data_manifests.open_clip_lists import openai_templates
+from data_manifests.plan import BuildError
 from featstore.errors import ManifestError, did_you_mean
 from featstore.manifest.hashes import text_sha256
 from featstore.manifest.schema import conform_classes, conform_items
@@ -23,24 +25,43 @@ TEMPLATES: dict[str, str] = {
     "video_game": "a {} in a video game.",
     "art": "art of the {}.",
     "photo_small": "a photo of the small {}.",
+    "paper": "A photo of a {}",
 }
 
+#: Set of templates -> what it holds. ``paper`` is the one template of the paper's evaluation
+#: (arXiv 2605.22484, evaluation code); ``openai80`` are CLIP's 80 for ImageNet, in the words of
+#: the installed open_clip.
+TEMPLATE_SETS: dict[str, str] = {
+    "none": "the bare text",
+    "simple": "the seven of TEMPLATES that CLIP's authors chose",
+    "paper": "A photo of a {}",
+    "openai80": "CLIP's 80 for ImageNet, from the installed open_clip",
+}
+
+_SIMPLE = ("itap", "bad_photo", "origami", "photo_large", "video_game", "art", "photo_small")
+
 #: Variant -> columns of the label set that may hold it; the first that exists is taken. ``noun``
-#: is a name made for prompts, without its article ("red kangaroo" for "A red kangaroo").
+#: is a name made for prompts, without its article ("red kangaroo" for "A red kangaroo"); ``clean``
+#: the first lemma that no other class has; ``paper`` the paper's name with its suffix;
+#: ``open_clip`` the curated name of ImageNet-1k in open_clip; ``user`` that in a user's file.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "name": ("noun", "name"),
     "lemmas": ("lemmas",),
     "definition": ("definition",),
+    "clean": ("clean_name",),
+    "paper": ("paper_name",),
+    "open_clip": ("open_clip_name",),
+    "user": ("user_name",),
 }
 
 #: Columns of the label set that prompts take along, where it has them.
-_CARRIED = ("split", "shared_name", "name_group")
+_CARRIED = ("split", "shared_name", "name_group", "shared_lemmas", "lemmas_group")
 
 
 def class_prompts(
     classes: pl.DataFrame,
     variants: Sequence[str] = ("name",),
-    templates: Sequence[str] = ("none", "photo"),
+    templates: Sequence[str] | Mapping[str, str] = ("none", "photo"),
 ) -> pl.DataFrame:
     """Return the class_name items of a label set: every class × variant × template.
 
@@ -50,16 +71,16 @@ def class_prompts(
         A label set (CLASS_SCHEMA).
     variants : sequence of str
         Keys of VARIANTS.
-    templates : sequence of str
-        Keys of TEMPLATES.
+    templates : sequence of str, or mapping
+        Keys of TEMPLATES or TEMPLATE_SETS; or one's own, template id -> text with ``{}``.
 
     Returns
     -------
     DataFrame
         Items of kind class_name, classes in the order of their index, the variants and
         templates of a class in the order given; item_id is
-        ``<class_id>#<variant>#<template_id>``. ``split``, ``shared_name`` and ``name_group`` of
-        the classes are carried along.
+        ``<class_id>#<variant>#<template_id>``. ``split``, ``shared_name``, ``name_group``,
+        ``shared_lemmas`` and ``lemmas_group`` of the classes are carried along.
 
     Raises
     ------
@@ -68,31 +89,78 @@ def class_prompts(
     """
     labels = conform_classes(classes).sort("index")
     _check_known("variant", variants, VARIANTS)
-    _check_known("template", templates, TEMPLATES)
+    texts = templates if isinstance(templates, Mapping) else template_texts(templates)
     columns = {variant: _column(labels, variant) for variant in variants}
-    rows = [
-        {
-            "item_id": f"{row['class_id']}#{variant}#{template}",
-            "text": TEMPLATES[template].replace("{}", row[column]),
-            "class_id": row["class_id"],
-            "variant": variant,
-            "template_id": template,
-            **{name: row[name] for name in _CARRIED if name in labels.columns},
-        }
-        for row in labels.iter_rows(named=True)
+    carried = [name for name in _CARRIED if name in labels.columns]
+    class_id = pl.col("class_id")
+    # A frame a prompt, interleaved by class afterwards: 80 templates on 21,841 classes are 1.7
+    # million rows, which as dictionaries would take gigabytes.
+    parts = [
+        labels.select(
+            item_id=class_id + f"#{variant}#{template}",
+            text=_filled(text, column),
+            class_id=class_id,
+            variant=pl.lit(variant),
+            template_id=pl.lit(template),
+            **{name: pl.col(name) for name in carried},
+        )
         for variant, column in columns.items()
-        for template in templates
+        for template, text in texts.items()
     ]
-    extra = {name: labels.schema[name] for name in _CARRIED if name in labels.columns}
-    table = pl.DataFrame(rows, schema_overrides=extra).with_columns(
-        content_sha256=pl.col("text").map_elements(text_sha256, return_dtype=pl.String)
+    stacked = pl.concat(parts)
+    order = pl.int_range(stacked.height, eager=True)
+    table = stacked.select(
+        pl.all().gather((order % len(parts)) * labels.height + order // len(parts))
     )
+    hashes = pl.Series([text_sha256(text) for text in table["text"]], dtype=pl.String)
+    table = table.with_columns(content_sha256=hashes)
     return conform_items(table, "class_name")
+
+
+def _filled(template: str, column: str) -> pl.Expr:
+    """Return a template with the texts of a column in every ``{}``."""
+    before, *behind = template.split("{}")
+    text = pl.lit(before)
+    for part in behind:
+        text = text + pl.col(column) + part
+    return text
+
+
+def template_texts(templates: Sequence[str]) -> dict[str, str]:
+    """Return template id -> text of templates and sets of templates.
+
+    Raises
+    ------
+    ManifestError
+        If one is unknown or given twice, or open_clip is needed and not installed.
+    """
+    _check_known("template", templates, {**TEMPLATES, **TEMPLATE_SETS})
+    texts: dict[str, str] = {}
+    for name in templates:
+        if name == "simple":
+            texts |= {own: TEMPLATES[own] for own in _SIMPLE}
+        elif name == "openai80":
+            try:
+                found = openai_templates()
+            except BuildError as err:
+                raise ManifestError(str(err)) from err
+            texts |= {f"openai80-{n:02d}": text for n, text in enumerate(found)}
+        else:
+            texts[name] = TEMPLATES[name]
+    return texts
 
 
 def _column(labels: pl.DataFrame, variant: str) -> str:
     """Return the column that holds a variant; every class must have it."""
-    column = next((name for name in VARIANTS[variant] if name in labels.columns), variant)
+    column = next((name for name in VARIANTS[variant] if name in labels.columns), "")
+    if not column:
+        filled = {name for name in labels.columns if labels[name].null_count() < labels.height}
+        held = [key for key, columns in VARIANTS.items() if set(columns) & filled]
+        msg = (
+            f"The label set has no {VARIANTS[variant][-1]}, so no variant {variant!r}. It may "
+            f"have: {', '.join(held)}."
+        )
+        raise ManifestError(msg)
     empty = labels.filter(pl.col(column).fill_null("").str.strip_chars() == "")["class_id"]
     if len(empty):
         msg = (

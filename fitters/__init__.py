@@ -1,4 +1,4 @@
-"""Closed-form aligners between two embedding spaces, fitted on a CPU in seconds.
+"""Aligners between two embedding spaces: closed forms fitted in seconds, and trained heads.
 
 `fit_alignment` runs the whole protocol on arrays; `save_alignment` and `read_alignment` keep the
 result. Importing this package loads nothing: each name below is imported when it is first used,
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fitters.persist import read_alignment, save_alignment
     from fitters.recipe import METHODS, fit_alignment
     from fitters.relative import ASIFAligner, ConSEAligner
+    from fitters.trained import ICISAligner, MLPAligner
+    from fitters.trained.presets import PRESETS, preset
 
 _HOMES = {
     "ALIGNERS": "fitters.aligner",
@@ -41,12 +43,16 @@ _HOMES = {
     "CONTROLS": "fitters.controls",
     "CSAAligner": "fitters.linear",
     "fit_alignment": "fitters.recipe",
+    "ICISAligner": "fitters.trained",
     "KernelRidgeAligner": "fitters.kernel",
     "MeanShiftAligner": "fitters.linear",
     "METHODS": "fitters.recipe",
+    "MLPAligner": "fitters.trained",
     "Moments": "fitters.moments",
     "Pairs": "fitters.pairs",
     "PLSAligner": "fitters.linear",
+    "preset": "fitters.trained.presets",
+    "PRESETS": "fitters.trained.presets",
     "ProcrustesAligner": "fitters.linear",
     "read_alignment": "fitters.persist",
     "RidgeAligner": "fitters.linear",
@@ -60,13 +66,16 @@ __all__ = [
     "ALIGNERS",
     "CONTROLS",
     "METHODS",
+    "PRESETS",
     "ASIFAligner",
     "Alignment",
     "BaseAligner",
     "CCAAligner",
     "CSAAligner",
     "ConSEAligner",
+    "ICISAligner",
     "KernelRidgeAligner",
+    "MLPAligner",
     "MeanShiftAligner",
     "Moments",
     "PLSAligner",
@@ -77,6 +86,7 @@ __all__ = [
     "TextToConceptAligner",
     "TwoWayRidgeAligner",
     "fit_alignment",
+    "preset",
     "read_alignment",
     "save_alignment",
 ]

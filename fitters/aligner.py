@@ -15,6 +15,8 @@ from fitters.linear.two_way_ridge import TwoWayRidgeAligner
 from fitters.projection import BaseAligner
 from fitters.relative.asif import ASIFAligner
 from fitters.relative.conse import ConSEAligner
+from fitters.trained.icis import ICISAligner
+from fitters.trained.mlp import MLPAligner
 
 __all__ = ["ALIGNERS", "BaseAligner", "aligner_class"]
 
@@ -30,6 +32,8 @@ ALIGNERS: dict[str, type[BaseAligner]] = {
     "asif": ASIFAligner,
     "conse": ConSEAligner,
     "kernel-ridge": KernelRidgeAligner,
+    "mlp": MLPAligner,
+    "icis": ICISAligner,
 }
 """Every aligner; the tests and the saved files go by this dict."""
 

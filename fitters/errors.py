@@ -12,6 +12,8 @@ The tree, by what a handler would do::
         ├── SettingError(ValueError)          fix the argument
         ├── MissingAlignmentError(FileNotFoundError)  fit it, or fix the path
         ├── AlignmentWriteError(OSError)      free space, permissions, another name
+        ├── MissingPackageError(ImportError)  install the extra it names
+        ├── DivergedError(RuntimeError)       lower the learning rate
         └── CorruptAlignmentError(RuntimeError)  fit the alignment again
 
 Each also inherits the builtin that a caller would expect.
@@ -56,6 +58,14 @@ class MissingAlignmentError(FittersError, FileNotFoundError):
 
 class AlignmentWriteError(FittersError, OSError):
     """An alignment cannot be written where it was asked to be."""
+
+
+class MissingPackageError(FittersError, ImportError):
+    """An optional package that is needed here is not installed."""
+
+
+class DivergedError(FittersError, RuntimeError):
+    """A training ended in values that are not finite."""
 
 
 class CorruptAlignmentError(FittersError, RuntimeError):

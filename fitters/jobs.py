@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,95 +19,32 @@ from featstore.store.pairs import PairedView
 from featstore.store.store import FeatureStore
 from featstore.store.views import EmbeddingsView
 from fitters.alignment import Alignment
-from fitters.choice import Criterion, Open
+from fitters.choice import Open
 from fitters.controls import CONTROLS
 from fitters.errors import SettingError, ZeroRowError
+from fitters.fit_request import FitRequest, check_kinds
 from fitters.methods import Method, method_named
 from fitters.moment_fits import fit_from_moments, needs_rows
-from fitters.moments.sums import Precision
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
-from fitters.prototypes import Duplicates, covariance_patterns, resolve_duplicates
+from fitters.prototypes import covariance_patterns, resolve_duplicates
 from fitters.recipe import fit_alignment
-from fitters.select.ranking import Metric
 from fitters.store_moments import MomentsRequest, moment_sources, pairs_of
-
-#: Variants and templates of class names, unless others are asked for.
-VARIANTS, TEMPLATES = ("name",), ("none", "photo")
-
-
-@dataclass(frozen=True)
-class FitRequest:
-    """What ``fitters fit`` is asked for.
-
-    Attributes
-    ----------
-    method : str
-        One of `fitters.recipe.METHODS`.
-    x : str
-        Image set: its space is the one that is aligned, and the unlabelled images of `split`
-        give the mean that images are centred by.
-    y, split, n_pairs : str, str, int or None
-        Caption set for real pairs, the split they come from, and how many images (all if None).
-        Without `y` no real pair is used.
-    head, names : str
-        Head set and class-name set for prototypes; both or neither.
-    source : str
-        ``head``, or a control: ``random``, ``random-cov``, ``shuffled``.
-    variants, templates : sequence of str
-        Which class texts are averaged.
-    duplicates : str
-        What is done with classes that share a name; see `fitters.prototypes.DUPLICATES`.
-    rows : str
-        ``weights``: the head's rows; ``patterns``: Cov(f) w, with the covariance of the unlabelled
-        images; ``bias``: [w, b], and [f, 1] for images.
-    penalty, mix, gamma : float or "auto"
-    n_components : int, "auto" or None
-    rank, scale, top_k, power, legacy
-        Settings of single methods; see `fitters.recipe.fit_alignment`.
-    criterion : str
-        How settings are chosen: ``cosine``, ``rank`` or ``error``; see
-        `fitters.recipe.fit_alignment`.
-    validation : str
-        What cross-validation over real pairs scores by; see `fitters.recipe.fit_alignment`.
-    precision : str
-        Of the products, where a fit on real pairs is made from their moments.
-    cached : bool
-        Whether such moments may be taken from the user's cache, and are kept there.
-    seed : int
-        Draws the subset of images, the folds and the control.
-    """
-
-    method: str
-    x: str
-    y: str | None = None
-    split: str = "train"
-    n_pairs: int | None = None
-    head: str | None = None
-    names: str | None = None
-    source: str = "head"
-    variants: Sequence[str] = VARIANTS
-    templates: Sequence[str] = TEMPLATES
-    duplicates: Duplicates = "keep"
-    rows: Literal["weights", "patterns", "bias"] = "weights"
-    penalty: float | Literal["auto"] = "auto"
-    mix: float | Literal["auto"] = "auto"
-    gamma: float | Literal["auto"] = "auto"
-    n_components: int | Literal["auto"] | None = "auto"
-    rank: int | None = None
-    scale: bool = False
-    top_k: int | Literal["auto"] | None = None
-    power: float | Literal["auto"] | None = None
-    legacy: bool = False
-    criterion: Criterion = "cosine"
-    validation: Metric = "mrr"
-    precision: Precision = "float32"
-    cached: bool = True
-    seed: int = 0
+from fitters.store_rows import training_sources
+from fitters.trained.progress import OnEpoch
+from fitters.training_fits import TrainingOptions, fit_trained
 
 
-def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
+def fit_from_store(
+    store: FeatureStore,
+    request: FitRequest,
+    *,
+    checkpoint: Path | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Alignment:
     """Fit an alignment from the sets that `request` names.
+
+    `checkpoint` and `on_epoch` are of the trained methods; see `TrainingOptions`.
 
     Raises
     ------
@@ -150,7 +87,7 @@ def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
             msg = "One pair is its own mean, and has no direction about it. Give more, or a head."
             raise SettingError(msg)
     if request.head is not None and request.names is not None:
-        prototypes, bias, names, head = _prototypes(store, request, images, pool)
+        prototypes, bias, names, head = _prototypes(store, request, images, pool, spec)
         if texts is not None:
             texts.require_same_space(names, what="Captions and class names")
         texts = names
@@ -158,9 +95,10 @@ def fit_from_store(store: FeatureStore, request: FitRequest) -> Alignment:
         if request.source != "head":
             prototypes = _control(request.source)(prototypes, control_rng)
     assert texts is not None
+    options = request.training(checkpoint, on_epoch)
     with _zero_rows_by_name(used):
-        alignment = _fit(request, spec, used, pool, paired, prototypes, bias, choice_rng)
-    if not spec.raw and spec.fitted_on != "head":
+        alignment = _fit(request, spec, used, pool, paired, prototypes, bias, options, choice_rng)
+    if alignment.x.mean is not None:
         alignment.facts["image_centre"] = f"unlabelled {request.split} images"
     asked = {key: list(value) if isinstance(value, tuple) else value
              for key, value in request.__dict__.items() if key != "cached"}  # fmt: skip
@@ -188,12 +126,14 @@ def _fit(
     paired: PairedView[EmbeddingsView] | None,
     prototypes: Pairs | None,
     bias: npt.NDArray[np.float32] | None,
+    options: TrainingOptions,
     rng: np.random.Generator,
 ) -> Alignment:
     """Fit from moments where they are enough, else from rows."""
     open_ = Open(request.penalty, request.mix, request.n_components)
     mixed = prototypes is not None
-    by_rows = needs_rows(spec, open_, request.criterion, mixed=mixed) or request.rows == "bias"
+    wide = request.rows == "bias" or (spec.head_bias and bias is not None)
+    by_rows = needs_rows(spec, open_, request.criterion, mixed=mixed) or wide
     if paired is not None and not by_rows:
         wanted = MomentsRequest(
             pool,
@@ -216,8 +156,12 @@ def _fit(
             legacy=request.legacy,
         )
         alignment.facts["moments"] = {"precision": request.precision, "from_cache": from_cache}
+    elif paired is not None and spec.fitted_on == "training":
+        column = bias if wide else None
+        centre = spec.centred if request.centred is None else request.centred
+        to_train = training_sources(pool, paired, prototypes, column, centre=centre)
+        alignment = fit_trained(request.method, to_train, options, legacy=request.legacy, rng=rng)
     else:
-        wide = request.rows == "bias"
         mean = None
         if not spec.raw and spec.fitted_on != "head":
             batches = pool.batches(reuse=True)
@@ -240,6 +184,8 @@ def _fit(
             bias_column=wide,
             criterion=request.criterion,
             validation=request.validation,
+            centre=request.centred,
+            training=options,
             rng=rng,
         )
     return alignment
@@ -265,25 +211,6 @@ def _zero_rows_by_name(used: Mapping[str, EmbeddingsView]) -> Iterator[None]:
                 )
                 raise ZeroRowError(msg) from err
         raise
-
-
-KINDS = {"x": "image", "y": "caption", "head": "head_weight", "names": "class_name"}
-"""The kind of set that each option takes."""
-
-
-def check_kinds(request: FitRequest, *, raw: bool) -> None:
-    """Raise SettingError if an option names a set of another kind than it takes."""
-    for option, kind in KINDS.items():
-        key = getattr(request, option)
-        # Text-to-Concept pairs images with the same images, seen by another encoder.
-        expected = "image" if raw and option == "y" else kind
-        found = None if key is None else [*key.split("/"), "", ""][1]
-        if found not in (None, "", expected):
-            msg = (
-                f"--{option} takes a set of kind {expected}, such as dataset/{expected}/encoder; "
-                f"{key} is of kind {found}."
-            )
-            raise SettingError(msg)
 
 
 def _name_facts(request: FitRequest, used: Mapping[str, EmbeddingsView]) -> dict[str, Any]:
@@ -365,7 +292,11 @@ def pair_images(x: EmbeddingsView, y: EmbeddingsView) -> PairedView[EmbeddingsVi
 
 
 def _prototypes(
-    store: FeatureStore, request: FitRequest, images: EmbeddingsView, pool: EmbeddingsView
+    store: FeatureStore,
+    request: FitRequest,
+    images: EmbeddingsView,
+    pool: EmbeddingsView,
+    spec: Method,
 ) -> tuple[Pairs, npt.NDArray[np.float32] | None, EmbeddingsView, EmbeddingsView]:
     """Return head rows with class texts, the bias, and the views of both."""
     head = store.view(str(request.head))
@@ -375,7 +306,8 @@ def _prototypes(
     x, y = paired.numpy()
     pairs, bias = Pairs(x, y, name_groups(paired)), paired.x.bias
     if request.duplicates != "keep":
-        if bias is not None and (request.rows == "bias" or request.method == "conse"):
+        of_own = request.rows == "bias" or spec.head_bias or spec.fitted_on == "head"
+        if bias is not None and of_own:
             msg = "A class's bias goes with its own row: use --duplicates keep here."
             raise SettingError(msg)
         pairs = resolve_duplicates(pairs, request.duplicates)

@@ -19,9 +19,13 @@ from fitters.linear.two_way_ridge import TwoWayRidgeAligner
 from fitters.projection import BaseAligner
 from fitters.relative.asif import ASIFAligner
 from fitters.relative.conse import ConSEAligner
+from fitters.trained.presets import PRESETS, preset
 
 OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "scale", "top_k", "power", "legacy")
 """Settings that some methods have and others do not."""
+
+TRAINING = ("epochs", "batch_size", "learning_rate", "share", "sequential", "patience")
+"""Settings of the methods that are trained; see `fitters.training_fits.TrainingOptions`."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,10 @@ class Method:
     make : callable
         Settings → the estimator. Rows reach it transformed, so that it need not centre them.
     options : tuple of str
-        Those of `OPTIONS` that it has.
-    fitted_on : {"moments", "rows", "head"}
-        What it needs: second moments, the rows themselves, or a classification head.
+        Those of `OPTIONS` and `TRAINING` that it has.
+    fitted_on : {"moments", "rows", "head", "training"}
+        What it needs: second moments, the rows themselves, a classification head, or rows again
+        and again: then it is a preset of `fitters.trained`.
     rule : {"ridge", "procrustes", "kernel", "refit", "anchors", "none"}
         How "auto" settings are chosen with real pairs: by the closed forms of
         `select.cross_validate` or `select.cross_validate_kernel`, by fitting anew without each
@@ -73,15 +78,38 @@ class Method:
         Of a ridge: "y->x", "x->y" or "both".
     raw : bool
         Rows of both sides are used as they are: no unit length, no centring.
+    centred : bool
+        Rows are centred, unless raw.
+    head_bias : bool
+        Prototypes are [w, b] and images [f, 1], where the head has a bias.
+    legacy_texts : bool
+        With `legacy`, texts are brought to unit length for training and left raw for scoring.
     """
 
     text: str
     make: Callable[[Settings], BaseAligner]
     options: tuple[str, ...] = ()
-    fitted_on: Literal["moments", "rows", "head"] = "moments"
+    fitted_on: Literal["moments", "rows", "head", "training"] = "moments"
     rule: Literal["ridge", "procrustes", "kernel", "refit", "anchors", "none"] = "none"
     direction: str = ""
     raw: bool = False
+    centred: bool = True
+    head_bias: bool = False
+    legacy_texts: bool = False
+
+
+def _trained(name: str) -> Method:
+    """Return the method that trains a preset; what the paper does is done to its rows too."""
+    chosen = PRESETS[name]
+    return Method(
+        chosen.text,
+        lambda s: preset(name, legacy=s.legacy),
+        (*TRAINING, "legacy") if chosen.legacy else TRAINING,
+        fitted_on="training",
+        centred=chosen.centred,
+        head_bias=name == "icis",
+        legacy_texts=name == "paper-mlp",
+    )
 
 
 def _asif(settings: Settings) -> BaseAligner:
@@ -181,6 +209,7 @@ METHODS: dict[str, Method] = {
         ("top_k",),
         fitted_on="head",
     ),
+    **{name: _trained(name) for name in PRESETS},
 }
 """Methods of `fit_alignment`, and what each is."""
 

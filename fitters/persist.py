@@ -38,7 +38,7 @@ FORMAT = 1
 JSON_NAME, ARRAYS_NAME = "alignment.json", "arrays.safetensors"
 MAX_JSON_BYTES = 16 * 2**20
 MAX_ARRAY_BYTES = 16 * 2**30
-Arrays = dict[str, npt.NDArray[np.float64]]
+Arrays = dict[str, npt.NDArray[np.floating[Any]]]
 
 
 def save_alignment(path: Path | str, alignment: Alignment, *, replace: bool = True) -> Path:
@@ -107,7 +107,8 @@ def read_alignment(path: Path | str) -> Alignment:
     facts = _read_json(path / JSON_NAME)
     try:
         aligner, letters = _empty_aligner(facts)
-        arrays = _read_arrays(path / ARRAYS_NAME, facts)
+        types = dict.fromkeys(aligner.array_shapes(), np.dtype(aligner.array_dtype))
+        arrays = _read_arrays(path / ARRAYS_NAME, facts, types)
         _fill(aligner, letters, facts, arrays)
         sides = {side: _transform(facts[side], arrays, side, letters) for side in ("x", "y")}
         return Alignment(sides["x"], sides["y"], aligner, _field(facts, "facts", dict))
@@ -140,7 +141,7 @@ def read_facts(path: Path | str) -> dict[str, Any]:
 def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
     aligner = alignment.aligner
     arrays: Arrays = {
-        name: np.ascontiguousarray(getattr(aligner, name), dtype=np.float64)
+        name: np.ascontiguousarray(getattr(aligner, name), dtype=aligner.array_dtype)
         for name in aligner.array_shapes()
     }
     record: dict[str, Any] = {
@@ -206,7 +207,7 @@ def _empty_aligner(record: dict[str, Any]) -> tuple[BaseAligner, dict[str, int]]
     return aligner, {}
 
 
-def _read_arrays(path: Path, record: dict[str, Any]) -> Arrays:
+def _read_arrays(path: Path, record: dict[str, Any], types: dict[str, np.dtype[Any]]) -> Arrays:
     shapes = _field(record, "arrays", dict)
     for name, shape in shapes.items():
         if not (isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)):
@@ -224,7 +225,8 @@ def _read_arrays(path: Path, record: dict[str, Any]) -> Arrays:
         msg = f"{path} is not a safetensors file: {err}. Fit the alignment again."
         raise CorruptAlignmentError(msg) from err
     found = {name: list(array.shape) for name, array in arrays.items()}
-    if found != shapes or any(array.dtype != np.float64 for array in arrays.values()):
+    double = np.dtype(np.float64)
+    if found != shapes or any(a.dtype != types.get(name, double) for name, a in arrays.items()):
         msg = f"{path} holds other arrays than {JSON_NAME} declares: {found}. Fit it again."
         raise CorruptAlignmentError(msg)
     for name, array in arrays.items():
@@ -276,9 +278,9 @@ def _transform(values: Any, arrays: Arrays, side: str, letters: dict[str, int]) 
     # With a map, p or q are the columns that it gives; those that it takes have their own letter.
     letter = "p" if side == "x" else "q"
     feature_map = _feature_map(values["map"], arrays, side, letters) if mapped else None
-    mean = None
+    mean: npt.NDArray[np.float64] | None = None
     if values["centred"]:
-        mean = arrays[f"{side}.mean"]
+        mean = arrays[f"{side}.mean"].astype(np.float64, copy=False)
         _bind(f"{side}.mean", mean, (f"{letter}, unmapped" if mapped else letter,), letters)
     kept = {key: values[key] for key in kinds if key not in ("centred", "map")}
     return SideTransform(mean=mean, feature_map=feature_map, **kept)

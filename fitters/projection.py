@@ -29,8 +29,8 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     """Base of the aligners.
 
     Subclasses declare what a fitted one consists of, so that it can be saved without pickle:
-    `array_shapes` (attributes that are float64 arrays) and `fitted_values` (attributes that are
-    plain numbers). Constructor parameters must be plain values.
+    `array_shapes` (attributes that are arrays of `array_dtype`) and `fitted_values` (attributes
+    that are plain numbers). Constructor parameters must be plain values.
     """
 
     method: ClassVar[str]
@@ -38,6 +38,8 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     fitted_values: ClassVar[tuple[str, ...]] = ()
     unit_rows: ClassVar[bool] = True
     """Whether projections have unit rows, so that their dot product is a cosine."""
+    array_dtype: ClassVar[str] = "float64"
+    """Type of its fitted arrays, which is how they are saved."""
     _one_column: bool = False
 
     @abstractmethod

@@ -23,6 +23,8 @@ from fitters.relative.conse import ConSEAligner
 from fitters.select.kernel_choice import Reading
 from fitters.select.kernel_mixing import Validation
 from fitters.select.ranking import Metric
+from fitters.trained.sources import ArrayRows
+from fitters.training_fits import TrainingOptions, TrainingSources, fit_trained
 
 __all__ = ["METHODS", "fit_alignment", "select"]
 
@@ -102,11 +104,12 @@ def fit_alignment(
     power: float | Literal["auto"] | None = None,
     legacy: bool = False,
     bias_column: bool = False,
-    centre: bool = True,
+    centre: bool | None = None,
     n_folds: int = 4,
     criterion: Criterion = "cosine",
     validation: Validation | Metric = "mrr",
     reading: Reading = "anchored",
+    training: TrainingOptions | None = None,
     rng: np.random.Generator,
 ) -> Alignment:
     """Fit an alignment from prototypes, real pairs or both.
@@ -117,11 +120,13 @@ def fit_alignment(
     scored later are treated as the real training images; with neither real pairs nor `image_mean`
     they stay uncentred, which cost 2–4 points of top-5 and top-10 where it was measured. Texts of
     all sources share one mean: that of the class texts, or of the real texts where there are no
-    prototypes. ConSE reads images raw, as its head does; Text-to-Concept reads both sides raw.
+    prototypes. ConSE reads images raw, as its head does; Text-to-Concept reads both sides raw. The
+    trained methods get unit rows, uncentred, as their sources do, unless `centre`.
 
     **Mixing.** The moments of both sources are added, where a class has `mix` times the mass of a
     real image. Kernel ridge weighs the rows of both likewise. ASIF takes them as anchors, and
-    has no masses.
+    has no masses. Of the trained methods every row counts alike, as in the paper; a share of each
+    batch or two stages are in `training`.
 
     **Choice.** "auto" penalty without real pairs: closed-form leave-one-name-group-out on the
     prototypes. "auto" penalty or mix with real pairs: grouped cross-validation over the pairs by
@@ -164,12 +169,14 @@ def fit_alignment(
     power : float, "auto" or None
         Of ASIF's similarities (8 if None).
     legacy : bool
-        Text-to-Concept with the bias bug of its original.
+        Text-to-Concept with the bias bug of its original; for the trained methods see
+        `fitters.trained.presets`.
     bias_column : bool
         Prototypes [w, b] and images [f, 1] instead of w and f, before all preprocessing;
         `image_mean` is then of such rows.
-    centre : bool
-        False: rows are brought to unit length only, and `image_mean` plays no part.
+    centre : bool, optional
+        False: rows are brought to unit length only, and `image_mean` plays no part. None: as the
+        method's source has it, which is True but for the trained ones.
     n_folds : int
         Of the cross-validation; fewer if there are fewer groups.
     criterion : {"cosine", "rank", "error"}
@@ -185,8 +192,11 @@ def fit_alignment(
         of the prototypes, given or chosen on them alone; only the mixing weight is chosen on real
         pairs, which have `mix` times that penalty, and are left out where they do not help.
         "best" and "one-se" choose all three on real pairs; see `Surface`.
+    training : TrainingOptions, optional
+        Of the trained methods: epochs, mixing, early stopping, checkpoint, progress.
     rng : numpy.random.Generator
-        Draws the folds, and landmarks for the choice of kernel ridge among many prototypes.
+        Draws the folds, landmarks for the choice of kernel ridge among many prototypes, and the
+        seed of a training.
 
     Raises
     ------
@@ -217,12 +227,17 @@ def fit_alignment(
     if bias_column and (bias is None or prototypes is None or spec.raw):
         msg = f"A bias column needs a head with a bias, and a method that is not {method}."
         raise SettingError(msg)
-    column = bias if bias_column else None
+    with_bias = bias_column or (spec.head_bias and prototypes is not None)
+    column = bias if with_bias else None
+    options = TrainingOptions() if training is None else training
+    centre = spec.centred if centre is None else centre
     sources = (
         leave_raw(prototypes, real)
         if spec.raw
         else prepare(prototypes, real, image_mean, bias_column=column, centre=centre)
     )
+    if spec.fitted_on == "training":
+        return fit_trained(method, _to_train_on(sources), options, legacy=legacy, rng=rng)
     open_ = Open(penalty, mix, n_components, gamma, validation, reading, top_k, power)
     chosen = choose(spec, sources, settings, open_, n_folds, criterion, rng)
     aligner = _fit(spec, sources, chosen)
@@ -238,6 +253,15 @@ def fit_alignment(
     if gap is not None:
         facts["singular_value_gap"] = gap
     return Alignment(sources.image, sources.text, aligner, facts)
+
+
+def _to_train_on(sources: Sources) -> TrainingSources:
+    prototypes = None if sources.prototypes is None else ArrayRows.of(sources.prototypes)
+    first = 0 if prototypes is None else int(prototypes.groups.max()) + 1
+    real = None if sources.real is None else ArrayRows.of(sources.real, first_group=first)
+    return TrainingSources(
+        prototypes, real, sources.image, sources.text, sources.image_centre, sources.text_centre
+    )
 
 
 def _fit(spec: Method, sources: Sources, chosen: Choice) -> BaseAligner:

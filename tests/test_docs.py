@@ -52,6 +52,9 @@ def _source_commands() -> list[str]:
         + _console_commands("docs/extraction.md")
         + _console_commands("docs/many-devices.md")
         + _console_commands("docs/sharing.md")
+        + _console_commands("docs/bench.md")
+        + _console_commands("docs/metrics.md")
+        + _console_commands("docs/trained.md")
         + _console_commands("docs/fitting.md")
     )
 
@@ -76,7 +79,7 @@ def test_commands_in_documents_parse(command: str) -> None:
 
 
 def test_both_documents_hold_commands() -> None:
-    assert len(_demo_commands()) == 13
+    assert len(_demo_commands()) == 14
     assert len(_readme_commands()) >= 10
     assert {command.split()[0] for command in _readme_commands()} == set(GROUPS)
 

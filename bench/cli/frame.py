@@ -18,7 +18,15 @@ from featstore.command_line import print_json
 )
 @results_argument
 @suite_option
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV on stdout (the default).")
+@click.option("--csv", "as_csv", is_flag=True, help="The same as --format csv.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "md", "tex"]),
+    default="csv",
+    show_default=True,
+    help="What is printed; every digit in CSV, five significant ones in Markdown and LaTeX.",
+)
 @click.option(
     "-o",
     "--out",
@@ -28,16 +36,20 @@ from featstore.command_line import print_json
 )
 @json_option
 def command(
-    results: Path, suite: str | None, as_csv: bool, out: Path | None, as_json: bool
+    results: Path, suite: str | None, as_csv: bool, form: str, out: Path | None, as_json: bool
 ) -> None:
-    """Print every result row: one run, one direction, one metric, unrounded."""
+    """Print every result row: one run, one direction, one metric.
+
+    From Python it is `bench.read_results(folder)`, a polars frame; `.to_pandas()` makes a pandas
+    frame of it.
+    """
     import io
 
     import polars as pl
 
     from bench.errors import NoResultsError
     from bench.results import read_results
-    from bench.tables import comma_separated
+    from bench.tables import comma_separated, latex, markdown
     from featstore.store.files import write_file
 
     if as_csv and as_json:
@@ -59,5 +71,15 @@ def command(
         click.echo(f"{out}  {rows.height:,} rows", err=True)
     elif as_json:
         print_json(rows.to_dicts())
-    else:
+    elif form == "csv" or as_csv:
         click.echo(comma_separated(rows), nl=False)
+    else:
+        write = {"md": markdown, "tex": latex}[form]
+        lines = [[_text(value) for value in row] for row in rows.iter_rows()]
+        click.echo(write(rows.columns, lines), nl=False)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -11,8 +11,11 @@ from featstore.command_line import CommandGroup, entry_point
     cls=CommandGroup,
     lazy={
         "run": "bench.cli.run:command",
+        "task": "bench.cli.task:command",
+        "sweep": "bench.cli.sweep:command",
         "ls": "bench.cli.ls:command",
         "table": "bench.cli.table:command",
+        "compare": "bench.cli.compare:command",
         "report": "bench.cli.report:command",
         "frame": "bench.cli.frame:command",
     },

@@ -31,18 +31,34 @@ from featstore.command_line import StorePlace, print_json
     help="The HTML file; figures go into <name>_files beside it.",
 )
 @suite_option
+@click.option(
+    "--images",
+    default=None,
+    help="Which images, by key or dataset, if the suite scored several; else those of most runs.",
+)
 @json_option
-def command(results: Path, store: StorePlace, out: Path, suite: str | None, as_json: bool) -> None:
+def command(
+    results: Path,
+    store: StorePlace,
+    out: Path,
+    suite: str | None,
+    images: str | None,
+    as_json: bool,
+) -> None:
     """Draw the report of a results folder.
 
-    The store is read for texts and thumbnails only. The page needs no network and no other
-    file; every figure also lies beside it as SVG and CSV.
+    The store is read for texts, thumbnails, the geometry of head rows and the health of the data.
+    A page is of one set of images; of the paper suite it also has every published number. It needs
+    no network and no other file; every figure also lies beside it as SVG and CSV.
     """
     from bench.report import write_report
 
     typed = ["bench", "report", str(results), "--store", str(store), "-o", str(out)]
     typed += ["--suite", suite] if suite else []
-    written = write_report(results, store=store, out=out, suite=suite, command=shlex.join(typed))
+    typed += ["--images", images] if images else []
+    written = write_report(
+        results, store=store, out=out, suite=suite, images=images, command=shlex.join(typed)
+    )
     size = out.stat().st_size
     if as_json:
         print_json(

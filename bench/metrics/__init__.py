@@ -4,18 +4,41 @@ Nothing here knows a store, an encoder or an aligner.
 """
 
 from bench.metrics.chance import chance_levels
-from bench.metrics.ranks import NO_ITEM, Ranks, rank_projections, ranks_from_scores
-from bench.metrics.summary import METRIC_VERSION, METRICS, cutoff, per_query, summarise
+from bench.metrics.classification import CLASS_METRICS, class_metrics, harmonic_mean
+from bench.metrics.ranks import (
+    CUTOFFS,
+    NO_ITEM,
+    Ranks,
+    first_of_gallery,
+    rank_projections,
+    ranks_from_blocks,
+    ranks_from_scores,
+)
+from bench.metrics.summary import (
+    METRIC_VERSION,
+    METRICS,
+    cutoff,
+    per_query,
+    query_values,
+    summarise,
+)
 
 __all__ = [
+    "CLASS_METRICS",
+    "CUTOFFS",
     "METRICS",
     "METRIC_VERSION",
     "NO_ITEM",
     "Ranks",
     "chance_levels",
+    "class_metrics",
     "cutoff",
+    "first_of_gallery",
+    "harmonic_mean",
     "per_query",
+    "query_values",
     "rank_projections",
+    "ranks_from_blocks",
     "ranks_from_scores",
     "summarise",
 ]

@@ -6,9 +6,13 @@ k is hypergeometric. From it::
     P(hit in the first k)   = 1 - C(g-p, k) / C(g, k)
     E[1 / rank of the best] = sum over r of P(best rank = r) / r
     E[average precision]    = (H_g + (p-1)/(g-1) · (g - H_g)) / g,   H_g = 1 + 1/2 + … + 1/g
+    E[truncated at p]       = (H_p + (p-1)/(g-1) · (p - H_p)) / g
+    E[rank of the best]     = (g + 1) / (p + 1)
+    E[recall at k]          = min(k, g) / g,   E[precision at k] = p · min(k, g) / (g · k)
 
-The last: an item at place i is relevant with probability p/g, and then 1 + (i-1)(p-1)/(g-1)
-relevant items are expected among the first i; divide by i and by p, and sum over i.
+The average precision: an item at place i is relevant with probability p/g, and then
+1 + (i-1)(p-1)/(g-1) relevant items are expected among the first i; divide by i and by p, and sum
+over i, to g or to p.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from bench.errors import MetricError
-from bench.metrics.summary import METRICS, cutoff
+from bench.metrics.summary import METRICS, counted_at, cutoff
 
 
 def chance_levels(
@@ -58,19 +62,28 @@ def chance_levels(
     for count, part in zip(relevant, share, strict=True):
         beyond += part * _probability_beyond(int(count), gallery, places)
     exactly = beyond[:-1] - beyond[1:]  # P(rank = r), r = 1 … g
-    harmonic = float(np.sum(1.0 / places[1:]))
+    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / places[1:])])
     out = {}
     for metric in metrics:
         if (k := cutoff(metric)) is not None:
             out[metric] = float(1.0 - beyond[min(k, gallery)])
+        elif (counted := counted_at(metric)) is not None:
+            what, k = counted
+            share_seen = min(k, gallery) / gallery
+            mean_relevant = float(share @ relevant)
+            out[metric] = share_seen if what == "recall" else mean_relevant * share_seen / k
         elif metric == "median_rank":
             # A hair under one half, so that an exact half is not lost to rounding.
             out[metric] = float(np.argmax(1.0 - beyond >= 0.5 - 1e-12))
+        elif metric == "mean_rank":
+            out[metric] = float(share @ ((gallery + 1) / (relevant + 1)))
         elif metric == "MRR":
             out[metric] = float(np.sum(exactly / places[1:]))
-        elif metric == "mAP":
+        elif metric in ("mAP", "mAP-truncated"):
+            last = np.full(len(relevant), gallery) if metric == "mAP" else relevant
             spread = (relevant - 1) / max(1, gallery - 1)
-            out[metric] = float(share @ (harmonic + spread * (gallery - harmonic)) / gallery)
+            each = harmonic[last] + spread * (last - harmonic[last])
+            out[metric] = float(share @ each / gallery)
         else:
             msg = f"No metric named {metric!r}. Known metrics: {', '.join(METRICS)}."
             raise MetricError(msg)

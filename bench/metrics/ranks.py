@@ -19,6 +19,8 @@ A worked example with 2 queries and 4 gallery items::
 Query a: its relevant items score 0.5 and 0.2. One non-relevant item scores at least 0.5
 (0.9), so the rank is 2. Items with at least 0.5: two, one of them relevant (precision 1/2);
 with at least 0.2: three, two of them relevant (2/3); average precision (1/2 + 2/3) / 2 = 7/12.
+It has two relevant items, and of its first two places the second holds one: truncated average
+precision (0 + 1/2) / 2 = 1/4.
 Query c: its only relevant item scores 0.3; three non-relevant items score at least that, two
 of them tied, so the rank is 4 and the average precision 1/4. Recall at 1 is 0 of 2 queries,
 at 2 it is 1 of 2, at 4 it is 2 of 2.
@@ -26,6 +28,7 @@ at 2 it is 1 of 2, at 4 it is 2 of 2.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,17 +37,26 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from bench.errors import MetricError
+from bench.metrics.counting import Counted, count_block
+from bench.metrics.first_places import NO_ITEM, first_places
+from bench.metrics.relevance import Relevance
 
-#: Stands in `Ranks.top` where the gallery has fewer items than places.
-NO_ITEM = -1
+__all__ = [
+    "CUTOFFS",
+    "NO_ITEM",
+    "Ranks",
+    "first_of_gallery",
+    "rank_projections",
+    "ranks_from_blocks",
+    "ranks_from_scores",
+]
+
+#: The k of true recall and precision at k. Hit recall needs none: it follows from the rank.
+CUTOFFS = (1, 5, 10)
 
 # 8 M float32 scores are 32 MiB: large enough for the matrix product to run at full speed,
 # small enough that the comparisons after it still find the block in the cache hierarchy.
 BLOCK_SCORES = 8_000_000
-
-# Up to so many relevant items per query, one comparison pass per relevant item is cheaper
-# than sorting the row.
-MAX_PASSES = 8
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,11 @@ class Ranks:
         Place of the best relevant item, from 1; ties count against.
     average_precision : float64 array of shape (n,)
         Mean over the relevant items of the precision at each.
+    truncated_precision : float64 array of shape (n,)
+        The same over the first n_relevant places only, ties broken as in `top`; relevant items
+        beyond count 0.
+    hits : int64 array of shape (n, len(CUTOFFS))
+        Relevant items among the first k places, for every k of `CUTOFFS`.
     n_relevant : int64 array of shape (n,)
         Relevant items of each query, at least 1.
     top : int64 array of shape (n, k)
@@ -68,6 +85,8 @@ class Ranks:
 
     rank: NDArray[np.int64]
     average_precision: NDArray[np.float64]
+    truncated_precision: NDArray[np.float64]
+    hits: NDArray[np.int64]
     n_relevant: NDArray[np.int64]
     top: NDArray[np.int64]
     gallery: int
@@ -102,26 +121,52 @@ def rank_projections(
     MetricError
         If shapes disagree, a projection is not finite, or a query has no relevant item.
     """
+    queries, columns = _sides(queries, gallery)
+    relevance = Relevance.build(query_groups, gallery_groups, queries.shape[0], columns.shape[1])
+    rows = max(1, block_scores // columns.shape[1])
+    blocks = [
+        _rank(scores, start, relevance, top)
+        for start, scores in _score_blocks(queries, columns, rows)
+    ]
+    return _join(blocks, relevance)
+
+
+def first_of_gallery(queries: Any, gallery: Any, k: int) -> NDArray[np.int64]:
+    """Return the first k gallery positions of every query, whatever is relevant, shape (n, k).
+
+    By score; at equal score the lower position first. `NO_ITEM` beyond the gallery.
+    """
+    queries, columns = _sides(queries, gallery)
+    none, same = np.full(queries.shape[0], -1), np.zeros(columns.shape[1], dtype=np.int64)
+    rows = max(1, BLOCK_SCORES // columns.shape[1])
+    return np.concatenate(
+        [
+            first_places(scores, none[start : start + len(scores)], same, k)
+            for start, scores in _score_blocks(queries, columns, rows)
+        ]
+    )
+
+
+def _sides(queries: Any, gallery: Any) -> tuple[Any, Any]:
+    """Return queries (n, r) and gallery columns (r, g) in float32, checked."""
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
         msg = (
             f"Queries and gallery must be matrices over one shared space, got shapes "
             f"{queries.shape} and {gallery.shape}. Project both with the same alignment."
         )
         raise MetricError(msg)
-    relevance = _Relevance.build(query_groups, gallery_groups, queries.shape[0], gallery.shape[0])
+    if not queries.shape[0] or not gallery.shape[0]:
+        msg = (
+            f"There is nothing to rank: {queries.shape[0]:,} queries, {gallery.shape[0]:,} gallery "
+            "items."
+        )
+        raise MetricError(msg)
     queries, columns = _in_float32(queries), _in_float32(gallery).T
     for name, rows in (("query", queries), ("gallery", columns)):
         if not np.isfinite(rows.data if issparse(rows) else rows).all():
             msg = f"A {name} projection is not finite: nothing can be ranked by it."
             raise MetricError(msg)
-    rows_per_block = max(1, block_scores // max(1, columns.shape[1]))
-    blocks = [
-        _rank_block(
-            _scores(queries[start : start + rows_per_block], columns), start, relevance, top
-        )
-        for start in range(0, queries.shape[0], rows_per_block)
-    ]
-    return _join(blocks, relevance)
+    return queries, columns
 
 
 def ranks_from_scores(
@@ -138,186 +183,92 @@ def ranks_from_scores(
     if scores.ndim != 2:
         msg = f"Scores must be a matrix of queries × gallery, got shape {scores.shape}."
         raise MetricError(msg)
-    relevance = _Relevance.build(query_groups, gallery_groups, *scores.shape)
-    if np.isnan(scores).any():
-        msg = "A score is NaN: nothing can be ranked by it."
-        raise MetricError(msg)
-    return _join([_rank_block(scores, 0, relevance, top)], relevance)
+    Relevance.build(query_groups, gallery_groups, *scores.shape)  # says what does not fit
+    return ranks_from_blocks([scores], query_groups, gallery_groups, top=top)
 
 
-@dataclass(frozen=True)
-class _Relevance:
-    """Which gallery positions are relevant to which query, as one flat list.
+def ranks_from_blocks(
+    blocks: Iterable[NDArray[np.floating[Any]]],
+    query_groups: NDArray[Any],
+    gallery_groups: NDArray[Any],
+    *,
+    top: int = 5,
+) -> Ranks:
+    """Rank from scores that come in blocks of rows, together of shape (n, g).
 
-    Query i owns ``positions[starts[i] : starts[i] + counts[i]]``.
+    Raises
+    ------
+    MetricError
+        If the blocks are not n rows of g scores, a score is NaN, or a query has no relevant item.
     """
-
-    positions: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    n_gallery: int
-
-    @classmethod
-    def build(
-        cls, query_groups: NDArray[Any], gallery_groups: NDArray[Any], n: int, g: int
-    ) -> _Relevance:
-        query_groups, gallery_groups = np.asarray(query_groups), np.asarray(gallery_groups)
-        if query_groups.shape != (n,) or gallery_groups.shape != (g,):
+    n, g = len(query_groups), len(gallery_groups)
+    relevance = Relevance.build(query_groups, gallery_groups, n, g)
+    done, start = [], 0
+    for scores in blocks:
+        if scores.shape[1] != g or start + len(scores) > n:
             msg = (
-                f"Every query and gallery item needs one group id: got {query_groups.shape} ids "
-                f"for {n:,} queries and {gallery_groups.shape} for {g:,} gallery items."
+                f"A block of scores has shape {scores.shape}; {n - start:,} queries are left, and "
+                f"the gallery has {g:,} items."
             )
             raise MetricError(msg)
-        if n == 0 or g == 0:
-            msg = f"There is nothing to rank: {n:,} queries, {g:,} gallery items."
+        if np.isnan(scores).any():
+            msg = "A score is NaN: nothing can be ranked by it."
             raise MetricError(msg)
-        order = np.argsort(gallery_groups, kind="stable")
-        ordered = gallery_groups[order]
-        first = np.searchsorted(ordered, query_groups, side="left")
-        counts = np.searchsorted(ordered, query_groups, side="right") - first
-        if not counts.all():
-            lost = query_groups[np.flatnonzero(counts == 0)]
-            msg = (
-                f"{len(lost):,} of {n:,} queries have no relevant item in the gallery (first "
-                f"group: {str(lost[0])!r}). Drop these queries or add their items to the gallery."
-            )
-            raise MetricError(msg)
-        return cls(_ragged(order, first, counts), _starts(counts), counts.astype(np.int64), g)
-
-    def of_rows(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the (row within the block, gallery position) of every relevant item."""
-        counts = self.counts[start:stop]
-        begin = self.starts[start]
-        rows = np.repeat(np.arange(stop - start), counts)
-        return rows, self.positions[begin : begin + counts.sum()]
+        done.append(_rank(scores, start, relevance, top))
+        start += len(scores)
+    if start != n:
+        msg = f"Scores have {start:,} rows for {n:,} queries."
+        raise MetricError(msg)
+    return _join(done, relevance)
 
 
 def _in_float32(rows: Any) -> Any:
     return rows.astype(np.float32) if issparse(rows) else np.ascontiguousarray(rows, np.float32)
 
 
-def _scores(queries: Any, columns: Any) -> NDArray[np.float32]:
-    """Return queries @ columns, such that equal gallery items get equal scores.
+def _score_blocks(
+    queries: Any, columns: Any, rows: int
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield (first row, queries @ columns) for blocks of rows; a block is valid until the next.
 
-    A product with a single row goes through another kernel (gemv), which gives identical
-    columns different last bits: measured, 22 of 200 ties were broken by it.
+    Equal gallery items get equal scores. A product with a single row goes through another kernel
+    (gemv), which gives identical columns different last bits: measured, 22 of 200 ties were
+    broken by it.
     """
+    n = queries.shape[0]
     if issparse(queries):
         # Products are summed in the order of the query's own entries: equal items, equal scores.
-        return np.asarray((queries @ columns).toarray())
-    if len(queries) == 1:
-        return np.asarray((np.repeat(queries, 2, axis=0) @ columns)[:1])
-    return np.asarray(queries @ columns)
+        for start in range(0, n, rows):
+            yield start, np.asarray((queries[start : start + rows] @ columns).toarray())
+        return
+    # One block of memory for all products: taking it anew costs a page fault every 4 kB.
+    block = np.empty((max(2, min(rows, n)), columns.shape[1]), dtype=np.float32)
+    for start in range(0, n, rows):
+        part = queries[start : start + rows]
+        size = len(part)
+        if size == 1:
+            part = np.repeat(part, 2, axis=0)
+        yield start, np.matmul(part, columns, out=block[: len(part)])[:size]
 
 
-def _starts(counts: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    ends: NDArray[np.int64] = np.cumsum(counts, dtype=np.int64)
-    return ends - counts
+def _rank(
+    scores: NDArray[np.floating[Any]], start: int, relevance: Relevance, top: int
+) -> tuple[Counted, NDArray[np.int64]]:
+    codes = relevance.query_codes[start : start + len(scores)]
+    return (
+        count_block(scores, start, relevance, CUTOFFS),
+        first_places(scores, codes, relevance.gallery_codes, top),
+    )
 
 
-def _ragged(
-    values: NDArray[np.int64], first: NDArray[np.int64], counts: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return values[first[i] : first[i] + counts[i]] for every i, one after another."""
-    within = np.arange(counts.sum()) - np.repeat(_starts(counts), counts)
-    taken: NDArray[np.int64] = values[np.repeat(first, counts) + within].astype(np.int64)
-    return taken
-
-
-def _rank_block(
-    scores: NDArray[np.floating[Any]], start: int, relevance: _Relevance, top: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    n, g = scores.shape
-    rows, positions = relevance.of_rows(start, start + n)
-    counts = relevance.counts[start : start + n]
-    own = scores[rows, positions]
-    at_least = _count_at_least(scores, own, counts)
-    # Among the relevant items of a query, how many score at least as much as this one:
-    # sort them within their query, then count back from the last equal value.
-    relevant_at_least = _count_relevant_at_least(own, rows, counts)
-    best = np.maximum.reduceat(own, _starts(counts))
-    is_best = own == best[rows]
-    rank = np.zeros(n, dtype=np.int64)
-    rank[rows[is_best]] = 1 + (at_least - relevant_at_least)[is_best]
-    precision = np.add.reduceat(relevant_at_least / at_least, _starts(counts)) / counts
-    relevant = np.zeros((n, g), dtype=bool)
-    relevant[rows, positions] = True
-    return rank, precision, _top_positions(scores, relevant, top)
-
-
-def _count_at_least(
-    scores: NDArray[np.floating[Any]],
-    own: NDArray[np.floating[Any]],
-    counts: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """Return, per relevant item, how many gallery items of its query score at least as much."""
-    starts = _starts(counts)
-    if counts.max() <= MAX_PASSES:
-        out = np.empty(len(own), dtype=np.int64)
-        for place in range(int(counts.max())):
-            having = np.flatnonzero(counts > place)
-            items = starts[having] + place
-            block = scores if len(having) == len(scores) else scores[having]
-            out[items] = np.count_nonzero(block >= own[items, None], axis=1)
-        return out
-    ordered = np.sort(scores, axis=1)
-    parts = [
-        np.searchsorted(ordered[row], own[starts[row] : starts[row] + counts[row]], side="left")
-        for row in range(len(scores))
-    ]
-    at_least: NDArray[np.int64] = scores.shape[1] - np.concatenate(parts).astype(np.int64)
-    return at_least
-
-
-def _count_relevant_at_least(
-    own: NDArray[np.floating[Any]], rows: NDArray[np.int64], counts: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    order = np.lexsort((-own, rows))
-    within = np.arange(len(own)) - np.repeat(_starts(counts), counts)
-    ordered = own[order]
-    last_of_tie = np.ones(len(own), dtype=bool)
-    last_of_tie[:-1] = (ordered[1:] != ordered[:-1]) | (rows[1:] != rows[:-1])
-    # The place of the last equal value is the count for every member of the tie.
-    ends = np.flatnonzero(last_of_tie)
-    end = ends[np.searchsorted(ends, np.arange(len(own)))]
-    out = np.empty(len(own), dtype=np.int64)
-    out[order] = within[end] + 1
-    return out
-
-
-def _top_positions(
-    scores: NDArray[np.floating[Any]], relevant: NDArray[np.bool_], top: int
-) -> NDArray[np.int64]:
-    n, g = scores.shape
-    k = min(top, g)
-    out = np.full((n, top), NO_ITEM, dtype=np.int64)
-    if k == 0:
-        return out
-    if k < g:
-        chosen = np.argpartition(scores, g - k, axis=1)[:, g - k :]
-    else:
-        chosen = np.broadcast_to(np.arange(g), (n, g))
-    values = np.take_along_axis(scores, chosen, axis=1)
-    good = np.take_along_axis(relevant, chosen, axis=1)
-    order = np.lexsort((chosen, good, -values), axis=1)
-    out[:, :k] = np.take_along_axis(chosen, order, axis=1)
-    # Where a tie crosses the last place, the partition has kept an arbitrary part of it.
-    tied = np.flatnonzero(np.count_nonzero(scores >= values.min(axis=1)[:, None], axis=1) > k)
-    for row in tied:
-        full = np.lexsort((np.arange(g), relevant[row], -scores[row]))
-        out[row, :k] = full[:k]
-    return out
-
-
-def _join(
-    blocks: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]],
-    relevance: _Relevance,
-) -> Ranks:
-    ranks, precisions, tops = zip(*blocks, strict=True)
+def _join(blocks: list[tuple[Counted, NDArray[np.int64]]], relevance: Relevance) -> Ranks:
+    counted, tops = zip(*blocks, strict=True)
     return Ranks(
-        rank=np.concatenate(ranks),
-        average_precision=np.concatenate(precisions),
+        rank=np.concatenate([block.rank for block in counted]),
+        average_precision=np.concatenate([block.average_precision for block in counted]),
+        truncated_precision=np.concatenate([block.truncated_precision for block in counted]),
+        hits=np.concatenate([block.hits for block in counted]),
         n_relevant=relevance.counts,
         top=np.concatenate(tops),
-        gallery=relevance.n_gallery,
+        gallery=len(relevance.gallery_codes),
     )

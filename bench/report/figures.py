@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +10,8 @@ import numpy as np
 import polars as pl
 
 from bench.cells import METHOD_NAMES, MIXED_NAMES, in_order
-from bench.report.theme import INKS, SOURCE_STYLES
+from bench.report.canvas import Figure, canvas, colour
+from bench.report.theme import SOURCE_STYLES
 
 #: Direction, metric and heading of the panels of the pairs curve.
 PANELS: tuple[tuple[str, str, str], ...] = (
@@ -23,28 +22,6 @@ PANELS: tuple[tuple[str, str, str], ...] = (
     ("image→caption", "R@10", "image → caption, R@10"),
     ("caption→image", "R@10", "caption → image, R@10"),
 )
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure and the numbers it shows.
-
-    Attributes
-    ----------
-    name : str
-        File name without its ending.
-    svg : str
-        As drawn, in placeholder colours.
-    data : DataFrame
-        What is drawn, unrounded.
-    title : str
-        What it shows, in a sentence; read aloud in place of the picture.
-    """
-
-    name: str
-    svg: str
-    data: pl.DataFrame
-    title: str
 
 
 def gain_figure(gains: pl.DataFrame, sources: Sequence[str]) -> Figure:
@@ -60,7 +37,7 @@ def gain_figure(gains: pl.DataFrame, sources: Sequence[str]) -> Figure:
     """
     groups = list(dict.fromkeys(in_order(gains)["n_pairs"]))
     height = 0.62 + 0.24 * sum(len(gains.filter(pl.col("n_pairs") == k)) + 1.1 for k in groups)
-    with _canvas((5.3, height)) as (figure, svg):
+    with canvas((5.3, height)) as (figure, svg):
         axes = figure.add_axes((0.335, 0.5 / height, 0.645, 1 - 0.58 / height))
         place, ticks = 0.0, []
         for k in groups:
@@ -69,7 +46,7 @@ def gain_figure(gains: pl.DataFrame, sources: Sequence[str]) -> Figure:
             )
             axes.text(
                 -0.52, place, label, transform=axes.get_yaxis_transform(), va="center",
-                color=_c("muted"), fontsize=8.5,
+                color=colour("muted"), fontsize=8.5,
             )  # fmt: skip
             place += 1
             for source in sources:
@@ -78,16 +55,16 @@ def gain_figure(gains: pl.DataFrame, sources: Sequence[str]) -> Figure:
                     continue
                 role, marker, _ = SOURCE_STYLES[source]
                 mean, low, high = (100 * row[c][0] for c in ("difference", "low", "high"))
-                axes.plot([low, high], [place, place], color=_c(role), linewidth=2.2)
-                axes.plot([mean], [place], marker, color=_c(role), markersize=6)
+                axes.plot([low, high], [place, place], color=colour(role), linewidth=2.2)
+                axes.plot([mean], [place], marker, color=colour(role), markersize=6)
                 ticks.append((place, _SHORT_NAMES.get(source, source), role))
                 place += 1
             place += 0.35
-        axes.axvline(0, color=_c("ink"), linewidth=0.9)
+        axes.axvline(0, color=colour("ink"), linewidth=0.9)
         axes.set_ylim(place - 0.5, -0.7)
         axes.set_yticks([at for at, _, _ in ticks], [name for _, name, _ in ticks])
         for text, (_, _, role) in zip(axes.get_yticklabels(), ticks, strict=True):
-            text.set_color(_c(role))
+            text.set_color(colour(role))
         axes.set_xlabel("gain in top-1, percent points, with 95 % interval")
         axes.grid(visible=True, axis="x")
         axes.spines["left"].set_visible(False)
@@ -110,7 +87,7 @@ def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
     Figure or None
         None if no number of real pairs was run.
     """
-    held = table.filter((pl.col("eval") == "held-out") & (pl.col("method") == method))
+    held = table.filter(pl.col("eval").is_in(["held-out", "split"]) & (pl.col("method") == method))
     panels = [panel for panel in PANELS if panel[1] in table.columns and _has(held, *panel[:2])]
     if not panels or held.filter(pl.col("n_pairs") != "0").is_empty():
         return None
@@ -118,7 +95,7 @@ def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     data = []
-    with _canvas((3.55 * columns, 2.75 * rows + 0.45)) as (figure, svg):
+    with canvas((3.55 * columns, 2.75 * rows + 0.45)) as (figure, svg):
         grid = figure.subplots(rows, columns, squeeze=False)
         figure.subplots_adjust(
             left=0.05, right=0.99, bottom=0.50 / (2.75 * rows + 0.45),
@@ -126,7 +103,7 @@ def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
         )  # fmt: skip
         for axes, (direction, metric, heading) in zip(grid.flat, panels, strict=False):
             data += _draw_panel(axes, table, method, direction, metric, positions)
-            axes.set_title(heading, loc="left", color=_c("ink"), fontsize=9.5, pad=6)
+            axes.set_title(heading, loc="left", color=colour("ink"), fontsize=9.5, pad=6)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         _legend(figure, grid.flat[0])
@@ -173,7 +150,9 @@ class _Positions:
 def _draw_panel(
     axes: Any, table: pl.DataFrame, method: str, direction: str, metric: str, at: _Positions
 ) -> list[dict[str, Any]]:
-    here = table.filter((pl.col("eval") == "held-out") & (pl.col("direction") == direction))
+    here = table.filter(
+        pl.col("eval").is_in(["held-out", "split"]) & (pl.col("direction") == direction)
+    )
     drawn = []
     for source in ("none", "shuffled", "random-cov", "random", "head"):
         line = in_order(
@@ -184,9 +163,9 @@ def _draw_panel(
         role, marker, dash = SOURCE_STYLES[source]
         x = np.array([at.at[k] for k in line["n_pairs"]])
         mean, sd = 100 * line[metric].to_numpy(), 100 * line[f"{metric}_sd"].fill_null(0).to_numpy()
-        axes.fill_between(x, mean - sd, mean + sd, color=_c(role), alpha=0.15, linewidth=0)
+        axes.fill_between(x, mean - sd, mean + sd, color=colour(role), alpha=0.15, linewidth=0)
         axes.plot(
-            x, mean, dash, marker=marker, color=_c(role), markersize=4.5, linewidth=1.6,
+            x, mean, dash, marker=marker, color=colour(role), markersize=4.5, linewidth=1.6,
             label=MIXED_NAMES[source],
         )  # fmt: skip
         drawn += [
@@ -204,7 +183,7 @@ def _draw_panel(
         level = here.filter(pl.col("method") == name)
         if not level.is_empty() and level[metric][0] is not None:
             value = 100 * level[metric][0]
-            axes.axhline(value, color=_c(role), linewidth=1.3, linestyle=line_dash, label=label)
+            axes.axhline(value, color=colour(role), linewidth=1.3, linestyle=line_dash, label=label)
             drawn.append(
                 {
                     "direction": direction, "metric": metric, "line": label, "n_pairs": "0",
@@ -222,7 +201,7 @@ def _draw_panel(
     for shift in (-0.09, 0.09):
         axes.plot(
             [at.broken + shift - 0.07, at.broken + shift + 0.07], [-0.025, 0.025],
-            transform=axes.get_xaxis_transform(), color=_c("muted"), linewidth=1, clip_on=False,
+            transform=axes.get_xaxis_transform(), color=colour("muted"), linewidth=1, clip_on=False,
         )  # fmt: skip
     return drawn
 
@@ -234,55 +213,8 @@ def _legend(figure: Any, axes: Any) -> None:
         frameon=False, fontsize=9, handlelength=1.9, columnspacing=1.5, handletextpad=0.5,
     )  # fmt: skip
     for text in legend.get_texts():
-        text.set_color(_c("ink"))
+        text.set_color(colour("ink"))
 
 
 def _has(held: pl.DataFrame, direction: str, metric: str) -> bool:
     return held.filter((pl.col("direction") == direction) & pl.col(metric).is_not_null()).height > 0
-
-
-def _c(role: str) -> str:
-    return INKS[role].placeholder
-
-
-@contextmanager
-def _canvas(size: tuple[float, float]) -> Iterator[tuple[Any, list[str]]]:
-    """Yield a matplotlib figure, and a list that holds its SVG afterwards.
-
-    Deterministic: no date, ids from a fixed salt, text kept as text.
-    """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure as MatplotlibFigure
-
-    settings = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "headstock",
-        "font.family": "sans-serif",
-        "font.size": 8.5,
-        "axes.edgecolor": _c("muted"),
-        "axes.labelcolor": _c("muted"),
-        "axes.linewidth": 0.7,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "axes.unicode_minus": True,
-        "xtick.color": _c("muted"),
-        "ytick.color": _c("muted"),
-        "xtick.major.size": 3,
-        "xtick.major.width": 0.7,
-        "grid.color": _c("rule"),
-        "grid.linewidth": 0.8,
-        "text.color": _c("ink"),
-    }
-    out: list[str] = []
-    with rc_context(settings):
-        figure = MatplotlibFigure(figsize=size)
-        figure.patch.set_alpha(0.0)
-        FigureCanvasSVG(figure)
-        yield figure, out
-        for axes in figure.axes:
-            axes.patch.set_alpha(0.0)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    out.append(buffer.getvalue())

@@ -119,11 +119,14 @@ def read_words(store: FeatureStore, row: Mapping[str, Any]) -> Words:
     classes: dict[str, str] = {}
     images = store.view(row["image_set"])
     classes.update(_pairs(images.items, "item_id", "class_id"))
-    names = store.view(row["name_set"]).items.filter(pl.col("text").is_not_null())
-    plain = names.filter(pl.col("template_id") == "none")
-    for table in (names, plain):
-        first = table.unique("class_id", keep="first", maintain_order=True)
-        texts.update(_pairs(first, "class_id", "text"))
+    for key in (row["head_name_set"], row["name_set"]):
+        if not key:
+            continue
+        names = store.view(key).items.filter(pl.col("text").is_not_null())
+        plain = names.filter(pl.col("template_id") == "none")
+        for table in (names, plain):
+            first = table.unique("class_id", keep="first", maintain_order=True)
+            texts.update(_pairs(first, "class_id", "text"))
     if row["caption_set"]:
         captions = store.view(row["caption_set"]).items
         texts.update(_pairs(captions, "item_id", "text"))

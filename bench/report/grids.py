@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from bench.cells import ARENA, METHOD_NAMES, in_order, pairs_order, source_name
+from bench.comparisons import with_holm
 from bench.tables import (
     SHOWN,
     interval_text,
@@ -16,9 +17,13 @@ from bench.tables import (
     number_text,
     p_text,
     pairs_text,
+    relative_text,
     signed_text,
     value_text,
 )
+
+#: A corrected p below it, beside an interval on one side of zero, is worth a colour.
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,7 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
     """
     if comparisons.is_empty():
         return []
+    comparisons = with_holm(comparisons)
     low = min(0.0, float(comparisons["low"].min()))  # type: ignore[arg-type]
     high = max(0.0, float(comparisons["high"].max()))  # type: ignore[arg-type]
     span = (high - low) or 1.0
@@ -206,15 +212,18 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
             "pairs": pairs_text(row["n_pairs"], fitted.get(row["n_pairs"])),
             "side_a": row["side_a"],
             "side_b": row["side_b"],
-            "a": value_text(row["metric"], row["a"]),
-            "b": value_text(row["metric"], row["b"]),
+            "a": value_text(row["metric"], row["a"], row["a_sd"]),
+            "b": value_text(row["metric"], row["b"], row["b_sd"]),
             "difference": signed_text(row["difference"]),
             "interval": interval_text(row["low"], row["high"]),
+            "relative": relative_text(row["relative"]),
             "p": p_text(row["p"]),
+            "p_holm": p_text(row["p_holm"]),
+            "n_seeds": str(row["n_seeds"]),
             "n_queries": f"{row['n_queries']:,} ({row['n_clusters']:,})",
             "gallery": number_text(row["gallery"], 0),
             "chance": value_text(row["metric"], row["chance"]),
-            "tone": "up" if row["low"] > 0 else "down" if row["high"] < 0 else "",
+            "tone": _tone(row),
             "bar": Bar(
                 zero=at(0.0),
                 low=at(row["low"]),
@@ -224,6 +233,17 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
         }
         for row in comparisons.iter_rows(named=True)
     ]
+
+
+def _tone(row: dict[str, Any]) -> str:
+    """Return ``"up"`` or ``"down"`` where the noise does not reach, else nothing.
+
+    Asked for are an interval on one side of zero and, where there is a p, one below 5 % after the
+    correction over the table.
+    """
+    if row["p_holm"] is not None and row["p_holm"] >= LEVEL:
+        return ""
+    return "up" if row["low"] > 0 else "down" if row["high"] < 0 else ""
 
 
 def choice_rows(results: pl.DataFrame) -> list[dict[str, str]]:

@@ -100,7 +100,7 @@ def verdict(comparisons: pl.DataFrame, table: pl.DataFrame) -> Verdict | None:
     evaluation = next(
         (
             name
-            for name in ("held-out", "all-names")
+            for name in ("held-out", "split", "all-names")
             if not _alone(own.filter(pl.col("eval") == name), "head").is_empty()
         ),
         None,

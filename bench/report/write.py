@@ -18,14 +18,21 @@ from bench.cells import METHOD_NAMES
 from bench.comparisons import compare
 from bench.errors import BenchError
 from bench.metrics import METRICS
-from bench.report.figures import Figure, gain_figure, pairs_figure
-from bench.report.gallery import COUNTS, Gallery, gallery, read_words
+from bench.report.canvas import Figure
+from bench.report.choice import one_choice
+from bench.report.figures import gain_figure, pairs_figure
+from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words
+from bench.report.geometry import Geometry, ambiguous_pairs, geometry
+from bench.report.geometry_figures import figures_of
 from bench.report.grids import choice_rows, gain_rows, grids
+from bench.report.health import ROLES, SHOWN, ambiguous_names, set_health
+from bench.report.mixing import mixing_figure
 from bench.report.theme import css_variables, file_svg, page_svg
 from bench.report.verdict import METHOD, Verdict, verdict
 from bench.results import read_results, read_sessions
 from bench.series import only_series
-from bench.tables import comma_separated, result_lines, result_table
+from bench.suites.paper import published_table
+from bench.tables import comma_separated, published_lines, result_lines, result_table
 from featstore.store.files import write_file
 from featstore.store.store import FeatureStore, open_store
 
@@ -54,7 +61,13 @@ class Written:
 
 
 def write_report(
-    results: Path, *, store: Path | str, out: Path, suite: str | None = None, command: str = ""
+    results: Path,
+    *,
+    store: Path | str,
+    out: Path,
+    suite: str | None = None,
+    images: str | None = None,
+    command: str = "",
 ) -> Written:
     """Write the report of a results folder.
 
@@ -63,11 +76,14 @@ def write_report(
     results : Path
         Folder of `bench run`.
     store : path or address
-        The store that the runs read: texts and thumbnails of the gallery come from it.
+        The store that the runs read: texts, thumbnails, the geometry of head rows and names, and
+        the health of the data come from it.
     out : Path
         The HTML file. Figures go beside it, into ``<stem>_files/``.
     suite : str, optional
         Which suite, if the folder holds several.
+    images : str, optional
+        Which set of images, if the suite scored several; see `bench.report.choice`.
     command : str
         What was typed to get this report; shown in it.
 
@@ -83,7 +99,7 @@ def write_report(
     _require_packages()
     rows = only_series(results, read_results(results), suite=suite)
     opened = open_store(store)
-    page = build_page(results, rows, opened, command=command)
+    page = build_page(results, rows, opened, images=images, command=command)
     folder = out.parent / f"{out.stem}_files"
     files = []
     for figure in page.figures:
@@ -114,7 +130,9 @@ class Page:
     verdict: Verdict | None
 
 
-def build_page(root: Path, rows: pl.DataFrame, store: FeatureStore, *, command: str) -> Page:
+def build_page(
+    root: Path, rows: pl.DataFrame, store: FeatureStore, *, images: str | None = None, command: str
+) -> Page:
     """Return the page for these result rows.
 
     Parameters
@@ -124,8 +142,12 @@ def build_page(root: Path, rows: pl.DataFrame, store: FeatureStore, *, command: 
     rows : DataFrame
         Of one series.
     store : FeatureStore
+    images : str, optional
+        Which set of images, if there are several.
     command : str
     """
+    published = published_table(rows) if rows["suite"][0] == "paper" else None
+    rows, others = one_choice(rows, images)
     table = result_table(rows)
     comparisons = compare(root, rows)
     found = verdict(comparisons, table)
@@ -138,9 +160,14 @@ def build_page(root: Path, rows: pl.DataFrame, store: FeatureStore, *, command: 
         if figure is not None:
             figures[figure.name] = figure
             curves.append({"name": figure.name, "method": METHOD_NAMES[method]})
+    mixing = _mixing(root, rows)
+    if mixing is not None:
+        figures[mixing.name] = mixing
     fitted = {row["n_pairs"]: row["n_images_fitted"] for row in table.iter_rows(named=True)}
     first = rows.row(0, named=True)
     words = read_words(store, first)
+    seen = _geometry(store, rows)
+    figures |= {figure.name: figure for figure in figures_of(seen, words.describe)}
     galleries = [g for g in (gallery(root, rows, words, d) for d in DIRECTIONS) if g is not None]
     script = _resource("table.js")
     main_gains = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
@@ -156,6 +183,13 @@ def build_page(root: Path, rows: pl.DataFrame, store: FeatureStore, *, command: 
             for place, (name, figure) in enumerate(figures.items())
         },
         "curves": curves,
+        "others": others,
+        "numeric": {"K", "ours", "theirs", "seeds", "gallery", "ours \N{MINUS SIGN} theirs"},
+        "published": None if published is None else published_lines(published),
+        "mixing": "" if mixing is None else mixing.name,
+        "health": set_health(store, first),
+        "ambiguous": ambiguous_names(store, first),
+        "nearest": _nearest(seen, words),
         "grids": grids(table),
         "gains": gain_rows(comparisons.filter(main_gains), fitted),
         "all_gains": gain_rows(comparisons.filter(~main_gains), fitted),
@@ -178,6 +212,33 @@ def build_page(root: Path, rows: pl.DataFrame, store: FeatureStore, *, command: 
         )
         raise BenchError(msg)
     return Page(html, tuple(figures.values()), found)
+
+
+def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:
+    """Return the mixing curve of these rows, or of the sweep of the same images in the folder."""
+    own = mixing_figure(rows)
+    every = read_results(root)
+    if own is not None or "sweep" not in set(every["suite"]):
+        return own
+    sweep = only_series(root, every, suite="sweep")
+    revision = rows["image_revision"][0]
+    return mixing_figure(sweep.filter(pl.col("image_revision") == revision))
+
+
+def _geometry(store: FeatureStore, rows: pl.DataFrame) -> Geometry | None:
+    """Return the geometry behind the first run of the verdict's method on head weights alone."""
+    own = rows.filter(
+        (pl.col("method") == METHOD) & (pl.col("source") == "head") & (pl.col("n_pairs") == "0")
+    ).sort(pl.col("eval") != "all-names", "seed", maintain_order=True)
+    return None if own.is_empty() else geometry(store, own.row(0, named=True))
+
+
+def _nearest(seen: Geometry | None, words: Words) -> list[tuple[str, str, str]]:
+    if seen is None:
+        return []
+    ids = seen.head.ids
+    found = ambiguous_pairs(seen.names, seen.head.groups, SHOWN)
+    return [(words.describe(ids[i]), words.describe(ids[j]), f"{c:.2f}") for i, j, c in found]
 
 
 def _render(context: dict[str, Any]) -> str:
@@ -224,16 +285,9 @@ def _kinds(galleries: list[Gallery]) -> list[dict[str, str]]:
 
 
 def _sets(row: dict[str, Any]) -> list[dict[str, str]]:
-    roles = {
-        "image": "images",
-        "name": "class names",
-        "caption": "captions",
-        "head": "head weights",
-        "head_name": "names of the head's classes",
-    }
     return [
         {"role": label, "key": row[f"{role}_set"], "revision": row[f"{role}_revision"]}
-        for role, label in roles.items()
+        for role, label in ROLES.items()
         if row[f"{role}_set"]
     ]
 

@@ -1,7 +1,8 @@
 """Suites: Python functions that return the runs of a question.
 
 ``demo`` is the protocol on the demo's store; ``smoke`` is a shrunken form of it on a small
-synthetic store that it makes itself.
+synthetic store that it makes itself; ``paper`` is the experiments of the head-recycling paper, each
+as soon as its sets are in the store. A sweep (`bench.suites.sweep`) is planned by what is typed.
 """
 
 from bench.suites.demo import demo_runs

@@ -70,19 +70,10 @@ def plan(
         source="head",
         n_pairs=0,
         seed=0,
-        image_set=str(sets.image.key),
-        image_revision=sets.image.commit.revision_id,
-        name_set=str(sets.name.key),
-        name_revision=sets.name.commit.revision_id,
-        caption_set=str(sets.caption.key),
-        caption_revision=sets.caption.commit.revision_id,
-        head_set=str(sets.head.key),
-        head_revision=sets.head.commit.revision_id,
-        head_name_set=str(sets.head_name.key),
-        head_name_revision=sets.head_name.commit.revision_id,
         locales=("en",),
         relevance="class_id",
         limit=limit,
+        **sets.fields(),
     )
     fewest = _fewest_training_images(store, base, seeds)
     possible = [k for k in n_pairs if k == "all" or k <= fewest]

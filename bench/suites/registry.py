@@ -10,6 +10,7 @@ from typing import Protocol
 from bench.errors import UnknownSuiteError
 from bench.runs import Run
 from bench.suites.demo import demo_runs
+from bench.suites.paper import Lacking, lacking, paper_runs
 from bench.suites.smoke import create_smoke_store, smoke_runs
 from featstore.errors import did_you_mean
 from featstore.store.store import FeatureStore
@@ -35,11 +36,14 @@ class Suite:
         One line.
     create_store : callable, optional
         Makes the store that the suite brings with it.
+    lacking : callable, optional
+        Lists what a store lacks of it.
     """
 
     runs: PlanRuns
     summary: str
     create_store: Callable[[Path], None] | None = None
+    lacking: Callable[[FeatureStore], list[Lacking]] | None = None
 
 
 SUITES: dict[str, Suite] = {
@@ -48,6 +52,11 @@ SUITES: dict[str, Suite] = {
         smoke_runs,
         "the same on a synthetic store, in seconds; needs no --store",
         create_smoke_store,
+    ),
+    "paper": Suite(
+        paper_runs,
+        "the paper's experiments, each as soon as its sets are in the store",
+        lacking=lacking,
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from bench.errors import ProtocolError
 from featstore.store.set_info import SetInfo
@@ -24,17 +25,28 @@ class SuiteSets:
     head: SetInfo
     head_name: SetInfo
 
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a run that name these sets and their revisions."""
+        out = {}
+        for role in ("image", "name", "caption", "head", "head_name"):
+            info: SetInfo = getattr(self, role)
+            out[f"{role}_set"] = str(info.key)
+            out[f"{role}_revision"] = info.commit.revision_id
+        return out
 
-def find_sets(store: FeatureStore, *, dataset: str, label_set: str) -> SuiteSets:
+
+def find_sets(
+    store: FeatureStore, *, dataset: str | None = None, label_set: str | None = None
+) -> SuiteSets:
     """Return the sets that fit together: a head with images of its space, texts of one space.
 
     Parameters
     ----------
     store : FeatureStore
-    dataset : str
-        Has images, captions and class names.
-    label_set : str
-        Has head weights and class names.
+    dataset : str, optional
+        Has images, captions and class names; if left out, the only one with images.
+    label_set : str, optional
+        Has head weights and class names; if left out, the only one with head weights.
 
     Raises
     ------
@@ -43,6 +55,8 @@ def find_sets(store: FeatureStore, *, dataset: str, label_set: str) -> SuiteSets
         command makes it, or what there is to choose from.
     """
     infos = store.sets()
+    dataset = dataset or _only_dataset(infos, store, "image", "--dataset")
+    label_set = label_set or _only_dataset(infos, store, "head_weight", "--label-set")
     head = _only(
         [
             info
@@ -65,6 +79,15 @@ def find_sets(store: FeatureStore, *, dataset: str, label_set: str) -> SuiteSets
     )
 
 
+def _only_dataset(infos: list[SetInfo], store: FeatureStore, kind: str, option: str) -> str:
+    found = sorted({info.key.dataset for info in infos if info.key.kind == kind})
+    if len(found) == 1:
+        return found[0]
+    have = f"several datasets of kind {kind}: {', '.join(found)}" if found else f"no {kind} set"
+    msg = f"{store.address} has {have}. Name one with {option}, or extract it."
+    raise ProtocolError(msg)
+
+
 def _of(infos: list[SetInfo], dataset: str, kind: str) -> list[SetInfo]:
     return [info for info in infos if (info.key.dataset, info.key.kind) == (dataset, kind)]
 
@@ -82,12 +105,12 @@ def _only(found: list[SetInfo], store: FeatureStore, dataset: str, kind: str) ->
     if found:
         names = ", ".join(str(info.key) for info in found)
         msg = (
-            f"{store.root} has {len(found)} sets that could be {dataset}/{kind}: {names}. The "
+            f"{store.address} has {len(found)} sets that could be {dataset}/{kind}: {names}. The "
             "suite takes one image and one text encoder; keep each pair in its own store."
         )
         raise ProtocolError(msg)
     msg = (
-        f"{store.root} has no {dataset}/{kind} that fits its other sets (`featstore ls "
-        f"{store.root}` lists them). Make it with `featstore extract`, with the same encoders."
+        f"{store.address} has no {dataset}/{kind} that fits its other sets (`featstore ls "
+        f"{store.address}` lists them). Make it with `featstore extract`, with the same encoders."
     )
     raise ProtocolError(msg)

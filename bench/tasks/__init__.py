@@ -1,7 +1,30 @@
 """Tasks: what is asked of an alignment. Arrays in, ranks and pooled numbers out."""
 
-from bench.tasks.outcome import Outcome, Projector
+from bench.tasks.few_shot import score_few_shot
+from bench.tasks.generalised import Generalised, score_generalised
+from bench.tasks.head_geometry import score_cosine_head, score_neural_collapse, score_spectrum
+from bench.tasks.head_names import score_head_names
+from bench.tasks.hubness import score_hubness
+from bench.tasks.modality_gap import score_modality_gap
+from bench.tasks.neighbours import score_neighbours
+from bench.tasks.outcome import Outcome, Projector, Queries
 from bench.tasks.retrieval import score_retrieval
 from bench.tasks.zero_shot import score_zero_shot
 
-__all__ = ["Outcome", "Projector", "score_retrieval", "score_zero_shot"]
+__all__ = [
+    "Generalised",
+    "Outcome",
+    "Projector",
+    "Queries",
+    "score_cosine_head",
+    "score_few_shot",
+    "score_generalised",
+    "score_head_names",
+    "score_hubness",
+    "score_modality_gap",
+    "score_neighbours",
+    "score_neural_collapse",
+    "score_retrieval",
+    "score_spectrum",
+    "score_zero_shot",
+]

@@ -7,15 +7,26 @@ every image of its class, for data where several images carry the same words.
 
 from __future__ import annotations
 
+import numpy as np
+
 from bench.corpus import Items
 from bench.errors import ProtocolError
+from bench.options import Retrieval
 from bench.tasks.outcome import Outcome, Projector, score_direction
 
-METRICS = ("R@1", "R@5", "R@10", "median_rank", "MRR", "mAP")
+METRICS = (
+    "R@1", "R@5", "R@10", "recall@1", "recall@5", "recall@10", "P@1", "P@5", "P@10",
+    "median_rank", "mean_rank", "MRR", "mAP", "mAP-truncated",
+)  # fmt: skip
 
 
 def score_retrieval(
-    alignment: Projector, images: Items, captions: Items, *, relevance: str
+    alignment: Projector,
+    images: Items,
+    captions: Items,
+    *,
+    relevance: str,
+    options: Retrieval | None = None,
 ) -> list[Outcome]:
     """Rank captions for every image and images for every caption.
 
@@ -26,6 +37,7 @@ def score_retrieval(
         Raw embeddings. Captions carry their image's id as parent.
     relevance : str
         ``"parent_id"`` or ``"class_id"``.
+    options : Retrieval, optional
 
     Returns
     -------
@@ -36,27 +48,44 @@ def score_retrieval(
     Raises
     ------
     ProtocolError
-        If the captions have no parents and relevance is by parent.
+        If the captions have no parents and relevance is by parent, or captions are counted.
     bench.errors.MetricError
         If a query has nothing relevant in the gallery.
     """
-    if relevance == "class_id":
-        image_groups, caption_groups = images.classes, captions.classes
-    elif captions.parents is not None:
-        image_groups, caption_groups = images.ids, captions.parents
-    else:
+    options = options or Retrieval()
+    if captions.parents is None and (relevance == "parent_id" or options.captions):
         msg = (
             "Captions without parent_id cannot be matched to their images. Use relevance "
             "'class_id', or give them parents in the manifest."
         )
         raise ProtocolError(msg)
+    if options.captions:
+        captions = first_captions(captions, options.captions)
+    if relevance == "class_id":
+        image_groups, caption_groups = images.classes, captions.classes
+    else:
+        assert captions.parents is not None
+        image_groups, caption_groups = images.ids, captions.parents
     image_side = (images, alignment.project_x(images.rows))
     caption_side = (captions, alignment.project_y(captions.rows))
     return [
         score_direction(
-            "image→caption", image_side, caption_side, (image_groups, caption_groups), METRICS
+            "image→caption", image_side, caption_side, (image_groups, caption_groups), METRICS,
+            scorer=options.scorer,
         ),
         score_direction(
-            "caption→image", caption_side, image_side, (caption_groups, image_groups), METRICS
+            "caption→image", caption_side, image_side, (caption_groups, image_groups), METRICS,
+            scorer=options.scorer,
         ),
-    ]
+    ]  # fmt: skip
+
+
+def first_captions(captions: Items, n: int) -> Items:
+    """Return the first `n` captions of every image, in the order of the manifest."""
+    assert captions.parents is not None
+    codes = np.unique(captions.parents, return_inverse=True)[1]
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], codes[order], side="left")
+    nth = np.empty(len(codes), dtype=np.int64)
+    nth[order] = np.arange(len(codes)) - starts
+    return captions.take(nth < n)

@@ -1,4 +1,4 @@
-"""Zero-shot classification: an image is ranked against one text per class.
+"""Zero-shot classification: an image is ranked against the texts of classes.
 
 A name counts as found only if it is the image's own class; names that merely mean the same
 are wrong. The gallery is every class given, also those without an image.
@@ -6,14 +6,32 @@ are wrong. The gallery is every class given, also those without an image.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from bench.corpus import Items
-from bench.tasks.outcome import Outcome, Projector, score_direction
+from bench.errors import ProtocolError
+from bench.metrics import ranks_from_blocks
+from bench.options import ZeroShot
+from bench.tasks.classified import METRICS, with_class_metrics
+from bench.tasks.outcome import KEPT, Outcome, Projector, ranked_outcome, score_direction
 
-METRICS = ("top-1", "top-5", "top-10", "median_rank", "MRR")
+# Scores held at once where a class has several prompts: 32 MiB.
+_BLOCK = 8_000_000
 
 
-def score_zero_shot(alignment: Projector, images: Items, names: Items) -> list[Outcome]:
-    """Rank the class names for every image.
+def score_zero_shot(
+    alignment: Projector,
+    images: Items,
+    names: Items,
+    *,
+    prompts: Items | None = None,
+    seen: NDArray[np.bool_] | None = None,
+    options: ZeroShot | None = None,
+) -> list[Outcome]:
+    """Rank the classes for every image.
 
     Parameters
     ----------
@@ -22,23 +40,112 @@ def score_zero_shot(alignment: Projector, images: Items, names: Items) -> list[O
         Raw image embeddings; their class is the answer.
     names : Items
         One text per class.
+    prompts : Items, optional
+        Every prompt by itself, with its template as part; for ``max`` and ``each``.
+    seen : array of bool, shape (c,), optional
+        Of `names`: whether the head's label set has the class.
+    options : ZeroShot, optional
 
     Returns
     -------
-    list of one Outcome
-        Direction ``"image→name"``; clusters are the classes.
+    list of Outcomes
+        Direction ``"image→name"``, or one ``"image→name (<template>)"`` for each template;
+        clusters are the classes.
 
     Raises
     ------
+    ProtocolError
+        If the options leave no class or need what is not given.
     bench.errors.MetricError
         If an image's class is not among the names.
     """
+    options = options or ZeroShot()
+    images, names, seen = _chosen(images, names, seen, options)
+    known = None
+    if seen is not None and options.classes == "all":
+        known = np.isin(images.classes, names.classes[seen])
+    projected = alignment.project_x(images.rows)
+
+    def classified(outcome: Outcome) -> Outcome:
+        return with_class_metrics(outcome, names.classes, images.classes, seen=known)
+
+    def against(texts: Items, direction: str) -> Outcome:
+        outcome = score_direction(
+            direction, (images, projected), (texts, alignment.project_y(texts.rows)),
+            (images.classes, texts.classes), METRICS, scorer=options.scorer,
+        )  # fmt: skip
+        return classified(outcome)
+
+    if options.prompts == "mean":
+        return [against(names, "image→name")]
+    if prompts is None or prompts.parts is None:
+        msg = f"Prompts {options.prompts!r} need every prompt of the classes by itself."
+        raise ProtocolError(msg)
+    kept = np.isin(prompts.classes, names.classes)
+    templates, prompts = prompts.parts[kept], prompts.take(kept)
+    if options.prompts == "each":
+        return [
+            against(_one_a_class(prompts, names, template), f"image→name ({template})")
+            for template in dict.fromkeys(templates.tolist())
+        ]
+    if options.scorer != "cosine":
+        msg = f"Prompts 'max' are scored by the cosine, not by {options.scorer!r}."
+        raise ProtocolError(msg)
+    blocks = _best_prompt(projected, alignment.project_y(prompts.rows), prompts, names)
+    ranks = ranks_from_blocks(blocks, images.classes, names.classes, top=KEPT)
     return [
-        score_direction(
-            "image→name",
-            (images, alignment.project_x(images.rows)),
-            (names, alignment.project_y(names.rows)),
-            (images.classes, names.classes),
-            METRICS,
+        classified(
+            ranked_outcome("image→name", ranks, images.ids, images.classes, names.ids, METRICS)
         )
     ]
+
+
+def _chosen(
+    images: Items, names: Items, seen: NDArray[np.bool_] | None, options: ZeroShot
+) -> tuple[Items, Items, NDArray[np.bool_] | None]:
+    """Return what is left of images and names when only seen or unseen classes are asked for."""
+    if options.classes == "all":
+        return images, names, seen
+    if seen is None:
+        msg = (
+            f"Classes {options.classes!r} are told by the names of a head. Name its sets in the "
+            "run (head_set, head_name_set)."
+        )
+        raise ProtocolError(msg)
+    kept = seen if options.classes == "seen" else ~seen
+    chosen = names.take(kept)
+    own = images.take(np.isin(images.classes, chosen.classes))
+    if not len(own):
+        msg = f"No image is of a class that is {options.classes} by the head."
+        raise ProtocolError(msg)
+    return own, chosen, seen[kept]
+
+
+def _one_a_class(prompts: Items, names: Items, template: str) -> Items:
+    """Return one text a class from the prompts of one template, the mean of its variants."""
+    assert prompts.parts is not None
+    own = prompts.take(prompts.parts == template)
+    lost = np.setdiff1d(names.classes, own.classes)
+    if len(lost):
+        msg = f"{len(lost):,} classes have no prompt of template {template!r} (first: {lost[0]})."
+        raise ProtocolError(msg)
+    place = {name: row for row, name in enumerate(names.classes.tolist())}
+    unit = own.rows / np.linalg.norm(own.rows, axis=1, keepdims=True)
+    sums = np.zeros((len(names), unit.shape[1]))
+    np.add.at(sums, [place[name] for name in own.classes.tolist()], unit)
+    rows = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    return Items(names.ids, names.classes, rows.astype(np.float32))
+
+
+def _best_prompt(images: Any, texts: Any, prompts: Items, names: Items) -> Any:
+    """Yield blocks of scores (b, c): the best prompt of each class, in the order of the names."""
+    place = {name: row for row, name in enumerate(names.classes.tolist())}
+    owner = np.array([place[name] for name in prompts.classes.tolist()])
+    order = np.argsort(owner, kind="stable")
+    starts = np.searchsorted(owner[order], np.arange(len(names)))
+    columns = texts[order].T
+    rows = max(2, _BLOCK // max(1, len(prompts)))
+    for start in range(0, images.shape[0], rows):
+        scores = images[start : start + rows] @ columns
+        dense = scores.toarray() if hasattr(scores, "toarray") else scores
+        yield np.maximum.reduceat(np.asarray(dense, np.float32), starts, axis=1)

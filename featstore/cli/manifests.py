@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,71 +10,18 @@ import click
 from featstore.command_line import CommandGroup, print_json
 from featstore.errors import ManifestError, did_you_mean
 
-_IN_BUILD = "Example: featstore manifests build stamps -o build/stamps --locale en,fr"
 
-
-@click.group(cls=CommandGroup)
+@click.group(
+    cls=CommandGroup,
+    lazy={
+        "build": "featstore.cli.manifests_build:build_command",
+        "check": "featstore.cli.manifests_check:check_command",
+        "overlap": "featstore.cli.manifests_labels:overlap_command",
+        "shots": "featstore.cli.manifests_labels:shots_command",
+    },
+)
 def manifests() -> None:
     """Build, make and inspect manifests: the item tables that `featstore extract` reads."""
-
-
-@manifests.command("build", epilog=_IN_BUILD)
-@click.argument("name")
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder of the manifest: new, empty, or holding an earlier build of NAME.",
-)
-@click.option(
-    "--source",
-    type=click.Path(path_type=Path),
-    help="stamps: a folder with the stamps or with the .deb of tuxpaint-stamps-default. "
-    "imagenet…: a folder with timm's label files.",
-)
-@click.option(
-    "--locale",
-    "locales",
-    multiple=True,
-    metavar="LL[,LL…]",
-    help="Languages of captions, e.g. en,fr; may be repeated (stamps only; default en).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def build_command(
-    name: str, out: Path, source: Path | None, locales: tuple[str, ...], as_json: bool
-) -> None:
-    """Build the dataset NAME into a folder.
-
-    NAME is one of those that `featstore manifests ls` lists. Building again from the same source
-    touches nothing. For stamps, without --source: the installed package, else the user's cache,
-    else the package is downloaded (81 MB) through apt into that cache, without root.
-    """
-    from featstore.datasets import build_dataset
-
-    builder = _known_builder(name)
-    options: dict[str, Any] = {"source": source, "locales": _split_locales(locales)}
-    for option, flag in (("source", "--source"), ("locales", "--locale")):
-        if options[option] is not None and option not in builder.options:
-            msg = f"The dataset {name!r} takes no {flag}."
-            raise click.UsageError(msg)
-    with _log_to_stderr(), _progress() as on_done:
-        result = build_dataset(name, out, on_done=on_done, **options)
-    manifest = result.manifest
-    document = {
-        "name": manifest.name,
-        "root": str(manifest.root),
-        "status": result.status,
-        "revision": manifest.facts.get("revision"),
-        "fingerprint": manifest.facts["source"]["fingerprint"],
-        "classes": 0 if manifest.classes is None else manifest.classes.height,
-        "items": manifest.facts["counts"],
-    }
-    if as_json:
-        print_json(document)
-        return
-    click.echo(f"{result.status} {manifest.name} {document['revision']} in {manifest.root}")
-    _echo_counts(document["classes"], document["items"])
 
 
 @manifests.command(
@@ -129,7 +72,7 @@ def make_command(
         print_json(document)
         return
     click.echo(f"made {manifest.name} in {out}; its files lie in {manifest.root}")
-    _echo_counts(document["classes"], document["items"])
+    echo_counts(document["classes"], document["items"])
 
 
 @manifests.command("sources", epilog="Example: featstore manifests sources --json")
@@ -173,7 +116,7 @@ def labels_command(label_file: Path, out: Path, name: str | None) -> None:
     manifest = write_label_set(label_file, out, name=name)
     classes = 0 if manifest.classes is None else manifest.classes.height
     click.echo(f"built {manifest.name} in {manifest.root}")
-    _echo_counts(classes, dict(manifest.facts["counts"]))
+    echo_counts(classes, dict(manifest.facts["counts"]))
 
 
 @manifests.command("ls", epilog="Example: featstore manifests ls --json")
@@ -204,6 +147,7 @@ def ls_command(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def show_command(what: str, hashes: bool, as_json: bool) -> None:
     """Show a built manifest (DIR, which is validated), or what is known of a dataset (NAME)."""
+    from data_manifests.plan import published_facts
     from data_manifests.registry import BUILDERS
     from featstore.manifest import read_manifest
     from featstore.manifest.write import split_counts
@@ -211,7 +155,9 @@ def show_command(what: str, hashes: bool, as_json: bool) -> None:
 
     folder = Path(what)
     if what in BUILDERS and not (folder / "dataset.toml").is_file():
-        document = dict(BUILDERS[what].facts)
+        facts = BUILDERS[what].facts
+        own = {key: _option_text(option) for key, option in facts.get("options", {}).items()}
+        document = {**published_facts(facts), **({"options": own} if own else {})}
     elif folder.exists():
         manifest = read_manifest(folder)
         if hashes:
@@ -236,17 +182,7 @@ def show_command(what: str, hashes: bool, as_json: bool) -> None:
     for name, value in document.items():
         _echo_fact(name, value)
     if counts is not None:
-        _echo_counts(classes, counts)
-
-
-def _known_builder(name: str) -> Any:
-    """Return a builder; an unknown name is wrong usage."""
-    from featstore.datasets import find_builder
-
-    try:
-        return find_builder(name)
-    except ManifestError as err:
-        raise click.UsageError(str(err)) from err
+        echo_counts(classes, counts)
 
 
 def split_options(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -262,54 +198,18 @@ def split_options(pairs: tuple[str, ...]) -> dict[str, str]:
     return options
 
 
-def _split_locales(given: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Return the locales of ``--locale en,fr --locale de``, or None if none was given."""
-    if not given:
-        return None
-    parts = [part.strip() for value in given for part in value.split(",")]
-    if not all(parts):
-        msg = f"--locale has an empty part: {','.join(given)!r}. Give e.g. --locale en,fr."
-        raise click.UsageError(msg)
-    return tuple(parts)
-
-
-@contextmanager
-def _log_to_stderr() -> Iterator[None]:
-    """Show what builders log while they work."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    loggers = [logging.getLogger(name) for name in ("data_manifests", "featstore.datasets")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.removeHandler(handler)
-            logger.setLevel(level)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback that draws on a terminal, or says every tenth elsewhere."""
-    terminal = sys.stderr.isatty()
-    last = -1
-
-    def on_done(done: int, total: int) -> None:
-        nonlocal last
-        tenth = 10 * done // total if total else 10
-        if terminal:
-            click.echo(f"\r{done:,} of {total:,} images", nl=done == total, err=True)
-        elif tenth != last and done:
-            click.echo(f"{done:,} of {total:,} images", err=True)
-        last = tenth
-
-    yield on_done
+def _option_text(option: dict[str, Any]) -> str:
+    values = f"; one of {', '.join(option['values'])}" if "values" in option else ""
+    default = f"; default {option['default']}" if option.get("default") else ""
+    return f"{option['what']}{values}{default}"
 
 
 def _echo_fact(name: str, value: Any) -> None:
+    if isinstance(value, dict) and any(isinstance(inner, dict | str) for inner in value.values()):
+        click.echo(f"{name}:")
+        for key, inner in value.items():
+            _echo_fact(f"  {key}", inner)
+        return
     if isinstance(value, dict):
         value = ", ".join(f"{key} {inner}" for key, inner in value.items())
     if isinstance(value, list) and any(len(str(part)) > 20 for part in value):
@@ -322,7 +222,8 @@ def _echo_fact(name: str, value: Any) -> None:
     click.echo(f"{name}: {value}")
 
 
-def _echo_counts(classes: int, counts: dict[str, dict[str, int]]) -> None:
+def echo_counts(classes: int, counts: dict[str, dict[str, int]]) -> None:
+    """Print the classes, and the items of each kind by split."""
     click.echo(f"  classes     {classes:>7,}")
     for kind, splits in counts.items():
         parts = ", ".join(f"{split} {n:,}" for split, n in splits.items() if split != "total")

@@ -72,7 +72,7 @@ def export_command(
     if store is not None and names is not None:
         rows, classes = _class_rows(fitted, store, names)
         arrays["class_rows"] = rows
-        facts |= {"class_ids": classes, "rule": RULE if fitted.aligner.method != "conse" else ""}
+        facts |= {"class_ids": classes, "rule": RULE if _leaves_images(fitted) else ""}
     data = _pack(arrays, facts, chosen)
     try:
         write_durably(out, [data])
@@ -100,6 +100,16 @@ def _arrays(fitted: Alignment) -> tuple[Arrays, dict[str, Any]]:
     names = ("x_space_id", "y_space_id", "x_encoder", "y_encoder")
     facts: dict[str, Any] = {name: fitted.facts.get(name) for name in names}
     return arrays, {"method": fitted.aligner.method, **facts}
+
+
+def _leaves_images(fitted: Alignment) -> bool:
+    """Return whether images are only normalised and centred, so that `RULE` is how to score."""
+    side = fitted.x
+    if side.homogeneous or not side.normalize or side.feature_map is not None:
+        return False
+    probe = np.eye(fitted.aligner.n_features_in_)[:2]
+    projected = fitted.aligner.project_x(probe)
+    return projected.shape == probe.shape and bool(np.all(projected == probe))
 
 
 def _class_rows(

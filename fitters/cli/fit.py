@@ -124,7 +124,26 @@ class CountOrAuto(click.ParamType[Any]):
 @click.option(
     "--power", type=NumberOrAuto(above_zero=True), help="Of asif's similarities (8, or auto)."
 )
-@click.option("--legacy", is_flag=True, help="text-to-concept with the bug of its original.")
+@click.option("--legacy", is_flag=True, help="What the original's code does against its paper.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Of a trained method; default its own.")
+@click.option("--batch-size", type=click.IntRange(min=2), help="Of a trained method.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Likewise.")
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Prototypes in every batch of a trained method; default: concatenate and shuffle.",
+)
+@click.option("--sequential", is_flag=True, help="Train on prototypes, then on real pairs.")
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    help="Stop a training after so many epochs without a better held-out MRR.",
+)
+@click.option(
+    "--centred/--uncentred",
+    default=None,
+    help="Rows of a trained method; default as its source has them, uncentred.",
+)
 @click.option(
     "--criterion",
     type=click.Choice(["cosine", "rank", "error"]),
@@ -166,11 +185,15 @@ def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None
     With --head and --names the head's rows are the anchors, with --y real pairs, with all three
     both. Penalty and mixing weight are chosen from these alone, never from a test image.
     METHOD is one of ridge, ridge-x2y, ridge-both, kernel-ridge, least-squares, text-to-concept,
-    procrustes, cca, csa, cca-200, pls, mean-shift, asif, conse.
+    procrustes, cca, csa, cca-200, pls, mean-shift, asif, conse; or, trained by gradient descent
+    (docs/trained.md), paper-mlp, paper-text2concepts, sail, freeze-align, structure, devise, icis.
+    A training that was interrupted goes on when the same command is given again.
     """
     from featstore.store.store import open_store
     from fitters.cli.fit_options import parse_seeds, refuse_ignored, spell_out, typed_options
-    from fitters.jobs import FitRequest, fit_from_store
+    from fitters.cli.training_progress import training_progress
+    from fitters.fit_request import FitRequest
+    from fitters.jobs import fit_from_store
     from fitters.methods import METHODS
     from fitters.persist import save_alignment
 
@@ -187,8 +210,9 @@ def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None
     seeds = parse_seeds(given["seeds"]) if many else (given["seed"],)
     sets = spell_out(*(given[name] for name in ("x", "y", "pairs", "head", "names")))
     same = ("n_pairs", "source", "duplicates", "rows", "penalty", "mix", "gamma", "rank", "scale",
-            "top_k", "power", "legacy", "criterion", "validation", "precision",
-            "cached")  # fmt: skip
+            "top_k", "power", "legacy", "criterion", "validation", "precision", "cached",
+            "epochs", "batch_size", "learning_rate", "share", "sequential", "patience",
+            "centred")  # fmt: skip
     request = FitRequest(
         method=method,
         variants=_words(given["variants"]),
@@ -200,8 +224,14 @@ def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None
     opened, made = open_store(store), []
     for seed in seeds:
         path = out / f"{method}-seed{seed}" if many else out
-        alignment = fit_from_store(opened, replace(request, seed=seed))
+        asked, checkpoint = replace(request, seed=seed), None
+        if METHODS[method].fitted_on == "training":
+            checkpoint = path.parent / f".{path.name}.training"
+        with training_progress(method) as on_epoch:
+            alignment = fit_from_store(opened, asked, checkpoint=checkpoint, on_epoch=on_epoch)
         save_alignment(path, alignment, replace=given["force"])
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
         made.append({"path": str(path), **alignment.facts})
         if not given["as_json"]:
             click.echo(_line(path, method, alignment.facts))

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from fitters.choice import Open
-from fitters.methods import Method
+from fitters.methods import TRAINING, Method
 from fitters.moment_fits import needs_rows
 
 #: parameter of the command → option of a method
@@ -24,6 +24,7 @@ OF_METHODS = {
     "top_k": "top_k",
     "power": "power",
     "legacy": "legacy",
+    **{name: name for name in TRAINING},
 }
 OF_HEADS = ("names", "source", "variants", "templates", "duplicates", "rows")
 
@@ -99,6 +100,11 @@ def refuse_ignored(method: str, spec: Method, given: Mapping[str, Any]) -> None:
         if name in typed and option not in spec.options:
             _refuse(name, f"{method} has no such setting.")
     real, head = given["y"] is not None, given["head"] is not None
+    if "centred" in typed and spec.fitted_on != "training":
+        _refuse("centred", f"{method} has no such setting.")
+    for name in ("share", "sequential"):
+        if name in typed and not (real and head):
+            _refuse(name, "there is nothing to mix without both --y and --head.")
     if "mix" in typed and not (real and head):
         _refuse("mix", "there is nothing to mix without both --y and --head.")
     for name in ("n_pairs", "precision", "validation"):

@@ -1,9 +1,13 @@
+import base64
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.execution import run_all
+from bench.report.gallery import Words
+from bench.report.write import build_page
+from bench.results import read_results
 from bench.suites import create_smoke_store, smoke_runs
 from featstore import open_store
 
@@ -33,3 +37,32 @@ def smoke_results(smoke_store, runs, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("results")
     run_all(runs, smoke_store, root)
     return root
+
+
+NASTY = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;</style>'
+
+#: A picture that a browser can decode: one transparent pixel.
+PIXEL = "UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA=="
+
+
+@pytest.fixture(scope="session")
+def nasty(smoke_results, smoke_store):
+    """A page whose names and captions try to break out of the HTML."""
+
+    class Everything(dict):
+        def get(self, key, default=None):
+            return NASTY
+
+    corpus = open_store(smoke_store).view("smoke/image/synthetic").items
+    classes = dict(zip(corpus["item_id"], corpus["class_id"], strict=True))
+    picture = f"data:image/webp;base64,{PIXEL}"
+    assert base64.b64decode(PIXEL)[:4] == b"RIFF"
+    rows = read_results(smoke_results)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "bench.report.write.read_words",
+            lambda *_: Words(Everything(), classes, dict.fromkeys(classes, picture)),
+        )
+        return build_page(
+            smoke_results, rows, open_store(smoke_store), command="bench <report> & co"
+        )

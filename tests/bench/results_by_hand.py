@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from bench.metrics import chance_levels, per_query
+from bench.metrics import CUTOFFS, chance_levels, per_query
 from bench.results import RANK_SCHEMA, result_rows, write_run
 from bench.runs import Run
 
@@ -60,6 +60,8 @@ def write_ranks(root, run, ranks, *, clusters=None, gallery=20, queries=None):
                     "run_id": [run.run_id] * n, "direction": [direction] * n,
                     "query_id": queries, "cluster_id": list(clusters), "rank": ranks,
                     "average_precision": 1 / ranks, "n_relevant": [1] * n,
+                    "truncated_precision": (ranks == 1).astype(float),
+                    "hits": (ranks[:, None] <= np.array(CUTOFFS)).astype(int).tolist(),
                     "top": [["x", "y"]] * n,
                 },
                 schema=RANK_SCHEMA,

@@ -42,7 +42,7 @@ def test_run_then_again_reuses_everything(bench, tmp_path):
     assert (code, facts["new"], facts["seconds"] < 60) == (0, 0, True)
     assert facts["reused"] > 0
     assert stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*") if p.is_file()}
-    assert facts["command"] == (f"bench run --suite smoke -o {tmp_path / 'r'} --jobs 1 --limit 30")
+    assert facts["command"] == f"bench run --suite smoke --out {tmp_path / 'r'} --limit 30"
     session = json.loads(next((tmp_path / "r" / "sessions").glob("*.json")).read_text())
     assert session["versions"]["polars"]
     assert set(read_results(tmp_path / "r")["limit"]) == {30}
@@ -84,7 +84,7 @@ def test_table_prints_results_then_gains(bench, smoke_results):
     assert "95 % interval" in gains
 
 
-@pytest.mark.parametrize("form", ["md", "csv"])
+@pytest.mark.parametrize("form", ["md", "csv", "tex"])
 def test_table_formats(bench, smoke_results, form):
     code, out, _ = bench("table", smoke_results, "--format", form, "--part", "results")
     assert code == 0
@@ -92,8 +92,53 @@ def test_table_formats(bench, smoke_results, form):
         rows = list(csv.DictReader(io.StringIO(out)))
         known = {"chance", "conse", "kernel-ridge", "procrustes", "ridge"}
         assert {row["method"] for row in rows} == known
+    elif form == "tex":
+        assert out.count(r"\\" + "\n") > 10
+        assert r"\begin{tabular}" in out
     else:
         assert out.count("\n|") > 10
+
+
+@pytest.mark.parametrize("form", ["md", "tex"])
+def test_frame_formats(bench, smoke_results, form):
+    code, out, _ = bench("frame", smoke_results, "--format", form)
+    assert code == 0
+    assert out.count("\n") >= read_results(smoke_results).height
+    assert ("image\\_set" in out) == (form == "tex")
+
+
+def test_frame_is_a_pandas_frame_too(smoke_results):
+    pytest.importorskip("pandas")
+    rows = read_results(smoke_results)
+    frame = rows.to_pandas()
+    assert frame["value"].tolist() == rows["value"].to_list()
+
+
+def test_sweep_then_table_and_compare(bench, smoke_store, tmp_path):
+    words = [
+        "sweep", "--store", smoke_store, "-o", tmp_path / "r", "--n-pairs", "0,8", "--seeds", "0,1",
+        "--penalty", "0.1 1", "--mix", "0.5,2", "--source", "none,head,random",
+    ]  # fmt: skip
+    code, out, _ = bench(*words, "--dry-run")
+    # none: 1 K x 2 penalties; head and random: K=0 2 penalties, K=8 2 penalties x 2 mixes.
+    assert (code, out) == (0, "sweep: 56 runs, 0 finished, 56 new in 28 fits.\n")
+    assert bench(*words)[0] == 0
+    assert "reused 56 / new 0" in bench(*words)[1]
+    code, out, _ = bench("table", tmp_path / "r", "--part", "results", "--metrics", "top-1")
+    assert code == 0
+    assert "penalty" in out
+    assert "mix" in out
+    left = f"{tmp_path / 'r'}:ridge/head/8:mix=2.0,penalty=0.1"
+    code, out, _ = bench("compare", left, f"{tmp_path / 'r'}:ridge/random/8:mix=2.0,penalty=0.1")
+    assert code == 0
+    assert out.splitlines()[0].startswith("task")
+    assert "8 real + head weights" in out
+    real = f"{tmp_path / 'r'}:ridge/none/8:penalty=0.1"
+    rows = json.loads(bench("compare", left, real, "--json")[1])
+    assert {row["comparison"] for row in rows} == {"a-b"}
+    code, _, err = bench("compare", left, f"{tmp_path / 'r'}:csa")
+    assert code == 1
+    one_line(err, "no method 'csa'", "It has: ridge")
 
 
 def test_table_filters_and_json(bench, smoke_results):
@@ -126,7 +171,10 @@ BAD_USAGE = [
     (["run", "--suite", "demo", "-o", "x"], ["needs --store"]),
     (["run", "--suite", "smoke", "-o", "x", "--jobs", "0"], ["--jobs"]),
     (["run", "--suite", "smoke", "-o", "x", "--limit", "0"], ["--limit"]),
-    (["table", "x", "--format", "tex"], ["'tex' is not one of"]),
+    (["table", "x", "--format", "html"], ["'html' is not one of"]),
+    (["sweep", "--store", "x", "-o", "y", "--mix", "one"], ["--mix", "'one' is not a number"]),
+    (["compare", "x"], ["'B'"]),
+    (["run", "--suite", "smoke", "-o", "x", "--engine", "slurm"], ["'slurm' is not one of"]),
     (["frame", "x", "--csv", "--json"], ["exclude each other"]),
     (["report", "x", "-o", "y"], ["--store"]),
 ]
@@ -186,7 +234,7 @@ def test_a_damaged_result_is_named(bench, tmp_path):
     assert bench("table", tmp_path)[0] == 0
 
 
-@pytest.mark.parametrize("command", ["run", "ls", "table", "report", "frame"])
+@pytest.mark.parametrize("command", ["run", "sweep", "ls", "table", "compare", "report", "frame"])
 def test_every_command_has_help_with_an_example(bench, command):
     code, out, _ = bench(command, "--help")
     assert code == 0

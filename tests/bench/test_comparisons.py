@@ -4,7 +4,7 @@ import pytest
 from polars.testing import assert_frame_equal
 from scipy.stats import binomtest
 
-from bench.comparisons import PAIRED_METRICS, SCHEMA, compare
+from bench.comparisons import PAIRED_METRICS, SCHEMA, compare, with_holm
 from bench.results import read_results
 from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks, write_study
 
@@ -141,3 +141,55 @@ def test_a_study_has_every_comparison_and_is_reproducible(tmp_path, rng):
 def test_only_metrics_that_are_means_are_compared(tmp_path):
     write_ranks(tmp_path, hand_run("head"), [1, 2])
     assert run_compare(tmp_path, metrics=["median_rank"]).is_empty()
+
+
+def test_both_sides_have_their_spread_and_the_gain_is_relative_too(tmp_path):
+    hits = {"head": [[1, 1, 1, 2], [1, 1, 2, 2]], "random": [[1, 2, 2, 2], [2, 2, 2, 2]]}
+    for source, seeds in hits.items():
+        for seed, ranks in enumerate(seeds):
+            write_ranks(tmp_path, hand_run(source, seed=seed), ranks)
+    row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
+    assert (row["a"], row["b"], row["difference"]) == (0.625, 0.125, 0.5)
+    assert row["a_sd"] == pytest.approx(np.std([0.75, 0.5], ddof=1))
+    assert row["b_sd"] == pytest.approx(np.std([0.25, 0.0], ddof=1))
+    assert row["difference_sd"] == pytest.approx(0.0)
+    assert row["relative"] == pytest.approx(4.0)
+    assert row["n_seeds"] == 2
+
+
+def test_one_run_has_no_spread_and_nothing_is_no_base(tmp_path):
+    write_ranks(tmp_path, hand_run("head"), [1, 2])
+    write_ranks(tmp_path, hand_run("random"), [2, 2])
+    row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
+    assert row["a_sd"] is None
+    assert row["difference_sd"] is None
+    assert row["relative"] is None
+
+
+def test_p_values_are_corrected_over_the_table_that_is_shown(tmp_path, rng):
+    write_study(tmp_path, rng)
+    found = run_compare(tmp_path)
+    known = found.filter(pl.col("p").is_not_null())
+    assert (known["p_holm"] >= known["p"]).all()
+    smallest = known["p"].min()
+    assert known["p_holm"].min() == pytest.approx(min(1.0, smallest * known.height))
+    assert found.filter(pl.col("p").is_null())["p_holm"].null_count() > 0
+    few = with_holm(found.filter(pl.col("comparison") == "over-parts"))
+    assert few["p_holm"].min() == pytest.approx(min(1.0, few["p"].min() * few.height))
+
+
+def test_cells_that_differ_in_the_mix_are_compared_with_their_own_controls(tmp_path):
+    for mix, ranks in ((0.5, [1, 1, 2, 2]), (2.0, [1, 2, 2, 2])):
+        write_ranks(tmp_path, hand_run("head", 16, mix=mix, penalty=0.1), ranks)
+        write_ranks(tmp_path, hand_run("random", 16, mix=mix, penalty=0.1), [2, 2, 2, 2])
+    write_ranks(tmp_path, hand_run("none", 16, mix=1.0, penalty=0.1), [1, 2, 2, 2])
+    found = run_compare(tmp_path).filter(pl.col("metric") == "top-1")
+    gains = {
+        (row["comparison"], row["mix"]): row["difference"]
+        for row in found.filter(pl.col("method") == "ridge").iter_rows(named=True)
+        if row["side_a"] == "16 real + head weights"
+    }
+    assert gains == {
+        ("over-control", "0.5"): 0.5, ("over-control", "2.0"): 0.25,
+        ("over-real", "0.5"): 0.25, ("over-real", "2.0"): 0.0,
+    }  # fmt: skip

@@ -11,6 +11,7 @@ from bench.tasks import score_zero_shot
 from featstore import open_store
 from fitters.methods import METHODS
 from fitters.recipe import fit_alignment
+from fitters.trained.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,12 @@ def test_too_many_pairs_are_refused(run, corpus, split):
 
 
 @pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if not spec.raw])
-def test_every_method_runs_and_scores(run, corpus, split, method):
+def test_every_method_runs_and_scores(run, corpus, split, method, monkeypatch):
+    if method in PRESETS:
+        small = {"width": 16} if method == "icis" else {}
+        settings = PRESETS[method].settings | small
+        few = replace(PRESETS[method], settings=settings, epochs=lambda _: 2)
+        monkeypatch.setitem(PRESETS, method, few)
     real = run.n_pairs if method != "conse" else 0
     fitted = fit_run(replace(run, method=method, n_pairs=real), corpus, split)
     # What is not fitted to pairs of columns cannot beat chance; it still has to be scored.

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import hypergeom
 
 from bench.errors import MetricError
-from bench.metrics import chance_levels, per_query, ranks_from_scores, summarise
+from bench.metrics import chance_levels, per_query, query_values, ranks_from_scores, summarise
 from bench.metrics.summary import METRICS, cutoff
 
 
@@ -24,14 +24,22 @@ def test_one_relevant_item_gives_k_over_gallery():
 
 @pytest.mark.parametrize(("relevant", "gallery"), [(1, 6), (2, 6), (3, 7), (6, 6), (1, 1)])
 def test_equals_the_mean_over_every_order(relevant, gallery):
-    precisions, reciprocals, bests = [], [], []
+    precisions, truncated, reciprocals, bests, first_five = [], [], [], [], []
     for places in itertools.combinations(range(1, gallery + 1), relevant):
         precisions.append(np.mean([(i + 1) / place for i, place in enumerate(places)]))
         reciprocals.append(1 / places[0])
         bests.append(places[0])
-    levels = chance_levels(np.array([relevant]), gallery, ["mAP", "MRR", "median_rank"])
+        within = [(i + 1) / place for i, place in enumerate(places) if place <= relevant]
+        truncated.append(sum(within) / relevant)
+        first_five.append(sum(place <= 5 for place in places))
+    names = ["mAP", "mAP-truncated", "MRR", "median_rank", "mean_rank", "recall@5", "P@5"]
+    levels = chance_levels(np.array([relevant]), gallery, names)
     assert levels["mAP"] == pytest.approx(np.mean(precisions), rel=1e-12)
     assert levels["MRR"] == pytest.approx(np.mean(reciprocals), rel=1e-12)
+    assert levels["mAP-truncated"] == pytest.approx(np.mean(truncated), rel=1e-12)
+    assert levels["mean_rank"] == pytest.approx(np.mean(bests), rel=1e-12)
+    assert levels["recall@5"] == pytest.approx(np.mean(first_five) / relevant, rel=1e-12)
+    assert levels["P@5"] == pytest.approx(np.mean(first_five) / 5, rel=1e-12)
     # The smallest rank that half of the orders reach.
     assert levels["median_rank"] == np.quantile(bests, 0.5, method="inverted_cdf")
 
@@ -44,7 +52,7 @@ def test_simulation_over_queries_with_different_counts_agrees(rng):
     seen = summarise(found)
     for metric in METRICS:
         # Four standard errors of the simulated mean; the median moves by whole ranks.
-        values = per_query(metric, found.rank, found.average_precision)
+        values = query_values(metric, found)
         slack = 1.0 if metric == "median_rank" else 4 * values.std() / np.sqrt(len(values))
         assert abs(levels[metric] - seen[metric]) <= slack
 

@@ -8,14 +8,11 @@ import pytest
 
 from bench.errors import BenchError, NoResultsError
 from bench.report import write_report
-from bench.report.gallery import Words
 from bench.report.theme import INKS
 from bench.report.write import build_page
 from bench.results import read_results
 from featstore import open_store
 from tests.bench.results_by_hand import hand_run, write_ranks
-
-NASTY = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;</style>'
 
 
 class Page(HTMLParser):
@@ -48,31 +45,6 @@ class Page(HTMLParser):
         if self._inside == "script":
             self.scripts.append(data)
             self._inside = ""
-
-
-def thumbnail():
-    return "data:image/webp;base64," + base64.b64encode(b"RIFF0000WEBP").decode()
-
-
-@pytest.fixture(scope="module")
-def nasty(smoke_results, smoke_store):
-    """A page whose names and captions try to break out of the HTML."""
-
-    class Everything(dict):
-        def get(self, key, default=None):
-            return NASTY
-
-    corpus = open_store(smoke_store).view("smoke/image/synthetic").items
-    classes = dict(zip(corpus["item_id"], corpus["class_id"], strict=True))
-    pictures = dict.fromkeys(classes, thumbnail())
-    rows = read_results(smoke_results)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "bench.report.write.read_words", lambda *_: Words(Everything(), classes, pictures)
-        )
-        return build_page(
-            smoke_results, rows, open_store(smoke_store), command="bench <report> & co"
-        )
 
 
 def test_captions_stay_text(nasty):
@@ -129,8 +101,8 @@ def test_colours_follow_the_mode(nasty):
     assert "var(--head)" in nasty.html
 
 
-def test_first_screen_then_curves_tables_gains_gallery_provenance(nasty):
-    order = ["verdict", "curve", "tasks", "gains", "gallery", "provenance"]
+def test_sections_come_in_a_readers_order(nasty):
+    order = ["verdict", "curve", "tasks", "gains", "geometry", "gallery", "health", "provenance"]
     places = [nasty.html.index(f'id="{name}"') for name in order]
     assert places == sorted(places)
     assert nasty.verdict.answer in nasty.html
@@ -156,6 +128,8 @@ def test_figures_lie_beside_the_page(smoke_results, smoke_store, tmp_path):
         "accuracy_by_pairs_procrustes.csv", "accuracy_by_pairs_procrustes.svg",
         "accuracy_by_pairs_ridge.csv", "accuracy_by_pairs_ridge.svg",
         "gain_beside_controls.csv", "gain_beside_controls.svg",
+        "head_by_name.csv", "head_by_name.svg", "map.csv", "map.svg",
+        "matched_cosines.csv", "matched_cosines.svg",
     ]  # fmt: skip
     svg = (tmp_path / "r_files" / "gain_beside_controls.svg").read_text()
     assert INKS["head"].light in svg

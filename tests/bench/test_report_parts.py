@@ -159,6 +159,8 @@ def test_bars_share_one_axis_that_holds_zero():
             "side_b": ["y"] * 2, "a": [0.5, 0.1], "b": [0.3, 0.3], "difference": [0.2, -0.2],
             "low": [0.1, -0.3], "high": [0.3, -0.1], "p": [0.01, None], "n_queries": [10, 10],
             "n_clusters": [5, 5], "gallery": [20.0, 20.0], "chance": [0.05, 0.05],
+            "a_sd": [0.02, None], "b_sd": [0.01, None], "relative": [2 / 3, None],
+            "n_seeds": [5, 1],
         }
     )  # fmt: skip
     up, down = gain_rows(frame, {"all": 344.0})
@@ -166,7 +168,29 @@ def test_bars_share_one_axis_that_holds_zero():
     assert up["bar"].zero == down["bar"].zero == 50.0
     assert (up["bar"].low, up["bar"].width, up["bar"].mean) == (66.67, 33.33, 83.33)
     assert (down["pairs"], down["p"], up["n_queries"]) == ("all (344)", "", "10 (5)")
+    assert (up["a"], up["relative"], up["n_seeds"]) == ("50.0 ± 2.0", "+67 %", "5")
     assert gain_rows(frame.clear(), {}) == []
+
+
+def test_a_gain_inside_the_noise_of_its_table_has_no_colour():
+    """One interval of five lies above zero, but five looks were taken."""
+    n = 5
+    frame = pl.DataFrame(
+        {
+            "direction": ["image→name"] * n, "eval": ["held-out"] * n, "metric": ["top-1"] * n,
+            "method": ["ridge"] * n, "n_pairs": ["16"] * n, "side_a": ["x"] * n,
+            "side_b": ["y"] * n, "a": [0.5] * n, "b": [0.4] * n, "difference": [0.1] * n,
+            "low": [0.01, -0.1, -0.1, -0.1, -0.1], "high": [0.2] * n,
+            "p": [0.03, 0.4, 0.5, 0.6, 0.7], "n_queries": [10] * n, "n_clusters": [5] * n,
+            "gallery": [20.0] * n, "chance": [0.05] * n, "a_sd": [None] * n, "b_sd": [None] * n,
+            "relative": [0.25] * n, "n_seeds": [1] * n,
+        },
+        schema_overrides={"a_sd": pl.Float64, "b_sd": pl.Float64},
+    )  # fmt: skip
+    rows = gain_rows(frame, {})
+    assert rows[0]["p_holm"] == "0.15"
+    assert {row["tone"] for row in rows} == {""}
+    assert gain_rows(frame.head(1), {})[0]["tone"] == "up"
 
 
 def test_choices_are_summed_up_with_their_edges(study):

@@ -18,6 +18,7 @@ from bench.results import (
     read_sessions,
     result_rows,
     run_path,
+    write_batch,
     write_run,
     write_session,
 )
@@ -40,6 +41,8 @@ def a_run(number):
             "cluster_id": ["x", "y"],
             "rank": [1, 7],
             "average_precision": [1.0, 1 / 7],
+            "truncated_precision": [1.0, 0.0],
+            "hits": [[1, 1, 1], [0, 0, 1]],
             "n_relevant": [1, 1],
             "top": [["x"], ["x", "y"]],
         },
@@ -144,3 +147,62 @@ def test_sessions_are_listed_oldest_first(tmp_path):
     write_session(tmp_path, "20260102", {"command": "b"})
     write_session(tmp_path, "20260101", {"command": "a"})
     assert [session["command"] for session in read_sessions(tmp_path)] == ["a", "b"]
+
+
+def a_batch(numbers):
+    parts = [a_run(number) for number in numbers]
+    return pl.concat([rows for _, rows, _ in parts]), pl.concat([ranks for *_, ranks in parts])
+
+
+def test_a_batch_is_read_like_its_runs(tmp_path):
+    write_batch(tmp_path / "many", *a_batch([1, 2, 3]))
+    for number in (1, 2, 3):
+        write_run(tmp_path / "one", *a_run(number))
+    assert len(list((tmp_path / "many" / "runs").iterdir())) == 1
+    assert finished(tmp_path / "many") == finished(tmp_path / "one")
+    assert_frame_equal(read_results(tmp_path / "many"), read_results(tmp_path / "one"))
+    ids = [a_run(number)[0] for number in (3, 1)]
+    assert_frame_equal(read_ranks(tmp_path / "many", ids), read_ranks(tmp_path / "one", ids))
+
+
+def test_a_run_in_two_batches_counts_once(tmp_path):
+    write_batch(tmp_path, *a_batch([1, 2]))
+    write_batch(tmp_path, *a_batch([2, 3]))
+    write_run(tmp_path, *a_run(3))
+    assert read_results(tmp_path).height == 6
+    ids = [a_run(number)[0] for number in (1, 2, 3)]
+    assert read_ranks(tmp_path, ids)["run_id"].to_list() == [i for i in ids for _ in "ab"]
+
+
+def test_a_batch_under_another_name_does_not_count(tmp_path):
+    write_batch(tmp_path, *a_batch([1, 2]))
+    for folder in ("runs", "ranks"):
+        (path,) = (tmp_path / folder).iterdir()
+        path.rename(path.with_name("many-" + "0" * 64 + ".parquet"))
+    assert finished(tmp_path) == set()
+
+
+def test_many_processes_write_batches_and_runs_and_none_is_lost(tmp_path):
+    """Six processes write overlapping batches and single runs into one folder at once."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2]);"
+        "from tests.bench.test_results import a_batch, a_run;"
+        "from bench.results import write_batch, write_run; from pathlib import Path;"
+        "root, start = Path(sys.argv[1]), int(sys.argv[3]);"
+        "[write_batch(root, *a_batch(range(n, n + 7))) for n in range(start, start + 30, 5)];"
+        "[write_run(root, *a_run(n)) for n in range(start + 500, start + 510)]"
+    )
+    here = str(Path(__file__).parents[2])
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), here, str(start)])
+        for start in (0, 10, 20, 30, 40, 50)
+    ]
+    assert [process.wait() for process in processes] == [0] * 6
+    # Batches reach from 0 to 50 + 25 + 6; single runs from 500 to 559.
+    expected = {f"{n:064x}" for n in [*range(82), *range(500, 560)]}
+    assert finished(tmp_path) == expected
+    rows = read_results(tmp_path)
+    assert set(rows["run_id"]) == expected
+    assert rows.height == 2 * len(expected)
+    assert read_ranks(tmp_path, sorted(expected)).height == 2 * len(expected)
+    assert not list(tmp_path.rglob("*.staged"))

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from bench.errors import ProtocolError
+from bench.options import FewShot, Retrieval, ZeroShot
 from bench.results import RUN_COLUMNS, result_rows
 from bench.runs import Run
 from featstore.keys import canonical_json, sha256_hex
@@ -38,31 +39,42 @@ OTHER = {
     "mix": 2.0,
     "relevance": "class_id",
     "train_fraction": 0.5,
+    "train_splits": ("train", "val"),
+    "pairs_per_class": 2,
+    "options": ZeroShot(prompts="max"),
     "limit": 100,
     "metric_version": 99,
     "protocol_version": 99,
 }
 
 
+# What a field's other value needs beside it.
+BESIDE = {"eval": {"n_pairs": 0}, "pairs_per_class": {"n_pairs": 0, "eval": "in-class"}}
+
+
 @pytest.mark.parametrize("field", [field.name for field in fields(Run)])
 def test_every_field_changes_the_id(field):
-    run = replace(RUN, n_pairs=0) if field == "eval" else RUN
+    run = replace(RUN, **BESIDE.get(field, {}))
     changed = replace(run, **{field: OTHER.get(field, "another")})
     assert changed.run_id != run.run_id
 
 
 def test_the_id_is_the_hash_of_the_canonical_json():
     facts = {field.name: getattr(RUN, field.name) for field in fields(Run)}
+    # Options left out are those of the task's defaults, so that a changed default is a new run.
+    facts["options"] = {"prompts": "mean", "classes": "all", "scorer": "cosine"}
     assert RUN.run_id == sha256_hex(canonical_json({"run": facts}))
     assert len(RUN.run_id) == 64
     assert replace(RUN).run_id == RUN.run_id
 
 
 def test_runs_that_differ_in_what_is_scored_share_a_fit():
-    scored = replace(RUN, task="retrieval", relevance="class_id", metric_version=7)
+    scored = replace(
+        RUN, task="retrieval", relevance="class_id", metric_version=7, options=Retrieval(5)
+    )
     assert scored.fit_key == RUN.fit_key
     assert scored.run_id != RUN.run_id
-    for field in set(OTHER) - {"task", "relevance", "metric_version", "eval"}:
+    for field in set(OTHER) - {"task", "options", "relevance", "metric_version", *BESIDE}:
         assert replace(RUN, **{field: OTHER[field]}).fit_key != RUN.fit_key
 
 
@@ -74,9 +86,31 @@ def test_columns_are_plain_values_of_the_results_schema():
     assert result_rows([row]).select(pl.col("run_id", "limit")).row(0) == (RUN.run_id, None)
 
 
+def test_defaults_spelled_out_are_the_same_run():
+    assert replace(RUN, options=ZeroShot()) == RUN
+    assert replace(RUN, options=ZeroShot()).run_id == RUN.run_id
+    assert RUN.columns()["options"] == ""
+    assert replace(RUN, options=ZeroShot(prompts="max")).columns()["options"] == '{"prompts":"max"}'
+
+
+def test_pairs_of_a_class_stand_in_the_column_of_pairs():
+    run = replace(RUN, n_pairs=0, pairs_per_class=4, eval="in-class")
+    assert run.columns()["n_pairs"] == "4/class"
+
+
+FEW = {"task": "few_shot", "eval": "in-class"}
+
 BAD = [
-    ({"task": "few_shot"}, "task is one of zero_shot, retrieval"),
-    ({"eval": "test"}, "eval is one of all-names, held-out"),
+    ({"task": "few_shots"}, "task is one of zero_shot, retrieval, few_shot"),
+    ({"eval": "test"}, "eval is one of all-names, held-out, split, in-class"),
+    ({"options": Retrieval()}, "zero_shot takes options ZeroShot; got Retrieval"),
+    ({"options": ZeroShot(prompts="all")}, "prompts of zero_shot is one of mean, max, each"),
+    ({"task": "retrieval", "options": Retrieval(-1)}, "captions of retrieval is 0 or more"),
+    ({"task": "few_shot"}, "eval is 'split' or 'in-class'"),
+    (FEW | {"options": FewShot(shots=0, prototypes=False)}, "nothing to learn from"),
+    ({"pairs_per_class": 2}, "not both; got 16 and 2"),
+    ({"pairs_per_class": 2, "n_pairs": 0}, "needs training images of the scored classes"),
+    ({"method": "identity"}, "fits nothing"),
     ({"source": "heads"}, "source is one of none, head, random, random-cov, shuffled"),
     ({"relevance": "id"}, "relevance is one of class_id, parent_id"),
     ({"n_pairs": -1}, "0 real pairs or more"),

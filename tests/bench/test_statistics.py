@@ -6,6 +6,7 @@ from bench.errors import MetricError
 from bench.statistics import (
     cluster_bootstrap,
     cluster_sums,
+    holm,
     mean_differences,
     mean_sd,
     paired_difference,
@@ -160,3 +161,44 @@ def test_unequal_sides_are_refused(rng):
         paired_difference(np.ones(3), np.ones(1), np.arange(3), rng=rng)
     with pytest.raises(MetricError, match="one cluster id"):
         paired_difference(np.ones(3), 0.0, np.arange(2), rng=rng)
+
+
+def test_holm_by_hand():
+    # Sorted .01 .02 .03 .04 times 4 3 2 1 = .04 .06 .06 .04; none below the one before it.
+    assert holm(np.array([0.04, 0.01, 0.03, 0.02])).tolist() == pytest.approx(
+        [0.06, 0.04, 0.06, 0.06]
+    )
+    assert holm(np.array([0.5, 0.9])).tolist() == [1.0, 1.0]
+    assert holm(np.array([])).tolist() == []
+    with pytest.raises(MetricError, match="between 0 and 1"):
+        holm(np.array([0.1, np.nan]))
+
+
+def test_holm_equals_statsmodels(rng):
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    for size in (1, 2, 7, 300):
+        p = np.round(rng.uniform(size=size) ** 3, 3)  # with ties
+        theirs = multitest.multipletests(p, method="holm")[1]
+        np.testing.assert_allclose(holm(p), theirs, rtol=1e-12)
+
+
+def test_holm_keeps_the_familywise_error(rng):
+    """Under 20 true hypotheses, a table has a false rejection in at most 5 % of the cases."""
+    rejected = [holm(rng.uniform(size=20)).min() <= 0.05 for _ in range(2_000)]
+    # Binomial standard error at 2,000 tables: 0.005.
+    assert abs(np.mean(rejected) - 0.05) < 0.02
+    uncorrected = [rng.uniform(size=20).min() <= 0.05 for _ in range(2_000)]
+    assert np.mean(uncorrected) > 0.5
+
+
+def test_paired_bootstrap_agrees_with_scipy(rng):
+    a = rng.normal(0.3, 1, size=80)
+    b = a + rng.normal(0.1, 0.5, size=80)
+    ours = paired_difference(a, b, np.arange(80), rng=rng, n_resamples=20_000)
+    theirs = stats.bootstrap(
+        (a, b), lambda x, y, axis: np.mean(x - y, axis=axis), paired=True, n_resamples=20_000,
+        method="percentile", vectorized=True, rng=rng,
+    ).confidence_interval  # fmt: skip
+    width = theirs.high - theirs.low
+    assert abs(ours.low - theirs.low) < 0.05 * width
+    assert abs(ours.high - theirs.high) < 0.05 * width

@@ -34,8 +34,8 @@ def test_zero_shot_by_hand():
     assert outcome.values["top-1"] == 0.5
     assert outcome.values["median_rank"] == 2.0
     assert outcome.chance["top-1"] == pytest.approx(1 / 3)
-    assert outcome.top_ids == [["n1", "n2", "n3"]] * 2
-    assert outcome.cluster_ids.tolist() == ["a", "c"]
+    assert outcome.queries.top_ids == [["n1", "n2", "n3"]] * 2
+    assert outcome.queries.clusters.tolist() == ["a", "c"]
 
 
 def test_zero_shot_equals_sklearn(rng):
@@ -60,7 +60,7 @@ def test_order_of_the_names_changes_no_metric(rng):
     moved = names.take(rng.permutation(6))
     (one,), (two,) = (score_zero_shot(Identity(), images, n) for n in (names, moved))
     assert one.values == two.values
-    assert one.top_ids == two.top_ids
+    assert one.queries.top_ids == two.queries.top_ids
 
 
 def test_retrieval_with_several_captions_by_hand():
@@ -72,13 +72,13 @@ def test_retrieval_with_several_captions_by_hand():
     to_text, to_image = score_retrieval(Identity(), images, captions, relevance="parent_id")
     assert (to_text.direction, to_image.direction) == ("image→caption", "caption→image")
     # Image 1 sees c4, c1, c2, c3 from near to far: its own stand second and third.
-    assert to_text.top_ids[0] == ["c4", "c1", "c2", "c3"]
+    assert to_text.queries.top_ids[0] == ["c4", "c1", "c2", "c3"]
     assert to_text.ranks.rank.tolist() == [2, 1]
     assert to_text.values["R@1"] == 0.5
     assert to_text.ranks.average_precision[0] == pytest.approx((1 / 2 + 2 / 3) / 2)
     # Captions 1 and 3 are nearest to their own image, 2 and 4 to the other.
     assert to_image.ranks.rank.tolist() == [1, 2, 1, 2]
-    assert to_image.cluster_ids.tolist() == ["i1", "i1", "i2", "i2"]
+    assert to_image.queries.clusters.tolist() == ["i1", "i1", "i2", "i2"]
 
 
 def test_by_class_any_image_of_the_class_counts():
@@ -88,7 +88,7 @@ def test_by_class_any_image_of_the_class_counts():
     by_class = score_retrieval(Identity(), images, captions, relevance="class_id")
     assert by_parent[1].values["R@1"] == 0.5
     assert by_class[1].values["R@1"] == 1.0
-    assert by_class[1].cluster_ids.tolist() == ["frog", "frog"]
+    assert by_class[1].queries.clusters.tolist() == ["frog", "frog"]
     assert by_class[0].chance["R@1"] == 1.0
 
 

@@ -22,6 +22,10 @@ CLASSES = pl.DataFrame(
         "name": ["crane", "tench"],
         "shared_name": [True, False],
         "name_group": ["crane", "tench"],
+        "clean_name": ["derrick", "tench"],
+        "paper_name": ["crane, a machine", "tench, a fish"],
+        "open_clip_name": ["crane (machine)", "tench"],
+        "user_name": ["a lifter", "a swimmer"],
     }
 )
 

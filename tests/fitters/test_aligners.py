@@ -16,8 +16,10 @@ from fitters import (
     CCAAligner,
     ConSEAligner,
     CSAAligner,
+    ICISAligner,
     KernelRidgeAligner,
     MeanShiftAligner,
+    MLPAligner,
     PLSAligner,
     ProcrustesAligner,
     RidgeAligner,
@@ -54,6 +56,8 @@ ESTIMATORS = [
     KernelRidgeAligner("x->y", gamma=0.5, alpha=0.1),
     KernelRidgeAligner("x->y", gamma=0.3, n_landmarks=8, landmarks="k-means++", center=False),
 ]
+# scikit-learn's checks of these are in trained/test_contract.py, with what they do not keep.
+TRAINED = [MLPAligner(epochs=2, width=8), ICISAligner(8, epochs=2)]
 MOMENTS = [e for e in ESTIMATORS if hasattr(e, "fit_moments")]
 OF_OPTIONAL_PACKAGES = {
     # These only skip themselves without pandas or an array-API switch; nothing here skips.
@@ -82,7 +86,7 @@ def draw_pairs(rng, n=40, p=7, q=4):
 
 
 def test_the_estimators_are_all_covered():
-    assert {type(estimator) for estimator in ESTIMATORS} == set(ALIGNERS.values())
+    assert {type(estimator) for estimator in ESTIMATORS + TRAINED} == set(ALIGNERS.values())
     for name, cls in ALIGNERS.items():
         assert aligner_class(name) is cls
         assert cls.method == name
@@ -90,7 +94,7 @@ def test_the_estimators_are_all_covered():
         aligner_class("rigde")
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+@pytest.mark.parametrize("estimator", ESTIMATORS + TRAINED, ids=str)
 @pytest.mark.parametrize(("p", "q"), [(7, 4), (4, 7), (5, 5)])
 def test_both_sides_land_in_one_space_with_unit_rows(estimator, p, q, rng):
     x, y = draw_pairs(rng, p=p, q=q)
@@ -296,7 +300,7 @@ def test_conse_needs_a_bias_for_each_class(rng):
         ConSEAligner().fit(np.ones((6, 2)), np.ones((6, 2)), np.ones(5))
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+@pytest.mark.parametrize("estimator", ESTIMATORS + TRAINED, ids=str)
 def test_projecting_is_checked(estimator, rng):
     x, y = draw_pairs(rng)
     with pytest.raises(NotFittedError):

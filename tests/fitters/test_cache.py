@@ -12,7 +12,8 @@ import pytest
 from featstore.command_line import run_command
 from featstore.store.store import open_store
 from fitters.cli import cli
-from fitters.jobs import FitRequest, fit_from_store, name_groups, pair_head
+from fitters.fit_request import FitRequest
+from fitters.jobs import fit_from_store, name_groups, pair_head
 from fitters.moments import Moments
 from fitters.moments.cache import collect, entries, entry_path, read_entry, write_entry
 from fitters.moments.transform import SideTransform

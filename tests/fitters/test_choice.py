@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from fitters import CCAAligner, Pairs, RidgeAligner, fit_alignment
 from fitters.choice import moments_of
 from fitters.errors import SelectionError, SettingError
-from fitters.methods import METHODS, OPTIONS, Settings
+from fitters.methods import METHODS, OPTIONS, TRAINING, Settings
 from fitters.moments import merge_pooled
 from fitters.recipe import select
 from fitters.select import (
@@ -179,7 +179,7 @@ def test_csa_by_the_recipe_is_fitted_on_the_merged_moments(make_world):
 
 def test_every_option_of_a_method_exists():
     for method in METHODS.values():
-        assert set(method.options) <= set(OPTIONS)
+        assert set(method.options) <= {*OPTIONS, *TRAINING}
 
 
 def test_text_to_concept_takes_no_head_and_leaves_rows_raw(make_world):

@@ -232,6 +232,16 @@ def test_export_holds_a_head_that_scores_like_the_alignment(
     assert meta["rule"].startswith("images: z = normalize")
 
 
+@pytest.mark.parametrize("method", ["ridge-x2y", "cca", "asif", "conse"])
+def test_the_rule_is_stated_only_where_it_holds(store: Path, tmp_path: Path, method: str) -> None:
+    """Where images are mapped too, class rows alone do not say how to score them."""
+    assert _fit(store, tmp_path / "a", method=method) == 0
+    out = tmp_path / "head.safetensors"
+    assert _run("export", tmp_path / "a", "--store", store, "--names", NAMES, "-o", out) == 0
+    with safe_open(out, framework="numpy") as file:
+        assert json.loads(file.metadata()["headstock"])["rule"] == ""
+
+
 def test_export_as_npz_needs_no_pickle(
     ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,8 @@ from featstore.store.store import FeatureStore, open_store
 from featstore.store.writer import SetWriter
 from fitters import TextToConceptAligner
 from fitters.errors import SettingError, ZeroRowError
-from fitters.jobs import FitRequest, fit_from_store, pair_images
+from fitters.fit_request import FitRequest
+from fitters.jobs import fit_from_store, pair_images
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.persist import read_alignment, save_alignment

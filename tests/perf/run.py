@@ -15,7 +15,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.perf import benchmarks, decoding, extract, fitting, share, store, table
+from tests.perf import (
+    benchmarks,
+    decoding,
+    extract,
+    fitting,
+    share,
+    store,
+    table,
+    training,
+)
 from tests.perf.engine import GOALS, Figure, processor
 
 GROUPS: dict[str, Callable[[Path], Iterator[Figure]]] = {
@@ -23,6 +32,7 @@ GROUPS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "decode": decoding.figures,
     "extract": extract.figures,
     "fit": fitting.figures,
+    "train": training.figures,
     "bench": benchmarks.figures,
     "share": share.figures,
 }

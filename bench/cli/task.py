@@ -1,0 +1,118 @@
+"""`bench task`: one task on sets that are named, with any method or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from bench.cli.options import engine_option, jobs_option, json_option, limit_option, store_option
+from featstore.command_line import StorePlace
+
+
+@click.command(
+    "task",
+    epilog="\b\nExample:"
+    "\n  bench task retrieval --images coco/image/oc:ViT-B-32 \\"
+    "\n      --captions coco/caption/oc:ViT-B-32 --eval split -O captions=5 \\"
+    "\n      --store store -o results"
+    "\n  bench task few_shot --images pets/image/lite0 --names pets/class_name/MiniLM \\"
+    "\n      --head imagenet1k/head_weight/lite0 --head-names imagenet1k/class_name/MiniLM \\"
+    "\n      --method procrustes --source head --eval split -O shots=4 -O learner=ridge-probe \\"
+    "\n      --seeds 5 --store store -o results"
+    "\n  bench task neighbours --images pets/image/lite0 --head imagenet1k/head_weight/lite0 \\"
+    "\n      --head-names imagenet1k/class_name/MiniLM --store store -o results",
+)
+@click.argument("name")
+@store_option
+@click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), required=True,
+              help="Results folder; finished runs in it are kept.")  # fmt: skip
+@click.option("--images", required=True, help="Image set.")
+@click.option("--names", default="", help="Class-name set of the images' classes.")
+@click.option("--captions", default="", help="Caption set of the images.")
+@click.option("--head", default="", help="Head set, with --head-names.")
+@click.option("--head-names", default="", help="Class-name set of the head's classes.")
+@click.option("--method", default="identity", show_default=True,
+              help="A method of `fitters fit`, or identity: embeddings as they are.")  # fmt: skip
+@click.option("--source", default="none", show_default=True,
+              help="Prototypes: none, head, random, random-cov or shuffled.")  # fmt: skip
+@click.option("--n-pairs", default="0", show_default=True, help="Real training images, or all.")
+@click.option("--pairs-per-class", type=click.IntRange(min=0), default=0,
+              help="Instead: training images of a class, whose mean meets its name.")  # fmt: skip
+@click.option("--eval", "evaluation", default="all-names", show_default=True,
+              help="all-names, held-out, split (the manifest's) or in-class.")  # fmt: skip
+@click.option("--train-splits", default="train", show_default=True,
+              help="Splits that --eval split may train on, by comma.")  # fmt: skip
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Seeds 0 to N - 1.")  # fmt: skip
+@click.option("--relevance", default="parent_id", show_default=True,
+              help="Of captions: parent_id or class_id.")  # fmt: skip
+@click.option("--locale", "locales", default="", help="Variants of captions, by comma; or all.")
+@click.option("--variants", default="", help="Variants of class names, by comma.")
+@click.option("--templates", default="", help="Templates of class names, by comma.")
+@click.option("--unseen-only", is_flag=True,
+              help="zero_shot: only classes that the head's label set lacks.")  # fmt: skip
+@click.option("-O", "--option", "words", multiple=True, metavar="NAME=VALUE",
+              help="Option of the task; a wrong one is answered with those it has.")  # fmt: skip
+@jobs_option
+@engine_option
+@limit_option
+@click.option("--dry-run", is_flag=True, help="Say what would be run, and run nothing.")
+@json_option
+def command(
+    name: str,
+    store: StorePlace,
+    out: Path,
+    n_pairs: str,
+    evaluation: str,
+    seeds: int,
+    words: tuple[str, ...],
+    unseen_only: bool,
+    jobs: int,
+    engine: Literal["processes", "ray"],
+    limit: int | None,
+    dry_run: bool,
+    as_json: bool,
+    **rest: Any,
+) -> None:
+    """Run the task NAME on the sets named and write its results.
+
+    NAME is zero_shot, retrieval, few_shot, head_names, neighbours, modality_gap, neural_collapse,
+    cosine_head, hubness or spectrum; docs/metrics.md says what each measures. `bench frame`
+    prints the rows.
+    """
+    from bench.cli.running import run_and_report
+    from bench.options import TASK_OPTIONS, parse_options
+    from bench.suites.single import SUITE, TaskRequest, task_runs
+    from featstore.errors import did_you_mean
+    from featstore.store.store import open_store
+
+    if name not in TASK_OPTIONS:
+        hint = did_you_mean(name, TASK_OPTIONS)
+        msg = f"No task named {name!r}. Known: {', '.join(TASK_OPTIONS)}.{hint}"
+        raise click.UsageError(msg)
+    if n_pairs != "all" and not n_pairs.isdecimal():
+        msg = f"--n-pairs is a number of images, or all; got {n_pairs!r}."
+        raise click.UsageError(msg)
+    if unseen_only:
+        words = (*words, "classes=unseen")
+    listed: dict[str, Any] = {
+        key: tuple(part for part in str(rest.pop(key)).split(",") if part)
+        for key in ("locales", "variants", "templates", "train_splits")
+    }
+    listed = {key: value for key, value in listed.items() if value}
+    request = TaskRequest(
+        task=name,
+        n_pairs="all" if n_pairs == "all" else int(n_pairs),
+        eval=evaluation,
+        seeds=range(seeds),
+        options=parse_options(name, list(words)),
+        **listed,
+        **rest,
+    )
+    runs = task_runs(open_store(store), request, limit=limit)
+    run_and_report(
+        SUITE, runs, store=store, out=out, jobs=jobs, engine=engine, dry_run=dry_run,
+        as_json=as_json,
+    )  # fmt: skip

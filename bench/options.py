@@ -1,0 +1,256 @@
+"""What a task can be asked for beyond its data: one frozen record a task, plain values only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+
+from bench.errors import ProtocolError
+from featstore.errors import did_you_mean
+from featstore.keys import canonical_json
+
+Scorer = Literal["cosine", "csls", "inverted-softmax"]
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """Options of ``zero_shot``.
+
+    Attributes
+    ----------
+    prompts : str
+        ``mean``: one text a class, the mean of its prompts. ``max``: the best of its prompts.
+        ``each``: every template by itself, one direction each.
+    classes : str
+        ``all``; ``unseen`` or ``seen``: only classes that the head's label set lacks, or has.
+    scorer : str
+        One of `fitters.scorers.SCORERS`; corrected ones look at all queries.
+    """
+
+    prompts: Literal["mean", "max", "each"] = "mean"
+    classes: Literal["all", "unseen", "seen"] = "all"
+    scorer: Scorer = "cosine"
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Options of ``retrieval``.
+
+    Attributes
+    ----------
+    captions : int
+        The first so many captions of every image; 0 means all.
+    scorer : str
+        One of `fitters.scorers.SCORERS`.
+    """
+
+    captions: int = 0
+    scorer: Scorer = "cosine"
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """Options of ``few_shot``.
+
+    Attributes
+    ----------
+    shots : int
+        Labelled training images of every class. 0 needs prototypes.
+    learner : str
+        One of `fitters.few_shot.LEARNERS`.
+    prototypes : bool
+        Whether the learner also gets one row per class from its name, through the alignment.
+    """
+
+    shots: int = 1
+    learner: str = "class-means"
+    prototypes: bool = True
+
+
+@dataclass(frozen=True)
+class HeadNames:
+    """Options of ``head_names``: whether the head's rows match the names of their classes.
+
+    Attributes
+    ----------
+    by : str
+        ``alignment``: cosines in the shared space. ``relative``: each row by its cosines with
+        the rows of its own side; needs no alignment and no common dimension.
+    n_permutations : int
+    """
+
+    by: Literal["alignment", "relative"] = "alignment"
+    n_permutations: int = 999
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Options of ``neighbours``: whether two sides have the same nearest neighbours.
+
+    Attributes
+    ----------
+    of : str
+        ``head``: head rows and names of their classes. ``class-means``: means of the images of
+        a class and its name. ``pairs``: images and their first captions.
+    per_class : int
+        Images in a class mean; 0 means all.
+    k : tuple of int
+    """
+
+    of: Literal["head", "class-means", "pairs"] = "head"
+    per_class: int = 0
+    k: tuple[int, ...] = (3, 5, 10)
+
+
+@dataclass(frozen=True)
+class ModalityGap:
+    """Options of ``modality_gap``.
+
+    Attributes
+    ----------
+    between : str
+        ``head-images``: head rows and images, as they are. ``images-texts``: images and
+        captions (or names, where there are none) in the shared space.
+    n_permutations : int
+    max_rows : int
+        Rows a side used to tell them apart, drawn by the run's seed.
+    """
+
+    between: Literal["head-images", "images-texts"] = "head-images"
+    n_permutations: int = 999
+    max_rows: int = 5_000
+
+
+@dataclass(frozen=True)
+class NeuralCollapse:
+    """Options of ``neural_collapse``: none."""
+
+
+@dataclass(frozen=True)
+class CosineHead:
+    """Options of ``cosine_head``: none."""
+
+
+@dataclass(frozen=True)
+class Hubness:
+    """Options of ``hubness``.
+
+    Attributes
+    ----------
+    gallery : str
+        ``names`` or ``captions``.
+    k : int
+    scorer : str
+    """
+
+    gallery: Literal["names", "captions"] = "names"
+    k: int = 10
+    scorer: Scorer = "cosine"
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Options of ``spectrum``: none."""
+
+
+Options: TypeAlias = (
+    ZeroShot
+    | Retrieval
+    | FewShot
+    | HeadNames
+    | Neighbours
+    | ModalityGap
+    | NeuralCollapse
+    | CosineHead
+    | Hubness
+    | Spectrum
+)
+
+#: The tasks, and the options of each.
+TASK_OPTIONS: dict[str, type[Options]] = {
+    "zero_shot": ZeroShot,
+    "retrieval": Retrieval,
+    "few_shot": FewShot,
+    "head_names": HeadNames,
+    "neighbours": Neighbours,
+    "modality_gap": ModalityGap,
+    "neural_collapse": NeuralCollapse,
+    "cosine_head": CosineHead,
+    "hubness": Hubness,
+    "spectrum": Spectrum,
+}
+
+
+def checked_options(task: str, options: Options | None) -> Options:
+    """Return the options of a task, or its defaults for None.
+
+    Raises
+    ------
+    ProtocolError
+        If they are another task's, or hold a value that is not allowed.
+    """
+    kind = TASK_OPTIONS[task]
+    if options is None:
+        return kind()
+    if not isinstance(options, kind):
+        msg = f"Task {task} takes options {kind.__name__}; got {type(options).__name__}."
+        raise ProtocolError(msg)
+    hints = get_type_hints(kind)
+    for field in fields(options):
+        value, hint = getattr(options, field.name), hints[field.name]
+        known = get_args(hint) if get_origin(hint) is Literal else None
+        if known is not None and value not in known:
+            msg = f"{field.name} of {task} is one of {', '.join(known)}; got {value!r}."
+            raise ProtocolError(msg)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if hint in (int, tuple[int, ...]) and not all(
+            type(number) is int and number >= 0 for number in numbers
+        ):
+            msg = f"{field.name} of {task} is 0 or more, a whole number; got {value!r}."
+            raise ProtocolError(msg)
+    return options
+
+
+def options_text(options: Options) -> str:
+    """Return what differs from the defaults as canonical JSON, ``""`` where nothing does."""
+    defaults = asdict(type(options)())
+    changed = {name: value for name, value in asdict(options).items() if value != defaults[name]}
+    return canonical_json(changed).decode() if changed else ""
+
+
+def parse_options(task: str, words: list[str]) -> Options:
+    """Return options from words like ``shots=4``, as a command line gives them.
+
+    Raises
+    ------
+    ProtocolError
+        If a name or a value is not one of the task's.
+    """
+    kind = TASK_OPTIONS[task]
+    hints: dict[str, Any] = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or name not in hints:
+            known = ", ".join(hints) or "none"
+            hint = did_you_mean(name, hints)
+            msg = f"Task {task} has no option {word!r}. Known: {known}, as NAME=VALUE.{hint}"
+            raise ProtocolError(msg)
+        try:
+            values[name] = _value(hints[name], text)
+        except ValueError as err:
+            msg = f"Option {name} of {task} cannot be {text!r}."
+            raise ProtocolError(msg) from err
+    return checked_options(task, kind(**values))
+
+
+def _value(hint: Any, text: str) -> Any:
+    if hint is bool:
+        if text not in ("true", "false"):
+            raise ValueError(text)
+        return text == "true"
+    if hint is int:
+        return int(text)
+    if hint == tuple[int, ...]:
+        return tuple(int(part) for part in text.split(","))
+    return text

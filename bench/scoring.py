@@ -1,0 +1,184 @@
+"""From a run's task to its outcomes: which items are scored, and by which task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bench.corpus import Corpus, Items
+from bench.errors import ProtocolError
+from bench.options import (
+    FewShot,
+    HeadNames,
+    Hubness,
+    ModalityGap,
+    Neighbours,
+    Retrieval,
+    ZeroShot,
+)
+from bench.protocol import Split, held_out_split, in_class_split, manifest_split, sample_rng
+from bench.runs import IDENTITY, Run
+from bench.tasks import (
+    Outcome,
+    Projector,
+    score_cosine_head,
+    score_few_shot,
+    score_head_names,
+    score_hubness,
+    score_modality_gap,
+    score_neighbours,
+    score_neural_collapse,
+    score_retrieval,
+    score_spectrum,
+    score_zero_shot,
+)
+
+
+def split_of(run: Run, corpus: Corpus) -> Split | None:
+    """Return the split of a run; None where every image is scored.
+
+    Raises
+    ------
+    ProtocolError
+        If the corpus cannot be split as the run asks.
+    """
+    images = corpus.images
+    if run.eval == "held-out":
+        return held_out_split(images.classes, seed=run.seed, train_fraction=run.train_fraction)
+    if run.eval == "in-class":
+        return in_class_split(images.classes, seed=run.seed, train_fraction=run.train_fraction)
+    if run.eval == "split":
+        assert images.parts is not None
+        return manifest_split(images.parts, seed=run.seed, train=run.train_splits)
+    return None
+
+
+def score(run: Run, alignment: Projector, corpus: Corpus, split: Split | None) -> list[Outcome]:
+    """Score an alignment on the images, names and captions that a run holds out.
+
+    Raises
+    ------
+    ProtocolError
+        If the corpus lacks what the task reads, or the run compares two spaces as they are that
+        are not one model's.
+    """
+    texts = run.name_set or run.caption_set
+    if run.method == IDENTITY and texts and _compares_spaces(run) and not corpus.one_model:
+        msg = (
+            f"Method {IDENTITY!r} takes an image and a text set of one model's two towers (an "
+            f"open_clip pair). {run.image_set} and {texts} are not: "
+            "fit an aligner between them."
+        )
+        raise ProtocolError(msg)
+    if run.task == "few_shot":
+        assert split is not None
+        options = run.task_options
+        assert isinstance(options, FewShot)
+        return score_few_shot(alignment, corpus.images, split, names=corpus.names, options=options)
+    return _TASKS[run.task](run, alignment, _scored(run, corpus, split))
+
+
+def _compares_spaces(run: Run) -> bool:
+    """Whether a task takes the dot product of an image row and a text row."""
+    options = run.task_options
+    if isinstance(options, FewShot):
+        return options.prototypes
+    if isinstance(options, HeadNames):
+        return options.by == "alignment"
+    if isinstance(options, ModalityGap):
+        return options.between == "images-texts"
+    return isinstance(options, ZeroShot | Retrieval | Hubness)
+
+
+def _scored(run: Run, corpus: Corpus, split: Split | None) -> Corpus:
+    """Return the corpus of the test images.
+
+    Held-out classes are the whole gallery; where training and test images share their classes,
+    every name stays in it.
+    """
+    if split is None:
+        return corpus
+    images = corpus.images.take(split.test)
+    names, prompts, captions, seen = corpus.names, corpus.prompts, corpus.captions, corpus.seen
+    if run.eval == "held-out":
+        kept = np.isin(names.classes, images.classes)
+        names = names.take(kept)
+        seen = None if seen is None else seen[kept]
+        if prompts is not None:
+            prompts = prompts.take(np.isin(prompts.classes, names.classes))
+    if captions is not None and captions.parents is not None:
+        captions = captions.take(np.isin(captions.parents, images.ids))
+    return Corpus(images, names, captions, corpus.head, prompts, seen, corpus.one_model)
+
+
+def _names(run: Run, corpus: Corpus) -> Items:
+    if not len(corpus.names):
+        msg = f"Task {run.task} needs the names of the images' classes. Give the run a name_set."
+        raise ProtocolError(msg)
+    return corpus.names
+
+
+def _captions(corpus: Corpus) -> Items:
+    if corpus.captions is None:
+        msg = "Retrieval needs captions. Extract the captions of these images first."
+        raise ProtocolError(msg)
+    return corpus.captions
+
+
+def _zero_shot(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+    options = run.task_options
+    assert isinstance(options, ZeroShot)
+    return score_zero_shot(
+        alignment, corpus.images, _names(run, corpus),
+        prompts=corpus.prompts, seen=corpus.seen, options=options,
+    )  # fmt: skip
+
+
+def _retrieval(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+    options = run.task_options
+    assert isinstance(options, Retrieval)
+    return score_retrieval(
+        alignment, corpus.images, _captions(corpus), relevance=run.relevance, options=options
+    )
+
+
+def _head_names(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+    options = run.task_options
+    assert isinstance(options, HeadNames)
+    if corpus.head is None:
+        msg = "Task head_names needs a head and its names (head_set, head_name_set)."
+        raise ProtocolError(msg)
+    return score_head_names(alignment, corpus.head, options=options, rng=sample_rng(run.seed))
+
+
+def _neighbours(run: Run, _: Projector, corpus: Corpus) -> list[Outcome]:
+    options = run.task_options
+    assert isinstance(options, Neighbours)
+    return score_neighbours(corpus, options=options, rng=sample_rng(run.seed))
+
+
+def _modality_gap(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+    options = run.task_options
+    assert isinstance(options, ModalityGap)
+    return score_modality_gap(alignment, corpus, options=options, rng=sample_rng(run.seed))
+
+
+def _hubness(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+    options = run.task_options
+    assert isinstance(options, Hubness)
+    texts = _names(run, corpus) if options.gallery == "names" else _captions(corpus)
+    return score_hubness(alignment, corpus.images, texts, options=options)
+
+
+_TASKS: dict[str, Callable[[Run, Projector, Corpus], list[Outcome]]] = {
+    "zero_shot": _zero_shot,
+    "retrieval": _retrieval,
+    "head_names": _head_names,
+    "neighbours": _neighbours,
+    "modality_gap": _modality_gap,
+    "neural_collapse": lambda _run, _alignment, corpus: score_neural_collapse(corpus),
+    "cosine_head": lambda _run, _alignment, corpus: score_cosine_head(corpus),
+    "hubness": _hubness,
+    "spectrum": lambda _run, _alignment, corpus: score_spectrum(corpus),
+}

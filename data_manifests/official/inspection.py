@@ -1,0 +1,206 @@
+"""Compare a copy of a dataset with what is known of it: lists, images, counts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from data_manifests.official.disk import Disk
+from data_manifests.official.listing import Listing
+from data_manifests.official.options import chosen_options, chosen_splits, expectation
+from data_manifests.official.problems import FATAL, Problem
+from data_manifests.plan import BuildError
+
+#: A reader: from a copy of a dataset to what it lists.
+Read = Callable[[Disk], Listing]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A copy of a dataset, read and compared."""
+
+    disk: Disk
+    """The copy."""
+
+    listing: Listing | None
+    """What it lists; None if its lists cannot be read. Images that are not there are left out."""
+
+    expected: Mapping[str, Any]
+    """The counts that the whole dataset has with these options."""
+
+    problems: Sequence[Problem]
+    """What is wrong; empty for a whole and right copy."""
+
+    sizes: Sequence[int] = field(default=())
+    """Bytes of each image of the listing."""
+
+    @property
+    def fatal(self) -> list[Problem]:
+        """The problems that nothing can be built with."""
+        return [problem for problem in self.problems if problem.kind in FATAL]
+
+    def counts(self) -> dict[str, int]:
+        """Return the images that are there, by split."""
+        if self.listing is None:
+            return {}
+        found = Counter(self.listing.images["split"])
+        return {split: found[split] for split in self.disk.splits}
+
+
+def inspect(
+    facts: Mapping[str, Any],
+    read: Read,
+    root: Path,
+    *,
+    splits: Sequence[str] | None = None,
+    options: Mapping[str, str] | None = None,
+    images: bool = True,
+) -> Inspection:
+    """Read a copy of a dataset and say everything that is wrong with it.
+
+    Parameters
+    ----------
+    facts : mapping
+        Its dataset.toml.
+    read : callable
+        Its reader.
+    root : Path
+        The folder.
+    splits : sequence of str, optional
+        Which splits are wanted; all by default.
+    options : mapping, optional
+        Options of the dataset.
+    images : bool
+        False looks at the lists alone, not at the image files, and expects no counts of them.
+
+    Raises
+    ------
+    BuildError
+        If an option or split is unknown: that is wrong usage, not a wrong copy.
+    """
+    chosen = chosen_options(facts, options or {})
+    expected = expectation(facts, chosen)
+    disk = Disk(root, facts, chosen_splits(expected, splits), chosen)
+    if not disk.root.is_dir():
+        text = f"{disk.root} is no folder. Give the one that holds the dataset with --root."
+        return Inspection(disk, None, expected, [Problem("missing folder", str(root), text)])
+    problems = _lists(disk)
+    if any(problem.kind in FATAL for problem in problems):
+        return Inspection(disk, None, expected, problems)
+    try:
+        listing = read(disk)
+    except (ValueError, TypeError, LookupError, AttributeError) as err:
+        # A list of the wrong form makes its reader stumble anywhere; the user gets a sentence.
+        said = isinstance(err, BuildError)
+        text = str(err) if said else f"A list in {disk.root} has another form: {err!r}."
+        problems.append(Problem("unreadable list", str(disk.root), text))
+        return Inspection(disk, None, expected, problems)
+    if not images:
+        return Inspection(disk, listing, expected, problems + _classes(listing, expected))
+    whole, sizes, faults = _files(disk, listing)
+    problems += faults + _counts(disk, whole, expected)
+    return Inspection(disk, whole, expected, problems, sizes)
+
+
+def _lists(disk: Disk) -> list[Problem]:
+    """Return what is wrong with the lists that dataset.toml names."""
+    problems = []
+    for name, facts in disk.file_names(required=True) + disk.file_names(required=False):
+        path = disk.path(name)
+        if not path.is_file():
+            if facts.get("required", True):
+                option = facts.get("option")
+                way = f" It may lie elsewhere: --option {option}=PATH." if option else ""
+                text = f"{path} is missing. It is {facts['what']}.{way}"
+                problems.append(Problem("missing list", name, text))
+        elif "md5" in facts:
+            digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+            if digest != facts["md5"]:
+                text = (
+                    f"{name} is not the published file: its md5 is {digest}, not {facts['md5']}. "
+                    "Fetch it again."
+                )
+                problems.append(Problem("changed list", name, text))
+    return problems
+
+
+def _files(disk: Disk, listing: Listing) -> tuple[Listing, list[int], list[Problem]]:
+    """Return the listing without images that are not there, their sizes, and what was wrong."""
+    if listing.arrays:
+        return listing, [0] * listing.images.height, []
+    problems: list[Problem] = []
+    sizes: list[int] = []
+    keep: list[bool] = []
+    seen: dict[str, str] = {}
+    root = str(disk.root)
+    for path, split in listing.images.select("path", "split").iter_rows():
+        kind, text = _fault(root, path)
+        if path in seen:
+            kind, text = "listed twice", f"{path} is listed in {seen[path]} and again in {split}."
+        seen.setdefault(path, split)
+        if kind:
+            problems.append(Problem(kind, path, text))
+        keep.append(not kind)
+        if not kind:
+            sizes.append(os.stat(f"{root}/{path}").st_size)  # noqa: PTH116 -- a Path each is slow
+    if not problems:
+        return listing, sizes, problems
+    images = listing.images.filter(pl.Series(keep))
+    captions = listing.captions
+    if captions is not None:
+        present = images.select("path")
+        captions = captions.join(present, on="path", how="semi", maintain_order="left")
+    left = Listing(images, listing.labels, listing.names, captions, {}, listing.classes)
+    return left, sizes, problems
+
+
+def _fault(root: str, path: str) -> tuple[Any, str]:
+    if path.startswith(("/", "\\")) or ".." in path.split("/") or "\0" in path or "\\" in path:
+        return "bad path", f"The list names {path!r}, which is no plain path below the folder."
+    try:
+        size = os.stat(f"{root}/{path}").st_size  # noqa: PTH116 -- a Path per image is slow
+    except OSError:
+        return "missing image", f"{path} is missing."
+    return ("empty image", f"{path} is empty.") if size == 0 else ("", "")
+
+
+def _classes(listing: Listing, expected: Mapping[str, Any]) -> list[Problem]:
+    found = len(listing.labels)
+    if found == expected.get("classes", found):
+        return []
+    text = f"There are {found:,} classes, not {expected['classes']:,}."
+    return [Problem("classes", "classes", text)]
+
+
+def _counts(disk: Disk, listing: Listing, expected: Mapping[str, Any]) -> list[Problem]:
+    """Return where the numbers of classes, images and captions are not the known ones."""
+    problems = _classes(listing, expected)
+    found = Counter(listing.images["split"])
+    per_class = expected.get("per_class", {})
+    by_class = Counter(listing.images.select("split", "label").iter_rows())
+    for split in disk.splits:
+        wanted = expected["image"][split]
+        if found[split] != wanted:
+            text = f"{split} has {found[split]:,} images, not {wanted:,}."
+            problems.append(Problem("images", split, text))
+        for label in listing.labels if split in per_class else ():
+            count = by_class[split, label]
+            if count != per_class[split]:
+                text = f"{split} has {count:,} images of {label!r}, not {per_class[split]:,}."
+                problems.append(Problem("class", f"{split}/{label}", text))
+    if listing.captions is not None and "caption" in expected:
+        joined = listing.captions.join(listing.images.select("path", "split"), on="path")
+        captions = Counter(joined["split"])
+        for split in disk.splits:
+            wanted = expected["caption"].get(split, captions[split])
+            if captions[split] != wanted:
+                text = f"{split} has {captions[split]:,} captions, not {wanted:,}."
+                problems.append(Problem("captions", split, text))
+    return problems

@@ -1,0 +1,82 @@
+"""Nearest class mean, with prototypes as shots of a chosen mass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from fitters.few_shot.learner import Rows, Shots, reciprocal_rank
+from fitters.moments.transform import normalize_rows
+
+#: Masses of one prototype relative to one shot that are tried.
+MASSES = tuple(float(2.0**power) for power in range(-4, 7))
+
+
+@dataclass(frozen=True, eq=False)
+class LinearClassifier:
+    """Scores x Wᵀ + b.
+
+    Attributes
+    ----------
+    weight : array of shape (c, r)
+    bias : array of shape (c,)
+    facts : dict
+    """
+
+    weight: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    def scores(self, x: Rows) -> npt.NDArray[np.float32]:
+        """Return a score for every class, shape (m, c)."""
+        scores: npt.NDArray[np.float32] = x @ self.weight.T
+        scores += self.bias
+        return scores
+
+
+class ClassMeans:
+    """The class whose mean is nearest by cosine.
+
+    The mean of a class is that of its unit rows, its prototype counted as `mass` of them, at unit
+    length. With no shot it is the prototype, and the classifier that of zero-shot. The mass is
+    the one of `masses` with the best mean reciprocal rank on the validation rows, the smallest of
+    equal ones; 1 where there are none.
+
+    Parameters
+    ----------
+    masses : sequence of float
+    """
+
+    def __init__(self, masses: tuple[float, ...] = MASSES) -> None:
+        self.masses = masses
+
+    def fit(self, shots: Shots) -> LinearClassifier:
+        """Average the shots of every class.
+
+        Raises
+        ------
+        ZeroRowError
+            If the rows of a class cancel out.
+        """
+        sums = shots.class_sums
+        if shots.prototypes is None or not len(shots.labels):
+            rows = sums if shots.prototypes is None else shots.prototypes
+            return _nearest(rows, {})
+        masses = self.masses if shots.has_validation else (1.0,)
+        made = [_nearest(sums + mass * shots.prototypes, {"mix": mass}) for mass in masses]
+        if len(made) == 1:
+            return made[0]
+        assert shots.validation_x is not None
+        assert shots.validation_labels is not None
+        values = [
+            reciprocal_rank(one.scores(shots.validation_x), shots.validation_labels) for one in made
+        ]
+        return made[int(np.argmax(values))]
+
+
+def _nearest(means: npt.NDArray[np.floating], facts: dict[str, float]) -> LinearClassifier:
+    unit = normalize_rows(means, what="class means").astype(np.float32)
+    return LinearClassifier(unit, np.zeros(len(unit), dtype=np.float32), facts)

@@ -1,0 +1,137 @@
+"""The contract of a few-shot learner, and what it is given.
+
+A learner is made without arguments, sees `Shots` once, and returns a `Classifier`. What it leaves
+open it chooses on the validation rows of its shots, never on what is scored later. Shots, seeds
+and splits are the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fitters.errors import PairsError, SettingError
+
+Rows = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Shots:
+    """Labelled rows of one space, and what else a learner may look at.
+
+    Attributes
+    ----------
+    x : array of shape (n, r)
+        Rows of unit length; n may be 0 where there are prototypes.
+    labels : int64 array of shape (n,)
+        0 … c − 1.
+    n_classes : int
+        c.
+    prototypes : array of shape (c, r), optional
+        One row of unit length a class, made without these shots: its name through an alignment,
+        or its row of a head.
+    validation_x, validation_labels : arrays of shape (m, r) and (m,), optional
+        Further rows of the same classes, to choose by.
+
+    Raises
+    ------
+    PairsError
+        If shapes or labels do not fit.
+    SettingError
+        If there are neither rows nor prototypes, or a class has neither.
+    """
+
+    x: Rows
+    labels: Labels
+    n_classes: int
+    prototypes: Rows | None = None
+    validation_x: Rows | None = None
+    validation_labels: Labels | None = None
+
+    def __post_init__(self) -> None:
+        for what, rows, labels in (
+            ("shots", self.x, self.labels),
+            ("validation rows", self.validation_x, self.validation_labels),
+        ):
+            if rows is None or labels is None:
+                continue
+            fits = rows.ndim == 2 and len(rows) == len(labels)
+            if not fits or (len(labels) and not 0 <= labels.min() <= labels.max() < self.n_classes):
+                msg = (
+                    f"Labels of {what} are numbers from 0 to {self.n_classes - 1}, one a row; got "
+                    f"{labels.shape} for rows of shape {rows.shape}."
+                )
+                raise PairsError(msg)
+        if self.prototypes is not None and self.prototypes.shape != (
+            self.n_classes,
+            self.x.shape[1],
+        ):
+            msg = (
+                f"Prototypes are {self.n_classes} rows of {self.x.shape[1]} columns; got shape "
+                f"{self.prototypes.shape}."
+            )
+            raise PairsError(msg)
+        lost = self.n_classes - len(np.unique(self.labels))
+        if self.prototypes is None and lost:
+            msg = f"{lost} of {self.n_classes} classes have neither a shot nor a prototype."
+            raise SettingError(msg)
+
+    @property
+    def class_sums(self) -> npt.NDArray[np.float64]:
+        """Sum of the rows of every class, shape (c, r)."""
+        return sum_by_class(self.x, self.labels, self.n_classes)
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Rows of every class, shape (c,)."""
+        return np.bincount(self.labels, minlength=self.n_classes)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is something to choose by."""
+        return self.validation_labels is not None and len(self.validation_labels) > 0
+
+
+class Classifier(Protocol):
+    """What a learner returns."""
+
+    @property
+    def facts(self) -> Mapping[str, float]:
+        """What was chosen, by name: ``penalty``, ``mix``."""
+
+    def scores(self, x: Rows) -> npt.NDArray[np.float32]:
+        """Return a score for every class, higher is better: shape (m, r) to (m, c)."""
+        ...
+
+
+class Learner(Protocol):
+    """A few-shot learner."""
+
+    def fit(self, shots: Shots) -> Classifier:
+        """Learn from `shots`; the same shots give the same classifier."""
+        ...
+
+
+def sum_by_class(
+    rows: npt.NDArray[np.floating], labels: Labels, n_classes: int
+) -> npt.NDArray[np.float64]:
+    """Return the sum of the rows of every class, shape (c, r): a product with one-hot labels."""
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels, minlength=n_classes)
+    sums = np.zeros((n_classes, rows.shape[1]))
+    having = np.flatnonzero(counts)
+    if len(having):
+        starts = (np.cumsum(counts) - counts)[having]
+        sums[having] = np.add.reduceat(rows[order].astype(np.float64), starts, axis=0)
+    return sums
+
+
+def reciprocal_rank(scores: npt.NDArray[np.floating], labels: Labels) -> float:
+    """Return the mean of 1 / rank of the own class; ties count against."""
+    own = scores[np.arange(len(labels)), labels]
+    return float(np.mean(1.0 / np.count_nonzero(scores >= own[:, None], axis=1)))

@@ -1,0 +1,32 @@
+"""The few-shot learners by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from featstore.errors import did_you_mean
+from fitters.errors import UnknownMethodError
+from fitters.few_shot.class_means import ClassMeans
+from fitters.few_shot.learner import Learner
+from fitters.few_shot.ridge_probe import RidgeProbe
+
+LEARNERS: dict[str, Callable[[], Learner]] = {
+    "class-means": ClassMeans,
+    "ridge-probe": RidgeProbe,
+}
+"""Name → what makes the learner; a learner of one's own is one line more."""
+
+
+def learner_named(name: str) -> Learner:
+    """Return a new learner of this name.
+
+    Raises
+    ------
+    UnknownMethodError
+        If there is none; the message lists those that exist.
+    """
+    if name not in LEARNERS:
+        known = ", ".join(LEARNERS)
+        msg = f"No learner named {name!r}. Known learners: {known}.{did_you_mean(name, LEARNERS)}"
+        raise UnknownMethodError(msg)
+    return LEARNERS[name]()

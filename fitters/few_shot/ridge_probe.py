@@ -1,0 +1,118 @@
+"""Ridge regression onto class labels: closed form, all penalties from one decomposition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fitters.few_shot.class_means import LinearClassifier
+from fitters.few_shot.learner import Shots, reciprocal_rank, sum_by_class
+from fitters.linear.solvers import eigen_gram
+
+#: Penalties tried, relative to the mean eigenvalue of the rows' scatter.
+PENALTIES = tuple(float(value) for value in np.geomspace(1e-4, 1e4, 25))
+
+#: Masses of one prototype relative to one shot that are tried.
+MASSES = (0.25, 1.0, 4.0, 16.0)
+
+
+class RidgeProbe:
+    """Least squares onto one column a class, 1 for its own rows and 0 for others, with a penalty.
+
+    With rows centred by their mean, scatter G = V diag(s) Vᵀ and class sums S (c × r) of the
+    centred rows, which is Yᵀ X without the n × c matrix Y::
+
+        W(α) = S V diag(1 / (s + α)) Vᵀ,   b = share of each class − W · mean
+
+    One decomposition, of the smaller of the r × r and n × n products, serves every penalty
+    α = penalty · tr(G) / r. Prototypes are rows of their class with a mass relative to one shot.
+    Penalty and mass are those with the best mean reciprocal rank on the validation rows, of equal
+    ones the larger penalty; without validation rows penalty 1 and mass 1.
+
+    The same numbers as ``sklearn.linear_model.Ridge(alpha=α).fit(X, one_hot, sample_weight)``.
+
+    Parameters
+    ----------
+    penalties, masses : sequence of float
+    """
+
+    def __init__(
+        self, penalties: Sequence[float] = PENALTIES, masses: Sequence[float] = MASSES
+    ) -> None:
+        self.penalties = tuple(penalties)
+        self.masses = tuple(masses)
+
+    def fit(self, shots: Shots) -> LinearClassifier:
+        """Solve for every penalty and mass, and keep the best."""
+        free = shots.has_validation
+        penalties = self.penalties if free else (1.0,)
+        mixed = shots.prototypes is not None and len(shots.labels) > 0
+        masses = (self.masses if free else (1.0,)) if mixed else (1.0,)
+        best: tuple[float, float, float] | None = None
+        paths = [_Path(shots, mass) for mass in masses]
+        for path in paths:
+            for penalty, value in zip(penalties, path.values(shots, penalties), strict=True):
+                key = (value, penalty, -path.mass)
+                best = key if best is None else max(best, key)
+        assert best is not None
+        _, penalty, mass = best[0], best[1], -best[2]
+        facts = {"penalty": penalty} | ({"mix": mass} if mixed else {})
+        return next(path for path in paths if path.mass == mass).solve(penalty, facts)
+
+
+class _Path:
+    """The decomposition for one mass of the prototypes."""
+
+    def __init__(self, shots: Shots, mass: float) -> None:
+        rows, labels = shots.x.astype(np.float64), shots.labels
+        weight = np.ones(len(rows))
+        if shots.prototypes is not None:
+            rows = np.concatenate([rows, shots.prototypes.astype(np.float64)])
+            labels = np.concatenate([labels, np.arange(shots.n_classes)])
+            weight = np.concatenate([weight, np.full(shots.n_classes, mass)])
+        self.mass = mass
+        self._mean = weight @ rows / weight.sum()
+        # Rows times the root of their weight: products of two are weighted sums.
+        root = np.sqrt(weight)[:, None]
+        scaled = (rows - self._mean) * root
+        self._sums = sum_by_class(scaled * root, labels, shots.n_classes)
+        mass_of_class = np.bincount(labels, weights=weight, minlength=shots.n_classes)
+        self._shares = mass_of_class / weight.sum()
+        n, r = scaled.shape
+        self._unit = float(np.sum(scaled**2)) / r
+        if n < r:
+            values, vectors = eigen_gram(scaled @ scaled.T)
+            kept = values > n * np.finfo(np.float64).eps * max(values[-1], 1e-300)
+            self._values = values[kept]
+            self._vectors = scaled.T @ vectors[:, kept] / np.sqrt(self._values)
+        else:
+            self._values, self._vectors = eigen_gram(scaled.T @ scaled)
+        self._rotated = self._sums @ self._vectors
+
+    def values(self, shots: Shots, penalties: Sequence[float]) -> list[float]:
+        """Return the validation value of every penalty; 0 without validation rows."""
+        if not shots.has_validation:
+            return [0.0] * len(penalties)
+        assert shots.validation_x is not None
+        assert shots.validation_labels is not None
+        turned = (shots.validation_x - self._mean) @ self._vectors
+        return [
+            reciprocal_rank(
+                (turned * self._inverse(penalty)) @ self._rotated.T + self._shares,
+                shots.validation_labels,
+            )
+            for penalty in penalties
+        ]
+
+    def solve(self, penalty: float, facts: dict[str, float]) -> LinearClassifier:
+        weight = (self._rotated * self._inverse(penalty)) @ self._vectors.T
+        bias = self._shares - weight @ self._mean
+        return LinearClassifier(weight.astype(np.float32), bias.astype(np.float32), facts)
+
+    def _inverse(self, penalty: float) -> npt.NDArray[np.float64]:
+        shifted = self._values + penalty * self._unit
+        inverse: npt.NDArray[np.float64] = np.zeros_like(shifted)
+        np.divide(1.0, shifted, out=inverse, where=shifted > 0)
+        return inverse

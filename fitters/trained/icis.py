@@ -1,0 +1,196 @@
+"""`ICISAligner`: predict the row of a head, bias and all, from the class's text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from fitters.errors import PairsError
+from fitters.pairs import Rows
+from fitters.projection import Matrix
+from fitters.trained.aligner import TrainedAligner, with_precision
+from fitters.trained.precision import PRECISIONS
+from fitters.trained.shapes import array_letters
+from fitters.trained.sources import ArrayRows
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fitters.trained.batches import PairSource
+    from fitters.trained.training import Objective, TrainingSettings
+
+
+class ICISAligner(TrainedAligner):
+    """Align by two autoencoders, of head rows and of class texts, that share a latent space.
+
+    Four losses, each 1 − cos: text → text, row → text, row → row, text → row; their sum goes down.
+    A text is projected by the text's encoder and the row's decoder, x stays as it is. With the
+    bias as a last column, x is [w, b] and images are [f, 1].
+
+    Parameters
+    ----------
+    width : int
+        Hidden and latent units.
+    learning_rate : float
+        Of Adam.
+    epochs : int
+        At most.
+    batch_size : int
+    flat : float or None
+        Stop when the loss, as a mean over ten epochs, has fallen by less than this an epoch five
+        times running, after epoch 20. None: never.
+    share, sequential, patience, validation_fraction, precision
+        As for `MLPAligner`.
+    seed : int
+
+    Attributes
+    ----------
+    x_…_, y_…_ : ndarray, float32
+        Parameters of both autoencoders, named by `array_shapes`.
+    row_norm_ : float
+        Mean norm of the rows that it was trained on.
+    readout_, readout_mean_, epochs_, loss_, n_features_in_, n_targets_, feature_names_in_
+        As for `MLPAligner`; `scale_` is 1 and `shift_` 0.
+
+    Notes
+    -----
+    Cosine losses leave the length of a predicted row, and with it its bias, to chance; the
+    original scales it to the mean norm of the known rows, as `head_rows` does. Projections have
+    unit length, so that scores are cosines.
+
+    References
+    ----------
+    Christensen et al., Image-free Classifier Injection for Zero-Shot Classification, ICCV 2023.
+    """
+
+    method: ClassVar[str] = "icis"
+    fitted_values: ClassVar[tuple[str, ...]] = (*TrainedAligner.fitted_values, "row_norm_")
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "width": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "flat": [Interval(Real, 0, None, closed="neither"), None],
+        "share": [Interval(Real, 0, 1, closed="neither"), None],
+        "sequential": ["boolean"],
+        "patience": [Interval(Integral, 1, None, closed="left"), None],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "precision": [StrOptions(set(PRECISIONS))],
+        "seed": [Interval(Integral, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        width: int = 2048,
+        *,
+        learning_rate: float = 1e-5,
+        epochs: int = 1000,
+        batch_size: int = 16,
+        flat: float | None = 2e-3,
+        share: float | None = None,
+        sequential: bool = False,
+        patience: int | None = None,
+        validation_fraction: float = 0.1,
+        precision: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        self.width = width
+        self.learning_rate = learning_rate
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.flat = flat
+        self.share = share
+        self.sequential = sequential
+        self.patience = patience
+        self.validation_fraction = validation_fraction
+        self.precision = precision
+        self.seed = seed
+
+    def fit_with_unseen(self, X: Rows, y: Rows, unseen: Rows) -> Self:
+        """Train on n rows with their texts, and on texts of classes that have no row.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, p)
+        y : ndarray of shape (n, q)
+        unseen : ndarray of shape (m, q)
+            Take part in text → text alone, as the original's ``include_unseen``.
+        """
+        if unseen.ndim != 2 or unseen.shape[1] != y.shape[1]:
+            msg = f"Texts have {y.shape[1]:,} columns; the unseen ones have shape {unseen.shape}."
+            raise PairsError(msg)
+        n, m = len(X), len(unseen)
+        rows = ArrayRows(
+            np.concatenate([X, np.zeros((m, X.shape[1]))]).astype(np.float32),
+            np.concatenate([y, unseen]).astype(np.float32),
+            np.concatenate([np.arange(n), np.full(m, -1)]),
+        )
+        self.fit_rows(rows, None)
+        return self
+
+    def _note_rows(self, given: Sequence[PairSource]) -> None:
+        norms = [
+            np.linalg.norm(source.read(0, source.n)[0].astype(np.float64), axis=1)[
+                source.groups >= 0
+            ]
+            for source in given
+        ]
+        self.row_norm_ = float(np.concatenate(norms).mean())
+
+    def head_rows(self, y: Rows) -> Matrix:
+        """Return predicted rows of the head for class texts, of the known rows' mean norm."""
+        check_is_fitted(self)
+        rows: npt.NDArray[np.float64] = self.project_y(y) * self.row_norm_
+        return rows
+
+    def _maps(self, side: str) -> bool:
+        return side == "y"
+
+    def _parts(self, p: int, q: int) -> dict[str, nn.Module]:
+        import torch
+
+        from fitters.trained.architectures import Autoencoder
+
+        with torch.device("meta"):
+            return {"x": Autoencoder(p, int(self.width)), "y": Autoencoder(q, int(self.width))}
+
+    def _objective(self, parts: dict[str, nn.Module]) -> Objective:
+        from fitters.trained.objectives import IcisObjective
+
+        return IcisObjective(parts)
+
+    def _forward(self, parts: dict[str, nn.Module], side: str, rows: Tensor) -> Tensor:
+        from fitters.trained.objectives import row_of_text
+
+        del side
+        return row_of_text(parts, rows)
+
+    def _settings(self) -> TrainingSettings:
+        from fitters.trained.training import TrainingSettings
+
+        settings = TrainingSettings(
+            optimizer="adam",
+            betas=None,
+            weight_decay=0.0,
+            schedule="constant",
+            warmup_epochs=0.0,
+            floor=0.0,
+            batch_size=int(self.batch_size),
+            clip=None,
+            patience=self.patience,
+            flat=None if self.flat is None else float(self.flat),
+            precision="float32",
+        )
+        return with_precision(settings, self.precision)
+
+    def array_shapes(self) -> dict[str, tuple[str, ...]]:
+        """Return the fitted arrays and their shapes in letters."""
+        shapes = array_letters("x", "autoencoder", k="p", d="", h="hidden")
+        shapes |= array_letters("y", "autoencoder", k="q", d="", h="hidden")
+        return {**shapes, "readout_": ("p", "q"), "readout_mean_": ("q",)}

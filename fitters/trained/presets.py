@@ -1,0 +1,229 @@
+"""The heads of papers by name: `preset("sail", seed=1)` is an estimator; docs/trained.md has more.
+
+Each is its source's configuration, from its code where that is public. What differs from the
+source is in `Preset.differs`; `legacy=True` is what the source's code does where that deviates
+from its paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from featstore.errors import did_you_mean
+from fitters.errors import SettingError, UnknownMethodError
+from fitters.trained.aligner import TrainedAligner
+from fitters.trained.icis import ICISAligner
+from fitters.trained.mlp import MLPAligner
+
+SMALL_HEAD = 2000
+"""The paper trains five times as long on heads of 1,000 classes as on those of 8,000 and more."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One published configuration.
+
+    Attributes
+    ----------
+    text : str
+        One line on it.
+    source : str
+        Where it comes from.
+    differs : str
+        What is different here.
+    cls : type
+    settings : dict
+        Constructor parameters.
+    epochs : callable
+        Number of prototypes → epochs.
+    legacy : dict
+        Those that change with ``legacy=True``.
+    centred : bool
+        Whether `fit_alignment` centres its rows; the sources leave them uncentred, unit or raw.
+    """
+
+    text: str
+    source: str
+    differs: str
+    cls: type[TrainedAligner]
+    settings: dict[str, Any]
+    epochs: Callable[[int], int]
+    legacy: dict[str, Any] = field(default_factory=dict)
+    centred: bool = False
+
+
+def _paper_epochs(n_prototypes: int) -> int:
+    return 2500 if 0 < n_prototypes <= SMALL_HEAD else 500
+
+
+_PAPER: dict[str, Any] = {
+    "direction": "y->x",
+    "feature_dropout": 0.5,
+    "feature_dropout_batches": 0.3,
+    "optimizer": "adam",
+    "learning_rate": 5e-3,
+    "schedule": "cosine-epochs",
+    "batch_size": 512,
+}
+
+PRESETS: dict[str, Preset] = {
+    "paper-mlp": Preset(
+        "the paper's two-layer head from text to image rows, trained for the cosine",
+        "Mendez et al., ICML 2026 (arXiv 2605.22484), two_layer",
+        "texts are unit rows when they are scored too; legacy leaves them raw there",
+        MLPAligner,
+        {"architecture": "paper", "loss": "cosine", **_PAPER},
+        _paper_epochs,
+        {"legacy": True},
+    ),
+    "paper-text2concepts": Preset(
+        "the paper's linear head from text to image rows, trained for the squared error",
+        "Mendez et al., ICML 2026 (arXiv 2605.22484), text2concepts",
+        "none",
+        MLPAligner,
+        {"architecture": "linear", "bias": False, "loss": "mse", **_PAPER},
+        _paper_epochs,
+        {"legacy": True},
+    ),
+    "sail": Preset(
+        "SAIL's star heads on both sides, trained for SigLIP's loss with Lion",
+        "Zhang et al., SAIL, CVPR 2025",
+        "loss over rows, not pairs; first bias by batch; one caption a pair; warm-up 14 epochs",
+        MLPAligner,
+        {
+            "architecture": "sail",
+            "direction": "both",
+            "loss": "siglip",
+            "n_components": 1024,
+            "temperature": 0.05,
+            "temperature_low": 0.001,
+            "optimizer": "lion",
+            "learning_rate": 1e-5,
+            "weight_decay": 1e-4,
+            "schedule": "cosine",
+            "warmup_epochs": 14.0,
+            "batch_size": 32768,
+        },
+        lambda _: 100,
+        {"legacy": True, "logit_bias": -10.0},
+    ),
+    "freeze-align": Preset(
+        "FreezeAlign's projectors on both sides, trained for InfoNCE",
+        "Maniparambil et al., Harnessing Frozen Unimodal Encoders, CVPR 2025",
+        "pooled image vectors, not patches; the temperature is learned as its logarithm",
+        MLPAligner,
+        {
+            "architecture": "freeze_align",
+            "direction": "both",
+            "loss": "infonce",
+            "n_components": 1024,
+            "temperature": 0.07,
+            "temperature_low": 0.001,
+            "temperature_high": 0.5,
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "weight_decay": 0.02,
+            "schedule": "cosine",
+            "warmup_epochs": 10.0,
+            "floor": 0.01,
+            "batch_size": 14400,
+        },
+        lambda _: 15,
+    ),
+    "structure": Preset(
+        "linear heads with a low-rank bend, trained for InfoNCE and STRUCTURE's regulariser",
+        "Gröger et al., STRUCTURE, NeurIPS 2025",
+        "the divergence is Jensen–Shannon's and the gate opens; no learning-rate finder, one "
+        "cosine, no choice of layers",
+        MLPAligner,
+        {
+            "architecture": "residual",
+            "direction": "both",
+            "loss": "infonce",
+            "n_components": 512,
+            "width": 64,
+            "dropout": 0.1,
+            "temperature": 0.05,
+            "learn_temperature": False,
+            "structure": 10.0,
+            "structure_levels": 1,
+            "structure_warmup": 1000,
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "beta1": 0.9,
+            "beta2": 0.95,
+            "weight_decay": 1e-4,
+            "schedule": "cosine",
+            "batch_size": 4096,
+            "clip": 1.0,
+            "patience": 200,
+        },
+        lambda _: 1000,
+        {"legacy": True},
+    ),
+    "devise": Preset(
+        "a linear map from image to text rows, trained for the margin of the right text",
+        "Frome et al., DeViSE, NeurIPS 2013; no public code",
+        "all violating texts of the batch count; legacy stops at the first in random order",
+        MLPAligner,
+        {
+            "architecture": "linear",
+            "direction": "x->y",
+            "bias": False,
+            "loss": "devise",
+            "margin": 0.1,
+            "feature_dropout": 0.5,
+            "optimizer": "adagrad",
+            "learning_rate": 0.01,
+            "schedule": "constant",
+            "batch_size": 128,
+        },
+        lambda _: 100,
+        {"legacy": True},
+    ),
+    "icis": Preset(
+        "two autoencoders with one latent space predict the head's row, bias and all, from text",
+        "Christensen et al., ICIS, ICCV 2023",
+        "scored by cosines",
+        ICISAligner,
+        {},
+        lambda _: 1000,
+    ),
+}
+"""By name; `fitters.methods` has a method for each."""
+
+
+def preset(
+    name: str, *, legacy: bool = False, n_prototypes: int = 0, **changes: Any
+) -> TrainedAligner:
+    """Return the estimator of a published configuration.
+
+    Parameters
+    ----------
+    name : str
+        One of `PRESETS`.
+    legacy : bool
+        What the original's code does, where it deviates from its paper.
+    n_prototypes : int
+        Classes of the head that it will be trained on: decides the epochs of the paper's presets.
+    changes
+        Constructor parameters that are to be others.
+
+    Raises
+    ------
+    UnknownMethodError
+        If there is no such preset.
+    SettingError
+        If it has no `legacy`.
+    """
+    if name not in PRESETS:
+        msg = f"No preset named '{name}'. Known: {', '.join(PRESETS)}.{did_you_mean(name, PRESETS)}"
+        raise UnknownMethodError(msg)
+    chosen = PRESETS[name]
+    if legacy and not chosen.legacy:
+        msg = f"{name} has no legacy switch: its original's code does what its paper says."
+        raise SettingError(msg)
+    settings = {**chosen.settings, "epochs": chosen.epochs(n_prototypes)}
+    return chosen.cls(**(settings | (chosen.legacy if legacy else {}) | changes))

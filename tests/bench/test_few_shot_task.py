@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+
+from bench.errors import ProtocolError
+from bench.options import FewShot
+from bench.protocol import first_per_class, in_class_split, manifest_split
+from bench.tasks import score_few_shot
+from tests.bench.test_tasks import Identity, items
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def problem(rng, per_class=14, c=6, d=8):
+    centres = rng.normal(size=(c, d))
+    labels = np.repeat(np.arange(c), per_class)
+    rows = centres[labels] + 0.8 * rng.normal(size=(len(labels), d))
+    names = np.array([f"class-{i}" for i in range(c)])
+    images = items([f"i{i:03d}" for i in range(len(labels))], names[labels], rows)
+    texts = items(names, names, unit(centres + 0.3 * rng.normal(size=centres.shape)))
+    return images, texts
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=60), st.integers(0, 99))
+def test_both_sides_of_an_in_class_split_know_every_class_of_two_images(labels, seed):
+    classes = np.array(labels)
+    split = in_class_split(classes, seed=seed, train_fraction=0.6)
+    assert sorted([*split.train, *split.test]) == list(range(len(classes)))
+    for c in set(labels):
+        n = (classes == c).sum()
+        n_train = (classes[split.train] == c).sum()
+        assert n_train == 1 if n == 1 else 1 <= n_train < n
+        if n >= 5:
+            assert n_train == round(0.6 * n)
+    again = in_class_split(classes, seed=seed, train_fraction=0.6)
+    np.testing.assert_array_equal(split.train, again.train)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=50), st.integers(0, 9))
+def test_shots_are_nested_and_validation_is_none_of_them(labels, seed):
+    classes = np.array(labels)
+    order = np.random.default_rng(seed).permutation(len(classes))
+    few, many = (first_per_class(order, classes, n) for n in (2, 5))
+    assert set(few) <= set(many)
+    assert not set(many) & set(first_per_class(order, classes, 3, after=5))
+    for c in set(labels):
+        own = [place for place in order if classes[place] == c]
+        assert [place for place in few if classes[place] == c] == own[:2]
+
+
+def test_the_manifests_split_is_taken_as_it_is():
+    parts = np.array(["test", "train", "", "val", "train", "test"])
+    split = manifest_split(parts, seed=3, train=("train",))
+    assert split.test.tolist() == [0, 5]
+    assert sorted(split.train) == [1, 4]
+    assert sorted(manifest_split(parts, seed=3, train=("train", "val")).train) == [1, 3, 4]
+    orders = {tuple(manifest_split(np.repeat(parts, 5), seed=s, train=("train",)).train)
+              for s in range(3)}  # fmt: skip
+    assert len(orders) == 3
+    with pytest.raises(ProtocolError, match=r"No image is of split 'test' \(splits: train, val\)"):
+        manifest_split(parts[1:5], seed=0, train=("train",))
+
+
+def test_a_probe_through_the_task_is_sklearns_on_the_same_shots(rng):
+    images, _ = problem(rng)
+    split = in_class_split(images.classes, seed=1)
+    options = FewShot(shots=3, learner="ridge-probe", prototypes=False)
+    (outcome,) = score_few_shot(Identity(), images, split, options=options)
+    assert outcome.direction == "image→class"
+    assert outcome.queries.clusters.tolist() == images.ids[split.test].tolist()
+    assert (outcome.facts["n_shots"], outcome.facts["n_validation"]) == (18, 18)
+    chosen = first_per_class(split.train, images.classes, 3)
+    x, labels = unit(images.rows[chosen]).astype(np.float64), images.classes[chosen]
+    known = np.unique(images.classes)
+    alpha = outcome.facts["learner_penalty"] * np.sum((x - x.mean(axis=0)) ** 2) / x.shape[1]
+    model = Ridge(alpha=alpha).fit(x, (labels[:, None] == known).astype(float))
+    said = known[model.predict(unit(images.rows[split.test])).argmax(axis=1)]
+    right = said == images.classes[split.test]
+    assert outcome.values["top-1"] == pytest.approx(right.mean())
+    assert right.mean() > 0.5
+
+
+@pytest.mark.parametrize("learner", ["class-means", "ridge-probe"])
+def test_prototypes_help_most_where_shots_are_few(rng, learner):
+    gains = []
+    for shots in (1, 8):
+        values = {True: [], False: []}
+        for seed in range(6):
+            images, texts = problem(rng)
+            split = in_class_split(images.classes, seed=seed)
+            for prototypes in (True, False):
+                options = FewShot(shots, learner, prototypes=prototypes)
+                (outcome,) = score_few_shot(Identity(), images, split, names=texts, options=options)
+                values[prototypes].append(outcome.values["top-1"])
+        gains.append(np.mean(values[True]) - np.mean(values[False]))
+    assert gains[0] > gains[1]
+    assert gains[0] > 0.05
+
+
+def test_no_shots_are_zero_shot(rng):
+    images, texts = problem(rng)
+    split = in_class_split(images.classes, seed=0)
+    (outcome,) = score_few_shot(Identity(), images, split, names=texts, options=FewShot(shots=0))
+    scores = unit(images.rows[split.test]) @ texts.rows.T
+    said = texts.classes[scores.argmax(axis=1)]
+    assert outcome.values["top-1"] == pytest.approx((said == images.classes[split.test]).mean())
+
+
+def test_classes_that_nobody_taught_are_refused(rng):
+    images, texts = problem(rng)
+    split = in_class_split(images.classes, seed=0)
+    cut = type(split)(split.train[images.classes[split.train] != "class-2"], split.test)
+    with pytest.raises(ProtocolError, match=r"1 classes .* have no training image"):
+        score_few_shot(Identity(), images, cut, options=FewShot(prototypes=False))
+    score_few_shot(Identity(), images, cut, names=texts, options=FewShot())
+    with pytest.raises(ProtocolError, match="need the names of the classes"):
+        score_few_shot(Identity(), images, split, options=FewShot())

@@ -1,0 +1,123 @@
+"""Sweeps: every cell has the ranks that the ordinary fit of the same settings gives."""
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from bench.corpus import read_corpus
+from bench.errors import ProtocolError
+from bench.execution import execute, run_all
+from bench.results import finished, read_ranks, read_results
+from bench.suites.sets import find_sets
+from bench.suites.sweep import Grid, sweep_runs
+from featstore import open_store
+from fitters.errors import UnknownMethodError
+from fitters.linear.ridge import RidgeAligner
+from fitters.moments import normalize_rows
+from fitters.pairs import Pairs
+from fitters.select.ridge_grid import RidgeGrid
+from tests.bench.test_execution import TIMES
+
+METHODS = ("ridge", "ridge-x2y", "procrustes", "mean-shift", "conse")
+GRID = Grid(
+    methods=METHODS, sources=("none", "head", "random", "random-cov", "shuffled"),
+    n_pairs=(0, 8, "all"), mixes=(0.5, 2.0), penalties=(0.03, 1.0), seeds=(0, 1),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sweep(smoke_store):
+    store = open_store(smoke_store)
+    return sweep_runs(store, find_sets(store), GRID)
+
+
+@pytest.fixture(scope="module")
+def swept(sweep, smoke_store, tmp_path_factory):
+    root = tmp_path_factory.mktemp("sweep")
+    run_all(sweep, smoke_store, root)
+    return root
+
+
+def test_the_cells_are_every_combination_that_means_something(sweep):
+    cells = {(r.method, r.source, r.n_pairs, r.mix, r.penalty) for r in sweep}
+    ridge = [cell for cell in cells if cell[0] == "ridge"]
+    # none: 2 K x 2 penalties; four sources: 2 penalties alone, 2 K x 2 mixes x 2 penalties mixed.
+    assert len(ridge) == 2 * 2 + 4 * (2 + 2 * 2 * 2)
+    # Procrustes has no penalty; the mean shift neither penalty nor mix; ConSE only the head.
+    assert len([c for c in cells if c[0] == "procrustes"]) == 2 + 4 * (1 + 2 * 2)
+    assert len([c for c in cells if c[0] == "mean-shift"]) == 2 + 4 * 3
+    assert [c[1:3] for c in cells if c[0] == "conse"] == [("head", 0)]
+    assert len(sweep) == 2 * 2 * len(cells)
+    assert len({run.run_id for run in sweep}) == len(sweep)
+
+
+def test_every_cell_equals_the_ordinary_fit(sweep, swept, smoke_store):
+    """The whole run again, by `fit_alignment` on the rows: the same ranks and the same facts."""
+    store = open_store(smoke_store)
+    rows = read_results(swept)
+    for run in sweep[:: max(1, len(sweep) // 40)]:
+        ((_, ordinary, ranks),) = execute([run], read_corpus(store, run))
+        own = read_ranks(swept, [run.run_id])
+        np.testing.assert_array_equal(own["rank"], ranks["rank"], err_msg=str(run))
+        assert own["top"].null_count() == own.height  # a sweep keeps no places
+        keys = ["direction", "metric"]
+        assert_frame_equal(
+            rows.filter(pl.col("run_id") == run.run_id).drop(TIMES).sort(keys),
+            ordinary.drop(TIMES).sort(keys),
+        )
+
+
+def test_a_sweep_is_skipped_and_grows(sweep, swept, smoke_store):
+    before = {path: path.stat().st_mtime_ns for path in swept.rglob("*.parquet")}
+    again = run_all(sweep, smoke_store, swept)
+    assert (again.reused, again.new) == (len(sweep), 0)
+    store = open_store(smoke_store)
+    more = sweep_runs(store, find_sets(store), Grid(n_pairs=(8,), seeds=(0,), penalties=(7.0,)))
+    assert run_all(more, smoke_store, swept).new == len(more)
+    assert {run.run_id for run in [*sweep, *more]} == finished(swept)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
+
+
+def test_processes_make_the_same_sweep(sweep, swept, smoke_store, tmp_path):
+    some = [run for run in sweep if run.method in ("ridge", "conse")]
+    run_all(some, smoke_store, tmp_path, jobs=2)
+    alone = read_results(swept).filter(pl.col("run_id").is_in([run.run_id for run in some]))
+    assert_frame_equal(read_results(tmp_path).drop(TIMES), alone.drop(TIMES))
+
+
+def test_unknown_names_and_empty_grids_are_refused(smoke_store):
+    store = open_store(smoke_store)
+    sets = find_sets(store)
+    with pytest.raises(ProtocolError, match="No source named 'heads'"):
+        sweep_runs(store, sets, Grid(sources=("heads",)))
+    with pytest.raises(UnknownMethodError, match="'rigde'"):
+        sweep_runs(store, sets, Grid(methods=("rigde",)))
+    with pytest.raises(ProtocolError, match="Nothing is left to run"):
+        sweep_runs(store, sets, Grid(sources=("none",), n_pairs=(0, 100_000)))
+
+
+@pytest.mark.parametrize("direction", ["y->x", "x->y"])
+@pytest.mark.parametrize(("n_prototypes", "n_real"), [(40, 25), (40, 0), (0, 25), (0, 4), (3, 4)])
+def test_the_grid_is_the_ridge_aligner(rng, direction, n_prototypes, n_real):
+    """Random rows, also fewer than columns: cosines equal those of the fitted estimator."""
+
+    def unit(n, d):
+        return normalize_rows(rng.standard_normal((n, d)), what="rows").astype(np.float64)
+
+    prototypes = Pairs(unit(n_prototypes, 12), unit(n_prototypes, 9)) if n_prototypes else None
+    weight = rng.uniform(0.2, 1.0, size=n_real)
+    real = Pairs(unit(n_real, 12), unit(n_real, 9), weight=weight) if n_real else None
+    images, texts = unit(7, 12), unit(11, 9)
+    grid = RidgeGrid(prototypes, real, images, texts, predict_x=direction == "y->x")
+    for mix in (0.3, 4.0):
+        for found in grid.projected(mix, [0.01, 1.0, 30.0]):
+            given = [pairs for pairs in (prototypes, real) if pairs is not None]
+            masses = (mix, 1.0) if len(given) == 2 else (1.0,)
+            aligner = RidgeAligner(direction, alpha=found.penalty, center=False).fit(
+                np.concatenate([pairs.x for pairs in given]),
+                np.concatenate([pairs.y for pairs in given]),
+                np.concatenate([m * p.row_weight for m, p in zip(masses, given, strict=True)]),
+            )
+            expected = aligner.project_x(images) @ aligner.project_y(texts).T
+            np.testing.assert_allclose(found.images @ found.texts.T, expected, atol=2e-5)

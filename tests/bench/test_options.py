@@ -1,0 +1,55 @@
+from dataclasses import fields, is_dataclass
+
+import pytest
+
+from bench.errors import ProtocolError
+from bench.options import (
+    TASK_OPTIONS,
+    FewShot,
+    Neighbours,
+    ZeroShot,
+    checked_options,
+    options_text,
+    parse_options,
+)
+from bench.runs import TASKS
+
+
+def test_every_task_has_options_that_are_plain_and_default():
+    assert tuple(TASK_OPTIONS) == TASKS
+    for task, kind in TASK_OPTIONS.items():
+        assert is_dataclass(kind)
+        assert checked_options(task, None) == kind()
+        assert options_text(kind()) == ""
+        for field in fields(kind):
+            assert isinstance(field.default, str | int | tuple)
+
+
+def test_words_become_options():
+    assert parse_options("few_shot", ["shots=4", "learner=ridge-probe", "prototypes=false"]) == (
+        FewShot(4, "ridge-probe", prototypes=False)
+    )
+    assert parse_options("neighbours", ["k=2,7", "of=pairs"]) == Neighbours("pairs", k=(2, 7))
+    assert options_text(Neighbours(k=(2,))) == '{"k":[2]}'
+
+
+BAD = [
+    ("zero_shot", ["prompt=max"], "Did you mean 'prompts'"),
+    ("zero_shot", ["prompts"], "as NAME=VALUE"),
+    ("zero_shot", ["prompts=best"], "prompts of zero_shot is one of mean, max, each"),
+    ("few_shot", ["shots=many"], "shots of few_shot cannot be 'many'"),
+    ("few_shot", ["prototypes=1"], "prototypes of few_shot cannot be '1'"),
+    ("neighbours", ["k=3,-1"], "k of neighbours is 0 or more"),
+    ("spectrum", ["k=3"], "Known: none"),
+]
+
+
+@pytest.mark.parametrize(("task", "words", "message"), BAD, ids=[message for *_, message in BAD])
+def test_words_that_mean_nothing_are_refused(task, words, message):
+    with pytest.raises(ProtocolError, match=message):
+        parse_options(task, words)
+
+
+def test_options_of_another_task_are_refused():
+    with pytest.raises(ProtocolError, match="takes options FewShot; got ZeroShot"):
+        checked_options("few_shot", ZeroShot())

@@ -1,0 +1,255 @@
+"""The paper suite on miniatures of the paper's sets, and the published numbers beside it."""
+
+import re
+from collections import Counter
+from dataclasses import replace
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from bench.cli import cli
+from bench.errors import ProtocolError
+from bench.execution import run_all
+from bench.report.choice import one_choice
+from bench.results import read_ranks, read_results
+from bench.series import only_series
+from bench.suites import create_smoke_store
+from bench.suites.paper import lacking, paper_runs, plan, published_numbers, published_table
+from bench.tables import published_lines
+from featstore import open_store
+from featstore.command_line import run_command
+from tests.bench.paper_store import BEIT21, CLIP, ROBERTA, build
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    root = tmp_path_factory.mktemp("paper") / "store"
+    build(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def planned(store):
+    """Fewer seeds, shots and means: the plan's shape stays, the minutes do not."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (
+            ("SEEDS", (0, 1)), ("RETRIEVAL_SEEDS", (0, 1)), ("RETRIEVAL_PAIRS", (10, "all")),
+            ("SHOTS", (1,)), ("LEARNERS", ("class-means",)), ("MEAN_OF", (1, 3)),
+            ("METHODS", ("ridge",)),
+        ):  # fmt: skip
+            patch.setattr(plan, name, value)
+        return paper_runs(open_store(store))
+
+
+@pytest.fixture(scope="module")
+def results(store, planned, tmp_path_factory):
+    root = tmp_path_factory.mktemp("paper-results")
+    # Penalties are fixed: how they are chosen is tested elsewhere, and takes its time.
+    run_all([replace(run, penalty=0.3, mix=1.0) for run in planned], store, root)
+    return root
+
+
+def test_every_experiment_that_the_store_can_answer_is_planned(planned):
+    tasks = Counter(run.task for run in planned)
+    assert set(tasks) == {
+        "zero_shot", "retrieval", "few_shot", "neighbours", "modality_gap", "cosine_head",
+    }  # fmt: skip
+    assert len(set(planned)) == len(planned)
+    alone = {
+        (run.image_set.split("/")[0], run.head_set.split("/")[0], run.source, run.eval)
+        for run in planned
+        if run.task == "zero_shot" and run.method == "ridge" and not run.pairs_per_class
+    }
+    for dataset in ("flowers102", "pets"):
+        for label_set in ("imagenet22k", "imagenet1k"):
+            for source in ("head", "random", "shuffled"):
+                assert (dataset, label_set, source, "split") in alone
+    # HAM10000 has no split: all images are scored, by the one head that has its images.
+    assert {key[1:] for key in alone if key[0] == "ham10000"} == {
+        ("imagenet22k", source, "all-names") for source in ("head", "random", "shuffled")
+    }
+    # CLIP's own pairs, with nothing fitted.
+    own = [run for run in planned if run.task == "zero_shot" and run.method == "identity"]
+    assert sorted(run.image_set.split("/")[0] for run in own) == ["flowers102", "pets"]
+    assert all("ViT-B-32" in run.image_set and "ViT-B-32" in run.name_set for run in own)
+    retrieval = {(r.source, r.n_pairs, r.seed) for r in planned if r.task == "retrieval"}
+    assert {("head", 0, 0), ("none", 10, 1), ("head", 10, 1), ("none", "all", 0)} <= retrieval
+    assert ("none", 0, 0) not in retrieval
+    assert all(run.task_options.captions == 5 for run in planned if run.task == "retrieval")
+    assert all(run.train_splits == ("train", "restval", "val") for run in planned)
+
+
+def test_the_full_plan_has_the_papers_numbers(store):
+    runs = paper_runs(open_store(store))
+    few = {run.task_options.shots for run in runs if run.task == "few_shot"}
+    assert few == {1, 2, 4, 8, 16}
+    means = {run.task_options.per_class for run in runs if run.task == "neighbours"}
+    assert means == {0, 1, 3, 5, 10, 50}
+    assert {run.seed for run in runs} == {0, 1, 2, 3, 4}
+    # 40 training images: 1,000 cannot be drawn, all can.
+    assert {run.n_pairs for run in runs if run.task == "retrieval"} == {0, "all"}
+
+
+def test_a_cell_appears_with_its_sets(tmp_path):
+    create_smoke_store(tmp_path / "smoke")
+    with pytest.raises(ProtocolError, match="--dry-run` lists what is lacking"):
+        paper_runs(open_store(tmp_path / "smoke"))
+
+
+def test_what_is_lacking_is_listed_with_the_command_that_makes_it(store):
+    found = lacking(open_store(store))
+    keys = {(one.dataset, one.kind, one.encoder) for one in found}
+    assert ("pets", "image", BEIT21) not in keys
+    assert ("pets", "class_name", ROBERTA) not in keys
+    assert ("food101", "image", BEIT21) in keys
+    assert ("coco", "caption", CLIP) in keys
+    one = next(o for o in found if (o.dataset, o.kind, o.encoder) == ("food101", "image", BEIT21))
+    assert one.command == (
+        f"featstore extract manifests/food101 --kind image --encoder {BEIT21} --store {store}"
+    )
+    assert one.manifest == (
+        "featstore manifests build food101 --root DATA/food101 -o manifests/food101"
+    )
+    packaged = next(o for o in found if o.kind == "class_name" and o.dataset == "inat2021")
+    assert "--root" in packaged.manifest
+
+
+def test_with_nothing_there_everything_is_lacking(tmp_path):
+    create_smoke_store(tmp_path)
+    found = lacking(open_store(tmp_path))
+    assert {one.dataset for one in found} >= {"flickr30k", "coco", "ham10000", "inat2021"}
+    assert len({(o.dataset, o.kind, o.encoder) for o in found}) == len(found)
+
+
+def test_published_numbers_are_those_of_the_paper():
+    numbers = published_numbers()
+    assert set(numbers["how"]) == {"exact", "figure"}
+    assert numbers.filter(pl.col("where") == "").is_empty()
+
+    def theirs(**wanted):
+        own = numbers.filter(*[pl.col(name) == value for name, value in wanted.items()])
+        return own["theirs"].to_list()
+
+    assert theirs(experiment="one pair a class", dataset="flowers102") == [0.1111]
+    assert theirs(experiment="one pair a class", dataset="cifar10") == [-0.0029]
+    assert theirs(experiment="zero-shot", dataset="pets") == [0.757, 0.78, 0.883]
+    assert theirs(dataset="flickr30k", metric="mAP") == [0.418, 0.203, 0.044, 0.021, 0.006]
+    assert theirs(experiment="cosine head", image_encoder="^beit") == [0.8271, 0.8210]
+    assert theirs(metric="balanced-accuracy") == [0.1832, 0.1885, 0.1772]
+    assert numbers.filter(pl.col("experiment") == "zero-shot").height == 27
+    assert set(numbers.filter(pl.col("experiment") == "zero-shot")["how"]) == {"figure"}
+    for pattern in numbers["image_encoder"]:
+        re.compile(pattern)
+
+
+def test_the_runs_fill_the_table_and_differences_are_ours_minus_theirs(results):
+    rows = read_results(results)
+    table = published_table(rows)
+    known = table.filter(pl.col("ours").is_not_null())
+    assert {"zero-shot", "one pair a class", "retrieval", "cosine head", "mutual k-NN",
+            "modality gap", "HAM10000"} == set(known["experiment"])  # fmt: skip
+    gaps = known["ours"] - known["theirs"]
+    assert_frame_equal(
+        known.select("difference"), gaps.alias("difference").to_frame(), check_exact=False
+    )
+    # What was not run stays in the table, empty.
+    food = table.filter((pl.col("dataset") == "food101") & (pl.col("experiment") == "zero-shot"))
+    assert food.height == 3
+    assert food["ours"].null_count() == 3
+    one = known.filter(
+        (pl.col("experiment") == "zero-shot") & (pl.col("dataset") == "pets")
+        & (pl.col("method") == "ridge") & pl.col("head").str.contains("imagenet22k")
+    )  # fmt: skip
+    value = rows.filter(
+        (pl.col("task") == "zero_shot") & (pl.col("metric") == "top-1")
+        & (pl.col("method") == "ridge") & (pl.col("source") == "head")
+        & (pl.col("pairs_per_class") == 0)
+        & pl.col("image_set").str.starts_with("pets/")
+        & pl.col("head_set").str.starts_with("imagenet22k/")
+    )["value"]  # fmt: skip
+    assert one["ours"].to_list() == value.to_list()
+    assert one["theirs"].to_list() == [0.78]
+
+
+def test_gains_are_paired_by_seed(results):
+    rows = read_results(results)
+    table = published_table(rows)
+    row = table.filter(
+        (pl.col("experiment") == "retrieval") & (pl.col("n_pairs") == "all")
+        & (pl.col("metric") == "R@1") & (pl.col("direction") == "image→caption")
+    )  # fmt: skip
+    own = rows.filter(
+        (pl.col("task") == "retrieval") & (pl.col("metric") == "R@1")
+        & (pl.col("direction") == "image→caption") & (pl.col("n_pairs") == "all")
+    )  # fmt: skip
+    values = dict(own.select("source", "value").iter_rows())
+    assert row["ours"].item() == pytest.approx(values["head"] - values["none"])
+    one = table.filter(
+        (pl.col("experiment") == "one pair a class") & (pl.col("dataset") == "pets")
+    )  # fmt: skip
+    assert one["n_seeds"].to_list() == [2]
+
+
+def test_all_datasets_stand_in_one_series(results):
+    rows = read_results(results)
+    assert only_series(results, rows).height == rows.height
+
+
+def test_five_captions_of_every_test_image_are_scored(results):
+    rows = read_results(results).filter(
+        (pl.col("task") == "retrieval") & (pl.col("direction") == "caption→image")
+    )
+    assert set(rows["n_queries"]) == {100}
+    ranks = read_ranks(results, rows["run_id"].unique())
+    clusters = ranks.filter(pl.col("direction") == "caption→image")["cluster_id"]
+    # An image's five captions are one draw.
+    assert clusters.n_unique() == 20
+
+
+def test_lines_say_how_a_number_is_known(results):
+    headings, lines = published_lines(published_table(read_results(results)))
+    shown = [dict(zip(headings, line, strict=True)) for line in lines]
+    gain = next(row for row in shown if row["experiment"] == "one pair a class")
+    assert gain["known"] == "exact"
+    assert gain["metric"] == "top-1, gain of pairs"
+    empty = next(row for row in shown if row["data"] == "food101")
+    assert (empty["ours"], empty["method"]) == ("", "")
+    assert empty["theirs"] == "21.0"
+
+
+def test_the_command_line_lists_what_is_lacking_and_prints_both(store, results, capsys):
+    arguments = ["run", "--suite", "paper", "--store", str(store), "-o", "x", "--dry-run"]
+    assert run_command(cli, "bench", arguments) == 0
+    out = capsys.readouterr().out
+    assert "lacks" in out
+    assert f"featstore extract manifests/food101 --kind image --encoder {BEIT21}" in out
+    assert run_command(cli, "bench", ["table", str(results), "--part", "published"]) == 0
+    out = capsys.readouterr().out
+    assert "The paper's numbers beside ours" in out
+    assert "figure" in out
+
+
+def test_a_report_is_of_one_set_of_images_and_has_the_papers_numbers(store, results, tmp_path):
+    page = tmp_path / "page.html"
+    arguments = ["report", str(results), "--store", str(store), "-o", str(page)]
+    assert run_command(cli, "bench", [*arguments, "--images", "pets"]) == 0
+    html = page.read_text()
+    assert "This page is of pets/image/" in html
+    assert "The suite also scored flickr30k/image/" in html
+    assert (
+        "The paper&#39;s numbers beside ours" in html or "The paper's numbers beside ours" in html
+    )
+    # Of the two heads and three encoders of these images one choice is shown.
+    curves = re.findall(r"accuracy_by_pairs", html)
+    assert not curves
+    assert "pets · " not in html.split('id="published"')[0]
+    assert run_command(cli, "bench", [*arguments, "--images", "zebras"]) == 1
+
+
+def test_the_choice_takes_the_set_with_the_most_runs(results):
+    rows, others = one_choice(read_results(results))
+    assert rows["image_set"].n_unique() == 1
+    assert len({head for head in rows["head_set"] if head}) == 1
+    assert rows["image_set"][0] not in others
+    assert others

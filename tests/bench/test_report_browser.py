@@ -1,0 +1,245 @@
+"""The report in a real browser: headless Chromium, from disk, light and dark.
+
+Skipped, with the reason, where there is no Chromium or no playwright.
+"""
+
+import csv
+import io
+import re
+import shutil
+from itertools import pairwise
+
+import pytest
+
+from bench.report.theme import INKS
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("no Chromium: install one, for instance with `apt-get install chromium`")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Seen:
+    """What happened on a page that nobody should see."""
+
+    def __init__(self, page):
+        self.messages, self.requests, self.dialogs = [], [], []
+        page.on("console", lambda message: self.messages.append(message.text))
+        page.on("pageerror", lambda error: self.messages.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
+
+
+@pytest.fixture(scope="module")
+def file(nasty, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(nasty.html, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def opened(chromium, file):
+    """Open the page; returns (page, what happened on it)."""
+    contexts = []
+
+    def open_page(scheme="light", width=1200, scripts=True):
+        context = chromium.new_context(
+            color_scheme=scheme, viewport={"width": width, "height": 900},
+            java_script_enabled=scripts,
+        )  # fmt: skip
+        contexts.append(context)
+        page = context.new_page()
+        seen = Seen(page)
+        page.goto(file.as_uri())
+        return page, seen
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_goes_wrong_and_nothing_is_asked_for(opened, file, scheme):
+    page, seen = opened(scheme)
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+    page.wait_for_function("[...document.images].every((image) => image.complete)")
+    assert seen.messages == []
+    assert seen.dialogs == []
+    assert {url for url in seen.requests if not url.startswith("data:")} == {file.as_uri()}
+    assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
+    assert page.evaluate("document.scripts.length") == 1
+    assert page.evaluate("document.querySelectorAll('[onerror], [onload]').length") == 0
+    # The name that is a script is there, as text that a reader sees.
+    assert 'alert("1")' in page.locator("#gallery").inner_text()
+
+
+def test_colours_follow_the_mode_and_can_be_read(opened):
+    for scheme in ("light", "dark"):
+        page, _ = opened(scheme)
+        paper = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+        assert paper == "rgb({}, {}, {})".format(*rgb(getattr(INKS["paper"], scheme)))
+        line = page.evaluate(
+            "getComputedStyle(document.querySelector("
+            "'.curve svg path[style*=\"stroke: var(--head)\"]')).stroke"
+        )
+        assert line == "rgb({}, {}, {})".format(*rgb(getattr(INKS["head"], scheme)))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast(scheme):
+    """WCAG 2: 4.5 for text; every source's colour is also used for text."""
+    paper = luminance(getattr(INKS["paper"], scheme))
+    for role, ink in INKS.items():
+        if role in ("paper", "rule"):
+            continue
+        own = luminance(getattr(ink, scheme))
+        ratio = (max(own, paper) + 0.05) / (min(own, paper) + 0.05)
+        assert ratio >= 4.5, (role, scheme, ratio)
+
+
+def rgb(colour):
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def luminance(colour):
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (part / 255 for part in rgb(colour))
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_page_never_scrolls_sideways(opened, width):
+    page, _ = opened(width=width)
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_keyboard_reaches_and_works_everything(opened):
+    page, _ = opened()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#curve")
+    heading = page.locator("#gains table.sortable thead button").first
+    heading.focus()
+    page.keyboard.press("Enter")
+    first = page.locator("#gains table.sortable thead th").first
+    assert first.get_attribute("aria-sort") == "ascending"
+    page.keyboard.press("Space")
+    assert first.get_attribute("aria-sort") == "descending"
+    # What scrolls by itself can be focused, so that arrow keys scroll it.
+    assert page.evaluate(
+        "[...document.querySelectorAll('.scroll, pre')].every((each) => each.tabIndex === 0)"
+    )
+
+
+def test_sorting_is_by_number(opened):
+    page, _ = opened()
+    table = page.locator("#gains table.sortable").first
+    headings = table.locator("thead th").all_inner_texts()
+    column = headings.index("gain")
+    table.locator("thead button", has_text=re.compile("^gain$")).click()
+    cells = table.locator(f"tbody td:nth-child({column + 1})").all_inner_texts()
+    values = [float(text.split(" ")[0].replace("\N{MINUS SIGN}", "-")) for text in cells]
+    assert values == sorted(values)
+    assert len(values) > 2
+
+
+def test_filter_and_copy(opened):
+    page, _ = opened()
+    page.locator("#tasks details summary").click()
+    table = page.locator("#tasks table.sortable")
+    tools = page.locator("#tasks .tools")
+    every = table.locator("tbody tr").count()
+    tools.get_by_label("Filter").fill("procrustes shuffled")
+    left = table.locator("tbody tr:visible")
+    assert 0 < left.count() < every
+    assert all("Procrustes" in text for text in left.all_inner_texts())
+    assert tools.get_by_role("status").inner_text() == f"{left.count()} of {every} rows"
+    copied = copy(page, tools, "CSV")
+    rows = list(csv.DictReader(io.StringIO(copied)))
+    assert len(rows) == left.count()
+    assert {row["method"] for row in rows} == {"Procrustes"}
+    assert set(rows[0]) == set(table.locator("thead th").all_inner_texts())
+    tex = copy(page, tools, "TeX")
+    assert tex.startswith("\\begin{tabular}")
+    assert tex.count("\\\\\n") == left.count() + 1
+    assert "$\\pm$" in tex
+    assert not re.search(r"(?<!\\)%", tex)
+
+
+def copy(page, tools, name):
+    """Copy and return the text, from the clipboard or the sheet that stands in for it."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    tools.get_by_role("button", name=f"Copy {name}").click()
+    tools.get_by_text(re.compile(f"{name} (copied|below)")).wait_for()
+    sheet = tools.get_by_label("Text to copy")
+    if sheet.is_visible():
+        return sheet.input_value()
+    return page.evaluate("navigator.clipboard.readText()")
+
+
+def test_without_a_clipboard_the_text_is_shown_selected(chromium, file):
+    context = chromium.new_context()
+    context.add_init_script(
+        "Object.defineProperty(navigator, 'clipboard', {value: {writeText: () => "
+        "Promise.reject(new Error('no'))}})"
+    )
+    page = context.new_page()
+    page.goto(file.as_uri())
+    tools = page.locator("#gains .tools").first
+    tools.get_by_role("button", name="Copy CSV").click()
+    sheet = tools.get_by_label("Text to copy")
+    sheet.wait_for(state="visible")
+    assert sheet.input_value().startswith("task,")
+    selected = page.evaluate("document.activeElement.selectionEnd")
+    assert selected == len(sheet.input_value())
+    context.close()
+
+
+def test_a_screen_reader_finds_names_for_everything(opened):
+    page, _ = opened()
+    unnamed = page.evaluate(
+        """() => {
+          const bad = [];
+          const named = (one) => one.getAttribute("aria-label") || one.labels?.length
+            || one.textContent.trim();
+          for (const one of document.querySelectorAll("input, textarea, button, summary, a"))
+            if (!named(one)) bad.push(one.outerHTML.slice(0, 80));
+          for (const one of document.querySelectorAll("img"))
+            if (!one.hasAttribute("alt")) bad.push(one.outerHTML.slice(0, 80));
+          for (const one of document.querySelectorAll("figure svg"))
+            if (one.getAttribute("role") !== "img"
+                || !document.getElementById(one.getAttribute("aria-labelledby"))?.textContent)
+              bad.push("svg without a title");
+          for (const one of document.querySelectorAll("th"))
+            if (!one.scope) bad.push("th without scope");
+          for (const one of document.querySelectorAll("section[aria-labelledby]"))
+            if (!document.getElementById(one.getAttribute("aria-labelledby"))) bad.push(one.id);
+          return bad;
+        }"""
+    )
+    assert unnamed == []
+    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map((h) => +h.tagName[1])")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+    assert page.evaluate("document.documentElement.lang") == "en"
+
+
+def test_without_scripts_everything_can_still_be_read(opened):
+    page, seen = opened(scripts=False)
+    assert page.locator("#gains table tbody tr").count() > 0
+    assert page.locator(".tools").count() == 0
+    assert seen.messages == []

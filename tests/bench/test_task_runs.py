@@ -1,0 +1,249 @@
+"""Every task from its run to its rows: on the smoke store, and on a pair of one model."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bench.cli.main import cli, main
+from bench.corpus import read_corpus
+from bench.errors import ProtocolError
+from bench.execution import execute, run_all
+from bench.metrics import METRIC_VERSION
+from bench.options import (
+    TASK_OPTIONS,
+    FewShot,
+    HeadNames,
+    ModalityGap,
+    Neighbours,
+    Retrieval,
+    ZeroShot,
+)
+from bench.results import read_ranks, read_results
+from bench.suites.single import TaskRequest, task_runs
+from bench.suites.smoke import _items
+from featstore import open_store
+from featstore.store.writer import SetWriter
+
+SETS = {
+    "images": "smoke/image/synthetic",
+    "names": "smoke/class_name/synthetic",
+    "captions": "smoke/caption/synthetic",
+    "head": "smokehead/head_weight/synthetic",
+    "head_names": "smokehead/class_name/synthetic",
+}
+FITTED = {"method": "procrustes", "source": "head"}
+
+
+@pytest.fixture(scope="module")
+def store(smoke_store):
+    return open_store(smoke_store)
+
+
+def outcome_rows(store, task, **changes):
+    (run,) = task_runs(store, TaskRequest(task, **(SETS | FITTED | changes)))
+    ((_, rows, ranks),) = execute([run], read_corpus(store, run))
+    assert set(rows["metric_version"]) == {METRIC_VERSION}
+    return rows, ranks
+
+
+CASES = [
+    ("zero_shot", {}, {"image→name"}),
+    ("zero_shot", {"options": ZeroShot(prompts="max")}, {"image→name"}),
+    ("zero_shot", {"options": ZeroShot("each")}, {"image→name (none)", "image→name (photo)"}),
+    ("zero_shot", {"eval": "in-class", "pairs_per_class": 1}, {"image→name"}),
+    ("retrieval", {"options": Retrieval(1, "csls")}, {"image→caption", "caption→image"}),
+    ("few_shot", {"eval": "in-class"}, {"image→class"}),
+    ("head_names", {}, {"head→name"}),
+    ("head_names", {"options": HeadNames("relative", 19)}, {"head→name"}),
+    ("neighbours", {}, {"head~name"}),
+    ("neighbours", {"options": Neighbours("class-means", 1)}, {"class-mean~name"}),
+    ("neighbours", {"options": Neighbours("pairs", k=(2,))}, {"image~caption"}),
+    ("modality_gap", {"options": ModalityGap(n_permutations=19)}, {"head|image"}),
+    ("modality_gap", {"options": ModalityGap("images-texts", 19)}, {"image|text"}),
+    ("neural_collapse", {}, {"image|class"}),
+    ("hubness", {}, {"image→name"}),
+    ("spectrum", {}, {"image", "head", "head name", "name", "caption"}),
+]
+
+
+@pytest.mark.parametrize(("task", "changes", "directions"), CASES)
+def test_every_task_gives_rows(store, task, changes, directions):
+    rows, ranks = outcome_rows(store, task, **changes)
+    assert set(rows["direction"]) == directions
+    assert set(ranks["direction"]) <= directions
+    assert rows["value"].is_finite().all()
+    assert rows["n_queries"].min() > 0
+    again, _ = outcome_rows(store, task, **changes)
+    assert again["value"].to_list() == rows["value"].to_list()
+
+
+def test_every_task_is_in_the_list():
+    assert {task for task, *_ in CASES} | {"cosine_head"} == set(TASK_OPTIONS)
+
+
+def test_planted_data_gives_the_planted_answers(store):
+    def values(task, **changes):
+        rows, _ = outcome_rows(store, task, **changes)
+        return dict(rows.select("metric", "value").iter_rows())
+
+    names = values("head_names", options=HeadNames("relative"))
+    assert names["AUC"] > 0.9
+    assert names["p"] == 1 / 1000
+    near = values("neighbours")
+    assert near["mutual-knn@10"] > 3 * 10 / 119
+    alone = values("few_shot", eval="in-class", options=FewShot(prototypes=False))
+    helped = values("few_shot", eval="in-class")
+    assert helped["top-1"] > alone["top-1"]
+
+
+def test_runs_with_other_options_are_other_runs_of_one_fit(store, tmp_path):
+    base = TaskRequest("zero_shot", **SETS, **FITTED)
+    runs = [
+        *task_runs(store, base),
+        *task_runs(store, replace(base, options=ZeroShot(prompts="max"))),
+        *task_runs(store, replace(base, task="hubness")),
+    ]
+    assert len({run.run_id for run in runs}) == 3
+    summary = run_all(runs, store.root, tmp_path)
+    assert (summary.new, summary.fits) == (3, 1)
+    assert run_all(runs, store.root, tmp_path).reused == 3
+    results = read_results(tmp_path)
+    assert set(results["options"]) == {"", '{"prompts":"max"}'}
+    ranks = read_ranks(tmp_path, [runs[0].run_id])
+    assert ranks["hits"].list.len().unique().to_list() == [3]
+
+
+def test_two_spaces_as_they_are_are_not_compared(store):
+    for task in ("zero_shot", "retrieval", "hubness"):
+        with pytest.raises(ProtocolError, match="of one model's two towers"):
+            outcome_rows(store, task, method="identity", source="none")
+    # What looks at one side, or at each by itself, needs no aligner.
+    outcome_rows(store, "neighbours", method="identity", source="none")
+    options = FewShot(prototypes=False)
+    outcome_rows(
+        store, "few_shot", method="identity", source="none", eval="in-class", options=options
+    )
+
+
+def write_pair(root, pair_of_texts="checkpoint-1"):
+    """Images and names as the two towers of one checkpoint leave them, and a head beside."""
+    rng = np.random.default_rng(4)
+    names = rng.normal(size=(9, 12)).astype(np.float32)
+    owner = np.arange(45) % 9
+    images = (3.0 * names[owner] + 2.0 * rng.normal(size=(45, 12))).astype(np.float32)
+    ids = [f"d/class-{c}" for c in range(9)]
+    own = [ids[c] for c in owner]
+    splits = ["test" if i >= 27 else "train" for i in range(45)]
+    tower = {"family": "oc", "pair": "checkpoint-1"}
+    sets = [
+        ("image", tower | {"tower": "image"}, images,
+         _items("image", [f"d/{i:02d}" for i in range(45)], class_id=own, split=splits)),
+        ("class_name", tower | {"tower": "text", "pair": pair_of_texts}, names,
+         _items("class_name", [f"{i}#none" for i in ids], class_id=ids, template_id=["none"] * 9,
+                variant=["name"] * 9, text=ids)),
+        ("head_weight", tower | {"tower": "image"}, 2.0 * names,
+         _items("head_weight", [f"{i}#head" for i in ids], class_id=ids)),
+    ]  # fmt: skip
+    for kind, space, rows, table in sets:
+        with SetWriter(
+            root, dataset="d", kind=kind, encoder="oc:tiny", space=space, items=table,
+            dim=12, dtype="float32",
+        ) as writer:  # fmt: skip
+            for block in writer.pending():
+                writer.write_block(block, rows[writer.layout.block_slice(block)])
+            writer.finish(bias=np.zeros(9, np.float32) if kind == "head_weight" else None)
+    return open_store(root), images, names, owner
+
+
+def test_a_pair_scores_its_own_embeddings_with_no_aligner(tmp_path):
+    store, images, names, owner = write_pair(tmp_path)
+    pair = {"images": "d/image/tiny", "names": "d/class_name/tiny", "templates": ("none",)}
+    (run,) = task_runs(store, TaskRequest("zero_shot", **pair))
+    ((_, rows, _),) = execute([run], read_corpus(store, run))
+    unit = [r / np.linalg.norm(r, axis=1, keepdims=True) for r in (images, names)]
+    right = (unit[0] @ unit[1].T).argmax(axis=1) == owner
+    values = dict(rows.select("metric", "value").iter_rows())
+    assert values["top-1"] == pytest.approx(right.mean())
+    assert rows["n_prototypes"].unique().to_list() == [0]
+    (run,) = task_runs(store, TaskRequest("zero_shot", **pair, eval="split"))
+    ((_, rows, _),) = execute([run], read_corpus(store, run))
+    values = dict(rows.select("metric", "value").iter_rows())
+    assert rows["n_queries"].unique().to_list() == [18]
+    assert values["top-1"] == pytest.approx(right[27:].mean())
+
+
+def test_towers_of_two_checkpoints_are_no_pair(tmp_path):
+    store, *_ = write_pair(tmp_path, "checkpoint-2")
+    request = TaskRequest(
+        "zero_shot", images="d/image/tiny", names="d/class_name/tiny", templates=("none",)
+    )
+    (run,) = task_runs(store, request)
+    with pytest.raises(ProtocolError, match="of one model's two towers"):
+        list(execute([run], read_corpus(store, run)))
+
+
+def test_a_head_is_read_as_it_is_and_by_the_cosine(tmp_path):
+    store, images, names, owner = write_pair(tmp_path)
+    request = TaskRequest(
+        "cosine_head", images="d/image/tiny", head="d/head_weight/tiny",
+        head_names="d/class_name/tiny", templates=("none",),
+    )  # fmt: skip
+    (run,) = task_runs(store, request)
+    ((_, rows, _),) = execute([run], read_corpus(store, run))
+    found = {(d, m): v for d, m, v in rows.select("direction", "metric", "value").iter_rows()}
+    unit = names / np.linalg.norm(names, axis=1, keepdims=True)
+    for name, weight in (("linear", names), ("cosine", unit)):
+        right = (images @ weight.T).argmax(axis=1) == owner
+        assert found[f"image→class ({name})", "top-1"] == pytest.approx(right.mean())
+    # The dataset is the head's own label set, so that no class of it is unseen.
+    (run,) = task_runs(store, replace(request, task="zero_shot", names="d/class_name/tiny",
+                                      options=ZeroShot(classes="unseen")))  # fmt: skip
+    with pytest.raises(ProtocolError, match="No image is of a class that is unseen"):
+        list(execute([run], read_corpus(store, run)))
+
+
+def test_a_head_of_other_classes_is_no_classifier_of_these_images(store):
+    with pytest.raises(ProtocolError, match="40 classes of the images are no classes of the head"):
+        outcome_rows(store, "cosine_head")
+
+
+def test_the_command_runs_a_task_and_skips_it_the_next_time(smoke_store, tmp_path):
+    words = [
+        "task", "few_shot", "--store", str(smoke_store), "-o", str(tmp_path), "--images",
+        SETS["images"], "--names", SETS["names"], "--head", SETS["head"], "--head-names",
+        SETS["head_names"], "--method", "procrustes", "--source", "head", "--eval", "in-class",
+        "-O", "shots=1", "-O", "learner=ridge-probe", "--seeds", "2",
+    ]  # fmt: skip
+    first = CliRunner().invoke(cli, words)
+    assert first.exit_code == 0, first.output
+    assert "new 2 runs" in first.output
+    assert "reused 2" in CliRunner().invoke(cli, words).output
+    results = read_results(tmp_path)
+    assert set(results["seed"]) == {0, 1}
+    assert set(results["options"]) == {'{"learner":"ridge-probe"}'}
+    assert results["learner_penalty"].null_count() == 0
+
+
+WRONG = [
+    (["zeroshot", "--images", "x"], 2, "Did you mean 'zero_shot'"),
+    (["zero_shot", "--images", "smoke/image/synthetic", "-O", "prompt=max"], 1, "prompts"),
+    (["zero_shot", "--images", "smoke/image/synthetic", "--n-pairs", "many"], 2, "or all"),
+    (["spectrum", "--images", "smoke/image/synthetic", "--head", "x"], 1, "--head-names"),
+    (["neighbours", "--images", "smoke/image/synthetic"], 1, "need a head"),
+    (["zero_shot", "--images", "smoke/image/synthetic"], 1, "needs the names"),
+    (["retrieval", "--images", "smoke/image/synthetic"], 1, "needs captions"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "message"), WRONG, ids=[m for *_, m in WRONG])
+def test_the_command_says_what_is_wrong(
+    smoke_store, tmp_path, monkeypatch, capsys, words, code, message
+):
+    whole = ["bench", "task", *words, "--store", str(smoke_store), "-o", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", whole)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    assert message in capsys.readouterr().err

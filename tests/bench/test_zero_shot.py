@@ -1,0 +1,172 @@
+"""Zero-shot options and class metrics beside scikit-learn and by hand."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, f1_score, top_k_accuracy_score
+
+from bench.errors import ProtocolError
+from bench.metrics import class_metrics, harmonic_mean
+from bench.options import ZeroShot
+from bench.tasks import score_zero_shot
+from fitters.scorers import csls
+from tests.bench.test_tasks import Identity, items
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def problem(rng, n=150, c=12, d=6):
+    names = rng.normal(size=(c, d))
+    labels = rng.integers(0, c - 2, n)  # two classes have no image
+    rows = names[labels] + rng.normal(size=(n, d))
+    ids = np.array([f"{i:02d}" for i in range(c)])
+    return items(range(n), ids[labels], rows), items(ids, ids, unit(names)), labels
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7)), min_size=1, max_size=40))
+def test_class_metrics_equal_sklearn(pairs):
+    truth, answers = np.array(pairs).T
+    found = class_metrics(truth, answers)
+    with warnings.catch_warnings():
+        # It says that a class was answered that no image has: the mean is over those that have.
+        warnings.simplefilter("ignore", UserWarning)
+        assert found["balanced-accuracy"] == pytest.approx(balanced_accuracy_score(truth, answers))
+    for kind in ("macro", "weighted"):
+        expected = f1_score(truth, answers, average=kind, zero_division=0)
+        assert found[f"{kind}-F1"] == pytest.approx(expected)
+
+
+def test_seen_unseen_and_their_harmonic_mean_by_hand():
+    truth = np.array(["a", "a", "b", "c", "c", "c", "c"])
+    answers = np.array(["a", "b", "b", "c", "a", "a", "z"])
+    found = class_metrics(truth, answers, seen=np.isin(truth, ["a", "b"]))
+    assert found["seen"] == (1 / 2 + 1) / 2
+    assert found["unseen"] == 1 / 4
+    assert found["harmonic"] == pytest.approx(3 / 8)
+    assert found["balanced-accuracy"] == pytest.approx(7 / 12)
+    assert found["macro-F1"] == pytest.approx(11 / 30)
+    assert harmonic_mean(0.0, 0.0) == 0.0
+    assert "harmonic" not in class_metrics(truth, answers, seen=np.ones(7, dtype=bool))
+
+
+def test_equal_to_sklearn(rng):
+    images, names, labels = problem(rng)
+    (outcome,) = score_zero_shot(Identity(), images, names)
+    logits = unit(images.rows) @ names.rows.T
+    for k in (1, 5):
+        theirs = top_k_accuracy_score(labels, logits, k=k, labels=np.arange(12))
+        assert outcome.values[f"top-{k}"] == pytest.approx(theirs)
+    answers = logits.argmax(axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        expected = balanced_accuracy_score(labels, answers)
+    assert outcome.values["balanced-accuracy"] == pytest.approx(expected)
+    assert outcome.values["macro-F1"] == pytest.approx(
+        f1_score(labels, answers, average="macro", zero_division=0)
+    )
+    assert outcome.chance["balanced-accuracy"] == 1 / 12
+    assert "macro-F1" not in outcome.chance
+
+
+def prompts_of(names, rng, templates=("none", "photo", "sketch")):
+    rows = [
+        row + (0.3 + 0.3 * t) * rng.normal(size=len(row))
+        for row in names.rows
+        for t in range(len(templates))
+    ]
+    found = items(
+        [f"{c}#{t}" for c in names.ids for t in templates],
+        [c for c in names.classes for _ in templates],
+        3.0 * np.array(rows),
+    )
+    object.__setattr__(found, "parts", np.array(list(templates) * len(names)))
+    return found
+
+
+def test_the_best_prompt_of_a_class_is_its_score(rng):
+    images, names, labels = problem(rng)
+    prompts = prompts_of(names, rng)
+    shuffled = prompts.take(rng.permutation(len(prompts)))
+    (outcome,) = score_zero_shot(
+        Identity(), images, names, prompts=shuffled, options=ZeroShot(prompts="max")
+    )
+    scores = unit(images.rows) @ unit(prompts.rows).T
+    best = scores.reshape(len(images), len(names), 3).max(axis=2)
+    assert outcome.values["top-1"] == pytest.approx((best.argmax(axis=1) == labels).mean())
+    np.testing.assert_array_equal(
+        outcome.ranks.rank, (best >= best[np.arange(150), labels][:, None]).sum(axis=1)
+    )
+
+
+def test_each_template_is_the_task_with_that_template_alone(rng):
+    images, names, _ = problem(rng)
+    prompts = prompts_of(names, rng)
+    outcomes = score_zero_shot(
+        Identity(), images, names, prompts=prompts, options=ZeroShot(prompts="each")
+    )
+    assert [o.direction for o in outcomes] == [
+        "image→name (none)", "image→name (photo)", "image→name (sketch)",
+    ]  # fmt: skip
+    for outcome, t in zip(outcomes, ("none", "photo", "sketch"), strict=True):
+        own = prompts.take(prompts.parts == t)
+        (alone,) = score_zero_shot(Identity(), images, items(names.ids, own.classes, own.rows))
+        assert outcome.values == alone.values
+
+
+def test_more_templates_of_the_same_text_change_nothing(rng):
+    images, names, _ = problem(rng)
+    same = prompts_of(names, rng, ("none",))
+    twice = same.take(np.repeat(np.arange(len(same)), 2))
+    for kind in ("max", "each"):
+        one, two = (
+            score_zero_shot(Identity(), images, names, prompts=p, options=ZeroShot(prompts=kind))
+            for p in (same, twice)
+        )
+        assert [o.values for o in one] == [o.values for o in two]
+
+
+def test_seen_classes_leave_the_images_and_the_gallery(rng):
+    images, names, _ = problem(rng)
+    seen = np.arange(12) < 5
+    (whole,) = score_zero_shot(Identity(), images, names, seen=seen)
+    assert whole.values["harmonic"] == harmonic_mean(whole.values["seen"], whole.values["unseen"])
+    for kind, kept in (("unseen", ~seen), ("seen", seen)):
+        (part,) = score_zero_shot(
+            Identity(), images, names, seen=seen, options=ZeroShot(classes=kind)
+        )
+        own = images.take(np.isin(images.classes, names.classes[kept]))
+        (alone,) = score_zero_shot(Identity(), own, names.take(kept))
+        assert part.values == alone.values
+        assert part.gallery == kept.sum()
+        assert "seen" not in part.values
+
+
+def test_hub_corrections_are_the_scorers_of_the_fitters(rng):
+    images, names, labels = problem(rng)
+    (outcome,) = score_zero_shot(Identity(), images, names, options=ZeroShot(scorer="csls"))
+    x, y = csls(unit(images.rows), names.rows)
+    assert outcome.values["top-1"] == pytest.approx(((x @ y.T).argmax(axis=1) == labels).mean())
+    (plain,) = score_zero_shot(Identity(), images, names)
+    assert plain.values != outcome.values
+
+
+def test_what_the_options_need_is_asked_for(rng):
+    images, names, _ = problem(rng)
+    with pytest.raises(ProtocolError, match="need every prompt"):
+        score_zero_shot(Identity(), images, names, options=ZeroShot(prompts="max"))
+    with pytest.raises(ProtocolError, match="told by the names of a head"):
+        score_zero_shot(Identity(), images, names, options=ZeroShot(classes="unseen"))
+    with pytest.raises(ProtocolError, match="No image is of a class that is unseen"):
+        score_zero_shot(
+            Identity(), images, names, seen=np.ones(12, bool), options=ZeroShot(classes="unseen")
+        )
+    with pytest.raises(ProtocolError, match="8 classes have no prompt of template 'none'"):
+        score_zero_shot(
+            Identity(), images, names, prompts=prompts_of(names, rng).take(np.arange(10)),
+            options=ZeroShot(prompts="each"),
+        )  # fmt: skip

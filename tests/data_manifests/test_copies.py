@@ -1,0 +1,258 @@
+"""Partial, wrong and whole copies: told item by item, never as a stack trace."""
+
+import gzip
+import json
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from data_manifests.registry import BUILDERS, FROM_DISK
+from featstore.cli.manifests import manifests
+from featstore.datasets import build_dataset, check_dataset
+from featstore.errors import ManifestError
+from featstore.manifest import read_manifest
+from tests.data_manifests import miniatures
+
+#: The known counts of the miniature of Food-101, for tests of a whole copy.
+WHOLE = {"classes": 2, "image": {"train": 3, "test": 3}, "per_class": {}}
+
+
+@pytest.fixture
+def call():
+    return lambda *args: CliRunner().invoke(manifests, [str(arg) for arg in args])
+
+
+@pytest.fixture
+def whole(monkeypatch, tmp_path):
+    """A miniature of Food-101 that is whole by the counts of its own dataset.toml."""
+    folder = tmp_path / "food101"
+    folder.mkdir()
+    text = (BUILDERS["food101"].folder / "dataset.toml").read_text()
+    counts = text.replace("101\nimage", "2\nimage").replace("75750", "3").replace("25250", "3")
+    (folder / "dataset.toml").write_text(counts.replace("train = 750, test = 250", ""))
+    builder = BUILDERS["food101"]
+    from data_manifests.official.dataset import plan_dataset
+    from data_manifests.registry import Builder
+
+    changed = Builder(
+        "food101", folder, FROM_DISK,
+        lambda **options: plan_dataset(folder, builder.read(), **options), builder.read,
+    )  # fmt: skip
+    monkeypatch.setitem(BUILDERS, "food101", changed)
+    return miniatures.food101(tmp_path / "data")
+
+
+def test_a_whole_copy_is_complete_and_builds(whole, tmp_path, call):
+    done = call("check", "food101", "--root", whole)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[0].endswith("food-101: train 3, test 3")
+    assert done.stdout.splitlines()[-1] == "complete"
+    built = call("build", "food101", "--root", whole, "-o", tmp_path / "out", "--json")
+    assert built.exit_code == 0, built.output
+    document = json.loads(built.stdout)
+    assert document["complete"] is True
+    assert document["root"] == str(whole / "food-101")
+    manifest = read_manifest(tmp_path / "out", hashes=True)
+    assert "left_out" not in manifest.facts
+    assert "files" not in manifest.facts
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == []
+
+
+def test_a_copy_that_lacks_images_is_told_item_by_item(whole, tmp_path, call):
+    images = whole / "food-101/images"
+    (images / "waffles/1.jpg").unlink()
+    (images / "apple_pie/8.jpg").write_bytes(b"")
+    done = call("check", "food101", "--root", whole)
+    assert done.exit_code == 4
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    assert done.stdout.splitlines()[1:] == [
+        "  missing image: images/waffles/1.jpg is missing.",
+        "  empty image: images/apple_pie/8.jpg is empty.",
+        "  images: train has 2 images, not 3.",
+        "  images: test has 2 images, not 3.",
+        "4 problems",
+    ]
+    document = json.loads(call("check", "food101", "--root", whole, "--json").stdout)
+    assert document["images"] == {"train": 2, "test": 2}
+    assert document["problems"][0] == {
+        "kind": "missing image", "where": "images/waffles/1.jpg",
+        "text": "images/waffles/1.jpg is missing.",
+    }  # fmt: skip
+    refused = call("build", "food101", "--root", whole, "-o", tmp_path / "out")
+    assert refused.exit_code == 1
+    assert "--subset builds what is there" in str(refused.exception)
+    assert not (tmp_path / "out").exists()
+    taken = call("build", "food101", "--root", whole, "-o", tmp_path / "out", "--subset")
+    assert "a partial copy" in taken.stdout
+    facts = read_manifest(tmp_path / "out").facts
+    assert facts["complete"] is False
+    assert facts["left_out"]["missing image"] == 1
+    assert "images/waffles/1.jpg is missing." in facts["left_out"]["first"]
+    assert facts["counts"]["image"] == {"train": 2, "test": 2, "total": 4}
+
+
+def test_chosen_splits_need_only_their_own_lists(whole, tmp_path):
+    (whole / "food-101/meta/train.json").unlink()
+    problems = check_dataset("food101", root=whole).problems
+    assert [(p.kind, p.where) for p in problems] == [("missing list", "meta/train.json")]
+    assert 'a JSON object: class -> list of "class/number"' in problems[0].text
+    with pytest.raises(ManifestError, match=r"meta/train.json is missing"):
+        build_dataset("food101", tmp_path / "out", root=whole, subset=True)
+    manifest = build_dataset("food101", tmp_path / "out", root=whole, splits=("test",)).manifest
+    assert manifest.facts["splits"] == ["test"]
+    assert manifest.facts["complete"] is True
+    assert set(manifest.items("image")["split"]) == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ('{"waffles": ["../../secret"]}', "no plain path below the folder"),
+        ('{"waffles": ["/etc/passwd"]}', "missing|no plain path"),
+        ('{"waffles": [1, 2]}', "missing"),
+        ('["waffles"]', "no JSON object"),
+        ('{"waffles": 7}', "another form"),
+        ("not json", "is not JSON"),
+        (b"\xff\xfe", "is not UTF-8"),
+        ('{"waffles": ["waffles/1", "waffles/1"]}', "listed in train and again in train"),
+    ],
+)
+def test_lists_of_another_form_are_sentences(whole, content, match):
+    data = content if isinstance(content, bytes) else content.encode()
+    (whole / "food-101/meta/train.json").write_bytes(data)
+    inspection = check_dataset("food101", root=whole, splits=("train",))
+    texts = " ".join(problem.text for problem in inspection.problems)
+    assert re.search(match, texts), texts
+
+
+@pytest.mark.parametrize("name", [name for name, b in BUILDERS.items() if b.read or b.source])
+def test_a_folder_with_something_else_is_told_for_every_dataset(name, tmp_path, call):
+    miniatures.write(tmp_path / "else", {"holiday/1.jpg": 1, "notes.txt": "mine"})
+    for root in (tmp_path / "else", tmp_path / "nowhere"):
+        done = call("check", name, "--root", root)
+        assert done.exit_code == 4, done.output
+        assert "Traceback" not in done.output
+        assert "problem" in done.stdout.splitlines()[-1]
+        with pytest.raises(ManifestError, match=f"whole copy of {name}"):
+            build_dataset(name, tmp_path / "out", root=root)
+        assert not (tmp_path / "out").exists()
+
+
+def test_wrong_usage(tmp_path, call):
+    for arguments, said in (
+        (("build", "food101", "-o", tmp_path / "o"), "give it with --root"),
+        (("build", "food101", "-o", tmp_path / "o", "--root", tmp_path, "--split", "tset"),
+         "no split 'tset'. It has: train, test. Did you mean 'test'?"),
+        (("build", "dtd", "-o", tmp_path / "o", "--root", tmp_path, "--option", "partition=11"),
+         "The option partition is '11'"),
+        (("build", "dtd", "-o", tmp_path / "o", "--root", tmp_path, "--option", "fold=1"),
+         "takes no option 'fold'. It takes: partition"),
+        (("build", "stamps", "-o", tmp_path / "o", "--root", tmp_path), "takes no --root"),
+        (("build", "imagenet22k", "-o", tmp_path / "o", "--subset"), "takes no --subset"),
+        (("check", "stamps", "--root", tmp_path), "takes no --root"),
+        (("check", "imagenet12k", "--root", tmp_path), "takes no --root"),
+        (("build", "cars", "-o", tmp_path / "o", "--root", tmp_path, "--locale", "en"),
+         "takes no --locale"),
+    ):  # fmt: skip
+        done = call(*arguments)
+        assert done.exit_code in (1, 2)
+        assert said in done.output + str(done.exception)
+
+
+def test_a_full_copy_of_dtd_meets_its_counts(tmp_path):
+    """47 classes of 120 images, in the three lists of every partition: the real numbers."""
+    labels = [f"texture-{n:02d}" for n in range(47)]
+    one = tmp_path / "one.jpg"
+    one.write_bytes(b"x")
+    for label in labels:
+        (tmp_path / "dtd/images" / label).mkdir(parents=True)
+        for n in range(120):
+            (tmp_path / "dtd/images" / label / f"{label}_{n:04d}.jpg").hardlink_to(one)
+    (tmp_path / "dtd/labels").mkdir()
+    for place, split in enumerate(("train", "val", "test")):
+        numbers = range(40 * place, 40 * place + 40)
+        lines = [f"{label}/{label}_{n:04d}.jpg" for label in labels for n in numbers]
+        (tmp_path / f"dtd/labels/{split}1.txt").write_text("\n".join(lines))
+    inspection = check_dataset("dtd", root=tmp_path)
+    assert list(inspection.problems) == []
+    assert inspection.counts() == {"train": 1880, "val": 1880, "test": 1880}
+    (tmp_path / "dtd/images/texture-07/texture-07_0041.jpg").unlink()
+    assert [problem.text for problem in check_dataset("dtd", root=tmp_path).problems] == [
+        "images/texture-07/texture-07_0041.jpg is missing.",
+        "val has 1,879 images, not 1,880.",
+        "val has 39 images of 'texture-07', not 40.",
+    ]
+
+
+def test_building_a_smaller_selection_never_touches_the_users_files(whole, tmp_path):
+    out = tmp_path / "out"
+    build_dataset("food101", out, root=whole)
+    before = sorted(path for path in whole.rglob("*"))
+    manifest = build_dataset("food101", out, root=whole, splits=("test",)).manifest
+    assert manifest.items("image").height == 3
+    assert sorted(path for path in whole.rglob("*")) == before
+
+
+def test_a_moved_copy_is_built_again(whole, tmp_path):
+    out = tmp_path / "out"
+    first = build_dataset("food101", out, root=whole)
+    whole.rename(tmp_path / "moved")
+    second = build_dataset("food101", out, root=tmp_path / "moved")
+    assert (first.status, second.status) == ("built", "built")
+    assert second.manifest.root == tmp_path / "moved/food-101"
+    assert second.manifest.items("image").equals(first.manifest.items("image"))
+
+
+def test_a_changed_picture_is_seen(whole, tmp_path):
+    out = tmp_path / "out"
+    build_dataset("food101", out, root=whole)
+    file = whole / "food-101/images/waffles/1.jpg"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(bytes(data))
+    assert build_dataset("food101", out, root=whole).status == "built"
+    assert build_dataset("food101", out, root=whole).status == "unchanged"
+
+
+def test_a_version_that_lacks_files_is_told(tmp_path):
+    root = miniatures.cifar_python(tmp_path / "cifar", "cifar10")
+    (root / "cifar-10-batches-py/data_batch_3").unlink()
+    [problem] = [p for p in check_dataset("cifar10", root=root).problems if "version" in p.text]
+    assert "the Python one data_batch_3. Unpack" in problem.text
+    assert "the binary one lacks batches.meta.txt, data_batch_1.bin" in problem.text
+    assert not check_dataset("cifar10", root=root, splits=("test",)).fatal
+    root = miniatures.mnist(tmp_path / "mnist", packed=True)
+    file = root / "MNIST/raw/t10k-labels-idx1-ubyte.gz"
+    for damage, match in (
+        (lambda data: data[:-9], "is damaged"),
+        (lambda data: gzip.compress(gzip.decompress(data)[:-1]), "It is truncated"),
+        (lambda data: gzip.compress(b"\0\0\x0d\1"), "no IDX file of unsigned bytes"),
+        (None, "t10k-labels-idx1-ubyte is missing, and so is t10k-labels-idx1-ubyte.gz"),
+    ):
+        whole = file.read_bytes()
+        file.unlink() if damage is None else file.write_bytes(damage(whole))
+        texts = [problem.text for problem in check_dataset("mnist", root=root).fatal]
+        assert match in texts[0]
+        file.write_bytes(whole)
+
+
+def test_a_pickle_that_asks_for_more_than_bytes_is_refused(tmp_path):
+    sprung = tmp_path / "sprung"
+    trap = f"cos\nsystem\n(S'touch {sprung}'\ntR.".encode()
+    root = miniatures.cifar_python(tmp_path / "data", "cifar10")
+    for file in ("batches.meta", "test_batch"):
+        whole = (root / "cifar-10-batches-py" / file).read_bytes()
+        (root / "cifar-10-batches-py" / file).write_bytes(trap)
+        with pytest.raises(ManifestError, match=r"it asks for os.system"):
+            build_dataset("cifar10", tmp_path / "out", root=root, subset=True)
+        (root / "cifar-10-batches-py" / file).write_bytes(whole)
+    assert not sprung.exists()
+    for damaged, match in (
+        (miniatures.old_pickle({"data": 3, "labels": [1]}), "is a int, not a ndarray"),
+        (miniatures.old_pickle({"labels": [1]}), "it has no such entry"),
+        (b"", "Cannot read 'data'"),
+    ):
+        (root / "cifar-10-batches-py/test_batch").write_bytes(damaged)
+        with pytest.raises(ManifestError, match=match):
+            build_dataset("cifar10", tmp_path / "out", root=root, subset=True)

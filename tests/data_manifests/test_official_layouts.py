@@ -1,0 +1,282 @@
+"""Every dataset that torchvision has, on one miniature: its class and ours give the same items."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featstore.datasets import build_dataset
+from featstore.images import decode_image
+from featstore.manifest import read_manifest
+from featstore.sources import open_reader
+from tests.data_manifests import miniatures
+
+datasets = pytest.importorskip("torchvision.datasets")
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Let torchvision take a miniature, whose md5 is not the published one."""
+    for module in ("cifar", "flowers102", "places365"):
+        monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity",
+                            lambda path, md5=None: Path(path).is_file())  # fmt: skip
+
+
+def files_of(dataset, root):
+    """Return {(path below root, label index)} of a torchvision dataset of files."""
+    for attribute in ("samples", "_samples", "imgs"):
+        if hasattr(dataset, attribute):
+            pairs = getattr(dataset, attribute)
+            break
+    else:
+        paths = getattr(dataset, "_image_files", None) or dataset._images
+        pairs = zip(paths, dataset._labels, strict=True)
+    return {(Path(path).relative_to(root).as_posix(), int(label)) for path, label in pairs}
+
+
+CASES = {
+    "food101": ("Food101", {"train": {"split": "train"}, "test": {"split": "test"}}, {}),
+    "pets": ("OxfordIIITPet", {"train": {"split": "trainval"}, "test": {"split": "test"}}, {}),
+    "flowers102": ("Flowers102", {s: {"split": s} for s in ("train", "val", "test")}, {}),
+    "dtd": (
+        "DTD", {s: {"split": s, "partition": 2} for s in ("train", "val", "test")},
+        {"partition": "2"},
+    ),
+    "places365": ("Places365", {"val": {"split": "val", "small": True}}, {}),
+    "sun397": ("SUN397", {"all": {}}, {"partition": "all"}),
+    "cars": ("StanfordCars", {"train": {"split": "train"}, "test": {"split": "test"}}, {}),
+    "aircraft": (
+        "FGVCAircraft",
+        {s: {"split": s, "annotation_level": "family"} for s in ("train", "val", "test")},
+        {"level": "family"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_torchvision_reads_the_same_items_and_labels(name, tmp_path, unchecked):
+    cls, splits, options = CASES[name]
+    root = getattr(miniatures, name)(tmp_path / "data")
+    manifest = build_dataset(name, tmp_path / "out", root=root, subset=True, **options).manifest
+    index = dict(manifest.classes.select("class_id", "index").iter_rows())
+    below = manifest.root.relative_to(root.resolve()).as_posix()
+    for split, arguments in splits.items():
+        theirs = getattr(datasets, cls)(root, download=False, **arguments)
+        ours = manifest.items("image").filter(split=split)
+        assert len(theirs) == ours.height > 0
+        pairs = {
+            ((Path(below) / uri).as_posix(), index[class_id])
+            for uri, class_id in ours.select("uri", "class_id").iter_rows()
+        }
+        assert pairs == files_of(theirs, root)
+    assert set(manifest.items("image")["split"]) == set(splits)
+
+
+def test_torchvisions_class_names_are_ours(tmp_path, unchecked):
+    for name in ("food101", "pets", "dtd", "aircraft", "cars", "places365"):
+        cls, splits, options = CASES[name]
+        root = getattr(miniatures, name)(tmp_path / name)
+        manifest = build_dataset(name, tmp_path / f"out-{name}", root=root, subset=True, **options)
+        theirs = getattr(datasets, cls)(root, download=False, **next(iter(splits.values()))).classes
+        names = manifest.manifest.classes.sort("index")["name"].to_list()
+        if name == "places365":
+            theirs = [text.split("/", 2)[2].replace("/", " ") for text in theirs]
+        assert [text.replace("_", " ") for text in theirs] == names
+
+
+@pytest.mark.parametrize("version", ["python", "binary"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar(name, version, tmp_path, unchecked):
+    """Both versions hold the same pictures, those that torchvision unpickles."""
+    root = getattr(miniatures, f"cifar_{version}")(tmp_path / "data", name)
+    manifest = build_dataset(name, tmp_path / "out", root=root, subset=True).manifest
+    miniatures.cifar_python(tmp_path / "python", name)
+    _compare_arrays(manifest, tmp_path / "python", {"cifar10": "CIFAR10"}.get(name, "CIFAR100"))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnist(packed, tmp_path):
+    root = miniatures.mnist(tmp_path / "data", packed=packed)
+    manifest = build_dataset("mnist", tmp_path / "out", root=root, subset=True).manifest
+    miniatures.mnist(tmp_path / "plain")
+    _compare_arrays(manifest, tmp_path / "plain", "MNIST")
+    assert manifest.classes["name"].to_list() == list("0123456789")
+    assert manifest.classes["paper_name"][3] == 'the number: "3".'
+
+
+def _compare_arrays(manifest, root, cls):
+    index = dict(manifest.classes.select("class_id", "index").iter_rows())
+    for split in ("train", "test"):
+        theirs = getattr(datasets, cls)(root, train=split == "train", download=False)
+        ours = manifest.items("image").filter(split=split)
+        assert ours.height == len(theirs)
+        with open_reader(manifest) as reader:
+            for row, (image, label) in zip(ours.to_dicts(), theirs, strict=True):
+                assert index[row["class_id"]] == label
+                decoded = np.asarray(decode_image(reader.read(row)))
+                np.testing.assert_array_equal(decoded, np.asarray(image.convert("RGB")))
+
+
+def test_eurosat_is_split_as_the_paper_does(tmp_path):
+    from sklearn.model_selection import train_test_split
+
+    root = miniatures.eurosat(tmp_path / "data")
+    theirs = datasets.EuroSAT(root, download=False)
+    labels = [label for _, label in theirs.samples]
+    train, test = train_test_split(
+        range(len(labels)), test_size=0.1, random_state=42, stratify=labels
+    )
+    manifest = build_dataset("eurosat", tmp_path / "out", root=root, subset=True).manifest
+    index = dict(manifest.classes.select("class_id", "index").iter_rows())
+    for split, chosen in (("train", train), ("test", test)):
+        ours = manifest.items("image").filter(split=split)
+        expected = {
+            (Path(theirs.samples[i][0]).relative_to(manifest.root).as_posix(), labels[i])
+            for i in chosen
+        }
+        found = {(u, index[c]) for u, c in ours.select("uri", "class_id").iter_rows()}
+        assert found == expected
+    assert manifest.classes["name"].to_list() == ["annual crop", "forest", "sea or lake"]
+    assert manifest.classes["paper_name"][2] == "lake or sea  (aerial photo)"
+
+
+@pytest.mark.parametrize("name", ["inat21", "inat21_mini"])
+def test_inaturalist(name, tmp_path):
+    root = miniatures.inat21(tmp_path / "data")
+    manifest = build_dataset(name, tmp_path / "out", root=root, subset=True).manifest
+    mini = "_mini" if name.endswith("mini") else ""
+    for split, version in (("train", f"2021_train{mini}"), ("val", "2021_valid")):
+        theirs = datasets.INaturalist(root, version=version, download=False)
+        expected = {
+            (f"{version}/{theirs.all_categories[label]}/{file}", f"inat21/{label:05d}")
+            for label, file in theirs.index
+        }
+        ours = manifest.items("image").filter(split=split)
+        assert set(ours.select("uri", "class_id").iter_rows()) == expected
+    assert manifest.classes["name"].to_list() == ["Lumbricus terrestris", "Sabella spallanzanii"]
+
+
+def test_the_categories_of_inaturalist_are_a_label_set(tmp_path):
+    root = miniatures.inat21(tmp_path / "data", torchvision=False, lists=True)
+    built = build_dataset("inat21", tmp_path / "out", root=root, images=False, subset=True)
+    classes = built.manifest.classes
+    assert classes["name"].to_list() == ["Common Earthworm", "Sabella spallanzanii"]
+    assert classes["lemmas"].to_list() == [
+        "Common Earthworm, Lumbricus terrestris", "Sabella spallanzanii",
+    ]  # fmt: skip
+    assert set(built.manifest.tables) == {"class_name"}
+    whole = build_dataset("inat21", tmp_path / "whole", root=root, subset=True).manifest
+    assert whole.classes.equals(classes)
+    assert whole.items("image").height == 8
+
+
+def test_caltech101(tmp_path):
+    root = miniatures.caltech101(tmp_path / "data")
+    manifest = build_dataset("caltech101", tmp_path / "out", root=root, subset=True).manifest
+    theirs = datasets.Caltech101(root, download=False)
+    expected = {
+        (f"101_ObjectCategories/{theirs.categories[y]}/image_{n:04d}.jpg", y)
+        for n, y in zip(theirs.index, theirs.y, strict=True)
+    }
+    index = dict(manifest.classes.select("class_id", "index").iter_rows())
+    images = manifest.items("image")
+    assert {(u, index[c]) for u, c in images.select("uri", "class_id").iter_rows()} == expected
+    sizes = images.group_by("class_id", "split").len().sort("split")["len"].to_list()
+    assert sizes == [3, 3, 3, 30, 30, 30]
+
+
+def test_imagenet1k_has_images_with_a_root(tmp_path):
+    root = miniatures.imagenet1k(tmp_path / "data")
+    manifest = build_dataset("imagenet1k", tmp_path / "out", root=root, subset=True).manifest
+    labels = build_dataset("imagenet1k", tmp_path / "labels").manifest
+    assert manifest.classes.equals(labels.classes)
+    assert labels.tables["class_name"].equals(manifest.tables["class_name"])
+    for split in ("train", "val"):
+        theirs = datasets.ImageFolder(root / split)
+        expected = {
+            (Path(path).relative_to(root).as_posix(), f"imagenet1k/{theirs.classes[label]}")
+            for path, label in theirs.samples
+        }
+        ours = manifest.items("image").filter(split=split)
+        assert set(ours.select("uri", "class_id").iter_rows()) == expected
+
+
+def test_resisc45_by_hand(tmp_path):
+    root = miniatures.resisc45(tmp_path / "data")
+    manifest = build_dataset("resisc45", tmp_path / "out", root=root, subset=True).manifest
+    assert manifest.items("image").select("item_id", "class_id", "split").rows()[4:] == [
+        ("resisc45/image/NWPU-RESISC45/airplane/airplane_002.jpg", "resisc45/airplane", "val"),
+        ("resisc45/image/NWPU-RESISC45/sea_ice/sea_ice_002.jpg", "resisc45/sea_ice", "val"),
+        ("resisc45/image/NWPU-RESISC45/airplane/airplane_004.jpg", "resisc45/airplane", "test"),
+        ("resisc45/image/NWPU-RESISC45/sea_ice/sea_ice_004.jpg", "resisc45/sea_ice", "test"),
+    ]
+    assert manifest.classes["paper_name"].to_list() == [
+        "airplane (aerial photo)", "sea ice (aerial photo)",
+    ]  # fmt: skip
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for split in ("train", "val", "test"):
+        (root / f"resisc45-{split}.txt").rename(lists / f"resisc45-{split}.txt")
+    moved = build_dataset(
+        "resisc45", tmp_path / "moved", root=root, subset=True, lists=str(lists)
+    ).manifest
+    assert moved.items("image").equals(manifest.items("image"))
+
+
+@pytest.mark.parametrize(
+    "table", ["HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata"]
+)
+def test_ham10000_by_hand(table, tmp_path):
+    root = miniatures.ham10000(tmp_path / "data", table)
+    manifest = build_dataset("ham10000", tmp_path / "out", root=root, subset=True).manifest
+    assert manifest.items("image").select("uri", "class_id", "split", "lesion_id").rows() == [
+        ("HAM10000_images_part_1/ISIC_0025030.jpg", "ham10000/bkl", "test", "HAM_0000118"),
+        ("HAM10000_images_part_1/ISIC_0027419.jpg", "ham10000/bkl", "test", "HAM_0000118"),
+        ("HAM10000_images_part_2/ISIC_0026769.jpg", "ham10000/nv", "test", "HAM_0002730"),
+    ]
+    assert manifest.classes.height == 7
+
+
+def test_sun397s_partitions_by_hand(tmp_path):
+    root = miniatures.sun397(tmp_path / "data")
+    manifest = build_dataset("sun397", tmp_path / "out", root=root, subset=True).manifest
+    assert manifest.items("image").select("uri", "split").rows() == [
+        ("SUN397/a/abbey/sun_a00.jpg", "train"),
+        ("SUN397/c/church/indoor/sun_a10.jpg", "train"),
+        ("SUN397/c/church/outdoor/sun_a20.jpg", "train"),
+        ("SUN397/a/abbey/sun_a01.jpg", "test"),
+        ("SUN397/c/church/indoor/sun_a11.jpg", "test"),
+        ("SUN397/c/church/outdoor/sun_a21.jpg", "test"),
+    ]
+    assert manifest.classes["name"].to_list() == ["abbey", "indoor church", "outdoor church"]
+
+
+def test_ucf101s_frames_by_hand(tmp_path):
+    root = miniatures.ucf101(tmp_path / "data")
+    manifest = build_dataset("ucf101", tmp_path / "out", root=root, subset=True).manifest
+    frames = "UCF-101-midframes"
+    assert manifest.items("image").select("uri", "class_id", "split").rows() == [
+        (f"{frames}/Apply_Eye_Makeup/v_ApplyEyeMakeup_g08_c01.jpg", "ucf101/Apply_Eye_Makeup",
+         "train"),
+        (f"{frames}/Handstand_Pushups/v_HandStandPushups_g08_c01.jpg", "ucf101/Handstand_Pushups",
+         "train"),
+        (f"{frames}/Yo_Yo/v_YoYo_g09_c02.jpg", "ucf101/Yo_Yo", "train"),
+        (f"{frames}/Apply_Eye_Makeup/v_ApplyEyeMakeup_g01_c01.jpg", "ucf101/Apply_Eye_Makeup",
+         "test"),
+    ]  # fmt: skip
+    assert manifest.classes["name"].to_list() == ["Apply Eye Makeup", "Handstand Pushups", "Yo Yo"]
+
+
+def test_the_names_of_flowers_are_torchvisions_or_the_users(tmp_path, unchecked):
+    root = miniatures.flowers102(tmp_path / "data")
+    classes = build_dataset("flowers102", tmp_path / "out", root=root, subset=True).manifest.classes
+    theirs = datasets.Flowers102.classes
+    changed = {place for place, name in enumerate(theirs) if name != classes["name"][place]}
+    assert changed == {59}  # "pink-yellow dahlia?"
+    assert classes["paper_name"][0] == "pink primrose flower, a type of flower"
+    assert classes["paper_name"][76] == "passion flower, a type of flower"
+    names = {str(n): f"flower {n}" for n in range(1, 103)}
+    miniatures.write(root, {"flowers-102/cat_to_name.json": names})
+    again = build_dataset("flowers102", tmp_path / "user", root=root, subset=True).manifest
+    assert again.classes["name"][101] == "flower 102"
+    read_manifest(tmp_path / "user", hashes=True)

@@ -1,0 +1,176 @@
+"""What holds for every dataset: splits are disjoint, captions have images, ids and bytes stay."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from data_manifests.registry import BUILDERS
+from featstore.datasets import build_dataset
+from featstore.errors import ManifestError
+from tests.data_manifests import miniatures
+
+#: Dataset -> its miniature.
+MINIATURES = {
+    "flickr30k": miniatures.flickr30k,
+    "coco": miniatures.coco,
+    "food101": miniatures.food101,
+    "pets": miniatures.pets,
+    "flowers102": miniatures.flowers102,
+    "cifar10": lambda root: miniatures.cifar_python(root, "cifar10"),
+    "cifar100": lambda root: miniatures.cifar_binary(root, "cifar100"),
+    "dtd": miniatures.dtd,
+    "eurosat": miniatures.eurosat,
+    "resisc45": miniatures.resisc45,
+    "places365": miniatures.places365,
+    "ham10000": miniatures.ham10000,
+    "inat21": miniatures.inat21,
+    "inat21_mini": miniatures.inat21,
+    "imagenet1k": miniatures.imagenet1k,
+    "mnist": miniatures.mnist,
+    "sun397": miniatures.sun397,
+    "cars": miniatures.cars,
+    "aircraft": miniatures.aircraft,
+    "caltech101": miniatures.caltech101,
+    "ucf101": miniatures.ucf101,
+    "cc3m": miniatures.img2dataset,
+    "cc12m": lambda root: miniatures.img2dataset(root, tars=False),
+}
+
+
+def test_every_dataset_on_disk_has_a_miniature():
+    assert set(MINIATURES) == {name for name, b in BUILDERS.items() if b.read or b.source}
+
+
+def tables(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_splits_captions_ids_and_bytes(name, tmp_path, monkeypatch):
+    root = MINIATURES[name](tmp_path / "data")
+    manifest = build_dataset(name, tmp_path / "a", root=root, subset=True).manifest
+    images = manifest.items("image")
+    assert images.height > 0
+    assert images["uri"].is_unique().all()
+    assert images["item_id"].is_unique().all()
+    assert images["split"].null_count() == 0
+    if "caption" in manifest.tables:
+        captions = manifest.items("caption")
+        both = captions.join(images, left_on="parent_id", right_on="item_id", suffix="_image")
+        assert both.height == captions.height > 0
+        assert (both["split"] == both["split_image"]).all()
+    if manifest.classes is not None:
+        assert set(images["class_id"]) <= set(manifest.classes["class_id"])
+        prompts = manifest.items("class_name")
+        assert set(prompts["class_id"]) == set(manifest.classes["class_id"])
+
+    # Folders listed in another order: nothing changes, to the byte.
+    walk, listed = os.walk, os.listdir
+    draw = random.Random(4)
+
+    def shuffled_walk(top, *args, **kwargs):
+        for at, folders, names in walk(top, *args, **kwargs):
+            draw.shuffle(names)
+            draw.shuffle(folders)
+            yield at, folders, names
+
+    monkeypatch.setattr(os, "walk", shuffled_walk)
+    monkeypatch.setattr(os, "listdir", lambda *a: draw.sample(listed(*a), len(listed(*a))))
+    build_dataset(name, tmp_path / "b", root=root, subset=True)
+    assert tables(tmp_path / "a") == tables(tmp_path / "b")
+    assert build_dataset(name, tmp_path / "b", root=root, subset=True).status == "unchanged"
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_facts_are_complete(name):
+    facts = BUILDERS[name].facts
+    for key in ("figures", "layout", "licence", "home_page", "metric", "pitfalls", "revision"):
+        assert facts[key], (name, key)
+    assert facts["metric"].partition(";")[0].partition(":")[0] in {
+        "top-1", "mean per class", "balanced", "retrieval", "none",
+    }  # fmt: skip
+    for split, count in facts["expected"].get("per_class", {}).items():
+        assert facts["expected"]["image"][split] == count * facts["expected"]["classes"]
+    for condition, override in facts.get("expected_with", {}).items():
+        option, _, value = condition.partition("=")
+        assert value in facts["options"][option]["values"]
+        assert set(override) <= {"classes", "image", "caption", "per_class"}
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_the_table_of_datasets_says_what_the_toml_says(name):
+    facts = BUILDERS[name].facts
+    table = (Path(BUILDERS[name].folder).parent / "README.md").read_text(encoding="utf-8")
+    [row] = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
+    expected = facts["expected"]
+    for count in expected.get(
+        "image", {"train": expected.get("published", {}).get("train")}
+    ).values():
+        assert f"{count:,}" in row
+    assert f"| {expected['classes']:,} |" in row if "classes" in expected else "| | " in row
+    if facts["metric"].startswith(("top-1", "mean", "balanced")):
+        assert f"| {facts['metric'].partition(';')[0]} |" in row
+
+
+#: Dataset -> the class names that its miniature's items have in CoOp's split.
+COOP = {
+    "food101": "images/",
+    "dtd": "images/",
+    "caltech101": "101_ObjectCategories/",
+    "pets": "images/",
+    "cars": "",
+}
+
+
+@pytest.mark.parametrize("name", COOP)
+def test_coops_split_is_read_as_it_is(name, tmp_path):
+    root = MINIATURES[name](tmp_path / "data")
+    official = build_dataset(name, tmp_path / "official", root=root, subset=True).manifest
+    rows = official.items("image").select("uri", "class_id").rows()
+    names = sorted({class_id.partition("/")[2].replace("_", " ") for _, class_id in rows})
+    items = [
+        [uri.removeprefix(COOP[name]), names.index(c.partition("/")[2].replace("_", " ")),
+         c.partition("/")[2].replace("_", " ")]
+        for uri, c in rows
+    ]  # fmt: skip
+    random.Random(1).shuffle(items)
+    split = {"train": items[:3], "val": items[3:4], "test": items[4:]}
+    file = tmp_path / f"split_zhou_{name}.json"
+    file.write_text(json.dumps(split))
+    manifest = build_dataset(name, tmp_path / "coop", root=root, split_file=file).manifest
+    assert manifest.facts["complete"] is True
+    assert manifest.facts["split_file"] == file.name
+    found = manifest.items("image").join(manifest.classes, on="class_id")
+    for part, own in split.items():
+        expected = {(f"{COOP[name]}{path}", label, text) for path, label, text in own}
+        rows = found.filter(pl.col("split") == part).select("uri", "index", "name").rows()
+        assert set(rows) == expected
+    (root / manifest.root.relative_to(root) / found["uri"][0]).unlink()
+    with pytest.raises(ManifestError, match="is missing"):
+        build_dataset(name, tmp_path / "coop", root=root, split_file=file)
+
+
+@pytest.mark.parametrize(
+    ("document", "match"),
+    [
+        ({"train": []}, "KeyError: 'val'"),
+        ({"train": [["a", 0]], "val": [], "test": []}, "not enough values"),
+        ({"train": [["a", 1, "x"]], "val": [], "test": []}, "does not give each label"),
+        ({"train": [["a", 0, "x"], ["b", 0, "y"]], "val": [], "test": []}, "does not give each"),
+        ("{", "JSONDecodeError"),
+    ],
+)
+def test_another_split_file_is_told(tmp_path, document, match):
+    root = miniatures.dtd(tmp_path / "data")
+    file = tmp_path / "split.json"
+    file.write_text(document if isinstance(document, str) else json.dumps(document))
+    with pytest.raises(ManifestError, match=match):
+        build_dataset("dtd", tmp_path / "out", root=root, split_file=file)
+    with pytest.raises(ManifestError, match=r"No such file.*\"train\", \"val\" and \"test\""):
+        build_dataset("dtd", tmp_path / "out", root=root, split_file=tmp_path / "none.json")
+    with pytest.raises(ManifestError, match="CoOp has no split of 'mnist'"):
+        build_dataset("mnist", tmp_path / "out", root=root, split_file=file)

@@ -1,0 +1,201 @@
+"""Names and templates of a build: sets, open_clip's own lists, and a user's JSON."""
+
+import json
+
+import pytest
+
+from data_manifests.open_clip_lists import imagenet_names, openai_templates, simple_templates
+from data_manifests.registry import BUILDERS
+from featstore.datasets import build_dataset
+from featstore.errors import ManifestError
+from featstore.prompt_choice import PromptChoice
+from featstore.prompt_files import normal, read_descriptions, read_names, read_templates
+from featstore.prompts import TEMPLATES, template_texts
+from tests.data_manifests import miniatures
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Build the miniature of Food-101 with a choice of prompts; return (manifest, texts by id)."""
+    root = miniatures.food101(tmp_path / "data")
+    count = iter(range(99))
+
+    def call(**choice):
+        out = tmp_path / f"out{next(count)}"
+        result = build_dataset("food101", out, root=root, subset=True,
+                               prompts=PromptChoice(**choice))  # fmt: skip
+        items = result.manifest.items("class_name")
+        return result.manifest, dict(items.select("item_id", "text").iter_rows())
+
+    return call
+
+
+def write(path, document):
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def test_the_usual_prompts_are_plain_and_the_papers(build):
+    _, texts = build()
+    assert texts == {
+        "food101/apple_pie#name#none": "apple pie",
+        "food101/apple_pie#name#photo": "a photo of a apple pie.",
+        "food101/waffles#name#none": "waffles",
+        "food101/waffles#name#photo": "a photo of a waffles.",
+        "food101/apple_pie#paper#paper": "A photo of a Apple pie, a type of food",
+        "food101/waffles#paper#paper": "A photo of a Waffles, a type of food",
+    }
+
+
+def test_chosen_names_stand_in_every_chosen_template(build):
+    manifest, texts = build(variants=["paper"], templates=["none", "openai80"])
+    assert len(texts) == 2 * 81
+    assert texts["food101/waffles#paper#none"] == "Waffles, a type of food"
+    for number, template in enumerate(openai_templates()):
+        own = texts[f"food101/apple_pie#paper#openai80-{number:02d}"]
+        assert own == template.replace("{}", "Apple pie, a type of food")
+    assert manifest.facts["source"]["templates"] == ["none", "openai80"]
+
+
+def test_sets_are_those_of_the_installed_open_clip():
+    """Independent: open_clip, imported."""
+    open_clip = pytest.importorskip("open_clip")
+    expected = [make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    assert list(template_texts(["openai80"]).values()) == expected
+    assert len(set(expected)) == 80
+    simple = [make("{}") for make in open_clip.SIMPLE_IMAGENET_TEMPLATES]
+    assert list(template_texts(["simple"]).values()) == simple == simple_templates()
+    assert imagenet_names() == list(open_clip.IMAGENET_CLASSNAMES)
+    assert template_texts(["paper", "photo"]) == {key: TEMPLATES[key] for key in ("paper", "photo")}
+
+
+def test_open_clips_names_of_imagenet(tmp_path):
+    choice = PromptChoice(variants=["open_clip", "name"], templates=["none"])
+    manifest = build_dataset("imagenet1k", tmp_path / "out", prompts=choice).manifest
+    classes = manifest.classes
+    assert classes["open_clip_name"].to_list() == imagenet_names()
+    texts = manifest.items("class_name").filter(variant="open_clip")["text"]
+    assert texts.to_list() == imagenet_names()
+    assert build_dataset("imagenet1k", tmp_path / "out", prompts=choice).status == "unchanged"
+    assert build_dataset("imagenet1k", tmp_path / "out").status == "built"
+
+
+def test_open_clip_has_no_names_of_food(build):
+    with pytest.raises(ManifestError, match="names of ImageNet-1k's synsets alone"):
+        build(variants=["open_clip"])
+    with pytest.raises(ManifestError, match=r"no clean_name, so no variant 'clean'.*name, paper"):
+        build(variants=["clean"])
+
+
+def test_every_label_set_of_synsets_has_its_variants():
+    choice = PromptChoice(variants=["lemmas", "name", "clean", "definition"], templates=["none"])
+    classes = BUILDERS["imagenet22k"].plan().make(None, None).classes
+    _, items = choice.make("imagenet22k", classes, {})
+    assert items.height == 4 * 21_841
+    of = dict(items.filter(class_id="imagenet22k/n00017222").select("variant", "text").iter_rows())
+    assert of == {
+        "lemmas": "plant, flora, plant life", "name": "plant", "clean": "flora",
+        "definition": of["definition"],
+    }  # fmt: skip
+    shared = items.filter(variant="lemmas", shared_lemmas=True)
+    assert shared.height == shared["text"].is_duplicated().sum() == 1_128
+    groups = shared.group_by("lemmas_group").len()
+    assert groups["len"].min() == 2
+    assert groups.filter(lemmas_group="queen")["len"].item() == 5
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        ["pie of apples", "squares"],
+        {"food101": ["pie of apples", "squares"], "pets": ["cat"]},
+        {"Waffles": "squares", "apple_pie": "pie of apples"},
+        {"food101": {"Waffles, a type of food": "squares", "apple pie": "pie of apples"}},
+    ],
+)
+def test_a_users_names(build, tmp_path, document):
+    file = write(tmp_path / "names.json", document)
+    manifest, texts = build(names_file=file, templates=["none"])
+    assert texts == {
+        "food101/apple_pie#user#none": "pie of apples", "food101/waffles#user#none": "squares",
+    }  # fmt: skip
+    assert manifest.classes["user_name"].to_list() == ["pie of apples", "squares"]
+    assert manifest.facts["source"]["names_file"] == "names.json"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        ["a bad photo of a {c}.", "{}"],
+        {"food101": ["a bad photo of a {c}.", "{}"], "dtd": ["a {c} texture"]},
+    ],
+)
+def test_a_users_templates(build, tmp_path, document):
+    file = write(tmp_path / "templates.json", document)
+    _, texts = build(variants=["name"], templates_file=file)
+    assert sorted(texts.values()) == [
+        "a bad photo of a apple pie.", "a bad photo of a waffles.", "apple pie", "waffles",
+    ]  # fmt: skip
+
+
+def test_cupls_descriptions_are_further_items(build, tmp_path):
+    document = {"waffles": ["Waffles are square.", "\nThey are brown."], "apple pie": ["A pie."]}
+    for content in (document, {"food101": document}):
+        file = write(tmp_path / "cupl.json", content)
+        manifest, texts = build(descriptions_file=file)
+        own = {key: text for key, text in texts.items() if "#description#" in key}
+        assert own == {
+            "food101/apple_pie#description#d000": "A pie.",
+            "food101/waffles#description#d000": "Waffles are square.",
+            "food101/waffles#description#d001": "They are brown.",
+        }
+        assert len(texts) == len(own) + 6
+        assert manifest.items("class_name")["content_sha256"].null_count() == 0
+
+
+def test_clip_benchmark_calls_some_datasets_otherwise():
+    assert BUILDERS["flowers102"].facts["clip_benchmark"] == "flowers"
+    assert BUILDERS["aircraft"].facts["clip_benchmark"] == "fgvc_aircraft"
+    assert PromptChoice._keys("flowers102") == ("flowers102", "flowers")
+
+
+@pytest.mark.parametrize(
+    ("reader", "document", "match"),
+    [
+        ("names", ["one"], "1 names for 2 classes"),
+        ("names", {"waffles": "squares"}, "no entry for 1 of 2 classes: 'food101/apple_pie'"),
+        ("names", ["one", " "], "no name for the class 'food101/waffles'"),
+        ("names", {"waffles": "a", "WAFFLES": 1, "apple pie": 3}, "no name for the class"),
+        ("names", 7, "holds a int"),
+        ("templates", ["a photo"], "must hold {} or {c} once"),
+        ("templates", {"dtd": ["{}"]}, "no templates for food101"),
+        ("templates", [], "holds no templates"),
+        ("descriptions", ["a"], "is a list"),
+        ("descriptions", {"waffles": [], "apple pie": ["a"]}, "no sentence for the class"),
+        ("descriptions", {"waffles": "text", "apple pie": ["a"]}, "no sentence for the class"),
+    ],
+)
+def test_files_of_another_form(tmp_path, reader, document, match):
+    root = miniatures.food101(tmp_path / "data")
+    built = build_dataset("food101", tmp_path / "out", root=root, subset=True)
+    classes = built.manifest.classes
+    file = write(tmp_path / "file.json", document)
+    read = {
+        "names": lambda: read_names(file, ("food101",), classes),
+        "templates": lambda: read_templates(file, ("food101",)),
+        "descriptions": lambda: read_descriptions(file, ("food101",), classes),
+    }[reader]
+    with pytest.raises(ManifestError, match=match):
+        read()
+
+
+def test_a_missing_file_is_told_with_its_form(tmp_path):
+    with pytest.raises(ManifestError, match=r"No such file.*It should be a JSON list of templates"):
+        read_templates(tmp_path / "none.json", ("food101",))
+    (tmp_path / "no.json").write_text("{")
+    with pytest.raises(ManifestError, match=r"Cannot read .*no\.json"):
+        read_templates(tmp_path / "no.json", ("food101",))
+
+
+def test_names_are_matched_without_regard_to_case_and_underscores():
+    assert normal("Apple_Pie ") == normal("apple  pie") == "apple pie"

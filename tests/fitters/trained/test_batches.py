@@ -1,0 +1,95 @@
+"""Batches: every row once an epoch, in memory or by chunks, and shares kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fitters.trained import batches
+from fitters.trained.batches import Mixture, Stream
+from fitters.trained.sources import ArrayRows
+from tests.assertions import assert_same
+
+
+def rows(n, first=0, weight=None):
+    numbers = np.arange(first, first + n, dtype=np.float32)[:, None]
+    return ArrayRows(np.repeat(numbers, 3, axis=1), -numbers, np.arange(n) + first, weight)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@given(st.integers(1, 60), st.integers(0, 40), st.integers(2, 17), st.booleans())
+def test_an_epoch_has_every_row_once_however_it_is_read(n, m, size, chunked):
+    sources = [rows(n), rows(m, first=n)] if m else [rows(n)]
+    with pytest.MonkeyPatch.context() as patch:
+        if chunked:
+            patch.setattr(batches, "RESIDENT_BYTES", 0)
+            patch.setattr(batches, "CHUNK_ROWS", 5)
+            patch.setattr(batches, "POOL_CHUNKS", 3)
+        stream = Stream(sources)
+        found = list(stream.epoch(size, generator()))
+    assert len(found) == stream.steps(size)
+    assert [len(batch) for batch in found[:-1]] == [size] * (len(found) - 1)
+    x = torch.cat([batch.x for batch in found])
+    assert sorted(x[:, 0].tolist()) == list(range(n + m))
+    assert torch.equal(x[:, :1], -torch.cat([batch.y for batch in found]))
+    assert torch.equal(x[:, 0].long(), torch.cat([batch.groups for batch in found]))
+
+
+def test_epochs_differ_and_a_seed_does_not():
+    stream, draws = Stream([rows(50)]), generator(5)
+    one, two = ([b.x[:, 0].tolist() for b in stream.epoch(8, draws)] for _ in range(2))
+    assert one != two
+    again = [b.x[:, 0].tolist() for b in Stream([rows(50)]).epoch(8, generator(5))]
+    assert one == again
+
+
+def test_chunks_of_all_sources_are_mixed(monkeypatch):
+    monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(batches, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(batches, "POOL_CHUNKS", 2)
+    order = torch.cat([b.x[:, 0] for b in Stream([rows(50), rows(50, 50)]).epoch(7, generator())])
+    early = (order[:50] < 50).sum()
+    assert 5 < early < 45
+    assert (order.diff() == 1).sum() < 15
+
+
+@given(st.integers(1, 30), st.integers(2, 60), st.integers(2, 20), st.floats(0.05, 0.95))
+def test_a_mixture_keeps_its_share_and_goes_once_through_the_real_pairs(n, m, size, share):
+    mixture = Mixture(Stream([rows(n)]), Stream([rows(m, first=n)]), share)
+    of_prototypes, of_real = mixture.sizes(size)
+    assert of_prototypes + of_real == size
+    found = list(mixture.epoch(size, generator()))
+    assert len(found) == mixture.steps(size)
+    seen = [batch.x[:, 0] for batch in found]
+    assert all(int((x < n).sum()) == of_prototypes for x in seen)
+    real = torch.cat([x[x >= n] for x in seen])
+    assert sorted(real.tolist()) == list(range(n, n + m))
+    used = torch.bincount(torch.cat([x[x < n] for x in seen]).long(), minlength=n)
+    assert int(used.max()) - int(used.min()) <= 1 + (of_prototypes > n)
+
+
+def test_groups_say_what_is_no_negative_and_missing_masses_count_one():
+    one = ArrayRows(np.ones((3, 2)), np.ones((3, 1)), np.array([4, 5, 4]), np.array([0.5, 1, 1.5]))
+    two = ArrayRows(np.ones((2, 2)), np.ones((2, 1)), np.array([7, 8]))
+    (batch,) = Stream([one, two]).epoch(8, generator())
+    equal = batch.groups[:, None] == batch.groups[None, :]
+    assert torch.equal(batch.same, equal & ~torch.eye(5, dtype=torch.bool))
+    assert int(batch.same.sum()) == 2
+    assert sorted(batch.weight.tolist()) == [0.5, 1, 1, 1, 1.5]
+    (alone,) = Stream([two]).epoch(8, generator())
+    assert alone.same is None
+
+
+def test_the_fingerprint_is_of_everything_that_is_read():
+    base = rows(4)
+    changed = [rows(5), rows(4, 1), rows(4, weight=np.array([1.0, 2, 1, 1]))]
+    prints = {source.fingerprint for source in (base, *changed)}
+    assert len(prints) == 4
+    assert rows(4).fingerprint == base.fingerprint
+    assert_same(base.take(np.array([1, 3])).x[:, 0], np.array([1, 3], dtype=np.float32))

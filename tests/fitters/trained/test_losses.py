@@ -1,0 +1,147 @@
+"""Losses: by hand, against open_clip, torch and scipy, and their gradients by differences."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from open_clip.loss import ClipLoss, SigLipLoss
+from scipy.spatial.distance import jensenshannon
+from torch.nn.functional import normalize
+
+from fitters.trained.losses import (
+    cosine_loss,
+    devise_loss,
+    first_bias,
+    infonce_loss,
+    mse_loss,
+    siglip_loss,
+)
+from fitters.trained.regularisers import structure_penalty
+from tests.assertions import assert_close
+
+X = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+Y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [4.0, 3.0]], dtype=torch.float64)
+# Cosines: rows of X with rows of Y.
+COSINES = [[1.0, 1.0, 0.8], [0.0, 0.0, 0.6], [0.6, 0.6, 0.96]]
+WEIGHT = torch.tensor([0.5, 2.0, 0.5], dtype=torch.float64)
+
+
+def drawn(n=6, d=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(n, d, generator=generator, dtype=torch.float64) for _ in "xy")
+
+
+def test_cosine_and_mse_by_hand():
+    assert_close(cosine_loss(X, Y), (0 + 1 + 0.04) / 3)
+    assert_close(cosine_loss(X, Y, WEIGHT), (0 + 2 * 1 + 0.5 * 0.04) / 3)
+    assert_close(mse_loss(X, Y), (1 + 0 + 1 + 4 + 1 + 1) / 6)
+    assert_close(mse_loss(X, Y, WEIGHT), (0.5 * 0.5 + 2 * 2.5 + 0.5 * 1) / 3)
+    target = torch.ones(3, dtype=torch.float64)
+    assert_close(cosine_loss(X, Y), torch.nn.CosineEmbeddingLoss()(X, Y, target))
+    assert_close(mse_loss(X, Y), torch.nn.MSELoss()(X, Y))
+
+
+def test_infonce_by_hand():
+    def share(own, others):
+        return -math.log(math.exp(own) / sum(math.exp(other) for other in others))
+
+    of_x = [share(2 * COSINES[i][i], [2 * c for c in COSINES[i]]) for i in range(3)]
+    of_y = [share(2 * COSINES[i][i], [2 * row[i] for row in COSINES]) for i in range(3)]
+    rows = [(a + b) / 2 for a, b in zip(of_x, of_y, strict=True)]
+    assert_close(infonce_loss(X, Y, 2.0), sum(rows) / 3)
+    assert_close(infonce_loss(X, Y, 2.0, weight=WEIGHT), np.dot(WEIGHT.tolist(), rows) / 3)
+
+
+def test_siglip_and_devise_by_hand():
+    def off(logit):
+        return math.log1p(math.exp(-logit))
+
+    rows = [
+        sum(off((1 if i == j else -1) * (3 * COSINES[i][j] - 1)) for j in range(3))
+        for i in range(3)
+    ]
+    assert_close(siglip_loss(X, Y, 3.0, -1.0), sum(rows) / 3)
+    assert_close(siglip_loss(X, Y, 3.0, -1.0, mean_over_pairs=True), sum(rows) / 9)
+    assert_close(siglip_loss(X, Y, 3.0, -1.0, weight=WEIGHT), np.dot(WEIGHT.tolist(), rows) / 3)
+    # Scores, not normalised: (2, 1, 4), (0, 0, 6), (6, 3, 24).
+    hinges = [2.1, 0.1 + 6.1, 0.0]
+    assert_close(devise_loss(X, Y), sum(hinges) / 3)
+    # In the order 0, 2, 1 the first violating text of row 1 is the one that scores 0.
+    first = [2.1, 0.1, 0.0]
+    assert_close(devise_loss(X, Y, order=torch.tensor([0, 2, 1])), sum(first) / 3)
+    assert first_bias(4) == pytest.approx(math.log(1 / 3))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_contrastive_losses_are_open_clips(seed):
+    x, y = (normalize(rows, dim=1) for rows in drawn(seed=seed))
+    assert_close(infonce_loss(3 * x, y, 14.0), ClipLoss()(x, y, 14.0))
+    theirs = SigLipLoss()(x, y, torch.tensor(10.0), torch.tensor(-4.0))
+    assert_close(siglip_loss(x, 2 * y, 10.0, -4.0), theirs)
+
+
+def test_rows_of_one_name_are_no_negatives():
+    x, y = drawn(3)
+    same = torch.zeros(3, 3, dtype=torch.bool)
+    same[0, 1] = same[1, 0] = True
+    # Row 0 alone against row 2, and so on: what the loss is without the masked pairs.
+    logits = 5 * normalize(x, dim=1) @ normalize(y, dim=1).T
+    kept = ~same
+    expected = 0.0
+    for i in range(3):
+        of_x = torch.logsumexp(logits[i][kept[i]], 0) - logits[i, i]
+        of_y = torch.logsumexp(logits[:, i][kept[:, i]], 0) - logits[i, i]
+        expected += float(of_x + of_y) / 6
+    assert_close(infonce_loss(x, y, 5.0, same=same), expected)
+    signs = 2 * torch.eye(3, dtype=torch.float64) - 1
+    terms = torch.log1p(torch.exp(-signs * (logits - 1)))
+    assert_close(siglip_loss(x, y, 5.0, -1.0, same=same), (terms * kept).sum() / 3)
+    hinge = (0.1 - (x @ y.T).diagonal()[:, None] + x @ y.T).clamp(min=0) * kept
+    assert_close(devise_loss(x, y, same=same), (hinge.sum() - 3 * 0.1) / 3)
+
+
+def test_structure_is_scipys_jensen_shannon():
+    x, y = drawn(7)
+    rows = []
+    for side in (x, y):
+        unit = normalize(side, dim=1)
+        unit = (unit - unit.mean(dim=0)).numpy()
+        powers = np.exp(unit @ unit.T / 0.5)
+        rows.append(powers / powers.sum(axis=1, keepdims=True))
+    one, two = (
+        np.mean([jensenshannon(a, b) ** 2 for a, b in zip(*walk, strict=True)])
+        for walk in (rows, [side @ side for side in rows])
+    )
+    assert_close(structure_penalty(x, y, temperature=0.5), one)
+    assert_close(structure_penalty(x, y, temperature=0.5, levels=2), (one + two) / 2)
+    middle = (rows[0] + rows[1]) / 2
+    swapped = sum((middle * np.log(middle / p)).sum(axis=1).mean() for p in rows) / 2
+    assert_close(structure_penalty(x, y, temperature=0.5, legacy=True), swapped)
+    assert_close(structure_penalty(x, 3 * x) + 1, 1.0)
+
+
+LOSSES = {
+    "cosine": cosine_loss,
+    "mse": mse_loss,
+    "infonce": lambda x, y: infonce_loss(x, y, 5.0),
+    "siglip": lambda x, y: siglip_loss(x, y, 5.0, -1.0),
+    "devise": lambda x, y: devise_loss(x, y, margin=2.0),
+    "structure": lambda x, y: structure_penalty(x, y, temperature=0.5, levels=2),
+    "structure, legacy": lambda x, y: structure_penalty(x, y, temperature=0.5, legacy=True),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_by_finite_differences(name):
+    x, y = (rows.requires_grad_() for rows in drawn(4, 3, seed=3))
+    assert torch.autograd.gradcheck(LOSSES[name], (x, y))
+
+
+def test_gradients_of_temperature_and_bias_by_finite_differences():
+    x, y = drawn(4, 3, seed=4)
+    scale, bias = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (2.0, -1.0))
+    assert torch.autograd.gradcheck(lambda s: infonce_loss(x, y, s), (scale,))
+    assert torch.autograd.gradcheck(lambda s, b: siglip_loss(x, y, s, b), (scale, bias))

@@ -1,0 +1,316 @@
+"""The presets through the recipe, a store, files and the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from featstore.command_line import run_command
+from featstore.store.store import open_store
+from fitters import (
+    METHODS,
+    PRESETS,
+    ICISAligner,
+    MLPAligner,
+    Pairs,
+    fit_alignment,
+    preset,
+    read_alignment,
+    save_alignment,
+)
+from fitters.cli import cli
+from fitters.errors import SettingError, UnknownMethodError
+from fitters.fit_request import FitRequest
+from fitters.jobs import fit_from_store
+from fitters.moments.transform import normalize_rows
+from fitters.spaces import project_view
+from fitters.store_rows import PairedRows, training_sources
+from fitters.trained import batches
+from fitters.training_fits import TrainingOptions
+from tests.assertions import assert_same
+from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
+
+FEW = TrainingOptions(epochs=2, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def store_path(tmp_path_factory):
+    root = tmp_path_factory.mktemp("trained") / "store"
+    write_toy_store(root)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Spaces of 512 and 1,024 columns, autoencoders of 2,048: too many for so few rows."""
+    for name, chosen in PRESETS.items():
+        own = {"width": 48} if name == "icis" else {}
+        if "n_components" in chosen.settings:
+            own["n_components"] = 48
+        monkeypatch.setitem(PRESETS, name, replace(chosen, settings=chosen.settings | own))
+
+
+def rng_of():
+    return np.random.default_rng(0)
+
+
+def projections(alignment, pairs):
+    return alignment.project_x(pairs.x), alignment.project_y(pairs.y)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_one_line_and_a_method(name, make_world, tmp_path):
+    head, real = make_world(p=8, q=6, n_classes=30, n_images=20)
+    assert METHODS[name].text == PRESETS[name].text
+    assert PRESETS[name].source
+    assert PRESETS[name].differs
+    assert preset(name).get_params().items() >= PRESETS[name].settings.items()
+    alignment = fit_alignment(name, prototypes=head, real=real, training=FEW, rng=rng_of())
+    facts = alignment.facts
+    assert (facts["n_prototypes"], facts["n_real"]) == (30, 20)
+    assert len(facts["training"]["loss"]) == facts["training"]["epochs"] == 2
+    path = save_alignment(tmp_path / "a", alignment)
+    again = read_alignment(path)
+    for one, two in zip(projections(alignment, real), projections(again, real), strict=True):
+        assert_same(one, two)
+    assert again.facts == alignment.facts
+    assert again.aligner.get_params() == alignment.aligner.get_params()
+    other = save_alignment(
+        tmp_path / "b",
+        fit_alignment(name, prototypes=head, real=real, training=FEW, rng=rng_of()),
+    )
+    for file in path.iterdir():
+        assert file.read_bytes() == (other / file.name).read_bytes()
+
+
+LEARNS = {
+    "paper-mlp": {"epochs": 60},
+    "paper-text2concepts": {"epochs": 150},
+    "devise": {"epochs": 60},
+    "freeze-align": {"epochs": 25, "batch_size": 16},
+    "structure": {"epochs": 30, "batch_size": 32},
+    "sail": {"epochs": 30, "learning_rate": 1e-3, "batch_size": 32},
+    "icis": {"epochs": 20, "learning_rate": 1e-4},
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_each_finds_the_texts_of_images_that_it_never_saw(name, make_world):
+    head, _ = make_world(p=16, q=6, n_classes=170, n_images=5, noise=0.1)
+    new, known = head.take(np.arange(30)), head.take(np.arange(30, 170))
+    alignment = fit_alignment(
+        name, prototypes=known, training=TrainingOptions(**LEARNS[name]), rng=rng_of()
+    )
+    x, y = projections(alignment, new)
+    hits = np.mean((x @ y.T).argmax(axis=1) == np.arange(30))
+    assert hits > 0.3  # chance is 0.03
+
+
+def test_the_papers_rows_are_unit_and_uncentred_unless_asked(make_world):
+    head, real = make_world(p=8, q=6)
+    one = fit_alignment("paper-mlp", prototypes=head, real=real, training=FEW, rng=rng_of())
+    assert (one.x.mean, one.y.mean) == (None, None)
+    assert one.facts["image_centre"] == "none"
+    by_hand = MLPAligner(**one.aligner.get_params())
+    x, y = (
+        np.concatenate([normalize_rows(getattr(pairs, side)) for pairs in (head, real)])
+        for side in "xy"
+    )
+    by_hand.fit(x, y)
+    assert_same(by_hand.y_up_weight_, one.aligner.y_up_weight_)
+    centred = fit_alignment(
+        "paper-mlp", prototypes=head, real=real, centre=True, training=FEW, rng=rng_of()
+    )
+    assert centred.facts["image_centre"] == "real images"
+    assert centred.y.mean is not None
+
+
+def test_legacy_paper_scores_raw_texts(make_world):
+    head, _ = make_world(p=8, q=6)
+    now, then = (
+        fit_alignment("paper-mlp", prototypes=head, training=FEW, legacy=legacy, rng=rng_of())
+        for legacy in (False, True)
+    )
+    assert_same(now.aligner.y_up_weight_, then.aligner.y_up_weight_)
+    assert_same(then.project_y(normalize_rows(head.y)), then.project_y(normalize_rows(head.y)))
+    assert not np.allclose(now.project_y(head.y), then.project_y(head.y), atol=1e-3)
+    assert np.allclose(now.project_y(head.y), then.project_y(normalize_rows(head.y)), atol=1e-5)
+
+
+def test_icis_reads_the_bias_of_the_head(make_world, rng):
+    head, real = make_world(p=8, q=6)
+    bias = rng.standard_normal(head.n)
+    alignment = fit_alignment("icis", prototypes=head, bias=bias, training=FEW, rng=rng_of())
+    assert alignment.x.homogeneous
+    assert alignment.aligner.n_features_in_ == 9
+    assert alignment.project_x(real.x).shape == alignment.project_y(real.y).shape == (real.n, 9)
+    plain = fit_alignment("icis", prototypes=head, training=FEW, rng=rng_of())
+    assert plain.aligner.n_features_in_ == 8
+
+
+def test_the_document_has_every_preset_and_its_differences():
+    text = (Path(__file__).parents[3] / "docs" / "trained.md").read_text(encoding="utf-8")
+    rows = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert rows == list(PRESETS)
+    for name in PRESETS:
+        assert f"**{name}**" in text
+
+
+def test_epochs_of_the_paper_go_by_the_head():
+    assert preset("paper-mlp", n_prototypes=1000).epochs == 2500
+    assert preset("paper-mlp", n_prototypes=21_841).epochs == 500
+    assert preset("paper-mlp").epochs == 500
+    assert preset("sail", epochs=3).epochs == 3
+    assert preset("sail", legacy=True).logit_bias == -10
+    assert isinstance(preset("icis"), ICISAligner)
+
+
+def test_what_cannot_be_is_refused(make_world):
+    head, real = make_world(p=8, q=6)
+    with pytest.raises(UnknownMethodError, match="Did you mean 'sail'"):
+        preset("sial")
+    with pytest.raises(SettingError, match="no legacy switch"):
+        preset("freeze-align", legacy=True)
+    for options in (TrainingOptions(share=0.5), TrainingOptions(sequential=True)):
+        with pytest.raises(SettingError, match="Give both"):
+            fit_alignment("sail", prototypes=head, training=options, rng=rng_of())
+    options = TrainingOptions(share=0.5, sequential=True)
+    with pytest.raises(SettingError, match="Take one"):
+        fit_alignment("sail", prototypes=head, real=real, training=options, rng=rng_of())
+    with pytest.raises(SettingError, match="The 'epochs' parameter of MLPAligner must be"):
+        fit_alignment("sail", real=real, training=TrainingOptions(epochs=-1), rng=rng_of())
+
+
+@pytest.mark.parametrize("more", [{}, {"centred": True}, {"sequential": True}, {"share": 0.4}])
+def test_a_store_gives_what_its_arrays_give(store_path, more, monkeypatch):
+    """Read by chunks from views, or joined by hand: the same bytes."""
+    store = open_store(store_path)
+    mixing = {name: value for name, value in more.items() if name != "centred"}
+    request = FitRequest(
+        "paper-mlp", X, y=Y, head=HEAD, names=NAMES, epochs=2, batch_size=8, **more
+    )
+    found = fit_from_store(store, request)
+    head, names = store.view(HEAD), store.view(NAMES).class_texts(["name"], ["none", "photo"])
+    text_of = dict(zip(names.items["class_id"], names.numpy(), strict=True))
+    images, captions = store.view(X).where(split="train"), store.view(Y)
+    said = dict(zip(captions.items["parent_id"], captions.numpy(), strict=True))
+    rng = np.random.default_rng(request.seed).spawn(3)[1]
+    direct = fit_alignment(
+        "paper-mlp",
+        prototypes=Pairs(head.numpy(), np.array([text_of[c] for c in head.items["class_id"]])),
+        real=Pairs(
+            images.numpy(),
+            np.array([said[i] for i in images.items["item_id"]]),
+            images.items["class_id"].to_numpy().astype(str),
+        ),
+        centre=more.get("centred"),
+        training=TrainingOptions(epochs=2, batch_size=8, **mixing),
+        rng=rng,
+    )
+    for name in direct.aligner.array_shapes():
+        assert_same(getattr(found.aligner, name), getattr(direct.aligner, name))
+    assert project_view(found, images).shape == (30, 12)
+    centre = "unlabelled train images" if "centred" in more else "none"
+    assert found.facts["image_centre"] == centre
+
+
+def test_rows_of_a_store_are_read_by_chunks(store_path, monkeypatch):
+    store = open_store(store_path)
+    pool = store.view(X).where(split="train")
+    paired = pool.pair_by("parent_id", store.view(Y))
+    sources = training_sources(pool, paired, None, None, centre=True)
+    read = []
+    original = PairedRows.read
+
+    def spied(rows, start, stop):
+        read.append((start, stop))
+        return original(rows, start, stop)
+
+    monkeypatch.setattr(PairedRows, "read", spied)
+    monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(batches, "CHUNK_ROWS", 8)
+    stream = batches.Stream([sources.real])
+    rows = list(stream.epoch(10, torch.Generator().manual_seed(0)))
+    assert sorted(read) == [(0, 8), (8, 16), (16, 24), (24, 30)]
+    assert sum(len(batch) for batch in rows) == 30
+    half = sources.real.take(np.arange(0, 30, 2))
+    assert_same(half.read(0, 15)[0], original(sources.real, 0, 30)[0][::2])
+    assert half.fingerprint != sources.real.fingerprint
+
+
+def _fit(store, out, *more, method="paper-mlp"):
+    words = ["fit", method, "--store", store, "--x", X, "--head", HEAD, "--names", NAMES, "-o", out]
+    return run_command(cli, "fitters", [str(word) for word in (*words, *more)])
+
+
+def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, monkeypatch):
+    few = ("--epochs", "3", "--batch-size", "8")
+    assert _fit(store_path, tmp_path / "whole", *few) == 0
+    assert "paper-mlp on 30 prototypes and 0 real pairs" in capsys.readouterr().out
+    both = (*few, "--y", Y, "--share", "0.5", "--patience", "2", "--centred", "--json")
+    assert _fit(store_path, tmp_path / "deep" / "both", *both) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["choice"]["share"] == 0.5
+    assert len(facts["training"]["metric"]) == facts["training"]["epochs"]
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    # Killed after the training, before anything was saved: the state is there.
+    with monkeypatch.context() as patch:
+        patch.setattr("fitters.persist.save_alignment", interrupt)
+        assert _fit(store_path, tmp_path / "again", *few) != 0
+    assert (tmp_path / ".again.training").is_file()
+    assert _fit(store_path, tmp_path / "again", *few) == 0
+    for file in (tmp_path / "whole").iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "deep", "whole"]
+    capsys.readouterr()
+    for words, said in [
+        (("--share", "0.5"), "nothing to mix"),
+        (("--penalty", "1"), "paper-mlp has no such setting"),
+    ]:
+        assert _fit(store_path, tmp_path / "no", *words) == 2
+        assert said in capsys.readouterr().err
+    for word in ("--epochs", "--batch-size"):
+        assert _fit(store_path, tmp_path / "no", word, "3", method="ridge") == 2
+        assert "ridge has no such setting" in capsys.readouterr().err
+    assert _fit(store_path, tmp_path / "no", "--uncentred", method="ridge") == 2
+
+
+WITHOUT_TORCH = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ImportError(name)
+sys.meta_path.insert(0, Missing())
+import numpy as np, fitters
+found = fitters.read_alignment(sys.argv[1])
+assert found.facts["method"] == "paper-mlp"
+assert fitters.MLPAligner().get_params()["architecture"] == "paper"
+fitters.fit_alignment("ridge", real=fitters.Pairs(np.eye(4), np.eye(4)), penalty=1.0, mix=1.0,
+                      rng=np.random.default_rng(0))
+assert found.project_x(np.eye(8)).shape == (8, 8)
+try:
+    found.project_y(np.eye(6))
+except ImportError as err:
+    print(err)
+"""
+
+
+def test_only_training_and_projecting_need_torch(make_world, tmp_path):
+    head, _ = make_world(p=8, q=6)
+    path = save_alignment(
+        tmp_path / "a", fit_alignment("paper-mlp", prototypes=head, training=FEW, rng=rng_of())
+    )
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "pip install 'headstock[train]'" in done.stdout

@@ -1,0 +1,355 @@
+"""Training: it learns, repeats itself to the byte, goes on where it was, and stops in time."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+from fitters import MLPAligner, RidgeAligner
+from fitters.errors import AlignmentWriteError, DivergedError, SelectionError, SettingError
+from fitters.trained.precision import blas_threads
+from fitters.trained.progress import EpochDone
+from fitters.trained.shapes import ARCHITECTURES
+from fitters.trained.sources import ArrayRows
+from tests.assertions import assert_close, assert_same
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture
+def pairs(rng):
+    y = rng.standard_normal((32, 6))
+    return rng.standard_normal((32, 10)), y
+
+
+def planted(rng, n=200, p=8, q=6, noise=0.0):
+    y = rng.standard_normal((n, q))
+    plant = rng.standard_normal((q, p))
+    return y @ plant + noise * rng.standard_normal((n, p)), y, plant
+
+
+def arrays(aligner):
+    return {name: getattr(aligner, name) for name in aligner.array_shapes()}
+
+
+def assert_same_arrays(one, two):
+    assert arrays(one).keys() == arrays(two).keys()
+    for name, array in arrays(one).items():
+        assert_same(getattr(two, name), array)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("direction", "loss"),
+    [("y->x", "cosine"), ("x->y", "mse"), ("both", "infonce"), ("both", "siglip"),
+     ("x->y", "devise")],
+)  # fmt: skip
+def test_it_overfits_32_pairs(architecture, direction, loss, rng):
+    """Random pairs have nothing in common: what finds them all has learned them by heart.
+
+    With 40 columns and more even a linear map can.
+    """
+    pairs = rng.standard_normal((32, 48)), rng.standard_normal((32, 40))
+    width = 64 if architecture in ("paper", "sail", "residual") else None
+    x, y = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in pairs)
+    aligner = MLPAligner(
+        architecture, direction, loss=loss, n_components=32, width=width, dropout=0.0,
+        temperature=0.1, learning_rate=0.01, epochs=100, batch_size=32, gate=2.0,
+    ).fit(x, y)  # fmt: skip
+    scores = aligner.project_x(x) @ aligner.project_y(y).T
+    hits = np.mean(scores.argmax(axis=1) == np.arange(32))
+    assert hits > 0.9  # chance is 0.03
+
+
+@pytest.mark.parametrize("loss", ["cosine", "infonce"])
+def test_it_recovers_a_planted_linear_map(loss, rng):
+    x, y, _ = planted(rng)
+    x, new_x, y, new_y = x[:150], x[150:], y[:150], y[150:]
+    aligner = MLPAligner(
+        "linear", loss=loss, learning_rate=0.05, epochs=120, batch_size=50, learn_temperature=False
+    ).fit(x, y)
+    # A loss that contrasts is content once the right one is first; it does not ask for cosine 1.
+    assert aligner.score_pairs(new_x, new_y).mean() > (0.99 if loss == "cosine" else 0.9)
+    scores = aligner.project_x(new_x) @ aligner.project_y(new_y).T
+    assert np.mean(scores.argmax(axis=1) == np.arange(50)) > 0.95
+
+
+@pytest.mark.parametrize("direction", ["y->x", "x->y"])
+def test_the_linear_head_on_squared_errors_is_ridge(direction, rng):
+    """Adam's L2 term wd is ridge's alpha = n d wd / 2: the loss is a mean over n and d."""
+    x, y, _ = planted(rng, n=60, noise=0.5)
+    n, d = len(x), x.shape[1] if direction == "y->x" else y.shape[1]
+    decay = 0.02
+    trained = MLPAligner(
+        "linear", direction, bias=False, loss="mse", weight_decay=decay, learning_rate=0.05,
+        epochs=1000, batch_size=60,
+    ).fit(x, y)  # fmt: skip
+    alpha = n * d * decay / 2
+    ridge = RidgeAligner(direction, alpha=alpha, relative=False, center=False).fit(x, y)
+    head = "y" if direction == "y->x" else "x"
+    found = getattr(trained, f"{head}_project_weight_").T
+    assert_close(found, ridge.coef_, "float32", times=10)  # float32 steps near the minimum
+    assert_close(trained.project_y(y), ridge.project_y(y), "float32", times=10)
+
+
+def test_weights_are_masses(rng):
+    x, y, _ = planted(rng, n=40, noise=0.5)
+    weight = rng.uniform(0, 3, 40) * (rng.random(40) > 0.2)
+    kept = weight > 0
+    trained = MLPAligner(
+        "linear", "x->y", bias=False, loss="mse", weight_decay=0.02, learning_rate=0.05,
+        epochs=1000, batch_size=40,
+    ).fit(x, y, weight)  # fmt: skip
+    scaled = weight[kept] / weight[kept].mean()
+    alpha = kept.sum() * y.shape[1] * 0.02 / 2
+    ridge = RidgeAligner("x->y", alpha=alpha, relative=False, center=False)
+    ridge.fit(x[kept], y[kept], scaled)
+    assert_close(trained.x_project_weight_.T, ridge.coef_, "float32", times=10)
+
+
+SMALL = {"epochs": 4, "batch_size": 8, "width": 16, "feature_dropout": 0.3}
+
+
+def test_same_seed_same_bytes_and_torchs_global_state_untouched(pairs):
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    threads = torch.get_num_threads()
+    one = MLPAligner(**SMALL).fit(*pairs)
+    torch.rand(5)  # what others draw in between plays no part
+    torch.set_rng_state(torch_state)
+    two = MLPAligner(**SMALL).fit(*pairs)
+    other = MLPAligner(**SMALL, seed=1).fit(*pairs)
+    assert_same_arrays(one, two)
+    assert one.history_ == two.history_
+    assert not np.array_equal(one.y_up_weight_, other.y_up_weight_)
+    assert torch.equal(torch_state, torch.get_rng_state())
+    assert np.array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
+    assert torch.get_num_threads() == threads
+
+
+class Interrupted(Exception):
+    pass
+
+
+def stop_after(n):
+    left = itertools.count(1)
+
+    def on_epoch(_):
+        if next(left) == n:
+            raise Interrupted
+
+    return on_epoch
+
+
+RESUMED = {
+    "adam": {},
+    "adamw, clip, warm-up": {"optimizer": "adamw", "clip": 0.5, "warmup_epochs": 1.5},
+    "lion": {"optimizer": "lion", "learning_rate": 1e-3},
+    "adagrad": {"optimizer": "adagrad"},
+    "learned temperature": {"direction": "both", "loss": "siglip", "n_components": 8},
+    "early stopping": {"patience": 50, "validation_fraction": 0.25},
+    "two stages": {"sequential": True},
+    "shares": {"share": 0.5},
+    "legacy devise": {"loss": "devise", "legacy": True},
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("at", [1, 4])
+def test_resumed_is_uninterrupted_to_the_byte(name, at, pairs, tmp_path):
+    settings = SMALL | RESUMED[name]
+    given = (ArrayRows(*(r[:12] for r in pairs), np.arange(12)),
+             ArrayRows(*(r[12:] for r in pairs), np.arange(20) + 12))  # fmt: skip
+    whole = MLPAligner(**settings).fit_rows(*given)
+    how = {"checkpoint": tmp_path / "state", "checkpoint_seconds": 0.0}
+    with pytest.raises(Interrupted):
+        MLPAligner(**settings).fit_rows(*given, **how, on_epoch=stop_after(at))
+    told = []
+    resumed = MLPAligner(**settings).fit_rows(*given, **how, on_epoch=told.append)
+    assert_same_arrays(resumed, whole)
+    assert resumed.history_ == whole.history_
+    assert len(told) == len(whole.history_) - at
+    assert (resumed.scale_, resumed.shift_) == (whole.scale_, whole.shift_)
+
+
+def test_a_checkpoint_of_another_training_is_left_unread(pairs, tmp_path, caplog):
+    path = tmp_path / "state"
+    MLPAligner(**SMALL, seed=1).fit(*pairs, checkpoint=path)
+    found = MLPAligner(**SMALL).fit(*pairs, checkpoint=path)
+    assert "is of another training" in caplog.text
+    assert_same_arrays(found, MLPAligner(**SMALL).fit(*pairs))
+    x, y = pairs
+    moved = MLPAligner(**SMALL).fit(x + 1, y, checkpoint=path)
+    assert_same_arrays(moved, MLPAligner(**SMALL).fit(x + 1, y))
+    path.write_bytes(b"\x08\0\0\0\0\0\0\0not json")
+    again = MLPAligner(**SMALL).fit(*pairs, checkpoint=path)
+    assert "cannot be read" in caplog.text
+    assert_same_arrays(again, found)
+    with pytest.raises(AlignmentWriteError, match="folder that you may write"):
+        MLPAligner(**SMALL).fit(*pairs, checkpoint=path / "below")
+
+
+def test_early_stopping_keeps_the_best_epoch(rng):
+    x, y, _ = planted(rng, n=120, noise=2.0)
+    settings = {"architecture": "paper", "width": 64, "dropout": 0.0, "learning_rate": 0.02,
+                "batch_size": 32, "validation_fraction": 0.25}  # fmt: skip
+    told: list[EpochDone] = []
+    stopped = MLPAligner(**settings, epochs=60, patience=4, schedule="constant")
+    stopped.fit(x, y, on_epoch=told.append)
+    metrics = [done.metric for done in told]
+    best = int(np.argmax(metrics))
+    assert len(told) == best + 5 < 60
+    assert [done.best for done in told][best]
+    assert sum(done.best for done in told) == len(set(np.maximum.accumulate(metrics)))
+    # Until then nothing depends on what comes after: the same training, ended there.
+    ended = MLPAligner(**settings, epochs=best + 1, patience=4, schedule="constant").fit(x, y)
+    for name in arrays(ended):
+        assert_same(getattr(stopped, name), getattr(ended, name))
+
+
+def test_held_out_groups_are_whole_and_not_trained_on(rng):
+    x, y, _ = planted(rng, n=40)
+    groups = np.arange(40) // 2
+    x[::2], y[::2] = x[1::2], y[1::2]
+    told = []
+    MLPAligner(
+        "linear", learning_rate=0.05, epochs=60, batch_size=8, patience=60, validation_fraction=0.3
+    ).fit(x, y, groups=groups, on_epoch=told.append)
+    assert told[-1].metric == 1.0  # both rows of a group are right, wherever they rank
+    with pytest.raises(SelectionError, match="cannot be held out"):
+        MLPAligner(epochs=1, patience=1).fit(x[:3], y[:3])
+
+
+def test_progress_counts_stages_and_time(pairs):
+    told: list[EpochDone] = []
+    first = np.arange(32) < 10
+    MLPAligner(**SMALL, sequential=True).fit(*pairs, prototype=first, on_epoch=told.append)
+    assert [(done.stage, done.epoch) for done in told] == [
+        (s, e) for s in (1, 2) for e in range(1, 5)
+    ]
+    assert {(done.n_stages, done.n_epochs) for done in told} == {(2, 4)}
+    seconds = [done.seconds for done in told]
+    assert seconds == sorted(seconds)
+    assert told[0].seconds_left > 0
+    assert told[-1].seconds_left == 0
+    assert str(told[0]).startswith("stage 1/2, epoch 1/4: loss ")
+
+
+def test_two_stages_end_on_the_real_pairs(rng):
+    x, y, _ = planted(rng, n=80)
+    first = np.arange(80) < 40
+    wrong = np.where(first[:, None], -x, x)
+    common = {"architecture": "linear", "loss": "cosine", "learning_rate": 0.05, "epochs": 60,
+              "batch_size": 20}  # fmt: skip
+    fits = {
+        name: MLPAligner(**common, **more).fit(wrong, y, prototype=first)
+        for name, more in {"mixed": {}, "two": {"sequential": True}, "few": {"share": 0.1}}.items()
+    }
+    of = {name: fit.score_pairs(x[~first], y[~first]).mean() for name, fit in fits.items()}
+    assert of["two"] > 0.7
+    assert of["mixed"] < min(of["few"], of["two"])
+
+
+def test_names_that_are_shared_are_no_negatives(rng):
+    """Two rows of one name are pulled apart only if each is the other's negative."""
+    x, y, _ = planted(rng, n=24)
+    y[12:] = y[:12] + 1e-3 * rng.standard_normal((12, 6))
+    x[12:] = x[:12] + 1e-3 * rng.standard_normal((12, 8))
+    common = {"architecture": "linear", "loss": "infonce", "epochs": 30, "batch_size": 24,
+              "temperature": 0.02, "learn_temperature": False, "learning_rate": 0.05}  # fmt: skip
+    names = np.arange(24) % 12
+    masked = MLPAligner(**common).fit(x, y, groups=names)
+    free = MLPAligner(**common, mask_same=False).fit(x, y, groups=names)
+    # The other row of the name is as likely as the own one: log 2 more.
+    assert masked.loss_ < free.loss_ - 0.5
+    assert free.loss_ > np.log(2)
+
+
+def test_the_temperature_is_learned_within_its_range(pairs):
+    common = {"direction": "both", "n_components": 8, "learning_rate": 0.05, "width": 16,
+              "epochs": 30, "batch_size": 32}  # fmt: skip
+    learned = MLPAligner(**common, loss="infonce").fit(*pairs)
+    assert abs(learned.scale_ - 1 / 0.07) > 1
+    narrow = {"temperature": 0.1, "temperature_low": 0.1, "temperature_high": 0.105}
+    held = MLPAligner(**common, **narrow, loss="infonce").fit(*pairs)
+    assert 1 / 0.105 - 1e-4 < held.scale_ < 10 + 1e-4
+    fixed = MLPAligner(**common, loss="infonce", learn_temperature=False).fit(*pairs)
+    assert fixed.scale_ == pytest.approx(1 / 0.07)
+    sig = MLPAligner(**common | {"epochs": 1, "learning_rate": 1e-9}, loss="siglip").fit(*pairs)
+    assert sig.shift_ == pytest.approx(np.log(1 / 31), abs=1e-4)
+    plain = MLPAligner(epochs=1, width=8).fit(*pairs)
+    assert (plain.scale_, plain.shift_) == (1.0, 0.0)
+
+
+def test_a_diverging_training_says_so(pairs):
+    x, y = pairs
+    with pytest.raises(DivergedError, match="smaller learning rate than 1e\\+30"):
+        MLPAligner("linear", loss="mse", learning_rate=1e30, epochs=3).fit(x, y)
+
+
+def test_structure_keeps_who_is_near_whom(rng):
+    x, y = rng.standard_normal((48, 8)), rng.standard_normal((48, 6))
+    common = {"architecture": "linear", "direction": "both", "loss": "infonce",
+              "n_components": 6, "epochs": 60, "batch_size": 48, "learning_rate": 0.02,
+              "structure_warmup": 10}  # fmt: skip
+    free, kept = (MLPAligner(**common, structure=weight).fit(x, y) for weight in (0.0, 50.0))
+
+    def drift(aligner):
+        unit = y / np.linalg.norm(y, axis=1, keepdims=True)
+        z = aligner.project_y(y)
+        return np.abs(z @ z.T - unit @ unit.T).mean()
+
+    assert drift(kept) < 0.7 * drift(free)
+
+
+def test_the_legacy_gate_never_opens(pairs):
+    common = {"architecture": "residual", "width": 8, "epochs": 5, "learning_rate": 0.05}
+    closed = MLPAligner(**common, legacy=True).fit(*pairs)
+    opened = MLPAligner(**common).fit(*pairs)
+    assert closed.y_gate_[0] == -1e4
+    assert opened.y_gate_[0] != -2.0
+
+
+def test_bf16_reaches_the_same_metric(rng):
+    x, y, _ = planted(rng, n=160, noise=1.0)
+    settings = {"width": 32, "epochs": 12, "batch_size": 32, "learning_rate": 0.01, "dropout": 0.0,
+                "patience": 99, "validation_fraction": 0.3}  # fmt: skip
+
+    def best(**more):
+        told = []
+        MLPAligner(**settings, **more).fit(x, y, on_epoch=told.append)
+        return max(done.metric for done in told)
+
+    spread = [best(precision="float32", seed=seed) for seed in range(4)]
+    found = [best(precision="bf16", seed=seed) for seed in range(4)]
+    assert abs(np.mean(found) - np.mean(spread)) < max(spread) - min(spread)
+
+
+def test_torch_runs_on_the_threads_that_blas_may_use():
+    before = torch.get_num_threads()
+    with threadpool_limits(1), blas_threads() as threads:
+        assert threads == torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"direction": "both"}, "everything to one point"),
+        ({"loss": "infonce", "temperature": 2.0}, "outside its range"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, match, pairs):
+    with pytest.raises(SettingError, match=match):
+        MLPAligner(**settings).fit(*pairs)
+    with pytest.raises(SettingError, match="one entry a pair"):
+        MLPAligner().fit(*pairs, groups=np.arange(3))
+    with pytest.raises(SettingError, match="nothing to train on"):
+        MLPAligner().fit_rows(None, None)

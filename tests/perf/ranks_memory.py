@@ -1,0 +1,63 @@
+"""Print the bytes of memory by which ranking n queries against g gallery items makes this grow.
+
+Counted as in `scan_memory`, the projections themselves included; dense of 512 columns, or sparse
+with 800 entries a row as ASIF makes them.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from bench.metrics import rank_projections
+from tests.perf.scan_memory import anonymous_bytes
+
+DENSE, ENTRIES = 512, 800
+
+
+def main() -> None:
+    """Rank dense or sparse projections, and print the growth."""
+    kind = sys.argv[1]
+    n, g = int(sys.argv[2]), int(sys.argv[3])
+    done = threading.Event()
+    base = anonymous_bytes()
+    seen = [base + 1]
+
+    def sample() -> None:
+        while not done.wait(0.001):
+            seen.append(anonymous_bytes())
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    rng = np.random.default_rng(0)
+    try:
+        make = _dense if kind == "dense" else _sparse
+        columns = DENSE if kind == "dense" else int(sys.argv[4])
+        queries, gallery = make(rng, n, columns), make(rng, g, columns)
+        ranks = rank_projections(queries, gallery, np.arange(n), np.arange(g) % n)
+    finally:
+        done.set()
+        sampler.join()
+    assert len(ranks.rank) == n
+    print(max(seen) - base)
+
+
+def _dense(rng: np.random.Generator, n: int, columns: int) -> Any:
+    return rng.standard_normal((n, columns), dtype=np.float32)
+
+
+def _sparse(rng: np.random.Generator, n: int, columns: int) -> Any:
+    places = rng.integers(0, columns, size=(n, ENTRIES), dtype=np.int32)
+    values = rng.random(size=n * ENTRIES, dtype=np.float32)
+    starts = np.arange(n + 1) * ENTRIES
+    rows = csr_array((values, places.ravel(), starts), shape=(n, columns))
+    rows.sum_duplicates()
+    return rows
+
+
+if __name__ == "__main__":
+    main()
