@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,32 @@ from fitters.trained.losses import (
 from fitters.trained.regularisers import structure_penalty
 from fitters.trained.training import Objective
 
-if TYPE_CHECKING:
-    from fitters.trained.mlp import MLPAligner
+
+class PairSettings(Protocol):
+    """What `PairObjective` is told; `MLPAligner` documents each."""
+
+    loss: str
+    direction: str
+    batch_size: int
+    feature_dropout: float
+    feature_dropout_batches: float
+    temperature: float
+    learn_temperature: bool
+    temperature_low: float
+    temperature_high: float
+    logit_bias: float | None
+    margin: float
+    mask_same: bool
+    structure: float
+    structure_levels: int
+    structure_warmup: int
+    legacy: bool
 
 
 class PairObjective(Objective):
     """One head or two, and a loss of pairs; `asked` holds the settings."""
 
-    def __init__(self, heads: dict[str, nn.Module], asked: MLPAligner) -> None:
+    def __init__(self, heads: dict[str, nn.Module], asked: PairSettings) -> None:
         super().__init__()
         self.heads = nn.ModuleDict(heads)
         self.asked = asked

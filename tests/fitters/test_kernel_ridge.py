@@ -188,6 +188,26 @@ def test_the_surface_is_that_of_refitting_and_keeps_what_was_chosen(rng):
     assert np.array(facts["scores"]).shape == (len(facts["penalties"]), len(facts["gammas"]))
 
 
+def test_a_surface_is_kept_for_the_same_bytes_and_for_no_others(rng):
+    head, texts = rng.standard_normal((12, 5)), rng.standard_normal((12, 4))
+    names, weight = np.repeat(np.arange(6), 2), np.ones(12)
+
+    def surface(weight=weight, names=names, criterion="cosine"):
+        pairs = Pairs(head.copy(), texts.copy(), names, weight)
+        return choose_on_prototypes(pairs, criterion=criterion, rng=rng)
+
+    first = surface()
+    assert surface() is first
+    for other in (
+        surface(weight=np.where(np.arange(12) == 3, 1 + 1e-3, 1.0)),
+        surface(names=np.repeat(np.arange(4), 3)),
+        surface(criterion="rank"),
+    ):
+        assert not np.array_equal(other.scores, first.scores)
+    head[0, 0] += 1e-3
+    assert not np.array_equal(surface().scores, first.scores)
+
+
 def test_from_landmarks_the_surface_is_that_of_refitting_on_their_features(rng, monkeypatch):
     from fitters.feature_maps import NystroemMap
     from tests.oracles import refit_without_group
