@@ -27,6 +27,13 @@ def process(_):
     return os.getpid()
 
 
+def threads(_):
+    import scipy.linalg  # noqa: F401 -- brings a BLAS of its own, beside NumPy's
+    from threadpoolctl import threadpool_info
+
+    return [pool["num_threads"] for pool in threadpool_info()]
+
+
 @pytest.fixture(scope="module")
 def running_ray():
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -48,6 +55,13 @@ def test_every_task_is_answered_once(engine, running_ray):
 @pytest.mark.parametrize("engine", ["processes", "ray"])
 def test_tasks_run_elsewhere(engine, running_ray):
     assert os.getpid() not in set(run_tasks(process, [1, 2], jobs=2, engine=engine))
+
+
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_a_worker_computes_with_one_thread_whatever_it_loads_later(engine, running_ray):
+    for seen in run_tasks(threads, [1, 2], jobs=2, engine=engine):
+        assert seen
+        assert set(seen) == {1}
 
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])
