@@ -15,8 +15,7 @@ def test_the_demo_is_the_protocol(smoke_store, monkeypatch):
     runs = demo_runs(open_store(smoke_store))
     all_names = [run for run in runs if run.eval == "all-names"]
     held_out = [run for run in runs if run.eval == "held-out"]
-    # A method with its five draws of both controls twice, kernel ridge with three.
-    assert len(all_names) == 4 + 2 * 2 * 5 + 2 * 3
+    assert len(all_names) == 4 + 3 * 2 * 5
     assert {run.task for run in all_names} == {"zero_shot"}
     assert {run.n_pairs for run in all_names} == {0}
     assert {run.seed for run in held_out} == {0, 1, 2, 3, 4}
