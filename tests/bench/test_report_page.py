@@ -9,9 +9,7 @@ import pytest
 from bench.errors import BenchError, NoResultsError
 from bench.report import write_report
 from bench.report.theme import INKS
-from bench.report.write import build_page
 from bench.results import read_results
-from featstore import open_store
 from tests.bench.results_by_hand import hand_run, write_ranks
 
 
@@ -111,17 +109,23 @@ def test_sections_come_in_a_readers_order(nasty):
     assert "Random rows" in first
 
 
-def test_the_same_results_give_the_same_page(smoke_results, smoke_store):
-    rows = read_results(smoke_results)
-    pages = [
-        build_page(smoke_results, rows, open_store(smoke_store), command="x").html for _ in "ab"
-    ]
-    assert pages[0] == pages[1]
+@pytest.fixture(scope="module")
+def written(smoke_results, smoke_store, tmp_path_factory):
+    """A page of the smoke suite with its files; tests only read them."""
+    out = tmp_path_factory.mktemp("report") / "r.html"
+    return write_report(smoke_results, store=smoke_store, out=out)
 
 
-def test_figures_lie_beside_the_page(smoke_results, smoke_store, tmp_path):
-    written = write_report(smoke_results, store=smoke_store, out=tmp_path / "r.html")
-    names = sorted(path.name for path in (tmp_path / "r_files").iterdir())
+def test_the_same_results_give_the_same_page(written, smoke_results, smoke_store, tmp_path):
+    again = write_report(smoke_results, store=smoke_store, out=tmp_path / "r.html")
+    for one, two in zip([written.page, *written.files], [again.page, *again.files], strict=True):
+        assert one.name == two.name
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_figures_lie_beside_the_page(written, smoke_results):
+    folder = written.page.parent / "r_files"
+    names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(path.name for path in written.files)
     assert names == [
         "accuracy_by_pairs_kernel-ridge.csv", "accuracy_by_pairs_kernel-ridge.svg",
@@ -131,11 +135,11 @@ def test_figures_lie_beside_the_page(smoke_results, smoke_store, tmp_path):
         "head_by_name.csv", "head_by_name.svg", "map.csv", "map.svg",
         "matched_cosines.csv", "matched_cosines.svg",
     ]  # fmt: skip
-    svg = (tmp_path / "r_files" / "gain_beside_controls.svg").read_text()
+    svg = (folder / "gain_beside_controls.svg").read_text()
     assert INKS["head"].light in svg
     assert "var(--" not in svg
     assert not any(ink.placeholder in svg for ink in INKS.values())
-    curve = pl.read_csv(tmp_path / "r_files" / "accuracy_by_pairs_ridge.csv")
+    curve = pl.read_csv(folder / "accuracy_by_pairs_ridge.csv")
     table = read_results(smoke_results).filter(
         (pl.col("method") == "ridge") & (pl.col("source") == "head") & (pl.col("n_pairs") == "8")
         & (pl.col("metric") == "top-1")
@@ -148,13 +152,19 @@ def test_figures_lie_beside_the_page(smoke_results, smoke_store, tmp_path):
     assert written.page.stat().st_size < 2 * 2**20
 
 
-def test_results_without_the_question_still_make_a_page(smoke_store, tmp_path, smoke_results):
+@pytest.fixture
+def little(smoke_results, tmp_path):
+    """Results of one run without a head, whose page is soon made."""
     sets = read_results(smoke_results).row(0, named=True)
     fields = {
         name: sets[name] for name in ("image_set", "image_revision", "name_set", "name_revision")
     }
     write_ranks(tmp_path / "r", hand_run("none", 16, **fields), [1, 2, 3])
-    written = write_report(tmp_path / "r", store=smoke_store, out=tmp_path / "r.html")
+    return tmp_path / "r"
+
+
+def test_results_without_the_question_still_make_a_page(little, smoke_store, tmp_path):
+    written = write_report(little, store=smoke_store, out=tmp_path / "r.html")
     assert written.answer == ""
     html = written.page.read_text()
     assert "No run on head weights answers the question yet" in html
@@ -167,11 +177,11 @@ def test_nothing_is_written_when_there_is_nothing_to_show(smoke_store, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_page_that_is_too_large_is_refused(monkeypatch, smoke_results, smoke_store, tmp_path):
+def test_a_page_that_is_too_large_is_refused(monkeypatch, little, smoke_store, tmp_path):
     monkeypatch.setattr("bench.report.write.MAX_PAGE_BYTES", 1000)
     with pytest.raises(BenchError, match="Extract smaller thumbnails"):
-        write_report(smoke_results, store=smoke_store, out=tmp_path / "r.html")
-    assert not list(tmp_path.iterdir())
+        write_report(little, store=smoke_store, out=tmp_path / "r.html")
+    assert list(tmp_path.iterdir()) == [little]
 
 
 def test_missing_packages_are_named_with_the_extra(
