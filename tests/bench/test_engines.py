@@ -74,25 +74,12 @@ def test_an_error_comes_out_as_it_was_raised(engine, running_ray):
         list(run_tasks(square, [1, -1, 2], jobs=2, engine=engine))
 
 
-def tell_and_wait(folder):
-    (folder / str(os.getpid())).touch()
-    time.sleep(600)
-
-
 def test_workers_end_when_their_parent_is_killed(tmp_path):
-    code = (
-        "import sys; from functools import partial; from pathlib import Path\n"
-        "from bench.engines import run_tasks; from tests.bench.test_engines import tell_and_wait\n"
-        "if __name__ == '__main__':\n"
-        "    folder = Path(sys.argv[1])\n"
-        "    list(run_tasks(tell_and_wait, [folder] * 2, jobs=2, engine='processes'))\n"
-    )
-    script = tmp_path / "parent.py"
-    script.write_text(code)
     told = tmp_path / "told"
     told.mkdir()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, script, told], env=environment) as parent:
+    command = [sys.executable, "-m", "tests.bench.waiting", told]
+    with subprocess.Popen(command, env=environment) as parent:
         wait_until(lambda: len(list(told.iterdir())) == 2 or parent.poll() is not None)
         parent.kill()
     workers = [int(file.name) for file in told.iterdir()]
