@@ -15,38 +15,26 @@ from bench.engines import run_tasks
 from bench.errors import EngineError, ProtocolError
 from bench.execution import run_all
 from bench.results import finished, read_ranks, read_results
+from tests.bench.engine_tasks import die_once, process, square, threads
 from tests.bench.test_execution import TIMES
 
 ray = pytest.importorskip("ray")
 
 
-def square(number, offset=0):
-    if number < 0:
-        msg = f"got {number}"
-        raise ProtocolError(msg)
-    return number * number + offset
-
-
-def process(_):
-    return os.getpid()
-
-
-def threads(_):
-    import scipy.linalg  # noqa: F401 -- brings a BLAS of its own, beside NumPy's
-    from threadpoolctl import threadpool_info
-
-    return [pool["num_threads"] for pool in threadpool_info()]
-
-
 @pytest.fixture(scope="module")
 def running_ray():
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(
-        "local", num_cpus=2, object_store_memory=80_000_000, include_dashboard=False,
-        log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(os.sys.path)}},
-    )  # fmt: skip
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # So that a worker's single thread is its own doing, whatever the tests run with.
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            patch.setenv(name, "2")
+        paths = os.pathsep.join(os.sys.path)
+        ray.init(
+            "local", num_cpus=2, object_store_memory=80_000_000, include_dashboard=False,
+            log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": paths}},
+        )  # fmt: skip
+        yield
+        ray.shutdown()
 
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])
@@ -112,13 +100,6 @@ def test_a_worker_that_dies_is_replaced(running_ray, tmp_path):
     marker = tmp_path / "died"
     assert list(run_tasks(partial(die_once, marker), ["x"], jobs=1, engine="ray")) == ["x"]
     assert marker.exists()
-
-
-def die_once(marker, task):
-    if not marker.exists():
-        marker.touch()
-        os._exit(1)
-    return task
 
 
 def test_ray_writes_the_same_numbers(runs, smoke_store, smoke_results, running_ray, tmp_path):
