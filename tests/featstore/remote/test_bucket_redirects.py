@@ -16,38 +16,37 @@ from featstore.share.copying import copy_sets
 from featstore.store.store import open_store
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
-from tests.featstore.remote.test_hostile_servers import cut, flipped, reordered, zeros
+from tests.featstore.remote.test_hostile_servers import flipped, zeros
 
 IMAGES = "birds/image/toy"
 
 PARTS = ["embedding/c/", "revisions/", "items-"]
 
 
-def _redirecting(part: str, to: str, status: int = 307) -> object:
+def _redirecting(part: str, to: str) -> object:
     """Send whoever asks for a path with `part` to another server, which has the store's files."""
 
     def harm(path: str, number: int, answer: Answer) -> Answer | None:
         if part not in path:
             return None
-        return Answer(status, {"Location": f"{to}/{path.split('/store/')[1]}"}, b"")
+        return Answer(307, {"Location": f"{to}/{path.split('/store/')[1]}"}, b"")
 
     return harm
 
 
-@pytest.mark.parametrize("status", [301, 307])
 def test_a_redirected_bucket_yields_no_wrong_row(
-    bucket: Proxy, store_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+    bucket: Proxy, store_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_sets(store_folder, bucket.address)
     local = open_store(store_folder).view(IMAGES)
     refused = 0
     with static_server(store_folder) as upstream, proxy(upstream) as other:
         for number, (part, change) in enumerate(
-            (part, change) for part in PARTS for change in (None, flipped, reordered, zeros, cut)
+            (part, change) for part in PARTS for change in (None, flipped, zeros)
         ):
             monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(number)))
             other.harm = None if change is None else lambda *a, change=change: change(a[2])
-            bucket.harm = _redirecting(part, other.url, status)  # type: ignore[assignment]
+            bucket.harm = _redirecting(part, other.url)  # type: ignore[assignment]
             other.requests.clear()
             try:
                 view = open_store(bucket.address).view(IMAGES)
@@ -63,7 +62,7 @@ def test_a_redirected_bucket_yields_no_wrong_row(
             again = open_store(bucket.address).view(IMAGES)
             np.testing.assert_array_equal(again.numpy(), local.numpy())
             assert again.items.equals(local.items)
-        assert refused >= 6
+        assert refused == 2 * len(PARTS)
         assert other.signed == 0
 
 
