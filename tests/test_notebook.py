@@ -17,9 +17,6 @@ from featstore.store.store import open_store
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "from-address-to-table.ipynb"
 
 
-# The kernel's messages go through an event loop that jupyter_client ends late.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_it_leads_from_an_address_to_a_result_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
