@@ -29,7 +29,10 @@ def ray_figure(root: Path) -> Figure:
     def accumulate(workers: Workers) -> MomentSources:
         return moment_sources(request, cached=False, workers=workers)[0]
 
-    with ray_tasks.connected(None, cores=2, error=EngineError), threadpool_limits(limits=1):
+    with (
+        ray_tasks.connected(None, cores=2, error=EngineError, object_store_bytes=500_000_000),
+        threadpool_limits(limits=1),
+    ):
         one, two = accumulate(Workers()), accumulate(Workers("ray", jobs=2))
         for alone, merged in zip(one.folds, two.folds, strict=True):
             assert (alone.sxx == merged.sxx).all(), "the bits of the moments differ"
