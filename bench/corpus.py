@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
-from bench.options import ZeroShot
+from bench.options import Generalised, ZeroShot
 from bench.overlap import seen_classes
 from bench.runs import Run
 from featstore.store.store import FeatureStore
@@ -157,7 +157,7 @@ def _no_items() -> Items:
 def needs_prompts(run: Run) -> bool:
     """Whether a run scores single prompts."""
     options = run.task_options
-    return isinstance(options, ZeroShot) and options.prompts != "mean"
+    return isinstance(options, ZeroShot | Generalised) and options.prompts != "mean"
 
 
 def _one_model(spaces: list[dict[str, Any]]) -> bool:

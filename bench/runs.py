@@ -14,7 +14,14 @@ from typing import Any, Literal
 from bench.code import code_digest
 from bench.errors import ProtocolError
 from bench.metrics import METRIC_VERSION
-from bench.options import TASK_OPTIONS, FewShot, Options, checked_options, options_text
+from bench.options import (
+    TASK_OPTIONS,
+    FewShot,
+    Generalised,
+    Options,
+    checked_options,
+    options_text,
+)
 from featstore.keys import canonical_json, sha256_hex
 from fitters.fit_request import TEMPLATES, VARIANTS
 
@@ -133,6 +140,12 @@ class Run:
         if not 0.0 < self.train_fraction < 1.0:
             msg = f"train_fraction lies between 0 and 1; got {self.train_fraction}."
             raise ProtocolError(msg)
+        if isinstance(options, Generalised) and self._fitted and self.eval != "held-out":
+            msg = (
+                "Task generalised calls classes unseen that no prototype and no real pair is of: "
+                f"with real pairs use eval 'held-out', not {self.eval!r}."
+            )
+            raise ProtocolError(msg)
         if isinstance(options, FewShot):
             if self.eval not in ("split", "in-class"):
                 msg = (
@@ -146,7 +159,7 @@ class Run:
 
     def _check_fit(self) -> None:
         """Check that there is something to fit, and nothing too much."""
-        fitted = self.n_pairs != 0 or self.pairs_per_class != 0
+        fitted = self._fitted
         if self.pairs_per_class < 0 or (self.pairs_per_class and self.n_pairs != 0):
             msg = (
                 "Real pairs are counted by n_pairs or by pairs_per_class, not both; got "
@@ -178,6 +191,11 @@ class Run:
     def run_id(self) -> str:
         """Return the sha256 of the canonical JSON of all fields, defaults of options included."""
         return sha256_hex(canonical_json({"run": self._facts()}))
+    @property
+    def _fitted(self) -> bool:
+        """Whether real pairs are fitted."""
+        return self.n_pairs != 0 or self.pairs_per_class != 0
+
 
     @cached_property
     def fit_key(self) -> str:

@@ -10,6 +10,7 @@ from bench.corpus import Corpus, Items
 from bench.errors import ProtocolError
 from bench.options import (
     FewShot,
+    Generalised,
     HeadNames,
     Hubness,
     ModalityGap,
@@ -25,6 +26,7 @@ from bench.tasks import (
     score_cosine_head,
     score_few_shot,
     score_head_names,
+    score_generalised,
     score_hubness,
     score_modality_gap,
     score_neighbours,
@@ -88,7 +90,7 @@ def _compares_spaces(run: Run) -> bool:
         return options.by == "alignment"
     if isinstance(options, ModalityGap):
         return options.between == "images-texts"
-    return isinstance(options, ZeroShot | Retrieval | Hubness)
+    return isinstance(options, ZeroShot | Generalised | Retrieval | Hubness)
 
 
 def _scored(run: Run, corpus: Corpus, split: Split | None) -> Corpus:
@@ -173,6 +175,15 @@ def _hubness(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
 
 _TASKS: dict[str, Callable[[Run, Projector, Corpus], list[Outcome]]] = {
     "zero_shot": _zero_shot,
+def _generalised(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+    options = run.task_options
+    assert isinstance(options, Generalised)
+    return score_generalised(
+        alignment, corpus.images, _names(run, corpus), corpus.seen,
+        prompts=corpus.prompts, options=options,
+    )  # fmt: skip
+
+
     "retrieval": _retrieval,
     "head_names": _head_names,
     "neighbours": _neighbours,
@@ -182,3 +193,4 @@ _TASKS: dict[str, Callable[[Run, Projector, Corpus], list[Outcome]]] = {
     "hubness": _hubness,
     "spectrum": lambda _run, _alignment, corpus: score_spectrum(corpus),
 }
+    "generalised": _generalised,

@@ -21,6 +21,12 @@ from featstore.command_line import StorePlace
     "\n      --head imagenet1k/head_weight/lite0 --head-names imagenet1k/class_name/MiniLM \\"
     "\n      --method procrustes --source head --eval split -O shots=4 -O learner=ridge-probe \\"
     "\n      --seeds 5 --store store -o results"
+    "\n  bench task few_shot --images pets/image/oc:ViT-B-32-quickgelu \\"
+    "\n      --names pets/class_name/oc:ViT-B-32-quickgelu --eval split -O shots=16 \\"
+    "\n      -O learner=coop --store store -o results"
+    "\n  bench task generalised --images pets/image/lite0 --names pets/class_name/MiniLM \\"
+    "\n      --head imagenet1k/head_weight/lite0 --head-names imagenet1k/class_name/MiniLM \\"
+    "\n      --method icis --source head --store store -o results"
     "\n  bench task neighbours --images pets/image/lite0 --head imagenet1k/head_weight/lite0 \\"
     "\n      --head-names imagenet1k/class_name/MiniLM --store store -o results",
 )
@@ -78,9 +84,9 @@ def command(
 ) -> None:
     """Run the task NAME on the sets named and write its results.
 
-    NAME is zero_shot, retrieval, few_shot, head_names, neighbours, modality_gap, neural_collapse,
-    cosine_head, hubness or spectrum; docs/metrics.md says what each measures. `bench frame`
-    prints the rows.
+    NAME is zero_shot, generalised, retrieval, few_shot, head_names, neighbours, modality_gap,
+    neural_collapse, cosine_head, hubness or spectrum; docs/metrics.md says what each measures.
+    `bench frame` prints the rows, `bench table` a table.
     """
     from bench.cli.running import run_and_report
     from bench.options import TASK_OPTIONS, parse_options
