@@ -153,6 +153,15 @@ class Run:
                     f"'in-class', not {self.eval!r}."
                 )
                 raise ProtocolError(msg)
+            # Here, because naming a run has to be quick, and learners import scikit-learn.
+            from fitters.few_shot.prompt_learning import PROMPT_LEARNERS
+
+            if options.learner in PROMPT_LEARNERS and self.method != IDENTITY:
+                msg = (
+                    f"Learner {options.learner} learns prompts in the space of the images' own "
+                    f"model: method is {IDENTITY!r}, not {self.method!r}."
+                )
+                raise ProtocolError(msg)
             if options.shots == 0 and not options.prototypes:
                 msg = "A few-shot run with 0 shots and no prototypes has nothing to learn from."
                 raise ProtocolError(msg)
@@ -183,6 +192,11 @@ class Run:
             raise ProtocolError(msg)
 
     @property
+    def _fitted(self) -> bool:
+        """Whether real pairs are fitted."""
+        return self.n_pairs != 0 or self.pairs_per_class != 0
+
+    @property
     def task_options(self) -> Options:
         """The options of the task, defaults filled in."""
         return checked_options(self.task, self.options)
@@ -191,11 +205,6 @@ class Run:
     def run_id(self) -> str:
         """Return the sha256 of the canonical JSON of all fields, defaults of options included."""
         return sha256_hex(canonical_json({"run": self._facts()}))
-    @property
-    def _fitted(self) -> bool:
-        """Whether real pairs are fitted."""
-        return self.n_pairs != 0 or self.pairs_per_class != 0
-
 
     @cached_property
     def fit_key(self) -> str:

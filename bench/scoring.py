@@ -18,6 +18,7 @@ from bench.options import (
     Retrieval,
     ZeroShot,
 )
+from bench.prompt_side import PromptSide, needs_tower
 from bench.protocol import Split, held_out_split, in_class_split, manifest_split, sample_rng
 from bench.runs import IDENTITY, Run
 from bench.tasks import (
@@ -25,8 +26,8 @@ from bench.tasks import (
     Projector,
     score_cosine_head,
     score_few_shot,
-    score_head_names,
     score_generalised,
+    score_head_names,
     score_hubness,
     score_modality_gap,
     score_neighbours,
@@ -35,6 +36,8 @@ from bench.tasks import (
     score_spectrum,
     score_zero_shot,
 )
+from fitters.few_shot import Learner
+from fitters.few_shot.prompt_learning import prompt_learner
 
 
 def split_of(run: Run, corpus: Corpus) -> Split | None:
@@ -56,8 +59,24 @@ def split_of(run: Run, corpus: Corpus) -> Split | None:
     return None
 
 
-def score(run: Run, alignment: Projector, corpus: Corpus, split: Split | None) -> list[Outcome]:
+def score(
+    run: Run,
+    alignment: Projector,
+    corpus: Corpus,
+    split: Split | None,
+    *,
+    prompt_side: Callable[[Run], PromptSide] | None = None,
+) -> list[Outcome]:
     """Score an alignment on the images, names and captions that a run holds out.
+
+    Parameters
+    ----------
+    run : Run
+    alignment : Projector
+    corpus : Corpus
+    split : Split, optional
+    prompt_side : callable, optional
+        Opens what learners of prompts need; called only for them.
 
     Raises
     ------
@@ -77,15 +96,34 @@ def score(run: Run, alignment: Projector, corpus: Corpus, split: Split | None) -
         assert split is not None
         options = run.task_options
         assert isinstance(options, FewShot)
-        return score_few_shot(alignment, corpus.images, split, names=corpus.names, options=options)
+        learner = _prompt_learner(run, prompt_side) if needs_tower(run) else None
+        return score_few_shot(
+            alignment, corpus.images, split, names=corpus.names, options=options, learner=learner
+        )
     return _TASKS[run.task](run, alignment, _scored(run, corpus, split))
+
+
+def _prompt_learner(
+    run: Run, prompt_side: Callable[[Run], PromptSide] | None
+) -> Callable[[list[str]], Learner]:
+    """Return what makes the run's learner of prompts for the classes of a gallery."""
+    options = run.task_options
+    assert isinstance(options, FewShot)
+    if prompt_side is None:
+        msg = f"Learner {options.learner} needs a text tower, and nobody opens one here."
+        raise ProtocolError(msg)
+    side = prompt_side(run)
+    name, seed = options.learner, run.seed
+    return lambda classes: prompt_learner(
+        name, side.tower, [side.names[c] for c in classes], seed=seed
+    )
 
 
 def _compares_spaces(run: Run) -> bool:
     """Whether a task takes the dot product of an image row and a text row."""
     options = run.task_options
     if isinstance(options, FewShot):
-        return options.prototypes
+        return options.prototypes or needs_tower(run)
     if isinstance(options, HeadNames):
         return options.by == "alignment"
     if isinstance(options, ModalityGap):
@@ -137,6 +175,15 @@ def _zero_shot(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
     )  # fmt: skip
 
 
+def _generalised(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+    options = run.task_options
+    assert isinstance(options, Generalised)
+    return score_generalised(
+        alignment, corpus.images, _names(run, corpus), corpus.seen,
+        prompts=corpus.prompts, options=options,
+    )  # fmt: skip
+
+
 def _retrieval(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
     options = run.task_options
     assert isinstance(options, Retrieval)
@@ -175,15 +222,7 @@ def _hubness(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
 
 _TASKS: dict[str, Callable[[Run, Projector, Corpus], list[Outcome]]] = {
     "zero_shot": _zero_shot,
-def _generalised(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
-    options = run.task_options
-    assert isinstance(options, Generalised)
-    return score_generalised(
-        alignment, corpus.images, _names(run, corpus), corpus.seen,
-        prompts=corpus.prompts, options=options,
-    )  # fmt: skip
-
-
+    "generalised": _generalised,
     "retrieval": _retrieval,
     "head_names": _head_names,
     "neighbours": _neighbours,
@@ -193,4 +232,3 @@ def _generalised(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome
     "hubness": _hubness,
     "spectrum": lambda _run, _alignment, corpus: score_spectrum(corpus),
 }
-    "generalised": _generalised,

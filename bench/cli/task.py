@@ -61,6 +61,9 @@ from featstore.command_line import StorePlace
               help="zero_shot: only classes that the head's label set lacks.")  # fmt: skip
 @click.option("-O", "--option", "words", multiple=True, metavar="NAME=VALUE",
               help="Option of the task; a wrong one is answered with those it has.")  # fmt: skip
+@click.option("--weights", default=None,
+              help="Of the text tower that coop and cocoop learn prompts through, as in featstore "
+              "extract; the hub otherwise.")  # fmt: skip
 @jobs_option
 @engine_option
 @limit_option
@@ -75,6 +78,7 @@ def command(
     seeds: int,
     words: tuple[str, ...],
     unseen_only: bool,
+    weights: str | None,
     jobs: int,
     engine: Literal["processes", "ray"],
     limit: int | None,
@@ -120,5 +124,5 @@ def command(
     runs = task_runs(open_store(store), request, limit=limit)
     run_and_report(
         SUITE, runs, store=store, out=out, jobs=jobs, engine=engine, dry_run=dry_run,
-        as_json=as_json,
+        as_json=as_json, weights=weights,
     )  # fmt: skip

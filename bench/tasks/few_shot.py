@@ -8,7 +8,7 @@ leaves open is chosen on them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from bench.options import FewShot
 from bench.protocol import Split, first_per_class
 from bench.tasks.classified import METRICS, with_class_metrics
 from bench.tasks.outcome import KEPT, Outcome, Projector, ranked_outcome
-from fitters.few_shot import Classifier, Shots, learner_named
+from fitters.few_shot import Classifier, Learner, Shots, learner_named
 from fitters.moments.transform import normalize_rows
 
 #: Validation images of a class, at most.
@@ -40,6 +40,7 @@ def score_few_shot(
     *,
     names: Items | None = None,
     options: FewShot | None = None,
+    learner: Callable[[list[str]], Learner] | None = None,
 ) -> list[Outcome]:
     """Learn from shots of the training images, and classify the test images.
 
@@ -53,6 +54,8 @@ def score_few_shot(
     names : Items, optional
         One text a class; needed for prototypes.
     options : FewShot, optional
+    learner : callable, optional
+        Makes the learner from the class ids of the gallery, instead of ``options.learner``.
 
     Returns
     -------
@@ -100,7 +103,8 @@ def score_few_shot(
         validation_x=projected(validation) if len(validation) else None,
         validation_labels=labels(validation) if len(validation) else None,
     )
-    classifier = learner_named(options.learner).fit(shots)
+    made = learner_named(options.learner) if learner is None else learner(classes.tolist())
+    classifier = made.fit(shots)
     blocks = _score_blocks(classifier, alignment, images.rows, split.test, max(width, len(classes)))
     truth = images.classes[split.test]
     ranks = ranks_from_blocks(blocks, truth, classes, top=KEPT)
