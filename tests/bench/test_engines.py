@@ -1,7 +1,11 @@
 """Engines: the same runs through processes and through a real Ray, on this machine."""
 
 import os
+import subprocess
+import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -68,6 +72,34 @@ def test_a_worker_computes_with_one_thread_whatever_it_loads_later(engine, runni
 def test_an_error_comes_out_as_it_was_raised(engine, running_ray):
     with pytest.raises(ProtocolError, match="got -1"):
         list(run_tasks(square, [1, -1, 2], jobs=2, engine=engine))
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    told = tmp_path / "told"
+    told.mkdir()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "tests.bench.waiting", told]
+    with subprocess.Popen(command, env=environment) as parent:
+        wait_until(lambda: len(list(told.iterdir())) == 2 or parent.poll() is not None)
+        parent.kill()
+    workers = [int(file.name) for file in told.iterdir()]
+    assert len(workers) == 2
+    wait_until(lambda: not any(alive(worker) for worker in workers))
+
+
+def alive(worker):
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(true):
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_an_unknown_engine_is_named():
