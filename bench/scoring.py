@@ -75,7 +75,10 @@ def score(run: Run, alignment: Projector, corpus: Corpus, split: Split | None) -
         assert split is not None
         options = run.task_options
         assert isinstance(options, FewShot)
-        return score_few_shot(alignment, corpus.images, split, names=corpus.names, options=options)
+        return score_few_shot(
+            alignment, corpus.images, split, names=corpus.names, head=corpus.head,
+            views=corpus.views, options=options,
+        )  # fmt: skip
     return _TASKS[run.task](run, alignment, _scored(run, corpus, split))
 
 
@@ -83,7 +86,7 @@ def _compares_spaces(run: Run) -> bool:
     """Whether a task takes the dot product of an image row and a text row."""
     options = run.task_options
     if isinstance(options, FewShot):
-        return options.prototypes
+        return options.prototypes_from == "names"
     if isinstance(options, HeadNames):
         return options.by == "alignment"
     if isinstance(options, ModalityGap):

@@ -6,6 +6,7 @@ from fitters.few_shot.cross_modal import CrossModal
 from fitters.few_shot.learner import Classifier, Learner, Shots
 from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.lp_plus_plus import LPPlusPlus
+from fitters.few_shot.paper_few_shot import PaperFewShot
 from fitters.few_shot.registry import LEARNERS, learner_named
 from fitters.few_shot.ridge_probe import RidgeProbe
 from fitters.few_shot.tip_adapter import TipAdapter
@@ -21,6 +22,7 @@ __all__ = [
     "LPPlusPlus",
     "Learner",
     "LogisticProbe",
+    "PaperFewShot",
     "RidgeProbe",
     "Shots",
     "TipAdapter",

@@ -95,7 +95,7 @@ class CLAP:
     def _rate(self, epoch: int) -> float:
         if epoch == 0:
             return WARM_UP
-        return self.learning_rate * 0.5 * (1 + np.cos(np.pi * (epoch - 1) / self.epochs))
+        return float(self.learning_rate * 0.5 * (1 + np.cos(np.pi * (epoch - 1) / self.epochs)))
 
 
 def held_by(shots: Shots, start: Rows, scale: float) -> npt.NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from fitters.errors import MissingPackageError, SettingError
 from fitters.few_shot.learner import Rows, Shots, reciprocal_rank
@@ -126,7 +127,7 @@ class CrossModal:
                 logits = scale * (rows[batch] @ weight.T)
                 loss = torch.nn.functional.cross_entropy(logits, target[batch])
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 if (step + 1) % EVERY == 0 or step + 1 == self.steps:
                     found.append((step + 1, weight.detach().numpy().copy()))
@@ -138,7 +139,9 @@ class CrossModal:
         return float(0.5 * rate * (1 + np.cos(np.pi * (step - WARM_UP) / self.steps)))
 
 
-def _endless(n: int, size: int, steps: int, rng: np.random.Generator) -> list[np.ndarray]:
+def _endless(
+    n: int, size: int, steps: int, rng: np.random.Generator
+) -> list[npt.NDArray[np.int64]]:
     """Return `steps` batches of at most `size` of n rows, from one shuffle after another."""
     size = min(size, n)
     a_pass = n // size

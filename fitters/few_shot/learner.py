@@ -184,6 +184,12 @@ def sum_by_class(
 
 
 def reciprocal_rank(scores: npt.NDArray[np.floating], labels: Labels) -> float:
-    """Return the mean of 1 / rank of the own class; ties count against."""
+    """Return the mean of 1 / rank of the own class; ties count against.
+
+    The rank is among the classes that `labels` holds. Where classes have run out of validation
+    rows, what favours those that have some would else look good: with rows of 2 of 22 classes it
+    made a ridge probe name no other (24 % right, where class means had 72 %).
+    """
     own = scores[np.arange(len(labels)), labels]
-    return float(np.mean(1.0 / np.count_nonzero(scores >= own[:, None], axis=1)))
+    others = scores[:, np.unique(labels)]
+    return float(np.mean(1.0 / np.count_nonzero(others >= own[:, None], axis=1)))

@@ -12,6 +12,7 @@ from fitters.few_shot.cross_modal import CrossModal
 from fitters.few_shot.learner import Learner
 from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.lp_plus_plus import LPPlusPlus
+from fitters.few_shot.paper_few_shot import PaperFewShot
 from fitters.few_shot.ridge_probe import RidgeProbe
 from fitters.few_shot.tip_adapter import TipAdapter
 from fitters.few_shot.tip_adapter_f import TipAdapterF
@@ -26,6 +27,7 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "zs-lp": ZSLP,
     "clap": CLAP,
     "cross-modal": CrossModal,
+    "paper-few-shot": PaperFewShot,
 }
 """Name → what makes the learner; a learner of one's own is one line more."""
 

@@ -100,7 +100,7 @@ class TipAdapterF:
                         logits = logits + scale * (rows @ prototypes.T)
                     loss = torch.nn.functional.cross_entropy(logits, labels[batch])
                     optimiser.zero_grad()
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]
                     optimiser.step()
                     schedule.step()
                 made = Cache(keys.detach().numpy().copy(), shots.labels, shots.n_classes)
