@@ -10,7 +10,7 @@ import polars as pl
 ARENA = ["task", "eval", "options", "direction", "image_set", "name_set", "caption_set"]
 
 #: What tells cells of one method, source and K apart, where a suite or a sweep varies it.
-SETTINGS = ["head_set", "penalty", "mix"]
+SETTINGS = ["head_set", "penalty", "mix", "view_set"]
 
 #: What makes two runs the same cell. Everything else is the seed or follows from the sets.
 CELL = [*ARENA, "method", "source", "n_pairs", *SETTINGS]

@@ -87,6 +87,8 @@ class Run:
     metric_version, protocol_version : int
     code : str
         Digest of the sources that make a result; see `bench.code`.
+    view_set, view_revision : str
+        Augmented views of the images, for few-shot learners that look at some; empty for none.
     """
 
     suite: str
@@ -120,6 +122,8 @@ class Run:
     metric_version: int = METRIC_VERSION
     protocol_version: int = PROTOCOL_VERSION
     code: str = field(default_factory=code_digest)
+    view_set: str = ""
+    view_revision: str = ""
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -162,9 +166,15 @@ class Run:
                     f"model: method is {IDENTITY!r}, not {self.method!r}."
                 )
                 raise ProtocolError(msg)
-            if options.shots == 0 and not options.prototypes:
-                msg = "A few-shot run with 0 shots and no prototypes has nothing to learn from."
+            if options.shots == 0 and options.prototypes_from == "none":
+                msg = (
+                    "A few-shot run with 0 shots and no prototypes has nothing to learn from. Give "
+                    "it prototypes=names or prototypes=head, or a shot."
+                )
                 raise ProtocolError(msg)
+        elif self.view_set:
+            msg = f"Only few-shot learners look at views of images; task {self.task} does not."
+            raise ProtocolError(msg)
 
     def _check_fit(self) -> None:
         """Check that there is something to fit, and nothing too much."""
@@ -215,7 +225,11 @@ class Run:
         return sha256_hex(canonical_json({"fit": facts}))
 
     def _facts(self) -> dict[str, Any]:
-        return asdict(self) | {"options": asdict(self.task_options)}
+        facts = asdict(self) | {"options": asdict(self.task_options)}
+        if not self.view_set:
+            # Runs without views keep the ids that they had before there were any.
+            del facts["view_set"], facts["view_revision"]
+        return facts
 
     def columns(self) -> dict[str, Any]:
         """Return the fields as one row of plain values: lists joined, numbers or "auto" as text."""

@@ -98,8 +98,9 @@ def score(
         assert isinstance(options, FewShot)
         learner = _prompt_learner(run, prompt_side) if needs_tower(run) else None
         return score_few_shot(
-            alignment, corpus.images, split, names=corpus.names, options=options, learner=learner
-        )
+            alignment, corpus.images, split, names=corpus.names, head=corpus.head,
+            views=corpus.views, options=options, make_learner=learner,
+        )  # fmt: skip
     return _TASKS[run.task](run, alignment, _scored(run, corpus, split))
 
 
@@ -123,7 +124,7 @@ def _compares_spaces(run: Run) -> bool:
     """Whether a task takes the dot product of an image row and a text row."""
     options = run.task_options
     if isinstance(options, FewShot):
-        return options.prototypes or needs_tower(run)
+        return options.prototypes_from == "names" or needs_tower(run)
     if isinstance(options, HeadNames):
         return options.by == "alignment"
     if isinstance(options, ModalityGap):

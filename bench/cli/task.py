@@ -21,6 +21,9 @@ from featstore.command_line import StorePlace
     "\n      --head imagenet1k/head_weight/lite0 --head-names imagenet1k/class_name/MiniLM \\"
     "\n      --method procrustes --source head --eval split -O shots=4 -O learner=ridge-probe \\"
     "\n      --seeds 5 --store store -o results"
+    "\n  bench task few_shot --images pets/image/ViT-B-32 --names pets/class_name/ViT-B-32 \\"
+    "\n      --views pets.views10-seed0/image/ViT-B-32 --eval split -O shots=4 \\"
+    "\n      -O learner=tip-adapter --seeds 5 --store store -o results"
     "\n  bench task few_shot --images pets/image/oc:ViT-B-32-quickgelu \\"
     "\n      --names pets/class_name/oc:ViT-B-32-quickgelu --eval split -O shots=16 \\"
     "\n      -O learner=coop --store store -o results"
@@ -39,6 +42,8 @@ from featstore.command_line import StorePlace
 @click.option("--captions", default="", help="Caption set of the images.")
 @click.option("--head", default="", help="Head set, with --head-names.")
 @click.option("--head-names", default="", help="Class-name set of the head's classes.")
+@click.option("--views", default="",
+              help="few_shot: set of augmented views of the images.")  # fmt: skip
 @click.option("--method", default="identity", show_default=True,
               help="A method of `fitters fit`, or identity: embeddings as they are.")  # fmt: skip
 @click.option("--source", default="none", show_default=True,

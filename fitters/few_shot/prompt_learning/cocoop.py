@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from fitters.few_shot.learner import Classifier, Rows, Shots
+from fitters.few_shot.linear_classifier import without_bias
 from fitters.few_shot.prompt_learning.coop import (
     check_shots,
     first_context,
+    shown_rows,
     text_rows,
-    without_prompts,
 )
 from fitters.few_shot.prompt_learning.descent import Descent, descend
 from fitters.few_shot.prompt_learning.prompts import Prompts, make_prompts
@@ -168,11 +169,11 @@ class CoCoOp:
             tensor.requires_grad_()
         model = ConditionalClassifier(self.tower, prompts, context, net)
         with blas_threads():
-            rows = torch.from_numpy(shots.x).to(context.dtype)
+            shown = shown_rows(shots, context.dtype, rng)
             labels = torch.from_numpy(shots.labels)
 
             def loss_of(batch: Tensor) -> Tensor:
-                return torch.nn.functional.cross_entropy(model.logits(rows[batch]), labels[batch])
+                return torch.nn.functional.cross_entropy(model.logits(shown(batch)), labels[batch])
 
             if len(labels):
                 epochs = self.descent.epochs_for(int(shots.counts.max()))
@@ -185,4 +186,4 @@ class CoCoOp:
                 return model
             with torch.inference_mode():
                 weight = self.tower.logit_scale * text_rows(self.tower, prompts, context)
-        return without_prompts(weight)
+        return without_bias(weight.numpy())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fitters.errors import PairsError
-from fitters.few_shot.class_means import LinearClassifier
 from fitters.few_shot.learner import Shots
+from fitters.few_shot.linear_classifier import LinearClassifier, without_bias
 from fitters.few_shot.prompt_learning.descent import Descent, descend
 from fitters.few_shot.prompt_learning.prompts import (
     Position,
@@ -35,9 +35,10 @@ class CoOp:
 
     The text row of class c is T([v_1] … [v_m] name_c .), T the frozen tower and v the context,
     the only parameters; logits are s · cos(image, text row), s the tower's own scale. The loss is
-    the mean cross-entropy of the shots' own classes among all classes. Prototypes and validation
-    rows are not looked at, and the last epoch counts, as in the original. With no shot the result
-    is zero-shot with the first context.
+    the mean cross-entropy of the shots' own classes among all classes. Where shots have views, a
+    batch sees one of each, drawn anew. Prototypes and validation rows are not looked at, and the
+    last epoch counts, as in the original. With no shot the result is zero-shot with the first
+    context.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ class CoOp:
         classes does not matter.
     descent : Descent, optional
     seed : int
-        Draws the first context and the order of the shots.
+        Draws the first context, the order of the shots and their views.
 
     Attributes
     ----------
@@ -110,12 +111,12 @@ class CoOp:
             context = context.repeat(len(prompts), 1, 1)
         context.requires_grad_()
         with blas_threads():
-            rows = torch.from_numpy(shots.x).to(context.dtype)
+            shown = shown_rows(shots, context.dtype, rng)
             labels = torch.from_numpy(shots.labels)
             scale = self.tower.logit_scale
 
             def loss_of(batch: Tensor) -> Tensor:
-                logits = scale * rows[batch] @ text_rows(self.tower, prompts, context).T
+                logits = scale * shown(batch) @ text_rows(self.tower, prompts, context).T
                 return torch.nn.functional.cross_entropy(logits, labels[batch])
 
             if len(labels):
@@ -124,13 +125,21 @@ class CoOp:
             self.context_ = context.detach().numpy()
             with torch.inference_mode():
                 weight = scale * text_rows(self.tower, prompts, context)
-        return without_prompts(weight)
+        return without_bias(weight.numpy())
 
 
-def without_prompts(weight: Tensor) -> LinearClassifier:
-    """Return the classifier whose texts are the same for every image, from s times their rows."""
-    rows = weight.float().numpy()
-    return LinearClassifier(rows, np.zeros(len(rows), dtype=np.float32))
+def shown_rows(
+    shots: Shots, dtype: torch.dtype, rng: np.random.Generator
+) -> Callable[[Tensor], Tensor]:
+    """Return what gives a batch of shots its unit rows: of views one each, drawn anew."""
+    unit, _ = shots.unit_views
+    n_views = len(unit) // max(1, len(shots.labels))
+    rows = torch.from_numpy(unit).to(dtype)
+    if n_views <= 1:
+        return lambda batch: rows[batch]
+    return lambda batch: rows[
+        batch * n_views + torch.from_numpy(rng.integers(n_views, size=len(batch)))
+    ]
 
 
 def text_rows(tower: TextTower, prompts: Prompts, context: Tensor) -> Tensor:
