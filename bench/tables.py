@@ -20,18 +20,30 @@ from bench.comparisons import with_holm
 #: Metrics that a table shows, in this order, where a task has them.
 SHOWN = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank", "MRR", "mAP")
 
+#: Metrics that a table shows too where runs of task ``generalised`` stand in it.
+SHOWN_GENERALISED = ("balanced-accuracy", "seen", "unseen", "harmonic")
+
 #: As typeset; CSV and JSON hold plain numbers.
 MINUS = "\N{MINUS SIGN}"
 
 
-def result_table(results: pl.DataFrame, metrics: Sequence[str] = SHOWN) -> pl.DataFrame:
+def with_generalised(results: pl.DataFrame, metrics: Sequence[str]) -> list[str]:
+    """Return the metrics, behind those of generalised zero-shot where runs of it are there."""
+    own = SHOWN_GENERALISED if "generalised" in set(results["task"]) else ()
+    return [*own, *(metric for metric in metrics if metric not in own)]
+
+
+def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) -> pl.DataFrame:
     """Return one row per cell: columns ``<metric>`` and ``<metric>_sd`` over seeds.
+
+    Metrics are those given, or `SHOWN` and `SHOWN_GENERALISED`, in this order.
 
     Columns before them: those of `bench.cells.CELL`, n_images_fitted (mean), n_seeds, gallery
     (mean), image_mean. A row with method ``"chance"`` stands in every arena (`bench.cells.ARENA`).
     sd is null for a single run.
     """
-    present = [metric for metric in metrics if metric in set(results["metric"])]
+    wanted = with_generalised(results, SHOWN) if metrics is None else metrics
+    present = [metric for metric in wanted if metric in set(results["metric"])]
     cells = (
         results.filter(pl.col("metric").is_in(present))
         .group_by([*CELL, "metric"], maintain_order=True)
@@ -92,7 +104,7 @@ def result_lines(
     winners : collection of (metric, cell)
         Of `bench.winners.winners`: their values are marked with ``**``.
     """
-    metrics = [name for name in SHOWN if name in table.columns]
+    metrics = metric_columns(table)
     levels = {
         tuple(row[name] for name in ARENA): row
         for row in table.filter(pl.col("method") == "chance").iter_rows(named=True)
@@ -122,6 +134,11 @@ def result_lines(
             ]
         )
     return headings + [metric_name(metric) for metric in metrics], lines
+
+
+def metric_columns(table: pl.DataFrame) -> list[str]:
+    """Return the metrics of a result table, in its order."""
+    return [name for name in table.columns if f"{name}_sd" in table.columns]
 
 
 #: Columns that are shown only where they vary, and their headings.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fitters.few_shot.class_means import LinearClassifier
 from fitters.few_shot.learner import Shots, reciprocal_rank, sum_by_class
+from fitters.few_shot.linear_classifier import LinearClassifier, without_bias
 from fitters.linear.solvers import eigen_gram
 
 #: Penalties tried, relative to the mean eigenvalue of the rows' scatter.
@@ -46,9 +46,12 @@ class RidgeProbe:
 
     def fit(self, shots: Shots) -> LinearClassifier:
         """Solve for every penalty and mass, and keep the best."""
+        if not len(shots.labels):
+            assert shots.prototypes is not None
+            return without_bias(shots.prototypes)
         free = shots.has_validation
         penalties = self.penalties if free else (1.0,)
-        mixed = shots.prototypes is not None and len(shots.labels) > 0
+        mixed = shots.prototypes is not None
         masses = (self.masses if free else (1.0,)) if mixed else (1.0,)
         best: tuple[float, float, float] | None = None
         paths = [_Path(shots, mass) for mass in masses]
