@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -19,7 +18,6 @@ from bench.engines import Engine, run_tasks
 from bench.fits import Fitted, fit_run
 from bench.grid import fit_grid, grid_key
 from bench.prompt_side import PromptSide, open_prompt_side
-from bench.protocol import Split
 from bench.results import (
     RANK_SCHEMA,
     RESULT_SCHEMA,
@@ -29,7 +27,7 @@ from bench.results import (
     write_run,
 )
 from bench.runs import Run
-from bench.scoring import score, split_of
+from bench.scoring import Scoring, split_of
 from bench.tasks import Outcome
 from featstore.store.store import open_store
 
@@ -218,9 +216,7 @@ def _sweep(runs: Sequence[Run], corpus: Corpus, root: Path) -> Iterator[FitDone]
     done: list[FitDone] = []
     start = time.perf_counter()
     for fit in fit_grid(runs, corpus, split_of(runs[0], corpus)):
-        for run, outcomes, facts in _scored(
-            fit.runs, fit.fitted, fit.corpus, fit.split, fit.seconds
-        ):
+        for run, outcomes, facts in _scored(fit.runs, fit.fitted, fit.scoring, fit.seconds):
             _add_rows(rows, run, outcomes, facts)
             _add_ranks(ranks, run, outcomes, places=False)
         done.append(FitDone(len(fit.runs), time.perf_counter() - start))
@@ -256,8 +252,8 @@ def execute(
     start = time.perf_counter()
     fitted = fit_run(first, corpus, split)
     seconds = time.perf_counter() - start
-    scored = _scored(runs, fitted, corpus, split, seconds, prompt_side)
-    for run, outcomes, facts in scored:
+    scoring = Scoring(corpus, split, prompt_side=prompt_side)
+    for run, outcomes, facts in _scored(runs, fitted, scoring, seconds):
         rows, ranks = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA)
         _add_rows(rows, run, outcomes, facts)
         _add_ranks(ranks, run, outcomes)
@@ -265,17 +261,12 @@ def execute(
 
 
 def _scored(
-    runs: Sequence[Run],
-    fitted: Fitted,
-    corpus: Corpus,
-    split: Split | None,
-    fit_seconds: float,
-    prompt_side: Callable[[Run], PromptSide] | None = None,
+    runs: Sequence[Run], fitted: Fitted, scoring: Scoring, fit_seconds: float
 ) -> Iterator[tuple[Run, list[Outcome], dict[str, Any]]]:
     """Yield every run with its outcomes and what its result rows tell of the fit."""
     for run in runs:
         start = time.perf_counter()
-        outcomes = score(run, fitted.alignment, corpus, split, prompt_side=prompt_side)
+        outcomes = scoring.score(run, fitted.alignment)
         seconds = {"fit_seconds": fit_seconds, "score_seconds": time.perf_counter() - start}
         yield run, outcomes, fitted.facts | seconds
 
@@ -306,7 +297,7 @@ def _add_rows(table: Columns, run: Run, outcomes: list[Outcome], facts: dict[str
 def _n_clusters(outcome: Outcome) -> int:
     if outcome.queries is None:
         return outcome.n
-    return len(np.unique(outcome.queries.clusters))
+    return outcome.queries.question.n_clusters
 
 
 def _add_ranks(table: Columns, run: Run, outcomes: list[Outcome], *, places: bool = True) -> None:
@@ -315,9 +306,7 @@ def _add_ranks(table: Columns, run: Run, outcomes: list[Outcome], *, places: boo
         if outcome.queries is None:
             continue
         ranks, queries = outcome.ranks, outcome.queries
-        varied: dict[str, Any] = {
-            "query_id": queries.ids.tolist(),
-            "cluster_id": queries.clusters.astype(str).tolist(),
+        varied: dict[str, Any] = queries.question.columns | {
             "rank": ranks.rank,
             "average_precision": ranks.average_precision,
             "truncated_precision": ranks.truncated_precision,

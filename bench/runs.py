@@ -225,7 +225,9 @@ class Run:
         return sha256_hex(canonical_json({"fit": facts}))
 
     def _facts(self) -> dict[str, Any]:
-        facts = asdict(self) | {"options": asdict(self.task_options)}
+        # All values but the options are plain: asdict would look into each of them, for 0.1 ms.
+        facts = {column.name: getattr(self, column.name) for column in fields(self)}
+        facts["options"] = asdict(self.task_options)
         if not self.view_set:
             # Runs without views keep the ids that they had before there were any.
             del facts["view_set"], facts["view_revision"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
-from bench.engines import single_thread
+from featstore.one_thread import single_thread
 from featstore.parent_process import end_with_parent
 
 Task = TypeVar("Task")

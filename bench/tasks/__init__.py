@@ -7,14 +7,18 @@ from bench.tasks.head_names import score_head_names
 from bench.tasks.hubness import score_hubness
 from bench.tasks.modality_gap import score_modality_gap
 from bench.tasks.neighbours import score_neighbours
-from bench.tasks.outcome import Outcome, Projector, Queries
-from bench.tasks.retrieval import score_retrieval
-from bench.tasks.zero_shot import score_zero_shot
+from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, Queries
+from bench.tasks.retrieval import prepare_retrieval, score_retrieval
+from bench.tasks.zero_shot import prepare_zero_shot, score_zero_shot
 
 __all__ = [
+    "KEPT",
     "Outcome",
+    "Prepared",
     "Projector",
     "Queries",
+    "prepare_retrieval",
+    "prepare_zero_shot",
     "score_cosine_head",
     "score_few_shot",
     "score_generalised",

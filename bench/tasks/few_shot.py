@@ -19,12 +19,11 @@ from scipy.sparse import issparse
 from bench.corpus import Head, Items
 from bench.errors import ProtocolError
 from bench.image_views import ImageViews
-from bench.metrics import ranks_from_blocks
 from bench.options import FewShot
 from bench.protocol import Split, first_per_class
 from bench.tasks.classified import METRICS, with_class_metrics
 from bench.tasks.head_names import for_head
-from bench.tasks.outcome import KEPT, Outcome, Projector, ranked_outcome
+from bench.tasks.outcome import Outcome, Projector, Question
 from fitters.few_shot import Classifier, Learner, Shots, learner_named
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs
@@ -121,15 +120,15 @@ def score_few_shot(
     classifier = learner.fit(shots)
     blocks = _score_blocks(classifier, alignment, images.rows, split.test, max(width, len(classes)))
     truth = images.classes[split.test]
-    ranks = ranks_from_blocks(blocks, truth, classes, top=KEPT)
     test_ids = images.ids[split.test]
-    outcome = ranked_outcome("image→class", ranks, test_ids, test_ids, ids, METRICS)
+    question = Question("image→class", test_ids, ids, (truth, classes), METRICS, apart=True)
+    outcome = question.rank_blocks(blocks)
     facts = {
         "n_shots": len(chosen),
         "n_validation": len(validation),
         **{f"learner_{name}": float(value) for name, value in classifier.facts.items()},
     }
-    return [replace(with_class_metrics(outcome, classes, truth), facts=facts)]
+    return [replace(with_class_metrics(outcome), facts=facts)]
 
 
 def _classes(
