@@ -97,8 +97,8 @@ class TipAdapter:
     where there are no views) and their one-hot labels L. Zhang et al., Tip-Adapter, ECCV 2022.
 
     α and β are the pair with the best mean reciprocal rank on the validation rows, of equal ones
-    the smaller α, then the smaller β; `ALPHA` and `BETA` without validation rows. Without
-    prototypes only β plays a part. With no shot it is the prototypes.
+    the α nearest `ALPHA`, then the β nearest `BETA` in their ratio; these two without validation
+    rows. Without prototypes only β plays a part. With no shot it is the prototypes.
 
     Parameters
     ----------
@@ -143,12 +143,20 @@ class TipAdapter:
             weights = alphas
             first = np.float32(scale) * (x @ shots.prototypes.T)
         values = [
-            (reciprocal_rank(first + np.float32(alpha) * cached, labels), -alpha, -beta)
+            (
+                reciprocal_rank(first + np.float32(alpha) * cached, labels),
+                -_far(alpha, ALPHA), -_far(beta, BETA), -alpha, -beta,
+            )
             for beta, cached in zip(self.betas, cache.paths(x, self.betas), strict=True)
             for alpha in weights
-        ]
-        _, alpha, beta = max(values)
+        ]  # fmt: skip
+        *_, alpha, beta = max(values)
         return -alpha, -beta
+
+
+def _far(value: float, published: float) -> float:
+    """Return how far a value is from the published one, as the logarithm of their ratio."""
+    return float(abs(np.log(value / published))) if value > 0 else float("inf")
 
 
 def classifier_of(

@@ -129,7 +129,7 @@ def store_with_views(smoke_store, tmp_path_factory):
 
 
 def test_views_are_read_for_shots_and_never_scored(store_with_views):
-    few = {"eval": "in-class", "options": FewShot(4, "clap")}
+    few = {"eval": "in-class", "options": FewShot(4, "tip-adapter", prototypes="none")}
     plain, _ = outcome_rows(store_with_views, "few_shot", **few)
     seen, ranks = outcome_rows(
         store_with_views, "few_shot", views="smoke.views3-seed0/image/synthetic", **few
@@ -148,7 +148,7 @@ def test_views_are_read_for_shots_and_never_scored(store_with_views):
 
 
 def test_views_that_do_not_fit_are_refused(store_with_views):
-    few = {"eval": "in-class", "options": FewShot(4, "clap")}
+    few = {"eval": "in-class", "options": FewShot(4, "tip-adapter", prototypes="none")}
     with pytest.raises(ProtocolError, match="holds augmented views, which nobody took"):
         outcome_rows(
             store_with_views, "few_shot", images="smoke.views3-seed0/image/synthetic", **few

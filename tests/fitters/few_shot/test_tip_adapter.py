@@ -41,7 +41,11 @@ def test_alpha_and_beta_are_the_best_on_validation_rows():
         cached = dense_cache(x, given.x, given.labels, 10, beta)
         scores = 20.0 * x @ given.prototypes.T + alpha * cached
         values[alpha, beta] = round(reciprocal_rank(scores, labels), 12)
-    best = max(values, key=lambda pair: (values[pair], -pair[0], -pair[1]))
+
+    def far(value, published):
+        return abs(np.log(value / published)) if value else np.inf
+
+    best = max(values, key=lambda pair: (values[pair], -far(pair[0], 1.17), -far(pair[1], 1.0)))
     assert (ours.facts["alpha"], ours.facts["beta"]) == best
     assert values[best] > values[0.0, 1.0]
 
