@@ -157,7 +157,7 @@ class Run:
                     f"'in-class', not {self.eval!r}."
                 )
                 raise ProtocolError(msg)
-            # Here, because naming a run has to be quick, and learners import scikit-learn.
+            # Here, because it loads every learner, and other tasks have none.
             from fitters.few_shot.prompt_learning import PROMPT_LEARNERS
 
             if options.learner in PROMPT_LEARNERS and self.method != IDENTITY:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -123,7 +124,7 @@ def result_lines(
             [
                 row["direction"],
                 row["eval"],
-                *(set_name(name, row[name]) for name in extra),
+                *(_extra_text(name, row[name]) for name in extra),
                 METHOD_NAMES.get(row["method"], row["method"]),
                 "" if is_chance else source_name(row["source"], row["n_pairs"]),
                 "" if is_chance else pairs_text(row["n_pairs"], row["n_images_fitted"]),
@@ -143,19 +144,37 @@ def metric_columns(table: pl.DataFrame) -> list[str]:
 
 #: Columns that are shown only where they vary, and their headings.
 EXTRA = {
-    "image_set": "images", "name_set": "names", "caption_set": "captions", "head_set": "head",
-    "penalty": "penalty", "mix": "mix",
+    "options": "options", "image_set": "images", "name_set": "names",
+    "caption_set": "captions", "head_set": "head", "penalty": "penalty", "mix": "mix",
 }  # fmt: skip
 
 
 def varying(table: pl.DataFrame) -> list[str]:
-    """Return the columns of `EXTRA` that hold more than one value; empty ones count as none."""
-    return [
-        name
-        for name in EXTRA
-        if name in table.columns
-        and table.filter(pl.col(name).cast(pl.String) != "")[name].n_unique() > 1
-    ]
+    """Return the columns of `EXTRA` that hold more than one value.
+
+    Empty ones count as none, but for options, where they are the defaults.
+    """
+    found = []
+    for name in EXTRA:
+        if name in table.columns:
+            values = set(table[name].cast(pl.String).drop_nulls())
+            if len(values if name == "options" else values - {""}) > 1:
+                found.append(name)
+    return found
+
+
+def _extra_text(column: str, value: Any) -> str:
+    """Return a value of a column of `EXTRA`: options as they are typed, ``learner=coop``."""
+    if column != "options":
+        return set_name(column, value)
+    options: dict[str, Any] = json.loads(value) if value else {}
+    return " ".join(f"{name}={_typed(option)}" for name, option in options.items())
+
+
+def _typed(option: Any) -> str:
+    if isinstance(option, list):
+        return ",".join(map(str, option))
+    return str(option).lower() if isinstance(option, bool) else str(option)
 
 
 def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
@@ -176,7 +195,7 @@ def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
             row["direction"],
             row["eval"],
             metric_name(row["metric"]),
-            *(set_name(name, row[name]) for name in extra),
+            *(_extra_text(name, row[name]) for name in extra),
             METHOD_NAMES.get(row["method"], row["method"]),
             row["side_a"],
             row["side_b"],
