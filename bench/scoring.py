@@ -10,6 +10,7 @@ from bench.corpus import Corpus, Items
 from bench.errors import ProtocolError
 from bench.options import (
     FewShot,
+    Generalised,
     HeadNames,
     Hubness,
     ModalityGap,
@@ -18,6 +19,7 @@ from bench.options import (
     Retrieval,
     ZeroShot,
 )
+from bench.prompt_side import PromptSide, needs_tower
 from bench.protocol import Split, held_out_split, in_class_split, manifest_split, sample_rng
 from bench.runs import IDENTITY, Run
 from bench.tasks import (
@@ -29,6 +31,7 @@ from bench.tasks import (
     prepare_zero_shot,
     score_cosine_head,
     score_few_shot,
+    score_generalised,
     score_head_names,
     score_hubness,
     score_modality_gap,
@@ -36,6 +39,8 @@ from bench.tasks import (
     score_neural_collapse,
     score_spectrum,
 )
+from fitters.few_shot import Learner
+from fitters.few_shot.prompt_learning import prompt_learner
 
 
 def split_of(run: Run, corpus: Corpus) -> Split | None:
@@ -67,10 +72,20 @@ class Scoring:
         None where every image is scored.
     top : int
         Items kept of what a query finds; ranks need none.
+    prompt_side : callable, optional
+        Opens what learners of prompts need; called only for them.
     """
 
-    def __init__(self, corpus: Corpus, split: Split | None, *, top: int = KEPT) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: Split | None,
+        *,
+        top: int = KEPT,
+        prompt_side: Callable[[Run], PromptSide] | None = None,
+    ) -> None:
         self._corpus, self._split, self._top = corpus, split, top
+        self._prompt_side = prompt_side
         self._held_out: dict[str, Corpus] = {}
         self._prepared: dict[tuple[str, Options, str, str], Prepared] = {}
 
@@ -102,8 +117,12 @@ class Scoring:
             assert self._split is not None
             options = run.task_options
             assert isinstance(options, FewShot)
-            images, names = self._corpus.images, self._corpus.names
-            return score_few_shot(alignment, images, self._split, names=names, options=options)
+            learner = _prompt_learner(run, self._prompt_side) if needs_tower(run) else None
+            corpus = self._corpus
+            return score_few_shot(
+                alignment, corpus.images, self._split, names=corpus.names, head=corpus.head,
+                views=corpus.views, options=options, make_learner=learner,
+            )  # fmt: skip
         if run.task not in _PREPARED:
             return _TASKS[run.task](run, alignment, self.held_out(run))
         key = (run.task, run.task_options, run.relevance, run.eval)
@@ -112,16 +131,32 @@ class Scoring:
         return self._prepared[key](alignment)
 
 
+def _prompt_learner(
+    run: Run, prompt_side: Callable[[Run], PromptSide] | None
+) -> Callable[[list[str]], Learner]:
+    """Return what makes the run's learner of prompts for the classes of a gallery."""
+    options = run.task_options
+    assert isinstance(options, FewShot)
+    if prompt_side is None:
+        msg = f"Learner {options.learner} needs a text tower, and nobody opens one here."
+        raise ProtocolError(msg)
+    side = prompt_side(run)
+    name, seed = options.learner, run.seed
+    return lambda classes: prompt_learner(
+        name, side.tower, [side.names[c] for c in classes], seed=seed
+    )
+
+
 def _compares_spaces(run: Run) -> bool:
     """Whether a task takes the dot product of an image row and a text row."""
     options = run.task_options
     if isinstance(options, FewShot):
-        return options.prototypes
+        return options.prototypes_from == "names" or needs_tower(run)
     if isinstance(options, HeadNames):
         return options.by == "alignment"
     if isinstance(options, ModalityGap):
         return options.between == "images-texts"
-    return isinstance(options, ZeroShot | Retrieval | Hubness)
+    return isinstance(options, ZeroShot | Generalised | Retrieval | Hubness)
 
 
 def _scored(run: Run, corpus: Corpus, split: Split | None) -> Corpus:
@@ -168,6 +203,15 @@ def _zero_shot(run: Run, corpus: Corpus, top: int) -> Prepared:
     )  # fmt: skip
 
 
+def _generalised(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+    options = run.task_options
+    assert isinstance(options, Generalised)
+    return score_generalised(
+        alignment, corpus.images, _names(run, corpus), corpus.seen,
+        prompts=corpus.prompts, options=options,
+    )  # fmt: skip
+
+
 def _retrieval(run: Run, corpus: Corpus, top: int) -> Prepared:
     options = run.task_options
     assert isinstance(options, Retrieval)
@@ -211,6 +255,7 @@ _PREPARED: dict[str, Callable[[Run, Corpus, int], Prepared]] = {
 }
 
 _TASKS: dict[str, Callable[[Run, Projector, Corpus], list[Outcome]]] = {
+    "generalised": _generalised,
     "head_names": _head_names,
     "neighbours": _neighbours,
     "modality_gap": _modality_gap,

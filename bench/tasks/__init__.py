@@ -1,7 +1,7 @@
 """Tasks: what is asked of an alignment. Arrays in, ranks and pooled numbers out."""
 
 from bench.tasks.few_shot import score_few_shot
-from bench.tasks.generalised import Generalised, score_generalised
+from bench.tasks.generalised import score_generalised
 from bench.tasks.head_geometry import score_cosine_head, score_neural_collapse, score_spectrum
 from bench.tasks.head_names import score_head_names
 from bench.tasks.hubness import score_hubness
@@ -13,7 +13,6 @@ from bench.tasks.zero_shot import prepare_zero_shot, score_zero_shot
 
 __all__ = [
     "KEPT",
-    "Generalised",
     "Outcome",
     "Prepared",
     "Projector",

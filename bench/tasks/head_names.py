@@ -35,7 +35,7 @@ def score_head_names(
     if options.by == "relative":
         x, y = relative_rows(head.weight, head.texts, rng=rng)
     else:
-        own = _for_head(alignment, head)
+        own = for_head(alignment, head)
         x, y = own.project_x(head.weight), own.project_y(head.texts)
     groups = np.asarray(head.groups).astype(str)
     question = Question("head→name", head.classes, head.classes, (groups, groups), METRICS)
@@ -50,7 +50,7 @@ def score_head_names(
     return [replace(outcome, values=values | outcome.values, chance={"AUC": 0.5} | outcome.chance)]
 
 
-def _for_head(alignment: Projector, head: Head) -> Projector:
+def for_head(alignment: Projector, head: Head) -> Projector:
     """Return the alignment with the mean of the head's rows instead of that of images."""
     if not isinstance(alignment, Alignment) or alignment.x.mean is None:
         return alignment
