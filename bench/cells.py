@@ -10,19 +10,21 @@ import polars as pl
 ARENA = ["task", "eval", "options", "direction", "image_set", "name_set", "caption_set"]
 
 #: What tells cells of one method, source and K apart, where a suite or a sweep varies it.
-SETTINGS = ["head_set", "penalty", "mix"]
+SETTINGS = ["head_set", "penalty", "mix", "view_set"]
 
 #: What makes two runs the same cell. Everything else is the seed or follows from the sets.
 CELL = [*ARENA, "method", "source", "n_pairs", *SETTINGS]
 
 TASK_ORDER = [
-    "zero_shot", "retrieval", "few_shot", "head_names", "neighbours", "modality_gap",
+    "zero_shot", "generalised", "retrieval", "few_shot", "head_names", "neighbours", "modality_gap",
     "neural_collapse", "cosine_head", "hubness", "spectrum",
 ]  # fmt: skip
 EVAL_ORDER = ["all-names", "held-out", "split", "in-class"]
 #: Evaluations in which every seed scores other images.
 FRESH_SPLITS = ("held-out", "in-class")
-DIRECTION_ORDER = ["image→name", "image→caption", "caption→image"]
+DIRECTION_ORDER = [
+    "image→name", "unseen image→unseen name", "image→caption", "caption→image",
+]  # fmt: skip
 METHOD_ORDER = [
     "chance", "identity", "mean-shift", "conse", "procrustes", "pls", "cca-200", "cca", "csa",
     "asif", "least-squares", "ridge-x2y", "ridge-both", "ridge",

@@ -13,7 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
-from bench.options import ZeroShot
+from bench.image_views import VIEW_ID, ImageViews
+from bench.options import Generalised, ZeroShot
 from bench.overlap import seen_classes
 from bench.runs import Run
 from featstore.store.store import FeatureStore
@@ -96,6 +97,8 @@ class Corpus:
         Of the names: whether the head's label set has the class. See `bench.overlap`.
     one_model : bool
         Whether images and texts are of the two towers of one model, in one space.
+    views : ImageViews, optional
+        Augmented views of the images, if the run names a set of them.
     """
 
     images: Items
@@ -105,6 +108,7 @@ class Corpus:
     prompts: Items | None = None
     seen: NDArray[np.bool_] | None = None
     one_model: bool = False
+    views: ImageViews | None = None
 
 
 def read_corpus(store: FeatureStore, run: Run) -> Corpus:
@@ -113,11 +117,23 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     Raises
     ------
     ProtocolError
-        If the store has another revision of a set than the run, or images lack a class.
+        If the store has another revision of a set than the run, images lack a class, or the image
+        set is one of views.
     featstore.errors.UnknownSetError, featstore.errors.MisalignedItemsError
         If a set is missing, or the head belongs to another model than the images.
     """
     image_view = _view(store, run.image_set, run.image_revision)
+    if VIEW_ID in image_view.items.columns:
+        msg = (
+            f"{run.image_set} holds augmented views, which nobody took: they are not scored. Name "
+            "the set of the images themselves, and views beside it (of few_shot: --views)."
+        )
+        raise ProtocolError(msg)
+    views = None
+    if run.view_set:
+        view_rows = _view(store, run.view_set, run.view_revision)
+        image_view.require_same_space(view_rows, what="Images and their views")
+        views = ImageViews(view_rows)
     if run.limit is not None:
         image_view = image_view.take(np.arange(min(run.limit, len(image_view))))
     images = _items(image_view, classes_needed=bool(run.name_set))
@@ -146,7 +162,7 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
             seen = seen_classes(name_view.items, head_names.items, names.classes)
     keys = [run.image_set, *([run.name_set] if run.name_set else [run.caption_set])]
     spaces = [store.info(key).attributes["space"] for key in keys if key]
-    return Corpus(images, names, captions, head, prompts, seen, _one_model(spaces))
+    return Corpus(images, names, captions, head, prompts, seen, _one_model(spaces), views)
 
 
 def _no_items() -> Items:
@@ -157,7 +173,7 @@ def _no_items() -> Items:
 def needs_prompts(run: Run) -> bool:
     """Whether a run scores single prompts."""
     options = run.task_options
-    return isinstance(options, ZeroShot) and options.prompts != "mean"
+    return isinstance(options, ZeroShot | Generalised) and options.prompts != "mean"
 
 
 def _one_model(spaces: list[dict[str, Any]]) -> bool:

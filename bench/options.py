@@ -33,6 +33,20 @@ class ZeroShot:
 
 
 @dataclass(frozen=True)
+class Generalised:
+    """Options of ``generalised``: zero-shot with seen and unseen classes in one gallery.
+
+    Attributes
+    ----------
+    prompts, scorer : str
+        As of `ZeroShot`.
+    """
+
+    prompts: Literal["mean", "max", "each"] = "mean"
+    scorer: Scorer = "cosine"
+
+
+@dataclass(frozen=True)
 class Retrieval:
     """Options of ``retrieval``.
 
@@ -58,13 +72,27 @@ class FewShot:
         Labelled training images of every class. 0 needs prototypes.
     learner : str
         One of `fitters.few_shot.LEARNERS`.
-    prototypes : bool
-        Whether the learner also gets one row per class from its name, through the alignment.
+    prototypes : "names", "head" or "none"
+        What one more row per class comes from: its ``name``, through the alignment; its row of the
+        run's ``head``, where that has all classes; nothing. True and False are names and none,
+        and how these two are kept.
     """
 
     shots: int = 1
     learner: str = "class-means"
-    prototypes: bool = True
+    prototypes: bool | Literal["names", "head", "none"] = True
+
+    def __post_init__(self) -> None:
+        # Runs from before there were rows of a head say true and false, and keep their ids.
+        kept = {"names": True, "none": False}.get(str(self.prototypes), self.prototypes)
+        object.__setattr__(self, "prototypes", kept)
+
+    @property
+    def prototypes_from(self) -> Literal["names", "head", "none"]:
+        """What prototypes come from."""
+        if self.prototypes == "head":
+            return "head"
+        return "names" if self.prototypes else "none"
 
 
 @dataclass(frozen=True)
@@ -155,6 +183,7 @@ class Spectrum:
 
 Options: TypeAlias = (
     ZeroShot
+    | Generalised
     | Retrieval
     | FewShot
     | HeadNames
@@ -169,6 +198,7 @@ Options: TypeAlias = (
 #: The tasks, and the options of each.
 TASK_OPTIONS: dict[str, type[Options]] = {
     "zero_shot": ZeroShot,
+    "generalised": Generalised,
     "retrieval": Retrieval,
     "few_shot": FewShot,
     "head_names": HeadNames,
@@ -198,8 +228,8 @@ def checked_options(task: str, options: Options | None) -> Options:
     hints = get_type_hints(kind)
     for field in fields(options):
         value, hint = getattr(options, field.name), hints[field.name]
-        known = get_args(hint) if get_origin(hint) is Literal else None
-        if known is not None and value not in known:
+        known = _words(hint)
+        if known and value not in known and not (_is_switch(hint) and isinstance(value, bool)):
             msg = f"{field.name} of {task} is one of {', '.join(known)}; got {value!r}."
             raise ProtocolError(msg)
         numbers = value if isinstance(value, tuple) else (value,)
@@ -244,8 +274,21 @@ def parse_options(task: str, words: list[str]) -> Options:
     return checked_options(task, kind(**values))
 
 
+def _words(hint: Any) -> tuple[str, ...]:
+    """Return the words that an option may be; none where it is no word."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(word for part in get_args(hint) for word in _words(part))
+
+
+def _is_switch(hint: Any) -> bool:
+    return hint is bool or bool in get_args(hint)
+
+
 def _value(hint: Any, text: str) -> Any:
-    if hint is bool:
+    if text in _words(hint):
+        return text
+    if _is_switch(hint):
         if text not in ("true", "false"):
             raise ValueError(text)
         return text == "true"

@@ -59,6 +59,8 @@ RUN_COLUMNS: dict[str, Any] = {
     "metric_version": pl.Int64,
     "protocol_version": pl.Int64,
     "code": pl.String,  # digest of the sources that made the row
+    "view_set": pl.String,  # augmented views of the images, where a few-shot learner had some
+    "view_revision": pl.String,
 }
 
 #: One row per run, direction and metric.
@@ -81,6 +83,10 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "n_validation": pl.Int64,
     "learner_penalty": pl.Float64,
     "learner_mix": pl.Float64,
+    "learner_scale": pl.Float64,  # before cosines in a softmax
+    "learner_alpha": pl.Float64,  # Tip-Adapter's weight of the cache, LP++'s mean one of names
+    "learner_beta": pl.Float64,  # Tip-Adapter's sharpness
+    "learner_epoch": pl.Float64,  # that was kept
     "fit_seconds": pl.Float64,
     "score_seconds": pl.Float64,
 }

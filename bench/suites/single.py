@@ -34,6 +34,8 @@ class TaskRequest:
     relevance : str
     locales, variants, templates, train_splits : sequence of str
     train_fraction : float
+    views : str
+        Set of augmented views of the images.
     """
 
     task: str
@@ -55,6 +57,7 @@ class TaskRequest:
     templates: Sequence[str] = TEMPLATES
     train_splits: Sequence[str] = ("train",)
     train_fraction: float = 0.6
+    views: str = ""
 
 
 def task_runs(store: FeatureStore, request: TaskRequest, *, limit: int | None = None) -> list[Run]:
@@ -78,6 +81,7 @@ def task_runs(store: FeatureStore, request: TaskRequest, *, limit: int | None = 
         ("caption", request.captions),
         ("head", request.head),
         ("head_name", request.head_names),
+        ("view", request.views),
     ):
         info = store.info(name) if name else None
         sets[f"{field}_set"] = "" if info is None else str(info.key)

@@ -3,12 +3,12 @@
 Everything happens in the shared space of an alignment, so that the names of the classes can be
 prototypes there; without prototypes only its image side is used. Validation images are training
 images beyond the shots, min(shots, 4) of every class, the rule of CoOp's splits: what a learner
-leaves open is chosen on them.
+leaves open is chosen on them. docs/few_shot.md has the learners.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from bench.corpus import Items
+from bench.corpus import Head, Items
 from bench.errors import ProtocolError
-from bench.metrics import ranks_from_blocks
+from bench.image_views import ImageViews
 from bench.options import FewShot
 from bench.protocol import Split, first_per_class
 from bench.tasks.classified import METRICS, with_class_metrics
-from bench.tasks.outcome import KEPT, Outcome, Projector, ranked_outcome
-from fitters.few_shot import Classifier, Shots, learner_named
+from bench.tasks.head_names import for_head
+from bench.tasks.outcome import Outcome, Projector, Question
+from fitters.few_shot import Classifier, Learner, Shots, learner_named
 from fitters.moments.transform import normalize_rows
+from fitters.pairs import Pairs
 
 #: Validation images of a class, at most.
 MOST_VALIDATION = 4
@@ -39,7 +41,10 @@ def score_few_shot(
     split: Split,
     *,
     names: Items | None = None,
+    head: Head | None = None,
+    views: ImageViews | None = None,
     options: FewShot | None = None,
+    make_learner: Callable[[list[str]], Learner] | None = None,
 ) -> list[Outcome]:
     """Learn from shots of the training images, and classify the test images.
 
@@ -51,21 +56,28 @@ def score_few_shot(
     split : Split
         The order of its training images says which are the first shots of a class.
     names : Items, optional
-        One text a class; needed for prototypes.
+        One text a class; needed for prototypes from names, and by learners that map names.
+    head : Head, optional
+        Needed for prototypes from a head, and by learners that train on one.
+    views : ImageViews, optional
+        Augmented views of the training images, for learners that look at some.
     options : FewShot, optional
+    make_learner : callable, optional
+        Makes the learner from the class ids of the gallery, instead of ``options.learner``.
 
     Returns
     -------
     list of one Outcome
         Direction ``"image→class"``; the gallery is the classes of the training images, with
-        prototypes those of the names; clusters are the images themselves, of which every one is
-        drawn for itself. Facts: ``n_shots``, ``n_validation``, and the chosen
-        ``learner_penalty`` and ``learner_mix``.
+        prototypes from names those of the names; clusters are the images themselves, of which
+        every one is drawn for itself. Facts: ``n_shots``, ``n_validation``, and what the learner
+        chose, such as ``learner_penalty``.
 
     Raises
     ------
     ProtocolError
-        If a test image's class has no training image and there is no prototype, or names lack.
+        If a test image's class has no training image and there is no prototype, if names or a
+        head lack, or the head lacks a class.
     """
     options = options or FewShot()
     chosen = first_per_class(split.train, images.classes, options.shots)
@@ -87,44 +99,108 @@ def score_few_shot(
     def labels(rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.array([place[name] for name in images.classes[rows].tolist()], dtype=np.int64)
 
-    prototypes = None
-    if options.prototypes:
-        assert names is not None
-        prototypes = _dense(alignment.project_y(names.rows))
+    if make_learner is not None:
+        learner = make_learner(classes.tolist())
+    else:
+        learner = learner_named(options.learner)
+    needs = getattr(learner, "needs", ())
     width = len(split.test[:1]) and projected(split.test[:1]).shape[1]
     shots = Shots(
         x=projected(chosen) if len(chosen) else np.empty((0, width), dtype=np.float32),
         labels=labels(chosen),
         n_classes=len(classes),
-        prototypes=prototypes,
+        prototypes=_prototypes(alignment, classes, names, head, options),
         validation_x=projected(validation) if len(validation) else None,
         validation_labels=labels(validation) if len(validation) else None,
+        views=_views(alignment, views, images, chosen) if views and len(chosen) else None,
+        lengths=np.linalg.norm(images.rows[chosen], axis=1),
+        texts=_texts(classes, names) if "texts" in needs else None,
+        head=_head_pairs(alignment, head) if "head" in needs else None,
     )
-    classifier = learner_named(options.learner).fit(shots)
+    classifier = learner.fit(shots)
     blocks = _score_blocks(classifier, alignment, images.rows, split.test, max(width, len(classes)))
     truth = images.classes[split.test]
-    ranks = ranks_from_blocks(blocks, truth, classes, top=KEPT)
     test_ids = images.ids[split.test]
-    outcome = ranked_outcome("image→class", ranks, test_ids, test_ids, ids, METRICS)
+    question = Question("image→class", test_ids, ids, (truth, classes), METRICS, apart=True)
+    outcome = question.rank_blocks(blocks)
     facts = {
         "n_shots": len(chosen),
         "n_validation": len(validation),
         **{f"learner_{name}": float(value) for name, value in classifier.facts.items()},
     }
-    return [replace(with_class_metrics(outcome, classes, truth), facts=facts)]
+    return [replace(with_class_metrics(outcome), facts=facts)]
 
 
 def _classes(
     images: Items, split: Split, names: Items | None, options: FewShot
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the classes of the gallery, and the ids that stand for them."""
-    if not options.prototypes:
+    if options.prototypes_from != "names":
         classes = np.unique(images.classes[split.train])
         return classes, classes
     if names is None or not len(names):
         msg = "Few-shot prototypes need the names of the classes. Name their set in the run."
         raise ProtocolError(msg)
     return names.classes, names.ids
+
+
+def _prototypes(
+    alignment: Projector,
+    classes: NDArray[Any],
+    names: Items | None,
+    head: Head | None,
+    options: FewShot,
+) -> NDArray[np.float32] | None:
+    """Return one unit row a class, from its name or from its row of the head."""
+    if options.prototypes_from == "none":
+        return None
+    if options.prototypes_from == "names":
+        assert names is not None
+        return _dense(alignment.project_y(names.rows))
+    if head is None:
+        msg = "Few-shot prototypes from a head need one. Name it in the run (head, head-names)."
+        raise ProtocolError(msg)
+    rows = _places(classes, head.classes, "no row in the head")
+    # Head rows are centred by their own mean, as they were when the alignment was fitted.
+    return _dense(for_head(alignment, head).project_x(head.weight))[rows]
+
+
+def _texts(classes: NDArray[Any], names: Items | None) -> NDArray[np.float32] | None:
+    """Return the raw texts of the names, a row a class; None where the run has none."""
+    if names is None or not len(names):
+        return None
+    return names.rows[_places(classes, names.classes, "no name")]
+
+
+def _head_pairs(alignment: Projector, head: Head | None) -> Pairs | None:
+    if head is None:
+        return None
+    rows = _dense(for_head(alignment, head).project_x(head.weight))
+    return Pairs(rows, head.texts, groups=head.groups)
+
+
+def _places(classes: NDArray[Any], known: NDArray[Any], lacking: str) -> NDArray[np.int64]:
+    place = {name: row for row, name in enumerate(known.tolist())}
+    lost = [name for name in classes.tolist() if name not in place]
+    if lost:
+        msg = (
+            f"{len(lost):,} of {len(classes):,} classes have {lacking} (first: {lost[0]!r}). Take "
+            "prototypes from names, or none, or images whose classes are all there."
+        )
+        raise ProtocolError(msg)
+    return np.array([place[name] for name in classes.tolist()], dtype=np.int64)
+
+
+def _views(
+    alignment: Projector, views: ImageViews, images: Items, chosen: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return projected views as long as their raw embeddings, shape (n, v, r)."""
+    raw = views.of(images.ids[chosen])
+    n, v, d = raw.shape
+    flat = raw.reshape(n * v, d).astype(np.float32)
+    rows = _dense(alignment.project_x(flat))
+    rows *= np.linalg.norm(flat, axis=1, keepdims=True)
+    return rows.reshape(n, v, rows.shape[1])
 
 
 def _score_blocks(

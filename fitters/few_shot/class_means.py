@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 import numpy as np
 import numpy.typing as npt
 
-from fitters.few_shot.learner import Rows, Shots, reciprocal_rank
+from fitters.few_shot.learner import Shots, reciprocal_rank
+from fitters.few_shot.linear_classifier import LinearClassifier, without_bias
 from fitters.moments.transform import normalize_rows
 
 #: Masses of one prototype relative to one shot that are tried.
 MASSES = tuple(float(2.0**power) for power in range(-4, 7))
-
-
-@dataclass(frozen=True, eq=False)
-class LinearClassifier:
-    """Scores x Wᵀ + b.
-
-    Attributes
-    ----------
-    weight : array of shape (c, r)
-    bias : array of shape (c,)
-    facts : dict
-    """
-
-    weight: npt.NDArray[np.float32]
-    bias: npt.NDArray[np.float32]
-    facts: Mapping[str, float] = field(default_factory=dict)
-
-    def scores(self, x: Rows) -> npt.NDArray[np.float32]:
-        """Return a score for every class, shape (m, c)."""
-        scores: npt.NDArray[np.float32] = x @ self.weight.T
-        scores += self.bias
-        return scores
 
 
 class ClassMeans:
@@ -78,5 +54,4 @@ class ClassMeans:
 
 
 def _nearest(means: npt.NDArray[np.floating], facts: dict[str, float]) -> LinearClassifier:
-    unit = normalize_rows(means, what="class means").astype(np.float32)
-    return LinearClassifier(unit, np.zeros(len(unit), dtype=np.float32), facts)
+    return without_bias(normalize_rows(means, what="class means"), facts)

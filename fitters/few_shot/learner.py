@@ -2,7 +2,7 @@
 
 A learner is made without arguments, sees `Shots` once, and returns a `Classifier`. What it leaves
 open it chooses on the validation rows of its shots, never on what is scored later. Shots, seeds
-and splits are the caller's.
+and splits are the caller's. docs/few_shot.md lists the learners and shows how to add one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fitters.errors import PairsError, SettingError
+from fitters.moments.transform import normalize_rows
+from fitters.pairs import Pairs
 
 Rows = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -37,6 +39,16 @@ class Shots:
         or its row of a head.
     validation_x, validation_labels : arrays of shape (m, r) and (m,), optional
         Further rows of the same classes, to choose by.
+    views : array of shape (n, v, r), optional
+        v augmented views of every shot in the same space, each row as long as its raw embedding,
+        so that their mean weighs them as a mean of raw embeddings does.
+    lengths : array of shape (n,), optional
+        Lengths of the raw embeddings that `x` was made of; None: means weigh all alike.
+    texts : array of shape (c, q), optional
+        The raw embedding of every class's name: of another space, for learners that map it.
+    head : Pairs, optional
+        Rows of a head in the space of the shots, at unit length, with the raw embeddings of
+        their names: for learners that map texts.
 
     Raises
     ------
@@ -52,6 +64,10 @@ class Shots:
     prototypes: Rows | None = None
     validation_x: Rows | None = None
     validation_labels: Labels | None = None
+    views: Rows | None = None
+    lengths: npt.NDArray[np.floating] | None = None
+    texts: npt.NDArray[np.floating] | None = None
+    head: Pairs | None = None
 
     def __post_init__(self) -> None:
         for what, rows, labels in (
@@ -76,9 +92,27 @@ class Shots:
                 f"{self.prototypes.shape}."
             )
             raise PairsError(msg)
+        n, r = self.x.shape
+        if self.views is not None and (
+            self.views.ndim != 3 or self.views.shape[::2] != (n, r) or not self.views.shape[1]
+        ):
+            msg = f"Views are {n} × v rows of {r} columns; got shape {self.views.shape}."
+            raise PairsError(msg)
+        if self.lengths is not None and self.lengths.shape != (n,):
+            msg = f"Lengths are one number a shot, {n}; got shape {self.lengths.shape}."
+            raise PairsError(msg)
+        if self.texts is not None and len(self.texts) != self.n_classes:
+            msg = f"Texts are one row a class, {self.n_classes}; got {len(self.texts)}."
+            raise PairsError(msg)
+        if self.head is not None and self.head.x.shape[1] != r:
+            msg = f"Rows of the head have the {r} columns of the shots; got {self.head.x.shape}."
+            raise PairsError(msg)
         lost = self.n_classes - len(np.unique(self.labels))
         if self.prototypes is None and lost:
-            msg = f"{lost} of {self.n_classes} classes have neither a shot nor a prototype."
+            msg = (
+                f"{lost} of {self.n_classes} classes have neither a shot nor a prototype. Give "
+                "every class a shot, or prototypes (of a run: prototypes=names or head)."
+            )
             raise SettingError(msg)
 
     @property
@@ -90,6 +124,24 @@ class Shots:
     def counts(self) -> npt.NDArray[np.int64]:
         """Rows of every class, shape (c,)."""
         return np.bincount(self.labels, minlength=self.n_classes)
+
+    @property
+    def unit_views(self) -> tuple[Rows, Labels]:
+        """Every view at unit length, with its label, views of one shot together.
+
+        The shots themselves where there are no views. Shapes (n · v, r) and (n · v,).
+        """
+        if self.views is None:
+            return self.x, self.labels
+        rows = normalize_rows(self.views.reshape(-1, self.x.shape[1]), what="views of shots")
+        return rows.astype(np.float32), np.repeat(self.labels, self.views.shape[1])
+
+    @property
+    def mean_views(self) -> Rows:
+        """The mean of every shot's views at unit length; without views the shots. Shape (n, r)."""
+        if self.views is None:
+            return self.x
+        return normalize_rows(self.views.mean(axis=1), what="means of views").astype(np.float32)
 
     @property
     def has_validation(self) -> bool:
@@ -132,6 +184,12 @@ def sum_by_class(
 
 
 def reciprocal_rank(scores: npt.NDArray[np.floating], labels: Labels) -> float:
-    """Return the mean of 1 / rank of the own class; ties count against."""
+    """Return the mean of 1 / rank of the own class; ties count against.
+
+    The rank is among the classes that `labels` holds. Where classes have run out of validation
+    rows, what favours those that have some would else look good: with rows of 2 of 22 classes it
+    made a ridge probe name no other (24 % right, where class means had 72 %).
+    """
     own = scores[np.arange(len(labels)), labels]
-    return float(np.mean(1.0 / np.count_nonzero(scores >= own[:, None], axis=1)))
+    others = scores[:, np.unique(labels)]
+    return float(np.mean(1.0 / np.count_nonzero(others >= own[:, None], axis=1)))

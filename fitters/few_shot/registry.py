@@ -6,13 +6,29 @@ from collections.abc import Callable
 
 from featstore.errors import did_you_mean
 from fitters.errors import UnknownMethodError
+from fitters.few_shot.clap import CLAP, ZSLP
 from fitters.few_shot.class_means import ClassMeans
+from fitters.few_shot.cross_modal import CrossModal
 from fitters.few_shot.learner import Learner
+from fitters.few_shot.logistic_probe import LogisticProbe
+from fitters.few_shot.lp_plus_plus import LPPlusPlus
+from fitters.few_shot.paper_few_shot import PaperFewShot
+from fitters.few_shot.prompt_learning.registry import PROMPT_LEARNERS
 from fitters.few_shot.ridge_probe import RidgeProbe
+from fitters.few_shot.tip_adapter import TipAdapter
+from fitters.few_shot.tip_adapter_f import TipAdapterF
 
 LEARNERS: dict[str, Callable[[], Learner]] = {
     "class-means": ClassMeans,
     "ridge-probe": RidgeProbe,
+    "logistic-probe": LogisticProbe,
+    "tip-adapter": TipAdapter,
+    "tip-adapter-f": TipAdapterF,
+    "lp++": LPPlusPlus,
+    "zs-lp": ZSLP,
+    "clap": CLAP,
+    "cross-modal": CrossModal,
+    "paper-few-shot": PaperFewShot,
 }
 """Name → what makes the learner; a learner of one's own is one line more."""
 
@@ -27,6 +43,10 @@ def learner_named(name: str) -> Learner:
     """
     if name not in LEARNERS:
         known = ", ".join(LEARNERS)
-        msg = f"No learner named {name!r}. Known learners: {known}.{did_you_mean(name, LEARNERS)}"
+        hint = did_you_mean(name, [*LEARNERS, *PROMPT_LEARNERS])
+        msg = (
+            f"No learner named {name!r}. Known learners: {known}; through a text tower: "
+            f"{', '.join(PROMPT_LEARNERS)}.{hint}"
+        )
         raise UnknownMethodError(msg)
     return LEARNERS[name]()

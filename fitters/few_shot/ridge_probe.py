@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fitters.few_shot.class_means import LinearClassifier
 from fitters.few_shot.learner import Shots, reciprocal_rank, sum_by_class
+from fitters.few_shot.linear_classifier import LinearClassifier, without_bias
 from fitters.linear.solvers import eigen_gram
 
 #: Penalties tried, relative to the mean eigenvalue of the rows' scatter.
@@ -29,7 +29,8 @@ class RidgeProbe:
     One decomposition, of the smaller of the r × r and n × n products, serves every penalty
     α = penalty · tr(G) / r. Prototypes are rows of their class with a mass relative to one shot.
     Penalty and mass are those with the best mean reciprocal rank on the validation rows, of equal
-    ones the larger penalty; without validation rows penalty 1 and mass 1.
+    ones the penalty nearest 1, for a huge one leaves nothing but the shares of the classes; without
+    validation rows penalty 1 and mass 1. With no shot it is the prototypes.
 
     The same numbers as ``sklearn.linear_model.Ridge(alpha=α).fit(X, one_hot, sample_weight)``.
 
@@ -46,18 +47,23 @@ class RidgeProbe:
 
     def fit(self, shots: Shots) -> LinearClassifier:
         """Solve for every penalty and mass, and keep the best."""
+        if not len(shots.labels):
+            assert shots.prototypes is not None
+            return without_bias(shots.prototypes)
         free = shots.has_validation
         penalties = self.penalties if free else (1.0,)
-        mixed = shots.prototypes is not None and len(shots.labels) > 0
+        mixed = shots.prototypes is not None
         masses = (self.masses if free else (1.0,)) if mixed else (1.0,)
-        best: tuple[float, float, float] | None = None
+        best: tuple[float, float, float, float] | None = None
         paths = [_Path(shots, mass) for mass in masses]
         for path in paths:
             for penalty, value in zip(penalties, path.values(shots, penalties), strict=True):
-                key = (value, penalty, -path.mass)
+                # Rounded, so that 0.1 and 10 are equally far and the larger is taken.
+                far = round(abs(float(np.log10(penalty))), 6) if penalty > 0 else np.inf
+                key = (value, -far, penalty, -path.mass)
                 best = key if best is None else max(best, key)
         assert best is not None
-        _, penalty, mass = best[0], best[1], -best[2]
+        penalty, mass = best[2], -best[3]
         facts = {"penalty": penalty} | ({"mix": mass} if mixed else {})
         return next(path for path in paths if path.mass == mass).solve(penalty, facts)
 

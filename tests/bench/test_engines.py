@@ -15,25 +15,8 @@ from bench.engines import run_tasks
 from bench.errors import EngineError, ProtocolError
 from bench.execution import run_all
 from bench.results import finished, read_ranks, read_results
+from tests.bench.engine_tasks import die_once, process, square, threads
 from tests.bench.test_execution import TIMES
-
-
-def square(number, offset=0):
-    if number < 0:
-        msg = f"got {number}"
-        raise ProtocolError(msg)
-    return number * number + offset
-
-
-def process(_):
-    return os.getpid()
-
-
-def threads(_):
-    import scipy.linalg  # noqa: F401 -- brings a BLAS of its own, beside NumPy's
-    from threadpoolctl import threadpool_info
-
-    return [pool["num_threads"] for pool in threadpool_info()]
 
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])
@@ -99,13 +82,6 @@ def test_a_worker_that_dies_is_replaced(ray_cluster, tmp_path):
     marker = tmp_path / "died"
     assert list(run_tasks(partial(die_once, marker), ["x"], jobs=1, engine="ray")) == ["x"]
     assert marker.exists()
-
-
-def die_once(marker, task):
-    if not marker.exists():
-        marker.touch()
-        os._exit(1)
-    return task
 
 
 def test_ray_writes_the_same_numbers(runs, smoke_store, smoke_results, ray_cluster, tmp_path):

@@ -1,13 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
+from bench.corpus import Head
 from bench.errors import ProtocolError
 from bench.options import FewShot
 from bench.protocol import first_per_class, in_class_split, manifest_split
+from bench.results import RESULT_SCHEMA
 from bench.tasks import score_few_shot
+from fitters.few_shot import LEARNERS, ClassMeans
 from tests.bench.test_tasks import Identity, items
 
 
@@ -119,3 +124,89 @@ def test_classes_that_nobody_taught_are_refused(rng):
     score_few_shot(Identity(), images, cut, names=texts, options=FewShot())
     with pytest.raises(ProtocolError, match="need the names of the classes"):
         score_few_shot(Identity(), images, split, options=FewShot())
+
+
+def head_of(texts, extra=3):
+    """A head whose rows are those of the texts and some more, in another order."""
+    rows = np.concatenate([texts.rows, np.ones((extra, texts.rows.shape[1]))]).astype(np.float32)
+    classes = np.append(texts.classes, [f"other-{i}" for i in range(extra)])
+    order = np.random.default_rng(2).permutation(len(rows))
+    return Head(5 * rows[order], np.zeros(len(rows), np.float32), rows[order], classes[order],
+                classes[order])  # fmt: skip
+
+
+def test_prototypes_may_be_rows_of_a_head(rng):
+    images, texts = problem(rng)
+    split = in_class_split(images.classes, seed=0)
+    head = head_of(texts)
+    for shots in (0, 2):
+        values = []
+        for source in ("names", "head"):
+            options = FewShot(shots=shots, prototypes=source)
+            (outcome,) = score_few_shot(
+                Identity(), images, split, names=texts, head=head, options=options
+            )
+            values.append(outcome.values)
+        # Head rows are the names' own here, five times as long.
+        assert values[0] == pytest.approx(values[1])
+    options = FewShot(prototypes="head")
+    with pytest.raises(ProtocolError, match="from a head need one"):
+        score_few_shot(Identity(), images, split, names=texts, options=options)
+    strange = replace(head, classes=np.char.add("not-", head.classes))
+    with pytest.raises(ProtocolError, match=r"6 of 6 classes have no row in the head \(first: 'c"):
+        score_few_shot(Identity(), images, split, names=texts, head=strange, options=options)
+
+
+class Recorder:
+    """A learner that keeps what it was given."""
+
+    needs = ("texts", "head")
+    seen = None
+
+    def fit(self, shots):
+        type(self).seen = shots
+        return ClassMeans().fit(shots)
+
+
+class Views:
+    """Two views of an image: itself, and itself a little longer and turned."""
+
+    def __init__(self, images):
+        self.rows = dict(zip(images.ids.tolist(), images.rows, strict=True))
+
+    def of(self, ids):
+        raw = np.stack([self.rows[name] for name in ids])
+        return np.stack([raw, 2 * np.roll(raw, 1, axis=1)], axis=1)
+
+
+def test_a_learner_is_handed_views_lengths_texts_and_the_head(rng, monkeypatch):
+    monkeypatch.setitem(LEARNERS, "recorder", Recorder)
+    images, texts = problem(rng)
+    split = in_class_split(images.classes, seed=0)
+    options = FewShot(shots=2, learner="recorder", prototypes="none")
+    score_few_shot(
+        Identity(), images, split, names=texts, head=head_of(texts), views=Views(images),
+        options=options,
+    )  # fmt: skip
+    seen = Recorder.seen
+    raw = images.rows[first_per_class(split.train, images.classes, 2)]
+    assert seen.prototypes is None
+    np.testing.assert_allclose(seen.lengths, np.linalg.norm(raw, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(seen.views[:, 0], raw, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(seen.views[:, 1], 2 * np.roll(raw, 1, axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(seen.texts, texts.rows)
+    assert seen.head.x.shape == (9, 8)
+    np.testing.assert_allclose(np.linalg.norm(seen.head.x, axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("learner", sorted(set(LEARNERS) - {"paper-few-shot", "cross-modal"}))
+def test_every_learner_runs_through_the_task(rng, learner):
+    images, texts = problem(rng)
+    split = in_class_split(images.classes, seed=0)
+    (outcome,) = score_few_shot(
+        Identity(), images, split, names=texts, views=Views(images),
+        options=FewShot(shots=4, learner=learner),
+    )  # fmt: skip
+    assert outcome.values["top-1"] > 0.5
+    told = {name for name in outcome.facts if name.startswith("learner_")}
+    assert told <= set(RESULT_SCHEMA)

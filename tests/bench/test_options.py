@@ -39,6 +39,7 @@ BAD = [
     ("zero_shot", ["prompts=best"], "prompts of zero_shot is one of mean, max, each"),
     ("few_shot", ["shots=many"], "shots of few_shot cannot be 'many'"),
     ("few_shot", ["prototypes=1"], "prototypes of few_shot cannot be '1'"),
+    ("few_shot", ["prototypes=heads"], "prototypes of few_shot cannot be 'heads'"),
     ("neighbours", ["k=3,-1"], "k of neighbours is 0 or more"),
     ("spectrum", ["k=3"], "Known: none"),
 ]
@@ -48,6 +49,18 @@ BAD = [
 def test_words_that_mean_nothing_are_refused(task, words, message):
     with pytest.raises(ProtocolError, match=message):
         parse_options(task, words)
+
+
+def test_prototypes_from_names_or_nothing_are_what_was_true_or_false():
+    for word, kept in (("names", True), ("true", True), ("none", False), ("false", False)):
+        options = parse_options("few_shot", [f"prototypes={word}"])
+        assert options.prototypes is kept
+        assert options == FewShot(prototypes=word if word in ("names", "none") else kept)
+    assert parse_options("few_shot", ["prototypes=head"]).prototypes_from == "head"
+    assert options_text(FewShot(prototypes="names")) == ""
+    assert options_text(FewShot(prototypes="none")) == '{"prototypes":false}'
+    with pytest.raises(ProtocolError, match="prototypes of few_shot is one of names, head, none"):
+        checked_options("few_shot", FewShot(prototypes="texts"))
 
 
 def test_options_of_another_task_are_refused():

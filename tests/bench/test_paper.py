@@ -19,6 +19,7 @@ from bench.suites.paper import lacking, paper_runs, plan, published_numbers, pub
 from bench.tables import published_lines
 from featstore import open_store
 from featstore.command_line import run_command
+from fitters.few_shot import LEARNERS
 from tests.bench.paper_store import BEIT21, CLIP, ROBERTA, build
 
 
@@ -35,8 +36,8 @@ def planned(store):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (
             ("SEEDS", (0, 1)), ("RETRIEVAL_SEEDS", (0, 1)), ("RETRIEVAL_PAIRS", (10, "all")),
-            ("SHOTS", (1,)), ("LEARNERS", ("class-means",)), ("MEAN_OF", (1, 3)),
-            ("METHODS", ("ridge",)),
+            ("SHOTS", (1,)), ("LEARNERS", ("class-means",)), ("OWN_LEARNERS", ()),
+            ("MEAN_OF", (1, 3)), ("METHODS", ("ridge",)),
         ):  # fmt: skip
             patch.setattr(plan, name, value)
         return paper_runs(open_store(store))
@@ -84,6 +85,17 @@ def test_the_full_plan_has_the_papers_numbers(store):
     runs = paper_runs(open_store(store))
     few = {run.task_options.shots for run in runs if run.task == "few_shot"}
     assert few == {1, 2, 4, 8, 16}
+    learners = Counter(
+        (run.task_options.learner, run.task_options.prototypes_from, run.method)
+        for run in runs
+        if run.task == "few_shot"
+    )
+    assert len(set(learners.values())) == 1
+    # Every learner with and without names; what needs them, and the paper's own, once.
+    assert {learner for learner, *_ in learners} == set(LEARNERS)
+    assert len(learners) == 2 * (len(LEARNERS) - 2) + 2
+    assert learners["paper-few-shot", "none", "identity"]
+    assert learners["cross-modal", "names", "ridge"]
     means = {run.task_options.per_class for run in runs if run.task == "neighbours"}
     assert means == {0, 1, 3, 5, 10, 50}
     assert {run.seed for run in runs} == {0, 1, 2, 3, 4}

@@ -49,7 +49,12 @@ OTHER = {
 
 
 # What a field's other value needs beside it.
-BESIDE = {"eval": {"n_pairs": 0}, "pairs_per_class": {"n_pairs": 0, "eval": "in-class"}}
+BESIDE = {
+    "eval": {"n_pairs": 0},
+    "pairs_per_class": {"n_pairs": 0, "eval": "in-class"},
+    "view_set": {"task": "few_shot", "eval": "in-class"},
+    "view_revision": {"task": "few_shot", "eval": "in-class", "view_set": "v"},
+}
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Run)])
@@ -61,6 +66,7 @@ def test_every_field_changes_the_id(field):
 
 def test_the_id_is_the_hash_of_the_canonical_json():
     facts = {field.name: getattr(RUN, field.name) for field in fields(Run)}
+    del facts["view_set"], facts["view_revision"]
     # Options left out are those of the task's defaults, so that a changed default is a new run.
     facts["options"] = {"prompts": "mean", "classes": "all", "scorer": "cosine"}
     assert RUN.run_id == sha256_hex(canonical_json({"run": facts}))
@@ -101,7 +107,7 @@ def test_pairs_of_a_class_stand_in_the_column_of_pairs():
 FEW = {"task": "few_shot", "eval": "in-class"}
 
 BAD = [
-    ({"task": "few_shots"}, "task is one of zero_shot, retrieval, few_shot"),
+    ({"task": "few_shots"}, "task is one of zero_shot, generalised, retrieval, few_shot"),
     ({"eval": "test"}, "eval is one of all-names, held-out, split, in-class"),
     ({"options": Retrieval()}, "zero_shot takes options ZeroShot; got Retrieval"),
     ({"options": ZeroShot(prompts="all")}, "prompts of zero_shot is one of mean, max, each"),
@@ -124,3 +130,16 @@ BAD = [
 def test_impossible_runs_are_refused(change, message):
     with pytest.raises(ProtocolError, match=message):
         replace(RUN, **change)
+
+
+def test_runs_without_views_keep_the_ids_from_before_there_were_any():
+    plain = replace(RUN, **FEW)
+    facts = plain._facts()
+    assert not {"view_set", "view_revision"} & set(facts)
+    assert facts["options"]["prototypes"] is True
+    seen = replace(plain, view_set="d.views2-seed0/image/e", view_revision="c" * 64)
+    assert seen.run_id != plain.run_id
+    assert seen.columns()["view_set"] == "d.views2-seed0/image/e"
+    assert replace(plain, options=FewShot(prototypes="names")).run_id == plain.run_id
+    with pytest.raises(ProtocolError, match="Only few-shot learners look at views"):
+        replace(RUN, view_set="d.views2-seed0/image/e")

@@ -31,7 +31,14 @@ TRAIN_SPLITS = ("train", "restval", "val")
 CAPTIONS = 5
 
 SHOTS = (1, 2, 4, 8, 16)
-LEARNERS = ("class-means", "ridge-probe")
+LEARNERS = (
+    "class-means", "ridge-probe", "logistic-probe", "tip-adapter", "tip-adapter-f", "lp++", "zs-lp",
+    "clap", "cross-modal",
+)  # fmt: skip
+#: Learns from prototypes as shots, and does nothing without them.
+NEEDS_PROTOTYPES = ("cross-modal",)
+#: The paper's own, which maps names into the images' space, with no alignment before it.
+OWN_LEARNERS = ("paper-few-shot",)
 MEAN_OF = (1, 3, 5, 10, 50)
 
 
@@ -146,21 +153,28 @@ def _retrieval(have: Inventory, limit: int | None) -> Iterator[Run]:
 
 
 def _few_shot(have: Inventory) -> Iterator[Run]:
-    """1 to 16 images a class, with and without the names as prototypes."""
+    """1 to 16 images a class, with and without the names as prototypes; the paper's own learner."""
     for dataset in NINE:
         for fit in have.with_heads(dataset, "class_name"):
             splits = have.splits(fit.image)
             if "test" not in splits or not splits & set(TRAIN_SPLITS):
                 continue
             base = _run(fit, task="few_shot", eval="split", source="head", method="ridge")
+            alone = _run(fit, task="few_shot", eval="split", options=FewShot(prototypes="none"))
             for shots in SHOTS:
                 for learner in LEARNERS:
                     for prototypes in (False, True):
+                        if learner in NEEDS_PROTOTYPES and not prototypes:
+                            continue
                         options: Options = FewShot(
                             shots=shots, learner=learner, prototypes=prototypes
                         )
                         for seed in SEEDS:
                             yield replace(base, options=options, seed=seed)
+                for learner in OWN_LEARNERS:
+                    own = FewShot(shots=shots, learner=learner, prototypes="none")
+                    for seed in SEEDS:
+                        yield replace(alone, options=own, seed=seed)
 
 
 def _neighbours(have: Inventory) -> Iterator[Run]:

@@ -1,0 +1,217 @@
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import NearestCentroid
+from sklearn.preprocessing import normalize
+
+from fitters.errors import PairsError, SettingError, UnknownMethodError
+from fitters.few_shot import LEARNERS, ClassMeans, CrossModal, RidgeProbe, Shots, learner_named
+from fitters.few_shot.learner import reciprocal_rank, sum_by_class
+from fitters.pairs import Pairs
+from tests.assertions import assert_close, assert_same
+from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
+
+#: Every learner as a run makes it, but for 1,600 steps that would take seconds in every test.
+MADE = {**LEARNERS, "cross-modal": lambda: CrossModal(steps=200)}
+#: It needs a head and names, and is tested with them in test_paper_few_shot.py.
+del MADE["paper-few-shot"]
+
+
+def test_class_means_are_sklearns_nearest_centroid_by_cosine():
+    shots, test = made(8)
+    ours = ClassMeans().fit(shots)
+    with warnings.catch_warnings():
+        # It says that pixels of the border never vary.
+        warnings.simplefilter("ignore", UserWarning)
+        centroids = NearestCentroid().fit(shots.x, shots.labels).centroids_
+    assert_close(ours.weight, normalize(centroids), "float32")
+    np.testing.assert_array_equal(
+        ours.scores(test[0]).argmax(axis=1), (test[0] @ normalize(centroids).T).argmax(axis=1)
+    )
+    assert accuracy(ours, test) > 0.8
+
+
+@pytest.mark.parametrize("shots", [1, 4, 16])
+@pytest.mark.parametrize("with_prototypes", [False, True])
+def test_the_ridge_probe_is_sklearns_ridge_on_one_hot_labels(shots, with_prototypes):
+    prototypes = noisy_prototypes() if with_prototypes else None
+    given, test = made(shots, prototypes=prototypes)
+    penalty, mass = 0.3, 4.0
+    ours = RidgeProbe([penalty], [mass]).fit(given)
+    x, labels, weight = given.x.astype(np.float64), given.labels, np.ones(len(given.x))
+    if with_prototypes:
+        x, labels = np.concatenate([x, prototypes]), np.concatenate([labels, np.arange(10)])
+        weight = np.concatenate([weight, np.full(10, mass)])
+    centred = x - weight @ x / weight.sum()
+    alpha = penalty * np.sum(weight[:, None] * centred**2) / x.shape[1]
+    theirs = Ridge(alpha=alpha).fit(x, np.eye(10)[labels], sample_weight=weight)
+    # The classifier is handed out in float32.
+    assert_close(ours.scores(test[0]), theirs.predict(test[0]), "float32", times=3)
+    assert ours.facts == ({"penalty": penalty} | ({"mix": mass} if with_prototypes else {}))
+
+
+def test_every_penalty_of_one_decomposition_is_that_penalty_alone():
+    given, test = made(4)
+    path = RidgeProbe([1e-3, 1.0, 1e3])
+    alone = {p: RidgeProbe([p]).fit(given).scores(given.validation_x) for p in path.penalties}
+    values = {p: reciprocal_rank(scores, given.validation_labels) for p, scores in alone.items()}
+    best = max(values, key=lambda p: (round(values[p], 12), -abs(np.log10(p)), p))
+    chosen = path.fit(given)
+    assert chosen.facts["penalty"] == best
+    assert_close(chosen.scores(test[0]), RidgeProbe([best]).fit(given).scores(test[0]), "float32")
+
+
+#: What each learner takes where it may not choose.
+BLIND = {
+    "class-means": {"mix": 1.0},
+    "ridge-probe": {"penalty": 1.0, "mix": 1.0},
+    "logistic-probe": {"penalty": 1.0, "mix": 1.0},
+    "tip-adapter": {"alpha": 1.17, "beta": 1.0},
+    "tip-adapter-f": {"alpha": 1.17, "beta": 1.0, "epoch": 20.0},
+    "lp++": {"epoch": 300.0},
+    "zs-lp": {},
+    "clap": {},
+    "cross-modal": {"epoch": 200.0},
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_without_validation_rows_nothing_is_chosen(name):
+    given, test = made(2, prototypes=noisy_prototypes())
+    assert accuracy(MADE[name]().fit(given), test) > 0.6
+    blind, _ = made(2, prototypes=noisy_prototypes(), validation=False)
+    facts = MADE[name]().fit(blind).facts
+    assert {key: facts[key] for key in BLIND[name]} == BLIND[name]
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_permuting_the_classes_permutes_the_predictions(name):
+    prototypes = noisy_prototypes()
+    given, test = made(3, prototypes=prototypes)
+    order = np.random.default_rng(5).permutation(10)
+    new = np.argsort(order)  # class c is now new[c]
+    moved = Shots(
+        given.x, new[given.labels], 10, prototypes[order],
+        given.validation_x, new[given.validation_labels],
+    )  # fmt: skip
+    a = MADE[name]().fit(given).scores(test[0])
+    b = MADE[name]().fit(moved).scores(test[0])
+    if name == "cross-modal":
+        # Its batches hold prototypes in an order of their numbers: other batches, near weights.
+        assert (a[:, order].argmax(axis=1) == b.argmax(axis=1)).mean() > 0.95
+        return
+    # L-BFGS stops when it is near enough; sums of float32 in another order end a little elsewhere.
+    assert_close(b, a[:, order], "float32", times={"logistic-probe": 500}.get(name, 100))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_no_shots_are_zero_shot(name):
+    prototypes = noisy_prototypes()
+    empty = Shots(np.empty((0, 64), np.float32), np.empty(0, np.int64), 10, prototypes)
+    _, test = made(1)
+    classifier = MADE[name]().fit(empty)
+    assert_same(classifier.scores(test[0]), test[0] @ prototypes.T)
+    assert classifier.facts == {}
+
+
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("with_prototypes", [False, True])
+def test_the_same_shots_give_the_same_bytes(name, with_prototypes):
+    if name == "cross-modal" and not with_prototypes:
+        pytest.skip("it takes prototypes")
+    given, test = made(2, prototypes=noisy_prototypes() if with_prototypes else None)
+    given = with_views(given)
+    a, b = (MADE[name]().fit(given) for _ in range(2))
+    assert_same(a.scores(test[0]), b.scores(test[0]))
+    assert a.facts == b.facts
+    assert a.scores(test[0]).dtype == np.float32
+    assert accuracy(a, test) > 0.45
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_class_may_have_a_prototype_and_no_shot(name):
+    given, test = made(4, prototypes=noisy_prototypes())
+    kept = given.labels != 3
+    some = Shots(
+        given.x[kept], given.labels[kept], 10, given.prototypes,
+        given.validation_x, given.validation_labels,
+    )  # fmt: skip
+    scores = MADE[name]().fit(some).scores(test[0])
+    assert np.isfinite(scores).all()
+    assert (scores.argmax(axis=1) == test[1]).mean() > 0.6
+
+
+def test_good_prototypes_help_and_bad_ones_are_weighed_down():
+    def mean_of(prototypes):
+        values = []
+        for seed in range(4):
+            given, test = made(1, prototypes=prototypes, seed=seed)
+            values.append(accuracy(ClassMeans().fit(given), test))
+        return np.mean(values)
+
+    alone, good = mean_of(None), mean_of(noisy_prototypes())
+    bad = mean_of(noisy_prototypes()[np.roll(np.arange(10), 1)])
+    assert good > alone + 0.05
+    assert bad > alone - 0.05
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(0, 30))
+def test_class_sums_are_the_product_with_one_hot_labels(seed, n_classes, n):
+    rng = np.random.default_rng(seed)
+    rows, labels = rng.normal(size=(n, 3)), rng.integers(0, n_classes, n)
+    expected = np.eye(n_classes)[labels].T @ rows
+    np.testing.assert_allclose(sum_by_class(rows, labels, n_classes), expected, atol=1e-12)
+
+
+def test_shots_that_do_not_fit_are_refused():
+    x, labels = np.ones((2, 3), np.float32), np.array([0, 1])
+    with pytest.raises(PairsError, match="numbers from 0 to 1"):
+        Shots(x, np.array([0, 2]), 2)
+    with pytest.raises(SettingError, match=r"1 of 3 classes have neither .* Give every class a"):
+        Shots(x, labels, 3)
+    for views in (np.ones((2, 4)), np.ones((3, 2, 3)), np.ones((2, 0, 3)), np.ones((2, 2, 4))):
+        with pytest.raises(PairsError, match="Views are 2 × v rows of 3 columns"):
+            Shots(x, labels, 2, views=views)
+    with pytest.raises(PairsError, match="Lengths are one number a shot, 2"):
+        Shots(x, labels, 2, lengths=np.ones(3))
+    with pytest.raises(PairsError, match="Texts are one row a class, 2; got 3"):
+        Shots(x, labels, 2, texts=np.ones((3, 5)))
+    with pytest.raises(PairsError, match="3 columns"):
+        Shots(x, labels, 2, head=Pairs(np.ones((4, 5)), np.ones((4, 6))))
+    with pytest.raises(PairsError, match="Prototypes are 2 rows of 3 columns"):
+        Shots(x, labels, 2, np.ones((3, 3), np.float32))
+    with pytest.raises(UnknownMethodError, match="Did you mean 'tip-adapter'"):
+        learner_named("tip-adaptor")
+
+
+def test_means_of_views_weigh_them_by_their_length():
+    views = np.array([[[3.0, 0.0], [0.0, 4.0]], [[0.0, 2.0], [0.0, 6.0]]], np.float32)
+    x = np.eye(2, dtype=np.float32)
+    shots = Shots(x, np.array([0, 1]), 2, views=views)
+    assert_close(shots.mean_views, [[0.6, 0.8], [0.0, 1.0]], "float32")
+    rows, labels = shots.unit_views
+    assert_close(rows, [[1, 0], [0, 1], [0, 1], [0, 1]], "float32")
+    assert labels.tolist() == [0, 0, 1, 1]
+    assert Shots(x, np.array([0, 1]), 2).mean_views is x
+
+
+def test_the_rank_is_among_classes_that_have_rows():
+    scores = np.array([[3.0, 2.0, 9.0], [1.0, 2.0, 9.0], [5.0, 5.0, 0.0]])
+    # Nothing is of class 2, so that it outranks nobody; a tie counts against.
+    assert reciprocal_rank(scores, np.array([0, 1, 1])) == pytest.approx((1 + 1 + 1 / 2) / 3)
+    assert reciprocal_rank(scores, np.array([0, 2, 1])) == pytest.approx((1 / 2 + 1 + 1 / 2) / 3)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_validation_rows_of_few_classes_do_not_make_these_the_answer(name):
+    given, test = made(16, prototypes=noisy_prototypes())
+    kept = given.validation_labels < 2
+    few = Shots(
+        given.x, given.labels, 10, given.prototypes,
+        given.validation_x[kept], given.validation_labels[kept],
+    )  # fmt: skip
+    assert accuracy(MADE[name]().fit(few), test) > 0.8

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from fitters.few_shot import LogisticProbe, Shots
+from fitters.few_shot.logistic_probe import STRENGTHS, search, search_as_published
+from tests.assertions import assert_close
+from tests.fitters.few_shot.digits import digits, made, noisy_prototypes
+
+# L-BFGS stops by its gradient, on both sides.
+NEAR = {"dtype": "float32", "times": 100}
+TIGHT = {"max_iter": 1000, "tol": 1e-8}
+
+
+def centred(scores):
+    return scores - scores.mean(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("shots", [2, 12])
+def test_it_is_sklearns_regression_at_the_c_that_it_chose(shots):
+    given_, test = made(shots)
+    ours = LogisticProbe().fit(given_)
+    strength = 1 / ours.facts["penalty"]
+    theirs = LogisticRegression(C=strength, **TIGHT).fit(given_.x, given_.labels)
+    assert_close(centred(ours.scores(test[0])), centred(theirs.decision_function(test[0])), **NEAR)
+
+
+def test_prototypes_are_rows_with_a_mass():
+    given_, test = made(2, prototypes=noisy_prototypes())
+    ours = LogisticProbe(masses=[3.0]).fit(given_)
+    x = np.concatenate([given_.x, given_.prototypes])
+    labels = np.append(given_.labels, np.arange(10))
+    mass = np.append(np.ones(20), np.full(10, 3.0))
+    model = LogisticRegression(C=1 / ours.facts["penalty"], **TIGHT)
+    theirs = model.fit(x, labels, sample_weight=mass)
+    assert ours.facts["mix"] == 3.0
+    assert_close(centred(ours.scores(test[0])), centred(theirs.decision_function(test[0])), **NEAR)
+
+
+def test_classes_weigh_alike():
+    (x, labels), validation, test = digits(6)
+    kept = ~((labels < 5) & (np.arange(len(labels)) % 2 == 0))
+    given_ = Shots(x[kept], labels[kept], 10, None, *validation)
+    ours = LogisticProbe().fit(given_)
+    strength = 1 / ours.facts["penalty"]
+    model = LogisticRegression(C=strength, **TIGHT, class_weight="balanced")
+    theirs = model.fit(given_.x, given_.labels).decision_function(test[0])
+    assert_close(centred(ours.scores(test[0])), centred(theirs), **NEAR)
+
+
+def test_two_classes_are_sklearns_too(monkeypatch):
+    monkeypatch.setattr("fitters.few_shot.logistic_probe.STRENGTHS", (3.0,))
+    (x, labels), (vx, vl), test = digits(5)
+    few, held = labels < 2, vl < 2
+    shots = Shots(x[few], labels[few], 2, None, vx[held], vl[held])
+    ours = LogisticProbe(steps=0).fit(shots)
+    model = LogisticRegression(C=3.0, **TIGHT)
+    theirs = model.fit(x[few], labels[few]).decision_function(test[0])
+    scores = ours.scores(test[0])
+    assert_close(scores[:, 1] - scores[:, 0], theirs, **NEAR)
+
+
+@given(st.floats(-7.5, 7.5), st.floats(0.1, 3))
+def test_the_search_finds_the_peak_of_a_curve_with_one(peak, sharpness):
+    def value(c):
+        return -sharpness * abs(np.log10(c) - peak)
+
+    found = np.log10(search(value))
+    nearest = np.clip(peak, -7, 7)
+    assert abs(found - nearest) <= 2**-7
+    assert value(10**found) >= max(value(c) for c in STRENGTHS)
+
+
+def test_of_equal_strengths_the_smaller_is_kept():
+    assert search(lambda c: 1.0) == pytest.approx(1e-7, rel=0.02)
+
+
+def test_the_original_drops_the_half_where_the_peak_is():
+    # The left end is worse than the right one, yet the peak lies left of the middle.
+    def value(c):
+        place = np.log10(c) + 0.3
+        return -abs(place) * (5 if place < 0 else 1)
+
+    assert np.log10(search(value)) == pytest.approx(-0.3, abs=2**-7)
+    assert np.log10(search_as_published(value)) == pytest.approx(0)
+    # By hand, one step at a time: of [-1, 1] the right end is kept, then of [0, 1] the left one.
+    assert np.log10(search_as_published(value, steps=1)) == pytest.approx(1)
+    assert np.log10(search_as_published(value, steps=2)) == pytest.approx(0)
+
+
+def test_the_original_is_followed_by_accuracy():
+    given_, _ = made(4)
+    ours = LogisticProbe(legacy=True).fit(given_)
+    x, y, vx, vy = given_.x, given_.labels, given_.validation_x, given_.validation_labels
+
+    def accuracy(c):
+        return LogisticRegression(C=c, tol=1e-6, max_iter=1000).fit(x, y).score(vx, vy)
+
+    grid = [1e6, 1e4, 1e2, 1, 1e-2, 1e-4, 1e-6]
+    peak = grid[int(np.argmax([accuracy(c) for c in grid]))]
+    left, right = 0.1 * peak, 10 * peak
+    for _ in range(8):
+        middle = 10 ** ((np.log10(left) + np.log10(right)) / 2)
+        if accuracy(left) < accuracy(right):
+            final, left = right, middle
+        else:
+            final, right = left, middle
+    assert 1 / ours.facts["penalty"] == pytest.approx(final)

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from fitters.few_shot import LPPlusPlus
+from fitters.few_shot.learner import reciprocal_rank
+from fitters.few_shot.lp_plus_plus import step_sizes
+from tests.assertions import assert_close
+from tests.fitters.few_shot.digits import made, noisy_prototypes
+
+
+def by_hand(given, epochs, *, legacy=False):
+    """Weights of every epoch, in float64, classes one by one."""
+    x, labels, texts = (a.astype(np.float64) for a in (given.x, given.labels, given.prototypes))
+    labels = labels.astype(int)
+    n, c = len(x), given.n_classes
+    weight = np.stack([x[labels == k].sum(axis=0) for k in range(c)])
+    bias = np.zeros(c)
+    alpha = np.full(c, np.mean([250 * (x[labels == k] @ texts[k]).mean() for k in range(c)]))
+    rate = 4 * n / np.linalg.eigvalsh(x.T @ x).max()
+    alpha_rate = n / (4 * max(((x @ t) ** 2).sum() for t in texts))
+    speed_w, speed_b, pulled = np.zeros_like(weight), np.zeros(c), np.zeros(c)
+    found = []
+    for epoch in range(1, epochs + 1):
+        logits = np.stack([x @ weight[k] + bias[k] + alpha[k] * (x @ texts[k]) for k in range(c)]).T
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        slopes = [(p[:, k] - (labels == k)) / n for k in range(c)]
+        pull = np.array([slope @ (x @ text) for slope, text in zip(slopes, texts, strict=True)])
+        pulled = pulled + pull if legacy else pull
+        for k, slope in enumerate(slopes):
+            speed_w[k] = 0.9 * speed_w[k] + slope @ x
+            speed_b[k] = 0.9 * speed_b[k] + slope.sum()
+        weight, bias = weight - rate * speed_w, bias - rate * speed_b
+        if epoch % 10 == 0:
+            alpha = alpha - alpha_rate * pulled
+        found.append((weight + alpha[:, None] * texts, bias, alpha.copy()))
+    return found
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_descent_is_that_of_a_loop(legacy):
+    given, test = made(3, prototypes=noisy_prototypes(noise=0.4), validation=False)
+    ours = LPPlusPlus(epochs=45, legacy=legacy).fit(given)
+    weight, bias, alpha = by_hand(given, 45, legacy=legacy)[-1]
+    assert_close(ours.scores(test[0]), test[0] @ weight.T + bias, "float32", times=30)
+    assert ours.facts["alpha"] == pytest.approx(alpha.mean(), rel=1e-4)
+    assert ours.facts["epoch"] == 45
+
+
+def test_the_gradient_that_is_never_cleared_leads_elsewhere():
+    given, _ = made(3, prototypes=noisy_prototypes(noise=0.4), validation=False)
+    right, legacy = (LPPlusPlus(epochs=45, legacy=flag).fit(given).facts for flag in (False, True))
+    assert abs(right["alpha"] - legacy["alpha"]) > 1e-3 * abs(right["alpha"])
+
+
+def test_the_best_epoch_is_kept_by_validation_rows():
+    given, test = made(4, prototypes=noisy_prototypes(noise=0.4))
+    ours = LPPlusPlus(epochs=40).fit(given)
+    path = by_hand(given, 40)
+    values = [
+        reciprocal_rank(given.validation_x @ weight.T + bias, given.validation_labels)
+        for weight, bias, _ in path
+    ]
+    epoch = int(ours.facts["epoch"])
+    assert values[epoch - 1] == pytest.approx(max(values), abs=1e-9)
+    weight, bias, _ = path[epoch - 1]
+    assert_close(ours.scores(test[0]), test[0] @ weight.T + bias, "float32", times=30)
+
+
+def test_steps_are_within_the_bound_of_the_curvature():
+    given, _ = made(4, prototypes=noisy_prototypes())
+    rate, alpha_rate = step_sizes(given)
+    singular = np.linalg.svd(given.x.astype(np.float64), compute_uv=False)[0]
+    assert rate == pytest.approx(4 * 40 / singular**2, rel=1e-5)
+    assert alpha_rate > 0
+    alone, _ = made(4)
+    assert step_sizes(alone)[1] == 0

@@ -1,0 +1,119 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from fitters.few_shot import TipAdapter, TipAdapterF
+from fitters.few_shot.learner import reciprocal_rank
+from fitters.few_shot.tip_adapter import Cache
+from tests.assertions import assert_close
+from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
+
+
+def dense_cache(x, keys, labels, n_classes, beta):
+    """One number at a time."""
+    out = np.zeros((len(x), n_classes))
+    for i, row in enumerate(x.astype(np.float64)):
+        for key, label in zip(keys.astype(np.float64), labels, strict=True):
+            out[i, label] += np.exp(-beta * (1 - row @ key))
+    return out
+
+
+def test_scores_are_those_of_a_loop():
+    given, test = made(3, prototypes=noisy_prototypes())
+    given = with_views(given)
+    ours = TipAdapter(scale=40.0).fit(given)
+    keys = np.stack([views.astype(np.float64).mean(axis=0) for views in given.views])
+    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    x = test[0][:20]
+    cached = dense_cache(x, keys, given.labels, 10, ours.facts["beta"])
+    expected = 40.0 * x @ given.prototypes.T + ours.facts["alpha"] * cached
+    assert_close(ours.scores(x), expected, "float32")
+
+
+def test_alpha_and_beta_are_the_best_on_validation_rows():
+    given, _ = made(4, prototypes=noisy_prototypes(noise=0.4))
+    alphas, betas = (0.0, 0.5, 2.0, 8.0), (1.0, 4.0, 16.0)
+    ours = TipAdapter(scale=20.0, alphas=alphas, betas=betas).fit(given)
+    x, labels = given.validation_x, given.validation_labels
+    values = {}
+    for alpha, beta in itertools.product(alphas, betas):
+        cached = dense_cache(x, given.x, given.labels, 10, beta)
+        scores = 20.0 * x @ given.prototypes.T + alpha * cached
+        values[alpha, beta] = round(reciprocal_rank(scores, labels), 12)
+
+    def far(value, published):
+        return abs(np.log(value / published)) if value else np.inf
+
+    best = max(values, key=lambda pair: (values[pair], -far(pair[0], 1.17), -far(pair[1], 1.0)))
+    assert (ours.facts["alpha"], ours.facts["beta"]) == best
+    assert values[best] > values[0.0, 1.0]
+
+
+def test_without_prototypes_the_cache_decides_alone():
+    given, test = made(8)
+    ours = TipAdapter().fit(given)
+    assert set(ours.facts) == {"beta"}
+    expected = dense_cache(test[0][:9], given.x, given.labels, 10, ours.facts["beta"])
+    assert_close(ours.scores(test[0][:9]), expected, "float32")
+    assert accuracy(ours, test) > 0.75
+
+
+def test_many_rows_are_scored_in_blocks(monkeypatch):
+    given, test = made(4, prototypes=noisy_prototypes())
+    ours = TipAdapter().fit(given)
+    whole = ours.scores(test[0])
+    monkeypatch.setattr("fitters.few_shot.tip_adapter._BLOCK", 40 * 7)
+    assert_close(ours.scores(test[0]), whole, "float32")
+    cache = Cache(given.x, given.labels, 10)
+    for beta, found in zip((1.0, 5.0), cache.paths(test[0], (1.0, 5.0)), strict=True):
+        assert_close(found, cache.logits(test[0], beta), "float32")
+
+
+def softmax(logits):
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("v", [1, 3])
+def test_trained_keys_are_those_of_adamw_by_hand(v):
+    given, _ = made(3, prototypes=noisy_prototypes(noise=0.3), validation=False)
+    given = with_views(given, v)
+    epochs, size, rate = 4, 12, 1e-3
+    ours = TipAdapterF(scale=15.0, epochs=epochs, batch_size=size, seed=7).fit(given)
+    alpha, beta = 1.17, 1.0
+    views = given.views / np.linalg.norm(given.views, axis=2, keepdims=True)
+    keys = given.views.mean(axis=1)
+    keys = (keys / np.linalg.norm(keys, axis=1, keepdims=True)).astype(np.float64)
+    texts, one_hot = given.prototypes.astype(np.float64), np.eye(10)[given.labels]
+    first, second, step = np.zeros_like(keys), np.zeros_like(keys), 0
+    steps = epochs * 3
+    rng = np.random.default_rng(7)
+    for epoch in range(epochs):
+        order = rng.permutation(30)
+        for start in range(0, 30, size):
+            batch = order[start : start + size]
+            x = views[batch, epoch % v].astype(np.float64)
+            near = np.exp(-beta * (1 - x @ keys.T))
+            error = softmax(15.0 * x @ texts.T + alpha * near @ one_hot) - one_hot[batch]
+            slope = ((error @ one_hot.T) * near * alpha * beta).T @ x / len(batch)
+            lr = rate * 0.5 * (1 + np.cos(np.pi * step / steps))
+            step += 1
+            keys = keys * (1 - lr * 0.01)
+            first = 0.9 * first + 0.1 * slope
+            second = 0.999 * second + 0.001 * slope**2
+            grown = first / (1 - 0.9**step), second / (1 - 0.999**step)
+            keys = keys - lr * grown[0] / (np.sqrt(grown[1]) + 1e-4)
+    assert_close(ours.cache.keys, keys, "float32", times=10)
+    assert ours.facts["epoch"] == epochs
+
+
+def test_the_best_epoch_is_kept_by_validation_rows():
+    given, test = made(4, prototypes=noisy_prototypes(noise=0.4))
+    # So large a rate spoils the keys at once: the untrained ones are the best.
+    spoiled = TipAdapterF(learning_rate=1.0, epochs=3).fit(given)
+    assert spoiled.facts["epoch"] == 0
+    assert_close(spoiled.cache.keys, given.x, "float32")
+    trained = TipAdapterF(learning_rate=1e-2).fit(given)
+    assert trained.facts["epoch"] > 0
+    assert accuracy(trained, test) > accuracy(spoiled, test) - 0.02
