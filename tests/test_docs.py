@@ -52,6 +52,7 @@ def _source_commands() -> list[str]:
         + _console_commands("docs/extraction.md")
         + _console_commands("docs/many-devices.md")
         + _console_commands("docs/sharing.md")
+        + _console_commands("docs/scaling.md")
         + _console_commands("docs/bench.md")
         + _console_commands("docs/metrics.md")
         + _console_commands("docs/trained.md")
