@@ -39,8 +39,9 @@ $(VENV)/perf.stamp: $(VENV)/dev.stamp
 demo: $(VENV)/demo.stamp
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/demo.py --out $(DEMO)
 
+# A process a core, at most four: each loads torch. Modules stay whole until one has nothing to do.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

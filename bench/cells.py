@@ -16,13 +16,15 @@ SETTINGS = ["head_set", "penalty", "mix", "view_set"]
 CELL = [*ARENA, "method", "source", "n_pairs", *SETTINGS]
 
 TASK_ORDER = [
-    "zero_shot", "retrieval", "few_shot", "head_names", "neighbours", "modality_gap",
+    "zero_shot", "generalised", "retrieval", "few_shot", "head_names", "neighbours", "modality_gap",
     "neural_collapse", "cosine_head", "hubness", "spectrum",
 ]  # fmt: skip
 EVAL_ORDER = ["all-names", "held-out", "split", "in-class"]
 #: Evaluations in which every seed scores other images.
 FRESH_SPLITS = ("held-out", "in-class")
-DIRECTION_ORDER = ["image→name", "image→caption", "caption→image"]
+DIRECTION_ORDER = [
+    "image→name", "unseen image→unseen name", "image→caption", "caption→image",
+]  # fmt: skip
 METHOD_ORDER = [
     "chance", "identity", "mean-shift", "conse", "procrustes", "pls", "cca-200", "cca", "csa",
     "asif", "least-squares", "ridge-x2y", "ridge-both", "ridge",

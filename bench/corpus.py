@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
 from bench.image_views import VIEW_ID, ImageViews
-from bench.options import ZeroShot
+from bench.options import Generalised, ZeroShot
 from bench.overlap import seen_classes
 from bench.runs import Run
 from featstore.store.store import FeatureStore
@@ -173,7 +173,7 @@ def _no_items() -> Items:
 def needs_prompts(run: Run) -> bool:
     """Whether a run scores single prompts."""
     options = run.task_options
-    return isinstance(options, ZeroShot) and options.prompts != "mean"
+    return isinstance(options, ZeroShot | Generalised) and options.prompts != "mean"
 
 
 def _one_model(spaces: list[dict[str, Any]]) -> bool:

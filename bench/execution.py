@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -18,7 +17,7 @@ from bench.corpus import Corpus, needs_prompts, read_corpus
 from bench.engines import Engine, run_tasks
 from bench.fits import Fitted, fit_run
 from bench.grid import fit_grid, grid_key
-from bench.protocol import Split
+from bench.prompt_side import PromptSide, open_prompt_side
 from bench.results import (
     RANK_SCHEMA,
     RESULT_SCHEMA,
@@ -28,7 +27,7 @@ from bench.results import (
     write_run,
 )
 from bench.runs import Run
-from bench.scoring import score, split_of
+from bench.scoring import Scoring, split_of
 from bench.tasks import Outcome
 from featstore.store.store import open_store
 
@@ -87,6 +86,7 @@ def run_all(
     *,
     jobs: int = 1,
     engine: Engine = "processes",
+    weights: str | None = None,
     on_done: Callable[[FitDone], None] | None = None,
 ) -> Summary:
     """Execute the runs that are not finished and write each as soon as it is.
@@ -104,6 +104,9 @@ def run_all(
     engine : {"processes", "ray"}
         Who runs them: processes of this machine, or Ray, here or on the cluster that RAY_ADDRESS
         names. On a cluster, store and results must lie where every node sees them.
+    weights : str, optional
+        Of the text tower, for learners of prompts: as of ``featstore extract``. On a cluster every
+        node must see them.
     on_done : callable, optional
         Called after each fit.
 
@@ -124,7 +127,7 @@ def run_all(
     report = on_done or (lambda _: None)
     if engine == "processes" and (jobs == 1 or len(groups) <= 1):
         with threadpool_limits(limits=1):
-            for done in _run_groups(groups, store, root):
+            for done in _run_groups(groups, store, root, weights):
                 report(done)
     elif groups:
         # A seed of a sweep is a batch of its own already.
@@ -132,7 +135,7 @@ def run_all(
         batches = [groups[start : start + size] for start in range(0, len(groups), size)]
         # A process elsewhere may have another working directory; an address stays as it is.
         place = store if "://" in str(store) else Path(store).resolve()
-        work = partial(_run_batch, store=place, root=root.resolve())
+        work = partial(_run_batch, store=place, root=root.resolve(), weights=weights)
         for finished_batch in run_tasks(work, batches, jobs=jobs, engine=engine):
             for done in finished_batch:
                 report(done)
@@ -149,8 +152,10 @@ def _by_fit(runs: Sequence[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def _run_batch(groups: list[list[Run]], store: Path | str, root: Path) -> list[FitDone]:
-    return list(_run_groups(groups, store, root))
+def _run_batch(
+    groups: list[list[Run]], store: Path | str, root: Path, weights: str | None
+) -> list[FitDone]:
+    return list(_run_groups(groups, store, root, weights))
 
 
 # The corpora of this process: runs of one suite read the same sets, once.
@@ -158,10 +163,15 @@ _Key = tuple[Any, ...]
 
 
 class _Corpora:
-    """The last corpus read, kept because the next run nearly always wants the same."""
+    """The last corpus read, kept because the next run nearly always wants the same.
 
-    def __init__(self, store: Path | str) -> None:
+    And the last text tower opened, for the same reason.
+    """
+
+    def __init__(self, store: Path | str, weights: str | None) -> None:
         self._store = open_store(store)
+        self._weights = weights
+        self._side: tuple[_Key, PromptSide] | None = None
         self._key: _Key | None = None
         self._corpus: Corpus | None = None
 
@@ -176,11 +186,17 @@ class _Corpora:
             self._corpus, self._key = read_corpus(self._store, run), key
         return self._corpus
 
+    def prompt_side(self, run: Run) -> PromptSide:
+        key = (run.name_set, run.name_revision, run.variants)
+        if self._side is None or key != self._side[0]:
+            self._side = key, open_prompt_side(self._store, run, weights=self._weights)
+        return self._side[1]
+
 
 def _run_groups(
-    groups: Sequence[Sequence[Run]], store: Path | str, root: Path
+    groups: Sequence[Sequence[Run]], store: Path | str, root: Path, weights: str | None
 ) -> Iterator[FitDone]:
-    corpora = _Corpora(store)
+    corpora = _Corpora(store, weights)
     for group in groups:
         if group[0].suite == SWEEP:
             yield from _sweep(group, corpora.read(group[0]), root)
@@ -188,7 +204,8 @@ def _run_groups(
         start = time.perf_counter()
         # Tasks of one fit share a corpus: that of the one that reads most.
         widest = max(group, key=needs_prompts)
-        for run, rows, ranks in execute(group, corpora.read(widest)):
+        made = execute(group, corpora.read(widest), prompt_side=corpora.prompt_side)
+        for run, rows, ranks in made:
             write_run(root, run.run_id, rows, ranks)
         yield FitDone(len(group), time.perf_counter() - start)
 
@@ -199,9 +216,7 @@ def _sweep(runs: Sequence[Run], corpus: Corpus, root: Path) -> Iterator[FitDone]
     done: list[FitDone] = []
     start = time.perf_counter()
     for fit in fit_grid(runs, corpus, split_of(runs[0], corpus)):
-        for run, outcomes, facts in _scored(
-            fit.runs, fit.fitted, fit.corpus, fit.split, fit.seconds
-        ):
+        for run, outcomes, facts in _scored(fit.runs, fit.fitted, fit.scoring, fit.seconds):
             _add_rows(rows, run, outcomes, facts)
             _add_ranks(ranks, run, outcomes, places=False)
         done.append(FitDone(len(fit.runs), time.perf_counter() - start))
@@ -216,7 +231,10 @@ def _sweep(runs: Sequence[Run], corpus: Corpus, root: Path) -> Iterator[FitDone]
 
 
 def execute(
-    runs: Sequence[Run], corpus: Corpus
+    runs: Sequence[Run],
+    corpus: Corpus,
+    *,
+    prompt_side: Callable[[Run], PromptSide] | None = None,
 ) -> Iterator[tuple[Run, pl.DataFrame, pl.DataFrame]]:
     """Fit once and score every run of a group; yield (run, result rows, ranks).
 
@@ -226,13 +244,16 @@ def execute(
         All with the same `Run.fit_key`.
     corpus : Corpus
         What `read_corpus` gives for any of them.
+    prompt_side : callable, optional
+        Opens what learners of prompts need: `bench.prompt_side.open_prompt_side`.
     """
     first = runs[0]
     split = split_of(first, corpus)
     start = time.perf_counter()
     fitted = fit_run(first, corpus, split)
     seconds = time.perf_counter() - start
-    for run, outcomes, facts in _scored(runs, fitted, corpus, split, seconds):
+    scoring = Scoring(corpus, split, prompt_side=prompt_side)
+    for run, outcomes, facts in _scored(runs, fitted, scoring, seconds):
         rows, ranks = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA)
         _add_rows(rows, run, outcomes, facts)
         _add_ranks(ranks, run, outcomes)
@@ -240,12 +261,12 @@ def execute(
 
 
 def _scored(
-    runs: Sequence[Run], fitted: Fitted, corpus: Corpus, split: Split | None, fit_seconds: float
+    runs: Sequence[Run], fitted: Fitted, scoring: Scoring, fit_seconds: float
 ) -> Iterator[tuple[Run, list[Outcome], dict[str, Any]]]:
     """Yield every run with its outcomes and what its result rows tell of the fit."""
     for run in runs:
         start = time.perf_counter()
-        outcomes = score(run, fitted.alignment, corpus, split)
+        outcomes = scoring.score(run, fitted.alignment)
         seconds = {"fit_seconds": fit_seconds, "score_seconds": time.perf_counter() - start}
         yield run, outcomes, fitted.facts | seconds
 
@@ -276,7 +297,7 @@ def _add_rows(table: Columns, run: Run, outcomes: list[Outcome], facts: dict[str
 def _n_clusters(outcome: Outcome) -> int:
     if outcome.queries is None:
         return outcome.n
-    return len(np.unique(outcome.queries.clusters))
+    return outcome.queries.question.n_clusters
 
 
 def _add_ranks(table: Columns, run: Run, outcomes: list[Outcome], *, places: bool = True) -> None:
@@ -285,9 +306,7 @@ def _add_ranks(table: Columns, run: Run, outcomes: list[Outcome], *, places: boo
         if outcome.queries is None:
             continue
         ranks, queries = outcome.ranks, outcome.queries
-        varied: dict[str, Any] = {
-            "query_id": queries.ids.tolist(),
-            "cluster_id": queries.clusters.astype(str).tolist(),
+        varied: dict[str, Any] = queries.question.columns | {
             "rank": ranks.rank,
             "average_precision": ranks.average_precision,
             "truncated_precision": ranks.truncated_precision,

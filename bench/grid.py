@@ -11,15 +11,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.corpus import Corpus, Items
+from bench.corpus import Corpus
 from bench.fits import Fitted, fit_run, prototype_pairs, training_pairs, unlabelled_images
+from bench.options import Hubness, Retrieval, ZeroShot
 from bench.protocol import Split
 from bench.runs import Run
+from bench.scoring import Scoring
 from bench.tasks import Projector
 from fitters.alignment import Alignment
 from fitters.choice import moments_of
@@ -28,8 +31,8 @@ from fitters.moments.moments import Moments, merge_pooled
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.preparation import Sources, prepare
-from fitters.select.held_out import Source
-from fitters.select.ridge_grid import RidgeGrid
+from fitters.select.held_out import Matrix, Source
+from fitters.select.ridge_grid import Decompositions, Projected, RidgeGrid
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,17 +44,15 @@ class GridFit:
     runs : tuple of Run
         Those that it serves: the tasks of one cell.
     fitted : Fitted
-    corpus : Corpus
-        What is scored; of a ridge its rows are projected already.
-    split : Split or None
+    scoring : Scoring
+        What is scored.
     seconds : float
         Of this fit, shared work not counted.
     """
 
     runs: tuple[Run, ...]
     fitted: Fitted
-    corpus: Corpus
-    split: Split | None
+    scoring: Scoring
     seconds: float
 
 
@@ -73,6 +74,8 @@ def is_fixed(run: Run) -> bool:
 def fit_grid(runs: Sequence[Run], corpus: Corpus, split: Split | None) -> Iterator[GridFit]:
     """Yield the fits of runs that share `grid_key`, cell by cell.
 
+    Cells of one number of pairs come together, so that sources that have a gram in common find it.
+
     Raises
     ------
     ProtocolError
@@ -81,21 +84,29 @@ def fit_grid(runs: Sequence[Run], corpus: Corpus, split: Split | None) -> Iterat
     cells: dict[str, list[Run]] = {}
     for run in runs:
         cells.setdefault(run.fit_key, []).append(run)
-    by_pairs: dict[tuple[str, Any], list[list[Run]]] = {}
+    by_pairs: dict[Any, dict[str, list[list[Run]]]] = {}
     for own in cells.values():
-        by_pairs.setdefault((own[0].source, own[0].n_pairs), []).append(own)
+        by_source = by_pairs.setdefault(own[0].n_pairs, {})
+        by_source.setdefault(own[0].source, []).append(own)
     shared = _Shared(corpus, split)
-    for same_pairs in by_pairs.values():
+    for same_pairs in (own for by_source in by_pairs.values() for own in by_source.values()):
         first = same_pairs[0][0]
         if not is_fixed(first):
             for own in same_pairs:
                 start = time.perf_counter()
                 fitted = fit_run(own[0], corpus, split)
-                yield GridFit(tuple(own), fitted, corpus, split, time.perf_counter() - start)
-        elif METHODS[first.method].rule == "ridge":
+                yield GridFit(tuple(own), fitted, shared.scoring, time.perf_counter() - start)
+        elif METHODS[first.method].rule == "ridge" and all(map(_is_projected, chain(*same_pairs))):
             yield from _ridge_fits(same_pairs, shared)
         else:
             yield from _moment_fits(same_pairs, shared)
+
+
+def _is_projected(run: Run) -> bool:
+    """Return whether all that a task asks of an alignment is to project whole rows held out."""
+    options = run.task_options
+    means = isinstance(options, ZeroShot) and options.prompts == "mean"
+    return means or isinstance(options, Retrieval | Hubness)
 
 
 class _Shared:
@@ -103,20 +114,39 @@ class _Shared:
 
     def __init__(self, corpus: Corpus, split: Split | None) -> None:
         self.corpus, self.split = corpus, split
+        # A sweep keeps no places: they would be most of its results.
+        self.scoring = Scoring(corpus, split, top=0)
+        self.decompositions = Decompositions()
         images = corpus.images.rows
         self.whose = "evaluated images"
         if split is not None:
             images, self.whose = unlabelled_images(corpus, split)
         self.image_mean = SideTransform.fit([images], label="images").mean
+        self._held_out: tuple[_Positions, Scoring] | None = None
+        self._real: dict[Any, tuple[int, Pairs | None]] = {}
         self._prototypes: dict[str, Sources] = {}
-        self._products: dict[tuple[str, bool], Source] = {}
         self._moments: dict[str, Moments] = {}
+        self._products: dict[tuple[str, bool], tuple[Source, Matrix]] = {}
+
+    def held_out(self, run: Run) -> tuple[_Positions, Scoring]:
+        """Return what is scored, and its scoring by position; see `_ByPosition`."""
+        if self._held_out is None:
+            held = _Positions(self.scoring.held_out(run))
+            self._held_out = held, Scoring(held.corpus, None, top=0)
+        return self._held_out
+
+    def real(self, run: Run) -> tuple[int, Pairs | None]:
+        """Return how many images a run trains on, and its real pairs."""
+        if self.split is None:
+            return 0, None
+        if run.n_pairs not in self._real:
+            chosen, pairs = training_pairs(run, self.corpus, self.split)
+            self._real[run.n_pairs] = len(chosen), pairs
+        return self._real[run.n_pairs]
 
     def sources(self, run: Run) -> Sources:
         """Return the transformed sources of a run, prototypes kept between numbers of pairs."""
-        real = None
-        if self.split is not None:
-            _, real = training_pairs(run, self.corpus, self.split)
+        _, real = self.real(run)
         if run.source == "none":
             return prepare(None, real, self.image_mean)
         if run.source not in self._prototypes:
@@ -128,12 +158,16 @@ class _Shared:
         x, y = kept.image.apply(real.x), kept.text.apply(real.y)
         return replace(kept, real=Pairs(x, y, real.groups, real.weight))
 
-    def products(self, run: Run, sources: Sources, *, predict_x: bool) -> Source | None:
+    def products(
+        self, run: Run, sources: Sources, rows: Matrix, *, predict_x: bool
+    ) -> tuple[Source | None, Matrix | None]:
+        """Return the products of the prototypes with themselves, and with rows held out."""
         if sources.prototypes is None:
-            return None
+            return None, None
         key = (run.source, predict_x)
         if key not in self._products:
-            self._products[key] = Source.of(sources.prototypes, predict_x=predict_x)
+            own = Source.of(sources.prototypes, predict_x=predict_x)
+            self._products[key] = own, own.towards(rows)
         return self._products[key]
 
     def moments(self, run: Run, sources: Sources) -> Moments | None:
@@ -145,13 +179,10 @@ class _Shared:
 
     def facts(self, run: Run, sources: Sources) -> dict[str, Any]:
         """Return the columns of a result row that tell of the fit."""
-        n_images = 0
-        if self.split is not None:
-            n_images = len(training_pairs(run, self.corpus, self.split)[0])
         options = METHODS[run.method].options
         mixed = sources.prototypes is not None and sources.real is not None
         return {
-            "n_images_fitted": n_images,
+            "n_images_fitted": self.real(run)[0],
             "n_prototypes": 0 if sources.prototypes is None else sources.prototypes.n,
             "image_mean": self.whose,
             "penalty_chosen": float(run.penalty) if "penalty" in options else None,
@@ -163,17 +194,15 @@ def _ridge_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
     first = cells[0][0]
     predict_x = METHODS[first.method].direction == "y->x"
     sources = shared.sources(first)
-    corpus, split = shared.corpus, shared.split
-    images = corpus.images if split is None else corpus.images.take(split.test)
-    texts = [items for items in (corpus.names, corpus.captions) if items is not None]
-    grid = RidgeGrid(
-        sources.prototypes,
-        sources.real,
-        sources.image.apply(images.rows).astype(np.float64),
-        sources.text.apply(np.concatenate([items.rows for items in texts])).astype(np.float64),
-        predict_x=predict_x,
-        products=shared.products(first, sources, predict_x=predict_x),
+    held, scoring = shared.held_out(first)
+    images, texts = sources.image.apply(held.images), sources.text.apply(held.texts)
+    products, towards = shared.products(
+        first, sources, images if predict_x else texts, predict_x=predict_x
     )
+    grid = RidgeGrid(
+        sources.prototypes, sources.real, images, texts, predict_x=predict_x, products=products,
+        towards=towards, decompositions=shared.decompositions,
+    )  # fmt: skip
     by_mix: dict[float, dict[float, list[Run]]] = {}
     for own in cells:
         by_mix.setdefault(float(own[0].mix), {})[float(own[0].penalty)] = own
@@ -181,10 +210,8 @@ def _ridge_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
         start = time.perf_counter()
         for found in grid.projected(mix, list(by_penalty)):
             own = by_penalty[found.penalty]
-            ready = _projected_corpus(corpus, split, found.images, found.texts)
-            facts = shared.facts(own[0], sources)
-            seconds = time.perf_counter() - start
-            yield GridFit(tuple(own), Fitted(_AsTheyAre(), facts), ready, split, seconds)
+            fitted = Fitted(_ByPosition(found), shared.facts(own[0], sources))
+            yield GridFit(tuple(own), fitted, scoring, time.perf_counter() - start)
             start = time.perf_counter()
 
 
@@ -205,38 +232,56 @@ def _moment_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
         aligner.fit_moments(merge_pooled(*parts))
         alignment = Alignment(sources.image, sources.text, aligner, {"method": run.method})
         fitted = Fitted(alignment, shared.facts(run, sources))
-        seconds = time.perf_counter() - start
-        yield GridFit(tuple(own), fitted, shared.corpus, shared.split, seconds)
+        yield GridFit(tuple(own), fitted, shared.scoring, time.perf_counter() - start)
 
 
-class _AsTheyAre(Projector):
-    """Projections that were made before: rows are taken as they are."""
+class _ByPosition(Projector):
+    """Projections that were made before: in place of a row its position is asked for.
+
+    So the items that are scored stay the same from cell to cell, and with them what follows from
+    their ids.
+    """
+
+    def __init__(self, found: Projected) -> None:
+        self._found = found
 
     def project_x(self, rows: NDArray[Any]) -> NDArray[Any]:
-        return rows
+        images: NDArray[Any] = self._found.images[rows[:, 0]]
+        return images
 
     def project_y(self, rows: NDArray[Any]) -> NDArray[Any]:
-        return rows
+        texts: NDArray[Any] = self._found.texts[rows[:, 0]]
+        return texts
 
 
-def _projected_corpus(
-    corpus: Corpus, split: Split | None, images: NDArray[np.float32], texts: NDArray[np.float32]
-) -> Corpus:
-    """Return the corpus with projections in place of the rows that are scored."""
-    rows = images
-    if split is not None:
-        # Only test rows are scored; the others are there so that positions stay what they are.
-        rows = np.zeros((len(corpus.images), images.shape[1]), dtype=np.float32)
-        rows[split.test] = images
-    n_names = 0 if corpus.names is None else len(corpus.names)
-    return Corpus(
-        images=_with_rows(corpus.images, rows),
-        names=None if corpus.names is None else _with_rows(corpus.names, texts[:n_names]),
-        captions=None if corpus.captions is None else _with_rows(corpus.captions, texts[n_names:]),
-        head=None,
-        seen=corpus.seen,
-    )
+class _Positions:
+    """The rows that are scored: every different one once, and which of them each item has.
+
+    Equal texts then have equal projections: the last rows of a product may go through another
+    kernel than those before, and ties would be broken by it.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.images, of_image = _distinct(corpus.images.rows)
+        given = [
+            items for items in (corpus.names, corpus.captions) if items is not None and len(items)
+        ]
+        self.texts, of_text = _distinct(np.concatenate([items.rows for items in given]))
+        captions = corpus.captions
+        n_names = len(corpus.names)
+        self.corpus = Corpus(
+            images=replace(corpus.images, rows=of_image),
+            names=replace(corpus.names, rows=of_text[:n_names]),
+            captions=None if captions is None else replace(captions, rows=of_text[n_names:]),
+            seen=corpus.seen,
+        )
 
 
-def _with_rows(items: Items, rows: NDArray[np.float32]) -> Items:
-    return replace(items, rows=rows)
+def _distinct(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any]:
+    """Return the different rows, in the order of their first, and the position of each in them."""
+    as_bytes = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1] * rows.itemsize)))
+    _, first, inverse = np.unique(as_bytes.ravel(), return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return rows[first[order]], place[inverse][:, None]

@@ -33,6 +33,20 @@ class ZeroShot:
 
 
 @dataclass(frozen=True)
+class Generalised:
+    """Options of ``generalised``: zero-shot with seen and unseen classes in one gallery.
+
+    Attributes
+    ----------
+    prompts, scorer : str
+        As of `ZeroShot`.
+    """
+
+    prompts: Literal["mean", "max", "each"] = "mean"
+    scorer: Scorer = "cosine"
+
+
+@dataclass(frozen=True)
 class Retrieval:
     """Options of ``retrieval``.
 
@@ -169,6 +183,7 @@ class Spectrum:
 
 Options: TypeAlias = (
     ZeroShot
+    | Generalised
     | Retrieval
     | FewShot
     | HeadNames
@@ -183,6 +198,7 @@ Options: TypeAlias = (
 #: The tasks, and the options of each.
 TASK_OPTIONS: dict[str, type[Options]] = {
     "zero_shot": ZeroShot,
+    "generalised": Generalised,
     "retrieval": Retrieval,
     "few_shot": FewShot,
     "head_names": HeadNames,

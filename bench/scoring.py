@@ -10,29 +10,37 @@ from bench.corpus import Corpus, Items
 from bench.errors import ProtocolError
 from bench.options import (
     FewShot,
+    Generalised,
     HeadNames,
     Hubness,
     ModalityGap,
     Neighbours,
+    Options,
     Retrieval,
     ZeroShot,
 )
+from bench.prompt_side import PromptSide, needs_tower
 from bench.protocol import Split, held_out_split, in_class_split, manifest_split, sample_rng
 from bench.runs import IDENTITY, Run
 from bench.tasks import (
+    KEPT,
     Outcome,
+    Prepared,
     Projector,
+    prepare_retrieval,
+    prepare_zero_shot,
     score_cosine_head,
     score_few_shot,
+    score_generalised,
     score_head_names,
     score_hubness,
     score_modality_gap,
     score_neighbours,
     score_neural_collapse,
-    score_retrieval,
     score_spectrum,
-    score_zero_shot,
 )
+from fitters.few_shot import Learner
+from fitters.few_shot.prompt_learning import prompt_learner
 
 
 def split_of(run: Run, corpus: Corpus) -> Split | None:
@@ -54,44 +62,101 @@ def split_of(run: Run, corpus: Corpus) -> Split | None:
     return None
 
 
-def score(run: Run, alignment: Projector, corpus: Corpus, split: Split | None) -> list[Outcome]:
-    """Score an alignment on the images, names and captions that a run holds out.
+class Scoring:
+    """What runs over one corpus and split are scored on: chosen once, for one fit or thousands.
 
-    Raises
-    ------
-    ProtocolError
-        If the corpus lacks what the task reads, or the run compares two spaces as they are that
-        are not one model's.
+    Parameters
+    ----------
+    corpus : Corpus
+    split : Split, optional
+        None where every image is scored.
+    top : int
+        Items kept of what a query finds; ranks need none.
+    prompt_side : callable, optional
+        Opens what learners of prompts need; called only for them.
     """
-    texts = run.name_set or run.caption_set
-    if run.method == IDENTITY and texts and _compares_spaces(run) and not corpus.one_model:
-        msg = (
-            f"Method {IDENTITY!r} takes an image and a text set of one model's two towers (an "
-            f"open_clip pair). {run.image_set} and {texts} are not: "
-            "fit an aligner between them."
-        )
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: Split | None,
+        *,
+        top: int = KEPT,
+        prompt_side: Callable[[Run], PromptSide] | None = None,
+    ) -> None:
+        self._corpus, self._split, self._top = corpus, split, top
+        self._prompt_side = prompt_side
+        self._held_out: dict[str, Corpus] = {}
+        self._prepared: dict[tuple[str, Options, str, str], Prepared] = {}
+
+    def held_out(self, run: Run) -> Corpus:
+        """Return the part of the corpus that is scored, the same for every task."""
+        if run.eval not in self._held_out:
+            self._held_out[run.eval] = _scored(run, self._corpus, self._split)
+        return self._held_out[run.eval]
+
+    def score(self, run: Run, alignment: Projector) -> list[Outcome]:
+        """Score an alignment on the images, names and captions that a run holds out.
+
+        Raises
+        ------
+        ProtocolError
+            If the corpus lacks what the task reads, or the run compares two spaces as they are
+            that are not one model's.
+        """
+        texts = run.name_set or run.caption_set
+        compared = run.method == IDENTITY and texts and _compares_spaces(run)
+        if compared and not self._corpus.one_model:
+            msg = (
+                f"Method {IDENTITY!r} takes an image and a text set of one model's two towers (an "
+                f"open_clip pair). {run.image_set} and {texts} are not: "
+                "fit an aligner between them."
+            )
+            raise ProtocolError(msg)
+        if run.task == "few_shot":
+            assert self._split is not None
+            options = run.task_options
+            assert isinstance(options, FewShot)
+            learner = _prompt_learner(run, self._prompt_side) if needs_tower(run) else None
+            corpus = self._corpus
+            return score_few_shot(
+                alignment, corpus.images, self._split, names=corpus.names, head=corpus.head,
+                views=corpus.views, options=options, make_learner=learner,
+            )  # fmt: skip
+        if run.task not in _PREPARED:
+            return _TASKS[run.task](run, alignment, self.held_out(run))
+        key = (run.task, run.task_options, run.relevance, run.eval)
+        if key not in self._prepared:
+            self._prepared[key] = _PREPARED[run.task](run, self.held_out(run), self._top)
+        return self._prepared[key](alignment)
+
+
+def _prompt_learner(
+    run: Run, prompt_side: Callable[[Run], PromptSide] | None
+) -> Callable[[list[str]], Learner]:
+    """Return what makes the run's learner of prompts for the classes of a gallery."""
+    options = run.task_options
+    assert isinstance(options, FewShot)
+    if prompt_side is None:
+        msg = f"Learner {options.learner} needs a text tower, and nobody opens one here."
         raise ProtocolError(msg)
-    if run.task == "few_shot":
-        assert split is not None
-        options = run.task_options
-        assert isinstance(options, FewShot)
-        return score_few_shot(
-            alignment, corpus.images, split, names=corpus.names, head=corpus.head,
-            views=corpus.views, options=options,
-        )  # fmt: skip
-    return _TASKS[run.task](run, alignment, _scored(run, corpus, split))
+    side = prompt_side(run)
+    name, seed = options.learner, run.seed
+    return lambda classes: prompt_learner(
+        name, side.tower, [side.names[c] for c in classes], seed=seed
+    )
 
 
 def _compares_spaces(run: Run) -> bool:
     """Whether a task takes the dot product of an image row and a text row."""
     options = run.task_options
     if isinstance(options, FewShot):
-        return options.prototypes_from == "names"
+        return options.prototypes_from == "names" or needs_tower(run)
     if isinstance(options, HeadNames):
         return options.by == "alignment"
     if isinstance(options, ModalityGap):
         return options.between == "images-texts"
-    return isinstance(options, ZeroShot | Retrieval | Hubness)
+    return isinstance(options, ZeroShot | Generalised | Retrieval | Hubness)
 
 
 def _scored(run: Run, corpus: Corpus, split: Split | None) -> Corpus:
@@ -129,20 +194,29 @@ def _captions(corpus: Corpus) -> Items:
     return corpus.captions
 
 
-def _zero_shot(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+def _zero_shot(run: Run, corpus: Corpus, top: int) -> Prepared:
     options = run.task_options
     assert isinstance(options, ZeroShot)
-    return score_zero_shot(
-        alignment, corpus.images, _names(run, corpus),
-        prompts=corpus.prompts, seen=corpus.seen, options=options,
+    return prepare_zero_shot(
+        corpus.images, _names(run, corpus),
+        prompts=corpus.prompts, seen=corpus.seen, options=options, top=top,
     )  # fmt: skip
 
 
-def _retrieval(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+def _generalised(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+    options = run.task_options
+    assert isinstance(options, Generalised)
+    return score_generalised(
+        alignment, corpus.images, _names(run, corpus), corpus.seen,
+        prompts=corpus.prompts, options=options,
+    )  # fmt: skip
+
+
+def _retrieval(run: Run, corpus: Corpus, top: int) -> Prepared:
     options = run.task_options
     assert isinstance(options, Retrieval)
-    return score_retrieval(
-        alignment, corpus.images, _captions(corpus), relevance=run.relevance, options=options
+    return prepare_retrieval(
+        corpus.images, _captions(corpus), relevance=run.relevance, options=options, top=top
     )
 
 
@@ -174,9 +248,14 @@ def _hubness(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
     return score_hubness(alignment, corpus.images, texts, options=options)
 
 
-_TASKS: dict[str, Callable[[Run, Projector, Corpus], list[Outcome]]] = {
+#: Tasks that are made ready for their items, and then score one alignment after another.
+_PREPARED: dict[str, Callable[[Run, Corpus, int], Prepared]] = {
     "zero_shot": _zero_shot,
     "retrieval": _retrieval,
+}
+
+_TASKS: dict[str, Callable[[Run, Projector, Corpus], list[Outcome]]] = {
+    "generalised": _generalised,
     "head_names": _head_names,
     "neighbours": _neighbours,
     "modality_gap": _modality_gap,

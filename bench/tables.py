@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -20,18 +21,30 @@ from bench.comparisons import with_holm
 #: Metrics that a table shows, in this order, where a task has them.
 SHOWN = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank", "MRR", "mAP")
 
+#: Metrics that a table shows too where runs of task ``generalised`` stand in it.
+SHOWN_GENERALISED = ("balanced-accuracy", "seen", "unseen", "harmonic")
+
 #: As typeset; CSV and JSON hold plain numbers.
 MINUS = "\N{MINUS SIGN}"
 
 
-def result_table(results: pl.DataFrame, metrics: Sequence[str] = SHOWN) -> pl.DataFrame:
+def with_generalised(results: pl.DataFrame, metrics: Sequence[str]) -> list[str]:
+    """Return the metrics, behind those of generalised zero-shot where runs of it are there."""
+    own = SHOWN_GENERALISED if "generalised" in set(results["task"]) else ()
+    return [*own, *(metric for metric in metrics if metric not in own)]
+
+
+def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) -> pl.DataFrame:
     """Return one row per cell: columns ``<metric>`` and ``<metric>_sd`` over seeds.
+
+    Metrics are those given, or `SHOWN` and `SHOWN_GENERALISED`, in this order.
 
     Columns before them: those of `bench.cells.CELL`, n_images_fitted (mean), n_seeds, gallery
     (mean), image_mean. A row with method ``"chance"`` stands in every arena (`bench.cells.ARENA`).
     sd is null for a single run.
     """
-    present = [metric for metric in metrics if metric in set(results["metric"])]
+    wanted = with_generalised(results, SHOWN) if metrics is None else metrics
+    present = [metric for metric in wanted if metric in set(results["metric"])]
     cells = (
         results.filter(pl.col("metric").is_in(present))
         .group_by([*CELL, "metric"], maintain_order=True)
@@ -92,7 +105,7 @@ def result_lines(
     winners : collection of (metric, cell)
         Of `bench.winners.winners`: their values are marked with ``**``.
     """
-    metrics = [name for name in SHOWN if name in table.columns]
+    metrics = metric_columns(table)
     levels = {
         tuple(row[name] for name in ARENA): row
         for row in table.filter(pl.col("method") == "chance").iter_rows(named=True)
@@ -111,7 +124,7 @@ def result_lines(
             [
                 row["direction"],
                 row["eval"],
-                *(set_name(name, row[name]) for name in extra),
+                *(_extra_text(name, row[name]) for name in extra),
                 METHOD_NAMES.get(row["method"], row["method"]),
                 "" if is_chance else source_name(row["source"], row["n_pairs"]),
                 "" if is_chance else pairs_text(row["n_pairs"], row["n_images_fitted"]),
@@ -124,21 +137,44 @@ def result_lines(
     return headings + [metric_name(metric) for metric in metrics], lines
 
 
+def metric_columns(table: pl.DataFrame) -> list[str]:
+    """Return the metrics of a result table, in its order."""
+    return [name for name in table.columns if f"{name}_sd" in table.columns]
+
+
 #: Columns that are shown only where they vary, and their headings.
 EXTRA = {
-    "image_set": "images", "name_set": "names", "caption_set": "captions", "head_set": "head",
-    "penalty": "penalty", "mix": "mix",
+    "options": "options", "image_set": "images", "name_set": "names",
+    "caption_set": "captions", "head_set": "head", "penalty": "penalty", "mix": "mix",
 }  # fmt: skip
 
 
 def varying(table: pl.DataFrame) -> list[str]:
-    """Return the columns of `EXTRA` that hold more than one value; empty ones count as none."""
-    return [
-        name
-        for name in EXTRA
-        if name in table.columns
-        and table.filter(pl.col(name).cast(pl.String) != "")[name].n_unique() > 1
-    ]
+    """Return the columns of `EXTRA` that hold more than one value.
+
+    Empty ones count as none, but for options, where they are the defaults.
+    """
+    found = []
+    for name in EXTRA:
+        if name in table.columns:
+            values = set(table[name].cast(pl.String).drop_nulls())
+            if len(values if name == "options" else values - {""}) > 1:
+                found.append(name)
+    return found
+
+
+def _extra_text(column: str, value: Any) -> str:
+    """Return a value of a column of `EXTRA`: options as they are typed, ``learner=coop``."""
+    if column != "options":
+        return set_name(column, value)
+    options: dict[str, Any] = json.loads(value) if value else {}
+    return " ".join(f"{name}={_typed(option)}" for name, option in options.items())
+
+
+def _typed(option: Any) -> str:
+    if isinstance(option, list):
+        return ",".join(map(str, option))
+    return str(option).lower() if isinstance(option, bool) else str(option)
 
 
 def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
@@ -159,7 +195,7 @@ def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
             row["direction"],
             row["eval"],
             metric_name(row["metric"]),
-            *(set_name(name, row[name]) for name in extra),
+            *(_extra_text(name, row[name]) for name in extra),
             METHOD_NAMES.get(row["method"], row["method"]),
             row["side_a"],
             row["side_b"],

@@ -13,6 +13,7 @@ The tree, by what a handler would do::
         ├── MissingAlignmentError(FileNotFoundError)  fit it, or fix the path
         ├── AlignmentWriteError(OSError)      free space, permissions, another name
         ├── MissingPackageError(ImportError)  install the extra it names
+        ├── EngineError(RuntimeError)         install Ray, or look after its workers
         ├── DivergedError(RuntimeError)       lower the learning rate
         └── CorruptAlignmentError(RuntimeError)  fit the alignment again
 
@@ -62,6 +63,10 @@ class AlignmentWriteError(FittersError, OSError):
 
 class MissingPackageError(FittersError, ImportError):
     """An optional package that is needed here is not installed."""
+
+
+class EngineError(FittersError, RuntimeError):
+    """Ray is not installed, or lost a worker too often."""
 
 
 class DivergedError(FittersError, RuntimeError):

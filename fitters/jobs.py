@@ -21,6 +21,7 @@ from featstore.store.views import EmbeddingsView
 from fitters.alignment import Alignment
 from fitters.choice import Open
 from fitters.controls import CONTROLS
+from fitters.engines import Workers
 from fitters.errors import SettingError, ZeroRowError
 from fitters.fit_request import FitRequest, check_kinds
 from fitters.methods import Method, method_named
@@ -41,15 +42,20 @@ def fit_from_store(
     *,
     checkpoint: Path | None = None,
     on_epoch: OnEpoch | None = None,
+    workers: Workers | None = None,
 ) -> Alignment:
     """Fit an alignment from the sets that `request` names.
 
-    `checkpoint` and `on_epoch` are of the trained methods; see `TrainingOptions`.
+    `checkpoint` and `on_epoch` are of the trained methods; see `TrainingOptions`. `workers` are of
+    fits that need the moments of real pairs and no more: who accumulates them.
 
     Raises
     ------
     SettingError
-        If the request contradicts itself, or asks for more images than the split has.
+        If the request contradicts itself, or asks for more images than the split has; or for Ray,
+        where the fit looks at the rows.
+    EngineError
+        If Ray is asked for and not installed, or gave a worker up.
     featstore.errors.MisalignedItemsError
         If the head belongs to another model than the images, or texts to different encoders.
     featstore.errors.EmptySelectionError, featstore.errors.UnknownSetError,
@@ -97,7 +103,9 @@ def fit_from_store(
     assert texts is not None
     options = request.training(checkpoint, on_epoch)
     with _zero_rows_by_name(used):
-        alignment = _fit(request, spec, used, pool, paired, prototypes, bias, options, choice_rng)
+        alignment = _fit(
+            request, spec, used, pool, paired, prototypes, bias, options, choice_rng, workers
+        )
     if alignment.x.mean is not None:
         alignment.facts["image_centre"] = f"unlabelled {request.split} images"
     asked = {key: list(value) if isinstance(value, tuple) else value
@@ -128,12 +136,20 @@ def _fit(
     bias: npt.NDArray[np.float32] | None,
     options: TrainingOptions,
     rng: np.random.Generator,
+    workers: Workers | None,
 ) -> Alignment:
     """Fit from moments where they are enough, else from rows."""
     open_ = Open(request.penalty, request.mix, request.n_components)
     mixed = prototypes is not None
     wide = request.rows == "bias" or (spec.head_bias and bias is not None)
     by_rows = needs_rows(spec, open_, request.criterion, mixed=mixed) or wide
+    if workers is not None and workers.engine == "ray" and (paired is None or by_rows):
+        msg = (
+            "Ray accumulates the moments of real pairs, and this fit "
+            f"{'has no real pair' if paired is None else 'looks at their rows'}. Leave it out; or "
+            "give --y and every setting, or --criterion error."
+        )
+        raise SettingError(msg)
     if paired is not None and not by_rows:
         wanted = MomentsRequest(
             pool,
@@ -144,7 +160,7 @@ def _fit(
             request.seed,
             spec.raw,
         )
-        sources, from_cache = moment_sources(wanted, cached=request.cached)
+        sources, from_cache = moment_sources(wanted, cached=request.cached, workers=workers)
         alignment = fit_from_moments(
             request.method,
             sources,

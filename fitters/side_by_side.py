@@ -25,6 +25,9 @@ def side_by_side(function: Callable[[Task], Result], tasks: Sequence[Task]) -> l
     As many run at a time as BLAS has threads, so that who limits those limits these. BLAS itself is
     limited for the whole process meanwhile, and as before afterwards.
     """
+    if len(tasks) < 2:
+        # To look for the libraries of BLAS takes milliseconds.
+        return [function(task) for task in tasks]
     blas = ThreadpoolController().select(user_api="blas")
     allowed = max((library["num_threads"] for library in blas.info()), default=1)
     threads = min(len(tasks), allowed, MOST_THREADS)

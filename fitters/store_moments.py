@@ -1,9 +1,9 @@
-"""Moments of a store's pairs: read once, in two passes, and kept in the user's cache."""
+"""Moments of a store's pairs: read in two passes, by parts, and kept in the user's cache."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,20 @@ from featstore.keys import sha256_hex
 from featstore.store.pairs import PairedView
 from featstore.store.views import EmbeddingsView
 from fitters.choice import moments_of
+from fitters.engines import RunInOrder, Workers
 from fitters.moment_fits import MomentSources
-from fitters.moments.accumulation import Batch, accumulate, accumulate_folds
+from fitters.moments.accumulation import (
+    BLOCK_ROWS,
+    accumulate_part,
+    check_folds,
+    pilot_shifts,
+)
 from fitters.moments.cache import read_entry, write_entry
-from fitters.moments.moments import Moments
+from fitters.moments.moments import Matrix, Moments
+from fitters.moments.parts import add_parts, part_slices
 from fitters.moments.sums import Precision
-from fitters.moments.transform import SideTransform
-from fitters.pairs import Pairs
+from fitters.moments.transform import SideTransform, Sums, mean_of, sum_rows
+from fitters.pairs import Pairs, Rows
 from fitters.preparation import prepare
 from fitters.select.folds import folds_by_group
 
@@ -88,15 +95,24 @@ def groups_of(paired: PairedView[EmbeddingsView]) -> npt.NDArray[Any]:
     return paired.x.items[group_column(paired)].to_numpy().astype(str)
 
 
-def moment_sources(request: MomentsRequest, *, cached: bool) -> tuple[MomentSources, bool]:
+def moment_sources(
+    request: MomentsRequest, *, cached: bool, workers: Workers | None = None
+) -> tuple[MomentSources, bool]:
     """Return the moments of the transformed pairs, and whether they came from the cache.
 
-    Nothing is kept if the cache cannot be written: it only saves time.
+    Nothing is kept if the cache cannot be written: it only saves time. Who accumulates them is
+    this process unless `workers` says otherwise; with as many threads the bits are the same.
+
+    Raises
+    ------
+    EngineError
+        If Ray is asked for and not installed, or gave a worker up.
     """
     facts = request.facts
     held = read_entry(facts) if cached else None
     if held is None:
-        parts, vectors = _read(request)
+        with (workers or Workers()).connected() as run:
+            parts, vectors = _read(request, run)
         if cached:
             with contextlib.suppress(OSError):
                 write_entry(facts, parts, vectors)
@@ -116,40 +132,95 @@ def moment_sources(request: MomentsRequest, *, cached: bool) -> tuple[MomentSour
     return MomentSources(parts.get("prototypes"), folds, image, text, whose), held is not None
 
 
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some of the pairs, as a task: a view that is pickled is the numbers of its rows."""
+
+    pairs: PairedView[EmbeddingsView]
+    transforms: tuple[SideTransform, SideTransform] | None
+    folds: npt.NDArray[np.int64]
+    n_folds: int
+    shifts: tuple[Matrix, Matrix]
+    precision: Precision
+
+
+def _moments_of(part: _Part) -> list[Moments]:
+    return accumulate_part(
+        _prepared(part.pairs, part.transforms), part.folds, n_folds=part.n_folds,
+        shifts=part.shifts, precision=part.precision,
+    )  # fmt: skip
+
+
+def _prepared(
+    pairs: PairedView[EmbeddingsView], transforms: tuple[SideTransform, SideTransform] | None
+) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.float64]]]:
+    batches = pairs.batches(BLOCK_ROWS, reuse=True)
+    if transforms is None:
+        return batches
+    image, text = transforms
+    return ((image.apply(x), text.apply(y), w) for x, y, w in batches)
+
+
 def _read(
-    request: MomentsRequest,
+    request: MomentsRequest, run: RunInOrder
 ) -> tuple[dict[str, Moments], dict[str, npt.NDArray[np.float64]]]:
     """Read the rows: the means first, then the moments of the rows about them."""
     paired = request.paired
     parts: dict[str, Moments] = {}
     means: dict[str, npt.NDArray[np.float64]] = {}
-    if request.raw:
-        batches: Iterable[Batch] = paired.batches(reuse=True)
-    else:
-        image, text = _transforms(request, parts)
-        means = {f"{side}_mean": t.mean for side, t in (("image", image), ("text", text))
-                 if t.mean is not None}  # fmt: skip
-        batches = ((image.apply(x), text.apply(y), w) for x, y, w in paired.batches(reuse=True))
-    groups = groups_of(paired)
-    n_folds = min(N_FOLDS, len(np.unique(groups)))
-    if n_folds < 2:
-        parts["fold 0"] = accumulate(batches, precision=request.precision)
-    else:
+    transforms = None
+    if not request.raw:
+        transforms = _transforms(request, parts, run)
+        named = zip(("image_mean", "text_mean"), transforms, strict=True)
+        means = {name: side.mean for name, side in named if side.mean is not None}
+    # As numbers, in the order of their labels: sorting a million texts takes longer than the rest.
+    groups = np.unique(groups_of(paired), return_inverse=True)[1]
+    n_folds = min(N_FOLDS, int(groups.max()) + 1)
+    folds = np.zeros(len(paired), dtype=np.int64)
+    if n_folds >= 2:
         folds = folds_by_group(groups, n_folds, np.random.default_rng(request.seed))
-        found = accumulate_folds(batches, folds, groups=groups, precision=request.precision)
-        parts |= {f"fold {number}": part for number, part in enumerate(found)}
+    check_folds(folds, groups)
+    first = _some(paired, slice(0, min(BLOCK_ROWS, len(paired))))
+    x, y, _ = next(iter(_prepared(first, transforms)))
+    shifts = pilot_shifts(x, y)
+    tasks = (
+        _Part(_some(paired, rows), transforms, folds[rows], n_folds, shifts, request.precision)
+        for rows in part_slices(len(paired))
+    )
+    found = add_parts(run(_moments_of, tasks))
+    parts |= {f"fold {number}": moments for number, moments in enumerate(found)}
     return parts, means
 
 
+def _some(paired: PairedView[EmbeddingsView], rows: slice) -> PairedView[EmbeddingsView]:
+    here = np.arange(rows.start, rows.stop)
+    return PairedView(paired.x.take(here), paired.y.take(here), paired.weight[rows], paired.by)
+
+
 def _transforms(
-    request: MomentsRequest, parts: dict[str, Moments]
+    request: MomentsRequest, parts: dict[str, Moments], run: RunInOrder
 ) -> tuple[SideTransform, SideTransform]:
     """Return what is done to images and texts, and add the moments of the prototypes."""
-    image = SideTransform.fit(request.pool.batches(reuse=True), label="images")
+    image = _centred(request.pool, np.ones(len(request.pool)), "images", run)
     if request.prototypes is None:
-        texts = ((y, weight) for _, y, weight in request.paired.batches(reuse=True))
-        return image, SideTransform.fit(texts, label="texts")
+        return image, _centred(request.paired.y, request.paired.weight, "texts", run)
     sources = prepare(request.prototypes, None, image.mean)
     assert sources.prototypes is not None
     parts["prototypes"] = moments_of(sources.prototypes)
     return image, sources.text
+
+
+def _centred(
+    view: EmbeddingsView, weight: npt.NDArray[np.float64], label: str, run: RunInOrder
+) -> SideTransform:
+    """Return the transform that centres on the weighted mean of a view's unit rows."""
+    tasks = ((view.take(np.arange(rows.start, rows.stop)), weight[rows], label)
+             for rows in part_slices(len(view)))  # fmt: skip
+    return SideTransform(mean=mean_of(run(_sum_of, tasks), label=label), label=label)
+
+
+def _sum_of(task: tuple[EmbeddingsView, npt.NDArray[np.float64], str]) -> Sums:
+    view, weight, label = task
+    batches = ((rows, weight[number * BLOCK_ROWS :][: len(rows)])
+               for number, rows in enumerate(view.batches(BLOCK_ROWS, reuse=True)))  # fmt: skip
+    return sum_rows(batches, label=label)

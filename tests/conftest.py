@@ -1,8 +1,64 @@
-"""For every test: hypothesis asserts no times, since other work may run on the machine."""
+"""For every test: hypothesis asserts no times, and tests side by side share the cores."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("headstock", deadline=None)
 settings.load_profile("headstock")
+
+#: Processes that run tests side by side, pytest-xdist's.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+if WORKERS > 1:
+    # Before anything loads a BLAS: threads of two workers on two cores spin against one another.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // WORKERS)))
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[int]:
+    """Three threads in torch, whatever the machine has: for tests that look how many there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One Ray of two cores for all tests that need one: it takes seconds to start.
+
+    It has room for little: nothing large goes through it. Its workers have a cache of their own.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray = pytest.importorskip("ray", reason="needs the extra `ray`: pip install headstock[ray]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("ray-cache")))
+        # So that a worker's single thread is its own doing, whatever the tests run with.
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            patch.setenv(name, "2")
+        ray.init(
+            "local", num_cpus=2, object_store_memory=80_000_000, include_dashboard=False,
+            log_to_driver=False,
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}},
+        )  # fmt: skip
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[tuple[str, int]]:
+    """Host and port of moto's S3, one server for all tests; each makes buckets of its own."""
+    from tests.featstore.remote.buckets import moto_server
+
+    with moto_server() as place:
+        yield place

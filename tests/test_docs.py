@@ -56,6 +56,7 @@ def _source_commands() -> list[str]:
         + _console_commands("docs/metrics.md")
         + _console_commands("docs/trained.md")
         + _console_commands("docs/few_shot.md")
+        + _console_commands("docs/prompt_learning.md")
         + _console_commands("docs/fitting.md")
     )
 

@@ -31,6 +31,7 @@ def run_and_report(
     engine: Literal["processes", "ray"],
     dry_run: bool,
     as_json: bool,
+    weights: str | None = None,
 ) -> None:
     """Run what is not finished, record the session, and say what was done."""
     from bench.execution import run_all
@@ -54,7 +55,13 @@ def run_and_report(
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with _Progress(suite, plan["fits"]) as progress:
         summary = run_all(
-            runs, store, out, jobs=jobs, engine=engine, on_done=lambda _: progress.advance()
+            runs,
+            store,
+            out,
+            jobs=jobs,
+            engine=engine,
+            weights=weights,
+            on_done=lambda _: progress.advance(),
         )
     session = {
         "command": typed_command(),

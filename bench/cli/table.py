@@ -34,13 +34,13 @@ from featstore.command_line import print_json
     show_default=True,
     help="Results, gains of the mix, every comparison, or the paper's numbers beside ours.",
 )
-@click.option("--task", default=None, help="zero_shot or retrieval only.")
+@click.option("--task", default=None, help="Only this task, such as zero_shot.")
 @click.option("--eval", "evaluation", default=None, help="all-names or held-out only.")
 @click.option(
     "--metrics",
-    default="top-1,top-5,top-10,R@1,R@5,R@10,median_rank",
-    show_default=True,
-    help="Comma-separated.",
+    default=None,
+    help="Comma-separated. By default top-1, top-5, top-10, R@1, R@5, R@10 and median_rank; beside "
+    "runs of task generalised also its balanced-accuracy, seen, unseen and harmonic.",
 )
 @json_option
 def command(
@@ -50,7 +50,7 @@ def command(
     part: str,
     task: str | None,
     evaluation: str | None,
-    metrics: str,
+    metrics: str | None,
     as_json: bool,
 ) -> None:
     """Print one row per task × evaluation × method × source × K.
@@ -75,10 +75,10 @@ def command(
         published_lines,
         result_lines,
         result_table,
+        with_generalised,
     )
     from bench.winners import winners
 
-    names = [name.strip() for name in metrics.replace(" ", ",").split(",") if name.strip()]
     rows = only_series(results, read_results(results), suite=suite)
     for column, wanted in (("task", task), ("eval", evaluation)):
         if wanted is not None:
@@ -87,6 +87,10 @@ def command(
                 msg = f"{results} has no {column} {wanted!r}. It has: {', '.join(known)}."
                 raise NoResultsError(msg)
             rows = rows.filter(pl.col(column) == wanted)
+    if metrics is None:
+        names = with_generalised(rows, _METRICS)
+    else:
+        names = [name.strip() for name in metrics.replace(" ", ",").split(",") if name.strip()]
     unknown = [name for name in names if name not in set(rows["metric"])]
     if len(unknown) == len(names) and part != "published":
         have = ", ".join(sorted(set(rows["metric"])))
@@ -121,6 +125,8 @@ def command(
         click.echo(("\n" if place else "") + f"{title}\n")
         _echo_table(*shown, form=form)
 
+
+_METRICS = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank")
 
 _TITLES = {
     "results": "Results: percent, mean ± sd over seeds (no ± where nothing is drawn).",

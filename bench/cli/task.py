@@ -24,6 +24,12 @@ from featstore.command_line import StorePlace
     "\n  bench task few_shot --images pets/image/ViT-B-32 --names pets/class_name/ViT-B-32 \\"
     "\n      --views pets.views10-seed0/image/ViT-B-32 --eval split -O shots=4 \\"
     "\n      -O learner=tip-adapter --seeds 5 --store store -o results"
+    "\n  bench task few_shot --images pets/image/oc:ViT-B-32-quickgelu \\"
+    "\n      --names pets/class_name/oc:ViT-B-32-quickgelu --eval split -O shots=16 \\"
+    "\n      -O learner=coop --store store -o results"
+    "\n  bench task generalised --images pets/image/lite0 --names pets/class_name/MiniLM \\"
+    "\n      --head imagenet1k/head_weight/lite0 --head-names imagenet1k/class_name/MiniLM \\"
+    "\n      --method icis --source head --store store -o results"
     "\n  bench task neighbours --images pets/image/lite0 --head imagenet1k/head_weight/lite0 \\"
     "\n      --head-names imagenet1k/class_name/MiniLM --store store -o results",
 )
@@ -60,6 +66,9 @@ from featstore.command_line import StorePlace
               help="zero_shot: only classes that the head's label set lacks.")  # fmt: skip
 @click.option("-O", "--option", "words", multiple=True, metavar="NAME=VALUE",
               help="Option of the task; a wrong one is answered with those it has.")  # fmt: skip
+@click.option("--weights", default=None,
+              help="Of the text tower that coop and cocoop learn prompts through, as in featstore "
+              "extract; the hub otherwise.")  # fmt: skip
 @jobs_option
 @engine_option
 @limit_option
@@ -74,6 +83,7 @@ def command(
     seeds: int,
     words: tuple[str, ...],
     unseen_only: bool,
+    weights: str | None,
     jobs: int,
     engine: Literal["processes", "ray"],
     limit: int | None,
@@ -83,9 +93,9 @@ def command(
 ) -> None:
     """Run the task NAME on the sets named and write its results.
 
-    NAME is zero_shot, retrieval, few_shot, head_names, neighbours, modality_gap, neural_collapse,
-    cosine_head, hubness or spectrum; docs/metrics.md says what each measures. `bench frame`
-    prints the rows.
+    NAME is zero_shot, generalised, retrieval, few_shot, head_names, neighbours, modality_gap,
+    neural_collapse, cosine_head, hubness or spectrum; docs/metrics.md says what each measures.
+    `bench frame` prints the rows, `bench table` a table.
     """
     from bench.cli.running import run_and_report
     from bench.options import TASK_OPTIONS, parse_options
@@ -119,5 +129,5 @@ def command(
     runs = task_runs(open_store(store), request, limit=limit)
     run_and_report(
         SUITE, runs, store=store, out=out, jobs=jobs, engine=engine, dry_run=dry_run,
-        as_json=as_json,
+        as_json=as_json, weights=weights,
     )  # fmt: skip

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
-from bench.engines import single_thread
+from featstore.one_thread import single_thread
+from featstore.parent_process import end_with_parent
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
@@ -19,7 +20,7 @@ def run_in_processes(
     """Yield the answers of `tasks` from `jobs` processes; see `bench.engines.run_tasks`."""
     # Threads of polars and BLAS do not survive a fork; a spawned process starts clean.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=single_thread) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin) as pool:
         futures = [pool.submit(work, task) for task in tasks]
         try:
             for future in as_completed(futures):
@@ -28,3 +29,8 @@ def run_in_processes(
             # Waiting lets the tasks that run end whole: nothing half-written stays behind.
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _begin() -> None:
+    single_thread()
+    end_with_parent()

@@ -10,10 +10,13 @@ from bench.metrics.ranks import (
     NO_ITEM,
     Ranks,
     first_of_gallery,
+    rank_blocks,
     rank_projections,
+    rank_relevant,
     ranks_from_blocks,
     ranks_from_scores,
 )
+from bench.metrics.relevance import Relevance
 from bench.metrics.summary import (
     METRIC_VERSION,
     METRICS,
@@ -30,6 +33,7 @@ __all__ = [
     "METRIC_VERSION",
     "NO_ITEM",
     "Ranks",
+    "Relevance",
     "chance_levels",
     "class_metrics",
     "cutoff",
@@ -37,7 +41,9 @@ __all__ = [
     "harmonic_mean",
     "per_query",
     "query_values",
+    "rank_blocks",
     "rank_projections",
+    "rank_relevant",
     "ranks_from_blocks",
     "ranks_from_scores",
     "summarise",

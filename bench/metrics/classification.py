@@ -31,24 +31,26 @@ def class_metrics(
     Parameters
     ----------
     truth, answers : arrays of shape (n,)
-        Class ids.
+        Class ids, or numbers in their place.
     seen : array of bool, shape (n,), optional
         Whether the true class of each image is one of the head's. With both kinds present,
         ``seen``, ``unseen`` and ``harmonic`` are those of generalised zero-shot classification:
         all classes stand in the gallery of both.
     """
-    from sklearn.metrics import f1_score
-
     labels, codes = np.unique(np.concatenate([truth, answers]), return_inverse=True)
     true, given = codes[: len(truth)], codes[len(truth) :]
     hit = true == given
     counts = np.bincount(true, minlength=len(labels))
+    answered = np.bincount(given, minlength=len(labels))
     found = np.bincount(true, weights=hit, minlength=len(labels))
     having = counts > 0
     recall = np.divide(found, counts, out=np.zeros(len(labels)), where=having)
     out = {"balanced-accuracy": float(recall[having].mean())}
-    for kind in ("macro", "weighted"):
-        out[f"{kind}-F1"] = float(f1_score(true, given, average=kind, zero_division=0))
+    # 2 TP / (2 TP + FP + FN); every label was true or given. The same bits as scikit-learn's
+    # f1_score, whose checks take 4 ms a call: a fifth of what a cell of a sweep may take.
+    f1 = 2.0 * found / (counts + answered)
+    out["macro-F1"] = float(f1.mean())
+    out["weighted-F1"] = float(np.average(f1, weights=counts))
     if seen is not None and 0 < np.count_nonzero(seen) < len(seen):
         is_seen = np.zeros(len(labels), dtype=bool)
         is_seen[true[seen]] = True

@@ -13,6 +13,9 @@ from bench.metrics.relevance import Relevance, starts_of
 # Up to so many relevant items a query, one pass over its row for each is cheaper than sorting it.
 MAX_PASSES = 8
 
+# Entries from which on a row is worth a call of its own.
+LONG_ROW = 2_000
+
 # Of a block's scores, up to this share is little enough to be listed rather than passed again.
 FEW = 1 / 32
 
@@ -82,8 +85,7 @@ def _count_at_least(
         items = starts[rows] + counts[rows] - back
         block = scores if len(rows) == len(scores) else scores[rows]
         found = np.greater_equal(block, own[items][:, None], out=reached[: len(rows)])
-        # Row by row: counting along an axis of a matrix took four times as long.
-        each = np.array([np.count_nonzero(row) for row in found])
+        each = count_true(found)
         out[items] = each
         if back < most and each.sum() <= FEW * scores.size:
             owner = np.repeat(np.arange(len(rows)), each)
@@ -97,6 +99,18 @@ def _count_at_least(
                 out[items] = passed[having]
             break
     return out
+
+
+def count_true(found: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return how many entries of every row are true.
+
+    Long rows one by one: counting along an axis took four times as long with 25,000 entries a
+    row, and a third of it with 200.
+    """
+    if found.shape[1] < LONG_ROW:
+        each: NDArray[np.int64] = np.count_nonzero(found, axis=1)
+        return each
+    return np.array([np.count_nonzero(row) for row in found])
 
 
 def _last_of_ties(

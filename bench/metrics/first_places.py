@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.metrics.counting import count_true
 from bench.metrics.relevance import starts_of
 
 #: Stands where the gallery has fewer items than places.
@@ -72,7 +73,7 @@ def _candidates(
     if groups < 4 * k:
         level = np.partition(scores, g - k, axis=1)[:, g - k]
         wanted = scores >= level[:, None]
-        crowded = np.array([np.count_nonzero(row) for row in wanted]) > _CROWDED * k
+        crowded = count_true(wanted) > _CROWDED * k
         wanted[crowded] = False
         return *np.divmod(np.flatnonzero(wanted), g), np.flatnonzero(crowded)
     # Groups are strided, so that the maxima are whole-row operations.

@@ -70,6 +70,26 @@ class Relevance:
         positions = order[np.repeat(first, counts) + within].astype(np.int64)
         return cls(positions, starts_of(counts), counts, place, gallery_codes.astype(np.int64))
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return n and g."""
+        return len(self.counts), len(self.gallery_codes)
+
+    def check(self, n: int, g: int) -> None:
+        """Check that this is of n queries and g gallery items.
+
+        Raises
+        ------
+        MetricError
+            If not.
+        """
+        if self.shape != (n, g):
+            msg = (
+                f"Relevance of {self.shape[0]:,} queries and {self.shape[1]:,} gallery items does "
+                f"not fit projections of {n:,} and {g:,}."
+            )
+            raise MetricError(msg)
+
     def of_rows(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the (row within the block, gallery position) of every relevant item."""
         counts = self.counts[start:stop]

@@ -11,8 +11,8 @@ import polars as pl
 from bench.cells import ARENA, METHOD_NAMES, in_order, pairs_order, source_name
 from bench.comparisons import with_holm
 from bench.tables import (
-    SHOWN,
     interval_text,
+    metric_columns,
     metric_name,
     number_text,
     p_text,
@@ -105,7 +105,7 @@ def grids(table: pl.DataFrame) -> list[Grid]:
 
 
 def _grid(arena: dict[str, Any], block: pl.DataFrame) -> Grid:
-    metrics = [m for m in SHOWN if m in block.columns and block[m].null_count() < block.height]
+    metrics = [m for m in metric_columns(block) if block[m].null_count() < block.height]
     keys = sorted(set(block["n_pairs"]), key=pairs_order)
     fitted = {row["n_pairs"]: row["n_images_fitted"] for row in block.iter_rows(named=True)}
     cells = {

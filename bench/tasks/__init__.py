@@ -1,21 +1,24 @@
 """Tasks: what is asked of an alignment. Arrays in, ranks and pooled numbers out."""
 
 from bench.tasks.few_shot import score_few_shot
-from bench.tasks.generalised import Generalised, score_generalised
+from bench.tasks.generalised import score_generalised
 from bench.tasks.head_geometry import score_cosine_head, score_neural_collapse, score_spectrum
 from bench.tasks.head_names import score_head_names
 from bench.tasks.hubness import score_hubness
 from bench.tasks.modality_gap import score_modality_gap
 from bench.tasks.neighbours import score_neighbours
-from bench.tasks.outcome import Outcome, Projector, Queries
-from bench.tasks.retrieval import score_retrieval
-from bench.tasks.zero_shot import score_zero_shot
+from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, Queries
+from bench.tasks.retrieval import prepare_retrieval, score_retrieval
+from bench.tasks.zero_shot import prepare_zero_shot, score_zero_shot
 
 __all__ = [
-    "Generalised",
+    "KEPT",
     "Outcome",
+    "Prepared",
     "Projector",
     "Queries",
+    "prepare_retrieval",
+    "prepare_zero_shot",
     "score_cosine_head",
     "score_few_shot",
     "score_generalised",

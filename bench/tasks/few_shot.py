@@ -8,7 +8,7 @@ leaves open is chosen on them. docs/few_shot.md has the learners.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +19,12 @@ from scipy.sparse import issparse
 from bench.corpus import Head, Items
 from bench.errors import ProtocolError
 from bench.image_views import ImageViews
-from bench.metrics import ranks_from_blocks
 from bench.options import FewShot
 from bench.protocol import Split, first_per_class
 from bench.tasks.classified import METRICS, with_class_metrics
 from bench.tasks.head_names import for_head
-from bench.tasks.outcome import KEPT, Outcome, Projector, ranked_outcome
-from fitters.few_shot import Classifier, Shots, learner_named
+from bench.tasks.outcome import Outcome, Projector, Question
+from fitters.few_shot import Classifier, Learner, Shots, learner_named
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs
 
@@ -45,6 +44,7 @@ def score_few_shot(
     head: Head | None = None,
     views: ImageViews | None = None,
     options: FewShot | None = None,
+    make_learner: Callable[[list[str]], Learner] | None = None,
 ) -> list[Outcome]:
     """Learn from shots of the training images, and classify the test images.
 
@@ -62,6 +62,8 @@ def score_few_shot(
     views : ImageViews, optional
         Augmented views of the training images, for learners that look at some.
     options : FewShot, optional
+    make_learner : callable, optional
+        Makes the learner from the class ids of the gallery, instead of ``options.learner``.
 
     Returns
     -------
@@ -97,7 +99,10 @@ def score_few_shot(
     def labels(rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.array([place[name] for name in images.classes[rows].tolist()], dtype=np.int64)
 
-    learner = learner_named(options.learner)
+    if make_learner is not None:
+        learner = make_learner(classes.tolist())
+    else:
+        learner = learner_named(options.learner)
     needs = getattr(learner, "needs", ())
     width = len(split.test[:1]) and projected(split.test[:1]).shape[1]
     shots = Shots(
@@ -115,15 +120,15 @@ def score_few_shot(
     classifier = learner.fit(shots)
     blocks = _score_blocks(classifier, alignment, images.rows, split.test, max(width, len(classes)))
     truth = images.classes[split.test]
-    ranks = ranks_from_blocks(blocks, truth, classes, top=KEPT)
     test_ids = images.ids[split.test]
-    outcome = ranked_outcome("image→class", ranks, test_ids, test_ids, ids, METRICS)
+    question = Question("image→class", test_ids, ids, (truth, classes), METRICS, apart=True)
+    outcome = question.rank_blocks(blocks)
     facts = {
         "n_shots": len(chosen),
         "n_validation": len(validation),
         **{f"learner_{name}": float(value) for name, value in classifier.facts.items()},
     }
-    return [replace(with_class_metrics(outcome, classes, truth), facts=facts)]
+    return [replace(with_class_metrics(outcome), facts=facts)]
 
 
 def _classes(

@@ -7,12 +7,11 @@ from numpy.typing import NDArray
 
 from bench.corpus import Corpus, Head, Items
 from bench.errors import ProtocolError
-from bench.metrics import rank_projections
 from bench.metrics.collapse import neural_collapse
 from bench.metrics.neighbours import unit_rows
 from bench.metrics.spectrum import covariance_spectrum, spectrum_summary
 from bench.tasks.classified import METRICS, with_class_metrics
-from bench.tasks.outcome import KEPT, Outcome, ranked_outcome
+from bench.tasks.outcome import Outcome, Question
 
 
 def score_neural_collapse(corpus: Corpus) -> list[Outcome]:
@@ -113,6 +112,6 @@ def own_head(corpus: Corpus) -> Head:
 def _classified(
     direction: str, images: Items, head: Head, x: NDArray[np.floating], y: NDArray[np.floating]
 ) -> Outcome:
-    ranks = rank_projections(x, y, images.classes, head.classes, top=KEPT)
-    outcome = ranked_outcome(direction, ranks, images.ids, images.ids, head.classes, METRICS)
-    return with_class_metrics(outcome, head.classes, images.classes)
+    groups = (images.classes, head.classes)
+    question = Question(direction, images.ids, head.classes, groups, METRICS, apart=True)
+    return with_class_metrics(question.rank(x, y))

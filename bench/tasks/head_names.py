@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.corpus import Head, Items
+from bench.corpus import Head
 from bench.metrics.matching import match_pairs, relative_rows
 from bench.options import HeadNames
-from bench.tasks.outcome import Outcome, Projector, score_direction
+from bench.tasks.outcome import Outcome, Projector, Question
 from fitters.alignment import Alignment
 from fitters.moments.transform import SideTransform
 
@@ -32,15 +32,14 @@ def score_head_names(
         ``unmatched`` (mean cosines), ``AUC`` (chance 0.5) and ``p``.
     """
     options = options or HeadNames()
-    rows = Items(head.classes, head.classes, head.weight)
-    texts = Items(head.classes, head.classes, head.texts)
     if options.by == "relative":
         x, y = relative_rows(head.weight, head.texts, rng=rng)
     else:
         own = for_head(alignment, head)
         x, y = own.project_x(head.weight), own.project_y(head.texts)
     groups = np.asarray(head.groups).astype(str)
-    outcome = score_direction("head→name", (rows, x), (texts, y), (groups, groups), METRICS)
+    question = Question("head→name", head.classes, head.classes, (groups, groups), METRICS)
+    outcome = question.rank(x, y)
     found = match_pairs(x, y, n_permutations=options.n_permutations, rng=rng)
     values = {
         "matched": found.matched,

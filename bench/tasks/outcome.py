@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.corpus import Items
-from bench.metrics import NO_ITEM, Ranks, chance_levels, rank_projections, summarise
+from bench.metrics import (
+    NO_ITEM,
+    Ranks,
+    Relevance,
+    chance_levels,
+    rank_blocks,
+    rank_relevant,
+    summarise,
+)
 from bench.options import Scorer
 from fitters.scorers import scorer_named
 
@@ -31,26 +39,6 @@ class Projector(Protocol):
     def project_y(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Project raw text embeddings, shape (n, q) to (n, r)."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class Queries:
-    """What each of n queries found.
-
-    Attributes
-    ----------
-    ranks : Ranks
-    ids, clusters : arrays of str, shape (n,)
-        Items that asked, and what each was drawn with: queries of one cluster are not
-        independent.
-    top_ids : list of n lists of str
-        item_ids of the first places.
-    """
-
-    ranks: Ranks
-    ids: NDArray[Any]
-    clusters: NDArray[Any]
-    top_ids: list[list[str]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,56 +78,127 @@ class Outcome:
         return self.queries.ranks
 
 
-def score_direction(
-    direction: str,
-    queries: tuple[Items, NDArray[Any]],
-    gallery: tuple[Items, NDArray[Any]],
-    groups: tuple[NDArray[Any], NDArray[Any]],
-    metrics: Sequence[str],
-    *,
-    scorer: Scorer = "cosine",
-    top: int = KEPT,
-) -> Outcome:
-    """Rank a gallery for every query and pool the ranks.
+Prepared = Callable[[Projector], list[Outcome]]
+"""A task whose items are known: it scores one alignment after another."""
 
-    Parameters
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One direction of a task: who asks, among what, and what is right.
+
+    It knows no projection, so that all alignments over the same items share what follows from it:
+    a sweep asks it thousands of times.
+
+    Attributes
     ----------
     direction : str
-    queries, gallery : pairs of Items and projections, shapes (n, r) and (g, r)
-    groups : pair of arrays
-        Ids of the queries and of the gallery: equal ids are relevant. Queries with one id
-        are one cluster: they were drawn together.
-    metrics : sequence of str
-    scorer : str
-        One of `fitters.scorers.SCORERS`.
+    query_ids, gallery_ids : arrays of str, shapes (n,), (g,)
+    groups : pair of arrays, shapes (n,), (g,)
+        Ids of the queries and of the gallery: equal ids are relevant.
+    metrics : tuple of str
+    apart : bool
+        Queries are drawn one by one; False: those of one group together.
     top : int
         Gallery items kept a query.
     """
-    items, projected = queries
-    others, columns = gallery
-    if scorer != "cosine":
-        projected, columns = scorer_named(scorer)(projected, columns)
-    ranks = rank_projections(projected, columns, *groups, top=top)
-    return ranked_outcome(direction, ranks, items.ids, groups[0], others.ids, metrics)
+
+    direction: str
+    query_ids: NDArray[Any]
+    gallery_ids: NDArray[Any]
+    groups: tuple[NDArray[Any], NDArray[Any]]
+    metrics: tuple[str, ...]
+    apart: bool = False
+    top: int = KEPT
+
+    @cached_property
+    def relevance(self) -> Relevance:
+        """Which gallery items are relevant to which query.
+
+        Raises
+        ------
+        bench.errors.MetricError
+            If nothing is to one of them.
+        """
+        return Relevance.build(*self.groups, len(self.query_ids), len(self.gallery_ids))
+
+    @cached_property
+    def chance(self) -> dict[str, float]:
+        """What chance would give."""
+        return chance_levels(self.relevance.counts, len(self.gallery_ids), self.metrics)
+
+    @cached_property
+    def clusters(self) -> NDArray[Any]:
+        """What each query was drawn with: queries of one cluster are not independent."""
+        return np.asarray(self.query_ids if self.apart else self.groups[0])
+
+    @cached_property
+    def n_clusters(self) -> int:
+        """How many draws the queries are."""
+        return len(np.unique(self.clusters))
+
+    @cached_property
+    def columns(self) -> dict[str, list[str]]:
+        """The columns of `bench.results.RANK_SCHEMA` that no alignment changes."""
+        return {
+            "query_id": self.query_ids.tolist(),
+            "cluster_id": self.clusters.astype(str).tolist(),
+        }
+
+    def rank(self, queries: Any, gallery: Any, *, scorer: Scorer = "cosine") -> Outcome:
+        """Rank a gallery for every query and pool the ranks.
+
+        Parameters
+        ----------
+        queries, gallery : projections of shape (n, r), (g, r)
+        scorer : str
+            One of `fitters.scorers.SCORERS`.
+        """
+        if scorer != "cosine":
+            queries, gallery = scorer_named(scorer)(queries, gallery)
+        return self._pooled(rank_relevant(queries, gallery, self.relevance, top=self.top))
+
+    def rank_blocks(self, blocks: Iterable[NDArray[Any]]) -> Outcome:
+        """Do the same from scores that come in blocks of rows, together of shape (n, g)."""
+        return self._pooled(rank_blocks(blocks, self.relevance, top=self.top))
+
+    def _pooled(self, ranks: Ranks) -> Outcome:
+        return Outcome(
+            direction=self.direction,
+            values=summarise(ranks, self.metrics),
+            chance=dict(self.chance),
+            n=len(self.query_ids),
+            gallery=ranks.gallery,
+            queries=Queries(ranks, self),
+        )
 
 
-def ranked_outcome(
-    direction: str,
-    ranks: Ranks,
-    query_ids: NDArray[Any],
-    clusters: NDArray[Any],
-    gallery_ids: NDArray[Any],
-    metrics: Sequence[str],
-) -> Outcome:
-    """Pool finished ranks."""
-    top_ids = [
-        [str(gallery_ids[place]) for place in places if place != NO_ITEM] for places in ranks.top
-    ]
-    return Outcome(
-        direction=direction,
-        values=summarise(ranks, metrics),
-        chance=chance_levels(ranks.n_relevant, ranks.gallery, metrics),
-        n=len(query_ids),
-        gallery=ranks.gallery,
-        queries=Queries(ranks, query_ids, np.asarray(clusters), top_ids),
-    )
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """What each of n queries found.
+
+    Attributes
+    ----------
+    ranks : Ranks
+    question : Question
+    """
+
+    ranks: Ranks
+    question: Question
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        """Items that asked, shape (n,)."""
+        return self.question.query_ids
+
+    @property
+    def clusters(self) -> NDArray[Any]:
+        """What each was drawn with, shape (n,)."""
+        return self.question.clusters
+
+    @property
+    def top_ids(self) -> list[list[str]]:
+        """item_ids of the first places of every query."""
+        ids = self.question.gallery_ids
+        return [
+            [str(ids[place]) for place in places if place != NO_ITEM] for places in self.ranks.top
+        ]

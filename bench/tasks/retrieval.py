@@ -12,7 +12,7 @@ import numpy as np
 from bench.corpus import Items
 from bench.errors import ProtocolError
 from bench.options import Retrieval
-from bench.tasks.outcome import Outcome, Projector, score_direction
+from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, Question
 
 METRICS = (
     "R@1", "R@5", "R@10", "recall@1", "recall@5", "recall@10", "P@1", "P@5", "P@10",
@@ -52,6 +52,21 @@ def score_retrieval(
     bench.errors.MetricError
         If a query has nothing relevant in the gallery.
     """
+    return prepare_retrieval(images, captions, relevance=relevance, options=options)(alignment)
+
+
+def prepare_retrieval(
+    images: Items,
+    captions: Items,
+    *,
+    relevance: str,
+    options: Retrieval | None = None,
+    top: int = KEPT,
+) -> Prepared:
+    """Return `score_retrieval` of these items, to be asked of one alignment after another.
+
+    `top` items of the gallery are kept for every query.
+    """
     options = options or Retrieval()
     if captions.parents is None and (relevance == "parent_id" or options.captions):
         msg = (
@@ -66,18 +81,21 @@ def score_retrieval(
     else:
         assert captions.parents is not None
         image_groups, caption_groups = images.ids, captions.parents
-    image_side = (images, alignment.project_x(images.rows))
-    caption_side = (captions, alignment.project_y(captions.rows))
-    return [
-        score_direction(
-            "image→caption", image_side, caption_side, (image_groups, caption_groups), METRICS,
-            scorer=options.scorer,
-        ),
-        score_direction(
-            "caption→image", caption_side, image_side, (caption_groups, image_groups), METRICS,
-            scorer=options.scorer,
-        ),
-    ]  # fmt: skip
+    to_caption = Question(
+        "image→caption", images.ids, captions.ids, (image_groups, caption_groups), METRICS, top=top
+    )
+    to_image = Question(
+        "caption→image", captions.ids, images.ids, (caption_groups, image_groups), METRICS, top=top
+    )
+
+    def scored(alignment: Projector) -> list[Outcome]:
+        x, y = alignment.project_x(images.rows), alignment.project_y(captions.rows)
+        return [
+            to_caption.rank(x, y, scorer=options.scorer),
+            to_image.rank(y, x, scorer=options.scorer),
+        ]
+
+    return scored
 
 
 def first_captions(captions: Items, n: int) -> Items:

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from bench.corpus import Items
 from bench.errors import ProtocolError
-from bench.metrics import ranks_from_blocks
 from bench.options import ZeroShot
 from bench.tasks.classified import METRICS, with_class_metrics
-from bench.tasks.outcome import KEPT, Outcome, Projector, ranked_outcome, score_direction
+from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, Question
 
 # Scores held at once where a class has several prompts: 32 MiB.
 _BLOCK = 8_000_000
@@ -59,45 +58,73 @@ def score_zero_shot(
     bench.errors.MetricError
         If an image's class is not among the names.
     """
+    prepared = prepare_zero_shot(images, names, prompts=prompts, seen=seen, options=options)
+    return prepared(alignment)
+
+
+def prepare_zero_shot(
+    images: Items,
+    names: Items,
+    *,
+    prompts: Items | None = None,
+    seen: NDArray[np.bool_] | None = None,
+    options: ZeroShot | None = None,
+    top: int = KEPT,
+) -> Prepared:
+    """Return `score_zero_shot` of these items, to be asked of one alignment after another.
+
+    `top` classes are kept for every image, at least the one that it is taken for.
+    """
     options = options or ZeroShot()
     images, names, seen = _chosen(images, names, seen, options)
     known = None
     if seen is not None and options.classes == "all":
         known = np.isin(images.classes, names.classes[seen])
-    projected = alignment.project_x(images.rows)
 
-    def classified(outcome: Outcome) -> Outcome:
-        return with_class_metrics(outcome, names.classes, images.classes, seen=known)
+    def question(direction: str, texts: Items) -> Question:
+        groups = (images.classes, texts.classes)
+        return Question(direction, images.ids, texts.ids, groups, METRICS, top=max(1, top))
 
-    def against(texts: Items, direction: str) -> Outcome:
-        outcome = score_direction(
-            direction, (images, projected), (texts, alignment.project_y(texts.rows)),
-            (images.classes, texts.classes), METRICS, scorer=options.scorer,
-        )  # fmt: skip
-        return classified(outcome)
+    if options.prompts == "max":
+        every = _all_prompts(prompts, names, options)
+        asked = question("image→name", names)
 
-    if options.prompts == "mean":
-        return [against(names, "image→name")]
+        def best(alignment: Projector) -> list[Outcome]:
+            projected = alignment.project_x(images.rows), alignment.project_y(every.rows)
+            outcome = asked.rank_blocks(_best_prompt(*projected, every, names))
+            return [with_class_metrics(outcome, seen=known)]
+
+        return best
+    texts = {"image→name": names}
+    if options.prompts == "each":
+        every = _all_prompts(prompts, names, options)
+        assert every.parts is not None
+        texts = {
+            f"image→name ({template})": _one_a_class(every, names, template)
+            for template in dict.fromkeys(every.parts.tolist())
+        }
+    questions = [(question(direction, own), own) for direction, own in texts.items()]
+
+    def scored(alignment: Projector) -> list[Outcome]:
+        x = alignment.project_x(images.rows)
+        outcomes = [
+            asked.rank(x, alignment.project_y(own.rows), scorer=options.scorer)
+            for asked, own in questions
+        ]
+        return [with_class_metrics(outcome, seen=known) for outcome in outcomes]
+
+    return scored
+
+
+def _all_prompts(prompts: Items | None, names: Items, options: ZeroShot) -> Items:
+    """Return every prompt of the classes of `names` by itself."""
     if prompts is None or prompts.parts is None:
         msg = f"Prompts {options.prompts!r} need every prompt of the classes by itself."
         raise ProtocolError(msg)
-    kept = np.isin(prompts.classes, names.classes)
-    templates, prompts = prompts.parts[kept], prompts.take(kept)
-    if options.prompts == "each":
-        return [
-            against(_one_a_class(prompts, names, template), f"image→name ({template})")
-            for template in dict.fromkeys(templates.tolist())
-        ]
-    if options.scorer != "cosine":
+    if options.prompts == "max" and options.scorer != "cosine":
         msg = f"Prompts 'max' are scored by the cosine, not by {options.scorer!r}."
         raise ProtocolError(msg)
-    blocks = _best_prompt(projected, alignment.project_y(prompts.rows), prompts, names)
-    ranks = ranks_from_blocks(blocks, images.classes, names.classes, top=KEPT)
-    return [
-        classified(
-            ranked_outcome("image→name", ranks, images.ids, images.classes, names.ids, METRICS)
-        )
-    ]
+    return prompts.take(np.isin(prompts.classes, names.classes))
 
 
 def _chosen(

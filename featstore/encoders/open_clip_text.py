@@ -70,6 +70,16 @@ class OpenClipTextEncoder(TorchTextEncoder):
             "parameters": sum(tensor.numel() for tensor in state.values()),
         }
 
+    @property
+    def model(self) -> Any:
+        """The open_clip model, both towers."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The open_clip tokenizer."""
+        return self._tokens.tokenizer
+
     def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:
         with transferring():
             ids = torch.from_numpy(np.stack([text.ids for text in texts])).to(self._device)

@@ -71,6 +71,11 @@ class OpenClipTokens:
         return PreparedText(row, None, n_tokens)
 
     @property
+    def tokenizer(self) -> Any:
+        """The tokenizer itself."""
+        return self._tokenizer
+
+    @property
     def _mode(self) -> str:
         return str(getattr(self._tokenizer, "tokenizer_mode", "") or "")
 

@@ -38,11 +38,11 @@ def find_sets(root: Path, name: str) -> dict[str, Path]:
         directories[key] = directory
         return (directory / POINTER).is_file()
 
+    if len(parts) != 3:
+        return {}
     in_full = "/".join(parts)
     if finished(in_full):
         return {in_full: directories[in_full]}
-    if len(parts) != 3:
-        return {}
     wanted = encoder_slug(parts[2])
     try:
         # What cannot fit is left out first: the listing alone is what many sets cost.

@@ -24,6 +24,7 @@ from featstore.keys import canonical_json, sha256_hex
 from featstore.store.arrays import ForeseeingRows, RowSource, decode
 from featstore.store.items import ItemTable
 from featstore.store.layout import DTYPES
+from featstore.store.reopening import Opening, reduce_view
 from featstore.store.tensors import as_tensor
 from featstore.store.transforms import Center, Normalize, Transform
 
@@ -57,6 +58,9 @@ class Selection:
         Done to rows when they are read, in this order.
     dtype : dtype
         Floating-point type in which rows are handed out; float32 unless `astype` changed it.
+    opening : Opening, optional
+        How its store was opened; None if the rows are in no store. Pickled, a view is this and the
+        numbers of its rows: another process opens the same revision.
     """
 
     source: RowSource = field(repr=False)
@@ -71,6 +75,10 @@ class Selection:
     bias: np.ndarray | None = field(default=None, repr=False)
     transforms: tuple[Transform, ...] = ()
     dtype: np.dtype[Any] = _FLOAT32
+    opening: Opening | None = field(default=None, repr=False)
+
+    def __reduce__(self) -> Any:
+        return reduce_view(self)
 
     def __len__(self) -> int:
         return int(self.rows.size)

@@ -37,6 +37,7 @@ from featstore.store.layout import ArrayLayout, SetKey, check_component
 from featstore.store.names import find_sets, match_names, unknown_set
 from featstore.store.readers import MODES, Mode, open_rows
 from featstore.store.records import check_format
+from featstore.store.reopening import opening_of
 from featstore.store.set_files import check_metadata, read_bias, read_layout
 from featstore.store.set_info import SetInfo
 from featstore.store.summary import disk_bytes
@@ -203,6 +204,7 @@ class FeatureStore:
             revision_id=commit.revision_id,
             n_failed=commit.n - valid.size,
             bias=read_bias(directory, commit),
+            opening=opening_of(self),
         )
 
     def item_table(self, info: SetInfo) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -174,6 +175,17 @@ class CountOrAuto(click.ParamType[Any]):
     show_default=True,
     help="Keep moments in the user's cache, and take them from there.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Who accumulates the moments of real pairs: this process, or Ray's workers.",
+)
+@click.option("--ray-address", help="Of a Ray cluster; default RAY_ADDRESS, else this machine.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Workers at once, of one thread; default all cores."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--seeds", help="Several, such as 0-4: OUT/METHOD-seedN is made for each.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
@@ -192,6 +204,7 @@ def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None
     from featstore.store.store import open_store
     from fitters.cli.fit_options import parse_seeds, refuse_ignored, spell_out, typed_options
     from fitters.cli.training_progress import training_progress
+    from fitters.engines import Workers
     from fitters.fit_request import FitRequest
     from fitters.jobs import fit_from_store
     from fitters.methods import METHODS
@@ -221,20 +234,25 @@ def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None
         **sets,
         **{name: given[name] for name in same},
     )
+    workers = Workers(given["engine"], given["ray_address"], given["jobs"])
     opened, made = open_store(store), []
-    for seed in seeds:
-        path = out / f"{method}-seed{seed}" if many else out
-        asked, checkpoint = replace(request, seed=seed), None
-        if METHODS[method].fitted_on == "training":
-            checkpoint = path.parent / f".{path.name}.training"
-        with training_progress(method) as on_epoch:
-            alignment = fit_from_store(opened, asked, checkpoint=checkpoint, on_epoch=on_epoch)
-        save_alignment(path, alignment, replace=given["force"])
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
-        made.append({"path": str(path), **alignment.facts})
-        if not given["as_json"]:
-            click.echo(_line(path, method, alignment.facts))
+    # One start of Ray for all seeds; a single fit starts it only if nothing is cached.
+    with workers.connected() if many else nullcontext():
+        for seed in seeds:
+            path = out / f"{method}-seed{seed}" if many else out
+            asked, checkpoint = replace(request, seed=seed), None
+            if METHODS[method].fitted_on == "training":
+                checkpoint = path.parent / f".{path.name}.training"
+            with training_progress(method) as on_epoch:
+                alignment = fit_from_store(
+                    opened, asked, checkpoint=checkpoint, on_epoch=on_epoch, workers=workers
+                )
+            save_alignment(path, alignment, replace=given["force"])
+            if checkpoint is not None:
+                checkpoint.unlink(missing_ok=True)
+            made.append({"path": str(path), **alignment.facts})
+            if not given["as_json"]:
+                click.echo(_line(path, method, alignment.facts))
     if given["as_json"]:
         print_json(made if many else made[0])
 

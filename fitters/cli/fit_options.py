@@ -107,7 +107,11 @@ def refuse_ignored(method: str, spec: Method, given: Mapping[str, Any]) -> None:
             _refuse(name, "there is nothing to mix without both --y and --head.")
     if "mix" in typed and not (real and head):
         _refuse("mix", "there is nothing to mix without both --y and --head.")
-    for name in ("n_pairs", "precision", "validation"):
+    for name in ("ray_address", "jobs"):
+        if name in typed and given["engine"] != "ray":
+            _refuse(name, "it is of --engine ray.")
+    ray = ("engine",) if given["engine"] == "ray" else ()
+    for name in ("n_pairs", "precision", "validation", *ray):
         if name in typed and not real:
             _refuse(name, "it is of real pairs, and there is no --y.")
     for name in OF_HEADS:
@@ -124,11 +128,12 @@ def refuse_ignored(method: str, spec: Method, given: Mapping[str, Any]) -> None:
         top_k=given["top_k"],
         power=given["power"],
     )
-    if "precision" in typed:
+    of_moments = [name for name in ("precision", *ray) if name in typed]
+    if of_moments:
         by_rows = needs_rows(spec, open_, given["criterion"], mixed=head)
         if by_rows or given["rows"] == "bias":
             _refuse(
-                "precision",
+                of_moments[0],
                 "this fit looks at the rows, in float64; it is of those that need moments alone, "
                 "where every setting is given or --criterion error chooses.",
             )

@@ -9,14 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from fitters.errors import PairsError
-from fitters.feature_maps.kernels import check_gamma, gaussian
+from fitters.feature_maps.kernels import BLOCK_ROWS, check_gamma, gaussian
 from fitters.feature_maps.landmarks import Method, choose_landmarks
 from fitters.pairs import Rows
+from fitters.side_by_side import side_by_side
 
 Matrix = npt.NDArray[np.float64]
 
 DROPPED = 1e-12
 """Eigenvalues of the landmarks' kernel below this share of the largest are rounding."""
+
+_AT_A_TIME = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +93,38 @@ class NystroemMap:
         """Return φ of each row, shape (n, r), float64."""
         mapped: Matrix = gaussian(rows, self.landmarks, self.gamma) @ self.root
         return mapped
+
+    def normal_equations(
+        self, rows: Rows, targets: Rows, weight: npt.NDArray[Any]
+    ) -> tuple[Matrix, Matrix]:
+        """Return ΦᵀWΦ and ΦᵀWB, which ridge regression on the features needs, without Φ.
+
+        Parameters
+        ----------
+        rows, targets : ndarray of shape (n, d), (n, q)
+        weight : ndarray of shape (n,)
+
+        Returns
+        -------
+        gram, cross : ndarray of shape (r, r), (r, q)
+            float64.
+        """
+
+        def of_block(start: int) -> tuple[Matrix, Matrix]:
+            block = slice(start, start + BLOCK_ROWS)
+            root = np.sqrt(weight[block])[:, None]
+            mapped = root * self.apply(rows[block])
+            return mapped.T @ mapped, mapped.T @ (root * targets[block])
+
+        gram = np.zeros((self.n_features, self.n_features))
+        cross = np.zeros((self.n_features, targets.shape[1]))
+        starts = range(0, len(rows), BLOCK_ROWS)
+        # A few blocks at a time: each leaves two matrices of the size of the result.
+        for first in range(0, len(starts), _AT_A_TIME):
+            for of_gram, of_cross in side_by_side(of_block, starts[first : first + _AT_A_TIME]):
+                gram += of_gram
+                cross += of_cross
+        return gram, cross
 
     def arrays(self) -> dict[str, Matrix]:
         """Return what it consists of besides gamma."""

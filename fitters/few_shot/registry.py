@@ -13,6 +13,7 @@ from fitters.few_shot.learner import Learner
 from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.lp_plus_plus import LPPlusPlus
 from fitters.few_shot.paper_few_shot import PaperFewShot
+from fitters.few_shot.prompt_learning.registry import PROMPT_LEARNERS
 from fitters.few_shot.ridge_probe import RidgeProbe
 from fitters.few_shot.tip_adapter import TipAdapter
 from fitters.few_shot.tip_adapter_f import TipAdapterF
@@ -42,6 +43,10 @@ def learner_named(name: str) -> Learner:
     """
     if name not in LEARNERS:
         known = ", ".join(LEARNERS)
-        msg = f"No learner named {name!r}. Known learners: {known}.{did_you_mean(name, LEARNERS)}"
+        hint = did_you_mean(name, [*LEARNERS, *PROMPT_LEARNERS])
+        msg = (
+            f"No learner named {name!r}. Known learners: {known}; through a text tower: "
+            f"{', '.join(PROMPT_LEARNERS)}.{hint}"
+        )
         raise UnknownMethodError(msg)
     return LEARNERS[name]()

@@ -179,14 +179,7 @@ class KernelRidgeAligner(BaseAligner):
             weight=weight,
         )
         features = NystroemMap.of_landmarks(a[chosen], self.gamma_)
-        root = np.sqrt(weight)[:, None]
-        gram = np.zeros((features.n_features, features.n_features))
-        cross = np.zeros((features.n_features, b.shape[1]))
-        for start in range(0, len(a), BLOCK_ROWS):
-            block = slice(start, start + BLOCK_ROWS)
-            mapped = root[block] * features.apply(a[block])
-            gram += mapped.T @ mapped
-            cross += mapped.T @ (root[block] * b[block])
+        gram, cross = features.normal_equations(a, b, weight)
         gram[np.diag_indices_from(gram)] += self.alpha
         solution = scipy.linalg.solve(gram, cross, assume_a="pos", overwrite_a=True)
         self.support_, self.dual_ = features.landmarks, features.root @ solution

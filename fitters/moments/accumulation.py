@@ -50,7 +50,7 @@ def accumulate(batches: Iterable[Batch], *, precision: Precision = "float32") ->
     sums: BlockSums | None = None
     for x, y, weight in _checked(batches):
         if sums is None:
-            sums = BlockSums(*_pilot(x, y), precision, BLOCK_ROWS)
+            sums = BlockSums(*pilot_shifts(x, y), precision, BLOCK_ROWS)
         sums.add(x, y, weight)
     if sums is None:
         raise PairsError(_NO_ROWS)
@@ -88,14 +88,58 @@ def accumulate_folds(
     PairsError
         If `folds` is not one entry a row, a fold is empty, or a group lies in two folds.
     """
+    n_folds = check_folds(folds, groups)
+    parts = _fold_sums(batches, folds, n_folds, None, precision)
+    empty = [fold for fold, part in enumerate(parts) if part is None]
+    if empty or not parts:
+        msg = f"Fold {empty[0]} holds no row." if empty else _NO_ROWS
+        raise PairsError(msg)
+    return [part.moments() for part in parts if part is not None]
+
+
+def accumulate_part(
+    batches: Iterable[Batch],
+    folds: npt.NDArray[np.integer[Any]],
+    *,
+    n_folds: int,
+    shifts: tuple[Matrix, Matrix],
+    precision: Precision = "float32",
+) -> list[Moments]:
+    """Return the moments of each fold in a part of the rows, about shifts that all parts share.
+
+    Parameters
+    ----------
+    batches, folds, precision
+        As for `accumulate_folds`, of this part's rows.
+    n_folds : int
+        Of all parts together: a fold without rows here has moments of zeros.
+    shifts : (ndarray of shape (p,), ndarray of shape (q,))
+        See `pilot_shifts`.
+
+    Raises
+    ------
+    PairsError
+        As for `accumulate_folds`, but for an empty fold.
+    """
+    parts = _fold_sums(batches, folds, n_folds, shifts, precision)
+    empty = BlockSums(*shifts, precision, 1)
+    return [(empty if part is None else part).moments() for part in parts]
+
+
+def _fold_sums(
+    batches: Iterable[Batch],
+    folds: npt.NDArray[np.integer[Any]],
+    n_folds: int,
+    shifts: tuple[Matrix, Matrix] | None,
+    precision: Precision,
+) -> list[BlockSums | None]:
+    """Return the sums of each fold, None for one that has no row; the first rows give shifts."""
     check_precision(precision)
-    n_folds = _check_folds(folds, groups)
     parts: list[BlockSums | None] = [None] * n_folds
     rows = max(256, min(BLOCK_ROWS, FOLD_BLOCK_ROWS // max(n_folds, 1)))
-    shifts: tuple[Matrix, Matrix] | None = None
     row = 0
     for x, y, weight in _checked(batches):
-        shifts = _pilot(x, y) if shifts is None else shifts
+        shifts = pilot_shifts(x, y) if shifts is None else shifts
         here = folds[row : row + len(x)]
         row += len(x)
         if len(here) < len(x):
@@ -112,17 +156,14 @@ def accumulate_folds(
             f"{'more' if row > len(folds) else f'{row:,}'} rows. Give one fold number a row."
         )
         raise PairsError(msg)
-    empty = [fold for fold, part in enumerate(parts) if part is None]
-    if empty or not parts:
-        msg = f"Fold {empty[0]} holds no row." if empty else _NO_ROWS
-        raise PairsError(msg)
-    return [part.moments() for part in parts if part is not None]
+    return parts
 
 
 _NO_ROWS = "There are no rows to accumulate. Choose a selection that is not empty."
 
 
-def _check_folds(folds: npt.NDArray[Any], groups: npt.NDArray[Any] | None) -> int:
+def check_folds(folds: npt.NDArray[Any], groups: npt.NDArray[Any] | None) -> int:
+    """Return the number of folds; PairsError unless they are numbers that split no group."""
     if folds.dtype.kind not in "iu" or (len(folds) and int(folds.min()) < 0):
         msg = f"folds are numbers from 0. Got {folds.dtype} with smallest {folds.min()}."
         raise PairsError(msg)
@@ -146,7 +187,7 @@ def _check_folds(folds: npt.NDArray[Any], groups: npt.NDArray[Any] | None) -> in
     return int(folds.max()) + 1 if len(folds) else 0
 
 
-def _pilot(x: Rows, y: Rows) -> tuple[Matrix, Matrix]:
+def pilot_shifts(x: Rows, y: Rows) -> tuple[Matrix, Matrix]:
     """Return the means of the first rows, rounded to what float32 holds."""
     first = (rows[:BLOCK_ROWS].mean(axis=0, dtype=np.float64) for rows in (x, y))
     mean_x, mean_y = (mean.astype(np.float32).astype(np.float64) for mean in first)

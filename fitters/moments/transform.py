@@ -62,6 +62,49 @@ def append_column(rows: Rows, last: npt.NDArray[Any] | float) -> Rows:
     return np.concatenate([rows, column[:, None]], axis=1)
 
 
+Sums = tuple[npt.NDArray[np.float64] | None, float]
+"""Σ w row, shape (d,), None if there was no row; and Σ w."""
+
+
+def sum_rows(
+    batches: Iterable[Rows | tuple[Rows, npt.NDArray[Any]]],
+    *,
+    normalize: bool = True,
+    label: str = "rows",
+    homogeneous: bool = False,
+) -> Sums:
+    """Return the weighted sum of rows and the mass; see `SideTransform.fit` for the arguments."""
+    total, mass = None, 0.0
+    for batch in batches:
+        rows, weight = batch if isinstance(batch, tuple) else (batch, None)
+        rows = append_column(rows, 1.0) if homogeneous else rows
+        rows64 = normalize_rows(rows, what=label) if normalize else np.asarray(rows, np.float64)
+        weight64 = np.ones(len(rows64)) if weight is None else np.asarray(weight, np.float64)
+        part = weight64 @ rows64
+        total = part if total is None else total + part
+        mass += float(weight64.sum())
+    return total, mass
+
+
+def mean_of(parts: Iterable[Sums], *, label: str = "rows") -> npt.NDArray[np.float64]:
+    """Return the mean of the rows of all parts, added in the order given.
+
+    Raises
+    ------
+    PairsError
+        If there is no row, or no mass.
+    """
+    total, mass = None, 0.0
+    for part, weight in parts:
+        if part is not None:
+            total = part if total is None else total + part
+        mass += weight
+    if total is None or mass <= 0:
+        msg = f"There are no {label} to take a mean of. Choose a selection that is not empty."
+        raise PairsError(msg)
+    return total / mass
+
+
 @dataclass(frozen=True, eq=False)
 class SideTransform:
     """What is done to every row of one side before an aligner sees it.
@@ -128,19 +171,8 @@ class SideTransform:
         PairsError
             If there is no row, or no mass.
         """
-        total, mass = None, 0.0
-        for batch in batches:
-            rows, weight = batch if isinstance(batch, tuple) else (batch, None)
-            rows = append_column(rows, 1.0) if homogeneous else rows
-            rows64 = normalize_rows(rows, what=label) if normalize else np.asarray(rows, np.float64)
-            weight64 = np.ones(len(rows64)) if weight is None else np.asarray(weight, np.float64)
-            part = weight64 @ rows64
-            total = part if total is None else total + part
-            mass += float(weight64.sum())
-        if total is None or mass <= 0:
-            msg = f"There are no {label} to take a mean of. Choose a selection that is not empty."
-            raise PairsError(msg)
-        return cls(normalize, total / mass, renormalize, label, homogeneous)
+        sums = sum_rows(batches, normalize=normalize, label=label, homogeneous=homogeneous)
+        return cls(normalize, mean_of([sums], label=label), renormalize, label, homogeneous)
 
     def then(self, feature_map: FeatureMap) -> SideTransform:
         """Return the same transform with `feature_map` behind it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from typing import Any
 
 import numpy as np
@@ -42,11 +43,18 @@ def folds_by_group(
             "group for each. Give more pairs, or fewer folds."
         )
         raise SelectionError(msg)
+    order = rng.permutation(len(labels))
+    taken: Any = np.arange(len(labels)) % n_folds
+    if sizes.min() < sizes.max():  # of equal groups the smallest fold is each in turn
+        taken = []
+        # The smallest fold, of equal ones the first, is at the top: a fifth of `argmin`'s time.
+        smallest = [(0, fold) for fold in range(n_folds)]
+        for size in sizes[order].tolist():
+            rows, fold = smallest[0]
+            taken.append(fold)
+            heapq.heapreplace(smallest, (rows + size, fold))
     fold_of = np.empty(len(labels), dtype=np.intp)
-    rows = np.zeros(n_folds, dtype=np.intp)
-    for group in rng.permutation(len(labels)):
-        fold_of[group] = fold = int(np.argmin(rows))
-        rows[fold] += sizes[group]
+    fold_of[order] = taken
     assigned: npt.NDArray[np.intp] = fold_of[codes]
     return assigned
 

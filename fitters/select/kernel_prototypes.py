@@ -126,10 +126,14 @@ def _surface(question: _Question) -> Surface:
     a, b, used, at = question.a, question.b, question.used, question.at
     gammas, penalties, criterion = question.gammas, question.penalties, question.criterion
     exact = at is None
-    asked = np.arange(used.n)
+    asked = known = np.arange(used.n)
     if not exact:
-        asked = np.unique(np.linspace(0, used.n - 1, EXACT_ROWS).round().astype(np.intp))
-    lengths = np.linalg.norm(b[asked], axis=1)
+        spread = np.unique(np.linspace(0, used.n - 1, EXACT_ROWS).round().astype(np.intp))
+        # Whoever is asked about leaves with all of the same name.
+        known = np.flatnonzero(np.isin(used.row_groups, used.row_groups[spread]))
+        asked = np.searchsorted(known, spread)
+    targets = b[known[asked]]
+    lengths = np.linalg.norm(targets, axis=1)
 
     # A grid that widens along the penalty comes back to the same widths: all are kept, 18 MB each
     # for 1,000 rows of 1,280 values.
@@ -138,14 +142,18 @@ def _surface(question: _Question) -> Surface:
         groups, weight = used.row_groups, used.row_weight
         if at is None:
             return LeftOut.of_kernel(gaussian(a, a, gamma), b, groups, weight)
-        return LeftOut(NystroemMap.of_landmarks(a[at], gamma).apply(a), b, groups, weight)
+        features = NystroemMap.of_landmarks(a[at], gamma)
+        gram, cross = features.normal_equations(a, b, weight)
+        return LeftOut.of_normal_equations(
+            gram, cross, features.apply(a[known]), b[known], groups[known], weight[known]
+        )
 
     def score(fit: LeftOut, alpha: float) -> tuple[float, float]:
         if criterion == "rank":
             return fit.mean_reciprocal_rank(alpha), 0.0
         predicted = fit.predict(alpha, None if exact else asked)
         norms = lengths * np.linalg.norm(predicted, axis=1)
-        dots = np.einsum("nq,nq->n", predicted, b[asked])
+        dots = np.einsum("nq,nq->n", predicted, targets)
         cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
         return float(cosines.mean()), float(cosines.std(ddof=1) / np.sqrt(len(cosines)))
 

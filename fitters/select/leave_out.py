@@ -87,6 +87,34 @@ class LeftOut:
         left_out._seen = left_out._basis.T @ left_out._b
         return left_out
 
+    @classmethod
+    def of_normal_equations(
+        cls,
+        gram: Matrix,
+        cross: Matrix,
+        a: Matrix,
+        b: Matrix,
+        groups: npt.NDArray[Any],
+        weight: Matrix,
+    ) -> LeftOut:
+        """Return the left-out predictions of some of the rows that a fit is made of.
+
+        Parameters
+        ----------
+        gram, cross : ndarray of shape (p, p), (p, q)
+            AᵀWA and AᵀWB of all rows.
+        a, b, groups, weight
+            As for the class, of the rows that are asked about: whole groups.
+        """
+        left_out = cls.__new__(cls)
+        left_out._prepare(b, groups, weight)
+        left_out.dual = False
+        left_out._values, left_out._vectors = eigen_gram(gram)
+        left_out.mean_square = float(np.trace(gram)) / len(gram)
+        left_out._basis = left_out._root * a @ left_out._vectors
+        left_out._seen = left_out._vectors.T @ cross
+        return left_out
+
     def _prepare(self, b: Matrix, groups: npt.NDArray[Any], weight: Matrix) -> None:
         codes = np.unique(groups, return_inverse=True)[1]
         self.n_groups = int(codes.max()) + 1

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -24,6 +25,19 @@ def bench(capsys):
     return run
 
 
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory):
+    """A small run of the smoke suite, made once by a process: its folder and what it said."""
+    root = tmp_path_factory.mktemp("limited") / "r"
+    code = (
+        "import sys; from bench.cli import main; sys.argv = ['bench', 'run', '--suite', 'smoke', "
+        "'--limit', '30', '-o', sys.argv[1]]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(root)]
+    return root, subprocess.run(command, capture_output=True, text=True, check=True)
+
+
 def one_line(err, *parts):
     assert err.startswith("bench: error: ")
     assert err.count("\n") == 1
@@ -31,21 +45,20 @@ def one_line(err, *parts):
         assert part in err
 
 
-def test_run_then_again_reuses_everything(bench, tmp_path):
-    code, out, err = bench("run", "--suite", "smoke", "-o", tmp_path / "r", "--limit", 30)
-    assert code == 0
-    assert "reused 0 / new" in out
-    assert "0 finished" in err
-    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*") if p.is_file()}
-    code, out, _ = bench("run", "--suite", "smoke", "-o", tmp_path / "r", "--limit", 30, "--json")
+def test_run_then_again_reuses_everything(bench, limited):
+    root, done = limited
+    assert "reused 0 / new" in done.stdout
+    assert "0 finished" in done.stderr
+    stamps = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
+    code, out, _ = bench("run", "--suite", "smoke", "-o", root, "--limit", 30, "--json")
     facts = json.loads(out)
     assert (code, facts["new"], facts["seconds"] < 60) == (0, 0, True)
     assert facts["reused"] > 0
-    assert stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*") if p.is_file()}
-    assert facts["command"] == f"bench run --suite smoke --out {tmp_path / 'r'} --limit 30"
-    session = json.loads(next((tmp_path / "r" / "sessions").glob("*.json")).read_text())
+    assert stamps == {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
+    assert facts["command"] == f"bench run --suite smoke --out {root} --limit 30"
+    session = json.loads(next((root / "sessions").glob("*.json")).read_text())
     assert session["versions"]["polars"]
-    assert set(read_results(tmp_path / "r")["limit"]) == {30}
+    assert set(read_results(root)["limit"]) == {30}
 
 
 def test_dry_run_says_what_it_would_do_and_writes_nothing(bench, tmp_path):
@@ -223,8 +236,8 @@ def test_unwritable_places_leave_nothing(bench, smoke_results, smoke_store, tmp_
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_damaged_result_is_named(bench, tmp_path):
-    bench("run", "--suite", "smoke", "-o", tmp_path, "--limit", 30)
+def test_a_damaged_result_is_named(bench, limited, tmp_path):
+    shutil.copytree(limited[0], tmp_path, dirs_exist_ok=True)
     run_id = read_results(tmp_path)["run_id"][0]
     run_path(tmp_path, run_id).write_bytes(b"PAR1")
     code, _, err = bench("table", tmp_path)
@@ -255,16 +268,8 @@ def test_help_and_import_load_no_heavy_package():
     assert result.stdout == "[]\n"
 
 
-def test_scoring_loads_no_torch(smoke_store, tmp_path):
-    code = (
-        "import sys; from bench.cli import main; sys.argv = ['bench', 'run', '--suite', 'smoke', "
-        "'--limit', '30', '-o', sys.argv[1]]\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.endswith("0 False\n")
+def test_scoring_loads_no_torch(limited):
+    assert limited[1].stdout.endswith("0 False\n")
 
 
 def test_public_names_resolve_and_wrong_ones_do_not():

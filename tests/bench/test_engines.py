@@ -1,7 +1,11 @@
 """Engines: the same runs through processes and through a real Ray, on this machine."""
 
 import os
+import subprocess
+import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,63 +15,61 @@ from bench.engines import run_tasks
 from bench.errors import EngineError, ProtocolError
 from bench.execution import run_all
 from bench.results import finished, read_ranks, read_results
+from tests.bench.engine_tasks import die_once, process, square, threads
 from tests.bench.test_execution import TIMES
-
-ray = pytest.importorskip("ray")
-
-
-def square(number, offset=0):
-    if number < 0:
-        msg = f"got {number}"
-        raise ProtocolError(msg)
-    return number * number + offset
-
-
-def process(_):
-    return os.getpid()
-
-
-def threads(_):
-    import scipy.linalg  # noqa: F401 -- brings a BLAS of its own, beside NumPy's
-    from threadpoolctl import threadpool_info
-
-    return [pool["num_threads"] for pool in threadpool_info()]
-
-
-@pytest.fixture(scope="module")
-def running_ray():
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(
-        "local", num_cpus=2, object_store_memory=80_000_000, include_dashboard=False,
-        log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(os.sys.path)}},
-    )  # fmt: skip
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])
-def test_every_task_is_answered_once(engine, running_ray):
+def test_every_task_is_answered_once(engine, ray_cluster):
     work = partial(square, offset=1)
     answers = run_tasks(work, list(range(7)), jobs=2, engine=engine)
     assert sorted(answers) == [n * n + 1 for n in range(7)]
 
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])
-def test_tasks_run_elsewhere(engine, running_ray):
+def test_tasks_run_elsewhere(engine, ray_cluster):
     assert os.getpid() not in set(run_tasks(process, [1, 2], jobs=2, engine=engine))
 
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])
-def test_a_worker_computes_with_one_thread_whatever_it_loads_later(engine, running_ray):
+def test_a_worker_computes_with_one_thread_whatever_it_loads_later(engine, ray_cluster):
     for seen in run_tasks(threads, [1, 2], jobs=2, engine=engine):
         assert seen
         assert set(seen) == {1}
 
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])
-def test_an_error_comes_out_as_it_was_raised(engine, running_ray):
+def test_an_error_comes_out_as_it_was_raised(engine, ray_cluster):
     with pytest.raises(ProtocolError, match="got -1"):
         list(run_tasks(square, [1, -1, 2], jobs=2, engine=engine))
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    told = tmp_path / "told"
+    told.mkdir()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "tests.bench.waiting", told]
+    with subprocess.Popen(command, env=environment) as parent:
+        wait_until(lambda: len(list(told.iterdir())) == 2 or parent.poll() is not None)
+        parent.kill()
+    workers = [int(file.name) for file in told.iterdir()]
+    assert len(workers) == 2
+    wait_until(lambda: not any(alive(worker) for worker in workers))
+
+
+def alive(worker):
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(true):
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_an_unknown_engine_is_named():
@@ -75,21 +77,14 @@ def test_an_unknown_engine_is_named():
         run_tasks(square, [1], jobs=1, engine="slurm")
 
 
-def test_a_worker_that_dies_is_replaced(running_ray, tmp_path):
+def test_a_worker_that_dies_is_replaced(ray_cluster, tmp_path):
     """Ray's own retry: the task kills its first worker, and is answered by the second."""
     marker = tmp_path / "died"
     assert list(run_tasks(partial(die_once, marker), ["x"], jobs=1, engine="ray")) == ["x"]
     assert marker.exists()
 
 
-def die_once(marker, task):
-    if not marker.exists():
-        marker.touch()
-        os._exit(1)
-    return task
-
-
-def test_ray_writes_the_same_numbers(runs, smoke_store, smoke_results, running_ray, tmp_path):
+def test_ray_writes_the_same_numbers(runs, smoke_store, smoke_results, ray_cluster, tmp_path):
     some = [run for run in runs if run.eval == "all-names" and run.method != "kernel-ridge"][:10]
     summary = run_all(some, smoke_store, tmp_path, jobs=2, engine="ray")
     assert summary.new == len(finished(tmp_path)) == len(some)

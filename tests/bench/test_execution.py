@@ -7,9 +7,10 @@ from polars.testing import assert_frame_equal
 
 from bench.corpus import Corpus, read_corpus
 from bench.errors import ProtocolError
-from bench.execution import execute, run_all, score
+from bench.execution import execute, run_all
 from bench.protocol import held_out_split
 from bench.results import finished, ranks_path, read_ranks, read_results, run_path
+from bench.scoring import Scoring
 from featstore import open_store
 
 TIMES = ["fit_seconds", "score_seconds"]
@@ -117,7 +118,7 @@ def test_retrieval_without_captions_is_refused(runs, smoke_store):
     corpus = read_corpus(open_store(smoke_store), run)
     bare = Corpus(corpus.images, corpus.names, None, corpus.head)
     with pytest.raises(ProtocolError, match="Retrieval needs captions"):
-        score(run, None, bare, None)
+        Scoring(bare, None).score(run, None)
 
 
 def test_execute_yields_frames_of_the_given_runs(runs, smoke_store):

@@ -1,5 +1,7 @@
 """Sweeps: every cell has the ranks that the ordinary fit of the same settings gives."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,15 +10,18 @@ from polars.testing import assert_frame_equal
 from bench.corpus import read_corpus
 from bench.errors import ProtocolError
 from bench.execution import execute, run_all
+from bench.grid import fit_grid
 from bench.results import finished, read_ranks, read_results
+from bench.scoring import split_of
 from bench.suites.sets import find_sets
 from bench.suites.sweep import Grid, sweep_runs
 from featstore import open_store
 from fitters.errors import UnknownMethodError
 from fitters.linear.ridge import RidgeAligner
+from fitters.linear.solvers import eigen_gram
 from fitters.moments import normalize_rows
 from fitters.pairs import Pairs
-from fitters.select.ridge_grid import RidgeGrid
+from fitters.select.ridge_grid import Decompositions, RidgeGrid
 from tests.bench.test_execution import TIMES
 
 METHODS = ("ridge", "ridge-x2y", "procrustes", "mean-shift", "conse")
@@ -66,6 +71,37 @@ def test_every_cell_equals_the_ordinary_fit(sweep, swept, smoke_store):
             rows.filter(pl.col("run_id") == run.run_id).drop(TIMES).sort(keys),
             ordinary.drop(TIMES).sort(keys),
         )
+
+
+def test_tasks_that_look_at_raw_rows_get_them(smoke_store):
+    store = open_store(smoke_store)
+    grid = Grid(("ridge",), ("head",), (8,), (2.0,), (1.0,), (0,), ("hubness", "spectrum"))
+    runs = sweep_runs(store, find_sets(store), grid)
+    corpus = read_corpus(store, runs[0])
+    for fit in fit_grid(runs, corpus, split_of(runs[0], corpus)):
+        for run in fit.runs:
+            outcomes = fit.scoring.score(run, fit.fitted.alignment)
+            ((_, ordinary, _),) = execute([run], corpus)
+            assert [value for o in outcomes for value in o.values.values()] == pytest.approx(
+                ordinary["value"].to_list()
+            )
+
+
+def test_equal_rows_are_projected_once(sweep, smoke_store):
+    """Captions that images share tie to the last bit: two rows of a product would not always."""
+    runs = [run for run in sweep if run.method == "ridge" and run.seed == 0]
+    corpus = read_corpus(open_store(smoke_store), runs[0])
+    same = np.arange(len(corpus.captions)) // 3
+    rows = corpus.captions.rows[3 * same]
+    corpus = replace(corpus, captions=replace(corpus.captions, rows=rows))
+    fit = next(fit_grid(runs, corpus, split_of(runs[0], corpus)))
+    held = fit.scoring.held_out(fit.runs[0]).captions
+    group = dict(zip(corpus.captions.ids.tolist(), same.tolist(), strict=True))
+    positions = {}
+    for item, row in zip(held.ids.tolist(), held.rows[:, 0].tolist(), strict=True):
+        positions.setdefault(group[item], set()).add(row)
+    assert all(len(own) == 1 for own in positions.values())
+    assert len(set.union(*positions.values())) == len(positions) < len(held)
 
 
 def test_a_sweep_is_skipped_and_grows(sweep, swept, smoke_store):
@@ -121,3 +157,28 @@ def test_the_grid_is_the_ridge_aligner(rng, direction, n_prototypes, n_real):
             )
             expected = aligner.project_x(images) @ aligner.project_y(texts).T
             np.testing.assert_allclose(found.images @ found.texts.T, expected, atol=2e-5)
+
+
+def test_a_gram_that_comes_again_is_not_decomposed_again(rng, monkeypatch):
+    """Head rows and random rows with the same texts: what they share changes no bit."""
+    made = []
+    monkeypatch.setattr(
+        "fitters.select.ridge_grid.eigen_gram", lambda gram: made.append(1) or eigen_gram(gram)
+    )
+    images, names = rng.standard_normal((5, 8)), rng.standard_normal((7, 6))
+    one, other = rng.standard_normal((2, 30, 6))
+    kept = Decompositions()
+    for texts, new in ((one, 3), (one, 0), (other, 3), (one, 3)):
+        prototypes = Pairs(rng.standard_normal((30, 8)), texts)
+        found = []
+        for decompositions in (None, kept):
+            grid = RidgeGrid(
+                prototypes, Pairs(images, names[:5]), images, names, predict_x=True,
+                decompositions=decompositions,
+            )  # fmt: skip
+            made.clear()
+            found.append([next(grid.projected(mix, [1.0])) for mix in (0.3, 1.0, 3.0)])
+        assert len(made) == new
+        for alone, shared in zip(*found, strict=True):
+            np.testing.assert_array_equal(shared.images, alone.images)
+            np.testing.assert_array_equal(shared.texts, alone.texts)

@@ -6,9 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from sklearn.metrics import average_precision_score
+from threadpoolctl import threadpool_limits
 
 from bench.errors import MetricError
-from bench.metrics import NO_ITEM, rank_projections, ranks_from_scores, summarise
+from bench.metrics import (
+    NO_ITEM,
+    Relevance,
+    rank_projections,
+    rank_relevant,
+    ranks_from_scores,
+    summarise,
+)
 from tests.bench import oracles_bench as oracles
 
 
@@ -189,6 +197,24 @@ def test_bad_input_is_named(arguments, message):
     queries, gallery, query_groups, gallery_groups = arguments
     with pytest.raises(MetricError, match=message):
         rank_projections(queries, gallery, np.array(query_groups), np.array(gallery_groups))
+
+
+def test_relevance_of_other_items_is_refused():
+    relevance = Relevance.build(np.arange(3), np.arange(4), 3, 4)
+    with pytest.raises(MetricError, match="does not fit projections of 3 and 5"):
+        rank_relevant(np.ones((3, 2)), np.ones((5, 2)), relevance)
+
+
+def test_threads_change_nothing(rng):
+    """Blocks side by side, more than there are threads, and one after another: every field."""
+    queries, gallery = rng.normal(size=(301, 7)), rng.normal(size=(50, 7))
+    groups = np.arange(301) % 40, np.arange(50) % 40
+    found = []
+    for threads in (1, 4):
+        with threadpool_limits(threads, "blas"):
+            found.append(rank_projections(queries, gallery, *groups, block_scores=1_000))
+    for name in ("rank", "average_precision", "truncated_precision", "hits", "top"):
+        np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))
 
 
 def test_bad_scores_are_named():

@@ -107,7 +107,7 @@ def test_pairs_of_a_class_stand_in_the_column_of_pairs():
 FEW = {"task": "few_shot", "eval": "in-class"}
 
 BAD = [
-    ({"task": "few_shots"}, "task is one of zero_shot, retrieval, few_shot"),
+    ({"task": "few_shots"}, "task is one of zero_shot, generalised, retrieval, few_shot"),
     ({"eval": "test"}, "eval is one of all-names, held-out, split, in-class"),
     ({"options": Retrieval()}, "zero_shot takes options ZeroShot; got Retrieval"),
     ({"options": ZeroShot(prompts="all")}, "prompts of zero_shot is one of mean, max, each"),

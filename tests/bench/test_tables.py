@@ -55,6 +55,18 @@ def test_chance_stands_in_every_question_and_row(study):
     assert {"ConSE", "chance", "Ridge"} == {line[headings.index("method")] for line in lines}
 
 
+def test_options_stand_in_the_table_where_they_vary(study):
+    rows = read_results(study).filter(pl.col("task") == "zero_shot")
+    assert "options" not in result_lines(result_table(rows))[0]
+    others = [
+        rows.with_columns(options=pl.lit(text))
+        for text in ('{"learner":"coop","shots":4}', '{"k":[3,5],"prototypes":true}')
+    ]
+    headings, lines = result_lines(result_table(pl.concat([rows, *others])))
+    shown = {line[headings.index("options")] for line in lines}
+    assert shown == {"", "learner=coop shots=4", "k=3,5 prototypes=true"}
+
+
 def test_a_single_run_has_no_deviation(tmp_path):
     write_ranks(tmp_path, hand_run("head"), [1, 2])
     table = result_table(read_results(tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ IN_THE_TOY_STORE = {
     "st:all-MiniLM-L6-v2": "st:toy",
     "stamps:": "toy:",
     "imagenet1k": "labels",
+    "s3://team/features": "store",
 }
 
 
@@ -35,7 +37,8 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: Any) -> Path:
+    """Return the folder of a toy store; a Ray runs, as that of ``--ray-address auto`` would."""
     write_toy_store(tmp_path / "store")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -43,13 +46,13 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_commands_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = "".join(blocks("console")).replace("\\\n", " ").splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 10
     for line in lines:
         name, *args = shlex.split(line)
         assert name == "fitters"
         assert run_command(cli, name, args) == 0, capsys.readouterr().err
     assert {path.name for path in (workplace / "aligners").iterdir()} == {
-        "ridge-head", "csa-seed0", "csa-seed1", "procrustes",
+        "ridge-head", "csa-seed0", "csa-seed1", "procrustes", "a", "b",
     }  # fmt: skip
     assert "toy/image" in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ from sklearn.kernel_ridge import KernelRidge
 
 from fitters import KernelRidgeAligner, Pairs
 from fitters.errors import SettingError, SingularMomentsError
-from fitters.feature_maps import gaussian
+from fitters.feature_maps import NystroemMap, gaussian
 from fitters.kernel.solvers import solve_kernel
 from fitters.select.kernel_prototypes import choose_on_prototypes
 from fitters.select.leave_out import LeftOut
@@ -122,6 +122,16 @@ def test_float32_with_refinement_reaches_the_float64_solution(rng):
     assert 0 < error < 1e-5
 
 
+def test_a_residual_of_a_sample_is_near_that_of_all_rows(rng, monkeypatch):
+    head, texts = bent_pairs(rng, n=700)
+    penalty = 0.01 / rng.uniform(0.5, 2, 700)
+    monkeypatch.setattr("fitters.kernel.solvers.SAMPLE", 200)
+    dual, residual = solve_kernel(texts, head, 2.0, penalty, in_double=False)
+    left = head - gaussian(texts, texts, 2.0) @ dual - penalty[:, None] * dual
+    assert residual == pytest.approx(np.linalg.norm(left) / np.linalg.norm(head), rel=0.3)
+    assert residual < 1e-5
+
+
 def test_a_penalty_below_rounding_is_refused_with_the_remedy(rng):
     texts = np.repeat(unit(rng.standard_normal((10, 4))), 4, axis=0)
     with pytest.raises(SingularMomentsError, match=r"1e-20 is below.*larger alpha.*landmarks"):
@@ -170,6 +180,20 @@ def test_left_out_predictions_are_those_of_refitting(rows, alpha, gamma):
     assume(np.linalg.norm(expected, axis=1).min() > 1e-6)
     cosines = np.sum(unit(expected) * unit(head), axis=1)
     assert left_out.mean_cosine(alpha) == pytest.approx(np.average(cosines), abs=1e-6)
+
+
+def test_what_some_rows_leave_out_is_the_same_from_the_sums_of_all(rng):
+    head, texts = bent_pairs(rng, n=60)
+    names, weight = rng.integers(0, 25, 60), rng.uniform(0.5, 2, 60)
+    features = NystroemMap.fit(texts, 1.5, 20, rng)
+    whole = LeftOut(features.apply(texts), head, names, weight)
+    known = np.flatnonzero(names < 8)
+    gram, cross = features.normal_equations(texts, head, weight)
+    some = LeftOut.of_normal_equations(
+        gram, cross, features.apply(texts[known]), head[known], names[known], weight[known]
+    )
+    assert_close(some.predict(0.1), whole.predict(0.1)[known], times=1e4)
+    assert some.mean_square == pytest.approx(whole.mean_square)
 
 
 def test_the_surface_is_that_of_refitting_and_keeps_what_was_chosen(rng):

@@ -57,6 +57,20 @@ def test_folds_are_drawn_and_need_a_group_each(rng):
         folds_by_group(groups, 1, rng)
 
 
+@given(st.integers(0, 2**16), st.integers(2, 5), st.booleans())
+def test_each_group_goes_to_the_fold_that_is_smallest_so_far(seed, n_folds, equal):
+    """As a loop says that looks for the smallest fold each time, the first of equal ones."""
+    rng = np.random.default_rng(seed)
+    sizes = np.full(17, 3) if equal else rng.integers(1, 6, 17)
+    groups = rng.permutation(np.repeat(np.arange(17), sizes))
+    found = folds_by_group(groups, n_folds, np.random.default_rng(seed))
+    rows, fold_of = [0] * n_folds, {}
+    for group in np.random.default_rng(seed).permutation(17):
+        fold_of[group] = rows.index(min(rows))
+        rows[fold_of[group]] += sizes[group]
+    assert found.tolist() == [fold_of[group] for group in groups]
+
+
 # Ranking
 
 

@@ -1,4 +1,4 @@
-"""The group ``share``: a store in moto's S3 on this machine, read through the cache."""
+"""The group ``share``: a store in moto's S3 on this machine, and moments by Ray's workers."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from tests.featstore.remote.buckets import environment, make_bucket, moto_server
 from tests.featstore.remote.proxy import proxy
 from tests.perf.engine import PAIRS, Figure, compare, figure_of
 from tests.perf.sample import BLOCK, Sample
+from tests.perf.share_ray import ray_figure
 from tests.perf.store_opening import make_sets
 
 N, DIM = 200_000, 768
@@ -44,6 +45,7 @@ def figures(out: Path) -> Iterator[Figure]:
             yield _second_scan(root, key)
             yield _gather((host, port), key)
             yield _push_unchanged(root, endpoint)
+        yield ray_figure(root)
 
 
 def _write(store: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import pickle
 import signal
 import sys
@@ -21,6 +20,7 @@ from featstore.extraction.engines.request import JobRequest
 from featstore.extraction.engines.worker import Worker
 from featstore.extraction.events import BlockDone
 from featstore.extraction.progress import Progress
+from featstore.parent_process import end_with_parent
 
 #: How often the process of one device is started again.
 RESTARTS = 2
@@ -155,7 +155,7 @@ def serve(connection: Connection, request: JobRequest, device: str, cores: int) 
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
-    _end_with_parent()
+    end_with_parent()
     sending = threading.Lock()
 
     def send(what: str, value: Any) -> None:
@@ -179,19 +179,6 @@ def serve(connection: Connection, request: JobRequest, device: str, cores: int) 
 def _leave(*_: object) -> None:
     """Leave through every `with` block, so that what is done is written down."""
     sys.exit(128 + signal.SIGTERM)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent is gone: nobody would tell it to, and it holds claims."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _sendable(err: Exception) -> Exception:

@@ -19,12 +19,10 @@ from featstore.extraction.events import BlockDone, ExtractResult
 from featstore.extraction.options import EncoderChoice, Options
 from featstore.extraction.progress import Progress
 from featstore.manifest import Manifest
+from featstore.ray_tasks import connected
 
 #: How often Ray starts an actor again, and tries a task again that was lost with one.
 RESTARTS = 4
-
-#: Nothing large goes through Ray: rows go from the actors to the store. Ray asks for this much.
-OBJECT_STORE_BYTES = 80_000_000
 
 #: Seconds between two looks at the progress of the actors.
 LOOK = 1.0
@@ -71,7 +69,9 @@ def extract_on_ray(
     asked = options or Options()
     waiting = replace(asked, part=None, wait=max(asked.wait, PATIENCE))
     request = make_request(manifest, kind=kind, encoders=encoders, store=store, options=waiting)
-    with _connected(address, devices) as ray:
+    count = len(devices.split(",") if isinstance(devices, str) else devices)
+    cores = max(count, share_of_cores(1))
+    with connected(address, cores=cores, error=EncoderError) as ray:
         chosen = _actor_devices(ray, devices)
         with RayCrew(ray, request, chosen) as crew:
             return conduct(
@@ -210,37 +210,6 @@ class RayCrew:
             if worker in self._actors:
                 look = self._actors[worker].reports.options(max_task_retries=0)
                 self._looks[look.remote()] = worker
-
-
-@contextlib.contextmanager
-def _connected(address: str | None, devices: str | Sequence[str]) -> Iterator[Any]:
-    """Yield ray, connected to a cluster; one that was started here is stopped again."""
-    # No call to anyone, whatever Ray's own default is; it is read when ray is imported.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ModuleNotFoundError as err:
-        msg = "--engine ray needs ray. Run `pip install headstock[ray]`."
-        raise EncoderError(msg) from err
-    if ray.is_initialized():
-        yield ray
-        return
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, log_to_driver=False)
-    else:
-        count = len(devices.split(",") if isinstance(devices, str) else devices)
-        ray.init(
-            "local",
-            num_cpus=max(count, share_of_cores(1)),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-        )
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
 
 
 def _actor_devices(ray: Any, devices: str | Sequence[str]) -> list[str]:

@@ -145,9 +145,8 @@ def test_the_space_is_pinned(lite0):
 
 
 def test_batch_size_and_threads_and_spelling_are_no_part_of_the_space(
-    lite0, lite0_batch, lite0_vectors
+    lite0, lite0_batch, lite0_vectors, torch_threads
 ):
-    threads = torch.get_num_threads()
     other = open_encoder(
         "timm:tf_efficientnet_lite0.in1k",
         weights=_saved(lite0),
@@ -157,7 +156,7 @@ def test_batch_size_and_threads_and_spelling_are_no_part_of_the_space(
     assert other.batch_size == 3
     assert space_id(other.space) == space_id(lite0.space)
     one = other.encode(lite0_batch)
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == torch_threads
     np.testing.assert_allclose(one, lite0_vectors, atol=1e-5 * np.abs(one).max())
 
 

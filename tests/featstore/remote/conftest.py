@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 
 from featstore.store.catalog import write_catalog
+from tests.featstore.remote.buckets import environment, make_bucket
 from tests.featstore.remote.proxy import Proxy, proxy
 from tests.featstore.remote.static import static_server
 from tests.featstore.store.conftest import item_table, write_set
 
 #: Rows of the sharded set, which has 4 files of 4 blocks.
 N, DIM, BLOCK = 1000, 256, 64
+
+NUMBERS = itertools.count()
 
 
 def make_rows(n: int = N, dim: int = DIM, seed: int = 5) -> np.ndarray:
@@ -51,4 +55,17 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def served(store_folder: Path) -> Iterator[Proxy]:
     """The store on a plain web server, behind a proxy that does no harm yet."""
     with static_server(store_folder) as upstream, proxy(upstream) as state:
+        yield state
+
+
+@pytest.fixture
+def bucket(moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """An empty bucket ``team``N behind a proxy; `url` is the store's address."""
+    with proxy(moto) as state:
+        for name, value in environment(state.url).items():
+            monkeypatch.setenv(name, value)
+        name = f"team-{next(NUMBERS)}"
+        make_bucket(state.url, name)
+        state.requests.clear()
+        state.address = f"s3://{name}/store"
         yield state

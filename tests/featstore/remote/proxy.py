@@ -53,6 +53,8 @@ class Proxy:
         Host and port of the server behind it.
     address : str
         Of the store, where that is not `url`.
+    signed : int
+        Requests that came with credentials.
     """
 
     url: str
@@ -61,6 +63,7 @@ class Proxy:
     down: bool = False
     upstream: tuple[str, int] = ("", 0)
     address: str = ""
+    signed: int = 0
 
     def count(self, part: str = "") -> int:
         return sum(part in path for _, path, _ in self.requests)
@@ -79,6 +82,7 @@ def proxy(upstream: tuple[str, int]) -> Iterator[Proxy]:
             with lock:
                 state.requests.append((self.command, self.path, self.headers.get("Range", "")))
                 seen[self.path] = number = seen.get(self.path, 0) + 1
+                state.signed += "Authorization" in self.headers
                 if len(state.requests) > LIMIT:
                     raise AssertionError("too many requests")
             size = int(self.headers.get("Content-Length", 0))

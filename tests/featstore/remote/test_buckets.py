@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +23,13 @@ from featstore.share.copying import copy_sets
 from featstore.share.to_bucket import make_bucket_store
 from featstore.store.store import open_store
 from featstore.store.verify import verify_store
-from tests.featstore.remote.buckets import environment, make_bucket, moto_server, plain_store
+from tests.featstore.remote.buckets import plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows, make_store
-from tests.featstore.remote.proxy import Answer, Proxy, proxy
+from tests.featstore.remote.proxy import Answer, Proxy
 from tests.featstore.store.conftest import item_table, write_set
 
 IMAGES = "birds/image/toy"
-NUMBERS = itertools.count()
 EXTENDED = {"block_rows": BLOCK, "plain_bytes": 0, "shard_bytes": 256 * 1024}
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[tuple[str, int]]:
-    with moto_server() as place:
-        yield place
-
-
-@pytest.fixture
-def bucket(moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """An empty bucket ``team``N behind a proxy; `url` is the store's address."""
-    with proxy(moto) as state:
-        for name, value in environment(state.url).items():
-            monkeypatch.setenv(name, value)
-        name = f"team-{next(NUMBERS)}"
-        make_bucket(state.url, name)
-        state.requests.clear()
-        state.address = f"s3://{name}/store"
-        yield state
 
 
 def extend(root: Path, n: int, seed: int = 5) -> None:

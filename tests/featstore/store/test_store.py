@@ -69,7 +69,9 @@ def test_two_sets_of_one_encoder_are_both_named(
         open_store(store_path).view("birds/image/timm:toy")
 
 
-@pytest.mark.parametrize("name", ["birds/image/tmm:toy", "fish/image/toy", "toy", "a/b/c/d", "///"])
+@pytest.mark.parametrize(
+    "name", ["birds/image/tmm:toy", "fish/image/toy", "birds/image", "toy", "a/b/c/d", "///"]
+)
 def test_an_unknown_set_lists_what_there_is(store_path: Path, name: str) -> None:
     with pytest.raises(UnknownSetError, match=r"holds no set.*It holds: birds/image/timm\.toy-"):
         open_store(store_path).view(name)

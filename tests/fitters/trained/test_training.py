@@ -118,9 +118,8 @@ def test_weights_are_masses(rng):
 SMALL = {"epochs": 4, "batch_size": 8, "width": 16, "feature_dropout": 0.3}
 
 
-def test_same_seed_same_bytes_and_torchs_global_state_untouched(pairs):
+def test_same_seed_same_bytes_and_torchs_global_state_untouched(pairs, torch_threads):
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    threads = torch.get_num_threads()
     one = MLPAligner(**SMALL).fit(*pairs)
     torch.rand(5)  # what others draw in between plays no part
     torch.set_rng_state(torch_state)
@@ -131,7 +130,7 @@ def test_same_seed_same_bytes_and_torchs_global_state_untouched(pairs):
     assert not np.array_equal(one.y_up_weight_, other.y_up_weight_)
     assert torch.equal(torch_state, torch.get_rng_state())
     assert np.array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == torch_threads
 
 
 class Interrupted(Exception):
@@ -332,11 +331,10 @@ def test_bf16_reaches_the_same_metric(rng):
     assert abs(np.mean(found) - np.mean(spread)) < max(spread) - min(spread)
 
 
-def test_torch_runs_on_the_threads_that_blas_may_use():
-    before = torch.get_num_threads()
+def test_torch_runs_on_the_threads_that_blas_may_use(torch_threads):
     with threadpool_limits(1), blas_threads() as threads:
         assert threads == torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == torch_threads
 
 
 @pytest.mark.parametrize(

@@ -22,18 +22,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ray = pytest.importorskip("ray", reason="needs the extra `ray`: pip install headstock[ray]")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Any:
-    """A cluster of two cores, with room for little: nothing large goes through it."""
-    ray.init(
-        "local", num_cpus=2, object_store_memory=80_000_000, include_dashboard=False,
-        log_to_driver=False,
-    )  # fmt: skip
-    yield ray
-    ray.shutdown()
-
-
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_an_actor_killed_in_the_middle_is_restarted_and_the_store_is_the_same(
     pictures: Manifest,
     choices: list[EncoderChoice],
@@ -81,7 +70,7 @@ def _process_ids(crew: RayCrew) -> dict[int, int]:
     return {n: ray.get(actor.process_id.remote()) for n, actor in crew._actors.items()}
 
 
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_what_an_actor_raises_is_raised_here_and_a_gpu_is_not_waited_for(
     pictures: Manifest, choices: list[EncoderChoice], tmp_path: Path
 ) -> None:
@@ -94,7 +83,7 @@ def test_what_an_actor_raises_is_raised_here_and_a_gpu_is_not_waited_for(
         extract_on_ray(pictures, kind="image", encoders=choices, store=tmp_path / "s")
 
 
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_the_command_runs_on_ray(
     pictures: Manifest,
     choices: list[EncoderChoice],

@@ -1,0 +1,33 @@
+"""What `test_engines` gives to workers, in a module that a worker loads in a moment.
+
+They import the module of what they run; a test module of bench takes them three seconds each.
+"""
+
+import os
+
+from bench.errors import ProtocolError
+
+
+def square(number, offset=0):
+    if number < 0:
+        msg = f"got {number}"
+        raise ProtocolError(msg)
+    return number * number + offset
+
+
+def process(_):
+    return os.getpid()
+
+
+def threads(_):
+    import scipy.linalg  # noqa: F401 -- brings a BLAS of its own, beside NumPy's
+    from threadpoolctl import threadpool_info
+
+    return [pool["num_threads"] for pool in threadpool_info()]
+
+
+def die_once(marker, task):
+    if not marker.exists():
+        marker.touch()
+        os._exit(1)
+    return task

@@ -1,0 +1,88 @@
+"""`bench run` and `bench table` on an address: the runs, ids and numbers of the folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from bench.cli import cli
+from bench.results import files_of, ranks_path, read_ranks, read_results, run_path
+from bench.runs import Run
+from featstore.command_line import run_command
+from featstore.share.copying import copy_sets
+from featstore.store.catalog import write_catalog
+from featstore.store.store import open_store
+from tests.bench.test_execution import TIMES
+from tests.featstore.remote.buckets import environment, make_bucket
+from tests.featstore.remote.static import static_server
+
+REVISIONS = {"image_set": "image_revision", "name_set": "name_revision",
+             "caption_set": "caption_revision", "head_set": "head_revision",
+             "head_name_set": "head_name_revision"}  # fmt: skip
+
+
+@pytest.fixture(params=["http", "s3"])
+def address(
+    request: pytest.FixtureRequest, smoke_store: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[str]:  # fmt: skip
+    """Return where a server of this machine has the smoke store."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    copy = tmp_path / "served"
+    shutil.copytree(smoke_store, copy)
+    write_catalog(copy)
+    if request.param == "http":
+        with static_server(copy) as (host, port):
+            yield f"http://{host}:{port}"
+        return
+    host, port = request.getfixturevalue("moto")
+    for name, value in environment(f"http://{host}:{port}").items():
+        monkeypatch.setenv(name, value)
+    make_bucket(f"http://{host}:{port}", "bench")
+    copy_sets(copy, "s3://bench/smoke")
+    yield "s3://bench/smoke"
+
+
+def test_a_suite_runs_from_an_address_to_its_table(
+    address: str, runs: list[Run], smoke_results: Path, smoke_store: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Some runs are taken out of the folder's results; those made from the address are the same."""
+    results = tmp_path / "results"
+    shutil.copytree(smoke_results, results)
+    again = sorted(run.run_id for run in runs if run.seed == 0 and run.method == "ridge")[::3]
+    assert len(again) >= 3
+    for run_id in again:
+        assert files_of(results)[run_id] == run_id
+        run_path(results, run_id).unlink()
+        ranks_path(results, run_id).unlink()
+    said = _bench(capsys, "run", "--suite", "smoke", "--store", address, "-o", results, "--json")
+    facts = json.loads(said)
+    # Ids are of what is read, not of where it lies.
+    assert (facts["reused"], facts["new"]) == (len(runs) - len(again), len(again))
+    assert facts["store"] == address
+    found, local = (read_results(root).filter(pl.col("run_id").is_in(again))
+                    for root in (results, smoke_results))  # fmt: skip
+    assert_frame_equal(found.drop(TIMES), local.drop(TIMES))
+    assert_frame_equal(read_ranks(results, again), read_ranks(smoke_results, again))
+    published = {str(i.key): i.commit.revision_id for i in open_store(smoke_store).sets()}
+    for row in found.iter_rows(named=True):
+        named = {row[key]: row[revision] for key, revision in REVISIONS.items() if row[key]}
+        assert row["image_set"] in named
+        assert named == {key: published[key] for key in named}
+    shown = [_bench(capsys, "table", root, "--format", "md") for root in (results, smoke_results)]
+    assert shown[0] == shown[1]
+    assert "ridge" in shown[0]
+
+
+def _bench(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+    code = run_command(cli, "bench", [str(word) for word in words])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return captured.out

@@ -1,0 +1,186 @@
+"""Runs of CoOp and CoCoOp: a tiny open_clip pair, its own image and text embeddings in a store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_limits
+
+from bench.cli.main import cli
+from bench.corpus import read_corpus
+from bench.errors import ProtocolError
+from bench.execution import execute
+from bench.fits import Identity
+from bench.options import FewShot
+from bench.prompt_side import open_prompt_side
+from bench.protocol import first_per_class, in_class_split
+from bench.results import read_results
+from bench.suites.single import TaskRequest, task_runs
+from bench.suites.smoke import _items
+from bench.tasks.few_shot import _dense
+from featstore import open_store
+from featstore.encoders.open_clip_prompts import open_prompt_tower
+from featstore.encoders.registry import open_encoder
+from featstore.store.writer import SetWriter
+from fitters.few_shot import Shots
+from fitters.few_shot.prompt_learning.coop import CoOp
+from fitters.few_shot.prompt_learning.descent import Descent
+from tests.featstore.encoders.open_clip_models import build, known_to_open_clip, save_weights
+from tests.fitters.few_shot.tiny_tower import WORDS, digit_rows
+
+MODEL = "oc:tiny-clip-long"
+TEMPLATES = {"none": "{}", "photo": "a photo of a {}."}
+N = 120
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_models(tmp_path_factory):
+    with known_to_open_clip(tmp_path_factory.mktemp("configs")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_weights("tiny-clip-long", tmp_path_factory.mktemp("oc") / "tiny.safetensors")
+
+
+def write_set(root, kind, encoder, space, rows, table):
+    with SetWriter(
+        root, dataset="digits", kind=kind, encoder=encoder, space=space, items=table,
+        dim=rows.shape[1], dtype="float32",
+    ) as writer:  # fmt: skip
+        for block in writer.pending():
+            writer.write_block(block, rows[writer.layout.block_slice(block)].astype(np.float32))
+        writer.finish()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, weights):
+    """The first digits and their names as both towers of one checkpoint see them."""
+    root = tmp_path_factory.mktemp("store")
+    rows, labels = digit_rows(build("tiny-clip-long"), N)
+    ids = [f"digits/{n}" for n in range(10)]
+    images = open_encoder(MODEL, kind="image", weights=weights)
+    texts = open_encoder(MODEL, kind="class_name", weights=weights)
+    write_set(
+        root, "image", MODEL, images.space, rows,
+        _items("image", [f"digits/{i:03d}" for i in range(N)], class_id=[ids[n] for n in labels]),
+    )  # fmt: skip
+    for encoder, space, templates in (
+        (MODEL, texts.space, TEMPLATES),
+        ("st:other", {"family": "st", "name": "other"}, TEMPLATES),
+        ("oc:bare-less", texts.space | {"name": "bare-less"}, {"photo": TEMPLATES["photo"]}),
+    ):
+        prompts = [(n, t) for n in range(10) for t in templates]
+        written = [templates[t].format(WORDS[n]) for n, t in prompts]
+        write_set(
+            root, "class_name", encoder, space, texts.encode(written),
+            _items(
+                "class_name", [f"{ids[n]}#{t}" for n, t in prompts], text=written,
+                class_id=[ids[n] for n, _ in prompts], template_id=[t for _, t in prompts],
+                variant=["name"] * len(prompts),
+            ),
+        )  # fmt: skip
+    assert load_digits().target[:N].tolist() == labels.tolist()
+    return open_store(root)
+
+
+def request(learner, *, names="digits/class_name/tiny-clip-long", **changes):
+    options = FewShot(shots=changes.pop("shots", 2), learner=learner)
+    fixed = {"images": "digits/image/tiny-clip-long", "names": names, "eval": "in-class",
+             "options": options, "templates": ("photo",), "variants": ("name",)}  # fmt: skip
+    return TaskRequest("few_shot", **(fixed | changes))
+
+
+def outcome(store, wanted, weights):
+    (run,) = task_runs(store, wanted)
+
+    def side(asked):
+        return open_prompt_side(store, asked, weights=str(weights))
+
+    ((_, rows, ranks),) = execute([run], read_corpus(store, run), prompt_side=side)
+    return dict(rows.select("metric", "value").iter_rows()), ranks
+
+
+@pytest.fixture
+def _short(monkeypatch):
+    """Two epochs, for what a longer training would show no better."""
+    monkeypatch.setattr(Descent, "epochs_for", lambda _self, _shots: 2)
+
+
+@pytest.mark.usefixtures("_short")
+def test_the_command_learns_what_the_learner_learns(store, weights, tmp_path):
+    words = [
+        "task", "few_shot", "--images", "digits/image/tiny-clip-long", "--names",
+        "digits/class_name/tiny-clip-long", "--eval", "in-class", "-O", "shots=1", "-O",
+        "learner=coop-specific", "--variants", "name", "--weights", str(weights), "--store",
+        str(store.root), "-o", str(tmp_path),
+    ]  # fmt: skip
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    assert "reused 1" in CliRunner().invoke(cli, words).output
+    rows = read_results(tmp_path)
+    assert set(rows["options"]) == {'{"learner":"coop-specific"}'}
+    found = dict(rows.select("metric", "value").iter_rows())["top-1"]
+    view = store.view("digits/image/tiny-clip-long")
+    x = _dense(Identity().project_x(view.numpy()))
+    labels = load_digits().target[:N].astype(np.int64)
+    split = in_class_split(view.items["class_id"].to_numpy(), seed=0)
+    shots = first_per_class(split.train, labels, 1)
+    tower = open_prompt_tower(MODEL, weights=str(weights))
+    with threadpool_limits(1):  # as a run: sums are split otherwise, and steps magnify that
+        learner = CoOp(tower, WORDS, class_specific=True)
+        classifier = learner.fit(Shots(x[shots], labels[shots], 10))
+    scores = classifier.scores(x[split.test])
+    own = scores[np.arange(len(scores)), labels[split.test]]
+    alone = (scores >= own[:, None]).sum(axis=1) == 1  # ties count against
+    assert found == pytest.approx(alone.mean())
+
+
+def test_no_shot_is_zero_shot_with_the_template(store, weights):
+    few, ranks = outcome(store, request("coop-words", shots=0), weights)
+    (run,) = task_runs(store, replace(request("coop"), task="zero_shot", options=None))
+    ((_, rows, expected),) = execute([run], read_corpus(store, run))
+    zero = dict(rows.select("metric", "value").iter_rows())
+    assert few["top-1"] == pytest.approx(zero["top-1"], abs=0.05)
+    # Names of a random tower are so alike that rounding decides some places.
+    assert (ranks["rank"] == expected["rank"]).mean() > 0.9
+
+
+@pytest.mark.usefixtures("_short")
+def test_every_image_has_prompts_of_its_own(store, weights):
+    values, ranks = outcome(store, request("cocoop", shots=1), weights)
+    assert 0 <= values["top-1"] <= 1
+    again, same = outcome(store, request("cocoop", shots=1), weights)
+    assert again == values
+    assert same.equals(ranks)
+
+
+def test_what_a_run_lacks_is_said(store, weights, tmp_path):
+    with pytest.raises(ProtocolError, match="method is 'identity', not 'procrustes'"):
+        task_runs(store, request("coop", method="procrustes", n_pairs=5))
+    for names, match in (
+        ("digits/class_name/other", "of one model's two towers"),
+        ("digits/class_name/bare-less", r"10 classes .* have no bare name"),
+    ):
+        with pytest.raises(ProtocolError, match=match):
+            outcome(store, request("coop", names=names), weights)
+    (run,) = task_runs(store, request("coop", names="digits/class_name/other"))
+    with pytest.raises(ProtocolError, match=r"was made by st:other\. Extract"):
+        open_prompt_side(store, run)
+    (run,) = task_runs(store, request("coop"))
+    with pytest.raises(
+        ProtocolError, match=r"needs the text tower of oc:tiny-clip-long.*--weights"
+    ):
+        open_prompt_side(store, run)
+    other = save_weights("tiny-clip-long", tmp_path / "other.safetensors", seed=1)
+    with pytest.raises(ProtocolError, match="of another model than that of digits/class_name"):
+        open_prompt_side(store, run, weights=str(other))
+    with pytest.raises(ProtocolError, match="Give the run a name_set"):
+        open_prompt_side(store, replace(run, name_set="", name_revision=""))
+    with pytest.raises(ProtocolError, match="nobody opens one here"):
+        list(execute([run], read_corpus(store, run)))

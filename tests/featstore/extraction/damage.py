@@ -1,0 +1,55 @@
+"""A set whose last bits depend on its batches, damage to it, and its repair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import featstore
+import featstore.encoders.object_encoder
+from featstore.extraction.mending import Mending, repair_set
+from featstore.manifest import Manifest
+from tests.featstore.extraction.conftest import SPACE, MeanColour
+
+DATA = "embedding/c/0/0"
+
+
+class BatchSensitive(MeanColour):
+    """Its last bits depend on how many items a batch has, as those of real models do."""
+
+    def encode(self, items: list[Any]) -> np.ndarray:
+        return super().encode(items) + np.float32(len(items)) * np.float32(2**-16)
+
+
+class Other(MeanColour):
+    """Another library version: the same, but for last bits."""
+
+    def encode(self, items: list[Any]) -> np.ndarray:
+        return super().encode(items) * np.float32(1 + 2**-20)
+
+
+def extract(manifest: Manifest, store: Path, **changes: Any) -> str:
+    options = {
+        "kind": "image", "encoder": BatchSensitive(), "space": SPACE, "store": store,
+        "batch_size": 2, "block_rows": 4, "dtype": "float32",
+    }  # fmt: skip
+    return featstore.extract(manifest, **{**options, **changes}).key
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def flip(path: Path, position: int = 0, mask: int = 0x40) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= mask
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def mend(store: Path, key: str, manifest: Manifest, encoder: Any = None) -> tuple[Mending, Any]:
+    encoder = encoder or BatchSensitive()
+    done = repair_set(store, key, manifest=manifest, encoder=encoder)
+    return done, encoder

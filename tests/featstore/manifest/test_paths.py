@@ -1,0 +1,87 @@
+"""Paths of a manifest: what is allowed stays below its root."""
+
+import ntpath
+import posixpath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featstore.errors import ManifestError
+from featstore.manifest import (
+    validate_items,
+)
+from featstore.manifest.paths import path_fault, resolve_inside
+from tests.featstore.manifest.zoo import classes, images
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("", "empty"),
+        ("..", "climbs"),
+        ("a/../../b", "climbs"),
+        ("a/..", "climbs"),
+        ("/etc/passwd", "absolute"),
+        ("//server/share", "UNC"),
+        ("\\\\server\\share", "UNC"),
+        ("C:/windows", "drive"),
+        ("c:x.png", "drive"),
+        ("a\\b.png", "backslash"),
+        ("a\0.png", "NUL"),
+        ("a\nb.png", "control"),
+        ("https://example.org/a.png", "URL"),
+        ("s3://bucket/a.png", "URL"),
+    ],
+)
+def test_paths_that_are_refused_unseen(tmp_path, uri, why):
+    assert why in (path_fault(uri) or "")
+    with pytest.raises(ManifestError, match=why):
+        resolve_inside(tmp_path, uri)
+
+
+@given(st.text(st.sampled_from("ab./\\:~ \0é-C"), max_size=12))
+def test_a_path_that_is_allowed_stays_below_any_root(uri):
+    """Independent check: the lexical join of POSIX and of Windows, normalised."""
+    if path_fault(uri) is None:
+        assert posixpath.normpath(posixpath.join("/root/x", uri)).startswith("/root/x")
+        joined = ntpath.normpath(ntpath.join("D:\\root\\x", uri))
+        assert joined.startswith("D:\\root\\x")
+
+
+@pytest.mark.parametrize("via", ["file", "folder"])
+def test_links_out_of_the_root_are_refused_and_links_inside_are_not(root, tmp_path, via):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "1.png").write_bytes(b"secret")
+    if via == "file":
+        (root / "images" / "link.png").symlink_to(secret / "1.png")
+        bad = "images/link.png"
+    else:
+        (root / "away").symlink_to(secret)
+        bad = "away/1.png"
+    (root / "inside.png").symlink_to(root / "images" / "1.png")
+    (root / "near").symlink_to(root / "images")
+    assert resolve_inside(root, "inside.png").read_bytes() == b"picture images/1.png"
+    labels = classes()
+    validate_items({"image": images(uri=["inside.png", "near/2.png", "near/1.png"])}, labels,
+                   root=root)  # fmt: skip
+    table = images(uri=["images/1.png", bad, "images/2.png"])
+    with pytest.raises(ManifestError, match=f"{bad}' of 'zoo/2': a symbolic link leads out"):
+        validate_items({"image": table}, labels, root=root)
+
+
+def test_a_root_behind_a_link_is_fine(root, tmp_path):
+    (tmp_path / "alias").symlink_to(root)
+    validate_items({"image": images()}, classes(), root=tmp_path / "alias")
+
+
+def test_missing_files_folders_and_loops_are_refused(root):
+    (root / "loop.png").symlink_to("loop.png")
+    table = images(uri=["images", "loop.png", "images/1.png/x"])
+    with pytest.raises(ManifestError) as caught:
+        validate_items({"image": table}, classes(), root=root)
+    message = str(caught.value)
+    assert "'images' of 'zoo/1': it is not a regular file" in message
+    assert "'loop.png' of 'zoo/2': it cannot be reached" in message
+    assert "'images/1.png/x' of 'zoo/3': there is no such file" in message

@@ -1,0 +1,307 @@
+"""CoOp and CoCoOp through a small random open_clip tower: zero steps, gradients, a plain loop."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fitters.errors import DivergedError, PairsError, SettingError, UnknownMethodError
+from fitters.few_shot import Shots
+from fitters.few_shot.prompt_learning import PROMPT_LEARNERS, cocoop, coop, prompt_learner
+from fitters.few_shot.prompt_learning.cocoop import CoCoOp
+from fitters.few_shot.prompt_learning.coop import CoOp, text_rows
+from fitters.few_shot.prompt_learning.descent import Descent
+from fitters.few_shot.prompt_learning.prompts import make_prompts, word_vectors
+from tests.assertions import assert_close, assert_same
+from tests.featstore.encoders.open_clip_models import build, known_to_open_clip
+from tests.fitters.few_shot.tiny_tower import (
+    TOKENIZER,
+    WORDS,
+    digit_rows,
+    shots_of,
+    tiny_tower,
+    tower_of,
+)
+
+NAMES = ("dog", "tabby_cat", "St.", "hot dog")
+SHORT = Descent(epochs=3, batch_size=5, learning_rate=0.05)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_models(tmp_path_factory):
+    with known_to_open_clip(tmp_path_factory.mktemp("configs")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def tower():
+    return tiny_tower()
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """The same tower in float64: steps through it magnify the rounding of float32."""
+    return tower_of(build("tiny-clip").double())
+
+
+@pytest.fixture
+def shots():
+    rng = np.random.default_rng(5)
+    rows = rng.normal(size=(12, 24))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return Shots(rows.astype(np.float32), np.arange(12, dtype=np.int64) % 4, 4)
+
+
+def encoded(name, texts):
+    tokens = TOKENIZER(list(texts))
+    with torch.inference_mode():
+        return build(name).encode_text(tokens, normalize=True).numpy()
+
+
+# --- no step is zero-shot -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny-clip", "tiny-clip-quickgelu"])
+@pytest.mark.parametrize(
+    ("position", "template"),
+    [("end", "a photo of a {}."), ("middle", "a photo {} of a."), ("front", "{} a photo of a.")],
+)
+def test_no_step_is_zero_shot_with_the_words_as_template(name, position, template, shots):
+    own = tiny_tower(name)
+    names = [name for name in NAMES if position == "end" or name != "St."]
+    rows = Shots(shots.x[:0], shots.labels[:0], len(names), prototypes=shots.x[: len(names)])
+    learner = CoOp(own, names, words="a photo of a", position=position)
+    expected = encoded(name, [template.format(n.replace("_", " ")) for n in names])
+    assert_close(learner.fit(rows).weight / own.logit_scale, expected, "float32")
+
+
+@pytest.mark.parametrize("learner", [CoOp, CoCoOp])
+def test_no_epoch_and_no_shot_are_the_same_zero_shot(learner, tower, shots):
+    x = shots.x[:7]
+    none = Shots(shots.x[:0], shots.labels[:0], 4, prototypes=shots.x[:4])
+    scores = learner(tower, NAMES, words="a photo of a").fit(none).scores(x)
+    texts = encoded("tiny-clip", [f"a photo of a {n.replace('_', ' ')}." for n in NAMES])
+    assert_close(scores, tower.logit_scale * x @ texts.T, "float32")
+    if learner is CoOp:
+        same = CoOp(tower, NAMES, words="a photo of a", descent=Descent(epochs=0)).fit(shots)
+        assert_same(same.scores(x), scores)
+
+
+# --- gradients and updates ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("specific", [False, True])
+def test_gradients_through_the_tower_are_finite_differences(specific, exact):
+    prompts = make_prompts(exact, NAMES[:2], 2, "middle")
+    rng = torch.Generator().manual_seed(3)
+    size = (2, 2, exact.width) if specific else (2, exact.width)
+    context = torch.randn(size, generator=rng, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda vectors: text_rows(exact, prompts, vectors), (context,), atol=1e-6
+    )
+
+
+def hooked_logits(model, names, x, context):
+    """Logits by the model's own `encode_text`, its token embeddings replaced by a hook."""
+    m = context.shape[-2]
+    tokens = TOKENIZER([f"{'X ' * m}{n.replace('_', ' ')}." for n in names])
+
+    def fill(_module, _inputs, output):
+        own = context.expand(len(names), -1, -1)
+        return torch.cat([output[:, :1], own, output[:, 1 + m :]], dim=1)
+
+    handle = model.token_embedding.register_forward_hook(fill)
+    try:
+        texts = model.encode_text(tokens, normalize=True)
+    finally:
+        handle.remove()
+    return model.logit_scale.exp() * x @ texts.T
+
+
+def plain_steps(parameters, loss_of, n, rng, *, epochs=3, size=5, rate=0.05):
+    """SGD with momentum 0.9 and decay 5e-4 written out; the first epoch at 1e-5, then a cosine."""
+    speed = [torch.zeros_like(p) for p in parameters]
+    for epoch in range(epochs):
+        lr = 1e-5 if epoch == 0 else rate * (1 + np.cos(np.pi * (epoch - 1) / epochs)) / 2
+        order = rng.permutation(n)
+        for start in range(0, n // size * size, size):
+            gradients = torch.autograd.grad(loss_of(order[start : start + size]), parameters)
+            with torch.no_grad():
+                for p, v, g in zip(parameters, speed, gradients, strict=True):
+                    v.mul_(0.9).add_(g + 5e-4 * p)
+                    p.sub_(lr * v)
+
+
+@pytest.mark.parametrize("specific", [False, True])
+def test_coop_is_a_plain_loop_with_the_same_updates(specific, exact, shots):
+    learner = CoOp(exact, NAMES, n_context=3, class_specific=specific, descent=SHORT, seed=8)
+    classifier = learner.fit(shots)
+    model = build("tiny-clip").double()
+    rng = np.random.default_rng(8)
+    context = torch.from_numpy(rng.normal(scale=0.02, size=(3, 32)).astype(np.float32)).double()
+    context = (context.repeat(4, 1, 1) if specific else context).requires_grad_()
+    first = context.detach().clone()
+    x, labels = torch.from_numpy(shots.x).double(), torch.from_numpy(shots.labels)
+
+    def loss_of(batch):
+        logits = hooked_logits(model, NAMES, x[batch], context)
+        return nn.functional.nll_loss(torch.log_softmax(logits, dim=1), labels[batch])
+
+    plain_steps([context], loss_of, 12, rng)
+    moved = (context.detach() - first).numpy()
+    assert np.abs(moved).max() > 0.01
+    assert_close(learner.context_ - first.numpy(), moved)
+    with torch.inference_mode():
+        expected = hooked_logits(model, NAMES, x, context).numpy()
+    assert_close(classifier.scores(shots.x), expected, "float32")
+
+
+def test_cocoop_is_a_plain_loop_with_the_same_updates(exact, shots):
+    learner = CoCoOp(exact, NAMES, words="a photo", descent=SHORT, seed=2)
+    classifier = learner.fit(shots)
+    model = build("tiny-clip").double()
+    rng = np.random.default_rng(2)
+    tokens = TOKENIZER(["a photo"])
+    context = model.token_embedding(tokens)[0, 1:3].detach().clone()
+    net = nn.Sequential(nn.Linear(24, 1), nn.ReLU(), nn.Linear(1, 32)).double()
+    for layer in (net[0], net[2]):
+        bound = 1 / np.sqrt(layer.in_features)
+        for tensor in (layer.weight, layer.bias):
+            drawn = rng.uniform(-bound, bound, tuple(tensor.shape)).astype(np.float32)
+            tensor.data = torch.from_numpy(drawn).double()
+    x, labels = torch.from_numpy(shots.x).double(), torch.from_numpy(shots.labels)
+
+    def logits_of(image):
+        return hooked_logits(model, NAMES, image[None], context + net(image))[0]
+
+    def loss_of(batch):
+        logits = torch.stack([logits_of(x[i]) for i in batch])
+        return nn.functional.cross_entropy(logits, labels[batch])
+
+    parameters = [context.requires_grad_(), *net.parameters()]
+    plain_steps(parameters, loss_of, 12, rng)
+    assert_close(learner.context_, context.detach().numpy())
+    for ours, theirs in zip(learner.net_.tensors, net.parameters(), strict=True):
+        assert_close(ours, theirs.detach().numpy())
+    with torch.inference_mode():
+        expected = torch.stack([logits_of(row) for row in x]).numpy()
+    assert_close(classifier.scores(shots.x), expected, "float32")
+
+
+def test_the_rate_is_that_of_a_scheduler_that_begins_after_a_slow_epoch():
+    descent = Descent(learning_rate=0.002)
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.002)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 50)
+    assert descent.rate(0, 50) == 1e-5
+    for epoch in range(1, 50):
+        assert descent.rate(epoch, 50) == pytest.approx(scheduler.get_last_lr()[0])
+        optimiser.step()
+        scheduler.step()
+    assert [descent.epochs_for(k) for k in (1, 2, 4, 8, 16)] == [50, 100, 100, 200, 200]
+
+
+# --- properties ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROMPT_LEARNERS)
+def test_permuting_classes_permutes_predictions(name, exact, shots):
+    order = np.array([2, 0, 3, 1])
+    other = Shots(shots.x, np.argsort(order)[shots.labels], 4)
+    one, two = (prompt_learner(name, exact, n, seed=1) for n in (NAMES, [NAMES[i] for i in order]))
+    for learner in (one, two):
+        learner.descent, learner.n_context = SHORT, 3
+    scores = [learner.fit(given).scores(shots.x) for learner, given in ((one, shots), (two, other))]
+    assert_close(scores[1], scores[0][:, order], "float32")
+
+
+@pytest.mark.parametrize("name", ["coop", "cocoop"])
+def test_a_seed_gives_the_same_bytes_and_the_tower_keeps_its_own(name, tower, shots):
+    def digest():
+        whole = hashlib.sha256()
+        for key, tensor in sorted(tower.parameters().items()):
+            whole.update(key.encode() + tensor.detach().numpy().tobytes())
+        return whole.hexdigest()
+
+    before = digest()
+    scores = []
+    for seed in (4, 4, 5):
+        learner = prompt_learner(name, tower, NAMES, seed=seed)
+        learner.descent, learner.n_context = SHORT, 3
+        scores.append(learner.fit(shots).scores(shots.x))
+    assert_same(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2])
+    assert digest() == before
+    assert all(tensor.grad is None for tensor in tower.parameters().values())
+
+
+@pytest.mark.parametrize("learner", [CoOp, CoCoOp])
+def test_views_of_a_shot_take_its_place(learner, exact, shots):
+    def fitted(views):
+        given = Shots(shots.x, shots.labels, 4, views=views)
+        return learner(exact, NAMES, words="a photo", descent=SHORT, seed=3).fit(given)
+
+    plain = fitted(None).scores(shots.x)
+    # One view is the row that is shown, whatever its length: made a unit row once more, in
+    # float32, and ten steps magnify that.
+    assert_close(fitted(3 * shots.x[:, None]).scores(shots.x), plain, "float32", times=100)
+    spread = np.random.default_rng(0).normal(size=(12, 3, 24)).astype(np.float32)
+    first, again = (fitted(spread).scores(shots.x) for _ in range(2))
+    assert_same(first, again)
+    assert np.abs(first - plain).max() > 1e-3
+
+
+def test_many_classes_in_groups_are_the_same_as_at_once(exact, shots, monkeypatch):
+    made = {}
+    for held in (128, 3):
+        monkeypatch.setattr(coop, "HELD_PROMPTS", held)
+        monkeypatch.setattr(cocoop, "BLOCK", 4 * held)
+        for specific in (False, True):
+            learner = CoOp(exact, NAMES, n_context=2, class_specific=specific, descent=SHORT)
+            made[held, specific] = learner.fit(shots).scores(shots.x)
+        learner = CoCoOp(exact, NAMES, descent=SHORT)
+        made[held, "conditional"] = learner.fit(shots).scores(shots.x)
+    for kind in (False, True, "conditional"):
+        assert_close(made[3, kind], made[128, kind], "float32")
+
+
+def test_contexts_of_classes_learn_one_digit_of_each_by_heart():
+    """Pixels through the model's own random image tower, names through its random text tower."""
+    model = build("tiny-clip")
+    own = tower_of(model)
+    shots, _ = shots_of(*digit_rows(model, 60), 1)
+    descent = Descent(epochs=150, learning_rate=0.02)
+    learner = CoOp(own, WORDS, n_context=8, class_specific=True, descent=descent)
+    before = CoOp(own, WORDS, n_context=8, descent=Descent(epochs=0)).fit(shots)
+    assert (before.scores(shots.x).argmax(axis=1) == shots.labels).mean() < 0.5
+    assert (learner.fit(shots).scores(shots.x).argmax(axis=1) == shots.labels).all()
+
+
+# --- refused ------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_learned_is_refused(tower, shots):
+    for names, match in (
+        (NAMES[:3], "3 names for 4"),
+        (("a", "b", " ", "c"), "blank name"),
+        (("a", "b", "c", "dog " * 9), "has 10 tokens with its full stop; oc:tiny-clip takes 16"),
+    ):
+        with pytest.raises((PairsError, SettingError), match=match):
+            CoOp(tower, names, n_context=6).fit(shots)
+    wide = Shots(np.eye(4, 30, dtype=np.float32), np.arange(4), 4)
+    with pytest.raises(PairsError, match="Images have 30 columns, texts of oc:tiny-clip 24"):
+        CoCoOp(tower, NAMES).fit(wide)
+    with pytest.raises(SettingError, match="at end, middle, front; got 2 and 'behind'"):
+        CoOp(tower, NAMES, n_context=2, position="behind").fit(shots)
+    with pytest.raises(SettingError, match="have no token"):
+        word_vectors(tower, "_")
+    with pytest.raises(SettingError, match="Epochs are 0 or more"):
+        Descent(batch_size=0)
+    with pytest.raises(UnknownMethodError, match="Did you mean 'cocoop'"):
+        prompt_learner("coccop", tower, NAMES)
+    descent = Descent(epochs=9, learning_rate=1e30)
+    with pytest.raises(DivergedError, match=r"smaller learning rate than 1e\+30"):
+        CoOp(tower, NAMES, n_context=2, descent=descent).fit(shots)

@@ -1,0 +1,199 @@
+"""Moments on a real Ray: the same bits as one process, whoever was first, here or from a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from featstore.errors import UnknownSetError
+from featstore.store.catalog import write_catalog
+from featstore.store.store import FeatureStore, open_store
+from fitters.alignment import Alignment
+from fitters.engines import Workers
+from fitters.errors import EngineError, PairsError, SettingError, ZeroRowError
+from fitters.fit_request import FitRequest
+from fitters.jobs import fit_from_store
+from fitters.moments import parts
+from tests.assertions import assert_close
+from tests.featstore.remote.static import static_server
+from tests.featstore.store.conftest import item_table, write_set
+from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
+
+
+@pytest.fixture(scope="module")
+def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("moments") / "store"
+    write_toy_store(root)
+    write_catalog(root)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut the 30 training pairs into 5 parts; workers are told the rows, not the rule."""
+    monkeypatch.setattr(parts, "PART_ROWS", 7)
+
+
+def _fit(store: FeatureStore, workers: Workers | None = None, **changes: Any) -> Alignment:
+    request = {"method": "ridge", "x": X, "y": Y, "penalty": 0.3, "cached": False, **changes}
+    with threadpool_limits(limits=1):
+        return fit_from_store(store, FitRequest(**request), workers=workers)
+
+
+def _arrays(alignment: Alignment) -> dict[str, np.ndarray]:
+    found = {name: getattr(alignment.aligner, name) for name in alignment.aligner.array_shapes()}
+    means = {f"{name}.mean": getattr(alignment, name).mean for name in ("x", "y")}
+    return {**found, **{name: mean for name, mean in means.items() if mean is not None}}
+
+
+def _same_bits(one: Alignment, two: Alignment) -> None:
+    a, b = _arrays(one), _arrays(two)
+    assert a.keys() == b.keys()
+    assert {name: a[name].tobytes() == b[name].tobytes() for name in a} == dict.fromkeys(a, True)
+
+
+MIXED = {"head": HEAD, "names": NAMES, "mix": 0.7}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, MIXED, {"criterion": "error", "penalty": "auto", "precision": "float64"},
+     {"method": "text-to-concept", "y": X}],
+)  # fmt: skip
+def test_the_bits_are_those_of_one_process(
+    ray_cluster: Any, store_path: Path, changes: dict[str, Any]
+) -> None:
+    if changes.get("method") == "text-to-concept":
+        changes = {**changes, "penalty": "auto"}
+    store = open_store(store_path)
+    local = _fit(store, **changes)
+    on_ray = _fit(store, Workers("ray", jobs=2), **changes)
+    _same_bits(local, on_ray)
+    assert on_ray.facts == local.facts
+
+
+def test_the_partition_costs_rounding_and_no_more(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(store_path)
+    in_five = _arrays(_fit(store, precision="float64", **MIXED))
+    monkeypatch.setattr(parts, "PART_ROWS", 1000)
+    whole = _arrays(_fit(store, precision="float64", **MIXED))
+    for name, array in whole.items():
+        assert_close(in_five[name] + 1, array + 1)
+
+
+def _late(pause: float, task: int) -> int:
+    time.sleep(pause if task == 0 else 0)
+    return task * task
+
+
+def test_answers_come_in_the_order_of_the_tasks(ray_cluster: Any) -> None:
+    with Workers("ray", jobs=2).connected() as run:
+        assert list(run(partial(_late, 0.5), iter(range(6)))) == [0, 1, 4, 9, 16, 25]
+
+
+def test_workers_open_an_address(ray_cluster: Any, store_path: Path) -> None:
+    with static_server(store_path) as (host, port):
+        remote = open_store(f"http://{host}:{port}")
+        found = _fit(remote, Workers("ray"), **MIXED)
+    _same_bits(found, _fit(open_store(store_path), **MIXED))
+    assert found.facts["fitted_on"] == _fit(open_store(store_path), **MIXED).facts["fitted_on"]
+
+
+def test_what_a_worker_raises_is_raised_here_with_its_items(
+    ray_cluster: Any, tmp_path: Path
+) -> None:
+    write_toy_store(tmp_path / "s")
+    blank = np.ones((3, 12), dtype=np.float32)
+    blank[1] = 0
+    ids = ["toy/00", "toy/01", "toy/02"]
+    write_set(
+        tmp_path / "s", blank, dataset="toy", encoder="timm:zero",
+        items=item_table([{"item_id": i, "kind": "image", "split": "train"} for i in ids]),
+    )  # fmt: skip
+    with pytest.raises(ZeroRowError, match=r"1 items of toy/image/timm\.zero.*'toy/01'"):
+        _fit(open_store(tmp_path / "s"), Workers("ray"), x="toy/image/timm:zero")
+
+
+def test_a_store_that_a_worker_does_not_see_is_named(ray_cluster: Any, tmp_path: Path) -> None:
+    write_toy_store(tmp_path / "s")
+    store = open_store(tmp_path / "s")
+    images = store.view(X)
+    (tmp_path / "s").rename(tmp_path / "elsewhere")
+    with pytest.raises(UnknownSetError, match="does not exist"), Workers("ray").connected() as run:
+        list(run(len, [images]))
+
+
+def test_the_command_uses_a_cluster_that_runs(
+    ray_cluster: Any, store_path: Path, tmp_path: Path
+) -> None:
+    """Another process joins the cluster by its address, as a user's would."""
+    address = ray_cluster.get_runtime_context().gcs_address
+    command = [
+        sys.executable, "-c", "from fitters.cli import main; main()", "fit", "ridge",
+        "--store", store_path, "--x", X, "--y", Y, "--penalty", "0.3",
+        "--engine", "ray", "--ray-address", address, "--jobs", "2",
+        "-o", tmp_path / "a", "--json",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["moments"] == {"precision": "float32", "from_cache": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [({"penalty": "auto"}, "looks at their rows"), ({**MIXED, "y": None}, "has no real pair")],
+)
+def test_ray_is_refused_where_it_would_play_no_part(
+    store_path: Path, changes: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(SettingError, match=match):
+        _fit(open_store(store_path), Workers("ray"), **changes)
+
+
+def test_workers_that_contradict_themselves_are_refused() -> None:
+    for bad in (
+        {"engine": "slurm"},
+        {"address": "auto"},
+        {"jobs": 2},
+        {"engine": "ray", "jobs": 0},
+    ):
+        with pytest.raises(SettingError):
+            Workers(**bad)
+
+
+def test_without_ray_one_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(EngineError, match=r"pip install 'headstock\[ray\]'"),
+        Workers("ray").connected(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 30, 7 * 1024 * 4096 + 1])
+def test_parts_cover_every_row_once_and_depend_on_the_number_alone(n: int) -> None:
+    slices = parts.part_slices(n)
+    assert [s.start for s in slices] == [0, *(s.stop for s in slices[:-1])]
+    assert slices[-1].stop == n
+    assert len(slices) <= parts.MOST_PARTS
+    assert len({s.stop - s.start for s in slices[:-1]}) <= 1
+
+
+def test_no_parts_have_no_moments() -> None:
+    with pytest.raises(PairsError, match="no rows"):
+        parts.add_parts([])

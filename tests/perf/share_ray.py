@@ -1,0 +1,76 @@
+"""The line ``share.ray``: moments by two single-threaded workers of Ray, and by one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from threadpoolctl import threadpool_limits
+
+from featstore import ray_tasks
+from featstore.store.store import open_store
+from featstore.store.writer import SetWriter
+from fitters.engines import Workers
+from fitters.errors import EngineError
+from fitters.moment_fits import MomentSources
+from fitters.store_moments import MomentsRequest, moment_sources
+from tests.perf.engine import Figure, compare
+from tests.perf.sample import BLOCK
+
+N, DIM = 262_144, 512
+
+
+def ray_figure(root: Path) -> Figure:
+    """Compare two workers with one process, both reading the store below `root`; Ray runs."""
+    write_pairs(root / "pairs")
+    request = pairs_request(root / "pairs")
+
+    def accumulate(workers: Workers) -> MomentSources:
+        return moment_sources(request, cached=False, workers=workers)[0]
+
+    with (
+        ray_tasks.connected(None, cores=2, error=EngineError, object_store_bytes=500_000_000),
+        threadpool_limits(limits=1),
+    ):
+        one, two = accumulate(Workers()), accumulate(Workers("ray", jobs=2))
+        for alone, merged in zip(one.folds, two.folds, strict=True):
+            assert (alone.sxx == merged.sxx).all(), "the bits of the moments differ"
+        return compare(
+            "share.ray",
+            lambda: accumulate(Workers("ray", jobs=2)),
+            lambda: accumulate(Workers()),
+            against=f"one process of one thread; {N:,} pairs of {DIM} → {DIM} in four folds, by "
+            "two single-threaded workers of a Ray that runs",
+        )
+
+
+def pairs_request(store: Path) -> MomentsRequest:
+    """Return what the moments of the store's pairs are asked for with."""
+    images = open_store(store).view("d/image/toy")
+    paired = images.pair_by("parent_id", open_store(store).view("d/caption/toy"))
+    return MomentsRequest(images, paired, None, {}, "float32", 0)
+
+
+def write_pairs(store: Path, n: int = N, dim: int = DIM) -> None:
+    """Write `n` images and a caption of each; blocks repeat, each turned a little further."""
+    rng = np.random.default_rng(0)
+    ids = [f"i/{number}" for number in range(n)]
+    for kind, names, parents in (
+        ("image", ids, [None] * n), ("caption", [f"{name}#en" for name in ids], ids),
+    ):  # fmt: skip
+        block = rng.standard_normal((BLOCK, dim)).astype(np.float16)
+        items = pl.DataFrame(
+            {"item_id": names, "kind": [kind] * n, "parent_id": parents, "split": [None] * n,
+             "class_id": [None] * n},
+            schema_overrides=dict.fromkeys(("parent_id", "split", "class_id"), pl.String),
+        )  # fmt: skip
+        with SetWriter(
+            store, dataset="d", kind=kind, encoder="timm:toy", space={"name": kind}, items=items,
+            dim=dim, dtype="float16",
+        ) as writer:  # fmt: skip
+            for number in writer.pending():
+                where = writer.layout.block_slice(number)
+                turned = np.roll(block, number, axis=1)
+                writer.write_block(number, turned[: where.stop - where.start])
+            writer.finish()

@@ -1,0 +1,47 @@
+"""The notebook of docs/ runs from its first cell to its last, in a kernel of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from bench.cells import METHOD_NAMES
+from bench.suites import create_smoke_store
+from featstore.store.store import open_store
+
+NOTEBOOK = Path(__file__).parents[1] / "docs" / "from-address-to-table.ipynb"
+
+
+def test_it_leads_from_an_address_to_a_result_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.delenv("STORE_ADDRESS", raising=False)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    said = "".join(output.get("text", "") for output in outputs)
+    shown = [output["data"] for output in outputs if "data" in output]
+    (table,) = [data["text/markdown"] for data in shown if "text/markdown" in data]
+    assert METHOD_NAMES["ridge"] in table
+    assert "shuffled" in table
+    assert "top-1" in table
+    assert "mean cosine of an image with its caption: 0." in said
+    assert float(said.split("caption: ")[1].split()[0]) > 0.3
+    create_smoke_store(tmp_path / "same")
+    revision = open_store(tmp_path / "same").info("smoke/image/synthetic:image").commit.revision_id
+    assert any(revision[:12] in data["text/plain"] for data in shown)
+
+
+def test_no_output_of_one_machine_is_kept() -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for cell in notebook.cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
