@@ -27,6 +27,9 @@ _BLOCK = 4_000_000
 class Cache:
     """Shots as keys, the class of each as its value.
 
+    A key counts for mean / own number of keys of a class: 1 where all classes have equally many,
+    as in the original, whose sums would else go to the classes of most shots.
+
     Attributes
     ----------
     keys : array of shape (n, r)
@@ -38,8 +41,16 @@ class Cache:
     labels: Labels
     n_classes: int
 
+    @property
+    def mass(self) -> npt.NDArray[np.float32]:
+        """What a key of each class counts for, shape (c,); 0 for a class that has none."""
+        counts = np.bincount(self.labels, minlength=self.n_classes)
+        mean = len(self.labels) / np.count_nonzero(counts)
+        mass = np.divide(mean, counts, out=np.zeros(self.n_classes), where=counts > 0)
+        return mass.astype(np.float32)
+
     def logits(self, x: Rows, beta: float) -> npt.NDArray[np.float32]:
-        """Return Σ over the keys of a class of exp(−β (1 − x · key)), shape (m, c)."""
+        """Return mass · Σ over the keys of a class of exp(−β (1 − x · key)), shape (m, c)."""
         return next(iter(self.paths(x, (beta,))))
 
     def paths(self, x: Rows, betas: Sequence[float]) -> list[npt.NDArray[np.float32]]:
@@ -47,7 +58,7 @@ class Cache:
         order = np.argsort(self.labels, kind="stable")
         counts = np.bincount(self.labels, minlength=self.n_classes)
         having = np.flatnonzero(counts)
-        starts = (np.cumsum(counts) - counts)[having]
+        starts, mass = (np.cumsum(counts) - counts)[having], self.mass[having]
         found = [np.zeros((len(x), self.n_classes), dtype=np.float32) for _ in betas]
         size = max(1, _BLOCK // max(1, len(order)))
         for start in range(0, len(x), size):
@@ -55,7 +66,7 @@ class Cache:
             gap = x[block] @ self.keys[order].T - np.float32(1.0)
             for logits, beta in zip(found, betas, strict=True):
                 near = np.exp(np.float32(beta) * gap)
-                logits[block, having] = np.add.reduceat(near, starts, axis=1)
+                logits[block, having] = mass * np.add.reduceat(near, starts, axis=1)
         return found
 
 
@@ -94,7 +105,8 @@ class TipAdapter:
         scores = scale · x Tᵀ + α · exp(−β (1 − x Kᵀ)) L
 
     with prototypes T, keys K (the mean of each shot's augmented views at unit length, or the shot
-    where there are no views) and their one-hot labels L. Zhang et al., Tip-Adapter, ECCV 2022.
+    where there are no views) and their one-hot labels L, times `Cache.mass` where classes have
+    unequally many. Zhang et al., Tip-Adapter, ECCV 2022.
 
     α and β are the pair with the best mean reciprocal rank on the validation rows, of equal ones
     the α nearest `ALPHA`, then the β nearest `BETA` in their ratio; these two without validation

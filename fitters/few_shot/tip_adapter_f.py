@@ -81,7 +81,8 @@ class TipAdapterF:
         weight = ALPHA if by_prototypes else scale
         x = _by_view(shots)
         labels = torch.from_numpy(shots.labels)
-        one_hot = torch.nn.functional.one_hot(labels, shots.n_classes).float()
+        one_hot = torch.nn.functional.one_hot(labels, shots.n_classes)
+        values = one_hot * torch.from_numpy(cache.mass)
         rng = np.random.default_rng(self.seed)
         best = (_value(shots, cache, scale), 0, cache)
         with blas_threads():
@@ -95,7 +96,7 @@ class TipAdapterF:
                 for start in range(0, len(order), self.batch_size):
                     batch = torch.from_numpy(order[start : start + self.batch_size])
                     rows = torch.from_numpy(x[(epoch - 1) % len(x)])[batch]
-                    logits = weight * (torch.exp(BETA * (rows @ keys.T - 1)) @ one_hot)
+                    logits = weight * (torch.exp(BETA * (rows @ keys.T - 1)) @ values)
                     if prototypes is not None:
                         logits = logits + scale * (rows @ prototypes.T)
                     loss = torch.nn.functional.cross_entropy(logits, labels[batch])

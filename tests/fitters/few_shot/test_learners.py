@@ -1,4 +1,5 @@
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,14 +10,26 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import normalize
 
 from fitters.errors import PairsError, SettingError, UnknownMethodError
-from fitters.few_shot import LEARNERS, ClassMeans, CrossModal, RidgeProbe, Shots, learner_named
+from fitters.few_shot import (
+    LEARNERS,
+    ClassMeans,
+    CrossModal,
+    LogisticProbe,
+    RidgeProbe,
+    Shots,
+    learner_named,
+)
 from fitters.few_shot.learner import reciprocal_rank, sum_by_class
 from fitters.pairs import Pairs
 from tests.assertions import assert_close, assert_same
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
 
-#: Every learner as a run makes it, but for 1,600 steps that would take seconds in every test.
-MADE = {**LEARNERS, "cross-modal": lambda: CrossModal(steps=200)}
+#: Every learner as a run makes it, but for two that take seconds in every test.
+MADE = {
+    **LEARNERS,
+    "logistic-probe": lambda: LogisticProbe(steps=2),
+    "cross-modal": lambda: CrossModal(steps=100),
+}
 #: It needs a head and names, and is tested with them in test_paper_few_shot.py.
 del MADE["paper-few-shot"]
 
@@ -75,7 +88,7 @@ BLIND = {
     "lp++": {"epoch": 300.0},
     "zs-lp": {},
     "clap": {},
-    "cross-modal": {"epoch": 200.0},
+    "cross-modal": {"epoch": 100.0},
 }
 
 
@@ -215,3 +228,12 @@ def test_validation_rows_of_few_classes_do_not_make_these_the_answer(name):
         given.validation_x[kept], given.validation_labels[kept],
     )  # fmt: skip
     assert accuracy(MADE[name]().fit(few), test) > 0.8
+
+
+def test_the_document_has_every_learner():
+    text = (Path(__file__).parents[3] / "docs" / "few_shot.md").read_text(encoding="utf-8")
+    formulas = text.split("## The learners")[1].split("### Sources")[0]
+    rows = [line.split("`")[1] for line in formulas.splitlines() if line.startswith("| `")]
+    assert rows == list(LEARNERS)
+    measured = text.split("## On real data")[1]
+    assert all(f"| {name} |" in measured or f"| {name}," in measured for name in LEARNERS)

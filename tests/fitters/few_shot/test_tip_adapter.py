@@ -70,6 +70,19 @@ def test_many_rows_are_scored_in_blocks(monkeypatch):
         assert_close(found, cache.logits(test[0], beta), "float32")
 
 
+def test_classes_of_unequally_many_shots_weigh_alike():
+    given, test = made(16)
+    kept = (given.labels >= 5) | (np.arange(160) < 60)
+    labels, keys = given.labels[kept], given.x[kept]
+    counts = np.bincount(labels)
+    assert counts.min() < counts.max() / 2
+    found = Cache(keys, labels, 10).logits(test[0][:9], 4.0)
+    expected = dense_cache(test[0][:9], keys, labels, 10, 4.0) * (counts.mean() / counts)
+    assert_close(found, expected, "float32")
+    uneven = type(given)(keys, labels, 10, None, given.validation_x, given.validation_labels)
+    assert accuracy(TipAdapter().fit(uneven), test) > 0.8
+
+
 def softmax(logits):
     e = np.exp(logits - logits.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
