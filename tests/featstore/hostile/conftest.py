@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,47 +17,6 @@ from featstore.keys import canonical_json, sha256_hex
 from featstore.store.files import json_bytes
 from tests.featstore.store.conftest import item_table, write_set
 
-#: What the process that opens a hostile store may add to its address space.
-MEMORY_BYTES = 512 * 2**20
-
-READER = """
-import resource, sys
-from pathlib import Path
-import polars, numpy  # their thread pools are made before the limit
-from featstore.errors import FeatstoreError
-from featstore.store.store import open_store
-from featstore.store.verify import verify_store
-polars.DataFrame({"a": [1]}).write_parquet("warm.parquet")
-polars.read_parquet("warm.parquet")
-free = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (free + MEMORY_BYTES,) * 2)
-seen = []
-def audit(event, arguments):
-    if event in ("pickle.find_class", "os.system", "subprocess.Popen", "socket.connect"):
-        seen.append(event)
-sys.addaudithook(audit)
-def attempt(what):
-    try:
-        what()
-    except FeatstoreError as err:
-        print(type(err).__name__, str(err)[:500])
-    else:
-        print("served")
-store = None
-def view():
-    global store
-    store = open_store(sys.argv[1])
-    store.view(sys.argv[2]).items
-    store.view(sys.argv[2]).numpy()
-    store.failures(sys.argv[2])
-    store.thumbnails("birds")
-attempt(view)
-def verify():
-    print("verify", len(verify_store(Path(sys.argv[1])).problems))
-attempt(verify)
-assert not seen, seen
-""".replace("MEMORY_BYTES", str(MEMORY_BYTES))
-
 
 @dataclass(frozen=True)
 class Hostile:
@@ -65,6 +24,7 @@ class Hostile:
 
     root: Path
     key: str
+    reader: subprocess.Popen[str]
 
     @property
     def directory(self) -> Path:
@@ -105,19 +65,33 @@ class Hostile:
 
     def answer(self, tmp_path: Path) -> list[str]:
         """Return what a process of little memory says: of reading, and of verifying."""
-        done = subprocess.run(
-            [sys.executable, "-c", READER, str(self.root), self.key],
-            capture_output=True, text=True, cwd=tmp_path, timeout=100, check=False,
-            env={"POLARS_MAX_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3]),
-                 "OPENBLAS_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout.splitlines()
+        assert self.reader.stdin is not None
+        assert self.reader.stdout is not None
+        request = {"root": str(self.root), "key": self.key, "folder": str(tmp_path)}
+        self.reader.stdin.write(json.dumps(request) + "\n")
+        self.reader.stdin.flush()
+        done = json.loads(self.reader.stdout.readline())
+        assert done["code"] == 0, done["text"][-2000:]
+        return list(done["text"].splitlines())
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[subprocess.Popen[str]]:
+    """What starts a process a store; see `reader`."""
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.featstore.hostile.reader"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root,
+        env={"POLARS_MAX_THREADS": "1", "PYTHONPATH": str(root), "OPENBLAS_NUM_THREADS": "1"},
+    ) as found:  # fmt: skip
+        yield found
+        assert found.stdin is not None
+        found.stdin.close()
 
 
 @pytest.fixture
-def hostile(tmp_path: Path) -> Hostile:
+def hostile(tmp_path: Path, reader: subprocess.Popen[str]) -> Hostile:
     rows = np.random.default_rng(2).standard_normal((40, 4)).astype(np.float32)
     items = item_table([{"item_id": f"b/{i:02d}", "kind": "image"} for i in range(40)])
     key = write_set(tmp_path / "store", rows, items, block_rows=16, plain_bytes=0)
-    return Hostile(tmp_path / "store", key)
+    return Hostile(tmp_path / "store", key, reader)

@@ -7,11 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featstore.keys import sha256_hex
+from featstore.store.blocks import layout_of
+from featstore.store.commit import Commit
+from featstore.store.files import json_bytes
 from featstore.store.layout import (
     DTYPES,
+    PLAIN_BYTES,
+    SHARD_BYTES,
     LayoutError,
     SetKey,
     array_metadata,
@@ -54,6 +60,24 @@ def test_shards_hold_whole_blocks_and_whole_pages(
         assert layout.shard_rows * layout.row_bytes % 65_536 == 0
         unit = np.lcm(block_rows, 65_536 // np.gcd(65_536, layout.row_bytes))
         assert layout.shard_rows * layout.row_bytes <= max(256 * 2**20, unit * layout.row_bytes)
+
+
+@settings(deadline=None, max_examples=50)
+@given(**SHAPES, shard_bytes=st.integers(1, SHARD_BYTES))
+def test_the_hash_of_the_metadata_tells_the_layout(
+    n: int, dim: int, dtype: str, block_rows: int, shard_bytes: int
+) -> None:
+    for plain_bytes in (0, PLAIN_BYTES):
+        layout = plan_array(
+            n, dim, dtype, block_rows=block_rows, shard_bytes=shard_bytes, plain_bytes=plain_bytes
+        )
+        data = json_bytes(array_metadata(layout))
+        facts = {"bytes": len(data), "sha256": sha256_hex(data)}
+        metadata = {"embedding/zarr.json": facts}
+        commit = Commit(n, dim, dtype, block_rows, (), {}, metadata, "", "", "")
+        assert layout_of(commit) == layout
+        facts["sha256"] = "0" * 64
+        assert layout_of(commit) is None
 
 
 def test_the_documented_case_by_hand() -> None:
