@@ -135,6 +135,8 @@ def run_all(
         batches = [groups[start : start + size] for start in range(0, len(groups), size)]
         # A process elsewhere may have another working directory; an address stays as it is.
         place = store if "://" in str(store) else Path(store).resolve()
+        if weights is not None and Path(weights).exists():
+            weights = str(Path(weights).resolve())
         work = partial(_run_batch, store=place, root=root.resolve(), weights=weights)
         for finished_batch in run_tasks(work, batches, jobs=jobs, engine=engine):
             for done in finished_batch:

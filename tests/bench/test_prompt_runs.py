@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from bench.cli.main import cli
 from bench.corpus import read_corpus
 from bench.errors import ProtocolError
-from bench.execution import execute
+from bench.execution import execute, run_all
 from bench.fits import Identity
 from bench.options import FewShot
 from bench.prompt_side import open_prompt_side
@@ -149,6 +149,25 @@ def test_no_shot_is_zero_shot_with_the_template(store, weights):
     assert few["top-1"] == pytest.approx(zero["top-1"], abs=0.05)
     # Names of a random tower are so alike that rounding decides some places.
     assert (ranks["rank"] == expected["rank"]).mean() > 0.9
+
+
+@pytest.mark.usefixtures("_short")
+def test_a_relative_path_of_the_weights_reaches_another_process(
+    store, weights, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(weights.parent)
+    wanted = replace(request("coop-words", shots=0), seeds=(0, 1))
+    runs = [replace(run, train_fraction=f) for run in task_runs(store, wanted) for f in (0.5, 0.6)]
+    handed = []
+
+    def in_this_process(work, batches, **_):
+        monkeypatch.chdir(tmp_path)  # where a node of a cluster may stand
+        handed.extend(batches)
+        return [work(batch) for batch in batches]
+
+    monkeypatch.setattr("bench.execution.run_tasks", in_this_process)
+    summary = run_all(runs, store.root, tmp_path / "results", jobs=2, weights=weights.name)
+    assert (summary.new, bool(handed)) == (4, True)
 
 
 @pytest.mark.usefixtures("_short")

@@ -24,6 +24,8 @@ CLIP = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT}
 MODELS = {
     "tiny-clip": CLIP,
     "tiny-clip-quickgelu": {**CLIP, "quick_gelu": True},
+    # The text tower as a module of its own.
+    "tiny-clip-custom": {**CLIP, "custom_text": True, "text_cfg": {**TEXT, "proj_bias": True}},
     # Sixteen context vectors leave room for a name here.
     "tiny-clip-long": {**CLIP, "text_cfg": {**TEXT, "context_length": 32}},
     "tiny-siglip": {

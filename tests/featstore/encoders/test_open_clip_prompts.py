@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("oc")
 
 
-@pytest.mark.parametrize("name", ["tiny-clip", "tiny-clip-quickgelu"])
+@pytest.mark.parametrize("name", ["tiny-clip", "tiny-clip-quickgelu", "tiny-clip-custom"])
 def test_rows_are_the_encoders(name, folder):
     file = save_weights(name, folder / f"{name}.safetensors")
     tower = open_prompt_tower(f"oc:{name}", weights=str(file))
