@@ -3,6 +3,7 @@
 Nothing here knows a store, an encoder or an aligner.
 """
 
+from bench.metrics.both_ways import rank_both_ways
 from bench.metrics.chance import chance_levels
 from bench.metrics.classification import CLASS_METRICS, class_metrics, harmonic_mean
 from bench.metrics.ranks import (
@@ -42,6 +43,7 @@ __all__ = [
     "per_query",
     "query_values",
     "rank_blocks",
+    "rank_both_ways",
     "rank_projections",
     "rank_relevant",
     "ranks_from_blocks",

@@ -33,20 +33,41 @@ class Counted:
 def count_block(
     scores: NDArray[np.floating[Any]], start: int, relevance: Relevance, cutoffs: tuple[int, ...]
 ) -> Counted:
-    """Count on the scores of the queries from `start` on, shape (b, g).
-
-    Of the relevant items of a query in order, the j-th stands at place j + (non-relevant items
-    that score at least as much): ties count against.
-    """
+    """Count on the scores of the queries from `start` on, shape (b, g)."""
     n = len(scores)
     rows, positions = relevance.of_rows(start, start + n)
     counts = relevance.counts[start : start + n]
-    starts = starts_of(counts)
     own = scores[rows, positions]
     order = np.lexsort((-own, rows))
     ordered = own[order]
-    nth = np.arange(len(own)) - np.repeat(starts, counts) + 1
-    at_least = _count_at_least(scores, ordered, counts, starts)
+    at_least = _count_at_least(scores, ordered, counts, starts_of(counts))
+    return counted_items(ordered, at_least, counts, cutoffs)
+
+
+def counted_items(
+    ordered: NDArray[np.floating[Any]],
+    at_least: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    cutoffs: tuple[int, ...],
+) -> Counted:
+    """Return what follows from how many items score at least as much as each relevant one.
+
+    Of the relevant items of a query in order, the j-th stands at place j + (non-relevant items
+    that score at least as much): ties count against.
+
+    Parameters
+    ----------
+    ordered : array of shape (s,)
+        Scores of the relevant items, those of one query together and best first.
+    at_least : int64 array of shape (s,)
+        Items, itself among them, that score at least as much.
+    counts : int64 array of shape (n,)
+        Relevant items of every query; s in all.
+    cutoffs : tuple of int
+    """
+    starts = starts_of(counts)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    nth = np.arange(len(ordered)) - np.repeat(starts, counts) + 1
     relevant_at_least = _last_of_ties(ordered, rows, nth)
     place = at_least - relevant_at_least + nth
     hits = np.stack([np.add.reduceat((place <= k).astype(np.int64), starts) for k in cutoffs], 1)

@@ -28,22 +28,18 @@ at 2 it is 1 of 2, at 4 it is 2 of 2.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import issparse
 
 from bench.errors import MetricError
 from bench.metrics.counting import Counted, count_block
 from bench.metrics.first_places import NO_ITEM, first_places
 from bench.metrics.relevance import Relevance
-from fitters.side_by_side import side_by_side
-
-Result = TypeVar("Result")
+from bench.metrics.score_blocks import BLOCK_SCORES, checked_sides, of_blocks
 
 __all__ = [
     "CUTOFFS",
@@ -59,10 +55,6 @@ __all__ = [
 
 #: The k of true recall and precision at k. Hit recall needs none: it follows from the rank.
 CUTOFFS = (1, 5, 10)
-
-# 8 M float32 scores are 32 MiB: large enough for the matrix product to run at full speed,
-# small enough that the comparisons after it still find the block in the cache hierarchy.
-BLOCK_SCORES = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -127,9 +119,9 @@ def rank_projections(
     MetricError
         If shapes disagree, a projection is not finite, or a query has no relevant item.
     """
-    queries, columns = _sides(queries, gallery)
+    queries, columns = checked_sides(queries, gallery)
     relevance = Relevance.build(query_groups, gallery_groups, queries.shape[0], columns.shape[1])
-    return _ranked(queries, columns, relevance, top, block_scores)
+    return ranked(queries, columns, relevance, top, block_scores)
 
 
 def rank_relevant(
@@ -146,16 +138,18 @@ def rank_relevant(
     MetricError
         If shapes disagree, or a projection is not finite.
     """
-    queries, columns = _sides(queries, gallery)
+    queries, columns = checked_sides(queries, gallery)
     relevance.check(queries.shape[0], columns.shape[1])
-    return _ranked(queries, columns, relevance, top, BLOCK_SCORES)
+    return ranked(queries, columns, relevance, top, BLOCK_SCORES)
 
 
-def _ranked(queries: Any, columns: Any, relevance: Relevance, top: int, block_scores: int) -> Ranks:
+def ranked(queries: Any, columns: Any, relevance: Relevance, top: int, block_scores: int) -> Ranks:
+    """Rank the columns for every query, both checked."""
+
     def rank(scores: NDArray[np.float32], start: int) -> tuple[Counted, NDArray[np.int64]]:
-        return _rank(scores, start, relevance, top)
+        return rank_block(scores, start, relevance, top)
 
-    return _join(_of_blocks(rank, queries, columns, block_scores), relevance)
+    return join_blocks(of_blocks(rank, queries, columns, block_scores), relevance)
 
 
 def first_of_gallery(queries: Any, gallery: Any, k: int) -> NDArray[np.int64]:
@@ -163,35 +157,13 @@ def first_of_gallery(queries: Any, gallery: Any, k: int) -> NDArray[np.int64]:
 
     By score; at equal score the lower position first. `NO_ITEM` beyond the gallery.
     """
-    queries, columns = _sides(queries, gallery)
+    queries, columns = checked_sides(queries, gallery)
     none, same = np.full(queries.shape[0], -1), np.zeros(columns.shape[1], dtype=np.int64)
 
     def first(scores: NDArray[np.float32], start: int) -> NDArray[np.int64]:
         return first_places(scores, none[start : start + len(scores)], same, k)
 
-    return np.concatenate(_of_blocks(first, queries, columns, BLOCK_SCORES))
-
-
-def _sides(queries: Any, gallery: Any) -> tuple[Any, Any]:
-    """Return queries (n, r) and gallery columns (r, g) in float32, checked."""
-    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
-        msg = (
-            f"Queries and gallery must be matrices over one shared space, got shapes "
-            f"{queries.shape} and {gallery.shape}. Project both with the same alignment."
-        )
-        raise MetricError(msg)
-    if not queries.shape[0] or not gallery.shape[0]:
-        msg = (
-            f"There is nothing to rank: {queries.shape[0]:,} queries, {gallery.shape[0]:,} gallery "
-            "items."
-        )
-        raise MetricError(msg)
-    queries, columns = _in_float32(queries), _in_float32(gallery).T
-    for name, rows in (("query", queries), ("gallery", columns)):
-        if not np.isfinite(rows.data if issparse(rows) else rows).all():
-            msg = f"A {name} projection is not finite: nothing can be ranked by it."
-            raise MetricError(msg)
-    return queries, columns
+    return np.concatenate(of_blocks(first, queries, columns, BLOCK_SCORES))
 
 
 def ranks_from_scores(
@@ -248,58 +220,18 @@ def rank_blocks(
         if np.isnan(scores).any():
             msg = "A score is NaN: nothing can be ranked by it."
             raise MetricError(msg)
-        done.append(_rank(scores, start, relevance, top))
+        done.append(rank_block(scores, start, relevance, top))
         start += len(scores)
     if start != n:
         msg = f"Scores have {start:,} rows for {n:,} queries."
         raise MetricError(msg)
-    return _join(done, relevance)
+    return join_blocks(done, relevance)
 
 
-def _in_float32(rows: Any) -> Any:
-    return rows.astype(np.float32) if issparse(rows) else np.ascontiguousarray(rows, np.float32)
-
-
-def _of_blocks(
-    function: Callable[[NDArray[np.float32], int], Result],
-    queries: Any,
-    columns: Any,
-    block_scores: int,
-) -> list[Result]:
-    """Return function(scores, first row) for blocks of rows of the scores, queries @ columns.
-
-    A block is valid during its call. Where there are several they are made side by side, a thread
-    each: beside a product with all threads and counting with one, 5,000 × 25,000 × 512 took a fifth
-    less with two.
-
-    Equal gallery items get equal scores. A product with a single row goes through another kernel
-    (gemv), which gives identical columns different last bits: measured, 22 of 200 ties were
-    broken by it.
-    """
-    n, g = queries.shape[0], columns.shape[1]
-    rows = max(1, block_scores // g)
-    memory = threading.local()
-
-    def of_block(start: int) -> Result:
-        part = queries[start : start + rows]
-        if issparse(part):
-            # Products are summed in the order of the query's own entries: equal items, equal
-            # scores.
-            return function(np.asarray((part @ columns).toarray()), start)
-        size = len(part)
-        if size == 1:
-            part = np.repeat(part, 2, axis=0)
-        # One block of memory a thread: taking it anew costs a page fault every 4 kB.
-        if not hasattr(memory, "block"):
-            memory.block = np.empty((max(2, min(rows, n)), g), dtype=np.float32)
-        return function(np.matmul(part, columns, out=memory.block[: len(part)])[:size], start)
-
-    return side_by_side(of_block, range(0, n, rows))
-
-
-def _rank(
+def rank_block(
     scores: NDArray[np.floating[Any]], start: int, relevance: Relevance, top: int
 ) -> tuple[Counted, NDArray[np.int64]]:
+    """Return what is counted on a block of scores, and the first places of its queries."""
     codes = relevance.query_codes[start : start + len(scores)]
     return (
         count_block(scores, start, relevance, CUTOFFS),
@@ -307,7 +239,8 @@ def _rank(
     )
 
 
-def _join(blocks: list[tuple[Counted, NDArray[np.int64]]], relevance: Relevance) -> Ranks:
+def join_blocks(blocks: list[tuple[Counted, NDArray[np.int64]]], relevance: Relevance) -> Ranks:
+    """Return the ranks of all queries from those of consecutive blocks."""
     counted, tops = zip(*blocks, strict=True)
     return Ranks(
         rank=np.concatenate([block.rank for block in counted]),

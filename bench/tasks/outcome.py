@@ -16,6 +16,7 @@ from bench.metrics import (
     Relevance,
     chance_levels,
     rank_blocks,
+    rank_both_ways,
     rank_relevant,
     summarise,
 )
@@ -156,6 +157,17 @@ class Question:
         if scorer != "cosine":
             queries, gallery = scorer_named(scorer)(queries, gallery)
         return self._pooled(rank_relevant(queries, gallery, self.relevance, top=self.top))
+
+    def rank_back(
+        self, back: Question, queries: Any, gallery: Any, *, scorer: Scorer = "cosine"
+    ) -> tuple[Outcome, Outcome]:
+        """Do the same for this question and for `back`, which asks with this one's gallery."""
+        if scorer != "cosine":
+            forth = self.rank(queries, gallery, scorer=scorer)
+            return forth, back.rank(gallery, queries, scorer=scorer)
+        assert back.top == self.top
+        ranks = rank_both_ways(queries, gallery, self.relevance, back.relevance, top=self.top)
+        return self._pooled(ranks[0]), back._pooled(ranks[1])
 
     def rank_blocks(self, blocks: Iterable[NDArray[Any]]) -> Outcome:
         """Do the same from scores that come in blocks of rows, together of shape (n, g)."""

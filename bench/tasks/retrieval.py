@@ -90,10 +90,7 @@ def prepare_retrieval(
 
     def scored(alignment: Projector) -> list[Outcome]:
         x, y = alignment.project_x(images.rows), alignment.project_y(captions.rows)
-        return [
-            to_caption.rank(x, y, scorer=options.scorer),
-            to_image.rank(y, x, scorer=options.scorer),
-        ]
+        return list(to_caption.rank_back(to_image, x, y, scorer=options.scorer))
 
     return scored
 

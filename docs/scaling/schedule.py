@@ -30,7 +30,7 @@ SCENARIOS = {
     "the same, each lost every 2 h for 10 min": replace(SLOW, mean_up=7200.0, away=600.0),
 }
 
-#: Parts for each worker. `featstore extract --devices` and Ray hand out 4.
+#: Parts for each worker. `featstore extract --devices` and Ray hand out 16 of a job as long as this.
 PARTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SEEDS = range(5)
 
@@ -79,7 +79,7 @@ def draw(found: dict[str, dict[str, list[float]]], out: Path) -> None:
     for panel, (name, lines) in zip(axes, found.items(), strict=True):
         for policy, values in lines.items():
             panel.plot(PARTS, values, color=colours[policy], marker=".", linewidth=1.6)
-        panel.axvline(4, color="#bbbbbb", linewidth=0.8, linestyle=":")
+        panel.axvline(16, color="#bbbbbb", linewidth=0.8, linestyle=":")
         panel.set_xscale("log", base=2)
         panel.set_xticks(PARTS, [str(parts) for parts in PARTS])
         panel.set_title(name, fontsize=9.5)

@@ -16,8 +16,13 @@ from featstore.extraction.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-#: Parts a worker: a slow device takes fewer, and a part that is lost is a small loss.
-PARTS_PER_WORKER = 4
+#: Parts a worker, at least and at most: a slow device takes fewer. docs/scaling.md simulates how many
+#: are best, one in 20 of 256 workers being slow: with 4 the job takes 1.8 times as long as it could,
+#: with 16 1.2 times.
+PARTS_PER_WORKER = (4, 16)
+
+#: Beyond the fewest, parts have so many blocks: to begin one costs seconds.
+BLOCKS_OF_A_PART = 8
 
 #: Workers that one part may cost before the job gives up: it is probably the part's fault.
 DEATHS_OF_A_PART = 3
@@ -89,9 +94,15 @@ def conduct(
     return merge_results(parts, last)
 
 
+def parts_of(blocks: int, workers: int) -> int:
+    """Return into how many parts a job is cut."""
+    fewest, most = (parts * workers for parts in PARTS_PER_WORKER)
+    return min(blocks, max(fewest, min(most, blocks // BLOCKS_OF_A_PART)))
+
+
 def _all_parts(crew: Crew, plan: SharedPlan, summed: SummedProgress) -> list[list[ExtractResult]]:
     """Have every part done by whoever is idle; return their results."""
-    world_size = min(plan.blocks, PARTS_PER_WORKER * len(crew.living()))
+    world_size = parts_of(plan.blocks, len(crew.living()))
     waiting, working = deque(range(world_size)), dict[int, int]()
     deaths: Counter[int] = Counter()
     results: dict[int, list[ExtractResult]] = {}

@@ -13,6 +13,7 @@ import featstore
 from featstore.errors import EncoderError, TooManyFailuresError
 from featstore.extraction import BlockDone, EncoderChoice, Progress, extract_many
 from featstore.extraction.engines import extract_on_devices
+from featstore.extraction.engines.conducting import parts_of
 from featstore.extraction.engines.devices import parse_devices
 from featstore.manifest import Manifest
 from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
@@ -116,3 +117,13 @@ def test_all_devices_are_the_gpus_of_this_machine(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(EncoderError, match=r"no GPU .* --devices cpu,cpu"):
         parse_devices("all")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "workers", "parts"),
+    [(3, 2, 3), (8, 2, 8), (40, 2, 8), (160, 2, 20), (10**4, 2, 32), (12_208, 256, 1526)],
+)
+def test_parts_are_four_to_sixteen_a_worker_and_more_than_four_only_of_eight_blocks(
+    blocks: int, workers: int, parts: int
+) -> None:
+    assert parts_of(blocks, workers) == parts

@@ -53,7 +53,7 @@ def test_an_actor_killed_in_the_middle_is_restarted_and_the_store_is_the_same(
     monkeypatch.setattr(RayCrew, "__enter__", entered)
     monkeypatch.setattr(RayCrew, "__exit__", left)
     monkeypatch.setattr(ray_engine, "LOOK", 0.02)  # or all is over before one looks
-    monkeypatch.setattr(conducting, "PARTS_PER_WORKER", 1)
+    monkeypatch.setattr(conducting, "PARTS_PER_WORKER", (1, 1))
     results = extract_on_ray(
         pictures, kind="image", encoders=choices, store=store, devices="cpu,cpu",
         options=settled(on_block=kill_one, on_progress=seen.append),
