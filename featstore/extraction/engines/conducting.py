@@ -16,9 +16,8 @@ from featstore.extraction.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-#: Parts a worker, at least and at most: a slow device takes fewer. docs/scaling.md simulates how many
-#: are best, one in 20 of 256 workers being slow: with 4 the job takes 1.8 times as long as it could,
-#: with 16 1.2 times.
+#: Parts a worker, at least and at most: a slow device takes fewer. Simulated in docs/scaling.md: of
+#: 256 workers one in 20 slow, a job takes 1.8 times as long as it could with 4, 1.2 with 16.
 PARTS_PER_WORKER = (4, 16)
 
 #: Beyond the fewest, parts have so many blocks: to begin one costs seconds.
