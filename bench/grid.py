@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bench.corpus import Corpus
 from bench.fits import Fitted, fit_run, prototype_pairs, training_pairs, unlabelled_images
+from bench.metrics.equal_rows import first_equal
 from bench.options import Hubness, Retrieval, ZeroShot
 from bench.protocol import Split
 from bench.runs import Run
@@ -257,8 +258,7 @@ class _ByPosition(Projector):
 class _Positions:
     """The rows that are scored: every different one once, and which of them each item has.
 
-    Equal texts then have equal projections: the last rows of a product may go through another
-    kernel than those before, and ties would be broken by it.
+    Equal texts then have equal projections, see `bench.tasks.projections`.
     """
 
     def __init__(self, corpus: Corpus) -> None:
@@ -279,9 +279,6 @@ class _Positions:
 
 def _distinct(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any]:
     """Return the different rows, in the order of their first, and the position of each in them."""
-    as_bytes = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1] * rows.itemsize)))
-    _, first, inverse = np.unique(as_bytes.ravel(), return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    return rows[first[order]], place[inverse][:, None]
+    found = first_equal(rows)
+    firsts = np.flatnonzero(found == np.arange(len(rows)))
+    return rows[firsts], np.searchsorted(firsts, found)[:, None]

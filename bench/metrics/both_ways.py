@@ -10,10 +10,14 @@ from scipy.sparse import issparse
 
 from bench.metrics.column_queries import ColumnQueries
 from bench.metrics.counting import MAX_PASSES, Counted
+from bench.metrics.equal_rows import EqualRows
 from bench.metrics.ranks import CUTOFFS, Ranks, join_blocks, rank_block, ranked
 from bench.metrics.relevance import Relevance
-from bench.metrics.repeated_rows import RepeatedRows
 from bench.metrics.score_blocks import BLOCK_SCORES, checked_sides, of_blocks
+
+# More is looked at a block than where one direction is counted: of 25,000 × 5,000 scores, blocks of
+# 2.5 M took 2 to 12 % less time than of 8 M. Products of fewer rows are slower.
+SMALL_BLOCK, FEWEST_ROWS = 2_500_000, 400
 
 
 def rank_both_ways(
@@ -23,7 +27,7 @@ def rank_both_ways(
     y_to_x: Relevance,
     *,
     top: int = 5,
-    block_scores: int = BLOCK_SCORES,
+    block_scores: int | None = None,
 ) -> tuple[Ranks, Ranks]:
     """Rank the rows of y for every row of x, and those of x for every row of y.
 
@@ -37,8 +41,9 @@ def rank_both_ways(
     x, y : arrays or csr_arrays of shape (n, r) and (m, r)
     x_to_y, y_to_x : Relevance
         Of n queries to m items, and of m queries to n items.
-    top, block_scores : int
-        See `bench.metrics.rank_projections`.
+    top : int
+    block_scores : int, optional
+        See `bench.metrics.rank_projections`; by default about `SMALL_BLOCK`.
 
     Raises
     ------
@@ -50,6 +55,8 @@ def rank_both_ways(
         return of_x, of_y
     rows, columns = checked_sides(x, y)
     n, m = rows.shape[0], columns.shape[1]
+    if block_scores is None:
+        block_scores = max(SMALL_BLOCK, min(BLOCK_SCORES, FEWEST_ROWS * m))
     x_to_y.check(n, m)
     y_to_x.check(m, n)
 
@@ -59,14 +66,16 @@ def rank_both_ways(
 
     if issparse(rows) or issparse(columns) or y_to_x.counts.max() > MAX_PASSES:
         return ranked(rows, columns, x_to_y, top, block_scores), second()
-    repeated = RepeatedRows.of(rows)
-    if len(repeated.firsts) * m > block_scores:
+    equal = EqualRows.of(rows)
+    if len(equal.repeated) * m > block_scores:
         return ranked(rows, columns, x_to_y, top, block_scores), second()
-    same = repeated.scores(columns)
+    same = np.zeros((0, m), dtype=np.float32)
+    if len(equal.repeated):
+        (same,) = of_blocks(lambda scores, _: scores.copy(), equal.repeated, columns, block_scores)
     queries = ColumnQueries(rows, columns, y_to_x, top)
 
     def both(scores: NDArray[np.float32], start: int) -> tuple[Counted, NDArray[np.int64]]:
-        repeated.put(same, scores, start)
+        equal.tie(same, scores, start)
         queries.add(scores, start)
         return rank_block(scores, start, x_to_y, top)
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import MetricError
+from bench.metrics.equal_rows import EqualColumns
 from bench.metrics.first_places import first_places
 
 # Scores held at once: 32 MiB.
@@ -34,10 +35,11 @@ def nearest_rows(rows: NDArray[np.floating[Any]], k: int) -> NDArray[np.int64]:
         msg = f"{k} neighbours of a row need at least {k + 1} rows; got {n:,}."
         raise MetricError(msg)
     none_relevant = np.full(n, -1), np.zeros(n, dtype=np.int64)
-    size = max(2, BLOCK_SCORES // n)
+    size = max(1, BLOCK_SCORES // n)
+    equal = EqualColumns.of(unit)
     found = []
     for start in range(0, n, size):
-        scores = unit[start : start + size] @ unit.T
+        scores = equal.tie(unit[start : start + size] @ unit.T)
         own = np.arange(start, start + len(scores))
         scores[own - start, own] = -np.inf
         found.append(first_places(scores, none_relevant[0][own], none_relevant[1], k))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from bench.errors import MetricError
+from bench.metrics.equal_rows import EqualColumns
 from fitters.side_by_side import side_by_side
 
 Result = TypeVar("Result")
@@ -67,13 +68,11 @@ def of_blocks(
     are made side by side, a thread each: beside a product with all threads and counting with one,
     5,000 × 25,000 × 512 took a fifth less with two.
 
-    Equal gallery items get equal scores. A product with a single row goes through another kernel
-    (gemv), which gives identical columns different last bits: measured, 22 of 200 ties were
-    broken by it.
+    Equal gallery items get equal scores, which a product alone does not do: see `equal_rows`.
     """
     n, g = queries.shape[0], columns.shape[1]
-    # Equally large: a last block of few rows would be multiplied by other kernels.
-    rows = -(-n // -(-n // max(1, block_scores // g)))
+    rows = -(-n // -(-n // max(1, block_scores // g)))  # equally large blocks
+    equal = None if issparse(columns) else EqualColumns.of(columns.T)
     memory = threading.local()
 
     def of_block(start: int) -> Result:
@@ -82,12 +81,10 @@ def of_blocks(
             # Products are summed in the order of the query's own entries: equal items, equal
             # scores.
             return function(np.asarray((part @ columns).toarray()), start)
-        size = len(part)
-        if size == 1:
-            part = np.repeat(part, 2, axis=0)
         # One block of memory a thread: taking it anew costs a page fault every 4 kB.
         if not hasattr(memory, "block"):
-            memory.block = np.empty((max(2, min(rows, n)), g), dtype=np.float32)
-        return function(np.matmul(part, columns, out=memory.block[: len(part)])[:size], start)
+            memory.block = np.empty((min(rows, n), g), dtype=np.float32)
+        scores = np.matmul(part, columns, out=memory.block[: len(part)])
+        return function(scores if equal is None else equal.tie(scores), start)
 
     return side_by_side(of_block, range(0, n, rows))

@@ -7,6 +7,7 @@ from bench.metrics import first_of_gallery
 from bench.metrics.neighbours import occurrence_skew, occurrence_skew_chance
 from bench.options import Hubness
 from bench.tasks.outcome import Outcome, Projector
+from bench.tasks.projections import once_each
 from fitters.scorers import scorer_named
 
 
@@ -24,7 +25,8 @@ def score_hubness(
     """
     options = options or Hubness()
     k = min(options.k, len(texts))
-    x, y = alignment.project_x(images.rows), alignment.project_y(texts.rows)
+    x = once_each(alignment.project_x, images.rows)
+    y = once_each(alignment.project_y, texts.rows)
     if options.scorer != "cosine":
         x, y = scorer_named(options.scorer)(x, y)
     top = first_of_gallery(x, y, k)

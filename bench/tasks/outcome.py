@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
 from bench.metrics import (
     NO_ITEM,
@@ -20,6 +21,7 @@ from bench.metrics import (
     rank_relevant,
     summarise,
 )
+from bench.metrics.equal_rows import first_equal
 from bench.options import Scorer
 from fitters.scorers import scorer_named
 
@@ -155,7 +157,9 @@ class Question:
             One of `fitters.scorers.SCORERS`.
         """
         if scorer != "cosine":
+            same = None if issparse(gallery) else first_equal(gallery)
             queries, gallery = scorer_named(scorer)(queries, gallery)
+            gallery = gallery if same is None else gallery[same]
         return self._pooled(rank_relevant(queries, gallery, self.relevance, top=self.top))
 
     def rank_back(

@@ -13,6 +13,7 @@ from bench.corpus import Items
 from bench.errors import ProtocolError
 from bench.options import Retrieval
 from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, Question
+from bench.tasks.projections import once_each
 
 METRICS = (
     "R@1", "R@5", "R@10", "recall@1", "recall@5", "recall@10", "P@1", "P@5", "P@10",
@@ -89,7 +90,8 @@ def prepare_retrieval(
     )
 
     def scored(alignment: Projector) -> list[Outcome]:
-        x, y = alignment.project_x(images.rows), alignment.project_y(captions.rows)
+        x = once_each(alignment.project_x, images.rows)
+        y = once_each(alignment.project_y, captions.rows)
         return list(to_caption.rank_back(to_image, x, y, scorer=options.scorer))
 
     return scored

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
 from bench.corpus import Items
 from bench.errors import ProtocolError
+from bench.metrics.equal_rows import EqualColumns
 from bench.options import ZeroShot
 from bench.tasks.classified import METRICS, with_class_metrics
 from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, Question
+from bench.tasks.projections import once_each
 
 # Scores held at once where a class has several prompts: 32 MiB.
 _BLOCK = 8_000_000
@@ -90,8 +93,9 @@ def prepare_zero_shot(
         asked = question("image→name", names)
 
         def best(alignment: Projector) -> list[Outcome]:
-            projected = alignment.project_x(images.rows), alignment.project_y(every.rows)
-            outcome = asked.rank_blocks(_best_prompt(*projected, every, names))
+            x = once_each(alignment.project_x, images.rows)
+            y = once_each(alignment.project_y, every.rows)
+            outcome = asked.rank_blocks(_best_prompt(x, y, every, names))
             return [with_class_metrics(outcome, seen=known)]
 
         return best
@@ -106,9 +110,9 @@ def prepare_zero_shot(
     questions = [(question(direction, own), own) for direction, own in texts.items()]
 
     def scored(alignment: Projector) -> list[Outcome]:
-        x = alignment.project_x(images.rows)
+        x = once_each(alignment.project_x, images.rows)
         outcomes = [
-            asked.rank(x, alignment.project_y(own.rows), scorer=options.scorer)
+            asked.rank(x, once_each(alignment.project_y, own.rows), scorer=options.scorer)
             for asked, own in questions
         ]
         return [with_class_metrics(outcome, seen=known) for outcome in outcomes]
@@ -171,8 +175,9 @@ def _best_prompt(images: Any, texts: Any, prompts: Items, names: Items) -> Any:
     order = np.argsort(owner, kind="stable")
     starts = np.searchsorted(owner[order], np.arange(len(names)))
     columns = texts[order].T
-    rows = max(2, _BLOCK // max(1, len(prompts)))
+    equal = None if issparse(texts) else EqualColumns.of(texts[order])
+    rows = max(1, _BLOCK // max(1, len(prompts)))
     for start in range(0, images.shape[0], rows):
         scores = images[start : start + rows] @ columns
-        dense = scores.toarray() if hasattr(scores, "toarray") else scores
+        dense = scores.toarray() if equal is None else equal.tie(scores)
         yield np.maximum.reduceat(np.asarray(dense, np.float32), starts, axis=1)

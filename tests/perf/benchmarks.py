@@ -23,7 +23,7 @@ GIGABYTE = 1_000_000_000
 
 def figures(folder: Path) -> Iterator[Figure]:
     """Yield the lines of the group ``bench``."""
-    from bench.metrics import rank_projections
+    from bench.metrics import Relevance, rank_both_ways
 
     rng = np.random.default_rng(0)
     images = rng.standard_normal((IMAGES, DIM), dtype=np.float32)
@@ -35,8 +35,9 @@ def figures(folder: Path) -> Iterator[Figure]:
     of_text = np.repeat(of_image, CAPTIONS // IMAGES)
 
     def ours() -> None:
-        rank_projections(images, texts, of_image, of_text)
-        rank_projections(texts, images, of_text, of_image)
+        to_text = Relevance.build(of_image, of_text, IMAGES, CAPTIONS)
+        to_image = Relevance.build(of_text, of_image, CAPTIONS, IMAGES)
+        rank_both_ways(images, texts, to_text, to_image)
 
     def bare() -> None:
         _ = (images @ texts.T, texts @ images.T)

@@ -1,4 +1,4 @@
-"""Print the bytes of memory by which ranking n queries against g gallery items makes this grow.
+"""Print the bytes of memory by which ranking n against g items, both ways, makes this grow.
 
 Counted as in `scan_memory`, the projections themselves included; dense of 512 columns, or sparse
 with 800 entries a row as ASIF makes them.
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from bench.metrics import rank_projections
+from bench.metrics import Relevance, rank_both_ways
 from tests.perf.scan_memory import anonymous_bytes
 
 DENSE, ENTRIES = 512, 800
@@ -38,11 +38,13 @@ def main() -> None:
         make = _dense if kind == "dense" else _sparse
         columns = DENSE if kind == "dense" else int(sys.argv[4])
         queries, gallery = make(rng, n, columns), make(rng, g, columns)
-        ranks = rank_projections(queries, gallery, np.arange(n), np.arange(g) % n)
+        groups = np.arange(n), np.arange(g) % n
+        there, back = Relevance.build(*groups, n, g), Relevance.build(*groups[::-1], g, n)
+        ranks, of_gallery = rank_both_ways(queries, gallery, there, back)
     finally:
         done.set()
         sampler.join()
-    assert len(ranks.rank) == n
+    assert (len(ranks.rank), len(of_gallery.rank)) == (n, g)
     print(max(seen) - base)
 
 

@@ -1,0 +1,91 @@
+"""Rows that are the same, and scores that have to be.
+
+Equal items tie, and ties count against. But a matrix product does not give equal rows or columns
+equal bits: which kernel they go through hangs on where they stand. OpenBLAS 0.3.31 gave 509 of 517
+copies of one column other bits than the first (570 × 384 · 384 × 517, float32, its kernels for
+Haswell). So the scores of one are written over those of the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Rows that differ almost always differ in these columns.
+_LOOKED_AT = 4
+
+
+def first_equal(rows: NDArray[Any]) -> NDArray[np.int64]:
+    """Return, for each of n rows, the position of the first row with the same bytes, shape (n,)."""
+    key = np.zeros(len(rows), dtype=np.uint64)
+    for column in rows[:, :_LOOKED_AT].T:
+        bits = np.ascontiguousarray(column).view(f"u{rows.itemsize}")
+        key = key * np.uint64(0x9E3779B97F4A7C15) + bits
+    _, first, code, counts = np.unique(
+        key, return_index=True, return_inverse=True, return_counts=True
+    )
+    found: NDArray[np.int64] = first[code].astype(np.int64)
+    seen: dict[bytes, int] = {}
+    for position in np.flatnonzero(counts[code] > 1).tolist():
+        found[position] = seen.setdefault(rows[position].tobytes(), position)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class EqualColumns:
+    """Columns of scores that belong to the same item as an earlier one.
+
+    Attributes
+    ----------
+    others, firsts : int64 arrays of equal length
+        Column ``others[i]`` is to be as column ``firsts[i]``.
+    """
+
+    others: NDArray[np.int64]
+    firsts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, items: NDArray[Any]) -> EqualColumns:
+        """Find them for items of shape (g, r), whose scores are the columns."""
+        found = first_equal(items)
+        others = np.flatnonzero(found != np.arange(len(items)))
+        return cls(others, found[others])
+
+    def tie(self, scores: NDArray[Any]) -> NDArray[Any]:
+        """Write the scores of the first over those of the others, shape (b, g); return them."""
+        if len(self.others):
+            scores[:, self.others] = scores[:, self.firsts]
+        return scores
+
+
+@dataclass(frozen=True, eq=False)
+class EqualRows:
+    """The same for the rows of a product, which come in blocks.
+
+    Attributes
+    ----------
+    repeated : float32 array of shape (k, r)
+        Every row that occurs more than once, one time.
+    positions, which : int64 arrays of equal length
+        Where these are, ascending, and which of them is there.
+    """
+
+    repeated: NDArray[np.float32]
+    positions: NDArray[np.int64]
+    which: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: NDArray[np.float32]) -> EqualRows:
+        """Find them in rows of shape (n, r)."""
+        found = first_equal(rows)
+        times = np.bincount(found, minlength=len(rows))
+        firsts, positions = np.flatnonzero(times > 1), np.flatnonzero(times[found] > 1)
+        return cls(rows[firsts], positions, np.searchsorted(firsts, found[positions]))
+
+    def tie(self, same: NDArray[np.float32], scores: NDArray[np.float32], start: int) -> None:
+        """Write over a block of scores, of the rows from `start` on, those of `repeated`."""
+        here = slice(*np.searchsorted(self.positions, (start, start + len(scores))))
+        scores[self.positions[here] - start] = same[self.which[here]]
