@@ -66,7 +66,8 @@ class ColumnQueries:
         self._own = np.empty(len(query), dtype=np.float32)
         self._sure = np.zeros((most, m), dtype=np.int64)
         self._near: list[list[Listed]] = [[] for _ in range(most)]
-        self._level = np.full(m, -np.inf, dtype=np.float32)
+        # The k largest maxima of groups of rows, the k-th first.
+        self._best = np.full((min(top, n), m), -np.inf, dtype=np.float32)
         self._first: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]] = []
         # Where scores overflow there are no bounds.
         self._listed = 0 if np.isfinite([low, high]).all() else self._most_listed + 1
@@ -116,22 +117,22 @@ class ColumnQueries:
         return (flat % scores.shape[1]).astype(np.int32), scores.reshape(-1)[flat]
 
     def _keep_first(self, scores: NDArray[np.float32], start: int) -> None:
-        """List what may be among the first: what reaches the first places of some block.
+        """List what may be among the first: what reaches the first places of the rows so far.
 
         Of groups of rows, k have the k largest maxima, so at least k scores reach the k-th.
         """
         b, m = scores.shape
-        k = min(self._top, len(self._relevance.gallery_codes))
+        k = len(self._best)
         if k == 0:
             return
         width = max(1, min(WIDTH, b // (4 * k)))
         groups = b // width
-        level = self._level
         if groups >= k:
             maxima = scores[: groups * width].reshape(groups, width, m).max(axis=1)
-            kth = np.partition(maxima, groups - k, axis=0)[groups - k]
+            best = np.partition(maxima, groups - k, axis=0)[groups - k :]
             with self._lock:
-                level = self._level = np.maximum(self._level, kth)
+                self._best = np.partition(np.concatenate([self._best, best]), k, axis=0)[k:]
+        level = self._best[0]
         chosen = scores >= level
         count = np.count_nonzero(chosen)
         with self._lock:
@@ -156,9 +157,9 @@ class ColumnQueries:
             at_least[items[having]] += self._sure[place][having]
             own = np.full(len(items), np.inf, dtype=np.float32)
             own[having] = self._own[items[having]]
-            for column, score in listed:
-                passed = np.bincount(column[score >= own[column]], minlength=len(items))
-                at_least[items[having]] += passed[having]
+            column, score = (np.concatenate(parts) for parts in zip(*listed, strict=True))
+            passed = np.bincount(column[score >= own[column]], minlength=len(items))
+            at_least[items[having]] += passed[having]
         order = np.lexsort((-self._own, self._query))
         counted = counted_items(self._own[order], at_least[order], self._relevance.counts, cutoffs)
         return counted, self._first_places()
@@ -170,7 +171,7 @@ class ColumnQueries:
         if k == 0:
             return out
         row, column, score = (np.concatenate(parts) for parts in zip(*self._first, strict=True))
-        kept = np.flatnonzero(score >= self._level[column])
+        kept = np.flatnonzero(score >= self._best[0][column])
         row, column, score = row[kept], column[kept], score[kept]
         relevant = self._relevance.gallery_codes[row] == self._relevance.query_codes[column]
         order = np.lexsort((row, relevant, -score, column))
