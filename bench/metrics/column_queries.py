@@ -108,7 +108,7 @@ class ColumnQueries:
                 return
 
     def _list(self, scores: NDArray[np.float32], chosen: NDArray[np.bool_]) -> Listed:
-        count = np.count_nonzero(chosen)
+        count = int(np.count_nonzero(chosen))
         with self._lock:
             self._listed += count
         if self.crowded:
@@ -134,7 +134,7 @@ class ColumnQueries:
                 self._best = np.partition(np.concatenate([self._best, best]), k, axis=0)[k:]
         level = self._best[0]
         chosen = scores >= level
-        count = np.count_nonzero(chosen)
+        count = int(np.count_nonzero(chosen))
         with self._lock:
             self._listed += count
         if self.crowded:
