@@ -93,7 +93,7 @@ class MLPAligner(TrainedAligner):
         after so many epochs without a better mean reciprocal rank, keep the best epoch.
     validation_fraction : float
     precision : {"auto", "float32", "bf16"}
-        Of the heads in training; "auto" is bf16 where the processor has AMX.
+        Of the heads in training; "auto" is bf16 where the processor has a unit for it.
     legacy : bool
         What the original's code does where it deviates from its paper: siglip's mean over all
         pairs, STRUCTURE's swapped divergence and closed gate, DeViSE's first violating text.
