@@ -8,7 +8,7 @@ from fitters import ICISAligner, MLPAligner
 
 ESTIMATORS = [
     MLPAligner("paper", width=8, epochs=2),
-    MLPAligner("linear", "x->y", loss="mse", epochs=2),
+    MLPAligner("linear", "x->y", loss="mse", epochs=2, precision="float32"),
     ICISAligner(8, epochs=2),
 ]
 

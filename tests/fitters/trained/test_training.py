@@ -90,7 +90,7 @@ def test_the_linear_head_on_squared_errors_is_ridge(direction, rng):
     decay = 0.02
     trained = MLPAligner(
         "linear", direction, bias=False, loss="mse", weight_decay=decay, learning_rate=0.05,
-        epochs=1000, batch_size=60,
+        epochs=1000, batch_size=60, precision="float32",
     ).fit(x, y)  # fmt: skip
     alpha = n * d * decay / 2
     ridge = RidgeAligner(direction, alpha=alpha, relative=False, center=False).fit(x, y)
@@ -106,7 +106,7 @@ def test_weights_are_masses(rng):
     kept = weight > 0
     trained = MLPAligner(
         "linear", "x->y", bias=False, loss="mse", weight_decay=0.02, learning_rate=0.05,
-        epochs=1000, batch_size=40,
+        epochs=1000, batch_size=40, precision="float32",
     ).fit(x, y, weight)  # fmt: skip
     scaled = weight[kept] / weight[kept].mean()
     alpha = kept.sum() * y.shape[1] * 0.02 / 2
