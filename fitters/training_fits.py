@@ -12,7 +12,7 @@ from fitters.alignment import Alignment
 from fitters.errors import SettingError
 from fitters.methods import TRAINING, method_named
 from fitters.moments.transform import SideTransform
-from fitters.trained.precision import resolve
+from fitters.trained.precision import Precision, resolve
 from fitters.trained.presets import preset
 from fitters.trained.progress import OnEpoch
 
@@ -34,6 +34,8 @@ class TrainingOptions:
         Prototypes first, then real pairs alone.
     patience : int, optional
         Epochs without a better held-out mean reciprocal rank before it stops.
+    precision : {"auto", "float32", "bf16"}, optional
+        See `fitters.MLPAligner`.
     checkpoint : Path, optional
         File that the state is kept in; see `TrainedAligner.fit`.
     on_epoch : callable, optional
@@ -46,6 +48,7 @@ class TrainingOptions:
     share: float | None = None
     sequential: bool = False
     patience: int | None = None
+    precision: Precision | None = None
     checkpoint: Path | None = None
     on_epoch: OnEpoch | None = None
 
@@ -103,6 +106,7 @@ def fit_trained(
     if legacy and "legacy" not in spec.options:
         legacy = False
     asked = {name: getattr(options, name) for name in TRAINING}
+    asked["precision"] = options.precision
     changes = {name: value for name, value in asked.items() if value not in (None, False)}
     n_prototypes = 0 if prototypes is None else prototypes.n
     n_real = 0 if real is None else real.n

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from bench.code import code_digest
 from fitters import PRESETS
+from fitters.trained.precision import PRECISIONS, Precision
 from fitters.training_fits import TrainingOptions
 
 CLOSED = ("ridge", "procrustes", "csa", "asif", "conse")
@@ -32,6 +34,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="at most so many epochs")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--only", help="comma-separated presets and methods; default all")
     parser.add_argument("--out", type=Path, help="file to write")
     arguments = parser.parse_args()
@@ -43,8 +46,9 @@ def main() -> int:
         bench = Bench(arguments.store, kept)
         for name in names:
             for centred in (False, True) if name in PRESETS else (True,):
+                settings = TrainingSettings(arguments.epochs, arguments.precision, centred)
                 found = [
-                    _measured(bench, name, seed, arguments.epochs, centred=centred)
+                    _measured(bench, name, seed, settings)
                     for seed in range(arguments.seeds if name in PRESETS else 1)
                 ]
                 rows.append(_row(name, found, centred=centred))
@@ -57,9 +61,16 @@ def main() -> int:
     return 0
 
 
-def _measured(
-    bench: Bench, name: str, seed: int, most: int | None, *, centred: bool
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How every preset is trained: at most so many epochs, in which precision, on which rows."""
+
+    most_epochs: int | None
+    precision: Precision
+    centred: bool
+
+
+def _measured(bench: Bench, name: str, seed: int, settings: TrainingSettings) -> dict[str, Any]:
     """Return accuracies and seconds of one fit on the head alone, measured or kept."""
 
     def measure() -> dict[str, Any]:
@@ -67,14 +78,14 @@ def _measured(
         if name in PRESETS:
             assert bench.corpus.head is not None
             own = PRESETS[name].epochs(len(bench.corpus.head.weight))
-            epochs = own if most is None else min(own, most)
-            given = {"training": TrainingOptions(epochs=epochs), "centre": centred}
+            epochs = min(own, settings.most_epochs or own)
+            training = TrainingOptions(epochs=epochs, precision=settings.precision)
+            given = {"training": training, "centre": settings.centred}
         score = bench.alone(name, bench.corpus, seed=seed, **given)
         found = {metric: float(score.of(metric).mean()) for metric in TOP}
         return {**found, "seconds": score.seconds, "epochs": score.choice.get("epochs")}
 
-    rows = "centred" if centred else "as published"
-    found: dict[str, Any] = bench.once(f"trained {name} {seed} {most} {rows}", measure)
+    found: dict[str, Any] = bench.once(f"trained {name} {seed} {settings}", measure)
     return found
 
 
