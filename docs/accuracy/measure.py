@@ -109,18 +109,18 @@ class Bench:
 
 @dataclass(frozen=True, eq=False)
 class Corrected:
-    """Projections that a scorer has corrected: whatever is projected, these are returned."""
+    """Projections that a scorer has corrected; what is projected are their positions."""
 
     x: Any
     y: Any
 
-    def project_x(self, _: Any) -> Any:
+    def project_x(self, positions: Any) -> Any:
         """Return the corrected queries."""
-        return self.x
+        return self.x[positions[:, 0]]
 
-    def project_y(self, _: Any) -> Any:
+    def project_y(self, positions: Any) -> Any:
         """Return the corrected gallery."""
-        return self.y
+        return self.y[positions[:, 0]]
 
 
 def scored(
@@ -134,6 +134,9 @@ def scored(
 ) -> Score:
     """Return how an alignment ranks the names for the images, by cosine and by other scorers."""
     sides = alignment.project_x(images.rows), alignment.project_y(names.rows)
+    images, names = (
+        replace(items, rows=np.arange(len(items))[:, None]) for items in (images, names)
+    )
     outcome, *others = (
         score_zero_shot(Corrected(*scorer_named(name)(*sides)), images, names)[0]
         for name in ("cosine", *scorers)
