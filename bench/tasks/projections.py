@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.errors import ProtocolError
 from bench.metrics.equal_rows import first_equal
 
 
@@ -16,9 +17,16 @@ def once_each(project: Callable[[NDArray[Any]], Any], rows: NDArray[Any]) -> Any
 
     Two captions with the same words are one row to an alignment, but its products may give them
     other last bits: see `bench.metrics.equal_rows`.
+
+    Raises
+    ------
+    ProtocolError
+        If the projection does not return a row for each that it was given.
     """
     found = first_equal(rows)
     firsts = np.flatnonzero(found == np.arange(len(rows)))
-    if len(firsts) == len(rows):
-        return project(rows)
-    return project(rows[firsts])[np.searchsorted(firsts, found)]
+    projected = project(rows if len(firsts) == len(rows) else rows[firsts])
+    if projected.shape[0] != len(firsts):
+        msg = f"{len(firsts):,} rows were projected to {projected.shape[0]:,}: it takes one a row."
+        raise ProtocolError(msg)
+    return projected if len(firsts) == len(rows) else projected[np.searchsorted(firsts, found)]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.corpus import Items
+from bench.errors import ProtocolError
 from bench.metrics import first_of_gallery, rank_projections
 from bench.metrics.equal_rows import EqualColumns, EqualRows, first_equal
 from bench.metrics.neighbours import nearest_rows
@@ -135,3 +136,5 @@ def test_every_different_row_is_projected_once(rng):
     np.testing.assert_array_equal(once_each(project, rows), rows * 2)
     np.testing.assert_array_equal(once_each(project, rows[:1]), rows[:1] * 2)
     assert seen == [4, 1]
+    with pytest.raises(ProtocolError, match="4 rows were projected to 30"):
+        once_each(lambda _: rows, rows)
