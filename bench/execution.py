@@ -29,7 +29,7 @@ from bench.results import (
 from bench.runs import Run
 from bench.scoring import Scoring, split_of
 from bench.tasks import Outcome
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featstore.extraction import extract, extract_head
+    from featstore.store.opening import open_store
     from featstore.store.pairs import PairedView
-    from featstore.store.store import FeatureStore, open_store
+    from featstore.store.store import FeatureStore
     from featstore.store.views import EmbeddingsView
 
 __version__ = "0.1.0"

@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 
 from bench.cells import METHOD_NAMES
 from bench.suites import create_smoke_store
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "from-address-to-table.ipynb"
 

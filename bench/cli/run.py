@@ -60,7 +60,7 @@ def command(
     listed, with the commands that make it.
     """
     from bench.suites import suite_named
-    from featstore.store.store import open_store
+    from featstore.store.opening import open_store
 
     chosen = suite_named(suite)
     if store is None and chosen.create_store is None:

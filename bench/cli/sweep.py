@@ -100,7 +100,7 @@ def command(
     """
     from bench.suites.sets import find_sets
     from bench.suites.sweep import Grid, sweep_runs
-    from featstore.store.store import open_store
+    from featstore.store.opening import open_store
 
     grid = Grid(
         methods=tuple(_words(methods)),

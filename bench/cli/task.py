@@ -101,7 +101,7 @@ def command(
     from bench.options import TASK_OPTIONS, parse_options
     from bench.suites.single import SUITE, TaskRequest, task_runs
     from featstore.errors import did_you_mean
-    from featstore.store.store import open_store
+    from featstore.store.opening import open_store
 
     if name not in TASK_OPTIONS:
         hint = did_you_mean(name, TASK_OPTIONS)

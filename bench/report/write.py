@@ -34,7 +34,8 @@ from bench.series import only_series
 from bench.suites.paper import published_table
 from bench.tables import comma_separated, published_lines, result_lines, result_table
 from featstore.store.files import write_file
-from featstore.store.store import FeatureStore, open_store
+from featstore.store.opening import open_store
+from featstore.store.store import FeatureStore
 
 #: A page above this size is refused: something that is no thumbnail was embedded.
 MAX_PAGE_BYTES = 5 * 2**20

@@ -29,7 +29,7 @@ from bench.protocol import Split, choice_rng, in_class_split
 from bench.suites.demo import demo_runs
 from bench.tasks import Outcome, Projector, score_few_shot
 from featstore.encoders.registry import open_encoder
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from fitters.few_shot import LEARNERS, PaperFewShot
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs

@@ -23,7 +23,7 @@ from bench.runs import Run
 from bench.statistics import paired_difference
 from bench.suites.demo import demo_runs
 from bench.tasks import Outcome, Projector, score_zero_shot
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from fitters.jobs import pair_head
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs

@@ -85,8 +85,8 @@ def encoding(root: Path) -> Iterator[Rate]:
 def storing(root: Path) -> Iterator[Rate]:
     """Measure writing, pushing, fetching and reading rows."""
     from featstore.share.copying import copy_sets
+    from featstore.store.opening import open_store
     from featstore.store.remote.cache import user_cache
-    from featstore.store.store import open_store
     from tests.featstore.remote.buckets import environment, make_bucket, moto_server
 
     numbers = iter(range(100))

@@ -9,9 +9,9 @@ import click
 from featstore.cli.byte_progress import byte_progress
 from featstore.cli.show import human_bytes
 from featstore.command_line import CommandGroup, StorePlace, StoreType, print_json
+from featstore.store.opening import open_store
 from featstore.store.remote.cache import CacheEntry, user_cache
 from featstore.store.remote.store import RemoteStore
-from featstore.store.store import open_store
 
 
 @click.group("cache", cls=CommandGroup)

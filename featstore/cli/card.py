@@ -10,7 +10,7 @@ import click
 from featstore.command_line import StorePlace, StoreType
 from featstore.durable import write_durably
 from featstore.share.card import croissant, markdown, set_cards
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 
 
 @click.command("card", epilog="Example: featstore card build/demo/store -o build/demo/store")

@@ -11,7 +11,7 @@ from featstore.interop.importing import import_rows
 from featstore.interop.tables import FORMATS
 from featstore.interop.writing import WIDENING, export_set
 from featstore.store.layout import DTYPES
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 
 KINDS = ["image", "caption", "class_name", "head_weight"]
 

@@ -12,9 +12,9 @@ from featstore.cli.show import human_bytes
 from featstore.command_line import StorePlace, StoreType, print_json
 from featstore.errors import CorruptStoreError
 from featstore.store.names import resolve_set
+from featstore.store.opening import open_store
 from featstore.store.remove import remove_set
 from featstore.store.set_info import SetInfo
-from featstore.store.store import open_store
 
 
 @click.command("ls", epilog="Example: featstore ls build/demo/store")

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from featstore.command_line import StorePlace, StoreType, print_json
+from featstore.store.opening import open_store
 from featstore.store.set_info import SetInfo
-from featstore.store.store import FeatureStore, open_store
+from featstore.store.store import FeatureStore
 from featstore.store.summary import Duplicates, content_duplicates, row_facts, runs
 
 #: Failed items that are listed.

@@ -10,7 +10,7 @@ import click
 from featstore.command_line import StorePlace, StoreType, print_json
 from featstore.share.comparing import SetDifference, compare_stores
 from featstore.share.tagging import make_tag
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 
 
 @click.command("tag", epilog="Example: featstore tag build/demo/store v1")

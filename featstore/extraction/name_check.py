@@ -13,7 +13,7 @@ import polars as pl
 from featstore.encoders.base import Encoder, Head
 from featstore.errors import EncoderError
 from featstore.extraction.row_order import MIN_CLASSES, RowOrder, check_row_order
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from featstore.keys import encoder_directory, set_id, sha256_hex, space_id
 from featstore.store.commit import read_commit, read_pointer
 from featstore.store.items import failures_file, items_bytes, read_failures
 from featstore.store.layout import SetKey
+from featstore.store.opening import open_store
 from featstore.store.settle import settle_set
-from featstore.store.store import open_store
 
 
 def finished_result(

@@ -21,8 +21,9 @@ from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import parse_catalog
 from featstore.store.commit import key_of, read_pointer
 from featstore.store.files import MAX_JSON_BYTES, parse_json
+from featstore.store.opening import open_store
 from featstore.store.remote.store import RemoteStore
-from featstore.store.store import FeatureStore, open_store
+from featstore.store.store import FeatureStore
 from featstore.store.tags import tag_file, tag_names
 
 

@@ -23,9 +23,10 @@ from featstore.store.files import read_json
 from featstore.store.layout import ArrayLayout
 from featstore.store.locks import try_lock
 from featstore.store.mapping import MappingUnavailableError, check_mappable
+from featstore.store.opening import open_store
 from featstore.store.remote.cache import user_cache
 from featstore.store.remote.store import RemoteStore
-from featstore.store.store import FeatureStore, open_store
+from featstore.store.store import FeatureStore
 from featstore.store.verify import verify_store
 
 State = Literal["fine", "note", "wrong"]

@@ -10,7 +10,7 @@ from featstore.errors import RemoteStoreError, UnknownSetError
 from featstore.objects.address import Address, parse_address
 from featstore.objects.opening import open_objects
 from featstore.store.files import MAX_JSON_BYTES, parse_json
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from featstore.store.tags import parse_tag, tag_bytes, tag_file, taken, write_tag
 
 

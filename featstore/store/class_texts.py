@@ -95,7 +95,7 @@ def class_texts(
         table=ItemTable(lambda: items),
         revision_id=sha256_hex(canonical_json(facts)),
         transforms=(),
-        opening=None,
+        origin=None,
     )
 
 

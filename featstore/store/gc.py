@@ -29,8 +29,8 @@ from featstore.store.commit import (
 )
 from featstore.store.files import read_json
 from featstore.store.layout import SetKey
+from featstore.store.opening import open_store
 from featstore.store.repair import restore_array, wrong_files
-from featstore.store.store import open_store
 from featstore.store.verify import walk_store
 
 #: Seconds that litter is left alone by default.

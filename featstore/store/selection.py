@@ -24,7 +24,7 @@ from featstore.keys import canonical_json, sha256_hex
 from featstore.store.arrays import ForeseeingRows, RowSource, decode
 from featstore.store.items import ItemTable
 from featstore.store.layout import DTYPES
-from featstore.store.reopening import Opening, reduce_view
+from featstore.store.origin import Origin
 from featstore.store.tensors import as_tensor
 from featstore.store.transforms import Center, Normalize, Transform
 
@@ -58,7 +58,7 @@ class Selection:
         Done to rows when they are read, in this order.
     dtype : dtype
         Floating-point type in which rows are handed out; float32 unless `astype` changed it.
-    opening : Opening, optional
+    origin : Origin, optional
         How its store was opened; None if the rows are in no store. Pickled, a view is this and the
         numbers of its rows: another process opens the same revision.
     """
@@ -75,10 +75,21 @@ class Selection:
     bias: np.ndarray | None = field(default=None, repr=False)
     transforms: tuple[Transform, ...] = ()
     dtype: np.dtype[Any] = _FLOAT32
-    opening: Opening | None = field(default=None, repr=False)
+    origin: Origin | None = field(default=None, repr=False)
 
     def __reduce__(self) -> Any:
-        return reduce_view(self)
+        """Return what `pickle` keeps of a view: what it selects of which store.
+
+        Raises
+        ------
+        TypeError
+            If its rows are in no store, such as class texts.
+        """
+        if self.origin is None:
+            msg = f"{self!r} is of rows in memory: send the view it was made of, or `numpy()`."
+            raise TypeError(msg)
+        facts = (self.key, self.revision_id, self.rows, self.transforms, self.dtype)
+        return self.origin.reopen, (self.origin, *facts)
 
     def __len__(self) -> int:
         return int(self.rows.size)

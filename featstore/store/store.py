@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,16 @@ from featstore.errors import (
     IncompleteEmbeddingsError,
     UnknownSetError,
 )
-from featstore.objects.address import Address, parse_address
 from featstore.store.arrays import RowSource
 from featstore.store.catalog import finished_sets, unfinished_sets
-from featstore.store.checked import VERIFY, Verify, check_rows
+from featstore.store.checked import Verify, check_rows
 from featstore.store.commit import (
     belongs,
     key_of,
     read_commit,
     read_pointer,
 )
-from featstore.store.files import check_no_links, read_json
+from featstore.store.files import check_no_links
 from featstore.store.items import (
     ItemTable,
     check_items_file,
@@ -35,9 +35,8 @@ from featstore.store.items import (
 )
 from featstore.store.layout import ArrayLayout, SetKey, check_component
 from featstore.store.names import find_sets, match_names, unknown_set
-from featstore.store.readers import MODES, Mode, open_rows
-from featstore.store.records import check_format
-from featstore.store.reopening import opening_of
+from featstore.store.origin import Origin, Reopen
+from featstore.store.readers import Mode, open_rows
 from featstore.store.set_files import check_metadata, read_bias, read_layout
 from featstore.store.set_info import SetInfo
 from featstore.store.summary import disk_bytes
@@ -51,9 +50,12 @@ _HEX = re.compile(r"[0-9a-f]{8,64}")
 class FeatureStore:
     """A read-only handle on a store. Opening and reading it runs no code from it.
 
-    `mode` and `verify` say how its arrays are read; see `open_store`. `address` is where the store
+    `mode` and `verify` say how its arrays are read; see `featstore.store.opening.open_store`, which
+    also sets `reopen`, by which its views travel to other processes. `address` is where the store
     lies, and `root` the folder that its small files are read from: the same, unless it is remote.
     """
+
+    reopen: Reopen | None = None
 
     def __init__(self, root: Path, *, mode: Mode = "auto", verify: Verify = "never") -> None:
         self.root = root
@@ -64,6 +66,13 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         return f"FeatureStore({self.address!r}, {len(self.sets())} sets)"
+
+    def _origin(self) -> Origin | None:
+        """Return how it was opened, so that any working directory finds it again."""
+        if self.reopen is None:
+            return None
+        place = self.address if "://" in self.address else os.path.abspath(self.address)  # noqa: PTH100
+        return Origin(place, self.mode, self.verify, self.reopen)
 
     def sets(self) -> list[SetInfo]:
         """Return the finished sets, sorted by key."""
@@ -204,7 +213,7 @@ class FeatureStore:
             revision_id=commit.revision_id,
             n_failed=commit.n - valid.size,
             bias=read_bias(directory, commit),
-            opening=opening_of(self),
+            origin=self._origin(),
         )
 
     def item_table(self, info: SetInfo) -> pl.DataFrame:
@@ -283,73 +292,6 @@ class FeatureStore:
             )
             raise CorruptStoreError(msg)
         return SetInfo(key, commit, attributes)
-
-
-def open_store(
-    path: str | Path,
-    *,
-    revision: str | None = None,
-    mode: Mode = "auto",
-    verify: Verify = "never",
-) -> FeatureStore:
-    """Open a store for reading.
-
-    Parameters
-    ----------
-    path : path or address
-        Folder of the store, ``file://…``, or the address of a remote one: ``s3://``, ``gs://``,
-        ``az://``, ``https://`` (a plain web server), ``hf://datasets/…``. What is read of a remote
-        store is verified and kept in the user's cache; see docs/sharing.md.
-    revision : str, optional
-        A tag (``featstore tag``): every set is read as it was then, and those that it does not name
-        are hidden. Or at least 8 digits of a revision_id: that set at that revision.
-    mode : {"auto", "map", "segments", "pread", "zarr"}
-        How arrays are read; see `featstore.store.readers`. Take ``"pread"`` on a network file
-        system.
-    verify : {"never", "first-touch", "full"}
-        Whether rows are compared with the hashes in the commit: never (sizes and metadata always
-        are); each block before its rows are first served; or all blocks of a set, and its
-        items, when its view is made. The default is ``"never"`` because hashing reads a block
-        several times slower than memory does (``store.first_touch`` of ``make perf``).
-
-    Raises
-    ------
-    ValueError
-        If `mode` or `verify` is another word.
-    UnknownSetError
-        If there is no folder at `path`, or it is not a store; or has no such revision.
-    FormatVersionError
-        If a newer version wrote it.
-    AddressError
-        If the address is malformed, of an unknown scheme, or holds credentials.
-    RemoteStoreError
-        If a remote store can be neither reached nor read from the cache.
-    """
-    for what, value, known in (("mode", mode, MODES), ("verify", verify, VERIFY)):
-        if value not in known:
-            msg = f"The {what} of reading must be one of {', '.join(known)}; got {value!r}."
-            raise ValueError(msg)
-    root = parse_address(path)
-    if isinstance(root, Address):
-        # Imported here: it builds on this module.
-        from featstore.store.remote.store import open_remote
-
-        return open_remote(root, revision=revision, mode=mode, verify=verify)
-    try:
-        document = read_json(root / "zarr.json")
-        attributes = document["attributes"]["featstore"]
-    except (OSError, KeyError, TypeError) as err:
-        what = "is not a featstore store" if root.exists() else "does not exist"
-        msg = f"{root} {what}. Make one with `featstore extract … --store {root}`."
-        raise UnknownSetError(msg) from err
-    check_format(
-        attributes.get("format") if isinstance(attributes, dict) else None,
-        where=str(root / "zarr.json"),
-    )
-    store = FeatureStore(root, mode=mode, verify=verify)
-    if revision is not None:
-        store.pin(revision)
-    return store
 
 
 def _check_text(name: object) -> None:

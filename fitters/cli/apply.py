@@ -60,7 +60,7 @@ def apply_command(
     The score of an image and a text is the dot product of their projections, which have unit
     length (those of csa: at most).
     """
-    from featstore.store.store import open_store
+    from featstore.store.opening import open_store
     from fitters.persist import read_alignment
     from fitters.scorers import scorer_named
     from fitters.spaces import embed_texts, project_view

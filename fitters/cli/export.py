@@ -115,7 +115,7 @@ def _leaves_images(fitted: Alignment) -> bool:
 def _class_rows(
     fitted: Alignment, store: StorePlace, names: str
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
-    from featstore.store.store import open_store
+    from featstore.store.opening import open_store
     from fitters.spaces import project_view
 
     texts = open_store(store).view(names).class_texts()

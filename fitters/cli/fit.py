@@ -201,7 +201,7 @@ def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None
     (docs/trained.md), paper-mlp, paper-text2concepts, sail, freeze-align, structure, devise, icis.
     A training that was interrupted goes on when the same command is given again.
     """
-    from featstore.store.store import open_store
+    from featstore.store.opening import open_store
     from fitters.cli.fit_options import parse_seeds, refuse_ignored, spell_out, typed_options
     from fitters.cli.training_progress import training_progress
     from fitters.engines import Workers

@@ -17,7 +17,7 @@ from bench.runs import Run
 from featstore.command_line import run_command
 from featstore.share.copying import copy_sets
 from featstore.store.catalog import write_catalog
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from tests.bench.test_execution import TIMES
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.featstore.remote.static import static_server

@@ -18,7 +18,7 @@ from featstore.errors import StoreWriteError
 from featstore.store.catalog import parse_catalog
 from featstore.store.claim import claim_set
 from featstore.store.layout import SetKey
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from featstore.store.verify import verify_store
 from tests.faults import scenarios
 from tests.faults.conftest import Children

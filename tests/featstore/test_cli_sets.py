@@ -20,7 +20,7 @@ from featstore.cli.show import human_bytes
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, run_command
 from featstore.store.arrays import MemoryRows
 from featstore.store.items import ItemTable
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from featstore.store.summary import row_facts
 from featstore.store.views import EmbeddingsView
 from featstore.store.writer import SetWriter

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from featstore.command_line import run_command
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from fitters.cli import cli
 from fitters.fit_request import FitRequest
 from fitters.jobs import fit_from_store, name_groups, pair_head

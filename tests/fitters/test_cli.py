@@ -11,7 +11,7 @@ from safetensors import safe_open
 from scipy.sparse import load_npz
 
 from featstore.command_line import run_command
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from fitters.cli import cli
 from fitters.persist import read_alignment
 from fitters.scorers import csls

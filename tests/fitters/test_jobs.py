@@ -16,7 +16,8 @@ from featstore.errors import (
     MisalignedItemsError,
     UnknownSetError,
 )
-from featstore.store.store import FeatureStore, open_store
+from featstore.store.opening import open_store
+from featstore.store.store import FeatureStore
 from featstore.store.writer import SetWriter
 from fitters import TextToConceptAligner
 from fitters.errors import SettingError, ZeroRowError

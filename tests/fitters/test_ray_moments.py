@@ -17,7 +17,8 @@ from threadpoolctl import threadpool_limits
 
 from featstore.errors import UnknownSetError
 from featstore.store.catalog import write_catalog
-from featstore.store.store import FeatureStore, open_store
+from featstore.store.opening import open_store
+from featstore.store.store import FeatureStore
 from fitters.alignment import Alignment
 from fitters.engines import Workers
 from fitters.errors import EngineError, PairsError, SettingError, ZeroRowError

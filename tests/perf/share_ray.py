@@ -9,7 +9,7 @@ import polars as pl
 from threadpoolctl import threadpool_limits
 
 from featstore import ray_tasks
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from featstore.store.writer import SetWriter
 from fitters.engines import Workers
 from fitters.errors import EngineError

@@ -226,7 +226,7 @@ def open_remote(
     objects: Objects | None = None,
     cache: Cache | None = None,
 ) -> RemoteStore:
-    """Open a remote store; see `featstore.store.store.open_store`.
+    """Open a remote store; see `featstore.store.opening.open_store`.
 
     If the server cannot be reached, what was fetched before is read, with a warning that says so.
     With ``HEADSTOCK_OFFLINE=1`` in the environment the server is never asked.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from featstore.errors import FormatVersionError
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from featstore.store.verify import verify_store
 from tests.assertions import assert_same
 from tests.compat.v1.write_store import KINDS, ROOT, items_of, rows_of

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from featstore.errors import FeatstoreError
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from featstore.store.verify import verify_store
 
 #: What the process that opens a hostile store may add to its address space.

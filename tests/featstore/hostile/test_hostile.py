@@ -16,8 +16,8 @@ from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.keys import sha256_hex
 from featstore.store.blocks import check_file, layout_of
 from featstore.store.commit import read_commit
+from featstore.store.opening import open_store
 from featstore.store.parquet import read_table
-from featstore.store.store import open_store
 from tests.featstore.hostile.conftest import Hostile
 
 #: A pointer that is no file makes its set unknown; all else is damage or another format.

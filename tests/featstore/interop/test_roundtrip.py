@@ -24,7 +24,7 @@ from featstore.interop.tables import FORMATS
 from featstore.interop.writing import WIDENING, export_set
 from featstore.manifest.schema import ITEM_SCHEMA
 from featstore.store.layout import DTYPES, INTEGERS
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from featstore.store.verify import verify_store
 from tests.assertions import assert_same
 from tests.featstore.store.conftest import item_table, write_set

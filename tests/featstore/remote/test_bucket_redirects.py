@@ -13,7 +13,7 @@ import pytest
 
 from featstore.errors import FeatstoreError
 from featstore.share.copying import copy_sets
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
 from tests.featstore.remote.test_hostile_servers import flipped, zeros

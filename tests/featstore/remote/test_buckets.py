@@ -21,7 +21,7 @@ from featstore.objects.bucket import BucketObjects
 from featstore.objects.opening import open_objects
 from featstore.share.copying import copy_sets
 from featstore.share.to_bucket import make_bucket_store
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from featstore.store.verify import verify_store
 from tests.featstore.remote.buckets import plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows, make_store

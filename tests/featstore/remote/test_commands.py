@@ -10,7 +10,7 @@ import pytest
 
 from featstore.cli import cli
 from featstore.command_line import run_command
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Proxy
 from tests.featstore.remote.static import static_server

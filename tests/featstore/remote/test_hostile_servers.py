@@ -23,7 +23,7 @@ from featstore.errors import (
 )
 from featstore.objects.address import Address, parse_address
 from featstore.objects.base import check_name
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from tests.featstore.remote.proxy import Answer, Harm, Proxy
 
 IMAGES = "birds/image/toy"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from featstore.errors import RemoteStoreError, UnknownSetError
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from tests.featstore.remote.hub_server import hub_server
 
 IMAGES = "birds/image/toy"

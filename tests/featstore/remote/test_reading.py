@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featstore.errors import CacheFullError, RemoteStoreError, UnknownSetError
+from featstore.store.opening import open_store
 from featstore.store.readers import Mode
 from featstore.store.remote.cache import user_cache
 from featstore.store.remote.store import RemoteStore
-from featstore.store.store import open_store
 from tests.featstore.remote.conftest import BLOCK, N
 from tests.featstore.remote.proxy import Proxy, proxy
 from tests.featstore.remote.static import static_server

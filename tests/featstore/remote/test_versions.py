@@ -14,7 +14,7 @@ from featstore.share.comparing import compare_stores
 from featstore.share.copying import copy_sets
 from featstore.share.tagging import make_tag
 from featstore.store.layout import LayoutError
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from featstore.store.tags import parse_tag
 from featstore.store.verify import verify_store
 from tests.featstore.remote.conftest import make_rows, make_store

@@ -6,7 +6,7 @@ from PIL import Image
 
 from featstore.extraction import extract
 from featstore.sources import open_source
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from featstore.errors import CorruptStoreError
+from featstore.store.opening import open_store
 from featstore.store.readers import MODES, Mode
-from featstore.store.store import open_store
 from tests.featstore.store.conftest import item_table, write_set
 
 N, BLOCK = 1200, 16

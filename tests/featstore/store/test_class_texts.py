@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from featstore.errors import EmptySelectionError
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from featstore.store.views import EmbeddingsView
 from tests.featstore.store.conftest import item_table, write_set
 

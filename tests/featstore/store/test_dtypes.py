@@ -17,7 +17,7 @@ from featstore.errors import NonFiniteEmbeddingError
 from featstore.store.bfloat16 import from_bfloat16, to_bfloat16
 from featstore.store.casting import cast_rows, finite_rows
 from featstore.store.layout import LayoutError, array_metadata, parse_array_metadata, plan_array
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 
 Images = tuple[np.ndarray, pl.DataFrame]
 

@@ -16,8 +16,8 @@ from featstore.cli import cli
 from featstore.command_line import EXIT_USAGE, run_command
 from featstore.errors import UnknownSetError
 from featstore.store.gc import collect_garbage
+from featstore.store.opening import open_store
 from featstore.store.remove import remove_set
-from featstore.store.store import open_store
 from featstore.store.thumbnails import read_thumbnails, write_thumbnails
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter

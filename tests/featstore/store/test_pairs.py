@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featstore.errors import EmptySelectionError, MisalignedItemsError
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from tests.featstore.store.conftest import item_table, write_set
 
 

@@ -13,7 +13,7 @@ from featstore.errors import StoreWriteError
 from featstore.manifest.schema import conform_items
 from featstore.store.claim import is_claimed
 from featstore.store.gc import collect_garbage
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
 

@@ -16,9 +16,9 @@ import featstore.store.readers as readers
 from featstore.errors import CorruptStoreError
 from featstore.store.layout import DTYPES, ArrayLayout, plan_array
 from featstore.store.mapping import MappingUnavailableError, map_array
+from featstore.store.opening import open_store
 from featstore.store.readers import MODES, Mode, open_rows
 from featstore.store.shards import shard_tail
-from featstore.store.store import open_store
 from tests.featstore.store.conftest import item_table, write_set
 from tests.featstore.store.test_roundtrip import as_stored, some_rows
 

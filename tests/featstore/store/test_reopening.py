@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore.store import reopening
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from tests.featstore.store.conftest import item_table, write_set
 
 N = 50
@@ -53,7 +52,8 @@ def test_it_says_little_and_opens_a_set_once(folder: Path) -> None:
     assert len(pickle.dumps(view)) < 1200
     one, two = (pickle.loads(pickle.dumps(view)) for _ in range(2))
     assert one.source is two.source
-    assert reopening.opening_of(open_store(folder)).address == str(folder)
+    assert view.origin is not None
+    assert view.origin.address == str(folder)
 
 
 def test_rows_in_memory_do_not_travel(folder: Path) -> None:

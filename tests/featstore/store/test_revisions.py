@@ -17,8 +17,8 @@ from featstore.errors import CorruptStoreError, StoreWriteError, UnknownSetError
 from featstore.manifest.schema import conform_items
 from featstore.store.commit import read_pointer
 from featstore.store.gc import collect_garbage
+from featstore.store.opening import open_store
 from featstore.store.readers import MODES
-from featstore.store.store import open_store
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
 

@@ -23,8 +23,8 @@ from featstore.errors import (
     FormatVersionError,
     UnknownSetError,
 )
+from featstore.store.opening import open_store
 from featstore.store.remove import remove_set
-from featstore.store.store import open_store
 from featstore.store.thumbnails import read_thumbnails, write_thumbnails
 from featstore.store.writer import SetWriter
 from tests.damage import unseal

@@ -18,7 +18,7 @@ from featstore.errors import (
     MisalignedItemsError,
     UnknownColumnError,
 )
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from tests.featstore.store.conftest import item_table, write_set
 
 KEY = "birds/image/timm:toy"

@@ -15,7 +15,7 @@ from featstore.errors import (
     StoreWriteError,
 )
 from featstore.store.layout import LayoutError
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from featstore.store.writer import SetWriter
 from tests.featstore.store.conftest import item_table, write_set
 

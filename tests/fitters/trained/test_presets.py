@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from featstore.command_line import run_command
-from featstore.store.store import open_store
+from featstore.store.opening import open_store
 from fitters import (
     METHODS,
     PRESETS,
