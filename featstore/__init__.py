@@ -33,7 +33,7 @@ _HOME = {
     "PairedView": "featstore.store.pairs",
     "extract": "featstore.extraction",
     "extract_head": "featstore.extraction",
-    "open_store": "featstore.store.store",
+    "open_store": "featstore.store.opening",
 }
 
 

@@ -190,7 +190,10 @@ def _named_tables(root: Path, gone: Collection[str]) -> dict[str, bool]:
         if listed is not None:
             for path in root.glob("*/*/thumbnails-*.parquet"):
                 name = path.relative_to(root).as_posix()
-                result[name] = name in listed
+                # Where those that are listed are gone, a writer had replaced them by these.
+                beside = f"{name.rsplit('/', 1)[0]}/"
+                kept = [other for other in listed if other.startswith(beside)]
+                result[name] = name in listed or not any((root / one).exists() for one in kept)
     return result
 
 

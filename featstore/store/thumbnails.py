@@ -39,11 +39,10 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
         table.write_parquet(buffer, compression="uncompressed", statistics=False)
         data = buffer.getvalue()
         path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
-        if old == [path]:
-            return
         if path not in old:
             write_file(path, [data])
-        # A kill before this leaves two files, which readers join and the next write unites.
+        # A kill before this leaves two files, which readers join and the next write unites; one
+        # after it a file that is not listed yet.
         for other in old:
             if other != path:
                 other.unlink()

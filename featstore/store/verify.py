@@ -256,13 +256,16 @@ class _Verification:
                 self._known.add(path)
             else:
                 unlisted.append(path)
-        missing = set(listed or ()) - self._files - set(self._odd)
-        if missing and len(missing) == len(unlisted):
-            self._known.update(unlisted)
-            self._blame(CATALOG, f"lists {min(missing)}; there is {min(unlisted)}")
-            return
-        for path in missing:
-            self._blame(path, "is missing")
+        # A writer that was stopped before it had listed them: the next one does, and unites them.
+        for path in unlisted:
+            self._known.add(path)
+            self._notes[path] = "are thumbnails that no writer has listed yet"
+        replaced = {path.rsplit("/", 1)[0] for path in unlisted}
+        for path in set(listed or ()) - self._files - set(self._odd):
+            if path.rsplit("/", 1)[0] in replaced:
+                self._notes[CATALOG] = f"lists {path}, which a writer that was stopped has replaced"
+            else:
+                self._blame(path, "is missing")
 
     def _check_tags(self) -> None:
         """Check that tags name revisions that are there, in the one form that a writer gives."""

@@ -207,3 +207,35 @@ def test_a_removal_that_was_killed_is_completed(
     assert litter.what == "a set whose removal was interrupted"
     assert not list(store_path.rglob(".removed-*"))
     assert verify_store(store_path).ok
+
+
+@pytest.mark.parametrize("stopped", ["before the old ones were removed", "before they were listed"])
+@pytest.mark.parametrize("first", [True, False])
+def test_thumbnails_of_a_writer_that_was_stopped_are_no_damage_and_are_kept(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: str, first: bool
+) -> None:
+    kind = store_path / "birds" / "image"
+    if not first:
+        write_thumbnails(kind, {"birds/00": b"x"})
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if stopped == "before they were listed" or first:
+            patch.setattr("featstore.store.thumbnails.write_catalog", stop)
+        else:
+            patch.setattr(Path, "unlink", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_thumbnails(kind, {"birds/01": b"y"})
+    report = verify_store(store_path)
+    assert report.problems == []
+    assert any("thumbnails" in note.path or "replaced" in note.what for note in report.notes)
+    _age(store_path)
+    collect_garbage(store_path, grace=0)
+    assert first or "birds/00" in read_thumbnails(kind)
+    write_thumbnails(kind, {"birds/01": b"y"})
+    expected = {"birds/01": b"y"} if first else {"birds/00": b"x", "birds/01": b"y"}
+    assert read_thumbnails(kind) == expected
+    report = verify_store(store_path)
+    assert (report.problems, report.notes) == ([], [])
