@@ -24,7 +24,7 @@ from fitters import PRESETS
 from fitters.trained.precision import PRECISIONS, Precision
 from fitters.training_fits import TrainingOptions
 
-CLOSED = ("ridge", "procrustes", "csa", "asif", "conse")
+CLOSED = ("ridge", "kernel-ridge", "procrustes", "csa", "asif", "conse")
 
 
 def main() -> int:
