@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from fitters.errors import PairsError
 from fitters.moments.transform import SideTransform, append_column
 from fitters.pairs import Pairs
 
@@ -48,6 +49,11 @@ def prepare(
 
     `bias_column` goes to the prototypes as a column more, and 1 to the images. Without `centre`
     rows are brought to unit length and nothing is subtracted.
+
+    Raises
+    ------
+    PairsError
+        If the mean has another number of values than the images get.
     """
     wide = bias_column is not None
     if prototypes is not None and bias_column is not None:
@@ -66,6 +72,15 @@ def prepare(
         )  # fmt: skip
     text = SideTransform.fit([(text_source.y, text_source.row_weight)], label="texts")
     if image_mean is not None:
+        # Prototypes have their column already.
+        width = text_source.x.shape[1] + (wide and prototypes is None)
+        if image_mean.shape != (width,):
+            told = " and then 1 for the bias's column" if wide else ""
+            msg = (
+                f"The images' mean has shape {image_mean.shape}; it needs {width:,} values. Take it "
+                f"of embeddings of the same encoder{told}."
+            )
+            raise PairsError(msg)
         image, from_whom = (
             SideTransform(mean=image_mean, label="images", homogeneous=wide),
             "given mean",

@@ -70,14 +70,19 @@ def read_thumbnails(directory: Path) -> dict[str, bytes]:
 def _read_all(paths: list[Path]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for path in paths:
-        data = read_regular(path, limit=MAX_THUMBNAILS_BYTES)
-        if sha256_hex(data)[:SHORT] != path.stem.removeprefix("thumbnails-"):
-            msg = (
-                f"{path} was changed after it was written. Delete it and extract with "
-                "--thumbnails again."
-            )
-            raise CorruptStoreError(msg)
-        schema = {"item_id": pl.String, "webp": pl.Binary}
-        table = read_table(data, where=str(path), schema=schema)
-        found.update(zip(table["item_id"].to_list(), table["webp"].to_list(), strict=True))
+        found.update(read_thumbnail_file(path))
     return found
+
+
+def read_thumbnail_file(path: Path) -> dict[str, bytes]:
+    """Return item_id -> WebP bytes of one file; raises as `read_thumbnails`."""
+    data = read_regular(path, limit=MAX_THUMBNAILS_BYTES)
+    if sha256_hex(data)[:SHORT] != path.stem.removeprefix("thumbnails-"):
+        msg = (
+            f"{path} was changed after it was written. Delete it and extract with "
+            "--thumbnails again."
+        )
+        raise CorruptStoreError(msg)
+    schema = {"item_id": pl.String, "webp": pl.Binary}
+    table = read_table(data, where=str(path), schema=schema)
+    return dict(zip(table["item_id"].to_list(), table["webp"].to_list(), strict=True))

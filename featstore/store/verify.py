@@ -31,6 +31,7 @@ from featstore.store.files import (
 from featstore.store.layout import FORMAT, LayoutError, SetKey, group_metadata
 from featstore.store.records import check_format
 from featstore.store.tags import parse_tag, tag_bytes
+from featstore.store.thumbnails import read_thumbnail_file
 from featstore.store.verify_set import SetCheck, verify_set
 
 _STAGED = re.compile(r"\..+\.staged")
@@ -259,7 +260,12 @@ class _Verification:
         # A writer that was stopped before it had listed them: the next one does, and unites them.
         for path in unlisted:
             self._known.add(path)
-            self._notes[path] = "are thumbnails that no writer has listed yet"
+            try:
+                read_thumbnail_file(self._root / path)
+            except FeatstoreError as err:
+                self._blame(path, f"are no thumbnails: {err}")
+            else:
+                self._notes[path] = "are thumbnails that no writer has listed yet"
         replaced = {path.rsplit("/", 1)[0] for path in unlisted}
         for path in set(listed or ()) - self._files - set(self._odd):
             if path.rsplit("/", 1)[0] in replaced:

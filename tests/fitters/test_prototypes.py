@@ -7,6 +7,7 @@ import pytest
 
 from fitters import Pairs, RidgeAligner, SideTransform, fit_alignment
 from fitters.errors import PairsError, SettingError
+from fitters.preparation import prepare
 from fitters.prototypes import covariance_patterns, resolve_duplicates
 from tests.assertions import assert_close, assert_same
 
@@ -105,3 +106,14 @@ def test_a_homogeneous_transform_survives_saving(make_world, rng, tmp_path):
     again = read_alignment(save_alignment(tmp_path / "a", alignment))
     assert again.x.homogeneous
     assert_same(again.project_x(real.x), alignment.project_x(real.x))
+
+
+def test_a_mean_of_another_width_is_refused_before_anything_is_fitted(rng):
+    pairs = Pairs(rng.standard_normal((9, 4)), rng.standard_normal((9, 3)))
+    with pytest.raises(
+        PairsError, match=r"shape \(4,\); it needs 5 values.* and then 1 for the bias"
+    ):
+        prepare(pairs, None, np.zeros(4), bias_column=np.zeros(9))
+    with pytest.raises(PairsError, match=r"shape \(5,\); it needs 4 values\. Take"):
+        prepare(pairs, None, np.zeros(5))
+    assert prepare(pairs, None, np.zeros(5), bias_column=np.zeros(9)).prototypes is not None
