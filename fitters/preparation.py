@@ -77,8 +77,8 @@ def prepare(
         if image_mean.shape != (width,):
             told = " and then 1 for the bias's column" if wide else ""
             msg = (
-                f"The images' mean has shape {image_mean.shape}; it needs {width:,} values. Take it "
-                f"of embeddings of the same encoder{told}."
+                f"The images' mean has shape {image_mean.shape}; it needs {width:,} values. Take "
+                f"it of embeddings of the same encoder{told}."
             )
             raise PairsError(msg)
         image, from_whom = (
