@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bench.corpus import Corpus
 from bench.fits import Fitted, fit_run, prototype_pairs, training_pairs, unlabelled_images
-from bench.metrics.equal_rows import first_equal
+from bench.metrics.equal_rows import different_rows
 from bench.options import Hubness, Retrieval, ZeroShot
 from bench.protocol import Split
 from bench.runs import Run
@@ -279,6 +279,5 @@ class _Positions:
 
 def _distinct(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any]:
     """Return the different rows, in the order of their first, and the position of each in them."""
-    found = first_equal(rows)
-    firsts = np.flatnonzero(found == np.arange(len(rows)))
-    return rows[firsts], np.searchsorted(firsts, found)[:, None]
+    firsts, which = different_rows(rows)
+    return rows[firsts], which[:, None]

@@ -34,6 +34,16 @@ def first_equal(rows: NDArray[Any]) -> NDArray[np.int64]:
     return found
 
 
+def different_rows(rows: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the positions of the u different rows, each where it is first, and which each row is.
+
+    Shapes (u,) and (n,): ``rows[firsts][which]`` is rows.
+    """
+    found = first_equal(rows)
+    firsts = np.flatnonzero(found == np.arange(len(rows)))
+    return firsts, np.searchsorted(firsts, found)
+
+
 @dataclass(frozen=True, eq=False)
 class EqualColumns:
     """Columns of scores that belong to the same item as an earlier one.

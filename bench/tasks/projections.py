@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
-from bench.metrics.equal_rows import first_equal
+from bench.metrics.equal_rows import different_rows
 
 
 def once_each(project: Callable[[NDArray[Any]], Any], rows: NDArray[Any]) -> Any:
@@ -23,10 +22,9 @@ def once_each(project: Callable[[NDArray[Any]], Any], rows: NDArray[Any]) -> Any
     ProtocolError
         If the projection does not return a row for each that it was given.
     """
-    found = first_equal(rows)
-    firsts = np.flatnonzero(found == np.arange(len(rows)))
+    firsts, which = different_rows(rows)
     projected = project(rows if len(firsts) == len(rows) else rows[firsts])
     if projected.shape[0] != len(firsts):
         msg = f"{len(firsts):,} rows were projected to {projected.shape[0]:,}: it takes one a row."
         raise ProtocolError(msg)
-    return projected if len(firsts) == len(rows) else projected[np.searchsorted(firsts, found)]
+    return projected if len(firsts) == len(rows) else projected[which]

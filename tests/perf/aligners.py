@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.perf.engine import GOALS, Figure, compare, not_measured, processor
+from tests.perf.engine import Figure, compare, not_measured, one_run
 from tests.perf.stream import BLOCK, Stream
 
 PAIRS = 6
@@ -89,18 +89,11 @@ def _himalaya(name: str, choice: Callable[[], Any], x: np.ndarray, y: np.ndarray
     spent = -time.process_time()
     theirs = _seconds(lambda: peer.fit(x, y))
     ours = statistics.median(_seconds(choice) for _ in range(PAIRS))
-    ratio, goal = round(theirs / ours, 3), GOALS[name]
-    return Figure(
-        name=name,
-        ratio=ratio,
-        low=None,
-        high=None,
+    return one_run(
+        name,
+        theirs / ours,
         against=f"himalaya RidgeCV, the same penalties and folds, one run of {theirs:.0f} s",
-        goal=goal,
-        holds=goal is None or ratio >= goal,
-        cpu=processor(),
-        cpu_seconds=round(spent + time.process_time(), 2),
-        n=1,
+        cpu_seconds=spent + time.process_time(),
     )
 
 

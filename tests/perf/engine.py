@@ -115,6 +115,14 @@ def figure_of(
     )
 
 
+def one_run(name: str, ratio: float, *, against: str, cpu_seconds: float) -> Figure:
+    """Return the line of what takes minutes and was run once: it has no interval."""
+    goal, ratio = GOALS[name], round(ratio, 3)
+    holds = goal is None or ratio >= goal
+    cpu = processor()
+    return Figure(name, ratio, None, None, against, goal, holds, cpu, round(cpu_seconds, 2), 1)
+
+
 def not_measured(name: str, why: str) -> Figure:
     """Return the line of a figure that could not be had: it fails the run."""
     return Figure(name, None, None, None, why, GOALS[name], False, processor(), 0.0, 0)

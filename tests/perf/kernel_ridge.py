@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.perf.engine import GOALS, Figure, compare, processor
+from tests.perf.engine import Figure, compare, one_run
 from tests.perf.scan_memory import anonymous_bytes
 
 SECONDS, MEMORY = 120.0, 4 * 2**30
@@ -84,20 +84,7 @@ def whole_head() -> Iterator[Figure]:
         ("fit.kernel_ridge_large", SECONDS / found["seconds"], f"{SECONDS:.0f} s, {size}"),
         ("fit.kernel_ridge_memory", MEMORY / found["bytes"], f"4 GiB, {size}"),
     ):
-        goal = GOALS[name]
-        ratio = round(ratio, 3)
-        yield Figure(
-            name=name,
-            ratio=ratio,
-            low=None,
-            high=None,
-            against=against,
-            goal=goal,
-            holds=goal is None or ratio >= goal,
-            cpu=processor(),
-            cpu_seconds=round(found["cpu_seconds"], 2),
-            n=1,
-        )
+        yield one_run(name, ratio, against=against, cpu_seconds=found["cpu_seconds"])
 
 
 def main() -> int:
