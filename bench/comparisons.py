@@ -1,7 +1,7 @@
 """Paired comparisons between cells: who gains over whom, on the same queries.
 
-Each query of each seed is one row; the two sides are compared row by row, and what is
-resampled is the cluster (`bench.statistics`). The comparisons, for one method:
+Both sides of a comparison have the same queries in the same draws, and `bench.statistics` says how
+certain the difference is from its sums per draw and cluster. The comparisons, for one method:
 
 ==============  ==============================================  ===========================
 name            side a                                          side b
@@ -12,34 +12,85 @@ over-real       real + source at K, for every source            real alone at K
 over-chance     a source alone                                  what a random order gives
 over-control    head (with K real pairs)                        a control with the same K
 over-conse      head, fitted (with K real pairs)                ConSE, the head unfitted
+a-b             whatever the user names                         (`compare_choices`)
 ==============  ==============================================  ===========================
 
-A source alone against chance is no paired difference: its interval is Wilson's with one draw a
-cluster, and it has no p. (Sign flips would call "never hits" significantly below chance.)
+A source alone against chance is no paired difference: its interval is Korn and Graubard's, and it
+has no p. A head against a control is one run against draws: its p says how it stands among them.
+"The better" of two parts is the one with the higher mean on the very queries that are scored: that
+choice can only lower the difference.
 
-"The better" is the one with the higher mean on the very queries that are scored: that
-choice can only lower the difference, never flatter it.
+**The primary family.** Of the many comparisons of a table these are named beforehand: in the main
+evaluation, zero-shot top-1 (R@1 of captions where nothing else is scored), ``over-parts`` for every
+method and K, and ``over-control`` without real pairs for random and shuffled rows. Holm's
+correction is over them, and only they may be bold. Every other comparison is exploratory: interval
+and p as they are. A sweep, and a family of more than `LARGEST_FAMILY`, has nothing primary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from bench.cells import ARENA, in_order
-from bench.paired import Cell, Pair, difference_rows, read_cells
-from bench.statistics import N_FLIPS, N_RESAMPLES, holm
+from bench.cells import (
+    ARENA,
+    CELL,
+    CONTROLS,
+    EVAL_ORDER,
+    SETTINGS,
+    Cell,
+    chance_and_gallery,
+    in_order,
+    read_cells,
+    sample_sd,
+)
+from bench.errors import NoResultsError
+from bench.metrics import cutoff
+from bench.results import read_ranks, read_results, sums_of
+from bench.series import only_series
+from bench.statistics import (
+    ENOUGH_CONTROLS,
+    ENOUGH_DRAWS,
+    LARGEST_FAMILY,
+    LARGEST_OVERLAP,
+    ControlTest,
+    DrawSums,
+    Estimate,
+    against_controls,
+    against_paired_controls,
+    holm,
+    proportion_interval,
+    two_term,
+)
 
-CONTROLS = ("random", "random-cov", "shuffled")
+#: Controls whose comparison with the head alone is primary.
+PRIMARY_CONTROLS = ("random", "shuffled")
+
+#: Direction and metric of the primary family: the first that was scored.
+PRIMARY_METRICS = (("image→name", "top-1"), ("image→caption", "R@1"))
 
 #: Metrics that are means over queries, so that a paired difference has a meaning.
 PAIRED_METRICS = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "MRR", "mAP")
 
 #: Metrics compared when none are named.
 DEFAULT_METRICS = ("top-1", "top-10", "R@1", "R@10")
+
+#: A primary comparison whose corrected p is below it, and that has draws enough, is bold.
+LEVEL = 0.05
+
+#: With so few classes, an interval over classes is so wide that one over images stands beside it.
+FEW_CLASSES = 20
+
+#: What may stand in a choice as ``name=value``.
+FIELDS = ("suite", "task", "eval", "method", "source", "n_pairs", *SETTINGS, "image_set", "run_id")
 
 SCHEMA: dict[str, Any] = {
     **dict.fromkeys(ARENA, pl.String),
@@ -48,22 +99,36 @@ SCHEMA: dict[str, Any] = {
     "comparison": pl.String,
     "source": pl.String,
     "n_pairs": pl.String,
-    "head_set": pl.String,
-    "penalty": pl.String,
-    "mix": pl.String,
+    **dict.fromkeys(SETTINGS, pl.String),
     "side_a": pl.String,
     "side_b": pl.String,
     "a": pl.Float64,
-    "a_sd": pl.Float64,  # over seeds; null where nothing is drawn
+    "a_sd": pl.Float64,  # over runs; null where nothing is drawn
     "b": pl.Float64,
     "b_sd": pl.Float64,
     "difference": pl.Float64,  # absolute
-    "difference_sd": pl.Float64,  # over the seeds that both sides have
+    "difference_sd": pl.Float64,  # over the draws that both sides have
     "relative": pl.Float64,  # difference / b; null where b is 0
     "low": pl.Float64,
     "high": pl.Float64,
-    "p": pl.Float64,
-    "p_holm": pl.Float64,  # corrected over the table
+    "p": pl.Float64,  # two-sided; of over-control one-sided, head above control
+    "p_below": pl.Float64,  # of over-control: head below control
+    "test": pl.String,  # what p comes from
+    "rank": pl.Int64,  # of the head among its control draws and itself; 1 is best
+    "n_controls": pl.Int64,
+    "control_sd": pl.Float64,
+    "control_best": pl.Float64,
+    "family": pl.Int64,  # size of the primary family; null for an exploratory comparison
+    "p_holm": pl.Float64,  # corrected over the family
+    "bold": pl.Boolean,
+    "draw_error": pl.Float64,  # standard error from draws alone; null where nothing is drawn
+    "cluster_error": pl.Float64,
+    "control_error": pl.Float64,
+    "df": pl.Float64,
+    "overlap": pl.Float64,  # share of the pool of real pairs that a draw takes
+    "population": pl.String,  # what the interval is about
+    "image_low": pl.Float64,  # of one run over few classes: for new images of these classes
+    "image_high": pl.Float64,
     "n_seeds": pl.Int64,
     "n_queries": pl.Int64,
     "n_clusters": pl.Int64,
@@ -72,66 +137,388 @@ SCHEMA: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two cells, or a cell and what a random order gives (b None).
+
+    Attributes
+    ----------
+    kind : str
+        Which of the module's comparisons.
+    a : Cell
+    b : Cell or None
+    """
+
+    kind: str
+    a: Cell
+    b: Cell | None
+
+    def key(self, metric: str) -> tuple[Any, ...]:
+        """Return what is compared, the same for every command."""
+        return (metric, self.a.key, None if self.b is None else self.b.key)
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...] | None:
+        """The seeds on which the two sides are compared; None if there is none.
+
+        A side that ran once stands beside every draw of the other where both score the same
+        queries whatever the seed.
+        """
+        if self.b is None:
+            return self.a.seeds
+        common = tuple(s for s in self.a.seeds if s in self.b.of_seed)
+        once = not self.a.fresh and 1 in (len(self.a.seeds), len(self.b.seeds))
+        if once and len(common) < max(len(self.a.seeds), len(self.b.seeds)):
+            longer = max(self.a, self.b, key=lambda cell: len(cell.seeds))
+            same = len({*self.a.queries, *self.b.queries}) == 1
+            return longer.seeds if same else None
+        same = all(self.a.of_seed[s] == self.b.of_seed[s] for s in common)
+        return common if common and same else None
+
+    def sides(self, metric: str) -> tuple[DrawSums, DrawSums]:
+        """Return the sums of both sides on the common seeds."""
+        assert self.b is not None
+        return self._side(self.a, metric), self._side(self.b, metric)
+
+    def _side(self, cell: Cell, metric: str) -> DrawSums:
+        sums, seeds = cell.by_seed(metric), self.seeds
+        assert seeds is not None
+        if cell.seeds == seeds:
+            return sums
+        place = {seed: row for row, seed in enumerate(cell.seeds)}
+        rows = [place[s] if s in place and len(place) > 1 else 0 for s in seeds]
+        return DrawSums(sums.total[rows], sums.count[rows])
+
+    @property
+    def overlap(self) -> float:
+        """The share of the pool that one draw takes; NaN where the pool is not known."""
+        sides = [self.a] if self.b is None else [self.a, self.b]
+        shares = [c.fitted / c.pool if c.pool else 0.0 for c in sides if c.fitted]
+        return max(shares, default=0.0)
+
+    @property
+    def is_about_this_pool(self) -> bool:
+        """Whether draws overlap so much that the interval is about these real pairs alone."""
+        sides = [self.a] if self.b is None else [self.a, self.b]
+        return any(cell.n_pairs == "all" for cell in sides) or not self.overlap < 1.0
+
+    def estimate(self, metric: str, chance: float) -> Estimate:
+        """Return the mean difference with its variance."""
+        overlap = 0.0 if self.is_about_this_pool else self.overlap
+        if self.b is None:
+            return two_term(self.a.by_seed(metric) - chance, overlap=overlap)
+        a, b = self.sides(metric)
+        found = two_term(a - b, overlap=overlap)
+        draws = _crossed_controls(self.b, metric, self.seeds)
+        if draws is None:
+            return found
+        # The controls of every seed are averaged: that they are a sample is a term of its own.
+        m = len(draws)
+        return replace(
+            found, of_controls=float(np.var(draws, ddof=1)) / m, df_controls=float(m - 1)
+        )
+
+    def control_test(self, metric: str) -> ControlTest | None:
+        """Return how the head stands among the draws of its control; None if there are too few."""
+        assert self.b is not None
+        draws = _crossed_controls(self.b, metric, self.seeds)
+        if draws is not None:
+            return against_controls(self._side(self.a, metric).mean, draws)
+        a, b = self.sides(metric)
+        if len(a.total) < 2:
+            return None
+        if len(self.a.seeds) == 1 and not self.a.fresh:
+            # One head beside controls that are all there is to draw.
+            return against_controls(a.means[0], b.means)
+        return against_paired_controls(a.means, b.means)
+
+
+def _crossed_controls(
+    cell: Cell, metric: str, seeds: tuple[int, ...] | None
+) -> NDArray[np.float64] | None:
+    """Return the mean of every control draw over these seeds; None unless each has them all."""
+    of_control: dict[int, list[int]] = {}
+    for seed, control in cell.draws:
+        of_control.setdefault(control, []).append(seed)
+    whole = all(tuple(own) == seeds for own in of_control.values())
+    if cell.source not in CONTROLS or len(of_control) < 2 or not whole:
+        return None
+    runs = cell.runs(metric)
+    of = np.array([control for _, control in cell.draws])
+    return np.array([DrawSums(runs.total[of == c], runs.count[of == c]).mean for c in of_control])
+
+
 def compare(
-    root: Path,
-    results: pl.DataFrame,
-    *,
-    metrics: Sequence[str] = DEFAULT_METRICS,
-    n_resamples: int = N_RESAMPLES,
-    n_flips: int = N_FLIPS,
+    root: Path, results: pl.DataFrame, *, metrics: Sequence[str] = DEFAULT_METRICS
 ) -> pl.DataFrame:
     """Return every comparison that the results allow, one row each.
 
     Parameters
     ----------
     root : Path
-        The results folder; per-query ranks are read from it.
+        The results folder; sums per cluster are read from it.
     results : DataFrame
-        Rows of `bench.results.read_results`, of one suite and one choice of sets.
+        Rows of `bench.results.read_results`, of one series. Leave rows out afterwards, not here:
+        the primary family is that of all rows.
     metrics : sequence of str
         Of `PAIRED_METRICS`.
-    n_resamples, n_flips : int
 
     Returns
     -------
     DataFrame
-        Schema `SCHEMA`. Values and differences are shares (0.1 is ten points). The same
-        results always give the same numbers: the generator's seed is the arena's name.
+        Schema `SCHEMA`. Values and differences are shares (0.1 is ten points). Nothing is drawn
+        at random: the same results always give the same numbers.
     """
+    primary = primary_family(root, results)
     rows: list[dict[str, Any]] = []
-    for arena, block in results.group_by(ARENA, maintain_order=True):
-        present = [m for m in metrics if m in PAIRED_METRICS and m in set(block["metric"])]
-        if not present:
-            continue
-        cells = read_cells(root, block)
+    for _, block in results.group_by(ARENA, maintain_order=True):
         levels = chance_and_gallery(block)
-        draws = {"n_resamples": n_resamples, "n_flips": n_flips}
-        rows += difference_rows(_pairs(cells), arena, levels, present, **draws)
+        present = [m for m in metrics if m in PAIRED_METRICS and m in levels]
+        cells = read_cells(root, block) if present else []
         for metric in present:
-            parts = _over_parts(cells, metric)
-            rows += difference_rows(parts, arena, levels, [metric], **draws)
-    return with_holm(in_order(pl.DataFrame(rows, schema=SCHEMA)))
+            rows += _rows(_comparisons(cells, metric), levels, metric, primary)
+    return in_order(pl.DataFrame(rows, schema=SCHEMA))
 
 
-def chance_and_gallery(block: pl.DataFrame) -> dict[str, tuple[float, float]]:
-    """Return metric → (chance, gallery size), the mean over the runs of one arena."""
-    return {
-        str(metric): part.select("chance", "gallery").mean().row(0)
-        for (metric,), part in block.group_by(["metric"])
-    }
+@dataclass(frozen=True)
+class Primary:
+    """A comparison that was named beforehand.
 
-
-def with_holm(table: pl.DataFrame) -> pl.DataFrame:
-    """Return a table of comparisons with its p-values corrected over this table.
-
-    The family is the rows that are shown together: call it again after leaving some out.
+    Attributes
+    ----------
+    p_holm : float
+        Corrected over the family.
+    size : int
+        Of the family.
     """
-    known = table["p"].is_not_null()
-    corrected = holm(table["p"].drop_nulls().to_numpy())
-    column = pl.Series("p_holm", [None] * table.height, dtype=pl.Float64)
-    if len(corrected):
-        column = column.scatter(known.arg_true(), corrected)
-    return table.with_columns(column)
+
+    p_holm: float
+    size: int
+
+
+def primary_family(root: Path, results: pl.DataFrame) -> dict[tuple[Any, ...], Primary]:
+    """Return the primary comparisons of a series, by `Comparison.key`.
+
+    There is one family for every choice of images, texts and head; see the module.
+    """
+    if results.is_empty() or set(results["suite"]) & {"sweep"}:
+        return {}
+    sets = ["image_set", "name_set", "caption_set"]
+    families: dict[tuple[Any, ...], list[tuple[tuple[Any, ...], float]]] = {}
+    for _, table in results.group_by(sets, maintain_order=True):
+        direction, metric = next(
+            (d, m) for d, m in (*PRIMARY_METRICS, ("", "")) if not d or d in set(table["direction"])
+        )
+        own = table.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
+        evals = [name for name in MAIN_EVALS if name in set(own["eval"])]
+        own = own.filter(pl.col("eval").is_in(evals[:1]))
+        for arena, block in own.group_by(ARENA, maintain_order=True):
+            cells = read_cells(root, block)
+            for found in _comparisons(cells, metric):
+                p = _p_value(found, metric) if _is_primary(found) and found.seeds else None
+                if p is not None:
+                    family = (*arena, found.a.settings["head_set"])
+                    families.setdefault(family, []).append((found.key(metric), p))
+    out = {}
+    for members in families.values():
+        if len(members) <= LARGEST_FAMILY:
+            corrected = holm(np.array([p for _, p in members]))
+            for (key, _), p in zip(members, corrected, strict=True):
+                out[key] = Primary(float(p), len(members))
+    return out
+
+
+#: Evaluations in the order in which one is the main one of a table.
+MAIN_EVALS = ("held-out", "split", "all-names", *(e for e in EVAL_ORDER if e == "in-class"))
+
+
+def _is_primary(found: Comparison) -> bool:
+    if found.kind == "over-parts":
+        return True
+    alone = found.kind == "over-control" and found.a.n_pairs == "0"
+    return alone and found.b is not None and found.b.source in PRIMARY_CONTROLS
+
+
+def _p_value(found: Comparison, metric: str) -> float | None:
+    if found.b is None:
+        return None
+    if found.kind == "over-control":
+        test = found.control_test(metric)
+        return None if test is None else test.p_above
+    return found.estimate(metric, 0.0).p_value()
+
+
+def _rows(
+    comparisons: Iterable[Comparison],
+    levels: dict[str, tuple[float, float]],
+    metric: str,
+    primary: dict[tuple[Any, ...], Primary],
+) -> list[dict[str, Any]]:
+    return [
+        _row(found, metric, levels[metric], primary.get(found.key(metric)))
+        for found in comparisons
+        if found.seeds
+    ]
+
+
+def _row(
+    found: Comparison, metric: str, level: tuple[float, float], primary: Primary | None
+) -> dict[str, Any]:
+    chance, gallery = level
+    a, b = found.a, found.b
+    estimate = found.estimate(metric, chance)
+    low, high = estimate.interval()
+    if b is None:
+        means = a.mean(metric), chance
+        each = a.runs(metric).means - chance
+        if cutoff(metric) is not None:
+            overlap = 0.0 if found.is_about_this_pool else found.overlap
+            share = proportion_interval(a.by_seed(metric), overlap=overlap)
+            low, high = (end - chance for end in share)
+    else:
+        sides = found.sides(metric)
+        means = sides[0].mean, sides[1].mean
+        each = sides[0].means - sides[1].means
+    test = found.control_test(metric) if found.kind == "over-control" else None
+    images = _over_images(found, metric, estimate)
+    drawn = estimate.n_draws > 1
+    row = {
+        **dict(zip(ARENA, a.arena, strict=True)),
+        "metric": metric,
+        "method": a.method,
+        "comparison": found.kind,
+        "source": b.source if b is not None and found.kind == "over-control" else a.source,
+        "n_pairs": a.n_pairs,
+        **a.settings,
+        "side_a": a.name,
+        "side_b": "chance" if b is None else b.name,
+        "a": means[0],
+        "a_sd": a.sd(metric),
+        "b": means[1],
+        "b_sd": None if b is None else b.sd(metric),
+        "difference": estimate.mean,
+        "difference_sd": sample_sd(each) if drawn else None,
+        "relative": estimate.mean / means[1] if means[1] > 0 else None,
+        "low": low if math.isfinite(low) else None,
+        "high": high if math.isfinite(high) else None,
+        "p": None if b is None else estimate.p_value(),
+        "test": None if b is None else "t, draws and clusters" if drawn else "t, clusters",
+        "draw_error": math.sqrt(estimate.of_draws) if drawn else None,
+        "cluster_error": math.sqrt(estimate.of_clusters),
+        "control_error": math.sqrt(estimate.of_controls) if estimate.of_controls else None,
+        "df": estimate.df if math.isfinite(estimate.df) else None,
+        "overlap": found.overlap if math.isfinite(found.overlap) else None,
+        "population": _population(found, estimate),
+        "image_low": images[0] if images else None,
+        "image_high": images[1] if images else None,
+        "n_seeds": len(found.seeds or ()),
+        "n_queries": estimate.n_rows,
+        "n_clusters": estimate.n_clusters,
+        "gallery": gallery,
+        "chance": chance,
+    }
+    if found.kind == "over-control":
+        row |= {"p": None, "test": "fewer than two control draws"}
+    if test is not None:
+        row |= {
+            "p": test.p_above,
+            "p_below": test.p_below,
+            "test": f"rank among {test.n_controls} draws"
+            if test.by == "rank"
+            else f"t over {test.n_controls} draws, taken as normal",
+            "rank": test.rank,
+            "n_controls": test.n_controls,
+            "control_sd": test.sd,
+            "control_best": test.best,
+        }
+    if primary is not None:
+        bold = primary.p_holm < LEVEL and estimate.mean > 0 and _may_be_bold(found, estimate, test)
+        row |= {"family": primary.size, "p_holm": primary.p_holm, "bold": bold}
+    return {"bold": False, **row}
+
+
+def _may_be_bold(found: Comparison, estimate: Estimate, test: ControlTest | None) -> bool:
+    """Whether there are draws enough for a claim, or nothing is drawn."""
+    if found.is_about_this_pool or found.overlap > LARGEST_OVERLAP:
+        return False
+    if test is not None and test.rank is not None and test.n_controls < ENOUGH_CONTROLS:
+        return False
+    sides = [cell for cell in (found.a, found.b) if cell is not None and test is None]
+    fixed = not any(cell.is_drawn for cell in sides or [found.a])
+    return fixed or estimate.n_draws >= ENOUGH_DRAWS
+
+
+def _population(found: Comparison, estimate: Estimate) -> str:
+    """Return what the interval is about, in words."""
+    sides = [found.a] if found.b is None else [found.a, found.b]
+    new = "new classes" if found.a.clusters_of == "classes" else "new images of these classes"
+    if estimate.n_draws == 1:
+        return f"{new}, this one draw" if any(cell.is_drawn for cell in sides) else new
+    parts = ["splits"] if found.a.fresh else []
+    if found.is_about_this_pool:
+        return f"{new}, this pool of pairs"
+    if any(cell.fitted for cell in sides):
+        parts.append("pairs")
+    if any(cell.source in CONTROLS for cell in sides):
+        parts.append("controls")
+    return f"{new}, new {' and '.join(parts)}" if parts else f"{new}, new seeds"
+
+
+def _over_images(found: Comparison, metric: str, estimate: Estimate) -> tuple[float, float] | None:
+    """Return the interval of one run over few classes for new images of the same classes."""
+    few = estimate.n_draws == 1 and estimate.n_clusters <= FEW_CLASSES
+    if (
+        not few
+        or found.a.clusters_of != "classes"
+        or any(len(cell.run_ids) > 1 for cell in (found.a, found.b) if cell is not None)
+    ):
+        return None
+    sides = [_per_query(cell, metric) for cell in (found.a, found.b) if cell is not None]
+    both = sides[0] if len(sides) == 1 else sides[0] - sides[1]
+    low, high = two_term(both).interval()
+    if found.b is None and cutoff(metric) is not None:
+        low, high = proportion_interval(sides[0])
+    shift = estimate.mean - both.mean if found.b is None else 0.0
+    return low + shift, high + shift
+
+
+def _per_query(cell: Cell, metric: str) -> DrawSums:
+    """Return the values of a cell's one run, every query a cluster of its own."""
+    ranks = read_ranks(cell.root, cell.run_ids).filter(
+        pl.col("direction") == cell.arena[ARENA.index("direction")]
+    )
+    own = sums_of(ranks.with_columns(pl.col("query_id").alias("cluster_id"))).sort("cluster_id")
+    total = own[metric.replace("top-", "R@")].to_numpy()[None]
+    return DrawSums(total, own["n_queries"].cast(pl.Float64).to_numpy()[None])
+
+
+def bold_cells(comparisons: pl.DataFrame, metrics: Collection[str]) -> set[tuple[Any, ...]]:
+    """Return (metric, values of `bench.cells.CELL`) of every cell that may be printed bold.
+
+    A cell is bold if it stands on side a of primary comparisons and all of them are: with real
+    pairs it beats the better of its parts, alone it beats every control.
+
+    Parameters
+    ----------
+    comparisons : DataFrame
+        Of `compare`.
+    metrics : collection of str
+        Shown ones.
+    """
+    primary = comparisons.filter(
+        pl.col("family").is_not_null() & pl.col("metric").is_in(list(metrics))
+    ).with_columns(
+        # A head is on side a whatever control it is compared with.
+        pl.when(pl.col("comparison") == "over-control")
+        .then(pl.lit("head"))
+        .otherwise(pl.col("source"))
+        .alias("source")
+    )
+    held = primary.group_by(["metric", *CELL], maintain_order=True).agg(pl.col("bold").all())
+    return {
+        (row["metric"], tuple(row[name] for name in CELL))
+        for row in held.filter(pl.col("bold")).iter_rows(named=True)
+    }
 
 
 def _find(cells: list[Cell], like: Cell, method: str, source: str, n_pairs: str) -> Cell | None:
@@ -151,34 +538,136 @@ def _find(cells: list[Cell], like: Cell, method: str, source: str, n_pairs: str)
     return None
 
 
-def _pairs(cells: list[Cell]) -> Iterator[Pair]:
-    """Yield the comparisons whose sides do not depend on the metric."""
+def _comparisons(cells: list[Cell], metric: str) -> Iterator[Comparison]:
     for cell in cells:
         if cell.n_pairs == "0":
-            yield Pair("over-chance", cell, None)
+            yield Comparison("over-chance", cell, None)
         if cell.method == "conse":
             continue
         real = _find(cells, cell, cell.method, "none", cell.n_pairs)
         if real is not None and cell.source != "none":
-            yield Pair("over-real", cell, real)
+            yield Comparison("over-real", cell, real)
         if cell.source != "head":
             continue
         for control in CONTROLS:
             other = _find(cells, cell, cell.method, control, cell.n_pairs)
             if other is not None:
-                yield Pair("over-control", cell, other)
+                yield Comparison("over-control", cell, other)
         conse = _find(cells, cell, "conse", "head", "0")
         if conse is not None:
-            yield Pair("over-conse", cell, conse)
+            yield Comparison("over-conse", cell, conse)
+        alone = _find(cells, cell, cell.method, "head", "0")
+        if cell.n_pairs != "0" and alone is not None and real is not None:
+            parts = [Comparison("over-parts", cell, part) for part in (alone, real)]
+            if all(part.seeds for part in parts):
+                yield max(parts, key=lambda part: part.sides(metric)[1].mean)
 
 
-def _over_parts(cells: list[Cell], metric: str) -> Iterator[Pair]:
-    for cell in cells:
-        if cell.source != "head" or cell.n_pairs == "0":
+def chosen_rows(choice: str) -> tuple[Path, pl.DataFrame, pl.DataFrame]:
+    """Return the folder of ``FOLDER[:method/source/K][:name=value,…]``, its series and the choice.
+
+    Raises
+    ------
+    NoResultsError
+        If the folder holds no such row; the message says what it holds.
+    """
+    folder, *rest = choice.split(":")
+    root = Path(folder)
+    wanted: dict[str, str] = {}
+    for part in rest:
+        if "=" in part:
+            wanted |= dict(item.split("=", 1) for item in part.split(",") if "=" in item)
+        else:
+            words = zip(("method", "source", "n_pairs"), part.split("/"), strict=False)
+            wanted |= {name: word for name, word in words if word}
+    unknown = [name for name in wanted if name not in FIELDS]
+    if unknown:
+        msg = f"{choice!r} chooses by {unknown[0]!r}. Known: {', '.join(FIELDS)}."
+        raise NoResultsError(msg)
+    series = only_series(root, read_results(root), suite=wanted.pop("suite", None))
+    rows = series
+    for name, value in wanted.items():
+        own = pl.col(name).cast(pl.String)
+        kept = rows.filter(own.str.starts_with(value) if name == "run_id" else own == value)
+        if kept.is_empty():
+            have = ", ".join(sorted(set(rows[name].cast(pl.String).drop_nulls())))
+            msg = f"{root} has no {name} {value!r} there. It has: {have[:500]}."
+            raise NoResultsError(msg)
+        rows = kept
+    return root, series, rows
+
+
+def compare_choices(a: str, b: str, *, metrics: Sequence[str] = DEFAULT_METRICS) -> pl.DataFrame:
+    """Return the paired differences of two choices of cells, on the queries that both have.
+
+    Parameters
+    ----------
+    a, b : str
+        Choices; see `chosen_rows`. Where each leaves one cell to a question, these two are
+        compared; where they leave several, cells that agree in everything the choices leave open.
+    metrics : sequence of str
+
+    Returns
+    -------
+    DataFrame
+        Schema `SCHEMA`. A comparison that the table of the folder has too is named as there, and
+        has the same numbers, its corrected p among them; any other is ``"a-b"`` and exploratory.
+
+    Raises
+    ------
+    NoResultsError
+        If a choice is empty, or no two cells can be paired.
+    """
+    (root_a, series, rows_a), (root_b, _, rows_b) = chosen_rows(a), chosen_rows(b)
+    primary = primary_family(root_a, series) if root_a == root_b else {}
+    blocks = dict(rows_b.group_by(ARENA, maintain_order=True))
+    rows: list[dict[str, Any]] = []
+    for arena, block in rows_a.group_by(ARENA, maintain_order=True):
+        if arena not in blocks:
             continue
-        head = _find(cells, cell, cell.method, "head", "0")
-        real = _find(cells, cell, cell.method, "none", cell.n_pairs)
-        if head is None or real is None:
+        levels = chance_and_gallery(block)
+        present = [m for m in metrics if m in PAIRED_METRICS and m in levels]
+        if not present:
             continue
-        means = [side.values(metric).mean() for side in (head, real)]
-        yield Pair("over-parts", cell, head if means[0] >= means[1] else real)
+        left, right = read_cells(root_a, block), read_cells(root_b, blocks[arena])
+        ids = [cell.clusters for cell in (*left, *right)]
+        clusters = np.unique(np.concatenate(ids)) if ids else np.empty(0, np.str_)
+        for metric in present:
+            pairs = _matched([c.on(clusters) for c in left], [c.on(clusters) for c in right])
+            rows += _rows(pairs, levels, metric, primary)
+    if not rows:
+        msg = (
+            f"No cell of {a} and {b} has the same task, evaluation, sets and queries. `bench ls` "
+            "lists what a folder holds; choose cells as FOLDER:method/source/K."
+        )
+        raise NoResultsError(msg)
+    return in_order(pl.DataFrame(rows, schema=SCHEMA))
+
+
+def _matched(left: list[Cell], right: list[Cell]) -> list[Comparison]:
+    if len(left) == 1 and len(right) == 1:
+        return [_named(left[0], right[0])]
+    open_ = [
+        name
+        for name in ("method", "source", "n_pairs", *SETTINGS)
+        if len({_value(cell, name) for cell in left}) > 1
+        or len({_value(cell, name) for cell in right}) > 1
+    ]
+    by_open = {tuple(_value(cell, name) for name in open_): cell for cell in right}
+    pairs = []
+    for cell in left:
+        other = by_open.get(tuple(_value(cell, name) for name in open_))
+        if other is not None:
+            pairs.append(_named(cell, other))
+    return pairs
+
+
+def _named(a: Cell, b: Cell) -> Comparison:
+    """Return a comparison under the name that a table has for it."""
+    same = a.method == b.method and a.n_pairs == b.n_pairs
+    is_control = same and a.source == "head" and b.source in CONTROLS
+    return Comparison("over-control" if is_control else "a-b", a, b)
+
+
+def _value(cell: Cell, name: str) -> Any:
+    return cell.settings[name] if name in SETTINGS else getattr(cell, name)

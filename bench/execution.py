@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,7 @@ def run_all(
             for done in _run_groups(groups, store, root, weights):
                 report(done)
     elif groups:
-        # A seed of a sweep is a batch of its own already.
-        size = 1 if left[0].suite == SWEEP else _BATCH
-        batches = [groups[start : start + size] for start in range(0, len(groups), size)]
+        batches = _batches(groups)
         # A process elsewhere may have another working directory; an address stays as it is.
         place = store if "://" in str(store) else Path(store).resolve()
         if weights is not None and Path(weights).exists():
@@ -152,6 +151,29 @@ def _by_fit(runs: Sequence[Run]) -> list[list[Run]]:
         key = grid_key(run) if run.suite == SWEEP else run.fit_key
         groups.setdefault(key, []).append(run)
     return list(groups.values())
+
+
+def _batches(groups: Sequence[list[Run]]) -> list[list[list[Run]]]:
+    """Return the groups that one process makes after another.
+
+    A seed of a sweep is a batch of its own already. Fits on the same prototypes stay together: what
+    was decomposed for one of them serves the next.
+    """
+    batches: list[list[list[Run]]] = []
+    last: tuple[Any, ...] | None = None
+    for group in groups:
+        size = 1 if group[0].suite == SWEEP else _BATCH
+        key = _prototypes(group[0])
+        if not batches or (len(batches[-1]) >= size and key != last) or size == 1:
+            batches.append([])
+        batches[-1].append(group)
+        last = key
+    return batches
+
+
+def _prototypes(run: Run) -> tuple[Any, ...]:
+    draw = run.seed if run.control_draw is None else run.control_draw
+    return run.method, run.source, draw
 
 
 def _run_batch(
@@ -199,17 +221,44 @@ def _run_groups(
     groups: Sequence[Sequence[Run]], store: Path | str, root: Path, weights: str | None
 ) -> Iterator[FitDone]:
     corpora = _Corpora(store, weights)
-    for group in groups:
-        if group[0].suite == SWEEP:
-            yield from _sweep(group, corpora.read(group[0]), root)
+    for together in _written_together(groups):
+        if together[0][0].suite == SWEEP:
+            yield from _sweep(together[0], corpora.read(together[0][0]), root)
             continue
-        start = time.perf_counter()
-        # Tasks of one fit share a corpus: that of the one that reads most.
-        widest = max(group, key=needs_prompts)
-        made = execute(group, corpora.read(widest), prompt_side=corpora.prompt_side)
-        for run, rows, ranks in made:
-            write_run(root, run.run_id, rows, ranks)
-        yield FitDone(len(group), time.perf_counter() - start)
+        rows, ranks, done = [], [], []
+        for group in together:
+            start = time.perf_counter()
+            # Tasks of one fit share a corpus: that of the one that reads most.
+            widest = max(group, key=needs_prompts)
+            for run, own_rows, own_ranks in execute(
+                group, corpora.read(widest), prompt_side=corpora.prompt_side
+            ):
+                if len(together) == 1:
+                    write_run(root, run.run_id, own_rows, own_ranks)
+                else:
+                    rows.append(own_rows)
+                    ranks.append(own_ranks)
+            done.append(FitDone(len(group), time.perf_counter() - start))
+        if rows:
+            write_batch(root, pl.concat(rows), pl.concat(ranks))
+        yield from done
+
+
+def _written_together(groups: Sequence[Sequence[Run]]) -> Iterator[list[Sequence[Run]]]:
+    """Yield the groups whose results are one file: those of one control draw on many splits.
+
+    There are hundreds of them, each of a fraction of a second: a durable file for each would
+    take as long as the fits.
+    """
+    for draw, own in groupby(groups, key=lambda group: _file_key(group[0])):
+        if draw is None:
+            yield from ([group] for group in own)
+        else:
+            yield list(own)
+
+
+def _file_key(run: Run) -> tuple[Any, ...] | None:
+    return None if run.control_draw is None else _prototypes(run)
 
 
 def _sweep(runs: Sequence[Run], corpus: Corpus, root: Path) -> Iterator[FitDone]:
@@ -289,17 +338,18 @@ def _add_rows(table: Columns, run: Run, outcomes: list[Outcome], facts: dict[str
             | {
                 "direction": outcome.direction,
                 "n_queries": outcome.n,
-                "n_clusters": _n_clusters(outcome),
+                **_clusters(outcome),
                 "gallery": outcome.gallery,
             }
             | (outcome.facts or {}),
         )
 
 
-def _n_clusters(outcome: Outcome) -> int:
+def _clusters(outcome: Outcome) -> dict[str, Any]:
     if outcome.queries is None:
-        return outcome.n
-    return outcome.queries.question.n_clusters
+        return {"n_clusters": outcome.n, "clusters_of": None}
+    question = outcome.queries.question
+    return {"n_clusters": question.n_clusters, "clusters_of": question.clusters_of}
 
 
 def _add_ranks(table: Columns, run: Run, outcomes: list[Outcome], *, places: bool = True) -> None:

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from bench.corpus import Corpus, Head
 from bench.errors import ProtocolError
-from bench.protocol import Split, choice_rng, control_rng, first_pairs, first_per_class
+from bench.protocol import (
+    FRESH_SPLITS,
+    Split,
+    choice_rng,
+    control_rng,
+    first_pairs,
+    first_per_class,
+)
 from bench.runs import IDENTITY, Run
 from bench.tasks import Projector
 from fitters.controls import CONTROLS
@@ -72,7 +79,8 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         If the run needs a head or captions that the corpus lacks, or too many pairs.
     """
     if run.method == IDENTITY:
-        return Fitted(Identity(), {"n_images_fitted": 0, "n_prototypes": 0, "image_mean": "none"})
+        facts = {"n_images_fitted": 0, "n_prototypes": 0, "image_mean": "none"}
+        return Fitted(Identity(), {**facts, "n_pool": n_pool(run, corpus, split)})
     real = None
     chosen: NDArray[np.int64] = np.empty(0, dtype=np.int64)
     if split is None:
@@ -95,11 +103,28 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     )
     facts = {
         "n_images_fitted": len(chosen),
+        "n_pool": n_pool(run, corpus, split),
         "n_prototypes": 0 if prototypes is None else prototypes.n,
         "image_mean": "none" if alignment.x.mean is None else whose,
         **_choice_columns(alignment.facts["choice"]),
     }
     return Fitted(alignment, facts)
+
+
+def n_pool(run: Run, corpus: Corpus, split: Split | None) -> float:
+    """Return how many independent images the real pairs of all seeds are drawn from.
+
+    Under a fixed split these are the training images; where every seed draws the images of every
+    class anew, all images. Where it draws the classes anew, images of one class come together, and
+    n images count as ``n² / Σ n_c²`` of them: the simulation of docs/statistics.md holds with this
+    pool and with no larger one.
+    """
+    if split is None:
+        return 0.0
+    if run.eval == "held-out":
+        sizes = np.unique(corpus.images.classes, return_counts=True)[1]
+        return float(sizes.sum()) ** 2 / float(np.sum(sizes.astype(np.float64) ** 2))
+    return float(len(corpus.images) if run.eval in FRESH_SPLITS else len(split.train))
 
 
 def training_pairs(
@@ -176,7 +201,8 @@ def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32
         raise ProtocolError(msg)
     pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups)
     if run.source != "head":
-        pairs = CONTROLS[run.source](pairs, control_rng(run.seed))
+        draw = run.seed if run.control_draw is None else run.control_draw
+        pairs = CONTROLS[run.source](pairs, control_rng(draw))
     return pairs, head.bias
 
 

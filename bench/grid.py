@@ -18,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.corpus import Corpus
-from bench.fits import Fitted, fit_run, prototype_pairs, training_pairs, unlabelled_images
+from bench.fits import (
+    Fitted,
+    fit_run,
+    n_pool,
+    prototype_pairs,
+    training_pairs,
+    unlabelled_images,
+)
 from bench.metrics.equal_rows import different_rows
 from bench.options import Hubness, Retrieval, ZeroShot
 from bench.protocol import Split
@@ -184,6 +191,7 @@ class _Shared:
         mixed = sources.prototypes is not None and sources.real is not None
         return {
             "n_images_fitted": self.real(run)[0],
+            "n_pool": n_pool(run, self.corpus, self.split),
             "n_prototypes": 0 if sources.prototypes is None else sources.prototypes.n,
             "image_mean": self.whose,
             "penalty_chosen": float(run.penalty) if "penalty" in options else None,

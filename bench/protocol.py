@@ -19,6 +19,9 @@ from bench.errors import ProtocolError
 # Streams of one seed: the split, the subset and the control must not share random numbers.
 _SPLIT, _SUBSET, _CONTROL, _CHOICE, _SAMPLE = 1, 2, 3, 4, 5
 
+#: Evaluations in which every seed splits the images anew, and scores others.
+FRESH_SPLITS = ("held-out", "in-class")
+
 
 @dataclass(frozen=True)
 class Split:

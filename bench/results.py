@@ -2,7 +2,8 @@
 
     RESULTS/runs/<run_id>.parquet      one row per direction and metric; written last
     RESULTS/ranks/<run_id>.parquet     one row per query
-    RESULTS/runs/many-<sha256>.parquet the runs of a batch in one file, and ranks/ likewise
+    RESULTS/sums/<run_id>.parquet      one row per cluster of queries: sums of every metric
+    RESULTS/runs/many-<sha256>.parquet the runs of a batch in one file; ranks/ and sums/ likewise
     RESULTS/sessions/<date>-<pid>.json what was typed, versions, dates; not keyed
 
 A file's name is the id of its run, or the hash of the ids of its runs, and its content says so
@@ -14,7 +15,8 @@ milliseconds would otherwise wait for a thousand durable writes.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.errors import NoResultsError
+from bench.metrics import CUTOFFS, METRICS, query_values
 from featstore.keys import canonical_json, sha256_hex
 from featstore.store.files import json_bytes, read_json, write_file
 
@@ -61,6 +64,7 @@ RUN_COLUMNS: dict[str, Any] = {
     "code": pl.String,  # digest of the sources that made the row
     "view_set": pl.String,  # augmented views of the images, where a few-shot learner had some
     "view_revision": pl.String,
+    "control_draw": pl.Int64,  # draws the control; null where the seed does
 }
 
 #: One row per run, direction and metric.
@@ -71,8 +75,10 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "chance": pl.Float64,  # null for a metric that has no chance level
     "n_queries": pl.Int64,
     "n_clusters": pl.Int64,
+    "clusters_of": pl.String,  # classes or images: what was sampled, and what intervals are about
     "gallery": pl.Int64,
     "n_images_fitted": pl.Int64,  # what "all" meant
+    "n_pool": pl.Float64,  # independent images that the fitted ones were drawn from, over all seeds
     "n_prototypes": pl.Int64,
     "image_mean": pl.String,  # whose mean centres the images; says when it is transductive
     "penalty_chosen": pl.Float64,
@@ -104,6 +110,65 @@ RANK_SCHEMA: dict[str, Any] = {
     "n_relevant": pl.Int64,
     "top": pl.List(pl.String),  # item_ids of the first places, best first; null in a sweep
 }
+
+#: Metrics whose sums over the queries of a cluster are kept; ``top-k`` is ``R@k``.
+SUMMED = tuple(m for m in METRICS if m != "median_rank" and not m.startswith("top-"))
+
+#: One row per run, direction and cluster: from these follow all comparisons of means.
+SUM_SCHEMA: dict[str, Any] = {
+    "run_id": pl.String,
+    "direction": pl.String,
+    "queries": pl.String,  # digest of the ids of all queries of this run and direction
+    "cluster_id": pl.String,
+    "n_queries": pl.Int64,
+    **dict.fromkeys(SUMMED, pl.Float64),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class QueryColumns:
+    """Columns of `RANK_SCHEMA` as arrays: what `bench.metrics.query_values` reads."""
+
+    rank: NDArray[np.int64]
+    average_precision: NDArray[np.float64]
+    truncated_precision: NDArray[np.float64]
+    hits: NDArray[np.int64]
+    n_relevant: NDArray[np.int64]
+
+
+def sums_of(ranks: pl.DataFrame) -> pl.DataFrame:
+    """Return the sums per cluster of per-query ranks, under `SUM_SCHEMA`.
+
+    Parameters
+    ----------
+    ranks : DataFrame
+        Under `RANK_SCHEMA`, of any number of runs.
+    """
+    hits = ranks["hits"].list.to_array(len(CUTOFFS)).to_numpy() if ranks.height else None
+    columns = QueryColumns(
+        ranks["rank"].to_numpy(),
+        ranks["average_precision"].to_numpy(),
+        ranks["truncated_precision"].to_numpy(),
+        np.empty((0, len(CUTOFFS)), np.int64) if hits is None else hits,
+        ranks["n_relevant"].to_numpy(),
+    )
+    keys = ["run_id", "direction"]
+    values = ranks.select(*keys, "query_id", "cluster_id").with_columns(
+        pl.Series(metric, query_values(metric, columns), dtype=pl.Float64) for metric in SUMMED
+    )
+    digests = (
+        ranks.lazy().select(*keys, "query_id").sort(*keys, "query_id").group_by(keys)
+        .agg(pl.col("query_id").str.join("\0")).collect()
+    )  # fmt: skip
+    digests = digests.with_columns(
+        pl.Series("queries", [sha256_hex(ids.encode())[:16] for ids in digests["query_id"]],
+                  dtype=pl.String)
+    ).drop("query_id")  # fmt: skip
+    sums = values.group_by([*keys, "cluster_id"], maintain_order=True).agg(
+        pl.len().cast(pl.Int64).alias("n_queries"), *(pl.col(metric).sum() for metric in SUMMED)
+    )
+    joined = sums.join(digests, on=keys, how="left", maintain_order="left")
+    return joined.select(pl.col(name).cast(dtype) for name, dtype in SUM_SCHEMA.items())
 
 
 def write_run(root: Path, run_id: str, rows: pl.DataFrame, ranks: pl.DataFrame) -> None:
@@ -143,6 +208,11 @@ def run_path(root: Path, name: str) -> Path:
 def ranks_path(root: Path, name: str) -> Path:
     """Return where the per-query ranks of a run, or of a batch of this name, lie."""
     return root / "ranks" / f"{name}.parquet"
+
+
+def sums_path(root: Path, name: str) -> Path:
+    """Return where the sums per cluster of a run, or of a batch of this name, lie."""
+    return root / "sums" / f"{name}.parquet"
 
 
 def files_of(root: Path) -> dict[str, str]:
@@ -196,23 +266,52 @@ def read_ranks(root: Path, run_ids: Iterable[str]) -> pl.DataFrame:
     NoResultsError
         If a file is missing or cannot be read.
     """
+    return _of_runs(root, run_ids, ranks_path, RANK_SCHEMA)
+
+
+def read_sums(root: Path, run_ids: Iterable[str]) -> pl.DataFrame:
+    """Return the sums per cluster of these runs, in the order given.
+
+    A folder of an older version holds none: there they are made from the ranks.
+
+    Raises
+    ------
+    NoResultsError
+        If a file is missing or cannot be read.
+    """
+    wanted = list(run_ids)
+    named = files_of(root) if any(not run_path(root, i).is_file() for i in wanted) else {}
+    have = {i for i in wanted if sums_path(root, named.get(i, i)).is_file()}
+    frames = [_of_runs(root, [i for i in wanted if i in have], sums_path, SUM_SCHEMA)]
+    if len(have) < len(wanted):
+        frames.append(sums_of(read_ranks(root, [i for i in wanted if i not in have])))
+    return pl.concat(frames)
+
+
+def _of_runs(
+    root: Path, run_ids: Iterable[str], place: Callable[[Path, str], Path], schema: dict[str, Any]
+) -> pl.DataFrame:
+    """Return the rows of these runs from files of one run or of many, in the order given."""
     wanted = list(run_ids)
     batches: dict[str, list[str]] = {}
-    if any(not ranks_path(root, run_id).is_file() for run_id in wanted):
+    if any(not place(root, run_id).is_file() for run_id in wanted):
         named = files_of(root)
         for run_id in wanted:
             if named.get(run_id, run_id) != run_id:
                 batches.setdefault(named[run_id], []).append(run_id)
     of_batch: dict[str, pl.DataFrame] = {}
     for name, ids in batches.items():
-        held = _read(ranks_path(root, name), RANK_SCHEMA).filter(pl.col("run_id").is_in(ids))
+        held = _read(place(root, name), schema).filter(pl.col("run_id").is_in(ids))
         parts = held.partition_by("run_id", as_dict=True, maintain_order=True)
         of_batch |= {str(key): part for (key,), part in parts.items()}
+    # A run without queries has no rows in a file of many.
+    in_batch = {run_id for ids in batches.values() for run_id in ids}
+    empty = pl.DataFrame(schema=schema)
     frames = [
-        of_batch[run_id] if run_id in of_batch else _read(ranks_path(root, run_id), RANK_SCHEMA)
+        of_batch.get(run_id, empty) if run_id in in_batch else _read(place(root, run_id), schema)
         for run_id in wanted
     ]
-    return pl.concat(frames) if frames else pl.DataFrame(schema=RANK_SCHEMA)
+    return pl.concat(frames) if frames else empty
 
 
 def write_session(root: Path, name: str, facts: dict[str, Any]) -> None:
@@ -300,6 +399,7 @@ def _batch_name(ids: Iterable[str]) -> str:
 
 def _write(root: Path, name: str, rows: pl.DataFrame, ranks: pl.DataFrame) -> None:
     write_file(ranks_path(root, name), [_parquet(ranks.select(list(RANK_SCHEMA)))])
+    write_file(sums_path(root, name), [_parquet(sums_of(ranks))])
     write_file(run_path(root, name), [_parquet(rows.select(list(RESULT_SCHEMA)))])
 
 

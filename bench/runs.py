@@ -89,6 +89,9 @@ class Run:
         Digest of the sources that make a result; see `bench.code`.
     view_set, view_revision : str
         Augmented views of the images, for few-shot learners that look at some; empty for none.
+    control_draw : int, optional
+        Draws the rows of a control, so that many draws of it can stand beside one head on the same
+        split and real pairs; None: the seed draws them.
     """
 
     suite: str
@@ -124,6 +127,7 @@ class Run:
     code: str = field(default_factory=code_digest)
     view_set: str = ""
     view_revision: str = ""
+    control_draw: int | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -139,6 +143,9 @@ class Run:
         object.__setattr__(self, "options", None if options == type(options)() else options)
         if isinstance(self.n_pairs, int) and self.n_pairs < 0:
             msg = f"A run uses 0 real pairs or more; got {self.n_pairs}."
+            raise ProtocolError(msg)
+        if self.control_draw is not None and self.source in ("none", "head"):
+            msg = f"control_draw draws a control's rows; source {self.source!r} has none."
             raise ProtocolError(msg)
         self._check_fit()
         if not 0.0 < self.train_fraction < 1.0:
@@ -231,6 +238,8 @@ class Run:
         if not self.view_set:
             # Runs without views keep the ids that they had before there were any.
             del facts["view_set"], facts["view_revision"]
+        if self.control_draw is None:
+            del facts["control_draw"]
         return facts
 
     def columns(self) -> dict[str, Any]:

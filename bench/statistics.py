@@ -1,230 +1,575 @@
-"""How certain a difference is: intervals and p-values that respect clusters.
+"""How certain a mean or a difference is: draws × clusters, control draws, families of claims.
 
-Queries that share a description (or an image) are no independent draws: a model that knows
-one of three frogs tends to know the other two. Here the *cluster* is what is resampled, with
-all its queries, over all seeds in which it is tested.
+A row of a table is a mean over *draws* (splits, subsets of real pairs, seeds) and over queries that
+come in *clusters* (all images of one class, all captions of one image). Both are samples, so both
+add to the variance. `two_term` estimates the two parts from sums per draw and cluster alone, with
+degrees of freedom that stay honest for five draws or seven clusters. docs/statistics.md has the
+formulas, the simulations behind them (``make validate-statistics``) and when not to trust them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from bench.errors import MetricError
 
-#: Resamples of the bootstrap. The ends of a 95 % interval then vary by about 2 % of its width.
-N_RESAMPLES = 4_000
+Matrix = NDArray[np.float64]
 
-#: Sign flips of the permutation test: the smallest p it can give is 1 / (N_FLIPS + 1).
-N_FLIPS = 9_999
+#: Control draws from which a rank alone can reach p = 1 / (m + 1) = 0.05.
+ENOUGH_CONTROLS = 19
 
-# Resamples drawn at once; bounds the memory at BLOCK × clusters × 8 bytes.
-_BLOCK = 1_000
+#: A primary family has at most so many comparisons; with more, a table of honest degrees of
+#: freedom can hardly reject anything (docs/statistics.md).
+LARGEST_FAMILY = 20
+
+#: Draws that a claim from random draws needs.
+ENOUGH_DRAWS = 10
+
+#: Above this share of the pool, draws overlap too much for a claim beyond the pool.
+LARGEST_OVERLAP = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class DrawSums:
+    """Sums of one value per query by draw and cluster: all that an interval needs.
+
+    Attributes
+    ----------
+    total : float64 array of shape (s, c)
+        Sum of the values of the queries of cluster c in draw s; 0 where there is none.
+    count : float64 array of shape (s, c)
+        Number of these queries.
+    """
+
+    total: Matrix
+    count: Matrix
+
+    def __post_init__(self) -> None:
+        if self.total.shape != self.count.shape or self.total.ndim != 2 or self.count.sum() <= 0:
+            msg = (
+                "Sums per draw and cluster need a total and a count of the same shape (draws, "
+                f"clusters), with at least one query; got shapes {self.total.shape} and "
+                f"{self.count.shape}, {self.count.sum():g} queries."
+            )
+            raise MetricError(msg)
+
+    @classmethod
+    def of(
+        cls, values: NDArray[np.floating[Any]], draws: NDArray[Any], clusters: NDArray[Any]
+    ) -> DrawSums:
+        """Return the sums of one value per row.
+
+        Parameters
+        ----------
+        values : array of shape (n,)
+        draws, clusters : arrays of shape (n,)
+            Ids of the draw and of the cluster of every row.
+
+        Raises
+        ------
+        MetricError
+            If lengths differ or there is no row.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> values, draws = np.array([1.0, 0.0, 1.0]), np.array([0, 0, 1])
+        >>> sums = DrawSums.of(values, draws, np.array(["a", "b", "a"]))
+        >>> sums.total.tolist(), sums.count.tolist()
+        ([[1.0, 0.0], [1.0, 0.0]], [[1.0, 1.0], [1.0, 0.0]])
+        """
+        if not len(values) == len(draws) == len(clusters) or len(values) == 0:
+            msg = (
+                f"Every value needs a draw and a cluster: got {len(values):,} values, "
+                f"{len(draws):,} draws and {len(clusters):,} clusters."
+            )
+            raise MetricError(msg)
+        _, s = np.unique(draws, return_inverse=True)
+        _, c = np.unique(clusters, return_inverse=True)
+        shape = int(s.max()) + 1, int(c.max()) + 1
+        flat = s * shape[1] + c
+        size = shape[0] * shape[1]
+        total = np.bincount(flat, weights=np.asarray(values, np.float64), minlength=size)
+        count = np.bincount(flat, minlength=size).astype(np.float64)
+        return cls(total.astype(np.float64).reshape(shape), count.reshape(shape))
+
+    def __sub__(self, other: DrawSums | float) -> DrawSums:
+        """Return the sums of the differences, query by query the same on both sides.
+
+        Raises
+        ------
+        MetricError
+            If the two do not have the same number of queries in every draw and cluster.
+        """
+        if not isinstance(other, DrawSums):
+            return DrawSums(self.total - other * self.count, self.count)
+        if self.count.shape != other.count.shape or not np.array_equal(self.count, other.count):
+            msg = (
+                "A paired difference needs the same queries on both sides: the numbers of queries "
+                f"per draw and cluster differ ({self.count.sum():g} and {other.count.sum():g})."
+            )
+            raise MetricError(msg)
+        return DrawSums(self.total - other.total, self.count)
+
+    @property
+    def mean(self) -> float:
+        """The mean over all queries of all draws."""
+        return float(self.total.sum() / self.count.sum())
+
+    @property
+    def means(self) -> Matrix:
+        """The mean of every draw, shape (s,)."""
+        means: Matrix = self.total.sum(axis=1) / self.count.sum(axis=1)
+        return means
+
+    def averaged(self) -> DrawSums:
+        """Return the sums of the mean over the draws, shape (1, c); draws with the same queries."""
+        return DrawSums(self.total.mean(axis=0)[None], self.count.mean(axis=0)[None])
 
 
 @dataclass(frozen=True)
-class MeanSd:
-    """Mean and spread over seeds.
+class Estimate:
+    """A mean with its variance, split by where it comes from.
 
     Attributes
     ----------
     mean : float
-    sd : float
-        Sample standard deviation (n - 1); NaN for a single value.
-    n : int
-        Number of seeds.
+    of_draws : float
+        Variance from the draws, the factor for overlapping subsets included; 0 for one draw.
+    of_clusters : float
+        Variance from the clusters.
+    df_draws, df_clusters : float
+        Degrees of freedom of the two.
+    n_draws, n_clusters, n_rows : int
+    overlap : float
+        f, the share of the pool that one draw takes.
+    of_controls, df_controls : float
+        Variance of the mean of the control draws that is subtracted, where there are some.
+    crossed : float, optional
+        The part that `of_draws` and `of_clusters` count twice, where it is taken off.
     """
 
     mean: float
-    sd: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean difference with its 95 % interval and its p-value.
-
-    Attributes
-    ----------
-    mean : float
-        Mean over all rows of ``a - b``.
-    low, high : float
-        Percentile interval of the cluster bootstrap.
-    p : float
-        Two-sided p of the sign-flip permutation test over clusters.
-    n_rows, n_clusters : int
-    """
-
-    mean: float
-    low: float
-    high: float
-    p: float
-    n_rows: int
+    of_draws: float
+    of_clusters: float
+    df_draws: float
+    df_clusters: float
+    n_draws: int
     n_clusters: int
+    n_rows: int
+    overlap: float = 0.0
+    of_controls: float = 0.0
+    df_controls: float = math.nan
+    crossed: float = 0.0
+
+    @property
+    def variance(self) -> float:
+        """Variance of the mean; infinite where one cluster leaves it unknown."""
+        if self.n_clusters < 2:
+            return math.inf
+        whole = self.of_draws + self.of_clusters - self.crossed
+        return max(whole, self.of_draws, self.of_clusters) + self.of_controls
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean."""
+        return math.sqrt(self.variance)
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of the variance, after Satterthwaite."""
+        parts = [
+            (self.of_draws, self.df_draws), (self.of_clusters, self.df_clusters),
+            (self.of_controls, self.df_controls),
+        ]  # fmt: skip
+        spread = sum(variance**2 / df for variance, df in parts if variance > 0)
+        if spread == 0 or not math.isfinite(self.variance):
+            return self.df_clusters
+        found = self.variance**2 / spread
+        if self.crossed:
+            # What was taken off is estimated too; the smaller of the two is always safe.
+            found = max(found, min(self.df_draws, self.df_clusters))
+        return found
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the t interval of the mean."""
+        if not math.isfinite(self.variance):
+            return -math.inf, math.inf
+        half = float(stats.t.ppf(0.5 + confidence / 2.0, self.df)) * self.error
+        return self.mean - half, self.mean + half
+
+    def p_value(self, null: float = 0.0) -> float:
+        """Return the two-sided p of ``mean == null``.
+
+        Where nothing varies at all, it is the smallest p that flipping the signs of the clusters
+        could give, 2 / 2^c: four clusters that agree are no proof.
+        """
+        distance = abs(self.mean - null)
+        if not math.isfinite(self.variance):
+            return 1.0
+        # Sums of the same terms in another order differ in the last bits.
+        if distance <= 1e-12:
+            return 1.0
+        if self.variance <= 1e-24:
+            return float(2.0 ** (1 - self.n_clusters))
+        return float(2.0 * stats.t.sf(distance / self.error, self.df))
+
+    def not_worse_than(self, margin: float, *, level: float = 0.05) -> bool:
+        """Whether the mean is shown to be above ``-margin`` (one-sided, at `level`).
+
+        `margin` is a positive number fixed before the data are seen.
+        """
+        return self.interval(1.0 - 2.0 * level)[0] > -margin
+
+    def equivalent_within(self, margin: float, *, level: float = 0.05) -> bool:
+        """Whether two one-sided tests (TOST) show the mean to lie within ±`margin`.
+
+        Only then may a text say that there is no difference.
+
+        References
+        ----------
+        Schuirmann, A Comparison of the Two One-Sided Tests Procedure, 1987.
+        """
+        low, high = self.interval(1.0 - 2.0 * level)
+        return low > -margin and high < margin
 
 
-def mean_sd(values: Sequence[float] | NDArray[np.floating[Any]]) -> MeanSd:
-    """Return the mean and the sample standard deviation (n - 1) of one value per seed."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.size == 0:
-        msg = "There is no value to average."
-        raise MetricError(msg)
-    sd = float(np.std(array, ddof=1)) if array.size > 1 else float("nan")
-    return MeanSd(float(np.mean(array)), sd, int(array.size))
-
-
-def paired_difference(
-    a: NDArray[np.floating[Any]],
-    b: NDArray[np.floating[Any]] | float,
-    clusters: NDArray[Any],
-    *,
-    rng: np.random.Generator,
-    confidence: float = 0.95,
-    n_resamples: int = N_RESAMPLES,
-    n_flips: int = N_FLIPS,
-) -> Difference:
-    """Compare two methods on the same queries.
+def effective_df(shares: NDArray[np.floating[Any]]) -> float:
+    """Return the degrees of freedom of the CR2 variance of a mean over unequal parts.
 
     Parameters
     ----------
-    a, b : arrays of shape (n,), or a number for b
-        Value of each query under each method, row by row the same query. A number is a
-        known level, such as chance.
-    clusters : array of shape (n,)
-        Id of what was drawn independently: a description, an image.
-    rng : Generator
-        Draws the resamples and the flips.
-    confidence : float
-        Coverage of the interval.
-    n_resamples, n_flips : int
+    shares : array of shape (n,)
+        Share of the rows that each part holds; sums to 1.
 
     Returns
     -------
-    Difference
-        Of ``mean(a - b)`` over rows.
+    float
+        n - 1 for equal shares, less for unequal ones; NaN for a single part.
+
+    Notes
+    -----
+    ``1 / (Σh² + (Σ h²/(1-h))² - Σ (h²/(1-h))²)``: Satterthwaite's approximation of the quadratic
+    form under independent parts with variance in proportion to their size (Bell and McCaffrey,
+    2002; Imbens and Kolesár, 2016), written out for an intercept.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(effective_df(np.full(10, 0.1)), 9)
+    9.0
+    """
+    h = np.asarray(shares, np.float64)
+    h = h[h > 0]
+    if len(h) < 2:
+        return math.nan
+    lever = h**2 / (1.0 - h)
+    return float(1.0 / (np.sum(h**2) + np.sum(lever) ** 2 - np.sum(lever**2)))
+
+
+def two_term(sums: DrawSums, *, overlap: float = 0.0, floor: bool = False) -> Estimate:
+    """Estimate a mean over draws and clusters, with a variance term for each.
+
+    Parameters
+    ----------
+    sums : DrawSums
+        Of a value, or of a paired difference.
+    overlap : float
+        f = K / pool, where every draw takes K of the same pool at random; 0 where draws share
+        nothing. In [0, 1).
+    floor : bool
+        Take off what the two terms count twice, where every draw has all queries: more power, from
+        ten draws on.
+
+    Returns
+    -------
+    Estimate
 
     Raises
     ------
     MetricError
-        If lengths differ or there is no row.
+        If `overlap` is out of range, or `floor` is asked of draws with different queries.
+
+    Notes
+    -----
+    With r = y - mean, R_sc its sum over draw s and cluster c, and shares h of the rows::
+
+        V_D = (1/N²) Σ_s (Σ_c R_sc)² / (1 - h_s)        times 1 + S f / (1 - f)
+        V_C = (1/N²) Σ_c (Σ_s R_sc)² / (1 - h_c)        the CR2 variance of a mean
+
+    For y = θ + a_s + b_c + e_sc their sum has the expectation Var(mean) + σ_e²/SC: it is never
+    too small, and at most twice too large, where neither draws nor clusters matter. A single draw
+    has no V_D: its interval is about other queries only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sums = DrawSums(np.array([[1.0, 2.0, 4.0]]), np.ones((1, 3)))
+    >>> found = two_term(sums)
+    >>> round(found.mean, 3), round(found.error, 3), round(found.df, 9)  # as the t-test of 1, 2, 4
+    (2.333, 0.882, 2.0)
     """
-    if np.ndim(b) and np.shape(a) != np.shape(b):
-        msg = (
-            f"A paired difference needs the same queries on both sides, got {np.shape(a)} and "
-            f"{np.shape(b)} values."
-        )
+    if not 0.0 <= overlap < 1.0:
+        msg = f"The share of the pool that a draw takes lies in [0, 1); got {overlap}."
         raise MetricError(msg)
-    differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    return mean_differences(
-        differences[:, None],
-        clusters,
-        rng=rng,
-        confidence=confidence,
-        n_resamples=n_resamples,
-        n_flips=n_flips,
-    )[0]
+    count = sums.count
+    n = float(count.sum())
+    mean = float(sums.total.sum()) / n
+    residual = sums.total - mean * count
+    of_draw, of_cluster = count.sum(axis=1) / n, count.sum(axis=0) / n
+    n_draws = int(np.count_nonzero(of_draw))
+    return Estimate(
+        mean=mean,
+        of_draws=_variance(residual.sum(axis=1), of_draw, n)
+        * (1.0 + n_draws * overlap / (1.0 - overlap)),
+        of_clusters=_variance(residual.sum(axis=0), of_cluster, n),
+        df_draws=effective_df(of_draw),
+        df_clusters=effective_df(of_cluster),
+        n_draws=n_draws,
+        n_clusters=int(np.count_nonzero(of_cluster)),
+        n_rows=round(n),
+        overlap=overlap,
+        crossed=_crossed(sums, of_cluster) if floor else 0.0,
+    )
 
 
-def mean_differences(
-    differences: NDArray[np.float64],
-    clusters: NDArray[Any],
-    *,
-    rng: np.random.Generator,
-    confidence: float = 0.95,
-    n_resamples: int = N_RESAMPLES,
-    n_flips: int = N_FLIPS,
-) -> list[Difference]:
-    """Return mean, interval and p of many comparisons on the same rows.
+def _variance(residual: Matrix, shares: Matrix, n: float) -> float:
+    """Return the CR2 variance of a mean of n rows from the residual sums of its parts."""
+    kept = shares > 0
+    if np.count_nonzero(kept) < 2:
+        return 0.0
+    return float(np.sum(residual[kept] ** 2 / (1.0 - shares[kept]))) / n**2
+
+
+def _crossed(sums: DrawSums, shares: Matrix) -> float:
+    """Return the variance of a mean that comes from single cells, which both terms hold."""
+    count = sums.count
+    n_draws = len(count)
+    if n_draws < 2 or not (count > 0).all() or (count != count[:1]).any():
+        msg = "The floor needs the same queries in every draw, and two draws or more."
+        raise MetricError(msg)
+    cells = sums.total / count
+    alone = (
+        cells
+        - (cells @ shares)[:, None]
+        - cells.mean(axis=0)[None]
+        + float(cells.mean(axis=0) @ shares)
+    )
+    return float(np.sum((shares * alone) ** 2 / (1.0 - shares))) / (n_draws * (n_draws - 1))
+
+
+def proportion_interval(
+    sums: DrawSums, *, overlap: float = 0.0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the Korn–Graubard interval of a share: Clopper–Pearson's with an effective n.
+
+    Clusters and draws make n rows worth fewer independent ones; how many is read off the variance
+    of `two_term`, and reduced once more for its degrees of freedom. Where hits are rare, large
+    clusters without one make that variance too small: it is then taken from the sizes of the
+    clusters and how much their rows agree, whichever is larger. Where no row or every row is a hit
+    there is no variance to read: then rows of one cluster count as one.
 
     Parameters
     ----------
-    differences : array of shape (n, m)
-        One column a comparison. All columns see the same resamples and flips, which is what
-        makes hundreds of them cheap.
-    clusters : array of shape (n,)
-    rng, confidence, n_resamples, n_flips
-        As in `paired_difference`.
+    sums : DrawSums
+        Of a value that is 0 or 1.
+    overlap, confidence : float
+        As in `two_term` and `Estimate.interval`.
+
+    References
+    ----------
+    Korn and Graubard, Confidence Intervals for Proportions with Small Expected Number of Positive
+    Counts Estimated from Survey Data, 1998. The second variance is ours; docs/statistics.md has
+    the coverage with and without it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> low, high = proportion_interval(DrawSums(np.zeros((1, 40)), np.ones((1, 40))))
+    >>> low, round(high, 3)
+    (0.0, 0.094)
     """
-    sums, sizes = cluster_sums(differences, clusters)
-    ends = cluster_bootstrap(sums, sizes, rng=rng, confidence=confidence, n_resamples=n_resamples)
-    p_values = sign_flip_p(sums, rng=rng, n_flips=n_flips)
-    means = differences.mean(axis=0)
-    return [
-        Difference(float(mean), float(low), float(high), float(p), len(differences), len(sums))
-        for mean, (low, high), p in zip(means, ends, p_values, strict=True)
-    ]
+    found = two_term(sums, overlap=overlap)
+    share = min(max(found.mean, 0.0), 1.0)
+    tail = 0.5 + confidence / 2.0
+    n = float(sums.count.sum())
+    if found.n_clusters < 2:
+        return 0.0, 1.0
+    if min(share, 1.0 - share) < 1e-12 or found.variance <= 1e-24:
+        per_cluster = sums.count.sum(axis=0)
+        df = found.df_clusters
+        n_effective = n**2 / float(np.sum(per_cluster**2))
+        n_effective *= (float(stats.norm.ppf(tail)) / float(stats.t.ppf(tail, df))) ** 2
+        share = round(share, 12)
+    else:
+        found = replace(found, of_clusters=max(found.of_clusters, _agreement_variance(sums)))
+        n_effective = share * (1.0 - share) / found.variance
+        n_effective *= (
+            float(stats.t.ppf(tail, max(n - 1.0, 1.0))) / float(stats.t.ppf(tail, found.df))
+        ) ** 2
+    n_effective = min(n, n_effective)
+    hits = share * n_effective
+    low = stats.beta.ppf(1.0 - tail, hits, n_effective - hits + 1.0) if hits > 0 else 0.0
+    high = stats.beta.ppf(tail, hits + 1.0, n_effective - hits) if hits < n_effective else 1.0
+    return float(low), float(high)
 
 
-def cluster_sums(
-    values: NDArray[np.float64], clusters: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the sum of `values` of every cluster, (c, m), and its number of rows, (c,)."""
-    clusters = np.asarray(clusters)
-    if len(clusters) != len(values) or len(values) == 0:
-        msg = f"Every row needs one cluster id: got {len(clusters):,} for {len(values):,} rows."
+def _agreement_variance(sums: DrawSums) -> float:
+    """Return the variance of a share from cluster sizes and the intra-class correlation.
+
+    ``p (1 - p) Σ n_c (1 + (n_c - 1) ρ) / N²``, ρ by the analysis of variance of 0 and 1.
+    """
+    hits, size = sums.total.sum(axis=0), sums.count.sum(axis=0)
+    hits, size = hits[size > 0], size[size > 0]
+    n, c = float(size.sum()), len(size)
+    if n <= c:
+        return 0.0
+    share = float(hits.sum()) / n
+    within = float(np.sum(hits - hits**2 / size)) / (n - c)
+    between = float(np.sum(size * (hits / size - share) ** 2)) / (c - 1)
+    typical = (n - float(np.sum(size**2)) / n) / (c - 1)
+    spread = between + (typical - 1.0) * within
+    agreement = min(1.0, max(0.0, (between - within) / spread)) if spread > 0 else 0.0
+    return share * (1.0 - share) * float(np.sum(size * (1.0 + (size - 1.0) * agreement))) / n**2
+
+
+@dataclass(frozen=True)
+class ControlTest:
+    """Whether a head is more than one more draw of its control.
+
+    Attributes
+    ----------
+    p_above, p_below : float
+        One-sided: the head is better, or worse, than a control draw.
+    by : {"rank", "t"}
+        What they come from; "t" assumes normal draws.
+    rank : int or None
+        Place of the head among the draws and itself, 1 is best; None where each draw has pairs of
+        its own, so that only differences compare.
+    n_controls : int
+    mean, sd, best : float
+        Of the control draws.
+    """
+
+    p_above: float
+    p_below: float
+    by: Literal["rank", "t"]
+    rank: int | None
+    n_controls: int
+    mean: float
+    sd: float
+    best: float
+
+
+def against_controls(own: float, controls: Sequence[float] | Matrix) -> ControlTest:
+    """Compare one head with m draws of a control on the same queries and the same real pairs.
+
+    Under the null hypothesis the head is one more draw of the control, so its rank among the m + 1
+    is uniform: ``p = (1 + #{control >= head}) / (m + 1)``, whatever the distribution. With fewer
+    than `ENOUGH_CONTROLS` draws, and where the head is beyond all of them, the rank cannot say how
+    far: then p is of ``(head - mean) / (sd √(1 + 1/m))`` with m - 1 degrees of freedom. With 19
+    draws or more that p reaches 5 % only if the head is first, so that the test keeps its level
+    without the normal assumption.
+
+    Parameters
+    ----------
+    own : float
+        Mean of the head over queries (and over the draws of real pairs).
+    controls : sequence of float
+        The same of every control draw.
+
+    Raises
+    ------
+    MetricError
+        If there are fewer than two control draws.
+
+    Examples
+    --------
+    >>> found = against_controls(0.3, [0.01 * i for i in range(19)])
+    >>> found.rank, found.by, found.p_above < 0.01
+    (1, 't', True)
+    """
+    x = np.asarray(controls, np.float64)
+    m = len(x)
+    if m < 2:
+        msg = f"A control needs at least two draws to be compared with; got {m}."
         raise MetricError(msg)
-    _, codes = np.unique(clusters, return_inverse=True)
-    sums = np.zeros((int(codes.max()) + 1, values.shape[1]))
-    np.add.at(sums, codes, values)
-    return sums, np.bincount(codes).astype(np.float64)
+    mean, sd = float(x.mean()), float(x.std(ddof=1))
+    slack = 1e-12
+    reached, undercut = int(np.sum(x >= own - slack)), int(np.sum(x <= own + slack))
+    by_rank = (1 + reached) / (m + 1), (1 + undercut) / (m + 1)
+    if sd > 1e-12:
+        by_t = _one_sided((own - mean) / (sd * math.sqrt(1.0 + 1.0 / m)), m - 1)
+    else:
+        by_t = by_rank
+    few = m < ENOUGH_CONTROLS
+    used_t = few or (reached == 0 or undercut == 0)
+    above = by_t[0] if few or reached == 0 else by_rank[0]
+    below = by_t[1] if few or undercut == 0 else by_rank[1]
+    return ControlTest(
+        above, below, "t" if used_t and sd > 1e-12 else "rank", 1 + reached, m, mean, sd,
+        float(x.max()),
+    )  # fmt: skip
 
 
-def cluster_bootstrap(
-    sums: NDArray[np.float64],
-    sizes: NDArray[np.float64],
-    *,
-    rng: np.random.Generator,
-    confidence: float = 0.95,
-    n_resamples: int = N_RESAMPLES,
-) -> NDArray[np.float64]:
-    """Return the percentile intervals of ``sum(sums) / sum(sizes)``, shape (m, 2).
+def against_paired_controls(
+    own: Sequence[float] | Matrix, controls: Sequence[float] | Matrix
+) -> ControlTest:
+    """Do the same where every control draw has pairs of its own, as the head has beside it.
 
-    c clusters are drawn with replacement from c. The mean is over rows, so that a resample
-    with many large clusters has more rows; that is the ratio estimator of cluster sampling.
-    With clusters of one row it is ``scipy.stats.bootstrap(method="percentile")``.
+    Parameters
+    ----------
+    own, controls : sequences of float, shape (m,)
+        Means of head and control on the same pairs and queries, draw by draw.
+
+    Notes
+    -----
+    p is of ``mean(d) / (sd(d) √(1 + 1/m))`` with m - 1 degrees of freedom, d = own - control: under
+    the null hypothesis the head's own deviation is in all m differences alike, which the 1 under
+    the root counts. Normal draws are assumed.
+
+    Raises
+    ------
+    MetricError
+        If lengths differ or there are fewer than two draws.
     """
-    n, m = sums.shape
-    means = np.empty((n_resamples, m))
-    for start in range(0, n_resamples, _BLOCK):
-        size = min(_BLOCK, n_resamples - start)
-        weights = rng.multinomial(n, np.full(n, 1.0 / n), size=size).astype(np.float64)
-        means[start : start + size] = (weights @ sums) / (weights @ sizes)[:, None]
-    tail = (1.0 - confidence) / 2.0
-    return np.quantile(means, [tail, 1.0 - tail], axis=0).T
+    a, x = np.asarray(own, np.float64), np.asarray(controls, np.float64)
+    m = len(x)
+    if len(a) != m or m < 2:
+        msg = f"Paired control draws come two or more, one beside every head: {len(a)} and {m}."
+        raise MetricError(msg)
+    d = a - x
+    mean, sd = float(d.mean()), float(d.std(ddof=1))
+    if sd > 1e-12:
+        above, below = _one_sided(mean / (sd * math.sqrt(1.0 + 1.0 / m)), m - 1)
+    else:
+        # Differences that are all alike: no more than their signs are known.
+        above, below = (1.0, 1.0) if abs(mean) <= 1e-12 else (1.0 / (m + 1), 1.0)
+        if mean < 0:
+            above, below = below, above
+    return ControlTest(
+        above, below, "t", None, m, float(x.mean()), float(x.std(ddof=1)), float(x.max())
+    )
 
 
-def sign_flip_p(
-    sums: NDArray[np.float64], *, rng: np.random.Generator, n_flips: int = N_FLIPS
-) -> NDArray[np.float64]:
-    """Return the two-sided p that the clusters' differences are symmetric about 0, shape (m,).
-
-    Under the null hypothesis the two methods are exchangeable within a cluster, so flipping
-    the sign of all its rows changes nothing. The observed arrangement counts as one of the
-    flips: ``p = (1 + #{|flipped| >= |observed|}) / (1 + n_flips)``, never 0.
-    """
-    observed = np.abs(sums.sum(axis=0))
-    # Sums of the same terms in another order differ in the last bits: equal must stay equal.
-    slack = 1e-9 * np.abs(sums).sum(axis=0)
-    reached = np.zeros(sums.shape[1], dtype=np.int64)
-    for start in range(0, n_flips, _BLOCK):
-        size = min(_BLOCK, n_flips - start)
-        signs = 2.0 * rng.integers(0, 2, size=(size, len(sums)), dtype=np.int8) - 1.0
-        reached += np.count_nonzero(np.abs(signs @ sums) >= observed - slack, axis=0)
-    return (1 + reached) / (1 + n_flips)
+def _one_sided(t: float, df: float) -> tuple[float, float]:
+    return float(stats.t.sf(t, df)), float(stats.t.cdf(t, df))
 
 
 def holm(p_values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return Holm's step-down adjustment of the p-values of one table, shape (m,).
+    """Return Holm's step-down adjustment of the p-values of one family, shape (m,).
 
     The smallest is multiplied by m, the next by m - 1, and so on; none may be below one before
     it, none above 1. Rejecting where the result is at most 5 % keeps the chance of any false
-    rejection in the table at 5 %, however the comparisons depend on one another.
+    rejection in the family at 5 %, however the comparisons depend on one another, if every p is
+    valid on its own.
 
     References
     ----------
@@ -239,21 +584,3 @@ def holm(p_values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(steps, 1.0)
     return adjusted
-
-
-def wilson_interval(share: float, n: float, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's interval of a share that was seen in `n` independent draws.
-
-    For a share against a known level. Bootstrap and sign flips fail there when hits are few:
-    no resample of zero hits holds a hit, and the distance to the level is not symmetric. `n`
-    may be a number of clusters, which counts the rows of a cluster as one draw: wider than
-    needed unless they agree entirely.
-
-    References
-    ----------
-    Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
-    """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
-    centre = (share + z * z / (2.0 * n)) / (1.0 + z * z / n)
-    half = z / (1.0 + z * z / n) * math.sqrt(share * (1.0 - share) / n + z * z / (4.0 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)

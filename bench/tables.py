@@ -1,4 +1,6 @@
-"""Result tables: one row a cell with mean ± sd over seeds, and one row a paired gain.
+"""Result tables: one row a cell with mean ± sd over draws, and one row a paired gain.
+
+A mean is over all queries of all draws, here and in every comparison: a draw counts by its queries.
 
 Every row says how large its gallery is and what chance gives there: numbers of different
 galleries do not compare.
@@ -16,7 +18,6 @@ from typing import Any
 import polars as pl
 
 from bench.cells import ARENA, CELL, METHOD_NAMES, SETTINGS, in_order, set_name, source_name
-from bench.comparisons import with_holm
 
 #: Metrics that a table shows, in this order, where a task has them.
 SHOWN = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank", "MRR", "mAP")
@@ -35,7 +36,7 @@ def with_generalised(results: pl.DataFrame, metrics: Sequence[str]) -> list[str]
 
 
 def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) -> pl.DataFrame:
-    """Return one row per cell: columns ``<metric>`` and ``<metric>_sd`` over seeds.
+    """Return one row per cell: columns ``<metric>`` and ``<metric>_sd`` over its runs.
 
     Metrics are those given, or `SHOWN` and `SHOWN_GENERALISED`, in this order.
 
@@ -49,10 +50,10 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
         results.filter(pl.col("metric").is_in(present))
         .group_by([*CELL, "metric"], maintain_order=True)
         .agg(
-            pl.col("value").mean().alias("mean"),
+            _mean("value").alias("mean"),
             pl.col("value").std(ddof=1).alias("sd"),
             pl.col("seed").n_unique().alias("n_seeds"),
-            pl.col("gallery").mean(),
+            _mean("gallery"),
             pl.col("n_images_fitted").mean(),
             pl.col("image_mean").first(),
         )
@@ -62,10 +63,10 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
         .unique([*ARENA, "seed", "metric"], maintain_order=True)
         .group_by([*ARENA, "metric"], maintain_order=True)
         .agg(
-            pl.col("chance").mean().alias("mean"),
+            _mean("chance").alias("mean"),
             pl.lit(None, dtype=pl.Float64).alias("sd"),
             pl.col("seed").n_unique().alias("n_seeds"),
-            pl.col("gallery").mean(),
+            _mean("gallery"),
             pl.lit(None, dtype=pl.Float64).alias("n_images_fitted"),
             pl.lit("", dtype=pl.String).alias("image_mean"),
         )
@@ -90,6 +91,13 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
     return in_order(wide.select(index).with_columns(ordered))
 
 
+def _mean(column: str) -> pl.Expr:
+    """Return the mean over runs, each counted by its queries."""
+    known = pl.col(column).is_not_null()
+    mass = pl.col("n_queries").filter(known)
+    return (pl.col(column).filter(known) * mass).sum() / mass.sum()
+
+
 def result_lines(
     table: pl.DataFrame, winners: Collection[tuple[Any, ...]] = ()
 ) -> tuple[list[str], list[list[str]]]:
@@ -103,7 +111,7 @@ def result_lines(
     table : DataFrame
         Of `result_table`.
     winners : collection of (metric, cell)
-        Of `bench.winners.winners`: their values are marked with ``**``.
+        Of `bench.comparisons.bold_cells`: their values are marked with ``**``.
     """
     metrics = metric_columns(table)
     levels = {
@@ -180,40 +188,55 @@ def _typed(option: Any) -> str:
 def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return the headings and cells of a table of comparisons: percent points.
 
-    Every line has both means ± sd over seeds, the absolute and the relative gain, the interval,
-    p and p corrected by Holm over this table, what n is, the gallery and chance.
+    Every line has both means ± sd over draws, the absolute and the relative gain, the interval and
+    what it is about, p and, for the primary comparisons, p corrected by Holm and the size of their
+    family; then what n is, the two parts of the standard error, the gallery and chance. A primary
+    difference that holds is marked with ``**``.
     """
-    gains = with_holm(gains)
     extra = varying(gains)
+    over_images = gains["image_low"].null_count() < gains.height
     headings = [
         "task", "eval", "metric", *(EXTRA[name] for name in extra), "method", "a", "b", "a %",
-        "b %", f"a {MINUS} b, points", "relative", "95 % interval", "p", "p, Holm", "queries",
-        "clusters", "seeds", "gallery", "chance",
+        "b %", f"a {MINUS} b, points", "relative", "95 % interval",
+        *(["for new images"] if over_images else []), "p", "p, Holm", "family", "test", "for",
+        "draws", "clusters", "queries", "s.e. draws", "s.e. clusters", "df", "f", "gallery",
+        "chance",
     ]  # fmt: skip
-    lines = [
-        [
-            row["direction"],
-            row["eval"],
-            metric_name(row["metric"]),
-            *(_extra_text(name, row[name]) for name in extra),
-            METHOD_NAMES.get(row["method"], row["method"]),
-            row["side_a"],
-            row["side_b"],
-            value_text(row["metric"], row["a"], row["a_sd"]),
-            value_text(row["metric"], row["b"], row["b_sd"]),
-            signed_text(row["difference"], row["difference_sd"]),
-            relative_text(row["relative"]),
-            interval_text(row["low"], row["high"]),
-            p_text(row["p"]),
-            p_text(row["p_holm"]),
-            f"{row['n_queries']:,}",
-            f"{row['n_clusters']:,}",
-            str(row["n_seeds"]),
-            number_text(row["gallery"], 0),
-            value_text(row["metric"], row["chance"]),
-        ]
-        for row in gains.iter_rows(named=True)
-    ]
+    lines = []
+    for row in gains.iter_rows(named=True):
+        difference = signed_text(row["difference"], row["difference_sd"])
+        images = interval_text(row["image_low"], row["image_high"])
+        lines.append(
+            [
+                row["direction"],
+                row["eval"],
+                metric_name(row["metric"]),
+                *(_extra_text(name, row[name]) for name in extra),
+                METHOD_NAMES.get(row["method"], row["method"]),
+                row["side_a"],
+                row["side_b"],
+                value_text(row["metric"], row["a"], row["a_sd"]),
+                value_text(row["metric"], row["b"], row["b_sd"]),
+                f"**{difference}**" if row["bold"] else difference,
+                relative_text(row["relative"]),
+                interval_text(row["low"], row["high"]),
+                *([images] if over_images else []),
+                p_text(row["p"]),
+                p_text(row["p_holm"]),
+                "exploratory" if row["family"] is None else f"1 of {row['family']}",
+                row["test"] or "",
+                row["population"],
+                str(row["n_seeds"]),
+                f"{row['n_clusters']:,}",
+                f"{row['n_queries']:,}",
+                "" if row["draw_error"] is None else f"{100 * row['draw_error']:.1f}",
+                f"{100 * row['cluster_error']:.1f}",
+                number_text(row["df"], 0),
+                "" if row["overlap"] is None else f"{row['overlap']:.2f}",
+                number_text(row["gallery"], 0),
+                value_text(row["metric"], row["chance"]),
+            ]
+        )
     return headings, lines
 
 
@@ -317,15 +340,22 @@ def value_text(metric: str, value: float | None, sd: float | None = None) -> str
     if value is None:
         return ""
     scale = 1.0 if metric == "median_rank" else 100.0
-    text = f"{scale * value:.1f}"
-    return text if sd is None else f"{text} ± {scale * sd:.1f}"
+    text = _decimal(scale * value)
+    return text if sd is None else f"{text} ± {_decimal(scale * sd)}"
+
+
+def _decimal(value: float, form: str = ".1f") -> str:
+    """Return a number with one decimal, whichever way its last bits were summed."""
+    # 29.649999999 and 29.65 are the same mean in another order of terms: one text for both.
+    return format(round(value, 6) + 0.0, form)
 
 
 def signed_text(difference: float, sd: float | None = None) -> str:
     """Return a difference of shares in percent points with its sign, and ± sd if given."""
-    points = round(100.0 * difference, 1)
-    text = f"{points:+.1f}".replace("-", MINUS) if points else "0.0"
-    return text if sd is None else f"{text} ± {100.0 * sd:.1f}"
+    text = _decimal(100.0 * difference, "+.1f").replace("-", MINUS)
+    if text[1:] == "0.0":
+        text = "0.0"
+    return text if sd is None else f"{text} ± {_decimal(100.0 * sd)}"
 
 
 def relative_text(share: float | None) -> str:
@@ -336,16 +366,18 @@ def relative_text(share: float | None) -> str:
     return f"{percent:+,d} %".replace("-", MINUS) if percent else "0 %"
 
 
-def interval_text(low: float, high: float) -> str:
-    """Return an interval of shares in percent points."""
+def interval_text(low: float | None, high: float | None) -> str:
+    """Return an interval of shares in percent points; empty for none."""
+    if low is None or high is None:
+        return ""
     return f"[{signed_text(low)}, {signed_text(high)}]"
 
 
 def p_text(p: float | None) -> str:
-    """Return a p-value with two significant digits, down to what the flips can resolve."""
+    """Return a p-value with two significant digits, below 0.0001 as that."""
     if p is None:
         return ""
-    return "≤ 0.0001" if p <= 1.01e-4 else f"{p:.2g}"
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def number_text(value: float | None, digits: int) -> str:
@@ -381,6 +413,6 @@ def aligned(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def _numeric(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[bool]:
     """Return which columns hold numbers."""
     return [
-        all(not line[i] or line[i].lstrip("*")[:1] in f"+{MINUS}[≤0123456789" for line in lines)
+        all(not line[i] or line[i].lstrip("*")[:1] in f"+{MINUS}[<0123456789" for line in lines)
         for i in range(len(headings))
     ]

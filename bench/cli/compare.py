@@ -36,9 +36,10 @@ def command(a: str, b: str, metrics: str, form: str, as_json: bool) -> None:
     A and B are FOLDER[:method/source/K][:name=value,...], for instance results:ridge/head/16 or
     results:ridge:mix=1.0,penalty=0.3. Two cells are compared with each other. Where a choice leaves
     several, each is compared with the cell of the other that agrees in what is left open: two
-    folders are compared cell by cell. Of a folder, the series written last counts.
+    folders are compared cell by cell. For each folder the series written last counts. A comparison
+    that `bench table` has too comes with the numbers that it has there.
     """
-    from bench.match import compare_choices
+    from bench.comparisons import compare_choices
     from bench.tables import aligned, comma_separated, gain_lines, latex, markdown
 
     names = [name for name in metrics.replace(",", " ").split() if name]

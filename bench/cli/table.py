@@ -55,16 +55,16 @@ def command(
 ) -> None:
     """Print one row per task × evaluation × method × source × K.
 
-    Mean ± sd over seeds, in percent, with the gallery and the chance level in every row; then,
+    Mean ± sd over draws, in percent, with the gallery and the chance level in every row; then,
     for every K, the paired difference of real pairs with head weights to the better of the two
-    alone, with its 95 % interval clustered by description. In Markdown and LaTeX a value is bold
-    only where no rival of its K reaches it by chance: every paired interval above zero, every p
-    below 5 % after Holm's correction over the table. Of the paper suite, the paper's numbers follow
-    beside ours, with the difference.
+    alone, with its 95 % interval over draws and clusters. In Markdown and LaTeX a value is bold
+    only where it wins its primary comparisons: corrected p below 5 %, ten draws or more (or nothing
+    drawn), at most a quarter of the pool in each. For the paper suite, the paper's numbers follow
+    beside ours, with the difference. docs/statistics.md has the rules.
     """
     import polars as pl
 
-    from bench.comparisons import PAIRED_METRICS, compare, with_holm
+    from bench.comparisons import PAIRED_METRICS, bold_cells, compare
     from bench.errors import NoResultsError
     from bench.results import read_results
     from bench.series import only_series
@@ -77,10 +77,10 @@ def command(
         result_table,
         with_generalised,
     )
-    from bench.winners import winners
 
-    rows = only_series(results, read_results(results), suite=suite)
-    for column, wanted in (("task", task), ("eval", evaluation)):
+    series = rows = only_series(results, read_results(results), suite=suite)
+    asked = {"task": task, "eval": evaluation}
+    for column, wanted in asked.items():
         if wanted is not None:
             known = sorted(set(rows[column].to_list()))
             if wanted not in known:
@@ -99,12 +99,18 @@ def command(
     frames: dict[str, pl.DataFrame] = {}
     if part in ("both", "results"):
         frames["results"] = result_table(rows, names)
-    if part in ("both", "gains", "comparisons"):
-        paired = [name for name in names if name in PAIRED_METRICS]
-        found = compare(results, rows, metrics=paired)
-        if part != "comparisons":
-            found = with_holm(found.filter(pl.col("comparison") == "over-parts"))
-        frames[part if part == "comparisons" else "gains"] = found
+    marks = form in ("md", "tex") and not as_json
+    found = None
+    if part in ("both", "gains", "comparisons") or marks:
+        # Of the whole series, whatever is shown of it: a family is not what one looks at.
+        found = compare(results, series, metrics=[n for n in names if n in PAIRED_METRICS])
+        for column, wanted in asked.items():
+            if wanted is not None:
+                found = found.filter(pl.col(column) == wanted)
+    if found is not None and part == "comparisons":
+        frames["comparisons"] = found
+    elif found is not None and part in ("both", "gains"):
+        frames["gains"] = found.filter(pl.col("comparison") == "over-parts")
     if part == "published" or (part in ("both", "results") and rows["suite"][0] == "paper"):
         frames["published"] = published_table(rows)
     if as_json:
@@ -117,7 +123,7 @@ def command(
         if frame.is_empty():
             continue
         if name == "results":
-            bold = winners(results, rows, metrics=names) if form in ("md", "tex") else ()
+            bold = bold_cells(found, names) if marks and found is not None else ()
             shown = result_lines(frame, bold)
         else:
             shown = published_lines(frame) if name == "published" else gain_lines(frame)
@@ -129,17 +135,17 @@ def command(
 _METRICS = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank")
 
 _TITLES = {
-    "results": "Results: percent, mean ± sd over seeds (no ± where nothing is drawn).",
+    "results": "Results: percent, mean over all queries of all draws ± sd between runs.",
     "gains": (
-        "Gain of real pairs + head weights over the better of the two alone, percent points. "
-        "Intervals and p are clustered by class and hold for these draws of split and subset; the "
-        "second p is corrected over this table (Holm)."
+        "Gain of real pairs + head weights over the better of the two alone, percentage points. "
+        "Intervals and p count draws and clusters; the second p is corrected (Holm) over the "
+        "family of primary comparisons that stands beside it. The others are exploratory."
     ),
     "published": (
         "The paper's numbers beside ours, percent: theirs exact or read off a figure (to about 0.2 "
         "points). Their map is a network; the encoders are those named. Empty: not run yet."
     ),
-    "comparisons": "Paired comparisons, percent points.",
+    "comparisons": "Paired comparisons, percentage points.",
 }
 
 

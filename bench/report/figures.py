@@ -54,7 +54,10 @@ def gain_figure(gains: pl.DataFrame, sources: Sequence[str]) -> Figure:
                 if row.is_empty():
                     continue
                 role, marker, _ = SOURCE_STYLES[source]
-                mean, low, high = (100 * row[c][0] for c in ("difference", "low", "high"))
+                mean = 100 * row["difference"][0]
+                low, high = (
+                    mean if row[c][0] is None else 100 * row[c][0] for c in ("low", "high")
+                )
                 axes.plot([low, high], [place, place], color=colour(role), linewidth=2.2)
                 axes.plot([mean], [place], marker, color=colour(role), markersize=6)
                 ticks.append((place, _SHORT_NAMES.get(source, source), role))
@@ -65,7 +68,7 @@ def gain_figure(gains: pl.DataFrame, sources: Sequence[str]) -> Figure:
         axes.set_yticks([at for at, _, _ in ticks], [name for _, name, _ in ticks])
         for text, (_, _, role) in zip(axes.get_yticklabels(), ticks, strict=True):
             text.set_color(colour(role))
-        axes.set_xlabel("gain in top-1, percent points, with 95 % interval")
+        axes.set_xlabel("gain in top-1, percentage points, with 95 % interval")
         axes.grid(visible=True, axis="x")
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)

@@ -9,7 +9,6 @@ from typing import Any
 import polars as pl
 
 from bench.cells import ARENA, METHOD_NAMES, in_order, pairs_order, source_name
-from bench.comparisons import with_holm
 from bench.tables import (
     interval_text,
     metric_columns,
@@ -21,9 +20,6 @@ from bench.tables import (
     signed_text,
     value_text,
 )
-
-#: A corrected p below it, beside an interval on one side of zero, is worth a colour.
-LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -130,7 +126,7 @@ def _grid(arena: dict[str, Any], block: pl.DataFrame) -> Grid:
             )
         )
     seeds = sorted({int(n) for n in block["n_seeds"]})
-    note = f"{number_text(block['gallery'][0], 0)} candidates; mean ± sd over {seeds[-1]} seeds"
+    note = f"{number_text(block['gallery'][0], 0)} candidates; mean ± sd over {seeds[-1]} draws"
     if seeds[0] == 1 and seeds[-1] > 1:
         note += ", no ± where nothing is drawn"
     if "evaluated images" in set(block["image_mean"]):
@@ -195,9 +191,8 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
     """
     if comparisons.is_empty():
         return []
-    comparisons = with_holm(comparisons)
-    low = min(0.0, float(comparisons["low"].min()))  # type: ignore[arg-type]
-    high = max(0.0, float(comparisons["high"].max()))  # type: ignore[arg-type]
+    low = min(0.0, float(comparisons["low"].min() or 0.0))  # type: ignore[arg-type]
+    high = max(0.0, float(comparisons["high"].max() or 0.0))  # type: ignore[arg-type]
     span = (high - low) or 1.0
 
     def at(value: float) -> float:
@@ -219,15 +214,21 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
             "relative": relative_text(row["relative"]),
             "p": p_text(row["p"]),
             "p_holm": p_text(row["p_holm"]),
+            "family": "" if row["family"] is None else f"1 of {row['family']}",
+            "population": row["population"],
             "n_seeds": str(row["n_seeds"]),
-            "n_queries": f"{row['n_queries']:,} ({row['n_clusters']:,})",
+            "n_clusters": f"{row['n_clusters']:,}",
             "gallery": number_text(row["gallery"], 0),
             "chance": value_text(row["metric"], row["chance"]),
             "tone": _tone(row),
             "bar": Bar(
                 zero=at(0.0),
-                low=at(row["low"]),
-                width=round(at(row["high"]) - at(row["low"]), 2),
+                low=at(low if row["low"] is None else row["low"]),
+                width=round(
+                    at(high if row["high"] is None else row["high"])
+                    - at(low if row["low"] is None else row["low"]),
+                    2,
+                ),
                 mean=at(row["difference"]),
             ),
         }
@@ -236,14 +237,12 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
 
 
 def _tone(row: dict[str, Any]) -> str:
-    """Return ``"up"`` or ``"down"`` where the noise does not reach, else nothing.
-
-    Asked for are an interval on one side of zero and, where there is a p, one below 5 % after the
-    correction over the table.
-    """
-    if row["p_holm"] is not None and row["p_holm"] >= LEVEL:
+    """Return ``"up"`` where a primary comparison holds, ``"down"`` where it holds reversed."""
+    if row["family"] is None:
         return ""
-    return "up" if row["low"] > 0 else "down" if row["high"] < 0 else ""
+    if row["bold"]:
+        return "up"
+    return "down" if row["high"] is not None and row["high"] < 0 else ""
 
 
 def choice_rows(results: pl.DataFrame) -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 """The verdict: whether random vectors would have done as well.
 
-The question is settled by paired intervals of one task, metric and method that were named
-before any result was seen, never by the best of many.
+The question is settled by one task, metric and method that were named before any result was seen,
+never by the best of many: by how the head stands among the draws of its controls.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import METHOD_NAMES
-from bench.comparisons import CONTROLS
-from bench.tables import interval_text, pairs_text, signed_text, value_text
+from bench.cells import CONTROLS, METHOD_NAMES
+from bench.tables import interval_text, p_text, pairs_text, signed_text, value_text
 
 #: What the first screen is about, fixed in advance.
 DIRECTION, METRIC, METHOD = "image→name", "top-1", "ridge"
 
-#: An answer needs both: an interval on one side of zero, and a p below this.
+#: An answer needs both: an interval on one side of zero, and a one-sided p below this.
 LEVEL = 0.05
 
 NAMES = {
@@ -37,7 +36,7 @@ class Tile:
     ----------
     source, name : str
     gain, interval : str
-        Percent points over chance.
+        Percentage points over chance.
     value : str
         Percent.
     """
@@ -112,11 +111,11 @@ def verdict(comparisons: pl.DataFrame, table: pl.DataFrame) -> Verdict | None:
     against = own.filter((pl.col("comparison") == "over-control") & (pl.col("n_pairs") == "0"))
     answer, tone, reason = _answer(against)
     head = _alone(own, "head").row(0, named=True)
-    seeds = f"{head['n_seeds']} seeds" if head["n_seeds"] > 1 else "one run"
+    seeds = f"{head['n_seeds']} draws" if head["n_seeds"] > 1 else "one run"
     setting = (
         f"Zero-shot {METRIC} by {METHOD_NAMES[METHOD]}, {head['gallery']:,.0f} candidate names, "
         f"chance {value_text(METRIC, head['chance'])} %, {head['n_queries']:,} image queries over "
-        f"{seeds}, intervals clustered by {head['n_clusters']:,} descriptions."
+        f"{seeds}, {head['n_clusters']:,} clusters."
     )
     shown = own.filter(
         ((pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0"))
@@ -164,15 +163,27 @@ def _answer(against: pl.DataFrame) -> tuple[str, str, str]:
     rows = sorted(against.iter_rows(named=True), key=lambda row: CONTROLS.index(row["source"]))
     parts = [
         f"{NAMES[row['source']].lower()} by {signed_text(row['difference'])} points "
-        f"{interval_text(row['low'], row['high'])}"
+        f"{interval_text(row['low'], row['high'])} ({_standing(row)})"
         for row in rows
     ]
     reason = f"On the same images, head weights differ from {' and from '.join(parts)}."
-    if all(row["low"] > 0 and row["p"] < LEVEL for row in rows):
+    if any(row["p"] is None for row in rows):
+        return "Undecided. A control was drawn only once.", "unknown", reason
+    if all(row["low"] is not None and row["low"] > 0 and row["p"] < LEVEL for row in rows):
         return "No. Random vectors would not have done as well.", "better", reason
-    if any(row["high"] < 0 and row["p"] < LEVEL for row in rows):
+    if any(row["high"] is not None and row["high"] < 0 and row["p_below"] < LEVEL for row in rows):
         return "Yes. A control did better than the head weights.", "worse", reason
     return "Undecided. A control may have done as well.", "same", reason
+
+
+def _standing(row: dict[str, Any]) -> str:
+    """Return how the head stands among the draws of a control."""
+    if row["p"] is None:
+        return "no test"
+    if row["rank"] is not None and row["rank"] > 1:
+        return f"rank {row['rank']} of {row['n_controls'] + 1}, p {p_text(row['p'])}"
+    first = "above all of" if row["rank"] == 1 else "over"
+    return f"{first} {row['n_controls']} draws, p {p_text(row['p'])}"
 
 
 def _remarks(own: pl.DataFrame, table: pl.DataFrame, evaluation: str) -> list[str]:

@@ -46,7 +46,10 @@ _SCHEMA = {
 def smoke_runs(store: FeatureStore, *, limit: int | None = None) -> list[Run]:
     """Return the runs of the smoke suite on the store of `create_smoke_store`."""
     sets = find_sets(store, dataset=DATASET, label_set=LABEL_SET)
-    return plan(store, sets, suite="smoke", limit=limit, seeds=(0, 1), n_pairs=(8, "all"))
+    return plan(
+        store, sets, suite="smoke", limit=limit, seeds=(0, 1), n_pairs=(8, "all"), control_draws=3,
+        ranked={"kernel-ridge": (0, 8)},
+    )  # fmt: skip
 
 
 def create_smoke_store(root: Path) -> None:

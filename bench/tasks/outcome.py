@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +101,8 @@ class Question:
     metrics : tuple of str
     apart : bool
         Queries are drawn one by one; False: those of one group together.
+    group : {"classes", "images"}
+        What a group of queries is.
     top : int
         Gallery items kept a query.
     """
@@ -112,6 +114,7 @@ class Question:
     metrics: tuple[str, ...]
     apart: bool = False
     top: int = KEPT
+    group: Literal["classes", "images"] = "classes"
 
     @cached_property
     def relevance(self) -> Relevance:
@@ -133,6 +136,11 @@ class Question:
     def clusters(self) -> NDArray[Any]:
         """What each query was drawn with: queries of one cluster are not independent."""
         return np.asarray(self.query_ids if self.apart else self.groups[0])
+
+    @property
+    def clusters_of(self) -> Literal["classes", "images"]:
+        """What the clusters are, and so what an interval over them is about."""
+        return "images" if self.apart else self.group
 
     @cached_property
     def n_clusters(self) -> int:

@@ -7,6 +7,8 @@ every image of its class, for data where several images carry the same words.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from bench.corpus import Items
@@ -77,17 +79,21 @@ def prepare_retrieval(
         raise ProtocolError(msg)
     if options.captions:
         captions = first_captions(captions, options.captions)
+    group: Literal["classes", "images"] = "classes"
     if relevance == "class_id":
         image_groups, caption_groups = images.classes, captions.classes
     else:
         assert captions.parents is not None
         image_groups, caption_groups = images.ids, captions.parents
+        group = "images"
     to_caption = Question(
-        "image→caption", images.ids, captions.ids, (image_groups, caption_groups), METRICS, top=top
-    )
+        "image→caption", images.ids, captions.ids, (image_groups, caption_groups), METRICS,
+        top=top, group=group,
+    )  # fmt: skip
     to_image = Question(
-        "caption→image", captions.ids, images.ids, (caption_groups, image_groups), METRICS, top=top
-    )
+        "caption→image", captions.ids, images.ids, (caption_groups, image_groups), METRICS,
+        top=top, group=group,
+    )  # fmt: skip
 
     def scored(alignment: Projector) -> list[Outcome]:
         x = once_each(alignment.project_x, images.rows)

@@ -1,0 +1,462 @@
+"""Whether the intervals and tests keep their word: simulations of the product's own functions.
+
+    make validate-statistics         # 8,000 trials a cell, some minutes; writes build/statistics.json
+
+Every check returns rows {name, setting, value, low, high, goal, holds}: a rate that was counted, its
+95 % binomial interval, and what it must be. docs/statistics.md shows them. ``make test`` runs a
+small version, which fails only where the rate is beyond the 0.1 % quantile of its goal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from scipy.special import ndtr, ndtri
+
+from bench.statistics import (
+    ENOUGH_CONTROLS,
+    DrawSums,
+    against_controls,
+    against_paired_controls,
+    holm,
+    proportion_interval,
+    two_term,
+)
+
+TRIALS = 8_000
+CLUSTERS = (7, 10, 47, 474)
+#: Sizes of the seven classes of HAM10000.
+CLASS_SIZES = np.array([6705, 1113, 1099, 514, 327, 142, 115])
+
+Row = dict[str, Any]
+
+
+def row(name, setting, hits, trials, goal, *, strict):
+    """Return one line of the table; `goal` is ``("<=", 0.065)`` or ``(">=", 0.93)``."""
+    value = hits / trials
+    found = stats.binomtest(int(hits), int(trials)).proportion_ci(0.95, method="exact")
+    sign, level = goal if goal is not None else ("", None)
+    holds = None
+    if goal is not None and strict:
+        holds = bool(value <= level if sign == "<=" else value >= level)
+    elif goal is not None:
+        tail = (
+            stats.binom.sf(hits - 1, trials, level)
+            if sign == "<="
+            else stats.binom.cdf(hits, trials, level)
+        )
+        holds = bool(tail >= 0.001)
+    return {
+        "name": name, "setting": setting, "value": round(value, 4), "low": round(found.low, 4),
+        "high": round(found.high, 4), "goal": f"{sign} {level}" if goal else "printed",
+        "holds": holds,
+    }  # fmt: skip
+
+
+def sizes_of(kind, c, rng):
+    """Return the number of queries of every cluster."""
+    if kind == "equal":
+        return np.full(c, 10.0)
+    if kind == "lognormal":
+        return np.ceil(10 * np.exp(rng.standard_normal(c)))
+    if kind == "1-3":
+        return rng.integers(1, 4, size=c).astype(float)
+    return CLASS_SIZES.astype(float)
+
+
+def crossed(rng, s, sizes, share, mean=0.0):
+    """Draws × clusters × cells, normal: `share` of the mean's variance, 1, is from the draws."""
+    h = sizes / sizes.sum()
+    rest = (1.0 - share) / 2.0 if s > 1 else 1.0
+    lever = float(np.sum(h**2))
+    cells = rng.standard_normal((s, len(h))) * np.sqrt(rest * (s if s > 1 else 0.0) / lever)
+    clusters = rng.standard_normal(len(h)) * np.sqrt(rest / lever)
+    draws = rng.standard_normal(s) * np.sqrt(share * s if s > 1 else 0.0)
+    y = mean + draws[:, None] + clusters[None] + cells
+    return DrawSums(y * sizes, np.tile(sizes, (s, 1)))
+
+
+def two_term_cells(trials, rng, strict) -> Iterator[Row]:
+    """Type I error of the two-term test and of the floor, in every cell of the protocol."""
+    for s in (1, 5, 10):
+        for c in CLUSTERS:
+            kinds = ("equal", "lognormal", *(("class sizes",) if c == 7 else ()))
+            for kind in kinds:
+                for share in (0.0, 0.5, 0.9) if s > 1 else (0.0,):
+                    rejected = floor = 0
+                    for _ in range(trials):
+                        sums = crossed(rng, s, sizes_of(kind, c, rng), share)
+                        rejected += two_term(sums).p_value() <= 0.05
+                        if s >= 10:
+                            floor += two_term(sums, floor=True).p_value() <= 0.05
+                    setting = f"S {s}, C {c}, {kind}, draws {share:g}"
+                    yield row("type I, two-term", setting, rejected, trials, ("<=", 0.065),
+                              strict=strict)  # fmt: skip
+                    if s >= 10:
+                        yield row("type I, floor", setting, floor, trials, ("<=", 0.065),
+                                  strict=strict)  # fmt: skip
+
+
+def binary_cells(trials, rng, strict) -> Iterator[Row]:
+    """Coverage of paired differences of hits, latent normal, 1 to 3 queries a cluster."""
+    for s, c, split in (
+        (5, 474, 1.0), (10, 47, 1.0), (10, 474, 1.0), (5, 474, 0.4), (10, 474, 0.4), (1, 7, 1.0),
+        (1, 10, 1.0), (1, 47, 1.0), (1, 474, 1.0),
+    ):  # fmt: skip
+        for shift in (0.0, 0.6):
+            for sd in (0.0, 0.15, 0.4) if s > 1 else (0.0,):
+                covered = 0
+                truth = _true_difference(shift, sd)
+                for _ in range(trials):
+                    sums = _hits(rng, s, c, split, shift, sd)
+                    low, high = two_term(sums).interval()
+                    covered += low <= truth <= high
+                setting = f"S {s}, C {c}, {split:.0%} of the clusters a draw, shift {shift:g}, draw sd {sd:g}"
+                known = c <= 10
+                yield row(
+                    "coverage, differences of hits" + (" (known limit)" if known else ""),
+                    setting, covered, trials, None if known else (">=", 0.93), strict=strict,
+                )  # fmt: skip
+
+
+_LEVEL, _CLUSTER, _SHARED = -1.4, 0.5, 0.6
+
+
+def _true_difference(shift, sd):
+    # Latent: level + draw (sd on side a only) + cluster effect + noise; hit where above 0.
+    spread = np.sqrt(1.0 + _CLUSTER**2 + _SHARED**2)
+    a = stats.norm.cdf((_LEVEL + shift) / np.sqrt(spread**2 + sd**2))
+    return float(a - stats.norm.cdf(_LEVEL / spread))
+
+
+def _hits(rng, s, c, split, shift, sd):
+    sizes = rng.integers(1, 4, size=c)
+    cluster = np.repeat(np.arange(c), sizes)
+    n = len(cluster)
+    shared = _SHARED * rng.standard_normal(n)
+    effect = {side: _CLUSTER * rng.standard_normal(c)[cluster] for side in "ab"}
+    total, count = np.zeros((s, c)), np.zeros((s, c))
+    for d in range(s):
+        kept = np.ones(n, bool)
+        if split < 1.0:
+            kept = np.isin(cluster, rng.permutation(c)[: round(split * c)])
+        a = _LEVEL + shift + sd * rng.standard_normal() + effect["a"] + shared
+        b = _LEVEL + effect["b"] + shared
+        y = (a + rng.standard_normal(n) > 0).astype(float) - (b + rng.standard_normal(n) > 0)
+        total[d] = np.bincount(cluster[kept], weights=y[kept], minlength=c)
+        count[d] = np.bincount(cluster[kept], minlength=c)
+    return DrawSums(total, count)
+
+
+def proportions(trials, rng, strict) -> Iterator[Row]:
+    """Coverage of Korn and Graubard's interval of one share.
+
+    Hits of a cluster agree through a normal effect, or through a beta one, whose clusters at
+    p = 0.03 are nearly all empty or full.
+    """
+    for model in ("latent normal", "beta"):
+        for p in (0.3, 0.03):
+            for icc in (0.1, 0.3, 0.97):
+                for c in CLUSTERS:
+                    for kind in ("1-3", "lognormal", *(("class sizes",) if c == 7 else ())):
+                        covered = 0
+                        for _ in range(trials):
+                            sizes = sizes_of(kind, c, rng).astype(int)
+                            if model == "beta":
+                                of = rng.beta(p * (1 / icc - 1), (1 - p) * (1 / icc - 1), size=c)
+                            else:
+                                z = rng.standard_normal(c) * np.sqrt(icc)
+                                of = ndtr((ndtri(p) + z) / np.sqrt(1 - icc))
+                            hits = rng.binomial(sizes, of).astype(float)
+                            sums = DrawSums(hits[None], sizes[None] * 1.0)
+                            low, high = proportion_interval(sums)
+                            covered += low <= p <= high
+                        yield row(
+                            f"coverage, one share, {model} clusters",
+                            f"p {p}, icc {icc}, C {c}, {kind}", covered, trials,
+                            (">=", 0.93), strict=strict,
+                        )  # fmt: skip
+
+
+def overlapping(trials, rng, strict) -> Iterator[Row]:
+    """Type I error where every draw takes K of one pool: a fixed split, and one drawn anew.
+
+    The statistic is linear: a mean of effects of the K images, of the class asked about and noise.
+    """
+    pool, s = 300, 10
+    for k in (15, 30, 63, 150):
+        found = {"with the factor": 0, "without": 0}
+        for _ in range(trials):
+            u = rng.standard_normal(pool)
+            b = rng.standard_normal(100) * 0.5 / np.sqrt(k) * 10
+            y = np.empty((s, 100))
+            for d in range(s):
+                y[d] = u[rng.permutation(pool)[:k]].mean() + b + rng.standard_normal(100) * 0.1
+            sums = DrawSums(y, np.ones_like(y))
+            found["with the factor"] += two_term(sums, overlap=k / pool).p_value() <= 0.05
+            found["without"] += two_term(sums).p_value() <= 0.05
+        for how, rejected in found.items():
+            goal = ("<=", 0.065) if how == "with the factor" else None
+            yield row(f"type I, overlapping subsets, {how}", f"S {s}, f {k / pool:.2f}", rejected,
+                      trials, goal, strict=strict)  # fmt: skip
+    # Classes of 1 or of 1 to 3 images, split 60 : 40 anew for every draw. An image's effect as a training
+    # pair is partly its class's, which may also be how hard its class is to name.
+    for k, most in ((16, 1), (64, 1), (16, 3), (64, 3)):
+        for link in (0.0, 1.0):
+            found = dict.fromkeys(("effective classes", "all images", "training images", "none"), 0)
+            for _ in range(trials):
+                sizes = rng.integers(1, most + 1, size=400 // most)
+                owner = np.repeat(np.arange(len(sizes)), sizes)
+                n, c = len(owner), len(sizes)
+                own = rng.standard_normal(c)
+                hard = own if link else rng.standard_normal(c)
+                u = np.sqrt(0.5) * (own[owner] + rng.standard_normal(n))
+                total, count = np.zeros((s, c)), np.zeros((s, c))
+                for d in range(s):
+                    train = np.isin(owner, rng.permutation(c)[: round(0.6 * c)])
+                    chosen = rng.permutation(np.flatnonzero(train))[:k]
+                    y = u[chosen].mean() * np.sqrt(k) * 0.1 + 0.5 * hard[owner]
+                    y = y + rng.standard_normal(n)
+                    total[d] = np.bincount(owner[~train], weights=y[~train], minlength=c)
+                    count[d] = np.bincount(owner[~train], minlength=c)
+                sums = DrawSums(total, count)
+                pools = {
+                    "effective classes": n**2 / np.sum(sizes**2), "all images": n,
+                    "training images": int(train.sum()), "none": np.inf,
+                }  # fmt: skip
+                for how, pool in pools.items():
+                    found[how] += two_term(sums, overlap=k / pool).p_value() <= 0.05
+            for how, rejected in found.items():
+                goal = ("<=", 0.065) if how == "effective classes" else None
+                yield row(
+                    "type I, split drawn anew, pool: " + how,
+                    f"S {s}, K {k}, classes of 1 to {most} images, "
+                    + ("hard classes teach otherwise" if link else "no link to what is asked"),
+                    rejected, trials, goal, strict=strict,
+                )  # fmt: skip
+
+
+def control_draws(trials, rng, strict) -> Iterator[Row]:
+    """One control draw in the head's place: how often it passes for more than that."""
+    c = 200
+    for m in (5, 19, 39):
+        for share in (0.0, 0.5, 0.9):
+            ps = np.empty(trials)
+            for t in range(trials):
+                # Run-level effects and cluster noise of a run; `share` of a run's variance.
+                x = np.sqrt(share) * rng.standard_normal(m + 1) + np.sqrt(1 - share) * (
+                    rng.standard_normal(m + 1)
+                )
+                ps[t] = against_controls(x[0], x[1:]).p_above
+            yield row("type I, head a control draw", f"m {m}, run share {share:g}",
+                      np.sum(ps <= 0.05), trials, ("<=", 0.065), strict=strict)  # fmt: skip
+            if m == 39:
+                # Between ranks p is a step: spread evenly over the step it must be uniform.
+                steps = np.where(ps > 1 / (m + 1), ps - rng.random(trials) / (m + 1), ps)
+                p = stats.kstest(steps, "uniform").pvalue
+                yield {
+                    "name": "p of a control draw, uniform (Kolmogorov–Smirnov)",
+                    "setting": f"m {m}, run share {share:g}", "value": round(float(p), 4),
+                    "low": None, "high": None, "goal": ">= 0.001", "holds": bool(p >= 0.001),
+                }  # fmt: skip
+        rare = 0
+        for _ in range(trials):
+            x = rng.binomial(570, 1 / 517, size=m + 1) / 570
+            rare += against_controls(x[0], x[1:]).p_above <= 0.05
+        few = m < ENOUGH_CONTROLS
+        yield row(
+            "type I, head a control draw, rare hits" + (" (known limit)" if few else ""), f"m {m}",
+            rare, trials, None if few else ("<=", 0.065), strict=strict,
+        )  # fmt: skip
+    for m in (5, 10, 20):
+        for share in (0.1, 0.5, 0.9):
+            rejected = 0
+            for _ in range(trials):
+                # Draw j has its own pairs (an effect on both sides, and one on each alone).
+                pairs = rng.standard_normal(m)
+                noise = np.sqrt((1 - share) / 2)
+                head = pairs + np.sqrt(share) * rng.standard_normal()
+                own = head + noise * rng.standard_normal(m)
+                x = pairs + np.sqrt(share) * rng.standard_normal(m) + noise * rng.standard_normal(m)
+                rejected += against_paired_controls(own, x).p_above <= 0.05
+            yield row("type I, head a control draw, pairs of its own",
+                      f"m {m}, control share {share:g}", rejected, trials, ("<=", 0.065),
+                      strict=strict)  # fmt: skip
+
+
+def families(trials, rng, strict) -> Iterator[Row]:
+    """Family-wise error of Holm, and whether a planted effect is found in a family."""
+    s, c = 10, 207
+    tables = max(200, trials // 20)
+    for m in (20, 200):
+        wrong, found = 0, dict.fromkeys((4, 6), 0)
+        for _ in range(tables):
+            # Half of every part of the variance is common to all comparisons.
+            base = crossed(rng, s, np.ones(c), 0.5)
+            estimates = [
+                two_term(DrawSums((base.total + crossed(rng, s, np.ones(c), 0.5).total)
+                                  / np.sqrt(2), base.count))
+                for _ in range(m)
+            ]  # fmt: skip
+            p = np.array([e.p_value() for e in estimates])
+            wrong += bool(holm(p).min() <= 0.05)
+            for effect in found:
+                # The mean's true standard error is 1.
+                p[0] = 2 * stats.t.sf(
+                    abs(estimates[0].mean + effect) / estimates[0].error, estimates[0].df
+                )
+                found[effect] += bool(holm(p)[0] <= 0.05)
+        yield row("family-wise error, Holm", f"{m} comparisons", wrong, tables, ("<=", 0.05),
+                  strict=strict)  # fmt: skip
+        for effect, hits in found.items():
+            goal = (">=", 0.9) if (m, effect) == (20, 6) else None
+            yield row("planted effect found, Holm", f"{m} comparisons, {effect} s.e.", hits, tables,
+                      goal, strict=strict)  # fmt: skip
+    # Nothing is resampled: p has no floor, and the smallest of 1,000 can be rejected.
+    p = two_term(crossed(rng, s, np.ones(c), 0.0, mean=12.0)).p_value()
+    yield {
+        "name": "a p far below 0.05 / 1,000 is possible", "setting": "effect of 12 s.e.",
+        "value": float(f"{p:.2g}"), "low": None, "high": None, "goal": "<= 5e-05",
+        "holds": bool(p <= 5e-5),
+    }  # fmt: skip
+
+
+def power(trials, rng, strict) -> Iterator[Row]:
+    """How often a difference of 2.8 true standard errors is found, 207 clusters."""
+    for share in (0.0, 0.5, 0.9):
+        for s in (5, 10, 20):
+            plain = floor = 0
+            for _ in range(trials):
+                sums = crossed(rng, s, np.ones(207), share, mean=2.8)
+                plain += two_term(sums).p_value() <= 0.05
+                floor += two_term(sums, floor=True).p_value() <= 0.05
+            setting = f"S {s}, draws {share:g}"
+            yield row("power at 2.8 s.e., two-term", setting, plain, trials, (">=", 0.58),
+                      strict=strict)  # fmt: skip
+            goal = (">=", 0.69) if s == 10 else None
+            yield row("power at 2.8 s.e., floor", setting, floor, trials, goal, strict=strict)
+
+
+SIMULATIONS: tuple[Callable[..., Iterator[Row]], ...] = (
+    two_term_cells, binary_cells, proportions, overlapping, control_draws, families, power,
+)  # fmt: skip
+
+
+def self_null(store, trials, rng, strict, *, draws=13, n_pairs=(16, 64), splits=(5, 10)):
+    """One method on both sides, on real data: only the draw of the K pairs differs.
+
+    For every split of the classes the method is fitted on `draws` subsets of the training images,
+    its settings chosen each time or fixed; pairs of subsets are then compared at random.
+    """
+    from threadpoolctl import threadpool_limits
+
+    from bench.corpus import read_corpus
+    from bench.fits import fit_run
+    from bench.protocol import Split, held_out_split
+    from bench.scoring import Scoring
+    from bench.suites.demo import demo_runs
+    from featstore import open_store
+
+    opened = open_store(store)
+    base = next(
+        r for r in demo_runs(opened)
+        if (r.method, r.source, r.n_pairs, r.eval, r.task) == ("ridge", "head", 16, "held-out",
+                                                               "zero_shot")
+    )  # fmt: skip
+    corpus = read_corpus(opened, base)
+    classes = np.unique(corpus.images.classes)
+    hits: dict[tuple[Any, ...], list[list[Any]]] = {}
+    tested: list[Any] = []
+    with threadpool_limits(limits=1):
+        for seed in range(max(splits)):
+            split = held_out_split(corpus.images.classes, seed=seed)
+            tested.append(np.searchsorted(classes, corpus.images.classes[split.test]))
+            scoring = Scoring(corpus, split, top=0)
+            for k in n_pairs:
+                for method, fixed in (("ridge", False), ("ridge", True), ("procrustes", False)):
+                    own = []
+                    for draw in range(draws):
+                        subset = np.random.default_rng([seed, draw, 99]).permutation(split.train)
+                        run = replace(base, seed=seed, method=method, n_pairs=k)
+                        if fixed:
+                            run = replace(run, penalty=0.3, mix=1.0)
+                        fitted = fit_run(run, corpus, Split(subset, split.test))
+                        ranks = scoring.score(run, fitted.alignment)[0].ranks.rank
+                        own.append([(ranks <= 1).astype(float), (ranks <= 10).astype(float)])
+                    hits.setdefault((method, "fixed" if fixed else "auto", k), []).append(own)
+    for (method, how, k), of_split in hits.items():
+        for s in splits:
+            for place, metric in enumerate(("top-1", "top-10")):
+                rejected = 0
+                for _ in range(trials):
+                    chosen = rng.permutation(max(splits))[:s]
+                    total, count = np.zeros((s, len(classes))), np.zeros((s, len(classes)))
+                    for d, seed in enumerate(chosen):
+                        i, j = rng.permutation(draws)[:2]
+                        y = of_split[seed][i][place] - of_split[seed][j][place]
+                        total[d] = np.bincount(tested[seed], weights=y, minlength=len(classes))
+                        count[d] = np.bincount(tested[seed], minlength=len(classes))
+                    found = two_term(DrawSums(total, count), overlap=k / len(corpus.images))
+                    rejected += found.p_value() <= 0.05
+                yield row(
+                    "self-null on the stamps", f"{method}, {how}, K {k}, S {s}, {metric}", rejected,
+                    trials, ("<=", 0.07), strict=strict,
+                )  # fmt: skip
+
+
+def _checked(check, *, trials, store):
+    """Return the rows of one check and its seconds; the stream of a check is its place's."""
+    place, name = check
+    started = time.perf_counter()
+    rng = np.random.default_rng([2026, place])
+    if name != self_null.__name__:
+        return list(SIMULATIONS[place](trials, rng, True)), time.perf_counter() - started
+    found = [] if store is None else list(self_null(store, trials // 2, rng, True))
+    return found, time.perf_counter() - started
+
+
+def main() -> int:
+    """Run all checks, print them, and write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--store", type=Path, help="the demo's store, for the self-null")
+    parser.add_argument("--out", type=Path, default=Path("build/statistics.json"))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", help="comma-separated names of checks")
+    arguments = parser.parse_args()
+    only = set(arguments.only.split(",")) if arguments.only else None
+    checks = [
+        (place, check.__name__)
+        for place, check in enumerate((*SIMULATIONS, self_null))
+        if only is None or check.__name__ in only
+    ]
+    rows: list[Row] = []
+    work = partial(_checked, trials=arguments.trials, store=arguments.store)
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        for (_, name), (found, seconds) in zip(checks, pool.map(work, checks), strict=True):
+            for one in found:
+                mark = {True: "holds", False: "FAILS", None: ""}[one["holds"]]
+                print(f"{one['value']:8.4f}  {one['goal']:>9}  {mark:5}  {one['name']}: "
+                      f"{one['setting']}", flush=True)  # fmt: skip
+            print(f"  [{name}: {seconds:.0f} s]", file=sys.stderr, flush=True)
+            rows += found
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    failed = [found for found in rows if found["holds"] is False]
+    print(f"{len(rows)} rows, {len(failed)} do not hold; written to {arguments.out}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
