@@ -1,9 +1,9 @@
 """Whether the intervals and tests keep their word: simulations of the product's own functions.
 
-    make validate-statistics         # 8,000 trials a cell, some minutes; writes build/statistics.json
+    make validate-statistics      # 8,000 trials a cell, some minutes; writes build/statistics.json
 
-Every check returns rows {name, setting, value, low, high, goal, holds}: a rate that was counted, its
-95 % binomial interval, and what it must be. docs/statistics.md shows them. ``make test`` runs a
+Every check returns rows {name, setting, value, low, high, goal, holds}: a rate that was counted,
+its 95 % binomial interval, and what it must be. docs/statistics.md shows them. ``make test`` runs a
 small version, which fails only where the rate is beyond the 0.1 % quantile of its goal.
 """
 
@@ -122,7 +122,8 @@ def binary_cells(trials, rng, strict) -> Iterator[Row]:
                     sums = _hits(rng, s, c, split, shift, sd)
                     low, high = two_term(sums).interval()
                     covered += low <= truth <= high
-                setting = f"S {s}, C {c}, {split:.0%} of the clusters a draw, shift {shift:g}, draw sd {sd:g}"
+                setting = f"S {s}, C {c}, {split:.0%} of the clusters a draw, "
+                setting += f"shift {shift:g}, draw sd {sd:g}"
                 known = c <= 10
                 yield row(
                     "coverage, differences of hits" + (" (known limit)" if known else ""),
@@ -210,8 +211,8 @@ def overlapping(trials, rng, strict) -> Iterator[Row]:
             goal = ("<=", 0.065) if how == "with the factor" else None
             yield row(f"type I, overlapping subsets, {how}", f"S {s}, f {k / pool:.2f}", rejected,
                       trials, goal, strict=strict)  # fmt: skip
-    # Classes of 1 or of 1 to 3 images, split 60 : 40 anew for every draw. An image's effect as a training
-    # pair is partly its class's, which may also be how hard its class is to name.
+    # Classes of 1 or of 1 to 3 images, split 60 : 40 anew for every draw. An image's effect as a
+    # training pair is partly its class's, which may also be how hard its class is to name.
     for k, most in ((16, 1), (64, 1), (16, 3), (64, 3)):
         for link in (0.0, 1.0):
             found = dict.fromkeys(("effective classes", "all images", "training images", "none"), 0)
@@ -249,7 +250,6 @@ def overlapping(trials, rng, strict) -> Iterator[Row]:
 
 def control_draws(trials, rng, strict) -> Iterator[Row]:
     """One control draw in the head's place: how often it passes for more than that."""
-    c = 200
     for m in (5, 19, 39):
         for share in (0.0, 0.5, 0.9):
             ps = np.empty(trials)
@@ -298,7 +298,7 @@ def control_draws(trials, rng, strict) -> Iterator[Row]:
 def families(trials, rng, strict) -> Iterator[Row]:
     """Family-wise error of Holm, and whether a planted effect is found in a family."""
     s, c = 10, 207
-    tables = max(200, trials // 20)
+    tables = max(50, trials // 20)
     for m in (20, 200):
         wrong, found = 0, dict.fromkeys((4, 6), 0)
         for _ in range(tables):
@@ -362,7 +362,7 @@ def self_null(store, trials, rng, strict, *, draws=13, n_pairs=(16, 64), splits=
     from threadpoolctl import threadpool_limits
 
     from bench.corpus import read_corpus
-    from bench.fits import fit_run
+    from bench.fits import fit_run, n_pool
     from bench.protocol import Split, held_out_split
     from bench.scoring import Scoring
     from bench.suites.demo import demo_runs
@@ -395,6 +395,7 @@ def self_null(store, trials, rng, strict, *, draws=13, n_pairs=(16, 64), splits=
                         ranks = scoring.score(run, fitted.alignment)[0].ranks.rank
                         own.append([(ranks <= 1).astype(float), (ranks <= 10).astype(float)])
                     hits.setdefault((method, "fixed" if fixed else "auto", k), []).append(own)
+    pool = n_pool(base, corpus, split)
     for (method, how, k), of_split in hits.items():
         for s in splits:
             for place, metric in enumerate(("top-1", "top-10")):
@@ -407,7 +408,7 @@ def self_null(store, trials, rng, strict, *, draws=13, n_pairs=(16, 64), splits=
                         y = of_split[seed][i][place] - of_split[seed][j][place]
                         total[d] = np.bincount(tested[seed], weights=y, minlength=len(classes))
                         count[d] = np.bincount(tested[seed], minlength=len(classes))
-                    found = two_term(DrawSums(total, count), overlap=k / len(corpus.images))
+                    found = two_term(DrawSums(total, count), overlap=k / pool)
                     rejected += found.p_value() <= 0.05
                 yield row(
                     "self-null on the stamps", f"{method}, {how}, K {k}, S {s}, {metric}", rejected,

@@ -1,16 +1,29 @@
+import itertools
+
 import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from scipy.stats import binomtest
+from scipy import stats
 
-from bench.comparisons import PAIRED_METRICS, SCHEMA, compare, with_holm
-from bench.results import read_results
+from bench.cells import ARENA, CELL, chance_and_gallery, read_cells
+from bench.comparisons import (
+    PAIRED_METRICS,
+    SCHEMA,
+    bold_cells,
+    compare,
+    compare_choices,
+    primary_family,
+)
+from bench.errors import NoResultsError
+from bench.results import read_results, sums_path
+from bench.statistics import DrawSums, proportion_interval, two_term
+from bench.tables import gain_lines, result_lines, result_table
 from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks, write_study
 
 
 def run_compare(root, **options):
-    return compare(root, read_results(root), n_resamples=500, n_flips=499, **options)
+    return compare(root, read_results(root), **options)
 
 
 def only(frame, **equal):
@@ -30,11 +43,41 @@ def test_differences_are_those_of_the_queries(tmp_path):
     assert (row["side_a"], row["side_b"]) == ("16 real + head weights", "head weights")
     assert (row["n_queries"], row["n_clusters"], row["n_seeds"], row["gallery"]) == (4, 4, 1, 20)
     assert row["chance"] == pytest.approx(1 / 20)
+    # The t-test of the four differences: one draw has no other part.
+    theirs = stats.ttest_1samp([0, 0, 1, 0], 0.0)
+    assert row["p"] == pytest.approx(theirs.pvalue)
+    assert (row["low"], row["high"]) == pytest.approx(tuple(theirs.confidence_interval()))
     row = only(found, comparison="over-real", metric="top-1")
     assert (row["side_b"], row["difference"]) == ("16 real pairs", 0.5)
     row = only(found, comparison="over-real", metric="MRR")
     expected = np.mean([1 / a - 1 / b for a, b in zip(mixed, real, strict=True)])
     assert row["difference"] == pytest.approx(expected)
+
+
+def test_draws_and_clusters_are_both_counted(tmp_path, rng):
+    """The row of a table is the two-term estimate of the differences, and says its parts."""
+    rows = []
+    for seed in range(5):
+        clusters = [f"c{i % 20}" for i in range(60)]
+        names = [f"q{i}" for i in range(60)]
+        mine, theirs = ranks_with(rng, 60, 0.5), ranks_with(rng, 60, 0.3)
+        for source, ranks in (("head", mine), ("none", theirs)):
+            run = hand_run(source, 16, seed)
+            write_ranks(tmp_path, run, ranks, clusters=clusters, queries=names, pool=80.0)
+        rows += [
+            (seed, c, (a == 1) * 1.0 - (b == 1))
+            for c, a, b in zip(clusters, mine, theirs, strict=True)
+        ]
+    row = only(run_compare(tmp_path), comparison="over-real", metric="top-1")
+    draws, clusters, values = (np.array(column) for column in zip(*rows, strict=True))
+    expected = two_term(DrawSums.of(values, draws, clusters), overlap=0.2)
+    assert row["overlap"] == 0.2
+    assert row["difference"] == pytest.approx(values.mean())
+    assert (row["low"], row["high"]) == pytest.approx(expected.interval())
+    assert (row["p"], row["df"]) == pytest.approx((expected.p_value(), expected.df))
+    assert row["draw_error"] == pytest.approx(np.sqrt(expected.of_draws))
+    assert row["cluster_error"] == pytest.approx(np.sqrt(expected.of_clusters))
+    assert row["population"] == "new classes, new splits and pairs"
 
 
 def test_the_better_part_is_chosen_per_metric(tmp_path):
@@ -62,15 +105,69 @@ def test_order_of_the_queries_in_a_file_does_not_matter(tmp_path, rng):
     assert_frame_equal(run_compare(tmp_path / "a"), run_compare(tmp_path / "b"))
 
 
-def test_a_single_run_is_paired_with_the_mean_of_the_draws(tmp_path):
-    names = ["q0", "q1", "q2"]
-    write_ranks(tmp_path, hand_run("head", eval="all-names"), [1, 1, 5], queries=names)
-    for seed, ranks in enumerate(([1, 9, 9], [9, 9, 9])):
+def test_a_folder_without_sums_is_read_from_its_ranks(tmp_path, rng):
+    write_study(tmp_path, rng)
+    before = run_compare(tmp_path)
+    for path in (tmp_path / "sums").iterdir():
+        path.unlink()
+    assert_frame_equal(run_compare(tmp_path), before)
+
+
+def test_one_head_is_ranked_among_the_draws_of_its_control(tmp_path, rng):
+    names = [f"q{i}" for i in range(40)]
+    write_ranks(tmp_path, hand_run("head", eval="all-names"), [1] * 9 + [9] * 31, queries=names)
+    hits = rng.permutation(np.r_[np.arange(19) % 8, 12])  # one of twenty draws is better
+    for seed, own in enumerate(hits):
         run = hand_run("random", seed=seed, eval="all-names")
-        write_ranks(tmp_path, run, ranks, queries=names)
+        write_ranks(tmp_path, run, [1] * own + [9] * (40 - own), queries=names)
     row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
-    assert (row["a"], row["b"]) == (pytest.approx(2 / 3), pytest.approx(1 / 6))
-    assert (row["n_queries"], row["source"]) == (3, "random")
+    assert (row["a"], row["b"]) == (pytest.approx(9 / 40), pytest.approx(hits.mean() / 40))
+    assert (row["rank"], row["n_controls"], row["test"]) == (2, 20, "rank among 20 draws")
+    assert row["p"] == pytest.approx(2 / 21)
+    assert row["control_best"] == 12 / 40
+    assert row["control_sd"] == pytest.approx(np.std(hits / 40, ddof=1))
+    assert row["draw_error"] == pytest.approx(np.std(hits / 40, ddof=1) / np.sqrt(20))
+
+
+def test_control_draws_on_every_split_are_ranked_by_their_means_over_splits(tmp_path, rng):
+    means = {"head": [], **{c: [] for c in range(19)}}
+    for seed in range(3):
+        for key in means:
+            ranks = ranks_with(rng, 30, 0.4 if key == "head" else 0.1)
+            means[key].append(np.mean(ranks == 1))
+            run = (
+                hand_run("head", 16, seed)
+                if key == "head"
+                else hand_run("random", 16, seed, control_draw=key)
+            )
+            write_ranks(tmp_path, run, ranks)
+    row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
+    controls = np.array([np.mean(means[c]) for c in range(19)])
+    assert row["n_controls"] == 19
+    assert row["rank"] == 1 + np.sum(controls >= np.mean(means["head"]))
+    assert row["control_error"] == pytest.approx(np.std(controls, ddof=1) / np.sqrt(19))
+    assert row["b"] == pytest.approx(controls.mean())
+    assert row["n_seeds"] == 3
+
+
+def test_a_control_drawn_once_has_no_test(tmp_path, rng):
+    for source, share in (("head", 0.9), ("random", 0.1)):
+        write_ranks(tmp_path, hand_run(source, eval="all-names"), ranks_with(rng, 40, share))
+    row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
+    assert (row["p"], row["test"], row["bold"]) == (None, "fewer than two control draws", False)
+
+
+def test_one_run_stands_beside_every_draw_of_the_other_side(tmp_path):
+    """Where every seed scores the same images, what is drawn is compared draw by draw."""
+    names = ["q0", "q1", "q2"]
+    fixed = {"eval": "split", "task": "zero_shot"}
+    write_ranks(tmp_path, hand_run("head", 0, **fixed), [1, 1, 5], queries=names)
+    for seed, ranks in enumerate(([1, 9, 9], [1, 9, 1])):
+        write_ranks(tmp_path, hand_run("head", 16, seed, **fixed), ranks, queries=names)
+        write_ranks(tmp_path, hand_run("none", 16, seed, **fixed), [9, 9, 9], queries=names)
+    row = only(run_compare(tmp_path), comparison="over-parts", metric="top-1")
+    assert (row["a"], row["b"]) == (pytest.approx(1 / 2), pytest.approx(2 / 3))
+    assert (row["n_seeds"], row["n_queries"], row["n_clusters"]) == (2, 6, 3)
 
 
 def test_held_out_sides_with_other_seeds_are_compared_where_both_ran(tmp_path):
@@ -87,37 +184,53 @@ def test_sides_that_share_no_query_are_left_out(tmp_path):
     write_ranks(tmp_path, hand_run("head", seed=0), [1, 2])
     write_ranks(tmp_path, hand_run("random", seed=1), [1, 2])
     assert "over-control" not in set(run_compare(tmp_path)["comparison"])
+    # The same seed over other queries, as after a changed limit, is no pair either.
+    write_ranks(tmp_path, hand_run("shuffled", seed=0), [1, 2], queries=["x", "y"])
+    assert "over-control" not in set(run_compare(tmp_path)["comparison"])
 
 
-def test_clusters_are_what_is_resampled(tmp_path, rng):
+def test_clusters_are_what_is_counted(tmp_path, rng):
     ranks = {
-        source: ranks_with(rng, 200, share) for source, share in (("head", 0.6), ("random", 0.4))
+        source: ranks_with(rng, 200, share) for source, share in (("head", 0.6), ("none", 0.4))
     }
     for folder, clusters in (("one", None), ("ten", [f"c{i // 10}" for i in range(200)])):
         for source, values in ranks.items():
             # Within a cluster of ten all agree: ten rows are worth one.
             same = values if clusters is None else np.repeat(values[::10], 10)
-            write_ranks(tmp_path / folder, hand_run(source), same, clusters=clusters)
+            write_ranks(tmp_path / folder, hand_run(source, 16), same, clusters=clusters)
     one, ten = (
-        only(run_compare(tmp_path / f), comparison="over-control", metric="top-1")
+        only(run_compare(tmp_path / f), comparison="over-real", metric="top-1")
         for f in ("one", "ten")
     )
     assert (one["n_clusters"], ten["n_clusters"]) == (200, 20)
     assert ten["high"] - ten["low"] > 2 * (one["high"] - one["low"])
 
 
-def test_a_source_alone_against_chance_has_wilsons_interval_and_no_p(tmp_path):
-    write_ranks(tmp_path, hand_run("random"), [1] + [9] * 199, gallery=200)
+def test_a_source_alone_against_chance_has_the_interval_of_a_share_and_no_p(tmp_path):
+    ranks = [1] + [9] * 199
+    write_ranks(tmp_path, hand_run("random"), ranks, gallery=200)
     row = only(run_compare(tmp_path), comparison="over-chance", metric="top-1")
-    theirs = binomtest(1, 200).proportion_ci(method="wilson")
+    low, high = proportion_interval(DrawSums((np.array(ranks) == 1)[None] * 1.0, np.ones((1, 200))))
     assert row["difference"] == pytest.approx(0.0, abs=1e-12)
-    assert row["low"] == pytest.approx(theirs.low - 1 / 200)
-    assert row["high"] == pytest.approx(theirs.high - 1 / 200)
+    assert (row["low"], row["high"]) == pytest.approx((low - 1 / 200, high - 1 / 200))
     assert row["p"] is None
     # No hit at all is not evidence of being below chance.
     write_ranks(tmp_path, hand_run("shuffled"), [9] * 200, gallery=200)
     row = only(run_compare(tmp_path), comparison="over-chance", metric="top-1", source="shuffled")
     assert row["low"] < 0 < row["high"]
+
+
+def test_one_run_over_few_classes_has_both_populations(tmp_path, rng):
+    clusters = [f"class {i % 7}" for i in range(140)]
+    for method, share in (("ridge", 0.6), ("conse", 0.4)):
+        run = hand_run("head", eval="all-names", method=method)
+        write_ranks(tmp_path, run, ranks_with(rng, 140, share), clusters=clusters)
+    row = only(run_compare(tmp_path), comparison="over-conse", metric="top-1")
+    assert row["population"] == "new classes"
+    assert row["image_low"] is not None
+    assert row["image_low"] < row["difference"] < row["image_high"]
+    headings, lines = gain_lines(run_compare(tmp_path).filter(pl.col("comparison") == "over-conse"))
+    assert lines[0][headings.index("for new images")].startswith("[")
 
 
 def test_a_study_has_every_comparison_and_is_reproducible(tmp_path, rng):
@@ -136,6 +249,7 @@ def test_a_study_has_every_comparison_and_is_reproducible(tmp_path, rng):
     gain = only(found, comparison="over-control", metric="top-1", n_pairs="0", source="random")
     assert gain["low"] > 0
     assert gain["p"] < 0.01
+    assert gain["test"] == "t over 10 draws, taken as normal"
 
 
 def test_only_metrics_that_are_means_are_compared(tmp_path):
@@ -166,16 +280,178 @@ def test_one_run_has_no_spread_and_nothing_is_no_base(tmp_path):
     assert row["relative"] is None
 
 
-def test_p_values_are_corrected_over_the_table_that_is_shown(tmp_path, rng):
+def test_the_primary_family_is_named_beforehand_and_corrected_alone(tmp_path, rng):
     write_study(tmp_path, rng)
     found = run_compare(tmp_path)
-    known = found.filter(pl.col("p").is_not_null())
-    assert (known["p_holm"] >= known["p"]).all()
-    smallest = known["p"].min()
-    assert known["p_holm"].min() == pytest.approx(min(1.0, smallest * known.height))
-    assert found.filter(pl.col("p").is_null())["p_holm"].null_count() > 0
-    few = with_holm(found.filter(pl.col("comparison") == "over-parts"))
-    assert few["p_holm"].min() == pytest.approx(min(1.0, few["p"].min() * few.height))
+    primary = found.filter(pl.col("family").is_not_null())
+    named = primary.select("direction", "metric", "comparison", "n_pairs", "source").rows()
+    assert set(named) == {
+        ("image→name", "top-1", "over-control", "0", "random"),
+        ("image→name", "top-1", "over-control", "0", "shuffled"),
+        ("image→name", "top-1", "over-parts", "16", "head"),
+        ("image→name", "top-1", "over-parts", "all", "head"),
+    }
+    assert set(primary["family"]) == {4}
+    smallest = primary["p"].min()
+    assert primary["p_holm"].min() == pytest.approx(min(1.0, 4 * smallest))
+    rest = found.filter(pl.col("family").is_null())
+    assert rest["p_holm"].null_count() == rest.height
+    assert not rest["bold"].any()
+
+
+def test_what_is_looked_at_changes_no_correction(tmp_path, rng):
+    write_study(tmp_path, rng)
+    whole = run_compare(tmp_path)
+    part = run_compare(tmp_path, metrics=["top-1"])
+    key = ["comparison", "n_pairs", "source"]
+    both = whole.filter(pl.col("family").is_not_null()).join(
+        part.filter(pl.col("family").is_not_null()), on=key, suffix="_part"
+    )
+    assert both.height == 4
+    assert both["p_holm"].to_list() == both["p_holm_part"].to_list()
+
+
+def test_a_family_of_more_than_twenty_and_a_sweep_have_nothing_primary(tmp_path, rng):
+    for method in ("ridge", "procrustes", "pls", "cca", "csa", "ridge-both", "mean-shift"):
+        for k in (0, 4, 8, 16):
+            sources = ("head",) if k == 0 else ("head", "none")
+            for source in sources:
+                run = hand_run(source, k, method=method, eval="split")
+                write_ranks(tmp_path / "wide", run, ranks_with(rng, 12, 0.5))
+    rows = read_results(tmp_path / "wide")
+    assert compare(tmp_path / "wide", rows).filter(pl.col("comparison") == "over-parts").height > 20
+    assert primary_family(tmp_path / "wide", rows) == {}
+    few = rows.filter(pl.col("method").is_in(["ridge", "pls"]))
+    assert len(primary_family(tmp_path / "wide", few)) == 6
+    assert primary_family(tmp_path / "wide", few.with_columns(suite=pl.lit("sweep"))) == {}
+
+
+@pytest.mark.parametrize(
+    ("pool", "k", "seeds", "bold"),
+    [(500.0, 16, 10, True), (500.0, 16, 5, False), (50.0, 16, 10, False), (None, 16, 10, False),
+     (500.0, "all", 10, False)],
+    ids=["enough", "few draws", "large overlap", "unknown pool", "all pairs"],
+)  # fmt: skip
+def test_bold_needs_draws_and_a_pool(tmp_path, rng, pool, k, seeds, bold):
+    for seed in range(seeds):
+        for source, n, share in (("head", 0, 0.3), ("none", k, 0.2), ("head", k, 0.9)):
+            ranks = ranks_with(rng, 80, share)
+            write_ranks(tmp_path, hand_run(source, n, seed), ranks, pool=pool)
+    found = run_compare(tmp_path)
+    row = only(found, comparison="over-parts", metric="top-1")
+    assert row["p_holm"] < 0.001
+    assert row["bold"] is bold
+    marked = {
+        dict(zip(CELL, key, strict=True))["n_pairs"] for _, key in bold_cells(found, ["top-1"])
+    }
+    assert marked == ({str(k)} if bold else set())
+    table = result_table(read_results(tmp_path), ["top-1"])
+    headings, lines = result_lines(table, bold_cells(found, ["top-1"]))
+    cells = [line[headings.index("top-1 %")] for line in lines]
+    assert sum(cell.startswith("**") for cell in cells) == int(bold)
+    if k == "all":
+        assert "this pool of pairs" in row["population"]
+
+
+def test_nothing_is_bold_inside_the_noise(tmp_path, rng):
+    for seed in range(10):
+        for source, n in (("head", 0), ("none", 16), ("head", 16)):
+            write_ranks(tmp_path, hand_run(source, n, seed), ranks_with(rng, 60, 0.5))
+    found = run_compare(tmp_path)
+    assert bold_cells(found, PAIRED_METRICS) == set()
+
+
+def test_a_head_alone_is_bold_only_over_every_control(tmp_path, rng):
+    for seed in range(10):
+        shares = (("head", 0.6), ("random", 0.1), ("shuffled", 0.6))
+        for source, share in shares:
+            write_ranks(tmp_path, hand_run(source, 0, seed), ranks_with(rng, 80, share))
+    found = run_compare(tmp_path)
+    over = {r["source"]: r["bold"] for r in found.iter_rows(named=True) if r["family"]}
+    assert over == {"random": True, "shuffled": False}
+    assert bold_cells(found, ["top-1"]) == set()
+
+
+def test_every_table_prints_the_same_digits(tmp_path, rng):
+    """Task table, gains and `bench compare` of one folder: every shared cell, every p."""
+    for seed in range(4):
+        n = 50 + 7 * seed  # draws of other sizes: a mean over draws is not one over queries
+        for source, k, share in (
+            ("head", 0, 0.5), ("none", 16, 0.2), ("head", 16, 0.55), ("random", 0, 0.1),
+            ("shuffled", 0, 0.1), ("random", 16, 0.2),
+        ):  # fmt: skip
+            write_ranks(tmp_path, hand_run(source, k, seed), ranks_with(rng, n, share))
+        write_ranks(tmp_path, hand_run("head", 0, seed, method="conse"), ranks_with(rng, n, 0.5))
+    rows = read_results(tmp_path)
+    metrics = ["top-1", "top-5", "top-10", "MRR"]
+    found = compare(tmp_path, rows, metrics=metrics)
+    headings, lines = result_lines(result_table(rows, metrics))
+    shown = {
+        (line[headings.index("method")], line[headings.index("fitted on")],
+         line[headings.index("K")], metric): line[headings.index(name)].strip("*")
+        for line in lines
+        for metric, name in zip(metrics, headings[-len(metrics):], strict=True)
+    }  # fmt: skip
+    gains, cells = gain_lines(found)
+    checked = 0
+    for row, line in zip(found.iter_rows(named=True), cells, strict=True):
+        texts = dict(zip(gains, line, strict=True))
+        name = {"ridge": "Ridge", "conse": "ConSE"}[row["method"]]
+        source = "random" if False else row["source"]
+        if row["comparison"] != "over-control":
+            fitted = {"head": ("head weights", "real + head weights"),
+                      "none": ("", "real pairs"), "random": ("random rows", "real + random rows"),
+                      "shuffled": ("head, names shuffled", "")}[source]  # fmt: skip
+            own = shown[name, fitted[row["n_pairs"] != "0"], row["n_pairs"], row["metric"]]
+            assert texts["a %"] == own
+            checked += 1
+    assert checked > 20
+    # The same comparison asked for by hand.
+    place = tmp_path.as_posix()
+    asked = {
+        "over-real": (f"{place}:ridge/head/16", f"{place}:ridge/none/16"),
+        "over-conse": (f"{place}:ridge/head/0", f"{place}:conse"),
+        "over-control": (f"{place}:ridge/head/0", f"{place}:ridge/random/0"),
+    }
+    numbers = ["a", "b", "difference", "low", "high", "p", "df", "family", "p_holm", "bold"]
+    for kind, sides in asked.items():
+        by_hand = compare_choices(*sides, metrics=metrics)
+        listed = found.filter(
+            (pl.col("comparison") == kind) & (pl.col("side_a") == by_hand["side_a"][0])
+            & (pl.col("side_b") == by_hand["side_b"][0]) & (pl.col("method") == "ridge")
+        )  # fmt: skip
+        assert_frame_equal(by_hand.select(numbers), listed.select(numbers), abs_tol=1e-12)
+    parts = found.filter((pl.col("comparison") == "over-parts") & (pl.col("metric") == "top-1"))
+    by_hand = compare_choices(f"{place}:ridge/head/16", f"{place}:ridge/head/0", metrics=["top-1"])
+    assert by_hand["side_b"][0] == parts["side_b"][0]
+    assert_frame_equal(by_hand.select(numbers), parts.select(numbers), abs_tol=1e-12)
+    assert by_hand["family"][0] == 3  # over-parts at 16, and two controls
+
+
+def test_means_count_a_draw_by_its_queries(tmp_path):
+    write_ranks(tmp_path, hand_run("head", seed=0), [1], gallery=10)
+    write_ranks(tmp_path, hand_run("head", seed=1), [9] * 9, gallery=20)
+    rows = read_results(tmp_path)
+    table = result_table(rows, ["top-1"]).filter(pl.col("method") == "ridge")
+    assert table["top-1"].item() == pytest.approx(0.1)
+    block = next(iter(rows.group_by(ARENA)))[1]
+    assert chance_and_gallery(block)["top-1"] == pytest.approx((0.1 / 10 + 0.9 / 20 + 0, 19.0))
+    (cell,) = read_cells(tmp_path, block)
+    assert cell.mean("top-1") == pytest.approx(0.1)
+
+
+def test_sums_lie_beside_every_run_and_hold_its_means(tmp_path, rng):
+    run = hand_run("head", task="retrieval")
+    write_ranks(tmp_path, run, ranks_with(rng, 30, 0.4), clusters=[f"c{i % 9}" for i in range(30)])
+    sums = pl.read_parquet(sums_path(tmp_path, run.run_id))
+    rows = read_results(tmp_path)
+    for direction, metric in itertools.product(("image→caption", "caption→image"), ("R@5", "mAP")):
+        own = sums.filter(pl.col("direction") == direction)
+        value = rows.filter(
+            (pl.col("direction") == direction) & (pl.col("metric") == metric)
+        )["value"].item()  # fmt: skip
+        assert own[metric].sum() / own["n_queries"].sum() == pytest.approx(value)
+        assert own.height == 9
 
 
 def test_cells_that_differ_in_the_mix_are_compared_with_their_own_controls(tmp_path):
@@ -193,3 +469,11 @@ def test_cells_that_differ_in_the_mix_are_compared_with_their_own_controls(tmp_p
         ("over-control", "0.5"): 0.5, ("over-control", "2.0"): 0.25,
         ("over-real", "0.5"): 0.25, ("over-real", "2.0"): 0.0,
     }  # fmt: skip
+
+
+def test_a_choice_that_fits_nothing_says_what_there_is(tmp_path, rng):
+    write_ranks(tmp_path, hand_run("head", 16), ranks_with(rng, 10, 0.5))
+    with pytest.raises(NoResultsError, match=r"has no source 'random' there\. It has: head"):
+        compare_choices(f"{tmp_path}:ridge/random", f"{tmp_path}:ridge/head")
+    with pytest.raises(NoResultsError, match="chooses by 'colour'"):
+        compare_choices(f"{tmp_path}:colour=red", f"{tmp_path}")

@@ -17,7 +17,7 @@ from tests.bench.results_by_hand import hand_run, write_ranks, write_study
 
 def judge(root):
     rows = read_results(root)
-    return verdict(compare(root, rows, n_resamples=500, n_flips=499), result_table(rows))
+    return verdict(compare(root, rows), result_table(rows))
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,26 @@ def test_the_verdict_shows_losses_too(tmp_path, rng):
 
 def test_all_names_answer_if_nothing_was_held_out(tmp_path, rng):
     names = [f"q{i}" for i in range(60)]
-    for source, share in (("head", 0.6), ("random", 0.05)):
-        run = hand_run(source, eval="all-names")
-        write_ranks(tmp_path, run, np.where(rng.random(60) < share, 1, 9), queries=names)
+    for source, share, draws in (("head", 0.6, 1), ("random", 0.05, 4)):
+        for seed in range(draws):
+            run = hand_run(source, seed=seed, eval="all-names")
+            write_ranks(tmp_path, run, np.where(rng.random(60) < share, 1, 9), queries=names)
     found = judge(tmp_path)
     assert (found.eval, found.tone) == ("all-names", "better")
     assert "20 candidate names" in found.setting
+
+
+def test_a_control_drawn_once_decides_nothing(tmp_path, rng):
+    for source, share in (("head", 0.9), ("random", 0.05)):
+        run = hand_run(source, eval="all-names")
+        write_ranks(
+            tmp_path,
+            run,
+            np.where(rng.random(60) < share, 1, 9),
+            queries=[f"q{i}" for i in range(60)],
+        )
+    found = judge(tmp_path)
+    assert (found.tone, found.answer) == ("unknown", "Undecided. A control was drawn only once.")
 
 
 def test_no_head_no_verdict(tmp_path):
@@ -160,37 +174,28 @@ def test_bars_share_one_axis_that_holds_zero():
             "low": [0.1, -0.3], "high": [0.3, -0.1], "p": [0.01, None], "n_queries": [10, 10],
             "n_clusters": [5, 5], "gallery": [20.0, 20.0], "chance": [0.05, 0.05],
             "a_sd": [0.02, None], "b_sd": [0.01, None], "relative": [2 / 3, None],
-            "n_seeds": [5, 1],
+            "n_seeds": [5, 1], "p_holm": [0.02, None], "family": [4, 4], "bold": [True, False],
+            "population": ["new classes", "new classes, this pool of pairs"],
         }
     )  # fmt: skip
     up, down = gain_rows(frame, {"all": 344.0})
     assert (up["tone"], down["tone"]) == ("up", "down")
     assert up["bar"].zero == down["bar"].zero == 50.0
     assert (up["bar"].low, up["bar"].width, up["bar"].mean) == (66.67, 33.33, 83.33)
-    assert (down["pairs"], down["p"], up["n_queries"]) == ("all (344)", "", "10 (5)")
+    assert (down["pairs"], down["p"], up["n_clusters"]) == ("all (344)", "", "5")
+    assert (up["p_holm"], up["family"], up["population"]) == ("0.02", "1 of 4", "new classes")
     assert (up["a"], up["relative"], up["n_seeds"]) == ("50.0 ± 2.0", "+67 %", "5")
     assert gain_rows(frame.clear(), {}) == []
 
 
-def test_a_gain_inside_the_noise_of_its_table_has_no_colour():
-    """One interval of five lies above zero, but five looks were taken."""
-    n = 5
-    frame = pl.DataFrame(
-        {
-            "direction": ["image→name"] * n, "eval": ["held-out"] * n, "metric": ["top-1"] * n,
-            "method": ["ridge"] * n, "n_pairs": ["16"] * n, "side_a": ["x"] * n,
-            "side_b": ["y"] * n, "a": [0.5] * n, "b": [0.4] * n, "difference": [0.1] * n,
-            "low": [0.01, -0.1, -0.1, -0.1, -0.1], "high": [0.2] * n,
-            "p": [0.03, 0.4, 0.5, 0.6, 0.7], "n_queries": [10] * n, "n_clusters": [5] * n,
-            "gallery": [20.0] * n, "chance": [0.05] * n, "a_sd": [None] * n, "b_sd": [None] * n,
-            "relative": [0.25] * n, "n_seeds": [1] * n,
-        },
-        schema_overrides={"a_sd": pl.Float64, "b_sd": pl.Float64},
-    )  # fmt: skip
-    rows = gain_rows(frame, {})
-    assert rows[0]["p_holm"] == "0.15"
-    assert {row["tone"] for row in rows} == {""}
-    assert gain_rows(frame.head(1), {})[0]["tone"] == "up"
+def test_only_a_primary_gain_has_a_colour(study):
+    found = compare(study, read_results(study), metrics=("top-1", "top-10"))
+    rows = gain_rows(found, {})
+    assert {row["tone"] for row in rows if not row["family"]} == {""}
+    tones = [row["tone"] for row in rows if row["family"]]
+    bold = found.filter(pl.col("family").is_not_null())["bold"].to_list()
+    assert [tone == "up" for tone in tones] == bold
+    assert any(bold)
 
 
 def test_choices_are_summed_up_with_their_edges(study):
@@ -198,7 +203,7 @@ def test_choices_are_summed_up_with_their_edges(study):
         r for r in choice_rows(read_results(study))
         if (r["source"], r["pairs"]) == ("real + head weights", "16")
     )  # fmt: skip
-    assert row["penalty"] == "0.2 (0.1 to 0.2)"
+    assert row["penalty"] == "0.6 (0.1 to 1)"
     assert row["mix"] == "1"
     assert row["edges"] == "1 of 2"
 

@@ -45,6 +45,7 @@ OTHER = {
     "limit": 100,
     "metric_version": 99,
     "protocol_version": 99,
+    "control_draw": 3,
 }
 
 
@@ -52,6 +53,7 @@ OTHER = {
 BESIDE = {
     "eval": {"n_pairs": 0},
     "pairs_per_class": {"n_pairs": 0, "eval": "in-class"},
+    "control_draw": {"source": "random"},
     "view_set": {"task": "few_shot", "eval": "in-class"},
     "view_revision": {"task": "few_shot", "eval": "in-class", "view_set": "v"},
 }
@@ -66,7 +68,7 @@ def test_every_field_changes_the_id(field):
 
 def test_the_id_is_the_hash_of_the_canonical_json():
     facts = {field.name: getattr(RUN, field.name) for field in fields(Run)}
-    del facts["view_set"], facts["view_revision"]
+    del facts["view_set"], facts["view_revision"], facts["control_draw"]
     # Options left out are those of the task's defaults, so that a changed default is a new run.
     facts["options"] = {"prompts": "mean", "classes": "all", "scorer": "cosine"}
     assert RUN.run_id == sha256_hex(canonical_json({"run": facts}))

@@ -5,101 +5,107 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bench.metrics import chance_levels
-from bench.statistics import cluster_sums, mean_differences, mean_sd, paired_difference
-from tests.assertions import assert_close, assert_same
+from bench.statistics import DrawSums, proportion_interval, two_term
+from tests.assertions import assert_close
 
 values = hnp.arrays(np.float64, st.integers(2, 40), elements=st.integers(-50, 50).map(float))
-FEW = {"n_resamples": 60, "n_flips": 59}
 
 
-def clusters_of(rows, seed):
-    return np.random.default_rng(seed).integers(0, max(2, len(rows) // 2), size=len(rows))
-
-
-def difference(rows, clusters, seed=0):
-    return paired_difference(rows, 0.0, clusters, rng=np.random.default_rng(seed), **FEW)
+def sums_of(rows, seed):
+    """The rows in a few draws and clusters."""
+    rng = np.random.default_rng(seed)
+    return DrawSums.of(
+        rows, rng.integers(0, 3, size=len(rows)), rng.integers(0, max(2, len(rows) // 2), len(rows))
+    )
 
 
 @given(values, st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
-def test_the_interval_is_ordered_and_within_the_data(rows, seed):
-    found = difference(rows, clusters_of(rows, seed))
-    assert found.low <= found.high
-    assert rows.min() - 1e-9 <= found.low
-    assert found.high <= rows.max() + 1e-9
-    assert 1 / 60 <= found.p <= 1.0
+def test_the_interval_is_ordered_about_the_mean_and_widens_with_confidence(rows, seed):
+    found = two_term(sums_of(rows, seed))
+    low, high = found.interval()
+    assert low <= found.mean <= high
+    wider = found.interval(0.99)
+    assert wider[0] <= low
+    assert wider[1] >= high
+    assert 0.0 <= found.p_value() <= 1.0
+    assert found.mean == pytest.approx(rows.mean())
 
 
-@given(values, st.integers(0, 9), st.integers(-20, 20))
+@given(values, st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_p_is_below_five_percent_exactly_where_the_interval_leaves_zero_out(rows, seed):
+    found = two_term(sums_of(rows, seed))
+    low, high = found.interval()
+    assume(found.variance > 1e-12)
+    assume(min(abs(low), abs(high)) > 1e-9)
+    assert (found.p_value() < 0.05) == (low > 0 or high < 0)
+
+
+@given(values, st.integers(0, 9), st.integers(-20, 20), st.sampled_from([0.5, 2.0, 4.0]))
 @settings(max_examples=40, deadline=None)
-def test_a_shift_moves_the_mean_and_both_ends(rows, seed, shift):
-    clusters = clusters_of(rows, seed)
-    plain, moved = difference(rows, clusters), difference(rows + shift, clusters)
-    for name in ("mean", "low", "high"):
-        assert getattr(moved, name) == pytest.approx(getattr(plain, name) + shift, abs=1e-9)
-
-
-@given(values, st.integers(0, 9), st.sampled_from([0.5, 2.0, 4.0]))
-@settings(max_examples=40, deadline=None)
-def test_a_scale_stretches_the_interval_and_leaves_p(rows, seed, scale):
-    clusters = clusters_of(rows, seed)
-    plain, stretched = difference(rows, clusters), difference(scale * rows, clusters)
-    assert stretched.low == pytest.approx(scale * plain.low)
-    assert stretched.p == plain.p
+def test_a_shift_moves_the_interval_and_a_scale_stretches_it(rows, seed, shift, scale):
+    plain = two_term(sums_of(rows, seed))
+    moved = two_term(sums_of(scale * rows + shift, seed))
+    assume(np.isfinite(plain.variance))
+    assert moved.interval() == pytest.approx(
+        tuple(scale * end + shift for end in plain.interval()), abs=1e-8
+    )
+    assert moved.df == pytest.approx(plain.df, nan_ok=True)
 
 
 @given(values, st.integers(0, 9), st.randoms(use_true_random=False))
 @settings(max_examples=40, deadline=None)
-def test_order_of_the_rows_does_not_matter(rows, seed, random):
-    clusters = clusters_of(rows, seed)
-    order = list(range(len(rows)))
-    random.shuffle(order)
-    one, two = difference(rows, clusters), difference(rows[order], clusters[order])
-    # Whole numbers: sums in another order are the same.
-    assert (one.mean, one.low, one.high, one.p) == (two.mean, two.low, two.high, two.p)
+def test_order_of_draws_and_clusters_does_not_matter(rows, seed, random):
+    sums = sums_of(rows, seed)
+    draws, clusters = list(range(len(sums.total))), list(range(sums.total.shape[1]))
+    random.shuffle(draws)
+    random.shuffle(clusters)
+    moved = DrawSums(sums.total[np.ix_(draws, clusters)], sums.count[np.ix_(draws, clusters)])
+    one, two = two_term(sums), two_term(moved)
+    assert two.interval() == pytest.approx(one.interval())
+    assert (two.n_rows, two.n_clusters, two.n_draws) == (one.n_rows, one.n_clusters, one.n_draws)
 
 
-@given(values, st.integers(0, 9))
+@given(values, st.integers(0, 9), st.floats(0, 0.9))
 @settings(max_examples=40, deadline=None)
-def test_names_of_the_clusters_do_not_matter(rows, seed):
-    clusters = clusters_of(rows, seed)
-    named = np.array([f"description {code:03d}" for code in clusters])
-    assert difference(rows, clusters) == difference(rows, named)
+def test_overlap_widens_the_variance(rows, seed, overlap):
+    sums = sums_of(rows, seed)
+    assert two_term(sums, overlap=overlap).variance >= two_term(sums).variance
 
 
 @given(values, st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
-def test_cluster_sums_keep_everything(rows, seed):
-    clusters = clusters_of(rows, seed)
-    sums, sizes = cluster_sums(rows[:, None], clusters)
-    assert sums.sum() == rows.sum()
-    assert sizes.sum() == len(rows)
-    expected = [rows[clusters == code].sum() for code in np.unique(clusters)]
-    assert_same(sums[:, 0], np.array(expected))
+def test_cells_that_were_not_tested_count_for_nothing(rows, seed):
+    sums = sums_of(rows, seed)
+    wider = DrawSums(np.pad(sums.total, 2), np.pad(sums.count, 2))
+    one, two = two_term(sums), two_term(wider)
+    assert (two.n_rows, two.n_clusters, two.n_draws) == (one.n_rows, one.n_clusters, one.n_draws)
+    assert two.interval() == pytest.approx(one.interval())
+    assert two.of_draws == pytest.approx(one.of_draws)
 
 
-@given(values)
+@given(st.integers(1, 30), st.integers(2, 25), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
-def test_mean_and_deviation_are_numpys(rows):
-    found = mean_sd(rows)
-    assert found.mean == pytest.approx(np.mean(rows))
-    assert found.sd == pytest.approx(np.std(rows, ddof=1))
+def test_more_hits_move_a_share_up(size, c, seed):
+    rng = np.random.default_rng(seed)
+    hits = rng.integers(0, size + 1, size=c).astype(float)
+    count = np.full((1, c), float(size))
+    low, high = proportion_interval(DrawSums(hits[None], count))
+    mirrored = proportion_interval(DrawSums(size - hits[None], count))
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
 
 
 def test_more_clusters_narrow_the_interval_by_the_square_root(rng):
     widths = []
     for n in (100, 1600):
-        rows = rng.normal(size=(n, 200))
-        found = mean_differences(rows, np.arange(n), rng=rng, n_resamples=400, n_flips=1)
-        widths.append(np.mean([d.high - d.low for d in found]))
+        ends = [
+            two_term(DrawSums(r[None], np.ones((1, n)))).interval()
+            for r in rng.normal(size=(200, n))
+        ]
+        widths.append(np.mean([high - low for low, high in ends]))
     # Sixteen times the data: a quarter of the width, within the noise of 200 repetitions.
     assert widths[0] / widths[1] == pytest.approx(4.0, rel=0.05)
-
-
-def test_a_large_effect_reaches_the_smallest_p(rng):
-    found = difference(np.full(40, 0.3), np.arange(40))
-    assert found.p == pytest.approx(1 / 60)
-    assert (found.low, found.high) == pytest.approx((0.3, 0.3))
 
 
 @given(st.integers(1, 60), st.data())

@@ -15,16 +15,21 @@ def test_the_demo_is_the_protocol(smoke_store, monkeypatch):
     runs = demo_runs(open_store(smoke_store))
     all_names = [run for run in runs if run.eval == "all-names"]
     held_out = [run for run in runs if run.eval == "held-out"]
-    assert len(all_names) == 4 + 3 * 2 * 5
+    # Three methods and ConSE, and 19 draws of two controls for each method.
+    assert len(all_names) == 4 + 3 * 2 * 19
     assert {run.task for run in all_names} == {"zero_shot"}
     assert {run.n_pairs for run in all_names} == {0}
-    assert {run.seed for run in held_out} == {0, 1, 2, 3, 4}
+    assert {run.seed for run in held_out} == set(range(10))
     # The synthetic store has too few images for 64 and 256.
     assert {run.n_pairs for run in held_out} == {0, 16, "all"}
     zero = [run for run in held_out if run.seed == 0 and run.task == "zero_shot"]
-    # Two methods beside all controls, kernel ridge beside real pairs only.
-    assert len(zero) == 1 + 2 * (3 + 2 * 4) + (1 + 2 * 2)
-    assert len({run.fit_key for run in runs}) == len(all_names) + 5 * len(zero)
+    # Two methods beside one draw of every control, kernel ridge beside 19 without real pairs.
+    seeded = [run for run in zero if run.control_draw is None]
+    assert len(seeded) == 1 + 2 * (3 + 2 * 4) + (1 + 2 * 2)
+    drawn = [run for run in zero if run.control_draw is not None]
+    assert {(run.method, run.n_pairs) for run in drawn} == {("kernel-ridge", 0)}
+    assert sorted(run.control_draw for run in drawn) == sorted([*range(19)] * 2)
+    assert len({run.fit_key for run in runs}) == len(all_names) + 10 * len(zero)
     assert all(run.relevance == "class_id" and run.penalty == "auto" for run in runs)
     assert len(set(runs)) == len(runs)
     for field in ("image", "name", "caption", "head", "head_name"):
