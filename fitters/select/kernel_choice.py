@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
@@ -40,6 +41,14 @@ class KernelChoice:
     surface: Surface | MassCurve | None
     of_prototypes: Surface | None = None
 
+    @property
+    def axes(self) -> dict[str, Axis]:
+        """The grids of what was chosen, as evaluated."""
+        axes: dict[str, Axis] = {}
+        for found in (self.of_prototypes, self.surface):
+            axes |= found.axes if found is not None else {}
+        return {name: axis for name, axis in axes.items() if axis.searched}
+
     def to_facts(self) -> dict[str, Any]:
         """Return the choice as plain values for JSON; an infinite mix is null."""
         facts: dict[str, Any] = {"penalty": self.penalty, "gamma": self.gamma}
@@ -75,9 +84,12 @@ def choose_kernel(
     criterion: Criterion,
     validation: Validation,
     reading: Reading,
+    grid: Mapping[str, Axis],
     rng: np.random.Generator,
 ) -> KernelChoice:
     """Choose whatever is "auto" from the transformed pairs alone; see `fit_alignment`.
+
+    The default grids stand for what `grid` lacks of "penalty", "gamma" and "weight".
 
     Raises
     ------
@@ -88,11 +100,12 @@ def choose_kernel(
         msg = f"reading must be one of {', '.join(READINGS)}. Got {reading!r}."
         raise SettingError(msg)
     both = prototypes is not None and real is not None
-    penalties = KERNEL_PENALTIES if penalty == "auto" else Axis.fixed(float(penalty))
-    gammas = GAMMAS if gamma == "auto" else Axis.fixed(float(gamma))
+    grid = {"penalty": KERNEL_PENALTIES, "gamma": GAMMAS, "weight": WEIGHTS, **grid}
+    penalties = grid["penalty"] if penalty == "auto" else Axis.fixed(float(penalty))
+    gammas = grid["gamma"] if gamma == "auto" else Axis.fixed(float(gamma))
     weights = Axis.fixed(1.0)
     if both:
-        weights = WEIGHTS if mix == "auto" else Axis.fixed(float(mix))
+        weights = grid["weight"] if mix == "auto" else Axis.fixed(float(mix))
     if both and reading == "anchored":
         assert prototypes is not None
         assert real is not None

@@ -1,26 +1,35 @@
 """Choose width and penalty of kernel ridge from prototypes alone: closed-form leave-one-name-out.
 
-For a group I, with G = (K + alpha D⁻¹)⁻¹ and A = G B, the left-out residual is (G_II)⁻¹ A_I: one
-eigendecomposition a width gives every penalty. It is exact for preprocessing that does not depend
-on the rows left out; docs/accuracy.md says how far refitting that too moves the criterion.
+What leaving out a group does depends on the texts alone: see `KernelLeftOut`. One eigendecomposition
+a width gives every penalty, and serves a head and its controls, which have the same texts. It is
+exact for preprocessing that does not depend on the rows left out; docs/accuracy.md says how far
+refitting that too moves the criterion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from hashlib import sha256
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg.blas
 
 from fitters.errors import SettingError
-from fitters.feature_maps.kernels import gaussian
 from fitters.feature_maps.nystroem import NystroemMap
+from fitters.kept import Kept, digest_of
+from fitters.kernel.solvers import decompose_kernel
 from fitters.pairs import Pairs
 from fitters.select.curve import Axis, geometric
-from fitters.select.leave_out import CRITERIA, Criterion, LeftOut
+from fitters.select.leave_out import (
+    CRITERIA,
+    Criterion,
+    KernelLeftOut,
+    LeftOut,
+    mates_of,
+    parts_of,
+    rank_own_names,
+)
 from fitters.select.surface import Measured, Surface, explore
 
 Matrix = npt.NDArray[np.float64]
@@ -83,96 +92,131 @@ def choose_on_prototypes(
     sides = (used.y, used.x) if direction == "y->x" else (used.x, used.y)
     a, b = (np.asarray(side, np.float64) for side in sides)
     if exact:
-        return _surface(_Question(a, b, used, gammas, penalties, criterion))
+        key = digest_of(a, b, used.row_groups, used.row_weight, gammas, penalties, criterion)
+        # Every draw and number of real pairs of a sweep asks this again of the same prototypes.
+        return _SURFACES.get(
+            key, lambda: _exact_surface(a, b, used, gammas, penalties, criterion)
+        )
     at = rng.permutation(used.n)[:CHOICE_LANDMARKS]
     if penalties.searched:
         # Coming back to a width costs more here than all penalties do: none is left for later.
         penalties = replace(penalties, values=_whole(penalties))
-    return _surface.__wrapped__(_Question(a, b, used, gammas, penalties, criterion, at))
+    return _landmark_surface(a, b, used, gammas, penalties, at)
 
 
-@dataclass(frozen=True, eq=False)
-class _Question:
-    """All that a surface depends on; two are equal if every byte of them is."""
-
-    a: Matrix
-    b: Matrix
-    used: Pairs
-    gammas: Axis
-    penalties: Axis
-    criterion: Criterion
-    at: npt.NDArray[np.intp] | None = None
-
-    @cached_property
-    def digest(self) -> bytes:
-        used, digest = self.used, sha256()
-        for rows in (self.a, self.b, used.row_groups, used.row_weight):
-            digest.update(repr((rows.shape, rows.dtype.str)).encode())
-            digest.update(np.ascontiguousarray(rows).data)
-        digest.update(repr((self.gammas, self.penalties, self.criterion)).encode())
-        return digest.digest()
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Question) and self.digest == other.digest
+_SURFACES: Kept[Surface] = Kept(
+    4_000_000, lambda surface: surface.scores.nbytes + surface.errors.nbytes
+)
 
 
-# Every draw and number of real pairs of a sweep asks this again of the same prototypes. For 1,000
-# rows of 384 and 1,280 values it takes 5 seconds of one core, and the digest 10 milliseconds.
-@lru_cache(maxsize=2)
-def _surface(question: _Question) -> Surface:
-    a, b, used, at = question.a, question.b, question.used, question.at
-    gammas, penalties, criterion = question.gammas, question.penalties, question.criterion
-    exact = at is None
-    asked = known = np.arange(used.n)
-    if not exact:
-        spread = np.unique(np.linspace(0, used.n - 1, EXACT_ROWS).round().astype(np.intp))
-        # Whoever is asked about leaves with all of the same name.
-        known = np.flatnonzero(np.isin(used.row_groups, used.row_groups[spread]))
-        asked = np.searchsorted(known, spread)
-    targets = b[known[asked]]
-    lengths = np.linalg.norm(targets, axis=1)
+def _exact_surface(
+    a: Matrix, b: Matrix, used: Pairs, gammas: Axis, penalties: Axis, criterion: Criterion
+) -> Surface:
+    """Return the surface of the exact solution; what of it the texts alone decide is shared."""
+    groups, weight = used.row_groups, used.row_weight
+    parts = parts_of(groups)
+    mates = mates_of(parts)
+    targets, triangular = (b, False) if criterion == "rank" else _reduced(b)
+    lengths = np.linalg.norm(b, axis=1)
 
-    # A grid that widens along the penalty comes back to the same widths: all are kept, 18 MB each
-    # for 1,000 rows of 1,280 values.
-    @lru_cache(maxsize=len(_whole(gammas)) if exact else 1)
-    def left_out(gamma: float) -> LeftOut:
-        groups, weight = used.row_groups, used.row_weight
-        if at is None:
-            return LeftOut.of_kernel(gaussian(a, a, gamma), b, groups, weight)
-        features = NystroemMap.of_landmarks(a[at], gamma)
-        gram, cross = features.normal_equations(a, b, weight)
-        return LeftOut.of_normal_equations(
-            gram, cross, features.apply(a[known]), b[known], groups[known], weight[known]
-        )
-
-    def score(fit: LeftOut, alpha: float) -> tuple[float, float]:
+    def score(left_out: KernelLeftOut, alpha: float) -> tuple[float, float]:
+        operator = left_out.operator(alpha)
         if criterion == "rank":
-            return fit.mean_reciprocal_rank(alpha), 0.0
-        predicted = fit.predict(alpha, None if exact else asked)
-        norms = lengths * np.linalg.norm(predicted, axis=1)
-        dots = np.einsum("nq,nq->n", predicted, targets)
-        cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
-        return float(cosines.mean()), float(cosines.std(ddof=1) / np.sqrt(len(cosines)))
+            return rank_own_names(operator @ targets, targets, mates), 0.0
+        predicted = _times_lower(operator, targets) if triangular else operator @ targets
+        return _mean_cosine(predicted, targets, lengths)
 
     def evaluate(values: Mapping[str, Matrix]) -> Measured:
         shape = len(values["penalty"]), len(values["gamma"])
         scores, errors = np.empty(shape), np.empty(shape)
         for j, gamma in enumerate(values["gamma"]):
-            fit = left_out(float(gamma))
+            left_out = KernelLeftOut(*decompose_kernel(a, weight, float(gamma)), groups, weight)
             for i, alpha in enumerate(values["penalty"]):
-                scores[i, j], errors[i, j] = score(fit, float(alpha))
+                scores[i, j], errors[i, j] = score(left_out, float(alpha))
         return scores, errors
 
     return explore(
         evaluate,
         {"penalty": penalties, "gamma": gammas},
         criterion=CRITERIA[criterion],
-        n_queries=len(asked),
-        n_folds=int(used.row_groups.max()) + 1,
+        n_queries=used.n,
+        n_folds=len(parts),
     )
+
+
+def _landmark_surface(
+    a: Matrix,
+    b: Matrix,
+    used: Pairs,
+    gammas: Axis,
+    penalties: Axis,
+    at: npt.NDArray[np.intp],
+) -> Surface:
+    """Return the surface of the Nyström solution from the landmarks `at`."""
+    spread = np.unique(np.linspace(0, used.n - 1, EXACT_ROWS).round().astype(np.intp))
+    # Whoever is asked about leaves with all of the same name.
+    known = np.flatnonzero(np.isin(used.row_groups, used.row_groups[spread]))
+    asked = np.searchsorted(known, spread)
+    targets = b[known[asked]]
+    lengths = np.linalg.norm(targets, axis=1)
+    groups, weight = used.row_groups, used.row_weight
+
+    def evaluate(values: Mapping[str, Matrix]) -> Measured:
+        shape = len(values["penalty"]), len(values["gamma"])
+        scores, errors = np.empty(shape), np.empty(shape)
+        for j, gamma in enumerate(values["gamma"]):
+            features = NystroemMap.of_landmarks(a[at], float(gamma))
+            gram, cross = features.normal_equations(a, b, weight)
+            left_out = LeftOut.of_normal_equations(
+                gram, cross, features.apply(a[known]), b[known], groups[known], weight[known]
+            )
+            for i, alpha in enumerate(values["penalty"]):
+                predicted = left_out.predict(float(alpha), asked)
+                scores[i, j], errors[i, j] = _mean_cosine(predicted, targets, lengths)
+        return scores, errors
+
+    return explore(
+        evaluate,
+        {"penalty": penalties, "gamma": gammas},
+        criterion=CRITERIA["cosine"],
+        n_queries=len(asked),
+        n_folds=int(groups.max()) + 1,
+    )
+
+
+def _reduced(b: Matrix) -> tuple[Matrix, bool]:
+    """Return rows with the inner products of b in fewer columns, and whether they are triangular.
+
+    With b bᵀ = L Lᵀ, L lower triangular, every cosine of combinations of rows of b is that of the
+    same combinations of L, at half the products of a square matrix.
+    """
+    n, p = b.shape
+    if p <= n:
+        return b, False
+    products = b @ b.T
+    # Centred rows are dependent: what is added is the rounding of the products.
+    products[np.diag_indices(n)] += 10 * np.finfo(np.float64).eps * np.trace(products)
+    try:
+        return np.linalg.cholesky(products), True
+    except np.linalg.LinAlgError:
+        return b, False
+
+
+def _times_lower(operator: Matrix, lower: Matrix) -> Matrix:
+    """Return operator @ lower, which is triangular, where `operator` is (overwritten)."""
+    # BLAS has its matrices by columns, where ours are by rows: it sees both transposed.
+    product: Matrix = scipy.linalg.blas.dtrmm(
+        1.0, lower.T, operator.T, side=0, lower=0, overwrite_b=1
+    ).T
+    return product
+
+
+def _mean_cosine(predicted: Matrix, targets: Matrix, lengths: Matrix) -> tuple[float, float]:
+    """Return the mean cosine of rows and targets of these lengths, and its standard error."""
+    norms = lengths * np.sqrt(np.einsum("nq,nq->n", predicted, predicted))
+    dots = np.einsum("nq,nq->n", predicted, targets)
+    cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+    return float(cosines.mean()), float(cosines.std(ddof=1) / np.sqrt(len(cosines)))
 
 
 def _whole(axis: Axis) -> tuple[float, ...]:

@@ -26,7 +26,12 @@ def test_a_control_is_drawn_by_its_generator_and_keeps_the_form(name, rng):
     assert not (np.array_equal(one.x, other.x) and np.array_equal(one.y, other.y))
     assert one.x.dtype == np.float32
     assert one.x.shape == pairs.x.shape
-    assert_same(one.weight, pairs.weight)
+    # A weight is of its row of x: shuffled, both move.
+    expected = pairs.weight
+    if name == "shuffled":
+        owner = [int(np.flatnonzero((pairs.x == row).all(axis=1))[0]) for row in one.x]
+        expected = pairs.weight[owner]
+    assert_same(one.weight, expected)
 
 
 def test_random_keeps_each_norm_and_no_direction(rng):
@@ -66,14 +71,15 @@ def test_shuffled_permutes_names_out_of_their_group(sizes, seed):
     rng = np.random.default_rng(seed)
     groups = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     n = len(groups)
-    y = np.arange(n, dtype=float)[:, None]
-    pairs = Pairs(rng.standard_normal((n, 3)), y, groups)
+    x = np.arange(n, dtype=float)[:, None]
+    pairs = Pairs(x, rng.standard_normal((n, 3)), groups)
     shuffled = CONTROLS["shuffled"](pairs, rng)
-    assert_same(shuffled.x, pairs.x)
-    assert sorted(shuffled.y.ravel()) == list(range(n))
-    assert (shuffled.groups != pairs.groups).all()
-    # The group goes with the text.
-    assert_same(shuffled.groups, groups[shuffled.y.ravel().astype(int)])
+    owner = shuffled.x.ravel().astype(int)
+    assert sorted(owner) == list(range(n))
+    assert (groups[owner] != groups).all()
+    # Texts and their groups stay as they are, to the last byte: what follows from them is shared.
+    assert_same(shuffled.y, pairs.y)
+    assert_same(shuffled.groups, groups)
 
 
 def test_shuffled_needs_other_names_to_give():
