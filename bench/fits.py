@@ -19,7 +19,7 @@ from bench.protocol import Split, choice_rng, control_rng, first_pairs, first_pe
 from bench.runs import IDENTITY, Run
 from bench.tasks import Projector
 from fitters.controls import CONTROLS
-from fitters.kept import digest_of
+from fitters.kept import Kept, digest_of
 from fitters.methods import method_named
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
@@ -116,6 +116,9 @@ CHOOSES_NOTHING = ("none", "anchors")
 
 _GRIDS: WeakKeyDictionary[Corpus, dict[bytes, dict[str, Axis]]] = WeakKeyDictionary()
 """What choices on the head explored, for as long as its corpus is there: a few numbers each."""
+
+_DRAWN: WeakKeyDictionary[Corpus, Kept[Pairs]] = WeakKeyDictionary()
+"""The last controls of a corpus: drawing one takes longer than looking up what was chosen on it."""
 
 
 def grid_of_head(
@@ -215,7 +218,11 @@ def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32
         raise ProtocolError(msg)
     pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups)
     if run.source != "head":
-        pairs = CONTROLS[run.source](pairs, control_rng(run.seed))
+        drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
+        pairs = drawn.get(
+            digest_of(run.source, run.seed),
+            lambda: CONTROLS[run.source](pairs, control_rng(run.seed)),
+        )
     return pairs, head.bias
 
 

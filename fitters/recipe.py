@@ -87,9 +87,7 @@ def select(
         msg = f"{method} has nothing to choose. Fit it with fit_alignment."
         raise SettingError(msg)
     sources = prepare(prototypes, real, image_mean)
-    open_ = Open(
-        penalty, mix, n_components, gamma, metric, reading, top_k, power, _closed(grid)
-    )
+    open_ = Open(penalty, mix, n_components, gamma, metric, reading, top_k, power, _closed(grid))
     return choose(spec, sources, Settings(), open_, n_folds, criterion, rng)
 
 

@@ -37,7 +37,7 @@ ROUNDS = 4
 SAMPLE = 2048
 """Rows, spread evenly, whose residual says whether another round is needed."""
 
-ADDED_SAMPLE = 256
+ADDED_SAMPLE = 128
 """The same, where rows were added to a solution that was measured."""
 
 _BLOCK_ROWS = 256
@@ -49,7 +49,6 @@ class Solution:
 
     Attributes
     ----------
-    rows, targets : ndarray of shape (n, d), (n, q)
     gamma : float
     penalty : ndarray of shape (n,)
     factor : ndarray of shape (n, n)
@@ -59,8 +58,6 @@ class Solution:
         As `solve_kernel` returns it.
     """
 
-    rows: Matrix
-    targets: Matrix
     gamma: float
     penalty: Matrix
     factor: Matrix
@@ -70,11 +67,14 @@ class Solution:
     @property
     def n_bytes(self) -> int:
         """What it takes in memory."""
-        held = (self.rows, self.targets, self.penalty, self.factor, self.dual)
-        return sum(array.nbytes for array in held)
+        return sum(array.nbytes for array in (self.penalty, self.factor, self.dual))
 
-    def eliminate(self, rows: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-        """Return what these n rows do to k others: with M = K + diag(penalty) and k's kernel R.
+    def eliminate(self, rows: Matrix, others: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+        """Return what the n rows solved for do to k others: M = K + diag(penalty), R their kernel.
+
+        Parameters
+        ----------
+        rows, others : ndarray of shape (n, d), (k, d)
 
         Returns
         -------
@@ -85,43 +85,46 @@ class Solution:
         explained : ndarray of shape (k, q)
             R M⁻¹ B, which is taken from their targets.
         """
-        reach = gaussian(rows, self.rows, self.gamma)
+        reach = gaussian(others, rows, self.gamma)
         weights = scipy.linalg.cho_solve((self.factor, True), reach.T, check_finite=False)
         return weights, reach @ weights, reach @ self.dual
 
     def extended(self, rows: Matrix, targets: Matrix, penalty: Matrix) -> tuple[Matrix, float]:
-        """Return dual coefficients and residual, as `solve_kernel` does, with k more rows.
+        """Return dual coefficients and residual of all rows, of which those solved for come first.
 
-        Block elimination: S = K_RR + diag(penalty) - R M⁻¹ Rᵀ is solved for the added rows. The
-        residual is measured on at most `ADDED_SAMPLE` rows of all.
+        Block elimination: S = K_RR + diag(penalty) - R M⁻¹ Rᵀ is solved for the k others. The
+        arguments are those of `solve_kernel`; the residual is measured on at most `ADDED_SAMPLE`
+        rows.
 
         Raises
         ------
         scipy.linalg.LinAlgError
             If S is not positive definite to the last bit.
         """
-        weights, covered, explained = self.eliminate(rows)
-        system = gaussian(rows, rows, self.gamma) - covered
-        diagonal = np.diag_indices(len(rows))
-        system[diagonal] = 1 + penalty - covered[diagonal]
-        added = scipy.linalg.solve(system, targets - explained, assume_a="pos", check_finite=False)
-        dual = np.concatenate([self.dual - weights @ added, added])
-        every, wanted = np.concatenate([self.rows, rows]), np.concatenate([self.targets, targets])
-        n = len(every)
-        at = np.unique(np.linspace(0, n - 1, min(n, ADDED_SAMPLE)).round().astype(np.intp))
-        left = _residual(
-            every, wanted, dual, self.gamma, np.concatenate([self.penalty, penalty]), at
+        n, first = len(rows), len(self.dual)
+        others = rows[first:]
+        weights, covered, explained = self.eliminate(rows[:first], others)
+        system = gaussian(others, others, self.gamma) - covered
+        diagonal = np.diag_indices(len(others))
+        system[diagonal] = 1 + penalty[first:] - covered[diagonal]
+        dual = np.empty_like(targets)
+        factor = scipy.linalg.cho_factor(system, lower=True, check_finite=False)
+        dual[first:] = scipy.linalg.cho_solve(
+            factor, targets[first:] - explained, check_finite=False
         )
-        return dual, float(np.linalg.norm(left)) / (float(np.linalg.norm(wanted[at])) or 1.0)
+        np.subtract(self.dual, weights @ dual[first:], out=dual[:first])
+        at = np.unique(np.linspace(0, n - 1, min(n, ADDED_SAMPLE)).round().astype(np.intp))
+        left = _residual(rows, targets, dual, self.gamma, penalty, at)
+        return dual, float(np.linalg.norm(left)) / (float(np.linalg.norm(targets[at])) or 1.0)
 
 
-_SOLUTIONS: Kept[Solution] = Kept(100_000_000, lambda solution: solution.n_bytes)
-# For 1,000 prototypes and images of 1,280 values a solution takes 31 MB.
+# For 1,000 prototypes and images of 1,280 values a solution takes 18 MB.
+_SOLUTIONS: Kept[Solution] = Kept(64_000_000, lambda solution: solution.n_bytes)
 
+# For 1,000 texts 8 MB a width, of which a choice looks at five or more.
 _DECOMPOSED: Kept[tuple[Matrix, Matrix]] = Kept(
-    200_000_000, lambda found: found[0].nbytes + found[1].nbytes
+    48_000_000, lambda found: found[0].nbytes + found[1].nbytes
 )
-# For 1,000 texts 8 MB a width, of which a choice looks at five to nine.
 
 
 def decompose_kernel(rows: Matrix, weight: Matrix, gamma: float) -> tuple[Matrix, Matrix]:
@@ -162,10 +165,7 @@ def solve_first(rows: Matrix, targets: Matrix, gamma: float, penalty: Matrix) ->
     def solve() -> Solution:
         factor = _factor(rows, gamma, penalty, np.float64)
         dual, residual = _refine(factor, rows, targets, gamma, penalty)
-        # Copies, which hold no larger array alive and which nobody else can change.
-        return Solution(
-            rows.copy(), targets.copy(), gamma, penalty, factor, dual, residual
-        )
+        return Solution(gamma, penalty, factor, dual, residual)
 
     return _SOLUTIONS.get(digest_of(rows, targets, gamma, penalty), solve)
 
@@ -216,7 +216,7 @@ def solve_kernel(
         if n_first == n:
             return first.dual.copy(), first.residual
         try:
-            added = first.extended(rows[n_first:], targets[n_first:], penalty[n_first:])
+            added = first.extended(rows, targets, penalty)
         except scipy.linalg.LinAlgError:
             added = first.dual, np.inf
         if added[1] < TOLERANCE:

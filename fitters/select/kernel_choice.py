@@ -15,7 +15,12 @@ from fitters.select.curve import WEIGHTS, Axis
 from fitters.select.folds import folds_of_pairs
 from fitters.select.kernel_mass import MassCurve, choose_mass
 from fitters.select.kernel_mixing import Validation, cross_validate_kernel
-from fitters.select.kernel_prototypes import GAMMAS, KERNEL_PENALTIES, choose_on_prototypes
+from fitters.select.kernel_prototypes import (
+    GAMMAS,
+    KERNEL_PENALTIES,
+    Precision,
+    choose_on_prototypes,
+)
 from fitters.select.leave_out import Criterion
 from fitters.select.surface import Rule, Surface
 
@@ -100,6 +105,8 @@ def choose_kernel(
         msg = f"reading must be one of {', '.join(READINGS)}. Got {reading!r}."
         raise SettingError(msg)
     both = prototypes is not None and real is not None
+    # Whose grid is given is one of many controls of the same texts.
+    precision: Precision = "float32" if grid else "float64"
     grid = {"penalty": KERNEL_PENALTIES, "gamma": GAMMAS, "weight": WEIGHTS, **grid}
     penalties = grid["penalty"] if penalty == "auto" else Axis.fixed(float(penalty))
     gammas = grid["gamma"] if gamma == "auto" else Axis.fixed(float(gamma))
@@ -110,8 +117,9 @@ def choose_kernel(
         assert prototypes is not None
         assert real is not None
         return _anchored(
-            prototypes, real, penalties, gammas, weights, n_folds, criterion, validation, rng
-        )
+            prototypes, real, penalties, gammas, weights, n_folds, criterion, validation, precision,
+            rng,
+        )  # fmt: skip
     rule: Rule = "one-se" if reading == "one-se" else "best"
     axes = {"penalty": penalties, "mix": weights, "gamma": gammas}
     searched = [name for name, axis in axes.items() if axis.searched]
@@ -121,8 +129,9 @@ def choose_kernel(
     if real is None:
         assert prototypes is not None
         surface = choose_on_prototypes(
-            prototypes, gammas=gammas, penalties=penalties, criterion=criterion, rng=rng
-        )
+            prototypes, gammas=gammas, penalties=penalties, criterion=criterion,
+            precision=precision, rng=rng,
+        )  # fmt: skip
     else:
         surface = cross_validate_kernel(
             real=real,
@@ -150,6 +159,7 @@ def _anchored(
     n_folds: int,
     criterion: Criterion,
     validation: Validation,
+    precision: Precision,
     rng: np.random.Generator,
 ) -> KernelChoice:
     """Choose width and penalty on the prototypes, and only the mixing weight on real pairs."""
@@ -157,8 +167,9 @@ def _anchored(
     gamma, penalty = gammas.values[0], penalties.values[0]
     if gammas.searched or penalties.searched:
         surface = choose_on_prototypes(
-            prototypes, gammas=gammas, penalties=penalties, criterion=criterion, rng=rng
-        )
+            prototypes, gammas=gammas, penalties=penalties, criterion=criterion,
+            precision=precision, rng=rng,
+        )  # fmt: skip
         gamma, penalty = surface.chosen["gamma"], surface.chosen["penalty"]
     if not weights.searched:
         mix = weights.values[0]

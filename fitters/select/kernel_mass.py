@@ -109,7 +109,7 @@ def choose_mass(
         # The final fit solves the same system, and adds the real pairs to it.
         a, b = prototypes.y.astype(np.float64), prototypes.x.astype(np.float64)
         solution = solve_first(a, b, gamma, penalty / prototypes.row_weight)
-        _, covered, explained = solution.eliminate(texts)
+        _, covered, explained = solution.eliminate(a, texts)
     else:
         covered, explained = Prototypes(prototypes, texts, gamma, landmarks).explain(penalty)
     system, targets = gaussian(texts, texts, gamma) - covered, images - explained

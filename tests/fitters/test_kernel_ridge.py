@@ -9,9 +9,9 @@ from sklearn.kernel_ridge import KernelRidge
 from fitters import KernelRidgeAligner, Pairs
 from fitters.errors import SettingError, SingularMomentsError
 from fitters.feature_maps import NystroemMap, gaussian
+from fitters.kept import Kept
 from fitters.kernel import solvers
 from fitters.kernel.solvers import decompose_kernel, solve_first, solve_kernel
-from fitters.kept import Kept
 from fitters.select.curve import Axis
 from fitters.select.kernel_prototypes import choose_on_prototypes
 from fitters.select.leave_out import KernelLeftOut, LeftOut
