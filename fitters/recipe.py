@@ -25,6 +25,7 @@ from fitters.select.curve import Axis
 from fitters.select.kernel_choice import Reading
 from fitters.select.kernel_mixing import Validation
 from fitters.select.ranking import Metric
+from fitters.select.surface import PLURALS
 from fitters.trained.sources import ArrayRows
 from fitters.training_fits import TrainingOptions, TrainingSources, fit_trained
 
@@ -279,6 +280,11 @@ def _to_train_on(sources: Sources) -> TrainingSources:
 
 
 def _closed(grid: Mapping[str, Axis] | None) -> dict[str, Axis]:
+    unknown = set(grid or ()) - set(PLURALS)
+    if unknown:
+        known = ", ".join(PLURALS)
+        msg = f"A grid has axes of {known}. Got {', '.join(sorted(unknown))}."
+        raise SettingError(msg)
     return {} if grid is None else {name: axis.closed for name, axis in grid.items()}
 
 

@@ -228,7 +228,7 @@ def _reduced(b: Matrix) -> tuple[Matrix, bool]:
     # Centred rows are dependent: what is added is the rounding of the products.
     products[np.diag_indices(n)] += 10 * np.finfo(np.float64).eps * np.trace(products)
     try:
-        lower: Matrix = np.linalg.cholesky(products)
+        lower = np.asarray(np.linalg.cholesky(products), np.float64)
     except np.linalg.LinAlgError:
         return b, False
     return lower, True

@@ -345,6 +345,35 @@ def test_a_head_and_its_controls_share_the_texts_and_choose_as_if_alone(
     assert len(counted) == 2
 
 
+def test_in_float32_the_scores_of_a_control_are_those_of_float64(rng, monkeypatch):
+    head, texts = bent_pairs(rng, n=150, p=200)
+    names, weight = np.arange(150) // 2, rng.uniform(0.5, 2, 150)
+    kept = Kept(10_000_000, lambda operator: operator.nbytes)
+    monkeypatch.setattr("fitters.select.kernel_prototypes._OPERATORS", kept)
+    axes = {"gammas": Axis((0.1, 1.0, 8.0)).closed, "penalties": Axis((1e-3, 0.1, 10.0)).closed}
+
+    def surface(rows, precision):
+        pairs = Pairs(rows, texts, names, weight)
+        return choose_on_prototypes(pairs, precision=precision, rng=rng, **axes)
+
+    for rows in (head, rng.standard_normal(head.shape), head[::-1].copy()):
+        narrow, wide = surface(rows, "float32"), surface(rows, "float64")
+        assert 0 < np.abs(narrow.scores - wide.scores).max() < 1e-6
+        assert np.abs(narrow.errors - wide.errors).max() < 1e-6
+        # One matrix a point of the grid, whatever is predicted.
+        assert kept.n_bytes == 9 * 150 * 150 * 4
+    # Too little room costs time, and changes nothing.
+    roomy = surface(head, "float32")
+    small = Kept(3 * 150 * 150 * 4, lambda operator: operator.nbytes)
+    monkeypatch.setattr("fitters.select.kernel_prototypes._OPERATORS", small)
+    monkeypatch.setattr("fitters.select.kernel_prototypes._SURFACES", Kept(0, lambda surface: 1))
+    for _ in range(2):
+        again = surface(head, "float32")
+        assert again is not roomy
+        assert_same(again.scores, roomy.scores)
+        assert small.n_bytes == 3 * 150 * 150 * 4
+
+
 @given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=30), most=st.integers(0, 60))
 def test_what_is_kept_stays_within_its_bytes_and_the_last_used_stays(sizes, most):
     kept = Kept(most, len)
