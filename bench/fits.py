@@ -6,8 +6,9 @@ The protocol itself (centring per source, choice of penalty and mixing weight) i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,12 @@ from bench.protocol import (
 from bench.runs import IDENTITY, Run
 from bench.tasks import Projector
 from fitters.controls import CONTROLS
+from fitters.kept import Kept, digest_of
+from fitters.methods import method_named
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
-from fitters.recipe import fit_alignment
+from fitters.recipe import fit_alignment, select
+from fitters.select.curve import Axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +95,19 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     prototypes, bias = None, None
     if run.source != "none":
         prototypes, bias = prototype_pairs(run, corpus)
+    image_mean = SideTransform.fit([unlabelled], label="images").mean
+    grid = None
+    if run.source in CONTROLS and method_named(run.method).rule not in CHOOSES_NOTHING:
+        grid = grid_of_head(run, corpus, real, image_mean)
     alignment = fit_alignment(
         run.method,
         prototypes=prototypes,
         real=real,
-        image_mean=SideTransform.fit([unlabelled], label="images").mean,
+        image_mean=image_mean,
         bias=bias,
         penalty=run.penalty,
         mix=run.mix,
+        grid=grid,
         rng=choice_rng(run.seed),
     )
     facts = {
@@ -125,6 +134,39 @@ def n_pool(run: Run, corpus: Corpus, split: Split | None) -> float:
         sizes = np.unique(corpus.images.classes, return_counts=True)[1]
         return float(sizes.sum()) ** 2 / float(np.sum(sizes.astype(np.float64) ** 2))
     return float(len(corpus.images) if run.eval in FRESH_SPLITS else len(split.train))
+
+
+CHOOSES_NOTHING = ("none", "anchors")
+"""Rules of `fitters.methods.Method` by which a run chooses nothing: ASIF has its own settings."""
+
+_GRIDS: WeakKeyDictionary[Corpus, dict[bytes, dict[str, Axis]]] = WeakKeyDictionary()
+"""What choices on the head explored, for as long as its corpus is there: a few numbers each."""
+
+_DRAWN: WeakKeyDictionary[Corpus, Kept[Pairs]] = WeakKeyDictionary()
+"""The last controls of a corpus: drawing one takes longer than looking up what was chosen on it."""
+
+
+def grid_of_head(
+    run: Run, corpus: Corpus, real: Pairs | None, image_mean: NDArray[np.float64] | None
+) -> dict[str, Axis]:
+    """Return the grid that the head's own choice explored with the same real pairs and folds.
+
+    The controls of a head choose on this grid: see `fit_alignment`.
+    """
+    grids = _GRIDS.setdefault(corpus, {})
+    rows = () if real is None else (real.x, real.y, real.row_groups, real.row_weight)
+    key = digest_of(run.method, run.seed, run.penalty, run.mix, image_mean, *rows)
+    if key not in grids:
+        grids[key] = select(
+            run.method,
+            prototypes=prototype_pairs(replace(run, source="head", control_draw=None), corpus)[0],
+            real=real,
+            image_mean=image_mean,
+            penalty=run.penalty,
+            mix=run.mix,
+            rng=choice_rng(run.seed),
+        ).axes
+    return grids[key]
 
 
 def training_pairs(
@@ -202,7 +244,11 @@ def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32
     pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups)
     if run.source != "head":
         draw = run.seed if run.control_draw is None else run.control_draw
-        pairs = CONTROLS[run.source](pairs, control_rng(draw))
+        drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
+        pairs = drawn.get(
+            digest_of(run.source, draw),
+            lambda: CONTROLS[run.source](pairs, control_rng(draw)),
+        )
     return pairs, head.bias
 
 

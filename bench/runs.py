@@ -26,7 +26,7 @@ from featstore.keys import canonical_json, sha256_hex
 from fitters.fit_request import TEMPLATES, VARIANTS
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 TASKS = tuple(TASK_OPTIONS)
 EVALS = ("all-names", "held-out", "split", "in-class")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -38,16 +39,25 @@ COARSE = 1
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The settings of the final fit, the mixing weight, and what they were chosen from."""
+    """The settings of the final fit, the mixing weight, and what they were chosen from.
+
+    `axes` are the grids of what was chosen, as evaluated: "penalty", "weight" (the mix), "gamma",
+    "top_k", "power".
+    """
 
     settings: Settings
     mix: float
     facts: dict[str, Any]
+    axes: dict[str, Axis] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Open:
-    """What may be chosen: "auto", or a value that is given; and how held-out pairs are scored."""
+    """What may be chosen: "auto", or a value that is given; and how held-out pairs are scored.
+
+    `grid` are the axes that "auto" settings are chosen from, named as in `Choice`; the default
+    grids stand for what it lacks.
+    """
 
     penalty: float | Literal["auto"]
     mix: float | Literal["auto"]
@@ -57,12 +67,15 @@ class Open:
     reading: Reading = "anchored"
     top_k: int | Literal["auto"] | None = None
     power: float | Literal["auto"] | None = None
+    grid: Mapping[str, Axis] = field(default_factory=dict)
 
     def axes(self, method: Method, *, mixed: bool) -> tuple[Axis, Axis]:
         """Return the grids of penalties and weights; of what plays no part, a fixed value."""
         per_decade = COARSE if method.rule == "refit" else 0
-        penalties = _grid(PENALTIES, per_decade) if self.penalty == "auto" else None
-        weights = _grid(WEIGHTS, per_decade) if self.mix == "auto" else None
+        default = {"penalty": _grid(PENALTIES, per_decade), "weight": _grid(WEIGHTS, per_decade)}
+        grid = {**default, **self.grid}
+        penalties = grid["penalty"] if self.penalty == "auto" else None
+        weights = grid["weight"] if self.mix == "auto" else None
         if "penalty" not in method.options:
             penalties = Axis.fixed(0.0)
         elif penalties is None:
@@ -127,7 +140,10 @@ def choose(
         chosen = replace(chosen, n_components=components.n_components)
     elif "n_components" in method.options and open_.n_components != "auto":
         chosen = replace(chosen, n_components=open_.n_components)
-    return Choice(chosen, mix, _facts(method, chosen, mix if mixed else None, components or curve))
+    facts = _facts(method, chosen, mix if mixed else None, components or curve)
+    axes = {} if curve is None else {"penalty": curve.penalties, "weight": curve.weights}
+    searched = {name: axis for name, axis in axes.items() if axis.searched}
+    return Choice(chosen, mix, facts, searched)
 
 
 def _choose_kernel(
@@ -154,10 +170,12 @@ def _choose_kernel(
         # Of the criteria for both kinds of data, this is the one that real pairs have too.
         validation="squared" if criterion == "error" else by,
         reading=open_.reading,
+        grid=open_.grid,
         rng=rng,
     )
     fixed = replace(settings, penalty=chosen.penalty, gamma=chosen.gamma)
-    return Choice(fixed, 1.0 if chosen.mix is None else chosen.mix, chosen.to_facts())
+    mix = 1.0 if chosen.mix is None else chosen.mix
+    return Choice(fixed, mix, chosen.to_facts(), chosen.axes)
 
 
 def _choose_anchors(
@@ -172,10 +190,12 @@ def _choose_anchors(
     top_ks, powers = (
         grid if value == "auto" else Axis.fixed(float(default if value is None else value))
         for value, default, grid in (
-            (open_.top_k, own.top_k, TOP_KS), (open_.power, own.power, POWERS),
+            (open_.top_k, own.top_k, open_.grid.get("top_k", TOP_KS)),
+            (open_.power, own.power, open_.grid.get("power", POWERS)),
         )
-    )  # fmt: skip
+    )
     facts: dict[str, Any] = {}
+    axes: dict[str, Axis] = {}
     at = {"top_k": top_ks.values[0], "power": powers.values[0]}
     if top_ks.searched or powers.searched:
         # Ranks are all that can be asked for; `check_metric` refuses the kernel's others.
@@ -185,8 +205,9 @@ def _choose_anchors(
             n_folds=n_folds, rng=rng,
         )  # fmt: skip
         facts, at = surface.to_facts(), surface.chosen
+        axes = {name: axis for name, axis in surface.axes.items() if axis.searched}
     chosen = replace(settings, top_k=round(at["top_k"]), power=at["power"])
-    return Choice(chosen, 1.0, _facts(method, chosen, None, None) | facts)
+    return Choice(chosen, 1.0, _facts(method, chosen, None, None) | facts, axes)
 
 
 @dataclass(frozen=True, eq=False)

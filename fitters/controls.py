@@ -55,8 +55,10 @@ def shuffle_names(pairs: Pairs, rng: np.random.Generator) -> Pairs:
     """Give each row of x the y of another group: true rows, names permuted.
 
     Keeps: both sets of rows. Destroys: which belongs to which. The permutation is a derangement
-    with respect to the groups: no row keeps a name of its own group. The groups move with y,
-    because leaving one out must remove every row that has that text.
+    with respect to the groups: no row keeps a name of its own group. The groups stay with y,
+    because leaving one out must remove every row that has that text; the weights go with x. The
+    pairs come in the order of the names: y is that of the true pairs to the last byte, so that
+    what a fit computes from it alone can be shared.
 
     Raises
     ------
@@ -75,10 +77,10 @@ def shuffle_names(pairs: Pairs, rng: np.random.Generator) -> Pairs:
     # by the size of the largest group takes every name out of its group.
     n_groups = int(codes.max()) + 1
     order = np.lexsort((rng.permutation(pairs.n), rng.permutation(n_groups)[codes]))
-    source: npt.NDArray[Any] = np.empty(pairs.n, dtype=np.intp)
-    source[order] = np.roll(order, -largest)
-    groups = pairs.groups if pairs.groups is not None else np.arange(pairs.n)
-    return Pairs(pairs.x, pairs.y[source], groups[source], pairs.weight)
+    owner: npt.NDArray[Any] = np.empty(pairs.n, dtype=np.intp)
+    owner[np.roll(order, -largest)] = order
+    weight = None if pairs.weight is None else pairs.weight[owner]
+    return Pairs(pairs.x[owner], pairs.y, pairs.groups, weight)
 
 
 CONTROLS: dict[str, Control] = {

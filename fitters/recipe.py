@@ -5,6 +5,7 @@ What enters a choice is the K real training pairs and the prototypes, nothing el
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -20,9 +21,11 @@ from fitters.pairs import Pairs
 from fitters.preparation import Sources, leave_raw, prepare
 from fitters.projection import BaseAligner
 from fitters.relative.conse import ConSEAligner
+from fitters.select.curve import Axis
 from fitters.select.kernel_choice import Reading
 from fitters.select.kernel_mixing import Validation
 from fitters.select.ranking import Metric
+from fitters.select.surface import PLURALS
 from fitters.trained.sources import ArrayRows
 from fitters.training_fits import TrainingOptions, TrainingSources, fit_trained
 
@@ -43,6 +46,7 @@ def select(
     top_k: int | Literal["auto"] = "auto",
     power: float | Literal["auto"] = "auto",
     reading: Reading = "anchored",
+    grid: Mapping[str, Axis] | None = None,
     criterion: Criterion = "cosine",
     n_folds: int = 4,
     rng: np.random.Generator,
@@ -62,13 +66,14 @@ def select(
         held-out squared error, of ridges from moments alone; "cosine", of kernel ridge.
     prototypes, real, image_mean, penalty, mix, gamma, n_components, top_k, power : optional
         As for `fit_alignment`; here ASIF's settings are "auto" too.
-    reading, criterion, n_folds, rng
+    reading, grid, criterion, n_folds, rng
         As for `fit_alignment`.
 
     Returns
     -------
     Choice
-        `settings`, `mix`, and in `facts` the whole curve and the edges of its grid that were hit.
+        `settings`, `mix`, and in `facts` the whole curve and the edges of its grid that were hit;
+        `axes` is that grid, for another choice.
 
     Raises
     ------
@@ -83,7 +88,7 @@ def select(
         msg = f"{method} has nothing to choose. Fit it with fit_alignment."
         raise SettingError(msg)
     sources = prepare(prototypes, real, image_mean)
-    open_ = Open(penalty, mix, n_components, gamma, metric, reading, top_k, power)
+    open_ = Open(penalty, mix, n_components, gamma, metric, reading, top_k, power, _closed(grid))
     return choose(spec, sources, Settings(), open_, n_folds, criterion, rng)
 
 
@@ -109,6 +114,7 @@ def fit_alignment(
     criterion: Criterion = "cosine",
     validation: Validation | Metric = "mrr",
     reading: Reading = "anchored",
+    grid: Mapping[str, Axis] | None = None,
     training: TrainingOptions | None = None,
     rng: np.random.Generator,
 ) -> Alignment:
@@ -192,6 +198,11 @@ def fit_alignment(
         of the prototypes, given or chosen on them alone; only the mixing weight is chosen on real
         pairs, which have `mix` times that penalty, and are left out where they do not help.
         "best" and "one-se" choose all three on real pairs; see `Surface`.
+    grid : mapping of str to Axis, optional
+        The values that "auto" settings are chosen from, and none beyond: the `axes` of a `Choice`
+        that `select` made from other prototypes. A control is compared with its head on equal
+        terms if it chooses on the grid that the head's choice explored; its criterion is noise, and
+        a grid of its own would widen after it. The default grids stand for what is missing here.
     training : TrainingOptions, optional
         Of the trained methods: epochs, mixing, early stopping, checkpoint, progress.
     rng : numpy.random.Generator
@@ -238,7 +249,9 @@ def fit_alignment(
     )
     if spec.fitted_on == "training":
         return fit_trained(method, _to_train_on(sources), options, legacy=legacy, rng=rng)
-    open_ = Open(penalty, mix, n_components, gamma, validation, reading, top_k, power)
+    open_ = Open(
+        penalty, mix, n_components, gamma, validation, reading, top_k, power, _closed(grid)
+    )
     chosen = choose(spec, sources, settings, open_, n_folds, criterion, rng)
     aligner = _fit(spec, sources, chosen)
     facts = {
@@ -249,6 +262,8 @@ def fit_alignment(
         "text_centre": sources.text_centre,
         "choice": chosen.facts,
     }
+    if grid is not None:
+        facts["grid"] = "given"
     gap = getattr(aligner, "gap_", None)
     if gap is not None:
         facts["singular_value_gap"] = gap
@@ -264,6 +279,15 @@ def _to_train_on(sources: Sources) -> TrainingSources:
     )
 
 
+def _closed(grid: Mapping[str, Axis] | None) -> dict[str, Axis]:
+    unknown = set(grid or ()) - set(PLURALS)
+    if unknown:
+        known = ", ".join(PLURALS)
+        msg = f"A grid has axes of {known}. Got {', '.join(sorted(unknown))}."
+        raise SettingError(msg)
+    return {} if grid is None else {name: axis.closed for name, axis in grid.items()}
+
+
 def _fit(spec: Method, sources: Sources, chosen: Choice) -> BaseAligner:
     aligner: Any = spec.make(chosen.settings)
     masses = (chosen.mix, 1.0) if len(sources.given) == 2 else (1.0,)
@@ -274,7 +298,10 @@ def _fit(spec: Method, sources: Sources, chosen: Choice) -> BaseAligner:
         x, y = (np.concatenate([getattr(s, side) for s in sources.given]) for side in ("x", "y"))
         weight = [m * s.row_weight for s, m in zip(sources.given, masses, strict=True)]
         given = (x, y, np.concatenate(weight)) if "mix" in spec.options else (x, y)
-        by_rows: BaseAligner = aligner.fit(*given)
+        # Prototypes come first, and again with every other draw of real pairs.
+        kept = spec.rule == "kernel" and sources.prototypes is not None
+        first = {"n_first": sources.given[0].n} if kept else {}
+        by_rows: BaseAligner = aligner.fit(*given, **first)
         return by_rows
     # Moments add: mixing is scaling one source's sums, and no row is read twice.
     parts = [

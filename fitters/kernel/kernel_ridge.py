@@ -130,7 +130,14 @@ class KernelRidgeAligner(BaseAligner):
         self.seed = seed
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
+    def fit(
+        self,
+        X: Rows,
+        y: Rows,
+        sample_weight: npt.NDArray[Any] | None = None,
+        *,
+        n_first: int = 0,
+    ) -> Self:
         """Fit on n paired rows.
 
         Parameters
@@ -139,6 +146,9 @@ class KernelRidgeAligner(BaseAligner):
         y : ndarray of shape (n, q) or (n,)
         sample_weight : ndarray of shape (n,), optional
             Mass of each row, not negative.
+        n_first : int
+            So many rows at the front, such as prototypes, will be fitted again with others behind
+            them: their part of the exact solution is kept for the next fit. The result is the same.
 
         Raises
         ------
@@ -164,7 +174,10 @@ class KernelRidgeAligner(BaseAligner):
             raise SettingError(msg)
         if self.n_landmarks is None or self.n_landmarks >= len(a):
             self.support_ = a
-            self.dual_, self.residual_ = solve_kernel(a, b, self.gamma_, self.alpha / weight)
+            n_first = int(used[:n_first].sum())
+            self.dual_, self.residual_ = solve_kernel(
+                a, b, self.gamma_, self.alpha / weight, n_first=n_first
+            )
         else:
             self._fit_landmarks(a, b, weight)
         return self

@@ -45,6 +45,11 @@ class Axis:
         """Return the axis of one given value."""
         return cls((value,), searched=False)
 
+    @property
+    def closed(self) -> Axis:
+        """The same values, past which the grid never widens."""
+        return replace(self, lowest=self.values[0], highest=self.values[-1])
+
     def at_least(self, lowest: float) -> Axis:
         """Return the axis without the values below `lowest`, unless it is not searched."""
         kept = tuple(value for value in self.values if value >= lowest * 0.999)

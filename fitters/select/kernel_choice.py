@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
@@ -14,7 +15,12 @@ from fitters.select.curve import WEIGHTS, Axis
 from fitters.select.folds import folds_of_pairs
 from fitters.select.kernel_mass import MassCurve, choose_mass
 from fitters.select.kernel_mixing import Validation, cross_validate_kernel
-from fitters.select.kernel_prototypes import GAMMAS, KERNEL_PENALTIES, choose_on_prototypes
+from fitters.select.kernel_prototypes import (
+    GAMMAS,
+    KERNEL_PENALTIES,
+    Precision,
+    choose_on_prototypes,
+)
 from fitters.select.leave_out import Criterion
 from fitters.select.surface import Rule, Surface
 
@@ -39,6 +45,14 @@ class KernelChoice:
     mix: float | None
     surface: Surface | MassCurve | None
     of_prototypes: Surface | None = None
+
+    @property
+    def axes(self) -> dict[str, Axis]:
+        """The grids of what was chosen, as evaluated."""
+        axes: dict[str, Axis] = {}
+        for found in (self.of_prototypes, self.surface):
+            axes |= found.axes if found is not None else {}
+        return {name: axis for name, axis in axes.items() if axis.searched}
 
     def to_facts(self) -> dict[str, Any]:
         """Return the choice as plain values for JSON; an infinite mix is null."""
@@ -75,9 +89,12 @@ def choose_kernel(
     criterion: Criterion,
     validation: Validation,
     reading: Reading,
+    grid: Mapping[str, Axis],
     rng: np.random.Generator,
 ) -> KernelChoice:
     """Choose whatever is "auto" from the transformed pairs alone; see `fit_alignment`.
+
+    The default grids stand for what `grid` lacks of "penalty", "gamma" and "weight".
 
     Raises
     ------
@@ -88,17 +105,21 @@ def choose_kernel(
         msg = f"reading must be one of {', '.join(READINGS)}. Got {reading!r}."
         raise SettingError(msg)
     both = prototypes is not None and real is not None
-    penalties = KERNEL_PENALTIES if penalty == "auto" else Axis.fixed(float(penalty))
-    gammas = GAMMAS if gamma == "auto" else Axis.fixed(float(gamma))
+    # Whose grid is given is one of many controls of the same texts.
+    precision: Precision = "float32" if grid else "float64"
+    grid = {"penalty": KERNEL_PENALTIES, "gamma": GAMMAS, "weight": WEIGHTS, **grid}
+    penalties = grid["penalty"] if penalty == "auto" else Axis.fixed(float(penalty))
+    gammas = grid["gamma"] if gamma == "auto" else Axis.fixed(float(gamma))
     weights = Axis.fixed(1.0)
     if both:
-        weights = WEIGHTS if mix == "auto" else Axis.fixed(float(mix))
+        weights = grid["weight"] if mix == "auto" else Axis.fixed(float(mix))
     if both and reading == "anchored":
         assert prototypes is not None
         assert real is not None
         return _anchored(
-            prototypes, real, penalties, gammas, weights, n_folds, criterion, validation, rng
-        )
+            prototypes, real, penalties, gammas, weights, n_folds, criterion, validation, precision,
+            rng,
+        )  # fmt: skip
     rule: Rule = "one-se" if reading == "one-se" else "best"
     axes = {"penalty": penalties, "mix": weights, "gamma": gammas}
     searched = [name for name, axis in axes.items() if axis.searched]
@@ -108,8 +129,9 @@ def choose_kernel(
     if real is None:
         assert prototypes is not None
         surface = choose_on_prototypes(
-            prototypes, gammas=gammas, penalties=penalties, criterion=criterion, rng=rng
-        )
+            prototypes, gammas=gammas, penalties=penalties, criterion=criterion,
+            precision=precision, rng=rng,
+        )  # fmt: skip
     else:
         surface = cross_validate_kernel(
             real=real,
@@ -137,6 +159,7 @@ def _anchored(
     n_folds: int,
     criterion: Criterion,
     validation: Validation,
+    precision: Precision,
     rng: np.random.Generator,
 ) -> KernelChoice:
     """Choose width and penalty on the prototypes, and only the mixing weight on real pairs."""
@@ -144,8 +167,9 @@ def _anchored(
     gamma, penalty = gammas.values[0], penalties.values[0]
     if gammas.searched or penalties.searched:
         surface = choose_on_prototypes(
-            prototypes, gammas=gammas, penalties=penalties, criterion=criterion, rng=rng
-        )
+            prototypes, gammas=gammas, penalties=penalties, criterion=criterion,
+            precision=precision, rng=rng,
+        )  # fmt: skip
         gamma, penalty = surface.chosen["gamma"], surface.chosen["penalty"]
     if not weights.searched:
         mix = weights.values[0]

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fitters.feature_maps.kernels import gaussian
+from fitters.kernel.solvers import solve_first
 from fitters.pairs import Pairs
 from fitters.select.curve import WEIGHTS, Axis
 from fitters.select.kernel_mixing import (
@@ -50,6 +51,11 @@ class MassCurve:
     surface: Surface
     alone: float
     alone_error: float
+
+    @property
+    def axes(self) -> dict[str, Axis]:
+        """The grid of the weight, as evaluated."""
+        return self.surface.axes
 
     @property
     def weight(self) -> float:
@@ -98,8 +104,14 @@ def choose_mass(
     prototypes = prototypes.take(prototypes.row_weight > 0)
     texts, images = real.y.astype(np.float64), real.x.astype(np.float64)
     parts = [Fold.of(real, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
-    eliminated = Prototypes(prototypes, texts, gamma, landmarks_of(prototypes, rng))
-    covered, explained = eliminated.explain(penalty)
+    landmarks = landmarks_of(prototypes, rng)
+    if landmarks is None:
+        # The final fit solves the same system, and adds the real pairs to it.
+        a, b = prototypes.y.astype(np.float64), prototypes.x.astype(np.float64)
+        solution = solve_first(a, b, gamma, penalty / prototypes.row_weight)
+        _, covered, explained = solution.eliminate(a, texts)
+    else:
+        covered, explained = Prototypes(prototypes, texts, gamma, landmarks).explain(penalty)
     system, targets = gaussian(texts, texts, gamma) - covered, images - explained
     alone = score_predictions(explained, images, parts, criterion)
 

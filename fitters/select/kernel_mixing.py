@@ -22,6 +22,7 @@ import numpy.typing as npt
 from fitters.errors import PairsError, SettingError
 from fitters.feature_maps.kernels import gaussian
 from fitters.feature_maps.nystroem import NystroemMap
+from fitters.kernel.solvers import decompose_kernel
 from fitters.linear.solvers import eigen_gram
 from fitters.pairs import Pairs
 from fitters.select.curve import WEIGHTS, Axis
@@ -75,7 +76,7 @@ class Prototypes:
         a, b = prototypes.y.astype(np.float64), prototypes.x.astype(np.float64)
         root = np.sqrt(prototypes.row_weight)[:, None]
         if landmarks is None:
-            self._values, vectors = eigen_gram(root * gaussian(a, a, gamma) * root.T)
+            self._values, vectors = decompose_kernel(a, prototypes.row_weight, gamma)
             self._reach = vectors.T @ (root * gaussian(a, real, gamma))
             self._seen = vectors.T @ (root * b)
             self._share = np.ones_like(self._values)

@@ -65,29 +65,6 @@ class LeftOut:
         self._seen = self._basis.T @ self._b
 
     @classmethod
-    def of_kernel(
-        cls, kernel: Matrix, b: Matrix, groups: npt.NDArray[Any], weight: Matrix
-    ) -> LeftOut:
-        """Return the left-out predictions of kernel ridge regression.
-
-        Parameters
-        ----------
-        kernel : ndarray of shape (n, n)
-            k of all pairs of rows, without weights.
-        b, groups, weight
-            As for the class.
-        """
-        left_out = cls.__new__(cls)
-        left_out._prepare(b, groups, weight)
-        left_out.dual = True
-        weighted = left_out._root * kernel * left_out._root.T
-        left_out._values, left_out._vectors = eigen_gram(weighted)
-        left_out.mean_square = float(np.trace(weighted)) / len(b)
-        left_out._basis = left_out._vectors
-        left_out._seen = left_out._basis.T @ left_out._b
-        return left_out
-
-    @classmethod
     def of_normal_equations(
         cls,
         gram: Matrix,
@@ -116,20 +93,10 @@ class LeftOut:
         return left_out
 
     def _prepare(self, b: Matrix, groups: npt.NDArray[Any], weight: Matrix) -> None:
-        codes = np.unique(groups, return_inverse=True)[1]
-        self.n_groups = int(codes.max()) + 1
-        if self.n_groups < 2:
-            msg = (
-                f"All {len(b):,} rows belong to one group: leaving it out leaves nothing to fit. "
-                "Give more classes, or fix the penalty."
-            )
-            raise SelectionError(msg)
-        order = np.argsort(codes, kind="stable")
-        parts = np.split(order, np.cumsum(np.bincount(codes))[:-1])
+        parts = parts_of(groups)
+        self.n_groups = len(parts)
         self._several = [part for part in parts if len(part) > 1]
-        self._mates = np.full((len(b), max(len(part) for part in parts)), -1, dtype=np.intp)
-        for part in parts:
-            self._mates[part, : len(part)] = part
+        self._mates = mates_of(parts)
         self._root = np.sqrt(weight)[:, None]
         self._b = self._root * b
 
@@ -200,13 +167,7 @@ class LeftOut:
         Each target ranks the left-out predictions of all groups by cosine; those of its own group
         are right. At most `MOST_QUERIES` rows ask, evenly spread.
         """
-        predicted = self.predict(alpha)
-        norms = np.linalg.norm(predicted, axis=1, keepdims=True)
-        gallery = np.divide(predicted, norms, out=np.zeros_like(predicted), where=norms > 0)
-        n = len(gallery)
-        asking = np.unique(np.linspace(0, n - 1, min(n, MOST_QUERIES)).round().astype(np.intp))
-        scores = self._b[asking] @ gallery.T
-        return float(reciprocal_ranks(scores, self._mates[asking]).mean())
+        return rank_own_names(self.predict(alpha), self._b, self._mates)
 
     def _residual(self, part: npt.NDArray[np.intp], scaled: Matrix) -> Matrix:
         block = scaled @ self._basis[part].T
@@ -214,6 +175,84 @@ class LeftOut:
         if self.dual:
             return np.linalg.solve(block, fitted)
         return np.linalg.solve(np.eye(len(part)) - block, self._b[part] - fitted)
+
+
+class KernelLeftOut:
+    """Left-out predictions of kernel ridge regression for any penalty, of whatever is predicted.
+
+    The prediction of row i without its group is Σ_j H_ij b_j, where H depends on the predicting
+    rows, their groups and their weights alone. With G = (√W K √W + αI)⁻¹ and a group I, the rows of
+    H are -W_I^(-1/2) (G_II)⁻¹ G_I √W, and 0 in the columns of I itself: nothing cancels.
+
+    Parameters
+    ----------
+    values, vectors : ndarray of shape (n,), (n, n)
+        Of √W K √W; see `fitters.kernel.solvers.decompose_kernel`.
+    groups : ndarray of shape (n,)
+        What is left out together.
+    weight : ndarray of shape (n,)
+        Mass of each row, above 0.
+    """
+
+    def __init__(
+        self, values: Matrix, vectors: Matrix, groups: npt.NDArray[Any], weight: Matrix
+    ) -> None:
+        self._values, self._vectors = values, vectors
+        parts = parts_of(groups)
+        self._several = [part for part in parts if len(part) > 1]
+        self._root = np.sqrt(weight)
+
+    def operator(self, alpha: float) -> Matrix:
+        """Return H at the absolute penalty `alpha`, above 0; shape (n, n)."""
+        half = self._vectors * np.sqrt(invert_spectrum(self._values, alpha))
+        operator: Matrix = half @ half.T
+        blocks = [(part, operator[part]) for part in self._several]
+        own = operator.diagonal().copy()
+        np.fill_diagonal(operator, 0.0)
+        operator *= (-1 / (own * self._root))[:, None]
+        for part, of_part in blocks:
+            within = of_part[:, part]
+            of_part[:, part] = 0.0
+            operator[part] = -np.linalg.solve(within, of_part) / self._root[part, None]
+        operator *= self._root
+        return operator
+
+
+def parts_of(groups: npt.NDArray[Any]) -> list[npt.NDArray[np.intp]]:
+    """Return the rows of each group, in order of their sorted labels.
+
+    Raises
+    ------
+    SelectionError
+        If there is one group only.
+    """
+    codes = np.unique(groups, return_inverse=True)[1]
+    if not codes.any():
+        msg = (
+            f"All {len(codes):,} rows belong to one group: leaving it out leaves nothing to fit. "
+            "Give more classes, or fix the penalty."
+        )
+        raise SelectionError(msg)
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(codes))[:-1])
+
+
+def mates_of(parts: list[npt.NDArray[np.intp]]) -> npt.NDArray[np.intp]:
+    """Return the rows of each row's group, filled up with -1; shape (n, size of the largest)."""
+    n = sum(len(part) for part in parts)
+    mates = np.full((n, max(len(part) for part in parts)), -1, dtype=np.intp)
+    for part in parts:
+        mates[part, : len(part)] = part
+    return mates
+
+
+def rank_own_names(predicted: Matrix, b: Matrix, mates: npt.NDArray[np.intp]) -> float:
+    """Return the mean reciprocal rank of a row's own group among the predictions, by cosine."""
+    norms = np.linalg.norm(predicted, axis=1, keepdims=True)
+    gallery = np.divide(predicted, norms, out=np.zeros_like(predicted), where=norms > 0)
+    n = len(gallery)
+    asking = np.unique(np.linspace(0, n - 1, min(n, MOST_QUERIES)).round().astype(np.intp))
+    return float(reciprocal_ranks(b[asking] @ gallery.T, mates[asking]).mean())
 
 
 def leave_one_group_out(

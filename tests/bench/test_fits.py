@@ -60,12 +60,44 @@ def test_controls_keep_what_they_promise_and_follow_the_seed(run, corpus):
     norms = [np.linalg.norm(rows, axis=1) for rows in (random.x, head.x)]
     np.testing.assert_allclose(norms[0], norms[1], rtol=1e-5)
     shuffled, _ = prototype_pairs(replace(run, source="shuffled"), corpus)
-    np.testing.assert_array_equal(shuffled.x, head.x)
-    assert not (shuffled.y == head.y).all(axis=1).any()
+    np.testing.assert_array_equal(shuffled.y, head.y)
+    assert not (shuffled.x == head.x).all(axis=1).any()
+    np.testing.assert_array_equal(np.unique(shuffled.x, axis=0), np.unique(head.x, axis=0))
     again, _ = prototype_pairs(replace(run, source="random"), corpus)
     other, _ = prototype_pairs(replace(run, source="random", seed=2), corpus)
     np.testing.assert_array_equal(random.x, again.x)
     assert not np.allclose(random.x, other.x)
+
+
+@pytest.mark.parametrize("n_pairs", [0, 8])
+@pytest.mark.parametrize("source", ["random", "random-cov", "shuffled"])
+@pytest.mark.parametrize("method", ["kernel-ridge", "ridge", "cca"])
+def test_a_control_chooses_on_the_grid_of_the_head(run, corpus, split, method, source, n_pairs):
+    run = replace(run, method=method, n_pairs=n_pairs)
+    head = fit_run(run, corpus, split).alignment.facts
+    control = fit_run(replace(run, source=source), corpus, split).alignment.facts
+    compared = 0
+    for choices in (
+        (head["choice"], control["choice"]),
+        (head["choice"].get("of_prototypes", {}), control["choice"].get("of_prototypes", {})),
+    ):
+        for name in ("penalties", "weights", "gammas"):
+            assert choices[0].get(name) == choices[1].get(name)
+            compared += name in choices[0]
+    # Of kernel ridge also the width; with real pairs also the mixing weight.
+    assert compared == 1 + (method == "kernel-ridge") + (n_pairs > 0)
+    assert control["choice"]["scores"] != head["choice"]["scores"]
+    assert control["grid"] == "given"
+    assert "grid" not in head
+
+
+def test_a_control_does_not_follow_its_noise_off_the_grid(run, corpus, split):
+    # Alone, the grid of this control widens past that of the head.
+    run = replace(run, method="kernel-ridge", source="random", n_pairs=0)
+    shared = fit_run(run, corpus, split).alignment.facts["choice"]
+    prototypes, _ = prototype_pairs(run, corpus)
+    alone = fit_alignment("kernel-ridge", prototypes=prototypes, rng=np.random.default_rng(0))
+    assert min(alone.facts["choice"]["penalties"]) < min(shared["penalties"])
 
 
 def test_a_head_is_needed_for_prototypes(run, corpus):

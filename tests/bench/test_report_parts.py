@@ -205,7 +205,7 @@ def test_choices_are_summed_up_with_their_edges(study):
     )  # fmt: skip
     assert row["penalty"] == "0.6 (0.1 to 1)"
     assert row["mix"] == "1"
-    assert row["edges"] == "1 of 2"
+    assert row["edges"] == "1 of 10"
 
 
 def test_the_gallery_shows_failures_first(tmp_path):

@@ -208,6 +208,38 @@ def test_select_chooses_what_is_then_fitted_with(metric, method, make_world):
     assert {"scores", "edges", "criterion"} <= set(chosen.facts)
 
 
+@pytest.mark.parametrize("sources", ["prototypes", "both"])
+@pytest.mark.parametrize("method", ["ridge", "ridge-both", "procrustes", "csa", "kernel-ridge"])
+def test_a_given_grid_is_all_that_is_looked_at(method, sources, make_world, rng):
+    head, real = make_world(n_classes=30, n_images=24, p=9, q=4, noise=0.8)
+    given = {"prototypes": head, "real": real if sources == "both" else None}
+    of_head = select(method, **given, rng=np.random.default_rng(0))
+    again = select(method, **given, grid=of_head.axes, rng=np.random.default_rng(0))
+    # The grid that a choice explored leads it where it was.
+    assert (again.settings, again.mix) == (of_head.settings, of_head.mix)
+    noise = Pairs(rng.standard_normal(head.x.shape), head.y, head.groups)
+    control = fit_alignment(
+        method, **(given | {"prototypes": noise}), grid=of_head.axes, rng=np.random.default_rng(0)
+    ).facts
+    assert control["grid"] == "given"
+    names = {"penalty": "penalties", "weight": "weights", "gamma": "gammas"}
+    # Of prototypes alone, Procrustes has nothing to choose.
+    assert bool(of_head.axes) == ((method, sources) != ("procrustes", "prototypes"))
+    for name, axis in of_head.axes.items():
+        found = control["choice"].get("of_prototypes", {}) | control["choice"]
+        assert found[names[name]] == list(axis.values)
+
+
+def test_anchors_are_chosen_on_a_given_grid_too(make_world):
+    _, real = make_world(n_images=24)
+    grid = {"top_k": Axis((2.0, 4.0)), "power": Axis((1.0, 2.0))}
+    choice = select("asif", real=real, grid=grid, rng=np.random.default_rng(0))
+    assert (choice.facts["top_ks"], choice.facts["powers"]) == ([2.0, 4.0], [1.0, 2.0])
+    assert set(choice.axes) == {"top_k", "power"}
+    with pytest.raises(SettingError, match=r"axes of gamma.* Got mix, width"):
+        select("asif", real=real, grid=grid | {"mix": WEIGHTS, "width": WEIGHTS}, rng=None)
+
+
 def test_select_refuses_what_has_no_choice(make_world):
     head, _ = make_world()
     with pytest.raises(SettingError, match="mean-shift has nothing to choose"):

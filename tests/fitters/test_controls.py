@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from fitters.controls import CONTROLS
 from fitters.errors import PairsError
+from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
+from fitters.recipe import fit_alignment, select
 from tests.assertions import assert_close, assert_same
 
 
@@ -26,7 +29,12 @@ def test_a_control_is_drawn_by_its_generator_and_keeps_the_form(name, rng):
     assert not (np.array_equal(one.x, other.x) and np.array_equal(one.y, other.y))
     assert one.x.dtype == np.float32
     assert one.x.shape == pairs.x.shape
-    assert_same(one.weight, pairs.weight)
+    # A weight is of its row of x: shuffled, both move.
+    expected = pairs.weight
+    if name == "shuffled":
+        owner = [int(np.flatnonzero((pairs.x == row).all(axis=1))[0]) for row in one.x]
+        expected = pairs.weight[owner]
+    assert_same(one.weight, expected)
 
 
 def test_random_keeps_each_norm_and_no_direction(rng):
@@ -66,14 +74,35 @@ def test_shuffled_permutes_names_out_of_their_group(sizes, seed):
     rng = np.random.default_rng(seed)
     groups = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     n = len(groups)
-    y = np.arange(n, dtype=float)[:, None]
-    pairs = Pairs(rng.standard_normal((n, 3)), y, groups)
+    x = np.arange(n, dtype=float)[:, None]
+    pairs = Pairs(x, rng.standard_normal((n, 3)), groups)
     shuffled = CONTROLS["shuffled"](pairs, rng)
-    assert_same(shuffled.x, pairs.x)
-    assert sorted(shuffled.y.ravel()) == list(range(n))
-    assert (shuffled.groups != pairs.groups).all()
-    # The group goes with the text.
-    assert_same(shuffled.groups, groups[shuffled.y.ravel().astype(int)])
+    owner = shuffled.x.ravel().astype(int)
+    assert sorted(owner) == list(range(n))
+    assert (groups[owner] != groups).all()
+    # Texts and their groups stay as they are, to the last byte: what follows from them is shared.
+    assert_same(shuffled.y, pairs.y)
+    assert_same(shuffled.groups, groups)
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_kernel_ridge_on_a_control_is_at_chance(name, make_world):
+    head, real = make_world(n_classes=80, n_images=60)
+    mean = SideTransform.fit([real.x]).mean
+    grid = select("kernel-ridge", prototypes=head, rng=np.random.default_rng(0)).axes
+
+    def right(prototypes):
+        fitted = fit_alignment(
+            "kernel-ridge", prototypes=prototypes, image_mean=mean, grid=grid,
+            rng=np.random.default_rng(0),
+        )  # fmt: skip
+        scores = fitted.project_x(real.x) @ fitted.project_y(real.y).T
+        return int((scores.argmax(axis=1) == np.arange(real.n)).sum())
+
+    of_controls = sum(right(CONTROLS[name](head, np.random.default_rng(k))) for k in range(20))
+    assert right(head) > 30
+    # One in 60 by chance; images of one draw share their control, hence twice the binomial's 0.1 %.
+    assert of_controls < 2 * binom.ppf(0.999, 20 * real.n, 1 / real.n)
 
 
 def test_shuffled_needs_other_names_to_give():

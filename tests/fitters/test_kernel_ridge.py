@@ -9,9 +9,12 @@ from sklearn.kernel_ridge import KernelRidge
 from fitters import KernelRidgeAligner, Pairs
 from fitters.errors import SettingError, SingularMomentsError
 from fitters.feature_maps import NystroemMap, gaussian
-from fitters.kernel.solvers import solve_kernel
+from fitters.kept import Kept
+from fitters.kernel import solvers
+from fitters.kernel.solvers import decompose_kernel, solve_first, solve_kernel
+from fitters.select.curve import Axis
 from fitters.select.kernel_prototypes import choose_on_prototypes
-from fitters.select.leave_out import LeftOut
+from fitters.select.leave_out import KernelLeftOut, LeftOut
 from tests.assertions import assert_close, assert_same
 
 
@@ -171,15 +174,20 @@ def refit_without(texts, head, groups, weight, gamma, alpha):
 def test_left_out_predictions_are_those_of_refitting(rows, alpha, gamma):
     texts, head, groups, weight = rows
     expected = refit_without(texts, head, groups, weight, gamma, alpha)
-    left_out = LeftOut.of_kernel(gaussian(texts, texts, gamma), head, groups, weight)
-    assert_close(left_out.predict(alpha), expected, times=100)
-    asked = np.arange(len(head))[::2]
-    assert_close(left_out.predict(alpha, asked), expected[asked], times=100)
-    # A text far from all others is predicted as nearly nothing, which has no direction: there
-    # the closed form, a difference of numbers near 1, leaves only its rounding errors.
+    left_out = KernelLeftOut(*decompose_kernel(texts, weight, gamma), groups, weight)
+    operator = left_out.operator(alpha)
+    assert_close(operator @ head, expected, times=100)
+    assert not operator[groups[:, None] == groups].any()
+    # A text far from all others is predicted as nearly nothing, which has no direction.
     assume(np.linalg.norm(expected, axis=1).min() > 1e-6)
     cosines = np.sum(unit(expected) * unit(head), axis=1)
-    assert left_out.mean_cosine(alpha) == pytest.approx(np.average(cosines), abs=1e-6)
+    surface = choose_on_prototypes(
+        Pairs(head, texts, groups, weight),
+        gammas=Axis.fixed(gamma), penalties=Axis.fixed(alpha), rng=np.random.default_rng(0),
+    )  # fmt: skip
+    assert surface.scores.item() == pytest.approx(cosines.mean(), abs=1e-6)
+    error = cosines.std(ddof=1) / np.sqrt(len(cosines))
+    assert surface.errors.item() == pytest.approx(error, abs=1e-6)
 
 
 def test_what_some_rows_leave_out_is_the_same_from_the_sums_of_all(rng):
@@ -251,3 +259,143 @@ def test_from_landmarks_the_surface_is_that_of_refitting_on_their_features(rng, 
     assert surface.n_queries == 40
     with pytest.raises(SettingError, match="at most 40 prototypes; there are 60"):
         choose_on_prototypes(Pairs(head, texts, names), criterion="rank", rng=rng)
+
+
+# What fits of the same texts share
+
+
+def first_and_added(rng, n=80, k=30, p=9):
+    head, texts = bent_pairs(rng, n=n + k, p=p)
+    mass = np.concatenate([np.full(n, 3.1), rng.uniform(0.2, 1, k)])
+    return head, texts, mass
+
+
+@given(
+    k=st.integers(0, 40), alpha=st.sampled_from([1e-5, 0.02, 3.0]),
+    gamma=st.sampled_from([0.03, 2.0, 60.0]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_rows_added_to_a_kept_solution_give_that_of_all_at_once(k, alpha, gamma, seed):
+    rng = np.random.default_rng(seed)
+    head, texts, mass = first_and_added(rng, k=k)
+    penalty = alpha / mass
+    at_once, _ = solve_kernel(texts, head, gamma, penalty)
+    added, residual = solve_kernel(texts, head, gamma, penalty, n_first=80)
+    # The penalties of the first rows count with 12 digits.
+    kernel = gaussian(texts, texts, gamma)
+    assert_close(kernel @ added, kernel @ at_once, times=100)
+    assert residual < 1e-8
+    left = head - kernel @ added - penalty[:, None] * added
+    assert np.linalg.norm(left) / np.linalg.norm(head) < 1e-8
+
+
+def test_a_solution_is_kept_at_every_mass_of_the_same_penalty(rng, monkeypatch):
+    kept = Kept(10_000_000, lambda solution: solution.n_bytes)
+    monkeypatch.setattr(solvers, "_SOLUTIONS", kept)
+    head, texts, _ = first_and_added(rng)
+    first = solve_first(texts, head, 2.0, np.full(110, 0.1))
+    for mass in (0.3, 3.16228, 7.0):
+        again = solve_first(texts, head, 2.0, 0.1 * mass / (mass * np.ones(110)))
+        assert again is first
+    for other in (
+        solve_first(texts, head, 2.5, np.full(110, 0.1)),
+        solve_first(texts, head, 2.0, np.full(110, 0.1 + 1e-9)),
+        solve_first(texts, head + 1e-9, 2.0, np.full(110, 0.1)),
+    ):
+        assert other is not first
+    # Nobody changes what is kept by changing what was handed over or returned.
+    dual, _ = solve_kernel(texts, head, 2.0, np.full(110, 0.1), n_first=110)
+    dual += 1
+    texts += 1
+    assert_close(solve_first(texts - 1, head, 2.0, np.full(110, 0.1)).dual, first.dual, times=100)
+
+
+def test_a_factor_that_cannot_take_more_rows_gives_way_to_all_at_once(rng, monkeypatch):
+    head, texts, mass = first_and_added(rng)
+    expected = solve_kernel(texts, head, 2.0, 0.1 / mass)
+    worse = expected[0] * (1 + 1e-3), 1e-3
+    monkeypatch.setattr(solvers.Solution, "extended", lambda *_: worse)
+    found = solve_kernel(texts, head, 2.0, 0.1 / mass, n_first=80)
+    assert_same(found[0], expected[0])
+    assert found[1] == expected[1] < 1e-12
+
+
+@pytest.mark.parametrize("p", [6, 90])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_head_and_its_controls_share_the_texts_and_choose_as_if_alone(
+    p, weighted, rng, monkeypatch
+):
+    monkeypatch.setattr(solvers, "_DECOMPOSED", Kept(50_000_000, lambda found: found[1].nbytes))
+    counted = []
+    monkeypatch.setattr(
+        solvers, "eigen_gram", lambda gram: counted.append(1) or np.linalg.eigh(gram)
+    )
+    head, texts = bent_pairs(rng, n=40, p=p)
+    head -= head.mean(axis=0)
+    names = np.minimum(np.arange(40) // 3, 10)
+    weight = rng.uniform(0.5, 2, 40) if weighted else np.ones(40)
+    axes = {"gammas": Axis((0.5, 2.0)).closed, "penalties": Axis((0.01, 0.1, 1.0)).closed}
+    for control in range(3):
+        rows = head if control == 0 else rng.standard_normal(head.shape)
+        surface = choose_on_prototypes(Pairs(rows, texts, names, weight), rng=rng, **axes)
+        for i, alpha in enumerate(surface.axes["penalty"].values):
+            for j, gamma in enumerate(surface.axes["gamma"].values):
+                expected = refit_without(texts, rows, names, weight, gamma, alpha)
+                cosines = np.sum(unit(expected) * unit(rows), axis=1)
+                assert surface.scores[i, j] == pytest.approx(cosines.mean(), abs=1e-9)
+    assert len(counted) == 2
+
+
+def test_in_float32_the_scores_of_a_control_are_those_of_float64(rng, monkeypatch):
+    head, texts = bent_pairs(rng, n=150, p=200)
+    names, weight = np.arange(150) // 2, rng.uniform(0.5, 2, 150)
+    kept = Kept(10_000_000, lambda operator: operator.nbytes)
+    monkeypatch.setattr("fitters.select.kernel_prototypes._OPERATORS", kept)
+    axes = {"gammas": Axis((0.1, 1.0, 8.0)).closed, "penalties": Axis((1e-3, 0.1, 10.0)).closed}
+
+    def surface(rows, precision):
+        pairs = Pairs(rows, texts, names, weight)
+        return choose_on_prototypes(pairs, precision=precision, rng=rng, **axes)
+
+    for rows in (head, rng.standard_normal(head.shape), head[::-1].copy()):
+        narrow, wide = surface(rows, "float32"), surface(rows, "float64")
+        assert 0 < np.abs(narrow.scores - wide.scores).max() < 1e-6
+        assert np.abs(narrow.errors - wide.errors).max() < 1e-6
+        # One matrix a point of the grid, whatever is predicted.
+        assert kept.n_bytes == 9 * 150 * 150 * 4
+    # Too little room costs time, and changes nothing.
+    roomy = surface(head, "float32")
+    small = Kept(3 * 150 * 150 * 4, lambda operator: operator.nbytes)
+    monkeypatch.setattr("fitters.select.kernel_prototypes._OPERATORS", small)
+    monkeypatch.setattr("fitters.select.kernel_prototypes._SURFACES", Kept(0, lambda surface: 1))
+    for _ in range(2):
+        again = surface(head, "float32")
+        assert again is not roomy
+        assert_same(again.scores, roomy.scores)
+        assert small.n_bytes == 3 * 150 * 150 * 4
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=30), most=st.integers(0, 60))
+def test_what_is_kept_stays_within_its_bytes_and_the_last_used_stays(sizes, most):
+    kept = Kept(most, len)
+    for at, size in enumerate(sizes):
+        key = str(at).encode()
+        assert kept.get(key, lambda size=size: b"a" * size) == b"a" * size
+        assert kept.n_bytes <= most
+        again = kept.get(key, lambda size=size: b"b" * size)
+        assert again == (b"a" if size <= most else b"b") * size
+    kept.clear()
+    assert kept.n_bytes == 0
+
+
+def test_one_width_more_than_fits_forgets_the_one_used_longest_ago(rng, monkeypatch):
+    texts = unit(rng.standard_normal((50, 5)))
+    of_one = 50 * 51 * 8
+    kept = Kept(3 * of_one, lambda found: found[0].nbytes + found[1].nbytes)
+    monkeypatch.setattr(solvers, "_DECOMPOSED", kept)
+    one, two, three = (decompose_kernel(texts, np.ones(50), gamma) for gamma in (1.0, 2.0, 3.0))
+    assert decompose_kernel(texts, np.ones(50), 1.0) is one
+    decompose_kernel(texts, np.ones(50), 4.0)
+    assert kept.n_bytes == 3 * of_one
+    assert decompose_kernel(texts, np.ones(50), 1.0) is one
+    assert decompose_kernel(texts, np.ones(50), 3.0) is three
+    assert decompose_kernel(texts, np.ones(50), 2.0) is not two
