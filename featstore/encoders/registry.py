@@ -107,6 +107,9 @@ def check_name(name: str) -> str:
         )
         raise UnknownEncoderError(msg)
     with needs_extra(name):
+        # First, because transformers prints a notice of its own where torch is missing.
+        import torch  # noqa: F401
+
         getattr(import_module(FAMILIES[family].module), FAMILIES[family].check)(model)
     return family
 
