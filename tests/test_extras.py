@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.suites import create_smoke_store
 from featstore.errors import EXTRAS, IMPORTED_AS, MissingPackageError, needs_extra
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +60,8 @@ MAIN = {
 
 _TEXTS = "featstore extract {labels} --kind class_name --store {out}/new --encoder"
 _IMAGES = "{images} --kind image --store {out}/new --encoder timm:resnet18"
-_FIT = "--store {smoke} --x smoke/image/synthetic --y smoke/caption/synthetic -o {out}/aligner"
+_FIT = "import fitters; p = fitters.Pairs(np.eye(4), np.eye(4)); fitters.fit_alignment("
+_RNG = "rng=np.random.default_rng(0))"
 _SHOTS = "from fitters.few_shot import learner_named, Shots; import numpy as np; "
 _FIT_SHOTS = ".fit(Shots(np.eye(4), np.arange(4), 4, prototypes=np.eye(4)))"
 _IMPORT = "{h5} --items {csv} --store {out}/new --dataset toy --kind image --encoder their:vit"
@@ -85,7 +85,7 @@ CASES = [
     ("remote", "urllib3", "featstore show https://127.0.0.1:9/store toy/image/toy"),
     ("remote", "huggingface_hub", "bench run --suite demo --store hf://datasets/a/b -o {out}/r"),
     ("ray", "ray", "bench run --suite smoke -o {out}/results --engine ray"),
-    ("ray", "ray", f"fitters fit ridge {_FIT} --engine ray --criterion error"),
+    ("ray", "ray", "from fitters.engines import Workers; Workers('ray').connected().__enter__()"),
     ("report", "jinja2", "bench report {out}/none --store {store} -o {out}/report.html"),
     ("report", "matplotlib", "bench report {out}/none --store {store} -o {out}/report.html"),
     ("extract", "torch", f"featstore extract {_IMAGES}"),
@@ -99,7 +99,7 @@ CASES = [
     ("extract", "open_clip_torch", _TEXTS + " oc:ViT-B-32"),
     ("extract", "torch", f"{_OPEN}.view('toy/image/toy').torch()"),
     ("extract", "pillow", f"import numpy as np; {_EXTRACT}, {_MINE})"),
-    ("train", "torch", f"fitters fit paper-mlp {_FIT}"),
+    ("train", "torch", f"import numpy as np; {_FIT}'paper-mlp', real=p, {_RNG}"),
     ("train", "torch", f"{_SHOTS} learner_named('cross-modal'){_FIT_SHOTS}"),
     ("train", "torch", f"{_SHOTS} learner_named('tip-adapter-f'){_FIT_SHOTS}"),
     ("train", "torch", "from fitters.moments.sums import _bf16_switch; _bf16_switch()"),
@@ -129,7 +129,6 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (root / "items.csv").write_text("item_id\na\n")
     with h5py.File(root / "a.h5", "w") as file:
         file.create_dataset("embedding", data=[[1.0, 2.0]])
-    create_smoke_store(root / "smoke")
     for made in ("labels names.txt -o labels", "make folder pictures -o images"):
         command = [sys.executable, "-c", MAIN["featstore"], "manifests", *made.split()]
         subprocess.run(command, cwd=root, check=True, capture_output=True, env=_environment())
@@ -137,7 +136,6 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "site": str(root / "site"), "store": str(STORE), "labels": str(root / "labels"),
         "images": str(root / "images"), "parquet": str(root / "a.parquet"),
         "saved": str(root / "saved"), "h5": str(root / "a.h5"), "csv": str(root / "items.csv"),
-        "smoke": str(root / "smoke"),
     }  # fmt: skip
 
 
