@@ -14,24 +14,30 @@ from featstore.command_line import StorePlace
 @click.command(
     "task",
     epilog="\b\nExample:"
+    "\n  bench task few_shot --images stamps/image/tf_efficientnet_lite0 \\"
+    "\n      --names stamps/class_name/all-MiniLM-L6-v2 \\"
+    "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
+    "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 \\"
+    "\n      --method ridge --source head --eval in-class -O shots=1 -O learner=lp++ \\"
+    "\n      -O prototypes=names --seeds 3 --store build/demo/store -o results"
+    "\n  bench task generalised --images stamps/image/tf_efficientnet_lite0 \\"
+    "\n      --names stamps/class_name/all-MiniLM-L6-v2 \\"
+    "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
+    "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 \\"
+    "\n      --method ridge --source head --store build/demo/store -o results"
+    "\n  bench task neighbours --images stamps/image/tf_efficientnet_lite0 \\"
+    "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
+    "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 --store build/demo/store -o results"
+    "\n\n\b\nExample with an open_clip model, whose images and texts share a space:"
     "\n  bench task retrieval --images coco/image/oc:ViT-B-32 \\"
     "\n      --captions coco/caption/oc:ViT-B-32 --eval split -O captions=5 \\"
     "\n      --store store -o results"
-    "\n  bench task few_shot --images pets/image/lite0 --names pets/class_name/MiniLM \\"
-    "\n      --head imagenet1k/head_weight/lite0 --head-names imagenet1k/class_name/MiniLM \\"
-    "\n      --method procrustes --source head --eval split -O shots=4 -O learner=ridge-probe \\"
-    "\n      --seeds 5 --store store -o results"
-    "\n  bench task few_shot --images pets/image/ViT-B-32 --names pets/class_name/ViT-B-32 \\"
-    "\n      --views pets.views10-seed0/image/ViT-B-32 --eval split -O shots=4 \\"
-    "\n      -O learner=tip-adapter --seeds 5 --store store -o results"
     "\n  bench task few_shot --images pets/image/oc:ViT-B-32-quickgelu \\"
     "\n      --names pets/class_name/oc:ViT-B-32-quickgelu --eval split -O shots=16 \\"
-    "\n      -O learner=coop --store store -o results"
-    "\n  bench task generalised --images pets/image/lite0 --names pets/class_name/MiniLM \\"
-    "\n      --head imagenet1k/head_weight/lite0 --head-names imagenet1k/class_name/MiniLM \\"
-    "\n      --method icis --source head --store store -o results"
-    "\n  bench task neighbours --images pets/image/lite0 --head imagenet1k/head_weight/lite0 \\"
-    "\n      --head-names imagenet1k/class_name/MiniLM --store store -o results",
+    "\n      -O learner=coop --seeds 5 --store store -o results"
+    "\n  bench task few_shot --images pets/image/ViT-B-32 --names pets/class_name/ViT-B-32 \\"
+    "\n      --views pets.views10-seed0/image/ViT-B-32 --eval split -O shots=4 \\"
+    "\n      -O learner=tip-adapter --seeds 5 --store store -o results",
 )
 @click.argument("name")
 @store_option
