@@ -131,7 +131,7 @@ def test_imported_items_need_no_column_to_pair_by(tmp_path: Path) -> None:
     bare = write_set(tmp_path, rows, ids, kind="caption", encoder="st:bare")
     full = write_set(tmp_path, rows, own, kind="caption", encoder="st:full")
     assert len(x.pair_by("parent_id", open_store(tmp_path).view(full))) == 2
-    with pytest.raises(MisalignedItemsError, match="Neither .* has a parent_id"):
+    with pytest.raises(MisalignedItemsError, match=r"Neither .* has a parent_id"):
         x.pair_by("parent_id", open_store(tmp_path).view(bare))
     with pytest.raises(EmptySelectionError, match="share no class_id"):
         x.pair_by("class_id", open_store(tmp_path).view(bare))
