@@ -10,7 +10,7 @@ import polars as pl
 from bench.errors import ProtocolError
 from bench.options import FewShot
 from bench.runs import Run
-from featstore.errors import FeatstoreError
+from featstore.errors import FeatstoreError, needs_extra
 from featstore.keys import SHORT, space_id
 from featstore.store.store import FeatureStore
 from fitters.few_shot.prompt_learning import PROMPT_LEARNERS, TextTower
@@ -71,12 +71,12 @@ def open_prompt_side(store: FeatureStore, run: Run, *, weights: str | None = Non
         )
         raise ProtocolError(msg)
     names = _bare_names(store, run)
+    with needs_extra(f"Learner {learner}", "coop"):
+        from featstore.encoders.open_clip_prompts import open_prompt_tower
     from featstore.encoders.registry import check_name
 
     try:
-        check_name(info.encoder)  # which says what to install, if need be
-        from featstore.encoders.open_clip_prompts import open_prompt_tower
-
+        check_name(info.encoder)
         tower = open_prompt_tower(info.encoder, weights=weights)
     except FeatstoreError as err:
         msg = (

@@ -56,7 +56,7 @@ def _list(name: str) -> tuple[Any, ...]:
 
 
 def _module() -> ModuleType:
-    file = package_file("open_clip", _FILE, install="open_clip_torch")
+    file = package_file("open_clip", _FILE, install="'headstock[extract]'")
     spec = importlib.util.spec_from_file_location("headstock_open_clip_lists", file)
     assert spec is not None
     assert spec.loader is not None

@@ -23,7 +23,7 @@ def package_file(package: str, relative: str, *, install: str) -> Path:
         if (Path(place) / relative).is_file():
             return Path(place) / relative
     what = f"has no {relative}; another version is needed" if places else "is not installed"
-    msg = f"{package} {what}: a list is read from it. Install it (pip install {install})."
+    msg = f"{package} {what}: a list is read from it. Run pip install {install}."
     raise BuildError(msg)
 
 

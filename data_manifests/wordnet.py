@@ -131,7 +131,8 @@ def find_timm_info() -> Path:
     spec = importlib.util.find_spec("timm")
     if spec is None or not spec.submodule_search_locations:
         msg = (
-            "timm is not installed; its label files are needed. Install it (pip install timm), "
+            "timm is not installed; its label files are needed. Run pip install "
+            "'headstock[extract]', or pip install timm, "
             "or give a folder that holds them with --source."
         )
         raise BuildError(msg)

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from featstore.errors import FeatstoreError, did_you_mean
+from featstore.errors import FeatstoreError, did_you_mean, needs_extra
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -84,7 +84,8 @@ class StoreType(click.ParamType):  # type: ignore[type-arg]  # not generic befor
 def run_command(group: click.Command, name: str, args: list[str] | None = None) -> int:
     """Run a command line and return its exit code; every error is one line on stderr."""
     try:
-        result = group.main(args=args, prog_name=name, standalone_mode=False)
+        with needs_extra(f"This `{name}` command"):
+            result = group.main(args=args, prog_name=name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as err:
         click.echo(err.ctx.get_help() if err.ctx else "", err=True)
         return EXIT_USAGE

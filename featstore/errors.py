@@ -25,15 +25,40 @@ The tree, by what a handler would do::
     │   └── UnreachableError                  try again
     ├── CacheFullError(OSError)               allow the cache more bytes, or empty it
     ├── CorruptStoreError(RuntimeError)       fetch or extract the set again
-    └── FormatVersionError(RuntimeError)      upgrade
+    ├── FormatVersionError(RuntimeError)      upgrade
+    └── MissingPackageError(ImportError)      install the extra it names
 
 Each also inherits the builtin that a caller would expect.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+#: Extra of pyproject.toml -> the packages that it brings. Of several extras with a package, the
+#: first is the one to name where nothing else is known.
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "extract": (
+        "torch", "torchvision", "timm", "open_clip_torch", "pillow", "transformers",
+        "sentence-transformers",
+    ),
+    "train": ("torch", "timm"),
+    "coop": ("torch", "open_clip_torch", "transformers"),
+    "hdf5": ("h5py",),
+    "report": ("jinja2", "matplotlib"),
+    "sources": ("pyarrow", "datasets"),
+    "remote": ("obstore", "urllib3", "huggingface_hub"),
+    "ray": ("ray",),
+}  # fmt: skip
+
+#: Packages of `EXTRAS` that are imported by another name than they are installed by.
+IMPORTED_AS = {
+    "open_clip_torch": "open_clip",
+    "pillow": "PIL",
+    "sentence-transformers": "sentence_transformers",
+}
 
 
 class FeatstoreError(Exception):
@@ -138,6 +163,44 @@ class CorruptStoreError(FeatstoreError, RuntimeError):
 
 class FormatVersionError(FeatstoreError, RuntimeError):
     """The store has a format that this version does not read."""
+
+
+class MissingPackageError(FeatstoreError, ImportError):
+    """An optional package that is needed here is not installed."""
+
+
+@contextlib.contextmanager
+def needs_extra(what: str, extra: str | None = None) -> Iterator[None]:
+    """Within the block, or in the function decorated, a package of an extra may be missing.
+
+    A missing package that no extra brings is not ours to explain: its error passes through.
+
+    Parameters
+    ----------
+    what : str
+        What needs the package, as the subject of the message.
+    extra : str, optional
+        A key of `EXTRAS`; by default the first that brings the package.
+
+    Raises
+    ------
+    MissingPackageError
+        With the command that installs the extra.
+
+    Examples
+    --------
+    >>> with needs_extra("HDF5"):
+    ...     import h5py  # doctest: +SKIP
+    """
+    try:
+        yield
+    except ModuleNotFoundError as err:
+        module = (err.name or "").partition(".")[0]
+        for name in (*([extra] if extra else ()), *EXTRAS):
+            if module in (IMPORTED_AS.get(package, package) for package in EXTRAS[name]):
+                msg = f"{what} needs {module}: pip install 'headstock[{name}]'."
+                raise MissingPackageError(msg, name=module) from err
+        raise
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featstore.errors import FeatstoreError
+from featstore.errors import FeatstoreError, needs_extra
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,7 +72,8 @@ def decode_image(
     ImageError
         If the file is missing, empty, truncated, too large or no image.
     """
-    from PIL import Image, UnidentifiedImageError
+    with needs_extra("Decoding images"):
+        from PIL import Image, UnidentifiedImageError
 
     label = f"{len(source):,} bytes" if isinstance(source, bytes) else f"'{Path(source).name}'"
     try:

@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from featstore.errors import FeatstoreError
+from featstore.errors import FeatstoreError, needs_extra
 from featstore.one_thread import single_thread
 
 Task = TypeVar("Task")
@@ -22,11 +22,7 @@ RETRIES = 3
 
 @contextlib.contextmanager
 def connected(
-    address: str | None,
-    *,
-    cores: int,
-    error: type[FeatstoreError],
-    object_store_bytes: int = OBJECT_STORE_BYTES,
+    address: str | None, *, cores: int, object_store_bytes: int = OBJECT_STORE_BYTES
 ) -> Iterator[Any]:
     """Yield ray, connected to a cluster; one that was started here is stopped again.
 
@@ -37,16 +33,16 @@ def connected(
         connected to, or else RAY_ADDRESS; else Ray is started here.
     cores, object_store_bytes : int
         Of a Ray that is started here.
-    error : type
-        Raised if Ray is not installed.
+
+    Raises
+    ------
+    MissingPackageError
+        If Ray is not installed.
     """
     # No call to anyone, whatever Ray's own default is; it is read when ray is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
+    with needs_extra("--engine ray"):
         import ray
-    except ModuleNotFoundError as err:
-        msg = "--engine ray needs ray. Run `pip install 'headstock[ray]'`."
-        raise error(msg) from err
     if ray.is_initialized():
         yield ray
         return

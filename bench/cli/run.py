@@ -18,18 +18,30 @@ if TYPE_CHECKING:
     from bench.suites.paper import Lacking
 
 
+class _SuiteCommand(click.Command):
+    """Lists the suites in its help; they are imported only then."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from bench.suites import SUITES
+
+        with formatter.section("Suites"):
+            formatter.write_dl([(name, suite.summary) for name, suite in SUITES.items()])
+        super().format_options(ctx, formatter)
+
+
 @click.command(
     "run",
+    cls=_SuiteCommand,
     epilog="\b\nExample:"
     "\n  bench run --suite demo --store build/demo/store -o build/demo/results --jobs 2"
     "\n  bench run --suite smoke -o /tmp/results",
 )
-@click.option("--suite", required=True, help="demo, smoke or paper; `bench ls` lists them.")
+@click.option("--suite", required=True, help="Name of one of the suites above.")
 @click.option(
     "--store",
     type=StoreType(),
     default=None,
-    help="The store: folder or address. The smoke suite makes its own if none is given.",
+    help="The store to read: folder or address. The smoke suite makes its own if none is given.",
 )
 @click.option(
     "-o",

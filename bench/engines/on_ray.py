@@ -22,10 +22,12 @@ def run_on_ray(
 
     Raises
     ------
+    MissingPackageError
+        If Ray is not installed.
     EngineError
-        If Ray is not installed, or gave a worker up.
+        If Ray gave a worker up.
     """
     # Results go from the tasks to the folder: what comes back is small.
-    with ray_tasks.connected(None, cores=jobs, error=EngineError) as ray:
+    with ray_tasks.connected(None, cores=jobs) as ray:
         for _, reference in ray_tasks.run_tasks(ray, work, tasks, jobs):
             yield ray_tasks.answer_of(ray, reference, EngineError)

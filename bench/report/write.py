@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import platform
 from dataclasses import dataclass
 from importlib import resources
@@ -33,6 +32,7 @@ from bench.results import read_results, read_sessions
 from bench.series import only_series
 from bench.suites.paper import published_table
 from bench.tables import comma_separated, published_lines, result_lines, result_table
+from featstore.errors import needs_extra
 from featstore.store.files import write_file
 from featstore.store.opening import open_store
 from featstore.store.store import FeatureStore
@@ -92,8 +92,10 @@ def write_report(
     ------
     NoResultsError
         If the folder holds no result, or results of several suites and none was named.
+    MissingPackageError
+        If jinja2 or matplotlib is missing.
     BenchError
-        If jinja2 or matplotlib is missing, or the page would be too large.
+        If the page would be too large.
     featstore.errors.StoreWriteError
         If a file cannot be written.
     """
@@ -266,13 +268,10 @@ def _policy(script: str) -> str:
 
 
 def _require_packages() -> None:
-    missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
-    if missing:
-        msg = (
-            f"The report needs {' and '.join(missing)}, which is not installed. Run `pip install "
-            "'headstock[report]'`."
-        )
-        raise BenchError(msg)
+    """Before any work: both are imported where they are used."""
+    with needs_extra("The report"):
+        import jinja2  # noqa: F401
+        import matplotlib as mpl  # noqa: F401
 
 
 def _kinds(galleries: list[Gallery]) -> list[dict[str, str]]:

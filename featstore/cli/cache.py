@@ -14,7 +14,7 @@ from featstore.store.remote.cache import CacheEntry, user_cache
 from featstore.store.remote.store import RemoteStore
 
 
-@click.group("cache", cls=CommandGroup)
+@click.group("cache", cls=CommandGroup, epilog="Example: featstore cache ls")
 def cache_group() -> None:
     """Show or empty the cache of remote stores."""
 
@@ -45,12 +45,16 @@ def gc_command(max_bytes: int | None, everything: bool, as_json: bool) -> None:
 
 
 @click.command(
-    "prefetch", epilog="Example: featstore prefetch s3://team/features stamps/image/lite0"
+    "prefetch",
+    epilog="Example: featstore prefetch s3://team/features stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("store", type=StoreType())
 @click.argument("keys", metavar="KEY...", nargs=-1, required=True)
 @click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")
-def prefetch_command(store: StorePlace, keys: tuple[str, ...], revision: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def prefetch_command(
+    store: StorePlace, keys: tuple[str, ...], revision: str | None, as_json: bool
+) -> None:
     """Fetch whole sets of a remote STORE, so that they can be read without a network.
 
     HEADSTOCK_OFFLINE=1 makes sure that nothing else is asked for afterwards.
@@ -59,11 +63,17 @@ def prefetch_command(store: StorePlace, keys: tuple[str, ...], revision: str | N
     if not isinstance(opened, RemoteStore):
         msg = f"{store} lies on this machine already."
         raise click.UsageError(msg, click.get_current_context())
+    cached = []
     for key in keys:
         with byte_progress(key) as progress:
             opened.prefetch(key, revision=revision, progress=progress)
         info = opened.info(key, revision=revision)
-        click.echo(f"{info.key}  {human_bytes(opened.stored_bytes(info))} in the cache")
+        size = opened.stored_bytes(info)
+        cached.append({"key": str(info.key), "revision_id": info.commit.revision_id, "bytes": size})
+        if not as_json:
+            click.echo(f"{info.key}  {human_bytes(size)} in the cache")
+    if as_json:
+        print_json(cached)
 
 
 def _tell(entries: list[CacheEntry], verb: str, *, as_json: bool) -> None:

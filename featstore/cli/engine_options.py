@@ -1,4 +1,4 @@
-"""Options that say where an extraction runs: ``--devices``, ``--engine``, ``--rank``."""
+"""Options that say where an extraction runs and logs: ``--devices``, ``--rank``, ``--log`` ..."""
 
 from __future__ import annotations
 
@@ -57,14 +57,39 @@ _OPTIONS = [
         "it from torchrun or Slurm. The last one publishes.",
     ),
     click.option("--world-size", type=click.IntRange(min=1), help="How many ranks there are."),
+    click.option(
+        "--log",
+        type=click.Path(path_type=Path),
+        help="JSON lines of what happens; default STORE.extract.jsonl beside the store.",
+    ),
+    click.option("--no-log", is_flag=True, help="Write no log."),
 ]
 
 
 def engine_options(function: _Function) -> _Function:
-    """Give a command the options that say where it runs."""
+    """Give a command the options that say where it runs and what it logs."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+def check_places(place: dict[str, Any]) -> None:
+    """Refuse a command line that says two different things about where it runs.
+
+    Raises
+    ------
+    click.UsageError
+        If it does.
+    """
+    if place["rank"] is not None and (place["devices"] is not None or place["engine"] != "local"):
+        msg = "A rank is one process: leave --devices and --engine out, or --rank."
+        raise click.UsageError(msg)
+    if place["rank"] is None and place["world_size"] is not None:
+        msg = "--world-size needs --rank: which of them this process is."
+        raise click.UsageError(msg)
+    if place["ray_address"] is not None and place["engine"] != "ray":
+        msg = "--ray-address needs --engine ray."
+        raise click.UsageError(msg)
 
 
 def run_extraction(
@@ -87,16 +112,8 @@ def run_extraction(
     """
     from featstore.extraction import engines, extract_many
 
+    check_places(place)
     devices, rank = place["devices"], place["rank"]
-    if rank is not None and (devices is not None or place["engine"] != "local"):
-        msg = "A rank is one process: leave --devices and --engine out, or --rank."
-        raise click.UsageError(msg)
-    if rank is None and place["world_size"] is not None:
-        msg = "--world-size needs --rank: which of them this process is."
-        raise click.UsageError(msg)
-    if place["ray_address"] is not None and place["engine"] != "ray":
-        msg = "--ray-address needs --engine ray."
-        raise click.UsageError(msg)
     job: dict[str, Any] = {"kind": kind, "encoders": encoders, "store": store}
     if place["engine"] == "ray":
         return engines.extract_on_ray(

@@ -27,12 +27,6 @@ from featstore.extraction.job_log import log_beside
 )
 @job_options
 @engine_options
-@click.option(
-    "--log",
-    type=click.Path(path_type=Path),
-    help="JSON lines of what happens; default STORE.extract.jsonl beside the store.",
-)
-@click.option("--no-log", is_flag=True, help="Write no log.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def extract_command(
     manifest: Path | None,

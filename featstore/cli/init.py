@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from featstore.command_line import StorePlace, StoreType
+from featstore.command_line import StorePlace, StoreType, print_json
 from featstore.objects.address import Address, parse_address
 from featstore.share.copying import writable_objects
 from featstore.share.to_bucket import make_bucket_store
@@ -14,7 +14,8 @@ from featstore.store.sharing import make_store
 @click.command("init", epilog="Example: featstore init /data/features --shared")
 @click.argument("store", type=StoreType())
 @click.option("--shared", is_flag=True, help="Let the folder's group write to it.")
-def init_command(store: StorePlace, shared: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def init_command(store: StorePlace, shared: bool, as_json: bool) -> None:
     """Make an empty store in the folder or bucket STORE; `extract` and `push` do that themselves.
 
     With --shared, also of a store that exists: its folders become group-writable and hand that
@@ -28,5 +29,8 @@ def init_command(store: StorePlace, shared: bool) -> None:
         fresh = make_bucket_store(writable_objects(place))
     else:
         fresh = make_store(place, shared=shared)
+    if as_json:
+        print_json({"store": str(store), "new": fresh, "shared": shared})
+        return
     what = "is a new store" if fresh else "is a store"
     click.echo(f"{store} {what}{', shared with its group' if shared else ''}")

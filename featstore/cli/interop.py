@@ -18,7 +18,8 @@ KINDS = ["image", "caption", "class_name", "head_weight"]
 
 @click.command(
     "export",
-    epilog="Example: featstore export build/demo/store stamps/image/lite0 -o out.h5 --format h5",
+    epilog="Example: featstore export build/demo/store stamps/image/tf_efficientnet_lite0 "
+    "-o out.safetensors --format safetensors",
 )
 @click.argument("store", type=StoreType())
 @click.argument("key")

@@ -19,6 +19,9 @@ from featstore.errors import ManifestError, did_you_mean
         "overlap": "featstore.cli.manifests_labels:overlap_command",
         "shots": "featstore.cli.manifests_labels:shots_command",
     },
+    epilog="\b\nExample:"
+    "\n  featstore manifests build stamps -o manifests/stamps"
+    "\n  featstore manifests show manifests/stamps",
 )
 def manifests() -> None:
     """Build, make and inspect manifests: the item tables that `featstore extract` reads."""
@@ -105,7 +108,8 @@ def sources_command(as_json: bool) -> None:
 @click.argument("label_file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The manifest.")
 @click.option("--name", help="Name of the label set; default: made of the file's name.")
-def labels_command(label_file: Path, out: Path, name: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def labels_command(label_file: Path, out: Path, name: str | None, as_json: bool) -> None:
     """Make a label set of a list of classes: .txt, .csv, .tsv or .json.
 
     The classes stand in the order of the rows of the head that they belong to; their names can
@@ -115,6 +119,9 @@ def labels_command(label_file: Path, out: Path, name: str | None) -> None:
 
     manifest = write_label_set(label_file, out, name=name)
     classes = 0 if manifest.classes is None else manifest.classes.height
+    if as_json:
+        print_json({"name": manifest.name, "folder": str(manifest.root), "classes": classes})
+        return
     click.echo(f"built {manifest.name} in {manifest.root}")
     echo_counts(classes, dict(manifest.facts["counts"]))
 

@@ -16,9 +16,10 @@ from featstore.command_line import print_json
 from featstore.errors import ManifestError
 
 _EXAMPLES = (
-    "Examples: featstore manifests build stamps -o build/stamps --locale en,fr; "
-    "featstore manifests build food101 --root data -o build/food101 --split test "
-    "--names paper --templates paper"
+    "\b\nExample:"
+    "\n  featstore manifests build stamps -o build/stamps --locale en,fr"
+    "\n  featstore manifests build food101 --root data -o build/food101 --split test \\"
+    "\n      --names paper --templates paper"
 )
 
 #: Keyword of the builder -> flag, for messages.

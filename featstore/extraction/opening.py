@@ -10,7 +10,7 @@ import polars as pl
 from featstore.decoding.nvjpeg import RULE
 from featstore.encoders.base import Encoder
 from featstore.encoders.object_encoder import ObjectEncoder
-from featstore.errors import EmptySelectionError, EncoderError, ManifestError
+from featstore.errors import EmptySelectionError, EncoderError, ManifestError, needs_extra
 from featstore.extraction.image_views import view_items, views_dataset
 from featstore.extraction.options import EncoderChoice, Options
 from featstore.manifest import Manifest
@@ -82,7 +82,8 @@ def default_threads(choices: Sequence[EncoderChoice]) -> int | None:
     """Return the threads that torch would run on, or None for encoder objects alone."""
     if not any(isinstance(choice.encoder, str) for choice in choices):
         return None
-    import torch
+    with needs_extra("Encoding with a named encoder"):
+        import torch
 
     return torch.get_num_threads()
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.errors import ManifestError
+from featstore.errors import ManifestError, needs_extra
 from featstore.interop.tables import TENSOR_DTYPES, Rows
 from featstore.store.layout import DTYPES
 from featstore.store.parquet import read_table
@@ -140,7 +140,8 @@ def _read_safetensors(source: Path, array: str | None) -> Rows:
 
 
 def _read_h5(source: Path, array: str | None) -> Rows:
-    import h5py
+    with needs_extra(f"Reading {source.name}"):
+        import h5py
 
     with h5py.File(source, "r") as file:
         # External links and virtual sources lead to other files: only plain datasets count.

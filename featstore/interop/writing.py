@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.errors import StoreWriteError
+from featstore.errors import StoreWriteError, needs_extra
 from featstore.interop.tables import FORMATS, TENSOR_DTYPES, Rows
 from featstore.store.files import write_file
 from featstore.store.items import items_bytes
@@ -108,7 +108,8 @@ def _write_parquet(out: Path, rows: Rows) -> None:
 
 def _write_h5(out: Path, rows: Rows) -> None:
     """Write contiguous datasets, and item_id as text that every HDF5 reader shows."""
-    import h5py
+    with needs_extra(f"Writing {out.name}"):
+        import h5py
 
     out.parent.mkdir(parents=True, exist_ok=True)
     staged = out.with_name(f".{out.name}.staged")

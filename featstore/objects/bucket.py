@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from featstore.errors import RemoteStoreError
+from featstore.errors import RemoteStoreError, needs_extra
 from featstore.objects.address import Address
 from featstore.objects.base import Objects, TransientError, check_name
 
@@ -31,12 +31,9 @@ class BucketObjects(Objects):
 
     def __init__(self, address: Address) -> None:
         super().__init__(address.url)
-        try:
+        with needs_extra(address.url):
             from obstore import exceptions
             from obstore.store import from_url
-        except ImportError as err:
-            msg = f"{address.url} is read with obstore: pip install 'headstock[remote]'."
-            raise RemoteStoreError(msg) from err
         self._errors = exceptions
         # A missing file is raised as Python's own error.
         self._caught = (exceptions.BaseError, OSError)

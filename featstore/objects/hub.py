@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from featstore.errors import RemoteStoreError
+from featstore.errors import RemoteStoreError, needs_extra
 from featstore.objects.address import Address
 from featstore.objects.base import Objects, TransientError
 
@@ -21,11 +21,8 @@ class HubObjects(Objects):
         if address.host != "datasets" or address.path.count("/") < 1:
             msg = f"{address.url} is no dataset of the hub: hf://datasets/OWNER/NAME."
             raise RemoteStoreError(msg)
-        try:
+        with needs_extra(address.url):
             from huggingface_hub import HfFileSystem
-        except ImportError as err:
-            msg = f"{address.url} is read with huggingface_hub: pip install 'headstock[remote]'."
-            raise RemoteStoreError(msg) from err
         # A hub of one's own is named as for all of huggingface_hub.
         self._fs: Any = HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT") or None)
         self._root = f"datasets/{address.path}"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from featstore.errors import RemoteStoreError
+from featstore.errors import RemoteStoreError, needs_extra
 from featstore.objects.address import Address
 from featstore.objects.base import Objects, TransientError
 
@@ -30,11 +30,8 @@ class WebObjects(Objects):
 
     def __init__(self, address: Address) -> None:
         super().__init__(address.url)
-        try:
+        with needs_extra(address.url):
             import urllib3
-        except ImportError as err:
-            msg = f"{address.url} is read with urllib3: pip install 'headstock[remote]'."
-            raise RemoteStoreError(msg) from err
         self._errors = urllib3.exceptions
         # What a server sends is read as it is: nothing is unpacked, so nothing can swell.
         self._pool: Any = urllib3.PoolManager(

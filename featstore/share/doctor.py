@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from featstore.errors import CacheFullError, FeatstoreError
+from featstore.errors import EXTRAS, CacheFullError, FeatstoreError
 from featstore.objects.address import SCHEMES, Address, parse_address
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import parse_catalog
@@ -31,9 +31,8 @@ from featstore.store.verify import verify_store
 
 State = Literal["fine", "note", "wrong"]
 
-#: Packages that the store cannot do without, and those that an extra brings.
+#: Packages that the store cannot do without.
 _NEEDED = ("numpy", "zarr", "polars", "scikit-learn")
-_EXTRAS = {"remote": ("obstore", "urllib3", "huggingface_hub"), "extract": ("torch", "timm")}
 
 #: Free bytes of the cache's disk below which it is mentioned.
 _FREE = 2 * 2**30
@@ -70,13 +69,18 @@ def _environment() -> Iterator[Finding]:
     yield Finding("python", "fine", f"{platform.python_version()} on {platform.platform()}")
     for name in _NEEDED:
         yield Finding(name, "fine", importlib.metadata.version(name))
-    for extra, names in _EXTRAS.items():
+    told: set[str] = set()
+    for extra, names in EXTRAS.items():
         missing = []
         for name in names:
             try:
-                yield Finding(name, "fine", importlib.metadata.version(name))
+                version = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
                 missing.append(name)
+                continue
+            if name not in told:
+                yield Finding(name, "fine", version)
+            told.add(name)
         if missing:
             said = f"{', '.join(missing)} not installed"
             advice = f"Needed only for that: pip install 'headstock[{extra}]'."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import ManifestError
+from featstore.errors import ManifestError, needs_extra
 
 
 def arrow() -> Any:
@@ -13,15 +13,12 @@ def arrow() -> Any:
 
     Raises
     ------
-    ManifestError
+    MissingPackageError
         If it is not installed.
     """
-    try:
+    with needs_extra("A Parquet file with images, or an Arrow file,"):
         import pyarrow.ipc
         import pyarrow.parquet
-    except ImportError as err:
-        msg = "Parquet with images and Arrow need pyarrow: pip install 'headstock[sources]'."
-        raise ManifestError(msg) from err
     return pyarrow
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import ManifestError
+from featstore.errors import ManifestError, needs_extra
 from featstore.sources.arrow_cells import ArrowCells
 from featstore.sources.arrow_tables import column_cells
 from featstore.sources.bounded_json import MAX_RECORD_BYTES, read_json
@@ -104,11 +104,8 @@ def _data_files(directory: Path) -> list[str]:
 
 def _features(directory: Path) -> dict[str, Any]:
     read_json(directory / "dataset_info.json", limit=_MAX_INFO_BYTES)
-    try:
+    with needs_extra("The source hf"):
         from datasets import load_from_disk
-    except ImportError as err:
-        msg = "The source hf needs the package datasets: pip install 'headstock[sources]'."
-        raise ManifestError(msg) from err
     try:
         return dict(load_from_disk(str(directory)).features)
     except Exception as err:

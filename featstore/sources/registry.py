@@ -134,7 +134,7 @@ SOURCES: dict[str, Source] = {
         _source(
             "hf",
             "a folder made by the datasets library's save_to_disk",
-            "saved/food101 -o manifests/food101",
+            "saved/food101 -o manifests/food101-saved",
             "hf:read_hf",
             {name: text for name, text in COLUMN_OPTIONS.items() if name != "images"},
         ),

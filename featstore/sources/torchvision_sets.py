@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.durable import write_durably
-from featstore.errors import ManifestError, did_you_mean
+from featstore.errors import ManifestError, did_you_mean, needs_extra
 from featstore.sources.location import folder
 from featstore.sources.names import is_image
 from featstore.sources.request import Found, Request
@@ -74,11 +74,8 @@ def _open(name: str, root: Path, split: str | None, *, download: bool) -> Any:
             f"{did_you_mean(name, NAMES)}"
         )
         raise ManifestError(msg)
-    try:
+    with needs_extra("The source torchvision"):
         from torchvision import datasets
-    except ImportError as err:
-        msg = "The source torchvision needs torchvision: pip install 'headstock[extract]'."
-        raise ManifestError(msg) from err
     kind = getattr(datasets, name)
     known = inspect.signature(kind).parameters
     arguments: dict[str, Any] = {"root": str(root)}

@@ -102,6 +102,23 @@ def resolve_set(root: Path, name: str) -> str:
     raise UnknownSetError(unknown_set(root, name, keys))
 
 
+def resolve_sets(root: Path, name: str) -> list[str]:
+    """Return the full keys of all sets that `name` means: a dataset, a dataset/kind, or sets.
+
+    Raises
+    ------
+    UnknownSetError
+        If there is none; the message lists what there is and the closest name.
+    """
+    wanted = name.strip("/")
+    keys = all_keys(root)
+    below = [key for key in keys if key == wanted or key.startswith(f"{wanted}/")]
+    found = below or match_names(wanted, keys)
+    if not found:
+        raise UnknownSetError(unknown_set(root, name, keys))
+    return found
+
+
 def all_keys(root: Path) -> list[str]:
     """Return the keys of every folder that is a set, was one, or may become one, sorted."""
     listed: set[str] = set()

@@ -117,17 +117,24 @@ def pair_views(x: View, y: View, *, by: str) -> PairedView[View]:
 
 def _keys(x: Selection, y: Selection, by: str) -> tuple[pl.Series, pl.Series]:
     """Return the two columns whose values must be equal."""
+    x_values, y_values = _column(x, by), _column(y, by)
     if by == "class_id":
-        return x.items["class_id"], y.items["class_id"]
-    if y.items["parent_id"].null_count() < len(y):
-        return x.items["item_id"], y.items["parent_id"]
-    if x.items["parent_id"].null_count() < len(x):
-        return x.items["parent_id"], y.items["item_id"]
+        return x_values, y_values
+    if y_values.null_count() < len(y):
+        return x.items["item_id"], y_values
+    if x_values.null_count() < len(x):
+        return x_values, y.items["item_id"]
     msg = (
         f"Neither {x.key} nor {y.key} has a parent_id: nothing says which items belong together. "
         "Pair them by class_id?"
     )
     raise MisalignedItemsError(msg)
+
+
+def _column(view: Selection, name: str) -> pl.Series:
+    """Return a column of the items; imported sets need not have it, and are as if it were empty."""
+    empty = pl.Series(name, [None] * len(view), dtype=pl.String)
+    return view.items.get_column(name, default=empty)
 
 
 def _without(view: Selection, rows: np.ndarray) -> tuple[str, ...]:

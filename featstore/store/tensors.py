@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from featstore.errors import needs_extra
+
 if TYPE_CHECKING:
     import torch
 
@@ -21,7 +23,8 @@ def as_tensor(rows: np.ndarray, dtype: str) -> torch.Tensor:
     dtype : str
         Stored dtype; ``"bfloat16"`` rows are uint16 bits.
     """
-    import torch
+    with needs_extra("Selection.torch"):
+        import torch
 
     with warnings.catch_warnings():
         # torch warns of read-only memory; `Selection.torch` says so in its documentation.

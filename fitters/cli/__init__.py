@@ -17,6 +17,12 @@ from featstore.command_line import CommandGroup, entry_point
         "cache": "fitters.cli.cache:cache_group",
         "export": "fitters.cli.export:export_command",
     },
+    epilog="\b\nExample:"
+    "\n  fitters fit ridge --store build/demo/store \\"
+    "\n      --x stamps/image/tf_efficientnet_lite0 \\"
+    "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
+    "\n      --names imagenet1k/class_name/all-MiniLM-L6-v2 -o aligners/ridge"
+    "\n  fitters show aligners/ridge",
 )
 @click.version_option(package_name="headstock")
 def cli() -> None:

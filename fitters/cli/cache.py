@@ -10,7 +10,7 @@ import click
 from featstore.command_line import CommandGroup, print_json
 
 
-@click.group("cache", cls=CommandGroup)
+@click.group("cache", cls=CommandGroup, epilog="Example: fitters cache ls")
 def cache_group() -> None:
     """Show or empty the cache of moments."""
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fitters.errors import MissingPackageError, SettingError
+from featstore.errors import needs_extra
+from fitters.errors import SettingError
 from fitters.few_shot.learner import Rows, Shots, reciprocal_rank
 from fitters.few_shot.linear_classifier import LinearClassifier, without_bias
 from fitters.few_shot.logit_scale import Scale, scale_of
@@ -100,11 +101,8 @@ class CrossModal:
 
     def _train(self, shots: Shots, scale: float, rate: float) -> list[tuple[int, Rows]]:
         """Return (step, weights) after every `EVERY` steps and the last."""
-        try:
+        with needs_extra("The learner cross-modal", "train"):
             import torch
-        except ImportError as err:
-            msg = "cross-modal trains with torch. pip install 'headstock[train]'."
-            raise MissingPackageError(msg) from err
         from fitters.trained.precision import blas_threads
 
         assert shots.prototypes is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fitters.errors import MissingPackageError
+from featstore.errors import needs_extra
 from fitters.few_shot.learner import Classifier, Rows, Shots, reciprocal_rank
 from fitters.few_shot.linear_classifier import without_bias
 from fitters.few_shot.logit_scale import Scale, scale_of, starting_weights
@@ -70,11 +70,8 @@ class TipAdapterF:
 
     def _train(self, shots: Shots, cache: Cache, scale: float) -> tuple[Cache, int]:
         """Return the cache of the best epoch, and its number; 0 is the untrained one."""
-        try:
+        with needs_extra("The learner tip-adapter-f", "train"):
             import torch
-        except ImportError as err:
-            msg = "tip-adapter-f trains with torch. pip install 'headstock[train]'."
-            raise MissingPackageError(msg) from err
         from fitters.trained.precision import blas_threads
 
         by_prototypes = shots.prototypes is not None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from featstore.errors import needs_extra
 from fitters.errors import PairsError, SettingError
 from fitters.moments.moments import Matrix, Moments
 from fitters.pairs import Rows
@@ -147,12 +148,12 @@ def _products_in_bf16(x: Rows, y: Rows, out: list[Any]) -> None:
 
 
 def _bf16_switch() -> Any:
-    try:
+    with needs_extra("precision='bf16'", "train"):
         import torch
-
+    try:
         switch: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009  unknown to its types
         _ = switch.fp32_precision
-    except (ImportError, AttributeError) as err:
+    except AttributeError as err:
         msg = "precision='bf16' needs torch 2.9 or newer. Install it, or use float32."
         raise SettingError(msg) from err
     return switch

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from sklearn.base import _fit_context
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from featstore.errors import needs_extra
 from featstore.keys import canonical_json, sha256_hex
-from fitters.errors import MissingPackageError, SettingError
+from fitters.errors import SettingError
 from fitters.linear.solvers import relative_penalty, solve_ridge, solve_ridge_dual
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
@@ -340,8 +341,5 @@ def with_precision(settings: TrainingSettings, precision: str) -> TrainingSettin
 
 
 def _need_torch() -> None:
-    try:
+    with needs_extra("A trained aligner", "train"):
         import torch  # noqa: F401
-    except ImportError as err:
-        msg = "A trained aligner needs torch. pip install 'headstock[train]'."
-        raise MissingPackageError(msg) from err

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from fitters.errors import MissingPackageError
+from featstore.errors import needs_extra
 
 
 def make_optimiser(
@@ -27,11 +27,8 @@ def make_optimiser(
     """
     held = list(parameters)
     if name == "lion":
-        try:
+        with needs_extra("The optimiser lion", "train"):
             from timm.optim import Lion
-        except ImportError as err:
-            msg = "Lion comes from timm, which is not installed. pip install 'headstock[train]'."
-            raise MissingPackageError(msg) from err
         pair = (0.9, 0.99) if betas is None else betas
         lion: torch.optim.Optimizer = Lion(held, lr=rate, weight_decay=weight_decay, betas=pair)
         return lion

@@ -13,7 +13,7 @@ from PIL import Image
 import featstore
 from featstore.cli import cli
 from featstore.cli.progress_line import ProgressLine
-from featstore.command_line import run_command
+from featstore.command_line import EXIT_USAGE, run_command
 from featstore.extraction import Progress
 from featstore.manifest import write_manifest
 
@@ -54,6 +54,13 @@ def test_a_file_of_options_is_overridden_by_flags_and_recorded(
     plan = json.loads(capsys.readouterr().out)["image"]
     assert (plan["sets"][0]["state"], plan["sets"][0]["new"]) == ("missing", 1)
     assert plan["write_bytes"] == 1280 * 4
+    # What says where the extraction runs changes no plan, and is looked at all the same.
+    elsewhere = ["--devices", "cpu,cpu", "--log", tmp_path / "log.jsonl"]
+    assert _run("plan", "--config", config, "--json", *elsewhere) == 0
+    assert json.loads(capsys.readouterr().out)["image"]["sets"] == plan["sets"]
+    assert _run("plan", "--config", config, "--rank", "0", "--devices", "cpu") == EXIT_USAGE
+    assert "A rank is one process" in capsys.readouterr().err
+    assert not (tmp_path / "log.jsonl").exists()
     assert not store.exists()
     assert _run("extract", "--config", config, "--limit", "3", "--json", "--no-log") == 0
     (result,) = json.loads(capsys.readouterr().out)

@@ -279,5 +279,8 @@ def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
     assert done.stdout.startswith("built birds in ")
     assert "classes           2" in done.stdout
     assert json.loads(call("show", tmp_path / "out", "--json").stdout)["classes"] == 2
+    again = call("labels", tmp_path / "birds.txt", "-o", tmp_path / "out", "--json")
+    said = {"name": "birds", "folder": str(tmp_path / "out"), "classes": 2}
+    assert json.loads(again.stdout) == said
     failed = call("labels", tmp_path / "none.txt", "-o", tmp_path / "x")
     assert "Cannot read the label file 'none.txt'" in str(failed.exception)

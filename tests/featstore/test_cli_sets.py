@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 
 from featstore.cli import cli
 from featstore.cli.show import human_bytes
-from featstore.command_line import EXIT_ERROR, EXIT_USAGE, run_command
+from featstore.command_line import EXIT_ERROR, EXIT_USAGE, EXIT_VERIFY, run_command
 from featstore.store.arrays import MemoryRows
 from featstore.store.items import ItemTable
 from featstore.store.opening import open_store
@@ -33,7 +33,7 @@ def _run(*args: str | Path) -> int:
     return run_command(cli, "featstore", [str(arg) for arg in args])
 
 
-def _write(root: Path, n: int, fail: tuple[int, ...] = ()) -> str:
+def _write(root: Path, n: int, fail: tuple[int, ...] = (), **key: str) -> str:
     items = pl.DataFrame(
         {
             "item_id": [f"b/{i}" for i in range(n)],
@@ -44,8 +44,9 @@ def _write(root: Path, n: int, fail: tuple[int, ...] = ()) -> str:
     rows = np.zeros((n, 2), np.float32)
     rows[:, 0] = np.where(np.arange(n) < 6, 3, np.arange(n))
     rows[:, 1] = np.where(np.arange(n) < 6, 4, 0)
+    key = {"dataset": "birds", "kind": "image", "encoder": "timm:toy"} | key
     with SetWriter(
-        root, dataset="birds", kind="image", encoder="timm:toy", space={"name": "toy"},
+        root, **key, space={"name": "toy"},
         items=items, dim=2, dtype="float16", block_rows=4, facts={"manifest_revision": "r7"},
     ) as writer:  # fmt: skip
         for block in writer.pending():
@@ -207,3 +208,29 @@ def test_verify_takes_short_names(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert _run("verify", tmp_path, KEY) == 0
     assert _run("verify", tmp_path, "birds/image/tyo") == EXIT_ERROR
     assert "Did you mean" in capsys.readouterr().err
+
+
+def test_verify_takes_the_beginning_of_a_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = [
+        _write(tmp_path, 5, dataset=dataset, kind=kind, encoder=encoder)
+        for dataset, kind, encoder in (
+            ("birds", "image", "timm:toy"), ("birds", "image", "timm:toy2"),
+            ("birds", "caption", "st:toy"), ("birdsong", "image", "timm:toy"),
+        )
+    ]  # fmt: skip
+    for keys, sets in (
+        ([], 4), (["birds"], 3), (["birds/"], 3), (["birds/image"], 2), (["birdsong"], 1),
+        (["birds/image", "birds/caption"], 3), (["birds/image", "birds/image/toy2"], 2),
+        (["birds/image/timm"], 2), (written[:2], 2),
+    ):  # fmt: skip
+        assert _run("verify", tmp_path, *keys, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["sets"] == sets, keys
+    next((tmp_path / written[0]).rglob("c/0/0")).write_bytes(b"short")
+    assert _run("verify", tmp_path, "birds/caption", "birdsong") == 0
+    assert _run("verify", tmp_path, "birds") == EXIT_VERIFY
+    for key in ("bird", "birds/ima", "birds/image/oy"):  # whole parts, and from the beginning
+        capsys.readouterr()
+        assert _run("verify", tmp_path, key) == EXIT_ERROR
+        assert f"holds no set '{key}'" in capsys.readouterr().err

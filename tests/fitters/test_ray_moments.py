@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from featstore.errors import UnknownSetError
+from featstore.errors import MissingPackageError, UnknownSetError
 from featstore.store.catalog import write_catalog
 from featstore.store.opening import open_store
 from featstore.store.store import FeatureStore
 from fitters.alignment import Alignment
 from fitters.engines import Workers
-from fitters.errors import EngineError, PairsError, SettingError, ZeroRowError
+from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.fit_request import FitRequest
 from fitters.jobs import fit_from_store
 from fitters.moments import parts
@@ -180,7 +180,7 @@ def test_workers_that_contradict_themselves_are_refused() -> None:
 def test_without_ray_one_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
-        pytest.raises(EngineError, match=r"pip install 'headstock\[ray\]'"),
+        pytest.raises(MissingPackageError, match=r"pip install 'headstock\[ray\]'"),
         Workers("ray").connected(),
     ):
         pass

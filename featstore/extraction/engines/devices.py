@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from featstore.errors import EncoderError
+from featstore.errors import EncoderError, needs_extra
 from featstore.extraction.engines.conducting import conduct
 from featstore.extraction.engines.processes import ProcessCrew
 from featstore.extraction.engines.request import make_request, share_of_cores
@@ -90,7 +90,8 @@ def all_devices() -> list[str]:
     EncoderError
         If there is none.
     """
-    import torch
+    with needs_extra("--devices"):
+        import torch
 
     found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if not found:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from featstore.errors import ClaimLostError, EncoderError
+from featstore.errors import ClaimLostError, EncoderError, needs_extra
 from featstore.extraction.engines.request import JobRequest
 from featstore.extraction.engines.worker import Worker, merge_results
 from featstore.extraction.events import ExtractResult
@@ -151,7 +151,8 @@ def local_device(device: str, environment: Mapping[str, str] | None = None) -> s
     """
     if device != "cuda":
         return device
-    import torch
+    with needs_extra("--device cuda"):
+        import torch
 
     found = os.environ if environment is None else environment
     local = int(found.get("LOCAL_RANK", found.get("SLURM_LOCALID", "0")))

@@ -59,8 +59,10 @@ def extract_on_ray(
 
     Raises
     ------
+    MissingPackageError
+        If Ray is not installed.
     EncoderError
-        If Ray is not installed, the cluster has no such devices, or an encoder is an object.
+        If the cluster has no such devices, or an encoder is an object.
     WorkerDiedError
         If actors die more often than Ray starts them again.
     FeatstoreError
@@ -71,7 +73,7 @@ def extract_on_ray(
     request = make_request(manifest, kind=kind, encoders=encoders, store=store, options=waiting)
     count = len(devices.split(",") if isinstance(devices, str) else devices)
     cores = max(count, share_of_cores(1))
-    with connected(address, cores=cores, error=EncoderError) as ray:
+    with connected(address, cores=cores) as ray:
         chosen = _actor_devices(ray, devices)
         with RayCrew(ray, request, chosen) as crew:
             return conduct(

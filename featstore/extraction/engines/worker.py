@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from featstore.errors import needs_extra
 from featstore.extraction.engines.request import JobRequest
 from featstore.extraction.events import BlockDone, ExtractResult
 from featstore.extraction.job import open_job, run_job
@@ -159,7 +160,8 @@ def merge_results(
 
 def _use_device(device: str, cores: int | None) -> None:
     """Make a device this process's own, and torch's threads its share of the cores."""
-    import torch
+    with needs_extra("--devices"):
+        import torch
 
     if cores is not None:
         torch.set_num_threads(cores)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from featstore.errors import did_you_mean
+from featstore.errors import did_you_mean, needs_extra
 from fitters.errors import UnknownMethodError
 from fitters.few_shot.learner import Learner
 from fitters.few_shot.prompt_learning.tower import TextTower
@@ -36,6 +36,8 @@ def prompt_learner(name: str, tower: TextTower, names: Sequence[str], *, seed: i
     ------
     UnknownMethodError
         If there is none; the message lists those that exist.
+    MissingPackageError
+        If torch is not installed.
     """
     if name not in PROMPT_LEARNERS:
         known = ", ".join(PROMPT_LEARNERS)
@@ -43,10 +45,9 @@ def prompt_learner(name: str, tower: TextTower, names: Sequence[str], *, seed: i
         msg = f"No prompt learner named {name!r}. Known prompt learners: {known}.{hint}"
         raise UnknownMethodError(msg)
     settings = PROMPT_LEARNERS[name]
-    if name == "cocoop":
+    with needs_extra(f"The learner {name}", "coop"):
         from fitters.few_shot.prompt_learning.cocoop import CoCoOp
-
+        from fitters.few_shot.prompt_learning.coop import CoOp
+    if name == "cocoop":
         return CoCoOp(tower, names, seed=seed, **settings)
-    from fitters.few_shot.prompt_learning.coop import CoOp
-
     return CoOp(tower, names, seed=seed, **settings)

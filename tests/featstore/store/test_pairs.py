@@ -120,3 +120,18 @@ def test_what_does_not_pair_says_why(
         x.pair_by("parent_id", y)
     with pytest.raises(EmptySelectionError, match="share no class_id"):
         x.where(class_id="birds/a").pair_by("class_id", y)
+
+
+def test_imported_items_need_no_column_to_pair_by(tmp_path: Path) -> None:
+    rows = np.eye(2, dtype=np.float32)
+    ids = pl.DataFrame({"item_id": ["birds/0", "birds/1"]})
+    own = ids.with_columns(item_id=pl.lit("c") + pl.col("item_id"), parent_id=pl.col("item_id"))
+    images = write_set(tmp_path, rows, ids)
+    x = open_store(tmp_path).view(images)
+    bare = write_set(tmp_path, rows, ids, kind="caption", encoder="st:bare")
+    full = write_set(tmp_path, rows, own, kind="caption", encoder="st:full")
+    assert len(x.pair_by("parent_id", open_store(tmp_path).view(full))) == 2
+    with pytest.raises(MisalignedItemsError, match=r"Neither .* has a parent_id"):
+        x.pair_by("parent_id", open_store(tmp_path).view(bare))
+    with pytest.raises(EmptySelectionError, match="share no class_id"):
+        x.pair_by("class_id", open_store(tmp_path).view(bare))

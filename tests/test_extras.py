@@ -1,0 +1,226 @@
+"""Each optional package hidden for real: the command that needs it names the extra to install."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from featstore.errors import EXTRAS, IMPORTED_AS, MissingPackageError, needs_extra
+
+ROOT = Path(__file__).parents[1]
+STORE = ROOT / "tests" / "compat" / "v1" / "store"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+#: Extras that are environments for this project's own targets, not features of a command.
+ENVIRONMENTS = {"demo", "dev", "perf", "all"}
+
+#: Modules that no extra brings, and why their absence is not the extras' affair.
+OTHERS = {
+    "faiss": "backend='faiss' of the nearest anchors names faiss-cpu in its own error",
+    "tokenizers": "a requirement of transformers",
+}
+
+#: Python runs this at its start. No finder knows the hidden packages, nor their metadata.
+SITECUSTOMIZE = """
+import os, sys
+from importlib.machinery import PathFinder
+
+HIDDEN = frozenset(os.environ["HIDDEN_MODULES"].split(","))
+
+class WithoutHidden(PathFinder):
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        if fullname.partition(".")[0] in HIDDEN:
+            return None
+        return PathFinder.find_spec(fullname, path, target)
+
+    @classmethod
+    def find_distributions(cls, *args, **kwargs):
+        for found in PathFinder.find_distributions(*args, **kwargs):
+            if found.name.replace("-", "_").lower() not in HIDDEN:
+                yield found
+
+sys.meta_path[:] = [WithoutHidden if f is PathFinder else f for f in sys.meta_path]
+"""
+
+MAIN = {
+    "featstore": "from featstore.cli import main; main()",
+    "fitters": "from fitters.cli import main; main()",
+    "bench": "from bench.cli.main import main; main()",
+}
+
+_TEXTS = "featstore extract {labels} --kind class_name --store {out}/new --encoder"
+_IMAGES = "{images} --kind image --store {out}/new --encoder timm:resnet18"
+_FIT = "import fitters; p = fitters.Pairs(np.eye(4), np.eye(4)); fitters.fit_alignment("
+_RNG = "rng=np.random.default_rng(0))"
+_SHOTS = "from fitters.few_shot import learner_named, Shots; import numpy as np; "
+_FIT_SHOTS = ".fit(Shots(np.eye(4), np.arange(4), 4, prototypes=np.eye(4)))"
+_IMPORT = "{h5} --items {csv} --store {out}/new --dataset toy --kind image --encoder their:vit"
+_CIFAR = "{out} -o {out}/m --option name=CIFAR10"
+_OPEN = "import featstore; featstore.open_store({store!r})"
+_EXTRACT = "import featstore; featstore.extract({images!r}, kind='image'"
+_OPTIMISERS = "from torch import nn; import fitters.trained.optimisers as o; o"
+_PROMPTS = "import fitters.few_shot.prompt_learning as p; p"
+_LION = "nn.Linear(2, 2).parameters(), rate=0.1, betas=None, weight_decay=0"
+_MINE = "encoder=lambda b: np.ones((len(b), 2)), space={{'name': 'mine'}}, store={out!r} + '/new'"
+
+#: Extra, module to hide, and a command that needs it, or Python code where a command would have
+#: to compute for long before it gets there.
+CASES = [
+    ("hdf5", "h5py", "featstore export {store} toy/image/toy -o {out}/out.h5 --format h5"),
+    ("hdf5", "h5py", f"featstore import {_IMPORT}"),
+    ("sources", "pyarrow", "featstore manifests make parquet {parquet} -o {out}/m"),
+    ("sources", "pyarrow", "featstore manifests make hf {saved} -o {out}/m"),
+    ("sources", "datasets", "featstore manifests make hf {saved} -o {out}/m"),
+    ("remote", "obstore", "featstore ls s3://team/features"),
+    ("remote", "urllib3", "featstore show https://127.0.0.1:9/store toy/image/toy"),
+    ("remote", "huggingface_hub", "bench run --suite demo --store hf://datasets/a/b -o {out}/r"),
+    ("ray", "ray", "bench run --suite smoke -o {out}/results --engine ray"),
+    ("ray", "ray", "from fitters.engines import Workers; Workers('ray').connected().__enter__()"),
+    ("report", "jinja2", "bench report {out}/none --store {store} -o {out}/report.html"),
+    ("report", "matplotlib", "bench report {out}/none --store {store} -o {out}/report.html"),
+    ("extract", "torch", f"featstore extract {_IMAGES}"),
+    ("extract", "torch", f"featstore plan {_IMAGES}"),
+    ("extract", "timm", f"featstore extract {_IMAGES}"),
+    ("extract", "pillow", f"featstore extract {_IMAGES}"),
+    ("extract", "torchvision", f"featstore manifests make torchvision {_CIFAR}"),
+    ("extract", "torch", _TEXTS + " st:all-MiniLM-L6-v2"),
+    ("extract", "sentence-transformers", _TEXTS + " st:all-MiniLM-L6-v2"),
+    ("extract", "transformers", _TEXTS + " hf:roberta-base"),
+    ("extract", "open_clip_torch", _TEXTS + " oc:ViT-B-32"),
+    ("extract", "torch", f"{_OPEN}.view('toy/image/toy').torch()"),
+    ("extract", "pillow", f"import numpy as np; {_EXTRACT}, {_MINE})"),
+    ("train", "torch", f"import numpy as np; {_FIT}'paper-mlp', real=p, {_RNG}"),
+    ("train", "torch", f"{_SHOTS} learner_named('cross-modal'){_FIT_SHOTS}"),
+    ("train", "torch", f"{_SHOTS} learner_named('tip-adapter-f'){_FIT_SHOTS}"),
+    ("train", "torch", "from fitters.moments.sums import _bf16_switch; _bf16_switch()"),
+    ("train", "timm", f"{_OPTIMISERS}.make_optimiser('lion', {_LION})"),
+    ("coop", "torch", f"{_PROMPTS}.prompt_learner('coop', None, [])"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the commands are given: real files that they would read if the package were there."""
+    import h5py
+    import pyarrow as pa
+    from datasets import Dataset
+    from pyarrow import parquet
+
+    root = tmp_path_factory.mktemp("places")
+    (root / "site").mkdir()
+    (root / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    (root / "pictures").mkdir()
+    Image.new("RGB", (8, 8), "red").save(root / "pictures" / "a.png")
+    picture = (root / "pictures" / "a.png").read_bytes()
+    table = pa.table({"image": [{"bytes": picture, "path": "a.png"}], "caption": ["red"]})
+    parquet.write_table(table, root / "a.parquet")
+    Dataset(table).save_to_disk(root / "saved")
+    (root / "names.txt").write_text("cat\ndog\n")
+    (root / "items.csv").write_text("item_id\na\n")
+    with h5py.File(root / "a.h5", "w") as file:
+        file.create_dataset("embedding", data=[[1.0, 2.0]])
+    for made in ("labels names.txt -o labels", "make folder pictures -o images"):
+        command = [sys.executable, "-c", MAIN["featstore"], "manifests", *made.split()]
+        subprocess.run(command, cwd=root, check=True, capture_output=True, env=_environment())
+    return {
+        "site": str(root / "site"), "store": str(STORE), "labels": str(root / "labels"),
+        "images": str(root / "images"), "parquet": str(root / "a.parquet"),
+        "saved": str(root / "saved"), "h5": str(root / "a.h5"), "csv": str(root / "items.csv"),
+    }  # fmt: skip
+
+
+def _environment(*folders: str) -> dict[str, str]:
+    path = os.pathsep.join([*folders, str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "hidden", "line"), CASES, ids=[f"{c[0]}-{c[1]}-{n}" for n, c in enumerate(CASES)]
+)
+def test_a_missing_package_names_its_extra(
+    extra: str, hidden: str, line: str, places: dict[str, str], tmp_path: Path
+) -> None:
+    filled = line.format(**places, out=str(tmp_path))
+    name = filled.split(" ", 1)[0]
+    words = [MAIN[name], *filled.split()[1:]] if name in MAIN else [filled]
+    module = IMPORTED_AS.get(hidden, hidden)
+    environment = _environment(places["site"]) | {"HIDDEN_MODULES": module}
+    done = subprocess.run(
+        [sys.executable, "-c", *words], env=environment, capture_output=True, text=True, check=False
+    )
+    said = done.stderr.splitlines()
+    assert done.returncode == 1, done.stderr
+    assert f"needs {module}: pip install 'headstock[{extra}]'." in said[-1]
+    if name in MAIN:
+        assert said[-1].startswith(f"{name}: error: ")
+        # `bench run` has said what it is about to run.
+        assert len(said) == 1 or said[:-1] == ["smoke: 128 runs, 0 finished, 128 new in 72 fits"]
+    else:
+        assert said[-1].startswith("featstore.errors.MissingPackageError: ")
+
+
+def test_the_table_of_extras_is_that_of_the_project() -> None:
+    def packages(extra: str) -> set[str]:
+        listed = PROJECT["optional-dependencies"][extra]
+        return {re.split(r"[<>=\[]", requirement)[0] for requirement in listed}
+
+    public = set(PROJECT["optional-dependencies"]) - ENVIRONMENTS
+    assert set(EXTRAS) == public
+    for extra in public:
+        assert set(EXTRAS[extra]) == packages(extra), extra
+    # Each is hidden above, in one extra or another.
+    assert {package for _, package, _ in CASES} == {
+        name for names in EXTRAS.values() for name in names
+    }
+
+
+def test_the_readme_lists_every_extra() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^pip install -e '\.\[(\w+)\]'", text, flags=re.MULTILINE))
+    assert listed == set(PROJECT["optional-dependencies"])
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the modules whose import runs: none of those for types alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield from _imports(node)
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module).partition(".")[0]
+
+
+def test_every_import_is_needed_by_all_or_belongs_to_an_extra() -> None:
+    """So that a command's last resort, `needs_extra` around all of it, knows what to say."""
+    core = {
+        re.split(r"[<>=\[]", requirement)[0].replace("-", "_").replace("scikit_learn", "sklearn")
+        for requirement in PROJECT["dependencies"]
+    }
+    optional = {IMPORTED_AS.get(name, name) for names in EXTRAS.values() for name in names}
+    own = {"featstore", "fitters", "bench", "data_manifests"}
+    known = core | optional | own | set(OTHERS) | set(sys.stdlib_module_names)
+    for package in sorted(own):
+        for file in sorted((ROOT / package).rglob("*.py")):
+            found = set(_imports(ast.parse(file.read_text(encoding="utf-8"))))
+            assert found <= known, f"{file.relative_to(ROOT)} imports {sorted(found - known)}"
+
+
+def test_an_absent_package_of_nobody_passes_through() -> None:
+    with pytest.raises(ModuleNotFoundError, match="some_bug_of_ours"), needs_extra("This"):
+        import some_bug_of_ours  # type: ignore[import-not-found]  # noqa: F401
+    with pytest.raises(MissingPackageError) as caught, needs_extra("This", "train"):
+        raise ModuleNotFoundError(name="torch")
+    assert str(caught.value) == "This needs torch: pip install 'headstock[train]'."
+    assert caught.value.name == "torch"
