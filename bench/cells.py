@@ -10,7 +10,7 @@ import polars as pl
 ARENA = ["task", "eval", "options", "direction", "image_set", "name_set", "caption_set"]
 
 #: What tells cells of one method, source and K apart, where a suite or a sweep varies it.
-SETTINGS = ["head_set", "penalty", "mix", "view_set"]
+SETTINGS = ["head_set", "penalty", "mix", "view_set", "epochs", "sequential"]
 
 #: What makes two runs the same cell. Everything else is the seed or follows from the sets.
 CELL = [*ARENA, "method", "source", "n_pairs", *SETTINGS]
@@ -28,7 +28,7 @@ DIRECTION_ORDER = [
 METHOD_ORDER = [
     "chance", "identity", "mean-shift", "conse", "procrustes", "pls", "cca-200", "cca", "csa",
     "asif", "least-squares", "ridge-x2y", "ridge-both", "ridge",
-    "kernel-ridge",
+    "kernel-ridge", "paper-cca", "paper-text2concepts", "paper-mlp",
 ]  # fmt: skip
 SOURCE_ORDER = ["none", "shuffled", "random", "random-cov", "head"]
 
@@ -48,6 +48,9 @@ METHOD_NAMES = {
     "ridge-both": "Ridge both ways",
     "ridge": "Ridge",
     "kernel-ridge": "Kernel ridge",
+    "paper-cca": "CCA of the paper",
+    "paper-text2concepts": "Linear map of the paper",
+    "paper-mlp": "MLP of the paper",
 }
 
 #: Names of the sources without and with real pairs beside them.

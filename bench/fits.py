@@ -21,6 +21,7 @@ from fitters.controls import CONTROLS
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.recipe import fit_alignment
+from fitters.training_fits import TrainingOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +92,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         bias=bias,
         penalty=run.penalty,
         mix=run.mix,
+        training=TrainingOptions(epochs=run.epochs, sequential=run.sequential),
         rng=choice_rng(run.seed),
     )
     facts = {
@@ -149,18 +151,21 @@ def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
 def class_mean_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
     """Return one pair a class: the mean of its raw image rows among `images`, and its text.
 
+    The text is the one of the class in ``corpus.pair_names``, or else its name.
+
     Mendez et al., Supervised Classification Heads as Semantic Prototypes, ICML 2026.
     """
     if not len(corpus.names):
         msg = "Pairs of a class need its name. Give the run a name_set."
         raise ProtocolError(msg)
+    names = corpus.names if corpus.pair_names is None else corpus.pair_names
     having, codes = np.unique(corpus.images.classes[images], return_inverse=True)
     sums = np.zeros((len(having), corpus.images.rows.shape[1]))
     np.add.at(sums, codes, corpus.images.rows[images])
-    place = {name: row for row, name in enumerate(corpus.names.classes.tolist())}
+    place = {name: row for row, name in enumerate(names.classes.tolist())}
     return Pairs(
         x=(sums / np.bincount(codes)[:, None]).astype(np.float32),
-        y=corpus.names.rows[[place[name] for name in having.tolist()]],
+        y=names.rows[[place[name] for name in having.tolist()]],
         groups=having,
     )
 
