@@ -6,11 +6,18 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from bench.cli.options import engine_option, jobs_option, json_option, limit_option
+from bench.cli.options import (
+    engine_option,
+    jobs_option,
+    json_option,
+    limit_option,
+    text_options,
+    texts_given,
+)
 from bench.cli.running import run_and_report
 from featstore.command_line import StorePlace, StoreType
 
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     "\n  bench run --suite demo --store build/demo/store -o build/demo/results --jobs 2"
     "\n  bench run --suite smoke -o /tmp/results",
 )
-@click.option("--suite", required=True, help="demo, smoke or paper; `bench ls` lists them.")
+@click.option("--suite", required=True, help="demo, smoke or paper.")
 @click.option(
     "--store",
     type=StoreType(),
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
 @jobs_option
 @engine_option
 @limit_option
+@text_options()
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and run nothing.")
 @json_option
 def command(
@@ -52,14 +60,16 @@ def command(
     limit: int | None,
     dry_run: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Run a suite on a store and write its results.
 
     Runs that are finished in the results folder are skipped; a run whose data, settings or
     definitions changed has another id and is made anew. What the store lacks of the paper suite is
-    listed, with the commands that make it.
+    listed, with the commands that make it. Prompts are the suite's own, unless they are named.
     """
-    from bench.suites import suite_named
+    from bench.errors import ProtocolError
+    from bench.suites import suite_named, with_texts
     from featstore.store.opening import open_store
 
     chosen = suite_named(suite)
@@ -76,7 +86,13 @@ def command(
         missing = chosen.lacking(opened) if chosen.lacking else []
         if missing and not as_json:
             _say_lacking(folder, missing, every=dry_run)
-        runs = chosen.runs(opened, limit=limit)
+        runs = with_texts(chosen.runs(opened, limit=limit), texts_given(given))
+        if not runs and not dry_run:
+            msg = (
+                f"{folder} holds no sets of suite {suite!r} that fit together, so nothing can be "
+                "run yet. --dry-run lists all that is lacking, with the commands that make it."
+            )
+            raise ProtocolError(msg)
         run_and_report(
             suite, runs, store=folder, out=out, jobs=jobs, engine=engine, dry_run=dry_run,
             as_json=as_json,

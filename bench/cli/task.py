@@ -7,7 +7,15 @@ from typing import Any, Literal
 
 import click
 
-from bench.cli.options import engine_option, jobs_option, json_option, limit_option, store_option
+from bench.cli.options import (
+    engine_option,
+    jobs_option,
+    json_option,
+    limit_option,
+    store_option,
+    text_options,
+    texts_given,
+)
 from featstore.command_line import StorePlace
 
 
@@ -27,6 +35,10 @@ from featstore.command_line import StorePlace
     "\n  bench task few_shot --images pets/image/oc:ViT-B-32-quickgelu \\"
     "\n      --names pets/class_name/oc:ViT-B-32-quickgelu --eval split -O shots=16 \\"
     "\n      -O learner=coop --store store -o results"
+    "\n  bench task zero_shot --images pets/image/lite0 --names pets/class_name/MiniLM \\"
+    "\n      --head imagenet1k/head_weight/lite0 --head-names imagenet1k/class_name/MiniLM \\"
+    "\n      --head-templates none --variants paper --templates paper --method paper-mlp \\"
+    "\n      --source head --store store -o results"
     "\n  bench task generalised --images pets/image/lite0 --names pets/class_name/MiniLM \\"
     "\n      --head imagenet1k/head_weight/lite0 --head-names imagenet1k/class_name/MiniLM \\"
     "\n      --method icis --source head --store store -o results"
@@ -60,8 +72,11 @@ from featstore.command_line import StorePlace
 @click.option("--relevance", default="parent_id", show_default=True,
               help="Of captions: parent_id or class_id.")  # fmt: skip
 @click.option("--locale", "locales", default="", help="Variants of captions, by comma; or all.")
-@click.option("--variants", default="", help="Variants of class names, by comma.")
-@click.option("--templates", default="", help="Templates of class names, by comma.")
+@text_options(pairs=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=None,
+              help="Epochs of a trained method; those of its preset, if left out.")  # fmt: skip
+@click.option("--sequential", is_flag=True,
+              help="A trained method sees the prototypes first, then the real pairs.")  # fmt: skip
 @click.option("--unseen-only", is_flag=True,
               help="zero_shot: only classes that the head's label set lacks.")  # fmt: skip
 @click.option("-O", "--option", "words", multiple=True, metavar="NAME=VALUE",
@@ -114,9 +129,9 @@ def command(
         words = (*words, "classes=unseen")
     listed: dict[str, Any] = {
         key: tuple(part for part in str(rest.pop(key)).split(",") if part)
-        for key in ("locales", "variants", "templates", "train_splits")
+        for key in ("locales", "train_splits")
     }
-    listed = {key: value for key, value in listed.items() if value}
+    listed = {key: value for key, value in listed.items() if value} | texts_given(rest)
     request = TaskRequest(
         task=name,
         n_pairs="all" if n_pairs == "all" else int(n_pairs),

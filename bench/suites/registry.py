@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from bench.errors import UnknownSuiteError
 from bench.runs import Run
@@ -74,3 +74,19 @@ def suite_named(name: str) -> Suite:
         msg = f"No suite named {name!r}. Known suites: {known}.{did_you_mean(name, SUITES)}"
         raise UnknownSuiteError(msg)
     return SUITES[name]
+
+
+def with_texts(runs: Sequence[Run], texts: Mapping[str, Any]) -> list[Run]:
+    """Return the runs of a suite with other prompts than its own.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+    texts : mapping
+        Of variants, templates, head_variants and head_templates those that are to change. Runs
+        without a head keep the last two.
+    """
+    of_images = {name: words for name, words in texts.items() if not name.startswith("head_")}
+    return list(
+        dict.fromkeys(replace(run, **(texts if run.head_set else of_images)) for run in runs)
+    )

@@ -70,7 +70,7 @@ def _sides(corpus: Corpus, options: Neighbours, rng: np.random.Generator) -> tup
     if options.per_class:
         order = first_per_class(order, images.classes, options.per_class)
     having, codes = np.unique(images.classes[order], return_inverse=True)
-    rows = images.rows[order]
+    rows: Rows = images.rows[order]
     if options.rows == "unit":
         # A long row is not a more certain one.
         rows = normalize_rows(rows, what="images")

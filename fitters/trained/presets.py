@@ -227,6 +227,6 @@ def preset(
         raise SettingError(msg)
     settings = {**chosen.settings, "epochs": chosen.epochs(n_prototypes)}
     if "epochs" in changes and "first_epochs" in settings:
-        # Who asks for a number of epochs means each of the stages.
-        settings["first_epochs"] = None
+        # Who asks for few epochs means either stage.
+        settings["first_epochs"] = min(int(settings["first_epochs"]), int(changes["epochs"]))
     return chosen.cls(**(settings | (chosen.legacy if legacy else {}) | changes))
