@@ -17,7 +17,9 @@ from bench.errors import ProtocolError
 from bench.protocol import Split, choice_rng, control_rng, first_pairs, first_per_class
 from bench.runs import IDENTITY, Run
 from bench.tasks import Projector
+from fitters.alignment import Alignment
 from fitters.controls import CONTROLS
+from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.recipe import fit_alignment
@@ -84,7 +86,11 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     prototypes, bias = None, None
     if run.source != "none":
         prototypes, bias = prototype_pairs(run, corpus)
-    alignment = fit_alignment(
+    method = METHODS[run.method]
+    alone = method.fitted_on == "training" and not method.centred and real is None
+    key = _training_key(run) if alone else None
+    alignment = None if key is None else _LAST_TRAINED.get(key)
+    alignment = alignment or fit_alignment(
         run.method,
         prototypes=prototypes,
         real=real,
@@ -95,6 +101,9 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         training=TrainingOptions(epochs=run.epochs, sequential=run.sequential),
         rng=choice_rng(run.seed),
     )
+    if key is not None:
+        _LAST_TRAINED.clear()
+        _LAST_TRAINED[key] = alignment
     facts = {
         "n_images_fitted": len(chosen),
         "n_prototypes": 0 if prototypes is None else prototypes.n,
@@ -102,6 +111,19 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         **_choice_columns(alignment.facts["choice"]),
     }
     return Fitted(alignment, facts)
+
+
+#: What was last trained on prototypes alone. It depends on no image: a suite that scores one head
+#: on many datasets trains it once, and not for minutes each.
+_LAST_TRAINED: dict[tuple[Any, ...], Alignment] = {}
+
+
+def _training_key(run: Run) -> tuple[Any, ...]:
+    """Return all that a training on prototypes alone goes by, but the code."""
+    return (
+        run.method, run.epochs, run.seed, run.source, run.head_set, run.head_revision,
+        run.head_name_set, run.head_name_revision, run.head_texts,
+    )  # fmt: skip
 
 
 def training_pairs(

