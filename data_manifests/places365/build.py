@@ -16,8 +16,8 @@ TRAIN, TEST = 10, 40
 def read(disk: Disk) -> Listing:
     """List the validation images; labels are the categories without their letter.
 
-    With ``few_shot=paper`` the images of each class are in the order of the sha256 of their names: the
-    first `TRAIN` are train, the next `TEST` test, and the others left out.
+    With ``few_shot=paper`` the images of each class are in the order of the sha256 of their names:
+    the first `TRAIN` are train, the next `TEST` test, and the others left out.
     """
     categories = {
         int(number): category.split("/", 2)[-1]

