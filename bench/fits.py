@@ -6,6 +6,7 @@ The protocol itself (centring per source, choice of penalty and mixing weight) i
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +88,9 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     if run.source != "none":
         prototypes, bias = prototype_pairs(run, corpus)
     method = METHODS[run.method]
-    alone = method.fitted_on == "training" and not method.centred and real is None
-    key = _training_key(run) if alone else None
+    key = None
+    if method.fitted_on == "training" and not method.centred and prototypes and not real:
+        key = _training_key(run, prototypes, bias)
     alignment = None if key is None else _LAST_TRAINED.get(key)
     alignment = alignment or fit_alignment(
         run.method,
@@ -118,12 +120,14 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
 _LAST_TRAINED: dict[tuple[Any, ...], Alignment] = {}
 
 
-def _training_key(run: Run) -> tuple[Any, ...]:
-    """Return all that a training on prototypes alone goes by, but the code."""
-    return (
-        run.method, run.epochs, run.seed, run.source, run.head_set, run.head_revision,
-        run.head_name_set, run.head_name_revision, run.head_texts,
-    )  # fmt: skip
+def _training_key(run: Run, prototypes: Pairs, bias: NDArray[np.float32] | None) -> tuple[Any, ...]:
+    """Return all that a training on prototypes alone goes by."""
+    digest = hashlib.sha256()
+    given = (prototypes.x, prototypes.y, np.asarray(prototypes.groups).astype(str), bias)
+    for array in (array for array in given if array is not None):
+        digest.update(repr((array.shape, array.dtype.str)).encode())
+        digest.update(array.tobytes())
+    return run.method, run.epochs, run.seed, digest.digest()
 
 
 def training_pairs(

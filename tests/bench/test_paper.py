@@ -4,21 +4,35 @@ import re
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from sklearn.preprocessing import normalize
 
 from bench.cli import cli
+from bench.corpus import Items, read_corpus
+from bench.errors import ProtocolError
 from bench.execution import run_all
+from bench.fits import class_mean_pairs, fit_run
+from bench.metrics.cka import biased_cka
+from bench.metrics.neighbours import mutual_knn
+from bench.options import Neighbours
+from bench.protocol import choice_rng, sample_rng
 from bench.report.choice import one_choice
 from bench.results import read_ranks, read_results
+from bench.scoring import split_of
 from bench.series import only_series
 from bench.suites import create_smoke_store
 from bench.suites.paper import lacking, paper_runs, plan, published_numbers, published_table
 from bench.tables import published_lines
+from bench.tasks import score_neighbours
 from featstore import open_store
 from featstore.command_line import run_command
+from featstore.datasets import synsets_of
+from fitters import preset
 from fitters.few_shot import LEARNERS
+from tests.assertions import assert_close, assert_same
 from tests.bench.paper_store import BEIT21, CLIP, ROBERTA, build
 
 
@@ -174,6 +188,102 @@ def test_neighbours_are_of_raw_means_and_the_classes_of_imagenet1k(store):
     assert {run.task_options.rows for run in runs if run.task_options.of == "class-means"} == {
         "raw"
     }
+
+
+def planned_run(planned, **wanted):
+    return next(
+        run
+        for run in planned
+        if run.image_set.startswith("flowers102/image/timm.beit_base_patch16_224.in22k_ft_in22k-")
+        and all(getattr(run, name) == value for name, value in wanted.items())
+    )
+
+
+def test_training_and_test_texts_are_read_apart(store, planned):
+    run = planned_run(planned, task="zero_shot", method="paper-cca", pairs_per_class=1, seed=0,
+                      source="head")  # fmt: skip
+    opened = open_store(store)
+    corpus = read_corpus(opened, run)
+    names, head = opened.view(run.name_set), opened.view(run.head_name_set)
+    for found, view, variant, template in (
+        (corpus.names.rows, names, "paper", "paper"),
+        (corpus.pair_names.rows, names, "description", "d000"),
+        (corpus.head.texts, head, "lemmas", "none"),
+    ):
+        own = view.where(variant=[variant], template_id=[template]).numpy()
+        assert_close(found, normalize(own), "float32")
+    pairs = class_mean_pairs(corpus, np.arange(len(corpus.images)))
+    place = {name: row for row, name in enumerate(corpus.pair_names.classes)}
+    assert_same(pairs.y, corpus.pair_names.rows[[place[name] for name in pairs.groups]])
+
+
+def test_the_papers_map_is_tested_on_other_texts_than_it_is_trained_on(store, planned):
+    """The run's scores are those of the preset, trained by hand on lemmas, of the prompts."""
+    run = planned_run(planned, task="zero_shot", method="paper-mlp", pairs_per_class=0, seed=0)
+    opened = open_store(store)
+    corpus = read_corpus(opened, run)
+    split = split_of(run, corpus)
+    fitted = fit_run(run, corpus, split)
+    seed = int(choice_rng(run.seed).integers(2**31))
+    head = corpus.head
+    by_hand = preset("paper-mlp", epochs=3, seed=seed).fit(
+        normalize(head.weight), head.texts, groups=head.groups, prototype=np.ones(60, bool)
+    )
+    assert_close(
+        fitted.alignment.project_y(corpus.names.rows), by_hand.project_y(corpus.names.rows),
+        "float32", times=100,
+    )  # fmt: skip
+    # The next dataset has the same head: nothing is trained again.
+    pets = next(
+        other
+        for other in planned
+        if other.image_set.startswith("pets/") and replace(
+            run, image_set=other.image_set, image_revision=other.image_revision,
+            name_set=other.name_set, name_revision=other.name_revision,
+        ) == other
+    )  # fmt: skip
+    other = read_corpus(opened, pets)
+    assert fit_run(pets, other, split_of(pets, other)).alignment is fitted.alignment
+    again = fit_run(replace(run, seed=1), corpus, split)
+    assert again.alignment is not fitted.alignment
+
+
+def test_neighbours_are_those_of_the_classes_and_means_that_the_paper_takes(store):
+    opened = open_store(store)
+    of_head = planned_run(
+        paper_runs(opened), task="neighbours", options=Neighbours(within="imagenet1k")
+    )
+    corpus = read_corpus(opened, of_head)
+    kept = np.array([int(name[-8:]) for name in corpus.head.classes])
+    known = {int(name[1:]) for name in synsets_of("imagenet1k")}
+    inside = np.isin(kept, list(known))
+    assert inside.sum() == 30
+    (found,) = score_neighbours(corpus, options=of_head.task_options, rng=sample_rng(0))
+    theirs = mutual_knn(corpus.head.weight[inside], corpus.head.texts[inside], (3, 5, 10))
+    assert {k: found.values[f"mutual-knn@{k}"] for k in theirs} == theirs
+    assert found.n == 30
+    means = {}
+    for rows in ("raw", "unit"):
+        options = Neighbours(of="class-means", rows=rows, k=(3,))
+        (found,) = score_neighbours(replace(corpus, names=named(corpus)), options=options,
+                                    rng=sample_rng(0))  # fmt: skip
+        images = corpus.images.rows if rows == "raw" else normalize(corpus.images.rows)
+        classes = np.unique(corpus.images.classes)
+        by_hand = np.stack([images[corpus.images.classes == c].mean(axis=0) for c in classes])
+        means[rows] = found.values["CKA"]
+        assert means[rows] == pytest.approx(biased_cka(by_hand, named(corpus).rows), rel=1e-6)
+    assert means["raw"] != means["unit"]
+    with pytest.raises(ProtocolError, match="within of neighbours cannot be 'flowers'"):
+        score_neighbours(corpus, options=Neighbours(within="flowers"), rng=sample_rng(0))
+    with pytest.raises(ProtocolError, match="pets are no synsets"):
+        score_neighbours(corpus, options=Neighbours(within="pets"), rng=sample_rng(0))
+
+
+def named(corpus):
+    """Random texts, one a class of the images."""
+    classes = np.unique(corpus.images.classes)
+    rows = np.random.default_rng(1).normal(size=(len(classes), 5)).astype(np.float32)
+    return Items(classes, classes, rows)
 
 
 def test_what_is_lacking_is_listed_with_the_command_that_makes_it(store):
