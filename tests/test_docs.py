@@ -54,6 +54,7 @@ def _source_commands() -> list[str]:
         + _console_commands("docs/sharing.md")
         + _console_commands("docs/scaling.md")
         + _console_commands("docs/bench.md")
+        + _console_commands("docs/reproduce.md")
         + _console_commands("docs/metrics.md")
         + _console_commands("docs/trained.md")
         + _console_commands("docs/few_shot.md")

@@ -8,7 +8,7 @@ were looked up where the real weights would be.
 import json
 import shlex
 from functools import cache, partial
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,11 @@ import timm
 from safetensors.torch import save_file
 
 from bench.cli import cli as bench_cli
-from bench.suites.paper.lacking import COSINE_HEADS, INAT
-from bench.suites.paper.published import published_numbers
+from bench.results import read_results
+from bench.suites.paper import paper_runs, published_numbers
+from bench.suites.paper.lacking import COSINE_HEADS, INAT, OPTIONS, _wanted
+from data_manifests.official.options import expectation
+from data_manifests.registry import BUILDERS
 from featstore import open_store
 from featstore.cli import cli as featstore_cli
 from featstore.command_line import run_command
@@ -200,3 +203,121 @@ def test_published_numbers_are_of_models_that_the_commands_make():
     names += ["ViT-B-32-quickgelu", "ViT-L-14-336-quickgelu"]
     for pattern in patterns:
         assert any(name.startswith(pattern.strip("^")) for name in names), pattern
+
+
+# docs/reproduce.md
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reproduce.md"
+
+
+def table(heading):
+    """Return the rows below a heading of the document, cells by column."""
+    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
+    start = lines.index(heading)
+    names = [cell.strip() for cell in heading.strip("|").split("|")]
+    rows = takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    cells = [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows]
+    return [dict(zip(names, row, strict=True)) for row in cells]
+
+
+def expected_images(dataset):
+    facts = BUILDERS[dataset].facts
+    chosen = dict(option.split("=") for option in OPTIONS.get(dataset, ()))
+    counts = expectation(facts, chosen)["image"]
+    return counts["val"] if dataset == "imagenet1k" else sum(counts.values())
+
+
+def wanted_images():
+    """Return dataset → encoders of its images, as the suite wants them of an empty store."""
+    encoders = {}
+    for _, dataset, kind, encoder in _wanted():
+        if kind == "image":
+            encoders.setdefault(dataset, {})[encoder] = None
+    return encoders
+
+
+def test_the_downloads_of_the_document_are_those_of_the_manifests():
+    rows = table("| dataset | images | licence | home page | GB |")
+    assert {row["dataset"] for row in rows} == set(wanted_images())
+    for row in rows:
+        facts = BUILDERS[row["dataset"]].facts
+        assert int(row["images"].replace(",", "")) == expected_images(row["dataset"])
+        assert row["home page"] == facts["home_page"]
+        if row["dataset"] != "imagenet1k":  # whose licence is that of the label set
+            assert row["licence"] == facts["licence"]
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for file in INAT.values():
+        assert file.rsplit("/", 1)[0] in text
+
+
+def test_the_hours_of_the_document_follow_from_its_rates():
+    rows = table("| model | pixels | images / s, published |")
+    rates = {row["model"]: int(row["images / s, published"].replace(",", "")) for row in rows}
+    towers = {"ViT-B-32-quickgelu": "vit_base_patch32_clip_224",
+              "ViT-L-14-336-quickgelu": "vit_large_patch14_clip_336"}  # fmt: skip
+
+    def rate(encoder):
+        name = encoder.partition(":")[2].partition("/")[0]
+        return rates[towers.get(name, name.partition(".")[0])]
+
+    told = {
+        row["images of"]: row for row in table("| images of | encoders | GPU hours, estimated |")
+    }
+    total = 0.0
+    for dataset, encoders in wanted_images().items():
+        hours = sum(expected_images(dataset) / rate(encoder) for encoder in encoders) / 3600
+        assert int(told[dataset]["encoders"]) == len(encoders)
+        assert float(told[dataset]["GPU hours, estimated"]) == pytest.approx(hours, abs=0.005)
+        total += hours
+    assert float(told["all"]["GPU hours, estimated"]) == pytest.approx(total, abs=0.01)
+
+
+def test_the_document_names_every_experiment_of_the_published_numbers():
+    named = {row["experiment in the table"] for row in table(
+        "| experiment in the table | in the paper | runs | needs |"
+    )}  # fmt: skip
+    assert named >= set(published_numbers()["experiment"])
+
+
+def test_the_first_evening_is_a_row_of_the_suite(place, tmp_path, monkeypatch, capsys):
+    """Its manifests build, its extractions plan, and its runs are the suite's on its sets."""
+    text_of = DOCUMENT.read_text(encoding="utf-8").replace("\\\n", " ")
+    section = text_of.split("## A first evening")[1].split("\n## ")[0]
+    lines = section.split("```console\n")[1].split("```")[0].splitlines()
+    commands = [shlex.split(line) for line in lines]
+    for words in commands:
+        if words[:2] == ["featstore", "manifests"]:
+            monkeypatch.chdir(place)
+            lacking = ["--subset"] if "--root" in words else []
+            out = ["-o", str(tmp_path / words[3])]
+            arguments = [*words[1 : words.index("-o")], *lacking, *out]
+            assert run_command(featstore_cli, "featstore", arguments) == 0
+    printed_ones = printed(tmp_path / "none", capsys)
+    for words in commands:
+        if words[1] != "extract":
+            continue
+        encoder = words[words.index("--encoder") + 1]
+        assert any(w[2:5] == words[2:5] and encoder in w for w in printed_ones)
+    tasks = [words for words in commands if words[:3] == ["bench", "task", "zero_shot"]]
+    methods = set()
+    build(tmp_path / "store")
+    for words in tasks:
+        # The same row of flowers, which the small store has.
+        typed = [word.replace("food101", "flowers102") for word in words[1:]]
+        typed[typed.index("--store") + 1] = str(tmp_path / "store")
+        typed[typed.index("-o") + 1] = str(tmp_path / "evening")
+        if "--epochs" in typed:
+            assert typed[typed.index("--epochs") + 1] == "500"
+            typed[typed.index("--epochs") + 1] = "2"
+        assert run_command(bench_cli, "bench", typed) == 0
+    rows = read_results(tmp_path / "evening")
+    methods = set(rows["method"])
+    assert methods == {"paper-cca", "paper-mlp"}
+    suite = next(
+        run for run in paper_runs(open_store(tmp_path / "store"))
+        if run.method == "paper-cca" and run.source == "head" and run.task == "zero_shot"
+        and not run.pairs_per_class and run.image_set in set(rows["image_set"])
+    )  # fmt: skip
+    columns = suite.columns()
+    for name in ("variants", "templates", "head_variants", "head_templates", "head_set", "eval"):
+        assert set(rows[name]) == {columns[name]}
