@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     "run",
     epilog="\b\nExample:"
     "\n  bench run --suite demo --store build/demo/store -o build/demo/results --jobs 2"
-    "\n  bench run --suite smoke -o /tmp/results",
+    "\n  bench run --suite smoke -o /tmp/results"
+    "\n  bench run --suite paper --store store -o results --dry-run",
 )
 @click.option("--suite", required=True, help="demo, smoke or paper.")
 @click.option(

@@ -16,8 +16,11 @@ BEIT1 = "timm:beit_base_patch16_224.in22k_ft_in22k_in1k"
 ROBERTA = "st:all-roberta-large-v1"
 CLIP = "oc:ViT-B-32-quickgelu/openai"
 
+INAT = "timm:vit_large_patch14_clip_336.laion2b_ft_in12k_in1k"
+
 SPACES = {
     BEIT21: {"name": BEIT21}, BEIT1: {"name": BEIT1}, ROBERTA: {"name": ROBERTA},
+    INAT: {"name": INAT},
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from featstore.datasets import synsets_of
 from fitters import preset
 from fitters.few_shot import LEARNERS
 from tests.assertions import assert_close, assert_same
-from tests.bench.paper_store import BEIT21, CLIP, ROBERTA, build
+from tests.bench.paper_store import BEIT21, CLIP, INAT, PAPER, ROBERTA, Builder, build
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,26 @@ def test_heads_are_trained_on_plain_names_and_images_tested_on_prompts(store):
     assert pairs == {("flowers102", "description", "d000"), ("pets", "name", "none")}
     own = [run for run in runs if run.task == "few_shot" and run.method == "identity"]
     assert {(*run.pair_variants, *run.pair_templates) for run in own} == {("name", "none")}
+
+
+def test_cells_of_inaturalist_appear_with_its_sets(tmp_path):
+    make = Builder(tmp_path)
+    make.head("inat21", INAT, 30)
+    make.names("inat21", ROBERTA, 30)
+    make.images("pets", INAT, 8, 6, ["train", "train", "train", "val", "test", "test"])
+    make.names("pets", ROBERTA, 8, [PAPER])
+    runs = paper_runs(open_store(tmp_path))
+    species = [run for run in runs if run.head_set.startswith("inat21/")]
+    assert {run.task for run in species} == {
+        "zero_shot", "few_shot", "neighbours", "modality_gap",
+    }  # fmt: skip
+    assert {(run.head_variants, run.head_templates) for run in species} == {(("name",), ("none",))}
+    assert {run.epochs for run in species if run.method == "paper-mlp"} == {500}
+    # Species are no synsets: nothing is cut down to those of ImageNet-1k.
+    (of_head,) = [run for run in species if run.task == "neighbours"]
+    assert of_head.task_options.within == ""
+    assert not [o for o in lacking(open_store(tmp_path)) if o.kind == "head_weight"
+                and INAT in o.encoders]  # fmt: skip
 
 
 def test_neighbours_are_of_raw_means_and_the_classes_of_imagenet1k(store):
