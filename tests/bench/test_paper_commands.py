@@ -7,10 +7,12 @@ were looked up where the real weights would be.
 
 import json
 import shlex
+import subprocess
 from functools import cache, partial
 from itertools import pairwise, takewhile
 from pathlib import Path
 
+import click
 import pytest
 import timm
 from safetensors.torch import save_file
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 from bench.cli import cli as bench_cli
 from bench.results import read_results
 from bench.suites.paper import paper_runs, published_numbers
+from bench.suites.paper.inventory import PAIRED_WITH, PLAIN, TESTED_BY
 from bench.suites.paper.lacking import COSINE_HEADS, INAT, OPTIONS, _wanted
 from data_manifests.official.options import expectation
 from data_manifests.registry import BUILDERS
@@ -321,3 +324,60 @@ def test_the_first_evening_is_a_row_of_the_suite(place, tmp_path, monkeypatch, c
     columns = suite.columns()
     for name in ("variants", "templates", "head_variants", "head_templates", "head_set", "eval"):
         assert set(rows[name]) == {columns[name]}
+
+
+def block(language, after):
+    """Return the first block of a language behind some words of the document."""
+    text_of = DOCUMENT.read_text(encoding="utf-8").split(after, 1)[1]
+    return text_of.split(f"```{language}\n", 1)[1].split("```")[0]
+
+
+def test_the_script_of_the_document_makes_commands_that_parse(tmp_path, capsys):
+    """Its grep and sed, on what the dry run prints; nothing is run."""
+    script = block("sh", "To run them all on a GPU").replace("\\\n", " ")
+    command, first, second, last = (part.strip() for part in script.splitlines()[0].split("|"))
+    assert run_command(bench_cli, "bench", shlex.split(command)[1:]) == 0
+    made = subprocess.run(
+        ["sh", "-c", f"{first} | {second} | {last}"], input=capsys.readouterr().out, text=True,
+        capture_output=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert (made.stdout, made.stderr) == ("", "")
+    lines = (tmp_path / "commands.sh").read_text().splitlines()
+    assert len(lines) == len(printed("store", capsys))
+    for line in lines:
+        assert "DATA/" not in line
+        assert "WEIGHTS/" not in line
+        words = shlex.split(line, comments=True)
+        if words[1] == "extract":
+            assert words[words.index("--device") + 1 :][:3] == ["cuda", "--precision", "float16"]
+        parse(words)
+
+
+def parse(words):
+    """Read a command line with the real command, without running it."""
+    context = click.Context(featstore_cli, info_name="featstore")
+    group, args = featstore_cli, words[1:]
+    while isinstance(group, click.Group):
+        group, args = group.get_command(context, args[0]), args[1:]
+    group.make_context(words[1], args, parent=context)
+
+
+def test_captions_of_classes_become_texts_that_pairs_are_made_with(place, monkeypatch, capsys):
+    """The document's way from the authors' file to the variant that the suite looks for."""
+    monkeypatch.chdir(place)
+    build_words = ["manifests", "build", "dtd", "--root", "DATA/dtd", "--subset"]
+    assert run_command(featstore_cli, "featstore", [*build_words, "-o", "manifests/dtd"]) == 0
+    captions = ["A banded texture.", "Dots on cloth."]
+    Path("dataset_captions.json").write_text(json.dumps({"dtd": captions}))
+    exec(block("python", "**Captions of classes.**"), {})
+    command = block("console", "**Captions of classes.**").splitlines()[0]
+    assert run_command(featstore_cli, "featstore", [*shlex.split(command)[1:], "--subset"]) == 0
+    prompts = read_manifest("manifests/dtd").tables["class_name"]
+    variant, template = PAIRED_WITH[0]
+    found = prompts.filter(variant=variant, template_id=template)
+    assert dict(found.select("class_id", "text").rows()) == dict(
+        zip(["dtd/banded", "dtd/polka-dotted"], captions, strict=True)
+    )
+    # The texts of training and test are still there.
+    for text_of in (*TESTED_BY[:1], PLAIN):
+        assert prompts.filter(variant=text_of[0], template_id=text_of[1]).height == 2
