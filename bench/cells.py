@@ -22,7 +22,7 @@ from fitters.methods import METHODS
 ARENA = ["task", "eval", "options", "direction", "image_set", "name_set", "caption_set"]
 
 #: What tells cells of one method, source and K apart, where a suite or a sweep varies it.
-SETTINGS = ["head_set", "penalty", "mix", "view_set"]
+SETTINGS = ["head_set", "penalty", "mix", "view_set", "epochs", "sequential"]
 
 #: What makes two runs the same cell. Everything else is the seed or follows from the sets.
 CELL = [*ARENA, "method", "source", "n_pairs", *SETTINGS]
@@ -38,7 +38,7 @@ DIRECTION_ORDER = [
 METHOD_ORDER = [
     "chance", "identity", "mean-shift", "conse", "procrustes", "pls", "cca-200", "cca", "csa",
     "asif", "least-squares", "ridge-x2y", "ridge-both", "ridge",
-    "kernel-ridge",
+    "kernel-ridge", "paper-cca", "paper-text2concepts", "paper-mlp",
 ]  # fmt: skip
 #: Prototypes that carry no class information.
 CONTROLS = ("random", "random-cov", "shuffled")
@@ -60,6 +60,9 @@ METHOD_NAMES = {
     "ridge-both": "Ridge both ways",
     "ridge": "Ridge",
     "kernel-ridge": "Kernel ridge",
+    "paper-cca": "CCA of the paper",
+    "paper-text2concepts": "Linear map of the paper",
+    "paper-mlp": "MLP of the paper",
 }
 
 #: Names of the sources without and with real pairs beside them.

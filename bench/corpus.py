@@ -99,6 +99,9 @@ class Corpus:
         Whether images and texts are of the two towers of one model, in one space.
     views : ImageViews, optional
         Augmented views of the images, if the run names a set of them.
+    pair_names : Items, optional
+        What the training images of a class are paired with, one text a class, where that is
+        another text than its name in `names`.
     """
 
     images: Items
@@ -109,6 +112,7 @@ class Corpus:
     seen: NDArray[np.bool_] | None = None
     one_model: bool = False
     views: ImageViews | None = None
+    pair_names: Items | None = None
 
 
 def read_corpus(store: FeatureStore, run: Run) -> Corpus:
@@ -138,11 +142,14 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
         image_view = image_view.take(np.arange(min(run.limit, len(image_view))))
     images = _items(image_view, classes_needed=bool(run.name_set))
     names, prompts, captions, head, seen = _no_items(), None, None, None, None
+    pair_names = None
     texts: list[EmbeddingsView] = []
     if run.name_set:
         name_view = _view(store, run.name_set, run.name_revision)
         texts.append(name_view)
-        names = _names(name_view, run, images)
+        names = _names(name_view, run, images, (run.variants, run.templates))
+        if run.pair_texts != (run.variants, run.templates):
+            pair_names = _names(name_view, run, images, run.pair_texts)
         if needs_prompts(run):
             chosen = name_view.where(variant=list(run.variants), template_id=list(run.templates))
             prompts = _items(chosen)
@@ -162,7 +169,8 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
             seen = seen_classes(name_view.items, head_names.items, names.classes)
     keys = [run.image_set, *([run.name_set] if run.name_set else [run.caption_set])]
     spaces = [store.info(key).attributes["space"] for key in keys if key]
-    return Corpus(images, names, captions, head, prompts, seen, _one_model(spaces), views)
+    one_model = _one_model(spaces)
+    return Corpus(images, names, captions, head, prompts, seen, one_model, views, pair_names)
 
 
 def _no_items() -> Items:
@@ -185,8 +193,11 @@ def _one_model(spaces: list[dict[str, Any]]) -> bool:
     return image == text or (pair is not None and pair == text.get("pair"))
 
 
-def _names(view: EmbeddingsView, run: Run, images: Items) -> Items:
-    names = _items(view.class_texts(variants=run.variants, templates=run.templates))
+def _names(
+    view: EmbeddingsView, run: Run, images: Items, texts: tuple[tuple[str, ...], tuple[str, ...]]
+) -> Items:
+    variants, templates = texts
+    names = _items(view.class_texts(variants=variants, templates=templates))
     if run.limit is not None:
         names = names.take(np.isin(names.classes, images.classes))
     lost = np.setdiff1d(images.classes, names.classes)
@@ -259,7 +270,8 @@ def _captions(view: EmbeddingsView, run: Run, images: Items) -> Items:
 
 
 def _head(head: EmbeddingsView, names: EmbeddingsView, run: Run) -> Head:
-    pairs = pair_head(head, names, variants=run.variants, templates=run.templates)
+    variants, templates = run.head_texts
+    pairs = pair_head(head, names, variants=variants, templates=templates)
     weight, text = pairs.numpy()
     bias = pairs.x.bias
     return Head(

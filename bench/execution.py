@@ -204,7 +204,7 @@ class _Corpora:
             run.image_set, run.image_revision, run.name_set, run.name_revision, run.caption_set,
             run.caption_revision, run.head_set, run.head_revision, run.head_name_set,
             run.head_name_revision, run.variants, run.templates, run.locales, run.limit,
-            needs_prompts(run), run.view_set, run.view_revision,
+            needs_prompts(run), run.view_set, run.view_revision, run.head_texts, run.pair_texts,
         )  # fmt: skip
         if self._corpus is None or key != self._key:
             self._corpus, self._key = read_corpus(self._store, run), key

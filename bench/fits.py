@@ -25,13 +25,15 @@ from bench.protocol import (
 )
 from bench.runs import IDENTITY, Run
 from bench.tasks import Projector
+from fitters.alignment import Alignment
 from fitters.controls import CONTROLS
 from fitters.kept import Kept, digest_of
-from fitters.methods import method_named
+from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.recipe import fit_alignment, select
 from fitters.select.curve import Axis
+from fitters.training_fits import TrainingOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +97,16 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     prototypes, bias = None, None
     if run.source != "none":
         prototypes, bias = prototype_pairs(run, corpus)
+    method = METHODS[run.method]
     image_mean = SideTransform.fit([unlabelled], label="images").mean
     grid = None
-    if run.source in CONTROLS and method_named(run.method).rule not in CHOOSES_NOTHING:
+    if run.source in CONTROLS and method.rule not in CHOOSES_NOTHING:
         grid = grid_of_head(run, corpus, real, image_mean)
-    alignment = fit_alignment(
+    key = None
+    if method.fitted_on == "training" and not method.centred and prototypes and not real:
+        key = _training_key(run, prototypes, bias)
+    alignment = None if key is None else _LAST_TRAINED.get(key)
+    alignment = alignment or fit_alignment(
         run.method,
         prototypes=prototypes,
         real=real,
@@ -108,8 +115,12 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         penalty=run.penalty,
         mix=run.mix,
         grid=grid,
+        training=TrainingOptions(epochs=run.epochs, sequential=run.sequential),
         rng=choice_rng(run.seed),
     )
+    if key is not None:
+        _LAST_TRAINED.clear()
+        _LAST_TRAINED[key] = alignment
     facts = {
         "n_images_fitted": len(chosen),
         "n_pool": n_pool(run, corpus, split),
@@ -169,6 +180,18 @@ def grid_of_head(
     return grids[key]
 
 
+#: What was last trained on prototypes alone. It depends on no image: a suite that scores one head
+#: on many datasets trains it once, and not for minutes each.
+_LAST_TRAINED: dict[bytes, Alignment] = {}
+
+
+def _training_key(run: Run, prototypes: Pairs, bias: NDArray[np.float32] | None) -> bytes:
+    """Return the digest of all that a training on prototypes alone goes by."""
+    groups = np.asarray(prototypes.groups).astype(str)
+    rows = (prototypes.x, prototypes.y, groups, bias)
+    return digest_of(run.method, run.epochs, run.seed, *rows)
+
+
 def training_pairs(
     run: Run, corpus: Corpus, split: Split
 ) -> tuple[NDArray[np.int64], Pairs | None]:
@@ -216,18 +239,21 @@ def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
 def class_mean_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
     """Return one pair a class: the mean of its raw image rows among `images`, and its text.
 
+    The text is the one of the class in ``corpus.pair_names``, or else its name.
+
     Mendez et al., Supervised Classification Heads as Semantic Prototypes, ICML 2026.
     """
     if not len(corpus.names):
         msg = "Pairs of a class need its name. Give the run a name_set."
         raise ProtocolError(msg)
+    names = corpus.names if corpus.pair_names is None else corpus.pair_names
     having, codes = np.unique(corpus.images.classes[images], return_inverse=True)
     sums = np.zeros((len(having), corpus.images.rows.shape[1]))
     np.add.at(sums, codes, corpus.images.rows[images])
-    place = {name: row for row, name in enumerate(corpus.names.classes.tolist())}
+    place = {name: row for row, name in enumerate(names.classes.tolist())}
     return Pairs(
         x=(sums / np.bincount(codes)[:, None]).astype(np.float32),
-        y=corpus.names.rows[[place[name] for name in having.tolist()]],
+        y=names.rows[[place[name] for name in having.tolist()]],
         groups=having,
     )
 

@@ -76,7 +76,7 @@ def is_fixed(run: Run) -> bool:
     """Return whether a run leaves nothing to choose and needs only moments."""
     method = METHODS[run.method]
     given = run.penalty != "auto" and run.mix != "auto"
-    return given and method.fitted_on == "moments" and not method.raw
+    return given and method.fitted_on == "moments" and method.centred and not method.raw
 
 
 def fit_grid(runs: Sequence[Run], corpus: Corpus, split: Split | None) -> Iterator[GridFit]:

@@ -123,11 +123,18 @@ class Neighbours:
     per_class : int
         Images in a class mean; 0 means all.
     k : tuple of int
+    rows : str
+        What is averaged in a class mean: ``unit``, images at unit length; ``raw``, as they are.
+    within : str
+        Of the head only the classes that this label set has too, by synset: ``imagenet1k``. Empty
+        for all.
     """
 
     of: Literal["head", "class-means", "pairs"] = "head"
     per_class: int = 0
     k: tuple[int, ...] = (3, 5, 10)
+    rows: Literal["unit", "raw"] = "unit"
+    within: str = ""
 
 
 @dataclass(frozen=True)

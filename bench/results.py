@@ -65,6 +65,12 @@ RUN_COLUMNS: dict[str, Any] = {
     "view_set": pl.String,  # augmented views of the images, where a few-shot learner had some
     "view_revision": pl.String,
     "control_draw": pl.Int64,  # draws the control; null where the seed does
+    "head_variants": pl.String,  # prompts of the head's classes, "" for those of the images
+    "head_templates": pl.String,
+    "pair_variants": pl.String,  # what a class's images were paired with, "" for what is scored
+    "pair_templates": pl.String,
+    "epochs": pl.Int64,  # of a trained method; null for the preset's own
+    "sequential": pl.Boolean,
 }
 
 #: One row per run, direction and metric.

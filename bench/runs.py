@@ -24,6 +24,7 @@ from bench.options import (
 )
 from featstore.keys import canonical_json, sha256_hex
 from fitters.fit_request import TEMPLATES, VARIANTS
+from fitters.methods import METHODS
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
 PROTOCOL_VERSION = 3
@@ -65,7 +66,7 @@ class Run:
     image_set … head_name_set : str
         Keys of the sets read, each with its revision beside it; empty when not read.
     variants, templates : tuple of str
-        Which prompts make one text per class.
+        Which prompts make one text per class of the images: what is scored.
     locales : tuple of str
         Which captions (their ``variant``); empty means all.
     relevance : str
@@ -92,6 +93,17 @@ class Run:
     control_draw : int, optional
         Draws the rows of a control, so that many draws of it can stand beside one head on the same
         split and real pairs; None: the seed draws them.
+    head_variants, head_templates : tuple of str
+        Which prompts make one text per class of the head: what is trained on. Empty: those of
+        the images.
+    pair_variants, pair_templates : tuple of str
+        Which prompts make the text that a class's training images are paired with, where a class
+        is a pair: with `pairs_per_class`, and of a few-shot learner that maps texts. Empty: those
+        that are scored. Sentences on a class (``--descriptions-file``) are variant "description".
+    epochs : int, optional
+        Of a trained method; None: the preset's own.
+    sequential : bool
+        A trained method sees prototypes first, then real pairs alone.
     """
 
     suite: str
@@ -128,6 +140,12 @@ class Run:
     view_set: str = ""
     view_revision: str = ""
     control_draw: int | None = None
+    head_variants: tuple[str, ...] = ()
+    head_templates: tuple[str, ...] = ()
+    pair_variants: tuple[str, ...] = ()
+    pair_templates: tuple[str, ...] = ()
+    epochs: int | None = None
+    sequential: bool = False
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -148,6 +166,8 @@ class Run:
             msg = f"control_draw draws a control's rows; source {self.source!r} has none."
             raise ProtocolError(msg)
         self._check_fit()
+        self._check_texts()
+        self._check_training()
         if not 0.0 < self.train_fraction < 1.0:
             msg = f"train_fraction lies between 0 and 1; got {self.train_fraction}."
             raise ProtocolError(msg)
@@ -208,6 +228,53 @@ class Run:
             msg = "pairs_per_class needs training images of the scored classes: eval 'in-class'."
             raise ProtocolError(msg)
 
+    def _check_texts(self) -> None:
+        """Check that whoever is given texts of its own is there."""
+        if (self.head_variants or self.head_templates) and not self.head_set:
+            msg = (
+                "head_variants and head_templates choose texts of a head's classes, and the run "
+                "has no head. Name one, or leave them out."
+            )
+            raise ProtocolError(msg)
+        pairs = self.pairs_per_class or self.task == "few_shot"
+        if (self.pair_variants or self.pair_templates) and not pairs:
+            msg = (
+                "pair_variants and pair_templates choose the text that a class's images are paired "
+                "with; only pairs_per_class and task few_shot make such pairs."
+            )
+            raise ProtocolError(msg)
+
+    def _check_training(self) -> None:
+        """Check that what is asked of a training meets one."""
+        if self.epochs is None and not self.sequential:
+            return
+        trained = [name for name, method in METHODS.items() if method.fitted_on == "training"]
+        if self.method not in trained:
+            msg = (
+                f"epochs and sequential are of trained methods ({', '.join(trained)}); "
+                f"{self.method} is not trained."
+            )
+            raise ProtocolError(msg)
+        if self.epochs is not None and self.epochs < 1:
+            msg = f"A trained method has 1 epoch or more; got {self.epochs}."
+            raise ProtocolError(msg)
+        if self.sequential and (self.source == "none" or not self._fitted):
+            msg = (
+                "Sequential training goes through prototypes, then real pairs: give the run a "
+                f"source and real pairs. Got source {self.source!r} and {self.n_pairs} pairs."
+            )
+            raise ProtocolError(msg)
+
+    @property
+    def head_texts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Variants and templates of the head's classes."""
+        return self.head_variants or self.variants, self.head_templates or self.templates
+
+    @property
+    def pair_texts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Variants and templates of what a class's images are paired with."""
+        return self.pair_variants or self.variants, self.pair_templates or self.templates
+
     @property
     def _fitted(self) -> bool:
         """Whether real pairs are fitted."""
@@ -235,11 +302,10 @@ class Run:
         # All values but the options are plain: asdict would look into each of them, for 0.1 ms.
         facts = {column.name: getattr(self, column.name) for column in fields(self)}
         facts["options"] = asdict(self.task_options)
-        if not self.view_set:
-            # Runs without views keep the ids that they had before there were any.
-            del facts["view_set"], facts["view_revision"]
-        if self.control_draw is None:
-            del facts["control_draw"]
+        # Runs that do not use what came later keep the ids that they had before.
+        for column in _LATER:
+            if facts[column.name] == column.default:
+                del facts[column.name]
         return facts
 
     def columns(self) -> dict[str, Any]:
@@ -257,3 +323,16 @@ class Run:
                 value = str(value)
             row[column.name] = value
         return row
+
+
+#: Fields that are part of an id only where they are not at their default.
+_LATER = tuple(
+    column
+    for column in fields(Run)
+    if column.name
+    in (
+        "view_set", "view_revision", "control_draw", "head_variants", "head_templates",
+        "pair_variants",
+        "pair_templates", "epochs", "sequential",
+    )
+)  # fmt: skip

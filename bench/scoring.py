@@ -120,8 +120,9 @@ class Scoring:
             learner = _prompt_learner(run, self._prompt_side) if needs_tower(run) else None
             corpus = self._corpus
             return score_few_shot(
-                alignment, corpus.images, self._split, names=corpus.names, head=corpus.head,
-                views=corpus.views, options=options, make_learner=learner,
+                alignment, corpus.images, self._split, names=corpus.names,
+                pair_names=corpus.pair_names, head=corpus.head, views=corpus.views,
+                options=options, make_learner=learner,
             )  # fmt: skip
         if run.task not in _PREPARED:
             return _TASKS[run.task](run, alignment, self.held_out(run))

@@ -18,19 +18,30 @@ from featstore.keys import SHORT, canonical_json, sha256_hex
 
 #: Fields in which the runs of a series agree, beside the revisions of the sets that they read.
 SERIES = (
-    "suite", "variants", "templates", "locales", "train_fraction", "train_splits", "limit",
-    "metric_version", "protocol_version", "code",
+    "suite", "locales", "train_fraction", "train_splits", "limit", "metric_version",
+    "protocol_version", "code",
 )  # fmt: skip
+
+#: Fields in which the runs of one task over one set agree: a suite may prompt the classes of one
+#: dataset otherwise than those of another. Each stands beside the column of its set.
+CHOICES = {
+    "variants": "name_set", "templates": "name_set", "head_variants": "head_name_set",
+    "head_templates": "head_name_set", "pair_variants": "name_set", "pair_templates": "name_set",
+}  # fmt: skip
 
 #: Columns that name a set; its revision stands in a column beside each.
 SETS = ("image", "name", "caption", "head", "head_name")
+
+#: Those that are empty where a run pairs no class with a text.
+_OF_PAIRS = ("pair_variants", "pair_templates")
 
 
 def series_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     """Return one row per series, the last written first.
 
     Columns: ``series`` (8 hex digits), suite, limit, n_runs, n_seeds, methods, sources,
-    n_pairs, written (seconds since the epoch), and the fields of `SERIES`.
+    n_pairs, written (seconds since the epoch), and the fields of `SERIES` and `CHOICES`, of which
+    a series may have several.
     """
     marked = _with_series(root, results)
     rows = []
@@ -45,9 +56,15 @@ def series_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
                 "n_pairs": ",".join(sorted(set(part["n_pairs"]), key=pairs_order)),
                 "written": part["written"].max(),
                 **part.select(SERIES).row(0, named=True),
+                **{name: _together(part[name]) for name in CHOICES},
             }
         )
     return pl.DataFrame(rows, infer_schema_length=None).sort("written", descending=True)
+
+
+def _together(values: pl.Series) -> str:
+    """Return the different values of a column as one text."""
+    return "; ".join(sorted({value for value in values.to_list() if value}))
 
 
 def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
@@ -55,7 +72,8 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
 
     A suite may read many sets. What tells series apart is that one set stands at two revisions:
     the runs that read the revision last used of each of their sets are together, and every other
-    combination of revisions is a series of its own.
+    combination of revisions is a series of its own. So it is with what was chosen for a set and a
+    task (`CHOICES`); a run without real pairs of classes has no texts of them, and goes with any.
     """
     files = files_of(root)
     stamps = {name: run_path(root, name).stat().st_mtime for name in set(files.values())}
@@ -70,10 +88,16 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
         key, revision = f"{role}_set", f"{role}_revision"
         last = pl.col(revision).sort_by("written").last().over([*SERIES, key])
         fresh = fresh & pl.col(revision).eq_missing(last)
+    for name, key in CHOICES.items():
+        own = pl.col(name)
+        given = pl.when(own != "").then(own) if name in _OF_PAIRS else own
+        last = given.sort_by("written").drop_nulls().last().over([*SERIES, "task", key])
+        fits = given.eq_missing(last)
+        fresh = fresh & (fits | own.eq_missing(pl.lit("")) if name in _OF_PAIRS else fits)
     marked = marked.with_columns(fresh.alias("fresh"))
     names: dict[str, str] = {}
     revisions = [f"{role}_revision" for role in SETS]
-    columns = [*SERIES, "fresh", *revisions]
+    columns = [*SERIES, "fresh", *revisions, *CHOICES]
     for values, part in marked.group_by(columns, maintain_order=True):
         facts = dict(zip(columns, values, strict=True))
         if facts.pop("fresh"):

@@ -265,7 +265,11 @@ def published_lines(table: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
                 row["direction"],
                 f"{metric}, {kind}" if kind else metric,
                 row["n_pairs"] or "",
-                METHOD_NAMES.get(row["method"], row["method"]) if known else "",
+                ", ".join(
+                    part
+                    for part in (METHOD_NAMES.get(row["method"], row["method"]), row["as_run"])
+                    if known and part
+                ),
                 value_text(metric, row["ours"], row["ours_sd"]),
                 value_text(metric, row["theirs"]),
                 row["how"],

@@ -183,6 +183,27 @@ def find_builder(name: str) -> Builder:
     return BUILDERS[name]
 
 
+def synsets_of(label_set: str) -> frozenset[str]:
+    """Return the synsets of a label set of ImageNet's, such as ``imagenet1k``.
+
+    Raises
+    ------
+    ManifestError
+        If there is no dataset of this name, its classes are no synsets, or timm's files, which
+        hold them, are not installed.
+    """
+    builder = find_builder(label_set)
+    if "synsets" not in builder.facts:
+        msg = f"The classes of {label_set} are no synsets. Name one such as imagenet1k."
+        raise ManifestError(msg)
+    try:
+        classes = builder.plan().make(Path(), None).classes
+    except BuildError as err:
+        raise ManifestError(str(err)) from err
+    assert classes is not None
+    return frozenset(classes["synset"])
+
+
 def _publish(
     plan: Plan,
     staging: Path,

@@ -84,6 +84,8 @@ class Method:
         Prototypes are [w, b] and images [f, 1], where the head has a bias.
     legacy_texts : bool
         With `legacy`, texts are brought to unit length for training and left raw for scoring.
+    alike : bool
+        Every pair counts alike: the m captions of an image are m pairs, not m parts of one.
     """
 
     text: str
@@ -96,6 +98,7 @@ class Method:
     centred: bool = True
     head_bias: bool = False
     legacy_texts: bool = False
+    alike: bool = False
 
 
 def _trained(name: str) -> Method:
@@ -185,6 +188,12 @@ METHODS: dict[str, Method] = {
         lambda _: CCAAligner(200, alpha=1e-6, relative=False),
         ("mix",),
         rule="refit",
+    ),
+    "paper-cca": Method(
+        "cca-200 as the paper's code has it: rows not centred, one mean of all pairs, all alike",
+        lambda _: CCAAligner(200, alpha=1e-6, relative=False),
+        centred=False,
+        alike=True,
     ),
     "pls": Method(
         "the directions of both spaces that covary most",

@@ -41,7 +41,8 @@ class MomentSources:
 
 def needs_rows(method: Method, open_: Open, criterion: Criterion, *, mixed: bool) -> bool:
     """Return whether a fit on real pairs looks at more of them than their moments."""
-    if method.fitted_on != "moments":
+    if method.fitted_on != "moments" or not method.centred:
+        # Moments of a store are of centred rows.
         return True
     penalties, weights = open_.axes(method, mixed=mixed)
     if "n_components" in method.options and open_.n_components == "auto":

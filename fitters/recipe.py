@@ -127,12 +127,13 @@ def fit_alignment(
     they stay uncentred, which cost 2–4 points of top-5 and top-10 where it was measured. Texts of
     all sources share one mean: that of the class texts, or of the real texts where there are no
     prototypes. ConSE reads images raw, as its head does; Text-to-Concept reads both sides raw. The
-    trained methods get unit rows, uncentred, as their sources do, unless `centre`.
+    trained methods and paper-cca get unit rows, uncentred, as their sources do, unless `centre`;
+    paper-cca then takes the mean of all its pairs away, prototypes and real ones together.
 
     **Mixing.** The moments of both sources are added, where a class has `mix` times the mass of a
     real image. Kernel ridge weighs the rows of both likewise. ASIF takes them as anchors, and
-    has no masses. Of the trained methods every row counts alike, as in the paper; a share of each
-    batch or two stages are in `training`.
+    has no masses. Of the trained methods and paper-cca every row counts alike, as in the paper; a
+    share of each batch or two stages are in `training`.
 
     **Choice.** "auto" penalty without real pairs: closed-form leave-one-name-group-out on the
     prototypes. "auto" penalty or mix with real pairs: grouped cross-validation over the pairs by
@@ -182,7 +183,7 @@ def fit_alignment(
         `image_mean` is then of such rows.
     centre : bool, optional
         False: rows are brought to unit length only, and `image_mean` plays no part. None: as the
-        method's source has it, which is True but for the trained ones.
+        method's source has it, which is True but for the trained ones and paper-cca.
     n_folds : int
         Of the cross-validation; fewer if there are fewer groups.
     criterion : {"cosine", "rank", "error"}
@@ -240,6 +241,8 @@ def fit_alignment(
         raise SettingError(msg)
     with_bias = bias_column or (spec.head_bias and prototypes is not None)
     column = bias if with_bias else None
+    if spec.alike and real is not None:
+        real = Pairs(real.x, real.y, real.groups)
     options = TrainingOptions() if training is None else training
     centre = spec.centred if centre is None else centre
     sources = (

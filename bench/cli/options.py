@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -45,3 +47,43 @@ limit_option = click.option(
     default=None,
     help="Keep only the first N images: a quick look, stamped into every row.",
 )
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+#: Fields of a run that choose prompts, and what each is told of.
+_TEXTS = {
+    "variants": "Variants of the names of the images' classes, by comma: what is scored.",
+    "templates": "Templates around them, by comma.",
+    "head_variants": "Variants of the names of the head's classes, by comma: what is trained on. "
+    "Left out, they are those of the images' classes.",
+    "head_templates": "Templates around them, by comma.",
+}
+_PAIRS = {
+    "pair_variants": "Variants of the text that the training images of a class are paired with, "
+    "by comma (with --pairs-per-class, and of learner paper-few-shot): description, say. Left "
+    "out, they are those of the images' classes.",
+    "pair_templates": "Templates around them, by comma; d000 is the first sentence of a "
+    "description.",
+}
+
+
+def text_options(*, pairs: bool = False) -> Callable[[_Function], _Function]:
+    """Give a command the options that choose prompts; `texts_given` reads them."""
+
+    def give(function: _Function) -> _Function:
+        for name, told in reversed((_TEXTS | (_PAIRS if pairs else {})).items()):
+            option = click.option(f"--{name.replace('_', '-')}", default="", help=told)
+            function = option(function)
+        return function
+
+    return give
+
+
+def texts_given(given: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Take the options of `text_options` out of a command's own; return those that were given."""
+    listed = {
+        name: tuple(part for part in str(given.pop(name)).replace(",", " ").split())
+        for name in _TEXTS | _PAIRS
+        if name in given
+    }
+    return {name: words for name, words in listed.items() if words}

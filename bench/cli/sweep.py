@@ -7,7 +7,15 @@ from typing import Any, Literal
 
 import click
 
-from bench.cli.options import engine_option, jobs_option, json_option, limit_option, store_option
+from bench.cli.options import (
+    engine_option,
+    jobs_option,
+    json_option,
+    limit_option,
+    store_option,
+    text_options,
+    texts_given,
+)
 from bench.cli.running import run_and_report
 from featstore.command_line import StorePlace
 
@@ -65,6 +73,7 @@ _LIST = "Comma- or space-separated."
     help="What makes a caption relevant to an image: its class, or being its own.",
 )
 @click.option("--locales", default="", help="Captions' variants to use; all if left out.")
+@text_options()
 @jobs_option
 @engine_option
 @limit_option
@@ -90,6 +99,7 @@ def command(
     limit: int | None,
     dry_run: bool,
     as_json: bool,
+    **texts: Any,
 ) -> None:
     """Run every combination of what is listed, and write its results.
 
@@ -114,7 +124,10 @@ def command(
     )
     opened = open_store(store)
     sets = find_sets(opened, dataset=dataset, label_set=label_set)
-    runs = sweep_runs(opened, sets, grid, locales=_words(locales), relevance=relevance, limit=limit)
+    runs = sweep_runs(
+        opened, sets, grid, locales=_words(locales), relevance=relevance, texts=texts_given(texts),
+        limit=limit,
+    )  # fmt: skip
     run_and_report(
         "sweep", runs, store=store, out=out, jobs=jobs, engine=engine, dry_run=dry_run,
         as_json=as_json,

@@ -7,7 +7,15 @@ from typing import Any, Literal
 
 import click
 
-from bench.cli.options import engine_option, jobs_option, json_option, limit_option, store_option
+from bench.cli.options import (
+    engine_option,
+    jobs_option,
+    json_option,
+    limit_option,
+    store_option,
+    text_options,
+    texts_given,
+)
 from featstore.command_line import StorePlace
 
 
@@ -38,7 +46,12 @@ from featstore.command_line import StorePlace
     "\n      -O learner=coop --seeds 5 --store store -o results"
     "\n  bench task few_shot --images pets/image/ViT-B-32 --names pets/class_name/ViT-B-32 \\"
     "\n      --views pets.views10-seed0/image/ViT-B-32 --eval split -O shots=4 \\"
-    "\n      -O learner=tip-adapter --seeds 5 --store store -o results",
+    "\n      -O learner=tip-adapter --seeds 5 --store store -o results"
+    "\n  bench task zero_shot --images stamps/image/tf_efficientnet_lite0 \\"
+    "\n      --names stamps/class_name/all-MiniLM-L6-v2 \\"
+    "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
+    "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 --head-templates none \\"
+    "\n      --method paper-mlp --source head --store build/demo/store -o results",
 )
 @click.argument("name")
 @store_option
@@ -67,8 +80,11 @@ from featstore.command_line import StorePlace
 @click.option("--relevance", default="parent_id", show_default=True,
               help="Of captions: parent_id or class_id.")  # fmt: skip
 @click.option("--locale", "locales", default="", help="Variants of captions, by comma; or all.")
-@click.option("--variants", default="", help="Variants of class names, by comma.")
-@click.option("--templates", default="", help="Templates of class names, by comma.")
+@text_options(pairs=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=None,
+              help="Epochs of a trained method; those of its preset, if left out.")  # fmt: skip
+@click.option("--sequential", is_flag=True,
+              help="A trained method sees the prototypes first, then the real pairs.")  # fmt: skip
 @click.option("--unseen-only", is_flag=True,
               help="zero_shot: only classes that the head's label set lacks.")  # fmt: skip
 @click.option("-O", "--option", "words", multiple=True, metavar="NAME=VALUE",
@@ -121,9 +137,9 @@ def command(
         words = (*words, "classes=unseen")
     listed: dict[str, Any] = {
         key: tuple(part for part in str(rest.pop(key)).split(",") if part)
-        for key in ("locales", "variants", "templates", "train_splits")
+        for key in ("locales", "train_splits")
     }
-    listed = {key: value for key, value in listed.items() if value}
+    listed = {key: value for key, value in listed.items() if value} | texts_given(rest)
     request = TaskRequest(
         task=name,
         n_pairs="all" if n_pairs == "all" else int(n_pairs),

@@ -146,7 +146,7 @@ def _run(row: Mapping[str, Any]) -> Run:
     }
     lists: dict[str, Any] = {
         name: tuple(part for part in str(row[name] or "").split(",") if part)
-        for name in ("variants", "templates")
+        for name in ("variants", "templates", "head_variants", "head_templates")
     }
     return Run(
         suite=row["suite"], task="zero_shot", eval="all-names", method=METHOD, source="head",
@@ -158,10 +158,13 @@ def _head_ids(store: FeatureStore, row: Mapping[str, Any]) -> NDArray[Any]:
     from fitters.jobs import pair_head
 
     run = _run(row)
+    variants, templates = run.head_texts
     paired = pair_head(
-        store.view(run.head_set), store.view(run.head_name_set), variants=run.variants,
-        templates=run.templates,
-    )  # fmt: skip
+        store.view(run.head_set),
+        store.view(run.head_name_set),
+        variants=variants,
+        templates=templates,
+    )
     return paired.x.items["class_id"].to_numpy().astype(str)
 
 

@@ -6,7 +6,15 @@ as soon as its sets are in the store. A sweep (`bench.suites.sweep`) is planned 
 """
 
 from bench.suites.demo import demo_runs
-from bench.suites.registry import SUITES, Suite, suite_named
+from bench.suites.registry import SUITES, Suite, suite_named, with_texts
 from bench.suites.smoke import create_smoke_store, smoke_runs
 
-__all__ = ["SUITES", "Suite", "create_smoke_store", "demo_runs", "smoke_runs", "suite_named"]
+__all__ = [
+    "SUITES",
+    "Suite",
+    "create_smoke_store",
+    "demo_runs",
+    "smoke_runs",
+    "suite_named",
+    "with_texts",
+]

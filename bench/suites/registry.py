@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from bench.errors import UnknownSuiteError
 from bench.runs import Run
@@ -37,13 +37,13 @@ class Suite:
     create_store : callable, optional
         Makes the store that the suite brings with it.
     lacking : callable, optional
-        Lists what a store lacks of it.
+        Lists what a store lacks of it, with commands that call the store by a name, or by its own.
     """
 
     runs: PlanRuns
     summary: str
     create_store: Callable[[Path], None] | None = None
-    lacking: Callable[[FeatureStore], list[Lacking]] | None = None
+    lacking: Callable[[FeatureStore, str | None], list[Lacking]] | None = None
 
 
 SUITES: dict[str, Suite] = {
@@ -74,3 +74,19 @@ def suite_named(name: str) -> Suite:
         msg = f"No suite named {name!r}. Known suites: {known}.{did_you_mean(name, SUITES)}"
         raise UnknownSuiteError(msg)
     return SUITES[name]
+
+
+def with_texts(runs: Sequence[Run], texts: Mapping[str, Any]) -> list[Run]:
+    """Return the runs of a suite with other prompts than its own.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+    texts : mapping
+        Of variants, templates, head_variants and head_templates those that are to change. Runs
+        without a head keep the last two.
+    """
+    of_images = {name: words for name, words in texts.items() if not name.startswith("head_")}
+    return list(
+        dict.fromkeys(replace(run, **(texts if run.head_set else of_images)) for run in runs)
+    )

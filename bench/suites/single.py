@@ -36,6 +36,10 @@ class TaskRequest:
     train_fraction : float
     views : str
         Set of augmented views of the images.
+    head_variants, head_templates, pair_variants, pair_templates : sequence of str
+        As in `Run`.
+    epochs : int, optional
+    sequential : bool
     """
 
     task: str
@@ -58,6 +62,12 @@ class TaskRequest:
     train_splits: Sequence[str] = ("train",)
     train_fraction: float = 0.6
     views: str = ""
+    head_variants: Sequence[str] = ()
+    head_templates: Sequence[str] = ()
+    pair_variants: Sequence[str] = ()
+    pair_templates: Sequence[str] = ()
+    epochs: int | None = None
+    sequential: bool = False
 
 
 def task_runs(store: FeatureStore, request: TaskRequest, *, limit: int | None = None) -> list[Run]:
@@ -105,6 +115,12 @@ def task_runs(store: FeatureStore, request: TaskRequest, *, limit: int | None = 
             pairs_per_class=request.pairs_per_class,
             options=request.options,
             limit=limit,
+            head_variants=tuple(request.head_variants),
+            head_templates=tuple(request.head_templates),
+            pair_variants=tuple(request.pair_variants),
+            pair_templates=tuple(request.pair_templates),
+            epochs=request.epochs,
+            sequential=request.sequential,
         )
         for seed in request.seeds
     ]

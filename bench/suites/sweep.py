@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from bench.errors import ProtocolError
 from bench.protocol import held_out_split
@@ -45,12 +45,14 @@ def sweep_runs(
     *,
     locales: Sequence[str] = (),
     relevance: str = "class_id",
+    texts: Mapping[str, Any] | None = None,
     limit: int | None = None,
 ) -> list[Run]:
     """Return the runs of a sweep; numbers of pairs that a split cannot give are left out.
 
     A cell without prototypes, or without real pairs, has no mixing weight: it is run once. So
-    is a method that has no penalty. ConSE reads the head and nothing else.
+    is a method that has no penalty. ConSE reads the head and nothing else. `texts` are fields of
+    a run that choose prompts: variants, templates, head_variants, head_templates.
 
     Raises
     ------
@@ -66,7 +68,7 @@ def sweep_runs(
     base = Run(
         suite="sweep", task="zero_shot", eval=grid.evaluation, method="conse", source="head",
         n_pairs=0, seed=0, locales=tuple(locales), relevance=relevance, limit=limit, penalty=0.0,
-        mix=1.0, **sets.fields(),
+        mix=1.0, **sets.fields(), **(texts or {}),
     )  # fmt: skip
     possible = _possible_pairs(store, base, grid)
     runs = [

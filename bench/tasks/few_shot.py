@@ -41,6 +41,7 @@ def score_few_shot(
     split: Split,
     *,
     names: Items | None = None,
+    pair_names: Items | None = None,
     head: Head | None = None,
     views: ImageViews | None = None,
     options: FewShot | None = None,
@@ -57,6 +58,9 @@ def score_few_shot(
         The order of its training images says which are the first shots of a class.
     names : Items, optional
         One text a class; needed for prototypes from names, and by learners that map names.
+    pair_names : Items, optional
+        The text that a learner which maps names pairs the shots of a class with, where it is not
+        the one in `names`, which are scored.
     head : Head, optional
         Needed for prototypes from a head, and by learners that train on one.
     views : ImageViews, optional
@@ -114,7 +118,8 @@ def score_few_shot(
         validation_labels=labels(validation) if len(validation) else None,
         views=_views(alignment, views, images, chosen) if views and len(chosen) else None,
         lengths=np.linalg.norm(images.rows[chosen], axis=1),
-        texts=_texts(classes, names) if "texts" in needs else None,
+        texts=_texts(classes, pair_names or names) if "texts" in needs else None,
+        scored_texts=_texts(classes, names) if "texts" in needs and pair_names else None,
         head=_head_pairs(alignment, head) if "head" in needs else None,
     )
     classifier = learner.fit(shots)

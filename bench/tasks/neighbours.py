@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.corpus import Corpus
+from bench.corpus import Corpus, Head
 from bench.errors import ProtocolError
 from bench.metrics.cka import biased_cka, unbiased_cka
 from bench.metrics.neighbours import mutual_knn, mutual_knn_chance
@@ -13,6 +13,8 @@ from bench.options import Neighbours
 from bench.protocol import first_per_class
 from bench.tasks.outcome import Outcome
 from bench.tasks.retrieval import first_captions
+from featstore.datasets import synsets_of
+from featstore.errors import ManifestError
 from fitters.moments.transform import normalize_rows
 
 Rows = NDArray[np.floating]
@@ -49,7 +51,8 @@ def _sides(corpus: Corpus, options: Neighbours, rng: np.random.Generator) -> tup
         if corpus.head is None:
             msg = "Neighbours of 'head' need a head and the names of its classes in the run."
             raise ProtocolError(msg)
-        return "head~name", corpus.head.weight, corpus.head.texts
+        kept = _within(corpus.head, options.within)
+        return "head~name", corpus.head.weight[kept], corpus.head.texts[kept]
     if options.of == "pairs":
         if corpus.captions is None or corpus.captions.parents is None:
             msg = "Neighbours of 'pairs' need captions that know their images."
@@ -67,10 +70,38 @@ def _sides(corpus: Corpus, options: Neighbours, rng: np.random.Generator) -> tup
     if options.per_class:
         order = first_per_class(order, images.classes, options.per_class)
     having, codes = np.unique(images.classes[order], return_inverse=True)
-    # Of unit rows, because a long one is not a more certain one.
-    unit = normalize_rows(images.rows[order], what="images")
-    sums = np.zeros((len(having), unit.shape[1]))
-    np.add.at(sums, codes, unit)
+    rows: Rows = images.rows[order]
+    if options.rows == "unit":
+        # A long row is not a more certain one.
+        rows = normalize_rows(rows, what="images")
+    sums = np.zeros((len(having), rows.shape[1]))
+    np.add.at(sums, codes, rows)
     place = {name: row for row, name in enumerate(corpus.names.classes.tolist())}
     texts = corpus.names.rows[[place[name] for name in having.tolist()]]
     return "class-mean~name", sums / np.bincount(codes)[:, None], texts
+
+
+def _within(head: Head, label_set: str) -> NDArray[np.bool_]:
+    """Return which rows of a head are of classes that a label set of synsets has too.
+
+    Raises
+    ------
+    ProtocolError
+        If there is no such label set, or the head shares none of its synsets.
+    """
+    if not label_set:
+        return np.ones(len(head.classes), dtype=bool)
+    try:
+        known = synsets_of(label_set)
+    except ManifestError as err:
+        msg = f"Option within of neighbours cannot be {label_set!r}: {err}"
+        raise ProtocolError(msg) from err
+    # A class id is LABEL_SET/SYNSET.
+    kept = np.array([name.rpartition("/")[2] in known for name in head.classes.tolist()], bool)
+    if not kept.any():
+        msg = (
+            f"None of the head's {len(kept):,} classes (first: {head.classes[0]!r}) is a synset of "
+            f"{label_set}. Leave within out."
+        )
+        raise ProtocolError(msg)
+    return kept

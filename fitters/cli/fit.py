@@ -197,8 +197,9 @@ def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None
     With --head and --names the head's rows are the anchors, with --y real pairs, with all three
     both. Penalty and mixing weight are chosen from these alone, never from a test image.
     METHOD is one of ridge, ridge-x2y, ridge-both, kernel-ridge, least-squares, text-to-concept,
-    procrustes, cca, csa, cca-200, pls, mean-shift, asif, conse; or, trained by gradient descent
-    (docs/trained.md), paper-mlp, paper-text2concepts, sail, freeze-align, structure, devise, icis.
+    procrustes, cca, csa, cca-200, paper-cca, pls, mean-shift, asif, conse; or, trained by gradient
+    descent (docs/trained.md), paper-mlp, paper-text2concepts, sail, freeze-align, structure,
+    devise, icis.
     A training that was interrupted goes on when the same command is given again.
     """
     from featstore.store.opening import open_store

@@ -45,7 +45,11 @@ class Shots:
     lengths : array of shape (n,), optional
         Lengths of the raw embeddings that `x` was made of; None: means weigh all alike.
     texts : array of shape (c, q), optional
-        The raw embedding of every class's name: of another space, for learners that map it.
+        The raw embedding of every class's name: of another space, for learners that map it. The
+        shots of a class are paired with it.
+    scored_texts : array of shape (c, q), optional
+        Those that a class is told by, where they are others: prompts, say, after training on
+        plain names. None: `texts`.
     head : Pairs, optional
         Rows of a head in the space of the shots, at unit length, with the raw embeddings of
         their names: for learners that map texts.
@@ -67,6 +71,7 @@ class Shots:
     views: Rows | None = None
     lengths: npt.NDArray[np.floating] | None = None
     texts: npt.NDArray[np.floating] | None = None
+    scored_texts: npt.NDArray[np.floating] | None = None
     head: Pairs | None = None
 
     def __post_init__(self) -> None:
@@ -101,9 +106,10 @@ class Shots:
         if self.lengths is not None and self.lengths.shape != (n,):
             msg = f"Lengths are one number a shot, {n}; got shape {self.lengths.shape}."
             raise PairsError(msg)
-        if self.texts is not None and len(self.texts) != self.n_classes:
-            msg = f"Texts are one row a class, {self.n_classes}; got {len(self.texts)}."
-            raise PairsError(msg)
+        for texts in (self.texts, self.scored_texts):
+            if texts is not None and len(texts) != self.n_classes:
+                msg = f"Texts are one row a class, {self.n_classes}; got {len(texts)}."
+                raise PairsError(msg)
         if self.head is not None and self.head.x.shape[1] != r:
             msg = f"Rows of the head have the {r} columns of the shots; got {self.head.x.shape}."
             raise PairsError(msg)

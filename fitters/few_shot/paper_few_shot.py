@@ -23,15 +23,19 @@ class PaperFewShot:
     ``paper-mlp`` maps name texts into the space of the shots: first it is trained on the rows of a
     head with the names of their classes, then, with a fresh optimiser and the whole schedule again,
     on one pair a class, the mean of the raw embeddings of its shots with its name. The classifier
-    is the cosine with the mapped names. Everything is at unit length; nothing is centred or chosen,
-    and validation rows play no part. Without shots only the first stage is trained.
+    is the cosine with the mapped names, or with other texts of the classes, where there are some:
+    the paper trains on plain names and tests on a prompt. Everything is at unit length; nothing is
+    centred or chosen, and validation rows play no part. Without shots only the first stage is
+    trained, as long as a head by itself is.
 
-    Needs torch, texts and a head (`Shots.texts`, `Shots.head`); prototypes are not looked at.
+    Needs torch, texts and a head (`Shots.texts`, `Shots.scored_texts`, `Shots.head`); prototypes
+    are not looked at.
 
     Parameters
     ----------
     epochs : int, optional
-        Of each stage; None: the preset's, 2,500 for heads of up to 2,000 classes, else 500.
+        Of each stage; None: the preset's, 500 on the head, then 2,500 on the shots for heads of
+        up to 2,000 classes, else 500.
     learning_rate : float, optional
         Of each stage; None: the preset's.
     seed : int
@@ -81,7 +85,10 @@ class PaperFewShot:
             "paper-mlp", n_prototypes=head.n, seed=self.seed, sequential=real is not None, **changes
         )
         aligner.fit_rows(head, real)
-        return without_bias(aligner.project_y(texts), {"epoch": float(aligner.epochs_)})
+        scored = texts
+        if shots.scored_texts is not None:
+            scored = _unit(shots.scored_texts, "texts of classes")
+        return without_bias(aligner.project_y(scored), {"epoch": float(aligner.epochs_)})
 
 
 def _raw_sums(shots: Shots) -> npt.NDArray[np.float64]:

@@ -54,6 +54,7 @@ class TrainedAligner(BaseAligner):
     precision: str
     share: float | None
     sequential: bool
+    first_epochs: int | None = None
     patience: int | None
     validation_fraction: float
 
@@ -242,7 +243,8 @@ class TrainedAligner(BaseAligner):
         if len(given) == 1:
             return [Stage(given[0], epochs, rate)]
         if self.sequential:
-            return [Stage(stream, epochs, rate) for stream in given]
+            first = epochs if self.first_epochs is None else int(self.first_epochs)
+            return [Stage(given[0], first, rate), Stage(given[1], epochs, rate)]
         if self.share is not None:
             return [Stage(Mixture(given[0], given[1], float(self.share)), epochs, rate)]
         both = Stream([source for stream in given for source in stream.sources])

@@ -88,6 +88,8 @@ class MLPAligner(TrainedAligner):
     sequential : bool
         Train on prototypes first, then, with a fresh optimiser and the whole schedule again, on
         real pairs alone.
+    first_epochs : int or None
+        Of the first of these two stages; None: `epochs`, as the second.
     patience : int or None
         Hold `validation_fraction` of the groups of real pairs (or else of prototypes) out, stop
         after so many epochs without a better mean reciprocal rank, keep the best epoch.
@@ -159,6 +161,7 @@ class MLPAligner(TrainedAligner):
         "clip": [_POSITIVE, None],
         "share": [Interval(Real, 0, 1, closed="neither"), None],
         "sequential": ["boolean"],
+        "first_epochs": [_COUNT, None],
         "patience": [_COUNT, None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "precision": [StrOptions(set(PRECISIONS))],
@@ -202,6 +205,7 @@ class MLPAligner(TrainedAligner):
         clip: float | None = None,
         share: float | None = None,
         sequential: bool = False,
+        first_epochs: int | None = None,
         patience: int | None = None,
         validation_fraction: float = 0.1,
         precision: str = "auto",
@@ -241,6 +245,7 @@ class MLPAligner(TrainedAligner):
         self.clip = clip
         self.share = share
         self.sequential = sequential
+        self.first_epochs = first_epochs
         self.patience = patience
         self.validation_fraction = validation_fraction
         self.precision = precision

@@ -74,7 +74,7 @@ PRESETS: dict[str, Preset] = {
         "Mendez et al., ICML 2026 (arXiv 2605.22484), two_layer",
         "texts are unit rows when they are scored too; legacy leaves them raw there",
         MLPAligner,
-        {"architecture": "paper", "loss": "cosine", **_PAPER},
+        {"architecture": "paper", "loss": "cosine", "first_epochs": 500, **_PAPER},
         _paper_epochs,
         {"legacy": True},
     ),
@@ -226,4 +226,7 @@ def preset(
         msg = f"{name} has no legacy switch: its original's code does what its paper says."
         raise SettingError(msg)
     settings = {**chosen.settings, "epochs": chosen.epochs(n_prototypes)}
+    if "epochs" in changes and "first_epochs" in settings:
+        # Who asks for few epochs means either stage.
+        settings["first_epochs"] = min(int(settings["first_epochs"]), int(changes["epochs"]))
     return chosen.cls(**(settings | (chosen.legacy if legacy else {}) | changes))

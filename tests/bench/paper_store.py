@@ -7,16 +7,20 @@ rows and texts are noisy linear views of them.
 import numpy as np
 
 from bench.suites.smoke import _items
+from featstore.datasets import synsets_of
 from featstore.store.writer import SetWriter
 
 LATENT, IMAGE_DIM, TEXT_DIM = 6, 20, 14
 BEIT21 = "timm:beit_base_patch16_224.in22k_ft_in22k"
 BEIT1 = "timm:beit_base_patch16_224.in22k_ft_in22k_in1k"
 ROBERTA = "st:all-roberta-large-v1"
-CLIP = "open_clip:ViT-B-32"
+CLIP = "oc:ViT-B-32-quickgelu/openai"
+
+INAT = "timm:vit_large_patch14_clip_336.laion2b_ft_in12k_in1k"
 
 SPACES = {
     BEIT21: {"name": BEIT21}, BEIT1: {"name": BEIT1}, ROBERTA: {"name": ROBERTA},
+    INAT: {"name": INAT},
 }  # fmt: skip
 
 
@@ -68,28 +72,40 @@ class Builder:
         names = [f"{dataset}/{i:04d}" for i in range(len(own))]
         rows = self.view(self.classes(dataset, n_classes)[own], encoder, "image", 0.5)
         split = [splits[p] for p in place]
+        ids = self.ids(dataset, n_classes)
         items = _items(
-            "image", names, class_id=[f"{dataset}/c{c:02d}" for c in own],
+            "image", names, class_id=[ids[c] for c in own],
             uri=[f"{n}.png" for n in names], split=split,
         )  # fmt: skip
         self.write(dataset, "image", encoder, rows, items)
 
-    def names(self, dataset, encoder, n_classes):
-        ids = [f"{dataset}/c{c:02d}" for c in range(n_classes)]
-        prompts = [(c, t) for c in range(n_classes) for t in ("none", "photo")]
+    def ids(self, dataset, n):
+        """Class ids: of a label set of ImageNet real synsets, every second one of ImageNet-1k."""
+        if not dataset.startswith("imagenet"):
+            return [f"{dataset}/c{c:02d}" for c in range(n)]
+        ours = sorted(synsets_of("imagenet1k"))
+        other = sorted(synsets_of(dataset) - set(ours)) or ours
+        names = [(ours if c % 2 else other)[c] for c in range(n)]
+        return [f"{dataset}/{name}" for name in names]
+
+    def names(self, dataset, encoder, n_classes, more=()):
+        """Names in ("name", "none"), ("name", "photo") and `more` variants and templates."""
+        ids = self.ids(dataset, n_classes)
+        texts = (("name", "none"), ("name", "photo"), *more)
+        prompts = [(c, *text) for c in range(n_classes) for text in texts]
         rows = self.view(
-            self.classes(dataset, n_classes)[[c for c, _ in prompts]], encoder, "text", 0.1
+            self.classes(dataset, n_classes)[[c for c, *_ in prompts]], encoder, "text", 0.1
         )
         items = _items(
-            "class_name", [f"{ids[c]}#name#{t}" for c, t in prompts],
-            class_id=[ids[c] for c, _ in prompts], variant=["name"] * len(prompts),
-            template_id=[t for _, t in prompts],
-            text=[ids[c] if t == "none" else f"a photo of a {ids[c]}" for c, t in prompts],
+            "class_name", [f"{ids[c]}#{variant}#{t}" for c, variant, t in prompts],
+            class_id=[ids[c] for c, *_ in prompts], variant=[v for _, v, _ in prompts],
+            template_id=[t for *_, t in prompts],
+            text=[ids[c] if t == "none" else f"{v} in {t} of a {ids[c]}" for c, v, t in prompts],
         )  # fmt: skip
         self.write(dataset, "class_name", encoder, rows, items)
 
     def head(self, label_set, encoder, n_classes):
-        ids = [f"{label_set}/c{c:02d}" for c in range(n_classes)]
+        ids = self.ids(label_set, n_classes)
         rows = self.view(self.classes(label_set, n_classes), encoder, "image", 0.2)
         items = _items("head_weight", [f"{c}#head" for c in ids], class_id=ids)
         self.write(label_set, "head_weight", encoder, rows, items,
@@ -112,19 +128,26 @@ class Builder:
         self.write(dataset, "caption", text_encoder, rows, items)
 
 
+PAPER, LEMMAS, CAPTION = ("paper", "paper"), ("lemmas", "none"), ("description", "d000")
+
+
 def build(root):
-    """Flowers and pets with two heads, Flickr30k, ImageNet's images, HAM10000, a CLIP pair."""
+    """Flowers and pets with two heads, Flickr30k, ImageNet's images, HAM10000, a CLIP pair.
+
+    Flowers have captions of their classes, pets have none.
+    """
     make = Builder(root)
     for label_set, encoder, n in (("imagenet22k", BEIT21, 60), ("imagenet1k", BEIT1, 40)):
         make.head(label_set, encoder, n)
-        make.names(label_set, ROBERTA, n)
+        make.names(label_set, ROBERTA, n, [LEMMAS])
     six = ["train", "train", "train", "val", "test", "test"]
     for dataset, n in (("flowers102", 10), ("pets", 8)):
         for encoder in (BEIT21, BEIT1, CLIP):
             make.images(dataset, encoder, n, 6, six)
+        captions = [CAPTION] if dataset == "flowers102" else []
         for encoder in (ROBERTA, CLIP):
-            make.names(dataset, encoder, n)
+            make.names(dataset, encoder, n, [PAPER, *captions])
     make.images("ham10000", BEIT21, 7, 3, ["test"] * 3)
-    make.names("ham10000", ROBERTA, 7)
+    make.names("ham10000", ROBERTA, 7, [PAPER])
     make.images("imagenet1k", BEIT1, 40, 3, ["val"] * 3)
     make.captioned("flickr30k", BEIT21, ROBERTA, 60, 20, 6)

@@ -4,23 +4,36 @@ import re
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from sklearn.preprocessing import normalize
 
 from bench.cli import cli
+from bench.corpus import Items, read_corpus
 from bench.errors import ProtocolError
 from bench.execution import run_all
+from bench.fits import class_mean_pairs, fit_run
+from bench.metrics.cka import biased_cka
+from bench.metrics.neighbours import mutual_knn
+from bench.options import Neighbours
+from bench.protocol import choice_rng, sample_rng
 from bench.report.choice import one_choice
 from bench.results import read_ranks, read_results
+from bench.scoring import split_of
 from bench.series import only_series
 from bench.suites import create_smoke_store
 from bench.suites.paper import lacking, paper_runs, plan, published_numbers, published_table
 from bench.tables import published_lines
+from bench.tasks import score_neighbours
 from featstore import open_store
 from featstore.command_line import run_command
+from featstore.datasets import synsets_of
+from fitters import preset
 from fitters.few_shot import LEARNERS
-from tests.bench.paper_store import BEIT21, CLIP, ROBERTA, build
+from tests.assertions import assert_close, assert_same
+from tests.bench.paper_store import BEIT21, CLIP, INAT, PAPER, ROBERTA, Builder, build
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +50,8 @@ def planned(store):
         for name, value in (
             ("SEEDS", (0, 1)), ("RETRIEVAL_SEEDS", (0, 1)), ("RETRIEVAL_PAIRS", (10, "all")),
             ("SHOTS", (1,)), ("LEARNERS", ("class-means",)), ("OWN_LEARNERS", ()),
-            ("MEAN_OF", (1, 3)), ("METHODS", ("ridge",)),
+            ("MEAN_OF", (1, 3)), ("METHODS", ("ridge",)), ("TRAINED_SEEDS", (0,)),
+            ("EPOCHS", {}), ("OTHER_EPOCHS", 3),
         ):  # fmt: skip
             patch.setattr(plan, name, value)
         return paper_runs(open_store(store))
@@ -90,11 +104,12 @@ def test_the_full_plan_has_the_papers_numbers(store):
         for run in runs
         if run.task == "few_shot"
     )
-    assert len(set(learners.values())) == 1
+    # Five seeds, and three of the one that is trained for minutes.
+    trained = learners["paper-few-shot", "none", "identity"]
+    assert {5 * trained // 3} == set(learners.values()) - {trained}
     # Every learner with and without names; what needs them, and the paper's own, once.
     assert {learner for learner, *_ in learners} == set(LEARNERS)
     assert len(learners) == 2 * (len(LEARNERS) - 2) + 2
-    assert learners["paper-few-shot", "none", "identity"]
     assert learners["cross-modal", "names", "ridge"]
     means = {run.task_options.per_class for run in runs if run.task == "neighbours"}
     assert means == {0, 1, 3, 5, 10, 50}
@@ -103,35 +118,219 @@ def test_the_full_plan_has_the_papers_numbers(store):
     assert {run.n_pairs for run in runs if run.task == "retrieval"} == {0, "all"}
 
 
-def test_a_cell_appears_with_its_sets(tmp_path):
+def test_a_store_of_other_sets_plans_nothing(tmp_path):
     create_smoke_store(tmp_path / "smoke")
-    with pytest.raises(ProtocolError, match="--dry-run` lists what is lacking"):
-        paper_runs(open_store(tmp_path / "smoke"))
+    assert paper_runs(open_store(tmp_path / "smoke")) == []
+
+
+def test_the_papers_methods_run_by_its_schedule(store):
+    runs = paper_runs(open_store(store))
+    ours = {"identity", "conse", "ridge", "procrustes"}
+    assert {run.method for run in runs} == ours | {"paper-mlp", "paper-text2concepts", "paper-cca"}
+    trained = [run for run in runs if run.method in ("paper-mlp", "paper-text2concepts")]
+    # By the head of the images' own model, with its rows or without.
+    assert {(run.epochs, "in22k_in1k" in run.image_set) for run in trained} == {
+        (2500, True), (500, False),
+    }  # fmt: skip
+    for run in runs:
+        assert run.epochs is None or run.method.startswith("paper-")
+    stages = [run for run in runs if run.sequential]
+    assert {(run.method, run.task, run.source, run.pairs_per_class) for run in stages} == {
+        ("paper-mlp", "zero_shot", "head", 1)
+    }
+    one = [run for run in runs if run.pairs_per_class]
+    methods = {"paper-mlp", "paper-text2concepts", "paper-cca", "ridge", "procrustes"}
+    for source in ("head", "none"):
+        assert {run.method for run in one if run.source == source} == methods
+        retrieval = {
+            run.method
+            for run in runs
+            if run.task == "retrieval" and run.source == source and run.n_pairs == "all"
+        }
+        assert retrieval == methods - {"procrustes"}
+    # Trainings on a head alone follow each other, so that one serves every dataset.
+    alone = [run for run in trained if run.task == "zero_shot" and not run.pairs_per_class]
+    keys = [(run.head_set, run.method, run.seed) for run in alone]
+    assert keys == sorted(keys)
+    assert len(keys) > len(set(keys))
+
+
+def test_heads_are_trained_on_plain_names_and_images_tested_on_prompts(store):
+    runs = paper_runs(open_store(store))
+    for run in runs:
+        if run.head_set:
+            lemmas = run.head_set.startswith("imagenet22k")
+            assert run.head_variants == (("lemmas",) if lemmas else ("name",))
+            assert run.head_templates == ("none",)
+        if run.task in ("zero_shot", "few_shot"):
+            assert (run.variants, run.templates) == (("paper",), ("paper",))
+        if run.name_set and run.task in ("neighbours", "cosine_head"):
+            assert (run.variants, run.templates) == (("name",), ("none",))
+    # A caption where there is one, else the plain name; the row has it in a column.
+    pairs = {
+        (run.image_set.partition("/")[0], run.columns()["pair_variants"], *run.pair_templates)
+        for run in runs
+        if run.pairs_per_class
+    }
+    assert pairs == {("flowers102", "description", "d000"), ("pets", "name", "none")}
+    own = [run for run in runs if run.task == "few_shot" and run.method == "identity"]
+    assert {(*run.pair_variants, *run.pair_templates) for run in own} == {("name", "none")}
+
+
+def test_cells_of_inaturalist_appear_with_its_sets(tmp_path):
+    make = Builder(tmp_path)
+    make.head("inat21", INAT, 30)
+    make.names("inat21", ROBERTA, 30)
+    make.images("pets", INAT, 8, 6, ["train", "train", "train", "val", "test", "test"])
+    make.names("pets", ROBERTA, 8, [PAPER])
+    runs = paper_runs(open_store(tmp_path))
+    species = [run for run in runs if run.head_set.startswith("inat21/")]
+    assert {run.task for run in species} == {
+        "zero_shot", "few_shot", "neighbours", "modality_gap",
+    }  # fmt: skip
+    assert {(run.head_variants, run.head_templates) for run in species} == {(("name",), ("none",))}
+    assert {run.epochs for run in species if run.method == "paper-mlp"} == {500}
+    # Species are no synsets: nothing is cut down to those of ImageNet-1k.
+    (of_head,) = [run for run in species if run.task == "neighbours"]
+    assert of_head.task_options.within == ""
+    assert not [o for o in lacking(open_store(tmp_path)) if o.kind == "head_weight"
+                and INAT in o.encoders]  # fmt: skip
+
+
+def test_neighbours_are_of_raw_means_and_the_classes_of_imagenet1k(store):
+    runs = [run for run in paper_runs(open_store(store)) if run.task == "neighbours"]
+    within = {
+        (run.head_set.partition("/")[0], run.task_options.within)
+        for run in runs
+        if run.task_options.of == "head"
+    }
+    assert within == {("imagenet22k", "imagenet1k"), ("imagenet1k", "")}
+    assert {run.task_options.rows for run in runs if run.task_options.of == "class-means"} == {
+        "raw"
+    }
+
+
+def planned_run(planned, **wanted):
+    return next(
+        run
+        for run in planned
+        if run.image_set.startswith("flowers102/image/timm.beit_base_patch16_224.in22k_ft_in22k-")
+        and all(getattr(run, name) == value for name, value in wanted.items())
+    )
+
+
+def test_training_and_test_texts_are_read_apart(store, planned):
+    run = planned_run(planned, task="zero_shot", method="paper-cca", pairs_per_class=1, seed=0,
+                      source="head")  # fmt: skip
+    opened = open_store(store)
+    corpus = read_corpus(opened, run)
+    names, head = opened.view(run.name_set), opened.view(run.head_name_set)
+    for found, view, variant, template in (
+        (corpus.names.rows, names, "paper", "paper"),
+        (corpus.pair_names.rows, names, "description", "d000"),
+        (corpus.head.texts, head, "lemmas", "none"),
+    ):
+        own = view.where(variant=[variant], template_id=[template]).numpy()
+        assert_close(found, normalize(own), "float32")
+    pairs = class_mean_pairs(corpus, np.arange(len(corpus.images)))
+    place = {name: row for row, name in enumerate(corpus.pair_names.classes)}
+    assert_same(pairs.y, corpus.pair_names.rows[[place[name] for name in pairs.groups]])
+
+
+def test_the_papers_map_is_tested_on_other_texts_than_it_is_trained_on(store, planned):
+    """The run's scores are those of the preset, trained by hand on lemmas, of the prompts."""
+    run = planned_run(planned, task="zero_shot", method="paper-mlp", pairs_per_class=0, seed=0)
+    opened = open_store(store)
+    corpus = read_corpus(opened, run)
+    split = split_of(run, corpus)
+    fitted = fit_run(run, corpus, split)
+    seed = int(choice_rng(run.seed).integers(2**31))
+    head = corpus.head
+    by_hand = preset("paper-mlp", epochs=3, seed=seed).fit(
+        normalize(head.weight), head.texts, groups=head.groups, prototype=np.ones(60, bool)
+    )
+    assert_close(
+        fitted.alignment.project_y(corpus.names.rows), by_hand.project_y(corpus.names.rows),
+        "float32", times=100,
+    )  # fmt: skip
+    # The next dataset has the same head: nothing is trained again.
+    pets = next(
+        other
+        for other in planned
+        if other.image_set.startswith("pets/") and replace(
+            run, image_set=other.image_set, image_revision=other.image_revision,
+            name_set=other.name_set, name_revision=other.name_revision,
+        ) == other
+    )  # fmt: skip
+    other = read_corpus(opened, pets)
+    assert fit_run(pets, other, split_of(pets, other)).alignment is fitted.alignment
+    again = fit_run(replace(run, seed=1), corpus, split)
+    assert again.alignment is not fitted.alignment
+
+
+def test_neighbours_are_those_of_the_classes_and_means_that_the_paper_takes(store):
+    opened = open_store(store)
+    of_head = planned_run(
+        paper_runs(opened), task="neighbours", options=Neighbours(within="imagenet1k")
+    )
+    corpus = read_corpus(opened, of_head)
+    kept = np.array([int(name[-8:]) for name in corpus.head.classes])
+    known = {int(name[1:]) for name in synsets_of("imagenet1k")}
+    inside = np.isin(kept, list(known))
+    assert inside.sum() == 30
+    (found,) = score_neighbours(corpus, options=of_head.task_options, rng=sample_rng(0))
+    theirs = mutual_knn(corpus.head.weight[inside], corpus.head.texts[inside], (3, 5, 10))
+    assert {k: found.values[f"mutual-knn@{k}"] for k in theirs} == theirs
+    assert found.n == 30
+    means = {}
+    for rows in ("raw", "unit"):
+        options = Neighbours(of="class-means", rows=rows, k=(3,))
+        (found,) = score_neighbours(replace(corpus, names=named(corpus)), options=options,
+                                    rng=sample_rng(0))  # fmt: skip
+        images = corpus.images.rows if rows == "raw" else normalize(corpus.images.rows)
+        classes = np.unique(corpus.images.classes)
+        by_hand = np.stack([images[corpus.images.classes == c].mean(axis=0) for c in classes])
+        means[rows] = found.values["CKA"]
+        assert means[rows] == pytest.approx(biased_cka(by_hand, named(corpus).rows), rel=1e-6)
+    assert means["raw"] != means["unit"]
+    with pytest.raises(ProtocolError, match="within of neighbours cannot be 'flowers'"):
+        score_neighbours(corpus, options=Neighbours(within="flowers"), rng=sample_rng(0))
+    with pytest.raises(ProtocolError, match="pets are no synsets"):
+        score_neighbours(corpus, options=Neighbours(within="pets"), rng=sample_rng(0))
+
+
+def named(corpus):
+    """Random texts, one a class of the images."""
+    classes = np.unique(corpus.images.classes)
+    rows = np.random.default_rng(1).normal(size=(len(classes), 5)).astype(np.float32)
+    return Items(classes, classes, rows)
 
 
 def test_what_is_lacking_is_listed_with_the_command_that_makes_it(store):
     found = lacking(open_store(store))
-    keys = {(one.dataset, one.kind, one.encoder) for one in found}
+    keys = {(one.dataset, one.kind, encoder) for one in found for encoder in one.encoders}
     assert ("pets", "image", BEIT21) not in keys
     assert ("pets", "class_name", ROBERTA) not in keys
     assert ("food101", "image", BEIT21) in keys
     assert ("coco", "caption", CLIP) in keys
-    one = next(o for o in found if (o.dataset, o.kind, o.encoder) == ("food101", "image", BEIT21))
+    one = next(o for o in found if (o.dataset, o.kind) == ("flickr30k", "image"))
     assert one.command == (
-        f"featstore extract manifests/food101 --kind image --encoder {BEIT21} --store {store}"
+        f"featstore extract manifests/flickr30k --kind image --encoder {CLIP} --store {store}"
     )
     assert one.manifest == (
-        "featstore manifests build food101 --root DATA/food101 -o manifests/food101"
+        "featstore manifests build flickr30k --root DATA/flickr30k --option train=paper --option "
+        "captions=first5 -o manifests/flickr30k"
     )
-    packaged = next(o for o in found if o.kind == "class_name" and o.dataset == "inat2021")
-    assert "--root" in packaged.manifest
+    species = next(o for o in found if o.kind == "class_name" and o.dataset == "inat21")
+    assert "--classes-only" in species.manifest
+    assert species.note == f"{ROBERTA} is our choice"
 
 
 def test_with_nothing_there_everything_is_lacking(tmp_path):
     create_smoke_store(tmp_path)
     found = lacking(open_store(tmp_path))
-    assert {one.dataset for one in found} >= {"flickr30k", "coco", "ham10000", "inat2021"}
-    assert len({(o.dataset, o.kind, o.encoder) for o in found}) == len(found)
+    assert {one.dataset for one in found} >= {"flickr30k", "coco", "ham10000", "inat21"}
+    assert len({(o.dataset, o.kind) for o in found}) == len(found)
 
 
 def test_published_numbers_are_those_of_the_paper():
@@ -195,12 +394,21 @@ def test_gains_are_paired_by_seed(results):
         (pl.col("task") == "retrieval") & (pl.col("metric") == "R@1")
         & (pl.col("direction") == "image→caption") & (pl.col("n_pairs") == "all")
     )  # fmt: skip
-    values = dict(own.select("source", "value").iter_rows())
-    assert row["ours"].item() == pytest.approx(values["head"] - values["none"])
-    one = table.filter(
-        (pl.col("experiment") == "one pair a class") & (pl.col("dataset") == "pets")
-    )  # fmt: skip
-    assert one["n_seeds"].to_list() == [2]
+    values = dict(own.filter(method="ridge").select("source", "value").iter_rows())
+    ours = dict(row.select("method", "ours").iter_rows())
+    assert ours["ridge"] == pytest.approx(values["head"] - values["none"])
+    assert set(ours) == {"paper-mlp", "paper-text2concepts", "paper-cca", "ridge"}
+    for dataset, said in (("pets", "names for captions"), ("flowers102", "")):
+        one = table.filter(
+            (pl.col("experiment") == "one pair a class") & (pl.col("dataset") == dataset)
+        )  # fmt: skip
+        assert dict(one.select("method", "n_seeds").iter_rows()) == {
+            "paper-mlp": 1, "paper-text2concepts": 1, "paper-cca": 2, "ridge": 2,
+        }  # fmt: skip
+        stages = one.filter(pl.col("as_run").str.starts_with("two stages"))
+        assert stages["method"].to_list() == ["paper-mlp"]
+        plain = one.filter(~pl.col("as_run").str.starts_with("two stages"))
+        assert set(plain["as_run"]) == {said}
 
 
 def test_all_datasets_stand_in_one_series(results):
@@ -235,7 +443,7 @@ def test_the_command_line_lists_what_is_lacking_and_prints_both(store, results, 
     assert run_command(cli, "bench", arguments) == 0
     out = capsys.readouterr().out
     assert "lacks" in out
-    assert f"featstore extract manifests/food101 --kind image --encoder {BEIT21}" in out
+    assert "featstore extract manifests/food101 --kind image --encoder timm:beit_base" in out
     assert run_command(cli, "bench", ["table", str(results), "--part", "published"]) == 0
     out = capsys.readouterr().out
     assert "The paper's numbers beside ours" in out

@@ -46,6 +46,12 @@ OTHER = {
     "metric_version": 99,
     "protocol_version": 99,
     "control_draw": 3,
+    "head_variants": ("lemmas",),
+    "head_templates": ("none",),
+    "pair_variants": ("description",),
+    "pair_templates": ("d000",),
+    "epochs": 20,
+    "sequential": True,
 }
 
 
@@ -56,7 +62,17 @@ BESIDE = {
     "control_draw": {"source": "random"},
     "view_set": {"task": "few_shot", "eval": "in-class"},
     "view_revision": {"task": "few_shot", "eval": "in-class", "view_set": "v"},
+    "head_variants": {"head_set": "d/head_weight/e-00000000"},
+    "head_templates": {"head_set": "d/head_weight/e-00000000"},
+    "pair_variants": {"n_pairs": 0, "pairs_per_class": 1, "eval": "in-class"},
+    "pair_templates": {"n_pairs": 0, "pairs_per_class": 1, "eval": "in-class"},
+    "epochs": {"method": "paper-mlp"},
+    "sequential": {"method": "paper-mlp"},
 }
+LATER = {
+    "view_set", "view_revision", "control_draw", "head_variants", "head_templates", "pair_variants",
+    "pair_templates", "epochs", "sequential",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Run)])
@@ -68,7 +84,7 @@ def test_every_field_changes_the_id(field):
 
 def test_the_id_is_the_hash_of_the_canonical_json():
     facts = {field.name: getattr(RUN, field.name) for field in fields(Run)}
-    del facts["view_set"], facts["view_revision"], facts["control_draw"]
+    facts = {name: value for name, value in facts.items() if name not in LATER}
     # Options left out are those of the task's defaults, so that a changed default is a new run.
     facts["options"] = {"prompts": "mean", "classes": "all", "scorer": "cosine"}
     assert RUN.run_id == sha256_hex(canonical_json({"run": facts}))
@@ -82,8 +98,9 @@ def test_runs_that_differ_in_what_is_scored_share_a_fit():
     )
     assert scored.fit_key == RUN.fit_key
     assert scored.run_id != RUN.run_id
-    for field in set(OTHER) - {"task", "options", "relevance", "metric_version", *BESIDE}:
-        assert replace(RUN, **{field: OTHER[field]}).fit_key != RUN.fit_key
+    for field in set(OTHER) - {"task", "options", "relevance", "metric_version"}:
+        run = replace(RUN, **BESIDE.get(field, {}))
+        assert replace(run, **{field: OTHER[field]}).fit_key != run.fit_key
 
 
 def test_columns_are_plain_values_of_the_results_schema():
@@ -125,6 +142,11 @@ BAD = [
     ({"source": "none", "n_pairs": 0}, "Give it one"),
     ({"eval": "all-names"}, "Use eval 'held-out'"),
     ({"train_fraction": 1.0}, "between 0 and 1"),
+    ({"head_templates": ("none",)}, "the run has no head"),
+    ({"pair_variants": ("name",)}, "only pairs_per_class and task few_shot make such pairs"),
+    ({"epochs": 3}, r"of trained methods \(paper-mlp, .*\); ridge is not trained"),
+    ({"epochs": 0, "method": "paper-mlp"}, "1 epoch or more; got 0"),
+    ({"sequential": True, "method": "paper-mlp", "source": "none"}, "Got source 'none' and 16"),
 ]
 
 
@@ -132,6 +154,16 @@ BAD = [
 def test_impossible_runs_are_refused(change, message):
     with pytest.raises(ProtocolError, match=message):
         replace(RUN, **change)
+
+
+def test_texts_of_heads_and_pairs_are_those_of_the_images_unless_others_are_named():
+    run = replace(RUN, head_set="d/head_weight/e-00000000", templates=("paper",))
+    assert run.head_texts == run.pair_texts == (("name",), ("paper",))
+    other = replace(run, head_variants=("lemmas",), head_templates=("none",))
+    assert other.head_texts == (("lemmas",), ("none",))
+    assert other.pair_texts == run.pair_texts
+    row = other.columns()
+    assert (row["variants"], row["head_variants"], row["pair_variants"]) == ("name", "lemmas", "")
 
 
 def test_runs_without_views_keep_the_ids_from_before_there_were_any():

@@ -61,3 +61,43 @@ def test_several_suites_want_a_name(tmp_path):
     with pytest.raises(NoResultsError, match=r"no run of suite 'othr'.*Did you mean 'other'"):
         only_series(tmp_path, rows, suite="othr")
     assert only_series(tmp_path, rows, suite="other").select(pl.col("value")).height == 5
+
+
+def test_other_prompts_are_another_series_of_that_task_alone(tmp_path):
+    """A suite prompts each dataset and task as it likes; the same ones anew start a series."""
+    heads = {"source": "head", "n_pairs": 0, "head_set": "l/head_weight/e-00000000",
+             "head_name_set": "l/class_name/t-00000000"}  # fmt: skip
+    write(tmp_path, 1, task="zero_shot", templates=("paper",), **heads)
+    kept = [
+        write(tmp_path, 2, task="retrieval", templates=("photo",), **heads),
+        write(tmp_path, 3, task="zero_shot", name_set="other/class_name/t-00000000",
+              name_revision="c" * 64, variants=("paper",), **heads),
+    ]  # fmt: skip
+    rows = read_results(tmp_path)
+    assert series_table(tmp_path, rows).height == 1
+    kept.append(write(tmp_path, 4, task="zero_shot", templates=("none",), seed=1, **heads))
+    rows = read_results(tmp_path)
+    assert set(only_series(tmp_path, rows)["run_id"]) == {run.run_id for run in kept}
+    assert series_table(tmp_path, rows).height == 2
+
+
+@pytest.mark.parametrize("field", ["head_variants", "head_templates"])
+def test_other_texts_of_the_head_are_another_series(tmp_path, field):
+    heads = {"source": "head", "n_pairs": 0, "head_set": "l/head_weight/e-00000000",
+             "head_name_set": "l/class_name/t-00000000"}  # fmt: skip
+    write(tmp_path, 1, **heads)
+    new = write(tmp_path, 2, **heads, **{field: ("lemmas",)})
+    rows = read_results(tmp_path)
+    assert set(only_series(tmp_path, rows)["run_id"]) == {new.run_id}
+    # Two older choices are not mixed with each other either.
+    write(tmp_path, 0, **heads, **{field: ("other",)})
+    assert series_table(tmp_path, read_results(tmp_path)).height == 3
+
+
+def test_texts_of_pairs_tell_only_runs_with_pairs_apart(tmp_path):
+    one = {"eval": "in-class", "n_pairs": 0, "pairs_per_class": 1, "source": "none"}
+    alone = write(tmp_path, 1, eval="in-class", n_pairs="all", source="none")
+    write(tmp_path, 2, **one, pair_variants=("name",))
+    new = write(tmp_path, 3, **one, pair_variants=("description",))
+    shown = only_series(tmp_path, read_results(tmp_path))
+    assert set(shown["run_id"]) == {alone.run_id, new.run_id}

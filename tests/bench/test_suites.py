@@ -1,9 +1,17 @@
 import pytest
 
 from bench.errors import ProtocolError, UnknownSuiteError
-from bench.suites import SUITES, create_smoke_store, demo_runs, smoke_runs, suite_named
+from bench.suites import (
+    SUITES,
+    create_smoke_store,
+    demo_runs,
+    smoke_runs,
+    suite_named,
+    with_texts,
+)
 from bench.suites.sets import find_sets
 from bench.suites.smoke import _items, _write
+from bench.suites.sweep import Grid, sweep_runs
 from featstore import open_store
 
 
@@ -92,3 +100,19 @@ def test_items_helper_fills_the_schema():
     table = _items("image", ["a"], class_id=["c"])
     assert table.row(0, named=True)["class_id"] == "c"
     assert table["text"].null_count() == 1
+
+
+def test_a_suite_and_a_sweep_take_prompts_of_either_side(smoke_store):
+    opened = open_store(smoke_store)
+    texts = {"templates": ("none",), "head_templates": ("photo",)}
+    runs = with_texts(smoke_runs(opened), texts)
+    assert {run.templates for run in runs} == {("none",)}
+    assert {(bool(run.head_set), run.head_templates) for run in runs} <= {
+        (True, ("photo",)), (False, ()),
+    }  # fmt: skip
+    assert with_texts(runs, {}) == list(runs)
+    sets = find_sets(opened, dataset="smoke", label_set="smokehead")
+    grid = Grid(n_pairs=(0,), sources=("head",), mixes=(1.0,), penalties=(1.0,), seeds=(0,))
+    for run in sweep_runs(opened, sets, grid, texts=texts):
+        assert run.head_texts == (("name",), ("photo",))
+        assert run.templates == ("none",)

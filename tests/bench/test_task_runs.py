@@ -314,3 +314,24 @@ def test_the_command_says_what_is_wrong(
         main()
     assert ended.value.code == code
     assert message in capsys.readouterr().err
+
+
+def test_the_command_takes_texts_of_both_sides_and_settings_of_a_training(smoke_store, tmp_path):
+    typed = [
+        "--names", SETS["names"], "--head", SETS["head"], "--head-names", SETS["head_names"],
+        "--method", "paper-mlp", "--source", "head", "--eval", "in-class",
+        "--pairs-per-class", "1", "--variants", "name", "--templates", "photo",
+        "--head-templates", "none", "--pair-templates", "none", "--epochs", "2", "--sequential",
+    ]  # fmt: skip
+    arguments = ["task", "zero_shot", "--images", SETS["images"], *typed]
+    root = tmp_path / "results"
+    arguments += ["--store", str(smoke_store), "-o", str(root)]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    row = read_results(root).row(0, named=True)
+    chosen = ("variants", "templates", "head_variants", "head_templates", "pair_variants",
+              "pair_templates", "epochs", "sequential")  # fmt: skip
+    assert tuple(row[name] for name in chosen) == (
+        "name", "photo", "", "none", "", "none", 2, True,
+    )  # fmt: skip
+    assert row["n_images_fitted"] > 1

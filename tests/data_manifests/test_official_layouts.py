@@ -1,5 +1,6 @@
 """Every dataset that torchvision has, on one miniature: its class and ours give the same items."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,33 @@ def test_torchvisions_class_names_are_ours(tmp_path, unchecked):
         if name == "places365":
             theirs = [text.split("/", 2)[2].replace("/", " ") for text in theirs]
         assert [text.replace("_", " ") for text in theirs] == names
+
+
+def test_places365_has_the_papers_few_shot_split(tmp_path):
+    """Ten images a class to train on and forty to test, the first by the hash of their names."""
+    root = miniatures.places365(tmp_path / "data")
+    numbers = range(1, 181)
+    lines = "".join(f"Places365_val_{n:08d}.jpg {n % 3}\n" for n in numbers)
+    (root / "places365_val.txt").write_text(lines)
+    picture = (root / "val_256" / "Places365_val_00000001.jpg").read_bytes()
+    for n in numbers:
+        (root / "val_256" / f"Places365_val_{n:08d}.jpg").write_bytes(picture)
+    built = [
+        build_dataset(
+            "places365", tmp_path / f"out{n}", root=root, subset=True, few_shot=choice
+        ).manifest.items("image")
+        for n, choice in enumerate(("paper", "none"))
+    ]
+    paper, plain = built
+    assert (set(plain["split"]), plain.height) == ({"val"}, 180)
+    counts = dict(paper.group_by("class_id", "split").len().select("split", "len").unique().rows())
+    assert counts == {"train": 10, "test": 40}
+    assert paper.height == 150
+    digest = {uri: hashlib.sha256(uri.encode()).hexdigest() for uri in plain["uri"]}
+    for _, own in plain.group_by("class_id"):
+        order = sorted(own["uri"], key=digest.get)
+        splits = dict(paper.filter(class_id=own["class_id"][0]).select("uri", "split").rows())
+        assert splits == dict.fromkeys(order[:10], "train") | dict.fromkeys(order[10:50], "test")
 
 
 @pytest.mark.parametrize("version", ["python", "binary"])

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.linalg
 from cca_zoo.linear import CCA as CCAZoo
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,8 @@ from sklearn.cross_decomposition import PLSSVD
 
 from fitters import CCAAligner, CSAAligner, PLSAligner
 from fitters.linear.solvers import fix_signs, inverse_root, least_squares, solve_cca
+from fitters.pairs import Pairs
+from fitters.recipe import fit_alignment
 from tests.assertions import assert_close, assert_same, assert_same_subspace
 
 
@@ -62,8 +65,6 @@ def test_strengths_are_the_correlations_of_the_projected_sides(rng):
 
 def test_the_absolute_ridge_is_the_whitening_identity(rng):
     """W = S^(-1/2) U with S = X'X / (n - 1) + 1e-6 I, by scipy instead of an eigenbasis."""
-    import scipy.linalg
-
     x, y = draw_views(rng)
     x, y = unit(x), unit(y)
     x0, y0 = x - x.mean(axis=0), y - y.mean(axis=0)
@@ -182,3 +183,31 @@ def test_inverse_root_and_least_squares_leave_out_what_does_not_vary(rng):
 def test_a_negative_ridge_is_refused(rng):
     with pytest.raises(ValueError, match="not negative"):
         solve_cca(np.eye(2), np.eye(2), np.eye(2), -1.0, 0.0)
+
+
+@pytest.mark.parametrize("sources", [("prototypes",), ("real",), ("prototypes", "real")])
+def test_the_papers_cca_is_that_of_unit_rows_about_one_pooled_mean(make_world, sources, rng):
+    """S_v = X'X / (n - 1) + 1e-6 I of all pairs alike, whitened by scipy; plain cosines."""
+    head, real = make_world(n_classes=90, p=9, q=7)
+    # Images with one to three captions, which elsewhere share the mass of their image.
+    weight = np.repeat([1.0, 0.5, 1 / 3], [8, 20, 20])
+    real = Pairs(real.x + 2, real.y - 1, real.groups, weight)
+    world = {"prototypes": head, "real": real}
+    chosen = {name: world[name] for name in sources}
+    alignment = fit_alignment("paper-cca", **chosen, image_mean=np.ones(9), rng=rng)
+    x, y = (
+        np.concatenate([unit(getattr(pairs, side).astype(float)) for pairs in chosen.values()])
+        for side in ("x", "y")
+    )
+    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
+    a, b, n = x - mean_x, y - mean_y, len(x)
+    roots = [
+        np.linalg.inv(scipy.linalg.sqrtm(v.T @ v / (n - 1) + 1e-6 * np.eye(v.shape[1])).real)
+        for v in (a, b)
+    ]
+    u, _, vt = np.linalg.svd(roots[0] @ (a.T @ b / (n - 1)) @ roots[1], full_matrices=False)
+    images, texts = rng.normal(size=(30, 9)) + 1, rng.normal(size=(40, 7)) - 2
+    z = unit((unit(images) - mean_x) @ roots[0] @ u)
+    w = unit((unit(texts) - mean_y) @ roots[1] @ vt.T)
+    scores = alignment.project_x(images) @ alignment.project_y(texts).T
+    assert_close(scores, z @ w.T, "float32", times=100)

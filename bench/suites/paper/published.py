@@ -40,6 +40,7 @@ TABLE: dict[str, Any] = {
     "kind": pl.String,
     "n_pairs": pl.String,
     "method": pl.String,
+    "as_run": pl.String,
     "ours": pl.Float64,
     "ours_sd": pl.Float64,
     "n_seeds": pl.Int64,
@@ -72,8 +73,10 @@ def published_table(results: pl.DataFrame) -> pl.DataFrame:
     DataFrame
         Schema `TABLE`. ``ours`` is the mean over seeds, of a gain the mean over the seeds that
         both sides have, ``difference`` is ours − theirs; all three are null where nothing of ours
-        is there yet. Their map is a network and their encoders may be others: a difference says
-        where ours stand, not who is right.
+        is there yet. The paper's own methods (``paper-mlp``, ``paper-text2concepts``,
+        ``paper-cca``) stand beside ours; ``as_run`` says where a run is another than theirs or one
+        of several modes: "two stages", and "names for captions" where no caption of a class was in
+        the store. Encoders may be others: a difference says where ours stand, not who is right.
     """
     cells = _with_names(results)
     rows: list[dict[str, Any]] = []
@@ -129,7 +132,10 @@ def _matching(cells: pl.DataFrame, number: dict[str, Any]) -> list[dict[str, Any
         own = own.filter(pl.col("_image").str.contains(number["image_encoder"]))
     if number["options"]:
         own = own.filter(pl.col("options").str.contains(number["options"], literal=True))
-    keys = ["_image", "_text", "_labels", "_head", "method", "image_set", "name_set", "caption_set"]
+    keys = [
+        "_image", "_text", "_labels", "_head", "method", "image_set", "name_set", "caption_set",
+        "sequential", "pair_variants",
+    ]  # fmt: skip
     out = []
     for key, part in own.group_by(keys, maintain_order=True):
         facts = dict(zip(keys, key, strict=True))
@@ -143,6 +149,7 @@ def _matching(cells: pl.DataFrame, number: dict[str, Any]) -> list[dict[str, Any
                 "text_encoder": facts["_text"],
                 "head": f"{facts['_labels']} · {facts['_head']}" if facts["_head"] else "",
                 "method": facts["method"],
+                "as_run": _as_run(facts, part["n_pairs"][0]),
                 "ours": values.mean(),
                 "ours_sd": values.std(ddof=1) if len(values) > 1 else None,
                 "n_seeds": len(values),
@@ -150,6 +157,15 @@ def _matching(cells: pl.DataFrame, number: dict[str, Any]) -> list[dict[str, Any
             }
         )
     return out
+
+
+def _as_run(facts: dict[str, Any], n_pairs: str) -> str:
+    """Return what a reader has to know of how a cell was run, beside its method."""
+    said = ["two stages"] if facts["sequential"] else []
+    captions = "description" in str(facts["pair_variants"] or "").split(",")
+    if n_pairs.endswith("/class") and not captions:
+        said.append("names for captions")
+    return ", ".join(said)
 
 
 def _gain(cells: pl.DataFrame, part: pl.DataFrame, kind: str) -> pl.Series:

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.preprocessing import normalize
 
 from fitters import preset
-from fitters.errors import SettingError
+from fitters.errors import PairsError, SettingError
 from fitters.few_shot import PaperFewShot, Shots
 from fitters.pairs import Pairs
 from tests.assertions import assert_close, assert_same
@@ -46,6 +48,19 @@ def test_it_is_the_preset_in_two_stages_on_means_of_raw_rows():
     assert ours.facts == {"epoch": 12.0}
     assert_same(PaperFewShot(epochs=6, seed=3).fit(given).weight, ours.weight)
     assert ours.scores(test[0]).shape == (240, 8)
+
+
+def test_classes_are_told_by_other_texts_than_the_shots_are_paired_with():
+    given, *_ = problem()
+    prompts = given.texts + np.random.default_rng(5).normal(size=given.texts.shape) * 0.1
+    plain = PaperFewShot(epochs=6, seed=3).fit(given)
+    ours = PaperFewShot(epochs=6, seed=3).fit(replace(given, scored_texts=prompts))
+    # The same training; only what goes through it at the end is another text.
+    same = PaperFewShot(epochs=6, seed=3).fit(replace(given, scored_texts=given.texts))
+    assert_same(same.weight, plain.weight)
+    assert np.abs(ours.weight - plain.weight).max() > 1e-3
+    with pytest.raises(PairsError, match="Texts are one row a class, 8; got 3"):
+        replace(given, scored_texts=prompts[:3])
 
 
 def test_no_shots_are_the_first_stage_alone():

@@ -168,6 +168,11 @@ def test_epochs_of_the_paper_go_by_the_head():
     assert preset("paper-mlp", n_prototypes=21_841).epochs == 500
     assert preset("paper-mlp").epochs == 500
     assert preset("sail", epochs=3).epochs == 3
+    # The first of two stages is of 500 epochs for any head, as in the authors' code.
+    assert preset("paper-mlp", n_prototypes=1000, sequential=True).first_epochs == 500
+    assert preset("paper-mlp", epochs=2500).first_epochs == 500
+    assert preset("paper-mlp", epochs=6).first_epochs == 6
+    assert preset("paper-text2concepts").first_epochs is None
     assert preset("sail", legacy=True).logit_bias == -10
     assert isinstance(preset("icis"), ICISAligner)
 

@@ -256,6 +256,20 @@ def test_two_stages_end_on_the_real_pairs(rng):
     assert of["mixed"] < min(of["few"], of["two"])
 
 
+def test_the_first_stage_may_have_epochs_of_its_own(pairs):
+    told: list[EpochDone] = []
+    first = np.arange(32) < 10
+    common = SMALL | {"sequential": True, "seed": 4}
+    fit = MLPAligner(**common, first_epochs=2).fit(*pairs, prototype=first, on_epoch=told.append)
+    assert [(done.stage, done.epoch) for done in told] == [
+        *((1, e) for e in (1, 2)), *((2, e) for e in range(1, 5)),
+    ]  # fmt: skip
+    assert fit.epochs_ == 6
+    # As many as of the second stage is what None says.
+    same = [MLPAligner(**common, first_epochs=n).fit(*pairs, prototype=first) for n in (4, None)]
+    assert_same(same[0].project_y(pairs[1]), same[1].project_y(pairs[1]))
+
+
 def test_names_that_are_shared_are_no_negatives(rng):
     """Two rows of one name are pulled apart only if each is the other's negative."""
     x, y, _ = planted(rng, n=24)
