@@ -5,13 +5,15 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := build/demo
 
-.PHONY: demo test check perf gpu format clean help
+.PHONY: demo test check perf gpu format clean help validate-statistics tables
 
 help:
 	@echo "make demo    build a store from real models and images, fit, benchmark, draw the report"
 	@echo "make test    check, then run every test"
 	@echo "make check   ruff, formatting, mypy, import layers, spelling"
 	@echo "make perf    speed, as ratios measured side by side (ONLY=store: one group)"
+	@echo "make validate-statistics   simulate every interval and test; writes build/statistics.json"
+	@echo "make tables  write the tables of docs/ from the demo and the validation that ran here"
 	@echo "make gpu     on a machine with a GPU: rows against the CPU, speed against the bare model"
 
 # The demo needs no test tools, and the tests need everything: two stamps, one environment.
@@ -56,6 +58,17 @@ format: $(VENV)/dev.stamp
 
 perf: $(VENV)/perf.stamp
 	$(BIN)/python -m tests.perf.run $(if $(ONLY),--only $(ONLY))
+
+# On the demo's store too: its real draws, settings chosen each time.
+$(DEMO)/store/catalog.json:
+	$(MAKE) demo
+
+validate-statistics: $(VENV)/dev.stamp $(DEMO)/store/catalog.json
+	$(BIN)/python -m tests.validation --store $(DEMO)/store --out build/statistics.json
+
+tables: $(VENV)/dev.stamp
+	$(BIN)/python docs/tables.py collect --results $(DEMO)/results --statistics build/statistics.json
+	$(BIN)/python docs/tables.py write
 
 gpu: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m gpu tests/gpu

@@ -9,6 +9,7 @@ that is scored. The stamps are a development set all the same: the tables illust
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from alone import (
     controls_random,
     controls_shuffled,
     fold_error,
+    image_means,
     prototype_options,
 )
 from earlier import earlier_figures
@@ -46,11 +48,18 @@ SECTIONS = (
     controls_covariance,
     controls_shuffled,
     class_texts,
+    image_means,
     prototype_options,
     mixing,
     fold_error,
     earlier_figures,
 )
+
+
+def sealed(text: str) -> str:
+    """Return a document with the digest of what was written: an edit by hand no longer fits it."""
+    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+    return f"{text}\n<!-- written by python docs/accuracy, code {code_digest()}: {digest} -->\n"
 
 
 def main() -> int:
@@ -75,7 +84,8 @@ def main() -> int:
                 file.write_text(text + "\n", encoding="utf-8")
     if arguments.only is None:
         parts = [(kept / f"{section.__name__}.md").read_text("utf-8") for section in SECTIONS]
-        arguments.out.write_text("\n".join([*HEADER, "", *parts]).rstrip() + "\n", "utf-8")
+        text = "\n".join([*HEADER, "", *parts]).rstrip() + "\n"
+        arguments.out.write_text(sealed(text), "utf-8")
     return 0
 
 

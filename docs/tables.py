@@ -1,0 +1,293 @@
+"""Write the measured tables of docs/ from docs/data, or check that they are what is there.
+
+    python docs/tables.py collect --results build/demo/results   # the demo's numbers, after it ran
+    python docs/tables.py collect --statistics build/statistics.json
+    python docs/tables.py write                                  # all tables, from docs/data
+    python docs/tables.py check                                  # exit 1 if a table is another
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. What a document holds there is
+never typed; a test runs `check`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from bench.code import code_digest
+from bench.comparisons import compare
+from bench.results import read_results
+from bench.series import only_series
+from bench.tables import (
+    interval_text,
+    p_text,
+    pairs_text,
+    result_table,
+    signed_text,
+    value_text,
+)
+
+HERE = Path(__file__).parent
+DATA = HERE / "data"
+TOP = ("top-1", "top-5", "top-10")
+METHODS = {"ridge": "ridge", "procrustes": "Procrustes", "kernel-ridge": "kernel ridge"}
+SOURCES = {"none": "pairs alone", "head": "+ head", "random": "+ random", "shuffled": "+ shuffled"}
+
+Data = dict[str, Any]
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def collect_demo(results: Path) -> Data:
+    """Return what the documents show of the demo's results."""
+    rows = only_series(results, read_results(results), suite="demo")
+    found = compare(results, rows, metrics=TOP)
+    cells = result_table(rows, TOP).filter(pl.col("direction") == "image→name")
+    keep = ["eval", "method", "source", "n_pairs", "n_images_fitted", "gallery", "n_seeds"]
+    gains = found.filter(pl.col("direction") == "image→name")
+    columns = [
+        "eval", "metric", "method", "comparison", "source", "n_pairs", "side_b", "difference",
+        "low", "high", "p", "p_below", "test", "rank", "n_controls", "control_sd", "control_best",
+        "family", "p_holm", "bold", "draw_error", "cluster_error", "df", "overlap", "population",
+        "n_seeds", "n_queries", "n_clusters",
+    ]  # fmt: skip
+    return {
+        "code": code_digest(),
+        "cells": cells.select(*keep, *(c for m in TOP for c in (m, f"{m}_sd"))).to_dicts(),
+        "gains": gains.select(columns).to_dicts(),
+    }
+
+
+def _three(row: Data) -> str:
+    return " / ".join(value_text(metric, row[metric]) for metric in TOP)
+
+
+def _cell(data: Data, **wanted: str) -> Data | None:
+    found = [c for c in data["cells"] if all(c[name] == v for name, v in wanted.items())]
+    return found[0] if found else None
+
+
+def _gain(data: Data, **wanted: str) -> Data | None:
+    found = [g for g in data["gains"] if all(g[name] == v for name, v in wanted.items())]
+    return found[0] if found else None
+
+
+def demo_all_names(data: Data) -> list[str]:
+    """Return what every method reaches on all names, beside the mean of its control draws."""
+    rows = []
+    conse = _cell(data, eval="all-names", method="conse", source="head")
+    assert conse is not None
+    rows.append(["ConSE, no fitting", _three(conse), "–", "–"])
+    for method, name in METHODS.items():
+        texts = [name]
+        for source in ("head", "random", "shuffled"):
+            cell = _cell(data, eval="all-names", method=method, source=source)
+            texts.append("–" if cell is None else _three(cell))
+        rows.append(texts)
+    draws = max(c["n_seeds"] for c in data["cells"] if c["eval"] == "all-names")
+    return table(
+        ["method", "head weights", f"random rows, {draws} draws", f"names shuffled, {draws} draws"],
+        rows,
+    )
+
+
+def demo_held_out(data: Data) -> list[str]:
+    """Return top-1 against the number of real pairs, mean ± sd between runs."""
+    shown = [
+        (method, source)
+        for method in METHODS
+        for source in SOURCES
+        if any((c["method"], c["source"]) == (method, source) for c in data["cells"])
+    ]
+    held = [c for c in data["cells"] if c["eval"] == "held-out"]
+    numbers = ["0", "16", "64", "256", "all"]
+    rows = []
+    for k in numbers:
+        images = [c["n_images_fitted"] for c in held if c["n_pairs"] == k]
+        texts = [pairs_text(k, images[0] if images else None)]
+        for method, source in shown:
+            cell = _cell(data, eval="held-out", method=method, source=source, n_pairs=k)
+            texts.append(
+                "–" if cell is None else value_text("top-1", cell["top-1"], cell["top-1_sd"])
+            )
+        rows.append(texts)
+    return table(["real pairs", *(f"{METHODS[m]}: {SOURCES[s]}" for m, s in shown)], rows)
+
+
+def _stated(gain: Data) -> str:
+    """Return a difference as a sentence states it: interval, parts of its error."""
+    text = f"{signed_text(gain['difference'])} {interval_text(gain['low'], gain['high'])}"
+    return f"**{text}**" if gain["bold"] else text
+
+
+def demo_gains(data: Data) -> list[str]:
+    """Return the primary comparisons of the mix with its better part."""
+    rows = []
+    for k in ("16", "64", "256", "all"):
+        for method, name in METHODS.items():
+            gain = _gain(
+                data, eval="held-out", metric="top-1", method=method, comparison="over-parts",
+                n_pairs=k,
+            )  # fmt: skip
+            if gain is None:
+                continue
+            rows.append(
+                [
+                    k, name, gain["side_b"], _stated(gain), p_text(gain["p"]),
+                    p_text(gain["p_holm"]), f"{100 * gain['draw_error']:.1f}",
+                    f"{100 * gain['cluster_error']:.1f}", f"{gain['df']:.0f}",
+                    f"{gain['overlap']:.2f}", gain["population"],
+                ]
+            )  # fmt: skip
+    return table(
+        ["K", "method", "better part", "mix − better part", "p", "p, Holm", "s.e. draws",
+         "s.e. clusters", "df", "f", "about"],
+        rows,
+    )  # fmt: skip
+
+
+def demo_controls(data: Data) -> list[str]:
+    """Return how the head stands among its controls."""
+    rows = []
+    for evaluation, k in (("all-names", "0"), ("held-out", "0"), ("held-out", "64")):
+        for method, name in METHODS.items():
+            for source in ("random", "shuffled"):
+                gain = _gain(
+                    data, eval=evaluation, metric="top-1", method=method, n_pairs=k,
+                    comparison="over-control", source=source,
+                )  # fmt: skip
+                if gain is None:
+                    continue
+                rank = "" if gain["rank"] is None else f"{gain['rank']} of {gain['n_controls'] + 1}"
+                rows.append(
+                    [
+                        evaluation, k, name, source, _stated(gain), rank,
+                        f"{100 * gain['control_best']:.1f}", p_text(gain["p"]),
+                        p_text(gain["p_holm"]), gain["test"],
+                    ]
+                )  # fmt: skip
+    return table(
+        ["evaluation", "K", "method", "control", "head − control", "rank", "best control", "p",
+         "p, Holm", "test"],
+        rows,
+    )  # fmt: skip
+
+
+def demo_conse(data: Data) -> list[str]:
+    """Return the fitted head against the head read directly."""
+    rows = []
+    for evaluation in ("all-names", "held-out"):
+        for method, name in METHODS.items():
+            gains = [
+                _gain(
+                    data, eval=evaluation, metric=metric, method=method, n_pairs="0",
+                    comparison="over-conse",
+                )
+                for metric in TOP
+            ]  # fmt: skip
+            if any(gain is None for gain in gains):
+                continue
+            rows.append([evaluation, name, *(_stated(gain) for gain in gains if gain is not None)])
+    return table(["evaluation", "method", *TOP], rows)
+
+
+def statistics_cells(data: list[Data]) -> list[str]:
+    """Return every check of `make validate-statistics`, cells of one kind in one line."""
+    kinds: dict[tuple[str, str], list[Data]] = {}
+    for row in data:
+        kinds.setdefault((row["name"], row["goal"]), []).append(row)
+    rows = []
+    for (name, goal), own in kinds.items():
+        values = sorted(row["value"] for row in own)
+        worst = max if goal.startswith("<") else min
+        at = worst(own, key=lambda row: row["value"])
+        held = [row["holds"] for row in own if row["holds"] is not None]
+        span = f"{values[0]:.3g}" if len(own) == 1 else f"{values[0]:.3f} to {values[-1]:.3f}"
+        rows.append(
+            [name, str(len(own)), span, goal, f"{sum(held)} of {len(held)}" if held else "–",
+             at["setting"]]
+        )  # fmt: skip
+    return table(["check", "cells", "found", "goal", "hold", "the worst cell"], rows)
+
+
+def trained_tables() -> dict[str, Callable[[Any], list[str]]]:
+    """Return the tables of docs/trained.md, which its own command measures."""
+    sys.path.insert(0, str(HERE / "accuracy"))
+    import trained
+
+    found: dict[str, Callable[[Any], list[str]]] = trained.TABLES
+    return found
+
+
+#: Name of a table -> (file of docs/data, what renders it).
+TABLES: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
+    "demo, all names": ("demo.json", demo_all_names),
+    "demo, held out": ("demo.json", demo_held_out),
+    "demo, gains": ("demo.json", demo_gains),
+    "demo, controls": ("demo.json", demo_controls),
+    "demo, conse": ("demo.json", demo_conse),
+    "statistics": ("statistics.json", statistics_cells),
+}
+
+_BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rendered(text: str) -> str:
+    """Return a document with every table written anew."""
+
+    def written(block: re.Match[str]) -> str:
+        file, render = TABLES[block[2]]
+        data = json.loads((DATA / file).read_text("utf-8"))
+        return "\n".join([block[1].rstrip("\n"), "", *render(data), "", block[3]])
+
+    return _BLOCK.sub(written, text)
+
+
+def drifted() -> Iterator[Path]:
+    """Yield the documents whose tables are not what docs/data gives."""
+    for document in sorted(HERE.glob("*.md")):
+        text = document.read_text("utf-8")
+        if rendered(text) != text:
+            yield document
+
+
+def main() -> int:
+    """Collect, write or check."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("collect", "write", "check"))
+    parser.add_argument("--results", type=Path, help="results folder of the demo")
+    parser.add_argument("--statistics", type=Path, help="JSON of make validate-statistics")
+    arguments = parser.parse_args()
+    if arguments.what == "collect":
+        DATA.mkdir(exist_ok=True)
+        if arguments.results is not None:
+            text = json.dumps(collect_demo(arguments.results), indent=0, ensure_ascii=False)
+            (DATA / "demo.json").write_text(text + "\n", "utf-8")
+        if arguments.statistics is not None:
+            text = arguments.statistics.read_text("utf-8")
+            (DATA / "statistics.json").write_text(text, "utf-8")
+    if arguments.what == "check":
+        found = list(drifted())
+        for document in found:
+            print(f"{document}: run `python docs/tables.py write`", file=sys.stderr)
+        return 1 if found else 0
+    for document in sorted(HERE.glob("*.md")):
+        text = document.read_text("utf-8")
+        if (new := rendered(text)) != text:
+            document.write_text(new, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
