@@ -400,7 +400,7 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 
 def test_the_demo_measures_each_step_and_passes_on_its_exit_code() -> None:
-    run_step = _demo().run_step
+    run_step = _script("demo").run_step
     code, seconds, peak = run_step(f"{sys.executable} -c 'raise SystemExit(3)'")
     assert code == 3
     assert seconds > 0
