@@ -54,7 +54,7 @@ from bench.cells import (
 )
 from bench.errors import NoResultsError
 from bench.metrics import cutoff
-from bench.results import read_ranks, read_results, sums_of
+from bench.results import RUN_COLUMNS, read_ranks, read_results, sums_of
 from bench.series import only_series
 from bench.statistics import (
     ENOUGH_CONTROLS,
@@ -99,7 +99,7 @@ SCHEMA: dict[str, Any] = {
     "comparison": pl.String,
     "source": pl.String,
     "n_pairs": pl.String,
-    **dict.fromkeys(SETTINGS, pl.String),
+    **{name: RUN_COLUMNS[name] for name in SETTINGS},
     "side_a": pl.String,
     "side_b": pl.String,
     "a": pl.Float64,

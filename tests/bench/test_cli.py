@@ -64,18 +64,18 @@ def test_run_then_again_reuses_everything(bench, limited):
 def test_dry_run_says_what_it_would_do_and_writes_nothing(bench, tmp_path):
     code, out, _ = bench("run", "--suite", "smoke", "-o", tmp_path / "r", "--dry-run", "--json")
     assert code == 0
-    assert json.loads(out) == {"runs": 182, "reused": 0, "new": 182, "fits": 102}
+    assert json.loads(out) == {"runs": 158, "reused": 0, "new": 158, "fits": 102}
     _, out, _ = bench("run", "--suite", "smoke", "-o", tmp_path / "r", "--dry-run")
-    assert out == "smoke: 182 runs, 0 finished, 182 new in 102 fits.\n"
+    assert out == "smoke: 158 runs, 0 finished, 158 new in 102 fits.\n"
     assert not (tmp_path / "r").exists()
 
 
 def test_ls_and_frame(bench, smoke_results, tmp_path):
     code, out, _ = bench("ls", smoke_results)
     assert code == 0
-    assert "smoke  182 runs  3 seeds  K 0,8,all" in out
+    assert "smoke  158 runs  3 seeds  K 0,8,all" in out
     (series,) = json.loads(bench("ls", smoke_results, "--json")[1])
-    assert series["n_runs"] == 182
+    assert series["n_runs"] == 158
     rows = read_results(smoke_results)
     code, out, _ = bench("frame", smoke_results, "--csv")
     assert code == 0
