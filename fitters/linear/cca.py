@@ -23,7 +23,8 @@ class CCAAligner(DirectionsAligner):
     Parameters
     ----------
     n_components : int, optional
-        Directions kept, by descending correlation; all min(p, q) if None or if there are fewer.
+        Directions kept, by descending correlation; all that are determined if None or if
+        there are fewer.
     alpha : float
         Shrinkage, not negative: what is added to the diagonal of both covariances.
     relative : bool

@@ -162,7 +162,7 @@ class FreezeAlignImageHead(nn.Module):
 class Autoencoder(nn.Module):
     """ICIS's encoder and decoder of one side: a layer with ReLU into the shared space, one back.
 
-    The original's ``num_layers=2`` counts both: h is the latent space, and there is nothing between.
+    The original's ``num_layers=2`` counts both. h is the latent space.
     """
 
     def __init__(self, k: int, h: int = 2048) -> None:

@@ -58,6 +58,8 @@ def _paper_epochs(n_prototypes: int) -> int:
     return 2500 if 0 < n_prototypes <= SMALL_HEAD else 500
 
 
+_SAME = "classes of one name, and captions of one image, are no negatives of each other"
+
 _PAPER: dict[str, Any] = {
     "direction": "y->x",
     "feature_dropout": 0.5,
@@ -96,6 +98,7 @@ PRESETS: dict[str, Preset] = {
             "the loss is a sum over the pairs of a row; legacy takes their mean, as its code",
             "the first bias goes by the batch; legacy has -10",
             "a second caption is a pair of its own, not more negatives of the same image",
+            _SAME,
             "temperature and bias do not decay",
             "features are float16 only if the set is, and there is no loss scaling",
         ),
@@ -122,10 +125,11 @@ PRESETS: dict[str, Preset] = {
         "FreezeAlign's projectors on both sides, trained for InfoNCE",
         "Maniparambil et al., Harnessing Frozen Unimodal Encoders, CVPR 2025",
         (
-            "one pooled vector an item: its projectors of image patches, of the class token and of "
-            "text tokens are one projector of the image",
+            "one pooled vector an item: no projectors of patches and of tokens before the pooling",
             "that projector has no LayerNorm and no dropout in front",
-            "the temperature is learned as its logarithm, and does not decay",
+            _SAME,
+            "the temperature is learned as its logarithm; it does not decay, and biases do",
+            "warm-up and cosine go by epochs; its code warms up over the first 1,000 steps",
             "one process of batch 14,400 for eight of 1,800",
         ),
         MLPAligner,
@@ -154,7 +158,8 @@ PRESETS: dict[str, Preset] = {
             "the divergence is Jensen-Shannon's; legacy swaps its arguments, as its code",
             "the gate starts at a logit of -2 and learns; legacy's is shut for good, as its code",
             "the learning rate is its fallback, 1e-3, for want of its finder",
-            "one cosine over the training, not one of 50 steps down and up again",
+            _SAME,
+            "one cosine over the training, not one that goes down and up again every 50 epochs",
             "one norm of both heads' gradients is clipped, not one of each",
             "it stops by the held-out reciprocal rank, not by the held-out loss",
             "no choice of layers: embeddings are what the store has",
@@ -190,7 +195,8 @@ PRESETS: dict[str, Preset] = {
         "Frome et al., DeViSE, NeurIPS 2013; no public code",
         (
             "all violating texts of the batch count; legacy stops at the first in random order",
-            "its negatives are the texts of the batch, not all of the vocabulary",
+            "negatives are the texts of the batch, not of the whole vocabulary",
+            _SAME,
             "learning rate, batch and epochs are ours: the paper names none",
             "its first stage alone: the image model is not tuned after the map",
         ),
@@ -216,8 +222,7 @@ PRESETS: dict[str, Preset] = {
         (
             "head rows go in at unit length, the original's as they are",
             "scored by cosines: the bias counts as a column, and `head_rows` rescales",
-            "the last epoch counts; its code without --strict_eval keeps the one that does best on "
-            "test images",
+            "the last epoch counts; without --strict_eval its code keeps the best on test images",
             "texts of unseen classes take part by `fit_with_unseen` only",
         ),
         ICISAligner,
