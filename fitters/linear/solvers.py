@@ -253,8 +253,9 @@ def solve_cca(
     Returns
     -------
     weights_x : ndarray of shape (p, r), r = min(p, q)
-    correlations : ndarray of shape (r,)
-        s, descending, within [0, 1].
+    strengths : ndarray of shape (r,)
+        s, descending, within [0, 1]: with both alphas 0 the canonical correlations, else below the
+        correlations of the projected rows.
     weights_y : ndarray of shape (q, r)
 
     References
