@@ -224,6 +224,7 @@ PRESETS: dict[str, Preset] = {
             "scored by cosines: the bias counts as a column, and `head_rows` rescales",
             "the last epoch counts; without --strict_eval its code keeps the best on test images",
             "texts of unseen classes take part by `fit_with_unseen` only",
+            "texts are what the store has; its prompt for CLIP is the template icis",
         ),
         ICISAligner,
         {},
