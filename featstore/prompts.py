@@ -16,8 +16,8 @@ from featstore.manifest.schema import conform_classes, conform_items
 #: Template id -> text with one ``{}``. ``photo`` is CLIP's standard prompt; the seven behind it
 #: are the subset of its 80 ImageNet templates that its authors chose by forward selection
 #: (openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb). Published templates stay as they
-#: were published, "a photo of a actor." included. ``{a}`` becomes "an" where the name begins with a,
-#: e, i or o, and else "a": that is the rule of ICIS, whose prompt for CLIP is ``icis``
+#: were published, "a photo of a actor." included. ``{a}`` becomes "an" where the name begins with
+#: a, e, i or o, and else "a": that is the rule of ICIS, whose prompt for CLIP is ``icis``
 #: (ExplainableML/ImageFreeZSL, utility/load_wordembeddings.py; it lower-cases the names too).
 TEMPLATES: dict[str, str] = {
     "none": "{}",
@@ -124,7 +124,7 @@ def class_prompts(
 
 
 def _filled(template: str, column: str) -> pl.Expr:
-    """Return a template with the texts of a column in every ``{}``, and their article in ``{a}``."""
+    """Return a template with texts of a column in every ``{}``, and their article in ``{a}``."""
     vowel = pl.col(column).str.contains("^(?i)[aeio]")
     article = pl.when(vowel).then(pl.lit("an")).otherwise(pl.lit("a"))
     filled = {"{}": pl.col(column), "{a}": article}
