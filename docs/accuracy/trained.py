@@ -222,7 +222,10 @@ def render_gap(data: dict[str, Any]) -> list[str]:
 def render_differs(data: dict[str, Any]) -> list[str]:
     """Return how every preset differs from its source, as a list in Markdown."""
     del data
-    return [f"- **{name}**: {'; '.join(chosen.differs)}." for name, chosen in PRESETS.items()]
+    lines = []
+    for name, chosen in PRESETS.items():
+        lines += [f"- **{name}**", *(f"  - {one}" for one in chosen.differs)]
+    return lines
 
 
 TABLES = {"trained": render, "trained-gap": render_gap, "trained-differs": render_differs}

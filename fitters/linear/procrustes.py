@@ -70,7 +70,7 @@ class ProcrustesAligner(BaseAligner):
     """
 
     method: ClassVar[str] = "procrustes"
-    fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "rank_", "scale_", "n_features_in_")
+    fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "scale_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "center": ["boolean"],
         "scale": ["boolean"],
@@ -116,7 +116,6 @@ class ProcrustesAligner(BaseAligner):
 
     def _fit_cross(self, cross: Matrix, mean_x: Matrix, mean_y: Matrix) -> None:
         self.rotation_, self.singular_values_ = polar_factor(cross, self.rank)
-        self.rank_ = determined(self.singular_values_, self.rank)
         self.gap_ = truncation_gap(self.singular_values_, self.rank_)
         self.mean_x_, self.mean_y_ = mean_x, mean_y
 
@@ -126,6 +125,11 @@ class ProcrustesAligner(BaseAligner):
         if self.scale and spread > 0:
             self.scale_ = float(self.singular_values_[: self.rank_].sum()) / spread
         return self
+
+    @property
+    def rank_(self) -> int:
+        """Directions in which R is not 0."""
+        return determined(self.singular_values_, self.rank)
 
     def predict(self, X: Rows) -> Matrix:
         """Return s x R about the mean of y, shape (n, q) or (n,)."""
