@@ -166,7 +166,10 @@ def _source_parts(what: str, defined: Any, version: str) -> Iterator[str]:
     # A notebook's cells are a module without a file: there the definition alone is taken.
     whole = isinstance(module, ModuleType) and getattr(module, "__file__", None)
     try:
-        yield inspect.getsource(module if whole else defined)  # type: ignore[arg-type]
+        if whole:
+            yield inspect.getsource(module)  # type: ignore[arg-type]
+        else:
+            yield from _cell_parts(defined)
     except (OSError, TypeError) as err:
         if not (version or released):
             msg = (
@@ -175,6 +178,22 @@ def _source_parts(what: str, defined: Any, version: str) -> Iterator[str]:
                 "or register it with a version=… of your own that you raise with every change."
             )
             raise ProtocolError(msg) from err
+
+
+def _cell_parts(defined: Any) -> Iterator[str]:
+    """Yield the source of a definition in a notebook.
+
+    Python asks for a file of a class: there it is its functions' sources, and plain attributes.
+    """
+    if not isinstance(defined, type):
+        yield inspect.getsource(defined)
+        return
+    for name, value in sorted(vars(defined).items()):
+        value = getattr(value, "__func__", getattr(value, "fget", value))
+        if inspect.isfunction(value):
+            yield inspect.getsource(value)
+        elif isinstance(value, _PLAIN) and name not in ("__module__", "__firstlineno__"):
+            yield f"{name}={value!r}"
 
 
 @cache

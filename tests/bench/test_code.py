@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import linecache
 import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import polars as pl
@@ -165,6 +167,21 @@ def test_what_cannot_be_read_or_is_the_packages_is_refused(own, runs):
         register_method("ridge", namespace["METHOD"])
     with pytest.raises(SettingError, match="'coop' is a learner of the package"):
         register_learner("coop", namespace["Voter"])
+
+
+def test_the_cells_of_a_notebook_count(own):
+    """As IPython does it: a module without a file, whose lines are in linecache."""
+    digests = []
+    for cell, source in enumerate((METHOD, METHOD, METHOD.replace("pass", "sign = -1"))):
+        text, name = source.replace("ALPHA", "1.0"), f"<cell {cell}>"
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        notebook = ModuleType("a_notebook")
+        sys.modules["a_notebook"] = notebook
+        exec(compile(text, name, "exec"), vars(notebook))
+        register_method("mine", notebook.METHOD)
+        digests.append(code.own_code("mine"))
+        del sys.modules["a_notebook"], linecache.cache[name]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_workers_have_the_same_method(own, runs, smoke_store, tmp_path):
