@@ -198,7 +198,11 @@ def render(data: dict[str, Any]) -> list[str]:
                 if runs:
                     lines.append(_row(name, rows, precision, runs))
     heading = ["aligner", "rows", "epochs", "precision", "seeds", *TOP, "CPU s"]
-    return table(heading, lines)[:-1]
+    made = table(heading, lines)[:-1]
+    lacking = [
+        f"`{name}`" for name in PRESETS if name not in {run["aligner"] for run in data["runs"]}
+    ]
+    return [*made, "", f"Not measured: {', '.join(lacking)}."] if lacking else made
 
 
 def render_gap(data: dict[str, Any]) -> list[str]:
