@@ -1,11 +1,26 @@
-"""The digest of the code that makes a result, so that changed code never passes for a rerun."""
+"""The digest of the code that makes a result, so that changed code never passes for a rerun.
+
+`code_digest` is of this project's own sources. What stands in a registry from outside (a method, a
+learner of the user's own) adds `own_code`, and goes to other processes by `Own`.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
+import pickle
+import sys
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from functools import cache
-from importlib import resources
+from importlib import metadata, resources
 from importlib.resources.abc import Traversable
+from types import ModuleType
+from typing import Any
+
+from bench.errors import EngineError, ProtocolError
 
 #: What decides a number: everything of fitters, and these parts of bench.
 BENCH_PARTS = (
@@ -38,3 +53,212 @@ def _sources(place: Traversable, name: str) -> list[tuple[str, bytes]]:
         ]
     # Line ends differ between checkouts, and mean nothing.
     return [(name, place.read_bytes().replace(b"\r\n", b"\n"))] if name.endswith(".py") else []
+
+
+#: Packages whose sources `code_digest` knows, or that decide no number.
+_OURS = {"bench", "fitters", "featstore", "data_manifests"}
+_PLAIN = (str, int, float, bool, type(None))
+_known: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+def own_code(method: str, learner: str | None = None) -> str:
+    """Return the digest of a method and a learner that were registered from outside, or "".
+
+    16 digits of a sha256 over the sources of the modules that define what stands in the registry,
+    what it makes and the classes that this inherits from, over their distributions' versions, and
+    over plain settings (of a `Method`, a partial, a closure). It is taken once for an object: after
+    a change, reload the module and register again, or begin a new process. What these modules
+    import further is not looked at: raise the `version` that the registration takes.
+
+    Raises
+    ------
+    ProtocolError
+        If a source cannot be read and no version stands for it.
+    """
+    digests = [
+        _digest_of(f"{kind} {name!r}", thing) for kind, name, thing in _outside(method, learner)
+    ]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16] if digests else ""
+
+
+def _outside(method: str, learner: str | None) -> Iterator[tuple[str, str, Any]]:
+    """Yield kind, name and thing of what the package did not put under these names."""
+    from fitters import methods
+
+    if (given := methods.METHODS.get(method)) is not methods.BUILT_IN.get(method):
+        yield "method", method, given
+    if learner is not None:
+        # Here, because it loads every learner, and other tasks have none.
+        from fitters.few_shot import registry
+
+        if (made := registry.LEARNERS.get(learner)) is not registry.BUILT_IN.get(learner):
+            yield "learner", learner, made
+
+
+def _digest_of(what: str, thing: Any) -> str:
+    if (known := _known.get(thing)) is not None:
+        return known
+    digest = hashlib.sha256()
+    for part in dict.fromkeys(_parts_of(what, thing)):
+        digest.update(f"{len(part)}\0{part}".encode())
+    _known[thing] = digest.hexdigest()
+    return _known[thing]
+
+
+def _parts_of(what: str, thing: Any) -> Iterator[str]:
+    """Yield the sources, versions and settings that decide what a registered thing does."""
+    from fitters.methods import Method, Settings
+
+    version = str(getattr(thing, "version", ""))
+    yield version
+    if isinstance(thing, Method):
+        # What it makes is seen by making one.
+        for column in fields(thing):
+            value = getattr(thing, column.name)
+            if not callable(value):
+                yield f"{column.name}={value!r}"
+        yield from _callable_parts(what, thing.make, version)
+        yield from _class_parts(what, type(thing.make(Settings(penalty=1.0))), version)
+    else:
+        yield from _callable_parts(what, thing, version)
+        if not isinstance(thing, type):
+            yield from _class_parts(what, type(thing()), version)
+
+
+def _callable_parts(what: str, given: Any, version: str) -> Iterator[str]:
+    if isinstance(given, functools.partial):
+        yield from _settings(what, (*given.args, *sorted(given.keywords.items())), version)
+        yield from _callable_parts(what, given.func, version)
+    elif isinstance(given, type):
+        yield from _class_parts(what, given, version)
+    elif inspect.isfunction(given):
+        yield from _source_parts(what, given, version)
+        cells = [cell.cell_contents for cell in given.__closure__ or ()]
+        yield from _settings(what, cells, version)
+    else:
+        yield from _class_parts(what, type(given), version)
+
+
+def _settings(what: str, values: Iterable[Any], version: str) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            yield from _settings(what, value, version)
+        elif isinstance(value, _PLAIN):
+            yield repr(value)
+        elif callable(value):
+            yield from _callable_parts(what, value, version)
+
+
+def _class_parts(what: str, cls: type, version: str) -> Iterator[str]:
+    for each in cls.__mro__:
+        yield from _source_parts(what, each, version)
+
+
+def _source_parts(what: str, defined: Any, version: str) -> Iterator[str]:
+    """Yield the source of the module that defines a class or a function, and its version."""
+    name = str(defined.__module__)
+    top = name.partition(".")[0]
+    if top in _OURS or (top in sys.stdlib_module_names and top != "__main__"):
+        return
+    released = [metadata.version(found) for found in _distributions().get(top, ())]
+    yield from released
+    module = sys.modules.get(name)
+    # A notebook's cells are a module without a file: there the definition alone is taken.
+    whole = isinstance(module, ModuleType) and getattr(module, "__file__", None)
+    try:
+        if whole:
+            yield inspect.getsource(module)  # type: ignore[arg-type]
+        else:
+            yield from _cell_parts(defined)
+    except (OSError, TypeError) as err:
+        if not (version or released):
+            msg = (
+                f"The source of {what} ({defined.__qualname__} of {name}) cannot be read, so that "
+                "its results could not be told from those of a changed one. Define it in a file, "
+                "or register it with a version=… of your own that you raise with every change."
+            )
+            raise ProtocolError(msg) from err
+
+
+def _cell_parts(defined: Any) -> Iterator[str]:
+    """Yield the source of a definition in a notebook.
+
+    Python asks for a file of a class: there it is its functions' sources, and plain attributes.
+    """
+    if not isinstance(defined, type):
+        yield inspect.getsource(defined)
+        return
+    for name, value in sorted(vars(defined).items()):
+        value = getattr(value, "__func__", getattr(value, "fget", value))
+        if inspect.isfunction(value):
+            yield inspect.getsource(value)
+        elif isinstance(value, _PLAIN) and name not in ("__module__", "__firstlineno__"):
+            yield f"{name}={value!r}"
+
+
+@cache
+def _distributions() -> dict[str, list[str]]:
+    return {top: sorted(set(names)) for top, names in metadata.packages_distributions().items()}
+
+
+@dataclass(frozen=True)
+class Own:
+    """Methods and learners from outside, on their way to another process.
+
+    Attributes
+    ----------
+    things : tuple of (str, str, bytes)
+        Kind, name and pickle. Pickled apart from the task, so that one that a worker cannot read
+        is an error that says so, not a dead worker.
+    """
+
+    things: tuple[tuple[str, str, bytes], ...] = ()
+
+    @classmethod
+    def of(cls, names: Iterable[tuple[str, str | None]]) -> Own:
+        """Return those among pairs of a method and a learner.
+
+        Raises
+        ------
+        EngineError
+            If one cannot be pickled.
+        """
+        found = {}
+        for method, learner in dict.fromkeys(names):
+            for kind, name, thing in _outside(method, learner):
+                try:
+                    found[kind, name] = pickle.dumps(thing)
+                except (pickle.PicklingError, AttributeError, TypeError) as err:
+                    msg = f"The {kind} {name!r} cannot be sent to other processes ({err}). {_HOW}"
+                    raise EngineError(msg) from err
+        return cls(tuple((*key, pickled) for key, pickled in found.items()))
+
+    def install(self) -> None:
+        """Register them in this process.
+
+        Raises
+        ------
+        EngineError
+            If one cannot be read here.
+        """
+        for kind, name, pickled in self.things:
+            try:
+                # Written by this program's own parent a moment ago.
+                thing = pickle.loads(pickled)  # noqa: S301
+            except Exception as err:
+                msg = f"A worker cannot read the {kind} {name!r} ({err}). {_HOW}"
+                raise EngineError(msg) from err
+            _registry(kind)[name] = thing
+
+
+def _registry(kind: str) -> dict[str, Any]:
+    if kind == "method":
+        from fitters.methods import METHODS
+
+        return METHODS
+    from fitters.few_shot import LEARNERS
+
+    return LEARNERS
+
+
+_HOW = "Define it at the top of a module that workers can import, without lambdas; or use jobs=1."

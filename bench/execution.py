@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -14,8 +14,10 @@ from typing import Any
 import polars as pl
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from bench.code import Own
 from bench.corpus import Corpus, needs_prompts, read_corpus
 from bench.engines import Engine, run_tasks
+from bench.errors import EngineError
 from bench.fits import Fitted, fit_run
 from bench.grid import fit_grid, grid_key
 from bench.prompt_side import PromptSide, open_prompt_side
@@ -136,7 +138,8 @@ def run_all(
         place = store if "://" in str(store) else Path(store).resolve()
         if weights is not None and Path(weights).exists():
             weights = str(Path(weights).resolve())
-        work = partial(_run_batch, store=place, root=root.resolve(), weights=weights)
+        own = Own.of((run.method, run.learner) for run in left)
+        work = partial(_run_batch, store=place, root=root.resolve(), weights=weights, own=own)
         for finished_batch in run_tasks(work, batches, jobs=jobs, engine=engine):
             for done in finished_batch:
                 report(done)
@@ -177,8 +180,17 @@ def _prototypes(run: Run) -> tuple[Any, ...]:
 
 
 def _run_batch(
-    groups: list[list[Run]], store: Path | str, root: Path, weights: str | None
+    groups: list[list[Run]], store: Path | str, root: Path, weights: str | None, own: Own
 ) -> list[FitDone]:
+    own.install()
+    for run in [run for group in groups for run in group] if own.things else []:
+        if replace(run).code != run.code:
+            msg = (
+                f"A worker has other code than this process for method {run.method!r}. Where "
+                "modules lie elsewhere (Ray), bring the same files everywhere; after a change, "
+                "begin a new process."
+            )
+            raise EngineError(msg)
     return list(_run_groups(groups, store, root, weights))
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
-from bench.code import code_digest
+from bench.code import code_digest, own_code
 from bench.errors import ProtocolError
 from bench.metrics import METRIC_VERSION
 from bench.options import (
@@ -87,7 +87,8 @@ class Run:
         for a full result.
     metric_version, protocol_version : int
     code : str
-        Digest of the sources that make a result; see `bench.code`.
+        Digest of the sources that make a result; see `bench.code`. Of a method or a learner that
+        was registered from outside, "+" and the digest of its own stand behind it.
     view_set, view_revision : str
         Augmented views of the images, for few-shot learners that look at some; empty for none.
     control_draw : int, optional
@@ -159,6 +160,9 @@ class Run:
                 raise ProtocolError(msg)
         options = checked_options(self.task, self.options)
         object.__setattr__(self, "options", None if options == type(options)() else options)
+        own = own_code(self.method, self.learner)
+        ours = self.code.partition("+")[0]
+        object.__setattr__(self, "code", f"{ours}+{own}" if own else ours)
         if isinstance(self.n_pairs, int) and self.n_pairs < 0:
             msg = f"A run uses 0 real pairs or more; got {self.n_pairs}."
             raise ProtocolError(msg)
@@ -279,6 +283,12 @@ class Run:
     def _fitted(self) -> bool:
         """Whether real pairs are fitted."""
         return self.n_pairs != 0 or self.pairs_per_class != 0
+
+    @property
+    def learner(self) -> str | None:
+        """Name of the few-shot learner, of a task that has one."""
+        options = self.task_options
+        return options.learner if isinstance(options, FewShot) else None
 
     @property
     def task_options(self) -> Options:

@@ -2,6 +2,7 @@
 
     python docs/tables.py collect --results build/demo/results   # the demo's numbers, after it ran
     python docs/tables.py collect --statistics build/statistics.json
+    python docs/accuracy/trained.py --only paper-mlp --seeds 10  # adds to docs/data/trained.json
     python docs/tables.py write                                  # all tables, from docs/data
     python docs/tables.py check                                  # exit 1 if a table is another
 
@@ -12,6 +13,7 @@ never typed; a test runs `check`.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import sys
@@ -36,6 +38,10 @@ from bench.tables import (
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"
+sys.path.insert(0, str(HERE / "accuracy"))
+trained = importlib.import_module("trained")
+sys.path.pop(0)
+
 TOP = ("top-1", "top-5", "top-10")
 METHODS = {"ridge": "ridge", "procrustes": "Procrustes", "kernel-ridge": "kernel ridge"}
 SOURCES = {"none": "pairs alone", "head": "+ head", "random": "+ random", "shuffled": "+ shuffled"}
@@ -221,15 +227,6 @@ def statistics_cells(data: list[Data]) -> list[str]:
     return table(["check", "cells", "found", "goal", "hold", "the worst cell"], rows)
 
 
-def trained_tables() -> dict[str, Callable[[Any], list[str]]]:
-    """Return the tables of docs/trained.md, which its own command measures."""
-    sys.path.insert(0, str(HERE / "accuracy"))
-    import trained
-
-    found: dict[str, Callable[[Any], list[str]]] = trained.TABLES
-    return found
-
-
 #: Name of a table -> (file of docs/data, what renders it).
 TABLES: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
     "demo, all names": ("demo.json", demo_all_names),
@@ -238,6 +235,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
     "demo, controls": ("demo.json", demo_controls),
     "demo, conse": ("demo.json", demo_conse),
     "statistics": ("statistics.json", statistics_cells),
+    **{name: ("trained.json", render) for name, render in trained.TABLES.items()},
 }
 
 _BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)

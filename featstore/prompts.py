@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import polars as pl
@@ -14,7 +15,10 @@ from featstore.manifest.schema import conform_classes, conform_items
 
 #: Template id -> text with one ``{}``. ``photo`` is CLIP's standard prompt; the seven behind it
 #: are the subset of its 80 ImageNet templates that its authors chose by forward selection
-#: (openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb). The article is always "a".
+#: (openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb). Published templates stay as they
+#: were published, "a photo of a actor." included. ``{a}`` becomes "an" where the name begins with
+#: a, e, i or o, and else "a": that is the rule of ICIS, whose prompt for CLIP is ``icis``
+#: (ExplainableML/ImageFreeZSL, utility/load_wordembeddings.py; it lower-cases the names too).
 TEMPLATES: dict[str, str] = {
     "none": "{}",
     "photo": "a photo of a {}.",
@@ -26,6 +30,7 @@ TEMPLATES: dict[str, str] = {
     "art": "art of the {}.",
     "photo_small": "a photo of the small {}.",
     "paper": "A photo of a {}",
+    "icis": "a photo of {a} {}",
 }
 
 #: Set of templates -> what it holds. ``paper`` is the one template of the paper's evaluation
@@ -72,7 +77,8 @@ def class_prompts(
     variants : sequence of str
         Keys of VARIANTS.
     templates : sequence of str, or mapping
-        Keys of TEMPLATES or TEMPLATE_SETS; or one's own, template id -> text with ``{}``.
+        Keys of TEMPLATES or TEMPLATE_SETS; or one's own, template id -> text with ``{}``, and
+        ``{a}`` for its article.
 
     Returns
     -------
@@ -118,12 +124,13 @@ def class_prompts(
 
 
 def _filled(template: str, column: str) -> pl.Expr:
-    """Return a template with the texts of a column in every ``{}``."""
-    before, *behind = template.split("{}")
-    text = pl.lit(before)
-    for part in behind:
-        text = text + pl.col(column) + part
-    return text
+    """Return a template with texts of a column in every ``{}``, and their article in ``{a}``."""
+    vowel = pl.col(column).str.contains("^(?i)[aeio]")
+    article = pl.when(vowel).then(pl.lit("an")).otherwise(pl.lit("a"))
+    filled = {"{}": pl.col(column), "{a}": article}
+    return pl.concat_str(
+        [filled.get(part, pl.lit(part)) for part in re.split(r"(\{a?\})", template)]
+    )
 
 
 def template_texts(templates: Sequence[str]) -> dict[str, str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         TextToConceptAligner,
         TwoWayRidgeAligner,
     )
+    from fitters.methods import Method, register_method
     from fitters.moments import Moments, SideTransform
     from fitters.pairs import Pairs
     from fitters.persist import read_alignment, save_alignment
@@ -46,6 +47,7 @@ _HOMES = {
     "ICISAligner": "fitters.trained",
     "KernelRidgeAligner": "fitters.kernel",
     "MeanShiftAligner": "fitters.linear",
+    "Method": "fitters.methods",
     "METHODS": "fitters.recipe",
     "MLPAligner": "fitters.trained",
     "Moments": "fitters.moments",
@@ -55,6 +57,7 @@ _HOMES = {
     "PRESETS": "fitters.trained.presets",
     "ProcrustesAligner": "fitters.linear",
     "read_alignment": "fitters.persist",
+    "register_method": "fitters.methods",
     "RidgeAligner": "fitters.linear",
     "save_alignment": "fitters.persist",
     "SideTransform": "fitters.moments",
@@ -77,6 +80,7 @@ __all__ = [
     "KernelRidgeAligner",
     "MLPAligner",
     "MeanShiftAligner",
+    "Method",
     "Moments",
     "PLSAligner",
     "Pairs",
@@ -88,6 +92,7 @@ __all__ = [
     "fit_alignment",
     "preset",
     "read_alignment",
+    "register_method",
     "save_alignment",
 ]
 

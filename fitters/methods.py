@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from featstore.errors import did_you_mean
-from fitters.errors import UnknownMethodError
+from fitters.errors import SettingError, UnknownMethodError
 from fitters.kernel.kernel_ridge import KernelRidgeAligner
 from fitters.linear.cca import CCAAligner, CSAAligner
 from fitters.linear.mean_shift import MeanShiftAligner
@@ -86,6 +86,8 @@ class Method:
         With `legacy`, texts are brought to unit length for training and left raw for scoring.
     alike : bool
         Every pair counts alike: the m captions of an image are m pairs, not m parts of one.
+    version : str
+        Of a method of one's own: whatever its source does not show; see `register_method`.
     """
 
     text: str
@@ -99,6 +101,7 @@ class Method:
     head_bias: bool = False
     legacy_texts: bool = False
     alike: bool = False
+    version: str = ""
 
 
 def _trained(name: str) -> Method:
@@ -178,7 +181,7 @@ METHODS: dict[str, Method] = {
         rule="refit",
     ),
     "csa": Method(
-        "canonical correlations, each direction of the cosine weighted by its own",
+        "canonical correlations, each direction of the cosine weighted by its strength",
         lambda s: CSAAligner(s.n_components, alpha=s.penalty),
         ("penalty", "mix", "n_components"),
         rule="refit",
@@ -221,6 +224,35 @@ METHODS: dict[str, Method] = {
     **{name: _trained(name) for name in PRESETS},
 }
 """Methods of `fit_alignment`, and what each is."""
+
+
+BUILT_IN = dict(METHODS)
+"""Those that come with the package: `bench.code` tells what was registered from outside by it."""
+
+
+def register_method(name: str, method: Method) -> None:
+    """Add a method of one's own to `METHODS`, for `fit_alignment` and for `bench`'s runs.
+
+    The id of a run holds a digest of its source (the modules that define ``method.make``, the
+    estimator and the classes that this inherits from) and of ``method.version``: change one of
+    them, and the runs are made anew. To run in other processes (``jobs`` above 1, Ray), `make` must
+    be a function at the top of a module that they can import. A name may be registered again.
+
+    Parameters
+    ----------
+    name : str
+    method : Method
+        ``Method("what it does", make)`` at least; see there.
+
+    Raises
+    ------
+    SettingError
+        If a method of the package has this name.
+    """
+    if name in BUILT_IN:
+        msg = f"{name!r} is a method of the package. Register yours under another name."
+        raise SettingError(msg)
+    METHODS[name] = method
 
 
 def method_named(name: str) -> Method:

@@ -1,105 +1,232 @@
-"""Measure the trained presets beside the closed forms on the demo's store.
+"""Measure the trained presets beside the closed forms, for the tables of docs/trained.md.
 
-    python docs/accuracy/trained.py --store build/demo/store
+    python docs/accuracy/trained.py --store build/demo/store --only paper-mlp --seeds 10
+    python docs/tables.py write
 
-With the presets' own epochs and three seeds this takes hours on two cores. `--epochs` caps the
-epochs, and the table says so. What is measured is printed at once and kept beside the store, under
-the digest of the code, so that a stopped run goes on where it was.
+Fits on the demo's head alone and keeps the place of the right name, image by image and seed by
+seed, in docs/data/trained.json; what the file holds already is not measured again, so a stopped
+command goes on where it was. With the presets' own epochs all of it takes hours.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
+import json
+import os
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import TOP, Bench, table
+from measure import TOP, Bench, scored, table
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from bench.code import code_digest
+from bench.fits import prototype_pairs
+from bench.protocol import choice_rng
+from bench.statistics import DrawSums, two_term
 from fitters import PRESETS
-from fitters.trained.precision import PRECISIONS, Precision
+from fitters.methods import METHODS
+from fitters.recipe import fit_alignment
+from fitters.trained.precision import PRECISIONS, resolve
 from fitters.training_fits import TrainingOptions
 
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "data/trained.json"
 CLOSED = ("ridge", "kernel-ridge", "procrustes", "csa", "asif", "conse")
+COMPARED = ("kernel-ridge", "paper-mlp")
+ROWS = ("centred", "as published")
+FAR = "."
+"""Stands for a place beyond the tenth; nearer ones are their number in base 16, 1 … a."""
 
 
 def main() -> int:
-    """Fit, score, print the table and write it."""
+    """Measure what the data do not hold yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, default=Path("build/demo/store"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, help="at most so many epochs")
+    parser.add_argument("--seeds", type=int, default=3, help="Seeds of a trained aligner.")
+    parser.add_argument("--epochs", type=int, help="At most so many epochs.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
-    parser.add_argument("--only", help="comma-separated presets and methods; default all")
-    parser.add_argument("--out", type=Path, help="file to write")
-    arguments = parser.parse_args()
-    names = arguments.only.split(",") if arguments.only else [*CLOSED, *PRESETS]
-    kept = arguments.store.parent / "accuracy" / code_digest()
-    kept.mkdir(parents=True, exist_ok=True)
-    rows = []
-    with threadpool_limits(limits=arguments.threads):
-        bench = Bench(arguments.store, kept)
+    parser.add_argument("--only", help="Comma-separated aligners; all of them if left out.")
+    parser.add_argument("--data", type=Path, default=DATA)
+    asked = parser.parse_args()
+    names = asked.only.split(",") if asked.only else [*CLOSED, *PRESETS]
+    with threadpool_limits(limits=asked.threads):
+        bench = Bench(asked.store, asked.store)
         for name in names:
-            # Of icis, whose images are [f, 1], as published only.
-            both = (False, True) if name != "icis" else (False,)
-            for centred in both if name in PRESETS else (True,):
-                settings = TrainingSettings(arguments.epochs, arguments.precision, centred)
-                found = [
-                    _measured(bench, name, seed, settings)
-                    for seed in range(arguments.seeds if name in PRESETS else 1)
-                ]
-                rows.append(_row(name, found, centred=centred))
-                print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
-    heading = ["aligner", "rows", "epochs", *TOP, "CPU s"]
-    text = "\n".join(table(heading, rows))
-    print(text)
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
+            for seed in range(asked.seeds if name in PRESETS else 1):
+                # ConSE reads images raw; ICIS's images are [f, 1], whose mean nobody asked for.
+                as_published = METHODS[name].fitted_on == "head" or METHODS[name].head_bias
+                for rows in ROWS[1:] if as_published else ROWS:
+                    _measure(bench, asked, name, rows, seed)
     return 0
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How every preset is trained: at most so many epochs, in which precision, on which rows."""
+def _measure(bench: Bench, asked: argparse.Namespace, name: str, rows: str, seed: int) -> None:
+    """Fit and score once, unless the data hold it, and add it to them."""
+    key: dict[str, Any] = {"aligner": name, "rows": rows, "seed": seed}
+    given: dict[str, Any] = {}
+    if METHODS[name].fitted_on != "head":
+        given["centre"] = rows == "centred"
+    if name in PRESETS:
+        assert bench.corpus.head is not None
+        own = PRESETS[name].epochs(len(bench.corpus.head.weight))
+        most = min(own, asked.epochs or own)
+        key |= {"precision": resolve(asked.precision), "most_epochs": most}
+        given["training"] = TrainingOptions(epochs=most, precision=asked.precision)
+    held = read(asked.data)["runs"] if asked.data.exists() else []
+    if any(key.items() <= run.items() for run in held):
+        return
+    pairs, bias = prototype_pairs(replace(bench.run, source="head", seed=seed), bench.corpus)
+    images, names = bench.corpus.images, bench.corpus.names
+    begun, started = time.monotonic(), time.process_time()
+    alignment = fit_alignment(
+        name, prototypes=pairs, image_mean=bench.mean, bias=bias, rng=choice_rng(seed), **given
+    )
+    spent = time.process_time() - started
+    outcome = scored(alignment, images, names, spent, {}).outcome
+    found = {
+        **key,
+        "epochs": alignment.facts.get("training", {}).get("epochs"),
+        "cpu_seconds": round(spent, 1),
+        "code": code_digest(),
+        "places": places_of(outcome.ranks.rank),
+    }
+    print(name, rows, seed, f"{time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    assert outcome.queries is not None
+    _, clusters = np.unique(outcome.queries.clusters, return_inverse=True)
+    _add(asked.data, found, clusters.tolist(), outcome.gallery)
 
-    most_epochs: int | None
-    precision: Precision
-    centred: bool
+
+def _add(data: Path, run: dict[str, Any], clusters: list[int], gallery: int) -> None:
+    """Add one run to the data, which several processes may write."""
+    data.parent.mkdir(exist_ok=True)
+    folder = os.open(data.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        held = read(data) if data.exists() else {"gallery": gallery, "clusters": clusters}
+        runs = [*held.get("runs", ()), run]
+        runs.sort(key=lambda r: (r["aligner"], r["rows"], r.get("precision", ""), r["seed"]))
+        # One line a run: a change of one is a change of one line.
+        lines = ",\n".join(json.dumps(one) for one in runs)
+        facts = {name: held[name] for name in ("gallery", "clusters")}
+        text = json.dumps(facts, separators=(",", ":"))[:-1] + f',\n"runs":[\n{lines}\n]}}\n'
+        part = data.with_suffix(f".{os.getpid()}")
+        part.write_text(text, encoding="utf-8")
+        part.replace(data)
+    finally:
+        os.close(folder)
 
 
-def _measured(bench: Bench, name: str, seed: int, settings: TrainingSettings) -> dict[str, Any]:
-    """Return accuracies and seconds of one fit on the head alone, measured or kept."""
-
-    def measure() -> dict[str, Any]:
-        given: dict[str, Any] = {}
-        if name in PRESETS:
-            assert bench.corpus.head is not None
-            own = PRESETS[name].epochs(len(bench.corpus.head.weight))
-            epochs = min(own, settings.most_epochs or own)
-            training = TrainingOptions(epochs=epochs, precision=settings.precision)
-            given = {"training": training, "centre": settings.centred}
-        score = bench.alone(name, bench.corpus, seed=seed, **given)
-        found = {metric: float(score.of(metric).mean()) for metric in TOP}
-        return {**found, "seconds": score.seconds, "epochs": score.choice.get("epochs")}
-
-    found: dict[str, Any] = bench.once(f"trained {name} {seed} {settings}", measure)
-    return found
+def read(data: Path = DATA) -> dict[str, Any]:
+    """Return what was measured."""
+    held: dict[str, Any] = json.loads(data.read_text("utf-8"))
+    return held
 
 
-def _row(name: str, found: list[dict[str, Any]], *, centred: bool) -> list[str]:
-    cells = [name, "centred" if centred and name != "conse" else "as published"]
-    epochs = sorted({str(one["epochs"]) for one in found})
-    cells.append("–" if epochs == ["None"] else ", ".join(epochs))
+def places_of(ranks: NDArray[np.int64]) -> str:
+    """Return one character a query: its place up to the tenth, or `FAR`."""
+    return "".join(f"{rank:x}" if rank <= 10 else FAR for rank in ranks.tolist())
+
+
+def hits(runs: Sequence[dict[str, Any]], metric: str) -> NDArray[np.float64]:
+    """Return 1 where the right name is among the first k, else 0: shape (runs, queries)."""
+    most = int(metric.removeprefix("top-"))
+    return np.array(
+        [[place != FAR and int(place, 16) <= most for place in run["places"]] for run in runs],
+        dtype=np.float64,
+    )
+
+
+def paired_interval(
+    differences: NDArray[np.float64], clusters: NDArray[np.int64]
+) -> tuple[float, float, float]:
+    """Return the mean difference and its 95 % interval, over draws and clusters.
+
+    Parameters
+    ----------
+    differences : array of shape (s, n)
+        Of both sides, draw by draw and query by query; draws are fresh, not of one pool.
+    clusters : array of shape (n,)
+        Cluster of each query.
+    """
+    s, n = differences.shape
+    sums = DrawSums.of(differences.ravel(), np.repeat(np.arange(s), n), np.tile(clusters, s))
+    found = two_term(sums)
+    return found.mean, *found.interval()
+
+
+def render(data: dict[str, Any]) -> list[str]:
+    """Return the table of all aligners, as lines of Markdown."""
+    lines = []
+    for name in (*CLOSED, *PRESETS):
+        for rows in ROWS:
+            for precision in (None, "float32", "bf16"):
+                runs = _runs(data, name, rows, precision)
+                if runs:
+                    lines.append(_row(name, rows, precision, runs))
+    heading = ["aligner", "rows", "epochs", "precision", "seeds", *TOP, "CPU s"]
+    made = table(heading, lines)[:-1]
+    lacking = [
+        f"`{name}`" for name in PRESETS if name not in {run["aligner"] for run in data["runs"]}
+    ]
+    return [*made, "", f"Not measured: {', '.join(lacking)}."] if lacking else made
+
+
+def render_gap(data: dict[str, Any]) -> list[str]:
+    """Return how far `COMPARED` are apart, as lines of Markdown."""
+    first, second = COMPARED
+    lines = []
+    for a in ROWS:
+        for b in ROWS:
+            one, other = _runs(data, first, a, None), _runs(data, second, b, "bf16")
+            if not (one and other):
+                continue
+            cells = [a, b, str(len(other))]
+            for metric in TOP:
+                apart = hits(one, metric) - hits(other, metric)
+                mean, low, high = paired_interval(apart, np.array(data["clusters"]))
+                cells.append(f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
+            lines.append(cells)
+    return table([f"rows of {first}", f"rows of {second}", "seeds", *TOP], lines)[:-1]
+
+
+def render_differs(data: dict[str, Any]) -> list[str]:
+    """Return how every preset differs from its source, as a list in Markdown."""
+    del data
+    lines = []
+    for name, chosen in PRESETS.items():
+        lines += [f"- **{name}**", *(f"  - {one}" for one in chosen.differs)]
+    return lines
+
+
+TABLES = {"trained": render, "trained-gap": render_gap, "trained-differs": render_differs}
+
+
+def _runs(data: dict[str, Any], name: str, rows: str, precision: str | None) -> list[Any]:
+    return [
+        run
+        for run in data["runs"]
+        if (run["aligner"], run["rows"], run.get("precision")) == (name, rows, precision)
+    ]
+
+
+def _row(name: str, rows: str, precision: str | None, runs: list[dict[str, Any]]) -> list[str]:
+    trained = sorted({run["epochs"] for run in runs if run["epochs"] is not None})
+    spread = f"{trained[0]}–{trained[-1]}" if len(trained) > 1 else "".join(map(str, trained))
+    seeds = str(len(runs)) if precision else "–"
+    cells = [name, rows, spread or "–", precision or "–", seeds]
     for metric in TOP:
-        values = 100 * np.array([one[metric] for one in found])
+        values = 100 * hits(runs, metric).mean(axis=1)
         sd = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
         cells.append(f"{values.mean():.1f}{sd}")
-    return [*cells, f"{np.mean([one['seconds'] for one in found]):.1f}"]
+    return [*cells, f"{np.mean([run['cpu_seconds'] for run in runs]):.1f}"]
 
 
 if __name__ == "__main__":

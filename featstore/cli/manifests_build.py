@@ -81,7 +81,7 @@ _FLAGS = {
     "--templates",
     multiple=True,
     metavar="NAME[,NAME…]",
-    help="Templates around them, or sets: none, photo, simple, paper, openai80.",
+    help="Templates around them, or sets: none, photo, simple, paper, icis, openai80.",
 )
 @click.option(
     "--names-file",
@@ -91,7 +91,7 @@ _FLAGS = {
 @click.option(
     "--templates-file",
     type=click.Path(path_type=Path),
-    help="JSON of templates with {} or {c} (CLIP_benchmark's shape).",
+    help="JSON of templates with {} or {c} (CLIP_benchmark's shape), and {a} for its article.",
 )
 @click.option(
     "--descriptions-file",

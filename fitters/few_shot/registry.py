@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from featstore.errors import did_you_mean
-from fitters.errors import UnknownMethodError
+from fitters.errors import SettingError, UnknownMethodError
 from fitters.few_shot.clap import CLAP, ZSLP
 from fitters.few_shot.class_means import ClassMeans
 from fitters.few_shot.cross_modal import CrossModal
@@ -30,7 +30,35 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "cross-modal": CrossModal,
     "paper-few-shot": PaperFewShot,
 }
-"""Name → what makes the learner; a learner of one's own is one line more."""
+"""Name → what makes the learner; `register_learner` adds one's own."""
+
+BUILT_IN = dict(LEARNERS)
+"""Those that come with the package: `bench.code` tells what was registered from outside by it."""
+
+
+def register_learner(name: str, make: Callable[[], Learner]) -> None:
+    """Add a learner of one's own to `LEARNERS`, for `bench`'s few-shot runs.
+
+    The id of a run holds a digest of its source (the modules that define `make`, the learner and
+    the classes that this inherits from) and of its attribute ``version``, if it has one: change one
+    of them, and the runs are made anew. To run in other processes (``jobs`` above 1, Ray), it must
+    be at the top of a module that they can import. A name may be registered again.
+
+    Parameters
+    ----------
+    name : str
+    make : callable
+        Called without arguments: the class, or a ``functools.partial`` of it.
+
+    Raises
+    ------
+    SettingError
+        If a learner of the package has this name.
+    """
+    if name in BUILT_IN or name in PROMPT_LEARNERS:
+        msg = f"{name!r} is a learner of the package. Register yours under another name."
+        raise SettingError(msg)
+    LEARNERS[name] = make
 
 
 def learner_named(name: str) -> Learner:

@@ -1,4 +1,4 @@
-"""Canonical correlation analysis, plain and scored by correlation (CSA)."""
+"""Canonical correlation analysis, plain, and with directions weighted by strength (CSA)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class CCAAligner(DirectionsAligner):
     Parameters
     ----------
     n_components : int, optional
-        Directions kept, by descending correlation; all min(p, q) if None or if there are fewer.
+        Directions kept, by descending correlation; all that are determined if None or if
+        there are fewer.
     alpha : float
         Shrinkage, not negative: what is added to the diagonal of both covariances.
     relative : bool
@@ -35,7 +36,8 @@ class CCAAligner(DirectionsAligner):
     Attributes
     ----------
     strengths_ : ndarray of shape (r,)
-        Canonical correlations; with shrinkage, singular values below them.
+        Singular values of the whitened cross-covariance, descending. Without shrinkage they are the
+        canonical correlations; with it they are below the correlations of the projected rows.
 
     See `DirectionsAligner` for the others.
 
@@ -70,13 +72,22 @@ class CCAAligner(DirectionsAligner):
 
 
 class CSAAligner(CCAAligner):
-    """Align by canonical correlations, and weigh each direction of the cosine by its own.
+    """Align by canonical correlations, and weigh each direction of the cosine by its strength.
 
     The score of x and y is Σ_i s_i z_i w_i, with z and w the unit projections onto the first r
-    canonical directions and s the correlations: the weights come after the normalisation. Both
+    canonical directions and s their strengths: the weights come after the normalisation. Both
     projections carry √s, so that the score is their dot product; their rows are not of unit length.
 
-    Parameters and attributes are those of `CCAAligner`.
+    Parameters and attributes are those of `CCAAligner`. With ``alpha=0`` and pairs enough for both
+    covariances to have full rank, s are the correlations of the projected training rows, as in the
+    source. With shrinkage, which is the default, they are singular values of the shrunk problem,
+    below those correlations.
+
+    Notes
+    -----
+    The source keeps a fixed number of directions a dataset, and adds 1e-6 to the diagonals:
+    ``CSAAligner(n, alpha=1e-6, relative=False)``. It measures s as ``diag(ZᵀW) / n`` of the
+    projected rows, which differs from ours by the factor (n − 1) / n and that 1e-6.
 
     References
     ----------

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fitters.linear.from_moments import FromMoments
-from fitters.linear.solvers import least_squares, truncation_gap
+from fitters.linear.solvers import determined, least_squares, truncation_gap
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
@@ -24,6 +24,11 @@ COMPONENTS = [Interval(Integral, 1, None, closed="left"), None]
 
 class DirectionsAligner(FromMoments):
     """Base of aligners that map both sides, centred, into r paired directions.
+
+    Directions that the pairs say nothing about (fewer pairs than columns, rank-deficient rows) are
+    left out: those whose strength is not above 1e-6 of the largest. LAPACK would choose them, and
+    they would count in the length that a cosine divides by. Directions of one strength may come
+    turned among themselves, which changes no score unless `n_components` cuts between them.
 
     Attributes
     ----------
@@ -52,7 +57,8 @@ class DirectionsAligner(FromMoments):
         about = moments.centred
         self.mean_x_, self.mean_y_ = about.shift_x, about.shift_y
         left, values, right = self._solve(about)
-        kept = len(values) if self.n_components is None else min(self.n_components, len(values))
+        # Where nothing goes together one direction is left, as good as any.
+        kept = max(determined(values, self.n_components), 1)
         self.gap_ = truncation_gap(values, kept)
         self.weights_x_, self.weights_y_ = left[:, :kept], right[:, :kept]
         self.strengths_ = values[:kept]

@@ -20,7 +20,8 @@ class PLSAligner(DirectionsAligner):
     Parameters
     ----------
     n_components : int, optional
-        Directions kept, by descending covariance; all min(p, q) if None or if there are fewer.
+        Directions kept, by descending covariance; all that are determined if None or if
+        there are fewer.
 
     Attributes
     ----------

@@ -11,7 +11,7 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fitters.linear.solvers import leading_directions, polar_factor, truncation_gap
+from fitters.linear.solvers import determined, polar_factor, truncation_gap
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
@@ -23,8 +23,14 @@ class ProcrustesAligner(BaseAligner):
     """Align by the (semi-)orthogonal map that takes one space nearest to the other.
 
     Maximises tr(Rᵀ Σ w a bᵀ) over semi-orthogonal R. The side with fewer columns is mapped into
-    the other, which is the shared space: nothing of either is thrown away. For p = q this
-    is ``scipy.linalg.orthogonal_procrustes`` (which needs equal dimensions), mapping x into y.
+    the other, which is the shared space. For p = q and a cross of full rank this is
+    ``scipy.linalg.orthogonal_procrustes`` (which needs equal dimensions), mapping x into y.
+
+    Fewer pairs than columns, or rank-deficient rows, say nothing about some directions, and a
+    rotation would turn them as LAPACK happens to. There R is 0: of all maps that are as good, the
+    one of least norm, a partial isometry between the directions that the pairs determine. It does
+    not depend on the order or the layout of the rows, nor, beyond their size, on their rounding
+    errors. See `fitters.linear.solvers.polar_factor`.
 
     Parameters
     ----------
@@ -34,8 +40,8 @@ class ProcrustesAligner(BaseAligner):
         Let `predict` also scale: s R with the s that fits y best. Cosines, and with them the
         projections, do not see it.
     rank : int, optional
-        Keep only so many leading directions of Σ w x yᵀ: R = U_k V_kᵀ. All of them if None or
-        if there are fewer.
+        Keep only so many leading directions of Σ w x yᵀ: R = U_k V_kᵀ. All that are determined if
+        None or if there are fewer.
 
     Attributes
     ----------
@@ -44,11 +50,13 @@ class ProcrustesAligner(BaseAligner):
     singular_values_ : ndarray of shape (min(p, q),)
         Of Σ w x yᵀ, descending.
     gap_ : float
-        (s_k − s_k+1) / s_1 at the rank k that is kept; without truncation, smallest over largest
-        singular value. Near 0 (fewer pairs than columns, or rank-deficient rows) some directions
-        of R are arbitrary.
+        (s_k − s_k+1) / s_1 at the rank k that is kept; without truncation, the smallest kept over
+        the largest singular value. Near 0, small errors of the rows turn R much, and with `rank`
+        which directions are kept is chance.
+    rank_ : int
+        k: directions in which R is not 0.
     scale_ : float
-        Σ s_i / Σ w ||x||² if `scale`, else 1.
+        Σ_i≤k s_i / Σ w ||x R||² if `scale`, else 1.
     mean_x_, mean_y_ : ndarray of shape (p,), (q,)
         What is subtracted on each side; 0 if not `center`.
     n_features_in_ : int
@@ -91,9 +99,11 @@ class ProcrustesAligner(BaseAligner):
         mean_x, mean_y = weight @ x64 / weight.sum(), weight @ y64 / weight.sum()
         if not self.center:
             mean_x, mean_y = np.zeros_like(mean_x), np.zeros_like(mean_y)
-        weighted = weight[:, None] * (x64 - mean_x)
-        spread = float(np.sum(weighted * (x64 - mean_x)))
-        return self._fit_cross(weighted.T @ (y64 - mean_y), spread, mean_x, mean_y)
+        about = x64 - mean_x
+        weighted = weight[:, None] * about
+        self._fit_cross(weighted.T @ (y64 - mean_y), mean_x, mean_y)
+        turned = about @ self.rotation_
+        return self._fit_scale(float(weight @ np.einsum("ij,ij->i", turned, turned)))
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit_moments(self, moments: Moments) -> Self:
@@ -101,21 +111,25 @@ class ProcrustesAligner(BaseAligner):
         self.n_features_in_ = len(moments.shift_x)
         self._one_column = False
         about = moments.centred if self.center else moments.uncentred
-        spread = float(np.trace(about.sxx))
-        return self._fit_cross(about.sxy, spread, about.shift_x, about.shift_y)
+        self._fit_cross(about.sxy, about.shift_x, about.shift_y)
+        return self._fit_scale(float(np.sum(self.rotation_ * (about.sxx @ self.rotation_))))
 
-    def _fit_cross(self, cross: Matrix, spread: float, mean_x: Matrix, mean_y: Matrix) -> Self:
-        kept = min(cross.shape) if self.rank is None else min(self.rank, *cross.shape)
-        if kept == min(cross.shape):
-            self.rotation_, self.singular_values_ = polar_factor(cross)
-        else:
-            left, self.singular_values_, right = leading_directions(cross)
-            self.rotation_ = left[:, :kept] @ right[:, :kept].T
-        self.gap_ = truncation_gap(self.singular_values_, kept)
-        best = float(self.singular_values_[:kept].sum()) / spread if spread > 0 else 1.0
-        self.scale_ = best if self.scale else 1.0
+    def _fit_cross(self, cross: Matrix, mean_x: Matrix, mean_y: Matrix) -> None:
+        self.rotation_, self.singular_values_ = polar_factor(cross, self.rank)
+        self.gap_ = truncation_gap(self.singular_values_, self.rank_)
         self.mean_x_, self.mean_y_ = mean_x, mean_y
+
+    def _fit_scale(self, spread: float) -> Self:
+        """Set the s that minimises Σ w ‖s x R − y‖², given Σ w ‖x R‖²."""
+        self.scale_ = 1.0
+        if self.scale and spread > 0:
+            self.scale_ = float(self.singular_values_[: self.rank_].sum()) / spread
         return self
+
+    @property
+    def rank_(self) -> int:
+        """Directions in which R is not 0."""
+        return determined(self.singular_values_, self.rank)
 
     def predict(self, X: Rows) -> Matrix:
         """Return s x R about the mean of y, shape (n, q) or (n,)."""

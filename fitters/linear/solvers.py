@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
+DETERMINED = 1e-6
+"""A direction counts as found in the data if its singular value is above this part of the largest.
+
+Rows in float32 are off by up to 6e-8 of themselves, which in products of thousands of rows leaves
+up to some 1e-7 where there is nothing; in exact arithmetic a cross of fewer pairs than columns has
+singular values of 0. What belongs to either is whatever LAPACK returns.
+"""
+
+
 def relative_penalty(gram: Float[np.ndarray, "p p"], penalty: float) -> float:
     """Return α = penalty · tr(gram) / p, the penalty in units of the mean squared column."""
     return penalty * float(np.trace(gram)) / len(gram)
@@ -128,33 +137,54 @@ def invert_spectrum(values: Float[np.ndarray, " p"], alpha: float) -> Float[np.n
 
 
 def polar_factor(
-    cross: Float[np.ndarray, "p q"],
+    cross: Float[np.ndarray, "p q"], rank: int | None = None
 ) -> tuple[Float[np.ndarray, "p q"], Float[np.ndarray, " r"]]:
-    """Solve orthogonal Procrustes: the rotation R that takes a to b best.
+    """Solve orthogonal Procrustes: the rotation R that takes a to b best, unique in every case.
 
-    Maximises tr(Rᵀ cross), which for a square cross minimises Σ w ||a R - b||^2 over rotations.
-    With cross = U diag(s) Vᵀ, R = U Vᵀ: orthogonal if p = q, semi-orthogonal (R Rᵀ = I or
-    RᵀR = I, whichever is smaller) if not.
+    Maximises tr(Rᵀ cross) over R of spectral norm at most 1, which for a square cross of full rank
+    minimises Σ w ||a R - b||^2 over rotations. With cross = U diag(s) Vᵀ, R = U_r V_rᵀ, where r
+    counts the singular values above `DETERMINED` times the largest: R is orthogonal if p = q = r,
+    semi-orthogonal (R Rᵀ = I or RᵀR = I) if r is the smaller of p and q. If r is less, the data
+    leave R open outside r directions, any completion is as good, and this is the maximiser of
+    least norm: the partial isometry that is 0 there.
+
+    Parameters
+    ----------
+    rank : int, optional
+        Keep at most so many directions, the first.
 
     Returns
     -------
     rotation : ndarray of shape (p, q)
-    singular_values : ndarray of shape (r,), r = min(p, q), descending
-        A last value near 0 relative to the first says that the data leave R undetermined there.
+    singular_values : ndarray of shape (min(p, q),), descending
 
     Notes
     -----
     Always in float64: in float32 a rank-deficient cross gave a rotation 4.5e-2 off.
+
+    References
+    ----------
+    Schönemann, A generalized solution of the orthogonal Procrustes problem, 1966. Higham, Functions
+    of Matrices, 2008, theorem 8.3: the partial isometry of a polar decomposition is unique.
     """
     u, values, vt = np.linalg.svd(cross.astype(np.float64, copy=False), full_matrices=False)
-    return u @ vt, values
+    kept = determined(values, rank)
+    return u[:, :kept] @ vt[:kept], values
+
+
+def determined(values: Float[np.ndarray, " r"], most: int | None = None) -> int:
+    """Return how many singular values, descending, are above `DETERMINED` times the first.
+
+    `most`, if that is fewer.
+    """
+    found = int(np.count_nonzero(values > DETERMINED * values[0]))
+    return found if most is None else min(found, int(most))
 
 
 def singular_value_gap(values: Float[np.ndarray, " r"]) -> float:
-    """Return the smallest singular value over the largest: near 0, R is not determined by the data.
+    """Return the smallest singular value over the largest: near 0, R is badly determined.
 
-    The rotation moves by about ‖error of cross‖ / (sum of the two smallest singular values), so a
-    gap at rounding level means that some directions of R are arbitrary.
+    The rotation moves by about ‖error of cross‖ / (sum of the two smallest singular values).
     """
     return float(values[-1] / values[0]) if values[0] > 0 else 0.0
 
@@ -164,7 +194,7 @@ def truncation_gap(values: Float[np.ndarray, " r"], rank: int) -> float:
 
     With nothing cut off, s_rank+1 counts as 0, and this is `singular_value_gap`.
     """
-    if values[0] <= 0:
+    if values[0] <= 0 or rank == 0:
         return 0.0
     following = values[rank] if rank < len(values) else 0.0
     return float((values[rank - 1] - following) / values[0])
@@ -223,8 +253,9 @@ def solve_cca(
     Returns
     -------
     weights_x : ndarray of shape (p, r), r = min(p, q)
-    correlations : ndarray of shape (r,)
-        s, descending, within [0, 1].
+    strengths : ndarray of shape (r,)
+        s, descending, within [0, 1]: with both alphas 0 the canonical correlations, else below the
+        correlations of the projected rows.
     weights_y : ndarray of shape (q, r)
 
     References

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from fitters.linear.solvers import eigen_gram, invert_spectrum
+from fitters.linear.solvers import DETERMINED, eigen_gram, invert_spectrum
 from fitters.pairs import Pairs
 from fitters.select.ranking import HeldOut
 
@@ -24,7 +24,7 @@ Matrix = npt.NDArray[np.float64]
 Sides = tuple[Matrix, Matrix]
 """Held-out images (m, r) and texts of the gallery (g, r), whose dot products are the scores."""
 
-RANK_TOLERANCE = 1e-12
+RANK_TOLERANCE = DETERMINED**2
 """Of eigenvalues of CCᵀ, squares of singular values: below it C has no direction there."""
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 LARGEST = 1e3
-"""SAIL clamps the hidden units of its star here."""
+"""SAIL clamps both factors of its star here, before they are multiplied."""
 
 
 class Dropout(nn.Module):
@@ -92,10 +92,11 @@ class PaperHead(nn.Module):
 
 
 class ResidualHead(nn.Module):
-    """A linear map plus a gated low-rank bend: P x + σ(gate) · dropout(U gelu(D x)).
+    """A linear map plus a gated low-rank bend: P x + σ(gate) · U dropout(gelu(D x)); no biases.
 
-    The original starts the gate at σ = 0, so at a logit without a slope: its gradient is 0 and
-    the residual never opens. Here it starts at a logit of `gate`, −2 unless told otherwise.
+    P and D begin orthogonal and U at 0, so that the head begins as P. The original starts the gate
+    at σ = 0, at a logit without a slope: its gradient is 0, and so are those of D and U, and the
+    residual never opens. Here it starts at a logit of `gate`, −2 unless told otherwise.
     """
 
     def __init__(
@@ -103,12 +104,13 @@ class ResidualHead(nn.Module):
     ) -> None:
         super().__init__()
         h = 64 if h is None else h
-        self.project, self.down, self.up = nn.Linear(k, d), nn.Linear(k, h), nn.Linear(h, d)
+        self.project = nn.Linear(k, d, bias=False)
+        self.down, self.up = nn.Linear(k, h, bias=False), nn.Linear(h, d, bias=False)
         self.gate = nn.Parameter(torch.empty(1))
         self.dropout, self.start = Dropout(dropout), gate
 
     def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
-        bend = self.dropout(self.up(nn.functional.gelu(self.down(rows))))
+        bend = self.up(self.dropout(nn.functional.gelu(self.down(rows))))
         out: Tensor = self.project(rows) + torch.sigmoid(self.gate) * bend
         return out
 
@@ -124,8 +126,9 @@ class SailHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
         rows = self.norm(rows)
-        star = nn.functional.relu6(self.gate(rows)) * self.value(rows)
-        out: Tensor = self.project(star.clamp(-LARGEST, LARGEST))
+        # Of the gate the clamp only spares relu6 a number that float16 has not: both, as there.
+        gate, value = (part(rows).clamp(-LARGEST, LARGEST) for part in (self.gate, self.value))
+        out: Tensor = self.project(nn.functional.relu6(gate) * value)
         return out
 
 
@@ -157,12 +160,15 @@ class FreezeAlignImageHead(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """ICIS's encoder and decoder of one side, two layers each, through a shared latent space."""
+    """ICIS's encoder and decoder of one side: a layer with ReLU into the shared space, one back.
+
+    The original's ``num_layers=2`` counts both. h is the latent space.
+    """
 
     def __init__(self, k: int, h: int = 2048) -> None:
         super().__init__()
-        self.encode = nn.Sequential(nn.Linear(k, h), nn.ReLU(), nn.Linear(h, h))
-        self.decode = nn.Sequential(nn.Linear(h, h), nn.ReLU(), nn.Linear(h, k))
+        self.encode = nn.Sequential(nn.Linear(k, h), nn.ReLU())
+        self.decode = nn.Sequential(nn.Linear(h, k))
 
 
 def build_head(
@@ -195,7 +201,8 @@ def build_head(
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
     """Fill the parameters of `module`: PyTorch's defaults, but for heads whose originals differ.
 
-    SAIL: Xavier, no bias. The residual head's linear part: orthogonal, no bias. ICIS: N(0, 0.02).
+    SAIL: Xavier, biases of 0. The residual head: orthogonal, its last layer 0. ICIS: N(0, 0.02),
+    biases of 0.
     """
     module.to_empty(device="cpu")
     with torch.no_grad():
@@ -214,8 +221,9 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
                     nn.init.xavier_uniform_(layer.weight, generator=generator)
                     layer.bias.zero_()
             elif isinstance(part, ResidualHead):
-                nn.init.orthogonal_(part.project.weight, generator=generator)
-                part.project.bias.zero_()
+                for layer in (part.project, part.down):
+                    nn.init.orthogonal_(layer.weight, generator=generator)
+                part.up.weight.zero_()
                 part.gate.fill_(part.start)
             elif isinstance(part, Autoencoder):
                 for layer in (*part.encode, *part.decode):

@@ -36,7 +36,7 @@ class ICISAligner(TrainedAligner):
     Parameters
     ----------
     width : int
-        Hidden and latent units.
+        Columns of the shared latent space: a layer with ReLU leads into it, one layer back.
     learning_rate : float
         Of Adam.
     epochs : int
@@ -44,7 +44,7 @@ class ICISAligner(TrainedAligner):
     batch_size : int
     flat : float or None
         Stop when the loss, as a mean over ten epochs, has fallen by less than this an epoch five
-        times running, after epoch 20. None: never.
+        times running, from the 22nd epoch on: 26 epochs at least. None: never.
     share, sequential, patience, validation_fraction, precision
         As for `MLPAligner`.
     seed : int
@@ -62,7 +62,8 @@ class ICISAligner(TrainedAligner):
     -----
     Cosine losses leave the length of a predicted row, and with it its bias, to chance; the
     original scales it to the mean norm of the known rows, as `head_rows` does. Projections have
-    unit length, so that scores are cosines.
+    unit length, so that scores are cosines. With 1,281 columns of a row and 384 of a text it has
+    6.8 million parameters.
 
     References
     ----------

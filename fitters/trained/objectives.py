@@ -112,7 +112,9 @@ class PairObjective(Objective):
             case _:
                 loss = self._devise(x, y, same, weight)
         if self.asked.structure > 0:
-            rise = min(1.0, (step + 1) / max(int(self.asked.structure_warmup), 1))
+            warm = int(self.asked.structure_warmup)
+            # The first step of the original has none of it.
+            rise = min(1.0, step / warm) if warm else 1.0
             loss = loss + self.asked.structure * rise * self._structure(batch, x, y)
         return loss
 

@@ -1,6 +1,6 @@
 """The heads of papers by name: `preset("sail", seed=1)` is an estimator; docs/trained.md has more.
 
-Each is its source's configuration, from its code where that is public. What differs from the
+Each is its source's configuration, from its code where that is public. Every deviation from the
 source is in `Preset.differs`; `legacy=True` is what the source's code does where that deviates
 from its paper.
 """
@@ -31,8 +31,8 @@ class Preset:
         One line on it.
     source : str
         Where it comes from.
-    differs : str
-        What is different here.
+    differs : tuple of str
+        Every way in which it is different here, whatever the size; docs/trained.md says why.
     cls : type
     settings : dict
         Constructor parameters.
@@ -46,7 +46,7 @@ class Preset:
 
     text: str
     source: str
-    differs: str
+    differs: tuple[str, ...]
     cls: type[TrainedAligner]
     settings: dict[str, Any]
     epochs: Callable[[int], int]
@@ -57,6 +57,8 @@ class Preset:
 def _paper_epochs(n_prototypes: int) -> int:
     return 2500 if 0 < n_prototypes <= SMALL_HEAD else 500
 
+
+_SAME = "classes of one name, and captions of one image, are no negatives of each other"
 
 _PAPER: dict[str, Any] = {
     "direction": "y->x",
@@ -72,7 +74,10 @@ PRESETS: dict[str, Preset] = {
     "paper-mlp": Preset(
         "the paper's two-layer head from text to image rows, trained for the cosine",
         "Mendez et al., ICML 2026 (arXiv 2605.22484), two_layer",
-        "texts are unit rows when they are scored too; legacy leaves them raw there",
+        (
+            "texts are unit rows when they are scored too; legacy leaves them raw there",
+            "the limit between its 2,500 and 500 epochs is 2,000 prototypes",
+        ),
         MLPAligner,
         {"architecture": "paper", "loss": "cosine", "first_epochs": 500, **_PAPER},
         _paper_epochs,
@@ -81,16 +86,22 @@ PRESETS: dict[str, Preset] = {
     "paper-text2concepts": Preset(
         "the paper's linear head from text to image rows, trained for the squared error",
         "Mendez et al., ICML 2026 (arXiv 2605.22484), text2concepts",
-        "none",
+        ("the limit between its 2,500 and 500 epochs is 2,000 prototypes",),
         MLPAligner,
         {"architecture": "linear", "bias": False, "loss": "mse", **_PAPER},
         _paper_epochs,
-        {"legacy": True},
     ),
     "sail": Preset(
         "SAIL's star heads on both sides, trained for SigLIP's loss with Lion",
         "Zhang et al., SAIL, CVPR 2025",
-        "loss over rows, not pairs; first bias by batch; one caption a pair; warm-up 14 epochs",
+        (
+            "the loss is a sum over the pairs of a row; legacy takes their mean, as its code",
+            "the first bias goes by the batch; legacy has -10",
+            "a second caption is a pair of its own, not more negatives of the same image",
+            _SAME,
+            "temperature and bias do not decay",
+            "features are float16 only if the set is, and there is no loss scaling",
+        ),
         MLPAligner,
         {
             "architecture": "sail",
@@ -98,12 +109,13 @@ PRESETS: dict[str, Preset] = {
             "loss": "siglip",
             "n_components": 1024,
             "temperature": 0.05,
-            "temperature_low": 0.001,
+            "temperature_low": 0.01,
+            "temperature_high": 1.0,
             "optimizer": "lion",
             "learning_rate": 1e-5,
             "weight_decay": 1e-4,
             "schedule": "cosine",
-            "warmup_epochs": 14.0,
+            "warmup_epochs": 10.0,
             "batch_size": 32768,
         },
         lambda _: 100,
@@ -112,7 +124,14 @@ PRESETS: dict[str, Preset] = {
     "freeze-align": Preset(
         "FreezeAlign's projectors on both sides, trained for InfoNCE",
         "Maniparambil et al., Harnessing Frozen Unimodal Encoders, CVPR 2025",
-        "pooled image vectors, not patches; the temperature is learned as its logarithm",
+        (
+            "one pooled vector an item: no projectors of patches and of tokens before the pooling",
+            "that projector has no LayerNorm and no dropout in front",
+            _SAME,
+            "the temperature is learned as its logarithm; it does not decay, and biases do",
+            "warm-up and cosine go by epochs; its code warms up over the first 1,000 steps",
+            "one process of batch 14,400 for eight of 1,800",
+        ),
         MLPAligner,
         {
             "architecture": "freeze_align",
@@ -135,8 +154,17 @@ PRESETS: dict[str, Preset] = {
     "structure": Preset(
         "linear heads with a low-rank bend, trained for InfoNCE and STRUCTURE's regulariser",
         "Gröger et al., STRUCTURE, NeurIPS 2025",
-        "the divergence is Jensen–Shannon's and the gate opens; no learning-rate finder, one "
-        "cosine, no choice of layers",
+        (
+            "the divergence is Jensen-Shannon's; legacy swaps its arguments, as its code",
+            "the gate starts at a logit of -2 and learns; legacy's is shut for good, as its code",
+            "the learning rate is its fallback, 1e-3, for want of its finder",
+            _SAME,
+            "one cosine over the training, not one that goes down and up again every 50 epochs",
+            "one norm of both heads' gradients is clipped, not one of each",
+            "it stops by the held-out reciprocal rank, not by the held-out loss",
+            "every caption of an image is a pair; its configuration keeps one",
+            "no choice of layers: embeddings are what the store has",
+        ),
         MLPAligner,
         {
             "architecture": "residual",
@@ -166,7 +194,13 @@ PRESETS: dict[str, Preset] = {
     "devise": Preset(
         "a linear map from image to text rows, trained for the margin of the right text",
         "Frome et al., DeViSE, NeurIPS 2013; no public code",
-        "all violating texts of the batch count; legacy stops at the first in random order",
+        (
+            "all violating texts of the batch count; legacy stops at the first in random order",
+            "negatives are the texts of the batch, not of the whole vocabulary",
+            _SAME,
+            "learning rate, batch, epochs and the rate of dropout are ours: the paper names none",
+            "its first stage alone: the image model is not tuned after the map",
+        ),
         MLPAligner,
         {
             "architecture": "linear",
@@ -186,7 +220,13 @@ PRESETS: dict[str, Preset] = {
     "icis": Preset(
         "two autoencoders with one latent space predict the head's row, bias and all, from text",
         "Christensen et al., ICIS, ICCV 2023",
-        "scored by cosines",
+        (
+            "head rows go in at unit length, the original's as they are",
+            "scored by cosines: the bias counts as a column, and `head_rows` rescales",
+            "the last epoch counts; without --strict_eval its code keeps the best on test images",
+            "texts of unseen classes take part by `fit_with_unseen` only",
+            "texts are what the store has; its prompt for CLIP is the template icis",
+        ),
         ICISAligner,
         {},
         lambda _: 1000,

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+TINY = 1e-12
+"""The original adds it to every probability."""
+
 
 def structure_penalty(
     before: Tensor,
@@ -27,7 +30,8 @@ def structure_penalty(
     levels : int
         Steps of the walk between rows, at least 1.
     legacy : bool
-        The original takes KL(M‖P) where Jensen–Shannon has KL(P‖M), M being the mean of both.
+        The original takes KL(M‖P) where Jensen–Shannon has KL(P‖M), M being the mean of both, and
+        adds 1e-12 to every probability.
 
     References
     ----------
@@ -40,8 +44,10 @@ def structure_penalty(
         if level:
             p_walk, q_walk = p_walk @ p, q_walk @ q
         middle = (p_walk + q_walk) / 2
-        sides = ((middle, p_walk), (middle, q_walk)) if legacy else (
-            (p_walk, middle), (q_walk, middle))  # fmt: skip
+        if legacy:
+            sides = tuple((middle + TINY, side + TINY) for side in (p_walk, q_walk))
+        else:
+            sides = ((p_walk, middle), (q_walk, middle))
         total = total + sum(_divergence(a, b) for a, b in sides) / 2
     return total / levels
 

@@ -17,11 +17,8 @@ HEADS: dict[str, Shapes] = {
     },
     "residual": {
         "project.weight": ("d", "k"),
-        "project.bias": ("d",),
         "down.weight": ("h", "k"),
-        "down.bias": ("h",),
         "up.weight": ("d", "h"),
-        "up.bias": ("d",),
         "gate": ("1",),
     },
     "sail": {
@@ -53,12 +50,8 @@ HEADS: dict[str, Shapes] = {
     "autoencoder": {
         "encode.0.weight": ("h", "k"),
         "encode.0.bias": ("h",),
-        "encode.2.weight": ("h", "h"),
-        "encode.2.bias": ("h",),
-        "decode.0.weight": ("h", "h"),
-        "decode.0.bias": ("h",),
-        "decode.2.weight": ("k", "h"),
-        "decode.2.bias": ("k",),
+        "decode.0.weight": ("k", "h"),
+        "decode.0.bias": ("k",),
     },
 }
 """By the architecture's name; `architectures` builds modules with exactly these parameters."""

@@ -268,11 +268,15 @@ def _ended(stand: _Stand, settings: TrainingSettings) -> bool:
 
 
 def _is_flat(losses: Sequence[float], slope: float) -> bool:
-    """Return whether five epochs running, after 20, the mean of ten fell by less than 10 slope."""
+    """Return whether the loss, as a mean of ten epochs, has fallen too little five times running.
+
+    It is looked at from the 22nd epoch on: ICIS's code waits until the number of the epoch, counted
+    from 0, is above 20. So 26 epochs are the fewest.
+    """
     falls = [
         (np.mean(losses[end - 20 : end - 10]) - np.mean(losses[end - 10 : end])) / 10
         for end in range(max(len(losses) - 4, 0), len(losses) + 1)
-        if end > 20
+        if end > 21
     ]
     return len(falls) == 5 and bool(max(falls) < slope)
 

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
+import linecache
+import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 import bench.code as code
+from bench.errors import EngineError, ProtocolError
+from bench.execution import run_all
+from bench.results import read_results
+from fitters import methods, register_method
+from fitters.errors import SettingError
+from fitters.few_shot import CLAP, LEARNERS, register_learner
 
 
 def test_it_is_the_same_twice_and_sixteen_digits() -> None:
@@ -42,3 +57,157 @@ def test_a_changed_or_new_source_changes_it(
     assert code.code_digest() == after
     monkeypatch.undo()
     code.code_digest.cache_clear()
+
+
+METHOD = """
+from fitters import Method, RidgeAligner
+
+class Mine(RidgeAligner):
+    pass
+
+def make(settings):
+    return Mine("x->y", alpha=ALPHA, center=False)
+
+METHOD = Method("a ridge of one's own", make)
+
+class Voter:
+    def fit(self, shots):
+        from fitters.few_shot import ClassMeans
+        return ClassMeans().fit(shots)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Write a module of a user's own and return it, freshly imported, each time it is called."""
+    monkeypatch.syspath_prepend(tmp_path)
+    # What is registered during a test is gone after it.
+    before = [dict(registry) for registry in (methods.METHODS, LEARNERS)]
+
+    def written(alpha: str = "1.0", source: str = METHOD) -> Any:
+        (tmp_path / "mine_of_a_user.py").write_text(source.replace("ALPHA", alpha))
+        importlib.invalidate_caches()
+        sys.modules.pop("mine_of_a_user", None)
+        # Sources of one size, written within one second, would be taken for the same.
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        return importlib.import_module("mine_of_a_user")
+
+    yield written
+    sys.modules.pop("mine_of_a_user", None)
+    for registry, kept in zip((methods.METHODS, LEARNERS), before, strict=True):
+        registry.clear()
+        registry.update(kept)
+
+
+def first(runs, **more):
+    return next(
+        replace(run, **more)
+        for run in runs
+        if (run.method, run.eval, run.source) == ("ridge", "all-names", "head")
+        and run.task == "zero_shot"
+    )
+
+
+def test_a_changed_method_of_ones_own_is_run_again(own, runs, smoke_store, tmp_path):
+    register_method("mine", own("1.0").METHOD)
+    run = first(runs, method="mine")
+    assert run.code.startswith(code.code_digest() + "+")
+    root = tmp_path / "results"
+    summaries = [run_all([run], smoke_store, root), run_all([run], smoke_store, root)]
+    assert [(done.reused, done.new) for done in summaries] == [(0, 1), (1, 0)]
+    register_method("mine", own("1.0").METHOD)
+    assert first(runs, method="mine").run_id == run.run_id
+    register_method("mine", own("1000.0").METHOD)
+    changed = first(runs, method="mine")
+    assert changed.run_id != run.run_id
+    assert run_all([changed], smoke_store, root).new == 1
+    rows = read_results(root).filter(pl.col("metric") == "MRR")
+    assert rows["value"].n_unique() == 2
+    # What the package brings keeps its ids, whatever else is registered.
+    assert first(runs).code == code.code_digest()
+    assert first(runs) in runs
+
+
+def test_an_entry_of_the_dict_and_a_version_count_too(own, runs):
+    module = own()
+    methods.METHODS["mine"] = module.METHOD
+    plain = first(runs, method="mine").run_id
+    methods.METHODS["mine"] = replace(module.METHOD, version="2")
+    assert first(runs, method="mine").run_id != plain
+    methods.METHODS["mine"] = replace(module.METHOD, rule="refit")
+    assert first(runs, method="mine").run_id != plain
+    # A method of the package that was exchanged is no longer the package's.
+    methods.METHODS["ridge"] = module.METHOD
+    assert "+" in first(runs).code
+
+
+def test_a_learner_of_ones_own_counts(own):
+    assert code.own_code("ridge", "class-means") == ""
+    register_learner("voter", own().Voter)
+    before = code.own_code("ridge", "voter")
+    assert len(before) == 16
+    register_learner("voter", own(source=METHOD + "\n# changed\n").Voter)
+    assert code.own_code("ridge", "voter") != before
+    digests = set()
+    for rate in (0.1, 0.2):
+        register_learner("clap-2", partial(CLAP, learning_rate=rate))
+        digests.add(code.own_code("ridge", "clap-2"))
+    assert len(digests) == 2
+
+
+def test_what_cannot_be_read_or_is_the_packages_is_refused(own, runs):
+    namespace: dict[str, Any] = {"__name__": "nowhere"}
+    exec(METHOD.replace("ALPHA", "1.0"), namespace)  # as a shell without a history
+    register_method("mine", namespace["METHOD"])
+    with pytest.raises(ProtocolError, match=r"The source of method 'mine' \(make of nowhere\) "):
+        first(runs, method="mine")
+    register_method("mine", replace(namespace["METHOD"], version="1"))
+    assert "+" in first(runs, method="mine").code
+    with pytest.raises(SettingError, match="'ridge' is a method of the package"):
+        register_method("ridge", namespace["METHOD"])
+    with pytest.raises(SettingError, match="'coop' is a learner of the package"):
+        register_learner("coop", namespace["Voter"])
+
+
+def test_the_cells_of_a_notebook_count(own):
+    """As IPython does it: a module without a file, whose lines are in linecache."""
+    digests = []
+    for cell, source in enumerate((METHOD, METHOD, METHOD.replace("pass", "sign = -1"))):
+        text, name = source.replace("ALPHA", "1.0"), f"<cell {cell}>"
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        notebook = ModuleType("a_notebook")
+        sys.modules["a_notebook"] = notebook
+        exec(compile(text, name, "exec"), vars(notebook))
+        register_method("mine", notebook.METHOD)
+        digests.append(code.own_code("mine"))
+        del sys.modules["a_notebook"], linecache.cache[name]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_workers_have_the_same_method(own, runs, smoke_store, tmp_path):
+    register_method("mine", own().METHOD)
+    # Fits enough for two batches.
+    mine = [first(runs, method="mine", seed=seed) for seed in range(9)]
+    alone, together = tmp_path / "one", tmp_path / "two"
+    run_all(mine, smoke_store, alone, jobs=1)
+    assert run_all(mine, smoke_store, together, jobs=2).new == 9
+    times = ["fit_seconds", "score_seconds"]
+    one, two = (read_results(root).drop(times) for root in (alone, together))
+    order = ["run_id", "direction", "metric"]
+    assert_frame_equal(one.sort(order), two.sort(order))
+
+
+def test_what_workers_cannot_have_is_said_before_and_there(own, runs, smoke_store, tmp_path):
+    module = own()
+    register_method("mine", replace(module.METHOD, make=lambda settings: module.make(settings)))
+    mine = [first(runs, method="mine", seed=seed) for seed in range(9)]
+    with pytest.raises(EngineError, match=r"method 'mine' cannot be sent.*or use jobs=1"):
+        run_all(mine, smoke_store, tmp_path / "no", jobs=2)
+    register_method("mine", module.METHOD)
+    mine = [first(runs, method="mine", seed=seed) for seed in range(9)]
+    (tmp_path / "mine_of_a_user.py").write_text(METHOD.replace("ALPHA", "7.0"))
+    with pytest.raises(EngineError, match="A worker has other code than this process"):
+        run_all(mine, smoke_store, tmp_path / "no", jobs=2)
+    (tmp_path / "mine_of_a_user.py").unlink()
+    with pytest.raises(EngineError, match=r"A worker cannot read the method 'mine' \(No module"):
+        run_all(mine, smoke_store, tmp_path / "no", jobs=2)

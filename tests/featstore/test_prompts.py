@@ -71,7 +71,27 @@ def test_a_noun_made_for_prompts_comes_before_the_name_and_the_split_is_carried(
 def test_every_template_holds_the_name_once(template):
     assert TEMPLATES[template].count("{}") == 1
     [text, _] = class_prompts(CLASSES, templates=[template])["text"]
-    assert text.split("tench") == TEMPLATES[template].split("{}")
+    assert text.split("tench") == TEMPLATES[template].replace("{a}", "a").split("{}")
+
+
+def test_the_article_goes_by_the_first_letter_where_a_template_asks_for_it():
+    names = ["actor", "Eagle owl", "iron", "Otter", "umbrella", "tench"]
+    labels = CLASSES.head(1).select(pl.all().repeat_by(6).list.explode()).with_columns(
+        class_id=pl.Series([f"a/{n}" for n in range(6)]), name=pl.Series(names),
+        index=pl.Series(range(6), dtype=CLASSES["index"].dtype),
+    )  # fmt: skip
+    table = class_prompts(labels, templates=["icis"])
+    assert table["text"].to_list() == [
+        "a photo of an actor",
+        "a photo of an Eagle owl",
+        "a photo of an iron",
+        "a photo of an Otter",
+        "a photo of a umbrella",  # as its source has it
+        "a photo of a tench",
+    ]
+    own = class_prompts(labels, templates={"mine": "{a} {} is {a} {}, {b}."})["text"]
+    assert own[0] == "an actor is an actor, {b}."
+    assert class_prompts(labels, templates=["photo"])["text"][0] == "a photo of a actor."
 
 
 @given(

@@ -14,6 +14,7 @@ from fitters import (
     TextToConceptAligner,
     TwoWayRidgeAligner,
 )
+from fitters.moments import accumulate
 from tests.assertions import assert_close
 
 
@@ -93,6 +94,23 @@ def test_scaled_procrustes_predicts_with_the_scale_of_least_squares(rng):
     assert scaled.scale_ == pytest.approx(turned @ y0.ravel() / (turned @ turned), rel=1e-10)
     assert plain.scale_ == 1.0
     assert_close(scaled.project_x(x), plain.project_x(x))
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("n", "p", "q"), [(40, 7, 4), (40, 4, 7), (40, 5, 5), (4, 7, 6)])
+def test_the_scale_is_that_of_least_squares_whatever_the_shape(n, p, q, weighted, rank, rng):
+    """Wider x, truncated, or fewer pairs than columns: x R is shorter than x."""
+    x, y = rng.standard_normal((n, p)) + 1, rng.standard_normal((n, q)) - 2
+    weight = rng.uniform(0.1, 3, n) if weighted else np.ones(n)
+    scaled = ProcrustesAligner(scale=True, rank=rank).fit(x, y, weight)
+    root = np.sqrt(weight)[:, None]
+    turned = (root * ((x - scaled.mean_x_) @ scaled.rotation_)).reshape(-1, 1)
+    best = np.linalg.lstsq(turned, (root * (y - scaled.mean_y_)).ravel())[0]
+    assert scaled.scale_ == pytest.approx(float(best[0]), rel=1e-10)
+    moments = accumulate([(x, y, weight)], precision="float64")
+    again = ProcrustesAligner(scale=True, rank=rank).fit_moments(moments)
+    assert again.scale_ == pytest.approx(scaled.scale_, rel=1e-10)
 
 
 @pytest.mark.parametrize(("p", "q"), [(6, 6), (4, 7), (7, 4)])

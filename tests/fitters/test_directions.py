@@ -131,6 +131,41 @@ def test_csa_weighs_the_unit_projections_by_their_correlations(rng):
     assert_close(plain.score_pairs(x, y), np.sum(z * w, axis=1))
 
 
+@pytest.mark.parametrize("alpha", [0.0, 1e-3, 0.1, 1.0])
+def test_strengths_are_correlations_without_shrinkage_and_below_them_with_it(alpha, rng):
+    x, y = draw_views(rng)
+    aligner = CSAAligner(alpha=alpha).fit(x, y)
+    found = correlation(
+        (x - x.mean(axis=0)) @ aligner.weights_x_, (y - y.mean(axis=0)) @ aligner.weights_y_
+    )
+    if alpha:
+        assert (aligner.strengths_ < np.abs(found)).all()
+    else:
+        assert_close(aligner.strengths_, found)
+
+
+def test_csa_is_its_source_written_out(rng):
+    """NormalizedCCA: centre, CCA with 1e-6 I, corr = diag(Z'W) / n, cosine weighted by corr."""
+    import scipy.linalg
+
+    x, y = draw_views(rng, n=200)
+    x, y = unit(x), unit(y)
+    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
+    x0, y0 = x - mean_x, y - mean_y
+    inverse = [
+        np.linalg.inv(scipy.linalg.sqrtm(a.T @ a / 199 + 1e-6 * np.eye(a.shape[1])).real)
+        for a in (x0, y0)
+    ]
+    u, _, vt = np.linalg.svd(inverse[0] @ (x0.T @ y0 / 199) @ inverse[1])
+    z, w = x0 @ inverse[0] @ u[:, :3], y0 @ inverse[1] @ vt[:3].T
+    corr = np.diag(z.T @ w) / 200
+    sims = (unit(z) * corr) @ unit(w).T
+    aligner = CSAAligner(3, alpha=1e-6, relative=False).fit(x, y)
+    # Its n where ours is n - 1, as the docstring says.
+    found = aligner.project_x(x) @ aligner.project_y(y).T
+    assert_close(found * 199 / 200, sims, "float32")
+
+
 def test_pls_is_sklearns_plssvd(rng):
     x, y = draw_views(rng)
     aligner = PLSAligner(3).fit(x, y)
