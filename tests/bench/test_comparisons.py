@@ -16,6 +16,7 @@ from bench.comparisons import (
     primary_family,
 )
 from bench.errors import NoResultsError
+from bench.report.grids import gain_rows, grids
 from bench.results import read_results, sums_path
 from bench.statistics import DrawSums, proportion_interval, two_term
 from bench.tables import gain_lines, result_lines, result_table
@@ -397,7 +398,7 @@ def test_every_table_prints_the_same_digits(tmp_path, rng):
     for row, line in zip(found.iter_rows(named=True), cells, strict=True):
         texts = dict(zip(gains, line, strict=True))
         name = {"ridge": "Ridge", "conse": "ConSE"}[row["method"]]
-        source = "random" if False else row["source"]
+        source = row["source"]
         if row["comparison"] != "over-control":
             fitted = {"head": ("head weights", "real + head weights"),
                       "none": ("", "real pairs"), "random": ("random rows", "real + random rows"),
@@ -406,6 +407,29 @@ def test_every_table_prints_the_same_digits(tmp_path, rng):
             assert texts["a %"] == own
             checked += 1
     assert checked > 20
+    # The report: its gains are those lines, its grids those cells.
+    pages = {
+        "a": "a %", "b": "b %", "interval": "95 % interval", "p": "p", "p_holm": "p, Holm",
+        "n_seeds": "draws", "n_clusters": "clusters", "population": "for",
+    }  # fmt: skip
+    for row, line in zip(gain_rows(found, {}), cells, strict=True):
+        texts = dict(zip(gains, line, strict=True))
+        assert {name: row[name] for name in pages} == {n: texts[h] for n, h in pages.items()}
+        assert (row["family"] or "exploratory") == texts["family"]
+        assert row["difference"] == texts["a − b, points"].strip("*").split(" ±")[0]
+    (grid,) = grids(result_table(rows, metrics))
+    drawn = {
+        (line.method, column, metric): cell.texts[place]
+        for line in grid.lines
+        if line.role in ("head", "conse")
+        for column, cell in zip(grid.columns, line.cells, strict=True)
+        for place, metric in enumerate(metrics)
+        if any(cell.texts)
+    }
+    for (method, column, metric), text in drawn.items():
+        fitted = "head weights" if column == "0" else "real + head weights"
+        assert text == shown[method, fitted, column, metric]
+    assert len(drawn) == 3 * len(metrics)
     # The same comparison asked for by hand.
     place = tmp_path.as_posix()
     asked = {
