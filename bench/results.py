@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,17 @@ def files_of(root: Path) -> dict[str, str]:
     A file that does not open, that holds other runs than its name says, or that has no ranks
     beside it, does not count: its runs are redone.
     """
+    folder = root / "runs"
+    # Whatever is written or renamed into a folder changes its stamp: until then nothing is new.
+    stamps = tuple(
+        place.stat().st_mtime_ns if place.is_dir() else 0 for place in (folder, root / "ranks")
+    )
+    return dict(_files_at(root.absolute(), stamps))
+
+
+@lru_cache(maxsize=4)
+def _files_at(root: Path, stamps: tuple[int, ...]) -> dict[str, str]:
+    del stamps
     found: dict[str, str] = {}
     for path in _run_files(root):
         try:
@@ -417,6 +429,8 @@ def _read(path: Path, schema: dict[str, Any]) -> pl.DataFrame:
             # a series of their own and are never mixed with newer ones.
             absent = [name for name in schema if name not in table.columns]
             table = table.with_columns(pl.lit(None).alias(name) for name in absent)
+        if dict(table.schema) == schema:
+            return table
         return table.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
     except (pl.exceptions.PolarsError, OSError) as err:
         msg = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -219,8 +220,6 @@ class _Folded:
     real: Pairs
     folds: np.ndarray
     prototypes: Pairs | None
-    of_prototypes: Moments | None
-    of_folds: tuple[Moments, ...]
 
     @classmethod
     def of(
@@ -238,9 +237,20 @@ class _Folded:
         prototypes = sources.prototypes if sources.real is not None else None
         kind = "real pairs" if sources.real is not None else "prototypes"
         folds = folds_of_pairs(real, n_folds, what, rng, kind=kind)
-        of_folds = tuple(moments_of(real.take(folds == fold)) for fold in np.unique(folds))
-        of_prototypes = None if prototypes is None else moments_of(prototypes)
-        return cls(method, settings, real, folds, prototypes, of_prototypes, of_folds)
+        return cls(method, settings, real, folds, prototypes)
+
+    # Ranks are validated on rows: moments of 1,280 columns, 60 ms each, are made only if needed.
+    @cached_property
+    def of_folds(self) -> tuple[Moments, ...]:
+        """Moments of every fold alone."""
+        return tuple(
+            moments_of(self.real.take(self.folds == fold)) for fold in np.unique(self.folds)
+        )
+
+    @cached_property
+    def of_prototypes(self) -> Moments | None:
+        """Moments of the prototypes."""
+        return None if self.prototypes is None else moments_of(self.prototypes)
 
     def curve(self, penalties: Axis, weights: Axis, criterion: Criterion, by: Metric) -> Curve:
         if criterion == "error" and self.method.direction:
