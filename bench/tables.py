@@ -99,7 +99,7 @@ def _mean(column: str) -> pl.Expr:
 
 
 def result_lines(
-    table: pl.DataFrame, winners: Collection[tuple[Any, ...]] = ()
+    table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()
 ) -> tuple[list[str], list[list[str]]]:
     """Return the headings and cells of a result table as text: percent, mean ± sd.
 
@@ -110,7 +110,7 @@ def result_lines(
     ----------
     table : DataFrame
         Of `result_table`.
-    winners : collection of (metric, cell)
+    bold : collection of (metric, cell)
         Of `bench.comparisons.bold_cells`: their values are marked with ``**``.
     """
     metrics = metric_columns(table)
@@ -127,7 +127,7 @@ def result_lines(
         level = levels[tuple(row[name] for name in ARENA)]
         is_chance = row["method"] == "chance"
         key = tuple(row[name] for name in CELL)
-        texts = ((value_text(m, row[m], row[f"{m}_sd"]), (m, key) in winners) for m in metrics)
+        texts = ((value_text(m, row[m], row[f"{m}_sd"]), (m, key) in bold) for m in metrics)
         lines.append(
             [
                 row["direction"],
@@ -186,7 +186,7 @@ def _typed(option: Any) -> str:
 
 
 def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return the headings and cells of a table of comparisons: percent points.
+    """Return the headings and cells of a table of comparisons: percentage points.
 
     Every line has both means ± sd over draws, the absolute and the relative gain, the interval and
     what it is about, p and, for the primary comparisons, p corrected by Holm and the size of their
@@ -355,7 +355,7 @@ def _decimal(value: float, form: str = ".1f") -> str:
 
 
 def signed_text(difference: float, sd: float | None = None) -> str:
-    """Return a difference of shares in percent points with its sign, and ± sd if given."""
+    """Return a difference of shares in percentage points with its sign, and ± sd if given."""
     text = _decimal(100.0 * difference, "+.1f").replace("-", MINUS)
     if text[1:] == "0.0":
         text = "0.0"
@@ -371,7 +371,7 @@ def relative_text(share: float | None) -> str:
 
 
 def interval_text(low: float | None, high: float | None) -> str:
-    """Return an interval of shares in percent points; empty for none."""
+    """Return an interval of shares in percentage points; empty for none."""
     if low is None or high is None:
         return ""
     return f"[{signed_text(low)}, {signed_text(high)}]"
