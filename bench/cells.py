@@ -246,9 +246,16 @@ class Cell:
         """Return the mean over all queries of all runs."""
         return self.runs(metric).mean
 
-    def sd(self, metric: str) -> float | None:
-        """Return the standard deviation between runs; None where there is one."""
-        return sample_sd(self.runs(metric).means)
+    def sd(self, metric: str, seeds: Sequence[int] | None = None) -> float | None:
+        """Return the standard deviation between the runs of these seeds; None where there is one.
+
+        Without any of them, and without `seeds`, all runs count.
+        """
+        runs = self.runs(metric)
+        kept = np.array([seeds is None or seed in seeds for seed, _ in self.draws])
+        if not kept.any():
+            kept[:] = True
+        return sample_sd(DrawSums(runs.total[kept], runs.count[kept]).means)
 
 
 def read_cells(root: Path, block: pl.DataFrame) -> list[Cell]:

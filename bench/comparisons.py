@@ -24,7 +24,8 @@ choice can only lower the difference.
 evaluation, zero-shot top-1 (R@1 of captions where nothing else is scored), ``over-parts`` for every
 method and K, and ``over-control`` without real pairs for random and shuffled rows. Holm's
 correction is over them, and only they may be bold. Every other comparison is exploratory: interval
-and p as they are. A sweep, and a family of more than `LARGEST_FAMILY`, has nothing primary.
+and p as they are. A sweep, tasks that a user puts together (``bench task``), and a family of more
+than `LARGEST_FAMILY` have nothing primary.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ SCHEMA: dict[str, Any] = {
     "control_best": pl.Float64,
     "family": pl.Int64,  # size of the primary family; null for an exploratory comparison
     "p_holm": pl.Float64,  # corrected over the family
-    "bold": pl.Boolean,
+    "bold": pl.Boolean,  # a primary comparison that holds, in whichever direction
     "draw_error": pl.Float64,  # standard error from draws alone; null where nothing is drawn
     "cluster_error": pl.Float64,
     "control_error": pl.Float64,
@@ -194,7 +195,7 @@ class Comparison:
         """The share of the pool that one draw takes; NaN where the pool is not known."""
         sides = [self.a] if self.b is None else [self.a, self.b]
         shares = [c.fitted / c.pool if c.pool else 0.0 for c in sides if c.fitted]
-        return max(shares, default=0.0)
+        return math.nan if any(map(math.isnan, shares)) else max(shares, default=0.0)
 
     @property
     def is_about_this_pool(self) -> bool:
@@ -202,50 +203,66 @@ class Comparison:
         sides = [self.a] if self.b is None else [self.a, self.b]
         return any(cell.n_pairs == "all" for cell in sides) or not self.overlap < 1.0
 
+    def control_part(self, metric: str) -> tuple[float, float]:
+        """Return variance and degrees of freedom from control draws averaged within every seed."""
+        parts = []
+        for cell in (self.a, self.b):
+            draws = None if cell is None else control_means(cell, metric, self.seeds)
+            if draws is not None and len(draws) > 1:
+                parts.append((float(np.var(draws, ddof=1)) / len(draws), len(draws) - 1.0))
+        whole = sum(variance for variance, _ in parts)
+        if not whole:
+            return 0.0, math.nan
+        return whole, whole**2 / sum(variance**2 / df for variance, df in parts)
+
     def estimate(self, metric: str, chance: float) -> Estimate:
         """Return the mean difference with its variance."""
         overlap = 0.0 if self.is_about_this_pool else self.overlap
         if self.b is None:
-            return two_term(self.a.by_seed(metric) - chance, overlap=overlap)
-        a, b = self.sides(metric)
-        found = two_term(a - b, overlap=overlap)
-        draws = _crossed_controls(self.b, metric, self.seeds)
-        if draws is None:
-            return found
-        # The controls of every seed are averaged: that they are a sample is a term of its own.
-        m = len(draws)
-        return replace(
-            found, of_controls=float(np.var(draws, ddof=1)) / m, df_controls=float(m - 1)
-        )
+            sums = self.a.by_seed(metric) - chance
+        else:
+            a, b = self.sides(metric)
+            sums = a - b
+        of_controls, df_controls = self.control_part(metric)
+        found = two_term(sums, overlap=overlap)
+        return replace(found, of_controls=of_controls, df_controls=df_controls)
 
     def control_test(self, metric: str) -> ControlTest | None:
         """Return how the head stands among the draws of its control; None if there are too few."""
         assert self.b is not None
-        draws = _crossed_controls(self.b, metric, self.seeds)
-        if draws is not None:
-            return against_controls(self._side(self.a, metric).mean, draws)
+        draws = control_means(self.b, metric, self.seeds)
         a, b = self.sides(metric)
-        if len(a.total) < 2:
+        n_rows = round(float(a.count.sum()))
+        if draws is not None:
+            if len(draws) < 2:
+                return None
+            return against_controls(a.mean, draws, n_rows=n_rows)
+        if len(b.total) < 2:
             return None
         if len(self.a.seeds) == 1 and not self.a.fresh:
             # One head beside controls that are all there is to draw.
-            return against_controls(a.means[0], b.means)
+            return against_controls(a.means[0], b.means, n_rows=round(float(a.count[0].sum())))
         return against_paired_controls(a.means, b.means)
 
 
-def _crossed_controls(
+def control_means(
     cell: Cell, metric: str, seeds: tuple[int, ...] | None
 ) -> NDArray[np.float64] | None:
-    """Return the mean of every control draw over these seeds; None unless each has them all."""
-    of_control: dict[int, list[int]] = {}
+    """Return the mean of every control draw over these seeds, of draws that have them all.
+
+    None for a cell that is no control, or whose seeds have one control draw each.
+    """
+    of_control: dict[int, set[int]] = {}
     for seed, control in cell.draws:
-        of_control.setdefault(control, []).append(seed)
-    whole = all(tuple(own) == seeds for own in of_control.values())
-    if cell.source not in CONTROLS or len(of_control) < 2 or not whole:
+        of_control.setdefault(control, set()).add(seed)
+    if cell.source not in CONTROLS or len(cell.draws) == len(cell.seeds) or seeds is None:
         return None
     runs = cell.runs(metric)
+    wanted = np.array([seed in seeds for seed, _ in cell.draws])
     of = np.array([control for _, control in cell.draws])
-    return np.array([DrawSums(runs.total[of == c], runs.count[of == c]).mean for c in of_control])
+    kept = [c for c, own in of_control.items() if own.issuperset(seeds)]
+    rows = [wanted & (of == c) for c in kept]
+    return np.array([DrawSums(runs.total[r], runs.count[r]).mean for r in rows], np.float64)
 
 
 def compare(
@@ -301,7 +318,7 @@ def primary_family(root: Path, results: pl.DataFrame) -> dict[tuple[Any, ...], P
 
     There is one family for every choice of images, texts and head; see the module.
     """
-    if results.is_empty() or set(results["suite"]) & {"sweep"}:
+    if results.is_empty() or set(results["suite"]) & {"sweep", "task"}:
         return {}
     sets = ["image_set", "name_set", "caption_set"]
     families: dict[tuple[Any, ...], list[tuple[tuple[Any, ...], float]]] = {}
@@ -373,8 +390,15 @@ def _row(
         each = a.runs(metric).means - chance
         if cutoff(metric) is not None:
             overlap = 0.0 if found.is_about_this_pool else found.overlap
-            share = proportion_interval(a.by_seed(metric), overlap=overlap)
-            low, high = (end - chance for end in share)
+            share = proportion_interval(
+                a.by_seed(metric),
+                overlap=overlap,
+                of_controls=estimate.of_controls,
+                df_controls=estimate.df_controls,
+            )
+            # With few draws of a rare hit the effective n is too large: the wider one counts.
+            low = min(low, share[0] - chance) if estimate.n_draws > 1 else share[0] - chance
+            high = max(high, share[1] - chance) if estimate.n_draws > 1 else share[1] - chance
     else:
         sides = found.sides(metric)
         means = sides[0].mean, sides[1].mean
@@ -393,9 +417,9 @@ def _row(
         "side_a": a.name,
         "side_b": "chance" if b is None else b.name,
         "a": means[0],
-        "a_sd": a.sd(metric),
+        "a_sd": a.sd(metric, found.seeds),
         "b": means[1],
-        "b_sd": None if b is None else b.sd(metric),
+        "b_sd": None if b is None else b.sd(metric, found.seeds),
         "difference": estimate.mean,
         "difference_sd": sample_sd(each) if drawn else None,
         "relative": estimate.mean / means[1] if means[1] > 0 else None,
@@ -432,7 +456,7 @@ def _row(
             "control_best": test.best,
         }
     if primary is not None:
-        bold = primary.p_holm < LEVEL and estimate.mean > 0 and _may_be_bold(found, estimate, test)
+        bold = primary.p_holm < LEVEL and _may_be_bold(found, estimate, test)
         row |= {"family": primary.size, "p_holm": primary.p_holm, "bold": bold}
     return {"bold": False, **row}
 
@@ -452,11 +476,11 @@ def _population(found: Comparison, estimate: Estimate) -> str:
     """Return what the interval is about, in words."""
     sides = [found.a] if found.b is None else [found.a, found.b]
     new = "new classes" if found.a.clusters_of == "classes" else "new images of these classes"
+    if found.is_about_this_pool:
+        return f"{new}, this pool of pairs"
     if estimate.n_draws == 1:
         return f"{new}, this one draw" if any(cell.is_drawn for cell in sides) else new
     parts = ["splits"] if found.a.fresh else []
-    if found.is_about_this_pool:
-        return f"{new}, this pool of pairs"
     if any(cell.fitted for cell in sides):
         parts.append("pairs")
     if any(cell.source in CONTROLS for cell in sides):
@@ -514,7 +538,9 @@ def bold_cells(comparisons: pl.DataFrame, metrics: Collection[str]) -> set[tuple
         .otherwise(pl.col("source"))
         .alias("source")
     )
-    held = primary.group_by(["metric", *CELL], maintain_order=True).agg(pl.col("bold").all())
+    held = primary.group_by(["metric", *CELL], maintain_order=True).agg(
+        (pl.col("bold") & (pl.col("difference") > 0)).all()
+    )
     return {
         (row["metric"], tuple(row[name] for name in CELL))
         for row in held.filter(pl.col("bold")).iter_rows(named=True)
@@ -524,9 +550,12 @@ def bold_cells(comparisons: pl.DataFrame, metrics: Collection[str]) -> set[tuple
 def _find(cells: list[Cell], like: Cell, method: str, source: str, n_pairs: str) -> Cell | None:
     """Return the cell that differs from `like` in nothing that plays a part in it.
 
-    Without prototypes there is no head and no mix; without real pairs there is no mix.
+    Without prototypes there is no head, no mix and one stage of training; without real pairs no mix
+    and one stage.
     """
-    ignored = {"none": {"head_set", "mix"}}.get(source, {"mix"} if n_pairs == "0" else set())
+    ignored = {"mix", "sequential"} if n_pairs == "0" else set()
+    if source == "none":
+        ignored = {"head_set", "mix", "sequential"}
     wanted = {name: value for name, value in like.settings.items() if name not in ignored}
     if method == "conse":
         wanted = {"head_set": like.settings["head_set"]}
@@ -610,8 +639,9 @@ def compare_choices(a: str, b: str, *, metrics: Sequence[str] = DEFAULT_METRICS)
     Returns
     -------
     DataFrame
-        Schema `SCHEMA`. A comparison that the table of the folder has too is named as there, and
-        has the same numbers, its corrected p among them; any other is ``"a-b"`` and exploratory.
+        Schema `SCHEMA`. A comparison that the table of the folder has too has the same numbers, its
+        corrected p among them; any other is exploratory. A head and its control are compared as
+        head over control, whichever was named first: p_below is the other side.
 
     Raises
     ------
@@ -619,7 +649,7 @@ def compare_choices(a: str, b: str, *, metrics: Sequence[str] = DEFAULT_METRICS)
         If a choice is empty, or no two cells can be paired.
     """
     (root_a, series, rows_a), (root_b, _, rows_b) = chosen_rows(a), chosen_rows(b)
-    primary = primary_family(root_a, series) if root_a == root_b else {}
+    primary = primary_family(root_a, series) if root_a.resolve() == root_b.resolve() else {}
     blocks = dict(rows_b.group_by(ARENA, maintain_order=True))
     rows: list[dict[str, Any]] = []
     for arena, block in rows_a.group_by(ARENA, maintain_order=True):
@@ -635,16 +665,33 @@ def compare_choices(a: str, b: str, *, metrics: Sequence[str] = DEFAULT_METRICS)
         for metric in present:
             pairs = _matched([c.on(clusters) for c in left], [c.on(clusters) for c in right])
             rows += _rows(pairs, levels, metric, primary)
+    unpaired = [metric for metric in metrics if metric not in PAIRED_METRICS]
+    if not rows and (unpaired or not metrics):
+        msg = (
+            f"Not a metric that can be paired: {', '.join(unpaired) or '(none named)'}. "
+            f"Known: {', '.join(PAIRED_METRICS)}."
+        )
+        raise NoResultsError(msg)
     if not rows:
         msg = (
-            f"No cell of {a} and {b} has the same task, evaluation, sets and queries. `bench ls` "
-            "lists what a folder holds; choose cells as FOLDER:method/source/K."
+            f"No two cells of {a} and {b} have the same task, evaluation, sets and queries. "
+            "`bench ls` lists what a folder holds; choose cells as FOLDER:method/source/K."
         )
         raise NoResultsError(msg)
     return in_order(pl.DataFrame(rows, schema=SCHEMA))
 
 
 def _matched(left: list[Cell], right: list[Cell]) -> list[Comparison]:
+    """Return the comparisons of two choices; a cell is not compared with itself."""
+    return [
+        found
+        for found in _paired(left, right)
+        if found.b is None
+        or (found.a.root.resolve(), found.a.run_ids) != (found.b.root.resolve(), found.b.run_ids)
+    ]
+
+
+def _paired(left: list[Cell], right: list[Cell]) -> list[Comparison]:
     if len(left) == 1 and len(right) == 1:
         return [_named(left[0], right[0])]
     open_ = [
@@ -663,10 +710,12 @@ def _matched(left: list[Cell], right: list[Cell]) -> list[Comparison]:
 
 
 def _named(a: Cell, b: Cell) -> Comparison:
-    """Return a comparison under the name that a table has for it."""
+    """Return a comparison; of a head and its control always head over control, as in a table."""
     same = a.method == b.method and a.n_pairs == b.n_pairs
-    is_control = same and a.source == "head" and b.source in CONTROLS
-    return Comparison("over-control" if is_control else "a-b", a, b)
+    for head, control in ((a, b), (b, a)):
+        if same and head.source == "head" and control.source in CONTROLS:
+            return Comparison("over-control", head, control)
+    return Comparison("a-b", a, b)
 
 
 def _value(cell: Cell, name: str) -> Any:

@@ -35,6 +35,9 @@ ENOUGH_DRAWS = 10
 #: Above this share of the pool, draws overlap too much for a claim beyond the pool.
 LARGEST_OVERLAP = 0.25
 
+# Below it a variance is rounding.
+_NOTHING = 1e-24
+
 
 @dataclass(frozen=True, eq=False)
 class DrawSums:
@@ -199,9 +202,18 @@ class Estimate:
         return found
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return the t interval of the mean."""
+        """Return the t interval of the mean.
+
+        Where nothing varies at all, the values are taken to lie in [-1, 1], as differences of
+        shares do, and the interval is what so many clusters that agree leave open.
+        """
         if not math.isfinite(self.variance):
             return -math.inf, math.inf
+        if self.variance <= _NOTHING:
+            # All c clusters agree. That one in so many does not is still within the confidence;
+            # it would move a mean in [-1, 1] by as much.
+            other = 1.0 - ((1.0 - confidence) / 2.0) ** (1.0 / self.n_clusters)
+            return self.mean - other * (1.0 + self.mean), self.mean + other * (1.0 - self.mean)
         half = float(stats.t.ppf(0.5 + confidence / 2.0, self.df)) * self.error
         return self.mean - half, self.mean + half
 
@@ -217,7 +229,7 @@ class Estimate:
         # Sums of the same terms in another order differ in the last bits.
         if distance <= 1e-12:
             return 1.0
-        if self.variance <= 1e-24:
+        if self.variance <= _NOTHING:
             return float(2.0 ** (1 - self.n_clusters))
         return float(2.0 * stats.t.sf(distance / self.error, self.df))
 
@@ -226,7 +238,7 @@ class Estimate:
 
         `margin` is a positive number fixed before the data are seen.
         """
-        return self.interval(1.0 - 2.0 * level)[0] > -margin
+        return self.variance > _NOTHING and self.interval(1.0 - 2.0 * level)[0] > -margin
 
     def equivalent_within(self, margin: float, *, level: float = 0.05) -> bool:
         """Whether two one-sided tests (TOST) show the mean to lie within ±`margin`.
@@ -238,7 +250,7 @@ class Estimate:
         Schuirmann, A Comparison of the Two One-Sided Tests Procedure, 1987.
         """
         low, high = self.interval(1.0 - 2.0 * level)
-        return low > -margin and high < margin
+        return self.variance > _NOTHING and low > -margin and high < margin
 
 
 def effective_df(shares: NDArray[np.floating[Any]]) -> float:
@@ -366,7 +378,12 @@ def _crossed(sums: DrawSums, shares: Matrix) -> float:
 
 
 def proportion_interval(
-    sums: DrawSums, *, overlap: float = 0.0, confidence: float = 0.95
+    sums: DrawSums,
+    *,
+    overlap: float = 0.0,
+    confidence: float = 0.95,
+    of_controls: float = 0.0,
+    df_controls: float = math.nan,
 ) -> tuple[float, float]:
     """Return the Korn–Graubard interval of a share: Clopper–Pearson's with an effective n.
 
@@ -382,6 +399,8 @@ def proportion_interval(
         Of a value that is 0 or 1.
     overlap, confidence : float
         As in `two_term` and `Estimate.interval`.
+    of_controls, df_controls : float
+        As in `Estimate`, where the draws of a control are averaged within every draw of `sums`.
 
     References
     ----------
@@ -396,13 +415,15 @@ def proportion_interval(
     >>> low, round(high, 3)
     (0.0, 0.094)
     """
-    found = two_term(sums, overlap=overlap)
+    found = replace(
+        two_term(sums, overlap=overlap), of_controls=of_controls, df_controls=df_controls
+    )
     share = min(max(found.mean, 0.0), 1.0)
     tail = 0.5 + confidence / 2.0
     n = float(sums.count.sum())
     if found.n_clusters < 2:
         return 0.0, 1.0
-    if min(share, 1.0 - share) < 1e-12 or found.variance <= 1e-24:
+    if min(share, 1.0 - share) < 1e-12 or found.variance <= _NOTHING:
         per_cluster = sums.count.sum(axis=0)
         df = found.df_clusters
         n_effective = n**2 / float(np.sum(per_cluster**2))
@@ -414,7 +435,7 @@ def proportion_interval(
         n_effective *= (
             float(stats.t.ppf(tail, max(n - 1.0, 1.0))) / float(stats.t.ppf(tail, found.df))
         ) ** 2
-    n_effective = min(n, n_effective)
+    n_effective = max(min(n, n_effective), 1e-9)
     hits = share * n_effective
     low = stats.beta.ppf(1.0 - tail, hits, n_effective - hits + 1.0) if hits > 0 else 0.0
     high = stats.beta.ppf(tail, hits + 1.0, n_effective - hits) if hits < n_effective else 1.0
@@ -468,15 +489,19 @@ class ControlTest:
     best: float
 
 
-def against_controls(own: float, controls: Sequence[float] | Matrix) -> ControlTest:
+def against_controls(
+    own: float, controls: Sequence[float] | Matrix, *, n_rows: int | None = None
+) -> ControlTest:
     """Compare one head with m draws of a control on the same queries and the same real pairs.
 
     Under the null hypothesis the head is one more draw of the control, so its rank among the m + 1
     is uniform: ``p = (1 + #{control >= head}) / (m + 1)``, whatever the distribution. With fewer
     than `ENOUGH_CONTROLS` draws, and where the head is beyond all of them, the rank cannot say how
     far: then p is of ``(head - mean) / (sd √(1 + 1/m))`` with m - 1 degrees of freedom. With 19
-    draws or more that p reaches 5 % only if the head is first, so that the test keeps its level
-    without the normal assumption.
+    draws or more that p reaches 5 % only if the head is first, so that at 5 % the test keeps its
+    level without the normal assumption. Below, in a family, the tail decides: hit rates near chance
+    are counts of one or two, and skewed. So p is the largest of three scales: as they are, their
+    roots, which make counts nearly normal, and their logarithms.
 
     Parameters
     ----------
@@ -484,6 +509,9 @@ def against_controls(own: float, controls: Sequence[float] | Matrix) -> ControlT
         Mean of the head over queries (and over the draws of real pairs).
     controls : sequence of float
         The same of every control draw.
+    n_rows : int, optional
+        Queries behind each mean: half a hit is added before a logarithm is taken. Without it, and
+        with values below 0, the scale is that of the values alone.
 
     Raises
     ------
@@ -505,18 +533,27 @@ def against_controls(own: float, controls: Sequence[float] | Matrix) -> ControlT
     slack = 1e-12
     reached, undercut = int(np.sum(x >= own - slack)), int(np.sum(x <= own + slack))
     by_rank = (1 + reached) / (m + 1), (1 + undercut) / (m + 1)
-    if sd > 1e-12:
-        by_t = _one_sided((own - mean) / (sd * math.sqrt(1.0 + 1.0 / m)), m - 1)
-    else:
-        by_t = by_rank
+    by_t = by_rank
+    if sd > slack:
+        values = np.append(x, own)
+        scales = [values]
+        if n_rows is not None and values.min() >= 0.0:
+            scales += [np.sqrt(values), np.log(values + 0.5 / n_rows)]
+        tails = [_new_draw(scale[-1], scale[:-1]) for scale in scales]
+        by_t = max(above for above, _ in tails), max(below for _, below in tails)
     few = m < ENOUGH_CONTROLS
-    used_t = few or (reached == 0 or undercut == 0)
     above = by_t[0] if few or reached == 0 else by_rank[0]
     below = by_t[1] if few or undercut == 0 else by_rank[1]
-    return ControlTest(
-        above, below, "t" if used_t and sd > 1e-12 else "rank", 1 + reached, m, mean, sd,
-        float(x.max()),
-    )  # fmt: skip
+    by: Literal["rank", "t"] = "t" if sd > slack and (few or 0 in (reached, undercut)) else "rank"
+    return ControlTest(above, below, by, 1 + reached, m, mean, sd, float(x.max()))
+
+
+def _new_draw(own: float, x: Matrix) -> tuple[float, float]:
+    """Return the one-sided p of a value as one more draw of normal ones."""
+    m = len(x)
+    return _one_sided(
+        (own - float(x.mean())) / (float(x.std(ddof=1)) * math.sqrt(1 + 1 / m)), m - 1
+    )
 
 
 def against_paired_controls(

@@ -194,13 +194,17 @@ def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
     difference that holds is marked with ``**``.
     """
     extra = varying(gains)
-    over_images = gains["image_low"].null_count() < gains.height
+    over_images, ranked, averaged = (
+        gains[name].null_count() < gains.height
+        for name in ("image_low", "n_controls", "control_error")
+    )
     headings = [
         "task", "eval", "metric", *(EXTRA[name] for name in extra), "method", "a", "b", "a %",
         "b %", f"a {MINUS} b, points", "relative", "95 % interval",
         *(["for new images"] if over_images else []), "p", "p, Holm", "family", "test", "for",
-        "draws", "clusters", "queries", "s.e. draws", "s.e. clusters", "df", "f", "gallery",
-        "chance",
+        *(["rank", "best control"] if ranked else []), "draws", "clusters", "queries",
+        "s.e. draws", "s.e. clusters", *(["s.e. controls"] if averaged else []), "df", "f",
+        "gallery", "chance",
     ]  # fmt: skip
     lines = []
     for row in gains.iter_rows(named=True):
@@ -226,11 +230,13 @@ def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
                 "exploratory" if row["family"] is None else f"1 of {row['family']}",
                 row["test"] or "",
                 row["population"],
+                *(_standing(row) if ranked else []),
                 str(row["n_seeds"]),
                 f"{row['n_clusters']:,}",
                 f"{row['n_queries']:,}",
-                "" if row["draw_error"] is None else f"{100 * row['draw_error']:.1f}",
-                f"{100 * row['cluster_error']:.1f}",
+                _points(row["draw_error"]),
+                _points(row["cluster_error"]),
+                *([_points(row["control_error"])] if averaged else []),
                 number_text(row["df"], 0),
                 "" if row["overlap"] is None else f"{row['overlap']:.2f}",
                 number_text(row["gallery"], 0),
@@ -238,6 +244,16 @@ def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return headings, lines
+
+
+def _standing(row: dict[str, Any]) -> list[str]:
+    """Return the rank of a head among its control draws, and the best of these."""
+    rank = "" if row["rank"] is None else f"{row['rank']} of {row['n_controls'] + 1}"
+    return [rank, value_text(row["metric"], row["control_best"])]
+
+
+def _points(share: float | None) -> str:
+    return "" if share is None else _decimal(100.0 * share)
 
 
 #: How the kinds of published numbers are called.

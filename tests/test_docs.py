@@ -119,6 +119,7 @@ CHANGED = [
     (r"(bench sweep .*)", r"\1 --dry-run", "likewise"),
     (r"(-o aligners/(paper-mlp|structure|two-stages))", r"--epochs 2 \1",
      "hundreds of epochs are minutes; two take every step"),
+    (r"--method paper-mlp", "--method paper-mlp --epochs 2", "likewise"),
     (r"--method icis", "--method ridge", "likewise: ICIS trains for a minute or two"),
     (r"(csa .*) --mix auto", r"\1 --mix 1 --components 8", "choosing takes a minute a seed"),
     (r"rm build/demo/store", "rm expendable", "others need the set"),

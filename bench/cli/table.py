@@ -35,7 +35,12 @@ from featstore.command_line import print_json
     help="Results, gains of the mix, every comparison, or the paper's numbers beside ours.",
 )
 @click.option("--task", default=None, help="Only this task, such as zero_shot.")
-@click.option("--eval", "evaluation", default=None, help="all-names or held-out only.")
+@click.option(
+    "--eval",
+    "evaluation",
+    default=None,
+    help="Only this evaluation: all-names, held-out, split or in-class.",
+)
 @click.option(
     "--metrics",
     default=None,
@@ -92,9 +97,10 @@ def command(
     else:
         names = [name.strip() for name in metrics.replace(" ", ",").split(",") if name.strip()]
     unknown = [name for name in names if name not in set(rows["metric"])]
-    if len(unknown) == len(names) and part != "published":
+    asked_for = unknown if metrics is not None else [] if len(unknown) < len(names) else names
+    if (asked_for or not names) and part != "published":
         have = ", ".join(sorted(set(rows["metric"])))
-        msg = f"{results} has no metric {', '.join(names) or '(none named)'}. It has: {have}."
+        msg = f"{results} has no metric {', '.join(asked_for) or '(none named)'}. It has: {have}."
         raise NoResultsError(msg)
     frames: dict[str, pl.DataFrame] = {}
     if part in ("both", "results"):
@@ -121,6 +127,8 @@ def command(
             click.echo(("\n" if place else "") + comma_separated(frame), nl=False)
             continue
         if frame.is_empty():
+            if part == name:
+                click.echo(_EMPTY, err=True)
             continue
         if name == "results":
             bold = bold_cells(found, names) if marks and found is not None else ()
@@ -133,6 +141,11 @@ def command(
 
 
 _METRICS = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank")
+
+_EMPTY = (
+    "No two cells can be compared here: a gain needs runs with real pairs, with the head alone and "
+    "with both, on the same queries and a metric that is a mean over them."
+)
 
 _TITLES = {
     "results": "Results: percent, mean over all queries of all draws ± sd between runs.",

@@ -237,12 +237,10 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
 
 
 def _tone(row: dict[str, Any]) -> str:
-    """Return ``"up"`` where a primary comparison holds, ``"down"`` where it holds reversed."""
-    if row["family"] is None:
+    """Return ``"up"`` or ``"down"`` where a primary comparison holds, else nothing."""
+    if not row["bold"]:
         return ""
-    if row["bold"]:
-        return "up"
-    return "down" if row["high"] is not None and row["high"] < 0 else ""
+    return "up" if row["difference"] > 0 else "down"
 
 
 def choice_rows(results: pl.DataFrame) -> list[dict[str, str]]:

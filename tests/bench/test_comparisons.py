@@ -501,3 +501,83 @@ def test_a_choice_that_fits_nothing_says_what_there_is(tmp_path, rng):
         compare_choices(f"{tmp_path}:ridge/random", f"{tmp_path}:ridge/head")
     with pytest.raises(NoResultsError, match="chooses by 'colour'"):
         compare_choices(f"{tmp_path}:colour=red", f"{tmp_path}")
+
+
+def test_an_unfinished_control_draw_is_left_out_and_never_paired(tmp_path, rng):
+    """18 of 19 draws on every split, one of them on two of three: the rank is among 18."""
+    for seed in range(3):
+        write_ranks(tmp_path, hand_run("head", 0, seed), ranks_with(rng, 30, 0.5))
+        for draw in range(19):
+            if (seed, draw) != (1, 4):
+                run = hand_run("random", 0, seed, control_draw=draw)
+                write_ranks(tmp_path, run, ranks_with(rng, 30, 0.1))
+    row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
+    assert (row["rank"], row["n_controls"]) == (1, 18)
+    assert row["bold"] is False  # fewer than 19
+    alone = only(run_compare(tmp_path), comparison="over-chance", metric="top-1", source="random")
+    assert alone["control_error"] > 0
+
+
+def test_a_control_named_first_is_the_same_comparison(tmp_path, rng):
+    for seed in range(10):
+        for source, share in (("head", 0.5), ("random", 0.1)):
+            write_ranks(tmp_path, hand_run(source, 0, seed), ranks_with(rng, 60, share))
+    place = tmp_path.as_posix()
+    forth = compare_choices(f"{place}:ridge/head", f"{place}:ridge/random", metrics=["top-1"])
+    other = f"{place}/../{tmp_path.name}"  # the same folder by another name
+    back = compare_choices(f"{other}:ridge/random", f"{place}:ridge/head", metrics=["top-1"])
+    assert_frame_equal(forth, back)
+    assert forth["family"].item() == 1
+
+
+def test_a_cell_is_not_compared_with_itself(tmp_path, rng):
+    for k in (0, 16):
+        write_ranks(tmp_path, hand_run("head", k), ranks_with(rng, 20, 0.5))
+    place = tmp_path.as_posix()
+    with pytest.raises(NoResultsError, match="No two cells"):
+        compare_choices(f"{place}:ridge/head/0", f"{place}:ridge/head/0")
+    with pytest.raises(NoResultsError, match="Not a metric that can be paired: foo"):
+        compare_choices(f"{place}:ridge/head/0", f"{place}:ridge/head/16", metrics=["foo"])
+
+
+def test_a_primary_loss_that_holds_is_marked_down_and_one_in_the_noise_is_not(tmp_path, rng):
+    for folder, seeds in (("ten", 10), ("three", 3)):
+        for seed in range(seeds):
+            for source, n, share in (("head", 0, 0.6), ("none", 16, 0.1), ("head", 16, 0.2)):
+                write_ranks(
+                    tmp_path / folder, hand_run(source, n, seed), ranks_with(rng, 80, share)
+                )
+    tones = {}
+    for folder in ("ten", "three"):
+        found = run_compare(tmp_path / folder, metrics=["top-1"])
+        (row,) = [r for r in gain_rows(found, {}) if r["family"]]
+        tones[folder] = row["tone"]
+        assert bold_cells(found, ["top-1"]) == set()
+    assert tones == {"ten": "down", "three": ""}
+
+
+def test_all_pairs_of_one_run_are_about_this_pool(tmp_path, rng):
+    for source, k in (("head", 0), ("none", "all"), ("head", "all")):
+        run = hand_run(source, k, eval="split")
+        write_ranks(tmp_path, run, ranks_with(rng, 30, 0.5), queries=[f"q{i}" for i in range(30)])
+    row = only(run_compare(tmp_path), comparison="over-parts", metric="top-1")
+    assert row["population"] == "new classes, this pool of pairs"
+
+
+def test_an_unknown_pool_is_unknown_on_either_side(tmp_path, rng):
+    for folder, pool in (("old", None), ("new", 500.0)):
+        for seed in range(4):
+            ranks = ranks_with(np.random.default_rng(seed), 30, 0.5)
+            write_ranks(tmp_path / folder, hand_run("head", 16, seed), ranks, pool=pool)
+    sides = [f"{tmp_path}/{folder}:ridge/head/16" for folder in ("old", "new")]
+    for a, b in (sides, sides[::-1]):
+        found = compare_choices(a, b, metrics=["top-1"])
+        assert found["overlap"].item() is None
+        assert "this pool" in found["population"].item()
+
+
+def test_stages_of_a_training_are_compared_with_parts_that_have_none(tmp_path, rng):
+    for source, k, stages in (("head", 0, False), ("none", 16, False), ("head", 16, True)):
+        run = hand_run(source, k, method="paper-mlp", sequential=stages)
+        write_ranks(tmp_path, run, ranks_with(rng, 30, 0.5))
+    assert run_compare(tmp_path).filter(pl.col("comparison") == "over-parts").height > 0

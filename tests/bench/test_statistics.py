@@ -149,10 +149,16 @@ def test_one_cluster_says_nothing():
     assert proportion_interval(DrawSums(np.array([[3.0]]), np.array([[4.0]]))) == (0.0, 1.0)
 
 
-def test_where_nothing_varies_p_is_that_of_the_signs():
+def test_where_nothing_varies_p_is_that_of_the_signs_and_nothing_is_equivalent():
     found = two_term(one_run([1.0] * 4))
     assert found.p_value() == 2 / 2**4
-    assert two_term(one_run([0.0] * 4)).p_value() == 1.0
+    # Of four clusters that agree, the share that does not is below 1 - 0.025^(1/4) = 0.602.
+    assert found.interval() == pytest.approx((1 - 2 * 0.6024, 1.0), abs=1e-3)
+    same = two_term(one_run([0.0] * 3))
+    assert same.p_value() == 1.0
+    assert not same.equivalent_within(0.01)
+    low, high = two_term(one_run([0.0] * 1000)).interval()
+    assert -0.004 < low < 0 < high < 0.004
 
 
 def test_no_difference_is_shown_only_by_two_one_sided_tests(rng):
@@ -240,6 +246,17 @@ def test_beyond_all_controls_p_is_of_a_new_draw(rng):
     theirs = stats.ttest_ind([6.0], controls, alternative="greater")
     assert (found.by, found.rank) == ("t", 1)
     assert found.p_above == pytest.approx(theirs.pvalue, rel=1e-10)
+
+
+def test_counts_near_chance_are_not_taken_as_normal():
+    """Three hits among draws of one or two: of counts this is nothing rare."""
+    controls = np.array([1, 0, 2, 1, 1, 0, 1, 2, 1, 1, 0, 1, 2, 1, 0, 1, 1, 1, 2]) / 570
+    plain = against_controls(4 / 570, controls)
+    counts = against_controls(4 / 570, controls, n_rows=570)
+    assert (plain.by, counts.by) == ("t", "t")
+    assert plain.p_above < 0.001 < counts.p_above < 0.1
+    # Far above, every scale agrees.
+    assert against_controls(0.2, controls, n_rows=570).p_above < 1e-6
 
 
 def test_few_controls_are_taken_as_normal_and_equal_ones_by_rank():
