@@ -447,9 +447,7 @@ def _row(
         row |= {
             "p": test.p_above,
             "p_below": test.p_below,
-            "test": f"rank among {test.n_controls} draws"
-            if test.by == "rank"
-            else f"t over {test.n_controls} draws, taken as normal",
+            "test": _test_text(test),
             "rank": test.rank,
             "n_controls": test.n_controls,
             "control_sd": test.sd,
@@ -459,6 +457,13 @@ def _row(
         bold = primary.p_holm < LEVEL and _may_be_bold(found, estimate, test)
         row |= {"family": primary.size, "p_holm": primary.p_holm, "bold": bold}
     return {"bold": False, **row}
+
+
+def _test_text(test: ControlTest) -> str:
+    if test.by == "rank":
+        return f"rank among {test.n_controls} draws"
+    how = "taken as normal" if test.rank is None else "the largest p of three scales"
+    return f"t over {test.n_controls} draws, {how}"
 
 
 def _may_be_bold(found: Comparison, estimate: Estimate, test: ControlTest | None) -> bool:
