@@ -270,8 +270,13 @@ def main() -> int:
     if arguments.what == "collect":
         DATA.mkdir(exist_ok=True)
         if arguments.results is not None:
-            text = json.dumps(collect_demo(arguments.results), indent=0, ensure_ascii=False)
-            (DATA / "demo.json").write_text(text + "\n", "utf-8")
+            demo = collect_demo(arguments.results)
+            # One row a line: a change of one is a change of one line.
+            parts = [f'"code": {json.dumps(demo["code"])}']
+            for name in ("cells", "gains"):
+                rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in demo[name])
+                parts.append(f'"{name}": [\n{rows}\n]')
+            (DATA / "demo.json").write_text("{" + ",\n".join(parts) + "}\n", "utf-8")
         if arguments.statistics is not None:
             text = arguments.statistics.read_text("utf-8")
             (DATA / "statistics.json").write_text(text, "utf-8")

@@ -515,7 +515,8 @@ def main() -> int:
             print(f"  [{name}: {seconds:.0f} s]", file=sys.stderr, flush=True)
             rows += found
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    lines = ",\n".join(json.dumps(one, ensure_ascii=False) for one in rows)
+    arguments.out.write_text(f"[\n{lines}\n]\n", "utf-8")
     failed = [found for found in rows if found["holds"] is False]
     print(f"{len(rows)} rows, {len(failed)} do not hold; written to {arguments.out}")
     return 1 if failed else 0
