@@ -185,11 +185,3 @@ def test_a_page_that_is_too_large_is_refused(monkeypatch, little, smoke_store, t
     with pytest.raises(BenchError, match="Extract smaller thumbnails"):
         write_report(little, store=smoke_store, out=tmp_path / "r.html")
     assert list(tmp_path.iterdir()) == [little]
-
-
-def test_missing_packages_are_named_with_the_extra(
-    monkeypatch, smoke_results, smoke_store, tmp_path
-):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BenchError, match=r"jinja2 and matplotlib.*headstock\[report\]"):
-        write_report(smoke_results, store=smoke_store, out=tmp_path / "r.html")
