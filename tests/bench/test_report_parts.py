@@ -174,7 +174,7 @@ def test_bars_share_one_axis_that_holds_zero():
             "low": [0.1, -0.3], "high": [0.3, -0.1], "p": [0.01, None], "n_queries": [10, 10],
             "n_clusters": [5, 5], "gallery": [20.0, 20.0], "chance": [0.05, 0.05],
             "a_sd": [0.02, None], "b_sd": [0.01, None], "relative": [2 / 3, None],
-            "n_seeds": [5, 1], "p_holm": [0.02, None], "family": [4, 4], "bold": [True, False],
+            "n_seeds": [5, 1], "p_holm": [0.02, 0.03], "family": [4, 4], "bold": [True, True],
             "population": ["new classes", "new classes, this pool of pairs"],
         }
     )  # fmt: skip
