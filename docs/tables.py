@@ -216,7 +216,7 @@ def statistics_cells(data: list[Data]) -> list[str]:
     rows = []
     for (name, goal), own in kinds.items():
         values = sorted(row["value"] for row in own)
-        worst = max if goal.startswith("<") else min
+        worst = max if "error" in name or name.startswith("type I") else min
         at = worst(own, key=lambda row: row["value"])
         held = [row["holds"] for row in own if row["holds"] is not None]
         span = f"{values[0]:.3g}" if len(own) == 1 else f"{values[0]:.3f} to {values[-1]:.3f}"
