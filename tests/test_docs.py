@@ -98,7 +98,8 @@ SAID = {
 
 #: Commands that are parsed alone: a pattern, and what they need that is not here.
 PARSED = {
-    r"(timm:(vit|resnet)|hf:|/?oc:|coco/|pets|ViT-B-32)": "weights of the model hub",
+    r"(timm:(vit|resnet|beit)|all-roberta|hf:|/?oc:|coco/|pets|ViT-B-32)": "weights of the hub",
+    r"(--root DATA/|manifests/dtd|food101|evening)": "the paper's data; see test_paper_commands.py",
     r"--engine ray|--ray-address": "a cluster; tests/**/test_ray*.py run on a Ray of two cores",
     r"--rank": "other processes that wait for one another; test_ranks.py starts them",
     r"--devices (all|cuda)|--device cuda": "a GPU; tests/gpu runs on one",
