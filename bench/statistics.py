@@ -213,7 +213,8 @@ class Estimate:
             # All c clusters agree. That one in so many does not is still within the confidence;
             # it would move a mean in [-1, 1] by as much.
             other = 1.0 - ((1.0 - confidence) / 2.0) ** (1.0 / self.n_clusters)
-            return self.mean - other * (1.0 + self.mean), self.mean + other * (1.0 - self.mean)
+            most = max(1.0, abs(self.mean))
+            return self.mean - other * (most + self.mean), self.mean + other * (most - self.mean)
         half = float(stats.t.ppf(0.5 + confidence / 2.0, self.df)) * self.error
         return self.mean - half, self.mean + half
 
