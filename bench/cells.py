@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.protocol import FRESH_SPLITS
-from bench.results import SUMMED, read_sums
+from bench.results import SUMMED, read_sums, summed_as
 from bench.statistics import DrawSums
 from fitters.methods import METHODS
 
@@ -223,7 +223,7 @@ class Cell:
         shape = len(self.draws), len(self.clusters)
         flat = self.sums["draw"].to_numpy() * shape[1] + self.sums["cluster"].to_numpy()
         total, count = np.zeros(shape[0] * shape[1]), np.zeros(shape[0] * shape[1])
-        total[flat] = self.sums[metric.replace("top-", "R@")].to_numpy()
+        total[flat] = self.sums[summed_as(metric)].to_numpy()
         count[flat] = self.sums["n_queries"].to_numpy()
         return DrawSums(total.reshape(shape), count.reshape(shape))
 
@@ -308,21 +308,19 @@ def chance_and_gallery(block: pl.DataFrame) -> dict[str, tuple[float, float]]:
 
     Draws count by their queries, as they do in every mean of a table.
     """
+    levels = block.group_by("metric").agg(mean_over_queries("chance"), mean_over_queries("gallery"))
     return {
-        str(metric): (
-            float(weighted_mean(part["chance"], part["n_queries"]) or 0.0),
-            float(weighted_mean(part["gallery"], part["n_queries"]) or 0.0),
-        )
-        for (metric,), part in block.group_by(["metric"])
+        metric: (chance or 0.0, gallery or 0.0)
+        for metric, chance, gallery in levels.select("metric", "chance", "gallery").iter_rows()
     }
 
 
-def weighted_mean(values: pl.Series, weights: pl.Series) -> float | None:
-    """Return the mean of the known values; None if there is none."""
-    known = values.is_not_null()
-    kept, mass = values.filter(known).cast(pl.Float64), weights.filter(known).cast(pl.Float64)
-    whole = float(mass.sum())
-    return float((kept * mass).sum()) / whole if whole else None
+def mean_over_queries(column: str) -> pl.Expr:
+    """Return the mean of the known values of a column over runs, each counted by its queries."""
+    known = pl.col(column).is_not_null()
+    mass = pl.col("n_queries").filter(known)
+    mean = (pl.col(column).filter(known) * mass).sum() / mass.sum()
+    return pl.when(known.any()).then(mean).alias(column)
 
 
 def sample_sd(values: NDArray[np.floating[Any]] | Sequence[float]) -> float | None:

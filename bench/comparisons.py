@@ -55,7 +55,7 @@ from bench.cells import (
 )
 from bench.errors import NoResultsError
 from bench.metrics import cutoff
-from bench.results import RUN_COLUMNS, read_ranks, read_results, sums_of
+from bench.results import RUN_COLUMNS, read_ranks, read_results, summed_as, sums_of
 from bench.series import only_series
 from bench.statistics import (
     ENOUGH_CONTROLS,
@@ -390,15 +390,16 @@ def _row(
         each = a.runs(metric).means - chance
         if cutoff(metric) is not None:
             overlap = 0.0 if found.is_about_this_pool else found.overlap
-            share = proportion_interval(
+            ends = proportion_interval(
                 a.by_seed(metric),
                 overlap=overlap,
                 of_controls=estimate.of_controls,
                 df_controls=estimate.df_controls,
             )
+            share = [end - chance for end in ends]
             # With few draws of a rare hit the effective n is too large: the wider one counts.
-            low = min(low, share[0] - chance) if estimate.n_draws > 1 else share[0] - chance
-            high = max(high, share[1] - chance) if estimate.n_draws > 1 else share[1] - chance
+            also = [low, high] if estimate.n_draws > 1 else []
+            low, high = min([*share, *also]), max([*share, *also])
     else:
         sides = found.sides(metric)
         means = sides[0].mean, sides[1].mean
@@ -517,7 +518,7 @@ def _per_query(cell: Cell, metric: str) -> DrawSums:
         pl.col("direction") == cell.arena[ARENA.index("direction")]
     )
     own = sums_of(ranks.with_columns(pl.col("query_id").alias("cluster_id"))).sort("cluster_id")
-    total = own[metric.replace("top-", "R@")].to_numpy()[None]
+    total = own[summed_as(metric)].to_numpy()[None]
     return DrawSums(total, own["n_queries"].cast(pl.Float64).to_numpy()[None])
 
 

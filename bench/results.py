@@ -121,6 +121,12 @@ RANK_SCHEMA: dict[str, Any] = {
 #: Metrics whose sums over the queries of a cluster are kept; ``top-k`` is ``R@k``.
 SUMMED = tuple(m for m in METRICS if m != "median_rank" and not m.startswith("top-"))
 
+
+def summed_as(metric: str) -> str:
+    """Return the column of `SUM_SCHEMA` that holds the sums of a metric."""
+    return metric.replace("top-", "R@")
+
+
 #: One row per run, direction and cluster: from these follow all comparisons of means.
 SUM_SCHEMA: dict[str, Any] = {
     "run_id": pl.String,

@@ -17,7 +17,16 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import ARENA, CELL, METHOD_NAMES, SETTINGS, in_order, set_name, source_name
+from bench.cells import (
+    ARENA,
+    CELL,
+    METHOD_NAMES,
+    SETTINGS,
+    in_order,
+    mean_over_queries,
+    set_name,
+    source_name,
+)
 
 #: Metrics that a table shows, in this order, where a task has them.
 SHOWN = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank", "MRR", "mAP")
@@ -50,10 +59,10 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
         results.filter(pl.col("metric").is_in(present))
         .group_by([*CELL, "metric"], maintain_order=True)
         .agg(
-            _mean("value").alias("mean"),
+            mean_over_queries("value").alias("mean"),
             pl.col("value").std(ddof=1).alias("sd"),
             pl.col("seed").n_unique().alias("n_seeds"),
-            _mean("gallery"),
+            mean_over_queries("gallery"),
             pl.col("n_images_fitted").mean(),
             pl.col("image_mean").first(),
         )
@@ -63,10 +72,10 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
         .unique([*ARENA, "seed", "metric"], maintain_order=True)
         .group_by([*ARENA, "metric"], maintain_order=True)
         .agg(
-            _mean("chance").alias("mean"),
+            mean_over_queries("chance").alias("mean"),
             pl.lit(None, dtype=pl.Float64).alias("sd"),
             pl.col("seed").n_unique().alias("n_seeds"),
-            _mean("gallery"),
+            mean_over_queries("gallery"),
             pl.lit(None, dtype=pl.Float64).alias("n_images_fitted"),
             pl.lit("", dtype=pl.String).alias("image_mean"),
         )
@@ -89,13 +98,6 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
     for metric in present:
         ordered += [wide[metric], spread[metric].alias(f"{metric}_sd")]
     return in_order(wide.select(index).with_columns(ordered))
-
-
-def _mean(column: str) -> pl.Expr:
-    """Return the mean over runs, each counted by its queries."""
-    known = pl.col(column).is_not_null()
-    mass = pl.col("n_queries").filter(known)
-    return (pl.col(column).filter(known) * mass).sum() / mass.sum()
 
 
 def result_lines(
