@@ -1,4 +1,5 @@
 import base64
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from bench.report.write import build_page
 from bench.results import read_results
 from bench.suites import create_smoke_store, smoke_runs
 from featstore import open_store
+from tests.bench.results_by_hand import write_study
 
 
 @pytest.fixture
@@ -37,6 +39,21 @@ def smoke_results(smoke_store, runs, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("results")
     run_all(runs, smoke_store, root)
     return root
+
+
+@pytest.fixture(scope="session")
+def written_study(tmp_path_factory) -> Path:
+    """`write_study` with its own shares, written once: 260 runs with their files."""
+    root = tmp_path_factory.mktemp("study")
+    write_study(root, np.random.default_rng(20_240_611))
+    return root
+
+
+@pytest.fixture
+def study(written_study, tmp_path) -> Path:
+    """A copy of the study, to write into."""
+    shutil.copytree(written_study, tmp_path, dirs_exist_ok=True)
+    return tmp_path
 
 
 NASTY = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;</style>'

@@ -20,7 +20,7 @@ from bench.report.grids import gain_rows, grids
 from bench.results import read_results, sums_path
 from bench.statistics import DrawSums, proportion_interval, two_term
 from bench.tables import gain_lines, result_lines, result_table
-from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks, write_study
+from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
 
 
 def run_compare(root, **options):
@@ -106,12 +106,11 @@ def test_order_of_the_queries_in_a_file_does_not_matter(tmp_path, rng):
     assert_frame_equal(run_compare(tmp_path / "a"), run_compare(tmp_path / "b"))
 
 
-def test_a_folder_without_sums_is_read_from_its_ranks(tmp_path, rng):
-    write_study(tmp_path, rng)
-    before = run_compare(tmp_path)
-    for path in (tmp_path / "sums").iterdir():
+def test_a_folder_without_sums_is_read_from_its_ranks(study):
+    before = run_compare(study)
+    for path in (study / "sums").iterdir():
         path.unlink()
-    assert_frame_equal(run_compare(tmp_path), before)
+    assert_frame_equal(run_compare(study), before)
 
 
 def test_one_head_is_ranked_among_the_draws_of_its_control(tmp_path, rng):
@@ -234,9 +233,8 @@ def test_one_run_over_few_classes_has_both_populations(tmp_path, rng):
     assert lines[0][headings.index("for new images")].startswith("[")
 
 
-def test_a_study_has_every_comparison_and_is_reproducible(tmp_path, rng):
-    write_study(tmp_path, rng)
-    found = run_compare(tmp_path)
+def test_a_study_has_every_comparison_and_is_reproducible(study):
+    found = run_compare(study)
     cells = found.filter(pl.col("metric") == "top-1").group_by("comparison").len()
     assert dict(cells.iter_rows()) == {
         "over-chance": 4,  # ConSE, head, random, shuffled
@@ -246,7 +244,7 @@ def test_a_study_has_every_comparison_and_is_reproducible(tmp_path, rng):
         "over-parts": 2,
     }
     assert set(found["direction"]) == {"image→name", "image→caption", "caption→image"}
-    assert_frame_equal(found, run_compare(tmp_path))
+    assert_frame_equal(found, run_compare(study))
     gain = only(found, comparison="over-control", metric="top-1", n_pairs="0", source="random")
     assert gain["low"] > 0
     assert gain["p"] < 0.01
@@ -281,9 +279,8 @@ def test_one_run_has_no_spread_and_nothing_is_no_base(tmp_path):
     assert row["relative"] is None
 
 
-def test_the_primary_family_is_named_beforehand_and_corrected_alone(tmp_path, rng):
-    write_study(tmp_path, rng)
-    found = run_compare(tmp_path)
+def test_the_primary_family_is_named_beforehand_and_corrected_alone(study):
+    found = run_compare(study)
     primary = found.filter(pl.col("family").is_not_null())
     named = primary.select("direction", "metric", "comparison", "n_pairs", "source").rows()
     assert set(named) == {
@@ -300,10 +297,9 @@ def test_the_primary_family_is_named_beforehand_and_corrected_alone(tmp_path, rn
     assert not rest["bold"].any()
 
 
-def test_what_is_looked_at_changes_no_correction(tmp_path, rng):
-    write_study(tmp_path, rng)
-    whole = run_compare(tmp_path)
-    part = run_compare(tmp_path, metrics=["top-1"])
+def test_what_is_looked_at_changes_no_correction(study):
+    whole = run_compare(study)
+    part = run_compare(study, metrics=["top-1"])
     key = ["comparison", "n_pairs", "source"]
     both = whole.filter(pl.col("family").is_not_null()).join(
         part.filter(pl.col("family").is_not_null()), on=key, suffix="_part"

@@ -82,12 +82,6 @@ def test_no_head_no_verdict(tmp_path):
     assert judge(tmp_path) is None
 
 
-@pytest.fixture
-def study(tmp_path, rng):
-    write_study(tmp_path, rng)
-    return tmp_path
-
-
 def test_the_curve_draws_every_line_of_the_table(study):
     table = result_table(read_results(study))
     figure = pairs_figure(table, "ridge")

@@ -23,13 +23,7 @@ from bench.tables import (
     signed_text,
     value_text,
 )
-from tests.bench.results_by_hand import hand_run, write_ranks, write_study
-
-
-@pytest.fixture
-def study(tmp_path, rng):
-    write_study(tmp_path, rng)
-    return tmp_path
+from tests.bench.results_by_hand import hand_run, write_ranks
 
 
 def test_mean_and_deviation_over_seeds(tmp_path):
