@@ -229,7 +229,7 @@ def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
                 *([images] if over_images else []),
                 p_text(row["p"]),
                 p_text(row["p_holm"]),
-                "exploratory" if row["family"] is None else f"1 of {row['family']}",
+                "exploratory" if row["family"] is None else f"of {row['family']}",
                 row["test"] or "",
                 row["population"],
                 *(_standing(row) if ranked else []),

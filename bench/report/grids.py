@@ -214,7 +214,7 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
             "relative": relative_text(row["relative"]),
             "p": p_text(row["p"]),
             "p_holm": p_text(row["p_holm"]),
-            "family": "" if row["family"] is None else f"1 of {row['family']}",
+            "family": "" if row["family"] is None else f"of {row['family']}",
             "population": row["population"],
             "n_seeds": str(row["n_seeds"]),
             "n_clusters": f"{row['n_clusters']:,}",

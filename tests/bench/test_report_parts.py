@@ -177,7 +177,7 @@ def test_bars_share_one_axis_that_holds_zero():
     assert up["bar"].zero == down["bar"].zero == 50.0
     assert (up["bar"].low, up["bar"].width, up["bar"].mean) == (66.67, 33.33, 83.33)
     assert (down["pairs"], down["p"], up["n_clusters"]) == ("all (344)", "", "5")
-    assert (up["p_holm"], up["family"], up["population"]) == ("0.02", "1 of 4", "new classes")
+    assert (up["p_holm"], up["family"], up["population"]) == ("0.02", "of 4", "new classes")
     assert (up["a"], up["relative"], up["n_seeds"]) == ("50.0 ± 2.0", "+67 %", "5")
     assert gain_rows(frame.clear(), {}) == []
 

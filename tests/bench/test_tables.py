@@ -94,7 +94,7 @@ def test_gain_lines_show_both_sides_and_the_sign(study):
     assert first["task"] == "image→name"
     assert first["queries"] == "800"
     assert first["draws"] == "10"
-    assert first["family"] == "1 of 4"
+    assert first["family"] == "of 4"
     assert first["f"] == "0.03"
     assert first["clusters"] == "40"
     assert first["95 % interval"].startswith("[")
