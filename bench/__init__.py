@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.comparisons import compare
     from bench.execution import run_all
-    from bench.report import write_report
+    from bench.report.page import write_report
     from bench.results import read_ranks, read_results
     from bench.runs import Run
 
@@ -23,7 +23,7 @@ _HOME = {
     "read_ranks": "bench.results",
     "read_results": "bench.results",
     "run_all": "bench.execution",
-    "write_report": "bench.report",
+    "write_report": "bench.report.page",
 }
 
 

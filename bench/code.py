@@ -24,7 +24,7 @@ from bench.errors import EngineError, ProtocolError
 
 #: What decides a number: everything of fitters, and these parts of bench.
 BENCH_PARTS = (
-    "corpus.py", "fits.py", "grid.py", "overlap.py", "protocol.py", "scoring.py", "metrics",
+    "corpus.py", "fits.py", "grid.py", "protocol.py", "scoring.py", "metrics",
     "tasks",
 )  # fmt: skip
 
@@ -256,7 +256,7 @@ def _registry(kind: str) -> dict[str, Any]:
         from fitters.methods import METHODS
 
         return METHODS
-    from fitters.few_shot import LEARNERS
+    from fitters.few_shot.registry import LEARNERS
 
     return LEARNERS
 

@@ -50,13 +50,13 @@ from bench.cells import (
     Cell,
     chance_and_gallery,
     in_order,
+    only_series,
     read_cells,
     sample_sd,
 )
 from bench.errors import NoResultsError
-from bench.metrics import cutoff
+from bench.metrics.summary import cutoff
 from bench.results import RUN_COLUMNS, read_ranks, read_results, summed_as, sums_of
-from bench.series import only_series
 from bench.statistics import (
     ENOUGH_CONTROLS,
     ENOUGH_DRAWS,

@@ -1,10 +1,20 @@
-"""The arrays that a run works on, read from a store once.
+"""What a run reads: images, names, captions and pairs of a store, and how far label sets overlap.
+
+Class ids of two label sets never agree, so names decide. A class is *seen* if one of its names
+is one of the head's. Names are the bare ones (template ``none``, variants ``name`` and ``lemmas``
+where there are such), cut at commas ("plant, flora, plant life" is three), without case, leading
+article, underscore, hyphen and double blank. Words are not stemmed, and "a kind of" is not
+followed: "golden retriever" is seen, "dog" is not, where the head has only the breed.
+
+Views are a set of their own (``featstore extract --views``), so that none of them is ever an image
+that is scored.
 
 Below this file nobody knows about storage: splits, fits and tasks see ids and rows.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +23,107 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
-from bench.image_views import VIEW_ID, ImageViews
 from bench.options import Generalised, ZeroShot
-from bench.overlap import seen_classes
 from bench.runs import Run
 from featstore.store.store import FeatureStore
-from featstore.store.views import EmbeddingsView
+from featstore.store.view import EmbeddingsView
 from fitters.jobs import name_groups, pair_head
+
+_VARIANTS = ("name", "lemmas")
+_BARE = "none"
+
+
+def seen_classes(
+    names: pl.DataFrame, head_names: pl.DataFrame, classes: NDArray[Any]
+) -> NDArray[np.bool_]:
+    """Return for every class whether the head's label set has it, shape (c,).
+
+    Parameters
+    ----------
+    names, head_names : DataFrame
+        Items of kind class_name, of the dataset and of the head.
+    classes : array of str, shape (c,)
+        class_id of the dataset's classes that are asked about.
+    """
+    known = set[str]().union(*class_name_forms(head_names).values())
+    ids = set(head_names["class_id"].drop_nulls())
+    own = class_name_forms(names)
+    return np.array([c in ids or not known.isdisjoint(own.get(str(c), ())) for c in classes], bool)
+
+
+def class_name_forms(items: pl.DataFrame) -> dict[str, set[str]]:
+    """Return the names of every class, as they are compared."""
+    bare = items
+    for column, wanted in (("template_id", [_BARE]), ("variant", list(_VARIANTS))):
+        kept = bare.filter(pl.col(column).is_in(wanted))
+        bare = kept if kept.height else bare
+    forms: dict[str, set[str]] = {}
+    for class_id, text in bare.select("class_id", "text").drop_nulls().iter_rows():
+        forms.setdefault(class_id, set()).update(_forms(text))
+    return forms
+
+
+def _forms(text: str) -> set[str]:
+    parts = (re.sub(r"[\s_-]+", " ", part).strip().casefold() for part in text.split(","))
+    return {re.sub(r"^(?:an?|the|some) ", "", part).rstrip(".!?") for part in parts} - {""}
+
+
+VIEW_ID = "view_id"
+
+
+class ImageViews:
+    """The views of a set of images by the id of their image.
+
+    Parameters
+    ----------
+    view : EmbeddingsView
+        Items with ``view_id`` and, as their parent, the image.
+
+    Raises
+    ------
+    ProtocolError
+        If the set holds no views.
+    """
+
+    def __init__(self, view: EmbeddingsView) -> None:
+        if VIEW_ID not in view.items.columns or view.items["parent_id"].null_count():
+            msg = (
+                f"{view.key} holds no augmented views of images. Make them with `featstore extract "
+                "DATASET --kind image --views 10`, and name that set."
+            )
+            raise ProtocolError(msg)
+        self._view = view
+        parents = view.items["parent_id"].to_numpy().astype(str)
+        order = np.lexsort((view.items[VIEW_ID].to_numpy(), parents))
+        ids, starts, counts = np.unique(parents[order], return_index=True, return_counts=True)
+        self._rows = {
+            name: order[start : start + count]
+            for name, start, count in zip(
+                ids.tolist(), starts.tolist(), counts.tolist(), strict=True
+            )
+        }
+
+    def of(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the raw views of these images, in the order of their numbers: (n, v, d).
+
+        Raises
+        ------
+        ProtocolError
+            If an image has none, or another number of them than the others.
+        """
+        rows = [self._rows.get(str(image), np.empty(0, dtype=np.int64)) for image in images]
+        counts = {len(own) for own in rows}
+        if len(counts) != 1 or counts == {0}:
+            least = min(range(len(rows)), key=lambda place: len(rows[place]))
+            msg = (
+                f"{self._view.key} has {min(counts)} to {max(counts)} views an image (fewest: "
+                f"{str(images[least])!r}); every shot needs equally many. Extract the views of all "
+                "images."
+            )
+            raise ProtocolError(msg)
+        places = np.concatenate(rows)
+        raw = self._view.take(places).numpy()
+        return raw.reshape(len(images), counts.pop(), raw.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +198,7 @@ class Corpus:
     prompts : Items, optional
         Every prompt of every class by itself, if the run asks for them; not normalised.
     seen : array of bool, shape (c,), optional
-        Of the names: whether the head's label set has the class. See `bench.overlap`.
+        Of the names: whether the head's label set has the class. See `bench.corpus`.
     one_model : bool
         Whether images and texts are of the two towers of one model, in one space.
     views : ImageViews, optional

@@ -20,7 +20,6 @@ from bench.engines import Engine, run_tasks
 from bench.errors import EngineError
 from bench.fits import Fitted, fit_run
 from bench.grid import fit_grid, grid_key
-from bench.prompt_side import PromptSide, open_prompt_side
 from bench.results import (
     RANK_SCHEMA,
     RESULT_SCHEMA,
@@ -30,9 +29,9 @@ from bench.results import (
     write_run,
 )
 from bench.runs import Run
-from bench.scoring import Scoring, split_of
-from bench.tasks import Outcome
-from featstore.store.opening import open_store
+from bench.scoring import PromptSide, Scoring, open_prompt_side, split_of
+from bench.tasks.outcome import Outcome
+from featstore.store.store import open_store
 
 logger = logging.getLogger(__name__)
 
@@ -307,7 +306,7 @@ def execute(
     corpus : Corpus
         What `read_corpus` gives for any of them.
     prompt_side : callable, optional
-        Opens what learners of prompts need: `bench.prompt_side.open_prompt_side`.
+        Opens what learners of prompts need: `bench.scoring.open_prompt_side`.
     """
     first = runs[0]
     split = split_of(first, corpus)

@@ -24,16 +24,15 @@ from bench.protocol import (
     first_per_class,
 )
 from bench.runs import IDENTITY, Run
-from bench.tasks import Projector
+from bench.tasks.outcome import Projector
 from fitters.alignment import Alignment
-from fitters.controls import CONTROLS
 from fitters.kept import Kept, digest_of
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
-from fitters.recipe import fit_alignment, select
-from fitters.select.curve import Axis
-from fitters.training_fits import TrainingOptions
+from fitters.prototypes import CONTROLS
+from fitters.recipe import TrainingOptions, fit_alignment, select
+from fitters.select.grid import Axis
 
 
 @dataclass(frozen=True, eq=False)

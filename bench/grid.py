@@ -2,7 +2,7 @@
 
 What one seed's cells have in common is read and prepared once: the split, the rows that are
 scored, the products of every source of prototypes. A ridge then costs an eigendecomposition a
-mixing weight and two small products a penalty (`fitters.select.ridge_grid`); the other methods
+mixing weight and two small products a penalty (`fitters.select.held_out`); the other methods
 of moments are fitted on merged moments; what needs rows is fitted as in any suite.
 """
 
@@ -26,21 +26,19 @@ from bench.fits import (
     training_pairs,
     unlabelled_images,
 )
-from bench.metrics.equal_rows import different_rows
+from bench.metrics.ties import different_rows
 from bench.options import Hubness, Retrieval, ZeroShot
 from bench.protocol import Split
 from bench.runs import Run
 from bench.scoring import Scoring
-from bench.tasks import Projector
+from bench.tasks.outcome import Projector
 from fitters.alignment import Alignment
 from fitters.choice import moments_of
-from fitters.methods import METHODS, Settings
+from fitters.methods import METHODS, Settings, Sources, prepare
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
-from fitters.preparation import Sources, prepare
-from fitters.select.held_out import Matrix, Source
-from fitters.select.ridge_grid import Decompositions, Projected, RidgeGrid
+from fitters.select.held_out import Decompositions, Matrix, Projected, RidgeGrid, Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +264,7 @@ class _ByPosition(Projector):
 class _Positions:
     """The rows that are scored: every different one once, and which of them each item has.
 
-    Equal texts then have equal projections, see `bench.tasks.projections`.
+    Equal texts then have equal projections, see `bench.tasks.outcome`.
     """
 
     def __init__(self, corpus: Corpus) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from bench.errors import ProtocolError
 from featstore.errors import did_you_mean
-from featstore.keys import canonical_json
+from featstore.identity import canonical_json
 
 Scorer = Literal["cosine", "csls", "inverted-softmax"]
 

@@ -26,8 +26,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.errors import NoResultsError
-from bench.metrics import CUTOFFS, METRICS, query_values
-from featstore.keys import canonical_json, sha256_hex
+from bench.metrics.ranks import CUTOFFS
+from bench.metrics.summary import METRICS, query_values
+from featstore.identity import canonical_json, sha256_hex
 from featstore.store.files import json_bytes, read_json, write_file
 
 RUN_COLUMNS: dict[str, Any] = {

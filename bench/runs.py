@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from bench.code import code_digest, own_code
 from bench.errors import ProtocolError
-from bench.metrics import METRIC_VERSION
+from bench.metrics.summary import METRIC_VERSION
 from bench.options import (
     TASK_OPTIONS,
     FewShot,
@@ -22,8 +22,8 @@ from bench.options import (
     checked_options,
     options_text,
 )
-from featstore.keys import canonical_json, sha256_hex
-from fitters.fit_request import TEMPLATES, VARIANTS
+from featstore.identity import canonical_json, sha256_hex
+from fitters.jobs import TEMPLATES, VARIANTS
 from fitters.methods import METHODS
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
@@ -189,7 +189,7 @@ class Run:
                 )
                 raise ProtocolError(msg)
             # Here, because it loads every learner, and other tasks have none.
-            from fitters.few_shot.prompt_learning import PROMPT_LEARNERS
+            from fitters.few_shot.registry import PROMPT_LEARNERS
 
             if options.learner in PROMPT_LEARNERS and self.method != IDENTITY:
                 msg = (

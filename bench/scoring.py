@@ -1,10 +1,12 @@
-"""From a run's task to its outcomes: which items are scored, and by which task."""
+"""Score an alignment by a task, on the split of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 
 from bench.corpus import Corpus, Items
 from bench.errors import ProtocolError
@@ -19,19 +21,10 @@ from bench.options import (
     Retrieval,
     ZeroShot,
 )
-from bench.prompt_side import PromptSide, needs_tower
 from bench.protocol import Split, held_out_split, in_class_split, manifest_split, sample_rng
 from bench.runs import IDENTITY, Run
-from bench.tasks import (
-    KEPT,
-    Outcome,
-    Prepared,
-    Projector,
-    prepare_retrieval,
-    prepare_zero_shot,
+from bench.tasks.diagnostics import (
     score_cosine_head,
-    score_few_shot,
-    score_generalised,
     score_head_names,
     score_hubness,
     score_modality_gap,
@@ -39,8 +32,114 @@ from bench.tasks import (
     score_neural_collapse,
     score_spectrum,
 )
-from fitters.few_shot import Learner
-from fitters.few_shot.prompt_learning import prompt_learner
+from bench.tasks.few_shot import score_few_shot
+from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector
+from bench.tasks.retrieval import prepare_retrieval
+from bench.tasks.zero_shot import prepare_zero_shot, score_generalised
+from featstore.errors import FeatstoreError, needs_extra
+from featstore.identity import SHORT, space_id
+from featstore.store.store import FeatureStore
+from fitters.few_shot.learner import Learner
+from fitters.few_shot.registry import PROMPT_LEARNERS, TextTower, prompt_learner
+
+_BARE = "none"
+
+
+@dataclass(frozen=True, eq=False)
+class PromptSide:
+    """The text side of the images' own model.
+
+    Attributes
+    ----------
+    tower : TextTower
+    names : mapping
+        class_id → bare name.
+    """
+
+    tower: TextTower
+    names: Mapping[str, str]
+
+
+def needs_tower(run: Run) -> bool:
+    """Whether a run learns prompts."""
+    options = run.task_options
+    return isinstance(options, FewShot) and options.learner in PROMPT_LEARNERS
+
+
+def open_prompt_side(store: FeatureStore, run: Run, *, weights: str | None = None) -> PromptSide:
+    """Open the text tower that made a run's class names, and read the names.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    run : Run
+    weights : str, optional
+        As of ``featstore extract``; the model's hub otherwise.
+
+    Raises
+    ------
+    ProtocolError
+        If the run has no names, they were made by another encoder than open_clip's, or without
+        the bare names among them; if the weights do not come, or are of another model.
+    """
+    options = run.task_options
+    assert isinstance(options, FewShot)
+    learner = options.learner
+    if not run.name_set:
+        msg = f"Learner {learner} learns prompts around class names. Give the run a name_set."
+        raise ProtocolError(msg)
+    info = store.info(run.name_set)
+    space = info.attributes["space"]
+    if (space.get("family"), space.get("tower")) != ("oc", "text"):
+        msg = (
+            f"Learner {learner} learns prompts through the text tower of an open_clip model; "
+            f"{run.name_set} was made by {info.encoder}. Extract images and class names with an "
+            "oc: encoder, or use another learner."
+        )
+        raise ProtocolError(msg)
+    names = _bare_names(store, run)
+    with needs_extra(f"Learner {learner}", "coop"):
+        from featstore.encoders.open_clip_text import open_prompt_tower
+    from featstore.encoders.registry import check_name
+
+    try:
+        check_name(info.encoder)
+        tower = open_prompt_tower(info.encoder, weights=weights)
+    except FeatstoreError as err:
+        msg = (
+            f"Learner {learner} needs the text tower of {info.encoder}, which made {run.name_set}: "
+            f"{err} Say where its weights are: --weights, as of `featstore extract`."
+        )
+        raise ProtocolError(msg) from err
+    found = space_id(tower.space)
+    if found != info.commit.space_id:
+        msg = (
+            f"The weights given are of another model than that of {run.name_set}: space "
+            f"{found[:SHORT]}, not {info.commit.space_id[:SHORT]}. Give those that the set was "
+            f"extracted with ({info.encoder})."
+        )
+        raise ProtocolError(msg)
+    return PromptSide(tower, names)
+
+
+def _bare_names(store: FeatureStore, run: Run) -> dict[str, str]:
+    """Return class_id → name, of the first variant of the run that a class has."""
+    items = store.view(run.name_set).items
+    bare = items.filter((pl.col("template_id") == _BARE) & pl.col("text").is_not_null())
+    names: dict[str, str] = {}
+    for variant in run.variants:
+        own = bare.filter(pl.col("variant") == variant).select("class_id", "text").drop_nulls()
+        for class_id, text in own.iter_rows():
+            names.setdefault(class_id, text)
+    lost = sorted(set(items["class_id"].drop_nulls()) - set(names))
+    if lost:
+        msg = (
+            f"{len(lost):,} classes of {run.name_set} have no bare name (template '{_BARE}', "
+            f"variants {', '.join(run.variants)}; first: {lost[0]!r}). Prompts are learned around "
+            "bare names: extract the class names with this template too."
+        )
+        raise ProtocolError(msg)
+    return names
 
 
 def split_of(run: Run, corpus: Corpus) -> Split | None:

@@ -9,10 +9,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from data_manifests.labels import plan_label_set
 from data_manifests.official.dataset import check_dataset, plan_dataset
 from data_manifests.official.inspection import Inspection, Read
 from data_manifests.plan import Built, Plan, read_facts
-from data_manifests.wordnet import plan_label_set
 
 #: Keyword arguments of every dataset that is read from its official layout.
 FROM_DISK = frozenset({"root", "splits", "subset", "images", "split_file"})

@@ -23,10 +23,9 @@ from typing import Any
 
 import polars as pl
 
+from bench import compare, read_results
+from bench.cells import only_series
 from bench.code import code_digest
-from bench.comparisons import compare
-from bench.results import read_results
-from bench.series import only_series
 from bench.tables import (
     interval_text,
     p_text,

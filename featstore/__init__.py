@@ -9,11 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featstore.extraction import extract, extract_head
-    from featstore.store.opening import open_store
-    from featstore.store.pairs import PairedView
-    from featstore.store.store import FeatureStore
-    from featstore.store.views import EmbeddingsView
+    from featstore.extraction.heads import extract_head
+    from featstore.extraction.job import extract
+    from featstore.store.store import FeatureStore, open_store
+    from featstore.store.view import EmbeddingsView, PairedView
 
 __version__ = "0.1.0"
 
@@ -28,12 +27,12 @@ __all__ = [
 ]
 
 _HOME = {
-    "EmbeddingsView": "featstore.store.views",
+    "EmbeddingsView": "featstore.store.view",
     "FeatureStore": "featstore.store.store",
-    "PairedView": "featstore.store.pairs",
-    "extract": "featstore.extraction",
-    "extract_head": "featstore.extraction",
-    "open_store": "featstore.store.opening",
+    "PairedView": "featstore.store.view",
+    "extract": "featstore.extraction.job",
+    "extract_head": "featstore.extraction.heads",
+    "open_store": "featstore.store.store",
 }
 
 

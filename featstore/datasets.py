@@ -14,14 +14,12 @@ from data_manifests.official.inspection import Inspection
 from data_manifests.plan import BuildError, Plan
 from data_manifests.registry import BUILDERS, Builder
 from featstore.errors import ManifestError, did_you_mean
-from featstore.label_files import read_label_file
-from featstore.manifest import Manifest, read_manifest, write_manifest
-from featstore.manifest.manifest import FACTS_FILE
-from featstore.manifest.read import read_facts
-from featstore.prompt_choice import PromptChoice
-from featstore.prompts import class_prompts
-from featstore.sources import check_bytes
-from featstore.web_pairs import check_pairs, plan_pairs
+from featstore.labels import read_label_file
+from featstore.manifest.io import read_facts, read_manifest, write_manifest
+from featstore.manifest.manifest import FACTS_FILE, Manifest
+from featstore.prompts import PromptChoice, class_prompts
+from featstore.sources.reader import check_bytes
+from featstore.sources.web_pairs import check_pairs, plan_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +141,7 @@ def write_label_set(
     Parameters
     ----------
     label_file : path
-        See `featstore.label_files.read_label_file`.
+        See `featstore.labels.read_label_file`.
     out : path
         A folder that is empty, does not exist, or holds a manifest of the same name.
     name : str, optional

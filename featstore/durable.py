@@ -1,4 +1,4 @@
-"""Durable writes: a name appears with its whole content, or not at all.
+"""Files that survive a crash: written, synced and renamed; and what a full disk says.
 
 What is made inside a group-writable folder can be used by the group, whatever the user's umask:
 folders pass on their mode, files are readable to whom the folder is.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import os
 import secrets
@@ -16,6 +17,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from featstore.errors import StoreWriteError
 
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -144,3 +147,23 @@ def write_durably(
         with contextlib.suppress(OSError):
             staged.unlink(missing_ok=True)
         raise
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Free space",
+    errno.EDQUOT: "Free space or have the quota raised",
+    errno.EFBIG: "Raise the limit on the size of files (`ulimit -f`)",
+    errno.EIO: "Look after the disk (`dmesg` says more)",
+    errno.EROFS: "Mount it writable",
+    errno.EACCES: "Get the permission (in a team: `featstore init STORE --shared`)",
+    errno.EPERM: "Get the permission (in a team: `featstore init STORE --shared`)",
+}
+
+
+def write_error(what: object, err: OSError) -> StoreWriteError:
+    """Return the error to raise when `what` could not be written."""
+    remedy = _REMEDIES.get(err.errno or 0, "Free space or permission")
+    return StoreWriteError(
+        f"Cannot write {what}: {err.strerror or err}. {remedy}, then run the same command again; "
+        "finished blocks are kept."
+    )

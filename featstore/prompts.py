@@ -1,17 +1,23 @@
-"""Prompts: the texts of a class, from the variants of its name and templates around them."""
+"""Prompt templates: those built in, those of a file, and the text of a class name under each."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from data_manifests.open_clip_lists import openai_templates
-from data_manifests.plan import BuildError
+from data_manifests.labels import imagenet_names, openai_templates
+from data_manifests.plan import BuildError, fingerprint
+from data_manifests.registry import BUILDERS
 from featstore.errors import ManifestError, did_you_mean
-from featstore.manifest.hashes import text_sha256
-from featstore.manifest.schema import conform_classes, conform_items
+from featstore.identity import sha256_hex
+from featstore.manifest.manifest import conform_classes, conform_items
+from featstore.manifest.paths import text_sha256
 
 #: Template id -> text with one ``{}``. ``photo`` is CLIP's standard prompt; the seven behind it
 #: are the subset of its 80 ImageNet templates that its authors chose by forward selection
@@ -192,3 +198,312 @@ def _check_known(what: str, given: Sequence[str], known: Mapping[str, object]) -
     if not given or len(set(given)) != len(given):
         msg = f"The {what}s must be at least one and each once; got {list(given)}."
         raise ManifestError(msg)
+
+
+#: Larger files are refused; CuPL's for ImageNet has 7 MB.
+MAX_BYTES = 64 * 2**20
+
+_NAMES = (
+    "a JSON list of names in the order of the classes, an object dataset -> such a list "
+    "(CLIP_benchmark), or an object class -> name, perhaps in an object dataset -> such an object"
+)
+_TEMPLATES = (
+    "a JSON list of templates with {} or {c} for the name, or an object dataset -> such a list "
+    "(CLIP_benchmark)"
+)
+_DESCRIPTIONS = (
+    "a JSON object class -> list of sentences (CuPL), or an object dataset -> such an object"
+)
+
+
+def read_names(path: Path, keys: Sequence[str], classes: pl.DataFrame) -> dict[str, str]:
+    """Read one name a class.
+
+    Parameters
+    ----------
+    path : Path
+        A list in the order of the classes; or ``{class: name}``, where a class is written as in
+        the label set, see `class_words`; or ``{dataset: either}``.
+    keys : sequence of str
+        What the dataset goes by.
+    classes : DataFrame
+        The label set.
+
+    Returns
+    -------
+    dict
+        class_id -> name, for every class.
+
+    Raises
+    ------
+    ManifestError
+        If the file cannot be read, is of another form, or lacks a class.
+    """
+    document = _of_dataset(_load(path, _NAMES), keys, (list, dict))
+    if isinstance(document, list):
+        ids = classes.sort("index")["class_id"].to_list()
+        if len(document) != len(ids):
+            msg = f"{path} has {len(document):,} names for {len(ids):,} classes."
+            raise ManifestError(msg)
+        found = dict(zip(ids, document, strict=True))
+    else:
+        found = _by_class(path, document, classes, _NAMES)
+    wrong = [key for key, name in found.items() if not isinstance(name, str) or not name.strip()]
+    if wrong:
+        msg = f"{path} has no name for the class {wrong[0]!r}. It should be {_NAMES}."
+        raise ManifestError(msg)
+    return {key: name.strip() for key, name in found.items()}
+
+
+def read_templates(path: Path, keys: Sequence[str]) -> dict[str, str]:
+    """Read templates: id -> text with one ``{}``; ids are made of the texts.
+
+    Raises
+    ------
+    ManifestError
+        If the file cannot be read, is of another form, or a template has no place for the name.
+    """
+    document = _of_dataset(_load(path, _TEMPLATES), keys, list)
+    if not isinstance(document, list) or not document:
+        named = f" for {keys[0]}" if isinstance(document, dict) else ""
+        msg = f"{path} holds no templates{named}. It should be {_TEMPLATES}."
+        raise ManifestError(msg)
+    texts = {}
+    for text in document:
+        plain = text.replace("{c}", "{}") if isinstance(text, str) else ""
+        if plain.count("{}") != 1:
+            msg = f"The template {text!r} of {path} must hold {{}} or {{c}} once."
+            raise ManifestError(msg)
+        texts[f"t{sha256_hex(plain.encode())[:8]}"] = plain
+    return texts
+
+
+def read_descriptions(
+    path: Path, keys: Sequence[str], classes: pl.DataFrame
+) -> dict[str, list[str]]:
+    """Read sentences by class, as CuPL writes them.
+
+    Returns
+    -------
+    dict
+        class_id -> its sentences, in the order of the classes; every class has at least one.
+
+    Raises
+    ------
+    ManifestError
+        If the file cannot be read, is of another form, or lacks a class.
+    """
+    document = _of_dataset(_load(path, _DESCRIPTIONS), keys, dict)
+    if not isinstance(document, dict):
+        msg = f"{path} is a list. It should be {_DESCRIPTIONS}."
+        raise ManifestError(msg)
+    found = _by_class(path, document, classes, _DESCRIPTIONS)
+    sentences = {}
+    for key, texts in found.items():
+        own = texts if isinstance(texts, list) else []
+        kept = [text.strip() for text in own if isinstance(text, str) and text.strip()]
+        if not kept:
+            msg = f"{path} has no sentence for the class {key!r}. It should be {_DESCRIPTIONS}."
+            raise ManifestError(msg)
+        sentences[key] = kept
+    return sentences
+
+
+def class_words(classes: pl.DataFrame) -> dict[str, set[str]]:
+    """Return class_id -> what files may call a class: label, synset and every name it has.
+
+    Case, ``_`` and repeated spaces do not matter.
+    """
+    named = [c for c in classes.columns if c in ("synset", "name", "noun") or c.endswith("_name")]
+    words: dict[str, set[str]] = {}
+    for row in classes.select("class_id", *named).iter_rows(named=True):
+        label = row["class_id"].partition("/")[2]
+        given = [label, *(row[column] for column in named)]
+        words[row["class_id"]] = {normal(text) for text in given if text}
+    return words
+
+
+def normal(text: str) -> str:
+    """Return a name in lower case, with single spaces for ``_`` and runs of spaces."""
+    return " ".join(text.replace("_", " ").casefold().split())
+
+
+def _by_class(
+    path: Path, document: Mapping[str, Any], classes: pl.DataFrame, form: str
+) -> dict[str, Any]:
+    """Return the entries of an object by class_id, in the order of the classes."""
+    entries = {normal(key): value for key, value in document.items()}
+    found, lost = {}, []
+    for class_id, words in class_words(classes.sort("index")).items():
+        hits = [word for word in words if word in entries]
+        if len(hits) == 1:
+            found[class_id] = entries[hits[0]]
+        elif hits:
+            msg = f"{path} has several entries for the class {class_id!r}: {sorted(hits)}."
+            raise ManifestError(msg)
+        else:
+            lost.append(class_id)
+    if lost:
+        msg = (
+            f"{path} has no entry for {len(lost):,} of {classes.height:,} classes: "
+            f"{', '.join(map(repr, lost[:5]))}. It should be {form}."
+            f"{did_you_mean(lost[0].partition('/')[2], list(document))}"
+        )
+        raise ManifestError(msg)
+    return found
+
+
+def _of_dataset(document: Any, keys: Sequence[str], kind: type | tuple[type, ...]) -> Any:
+    """Return the part of a document that is about the dataset, or the whole if it has no parts."""
+    if isinstance(document, dict):
+        for key in keys:
+            if isinstance(document.get(key), kind):
+                return document[key]
+    return document
+
+
+def _load(path: Path, form: str) -> Any:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            msg = f"{path} has {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read."
+            raise ManifestError(msg)
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as err:
+        if isinstance(err, ManifestError):
+            raise
+        msg = f"Cannot read {path}: {getattr(err, 'strerror', None) or err}. It should be {form}."
+        raise ManifestError(msg) from err
+    if not isinstance(document, dict | list):
+        msg = f"{path} holds a {type(document).__name__}. It should be {form}."
+        raise ManifestError(msg)
+    return document
+
+
+@dataclass(frozen=True)
+class PromptChoice:
+    """What to make class_name items of. Nothing chosen: what the dataset's builder says."""
+
+    variants: Sequence[str] = ()
+    """Keys of `featstore.prompts.VARIANTS`: name, lemmas, clean, paper, open_clip …."""
+
+    templates: Sequence[str] = ()
+    """Keys of TEMPLATES or TEMPLATE_SETS; each variant is put in each template."""
+
+    names_file: Path | None = None
+    """JSON of names (see `featstore.prompts.read_names`): the variant ``user``."""
+
+    templates_file: Path | None = None
+    """JSON of templates (`read_templates`), instead of `templates`."""
+
+    descriptions_file: Path | None = None
+    """JSON of sentences by class (`read_descriptions`): items of the variant ``description``."""
+
+    def make(
+        self, dataset: str, classes: pl.DataFrame, usual: Mapping[str, Sequence[str]]
+    ) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+        """Return the label set, completed by what was asked for, and its class_name items.
+
+        Raises
+        ------
+        ManifestError
+            If a variant or template is unknown, a class lacks one, or a file is of another form.
+        """
+        keys = self._keys(dataset)
+        variants = list(self.variants)
+        if "open_clip" in variants and "open_clip_name" not in classes.columns:
+            classes = _with_open_clip(classes)
+        if self.names_file is not None:
+            names = read_names(self.names_file, keys, classes)
+            classes = classes.with_columns(
+                user_name=pl.col("class_id").replace_strict(names, return_dtype=pl.String)
+            )
+            variants += ["user"] if "user" not in variants else []
+        parts = []
+        if not variants and not self.templates and self.templates_file is None:
+            parts = [class_prompts(classes, (v,), templates) for v, templates in usual.items()]
+        elif variants or usual:
+            parts = [class_prompts(classes, variants or list(usual), self._templates(keys))]
+        if self.descriptions_file is not None:
+            parts.append(_descriptions(self.descriptions_file, keys, classes))
+        return classes, pl.concat(parts, how="diagonal") if parts else None
+
+    def fingerprint(self, of_plan: str) -> str:
+        """Return the fingerprint of a plan with these prompts; the plan's own without a choice."""
+        files = [f for f in (self.names_file, self.templates_file, self.descriptions_file) if f]
+        if not (self.variants or self.templates or files):
+            return of_plan
+        return fingerprint(
+            [
+                of_plan,
+                repr((list(self.variants), list(self.templates))),
+                *(_bytes(file) for file in files),
+            ]
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a manifest records of the choice."""
+        named = {
+            "names_file": self.names_file,
+            "templates_file": self.templates_file,
+            "descriptions_file": self.descriptions_file,
+        }
+        return {
+            **({"variants": list(self.variants)} if self.variants else {}),
+            **({"templates": list(self.templates)} if self.templates else {}),
+            **{key: file.name for key, file in named.items() if file is not None},
+        }
+
+    def _templates(self, keys: Sequence[str]) -> Sequence[str] | Mapping[str, str]:
+        if self.templates_file is not None:
+            return read_templates(self.templates_file, keys)
+        return self.templates or ("none", "photo")
+
+    @staticmethod
+    def _keys(dataset: str) -> tuple[str, ...]:
+        """Return the names that a dataset goes by in files of CLIP_benchmark."""
+        facts = BUILDERS[dataset].facts if dataset in BUILDERS else {}
+        return tuple(dict.fromkeys((dataset, str(facts.get("clip_benchmark", dataset)))))
+
+
+def _with_open_clip(classes: pl.DataFrame) -> pl.DataFrame:
+    """Add open_clip's names, which are those of the 1,000 synsets of ImageNet-1k."""
+    if "synset" not in classes.columns or classes["synset"].null_count() == classes.height:
+        msg = "open_clip has names of ImageNet-1k's synsets alone; these classes have no synsets."
+        raise ManifestError(msg)
+    try:
+        names = imagenet_names()
+        order = BUILDERS["imagenet1k"].plan().make(Path(), None).classes
+    except BuildError as err:
+        raise ManifestError(str(err)) from err
+    assert order is not None
+    by_synset = dict(zip(order["synset"], names, strict=True))
+    return classes.with_columns(
+        open_clip_name=pl.col("synset").replace_strict(
+            by_synset, default=None, return_dtype=pl.String
+        )
+    )
+
+
+def _descriptions(file: Path, keys: Sequence[str], classes: pl.DataFrame) -> pl.DataFrame:
+    """Return the sentences of a CuPL file as items of the variant ``description``."""
+    rows = [
+        {
+            "item_id": f"{class_id}#description#d{number:03d}",
+            "text": text,
+            "class_id": class_id,
+            "variant": "description",
+            "template_id": f"d{number:03d}",
+            "content_sha256": text_sha256(text),
+        }
+        for class_id, texts in read_descriptions(file, keys, classes).items()
+        for number, text in enumerate(texts)
+    ]
+    return pl.DataFrame(rows).with_columns(kind=pl.lit("class_name"))
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as err:
+        msg = f"Cannot read {file}: {err.strerror or err}."
+        raise ManifestError(msg) from err

@@ -11,58 +11,55 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fitters.aligner import ALIGNERS, BaseAligner
-    from fitters.alignment import Alignment
-    from fitters.controls import CONTROLS
-    from fitters.kernel import KernelRidgeAligner
-    from fitters.linear import (
-        CCAAligner,
-        CSAAligner,
-        MeanShiftAligner,
-        PLSAligner,
-        ProcrustesAligner,
-        RidgeAligner,
-        TextToConceptAligner,
-        TwoWayRidgeAligner,
-    )
-    from fitters.methods import Method, register_method
-    from fitters.moments import Moments, SideTransform
+    from fitters.aligners.asif import ASIFAligner
+    from fitters.aligners.base import BaseAligner
+    from fitters.aligners.conse import ConSEAligner
+    from fitters.aligners.directions import CCAAligner, CSAAligner, PLSAligner
+    from fitters.aligners.kernel import KernelRidgeAligner
+    from fitters.aligners.mean_shift import MeanShiftAligner, TextToConceptAligner
+    from fitters.aligners.procrustes import ProcrustesAligner
+    from fitters.aligners.registry import ALIGNERS
+    from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
+    from fitters.alignment import Alignment, read_alignment, save_alignment
+    from fitters.methods import METHODS, Method, register_method
+    from fitters.moments.moments import Moments
+    from fitters.moments.transform import SideTransform
     from fitters.pairs import Pairs
-    from fitters.persist import read_alignment, save_alignment
-    from fitters.recipe import METHODS, fit_alignment
-    from fitters.relative import ASIFAligner, ConSEAligner
-    from fitters.trained import ICISAligner, MLPAligner
+    from fitters.prototypes import CONTROLS
+    from fitters.recipe import fit_alignment
+    from fitters.trained.icis import ICISAligner
+    from fitters.trained.mlp import MLPAligner
     from fitters.trained.presets import PRESETS, preset
 
 _HOMES = {
-    "ALIGNERS": "fitters.aligner",
+    "ALIGNERS": "fitters.aligners.registry",
     "Alignment": "fitters.alignment",
-    "ASIFAligner": "fitters.relative",
-    "BaseAligner": "fitters.aligner",
-    "CCAAligner": "fitters.linear",
-    "ConSEAligner": "fitters.relative",
-    "CONTROLS": "fitters.controls",
-    "CSAAligner": "fitters.linear",
+    "ASIFAligner": "fitters.aligners.asif",
+    "BaseAligner": "fitters.aligners.base",
+    "CCAAligner": "fitters.aligners.directions",
+    "ConSEAligner": "fitters.aligners.conse",
+    "CONTROLS": "fitters.prototypes",
+    "CSAAligner": "fitters.aligners.directions",
     "fit_alignment": "fitters.recipe",
-    "ICISAligner": "fitters.trained",
-    "KernelRidgeAligner": "fitters.kernel",
-    "MeanShiftAligner": "fitters.linear",
+    "ICISAligner": "fitters.trained.icis",
+    "KernelRidgeAligner": "fitters.aligners.kernel",
+    "MeanShiftAligner": "fitters.aligners.mean_shift",
     "Method": "fitters.methods",
-    "METHODS": "fitters.recipe",
-    "MLPAligner": "fitters.trained",
-    "Moments": "fitters.moments",
+    "METHODS": "fitters.methods",
+    "MLPAligner": "fitters.trained.mlp",
+    "Moments": "fitters.moments.moments",
     "Pairs": "fitters.pairs",
-    "PLSAligner": "fitters.linear",
+    "PLSAligner": "fitters.aligners.directions",
     "preset": "fitters.trained.presets",
     "PRESETS": "fitters.trained.presets",
-    "ProcrustesAligner": "fitters.linear",
-    "read_alignment": "fitters.persist",
+    "ProcrustesAligner": "fitters.aligners.procrustes",
+    "read_alignment": "fitters.alignment",
     "register_method": "fitters.methods",
-    "RidgeAligner": "fitters.linear",
-    "save_alignment": "fitters.persist",
-    "SideTransform": "fitters.moments",
-    "TextToConceptAligner": "fitters.linear",
-    "TwoWayRidgeAligner": "fitters.linear",
+    "RidgeAligner": "fitters.aligners.ridge",
+    "save_alignment": "fitters.alignment",
+    "SideTransform": "fitters.moments.transform",
+    "TextToConceptAligner": "fitters.aligners.mean_shift",
+    "TwoWayRidgeAligner": "fitters.aligners.ridge",
 }
 
 __all__ = [

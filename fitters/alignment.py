@@ -1,16 +1,40 @@
-"""A fitted alignment: raw embeddings of two encoders in, one shared space out."""
+"""A fitted alignment: both sides and the map between them, saved and read.
+
+Both hold data only. Reading runs no code from them: the method is looked up in a dict, every
+array is checked against the shape that the method and the JSON declare before it is loaded, and
+the digest in the JSON against the bytes. Equal alignments make equal bytes.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
 from scipy.sparse import issparse, vstack
 
+from fitters.aligners.base import BaseAligner, Projection
+from fitters.aligners.registry import ALIGNERS, aligner_class
+from fitters.errors import (
+    AlignmentWriteError,
+    CorruptAlignmentError,
+    FittersError,
+    MissingAlignmentError,
+    UnknownMethodError,
+)
+from fitters.feature_maps import FEATURE_MAPS, FeatureMap
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Rows
-from fitters.projection import BaseAligner, Projection
 
 BLOCK_ROWS = 8192
 """Rows that are transformed at a time: what a projection needs beyond its result stays small."""
@@ -66,3 +90,332 @@ def _in_blocks(rows: Rows, project: Any) -> Projection:
 
 def _in_float32(projected: Projection) -> Projection:
     return projected.astype(np.float32, copy=False)
+
+
+FORMAT = 1
+JSON_NAME, ARRAYS_NAME = "alignment.json", "arrays.safetensors"
+MAX_JSON_BYTES = 16 * 2**20
+MAX_ARRAY_BYTES = 16 * 2**30
+Arrays = dict[str, npt.NDArray[np.floating[Any]]]
+
+
+def save_alignment(path: Path | str, alignment: Alignment, *, replace: bool = True) -> Path:
+    """Write `alignment` as the folder `path`, whole or not at all, and return it.
+
+    Another alignment that is already there is replaced, or refused unless `replace`; the same
+    one is left untouched.
+
+    Raises
+    ------
+    AlignmentWriteError
+        If `path` exists and may not be replaced, or cannot be written.
+    """
+    path = Path(path)
+    files = _to_bytes(alignment)
+    if path.exists() or path.is_symlink():
+        if not (path / JSON_NAME).is_file():
+            msg = f"{path} exists and is not an alignment. Choose another name, or remove it."
+            raise AlignmentWriteError(msg)
+        if all(_holds(path / name, data) for name, data in files.items()):
+            return path
+        if not replace:
+            msg = f"{path} holds another alignment. Choose another name, or replace it (--force)."
+            raise AlignmentWriteError(msg)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as err:
+        msg = f"{path} cannot be written: {err.strerror}. Choose a folder that you may write to."
+        raise AlignmentWriteError(msg) from err
+    try:
+        new, old = staging / "new", staging / "old"
+        new.mkdir()
+        for name, data in files.items():
+            _write_synced(new / name, data)
+        _sync_folder(new)
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+        _sync_folder(path.parent)
+    except OSError as err:
+        msg = f"{path} cannot be written: {err.strerror}. Nothing was changed."
+        raise AlignmentWriteError(msg) from err
+    finally:
+        if (staging / "old").exists() and not path.exists():
+            (staging / "old").rename(path)
+        shutil.rmtree(staging, ignore_errors=True)
+    return path
+
+
+def read_alignment(path: Path | str) -> Alignment:
+    """Read an alignment that `save_alignment` wrote.
+
+    Raises
+    ------
+    MissingAlignmentError
+        If there is none at `path`.
+    CorruptAlignmentError
+        If a file is missing, has another size, type or digest than declared, or declares what
+        this version does not know. The message names the file and the field.
+    """
+    path = Path(path)
+    if not (path / JSON_NAME).exists():
+        msg = f"There is no alignment at {path}: it has no {JSON_NAME}. `fitters fit` makes one."
+        raise MissingAlignmentError(msg)
+    facts = _read_json(path / JSON_NAME)
+    try:
+        aligner, letters = _empty_aligner(facts)
+        types = dict.fromkeys(aligner.array_shapes(), np.dtype(aligner.array_dtype))
+        arrays = _read_arrays(path / ARRAYS_NAME, facts, types)
+        _fill(aligner, letters, facts, arrays)
+        sides = {side: _transform(facts[side], arrays, side, letters) for side in ("x", "y")}
+        return Alignment(sides["x"], sides["y"], aligner, _field(facts, "facts", dict))
+    except (KeyError, TypeError, ValueError, FittersError) as err:
+        if isinstance(err, CorruptAlignmentError):
+            raise
+        detail = f"field {err} is missing" if type(err) is KeyError else str(err)
+        msg = f"{path / JSON_NAME} does not describe an alignment: {detail} Fit it again."
+        raise CorruptAlignmentError(msg) from err
+
+
+def read_facts(path: Path | str) -> dict[str, Any]:
+    """Return the facts of the alignment at `path`, "method" among them, without its arrays.
+
+    Raises
+    ------
+    MissingAlignmentError, CorruptAlignmentError
+        As `read_alignment`, of what the JSON alone says.
+    """
+    file = Path(path) / JSON_NAME
+    record = _read_json(file)
+    try:
+        facts: dict[str, Any] = {"method": record["method"], **_field(record, "facts", dict)}
+    except (KeyError, TypeError) as err:
+        msg = f"{file} does not describe an alignment: {err}. Fit it again."
+        raise CorruptAlignmentError(msg) from err
+    return facts
+
+
+def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
+    aligner = alignment.aligner
+    arrays: Arrays = {
+        name: np.ascontiguousarray(getattr(aligner, name), dtype=aligner.array_dtype)
+        for name in aligner.array_shapes()
+    }
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "method": aligner.method,
+        "params": aligner.get_params(),
+        "values": {name: getattr(aligner, name) for name in aligner.fitted_values},
+        "facts": alignment.facts,
+    }
+    for side in ("x", "y"):
+        record[side] = getattr(alignment, side).to_dict()
+        if not record[side]["homogeneous"]:
+            del record[side]["homogeneous"]
+        mean = record[side].pop("mean")
+        record[side]["centred"] = mean is not None
+        if mean is not None:
+            arrays[f"{side}.mean"] = np.ascontiguousarray(mean)
+        feature_map = record[side].pop("feature_map")
+        if feature_map is not None:
+            record[side]["map"] = {"kind": feature_map.kind, "gamma": feature_map.gamma}
+            for name, array in feature_map.arrays().items():
+                arrays[f"{side}.map.{name}"] = np.ascontiguousarray(array)
+    packed = safetensors.numpy.save(dict(sorted(arrays.items())))
+    record["arrays"] = {name: list(array.shape) for name, array in arrays.items()}
+    record["sha256"] = hashlib.sha256(packed).hexdigest()
+    try:
+        text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as err:
+        msg = f"The facts of an alignment must be plain finite values for JSON: {err}."
+        raise AlignmentWriteError(msg) from err
+    return {JSON_NAME: text.encode() + b"\n", ARRAYS_NAME: packed}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    data = _read_regular(path, MAX_JSON_BYTES)
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError) as err:
+        msg = f"{path} is not JSON: {err}. Fit the alignment again."
+        raise CorruptAlignmentError(msg) from err
+    if not isinstance(record, dict):
+        msg = f"{path} does not describe an alignment: it holds no object. Fit it again."
+        raise CorruptAlignmentError(msg)
+    if record.get("format") != FORMAT:
+        msg = (
+            f"{path} has format {record.get('format')!r}; this fitters reads format {FORMAT}. "
+            "Use the version that wrote it, or fit the alignment again."
+        )
+        raise CorruptAlignmentError(msg)
+    return record
+
+
+def _empty_aligner(record: dict[str, Any]) -> tuple[BaseAligner, dict[str, int]]:
+    """Return the estimator, not yet fitted, with valid parameters."""
+    method = _field(record, "method", str)
+    try:
+        cls = aligner_class(method)
+    except UnknownMethodError as err:
+        msg = f"This alignment is of the method {method!r}. Known here: {', '.join(ALIGNERS)}."
+        raise CorruptAlignmentError(msg) from err
+    aligner = cls(**_field(record, "params", dict))
+    aligner._validate_params()
+    return aligner, {}
+
+
+def _read_arrays(path: Path, record: dict[str, Any], types: dict[str, np.dtype[Any]]) -> Arrays:
+    shapes = _field(record, "arrays", dict)
+    for name, shape in shapes.items():
+        if not (isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)):
+            msg = f"array {name!r} has the shape {shape!r}."
+            raise ValueError(msg)
+    size = sum(int(np.prod(shape, dtype=object)) * 8 for shape in shapes.values())
+    # The header of a safetensors file: 8 bytes, then JSON of well under 1 kB an array.
+    data = _read_regular(path, min(size, MAX_ARRAY_BYTES) + 8 + 1024 * (len(shapes) + 1))
+    if hashlib.sha256(data).hexdigest() != record["sha256"]:
+        msg = f"{path} is not the file that {JSON_NAME} describes: digests differ. Fit it again."
+        raise CorruptAlignmentError(msg)
+    try:
+        arrays: Arrays = safetensors.numpy.load(data)
+    except (SafetensorError, ValueError, KeyError) as err:
+        msg = f"{path} is not a safetensors file: {err}. Fit the alignment again."
+        raise CorruptAlignmentError(msg) from err
+    found = {name: list(array.shape) for name, array in arrays.items()}
+    double = np.dtype(np.float64)
+    if found != shapes or any(a.dtype != types.get(name, double) for name, a in arrays.items()):
+        msg = f"{path} holds other arrays than {JSON_NAME} declares: {found}. Fit it again."
+        raise CorruptAlignmentError(msg)
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            msg = f"array {name!r} holds NaN or Inf."
+            raise ValueError(msg)
+    return arrays
+
+
+def _fill(
+    aligner: BaseAligner, letters: dict[str, int], record: dict[str, Any], arrays: Arrays
+) -> None:
+    """Set the fitted attributes, after checking that equal letters are equal sizes."""
+    expected = aligner.array_shapes()
+    extra = {
+        name
+        for name in set(arrays) - set(expected) - {"x.mean", "y.mean"}
+        if not name.startswith(("x.map.", "y.map."))
+    }
+    if extra:
+        msg = f"unknown array {min(extra)!r}."
+        raise ValueError(msg)
+    for name, shape in expected.items():
+        _bind(name, arrays[name], shape, letters)
+        setattr(aligner, name, arrays[name])
+    values = _field(record, "values", dict)
+    if set(values) != set(aligner.fitted_values):
+        msg = f"values are {sorted(values)}, expected {sorted(aligner.fitted_values)}."
+        raise ValueError(msg)
+    for name, value in values.items():
+        if type(value) not in (int, float):
+            msg = f"value {name!r} is {value!r}, not a number."
+            raise ValueError(msg)
+        setattr(aligner, name, value)
+
+
+def _transform(values: Any, arrays: Arrays, side: str, letters: dict[str, int]) -> SideTransform:
+    kinds: dict[str, type] = {
+        "normalize": bool, "renormalize": bool, "centred": bool, "label": str,
+    }  # fmt: skip
+    mapped = isinstance(values, dict) and "map" in values
+    if mapped:
+        kinds["map"] = dict
+    if isinstance(values, dict) and "homogeneous" in values:
+        kinds["homogeneous"] = bool
+    if not isinstance(values, dict) or {k: type(v) for k, v in values.items()} != kinds:
+        msg = f"the transform of {side} is {values!r}."
+        raise ValueError(msg)
+    # With a map, p or q are the columns that it gives; those that it takes have their own letter.
+    letter = "p" if side == "x" else "q"
+    feature_map = _feature_map(values["map"], arrays, side, letters) if mapped else None
+    mean: npt.NDArray[np.float64] | None = None
+    if values["centred"]:
+        mean = arrays[f"{side}.mean"].astype(np.float64, copy=False)
+        _bind(f"{side}.mean", mean, (f"{letter}, unmapped" if mapped else letter,), letters)
+    kept = {key: values[key] for key in kinds if key not in ("centred", "map")}
+    return SideTransform(mean=mean, feature_map=feature_map, **kept)
+
+
+def _feature_map(
+    values: dict[str, Any], arrays: Arrays, side: str, letters: dict[str, int]
+) -> FeatureMap:
+    if set(values) != {"kind", "gamma"} or values["kind"] not in FEATURE_MAPS:
+        msg = f"the feature map of {side} is {values!r}; known kinds: {', '.join(FEATURE_MAPS)}."
+        raise ValueError(msg)
+    if type(values["gamma"]) is not float:
+        msg = f"the gamma of the feature map of {side} is {values['gamma']!r}, not a number."
+        raise ValueError(msg)
+    prefix = f"{side}.map."
+    own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+    made = FEATURE_MAPS[values["kind"]].from_arrays(values["gamma"], own)
+    letter = "p" if side == "x" else "q"
+    for key, size in ((f"{letter}, unmapped", made.n_columns), (letter, made.n_features)):
+        if letters.setdefault(key, size) != size:
+            msg = f"the feature map of {side} has {size} columns, expected {key} = {letters[key]}."
+            raise ValueError(msg)
+    return made
+
+
+def _bind(
+    name: str, array: npt.NDArray[Any], shape: tuple[str, ...], letters: dict[str, int]
+) -> None:
+    if array.ndim != len(shape) or any(
+        letters.setdefault(letter, size) != size
+        for letter, size in zip(shape, array.shape, strict=True)
+    ):
+        known = ", ".join(f"{letter} = {size}" for letter, size in letters.items())
+        msg = f"array {name!r} has shape {array.shape}, expected ({', '.join(shape)}) with {known}."
+        raise ValueError(msg)
+
+
+def _field(record: dict[str, Any], name: str, kind: type) -> Any:
+    if not isinstance(record[name], kind):
+        msg = f"field '{name}' is not a {kind.__name__}."
+        raise TypeError(msg)
+    return record[name]
+
+
+def _read_regular(path: Path, at_most: int) -> bytes:
+    """Read a regular file of at most `at_most` bytes."""
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            msg = f"{path} is not a regular file. An alignment is a folder of two plain files."
+            raise CorruptAlignmentError(msg)
+        if status.st_size > at_most:
+            msg = (
+                f"{path} has {status.st_size:,} bytes, more than the {at_most:,} that it may have. "
+                "Fit the alignment again."
+            )
+            raise CorruptAlignmentError(msg)
+        return path.read_bytes()
+    except OSError as err:
+        msg = f"{path} cannot be read: {err.strerror}. Fit the alignment again."
+        raise CorruptAlignmentError(msg) from err
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
-from featstore import ray_tasks
+from featstore import parallel
 from fitters.errors import EngineError, SettingError
 
 Task = TypeVar("Task")
@@ -78,7 +78,7 @@ class Workers:
             yield map
             return
         cores = self.jobs or os.cpu_count() or 1
-        with ray_tasks.connected(
+        with parallel.connected(
             self.address, cores=cores, object_store_bytes=_OBJECT_STORE_BYTES
         ) as ray:
             jobs = self.jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -95,8 +95,8 @@ def _in_order(
     """Yield the answers in the order of the tasks; those that are early wait in Ray's store."""
     early: dict[int, Any] = {}
     following = 0
-    for number, reference in ray_tasks.run_tasks(ray, work, tasks, jobs):
+    for number, reference in parallel.run_tasks(ray, work, tasks, jobs):
         early[number] = reference
         while following in early:
-            yield ray_tasks.answer_of(ray, early.pop(following), EngineError)
+            yield parallel.answer_of(ray, early.pop(following), EngineError)
             following += 1

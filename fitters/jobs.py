@@ -1,4 +1,4 @@
-"""From the sets of a store to a fitted alignment.
+"""A fit as one asks for it, on sets of a store.
 
 Everything below this file works on arrays. What is read is joined by id, checked to lie in the
 spaces it claims, and named in the alignment's facts, so that it can refuse other spaces later.
@@ -8,32 +8,137 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from featstore.errors import MisalignedItemsError
-from featstore.store.pairs import PairedView
 from featstore.store.store import FeatureStore
-from featstore.store.views import EmbeddingsView
+from featstore.store.view import EmbeddingsView, PairedView
 from fitters.alignment import Alignment
-from fitters.choice import Open
-from fitters.controls import CONTROLS
+from fitters.choice import Criterion, Open
 from fitters.engines import Workers
 from fitters.errors import SettingError, ZeroRowError
-from fitters.fit_request import FitRequest, check_kinds
-from fitters.methods import Method, method_named
-from fitters.moment_fits import fit_from_moments, needs_rows
+from fitters.from_store import MomentsRequest, moment_sources, pairs_of, training_sources
+from fitters.methods import TRAINING, Method, method_named
+from fitters.moments.accumulation import Precision
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
-from fitters.prototypes import covariance_patterns, resolve_duplicates
-from fitters.recipe import fit_alignment
-from fitters.store_moments import MomentsRequest, moment_sources, pairs_of
-from fitters.store_rows import training_sources
-from fitters.trained.progress import OnEpoch
-from fitters.training_fits import TrainingOptions, fit_trained
+from fitters.prototypes import CONTROLS, Duplicates, covariance_patterns, resolve_duplicates
+from fitters.recipe import TrainingOptions, fit_alignment, fit_from_moments, fit_trained, needs_rows
+from fitters.select.ranking import Metric
+from fitters.trained.base import OnEpoch
+
+#: Variants and templates of class names, unless others are asked for.
+VARIANTS, TEMPLATES = ("name",), ("none", "photo")
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What ``fitters fit`` is asked for.
+
+    Attributes
+    ----------
+    method : str
+        One of `fitters.recipe.METHODS`.
+    x : str
+        Image set: its space is the one that is aligned, and the unlabelled images of `split`
+        give the mean that images are centred by.
+    y, split, n_pairs : str, str, int or None
+        Caption set for real pairs, the split they come from, and how many images (all if None).
+        Without `y` no real pair is used.
+    head, names : str
+        Head set and class-name set for prototypes; both or neither.
+    source : str
+        ``head``, or a control: ``random``, ``random-cov``, ``shuffled``.
+    variants, templates : sequence of str
+        Which class texts are averaged.
+    duplicates : str
+        What is done with classes that share a name; see `fitters.prototypes.DUPLICATES`.
+    rows : str
+        ``weights``: the head's rows; ``patterns``: Cov(f) w, with the covariance of the unlabelled
+        images; ``bias``: [w, b], and [f, 1] for images.
+    penalty, mix, gamma : float or "auto"
+    n_components : int, "auto" or None
+    rank, scale, top_k, power, legacy
+        Settings of single methods; see `fitters.recipe.fit_alignment`.
+    criterion : str
+        How settings are chosen: ``cosine``, ``rank`` or ``error``; see
+        `fitters.recipe.fit_alignment`.
+    validation : str
+        What cross-validation over real pairs scores by; see `fitters.recipe.fit_alignment`.
+    precision : str
+        Of the products, where a fit on real pairs is made from their moments.
+    cached : bool
+        Whether such moments may be taken from the user's cache, and are kept there.
+    epochs, batch_size, learning_rate, share, sequential, patience
+        Of the trained methods; see `fitters.recipe.TrainingOptions`.
+    centred : bool or None
+        Whether rows are centred; None: as the method's source has it.
+    seed : int
+        Draws the subset of images, the folds, the control and what a training draws.
+    """
+
+    method: str
+    x: str
+    y: str | None = None
+    split: str = "train"
+    n_pairs: int | None = None
+    head: str | None = None
+    names: str | None = None
+    source: str = "head"
+    variants: Sequence[str] = VARIANTS
+    templates: Sequence[str] = TEMPLATES
+    duplicates: Duplicates = "keep"
+    rows: Literal["weights", "patterns", "bias"] = "weights"
+    penalty: float | Literal["auto"] = "auto"
+    mix: float | Literal["auto"] = "auto"
+    gamma: float | Literal["auto"] = "auto"
+    n_components: int | Literal["auto"] | None = "auto"
+    rank: int | None = None
+    scale: bool = False
+    top_k: int | Literal["auto"] | None = None
+    power: float | Literal["auto"] | None = None
+    legacy: bool = False
+    criterion: Criterion = "cosine"
+    validation: Metric = "mrr"
+    precision: Precision = "float32"
+    cached: bool = True
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    share: float | None = None
+    sequential: bool = False
+    patience: int | None = None
+    centred: bool | None = None
+    seed: int = 0
+
+    def training(self, checkpoint: Path | None, on_epoch: OnEpoch | None) -> TrainingOptions:
+        """Return the options of a training."""
+        same = {name: getattr(self, name) for name in TRAINING}
+        return TrainingOptions(**same, checkpoint=checkpoint, on_epoch=on_epoch)
+
+
+KINDS = {"x": "image", "y": "caption", "head": "head_weight", "names": "class_name"}
+"""The kind of set that each option takes."""
+
+
+def check_kinds(request: FitRequest, *, raw: bool) -> None:
+    """Raise SettingError if an option names a set of another kind than it takes."""
+    for option, kind in KINDS.items():
+        key = getattr(request, option)
+        # Text-to-Concept pairs images with the same images, seen by another encoder.
+        expected = "image" if raw and option == "y" else kind
+        found = None if key is None else [*key.split("/"), "", ""][1]
+        if found not in (None, "", expected):
+            msg = (
+                f"--{option} takes a set of kind {expected}, such as dataset/{expected}/encoder; "
+                f"{key} is of kind {found}."
+            )
+            raise SettingError(msg)
 
 
 def fit_from_store(

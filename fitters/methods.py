@@ -1,31 +1,32 @@
-"""The methods of `fitters.recipe` by name: what each fits, and what there is to choose."""
+"""The methods by name, and how each prepares its two sides."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy.typing as npt
 
 from featstore.errors import did_you_mean
-from fitters.errors import SettingError, UnknownMethodError
-from fitters.kernel.kernel_ridge import KernelRidgeAligner
-from fitters.linear.cca import CCAAligner, CSAAligner
-from fitters.linear.mean_shift import MeanShiftAligner
-from fitters.linear.pls import PLSAligner
-from fitters.linear.procrustes import ProcrustesAligner
-from fitters.linear.ridge import RidgeAligner
-from fitters.linear.text_to_concept import TextToConceptAligner
-from fitters.linear.two_way_ridge import TwoWayRidgeAligner
-from fitters.projection import BaseAligner
-from fitters.relative.asif import ASIFAligner
-from fitters.relative.conse import ConSEAligner
+from fitters.aligners.asif import ASIFAligner
+from fitters.aligners.base import BaseAligner
+from fitters.aligners.conse import ConSEAligner
+from fitters.aligners.directions import CCAAligner, CSAAligner, PLSAligner
+from fitters.aligners.kernel import KernelRidgeAligner
+from fitters.aligners.mean_shift import MeanShiftAligner, TextToConceptAligner
+from fitters.aligners.procrustes import ProcrustesAligner
+from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
+from fitters.errors import PairsError, SettingError, UnknownMethodError
+from fitters.moments.transform import SideTransform, append_column
+from fitters.pairs import Pairs
 from fitters.trained.presets import PRESETS, preset
 
 OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "scale", "top_k", "power", "legacy")
 """Settings that some methods have and others do not."""
 
 TRAINING = ("epochs", "batch_size", "learning_rate", "share", "sequential", "patience")
-"""Settings of the methods that are trained; see `fitters.training_fits.TrainingOptions`."""
+"""Settings of the methods that are trained; see `fitters.recipe.TrainingOptions`."""
 
 
 @dataclass(frozen=True)
@@ -268,3 +269,101 @@ def method_named(name: str) -> Method:
         msg = f"No method named '{name}'. Known methods: {known}.{did_you_mean(name, METHODS)}"
         raise UnknownMethodError(msg)
     return METHODS[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Transformed rows of both sources, and the transforms of rows to come.
+
+    Attributes
+    ----------
+    prototypes, real : Pairs or None
+    image, text : SideTransform
+    image_centre, text_centre : str
+        Whose mean each side is centred by.
+    """
+
+    prototypes: Pairs | None
+    real: Pairs | None
+    image: SideTransform
+    text: SideTransform
+    image_centre: str
+    text_centre: str
+
+    @property
+    def given(self) -> tuple[Pairs, ...]:
+        """The sources that there are, prototypes first."""
+        return tuple(source for source in (self.prototypes, self.real) if source is not None)
+
+
+def prepare(
+    prototypes: Pairs | None,
+    real: Pairs | None,
+    image_mean: npt.NDArray[Any] | None,
+    *,
+    bias_column: npt.NDArray[Any] | None = None,
+    centre: bool = True,
+) -> Sources:
+    """Return both sources transformed as `fitters.recipe.fit_alignment` says.
+
+    `bias_column` goes to the prototypes as a column more, and 1 to the images. Without `centre`
+    rows are brought to unit length and nothing is subtracted.
+
+    Raises
+    ------
+    PairsError
+        If the mean has another number of values than the images get.
+    """
+    wide = bias_column is not None
+    if prototypes is not None and bias_column is not None:
+        x = append_column(prototypes.x, bias_column)
+        prototypes = Pairs(x, prototypes.y, prototypes.groups, prototypes.weight)
+    text_source = real if prototypes is None else prototypes
+    assert text_source is not None
+    if not centre:
+        text = SideTransform(label="texts")
+        image = SideTransform(label="images", homogeneous=wide)
+        head = SideTransform(label="prototypes")
+        return Sources(
+            None if prototypes is None else _transformed(prototypes, head, text),
+            None if real is None else _transformed(real, image, text),
+            image, text, "none", "none",
+        )  # fmt: skip
+    text = SideTransform.fit([(text_source.y, text_source.row_weight)], label="texts")
+    if image_mean is not None:
+        # Prototypes have their column already.
+        width = text_source.x.shape[1] + (wide and prototypes is None)
+        if image_mean.shape != (width,):
+            told = " and then 1 for the bias's column" if wide else ""
+            msg = (
+                f"The images' mean has shape {image_mean.shape}; it needs {width:,} values. Take "
+                f"it of embeddings of the same encoder{told}."
+            )
+            raise PairsError(msg)
+        image, from_whom = (
+            SideTransform(mean=image_mean, label="images", homogeneous=wide),
+            "given mean",
+        )
+    elif real is not None:
+        batches = [(real.x, real.row_weight)]
+        image = SideTransform.fit(batches, label="images", homogeneous=wide)
+        from_whom = "real images"
+    else:
+        image, from_whom = SideTransform(label="images", homogeneous=wide), "none"
+    if prototypes is not None:
+        head = SideTransform.fit([(prototypes.x, prototypes.row_weight)], label="prototypes")
+        prototypes = _transformed(prototypes, head, text)
+    if real is not None:
+        real = _transformed(real, image, text)
+    whose = "real texts" if prototypes is None else "class texts"
+    return Sources(prototypes, real, image, text, from_whom, whose)
+
+
+def leave_raw(prototypes: Pairs | None, real: Pairs | None) -> Sources:
+    """Return both sources as they are."""
+    image, text = SideTransform.identity("images"), SideTransform.identity("texts")
+    return Sources(prototypes, real, image, text, "none", "none")
+
+
+def _transformed(pairs: Pairs, image: SideTransform, text: SideTransform) -> Pairs:
+    return Pairs(image.apply(pairs.x), text.apply(pairs.y), pairs.groups, pairs.weight)

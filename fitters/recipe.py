@@ -1,35 +1,268 @@
-"""The whole protocol, on arrays: centring per source, choice of settings, final fit.
+"""Fit an alignment: prepare both sides, choose the settings, fit.
+
+What needs the rows of real pairs, ranks of true texts or anchors, cannot be done from here.
 
 What enters a choice is the K real training pairs and the prototypes, nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from fitters.aligners.base import BaseAligner
+from fitters.aligners.conse import ConSEAligner
 from fitters.alignment import Alignment
-from fitters.choice import Choice, Criterion, Open, choose, moments_of
+from fitters.choice import Choice, Criterion, Open, Reading, choose, moments_of
 from fitters.errors import SettingError
-from fitters.methods import METHODS, Method, Settings, method_named
-from fitters.moments.moments import merge_pooled
+from fitters.methods import (
+    TRAINING,
+    Method,
+    Settings,
+    Sources,
+    leave_raw,
+    method_named,
+    prepare,
+)
+from fitters.moments.moments import Moments, merge_pooled
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
-from fitters.preparation import Sources, leave_raw, prepare
-from fitters.projection import BaseAligner
-from fitters.relative.conse import ConSEAligner
-from fitters.select.curve import Axis
-from fitters.select.kernel_choice import Reading
-from fitters.select.kernel_mixing import Validation
+from fitters.select.grid import PLURALS, Axis
+from fitters.select.held_out import validate_by_error
+from fitters.select.kernel import Validation
 from fitters.select.ranking import Metric
-from fitters.select.surface import PLURALS
-from fitters.trained.sources import ArrayRows
-from fitters.training_fits import TrainingOptions, TrainingSources, fit_trained
+from fitters.trained.base import ArrayRows, OnEpoch, Precision, resolve
+from fitters.trained.presets import preset
 
-__all__ = ["METHODS", "fit_alignment", "select"]
+if TYPE_CHECKING:
+    from fitters.trained.training import PairSource
+
+
+@dataclass(frozen=True, eq=False)
+class MomentSources:
+    """Moments of transformed rows, and the transforms.
+
+    Attributes
+    ----------
+    prototypes : Moments or None
+    folds : sequence of Moments
+        Of the real pairs, one a fold; one in all if they cannot be folded.
+    image, text : SideTransform
+    text_centre : str
+        Whose mean the texts are centred by.
+    """
+
+    prototypes: Moments | None
+    folds: Sequence[Moments]
+    image: SideTransform
+    text: SideTransform
+    text_centre: str
+
+
+def needs_rows(method: Method, open_: Open, criterion: Criterion, *, mixed: bool) -> bool:
+    """Return whether a fit on real pairs looks at more of them than their moments."""
+    if method.fitted_on != "moments" or not method.centred:
+        # Moments of a store are of centred rows.
+        return True
+    penalties, weights = open_.axes(method, mixed=mixed)
+    if "n_components" in method.options and open_.n_components == "auto":
+        return True
+    searched = penalties.searched or weights.searched
+    return searched and not (criterion == "error" and method.direction)
+
+
+def fit_from_moments(
+    method: str,
+    sources: MomentSources,
+    *,
+    penalty: float | Literal["auto"] = "auto",
+    mix: float | Literal["auto"] = "auto",
+    n_components: int | Literal["auto"] | None = None,
+    rank: int | None = None,
+    scale: bool = False,
+    legacy: bool = False,
+) -> Alignment:
+    """Fit an alignment from moments; settings that are "auto" go by the held-out squared error.
+
+    Parameters
+    ----------
+    method : str
+        One of `fitters.methods.METHODS` that is fitted on moments.
+    sources : MomentSources
+    penalty, mix, n_components, rank, scale, legacy
+        As for `fitters.recipe.fit_alignment`; "auto" penalty and mix are of ridges only.
+
+    Raises
+    ------
+    SettingError
+        If the method, or something that is "auto", needs the rows.
+    """
+    spec = method_named(method)
+    mixed = sources.prototypes is not None
+    open_ = Open(penalty, mix, n_components)
+    if needs_rows(spec, open_, "error", mixed=mixed):
+        msg = f"{method} with these settings needs rows, not moments. Use fit_alignment."
+        raise SettingError(msg)
+    penalties, weights = open_.axes(spec, mixed=mixed)
+    settings = Settings(rank=rank, scale=scale, legacy=legacy)
+    if "n_components" in spec.options and n_components != "auto":
+        settings = replace(settings, n_components=n_components)
+    curve = None
+    if penalties.searched or weights.searched:
+        curve = validate_by_error(
+            sources.folds,
+            sources.prototypes,
+            direction=spec.direction,
+            penalties=penalties,
+            weights=weights,
+        )
+    settings = replace(settings, penalty=curve.penalty if curve else penalties.values[0])
+    chosen_mix = curve.weight if curve else weights.values[0]
+    choice: dict[str, Any] = {n: getattr(settings, n) for n in spec.options if n != "mix"}
+    if mixed and "mix" in spec.options:
+        choice["mix"] = chosen_mix
+    parts = list(sources.folds)
+    if sources.prototypes is not None:
+        parts.append(sources.prototypes.scaled(chosen_mix))
+    aligner: Any = spec.make(settings)
+    aligner.fit_moments(merge_pooled(*parts))
+    facts = {
+        "method": method,
+        "n_prototypes": 0 if sources.prototypes is None else sources.prototypes.n,
+        "n_real": sum(fold.n for fold in sources.folds),
+        "image_centre": "none" if spec.raw else "given mean",
+        "text_centre": sources.text_centre,
+        "choice": choice if curve is None else {**choice, **curve.to_facts()},
+    }
+    if hasattr(aligner, "gap_"):
+        facts["singular_value_gap"] = aligner.gap_
+    return Alignment(sources.image, sources.text, aligner, facts)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What may be asked of a trained method; None leaves the preset's own.
+
+    Attributes
+    ----------
+    epochs, batch_size : int, optional
+    learning_rate : float, optional
+    share : float, optional
+        Share of prototypes in every batch; None concatenates both sources, as in the paper.
+    sequential : bool
+        Prototypes first, then real pairs alone.
+    patience : int, optional
+        Epochs without a better held-out mean reciprocal rank before it stops.
+    precision : {"auto", "float32", "bf16"}, optional
+        See `fitters.MLPAligner`.
+    checkpoint : Path, optional
+        File that the state is kept in; see `TrainedAligner.fit`.
+    on_epoch : callable, optional
+        Is given an `EpochDone` after each epoch.
+    """
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    share: float | None = None
+    sequential: bool = False
+    patience: int | None = None
+    precision: Precision | None = None
+    checkpoint: Path | None = None
+    on_epoch: OnEpoch | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSources:
+    """Transformed rows of both sources, and the transforms of rows to come.
+
+    Attributes
+    ----------
+    prototypes, real : PairSource or None
+    image, text : SideTransform
+    image_centre, text_centre : str
+        Whose mean each side is centred by.
+    """
+
+    prototypes: PairSource | None
+    real: PairSource | None
+    image: SideTransform
+    text: SideTransform
+    image_centre: str
+    text_centre: str
+
+
+def fit_trained(
+    method: str,
+    sources: TrainingSources,
+    options: TrainingOptions,
+    *,
+    legacy: bool = False,
+    rng: np.random.Generator,
+) -> Alignment:
+    """Train a preset on rows and return the alignment.
+
+    Parameters
+    ----------
+    method : str
+        One of `fitters.methods.METHODS` that is trained.
+    rng : numpy.random.Generator
+        Draws the seed.
+
+    Raises
+    ------
+    SettingError
+        If a setting is out of range, or asks for two sources where there is one.
+    """
+    spec = method_named(method)
+    prototypes, real = sources.prototypes, sources.real
+    if (options.sequential or options.share is not None) and (prototypes is None or real is None):
+        msg = "Mixing by share and sequential training need prototypes and real pairs. Give both."
+        raise SettingError(msg)
+    if options.sequential and options.share is not None:
+        msg = "A share of each batch and sequential training exclude each other. Take one."
+        raise SettingError(msg)
+    if legacy and "legacy" not in spec.options:
+        legacy = False
+    asked = {name: getattr(options, name) for name in TRAINING}
+    asked["precision"] = options.precision
+    changes = {name: value for name, value in asked.items() if value not in (None, False)}
+    n_prototypes = 0 if prototypes is None else prototypes.n
+    n_real = 0 if real is None else real.n
+    seed = int(rng.integers(2**31))
+    aligner = preset(method, legacy=legacy, n_prototypes=n_prototypes, seed=seed, **changes)
+    try:
+        aligner._validate_params()
+    except ValueError as err:
+        raise SettingError(str(err)) from err
+    aligner.fit_rows(prototypes, real, checkpoint=options.checkpoint, on_epoch=options.on_epoch)
+    told = aligner.history_
+    choice: dict[str, Any] = {name: getattr(aligner, name) for name in TRAINING}
+    if "legacy" in spec.options:
+        choice["legacy"] = legacy
+    facts = {
+        "method": method,
+        "n_prototypes": n_prototypes,
+        "n_real": n_real,
+        "image_centre": sources.image_centre,
+        "text_centre": sources.text_centre,
+        "choice": choice,
+        "training": {
+            "epochs": len(told),
+            "precision": resolve(aligner.precision),  # type: ignore[arg-type]
+            "loss": [epoch["loss"] for epoch in told],
+            "metric": [epoch["metric"] for epoch in told if epoch["metric"] is not None],
+        },
+    }
+    text = sources.text
+    if legacy and spec.legacy_texts:
+        text = SideTransform.identity("texts")
+    return Alignment(sources.image, text, aligner, facts)
 
 
 def select(
@@ -193,7 +426,7 @@ def fit_alignment(
         What cross-validation over real pairs scores by: "mrr", or "top-1", "top-5" or "top-10",
         the recall (with class texts, the accuracy) that will be reported; see `METRICS` in
         `fitters.select.ranking`; of ridges also "squared", which is criterion "error". Of kernel
-        ridge: see `VALIDATIONS` in `fitters.select.kernel_mixing`.
+        ridge: see `VALIDATIONS` in `fitters.select.kernel`.
     reading : {"anchored", "best", "one-se"}
         Of kernel ridge with prototypes and real pairs: "anchored" keeps the width and the penalty
         of the prototypes, given or chosen on them alone; only the mixing weight is chosen on real

@@ -17,8 +17,8 @@ from scipy.sparse import csr_array, hstack, issparse
 from scipy.special import logsumexp
 
 from featstore.errors import did_you_mean
+from fitters.aligners.base import Projection
 from fitters.errors import PairsError, SettingError
-from fitters.projection import Projection
 
 Matrix = npt.NDArray[np.float64]
 

@@ -21,15 +21,15 @@ import pytest
 from PIL import Image
 
 import featstore
+from bench import run_all
 from bench.cli.main import cli as bench_cli
-from bench.execution import run_all
-from bench.suites import demo_runs
+from bench.suites.demo import demo_runs
 from featstore.cli import cli as featstore_cli
 from featstore.command_line import run_command
 from featstore.extraction.job import open_job
 from featstore.extraction.options import EncoderChoice, Options
-from featstore.manifest import read_manifest
-from featstore.sources import SOURCES
+from featstore.manifest.io import read_manifest
+from featstore.sources.making import SOURCES
 from featstore.store.writer import SetWriter
 from fitters.cli import cli as fitters_cli
 from tests.featstore.remote.buckets import environment, make_bucket

@@ -68,7 +68,7 @@ _IMPORT = "{h5} --items {csv} --store {out}/new --dataset toy --kind image --enc
 _CIFAR = "{out} -o {out}/m --option name=CIFAR10"
 _OPEN = "import featstore; featstore.open_store({store!r})"
 _EXTRACT = "import featstore; featstore.extract({images!r}, kind='image'"
-_OPTIMISERS = "from torch import nn; import fitters.trained.optimisers as o; o"
+_OPTIMISERS = "from torch import nn; import fitters.trained.training as o; o"
 _PROMPTS = "import fitters.few_shot.prompt_learning as p; p"
 _LION = "nn.Linear(2, 2).parameters(), rate=0.1, betas=None, weight_decay=0"
 _MINE = "encoder=lambda b: np.ones((len(b), 2)), space={{'name': 'mine'}}, store={out!r} + '/new'"
@@ -102,7 +102,7 @@ CASES = [
     ("train", "torch", f"import numpy as np; {_FIT}'paper-mlp', real=p, {_RNG}"),
     ("train", "torch", f"{_SHOTS} learner_named('cross-modal'){_FIT_SHOTS}"),
     ("train", "torch", f"{_SHOTS} learner_named('tip-adapter-f'){_FIT_SHOTS}"),
-    ("train", "torch", "from fitters.moments.sums import _bf16_switch; _bf16_switch()"),
+    ("train", "torch", "from fitters.moments.accumulation import _bf16_switch; _bf16_switch()"),
     ("train", "timm", f"{_OPTIMISERS}.make_optimiser('lion', {_LION})"),
     ("coop", "torch", f"{_PROMPTS}.prompt_learner('coop', None, [])"),
 ]  # fmt: skip

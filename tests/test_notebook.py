@@ -11,8 +11,8 @@ import pytest
 from nbclient import NotebookClient
 
 from bench.cells import METHOD_NAMES
-from bench.suites import create_smoke_store
-from featstore.store.opening import open_store
+from bench.suites.demo import create_smoke_store
+from featstore import open_store
 
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "from-address-to-table.ipynb"
 

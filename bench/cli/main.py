@@ -1,23 +1,27 @@
-"""The group of the `bench` commands."""
+"""The command `bench`, and options that its commands share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
 import click
 
-from featstore.command_line import CommandGroup, entry_point
+from featstore.command_line import CommandGroup, StoreType, entry_point
 
 
 @click.group(
     cls=CommandGroup,
     lazy={
-        "run": "bench.cli.run:command",
-        "task": "bench.cli.task:command",
-        "sweep": "bench.cli.sweep:command",
-        "ls": "bench.cli.ls:command",
-        "table": "bench.cli.table:command",
-        "compare": "bench.cli.compare:command",
-        "report": "bench.cli.report:command",
-        "frame": "bench.cli.frame:command",
+        "run": "bench.cli.run:run_command",
+        "task": "bench.cli.run:task_command",
+        "sweep": "bench.cli.run:sweep_command",
+        "ls": "bench.cli.results:ls_command",
+        "table": "bench.cli.results:table_command",
+        "compare": "bench.cli.results:compare_command",
+        "report": "bench.cli.results:report_command",
+        "frame": "bench.cli.results:frame_command",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="\b\nExample:"
@@ -31,3 +35,82 @@ def cli() -> None:
 
 
 main = entry_point(cli, "bench")
+
+
+results_argument = click.argument("results", type=click.Path(path_type=Path, file_okay=False))
+
+store_option = click.option(
+    "--store",
+    type=StoreType(),
+    required=True,
+    help="The store to read: folder or address.",
+)
+
+suite_option = click.option(
+    "--suite", default=None, help="Which suite, if the folder holds several."
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+jobs_option = click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes, each with one thread. Results do not depend on it.",
+)
+
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["processes", "ray"]),
+    default="processes",
+    show_default=True,
+    help="Processes of this machine, or Ray: here, or the cluster that RAY_ADDRESS names.",
+)
+
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Keep only the first N images: a quick look, stamped into every row.",
+)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+#: Fields of a run that choose prompts, and what each is told of.
+_TEXTS = {
+    "variants": "Variants of the names of the images' classes, by comma: what is scored.",
+    "templates": "Templates around them, by comma.",
+    "head_variants": "Variants of the names of the head's classes, by comma: what is trained on. "
+    "Left out, they are those of the images' classes.",
+    "head_templates": "Templates around them, by comma.",
+}
+_PAIRS = {
+    "pair_variants": "Variants of the text that the training images of a class are paired with, "
+    "by comma (with --pairs-per-class, and of learner paper-few-shot): description, say. Left "
+    "out, they are those of the images' classes.",
+    "pair_templates": "Templates around them, by comma; d000 is the first sentence of a "
+    "description.",
+}
+
+
+def text_options(*, pairs: bool = False) -> Callable[[_Function], _Function]:
+    """Give a command the options that choose prompts; `texts_given` reads them."""
+
+    def give(function: _Function) -> _Function:
+        for name, told in reversed((_TEXTS | (_PAIRS if pairs else {})).items()):
+            option = click.option(f"--{name.replace('_', '-')}", default="", help=told)
+            function = option(function)
+        return function
+
+    return give
+
+
+def texts_given(given: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Take the options of `text_options` out of a command's own; return those that were given."""
+    listed = {
+        name: tuple(part for part in str(given.pop(name)).replace(",", " ").split())
+        for name in _TEXTS | _PAIRS
+        if name in given
+    }
+    return {name: words for name, words in listed.items() if words}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from bench.errors import EngineError
-from featstore import ray_tasks
+from featstore import parallel
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
@@ -28,6 +28,6 @@ def run_on_ray(
         If Ray gave a worker up.
     """
     # Results go from the tasks to the folder: what comes back is small.
-    with ray_tasks.connected(None, cores=jobs) as ray:
-        for _, reference in ray_tasks.run_tasks(ray, work, tasks, jobs):
-            yield ray_tasks.answer_of(ray, reference, EngineError)
+    with parallel.connected(None, cores=jobs) as ray:
+        for _, reference in parallel.run_tasks(ray, work, tasks, jobs):
+            yield parallel.answer_of(ray, reference, EngineError)

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
-from featstore.one_thread import single_thread
-from featstore.parent_process import end_with_parent
+from featstore.parallel import end_with_parent, single_thread
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")

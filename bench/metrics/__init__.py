@@ -4,8 +4,6 @@ Nothing here knows a store, an encoder or an aligner.
 """
 
 from bench.metrics.both_ways import rank_both_ways
-from bench.metrics.chance import chance_levels
-from bench.metrics.classification import CLASS_METRICS, class_metrics, harmonic_mean
 from bench.metrics.ranks import (
     CUTOFFS,
     NO_ITEM,
@@ -17,15 +15,19 @@ from bench.metrics.ranks import (
     ranks_from_blocks,
     ranks_from_scores,
 )
-from bench.metrics.relevance import Relevance
 from bench.metrics.summary import (
+    CLASS_METRICS,
     METRIC_VERSION,
     METRICS,
+    chance_levels,
+    class_metrics,
     cutoff,
+    harmonic_mean,
     per_query,
     query_values,
     summarise,
 )
+from bench.metrics.ties import Relevance
 
 __all__ = [
     "CLASS_METRICS",

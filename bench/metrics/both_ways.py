@@ -1,19 +1,234 @@
-"""Both directions of a retrieval from one product: x·yᵀ holds the scores of either."""
+"""Ranks of both directions of a retrieval from one product.
+
+The scores of one query lie in every block, and those of its relevant items in some of them, so
+that nothing can be counted when a block is there. But a relevant score is known beforehand to
+within the rounding of a dot product, and what is not that near to it can. The rest, usually next to
+nothing, is listed with its score, and counted at the end: the counts are exact.
+"""
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from bench.metrics.column_queries import ColumnQueries
-from bench.metrics.counting import MAX_PASSES, Counted
-from bench.metrics.equal_rows import EqualRows
-from bench.metrics.ranks import CUTOFFS, Ranks, join_blocks, rank_block, ranked
-from bench.metrics.relevance import Relevance
-from bench.metrics.score_blocks import BLOCK_SCORES, checked_sides, of_blocks
+from bench.metrics.ranks import (
+    BLOCK_SCORES,
+    CUTOFFS,
+    FEW,
+    MAX_PASSES,
+    NO_ITEM,
+    WIDTH,
+    Counted,
+    Ranks,
+    checked_sides,
+    counted_items,
+    join_blocks,
+    of_blocks,
+    rank_block,
+    ranked,
+)
+from bench.metrics.ties import EqualRows, Relevance, starts_of
+
+#: Scores that may be listed, 8 or 12 bytes each; of many scores this share.
+MOST_LISTED, LISTED_SHARE = 8_000_000, 1 / 128
+
+Listed = tuple[NDArray[np.int32], NDArray[np.float32]]
+
+
+class ColumnQueries:
+    """What m queries find in a gallery of n items, from blocks of rows of the (n, m) scores.
+
+    Any thread may bring any block, in any order.
+
+    Parameters
+    ----------
+    rows, columns : float32 arrays of shape (n, r) and (r, m)
+        Their product is what the blocks hold.
+    relevance : Relevance
+        Of the columns to the rows.
+    top : int
+        First places that are kept.
+    """
+
+    def __init__(
+        self,
+        rows: NDArray[np.float32],
+        columns: NDArray[np.float32],
+        relevance: Relevance,
+        top: int,
+    ) -> None:
+        m, n = relevance.shape
+        self._relevance, self._top = relevance, top
+        self._most_listed = max(MOST_LISTED, int(LISTED_SHARE * n * m))
+        self._few = min(FEW, self._most_listed / (4 * n * m))
+        query = np.repeat(np.arange(m), relevance.counts)
+        low, high = _bounds(rows, columns.T, relevance.positions, query)
+        # Place 0 is the lowest of a query's relevant items: what reaches it holds all others.
+        nth = np.empty(len(query), dtype=np.int64)
+        within = np.arange(len(query)) - np.repeat(relevance.starts, relevance.counts)
+        nth[np.lexsort((low, query))] = within
+        most = int(relevance.counts.max())
+        self._item_at = np.full((most, m), -1, dtype=np.int64)
+        self._low, self._high = np.full((2, most, m), np.inf, dtype=np.float32)
+        self._item_at[nth, query] = np.arange(len(query))
+        self._low[nth, query], self._high[nth, query] = low, high
+        self._query = query
+        self._by_position = np.argsort(relevance.positions, kind="stable")
+        self._positions = relevance.positions[self._by_position]
+        self._own = np.empty(len(query), dtype=np.float32)
+        self._sure = np.zeros((most, m), dtype=np.int64)
+        self._near: list[list[Listed]] = [[] for _ in range(most)]
+        # The k largest maxima of groups of rows, the k-th first.
+        self._best = np.full((min(top, n), m), -np.inf, dtype=np.float32)
+        self._first: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]] = []
+        # Where scores overflow there are no bounds.
+        self._listed = 0 if np.isfinite([low, high]).all() else self._most_listed + 1
+        self._lock = threading.Lock()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether ties left too much to list: there is no result then."""
+        return self._listed > self._most_listed
+
+    def add(self, scores: NDArray[np.float32], start: int) -> None:
+        """Count the rows from `start` on, shape (b, m)."""
+        if self.crowded:
+            return
+        here = slice(*np.searchsorted(self._positions, (start, start + len(scores))))
+        items = self._by_position[here]
+        self._own[items] = scores[self._positions[here] - start, self._query[items]]
+        self._count(scores)
+        if not self.crowded:
+            self._keep_first(scores, start)
+
+    def _count(self, scores: NDArray[np.float32]) -> None:
+        most = len(self._low)
+        for place in range(most):
+            reached = scores >= self._low[place]
+            few = np.count_nonzero(reached) <= self._few * scores.size
+            if not few:
+                sure = scores >= self._high[place]
+                each = _sum_of_columns(sure)
+                reached ^= sure
+            listed = self._list(scores, reached)
+            with self._lock:
+                if not few:
+                    self._sure[place] += each
+                for above in range(place, most if few else place + 1):
+                    self._near[above].append(listed)
+            if few or self.crowded:
+                return
+
+    def _list(self, scores: NDArray[np.float32], chosen: NDArray[np.bool_]) -> Listed:
+        count = int(np.count_nonzero(chosen))
+        with self._lock:
+            self._listed += count
+        if self.crowded:
+            return np.empty(0, np.int32), np.empty(0, np.float32)
+        flat = np.flatnonzero(chosen)
+        return (flat % scores.shape[1]).astype(np.int32), scores.reshape(-1)[flat]
+
+    def _keep_first(self, scores: NDArray[np.float32], start: int) -> None:
+        """List what may be among the first: what reaches the first places of the rows so far.
+
+        Of groups of rows, k have the k largest maxima, so at least k scores reach the k-th.
+        """
+        b, m = scores.shape
+        k = len(self._best)
+        if k == 0:
+            return
+        width = max(1, min(WIDTH, b // (4 * k)))
+        groups = b // width
+        if groups >= k:
+            maxima = scores[: groups * width].reshape(groups, width, m).max(axis=1)
+            best = np.partition(maxima, groups - k, axis=0)[groups - k :]
+            with self._lock:
+                self._best = np.partition(np.concatenate([self._best, best]), k, axis=0)[k:]
+        level = self._best[0]
+        chosen = scores >= level
+        count = int(np.count_nonzero(chosen))
+        with self._lock:
+            self._listed += count
+        if self.crowded:
+            return
+        flat = np.flatnonzero(chosen)
+        row, column = np.divmod(flat, m)
+        found = ((row + start).astype(np.int32), column.astype(np.int32), scores.reshape(-1)[flat])
+        with self._lock:
+            self._first.append(found)
+
+    def result(self, cutoffs: tuple[int, ...]) -> tuple[Counted, NDArray[np.int64]]:
+        """Return what is counted for every query, and its first places, when all rows were added.
+
+        As `bench.metrics.ranks.rank_block` of the transposed scores.
+        """
+        at_least = np.zeros(len(self._own), dtype=np.int64)
+        for place, listed in enumerate(self._near):
+            items = self._item_at[place]
+            having = items >= 0
+            at_least[items[having]] += self._sure[place][having]
+            own = np.full(len(items), np.inf, dtype=np.float32)
+            own[having] = self._own[items[having]]
+            column, score = (np.concatenate(parts) for parts in zip(*listed, strict=True))
+            passed = np.bincount(column[score >= own[column]], minlength=len(items))
+            at_least[items[having]] += passed[having]
+        order = np.lexsort((-self._own, self._query))
+        counted = counted_items(self._own[order], at_least[order], self._relevance.counts, cutoffs)
+        return counted, self._first_places()
+
+    def _first_places(self) -> NDArray[np.int64]:
+        m, n = self._relevance.shape
+        k = min(self._top, n)
+        out = np.full((m, self._top), NO_ITEM, dtype=np.int64)
+        if k == 0:
+            return out
+        row, column, score = (np.concatenate(parts) for parts in zip(*self._first, strict=True))
+        kept = np.flatnonzero(score >= self._best[0][column])
+        row, column, score = row[kept], column[kept], score[kept]
+        relevant = self._relevance.gallery_codes[row] == self._relevance.query_codes[column]
+        order = np.lexsort((row, relevant, -score, column))
+        starts = starts_of(np.bincount(column, minlength=m))
+        out[:, :k] = row[order][starts[:, None] + np.arange(k)]
+        return out
+
+
+def _bounds(
+    a: NDArray[np.float32],
+    b: NDArray[np.float32],
+    i: NDArray[np.int64],
+    j: NDArray[np.int64],
+    rows: int = 4096,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return between what a[i] · b[j] lies, in whatever order float32 sums its r products.
+
+    Within r·u / (1 − r·u) · |a|·|b| of the true value, u = 2⁻²⁴ (Higham, Accuracy and Stability of
+    Numerical Algorithms, section 3.1).
+    """
+    r = a.shape[1]
+    u = 2.0**-24 * (r + 2)
+    of_a, of_b = (np.sqrt(np.einsum("ij,ij->i", c, c, dtype=np.float64)) for c in (a, b))
+    true = np.empty(len(i))
+    for start in range(0, len(i), rows):
+        part = slice(start, start + rows)
+        true[part] = np.einsum("ij,ij->i", a[i[part]], b[j[part]], dtype=np.float64)
+    least = r * float(np.finfo(np.float32).tiny)  # below it, rounding is absolute
+    slack = 1.001 * u / (1 - u) * of_a[i] * of_b[j] + least
+    with np.errstate(over="ignore"):
+        low, high = (true - slack).astype(np.float32), (true + slack).astype(np.float32)
+    return np.nextafter(low, np.float32(-np.inf)), np.nextafter(high, np.float32(np.inf))
+
+
+def _sum_of_columns(found: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return how many entries of every column are true, as sums of bytes: 255 rows fit in one."""
+    total = np.zeros(found.shape[1], dtype=np.int64)
+    for start in range(0, len(found), 255):
+        total += np.add.reduce(found[start : start + 255].view(np.uint8), axis=0, dtype=np.uint8)
+    return total
+
 
 # More is looked at a block than where one direction is counted: of 25,000 × 5,000 scores, blocks of
 # 2.5 M took 2 to 12 % less time than of 8 M. Products of fewer rows are slower.

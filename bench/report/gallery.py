@@ -16,7 +16,7 @@ import polars as pl
 from bench.cells import METHOD_NAMES, source_name
 from bench.report.verdict import METHOD
 from bench.results import read_ranks
-from featstore.keys import sha256_hex
+from featstore.identity import sha256_hex
 from featstore.store.store import FeatureStore
 
 #: How many cards of each kind: far off, near (rank 2 to `NEAR`), found.

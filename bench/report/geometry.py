@@ -21,12 +21,10 @@ from bench.report.verdict import METHOD
 from bench.runs import Run
 from featstore.store.store import FeatureStore
 from fitters.choice import moments_of
-from fitters.methods import METHODS, Settings
-from fitters.moments import normalize_rows
+from fitters.methods import METHODS, Settings, prepare
 from fitters.moments.moments import merge_pooled
-from fitters.moments.transform import SideTransform
-from fitters.preparation import prepare
-from fitters.select.folds import folds_by_group
+from fitters.moments.transform import SideTransform, normalize_rows
+from fitters.select.grid import folds_by_group
 
 #: Classes of a head that are looked at; of a larger one every so many are taken.
 MAX_CLASSES = 4_000

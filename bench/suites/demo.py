@@ -1,24 +1,141 @@
-"""The demo suite: whether head weights help, how much, beside what, on how many real pairs.
+"""The suites `demo` and `smoke`, and the sets of a store that they need.
 
 Two evaluations of the stamps. *All names*: nothing of the dataset is trained on, every image
 is ranked against every name, and the head stands beside 19 draws of each control. *Held out*: ten
 seeds, each a fresh split of the descriptions, 60 % to draw real pairs from and the rest to be
 scored. There ridge and Procrustes have a fresh draw of each control a seed, and kernel ridge all 19
 on every split, without real pairs and with 64.
+
+The data are planted: classes are points of a latent space, images and texts are noisy linear
+views of them, and the head's rows are views of other classes of the same latent space. So head
+weights help, random and shuffled rows do not, and a broken protocol shows in seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
 from bench.protocol import held_out_split
 from bench.runs import Run
 from bench.statistics import ENOUGH_CONTROLS
-from bench.suites.sets import SuiteSets, find_sets
-from featstore.store.store import FeatureStore
+from featstore.identity import sha256_hex
+from featstore.store.store import FeatureStore, SetInfo
+from featstore.store.writer import SetWriter
+
+
+@dataclass(frozen=True)
+class SuiteSets:
+    """The five sets of one image encoder and one text encoder.
+
+    Attributes
+    ----------
+    image, name, caption, head, head_name : SetInfo
+    """
+
+    image: SetInfo
+    name: SetInfo
+    caption: SetInfo
+    head: SetInfo
+    head_name: SetInfo
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a run that name these sets and their revisions."""
+        out = {}
+        for role in ("image", "name", "caption", "head", "head_name"):
+            info: SetInfo = getattr(self, role)
+            out[f"{role}_set"] = str(info.key)
+            out[f"{role}_revision"] = info.commit.revision_id
+        return out
+
+
+def find_sets(
+    store: FeatureStore, *, dataset: str | None = None, label_set: str | None = None
+) -> SuiteSets:
+    """Return the sets that fit together: a head with images of its space, texts of one space.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    dataset : str, optional
+        Has images, captions and class names; if left out, the only one with images.
+    label_set : str, optional
+        Has head weights and class names; if left out, the only one with head weights.
+
+    Raises
+    ------
+    ProtocolError
+        If a set is missing or several image or text encoders fit; the message says which
+        command makes it, or what there is to choose from.
+    """
+    infos = store.sets()
+    dataset = dataset or _only_dataset(infos, store, "image", "--dataset")
+    label_set = label_set or _only_dataset(infos, store, "head_weight", "--label-set")
+    head = _only(
+        [
+            info
+            for info in _of(infos, label_set, "head_weight")
+            if info.commit.space_id in {i.commit.space_id for i in _of(infos, dataset, "image")}
+        ],
+        store,
+        label_set,
+        "head_weight",
+    )
+    image = _in_space(infos, store, dataset, "image", head.commit.space_id)
+    name = _only(_of(infos, dataset, "class_name"), store, dataset, "class_name")
+    texts = name.commit.space_id
+    return SuiteSets(
+        image=image,
+        name=name,
+        caption=_in_space(infos, store, dataset, "caption", texts),
+        head=head,
+        head_name=_in_space(infos, store, label_set, "class_name", texts),
+    )
+
+
+def _only_dataset(infos: list[SetInfo], store: FeatureStore, kind: str, option: str) -> str:
+    found = sorted({info.key.dataset for info in infos if info.key.kind == kind})
+    if len(found) == 1:
+        return found[0]
+    have = f"several datasets of kind {kind}: {', '.join(found)}" if found else f"no {kind} set"
+    msg = f"{store.address} has {have}. Name one with {option}, or extract it."
+    raise ProtocolError(msg)
+
+
+def _of(infos: list[SetInfo], dataset: str, kind: str) -> list[SetInfo]:
+    return [info for info in infos if (info.key.dataset, info.key.kind) == (dataset, kind)]
+
+
+def _in_space(
+    infos: list[SetInfo], store: FeatureStore, dataset: str, kind: str, space_id: str
+) -> SetInfo:
+    found = [i for i in _of(infos, dataset, kind) if i.commit.space_id == space_id]
+    return _only(found, store, dataset, kind)
+
+
+def _only(found: list[SetInfo], store: FeatureStore, dataset: str, kind: str) -> SetInfo:
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(str(info.key) for info in found)
+        msg = (
+            f"{store.address} has {len(found)} sets that could be {dataset}/{kind}: {names}. The "
+            "suite takes one image and one text encoder; keep each pair in its own store."
+        )
+        raise ProtocolError(msg)
+    msg = (
+        f"{store.address} has no {dataset}/{kind} that fits its other sets (`featstore ls "
+        f"{store.address}` lists them). Make it with `featstore extract`, with the same encoders."
+    )
+    raise ProtocolError(msg)
+
 
 Pairs = int | Literal["all"]
 
@@ -143,3 +260,127 @@ def _fewest_training_images(store: FeatureStore, run: Run, seeds: Sequence[int])
         len(held_out_split(classes, seed=seed, train_fraction=run.train_fraction).train)
         for seed in seeds
     )
+
+
+DATASET, LABEL_SET = "smoke", "smokehead"
+IMAGE_ENCODER, TEXT_ENCODER = "synthetic:image", "synthetic:text"
+
+_SEED = 7
+_N_CLASSES, _N_IMAGES, _N_HEAD = 40, 72, 120
+_LATENT, _IMAGE_DIM, _TEXT_DIM = 6, 24, 16
+_TEMPLATES = {"none": "{}", "photo": "a photo of a {}"}
+
+_SCHEMA = {
+    "item_id": pl.String,
+    "kind": pl.String,
+    "uri": pl.String,
+    "text": pl.String,
+    "parent_id": pl.String,
+    "class_id": pl.String,
+    "variant": pl.String,
+    "template_id": pl.String,
+    "split": pl.String,
+    "content_sha256": pl.String,
+}
+
+
+def smoke_runs(store: FeatureStore, *, limit: int | None = None) -> list[Run]:
+    """Return the runs of the smoke suite on the store of `create_smoke_store`."""
+    sets = find_sets(store, dataset=DATASET, label_set=LABEL_SET)
+    return plan(
+        store, sets, suite="smoke", limit=limit, seeds=(0, 1), n_pairs=(8, "all"), control_draws=3,
+        ranked={"kernel-ridge": (0, 8)},
+    )  # fmt: skip
+
+
+def create_smoke_store(root: Path) -> None:
+    """Write the synthetic store to `root`; what is already there is left as it is.
+
+    Raises
+    ------
+    StoreWriteError
+        If the folder cannot be written.
+    """
+    rng = np.random.default_rng(_SEED)
+    to_image = rng.standard_normal((_LATENT, _IMAGE_DIM))
+    to_text = rng.standard_normal((_LATENT, _TEXT_DIM))
+    classes = rng.standard_normal((_N_CLASSES, _LATENT))
+    head = rng.standard_normal((_N_HEAD, _LATENT))
+    # The first classes have two or three images each, the rest one: clusters of several sizes.
+    owner = np.sort(np.arange(_N_IMAGES) % _N_CLASSES)
+
+    def view(latent: NDArray[Any], matrix: NDArray[Any], noise: float) -> NDArray[np.float32]:
+        rows = latent @ matrix + noise * rng.standard_normal((len(latent), matrix.shape[1]))
+        single: NDArray[np.float32] = rows.astype(np.float32)
+        return single
+
+    images = [f"{DATASET}/image-{i:03d}" for i in range(_N_IMAGES)]
+    class_ids = [f"{DATASET}/class-{c:02d}" for c in range(_N_CLASSES)]
+    head_ids = [f"{LABEL_SET}/class-{c:03d}" for c in range(_N_HEAD)]
+    own_ids = [class_ids[c] for c in owner]
+    _write(
+        root, DATASET, "image", IMAGE_ENCODER, view(classes[owner], to_image, 0.8) + 1.0,
+        _items("image", images, class_id=own_ids, uri=[f"{i}.png" for i in images]),
+    )  # fmt: skip
+    _write(
+        root, DATASET, "caption", TEXT_ENCODER, view(classes[owner], to_text, 0.2),
+        _items(
+            "caption", [f"{i}#en" for i in images], class_id=own_ids, parent_id=images,
+            variant=["en"] * _N_IMAGES, text=[f"This is {c}." for c in own_ids],
+        ),
+    )  # fmt: skip
+    for dataset, ids, latent in ((DATASET, class_ids, classes), (LABEL_SET, head_ids, head)):
+        prompts = [(c, t) for c in range(len(ids)) for t in _TEMPLATES]
+        rows = view(latent[[c for c, _ in prompts]], to_text, 0.1)
+        _write(
+            root, dataset, "class_name", TEXT_ENCODER, rows,
+            _items(
+                "class_name", [f"{ids[c]}#name#{t}" for c, t in prompts],
+                class_id=[ids[c] for c, _ in prompts], variant=["name"] * len(prompts),
+                template_id=[t for _, t in prompts],
+                text=[_TEMPLATES[t].format(ids[c].rsplit("/", 1)[1]) for c, t in prompts],
+            ),
+        )  # fmt: skip
+    _write(
+        root, LABEL_SET, "head_weight", IMAGE_ENCODER, view(head, to_image, 0.2),
+        _items("head_weight", [f"{c}#head" for c in head_ids], class_id=head_ids),
+        bias=np.zeros(_N_HEAD, dtype=np.float32),
+    )  # fmt: skip
+
+
+def _items(kind: str, ids: list[str], **columns: list[str]) -> pl.DataFrame:
+    rows = {name: columns.get(name, [None] * len(ids)) for name in _SCHEMA}
+    rows |= {
+        "item_id": ids,
+        "kind": [kind] * len(ids),
+        "content_sha256": [sha256_hex(item.encode()) for item in ids],
+    }
+    return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+def _write(
+    root: Path,
+    dataset: str,
+    kind: str,
+    encoder: str,
+    rows: NDArray[np.float32],
+    items: pl.DataFrame,
+    *,
+    bias: NDArray[np.float32] | None = None,
+) -> None:
+    writer = SetWriter(
+        root,
+        dataset=dataset,
+        kind=kind,
+        encoder=encoder,
+        space={"name": encoder, "seed": _SEED},
+        items=items,
+        dim=rows.shape[1],
+        dtype="float32",
+    )
+    if (writer.directory / "zarr.json").exists():
+        return
+    with writer:
+        for block in writer.pending():
+            writer.write_block(block, rows[writer.layout.block_slice(block)])
+        writer.finish(bias=bias)

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 from bench.errors import UnknownSuiteError
 from bench.runs import Run
-from bench.suites.demo import demo_runs
+from bench.suites.demo import create_smoke_store, demo_runs, smoke_runs
 from bench.suites.paper import Lacking, lacking, paper_runs
-from bench.suites.smoke import create_smoke_store, smoke_runs
 from featstore.errors import did_you_mean
 from featstore.store.store import FeatureStore
 

@@ -1,15 +1,18 @@
 """Tasks: what is asked of an alignment. Arrays in, ranks and pooled numbers out."""
 
+from bench.tasks.diagnostics import (
+    score_cosine_head,
+    score_head_names,
+    score_hubness,
+    score_modality_gap,
+    score_neighbours,
+    score_neural_collapse,
+    score_spectrum,
+)
 from bench.tasks.few_shot import score_few_shot
-from bench.tasks.generalised import score_generalised
-from bench.tasks.head_geometry import score_cosine_head, score_neural_collapse, score_spectrum
-from bench.tasks.head_names import score_head_names
-from bench.tasks.hubness import score_hubness
-from bench.tasks.modality_gap import score_modality_gap
-from bench.tasks.neighbours import score_neighbours
 from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, Queries
 from bench.tasks.retrieval import prepare_retrieval, score_retrieval
-from bench.tasks.zero_shot import prepare_zero_shot, score_zero_shot
+from bench.tasks.zero_shot import prepare_zero_shot, score_generalised, score_zero_shot
 
 __all__ = [
     "KEPT",

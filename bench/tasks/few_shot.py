@@ -16,15 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from bench.corpus import Head, Items
+from bench.corpus import Head, ImageViews, Items
 from bench.errors import ProtocolError
-from bench.image_views import ImageViews
 from bench.options import FewShot
 from bench.protocol import Split, first_per_class
-from bench.tasks.classified import METRICS, with_class_metrics
-from bench.tasks.head_names import for_head
-from bench.tasks.outcome import Outcome, Projector, Question
-from fitters.few_shot import Classifier, Learner, Shots, learner_named
+from bench.tasks.diagnostics import for_head
+from bench.tasks.outcome import METRICS, Outcome, Projector, Question, with_class_metrics
+from fitters.few_shot.learner import Classifier, Learner, Shots
+from fitters.few_shot.registry import learner_named
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs
 

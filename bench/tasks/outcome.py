@@ -1,9 +1,9 @@
-"""What every task returns, and the little it needs of an alignment."""
+"""What a task returns, and what it asks of an alignment."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -11,17 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from bench.metrics import (
-    NO_ITEM,
-    Ranks,
-    Relevance,
-    chance_levels,
-    rank_blocks,
-    rank_both_ways,
-    rank_relevant,
-    summarise,
-)
-from bench.metrics.equal_rows import first_equal
+from bench.errors import ProtocolError
+from bench.metrics.both_ways import rank_both_ways
+from bench.metrics.ranks import NO_ITEM, Ranks, rank_blocks, rank_relevant
+from bench.metrics.summary import chance_levels, class_metrics, summarise
+from bench.metrics.ties import Relevance, different_rows, first_equal
 from bench.options import Scorer
 from fitters.scorers import scorer_named
 
@@ -226,3 +220,48 @@ class Queries:
         return [
             [str(ids[place]) for place in places if place != NO_ITEM] for places in self.ranks.top
         ]
+
+
+METRICS = ("top-1", "top-5", "top-10", "median_rank", "MRR")
+
+
+def with_class_metrics(outcome: Outcome, *, seen: NDArray[np.bool_] | None = None) -> Outcome:
+    """Return an outcome with `bench.metrics.class_metrics` of its first places added.
+
+    Chance is that of a random class for every image, 1 / g, where it has a closed form: F1 has
+    none.
+
+    Parameters
+    ----------
+    outcome : Outcome
+        The groups of its question are classes.
+    seen : array of bool, shape (n,), optional
+        Whether the head has the class of the query.
+    """
+    assert outcome.queries is not None
+    relevance = outcome.queries.question.relevance
+    answers = relevance.gallery_codes[outcome.ranks.top[:, 0]]
+    values = class_metrics(relevance.query_codes, answers, seen=seen)
+    level = 1.0 / outcome.gallery
+    exact = ("balanced-accuracy", "seen", "unseen", "harmonic")
+    chance = {name: level for name in exact if name in values}
+    return replace(outcome, values=outcome.values | values, chance=outcome.chance | chance)
+
+
+def once_each(project: Callable[[NDArray[Any]], Any], rows: NDArray[Any]) -> Any:
+    """Return project(rows), shape (n, r), with every different row projected once.
+
+    Two captions with the same words are one row to an alignment, but its products may give them
+    other last bits: see `bench.metrics.ties`.
+
+    Raises
+    ------
+    ProtocolError
+        If the projection does not return a row for each that it was given.
+    """
+    firsts, which = different_rows(rows)
+    projected = project(rows if len(firsts) == len(rows) else rows[firsts])
+    if projected.shape[0] != len(firsts):
+        msg = f"{len(firsts):,} rows were projected to {projected.shape[0]:,}: it takes one a row."
+        raise ProtocolError(msg)
+    return projected if len(firsts) == len(rows) else projected[which]

@@ -14,8 +14,7 @@ import numpy as np
 from bench.corpus import Items
 from bench.errors import ProtocolError
 from bench.options import Retrieval
-from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, Question
-from bench.tasks.projections import once_each
+from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, Question, once_each
 
 METRICS = (
     "R@1", "R@5", "R@10", "recall@1", "recall@5", "recall@10", "P@1", "P@5", "P@10",

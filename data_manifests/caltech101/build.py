@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 
-from data_manifests.official.disk import Disk
-from data_manifests.official.listing import Listing, image_frame, sorted_labels
-from data_manifests.readers.folders import Row, class_folders
+from data_manifests.official.disk import Disk, Listing, image_frame, sorted_labels
+from data_manifests.readers.layouts import Row, class_folders
 
 #: No class: clutter that detectors were trained against.
 BACKGROUND = "BACKGROUND_Google"

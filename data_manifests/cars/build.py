@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_manifests.official.disk import Disk
-from data_manifests.official.listing import Listing, image_frame
-from data_manifests.readers.matlab import read_mat
+from data_manifests.official.disk import Disk, Listing, image_frame
+from data_manifests.readers.layouts import read_mat
 
 ANNOTATIONS = {
     "train": "devkit/cars_train_annos.mat",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from data_manifests.official.disk import Disk
-from data_manifests.official.listing import Listing, caption_frame, image_frame
-from data_manifests.readers.karpathy import read_karpathy
+from data_manifests.official.disk import Disk, Listing, caption_frame, image_frame
+from data_manifests.readers.layouts import read_karpathy
 
 
 def read(disk: Disk) -> Listing:

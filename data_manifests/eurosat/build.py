@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from data_manifests.official.disk import Disk
-from data_manifests.official.listing import Listing, image_frame, sorted_labels
+from data_manifests.official.disk import Disk, Listing, image_frame, sorted_labels
 from data_manifests.plan import BuildError
-from data_manifests.readers.folders import class_folders
+from data_manifests.readers.layouts import class_folders
 
 
 def read(disk: Disk) -> Listing:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from data_manifests.official.disk import Disk
-from data_manifests.official.listing import Listing, caption_frame, image_frame
+from data_manifests.official.disk import Disk, Listing, caption_frame, image_frame
 from data_manifests.plan import BuildError
-from data_manifests.readers.karpathy import read_karpathy
+from data_manifests.readers.layouts import read_karpathy
 
 #: The two usual files of all captions.
 TOKENS, CAPTIONS = "results_20130124.token", "captions.txt"

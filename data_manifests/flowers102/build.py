@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from data_manifests.official.disk import Disk
-from data_manifests.official.listing import Listing, image_frame
-from data_manifests.package_lists import constant_list, package_file
+from data_manifests.labels import constant_list, package_file
+from data_manifests.official.disk import Disk, Listing, image_frame
 from data_manifests.plan import BuildError
-from data_manifests.readers.matlab import read_mat
+from data_manifests.readers.layouts import read_mat
 
 
 def read(disk: Disk) -> Listing:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_manifests.official.disk import Disk
-from data_manifests.official.listing import Listing, image_frame
+from data_manifests.labels import plan_label_set
+from data_manifests.official.disk import Disk, Listing, image_frame
 from data_manifests.plan import BuildError
-from data_manifests.readers.folders import split_folders
-from data_manifests.wordnet import plan_label_set
+from data_manifests.readers.layouts import split_folders
 
 
 def read(disk: Disk) -> Listing:

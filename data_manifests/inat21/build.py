@@ -7,10 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from data_manifests.official.disk import Disk
-from data_manifests.official.listing import Listing, image_frame
+from data_manifests.official.disk import Disk, Listing, image_frame
 from data_manifests.plan import BuildError
-from data_manifests.readers.folders import Row, class_folders
+from data_manifests.readers.layouts import Row, class_folders
 
 #: The classes are the same with the small training set, and the rows of heads (timm's inat21).
 LABEL_SET = "inat21"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from data_manifests.official.disk import Disk
-from data_manifests.official.listing import Listing, pixels_frame
+from data_manifests.official.disk import Disk, Listing, pixels_frame
 from data_manifests.plan import BuildError
-from data_manifests.readers.idx import read_idx
+from data_manifests.readers.layouts import read_idx
 
 
 def read(disk: Disk) -> Listing:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from data_manifests.official.coop import coop_reader
-from data_manifests.official.inspection import Inspection, Read, inspect
-from data_manifests.official.listing import Listing
-from data_manifests.official.names import class_table
-from data_manifests.official.pixels import write_pixels
-from data_manifests.official.problems import Problem, summary
+from data_manifests.official.disk import Disk, Listing, image_frame
+from data_manifests.official.inspection import Inspection, Problem, Read, inspect, summary
 from data_manifests.plan import (
     BuildError,
     Built,
@@ -25,6 +25,165 @@ from data_manifests.plan import (
     published_facts,
     read_facts,
 )
+
+_FORM = (
+    'a JSON object with "train", "val" and "test", each a list of [path of the image, label, '
+    "class name]"
+)
+
+
+def coop_reader(facts: Mapping[str, Any], file: Path) -> tuple[dict[str, Any], Read]:
+    """Return the facts and the reader of a dataset whose splits a file of CoOp's gives.
+
+    The paths in the file are relative to the folder of the images, which ``coop`` of
+    dataset.toml names. Its labels are the class index, its names the plain names; class ids are
+    made of those names, so they are not the ones of the dataset's own lists.
+
+    Raises
+    ------
+    BuildError
+        If the dataset has no such split, or the file is missing or of another form.
+    """
+    if "coop" not in facts:
+        msg = f"CoOp has no split of {facts['name']!r}; leave --split-file out."
+        raise BuildError(msg)
+    rows = _rows(file)
+    counts = {split: sum(row[1] == split for row in rows) for split in ("train", "val", "test")}
+    own = {
+        **facts,
+        "files": {},
+        "options": {},
+        "expected": {"classes": len({label for _, _, label, _ in rows}), "image": counts},
+        "expected_with": {},
+        "split_file": file.name,
+        "image_folders": [*facts.get("image_folders", ()), *facts["coop"]],
+    }
+    own["names"] = {key: value for key, value in facts.get("names", {}).items() if key == "paper"}
+
+    def read(disk: Disk) -> Listing:
+        folder = disk.folder(facts["coop"])
+        prefix = "" if folder == "." else f"{folder}/"
+        disk.digests[file.name] = repr(rows)
+        names = {name: index for _, _, index, name in rows}
+        labels = {name: name.replace(" ", "_") for name in names}
+        images = [
+            (f"{prefix}{path}", split, labels[name])
+            for path, split, _, name in rows
+            if split in disk.splits
+        ]
+        order = sorted(names, key=names.__getitem__)
+        return Listing(image_frame(images), [labels[name] for name in order])
+
+    return own, read
+
+
+def _rows(file: Path) -> list[tuple[str, str, int, str]]:
+    """Return (path, split, index, name) of every item; raise BuildError if it is no such file."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        rows = [
+            (str(path), split, int(label), str(name))
+            for split in ("train", "val", "test")
+            for path, label, name in document[split]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
+        why = getattr(err, "strerror", None) or f"{type(err).__name__}: {err}"
+        msg = f"Cannot read the splits {file}: {why}. It should be {_FORM}."
+        raise BuildError(msg) from err
+    pairs = {(index, name) for _, _, index, name in rows}
+    indices = {index for index, _ in pairs}
+    if len(pairs) != len(indices) or indices != set(range(len(indices))):
+        msg = f"{file} does not give each label 0, 1, 2 … one name. It should be {_FORM}."
+        raise BuildError(msg)
+    return rows
+
+
+def class_table(dataset: str, facts: Mapping[str, Any], listing: Listing) -> pl.DataFrame | None:
+    """Return the label set of a listing, or None if it has no classes.
+
+    ``name`` is the plain name: what the dataset itself gives, else the label with spaces for
+    ``_``, in the case that ``[names]`` of dataset.toml says (``changed`` holds the exceptions).
+    ``paper_name`` is the name as the paper prompts with it: ``paper`` of ``[names]`` around the
+    plain name, or around ``paper_changed``.
+    """
+    if listing.classes is not None:
+        return listing.classes
+    if not listing.labels:
+        return None
+    rules = facts.get("names", {})
+    plain = [plain_name(label, rules, listing.names) for label in listing.labels]
+    table = pl.DataFrame(
+        {
+            "class_id": [f"{dataset}/{label}" for label in listing.labels],
+            "index": range(len(listing.labels)),
+            "name": plain,
+            "name_group": [name.lower() for name in plain],
+        },
+        schema_overrides={"index": pl.Int64},
+    ).with_columns(shared_name=pl.col("name_group").is_duplicated())
+    if "paper" not in rules:
+        return table
+    paper = [
+        paper_name(label, name, rules) for label, name in zip(listing.labels, plain, strict=True)
+    ]
+    return table.with_columns(paper_name=pl.Series(paper))
+
+
+def plain_name(label: str, rules: Mapping[str, Any], given: Mapping[str, str]) -> str:
+    """Return the plain name of a class."""
+    changed = rules.get("changed", {})
+    if label in changed:
+        return str(changed[label])
+    words = given.get(label, label).replace("_", " ").strip()
+    case = rules.get("case", "as it is")
+    if case == "camel":
+        return " ".join(re.findall(r"[A-Z]+[^A-Z]*|[^A-Z]+", words)).lower()
+    if case == "title":
+        return " ".join(word.title() for word in words.split(" "))
+    return words.lower() if case == "lower" else words
+
+
+def paper_name(label: str, plain: str, rules: Mapping[str, Any]) -> str:
+    """Return the name of a class as the paper prompts with it."""
+    text = str(rules.get("paper_changed", {}).get(label, plain))
+    if rules.get("paper_case") == "capital":
+        text = text[:1].upper() + text[1:]
+    return str(rules["paper"]).replace("{}", text)
+
+
+def write_pixels(out: Path, listing: Listing, on_done: OnDone | None) -> None:
+    """Write the arrays of a listing as PNG files below `out`, where its paths say.
+
+    The files are not synced one by one: a manifest holds the sha256 of each, and building again
+    makes those anew that a crash took.
+
+    Raises
+    ------
+    BuildError
+        If a file cannot be written.
+    """
+    paths = listing.images.group_by("split", maintain_order=True).agg("path")
+    jobs = [
+        (out / path, split, row) for split, own in paths.iter_rows() for row, path in enumerate(own)
+    ]
+    for folder in {path.parent for path, _, _ in jobs}:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(job: tuple[Path, str, int]) -> None:
+        from PIL import Image
+
+        path, split, row = job
+        try:
+            Image.fromarray(listing.arrays[split][row]).save(path, format="PNG", compress_level=1)
+        except OSError as err:
+            msg = f"Cannot write {path}: {err.strerror or err}. Free space, or another folder."
+            raise BuildError(msg) from err
+
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        for done, _ in enumerate(pool.map(write, jobs), start=1):
+            if on_done is not None:
+                on_done(done, len(jobs))
+
 
 #: Raise it when the same copy and options give other tables or pictures.
 VERSION = "1"

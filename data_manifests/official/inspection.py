@@ -1,4 +1,4 @@
-"""Compare a copy of a dataset with what is known of it: lists, images, counts."""
+"""Compare a copy of a dataset with what is known of it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,98 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
-from data_manifests.official.disk import Disk
-from data_manifests.official.listing import Listing
-from data_manifests.official.options import chosen_options, chosen_splits, expectation
-from data_manifests.official.problems import FATAL, Problem
+from data_manifests.official.disk import Disk, Listing
 from data_manifests.plan import BuildError
+
+Kind = Literal[
+    "missing list", "changed list", "unreadable list", "missing folder", "missing image",
+    "empty image", "bad path", "listed twice", "images", "captions", "classes", "class",
+]  # fmt: skip
+
+#: Nothing can be built before these are gone.
+FATAL: tuple[Kind, ...] = ("missing list", "unreadable list", "missing folder", "bad path")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as it should be."""
+
+    kind: Kind
+    """Which sort of thing."""
+
+    where: str
+    """The file, image, split or class."""
+
+    text: str
+    """One sentence: what is wrong, and what to do."""
+
+
+def summary(problems: Sequence[Problem], shown: int = 5) -> str:
+    """Return the first problems in one line, and how many more there are."""
+    first = " ".join(problem.text for problem in problems[:shown])
+    more = len(problems) - shown
+    return first + (f" And {more:,} more." if more > 0 else "")
+
+
+def chosen_options(facts: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
+    """Return every option of a dataset with its value.
+
+    Raises
+    ------
+    BuildError
+        If an option is unknown or has a value that it cannot have.
+    """
+    declared: Mapping[str, Mapping[str, Any]] = facts.get("options", {})
+    for name, value in given.items():
+        if name not in declared:
+            known = ", ".join(declared) or "none"
+            msg = f"The dataset {facts['name']!r} takes no option {name!r}. It takes: {known}."
+            raise BuildError(msg + _did_you_mean(name, declared))
+        values = declared[name].get("values")
+        if values is not None and value not in values:
+            msg = f"The option {name} is {value!r}; it must be one of {', '.join(values)}."
+            raise BuildError(msg + _did_you_mean(value, values))
+    return {
+        name: str(given.get(name, option.get("default", ""))) for name, option in declared.items()
+    }
+
+
+def expectation(facts: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
+    """Return the expected counts with these options: classes, image, caption, per_class."""
+    expected = dict(facts["expected"])
+    for condition, override in facts.get("expected_with", {}).items():
+        wanted = dict(part.split("=", 1) for part in condition.split(","))
+        if all(options.get(name) == value for name, value in wanted.items()):
+            expected |= override
+    return expected
+
+
+def chosen_splits(expected: Mapping[str, Any], given: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the splits that are wanted, in the order of dataset.toml.
+
+    Raises
+    ------
+    BuildError
+        If the dataset has no such split.
+    """
+    known = tuple(expected.get("image", {}))
+    unknown = [split for split in given or () if split not in known]
+    if unknown:
+        msg = f"The dataset has no split {unknown[0]!r}. It has: {', '.join(known)}."
+        raise BuildError(msg + _did_you_mean(unknown[0], known))
+    return tuple(split for split in known if not given or split in given)
+
+
+def _did_you_mean(word: str, known: Any) -> str:
+    close = get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
 
 #: A reader: from a copy of a dataset to what it lists.
 Read = Callable[[Disk], Listing]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 
-from data_manifests.official.disk import Disk
-from data_manifests.official.listing import Listing, image_frame
+from data_manifests.official.disk import Disk, Listing, image_frame
 from data_manifests.plan import BuildError
 
 #: Images of a class in the paper's few-shot split, to train on and to test.

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_manifests.official.disk import Disk
-from data_manifests.official.listing import Listing, pixels_frame
+from data_manifests.official.disk import Disk, Listing, pixels_frame
 from data_manifests.plan import BuildError
 
 #: Bytes of one picture: red, green, blue planes of 32 x 32.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from data_manifests.official.disk import Disk
-from data_manifests.official.listing import Listing, image_frame
+from data_manifests.official.disk import Disk, Listing, image_frame
 from data_manifests.plan import BuildError
 
 

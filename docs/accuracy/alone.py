@@ -25,16 +25,14 @@ from measure import (
 
 from bench.fits import prototype_pairs
 from bench.protocol import choice_rng
-from fitters import Alignment, ProcrustesAligner, RidgeAligner
+from fitters import Alignment, Pairs, ProcrustesAligner, RidgeAligner, fit_alignment
 from fitters.errors import FittersError
 from fitters.feature_maps import FeatureMap, FourierMap, NystroemMap
+from fitters.methods import METHODS, prepare
 from fitters.moments.transform import SideTransform
-from fitters.pairs import Pairs
-from fitters.preparation import prepare
 from fitters.prototypes import resolve_duplicates
-from fitters.recipe import METHODS, fit_alignment
-from fitters.select.curve import Axis
-from fitters.select.kernel_prototypes import choose_on_prototypes
+from fitters.select.grid import Axis
+from fitters.select.kernel import choose_on_prototypes
 
 PROMPTED = ("none", "photo")
 TEXTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

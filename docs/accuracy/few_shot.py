@@ -27,13 +27,14 @@ from bench.fits import Identity
 from bench.options import FewShot
 from bench.protocol import Split, choice_rng, in_class_split
 from bench.suites.demo import demo_runs
-from bench.tasks import Outcome, Projector, score_few_shot
+from bench.tasks.few_shot import score_few_shot
+from bench.tasks.outcome import Outcome, Projector
+from featstore import open_store
 from featstore.encoders.registry import open_encoder
-from featstore.store.opening import open_store
-from fitters.few_shot import LEARNERS, PaperFewShot
+from fitters import Pairs, fit_alignment
+from fitters.few_shot.paper_few_shot import PaperFewShot
+from fitters.few_shot.registry import LEARNERS
 from fitters.moments.transform import SideTransform
-from fitters.pairs import Pairs
-from fitters.recipe import fit_alignment
 
 SHOTS = (1, 2, 4, 8, 16)
 OWN = "paper-few-shot"

@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import Run
 from bench.corpus import Corpus, Items, read_corpus
 from bench.fits import prototype_pairs
-from bench.metrics import per_query
+from bench.metrics.summary import per_query
 from bench.protocol import choice_rng
-from bench.runs import Run
 from bench.statistics import DrawSums, two_term
 from bench.suites.demo import demo_runs
-from bench.tasks import Outcome, Projector, score_zero_shot
-from featstore.store.opening import open_store
+from bench.tasks.outcome import Outcome, Projector
+from bench.tasks.zero_shot import score_zero_shot
+from featstore import open_store
+from fitters import Pairs, fit_alignment
 from fitters.jobs import pair_head
 from fitters.moments.transform import SideTransform
-from fitters.pairs import Pairs
-from fitters.recipe import fit_alignment
 from fitters.scorers import scorer_named
 
 SEEDS = tuple(range(10))

@@ -20,11 +20,11 @@ from threadpoolctl import threadpool_limits
 
 from bench.fits import n_pool, prototype_pairs, real_pairs
 from bench.protocol import choice_rng, first_pairs, held_out_split
-from bench.tasks import Projector, score_zero_shot
+from bench.tasks.outcome import Projector
+from bench.tasks.zero_shot import score_zero_shot
+from fitters import fit_alignment
 from fitters.moments.transform import SideTransform
-from fitters.recipe import fit_alignment
-from fitters.select.curve import Axis
-from fitters.select.surface import Surface
+from fitters.select.grid import Axis, Surface
 
 N_PAIRS = (16, 64, 256)
 MIXING: dict[str, dict[str, Any]] = {

@@ -16,12 +16,9 @@ import open_clip
 import torch
 
 from featstore.encoders.open_clip_model import OpenClipPair
-from featstore.encoders.open_clip_prompts import OpenClipPromptTower
-from featstore.encoders.open_clip_text import OpenClipTextEncoder
-from fitters.few_shot import Shots
-from fitters.few_shot.prompt_learning.cocoop import CoCoOp
-from fitters.few_shot.prompt_learning.coop import CoOp
-from fitters.few_shot.prompt_learning.descent import Descent
+from featstore.encoders.open_clip_text import OpenClipPromptTower, OpenClipTextEncoder
+from fitters.few_shot.learner import Shots
+from fitters.few_shot.prompt_learning import CoCoOp, CoOp, Descent
 
 MODEL = "ViT-B-32"
 CLASSES = (10, 50, 100)

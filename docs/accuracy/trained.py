@@ -30,11 +30,10 @@ from bench.code import code_digest
 from bench.fits import prototype_pairs
 from bench.protocol import choice_rng
 from bench.statistics import DrawSums, two_term
-from fitters import PRESETS
+from fitters import PRESETS, fit_alignment
 from fitters.methods import METHODS
-from fitters.recipe import fit_alignment
-from fitters.trained.precision import PRECISIONS, resolve
-from fitters.training_fits import TrainingOptions
+from fitters.recipe import TrainingOptions
+from fitters.trained.base import PRECISIONS, resolve
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data/trained.json"

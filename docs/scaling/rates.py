@@ -61,8 +61,8 @@ def encoding(root: Path) -> Iterator[Rate]:
     """Measure decoding, forward passes and texts."""
     import torch
 
-    from featstore.encoders import open_encoder
-    from featstore.encoders.length_sorting import encode_sorted
+    from featstore.encoders.base import encode_sorted
+    from featstore.encoders.registry import open_encoder
     from tests.perf.extract import Photographs
     from tests.perf.extract_text import mixed_texts
 
@@ -84,9 +84,9 @@ def encoding(root: Path) -> Iterator[Rate]:
 
 def storing(root: Path) -> Iterator[Rate]:
     """Measure writing, pushing, fetching and reading rows."""
-    from featstore.share.copying import copy_sets
-    from featstore.store.opening import open_store
-    from featstore.store.remote.cache import user_cache
+    from featstore import open_store
+    from featstore.remote.cache import user_cache
+    from featstore.share.copy import copy_sets
     from tests.featstore.remote.buckets import environment, make_bucket, moto_server
 
     numbers = iter(range(100))
@@ -127,7 +127,7 @@ def fitting(root: Path) -> Iterator[Rate]:
     """Measure moments and scores."""
     from bench.metrics.ranks import first_of_gallery
     from fitters.engines import Workers
-    from fitters.store_moments import moment_sources
+    from fitters.from_store import moment_sources
 
     request = pairs_request(root / "pairs")
     yield measured("open and pair by id", ROWS, lambda: pairs_request(root / "pairs"))

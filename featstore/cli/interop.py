@@ -7,11 +7,10 @@ from pathlib import Path
 import click
 
 from featstore.command_line import StorePlace, StoreType, print_json
-from featstore.interop.importing import import_rows
-from featstore.interop.tables import FORMATS
+from featstore.interop.reading import FORMATS, import_rows
 from featstore.interop.writing import WIDENING, export_set
 from featstore.store.layout import DTYPES
-from featstore.store.opening import open_store
+from featstore.store.store import open_store
 
 KINDS = ["image", "caption", "class_name", "head_weight"]
 

@@ -1,23 +1,29 @@
-"""``featstore manifests``: build datasets, list what can be built, show what was."""
+"""Commands on manifests: build, make, check, overlap, shots."""
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from featstore.command_line import CommandGroup, print_json
+from featstore.command_line import EXIT_VERIFY, CommandGroup, print_json
 from featstore.errors import ManifestError, did_you_mean
 
 
 @click.group(
     cls=CommandGroup,
     lazy={
-        "build": "featstore.cli.manifests_build:build_command",
-        "check": "featstore.cli.manifests_check:check_command",
-        "overlap": "featstore.cli.manifests_labels:overlap_command",
-        "shots": "featstore.cli.manifests_labels:shots_command",
+        "build": "featstore.cli.manifests:build_command",
+        "check": "featstore.cli.manifests:check_command",
+        "overlap": "featstore.cli.manifests:overlap_command",
+        "shots": "featstore.cli.manifests:shots_command",
     },
     epilog="\b\nExample:"
     "\n  featstore manifests build stamps -o manifests/stamps"
@@ -58,7 +64,7 @@ def make_command(
     Every file is read once, for its content hash; none is copied or changed. The same location
     and options give the same bytes.
     """
-    from featstore.sources import SOURCES, make_manifest
+    from featstore.sources.making import SOURCES, make_manifest
 
     if source not in SOURCES:
         msg = f"No source {source!r}. Sources: {', '.join(SOURCES)}.{did_you_mean(source, SOURCES)}"
@@ -82,7 +88,7 @@ def make_command(
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def sources_command(as_json: bool) -> None:
     """List what `featstore manifests make` reads, with the options of each source."""
-    from featstore.sources import SOURCES
+    from featstore.sources.making import SOURCES
 
     if as_json:
         print_json(
@@ -156,9 +162,8 @@ def show_command(what: str, hashes: bool, as_json: bool) -> None:
     """Show a built manifest (DIR, which is validated), or what is known of a dataset (NAME)."""
     from data_manifests.plan import published_facts
     from data_manifests.registry import BUILDERS
-    from featstore.manifest import read_manifest
-    from featstore.manifest.write import split_counts
-    from featstore.sources import check_bytes
+    from featstore.manifest.io import read_manifest, split_counts
+    from featstore.sources.reader import check_bytes
 
     folder = Path(what)
     if what in BUILDERS and not (folder / "dataset.toml").is_file():
@@ -235,3 +240,385 @@ def echo_counts(classes: int, counts: dict[str, dict[str, int]]) -> None:
     for kind, splits in counts.items():
         parts = ", ".join(f"{split} {n:,}" for split, n in splits.items() if split != "total")
         click.echo(f"  {kind:<11} {splits['total']:>7,}  ({parts})")
+
+
+_EXAMPLES = (
+    "\b\nExample:"
+    "\n  featstore manifests build stamps -o build/stamps --locale en,fr"
+    "\n  featstore manifests build food101 --root data -o build/food101 --split test \\"
+    "\n      --names paper --templates paper"
+)
+
+#: Keyword of the builder -> flag, for messages.
+_FLAGS = {
+    "source": "--source", "locales": "--locale", "root": "--root", "splits": "--split",
+    "subset": "--subset", "images": "--classes-only", "split_file": "--split-file",
+}  # fmt: skip
+
+
+@click.command("build", epilog=_EXAMPLES)
+@click.argument("name")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the manifest: new, empty, or holding an earlier build of NAME.",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Folder with the dataset as it is distributed. Its files stay where they are.",
+)
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    help="stamps: a folder with the stamps or with the .deb of tuxpaint-stamps-default. "
+    "imagenet…: a folder with timm's label files.",
+)
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    metavar="SPLIT[,SPLIT…]",
+    help="Only these splits, e.g. test; may be repeated.",
+)
+@click.option("--subset", is_flag=True, help="Take what is there of a partial copy; recorded.")
+@click.option("--classes-only", is_flag=True, help="The label set alone, without images.")
+@click.option(
+    "--split-file",
+    type=click.Path(path_type=Path),
+    help="A split_zhou_….json of CoOp: its items, names and splits instead of the official ones.",
+)
+@click.option(
+    "--option",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the dataset; may be repeated. `featstore manifests show NAME` lists them.",
+)
+@click.option(
+    "--names",
+    "variants",
+    multiple=True,
+    metavar="NAME[,NAME…]",
+    help="Names that prompts are made of: name, lemmas, clean, definition, paper, open_clip, user.",
+)
+@click.option(
+    "--templates",
+    multiple=True,
+    metavar="NAME[,NAME…]",
+    help="Templates around them, or sets: none, photo, simple, paper, icis, openai80.",
+)
+@click.option(
+    "--names-file",
+    type=click.Path(path_type=Path),
+    help="JSON with a name a class (CLIP_benchmark's shape): the name `user`.",
+)
+@click.option(
+    "--templates-file",
+    type=click.Path(path_type=Path),
+    help="JSON of templates with {} or {c} (CLIP_benchmark's shape), and {a} for its article.",
+)
+@click.option(
+    "--descriptions-file",
+    type=click.Path(path_type=Path),
+    help="JSON of sentences by class (CuPL's shape): further prompts.",
+)
+@click.option(
+    "--locale",
+    "locales",
+    multiple=True,
+    metavar="LL[,LL…]",
+    help="Languages of captions, e.g. en,fr; may be repeated (stamps only; default en).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def build_command(
+    name: str,
+    out: Path,
+    root: Path | None,
+    source: Path | None,
+    splits: tuple[str, ...],
+    subset: bool,
+    classes_only: bool,
+    split_file: Path | None,
+    pairs: tuple[str, ...],
+    variants: tuple[str, ...],
+    templates: tuple[str, ...],
+    names_file: Path | None,
+    templates_file: Path | None,
+    descriptions_file: Path | None,
+    locales: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Build the dataset NAME into a folder.
+
+    NAME is one of those that `featstore manifests ls` lists. Building again from the same source
+    touches nothing. A copy that lacks anything is refused, unless --subset says that this is
+    meant; `featstore manifests check` lists what it lacks.
+
+    For stamps, without --source: the installed package, else the user's cache, else the package
+    is downloaded (81 MB) through apt into that cache, without root.
+    """
+    from featstore.datasets import build_dataset
+    from featstore.prompts import PromptChoice
+
+    options: dict[str, Any] = {
+        "source": source,
+        "locales": split_list(locales, "--locale"),
+        "root": root,
+        "splits": split_list(splits, "--split"),
+        "subset": True if subset else None,
+        "images": False if classes_only else None,
+        "split_file": split_file,
+    }
+    checked_options(name, options, pairs)
+    choice = PromptChoice(
+        split_list(variants, "--names") or (),
+        split_list(templates, "--templates") or (),
+        names_file,
+        templates_file,
+        descriptions_file,
+    )
+    with _log_to_stderr(), _progress() as on_done:
+        result = build_dataset(name, out, on_done=on_done, prompts=choice, **options)
+    manifest = result.manifest
+    document = {
+        "name": manifest.name,
+        "root": str(manifest.root),
+        "status": result.status,
+        "revision": manifest.facts.get("revision"),
+        "complete": manifest.facts.get("complete", True),
+        "fingerprint": manifest.facts["source"]["fingerprint"],
+        "classes": 0 if manifest.classes is None else manifest.classes.height,
+        "items": manifest.facts["counts"],
+    }
+    if as_json:
+        print_json(document)
+        return
+    partial = "" if document["complete"] else ", a partial copy"
+    where = manifest.root if manifest.root == out else f"{out}; its files lie in {manifest.root}"
+    click.echo(f"{result.status} {manifest.name} {document['revision']} in {where}{partial}")
+    echo_counts(document["classes"], document["items"])
+
+
+def checked_options(name: str, options: dict[str, Any], pairs: tuple[str, ...]) -> None:
+    """Add ``--option`` pairs to `options`; what the dataset does not take is wrong usage."""
+    from featstore.datasets import find_builder
+
+    try:
+        builder = find_builder(name)
+    except ManifestError as err:
+        raise click.UsageError(str(err)) from err
+    for option, flag in _FLAGS.items():
+        if options.get(option) is not None and option not in builder.options:
+            msg = f"The dataset {name!r} takes no {flag}."
+            raise click.UsageError(msg)
+    own = builder.facts.get("options", {})
+    for key, value in split_options(pairs).items():
+        if key not in own:
+            known = ", ".join(own) or "none"
+            msg = f"The dataset {name!r} takes no option {key!r}. It takes: {known}."
+            raise click.UsageError(msg)
+        options[key] = value
+
+
+def split_list(given: tuple[str, ...], flag: str) -> tuple[str, ...] | None:
+    """Return the parts of ``--locale en,fr --locale de``, or None if none was given."""
+    if not given:
+        return None
+    parts = [part.strip() for value in given for part in value.split(",")]
+    if not all(parts):
+        msg = f"{flag} has an empty part: {','.join(given)!r}. Give e.g. {flag} a,b."
+        raise click.UsageError(msg)
+    return tuple(parts)
+
+
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Show what builders log while they work."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    loggers = [logging.getLogger(name) for name in ("data_manifests", "featstore.datasets")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback that draws on a terminal, or says every tenth elsewhere."""
+    terminal = sys.stderr.isatty()
+    last = -1
+
+    def on_done(done: int, total: int) -> None:
+        nonlocal last
+        tenth = 10 * done // total if total else 10
+        if terminal:
+            click.echo(f"\r{done:,} of {total:,} images", nl=done == total, err=True)
+        elif tenth != last and done:
+            click.echo(f"{done:,} of {total:,} images", err=True)
+        last = tenth
+
+    yield on_done
+
+
+#: Problems of one kind that are printed without --all.
+SHOWN = 20
+
+
+@click.command(
+    "check", epilog="Example: featstore manifests check food101 --root data --split test"
+)
+@click.argument("name")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder with the dataset as it is distributed.",
+)
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    metavar="SPLIT[,SPLIT…]",
+    help="Only these splits; may be repeated.",
+)
+@click.option(
+    "--option",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the dataset; may be repeated.",
+)
+@click.option("--all", "everything", is_flag=True, help="Print every problem, not 20 of a kind.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.pass_context
+def check_command(
+    ctx: click.Context,
+    name: str,
+    root: Path,
+    splits: tuple[str, ...],
+    pairs: tuple[str, ...],
+    everything: bool,
+    as_json: bool,
+) -> None:
+    """Compare a copy of the dataset NAME with what is known of it: lists, images, counts.
+
+    Nothing is written, and no image is opened: a file that is there and not empty counts. Exit
+    code 4 if anything is missing or wrong.
+    """
+    from featstore.datasets import check_dataset
+
+    options: dict[str, Any] = {"root": root, "splits": split_list(splits, "--split")}
+    checked_options(name, options, pairs)
+    inspection = check_dataset(name, **options)
+    problems = inspection.problems
+    if as_json:
+        print_json(
+            {
+                "name": name,
+                "root": str(inspection.disk.root),
+                "complete": not problems,
+                "images": inspection.counts(),
+                "problems": [asdict(problem) for problem in problems],
+            }
+        )
+    else:
+        counts = ", ".join(f"{split} {n:,}" for split, n in inspection.counts().items())
+        click.echo(f"{name} in {inspection.disk.root}: {counts or 'nothing'}")
+        shown: Counter[str] = Counter()
+        for problem in problems:
+            shown[problem.kind] += 1
+            if everything or shown[problem.kind] <= SHOWN:
+                click.echo(f"  {problem.kind}: {problem.text}")
+        for kind, n in shown.items():
+            if n > SHOWN and not everything:
+                click.echo(f"  {kind}: and {n - SHOWN:,} more; --all prints them")
+        total = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
+        click.echo(total if problems else "complete")
+    if problems:
+        ctx.exit(EXIT_VERIFY)
+
+
+@click.command(
+    "overlap",
+    epilog="Example: featstore manifests overlap manifests/stamps manifests/imagenet1k",
+)
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("label_set", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def overlap_command(dataset: Path, label_set: Path, as_json: bool) -> None:
+    """Say which classes of DATASET are in LABEL_SET; both are folders of manifests.
+
+    By exact lemma: a name of the class equals a lemma there, in lower case, with spaces for _
+    and -; nothing is stemmed. By synset too where both have them.
+    """
+    from featstore.labels import overlap
+    from featstore.manifest.io import read_manifest
+
+    manifests = [read_manifest(folder) for folder in (dataset, label_set)]
+    tables = []
+    for manifest, folder in zip(manifests, (dataset, label_set), strict=True):
+        if manifest.classes is None:
+            msg = f"The manifest {folder} has no classes."
+            raise ManifestError(msg)
+        tables.append(manifest.classes)
+    found = overlap(*tables)
+    if as_json:
+        print_json(found.to_dicts())
+        return
+    for row in found.iter_rows(named=True):
+        click.echo(f"{row['class_id']}  {row['other_id']}  {row['lemma'] or row['rule']}")
+    seen = found["class_id"].n_unique()
+    click.echo(f"{seen:,} of {tables[0].height:,} classes are in {manifests[1].name}")
+
+
+@click.command(
+    "shots", epilog="Example: featstore manifests shots build/food101 --seed 1,2,3 -o build/shots"
+)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Their folder.")
+@click.option("--seed", "seeds", default="1,2,3", show_default=True, help="Seeds.")
+@click.option("--shots", default="1,2,4,8,16", show_default=True, help="Images a class.")
+@click.option("--val", type=int, help="Validation images a class; default min(shots, 4).")
+@click.option("--split", default="train", show_default=True, help="Split to draw from.")
+@click.option("--json", "as_json", is_flag=True, help="Print the files as JSON.")
+def shots_command(
+    folder: Path, out: Path, seeds: str, shots: str, val: int | None, split: str, as_json: bool
+) -> None:
+    """Draw few-shot splits of the manifest in DIR, as small Parquet files.
+
+    The draw depends on the seed and the item ids alone; a larger one holds the smaller ones.
+    """
+    from featstore.manifest.io import read_manifest
+    from featstore.shots import write_shots
+
+    files = write_shots(
+        read_manifest(folder).items("image"),
+        out,
+        seeds=_numbers(seeds, "--seed"),
+        shots=_numbers(shots, "--shots"),
+        val=val,
+        split=split,
+    )
+    if as_json:
+        print_json([str(file) for file in files])
+        return
+    for file in files:
+        click.echo(str(file))
+
+
+def _numbers(text: str, flag: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as err:
+        msg = f"{flag} is {text!r}; give numbers, e.g. 1,2,4."
+        raise click.UsageError(msg) from err

@@ -1,17 +1,87 @@
-"""``featstore push``, ``pull`` and ``sync``: sets from one store to another."""
+"""Commands that share a store: push, pull, sync, card, prefetch, cache."""
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
-from featstore.cli.byte_progress import byte_progress
-from featstore.command_line import EXIT_ERROR, StorePlace, StoreType, print_json
-from featstore.share.copying import CopyReport, copy_sets
-from featstore.share.relation import Relation
+from featstore.cli.store import human_bytes
+from featstore.command_line import EXIT_ERROR, CommandGroup, StorePlace, StoreType, print_json
+from featstore.durable import write_durably
+from featstore.remote.cache import CacheEntry, user_cache
+from featstore.remote.store import RemoteStore
+from featstore.share.card import croissant, markdown, set_cards
+from featstore.share.copy import CopyReport, copy_sets
+from featstore.share.source import Relation
+from featstore.store.store import open_store
+
+
+@click.command("card", epilog="Example: featstore card build/demo/store -o build/demo/store")
+@click.argument("store", type=StoreType())
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write README.md and croissant.json to this folder; the store's own will do.",
+)
+@click.option("--name", help="Name of the collection; the last part of the address by default.")
+@click.option("--licence", "licences", multiple=True, metavar="DATASET=TEXT",
+              help="Licence of a dataset's items; repeatable.")  # fmt: skip
+@click.option("--revision", help="A tag of the store.")
+@click.option("--json", "as_json", is_flag=True, help="Print the Croissant metadata.")
+def card_command(
+    store: StorePlace,
+    out: Path | None,
+    name: str | None,
+    licences: tuple[str, ...],
+    revision: str | None,
+    as_json: bool,
+) -> None:
+    """Describe STORE: datasets, licences, encoders, numbers of items, revisions.
+
+    Prints the card, or writes it and its Croissant metadata.
+    """
+    stated = dict(text.partition("=")[::2] for text in licences)
+    if not all(stated.values()):
+        msg = "--licence is DATASET=TEXT, such as birds=CC-BY-4.0."
+        raise click.UsageError(msg, click.get_current_context())
+    opened = open_store(store, revision=revision)
+    title = name or opened.address.rstrip("/").rsplit("/", 1)[-1]
+    cards = set_cards(opened, stated)
+    metadata = croissant(title, cards, url=opened.address)
+    text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
+    if out is not None:
+        write_durably(out / "README.md", [markdown(title, cards).encode()])
+        write_durably(out / "croissant.json", [text.encode()])
+    if as_json:
+        click.echo(text, nl=False)
+    elif out is not None:
+        click.echo(f"{out}: README.md and croissant.json of {len(cards):,} sets")
+    else:
+        click.echo(markdown(title, cards), nl=False)
+
+
+@contextmanager
+def byte_progress(what: str) -> Iterator[Callable[[int], object]]:
+    """Give a function that is called with bytes as they arrive, from any thread."""
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda n_bytes: shown.advance(task, n_bytes)
+
 
 _SELECT = click.option(
     "--select",
@@ -108,3 +178,79 @@ def _copy(
             ]
         )  # fmt: skip
     return EXIT_ERROR if any(report.failed for report in reports) else 0
+
+
+@click.group("cache", cls=CommandGroup, epilog="Example: featstore cache ls")
+def cache_group() -> None:
+    """Show or empty the cache of remote stores."""
+
+
+@cache_group.command("ls", epilog="Example: featstore cache ls")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def ls_command(as_json: bool) -> None:
+    """List the shards and the stores' small files that are kept, the last used first."""
+    cache = user_cache()
+    _tell([*cache.stores(), *cache.shards()], "kept", as_json=as_json)
+
+
+@cache_group.command("gc", epilog="Example: featstore cache gc --max-bytes 1000000000")
+@click.option("--max-bytes", type=click.IntRange(min=0), help="Keep the last used up to so much.")
+@click.option("--all", "everything", is_flag=True, help="Remove everything, small files too.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def gc_command(max_bytes: int | None, everything: bool, as_json: bool) -> None:
+    """Remove the shards that were not used for longest, down to the limit.
+
+    The limit is $HEADSTOCK_CACHE_BYTES, or 64 GiB. What is removed can be fetched again; a process
+    that reads it goes on.
+    """
+    if everything and max_bytes is not None:
+        msg = "--all leaves nothing for --max-bytes to keep. Give one or the other."
+        raise click.UsageError(msg, click.get_current_context())
+    cache = user_cache()
+    _tell(cache.forget() if everything else cache.trim(limit=max_bytes), "removed", as_json=as_json)
+
+
+@click.command(
+    "prefetch",
+    epilog="Example: featstore prefetch s3://team/features stamps/image/tf_efficientnet_lite0",
+)
+@click.argument("store", type=StoreType())
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+@click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def prefetch_command(
+    store: StorePlace, keys: tuple[str, ...], revision: str | None, as_json: bool
+) -> None:
+    """Fetch whole sets of a remote STORE, so that they can be read without a network.
+
+    HEADSTOCK_OFFLINE=1 makes sure that nothing else is asked for afterwards.
+    """
+    opened = open_store(store)
+    if not isinstance(opened, RemoteStore):
+        msg = f"{store} lies on this machine already."
+        raise click.UsageError(msg, click.get_current_context())
+    cached = []
+    for key in keys:
+        with byte_progress(key) as progress:
+            opened.prefetch(key, revision=revision, progress=progress)
+        info = opened.info(key, revision=revision)
+        size = opened.stored_bytes(info)
+        cached.append({"key": str(info.key), "revision_id": info.commit.revision_id, "bytes": size})
+        if not as_json:
+            click.echo(f"{info.key}  {human_bytes(size)} in the cache")
+    if as_json:
+        print_json(cached)
+
+
+def _tell(entries: list[CacheEntry], verb: str, *, as_json: bool) -> None:
+    total = sum(entry.bytes for entry in entries)
+    if as_json:
+        rows = [{"path": str(entry.path), "what": entry.what, "bytes": entry.bytes,
+                 "used": entry.used} for entry in entries]  # fmt: skip
+        print_json({verb: rows, "bytes": total})
+        return
+    for entry in entries:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        name = entry.path.name[:12] if entry.what == "shard" else ""
+        click.echo(f"{used}  {human_bytes(entry.bytes):>8}  {entry.what} {name}".rstrip())
+    click.echo(f"{len(entries):,} {verb}, {human_bytes(total)}")

@@ -1,24 +1,84 @@
-"""The process that decodes: image files come in on stdin, RGB pictures leave on stdout."""
+"""A decoding process: frames on a pipe, pixels in shared memory.
+
+A pixel takes four bytes, as in Pillow's own memory: both sides then copy rows as they are.
+Where the system has no such memory (only Linux's memfd is used), pictures go through the pipe.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import mmap
 import os
 import signal
+import struct
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from featstore.decoding.frames import (
-    PAINTED,
-    PICTURE,
-    READY,
-    REFUSED,
-    read_request,
-    write_answer,
-)
 from featstore.images import ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: A picture: width, height, and 3 bytes a pixel.
+PICTURE = 0
+
+#: The image cannot be decoded: the reason, in UTF-8.
+REFUSED = 1
+
+#: A picture that lies on the shared surface; no bytes follow.
+PAINTED = 3
+
+#: The worker is ready for work.
+READY = 2
+
+_REQUEST = struct.Struct("<Q")
+_ANSWER = struct.Struct("<BIIQ")
+
+
+def write_request(pipe: IO[bytes], data: bytes) -> None:
+    """Send the bytes of an image file."""
+    pipe.write(_REQUEST.pack(len(data)))
+    pipe.write(data)
+    pipe.flush()
+
+
+def read_request(pipe: IO[bytes]) -> bytes | None:
+    """Return the next image file, or None if the other side has gone."""
+    head = pipe.read(_REQUEST.size)
+    if len(head) < _REQUEST.size:
+        return None
+    (size,) = _REQUEST.unpack(head)
+    data = pipe.read(size)
+    return data if len(data) == size else None
+
+
+def write_answer(
+    pipe: IO[bytes], kind: int, body: bytes | memoryview, width: int = 0, height: int = 0
+) -> None:
+    """Send a picture or a reason."""
+    pipe.write(_ANSWER.pack(kind, width, height, len(body)))
+    pipe.write(body)
+    pipe.flush()
+
+
+def read_answer(pipe: IO[bytes]) -> tuple[int, int, int, bytearray] | None:
+    """Return (kind, width, height, body), or None if the other side has gone in between."""
+    head = pipe.read(_ANSWER.size)
+    if len(head) < _ANSWER.size:
+        return None
+    kind, width, height, size = _ANSWER.unpack(head)
+    body = bytearray(size)
+    view, done = memoryview(body), 0
+    while done < size:
+        count = pipe.readinto(view[done:])  # type: ignore[attr-defined]
+        if not count:
+            return None
+        done += count
+    return kind, width, height, body
+
 
 #: Seconds after the pool's own limit at which a worker that lost its pool ends itself.
 GRACE = 5
@@ -70,7 +130,6 @@ def _decode(
 def _surface(given: list[int] | None) -> Any:
     if given is None:
         return None
-    from featstore.decoding.surface import Surface
 
     return Surface(*given)
 
@@ -92,3 +151,63 @@ def _set_alarm(seconds: float) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
+
+
+#: Bytes of a pixel: red, green, blue and one that is ignored.
+PIXEL_BYTES = 4
+
+#: What stays allocated between pictures; beyond it, memory goes back to the system.
+KEPT_BYTES = 64 * 2**20
+
+SUPPORTED = hasattr(os, "memfd_create")
+
+
+class Surface:
+    """A shared piece of memory for one picture at a time.
+
+    Parameters
+    ----------
+    handle : int
+        Of the memory; `make` makes one. The surface owns it.
+    size : int
+        Its bytes. They cost nothing until they are painted.
+    """
+
+    def __init__(self, handle: int, size: int) -> None:
+        self.handle = handle
+        self.size = size
+        self._map = mmap.mmap(handle, size)
+
+    @classmethod
+    def make(cls, max_pixels: int) -> Surface:
+        """Return a new surface for pictures of at most so many pixels."""
+        size = max(1, max_pixels) * PIXEL_BYTES
+        handle = os.memfd_create("decoded", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(handle, size)
+        # A worker gone wrong must not cut the memory off under its reader.
+        fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        return cls(handle, size)
+
+    def paint(self, image: Image.Image) -> bool:
+        """Copy an RGB picture into the memory; False if it does not fit."""
+        n_bytes = image.width * image.height * PIXEL_BYTES
+        if n_bytes > self.size:
+            return False
+        self._map[:n_bytes] = image.tobytes("raw", "RGBX")
+        return True
+
+    def picture(self, width: int, height: int) -> Image.Image:
+        """Return a copy of what was painted."""
+        from PIL import Image
+
+        n_bytes = width * height * PIXEL_BYTES
+        with memoryview(self._map) as whole, whole[:n_bytes] as painted:
+            image = Image.frombytes("RGB", (width, height), painted, "raw", "RGBX")
+        if n_bytes > KEPT_BYTES:
+            self._map.madvise(mmap.MADV_REMOVE)
+        return image
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._map.close()
+        os.close(self.handle)

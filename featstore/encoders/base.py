@@ -1,8 +1,11 @@
-"""What an encoder is, and what a classification head is."""
+"""What an encoder is: its space, its batches, and how rows come back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,7 +23,7 @@ class Encoder(Protocol):
     """Maps items of some kinds to vectors of one space.
 
     The attributes are read-only. ``space`` holds the keyed facts: whatever changes what a
-    coordinate means, as plain JSON; ``featstore.keys.space_id(space)`` is the space's id.
+    coordinate means, as plain JSON; ``featstore.identity.space_id(space)`` is the space's id.
     ``facts`` is recorded beside and never compared.
     """
 
@@ -96,3 +99,70 @@ class Head:
                 f"shape {self.bias.shape}; expected (classes, dim) and (classes,)."
             )
             raise EncoderError(msg)
+
+
+_spent = threading.local()
+
+
+@contextmanager
+def transferring() -> Iterator[None]:
+    """Count the time of the block: stacking a batch and copying it to the device.
+
+    A copy that runs beside the device's work ends later; what is counted is how long this
+    thread was kept.
+    """
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        _spent.seconds = getattr(_spent, "seconds", 0.0) + time.perf_counter() - started
+
+
+def take_transfer_seconds() -> float:
+    """Return the seconds that this thread has spent so since the last call."""
+    seconds: float = getattr(_spent, "seconds", 0.0)
+    _spent.seconds = 0.0
+    return seconds
+
+
+def length_batches(lengths: Sequence[int] | np.ndarray, batch: int) -> list[np.ndarray]:
+    """Return the positions of texts, shortest first, in batches.
+
+    The batches are a function of the lengths alone, equal lengths staying in their order: the
+    same texts always meet in the same batches, and so get the same bits.
+
+    Parameters
+    ----------
+    lengths : sequence of int, of length n
+        Tokens of each text.
+    batch : int
+        Texts a batch; the last one may be smaller.
+
+    Returns
+    -------
+    list of int64 arrays
+        Together every position from 0 to n - 1 once.
+
+    Raises
+    ------
+    ValueError
+        If `batch` is not positive.
+
+    Examples
+    --------
+    >>> [part.tolist() for part in length_batches([7, 3, 7, 1], 2)]
+    [[3, 1], [0, 2]]
+    """
+    if batch < 1:
+        msg = f"A batch must hold at least 1 text. Got {batch} instead."
+        raise ValueError(msg)
+    order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
+    return [order[start : start + batch] for start in range(0, len(order), batch)]
+
+
+def encode_sorted(encoder: TextEncoder, prepared: Sequence[Any], batch: int) -> np.ndarray:
+    """Encode prepared texts in batches of like length; return (n, d) float32 in their order."""
+    rows = np.empty((len(prepared), encoder.dim), np.float32)
+    for positions in length_batches([encoder.length(text) for text in prepared], batch):
+        rows[positions] = encoder.encode([prepared[position] for position in positions])
+    return rows

@@ -10,7 +10,7 @@ import numpy as np
 from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS
 from featstore.encoders.golden import golden_inputs
 from featstore.errors import EncoderError
-from featstore.keys import canonical_json
+from featstore.identity import canonical_json
 
 _EXAMPLE = 'For instance space={"name": "my-model", "weights": "2024-05-01"}.'
 

@@ -1,20 +1,29 @@
-"""Image encoder: the image tower of an open_clip model."""
+"""Image encoders of open_clip, alone and with their text tower."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from featstore.encoders.base import IMAGE_KINDS
-from featstore.encoders.device_copies import DeviceCopies, HostCopy
+from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS
 from featstore.encoders.golden import golden_images
-from featstore.encoders.open_clip_model import OpenClipPair
-from featstore.encoders.precision import checked_precision, computing
-from featstore.encoders.torch_runtime import checked_device, pinned_threads
+from featstore.encoders.open_clip_model import OpenClipPair, check_open_clip_name, load_pair
+from featstore.encoders.open_clip_text import OpenClipTextEncoder
+from featstore.encoders.runtime import (
+    DeviceCopies,
+    HostCopy,
+    checked_device,
+    checked_precision,
+    computing,
+    pinned_threads,
+)
+from featstore.encoders.weights import parse_weights
+from featstore.errors import EncoderError
 from featstore.images import DECODE_RULE, to_rgb
 
 if TYPE_CHECKING:
@@ -123,3 +132,42 @@ def preprocessing_facts(config: PreprocessCfg) -> Mapping[str, Any]:
         "std": [float(value) for value in config.std],
         "decode": dict(DECODE_RULE),
     }
+
+
+def open_open_clip(
+    name: str,
+    *,
+    kind: str | None = None,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    batch_size: int | None = None,
+    threads: int | None = None,
+    precision: str = "float32",
+) -> OpenClipImageEncoder | OpenClipTextEncoder:
+    """Build one tower of ``oc:<model>/<tag>``, or of ``oc:<model>`` with given weights.
+
+    Parameters
+    ----------
+    name, weights, device, batch_size, threads, precision
+        As for ``open_encoder``.
+    kind : str
+        ``image``, or ``caption`` or ``class_name``: the items to encode.
+
+    Raises
+    ------
+    UnknownEncoderError
+        If open_clip has no such model or tag.
+    EncoderError
+        If no tower is named, the weights do not come or do not fit, or the tag was trained with
+        another activation.
+    """
+    check_open_clip_name(name.partition(":")[2])
+    if kind not in IMAGE_KINDS | TEXT_KINDS:
+        known = ", ".join(sorted(IMAGE_KINDS | TEXT_KINDS))
+        msg = f"{name} has two towers: say kind=, one of {known}. Got {kind!r}."
+        raise EncoderError(msg)
+    source = parse_weights(weights, encoder=name)
+    checked_precision(precision, checked_device(device))
+    pair = load_pair(name, source)
+    tower = OpenClipImageEncoder if kind in IMAGE_KINDS else OpenClipTextEncoder
+    return tower(pair, device=device, batch_size=batch_size, threads=threads, precision=precision)

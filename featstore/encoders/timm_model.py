@@ -1,20 +1,46 @@
-"""timm models: built with real weights, and taken apart at their last linear layer."""
+"""Models of timm: made, loaded and pooled.
+
+A pool is found on one blank picture, where the shapes of tokens and maps are seen, and is from
+then on a fixed rule, named in the space.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import timm
+import torch
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
-from featstore.encoders.hub import cached_file, hub_error, hub_unreachable
-from featstore.encoders.weights import WeightsSource, load_strictly, one_line, read_state_dict
+from featstore.encoders.base import IMAGE_KINDS
+from featstore.encoders.runtime import (
+    DeviceCopies,
+    checked_device,
+    checked_precision,
+    computing,
+    pinned_threads,
+)
+from featstore.encoders.weights import (
+    WeightsSource,
+    cached_file,
+    hub_error,
+    hub_unreachable,
+    load_strictly,
+    one_line,
+    read_state_dict,
+)
 from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean
-from featstore.images import DECODE_RULE
+from featstore.identity import weights_sha256
+from featstore.images import DECODE_RULE, to_rgb
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def check_timm_name(model_name: str) -> None:
@@ -221,3 +247,274 @@ def _resize(transform: Any, config: Mapping[str, Any]) -> list[int]:
     if size is None:
         return [math.floor(side / config["crop_pct"]) for side in config["input_size"][1:]]
     return [int(size)] if isinstance(size, int) else [int(side) for side in size]
+
+
+class TimmImages:
+    """A timm model that pictures can be run through, without saying what is taken out of it.
+
+    Parameters
+    ----------
+    name : str
+        ``timm:tf_efficientnet_lite0``.
+    model : torch.nn.Module
+        Built by timm, with its weights; it is put into evaluation mode.
+    weights : dict, optional
+        Where the weights came from; recorded in `facts`.
+    device : str
+    batch_size : int, optional
+        32 by default.
+    threads : int, optional
+        Threads of torch while encoding; the process's own number by default.
+    precision : {"float32", "bfloat16", "float16"}
+        Of the forward pass. No part of the space.
+    compile : bool
+        Compile ``forward_features``, where nearly all the time goes. No part of the space.
+
+    Raises
+    ------
+    EncoderError
+        If the model takes no RGB pictures, or device, precision or compiling do not go.
+    """
+
+    kinds = IMAGE_KINDS
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        *,
+        weights: dict[str, str] | None = None,
+        device: str = "cpu",
+        batch_size: int | None = None,
+        threads: int | None = None,
+        precision: str = "float32",
+        compile: bool = False,  # noqa: A002 -- torch's word for it
+    ) -> None:
+        self.name = name
+        self.batch_size = batch_size or 32
+        self._device = checked_device(device)
+        self.precision = checked_precision(precision, self._device)
+        self._threads = threads
+        transform, self._transform = preprocessing(model)
+        self._input_size = tuple(transform["input_size"])
+        if self._input_size[0] != 3:
+            msg = f"{name} takes {self._input_size[0]} channels; only models of RGB are served."
+            raise EncoderError(msg)
+        config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+        self.space: dict[str, Any] = {
+            "family": "timm",
+            # The architecture alone: what a tag names, weights and preprocessing, is below.
+            "name": config.get("architecture") or name.partition(":")[2].partition(".")[0],
+            "weights_sha256": weights_sha256(model.state_dict()),
+            "preprocessing": transform,
+        }
+        self._memory_format = (
+            torch.channels_last
+            if self._device.type == "cuda" and is_convnet(model)
+            else torch.contiguous_format
+        )
+        self.facts: dict[str, Any] = {
+            "weights": weights or {"source": "object"},
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "num_classes": int(getattr(model, "num_classes", 0) or 0),
+            "tag": config.get("tag") or None,
+            "versions": {"timm": timm.__version__, "torch": torch.__version__},
+            "compute": {
+                "precision": precision,
+                "autocast": precision != "float32",
+                "tf32": False,
+                "memory_format": str(self._memory_format).removeprefix("torch."),
+                "compiled": compile,
+            },
+        }
+        self._copies = DeviceCopies(name, self._input_size, self._device, self._memory_format)
+        #: Whether several threads should encode, each the next batch: see `DeviceCopies`.
+        self.overlaps = self._device.type == "cuda"
+        self._model = model.eval().to(self._device)
+        if self._memory_format is torch.channels_last:
+            self._model = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._compiled: Any = None
+        if compile:
+            if not hasattr(model, "forward_features"):
+                msg = f"{name} has no forward_features to compile. Leave compile out."
+                raise EncoderError(msg)
+            features: Any = model.forward_features
+            self._compiled = torch.compile(features)
+
+    def prepare(self, item: Image.Image) -> np.ndarray:
+        """Return a picture as the model takes it: (3, h, w) float32, by timm's own transform."""
+        image = item if item.mode == "RGB" else to_rgb(item)
+        return np.asarray(self._transform(image), dtype=np.float32)
+
+    @contextmanager
+    def _running(self, *, exact: bool) -> Iterator[nn.Module]:
+        """Yield the model, ready to run: in plain float32 if `exact`, else as asked for.
+
+        One thread at a time; what it hooks and launches is not mixed with another's.
+        """
+        precision = "float32" if exact else self.precision
+        swapped = self._compiled is not None and not exact
+        with (
+            self._copies.turn(),
+            torch.inference_mode(),
+            pinned_threads(self._threads),
+            computing(precision, self._device),
+        ):
+            if not swapped:
+                yield self._model
+                return
+            # Hooks on what comes after stay outside of the compiled graph, which ignores them.
+            self._model.forward_features = self._compiled
+            try:
+                yield self._model
+            finally:
+                del self._model.forward_features
+
+
+def is_convnet(model: nn.Module) -> bool:
+    """Return whether `model` convolves more than once: transformers only cut patches so."""
+    spatial = (
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size > (1, 1)
+    )
+    return sum(1 for _ in spatial) > 1
+
+
+POOLS = ("cls", "patch_mean", "cls+patch_mean")
+LAYER = "layer:"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Maps the output of one module, or of ``forward_features``, to one vector a picture."""
+
+    rule: str
+    """What is taken, in words; part of the space."""
+    reduce: Callable[[torch.Tensor], torch.Tensor]
+    """(b, …) -> (b, d)."""
+
+
+def check_pool_name(pool: str, encoder: str) -> None:
+    """Refuse a pool that no model has.
+
+    Raises
+    ------
+    EncoderError
+        Naming those that exist.
+    """
+    if pool in POOLS or (pool.startswith(LAYER) and pool != LAYER):
+        return
+    msg = (
+        f"No pool named {pool!r} for {encoder}. Pools: {', '.join(POOLS)}, {LAYER}<name of a "
+        f"module>; without one it is the input of the head.{did_you_mean(pool, POOLS)}"
+    )
+    raise EncoderError(msg)
+
+
+def find_layer(model: nn.Module, pool: str, encoder: str) -> nn.Module:
+    """Return the module that ``layer:<name>`` names.
+
+    Raises
+    ------
+    EncoderError
+        With the closest name that exists.
+    """
+    name = pool.removeprefix(LAYER)
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    if name not in modules:
+        msg = (
+            f"{encoder} has no module named {name!r}; its parts are "
+            f"{', '.join(child for child, _ in model.named_children())}."
+            f"{did_you_mean(name, modules)}"
+        )
+        raise EncoderError(msg)
+    return modules[name]
+
+
+def make_pool(
+    pool: str, model: nn.Module, output: Any, *, tokens: int | None, input_size: tuple[int, ...]
+) -> Pool:
+    """Return the rule for outputs of the shape of `output`.
+
+    Parameters
+    ----------
+    pool : str
+    model : torch.nn.Module
+    output : torch.Tensor
+        What a blank picture gives: of ``forward_features``, or of the named module.
+    tokens : int or None
+        Length of the sequence that ``forward_features`` gives, if it gives one.
+    input_size : tuple
+        (3, h, w) of the pictures.
+
+    Raises
+    ------
+    EncoderError
+        If there is no such thing in that output.
+    """
+    layer = pool.removeprefix(LAYER) if pool.startswith(LAYER) else "forward_features"
+    source = f"output of {layer}"
+    if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4) or len(output) != 1:
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        msg = f"the {source} is {shape}, which is neither a vector, nor tokens, nor a map a picture"
+        raise EncoderError(msg)
+    prefix = prefix_tokens(model)
+    if output.ndim != 3 and pool.startswith("cls"):
+        msg = "it has no class token: its features are no sequence of tokens"
+        raise EncoderError(msg)
+    if output.ndim == 2:
+        if pool == "patch_mean":
+            msg = "its features have no patches: they are one vector a picture"
+            raise EncoderError(msg)
+        return Pool(source, lambda out: out)
+    if output.ndim == 4:
+        axes = _spatial_axes(model, tuple(output.shape), input_size)
+        layout = "NHWC" if axes == (1, 2) else "NCHW"
+        return Pool(f"{source}, mean over positions ({layout})", lambda out: out.mean(axes))
+    if pool.startswith("cls") and (prefix == 0 or getattr(model, "cls_token", None) is None):
+        msg = "it has no class token: use patch_mean, or leave the pool out"
+        raise EncoderError(msg)
+    # A layer before the class token is put in front, or after it is taken off, has none to skip.
+    skip = prefix if output.shape[1] == tokens else 0
+    if output.shape[1] <= skip and pool != "cls":
+        msg = f"its {output.shape[1]} tokens are all prefix tokens: it has no patches to average"
+        raise EncoderError(msg)
+    mean = f"mean of tokens {skip} and up"
+    if pool == "cls":
+        return Pool(f"{source}, token 0 (class)", lambda out: out[:, 0])
+    if pool == "cls+patch_mean":
+        return Pool(
+            f"{source}, token 0 (class) then {mean}",
+            lambda out: torch.cat([out[:, 0], out[:, skip:].mean(1)], dim=1),
+        )
+    return Pool(f"{source}, {mean}", lambda out: out[:, skip:].mean(1))
+
+
+def prefix_tokens(model: nn.Module) -> int:
+    """Return how many tokens (class, distillation, registers) stand before the patches."""
+    known = getattr(model, "num_prefix_tokens", None)
+    if isinstance(known, int):
+        return known
+    return int(getattr(model, "cls_token", None) is not None)
+
+
+def _spatial_axes(
+    model: nn.Module, shape: tuple[int, ...], input_size: tuple[int, ...]
+) -> tuple[int, int]:
+    """Return the axes of height and width: those in the proportion of the picture.
+
+    Where both pairs are, the model says how it lays out its features (Swin: NHWC).
+
+    Raises
+    ------
+    EncoderError
+        If neither pair is.
+    """
+    height, width = input_size[1:]
+    fits = [axes for axes in ((2, 3), (1, 2)) if shape[axes[0]] * width == shape[axes[1]] * height]
+    if not fits:
+        msg = f"no two axes of a map of shape {shape} are height and width of a {height}×{width}"
+        raise EncoderError(msg)
+    last = "NHWC" in str(getattr(model, "output_fmt", "NCHW"))
+    return fits[-1] if last else fits[0]

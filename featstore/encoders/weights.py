@@ -1,18 +1,20 @@
-"""Where weights come from: an installed package, a file, a folder or the hub."""
+"""Weights of an encoder: from the hub, a file or an installed package, each with its digest."""
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from featstore.encoders.package_names import timm_names_of_efficientnet_lite
+from featstore.encoders.registry import timm_names_of_efficientnet_lite
 from featstore.errors import EncoderError, did_you_mean
+from featstore.identity import files_sha256
 
 #: Names that a mismatch shows of each sort.
 _SHOWN = 3
@@ -243,3 +245,70 @@ def one_line(err: BaseException, limit: int = 300) -> str:
     """Return the message of `err` as one line that ends with a full stop."""
     text = " ".join(str(err).split()) or type(err).__name__
     return (text if len(text) <= limit else text[: limit - 3] + "...").rstrip(".") + "."
+
+
+_TIMEOUT_S = 5.0
+
+
+def hub_unreachable() -> str | None:
+    """Return why the Hugging Face hub cannot be reached, or None if it can.
+
+    Respects ``HF_ENDPOINT``, ``HF_HUB_OFFLINE`` and proxies, as huggingface_hub does.
+    """
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set."
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_TIMEOUT_S)
+    except Exception as err:  # httpx's or requests' errors, by the version of huggingface_hub
+        return one_line(err)
+    return None
+
+
+def cached_file(repo: str, filename: str) -> Path | None:
+    """Return a file of the hub repository `repo` that is in the local cache, without a request."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, filename)
+    return Path(found) if isinstance(found, str) else None
+
+
+def hub_error(encoder: str, reason: str) -> EncoderError:
+    """Return the error that says what to do when the hub does not give the weights."""
+    msg = (
+        f"The weights of {encoder} could not be taken from the hub: {reason} Pass --weights "
+        "(API: weights=) with a file, a folder or package:DISTRIBUTION."
+    )
+    return EncoderError(msg)
+
+
+#: Where transformers puts the code of models; nothing else lives below this name.
+_PACKAGE = "transformers_modules"
+
+
+def remote_code_facts(objects: Iterable[Any], *, trusted: bool) -> dict[str, Any]:
+    """Return the keyed facts of a model's own code; nothing unless it was trusted.
+
+    Parameters
+    ----------
+    objects : iterable
+        The model's modules and its tokenizer.
+    trusted : bool
+        Whether the caller allowed code from the model's folder or repository.
+
+    Returns
+    -------
+    dict
+        Empty, or ``trust_remote_code`` with the hash of the files that were imported.
+    """
+    if not trusted:
+        return {}
+    folders: set[Path] = set()
+    for thing in objects:
+        for kind in type(thing).__mro__:
+            if kind.__module__.partition(".")[0] == _PACKAGE:
+                folders.add(Path(inspect.getfile(kind)).parent)
+    files = {path.name: path for folder in sorted(folders) for path in sorted(folder.glob("*.py"))}
+    files.pop("__init__.py", None)
+    return {"trust_remote_code": {"files": len(files), "files_sha256": files_sha256(files)}}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from featstore.extraction.events import BlockDone, ExtractResult
 from featstore.extraction.heads import extract_head
 from featstore.extraction.job import extract, extract_many
 from featstore.extraction.options import EncoderChoice, Options
-from featstore.extraction.progress import Progress
+from featstore.extraction.progress import BlockDone, ExtractResult, Progress
 
 __all__ = [
     "BlockDone",

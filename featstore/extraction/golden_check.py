@@ -1,8 +1,11 @@
-"""Compare an encoder with stored golden vectors: it must still be what made the rows."""
+"""Reference vectors of a set, and the facts of the run that made it."""
 
 from __future__ import annotations
 
+import platform
+import time
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,8 @@ from featstore.encoders.base import Encoder
 from featstore.encoders.golden import golden_inputs
 from featstore.errors import CorruptStoreError, EncoderError
 from featstore.extraction.batches import BatchRunner
-from featstore.store.commit import Commit
 from featstore.store.files import read_json, same_file
+from featstore.store.records import Commit
 
 #: A smaller cosine between stored and present golden vectors means another space.
 GOLDEN_COSINE = 0.999
@@ -132,3 +135,42 @@ def _stored(path: Path, facts: Mapping[str, Any]) -> np.ndarray:
     except (KeyError, TypeError, ValueError) as err:
         msg = f"{path} holds no golden vectors. Run `featstore verify`."
         raise CorruptStoreError(msg) from err
+
+
+PACKAGES = (
+    "headstock",
+    "numpy",
+    "open_clip_torch",
+    "pillow",
+    "sentence-transformers",
+    "timm",
+    "torch",
+    "transformers",
+)
+
+
+#: Facts of an encoder that differ between machines without changing a bit of what is stored.
+OF_THE_RUN = ("versions", "weights", "compute")
+
+
+def lasting_facts(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an encoder's facts that belong to the set, and so to its revision."""
+    return {name: value for name, value in encoder.items() if name not in OF_THE_RUN}
+
+
+def run_facts(encoder: Mapping[str, Any], *, device: str) -> dict[str, Any]:
+    """Return what is true of this run only: date, machine, device, versions, weights' source."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": device,
+        "versions": versions,
+        "encoder": {name: encoder[name] for name in OF_THE_RUN if name in encoder},
+    }

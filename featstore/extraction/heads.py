@@ -1,8 +1,9 @@
-"""Extract a classification head: its rows, its bias, and the space they live in."""
+"""Extract the rows of a classification head."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,19 @@ from typing import Any
 import polars as pl
 
 from featstore.encoders.base import Head
-from featstore.errors import AlreadyFinishedError, EncoderError, ManifestError
-from featstore.extraction.events import ExtractResult
-from featstore.extraction.name_check import (
-    NameCheck,
-    check_against_encoder,
-    check_against_store,
-)
-from featstore.extraction.provenance import lasting_facts, run_facts
-from featstore.extraction.reuse import finished_result
-from featstore.label_files import read_label_file
-from featstore.label_sets import head_items
-from featstore.manifest import Manifest, read_manifest
+from featstore.errors import AlreadyFinishedError, EncoderError, FeatstoreError, ManifestError
+from featstore.extraction.golden_check import lasting_facts, run_facts
+from featstore.extraction.head_check import NameCheck, check_against_encoder, check_against_store
+from featstore.extraction.plan import JobPlan, SetPlan
+from featstore.extraction.progress import ExtractResult
+from featstore.extraction.targets import SetState, finished_result, free_bytes
+from featstore.identity import encoder_directory, set_id, sha256_hex, space_id
+from featstore.labels import head_items, read_label_file
+from featstore.manifest.io import read_manifest
+from featstore.manifest.manifest import Manifest
+from featstore.store.layout import SetKey, plan_array
+from featstore.store.records import read_commit, read_pointer
+from featstore.store.tables import items_bytes
 from featstore.store.writer import SetWriter
 
 logger = logging.getLogger(__name__)
@@ -84,7 +86,7 @@ def extract_head(
     Two things are checked before anything is written: on the golden pictures, that the rows
     make the model's logits; and, where class names of the label set are embedded in the store or
     `check_names` is given, that the rows stand in the order of the names
-    (`featstore.extraction.row_order`).
+    (`featstore.extraction.head_check`).
 
     Parameters
     ----------
@@ -98,7 +100,7 @@ def extract_head(
         its checkpoint tells of: said so, it need not be checked, but is where that is possible.
         With `label_file`, the name of the set.
     label_file : path, optional
-        The classes in the order of the rows; see `featstore.label_files.read_label_file`.
+        The classes in the order of the rows; see `featstore.labels.read_label_file`.
     check_names : str, optional
         A text encoder, ``st:all-MiniLM-L6-v2``, to embed the class names with for the check;
         `check_weights` are its weights.
@@ -258,3 +260,59 @@ def _check_names(
             store,
         )
     return check
+
+
+def plan_heads(heads: Sequence[Mapping[str, Any]], *, store: Path) -> JobPlan:
+    """Say what `extract_head` would do with each of these arguments.
+
+    A head that it would refuse is a plan with an error.
+    """
+    return JobPlan([_plan_head(head, store) for head in heads], free_bytes(store))
+
+
+def _plan_head(asked: Mapping[str, Any], store: Path) -> SetPlan:
+    name = str(asked["encoder"])
+    try:
+        opened = open_head(**asked, store=store)
+        key = _key(opened)
+        state = _state(opened, key, store)
+    except FeatstoreError as err:
+        return SetPlan(f"head_weight of {name}", name, None, None, "", str(err))
+    return SetPlan(str(key), name, state, 0.0, "read from the weights")
+
+
+def _key(opened: OpenedHead) -> SetKey:
+    identity = set_id(
+        space_id(opened.head.space),
+        dataset=opened.dataset,
+        kind="head_weight",
+        precision="float32",
+        dtype=HEAD_DTYPE,
+    )
+    return SetKey(opened.dataset, "head_weight", encoder_directory(opened.head.name, identity))
+
+
+def _state(opened: OpenedHead, key: SetKey, store: Path) -> SetState:
+    """Return what the set lacks; settles nothing, unlike `OpenedHead.finished`."""
+    rows, dim = opened.head.weight.shape
+    layout = plan_array(rows, dim, HEAD_DTYPE)
+    pointer = read_pointer(key.directory(store))
+    there = pointer is not None
+    if pointer is not None:
+        commit = read_commit(key.directory(store), str(pointer["revision"]))
+        if commit.items["sha256"] != sha256_hex(items_bytes(opened.items)):
+            msg = f"{key} is there with other classes. Give this label set another name."
+            raise FeatstoreError(msg)
+    data = sum(layout.file_bytes(file) for file in range(layout.n_files)) + opened.head.bias.nbytes
+    return SetState(
+        key=str(key),
+        state="finished" if there else "missing",
+        rows=rows,
+        blocks=layout.n_blocks,
+        reused=rows if there else 0,
+        staged=0,
+        blocks_done=0,
+        known=0,
+        new=0 if there else rows,
+        write_bytes=0 if there else data,
+    )

@@ -1,18 +1,19 @@
-"""The extraction job: check everything, write block by block, publish last."""
+"""Extract embeddings: open the items and encoders of a job, and run it."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import polars as pl
+
+from featstore.decoding.pool import RULE
 from featstore.encoders.base import Encoder
-from featstore.extraction.events import BlockDone, ExtractResult
-from featstore.extraction.job_log import JobLog
-from featstore.extraction.opened_job import Job
-from featstore.extraction.opening import default_threads, job_items, open_choices
+from featstore.encoders.object_encoder import ObjectEncoder
+from featstore.errors import EmptySelectionError, EncoderError, ManifestError, needs_extra
 from featstore.extraction.options import (
     DECODE_TIMEOUT,
     DEFAULT_DTYPE,
@@ -21,12 +22,128 @@ from featstore.extraction.options import (
     OnError,
     Options,
 )
-from featstore.extraction.pictures import complete_thumbnails
-from featstore.extraction.progress import Progress
+from featstore.extraction.progress import BlockDone, ExtractResult, JobLog, Progress
 from featstore.extraction.run import encode_sets
-from featstore.extraction.targets import make_targets
-from featstore.manifest import Manifest, read_manifest
+from featstore.extraction.targets import Job, make_targets
+from featstore.extraction.views import draw_view, source_item, view_items, views_dataset
+from featstore.images import ImageError, decode_image, thumbnail_webp
+from featstore.manifest.io import read_manifest
+from featstore.manifest.manifest import Manifest
+from featstore.sources.reader import ByteReader
 from featstore.store.layout import BLOCK_ROWS
+from featstore.store.tables import read_thumbnails, write_thumbnails
+
+
+def job_items(source: Manifest, kind: str, options: Options) -> tuple[str, pl.DataFrame]:
+    """Return the dataset and the item table that a job is about.
+
+    Raises
+    ------
+    ManifestError
+        If the manifest has no items of this kind, or views are asked for of what is no image.
+    EmptySelectionError
+        If there is no item.
+    """
+    if kind not in source.tables:
+        known = ", ".join(source.tables) or "none"
+        msg = f"Manifest {source.name} has no items of kind {kind!r}. It has: {known}."
+        raise ManifestError(msg)
+    items = source.tables[kind]
+    items = items if options.limit is None else items.head(options.limit)
+    if items.is_empty():
+        msg = f"Manifest {source.name} has no {kind} item to extract."
+        raise EmptySelectionError(msg)
+    if not options.views:
+        return source.name, items
+    if kind != "image":
+        msg = f"Only images have views; {kind} items have none. Leave views out."
+        raise ManifestError(msg)
+    dataset = views_dataset(source.name, options.views, options.seed)
+    return dataset, view_items(items, views=options.views, seed=options.seed)
+
+
+def open_choices(choices: Sequence[EncoderChoice], kind: str, options: Options) -> list[Encoder]:
+    """Open the encoders of a job.
+
+    Raises
+    ------
+    UnknownEncoderError
+        If a name means none; looked at before any weights are read.
+    EncoderError
+        If one cannot be built, does not take items of this kind, or takes no such option.
+    """
+    from featstore.encoders.registry import check_options
+
+    if not choices:
+        msg = "An extraction needs at least one encoder."
+        raise EncoderError(msg)
+    for choice in choices:
+        if isinstance(choice.encoder, str):
+            check_options(
+                choice.encoder,
+                **choice.model_options(),
+                trust_remote_code=options.trust_remote_code,
+            )
+        elif choice.space is None:
+            msg = "An encoder object needs space={...}: the facts that identify its space."
+            raise EncoderError(msg)
+    opened = [_open(choice, kind, options) for choice in choices]
+    for encoder in opened:
+        if kind not in encoder.kinds:
+            known = " and ".join(sorted(encoder.kinds))
+            msg = f"Encoder {encoder.name} encodes {known}, not {kind}."
+            raise EncoderError(msg)
+    return opened
+
+
+def default_threads(choices: Sequence[EncoderChoice]) -> int | None:
+    """Return the threads that torch would run on, or None for encoder objects alone."""
+    if not any(isinstance(choice.encoder, str) for choice in choices):
+        return None
+    with needs_extra("Encoding with a named encoder"):
+        import torch
+
+    return torch.get_num_threads()
+
+
+def _open(choice: EncoderChoice, kind: str, options: Options) -> Encoder:
+    if not isinstance(choice.encoder, str):
+        return ObjectEncoder(choice.encoder, space=choice.space or {}, kinds=frozenset({kind}))
+    from featstore.encoders.registry import open_encoder
+
+    encoder = open_encoder(
+        choice.encoder,
+        kind=kind,
+        weights=choice.weights,
+        device=options.device,
+        precision=options.precision,
+        **choice.model_options(),
+        trust_remote_code=options.trust_remote_code,
+        compile=options.compile,
+    )
+    if options.decode == "gpu" and kind == "image":
+        space: Any = encoder.space
+        space["preprocessing"]["decode"]["jpeg"] = RULE
+    return encoder
+
+
+def complete_thumbnails(job: Job, *, skip: Collection[str]) -> None:
+    """Draw the thumbnails that an interrupted job, or one without them, did not leave."""
+    directory = job.store / job.dataset / job.kind
+    have = read_thumbnails(directory)
+    small: dict[str, bytes] = {}
+    with ByteReader(job.source.root) as reader:
+        for item in job.items.iter_rows(named=True):
+            if item["item_id"] in have or item["item_id"] in skip:
+                continue
+            try:
+                image = decode_image(reader.read(source_item(item)), formats=job.formats)
+            except (ImageError, OSError):
+                continue  # an image without a picture is shown by its id
+            small[item["item_id"]] = thumbnail_webp(draw_view(image, item))
+    if small:
+        write_thumbnails(directory, small)
+
 
 logger = logging.getLogger(__name__)
 

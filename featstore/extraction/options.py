@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from featstore.errors import EncoderError
-from featstore.extraction.events import BlockDone
-from featstore.extraction.progress import Progress
+from featstore.extraction.progress import BlockDone, Progress
 from featstore.store.layout import BLOCK_ROWS
 
 #: Stored dtype of image and text embeddings.

@@ -1,4 +1,4 @@
-"""Blocks through the encoders: every item is read and decoded once, whoever needs it.
+"""From files to rows: prefetch, decode, encode, with failures kept apart.
 
 Batches are fixed slots by row inside the block, for each encoder by itself; a failed item keeps
 its slot, so that neither which other items are bad nor which other encoders run beside it
@@ -9,17 +9,187 @@ own can encode blocks as well.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import polars as pl
 
-from featstore.extraction.batches import Batches, batches_for
-from featstore.extraction.preparation import Preparation, Slot
+from featstore.decoding.pool import DecodePool, decode_on_gpu
+from featstore.encoders.base import take_transfer_seconds
+from featstore.errors import TooManyFailuresError
+from featstore.extraction.batches import Batches, BatchRunner, batches_for
+from featstore.extraction.options import Options
+from featstore.extraction.progress import StageClock
+from featstore.extraction.views import draw_view, source_item
+from featstore.images import FORMATS, ImageError, decode_image, thumbnail_webp
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: Batches of an encoder that overlaps, at once: one is encoded, one waits in the device's queue,
+#: one is being copied there.
+IN_FLIGHT = 3
+
+
+class Reader(Protocol):
+    """Reads the bytes of an item, which must be those that its content hash names."""
+
+    def read(self, item: Mapping[str, Any]) -> bytes:
+        """Return them, or raise OSError."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One item, prepared for every encoder; `reason` says why it could not be."""
+
+    prepared: tuple[Any, ...] = ()
+    thumbnail: bytes | None = None
+    reason: str = ""
+
+
+class Preparation:
+    """Reads, decodes and prepares items in threads; a context manager.
+
+    Parameters
+    ----------
+    reader : Reader
+    runners : sequence of BatchRunner
+        The encoders.
+    workers : int
+        Threads, and processes that decode.
+    decode_timeout : float, optional
+        Seconds that one image may take. Images are then decoded in processes of their own,
+        so that a crash or a hang costs one of them; None decodes in the threads.
+    gpu : str, optional
+        Decode plain JPEG files on this device, in the threads; nothing is decoded in processes
+        then, and no time limit holds.
+    formats : sequence of str
+        Pillow's names of the formats that are tried.
+    thumbnail : bool
+    clock : StageClock, optional
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        runners: Sequence[BatchRunner],
+        *,
+        workers: int,
+        decode_timeout: float | None,
+        gpu: str | None = None,
+        formats: Sequence[str] = FORMATS,
+        thumbnail: bool = False,
+        clock: StageClock | None = None,
+    ) -> None:
+        self.runners = runners
+        self.clock = clock or StageClock()
+        self._reader = reader
+        self._thumbnail = thumbnail
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+        self._encoding = {
+            number: ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="encode")
+            for number, runner in enumerate(runners)
+            if runner.overlaps
+        }
+        self._room = {number: threading.BoundedSemaphore(IN_FLIGHT) for number in self._encoding}
+        # Processes start with the first image, so texts start none.
+        self._gpu = gpu
+        self._formats = formats
+        self._processes = (
+            DecodePool(workers, timeout=decode_timeout, formats=formats)
+            if decode_timeout and not gpu
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for pool in (self._threads, *self._encoding.values()):
+            pool.shutdown(wait=True, cancel_futures=True)
+        if self._processes is not None:
+            self._processes.close()
+
+    def submit(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Future[list[Slot]]:
+        """Prepare items that share one image, each for the encoders that want it."""
+        return self._threads.submit(self._prepare, records, wanted)
+
+    def encode(self, number: int, batch: list[Any]) -> Future[np.ndarray]:
+        """Return the vectors to come of a batch: at once, unless the encoder overlaps.
+
+        Waits while as many batches of the encoder are under way as may be.
+        """
+        if number in self._encoding:
+            with self.clock.measure("forward"):
+                self._room[number].acquire()
+            future = self._encoding[number].submit(self._encode, number, batch, overlaps=True)
+            future.add_done_callback(lambda _: self._room[number].release())
+            return future
+        done: Future[np.ndarray] = Future()
+        done.set_result(self._encode(number, batch, overlaps=False))
+        return done
+
+    def _encode(self, number: int, batch: list[Any], *, overlaps: bool) -> np.ndarray:
+        take_transfer_seconds()  # of golden inputs, perhaps
+        started = time.perf_counter()
+        try:
+            return self.runners[number].encode(batch)
+        finally:
+            copying = take_transfer_seconds()
+            # Of threads beside each other, the wait of the one that feeds them is the time.
+            if not overlaps:
+                self.clock.add("transfer", copying)
+                self.clock.add("forward", time.perf_counter() - started - copying)
+
+    def _prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> list[Slot]:
+        if records[0].get("uri") is None:
+            with self.clock.measure("prepare"):
+                return [
+                    Slot(self._for_each(record["text"], wanted[:, row]))
+                    for row, record in enumerate(records)
+                ]
+        try:
+            with self.clock.measure("read"):
+                data = self._reader.read(source_item(records[0]))
+            with self.clock.measure("decode"):
+                image = self._decode(data)
+            with self.clock.measure("prepare"):
+                return [
+                    self._slot(draw_view(image, record), wanted[:, row])
+                    for row, record in enumerate(records)
+                ]
+        except (ImageError, OSError) as err:
+            return [Slot(reason=str(err))] * len(records)
+
+    def _decode(self, data: bytes) -> Image.Image:
+        if self._gpu is not None:
+            return decode_on_gpu(data, self._gpu, formats=self._formats)
+        if self._processes is None:
+            return decode_image(data, formats=self._formats)
+        return self._processes.submit(data).result()
+
+    def _slot(self, image: Image.Image, wanted: np.ndarray) -> Slot:
+        small = thumbnail_webp(image) if self._thumbnail else None
+        return Slot(self._for_each(image, wanted), small)
+
+    def _for_each(self, item: Any, wanted: np.ndarray) -> tuple[Any, ...]:
+        return tuple(
+            runner.encoder.prepare(item) if wants else None
+            for runner, wants in zip(self.runners, wanted, strict=True)
+        )
+
 
 #: Batches that are prepared ahead of the encoders.
 LOOKAHEAD = 2
@@ -245,3 +415,80 @@ def _groups(items: list[dict[str, Any]], rows: np.ndarray) -> list[list[int]]:
         else:
             groups.append([row])
     return groups
+
+
+class FailureLimit:
+    """Counts the items that fail, and ends the job when they are too many.
+
+    Parameters
+    ----------
+    what : str
+        Key of the set, for messages.
+    total : int
+        Items of the job.
+    options : Options
+    before : mapping
+        item_id -> reason of what failed in an interrupted attempt.
+    known : int
+        Items of which it is known that they may fail: those that are tried again.
+    on_failure : callable, optional
+        Called with each.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        options: Options,
+        *,
+        before: Mapping[str, str],
+        known: int = 0,
+        on_failure: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self._what = what
+        self._total = total
+        self._fail_at_once = options.on_error == "fail"
+        allowed = options.max_failures
+        self._allowed = max(10, total // 1000, known) if allowed is None else allowed
+        self._on_failure = on_failure
+        self.failures = dict(before)
+
+    def add(self, item: str, reason: str) -> None:
+        """Count an item.
+
+        Raises
+        ------
+        TooManyFailuresError
+            If it is the first and none may fail, more failed than may, or all did.
+        """
+        self.failures[item] = reason
+        if self._on_failure is not None:
+            self._on_failure(item, reason)
+        if self._fail_at_once:
+            msg = (
+                f"{item!r} of {self._what} failed: {reason.rstrip('.')}. The first failed item "
+                "ends the job (--on-error fail). Mend it, or take --on-error skip; finished "
+                "blocks are kept."
+            )
+            raise TooManyFailuresError(msg)
+        self.check()
+
+    def check(self) -> None:
+        """Look at what has failed so far, in this process or before.
+
+        Raises
+        ------
+        TooManyFailuresError
+            If more items failed than may, or all did.
+        """
+        failed = len(self.failures)
+        if failed <= self._allowed and failed < self._total:
+            return
+        first, why = next(iter(self.failures.items()))
+        what = "All" if failed == self._total else f"{failed:,} of {self._total:,}"
+        msg = (
+            f"{what} items of {self._what} failed (first {first!r}: {why.rstrip('.')}); at most "
+            f"{self._allowed:,} may. Mend them, or allow more with --max-failures. Finished "
+            "blocks are kept."
+        )
+        raise TooManyFailuresError(msg)

@@ -10,11 +10,10 @@ from typing import Any
 from featstore.encoders.golden import golden_inputs
 from featstore.errors import FeatstoreError
 from featstore.extraction.batches import torch_threads
-from featstore.extraction.opened_job import Job
-from featstore.extraction.targets import SetState, Target, free_bytes, inspect_set
+from featstore.extraction.targets import Job, SetState, Target, free_bytes, inspect_set
 from featstore.store.catalog import finished_sets
-from featstore.store.commit import read_pointer
 from featstore.store.files import read_json
+from featstore.store.records import read_pointer
 
 
 @dataclass(frozen=True)

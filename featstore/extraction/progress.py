@@ -1,14 +1,20 @@
-"""How far a job is, how fast, and what it waits for: measured in the pipeline itself."""
+"""Progress of a job: what happened, how fast, how long it will take, and its log."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+from featstore.errors import StoreWriteError
 
 #: Stages that run in worker threads, ...
 IN_WORKERS = ("read", "decode", "prepare")
@@ -181,3 +187,108 @@ def bottleneck(shares: dict[str, float]) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+@dataclass(frozen=True)
+class BlockDone:
+    """A block is safely on disk; rows are counted over the whole set."""
+
+    key: str
+    rows_done: int
+    rows_total: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class ExtractResult:
+    """What became of one set.
+
+    Attributes
+    ----------
+    key : str
+        ``dataset/kind/encoder`` with the full directory name.
+    reused, new : int
+        Rows that were there already, in this set or in another of the same space, and rows
+        that this call encoded.
+    failed : int
+        Items of the set without an embedding, whenever they failed.
+    failures : dict
+        item_id -> reason, for the items that failed.
+    truncated : int
+        Texts longer than the encoder's context, cut by its tokenizer in this call.
+    copied : int
+        Of the reused rows, those copied from another set, where an item has the same content.
+    truncated_items : list of str
+        item_ids of the truncated texts.
+    blocks_left : int
+        Of a part (``--rank``) only: blocks of the set that no process has done yet. The set is
+        published when there are none, and has no revision before.
+    """
+
+    key: str
+    reused: int
+    new: int
+    failed: int
+    revision_id: str
+    failures: dict[str, str] = field(default_factory=dict)
+    truncated: int = 0
+    copied: int = 0
+    truncated_items: list[str] = field(default_factory=list)
+    blocks_left: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``featstore extract --json`` prints."""
+        return asdict(self)
+
+
+def log_beside(store: Path) -> Path:
+    """Return where the log of a store's extractions lies: beside it, since it is no part of it."""
+    whole = store.absolute()
+    return whole.with_name(f"{whole.name}.extract.jsonl")
+
+
+class JobLog:
+    """Appends one JSON object a line; several processes may write to one file.
+
+    Parameters
+    ----------
+    path : Path, optional
+        None writes nothing.
+
+    Raises
+    ------
+    StoreWriteError
+        If the file cannot be opened.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._handle = -1
+        if path is None:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as err:
+            msg = (
+                f"Cannot write the log {path}: {err.strerror or err}. Name another file with "
+                "--log, or do without (--no-log)."
+            )
+            raise StoreWriteError(msg) from err
+
+    def write(self, event: str, **facts: Any) -> None:
+        """Append an event: ``time`` (UTC), ``event``, and what is known of it."""
+        if self._handle < 0:
+            return
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        row = {"time": f"{stamp}.{int(now * 1000) % 1000:03d}Z", "event": event, **facts}
+        # One write a line: lines of two processes do not mix.
+        # A log that cannot be written is no reason to lose a job.
+        with contextlib.suppress(OSError):
+            os.write(self._handle, json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1

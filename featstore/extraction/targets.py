@@ -1,8 +1,16 @@
-"""The sets that a job is to make: which they are, and what each still lacks."""
+"""The sets of a job: which are finished, which rows other sets hold, and what is left.
+
+An item's content hash says what was encoded, the space_id by what. Rows of other datasets with
+both the same, and the same precision and dtype, are copied bit for bit. A source whose golden
+vectors the encoder does not give is left alone: its rows may be of another space after all.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,23 +19,226 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from featstore.encoders.base import Encoder
-from featstore.errors import EncoderError, StoreWriteError
-from featstore.extraction.events import ExtractResult
-from featstore.extraction.golden_check import Golden
-from featstore.extraction.image_views import RECIPE
-from featstore.extraction.known_rows import KnownRows, find_known_rows
+from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder
+from featstore.errors import CorruptStoreError, EncoderError, FeatstoreError, StoreWriteError
+from featstore.extraction.golden_check import GOLDEN_COSINE, Golden, lasting_facts
 from featstore.extraction.options import EncoderChoice, Options
-from featstore.extraction.provenance import lasting_facts
-from featstore.extraction.reuse import finished_result
-from featstore.keys import encoder_directory, set_id, sha256_hex, space_id
-from featstore.manifest import Manifest
+from featstore.extraction.progress import ExtractResult
+from featstore.extraction.views import RECIPE
+from featstore.identity import encoder_directory, set_id, sha256_hex, space_id
+from featstore.images import FORMATS, WITH_TIFF
+from featstore.manifest.manifest import Manifest
 from featstore.store.base import read_base
-from featstore.store.claim import claim_folders
-from featstore.store.commit import read_commit, read_pointer
-from featstore.store.items import items_bytes
+from featstore.store.catalog import finished_sets
 from featstore.store.journal import base_of, begun_blocks, settings_of
 from featstore.store.layout import ArrayLayout, SetKey, plan_array
+from featstore.store.lock import claim_folders
+from featstore.store.records import read_commit, read_pointer
+from featstore.store.store import FeatureStore, SetInfo, open_store
+from featstore.store.tables import failures_file, items_bytes, read_failures
+from featstore.store.view import EmbeddingsView
+from featstore.store.writer import settle_set
+
+
+def finished_result(
+    store: Path,
+    space: Mapping[str, Any],
+    *,
+    dataset: str,
+    kind: str,
+    encoder: str,
+    items: pl.DataFrame,
+    dtype: str,
+    precision: str = "float32",
+    retry_failed: bool = False,
+) -> ExtractResult | None:
+    """Return the result for a set that is finished with these very items, else None.
+
+    With `retry_failed`, a set of which items failed is not finished. With other items it is not
+    either: whether they extend it is for its writer to say.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it is damaged.
+    """
+    identity = set_id(space_id(space), dataset=dataset, kind=kind, precision=precision, dtype=dtype)
+    key = SetKey(dataset, kind, encoder_directory(encoder, identity))
+    directory = key.directory(store)
+    pointer = read_pointer(directory)
+    if pointer is None:
+        return None
+    settle_set(store, key)
+    commit = read_commit(directory, pointer["revision"])
+    if commit.items["sha256"] != sha256_hex(items_bytes(items)):
+        return None
+    if retry_failed and commit.n_failed:
+        return None
+    try:
+        # Sizes of the data and hashes of everything else: what is damaged is not "reused".
+        open_store(store).view(str(key))
+    except CorruptStoreError as err:
+        err.add_note(f"`featstore rm {store} {key}` makes room for extracting it again.")
+        raise
+    name = failures_file(commit.metadata)
+    facts = None if name is None else commit.metadata[name]
+    failures = dict(read_failures(directory / str(name), facts).iter_rows())
+    return ExtractResult(
+        key=str(key),
+        reused=commit.n - len(failures),
+        new=0,
+        failed=len(failures),
+        revision_id=commit.revision_id,
+        failures=failures,
+    )
+
+
+logger = logging.getLogger(__name__)
+
+_HASH = "content_sha256"
+
+
+@dataclass(frozen=True)
+class KnownRows:
+    """Where the rows of a job's items can be had.
+
+    Attributes
+    ----------
+    sources : list of EmbeddingsView
+        Sets that have some of them; their blocks are checked when first read.
+    source, row : ndarray of shape (n,)
+        For each item the number of its source, or -1, and its row in there.
+    """
+
+    sources: list[EmbeddingsView]
+    source: np.ndarray
+    row: np.ndarray
+
+    def has(self, rows: slice) -> np.ndarray:
+        """Return a boolean for each of `rows`: whether it can be copied."""
+        found: np.ndarray = self.source[rows] >= 0
+        return found
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return known rows as float32, (b, d): a cast to the stored dtype gives the same bits.
+
+        Raises
+        ------
+        CorruptStoreError
+            If a source's bytes disagree with its commit.
+        """
+        out = np.empty((rows.size, self.sources[0].dim), dtype=np.float32)
+        for number in np.unique(self.source[rows]):
+            here = np.flatnonzero(self.source[rows] == number)
+            out[here] = self.sources[number].take(self.row[rows[here]]).numpy(np.float32)
+        return out
+
+    @property
+    def count(self) -> int:
+        """How many items are known."""
+        return int((self.source >= 0).sum())
+
+
+def find_known_rows(
+    root: Path,
+    items: pl.DataFrame,
+    *,
+    kind: str,
+    space_id: str,
+    set_id: str,
+    precision: str,
+    dtype: str,
+    golden: Golden | None,
+) -> KnownRows | None:
+    """Look for the items of a job in every finished set of the store.
+
+    Parameters
+    ----------
+    items : DataFrame
+        With ``content_sha256``; items without one are never known.
+    set_id : str
+        Of the set that is being made: its own earlier rows are its writer's affair.
+    golden : Golden, optional
+        Golden vectors of the encoder. None looks without comparing, for a plan.
+
+    Returns
+    -------
+    KnownRows or None
+        None if nothing is known.
+    """
+    if _HASH not in items.columns:
+        return None
+    wanted = items.select(_HASH).with_row_index("item").drop_nulls()
+    source = np.full(items.height, -1, dtype=np.int32)
+    row = np.zeros(items.height, dtype=np.int64)
+    sources: list[EmbeddingsView] = []
+    # A source's bytes are checked block by block, when they are first read.
+    store = FeatureStore(root, verify="first-touch")
+    for info in _candidates(root, store, kind=kind, space_id=space_id, set_id=set_id):
+        if wanted.is_empty():
+            break
+        if (info.attributes.get("precision"), info.commit.dtype) != (precision, dtype):
+            continue
+        try:
+            view = store.view(str(info.key))
+            found = _matches(view, wanted)
+            if found.is_empty() or not _trusted(root, info, golden):
+                continue
+        except FeatstoreError as err:
+            logger.warning("%s is damaged and not reused from: %s", info.key, err)
+            continue
+        at = found["item"].to_numpy()
+        source[at] = len(sources)
+        row[at] = found["row"].to_numpy()
+        sources.append(view)
+        wanted = wanted.join(found, on="item", how="anti")
+    return KnownRows(sources, source, row) if sources else None
+
+
+def _matches(view: EmbeddingsView, wanted: pl.DataFrame) -> pl.DataFrame:
+    """Return the (item, row) pairs whose content the view has."""
+    if _HASH not in view.items.columns:
+        return pl.DataFrame(schema={"item": pl.UInt32, "row": pl.UInt32})
+    have = view.items.select(_HASH).with_row_index("row").drop_nulls().unique(_HASH, keep="first")
+    return wanted.join(have, on=_HASH, how="inner", maintain_order="left").select("item", "row")
+
+
+def _candidates(
+    root: Path, store: FeatureStore, *, kind: str, space_id: str, set_id: str
+) -> list[SetInfo]:
+    """Return the other finished sets of the space, sorted by key."""
+    kinds = next((kinds for kinds in (IMAGE_KINDS, TEXT_KINDS) if kind in kinds), frozenset())
+    found = []
+    for directory in finished_sets(root):
+        if directory.parent.name not in kinds:
+            continue
+        try:
+            info = store.info(str(directory.relative_to(root).as_posix()))
+        except FeatstoreError:
+            continue  # damaged: not a source
+        if info.commit.space_id == space_id and info.commit.set_id != set_id:
+            found.append(info)
+    return found
+
+
+def _trusted(root: Path, info: SetInfo, golden: Golden | None) -> bool:
+    """Return whether a source's golden vectors are the encoder's."""
+    if golden is None:
+        return True
+    cosine = golden.cosine(info.key.directory(root), info.commit)
+    if cosine is None:
+        logger.info("%s has no golden vectors; its rows are not reused.", info.key)
+        return False
+    if cosine < GOLDEN_COSINE:
+        logger.warning(
+            "%s says it is of the same space, but its golden vectors have a cosine of %.4f to "
+            "this encoder's: its rows are computed anew.",
+            info.key,
+            cosine,
+        )
+        return False
+    return True
+
 
 State = Literal["missing", "unfinished", "finished", "extension", "retry"]
 
@@ -294,3 +505,41 @@ def _bytes_left(layout: ArrayLayout, in_place: set[int], begun: set[int]) -> int
             rows = layout.block_slice(block)
             total -= (rows.stop - rows.start) * layout.row_bytes
     return max(0, total)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Items, encoders and options, opened and checked; nothing is written yet."""
+
+    source: Manifest
+    dataset: str
+    kind: str
+    items: pl.DataFrame = field(repr=False)
+    store: Path
+    options: Options
+    targets: list[Target]
+    threads: int | None
+
+    @property
+    def workers(self) -> int:
+        """Threads, or processes, that decode."""
+        return self.options.workers or os.cpu_count() or 1
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Formats of images that are decoded, by Pillow's names."""
+        return WITH_TIFF if self.options.tiff else FORMATS
+
+    @property
+    def thumbnails(self) -> bool:
+        """Whether pictures are kept."""
+        return self.options.thumbnails and self.kind == "image"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was asked for, as the provenance records it."""
+        return {
+            "dataset": self.dataset,
+            "kind": self.kind,
+            "encoders": [target.choice.as_dict() for target in self.targets],
+            **self.options.as_dict(),
+        }

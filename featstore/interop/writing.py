@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 
 from featstore.errors import StoreWriteError, needs_extra
-from featstore.interop.tables import FORMATS, TENSOR_DTYPES, Rows
+from featstore.interop.reading import FORMATS, TENSOR_DTYPES, Rows
 from featstore.store.files import write_file
-from featstore.store.items import items_bytes
 from featstore.store.store import FeatureStore
+from featstore.store.tables import items_bytes
 
 #: Formats that have no bfloat16; the rows become float32, which holds the same values.
 WIDENING = frozenset({"npy", "parquet"})

@@ -1,16 +1,17 @@
-"""A manifest in memory: validated tables and facts of one dataset."""
+"""A manifest: tables of a dataset, their columns, and what they must satisfy."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import polars as pl
 
 from featstore.errors import ManifestError, did_you_mean
-from featstore.manifest.paths import resolve_inside
+from featstore.manifest.paths import SHOWN, check_files, check_paths, resolve_inside
 
 #: The file of facts; written last, so that a folder without it is no manifest.
 FACTS_FILE = "dataset.toml"
@@ -69,3 +70,287 @@ class Manifest:
             If it leaves the root or is not there (any more).
         """
         return resolve_inside(self.root, uri)
+
+
+#: What an item can be. All four are the same thing to a fitter: rows that have an embedding.
+KINDS = ("image", "caption", "class_name", "head_weight")
+
+#: The usual splits, in the order they are shown; a manifest may name others.
+SPLITS = ("train", "val", "test")
+
+#: Columns of an item table. All but item_id and kind may be null; extra columns are kept.
+ITEM_SCHEMA: dict[str, pl.DataType] = {
+    "item_id": pl.String(),
+    "kind": pl.String(),
+    "uri": pl.String(),
+    "text": pl.String(),
+    "parent_id": pl.String(),
+    "class_id": pl.String(),
+    "variant": pl.String(),
+    "template_id": pl.String(),
+    "split": pl.String(),
+    "content_sha256": pl.String(),
+}
+
+#: Columns of a label set. synset, lemmas and definition may be null; extra columns are kept.
+CLASS_SCHEMA: dict[str, pl.DataType] = {
+    "class_id": pl.String(),
+    "index": pl.Int64(),
+    "synset": pl.String(),
+    "lemmas": pl.String(),
+    "definition": pl.String(),
+    "name": pl.String(),
+    "shared_name": pl.Boolean(),
+}
+
+_NULLABLE_CLASS_COLUMNS = ("synset", "lemmas", "definition")
+
+
+def conform_items(table: pl.DataFrame, kind: str) -> pl.DataFrame:
+    """Return `table` with every column of ITEM_SCHEMA first and in order, extra ones behind.
+
+    Missing columns become null, ``kind`` becomes `kind`; values are not looked at.
+
+    Raises
+    ------
+    ManifestError
+        If item_id is missing, or a column has another type.
+    """
+    filled = table if "kind" in table.columns else table.with_columns(kind=pl.lit(kind))
+    return _conform(filled, ITEM_SCHEMA, f"{kind} items", required=("item_id",))
+
+
+def conform_classes(table: pl.DataFrame) -> pl.DataFrame:
+    """Return a label set with every column of CLASS_SCHEMA first and in order.
+
+    Raises
+    ------
+    ManifestError
+        If a column that may not be null is missing, or one has another type.
+    """
+    required = tuple(name for name in CLASS_SCHEMA if name not in _NULLABLE_CLASS_COLUMNS)
+    return _conform(table, CLASS_SCHEMA, "classes", required=required)
+
+
+def _conform(
+    table: pl.DataFrame, schema: Mapping[str, pl.DataType], what: str, *, required: tuple[str, ...]
+) -> pl.DataFrame:
+    absent = [name for name in required if name not in table.columns]
+    if absent:
+        msg = (
+            f"The table of {what} has no column {', '.join(map(repr, absent))}. It has: "
+            f"{', '.join(table.columns) or 'none'}."
+        )
+        raise ManifestError(msg)
+    wrong = [
+        f"{name} ({table.schema[name]} instead of {dtype})"
+        for name, dtype in schema.items()
+        if name in table.columns and table.schema[name] not in (dtype, pl.Null())
+    ]
+    if wrong:
+        msg = f"The table of {what} has columns of the wrong type: {', '.join(wrong)}. Cast them."
+        raise ManifestError(msg)
+    known = [
+        pl.col(name).cast(dtype) if name in table.columns else pl.lit(None, dtype=dtype).alias(name)
+        for name, dtype in schema.items()
+    ]
+    return table.select(*known, *(name for name in table.columns if name not in schema))
+
+
+_CONTROL = r"[\x00-\x1f\x7f]"
+
+
+def validate_items(
+    tables: Mapping[str, pl.DataFrame],
+    classes: pl.DataFrame | None = None,
+    *,
+    root: Path | None = None,
+) -> None:
+    """Check item tables against each other, the label set, and the files below `root`.
+
+    Parameters
+    ----------
+    tables : mapping
+        Item table by kind.
+    classes : DataFrame, optional
+        The label set; needed if an item has a class_id.
+    root : Path, optional
+        Folder that uris are relative to; without it files are not looked for.
+
+    Raises
+    ------
+    ManifestError
+        If a kind is unknown, a column is missing or has another type, an id is null, repeated
+        or holds control characters, an item has both or neither of uri and text, a uri leaves
+        the root or names no file, a parent is dangling or lies in another split, or a class_id
+        is not in the label set.
+    """
+    unknown = [kind for kind in tables if kind not in KINDS]
+    if unknown:
+        msg = (
+            f"No kind {unknown[0]!r}. Known kinds: {', '.join(KINDS)}."
+            f"{did_you_mean(unknown[0], KINDS)}"
+        )
+        raise ManifestError(msg)
+    whole = {kind: conform_items(table, kind) for kind, table in tables.items()}
+    for kind, table in whole.items():
+        _check_ids(table, "item_id", f"{kind} items")
+        _check_kind(table, kind)
+        _check_content(table, kind)
+    _check_unique([item for table in whole.values() for item in table["item_id"]])
+    _check_parents(whole)
+    _check_class_ids(whole, classes)
+    for kind, table in whole.items():
+        pairs = table.filter(pl.col("uri").is_not_null()).select("item_id", "uri")
+        check_paths(pairs.iter_rows(), f"{kind} items")
+        if root is not None:
+            check_files(root, pairs.iter_rows(), f"{kind} items")
+
+
+def validate_classes(classes: pl.DataFrame) -> None:
+    """Check a label set.
+
+    Raises
+    ------
+    ManifestError
+        If a column is missing, null or of another type, a class_id is repeated, ``index`` is
+        not 0, 1, 2 … in some order, or a name that several classes share is not marked so.
+    """
+    table = conform_classes(classes)
+    if table.is_empty():
+        _fail("The label set has no class. Give at least one, or none at all.")
+    _check_ids(table, "class_id", "classes")
+    repeated = table.filter(pl.col("class_id").is_duplicated())["class_id"].unique().sort()
+    if len(repeated):
+        _fail(f"{len(repeated):,} class ids are repeated: {_names(repeated)}. Make them unique.")
+    for column in ("index", "name", "shared_name"):
+        lost = table.filter(pl.col(column).is_null())["class_id"]
+        if len(lost):
+            _fail(f"{len(lost):,} classes have no {column}: {_names(lost)}.")
+    indices = table["index"].sort().to_list()
+    if indices != list(range(table.height)):
+        got = f"{indices[0]:,} to {indices[-1]:,}"
+        _fail(
+            f"The indices of {table.height:,} classes must be 0 to {table.height - 1:,}, each "
+            f"once; got {table['index'].n_unique():,} distinct ones, {got}. The index is the row "
+            "of a classification head."
+        )
+    unmarked = table.filter(pl.col("name").is_duplicated() & ~pl.col("shared_name"))["name"]
+    if len(unmarked):
+        _fail(
+            f"{unmarked.n_unique():,} names are shared by several classes but shared_name is "
+            f"false: {_names(unmarked.unique().sort())}. Set shared_name to true for them."
+        )
+
+
+def _check_ids(table: pl.DataFrame, column: str, what: str) -> None:
+    ids = table[column]
+    empty = ids.is_null() | (ids.str.len_bytes() == 0)
+    if empty.any():
+        rows = empty.arg_true()
+        _fail(f"{len(rows):,} {what} have no {column} (first: row {rows[0]:,}). Give each one.")
+    bad = ids.filter(ids.str.contains(_CONTROL))
+    if len(bad):
+        _fail(f"{len(bad):,} {what} have a control character in their {column}: {_names(bad)}.")
+
+
+def _check_kind(table: pl.DataFrame, kind: str) -> None:
+    others = table.filter(pl.col("kind").ne_missing(pl.lit(kind)))
+    if others.height:
+        value, item = others.select("kind", "item_id").row(0)
+        known = "" if value in KINDS else f" Known kinds: {', '.join(KINDS)}."
+        _fail(
+            f"{others.height:,} rows of the table of kind {kind!r} say another kind (first: "
+            f"{value!r} of item {item!r}). Keep one table a kind.{known}"
+        )
+
+
+def _check_content(table: pl.DataFrame, kind: str) -> None:
+    """Check that an item has the one content of its kind: a file, a text, or a row of a head."""
+    has_uri, has_text = pl.col("uri").is_not_null(), pl.col("text").is_not_null()
+    wanted, rule = {
+        "image": (has_uri & ~has_text, "a uri and no text"),
+        "head_weight": (~has_uri & ~has_text, "neither a uri nor a text, but a class_id"),
+    }.get(kind, (has_text & ~has_uri, "a text and no uri"))
+    wrong = table.filter(~wanted)
+    if wrong.height:
+        uri, text = wrong["uri"][0], wrong["text"][0]
+        got = "both" if uri is not None and text is not None else "neither"
+        if (uri is None) != (text is None):
+            got = "a uri" if uri is not None else "a text"
+        _fail(
+            f"{wrong.height:,} {kind} items have the wrong content: each needs {rule}; item "
+            f"{wrong['item_id'][0]!r} has {got}."
+        )
+    if kind in ("class_name", "head_weight"):
+        lost = table.filter(pl.col("class_id").is_null())["item_id"]
+        if len(lost):
+            _fail(f"{len(lost):,} {kind} items have no class_id: {_names(lost)}.")
+    blank = table.filter(pl.col("text").str.strip_chars().str.len_bytes() == 0)["item_id"]
+    if len(blank):
+        _fail(f"{len(blank):,} {kind} items have an empty text: {_names(blank)}. Leave them out.")
+
+
+def _check_unique(ids: list[str]) -> None:
+    repeated = sorted(item for item, times in Counter(ids).items() if times > 1)
+    if repeated:
+        _fail(
+            f"{len(repeated):,} item ids are repeated: {_names(repeated)}. Rows are joined by "
+            "item_id, so each must be unique over all kinds."
+        )
+
+
+def _check_parents(tables: Mapping[str, pl.DataFrame]) -> None:
+    everything = pl.concat([t.select("item_id", "split") for t in tables.values()] or [_NOTHING])
+    for kind, table in tables.items():
+        children = table.filter(pl.col("parent_id").is_not_null())
+        orphans = children.join(everything, left_on="parent_id", right_on="item_id", how="anti")
+        if orphans.height:
+            _fail(
+                f"{orphans.height:,} {kind} items have a parent that does not exist (first: item "
+                f"{orphans['item_id'][0]!r}, parent {orphans['parent_id'][0]!r}). Add the "
+                "parents, or drop these items."
+            )
+        both = children.join(everything, left_on="parent_id", right_on="item_id", suffix="_parent")
+        leaks = both.filter(pl.col("split") != pl.col("split_parent"))
+        if leaks.height:
+            item, split, parent = leaks.select("item_id", "split", "split_parent").row(0)
+            _fail(
+                f"{leaks.height:,} {kind} items lie in another split than their parent (first: "
+                f"{item!r} in {split!r}, its parent in {parent!r}). That would leak from one split "
+                "to another."
+            )
+
+
+def _check_class_ids(tables: Mapping[str, pl.DataFrame], classes: pl.DataFrame | None) -> None:
+    for kind, table in tables.items():
+        named = table.filter(pl.col("class_id").is_not_null())
+        if named.is_empty():
+            continue
+        if classes is None:
+            _fail(
+                f"{named.height:,} {kind} items have a class_id (first: {named['class_id'][0]!r} "
+                "of item "
+                f"{named['item_id'][0]!r}), but there is no label set. Add classes.parquet."
+            )
+        unknown = named.join(classes.select("class_id"), on="class_id", how="anti")
+        if unknown.height:
+            ids = unknown["class_id"].unique().sort()
+            _fail(
+                f"{unknown.height:,} {kind} items have a class_id that is not in the label set of "
+                f"{classes.height:,} classes: {_names(ids)}."
+                f"{did_you_mean(ids[0], classes['class_id'])}"
+            )
+
+
+_NOTHING = pl.DataFrame(schema={"item_id": pl.String, "split": pl.String})
+
+
+def _names(values: pl.Series | list[str]) -> str:
+    """Return the first few values, quoted, and how many more there are."""
+    shown = ", ".join(map(repr, values[:SHOWN]))
+    return shown + (f" and {len(values) - SHOWN:,} more" if len(values) > SHOWN else "")
+
+
+def _fail(msg: str) -> NoReturn:
+    raise ManifestError(msg)

@@ -1,14 +1,76 @@
-"""Paths of a manifest: relative to its root, and never out of it."""
+"""Where the files of a manifest are: paths, members of archives, and their hashes.
+
+``shard-000.tar::img001.jpg`` is a member of a tar, ``part-0.parquet::image.bytes#17`` the cell of
+a column in row 17. What stands before ``::`` is a path with the rules of every path; what stands
+behind it is a name inside that file and never becomes a path.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
+
 from featstore.errors import ManifestError
-from featstore.manifest.locator import parse_locator
+from featstore.identity import sha256_hex
+
+#: Between the file and the part of it.
+SEPARATOR = "::"
+
+#: Suffixes of the files that items can be parts of.
+CONTAINER_SUFFIXES = (".tar", ".parquet", ".arrow")
+
+#: A uri that is a locator; the same expression for Python and polars.
+LOCATOR = r"(?s)^(.+?\.(?:tar|parquet|arrow))::(.+)$"
+
+_LOCATOR = re.compile(LOCATOR)
+_CELL = re.compile(r"(.+)#(0|[1-9][0-9]{0,14})")
+
+
+@dataclass(frozen=True)
+class Locator:
+    """A part of a file."""
+
+    file: str
+    """Path of the file below the manifest's root."""
+
+    part: str
+    """Name of the part inside the file."""
+
+    def cell(self) -> tuple[str, int] | None:
+        """Return (column, row) if the part is the cell of a table, else None."""
+        found = _CELL.fullmatch(self.part)
+        return (found[1], int(found[2])) if found else None
+
+
+def parse_locator(uri: str) -> Locator | None:
+    """Return the locator that `uri` is, or None if it is the path of a whole file.
+
+    Examples
+    --------
+    >>> parse_locator("train/00.tar::n01/cat.jpg")
+    Locator(file='train/00.tar', part='n01/cat.jpg')
+    >>> parse_locator("images/a::b.jpg") is None
+    True
+    """
+    found = _LOCATOR.match(uri) if SEPARATOR in uri else None
+    return Locator(found[1], found[2]) if found else None
+
+
+def cell_uri(file: str, column: str, row: int) -> str:
+    """Return the locator of one cell of a Parquet or Arrow file."""
+    return f"{file}{SEPARATOR}{column}#{row}"
+
+
+def member_uri(file: str, member: str) -> str:
+    """Return the locator of one member of a tar."""
+    return f"{file}{SEPARATOR}{member}"
+
 
 #: How many offenders a message names.
 SHOWN = 5
@@ -21,7 +83,7 @@ def path_fault(uri: str) -> str | None:
     """Return why `uri` is not a plain path below a root, or None if it is.
 
     The rules are the same on every system: ``/`` separates, no ``..``, not absolute, no drive,
-    no UNC share, no control character. Of a locator (see `featstore.manifest.locator`) the file
+    no UNC share, no control character. Of a locator (see `featstore.manifest.paths`) the file
     is held to them; the part inside it is no path, and only control characters are refused.
     """
     if not uri:
@@ -126,3 +188,86 @@ def _file_fault(real: Path, uri: str, folders: dict[str, Path | None]) -> str | 
     except (OSError, RuntimeError) as err:  # RuntimeError: a loop of links, before Python 3.13
         return f"it cannot be reached ({getattr(err, 'strerror', None) or err})"
     return None if stat.S_ISREG(mode) else "it is not a regular file"
+
+
+_SHA256 = "[0-9a-f]{64}"
+
+
+def text_sha256(text: str) -> str:
+    """Return the content hash of a text item."""
+    return sha256_hex(text.encode("utf-8"))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the content hash of a file item.
+
+    Raises
+    ------
+    ManifestError
+        If the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as err:
+        msg = f"Cannot read {path}: {err.strerror or err}."
+        raise ManifestError(msg) from err
+
+
+def item_hashes(root: Path, table: pl.DataFrame) -> pl.Series:
+    """Return the content hash of every item, computed anew.
+
+    An item with neither uri nor text (a head weight) is hashed by its class_id, or its item_id.
+    A part of a file (see `featstore.manifest.paths`) keeps the hash that it has, which whoever
+    cut the file into parts took from the very bytes.
+    """
+    rows = table.select("uri", "text", "class_id", "item_id", "content_sha256").iter_rows()
+    hashes = []
+    for uri, text, class_id, item_id, given in rows:
+        if uri is None:
+            hashes.append(text_sha256(text or class_id or item_id))
+        elif parse_locator(uri) is not None:
+            hashes.append(given)
+        else:
+            hashes.append(file_sha256(root / uri))
+    return pl.Series("content_sha256", hashes, dtype=pl.String)
+
+
+def check_hashes(root: Path, table: pl.DataFrame, kind: str) -> None:
+    """Raise ManifestError if an item's content is not what its hash says; null is unchecked.
+
+    Parts of files are refused: only `featstore.sources.check_bytes` can read them.
+    """
+    if table["uri"].str.contains(LOCATOR).any():
+        msg = (
+            f"Some {kind} items are parts of files, which are not read here. Check them with "
+            "`featstore manifests show --hashes`."
+        )
+        raise ManifestError(msg)
+    hashed = table.filter(pl.col("content_sha256").is_not_null())
+    changed = hashed.filter(item_hashes(root, hashed) != hashed["content_sha256"])["item_id"]
+    if len(changed):
+        named = ", ".join(map(repr, changed.head(SHOWN)))
+        msg = (
+            f"The content of {len(changed):,} {kind} items differs from its recorded sha256 "
+            f"(first: {named}). Build the dataset again, or restore the files."
+        )
+        raise ManifestError(msg)
+
+
+def require_hashes(table: pl.DataFrame, kind: str, *, every: bool) -> None:
+    """Raise ManifestError if a part of a file has no content hash; with `every`, any uri.
+
+    The hash is what binds such an item to bytes that its author knew: nothing else is ever
+    returned for it, so a manifest cannot make anybody's private files be read.
+    """
+    bound = pl.col("uri").is_not_null() if every else pl.col("uri").str.contains(LOCATOR)
+    hashed = pl.col("content_sha256").str.contains(f"^(?:{_SHA256})$").fill_null(value=False)
+    lost = table.filter(bound & ~hashed)["item_id"]
+    if len(lost):
+        where = "lie outside the manifest's folder" if every else "are parts of files"
+        msg = (
+            f"{len(lost):,} {kind} items {where} but have no content_sha256 of 64 hexadecimal "
+            f"digits (first: {lost[0]!r}). Make the manifest with `featstore manifests make`."
+        )
+        raise ManifestError(msg)

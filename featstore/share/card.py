@@ -9,10 +9,9 @@ from typing import Any
 import polars as pl
 
 from data_manifests.registry import BUILDERS
-from featstore.keys import sha256_hex
-from featstore.store.commit import REVISIONS, commit_bytes
-from featstore.store.set_info import SetInfo
-from featstore.store.store import FeatureStore
+from featstore.identity import sha256_hex
+from featstore.store.records import REVISIONS, commit_bytes
+from featstore.store.store import FeatureStore, SetInfo
 
 #: Said where nobody stated a licence.
 UNKNOWN = "not stated"

@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import Literal
 
 from featstore.errors import EXTRAS, CacheFullError, FeatstoreError
-from featstore.objects.address import SCHEMES, Address, parse_address
+from featstore.remote.cache import user_cache
+from featstore.remote.objects import SCHEMES, Address, parse_address
+from featstore.remote.store import RemoteStore
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import parse_catalog
-from featstore.store.claim import is_claimed
 from featstore.store.files import read_json
 from featstore.store.layout import ArrayLayout
-from featstore.store.locks import try_lock
+from featstore.store.lock import is_claimed, try_lock
 from featstore.store.mapping import MappingUnavailableError, check_mappable
-from featstore.store.opening import open_store
-from featstore.store.remote.cache import user_cache
-from featstore.store.remote.store import RemoteStore
-from featstore.store.store import FeatureStore
+from featstore.store.store import FeatureStore, open_store
 from featstore.store.verify import verify_store
 
 State = Literal["fine", "note", "wrong"]

@@ -1,20 +1,21 @@
-"""A set as it is sent: its records, small files and data files, each verified before it goes."""
+"""The store that is copied, and what its sets are to those of the other."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
-from featstore.errors import CorruptStoreError
+from featstore.errors import CorruptStoreError, PublishConflictError
+from featstore.remote.rows import RemoteRows
+from featstore.remote.store import RemoteStore
 from featstore.store.blocks import check_file, layout_of
-from featstore.store.commit import POINTER, REVISIONS, Commit, read_commit
 from featstore.store.files import json_bytes, read_regular, same_file
-from featstore.store.items import MAX_ITEM_BYTES
 from featstore.store.layout import ArrayLayout, array_metadata, group_metadata
-from featstore.store.remote.rows import RemoteRows
-from featstore.store.remote.store import RemoteStore
-from featstore.store.set_info import SetInfo
-from featstore.store.store import FeatureStore
+from featstore.store.records import POINTER, REVISIONS, Commit, read_commit
+from featstore.store.store import FeatureStore, SetInfo
+from featstore.store.tables import MAX_ITEM_BYTES
 
 _ARRAY = "embedding/zarr.json"
 
@@ -148,3 +149,36 @@ def kept_files(base: Commit | None, now: Commit, layout: ArrayLayout) -> set[int
         if same and rows.stop <= base.n and (base.n == now.n or file < layout.n_files - 1):
             kept.add(file)
     return kept
+
+
+#: ``new`` and ``behind`` are to be sent; ``same`` and ``newer`` need nothing.
+Relation = Literal["new", "behind", "same", "newer"]
+
+
+def relation(there: Mapping[str, Any] | None, here: Mapping[str, Any], *, where: str) -> Relation:
+    """Return how the set there stands to the one here, from the attributes of both.
+
+    Raises
+    ------
+    PublishConflictError
+        If each has a revision that the other lacks: both were extended apart.
+    """
+    if there is None:
+        return "new"
+    theirs, ours = there["revision"], here["revision"]
+    if theirs == ours:
+        return "same"
+    if theirs in here.get("history", []):
+        return "behind"
+    if ours in there.get("history", []):
+        return "newer"
+    raise conflict(where, winner=theirs, loser=ours)
+
+
+def conflict(where: str, *, winner: str, loser: str) -> PublishConflictError:
+    """Return the error of a publisher who came second."""
+    return PublishConflictError(
+        f"{where} has revision {winner[:12]}, which another publisher put there first; revision "
+        f"{loser[:12]} does not follow from it and was not published. Pull theirs into a store of "
+        "its own, and extend that."
+    )

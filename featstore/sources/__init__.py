@@ -3,9 +3,8 @@
 Each source lists items; none decodes an image. `open_reader` is how anybody gets an item's bytes.
 """
 
-from featstore.sources.making import make_manifest, open_source
+from featstore.sources.making import SOURCES, Source, make_manifest, open_source
 from featstore.sources.reader import ByteReader, check_bytes, open_reader
-from featstore.sources.registry import SOURCES, Source
 
 __all__ = [
     "SOURCES",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from featstore.errors import ManifestError
-from featstore.manifest.locator import parse_locator
+from featstore.manifest.paths import parse_locator
 
 #: Before a colon, at least two letters: one is a drive.
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")

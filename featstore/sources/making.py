@@ -1,4 +1,4 @@
-"""Make the manifest of a location, or open the one that was made before."""
+"""Make a manifest from a location: the sources by name, and what one asks of them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,177 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from featstore.durable import write_durably
-from featstore.errors import ManifestError
-from featstore.keys import canonical_json, sha256_hex
-from featstore.manifest import Manifest, read_manifest, write_manifest
-from featstore.manifest.locator import parse_locator
-from featstore.manifest.manifest import FACTS_FILE
-from featstore.manifest.read import read_facts
-from featstore.manifest.write import check_name
+from featstore.errors import ManifestError, did_you_mean
+from featstore.identity import canonical_json, sha256_hex
+from featstore.manifest.io import check_name, read_facts, read_manifest, write_manifest
+from featstore.manifest.manifest import FACTS_FILE, Manifest
+from featstore.manifest.paths import parse_locator
 from featstore.sources.location import local_path
-from featstore.sources.registry import find_source
-from featstore.sources.request import Request
+from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
+
+_SPLIT = {"split": "split of every item"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of location that becomes a manifest."""
+
+    name: str
+    """What follows ``--source``."""
+
+    summary: str
+    """What it reads, in one line."""
+
+    example: str
+    """A command."""
+
+    module: str
+    """Module below featstore.sources, imported when used."""
+
+    function: str
+    """Its function: a Request to what was found."""
+
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What each option is for."""
+
+    def read(self, request: Request) -> Found:
+        """List the items of a location.
+
+        Raises
+        ------
+        ManifestError
+            If an option is unknown, or the location is not what this source reads.
+        """
+        unknown = [name for name in request.options if name not in self.options]
+        if unknown:
+            known = ", ".join(self.options) or "none"
+            msg = (
+                f"The source {self.name!r} takes no option {unknown[0]!r}. It takes: {known}."
+                f"{did_you_mean(unknown[0], self.options)}"
+            )
+            raise ManifestError(msg)
+        module = import_module(f"featstore.sources.{self.module}")
+        function: Callable[[Request], Found] = getattr(module, self.function)
+        return function(request)
+
+
+def _source(
+    name: str, summary: str, example: str, where: str, options: Mapping[str, str]
+) -> Source:
+    module, function = where.split(":")
+    return Source(
+        name, summary, f"featstore manifests make {name} {example}", module, function, options
+    )
+
+
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (
+        _source(
+            "folder",
+            "every image below a folder",
+            "photos -o manifests/photos",
+            "folders:read_folder",
+            _SPLIT,
+        ),
+        _source(
+            "class-folders",
+            "one folder a class, perhaps below train, val and test",
+            "imagenette -o manifests/imagenette",
+            "folders:read_class_folders",
+            _SPLIT,
+        ),
+        _source(
+            "captions",
+            "a.jpg with a.txt beside it, one caption a line",
+            "pairs -o manifests/pairs --option split=test",
+            "folders:read_captions",
+            _SPLIT,
+        ),
+        _source(
+            "webdataset",
+            "a tar, or a folder of tars, with samples by key",
+            "wds_cars -o manifests/cars",
+            "tars:read_webdataset",
+            _SPLIT,
+        ),
+        _source(
+            "parquet",
+            "a Parquet file, or a folder of them, with images or paths",
+            "food101/data -o manifests/food101 --option image=image",
+            "arrow:read_parquet",
+            COLUMN_OPTIONS,
+        ),
+        _source(
+            "csv",
+            "a comma-separated table of paths, captions, labels, splits",
+            "pairs.csv -o manifests/pairs --option images=photos",
+            "text_files:read_csv",
+            COLUMN_OPTIONS,
+        ),
+        _source(
+            "tsv",
+            "the same, tab-separated",
+            "pairs.tsv -o manifests/pairs --option caption=title",
+            "text_files:read_tsv",
+            COLUMN_OPTIONS,
+        ),
+        _source(
+            "jsonl",
+            "the same as a JSON object a line",
+            "pairs.jsonl -o manifests/pairs",
+            "text_files:read_jsonl",
+            COLUMN_OPTIONS,
+        ),
+        _source(
+            "karpathy",
+            "Karpathy's JSON of COCO or Flickr, with all captions",
+            "dataset_coco.json -o manifests/coco --option images=coco",
+            "text_files:read_karpathy",
+            {"images": COLUMN_OPTIONS["images"]},
+        ),
+        _source(
+            "hf",
+            "a folder made by the datasets library's save_to_disk",
+            "saved/food101 -o manifests/food101-saved",
+            "arrow:read_hf",
+            {name: text for name, text in COLUMN_OPTIONS.items() if name != "images"},
+        ),
+        _source(
+            "torchvision",
+            "a dataset of torchvision, by the name of its class",
+            "data -o manifests/cifar10 --option name=CIFAR10 --option split=test",
+            "torchvision_sets:read_torchvision",
+            {
+                "name": "name of the class, such as CIFAR10",
+                "split": "split to open",
+                "download": "true lets torchvision fetch it; default false",
+            },
+        ),
+    )
+}
+
+
+def find_source(name: str) -> Source:
+    """Return a source.
+
+    Raises
+    ------
+    ManifestError
+        If there is none of this name.
+    """
+    if name not in SOURCES:
+        msg = f"No source {name!r}. Sources: {', '.join(SOURCES)}.{did_you_mean(name, SOURCES)}"
+        raise ManifestError(msg)
+    return SOURCES[name]
+
 
 #: Beside a manifest that was made: from what, and how its files looked then. No part of it.
 STAMP_FILE = ".source.json"

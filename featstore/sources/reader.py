@@ -1,24 +1,85 @@
-"""The bytes of an item, wherever they lie: a file, a member of a tar, a cell of a table."""
+"""Read the bytes of items, from files, archives and tables."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
 import polars as pl
 
 from featstore.errors import ItemReadError, ManifestError
-from featstore.keys import sha256_hex
-from featstore.manifest import Manifest
-from featstore.manifest.hashes import check_hashes
-from featstore.manifest.locator import LOCATOR, Locator, parse_locator
-from featstore.manifest.paths import SHOWN, path_fault
-from featstore.sources.arrow_cells import ArrowCells
-from featstore.sources.leases import LeaseCache
-from featstore.sources.parquet_cells import ParquetCells
+from featstore.identity import sha256_hex
+from featstore.manifest.manifest import Manifest
+from featstore.manifest.paths import (
+    LOCATOR,
+    SHOWN,
+    Locator,
+    check_hashes,
+    parse_locator,
+    path_fault,
+)
+from featstore.sources.arrow import ArrowCells, ParquetCells
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class LeaseCache(Generic[K, V]):
+    """Open things by key and keep the last `limit` of them open.
+
+    Parameters
+    ----------
+    open_ : callable
+        Makes the thing of a key; what it raises, `lease` raises.
+    close : callable
+        Called once with each thing, when nobody uses it any more.
+    limit : int
+        Things that stay open. More are open only while they are in use.
+    """
+
+    def __init__(self, open_: Callable[[K], V], close: Callable[[V], None], *, limit: int) -> None:
+        self._open = open_
+        self._close = close
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._held: OrderedDict[K, tuple[V, list[int]]] = OrderedDict()
+
+    @contextmanager
+    def lease(self, key: K) -> Iterator[V]:
+        """Yield the thing of `key`; it is not closed meanwhile."""
+        with self._lock:
+            if key not in self._held:
+                self._held[key] = (self._open(key), [0])
+            value, users = self._held[key]
+            self._held.move_to_end(key)
+            users[0] += 1
+        try:
+            yield value
+        finally:
+            with self._lock:
+                users[0] -= 1
+                self._evict(self._limit)
+
+    def close(self) -> None:
+        """Close everything that is not in use."""
+        with self._lock:
+            self._evict(0)
+
+    def _evict(self, limit: int) -> None:
+        for key in list(self._held):
+            if len(self._held) <= limit:
+                return
+            value, users = self._held[key]
+            if users[0] == 0:
+                del self._held[key]
+                self._close(value)
+
 
 #: An image file of more bytes than this is not read.
 MAX_ITEM_BYTES = 256 * 2**20

@@ -1,17 +1,57 @@
-"""Collect the items of a source, and make item tables of them."""
+"""Item tables of a source: ids, classes, splits and captions, and the columns they come from."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 import polars as pl
 
-from featstore.errors import ManifestError
+from featstore.errors import ManifestError, did_you_mean
 from featstore.prompts import class_prompts
-from featstore.sources.names import split_name
+
+#: Suffixes of images, in lower case. TIFF is listed here; decoding it must be asked for.
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+)
+
+#: Other words for the usual splits.
+_SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file name ends as an image's does; hidden files never are."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def split_name(word: str) -> str:
+    """Return the usual name of a split: ``validation`` is ``val``; others stay as they are."""
+    return _SPLIT_WORDS.get(word.strip().lower(), word.strip())
+
+
+def split_folder(path: str) -> str | None:
+    """Return the split that the first folder of a relative path names, or None."""
+    head, _, tail = path.partition("/")
+    return _SPLIT_WORDS.get(head.lower()) if tail else None
+
+
+def all_in_split_folders(paths: Iterable[str]) -> bool:
+    """Return whether every path begins with the folder of a split, as ImageNet's do."""
+    return all(split_folder(path) is not None for path in paths)
+
 
 #: What a label is in a source: its name, or its row in the list of names.
 Label = str | int
@@ -239,3 +279,268 @@ def _checked(key: str, where: str) -> str:
 
 def _fail(msg: str) -> NoReturn:
     raise ManifestError(msg)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A location, and how to read it."""
+
+    location: str
+    """Path of a file or folder, as the user gave it."""
+
+    dataset: str
+    """Name that ids begin with."""
+
+    out: Path
+    """Folder of the manifest, for sources whose images are no files."""
+
+    options: Mapping[str, str]
+    """Options of the source, all of them known to it."""
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """Return an option as true or false.
+
+        Raises
+        ------
+        ManifestError
+            If it is neither.
+        """
+        word = self.options.get(name, str(default)).lower()
+        if word not in ("true", "false"):
+            msg = f"The option {name} is {word!r}; it must be true or false."
+            raise ManifestError(msg)
+        return word == "true"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Items, and the folder that their uris are relative to."""
+
+    root: Path
+    """Folder of the files."""
+
+    contents: Contents
+    """The items."""
+
+
+#: Role -> names of columns, the first that exists is taken. An option of the role's name chooses.
+ROLES: dict[str, tuple[str, ...]] = {
+    "image": ("path", "image", "filepath", "file_path", "filename", "file_name", "image_path"),
+    "caption": ("caption", "captions", "text", "title"),
+    "label": ("label", "class", "class_name"),
+    "split": ("split",),
+    "id": ("id", "key"),
+}
+
+#: What the options of these sources are for.
+COLUMN_OPTIONS: dict[str, str] = {
+    "image": "column of the images",
+    "caption": "column of the captions",
+    "label": "column of the labels",
+    "split": "column of the splits",
+    "id": "column of the keys; without one the path is the key",
+    "images": "folder that paths are relative to; default: that of the table",
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The column of each role; None where there is none."""
+
+    image: str
+    caption: str | None
+    label: str | None
+    split: str | None
+    id: str | None
+
+    def used(self) -> list[str]:
+        """Return the columns that are read, each once."""
+        names = (self.image, self.caption, self.label, self.split, self.id)
+        return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def choose_columns(available: Iterable[str], request: Request, where: str) -> Columns:
+    """Return which column has which role.
+
+    Raises
+    ------
+    ManifestError
+        If a chosen column does not exist, or none holds images.
+    """
+    names = list(available)
+    chosen: dict[str, str | None] = {}
+    for role, usual in ROLES.items():
+        given = request.options.get(role)
+        if given is not None and given not in names:
+            msg = (
+                f"{where} has no column {given!r} (option {role}). It has: {', '.join(names)}."
+                f"{did_you_mean(given, names)}"
+            )
+            raise ManifestError(msg)
+        chosen[role] = given or next((name for name in usual if name in names), None)
+    image = chosen.pop("image")
+    if image is None:
+        msg = (
+            f"{where} has no column of images: none of {', '.join(ROLES['image'])}. It has: "
+            f"{', '.join(names)}. Choose one with the option image."
+        )
+        raise ManifestError(msg)
+    return Columns(image=image, **chosen)
+
+
+def image_root(request: Request, table: Path) -> Path:
+    """Return the folder that paths in a table are relative to."""
+    given = request.options.get("images")
+    root = table.parent if given is None else Path(given).expanduser()
+    try:
+        return root.resolve(strict=True)
+    except OSError as err:
+        msg = f"The folder of the images, {root}, cannot be opened: {err.strerror}."
+        raise ManifestError(msg) from err
+
+
+def relative_uri(path: Any, root: Path, where: str) -> str:
+    """Return a path from a table, relative to `root`; an absolute one must lie below it.
+
+    Raises
+    ------
+    ManifestError
+        If it is no text, empty, or absolute and elsewhere.
+    """
+    if not isinstance(path, str) or not path.strip():
+        msg = f"{where} has no path of an image: {path!r}."
+        raise ManifestError(msg)
+    text = path.strip().removeprefix("./")
+    if text.startswith("/"):
+        try:
+            return Path(text).relative_to(root).as_posix()
+        except ValueError as err:
+            msg = (
+                f"{where} names {text!r}, which does not lie below {root}. Give the folder of the "
+                "images with the option images."
+            )
+            raise ManifestError(msg) from err
+    return text
+
+
+def add_row(
+    items: ItemCollector,
+    row: Mapping[str, Any],
+    columns: Columns,
+    *,
+    uri: str,
+    key: str,
+    where: str,
+    split: str | None = None,
+    **facts: Any,
+) -> None:
+    """Add the image of a row and its captions; a repeated image only gets the captions.
+
+    Parameters
+    ----------
+    items : ItemCollector
+        Where they go.
+    row : mapping
+        Values by column.
+    columns : Columns
+        Their roles.
+    uri, key : str
+        Of the image; a value in the column of ids goes before `key`.
+    where : str
+        The row, for messages.
+    split : str, optional
+        Split of rows without one.
+    **facts
+        Further columns of the image's item.
+    """
+    own = row.get(columns.id) if columns.id else None
+    key = key if own is None or own == "" else str(own)
+    label = _scalar(row, columns.label, where)
+    text = _scalar(row, columns.split, where)
+    chosen = split if text is None or text == "" else str(text)
+    parent = items.again(key, uri, label=label, split=chosen)
+    if parent is None:
+        parent = items.image(key, uri, label=label, split=chosen, **facts)
+    value = row.get(columns.caption) if columns.caption else None
+    for caption in value if isinstance(value, list) else [value]:
+        if caption is None:
+            continue
+        if not isinstance(caption, str):
+            msg = f"{where} has a caption that is no text: {caption!r}."
+            raise ManifestError(msg)
+        items.caption(parent, caption)
+
+
+def _scalar(row: Mapping[str, Any], column: str | None, where: str) -> str | int | None:
+    value = row.get(column) if column else None
+    if value is None or isinstance(value, str) or type(value) is int:
+        return value
+    msg = (
+        f"{where} has a value in the column {column!r} that is neither text nor integer: {value!r}."
+    )
+    raise ManifestError(msg)
+
+
+#: The description of one item.
+MAX_RECORD_BYTES = 2**20
+
+#: A list of a whole dataset; the largest one in wide use (COCO's captions) has 144 MB.
+MAX_LIST_BYTES = 256 * 2**20
+
+#: Nothing that is read here nests deeper.
+MAX_DEPTH = 16
+
+
+def parse_json(data: bytes, *, where: str, limit: int = MAX_RECORD_BYTES) -> Any:
+    """Return the JSON document in `data`.
+
+    Raises
+    ------
+    ManifestError
+        If it has more than `limit` bytes, nests deeper than MAX_DEPTH, is not UTF-8 or not JSON.
+    """
+    if len(data) > limit:
+        msg = f"{where} has {len(data):,} bytes of JSON; at most {limit:,} are read."
+        raise ManifestError(msg)
+    try:
+        _check_depth(data)
+        return json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as err:
+        msg = f"{where} is not JSON that is read here: {err}."
+        raise ManifestError(msg) from err
+
+
+def read_json(path: Path, *, limit: int = MAX_LIST_BYTES) -> Any:
+    """Return the JSON document in a file; see `parse_json`."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as err:
+        msg = f"Cannot read {path}: {err.strerror or err}."
+        raise ManifestError(msg) from err
+    return parse_json(data, where=str(path), limit=limit)
+
+
+def _check_depth(data: bytes) -> None:
+    """Raise ValueError if brackets outside strings nest too deep; no value is built.
+
+    Only documents that hold enough opening brackets are scanned, bracket by bracket.
+    """
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return
+    # Translating away all but brackets and quotes leaves little to walk over.
+    outside = b"".join(_without_strings(data))
+    depth = 0
+    for sign in outside:
+        depth += 1 if sign in b"[{" else -1
+        if depth > MAX_DEPTH:
+            msg = f"nested more than {MAX_DEPTH} deep"
+            raise ValueError(msg)
+
+
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _without_strings(data: bytes) -> list[bytes]:
+    parts = data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+    return [part.translate(None, _NO_BRACKETS) for part in parts[::2]]

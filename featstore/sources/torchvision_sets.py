@@ -11,9 +11,7 @@ from typing import Any
 from featstore.durable import write_durably
 from featstore.errors import ManifestError, did_you_mean, needs_extra
 from featstore.sources.location import folder
-from featstore.sources.names import is_image
-from featstore.sources.request import Found, Request
-from featstore.sources.tables import ItemCollector
+from featstore.sources.tables import Found, ItemCollector, Request, is_image
 
 #: The classes that are opened. Others run pickles that no checksum covers, or hold no still
 #: images. (CIFAR's pickles are opened only after torchvision compared their md5.)

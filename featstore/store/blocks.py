@@ -14,11 +14,11 @@ import numpy as np
 from google_crc32c import value as crc32c
 
 from featstore.errors import FeatstoreError
-from featstore.keys import sha256_hex
+from featstore.identity import sha256_hex
 from featstore.store.casting import blank_value
-from featstore.store.commit import Commit
 from featstore.store.files import json_bytes, open_regular, pieces
 from featstore.store.layout import DTYPES, SHARD_BYTES, ArrayLayout, array_metadata, shard_index
+from featstore.store.records import Commit
 
 #: Rows of a shard, where any may stand: no other number of the document is negative.
 _ANY = -1

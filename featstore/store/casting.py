@@ -1,4 +1,4 @@
-"""From encoder output to stored rows: the cast, and the check that nothing was lost in it.
+"""Conversion of rows to the stored type and back, to NumPy or torch.
 
 Both run at the speed of memory or of the processor's cores: a writer is as fast as what it
 adds to the disk. NumPy's float16 arithmetic is done in software, so finiteness is read off the
@@ -7,17 +7,20 @@ bits, and rows that are already what is stored are not copied.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from featstore.errors import NonFiniteEmbeddingError
-from featstore.store.bfloat16 import to_bfloat16
-from featstore.store.layout import DTYPES, INTEGERS, ArrayLayout, LayoutError
-from featstore.store.workers import N_THREADS, workers
+from featstore.errors import NonFiniteEmbeddingError, needs_extra
+from featstore.store.layout import DTYPES, INTEGERS, ArrayLayout, LayoutError, to_bfloat16
+from featstore.store.staging import N_THREADS, workers
+
+if TYPE_CHECKING:
+    import torch
 
 #: The bits of a value's exponent where NumPy has no fast `isfinite`: all are set in NaN and Inf.
 EXPONENTS = {"float16": np.uint16(0x7C00), "bfloat16": np.uint16(0x7F80)}
@@ -212,3 +215,24 @@ def blank_value(dtype: str) -> Any:
     if dtype in INTEGERS:
         return 0
     return to_bfloat16(np.array([np.nan]))[0] if dtype == "bfloat16" else np.nan
+
+
+def as_tensor(rows: np.ndarray, dtype: str) -> torch.Tensor:
+    """Return stored rows as a tensor on the same memory.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, d)
+        As a `RowSource` reads them, read-only or not.
+    dtype : str
+        Stored dtype; ``"bfloat16"`` rows are uint16 bits.
+    """
+    with needs_extra("Selection.torch"):
+        import torch
+
+    with warnings.catch_warnings():
+        # torch warns of read-only memory; `Selection.torch` says so in its documentation.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        if dtype == "bfloat16":
+            return torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(rows)

@@ -1,4 +1,4 @@
-"""``catalog.json``: the sets and thumbnails of a store in one file, for those who cannot list.
+"""The catalogue of a store, and names of sets as a user writes them.
 
 It can be rebuilt at any time; the truth stays in the sets. What it lists and the store lacks
 was deleted: that is how `featstore verify` notices a missing set.
@@ -7,15 +7,18 @@ was deleted: that is how `featstore verify` notices a missing set.
 from __future__ import annotations
 
 import contextlib
+import difflib
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import FeatstoreError
-from featstore.store.commit import key_of, read_pointer
+from featstore.errors import AmbiguousSetError, FeatstoreError, UnknownSetError
+from featstore.identity import encoder_slug
 from featstore.store.files import json_bytes, read_json, read_regular, write_file
-from featstore.store.layout import FORMAT
-from featstore.store.locks import folder_lock
-from featstore.store.records import is_sha256
+from featstore.store.layout import FORMAT, LayoutError, SetKey
+from featstore.store.lock import folder_lock
+from featstore.store.records import POINTER, is_sha256, key_of, read_pointer
 
 NAME = "catalog.json"
 THUMBNAILS = "thumbnails-*.parquet"
@@ -119,3 +122,134 @@ def parse_catalog(document: Any) -> dict[str, Any] | None:
             return None
         parsed["thumbnails"] = names
     return parsed
+
+
+def find_sets(root: Path, name: str) -> dict[str, Path]:
+    """Return key -> directory of the finished sets that `name` fits.
+
+    A set named in full costs one look, any other name one listing of its dataset and kind: only
+    what fits is opened, however many sets there are.
+    """
+    parts = name.strip("/").split("/", 2)
+    try:
+        beside = SetKey(parts[0], parts[1], "any").directory(root).parent
+    except (LayoutError, IndexError):
+        return {}
+    directories: dict[str, Path] = {}
+
+    def finished(key: str) -> bool:
+        try:
+            directory = SetKey(*key.split("/", 2)).directory(root)
+        except LayoutError:
+            return False  # a name that no writer of ours makes: not a set
+        directories[key] = directory
+        return (directory / POINTER).is_file()
+
+    if len(parts) != 3:
+        return {}
+    in_full = "/".join(parts)
+    if finished(in_full):
+        return {in_full: directories[in_full]}
+    wanted = encoder_slug(parts[2])
+    try:
+        # What cannot fit is left out first: the listing alone is what many sets cost.
+        names = sorted(found for found in os.listdir(beside) if wanted in found)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    keys = match_names(name, [f"{parts[0]}/{parts[1]}/{name}" for name in names], finished)
+    return {key: directories[key] for key in keys}
+
+
+def match_names(
+    name: str, keys: Iterable[str], keep: Callable[[str], bool] = lambda _: True
+) -> list[str]:
+    """Return the keys that `name` fits; an exact directory or encoder name beats a prefix.
+
+    Of the keys that fit, those are left out that `keep` does not want.
+    """
+    parts = name.strip("/").split("/", 2)
+    if len(parts) != 3:
+        return []
+    dataset, kind, encoder = parts
+    wanted = encoder_slug(encoder)
+    exact, prefix = [], []
+    for key in keys:
+        inside, _, directory = key.rpartition("/")
+        if wanted not in directory or inside != f"{dataset}/{kind}":
+            continue
+        stem = directory.rsplit("-", 1)[0]
+        without_family = directory.split(".", 1)[-1]
+        if wanted in (directory, stem, without_family, without_family.rsplit("-", 1)[0]):
+            exact.append(key)
+        elif directory.startswith(wanted) or without_family.startswith(wanted):
+            prefix.append(key)
+    return [key for key in exact if keep(key)] or [key for key in prefix if keep(key)]
+
+
+def resolve_set(root: Path, name: str) -> str:
+    """Return the full key of the set that `name` means: finished, begun or damaged.
+
+    Raises
+    ------
+    UnknownSetError
+        If there is none; the message lists what there is and the closest name.
+    AmbiguousSetError
+        If several fit; the message lists them.
+    """
+    wanted = name.strip("/")
+    keys = all_keys(root)
+    if wanted in keys:
+        return wanted
+    found = match_names(wanted, keys)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        msg = f"{name!r} fits {len(found)} sets of {root}: {', '.join(found)}. Say more of it."
+        raise AmbiguousSetError(msg)
+    raise UnknownSetError(unknown_set(root, name, keys))
+
+
+def resolve_sets(root: Path, name: str) -> list[str]:
+    """Return the full keys of all sets that `name` means: a dataset, a dataset/kind, or sets.
+
+    Raises
+    ------
+    UnknownSetError
+        If there is none; the message lists what there is and the closest name.
+    """
+    wanted = name.strip("/")
+    keys = all_keys(root)
+    below = [key for key in keys if key == wanted or key.startswith(f"{wanted}/")]
+    found = below or match_names(wanted, keys)
+    if not found:
+        raise UnknownSetError(unknown_set(root, name, keys))
+    return found
+
+
+def all_keys(root: Path) -> list[str]:
+    """Return the keys of every folder that is a set, was one, or may become one, sorted."""
+    listed: set[str] = set()
+    with contextlib.suppress(FeatstoreError, OSError):
+        listed = set((parse_catalog(read_json(root / NAME)) or {"sets": ()})["sets"])
+    found = {path.relative_to(root).as_posix() for path in root.glob("*/*/*") if path.is_dir()}
+    return sorted(key for key in found | listed if _is_key(key))
+
+
+def unknown_set(root: Path | str, name: str, keys: Iterable[str]) -> str:
+    """Return the sentence for a name that no set has: what there is, and the closest."""
+    known = sorted(keys)
+    # People type names without the digits.
+    short = {key.rsplit("-", 1)[0]: key for key in known}
+    close = difflib.get_close_matches(name.strip("/"), [*known, *short], n=1, cutoff=0.5)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    holds = ", ".join(known[:20]) or "no set at all"
+    more = f" and {len(known) - 20:,} more" if len(known) > 20 else ""
+    return f"{root} holds no set {name!r}. It holds: {holds}{more}.{hint}"
+
+
+def _is_key(text: str) -> bool:
+    try:
+        SetKey(*text.split("/"))
+    except (LayoutError, TypeError):
+        return False
+    return True

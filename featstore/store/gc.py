@@ -1,36 +1,42 @@
-"""Remove what dead writers left: staging, half-written files, tables that no commit names.
+"""Remove sets, and the files that no set needs any more.
 
 Nothing that a commit names is touched, nothing of a writer that lives, and nothing younger
 than the grace period, since a writer on another machine may hold what looks forgotten.
+
+In a group-writable store whatever is made later has the right modes by itself; see
+`featstore.durable`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from featstore.durable import fsync_directory
-from featstore.errors import FeatstoreError, StoreWriteError
+from featstore.durable import fsync_directory, make_folders
+from featstore.errors import FeatstoreError, StoreWriteError, UnknownSetError
 from featstore.store.blocks import layout_of
 from featstore.store.catalog import NAME, finished_sets, parse_catalog, staged_sets, write_catalog
-from featstore.store.claim import claim_set, is_claimed
-from featstore.store.commit import (
+from featstore.store.files import json_bytes, read_json, write_file
+from featstore.store.layout import FORMAT, SetKey, group_metadata
+from featstore.store.lock import claim_set, is_claimed
+from featstore.store.records import (
     POINTER,
     REVISIONS,
+    check_root,
     key_of,
     read_commit,
     read_pointer,
     staging_of,
 )
-from featstore.store.files import read_json
-from featstore.store.layout import SetKey
-from featstore.store.opening import open_store
 from featstore.store.repair import restore_array, wrong_files
+from featstore.store.store import open_store
 from featstore.store.verify import walk_store
 
 #: Seconds that litter is left alone by default.
@@ -226,3 +232,143 @@ def _newest(folder: Path) -> float:
 
 def _size(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def remove_set(root: Path, key: str) -> int:
+    """Remove the set of this full key and return the bytes freed.
+
+    A damaged set is removed like any other: nothing of it is read. The item tables and
+    thumbnails of its kind go with the last set of the kind.
+
+    Raises
+    ------
+    UnknownSetError
+        If there is no such set, finished, begun or damaged.
+    StoreWriteError
+        If another process is writing it, or the file system refuses.
+    """
+    parts = SetKey(*key.split("/", 2)) if key.count("/") == 2 else None
+    directory = parts.directory(root) if parts else root
+    if parts is None or not directory.is_dir() or directory.is_symlink():
+        msg = f"{root} holds no set {key!r}."
+        raise UnknownSetError(msg)
+    condemned = directory.with_name(f".removed-{directory.name}-{os.getpid()}")
+    try:
+        if is_claimed(directory):
+            msg = f"{key} is being written. Wait for its writers to end, or stop them."
+            raise StoreWriteError(msg)
+        claim = claim_set(directory, parts)
+        try:
+            (directory / POINTER).unlink(missing_ok=True)
+            fsync_directory(directory)
+            write_catalog(root)
+            # One rename, so that a kill leaves either the folder or litter, never half a set.
+            directory.rename(condemned)
+            fsync_directory(directory.parent)
+        finally:
+            claim.release()
+        freed = _delete(condemned)
+        if not any(path.is_dir() for path in directory.parent.iterdir()):
+            for pattern in ("items-*.parquet", "thumbnails-*.parquet"):
+                freed += sum(_delete(path) for path in directory.parent.glob(pattern))
+    except StoreWriteError:
+        raise
+    except OSError as err:
+        msg = f"Cannot remove {key} from {root}: {err.strerror or err}."
+        raise StoreWriteError(msg) from err
+    return freed
+
+
+def _delete(path: Path) -> int:
+    """Delete a file or a folder and return the bytes it held."""
+    if path.is_dir() and not path.is_symlink():
+        size = sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
+        shutil.rmtree(path)
+        return size
+    size = path.lstat().st_size
+    path.unlink()
+    return size
+
+
+#: Folders: everything for owner and group, the group handed down; others may read.
+FOLDER_MODE = 0o2775
+
+#: Files that are finished: read by all, written by nobody, replaced by a rename.
+FILE_MODE = 0o444
+
+#: Files under construction: whoever of the group resumes them writes to them.
+STAGED_MODE = 0o664
+
+
+def make_store(root: Path, *, shared: bool = False) -> bool:
+    """Make an empty store at `root`, or give a store's folders and files the shared modes.
+
+    Parameters
+    ----------
+    shared : bool
+        Let the folder's group write: folders get mode 2775, finished files 0444. Which group
+        that is, is the folder's affair (``chgrp``). Each owner of a part must do this once if
+        the store was not made shared.
+
+    Returns
+    -------
+    bool
+        Whether the store was made now.
+
+    Raises
+    ------
+    FormatVersionError
+        If a newer version wrote the store.
+    StoreWriteError
+        If the folder holds other things, the file system refuses, or parts belong to others.
+    """
+    check_root(root)
+    fresh = not (root / "zarr.json").exists()
+    try:
+        if fresh and root.exists() and any(root.iterdir()):
+            msg = f"{root} holds other things and is no store. Choose an empty or a new folder."
+            raise StoreWriteError(msg)
+        make_folders(root)
+        if shared:
+            _share(root)
+        if fresh:
+            write_file(root / "zarr.json", [json_bytes(group_metadata({"format": FORMAT}))])
+        if fresh or not (root / NAME).exists():
+            write_catalog(root)
+    except FeatstoreError:
+        raise
+    except OSError as err:
+        msg = f"Cannot make the store {root}: {err.strerror or err}. Choose a folder of yours."
+        raise StoreWriteError(msg) from err
+    return fresh
+
+
+def _share(root: Path) -> None:
+    """Set the modes of everything below `root`; no link is followed."""
+    # The folders first, and from above: what a writer makes meanwhile inherits from them.
+    refused = [] if _set_mode(root, FOLDER_MODE) else [root]
+    files, folders, _ = walk_store(root)
+    for name in sorted(folders):
+        refused += [] if _set_mode(root / name, FOLDER_MODE) else [root / name]
+    for name in sorted(files):
+        mode = STAGED_MODE if ".staging" in name.split("/") else FILE_MODE
+        refused += [] if _set_mode(root / name, mode) else [root / name]
+    if refused:
+        owner = refused[0].lstat().st_uid
+        msg = (
+            f"{len(refused):,} files and folders belong to others, first {refused[0]} (user "
+            f"{owner}). Each owner runs `featstore init {root} --shared` once."
+        )
+        raise StoreWriteError(msg)
+
+
+def _set_mode(path: Path, mode: int) -> bool:
+    """Set a mode if it is another; False if only the owner may."""
+    try:
+        if stat.S_IMODE(path.lstat().st_mode) != mode:
+            path.chmod(mode)
+    except PermissionError:
+        return False
+    except FileNotFoundError:
+        pass  # a writer renamed it meanwhile: renamed files have their modes
+    return True

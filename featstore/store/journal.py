@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.durable import write_durably
-from featstore.keys import canonical_json, sha256_hex
+from featstore.identity import canonical_json, sha256_hex
 
 logger = logging.getLogger(__name__)
 

@@ -1,9 +1,12 @@
-"""Where everything lies in a store, and the Zarr v3 metadata of its arrays.
+"""Layout of a set on disk: array metadata, chunks and shards, and stored types.
 
 The layout is docs/store-format.md in code: names that are safe path components, two array
 shapes (one plain chunk for small arrays, ``sharding_indexed`` for large ones), no
 compressor. Metadata is written as JSON here, not through a library, so that the same set
 gives the same bytes with every version of everything.
+
+NumPy has no such type, so a store keeps it as ``uint16`` (Zarr readers see that) and an
+attribute says what the bits mean.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google_crc32c import value as crc32c
 
 from featstore.errors import FeatstoreError
 
@@ -306,3 +310,45 @@ def parse_array_metadata(document: Any, *, where: str, block_rows: int) -> Array
         )
         raise LayoutError(msg)
     return layout
+
+
+def shard_tail(layout: ArrayLayout, file: int) -> bytes:
+    """Return the bytes that follow the last row of a data file.
+
+    Nothing for a plain file. A shard pads its last block to full size (Zarr's inner chunks
+    are all of one shape) and ends with the index and its crc32c.
+    """
+    if not layout.shard_rows:
+        return b""
+    blocks = layout.file_blocks(file)
+    rows = layout.block_slice(blocks[-1])
+    padding = bytes((layout.block_rows - (rows.stop - rows.start)) * layout.row_bytes)
+    index = shard_index(layout, len(blocks)).tobytes()
+    return padding + index + int(crc32c(index)).to_bytes(4, "little")
+
+
+_NAN = np.uint16(0x7FC0)
+
+
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """Return the bits of `values` rounded to bfloat16, ties to even, as uint16.
+
+    Values beyond the largest bfloat16 (3.39e38) become Inf; every NaN becomes 0x7FC0.
+    """
+    narrow = np.ascontiguousarray(values, dtype=np.float32)
+    bits = narrow.view(np.uint32)
+    # Adding 0x7FFF, and 1 more if the kept half is odd, carries exactly when rounding up.
+    rounded = ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    rounded[np.isnan(narrow)] = _NAN
+    return rounded
+
+
+def from_bfloat16(bits: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return the float32 values of bfloat16 `bits`, in `out` (float32) if it is given."""
+    if out is None:
+        out = np.empty(bits.shape, dtype=np.float32)
+    # uint32 in the memory of the float32: widen, then shift into the upper half.
+    wide = out.view(np.uint32)
+    np.copyto(wide, bits, casting="safe")
+    np.left_shift(wide, np.uint32(16), out=wide)
+    return out

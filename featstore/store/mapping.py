@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from featstore.store.data_files import OpenFile, check_sizes, opened
+from featstore.store.files import OpenFile, check_sizes, opened
 from featstore.store.layout import DTYPES, ArrayLayout
 
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python has no name for it

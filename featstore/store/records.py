@@ -1,21 +1,43 @@
-"""What the JSON records of a store may say: types, ranges and names, before anything is believed.
+"""Records of a set: commits, the pointer to the newest one, and tags.
 
 A record from a stranger may name any file and any size. Whatever passes here is a plain value
 of the right type, a name that stays inside its set, and a size that arithmetic can hold.
+
+A commit is the only thing that makes rows readable. It names the number of rows, the hash
+of each block's valid rows, the items, the failed rows, and the digest of the metadata; its
+own sha256 is the revision_id.
+
+A tag never changes: it is made only if there is none of its name. It names revisions by the hashes
+of their commits, so whoever opens a store by a tag reads the same bytes wherever it lies.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import functools
+import os
 import re
+import secrets
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import CorruptStoreError, FormatVersionError
-from featstore.store.files import read_json
-from featstore.store.layout import DTYPES, FORMAT, LayoutError, check_component
+import numpy as np
+
+from featstore.durable import make_folders, write_durably
+from featstore.errors import (
+    CorruptStoreError,
+    FeatstoreError,
+    FormatVersionError,
+    StoreWriteError,
+    UnknownSetError,
+)
+from featstore.identity import SHORT, canonical_json, sha256_hex
+from featstore.store.files import MAX_METADATA_BYTES, json_bytes, read_json
+from featstore.store.layout import DTYPES, FORMAT, ArrayLayout, LayoutError, SetKey, check_component
 
 #: Bounds of a set: far above any real one, far below where sizes overflow.
 MAX_ROWS = 2**40
@@ -170,3 +192,289 @@ def _is_facts(facts: Mapping[str, Any], more: set[str]) -> bool:
         and is_size(facts["bytes"], low=0, high=MAX_FILE_BYTES)
         and is_sha256(facts["sha256"])
     )
+
+
+POINTER = "zarr.json"
+REVISIONS = "revisions"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One revision of a set.
+
+    Attributes
+    ----------
+    n, dim, dtype : int, int, str
+        Shape and stored dtype. Readers take n from here, never from the array's shape.
+    block_rows : int
+        Rows of a block.
+    blocks : tuple of str
+        sha256 of each block's rows, as stored.
+    items : dict
+        ``{"file", "bytes", "sha256"}`` of the item table.
+    metadata : dict
+        Relative path of each metadata or small file of the set -> its bytes and sha256.
+    space_id, set_id : str
+        Identity; see docs/architecture.md.
+    attributes : str
+        sha256 of the canonical JSON of the set's attributes, without the pointer itself.
+    failed : str
+        Base64 of the packed bits of rows that have no embedding; empty if there is none.
+    """
+
+    n: int
+    dim: int
+    dtype: str
+    block_rows: int
+    blocks: tuple[str, ...]
+    items: dict[str, Any]
+    metadata: dict[str, dict[str, Any]]
+    space_id: str
+    set_id: str
+    attributes: str
+    failed: str = ""
+    format: int = field(default=FORMAT)
+
+    @functools.cached_property
+    def revision_id(self) -> str:
+        """Sha256 of the record's canonical JSON."""
+        return sha256_hex(canonical_json(asdict(self)))
+
+    @property
+    def n_failed(self) -> int:
+        """Number of rows that have no embedding."""
+        return sum(byte.bit_count() for byte in base64.b64decode(self.failed))
+
+    def failed_rows(self) -> np.ndarray:
+        """Return a boolean array of shape (n,): True where a row has no embedding."""
+        if not self.failed:
+            return np.zeros(self.n, dtype=bool)
+        bits = np.frombuffer(base64.b64decode(self.failed), dtype=np.uint8)
+        return np.unpackbits(bits, count=self.n).astype(bool)
+
+
+def attributes_digest(attributes: Mapping[str, Any]) -> str:
+    """Return the hash of a set's attributes, leaving out the revisions they point to."""
+    kept = {k: v for k, v in attributes.items() if k not in ("revision", "history")}
+    return sha256_hex(canonical_json(kept))
+
+
+def pack_failed(failed: np.ndarray) -> str:
+    """Return the base64 bitmap of a boolean array, or an empty string if none is True."""
+    if not failed.any():
+        return ""
+    return base64.b64encode(np.packbits(failed).tobytes()).decode("ascii")
+
+
+def commit_bytes(commit: Commit) -> bytes:
+    """Return the record as it is written."""
+    return json_bytes(asdict(commit))
+
+
+def read_commit(directory: Path, revision: str) -> Commit:
+    """Read a revision and check that it is the one its name says.
+
+    Raises
+    ------
+    CorruptStoreError
+        If the record is missing, malformed, or hashes to another revision_id.
+    FormatVersionError
+        If it was written by a newer format.
+    """
+    if len(revision) != 64 or not set(revision) <= set("0123456789abcdef"):
+        msg = f"{directory} points to revision {revision[:80]!r}, which is not a sha256."
+        raise CorruptStoreError(msg)
+    path = directory / REVISIONS / f"{revision}.json"
+    try:
+        document = read_json(path)
+    except (FileNotFoundError, NotADirectoryError) as err:
+        msg = f"{path} is missing, though the set points to it. Extract the set again."
+        raise CorruptStoreError(msg) from err
+    commit = parse_commit(document, where=str(path))
+    if commit.revision_id != revision:
+        msg = (
+            f"{path} was changed after it was written: its content has another hash than its name."
+        )
+        raise CorruptStoreError(msg)
+    return commit
+
+
+def parse_commit(document: Any, *, where: str) -> Commit:
+    """Return the commit that a JSON document states.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it is not a record that a writer makes; nothing of its sizes was believed.
+    FormatVersionError
+        If it was written by a newer format.
+    """
+    check_format(document.get("format") if isinstance(document, dict) else None, where=where)
+    names = {entry.name for entry in fields(Commit)}
+    reason = valid_commit(document, names=names)
+    if reason:
+        msg = f"{where} is not a commit record that featstore writes: {reason}."
+        raise CorruptStoreError(msg)
+    return Commit(**{**document, "blocks": tuple(document["blocks"])})
+
+
+def belongs(key: SetKey, attributes: Mapping[str, Any], commit: Commit) -> bool:
+    """Return whether a set's folder, attributes and commit speak of the same set.
+
+    The attributes are those of the current revision: an earlier commit need only agree in what
+    identifies the set.
+    """
+    try:
+        same = attributes_digest(attributes) == commit.attributes
+    except (ValueError, RecursionError):
+        same = False
+    return (
+        (same or commit.revision_id in attributes.get("history", ()))
+        and key.encoder.endswith(f"-{commit.set_id[:SHORT]}")
+        and (attributes["dataset"], attributes["kind"]) == (key.dataset, key.kind)
+        and (attributes["space_id"], attributes["set_id"]) == (commit.space_id, commit.set_id)
+    )
+
+
+def check_layout(layout: ArrayLayout, commit: Commit, *, where: Path) -> None:
+    """Raise CorruptStoreError unless the array's metadata has the shape that the commit says."""
+    if (layout.n, layout.dim, layout.dtype) != (commit.n, commit.dim, commit.dtype):
+        msg = (
+            f"{where} has shape ({layout.n:,}, {layout.dim:,}) {layout.dtype}; its commit says "
+            f"({commit.n:,}, {commit.dim:,}) {commit.dtype}."
+        )
+        raise CorruptStoreError(msg)
+    # A shard that is no whole number of blocks would put rows and blocks at odds.
+    if layout.shard_rows % layout.block_rows or layout.shard_rows > MAX_ROWS:
+        msg = f"{where} has shards of {layout.shard_rows:,} rows, not whole blocks. It is not ours."
+        raise CorruptStoreError(msg)
+
+
+def read_pointer(directory: Path) -> dict[str, Any] | None:
+    """Return the attributes of a set's group, or None if the set is not finished."""
+    path = directory / POINTER
+    try:
+        document = read_json(path, limit=MAX_METADATA_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return parse_pointer(document, where=str(path))
+
+
+def staging_of(directory: Path) -> Path:
+    """Return where a set's unfinished blocks lie."""
+    return directory / ".staging"
+
+
+def key_of(directory: Path) -> SetKey:
+    """Return the key that a set's directory stands for."""
+    return SetKey(directory.parent.parent.name, directory.parent.name, directory.name)
+
+
+FOLDER = "tags"
+
+
+def tag_file(name: str) -> str:
+    """Return the path of a tag below the store; LayoutError if no tag can have this name."""
+    return f"{FOLDER}/{check_component(name, what='tag')}.json"
+
+
+def tag_bytes(revisions: Mapping[str, str]) -> bytes:
+    """Return a tag as it is written, from key -> revision_id."""
+    return json_bytes({"format": FORMAT, "sets": dict(revisions)})
+
+
+def parse_tag(document: Any, *, where: str) -> dict[str, str]:
+    """Return key -> revision_id.
+
+    Raises
+    ------
+    CorruptStoreError
+        If the document is no tag.
+    FormatVersionError
+        If it was written by a newer format.
+    """
+    if not isinstance(document, dict) or not isinstance(document.get("sets"), dict):
+        msg = f"{where} is no tag that featstore writes."
+        raise CorruptStoreError(msg)
+    check_format(document.get("format"), where=where)
+    sets = document["sets"]
+    try:
+        right = all(str(SetKey(*key.split("/"))) == key for key in sets)
+    except (LayoutError, TypeError):
+        right = False
+    if not right or not all(map(is_sha256, sets.values())) or set(document) != {"format", "sets"}:
+        msg = f"{where} names what is no set or no revision. It was not used."
+        raise CorruptStoreError(msg)
+    return dict(sets)
+
+
+def tag_names(root: Path) -> list[str]:
+    """Return the names of the tags in a folder, sorted."""
+    return sorted(path.stem for path in (root / FOLDER).glob("*.json"))
+
+
+def read_tag(root: Path, name: str) -> dict[str, str]:
+    """Return key -> revision_id of a tag.
+
+    Raises
+    ------
+    UnknownSetError
+        If there is no such tag.
+    CorruptStoreError
+        If it is damaged.
+    """
+    path = root / tag_file(name)
+    try:
+        return parse_tag(read_json(path), where=str(path))
+    except (FileNotFoundError, NotADirectoryError) as err:
+        known = ", ".join(tag_names(root)) or "none"
+        msg = f"{root} has no tag {name!r}. It has: {known}."
+        raise UnknownSetError(msg) from err
+
+
+def write_tag(root: Path, name: str, revisions: Mapping[str, str]) -> bool:
+    """Make a tag; False if it is there and says the same.
+
+    Raises
+    ------
+    StoreWriteError
+        If it is there and says something else, or the file system refuses.
+    """
+    path = root / tag_file(name)
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}.staged")
+    try:
+        make_folders(path.parent)
+        write_durably(staged, [tag_bytes(revisions)], sealed=True)
+        try:
+            os.link(staged, path)  # which, unlike a rename, replaces nothing
+        finally:
+            staged.unlink()
+    except FileExistsError as err:
+        with contextlib.suppress(FeatstoreError):
+            if read_tag(root, name) == dict(revisions):
+                return False
+        raise taken(str(root), name) from err
+    except OSError as err:
+        msg = f"Cannot write the tag {name!r} to {root}: {err.strerror or err}."
+        raise StoreWriteError(msg) from err
+    return True
+
+
+def taken(where: str, name: str) -> StoreWriteError:
+    """Return the error for a tag that is there and says something else."""
+    return StoreWriteError(
+        f"{where} has a tag {name!r} of other revisions. Tags never change: choose another name."
+    )
+
+
+def pins_of(revision: str, known: Mapping[str, list[str]]) -> dict[str, str]:
+    """Return key -> revision_id of the sets that have a revision whose id begins so.
+
+    Parameters
+    ----------
+    known : mapping
+        Key -> ids of all published revisions.
+    """
+    return {
+        key: full for key, names in known.items() for full in names if full.startswith(revision)
+    }

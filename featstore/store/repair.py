@@ -1,54 +1,249 @@
-"""Repair what a store can rebuild from itself, and say what is left.
+"""Repair a store: rebuild what follows from the commits, and copy blocks that other sets hold.
+
+Nothing is mended in place. A file is made anew beside the damaged one and renamed over it once
+every part of it is the one that the commit names; until then the damaged file stays as it is.
+
+Two datasets may hold the same picture or text under one encoder. Whether their rows agree to the
+last bit is not assumed: a block that is put together from them must have the commit's hash.
 
 Group metadata, array metadata, a shard's padding and index, and the catalog follow from the
 commits. A commit follows from the files it names, a pointer from its attributes, an item table
 from that of a later revision, and a block of rows from the same content in another set: these are
 written only if they have the hash that a whole file states. The rest is left as it is, see
-`featstore.extraction.mending`.
+`featstore.extraction.repair`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
 
 from featstore.errors import FeatstoreError
-from featstore.store.blocks import check_file, check_tail, read_block
+from featstore.identity import sha256_hex
+from featstore.store.blocks import check_file, check_tail, layout_of, read_block
+from featstore.store.casting import blank_value
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import parse_catalog, write_catalog
-from featstore.store.commit import (
-    POINTER,
-    REVISIONS,
-    Commit,
-    commit_bytes,
-    read_commit,
-    read_pointer,
+from featstore.store.damage import (
+    Damage,
+    attributes_of,
+    derive_commit,
+    derive_items,
+    derive_pointer,
+    find_damage,
+    named_revisions,
+    stored_items,
 )
-from featstore.store.damage import Damage, find_damage, stored_items
-from featstore.store.donors import Donors
 from featstore.store.files import check_no_links, json_bytes, read_json, same_file, write_file
 from featstore.store.layout import (
+    DTYPES,
     FORMAT,
     ArrayLayout,
     SetKey,
     array_metadata,
     group_metadata,
+    shard_tail,
     vector_metadata,
 )
-from featstore.store.mender import SetMender, bytes_facts
-from featstore.store.records import is_sha256
-from featstore.store.rederive import (
-    attributes_of,
-    derive_commit,
-    derive_items,
-    derive_pointer,
-    named_revisions,
+from featstore.store.lock import Claim, claim_folders, claim_set
+from featstore.store.records import (
+    POINTER,
+    REVISIONS,
+    Commit,
+    commit_bytes,
+    is_sha256,
+    read_commit,
+    read_pointer,
+    staging_of,
 )
-from featstore.store.shards import shard_tail
+from featstore.store.rows import RowSource, open_rows
+from featstore.store.store import FeatureStore, SetInfo
+from featstore.store.tables import read_items
 from featstore.store.verify import Problem, verify_store
+
+#: Makes the rows of a block as they are stored, or returns None if it cannot.
+BlockSource = Callable[[int], bytes | None]
+
+
+class BlockMissingError(Exception):
+    """A block could not be had, so its file stays as it is."""
+
+
+class SetMender:
+    """The right to write files of one set again, as a context manager.
+
+    In a dry run nothing is claimed or written, and `written` is what would be.
+
+    Attributes
+    ----------
+    written : list of str
+        Paths relative to the store, in the order in which they were written.
+    """
+
+    def __init__(self, root: Path, key: SetKey, *, dry_run: bool = False) -> None:
+        self.root = root
+        self.key = key
+        self.directory = key.directory(root)
+        self.written: list[str] = []
+        self._dry_run = dry_run
+        self._claim: Claim | None = None
+        self._fresh = True
+
+    def __enter__(self) -> Self:
+        names = ("embedding", "bias", "revisions", ".staging")
+        check_no_links(self.root, [self.directory / name for name in names])
+        if not self._dry_run:
+            self._fresh = not staging_of(self.directory).exists()
+            self._claim = claim_set(self.directory, self.key)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._claim is not None:
+            # What another writer left staged, or began meanwhile, stays for it.
+            alone = self._fresh and len(claim_folders(self.directory)) == 1
+            (self._claim.finish if alone else self._claim.release)()
+
+    def write(self, path: Path, parts: Iterable[bytes | memoryview]) -> None:
+        """Write a file whose bytes have only one right form."""
+        check_no_links(self.root, [path.parent])
+        if self._claim is not None:
+            self._claim.write_file(path, parts)
+        self.written.append(path.relative_to(self.root).as_posix())
+
+    def write_proven(self, path: Path, data: bytes, facts: Mapping[str, Any]) -> bool:
+        """Write a file if `data` is what the commit states; return whether it is."""
+        if bytes_facts(data) != {name: facts[name] for name in ("bytes", "sha256")}:
+            return False
+        self.write(path, [data])
+        return True
+
+    def write_data(
+        self,
+        layout: ArrayLayout,
+        file: int,
+        commit: Commit,
+        *,
+        bad: Collection[int],
+        source: BlockSource,
+    ) -> bool:
+        """Write a data file: good blocks from itself, the `bad` ones from `source`.
+
+        Returns
+        -------
+        bool
+            False if a block could not be had, or is not the one that the commit names. The
+            file is then left as it is.
+        """
+        path = self.directory / "embedding" / layout.file_name(file)
+
+        def parts() -> Iterator[bytes]:
+            for block in layout.file_blocks(file):
+                data = source(block) if block in bad else read_block(path, layout, block)
+                if data is None or sha256_hex(data) != commit.blocks[block]:
+                    raise BlockMissingError
+                yield data
+            yield shard_tail(layout, file)
+
+        try:
+            if self._claim is None:
+                for _ in parts():
+                    pass
+            self.write(path, parts())
+        except BlockMissingError:
+            return False
+        return True
+
+
+def bytes_facts(data: bytes) -> dict[str, Any]:
+    """Return size and sha256 of bytes, as a commit states them of a file."""
+    return {"bytes": len(data), "sha256": sha256_hex(data)}
+
+
+class Donors:
+    """The rows of other sets that have the content of a damaged set's blocks.
+
+    Parameters
+    ----------
+    damage : Damage
+    items : DataFrame
+        Items of the damaged set; without content_sha256 nothing is found.
+    precision : str
+        Compute precision of the damaged set.
+    """
+
+    def __init__(self, damage: Damage, items: pl.DataFrame, *, precision: str) -> None:
+        self._damage = damage
+        self._hashes = items.get_column("content_sha256", default=None)
+        self._places: dict[str, tuple[RowSource, int]] = {}
+        if self._hashes is None:
+            return
+        wanted: set[str] = set()
+        for block in damage.blocks:
+            rows = damage.layout.block_slice(block)
+            wanted |= set(self._hashes[rows.start : rows.stop].drop_nulls())
+        commit = damage.commit
+        for info in _readable(FeatureStore(damage.root)):
+            same = (info.commit.space_id, info.commit.dtype, info.attributes["precision"])
+            if info.key != damage.key and same == (commit.space_id, commit.dtype, precision):
+                self._look(info, wanted)
+
+    def _look(self, info: SetInfo, wanted: set[str]) -> None:
+        """Note where another set has the wanted content."""
+        directory = info.key.directory(self._damage.root)
+        layout = layout_of(info.commit)
+        if layout is None or not wanted - set(self._places):
+            return
+        try:
+            path = directory.parent / info.commit.items["file"]
+            table = read_items(path, info.commit.items, n=info.commit.n)
+            source = open_rows(directory / "embedding", layout, "pread")
+        except (FeatstoreError, OSError):
+            return
+        if "content_sha256" not in table.columns:
+            return
+        failed = info.commit.failed_rows()
+        for row, digest in enumerate(table["content_sha256"].to_list()):
+            if digest in wanted and not failed[row]:
+                self._places.setdefault(digest, (source, row))
+
+    def rows(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of a block as other sets store them, and which were found.
+
+        Returns
+        -------
+        rows : ndarray of shape (rows of the block, d), as stored
+            Blank where an item failed, or was not found.
+        found : boolean ndarray of shape (rows of the block,)
+            True for failed rows, too.
+        """
+        commit = self._damage.commit
+        where = self._damage.layout.block_slice(block)
+        found = commit.failed_rows()[where].copy()
+        data = np.full((found.size, commit.dim), blank_value(commit.dtype), DTYPES[commit.dtype])
+        if self._hashes is None:
+            return data, found
+        for row, digest in enumerate(self._hashes[where.start : where.stop].to_list()):
+            if found[row] or digest not in self._places:
+                continue
+            source, other = self._places[digest]
+            data[row] = source.read(np.array([other]))[0]
+            found[row] = True
+        return data, found
+
+    def block(self, block: int) -> bytes | None:
+        """Return the rows of a block as other sets store them, or None if one is nowhere."""
+        data, found = self.rows(block)
+        return data.tobytes() if found.all() else None
+
+
+def _readable(store: FeatureStore) -> Iterable[SetInfo]:
+    return [info for _, info in store.listing() if isinstance(info, SetInfo)]
 
 
 @dataclass

@@ -1,9 +1,11 @@
-"""Open a store, list its sets, and find one by name."""
+"""Open a store and find what it holds."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +15,252 @@ import polars as pl
 from featstore.errors import (
     AmbiguousSetError,
     CorruptStoreError,
+    FeatstoreError,
     IncompleteEmbeddingsError,
     UnknownSetError,
 )
-from featstore.store.arrays import RowSource
-from featstore.store.catalog import finished_sets, unfinished_sets
-from featstore.store.checked import Verify, check_rows
-from featstore.store.commit import (
+from featstore.remote.objects import Address, parse_address
+from featstore.store.blocks import layout_of
+from featstore.store.catalog import (
+    find_sets,
+    finished_sets,
+    match_names,
+    unfinished_sets,
+    unknown_set,
+)
+from featstore.store.files import (
+    MAX_METADATA_BYTES,
+    check_no_links,
+    has_grown_to,
+    read_json,
+    read_regular,
+    same_file,
+)
+from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_array_metadata
+from featstore.store.records import (
+    Commit,
     belongs,
+    check_format,
+    check_layout,
     key_of,
+    pins_of,
     read_commit,
     read_pointer,
+    read_tag,
 )
-from featstore.store.files import check_no_links
-from featstore.store.items import (
+from featstore.store.rows import (
+    MODES,
+    VERIFY,
+    Mode,
+    Origin,
+    Reopen,
+    RowSource,
+    Verify,
+    check_rows,
+    decode,
+    open_rows,
+)
+from featstore.store.tables import (
     ItemTable,
     check_items_file,
     failures_file,
     read_failures,
     read_items,
+    read_thumbnails,
 )
-from featstore.store.layout import ArrayLayout, SetKey, check_component
-from featstore.store.names import find_sets, match_names, unknown_set
-from featstore.store.origin import Origin, Reopen
-from featstore.store.readers import Mode, open_rows
-from featstore.store.set_files import check_metadata, read_bias, read_layout
-from featstore.store.set_info import SetInfo
-from featstore.store.summary import disk_bytes
-from featstore.store.tags import pins_of, read_tag
-from featstore.store.thumbnails import read_thumbnails
-from featstore.store.views import EmbeddingsView
+from featstore.store.view import EmbeddingsView, Selection, Transform
+
+
+@dataclass(frozen=True)
+class SetInfo:
+    """A finished set: its key, commit and attributes."""
+
+    key: SetKey
+    commit: Commit
+    attributes: dict[str, Any] = field(repr=False)
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder as the user types it, ``family:name``."""
+        return str(self.attributes["encoder"])
+
+    @property
+    def n_failed(self) -> int:
+        """Number of items without an embedding."""
+        return self.commit.n_failed
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``featstore ls --json`` prints."""
+        return {
+            "key": str(self.key),
+            "encoder": self.encoder,
+            "n": self.commit.n,
+            "dim": self.commit.dim,
+            "dtype": self.commit.dtype,
+            "failed": self.n_failed,
+            "precision": self.attributes["precision"],
+            "space_id": self.commit.space_id,
+            "set_id": self.commit.set_id,
+            "revision_id": self.commit.revision_id,
+        }
+
+
+def read_layout(directory: Path, commit: Commit) -> ArrayLayout:
+    """Return the layout of an array, which must be the one that the commit implies.
+
+    The metadata may already be that of a later revision, which has more rows of the same array.
+    """
+    array = directory / "embedding"
+    if not same_file(array / "zarr.json", commit.metadata["embedding/zarr.json"]):
+        earlier = layout_of(commit)
+        if earlier is None or not has_grown_to(array, earlier):
+            raise _differs(array / "zarr.json")
+        return earlier
+    layout = parse_array_metadata(
+        read_json(array / "zarr.json"), where=str(array), block_rows=commit.block_rows
+    )
+    check_layout(layout, commit, where=array)
+    return layout
+
+
+def _differs(path: Path) -> CorruptStoreError:
+    return CorruptStoreError(
+        f"{path} is missing or differs from its commit record. Extract or fetch the set again."
+    )
+
+
+def check_metadata(directory: Path, commit: Commit) -> None:
+    """Compare every small file of the set with the commit, but the array's metadata."""
+    for name, facts in commit.metadata.items():
+        if name == "embedding/zarr.json":
+            continue
+        path = directory / name
+        check_no_links(directory, [path])
+        if not same_file(path, facts):
+            raise _differs(path)
+
+
+def read_bias(directory: Path, commit: Commit) -> np.ndarray | None:
+    """Return the bias of a head, one float32 a row; None if the set has none."""
+    if "bias/c/0" not in commit.metadata:
+        return None
+    data = read_regular(directory / "bias" / "c" / "0", limit=4 * commit.n)
+    if len(data) != 4 * commit.n:
+        msg = f"{directory}/bias has {len(data):,} bytes; {commit.n:,} rows need {4 * commit.n:,}."
+        raise CorruptStoreError(msg)
+    return np.frombuffer(data, dtype="<f4")
+
+
+#: Rows that are looked at together.
+_ROWS = 4096
+
+#: Groups of equal items that are shown by name, and names of each.
+_GROUPS, _NAMES = 3, 5
+
+
+@dataclass(frozen=True)
+class Norms:
+    """L2 norms of the rows as stored; `zero` counts the rows whose norm is 0."""
+
+    min: float
+    median: float
+    mean: float
+    max: float
+    zero: int
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Groups of at least two equal things.
+
+    Attributes
+    ----------
+    groups, largest, extra : int
+        Number of groups, members of the largest, and members beyond the first of each.
+    examples : list of list of str
+        item_ids of the largest groups, a few each.
+    """
+
+    groups: int
+    largest: int
+    extra: int
+    examples: list[list[str]]
+
+
+def row_facts(view: Selection) -> tuple[Norms, Duplicates]:
+    """Return norms and bitwise equal rows of a view without transforms.
+
+    Rows are compared by 64-bit keyed hashes: among a million rows, two different ones are taken
+    for equal once in 40 million sets. Memory is 12 bytes a row, beside one block.
+    """
+    n = len(view)
+    wide: Any = np.float64 if view.source.dtype == "float64" else np.float32
+    norms: np.ndarray = np.empty(n, wide)
+    hashes = np.empty(n, np.int64)
+    for start in range(0, n, _ROWS):
+        rows = view.rows[start : start + _ROWS]
+        stored = np.ascontiguousarray(view.source.read(rows))
+        data = stored.tobytes()
+        size = len(data) // len(rows)
+        # The hash of bytes is SipHash under a key that this process drew.
+        hashes[start : start + len(rows)] = [
+            hash(data[at : at + size]) for at in range(0, len(data), size)
+        ]
+        values = decode(stored, view.source.dtype, np.empty(stored.shape, wide))
+        norms[start : start + len(rows)] = np.sqrt(np.einsum("ij,ij->i", values, values))
+    found = Norms(
+        min=float(norms.min()),
+        median=float(np.median(norms)),
+        mean=float(norms.mean(dtype=np.float64)),
+        max=float(norms.max()),
+        zero=int((norms == 0).sum()),
+    )
+    return found, _duplicates(pl.Series(hashes), view)
+
+
+def content_duplicates(view: Selection) -> Duplicates | None:
+    """Return the items with equal ``content_sha256``; None if the items do not state it."""
+    column = view.items.get_column("content_sha256", default=None)
+    if column is None or column.null_count() == column.len():
+        return None
+    return _duplicates(column, view)
+
+
+def _duplicates(keys: pl.Series, view: Selection) -> Duplicates:
+    table = pl.DataFrame({"key": keys, "row": np.arange(keys.len())}).drop_nulls("key")
+    groups = (
+        table.group_by("key")
+        .agg(pl.len().alias("n"), pl.col("row").min())
+        .filter(pl.col("n") > 1)
+        .sort("n", "row", descending=[True, False])
+    )
+    if groups.is_empty():
+        return Duplicates(0, 0, 0, [])
+    examples = []
+    for key in groups["key"].head(_GROUPS):
+        rows = table.filter(pl.col("key") == key)["row"].head(_NAMES)
+        examples.append(view.items["item_id"].gather(rows).to_list())
+    sizes = groups["n"]
+    return Duplicates(groups.height, int(sizes[0]), int(sizes.sum()) - groups.height, examples)
+
+
+def disk_bytes(directory: Path) -> int:
+    """Return the bytes of all files of a set, of every revision."""
+    return sum(path.lstat().st_size for path in directory.rglob("*") if not path.is_dir())
+
+
+def runs(directory: Path) -> list[dict[str, Any]]:
+    """Return the facts of each run that wrote to a set, the newest first."""
+    found = []
+    for path in sorted((directory / "runs").glob("*.json"), reverse=True):
+        try:
+            document = read_json(path, limit=MAX_METADATA_BYTES)
+        except (FeatstoreError, OSError):
+            continue
+        if isinstance(document, dict):
+            found.append(document)
+    return found
+
 
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 
@@ -50,7 +268,7 @@ _HEX = re.compile(r"[0-9a-f]{8,64}")
 class FeatureStore:
     """A read-only handle on a store. Opening and reading it runs no code from it.
 
-    `mode` and `verify` say how its arrays are read; see `featstore.store.opening.open_store`, which
+    `mode` and `verify` say how its arrays are read; see `featstore.store.store.open_store`, which
     also sets `reopen`, by which its views travel to other processes. `address` is where the store
     lies, and `root` the folder that its small files are read from: the same, unless it is remote.
     """
@@ -318,3 +536,110 @@ def _published(key: SetKey, attributes: dict[str, Any], revision: str | None) ->
         f"{', '.join(name[:12] for name in reversed(published))} (the last is the current one)."
     )
     raise UnknownSetError(msg)
+
+
+#: Stores and sets that a process keeps open for the views that it is sent.
+_KEPT = 32
+
+
+def open_store(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    mode: Mode = "auto",
+    verify: Verify = "never",
+) -> FeatureStore:
+    """Open a store for reading.
+
+    Parameters
+    ----------
+    path : path or address
+        Folder of the store, ``file://…``, or the address of a remote one: ``s3://``, ``gs://``,
+        ``az://``, ``https://`` (a plain web server), ``hf://datasets/…``. What is read of a remote
+        store is verified and kept in the user's cache; see docs/sharing.md.
+    revision : str, optional
+        A tag (``featstore tag``): every set is read as it was then, and those that it does not name
+        are hidden. Or at least 8 digits of a revision_id: that set at that revision.
+    mode : {"auto", "map", "segments", "pread", "zarr"}
+        How arrays are read; see `featstore.store.rows`. Take ``"pread"`` on a network file
+        system.
+    verify : {"never", "first-touch", "full"}
+        Whether rows are compared with the hashes in the commit: never (sizes and metadata always
+        are); each block before its rows are first served; or all blocks of a set, and its
+        items, when its view is made. The default is ``"never"`` because hashing reads a block
+        several times slower than memory does (``store.first_touch`` of ``make perf``).
+
+    Raises
+    ------
+    ValueError
+        If `mode` or `verify` is another word.
+    UnknownSetError
+        If there is no folder at `path`, or it is not a store; or has no such revision.
+    FormatVersionError
+        If a newer version wrote it.
+    AddressError
+        If the address is malformed, of an unknown scheme, or holds credentials.
+    RemoteStoreError
+        If a remote store can be neither reached nor read from the cache.
+    """
+    for what, value, known in (("mode", mode, MODES), ("verify", verify, VERIFY)):
+        if value not in known:
+            msg = f"The {what} of reading must be one of {', '.join(known)}; got {value!r}."
+            raise ValueError(msg)
+    root = parse_address(path)
+    if isinstance(root, Address):
+        # Imported here: it takes a while, and few stores are remote.
+        from featstore.remote.store import open_remote
+
+        store: FeatureStore = open_remote(root, revision=revision, mode=mode, verify=verify)
+        store.reopen = reopened
+        return store
+    try:
+        document = read_json(root / "zarr.json")
+        attributes = document["attributes"]["featstore"]
+    except (OSError, KeyError, TypeError) as err:
+        what = "is not a featstore store" if root.exists() else "does not exist"
+        msg = f"{root} {what}. Make one with `featstore extract … --store {root}`."
+        raise UnknownSetError(msg) from err
+    check_format(
+        attributes.get("format") if isinstance(attributes, dict) else None,
+        where=str(root / "zarr.json"),
+    )
+    store = FeatureStore(root, mode=mode, verify=verify)
+    store.reopen = reopened
+    if revision is not None:
+        store.pin(revision)
+    return store
+
+
+def reopened(
+    origin: Origin,
+    key: str,
+    revision_id: str,
+    rows: np.ndarray,
+    transforms: tuple[Transform, ...],
+    dtype: np.dtype[Any],
+) -> EmbeddingsView:
+    """Return the view that was pickled in another process.
+
+    Raises
+    ------
+    FeatstoreError
+        Whatever `open_store` and `FeatureStore.view` raise, such as where this machine does not
+        see the store.
+    """
+    whole = _view(origin, key, revision_id)
+    # Both are rows of the source: failed ones are in neither, and `whole.rows` is sorted.
+    chosen = whole.take(np.searchsorted(whole.rows, rows))
+    return replace(chosen, transforms=transforms, dtype=dtype)
+
+
+@functools.lru_cache(_KEPT)
+def _store(origin: Origin) -> FeatureStore:
+    verify: Any = "first-touch" if origin.verify == "full" else origin.verify
+    return open_store(origin.address, mode=origin.mode, verify=verify)
+
+
+@functools.lru_cache(_KEPT)
+def _view(origin: Origin, key: str, revision_id: str) -> EmbeddingsView:
+    return _store(origin).view(key, revision=revision_id)

@@ -14,8 +14,8 @@ from featstore.command_line import CommandGroup, entry_point
         "ls": "fitters.cli.show:ls_command",
         "show": "fitters.cli.show:show_command",
         "apply": "fitters.cli.apply:apply_command",
-        "cache": "fitters.cli.cache:cache_group",
-        "export": "fitters.cli.export:export_command",
+        "cache": "fitters.cli.show:cache_group",
+        "export": "fitters.cli.apply:export_command",
     },
     epilog="\b\nExample:"
     "\n  fitters fit ridge --store build/demo/store \\"

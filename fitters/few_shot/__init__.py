@@ -9,8 +9,7 @@ from fitters.few_shot.lp_plus_plus import LPPlusPlus
 from fitters.few_shot.paper_few_shot import PaperFewShot
 from fitters.few_shot.registry import LEARNERS, learner_named, register_learner
 from fitters.few_shot.ridge_probe import RidgeProbe
-from fitters.few_shot.tip_adapter import TipAdapter
-from fitters.few_shot.tip_adapter_f import TipAdapterF
+from fitters.few_shot.tip_adapter import TipAdapter, TipAdapterF
 
 __all__ = [
     "CLAP",

@@ -6,9 +6,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from fitters.few_shot.learner import Rows, Shots
-from fitters.few_shot.linear_classifier import LinearClassifier, without_bias
-from fitters.few_shot.logit_scale import Scale, scale_of, starting_weights
+from fitters.few_shot.learner import (
+    LinearClassifier,
+    Rows,
+    Scale,
+    Shots,
+    scale_of,
+    starting_weights,
+    without_bias,
+)
 from fitters.moments.transform import normalize_rows
 
 #: Step of the first epoch.
@@ -36,7 +42,7 @@ class CLAP:
     ----------
     penalty : bool
     scale : float or "auto"
-        See `fitters.few_shot.logit_scale.scale_of`.
+        See `fitters.few_shot.learner.scale_of`.
     length : float
         ‖t_c‖. The original leaves CLIP's texts at their raw length, and a step of a longer row
         turns it less and costs more; prototypes here are of length 1, and are scaled.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fitters.few_shot.learner import Shots, reciprocal_rank
-from fitters.few_shot.linear_classifier import LinearClassifier, without_bias
+from fitters.few_shot.learner import LinearClassifier, Shots, reciprocal_rank, without_bias
 from fitters.moments.transform import normalize_rows
 
 #: Masses of one prototype relative to one shot that are tried.

@@ -9,9 +9,15 @@ import numpy.typing as npt
 
 from featstore.errors import needs_extra
 from fitters.errors import SettingError
-from fitters.few_shot.learner import Rows, Shots, reciprocal_rank
-from fitters.few_shot.linear_classifier import LinearClassifier, without_bias
-from fitters.few_shot.logit_scale import Scale, scale_of
+from fitters.few_shot.learner import (
+    LinearClassifier,
+    Rows,
+    Scale,
+    Shots,
+    reciprocal_rank,
+    scale_of,
+    without_bias,
+)
 
 #: Steps between two looks at the validation rows, and steps in which the rate rises.
 EVERY, WARM_UP = 100, 50
@@ -39,7 +45,7 @@ class CrossModal:
     Parameters
     ----------
     scale : float or "auto"
-        The original has 100, CLIP's; "auto" is `fitters.few_shot.logit_scale.scale_of`.
+        The original has 100, CLIP's; "auto" is `fitters.few_shot.learner.scale_of`.
     learning_rates : sequence of float
     weight_decay : float
     steps, batch_size : int
@@ -103,7 +109,7 @@ class CrossModal:
         """Return (step, weights) after every `EVERY` steps and the last."""
         with needs_extra("The learner cross-modal", "train"):
             import torch
-        from fitters.trained.precision import blas_threads
+        from fitters.trained.base import blas_threads
 
         assert shots.prototypes is not None
         x, labels = shots.unit_views

@@ -1,18 +1,23 @@
-"""The contract of a few-shot learner, and what it is given.
+"""What a few-shot learner is: shots in, a linear classifier out.
 
 A learner is made without arguments, sees `Shots` once, and returns a `Classifier`. What it leaves
 open it chooses on the validation rows of its shots, never on what is scored later. Shots, seeds
 and splits are the caller's. docs/few_shot.md lists the learners and shows how to add one.
+
+Published learners write 100, the factor that CLIP was trained with. Cosines of another alignment
+have another spread. Here the factor is the one under which labelled rows are most likely.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 
 from fitters.errors import PairsError, SettingError
 from fitters.moments.transform import normalize_rows
@@ -200,3 +205,97 @@ def reciprocal_rank(scores: npt.NDArray[np.floating], labels: Labels) -> float:
     present = np.unique(labels)
     others = scores if len(present) == scores.shape[1] else scores[:, present]
     return float(np.mean(1.0 / np.count_nonzero(others >= own[:, None], axis=1)))
+
+
+@dataclass(frozen=True, eq=False)
+class LinearClassifier:
+    """Scores x Wᵀ + b.
+
+    Attributes
+    ----------
+    weight : array of shape (c, r)
+    bias : array of shape (c,)
+    facts : dict
+    """
+
+    weight: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    def scores(self, x: Rows) -> npt.NDArray[np.float32]:
+        """Return a score for every class, shape (m, c)."""
+        scores: npt.NDArray[np.float32] = x @ self.weight.T
+        scores += self.bias
+        return scores
+
+
+def without_bias(
+    weight: npt.NDArray[np.floating], facts: Mapping[str, float] | None = None
+) -> LinearClassifier:
+    """Return the classifier of cosines, or other products, with these rows.
+
+    With prototypes it is what every learner that takes them returns for no shots: zero-shot.
+    """
+    rows = weight.astype(np.float32)
+    return LinearClassifier(rows, np.zeros(len(rows), dtype=np.float32), facts or {})
+
+
+#: CLIP's factor: what published learners take, and what is taken where nothing tells better.
+PUBLISHED = 100.0
+
+#: Factors between which it is sought.
+BOUNDS = (1.0, 1000.0)
+
+Scale = float | Literal["auto"]
+
+
+def likely_scale(cosines: npt.NDArray[np.floating], labels: Labels) -> float:
+    """Return the s in `BOUNDS` that maximises the mean log of softmax(s · cosines) at the labels.
+
+    The likelihood is concave in s, so that there is one maximum. Guo et al., On Calibration of
+    Modern Neural Networks, ICML 2017 (temperature scaling).
+
+    Parameters
+    ----------
+    cosines : array of shape (m, c)
+    labels : int64 array of shape (m,)
+    """
+    cosines = cosines.astype(np.float64)
+    own = float(cosines[np.arange(len(labels)), labels].mean())
+
+    def loss(log_scale: float) -> float:
+        scale = float(np.exp(log_scale))
+        return float(logsumexp(scale * cosines, axis=1).mean()) - scale * own
+
+    low, high = np.log(BOUNDS)
+    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-3})
+    return float(np.exp(found.x))
+
+
+def starting_weights(shots: Shots) -> Rows:
+    """Return the prototypes, or class means at unit length where there are none: shape (c, r)."""
+    if shots.prototypes is not None:
+        return shots.prototypes
+    return normalize_rows(shots.class_sums, what="class means").astype(np.float32)
+
+
+def scale_of(shots: Shots, weights: Rows, given: Scale = "auto") -> float:
+    """Return the factor of the cosines with `weights`, `starting_weights` of the shots.
+
+    "auto" is `likely_scale` on rows that the weights were not made of: of prototypes all shots and
+    validation rows, of class means the validation rows. `PUBLISHED` where there is no such row.
+    """
+    if given != "auto":
+        return float(given)
+    rows, labels = [], []
+    if shots.prototypes is not None and len(shots.labels):
+        rows.append(shots.x)
+        labels.append(shots.labels)
+    if shots.has_validation:
+        assert shots.validation_x is not None
+        assert shots.validation_labels is not None
+        rows.append(shots.validation_x)
+        labels.append(shots.validation_labels)
+    if not rows:
+        return PUBLISHED
+    return likely_scale(np.concatenate(rows) @ weights.T, np.concatenate(labels))

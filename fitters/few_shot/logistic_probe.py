@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fitters.few_shot.learner import Labels, Shots, reciprocal_rank
-from fitters.few_shot.linear_classifier import LinearClassifier, without_bias
+from fitters.few_shot.learner import Labels, LinearClassifier, Shots, reciprocal_rank, without_bias
 
 #: Strengths C of the data against the penalty, tried first: those of CoOp's linear probe.
 STRENGTHS = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)

@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from fitters.few_shot.learner import Shots, reciprocal_rank
-from fitters.few_shot.linear_classifier import LinearClassifier, without_bias
+from fitters.few_shot.learner import LinearClassifier, Shots, reciprocal_rank, without_bias
 
 #: The factor before the mean cosine of a class's shots and its prototype, for the first α.
 FIRST_ALPHA = 250.0

@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fitters.errors import SettingError
-from fitters.few_shot.learner import Shots, sum_by_class
-from fitters.few_shot.linear_classifier import LinearClassifier, without_bias
+from fitters.few_shot.learner import LinearClassifier, Shots, sum_by_class, without_bias
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs
+from fitters.trained.base import ArrayRows
 from fitters.trained.presets import preset
-from fitters.trained.sources import ArrayRows
 
 
 class PaperFewShot:

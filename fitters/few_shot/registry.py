@@ -1,10 +1,14 @@
-"""The few-shot learners by name."""
+"""The few-shot learners by name, those that learn prompts included.
+
+`featstore.encoders.open_clip_text` has one for open_clip's models.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from featstore.errors import did_you_mean
+from featstore.errors import did_you_mean, needs_extra
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.few_shot.clap import CLAP, ZSLP
 from fitters.few_shot.class_means import ClassMeans
@@ -13,10 +17,94 @@ from fitters.few_shot.learner import Learner
 from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.lp_plus_plus import LPPlusPlus
 from fitters.few_shot.paper_few_shot import PaperFewShot
-from fitters.few_shot.prompt_learning.registry import PROMPT_LEARNERS
 from fitters.few_shot.ridge_probe import RidgeProbe
-from fitters.few_shot.tip_adapter import TipAdapter
-from fitters.few_shot.tip_adapter_f import TipAdapterF
+from fitters.few_shot.tip_adapter import TipAdapter, TipAdapterF
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TextTower(Protocol):
+    """A frozen text tower that takes token embeddings.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    context_length : int
+        Tokens of the longest prompt, start and end included.
+    width : int
+        Of a token embedding.
+    dim : int
+        Of a text embedding: r, the columns of the images.
+    logit_scale : float
+        What cosines are multiplied by to become logits.
+    start, end : int
+        Tokens that every prompt begins and ends with.
+    """
+
+    name: str
+    context_length: int
+    width: int
+    dim: int
+    logit_scale: float
+    start: int
+    end: int
+
+    def tokens(self, text: str) -> list[int]:
+        """Return the tokens of a text, uncut, without those of start and end."""
+        ...
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return token embeddings, (b, l) to (b, l, width)."""
+        ...
+
+    def encode(self, embedded: Tensor, ends: Tensor) -> Tensor:
+        """Return unit rows, differentiably: (b, l, width) and ends (b,) to (b, dim)."""
+        ...
+
+
+PROMPT_LEARNERS: dict[str, dict[str, Any]] = {
+    "coop": {},
+    "coop-middle": {"position": "middle"},
+    "coop-specific": {"class_specific": True},
+    "coop-words": {"words": "a photo of a"},
+    "cocoop": {},
+}
+"""Name → settings of `CoOp`, or of `CoCoOp`, that are not its defaults."""
+
+
+def prompt_learner(name: str, tower: TextTower, names: Sequence[str], *, seed: int = 0) -> Learner:
+    """Return a new prompt learner.
+
+    Parameters
+    ----------
+    name : str
+        One of `PROMPT_LEARNERS`.
+    tower : TextTower
+    names : sequence of str
+        One a class, in the order of the labels.
+    seed : int
+
+    Raises
+    ------
+    UnknownMethodError
+        If there is none; the message lists those that exist.
+    MissingPackageError
+        If torch is not installed.
+    """
+    if name not in PROMPT_LEARNERS:
+        known = ", ".join(PROMPT_LEARNERS)
+        hint = did_you_mean(name, PROMPT_LEARNERS)
+        msg = f"No prompt learner named {name!r}. Known prompt learners: {known}.{hint}"
+        raise UnknownMethodError(msg)
+    settings = PROMPT_LEARNERS[name]
+    with needs_extra(f"The learner {name}", "coop"):
+        from fitters.few_shot.prompt_learning import CoCoOp, CoOp
+    if name == "cocoop":
+        return CoCoOp(tower, names, seed=seed, **settings)
+    return CoOp(tower, names, seed=seed, **settings)
+
 
 LEARNERS: dict[str, Callable[[], Learner]] = {
     "class-means": ClassMeans,

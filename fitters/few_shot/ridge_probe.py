@@ -7,9 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fitters.few_shot.learner import Shots, reciprocal_rank, sum_by_class
-from fitters.few_shot.linear_classifier import LinearClassifier, without_bias
-from fitters.linear.solvers import eigen_gram
+from fitters.aligners.solvers import eigen_gram
+from fitters.few_shot.learner import (
+    LinearClassifier,
+    Shots,
+    reciprocal_rank,
+    sum_by_class,
+    without_bias,
+)
 
 #: Penalties tried, relative to the mean eigenvalue of the rows' scatter.
 PENALTIES = tuple(float(value) for value in np.geomspace(1e-4, 1e4, 25))

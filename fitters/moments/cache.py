@@ -25,7 +25,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from featstore.durable import write_durably
-from featstore.keys import canonical_json, sha256_hex
+from featstore.identity import canonical_json, sha256_hex
 from fitters.errors import FittersError
 from fitters.moments.moments import Moments
 

@@ -161,7 +161,7 @@ class Moments:
         """Return the moments of the rows x A and y B, without the rows.
 
         Whitening is such a map: the inverse root of a covariance, which the moments hold
-        themselves (``fitters.linear.solvers.inverse_root(moments.cov_xx, alpha)``).
+        themselves (``fitters.aligners.solvers.inverse_root(moments.cov_xx, alpha)``).
 
         Parameters
         ----------

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fitters.errors import PairsError, ZeroRowError
-from fitters.feature_maps.registry import FeatureMap
+from fitters.feature_maps import FeatureMap
 from fitters.pairs import Rows
 
 ROUNDING = 1e-8

@@ -16,14 +16,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from fitters.aligners.solvers import eigen_gram, invert_spectrum
 from fitters.errors import SelectionError, SettingError
-from fitters.linear.solvers import eigen_gram, invert_spectrum
 from fitters.pairs import Pairs
-from fitters.select.curve import PENALTIES, Axis, Curve, search
+from fitters.select.grid import PENALTIES, Axis, Curve, search
 from fitters.select.ranking import reciprocal_ranks
 
 Matrix = npt.NDArray[np.float64]
-Criterion = Literal["cosine", "rank"]
+LeaveOutCriterion = Literal["cosine", "rank"]
 
 CRITERIA: dict[str, str] = {
     "cosine": "mean cosine of the left-out prediction of a name and its true row",
@@ -187,7 +187,7 @@ class KernelLeftOut:
     Parameters
     ----------
     values, vectors : ndarray of shape (n,), (n, n)
-        Of √W K √W; see `fitters.kernel.solvers.decompose_kernel`.
+        Of √W K √W; see `fitters.aligners.kernel.decompose_kernel`.
     groups : ndarray of shape (n,)
         What is left out together.
     weight : ndarray of shape (n,)
@@ -260,7 +260,7 @@ def leave_one_group_out(
     *,
     direction: str = "y->x",
     penalties: Axis = PENALTIES,
-    criterion: Criterion = "cosine",
+    criterion: LeaveOutCriterion = "cosine",
 ) -> Curve:
     """Choose the penalty of a ridge fit from prototypes alone.
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import issparse
 
+from fitters.aligners.base import Projection
 from fitters.errors import SettingError
 from fitters.pairs import Pairs, Rows
-from fitters.projection import Projection
 
 Metric = Literal["mrr", "top-1", "top-5", "top-10"]
 

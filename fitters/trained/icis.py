@@ -11,19 +11,21 @@ import numpy.typing as npt
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from fitters.aligners.base import Matrix
 from fitters.errors import PairsError
 from fitters.pairs import Rows
-from fitters.projection import Matrix
-from fitters.trained.aligner import TrainedAligner, with_precision
-from fitters.trained.precision import PRECISIONS
-from fitters.trained.shapes import array_letters
-from fitters.trained.sources import ArrayRows
+from fitters.trained.base import (
+    PRECISIONS,
+    ArrayRows,
+    TrainedAligner,
+    array_letters,
+    with_precision,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fitters.trained.batches import PairSource
-    from fitters.trained.training import Objective, TrainingSettings
+    from fitters.trained.training import Objective, PairSource, TrainingSettings
 
 
 class ICISAligner(TrainedAligner):
@@ -156,18 +158,18 @@ class ICISAligner(TrainedAligner):
     def _parts(self, p: int, q: int) -> dict[str, nn.Module]:
         import torch
 
-        from fitters.trained.architectures import Autoencoder
+        from fitters.trained.modules import Autoencoder
 
         with torch.device("meta"):
             return {"x": Autoencoder(p, int(self.width)), "y": Autoencoder(q, int(self.width))}
 
     def _objective(self, parts: dict[str, nn.Module]) -> Objective:
-        from fitters.trained.objectives import IcisObjective
+        from fitters.trained.modules import IcisObjective
 
         return IcisObjective(parts)
 
     def _forward(self, parts: dict[str, nn.Module], side: str, rows: Tensor) -> Tensor:
-        from fitters.trained.objectives import row_of_text
+        from fitters.trained.modules import row_of_text
 
         del side
         return row_of_text(parts, rows)

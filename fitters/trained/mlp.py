@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fitters.errors import SettingError
-from fitters.trained.aligner import TrainedAligner, with_precision
-from fitters.trained.precision import PRECISIONS
-from fitters.trained.schedule import SCHEDULES
-from fitters.trained.shapes import ARCHITECTURES, array_letters, head_name
+from fitters.trained.base import (
+    ARCHITECTURES,
+    PRECISIONS,
+    SCHEDULES,
+    TrainedAligner,
+    array_letters,
+    head_name,
+    with_precision,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,10 +45,10 @@ class MLPAligner(TrainedAligner):
     Parameters
     ----------
     architecture : {"linear", "paper", "residual", "sail", "freeze_align"}
-        Of each head that maps; see `fitters.trained.architectures`.
+        Of each head that maps; see `fitters.trained.modules`.
     direction : {"y->x", "x->y", "both"}
     loss : {"cosine", "mse", "infonce", "siglip", "devise"}
-        See `fitters.trained.losses`. "cosine" and "mse" need a side that stays as it is: two heads
+        See `fitters.trained.modules`. "cosine" and "mse" need a side that stays as it is: two heads
         would meet in one point.
     n_components : int
         Columns of the space of "both".
@@ -78,7 +83,7 @@ class MLPAligner(TrainedAligner):
         None: the optimiser's own.
     schedule : {"constant", "cosine", "cosine-epochs"}
     warmup_epochs, floor : float
-        See `fitters.trained.schedule.rate_factor`.
+        See `fitters.trained.base.rate_factor`.
     epochs, batch_size : int
     clip : float or None
         Largest norm of the gradient.
@@ -256,7 +261,7 @@ class MLPAligner(TrainedAligner):
         return self.direction in ("both", "x->y" if side == "x" else "y->x")
 
     def _parts(self, p: int, q: int) -> dict[str, nn.Module]:
-        from fitters.trained.architectures import build_head
+        from fitters.trained.modules import build_head
 
         # The original's first gate is 0, the logit of which no optimiser can leave.
         gate = CLOSED if self.legacy else float(self.gate)
@@ -277,7 +282,7 @@ class MLPAligner(TrainedAligner):
         }
 
     def _objective(self, parts: dict[str, nn.Module]) -> Objective:
-        from fitters.trained.objectives import PairObjective
+        from fitters.trained.modules import PairObjective
 
         if self.direction == "both" and self.loss in ("cosine", "mse"):
             msg = (

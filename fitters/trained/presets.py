@@ -13,7 +13,7 @@ from typing import Any
 
 from featstore.errors import did_you_mean
 from fitters.errors import SettingError, UnknownMethodError
-from fitters.trained.aligner import TrainedAligner
+from fitters.trained.base import TrainedAligner
 from fitters.trained.icis import ICISAligner
 from fitters.trained.mlp import MLPAligner
 

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.execution import run_all
+from bench import read_results, run_all
 from bench.report.gallery import Words
-from bench.report.write import build_page
-from bench.results import read_results
-from bench.suites import create_smoke_store, smoke_runs
+from bench.report.page import build_page
+from bench.suites.demo import create_smoke_store, smoke_runs
 from featstore import open_store
 from tests.bench.results_by_hand import write_study
 
@@ -77,7 +76,7 @@ def nasty(smoke_results, smoke_store):
     rows = read_results(smoke_results)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "bench.report.write.read_words",
+            "bench.report.page.read_words",
             lambda *_: Words(Everything(), classes, dict.fromkeys(classes, picture)),
         )
         return build_page(

@@ -6,7 +6,7 @@ rows and texts are noisy linear views of them.
 
 import numpy as np
 
-from bench.suites.smoke import _items
+from bench.suites.demo import _items
 from featstore.datasets import synsets_of
 from featstore.store.writer import SetWriter
 

@@ -3,9 +3,10 @@
 import numpy as np
 import polars as pl
 
-from bench.metrics import CUTOFFS, chance_levels, per_query
+from bench import Run
+from bench.metrics.ranks import CUTOFFS
+from bench.metrics.summary import chance_levels, per_query
 from bench.results import RANK_SCHEMA, result_rows, write_run
-from bench.runs import Run
 
 SETS = {
     "image_set": "d/image/timm.m-00000000",

@@ -11,13 +11,13 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from bench.cli import cli
-from bench.results import files_of, ranks_path, read_ranks, read_results, run_path
-from bench.runs import Run
+from bench import Run, read_ranks, read_results
+from bench.cli.main import cli
+from bench.results import files_of, ranks_path, run_path
+from featstore import open_store
 from featstore.command_line import run_command
-from featstore.share.copying import copy_sets
+from featstore.share.copy import copy_sets
 from featstore.store.catalog import write_catalog
-from featstore.store.opening import open_store
 from tests.bench.test_execution import TIMES
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.featstore.remote.static import static_server

@@ -8,8 +8,9 @@ import sys
 import polars as pl
 import pytest
 
-from bench.cli import cli
-from bench.results import read_results, run_path
+from bench import read_results
+from bench.cli.main import cli
+from bench.results import run_path
 from featstore.command_line import run_command
 
 

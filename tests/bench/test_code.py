@@ -16,12 +16,12 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import bench.code as code
+from bench import read_results, run_all
 from bench.errors import EngineError, ProtocolError
-from bench.execution import run_all
-from bench.results import read_results
 from fitters import methods, register_method
 from fitters.errors import SettingError
-from fitters.few_shot import CLAP, LEARNERS, register_learner
+from fitters.few_shot.clap import CLAP
+from fitters.few_shot.registry import LEARNERS, register_learner
 
 
 def test_it_is_the_same_twice_and_sixteen_digits() -> None:
@@ -34,7 +34,7 @@ def test_it_is_the_same_twice_and_sixteen_digits() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bench/fits.py", "fitters/linear/solvers.py", "bench/tasks/new.py"]
+    "name", ["bench/fits.py", "fitters/aligners/solvers.py", "bench/tasks/new.py"]
 )
 def test_a_changed_or_new_source_changes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -6,18 +6,12 @@ import pytest
 from polars.testing import assert_frame_equal
 from scipy import stats
 
+from bench import compare, read_results
 from bench.cells import ARENA, CELL, chance_and_gallery, read_cells
-from bench.comparisons import (
-    PAIRED_METRICS,
-    SCHEMA,
-    bold_cells,
-    compare,
-    compare_choices,
-    primary_family,
-)
+from bench.comparisons import PAIRED_METRICS, SCHEMA, bold_cells, compare_choices, primary_family
 from bench.errors import NoResultsError
 from bench.report.grids import gain_rows, grids
-from bench.results import read_results, sums_path
+from bench.results import sums_path
 from bench.statistics import DrawSums, proportion_interval, two_term
 from bench.tables import gain_lines, result_lines, result_table
 from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks

@@ -6,8 +6,7 @@ import pytest
 
 from bench.corpus import read_corpus
 from bench.errors import ProtocolError
-from bench.suites import create_smoke_store
-from bench.suites.smoke import _items, _write
+from bench.suites.demo import _items, _write, create_smoke_store
 from featstore import open_store
 from featstore.errors import EmptySelectionError, MisalignedItemsError, UnknownSetError
 

@@ -8,19 +8,24 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from bench.errors import MetricError
-from bench.metrics import neighbours
-from bench.metrics.cka import biased_cka, unbiased_cka
-from bench.metrics.collapse import neural_collapse
-from bench.metrics.gap import _discriminant, centroid_gap, linear_separability
-from bench.metrics.matching import match_pairs, relative_rows
-from bench.metrics.neighbours import (
+from bench.metrics import geometry
+from bench.metrics.geometry import (
+    _discriminant,
+    biased_cka,
+    centroid_gap,
+    covariance_spectrum,
+    linear_separability,
+    match_pairs,
     mutual_knn,
     mutual_knn_chance,
     nearest_rows,
+    neural_collapse,
     occurrence_skew,
     occurrence_skew_chance,
+    relative_rows,
+    spectrum_summary,
+    unbiased_cka,
 )
-from bench.metrics.spectrum import covariance_spectrum, spectrum_summary
 
 
 def unit(rows):
@@ -29,7 +34,7 @@ def unit(rows):
 
 @pytest.mark.parametrize("block", [7, 8_000_000])
 def test_nearest_rows_are_sklearns(rng, monkeypatch, block):
-    monkeypatch.setattr(neighbours, "BLOCK_SCORES", block)
+    monkeypatch.setattr(geometry, "BLOCK_SCORES", block)
     rows = rng.normal(size=(700, 9))
     found = nearest_rows(rows, 6)
     theirs = NearestNeighbors(n_neighbors=7, metric="cosine").fit(rows).kneighbors(rows)[1]
@@ -99,7 +104,7 @@ def test_unmatched_scores_are_sampled_where_there_are_too_many(rng, monkeypatch)
     x = unit(rng.normal(size=(300, 6)))
     y = unit(x + 0.5 * rng.normal(size=(300, 6)))
     whole = match_pairs(x, y, n_permutations=9, rng=np.random.default_rng(0))
-    monkeypatch.setattr("bench.metrics.matching.MAX_UNMATCHED", 12_000)
+    monkeypatch.setattr("bench.metrics.geometry.MAX_UNMATCHED", 12_000)
     part = match_pairs(x, y, n_permutations=9, rng=np.random.default_rng(0))
     assert part.matched == whole.matched
     assert part.auc == pytest.approx(whole.auc, abs=0.02)

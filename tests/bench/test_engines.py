@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from bench import read_ranks, read_results, run_all
 from bench.engines import run_tasks
 from bench.errors import EngineError, ProtocolError
-from bench.execution import run_all
-from bench.results import finished, read_ranks, read_results
+from bench.results import finished
 from tests.bench.engine_tasks import die_once, process, square, threads
 from tests.bench.test_execution import TIMES
 

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from bench.corpus import Items
 from bench.errors import ProtocolError
-from bench.metrics import first_of_gallery, rank_projections
-from bench.metrics.equal_rows import EqualColumns, EqualRows, first_equal
-from bench.metrics.neighbours import nearest_rows
+from bench.metrics.geometry import nearest_rows
+from bench.metrics.ranks import first_of_gallery, rank_projections
+from bench.metrics.ties import EqualColumns, EqualRows, first_equal
 from bench.options import Retrieval, ZeroShot
-from bench.tasks import score_retrieval, score_zero_shot
-from bench.tasks.projections import once_each
+from bench.tasks.outcome import once_each
+from bench.tasks.retrieval import score_retrieval
+from bench.tasks.zero_shot import score_zero_shot
 
 
 @given(

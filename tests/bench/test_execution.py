@@ -5,11 +5,12 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from bench import read_ranks, read_results, run_all
 from bench.corpus import Corpus, read_corpus
 from bench.errors import ProtocolError
-from bench.execution import execute, run_all
+from bench.execution import execute
 from bench.protocol import held_out_split
-from bench.results import finished, ranks_path, read_ranks, read_results, run_path
+from bench.results import finished, ranks_path, run_path
 from bench.scoring import Scoring
 from featstore import open_store
 

@@ -7,11 +7,10 @@ from bench.corpus import Corpus, Items, read_corpus
 from bench.errors import ProtocolError
 from bench.fits import fit_run, prototype_pairs, real_pairs
 from bench.protocol import first_pairs, held_out_split
-from bench.tasks import score_zero_shot
+from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
+from fitters import PRESETS, fit_alignment
 from fitters.methods import METHODS
-from fitters.recipe import fit_alignment
-from fitters.trained.presets import PRESETS
 
 
 @pytest.fixture(scope="module")

@@ -11,18 +11,18 @@ from click.testing import CliRunner
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from bench import read_results
 from bench.cli.main import cli
 from bench.corpus import Items, read_corpus
 from bench.errors import ProtocolError
 from bench.execution import execute
 from bench.options import Generalised, ZeroShot
-from bench.results import read_results
+from bench.suites.demo import _items
 from bench.suites.single import TaskRequest, task_runs
-from bench.suites.smoke import _items
-from bench.tasks import score_generalised, score_zero_shot
+from bench.tasks.zero_shot import score_generalised, score_zero_shot
 from featstore import open_store
 from featstore.store.writer import SetWriter
-from fitters.trained.presets import PRESETS
+from fitters import PRESETS
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 UNSEEN = (3, 8)

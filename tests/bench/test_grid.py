@@ -7,21 +7,22 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from bench import read_ranks, read_results, run_all
 from bench.corpus import read_corpus
 from bench.errors import ProtocolError
-from bench.execution import execute, run_all
+from bench.execution import execute
 from bench.grid import fit_grid
-from bench.results import finished, read_ranks, read_results
+from bench.results import finished
 from bench.scoring import split_of
-from bench.suites.sets import find_sets
-from bench.suites.sweep import Grid, sweep_runs
+from bench.suites.demo import find_sets
+from bench.suites.single import Grid, sweep_runs
 from featstore import open_store
+from fitters import Pairs
+from fitters.aligners.ridge import RidgeAligner
+from fitters.aligners.solvers import eigen_gram
 from fitters.errors import UnknownMethodError
-from fitters.linear.ridge import RidgeAligner
-from fitters.linear.solvers import eigen_gram
-from fitters.moments import normalize_rows
-from fitters.pairs import Pairs
-from fitters.select.ridge_grid import Decompositions, RidgeGrid
+from fitters.moments.transform import normalize_rows
+from fitters.select.held_out import Decompositions, RidgeGrid
 from tests.bench.test_execution import TIMES
 
 METHODS = ("ridge", "ridge-x2y", "procrustes", "mean-shift", "conse")
@@ -163,7 +164,7 @@ def test_a_gram_that_comes_again_is_not_decomposed_again(rng, monkeypatch):
     """Head rows and random rows with the same texts: what they share changes no bit."""
     made = []
     monkeypatch.setattr(
-        "fitters.select.ridge_grid.eigen_gram", lambda gram: made.append(1) or eigen_gram(gram)
+        "fitters.select.held_out.eigen_gram", lambda gram: made.append(1) or eigen_gram(gram)
     )
     images, names = rng.standard_normal((5, 8)), rng.standard_normal((7, 6))
     one, other = rng.standard_normal((2, 30, 6))

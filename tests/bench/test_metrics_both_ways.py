@@ -10,14 +10,11 @@ from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from bench.errors import MetricError
-from bench.metrics import (
-    Relevance,
-    both_ways,
-    column_queries,
-    rank_both_ways,
-    rank_projections,
-    ranks_from_scores,
-)
+from bench.metrics import both_ways
+from bench.metrics import both_ways as column_queries
+from bench.metrics.both_ways import rank_both_ways
+from bench.metrics.ranks import rank_projections, ranks_from_scores
+from bench.metrics.ties import Relevance
 
 FIELDS = ("rank", "average_precision", "truncated_precision", "hits", "n_relevant", "top")
 

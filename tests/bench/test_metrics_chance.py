@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import hypergeom
 
 from bench.errors import MetricError
-from bench.metrics import chance_levels, per_query, query_values, ranks_from_scores, summarise
-from bench.metrics.summary import METRICS, cutoff
+from bench.metrics.ranks import ranks_from_scores
+from bench.metrics.summary import METRICS, chance_levels, cutoff, per_query, query_values, summarise
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])

@@ -9,14 +9,9 @@ from sklearn.metrics import average_precision_score
 from threadpoolctl import threadpool_limits
 
 from bench.errors import MetricError
-from bench.metrics import (
-    NO_ITEM,
-    Relevance,
-    rank_projections,
-    rank_relevant,
-    ranks_from_scores,
-    summarise,
-)
+from bench.metrics.ranks import NO_ITEM, rank_projections, rank_relevant, ranks_from_scores
+from bench.metrics.summary import summarise
+from bench.metrics.ties import Relevance
 from tests.bench import oracles_bench as oracles
 
 

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from scipy.sparse import csr_array, random_array
 
 from bench.errors import MetricError
-from bench.metrics import (
+from bench.metrics.ranks import (
     CUTOFFS,
+    WIDTH,
     first_of_gallery,
-    query_values,
+    first_places,
     rank_projections,
     ranks_from_blocks,
     ranks_from_scores,
-    summarise,
 )
-from bench.metrics.first_places import WIDTH, first_places
+from bench.metrics.summary import query_values, summarise
 from tests.bench import oracles_more as oracles
 from tests.bench.oracles_bench import first_items
 from tests.bench.test_metrics_ranks import tied_scores

@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from bench.overlap import class_name_forms, seen_classes
+from bench.corpus import class_name_forms, seen_classes
 
 
 def names(*rows):

@@ -10,28 +10,28 @@ import pytest
 from polars.testing import assert_frame_equal
 from sklearn.preprocessing import normalize
 
-from bench.cli import cli
+from bench import read_ranks, read_results, run_all
+from bench.cells import only_series
+from bench.cli.main import cli
 from bench.corpus import Items, read_corpus
 from bench.errors import ProtocolError
-from bench.execution import run_all
 from bench.fits import class_mean_pairs, fit_run
-from bench.metrics.cka import biased_cka
-from bench.metrics.neighbours import mutual_knn
+from bench.metrics.geometry import biased_cka, mutual_knn
 from bench.options import Neighbours
 from bench.protocol import choice_rng, sample_rng
-from bench.report.choice import one_choice
-from bench.results import read_ranks, read_results
+from bench.report.page import one_choice
 from bench.scoring import split_of
-from bench.series import only_series
-from bench.suites import create_smoke_store
-from bench.suites.paper import lacking, paper_runs, plan, published_numbers, published_table
+from bench.suites import paper
+from bench.suites.demo import create_smoke_store
+from bench.suites.paper import lacking, paper_runs
+from bench.suites.published import published_numbers, published_table
 from bench.tables import published_lines
-from bench.tasks import score_neighbours
+from bench.tasks.diagnostics import score_neighbours
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.datasets import synsets_of
 from fitters import preset
-from fitters.few_shot import LEARNERS
+from fitters.few_shot.registry import LEARNERS
 from tests.assertions import assert_close, assert_same
 from tests.bench.paper_store import BEIT21, CLIP, INAT, PAPER, ROBERTA, Builder, build
 
@@ -53,7 +53,7 @@ def planned(store):
             ("MEAN_OF", (1, 3)), ("METHODS", ("ridge",)), ("TRAINED_SEEDS", (0,)),
             ("EPOCHS", {}), ("OTHER_EPOCHS", 3),
         ):  # fmt: skip
-            patch.setattr(plan, name, value)
+            patch.setattr(paper, name, value)
         return paper_runs(open_store(store))
 
 

@@ -17,19 +17,27 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from bench.cli import cli as bench_cli
-from bench.results import read_results
-from bench.suites.paper import paper_runs, published_numbers
-from bench.suites.paper.inventory import PAIRED_WITH, PLAIN, TESTED_BY
-from bench.suites.paper.lacking import COSINE_HEADS, INAT, OPTIONS, _wanted
-from data_manifests.official.options import expectation
+from bench import read_results
+from bench.cli.main import cli as bench_cli
+from bench.suites.paper import (
+    COSINE_HEADS,
+    INAT,
+    OPTIONS,
+    PAIRED_WITH,
+    PLAIN,
+    TESTED_BY,
+    _wanted,
+    paper_runs,
+)
+from bench.suites.published import published_numbers
+from data_manifests.official.inspection import expectation
 from data_manifests.registry import BUILDERS
 from featstore import open_store
 from featstore.cli import cli as featstore_cli
 from featstore.command_line import run_command
-from featstore.encoders import open_clip_pair, text, timm_image
+from featstore.encoders import open_clip_image, sentence_transformers_text, timm_image
 from featstore.encoders.open_clip_model import OpenClipPair, _checked_config, split_name
-from featstore.manifest import read_manifest
+from featstore.manifest.io import read_manifest
 from tests.bench.paper_store import build
 from tests.data_manifests import miniatures
 from tests.featstore.encoders import open_clip_models
@@ -127,8 +135,12 @@ def test_every_command_for_an_empty_store_builds_and_plans(place, monkeypatch, c
         assert run_command(featstore_cli, "featstore", [*words[1:], *lacking]) == 0, words
     capsys.readouterr()
     monkeypatch.setattr(timm_image, "build_timm", small_timm)
-    monkeypatch.setattr(open_clip_pair, "load_pair", small_pair)
-    monkeypatch.setattr(text, "open_text", partial(small_text, real=text.open_text))
+    monkeypatch.setattr(open_clip_image, "load_pair", small_pair)
+    monkeypatch.setattr(
+        sentence_transformers_text,
+        "open_text",
+        partial(small_text, real=sentence_transformers_text.open_text),
+    )
     planned = set()
     with open_clip_models.known_to_open_clip(place):
         for words in extracts:
@@ -248,9 +260,9 @@ def test_the_downloads_of_the_document_are_those_of_the_manifests():
         assert row["home page"] == facts["home_page"]
         if row["dataset"] != "imagenet1k":  # whose licence is that of the label set
             assert row["licence"] == facts["licence"]
-    text = DOCUMENT.read_text(encoding="utf-8")
+    sentence_transformers_text = DOCUMENT.read_text(encoding="utf-8")
     for file in INAT.values():
-        assert file.rsplit("/", 1)[0] in text
+        assert file.rsplit("/", 1)[0] in sentence_transformers_text
 
 
 def test_the_hours_of_the_document_follow_from_its_rates():

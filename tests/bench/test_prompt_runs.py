@@ -10,25 +10,24 @@ from click.testing import CliRunner
 from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
+from bench import read_results, run_all
 from bench.cli.main import cli
 from bench.corpus import read_corpus
 from bench.errors import ProtocolError
-from bench.execution import execute, run_all
+from bench.execution import execute
 from bench.fits import Identity
 from bench.options import FewShot
-from bench.prompt_side import open_prompt_side
 from bench.protocol import first_per_class, in_class_split
-from bench.results import read_results
+from bench.scoring import open_prompt_side
+from bench.suites.demo import _items
 from bench.suites.single import TaskRequest, task_runs
-from bench.suites.smoke import _items
 from bench.tasks.few_shot import _dense
 from featstore import open_store
-from featstore.encoders.open_clip_prompts import open_prompt_tower
+from featstore.encoders.open_clip_text import open_prompt_tower
 from featstore.encoders.registry import open_encoder
 from featstore.store.writer import SetWriter
-from fitters.few_shot import Shots
-from fitters.few_shot.prompt_learning.coop import CoOp
-from fitters.few_shot.prompt_learning.descent import Descent
+from fitters.few_shot.learner import Shots
+from fitters.few_shot.prompt_learning import CoOp, Descent
 from tests.featstore.encoders.open_clip_models import build, known_to_open_clip, save_weights
 from tests.fitters.few_shot.tiny_tower import WORDS, digit_rows
 

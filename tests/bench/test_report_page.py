@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from bench import read_results
 from bench.errors import BenchError, NoResultsError
-from bench.report import write_report
+from bench.report.page import write_report
 from bench.report.theme import INKS
-from bench.results import read_results
 from tests.bench.results_by_hand import hand_run, write_ranks
 
 
@@ -181,7 +181,7 @@ def test_nothing_is_written_when_there_is_nothing_to_show(smoke_store, tmp_path)
 
 
 def test_a_page_that_is_too_large_is_refused(monkeypatch, little, smoke_store, tmp_path):
-    monkeypatch.setattr("bench.report.write.MAX_PAGE_BYTES", 1000)
+    monkeypatch.setattr("bench.report.page.MAX_PAGE_BYTES", 1000)
     with pytest.raises(BenchError, match="Extract smaller thumbnails"):
         write_report(little, store=smoke_store, out=tmp_path / "r.html")
     assert list(tmp_path.iterdir()) == [little]

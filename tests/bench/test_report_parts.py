@@ -2,16 +2,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bench.comparisons import compare
+from bench import compare, read_results
 from bench.report.figures import gain_figure, pairs_figure
 from bench.report.gallery import COUNTS, Words, gallery, read_words
 from bench.report.grids import choice_rows, gain_rows, grids
 from bench.report.theme import INKS, file_svg, page_svg
 from bench.report.verdict import verdict
-from bench.results import read_results
 from bench.tables import result_table
 from featstore import open_store
-from featstore.store.thumbnails import write_thumbnails
+from featstore.store.tables import write_thumbnails
 from tests.bench.results_by_hand import hand_run, write_ranks, write_study
 
 
@@ -230,7 +229,7 @@ def test_the_right_answer_is_marked(smoke_results, smoke_store):
 
 
 def test_words_and_pictures_come_from_the_store(tmp_path, runs):
-    from bench.suites import create_smoke_store
+    from bench.suites.demo import create_smoke_store
 
     create_smoke_store(tmp_path)
     write_thumbnails(tmp_path / "smoke" / "image", {"smoke/image-000": b"webp"})

@@ -7,14 +7,13 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from bench import read_ranks, read_results
 from bench.errors import NoResultsError
 from bench.results import (
     RANK_SCHEMA,
     RESULT_SCHEMA,
     finished,
     ranks_path,
-    read_ranks,
-    read_results,
     read_sessions,
     result_rows,
     run_path,

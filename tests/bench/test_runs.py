@@ -4,11 +4,11 @@ from dataclasses import fields, replace
 import polars as pl
 import pytest
 
+from bench import Run
 from bench.errors import ProtocolError
 from bench.options import FewShot, Retrieval, ZeroShot
 from bench.results import RUN_COLUMNS, result_rows
-from bench.runs import Run
-from featstore.keys import canonical_json, sha256_hex
+from featstore.identity import canonical_json, sha256_hex
 
 RUN = Run(
     suite="demo",

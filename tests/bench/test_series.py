@@ -3,9 +3,10 @@ import os
 import polars as pl
 import pytest
 
+from bench import read_results
+from bench.cells import only_series, series_table
 from bench.errors import NoResultsError
-from bench.results import read_results, run_path
-from bench.series import only_series, series_table
+from bench.results import run_path
 from tests.bench.results_by_hand import hand_run, write_ranks
 
 

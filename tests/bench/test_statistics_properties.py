@@ -4,7 +4,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bench.metrics import chance_levels
+from bench.metrics.summary import chance_levels
 from bench.statistics import DrawSums, proportion_interval, two_term
 from tests.assertions import assert_close
 

@@ -1,17 +1,9 @@
 import pytest
 
 from bench.errors import ProtocolError, UnknownSuiteError
-from bench.suites import (
-    SUITES,
-    create_smoke_store,
-    demo_runs,
-    smoke_runs,
-    suite_named,
-    with_texts,
-)
-from bench.suites.sets import find_sets
-from bench.suites.smoke import _items, _write
-from bench.suites.sweep import Grid, sweep_runs
+from bench.suites.demo import _items, _write, create_smoke_store, demo_runs, find_sets, smoke_runs
+from bench.suites.registry import SUITES, suite_named, with_texts
+from bench.suites.single import Grid, sweep_runs
 from featstore import open_store
 
 

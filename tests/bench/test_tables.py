@@ -5,9 +5,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from bench import compare, read_results
 from bench.cells import in_order, source_name
-from bench.comparisons import compare
-from bench.results import read_results
 from bench.tables import (
     aligned,
     comma_separated,

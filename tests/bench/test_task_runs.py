@@ -8,12 +8,12 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from bench import read_ranks, read_results, run_all
 from bench.cli.main import cli, main
-from bench.corpus import read_corpus
+from bench.corpus import ImageViews, read_corpus
 from bench.errors import ProtocolError
-from bench.execution import execute, run_all
-from bench.image_views import ImageViews
-from bench.metrics import METRIC_VERSION
+from bench.execution import execute
+from bench.metrics.summary import METRIC_VERSION
 from bench.options import (
     TASK_OPTIONS,
     FewShot,
@@ -23,12 +23,11 @@ from bench.options import (
     Retrieval,
     ZeroShot,
 )
-from bench.results import read_ranks, read_results
+from bench.suites.demo import _items
 from bench.suites.single import TaskRequest, task_runs
-from bench.suites.smoke import _items
 from featstore import open_store
 from featstore.errors import MisalignedItemsError
-from featstore.extraction.image_views import view_items
+from featstore.extraction.views import view_items
 from featstore.store.writer import SetWriter
 
 SETS = {

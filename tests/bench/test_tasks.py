@@ -4,7 +4,8 @@ from sklearn.metrics import top_k_accuracy_score
 
 from bench.corpus import Items
 from bench.errors import MetricError, ProtocolError
-from bench.tasks import score_retrieval, score_zero_shot
+from bench.tasks.retrieval import score_retrieval
+from bench.tasks.zero_shot import score_zero_shot
 
 
 class Identity:

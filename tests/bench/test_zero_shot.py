@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, top_k_accuracy_score
 
 from bench.errors import ProtocolError
-from bench.metrics import class_metrics, harmonic_mean
+from bench.metrics.summary import class_metrics, harmonic_mean
 from bench.options import ZeroShot
-from bench.tasks import score_zero_shot
+from bench.tasks.zero_shot import score_zero_shot
 from fitters.scorers import csls
 from tests.bench.test_tasks import Identity, items
 

@@ -11,7 +11,7 @@ from data_manifests.registry import BUILDERS, FROM_DISK
 from featstore.cli.manifests import manifests
 from featstore.datasets import build_dataset, check_dataset
 from featstore.errors import ManifestError
-from featstore.manifest import read_manifest
+from featstore.manifest.io import read_manifest
 from tests.data_manifests import miniatures
 
 #: The known counts of the miniature of Food-101, for tests of a whole copy.

@@ -8,6 +8,7 @@ import pytest
 
 from data_manifests.plan import BuildError
 from data_manifests.registry import BUILDERS
+from data_manifests.stamps.build import select_stamps
 from data_manifests.stamps.fetch import (
     INSIDE,
     fetch_package,
@@ -16,7 +17,6 @@ from data_manifests.stamps.fetch import (
     unpack,
     user_cache,
 )
-from data_manifests.stamps.selection import select_stamps
 
 DEB = "tuxpaint-stamps-default_2025.03.31-1_all.deb"
 

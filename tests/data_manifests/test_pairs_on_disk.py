@@ -7,8 +7,8 @@ import pytest
 
 from featstore.datasets import build_dataset, check_dataset
 from featstore.errors import ManifestError
-from featstore.manifest import read_manifest
-from featstore.sources import open_reader
+from featstore.manifest.io import read_manifest
+from featstore.sources.reader import open_reader
 from tests.data_manifests import miniatures
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from data_manifests.plan import BuildError
 from data_manifests.stamps import build
-from data_manifests.stamps.pictures import compose, write_picture, write_pictures
-from data_manifests.stamps.selection import Stamp, is_selected, read_caption, select_stamps
+from data_manifests.stamps.build import Stamp, is_selected, read_caption, select_stamps
+from data_manifests.stamps.fetch import compose, write_picture, write_pictures
 
 # ---- selection -----------------------------------------------------------------------------
 

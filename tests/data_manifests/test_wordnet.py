@@ -6,9 +6,9 @@ import sys
 import polars as pl
 import pytest
 
+from data_manifests.labels import DEFINITIONS, LEMMAS, class_table, find_timm_info
 from data_manifests.plan import BuildError, fingerprint
 from data_manifests.registry import BUILDERS
-from data_manifests.wordnet import DEFINITIONS, LEMMAS, class_table, find_timm_info
 
 SYNSETS = "imagenet_synsets.txt"
 plan = BUILDERS["imagenet1k"].plan

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from featstore.manifest import write_manifest
+from featstore.manifest.io import write_manifest
 
 
 def make_manifest(root: Path, name: str, n: int) -> str:

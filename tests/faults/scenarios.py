@@ -14,10 +14,9 @@ import numpy as np
 import polars as pl
 
 from featstore.errors import AlreadyFinishedError
-from featstore.store.commit import read_commit, read_pointer
 from featstore.store.layout import SetKey
-from featstore.store.settle import settle_set
-from featstore.store.writer import SetWriter
+from featstore.store.records import read_commit, read_pointer
+from featstore.store.writer import SetWriter, settle_set
 
 #: 16 KiB a row: shards of four rows, so that a small set has several data files.
 DIM = 4096
@@ -165,7 +164,7 @@ def _before_rename(is_there: Callable[[Path], bool], act: Callable[[], None]) ->
 def _quick(expiry: float, beat: float) -> Iterator[None]:
     """Let claims expire fast, in this process."""
     from featstore.store import writer
-    from featstore.store.claim import claim_set as real
+    from featstore.store.lock import claim_set as real
 
     def quick(*args: Any, **options: Any) -> Any:
         return real(*args, **{**options, "expiry": expiry, "beat": beat})

@@ -6,12 +6,10 @@ import os
 import tempfile
 from pathlib import Path
 
+from featstore import open_store
 from featstore.errors import StoreWriteError
-from featstore.store.gc import collect_garbage
-from featstore.store.opening import open_store
-from featstore.store.remove import remove_set
+from featstore.store.gc import collect_garbage, make_store, remove_set
 from featstore.store.repair import repair_set
-from featstore.store.sharing import make_store
 from featstore.store.verify import verify_store
 from tests.faults import scenarios
 from tests.faults.pictures import make_manifest

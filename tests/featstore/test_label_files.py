@@ -6,9 +6,8 @@ import pytest
 
 from featstore.datasets import write_label_set
 from featstore.errors import ManifestError
-from featstore.label_files import read_label_file
-from featstore.label_sets import head_items
-from featstore.manifest import read_manifest
+from featstore.labels import head_items, read_label_file
+from featstore.manifest.io import read_manifest
 
 NAMES = ["great auk", "Crane", "crane"]
 FORMS = {

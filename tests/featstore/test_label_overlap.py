@@ -6,13 +6,13 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from data_manifests.labels import find_timm_info
 from data_manifests.registry import BUILDERS
-from data_manifests.wordnet import find_timm_info
 from featstore.cli.manifests import manifests
 from featstore.datasets import build_dataset
 from featstore.errors import ManifestError
-from featstore.label_overlap import crosswalk, overlap
-from featstore.prompt_choice import PromptChoice
+from featstore.labels import crosswalk, overlap
+from featstore.prompts import PromptChoice
 from tests.data_manifests import miniatures
 
 HEAD = pl.DataFrame(

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore.errors import ManifestError
-from featstore.label_sets import head_items
-from featstore.manifest import ITEM_SCHEMA, validate_items
+from featstore.labels import head_items
+from featstore.manifest.manifest import ITEM_SCHEMA, validate_items
 
 
 def labels(order):

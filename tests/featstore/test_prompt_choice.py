@@ -4,13 +4,19 @@ import json
 
 import pytest
 
-from data_manifests.open_clip_lists import imagenet_names, openai_templates, simple_templates
+from data_manifests.labels import imagenet_names, openai_templates, simple_templates
 from data_manifests.registry import BUILDERS
 from featstore.datasets import build_dataset
 from featstore.errors import ManifestError
-from featstore.prompt_choice import PromptChoice
-from featstore.prompt_files import normal, read_descriptions, read_names, read_templates
-from featstore.prompts import TEMPLATES, template_texts
+from featstore.prompts import (
+    TEMPLATES,
+    PromptChoice,
+    normal,
+    read_descriptions,
+    read_names,
+    read_templates,
+    template_texts,
+)
 from tests.data_manifests import miniatures
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore.errors import ManifestError
-from featstore.manifest import validate_items
+from featstore.manifest.manifest import validate_items
 from featstore.prompts import TEMPLATES, VARIANTS, class_prompts
 
 CLASSES = pl.DataFrame(

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 import fitters.recipe  # noqa: F401   with everything that imports a solver by name
 from fitters import Pairs
-from fitters.linear import solvers
+from fitters.aligners import solvers
 
 settings.register_profile(
     "fitters", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]

@@ -12,6 +12,7 @@ from sklearn.linear_model import Ridge
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from fitters import (
+    ALIGNERS,
     ASIFAligner,
     CCAAligner,
     ConSEAligner,
@@ -26,9 +27,10 @@ from fitters import (
     TextToConceptAligner,
     TwoWayRidgeAligner,
 )
-from fitters.aligner import ALIGNERS, aligner_class
+from fitters.aligners.registry import aligner_class
 from fitters.errors import PairsError, SingularMomentsError, UnknownMethodError, ZeroRowError
-from fitters.moments import Moments, accumulate, merge_pooled
+from fitters.moments.accumulation import accumulate
+from fitters.moments.moments import Moments, merge_pooled
 from tests.assertions import assert_close, assert_same
 from tests.oracles import conse_mix
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fitters import ASIFAligner
+from fitters.aligners import asif
+from fitters.aligners.asif import nearest_anchors
 from fitters.errors import SettingError, ZeroRowError
-from fitters.relative import nearest
-from fitters.relative.nearest import nearest_anchors
 from tests.assertions import assert_close, assert_same
 from tests.oracles import relative_representation
 
@@ -45,8 +45,8 @@ def test_asif_is_the_double_loop(seed, top_k, power, center):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("k", [1, 7, 40, 500])
 def test_the_streamed_search_is_a_full_sort(dtype, k, rng, monkeypatch):
-    monkeypatch.setattr(nearest, "ANCHOR_BLOCK", 16)
-    monkeypatch.setattr(nearest, "ROW_BLOCK", 3)
+    monkeypatch.setattr(asif, "ANCHOR_BLOCK", 16)
+    monkeypatch.setattr(asif, "ROW_BLOCK", 3)
     # Whole numbers: products are exact, and there are many ties.
     rows = rng.integers(-2, 3, (8, 4)).astype(dtype)
     anchors = rng.integers(-2, 3, (200, 4)).astype(dtype)

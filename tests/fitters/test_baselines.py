@@ -14,7 +14,7 @@ from fitters import (
     TextToConceptAligner,
     TwoWayRidgeAligner,
 )
-from fitters.moments import accumulate
+from fitters.moments.accumulation import accumulate
 from tests.assertions import assert_close
 
 

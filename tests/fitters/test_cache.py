@@ -9,16 +9,14 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+from featstore import open_store
 from featstore.command_line import run_command
-from featstore.store.opening import open_store
+from fitters import Pairs, fit_alignment
 from fitters.cli import cli
-from fitters.fit_request import FitRequest
-from fitters.jobs import fit_from_store, name_groups, pair_head
-from fitters.moments import Moments
+from fitters.jobs import FitRequest, fit_from_store, name_groups, pair_head
 from fitters.moments.cache import collect, entries, entry_path, read_entry, write_entry
+from fitters.moments.moments import Moments
 from fitters.moments.transform import SideTransform
-from fitters.pairs import Pairs
-from fitters.recipe import fit_alignment
 from tests.assertions import assert_close, assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 
@@ -130,7 +128,7 @@ def test_the_second_aligner_on_the_same_data_reads_no_pair(store_path, monkeypat
     store = open_store(store_path)
     first = fit_from_store(store, request_of())
     monkeypatch.setattr(
-        "featstore.store.pairs.PairedView.batches",
+        "featstore.store.view.PairedView.batches",
         lambda *_, **__: pytest.fail("the pairs were read again"),
     )
     chosen = {"criterion": "error", "mix": "auto", "penalty": "auto"}

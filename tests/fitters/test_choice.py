@@ -12,16 +12,11 @@ from fitters import CCAAligner, Pairs, RidgeAligner, fit_alignment
 from fitters.choice import moments_of
 from fitters.errors import SelectionError, SettingError
 from fitters.methods import METHODS, OPTIONS, TRAINING, Settings
-from fitters.moments import merge_pooled
+from fitters.moments.moments import merge_pooled
 from fitters.recipe import select
-from fitters.select import (
-    Axis,
-    choose_components,
-    cross_validate,
-    folds_by_group,
-    validate_by_error,
-    validate_by_refitting,
-)
+from fitters.select.grid import Axis, folds_by_group
+from fitters.select.held_out import cross_validate, validate_by_error
+from fitters.select.refitting import choose_components, validate_by_refitting
 from tests.assertions import assert_close
 
 PENALTIES = Axis((0.01, 0.3, 5.0), searched=False)

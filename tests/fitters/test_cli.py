@@ -10,10 +10,10 @@ import pytest
 from safetensors import safe_open
 from scipy.sparse import load_npz
 
+from featstore import open_store
 from featstore.command_line import run_command
-from featstore.store.opening import open_store
+from fitters import read_alignment
 from fitters.cli import cli
-from fitters.persist import read_alignment
 from fitters.scorers import csls
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
 

@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from fitters.controls import CONTROLS
+from fitters import CONTROLS, Pairs, fit_alignment
 from fitters.errors import PairsError
 from fitters.moments.transform import SideTransform
-from fitters.pairs import Pairs
-from fitters.recipe import fit_alignment, select
+from fitters.recipe import select
 from tests.assertions import assert_close, assert_same
 
 

@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from sklearn.cross_decomposition import CCA as SklearnCCA
 from sklearn.cross_decomposition import PLSSVD
 
-from fitters import CCAAligner, CSAAligner, PLSAligner
-from fitters.linear.solvers import fix_signs, inverse_root, least_squares, solve_cca
-from fitters.pairs import Pairs
-from fitters.recipe import fit_alignment
+from fitters import CCAAligner, CSAAligner, Pairs, PLSAligner, fit_alignment
+from fitters.aligners.solvers import fix_signs, inverse_root, least_squares, solve_cca
 from tests.assertions import assert_close, assert_same, assert_same_subspace
 
 

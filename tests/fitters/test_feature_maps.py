@@ -22,7 +22,8 @@ from fitters import (
 )
 from fitters.errors import CorruptAlignmentError, PairsError, SettingError
 from fitters.feature_maps import FourierMap, NystroemMap, choose_landmarks, gaussian
-from fitters.moments import Moments, accumulate, merge_pooled
+from fitters.moments.accumulation import accumulate
+from fitters.moments.moments import Moments, merge_pooled
 from tests.assertions import assert_close, assert_same
 
 
@@ -48,7 +49,7 @@ def test_the_kernel_is_sklearns(n, m, gamma, seed):
 
 def test_blocks_change_nothing_and_wrong_arguments_are_refused(rows, monkeypatch):
     whole = gaussian(rows, rows[:5], 2.0)
-    monkeypatch.setattr("fitters.feature_maps.kernels.BLOCK_ROWS", 7)
+    monkeypatch.setattr("fitters.feature_maps.BLOCK_ROWS", 7)
     assert_close(gaussian(rows, rows[:5], 2.0), whole)
     with pytest.raises(SettingError, match="above 0"):
         gaussian(rows, rows, -1)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from fitters.errors import SettingError
-from fitters.select import Axis
-from fitters.select.curve import PENALTIES, geometric, search
+from fitters.select.grid import PENALTIES, Axis, geometric, search
 from tests.assertions import assert_close
 
 

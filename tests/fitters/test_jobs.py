@@ -10,24 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from featstore import FeatureStore, open_store
 from featstore.errors import (
     EmptySelectionError,
     IncompleteEmbeddingsError,
     MisalignedItemsError,
     UnknownSetError,
 )
-from featstore.store.opening import open_store
-from featstore.store.store import FeatureStore
 from featstore.store.writer import SetWriter
-from fitters import TextToConceptAligner
+from fitters import Pairs, TextToConceptAligner, fit_alignment, read_alignment, save_alignment
 from fitters.errors import SettingError, ZeroRowError
-from fitters.fit_request import FitRequest
-from fitters.jobs import fit_from_store, pair_images
+from fitters.from_store import project_view
+from fitters.jobs import FitRequest, fit_from_store, pair_images
 from fitters.moments.transform import SideTransform
-from fitters.pairs import Pairs
-from fitters.persist import read_alignment, save_alignment
-from fitters.recipe import fit_alignment
-from fitters.spaces import project_view
 from tests.assertions import assert_close
 from tests.featstore.store.conftest import item_table, write_set
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store

@@ -6,10 +6,8 @@ from sklearn.kernel_ridge import KernelRidge
 
 from fitters import Pairs, SideTransform, fit_alignment
 from fitters.errors import PairsError, SettingError
-from fitters.select import Axis, cross_validate_kernel, folds_by_group
-from fitters.select.kernel_mass import choose_mass
-from fitters.select.kernel_mixing import VALIDATIONS
-from fitters.select.surface import Surface, explore
+from fitters.select.grid import Axis, Surface, explore, folds_by_group
+from fitters.select.kernel import VALIDATIONS, choose_mass, cross_validate_kernel
 from tests.assertions import assert_close
 from tests.oracles import reciprocal_rank_of_text
 
@@ -93,10 +91,10 @@ def test_landmarks_stand_for_many_prototypes(sources, rng, monkeypatch):
         ).scores
 
     exact = scores()
-    monkeypatch.setattr("fitters.select.kernel_mixing.EXACT_ROWS", 10)
+    monkeypatch.setattr("fitters.select.kernel.EXACT_ROWS", 10)
     # As many landmarks as prototypes: another route to the same numbers.
     assert scores() == pytest.approx(exact, abs=1e-6)
-    monkeypatch.setattr("fitters.select.kernel_mixing.CHOICE_LANDMARKS", 20)
+    monkeypatch.setattr("fitters.select.kernel.CHOICE_LANDMARKS", 20)
     fewer = scores()
     assert 0 < np.abs(fewer - exact).max() < 0.2 * np.abs(exact).max()
 

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from sklearn.kernel_ridge import KernelRidge
 
 from fitters import KernelRidgeAligner, Pairs
+from fitters.aligners import kernel as solvers
+from fitters.aligners.kernel import decompose_kernel, solve_first, solve_kernel
 from fitters.errors import SettingError, SingularMomentsError
 from fitters.feature_maps import NystroemMap, gaussian
 from fitters.kept import Kept
-from fitters.kernel import solvers
-from fitters.kernel.solvers import decompose_kernel, solve_first, solve_kernel
-from fitters.select.curve import Axis
-from fitters.select.kernel_prototypes import choose_on_prototypes
+from fitters.select.grid import Axis
+from fitters.select.kernel import choose_on_prototypes
 from fitters.select.leave_out import KernelLeftOut, LeftOut
 from tests.assertions import assert_close, assert_same
 
@@ -128,7 +128,7 @@ def test_float32_with_refinement_reaches_the_float64_solution(rng):
 def test_a_residual_of_a_sample_is_near_that_of_all_rows(rng, monkeypatch):
     head, texts = bent_pairs(rng, n=700)
     penalty = 0.01 / rng.uniform(0.5, 2, 700)
-    monkeypatch.setattr("fitters.kernel.solvers.SAMPLE", 200)
+    monkeypatch.setattr("fitters.aligners.kernel.SAMPLE", 200)
     dual, residual = solve_kernel(texts, head, 2.0, penalty, in_double=False)
     left = head - gaussian(texts, texts, 2.0) @ dual - penalty[:, None] * dual
     assert residual == pytest.approx(np.linalg.norm(left) / np.linalg.norm(head), rel=0.3)
@@ -246,8 +246,8 @@ def test_from_landmarks_the_surface_is_that_of_refitting_on_their_features(rng, 
 
     head, texts = bent_pairs(rng, n=60)
     names = np.arange(60) // 2
-    monkeypatch.setattr("fitters.select.kernel_prototypes.EXACT_ROWS", 40)
-    monkeypatch.setattr("fitters.select.kernel_prototypes.CHOICE_LANDMARKS", 15)
+    monkeypatch.setattr("fitters.select.kernel.EXACT_ROWS", 40)
+    monkeypatch.setattr("fitters.select.kernel.CHOICE_LANDMARKS", 15)
     surface = choose_on_prototypes(Pairs(head, texts, names), rng=np.random.default_rng(3))
     at = np.random.default_rng(3).permutation(60)[:15]
     gamma, alpha = surface.axes["gamma"].values[1], surface.axes["penalty"].values[2]
@@ -349,7 +349,7 @@ def test_in_float32_the_scores_of_a_control_are_those_of_float64(rng, monkeypatc
     head, texts = bent_pairs(rng, n=150, p=200)
     names, weight = np.arange(150) // 2, rng.uniform(0.5, 2, 150)
     kept = Kept(10_000_000, lambda operator: operator.nbytes)
-    monkeypatch.setattr("fitters.select.kernel_prototypes._OPERATORS", kept)
+    monkeypatch.setattr("fitters.select.kernel._OPERATORS", kept)
     axes = {"gammas": Axis((0.1, 1.0, 8.0)).closed, "penalties": Axis((1e-3, 0.1, 10.0)).closed}
 
     def surface(rows, precision):
@@ -365,8 +365,8 @@ def test_in_float32_the_scores_of_a_control_are_those_of_float64(rng, monkeypatc
     # Too little room costs time, and changes nothing.
     roomy = surface(head, "float32")
     small = Kept(3 * 150 * 150 * 4, lambda operator: operator.nbytes)
-    monkeypatch.setattr("fitters.select.kernel_prototypes._OPERATORS", small)
-    monkeypatch.setattr("fitters.select.kernel_prototypes._SURFACES", Kept(0, lambda surface: 1))
+    monkeypatch.setattr("fitters.select.kernel._OPERATORS", small)
+    monkeypatch.setattr("fitters.select.kernel._SURFACES", Kept(0, lambda surface: 1))
     for _ in range(2):
         again = surface(head, "float32")
         assert again is not roomy

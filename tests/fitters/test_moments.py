@@ -8,15 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fitters import CCAAligner
+from fitters.aligners.solvers import inverse_root
 from fitters.errors import PairsError, SettingError
-from fitters.linear.solvers import inverse_root
-from fitters.moments import (
-    Moments,
-    accumulate,
-    accumulate_folds,
-    merge_pooled,
-    merge_within_source,
-)
+from fitters.moments.accumulation import accumulate, accumulate_folds
+from fitters.moments.moments import Moments, merge_pooled, merge_within_source
 from tests.assertions import assert_close, assert_same
 
 FIELDS = ("mean_x", "mean_y", "cov_xx", "cov_xy", "cov_yy")

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fitters import Pairs
 from fitters.errors import PairsError
-from fitters.pairs import Pairs
 from tests.assertions import assert_same
 
 X, Y = np.ones((4, 3)), np.ones((4, 2))

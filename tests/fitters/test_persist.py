@@ -10,8 +10,8 @@ import safetensors.numpy
 from scipy.sparse import issparse
 
 from fitters import METHODS, fit_alignment, read_alignment, save_alignment
+from fitters.alignment import ARRAYS_NAME, JSON_NAME
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError
-from fitters.persist import ARRAYS_NAME, JSON_NAME
 from tests.assertions import assert_same
 
 
@@ -96,7 +96,7 @@ def test_a_full_disk_leaves_nothing_and_harms_nothing(
     before = files_of(old)
     head, _ = make_world()
     other = fit_alignment("procrustes", prototypes=head, rng=np.random.default_rng(0))
-    monkeypatch.setattr(f"fitters.persist.{step}", full)
+    monkeypatch.setattr(f"fitters.alignment.{step}", full)
     for path in (tmp_path / "new", old):
         with pytest.raises(AlignmentWriteError, match="No space left on device"):
             save_alignment(path, other)
@@ -242,6 +242,6 @@ def test_a_digest_that_agrees_does_not_make_noise_safetensors(ridge, tmp_path):
 
 def test_a_huge_json_is_not_read(ridge, tmp_path, monkeypatch):
     path = save_alignment(tmp_path / "a", ridge)
-    monkeypatch.setattr("fitters.persist.MAX_JSON_BYTES", 100)
+    monkeypatch.setattr("fitters.alignment.MAX_JSON_BYTES", 100)
     with pytest.raises(CorruptAlignmentError, match="more than the 100 that it may have"):
         read_alignment(path)

@@ -7,7 +7,7 @@ import pytest
 
 from fitters import Pairs, RidgeAligner, SideTransform, fit_alignment
 from fitters.errors import PairsError, SettingError
-from fitters.preparation import prepare
+from fitters.methods import prepare
 from fitters.prototypes import covariance_patterns, resolve_duplicates
 from tests.assertions import assert_close, assert_same
 

@@ -15,16 +15,14 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from featstore import FeatureStore, open_store
 from featstore.errors import MissingPackageError, UnknownSetError
 from featstore.store.catalog import write_catalog
-from featstore.store.opening import open_store
-from featstore.store.store import FeatureStore
-from fitters.alignment import Alignment
+from fitters import Alignment
 from fitters.engines import Workers
 from fitters.errors import PairsError, SettingError, ZeroRowError
-from fitters.fit_request import FitRequest
-from fitters.jobs import fit_from_store
-from fitters.moments import parts
+from fitters.jobs import FitRequest, fit_from_store
+from fitters.moments import accumulation
 from tests.assertions import assert_close
 from tests.featstore.remote.static import static_server
 from tests.featstore.store.conftest import item_table, write_set
@@ -42,7 +40,7 @@ def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut the 30 training pairs into 5 parts; workers are told the rows, not the rule."""
-    monkeypatch.setattr(parts, "PART_ROWS", 7)
+    monkeypatch.setattr(accumulation, "PART_ROWS", 7)
 
 
 def _fit(store: FeatureStore, workers: Workers | None = None, **changes: Any) -> Alignment:
@@ -88,7 +86,7 @@ def test_the_partition_costs_rounding_and_no_more(
 ) -> None:
     store = open_store(store_path)
     in_five = _arrays(_fit(store, precision="float64", **MIXED))
-    monkeypatch.setattr(parts, "PART_ROWS", 1000)
+    monkeypatch.setattr(accumulation, "PART_ROWS", 1000)
     whole = _arrays(_fit(store, precision="float64", **MIXED))
     for name, array in whole.items():
         assert_close(in_five[name] + 1, array + 1)
@@ -188,13 +186,13 @@ def test_without_ray_one_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("n", [1, 7, 8, 30, 7 * 1024 * 4096 + 1])
 def test_parts_cover_every_row_once_and_depend_on_the_number_alone(n: int) -> None:
-    slices = parts.part_slices(n)
+    slices = accumulation.part_slices(n)
     assert [s.start for s in slices] == [0, *(s.stop for s in slices[:-1])]
     assert slices[-1].stop == n
-    assert len(slices) <= parts.MOST_PARTS
+    assert len(slices) <= accumulation.MOST_PARTS
     assert len({s.stop - s.start for s in slices[:-1]}) <= 1
 
 
 def test_no_parts_have_no_moments() -> None:
     with pytest.raises(PairsError, match="no rows"):
-        parts.add_parts([])
+        accumulation.add_parts([])

@@ -7,10 +7,13 @@ import pytest
 from scipy.sparse import issparse
 
 from fitters import METHODS, Alignment, Pairs, SideTransform, fit_alignment
+from fitters.aligners.procrustes import ProcrustesAligner
+from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import BLOCK_ROWS
 from fitters.errors import SelectionError, SettingError, UnknownMethodError, ZeroRowError
-from fitters.linear import ProcrustesAligner, RidgeAligner
-from fitters.select import cross_validate, folds_by_group, leave_one_group_out
+from fitters.select.grid import folds_by_group
+from fitters.select.held_out import cross_validate
+from fitters.select.leave_out import leave_one_group_out
 from tests.assertions import assert_close, assert_same
 
 

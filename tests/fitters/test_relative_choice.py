@@ -9,8 +9,9 @@ import pytest
 
 from fitters import ASIFAligner, Pairs, fit_alignment
 from fitters.errors import SelectionError, SettingError
-from fitters.select import Axis, choose_anchors, folds_by_group
-from fitters.select import relative_choice as module
+from fitters.select import refitting as module
+from fitters.select.grid import Axis, folds_by_group
+from fitters.select.refitting import choose_anchors
 from tests.oracles import reciprocal_rank_of_text, relative_representation
 
 TOP_KS, POWERS = Axis((2.0, 5.0, 30.0), searched=False), Axis((1.0, 4.0), searched=False)

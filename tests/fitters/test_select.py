@@ -8,15 +8,10 @@ from scipy.sparse import csr_array
 
 from fitters import Pairs, ProcrustesAligner, RidgeAligner
 from fitters.errors import PairsError, SelectionError, SettingError
-from fitters.select import (
-    Axis,
-    LeftOut,
-    cross_validate,
-    folds_by_group,
-    leave_one_group_out,
-    ranking,
-)
-from fitters.select.leave_out import LOWEST_DUAL
+from fitters.select import ranking
+from fitters.select.grid import Axis, folds_by_group
+from fitters.select.held_out import cross_validate
+from fitters.select.leave_out import LOWEST_DUAL, LeftOut, leave_one_group_out
 from fitters.select.ranking import METRICS, Gallery, HeldOut, reciprocal_ranks
 from tests.assertions import assert_close, assert_same
 from tests.oracles import cosine, reciprocal_rank_of_text, refit_without_group

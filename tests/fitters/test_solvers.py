@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from fitters.errors import SettingError, SingularMomentsError
-from fitters.linear import solvers
-from fitters.linear.solvers import (
+from fitters.aligners import solvers
+from fitters.aligners.solvers import (
     eigen_gram,
     polar_factor,
     relative_penalty,
@@ -19,6 +18,7 @@ from fitters.linear.solvers import (
     solve_ridge,
     solve_ridge_dual,
 )
+from fitters.errors import SettingError, SingularMomentsError
 from tests.assertions import assert_close
 from tests.oracles import ridge_normal_equations
 

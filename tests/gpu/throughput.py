@@ -23,11 +23,12 @@ from PIL import Image
 
 import featstore
 from featstore.encoders.registry import open_encoder
-from featstore.extraction import EncoderChoice, Options
 from featstore.extraction.job import open_job, run_job
-from featstore.extraction.job_log import JobLog
+from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.progress import JobLog
 from featstore.images import decode_image
-from featstore.manifest import Manifest, read_manifest, write_manifest
+from featstore.manifest.io import read_manifest, write_manifest
+from featstore.manifest.manifest import Manifest
 
 #: Architecture and batch size. All with random weights: speed does not depend on them.
 MODELS = {

@@ -41,9 +41,10 @@ def _batches(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndar
 def _ridge(x: np.ndarray, y: np.ndarray, n: int) -> Iterator[Figure]:
     from sklearn.linear_model import Ridge, RidgeCV
 
-    from fitters.linear.solvers import ridge_path
-    from fitters.moments import accumulate, accumulate_folds
-    from fitters.select import Axis, validate_by_error
+    from fitters.aligners.solvers import ridge_path
+    from fitters.moments.accumulation import accumulate, accumulate_folds
+    from fitters.select.grid import Axis
+    from fitters.select.held_out import validate_by_error
 
     size = f"{n // 1000}k"
     folds = np.arange(n) % 5
@@ -107,8 +108,9 @@ def _directions(x: np.ndarray, y: np.ndarray, n: int) -> Iterator[Figure]:
     import scipy.linalg
     from sklearn.cross_decomposition import CCA
 
-    from fitters.linear import CCAAligner, ProcrustesAligner
-    from fitters.moments import accumulate
+    from fitters.aligners.directions import CCAAligner
+    from fitters.aligners.procrustes import ProcrustesAligner
+    from fitters.moments.accumulation import accumulate
 
     size = f"{n // 1000}k"
 
@@ -149,7 +151,7 @@ def _cca_zoo(x: np.ndarray, y: np.ndarray) -> None:
 
 
 def _asif(x: np.ndarray, y: np.ndarray) -> Iterator[Figure]:
-    from fitters.relative.nearest import nearest_anchors
+    from fitters.aligners.asif import nearest_anchors
 
     anchors = x / np.linalg.norm(x, axis=1, keepdims=True)
     queries = y[:5000] / np.linalg.norm(y[:5000], axis=1, keepdims=True)

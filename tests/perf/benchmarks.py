@@ -23,7 +23,8 @@ GIGABYTE = 1_000_000_000
 
 def figures(folder: Path) -> Iterator[Figure]:
     """Yield the lines of the group ``bench``."""
-    from bench.metrics import Relevance, rank_both_ways
+    from bench.metrics.both_ways import rank_both_ways
+    from bench.metrics.ties import Relevance
 
     rng = np.random.default_rng(0)
     images = rng.standard_normal((IMAGES, DIM), dtype=np.float32)

@@ -17,10 +17,11 @@ from PIL import Image
 
 from featstore.encoders.base import Encoder
 from featstore.extraction.job import open_job, run_job
-from featstore.extraction.job_log import JobLog
 from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.progress import JobLog
 from featstore.images import decode_image
-from featstore.manifest import Manifest, write_manifest
+from featstore.manifest.io import write_manifest
+from featstore.manifest.manifest import Manifest
 from tests.perf import extract_peers, extract_text
 from tests.perf.engine import GOALS, Figure, compare, figure_of, not_measured, processor
 
@@ -57,7 +58,7 @@ class Photographs:
     """Images to extract, and the encoders that do it, open."""
 
     def __init__(self, root: Path) -> None:
-        from featstore.encoders import open_encoder
+        from featstore.encoders.registry import open_encoder
 
         self.root = root
         self.manifest = make_photographs(root / "manifest")

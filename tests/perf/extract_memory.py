@@ -10,9 +10,8 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from featstore.extraction import extract
-from featstore.manifest import Manifest
-from featstore.manifest.schema import conform_items
+from featstore.extraction.job import extract
+from featstore.manifest.manifest import Manifest, conform_items
 
 DIM = 512
 

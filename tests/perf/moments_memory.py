@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 
-from fitters.moments import accumulate_folds
+from fitters.moments.accumulation import accumulate_folds
 from tests.perf.scan_memory import anonymous_bytes
 from tests.perf.stream import Stream
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from bench.metrics import Relevance, rank_both_ways
+from bench.metrics.both_ways import rank_both_ways
+from bench.metrics.ties import Relevance
 from tests.perf.scan_memory import anonymous_bytes
 
 DENSE, ENTRIES = 512, 800

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from featstore.store.opening import open_store
-from featstore.store.selection import Selection
-from featstore.store.store import Verify
+from featstore import open_store
+from featstore.store.rows import Verify
+from featstore.store.view import Selection
 from featstore.store.writer import SetWriter
 
 N, DIM, BLOCK = 1_000_000, 768, 4096

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np  # noqa: F401  imported before the baseline, as everything the reader uses
 
-from featstore.store.opening import open_store
+from featstore import open_store
 
 
 def anonymous_bytes() -> int:

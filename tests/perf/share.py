@@ -14,12 +14,12 @@ import numpy as np
 import obstore
 import polars as pl
 
-from featstore.share.copying import copy_sets
+from featstore import open_store
+from featstore.remote.cache import user_cache
+from featstore.share.copy import copy_sets
 from featstore.store.catalog import write_catalog
 from featstore.store.layout import ArrayLayout
-from featstore.store.opening import open_store
-from featstore.store.remote.cache import user_cache
-from featstore.store.selection import Selection
+from featstore.store.view import Selection
 from tests.featstore.remote.buckets import environment, make_bucket, moto_server, plain_store
 from tests.featstore.remote.proxy import proxy
 from tests.perf.engine import PAIRS, Figure, compare, figure_of

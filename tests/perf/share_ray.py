@@ -8,13 +8,12 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
-from featstore import ray_tasks
-from featstore.store.opening import open_store
+from featstore import open_store, parallel
 from featstore.store.writer import SetWriter
 from fitters.engines import Workers
 from fitters.errors import EngineError
-from fitters.moment_fits import MomentSources
-from fitters.store_moments import MomentsRequest, moment_sources
+from fitters.from_store import MomentsRequest, moment_sources
+from fitters.recipe import MomentSources
 from tests.perf.engine import Figure, compare
 from tests.perf.sample import BLOCK
 
@@ -30,7 +29,7 @@ def ray_figure(root: Path) -> Figure:
         return moment_sources(request, cached=False, workers=workers)[0]
 
     with (
-        ray_tasks.connected(None, cores=2, error=EngineError, object_store_bytes=500_000_000),
+        parallel.connected(None, cores=2, error=EngineError, object_store_bytes=500_000_000),
         threadpool_limits(limits=1),
     ):
         one, two = accumulate(Workers()), accumulate(Workers("ray", jobs=2))

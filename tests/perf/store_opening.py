@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featstore.store.opening import open_store
+from featstore import open_store
 from tests.perf.engine import Figure, compare, figure_of
 from tests.perf.sample import Sample, write_set
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from featstore.store.remove import remove_set
+from featstore.store.gc import remove_set
 from tests.perf.engine import Figure, compare
 from tests.perf.sample import N, Sample, write_plain, write_set
 

@@ -31,9 +31,9 @@ N_IMAGES, N_NAMES, N_HEAD, P, Q = 570, 517, 1_000, 1_280, 384
 
 def figures(folder: Path) -> Iterator[Figure]:
     """Yield the line ``bench.sweep``."""
-    from bench.execution import run_all
-    from bench.suites.sets import find_sets
-    from bench.suites.sweep import Grid, sweep_runs
+    from bench import run_all
+    from bench.suites.demo import find_sets
+    from bench.suites.single import Grid, sweep_runs
     from featstore import open_store
 
     root = folder / "sweep-store"
@@ -66,7 +66,7 @@ def figures(folder: Path) -> Iterator[Figure]:
 
 
 def _write_store(root: Path) -> None:
-    from bench.suites.smoke import _items, _write
+    from bench.suites.demo import _items, _write
 
     rng = np.random.default_rng(0)
     to_image, to_text = rng.standard_normal((64, P)), rng.standard_normal((64, Q))

@@ -33,7 +33,7 @@ def _rows() -> Figure:
     import torch
 
     from fitters import MLPAligner
-    from fitters.trained.sources import ArrayRows
+    from fitters.trained.base import ArrayRows
 
     n, size, epochs = 4096, 512, 4
     x, y = _drawn(n, 768, 768)
@@ -63,8 +63,7 @@ def _rows() -> Figure:
 
 def _bf16() -> Figure:
     from fitters import MLPAligner
-    from fitters.trained.precision import gains_from_bf16
-    from fitters.trained.sources import ArrayRows
+    from fitters.trained.base import ArrayRows, gains_from_bf16
 
     x, y = _drawn(1024, 768, 768)
     source = ArrayRows(x, y, np.arange(1024))
@@ -83,7 +82,7 @@ def _paper() -> Figure:
     from torch.utils.data import DataLoader, TensorDataset
 
     from fitters import preset
-    from fitters.trained.sources import ArrayRows
+    from fitters.trained.base import ArrayRows
 
     n, epochs = 1000, 2
     x, y = _drawn(n, 1280, 384)
@@ -120,7 +119,8 @@ def _probe() -> Figure:
     """Hold all penalties of a ridge, and the choice among them, to one fit of one C."""
     from sklearn.linear_model import LogisticRegression
 
-    from fitters.few_shot import RidgeProbe, Shots
+    from fitters.few_shot.learner import Shots
+    from fitters.few_shot.ridge_probe import RidgeProbe
 
     classes, width = 1000, 384
     rng = np.random.default_rng(0)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featstore import open_store
 from featstore.errors import FormatVersionError
-from featstore.store.opening import open_store
 from featstore.store.verify import verify_store
 from tests.assertions import assert_same
 from tests.compat.v1.write_store import KINDS, ROOT, items_of, rows_of

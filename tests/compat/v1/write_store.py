@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from featstore.store.thumbnails import write_thumbnails
+from featstore.store.tables import write_thumbnails
 from featstore.store.writer import SetWriter
 
 HERE = Path(__file__).parent

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from featstore.decoding import DecodePool
+from featstore.decoding.pool import DecodePool
 from featstore.images import FORMATS, ImageError, decode_image
 from tests.featstore.nasty_images import NASTY
 

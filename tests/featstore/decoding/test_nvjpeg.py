@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from featstore.decoding.nvjpeg import decode_on_gpu, is_plain_jpeg
+from featstore.decoding.pool import decode_on_gpu, is_plain_jpeg
 from featstore.images import ImageError, decode_image
 
 
@@ -49,7 +49,7 @@ def test_damage_is_told_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         decode_on_gpu(_file()[:700], "cpu")
     with pytest.raises(ImageError, match="empty"):
         decode_on_gpu(b"", "cpu")
-    monkeypatch.setattr("featstore.decoding.nvjpeg.is_plain_jpeg", lambda _: True)
+    monkeypatch.setattr("featstore.decoding.pool.is_plain_jpeg", lambda _: True)
     with pytest.raises(ImageError):
         decode_on_gpu(b"\xff\xd8" + b"\0" * 100, "cpu")
 

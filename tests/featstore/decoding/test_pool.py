@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featstore.decoding import DecodePool
-from featstore.decoding.process import WorkerProcess
+from featstore.decoding.pool import DecodePool, WorkerProcess
 from featstore.errors import DecoderStartError
 from featstore.images import ImageError, decode_image
 
@@ -99,7 +98,7 @@ def test_pictures_are_those_of_the_decoder_at_any_size():
 
 
 def test_pictures_go_through_the_pipe_where_there_is_no_shared_memory(monkeypatch):
-    monkeypatch.setattr("featstore.decoding.process._make_surface", lambda max_pixels: None)
+    monkeypatch.setattr("featstore.decoding.pool._make_surface", lambda max_pixels: None)
     with DecodePool(1) as pool:
         image = pool.submit(file_of(5, (700, 400))).result(timeout=60)
     assert image.size == (700, 400)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from featstore.encoders import golden_inputs, open_encoder
 from featstore.encoders.base import IMAGE_KINDS
+from featstore.encoders.golden import golden_inputs
+from featstore.encoders.registry import open_encoder
 
 
 def package_folder(module: str) -> Path:

@@ -9,17 +9,20 @@ from safetensors.torch import save_file
 from timm.models.resnetv2 import ResNetV2
 
 from data_manifests.registry import BUILDERS
-from featstore.encoders import Head, open_encoder, read_head
-from featstore.encoders.checkpoint_labels import (
+from featstore.encoders.base import Head
+from featstore.encoders.class_head import (
+    GUESSED,
     LABEL_SETS,
     NO_LABEL_SET,
+    head_of,
     label_set_of_count,
     label_set_of_tag,
+    read_head,
 )
-from featstore.encoders.class_head import GUESSED, head_of
+from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import TimmEncoder
 from featstore.errors import EncoderError, UnknownEncoderError
-from featstore.keys import space_id
+from featstore.identity import space_id
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext"])

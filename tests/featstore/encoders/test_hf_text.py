@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from featstore.encoders import hf_model
+from featstore.encoders import transformers_text
 from featstore.encoders.base import TextEncoder
 from featstore.encoders.golden import GOLDEN_TEXTS, GoldenCosine, golden_cosine
-from featstore.encoders.hf_text import HFTextEncoder, check_hf_name, open_hf
+from featstore.encoders.transformers_text import HFTextEncoder, check_hf_name, open_hf
 from featstore.errors import EncoderError, UnknownEncoderError
-from featstore.keys import space_id
+from featstore.identity import space_id
 from tests.featstore.encoders.text_models import SAVERS, byte_level_bpe, save_random
 
 TEXTS = [*GOLDEN_TEXTS, "", "a", "dog " * 60]
@@ -273,7 +273,7 @@ def test_a_single_file_is_refused(originals):
 
 
 def test_a_hub_out_of_reach(monkeypatch):
-    monkeypatch.setattr(hf_model, "hub_unreachable", lambda: "no route.")
+    monkeypatch.setattr(transformers_text, "hub_unreachable", lambda: "no route.")
     with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights"):
         open_hf("hf:owner/not-in-any-cache", pool="mean")
 

@@ -12,14 +12,14 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from featstore.encoders import open_encoder
-from featstore.keys import space_id
+from featstore.encoders.registry import open_encoder
+from featstore.identity import space_id
 
 PROGRAM = """
 import json, sys
 from featstore.encoders import open_encoder
 from featstore.errors import EncoderError
-from featstore.keys import space_id
+from featstore.identity import space_id
 found = []
 for name in sys.argv[1:]:
     try:

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featstore.encoders import open_encoder
+from featstore.encoders.base import encode_sorted, length_batches
 from featstore.encoders.golden import GOLDEN_TEXTS
-from featstore.encoders.length_sorting import encode_sorted, length_batches
+from featstore.encoders.registry import open_encoder
 
 LENGTHS = st.lists(st.integers(0, 20), max_size=60)
 

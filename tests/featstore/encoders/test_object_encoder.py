@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from featstore.encoders import Encoder, ObjectEncoder, golden_inputs
-from featstore.encoders.golden import GOLDEN_TEXTS, golden_images, golden_vectors
+from featstore.encoders.base import Encoder
+from featstore.encoders.golden import GOLDEN_TEXTS, golden_images, golden_inputs, golden_vectors
+from featstore.encoders.object_encoder import ObjectEncoder
 from featstore.errors import EncoderError
-from featstore.keys import space_id
+from featstore.identity import space_id
 
 SPACE = {"name": "mean-colour", "weights": "none"}
 

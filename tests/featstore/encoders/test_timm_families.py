@@ -15,13 +15,13 @@ from timm.models.metaformer import (
 )
 from torch import nn
 
-from featstore.encoders import open_encoder
 from featstore.encoders.class_head import head_of
 from featstore.encoders.golden import golden_images
+from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import TimmEncoder
 from featstore.encoders.timm_model import last_linear, layer_inputs
 from featstore.errors import EncoderError
-from featstore.keys import space_id
+from featstore.identity import space_id
 
 SMALL = {"input_size": (3, 64, 64)}
 

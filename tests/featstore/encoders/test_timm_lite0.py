@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from featstore.encoders import Encoder, open_encoder, read_head
+from featstore.encoders.base import Encoder
+from featstore.encoders.class_head import read_head
 from featstore.encoders.golden import golden_images, golden_vectors
-from featstore.keys import space_id
+from featstore.encoders.registry import open_encoder
+from featstore.identity import space_id
 
 #: Stride of the first block of each stage, and how many blocks it has.
 STAGES = ((1, 1), (2, 2), (2, 2), (2, 3), (1, 3), (2, 4), (1, 1))

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from featstore.encoders import open_encoder, read_head
+from featstore.encoders.class_head import read_head
 from featstore.encoders.golden import golden_images
-from featstore.encoders.timm_image import TimmEncoder
-from featstore.encoders.timm_pooled import PooledTimmEncoder
+from featstore.encoders.registry import open_encoder
+from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
 from featstore.errors import EncoderError
-from featstore.keys import space_id
+from featstore.identity import space_id
 
 NARROW = {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 2}
 

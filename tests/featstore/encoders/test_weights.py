@@ -9,8 +9,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from featstore.encoders import open_encoder, weights
-from featstore.encoders.package_names import timm_names_of_efficientnet_lite
+from featstore.encoders import weights
+from featstore.encoders.registry import open_encoder, timm_names_of_efficientnet_lite
 from featstore.encoders.weights import (
     PACKAGES,
     load_strictly,
@@ -19,7 +19,7 @@ from featstore.encoders.weights import (
     read_state_dict,
 )
 from featstore.errors import EncoderError
-from featstore.keys import space_id
+from featstore.identity import space_id
 
 LITE0 = "timm:tf_efficientnet_lite0"
 

@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from featstore.manifest import Manifest, write_manifest
+from featstore.manifest.io import write_manifest
+from featstore.manifest.manifest import Manifest
 
 SPACE = {"name": "mean-colour"}
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 import featstore
 from featstore.errors import EncoderError, TooManyFailuresError
-from featstore.extraction import ExtractResult
-from featstore.manifest import Manifest, write_manifest
+from featstore.extraction.progress import ExtractResult
+from featstore.manifest.io import write_manifest
+from featstore.manifest.manifest import Manifest
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 
 KEY = "toy/image/mean-colour"
@@ -166,11 +167,11 @@ def test_a_decoder_that_hangs_or_dies_costs_one_item(
     """The pool itself is tested beside it; here that the job goes on."""
     import functools
 
-    from featstore.decoding import DecodePool
-    from featstore.extraction import preparation
+    from featstore.decoding.pool import DecodePool
+    from featstore.extraction import pipeline
 
     decoder = "tests.featstore.extraction.conftest:decode_or_die"
-    monkeypatch.setattr(preparation, "DecodePool", functools.partial(DecodePool, decoder=decoder))
+    monkeypatch.setattr(pipeline, "DecodePool", functools.partial(DecodePool, decoder=decoder))
     for name, width in (("03.png", 666), ("07.png", 667)):
         Image.new("RGB", (width, 2)).save(manifest.root / "images" / name)
     tables = {kind: t.drop("content_sha256") for kind, t in manifest.tables.items()}

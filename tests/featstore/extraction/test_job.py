@@ -21,12 +21,13 @@ from featstore.errors import (
     TooManyFailuresError,
     UnknownEncoderError,
 )
-from featstore.extraction import BlockDone, ExtractResult
-from featstore.extraction.failing import FailureLimit
-from featstore.extraction.mending import repair_set
 from featstore.extraction.options import Options
-from featstore.manifest import Manifest, write_manifest
-from featstore.store.thumbnails import read_thumbnails
+from featstore.extraction.pipeline import FailureLimit
+from featstore.extraction.progress import BlockDone, ExtractResult
+from featstore.extraction.repair import repair_set
+from featstore.manifest.io import write_manifest
+from featstore.manifest.manifest import Manifest
+from featstore.store.tables import read_thumbnails
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 
 

@@ -15,22 +15,16 @@ from PIL import Image
 
 import featstore
 from featstore.errors import EncoderError, ManifestError
-from featstore.extraction import (
-    EncoderChoice,
-    ExtractResult,
-    Options,
-    Progress,
-    extract_many,
-    preparation,
-)
-from featstore.extraction.batch_size import remembered_sizes
-from featstore.extraction.batches import BatchRunner
-from featstore.extraction.image_views import draw_view, view_items
-from featstore.extraction.pipeline import BlockTask, encode_block, encode_blocks
-from featstore.extraction.preparation import Preparation
+from featstore.extraction import pipeline
+from featstore.extraction.batches import BatchRunner, remembered_sizes
+from featstore.extraction.job import extract_many
+from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.pipeline import BlockTask, Preparation, encode_block, encode_blocks
+from featstore.extraction.progress import ExtractResult, Progress
+from featstore.extraction.views import draw_view, view_items
 from featstore.images import decode_image
-from featstore.manifest import Manifest
-from featstore.sources import ByteReader
+from featstore.manifest.manifest import Manifest
+from featstore.sources.reader import ByteReader
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 
 OPTIONS = Options(batch_size=2, block_rows=4, dtype="float32", decode_timeout=None)
@@ -124,7 +118,7 @@ def test_one_decode_feeds_every_encoder(
         decoded.append(len(data))
         return decode_image(data, **options)
 
-    monkeypatch.setattr(preparation, "decode_image", count)
+    monkeypatch.setattr(pipeline, "decode_image", count)
     results = extract_many(
         manifest, kind="image", encoders=_choices(), store=store, options=OPTIONS
     )
@@ -166,13 +160,13 @@ def _encoded(
     runners = [BatchRunner(encoder, size, device="cpu", halve=False), *others]
     with (
         ByteReader(manifest.root) as reader,
-        Preparation(reader, runners, workers=2, decode_timeout=None) as preparation,
+        Preparation(reader, runners, workers=2, decode_timeout=None) as pipeline,
     ):
         tasks = [
             BlockTask(start, items[start : start + rows], [n[start : start + rows] for n in needed])
             for start in range(0, items.height, rows)
         ]
-        return [output.rows[0] for output in encode_blocks(tasks, preparation)]
+        return [output.rows[0] for output in encode_blocks(tasks, pipeline)]
 
 
 def test_slots_do_not_depend_on_other_encoders_or_failures(manifest: Manifest) -> None:
@@ -200,8 +194,8 @@ def test_texts_sorted_by_length_keep_their_order(texts: list[str]) -> None:
         schema_overrides={"uri": pl.String},
     ).with_columns(uri=pl.lit(None, dtype=pl.String))
     runner = BatchRunner(encoder, 4, device="cpu", halve=False)
-    with Preparation(ByteReader(Path()), [runner], workers=2, decode_timeout=None) as preparation:
-        output = encode_block(items, preparation)
+    with Preparation(ByteReader(Path()), [runner], workers=2, decode_timeout=None) as pipeline:
+        output = encode_block(items, pipeline)
     assert output.rows[0][:, 0].tolist() == [len(text) for text in texts]
     flat = [length for batch in encoder.batches for length in batch]
     assert flat == sorted(flat)
@@ -268,7 +262,7 @@ def test_each_image_is_decoded_once_for_its_views(
         decoded.append(len(data))
         return decode_image(data, **options)
 
-    monkeypatch.setattr(preparation, "decode_image", count)
+    monkeypatch.setattr(pipeline, "decode_image", count)
     _single(manifest, store, views=4, block_rows=44)
     assert len(decoded) == 11
 

@@ -11,8 +11,9 @@ import pytest
 
 import featstore
 import featstore.encoders.object_encoder
-from featstore.extraction.mending import repair_set
-from featstore.manifest import Manifest, write_manifest
+from featstore.extraction.repair import repair_set
+from featstore.manifest.io import write_manifest
+from featstore.manifest.manifest import Manifest
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
 from tests.featstore.extraction.conftest import SPACE, MeanColour
@@ -37,9 +38,8 @@ def _shards(manifest: Manifest, store: Path) -> str:
     items = manifest.tables["image"]
     encoder = featstore.encoders.object_encoder.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
     from featstore.extraction.batches import BatchRunner
-    from featstore.extraction.pipeline import encode_block
-    from featstore.extraction.preparation import Preparation
-    from featstore.sources import ByteReader
+    from featstore.extraction.pipeline import Preparation, encode_block
+    from featstore.sources.reader import ByteReader
 
     runner = BatchRunner(encoder, 3, device="cpu", halve=False)
 

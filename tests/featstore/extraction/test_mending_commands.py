@@ -15,9 +15,9 @@ from data_manifests.registry import BUILDERS
 from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
 from featstore.errors import EncoderError, ManifestError, UnknownSetError
-from featstore.extraction.mending import repair_set
-from featstore.extraction.plans import Plan, recorded_plans
-from featstore.manifest import Manifest
+from featstore.extraction.remaking import Plan, recorded_plans
+from featstore.extraction.repair import repair_set
+from featstore.manifest.manifest import Manifest
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.extraction.damage import DATA, BatchSensitive, extract, flip, mend, tree
 
@@ -64,7 +64,7 @@ def test_without_a_manifest_it_says_what_it_needs(
         f"{DATA}: blocks of rows 4-7, encoded again from the image items",
         "golden.json: the encoder's vectors of the golden inputs, made again",
     ]
-    assert said["commands"][0].startswith("python: featstore.extraction.mending.repair_set(")
+    assert said["commands"][0].startswith("python: featstore.extraction.repair.repair_set(")
     assert tree(store) == damaged
     arguments = ["repair", str(store), key, "--manifest", str(manifest.root)]
     assert run_command(cli, "featstore", arguments) == EXIT_ERROR
@@ -105,7 +105,7 @@ def test_the_wrong_manifest_encoder_or_name(manifest: Manifest, store: Path) -> 
 def test_an_imported_set_is_imported_again(store: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones((3, 2), np.float32))
     (tmp_path / "x.csv").write_text("item_id\na\nb\nc\n")
-    from featstore.interop.importing import import_rows
+    from featstore.interop.reading import import_rows
 
     key = import_rows(
         tmp_path / "x.npy", items=tmp_path / "x.csv", store=store, dataset="d", kind="image",

@@ -11,11 +11,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from featstore.encoders.torch_runtime import pinned_threads
+from featstore.encoders.runtime import pinned_threads
 from featstore.extraction.batches import BatchRunner
-from featstore.extraction.pipeline import BlockTask, encode_blocks
-from featstore.extraction.preparation import IN_FLIGHT, Preparation
-from featstore.manifest import Manifest
+from featstore.extraction.pipeline import IN_FLIGHT, BlockTask, Preparation, encode_blocks
+from featstore.manifest.manifest import Manifest
 
 
 class Slow:
@@ -94,8 +93,7 @@ def test_a_real_model_gives_the_same_bits_from_several_threads(
     import timm
     import torch
 
-    from featstore.encoders.timm_image import TimmEncoder
-    from featstore.encoders.timm_pooled import PooledTimmEncoder
+    from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
 
     model = timm.create_model("test_vit", pretrained=False)
     generator = torch.Generator().manual_seed(0)

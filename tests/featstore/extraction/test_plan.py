@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 import featstore
-from featstore.extraction import BlockDone, EncoderChoice, Options
 from featstore.extraction.job import open_job
+from featstore.extraction.options import EncoderChoice, Options
 from featstore.extraction.plan import JobPlan, plan_job
-from featstore.manifest import Manifest
+from featstore.extraction.progress import BlockDone
+from featstore.manifest.manifest import Manifest
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 
 OPTIONS: dict[str, Any] = {

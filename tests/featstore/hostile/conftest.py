@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featstore.keys import canonical_json, sha256_hex
+from featstore.identity import canonical_json, sha256_hex
 from featstore.store.files import json_bytes
 from tests.featstore.store.conftest import item_table, write_set
 

@@ -16,15 +16,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file
 
+from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, run_command
 from featstore.errors import FeatstoreError, ManifestError, StoreWriteError
-from featstore.interop.importing import import_rows
-from featstore.interop.tables import FORMATS
+from featstore.interop.reading import FORMATS, import_rows
 from featstore.interop.writing import WIDENING, export_set
-from featstore.manifest.schema import ITEM_SCHEMA
+from featstore.manifest.manifest import ITEM_SCHEMA
 from featstore.store.layout import DTYPES, INTEGERS
-from featstore.store.opening import open_store
 from featstore.store.verify import verify_store
 from tests.assertions import assert_same
 from tests.featstore.store.conftest import item_table, write_set

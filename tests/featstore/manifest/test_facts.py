@@ -8,11 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore.errors import ManifestError
-from featstore.manifest import (
-    Manifest,
-    write_manifest,
-)
-from featstore.manifest.toml_text import toml_text
+from featstore.manifest.io import toml_text, write_manifest
+from featstore.manifest.manifest import Manifest
 
 _SCALARS = (
     st.text(st.characters(exclude_categories=["Cs"]))

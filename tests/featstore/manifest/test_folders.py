@@ -11,12 +11,8 @@ import polars as pl
 import pytest
 
 from featstore.errors import ManifestError
-from featstore.manifest import (
-    CLASS_SCHEMA,
-    ITEM_SCHEMA,
-    read_manifest,
-    write_manifest,
-)
+from featstore.manifest.io import read_manifest, write_manifest
+from featstore.manifest.manifest import CLASS_SCHEMA, ITEM_SCHEMA
 from tests.featstore.manifest.zoo import FACTS, captions, classes, images, listing
 
 

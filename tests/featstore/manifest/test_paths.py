@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore.errors import ManifestError
-from featstore.manifest import (
-    validate_items,
-)
+from featstore.manifest.manifest import validate_items
 from featstore.manifest.paths import path_fault, resolve_inside
 from tests.featstore.manifest.zoo import classes, images
 

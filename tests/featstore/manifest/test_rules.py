@@ -6,13 +6,8 @@ import polars as pl
 import pytest
 
 from featstore.errors import ManifestError
-from featstore.manifest import (
-    ITEM_SCHEMA,
-    validate_classes,
-    validate_items,
-)
-from featstore.manifest.schema import conform_items
-from featstore.manifest.write import split_counts
+from featstore.manifest.io import split_counts
+from featstore.manifest.manifest import ITEM_SCHEMA, conform_items, validate_classes, validate_items
 from tests.featstore.manifest.zoo import captions, classes, images
 
 # ---- rules of items ------------------------------------------------------------------------

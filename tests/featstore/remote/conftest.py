@@ -47,7 +47,7 @@ def store_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test has a cache of its own, and no pause between attempts."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("featstore.objects.base.PAUSE", 0.001)
+    monkeypatch.setattr("featstore.remote.objects.PAUSE", 0.001)
     return tmp_path / "cache" / "headstock" / "remote"
 
 

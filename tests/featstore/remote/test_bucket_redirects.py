@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featstore import open_store
 from featstore.errors import FeatstoreError
-from featstore.share.copying import copy_sets
-from featstore.store.opening import open_store
+from featstore.share.copy import copy_sets
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
 from tests.featstore.remote.test_hostile_servers import flipped, zeros

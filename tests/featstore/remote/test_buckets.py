@@ -12,16 +12,14 @@ import obstore
 import pytest
 import zarr
 
+from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, PublishConflictError, RemoteStoreError
-from featstore.objects.address import parse_address
-from featstore.objects.base import Objects
-from featstore.objects.bucket import BucketObjects
-from featstore.objects.opening import open_objects
-from featstore.share.copying import copy_sets
-from featstore.share.to_bucket import make_bucket_store
-from featstore.store.opening import open_store
+from featstore.remote.bucket import BucketObjects
+from featstore.remote.objects import Objects, open_objects, parse_address
+from featstore.share.copy import copy_sets
+from featstore.share.publish import make_bucket_store
 from featstore.store.verify import verify_store
 from tests.featstore.remote.buckets import plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows, make_store

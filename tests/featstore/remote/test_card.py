@@ -10,10 +10,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.share.card import markdown, set_cards
-from featstore.store.opening import open_store
 from featstore.store.verify import verify_store
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Proxy

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
-from featstore.store.opening import open_store
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Proxy
 from tests.featstore.remote.static import static_server

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from featstore import open_store
 from featstore.errors import (
     AddressError,
     CorruptStoreError,
@@ -21,9 +22,7 @@ from featstore.errors import (
     RemoteStoreError,
     UnknownSetError,
 )
-from featstore.objects.address import Address, parse_address
-from featstore.objects.base import check_name
-from featstore.store.opening import open_store
+from featstore.remote.objects import Address, check_name, parse_address
 from tests.featstore.remote.proxy import Answer, Harm, Proxy
 
 IMAGES = "birds/image/toy"

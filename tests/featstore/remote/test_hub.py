@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featstore import open_store
 from featstore.errors import RemoteStoreError, UnknownSetError
-from featstore.store.opening import open_store
 from tests.featstore.remote.hub_server import hub_server
 
 IMAGES = "birds/image/toy"

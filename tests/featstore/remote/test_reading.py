@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from featstore import open_store
 from featstore.errors import CacheFullError, RemoteStoreError, UnknownSetError
-from featstore.store.opening import open_store
-from featstore.store.readers import Mode
-from featstore.store.remote.cache import user_cache
-from featstore.store.remote.store import RemoteStore
+from featstore.remote.cache import user_cache
+from featstore.remote.store import RemoteStore
+from featstore.store.rows import Mode
 from tests.featstore.remote.conftest import BLOCK, N
 from tests.featstore.remote.proxy import Proxy, proxy
 from tests.featstore.remote.static import static_server
@@ -90,7 +90,7 @@ def test_whole_files_are_local_files_byte_for_byte(
 def test_rows_are_asked_for_by_runs_of_blocks(
     served: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featstore.store.remote.spans.GAP_BYTES", 0)
+    monkeypatch.setattr("featstore.remote.rows.GAP_BYTES", 0)
     view = open_store(served.url).view(IMAGES)
     rows = np.array([0, 1, BLOCK, 3 * BLOCK + 1, 9 * BLOCK, 10 * BLOCK])
     view.source.read(rows)
@@ -115,7 +115,7 @@ def test_a_scan_takes_each_file_in_one_request(served: Proxy, store_folder: Path
 def test_a_scan_of_a_part_takes_the_blocks_of_that_part(
     served: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featstore.store.remote.spans.GAP_BYTES", 0)
+    monkeypatch.setattr("featstore.remote.rows.GAP_BYTES", 0)
     some = np.r_[0:10, 3 * BLOCK : 3 * BLOCK + 5]  # blocks 0 and 3 of the first file
     for _ in open_store(served.url).view(IMAGES).take(some).batches(4):
         pass
@@ -186,7 +186,7 @@ def test_marks_of_an_earlier_start_are_not_believed(
     (part,) = [path for path in cache_home.glob("shards/*/*") if path.stat().st_blocks]
     with part.open("r+b") as file:
         file.write(b"lost")  # what a loss of power makes of data that was not durable
-    monkeypatch.setattr("featstore.store.remote.shard.boot_id", lambda: "another start")
+    monkeypatch.setattr("featstore.remote.rows.boot_id", lambda: "another start")
     before = served.count("embedding/c/")
     assert_same_rows(served.url, store_folder)
     assert served.count("embedding/c/") > before

@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featstore import open_store
 from featstore.errors import CorruptStoreError, StoreWriteError, UnknownSetError
-from featstore.share.comparing import compare_stores
-from featstore.share.copying import copy_sets
-from featstore.share.tagging import make_tag
+from featstore.share.copy import compare_stores, copy_sets, make_tag
 from featstore.store.layout import LayoutError
-from featstore.store.opening import open_store
-from featstore.store.tags import parse_tag
+from featstore.store.records import parse_tag
 from featstore.store.verify import verify_store
 from tests.featstore.remote.conftest import make_rows, make_store
 from tests.featstore.remote.proxy import Proxy, proxy

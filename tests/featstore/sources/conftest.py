@@ -43,7 +43,7 @@ def write_tar(path, members, *, fmt=tarfile.PAX_FORMAT):
 @pytest.fixture
 def make(tmp_path):
     """Make the manifest of a location in a new folder."""
-    from featstore.sources import make_manifest
+    from featstore.sources.making import make_manifest
 
     count = iter(range(99))
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featstore.extraction import extract
-from featstore.sources import open_source
-from featstore.store.opening import open_store
+from featstore import open_store
+from featstore.extraction.job import extract
+from featstore.sources.making import open_source
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 
 

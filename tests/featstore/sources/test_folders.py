@@ -6,7 +6,7 @@ import os
 import pytest
 
 from featstore.errors import ManifestError
-from featstore.sources import open_reader
+from featstore.sources.reader import open_reader
 from tests.featstore.sources.conftest import picture, write
 
 

@@ -9,9 +9,8 @@ import pytest
 from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
 from featstore.errors import ManifestError
-from featstore.manifest import read_manifest
-from featstore.sources import SOURCES, make_manifest, open_source
-from featstore.sources.making import default_name
+from featstore.manifest.io import read_manifest
+from featstore.sources.making import SOURCES, default_name, make_manifest, open_source
 from tests.featstore.sources.conftest import picture, write, write_tar
 
 

@@ -12,9 +12,8 @@ pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
 
 from featstore.errors import ItemReadError, ManifestError  # noqa: E402
-from featstore.sources import open_reader  # noqa: E402
-from featstore.sources.arrow_cells import ArrowCells  # noqa: E402
-from featstore.sources.parquet_cells import ParquetCells  # noqa: E402
+from featstore.sources.arrow import ArrowCells, ParquetCells  # noqa: E402
+from featstore.sources.reader import open_reader  # noqa: E402
 from tests.featstore.sources.conftest import picture, write  # noqa: E402
 
 
@@ -101,7 +100,7 @@ def test_cells_in_any_order(big, order):
 
 
 def test_threads_share_a_reader_of_bounded_memory(make, big, monkeypatch):
-    monkeypatch.setattr("featstore.sources.parquet_cells.WINDOW_BYTES", 2**20)
+    monkeypatch.setattr("featstore.sources.arrow.WINDOW_BYTES", 2**20)
     path, cells = big
     manifest = make("parquet", path)
     rows = manifest.items("image").to_dicts()

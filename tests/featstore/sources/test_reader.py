@@ -8,9 +8,8 @@ import polars as pl
 import pytest
 
 from featstore.errors import ItemReadError, ManifestError
-from featstore.manifest import read_manifest, write_manifest
-from featstore.sources import ByteReader, check_bytes, open_reader
-from featstore.sources.leases import LeaseCache
+from featstore.manifest.io import read_manifest, write_manifest
+from featstore.sources.reader import ByteReader, LeaseCache, check_bytes, open_reader
 from tests.featstore.sources.conftest import picture, write, write_tar
 
 

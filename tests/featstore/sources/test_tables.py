@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore.errors import ManifestError
-from featstore.sources.bounded_json import parse_json
-from featstore.sources.delimited import _rows
+from featstore.sources.tables import parse_json
+from featstore.sources.text_files import _rows
 from tests.featstore.sources.conftest import picture, write
 
 

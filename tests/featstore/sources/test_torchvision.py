@@ -9,8 +9,9 @@ import pytest
 
 from featstore.errors import ManifestError
 from featstore.images import decode_image
-from featstore.manifest import read_manifest
-from featstore.sources import make_manifest, open_reader
+from featstore.manifest.io import read_manifest
+from featstore.sources.making import make_manifest
+from featstore.sources.reader import open_reader
 from featstore.sources.torchvision_sets import NAMES
 from tests.featstore.sources.conftest import picture, write
 from tests.featstore.sources.torchvision_miniatures import MINIATURES

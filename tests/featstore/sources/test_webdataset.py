@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore.errors import ManifestError
-from featstore.sources import open_reader
-from featstore.sources.tar_index import index_tar
+from featstore.sources.reader import open_reader
+from featstore.sources.tars import index_tar
 from tests.featstore.sources.conftest import picture, write, write_tar
 
 

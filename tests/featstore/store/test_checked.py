@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featstore import open_store
 from featstore.errors import CorruptStoreError
-from featstore.store.opening import open_store
-from featstore.store.readers import MODES, Mode
+from featstore.store.rows import MODES, Mode
 from tests.featstore.store.conftest import item_table, write_set
 
 N, BLOCK = 1200, 16

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featstore import EmbeddingsView, open_store
 from featstore.errors import EmptySelectionError
-from featstore.store.opening import open_store
-from featstore.store.views import EmbeddingsView
 from tests.featstore.store.conftest import item_table, write_set
 
 PROMPTS = [

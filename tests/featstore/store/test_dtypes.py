@@ -13,11 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from featstore import open_store
 from featstore.errors import NonFiniteEmbeddingError
-from featstore.store.bfloat16 import from_bfloat16, to_bfloat16
 from featstore.store.casting import cast_rows, finite_rows
-from featstore.store.layout import LayoutError, array_metadata, parse_array_metadata, plan_array
-from featstore.store.opening import open_store
+from featstore.store.layout import (
+    LayoutError,
+    array_metadata,
+    from_bfloat16,
+    parse_array_metadata,
+    plan_array,
+    to_bfloat16,
+)
 
 Images = tuple[np.ndarray, pl.DataFrame]
 

@@ -12,13 +12,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import EXIT_USAGE, run_command
 from featstore.errors import UnknownSetError
-from featstore.store.gc import collect_garbage
-from featstore.store.opening import open_store
-from featstore.store.remove import remove_set
-from featstore.store.thumbnails import read_thumbnails, write_thumbnails
+from featstore.store.gc import collect_garbage, remove_set
+from featstore.store.tables import read_thumbnails, write_thumbnails
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
 
@@ -196,7 +195,7 @@ def test_a_removal_that_was_killed_is_completed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("featstore.store.remove._delete", killed)
+        patch.setattr("featstore.store.gc._delete", killed)
         with pytest.raises(KeyboardInterrupt):
             remove_set(store_path, key)
     assert not (store_path / key).exists()
@@ -223,7 +222,7 @@ def test_thumbnails_of_a_writer_that_was_stopped_are_no_damage_and_are_kept(
 
     with monkeypatch.context() as patch:
         if stopped == "before they were listed" or first:
-            patch.setattr("featstore.store.thumbnails.write_catalog", stop)
+            patch.setattr("featstore.store.tables.write_catalog", stop)
         else:
             patch.setattr(Path, "unlink", stop)
         with pytest.raises(KeyboardInterrupt):

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featstore.keys import sha256_hex
+from featstore.identity import sha256_hex
 from featstore.store.blocks import layout_of
-from featstore.store.commit import Commit
 from featstore.store.files import json_bytes
 from featstore.store.layout import (
     DTYPES,
@@ -25,6 +24,7 @@ from featstore.store.layout import (
     plan_array,
     shard_index,
 )
+from featstore.store.records import Commit
 
 SHAPES = {
     "n": st.integers(1, 2_000_000),

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featstore import open_store
 from featstore.errors import EmptySelectionError, MisalignedItemsError
-from featstore.store.opening import open_store
 from tests.featstore.store.conftest import item_table, write_set
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from featstore import open_store
 from featstore.errors import StoreWriteError
-from featstore.manifest.schema import conform_items
-from featstore.store.claim import is_claimed
+from featstore.manifest.manifest import conform_items
 from featstore.store.gc import collect_garbage
-from featstore.store.opening import open_store
+from featstore.store.lock import is_claimed
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
 

@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featstore.store.mapping as mapping
-import featstore.store.readers as readers
+import featstore.store.rows as readers
+from featstore import open_store
 from featstore.errors import CorruptStoreError
-from featstore.store.layout import DTYPES, ArrayLayout, plan_array
+from featstore.store.layout import DTYPES, ArrayLayout, plan_array, shard_tail
 from featstore.store.mapping import MappingUnavailableError, map_array
-from featstore.store.opening import open_store
-from featstore.store.readers import MODES, Mode, open_rows
-from featstore.store.shards import shard_tail
+from featstore.store.rows import MODES, Mode, open_rows
 from tests.featstore.store.conftest import item_table, write_set
 from tests.featstore.store.test_roundtrip import as_stored, some_rows
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore.store.opening import open_store
+from featstore import open_store
 from tests.featstore.store.conftest import item_table, write_set
 
 N = 50

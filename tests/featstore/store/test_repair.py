@@ -13,8 +13,8 @@ import pytest
 from featstore.cli import cli
 from featstore.command_line import EXIT_VERIFY, run_command
 from featstore.errors import StoreWriteError, UnknownSetError
-from featstore.store.claim import claim_set
 from featstore.store.layout import SetKey
+from featstore.store.lock import claim_set
 from featstore.store.repair import repair_set
 from featstore.store.verify import verify_store
 

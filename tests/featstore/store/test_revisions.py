@@ -13,12 +13,12 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featstore import open_store
 from featstore.errors import CorruptStoreError, StoreWriteError, UnknownSetError
-from featstore.manifest.schema import conform_items
-from featstore.store.commit import read_pointer
+from featstore.manifest.manifest import conform_items
 from featstore.store.gc import collect_garbage
-from featstore.store.opening import open_store
-from featstore.store.readers import MODES
+from featstore.store.records import read_pointer
+from featstore.store.rows import MODES
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
 
@@ -232,10 +232,10 @@ def test_damage_is_not_carried_into_the_next_revision(tmp_path: Path) -> None:
 
 def _interrupted(root: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Extend a set from 6 to 15 rows and stop at the step-th rename into the set."""
-    from featstore.store import claim
+    from featstore.store import lock
 
     count = 0
-    place, write = claim.Claim.place, claim.Claim.write_file
+    place, write = lock.Claim.place, lock.Claim.write_file
 
     def counted(original: Any) -> Any:
         def stop(*args: Any) -> None:
@@ -248,8 +248,8 @@ def _interrupted(root: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> bool
         return stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(claim.Claim, "place", counted(place))
-        patch.setattr(claim.Claim, "write_file", counted(write))
+        patch.setattr(lock.Claim, "place", counted(place))
+        patch.setattr(lock.Claim, "write_file", counted(write))
         try:
             _write(root, 15, plain_bytes=60)
         except KeyboardInterrupt:

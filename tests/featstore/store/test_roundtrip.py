@@ -13,8 +13,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featstore import open_store
 from featstore.store.layout import DTYPES, INTEGERS
-from featstore.store.opening import open_store
 from tests.featstore.store.conftest import item_table, write_set
 
 

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 import featstore
+from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import (
@@ -23,9 +24,8 @@ from featstore.errors import (
     FormatVersionError,
     UnknownSetError,
 )
-from featstore.store.opening import open_store
-from featstore.store.remove import remove_set
-from featstore.store.thumbnails import read_thumbnails, write_thumbnails
+from featstore.store.gc import remove_set
+from featstore.store.tables import read_thumbnails, write_thumbnails
 from featstore.store.writer import SetWriter
 from tests.damage import unseal
 

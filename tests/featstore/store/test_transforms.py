@@ -15,10 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featstore.store.store as store_module
+from featstore import EmbeddingsView, open_store
 from featstore.errors import EmptySelectionError, MisalignedItemsError
 from featstore.store.layout import DTYPES, INTEGERS
-from featstore.store.opening import open_store
-from featstore.store.views import EmbeddingsView
 from tests.assertions import assert_close, assert_same
 from tests.featstore.store.conftest import item_table, write_set
 

@@ -17,7 +17,7 @@ from featstore.command_line import EXIT_VERIFY, run_command
 from featstore.errors import FormatVersionError, UnknownSetError
 from featstore.store.files import json_bytes
 from featstore.store.repair import repair_set
-from featstore.store.thumbnails import write_thumbnails
+from featstore.store.tables import write_thumbnails
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
 from tests.damage import unseal

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featstore
+from featstore import open_store
 from featstore.errors import (
     EmptySelectionError,
     MisalignedItemsError,
     UnknownColumnError,
 )
-from featstore.store.opening import open_store
 from tests.featstore.store.conftest import item_table, write_set
 
 KEY = "birds/image/timm:toy"

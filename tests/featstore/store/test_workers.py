@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from featstore.store.workers import run_beside, workers
+from featstore.store.staging import run_beside, workers
 
 
 def test_threads_are_kept() -> None:
@@ -41,7 +41,7 @@ def test_both_have_ended_whatever_they_raise() -> None:
 def test_a_forked_child_makes_its_own() -> None:
     code = """
         import os, warnings
-        from featstore.store.workers import workers
+        from featstore.store.staging import workers
         workers().submit(int).result()
         warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is the point
         child = os.fork()

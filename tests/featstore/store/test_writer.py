@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from featstore import open_store
 from featstore.durable import write_durably
 from featstore.errors import (
     IncompleteEmbeddingsError,
@@ -15,7 +16,6 @@ from featstore.errors import (
     StoreWriteError,
 )
 from featstore.store.layout import LayoutError
-from featstore.store.opening import open_store
 from featstore.store.writer import SetWriter
 from tests.featstore.store.conftest import item_table, write_set
 

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.preprocessing import normalize
 
-from fitters.few_shot import Shots
+from fitters.few_shot.learner import Shots
 
 
 def digits(shots, *, seed=0, n_validation=4):

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fitters.few_shot import CLAP, ZSLP
-from fitters.few_shot.clap import held_by
+from fitters.few_shot.clap import CLAP, ZSLP, held_by
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
 

@@ -9,18 +9,14 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import normalize
 
+from fitters import Pairs
 from fitters.errors import PairsError, SettingError, UnknownMethodError
-from fitters.few_shot import (
-    LEARNERS,
-    ClassMeans,
-    CrossModal,
-    LogisticProbe,
-    RidgeProbe,
-    Shots,
-    learner_named,
-)
-from fitters.few_shot.learner import reciprocal_rank, sum_by_class
-from fitters.pairs import Pairs
+from fitters.few_shot.class_means import ClassMeans
+from fitters.few_shot.cross_modal import CrossModal
+from fitters.few_shot.learner import Shots, reciprocal_rank, sum_by_class
+from fitters.few_shot.logistic_probe import LogisticProbe
+from fitters.few_shot.registry import LEARNERS, learner_named
+from fitters.few_shot.ridge_probe import RidgeProbe
 from tests.assertions import assert_close, assert_same
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
 

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from fitters.few_shot import LogisticProbe, Shots
-from fitters.few_shot.logistic_probe import STRENGTHS, search, search_as_published
+from fitters.few_shot.learner import Shots
+from fitters.few_shot.logistic_probe import STRENGTHS, LogisticProbe, search, search_as_published
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import digits, made, noisy_prototypes
 

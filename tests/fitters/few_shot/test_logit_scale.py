@@ -2,10 +2,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitters.few_shot import Shots
-from fitters.few_shot.logit_scale import (
+from fitters.few_shot.learner import (
     BOUNDS,
     PUBLISHED,
+    Shots,
     likely_scale,
     scale_of,
     starting_weights,

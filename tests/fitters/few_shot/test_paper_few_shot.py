@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import normalize
 
-from fitters import preset
+from fitters import Pairs, preset
 from fitters.errors import PairsError, SettingError
-from fitters.few_shot import PaperFewShot, Shots
-from fitters.pairs import Pairs
+from fitters.few_shot.learner import Shots
+from fitters.few_shot.paper_few_shot import PaperFewShot
 from tests.assertions import assert_close, assert_same
 
 

@@ -10,12 +10,17 @@ import torch
 from torch import nn
 
 from fitters.errors import DivergedError, PairsError, SettingError, UnknownMethodError
-from fitters.few_shot import Shots
-from fitters.few_shot.prompt_learning import PROMPT_LEARNERS, cocoop, coop, prompt_learner
-from fitters.few_shot.prompt_learning.cocoop import CoCoOp
-from fitters.few_shot.prompt_learning.coop import CoOp, text_rows
-from fitters.few_shot.prompt_learning.descent import Descent
-from fitters.few_shot.prompt_learning.prompts import make_prompts, word_vectors
+from fitters.few_shot import prompt_learning
+from fitters.few_shot.learner import Shots
+from fitters.few_shot.prompt_learning import (
+    CoCoOp,
+    CoOp,
+    Descent,
+    make_prompts,
+    text_rows,
+    word_vectors,
+)
+from fitters.few_shot.registry import PROMPT_LEARNERS, prompt_learner
 from tests.assertions import assert_close, assert_same
 from tests.featstore.encoders.open_clip_models import build, known_to_open_clip
 from tests.fitters.few_shot.tiny_tower import (
@@ -257,8 +262,8 @@ def test_views_of_a_shot_take_its_place(learner, exact, shots):
 def test_many_classes_in_groups_are_the_same_as_at_once(exact, shots, monkeypatch):
     made = {}
     for held in (128, 3):
-        monkeypatch.setattr(coop, "HELD_PROMPTS", held)
-        monkeypatch.setattr(cocoop, "BLOCK", 4 * held)
+        monkeypatch.setattr(prompt_learning, "HELD_PROMPTS", held)
+        monkeypatch.setattr(prompt_learning, "BLOCK", 4 * held)
         for specific in (False, True):
             learner = CoOp(exact, NAMES, n_context=2, class_specific=specific, descent=SHORT)
             made[held, specific] = learner.fit(shots).scores(shots.x)

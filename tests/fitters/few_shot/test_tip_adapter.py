@@ -3,9 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from fitters.few_shot import TipAdapter, TipAdapterF
 from fitters.few_shot.learner import reciprocal_rank
-from fitters.few_shot.tip_adapter import Cache
+from fitters.few_shot.tip_adapter import Cache, TipAdapter, TipAdapterF
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
 

@@ -10,8 +10,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from sklearn.datasets import load_digits
 from sklearn.preprocessing import normalize
 
-from featstore.encoders.open_clip_prompts import OpenClipPromptTower
-from fitters.few_shot import Shots
+from featstore.encoders.open_clip_text import OpenClipPromptTower
+from fitters.few_shot.learner import Shots
 from tests.featstore.encoders.open_clip_models import build
 
 TOKENIZER = SimpleTokenizer(context_length=16)

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitters.trained import batches
-from fitters.trained.batches import Mixture, Stream
-from fitters.trained.sources import ArrayRows
+from fitters.trained import training
+from fitters.trained.base import ArrayRows
+from fitters.trained.training import Mixture, Stream
 from tests.assertions import assert_same
 
 
@@ -28,9 +28,9 @@ def test_an_epoch_has_every_row_once_however_it_is_read(n, m, size, chunked):
     sources = [rows(n), rows(m, first=n)] if m else [rows(n)]
     with pytest.MonkeyPatch.context() as patch:
         if chunked:
-            patch.setattr(batches, "RESIDENT_BYTES", 0)
-            patch.setattr(batches, "CHUNK_ROWS", 5)
-            patch.setattr(batches, "POOL_CHUNKS", 3)
+            patch.setattr(training, "RESIDENT_BYTES", 0)
+            patch.setattr(training, "CHUNK_ROWS", 5)
+            patch.setattr(training, "POOL_CHUNKS", 3)
         stream = Stream(sources)
         found = list(stream.epoch(size, generator()))
     assert len(found) == stream.steps(size)
@@ -50,9 +50,9 @@ def test_epochs_differ_and_a_seed_does_not():
 
 
 def test_chunks_of_all_sources_are_mixed(monkeypatch):
-    monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
-    monkeypatch.setattr(batches, "CHUNK_ROWS", 10)
-    monkeypatch.setattr(batches, "POOL_CHUNKS", 2)
+    monkeypatch.setattr(training, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(training, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(training, "POOL_CHUNKS", 2)
     order = torch.cat([b.x[:, 0] for b in Stream([rows(50), rows(50, 50)]).epoch(7, generator())])
     early = (order[:50] < 50).sum()
     assert 5 < early < 45

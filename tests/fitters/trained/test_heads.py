@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import gelu, layer_norm
 
-from fitters.trained.architectures import (
+from fitters.trained.base import HEADS
+from fitters.trained.modules import (
     Autoencoder,
     Dropout,
     FeatureDropout,
@@ -17,7 +18,6 @@ from fitters.trained.architectures import (
     draw_from,
     initialise,
 )
-from fitters.trained.shapes import HEADS
 from tests.assertions import assert_close, assert_same
 
 K, D, H = 5, 3, 7

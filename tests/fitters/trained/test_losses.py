@@ -11,15 +11,15 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from scipy.spatial.distance import jensenshannon
 from torch.nn.functional import normalize
 
-from fitters.trained.losses import (
+from fitters.trained.modules import (
     cosine_loss,
     devise_loss,
     first_bias,
     infonce_loss,
     mse_loss,
     siglip_loss,
+    structure_penalty,
 )
-from fitters.trained.regularisers import structure_penalty
 from tests.assertions import assert_close
 
 X = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]], dtype=torch.float64)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from featstore import open_store
 from featstore.command_line import run_command
-from featstore.store.opening import open_store
 from fitters import (
     METHODS,
     PRESETS,
@@ -27,13 +27,11 @@ from fitters import (
 )
 from fitters.cli import cli
 from fitters.errors import SettingError, UnknownMethodError
-from fitters.fit_request import FitRequest
-from fitters.jobs import fit_from_store
+from fitters.from_store import PairedRows, project_view, training_sources
+from fitters.jobs import FitRequest, fit_from_store
 from fitters.moments.transform import normalize_rows
-from fitters.spaces import project_view
-from fitters.store_rows import PairedRows, training_sources
-from fitters.trained import batches
-from fitters.training_fits import TrainingOptions
+from fitters.recipe import TrainingOptions
+from fitters.trained import training
 from tests.assertions import assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 
@@ -239,9 +237,9 @@ def test_rows_of_a_store_are_read_by_chunks(store_path, monkeypatch):
         return original(rows, start, stop)
 
     monkeypatch.setattr(PairedRows, "read", spied)
-    monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
-    monkeypatch.setattr(batches, "CHUNK_ROWS", 8)
-    stream = batches.Stream([sources.real])
+    monkeypatch.setattr(training, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(training, "CHUNK_ROWS", 8)
+    stream = training.Stream([sources.real])
     rows = list(stream.epoch(10, torch.Generator().manual_seed(0)))
     assert sorted(read) == [(0, 8), (8, 16), (16, 24), (24, 30)]
     assert sum(len(batch) for batch in rows) == 30
@@ -270,7 +268,7 @@ def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, 
 
     # Killed after the training, before anything was saved: the state is there.
     with monkeypatch.context() as patch:
-        patch.setattr("fitters.persist.save_alignment", interrupt)
+        patch.setattr("fitters.alignment.save_alignment", interrupt)
         assert _fit(store_path, tmp_path / "again", *few) != 0
     assert (tmp_path / ".again.training").is_file()
     assert _fit(store_path, tmp_path / "again", *few) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fitters.trained.schedule import rate_factor
+from fitters.trained.base import rate_factor
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.1])

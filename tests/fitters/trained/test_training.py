@@ -11,10 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from fitters import MLPAligner, RidgeAligner
 from fitters.errors import AlignmentWriteError, DivergedError, SelectionError, SettingError
-from fitters.trained.precision import blas_threads
-from fitters.trained.progress import EpochDone
-from fitters.trained.shapes import ARCHITECTURES
-from fitters.trained.sources import ArrayRows
+from fitters.trained.base import ARCHITECTURES, ArrayRows, EpochDone, blas_threads
 from tests.assertions import assert_close, assert_same
 
 

@@ -17,9 +17,8 @@ from torch import nn
 from torch.nn import functional as fn
 
 from fitters import PRESETS, preset
-from fitters.trained.architectures import initialise
-from fitters.trained.batches import Batch
-from fitters.trained.training import _is_flat
+from fitters.trained.modules import initialise
+from fitters.trained.training import Batch, _is_flat
 from tests.assertions import assert_close
 
 P, Q, B = 9, 5, 8

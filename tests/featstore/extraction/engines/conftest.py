@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 import featstore
-from featstore.extraction import EncoderChoice, Options, extract_many
-from featstore.manifest import Manifest, write_manifest
+from featstore.extraction.job import extract_many
+from featstore.extraction.options import EncoderChoice, Options
+from featstore.manifest.io import write_manifest
+from featstore.manifest.manifest import Manifest
 
 #: 11 blocks of 4 rows, the last of 3; the second picture of block 5 is none.
 IMAGES, BLOCK_ROWS, BAD = 43, 4, 21

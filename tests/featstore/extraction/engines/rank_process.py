@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from featstore.extraction import EncoderChoice, Options
-from featstore.extraction.engines import extract_rank
-from featstore.extraction.events import BlockDone
+from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.progress import BlockDone
+from featstore.extraction.ranks import extract_rank
 from featstore.store import writer
 
 

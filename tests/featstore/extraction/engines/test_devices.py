@@ -11,11 +11,11 @@ import pytest
 
 import featstore
 from featstore.errors import EncoderError, TooManyFailuresError
-from featstore.extraction import BlockDone, EncoderChoice, Progress, extract_many
-from featstore.extraction.engines import extract_on_devices
-from featstore.extraction.engines.conducting import parts_of
-from featstore.extraction.engines.devices import parse_devices
-from featstore.manifest import Manifest
+from featstore.extraction.job import extract_many
+from featstore.extraction.options import EncoderChoice
+from featstore.extraction.progress import BlockDone, Progress
+from featstore.extraction.workers import extract_on_devices, parse_devices, parts_of
+from featstore.manifest.manifest import Manifest
 from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 
 

@@ -21,11 +21,12 @@ import featstore
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, TooManyFailuresError
-from featstore.extraction import EncoderChoice, ExtractResult, extract_many
-from featstore.extraction.engines import extract_rank, local_device, rank_of
-from featstore.extraction.engines.ranks import Rank
-from featstore.extraction.writing import SetInProgress
-from featstore.manifest import Manifest
+from featstore.extraction.job import extract_many
+from featstore.extraction.options import EncoderChoice
+from featstore.extraction.progress import ExtractResult
+from featstore.extraction.ranks import Rank, extract_rank, local_device, rank_of
+from featstore.extraction.run import SetInProgress
+from featstore.manifest.manifest import Manifest
 from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 
 

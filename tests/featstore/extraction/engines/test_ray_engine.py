@@ -12,10 +12,11 @@ import pytest
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, TooManyFailuresError
-from featstore.extraction import BlockDone, EncoderChoice, Progress
-from featstore.extraction.engines import conducting, extract_on_ray, ray_engine
-from featstore.extraction.engines.ray_engine import RayCrew
-from featstore.manifest import Manifest
+from featstore.extraction import ray_engine, workers
+from featstore.extraction.options import EncoderChoice
+from featstore.extraction.progress import BlockDone, Progress
+from featstore.extraction.ray_engine import RayCrew, extract_on_ray
+from featstore.manifest.manifest import Manifest
 from tests.featstore.extraction.engines.conftest import settled, tree
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -53,7 +54,7 @@ def test_an_actor_killed_in_the_middle_is_restarted_and_the_store_is_the_same(
     monkeypatch.setattr(RayCrew, "__enter__", entered)
     monkeypatch.setattr(RayCrew, "__exit__", left)
     monkeypatch.setattr(ray_engine, "LOOK", 0.02)  # or all is over before one looks
-    monkeypatch.setattr(conducting, "PARTS_PER_WORKER", (1, 1))
+    monkeypatch.setattr(workers, "PARTS_PER_WORKER", (1, 1))
     results = extract_on_ray(
         pictures, kind="image", encoders=choices, store=store, devices="cpu,cpu",
         options=settled(on_block=kill_one, on_progress=seen.append),

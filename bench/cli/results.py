@@ -1,0 +1,376 @@
+"""Commands that read results: table, compare, frame, ls, report."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from bench.cli.main import json_option, results_argument, store_option, suite_option
+from featstore.command_line import StorePlace, print_json
+
+
+@click.command(
+    "table",
+    epilog="\b\nExample:"
+    "\n  bench table build/demo/results"
+    "\n  bench table build/demo/results --part gains --format md",
+)
+@results_argument
+@suite_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "md", "csv", "tex"]),
+    default="table",
+    show_default=True,
+    help="Plain table, Markdown, CSV (unrounded) or LaTeX (booktabs).",
+)
+@click.option(
+    "--part",
+    type=click.Choice(["both", "results", "gains", "comparisons", "published"]),
+    default="both",
+    show_default=True,
+    help="Results, gains of the mix, every comparison, or the paper's numbers beside ours.",
+)
+@click.option("--task", default=None, help="Only this task, such as zero_shot.")
+@click.option(
+    "--eval",
+    "evaluation",
+    default=None,
+    help="Only this evaluation: all-names, held-out, split or in-class.",
+)
+@click.option(
+    "--metrics",
+    default=None,
+    help="Comma-separated. By default top-1, top-5, top-10, R@1, R@5, R@10 and median_rank; beside "
+    "runs of task generalised also its balanced-accuracy, seen, unseen and harmonic.",
+)
+@json_option
+def table_command(
+    results: Path,
+    suite: str | None,
+    form: str,
+    part: str,
+    task: str | None,
+    evaluation: str | None,
+    metrics: str | None,
+    as_json: bool,
+) -> None:
+    """Print one row per task × evaluation × method × source × K.
+
+    Mean ± sd over draws, in percent, with the gallery and the chance level in every row; then,
+    for every K, the paired difference of real pairs with head weights to the better of the two
+    alone, with its 95 % interval over draws and clusters. In Markdown and LaTeX a value is bold
+    only where it wins its primary comparisons: corrected p below 5 %, ten draws or more (or nothing
+    drawn), at most a quarter of the pool in each. For the paper suite, the paper's numbers follow
+    beside ours, with the difference. docs/statistics.md has the rules.
+    """
+    import polars as pl
+
+    from bench.cells import only_series
+    from bench.comparisons import PAIRED_METRICS, bold_cells, compare
+    from bench.errors import NoResultsError
+    from bench.results import read_results
+    from bench.suites.published import published_table
+    from bench.tables import (
+        comma_separated,
+        gain_lines,
+        published_lines,
+        result_lines,
+        result_table,
+        with_generalised,
+    )
+
+    series = rows = only_series(results, read_results(results), suite=suite)
+    asked = {"task": task, "eval": evaluation}
+    for column, wanted in asked.items():
+        if wanted is not None:
+            known = sorted(set(rows[column].to_list()))
+            if wanted not in known:
+                msg = f"{results} has no {column} {wanted!r}. It has: {', '.join(known)}."
+                raise NoResultsError(msg)
+            rows = rows.filter(pl.col(column) == wanted)
+    if metrics is None:
+        names = with_generalised(rows, _METRICS)
+    else:
+        names = [name.strip() for name in metrics.replace(" ", ",").split(",") if name.strip()]
+    unknown = [name for name in names if name not in set(rows["metric"])]
+    asked_for = unknown if metrics is not None else [] if len(unknown) < len(names) else names
+    if (asked_for or not names) and part != "published":
+        have = ", ".join(sorted(set(rows["metric"])))
+        msg = f"{results} has no metric {', '.join(asked_for) or '(none named)'}. It has: {have}."
+        raise NoResultsError(msg)
+    frames: dict[str, pl.DataFrame] = {}
+    if part in ("both", "results"):
+        frames["results"] = result_table(rows, names)
+    marks = form in ("md", "tex") and not as_json
+    found = None
+    if part in ("both", "gains", "comparisons") or marks:
+        # Of the whole series, whatever is shown of it: a family is not what one looks at.
+        found = compare(results, series, metrics=[n for n in names if n in PAIRED_METRICS])
+        for column, wanted in asked.items():
+            if wanted is not None:
+                found = found.filter(pl.col(column) == wanted)
+    if found is not None and part == "comparisons":
+        frames["comparisons"] = found
+    elif found is not None and part in ("both", "gains"):
+        frames["gains"] = found.filter(pl.col("comparison") == "over-parts")
+    if part == "published" or (part in ("both", "results") and rows["suite"][0] == "paper"):
+        frames["published"] = published_table(rows)
+    if as_json:
+        print_json({name: frame.to_dicts() for name, frame in frames.items()})
+        return
+    for place, (name, frame) in enumerate(frames.items()):
+        if form == "csv":
+            click.echo(("\n" if place else "") + comma_separated(frame), nl=False)
+            continue
+        if frame.is_empty():
+            if part == name:
+                click.echo(_EMPTY, err=True)
+            continue
+        if name == "results":
+            bold = bold_cells(found, names) if marks and found is not None else ()
+            shown = result_lines(frame, bold)
+        else:
+            shown = published_lines(frame) if name == "published" else gain_lines(frame)
+        title = f"% {_TITLES[name]}" if form == "tex" else _TITLES[name]
+        click.echo(("\n" if place else "") + f"{title}\n")
+        _echo_table(*shown, form=form)
+
+
+_METRICS = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank")
+
+_EMPTY = (
+    "No two cells can be compared here: a gain needs runs with real pairs, with the head alone and "
+    "with both, on the same queries and a metric that is a mean over them."
+)
+
+_TITLES = {
+    "results": "Results: percent, mean over all queries of all draws ± sd between runs.",
+    "gains": (
+        "Gain of real pairs + head weights over the better of the two alone, percentage points. "
+        "Intervals and p count draws and clusters; the second p is corrected (Holm) over the "
+        "family of primary comparisons that stands beside it. The others are exploratory."
+    ),
+    "published": (
+        "The paper's numbers beside ours, percent: theirs exact or read off a figure (to about 0.2 "
+        "points). Their map is a network; the encoders are those named. Empty: not run yet."
+    ),
+    "comparisons": "Paired comparisons, percentage points.",
+}
+
+
+def _echo_table(headings: Sequence[str], lines: Sequence[Sequence[str]], *, form: str) -> None:
+    from bench.tables import aligned, latex, markdown
+
+    write = {"md": markdown, "tex": latex}.get(form, aligned)
+    click.echo(write(headings, lines), nl=False)
+
+
+@click.command(
+    "compare",
+    epilog="\b\nExample:"
+    "\n  bench compare build/demo/results:ridge/head/0 build/demo/results:conse"
+    "\n  bench compare old/results new/results --metrics top-1",
+)
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--metrics",
+    default="top-1,top-10,R@1,R@10",
+    show_default=True,
+    help="Comma-separated; those that are means over queries.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "md", "csv", "tex"]),
+    default="table",
+    show_default=True,
+)
+@json_option
+def compare_command(a: str, b: str, metrics: str, form: str, as_json: bool) -> None:
+    """Print the paired differences A - B on the same queries.
+
+    A and B are FOLDER[:method/source/K][:name=value,...], for instance results:ridge/head/16 or
+    results:ridge:mix=1.0,penalty=0.3. Two cells are compared with each other. Where a choice leaves
+    several, each is compared with the cell of the other that agrees in what is left open: two
+    folders are compared cell by cell. For each folder the series written last counts. A comparison
+    that `bench table` has too comes with the numbers that it has there.
+    """
+    from bench.comparisons import compare_choices
+    from bench.tables import aligned, comma_separated, gain_lines, latex, markdown
+
+    names = [name for name in metrics.replace(",", " ").split() if name]
+    found = compare_choices(a, b, metrics=names)
+    if as_json:
+        print_json(found.to_dicts())
+    elif form == "csv":
+        click.echo(comma_separated(found), nl=False)
+    else:
+        write = {"md": markdown, "tex": latex}.get(form, aligned)
+        click.echo(write(*gain_lines(found)), nl=False)
+
+
+@click.command(
+    "frame",
+    epilog="\b\nExample:"
+    "\n  bench frame build/demo/results --csv > results.csv"
+    "\n  bench frame build/demo/results -o results.parquet",
+)
+@results_argument
+@suite_option
+@click.option("--csv", "as_csv", is_flag=True, help="The same as --format csv.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "md", "tex"]),
+    default="csv",
+    show_default=True,
+    help="What is printed; every digit in CSV, five significant ones in Markdown and LaTeX.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Write Parquet (.parquet) or CSV to a file instead.",
+)
+@json_option
+def frame_command(
+    results: Path, suite: str | None, as_csv: bool, form: str, out: Path | None, as_json: bool
+) -> None:
+    """Print every result row: one run, one direction, one metric.
+
+    From Python it is `bench.read_results(folder)`, a polars frame; `.to_pandas()` makes a pandas
+    frame of it.
+    """
+    import io
+
+    import polars as pl
+
+    from bench.errors import NoResultsError
+    from bench.results import read_results
+    from bench.tables import comma_separated, latex, markdown
+    from featstore.store.files import write_file
+
+    if as_csv and as_json:
+        msg = "--csv and --json exclude each other."
+        raise click.UsageError(msg, click.get_current_context())
+    rows = read_results(results)
+    if suite is not None:
+        rows = rows.filter(pl.col("suite") == suite)
+        if rows.is_empty():
+            msg = f"{results} holds no run of suite {suite!r}."
+            raise NoResultsError(msg)
+    if out is not None:
+        if out.suffix == ".parquet":
+            buffer = io.BytesIO()
+            rows.write_parquet(buffer)
+            write_file(out, [buffer.getvalue()])
+        else:
+            write_file(out, [comma_separated(rows).encode("utf-8")])
+        click.echo(f"{out}  {rows.height:,} rows", err=True)
+    elif as_json:
+        print_json(rows.to_dicts())
+    elif form == "csv" or as_csv:
+        click.echo(comma_separated(rows), nl=False)
+    else:
+        write = {"md": markdown, "tex": latex}[form]
+        lines = [[_text(value) for value in row] for row in rows.iter_rows()]
+        click.echo(write(rows.columns, lines), nl=False)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+@click.command(
+    "ls",
+    epilog="\b\nExample:\n  bench ls build/demo/results",
+)
+@results_argument
+@json_option
+def ls_command(results: Path, as_json: bool) -> None:
+    """List the series of a results folder, the last written first.
+
+    A series is what may stand in one table: one suite over the same revisions of its sets,
+    prompts, limit and definitions. Tables and the report show the last one.
+    """
+    from bench.cells import series_table
+    from bench.results import read_results
+
+    table = series_table(results, read_results(results))
+    if as_json:
+        print_json(table.to_dicts())
+        return
+    for row in table.iter_rows(named=True):
+        limit = "" if row["limit"] is None else f"  limit {row['limit']:,}"
+        written = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["written"]))
+        click.echo(
+            f"{row['series']}  {row['suite']}{limit}  {row['n_runs']:,} runs  {row['n_seeds']} "
+            f"seeds  K {row['n_pairs']}  {row['methods']}  {row['sources']}  {written}"
+        )
+
+
+@click.command(
+    "report",
+    epilog="\b\nExample:"
+    "\n  bench report build/demo/results --store build/demo/store -o build/demo/report.html",
+)
+@results_argument
+@store_option
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The HTML file; figures go into <name>_files beside it.",
+)
+@suite_option
+@click.option(
+    "--images",
+    default=None,
+    help="Which images, by key or dataset, if the suite scored several; else those of most runs.",
+)
+@json_option
+def report_command(
+    results: Path,
+    store: StorePlace,
+    out: Path,
+    suite: str | None,
+    images: str | None,
+    as_json: bool,
+) -> None:
+    """Draw the report of a results folder.
+
+    The store is read for texts, thumbnails, the geometry of head rows and the health of the data.
+    A page is of one set of images; of the paper suite it also has every published number. It needs
+    no network and no other file; every figure also lies beside it as SVG and CSV.
+    """
+    from bench.report.page import write_report
+
+    typed = ["bench", "report", str(results), "--store", str(store), "-o", str(out)]
+    typed += ["--suite", suite] if suite else []
+    typed += ["--images", images] if images else []
+    written = write_report(
+        results, store=store, out=out, suite=suite, images=images, command=shlex.join(typed)
+    )
+    size = out.stat().st_size
+    if as_json:
+        print_json(
+            {
+                "report": str(written.page),
+                "bytes": size,
+                "files": [str(path) for path in written.files],
+                "answer": written.answer,
+            }
+        )
+        return
+    click.echo(f"{written.page}  {size / 2**20:.2f} MiB  {written.answer}")

@@ -1,0 +1,487 @@
+"""The page of a report.
+
+A verdict, a curve or a map over several datasets at once would mean nothing. A suite that reads
+many sets has a page for each; what is not shown is named.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from bench.cells import METHOD_NAMES, only_series
+from bench.comparisons import compare
+from bench.errors import BenchError, NoResultsError
+from bench.metrics.summary import METRICS
+from bench.report.figures import figures_of, gain_figure, mixing_figure, pairs_figure
+from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words
+from bench.report.geometry import Geometry, ambiguous_pairs, geometry
+from bench.report.grids import choice_rows, gain_rows, grids
+from bench.report.theme import Figure, css_variables, file_svg, page_svg
+from bench.report.verdict import METHOD, Verdict, verdict
+from bench.results import read_results, read_sessions
+from bench.suites.published import published_table
+from bench.tables import comma_separated, published_lines, result_lines, result_table
+from featstore.errors import FeatstoreError, needs_extra
+from featstore.store.files import write_file
+from featstore.store.store import FeatureStore, content_duplicates, open_store, row_facts, runs
+
+_COLUMNS = ("image_set", "head_set", "name_set", "caption_set")
+
+
+def one_choice(rows: pl.DataFrame, images: str | None = None) -> tuple[pl.DataFrame, list[str]]:
+    """Return the rows of one set of images, one head and one set of each kind of texts.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of one series.
+    images : str, optional
+        Key of the images' set, or how it begins, such as the dataset. If left out, the set with
+        the most runs.
+
+    Returns
+    -------
+    rows : DataFrame
+        Of every kind of set that with the most runs; of equally many the first by name. Runs
+        without a head or without texts of a kind stay.
+    others : list of str
+        Sets of images that the series has beside it.
+
+    Raises
+    ------
+    NoResultsError
+        If no set of images begins so.
+    """
+    keys = sorted(set(rows["image_set"]))
+    if images is not None:
+        own = [key for key in keys if key == images or key.startswith(images)]
+        if not own:
+            msg = f"No images of {images!r} were scored. There are: {', '.join(keys)}."
+            raise NoResultsError(msg)
+        rows = rows.filter(pl.col("image_set").is_in(own))
+    for column in _COLUMNS:
+        counts = (
+            rows.filter(pl.col(column).fill_null("") != "")
+            .group_by(column)
+            .agg(pl.col("run_id").n_unique().alias("n"))
+            .sort("n", column, descending=[True, False])
+        )
+        if counts.height > 1:
+            rows = rows.filter(pl.col(column).fill_null("").is_in(["", counts[column][0]]))
+    shown = set(rows["image_set"])
+    return rows, [key for key in keys if key not in shown]
+
+
+#: Names that are shown in each part of the list.
+SHOWN = 15
+
+ROLES = {
+    "image": "images",
+    "name": "class names",
+    "caption": "captions",
+    "head": "head weights",
+    "head_name": "names of the head's classes",
+}
+
+
+@dataclass(frozen=True)
+class Health:
+    """One set.
+
+    Attributes
+    ----------
+    role, key : str
+    rows, failed, zero, equal, same, truncated : str
+        Items, items that failed, rows of norm 0, rows equal to another, items of the same content
+        as another, texts cut at the encoder's limit; "?" where it is not recorded.
+    norms : str
+        Smallest, median and largest.
+    examples : tuple of str
+        Items that failed, with the reason, and groups of equal rows.
+    """
+
+    role: str
+    key: str
+    rows: str
+    failed: str
+    truncated: str
+    zero: str
+    equal: str
+    same: str
+    norms: str
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ambiguous:
+    """The names of one set of classes.
+
+    Attributes
+    ----------
+    role : str
+    n_classes, n_sharing : int
+        Classes, and those whose name another class has too: contradictory targets.
+    shared : tuple of (name, class_ids)
+        The largest groups first.
+    """
+
+    role: str
+    n_classes: int
+    n_sharing: int
+    shared: tuple[tuple[str, str], ...]
+
+
+def set_health(store: FeatureStore, row: Mapping[str, Any]) -> list[Health]:
+    """Return the health of every set that a result row names and the store still has."""
+    out = []
+    for role, label in ROLES.items():
+        key, revision = row[f"{role}_set"], row[f"{role}_revision"]
+        if not key:
+            continue
+        try:
+            view = store.view(key, revision=revision)
+        except FeatstoreError:
+            continue
+        norms, equal = row_facts(view)
+        same = content_duplicates(view)
+        failures = dict(store.failures(key, revision=revision).iter_rows())
+        wrote = runs(store.info(key, revision=revision).key.directory(store.root))
+        cut = [run["truncated"] for run in wrote if "truncated" in run]
+        examples = [f"{item}: {reason}" for item, reason in list(failures.items())[:5]]
+        examples += [" = ".join(group) for group in equal.examples]
+        out.append(
+            Health(
+                role=label,
+                key=str(key),
+                rows=f"{len(view):,}",
+                failed=f"{len(failures):,}",
+                truncated=f"{sum(cut):,}" if cut else "?",
+                zero=f"{norms.zero:,}",
+                equal=f"{equal.extra:,}",
+                same="?" if same is None else f"{same.extra:,}",
+                norms=f"{norms.min:.3g} / {norms.median:.3g} / {norms.max:.3g}",
+                examples=tuple(examples),
+            )
+        )
+    return out
+
+
+def ambiguous_names(store: FeatureStore, row: Mapping[str, Any]) -> list[Ambiguous]:
+    """Return which classes share their whole name, ignoring case, per set of class names."""
+    out = []
+    for role in ("head_name", "name"):
+        if not row[f"{role}_set"]:
+            continue
+        try:
+            items = store.view(row[f"{role}_set"], revision=row[f"{role}_revision"]).items
+        except (FeatstoreError, BenchError):
+            continue
+        plain = items.filter(pl.col("text").is_not_null())
+        if "none" in set(plain["template_id"].drop_nulls()):
+            plain = plain.filter(pl.col("template_id") == "none")
+        if "name" in set(plain["variant"].drop_nulls()):
+            plain = plain.filter(pl.col("variant") == "name")
+        classes = plain.unique("class_id", keep="first", maintain_order=True)
+        groups = (
+            classes.group_by(pl.col("text").str.to_lowercase().alias("name"))
+            .agg(pl.col("class_id").sort(), pl.len().alias("n"))
+            .filter(pl.col("n") > 1)
+            .sort("n", "name", descending=[True, False])
+        )
+        out.append(
+            Ambiguous(
+                role=ROLES[role],
+                n_classes=classes.height,
+                n_sharing=int(groups["n"].sum()),
+                shared=tuple(
+                    (str(name), ", ".join(ids))
+                    for name, ids in groups.select("name", "class_id").head(SHOWN).iter_rows()
+                ),
+            )
+        )
+    return out
+
+
+#: A page above this size is refused: something that is no thumbnail was embedded.
+MAX_PAGE_BYTES = 5 * 2**20
+
+DIRECTIONS = ("image→name", "caption→image")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_report` wrote.
+
+    Attributes
+    ----------
+    page : Path
+    files : tuple of Path
+        Figures as SVG, and their numbers as CSV.
+    answer : str
+        The verdict's sentence, or empty.
+    """
+
+    page: Path
+    files: tuple[Path, ...]
+    answer: str
+
+
+def write_report(
+    results: Path,
+    *,
+    store: Path | str,
+    out: Path,
+    suite: str | None = None,
+    images: str | None = None,
+    command: str = "",
+) -> Written:
+    """Write the report of a results folder.
+
+    Parameters
+    ----------
+    results : Path
+        Folder of `bench run`.
+    store : path or address
+        The store that the runs read: texts, thumbnails, the geometry of head rows and names, and
+        the health of the data come from it.
+    out : Path
+        The HTML file. Figures go beside it, into ``<stem>_files/``.
+    suite : str, optional
+        Which suite, if the folder holds several.
+    images : str, optional
+        Which set of images, if the suite scored several; see `bench.report.page`.
+    command : str
+        What was typed to get this report; shown in it.
+
+    Raises
+    ------
+    NoResultsError
+        If the folder holds no result, or results of several suites and none was named.
+    MissingPackageError
+        If jinja2 or matplotlib is missing.
+    BenchError
+        If the page would be too large.
+    featstore.errors.StoreWriteError
+        If a file cannot be written.
+    """
+    _require_packages()
+    rows = only_series(results, read_results(results), suite=suite)
+    opened = open_store(store)
+    page = build_page(results, rows, opened, images=images, command=command)
+    folder = out.parent / f"{out.stem}_files"
+    files = []
+    for figure in page.figures:
+        for ending, text in (
+            (".svg", file_svg(figure.svg)),
+            (".csv", comma_separated(figure.data)),
+        ):
+            path = folder / f"{figure.name}{ending}"
+            write_file(path, [text.encode("utf-8")])
+            files.append(path)
+    write_file(out, [page.html.encode("utf-8")])
+    return Written(out, tuple(files), page.verdict.answer if page.verdict else "")
+
+
+@dataclass(frozen=True)
+class Page:
+    """The finished page.
+
+    Attributes
+    ----------
+    html : str
+    figures : tuple of Figure
+    verdict : Verdict, optional
+    """
+
+    html: str
+    figures: tuple[Figure, ...]
+    verdict: Verdict | None
+
+
+def build_page(
+    root: Path, rows: pl.DataFrame, store: FeatureStore, *, images: str | None = None, command: str
+) -> Page:
+    """Return the page for these result rows.
+
+    Parameters
+    ----------
+    root : Path
+        Results folder; per-query ranks are read from it.
+    rows : DataFrame
+        Of one series.
+    store : FeatureStore
+    images : str, optional
+        Which set of images, if there are several.
+    command : str
+    """
+    published = published_table(rows) if rows["suite"][0] == "paper" else None
+    rows, others = one_choice(rows, images)
+    table = result_table(rows)
+    comparisons = compare(root, rows)
+    found = verdict(comparisons, table)
+    figures: dict[str, Figure] = {}
+    if found is not None and not found.gains.is_empty():
+        figures["gain"] = gain_figure(found.gains, found.sources)
+    curves = []
+    for method in dict.fromkeys([METHOD, *METHOD_NAMES]):
+        figure = pairs_figure(table, method)
+        if figure is not None:
+            figures[figure.name] = figure
+            curves.append({"name": figure.name, "method": METHOD_NAMES[method]})
+    mixing = _mixing(root, rows)
+    if mixing is not None:
+        figures[mixing.name] = mixing
+    fitted = {row["n_pairs"]: row["n_images_fitted"] for row in table.iter_rows(named=True)}
+    first = rows.row(0, named=True)
+    words = read_words(store, first)
+    seen = _geometry(store, rows)
+    figures |= {figure.name: figure for figure in figures_of(seen, words.describe)}
+    galleries = [g for g in (gallery(root, rows, words, d) for d in DIRECTIONS) if g is not None]
+    script = _resource("table.js")
+    main_gains = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
+    context: dict[str, Any] = {
+        "csp": _policy(script),
+        "style": _resource("style.css"),
+        "light": css_variables("light"),
+        "dark": css_variables("dark"),
+        "script": script,
+        "verdict": found,
+        "figures": {
+            name: page_svg(figure.svg, prefix=f"f{place}", title=figure.title)
+            for place, (name, figure) in enumerate(figures.items())
+        },
+        "curves": curves,
+        "others": others,
+        "numeric": {"K", "ours", "theirs", "seeds", "gallery", "ours \N{MINUS SIGN} theirs"},
+        "published": None if published is None else published_lines(published),
+        "mixing": "" if mixing is None else mixing.name,
+        "health": set_health(store, first),
+        "ambiguous": ambiguous_names(store, first),
+        "nearest": _nearest(seen, words),
+        "grids": grids(table),
+        "gains": gain_rows(comparisons.filter(main_gains), fitted),
+        "all_gains": gain_rows(comparisons.filter(~main_gains), fitted),
+        "galleries": galleries,
+        "kinds": _kinds(galleries),
+        "lines": result_lines(table),
+        "choices": choice_rows(rows),
+        "metrics": METRICS,
+        "sets": _sets(first),
+        "facts": _facts(rows, first),
+        "sessions": read_sessions(root),
+        "command": command,
+        "note": str(store.info(first["image_set"]).attributes["facts"].get("note", "")),
+    }
+    html = _render(context)
+    if len(html.encode("utf-8")) > MAX_PAGE_BYTES:
+        msg = (
+            f"The page would have {len(html) / 2**20:.1f} MiB; at most "
+            f"{MAX_PAGE_BYTES / 2**20:.0f} are written. Extract smaller thumbnails."
+        )
+        raise BenchError(msg)
+    return Page(html, tuple(figures.values()), found)
+
+
+def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:
+    """Return the mixing curve of these rows, or of the sweep of the same images in the folder."""
+    own = mixing_figure(rows)
+    every = read_results(root)
+    if own is not None or "sweep" not in set(every["suite"]):
+        return own
+    sweep = only_series(root, every, suite="sweep")
+    revision = rows["image_revision"][0]
+    return mixing_figure(sweep.filter(pl.col("image_revision") == revision))
+
+
+def _geometry(store: FeatureStore, rows: pl.DataFrame) -> Geometry | None:
+    """Return the geometry behind the first run of the verdict's method on head weights alone."""
+    own = rows.filter(
+        (pl.col("method") == METHOD) & (pl.col("source") == "head") & (pl.col("n_pairs") == "0")
+    ).sort(pl.col("eval") != "all-names", "seed", maintain_order=True)
+    return None if own.is_empty() else geometry(store, own.row(0, named=True))
+
+
+def _nearest(seen: Geometry | None, words: Words) -> list[tuple[str, str, str]]:
+    if seen is None:
+        return []
+    ids = seen.head.ids
+    found = ambiguous_pairs(seen.names, seen.head.groups, SHOWN)
+    return [(words.describe(ids[i]), words.describe(ids[j]), f"{c:.2f}") for i, j, c in found]
+
+
+def _render(context: dict[str, Any]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    # Everything is escaped but the sheet, the script and the drawings, which come from here.
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["spaced"] = lambda text: text.replace("→", " → ")
+    return environment.from_string(_resource("page.html")).render(context)
+
+
+def _resource(name: str) -> str:
+    return resources.files("bench.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _require_packages() -> None:
+    """Before any work: both are imported where they are used."""
+    with needs_extra("The report"):
+        import jinja2  # noqa: F401
+        import matplotlib as mpl  # noqa: F401
+
+
+def _kinds(galleries: list[Gallery]) -> list[dict[str, str]]:
+    names = {
+        "far": "far off (rank 6 and beyond)",
+        "near": "near misses (rank 2 to 5)",
+        "found": "found (rank 1)",
+    }
+    present = {card.kind for shown in galleries for card in shown.cards}
+    return [{"kind": kind, "name": names[kind]} for kind in COUNTS if kind in present]
+
+
+def _sets(row: dict[str, Any]) -> list[dict[str, str]]:
+    return [
+        {"role": label, "key": row[f"{role}_set"], "revision": row[f"{role}_revision"]}
+        for role, label in ROLES.items()
+        if row[f"{role}_set"]
+    ]
+
+
+def _facts(rows: pl.DataFrame, first: dict[str, Any]) -> list[tuple[str, str]]:
+    packages = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr", "matplotlib")
+    versions = []
+    for package in packages:
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return [
+        ("suite", str(first["suite"])),
+        ("runs", f"{rows['run_id'].n_unique():,} in {rows.height:,} rows"),
+        ("class text", f"variants {first['variants']}; templates {first['templates']}"),
+        ("captions", first["locales"] or "all locales"),
+        ("limit", "none" if first["limit"] is None else f"first {first['limit']:,} images"),
+        ("metric version", str(first["metric_version"])),
+        ("protocol version", str(first["protocol_version"])),
+        ("report drawn with", f"Python {platform.python_version()}; {', '.join(versions)}"),
+    ]

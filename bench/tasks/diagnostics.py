@@ -1,0 +1,361 @@
+"""Diagnostics of a head and of two spaces."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+
+from bench.corpus import Corpus, Head, Items
+from bench.errors import ProtocolError
+from bench.metrics.geometry import (
+    biased_cka,
+    centroid_gap,
+    covariance_spectrum,
+    linear_separability,
+    match_pairs,
+    mutual_knn,
+    mutual_knn_chance,
+    neural_collapse,
+    occurrence_skew,
+    occurrence_skew_chance,
+    relative_rows,
+    spectrum_summary,
+    unbiased_cka,
+    unit_rows,
+)
+from bench.metrics.ranks import first_of_gallery
+from bench.options import HeadNames, Hubness, ModalityGap, Neighbours
+from bench.protocol import first_per_class
+from bench.tasks.outcome import METRICS, Outcome, Projector, Question, once_each, with_class_metrics
+from bench.tasks.retrieval import first_captions
+from featstore.datasets import synsets_of
+from featstore.errors import ManifestError
+from fitters.alignment import Alignment
+from fitters.moments.transform import SideTransform, normalize_rows
+from fitters.scorers import scorer_named
+
+NAME_METRICS = ("R@1", "R@5", "R@10", "median_rank", "MRR")
+
+
+def score_head_names(
+    alignment: Projector, head: Head, *, options: HeadNames | None = None, rng: np.random.Generator
+) -> list[Outcome]:
+    """Compare every row of a head with the name of its class and with all other names.
+
+    By alignment the rows go through its image side, centred by their own mean as they were when
+    it was fitted. If it was fitted on this very head, that is a figure on training data.
+
+    Returns
+    -------
+    list of one Outcome
+        Direction ``"head→name"``, with the nearest names of every row in its top list; clusters
+        are the names, which several rows may share. Values besides the ranks': ``matched`` and
+        ``unmatched`` (mean cosines), ``AUC`` (chance 0.5) and ``p``.
+    """
+    options = options or HeadNames()
+    if options.by == "relative":
+        x, y = relative_rows(head.weight, head.texts, rng=rng)
+    else:
+        own = for_head(alignment, head)
+        x, y = own.project_x(head.weight), own.project_y(head.texts)
+    groups = np.asarray(head.groups).astype(str)
+    question = Question("head→name", head.classes, head.classes, (groups, groups), NAME_METRICS)
+    outcome = question.rank(x, y)
+    found = match_pairs(x, y, n_permutations=options.n_permutations, rng=rng)
+    values = {
+        "matched": found.matched,
+        "unmatched": found.unmatched,
+        "AUC": found.auc,
+        "p": found.p,
+    }
+    return [replace(outcome, values=values | outcome.values, chance={"AUC": 0.5} | outcome.chance)]
+
+
+def for_head(alignment: Projector, head: Head) -> Projector:
+    """Return the alignment with the mean of the head's rows instead of that of images."""
+    if not isinstance(alignment, Alignment) or alignment.x.mean is None:
+        return alignment
+    x = alignment.x
+    own = SideTransform.fit([head.weight], normalize=x.normalize, label="head rows")
+    return replace(alignment, x=replace(x, mean=own.mean, label="head rows"))
+
+
+Rows = NDArray[np.floating]
+
+
+def score_neighbours(
+    corpus: Corpus, *, options: Neighbours | None = None, rng: np.random.Generator
+) -> list[Outcome]:
+    """Compare the neighbourhoods of paired rows.
+
+    Returns
+    -------
+    list of one Outcome
+        Direction ``"head~name"``, ``"class-mean~name"`` or ``"image~caption"``. Values:
+        ``mutual-knn@k`` (chance k / (n − 1)), ``CKA`` (biased) and ``CKA-unbiased`` (chance 0).
+
+    Raises
+    ------
+    ProtocolError
+        If the corpus lacks a side.
+    """
+    options = options or Neighbours()
+    direction, x, y = _sides(corpus, options, rng)
+    shared = mutual_knn(x, y, options.k)
+    values = {f"mutual-knn@{k}": value for k, value in shared.items()}
+    chance = {f"mutual-knn@{k}": mutual_knn_chance(len(x), k) for k in options.k}
+    values |= {"CKA": biased_cka(x, y), "CKA-unbiased": unbiased_cka(x, y)}
+    chance["CKA-unbiased"] = 0.0
+    return [Outcome(direction, values, chance, n=len(x), gallery=len(y))]
+
+
+def _sides(corpus: Corpus, options: Neighbours, rng: np.random.Generator) -> tuple[str, Rows, Rows]:
+    if options.of == "head":
+        if corpus.head is None:
+            msg = "Neighbours of 'head' need a head and the names of its classes in the run."
+            raise ProtocolError(msg)
+        kept = _within(corpus.head, options.within)
+        return "head~name", corpus.head.weight[kept], corpus.head.texts[kept]
+    if options.of == "pairs":
+        if corpus.captions is None or corpus.captions.parents is None:
+            msg = "Neighbours of 'pairs' need captions that know their images."
+            raise ProtocolError(msg)
+        captions = first_captions(corpus.captions, 1)
+        assert captions.parents is not None
+        place = {item: row for row, item in enumerate(corpus.images.ids.tolist())}
+        owner = [place[parent] for parent in captions.parents.tolist()]
+        return "image~caption", corpus.images.rows[owner], captions.rows
+    if not len(corpus.names):
+        msg = "Neighbours of 'class-means' need the names of the images' classes in the run."
+        raise ProtocolError(msg)
+    images = corpus.images
+    order = rng.permutation(len(images))
+    if options.per_class:
+        order = first_per_class(order, images.classes, options.per_class)
+    having, codes = np.unique(images.classes[order], return_inverse=True)
+    rows: Rows = images.rows[order]
+    if options.rows == "unit":
+        # A long row is not a more certain one.
+        rows = normalize_rows(rows, what="images")
+    sums = np.zeros((len(having), rows.shape[1]))
+    np.add.at(sums, codes, rows)
+    place = {name: row for row, name in enumerate(corpus.names.classes.tolist())}
+    texts = corpus.names.rows[[place[name] for name in having.tolist()]]
+    return "class-mean~name", sums / np.bincount(codes)[:, None], texts
+
+
+def _within(head: Head, label_set: str) -> NDArray[np.bool_]:
+    """Return which rows of a head are of classes that a label set of synsets has too.
+
+    Raises
+    ------
+    ProtocolError
+        If there is no such label set, or the head shares none of its synsets.
+    """
+    if not label_set:
+        return np.ones(len(head.classes), dtype=bool)
+    try:
+        known = synsets_of(label_set)
+    except ManifestError as err:
+        msg = f"Option within of neighbours cannot be {label_set!r}: {err}"
+        raise ProtocolError(msg) from err
+    # A class id is LABEL_SET/SYNSET.
+    kept = np.array([name.rpartition("/")[2] in known for name in head.classes.tolist()], bool)
+    if not kept.any():
+        msg = (
+            f"None of the head's {len(kept):,} classes (first: {head.classes[0]!r}) is a synset of "
+            f"{label_set}. Leave within out."
+        )
+        raise ProtocolError(msg)
+    return kept
+
+
+FOLDS = 5
+
+
+def score_modality_gap(
+    alignment: Projector,
+    corpus: Corpus,
+    *,
+    options: ModalityGap | None = None,
+    rng: np.random.Generator,
+) -> list[Outcome]:
+    """Measure the gap between head rows and images, or between images and texts.
+
+    Returns
+    -------
+    list of one Outcome
+        Direction ``"head|image"`` or ``"image|text"``. Values: ``centroid-distance`` of unit rows
+        (chance: the mean when rows are dealt anew), its ``p``, and ``separability``, the balanced
+        accuracy of linear discriminant analysis in 5-fold cross-validation (chance 0.5).
+
+    Raises
+    ------
+    ProtocolError
+        If the corpus lacks a side.
+    """
+    options = options or ModalityGap()
+    images = corpus.images
+    if options.between == "head-images":
+        if corpus.head is None:
+            msg = "The gap between 'head-images' needs a head in the run."
+            raise ProtocolError(msg)
+        direction, x, y = "head|image", corpus.head.weight, images.rows
+    else:
+        texts = corpus.captions if corpus.captions is not None else corpus.names
+        if not len(texts):
+            msg = "The gap between 'images-texts' needs captions or names in the run."
+            raise ProtocolError(msg)
+        direction = "image|text"
+        x, y = _dense(alignment.project_x(images.rows)), _dense(alignment.project_y(texts.rows))
+    distance, level, p = centroid_gap(x, y, n_permutations=options.n_permutations, rng=rng)
+    apart = linear_separability(x, y, n_folds=FOLDS, max_rows=options.max_rows, rng=rng)
+    values = {"centroid-distance": distance, "p": p, "separability": apart}
+    chance = {"separability": 0.5}
+    if np.isfinite(level):
+        chance["centroid-distance"] = level
+    return [Outcome(direction, values, chance, n=len(x), gallery=len(y))]
+
+
+def _dense(projected: Any) -> Any:
+    if issparse(projected):
+        msg = "A gap is measured between dense projections; this method's space is sparse."
+        raise ProtocolError(msg)
+    return projected
+
+
+def score_neural_collapse(corpus: Corpus) -> list[Outcome]:
+    """Return NC1 and NC2 of the labelled images, NC3 and NC4 where the head has their classes.
+
+    Returns
+    -------
+    list of one Outcome
+        Direction ``"image|class"``. Only classes that have images count; the head's rows are
+        those of the same classes.
+    """
+    images = corpus.images
+    classes, labels = np.unique(images.classes, return_inverse=True)
+    weight = bias = None
+    if corpus.head is not None:
+        place = {name: row for row, name in enumerate(corpus.head.classes.tolist())}
+        if all(name in place for name in classes.tolist()):
+            rows = [place[name] for name in classes.tolist()]
+            weight, bias = corpus.head.weight[rows], corpus.head.bias[rows]
+    values = neural_collapse(images.rows, labels, weight=weight, bias=bias)
+    return [Outcome("image|class", values, {}, n=len(images), gallery=len(classes))]
+
+
+def score_cosine_head(corpus: Corpus) -> list[Outcome]:
+    """Classify labelled images by the head as it is, and by the cosine with its rows.
+
+    Returns
+    -------
+    list of two Outcomes
+        ``"image→class (linear)"``, W f + b, and ``"image→class (cosine)"``, without lengths and
+        bias; the gallery is every class of the head, clusters are the images.
+
+    Raises
+    ------
+    ProtocolError
+        If there is no head, or an image is of a class that it lacks.
+    """
+    images, head = corpus.images, own_head(corpus)
+    ones = np.ones((len(images), 1), dtype=np.float32)
+    linear = (
+        np.concatenate([images.rows, ones], axis=1),
+        np.concatenate([head.weight, head.bias[:, None]], axis=1),
+    )
+    cosine = unit_rows(images.rows), unit_rows(head.weight)
+    return [
+        _classified(f"image→class ({name})", images, head, *rows)
+        for name, rows in (("linear", linear), ("cosine", cosine))
+    ]
+
+
+def score_spectrum(corpus: Corpus) -> list[Outcome]:
+    """Return how many directions images, head rows and texts use: one Outcome for each.
+
+    Directions ``"image"``, ``"head"``, ``"head name"``, ``"name"`` and ``"caption"``; values as
+    `bench.metrics.geometry.spectrum_summary` says, of raw rows about their mean. n rows have at
+    most n − 1 directions: sets of different sizes do not compare.
+    """
+    head = corpus.head
+    sides = {
+        "image": corpus.images.rows,
+        "head": None if head is None else head.weight,
+        "head name": None if head is None else head.texts,
+        "name": corpus.names.rows if len(corpus.names) else None,
+        "caption": None if corpus.captions is None else corpus.captions.rows,
+    }
+    return [
+        _spectrum(name, rows.shape, covariance_spectrum(rows))
+        for name, rows in sides.items()
+        if rows is not None
+    ]
+
+
+def _spectrum(name: str, shape: tuple[int, ...], values: NDArray[np.float64]) -> Outcome:
+    return Outcome(name, spectrum_summary(values), {}, n=shape[0], gallery=shape[1])
+
+
+def own_head(corpus: Corpus) -> Head:
+    """Return the head, if it has the class of every image.
+
+    Raises
+    ------
+    ProtocolError
+        If there is none, or it lacks a class.
+    """
+    if corpus.head is None:
+        msg = "Task cosine_head needs a head in the run (head_set, head_name_set)."
+        raise ProtocolError(msg)
+    lost = np.setdiff1d(corpus.images.classes, corpus.head.classes)
+    if len(lost):
+        msg = (
+            f"{len(lost):,} classes of the images are no classes of the head (first: "
+            f"{str(lost[0])!r}). A head is scored on images with its own label set."
+        )
+        raise ProtocolError(msg)
+    return corpus.head
+
+
+def _classified(
+    direction: str, images: Items, head: Head, x: NDArray[np.floating], y: NDArray[np.floating]
+) -> Outcome:
+    groups = (images.classes, head.classes)
+    question = Question(direction, images.ids, head.classes, groups, METRICS, apart=True)
+    return with_class_metrics(question.rank(x, y))
+
+
+def score_hubness(
+    alignment: Projector, images: Items, texts: Items, *, options: Hubness | None = None
+) -> list[Outcome]:
+    """Count how often every text is among the first k of the images.
+
+    Returns
+    -------
+    list of one Outcome
+        Direction ``"image→name"`` or ``"image→caption"``; values ``hub-skew``, ``hub-max`` and
+        ``hub-never``, see `bench.metrics.geometry.occurrence_skew`. Chance is that of images
+        that find texts at random.
+    """
+    options = options or Hubness()
+    k = min(options.k, len(texts))
+    x = once_each(alignment.project_x, images.rows)
+    y = once_each(alignment.project_y, texts.rows)
+    if options.scorer != "cosine":
+        x, y = scorer_named(options.scorer)(x, y)
+    top = first_of_gallery(x, y, k)
+    return [
+        Outcome(
+            f"image→{options.gallery[:-1]}",
+            occurrence_skew(top, len(texts)),
+            occurrence_skew_chance(len(images), k, len(texts)),
+            n=len(images),
+            gallery=len(texts),
+        )
+    ]

@@ -1,0 +1,267 @@
+"""Label sets of installed packages: WordNet, timm and open_clip.
+
+A folder with a dataset.toml is all that tells them apart: its `synsets` names the file that holds
+the order of the classes. timm's files are found without importing it: its import loads torch.
+
+They are taken from the installed package and never copied. Only its file of lists is run (it
+imports nothing): importing open_clip would load torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import polars as pl
+
+from data_manifests.plan import (
+    BuildError,
+    Built,
+    OnDone,
+    Plan,
+    fingerprint,
+    published_facts,
+    read_facts,
+)
+
+#: Raise it when the same source and options give other tables.
+VERSION = "2"
+
+LEMMAS = "imagenet_synset_to_lemma.txt"
+DEFINITIONS = "imagenet_synset_to_definition.txt"
+
+PROMPTS = {"name": ("none", "photo"), "lemmas": ("none", "photo"), "definition": ("none",)}
+
+
+def plan_label_set(folder: Path, *, source: Path | None = None) -> Plan:
+    """Find and read the three files of the label set whose dataset.toml lies in `folder`.
+
+    Parameters
+    ----------
+    folder : Path
+    source : Path, optional
+        A folder that holds them; timm's ``data/_info`` by default.
+
+    Raises
+    ------
+    BuildError
+        If timm is not installed, a file is missing or not UTF-8, or a synset has no lemma or
+        definition.
+    """
+    facts = read_facts(folder)
+    name, synsets = str(facts["name"]), str(facts["synsets"])
+    info = source if source is not None else find_timm_info()
+    texts = {file: _read(info / file) for file in (synsets, LEMMAS, DEFINITIONS)}
+    classes = class_table(name, texts[synsets], texts[LEMMAS], texts[DEFINITIONS])
+    facts = published_facts(facts) | {"found": {"classes": classes.height}}
+
+    def make(out: Path, on_done: OnDone | None) -> Built:  # noqa: ARG001 -- there are no files
+        return Built(tables={}, classes=classes, prompts=PROMPTS)
+
+    return Plan(
+        name=name,
+        facts=facts,
+        fingerprint=fingerprint([name, VERSION, *texts.values()]),
+        make=make,
+    )
+
+
+def class_table(label_set: str, synsets: str, lemmas: str, definitions: str) -> pl.DataFrame:
+    """Return a label set, one row a class, in the order of `synsets`.
+
+    ``name`` is the first lemma with spaces for underscores; ``name_group`` is the name in lower
+    case, which classes of the same name share; ``shared_name`` says whether any other does.
+    ``lemmas_group`` and ``shared_lemmas`` are the same for the whole string of lemmas, to the
+    letter, which the paper trains on: classes that share it are contradictory targets.
+    ``clean_name`` is the first lemma that no other class has, else the first.
+
+    Raises
+    ------
+    BuildError
+        If a synset occurs twice or lacks a lemma or a definition.
+    """
+    ids = synsets.split()
+    lemma, definition = _mapping(lemmas, LEMMAS), _mapping(definitions, DEFINITIONS)
+    for name, table in ((LEMMAS, lemma), (DEFINITIONS, definition)):
+        absent = [synset for synset in ids if not table.get(synset)]
+        if absent:
+            msg = f"{name} lacks {len(absent):,} of {len(ids):,} synsets (first: {absent[0]})."
+            raise BuildError(msg)
+    if not ids or len(set(ids)) != len(ids):
+        msg = (
+            f"The list of {label_set} holds {len(ids):,} synsets, {len(set(ids)):,} of them "
+            "distinct."
+        )
+        raise BuildError(msg)
+    lists = [lemmas_of(lemma[synset]) for synset in ids]
+    holders = Counter(word for own in lists for word in {word.lower() for word in own})
+    clean = [next((w for w in own if holders[w.lower()] == 1), own[0]) for own in lists]
+    names = [own[0] for own in lists]
+    texts = [lemma[synset].replace("_", " ") for synset in ids]
+    return pl.DataFrame(
+        {
+            "class_id": [f"{label_set}/{synset}" for synset in ids],
+            "index": range(len(ids)),
+            "synset": ids,
+            "lemmas": texts,
+            "definition": [definition[synset] for synset in ids],
+            "name": names,
+            "name_group": [name.lower() for name in names],
+            "lemmas_group": texts,
+            "clean_name": clean,
+        },
+        schema_overrides={"index": pl.Int64},
+    ).with_columns(
+        shared_name=pl.col("name_group").is_duplicated(),
+        shared_lemmas=pl.col("lemmas_group").is_duplicated(),
+    )
+
+
+def lemmas_of(text: str) -> list[str]:
+    """Return the lemmas of a comma-separated string, with spaces for underscores."""
+    return [part.strip().replace("_", " ") for part in text.split(",") if part.strip()]
+
+
+def find_timm_info() -> Path:
+    """Return timm's folder of label files, without importing timm.
+
+    Raises
+    ------
+    BuildError
+        If timm is not installed.
+    """
+    spec = importlib.util.find_spec("timm")
+    if spec is None or not spec.submodule_search_locations:
+        msg = (
+            "timm is not installed; its label files are needed. Run pip install "
+            "'headstock[extract]', or pip install timm, "
+            "or give a folder that holds them with --source."
+        )
+        raise BuildError(msg)
+    return Path(spec.submodule_search_locations[0]) / "data" / "_info"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as err:
+        msg = (
+            f"Cannot read {path}: {err.strerror}. timm 0.9 or later ships it; give a folder that "
+            "holds it with --source."
+        )
+        raise BuildError(msg) from err
+    except UnicodeDecodeError as err:
+        msg = f"{path} is not UTF-8: byte {err.start:,}. Install timm again."
+        raise BuildError(msg) from err
+
+
+def _mapping(text: str, name: str) -> dict[str, str]:
+    """Parse lines ``synset<TAB>value``."""
+    pairs = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        synset, tab, value = line.partition("\t")
+        if not tab:
+            msg = f"Line {number:,} of {name} has no tab: {line[:40]!r}."
+            raise BuildError(msg)
+        pairs[synset] = value.strip()
+    return pairs
+
+
+def package_file(package: str, relative: str, *, install: str) -> Path:
+    """Return a file of an installed package, without importing it (that may load torch).
+
+    Raises
+    ------
+    BuildError
+        If the package is not installed, or lacks the file.
+    """
+    spec = importlib.util.find_spec(package)
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    for place in places:
+        if (Path(place) / relative).is_file():
+            return Path(place) / relative
+    what = f"has no {relative}; another version is needed" if places else "is not installed"
+    msg = f"{package} {what}: a list is read from it. Run pip install {install}."
+    raise BuildError(msg)
+
+
+def constant_list(file: Path, name: str) -> list[str]:
+    """Return a list of strings that a Python file assigns to `name`; nothing of it is run.
+
+    Raises
+    ------
+    BuildError
+        If there is no such list.
+    """
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and any(
+                isinstance(target, ast.Name) and target.id == name for target in node.targets
+            ):
+                value = ast.literal_eval(node.value)
+                if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+                    return list(value)
+    except (OSError, ValueError, SyntaxError) as err:
+        msg = f"Cannot read the list {name!r} in {file}: {err}. Install the package again."
+        raise BuildError(msg) from err
+    msg = f"{file} has no list {name!r}. Install another version of the package."
+    raise BuildError(msg)
+
+
+_FILE = "zero_shot_metadata.py"
+
+
+def openai_templates() -> list[str]:
+    """Return CLIP's 80 templates for ImageNet, with ``{}`` for the name.
+
+    Raises
+    ------
+    BuildError
+        If open_clip is not installed, or has no such list.
+    """
+    return _templates("OPENAI_IMAGENET_TEMPLATES")
+
+
+def simple_templates() -> list[str]:
+    """Return the seven templates that CLIP's authors chose of them; see `openai_templates`."""
+    return _templates("SIMPLE_IMAGENET_TEMPLATES")
+
+
+def imagenet_names() -> list[str]:
+    """Return open_clip's names of the 1,000 classes, in the order of heads.
+
+    Raises
+    ------
+    BuildError
+        If open_clip is not installed, or has no such list.
+    """
+    return [str(name) for name in _list("IMAGENET_CLASSNAMES")]
+
+
+def _templates(name: str) -> list[str]:
+    return [str(make("{}")) for make in _list(name)]
+
+
+def _list(name: str) -> tuple[Any, ...]:
+    held = getattr(_module(), name, None)
+    if not isinstance(held, tuple | list) or not held:
+        msg = f"The installed open_clip has no {name}. Install open_clip_torch 3 or later."
+        raise BuildError(msg)
+    return tuple(held)
+
+
+def _module() -> ModuleType:
+    file = package_file("open_clip", _FILE, install="'headstock[extract]'")
+    spec = importlib.util.spec_from_file_location("headstock_open_clip_lists", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

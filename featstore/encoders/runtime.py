@@ -1,0 +1,190 @@
+"""Torch at run time: device, precision, threads and copies between host and device.
+
+On a GPU a batch is stacked into pinned memory and copied on a stream of its own while the batch
+before is computed; vectors come back into pinned memory, and only who needs them waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from featstore.encoders.base import transferring
+from featstore.encoders.weights import one_line
+from featstore.errors import EncoderError
+
+
+def checked_device(device: str) -> torch.device:
+    """Return `device` as torch knows it, after a tensor has lived there.
+
+    Raises
+    ------
+    EncoderError
+        If this machine has no such device.
+    """
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as err:
+        # A build without CUDA asserts.
+        msg = f"Cannot use the device '{device}': {one_line(err)} Use cpu, or one that exists."
+        raise EncoderError(msg) from err
+    return chosen
+
+
+@contextmanager
+def pinned_threads(threads: int | None) -> Iterator[None]:
+    """Run torch on that many threads, and leave the process's setting as it was.
+
+    The number of threads decides how sums are split, and so the last bits of a result.
+    """
+    if threads is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def checked_precision(precision: str, device: torch.device) -> str:
+    """Return `precision` if this device can compute in it.
+
+    Raises
+    ------
+    EncoderError
+        If it is no precision, or float16 on a CPU, where many layers lack it.
+    """
+    if precision not in PRECISIONS:
+        msg = f"The precision must be one of {', '.join(PRECISIONS)}; got {precision!r}."
+        raise EncoderError(msg)
+    if precision == "float16" and device.type == "cpu":
+        msg = "float16 is computed on GPUs only. On a CPU take bfloat16, or float32."
+        raise EncoderError(msg)
+    return precision
+
+
+@contextmanager
+def computing(precision: str, device: torch.device) -> Iterator[None]:
+    """Run a forward pass in `precision`: autocast for the short ones, true float32 otherwise.
+
+    TF32 and reduced-precision float32 products are off in float32, whatever the process chose:
+    they change the bits, so they are not float32. The process's own choice is put back.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        if precision == "float32":
+            with torch.autocast(device.type, enabled=False):
+                yield
+        else:
+            with torch.autocast(device.type, dtype=_AUTOCAST[precision]):
+                yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+class DeviceCopies:
+    """Brings prepared pictures to one device; safe in threads.
+
+    Parameters
+    ----------
+    name : str
+        Of the encoder, for messages.
+    input_size : tuple of int
+        Shape of a prepared picture.
+    device : torch.device
+    memory_format : torch.memory_format
+        Of the batch on the device.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        input_size: tuple[int, ...],
+        device: torch.device,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self._name = name
+        self._input_size = input_size
+        self._device = device
+        self._memory_format = memory_format
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._turn = threading.Lock()
+
+    def to_device(self, batch: Sequence[np.ndarray]) -> torch.Tensor:
+        """Return prepared pictures as one tensor; on a GPU it may still be on its way.
+
+        Raises
+        ------
+        EncoderError
+            If one was not prepared for this model.
+        """
+        for array in batch:
+            if np.shape(array) != self._input_size:
+                msg = (
+                    f"{self._name} takes prepared pictures of shape {self._input_size}, got one of "
+                    f"shape {np.shape(array)}. Pass what its prepare() returns."
+                )
+                raise EncoderError(msg)
+        with transferring():
+            pixels = torch.from_numpy(np.ascontiguousarray(np.stack(batch), dtype=np.float32))
+            if self._stream is None:
+                return pixels.to(self._device, memory_format=self._memory_format)
+            pinned = pixels.pin_memory()
+            with torch.cuda.stream(self._stream):
+                moved = pinned.to(
+                    self._device, non_blocking=True, memory_format=self._memory_format
+                )
+            # Its memory belongs to the stream of copies, and is read by the stream of the model.
+            moved.record_stream(torch.cuda.current_stream(self._device))
+            return moved
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let one thread at a time use the model, once its batch has arrived.
+
+        What it launches is in the device's queue when the next thread begins, so the device
+        has work while this one waits for its vectors.
+        """
+        with self._turn:
+            if self._stream is not None:
+                torch.cuda.current_stream(self._device).wait_stream(self._stream)
+            yield
+
+
+class HostCopy:
+    """A tensor on its way to the host, as float32; begun within the model's turn."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        values = tensor.detach().float()
+        self._arrived: torch.cuda.Event | None = None
+        if values.device.type == "cuda":
+            self._host = torch.empty(values.shape, dtype=torch.float32, pin_memory=True)
+            self._host.copy_(values, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record(torch.cuda.current_stream(values.device))
+        else:
+            self._host = values.cpu()
+
+    def numpy(self) -> np.ndarray:
+        """Return the values, once they have arrived, as memory of their own."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._host.numpy().copy()

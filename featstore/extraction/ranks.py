@@ -1,0 +1,170 @@
+"""``--rank`` and ``--world-size``: processes that someone else starts, Slurm or torchrun.
+
+The ranks share nothing but the store. Each one does its part; whoever then finds every block
+done gathers and publishes, and the others say what is left and end well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from featstore.errors import ClaimLostError, EncoderError, needs_extra
+from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.progress import ExtractResult
+from featstore.extraction.workers import JobRequest, Worker, merge_results
+from featstore.manifest.io import read_manifest
+from featstore.manifest.manifest import Manifest
+
+#: Seconds that a rank waits for another one to end its publishing.
+PATIENCE = 600.0
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Which of several processes this one is."""
+
+    rank: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            msg = (
+                f"Rank {self.rank} of {self.world_size} does not exist: ranks are 0 to "
+                "world size - 1. Give --rank and --world-size that fit."
+            )
+            raise EncoderError(msg)
+
+
+def extract_rank(
+    manifest: str | Path | Manifest,
+    *,
+    kind: str,
+    encoders: Sequence[EncoderChoice],
+    store: str | Path,
+    rank: int,
+    world_size: int,
+    options: Options | None = None,
+) -> list[ExtractResult]:
+    """Do one rank's share of `extract_many`; the last rank to end publishes.
+
+    Every rank is called with the same arguments but `rank`, and, if it likes, device. Batch size
+    and threads must be the same in all of them, for blocks of different ones are not mixed:
+    name the threads if the machines are not alike.
+
+    Parameters
+    ----------
+    manifest, kind, encoders, store, options
+        As for `extract_many`.
+    rank, world_size : int
+
+    Returns
+    -------
+    list of ExtractResult
+        One an encoder; while others are not done, with ``blocks_left`` and no revision.
+
+    Raises
+    ------
+    EncoderError
+        If there is no such rank, or the batch size is "auto": ranks cannot agree on one.
+    FeatstoreError
+        As for `extract`.
+    """
+    place = Rank(rank, world_size)
+    asked = options or Options()
+    if asked.batch_size == "auto" and world_size > 1:
+        msg = (
+            "Ranks cannot agree on --batch-size auto. Give a number: what one process found is "
+            "in its log and in the runs/ of its sets."
+        )
+        raise EncoderError(msg)
+    source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
+    report = asked.on_block, asked.on_progress
+    asked = replace(asked, part=None, wait=max(asked.wait, PATIENCE))
+    request = JobRequest(source, kind, tuple(encoders), Path(store), asked)
+    worker = Worker(request, asked.device, callbacks=report)
+    plan = worker.settle()
+    try:
+        done = worker.run_part(place.rank, place.world_size, plan.pinned)
+    except ClaimLostError:
+        # Others may have finished everything while this process stood still.
+        finished = worker.finished()
+        if finished is None:
+            raise
+        return finished
+    if any(result.blocks_left for result in done):
+        return done
+    return merge_results([done], worker.gather(plan.pinned))
+
+
+def rank_of(
+    rank: int | str, world_size: int | None, environment: Mapping[str, str] | None = None
+) -> Rank:
+    """Return which process this is, from the arguments or, for ``auto``, the environment.
+
+    Looked at in this order: torchrun's ``RANK`` and ``WORLD_SIZE``; a Slurm array's
+    ``SLURM_ARRAY_TASK_ID``, ``_MIN``, ``_STEP`` and ``_COUNT``, whose tasks may have several
+    processes each; ``SLURM_PROCID`` and ``SLURM_NTASKS``.
+
+    Raises
+    ------
+    EncoderError
+        If the environment does not say.
+
+    Examples
+    --------
+    >>> rank_of("auto", None, {"SLURM_PROCID": "3", "SLURM_NTASKS": "8"})
+    Rank(rank=3, world_size=8)
+    """
+    if rank != "auto":
+        if world_size is None:
+            msg = f"--rank {rank} needs --world-size: how many processes there are."
+            raise EncoderError(msg)
+        return Rank(int(rank), world_size)
+    found = {**(os.environ if environment is None else environment)}
+    if {"RANK", "WORLD_SIZE"} <= found.keys():
+        return Rank(_number(found, "RANK"), world_size or _number(found, "WORLD_SIZE"))
+    processes = _number(found, "SLURM_NTASKS", 1)
+    process = _number(found, "SLURM_PROCID", 0)
+    if {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"} <= found.keys():
+        first = _number(found, "SLURM_ARRAY_TASK_MIN", 0)
+        step = max(1, _number(found, "SLURM_ARRAY_TASK_STEP", 1))
+        task = (_number(found, "SLURM_ARRAY_TASK_ID") - first) // step
+        tasks = _number(found, "SLURM_ARRAY_TASK_COUNT")
+        return Rank(task * processes + process, world_size or tasks * processes)
+    if {"SLURM_PROCID", "SLURM_NTASKS"} <= found.keys():
+        return Rank(process, world_size or processes)
+    msg = (
+        "--rank auto finds neither RANK and WORLD_SIZE (torchrun) nor SLURM_PROCID and "
+        "SLURM_NTASKS, nor a Slurm array. Start it there, or give --rank and --world-size."
+    )
+    raise EncoderError(msg)
+
+
+def local_device(device: str, environment: Mapping[str, str] | None = None) -> str:
+    """Return the GPU of this process: ``cuda`` becomes ``cuda:<local rank>``.
+
+    Local ranks beyond the GPUs that the process sees wrap around: under Slurm each one may see
+    a single GPU, which is its first.
+    """
+    if device != "cuda":
+        return device
+    with needs_extra("--device cuda"):
+        import torch
+
+    found = os.environ if environment is None else environment
+    local = int(found.get("LOCAL_RANK", found.get("SLURM_LOCALID", "0")))
+    return f"cuda:{local % max(1, torch.cuda.device_count())}"
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environment.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        return int(text or "")
+    except ValueError:
+        msg = f"{name} is {text!r}, not a number. Give --rank and --world-size."
+        raise EncoderError(msg) from None

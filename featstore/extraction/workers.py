@@ -1,0 +1,728 @@
+"""Workers of a job: one process a device, each with its part of the items."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from featstore.errors import EncoderError, WorkerDiedError, needs_extra
+from featstore.extraction.job import open_job, run_job
+from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.progress import BlockDone, ExtractResult, JobLog, Progress, bottleneck
+from featstore.extraction.run import settle_settings
+from featstore.extraction.targets import Job, check_free_space, inspect_set
+from featstore.manifest.io import read_manifest
+from featstore.manifest.manifest import Manifest
+from featstore.parallel import end_with_parent
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """The arguments of `extract_many`, ready to be sent: encoders by name, no callbacks."""
+
+    manifest: Manifest
+    kind: str
+    encoders: tuple[EncoderChoice, ...]
+    store: Path
+    options: Options
+
+
+def make_request(
+    manifest: str | Path | Manifest,
+    *,
+    kind: str,
+    encoders: Sequence[EncoderChoice],
+    store: str | Path,
+    options: Options,
+) -> JobRequest:
+    """Check what can be checked before any process starts, and return what is sent to them.
+
+    Raises
+    ------
+    EncoderError
+        If an encoder is an object: it lives in this process alone; or its family does not take
+        an option.
+    UnknownEncoderError
+        If a name means none.
+    """
+    from featstore.encoders.registry import check_options
+
+    for choice in encoders:
+        if not isinstance(choice.encoder, str):
+            msg = (
+                f"The encoder {type(choice.encoder).__qualname__} is an object of this process, "
+                "and other processes must open encoders themselves. Name it (family:name, with "
+                "weights), or extract without devices and engine."
+            )
+            raise EncoderError(msg)
+        check_options(
+            choice.encoder, **choice.model_options(), trust_remote_code=options.trust_remote_code
+        )
+    source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
+    return JobRequest(
+        source,
+        kind,
+        tuple(encoders),
+        Path(store).absolute(),
+        replace(options, on_block=None, on_progress=None),
+    )
+
+
+def share_of_cores(workers: int) -> int:
+    """Return the cores for each of several workers on this machine, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // workers)
+
+
+OnBlock = Callable[[BlockDone], None]
+OnProgress = Callable[[Progress], None]
+
+#: set_id -> batch size, threads and sort of device: what all parts of a set must agree on.
+Pinned = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class SharedPlan:
+    """What is settled before the work is shared.
+
+    Attributes
+    ----------
+    pinned : mapping
+    blocks : int
+        Blocks of the largest set.
+    rows, rows_left : int
+        Rows of all sets, and how many of them nobody has yet.
+    """
+
+    pinned: Pinned
+    blocks: int
+    rows: int
+    rows_left: int
+
+
+class Worker:
+    """Runs parts of one job in the process where it is made.
+
+    Parameters
+    ----------
+    request : JobRequest
+    device : str
+    cores : int, optional
+        Threads of the forward pass and workers that decode, where the job does not say.
+    callbacks : pair of callables, optional
+        Called after every block and after every batch; see `Options`.
+
+    Attributes
+    ----------
+    part : int
+        Rank of the part that is being run, or was last; -1 before and while gathering.
+
+    Raises
+    ------
+    FeatstoreError
+        As `extract`, before anything is encoded.
+    """
+
+    def __init__(
+        self,
+        request: JobRequest,
+        device: str,
+        *,
+        cores: int | None = None,
+        callbacks: tuple[OnBlock | None, OnProgress | None] = (None, None),
+    ) -> None:
+        self.part = -1
+        self._request = request
+        on_block, on_progress = callbacks
+        options = replace(
+            request.options, device=device, on_block=on_block, on_progress=on_progress
+        )
+        if any(isinstance(choice.encoder, str) for choice in request.encoders):
+            _use_device(device, cores)
+        if cores is not None and options.workers is None:
+            options = replace(options, workers=cores)
+        self._job = open_job(
+            request.manifest,
+            kind=request.kind,
+            encoders=request.encoders,
+            store=request.store,
+            options=options,
+        )
+
+    def settle(self) -> SharedPlan:
+        """Settle batch sizes and threads, and look at what is left to do."""
+        targets = self._job.targets
+        lacking = [target for target in targets if target.finished() is None]
+        states = [inspect_set(target, known=None) for target in targets]
+        check_free_space(self._job.store, states)
+        return SharedPlan(
+            pinned={target.set_id: settle_settings(self._job, target) for target in lacking},
+            blocks=max(state.blocks for state in states),
+            rows=sum(state.rows for state in states),
+            rows_left=sum(state.new for state in states) if lacking else 0,
+        )
+
+    def run_part(self, rank: int, world_size: int, pinned: Pinned) -> list[ExtractResult]:
+        """Encode every world-size-th block from block `rank` on; nothing is published."""
+        return self._run((rank, world_size), pinned)
+
+    def gather(self, pinned: Pinned) -> list[ExtractResult]:
+        """Gather what all parts have done, encode what is left, and publish."""
+        return self._run(None, pinned)
+
+    def finished(self) -> list[ExtractResult] | None:
+        """Return the results if every set is finished."""
+        found = [target.finished() for target in self._job.targets]
+        return [one for one in found if one is not None] if None not in found else None
+
+    def _run(self, part: tuple[int, int] | None, pinned: Pinned) -> list[ExtractResult]:
+        self.part = -1 if part is None else part[0]
+        log = JobLog(self._job.options.log)
+        try:
+            return run_job(self._with(part, pinned), log)
+        finally:
+            log.close()
+
+    def _with(self, part: tuple[int, int] | None, pinned: Pinned) -> Job:
+        return open_job(
+            self._request.manifest,
+            kind=self._request.kind,
+            encoders=self._request.encoders,
+            store=self._request.store,
+            options=replace(self._job.options, part=part, pinned=pinned),
+            opened=[target.encoder for target in self._job.targets],
+        )
+
+
+def merge_results(
+    parts: list[list[ExtractResult]], last: list[ExtractResult]
+) -> list[ExtractResult]:
+    """Return the results of the gathering run with what the parts have done counted in."""
+    merged = []
+    for number, result in enumerate(last):
+        shares = [part[number] for part in parts]
+        new = result.new + sum(share.new for share in shares)
+        texts = [*(text for share in shares for text in share.truncated_items)]
+        merged.append(
+            replace(
+                result,
+                new=new,
+                reused=result.reused + result.new - new,
+                copied=result.copied + sum(share.copied for share in shares),
+                truncated=result.truncated + sum(share.truncated for share in shares),
+                truncated_items=[*texts, *result.truncated_items],
+            )
+        )
+    return merged
+
+
+def _use_device(device: str, cores: int | None) -> None:
+    """Make a device this process's own, and torch's threads its share of the cores."""
+    with needs_extra("--devices"):
+        import torch
+
+    if cores is not None:
+        torch.set_num_threads(cores)
+    if device.startswith("cuda") and torch.cuda.is_available():
+        # Pinned memory belongs to the current device: without this every worker would make
+        # itself a context on the first one.
+        torch.cuda.set_device(torch.device(device).index or 0)
+
+
+#: Of whom a report is: the number of a worker, and the part that it works on.
+Reporter = tuple[int, int]
+
+
+class SummedProgress:
+    """Adds up what workers report, and tells the caller of the job.
+
+    Parameters
+    ----------
+    plan : SharedPlan
+    encoders : int
+    on_block, on_progress : callable, optional
+    """
+
+    def __init__(
+        self,
+        plan: SharedPlan,
+        encoders: int,
+        *,
+        on_block: Callable[[BlockDone], None] | None,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._plan = plan
+        self._encoders = max(1, encoders)
+        self._on_block, self._on_progress = on_block, on_progress
+        self._first: dict[Reporter, Progress] = {}
+        self._latest: dict[Reporter, Progress] = {}
+        self._working: dict[int, Reporter] = {}
+
+    def take(self, worker: int, part: int, report: BlockDone | Progress) -> None:
+        """Take a report, and pass on what it makes of the whole."""
+        if isinstance(report, BlockDone):
+            if self._on_block is not None:
+                self._on_block(report)
+            return
+        reporter = (worker, part)
+        first = self._first.setdefault(reporter, report)
+        if first.rows_done == first.rows_total:
+            return  # there was nothing to do
+        self._latest[reporter] = report
+        self._working[worker] = reporter
+        if self._on_progress is not None:
+            self._on_progress(self.progress())
+
+    def ended(self, worker: int) -> None:
+        """Note that a worker works no more: its speed counts no more."""
+        self._working.pop(worker, None)
+
+    def progress(self) -> Progress:
+        """Return where the job stands."""
+        done = sum(
+            self._first[reporter].rows_total
+            - self._first[reporter].rows_done
+            - (latest.rows_total - latest.rows_done)
+            for reporter, latest in self._latest.items()
+        )
+        left = max(0, self._plan.rows_left - done)
+        working = [self._latest[reporter] for reporter in self._working.values()]
+        speed = sum(one.per_second for one in working)
+        stages = sorted({stage for one in working for stage in one.shares})
+        shares = {
+            stage: round(sum(one.shares.get(stage, 0.0) for one in working) / len(working), 4)
+            for stage in stages
+        }
+        failed: dict[int, int] = {}
+        for (_, part), latest in self._latest.items():
+            failed[part] = max(failed.get(part, 0), latest.failed)
+        return Progress(
+            rows_done=self._plan.rows - left,
+            rows_total=self._plan.rows,
+            failed=sum(failed.values()),
+            per_second=speed,
+            eta_seconds=left / (speed * self._encoders) if speed else None,
+            shares=shares,
+            bottleneck=bottleneck(shares) if shares else "",
+        )
+
+
+logger = logging.getLogger(__name__)
+
+#: Parts a worker, at least and at most: a slow device takes fewer. Simulated in docs/scaling.md: of
+#: 256 workers one in 20 slow, a job takes 1.8 times as long as it could with 4, 1.2 with 16.
+PARTS_PER_WORKER = (4, 16)
+
+#: Beyond the fewest, parts have so many blocks: to begin one costs seconds.
+BLOCKS_OF_A_PART = 8
+
+#: Workers that one part may cost before the job gives up: it is probably the part's fault.
+DEATHS_OF_A_PART = 3
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A worker has done what it was told."""
+
+    worker: int
+    value: Any
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker's process is gone."""
+
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class News:
+    """A worker reports how far it is with a part, -1 while it gathers."""
+
+    worker: int
+    part: int
+    report: BlockDone | Progress
+
+
+class Crew(Protocol):
+    """Workers in processes of their own, numbered from 0."""
+
+    def living(self) -> set[int]:
+        """Return the workers that can be told to do something."""
+
+    def tell(self, worker: int, task: str, *arguments: Any) -> None:
+        """Let a worker that is idle run a method of `Worker`."""
+
+    def events(self) -> Iterable[Answer | Death | News]:
+        """Wait until something has happened; return it.
+
+        What a task raised is raised here.
+        """
+
+
+def conduct(
+    crew: Crew,
+    *,
+    encoders: int,
+    on_block: Callable[[BlockDone], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[ExtractResult]:
+    """Settle the plan, have every part done, and publish; return one result an encoder.
+
+    Raises
+    ------
+    FeatstoreError
+        What a worker raised; the same as `extract`.
+    WorkerDiedError
+        If workers died again and again.
+    """
+    plan: SharedPlan = _alone(crew, "settle")
+    summed = SummedProgress(plan, encoders, on_block=on_block, on_progress=on_progress)
+    parts: list[list[ExtractResult]] = []
+    if plan.rows_left:
+        parts = _all_parts(crew, plan, summed)
+    last: list[ExtractResult] = _alone(crew, "gather", plan.pinned, summed=summed)
+    return merge_results(parts, last)
+
+
+def parts_of(blocks: int, workers: int) -> int:
+    """Return into how many parts a job is cut."""
+    fewest, most = (parts * workers for parts in PARTS_PER_WORKER)
+    return min(blocks, max(fewest, min(most, blocks // BLOCKS_OF_A_PART)))
+
+
+def _all_parts(crew: Crew, plan: SharedPlan, summed: SummedProgress) -> list[list[ExtractResult]]:
+    """Have every part done by whoever is idle; return their results."""
+    world_size = parts_of(plan.blocks, len(crew.living()))
+    waiting, working = deque(range(world_size)), dict[int, int]()
+    deaths: Counter[int] = Counter()
+    results: dict[int, list[ExtractResult]] = {}
+    while len(results) < world_size:
+        for worker in sorted(crew.living() - working.keys()):
+            if waiting:
+                working[worker] = waiting.popleft()
+                crew.tell(worker, "run_part", working[worker], world_size, plan.pinned)
+        if not working:
+            raise _nobody_left()
+        for event in crew.events():
+            if isinstance(event, News):
+                summed.take(event.worker, event.part, event.report)
+                continue
+            summed.ended(event.worker)
+            part = working.pop(event.worker, -1)
+            if isinstance(event, Answer):
+                results[part] = event.value
+            elif part >= 0:
+                deaths[part] += 1
+                logger.warning("%s Its part is done again.", event.reason)
+                waiting.appendleft(part)
+                if deaths[part] == DEATHS_OF_A_PART:
+                    msg = (
+                        f"Part {part} of {world_size} cost {deaths[part]} workers; the last one: "
+                        f"{event.reason} Finished blocks are kept; run the same command again "
+                        "once the cause is mended."
+                    )
+                    raise WorkerDiedError(msg)
+    return [results[part] for part in range(world_size)]
+
+
+def _alone(crew: Crew, task: str, *arguments: Any, summed: SummedProgress | None = None) -> Any:
+    """Have one worker do a task, another one if it dies."""
+    for _ in range(DEATHS_OF_A_PART):
+        if not crew.living():
+            raise _nobody_left()
+        worker = min(crew.living())
+        crew.tell(worker, task, *arguments)
+        reason = ""
+        while not reason:
+            for event in crew.events():
+                if isinstance(event, News):
+                    if summed is not None:
+                        summed.take(event.worker, event.part, event.report)
+                elif event.worker == worker:
+                    if isinstance(event, Answer):
+                        return event.value
+                    reason = event.reason
+        logger.warning("%s Another one goes on.", reason)
+    msg = f"The last step ({task}) cost {DEATHS_OF_A_PART} workers; the last one: {reason}"
+    raise WorkerDiedError(msg)
+
+
+def _nobody_left() -> WorkerDiedError:
+    msg = (
+        "Every worker has died. Finished blocks are kept; run the same command again once the "
+        "cause is mended (memory: fewer devices on one machine, or a smaller --batch-size)."
+    )
+    return WorkerDiedError(msg)
+
+
+#: How often the process of one device is started again.
+RESTARTS = 2
+
+#: Seconds that a process has to write down what it has done, once it is told to end.
+GRACE = 20.0
+
+
+class ProcessCrew:
+    """One process a device, started when it is first told something.
+
+    Use as a context manager: leaving ends every process, whatever it is doing.
+
+    Parameters
+    ----------
+    request : JobRequest
+    devices : sequence of str
+        Of the workers.
+    cores : int
+        For each: see `Worker`.
+    """
+
+    def __init__(self, request: JobRequest, devices: Sequence[str], *, cores: int) -> None:
+        self._request = request
+        self._devices = list(devices)
+        self._cores = cores
+        # A forked child would inherit threads' locks and a CUDA context that it cannot use.
+        self._context = multiprocessing.get_context("spawn")
+        self._running: dict[int, tuple[BaseProcess, Connection]] = {}
+        self._starts = [0] * len(self._devices)
+        self._silent: set[int] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for process, connection in self._running.values():
+            with contextlib.suppress(OSError):
+                connection.send(None)
+            if kind is not None:
+                process.terminate()
+        until = time.monotonic() + GRACE
+        for process, connection in self._running.values():
+            process.join(max(0.0, until - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+            process.close()
+            connection.close()
+        self._running.clear()
+
+    def living(self) -> set[int]:
+        """Return the workers that run, or can be started."""
+        startable = {n for n, starts in enumerate(self._starts) if starts <= RESTARTS}
+        return startable | self._running.keys()
+
+    def tell(self, worker: int, task: str, *arguments: Any) -> None:
+        """Let a worker run a method of `Worker`."""
+        if worker not in self._running:
+            self._start(worker)
+        # Of a process that is gone, `events` says so.
+        with contextlib.suppress(OSError):
+            self._running[worker][1].send((task, arguments))
+
+    def events(self) -> Iterator[Answer | Death | News]:
+        """Wait for what happens next; what a task raised is raised here."""
+        by_handle: dict[Any, int] = {}
+        for worker, (process, connection) in self._running.items():
+            by_handle[process.sentinel] = worker
+            if worker not in self._silent:
+                by_handle[connection] = worker
+        for handle in wait(list(by_handle)):
+            worker = by_handle[handle]
+            if worker not in self._running:
+                continue
+            process, connection = self._running[worker]
+            if handle is connection:
+                yield from self._received(worker, connection)
+            elif worker in self._silent or not connection.poll():
+                yield self._bury(worker, process, connection)
+
+    def process_id(self, worker: int) -> int | None:
+        """Return the id of a worker's process."""
+        return self._running[worker][0].pid if worker in self._running else None
+
+    def _start(self, worker: int) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=serve,
+            args=(theirs, self._request, self._devices[worker], self._cores),
+            name=f"extract on {self._devices[worker]}",
+        )
+        process.start()
+        theirs.close()
+        self._running[worker] = (process, ours)
+        self._silent.discard(worker)
+        self._starts[worker] += 1
+
+    def _received(self, worker: int, connection: Connection) -> Iterator[Answer | News]:
+        try:
+            what, value = connection.recv()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self._silent.add(worker)  # its sentinel follows
+            return
+        if what == "raised":
+            raise value
+        yield News(worker, *value) if what == "news" else Answer(worker, value)
+
+    def _bury(self, worker: int, process: BaseProcess, connection: Connection) -> Death:
+        process.join()
+        code = process.exitcode or 0
+        pid = process.pid
+        process.close()
+        connection.close()
+        del self._running[worker]
+        how = f"ended with exit code {code}"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                how = f"was killed by {signal.Signals(-code).name}"
+        if code == -signal.SIGKILL:
+            how += " (the kernel kills so when memory runs out)"
+        return Death(worker, f"Process {pid} on {self._devices[worker]} {how}.")
+
+
+def serve(connection: Connection, request: JobRequest, device: str, cores: int) -> None:
+    """Run a worker in this process: tasks come in and answers go out through the connection."""
+    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    end_with_parent()
+    sending = threading.Lock()
+
+    def send(what: str, value: Any) -> None:
+        with sending:
+            connection.send((what, value))
+
+    def tell(report: BlockDone | Progress) -> None:
+        send("news", (worker.part, report))
+
+    try:
+        worker = Worker(request, device, cores=cores, callbacks=(tell, tell))
+        while (message := connection.recv()) is not None:
+            task, arguments = message
+            send("answer", getattr(worker, task)(*arguments))
+    except (EOFError, BrokenPipeError):
+        return  # the parent has gone
+    except Exception as err:
+        send("raised", _sendable(err))
+
+
+def _leave(*_: object) -> None:
+    """Leave through every `with` block, so that what is done is written down."""
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _sendable(err: Exception) -> Exception:
+    """Return the error as another process can raise it."""
+    try:
+        pickle.loads(pickle.dumps(err))  # noqa: S301 -- our own bytes
+    except Exception:
+        return RuntimeError(f"{type(err).__name__}: {err}")
+    return err
+
+
+def extract_on_devices(
+    manifest: str | Path | Manifest,
+    *,
+    kind: str,
+    encoders: Sequence[EncoderChoice],
+    store: str | Path,
+    devices: str | Sequence[str] = "all",
+    options: Options | None = None,
+) -> list[ExtractResult]:
+    """Run `extract_many` in one process a device; the store is the same as of one process.
+
+    The cores are shared out evenly where the options name neither threads nor workers. On a CPU
+    threads decide the last bits of a row: to compare two stores bit for bit, name them. A job
+    that is resumed takes those it was begun with.
+
+    A process that dies (no memory, a broken driver) is reported and started again, twice; its
+    blocks are lost only as far as they were not written. Ctrl-C ends every process, and the
+    same call again resumes. In a script, call this below ``if __name__ == "__main__":``, because
+    the processes import it.
+
+    Parameters
+    ----------
+    manifest, kind, encoders, store, options
+        As for `extract_many`, but encoders by name only; `options.device` is not used.
+    devices : str or sequence of str
+        ``all`` GPUs of this machine, or a list such as ``cuda:0,cuda:1`` or ``cpu,cpu``.
+
+    Raises
+    ------
+    EncoderError
+        If there is no such device, or an encoder is an object.
+    WorkerDiedError
+        If processes die again and again.
+    FeatstoreError
+        As for `extract`.
+    """
+    asked = options or Options()
+    chosen = parse_devices(devices)
+    request = make_request(
+        manifest, kind=kind, encoders=encoders, store=store, options=replace(asked, part=None)
+    )
+    with ProcessCrew(request, chosen, cores=share_of_cores(len(chosen))) as crew:
+        return conduct(
+            crew,
+            encoders=len(request.encoders),
+            on_block=asked.on_block,
+            on_progress=asked.on_progress,
+        )
+
+
+def parse_devices(devices: str | Sequence[str]) -> list[str]:
+    """Return the devices that are meant.
+
+    Raises
+    ------
+    EncoderError
+        If none is, or ``all`` are asked for where there is no GPU.
+    """
+    if isinstance(devices, str):
+        devices = all_devices() if devices.strip() == "all" else devices.split(",")
+    chosen = [device.strip() for device in devices if device.strip()]
+    if not chosen:
+        msg = "No device is named. Take --devices all, or a list such as cuda:0,cuda:1."
+        raise EncoderError(msg)
+    return chosen
+
+
+def all_devices() -> list[str]:
+    """Return every GPU of this machine.
+
+    Raises
+    ------
+    EncoderError
+        If there is none.
+    """
+    with needs_extra("--devices"):
+        import torch
+
+    found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if not found:
+        msg = (
+            "This machine has no GPU that torch can use. Several processes on the CPU are "
+            "--devices cpu,cpu; one is what --device cpu does."
+        )
+        raise EncoderError(msg)
+    return found

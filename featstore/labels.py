@@ -1,0 +1,233 @@
+"""Label sets: class names of a head or of a file, and how far two of them overlap."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from featstore.errors import ManifestError
+from featstore.manifest.manifest import conform_classes, conform_items, validate_classes
+from featstore.manifest.paths import text_sha256
+
+
+def head_items(classes: pl.DataFrame) -> pl.DataFrame:
+    """Return the head_weight items of a label set: one a class, in the order of its index.
+
+    Row i of the table is row i of the head's weight matrix. ``item_id`` is ``<class_id>#head``;
+    content_sha256 is that of the class id, since the weights belong to the encoder, not to the
+    item.
+
+    Parameters
+    ----------
+    classes : DataFrame
+        A label set (CLASS_SCHEMA), rows in any order.
+
+    Raises
+    ------
+    ManifestError
+        If it is no valid label set, e.g. indices are not 0, 1, 2 ….
+    """
+    labels = conform_classes(classes)
+    validate_classes(labels)
+    ids = labels.sort("index")["class_id"]
+    table = pl.DataFrame(
+        {
+            "item_id": [f"{class_id}#head" for class_id in ids],
+            "class_id": ids,
+            "content_sha256": [text_sha256(class_id) for class_id in ids],
+        }
+    )
+    return conform_items(table, "head_weight")
+
+
+_FORMS = (
+    "a .txt with one name a line; a .csv or .tsv with a column 'name' and, if need be, 'index', "
+    "'synset', 'lemmas', 'definition'; or a .json with a list of names or {index: name}"
+)
+_TAKEN = ("name", "synset", "lemmas", "definition")
+
+
+def read_label_file(path: str | Path, *, name: str | None = None) -> tuple[str, pl.DataFrame]:
+    """Read the classes of a head from a file; row i of the head is the i-th of them.
+
+    Parameters
+    ----------
+    path : path
+        A .txt with one name a line; a .csv or .tsv with a column ``name`` and, optionally,
+        ``index`` (0, 1, 2 … in any order; else the order of the lines), ``synset``, ``lemmas``
+        and ``definition``; or a .json with a list of names, or an object index -> name as in
+        ``id2label``.
+    name : str, optional
+        Of the label set; by default made of the file's name.
+
+    Returns
+    -------
+    name : str
+    classes : DataFrame
+        The label set (CLASS_SCHEMA), with ``name_group`` and ``shared_name`` as for built ones;
+        ``class_id`` is ``<name>/<synset>`` where there is one, else ``<name>/<index>``.
+
+    Raises
+    ------
+    ManifestError
+        If the file cannot be read or is no such list.
+    """
+    file = Path(path)
+    set_name = name or re.sub(r"[^a-z0-9_-]+", "-", file.stem.lower()).strip("-_") or "labels"
+    try:
+        rows = _rows(file)
+    except (OSError, UnicodeDecodeError, ValueError, pl.exceptions.PolarsError) as err:
+        reason = " ".join(str(err).split()) or type(err).__name__
+        msg = f"Cannot read the label file '{file.name}': {reason[:200]}. Give {_FORMS}."
+        raise ManifestError(msg) from err
+    table = rows.sort("index").with_columns(
+        name=pl.col("name").str.strip_chars(), index=pl.col("index").cast(pl.Int64)
+    )
+    blank = table.filter(pl.col("name").fill_null("") == "")["index"]
+    if table.is_empty() or len(blank):
+        what = f"no name for class {blank[0]:,}" if len(blank) else "no class"
+        msg = f"The label file '{file.name}' holds {what}. Give {_FORMS}."
+        raise ManifestError(msg)
+    ids = pl.coalesce(pl.col("synset"), pl.col("index").cast(pl.String))
+    table = table.with_columns(
+        class_id=pl.lit(f"{set_name}/") + ids,
+        name_group=pl.col("name").str.to_lowercase(),
+    ).with_columns(shared_name=pl.col("name_group").is_duplicated())
+    classes = conform_classes(table)
+    validate_classes(classes)
+    return set_name, classes
+
+
+def _rows(file: Path) -> pl.DataFrame:
+    """Return the columns index, name, synset, lemmas and definition of a label file."""
+    suffix = file.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        table = pl.read_csv(file, separator="\t" if suffix == ".tsv" else ",", infer_schema=False)
+        if "name" not in table.columns:
+            msg = f"it has no column 'name', only {', '.join(table.columns)}"
+            raise ValueError(msg)
+        order = (
+            pl.col("index").cast(pl.Int64) if "index" in table.columns else pl.int_range(pl.len())
+        )
+        columns = [pl.col(key) for key in _TAKEN if key in table.columns]
+        table = table.select(order.alias("index"), *columns)
+    elif suffix == ".json":
+        table = _frame(_pairs(json.loads(file.read_text(encoding="utf-8"))))
+    elif suffix == ".txt":
+        lines = file.read_text(encoding="utf-8").splitlines()
+        while lines and not lines[-1].strip():
+            lines.pop()
+        table = _frame(list(enumerate(lines)))
+    else:
+        msg = f"a {suffix or 'file without suffix'} is no known form"
+        raise ValueError(msg)
+    absent = [pl.lit(None, dtype=pl.String).alias(k) for k in _TAKEN if k not in table.columns]
+    return table.with_columns(absent)
+
+
+def _pairs(document: Any) -> list[tuple[int, str]]:
+    pairs = list(enumerate(document)) if isinstance(document, list) else None
+    if isinstance(document, dict):
+        pairs = [(int(key), value) for key, value in document.items()]
+    if pairs is None or not all(isinstance(name, str) for _, name in pairs):
+        msg = "it holds neither a list of names nor an object index -> name"
+        raise ValueError(msg)
+    return pairs
+
+
+def _frame(pairs: list[tuple[int, str]]) -> pl.DataFrame:
+    return pl.DataFrame(pairs, schema={"index": pl.Int64, "name": pl.String}, orient="row")
+
+
+def crosswalk(classes: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    """Return which classes of two label sets are the same synset.
+
+    Parameters
+    ----------
+    classes, others : DataFrame
+        Label sets (CLASS_SCHEMA) with synsets. A class without one matches nothing.
+
+    Returns
+    -------
+    DataFrame
+        One row a match, in the order of `classes`: synset, class_id, index, other_id,
+        other_index.
+
+    Raises
+    ------
+    ManifestError
+        If one of them has no synsets.
+    """
+    for table in (classes, others):
+        if "synset" not in table.columns or table["synset"].null_count() == table.height:
+            first = table["class_id"][0] if table.height else "none"
+            msg = (
+                f"The label set of {first!r} has no synsets, so there is no crosswalk. Compare by "
+                "lemma: `featstore.labels.overlap`."
+            )
+            raise ManifestError(msg)
+    left = classes.sort("index").select("synset", "class_id", "index")
+    right = others.select("synset", other_id="class_id", other_index="index")
+    return left.join(right.drop_nulls("synset"), on="synset", maintain_order="left_right")
+
+
+def overlap(classes: pl.DataFrame, label_set: pl.DataFrame) -> pl.DataFrame:
+    """Return which classes of a dataset a head has seen, by exact lemma.
+
+    The rule: a class is in the label set if one of its names equals one of the lemmas of a class
+    there, both in lower case, with single spaces for ``_``, ``-`` and runs of spaces. Nothing else
+    is done: no plurals, no stemming, no part of a name ("hot dog" is not "dog", and "pancakes" is
+    not "pancake"). Where the dataset has synsets, a shared synset counts as well. A lemma may
+    name several classes (crane the bird, crane the machine); each is a row.
+
+    Parameters
+    ----------
+    classes : DataFrame
+        The dataset's label set: `name`, and `lemmas` where there are any.
+    label_set : DataFrame
+        That of a head: `lemmas`, else `name`.
+
+    Returns
+    -------
+    DataFrame
+        One row a match, in the order of `classes`: class_id, name, other_id, other_index, lemma
+        (null for a match by synset alone), rule (``lemma`` or ``synset``).
+    """
+    words = _words(classes).rename({"word": "lemma"})
+    theirs = _words(label_set).select(other_id="class_id", other_index="index", lemma="word")
+    by_lemma = words.join(theirs, on="lemma").with_columns(rule=pl.lit("lemma"))
+    columns = ("class_id", "index", "name", "other_id", "other_index", "lemma", "rule")
+    parts = [by_lemma.select(columns)]
+    if all("synset" in t.columns and t["synset"].null_count() < t.height for t in
+           (classes, label_set)):  # fmt: skip
+        names = classes.select("class_id", "name")
+        same = crosswalk(classes, label_set).join(names, on="class_id")
+        alone = same.join(by_lemma, on=["class_id", "other_id"], how="anti").with_columns(
+            lemma=pl.lit(None, dtype=pl.String), rule=pl.lit("synset")
+        )
+        parts.append(alone.select(columns))
+    found = pl.concat(parts).unique(["class_id", "other_id"], keep="first", maintain_order=True)
+    return found.sort("index", "other_index").drop("index")
+
+
+def _words(classes: pl.DataFrame) -> pl.DataFrame:
+    """Return class_id, index, name and word of every way to write a class."""
+    lemmas = pl.col("lemmas") if "lemmas" in classes.columns else pl.lit(None, dtype=pl.String)
+    both = pl.concat_list(pl.col("name"), lemmas.str.split(",").fill_null([]))
+    return (
+        classes.with_columns(word=both)
+        .explode("word")
+        .with_columns(
+            word=pl.col("word")
+            .str.to_lowercase()
+            .str.replace_all(r"[\s_-]+", " ")
+            .str.strip_chars()
+        )
+        .filter(pl.col("word") != "")
+        .unique(["class_id", "word"], keep="first", maintain_order=True)
+        .select("class_id", "index", "name", "word")
+    )

@@ -1,0 +1,360 @@
+"""Read and write manifests."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from featstore.durable import write_durably
+from featstore.errors import ManifestError
+from featstore.identity import sha256_hex
+from featstore.manifest.manifest import (
+    CLASSES,
+    DATA_ROOT,
+    FACTS_FILE,
+    KINDS,
+    SPLITS,
+    Manifest,
+    conform_classes,
+    conform_items,
+    validate_classes,
+    validate_items,
+)
+from featstore.manifest.paths import check_hashes, item_hashes, require_hashes, resolve_inside
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b"}
+
+
+def toml_text(facts: Mapping[str, Any]) -> str:
+    """Return `facts` as TOML: plain values first, then one table a nested mapping.
+
+    The same facts in the same order give the same text, and `tomllib` reads it back as they
+    were. Strings, booleans, integers, finite floats, lists of those and mappings are known.
+
+    Raises
+    ------
+    ManifestError
+        If a value is anything else (None, a date, NaN, a list of mappings).
+    """
+    return "\n".join(_table((), facts)).strip("\n") + "\n"
+
+
+def _table(path: tuple[str, ...], facts: Mapping[str, Any]) -> list[str]:
+    plain = {key: value for key, value in facts.items() if not isinstance(value, Mapping)}
+    nested = {key: value for key, value in facts.items() if isinstance(value, Mapping)}
+    lines = []
+    if path and (plain or not nested):
+        lines += ["", f"[{'.'.join(map(_key, path))}]"]
+    lines += [f"{_key(key)} = {_value(value, (*path, key))}" for key, value in plain.items()]
+    for key, value in nested.items():
+        lines += _table((*path, key), value)
+    return lines
+
+
+def _key(key: Any) -> str:
+    if not isinstance(key, str):
+        msg = f"The facts have a key that is not a string: {key!r}."
+        raise ManifestError(msg)
+    return key if _BARE_KEY.fullmatch(key) else _string(key)
+
+
+def _value(value: Any, path: tuple[str, ...]) -> str:
+    if isinstance(value, str):
+        return _string(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        parts = [_value(part, path) for part in value]
+        if sum(map(len, parts)) > 80:
+            return "[\n" + "".join(f"    {part},\n" for part in parts) + "]"
+        return f"[{', '.join(parts)}]"
+    msg = (
+        f"The fact {'.'.join(map(str, path))} is {value!r} ({type(value).__name__}), which "
+        "dataset.toml cannot hold. Give a string, number, boolean, list of those or mapping."
+    )
+    raise ManifestError(msg)
+
+
+def _string(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as err:
+        msg = f"The fact {text!r} holds half of a surrogate pair; it is not text."
+        raise ManifestError(msg) from err
+    return '"' + "".join(_ESCAPES.get(letter) or _plain(letter) for letter in text) + '"'
+
+
+def _plain(letter: str) -> str:
+    code = ord(letter)
+    return f"\\u{code:04x}" if code < 32 or code == 127 else letter
+
+
+#: Facts that are not the caller's to give.
+_COMPUTED = ("counts", "tables", DATA_ROOT)
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+def write_manifest(
+    root: Path | str,
+    *,
+    facts: Mapping[str, Any],
+    tables: Mapping[str, pl.DataFrame],
+    classes: pl.DataFrame | None = None,
+    data_root: Path | None = None,
+) -> Manifest:
+    """Validate tables, complete their content hashes, and write them below `root`.
+
+    The files that uris name must lie there already. Each table becomes ``<kind>.parquet`` (same
+    rows, same bytes), the label set ``classes.parquet``; ``dataset.toml`` is written last and
+    holds their sha256, so an interrupted write is seen by the next reader. Nothing is written
+    unless everything is valid. Tables of an earlier manifest that are not among these are removed.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the manifest; made if need be.
+    facts : mapping
+        At least ``name``: lower-case letters, digits, ``_`` and ``-``. ``counts`` and ``tables``
+        are computed.
+    tables : mapping
+        Item table by kind; missing columns become null, content_sha256 is computed anew.
+    classes : DataFrame, optional
+        The label set.
+    data_root : Path, optional
+        Folder that uris are relative to, if it is not `root`; recorded as a fact. Nothing is
+        written there.
+
+    Returns
+    -------
+    Manifest
+        What a reader will see.
+
+    Raises
+    ------
+    ManifestError
+        If a rule is broken (see `validate_items`, `validate_classes`), a fact cannot be
+        written, or the file system refuses.
+    """
+    folder = Path(root)
+    name = check_name(facts.get("name"))
+    labels = None if classes is None else conform_classes(classes)
+    if labels is not None:
+        validate_classes(labels)
+    files = folder if data_root is None else data_root.resolve()
+    validate_items(tables, labels, root=files)
+    complete = {}
+    for kind in (kind for kind in KINDS if kind in tables):
+        table = conform_items(tables[kind], kind)
+        require_hashes(table, kind, every=False)
+        complete[kind] = table.with_columns(item_hashes(files, table))
+    named = {**complete, **({} if labels is None else {CLASSES: labels})}
+    data = {f"{stem}.parquet": parquet_bytes(table) for stem, table in named.items()}
+    whole = {
+        **{key: value for key, value in facts.items() if key not in _COMPUTED},
+        **({} if data_root is None else {DATA_ROOT: str(files)}),
+        "counts": {kind: split_counts(table) for kind, table in complete.items()},
+        "tables": {
+            stem: {"rows": table.height, "sha256": sha256_hex(data[f"{stem}.parquet"])}
+            for stem, table in named.items()
+        },
+    }
+    text = toml_text(whole)
+    for file, content in data.items():
+        _write_file(folder / file, content)
+    _write_file(folder / FACTS_FILE, text.encode("utf-8"))
+    for stem in {*KINDS, CLASSES} - set(named):
+        (folder / f"{stem}.parquet").unlink(missing_ok=True)
+    return Manifest(name, files, tomllib.loads(text), complete, labels)
+
+
+def check_name(name: object) -> str:
+    """Return a dataset's name, which becomes a folder of the store.
+
+    Raises
+    ------
+    ManifestError
+        If it is not 1 to 64 lower-case letters, digits, ``_`` or ``-``.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        msg = (
+            f"The dataset's name is {name!r}. It must be 1 to 64 lower-case letters, digits, _ or "
+            "-, beginning with a letter or digit, because it becomes a folder of the store."
+        )
+        raise ManifestError(msg)
+    return name
+
+
+def split_counts(table: pl.DataFrame) -> dict[str, int]:
+    """Return the number of items by split, then ``total``; items without split are ``unsplit``."""
+    counts = dict(table["split"].fill_null("unsplit").value_counts().iter_rows())
+    order = [split for split in SPLITS if split in counts]
+    order += sorted(split for split in counts if split not in SPLITS)
+    return {**{split: counts[split] for split in order}, "total": table.height}
+
+
+def parquet_bytes(table: pl.DataFrame) -> bytes:
+    """Return `table` as Parquet: the same rows give the same bytes."""
+    buffer = io.BytesIO()
+    table.rechunk().write_parquet(
+        buffer, compression="zstd", compression_level=3, statistics=False, row_group_size=2**17
+    )
+    return buffer.getvalue()
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    """Write a file so that its name appears with its whole content, or not at all."""
+    try:
+        write_durably(path, [data])
+    except OSError as err:
+        msg = f"Cannot write {path}: {err.strerror or err}. Free space or choose another folder."
+        raise ManifestError(msg) from err
+
+
+#: Larger files of facts or tables are refused before they are read.
+MAX_FACTS_BYTES = 4 * 2**20
+MAX_TABLE_BYTES = 8 * 2**30
+
+
+def read_manifest(root: Path | str, *, hashes: bool = False) -> Manifest:
+    """Read and validate the manifest in the folder `root`.
+
+    ``dataset.toml`` needs a ``name``. If it lists ``tables`` (as `write_manifest` does), those
+    are read and their sha256 must agree; else (a manifest made by hand) every ``.parquet`` beside
+    it is. Uris are relative to the folder, or to the ``data_root`` that the facts name; items that
+    lie there must have a content hash, and nothing but bytes of that hash is ever read for them.
+
+    Parameters
+    ----------
+    root : Path
+        Folder with dataset.toml, ``<kind>.parquet`` and, if items have classes, classes.parquet.
+    hashes : bool
+        Also read every file that a uri names and compare its sha256 with content_sha256.
+
+    Raises
+    ------
+    ManifestError
+        If the folder is no manifest, a file cannot be read or differs from the facts, or a
+        rule is broken (see `validate_items`, `validate_classes`).
+    """
+    folder = Path(root)
+    facts = read_facts(folder)
+    name = check_name(facts.get("name"))
+    found = {stem: _read_table(folder, stem, facts) for stem in _stems(folder, facts)}
+    classes = found.pop(CLASSES, None)
+    if classes is not None:
+        classes = conform_classes(classes)
+        validate_classes(classes)
+    files = _data_root(folder, facts)
+    validate_items(found, classes, root=files)
+    tables = {kind: conform_items(found[kind], kind) for kind in KINDS if kind in found}
+    for kind, table in tables.items():
+        require_hashes(table, kind, every=files != folder)
+        if hashes:
+            check_hashes(files, table, kind)
+    return Manifest(name, files, facts, tables, classes)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Return what dataset.toml in `folder` says, without reading any table.
+
+    Raises
+    ------
+    ManifestError
+        If the folder or the file is missing, or the file is too large or not TOML.
+    """
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        msg = f"{folder} {what}. Build a dataset with `featstore manifests build`."
+        raise ManifestError(msg)
+    if not (folder / FACTS_FILE).is_file():
+        msg = (
+            f"{folder} is not a manifest: it has no {FACTS_FILE}. If building it was interrupted, "
+            "run the same `featstore manifests build` again."
+        )
+        raise ManifestError(msg)
+    data = _read_bytes(folder, FACTS_FILE, MAX_FACTS_BYTES)
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as err:
+        msg = f"{folder / FACTS_FILE} is not TOML: {err}. Correct it, or build the dataset again."
+        raise ManifestError(msg) from err
+
+
+def _data_root(folder: Path, facts: Mapping[str, Any]) -> Path:
+    """Return the folder that uris are relative to."""
+    if DATA_ROOT not in facts:
+        return folder
+    given = facts[DATA_ROOT]
+    if not isinstance(given, str) or not given or "\0" in given:
+        msg = f"{DATA_ROOT} of {folder / FACTS_FILE} is {given!r}; it must be the path of a folder."
+        raise ManifestError(msg)
+    files = (folder / given).resolve()
+    if not files.is_dir():
+        msg = (
+            f"The files of {folder} are said to lie in {files}, which is no folder. Correct "
+            f"{DATA_ROOT} in {FACTS_FILE}, or make the manifest again."
+        )
+        raise ManifestError(msg)
+    return files
+
+
+def _stems(folder: Path, facts: Mapping[str, Any]) -> Iterable[str]:
+    """Return the names of the tables: those that the facts list, else those that lie there."""
+    if "tables" not in facts:
+        return sorted(path.stem for path in folder.glob("*.parquet"))
+    listed = facts["tables"]
+    known = (*KINDS, CLASSES)
+    right = isinstance(listed, dict) and all(
+        stem in known and isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
+        for stem, entry in listed.items()
+    )
+    if not right:
+        msg = (
+            f"The tables of {folder / FACTS_FILE} are not lists of rows and sha256 by kind. Known "
+            f"names: {', '.join(known)}. Leave the section out in a manifest made by hand."
+        )
+        raise ManifestError(msg)
+    return list(listed)
+
+
+def _read_table(folder: Path, stem: str, facts: Mapping[str, Any]) -> pl.DataFrame:
+    file = f"{stem}.parquet"
+    data = _read_bytes(folder, file, MAX_TABLE_BYTES)
+    if "tables" in facts and sha256_hex(data) != facts["tables"][stem]["sha256"]:
+        msg = (
+            f"{folder / file} differs from the sha256 in {FACTS_FILE}: it was changed, or writing "
+            "was interrupted. Build the dataset again."
+        )
+        raise ManifestError(msg)
+    try:
+        return pl.read_parquet(io.BytesIO(data), glob=False, hive_partitioning=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as err:
+        why = str(err).splitlines()[0] if str(err) else type(err).__name__
+        msg = f"{folder / file} is not a readable Parquet file: {why}. Build the dataset again."
+        raise ManifestError(msg) from err
+
+
+def _read_bytes(folder: Path, file: str, limit: int) -> bytes:
+    path = resolve_inside(folder, file)
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            msg = f"{path} has {size:,} bytes; more than {limit:,} are not read."
+            raise ManifestError(msg)
+        return path.read_bytes()
+    except OSError as err:
+        msg = f"Cannot read {path}: {err.strerror or err}."
+        raise ManifestError(msg) from err

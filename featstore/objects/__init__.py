@@ -1,1 +1,0 @@
-"""Files behind an address: buckets, web servers and the hub, read with bounds and care."""

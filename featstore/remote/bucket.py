@@ -1,0 +1,157 @@
+"""Buckets of S3, Google Cloud Storage and Azure, through obstore."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from featstore.errors import RemoteStoreError, needs_extra
+from featstore.remote.objects import Address, Objects, TransientError, check_name
+
+#: Bytes of a piece of a stream, at least.
+_PIECE = 2 * 2**20
+
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+
+class BucketObjects(Objects):
+    """Files of a bucket.
+
+    Credentials, region and endpoint are those of the environment: AWS_*, GOOGLE_*, AZURE_*, or the
+    machine's own role.
+    """
+
+    can_write = True
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address.url)
+        with needs_extra(address.url):
+            from obstore import exceptions
+            from obstore.store import from_url
+        self._errors = exceptions
+        # A missing file is raised as Python's own error.
+        self._caught = (exceptions.BaseError, OSError)
+        options: Any = {
+            "connect_timeout": timedelta(seconds=10),
+            "read_timeout": timedelta(seconds=60),
+            "timeout": timedelta(hours=1),
+        }
+        if address.scheme == "s3" and _endpoint_is_here():
+            options["allow_http"] = True
+        retry: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
+        try:
+            self._store: Any = from_url(address.url, client_options=options, retry_config=retry)
+        except exceptions.BaseError as err:
+            msg = f"{address.url} cannot be opened: {_said(err)}."
+            raise RemoteStoreError(msg) from err
+
+    def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Yield name and size of the files below `prefix`."""
+        try:
+            for page in self._store.list(prefix or None):
+                for entry in page:
+                    yield str(entry["path"]), int(entry["size"])
+        except self._caught as err:
+            raise self._failed(prefix or "its list of files", err) from err
+
+    def put(self, name: str, data: bytes | Path) -> None:
+        """Write a file, in parts if it is large; it appears whole."""
+        self._put(name, data, mode="overwrite")
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file only if there is none."""
+        return self._put(name, data, mode="create", use_multipart=False)
+
+    def replace(self, name: str, data: bytes, tag: str) -> bool:
+        """Write a file only if its tag is still this one."""
+        return self._put(name, data, mode={"e_tag": tag}, use_multipart=False)
+
+    def delete(self, name: str) -> None:
+        """Remove a file."""
+        try:
+            self._store.delete(check_name(name))
+        except (self._errors.NotFoundError, FileNotFoundError):
+            return
+        except self._caught as err:
+            raise self._failed(name, err) from err
+
+    def _put(self, name: str, data: bytes | Path, **options: Any) -> bool:
+        check_name(name)
+        try:
+            self._store.put(name, data, **options)
+        except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
+            return False
+        except self._caught as err:
+            # Google and some S3 say it in words only.
+            if any(word in str(err) for word in ("PreconditionFailed", "412", "409 Conflict")):
+                return False
+            raise self._failed(name, err) from err
+        return True
+
+    def _read(self, name: str, limit: int) -> tuple[bytes, str]:
+        try:
+            answer = self._store.get(name)
+            if answer.meta["size"] > limit:
+                raise self._too_large(name, limit)
+            data = bytes(answer.bytes())
+        except self._caught as err:
+            raise self._reading(name, err) from err
+        if len(data) != answer.meta["size"]:
+            msg = f"{len(data):,} of {answer.meta['size']:,} bytes came"
+            raise TransientError(msg)
+        return data, str(answer.meta.get("e_tag") or "")
+
+    def _stream(
+        self, name: str, start: int, stop: int, size: int | None
+    ) -> Iterator[bytes | memoryview]:
+        try:
+            answer = self._store.get(name) if size is not None and start == 0 else None
+            if answer is None or answer.meta["size"] != size:
+                answer = self._store.get(name, options={"range": (start, stop)})
+                if tuple(answer.range) != (start, stop):
+                    msg = f"bytes {answer.range} came instead of {start:,} to {stop:,}"
+                    raise TransientError(msg)
+            left = stop - start
+            for piece in answer.stream(min_chunk_size=_PIECE):
+                # Of a file that was asked for whole, the end behind `stop` is left.
+                yield memoryview(piece).cast("B")[:left] if size is not None else memoryview(piece)
+                left -= min(left, len(piece))
+                if not left and size is not None:
+                    return
+        except self._caught as err:
+            raise self._reading(name, err) from err
+
+    def _reading(self, name: str, err: Exception) -> Exception:
+        """Return what an error of a read becomes: final, absent, or worth another attempt."""
+        if isinstance(err, self._errors.NotFoundError | FileNotFoundError):
+            return FileNotFoundError(f"{self.address}/{name}")
+        final = (
+            self._errors.PermissionDeniedError,
+            self._errors.UnauthenticatedError,
+            PermissionError,
+        )
+        return self._failed(name, err) if isinstance(err, final) else TransientError(_said(err))
+
+    def _failed(self, name: str, err: Exception) -> RemoteStoreError:
+        return RemoteStoreError(
+            f"{self.address}: {name} was refused or failed: {_said(err)}. Check the address, and "
+            "the credentials, region and endpoint in the environment (docs/sharing.md)."
+        )
+
+
+def _endpoint_is_here() -> bool:
+    """Tell whether the environment's S3 endpoint is a server of this machine, without TLS."""
+    endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
+    parts = urlsplit(endpoint)
+    return parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def _said(err: Exception) -> str:
+    """Return an error's words in one short line, without queries, which may be signed."""
+    line = " ".join(str(err).split("\n\nDebug source:")[0].split())
+    return re.sub(r"\?[^\s\"')]+", "?…", line)[:300]

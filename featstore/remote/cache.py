@@ -1,0 +1,321 @@
+"""The local cache of remote stores: verified blocks, and files kept in step with their store.
+
+    shards/<2>/<sha256>      data files, named by the hashes of the blocks that they hold
+    stores/<16>/…            the small files of one address, in the layout of a store
+
+Shards are removed, the least recently used first, when they take more than the limit. A removed
+shard that a process still reads stays on the disk until that process ends.
+
+Whatever a hash names is fetched once and compared with it. The three things that no hash names
+(the root's metadata, the catalog, and the pointer of a set) are asked for by each handle once, and
+kept for when the server cannot be reached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featstore.errors import CacheFullError, CorruptStoreError, RemoteStoreError
+from featstore.identity import sha256_hex
+from featstore.remote.objects import Objects
+from featstore.store.blocks import layout_of
+from featstore.store.catalog import NAME as CATALOG
+from featstore.store.files import (
+    MAX_JSON_BYTES,
+    MAX_METADATA_BYTES,
+    has_grown_to,
+    json_bytes,
+    parse_json,
+    same_file,
+)
+from featstore.store.layout import SetKey, array_metadata
+from featstore.store.records import (
+    POINTER,
+    REVISIONS,
+    Commit,
+    belongs,
+    parse_commit,
+    parse_pointer,
+    read_commit,
+)
+from featstore.store.tables import MAX_ITEM_BYTES
+
+#: Bytes of shards that are kept unless $HEADSTOCK_CACHE_BYTES says otherwise.
+LIMIT = 64 * 2**30
+
+_ADDRESS = ".address"
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """A shard, or the small files of one store.
+
+    Attributes
+    ----------
+    path : Path
+    what : str
+        ``"shard"``, or the address of the store.
+    bytes : int
+        Disk space that it takes; of a shard in part, that part.
+    used : float
+        When it was last opened or written, seconds since the epoch.
+    """
+
+    path: Path
+    what: str
+    bytes: int
+    used: float
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache in a folder of this user; any number of processes may use it at once."""
+
+    root: Path
+    limit: int
+
+    def shard(self, name: str) -> Path:
+        """Return where the shard of this name lies, or would lie; its folder is made."""
+        folder = self.root / "shards" / name[:2]
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder / name
+
+    def store(self, address: str) -> Path:
+        """Return the folder of the small files of an address; it is made."""
+        folder = self.root / "stores" / sha256_hex(address.encode())[:16]
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not (folder / _ADDRESS).exists():
+            (folder / _ADDRESS).write_text(address)
+        return folder
+
+    def shards(self) -> list[CacheEntry]:
+        """Return the shards, the last used first."""
+        found = []
+        for path in self.root.glob("shards/*/*"):
+            with contextlib.suppress(FileNotFoundError):
+                facts = path.lstat()
+                found.append(CacheEntry(path, "shard", facts.st_blocks * 512, facts.st_mtime))
+        return sorted(found, key=lambda entry: -entry.used)
+
+    def stores(self) -> list[CacheEntry]:
+        """Return the small files of each store, the last used first."""
+        found = []
+        for folder in self.root.glob("stores/*"):
+            with contextlib.suppress(OSError):
+                files = [path.lstat() for path in folder.rglob("*") if path.is_file()]
+                size = sum(facts.st_size for facts in files)
+                used = max((facts.st_mtime for facts in files), default=0.0)
+                address = (folder / _ADDRESS).read_text()
+                found.append(CacheEntry(folder, address, size, used))
+        return sorted(found, key=lambda entry: -entry.used)
+
+    def trim(self, *, limit: int | None = None, keep: Collection[str] = ()) -> list[CacheEntry]:
+        """Remove the least recently used shards until the rest takes at most `limit` bytes.
+
+        Parameters
+        ----------
+        limit : int, optional
+            The cache's own by default.
+        keep : collection of str
+            Names of shards that stay, since this process reads them.
+        """
+        room = self.limit if limit is None else limit
+        removed = []
+        entries = self.shards()
+        room -= sum(entry.bytes for entry in entries if entry.path.name in keep)
+        for entry in entries:
+            if entry.path.name in keep:
+                continue
+            room -= entry.bytes
+            if room < 0:
+                entry.path.unlink(missing_ok=True)
+                removed.append(entry)
+        return removed
+
+    def forget(self) -> list[CacheEntry]:
+        """Remove everything."""
+        removed = [*self.trim(limit=-1), *self.stores()]
+        for entry in removed:
+            if entry.what != "shard":
+                shutil.rmtree(entry.path, ignore_errors=True)
+        return removed
+
+    def check_room(self, n_bytes: int, *, what: str) -> None:
+        """Raise CacheFullError if `n_bytes` of one set can never be held."""
+        if n_bytes > self.limit:
+            msg = (
+                f"{what} needs {n_bytes:,} bytes of the cache {self.root}, which may hold "
+                f"{self.limit:,}. Set HEADSTOCK_CACHE_BYTES higher, or read fewer rows at once."
+            )
+            raise CacheFullError(msg)
+
+
+def user_cache() -> Cache:
+    """Return the user's cache: ``headstock/remote`` below $XDG_CACHE_HOME or ~/.cache.
+
+    Raises
+    ------
+    CacheFullError
+        If $HEADSTOCK_CACHE_BYTES is no number of bytes.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    stated = os.environ.get("HEADSTOCK_CACHE_BYTES", "")
+    if stated and not stated.isdecimal():
+        msg = f"HEADSTOCK_CACHE_BYTES is {stated!r}; it must be a number of bytes."
+        raise CacheFullError(msg)
+    return Cache(Path(base) / "headstock" / "remote", int(stated) if stated else LIMIT)
+
+
+_ARRAY = "embedding/zarr.json"
+
+
+class Mirror:
+    """Fetches small files of `objects` to `root`.
+
+    Attributes
+    ----------
+    offline : bool
+        Nothing is asked of the server: what was fetched before is all there is.
+    """
+
+    def __init__(self, objects: Objects, root: Path, *, offline: bool) -> None:
+        self.objects = objects
+        self.root = root
+        self.offline = offline
+
+    def refresh(self, name: str, *, limit: int = MAX_METADATA_BYTES) -> bool:
+        """Fetch a file that no hash names, whatever is there; False if the store has none.
+
+        Raises
+        ------
+        CorruptStoreError
+            If it is no JSON that a store holds.
+        RemoteStoreError
+            If the server cannot be reached.
+        """
+        if self.offline:
+            return (self.root / name).is_file()
+        try:
+            data = self.objects.read(name, limit=limit)
+        except FileNotFoundError:
+            (self.root / name).unlink(missing_ok=True)
+            return False
+        parse_json(data, where=f"{self.objects.address}/{name}")
+        place(self.root / name, data)
+        return True
+
+    def refresh_catalog(self) -> bool:
+        """Fetch ``catalog.json``; False if there is none."""
+        return self.refresh(CATALOG, limit=MAX_JSON_BYTES)
+
+    def fetch_records(self, key: SetKey) -> None:
+        """Fetch a set's pointer and the commit records that it names, the pointer last.
+
+        Raises
+        ------
+        CorruptStoreError
+            If a record is not what its name says, or the pointer and the commit disagree.
+        """
+        if self.offline:
+            return
+        name = f"{key}/{POINTER}"
+        directory = key.directory(self.root)
+        try:
+            data = self.objects.read(name, limit=MAX_METADATA_BYTES)
+        except FileNotFoundError:
+            (directory / POINTER).unlink(missing_ok=True)
+            return
+        where = f"{self.objects.address}/{name}"
+        attributes = parse_pointer(parse_json(data, where=where), where=where)
+        commit = self.fetch_commit(key, str(attributes["revision"]))
+        if not belongs(key, attributes, commit):
+            msg = f"{where} carries the metadata of another set, or changed metadata."
+            raise CorruptStoreError(msg)
+        place(directory / POINTER, data)
+
+    def fetch_commit(self, key: SetKey, revision: str) -> Commit:
+        """Return a commit record, fetched if it is not there."""
+        directory = key.directory(self.root)
+        name = f"{REVISIONS}/{revision[:64]}.json"
+        if not (directory / name).exists():
+            data = self._read(f"{key}/{name}", limit=MAX_JSON_BYTES)
+            where = f"{self.objects.address}/{key}/{name}"
+            commit = parse_commit(parse_json(data, where=where), where=where)
+            if commit.revision_id != revision:
+                msg = f"{where} has another hash than its name. It was not used."
+                raise CorruptStoreError(msg)
+            place(directory / name, data)
+        return read_commit(directory, revision)
+
+    def fetch_small(self, key: SetKey, commit: Commit) -> None:
+        """Fetch the item table and the small files that a commit names, and compare their hashes.
+
+        Raises
+        ------
+        CorruptStoreError
+            If one is missing, larger, or has another hash.
+        """
+        directory = key.directory(self.root)
+        for name, facts in commit.metadata.items():
+            if same_file(directory / name, facts):
+                continue
+            if name == _ARRAY:
+                # The commit implies it: what a later revision made of it does not matter.
+                layout = layout_of(commit)
+                if layout is not None and has_grown_to(directory / "embedding", layout):
+                    continue
+                if layout is not None:
+                    place(directory / name, json_bytes(array_metadata(layout)))
+                    continue
+            self._fetch(f"{key}/{name}", directory / name, facts)
+        items = commit.items
+        path = directory.parent / items["file"]
+        if not same_file(path, {"bytes": items["bytes"], "sha256": items["sha256"]}):
+            self._fetch(f"{key.dataset}/{key.kind}/{items['file']}", path, items)
+
+    def fetch_named(self, name: str, *, limit: int) -> None:
+        """Fetch a file whose name carries its hash, unless it is there."""
+        if not (self.root / name).exists():
+            place(self.root / name, self._read(name, limit=limit))
+
+    def _fetch(self, name: str, path: Path, facts: Mapping[str, Any]) -> None:
+        if facts["bytes"] > MAX_ITEM_BYTES:
+            msg = f"{name} is stated to have {facts['bytes']:,} bytes. It was not asked for."
+            raise CorruptStoreError(msg)
+        data = self._read(name, limit=facts["bytes"])
+        if len(data) != facts["bytes"] or sha256_hex(data) != facts["sha256"]:
+            msg = (
+                f"{self.objects.address}/{name} is not the file that the commit record states. The "
+                "server's copy is damaged, or the server lies. It was not used."
+            )
+            raise CorruptStoreError(msg)
+        place(path, data)
+
+    def _read(self, name: str, *, limit: int) -> bytes:
+        if self.offline:
+            msg = f"{self.objects.address}/{name} is not in the cache, and the server is not asked."
+            raise RemoteStoreError(msg)
+        try:
+            return self.objects.read(name, limit=limit)
+        except FileNotFoundError as err:
+            msg = f"{self.objects.address}/{name} is missing, though the store names it."
+            raise CorruptStoreError(msg) from err
+
+
+def place(path: Path, data: bytes) -> None:
+    """Write a file of the mirror; it appears whole. What a loss of power tears is fetched again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.staged")
+    try:
+        staged.write_bytes(data)
+        os.replace(staged, path)  # noqa: PTH105
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise

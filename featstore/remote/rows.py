@@ -1,0 +1,507 @@
+"""Rows of a remote set: spans of shards fetched, verified and cached.
+
+A file in part has its final size and, behind it, one byte a block: a mark if the block's rows are
+in place. Blocks lie at their final offsets, so the file can be mapped before it is whole, and what
+follows the rows of a shard (padding, index) is known without fetching it. When all blocks are
+there, that tail is written, all is made durable, and the marks are cut off: a file of exactly its
+size is whole. All state lies in the file itself, so that no lock is needed: whoever else writes
+writes the same, and a file that is removed takes its marks along.
+
+A mark is made after its block is written, but either may reach the disk first. So a mark names the
+start of the machine that it was made in; after another start the block is hashed before it counts.
+
+The cache's files are mapped as those of a local store are, also while they are still in part; this
+reader only sees to it that the blocks of a read are in place before it. Once all are, a new view
+gets the local reader itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featstore.errors import CorruptStoreError, RemoteStoreError
+from featstore.identity import canonical_json, sha256_hex
+from featstore.remote.cache import Cache
+from featstore.remote.objects import Objects
+from featstore.store.casting import blank_value
+from featstore.store.layout import DTYPES, ArrayLayout, shard_tail
+from featstore.store.lock import boot_id
+from featstore.store.rows import Mode, RowSource, check_bounds, is_run, open_rows
+
+_FLAGS = (
+    os.O_RDWR
+    | os.O_CREAT
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+
+
+class ShardReplacedError(Exception):
+    """The file was removed from the cache after it was opened; there may be a new one."""
+
+
+def shard_name(layout: ArrayLayout, file: int, hashes: Sequence[str]) -> str:
+    """Return the name of a data file in the cache: the sha256 of all that decides its bytes."""
+    blocks, rows = layout.file_blocks(file), layout.file_rows(file)
+    facts = {
+        "rows": rows.stop - rows.start,
+        "row_bytes": layout.row_bytes,
+        "block_rows": layout.block_rows,
+        "shard_rows": layout.shard_rows,
+        "blocks": list(hashes[blocks.start : blocks.stop]),
+    }
+    return sha256_hex(canonical_json(facts))
+
+
+class CachedShard:
+    """Data file `file` of an array at `path`."""
+
+    def __init__(self, path: Path, layout: ArrayLayout, file: int) -> None:
+        self.path = path
+        self.blocks = layout.file_blocks(file)
+        self._layout = layout
+        self._file = file
+        self._whole = layout.file_bytes(file)
+        self._identity: tuple[int, int] | None = None
+        self._mark = 1 + zlib.crc32(boot_id().encode()) % 255
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """Open the file, always the same one, and make it if it is missing.
+
+        Raises
+        ------
+        ShardReplacedError
+            If the file that was opened first is gone.
+        CorruptStoreError
+            If it is a link or no regular file.
+        """
+        try:
+            descriptor = os.open(self.path, _FLAGS, 0o600)
+        except FileNotFoundError:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self.path, _FLAGS, 0o600)
+        try:
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode):
+                msg = f"{self.path} is no regular file. Remove it from the cache."
+                raise CorruptStoreError(msg)
+            identity = (facts.st_dev, facts.st_ino)
+            if self._identity not in (None, identity):
+                raise ShardReplacedError(str(self.path))
+            self._identity = identity
+            if facts.st_size not in (self._whole, self._whole + len(self.blocks)):
+                # New, or cut by another process at the moment that a third one marked a block.
+                os.ftruncate(descriptor, self._whole + len(self.blocks))
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def place_of(self, block: int) -> tuple[int, int]:
+        """Return where a block begins in the file, and the bytes of its rows."""
+        rows = self._layout.block_slice(block)
+        start = (block - self.blocks.start) * self._layout.block_rows * self._layout.row_bytes
+        return start, (rows.stop - rows.start) * self._layout.row_bytes
+
+    def present(self, descriptor: int) -> np.ndarray:
+        """Return a boolean array: True where a block is in place."""
+        if os.fstat(descriptor).st_size == self._whole:
+            return np.ones(len(self.blocks), dtype=bool)
+        marked: np.ndarray = self._marks(descriptor) == self._mark
+        return marked
+
+    def settle(self, descriptor: int, hashes: Sequence[str]) -> np.ndarray:
+        """Return `present` after judging the marks of earlier starts; finish a whole file.
+
+        Parameters
+        ----------
+        hashes : sequence of str
+            sha256 of each block of the array.
+        """
+        with contextlib.suppress(OSError):
+            os.utime(descriptor)  # used now
+        have = self.present(descriptor)
+        if have.all() and os.fstat(descriptor).st_size == self._whole:
+            return have
+        marks = self._marks(descriptor)
+        for index in np.flatnonzero((marks != 0) & ~have).tolist():
+            start, size = self.place_of(self.blocks[index])
+            if sha256_hex(os.pread(descriptor, size, start)) == hashes[self.blocks[index]]:
+                self._set_mark(descriptor, index)
+                have[index] = True
+        if have.all():
+            self._finish(descriptor)
+        return have
+
+    def write(self, descriptor: int, block: int, data: memoryview) -> None:
+        """Put a block's rows, which were verified, to their place, and mark it."""
+        start, _ = self.place_of(block)
+        _write_at(descriptor, data, start)
+        self._set_mark(descriptor, block - self.blocks.start)
+
+    def _finish(self, descriptor: int) -> None:
+        start, size = self.place_of(self.blocks[-1])
+        _write_at(descriptor, memoryview(shard_tail(self._layout, self._file)), start + size)
+        os.fsync(descriptor)
+        os.ftruncate(descriptor, self._whole)
+        os.fsync(descriptor)
+
+    def _marks(self, descriptor: int) -> np.ndarray:
+        found = os.pread(descriptor, len(self.blocks), self._whole)
+        return np.frombuffer(found.ljust(len(self.blocks), b"\0"), dtype=np.uint8)
+
+    def _set_mark(self, descriptor: int, index: int) -> None:
+        if os.fstat(descriptor).st_size != self._whole:  # it is whole if another was faster
+            os.pwrite(descriptor, bytes([self._mark]), self._whole + index)
+
+
+def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done:], offset + done)
+
+
+#: Blocks nearer than this are asked for together, with what lies between them.
+GAP_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive blocks of one data file, the last one included."""
+
+    file: int
+    first: int
+    last: int
+
+
+def plan_spans(
+    wanted: np.ndarray,
+    have: np.ndarray,
+    layout: ArrayLayout,
+    *,
+    onwards: bool = False,
+    whole: bool = False,
+) -> Iterator[Span]:
+    """Yield the spans to fetch, in ascending order.
+
+    Parameters
+    ----------
+    wanted : ndarray of int
+        Missing blocks, ascending.
+    have : ndarray of shape (n_blocks,), bool
+        Blocks that are there.
+    onwards : bool
+        Reading goes on behind the last of them: take the rest of its file along.
+    whole : bool
+        Ask for whole files, since the server knows no ranges.
+    """
+    block_bytes = layout.block_rows * layout.row_bytes
+    reach = 1 + GAP_BYTES // block_bytes
+    files = wanted // layout.blocks_per_file
+    for file in np.unique(files).tolist():
+        blocks = wanted[files == file]
+        inside = layout.file_blocks(file)
+        if whole:
+            yield Span(file, inside.start, inside.stop - 1)
+            continue
+        breaks = np.flatnonzero(np.diff(blocks) > reach)
+        firsts = [int(blocks[0]), *blocks[breaks + 1].tolist()]
+        lasts = [*blocks[breaks].tolist(), int(blocks[-1])]
+        if onwards and file == files[-1]:
+            missing = inside.start + np.flatnonzero(~have[inside.start : inside.stop])
+            lasts[-1] = max(lasts[-1], int(missing[-1]))
+        for first, last in zip(firsts, lasts, strict=True):
+            yield Span(file, first, last)
+
+
+#: Requests under way at once.
+REQUESTS = 8
+
+#: Blocks of one request that are being hashed and written while the next arrive.
+_WAITING = 4
+
+#: Fetched bytes after which the cache is held against its limit.
+_TRIM_BYTES = 256 * 2**20
+
+_REOPENED = 3
+
+
+class RemoteRows:
+    """A reader that fetches the blocks of a read first.
+
+    Parameters
+    ----------
+    objects : Objects
+        The files of the store.
+    array : str
+        Name of the array below the store: ``dataset/kind/encoder/embedding``.
+    layout : ArrayLayout
+    blocks : sequence of str
+        sha256 of each block's rows, from the commit.
+    failed : ndarray of shape (n,)
+        True for rows without an embedding in this commit; a later revision may have filled them.
+    cache : Cache
+    mode : str
+        How the cache's files are read; see `featstore.store.rows`.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        array: str,
+        layout: ArrayLayout,
+        *,
+        blocks: Sequence[str],
+        failed: np.ndarray,
+        cache: Cache,
+        mode: Mode = "auto",
+    ) -> None:
+        self._objects = objects
+        self._array = array
+        self._layout = layout
+        self._blocks = blocks
+        self._failed = failed
+        self._cache = cache
+        self._mode: Mode = mode
+        self._names = [shard_name(layout, file, blocks) for file in range(layout.n_files)]
+        self._lock = threading.Lock()
+        self._next = -1
+        self._foreseen = np.zeros(layout.n_blocks, dtype=bool)
+        self._untrimmed = 0
+        self._open()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape (n, d)."""
+        return self._layout.n, self._layout.dim
+
+    @property
+    def dtype(self) -> str:
+        """Stored dtype."""
+        return self._layout.dtype
+
+    @property
+    def source(self) -> RowSource:
+        """The local reader; right only for blocks that are in place."""
+        return self._source
+
+    @property
+    def complete(self) -> bool:
+        """Whether every block is in place."""
+        return bool(self._have.all())
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows of these numbers, fetched if need be; see `RowSource.read`.
+
+        Raises
+        ------
+        CorruptStoreError
+            If the server sends other bytes than the commit states.
+        RemoteStoreError
+            If it cannot be reached, and a block is not in the cache.
+        CacheFullError
+            If the rows read so far and these are more than the cache may hold.
+        """
+        check_bounds(rows, self._layout.n)
+        touched = np.zeros(self._layout.n_blocks, dtype=bool)
+        touched[rows // self._layout.block_rows] = True
+        onwards = is_run(rows) and int(rows[0]) == self._next
+        self._next = int(rows[-1]) + 1 if rows.size else -1
+        return self._with(touched, lambda: self._source.read(rows, out), onwards=onwards)
+
+    def foresee(self, rows: np.ndarray) -> None:
+        """Ask for these rows of a file with the first of them: one request instead of many."""
+        check_bounds(rows, self._layout.n)
+        foreseen = np.zeros(self._layout.n_blocks, dtype=bool)
+        foreseen[rows // self._layout.block_rows] = True
+        self._foreseen = foreseen
+
+    def fetch_all(self, progress: Callable[[int], object] | None = None) -> None:
+        """Fetch every block that is missing; `progress` is called with bytes that arrived."""
+        everything = np.ones(self._layout.n_blocks, dtype=bool)
+        self._with(everything, lambda: np.empty(0), progress=progress)
+
+    def fetch_file(self, file: int, progress: Callable[[int], object] | None = None) -> Path:
+        """Return the path of a data file in the cache, whole."""
+        touched = np.zeros(self._layout.n_blocks, dtype=bool)
+        inside = self._layout.file_blocks(file)
+        touched[inside.start : inside.stop] = True
+        self._with(touched, lambda: np.empty(0), progress=progress)
+        shard = self._shards[file]
+        with shard.opened() as descriptor:
+            shard.settle(descriptor, self._blocks)
+        return shard.path
+
+    def missing_bytes(self) -> int:
+        """Return the bytes of the blocks that are not in place."""
+        rows = [self._layout.block_slice(block) for block in np.flatnonzero(~self._have).tolist()]
+        return int(sum(part.stop - part.start for part in rows)) * self._layout.row_bytes
+
+    def _with(
+        self,
+        touched: np.ndarray,
+        read: Callable[[], np.ndarray],
+        *,
+        onwards: bool = False,
+        progress: Callable[[int], object] | None = None,
+    ) -> np.ndarray:
+        for _ in range(_REOPENED):
+            try:
+                if (touched & ~self._have).any():
+                    with self._lock:
+                        self._fetch(touched, onwards=onwards, progress=progress)
+                return read()
+            except ShardReplacedError:
+                with self._lock:
+                    self._open()
+        msg = f"The cache {self._cache.root} is emptied again and again while it is read."
+        raise RemoteStoreError(msg)
+
+    def _open(self) -> None:
+        """Open the cache's files; those that are missing are made, without content."""
+        paths = [self._cache.shard(name) for name in self._names]
+        self._shards = [CachedShard(path, self._layout, i) for i, path in enumerate(paths)]
+        have = np.zeros(self._layout.n_blocks, dtype=bool)
+        for shard in self._shards:
+            with shard.opened() as descriptor:
+                have[shard.blocks.start : shard.blocks.stop] = shard.settle(
+                    descriptor, self._blocks
+                )
+        shards = self._shards
+
+        @contextmanager
+        def open_file(directory: Path, layout: ArrayLayout, file: int) -> Iterator[int]:
+            del directory, layout
+            with shards[file].opened() as descriptor:
+                yield descriptor
+
+        self._source = open_rows(self._cache.root, self._layout, self._mode, open_file)
+        self._have = have
+
+    def _fetch(
+        self,
+        touched: np.ndarray,
+        *,
+        onwards: bool,
+        progress: Callable[[int], object] | None,
+    ) -> None:
+        self._look_again(touched)
+        wanted = np.flatnonzero(touched & ~self._have)
+        files = np.arange(self._layout.n_blocks) // self._layout.blocks_per_file
+        soon = self._foreseen & np.isin(files, wanted // self._layout.blocks_per_file)
+        wanted = np.flatnonzero((touched | soon) & ~self._have)
+        spans = list(
+            plan_spans(
+                wanted, self._have, self._layout, onwards=onwards,
+                whole=not self._objects.has_ranges,
+            )
+        )  # fmt: skip
+        block_bytes = self._layout.block_rows * self._layout.row_bytes
+        n_new = sum(span.last - span.first + 1 for span in spans)
+        held = int(self._have.sum()) + n_new
+        self._cache.check_room(held * block_bytes, what=f"{self._objects.address}/{self._array}")
+        if len(spans) == 1:
+            self._fetch_span(spans[0], progress)
+        elif spans:
+            with ThreadPoolExecutor(min(REQUESTS, len(spans)), "fetch") as pool:
+                for done in [pool.submit(self._fetch_span, span, progress) for span in spans]:
+                    done.result()
+        self._untrimmed += n_new * block_bytes
+        if self._untrimmed >= min(_TRIM_BYTES, self._cache.limit // 16):
+            self._cache.trim(keep=set(self._names))
+            self._untrimmed = 0
+
+    def _look_again(self, touched: np.ndarray) -> None:
+        """Take notice of blocks that other processes fetched meanwhile."""
+        for file in np.unique(
+            np.flatnonzero(touched & ~self._have) // self._layout.blocks_per_file
+        ):
+            shard = self._shards[file]
+            with shard.opened() as descriptor:
+                here = slice(shard.blocks.start, shard.blocks.stop)
+                self._have[here] |= shard.present(descriptor)
+
+    def _fetch_span(self, span: Span, progress: Callable[[int], object] | None) -> None:
+        shard = self._shards[span.file]
+        name = f"{self._array}/{self._layout.file_name(span.file)}"
+        start = shard.place_of(span.first)[0]
+        stop = sum(shard.place_of(span.last))
+        with shard.opened() as descriptor, ThreadPoolExecutor(2, "verify") as pool:
+            waiting: deque[Future[None]] = deque()
+            try:
+                whole = len(shard.blocks) == span.last - span.first + 1
+                size = self._layout.file_bytes(span.file) if whole else None
+                pieces = self._objects.stream(name, start, stop, size=size)
+                for block, data in self._cut(shard, span, pieces):
+                    waiting.append(pool.submit(self._place, shard, descriptor, name, block, data))
+                    if len(waiting) > _WAITING:
+                        waiting.popleft().result()
+                    if progress is not None:
+                        progress(len(data))
+                while waiting:
+                    waiting.popleft().result()
+            except FileNotFoundError as err:
+                msg = f"{self._objects.address}/{name} is missing. Fetch the set from elsewhere."
+                raise CorruptStoreError(msg) from err
+
+    def _cut(
+        self, shard: CachedShard, span: Span, pieces: Iterator[memoryview]
+    ) -> Iterator[tuple[int, bytearray]]:
+        """Yield each block of the span with its bytes, as they arrive."""
+        piece = memoryview(b"")
+        for block in range(span.first, span.last + 1):
+            data = bytearray(shard.place_of(block)[1])
+            filled = 0
+            while filled < len(data):
+                if not piece:
+                    piece = next(pieces)
+                    continue
+                taken = min(len(piece), len(data) - filled)
+                data[filled : filled + taken] = piece[:taken]
+                filled, piece = filled + taken, piece[taken:]
+            yield block, data
+
+    def _place(
+        self, shard: CachedShard, descriptor: int, name: str, block: int, data: bytearray
+    ) -> None:
+        """Verify a block and put it to its place; one that is wrong is asked for once more."""
+        right = self._verified(block, data)
+        if right is None:
+            start, size = shard.place_of(block)
+            again = b"".join(self._objects.stream(name, start, start + size))
+            right = self._verified(block, bytearray(again))
+        if right is None:
+            rows = self._layout.block_slice(block)
+            msg = (
+                f"{self._objects.address}/{name}: block {block:,} (rows {rows.start:,} to "
+                f"{rows.stop - 1:,}) is not what the commit record states. The server's copy is "
+                "damaged, or the server lies. Nothing of it was used."
+            )
+            raise CorruptStoreError(msg)
+        shard.write(descriptor, block, memoryview(right))
+        self._have[block] = True
+
+    def _verified(self, block: int, data: bytearray) -> bytearray | None:
+        """Return the block's bytes as the commit states them, or None if they are others."""
+        if sha256_hex(memoryview(data)) == self._blocks[block]:
+            return data
+        blank = np.flatnonzero(self._failed[self._layout.block_slice(block)])
+        if blank.size:
+            rows = np.frombuffer(data, dtype=DTYPES[self._layout.dtype])
+            rows.reshape(-1, self._layout.dim)[blank] = blank_value(self._layout.dtype)
+            if sha256_hex(memoryview(data)) == self._blocks[block]:
+                return data
+        return None

@@ -1,0 +1,184 @@
+"""Read-only objects: a web server with ranges, and a dataset repository of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+from featstore.errors import RemoteStoreError, needs_extra
+from featstore.remote.objects import Address, Objects, TransientError
+
+_PIECE = 2**20
+
+#: Redirects that are followed, all within the same server.
+_REDIRECTS = 3
+
+#: Seconds to wait for a connection, and for each piece of an answer.
+_CONNECT, _SILENCE = 10.0, 60.0
+
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class WebObjects(Objects):
+    """Files below an https address. The server need not list, nor know ranges.
+
+    obstore's own reader of web servers follows redirects anywhere; this one must not.
+    """
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address.url)
+        with needs_extra(address.url):
+            import urllib3
+        self._errors = urllib3.exceptions
+        # What a server sends is read as it is: nothing is unpacked, so nothing can swell.
+        self._pool: Any = urllib3.PoolManager(
+            maxsize=16, retries=False, timeout=urllib3.Timeout(connect=_CONNECT, read=_SILENCE)
+        )
+
+    def _read(self, name: str, limit: int) -> tuple[bytes, str]:
+        with self._asked(name, {}) as answer:
+            stated = answer.headers.get("Content-Length", "")
+            if stated.isdecimal() and int(stated) > limit:
+                raise self._too_large(name, limit)
+            data = bytearray()
+            for piece in answer.stream(_PIECE, decode_content=False):
+                data += piece
+                if len(data) > limit:
+                    raise self._too_large(name, limit)
+            if stated.isdecimal() and len(data) != int(stated):
+                msg = f"{len(data):,} of {stated} bytes came"
+                raise TransientError(msg)
+            return bytes(data), str(answer.headers.get("ETag", ""))
+
+    def _stream(
+        self, name: str, start: int, stop: int, size: int | None
+    ) -> Iterator[bytes | memoryview]:
+        del size
+        with self._asked(name, {"Range": f"bytes={start}-{stop - 1}"}) as answer:
+            left, skip = stop - start, 0
+            if answer.status == 200:
+                self.has_ranges, skip = False, start
+            else:
+                said = str(answer.headers.get("Content-Range", ""))
+                if not said.startswith(f"bytes {start}-{stop - 1}/"):
+                    msg = f"the server answered with the range {said[:80]!r}"
+                    raise TransientError(msg)
+            for piece in answer.stream(_PIECE, decode_content=False):
+                view = memoryview(piece)[skip:]
+                skip = max(0, skip - len(piece))
+                # A whole file may go on behind the range; a range may not.
+                view = view[:left] if answer.status == 200 else view
+                left -= len(view)
+                if view:
+                    yield view
+                if left <= 0 and answer.status == 200:
+                    return  # a range is read to its end, so that its connection can be used again
+
+    @contextmanager
+    def _asked(self, name: str, headers: dict[str, str]) -> Iterator[Any]:
+        """Give an answer of status 200 or 206, and close its connection unless all was read."""
+        url = f"{self.address}/{quote(name)}"
+        answer: Any = None
+        try:
+            for _ in range(_REDIRECTS + 1):
+                answer = self._pool.request(
+                    "GET", url, headers={"Accept-Encoding": "identity", **headers},
+                    preload_content=False, redirect=False,
+                )  # fmt: skip
+                if answer.status not in (301, 302, 303, 307, 308):
+                    break
+                url = self._followed(url, str(answer.headers.get("Location", "")))
+                answer.close()
+            self._check(name, answer, asked_range="Range" in headers)
+            yield answer
+        except (self._errors.HTTPError, OSError) as err:
+            if isinstance(err, RemoteStoreError | FileNotFoundError):
+                raise
+            if isinstance(err, self._errors.SSLError) or "CERTIFICATE" in str(err):
+                msg = f"{self.address} has no certificate that can be trusted: {str(err)[:200]}."
+                raise RemoteStoreError(msg) from err
+            raise TransientError(str(err)[:200]) from err
+        finally:
+            if answer is not None:
+                answer.close()
+
+    def _check(self, name: str, answer: Any, *, asked_range: bool) -> None:
+        status = answer.status
+        if status in (404, 410):
+            msg = f"{self.address}/{name}"
+            raise FileNotFoundError(msg)
+        if status in _AGAIN:
+            msg = f"the server said {status}"
+            raise TransientError(msg)
+        if status != 200 and not (status == 206 and asked_range):
+            msg = f"{self.address}/{name}: the server said {status}. Check the address."
+            raise RemoteStoreError(msg)
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            msg = f"{self.address}/{name} came compressed, which was not asked for. Not read."
+            raise RemoteStoreError(msg)
+
+    def _followed(self, url: str, location: str) -> str:
+        target = urljoin(url, location)
+        if urlsplit(target)[:2] != urlsplit(url)[:2]:
+            where = "://".join(urlsplit(target)[:2])[:100]
+            msg = (
+                f"{self.address} redirects to {where}. Redirects to other servers or schemes are "
+                "not followed; open that address yourself if you trust it."
+            )
+            raise RemoteStoreError(msg)
+        return target
+
+
+_HUB_PIECE = 8 * 2**20
+
+
+class HubObjects(Objects):
+    """Files below ``hf://datasets/OWNER/NAME[@REVISION][/FOLDER]``; a token as the hub's own."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address.url)
+        if address.host != "datasets" or address.path.count("/") < 1:
+            msg = f"{address.url} is no dataset of the hub: hf://datasets/OWNER/NAME."
+            raise RemoteStoreError(msg)
+        with needs_extra(address.url):
+            from huggingface_hub import HfFileSystem
+        # A hub of one's own is named as for all of huggingface_hub.
+        self._fs: Any = HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT") or None)
+        self._root = f"datasets/{address.path}"
+
+    def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Yield name and size of the files below `prefix`."""
+        root = f"{self._root}/{prefix}".rstrip("/")
+        for path, facts in self._fs.find(root, detail=True).items():
+            yield path.removeprefix(f"{self._root}/"), int(facts["size"] or 0)
+
+    def _read(self, name: str, limit: int) -> tuple[bytes, str]:
+        try:
+            size = int(self._fs.info(f"{self._root}/{name}")["size"] or 0)
+            if size > limit:
+                raise self._too_large(name, limit)
+            data = bytes(self._fs.cat_file(f"{self._root}/{name}"))
+        except FileNotFoundError:
+            raise
+        except OSError as err:
+            raise TransientError(str(err)[:200]) from err
+        if len(data) != size:
+            msg = f"{len(data):,} of {size:,} bytes came"
+            raise TransientError(msg)
+        return data, ""
+
+    def _stream(
+        self, name: str, start: int, stop: int, size: int | None
+    ) -> Iterator[bytes | memoryview]:
+        del size
+        for first in range(start, stop, _HUB_PIECE):
+            last = min(first + _HUB_PIECE, stop)
+            try:
+                yield bytes(self._fs.cat_file(f"{self._root}/{name}", start=first, end=last))
+            except FileNotFoundError:
+                raise
+            except OSError as err:
+                raise TransientError(str(err)[:200]) from err

@@ -1,0 +1,349 @@
+"""Copy sets between stores: what differs, in which order files go, and the tags that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from featstore.errors import FeatstoreError, RemoteStoreError, UnknownSetError
+from featstore.remote.objects import Address, Objects, open_objects, parse_address
+from featstore.remote.store import RemoteStore
+from featstore.share.publish import (
+    make_bucket_store,
+    publish_to_bucket,
+    publish_to_folder,
+    update_catalog,
+)
+from featstore.share.source import Relation, SetSource
+from featstore.store.catalog import NAME as CATALOG
+from featstore.store.catalog import parse_catalog
+from featstore.store.files import MAX_JSON_BYTES, parse_json
+from featstore.store.records import (
+    key_of,
+    parse_tag,
+    read_pointer,
+    tag_bytes,
+    tag_file,
+    tag_names,
+    taken,
+    write_tag,
+)
+from featstore.store.store import FeatureStore, SetInfo, open_store
+from featstore.store.tables import write_thumbnails
+
+
+def send_thumbnails(
+    source: FeatureStore, place: Objects | object, keys: Iterable[str]
+) -> frozenset[str]:
+    """Copy the thumbnails of the kinds of these sets; return the names of files put in a bucket."""
+    put: set[str] = set()
+    for kind in sorted({key.rpartition("/")[0] for key in keys}):
+        pictures = source.thumbnails(*kind.split("/"))  # fetched, and compared with their names
+        if not pictures:
+            continue
+        if isinstance(place, Path):
+            write_thumbnails(place / kind, pictures)
+        elif isinstance(place, Objects):
+            there = dict(place.names(f"{kind}/"))
+            for path in sorted((source.root / kind).glob("thumbnails-*.parquet")):
+                name = f"{kind}/{path.name}"
+                if there.get(name) != path.stat().st_size:
+                    place.put(name, path)
+                put.add(name)
+    return frozenset(put)
+
+
+def make_tag(place: str | Path, name: str, *, select: Sequence[str] = ()) -> dict[str, str]:
+    """Give the current revisions of a store's sets a name, and return key -> revision_id.
+
+    Parameters
+    ----------
+    select : sequence of str
+        Patterns of keys; all sets by default.
+
+    Raises
+    ------
+    LayoutError
+        If no tag can have this name.
+    UnknownSetError
+        If no set fits.
+    StoreWriteError
+        If there is a tag of this name that says something else.
+    RemoteStoreError
+        If the store cannot be written.
+    """
+    store = open_store(place)
+    revisions = {
+        str(info.key): info.commit.revision_id
+        for info in store.sets()
+        if not select or any(fnmatchcase(str(info.key), pattern) for pattern in select)
+    }
+    if not revisions:
+        msg = f"{store.address} holds no set{' that fits' if select else ''}: nothing to tag."
+        raise UnknownSetError(msg)
+    send_tag(place, name, revisions)
+    return revisions
+
+
+def send_tag(place: str | Path, name: str, revisions: dict[str, str]) -> bool:
+    """Write a tag to a folder or a bucket; False if it is there and says the same."""
+    address = parse_address(place)
+    if not isinstance(address, Address):
+        return write_tag(address, name, revisions)
+    objects = open_objects(address)
+    if not objects.can_write:
+        msg = f"{address.url} cannot be written by featstore. Tag the folder, and copy that."
+        raise RemoteStoreError(msg)
+    if objects.create(tag_file(name), tag_bytes(revisions)):
+        return True
+    where = f"{address.url}/{tag_file(name)}"
+    data = objects.read(tag_file(name), limit=MAX_JSON_BYTES)
+    if parse_tag(parse_json(data, where=where), where=where) != revisions:
+        raise taken(address.url, name)
+    return False
+
+
+@dataclass
+class CopyReport:
+    """What became of each set: key -> how the destination stood to it before.
+
+    Attributes
+    ----------
+    sets : dict
+        ``"new"`` and ``"behind"`` were sent, ``"same"`` and ``"newer"`` needed nothing.
+    failed : dict
+        Key -> why it was not sent; the other sets were.
+    """
+
+    sets: dict[str, Relation] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def copy_sets(
+    source: str | Path,
+    target: str | Path,
+    *,
+    select: Sequence[str] = (),
+    take_over: bool = False,
+    progress: Callable[[int], object] | None = None,
+    tell: Callable[[str, Relation], object] | None = None,
+) -> CopyReport:
+    """Copy the sets of one store that another lacks or has an earlier revision of.
+
+    Parameters
+    ----------
+    source, target : path or address
+        Any that `open_store` knows; the target one that can be written: a folder or a bucket. If
+        all sets are copied, so are the tags; those of a remote source where it can list.
+    select : sequence of str
+        Patterns of keys such as ``stamps/image/*`` or ``*/*/timm.*``; a set that fits one of them
+        is copied. All by default.
+    take_over : bool
+        See `featstore.share.publish.publish_to_bucket`.
+    progress, tell : callable, optional
+        Called with bytes that were sent, and with each set that is done.
+
+    Raises
+    ------
+    UnknownSetError
+        If no set fits.
+    FeatstoreError
+        If the source cannot be opened or the target not be made. What is wrong with one set stops
+        only that one, and is in the report.
+    """
+    opened = open_store(source)
+    place = parse_address(target)
+    objects = writable_objects(place) if isinstance(place, Address) else None
+    if objects is not None:
+        make_bucket_store(objects)
+    report, current = CopyReport(), _listed(objects)
+    chosen = [path for path in opened.folders() if _fits(str(key_of(path)), select)]
+    if select and not chosen:
+        msg = f"{opened.address} holds no set that fits {', '.join(select)}."
+        raise UnknownSetError(msg)
+    for folder in chosen:
+        key = str(key_of(folder))
+        try:
+            there: Relation = "same"
+            if _revision(folder) != current.get(key):
+                info = opened.info(key)
+                there = _publish(
+                    objects or place, SetSource(opened, info), take_over=take_over,
+                    progress=progress or (lambda _: None),
+                )  # fmt: skip
+        except FeatstoreError as err:
+            report.failed[key] = str(err)
+            continue
+        report.sets[key] = there
+        if tell is not None:
+            tell(key, there)
+    if not select:
+        _send_tags(opened, target, report)
+    pictures = send_thumbnails(opened, objects or place, sorted(report.sets))
+    if objects is not None:
+        sent = {
+            name: _revision(opened.root / name)
+            for name, there in report.sets.items()
+            if there != "newer" and current.get(name) != _revision(opened.root / name)
+        }
+        update_catalog(objects, sent, pictures)
+    return report
+
+
+def _send_tags(opened: FeatureStore, target: str | Path, report: CopyReport) -> None:
+    """Send the tags whose sets are all at the target now."""
+    names = opened.tags() if isinstance(opened, RemoteStore) else tag_names(opened.root)
+    for name in names:
+        revisions = opened.tag(name)
+        if set(revisions) <= set(report.sets):
+            try:
+                send_tag(target, name, revisions)
+            except FeatstoreError as err:
+                report.failed[tag_file(name)] = str(err)
+
+
+def _publish(
+    place: Objects | Address | Path,
+    source: SetSource,
+    *,
+    take_over: bool,
+    progress: Callable[[int], object],
+) -> Relation:
+    if isinstance(place, Path):
+        return publish_to_folder(place, source, progress=progress)
+    assert isinstance(place, Objects)
+    return publish_to_bucket(place, source, take_over=take_over, progress=progress)
+
+
+def writable_objects(address: Address) -> Objects:
+    """Return the files behind an address; RemoteStoreError if it cannot be written."""
+    objects = open_objects(address)
+    if not objects.can_write:
+        msg = (
+            f"{address.url} cannot be written by featstore. Push to a folder, and upload that "
+            "(docs/sharing.md)."
+        )
+        raise RemoteStoreError(msg)
+    return objects
+
+
+def _listed(objects: Objects | None) -> dict[str, str]:
+    """Return key -> revision as a bucket's catalog lists them: one request for all sets."""
+    if objects is None:
+        return {}
+    try:
+        data = objects.read(CATALOG, limit=MAX_JSON_BYTES)
+    except FileNotFoundError:
+        return {}
+    catalog = parse_catalog(parse_json(data, where=f"{objects.address}/{CATALOG}"))
+    return dict(catalog["sets"]) if catalog else {}
+
+
+def _revision(folder: Path) -> str:
+    attributes = read_pointer(folder)
+    return "" if attributes is None else str(attributes["revision"])
+
+
+def _fits(key: str, patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+@dataclass(frozen=True)
+class SetDifference:
+    """How a set differs.
+
+    Attributes
+    ----------
+    key : str
+    state : str
+        ``"only in A"``, ``"only in B"``, or ``"differs"``.
+    revisions : tuple of str
+        Of A and of B; empty where the set is missing.
+    added, removed : int
+        Items that only B, or only A, has.
+    changed_items : int
+        Items of both whose row of the item table differs.
+    changed_blocks : int or None
+        Blocks of rows with another hash, of those that both have in full; None if the two cannot be
+        compared by blocks (other dimension, dtype or block size).
+    failed : tuple of int
+        Items without an embedding in A and in B.
+    """
+
+    key: str
+    state: str
+    revisions: tuple[str, str]
+    added: int = 0
+    removed: int = 0
+    changed_items: int = 0
+    changed_blocks: int | None = None
+    failed: tuple[int, int] = (0, 0)
+    attributes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
+def compare_stores(a: FeatureStore, b: FeatureStore) -> list[SetDifference]:
+    """Return the sets in which two stores differ, by key; rows are compared by their hashes.
+
+    Of remote stores only records and item tables are fetched.
+    """
+    in_a = {str(info.key): info for info in a.sets()}
+    in_b = {str(info.key): info for info in b.sets()}
+    found = []
+    for key in sorted({*in_a, *in_b}):
+        one, other = in_a.get(key), in_b.get(key)
+        if one is None or other is None:
+            state = "only in A" if other is None else "only in B"
+            ids = tuple("" if info is None else info.commit.revision_id for info in (one, other))
+            found.append(SetDifference(key, state, (ids[0], ids[1])))
+        elif one.commit.revision_id != other.commit.revision_id:
+            found.append(_compare(key, (a, one), (b, other)))
+    return found
+
+
+def _compare(
+    key: str, a: tuple[FeatureStore, SetInfo], b: tuple[FeatureStore, SetInfo]
+) -> SetDifference:
+    one, other = a[1].commit, b[1].commit
+    tables = [store.item_table(info) for store, info in (a, b)]
+    first, second = (set(table["item_id"].to_list()) for table in tables)
+    blocks: int | None = None
+    shape = (one.dim, one.dtype, one.block_rows)
+    if shape == (other.dim, other.dtype, other.block_rows):
+        whole = min(one.n, other.n) // one.block_rows
+        whole = len(one.blocks) if one.n == other.n else whole
+        pairs = zip(one.blocks[:whole], other.blocks[:whole], strict=True)
+        blocks = sum(left != right for left, right in pairs)
+    names = sorted({*a[1].attributes, *b[1].attributes} - {"revision", "history"})
+    values = {name: (a[1].attributes.get(name), b[1].attributes.get(name)) for name in names}
+    return SetDifference(
+        key,
+        "differs",
+        (one.revision_id, other.revision_id),
+        added=len(second - first),
+        removed=len(first - second),
+        changed_items=_changed(*tables),
+        changed_blocks=blocks,
+        failed=(one.n_failed, other.n_failed),
+        attributes={name: pair for name, pair in values.items() if pair[0] != pair[1]},
+    )
+
+
+def _changed(one: pl.DataFrame, other: pl.DataFrame) -> int:
+    """Return how many items of both tables differ in a column, or have it in one table only."""
+    columns = sorted({*one.columns, *other.columns} - {"item_id"})
+    both = [
+        table.select(
+            "item_id",
+            *(pl.col(name).cast(pl.String) if name in table.columns else pl.lit(None, pl.String)
+              .alias(name) for name in columns),
+        )
+        for table in (one, other)
+    ]  # fmt: skip
+    shared = both[0].join(both[1], on="item_id", suffix="_b")
+    differs = [pl.col(name).ne_missing(pl.col(f"{name}_b")) for name in columns]
+    return shared.filter(pl.any_horizontal(differs)).height if differs else 0

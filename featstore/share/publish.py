@@ -1,0 +1,327 @@
+"""Publish into a bucket or a folder, so that readers never see half a set.
+
+A bucket has no renames and no locks. What stands in for them:
+
+- ``.staging/push.json`` of the set, made only if there is none, says which revision is being put
+  there. Whoever puts the same revision puts the same bytes, so it may go on with what is there;
+  whoever puts another is refused until that one is published, or taken over.
+- The pointer is put only if it is still the one that the decision was made from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from featstore.durable import write_error
+from featstore.errors import (
+    CorruptStoreError,
+    FeatstoreError,
+    PublishConflictError,
+    RemoteStoreError,
+    StoreWriteError,
+)
+from featstore.identity import sha256_hex
+from featstore.remote.objects import Objects
+from featstore.share.source import Relation, SetSource, conflict, kept_files, relation
+from featstore.store.blocks import check_file
+from featstore.store.catalog import NAME as CATALOG
+from featstore.store.catalog import parse_catalog, write_catalog
+from featstore.store.files import (
+    MAX_JSON_BYTES,
+    MAX_METADATA_BYTES,
+    json_bytes,
+    parse_json,
+    same_file,
+)
+from featstore.store.gc import make_store
+from featstore.store.journal import has_blocks
+from featstore.store.layout import FORMAT, SetKey, group_metadata
+from featstore.store.lock import Claim, claim_set
+from featstore.store.records import (
+    REVISIONS,
+    Commit,
+    check_format,
+    parse_commit,
+    parse_pointer,
+    read_commit,
+    read_pointer,
+)
+
+#: Times that the catalog is merged again because another publisher was faster.
+_ROUNDS = 20
+
+
+def make_bucket_store(objects: Objects) -> bool:
+    """Make an empty store in a bucket; True if it was made now.
+
+    Raises
+    ------
+    RemoteStoreError
+        If the bucket ignores the conditions of puts, so that two publishers could overwrite each
+        other, or cannot be written.
+    """
+    try:
+        document = parse_json(
+            objects.read("zarr.json", limit=MAX_METADATA_BYTES), where=objects.address
+        )
+    except FileNotFoundError:
+        check_conditions(objects)
+        objects.create(CATALOG, json_bytes({"format": FORMAT, "sets": [], "thumbnails": []}))
+        return objects.create("zarr.json", json_bytes(group_metadata({"format": FORMAT})))
+    try:
+        stated = document["attributes"]["featstore"]["format"]
+    except (KeyError, TypeError) as err:
+        msg = f"{objects.address} holds another Zarr group, no store. Choose another prefix."
+        raise RemoteStoreError(msg) from err
+    check_format(stated, where=f"{objects.address}/zarr.json")
+    return False
+
+
+def check_conditions(objects: Objects) -> None:
+    """Raise RemoteStoreError if a bucket ignores the conditions of puts."""
+    name = f"probe-{secrets.token_hex(8)}.json"
+    try:
+        first = objects.create(name, b"1\n")
+        second = objects.create(name, b"2\n")
+        _, tag = objects.read_tagged(name, limit=64)
+        replaced = objects.replace(name, b"3\n", tag)
+        stale = objects.replace(name, b"4\n", tag)
+    finally:
+        objects.delete(name)
+    if (first, second, replaced, stale) != (True, False, True, False):
+        msg = (
+            f"{objects.address} ignores the conditions of puts (If-None-Match, If-Match): two "
+            "publishers could overwrite each other without notice. No store was made. Use a "
+            "service that honours them, or one folder that a single machine publishes from."
+        )
+        raise RemoteStoreError(msg)
+
+
+def read_remote_pointer(objects: Objects, key: SetKey) -> tuple[dict[str, Any] | None, str]:
+    """Return the attributes of a set in a bucket, or None, and the tag of its pointer."""
+    name = f"{key}/zarr.json"
+    try:
+        data, tag = objects.read_tagged(name, limit=MAX_METADATA_BYTES)
+    except FileNotFoundError:
+        return None, ""
+    where = f"{objects.address}/{name}"
+    return parse_pointer(parse_json(data, where=where), where=where), tag
+
+
+def publish_to_bucket(
+    objects: Objects,
+    source: SetSource,
+    *,
+    take_over: bool = False,
+    progress: Callable[[int], object],
+) -> Relation:
+    """Put a set into the store at `objects`; the catalog is left to `update_catalog`.
+
+    Parameters
+    ----------
+    take_over : bool
+        Replace another publisher's unfinished push: only if it is known to be dead.
+
+    Raises
+    ------
+    PublishConflictError
+        If another publisher was first, or is at work; the message names its revision.
+    """
+    key = source.info.key
+    where = f"{objects.address}/{key}"
+    there, tag = read_remote_pointer(objects, key)
+    found = relation(there, source.info.attributes, where=where)
+    if found not in ("new", "behind"):
+        return found
+    claim = f"{key}/.staging/push.json"
+    taken = _claim(objects, claim, source.revision, where=where, take_over=take_over)
+    layout = source.layout()
+    base = None if there is None else _remote_commit(objects, key, there["revision"])
+    kept = kept_files(base, source.info.commit, layout)
+    # Another publisher's files may have the same size: after a take-over none is believed.
+    sizes = {} if taken else dict(objects.names(f"{key}/embedding/c/"))
+    replaced = -1 if base is None else (base.n - 1) // (layout.shard_rows or layout.n)
+    for file in range(layout.n_files):
+        name = f"{key}/embedding/{layout.file_name(file)}"
+        whole = layout.file_bytes(file)
+        if file not in kept and (file == replaced or sizes.get(name) != whole):
+            objects.put(name, source.data_file(file))
+        progress(whole)
+    for name, data in source.groups().items():
+        objects.create(name, data)
+    for name, data in source.small_files().items():
+        objects.put(name, data)
+    if _claimed(objects, claim) != source.revision:
+        msg = f"The push of {where} was taken over by another publisher. Nothing was published."
+        raise PublishConflictError(msg)
+    pointer, name = source.pointer(), source.pointer_name()
+    done = objects.create(name, pointer) if not tag else objects.replace(name, pointer, tag)
+    if not done:
+        now, _ = read_remote_pointer(objects, key)
+        if now is None or now["revision"] != source.revision:
+            winner = "?" if now is None else now["revision"]
+            raise conflict(where, winner=winner, loser=source.revision)
+    objects.delete(claim)
+    return found
+
+
+def update_catalog(
+    objects: Objects, revisions: Mapping[str, str], thumbnails: frozenset[str] = frozenset()
+) -> bool:
+    """Enter sets and thumbnails in a bucket's catalog; False if all was there already.
+
+    Parameters
+    ----------
+    revisions : mapping
+        Key -> current revision_id.
+    """
+    for _ in range(_ROUNDS):
+        try:
+            data, tag = objects.read_tagged(CATALOG, limit=MAX_JSON_BYTES)
+            old = parse_catalog(parse_json(data, where=f"{objects.address}/{CATALOG}"))
+        except FileNotFoundError:
+            data, tag, old = b"", "", {"sets": {}}
+        if old is None:
+            msg = f"{objects.address}/{CATALOG} is no catalog that featstore writes."
+            raise CorruptStoreError(msg)
+        sets = {**old["sets"], **revisions}
+        rows = [{"key": name, "revision": sets[name]} for name in sorted(sets)]
+        names = sorted({*old.get("thumbnails", []), *thumbnails})
+        new = json_bytes({"format": FORMAT, "sets": rows, "thumbnails": names})
+        if new == data:
+            return False
+        if objects.replace(CATALOG, new, tag) if tag else objects.create(CATALOG, new):
+            return True
+    msg = f"The catalog of {objects.address} changes all the time. Push again; the sets are there."
+    raise RemoteStoreError(msg)
+
+
+def _claim(objects: Objects, name: str, revision: str, *, where: str, take_over: bool) -> bool:
+    """Claim a set for a revision; True if another's claim was taken over, now or before."""
+    record = {"format": FORMAT, "host": socket.gethostname(), "revision": revision}
+    claim = json_bytes(record)
+    if objects.create(name, claim):
+        return False
+    try:
+        data, tag = objects.read_tagged(name, limit=MAX_METADATA_BYTES)
+    except FileNotFoundError:
+        data, tag = b"{}", ""
+    holder = _parsed(data)
+    if holder.get("revision") == revision:
+        return bool(holder.get("taken_over"))
+    if take_over and tag and objects.replace(name, json_bytes({**record, "taken_over": True}), tag):
+        return True
+    msg = (
+        f"{where} is being pushed from {str(holder.get('host', 'elsewhere'))[:80]!r}, revision "
+        f"{str(holder.get('revision', '?'))[:12]}; it was first. Wait for it, or, if that push is "
+        "dead, push with --take-over."
+    )
+    raise PublishConflictError(msg)
+
+
+def _claimed(objects: Objects, name: str) -> Any:
+    try:
+        return _parsed(objects.read(name, limit=MAX_METADATA_BYTES)).get("revision")
+    except FileNotFoundError:
+        return None
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _remote_commit(objects: Objects, key: SetKey, revision: str) -> Commit | None:
+    """Return a commit of the bucket; None, so that everything is sent, if it is damaged."""
+    name = f"{key}/{REVISIONS}/{revision}.json"
+    try:
+        data = objects.read(name, limit=MAX_JSON_BYTES)
+        commit = parse_commit(parse_json(data, where=name), where=name)
+    except (FeatstoreError, FileNotFoundError):
+        return None
+    return commit if commit.revision_id == revision else None
+
+
+def publish_to_folder(
+    root: Path, source: SetSource, *, progress: Callable[[int], object]
+) -> Relation:
+    """Copy a set into the store at `root`, which is made if it is missing.
+
+    The order is that of every publication: data, small files, commit records, pointer, catalog; all
+    under the set's claim, and every data file is compared with the commit where it lies now. What
+    an interrupted copy left is used if it is right.
+
+    Raises
+    ------
+    PublishConflictError
+        If the set there was extended otherwise.
+    StoreWriteError
+        If another process writes it, an extraction of it is unfinished, or the disk refuses.
+    """
+    key = source.info.key
+    directory = key.directory(root)
+    make_store(root)
+    found = relation(read_pointer(directory), source.info.attributes, where=f"{root}/{key}")
+    if found not in ("new", "behind"):
+        return found
+    claim = claim_set(directory, key)
+    try:
+        if has_blocks(claim.folder):
+            msg = (
+                f"An extraction of {key} into {root} is unfinished. Finish it, or remove it with "
+                "`featstore gc`, and copy the set then."
+            )
+            raise StoreWriteError(msg)
+        # Somebody may have published between the first look and the claim.
+        there = read_pointer(directory)
+        found = relation(there, source.info.attributes, where=f"{root}/{key}")
+        if found in ("new", "behind"):
+            base = None if there is None else read_commit(directory, there["revision"])
+            layout = source.layout()
+            kept = kept_files(base, source.info.commit, layout)
+            for file in sorted(set(range(layout.n_files)) - kept):
+                _copy_file(claim, directory, source, file)
+                progress(layout.file_bytes(file))
+            for name, data in {**source.groups(), **source.small_files()}.items():
+                facts = {"bytes": len(data), "sha256": sha256_hex(data)}
+                if not same_file(root / name, facts):
+                    claim.write_file(root / name, [data])
+            claim.write_file(root / source.pointer_name(), [source.pointer()])
+            write_catalog(root)
+        claim.finish()
+    finally:
+        claim.release()
+    return found
+
+
+def _copy_file(claim: Claim, directory: Path, source: SetSource, file: int) -> None:
+    """Copy a data file unless it is there, and compare the copy with the commit."""
+    layout, blocks = source.layout(), source.info.commit.blocks
+    target = directory / "embedding" / layout.file_name(file)
+    if target.exists() and not check_file(target, layout, file, blocks).reasons:
+        return
+    staged = claim.folder / f"copy-{file}.staged"
+    try:
+        with source.data_file(file).open("rb") as read, staged.open("wb") as write:
+            shutil.copyfileobj(read, write, 4 * 2**20)
+            write.flush()
+            os.fsync(write.fileno())
+    except OSError as err:
+        raise write_error(target, err) from err
+    found = check_file(staged, layout, file, blocks)
+    if found.reasons:
+        msg = (
+            f"{staged} {'; '.join(found.reasons)}: the disk or memory errs. Nothing was published."
+        )
+        raise CorruptStoreError(msg)
+    claim.place(staged, target)

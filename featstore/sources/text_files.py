@@ -1,0 +1,190 @@
+"""Text files as datasets: CSV, TSV, JSON lines and Karpathy's JSON."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from featstore.errors import ManifestError
+from featstore.sources.location import local_path
+from featstore.sources.tables import (
+    MAX_RECORD_BYTES,
+    Found,
+    ItemCollector,
+    Request,
+    add_row,
+    choose_columns,
+    image_root,
+    parse_json,
+    read_json,
+    relative_uri,
+)
+
+
+def read_csv(request: Request) -> Found:
+    """List the images of a comma-separated file; see `read_delimited`."""
+    return read_delimited(request, ",")
+
+
+def read_tsv(request: Request) -> Found:
+    """List the images of a tab-separated file; see `read_delimited`."""
+    return read_delimited(request, "\t")
+
+
+def read_delimited(request: Request, delimiter: str) -> Found:
+    """List the images of a table; several rows of one image are its captions.
+
+    The key of an image is its id, or else its path.
+
+    Raises
+    ------
+    ManifestError
+        If the file is not UTF-8, a row has another number of fields than the header, or a
+        quoted field never ends.
+    """
+    path = local_path(request.location)
+    rows = _rows(path, delimiter)
+    header = next(rows, (0, []))[1]
+    if len(set(header)) != len(header):
+        msg = f"{path} names a column twice: {', '.join(header)}."
+        raise ManifestError(msg)
+    columns = choose_columns(header, request, str(path))
+    root = image_root(request, path)
+    items = ItemCollector(request.dataset)
+    for line, fields in rows:
+        if not fields:
+            continue
+        where = f"{path}, line {line:,}"
+        if len(fields) != len(header):
+            msg = (
+                f"{where} has {len(fields)} fields; the header has {len(header)}. Quote or fix it."
+            )
+            raise ManifestError(msg)
+        row = dict(zip(header, fields, strict=True))
+        uri = relative_uri(row[columns.image], root, where)
+        add_row(items, row, columns, uri=uri, key=uri, where=where)
+    return Found(root, items.contents())
+
+
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            for fields in reader:
+                yield reader.line_num, fields
+    except UnicodeDecodeError as err:
+        msg = f"{path} is not UTF-8: {err.reason}. Convert it, e.g. with iconv."
+        raise ManifestError(msg) from err
+    except csv.Error as err:
+        msg = f"{path}, line {reader.line_num:,}, cannot be read: {err}."
+        raise ManifestError(msg) from err
+    except OSError as err:
+        msg = f"Cannot read {path}: {err.strerror or err}."
+        raise ManifestError(msg) from err
+
+
+def read_jsonl(request: Request) -> Found:
+    """List the images of a file of JSON objects; captions may be a string or a list of them.
+
+    The key of an image is its id, or else its path. Objects need not have the same fields.
+
+    Raises
+    ------
+    ManifestError
+        If a line is too long, nests too deep or is no JSON object.
+    """
+    path = local_path(request.location)
+    root = image_root(request, path)
+    items = ItemCollector(request.dataset)
+    fields = dict.fromkeys(name for _, row in _objects(path) for name in row)
+    columns = choose_columns(fields, request, str(path))
+    for where, row in _objects(path):
+        uri = relative_uri(row.get(columns.image), root, where)
+        add_row(items, row, columns, uri=uri, key=uri, where=where)
+    return Found(root, items.contents())
+
+
+def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(MAX_RECORD_BYTES + 1):
+                number += 1
+                where = f"{path}, line {number:,}"
+                if not line.strip():
+                    continue
+                row = parse_json(line, where=where)
+                if not isinstance(row, dict):
+                    msg = f"{where} is not a JSON object."
+                    raise ManifestError(msg)
+                yield where, row
+    except OSError as err:
+        msg = f"Cannot read {path}: {err.strerror or err}."
+        raise ManifestError(msg) from err
+
+
+#: ``restval`` is the part of COCO's validation images that this split trains on.
+_SPLITS = {"restval": "train"}
+
+
+def read_karpathy(request: Request) -> Found:
+    """List the images of a Karpathy JSON with all their captions.
+
+    The key of an image is its ``imgid``, that of a caption its ``sentid``; a file without them
+    falls back on the path, and on counting within the image. Paths are ``filepath/filename``.
+    ``split`` is train, val or test; where the file says otherwise, the column source_split does.
+
+    Raises
+    ------
+    ManifestError
+        If the file is too large, nests too deep, or lacks what is read.
+    """
+    path = local_path(request.location)
+    root = image_root(request, path)
+    document = read_json(path)
+    images = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(images, list):
+        msg = f"{path} has no list of images; it is not a Karpathy JSON."
+        raise ManifestError(msg)
+    items = ItemCollector(request.dataset)
+    for number, image in enumerate(images):
+        where = f"{path}, image {number:,}"
+        if not isinstance(image, dict):
+            msg = f"{where} is not a JSON object."
+            raise ManifestError(msg)
+        _add(items, image, root, where)
+    return Found(root, items.contents())
+
+
+def _add(items: ItemCollector, image: dict[str, Any], root: Any, where: str) -> None:
+    folder, name = image.get("filepath") or "", image.get("filename")
+    if not isinstance(folder, str) or not isinstance(name, str):
+        msg = f"{where} has no filename, or a filepath that is no text."
+        raise ManifestError(msg)
+    uri = relative_uri(f"{folder}/{name}" if folder else name, root, where)
+    facts: dict[str, Any] = {}
+    split = image.get("split")
+    if split is not None and not isinstance(split, str):
+        msg = f"{where} has a split that is no text: {split!r}."
+        raise ManifestError(msg)
+    if split in _SPLITS:
+        facts["source_split"], split = split, _SPLITS[split]
+    if type(image.get("cocoid")) is int:
+        facts["cocoid"] = image["cocoid"]
+    parent = items.image(_key(image.get("imgid")) or uri, uri, split=split, **facts)
+    sentences = image.get("sentences") or []
+    if not isinstance(sentences, list):
+        msg = f"{where} has sentences that are no list."
+        raise ManifestError(msg)
+    for sentence in sentences:
+        raw = sentence.get("raw") if isinstance(sentence, dict) else None
+        if not isinstance(raw, str):
+            msg = f"{where} has a sentence without raw text."
+            raise ManifestError(msg)
+        items.caption(parent, raw, key=_key(sentence.get("sentid")))
+
+
+def _key(value: Any) -> str | None:
+    return str(value) if isinstance(value, str) or type(value) is int else None

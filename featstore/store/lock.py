@@ -1,0 +1,464 @@
+"""The claim of a set by one writer: lock files, leases and fencing.
+
+Everything that a writer has not published lies in one folder of its own,
+``.staging/<claim>/``, with a name that no other writer ever has. Whoever takes over renames
+that folder. A writer that was stopped meanwhile (SIGSTOP, a laptop's lid, a lost network) finds
+nothing under its old name: it can neither write nor publish, because publishing is a rename out
+of that folder. The folder's name is the fencing token.
+
+A claim ends in one of three ways. Its process ends, however it ends: the kernel frees the lock
+on ``claim`` and another process of the same machine sees it at once. Or its heartbeat, the time
+of that file, stands still for `EXPIRY` seconds: then anyone may take over, and works on copies,
+since the old writer may still hold the files open. Or it publishes the set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from featstore.durable import fsync_directory, make_folders, seal, write_durably, write_error
+from featstore.errors import ClaimLostError, StoreWriteError
+from featstore.store.files import read_json
+from featstore.store.layout import SetKey
+
+#: Name of the short lock in a staging folder.
+LOCK = "lock"
+
+
+def try_lock(handle: int, *, shared: bool = False) -> bool:
+    """Try to lock an open file; False if another process holds it, or nobody can know."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: a single writer is the user's affair
+        return not shared
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as err:
+        # A file system without locks: the heartbeat alone decides.
+        return err.errno in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP} and not shared
+    return True
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[bool]:
+    """Hold a folder's own lock, waiting for it; False where there are no locks.
+
+    Only good for what may also go wrong, and is mended by whoever comes next.
+    """
+    handle, locked = -1, False
+    with contextlib.suppress(ImportError, OSError):  # Windows, or a server without locks
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        locked = True
+    try:
+        yield locked
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def deciding(staging: Path, *, patience: float = 2.0) -> Iterator[bool]:
+    """Hold the short lock under which claims begin and end; False if it could not be had."""
+    path = staging / LOCK
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        handle = os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        yield False  # the staging folder was removed just now
+        return
+    except PermissionError:
+        # Another user was killed between making it and opening it to the group.
+        path.unlink()
+        yield False
+        return
+    try:
+        until = time.monotonic() + patience
+        while not (held := try_lock(handle)) and time.monotonic() < until:
+            time.sleep(0.005)
+        with contextlib.suppress(OSError, AttributeError):
+            if os.fstat(handle).st_uid == os.getuid():
+                seal(path, like=staging, writable=True)
+        yield held and path.exists() and os.fstat(handle).st_ino == path.stat().st_ino
+    finally:
+        os.close(handle)
+
+
+#: Seconds between two heartbeats, ...
+BEAT = 5.0
+
+#: ... and how long one may be missing before others take over.
+EXPIRY = 60.0
+
+#: Seconds between two looks at another writer's claim.
+_LOOK = 0.2
+
+_CLAIM = "claim"
+
+#: What the names of parts begin with.
+PART = "part-"
+
+
+class Claim:
+    """The right to write one set, held until `release`, `finish`, or loss.
+
+    Attributes
+    ----------
+    folder : Path
+        Where everything unpublished lies. It may hold the blocks of an earlier writer.
+    """
+
+    def __init__(self, folder: Path, handle: int, *, beat: float) -> None:
+        self.folder = folder
+        self._handle = handle
+        self._beat = beat
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise ClaimLostError if another writer has taken over."""
+        loss = self.loss()
+        if loss is not None:
+            raise loss
+
+    def loss(self) -> ClaimLostError | None:
+        """Return the error that says that another writer has taken over, if one has."""
+        return None if (self.folder / _CLAIM).exists() else self._lost()
+
+    def place(self, staged: Path, target: Path) -> None:
+        """Rename a file of `folder` to its place in the set, read-only.
+
+        Raises
+        ------
+        ClaimLostError
+            If another writer has taken over: the file is not there any more.
+        OSError
+            If the file system refuses.
+        """
+        make_folders(target.parent)
+        try:
+            seal(staged, like=target.parent)
+            staged.replace(target)
+        except FileNotFoundError as err:
+            raise self._lost() from err
+        fsync_directory(target.parent)
+
+    def discard(self, path: Path) -> None:
+        """Take a file out of the set; it goes when the claim is finished.
+
+        Raises
+        ------
+        ClaimLostError
+            If another writer has taken over; the file, which may be its, stays.
+        """
+        try:
+            path.rename(self.folder / f"discarded.{secrets.token_hex(4)}.staged")
+        except FileNotFoundError as err:
+            raise self._lost() from err
+        fsync_directory(path.parent)
+
+    def write_file(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
+        """Write a file of the set: staged in `folder`, fsynced, renamed to its place.
+
+        Raises
+        ------
+        ClaimLostError
+            If another writer has taken over.
+        StoreWriteError
+            If the file system refuses.
+        """
+        staged = self.folder / f"{target.name}.{secrets.token_hex(4)}.staged"
+        try:
+            make_folders(target.parent)
+            write_durably(target, parts, staged=staged, sealed=True)
+        except FileNotFoundError as err:
+            raise self._lost() from err
+        except OSError as err:
+            raise write_error(target, err) from err
+
+    def release(self) -> None:
+        """Give the claim back; what is staged stays for the next writer."""
+        if self._handle < 0:
+            return
+        self._over.set()
+        self._thread.join()
+        os.close(self._handle)
+        self._handle = -1
+
+    def finish(self) -> None:
+        """Remove everything staged, and the claim with it."""
+        if self._handle < 0:
+            return
+        staging = self.folder.parent
+        try:
+            with deciding(staging) as decided:
+                # Only what is still ours: a successor's folder has another name.
+                if decided and (self.folder / _CLAIM).exists():
+                    _remove_staging(staging, self.folder)
+        finally:
+            self.release()
+        if staging.name.startswith(PART):
+            with contextlib.suppress(OSError):
+                staging.parent.rmdir()
+
+    def _lost(self) -> ClaimLostError:
+        directory = str(self.folder).partition("/.staging/")[0]
+        return ClaimLostError(
+            f"The claim on {directory} was lost: this process stood still for "
+            "too long and another one took over. Nothing of it was published. Run the same "
+            "command again; it reuses the other's rows."
+        )
+
+    def _keep_beating(self) -> None:
+        while not self._over.wait(self._beat):
+            with contextlib.suppress(OSError):
+                os.utime(self.folder / _CLAIM)
+
+
+def claim_set(
+    directory: Path,
+    key: SetKey,
+    *,
+    part: str = "",
+    wait: float = 0.0,
+    expiry: float = EXPIRY,
+    beat: float = BEAT,
+) -> Claim:
+    """Claim the set in `directory`, which is made if it is missing.
+
+    Parameters
+    ----------
+    part : str
+        Claim only the part of this name: one of several processes that share the blocks of
+        a set. A part is never published by itself.
+    wait : float
+        Seconds to wait for another writer to end. A writer whose heartbeat stands still is
+        waited for until its claim expires, if that is longer.
+    expiry, beat : float
+        See `EXPIRY` and `BEAT`.
+
+    Raises
+    ------
+    StoreWriteError
+        If another process holds the claim; the message names it.
+    OSError
+        If the file system refuses.
+    """
+    staging = directory / ".staging" / part
+    until = time.monotonic() + wait
+    watched: tuple[str, int] | None = None
+    since = time.monotonic()
+    while True:
+        make_folders(staging)
+        claim, copied, holder, late = None, False, "another process", False
+        with deciding(staging) as decided:
+            current = _current(staging) if decided else None
+            if decided and (current is None or _is_dead(current)):
+                copied = current is not None and _foreign(current)
+                claim = _begin(staging, current, beat=beat)
+            elif current is not None:
+                seen = _heartbeat(current)
+                if seen != watched:
+                    watched, since = seen, time.monotonic()
+                elif time.monotonic() - since > expiry:
+                    copied = True
+                    claim = _begin(staging, current, beat=beat)
+                holder = _holder(current)
+                # By the wall clock alone nobody is dead: the other machine's may be wrong.
+                late = time.time() - seen[1] / 1e9 > expiry
+        if claim is not None:
+            try:
+                if copied:
+                    _copy_files(claim.folder)
+            except BaseException:
+                claim.release()
+                raise
+            return claim
+        if time.monotonic() > until + (expiry + beat if late else 0.0):
+            msg = (
+                f"{key} is being written by {holder}. Wait for it to end (--wait SECONDS); the "
+                "same command then reuses its rows."
+            )
+            raise StoreWriteError(msg)
+        time.sleep(min(_LOOK, expiry / 4))
+
+
+def is_claimed(directory: Path, *, stale: float | None = None) -> bool:
+    """Return whether a living writer may hold the set in `directory`, or a part of it.
+
+    Nothing is changed.
+
+    Parameters
+    ----------
+    stale : float, optional
+        Take a claim of another machine for dead if its heartbeat is so many seconds old.
+    """
+    return any(
+        not _is_dead(folder) and not (stale is not None and _is_stale(folder, stale))
+        for folder in claim_folders(directory)
+    )
+
+
+def claim_folders(directory: Path) -> list[Path]:
+    """Return the folders of unpublished files of a set: the writer's own, then its parts'."""
+    staging = directory / ".staging"
+    if not staging.is_dir():
+        return []
+    parts = sorted(path for path in staging.glob(f"{PART}*") if path.is_dir())
+    found = [_current(folder) for folder in (staging, *parts) if not folder.is_symlink()]
+    return [folder for folder in found if folder is not None]
+
+
+def part_name(rank: int, world_size: int) -> str:
+    """Return the name of the part that one of several processes writes."""
+    return f"{PART}{rank:05d}-of-{world_size:05d}"
+
+
+def _begin(staging: Path, old: Path | None, *, beat: float) -> Claim:
+    """Make this process the writer, on top of what `old` left."""
+    number = 1 if old is None else int(old.name[1:7]) + 1
+    folder = staging / f"w{number:06d}-{secrets.token_hex(4)}"
+    if old is None:
+        make_folders(folder)
+    else:
+        old.rename(folder)
+        fsync_directory(staging)
+    record = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "boot": boot_id(),
+        "folder": folder.name,
+    }
+    fresh = folder / f".{_CLAIM}.{secrets.token_hex(4)}.staged"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    handle = os.open(fresh, flags, 0o666)
+    try:
+        try_lock(handle)
+        left = json.dumps(record, sort_keys=True).encode() + b"\n"
+        while left:
+            left = left[os.write(handle, left) :]
+        # Others must be able to read who writes, and to try the lock.
+        seal(fresh, like=folder, writable=True)
+        fresh.replace(folder / _CLAIM)
+    except BaseException:
+        os.close(handle)
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise
+    return Claim(folder, handle, beat=beat)
+
+
+def _remove_staging(staging: Path, folder: Path) -> None:
+    """Remove everything staged, so that nobody can begin before all of it is gone.
+
+    The claim ends its folder and the lock ends the staging folder: others, who see the one or
+    wait for the other, find either this writer's claim or nothing. What cannot be removed stays.
+    """
+    with contextlib.suppress(OSError):
+        for path in sorted(staging.iterdir()):
+            if path.name != LOCK and path != folder:
+                _remove(path)
+        for path in sorted(folder.iterdir()):
+            if path.name != _CLAIM:
+                _remove(path)
+        (folder / _CLAIM).unlink()
+        folder.rmdir()
+        (staging / LOCK).unlink()
+        staging.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _copy_files(folder: Path) -> None:
+    """Replace every staged file by a copy that no earlier writer has open, and that is ours."""
+    for path in sorted(folder.iterdir()):
+        if path.name == _CLAIM or not path.is_file():
+            continue
+        copy = path.with_name(f"{path.name}.{secrets.token_hex(4)}.staged")
+        with copy.open("wb") as target, path.open("rb") as source:
+            shutil.copyfileobj(source, target, 2**20)
+            target.flush()
+            os.fsync(target.fileno())
+        seal(copy, like=folder, writable=True)
+        copy.replace(path)
+    fsync_directory(folder)
+
+
+def _current(staging: Path) -> Path | None:
+    """Return the folder of the newest claim."""
+    found = [path for path in staging.glob("w[0-9]*-*") if path.is_dir() and not path.is_symlink()]
+    return max(found, default=None)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    with contextlib.suppress(Exception):
+        found = read_json(folder / _CLAIM, limit=4096)
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _holder(folder: Path) -> str:
+    record = _record(folder)
+    return f"process {record.get('pid', '?')} on {record.get('host', 'another machine')}"
+
+
+def _heartbeat(folder: Path) -> tuple[str, int]:
+    try:
+        return folder.name, (folder / _CLAIM).stat().st_mtime_ns
+    except FileNotFoundError:
+        return folder.name, folder.stat().st_mtime_ns
+
+
+def _is_dead(folder: Path) -> bool:
+    """Return whether the claim's process is known to have ended.
+
+    Known only on the machine where it ran: another machine may not see its lock.
+    """
+    try:
+        handle = os.open(folder / _CLAIM, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:
+        return True  # killed before it wrote its claim: the decision is made under a lock
+    try:
+        return _record(folder).get("boot") == boot_id() and try_lock(handle, shared=True)
+    finally:
+        os.close(handle)
+
+
+def _is_stale(folder: Path, seconds: float) -> bool:
+    """Return whether another machine's heartbeat is so old that no clock explains it."""
+    old = time.time() - _heartbeat(folder)[1] / 1e9
+    return _record(folder).get("boot") != boot_id() and old > max(seconds, EXPIRY)
+
+
+def _foreign(folder: Path) -> bool:
+    """Return whether files of the folder belong to another user, who alone may seal them."""
+    if not hasattr(os, "getuid") or os.getuid() == 0:
+        return False
+    return any(path.lstat().st_uid != os.getuid() for path in folder.iterdir())
+
+
+def boot_id() -> str:
+    """Return what tells this machine, since its last start, from all others."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return socket.gethostname()

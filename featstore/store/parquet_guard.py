@@ -1,0 +1,232 @@
+"""Parquet tables of unknown origin, checked before anything large is allocated.
+
+A struct becomes a dict of field number -> value, a list a list; everything is bounded by the
+bytes that are there, so a claim costs no more memory than stating it does.
+
+The sizes in the footer and in every page header are read here, without decompressing
+anything, and must fit the size of the file: a few kilobytes that claim gigabytes are refused
+before polars sees them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from mmap import mmap
+from typing import Any
+
+import polars as pl
+
+from featstore.errors import CorruptStoreError
+
+#: Structures of Parquet metadata nest less deeply.
+MAX_DEPTH = 24
+
+_TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
+_INTEGERS = (4, 5, 6)
+
+
+class ThriftError(ValueError):
+    """Bytes that are not a structure of the compact protocol."""
+
+
+class ThriftReader:
+    """Read structures from `data`, starting at `position` and ending before `end`."""
+
+    def __init__(self, data: bytes | mmap, position: int = 0, end: int | None = None) -> None:
+        self._data = data
+        self._end = len(data) if end is None else end
+        self.position = position
+
+    def struct(self, depth: int = MAX_DEPTH) -> dict[int, Any]:
+        """Return the structure at the position, and move behind it."""
+        if depth == 0:
+            msg = "nested too deep"
+            raise ThriftError(msg)
+        fields: dict[int, Any] = {}
+        number = 0
+        while head := self._byte():
+            step, kind = head >> 4, head & 0x0F
+            number = number + step if step else self._zigzag()
+            fields[number] = kind == _TRUE if kind in (_TRUE, _FALSE) else self._value(kind, depth)
+        return fields
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if kind in _INTEGERS:
+            return self._zigzag()
+        if kind in (_TRUE, _FALSE, _BYTE):
+            return self._byte()
+        if kind == _DOUBLE:
+            return self._bytes(8)
+        if kind == _BINARY:
+            return self._bytes(self._varint())
+        if kind in (_LIST, _SET):
+            return self._list(depth - 1)
+        if kind == _STRUCT:
+            return self.struct(depth - 1)
+        msg = f"a value of unknown type {kind}"
+        raise ThriftError(msg)
+
+    def _list(self, depth: int) -> list[Any]:
+        head = self._byte()
+        size, kind = head >> 4, head & 0x0F
+        size = self._varint() if size == 15 else size
+        if size > self._end - self.position or depth <= 0:
+            msg = f"a list of {size:,} values in {self._end - self.position:,} bytes"
+            raise ThriftError(msg)
+        return [self._value(kind, depth) for _ in range(size)]
+
+    def _zigzag(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)
+
+    def _varint(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self._byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+        msg = "an integer of more than 64 bits"
+        raise ThriftError(msg)
+
+    def _byte(self) -> int:
+        return self._bytes(1)[0]
+
+    def _bytes(self, n_bytes: int) -> bytes:
+        end = self.position + n_bytes
+        if end > self._end:
+            msg = "the structure ends too early"
+            raise ThriftError(msg)
+        value = self._data[self.position : end]
+        self.position = end
+        return value
+
+
+#: Tables may unpack to this much, ...
+FREE_BYTES = 64 * 2**20
+
+#: ... and beyond it to so many times the size of their file.
+MAX_RATIO = 256
+
+#: Encodings of values that cannot grow beyond their page: plain, dictionary, run lengths
+#: (one value a row, bounded by the number of rows) and the two deltas without prefixes.
+_ENCODINGS = frozenset({0, 2, 3, 4, 5, 6, 8, 9})
+
+#: Bytes that a row costs at least in each column, once read.
+_CELL_BYTES = 16
+
+_MAGIC = b"PAR1"
+
+
+def read_table(data: bytes, *, where: str, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """Return the table in `data`, the bytes of a Parquet file.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    where : str
+        Its name, for messages.
+    schema : mapping
+        Columns that must be there, without nulls, and their polars types.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it is not Parquet, would unpack to far more than it is, or lacks a column.
+    """
+    try:
+        check_sizes(data)
+        table = pl.read_parquet(io.BytesIO(data), use_statistics=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as err:
+        reason = (str(err).splitlines() or [type(err).__name__])[0][:200]
+        msg = f"{where} is not a table that a store holds: {reason}."
+        raise CorruptStoreError(msg) from err
+    for column, dtype in schema.items():
+        if table.schema.get(column) != dtype or table[column].null_count():
+            msg = f"{where} has no column {column!r} of {dtype} values in every row."
+            raise CorruptStoreError(msg)
+    return table
+
+
+def check_sizes(data: bytes | mmap) -> None:
+    """Raise ValueError if what the file claims cannot be true of a file of its size.
+
+    Only the footer and the headers of pages are looked at, so a mapped file is read in parts.
+    """
+    if len(data) < 12 or data[:4] != _MAGIC or data[-4:] != _MAGIC:
+        msg = "it does not begin and end as Parquet does"
+        raise ValueError(msg)
+    length = int.from_bytes(data[-8:-4], "little")
+    start = len(data) - 8 - length
+    if start < 4:
+        msg = f"its footer of {length:,} bytes is longer than the file"
+        raise ValueError(msg)
+    footer = ThriftReader(data[start:-8]).struct()
+    try:
+        rows = _size(footer[3])
+        columns = max(1, sum(1 for element in footer[2] if 5 not in element))
+        total = rows * columns * _CELL_BYTES
+        _allow(total, data)
+        group_rows = 0
+        for group in footer[4]:
+            group_rows += _size(group[3])
+            for chunk in group[1]:
+                total += _chunk_bytes(data, chunk[3], rows=_size(group[3]))
+                _allow(total, data)
+        if group_rows != rows:
+            msg = f"its parts have {group_rows:,} rows, its footer says {rows:,}"
+            raise ValueError(msg)
+    except (LookupError, TypeError, AttributeError) as err:
+        # A field of another type than the footer's: found by fuzzing.
+        msg = f"its footer lacks {err}"
+        raise ValueError(msg) from err
+
+
+def _chunk_bytes(data: bytes | mmap, chunk: Mapping[int, Any], *, rows: int) -> int:
+    """Return the bytes that the pages of a column chunk unpack to, page header by header."""
+    odd = set(chunk[2]) - _ENCODINGS
+    if odd:
+        msg = f"a column has encodings {sorted(odd)}, which are not read here"
+        raise ValueError(msg)
+    # A column of lists has more values than rows; each costs memory like a row.
+    allowed = max(rows, _size(chunk[5]))
+    position = min(_size(chunk[9]), _size(chunk.get(11, chunk[9])))
+    end = position + _size(chunk[7])
+    if end > len(data):
+        msg = "a column lies outside the file"
+        raise ValueError(msg)
+    total = max(0, _size(chunk[6]))
+    unpacked = values = 0
+    while position < end:
+        reader = ThriftReader(data, position, end)
+        page = reader.struct()
+        unpacked += _size(page[2])
+        position = reader.position + _size(page[3])
+        head = page.get(5) or page.get(8) or {}
+        values += _size(head.get(1, 0))
+        if values > allowed:
+            msg = f"the pages of a column hold more than its {allowed:,} values"
+            raise ValueError(msg)
+        if head.get(4 if 8 in page else 2, 0) not in _ENCODINGS:
+            msg = "a page has an encoding that is not read here"
+            raise ValueError(msg)
+    return max(total, unpacked) + (allowed - rows) * _CELL_BYTES
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**48:
+        msg = f"it states a size of {value!r}"[:80]
+        raise ValueError(msg)
+    return value
+
+
+def _allow(total: int, data: bytes | mmap) -> None:
+    allowed = FREE_BYTES + MAX_RATIO * len(data)
+    if total > allowed:
+        msg = (
+            f"its {len(data):,} bytes would become {total:,} in memory, more than the {allowed:,} "
+            "that a table of this size takes"
+        )
+        raise ValueError(msg)

@@ -1,0 +1,531 @@
+"""Read rows of a set: memory map, pread or zarr, each with its checksums.
+
+``map``
+    One address range over all files: memory speed. The default for local stores.
+``segments``
+    Each file mapped by itself when first needed: where one range is impossible.
+``pread``
+    Ranges read with ``os.preadv``: for network file systems, where a file that shrinks under
+    a mapping kills the process and each page fault is a round trip.
+``zarr``
+    Through zarr-python, a hundred times slower: the last resort, and the check on the others.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
+
+import numpy as np
+
+from featstore.errors import CorruptStoreError
+from featstore.identity import sha256_hex
+from featstore.store.blocks import blanked_hash
+from featstore.store.files import OpenFile, check_sizes, opened
+from featstore.store.layout import DTYPES, ArrayLayout, from_bfloat16
+from featstore.store.mapping import MappingUnavailableError, advise_soon, is_resident, map_array
+
+
+class RowSource(Protocol):
+    """Rows that can be read by number."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape (n, d)."""
+
+    @property
+    def dtype(self) -> str:
+        """Stored dtype, a name of `featstore.store.layout.DTYPES`."""
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows of these numbers, in this order, as they are stored.
+
+        bfloat16 comes as its bits, uint16. Where it costs no copy the result is a read-only
+        view, even if `out` is given; otherwise it is `out`, or a new array.
+        """
+
+
+@runtime_checkable
+class ForeseeingRows(RowSource, Protocol):
+    """Rows that are cheaper to read if it is known which ones will follow."""
+
+    def foresee(self, rows: np.ndarray) -> None:
+        """Take notice that all these rows will be read soon, some at a time."""
+
+
+class MemoryRows:
+    """Rows that are already in memory, such as class texts."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self._rows = rows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape (n, d)."""
+        n, dim = self._rows.shape
+        return n, dim
+
+    @property
+    def dtype(self) -> str:
+        """Dtype of the rows."""
+        return str(self._rows.dtype)
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows of these numbers, in this order."""
+        check_bounds(rows, self.shape[0])
+        return gather(self._rows, rows, out)
+
+
+def is_run(rows: np.ndarray) -> bool:
+    """Tell whether `rows` are consecutive and ascending; no rows are not."""
+    if not rows.size or rows.item(-1) - rows.item(0) != rows.size - 1:
+        return False
+    # Ascending, and no longer from end to end than there are rows. Counting is the fastest `all`.
+    return int(np.count_nonzero(rows[1:] > rows[:-1])) == rows.size - 1
+
+
+def check_bounds(rows: np.ndarray, n: int) -> None:
+    """Raise IndexError if a row is not in 0 to n - 1."""
+    if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= n):
+        msg = f"Rows {int(rows.min()):,} to {int(rows.max()):,} are outside 0 to {n - 1:,}."
+        raise IndexError(msg)
+
+
+def gather(array: np.ndarray, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return ``array[rows]`` for rows that were checked, in `out` if given.
+
+    ``np.take`` with ``mode="clip"`` skips NumPy's own check and is 1.6 times as fast; for a
+    row out of bounds it would return another one.
+    """
+    if out is None:
+        out = np.empty((rows.size, array.shape[1]), dtype=array.dtype)
+    return np.take(array, rows, axis=0, out=out, mode="clip")
+
+
+def decode(stored: np.ndarray, dtype: str, out: np.ndarray) -> np.ndarray:
+    """Convert stored values to floats of `out`'s dtype, in `out`."""
+    if dtype != "bfloat16":
+        np.copyto(out, stored, casting="same_kind")
+    elif out.dtype == np.float32:
+        from_bfloat16(stored, out)
+    else:
+        np.copyto(out, from_bfloat16(stored), casting="same_kind")
+    return out
+
+
+Mode = Literal["auto", "map", "segments", "pread", "zarr"]
+MODES: tuple[str, ...] = get_args(Mode)
+
+#: Files that the segmented reader keeps mapped.
+MAPPED_FILES = 256
+
+#: Fewer rows than this are read as they come, cold or not.
+COLD_ROWS = 256
+
+#: A row that takes longer than this was not in memory (one in memory takes a few µs).
+COLD_SECONDS = 30e-6
+
+#: Ranges of rows nearer than this are read as one.
+GAP_BYTES = 16 * 2**10
+
+#: Bytes that one read takes at most.
+READ_BYTES = 8 * 2**20
+
+
+def open_rows(
+    directory: Path, layout: ArrayLayout, mode: Mode = "auto", open_file: OpenFile | None = None
+) -> RowSource:
+    """Open the array in `directory` for reading.
+
+    Parameters
+    ----------
+    directory : Path
+        Directory of the array (it holds ``zarr.json`` and ``c/``).
+    layout : ArrayLayout
+        From the array's metadata, with n from the commit.
+    mode : str
+        ``"auto"`` is ``"map"``, or ``"segments"`` where that is impossible.
+    open_file : callable, optional
+        Opens data files that lie elsewhere than in `directory`; not for ``"zarr"``.
+
+    Raises
+    ------
+    CorruptStoreError
+        If a data file is missing or has another size than the layout gives it.
+    MappingUnavailableError
+        If ``"map"`` was asked for and is impossible; the message says why.
+    """
+    if mode == "auto":
+        try:
+            return MappedRows(directory, layout, open_file)
+        except MappingUnavailableError:
+            return SegmentedRows(directory, layout, open_file)
+    kinds: dict[str, type[_FileRows]] = {
+        "map": MappedRows,
+        "segments": SegmentedRows,
+        "pread": PreadRows,
+        "zarr": ZarrRows,
+    }
+    return kinds[mode](directory, layout, open_file)
+
+
+class _FileRows(ABC):
+    """What the readers share: an array's place and layout, its files checked."""
+
+    def __init__(
+        self, directory: Path, layout: ArrayLayout, open_file: OpenFile | None = None
+    ) -> None:
+        if open_file is None:
+            check_sizes(directory, layout)
+        self._open_file = open_file or opened
+        self._directory = directory
+        self._layout = layout
+        self._per_file = layout.shard_rows or layout.n
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape (n, d)."""
+        return self._layout.n, self._layout.dim
+
+    @property
+    def dtype(self) -> str:
+        """Stored dtype."""
+        return self._layout.dtype
+
+    @abstractmethod
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows of these numbers, in this order; see `RowSource.read`."""
+
+    def _new(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        if out is not None:
+            return out
+        return np.empty((rows.size, self._layout.dim), dtype=DTYPES[self._layout.dtype])
+
+
+class MappedRows(_FileRows):
+    """Rows of one mapped address range; see `featstore.store.mapping`."""
+
+    def __init__(
+        self, directory: Path, layout: ArrayLayout, open_file: OpenFile | None = None
+    ) -> None:
+        self._directory = directory
+        self._layout = layout
+        self.array = map_array(directory, layout, open_file)
+        self._address = self.array.ctypes.data
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows; consecutive ones as a read-only view without a copy."""
+        if is_run(rows):
+            first, last = int(rows[0]), int(rows[-1])
+            if first < 0 or last >= self._layout.n:
+                check_bounds(rows, self._layout.n)
+            return self.array[first : last + 1]
+        check_bounds(rows, self._layout.n)
+        if rows.size >= COLD_ROWS and self._is_cold(rows):
+            return self._gather_cold(rows, self._new(rows, out))
+        return gather(self.array, rows, out)
+
+    def _is_cold(self, rows: np.ndarray) -> bool:
+        """Tell whether rows lie on the disk: four are asked about, and one is timed."""
+        probe = rows[:: rows.size // 4][:4]
+        row_bytes = self._layout.row_bytes
+        if not all(is_resident(self._address + row * row_bytes) for row in probe.tolist()):
+            return True
+        started = time.perf_counter()
+        gather(self.array, probe[:1])
+        return time.perf_counter() - started > COLD_SECONDS
+
+    def _gather_cold(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Gather in the order of the disk, after asking for all ranges at once."""
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        row_bytes = self._layout.row_bytes
+        for part in _ranges(ordered, self._layout):
+            first, last = int(ordered[part.start]), int(ordered[part.stop - 1])
+            advise_soon(self._address + first * row_bytes, (last - first + 1) * row_bytes)
+        for start in range(0, rows.size, COLD_ROWS):
+            window = slice(start, start + COLD_ROWS)
+            out[order[window]] = gather(self.array, ordered[window])
+        return out
+
+
+class SegmentedRows(_FileRows):
+    """Rows of files that are mapped one by one, the latest of them kept."""
+
+    def __init__(
+        self, directory: Path, layout: ArrayLayout, open_file: OpenFile | None = None
+    ) -> None:
+        super().__init__(directory, layout, open_file)
+        self._segment = functools.lru_cache(maxsize=MAPPED_FILES)(self._map)
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows; consecutive ones of one file as a read-only view without a copy."""
+        check_bounds(rows, self._layout.n)
+        if is_run(rows) and rows[0] // self._per_file == rows[-1] // self._per_file:
+            start = int(rows[0]) % self._per_file
+            return self._segment(int(rows[0]) // self._per_file)[start : start + rows.size]
+        out = self._new(rows, out)
+        files = rows // self._per_file
+        for file in np.unique(files):
+            here = np.flatnonzero(files == file)
+            out[here] = gather(self._segment(int(file)), rows[here] % self._per_file)
+        return out
+
+    def _map(self, file: int) -> np.ndarray:
+        rows = self._layout.file_rows(file)
+        with (
+            self._open_file(self._directory, self._layout, file) as descriptor,
+            open(descriptor, "rb", closefd=False) as handle,
+        ):
+            mapped = np.memmap(
+                handle,
+                dtype=DTYPES[self._layout.dtype],
+                mode="r",
+                shape=(rows.stop - rows.start, self._layout.dim),
+            )
+        return mapped.view(np.ndarray)
+
+
+class PreadRows(_FileRows):
+    """Rows read with ``os.preadv``, near ones together, in the order of the files."""
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows in `out` or a new array."""
+        check_bounds(rows, self._layout.n)
+        out = self._new(rows, out)
+        with _Cursor(self._directory, self._layout, self._open_file) as cursor:
+            if is_run(rows):
+                cursor.fill(int(rows[0]), out)
+                return out
+            order = np.argsort(rows, kind="stable")
+            ordered = rows[order]
+            for part in _ranges(ordered, self._layout):
+                first = int(ordered[part.start])
+                wanted = ordered[part] - first
+                found = np.empty((int(wanted[-1]) + 1, self._layout.dim), dtype=out.dtype)
+                cursor.fill(first, found)
+                out[order[part]] = gather(found, wanted)
+        return out
+
+
+class _Cursor:
+    """Reads ranges of rows in ascending order, with one file open at a time."""
+
+    def __init__(self, directory: Path, layout: ArrayLayout, open_file: OpenFile) -> None:
+        self._directory = directory
+        self._layout = layout
+        self._open_file = open_file
+        self._open = ExitStack()
+        self._file = -1
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def fill(self, first: int, out: np.ndarray) -> None:
+        """Fill `out` with consecutive rows beginning at `first`."""
+        per_file = self._layout.shard_rows or self._layout.n
+        done = 0
+        while done < len(out):
+            file, start = divmod(first + done, per_file)
+            count = min(per_file - start, len(out) - done)
+            target = out[done : done + count].reshape(-1).view(np.uint8).data
+            _read_exactly(self._at(file), start * self._layout.row_bytes, target)
+            done += count
+
+    def _at(self, file: int) -> int:
+        if file != self._file:
+            self._open.close()
+            self._descriptor = self._open.enter_context(
+                self._open_file(self._directory, self._layout, file)
+            )
+            self._file = file
+        return self._descriptor
+
+
+class ZarrRows(_FileRows):
+    """Rows read through zarr-python."""
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows in `out` or a new array."""
+        import zarr
+
+        check_bounds(rows, self._layout.n)
+        out = self._new(rows, out)
+        # Opened anew: a later revision may have appended to it, and changed its chunks.
+        array: Any = zarr.open_array(str(self._directory), mode="r")
+        if is_run(rows):
+            out[...] = array[int(rows[0]) : int(rows[-1]) + 1]
+        elif rows.size:
+            distinct, back = np.unique(rows, return_inverse=True)
+            gather(np.asarray(array.oindex[distinct]), back, out)
+        return out
+
+
+def _ranges(ordered: np.ndarray, layout: ArrayLayout) -> Iterator[slice]:
+    """Yield slices of ascending rows that lie near each other: each is one read."""
+    gap = max(1, GAP_BYTES // layout.row_bytes)
+    most = max(1, READ_BYTES // layout.row_bytes)
+    breaks = np.flatnonzero(np.diff(ordered) > gap) + 1
+    for start, stop in zip([0, *breaks], [*breaks, ordered.size], strict=True):
+        while start < stop:
+            end = int(np.searchsorted(ordered[start:stop], ordered[start] + most)) + start
+            yield slice(int(start), end)
+            start = end
+
+
+def _read_exactly(descriptor: int, offset: int, target: memoryview) -> None:
+    """Fill `target` from `offset` of a file; a short file is an error, never a short result."""
+    done = 0
+    while done < len(target):
+        count = os.preadv(descriptor, [target[done:]], offset + done)
+        if not count:
+            msg = "A data file ended early: it was truncated while it was read."
+            raise CorruptStoreError(msg)
+        done += count
+
+
+Verify = Literal["never", "first-touch", "full"]
+VERIFY: tuple[str, ...] = get_args(Verify)
+
+
+class CheckedRows:
+    """A reader that hashes each block once, before any of its rows is served.
+
+    Parameters
+    ----------
+    source : RowSource
+        The reader of the array.
+    directory : Path
+        Of the array, for messages.
+    layout : ArrayLayout
+    blocks : sequence of str
+        sha256 of each block's rows, from the commit.
+    failed : ndarray of shape (n,), optional
+        True for rows without an embedding in this commit; a later revision may have filled them.
+    """
+
+    def __init__(
+        self,
+        source: RowSource,
+        *,
+        directory: Path,
+        layout: ArrayLayout,
+        blocks: Sequence[str],
+        failed: np.ndarray | None = None,
+    ) -> None:
+        self._source = source
+        self._failed = failed
+        self._directory = directory
+        self._layout = layout
+        self._blocks = blocks
+        self._unchecked = np.ones(layout.n_blocks, dtype=bool)
+        self._lock = threading.Lock()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape (n, d)."""
+        return self._source.shape
+
+    @property
+    def dtype(self) -> str:
+        """Stored dtype."""
+        return self._source.dtype
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows of these numbers once their blocks are checked.
+
+        Raises
+        ------
+        CorruptStoreError
+            If a block differs from the commit; the message names the file and the block.
+        """
+        check_bounds(rows, self._layout.n)
+        touched = np.zeros(self._layout.n_blocks, dtype=bool)
+        touched[rows // self._layout.block_rows] = True
+        self.check(np.flatnonzero(touched & self._unchecked).tolist())
+        return self._source.read(rows, out)
+
+    def check(self, blocks: Iterable[int]) -> None:
+        """Compare these blocks with the commit; see `read`."""
+        with self._lock:
+            for block in blocks:
+                if self._unchecked[block]:
+                    self._check_block(block)
+                    self._unchecked[block] = False
+
+    def _check_block(self, block: int) -> None:
+        rows = self._layout.block_slice(block)
+        data = self._source.read(np.arange(rows.start, rows.stop))
+        view = data.reshape(-1).view(np.uint8).data
+        if sha256_hex(view) == self._blocks[block]:
+            return
+        if self._failed is not None:
+            blank = np.flatnonzero(self._failed[rows])
+            if blank.size and blanked_hash(view, self._layout, blank) == self._blocks[block]:
+                return
+        path = self._directory / self._layout.file_name(block // self._layout.blocks_per_file)
+        msg = (
+            f"{path}: block {block:,} (rows {rows.start:,} to {rows.stop - 1:,}) differs from its "
+            "commit record. The data was changed or damaged; extract or fetch the set again."
+        )
+        raise CorruptStoreError(msg)
+
+
+def check_rows(
+    source: RowSource,
+    *,
+    verify: Verify,
+    directory: Path,
+    layout: ArrayLayout,
+    blocks: Sequence[str],
+    failed: np.ndarray | None = None,
+) -> RowSource:
+    """Return `source`, checked as `verify` asks.
+
+    ``"never"`` trusts sizes alone, ``"first-touch"`` checks a block before its rows are first
+    served, ``"full"`` checks every block now.
+    """
+    if verify == "never":
+        return source
+    checked = CheckedRows(source, directory=directory, layout=layout, blocks=blocks, failed=failed)
+    if verify == "first-touch":
+        return checked
+    checked.check(range(layout.n_blocks))
+    return source
+
+
+#: Returns a view of what `Origin` and five facts name; see `featstore.store.store.reopened`.
+Reopen = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a store was opened.
+
+    Attributes
+    ----------
+    address : str
+        Absolute path, or address.
+    mode, verify : str
+        See `featstore.store.store.open_store`. Elsewhere ``"full"`` is ``"first-touch"``: each
+        process compares the blocks that it reads.
+    reopen : callable
+        Opens it again.
+    """
+
+    address: str
+    mode: Mode
+    verify: str
+    reopen: Reopen

@@ -1,0 +1,146 @@
+"""Staged blocks of a set in progress, and the threads that write them.
+
+A data file grows in the claim's folder as ``data-<file>.bin``. Blocks may come in any order; when
+all are there, the file gets its index and is renamed to its place. Nothing is copied.
+
+NumPy's conversions, ``hashlib`` and ``os.write`` all release the interpreter lock. The threads
+are kept: one that is started anew for every block shares its parent's core until the system
+moves it, and a block is done by then.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TypeVar
+
+from featstore.durable import begin_writeback, fsync_directory, seal
+from featstore.store.layout import ArrayLayout, shard_tail
+
+
+class StagedFiles:
+    """The staged data files of one array.
+
+    Parameters
+    ----------
+    staging : Path
+        Folder of the files; it exists.
+    layout : ArrayLayout
+        Which block lies where.
+    """
+
+    def __init__(self, staging: Path, layout: ArrayLayout) -> None:
+        self._staging = staging
+        self._layout = layout
+        self._open: dict[int, int] = {}
+        self._dirty: set[int] = set()
+
+    def path(self, file: int) -> Path:
+        """Return where a data file is staged."""
+        return self._staging / f"data-{file:06d}.bin"
+
+    def path_of(self, block: int) -> Path:
+        """Return where the file of a block is staged."""
+        return self.path(block // self._layout.blocks_per_file)
+
+    def write(self, block: int, data: memoryview) -> None:
+        """Write a block's rows at their final offset; durable only after `sync`."""
+        file, offset = self._place(block)
+        handle = self._handle(file)
+        self._dirty.add(file)
+        _write_at(handle, data, offset)
+
+    def sync(self) -> None:
+        """Make every block that was written durable."""
+        for file in sorted(self._dirty):
+            os.fsync(self._open[file])
+        self._dirty.clear()
+        fsync_directory(self._staging)
+
+    def read(self, block: int, path: Path | None = None) -> bytes:
+        """Return the bytes of a block, staged or in `path`; fewer if the file ends before."""
+        file, offset = self._place(block)
+        rows = self._layout.block_slice(block)
+        with (path or self.path(file)).open("rb") as staged:
+            staged.seek(offset)
+            return staged.read((rows.stop - rows.start) * self._layout.row_bytes)
+
+    def complete(self, file: int) -> Path:
+        """Add padding and index to a file, make it durable and close it; return its path."""
+        handle = self._handle(file)
+        tail = shard_tail(self._layout, file)
+        _write_at(handle, memoryview(tail), self._layout.file_bytes(file) - len(tail))
+        os.fsync(handle)
+        self._close(file)
+        return self.path(file)
+
+    def close(self) -> None:
+        """Close the files; what was written stays."""
+        for file in list(self._open):
+            self._close(file)
+
+    def _close(self, file: int) -> None:
+        os.close(self._open.pop(file))
+        self._dirty.discard(file)
+
+    def _place(self, block: int) -> tuple[int, int]:
+        """Return the data file of a block and its offset there."""
+        file, position = divmod(block, self._layout.blocks_per_file)
+        return file, position * self._layout.block_rows * self._layout.row_bytes
+
+    def _handle(self, file: int) -> int:
+        if file not in self._open:
+            # Never truncated: it may hold the blocks of an interrupted run.
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            fresh = not self.path(file).exists()
+            if not fresh:
+                # A writer that was killed right before the rename has made it read-only.
+                seal(self.path(file), like=self._staging, writable=True)
+            self._open[file] = os.open(self.path(file), flags, 0o666)
+            if fresh:
+                seal(self.path(file), like=self._staging, writable=True)
+        return self._open[file]
+
+
+def _write_at(handle: int, data: memoryview, offset: int) -> None:
+    """Write all of `data`, whatever share a single call takes."""
+    os.lseek(handle, offset, os.SEEK_SET)
+    left = data
+    while left:
+        left = left[os.write(handle, left) :]
+    # The disk works while the next block is made, so that `sync` finds little left to do.
+    begin_writeback(handle, offset, len(data))
+
+
+T = TypeVar("T")
+
+N_THREADS = os.cpu_count() or 1
+
+
+@functools.cache
+def workers() -> ThreadPoolExecutor:
+    """Return this process's threads, one for each core; they are started when first needed."""
+    return ThreadPoolExecutor(N_THREADS, thread_name_prefix="featstore")
+
+
+def run_beside(work: Callable[[], object], longest: Callable[[], T]) -> T:
+    """Return what `longest` returns here, while `work` runs in another thread.
+
+    Both have ended on return, whatever they raise; an error of `work` is raised here. The part
+    that takes longest belongs here, where nothing has to wake up for it to begin or end.
+    """
+    beside = workers().submit(work)
+    try:
+        found = longest()
+    finally:
+        wait([beside])
+    beside.result()
+    return found
+
+
+# A forked child has none of its parent's threads.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=workers.cache_clear)

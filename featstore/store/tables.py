@@ -1,0 +1,206 @@
+"""Tables beside the rows: items, failures and thumbnails."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from featstore.errors import CorruptStoreError
+from featstore.identity import SHORT, sha256_hex
+from featstore.store.catalog import write_catalog
+from featstore.store.files import read_regular, write_file
+from featstore.store.lock import folder_lock
+from featstore.store.parquet_guard import read_table
+
+#: An item table is refused above this size.
+MAX_ITEM_BYTES = 8 * 2**30
+
+
+def items_bytes(table: pl.DataFrame) -> bytes:
+    """Return `table` as Parquet: one thread-independent layout, zstd, no statistics of time."""
+    buffer = io.BytesIO()
+    table.rechunk().write_parquet(buffer, compression="zstd", compression_level=3, statistics=False)
+    return buffer.getvalue()
+
+
+def items_file_name(data: bytes) -> str:
+    """Return the file name of an item table from its bytes."""
+    return f"items-{sha256_hex(data)[:SHORT]}.parquet"
+
+
+class ItemTable:
+    """The item table of a selection, read when it is first looked at.
+
+    Rows can be read without knowing their items, so nothing is read until then.
+    """
+
+    def __init__(self, read: Callable[[], pl.DataFrame]) -> None:
+        self._read: Callable[[], pl.DataFrame] | None = read
+        self._table: pl.DataFrame | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """The items."""
+        with self._lock:
+            if self._table is None:
+                assert self._read is not None
+                self._table = self._read()
+                self._read = None  # and with it whatever it was read from
+            return self._table
+
+    def take(self, rows: np.ndarray) -> ItemTable:
+        """Return the table of these rows, in this order; still unread if this one is."""
+        return ItemTable(lambda: self.table[rows])
+
+
+def check_items_file(path: Path, facts: dict[str, Any]) -> None:
+    """Raise CorruptStoreError unless the item table is there and as large as its commit says."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as err:
+        msg = f"{path} is missing. The set cannot be read; extract or fetch it again."
+        raise CorruptStoreError(msg) from err
+    if size != facts["bytes"] or size > MAX_ITEM_BYTES:
+        msg = (
+            f"{path} differs from its commit record ({size:,} bytes, expected {facts['bytes']:,}). "
+            "Extract or fetch the set again."
+        )
+        raise CorruptStoreError(msg)
+
+
+def read_items(path: Path, facts: dict[str, Any], *, n: int) -> pl.DataFrame:
+    """Read an item table and check it against its commit.
+
+    Raises
+    ------
+    CorruptStoreError
+        If the file is missing, differs from the commit, or has another number of rows.
+    """
+    try:
+        data = read_regular(path, limit=min(facts["bytes"], MAX_ITEM_BYTES))
+    except FileNotFoundError as err:
+        msg = f"{path} is missing. The set cannot be read; extract or fetch it again."
+        raise CorruptStoreError(msg) from err
+    if len(data) != facts["bytes"] or sha256_hex(data) != facts["sha256"]:
+        msg = (
+            f"{path} differs from its commit record ({len(data):,} bytes, expected "
+            f"{facts['bytes']:,}). Extract or fetch the set again."
+        )
+        raise CorruptStoreError(msg)
+    table = read_table(data, where=str(path), schema={"item_id": pl.String})
+    if table.height != n:
+        msg = f"{path} has {table.height:,} items; its commit says {n:,}."
+        raise CorruptStoreError(msg)
+    return table
+
+
+def failures_file(metadata: Mapping[str, Any]) -> str | None:
+    """Return the name of a set's table of failed items from its commit's metadata, if any.
+
+    The first revision calls it ``failures.parquet``; a later one whose failures differ adds
+    digits of its sha256, so that both stay.
+    """
+    return next((name for name in metadata if name.startswith("failures")), None)
+
+
+def read_failures(path: Path, facts: dict[str, Any] | None) -> pl.DataFrame:
+    """Read the items that have no embedding, with the reason; empty if `facts` is None.
+
+    Raises
+    ------
+    CorruptStoreError
+        If the file is missing, or differs from the commit.
+    """
+    schema = {"item_id": pl.String, "reason": pl.String}
+    if facts is None:
+        return pl.DataFrame(schema=schema)
+    try:
+        data = read_regular(path, limit=min(facts["bytes"], MAX_ITEM_BYTES))
+    except FileNotFoundError as err:
+        msg = f"{path} is missing. Extract or fetch the set again."
+        raise CorruptStoreError(msg) from err
+    if len(data) != facts["bytes"] or sha256_hex(data) != facts["sha256"]:
+        msg = f"{path} differs from its commit record. Extract or fetch the set again."
+        raise CorruptStoreError(msg)
+    table = read_table(data, where=str(path), schema=schema)
+    return table.select("item_id", "reason")
+
+
+MAX_THUMBNAILS_BYTES = 2 * 2**30
+
+
+def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
+    """Write item_id -> WebP bytes below a dataset's kind; the name carries the hash.
+
+    Thumbnails already there are kept for items that `thumbnails` lacks. Untouched if
+    nothing changed.
+    """
+    with folder_lock(directory) as locked:
+        if locked:
+            # Under the lock nobody else is writing: these are what a kill left.
+            for staged in directory.glob(".thumbnails-*.staged"):
+                staged.unlink(missing_ok=True)
+        old = sorted(directory.glob("thumbnails-*.parquet"))
+        merged = {**_read_all(old), **thumbnails}
+        table = pl.DataFrame(
+            {"item_id": sorted(merged), "webp": [merged[item] for item in sorted(merged)]},
+            schema={"item_id": pl.String, "webp": pl.Binary},
+        )
+        buffer = io.BytesIO()
+        table.write_parquet(buffer, compression="uncompressed", statistics=False)
+        data = buffer.getvalue()
+        path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
+        if path not in old:
+            write_file(path, [data])
+        # A kill before this leaves two files, which readers join and the next write unites; one
+        # after it a file that is not listed yet.
+        for other in old:
+            if other != path:
+                other.unlink()
+        root = directory.parent.parent
+        if (root / "zarr.json").exists():
+            write_catalog(root, thumbnails=directory)
+
+
+def read_thumbnails(directory: Path) -> dict[str, bytes]:
+    """Return item_id -> WebP bytes; empty if none were stored.
+
+    Raises
+    ------
+    CorruptStoreError
+        If the file's hash is not the one in its name.
+    """
+    for _ in range(3):
+        try:
+            return _read_all(sorted(directory.glob("thumbnails-*.parquet")))
+        except FileNotFoundError:
+            continue  # a writer united the files meanwhile
+    return _read_all(sorted(directory.glob("thumbnails-*.parquet")))
+
+
+def _read_all(paths: list[Path]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for path in paths:
+        found.update(read_thumbnail_file(path))
+    return found
+
+
+def read_thumbnail_file(path: Path) -> dict[str, bytes]:
+    """Return item_id -> WebP bytes of one file; raises as `read_thumbnails`."""
+    data = read_regular(path, limit=MAX_THUMBNAILS_BYTES)
+    if sha256_hex(data)[:SHORT] != path.stem.removeprefix("thumbnails-"):
+        msg = (
+            f"{path} was changed after it was written. Delete it and extract with "
+            "--thumbnails again."
+        )
+        raise CorruptStoreError(msg)
+    schema = {"item_id": pl.String, "webp": pl.Binary}
+    table = read_table(data, where=str(path), schema=schema)
+    return dict(zip(table["item_id"].to_list(), table["webp"].to_list(), strict=True))

@@ -1,0 +1,692 @@
+"""Views of embeddings: rows by id, class, split or position, and two views joined by id.
+
+A selection is immutable; choosing rows or changing how they are read gives another. It knows
+what it is (space, revision, rows, transforms), so that whatever is computed from it can say so.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+import polars as pl
+
+from featstore.errors import (
+    EmptySelectionError,
+    MisalignedItemsError,
+    UnknownColumnError,
+    did_you_mean,
+)
+from featstore.identity import canonical_json, sha256_hex
+from featstore.store.casting import as_tensor
+from featstore.store.layout import DTYPES
+from featstore.store.rows import ForeseeingRows, MemoryRows, Origin, RowSource, decode
+from featstore.store.tables import ItemTable
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Transform(Protocol):
+    """A change of rows, in place; each row by itself."""
+
+    @property
+    def name(self) -> str:
+        """One word for what it does."""
+
+    @property
+    def facts(self) -> list[Any]:
+        """What it does, as JSON: part of a view's fingerprint."""
+
+    def apply(self, rows: np.ndarray, *, key: str) -> None:
+        """Change floating-point rows of shape (b, d) in place; `key` is for messages."""
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Divide each row by its L2 norm."""
+
+    name: str = field(default="normalized", init=False)
+
+    @property
+    def facts(self) -> list[Any]:
+        """What it does."""
+        return ["l2"]
+
+    def apply(self, rows: np.ndarray, *, key: str) -> None:
+        """Divide in place.
+
+        Raises
+        ------
+        MisalignedItemsError
+            If a row is zero.
+        """
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        if not norms.all():
+            bad = int(np.flatnonzero(norms[:, 0] == 0)[0])
+            msg = f"Row {bad:,} of a batch of {key} is zero and cannot be normalised."
+            raise MisalignedItemsError(msg)
+        rows /= norms
+
+
+@dataclass(frozen=True, eq=False)
+class Center:
+    """Subtract a mean that was fitted elsewhere, on training rows."""
+
+    mean: np.ndarray
+    name: str = field(default="centered", init=False)
+
+    @property
+    def facts(self) -> list[Any]:
+        """What it does: the hash of the mean as float64."""
+        return ["center", sha256_hex(np.ascontiguousarray(self.mean, dtype="<f8").tobytes())]
+
+    def apply(self, rows: np.ndarray, *, key: str) -> None:  # noqa: ARG002
+        """Subtract in place, in the precision of the rows."""
+        rows -= self.mean.astype(rows.dtype)
+
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Rows of one set.
+
+    Attributes
+    ----------
+    source : RowSource
+        Reader of the set's array.
+    rows : ndarray of shape (n,), int64
+        The selected rows of the source.
+    table : ItemTable
+        Items of the selected rows, unread until `items` is asked for.
+    key, encoder : str
+        ``dataset/kind/encoder`` and the encoder's name as typed.
+    space_id, set_id, revision_id : str
+        Identity of what is read.
+    n_failed : int
+        Items of the whole set that have no embedding and are therefore not in any view.
+    bias : ndarray of shape (n,), optional
+        Of a classification head.
+    transforms : tuple of Transform
+        Done to rows when they are read, in this order.
+    dtype : dtype
+        Floating-point type in which rows are handed out; float32 unless `astype` changed it.
+    origin : Origin, optional
+        How its store was opened; None if the rows are in no store. Pickled, a view is this and the
+        numbers of its rows: another process opens the same revision.
+    """
+
+    source: RowSource = field(repr=False)
+    rows: np.ndarray = field(repr=False)
+    table: ItemTable = field(repr=False)
+    key: str
+    encoder: str
+    space_id: str
+    set_id: str
+    revision_id: str
+    n_failed: int = 0
+    bias: np.ndarray | None = field(default=None, repr=False)
+    transforms: tuple[Transform, ...] = ()
+    dtype: np.dtype[Any] = _FLOAT32
+    origin: Origin | None = field(default=None, repr=False)
+
+    def __reduce__(self) -> Any:
+        """Return what `pickle` keeps of a view: what it selects of which store.
+
+        Raises
+        ------
+        TypeError
+            If its rows are in no store, such as class texts.
+        """
+        if self.origin is None:
+            msg = f"{self!r} is of rows in memory: send the view it was made of, or `numpy()`."
+            raise TypeError(msg)
+        facts = (self.key, self.revision_id, self.rows, self.transforms, self.dtype)
+        return self.origin.reopen, (self.origin, *facts)
+
+    def __len__(self) -> int:
+        return int(self.rows.size)
+
+    def __repr__(self) -> str:
+        splits = ",".join(sorted(self.items["split"].drop_nulls().unique().to_list()))
+        form = "".join(f", {transform.name}" for transform in self.transforms)
+        return (
+            f"{type(self).__name__}({self.key}, encoder={self.encoder}, "
+            f"{len(self):,} × {self.dim:,} {self.dtype}{form}, "
+            f"split={splits or None}, fingerprint={self.fingerprint[:8]})"
+        )
+
+    @property
+    def items(self) -> pl.DataFrame:
+        """Item table of the selected rows, in their order; read from disk when first used."""
+        return self.table.table
+
+    @property
+    def dim(self) -> int:
+        """Embedding dimension."""
+        return self.source.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape (rows of the view, d)."""
+        return len(self), self.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 of the revision, the selected rows, and how they are read."""
+        facts = {
+            "revision": self.revision_id,
+            "rows": sha256_hex(np.ascontiguousarray(self.rows, dtype="<i8").tobytes()),
+            "transforms": [transform.facts for transform in self.transforms],
+            "dtype": str(self.dtype),
+        }
+        return sha256_hex(canonical_json(facts))
+
+    def where(self, *predicates: pl.Expr, **equal: Any) -> Self:
+        """Return the rows whose items meet every condition.
+
+        Parameters
+        ----------
+        *predicates : polars expression
+            Over any column of the item table.
+        **equal
+            Column = value, or a list of values any of which will do.
+
+        Raises
+        ------
+        EmptySelectionError
+            If no row is left; the message lists the values that the column has.
+        UnknownColumnError
+            If the item table has no such column.
+
+        Examples
+        --------
+        >>> view.where(split="train", variant=["en", "fr"])  # doctest: +SKIP
+        """
+        keep = pl.Series(np.ones(len(self), dtype=bool))
+        for column, value in equal.items():
+            if column not in self.items.columns:
+                known = ", ".join(self.items.columns)
+                hint = did_you_mean(column, self.items.columns)
+                msg = (
+                    f"The items of {self.key} have no column {column!r}. They have: {known}.{hint}"
+                )
+                raise UnknownColumnError(msg)
+            keep &= _equals(self.items[column], value)
+        for predicate in predicates:
+            try:
+                found = self.items.select(predicate).to_series()
+            except pl.exceptions.ColumnNotFoundError as err:
+                known = ", ".join(self.items.columns)
+                msg = f"The items of {self.key} lack a column of {predicate}. They have: {known}."
+                raise UnknownColumnError(msg) from err
+            keep &= found.fill_null(value=False)
+        chosen = np.flatnonzero(keep.to_numpy())
+        if not chosen.size:
+            values = "; ".join(f"{name} has {_values(self.items, name)}" for name in equal)
+            said = ", ".join(f"{name}={value!r}" for name, value in equal.items())
+            msg = f"{self.key} has no item with {said or 'these conditions'}. {values}".strip()
+            raise EmptySelectionError(msg)
+        return self.take(chosen)
+
+    def take(self, rows: np.ndarray | Sequence[int]) -> Self:
+        """Return these rows of the view (numbers, or a boolean mask), in this order.
+
+        Raises
+        ------
+        IndexError
+            If a number is outside the view, or `rows` is neither.
+        """
+        index = np.asarray(rows)
+        if index.dtype == bool and index.shape == (len(self),):
+            index = np.flatnonzero(index)
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+            msg = (
+                f"Rows are numbers, or a mask of {len(self):,} booleans; got {index.dtype} of "
+                f"shape {index.shape}."
+            )
+            raise IndexError(msg)
+        index = index.astype(np.int64)
+        if index.size and (int(index.min()) < 0 or int(index.max()) >= len(self)):
+            msg = (
+                f"Rows {int(index.min()):,} to {int(index.max()):,} are outside 0 to "
+                f"{len(self) - 1:,} of {self.key}."
+            )
+            raise IndexError(msg)
+        bias = None if self.bias is None else self.bias[index]
+        return replace(self, rows=self.rows[index], table=self.table.take(index), bias=bias)
+
+    def split(self, name: str) -> Self:
+        """Return the rows of one split of the manifest; the same as ``where(split=name)``."""
+        return self.where(split=name)
+
+    def sample(self, n: int, seed: int) -> Self:
+        """Return `n` different rows drawn at random, in the order of the view.
+
+        The same seed draws the same rows from a view of the same length.
+
+        Raises
+        ------
+        ValueError
+            If the view has fewer rows, or `n` is not positive.
+        """
+        if not 0 < n <= len(self):
+            msg = f"Cannot draw {n:,} different rows of the {len(self):,} of {self.key}."
+            raise ValueError(msg)
+        rng = np.random.default_rng(seed)
+        return self.take(np.sort(rng.permutation(len(self))[:n]))
+
+    def normalized(self) -> Self:
+        """Return the same rows, divided by their L2 norm when read."""
+        return replace(self, transforms=(*self.transforms, Normalize()))
+
+    def centered(self, mean: np.ndarray | Sequence[float]) -> Self:
+        """Return the same rows, less `mean` when read.
+
+        Parameters
+        ----------
+        mean : array of shape (d,)
+            Fitted on training rows. Centring and normalising do not commute: they happen in the
+            order in which they were asked for.
+
+        Raises
+        ------
+        ValueError
+            If it is not d finite numbers.
+        """
+        vector = np.array(mean, dtype=np.float64)
+        if vector.shape != (self.dim,) or not np.isfinite(vector).all():
+            msg = (
+                f"The mean of {self.key} must be {self.dim:,} finite numbers; got shape "
+                f"{vector.shape}."
+            )
+            raise ValueError(msg)
+        return replace(self, transforms=(*self.transforms, Center(vector)))
+
+    def astype(self, dtype: Any) -> Self:
+        """Return the same rows, handed out as float16, float32 or float64.
+
+        Raises
+        ------
+        ValueError
+            If it is another type.
+        """
+        wanted = np.dtype(dtype)
+        if wanted not in (np.float16, np.float32, np.float64):
+            msg = f"Rows are read as float16, float32 or float64; got {wanted}."
+            raise ValueError(msg)
+        return replace(self, dtype=wanted)
+
+    def numpy(self, dtype: Any = None) -> np.ndarray:
+        """Return all rows as an array of shape (n, d) that the caller owns.
+
+        Parameters
+        ----------
+        dtype : dtype, optional
+            Cast to this; default: the view's dtype.
+        """
+        rows = self._read(self.rows)
+        return rows if dtype is None else rows.astype(dtype, copy=False)
+
+    def torch(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Return all rows as a tensor, without a copy where that is possible.
+
+        Parameters
+        ----------
+        dtype : torch.dtype, optional
+            Default: the view's dtype, float32.
+
+        Returns
+        -------
+        torch.Tensor of shape (n, d)
+            Consecutive rows of a view without transforms, asked for in the dtype in which they
+            are stored (bfloat16 included), share the memory of the store's files. That memory
+            is read-only: writing into the tensor ends the process. Clone it to change it.
+        """
+        name = str(self.dtype if dtype is None else dtype).removeprefix("torch.")
+        if name == self.source.dtype and not self.transforms:
+            return as_tensor(self.source.read(self.rows), name)
+        tensor = as_tensor(self._read(self.rows), str(self.dtype))
+        return tensor if dtype is None else tensor.to(dtype)
+
+    def batches(self, rows: int = 4096, *, reuse: bool = False) -> Iterator[np.ndarray]:
+        """Yield the rows in the view's dtype, at most `rows` rows at a time.
+
+        Parameters
+        ----------
+        rows : int
+            Rows of a batch; the last may be shorter.
+        reuse : bool
+            Convert every batch into the same memory: faster, but each batch is overwritten
+            when the next is asked for. By default each is a new array.
+
+        Raises
+        ------
+        ValueError
+            If `rows` is not positive.
+        TypeError
+            If it is no whole number.
+        """
+        try:
+            rows = operator.index(rows)
+        except TypeError as err:
+            msg = f"The rows of a batch are a whole number; got rows={rows!r}."
+            raise TypeError(msg) from err
+        if rows < 1:
+            msg = f"A batch has at least one row; got rows={rows}."
+            raise ValueError(msg)
+        if isinstance(self.source, ForeseeingRows):
+            self.source.foresee(self.rows)
+        size = min(rows, len(self))
+        out = np.empty((size, self.dim), self.dtype) if reuse else None
+        stored = np.empty((size, self.dim), DTYPES[self.source.dtype]) if reuse else None
+        for start in range(0, len(self), rows):
+            yield self._read(self.rows[start : start + rows], stored, out)
+
+    def require_same_space(self, other: Selection, *, what: str = "They") -> None:
+        """Raise MisalignedItemsError unless both views lie in the same embedding space."""
+        if self.space_id != other.space_id:
+            msg = (
+                f"{self.key} and {other.key} lie in different embedding spaces (space_id "
+                f"{self.space_id[:8]} and {other.space_id[:8]}). {what} must come from the same "
+                "model, weights, preprocessing and pooling."
+            )
+            raise MisalignedItemsError(msg)
+
+    def _read(
+        self, rows: np.ndarray, stored: np.ndarray | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return rows of the source, converted and transformed, in memory the caller owns.
+
+        `stored` and `out` are buffers of at least as many rows, of the stored dtype and of the
+        view's.
+        """
+        shape = (rows.size, self.dim)
+        out = np.empty(shape, self.dtype) if out is None else out[: rows.size]
+        if DTYPES[self.source.dtype] == self.dtype:
+            stored = out  # nothing to convert: rows that must be copied are copied there
+        found = self.source.read(rows, None if stored is None else stored[: rows.size])
+        if not self.transforms:
+            if not np.may_share_memory(out, found):
+                decode(found, self.source.dtype, out)
+            return out
+        # Transforms run in float32 at least, and lose nothing of float64.
+        precise = np.result_type(
+            np.float32, self.dtype, np.float64 if self.source.dtype == "float64" else np.float32
+        )
+        work = out if precise == self.dtype else np.empty(shape, precise)
+        if not np.may_share_memory(work, found):
+            decode(found, self.source.dtype, work)
+        for transform in self.transforms:
+            transform.apply(work, key=self.key)
+        if work is not out:
+            np.copyto(out, work, casting="same_kind")
+        return out
+
+
+def _equals(column: pl.Series, value: Any) -> pl.Series:
+    """Return where a column equals `value`, or any of the values in a collection."""
+    collection = isinstance(value, Collection) and not isinstance(value, str | bytes)
+    wanted = list(value) if collection else [value]
+    present = [one for one in wanted if one is not None]
+    try:
+        here = column.is_in(present) if present else pl.zeros(len(column), pl.Boolean, eager=True)
+    except pl.exceptions.PolarsError:
+        # Values of another type than the column's equal nothing in it.
+        here = pl.zeros(len(column), pl.Boolean, eager=True)
+    here = here.fill_null(value=False)
+    return here | column.is_null() if len(present) < len(wanted) else here
+
+
+def _values(items: pl.DataFrame, column: str) -> str:
+    """Return the first few values of a column, for an error message."""
+    values = items[column].drop_nulls().unique().sort().to_list()
+    shown = ", ".join(repr(value) for value in values[:8]) or "no value"
+    return shown + (f" and {len(values) - 8:,} more" if len(values) > 8 else "")
+
+
+View = TypeVar("View", bound=Selection)
+
+
+def class_texts(
+    view: View,
+    *,
+    variants: Sequence[str] | str | None = None,
+    templates: Sequence[str] | str | None = None,
+) -> View:
+    """Reduce class × variant × template prompts to one row per class.
+
+    Each prompt is L2-normalised, the prompts of a class are averaged, and the mean is
+    L2-normalised (encode → L2 → mean → L2, as open_clip does), so that 80 templates give a
+    class no more mass than one.
+
+    Parameters
+    ----------
+    view : Selection
+        Of kind class_name.
+    variants, templates : sequence of str, or str, optional
+        Which to use, or the only one; all by default. A class lacking one of the variants keeps
+        the others.
+
+    Returns
+    -------
+    Selection
+        One row per class in order of first appearance; its items are the class's first
+        prompt, with ``item_id`` = class_id.
+
+    Raises
+    ------
+    EmptySelectionError
+        If a variant or template does not occur, or a class has none of those asked for.
+    """
+    chosen = view
+    # A text is a sequence of letters, too.
+    variants = [variants] if isinstance(variants, str) else variants
+    templates = [templates] if isinstance(templates, str) else templates
+    if variants is not None:
+        _require(view, "variant", variants)
+        chosen = chosen.where(variant=list(variants))
+    if templates is not None:
+        _require(view, "template_id", templates)
+        chosen = chosen.where(template_id=list(templates))
+    classes = chosen.items["class_id"]
+    if classes.null_count():
+        msg = (
+            f"{classes.null_count():,} items of {view.key} have no class_id; they are not class "
+            "names."
+        )
+        raise EmptySelectionError(msg)
+    order = classes.unique(maintain_order=True)
+    lost = set(view.items["class_id"].drop_nulls()) - set(order)
+    if lost:
+        msg = (
+            f"{len(lost):,} classes of {view.key} have none of the variants and templates asked "
+            f"for (first: {min(lost)!r})."
+        )
+        raise EmptySelectionError(msg)
+    position = {name: index for index, name in enumerate(order.to_list())}
+    index = np.array([position[name] for name in classes.to_list()])
+    data = chosen.normalized().numpy(np.float64)
+    sums = np.zeros((len(order), view.dim))
+    np.add.at(sums, index, data)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    if not norms.all():
+        msg = (
+            f"The prompts of class {order[int(np.flatnonzero(norms[:, 0] == 0)[0])]!r} cancel out."
+        )
+        raise EmptySelectionError(msg)
+    first = np.unique(index, return_index=True)[1]
+    items = chosen.items[first].with_columns(pl.col("class_id").alias("item_id"))
+    facts = {"class_texts": chosen.fingerprint, "reduction": "l2-mean-l2"}
+    return replace(
+        chosen,
+        source=MemoryRows((sums / norms).astype(np.float32)),
+        rows=np.arange(len(order)),
+        table=ItemTable(lambda: items),
+        revision_id=sha256_hex(canonical_json(facts)),
+        transforms=(),
+        origin=None,
+    )
+
+
+def _require(view: Selection, column: str, wanted: Sequence[str]) -> None:
+    """Raise if one of the wanted values does not occur: it would silently change nothing."""
+    known = set(view.items[column].drop_nulls().to_list())
+    absent = [value for value in wanted if value not in known]
+    if absent or not wanted:
+        msg = (
+            f"{view.key} has no {column} {', '.join(map(repr, absent)) or '(none asked for)'}. It "
+            f"has: {', '.join(sorted(known))}."
+        )
+        raise EmptySelectionError(msg)
+
+
+COLUMNS = ("parent_id", "class_id")
+
+
+@dataclass(frozen=True, eq=False)
+class PairedView(Generic[View]):
+    """Rows of x and rows of y that belong together: pair i is (x row i, y row i).
+
+    Attributes
+    ----------
+    x, y : Selection
+        Of equal length.
+    weight : ndarray of shape (n,)
+        1 / number of partners of the pair's x item, so that an image with five captions
+        weighs as much as an image with one.
+    by : str
+        The column that joined them.
+    missing_x, missing_y : tuple of str
+        item_ids that found no partner.
+    """
+
+    x: View
+    y: View
+    weight: np.ndarray = field(repr=False)
+    by: str
+    missing_x: tuple[str, ...] = field(default=(), repr=False)
+    missing_y: tuple[str, ...] = field(default=(), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __repr__(self) -> str:
+        missing = f", missing partners: {len(self.missing_x):,} x, {len(self.missing_y):,} y"
+        return f"PairedView({len(self):,} pairs by {self.by}{missing}; x={self.x!r}, y={self.y!r})"
+
+    def numpy(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (n, p) and (n, q) float32 arrays, row i of each being pair i."""
+        return self.x.numpy(), self.y.numpy()
+
+    def batches(
+        self, rows: int = 4096, *, reuse: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield (x, y, weight) of at most `rows` pairs each: the seam to the fitters.
+
+        With `reuse` each x and y is overwritten by the next; see `Selection.batches`.
+        """
+        start = 0
+        x_batches, y_batches = (view.batches(rows, reuse=reuse) for view in (self.x, self.y))
+        for x, y in zip(x_batches, y_batches, strict=True):
+            yield x, y, self.weight[start : start + len(x)]
+            start += len(x)
+
+
+def pair_views(x: View, y: View, *, by: str) -> PairedView[View]:
+    """Join two views by id.
+
+    Parameters
+    ----------
+    x, y : Selection
+    by : str
+        ``"parent_id"``: the item_id of one side is the parent_id of the other (an image and
+        its captions, whichever of the two is x). ``"class_id"``: both sides carry it (head
+        rows and class texts; images and class texts).
+
+    Returns
+    -------
+    PairedView
+        In the order of x, then of y. Items without a partner are listed in it.
+
+    Raises
+    ------
+    MisalignedItemsError
+        If `by` is another column, or neither side points to the other.
+    EmptySelectionError
+        If nothing pairs.
+    """
+    if by not in COLUMNS:
+        msg = f"Views pair by {' or '.join(COLUMNS)}; got {by!r}."
+        raise MisalignedItemsError(msg)
+    left, right = _keys(x, y, by)
+    a = pl.DataFrame({"key": left, "x": np.arange(len(x))}).drop_nulls("key")
+    b = pl.DataFrame({"key": right, "y": np.arange(len(y))}).drop_nulls("key")
+    joined = a.join(b, on="key", how="inner").sort("x", "y")
+    if joined.is_empty():
+        msg = (
+            f"{x.key} ({len(x):,} rows) and {y.key} ({len(y):,} rows) share no {by}. "
+            "Check that both are of one dataset, and the selection of each."
+        )
+        raise EmptySelectionError(msg)
+    x_rows = joined["x"].to_numpy()
+    y_rows = joined["y"].to_numpy()
+    partners = np.bincount(x_rows, minlength=len(x))
+    return PairedView(
+        x=x.take(x_rows),
+        y=y.take(y_rows),
+        weight=1.0 / partners[x_rows],
+        by=by,
+        missing_x=_without(x, x_rows),
+        missing_y=_without(y, y_rows),
+    )
+
+
+def _keys(x: Selection, y: Selection, by: str) -> tuple[pl.Series, pl.Series]:
+    """Return the two columns whose values must be equal."""
+    x_values, y_values = _column(x, by), _column(y, by)
+    if by == "class_id":
+        return x_values, y_values
+    if y_values.null_count() < len(y):
+        return x.items["item_id"], y_values
+    if x_values.null_count() < len(x):
+        return x_values, y.items["item_id"]
+    msg = (
+        f"Neither {x.key} nor {y.key} has a parent_id: nothing says which items belong together. "
+        "Pair them by class_id?"
+    )
+    raise MisalignedItemsError(msg)
+
+
+def _column(view: Selection, name: str) -> pl.Series:
+    """Return a column of the items; imported sets need not have it, and are as if it were empty."""
+    empty = pl.Series(name, [None] * len(view), dtype=pl.String)
+    return view.items.get_column(name, default=empty)
+
+
+def _without(view: Selection, rows: np.ndarray) -> tuple[str, ...]:
+    """Return the item_ids of the rows of a view that are not among `rows`."""
+    left_out = np.setdiff1d(np.arange(len(view)), rows)
+    return tuple(view.items["item_id"][left_out].to_list())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EmbeddingsView(Selection):
+    """Rows of one set; see `Selection` for choosing and reading them."""
+
+    def pair_by(self, column: str, other: EmbeddingsView) -> PairedView[EmbeddingsView]:
+        """Join this view to another by id; see `featstore.store.view.pair_views`."""
+        return pair_views(self, other, by=column)
+
+    def class_texts(
+        self,
+        variants: Sequence[str] | str | None = None,
+        templates: Sequence[str] | str | None = None,
+    ) -> Self:
+        """Return one text row per class; see `featstore.store.view.class_texts`."""
+        return class_texts(self, variants=variants, templates=templates)

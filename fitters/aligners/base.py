@@ -1,0 +1,145 @@
+"""What an aligner is: `fit`, `fit_moments`, `project_x`, `project_y`.
+
+An aligner is a scikit-learn estimator, ``fit(X, Y)`` on paired rows, with `project_x` and
+`project_y`. What comes out of both has the same number of columns, and the score of an image and a
+text is the dot product. Rows have unit length, so that this is a cosine, unless the class says
+otherwise (`unit_rows`). Whoever scores never asks what is inside.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import issparse
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, _fit_context
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from fitters.errors import PairsError
+from fitters.moments.moments import Moments
+from fitters.pairs import Rows, check_weight
+
+Matrix = npt.NDArray[np.float64]
+Projection: TypeAlias = Any
+"""Rows in a shared space: a matrix, or a scipy csr_array where the space is wide."""
+
+
+class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """Base of the aligners.
+
+    Subclasses declare what a fitted one consists of, so that it can be saved without pickle:
+    `array_shapes` (attributes that are arrays of `array_dtype`) and `fitted_values` (attributes
+    that are plain numbers). Constructor parameters must be plain values.
+    """
+
+    method: ClassVar[str]
+    """Its name in `fitters.aligners.registry.ALIGNERS`."""
+    fitted_values: ClassVar[tuple[str, ...]] = ()
+    unit_rows: ClassVar[bool] = True
+    """Whether projections have unit rows, so that their dot product is a cosine."""
+    array_dtype: ClassVar[str] = "float64"
+    """Type of its fitted arrays, which is how they are saved."""
+    _one_column: bool = False
+
+    @abstractmethod
+    def fit(self, X: Rows, y: Rows) -> Self:
+        """Fit on n paired rows, X of shape (n, p) and y of shape (n, q) or (n,)."""
+
+    @abstractmethod
+    def predict(self, X: Rows) -> Matrix:
+        """Return the rows of y for the rows of X, shape (n, q) or (n,), not normalised."""
+
+    @abstractmethod
+    def project_x(self, x: Rows) -> Projection:
+        """Return x in the shared space: shape (n, r), float64, dense or CSR."""
+
+    @abstractmethod
+    def project_y(self, y: Rows) -> Projection:
+        """Return y in the shared space: shape (n, r), float64, dense or CSR."""
+
+    @abstractmethod
+    def array_shapes(self) -> dict[str, tuple[str, ...]]:
+        """Return the fitted arrays by attribute, with their shapes in letters.
+
+        "p" and "q" are the columns of x and y; an equal letter is an equal size.
+        """
+
+    def score_pairs(self, x: Rows, y: Rows) -> Matrix:
+        """Return the score of each x_i with its y_i, shape (n,): higher is better."""
+        if len(x) != len(y):
+            msg = f"x has {len(x):,} rows and y has {len(y):,}: they are not pairs."
+            raise PairsError(msg)
+        of_x: Any = self.project_x(x)
+        of_y: Any = self.project_y(y)
+        if issparse(of_x):
+            return np.asarray(of_x.multiply(of_y).sum(axis=1)).ravel()
+        scores: Matrix = np.einsum("nr,nr->n", of_x, of_y)
+        return scores
+
+    def check_projected(self, rows: Rows, d: int, side: str) -> Matrix:
+        """Return `rows` as float64 after checking that they have `d` columns."""
+        check_is_fitted(self)
+        rows64 = np.asarray(rows, dtype=np.float64)
+        if rows64.ndim != 2 or rows64.shape[1] != d:
+            msg = (
+                f"{type(self).__name__} was fitted on {side} of {d:,} columns. Got shape "
+                f"{rows64.shape}. Pass embeddings of the encoder that it was fitted on."
+            )
+            raise PairsError(msg)
+        return rows64
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
+
+
+def validate_pairs(
+    aligner: BaseAligner, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None
+) -> tuple[Matrix, Matrix, Matrix]:
+    """Return X (n, p), y (n, q) and the weights (n,) as float64, checked in scikit-learn's words.
+
+    Remembers on the estimator whether y had one dimension.
+    """
+    X, y = validate_data(aligner, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+    aligner._one_column = np.ndim(y) == 1
+    y64 = np.asarray(y, dtype=np.float64)
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    check_weight(weight)
+    return np.asarray(X), y64[:, None] if y64.ndim == 1 else y64, weight
+
+
+def as_columns(aligner: BaseAligner, predicted: Matrix) -> Matrix:
+    """Return (n, 1) as (n,) where y was given as (n,)."""
+    return predicted[:, 0] if aligner._one_column else predicted
+
+
+class FromMoments(BaseAligner):
+    """Base of the aligners that are solved from moments alone: a subclass adds `_fit`."""
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
+        """Fit on n paired rows.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, p)
+        y : ndarray of shape (n, q) or (n,)
+        sample_weight : ndarray of shape (n,), optional
+            Mass of each row, not negative.
+        """
+        x64, y64, weight = validate_pairs(self, X, y, sample_weight)
+        return self._fit(Moments.from_rows(x64, y64, weight))
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit_moments(self, moments: Moments) -> Self:
+        """Fit on the moments of n paired rows: the same solution as `fit` on the rows."""
+        self.n_features_in_ = len(moments.shift_x)
+        self._one_column = False
+        return self._fit(moments)
+
+    @abstractmethod
+    def _fit(self, moments: Moments) -> Self:
+        """Solve, and set what is fitted."""

@@ -1,0 +1,123 @@
+"""ConSE: an image is the mix of the class texts that its own classifier believes in."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+from scipy.special import softmax
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
+from fitters.moments.transform import normalize_rows
+from fitters.pairs import Rows
+
+
+class ConSEAligner(BaseAligner):
+    """Align by convex combination of semantic embeddings; nothing is fitted to pairs.
+
+    With p = softmax(W f + b) of the model's own head and t_c the unit text of class c::
+
+        project_x(f) = Σ_{c in top k} p_c t_c / Σ_{c in top k} p_c, then unit length
+        project_y(t) = t, unit length
+
+    so the shared space is the text space. f must be the raw input of the head: neither normalised
+    nor centred.
+
+    Parameters
+    ----------
+    top_k : int
+        Classes in the mix; all of them if there are fewer.
+
+    Attributes
+    ----------
+    weight_ : ndarray of shape (c, p)
+        W, one row a class.
+    bias_ : ndarray of shape (c,)
+        b, 0 if none was given.
+    texts_ : ndarray of shape (c, q)
+        Class texts as given; the projections use them with unit rows.
+    n_features_in_ : int
+        p.
+    feature_names_in_ : ndarray of shape (p,)
+        Only if X had string column names.
+
+    References
+    ----------
+    Norouzi et al., Zero-Shot Learning by Convex Combination of Semantic Embeddings, ICLR 2014.
+    """
+
+    method: ClassVar[str] = "conse"
+    fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "top_k": [Interval(Integral, 1, None, closed="left")]
+    }
+
+    def __init__(self, *, top_k: int = 10) -> None:
+        self.top_k = top_k
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Rows, y: Rows, bias: npt.NDArray[Any] | None = None) -> Self:
+        """Remember the head and its class texts.
+
+        Parameters
+        ----------
+        X : ndarray of shape (c, p)
+            Head weights, one row a class, raw.
+        y : ndarray of shape (c, q) or (c,)
+            Class texts.
+        bias : ndarray of shape (c,), optional
+            The head's bias.
+        """
+        weights, texts, _ = validate_pairs(self, X, y, None)
+        bias64 = np.zeros(len(weights)) if bias is None else np.asarray(bias, dtype=np.float64)
+        if bias64.shape != (len(weights),) or not np.isfinite(bias64).all():
+            msg = (
+                f"bias must be finite, with one entry a class, shape ({len(weights)},). "
+                f"Got shape {bias64.shape}."
+            )
+            raise ValueError(msg)
+        self.weight_, self.bias_, self.texts_ = weights, bias64, texts
+        return self
+
+    def predict(self, X: Rows) -> Matrix:
+        """Return the mix of class texts as given, shape (n, q) or (n,), nothing normalised."""
+        check_is_fitted(self)
+        features = validate_data(self, X, reset=False, dtype=np.float64)
+        return as_columns(self, self._mix(features, self.texts_))
+
+    def project_x(self, x: Rows) -> Matrix:
+        """Return the mix of class texts for each image: shape (n, q), float64, unit rows."""
+        features = self.check_projected(x, self.weight_.shape[1], "x")
+        texts = normalize_rows(self.texts_, what="class texts")
+        return normalize_rows(self._mix(features, texts), what="mixed texts")
+
+    def project_y(self, y: Rows) -> Matrix:
+        """Return y with unit rows: shape (n, q), float64."""
+        return normalize_rows(self.check_projected(y, self.texts_.shape[1], "y"), what="y")
+
+    def array_shapes(self) -> dict[str, tuple[str, ...]]:
+        """Return the fitted arrays and their shapes in letters."""
+        return {"weight_": ("c", "p"), "bias_": ("c",), "texts_": ("c", "q")}
+
+    def _mix(self, features: Matrix, texts: Matrix) -> Matrix:
+        logits = features @ self.weight_.T + self.bias_
+        n, k = len(features), min(self.top_k, len(self.bias_))
+        # Stable order: equal logits at the border go to the class of lower index.
+        top = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+        # softmax over the top k is the softmax over all, divided by its mass in the top k.
+        share = softmax(np.take_along_axis(logits, top, axis=1), axis=1)
+        starts = np.arange(0, n * k + 1, k)
+        mixed: Matrix = csr_array((share.ravel(), top.ravel(), starts), (n, len(texts))) @ texts
+        return mixed
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # It reads a classifier; it is not fitted to the pairs.
+        tags.regressor_tags.poor_score = True
+        return tags

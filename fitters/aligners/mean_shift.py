@@ -1,0 +1,204 @@
+"""Two baselines: the shift of the mean, and text-to-concept.
+
+Fitted on images alone, each seen by both encoders. Texts then need no map: CLIP's text tower
+already writes into the space of its image tower.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from fitters.aligners.base import BaseAligner, FromMoments, Matrix, as_columns, validate_pairs
+from fitters.aligners.solvers import least_squares, solve_ridge
+from fitters.moments.moments import Moments
+from fitters.moments.transform import normalize_rows
+from fitters.pairs import Rows
+
+
+class MeanShiftAligner(BaseAligner):
+    """Subtract the mean of each side, and nothing else: columns are taken to mean the same.
+
+    That is right for two sides of one space (the image and the text tower of one CLIP model,
+    whose cones lie apart), and a floor for any other. The narrower side is filled up with zeros.
+
+    Attributes
+    ----------
+    mean_x_, mean_y_ : ndarray of shape (p,), (q,)
+    n_features_in_ : int
+        p.
+
+    References
+    ----------
+    Liang et al., Mind the Gap, NeurIPS 2022: the offset between the cones of CLIP's two towers.
+    """
+
+    method: ClassVar[str] = "mean-shift"
+    fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
+        """Take the means of n paired rows; the pairing plays no part.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, p)
+        y : ndarray of shape (n, q) or (n,)
+        sample_weight : ndarray of shape (n,), optional
+            Mass of each row, not negative.
+        """
+        x64, y64, weight = validate_pairs(self, X, y, sample_weight)
+        self.mean_x_, self.mean_y_ = weight @ x64 / weight.sum(), weight @ y64 / weight.sum()
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit_moments(self, moments: Moments) -> Self:
+        """Take the means from moments."""
+        self.n_features_in_ = len(moments.shift_x)
+        self._one_column = False
+        self.mean_x_, self.mean_y_ = moments.mean_x, moments.mean_y
+        return self
+
+    def predict(self, X: Rows) -> Matrix:
+        """Return x about the mean of y, cut or filled to its columns: shape (n, q) or (n,)."""
+        check_is_fitted(self)
+        rows = np.asarray(validate_data(self, X, reset=False, dtype=np.float64)) - self.mean_x_
+        q = len(self.mean_y_)
+        return as_columns(self, _filled(rows[:, :q], q) + self.mean_y_)
+
+    def project_x(self, x: Rows) -> Matrix:
+        """Return x in the shared space: shape (n, max(p, q)), float64, unit rows."""
+        return self._projected(self.check_projected(x, len(self.mean_x_), "x") - self.mean_x_, "x")
+
+    def project_y(self, y: Rows) -> Matrix:
+        """Return y in the shared space: shape (n, max(p, q)), float64, unit rows."""
+        return self._projected(self.check_projected(y, len(self.mean_y_), "y") - self.mean_y_, "y")
+
+    def _projected(self, rows: Matrix, side: str) -> Matrix:
+        wide = max(len(self.mean_x_), len(self.mean_y_))
+        return _filled(normalize_rows(rows, what=side), wide)
+
+    def array_shapes(self) -> dict[str, tuple[str, ...]]:
+        """Return the fitted arrays and their shapes in letters."""
+        return {"mean_x_": ("p",), "mean_y_": ("q",)}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # It fits nothing but a mean.
+        tags.regressor_tags.poor_score = True
+        return tags
+
+
+def _filled(rows: Matrix, columns: int) -> Matrix:
+    """Return the rows with zeros added on the right up to `columns`."""
+    return np.pad(rows, ((0, 0), (0, columns - rows.shape[1])))
+
+
+VARIANCE = 4.5
+"""The original scales all entries of a space to this variance before fitting."""
+
+
+class TextToConceptAligner(FromMoments):
+    """Align by least squares from X, image features, to y, CLIP image features of the same images.
+
+    The shared space is CLIP's: project_x(f) = f C + b and project_y(t) = t, both unit length, with
+    no centring. y at projection time may be CLIP texts.
+
+    Parameters
+    ----------
+    alpha : float
+        Ridge penalty on the summed squared error of the scaled problem, where each side is scaled
+        to variance 4.5 over all its entries; 0 is least squares, of least norm where rows are
+        fewer than columns.
+    legacy : bool
+        Undo the scaling as the original does, b · c_x / c_y instead of b / c_y, which is wrong
+        unless the entries of x already have variance 4.5. Only to reproduce its numbers.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (p, q)
+    intercept_ : ndarray of shape (q,)
+        b.
+    scale_x_, scale_y_ : float
+        c = √(4.5 / variance of all entries), one a side.
+    n_features_in_ : int
+        p.
+
+    Notes
+    -----
+    The original runs a few epochs of gradient descent on the same loss; this is where they lead.
+
+    References
+    ----------
+    Moayeri et al., Text-To-Concept (and Back) via Cross-Model Alignment, ICML 2023.
+    """
+
+    method: ClassVar[str] = "text-to-concept"
+    fitted_values: ClassVar[tuple[str, ...]] = ("scale_x_", "scale_y_", "n_features_in_")
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "legacy": ["boolean"],
+    }
+
+    def __init__(self, *, alpha: float = 0.0, legacy: bool = False) -> None:
+        self.alpha = alpha
+        self.legacy = legacy
+
+    def _fit(self, moments: Moments) -> Self:
+        about = moments.centred
+        mean_x, mean_y = about.shift_x, about.shift_y
+        self.scale_x_ = _scale(about.sxx, mean_x, about.weight)
+        self.scale_y_ = _scale(about.syy, mean_y, about.weight)
+        if self.alpha > 0:
+            # On scaled rows: c_x² G + α, c_x c_y X'Y; undone, C · c_x / c_y.
+            scaled = solve_ridge(
+                self.scale_x_**2 * about.sxx,
+                self.scale_x_ * self.scale_y_ * about.sxy,
+                float(self.alpha),
+            )
+            self.coef_ = scaled * (self.scale_x_ / self.scale_y_)
+        else:
+            self.coef_ = least_squares(about.sxx, about.sxy)
+        self.intercept_ = mean_y - mean_x @ self.coef_
+        if self.legacy:
+            # b of the scaled problem is c_y b; times c_x / c_y instead of 1 / c_y.
+            self.intercept_ = self.intercept_ * self.scale_x_
+        return self
+
+    def predict(self, X: Rows) -> Matrix:
+        """Return x C + b, shape (n, q) or (n,)."""
+        check_is_fitted(self)
+        x64 = validate_data(self, X, reset=False, dtype=np.float64)
+        return as_columns(self, x64 @ self.coef_ + self.intercept_)
+
+    def project_x(self, x: Rows) -> Matrix:
+        """Return x in the space of y: shape (n, q), float64, unit rows."""
+        rows = self.check_projected(x, len(self.coef_), "x")
+        return normalize_rows(rows @ self.coef_ + self.intercept_, what="x")
+
+    def project_y(self, y: Rows) -> Matrix:
+        """Return y with unit rows: shape (n, q), float64."""
+        return normalize_rows(self.check_projected(y, len(self.intercept_), "y"), what="y")
+
+    def array_shapes(self) -> dict[str, tuple[str, ...]]:
+        """Return the fitted arrays and their shapes in letters."""
+        return {"coef_": ("p", "q"), "intercept_": ("q",)}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = self.legacy
+        return tags
+
+
+def _scale(scatter: Matrix, mean: Matrix, weight: float) -> float:
+    """Return √(4.5 / variance over all entries), 1 where nothing varies."""
+    within = float(np.trace(scatter)) / (weight * len(mean))
+    variance = within + float(np.var(mean))
+    return float(np.sqrt(VARIANCE / variance)) if variance > 0 else 1.0

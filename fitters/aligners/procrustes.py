@@ -1,0 +1,160 @@
+"""Orthogonal Procrustes: a rotation between two spaces, and no penalty to choose."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
+from fitters.aligners.solvers import determined, polar_factor, truncation_gap
+from fitters.moments.moments import Moments
+from fitters.moments.transform import normalize_rows
+from fitters.pairs import Rows
+
+
+class ProcrustesAligner(BaseAligner):
+    """Align by the (semi-)orthogonal map that takes one space nearest to the other.
+
+    Maximises tr(Rᵀ Σ w a bᵀ) over semi-orthogonal R. The side with fewer columns is mapped into
+    the other, which is the shared space. For p = q and a cross of full rank this is
+    ``scipy.linalg.orthogonal_procrustes`` (which needs equal dimensions), mapping x into y.
+
+    Fewer pairs than columns, or rank-deficient rows, say nothing about some directions, and a
+    rotation would turn them as LAPACK happens to. There R is 0: of all maps that are as good, the
+    one of least norm, a partial isometry between the directions that the pairs determine. It does
+    not depend on the order or the layout of the rows, nor, beyond their size, on their rounding
+    errors. See `fitters.aligners.solvers.polar_factor`.
+
+    Parameters
+    ----------
+    center : bool
+        Subtract the means first; the projections are taken about these means too.
+    scale : bool
+        Let `predict` also scale: s R with the s that fits y best. Cosines, and with them the
+        projections, do not see it.
+    rank : int, optional
+        Keep only so many leading directions of Σ w x yᵀ: R = U_k V_kᵀ. All that are determined if
+        None or if there are fewer.
+
+    Attributes
+    ----------
+    rotation_ : ndarray of shape (p, q)
+        R: x R lies in the space of y, y Rᵀ in the space of x.
+    singular_values_ : ndarray of shape (min(p, q),)
+        Of Σ w x yᵀ, descending.
+    gap_ : float
+        (s_k − s_k+1) / s_1 at the rank k that is kept; without truncation, the smallest kept over
+        the largest singular value. Near 0, small errors of the rows turn R much, and with `rank`
+        which directions are kept is chance.
+    rank_ : int
+        k: directions in which R is not 0.
+    scale_ : float
+        Σ_i≤k s_i / Σ w ||x R||² if `scale`, else 1.
+    mean_x_, mean_y_ : ndarray of shape (p,), (q,)
+        What is subtracted on each side; 0 if not `center`.
+    n_features_in_ : int
+        p.
+    feature_names_in_ : ndarray of shape (p,)
+        Only if X had string column names.
+
+    References
+    ----------
+    Schönemann, A generalized solution of the orthogonal Procrustes problem, 1966.
+    """
+
+    method: ClassVar[str] = "procrustes"
+    fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "scale_", "n_features_in_")
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "center": ["boolean"],
+        "scale": ["boolean"],
+        "rank": [Interval(Integral, 1, None, closed="left"), None],
+    }
+
+    def __init__(
+        self, *, center: bool = True, scale: bool = False, rank: int | None = None
+    ) -> None:
+        self.center = center
+        self.scale = scale
+        self.rank = rank
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
+        """Fit on n paired rows.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, p)
+        y : ndarray of shape (n, q) or (n,)
+        sample_weight : ndarray of shape (n,), optional
+            Mass of each row, not negative.
+        """
+        x64, y64, weight = validate_pairs(self, X, y, sample_weight)
+        mean_x, mean_y = weight @ x64 / weight.sum(), weight @ y64 / weight.sum()
+        if not self.center:
+            mean_x, mean_y = np.zeros_like(mean_x), np.zeros_like(mean_y)
+        about = x64 - mean_x
+        weighted = weight[:, None] * about
+        self._fit_cross(weighted.T @ (y64 - mean_y), mean_x, mean_y)
+        turned = about @ self.rotation_
+        return self._fit_scale(float(weight @ np.einsum("ij,ij->i", turned, turned)))
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit_moments(self, moments: Moments) -> Self:
+        """Fit on the moments of n paired rows: the same solution as `fit` on the rows."""
+        self.n_features_in_ = len(moments.shift_x)
+        self._one_column = False
+        about = moments.centred if self.center else moments.uncentred
+        self._fit_cross(about.sxy, about.shift_x, about.shift_y)
+        return self._fit_scale(float(np.sum(self.rotation_ * (about.sxx @ self.rotation_))))
+
+    def _fit_cross(self, cross: Matrix, mean_x: Matrix, mean_y: Matrix) -> None:
+        self.rotation_, self.singular_values_ = polar_factor(cross, self.rank)
+        self.gap_ = truncation_gap(self.singular_values_, self.rank_)
+        self.mean_x_, self.mean_y_ = mean_x, mean_y
+
+    def _fit_scale(self, spread: float) -> Self:
+        """Set the s that minimises Σ w ‖s x R − y‖², given Σ w ‖x R‖²."""
+        self.scale_ = 1.0
+        if self.scale and spread > 0:
+            self.scale_ = float(self.singular_values_[: self.rank_].sum()) / spread
+        return self
+
+    @property
+    def rank_(self) -> int:
+        """Directions in which R is not 0."""
+        return determined(self.singular_values_, self.rank)
+
+    def predict(self, X: Rows) -> Matrix:
+        """Return s x R about the mean of y, shape (n, q) or (n,)."""
+        check_is_fitted(self)
+        x64 = validate_data(self, X, reset=False, dtype=np.float64)
+        return as_columns(self, self.scale_ * (x64 - self.mean_x_) @ self.rotation_ + self.mean_y_)
+
+    def project_x(self, x: Rows) -> Matrix:
+        """Return x in the shared space: shape (n, max(p, q)), float64, unit rows."""
+        rows = self.check_projected(x, len(self.mean_x_), "x") - self.mean_x_
+        p, q = self.rotation_.shape
+        return normalize_rows(rows @ self.rotation_ if p <= q else rows, what="x")
+
+    def project_y(self, y: Rows) -> Matrix:
+        """Return y in the shared space: shape (n, max(p, q)), float64, unit rows."""
+        rows = self.check_projected(y, len(self.mean_y_), "y") - self.mean_y_
+        p, q = self.rotation_.shape
+        return normalize_rows(rows if p <= q else rows @ self.rotation_.T, what="y")
+
+    def array_shapes(self) -> dict[str, tuple[str, ...]]:
+        """Return the fitted arrays and their shapes in letters."""
+        letters = {"rotation_": ("p", "q"), "singular_values_": ("r",)}
+        return {**letters, "mean_x_": ("p",), "mean_y_": ("q",)}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # A rotation does not fit the scale of y, and R² asks for it.
+        tags.regressor_tags.poor_score = True
+        return tags

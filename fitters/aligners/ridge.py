@@ -1,0 +1,265 @@
+"""Ridge regression, to one side or to both."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
+from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
+from fitters.moments.moments import Moments
+from fitters.moments.transform import normalize_rows
+from fitters.pairs import Rows
+
+
+class RidgeAligner(BaseAligner):
+    """Align by ridge regression from one space into the other.
+
+    ``direction="y->x"`` predicts image rows from text rows: the shared space is x, and the
+    prediction for a class text is a synthesised row of a classification head. ``"x->y"`` predicts
+    text rows from image rows: the shared space is y.
+
+    Minimises, with a the predicting and b the predicted side::
+
+        Σ w ||a C - b||^2 + alpha ||C||^2
+
+    Parameters
+    ----------
+    direction : {"y->x", "x->y"}
+    alpha : float
+        Penalty, not negative.
+    relative : bool
+        True: alpha counts in units of the mean squared column of a, α = alpha · tr(aᵀa) / p, so
+        that the same number means the same shrinkage at any n, weight or scale. False: the number
+        of ``sklearn.linear_model.Ridge``.
+    center : bool
+        Subtract the means of a and b first, as an intercept does; the projections are then taken
+        about these means too. False where the rows come centred (see `SideTransform`).
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (p, q) for "x->y", (q, p) for "y->x"
+        C: one row a predicting column.
+    mean_x_, mean_y_ : ndarray of shape (p,), (q,)
+        What is subtracted on each side; 0 if not `center`.
+    alpha_ : float
+        The absolute penalty.
+    n_features_in_ : int
+        p.
+    feature_names_in_ : ndarray of shape (p,)
+        Only if X had string column names.
+
+    Notes
+    -----
+    `predict` gives y from X. For "y->x" it solves the fitted map for the text of least norm whose
+    projection is nearest to the image: good enough to look at, not what the aligner is for.
+
+    References
+    ----------
+    Hastie et al., The Elements of Statistical Learning, 2009, eq. 3.44. The direction from text to
+    image suffers less from hubs: Shigeto et al., Ridge Regression, Hubness, and Zero-Shot
+    Learning, 2015.
+    """
+
+    method: ClassVar[str] = "ridge"
+    fitted_values: ClassVar[tuple[str, ...]] = ("alpha_", "n_features_in_")
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "direction": [StrOptions({"y->x", "x->y"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "relative": ["boolean"],
+        "center": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        direction: str = "y->x",
+        *,
+        alpha: float = 0.3,
+        relative: bool = True,
+        center: bool = True,
+    ) -> None:
+        self.direction = direction
+        self.alpha = alpha
+        self.relative = relative
+        self.center = center
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
+        """Fit on n paired rows.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, p)
+        y : ndarray of shape (n, q) or (n,)
+        sample_weight : ndarray of shape (n,), optional
+            Mass of each row, not negative.
+        """
+        x64, y64, weight = validate_pairs(self, X, y, sample_weight)
+        self.mean_x_, self.mean_y_ = np.zeros(x64.shape[1]), np.zeros(y64.shape[1])
+        if self.center:
+            self.mean_x_ = weight @ x64 / weight.sum()
+            self.mean_y_ = weight @ y64 / weight.sum()
+        # The root of the weight on both sides keeps the gram symmetric to the last bit.
+        root = np.sqrt(weight)[:, None]
+        sides = root * (x64 - self.mean_x_), root * (y64 - self.mean_y_)
+        a, b = sides[::-1] if self.direction == "y->x" else sides
+        n, p = a.shape
+        if n >= p or self.alpha == 0:
+            return self._solve(a.T @ a, a.T @ b)
+        # Fewer rows than columns: the n × n system is the smaller one and has the same solution.
+        mean_square = float(np.sum(a * a)) / p
+        self.alpha_ = self.alpha * mean_square if self.relative else float(self.alpha)
+        # Where every row of a is its mean, there is nothing to predict from.
+        nothing = np.zeros((p, b.shape[1]))
+        self.coef_ = solve_ridge_dual(a, b, self.alpha_) if self.alpha_ > 0 else nothing
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit_moments(self, moments: Moments) -> Self:
+        """Fit on the moments of n paired rows: the same solution as `fit` on the rows."""
+        self.n_features_in_ = len(moments.shift_x)
+        self._one_column = False
+        about = moments.centred if self.center else moments.uncentred
+        self.mean_x_, self.mean_y_ = about.shift_x, about.shift_y
+        sides = about.swapped if self.direction == "y->x" else about
+        return self._solve(sides.sxx, sides.sxy)
+
+    def _solve(self, gram: Matrix, cross: Matrix) -> Self:
+        alpha = float(self.alpha)
+        self.alpha_ = relative_penalty(gram, alpha) if self.relative else alpha
+        if alpha > 0 and self.alpha_ == 0:
+            self.coef_ = np.zeros_like(cross)
+        else:
+            self.coef_ = solve_ridge(gram, cross, self.alpha_)
+        return self
+
+    def predict(self, X: Rows) -> Matrix:
+        """Return the rows of y that belong to the rows of X, shape (n, q) or (n,)."""
+        check_is_fitted(self)
+        x64 = validate_data(self, X, reset=False, dtype=np.float64)
+        back = self.coef_ if self.direction == "x->y" else np.linalg.pinv(self.coef_)
+        return as_columns(self, (x64 - self.mean_x_) @ back + self.mean_y_)
+
+    def project_x(self, x: Rows) -> Matrix:
+        """Return x in the shared space: shape (n, r), float64, unit rows."""
+        rows = self.check_projected(x, len(self.mean_x_), "x") - self.mean_x_
+        return normalize_rows(rows if self.direction == "y->x" else rows @ self.coef_, what="x")
+
+    def project_y(self, y: Rows) -> Matrix:
+        """Return y in the shared space: shape (n, r), float64, unit rows."""
+        rows = self.check_projected(y, len(self.mean_y_), "y") - self.mean_y_
+        return normalize_rows(rows if self.direction == "x->y" else rows @ self.coef_, what="y")
+
+    def array_shapes(self) -> dict[str, tuple[str, ...]]:
+        """Return the fitted arrays and their shapes in letters."""
+        sides = ("q", "p") if self.direction == "y->x" else ("p", "q")
+        return {"coef_": sides, "mean_x_": ("p",), "mean_y_": ("q",)}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # Predicting y by inverting a map from y is not a good regression.
+        tags.regressor_tags.poor_score = self.direction == "y->x"
+        return tags
+
+
+class TwoWayRidgeAligner(BaseAligner):
+    """Align by two ridge regressions, x → y and y → x: the score is the mean of their cosines.
+
+    The shared space is the two spaces side by side, each part at length 1/√2.
+
+    Parameters
+    ----------
+    alpha, relative, center
+        As of `RidgeAligner`, for both directions.
+
+    Attributes
+    ----------
+    forward_ : ndarray of shape (p, q)
+        From x to y.
+    backward_ : ndarray of shape (q, p)
+        From y to x.
+    mean_x_, mean_y_ : ndarray of shape (p,), (q,)
+        What is subtracted on each side; 0 if not `center`.
+    n_features_in_ : int
+        p.
+    """
+
+    method: ClassVar[str] = "ridge-both"
+    fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "relative": ["boolean"],
+        "center": ["boolean"],
+    }
+
+    def __init__(self, *, alpha: float = 0.3, relative: bool = True, center: bool = True) -> None:
+        self.alpha = alpha
+        self.relative = relative
+        self.center = center
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
+        """Fit on n paired rows.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, p)
+        y : ndarray of shape (n, q) or (n,)
+        sample_weight : ndarray of shape (n,), optional
+            Mass of each row, not negative.
+        """
+        x64, y64, weight = validate_pairs(self, X, y, sample_weight)
+        return self._fit(lambda ridge: ridge.fit(x64, y64, weight))
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit_moments(self, moments: Moments) -> Self:
+        """Fit on the moments of n paired rows: the same solution as `fit` on the rows."""
+        self.n_features_in_ = len(moments.shift_x)
+        self._one_column = False
+        return self._fit(lambda ridge: ridge.fit_moments(moments))
+
+    def _fit(self, fitted: Any) -> Self:
+        forward, backward = (
+            fitted(
+                RidgeAligner(
+                    direction, alpha=self.alpha, relative=self.relative, center=self.center
+                )
+            )
+            for direction in ("x->y", "y->x")
+        )
+        self.forward_, self.backward_ = forward.coef_, backward.coef_
+        self.mean_x_, self.mean_y_ = forward.mean_x_, forward.mean_y_
+        return self
+
+    def predict(self, X: Rows) -> Matrix:
+        """Return the rows of y by the regression from x, shape (n, q) or (n,)."""
+        check_is_fitted(self)
+        x64 = validate_data(self, X, reset=False, dtype=np.float64)
+        return as_columns(self, (x64 - self.mean_x_) @ self.forward_ + self.mean_y_)
+
+    def project_x(self, x: Rows) -> Matrix:
+        """Return x in the shared space: shape (n, p + q), float64, unit rows."""
+        rows = self.check_projected(x, len(self.mean_x_), "x") - self.mean_x_
+        return _side_by_side(rows, rows @ self.forward_, "x")
+
+    def project_y(self, y: Rows) -> Matrix:
+        """Return y in the shared space: shape (n, p + q), float64, unit rows."""
+        rows = self.check_projected(y, len(self.mean_y_), "y") - self.mean_y_
+        return _side_by_side(rows @ self.backward_, rows, "y")
+
+    def array_shapes(self) -> dict[str, tuple[str, ...]]:
+        """Return the fitted arrays and their shapes in letters."""
+        maps = {"forward_": ("p", "q"), "backward_": ("q", "p")}
+        return {**maps, "mean_x_": ("p",), "mean_y_": ("q",)}
+
+
+def _side_by_side(in_x: Matrix, in_y: Matrix, what: str) -> Matrix:
+    parts = [normalize_rows(part, what=what) for part in (in_x, in_y)]
+    joined: Matrix = np.hstack(parts) / np.sqrt(2)
+    return joined

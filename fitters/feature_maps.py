@@ -1,0 +1,324 @@
+"""Kernels and their feature maps: random Fourier features and Nystroem landmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.cluster import kmeans_plusplus
+
+from fitters.errors import PairsError, SettingError
+from fitters.pairs import Rows
+from fitters.side_by_side import side_by_side
+
+BLOCK_ROWS = 1024
+"""Rows of the kernel matrix filled at a time: what is needed beyond the result stays small."""
+
+
+def check_gamma(gamma: float) -> None:
+    """Raise SettingError unless gamma is a finite number above 0."""
+    if not (np.isfinite(gamma) and gamma > 0):
+        msg = f"gamma, the inverse squared width, must be finite and above 0. Got {gamma}."
+        raise SettingError(msg)
+
+
+def gaussian(
+    a: Rows, b: Rows, gamma: float, *, dtype: npt.DTypeLike = np.float64
+) -> npt.NDArray[Any]:
+    """Return the kernel matrix of two sets of rows.
+
+    Parameters
+    ----------
+    a, b : ndarray of shape (n, d), (m, d)
+    gamma : float
+        Above 0. For unit rows, squared distances lie between 0 and 4.
+    dtype : dtype
+        Of the products and the result. In float32 an entry is off by up to about
+        2e-7 · gamma · (‖a‖² + ‖b‖²).
+
+    Returns
+    -------
+    ndarray of shape (n, m)
+        Entries in [0, 1].
+
+    Raises
+    ------
+    PairsError
+        If a and b have different numbers of columns.
+    SettingError
+        If gamma is not above 0.
+    """
+    check_gamma(gamma)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        msg = f"A kernel compares rows of one space. Got shapes {a.shape} and {b.shape}."
+        raise PairsError(msg)
+    a, b = np.asarray(a, dtype), np.asarray(b, dtype)
+    own_a, own_b = np.einsum("nd,nd->n", a, a), np.einsum("md,md->m", b, b)
+    out: npt.NDArray[Any] = np.empty((len(a), len(b)), dtype)
+    for start in range(0, len(a), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        block = out[rows]
+        np.matmul(a[rows], b.T, out=block)
+        block *= -2
+        block += own_a[rows, None]
+        block += own_b
+        # Rounding can leave the distance of equal rows a little below 0.
+        np.maximum(block, 0, out=block)
+        block *= -gamma
+        np.exp(block, out=block)
+    return out
+
+
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class FourierMap:
+    """Row-wise map φ with E[φ(a)·φ(b)] = exp(-gamma ‖a - b‖²), from no data at all.
+
+    φ(a) = √(1/m) [cos(a W), sin(a W)] with the m columns of W drawn from N(0, 2 gamma I). The
+    pair of both has a smaller variance than a cosine with a random phase, which is what
+    ``sklearn.kernel_approximation.RBFSampler`` draws, and φ(a)·φ(a) = 1 exactly.
+
+    Attributes
+    ----------
+    frequencies : ndarray of shape (d, m)
+        W.
+    gamma : float
+
+    References
+    ----------
+    Rahimi and Recht, Random Features for Large-Scale Kernel Machines, NIPS 2007; for the pair,
+    Sutherland and Schneider, On the Error of Random Fourier Features, UAI 2015.
+    """
+
+    frequencies: Matrix
+    gamma: float
+
+    kind: ClassVar[str] = "fourier"
+
+    def __post_init__(self) -> None:
+        check_gamma(self.gamma)
+        if self.frequencies.ndim != 2 or 0 in self.frequencies.shape:
+            msg = f"frequencies must have shape (d, m). Got {self.frequencies.shape}."
+            raise PairsError(msg)
+
+    @classmethod
+    def draw(cls, d: int, gamma: float, n_features: int, rng: np.random.Generator) -> Self:
+        """Return a map of rows with `d` columns to `n_features`, an even number."""
+        check_gamma(gamma)
+        if n_features < 2 or n_features % 2:
+            msg = f"Cosines come with sines: n_features must be even and above 0. Got {n_features}."
+            raise SettingError(msg)
+        drawn = rng.standard_normal((d, n_features // 2)) * np.sqrt(2 * gamma)
+        return cls(drawn, float(gamma))
+
+    @property
+    def n_columns(self) -> int:
+        """Columns that it takes, d."""
+        return len(self.frequencies)
+
+    @property
+    def n_features(self) -> int:
+        """Columns that it gives, 2 m."""
+        return int(2 * self.frequencies.shape[1])
+
+    def apply(self, rows: Rows) -> Matrix:
+        """Return φ of each row, shape (n, 2 m), float64."""
+        if rows.ndim != 2 or rows.shape[1] != self.n_columns:
+            msg = f"This map takes rows of {self.n_columns} columns. Got shape {rows.shape}."
+            raise PairsError(msg)
+        angles = np.asarray(rows, np.float64) @ self.frequencies
+        both = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+        mapped: Matrix = both / np.sqrt(self.frequencies.shape[1])
+        return mapped
+
+    def arrays(self) -> dict[str, Matrix]:
+        """Return what it consists of besides gamma."""
+        return {"frequencies": self.frequencies}
+
+    @classmethod
+    def from_arrays(cls, gamma: float, arrays: dict[str, npt.NDArray[Any]]) -> Self:
+        """Return the map that `arrays` described."""
+        return cls(arrays["frequencies"], gamma)
+
+
+Method = Literal["uniform", "k-means++"]
+
+METHODS: tuple[str, ...] = ("uniform", "k-means++")
+
+
+def choose_landmarks(
+    rows: Rows,
+    n_landmarks: int,
+    rng: np.random.Generator,
+    *,
+    method: Method = "uniform",
+    weight: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[np.intp]:
+    """Return the positions of `n_landmarks` distinct rows, ascending; of all if there are no more.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, d)
+    n_landmarks : int
+        At least 1.
+    rng : numpy.random.Generator
+    method : {"uniform", "k-means++"}
+        Drawn evenly; or far from one another, by the seeding of scikit-learn's k-means, whose
+        cost is n · n_landmarks · d: it serves where rows cluster.
+    weight : ndarray of shape (n,), optional
+        Mass of each row in the draw by k-means++. Rows of mass 0 should not be passed at all.
+
+    Raises
+    ------
+    SettingError
+        If the number or the method is wrong.
+    """
+    if n_landmarks < 1:
+        msg = f"At least 1 landmark is needed. Got {n_landmarks}."
+        raise SettingError(msg)
+    if method not in METHODS:
+        msg = f"Landmarks are chosen by {' or '.join(METHODS)}. Got {method!r}."
+        raise SettingError(msg)
+    if n_landmarks >= len(rows):
+        return np.arange(len(rows))
+    if method == "uniform":
+        return np.sort(rng.choice(len(rows), n_landmarks, replace=False))
+    seed = int(rng.integers(2**31))
+    chosen = kmeans_plusplus(
+        np.asarray(rows, np.float64), n_landmarks, sample_weight=weight, random_state=seed
+    )[1]
+    # Where fewer distinct rows exist than were asked for, one may be drawn twice.
+    return np.unique(np.asarray(chosen, dtype=np.intp))
+
+
+DROPPED = 1e-12
+"""Eigenvalues of the landmarks' kernel below this share of the largest are rounding."""
+
+_AT_A_TIME = 8
+
+
+@dataclass(frozen=True, eq=False)
+class NystroemMap:
+    """Row-wise map φ with φ(a)·φ(b) ≈ exp(-gamma ‖a - b‖²), exact where a or b is a landmark.
+
+    With K(L, L) = U diag(s) Uᵀ on the landmarks L, φ(a) = K(a, L) U diag(1/√s), without the
+    directions whose s is rounding (`DROPPED`).
+
+    Attributes
+    ----------
+    landmarks : ndarray of shape (m, d)
+    root : ndarray of shape (m, r)
+        U diag(1/√s).
+    gamma : float
+
+    References
+    ----------
+    Williams and Seeger, Using the Nyström Method to Speed Up Kernel Machines, NIPS 2000.
+    """
+
+    landmarks: Matrix
+    root: Matrix
+    gamma: float
+
+    kind: ClassVar[str] = "nystroem"
+
+    def __post_init__(self) -> None:
+        check_gamma(self.gamma)
+        if self.root.ndim != 2 or len(self.root) != len(self.landmarks):
+            msg = (
+                f"{len(self.landmarks):,} landmarks need a root of as many rows. Got shape "
+                f"{self.root.shape}."
+            )
+            raise PairsError(msg)
+
+    @classmethod
+    def of_landmarks(cls, landmarks: Rows, gamma: float) -> Self:
+        """Return the map of these landmarks, shape (m, d)."""
+        kept = np.asarray(landmarks, np.float64)
+        values, vectors = np.linalg.eigh(gaussian(kept, kept, gamma))
+        used = values > DROPPED * values[-1]
+        return cls(kept, vectors[:, used] / np.sqrt(values[used]), float(gamma))
+
+    @classmethod
+    def fit(
+        cls,
+        rows: Rows,
+        gamma: float,
+        n_landmarks: int,
+        rng: np.random.Generator,
+        *,
+        method: Method = "uniform",
+    ) -> Self:
+        """Return the map with landmarks drawn from `rows`, shape (n, d)."""
+        return cls.of_landmarks(
+            rows[choose_landmarks(rows, n_landmarks, rng, method=method)], gamma
+        )
+
+    @property
+    def n_columns(self) -> int:
+        """Columns that it takes, d."""
+        return int(self.landmarks.shape[1])
+
+    @property
+    def n_features(self) -> int:
+        """Columns that it gives, r."""
+        return int(self.root.shape[1])
+
+    def apply(self, rows: Rows) -> Matrix:
+        """Return φ of each row, shape (n, r), float64."""
+        mapped: Matrix = gaussian(rows, self.landmarks, self.gamma) @ self.root
+        return mapped
+
+    def normal_equations(
+        self, rows: Rows, targets: Rows, weight: npt.NDArray[Any]
+    ) -> tuple[Matrix, Matrix]:
+        """Return ΦᵀWΦ and ΦᵀWB, which ridge regression on the features needs, without Φ.
+
+        Parameters
+        ----------
+        rows, targets : ndarray of shape (n, d), (n, q)
+        weight : ndarray of shape (n,)
+
+        Returns
+        -------
+        gram, cross : ndarray of shape (r, r), (r, q)
+            float64.
+        """
+
+        def of_block(start: int) -> tuple[Matrix, Matrix]:
+            block = slice(start, start + BLOCK_ROWS)
+            root = np.sqrt(weight[block])[:, None]
+            mapped = root * self.apply(rows[block])
+            return mapped.T @ mapped, mapped.T @ (root * targets[block])
+
+        gram = np.zeros((self.n_features, self.n_features))
+        cross = np.zeros((self.n_features, targets.shape[1]))
+        starts = range(0, len(rows), BLOCK_ROWS)
+        # A few blocks at a time: each leaves two matrices of the size of the result.
+        for first in range(0, len(starts), _AT_A_TIME):
+            for of_gram, of_cross in side_by_side(of_block, starts[first : first + _AT_A_TIME]):
+                gram += of_gram
+                cross += of_cross
+        return gram, cross
+
+    def arrays(self) -> dict[str, Matrix]:
+        """Return what it consists of besides gamma."""
+        return {"landmarks": self.landmarks, "root": self.root}
+
+    @classmethod
+    def from_arrays(cls, gamma: float, arrays: dict[str, npt.NDArray[Any]]) -> Self:
+        """Return the map that `arrays` described."""
+        return cls(arrays["landmarks"], arrays["root"], gamma)
+
+
+FeatureMap = NystroemMap | FourierMap
+"""Maps rows (n, d) to features (n, r), row by row: so its moments add, merge and stream."""
+
+FEATURE_MAPS: dict[str, type[NystroemMap | FourierMap]] = {
+    NystroemMap.kind: NystroemMap,
+    FourierMap.kind: FourierMap,
+}

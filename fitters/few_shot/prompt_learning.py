@@ -1,0 +1,571 @@
+"""Learned prompts: CoOp and CoCoOp."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from fitters.errors import DivergedError, PairsError, SettingError
+from fitters.few_shot.learner import Classifier, LinearClassifier, Rows, Shots, without_bias
+from fitters.few_shot.registry import TextTower
+from fitters.trained.base import blas_threads
+
+Position = Literal["end", "middle", "front"]
+POSITIONS = ("end", "middle", "front")
+"""Where the class name stands: behind the context, in its middle, or before it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """c prompts of up to l tokens, with m gaps each.
+
+    Attributes
+    ----------
+    embedded : float32 tensor of shape (c, l, w)
+        Token embeddings; what stands in the gaps and behind the end does not matter.
+    gaps : int64 tensor of shape (c, m)
+        Places of the context vectors, in their order.
+    ends : int64 tensor of shape (c,)
+        Place of the end token.
+    """
+
+    embedded: Tensor
+    gaps: Tensor
+    ends: Tensor
+
+    def __len__(self) -> int:
+        return len(self.embedded)
+
+    def filled(self, context: Tensor) -> Tensor:
+        """Return the prompts with a context, (m, w) for all or (c, m, w): shape (c, l, w)."""
+        rows = torch.arange(len(self))[:, None]
+        values = context.expand(len(self), -1, -1)
+        return self.embedded.index_put((rows, self.gaps), values)
+
+    def part(self, rows: slice) -> Prompts:
+        """Return some of the prompts."""
+        return Prompts(self.embedded[rows], self.gaps[rows], self.ends[rows])
+
+    def repeated(self, times: int) -> Prompts:
+        """Return all prompts, and all again, so many times."""
+        return Prompts(
+            self.embedded.repeat(times, 1, 1),
+            self.gaps.repeat(times, 1),
+            self.ends.repeat(times),
+        )
+
+
+def make_prompts(
+    tower: TextTower, names: Sequence[str], n_context: int, position: Position
+) -> Prompts:
+    """Return ``[start] context name . [end]`` for every class, or with the name elsewhere.
+
+    As CoOp's: underscores of a name are blanks, and a full stop follows what comes last.
+
+    Parameters
+    ----------
+    names : sequence of str
+        One a class.
+    n_context : int
+        m, context vectors; at least 1.
+    position : str
+        One of `POSITIONS`. In the middle, the first m // 2 stand before the name.
+
+    Raises
+    ------
+    SettingError
+        If a name is blank, or a prompt is longer than the tower's context.
+    """
+    if position not in POSITIONS or n_context < 1:
+        msg = (
+            f"A prompt has at least one context vector and its class name at "
+            f"{', '.join(POSITIONS)}; got {n_context} and {position!r}."
+        )
+        raise SettingError(msg)
+    before = {"end": n_context, "middle": n_context // 2, "front": 0}[position]
+    rows, gaps = [], []
+    for name in names:
+        cleaned = name.replace("_", " ").strip()
+        # The full stop belongs to the last word where both are punctuation ("St." and "..").
+        whole = tower.tokens(f"{cleaned}.")
+        own = len(tower.tokens(cleaned)) if position != "end" else len(whole)
+        if not cleaned:
+            msg = "A class has a blank name. Prompts need the names of the classes."
+            raise SettingError(msg)
+        gap = [tower.end] * n_context
+        ids = [tower.start, *gap[:before], *whole[:own], *gap[before:], *whole[own:], tower.end]
+        if len(ids) > tower.context_length:
+            most = tower.context_length - n_context - 2
+            msg = (
+                f"The name {name!r} has {len(whole)} tokens with its full stop; {tower.name} takes "
+                f"{tower.context_length} tokens, which leave {most} beside {n_context} context "
+                "vectors. Use fewer of them, or shorter names."
+            )
+            raise SettingError(msg)
+        rows.append(ids)
+        behind = 1 + before + own
+        gaps.append([*range(1, 1 + before), *range(behind, behind + n_context - before)])
+    longest = max(map(len, rows))
+    padded = torch.tensor([row + [tower.end] * (longest - len(row)) for row in rows])
+    with torch.no_grad():
+        embedded = tower.embed(padded)
+    return Prompts(embedded, torch.tensor(gaps), torch.tensor([len(row) - 1 for row in rows]))
+
+
+def word_vectors(tower: TextTower, words: str) -> Tensor:
+    """Return the token embeddings of words as a first context, shape (m, w).
+
+    Raises
+    ------
+    SettingError
+        If there are none.
+    """
+    ids = tower.tokens(words.replace("_", " ").strip())
+    if not ids:
+        msg = f"The words {words!r} have no token. Give some, such as 'a photo of a'."
+        raise SettingError(msg)
+    with torch.no_grad():
+        return tower.embed(torch.tensor([ids]))[0].clone()
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How contexts are trained; the values are CoOp's.
+
+    Attributes
+    ----------
+    epochs : int or None
+        None: 50 for one shot a class, 100 for up to four, 200 for more, as in CoOp's scripts.
+    batch_size : int
+        The last batch of an epoch is left out where it is not full, unless it is the only one.
+    learning_rate, momentum, weight_decay : float
+        Of plain SGD; the decay is an L2 term and pulls contexts to 0.
+    warmup_epochs : int
+        First epochs with `warmup_rate`; a cosine over `epochs` begins after them.
+    warmup_rate : float
+    """
+
+    epochs: int | None = None
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: int = 1
+    warmup_rate: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if (self.epochs is not None and self.epochs < 0) or self.batch_size < 1:
+            msg = (
+                "Epochs are 0 or more and a batch has 1 row or more; got "
+                f"{self.epochs} and {self.batch_size}."
+            )
+            raise SettingError(msg)
+
+    def epochs_for(self, shots: int) -> int:
+        """Return the epochs for so many shots of a class."""
+        if self.epochs is not None:
+            return self.epochs
+        return 50 if shots <= 1 else 100 if shots <= 4 else 200
+
+    def rate(self, epoch: int, epochs: int) -> float:
+        """Return the learning rate of an epoch, counted from 0.
+
+        The cosine is counted from the end of the warm-up but over all epochs, so that its last
+        epochs are never reached: so does the original's scheduler.
+        """
+        if epoch < self.warmup_epochs:
+            return self.warmup_rate
+        turn = math.pi * (epoch - self.warmup_epochs) / epochs
+        return self.learning_rate * (1 + math.cos(turn)) / 2
+
+
+def descend(
+    parameters: Sequence[Tensor],
+    loss_of: Callable[[Tensor], Tensor],
+    n: int,
+    epochs: int,
+    descent: Descent,
+    rng: np.random.Generator,
+) -> None:
+    """Train `parameters` in place.
+
+    Parameters
+    ----------
+    parameters : sequence of tensors
+        Leaves that need a gradient.
+    loss_of : callable
+        Row numbers of a batch → its mean loss.
+    n : int
+        Rows.
+    epochs : int
+    descent : Descent
+    rng : numpy Generator
+        Draws the order of the rows of every epoch.
+
+    Raises
+    ------
+    DivergedError
+        If a loss is not finite.
+    """
+    optimiser = torch.optim.SGD(
+        list(parameters),
+        lr=descent.learning_rate,
+        momentum=descent.momentum,
+        weight_decay=descent.weight_decay,
+    )
+    size = min(descent.batch_size, n)
+    for epoch in range(epochs):
+        for group in optimiser.param_groups:
+            group["lr"] = descent.rate(epoch, epochs)
+        order = torch.from_numpy(rng.permutation(n))
+        for start in range(0, n - size + 1, size):
+            loss = loss_of(order[start : start + size])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                msg = (
+                    f"The training diverged: a loss of epoch {epoch + 1} is {value}. Use a smaller "
+                    f"learning rate than {descent.learning_rate:g}."
+                )
+                raise DivergedError(msg)
+
+
+#: Standard deviation of a context that no words begin.
+FIRST_SPREAD = 0.02
+
+#: Prompts whose activations are held for the way back. Of more classes they are computed again
+#: there, group by group: 128 prompts hold 1.0 GB (measured) in a tower of 12 layers of 512.
+HELD_PROMPTS = 128
+
+
+class CoOp:
+    """Learn context vectors by the cross-entropy of the shots.
+
+    The text row of class c is T([v_1] … [v_m] name_c .), T the frozen tower and v the context,
+    the only parameters; logits are s · cos(image, text row), s the tower's own scale. The loss is
+    the mean cross-entropy of the shots' own classes among all classes. Where shots have views, a
+    batch sees one of each, drawn anew. Prototypes and validation rows are not looked at, and the
+    last epoch counts, as in the original. With no shot the result is zero-shot with the first
+    context.
+
+    Parameters
+    ----------
+    tower : TextTower
+        Of the images' own model: shots are its image embeddings, at unit length.
+    names : sequence of str
+        One a class, in the order of the labels.
+    n_context : int
+        m; ignored where `words` are given, which are their own tokens.
+    words : str, optional
+        First context; drawn with deviation 0.02 otherwise.
+    position : {"end", "middle", "front"}
+        Where the class name stands.
+    class_specific : bool
+        A context of its own for every class. All begin with one draw, so that the order of the
+        classes does not matter.
+    descent : Descent, optional
+    seed : int
+        Draws the first context, the order of the shots and their views.
+
+    Attributes
+    ----------
+    context_ : float32 array of shape (m, w) or (c, m, w)
+        After `fit`: what was learned.
+
+    References
+    ----------
+    Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022, section 3.2.
+    """
+
+    def __init__(
+        self,
+        tower: TextTower,
+        names: Sequence[str],
+        *,
+        n_context: int = 16,
+        words: str | None = None,
+        position: Position = "end",
+        class_specific: bool = False,
+        descent: Descent | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.tower = tower
+        self.names = tuple(names)
+        self.n_context = n_context
+        self.words = words
+        self.position: Position = position
+        self.class_specific = class_specific
+        self.descent = Descent() if descent is None else descent
+        self.seed = seed
+
+    def fit(self, shots: Shots) -> LinearClassifier:
+        """Learn the context; the same shots and seed give the same bits on one thread of a CPU.
+
+        Raises
+        ------
+        PairsError
+            If there is not one name a class, or the images are not of the tower's width.
+        SettingError
+            If a prompt is longer than the tower's context.
+        DivergedError
+            If the loss is no longer finite.
+        """
+        check_shots(shots, self.tower, self.names)
+        rng = np.random.default_rng(self.seed)
+        context = first_context(self.tower, self.words, self.n_context, rng)
+        prompts = make_prompts(self.tower, self.names, len(context), self.position)
+        context = context.to(prompts.embedded.dtype)
+        if self.class_specific:
+            context = context.repeat(len(prompts), 1, 1)
+        context.requires_grad_()
+        with blas_threads():
+            shown = shown_rows(shots, context.dtype, rng)
+            labels = torch.from_numpy(shots.labels)
+            scale = self.tower.logit_scale
+
+            def loss_of(batch: Tensor) -> Tensor:
+                logits = scale * shown(batch) @ text_rows(self.tower, prompts, context).T
+                return torch.nn.functional.cross_entropy(logits, labels[batch])
+
+            if len(labels):
+                epochs = self.descent.epochs_for(int(shots.counts.max()))
+                descend([context], loss_of, len(labels), epochs, self.descent, rng)
+            self.context_ = context.detach().numpy()
+            with torch.inference_mode():
+                weight = scale * text_rows(self.tower, prompts, context)
+        return without_bias(weight.numpy())
+
+
+def shown_rows(
+    shots: Shots, dtype: torch.dtype, rng: np.random.Generator
+) -> Callable[[Tensor], Tensor]:
+    """Return what gives a batch of shots its unit rows: of views one each, drawn anew."""
+    unit, _ = shots.unit_views
+    n_views = len(unit) // max(1, len(shots.labels))
+    rows = torch.from_numpy(unit).to(dtype)
+    if n_views <= 1:
+        return lambda batch: rows[batch]
+    return lambda batch: rows[
+        batch * n_views + torch.from_numpy(rng.integers(n_views, size=len(batch)))
+    ]
+
+
+def text_rows(tower: TextTower, prompts: Prompts, context: Tensor) -> Tensor:
+    """Return the unit rows of prompts with their context, (c, r); of many, in groups."""
+    if len(prompts) <= HELD_PROMPTS:
+        return tower.encode(prompts.filled(context), prompts.ends)
+    rows = []
+    for start in range(0, len(prompts), HELD_PROMPTS):
+        group = slice(start, start + HELD_PROMPTS)
+        own = context[group] if context.ndim == 3 else context
+        part = prompts.part(group)
+        rows.append(
+            checkpoint(
+                lambda vectors, part=part: tower.encode(part.filled(vectors), part.ends),
+                own,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            if torch.is_grad_enabled()
+            else tower.encode(part.filled(own), part.ends)
+        )
+    return torch.cat(rows)
+
+
+def first_context(
+    tower: TextTower, words: str | None, n_context: int, rng: np.random.Generator
+) -> Tensor:
+    """Return a context to begin with, shape (m, w)."""
+    if words is not None:
+        return word_vectors(tower, words)
+    drawn = rng.normal(scale=FIRST_SPREAD, size=(n_context, tower.width))
+    return torch.from_numpy(drawn.astype(np.float32))
+
+
+def check_shots(shots: Shots, tower: TextTower, names: Sequence[str]) -> None:
+    """Refuse shots that are not of these classes, or not of the tower's space."""
+    if len(names) != shots.n_classes:
+        msg = f"Prompts need one name a class: {len(names):,} names for {shots.n_classes:,}."
+        raise PairsError(msg)
+    if shots.x.shape[1] != tower.dim:
+        msg = (
+            f"Images have {shots.x.shape[1]:,} columns, texts of {tower.name} {tower.dim:,}. "
+            "Prompts are learned on the images of the same model, without an aligner."
+        )
+        raise PairsError(msg)
+
+
+#: Image columns to one hidden unit of the network.
+SHRINKING = 16
+
+#: Prompts that are encoded at once when images are scored.
+BLOCK = 512
+
+
+@dataclass(frozen=True, eq=False)
+class MetaNet:
+    """W₂ relu(W₁ x + b₁) + b₂: a shift of every context vector from an image of r columns.
+
+    Attributes
+    ----------
+    tensors : tuple of four tensors
+        (h, r), (h,), (w, h), (w,), with h = r / 16.
+    """
+
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor]
+
+    @classmethod
+    def drawn(
+        cls, r: int, width: int, rng: np.random.Generator, dtype: torch.dtype = torch.float32
+    ) -> MetaNet:
+        """Return first parameters, uniform within ± 1 / √inputs, as torch's linear layers."""
+        hidden = max(1, r // SHRINKING)
+
+        def draw(inputs: int, *shape: int) -> Tensor:
+            bound = 1 / np.sqrt(inputs)
+            drawn = rng.uniform(-bound, bound, shape).astype(np.float32)
+            return torch.from_numpy(drawn).to(dtype)
+
+        return cls(
+            (
+                draw(r, hidden, r), draw(r, hidden),
+                draw(hidden, width, hidden), draw(hidden, width),
+            )
+        )  # fmt: skip
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the shifts, (b, r) to (b, 1, w)."""
+        first, first_bias, second, second_bias = self.tensors
+        hidden = torch.relu(torch.nn.functional.linear(x, first, first_bias))
+        return torch.nn.functional.linear(hidden, second, second_bias)[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionalClassifier:
+    """Scores images, each by prompts of its own: c texts an image.
+
+    Attributes
+    ----------
+    tower, prompts, context, net
+        As they were learned.
+    facts : dict
+    """
+
+    tower: TextTower
+    prompts: Prompts
+    context: Tensor
+    net: MetaNet
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    def scores(self, x: Rows) -> npt.NDArray[np.float32]:
+        """Return a score for every class, shape (m, c)."""
+        images = max(1, BLOCK // len(self.prompts))
+        out = np.empty((len(x), len(self.prompts)), dtype=np.float32)
+        with blas_threads(), torch.inference_mode():
+            for start in range(0, len(x), images):
+                rows = torch.from_numpy(np.ascontiguousarray(x[start : start + images]))
+                logits = self.logits(rows.to(self.context.dtype))
+                out[start : start + images] = logits.numpy()
+        return out
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Return the logits of a batch, (b, r) to (b, c)."""
+        b, c = len(rows), len(self.prompts)
+        contexts = self.context + self.net(rows)  # (b, m, w)
+        texts = text_rows(
+            self.tower, self.prompts.repeated(b), contexts.repeat_interleave(c, dim=0)
+        )
+        products = torch.einsum("br,bcr->bc", rows, texts.reshape(b, c, -1))
+        return self.tower.logit_scale * products
+
+
+class CoCoOp:
+    """Learn a context and the network that shifts it for every image.
+
+    The text row of class c for image x is T([v_1 + π] … [v_m + π] name_c .) with π = net(x), the
+    same for all m; the net has one hidden layer of r / 16. Loss and the rest are CoOp's. Every
+    image needs c texts of its own, in training and when it is scored. With no shot the result is
+    zero-shot with the words, no net.
+
+    Parameters
+    ----------
+    tower, names, n_context, words, seed
+        As for `CoOp`; the words are "a photo of a" by default, the name stands behind them.
+    descent : Descent, optional
+        10 epochs of single images by default.
+
+    Attributes
+    ----------
+    context_ : float32 array of shape (m, w)
+    net_ : MetaNet
+        After `fit` on shots.
+
+    References
+    ----------
+    Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022, section 3.2.
+    """
+
+    def __init__(
+        self,
+        tower: TextTower,
+        names: Sequence[str],
+        *,
+        n_context: int = 4,
+        words: str | None = "a photo of a",
+        descent: Descent | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.tower = tower
+        self.names = tuple(names)
+        self.n_context = n_context
+        self.words = words
+        self.descent = Descent(epochs=10, batch_size=1) if descent is None else descent
+        self.seed = seed
+
+    def fit(self, shots: Shots) -> Classifier:
+        """Learn context and net; the same shots and seed give the same bits on one thread.
+
+        Raises
+        ------
+        PairsError, SettingError, DivergedError
+            As `CoOp.fit`.
+        """
+        check_shots(shots, self.tower, self.names)
+        rng = np.random.default_rng(self.seed)
+        context = first_context(self.tower, self.words, self.n_context, rng)
+        prompts = make_prompts(self.tower, self.names, len(context), "end")
+        context = context.to(prompts.embedded.dtype)
+        net = MetaNet.drawn(self.tower.dim, self.tower.width, rng, context.dtype)
+        learned = [context, *net.tensors]
+        for tensor in learned:
+            tensor.requires_grad_()
+        model = ConditionalClassifier(self.tower, prompts, context, net)
+        with blas_threads():
+            shown = shown_rows(shots, context.dtype, rng)
+            labels = torch.from_numpy(shots.labels)
+
+            def loss_of(batch: Tensor) -> Tensor:
+                return torch.nn.functional.cross_entropy(model.logits(shown(batch)), labels[batch])
+
+            if len(labels):
+                epochs = self.descent.epochs_for(int(shots.counts.max()))
+                descend(learned, loss_of, len(labels), epochs, self.descent, rng)
+            for tensor in learned:
+                tensor.requires_grad = False
+            self.context_ = context.numpy()
+            if len(labels):
+                self.net_ = net
+                return model
+            with torch.inference_mode():
+                weight = self.tower.logit_scale * text_rows(self.tower, prompts, context)
+        return without_bias(weight.numpy())

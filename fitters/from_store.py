@@ -1,0 +1,390 @@
+"""Training pairs and moments from a store."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from featstore.errors import MisalignedItemsError
+from featstore.identity import canonical_json, sha256_hex
+from featstore.store.view import EmbeddingsView, PairedView
+from fitters.aligners.base import Projection
+from fitters.alignment import Alignment
+from fitters.choice import moments_of
+from fitters.engines import RunInOrder, Workers
+from fitters.methods import prepare
+from fitters.moments.accumulation import (
+    BLOCK_ROWS,
+    Precision,
+    accumulate_part,
+    add_parts,
+    check_folds,
+    part_slices,
+    pilot_shifts,
+)
+from fitters.moments.cache import read_entry, write_entry
+from fitters.moments.moments import Matrix, Moments
+from fitters.moments.transform import SideTransform, Sums, mean_of, sum_rows
+from fitters.pairs import Pairs, Rows
+from fitters.recipe import MomentSources, TrainingSources
+from fitters.select.grid import folds_by_group
+from fitters.trained.base import ArrayRows
+
+N_FOLDS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class MomentsRequest:
+    """What the moments are of.
+
+    Attributes
+    ----------
+    pool : EmbeddingsView
+        Unlabelled images, whose mean centres the images.
+    paired : PairedView
+        The real pairs.
+    prototypes : Pairs, optional
+        Small, and in memory.
+    name_facts : dict
+        What decides the prototypes.
+    precision : {"float32", "float64", "bf16"}
+    seed : int
+        Draws the folds.
+    raw : bool
+        Take the rows as they are: no unit length, no centring.
+    """
+
+    pool: EmbeddingsView
+    paired: PairedView[EmbeddingsView]
+    prototypes: Pairs | None
+    name_facts: dict[str, Any]
+    precision: Precision
+    seed: int
+    raw: bool = False
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Everything that decides the moments."""
+        weight = np.ascontiguousarray(self.paired.weight, dtype="<f8")
+        return {
+            "x": {"set": self.paired.x.key, "fingerprint": self.paired.x.fingerprint},
+            "y": {"set": self.paired.y.key, "fingerprint": self.paired.y.fingerprint},
+            "weight": sha256_hex(weight.tobytes()),
+            "image_mean": None if self.raw else self.pool.fingerprint,
+            "prototypes": self.name_facts,
+            "preprocessing": "none" if self.raw else "unit, centred by source, unit",
+            "folds": {"n": N_FOLDS, "seed": self.seed, "groups": group_column(self.paired)},
+            "precision": self.precision,
+        }
+
+
+def group_column(paired: PairedView[EmbeddingsView]) -> str:
+    """Return what real pairs must not be split by: their description, or else their image."""
+    return "item_id" if paired.x.items["class_id"].null_count() else "class_id"
+
+
+def pairs_of(paired: PairedView[EmbeddingsView]) -> Pairs:
+    """Return the pairs in memory, grouped by `group_column`."""
+    x, y = paired.numpy()
+    return Pairs(x, y, groups_of(paired), paired.weight)
+
+
+def groups_of(paired: PairedView[EmbeddingsView]) -> npt.NDArray[Any]:
+    """Return the group of each pair as text."""
+    return paired.x.items[group_column(paired)].to_numpy().astype(str)
+
+
+def moment_sources(
+    request: MomentsRequest, *, cached: bool, workers: Workers | None = None
+) -> tuple[MomentSources, bool]:
+    """Return the moments of the transformed pairs, and whether they came from the cache.
+
+    Nothing is kept if the cache cannot be written: it only saves time. Who accumulates them is
+    this process unless `workers` says otherwise; with as many threads the bits are the same.
+
+    Raises
+    ------
+    EngineError
+        If Ray is asked for and not installed, or gave a worker up.
+    """
+    facts = request.facts
+    held = read_entry(facts) if cached else None
+    if held is None:
+        with (workers or Workers()).connected() as run:
+            parts, vectors = _read(request, run)
+        if cached:
+            with contextlib.suppress(OSError):
+                write_entry(facts, parts, vectors)
+    else:
+        parts, vectors = held
+    folds = [parts[name] for name in sorted(parts) if name.startswith("fold")]
+    whose = "real texts" if request.prototypes is None else "class texts"
+    if request.raw:
+        image, text, whose = (
+            SideTransform.identity("images"),
+            SideTransform.identity("texts"),
+            "none",
+        )
+    else:
+        image = SideTransform(mean=vectors["image_mean"], label="images")
+        text = SideTransform(mean=vectors["text_mean"], label="texts")
+    return MomentSources(parts.get("prototypes"), folds, image, text, whose), held is not None
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some of the pairs, as a task: a view that is pickled is the numbers of its rows."""
+
+    pairs: PairedView[EmbeddingsView]
+    transforms: tuple[SideTransform, SideTransform] | None
+    folds: npt.NDArray[np.int64]
+    n_folds: int
+    shifts: tuple[Matrix, Matrix]
+    precision: Precision
+
+
+def _moments_of(part: _Part) -> list[Moments]:
+    return accumulate_part(
+        _prepared(part.pairs, part.transforms), part.folds, n_folds=part.n_folds,
+        shifts=part.shifts, precision=part.precision,
+    )  # fmt: skip
+
+
+def _prepared(
+    pairs: PairedView[EmbeddingsView], transforms: tuple[SideTransform, SideTransform] | None
+) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.float64]]]:
+    batches = pairs.batches(BLOCK_ROWS, reuse=True)
+    if transforms is None:
+        return batches
+    image, text = transforms
+    return ((image.apply(x), text.apply(y), w) for x, y, w in batches)
+
+
+def _read(
+    request: MomentsRequest, run: RunInOrder
+) -> tuple[dict[str, Moments], dict[str, npt.NDArray[np.float64]]]:
+    """Read the rows: the means first, then the moments of the rows about them."""
+    paired = request.paired
+    parts: dict[str, Moments] = {}
+    means: dict[str, npt.NDArray[np.float64]] = {}
+    transforms = None
+    if not request.raw:
+        transforms = _transforms(request, parts, run)
+        named = zip(("image_mean", "text_mean"), transforms, strict=True)
+        means = {name: side.mean for name, side in named if side.mean is not None}
+    # As numbers, in the order of their labels: sorting a million texts takes longer than the rest.
+    groups = np.unique(groups_of(paired), return_inverse=True)[1]
+    n_folds = min(N_FOLDS, int(groups.max()) + 1)
+    folds = np.zeros(len(paired), dtype=np.int64)
+    if n_folds >= 2:
+        folds = folds_by_group(groups, n_folds, np.random.default_rng(request.seed))
+    check_folds(folds, groups)
+    first = _some(paired, slice(0, min(BLOCK_ROWS, len(paired))))
+    x, y, _ = next(iter(_prepared(first, transforms)))
+    shifts = pilot_shifts(x, y)
+    tasks = (
+        _Part(_some(paired, rows), transforms, folds[rows], n_folds, shifts, request.precision)
+        for rows in part_slices(len(paired))
+    )
+    found = add_parts(run(_moments_of, tasks))
+    parts |= {f"fold {number}": moments for number, moments in enumerate(found)}
+    return parts, means
+
+
+def _some(paired: PairedView[EmbeddingsView], rows: slice) -> PairedView[EmbeddingsView]:
+    here = np.arange(rows.start, rows.stop)
+    return PairedView(paired.x.take(here), paired.y.take(here), paired.weight[rows], paired.by)
+
+
+def _transforms(
+    request: MomentsRequest, parts: dict[str, Moments], run: RunInOrder
+) -> tuple[SideTransform, SideTransform]:
+    """Return what is done to images and texts, and add the moments of the prototypes."""
+    image = _centred(request.pool, np.ones(len(request.pool)), "images", run)
+    if request.prototypes is None:
+        return image, _centred(request.paired.y, request.paired.weight, "texts", run)
+    sources = prepare(request.prototypes, None, image.mean)
+    assert sources.prototypes is not None
+    parts["prototypes"] = moments_of(sources.prototypes)
+    return image, sources.text
+
+
+def _centred(
+    view: EmbeddingsView, weight: npt.NDArray[np.float64], label: str, run: RunInOrder
+) -> SideTransform:
+    """Return the transform that centres on the weighted mean of a view's unit rows."""
+    tasks = ((view.take(np.arange(rows.start, rows.stop)), weight[rows], label)
+             for rows in part_slices(len(view)))  # fmt: skip
+    return SideTransform(mean=mean_of(run(_sum_of, tasks), label=label), label=label)
+
+
+def _sum_of(task: tuple[EmbeddingsView, npt.NDArray[np.float64], str]) -> Sums:
+    view, weight, label = task
+    batches = ((rows, weight[number * BLOCK_ROWS :][: len(rows)])
+               for number, rows in enumerate(view.batches(BLOCK_ROWS, reuse=True)))  # fmt: skip
+    return sum_rows(batches, label=label)
+
+
+@dataclass(frozen=True, eq=False)
+class PairedRows:
+    """The pairs of two views; see `fitters.trained.training.PairSource`. Every pair counts alike.
+
+    Attributes
+    ----------
+    paired : PairedView
+    image, text : SideTransform
+        Done to rows as they are read.
+    groups : ndarray of int, shape (n,)
+    """
+
+    paired: PairedView[EmbeddingsView]
+    image: SideTransform
+    text: SideTransform
+    groups: npt.NDArray[np.int64]
+    weight: None = None
+
+    @property
+    def n(self) -> int:
+        """Pairs."""
+        return len(self.paired)
+
+    @property
+    def p(self) -> int:
+        """Columns of x as they come out of the transform."""
+        return self.paired.x.dim + self.image.homogeneous
+
+    @property
+    def q(self) -> int:
+        """Columns of y."""
+        return self.paired.y.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the rows and of what is done to them."""
+        facts: dict[str, Any] = {"x": self.paired.x.fingerprint, "y": self.paired.y.fingerprint}
+        for side, transform in (("image", self.image), ("text", self.text)):
+            mean = None if transform.mean is None else sha256_hex(transform.mean.tobytes())
+            facts[side] = {"mean": mean, "homogeneous": transform.homogeneous}
+        facts["groups"] = sha256_hex(np.ascontiguousarray(self.groups).tobytes())
+        return sha256_hex(canonical_json(facts))
+
+    def read(
+        self, start: int, stop: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return pairs `start` to `stop`, transformed."""
+        rows = np.arange(start, stop)
+        x, y = self.paired.x.take(rows).numpy(), self.paired.y.take(rows).numpy()
+        return self.image.apply(x).astype(np.float32), self.text.apply(y).astype(np.float32)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> PairedRows:
+        """Return some of the pairs."""
+        kept = replace(
+            self.paired,
+            x=self.paired.x.take(rows),
+            y=self.paired.y.take(rows),
+            weight=self.paired.weight[rows],
+        )
+        return replace(self, paired=kept, groups=self.groups[rows])
+
+
+def training_sources(
+    pool: EmbeddingsView,
+    paired: PairedView[EmbeddingsView],
+    prototypes: Pairs | None,
+    bias: npt.NDArray[Any] | None,
+    *,
+    centre: bool,
+) -> TrainingSources:
+    """Return both sources as `fitters.recipe.fit_alignment` would transform them.
+
+    Parameters
+    ----------
+    pool : EmbeddingsView
+        Unlabelled images, whose mean centres the images.
+    paired : PairedView
+        The real pairs.
+    prototypes : Pairs, optional
+        Small, and in memory.
+    bias : ndarray of shape (c,), optional
+        Goes to the prototypes as a column more.
+    centre : bool
+        False: rows are brought to unit length and no more.
+    """
+    wide = bias is not None
+    image, text = SideTransform(label="images", homogeneous=wide), SideTransform(label="texts")
+    image_centre, text_centre = "none", "none"
+    if centre:
+        batches = pool.batches(reuse=True)
+        image = SideTransform.fit(batches, label="images", homogeneous=wide)
+        image_centre = "given mean"
+    made = None
+    if prototypes is not None:
+        prepared = prepare(prototypes, None, image.mean, bias_column=bias, centre=centre)
+        assert prepared.prototypes is not None
+        made, text, text_centre = (
+            ArrayRows.of(prepared.prototypes), prepared.text, prepared.text_centre
+        )  # fmt: skip
+    elif centre:
+        texts = ((y, weight) for _, y, weight in paired.batches(reuse=True))
+        text, text_centre = SideTransform.fit(texts, label="texts"), "real texts"
+    first = 0 if made is None else int(made.groups.max()) + 1
+    groups = np.unique(groups_of(paired), return_inverse=True)[1].astype(np.int64) + first
+    real = PairedRows(paired, image, text, groups)
+    return TrainingSources(made, real, image, text, image_centre, text_centre)
+
+
+def project_view(alignment: Alignment, view: EmbeddingsView) -> Projection:
+    """Return the rows of a view in the shared space: (n, r), float32, dense or CSR.
+
+    The side is decided by the view's space_id.
+
+    Raises
+    ------
+    featstore.errors.MisalignedItemsError
+        If the view lies in neither of the two spaces that the alignment was fitted on.
+    """
+    side = side_of(alignment, view.space_id, what=view.key)
+    rows = view.numpy()
+    return alignment.project_x(rows) if side == "x" else alignment.project_y(rows)
+
+
+def side_of(alignment: Alignment, space_id: str, *, what: str) -> Literal["x", "y"]:
+    """Return which side of an alignment takes embeddings of this space."""
+    if space_id == alignment.facts.get("x_space_id"):
+        return "x"
+    if space_id == alignment.facts.get("y_space_id"):
+        return "y"
+    facts = alignment.facts
+    known = [(facts.get(f"{side}_encoder"), facts.get(f"{side}_space_id")) for side in "xy"]
+    spaces = " and ".join(f"{encoder} ({str(space)[:8]})" for encoder, space in known)
+    msg = (
+        f"{what} lies in space {space_id[:8]}; the alignment was fitted on {spaces}. Embeddings "
+        "of another model, checkpoint or preprocessing cannot be projected with it."
+    )
+    raise MisalignedItemsError(msg)
+
+
+def embed_texts(
+    alignment: Alignment, texts: Sequence[str], *, weights: str | None, encoder: str | None = None
+) -> Projection:
+    """Encode texts with the alignment's own text encoder and project them: (n, r), float32.
+
+    Raises
+    ------
+    featstore.errors.MisalignedItemsError
+        If the encoder, with these weights, is not the one that the alignment was fitted on.
+    """
+    from featstore.encoders.registry import open_encoder
+    from featstore.identity import space_id
+
+    opened = open_encoder(encoder or str(alignment.facts["y_encoder"]), weights=weights)
+    if side_of(alignment, space_id(opened.space), what=opened.name) != "y":
+        msg = f"{opened.name} encodes images; texts go through {alignment.facts['y_encoder']}."
+        raise MisalignedItemsError(msg)
+    rows = opened.encode([opened.prepare(text) for text in texts])
+    return alignment.project_y(rows)

@@ -1,0 +1,595 @@
+"""Held-out scores of kernel ridge in closed form.
+
+What leaving out a group does depends on the texts alone: see `KernelLeftOut`. One
+eigendecomposition a width gives every penalty, and serves a head and its controls, which have the
+same texts. It is exact for preprocessing that does not depend on the rows left out;
+docs/accuracy.md says how far refitting that too moves the criterion.
+
+The prototypes P are always in training, and only real rows R are held out. With them eliminated,
+
+    S = K_RR + alpha D_R⁻¹ - K_RP (K_PP + (alpha / w) D_P⁻¹)⁻¹ K_PR
+    r = B_R - K_RP (K_PP + (alpha / w) D_P⁻¹)⁻¹ B_P
+
+the whole system's inverse on R is S⁻¹, so the residual of a held-out fold F is
+((S⁻¹)_FF)⁻¹ (S⁻¹ r)_F: exact, with one eigendecomposition of the prototypes a width and systems of
+the size of R for the rest. What depends on alpha / w alone is computed once a ratio.
+
+Kernel ridge on both sources solves (K + alpha diag(1 / mass)) A = B. With mass w of a prototype
+and alpha = w · penalty, the prototypes keep the penalty that leaving out names chose for them, a
+real pair has w times it, and w → ∞ is the fit on the prototypes alone. So one number is chosen on
+the real pairs instead of three, and not to use them is one of its values. With the prototypes
+eliminated as in `kernel_mixing`, only the diagonal of the small system depends on w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from fitters.aligners.kernel import decompose_kernel, solve_first
+from fitters.aligners.solvers import eigen_gram
+from fitters.errors import PairsError, SettingError
+from fitters.feature_maps import NystroemMap, gaussian
+from fitters.kept import Kept, digest_of
+from fitters.pairs import Pairs
+from fitters.select.grid import WEIGHTS, Axis, Measured, Rule, Surface, explore, geometric
+from fitters.select.leave_out import (
+    CRITERIA,
+    KernelLeftOut,
+    LeaveOutCriterion,
+    LeftOut,
+    mates_of,
+    parts_of,
+    rank_own_names,
+)
+from fitters.select.ranking import METRICS, Gallery, mean_and_error, metric_of, reciprocal_ranks
+
+Matrix = npt.NDArray[np.float64]
+Precision = Literal["float64", "float32"]
+
+GAMMAS = Axis((0.5, 1.0, 2.0, 4.0, 8.0), lowest=2.0**-5, highest=2.0**7)
+"""Inverse squared widths; unit rows are up to 4 apart, most of them about 2."""
+
+KERNEL_PENALTIES = Axis(geometric(1e-3, 1e0, 2), lowest=1e-5, highest=1e2)
+"""Penalties on a kernel whose diagonal is 1."""
+
+EXACT_ROWS = 2048
+"""Up to so many prototypes the choice is that of the exact solution."""
+
+CHOICE_LANDMARKS = 1024
+"""Beyond, that of the Nyström solution from so many landmarks, scored on `EXACT_ROWS` rows."""
+
+
+def choose_on_prototypes(
+    pairs: Pairs,
+    *,
+    direction: str = "y->x",
+    gammas: Axis = GAMMAS,
+    penalties: Axis = KERNEL_PENALTIES,
+    criterion: LeaveOutCriterion = "cosine",
+    precision: Precision = "float64",
+    rng: np.random.Generator,
+) -> Surface:
+    """Return the leave-one-name-group-out surface over gamma × penalty.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        Transformed rows, no centring is done; `groups` are the names.
+    direction : {"y->x", "x->y"}
+        As `KernelRidgeAligner`.
+    gammas, penalties : Axis
+        Absolute values; the grid widens itself.
+    criterion : {"cosine", "rank"}
+        As for `leave_one_group_out`. "rank" is for at most `EXACT_ROWS` prototypes.
+    precision : {"float64", "float32"}
+        Of the products with what is predicted, by "cosine" and of at most `EXACT_ROWS` prototypes:
+        in float32 a score is off by about 1e-8, and what the texts decide at each point of the grid
+        is kept for the next rows with the same texts.
+    rng : numpy.random.Generator
+        Draws the landmarks, where there are more than `EXACT_ROWS` prototypes.
+
+    Raises
+    ------
+    SettingError
+        If the criterion is unknown, or "rank" with too many prototypes.
+    SelectionError
+        If there is one group only.
+    """
+    if criterion not in CRITERIA:
+        msg = f"criterion must be one of {', '.join(CRITERIA)}. Got {criterion!r}."
+        raise SettingError(msg)
+    used = pairs.take(pairs.row_weight > 0)
+    exact = used.n <= EXACT_ROWS
+    if not exact and criterion == "rank":
+        msg = (
+            f"Criterion 'rank' takes at most {EXACT_ROWS:,} prototypes; there are {used.n:,}. "
+            "Use 'cosine'."
+        )
+        raise SettingError(msg)
+    sides = (used.y, used.x) if direction == "y->x" else (used.x, used.y)
+    a, b = (np.asarray(side, np.float64) for side in sides)
+    if exact:
+        texts = digest_of(a, used.row_groups, used.row_weight)
+        # Every draw and number of real pairs of a sweep asks this again of the same prototypes.
+        return _SURFACES.get(
+            digest_of(texts, b, gammas, penalties, criterion, precision),
+            lambda: _exact_surface(texts, a, b, used, gammas, penalties, criterion, precision),
+        )
+    at = rng.permutation(used.n)[:CHOICE_LANDMARKS]
+    if penalties.searched:
+        # Coming back to a width costs more here than all penalties do: none is left for later.
+        penalties = replace(penalties, values=_whole(penalties))
+    return _landmark_surface(a, b, used, gammas, penalties, at)
+
+
+_SURFACES: Kept[Surface] = Kept(
+    4_000_000, lambda surface: surface.scores.nbytes + surface.errors.nbytes
+)
+
+# In float32, for 1,000 texts 4 MB a point of the grid; that of the demo's head has 45 points.
+_OPERATORS: Kept[npt.NDArray[Any]] = Kept(190_000_000, lambda operator: operator.nbytes)
+
+
+def _exact_surface(
+    texts: bytes,
+    a: Matrix,
+    b: Matrix,
+    used: Pairs,
+    gammas: Axis,
+    penalties: Axis,
+    criterion: LeaveOutCriterion,
+    precision: Precision,
+) -> Surface:
+    """Return the surface of the exact solution; `texts` is the digest of all but b."""
+    groups, weight = used.row_groups, used.row_weight
+    parts = parts_of(groups)
+    mates = mates_of(parts)
+    targets, triangular = (b, False) if criterion == "rank" else _reduced(b)
+    lengths = np.linalg.norm(b, axis=1)
+    narrow = precision == "float32" and criterion == "cosine"
+    if narrow:
+        targets = targets.astype(np.float32)
+
+    @lru_cache(maxsize=1)
+    def at_width(gamma: float) -> KernelLeftOut:
+        return KernelLeftOut(*decompose_kernel(a, weight, gamma), groups, weight)
+
+    def operator(gamma: float, alpha: float) -> npt.NDArray[Any]:
+        def make() -> npt.NDArray[Any]:
+            return at_width(gamma).operator(alpha).astype(targets.dtype, copy=False)
+
+        return _OPERATORS.get(digest_of(texts, gamma, alpha), make) if narrow else make()
+
+    def score(gamma: float, alpha: float) -> tuple[float, float]:
+        left_out = operator(gamma, alpha)
+        if criterion == "rank":
+            return rank_own_names(left_out @ targets, targets, mates), 0.0
+        predicted = _times_lower(left_out, targets) if triangular else left_out @ targets
+        return _mean_cosine(predicted, targets, lengths)
+
+    def evaluate(values: Mapping[str, Matrix]) -> Measured:
+        shape = len(values["penalty"]), len(values["gamma"])
+        scores, errors = np.empty(shape), np.empty(shape)
+        for j, gamma in enumerate(values["gamma"]):
+            for i, alpha in enumerate(values["penalty"]):
+                scores[i, j], errors[i, j] = score(float(gamma), float(alpha))
+        return scores, errors
+
+    return explore(
+        evaluate,
+        {"penalty": penalties, "gamma": gammas},
+        criterion=CRITERIA[criterion],
+        n_queries=used.n,
+        n_folds=len(parts),
+    )
+
+
+def _landmark_surface(
+    a: Matrix,
+    b: Matrix,
+    used: Pairs,
+    gammas: Axis,
+    penalties: Axis,
+    at: npt.NDArray[np.intp],
+) -> Surface:
+    """Return the surface of the Nyström solution from the landmarks `at`."""
+    spread = np.unique(np.linspace(0, used.n - 1, EXACT_ROWS).round().astype(np.intp))
+    # Whoever is asked about leaves with all of the same name.
+    known = np.flatnonzero(np.isin(used.row_groups, used.row_groups[spread]))
+    asked = np.searchsorted(known, spread)
+    targets = b[known[asked]]
+    lengths = np.linalg.norm(targets, axis=1)
+    groups, weight = used.row_groups, used.row_weight
+
+    def evaluate(values: Mapping[str, Matrix]) -> Measured:
+        shape = len(values["penalty"]), len(values["gamma"])
+        scores, errors = np.empty(shape), np.empty(shape)
+        for j, gamma in enumerate(values["gamma"]):
+            features = NystroemMap.of_landmarks(a[at], float(gamma))
+            gram, cross = features.normal_equations(a, b, weight)
+            left_out = LeftOut.of_normal_equations(
+                gram, cross, features.apply(a[known]), b[known], groups[known], weight[known]
+            )
+            for i, alpha in enumerate(values["penalty"]):
+                predicted = left_out.predict(float(alpha), asked)
+                scores[i, j], errors[i, j] = _mean_cosine(predicted, targets, lengths)
+        return scores, errors
+
+    return explore(
+        evaluate,
+        {"penalty": penalties, "gamma": gammas},
+        criterion=CRITERIA["cosine"],
+        n_queries=len(asked),
+        n_folds=int(groups.max()) + 1,
+    )
+
+
+def _reduced(b: Matrix) -> tuple[Matrix, bool]:
+    """Return rows with the inner products of b in fewer columns, and whether they are triangular.
+
+    With b bᵀ = L Lᵀ, L lower triangular, every cosine of combinations of rows of b is that of the
+    same combinations of L, at half the products of a square matrix.
+    """
+    n, p = b.shape
+    if p <= n:
+        return b, False
+    products = b @ b.T
+    # Centred rows are dependent: what is added is the rounding of the products.
+    products[np.diag_indices(n)] += 10 * np.finfo(np.float64).eps * np.trace(products)
+    try:
+        lower = np.asarray(np.linalg.cholesky(products), np.float64)
+    except np.linalg.LinAlgError:
+        return b, False
+    return lower, True
+
+
+def _times_lower(operator: npt.NDArray[Any], lower: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return operator @ lower, which is triangular."""
+    (multiply,) = scipy.linalg.get_blas_funcs(("trmm",), (lower, operator))
+    # BLAS has its matrices by columns, where ours are by rows: it sees both transposed.
+    product: npt.NDArray[Any] = multiply(1.0, lower.T, operator.T, side=0, lower=0).T
+    return product
+
+
+def _mean_cosine(
+    predicted: npt.NDArray[Any], targets: npt.NDArray[Any], lengths: Matrix
+) -> tuple[float, float]:
+    """Return the mean cosine of rows and targets of these lengths, and its standard error."""
+    norms = lengths * np.sqrt(np.einsum("nq,nq->n", predicted, predicted))
+    dots = np.einsum("nq,nq->n", predicted, targets).astype(np.float64)
+    cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+    return float(cosines.mean()), float(cosines.std(ddof=1) / np.sqrt(len(cosines)))
+
+
+def _whole(axis: Axis) -> tuple[float, ...]:
+    """Return the values of an axis from its lowest to its highest."""
+    room = 64
+    return axis.beyond("low", room) + axis.values + axis.beyond("high", room)
+
+
+Validation = Literal["mrr", "top-1", "top-5", "top-10", "cosine", "squared"]
+
+VALIDATIONS: dict[str, str] = {
+    **METRICS,
+    "cosine": "mean cosine of a held-out image and the row predicted from its text",
+    "squared": "minus the mean squared error of the row predicted from a held-out text",
+}
+"""What cross-validation over real pairs can score by."""
+
+
+class Prototypes:
+    """The prototypes at one width, eliminated: what any alpha / w does to the real rows.
+
+    Parameters
+    ----------
+    prototypes : Pairs
+        Transformed, weights above 0.
+    real : Matrix of shape (k, q)
+        Texts of the real pairs.
+    gamma : float
+    landmarks : ndarray of int, optional
+        Positions of prototypes: their Nyström kernel stands for that of the prototypes.
+    """
+
+    def __init__(
+        self,
+        prototypes: Pairs,
+        real: Matrix,
+        gamma: float,
+        landmarks: npt.NDArray[np.intp] | None,
+    ) -> None:
+        a, b = prototypes.y.astype(np.float64), prototypes.x.astype(np.float64)
+        root = np.sqrt(prototypes.row_weight)[:, None]
+        if landmarks is None:
+            self._values, vectors = decompose_kernel(a, prototypes.row_weight, gamma)
+            self._reach = vectors.T @ (root * gaussian(a, real, gamma))
+            self._seen = vectors.T @ (root * b)
+            self._share = np.ones_like(self._values)
+        else:
+            features = NystroemMap.of_landmarks(a[landmarks], gamma)
+            mapped = root * features.apply(a)
+            self._values, vectors = eigen_gram(mapped.T @ mapped)
+            self._reach = vectors.T @ features.apply(real).T
+            self._seen = vectors.T @ (mapped.T @ (root * b))
+            self._share = self._values
+        self._known: dict[float, tuple[Matrix, Matrix]] = {}
+
+    def explain(self, ratio: float) -> tuple[Matrix, Matrix]:
+        """Return what is taken from K_RR and from B_R at alpha / w = `ratio`."""
+        # Ratios of two geometric grids meet again and again, up to rounding.
+        key = float(f"{ratio:.4g}")
+        if key not in self._known:
+            inverse = 1 / (self._values + ratio)
+            covered = self._reach.T @ ((inverse * self._share)[:, None] * self._reach)
+            self._known[key] = covered, self._reach.T @ (inverse[:, None] * self._seen)
+        return self._known[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Rows of one held-out fold, the first row of each distinct text, and what is right."""
+
+    rows: npt.NDArray[np.intp]
+    first: npt.NDArray[np.intp]
+    positives: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, real: Pairs, rows: npt.NDArray[np.intp]) -> Fold:
+        """Return the fold of these rows of `real`."""
+        held = real.take(rows)
+        first = np.unique(held.y, axis=0, return_index=True)[1]
+        return cls(rows, first, Gallery.of(held.y, held.row_groups).positives)
+
+
+def cross_validate_kernel(
+    *,
+    real: Pairs,
+    folds: npt.NDArray[np.integer[Any]],
+    prototypes: Pairs | None = None,
+    gammas: Axis = GAMMAS,
+    penalties: Axis = KERNEL_PENALTIES,
+    weights: Axis = WEIGHTS,
+    criterion: Validation = "mrr",
+    rule: Rule = "best",
+    rng: np.random.Generator,
+) -> Surface:
+    """Return the validation surface of text → image kernel ridge, penalty × weight × gamma.
+
+    Parameters
+    ----------
+    real : Pairs
+        The K training pairs, transformed; nothing else of the data enters.
+    folds : ndarray of int, shape (K,)
+        From `folds_by_group`; each fold is held out once, its texts are its gallery.
+    prototypes : Pairs, optional
+        Transformed; in the training of every fold, each row with weight × its own.
+    gammas, penalties, weights : Axis
+        Absolute values; the grid widens itself. Without prototypes the weight plays no part.
+    criterion : str
+        One of `VALIDATIONS`.
+    rule : {"best", "one-se"}
+        See `Surface`.
+    rng : numpy.random.Generator
+        Draws landmarks, where there are more than `EXACT_ROWS` prototypes.
+
+    Notes
+    -----
+    The transforms are those of the final fit, so the held-out images take part in the mean that
+    centres them; their texts and their pairing take part in nothing.
+    """
+    check_validation(real, folds, criterion)
+    texts, images = real.y.astype(np.float64), real.x.astype(np.float64)
+    parts = [Fold.of(real, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
+    landmarks = None
+    if prototypes is not None:
+        prototypes = prototypes.take(prototypes.row_weight > 0)
+        landmarks = landmarks_of(prototypes, rng)
+    own = 1 / real.row_weight
+    known: dict[float, tuple[Matrix, Prototypes | None]] = {}
+
+    def at_width(gamma: float) -> tuple[Matrix, Prototypes | None]:
+        # A grid that widens along another axis comes back to the same widths.
+        if gamma not in known:
+            eliminated = None
+            if prototypes is not None:
+                eliminated = Prototypes(prototypes, texts, gamma, landmarks)
+            known[gamma] = gaussian(texts, texts, gamma), eliminated
+        return known[gamma]
+
+    def evaluate(values: Mapping[str, Matrix]) -> Measured:
+        shape = tuple(len(values[name]) for name in ("penalty", "weight", "gamma"))
+        scores, errors = np.empty(shape), np.empty(shape)
+        for g, gamma in enumerate(values["gamma"]):
+            kernel, eliminated = at_width(float(gamma))
+            for i, alpha in enumerate(values["penalty"]):
+                for j, weight in enumerate(values["weight"]):
+                    system, targets = kernel, images
+                    if eliminated is not None:
+                        covered, explained = eliminated.explain(float(alpha / weight))
+                        system, targets = kernel - covered, images - explained
+                    predicted = held_out_predictions(
+                        system + np.diag(alpha * own), targets, images, parts
+                    )
+                    of_rows = score_predictions(predicted, images, parts, criterion)
+                    scores[i, j, g], errors[i, j, g] = mean_and_error(of_rows, real.row_groups)
+        return scores, errors
+
+    return explore(
+        evaluate,
+        {
+            "penalty": penalties,
+            "weight": Axis.fixed(1.0) if prototypes is None else weights,
+            "gamma": gammas,
+        },
+        criterion=VALIDATIONS[criterion],
+        n_queries=real.n,
+        n_folds=len(parts),
+        rule=rule,
+    )
+
+
+def check_validation(real: Pairs, folds: npt.NDArray[np.integer[Any]], criterion: str) -> None:
+    """Raise unless real pairs can be validated by these folds and this criterion.
+
+    Raises
+    ------
+    SettingError
+        If the criterion is unknown.
+    PairsError
+        If a pair has no fold or no mass.
+    """
+    if criterion not in VALIDATIONS:
+        msg = f"criterion must be one of {', '.join(VALIDATIONS)}. Got {criterion!r}."
+        raise SettingError(msg)
+    if folds.shape != (real.n,):
+        msg = f"folds must have one entry a pair, shape ({real.n},). Got {folds.shape}."
+        raise PairsError(msg)
+    if (real.row_weight <= 0).any():
+        msg = "A real pair of weight 0 can be neither fitted nor held out. Leave it out."
+        raise PairsError(msg)
+
+
+def landmarks_of(prototypes: Pairs, rng: np.random.Generator) -> npt.NDArray[np.intp] | None:
+    """Return which prototypes stand for all of them in a choice; None if all do."""
+    if prototypes.n <= EXACT_ROWS:
+        return None
+    return rng.permutation(prototypes.n)[:CHOICE_LANDMARKS]
+
+
+def held_out_predictions(
+    system: Matrix, targets: Matrix, images: Matrix, parts: list[Fold]
+) -> Matrix:
+    """Return the prediction of every row when its fold was held out."""
+    inverse = np.linalg.inv(system)
+    dual = inverse @ targets
+    predicted = np.empty_like(images)
+    for part in parts:
+        rows = part.rows
+        left = np.linalg.inv(inverse[np.ix_(rows, rows)]) @ dual[rows]
+        predicted[rows] = images[rows] - left
+    return predicted
+
+
+def score_predictions(
+    predicted: Matrix, images: Matrix, parts: list[Fold], criterion: str
+) -> Matrix:
+    """Return the criterion of every row, the texts of its fold being the gallery."""
+    if criterion == "squared":
+        left = images - predicted
+        squares: Matrix = -np.einsum("nd,nd->n", left, left)
+        return squares
+    lengths = np.linalg.norm(predicted, axis=1, keepdims=True)
+    unit = np.divide(predicted, lengths, out=np.zeros_like(predicted), where=lengths > 0)
+    if criterion == "cosine":
+        cosines: Matrix = np.einsum("nd,nd->n", unit, images) / np.linalg.norm(images, axis=1)
+        return cosines
+    scores = np.empty(len(images))
+    for part in parts:
+        of_fold = images[part.rows] @ unit[part.rows][part.first].T
+        scores[part.rows] = metric_of(reciprocal_ranks(of_fold, part.positives), criterion)
+    return scores
+
+
+@dataclass(frozen=True, eq=False)
+class MassCurve:
+    """The curve over the mixing weight, and what the prototypes alone reach.
+
+    Attributes
+    ----------
+    surface : Surface
+        Over the weight.
+    alone, alone_error : float
+        The same criterion without any real pair, and its standard error.
+    """
+
+    surface: Surface
+    alone: float
+    alone_error: float
+
+    @property
+    def axes(self) -> dict[str, Axis]:
+        """The grid of the weight, as evaluated."""
+        return self.surface.axes
+
+    @property
+    def weight(self) -> float:
+        """The chosen weight; infinite where no real pair helps."""
+        best = float(self.surface.scores[self.surface.best])
+        return float("inf") if self.alone >= best else self.surface.chosen["weight"]
+
+    def to_facts(self) -> dict[str, Any]:
+        """Return the choice and the whole curve as plain values for JSON."""
+        facts = self.surface.to_facts()
+        if np.isinf(self.weight):
+            facts |= {"score": self.alone, "edges": []}
+        alone = {"score": self.alone, "error": self.alone_error}
+        return facts | {"prototypes_alone": alone}
+
+
+def choose_mass(
+    prototypes: Pairs,
+    real: Pairs,
+    folds: npt.NDArray[np.integer[Any]],
+    *,
+    gamma: float,
+    penalty: float,
+    weights: Axis = WEIGHTS,
+    criterion: Validation = "mrr",
+    rng: np.random.Generator,
+) -> MassCurve:
+    """Return the validation curve over the mass of a prototype relative to a real pair.
+
+    Parameters
+    ----------
+    prototypes, real : Pairs
+        Transformed; prototypes are in the training of every fold.
+    folds : ndarray of int, shape (K,)
+        From `folds_by_group`; each fold is held out once, its texts are its gallery.
+    gamma, penalty : float
+        Of the prototypes.
+    weights : Axis
+        The grid widens itself.
+    criterion : str
+        One of `VALIDATIONS`.
+    rng : numpy.random.Generator
+        Draws landmarks, where there are many prototypes.
+    """
+    check_validation(real, folds, criterion)
+    prototypes = prototypes.take(prototypes.row_weight > 0)
+    texts, images = real.y.astype(np.float64), real.x.astype(np.float64)
+    parts = [Fold.of(real, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
+    landmarks = landmarks_of(prototypes, rng)
+    if landmarks is None:
+        # The final fit solves the same system, and adds the real pairs to it.
+        a, b = prototypes.y.astype(np.float64), prototypes.x.astype(np.float64)
+        solution = solve_first(a, b, gamma, penalty / prototypes.row_weight)
+        _, covered, explained = solution.eliminate(a, texts)
+    else:
+        covered, explained = Prototypes(prototypes, texts, gamma, landmarks).explain(penalty)
+    system, targets = gaussian(texts, texts, gamma) - covered, images - explained
+    alone = score_predictions(explained, images, parts, criterion)
+
+    def evaluate(values: Mapping[str, Matrix]) -> Measured:
+        found = np.empty((2, len(values["weight"])))
+        for at, weight in enumerate(values["weight"]):
+            with_diagonal = system + np.diag(penalty * weight / real.row_weight)
+            predicted = held_out_predictions(with_diagonal, targets, images, parts)
+            of_rows = score_predictions(predicted, images, parts, criterion)
+            found[:, at] = mean_and_error(of_rows, real.row_groups)
+        return found[0], found[1]
+
+    surface = explore(
+        evaluate,
+        {"weight": weights},
+        criterion=VALIDATIONS[criterion],
+        n_queries=real.n,
+        n_folds=len(parts),
+    )
+    return MassCurve(surface, *mean_and_error(alone, real.row_groups))

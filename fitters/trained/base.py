@@ -1,0 +1,614 @@
+"""What trained aligners share, without torch at import: shapes, precision, progress, schedule."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import _fit_context
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from featstore.errors import needs_extra
+from featstore.identity import canonical_json, sha256_hex
+from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
+from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
+from fitters.errors import SettingError
+from fitters.moments.transform import normalize_rows
+from fitters.pairs import Pairs, Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fitters.trained.training import Objective, PairSource, Stage, Stream, TrainingSettings
+
+Shapes = dict[str, tuple[str, ...]]
+
+#: k: columns in, d: columns out, h: hidden width. PyTorch's convention: weight is (out, in).
+HEADS: dict[str, Shapes] = {
+    "linear": {"project.weight": ("d", "k"), "project.bias": ("d",)},
+    "paper": {
+        "up.weight": ("h", "k"),
+        "up.bias": ("h",),
+        "down.weight": ("d", "h"),
+        "down.bias": ("d",),
+        "norm.weight": ("d",),
+        "norm.bias": ("d",),
+    },
+    "residual": {
+        "project.weight": ("d", "k"),
+        "down.weight": ("h", "k"),
+        "up.weight": ("d", "h"),
+        "gate": ("1",),
+    },
+    "sail": {
+        "norm.weight": ("k",),
+        "norm.bias": ("k",),
+        "gate.weight": ("h", "k"),
+        "gate.bias": ("h",),
+        "value.weight": ("h", "k"),
+        "value.bias": ("h",),
+        "project.weight": ("d", "h"),
+        "project.bias": ("d",),
+    },
+    "freeze_align": {
+        "project.weight": ("d", "k"),
+        "project.bias": ("d",),
+        "mix.weight": ("d", "d"),
+        "mix.bias": ("d",),
+        "norm.weight": ("d",),
+        "norm.bias": ("d",),
+    },
+    "freeze_align_image": {
+        "project.weight": ("d", "k"),
+        "project.bias": ("d",),
+        "up.weight": ("d", "k"),
+        "up.bias": ("d",),
+        "down.weight": ("d", "d"),
+        "down.bias": ("d",),
+    },
+    "autoencoder": {
+        "encode.0.weight": ("h", "k"),
+        "encode.0.bias": ("h",),
+        "decode.0.weight": ("k", "h"),
+        "decode.0.bias": ("k",),
+    },
+}
+"""By the architecture's name; `architectures` builds modules with exactly these parameters."""
+
+ARCHITECTURES = ("linear", "paper", "residual", "sail", "freeze_align")
+"""What a user may ask for."""
+
+
+def head_name(architecture: str, side: str) -> str:
+    """Return the key of `HEADS`: freeze_align's two sides differ."""
+    return "freeze_align_image" if (architecture, side) == ("freeze_align", "x") else architecture
+
+
+def attribute(part: str, parameter: str) -> str:
+    """Return the estimator's attribute that holds a parameter of a part."""
+    return f"{part}_{parameter.replace('.', '_')}_"
+
+
+def array_letters(
+    part: str, name: str, *, k: str, d: str, h: str, bias: bool = True
+) -> dict[str, tuple[str, ...]]:
+    """Return attribute → shape, with the letters of one part put in."""
+    letters = {"k": k, "d": d, "h": h, "1": "1"}
+    return {
+        attribute(part, parameter): tuple(letters[letter] for letter in shape)
+        for parameter, shape in HEADS[name].items()
+        if bias or parameter != "project.bias"
+    }
+
+
+Precision = Literal["auto", "float32", "bf16"]
+PRECISIONS = ("auto", "float32", "bf16")
+
+
+@cache
+def gains_from_bf16() -> bool:
+    """Return whether this processor multiplies bfloat16 matrices in hardware: AMX or AVX-512's.
+
+    With AVX-512's (Zen 5) products ran four to five times as fast as in float32, 868 beside 163
+    Gflop/s on two cores, and the paper's head trained in half the time. Where bfloat16 is emulated
+    it takes ten times as long.
+    """
+    return any(flag in _processor_flags() for flag in ("amx_bf16", "avx512_bf16"))
+
+
+def _processor_flags() -> frozenset[str]:
+    facts = Path("/proc/cpuinfo")
+    if not facts.exists():
+        return frozenset()
+    lines = facts.read_text(encoding="utf-8", errors="replace").splitlines()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def resolve(precision: Precision) -> Literal["float32", "bf16"]:
+    """Return what "auto" means here: bf16 where the processor gains from it."""
+    if precision == "auto":
+        return "bf16" if gains_from_bf16() else "float32"
+    return precision
+
+
+@contextmanager
+def blas_threads() -> Iterator[int]:
+    """Run torch on as many threads as NumPy's BLAS may use, and give the old number back.
+
+    So one limit holds for all of a fit: ``threadpoolctl.threadpool_limits``, OPENBLAS_NUM_THREADS.
+    """
+    import torch
+    from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+
+    before = torch.get_num_threads()
+    allowed = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    torch.set_num_threads(min([before, *allowed]))
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """One epoch was trained.
+
+    Attributes
+    ----------
+    stage, n_stages : int
+        From 1; two in sequential training.
+    epoch, n_epochs : int
+        Within the stage, from 1.
+    loss : float
+        Mean over the epoch's batches.
+    metric : float or None
+        Mean reciprocal rank of held-out pairs; None without validation.
+    best : bool
+        Whether the metric is the best so far.
+    seconds : float
+        Since this call began to train.
+    seconds_left : float
+        At the pace so far, if it does not stop early.
+    """
+
+    stage: int
+    n_stages: int
+    epoch: int
+    n_epochs: int
+    loss: float
+    metric: float | None
+    best: bool
+    seconds: float
+    seconds_left: float
+
+    def __str__(self) -> str:
+        stage = f"stage {self.stage}/{self.n_stages}, " if self.n_stages > 1 else ""
+        metric = "" if self.metric is None else f", held-out MRR {self.metric:.3f}"
+        return (
+            f"{stage}epoch {self.epoch}/{self.n_epochs}: loss {self.loss:.4f}{metric}, "
+            f"{self.seconds_left:.0f} s left"
+        )
+
+
+OnEpoch = Callable[[EpochDone], None]
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayRows:
+    """Paired rows in memory; see `fitters.trained.training.PairSource`.
+
+    Attributes
+    ----------
+    x, y : ndarray of shape (n, p), (n, q)
+        Made float32.
+    groups : ndarray of int, shape (n,)
+    weight : ndarray of shape (n,) or None
+    """
+
+    x: npt.NDArray[np.float32]
+    y: npt.NDArray[np.float32]
+    groups: npt.NDArray[np.int64]
+    weight: npt.NDArray[np.float64] | None = None
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256()
+        for name in ("x", "y"):
+            rows = np.ascontiguousarray(getattr(self, name), dtype=np.float32)
+            object.__setattr__(self, name, rows)
+            digest.update(repr(rows.shape).encode() + rows.tobytes())
+        digest.update(np.ascontiguousarray(self.groups).tobytes())
+        digest.update(b"" if self.weight is None else np.ascontiguousarray(self.weight).tobytes())
+        object.__setattr__(self, "fingerprint", digest.hexdigest())
+
+    @classmethod
+    def of(cls, pairs: Pairs, *, first_group: int = 0) -> ArrayRows:
+        """Return pairs whose rows count alike; groups are numbered from `first_group`."""
+        groups = pairs.row_groups.astype(np.int64) + first_group
+        return cls(pairs.x.astype(np.float32), pairs.y.astype(np.float32), groups)
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return len(self.x)
+
+    @property
+    def p(self) -> int:
+        """Columns of x."""
+        return int(self.x.shape[1])
+
+    @property
+    def q(self) -> int:
+        """Columns of y."""
+        return int(self.y.shape[1])
+
+    def read(
+        self, start: int, stop: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return rows `start` to `stop` of x and y."""
+        return self.x[start:stop], self.y[start:stop]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> ArrayRows:
+        """Return the source of some rows."""
+        weight = None if self.weight is None else self.weight[rows]
+        return ArrayRows(self.x[rows], self.y[rows], self.groups[rows], weight)
+
+
+BLOCK_ROWS = 4096
+"""Rows projected at a time."""
+READOUT_ROWS, READOUT_PENALTY = 4096, 1e-3
+"""Training rows that `predict` is fitted on, and its relative penalty."""
+
+
+class TrainedAligner(BaseAligner):
+    """Base of the aligners that are trained; parameters are those of the subclass."""
+
+    array_dtype: ClassVar[str] = "float32"
+    fitted_values: ClassVar[tuple[str, ...]] = (
+        "n_features_in_", "n_targets_", "epochs_", "loss_", "scale_", "shift_",
+    )  # fmt: skip
+
+    # What a subclass has as parameters.
+    seed: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    precision: str
+    share: float | None
+    sequential: bool
+    first_epochs: int | None = None
+    patience: int | None
+    validation_fraction: float
+
+    @abstractmethod
+    def _parts(self, p: int, q: int) -> dict[str, nn.Module]:
+        """Return the modules that project, by name, on the meta device."""
+
+    @abstractmethod
+    def _objective(self, parts: dict[str, nn.Module]) -> Objective:
+        """Return what is trained."""
+
+    @abstractmethod
+    def _forward(self, parts: dict[str, nn.Module], side: str, rows: Tensor) -> Tensor:
+        """Return rows of a side in the shared space, not normalised."""
+
+    @abstractmethod
+    def _settings(self) -> TrainingSettings:
+        """Return how to train."""
+
+    @abstractmethod
+    def _maps(self, side: str) -> bool:
+        """Return whether a side is changed at all."""
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(
+        self,
+        X: Rows,
+        y: Rows,
+        sample_weight: npt.NDArray[Any] | None = None,
+        *,
+        groups: npt.NDArray[Any] | None = None,
+        prototype: npt.NDArray[np.bool_] | None = None,
+        checkpoint: Path | str | None = None,
+        on_epoch: OnEpoch | None = None,
+    ) -> Self:
+        """Train on n paired rows.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, p)
+        y : ndarray of shape (n, q) or (n,)
+        sample_weight : ndarray of shape (n,), optional
+            Mass of each row in the loss, not negative; rows of mass 0 are left out.
+        groups : ndarray of shape (n,), optional
+            Names of classes, or images: rows of one group are no negatives of each other, and are
+            held out together. None: every row is its own.
+        prototype : ndarray of bool, shape (n,), optional
+            Which rows are prototypes, for `share` and `sequential`. None: none are.
+        checkpoint : path, optional
+            File that the training's state is kept in, at most every 30 seconds and at its end. If
+            it holds the state of this very training, that goes on.
+        on_epoch : callable, optional
+            Is given an `EpochDone` after each epoch.
+
+        Raises
+        ------
+        MissingPackageError
+            If torch is not installed.
+        DivergedError
+            If the loss is no longer finite.
+        """
+        x64, y64, weight = validate_pairs(self, X, y, sample_weight)
+        one_column = self._one_column
+        n = len(x64)
+        labels = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+        first = np.zeros(n, dtype=bool) if prototype is None else np.asarray(prototype, dtype=bool)
+        if len(labels) != n or len(first) != n:
+            msg = (
+                f"groups and prototype have one entry a pair, {n:,}. Got {len(labels):,} and "
+                f"{len(first):,}."
+            )
+            raise SettingError(msg)
+        alike = bool((weight == weight[0]).all())
+        scaled = weight / weight[weight > 0].mean()
+
+        def rows_of(chosen: npt.NDArray[np.bool_]) -> ArrayRows | None:
+            chosen = chosen & (weight > 0)
+            if not chosen.any():
+                return None
+            return ArrayRows(
+                x64[chosen].astype(np.float32),
+                y64[chosen].astype(np.float32),
+                labels[chosen].astype(np.int64),
+                None if alike else scaled[chosen],
+            )
+
+        self.fit_rows(rows_of(first), rows_of(~first), checkpoint=checkpoint, on_epoch=on_epoch)
+        self._one_column = one_column
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit_rows(
+        self,
+        prototypes: PairSource | None,
+        real: PairSource | None,
+        *,
+        checkpoint: Path | str | None = None,
+        checkpoint_seconds: float = 30.0,
+        on_epoch: OnEpoch | None = None,
+    ) -> Self:
+        """Train on rows that are read by chunks, of arrays or of a store's views.
+
+        Parameters
+        ----------
+        prototypes, real : PairSource, optional
+            At least one; see `fitters.trained.training`. Both count their groups apart.
+        checkpoint_seconds : float
+            Between two writes of the checkpoint; the others are as in `fit`.
+        """
+        _need_torch()
+        from fitters.trained.checkpoint import Checkpoint
+        from fitters.trained.modules import draw_from, initialise
+        from fitters.trained.training import Generators, train
+
+        given = [source for source in (prototypes, real) if source is not None]
+        if not given:
+            msg = "There is nothing to train on. Pass prototypes, real pairs, or both."
+            raise SettingError(msg)
+        self.n_features_in_, self.n_targets_ = given[0].p, given[0].q
+        self._one_column = False
+        with blas_threads():
+            generators = Generators.of(int(self.seed))
+            prototypes, real, held = self._hold_out(prototypes, real, generators.order)
+            parts = self._parts(self.n_features_in_, self.n_targets_)
+            objective = self._objective(parts)
+            initialise(objective, generators.first)
+            objective.after_step()
+            draw_from(objective, generators.masks)
+            kept = None
+            if checkpoint is not None:
+                kept = Checkpoint(Path(checkpoint), self._identity(given), checkpoint_seconds)
+            history = train(
+                objective,
+                self._stages(prototypes, real),
+                self._settings(),
+                generators,
+                held=held,
+                checkpoint=kept,
+                on_epoch=on_epoch,
+            )
+            self.history_ = history
+            self.epochs_, self.loss_ = len(history), float(history[-1]["loss"])
+            self.scale_, self.shift_ = self._scale_of(objective)
+            for part, module in parts.items():
+                for name, value in module.state_dict().items():
+                    setattr(self, attribute(part, name), value.detach().numpy().copy())
+            if self._has_readout:
+                self._fit_readout(given[-1])
+        self._note_rows(given)
+        return self
+
+    def _note_rows(self, given: Sequence[PairSource]) -> None:
+        """Remember facts of the rows; for subclasses."""
+
+    def _scale_of(self, objective: Objective) -> tuple[float, float]:
+        """Return what cosines are multiplied by, and what is added, in the loss; 1 and 0."""
+        del objective
+        return 1.0, 0.0
+
+    @property
+    def _has_readout(self) -> bool:
+        """Whether `predict` goes through a map of its own: no head leads to y."""
+        return self._maps("y")
+
+    def _hold_out(
+        self, prototypes: PairSource | None, real: PairSource | None, order: Any
+    ) -> tuple[PairSource | None, PairSource | None, Any]:
+        """Take validation pairs out of the real pairs, or else of the prototypes."""
+        if self.patience is None:
+            return prototypes, real, None
+        from fitters.trained.training import read_all, split_source
+
+        if real is not None:
+            real, held = split_source(real, self.validation_fraction, order)
+        else:
+            assert prototypes is not None
+            prototypes, held = split_source(prototypes, self.validation_fraction, order)
+        return prototypes, real, read_all([held])
+
+    def _stages(self, prototypes: PairSource | None, real: PairSource | None) -> Sequence[Stage]:
+        from fitters.trained.training import Mixture, Stage, Stream
+
+        given: list[Stream] = [Stream([s]) for s in (prototypes, real) if s is not None]
+        rate, epochs = float(self.learning_rate), int(self.epochs)
+        if len(given) == 1:
+            return [Stage(given[0], epochs, rate)]
+        if self.sequential:
+            first = epochs if self.first_epochs is None else int(self.first_epochs)
+            return [Stage(given[0], first, rate), Stage(given[1], epochs, rate)]
+        if self.share is not None:
+            return [Stage(Mixture(given[0], given[1], float(self.share)), epochs, rate)]
+        both = Stream([source for stream in given for source in stream.sources])
+        return [Stage(both, epochs, rate)]
+
+    def _identity(self, given: Sequence[PairSource]) -> str:
+        """Return the digest of everything that decides the result, but the machine."""
+        import torch
+
+        facts = {
+            "method": self.method,
+            "params": self.get_params(),
+            "precision": resolve(self.precision),  # type: ignore[arg-type]
+            "rows": [source.fingerprint for source in given],
+            "torch": torch.__version__,
+        }
+        return sha256_hex(canonical_json(facts))
+
+    def _fit_readout(self, source: PairSource) -> None:
+        """Fit a ridge from the shared space to y, on training rows: what `predict` goes by."""
+        x, y = source.read(0, min(source.n, READOUT_ROWS))
+        a, b = self._outputs("x", x), np.asarray(y, dtype=np.float64)
+        a = a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12)
+        mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
+        a, b = a - mean_a, b - mean_b
+        alpha = READOUT_PENALTY * float((a * a).sum()) / a.shape[1]
+        if alpha == 0:
+            coef = np.zeros((a.shape[1], b.shape[1]))
+        elif len(a) < a.shape[1]:
+            coef = solve_ridge_dual(a, b, alpha)
+        else:
+            gram = a.T @ a
+            coef = solve_ridge(gram, a.T @ b, relative_penalty(gram, READOUT_PENALTY))
+        self.readout_ = coef.astype(np.float32)
+        self.readout_mean_ = (mean_b - mean_a @ coef).astype(np.float32)
+
+    def predict(self, X: Rows) -> Matrix:
+        """Return the rows of y that belong to the rows of X, shape (n, q) or (n,).
+
+        For "x->y" what the head makes of X; else a ridge from the shared space to y, fitted on
+        training rows. Good enough to look at, not what the aligner is for.
+        """
+        check_is_fitted(self)
+        x64 = validate_data(self, X, reset=False, dtype=np.float64)
+        out = self._outputs("x", x64)
+        if self._has_readout:
+            unit = out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+            out = unit @ self.readout_.astype(np.float64) + self.readout_mean_
+        return as_columns(self, out)
+
+    def project_x(self, x: Rows) -> Matrix:
+        """Return x in the shared space: shape (n, r), float64, unit rows."""
+        check_is_fitted(self)
+        rows = self.check_projected(x, self.n_features_in_, "x")
+        return normalize_rows(self._outputs("x", rows), what="x")
+
+    def project_y(self, y: Rows) -> Matrix:
+        """Return y in the shared space: shape (n, r), float64, unit rows."""
+        check_is_fitted(self)
+        rows = self.check_projected(y, self.n_targets_, "y")
+        return normalize_rows(self._outputs("y", rows), what="y")
+
+    def _outputs(self, side: str, rows: Rows) -> Matrix:
+        """Return what the heads make of rows, in float32 arithmetic, as float64."""
+        if not self._maps(side):
+            return np.asarray(rows, dtype=np.float64)
+        _need_torch()
+        import torch
+
+        parts = self._parts(self.n_features_in_, self.n_targets_)
+        for part, module in parts.items():
+            arrays = {
+                name: torch.from_numpy(np.array(getattr(self, attribute(part, name))))
+                for name in module.state_dict()
+            }
+            module.load_state_dict(arrays, assign=True)
+            module.eval()
+        blocks = []
+        with blas_threads(), torch.no_grad():
+            for start in range(0, len(rows), BLOCK_ROWS):
+                block = np.ascontiguousarray(rows[start : start + BLOCK_ROWS], dtype=np.float32)
+                blocks.append(self._forward(parts, side, torch.from_numpy(block)).numpy())
+        out: Matrix = np.concatenate(blocks).astype(np.float64)
+        return out
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # A few epochs, a cosine as the goal, or a way back that is not what was trained.
+        tags.regressor_tags.poor_score = True
+        return tags
+
+
+def with_precision(settings: TrainingSettings, precision: str) -> TrainingSettings:
+    """Return the settings with "auto" resolved for this processor."""
+    return replace(settings, precision=resolve(precision))  # type: ignore[arg-type]
+
+
+def _need_torch() -> None:
+    with needs_extra("A trained aligner", "train"):
+        import torch  # noqa: F401
+
+
+SCHEDULES = ("constant", "cosine", "cosine-epochs")
+"""`cosine-epochs` changes the rate between epochs only, as the paper's code."""
+
+
+def rate_factor(
+    step: int,
+    steps_an_epoch: int,
+    epochs: int,
+    *,
+    schedule: str,
+    warmup_epochs: float = 0.0,
+    floor: float = 0.0,
+) -> float:
+    """Return what the learning rate is multiplied by at `step`, counted from 0.
+
+    Parameters
+    ----------
+    schedule : str
+        One of `SCHEDULES`. A cosine falls from 1 to `floor`; its last step (or epoch) is one
+        short of it, as in ``torch.optim.lr_scheduler.CosineAnnealingLR``.
+    warmup_epochs : float
+        The rate rises linearly from `floor` to 1 over these first; a cosine begins after them.
+    floor : float
+        Between 0 and 1.
+    """
+    warm = round(warmup_epochs * steps_an_epoch)
+    if step < warm:
+        return floor + (1 - floor) * (step + 1) / warm
+    if schedule == "constant":
+        return 1.0
+    total = epochs * steps_an_epoch - warm
+    done = step - warm
+    if schedule == "cosine-epochs":
+        done = done // steps_an_epoch * steps_an_epoch
+    return floor + (1 - floor) * (1 + math.cos(math.pi * done / max(total, 1))) / 2

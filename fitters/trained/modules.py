@@ -1,0 +1,603 @@
+"""Modules of trained aligners: heads, losses, penalties and what training minimises.
+
+Every module has the parameters that `fitters.trained.base.HEADS` lists under its name. Random
+numbers come from a generator that is handed in: torch's global one is never read nor moved.
+
+`weight` is one mass a row whose mean over the data is 1, or None for all alike. `same` marks, for
+the losses that contrast, pairs (i, j), i ≠ j, that are no negatives because row i and row j are of
+one group, such as classes of one name: they are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, normalize
+
+from fitters.trained.training import Batch, Objective
+
+LARGEST = 1e3
+"""SAIL clamps both factors of its star here, before they are multiplied."""
+
+
+class Dropout(nn.Module):
+    """Dropout from a generator of its own; `generator` is set by `draw_from`."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.generator: torch.Generator | None = None
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return rows with each value set to 0 with probability p, the others scaled up."""
+        if not self.training or self.p == 0:
+            return rows
+        return rows * _kept(rows, self.p, self.generator).mul_(1 / (1 - self.p))
+
+
+class FeatureDropout(nn.Module):
+    """Zero input features in some batches, without scaling the others up, as the paper's code.
+
+    Parameters
+    ----------
+    p : float
+        Probability of a feature of a row to become 0, in a batch that is chosen.
+    batches : float
+        Probability of a batch to be chosen.
+    """
+
+    def __init__(self, p: float, batches: float) -> None:
+        super().__init__()
+        self.p, self.batches = p, batches
+        self.generator: torch.Generator | None = None
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return the rows, thinned if this batch is chosen."""
+        if not self.training or self.p == 0:
+            return rows
+        if torch.rand(1, generator=self.generator).item() >= self.batches:
+            return rows
+        return rows * _kept(rows, self.p, self.generator)
+
+
+def _kept(rows: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
+    """Return 1 with probability 1 − p and else 0, one for each value of `rows`.
+
+    A comparison of uniform numbers takes a quarter of the time of ``bernoulli_`` on a CPU, and a
+    fifth of that of torch's own dropout: 10 of 430 ms of a step of the paper's head.
+    """
+    return torch.rand(rows.shape, generator=generator).ge_(p).to(rows.dtype)
+
+
+class LinearHead(nn.Module):
+    """k → d."""
+
+    def __init__(self, k: int, d: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.project = nn.Linear(k, d, bias=bias)
+
+    def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
+        out: Tensor = self.project(rows)
+        return out
+
+
+class PaperHead(nn.Module):
+    """k → h → d with GELU, dropout and LayerNorm; h is 4 d where the paper is followed."""
+
+    def __init__(self, k: int, d: int, h: int | None = None, *, dropout: float = 0.5) -> None:
+        super().__init__()
+        h = 4 * d if h is None else h
+        self.up, self.down, self.norm = nn.Linear(k, h), nn.Linear(h, d), nn.LayerNorm(d)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
+        hidden = self.dropout(nn.functional.gelu(self.up(rows)))
+        out: Tensor = self.norm(self.down(hidden))
+        return out
+
+
+class ResidualHead(nn.Module):
+    """A linear map plus a gated low-rank bend: P x + σ(gate) · U dropout(gelu(D x)); no biases.
+
+    P and D begin orthogonal and U at 0, so that the head begins as P. The original starts the gate
+    at σ = 0, at a logit without a slope: its gradient is 0, and so are those of D and U, and the
+    residual never opens. Here it starts at a logit of `gate`, −2 unless told otherwise.
+    """
+
+    def __init__(
+        self, k: int, d: int, h: int | None = None, *, dropout: float = 0.1, gate: float = -2.0
+    ) -> None:
+        super().__init__()
+        h = 64 if h is None else h
+        self.project = nn.Linear(k, d, bias=False)
+        self.down, self.up = nn.Linear(k, h, bias=False), nn.Linear(h, d, bias=False)
+        self.gate = nn.Parameter(torch.empty(1))
+        self.dropout, self.start = Dropout(dropout), gate
+
+    def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
+        bend = self.up(self.dropout(nn.functional.gelu(self.down(rows))))
+        out: Tensor = self.project(rows) + torch.sigmoid(self.gate) * bend
+        return out
+
+
+class SailHead(nn.Module):
+    """SAIL's star MLP: LayerNorm, then g(relu6(f1 x) · f2 x) with h = 8 k hidden units."""
+
+    def __init__(self, k: int, d: int, h: int | None = None) -> None:
+        super().__init__()
+        h = 8 * k if h is None else h
+        self.norm = nn.LayerNorm(k)
+        self.gate, self.value, self.project = nn.Linear(k, h), nn.Linear(k, h), nn.Linear(h, d)
+
+    def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
+        rows = self.norm(rows)
+        # Of the gate the clamp only spares relu6 a number that float16 has not: both, as there.
+        gate, value = (part(rows).clamp(-LARGEST, LARGEST) for part in (self.gate, self.value))
+        out: Tensor = self.project(nn.functional.relu6(gate) * value)
+        return out
+
+
+class FreezeAlignHead(nn.Module):
+    """FreezeAlign's text head: p = P x, then LayerNorm(p + dropout(M gelu(p)))."""
+
+    def __init__(self, k: int, d: int, *, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.project, self.mix, self.norm = nn.Linear(k, d), nn.Linear(d, d), nn.LayerNorm(d)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
+        projected = self.project(rows)
+        mixed = self.dropout(self.mix(nn.functional.gelu(projected)))
+        out: Tensor = self.norm(projected + mixed)
+        return out
+
+
+class FreezeAlignImageHead(nn.Module):
+    """FreezeAlign's image head, on the pooled vector: P x + D gelu(U x)."""
+
+    def __init__(self, k: int, d: int) -> None:
+        super().__init__()
+        self.project, self.up, self.down = nn.Linear(k, d), nn.Linear(k, d), nn.Linear(d, d)
+
+    def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
+        out: Tensor = self.project(rows) + self.down(nn.functional.gelu(self.up(rows)))
+        return out
+
+
+class Autoencoder(nn.Module):
+    """ICIS's encoder and decoder of one side: a layer with ReLU into the shared space, one back.
+
+    The original's ``num_layers=2`` counts both. h is the latent space.
+    """
+
+    def __init__(self, k: int, h: int = 2048) -> None:
+        super().__init__()
+        self.encode = nn.Sequential(nn.Linear(k, h), nn.ReLU())
+        self.decode = nn.Sequential(nn.Linear(h, k))
+
+
+def build_head(
+    name: str, k: int, d: int, *, width: int | None, dropout: float | None, bias: bool, gate: float
+) -> nn.Module:
+    """Return the head called `name` in `HEADS`, its parameters not yet set.
+
+    `width` (hidden units) and `dropout` are the architecture's own where None, and play no part
+    where it has none.
+    """
+    kept = {} if dropout is None else {"dropout": dropout}
+    # On the meta device nothing is drawn: `initialise` fills the memory afterwards.
+    with torch.device("meta"):
+        match name:
+            case "linear":
+                head: nn.Module = LinearHead(k, d, bias=bias)
+            case "paper":
+                head = PaperHead(k, d, width, **kept)
+            case "residual":
+                head = ResidualHead(k, d, width, gate=gate, **kept)
+            case "sail":
+                head = SailHead(k, d, width)
+            case "freeze_align":
+                head = FreezeAlignHead(k, d, **kept)
+            case _:
+                head = FreezeAlignImageHead(k, d)
+    return head
+
+
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Fill the parameters of `module`: PyTorch's defaults, but for heads whose originals differ.
+
+    SAIL: Xavier, biases of 0. The residual head: orthogonal, its last layer 0. ICIS: N(0, 0.02),
+    biases of 0.
+    """
+    module.to_empty(device="cpu")
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.LayerNorm):
+                part.weight.fill_(1)
+                part.bias.zero_()
+            elif isinstance(part, nn.Linear):
+                bound = 1 / math.sqrt(part.in_features)
+                part.weight.uniform_(-bound, bound, generator=generator)
+                if part.bias is not None:
+                    part.bias.uniform_(-bound, bound, generator=generator)
+        for part in module.modules():
+            if isinstance(part, SailHead):
+                for layer in (part.gate, part.value, part.project):
+                    nn.init.xavier_uniform_(layer.weight, generator=generator)
+                    layer.bias.zero_()
+            elif isinstance(part, ResidualHead):
+                for layer in (part.project, part.down):
+                    nn.init.orthogonal_(layer.weight, generator=generator)
+                part.up.weight.zero_()
+                part.gate.fill_(part.start)
+            elif isinstance(part, Autoencoder):
+                for layer in (*part.encode, *part.decode):
+                    if isinstance(layer, nn.Linear):
+                        layer.weight.normal_(0, 0.02, generator=generator)
+                        layer.bias.zero_()
+
+
+def draw_from(module: nn.Module, generator: torch.Generator) -> None:
+    """Make every dropout of `module` draw from `generator`."""
+    for part in module.modules():
+        if isinstance(part, (Dropout, FeatureDropout)):
+            part.generator = generator
+
+
+def cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the mean of 1 − cos(predicted_i, target_i): ``CosineEmbeddingLoss`` with y = 1."""
+    cosines = torch.nn.functional.cosine_similarity(predicted, target, dim=1)
+    return _mean(1 - cosines, weight)
+
+
+def mse_loss(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the mean squared difference over rows and columns: ``MSELoss``."""
+    return _mean((predicted - target).square().mean(dim=1), weight)
+
+
+def infonce_loss(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor | float,
+    *,
+    same: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Return the symmetric cross-entropy of each row's own partner among all in the batch.
+
+    Parameters
+    ----------
+    x, y : Tensor of shape (b, r)
+        Brought to unit length here.
+    scale : float or Tensor
+        1 / temperature.
+
+    References
+    ----------
+    Radford et al., Learning Transferable Visual Models from Natural Language Supervision, 2021,
+    figure 3.
+    """
+    logits = scale * (normalize(x, dim=1) @ normalize(y, dim=1).T)
+    if same is not None:
+        logits = logits.masked_fill(same, -math.inf)
+    own = logits.diagonal()
+    of_x = torch.logsumexp(logits, dim=1) - own
+    of_y = torch.logsumexp(logits, dim=0) - own
+    return _mean((of_x + of_y) / 2, weight)
+
+
+def siglip_loss(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float,
+    *,
+    same: Tensor | None = None,
+    weight: Tensor | None = None,
+    mean_over_pairs: bool = False,
+) -> Tensor:
+    """Return −Σ_ij log σ(±(scale · cos_ij + bias)) / b: each pair a yes or no of its own.
+
+    Parameters
+    ----------
+    x, y : Tensor of shape (b, r)
+        Brought to unit length here.
+    mean_over_pairs : bool
+        Divide by b² instead of b, as SAIL's code does; a learning rate means b times less then.
+
+    References
+    ----------
+    Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023, algorithm 1.
+    """
+    logits = scale * (normalize(x, dim=1) @ normalize(y, dim=1).T) + bias
+    signs = 2 * torch.eye(len(x), dtype=logits.dtype) - 1
+    losses = -logsigmoid(signs * logits)
+    if same is not None:
+        losses = losses.masked_fill(same, 0)
+    of_rows = losses.sum(dim=1)
+    return _mean(of_rows / len(x) if mean_over_pairs else of_rows, weight)
+
+
+def devise_loss(
+    x: Tensor,
+    y: Tensor,
+    *,
+    margin: float = 0.1,
+    same: Tensor | None = None,
+    weight: Tensor | None = None,
+    order: Tensor | None = None,
+) -> Tensor:
+    """Return the mean over i of Σ_j≠i max(0, margin − x_i·y_i + x_i·y_j).
+
+    Parameters
+    ----------
+    x, y : Tensor of shape (b, r)
+        Taken as they are: the caller makes the true side unit rows.
+    order : Tensor of int, shape (b,), optional
+        Look at the j in this order and stop at the first that violates the margin, as the
+        original describes; None sums them all.
+
+    References
+    ----------
+    Frome et al., DeViSE: A Deep Visual-Semantic Embedding Model, NeurIPS 2013, eq. 1.
+    """
+    scores = x @ y.T
+    hinge = (margin - scores.diagonal()[:, None] + scores).clamp(min=0)
+    hinge = hinge.masked_fill(torch.eye(len(x), dtype=torch.bool), 0)
+    if same is not None:
+        hinge = hinge.masked_fill(same, 0)
+    if order is not None:
+        hinge = hinge[:, order]
+        violated = hinge > 0
+        hinge = hinge * (violated & (violated.cumsum(dim=1) == 1))
+    return _mean(hinge.sum(dim=1), weight)
+
+
+def first_bias(batch: int) -> float:
+    """Return SigLIP's first bias, log(p / (1 − p)) with p = 1 / batch: as many yes as there are."""
+    p = 1 / max(batch, 2)
+    return math.log(p / (1 - p))
+
+
+def _mean(of_rows: Tensor, weight: Tensor | None) -> Tensor:
+    return of_rows.mean() if weight is None else (weight * of_rows).mean()
+
+
+TINY = 1e-12
+"""The original adds it to every probability."""
+
+
+def structure_penalty(
+    before: Tensor,
+    after: Tensor,
+    *,
+    temperature: float = 0.05,
+    levels: int = 1,
+    legacy: bool = False,
+) -> Tensor:
+    """Return the Jensen–Shannon divergence between similarity distributions of a batch.
+
+    With unit rows, centred by the batch's mean, S = X Xᵀ / temperature and P = softmax(S) by rows,
+    level l compares the l-th matrix powers of P before and after; the levels' mean is returned.
+
+    Parameters
+    ----------
+    before, after : Tensor of shape (b, k), (b, d)
+        Rows that go into a head, and what comes out.
+    levels : int
+        Steps of the walk between rows, at least 1.
+    legacy : bool
+        The original takes KL(M‖P) where Jensen–Shannon has KL(P‖M), M being the mean of both, and
+        adds 1e-12 to every probability.
+
+    References
+    ----------
+    Gröger et al., With Limited Data for Multimodal Alignment, Let the STRUCTURE Guide You, 2025.
+    """
+    p, q = _neighbours(before, temperature), _neighbours(after, temperature)
+    p_walk, q_walk = p, q
+    total = torch.zeros((), dtype=after.dtype)
+    for level in range(levels):
+        if level:
+            p_walk, q_walk = p_walk @ p, q_walk @ q
+        middle = (p_walk + q_walk) / 2
+        if legacy:
+            sides = tuple((middle + TINY, side + TINY) for side in (p_walk, q_walk))
+        else:
+            sides = ((p_walk, middle), (q_walk, middle))
+        total = total + sum(_divergence(a, b) for a, b in sides) / 2
+    return total / levels
+
+
+def _neighbours(rows: Tensor, temperature: float) -> Tensor:
+    unit = normalize(rows, dim=1)
+    unit = unit - unit.mean(dim=0)
+    return torch.softmax(unit @ unit.T / temperature, dim=1)
+
+
+def _divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Return the mean over rows of KL(p‖q)."""
+    tiny = torch.finfo(p.dtype).tiny
+    return (p * (p.clamp(min=tiny).log() - q.clamp(min=tiny).log())).sum(dim=1).mean()
+
+
+class PairSettings(Protocol):
+    """What `PairObjective` is told; `MLPAligner` documents each."""
+
+    loss: str
+    direction: str
+    batch_size: int
+    feature_dropout: float
+    feature_dropout_batches: float
+    temperature: float
+    learn_temperature: bool
+    temperature_low: float
+    temperature_high: float
+    logit_bias: float | None
+    margin: float
+    mask_same: bool
+    structure: float
+    structure_levels: int
+    structure_warmup: int
+    legacy: bool
+
+
+class PairObjective(Objective):
+    """One head or two, and a loss of pairs; `asked` holds the settings."""
+
+    def __init__(self, heads: dict[str, nn.Module], asked: PairSettings) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(heads)
+        self.asked = asked
+        self.thin = FeatureDropout(
+            float(asked.feature_dropout), float(asked.feature_dropout_batches)
+        )
+        self.log_scale = nn.Parameter(torch.empty(1), requires_grad=self._learns)
+        self.shift = nn.Parameter(
+            torch.empty(1), requires_grad=self._learns and asked.loss == "siglip"
+        )
+        self._begun = False
+
+    @property
+    def _learns(self) -> bool:
+        return bool(self.asked.learn_temperature) and self.asked.loss in ("infonce", "siglip")
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Return the temperature and the bias: what their size means is not a matter of decay."""
+        return [p for p in (self.log_scale, self.shift) if p.requires_grad]
+
+    def after_step(self) -> None:
+        """Keep the temperature in its range; called once before the first step to set it."""
+        with torch.no_grad():
+            if not self._begun:
+                self._begun = True
+                self.log_scale.fill_(-math.log(self.asked.temperature))
+                given = self.asked.logit_bias
+                start = first_bias(int(self.asked.batch_size)) if given is None else float(given)
+                self.shift.fill_(start if self.asked.loss == "siglip" else 0.0)
+            elif self._learns:
+                low = -math.log(self.asked.temperature_high)
+                self.log_scale.clamp_(low, -math.log(self.asked.temperature_low))
+
+    def outputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return x and y in the shared space, each through its head if it has one."""
+        return tuple(
+            self.heads[side](self.thin(getattr(batch, side)))
+            if side in self.heads
+            else getattr(batch, side)
+            for side in ("x", "y")
+        )
+
+    def loss(self, batch: Batch, outputs: tuple[Tensor, ...], step: int) -> Tensor:
+        """Return the loss with its regulariser."""
+        x, y = outputs
+        weight = batch.weight
+        same = batch.same if self.asked.mask_same else None
+        predicted, target = (x, y) if "x" in self.heads else (y, x)
+        scale = self.log_scale.exp()
+        match self.asked.loss:
+            case "cosine":
+                loss = cosine_loss(predicted, target, weight)
+            case "mse":
+                loss = mse_loss(predicted, target, weight)
+            case "infonce":
+                loss = infonce_loss(x, y, scale, same=same, weight=weight)
+            case "siglip":
+                loss = siglip_loss(
+                    x, y, scale, self.shift, same=same, weight=weight,
+                    mean_over_pairs=bool(self.asked.legacy),
+                )  # fmt: skip
+            case _:
+                loss = self._devise(x, y, same, weight)
+        if self.asked.structure > 0:
+            warm = int(self.asked.structure_warmup)
+            # The first step of the original has none of it.
+            rise = min(1.0, step / warm) if warm else 1.0
+            loss = loss + self.asked.structure * rise * self._structure(batch, x, y)
+        return loss
+
+    def _devise(self, x: Tensor, y: Tensor, same: Tensor | None, weight: Tensor | None) -> Tensor:
+        # The side that is not mapped has unit rows; of two heads it is the text's.
+        if self.asked.direction == "y->x":
+            x = normalize(x, dim=1)
+        else:
+            y = normalize(y, dim=1)
+        order = None
+        if self.asked.legacy:
+            order = torch.randperm(len(x), generator=self.thin.generator)
+        margin = float(self.asked.margin)
+        return devise_loss(x, y, margin=margin, same=same, weight=weight, order=order)
+
+    def _structure(self, batch: Batch, x: Tensor, y: Tensor) -> Tensor:
+        """Return the mean over both sides; a side without a head keeps its structure."""
+        after = {"x": x, "y": y}
+        total = torch.zeros(())
+        for side in self.heads:
+            total = total + structure_penalty(
+                getattr(batch, side),
+                after[side],
+                levels=int(self.asked.structure_levels),
+                legacy=bool(self.asked.legacy),
+            )
+        return total / 2
+
+    def project(self, side: str, rows: Tensor) -> Tensor:
+        """Return rows of a side through its head."""
+        if side not in self.heads:
+            return rows
+        out: Tensor = self.heads[side](rows)
+        return out
+
+
+class IcisObjective(Objective):
+    """ICIS: two autoencoders that share a latent space, and four cosine losses.
+
+    Rows of group −1 are texts of unseen classes: they take part in text → text alone.
+    """
+
+    def __init__(self, heads: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(heads)
+
+    def outputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return text → text of all rows, and row → text, row → row, text → row of the seen."""
+        rows, texts = self.heads["x"], self.heads["y"]
+        assert isinstance(rows, Autoencoder)
+        assert isinstance(texts, Autoencoder)
+        seen = batch.groups >= 0
+        of_texts = texts.encode(batch.y)
+        of_rows = rows.encode(batch.x[seen])
+        return (
+            texts.decode(of_texts),
+            texts.decode(of_rows),
+            rows.decode(of_rows),
+            rows.decode(of_texts[seen]),
+        )
+
+    def loss(self, batch: Batch, outputs: tuple[Tensor, ...], step: int) -> Tensor:
+        """Return the sum of the four; each is a mean over the rows that it has."""
+        del step
+        seen = batch.groups >= 0
+        weight = batch.weight
+        total = cosine_loss(outputs[0], batch.y, weight)
+        if seen.any():
+            kept = None if weight is None else weight[seen]
+            for out, target in zip(outputs[1:], (batch.y, batch.x, batch.x), strict=True):
+                total = total + cosine_loss(out, target[seen], kept)
+        return total
+
+    def project(self, side: str, rows: Tensor) -> Tensor:
+        """Return texts as rows of the head; images and head rows as they are."""
+        return rows if side == "x" else row_of_text(dict(self.heads), rows)
+
+
+def row_of_text(heads: dict[str, nn.Module], texts: Tensor) -> Tensor:
+    """Return ICIS's prediction: the head's decoder on the text's encoder."""
+    rows, encoder = heads["x"], heads["y"]
+    assert isinstance(rows, Autoencoder)
+    assert isinstance(encoder, Autoencoder)
+    out: Tensor = rows.decode(encoder.encode(texts))
+    return out
