@@ -13,6 +13,7 @@ never typed; a test runs `check`.
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import json
 import re
@@ -226,8 +227,29 @@ def statistics_cells(data: list[Data]) -> list[str]:
     return table(["check", "cells", "found", "goal", "hold", "the worst cell"], rows)
 
 
-#: Name of a table -> (file of docs/data, what renders it).
-TABLES: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
+def tree(_: None) -> list[str]:
+    """Return the folders and files of the four packages, each with the first line of its docstring."""
+    rows = []
+    for package in ("featstore", "fitters", "bench", "data_manifests"):
+        root = HERE.parent / package
+        rows.append((f"**{package}/**", _summary(root / "__init__.py")))
+        for folder in sorted(path.parent for path in root.glob("*/__init__.py")):
+            files = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+            text = f"{_summary(folder / '__init__.py')} *{', '.join(files)}*"
+            rows.append((f"{package}/{folder.name}/", text))
+        for file in sorted(root.glob("*.py")):
+            if file.stem != "__init__":
+                rows.append((f"{package}/{file.name}", _summary(file)))
+    return table(["where", "what"], rows)
+
+
+def _summary(file: Path) -> str:
+    return (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").partition("\n")[0]
+
+
+#: Name of a table -> (file of docs/data, or None if it needs none; what renders it).
+TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
+    "tree": (None, tree),
     "demo, all names": ("demo.json", demo_all_names),
     "demo, held out": ("demo.json", demo_held_out),
     "demo, gains": ("demo.json", demo_gains),
@@ -245,7 +267,7 @@ def rendered(text: str) -> str:
 
     def written(block: re.Match[str]) -> str:
         file, render = TABLES[block[2]]
-        data = json.loads((DATA / file).read_text("utf-8"))
+        data = None if file is None else json.loads((DATA / file).read_text("utf-8"))
         return "\n".join([block[1].rstrip("\n"), "", *render(data), "", block[3]])
 
     return _BLOCK.sub(written, text)
