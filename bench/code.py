@@ -20,7 +20,8 @@ from importlib.resources.abc import Traversable
 from types import ModuleType
 from typing import Any
 
-from bench.errors import EngineError, ProtocolError
+from bench.errors import ProtocolError
+from featstore.errors import EngineError
 
 #: What decides a number: everything of fitters, and these parts of bench.
 BENCH_PARTS = (

@@ -7,7 +7,6 @@ The tree, by what a handler would do::
         ├── MetricError(ValueError)       fix the arrays that are scored
         ├── ProtocolError(ValueError)     choose another suite, split, seed or number of pairs
         ├── UnknownSuiteError(KeyError)   fix the name
-        ├── EngineError                   install Ray, or choose another engine
         └── NoResultsError(ValueError)    run a suite first, or name another folder
 
 Files that cannot be written raise `featstore.errors.StoreWriteError`.
@@ -32,10 +31,6 @@ class ProtocolError(BenchError, ValueError):
 
 class UnknownSuiteError(BenchError, KeyError):
     """No suite has this name."""
-
-
-class EngineError(BenchError):
-    """Nobody can run the tasks: no such engine, Ray is missing, or it lost its workers."""
 
 
 class NoResultsError(BenchError, ValueError):

@@ -16,8 +16,6 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bench.code import Own
 from bench.corpus import Corpus, needs_prompts, read_corpus
-from bench.engines import Engine, run_tasks
-from bench.errors import EngineError
 from bench.fits import Fitted, fit_run
 from bench.grid import fit_grid, grid_key
 from bench.results import (
@@ -31,6 +29,8 @@ from bench.results import (
 from bench.runs import Run
 from bench.scoring import PromptSide, Scoring, open_prompt_side, split_of
 from bench.tasks.outcome import Outcome
+from featstore.errors import EngineError
+from featstore.parallel import Engine, Workers
 from featstore.store.store import open_store
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def run_all(
     root: Path,
     *,
     jobs: int = 1,
-    engine: Engine = "processes",
+    engine: Engine = "local",
     weights: str | None = None,
     on_done: Callable[[FitDone], None] | None = None,
 ) -> Summary:
@@ -103,8 +103,8 @@ def run_all(
     jobs : int
         Processes. Every one computes with a single thread, so that results do not depend on
         this number; with 1 everything stays in this process.
-    engine : {"processes", "ray"}
-        Who runs them: processes of this machine, or Ray, here or on the cluster that RAY_ADDRESS
+    engine : {"local", "ray"}
+        Where they run: processes of this machine, or Ray, here or on the cluster that RAY_ADDRESS
         names. On a cluster, store and results must lie where every node sees them.
     weights : str, optional
         Of the text tower, for learners of prompts: as of ``featstore extract``. On a cluster every
@@ -127,7 +127,7 @@ def run_all(
     groups = _by_fit(left)
     n_fits = len({run.fit_key for run in left})
     report = on_done or (lambda _: None)
-    if engine == "processes" and (jobs == 1 or len(groups) <= 1):
+    if engine == "local" and (jobs == 1 or len(groups) <= 1):
         with threadpool_limits(limits=1):
             for done in _run_groups(groups, store, root, weights):
                 report(done)
@@ -139,9 +139,10 @@ def run_all(
             weights = str(Path(weights).resolve())
         own = Own.of((run.method, run.learner) for run in left)
         work = partial(_run_batch, store=place, root=root.resolve(), weights=weights, own=own)
-        for finished_batch in run_tasks(work, batches, jobs=jobs, engine=engine):
-            for done in finished_batch:
-                report(done)
+        with Workers(engine, jobs).connected() as run:
+            for finished_batch in run(work, batches):
+                for done in finished_batch:
+                    report(done)
     seconds = time.perf_counter() - start
     return Summary(len(set(runs)) - len(left), len(left), n_fits, seconds)
 

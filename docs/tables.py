@@ -228,7 +228,7 @@ def statistics_cells(data: list[Data]) -> list[str]:
 
 
 def tree(_: None) -> list[str]:
-    """Return the folders and files of the four packages, each with the first line of its docstring."""
+    """Return folders and files of the packages, each with the first line of its docstring."""
     rows = []
     for package in ("featstore", "fitters", "bench", "data_manifests"):
         root = HERE.parent / package
@@ -237,9 +237,8 @@ def tree(_: None) -> list[str]:
             files = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
             text = f"{_summary(folder / '__init__.py')} *{', '.join(files)}*"
             rows.append((f"{package}/{folder.name}/", text))
-        for file in sorted(root.glob("*.py")):
-            if file.stem != "__init__":
-                rows.append((f"{package}/{file.name}", _summary(file)))
+        files = [file for file in sorted(root.glob("*.py")) if file.stem != "__init__"]
+        rows.extend((f"{package}/{file.name}", _summary(file)) for file in files)
     return table(["where", "what"], rows)
 
 

@@ -26,6 +26,7 @@ The tree, by what a handler would do::
     ├── CacheFullError(OSError)               allow the cache more bytes, or empty it
     ├── CorruptStoreError(RuntimeError)       fetch or extract the set again
     ├── FormatVersionError(RuntimeError)      upgrade
+    ├── EngineError(RuntimeError)             fix engine and jobs; look after lost workers
     └── MissingPackageError(ImportError)      install the extra it names
 
 Each also inherits the builtin that a caller would expect.
@@ -163,6 +164,10 @@ class CorruptStoreError(FeatstoreError, RuntimeError):
 
 class FormatVersionError(FeatstoreError, RuntimeError):
     """The store has a format that this version does not read."""
+
+
+class EngineError(FeatstoreError, RuntimeError):
+    """Tasks cannot run as asked, or Ray lost a worker too often."""
 
 
 class MissingPackageError(FeatstoreError, ImportError):

@@ -1,4 +1,4 @@
-"""Work in other processes: one thread each, an end with the parent, and tasks on Ray."""
+"""Independent tasks on workers: threads, processes of this machine, or Ray."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
 
-from featstore.errors import FeatstoreError, needs_extra
+from featstore.errors import EngineError, FeatstoreError, needs_extra
 
 
 def single_thread() -> None:
@@ -43,12 +45,210 @@ def end_with_parent() -> None:
 
 
 Task = TypeVar("Task")
+Answer = TypeVar("Answer")
+Engine = Literal["local", "ray"]
+ENGINES: tuple[Engine, ...] = ("local", "ray")
 
 #: What Ray asks for at least. Rows go from the store to the workers, not through Ray.
 OBJECT_STORE_BYTES = 80_000_000
 
 #: How often Ray tries a task again whose worker was lost.
 RETRIES = 3
+
+#: Threads of `map_threads`. Each piece holds memory: of a decomposition, a dozen matrices of the
+#: size of a gram.
+MOST_THREADS = 8
+
+
+class Run(Protocol):
+    """Runs independent tasks on workers that are there."""
+
+    def __call__(
+        self,
+        work: Callable[[Task], Answer],
+        tasks: Iterable[Task],
+        /,
+        *,
+        ordered: bool = False,
+    ) -> Iterator[Answer]:
+        """Yield ``work(task)`` of every task: as soon as it is there, or in the tasks' order."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where independent tasks run.
+
+    Attributes
+    ----------
+    engine : {"local", "ray"}
+        This machine, or Ray, here or on a cluster. On a cluster every node must be able to open
+        what the tasks name: stores, results, weights, with credentials in its environment.
+    jobs : int, optional
+        Tasks at once, each with one thread. By default 1 on this machine, which is this process
+        with all its threads; and all cores that Ray has.
+    address : str, optional
+        Of a Ray cluster: ``auto``, ``host:port`` or ``ray://...``. By default what this process is
+        connected to, or RAY_ADDRESS names; else Ray is started here and stopped at the end.
+    object_store_bytes : int
+        Of a Ray that is started here: answers that wait for their turn, before they go to disk.
+
+    Raises
+    ------
+    EngineError
+        If there is no such engine, fewer than one job, or an address without Ray.
+
+    Examples
+    --------
+    >>> with Workers().connected() as run:
+    ...     sorted(run(abs, [-2, 1]))
+    [1, 2]
+    """
+
+    engine: Engine = "local"
+    jobs: int | None = None
+    address: str | None = None
+    object_store_bytes: int = OBJECT_STORE_BYTES
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            msg = f"No engine named {self.engine!r}. Known engines: {', '.join(ENGINES)}."
+            raise EngineError(msg)
+        if self.engine == "local" and self.address is not None:
+            msg = f"The address {self.address!r} is of a Ray cluster: use engine 'ray' with it."
+            raise EngineError(msg)
+        if self.jobs is not None and self.jobs < 1:
+            msg = f"At least one job runs at once; got jobs={self.jobs}."
+            raise EngineError(msg)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether tasks leave this process."""
+        return self.engine == "ray" or (self.jobs or 1) > 1
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[Run]:
+        """Yield what runs tasks, until the block ends.
+
+        `work` and tasks must be picklable where they leave this process. What a task raises comes
+        out of the iterator; the other tasks are given up.
+
+        Raises
+        ------
+        MissingPackageError
+            If Ray is not installed.
+        EngineError
+            From the iterator, if Ray gave a worker up.
+        """
+        if self.engine == "ray":
+            cores = self.jobs or os.cpu_count() or 1
+            with connected(
+                self.address, cores=cores, object_store_bytes=self.object_store_bytes
+            ) as ray:
+                jobs = self.jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
+                yield _RayRun(ray, jobs)
+        elif self.jobs is None or self.jobs == 1:
+            yield _run_here
+        else:
+            yield _ProcessRun(self.jobs)
+
+
+def _run_here(
+    work: Callable[[Task], Answer], tasks: Iterable[Task], /, *, ordered: bool = False
+) -> Iterator[Answer]:
+    del ordered  # one after another is in order
+    return map(work, tasks)
+
+
+@dataclass(frozen=True)
+class _ProcessRun:
+    """Tasks in processes of this machine."""
+
+    jobs: int
+
+    def __call__(
+        self, work: Callable[[Task], Answer], tasks: Iterable[Task], /, *, ordered: bool = False
+    ) -> Iterator[Answer]:
+        # Threads of polars and BLAS do not survive a fork; a spawned process starts clean.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_begin) as pool:
+            futures = [pool.submit(work, task) for task in tasks]
+            try:
+                for future in futures if ordered else as_completed(futures):
+                    yield future.result()
+            except BaseException:
+                # Waiting lets the tasks that run end whole: nothing half-written stays behind.
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+@dataclass(frozen=True)
+class _RayRun:
+    """Tasks on Ray; retries of lost workers are Ray's own."""
+
+    ray: Any
+    jobs: int
+
+    def __call__(
+        self, work: Callable[[Task], Answer], tasks: Iterable[Task], /, *, ordered: bool = False
+    ) -> Iterator[Answer]:
+        early: dict[int, Any] = {}
+        following = 0
+        for number, reference in self._references(work, tasks):
+            if not ordered:
+                yield self._answer(reference)
+                continue
+            # Answers that are early wait in Ray's store, on disk if need be.
+            early[number] = reference
+            while following in early:
+                yield self._answer(early.pop(following))
+                following += 1
+
+    def _references(
+        self, work: Callable[[Task], Any], tasks: Iterable[Task]
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield number and reference of each task that is done, as Ray gives them.
+
+        Where `jobs` tasks need all cores that Ray has, as many more wait with Ray: or a core is
+        idle until this process has heard of an answer and handed out the next task, 15 to 50 ms.
+        """
+        ray = self.ray
+        remote = ray.remote(_alone).options(num_cpus=1, max_retries=RETRIES)
+        waiting = enumerate(tasks)
+        running: dict[Any, int] = {}
+        full = self.jobs >= ray.cluster_resources().get("CPU", 1)
+        most = 2 * self.jobs if full else self.jobs
+        while True:
+            while len(running) < most and (following := next(waiting, None)) is not None:
+                number, task = following
+                # Opened by us, not by Ray: what opening a view raises then is the task's own error.
+                running[remote.remote(work, ray.cloudpickle.dumps(task))] = number
+            if not running:
+                return
+            (ready,), _ = ray.wait(list(running), num_returns=1)
+            yield running.pop(ready), ready
+
+    def _answer(self, reference: Any) -> Any:
+        """Return what a task returned, or raise what it raised."""
+        ray = self.ray
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as err:
+            if isinstance(err.cause, FeatstoreError):
+                raise err.cause from None
+            raise
+        except ray.exceptions.RayError as err:
+            msg = f"Ray lost a worker {RETRIES + 1} times: {' '.join(str(err).split())[:300]}"
+            raise EngineError(msg) from err
+
+
+def _begin() -> None:
+    single_thread()
+    end_with_parent()
+
+
+def _alone(work: Callable[[Any], Any], packed: bytes) -> Any:
+    single_thread()
+    return work(pickle.loads(packed))  # noqa: S301 -- our own bytes
 
 
 @contextlib.contextmanager
@@ -91,44 +291,22 @@ def connected(
         ray.shutdown()
 
 
-def run_tasks(
-    ray: Any, work: Callable[[Task], Any], tasks: Iterable[Task], jobs: int
-) -> Iterator[tuple[int, Any]]:
-    """Yield number and reference of each task that is done, as Ray gives them.
+def map_threads(function: Callable[[Task], Answer], tasks: Sequence[Task]) -> list[Answer]:
+    """Return `function` of each task, in order: one to a thread, each with one thread of BLAS.
 
-    `work` runs with one thread. Where `jobs` tasks need all cores that Ray has, as many more wait
-    with Ray: or a core is idle until this process has heard of an answer and handed out the next
-    task, 15 to 50 ms. The answers stay in Ray's store, on disk if need be, until `answer_of` asks
-    for them.
+    A decomposition of a few hundred columns, or a product with Python around it, gains little from
+    a second core; several of them at once do. As many run at a time as BLAS has threads, so that
+    whoever limits those limits these. BLAS itself is limited for the whole process meanwhile.
     """
-    remote = ray.remote(_alone).options(num_cpus=1, max_retries=RETRIES)
-    waiting = enumerate(tasks)
-    running: dict[Any, int] = {}
-    most = 2 * jobs if jobs >= ray.cluster_resources().get("CPU", 1) else jobs
-    while True:
-        while len(running) < most and (following := next(waiting, None)) is not None:
-            number, task = following
-            # Opened by us, not by Ray: what opening a view raises then is the task's own error.
-            running[remote.remote(work, ray.cloudpickle.dumps(task))] = number
-        if not running:
-            return
-        (ready,), _ = ray.wait(list(running), num_returns=1)
-        yield running.pop(ready), ready
+    if len(tasks) < 2:
+        # To look for the libraries of BLAS takes milliseconds.
+        return [function(task) for task in tasks]
+    from threadpoolctl import ThreadpoolController
 
-
-def answer_of(ray: Any, reference: Any, error: type[FeatstoreError]) -> Any:
-    """Return what a task returned, or raise what it raised; `error` if Ray gave a worker up."""
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as err:
-        if isinstance(err.cause, FeatstoreError):
-            raise err.cause from None
-        raise
-    except ray.exceptions.RayError as err:
-        msg = f"Ray lost a worker {RETRIES + 1} times: {' '.join(str(err).split())[:300]}"
-        raise error(msg) from err
-
-
-def _alone(work: Callable[[Any], Any], packed: bytes) -> Any:
-    single_thread()
-    return work(pickle.loads(packed))  # noqa: S301 -- our own bytes
+    blas = ThreadpoolController().select(user_api="blas")
+    allowed = max((library["num_threads"] for library in blas.info()), default=1)
+    threads = min(len(tasks), allowed, MOST_THREADS)
+    if threads < 2:
+        return [function(task) for task in tasks]
+    with blas.limit(limits=1), ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, tasks))

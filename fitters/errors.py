@@ -12,7 +12,6 @@ The tree, by what a handler would do::
         ├── SettingError(ValueError)          fix the argument
         ├── MissingAlignmentError(FileNotFoundError)  fit it, or fix the path
         ├── AlignmentWriteError(OSError)      free space, permissions, another name
-        ├── EngineError(RuntimeError)         look after Ray's workers
         ├── DivergedError(RuntimeError)       lower the learning rate
         └── CorruptAlignmentError(RuntimeError)  fit the alignment again
 
@@ -58,10 +57,6 @@ class MissingAlignmentError(FittersError, FileNotFoundError):
 
 class AlignmentWriteError(FittersError, OSError):
     """An alignment cannot be written where it was asked to be."""
-
-
-class EngineError(FittersError, RuntimeError):
-    """Ray lost a worker too often."""
 
 
 class DivergedError(FittersError, RuntimeError):

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.cluster import kmeans_plusplus
 
+from featstore.parallel import map_threads
 from fitters.errors import PairsError, SettingError
 from fitters.pairs import Rows
-from fitters.side_by_side import side_by_side
 
 BLOCK_ROWS = 1024
 """Rows of the kernel matrix filled at a time: what is needed beyond the result stays small."""
@@ -300,7 +300,7 @@ class NystroemMap:
         starts = range(0, len(rows), BLOCK_ROWS)
         # A few blocks at a time: each leaves two matrices of the size of the result.
         for first in range(0, len(starts), _AT_A_TIME):
-            for of_gram, of_cross in side_by_side(of_block, starts[first : first + _AT_A_TIME]):
+            for of_gram, of_cross in map_threads(of_block, starts[first : first + _AT_A_TIME]):
                 gram += of_gram
                 cross += of_cross
         return gram, cross

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from featstore.errors import MisalignedItemsError
 from featstore.identity import canonical_json, sha256_hex
+from featstore.parallel import Run, Workers
 from featstore.store.view import EmbeddingsView, PairedView
 from fitters.aligners.base import Projection
 from fitters.alignment import Alignment
 from fitters.choice import moments_of
-from fitters.engines import RunInOrder, Workers
 from fitters.methods import prepare
 from fitters.moments.accumulation import (
     BLOCK_ROWS,
@@ -36,6 +36,9 @@ from fitters.select.grid import folds_by_group
 from fitters.trained.base import ArrayRows
 
 N_FOLDS = 4
+
+#: Of a Ray that is started for moments: parts that are early wait there before they go to disk.
+OBJECT_STORE_BYTES = 500_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +169,7 @@ def _prepared(
 
 
 def _read(
-    request: MomentsRequest, run: RunInOrder
+    request: MomentsRequest, run: Run
 ) -> tuple[dict[str, Moments], dict[str, npt.NDArray[np.float64]]]:
     """Read the rows: the means first, then the moments of the rows about them."""
     paired = request.paired
@@ -191,7 +194,7 @@ def _read(
         _Part(_some(paired, rows), transforms, folds[rows], n_folds, shifts, request.precision)
         for rows in part_slices(len(paired))
     )
-    found = add_parts(run(_moments_of, tasks))
+    found = add_parts(run(_moments_of, tasks, ordered=True))
     parts |= {f"fold {number}": moments for number, moments in enumerate(found)}
     return parts, means
 
@@ -202,7 +205,7 @@ def _some(paired: PairedView[EmbeddingsView], rows: slice) -> PairedView[Embeddi
 
 
 def _transforms(
-    request: MomentsRequest, parts: dict[str, Moments], run: RunInOrder
+    request: MomentsRequest, parts: dict[str, Moments], run: Run
 ) -> tuple[SideTransform, SideTransform]:
     """Return what is done to images and texts, and add the moments of the prototypes."""
     image = _centred(request.pool, np.ones(len(request.pool)), "images", run)
@@ -215,12 +218,12 @@ def _transforms(
 
 
 def _centred(
-    view: EmbeddingsView, weight: npt.NDArray[np.float64], label: str, run: RunInOrder
+    view: EmbeddingsView, weight: npt.NDArray[np.float64], label: str, run: Run
 ) -> SideTransform:
     """Return the transform that centres on the weighted mean of a view's unit rows."""
     tasks = ((view.take(np.arange(rows.start, rows.stop)), weight[rows], label)
              for rows in part_slices(len(view)))  # fmt: skip
-    return SideTransform(mean=mean_of(run(_sum_of, tasks), label=label), label=label)
+    return SideTransform(mean=mean_of(run(_sum_of, tasks, ordered=True), label=label), label=label)
 
 
 def _sum_of(task: tuple[EmbeddingsView, npt.NDArray[np.float64], str]) -> Sums:

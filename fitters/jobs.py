@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.errors import MisalignedItemsError
+from featstore.parallel import Workers
 from featstore.store.store import FeatureStore
 from featstore.store.view import EmbeddingsView, PairedView
 from fitters.alignment import Alignment
 from fitters.choice import Criterion, Open
-from fitters.engines import Workers
 from fitters.errors import SettingError, ZeroRowError
 from fitters.from_store import MomentsRequest, moment_sources, pairs_of, training_sources
 from fitters.methods import TRAINING, Method, method_named
@@ -248,7 +248,7 @@ def _fit(
     mixed = prototypes is not None
     wide = request.rows == "bias" or (spec.head_bias and bias is not None)
     by_rows = needs_rows(spec, open_, request.criterion, mixed=mixed) or wide
-    if workers is not None and workers.engine == "ray" and (paired is None or by_rows):
+    if workers is not None and workers.elsewhere and (paired is None or by_rows):
         msg = (
             "Ray accumulates the moments of real pairs, and this fit "
             f"{'has no real pair' if paired is None else 'looks at their rows'}. Leave it out; or "

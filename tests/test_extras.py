@@ -85,7 +85,7 @@ CASES = [
     ("remote", "urllib3", "featstore show https://127.0.0.1:9/store toy/image/toy"),
     ("remote", "huggingface_hub", "bench run --suite demo --store hf://datasets/a/b -o {out}/r"),
     ("ray", "ray", "bench run --suite smoke -o {out}/results --engine ray"),
-    ("ray", "ray", "from fitters.engines import Workers; Workers('ray').connected().__enter__()"),
+    ("ray", "ray", "from featstore import parallel as p; p.connected(None, cores=1).__enter__()"),
     ("report", "jinja2", "bench report {out}/none --store {store} -o {out}/report.html"),
     ("report", "matplotlib", "bench report {out}/none --store {store} -o {out}/report.html"),
     ("extract", "torch", f"featstore extract {_IMAGES}"),

@@ -62,8 +62,8 @@ jobs_option = click.option(
 
 engine_option = click.option(
     "--engine",
-    type=click.Choice(["processes", "ray"]),
-    default="processes",
+    type=click.Choice(["local", "ray"]),
+    default="local",
     show_default=True,
     help="Processes of this machine, or Ray: here, or the cluster that RAY_ADDRESS names.",
 )

@@ -44,7 +44,7 @@ from scipy.sparse import issparse
 
 from bench.errors import MetricError
 from bench.metrics.ties import EqualColumns, Relevance, starts_of
-from fitters.side_by_side import side_by_side
+from featstore.parallel import map_threads
 
 # Up to so many relevant items a query, one pass over its row for each is cheaper than sorting it.
 MAX_PASSES = 8
@@ -344,7 +344,7 @@ def of_blocks(
         scores = np.matmul(part, columns, out=memory.block[: len(part)])
         return function(scores if equal is None else equal.tie(scores), start)
 
-    return side_by_side(of_block, range(0, n, rows))
+    return map_threads(of_block, range(0, n, rows))
 
 
 #: The k of true recall and precision at k. Hit recall needs none: it follows from the rank.

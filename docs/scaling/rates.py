@@ -126,7 +126,7 @@ def storing(root: Path) -> Iterator[Rate]:
 def fitting(root: Path) -> Iterator[Rate]:
     """Measure moments and scores."""
     from bench.metrics.ranks import first_of_gallery
-    from fitters.engines import Workers
+    from featstore.parallel import Workers
     from fitters.from_store import moment_sources
 
     request = pairs_request(root / "pairs")

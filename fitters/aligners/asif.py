@@ -16,11 +16,11 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from featstore.parallel import map_threads
 from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
 from fitters.errors import SettingError, ZeroRowError
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
-from fitters.side_by_side import side_by_side
 
 Backend = Literal["numpy", "faiss"]
 
@@ -66,7 +66,7 @@ def _with_numpy(rows: Rows, anchors: Rows, k: int) -> csr_array:
         return found
 
     blocks = [rows[start : start + ROW_BLOCK] for start in range(0, len(rows), ROW_BLOCK)]
-    of_rows = [best for found in side_by_side(search, blocks) for best in found]
+    of_rows = [best for found in map_threads(search, blocks) for best in found]
     shape = len(rows), len(anchors)
     if not of_rows:
         return csr_array(shape, dtype=rows.dtype)

@@ -22,6 +22,7 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from featstore.parallel import map_threads
 from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
 from fitters.aligners.solvers import eigen_gram
 from fitters.errors import SettingError, SingularMomentsError
@@ -29,7 +30,6 @@ from fitters.feature_maps import METHODS, NystroemMap, choose_landmarks, gaussia
 from fitters.kept import Kept, digest_of
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
-from fitters.side_by_side import side_by_side
 
 DOUBLE_ROWS = 6000
 """A float64 kernel of so many rows takes 288 MB."""
@@ -288,7 +288,7 @@ def _residual(
         kernel[np.arange(len(kernel)), at[block]] = 1
         left[block] -= kernel @ dual
 
-    side_by_side(subtract, range(0, len(at), _BLOCK_ROWS))
+    map_threads(subtract, range(0, len(at), _BLOCK_ROWS))
     return left
 
 

@@ -191,7 +191,9 @@ class CountOrAuto(click.ParamType[Any]):
 )
 @click.option("--ray-address", help="Of a Ray cluster; default RAY_ADDRESS, else this machine.")
 @click.option(
-    "--jobs", type=click.IntRange(min=1), help="Workers at once, of one thread; default all cores."
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Workers at once, each with one thread [default: this process; with ray all its cores].",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--seeds", help="Several, such as 0-4: OUT/METHOD-seedN is made for each.")
@@ -209,9 +211,10 @@ def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None
     devise, icis.
     A training that was interrupted goes on when the same command is given again.
     """
+    from featstore.parallel import Workers
     from featstore.store.store import open_store
     from fitters.alignment import save_alignment
-    from fitters.engines import Workers
+    from fitters.from_store import OBJECT_STORE_BYTES
     from fitters.jobs import FitRequest, fit_from_store
     from fitters.methods import METHODS
 
@@ -239,7 +242,7 @@ def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None
         **sets,
         **{name: given[name] for name in same},
     )
-    workers = Workers(given["engine"], given["ray_address"], given["jobs"])
+    workers = Workers(given["engine"], given["jobs"], given["ray_address"], OBJECT_STORE_BYTES)
     opened, made = open_store(store), []
     # One start of Ray for all seeds; a single fit starts it only if nothing is cached.
     with workers.connected() if many else nullcontext():

@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from featstore.parallel import map_threads
 from fitters.aligners.solvers import DETERMINED, eigen_gram, invert_spectrum
 from fitters.errors import PairsError, SelectionError, SettingError
 from fitters.kept import Kept, digest_of
@@ -43,7 +44,6 @@ from fitters.moments.moments import Moments, merge_pooled
 from fitters.pairs import Pairs
 from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Curve, search
 from fitters.select.ranking import METRICS, HeldOut, Metric, check_metric
-from fitters.side_by_side import side_by_side
 
 Matrix = npt.NDArray[np.float64]
 
@@ -260,7 +260,7 @@ def validate_by_error(
             return _errors(training, folds[fold], way, at_penalties, center=center)
 
         tasks = list(itertools.product(at_weights.tolist(), ways, range(len(folds))))
-        found = side_by_side(errors_of, tasks)
+        found = map_threads(errors_of, tasks)
         shape = len(at_weights), len(ways), len(folds)
         errors = np.array([error for error, _ in found]).reshape(*shape, -1).sum(axis=2)
         sizes = np.array([size for _, size in found]).reshape(shape).sum(axis=2)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
+from featstore.parallel import map_threads
 from fitters.aligners.asif import nearest_anchors
 from fitters.aligners.base import BaseAligner
 from fitters.aligners.directions import DirectionsAligner
@@ -38,7 +39,6 @@ from fitters.select.ranking import (
     metric_of,
     reciprocal_ranks,
 )
-from fitters.side_by_side import side_by_side
 
 Matrix = npt.NDArray[np.float64]
 
@@ -161,7 +161,7 @@ def _search(
         settings = list(itertools.product(at_weights.tolist(), at_penalties.tolist()))
         tasks = [(weight, penalty, fold) for weight, penalty in settings for fold in parts]
         try:
-            found = side_by_side(score_of, tasks)
+            found = map_threads(score_of, tasks)
         except ZeroRowError as err:
             msg = (
                 f"{real.n:,} pairs in {len(parts)} folds are too few to choose by: what is "

@@ -17,7 +17,8 @@ from polars.testing import assert_frame_equal
 
 import bench.code as code
 from bench import read_results, run_all
-from bench.errors import EngineError, ProtocolError
+from bench.errors import ProtocolError
+from featstore.errors import EngineError
 from fitters import methods, register_method
 from fitters.errors import SettingError
 from fitters.few_shot.clap import CLAP

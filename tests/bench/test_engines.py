@@ -12,33 +12,39 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from bench import read_ranks, read_results, run_all
-from bench.engines import run_tasks
-from bench.errors import EngineError, ProtocolError
+from bench.errors import ProtocolError
 from bench.results import finished
+from featstore.errors import EngineError
+from featstore.parallel import Workers
 from tests.bench.engine_tasks import die_once, process, square, threads
 from tests.bench.test_execution import TIMES
 
 
-@pytest.mark.parametrize("engine", ["processes", "ray"])
+def run_tasks(work, tasks, *, jobs, engine, ordered=False):
+    with Workers(engine, jobs).connected() as run:
+        yield from run(work, tasks, ordered=ordered)
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
 def test_every_task_is_answered_once(engine, ray_cluster):
     work = partial(square, offset=1)
     answers = run_tasks(work, list(range(7)), jobs=2, engine=engine)
     assert sorted(answers) == [n * n + 1 for n in range(7)]
 
 
-@pytest.mark.parametrize("engine", ["processes", "ray"])
+@pytest.mark.parametrize("engine", ["local", "ray"])
 def test_tasks_run_elsewhere(engine, ray_cluster):
     assert os.getpid() not in set(run_tasks(process, [1, 2], jobs=2, engine=engine))
 
 
-@pytest.mark.parametrize("engine", ["processes", "ray"])
+@pytest.mark.parametrize("engine", ["local", "ray"])
 def test_a_worker_computes_with_one_thread_whatever_it_loads_later(engine, ray_cluster):
     for seen in run_tasks(threads, [1, 2], jobs=2, engine=engine):
         assert seen
         assert set(seen) == {1}
 
 
-@pytest.mark.parametrize("engine", ["processes", "ray"])
+@pytest.mark.parametrize("engine", ["local", "ray"])
 def test_an_error_comes_out_as_it_was_raised(engine, ray_cluster):
     with pytest.raises(ProtocolError, match="got -1"):
         list(run_tasks(square, [1, -1, 2], jobs=2, engine=engine))
@@ -73,8 +79,8 @@ def wait_until(true):
 
 
 def test_an_unknown_engine_is_named():
-    with pytest.raises(EngineError, match="Known engines: processes, ray"):
-        run_tasks(square, [1], jobs=1, engine="slurm")
+    with pytest.raises(EngineError, match="Known engines: local, ray"):
+        Workers("slurm")
 
 
 def test_a_worker_that_dies_is_replaced(ray_cluster, tmp_path):

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.engines.processes import run_in_processes
+from featstore.parallel import Workers
 
 
 def tell_and_wait(folder):
@@ -14,4 +14,5 @@ def tell_and_wait(folder):
 
 
 if __name__ == "__main__":
-    list(run_in_processes(tell_and_wait, [Path(sys.argv[1])] * 2, jobs=2))
+    with Workers(jobs=2).connected() as run:
+        list(run(tell_and_wait, [Path(sys.argv[1])] * 2))

@@ -16,10 +16,10 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from featstore import FeatureStore, open_store
-from featstore.errors import MissingPackageError, UnknownSetError
+from featstore.errors import EngineError, MissingPackageError, UnknownSetError
+from featstore.parallel import Workers
 from featstore.store.catalog import write_catalog
 from fitters import Alignment
-from fitters.engines import Workers
 from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.jobs import FitRequest, fit_from_store
 from fitters.moments import accumulation
@@ -76,9 +76,10 @@ def test_the_bits_are_those_of_one_process(
         changes = {**changes, "penalty": "auto"}
     store = open_store(store_path)
     local = _fit(store, **changes)
-    on_ray = _fit(store, Workers("ray", jobs=2), **changes)
-    _same_bits(local, on_ray)
-    assert on_ray.facts == local.facts
+    for workers in (Workers("ray", jobs=2), Workers(jobs=2)):
+        elsewhere = _fit(store, workers, **changes)
+        _same_bits(local, elsewhere)
+        assert elsewhere.facts == local.facts
 
 
 def test_the_partition_costs_rounding_and_no_more(
@@ -157,21 +158,22 @@ def test_the_command_uses_a_cluster_that_runs(
     ("changes", "match"),
     [({"penalty": "auto"}, "looks at their rows"), ({**MIXED, "y": None}, "has no real pair")],
 )
-def test_ray_is_refused_where_it_would_play_no_part(
+def test_workers_are_refused_where_they_would_play_no_part(
     store_path: Path, changes: dict[str, Any], match: str
 ) -> None:
-    with pytest.raises(SettingError, match=match):
-        _fit(open_store(store_path), Workers("ray"), **changes)
+    for workers in (Workers("ray"), Workers(jobs=2)):
+        with pytest.raises(SettingError, match=match):
+            _fit(open_store(store_path), workers, **changes)
 
 
 def test_workers_that_contradict_themselves_are_refused() -> None:
     for bad in (
         {"engine": "slurm"},
         {"address": "auto"},
-        {"jobs": 2},
+        {"jobs": 0},
         {"engine": "ray", "jobs": 0},
     ):
-        with pytest.raises(SettingError):
+        with pytest.raises(EngineError):
             Workers(**bad)
 
 

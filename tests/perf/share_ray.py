@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from fitters.engines import Workers
 from threadpoolctl import threadpool_limits
 
 from featstore import open_store, parallel
 from featstore.store.writer import SetWriter
-from fitters.engines import Workers
-from fitters.errors import EngineError
 from fitters.from_store import MomentsRequest, moment_sources
 from fitters.recipe import MomentSources
 from tests.perf.engine import Figure, compare
@@ -29,7 +28,7 @@ def ray_figure(root: Path) -> Figure:
         return moment_sources(request, cached=False, workers=workers)[0]
 
     with (
-        parallel.connected(None, cores=2, error=EngineError, object_store_bytes=500_000_000),
+        parallel.connected(None, cores=2, object_store_bytes=500_000_000),
         threadpool_limits(limits=1),
     ):
         one, two = accumulate(Workers()), accumulate(Workers("ray", jobs=2))

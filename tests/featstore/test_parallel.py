@@ -7,7 +7,7 @@ import threading
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from fitters.side_by_side import side_by_side
+from featstore.parallel import map_threads
 
 
 def blas_threads(_: object = None) -> list[int]:
@@ -24,19 +24,19 @@ def test_results_keep_their_order_and_blas_its_threads() -> None:
     with threadpool_limits(4, "blas"):
         before = blas_threads()
         assert max(before) > 1
-        assert side_by_side(lambda number: number**2, range(50)) == [n**2 for n in range(50)]
-        assert all(seen == [1] * len(before) for seen in side_by_side(blas_threads, range(9)))
+        assert map_threads(lambda number: number**2, range(50)) == [n**2 for n in range(50)]
+        assert all(seen == [1] * len(before) for seen in map_threads(blas_threads, range(9)))
         assert blas_threads() == before
 
 
 def test_who_limits_blas_to_one_thread_gets_one() -> None:
     here = threading.get_ident()
     with threadpool_limits(1, "blas"):
-        assert side_by_side(lambda _: threading.get_ident(), range(5)) == [here] * 5
-    assert side_by_side(lambda _: threading.get_ident(), [0]) == [here]
-    assert side_by_side(str, []) == []
+        assert map_threads(lambda _: threading.get_ident(), range(5)) == [here] * 5
+    assert map_threads(lambda _: threading.get_ident(), [0]) == [here]
+    assert map_threads(str, []) == []
 
 
 def test_an_error_comes_through() -> None:
     with pytest.raises(ZeroDivisionError):
-        side_by_side(lambda number: 1 / number, [1, 0, 2])
+        map_threads(lambda number: 1 / number, [1, 0, 2])
