@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import polars as pl
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -129,7 +130,7 @@ def run_all(
     report = on_done or (lambda _: None)
     if engine == "local" and (jobs == 1 or len(groups) <= 1):
         with threadpool_limits(limits=1):
-            for done in _run_groups(groups, store, root, weights):
+            for done in _run_groups(groups, _Corpora(store, weights), root):
                 report(done)
     elif groups:
         batches = _batches(groups)
@@ -138,7 +139,9 @@ def run_all(
         if weights is not None and Path(weights).exists():
             weights = str(Path(weights).resolve())
         own = Own.of((run.method, run.learner) for run in left)
-        work = partial(_run_batch, store=place, root=root.resolve(), weights=weights, own=own)
+        work = partial(
+            _run_batch, store=place, root=root.resolve(), weights=weights, own=own, call=uuid4().hex
+        )
         with Workers(engine, jobs).connected() as run:
             for finished_batch in run(work, batches):
                 for done in finished_batch:
@@ -159,19 +162,26 @@ def _by_fit(runs: Sequence[Run]) -> list[list[Run]]:
 def _batches(groups: Sequence[list[Run]]) -> list[list[list[Run]]]:
     """Return the groups that one process makes after another.
 
-    A seed of a sweep is a batch of its own already. Fits on the same prototypes stay together: what
-    was decomposed for one of them serves the next.
+    A seed of a sweep is a batch of its own already. Fits on the same control draw stay together,
+    and so do a head and its controls beside the same real pairs: what was decomposed and chosen
+    for one of them serves the next.
     """
     batches: list[list[list[Run]]] = []
     last: tuple[Any, ...] | None = None
     for group in groups:
         size = 1 if group[0].suite == SWEEP else _BATCH
-        key = _prototypes(group[0])
+        key = _in_common(group[0])
         if not batches or (len(batches[-1]) >= size and key != last) or size == 1:
             batches.append([])
         batches[-1].append(group)
         last = key
     return batches
+
+
+def _in_common(run: Run) -> tuple[Any, ...]:
+    if run.control_draw is None and run.n_pairs != 0:
+        return run.method, run.image_set, run.seed, run.n_pairs
+    return _prototypes(run)
 
 
 def _prototypes(run: Run) -> tuple[Any, ...]:
@@ -180,7 +190,12 @@ def _prototypes(run: Run) -> tuple[Any, ...]:
 
 
 def _run_batch(
-    groups: list[list[Run]], store: Path | str, root: Path, weights: str | None, own: Own
+    groups: list[list[Run]],
+    store: Path | str,
+    root: Path,
+    weights: str | None,
+    own: Own,
+    call: str,
 ) -> list[FitDone]:
     own.install()
     for run in [run for group in groups for run in group] if own.things else []:
@@ -191,7 +206,7 @@ def _run_batch(
                 "begin a new process."
             )
             raise EngineError(msg)
-    return list(_run_groups(groups, store, root, weights))
+    return list(_run_groups(groups, _corpora_of(call, store, weights), root))
 
 
 # The corpora of this process: runs of one suite read the same sets, once.
@@ -229,10 +244,20 @@ class _Corpora:
         return self._side[1]
 
 
+@lru_cache(maxsize=1)
+def _corpora_of(call: str, store: Path | str, weights: str | None) -> _Corpora:
+    """Return the corpora of one call of `run_all`, which all batches of a process share.
+
+    What was chosen on a head goes with its corpus: a batch of the demo's controls would choose for
+    a second anew.
+    """
+    del call
+    return _Corpora(store, weights)
+
+
 def _run_groups(
-    groups: Sequence[Sequence[Run]], store: Path | str, root: Path, weights: str | None
+    groups: Sequence[Sequence[Run]], corpora: _Corpora, root: Path
 ) -> Iterator[FitDone]:
-    corpora = _Corpora(store, weights)
     for together in _written_together(groups):
         if together[0][0].suite == SWEEP:
             yield from _sweep(together[0], corpora.read(together[0][0]), root)

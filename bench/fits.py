@@ -26,13 +26,13 @@ from bench.protocol import (
 from bench.runs import IDENTITY, Run
 from bench.tasks.outcome import Projector
 from fitters.alignment import Alignment
+from fitters.choice import Choice
 from fitters.kept import Kept, digest_of
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS
 from fitters.recipe import TrainingOptions, fit_alignment, select
-from fitters.select.grid import Axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,20 +87,24 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         facts = {"n_images_fitted": 0, "n_prototypes": 0, "image_mean": "none"}
         return Fitted(Identity(), {**facts, "n_pool": n_pool(run, corpus, split)})
     real = None
-    chosen: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+    images: NDArray[np.int64] = np.empty(0, dtype=np.int64)
     if split is None:
         unlabelled, whose = corpus.images.rows, "evaluated images"
     else:
-        chosen, real = training_pairs(run, corpus, split)
+        images, real = training_pairs(run, corpus, split)
         unlabelled, whose = unlabelled_images(corpus, split)
     prototypes, bias = None, None
     if run.source != "none":
         prototypes, bias = prototype_pairs(run, corpus)
     method = METHODS[run.method]
     image_mean = SideTransform.fit([unlabelled], label="images").mean
-    grid = None
-    if run.source in CONTROLS and method.rule not in CHOOSES_NOTHING:
-        grid = grid_of_head(run, corpus, real, image_mean)
+    grid, chosen = None, None
+    if run.source in ("head", *CONTROLS) and method.rule not in CHOOSES_NOTHING:
+        of_head = choice_of_head(run, corpus, real, image_mean)
+        if run.source == "head":
+            chosen = of_head
+        else:
+            grid = of_head.axes
     key = None
     if method.fitted_on == "training" and not method.centred and prototypes and not real:
         key = _training_key(run, prototypes, bias)
@@ -114,6 +118,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         penalty=run.penalty,
         mix=run.mix,
         grid=grid,
+        chosen=chosen,
         training=TrainingOptions(epochs=run.epochs, sequential=run.sequential),
         rng=choice_rng(run.seed),
     )
@@ -121,7 +126,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         _LAST_TRAINED.clear()
         _LAST_TRAINED[key] = alignment
     facts = {
-        "n_images_fitted": len(chosen),
+        "n_images_fitted": len(images),
         "n_pool": n_pool(run, corpus, split),
         "n_prototypes": 0 if prototypes is None else prototypes.n,
         "image_mean": "none" if alignment.x.mean is None else whose,
@@ -149,25 +154,31 @@ def n_pool(run: Run, corpus: Corpus, split: Split | None) -> float:
 CHOOSES_NOTHING = ("none", "anchors")
 """Rules of `fitters.methods.Method` by which a run chooses nothing: ASIF has its own settings."""
 
-_GRIDS: WeakKeyDictionary[Corpus, dict[bytes, dict[str, Axis]]] = WeakKeyDictionary()
-"""What choices on the head explored, for as long as its corpus is there: a few numbers each."""
+_CHOICES: WeakKeyDictionary[Corpus, dict[bytes, Choice]] = WeakKeyDictionary()
+"""Choices on the head, for as long as its corpus is there: a few numbers each."""
 
 _DRAWN: WeakKeyDictionary[Corpus, Kept[Pairs]] = WeakKeyDictionary()
 """The last controls of a corpus: drawing one takes longer than looking up what was chosen on it."""
 
 
-def grid_of_head(
+def choice_of_head(
     run: Run, corpus: Corpus, real: Pairs | None, image_mean: NDArray[np.float64] | None
-) -> dict[str, Axis]:
-    """Return the grid that the head's own choice explored with the same real pairs and folds.
+) -> Choice:
+    """Return what is chosen on the head with the real pairs and the folds of a run.
 
-    The controls of a head choose on this grid: see `fit_alignment`.
+    The head is fitted with it, and its controls choose on the grid that it explored: see
+    `fit_alignment`.
     """
-    grids = _GRIDS.setdefault(corpus, {})
-    rows = () if real is None else (real.x, real.y, real.row_groups, real.row_weight)
-    key = digest_of(run.method, run.seed, run.penalty, run.mix, image_mean, *rows)
-    if key not in grids:
-        grids[key] = select(
+    choices = _CHOICES.setdefault(corpus, {})
+    by: tuple[Any, ...] = (run.seed,)
+    if real is not None:
+        by = (run.seed, image_mean, real.x, real.y, real.row_groups, real.row_weight)
+    elif METHODS[run.method].rule == "ridge":
+        # Leaving out names draws nothing, and there is no image whose mean could play a part.
+        by = ()
+    key = digest_of(run.method, run.penalty, run.mix, *by)
+    if key not in choices:
+        choices[key] = select(
             run.method,
             prototypes=prototype_pairs(replace(run, source="head", control_draw=None), corpus)[0],
             real=real,
@@ -175,8 +186,8 @@ def grid_of_head(
             penalty=run.penalty,
             mix=run.mix,
             rng=choice_rng(run.seed),
-        ).axes
-    return grids[key]
+        )
+    return choices[key]
 
 
 #: What was last trained on prototypes alone. It depends on no image: a suite that scores one head

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -247,15 +248,32 @@ def files_of(root: Path) -> dict[str, str]:
 def _files_at(root: Path, stamps: tuple[int, ...]) -> dict[str, str]:
     del stamps
     found: dict[str, str] = {}
-    for path in _run_files(root):
-        try:
-            ids = set(pl.read_parquet(path, columns=["run_id"])["run_id"])
-        except (pl.exceptions.PolarsError, OSError):
-            continue
+    for path, ids in _ids_of(_run_files(root)).items():
         named = path.stem in ids if len(ids) == 1 else path.stem == _batch_name(ids)
         if named and ranks_path(root, path.stem).is_file():
             found |= dict.fromkeys(ids - found.keys(), path.stem)
     return found
+
+
+def _ids_of(paths: Sequence[Path]) -> dict[Path, set[str]]:
+    """Return the runs that each file holds; a file that does not open is left out."""
+    found: dict[Path, set[str]] = {}
+    if not paths:
+        return found
+    try:
+        # All at once in a third of the time of one by one.
+        scan = pl.scan_parquet(list(paths), glob=False, include_file_paths="file")
+        held = scan.select("run_id", "file").unique().collect()
+        places = {str(path): path for path in paths}
+        for run_id, file in held.iter_rows():
+            found.setdefault(places[file], set()).add(run_id)
+    except (pl.exceptions.PolarsError, OSError):
+        # One of them is damaged, or of an older version.
+        found.clear()
+        for path in paths:
+            with suppress(pl.exceptions.PolarsError, OSError):
+                found[path] = set(pl.read_parquet(path, columns=["run_id"])["run_id"])
+    return {path: found[path] for path in paths if path in found}
 
 
 def finished(root: Path) -> set[str]:
@@ -276,10 +294,9 @@ def read_results(root: Path) -> pl.DataFrame:
         what = "holds no finished run" if root.is_dir() else "does not exist"
         msg = f"{root} {what}. Make one with `bench run --suite demo --store STORE -o {root}`."
         raise NoResultsError(msg)
-    frames = [_read(path, RESULT_SCHEMA) for path in paths]
     keys = ["suite", "task", "eval", "direction", "method", "source", "seed", "run_id", "metric"]
     # Two sweeps at once may hold the same run, with the same numbers: it counts once.
-    once = pl.concat(frames).unique(["run_id", "direction", "metric"], keep="first")
+    once = _read_all(paths, RESULT_SCHEMA).unique(["run_id", "direction", "metric"], keep="first")
     return once.sort(keys, maintain_order=True)
 
 
@@ -324,19 +341,19 @@ def _of_runs(
         for run_id in wanted:
             if named.get(run_id, run_id) != run_id:
                 batches.setdefault(named[run_id], []).append(run_id)
-    of_batch: dict[str, pl.DataFrame] = {}
-    for name, ids in batches.items():
-        held = _read(place(root, name), schema).filter(pl.col("run_id").is_in(ids))
-        parts = held.partition_by("run_id", as_dict=True, maintain_order=True)
-        of_batch |= {str(key): part for (key,), part in parts.items()}
-    # A run without queries has no rows in a file of many.
     in_batch = {run_id for ids in batches.values() for run_id in ids}
-    empty = pl.DataFrame(schema=schema)
-    frames = [
-        of_batch.get(run_id, empty) if run_id in in_batch else _read(place(root, run_id), schema)
-        for run_id in wanted
+    alone = [place(root, run_id) for run_id in wanted if run_id not in in_batch]
+    table = _read_all(alone, schema)
+    if not batches:
+        return table
+    # A run may be in two files of many: it is read from the one that counts.
+    held = [
+        _read(place(root, name), schema).filter(pl.col("run_id").is_in(ids))
+        for name, ids in batches.items()
     ]
-    return pl.concat(frames) if frames else empty
+    order = {run_id: number for number, run_id in enumerate(wanted)}
+    number = pl.col("run_id").replace_strict(order, return_dtype=pl.Int64)
+    return pl.concat([table, *held]).sort(number, maintain_order=True)
 
 
 def write_session(root: Path, name: str, facts: dict[str, Any]) -> None:
@@ -399,8 +416,15 @@ class Columns:
             whole = pl.Series(name, np.concatenate(self._arrays[name]))
             return (whole.arr.to_list() if whole.dtype == pl.Array else whole).cast(dtype)
         values = self._columns[name]
-        if values.count(None) == self._n:
-            return pl.Series(name, [None], dtype=dtype).new_from_index(0, self._n)
+        if self._n and values.count(values[0]) == self._n:
+            # Most columns of a run: polars looks at every value of a list.
+            return pl.Series(name, values[:1], dtype=dtype).new_from_index(0, self._n)
+        if isinstance(dtype, pl.List) and None not in values:
+            (length, *others) = {len(value) for value in values} or {0}
+            if length and not others:
+                # Polars makes a series of every list: 1.3 ms for 228 queries, here 0.3.
+                flat = pl.Series(name, [item for value in values for item in value], dtype.inner)
+                return flat.reshape((self._n, length)).arr.to_list()
         return pl.Series(name, values, dtype=dtype)
 
 
@@ -426,6 +450,21 @@ def _write(root: Path, name: str, rows: pl.DataFrame, ranks: pl.DataFrame) -> No
     write_file(ranks_path(root, name), [_parquet(ranks.select(list(RANK_SCHEMA)))])
     write_file(sums_path(root, name), [_parquet(sums_of(ranks))])
     write_file(run_path(root, name), [_parquet(rows.select(list(RESULT_SCHEMA)))])
+
+
+def _read_all(paths: Sequence[Path], schema: dict[str, Any]) -> pl.DataFrame:
+    """Return the rows of these files, one file after another.
+
+    All at once takes a third of the time of one by one: 0.65 s, not 2.0, for 1,122 of the demo.
+    """
+    if not paths:
+        return pl.DataFrame(schema=schema)
+    with suppress(pl.exceptions.PolarsError, OSError):
+        table = pl.read_parquet(list(paths), glob=False)
+        if dict(table.schema) == schema:
+            return table
+    # One of them is of an older version, or damaged: then the error names it.
+    return pl.concat([_read(path, schema) for path in paths])
 
 
 def _read(path: Path, schema: dict[str, Any]) -> pl.DataFrame:

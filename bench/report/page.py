@@ -395,9 +395,11 @@ def build_page(
 def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:
     """Return the mixing curve of these rows, or of the sweep of the same images in the folder."""
     own = mixing_figure(rows)
-    every = read_results(root)
-    if own is not None or "sweep" not in set(every["suite"]):
+    if own is not None:
         return own
+    every = read_results(root)
+    if "sweep" not in set(every["suite"]):
+        return None
     sweep = only_series(root, every, suite="sweep")
     revision = rows["image_revision"][0]
     return mixing_figure(sweep.filter(pl.col("image_revision") == revision))

@@ -101,6 +101,8 @@ class ProcrustesAligner(BaseAligner):
         about = x64 - mean_x
         weighted = weight[:, None] * about
         self._fit_cross(weighted.T @ (y64 - mean_y), mean_x, mean_y)
+        if not self.scale:
+            return self._fit_scale(0.0)
         turned = about @ self.rotation_
         return self._fit_scale(float(weight @ np.einsum("ij,ij->i", turned, turned)))
 
@@ -111,6 +113,8 @@ class ProcrustesAligner(BaseAligner):
         self._one_column = False
         about = moments.centred if self.center else moments.uncentred
         self._fit_cross(about.sxy, about.shift_x, about.shift_y)
+        if not self.scale:
+            return self._fit_scale(0.0)
         return self._fit_scale(float(np.sum(self.rotation_ * (about.sxx @ self.rotation_))))
 
     def _fit_cross(self, cross: Matrix, mean_x: Matrix, mean_y: Matrix) -> None:
@@ -119,7 +123,7 @@ class ProcrustesAligner(BaseAligner):
         self.mean_x_, self.mean_y_ = mean_x, mean_y
 
     def _fit_scale(self, spread: float) -> Self:
-        """Set the s that minimises Σ w ‖s x R − y‖², given Σ w ‖x R‖²."""
+        """Set the s that minimises Σ w ‖s x R − y‖², given Σ w ‖x R‖²; 1 unless `scale`."""
         self.scale_ = 1.0
         if self.scale and spread > 0:
             self.scale_ = float(self.singular_values_[: self.rank_].sum()) / spread

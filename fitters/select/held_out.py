@@ -160,7 +160,11 @@ class HeldOutFold:
         values, vectors = _DECOMPOSED.get(digest_of(gram), lambda: eigen_gram(gram))
         held = self._held_a @ vectors
         towards = vectors.T @ self._mixed_towards(weight)
-        square = vectors.T @ self._mixed_square(weight) @ vectors if self._predict_x else None
+        square = self._mixed_square(weight) if self._predict_x else None
+        # CCᵀ as the eigenvectors see it costs two products of its size; rows are few in a fold.
+        turns = len(held) * len(penalties) > 2 * len(values)
+        if square is not None and turns:
+            square = vectors.T @ square @ vectors
         unit = float(np.trace(gram)) / self._columns
         for penalty in penalties:
             predicted = held * invert_spectrum(values, float(penalty) * unit)
@@ -168,7 +172,8 @@ class HeldOutFold:
                 # Queries are predicted: their length does not change their own ranking.
                 yield predicted, towards.T
             else:
-                lengths = np.einsum("gr,gr->g", predicted @ square, predicted)
+                rows = predicted if turns else predicted @ vectors.T
+                lengths = np.einsum("gr,gr->g", rows @ square, rows)
                 yield towards.T, _divided(predicted, lengths)
 
     def procrustes(self, weight: float) -> Sides:

@@ -6,9 +6,11 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from bench import read_ranks, read_results, run_all
+from bench.code import Own
 from bench.corpus import Corpus, read_corpus
 from bench.errors import ProtocolError
-from bench.execution import execute
+from bench.execution import _batches, _corpora_of, _run_batch, execute
+from bench.fits import _CHOICES
 from bench.protocol import held_out_split
 from bench.results import finished, ranks_path, run_path
 from bench.scoring import Scoring
@@ -129,3 +131,40 @@ def test_execute_yields_frames_of_the_given_runs(runs, smoke_store):
     assert same == run
     assert set(rows["run_id"]) == set(ranks["run_id"]) == {run.run_id}
     assert len(np.unique(ranks["query_id"])) == len(corpus.images)
+
+
+def test_a_head_and_its_controls_on_the_same_pairs_are_made_in_one_place(runs):
+    """What the head chooses and decomposes is not made again in another process."""
+    base = next(run for run in runs if run.eval == "held-out")
+    fits = [
+        [replace(base, method="ridge", source=source, n_pairs=k, seed=seed)]
+        for seed in (0, 1)
+        for k in (16, 64, 256)
+        for source in ("none", "head", "random", "shuffled")
+    ]
+    batches = _batches(fits)
+    assert [fit for batch in batches for fit in batch] == fits
+    places = {}
+    for number, batch in enumerate(batches):
+        for (run,) in batch:
+            places.setdefault((run.seed, run.n_pairs), set()).add(number)
+    assert all(len(numbers) == 1 for numbers in places.values())
+    assert len(batches) == 3
+
+
+def test_batches_of_one_call_share_what_was_chosen_on_the_head(smoke_store, tmp_path, runs):
+    """The choice goes with the corpus, which the next call reads anew."""
+    held_out = [run for run in runs if run.eval == "held-out" and run.method == "ridge"]
+    base = next(run for run in held_out if run.source == "head" and run.n_pairs not in (0, "all"))
+    own = Own.of([])
+    kept = []
+    for call, source in (("a", "head"), ("a", "random"), ("b", "shuffled")):
+        run = replace(base, source=source)
+        _run_batch([[run]], smoke_store, tmp_path, None, own, call)
+        corpora = _corpora_of(call, smoke_store, None)
+        kept.append((corpora.read(run), dict(_CHOICES[corpora.read(run)])))
+    assert kept[0][0] is kept[1][0]
+    assert kept[0][0] is not kept[2][0]
+    assert [len(choices) for _, choices in kept] == [1, 1, 1]
+    (first,), (second,) = kept[0][1].values(), kept[1][1].values()
+    assert first is second

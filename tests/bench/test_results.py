@@ -12,6 +12,7 @@ from bench.errors import NoResultsError
 from bench.results import (
     RANK_SCHEMA,
     RESULT_SCHEMA,
+    Columns,
     finished,
     ranks_path,
     read_sessions,
@@ -205,3 +206,52 @@ def test_many_processes_write_batches_and_runs_and_none_is_lost(tmp_path):
     assert rows.height == 2 * len(expected)
     assert read_ranks(tmp_path, sorted(expected)).height == 2 * len(expected)
     assert not list(tmp_path.rglob("*.staged"))
+
+
+def test_a_column_of_one_value_is_as_any_other():
+    schema = {"name": pl.String, "n": pl.Int64, "share": pl.Float64, "top": pl.List(pl.String)}
+    table = Columns(schema)
+    table.add(2, {"n": [1, 2]}, {"name": "ü", "share": 1, "top": ["x", "y"]})
+    table.add(1, {"n": [3]}, {"name": "ü", "share": 1.0, "top": ["x", "y"]})
+    expected = {"name": ["ü"] * 3, "n": [1, 2, 3], "share": [1.0] * 3, "top": [["x", "y"]] * 3}
+    assert_frame_equal(table.frame(), pl.DataFrame(expected, schema=schema))
+    table.add(1, {"n": [4]}, {})
+    longer = {name: [*values, None] for name, values in expected.items()} | {"n": [1, 2, 3, 4]}
+    assert_frame_equal(table.frame(), pl.DataFrame(longer, schema=schema))
+    assert_frame_equal(Columns(schema).frame(), pl.DataFrame(schema=schema))
+
+
+def test_files_of_several_versions_are_read_as_each_alone(tmp_path):
+    """All at once where they are alike, file by file where one is older, damaged ones left out."""
+    for number in (1, 2, 3):
+        write_run(tmp_path, *a_run(number))
+    alike = read_results(tmp_path)
+    assert finished(tmp_path) == {a_run(number)[0] for number in (1, 2, 3)}
+    older = run_path(tmp_path, a_run(2)[0])
+    pl.read_parquet(older).drop("control_draw").write_parquet(older)
+    assert_frame_equal(read_results(tmp_path), alike)
+    assert len(finished(tmp_path)) == 3
+    wanted = [a_run(number)[0] for number in (3, 1)]
+    ranks = pl.concat([a_run(3)[2], a_run(1)[2]])
+    assert_frame_equal(read_ranks(tmp_path, wanted), ranks)
+    write_batch(
+        tmp_path, *(pl.concat(parts) for parts in zip(*(a_run(n)[1:] for n in (4, 5)), strict=True))
+    )
+    mixed = [a_run(number)[0] for number in (5, 3, 4, 1)]
+    expected = pl.concat([a_run(number)[2] for number in (5, 3, 4, 1)])
+    assert_frame_equal(read_ranks(tmp_path, mixed), expected)
+    older.unlink()
+    older.write_bytes(b"PAR1")
+    with pytest.raises(NoResultsError, match=older.name):
+        read_results(tmp_path)
+    assert len(finished(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    "top", [[["x", "y"], ["z", "ü"]], [["x", "y"], ["z"]], [["x"], None], [[], []], [[], ["x"]]]
+)
+def test_a_column_of_lists_is_as_polars_makes_it(top):
+    schema = {"top": pl.List(pl.String)}
+    table = Columns(schema)
+    table.add(2, {"top": top}, {})
+    assert_frame_equal(table.frame(), pl.DataFrame({"top": top}, schema=schema))

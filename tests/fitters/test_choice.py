@@ -17,7 +17,7 @@ from fitters.recipe import select
 from fitters.select.grid import Axis, folds_by_group
 from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.refitting import choose_components, validate_by_refitting
-from tests.assertions import assert_close
+from tests.assertions import assert_close, assert_same
 
 PENALTIES = Axis((0.01, 0.3, 5.0), searched=False)
 WEIGHTS = Axis((0.2, 1.0, 4.0), searched=False)
@@ -201,6 +201,22 @@ def test_select_chooses_what_is_then_fitted_with(metric, method, make_world):
     )
     assert chosen.facts == made.facts["choice"]
     assert {"scores", "edges", "criterion"} <= set(chosen.facts)
+    # Folds drawn by another generator would choose otherwise; nothing is chosen again.
+    given = fit_alignment(
+        method, prototypes=head, real=real, chosen=chosen, rng=np.random.default_rng(1), **auto
+    )
+    assert given.facts == made.facts
+    for name in made.aligner.array_shapes():
+        assert_same(getattr(given.aligner, name), getattr(made.aligner, name))
+
+
+def test_a_choice_leaves_what_is_not_chosen_to_the_fit(make_world):
+    head, real = make_world(n_classes=30, n_images=24, p=9, q=4, noise=0.8)
+    given = {"prototypes": head, "real": real, "rng": np.random.default_rng(0)}
+    chosen = select("procrustes", **given)
+    made = fit_alignment("procrustes", **given, chosen=chosen, rank=2)
+    assert made.aligner.rank_ == 2
+    assert made.facts["choice"]["mix"] == chosen.mix
 
 
 @pytest.mark.parametrize("sources", ["prototypes", "both"])

@@ -10,7 +10,10 @@ from fitters import METHODS, Alignment, Pairs, SideTransform, fit_alignment
 from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import BLOCK_ROWS
+from fitters.choice import moments_of
 from fitters.errors import SelectionError, SettingError, UnknownMethodError, ZeroRowError
+from fitters.methods import Settings, prepare
+from fitters.moments.moments import merge_pooled
 from fitters.select.grid import folds_by_group
 from fitters.select.held_out import cross_validate
 from fitters.select.leave_out import leave_one_group_out
@@ -84,6 +87,22 @@ def test_final_fit_and_centring_by_hand(given_mean, make_world):
     )
     assert alignment.facts["choice"] == {"penalty": 0.2, "mix": 2.5}
     assert alignment.facts["image_centre"] == ("given mean" if given_mean else "real images")
+
+
+@pytest.mark.parametrize("method", ["ridge", "ridge-x2y", "procrustes"])
+@pytest.mark.parametrize("n_classes", [4, 6, 40])
+def test_few_rows_are_fitted_like_their_moments(method, n_classes, make_world):
+    """Up to as many rows as columns of both sides, 13, no moments are made."""
+    head, real = make_world(n_classes=n_classes, n_images=6, p=9, q=4)
+    settings = {"mix": 0.7} if method == "procrustes" else {"mix": 0.7, "penalty": 0.3}
+    made = fit_alignment(
+        method, prototypes=head, real=real, **settings, rng=np.random.default_rng(0)
+    )
+    sources = prepare(head, real, None)
+    moments = merge_pooled(moments_of(sources.prototypes).scaled(0.7), moments_of(sources.real))
+    by_moments = METHODS[method].make(Settings(penalty=0.3)).fit_moments(moments)
+    for name in by_moments.array_shapes():
+        assert_close(getattr(made.aligner, name), getattr(by_moments, name))
 
 
 def test_without_images_nothing_centres_them(make_world):

@@ -10,7 +10,7 @@ from fitters import Pairs, ProcrustesAligner, RidgeAligner
 from fitters.errors import PairsError, SelectionError, SettingError
 from fitters.select import ranking
 from fitters.select.grid import Axis, folds_by_group
-from fitters.select.held_out import cross_validate
+from fitters.select.held_out import HeldOutFold, cross_validate
 from fitters.select.leave_out import LOWEST_DUAL, LeftOut, leave_one_group_out
 from fitters.select.ranking import METRICS, Gallery, HeldOut, reciprocal_ranks
 from tests.assertions import assert_close, assert_same
@@ -293,6 +293,19 @@ def test_the_curve_is_what_refitting_gives(
         for j, penalty in enumerate(curve.penalties.values):
             expected = refit_and_rank(method, direction, prototypes, real, folds, weight, penalty)
             assert curve.scores[i, j] == pytest.approx(expected, abs=1e-9), (weight, penalty)
+
+
+def test_lengths_of_predictions_are_the_same_in_either_basis(rng):
+    """Many rows are turned by the eigenvectors once; few rows are turned back by them instead."""
+    real = Pairs(unit(rng.standard_normal((30, 8))), unit(rng.standard_normal((30, 6))))
+    fold = HeldOutFold(None, real.take(slice(0, 25)), real.take(slice(25, 30)), predict_x=True)
+    penalties = np.array([0.01, 0.5, 20.0])
+    together = list(fold.ridge(1.0, penalties))
+    for penalty, sides in zip(penalties, together, strict=True):
+        # 5 rows at 3 penalties are more than 2 · 6 columns, at one penalty they are fewer.
+        (alone,) = fold.ridge(1.0, np.array([penalty]))
+        for one, other in zip(sides, alone, strict=True):
+            assert_close(one, other)
 
 
 def test_a_fold_is_ranked_by_a_fit_that_never_saw_it(rng):
