@@ -4,38 +4,51 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := build/demo
+# Environments that are made anew each time.
+FRESH  := build/fresh
+# LOCKED=1 installs the versions of dev.lock; otherwise the ranges of pyproject.toml hold.
+PINS   := $(if $(LOCKED),--constraint dev.lock)
+DEV    := $(VENV)/dev$(if $(LOCKED),-locked).stamp
+PIP    := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check perf gpu format clean help validate-statistics tables
+.PHONY: demo test test-minimal test-long check lock perf gpu format clean help \
+  validate-statistics tables
 
 help:
 	@echo "make demo    build a store from real models and images, fit, benchmark, draw the report"
-	@echo "make test    check, then run every test"
-	@echo "make check   ruff, formatting, mypy, import layers, spelling"
+	@echo "make test    check, then run every test (LOCKED=1: with the versions of dev.lock)"
+	@echo "make check   ruff, formatting, mypy, import layers, spelling, limits on size"
+	@echo "make test-minimal   the tests that need no extra, in a new environment without any"
+	@echo "make test-long   every fault, long fuzzing, new environments, every simulation: hours"
+	@echo "make lock    write dev.lock from this environment"
 	@echo "make perf    speed, as ratios measured side by side (ONLY=store: one group)"
 	@echo "make validate-statistics   simulate every interval and test; writes build/statistics.json"
 	@echo "make tables  write the tables of docs/ from the demo and the validation that ran here"
 	@echo "make gpu     on a machine with a GPU: rows against the CPU, speed against the bare model"
 
-# The demo needs no test tools, and the tests need everything: two stamps, one environment.
 .NOTPARALLEL:
+define python_is_new_enough
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+  { echo "Headstock needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
+endef
+
+# The demo needs no test tools, and the tests need everything: two stamps, one environment.
 $(VENV)/demo.stamp: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Headstock needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
+	@$(python_is_new_enough)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	$(BIN)/python $(PIP) --editable '.[demo]'
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Headstock needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
+$(DEV): pyproject.toml $(if $(LOCKED),dev.lock)
+	@$(python_is_new_enough)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@ $(VENV)/demo.stamp
+	$(BIN)/python $(PIP) $(PINS) --editable '.[dev]'
+	@touch $@ $(VENV)/dev.stamp $(VENV)/demo.stamp
 
-$(VENV)/perf.stamp: $(VENV)/dev.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[perf]'
+$(VENV)/perf.stamp: $(DEV)
+	$(BIN)/python $(PIP) --editable '.[perf]'
 	@# Its pins (NumPy below 2, pyarrow below 16 ...) go with nothing here: its code alone is run.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps clip-retrieval==2.45.0
+	$(BIN)/python $(PIP) --no-deps clip-retrieval==2.45.0
 	@touch $@
 
 demo: $(VENV)/demo.stamp
@@ -45,16 +58,37 @@ demo: $(VENV)/demo.stamp
 test: check
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-check: $(VENV)/dev.stamp
+# What needs an extra is skipped and says so; an import that no extra explains fails.
+test-minimal:
+	@$(python_is_new_enough)
+	$(PYTHON) -m venv --clear $(FRESH)/minimal
+	$(FRESH)/minimal/bin/python $(PIP) --editable '.[test]'
+	$(FRESH)/minimal/bin/python -m pytest -p tests.minimal \
+	  --numprocesses logical --maxprocesses 4 --dist worksteal
+
+# Beside `make test`: hours. The demo in an environment of its own shows that `demo` is enough.
+test-long: export HEADSTOCK_FAULTS = all
+test-long: export HEADSTOCK_FUZZ_EXAMPLES = 10000
+test-long: test test-minimal validate-statistics
+	rm -rf $(FRESH)/demo $(FRESH)/out
+	$(MAKE) demo VENV=$(FRESH)/demo DEMO=$(FRESH)/out
+
+check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/python tests/house.py
 
-format: $(VENV)/dev.stamp
+format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: $(DEV)
+	@mkdir -p build
+	$(BIN)/python tests/lock.py > build/dev.lock
+	mv build/dev.lock dev.lock
 
 perf: $(VENV)/perf.stamp
 	$(BIN)/python -m tests.perf.run $(if $(ONLY),--only $(ONLY))
@@ -63,14 +97,14 @@ perf: $(VENV)/perf.stamp
 $(DEMO)/store/catalog.json:
 	$(MAKE) demo
 
-validate-statistics: $(VENV)/dev.stamp $(DEMO)/store/catalog.json
+validate-statistics: $(DEV) $(DEMO)/store/catalog.json
 	$(BIN)/python -m tests.validation --store $(DEMO)/store --out build/statistics.json
 
-tables: $(VENV)/dev.stamp
+tables: $(DEV)
 	$(BIN)/python docs/tables.py collect --results $(DEMO)/results --statistics build/statistics.json
 	$(BIN)/python docs/tables.py write
 
-gpu: $(VENV)/dev.stamp
+gpu: $(DEV)
 	$(BIN)/python -m pytest -m gpu tests/gpu
 	$(BIN)/python -m tests.gpu.run
 

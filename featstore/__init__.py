@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from featstore.store.store import FeatureStore, open_store
     from featstore.store.view import EmbeddingsView, PairedView
 
-__version__ = "0.1.0"
+    __version__: str
 
 __all__ = [
     "EmbeddingsView",
@@ -37,10 +37,21 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOME:
         msg = f"module 'featstore' has no attribute {name!r}"
         raise AttributeError(msg)
     return getattr(import_module(_HOME[name]), name)
+
+
+def _version() -> str:
+    """Return the version that was installed, or "0+unknown" of sources that never were."""
+    metadata = import_module("importlib.metadata")
+    try:
+        return str(metadata.version("headstock"))
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import polars as pl
@@ -38,6 +39,8 @@ from tests.bench.paper_store import BEIT21, CLIP, INAT, PAPER, ROBERTA, Builder,
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
+    if find_spec("timm") is None:
+        pytest.skip("needs timm's label files: pip install 'headstock[extract]'")
     root = tmp_path_factory.mktemp("paper") / "store"
     build(root)
     return root

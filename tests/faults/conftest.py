@@ -17,6 +17,9 @@ import pytest
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 
+#: Why the children cannot start: what they extract are pictures.
+PICTURES = "needs Pillow: pip install 'headstock[extract]'"
+
 #: Makes a child of the superuser, to whom no file is read-only, someone else.
 PLAIN_USER: dict[str, Any] = {}
 if hasattr(os, "getuid") and os.getuid() == 0 and os.access("/dev/shm", os.W_OK):
@@ -68,6 +71,7 @@ class Children:
 @pytest.fixture(scope="session")
 def children() -> Iterator[Children]:
     """Children without faults."""
+    pytest.importorskip("PIL", reason=PICTURES)
     found = Children()
     yield found
     found.close()
@@ -76,6 +80,7 @@ def children() -> Iterator[Children]:
 @pytest.fixture(scope="session")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
     """Children whose file calls can be made to fail."""
+    pytest.importorskip("PIL", reason=PICTURES)
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None or sys.platform != "linux":
         pytest.skip("the fault-injecting layer is C for Linux; there is no compiler here")
