@@ -108,7 +108,9 @@ def _dead_staging(root: Path, directory: Path, *, grace: float, dry_run: bool) -
             if finished:
                 # An extension that was given up may have published a part of itself.
                 _roll_back(root, key)
-                write_catalog(root)
+            # A removal that was killed may have left a set in the catalog that has no pointer.
+            write_catalog(root)
+            if finished:
                 claim.finish()
             else:
                 shutil.rmtree(directory)
@@ -299,6 +301,9 @@ FILE_MODE = 0o444
 #: Files under construction: whoever of the group resumes them writes to them.
 STAGED_MODE = 0o664
 
+#: What a process that was killed while it made a store leaves.
+_HALF_WRITTEN = re.compile(r"\.zarr\.json\.[0-9a-f]{8}\.staged")
+
 
 def make_store(root: Path, *, shared: bool = False) -> bool:
     """Make an empty store at `root`, or give a store's folders and files the shared modes.
@@ -325,7 +330,9 @@ def make_store(root: Path, *, shared: bool = False) -> bool:
     check_root(root)
     fresh = not (root / "zarr.json").exists()
     try:
-        if fresh and root.exists() and any(root.iterdir()):
+        # A first attempt that was killed may have left its half-written file: gc removes it.
+        others = root.iterdir() if fresh and root.exists() else ()
+        if any(not _HALF_WRITTEN.fullmatch(path.name) for path in others):
             msg = f"{root} holds other things and is no store. Choose an empty or a new folder."
             raise StoreWriteError(msg)
         make_folders(root)

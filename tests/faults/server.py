@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import FeatstoreError
-from tests.faults import scenarios, team
+from tests.faults import scenarios, steps, team
 
 _SET_DUMPABLE = 4
 
@@ -47,7 +47,8 @@ def run_child(request: dict[str, Any], report: Path) -> int:
     result: dict[str, Any] = {}
     code = 0
     try:
-        where = scenarios if hasattr(scenarios, request["scenario"]) else team
+        known = (scenarios, team, steps)
+        where = next(module for module in known if hasattr(module, request["scenario"]))
         result["value"] = getattr(where, request["scenario"])(root, **request.get("args", {}))
     except FeatstoreError as err:
         code = 1
