@@ -21,7 +21,7 @@ from bench.errors import NoResultsError
 from bench.protocol import FRESH_SPLITS
 from bench.results import SUMMED, files_of, read_sums, run_path, summed_as
 from bench.statistics import DrawSums
-from featstore.errors import did_you_mean
+from featstore.errors import unknown_name
 from featstore.identity import SHORT, canonical_json, sha256_hex
 from fitters.methods import METHODS
 
@@ -445,9 +445,7 @@ def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) 
         )
         raise NoResultsError(msg)
     if suite is not None and suite not in suites:
-        hint = did_you_mean(suite, suites)
-        msg = f"{root} holds no run of suite {suite!r}. It holds: {', '.join(suites)}.{hint}"
-        raise NoResultsError(msg)
+        raise NoResultsError(unknown_name("suite", suite, suites, where=f"in {root}"))
     own = results.filter(pl.col("suite") == (suite or suites[0]))
     marked = _with_series(root, own)
     last = marked.sort("written", maintain_order=True)["series"][-1]

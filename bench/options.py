@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from bench.errors import ProtocolError
-from featstore.errors import did_you_mean
+from featstore.errors import unknown_name
 from featstore.identity import canonical_json
 
 Scorer = Literal["cosine", "csls", "inverted-softmax"]
@@ -268,10 +268,11 @@ def parse_options(task: str, words: list[str]) -> Options:
     values: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
-        if not equals or name not in hints:
-            known = ", ".join(hints) or "none"
-            hint = did_you_mean(name, hints)
-            msg = f"Task {task} has no option {word!r}. Known: {known}, as NAME=VALUE.{hint}"
+        if name not in hints:
+            where = f"for the task {task}"
+            raise ProtocolError(unknown_name("option", name, hints, where=where))
+        if not equals:
+            msg = f"The option {word!r} of the task {task} has no value. Write {name}=VALUE."
             raise ProtocolError(msg)
         try:
             values[name] = _value(hints[name], text)

@@ -1,10 +1,11 @@
-"""Every dataset that Headstock can build by name."""
+"""Every dataset that Headstock can build by name: the folders here with a dataset.toml."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from data_manifests.labels import plan_label_set
 from data_manifests.official.dataset import check_dataset, plan_dataset
 from data_manifests.official.inspection import Inspection, Read
-from data_manifests.plan import Built, Plan, read_facts
+from data_manifests.plan import BuildError, Built, Plan, read_facts
 
 #: Keyword arguments of every dataset that is read from its official layout.
 FROM_DISK = frozenset({"root", "splits", "subset", "images", "split_file"})
@@ -20,32 +21,38 @@ FROM_DISK = frozenset({"root", "splits", "subset", "images", "split_file"})
 
 @dataclass(frozen=True)
 class Builder:
-    """One dataset: how it is named, what it takes, and how it is planned."""
+    """One dataset, as its dataset.toml says: which options it takes, and how it is planned.
 
-    name: str
-    """Name on the command line and first part of every id."""
+    A key there says what reads it: ``reader``, its official layout on disk (a function of
+    `data_manifests.readers`); ``synsets``, a label set of timm's files; ``source``, one of
+    `featstore.sources`. Without any of them a function `plan` in its own ``build.py`` does.
+    """
 
     folder: Path
     """Where its dataset.toml lies."""
 
-    own_options: frozenset[str]
-    """Keyword arguments of `plan` that the user may give, but for those of dataset.toml."""
-
-    plan: Callable[..., Plan]
-    """Find and read the source; raise BuildError if that cannot be done."""
-
-    read: Callable[[], Read] | None = None
-    """Give the reader of its official layout, if it is read from one."""
-
-    @property
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """Facts of dataset.toml: revision, licence, home page, summary, expected counts …."""
         return read_facts(self.folder)
 
     @property
+    def name(self) -> str:
+        """Name on the command line and first part of every id."""
+        return str(self.facts["name"])
+
+    @property
     def options(self) -> frozenset[str]:
         """Keyword arguments of `plan` that the user may give."""
-        return self.own_options | frozenset(self.facts.get("options", {}))
+        taken = frozenset(self.facts.get("options", {}))
+        if "reader" in self.facts:
+            taken |= FROM_DISK
+        if "synsets" in self.facts:
+            taken |= {"source"}
+        if self.source:
+            taken |= {"root", "subset"}
+        own = self._own_plan
+        return taken if own is None else taken.union(inspect.signature(own).parameters)
 
     @property
     def summary(self) -> str:
@@ -55,89 +62,71 @@ class Builder:
     @property
     def source(self) -> str | None:
         """The source (`featstore.sources`) that reads it, if data_manifests has no reader."""
-        reader = self.facts.get("reader")
-        return reader if isinstance(reader, str) else None
+        return self.facts.get("source")
+
+    @property
+    def read(self) -> Read | None:
+        """The reader of its official layout, if it is read from one: of ``readers``, by name.
+
+        Raises
+        ------
+        BuildError
+            If there is no such function.
+        """
+        if "reader" not in self.facts:
+            return None
+        module, _, function = str(self.facts["reader"]).partition(".")
+        try:
+            read: Read = getattr(import_module(f"data_manifests.readers.{module}"), function)
+        except (ModuleNotFoundError, AttributeError) as err:
+            msg = (
+                f"{self.folder / 'dataset.toml'} names the reader {self.facts['reader']!r}: {err}."
+            )
+            raise BuildError(msg) from err
+        return read
+
+    @property
+    def _own_plan(self) -> Callable[..., Plan] | None:
+        """The function `plan` of its build.py, if none of the three keys says where it is from."""
+        if self.facts.keys() & {"reader", "synsets", "source"}:
+            return None
+        plan: Callable[..., Plan] = import_module(f"data_manifests.{self.folder.name}.build").plan
+        return plan
+
+    def plan(self, **options: Any) -> Plan:
+        """Find and read the source, and decide what would be built.
+
+        A label set whose pictures can be read as well is planned with them if a root is given.
+
+        Raises
+        ------
+        BuildError
+            If that cannot be done.
+        """
+        if self.source:
+            msg = f"{self.name} is planned by featstore.datasets, which knows its source."
+            raise NotImplementedError(msg)
+        own, read = self._own_plan, self.read
+        if own is not None:
+            return own(**options)
+        given = options.pop("source", None)
+        if read is not None and ("root" in options or "synsets" not in self.facts):
+            return plan_dataset(self.folder, read, **options)
+        return plan_label_set(self.folder, source=given)
 
     def check(self, **options: Any) -> Inspection:
         """Compare a copy with what is known of it; see `data_manifests.official.inspection`."""
-        assert self.read is not None
-        return check_dataset(self.facts, self.read(), **options)
+        read = self.read
+        assert read is not None
+        return check_dataset(self.facts, read, **options)
 
     def build(self, out: Path, **options: Any) -> Built:
         """Plan and make in one go: files under `out`, tables returned."""
         return self.plan(**options).make(out, None)
 
 
-def _folder(name: str) -> Path:
-    return Path(__file__).parent / name
-
-
-def _reader(name: str) -> Read:
-    read: Read = import_module(f"data_manifests.{name}.build").read
-    return read
-
-
-def _plan_stamps(**options: Any) -> Plan:
-    from data_manifests.stamps.build import plan
-
-    return plan(**options)
-
-
-def _plan_from_disk(name: str, **options: Any) -> Plan:
-    return plan_dataset(_folder(name), _reader(name), **options)
-
-
-def _plan_imagenet1k(*, source: Path | None = None, **options: Any) -> Plan:
-    """Plan the label set; with a root, the images too."""
-    if "root" in options:
-        return _plan_from_disk("imagenet1k", **options)
-    return plan_label_set(_folder("imagenet1k"), source=source)
-
-
-def _dataset(name: str) -> Builder:
-    plan = partial(_plan_from_disk, name)
-    return Builder(name, _folder(name), FROM_DISK, plan, partial(_reader, name))
-
-
-def _pairs(name: str) -> Builder:
-    return Builder(name, _folder(name), frozenset({"root", "subset"}), partial(_plan_pairs, name))
-
-
-def _plan_pairs(name: str, **_: Any) -> Plan:
-    msg = f"{name} is planned by featstore.datasets, which knows its source."
-    raise NotImplementedError(msg)
-
-
-def _label_set(name: str) -> Builder:
-    plan = partial(plan_label_set, _folder(name))
-    return Builder(name, _folder(name), frozenset({"source"}), plan)
-
-
-#: In the order in which they are listed.
+#: Name -> dataset, by name.
 BUILDERS: dict[str, Builder] = {
-    "stamps": Builder("stamps", _folder("stamps"), frozenset({"source", "locales"}), _plan_stamps),
-    "imagenet1k": Builder(
-        "imagenet1k",
-        _folder("imagenet1k"),
-        FROM_DISK | {"source"},
-        _plan_imagenet1k,
-        partial(_reader, "imagenet1k"),
-    ),
-    **{
-        name: _label_set(name)
-        for name in (
-            "imagenet12k", "imagenet21k_goog", "imagenet21k_miil", "imagenet21k_miil_w21",
-            "imagenet22k", "imagenet22k_ms",
-        )
-    },
-    **{
-        name: _dataset(name)
-        for name in (
-            "flickr30k", "coco", "food101", "pets", "flowers102", "cifar10", "cifar100", "dtd",
-            "eurosat", "resisc45", "places365", "ham10000", "inat21", "inat21_mini", "mnist",
-            "sun397", "cars", "aircraft", "caltech101", "ucf101",
-        )
-    },
-    "cc3m": _pairs("cc3m"),
-    "cc12m": _pairs("cc12m"),
-}  # fmt: skip
+    file.parent.name: Builder(file.parent)
+    for file in sorted(Path(__file__).parent.glob("*/dataset.toml"))
+}

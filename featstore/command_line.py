@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from featstore.errors import FeatstoreError, did_you_mean, needs_extra
+from featstore.errors import FeatstoreError, needs_extra, unknown_name
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -58,9 +58,8 @@ class CommandGroup(click.Group):
         """Resolve a command; an unknown one is a usage error with a suggestion."""
         name = args[0] if args else ""
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            known = self.list_commands(ctx)
-            msg = f"No command {name!r}. Commands: {', '.join(known)}.{did_you_mean(name, known)}"
-            raise click.UsageError(msg, ctx)
+            known, by = self.list_commands(ctx), f"{ctx.command_path} --help"
+            raise click.UsageError(unknown_name("command", name, known, listed_by=by), ctx)
         return super().resolve_command(ctx, args)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from data_manifests.official.inspection import Inspection
 from data_manifests.plan import BuildError, Plan
 from data_manifests.registry import BUILDERS, Builder
-from featstore.errors import ManifestError, did_you_mean
+from featstore.errors import ManifestError, lookup, unknown_name
 from featstore.labels import read_label_file
 from featstore.manifest.io import read_facts, read_manifest, write_manifest
 from featstore.manifest.manifest import FACTS_FILE, Manifest
@@ -79,11 +79,9 @@ def build_dataset(
     given = {key: value for key, value in options.items() if value is not None}
     unknown = [key for key in given if key not in builder.options]
     if unknown:
-        msg = (
-            f"The dataset {name!r} takes no option {unknown[0]!r}. It takes: "
-            f"{', '.join(sorted(builder.options))}."
-        )
-        raise ManifestError(msg)
+        where = f"for the dataset {name!r}"
+        known = sorted(builder.options)
+        raise ManifestError(unknown_name("option", unknown[0], known, where=where))
     folder = Path(out)
     _check_ours(folder, name)
     choice = prompts or PromptChoice()
@@ -172,13 +170,9 @@ def find_builder(name: str) -> Builder:
     ManifestError
         If there is none of this name.
     """
-    if name not in BUILDERS:
-        msg = (
-            f"No dataset named {name!r}. Known datasets: {', '.join(BUILDERS)}."
-            f"{did_you_mean(name, BUILDERS)}"
-        )
-        raise ManifestError(msg)
-    return BUILDERS[name]
+    return lookup(
+        BUILDERS, name, what="dataset", error=ManifestError, listed_by="featstore manifests ls"
+    )
 
 
 def synsets_of(label_set: str) -> frozenset[str]:

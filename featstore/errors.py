@@ -36,7 +36,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 #: Extra of pyproject.toml -> the packages that it brings. Of several extras with a package, the
 #: first is the one to name where nothing else is known.
@@ -206,6 +209,82 @@ def needs_extra(what: str, extra: str | None = None) -> Iterator[None]:
                 msg = f"{what} needs {module}: pip install 'headstock[{name}]'."
                 raise MissingPackageError(msg, name=module) from err
         raise
+
+
+#: Known names that an error lists whole; of more, it lists the closest.
+LISTED = 12
+
+#: Names that it lists then.
+CLOSEST = 3
+
+
+def lookup(
+    table: Mapping[str, T],
+    name: str,
+    *,
+    what: str,
+    error: type[FeatstoreError],
+    where: str = "",
+    listed_by: str = "",
+) -> T:
+    """Return the entry of a table called `name`.
+
+    Parameters
+    ----------
+    table : mapping
+    name : str
+    what, where, listed_by : str
+        As `unknown_name` takes them.
+    error : type
+        What is raised when there is no such entry.
+
+    Raises
+    ------
+    FeatstoreError
+        Of the type `error`, with the sentence of `unknown_name`.
+
+    Examples
+    --------
+    >>> lookup({"cosine": 1, "csls": 2}, "csls", what="scorer", error=ManifestError)
+    2
+    """
+    if name not in table:
+        raise error(unknown_name(what, name, table, where=where, listed_by=listed_by))
+    return table[name]
+
+
+def unknown_name(
+    what: str, name: str, known: Iterable[str], *, where: str = "", listed_by: str = ""
+) -> str:
+    """Return the sentence for a name that is not among the known ones.
+
+    Parameters
+    ----------
+    what : str
+        What is named, in the singular: ``"method"``. Its plural must be formed with an s.
+    name : str
+    known : iterable of str
+        Up to `LISTED` names are all listed, of more only the `CLOSEST`.
+    where : str, optional
+        Where the name was looked for: ``"in the manifest 'toy'"``.
+    listed_by : str, optional
+        The command or attribute that lists every name.
+
+    Examples
+    --------
+    >>> unknown_name("suite", "smok", ["demo", "smoke"])
+    "No suite named 'smok'. Known suites: demo, smoke. Did you mean 'smoke'?"
+    >>> unknown_name("model", "m7x", [f"m{i}" for i in range(20)], listed_by="all()")
+    "No model named 'm7x'. Known models: m7, m9, m8 and 17 others (all()). Did you mean 'm7'?"
+    """
+    names = list(dict.fromkeys(known))
+    listed = ", ".join(names) or "none"
+    if len(names) > LISTED:
+        closest = difflib.get_close_matches(name, names, n=CLOSEST, cutoff=0.0)
+        by = f" ({listed_by})" if listed_by else ""
+        listed = f"{', '.join(closest)} and {len(names) - CLOSEST:,} others{by}"
+    place = f" {where}" if where else ""
+    return f"No {what} named {name!r}{place}. Known {what}s: {listed}.{did_you_mean(name, names)}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
-from featstore.errors import EngineError, FeatstoreError, needs_extra
+from featstore.errors import EngineError, FeatstoreError, needs_extra, unknown_name
 
 
 def single_thread() -> None:
@@ -111,8 +111,7 @@ class Workers:
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
-            msg = f"No engine named {self.engine!r}. Known engines: {', '.join(ENGINES)}."
-            raise EngineError(msg)
+            raise EngineError(unknown_name("engine", self.engine, ENGINES))
         if self.engine == "local" and self.address is not None:
             msg = f"The address {self.address!r} is of a Ray cluster: use engine 'ray' with it."
             raise EngineError(msg)

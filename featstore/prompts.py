@@ -14,7 +14,7 @@ import polars as pl
 from data_manifests.labels import imagenet_names, openai_templates
 from data_manifests.plan import BuildError, fingerprint
 from data_manifests.registry import BUILDERS
-from featstore.errors import ManifestError, did_you_mean
+from featstore.errors import ManifestError, did_you_mean, lookup
 from featstore.identity import sha256_hex
 from featstore.manifest.manifest import conform_classes, conform_items
 from featstore.manifest.paths import text_sha256
@@ -189,12 +189,7 @@ def _check_known(what: str, given: Sequence[str], known: Mapping[str, object]) -
         msg = f"The {what}s must be a list of names; got the string {given!r}. Give [{given!r}]."
         raise ManifestError(msg)
     for name in given:
-        if name not in known:
-            msg = (
-                f"No {what} named {name!r}. Known {what}s: {', '.join(known)}."
-                f"{did_you_mean(name, known)}"
-            )
-            raise ManifestError(msg)
+        lookup(known, name, what=what, error=ManifestError)
     if not given or len(set(given)) != len(given):
         msg = f"The {what}s must be at least one and each once; got {list(given)}."
         raise ManifestError(msg)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from featstore.errors import MisalignedItemsError
+from featstore.errors import MisalignedItemsError, lookup
 from featstore.parallel import Workers
 from featstore.store.store import FeatureStore
 from featstore.store.view import EmbeddingsView, PairedView
@@ -438,14 +438,5 @@ def _prototypes(
 
 
 def _control(source: str) -> Any:
-    from featstore.errors import did_you_mean
-
-    known: Mapping[str, Any] = CONTROLS
-    if source not in known:
-        names = ["head", *known]
-        msg = (
-            f"No pair source named {source!r}. Known: "
-            f"{', '.join(names)}.{did_you_mean(source, names)}"
-        )
-        raise SettingError(msg)
-    return known[source]
+    known: Mapping[str, Any] = {"head": None, **CONTROLS}
+    return lookup(known, source, what="pair source", error=SettingError)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from featstore.errors import did_you_mean
+from featstore.errors import lookup
 from fitters.aligners.asif import ASIFAligner
 from fitters.aligners.base import BaseAligner
 from fitters.aligners.conse import ConSEAligner
@@ -264,11 +264,9 @@ def method_named(name: str) -> Method:
     UnknownMethodError
         If there is none; the message lists those that exist.
     """
-    if name not in METHODS:
-        known = ", ".join(METHODS)
-        msg = f"No method named '{name}'. Known methods: {known}.{did_you_mean(name, METHODS)}"
-        raise UnknownMethodError(msg)
-    return METHODS[name]
+    return lookup(
+        METHODS, name, what="method", error=UnknownMethodError, listed_by="fitters fit --help"
+    )
 
 
 @dataclass(frozen=True, eq=False)

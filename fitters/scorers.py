@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array, hstack, issparse
 from scipy.special import logsumexp
 
-from featstore.errors import did_you_mean
+from featstore.errors import lookup
 from fitters.aligners.base import Projection
 from fitters.errors import PairsError, SettingError
 
@@ -115,11 +115,7 @@ def scorer_named(name: str) -> Scorer:
     SettingError
         If there is none; the message lists those that exist.
     """
-    if name not in SCORERS:
-        known = ", ".join(SCORERS)
-        msg = f"No scorer named {name!r}. Known: {known}.{did_you_mean(name, SCORERS)}"
-        raise SettingError(msg)
-    return SCORERS[name]
+    return lookup(SCORERS, name, what="scorer", error=SettingError)
 
 
 def _check(queries: Projection, gallery: Projection) -> None:

@@ -69,7 +69,7 @@ _CIFAR = "{out} -o {out}/m --option name=CIFAR10"
 _OPEN = "import featstore; featstore.open_store({store!r})"
 _EXTRACT = "import featstore; featstore.extract({images!r}, kind='image'"
 _OPTIMISERS = "from torch import nn; import fitters.trained.training as o; o"
-_PROMPTS = "import fitters.few_shot.prompt_learning as p; p"
+_PROMPTS = "import fitters.few_shot.registry as p; p"
 _LION = "nn.Linear(2, 2).parameters(), rate=0.1, betas=None, weight_decay=0"
 _MINE = "encoder=lambda b: np.ones((len(b), 2)), space={{'name': 'mine'}}, store={out!r} + '/new'"
 

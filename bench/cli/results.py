@@ -11,6 +11,7 @@ import click
 
 from bench.cli.main import json_option, results_argument, store_option, suite_option
 from featstore.command_line import StorePlace, print_json
+from featstore.errors import unknown_name
 
 
 @click.command(
@@ -91,8 +92,8 @@ def table_command(
         if wanted is not None:
             known = sorted(set(rows[column].to_list()))
             if wanted not in known:
-                msg = f"{results} has no {column} {wanted!r}. It has: {', '.join(known)}."
-                raise NoResultsError(msg)
+                where = f"in {results}"
+                raise NoResultsError(unknown_name(column, wanted, known, where=where))
             rows = rows.filter(pl.col(column) == wanted)
     if metrics is None:
         names = with_generalised(rows, _METRICS)

@@ -397,13 +397,11 @@ def task_command(
     """
     from bench.options import TASK_OPTIONS, parse_options
     from bench.suites.single import SUITE, TaskRequest, task_runs
-    from featstore.errors import did_you_mean
+    from featstore.errors import unknown_name
     from featstore.store.store import open_store
 
     if name not in TASK_OPTIONS:
-        hint = did_you_mean(name, TASK_OPTIONS)
-        msg = f"No task named {name!r}. Known: {', '.join(TASK_OPTIONS)}.{hint}"
-        raise click.UsageError(msg)
+        raise click.UsageError(unknown_name("task", name, TASK_OPTIONS))
     if n_pairs != "all" and not n_pairs.isdecimal():
         msg = f"--n-pairs is a number of images, or all; got {n_pairs!r}."
         raise click.UsageError(msg)

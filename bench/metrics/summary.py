@@ -35,6 +35,7 @@ from scipy.special import gammaln
 
 from bench.errors import MetricError
 from bench.metrics.ranks import CUTOFFS
+from featstore.errors import unknown_name
 
 #: Raise it when a definition here or in `bench.metrics` changes: runs are then redone.
 METRIC_VERSION = 2
@@ -138,8 +139,7 @@ def per_query(
         return 1.0 / rank
     if metric == "mAP":
         return precision.astype(np.float64)
-    msg = f"No metric named {metric!r}. Known metrics: {', '.join(METRICS)}."
-    raise MetricError(msg)
+    raise MetricError(unknown_name("metric", metric, METRICS))
 
 
 def query_values(metric: str, of: RankColumns) -> NDArray[np.float64]:
@@ -226,8 +226,7 @@ def chance_levels(
             each = harmonic[last] + spread * (last - harmonic[last])
             out[metric] = float(share @ each / gallery)
         else:
-            msg = f"No metric named {metric!r}. Known metrics: {', '.join(METRICS)}."
-            raise MetricError(msg)
+            raise MetricError(unknown_name("metric", metric, METRICS))
     return out
 
 

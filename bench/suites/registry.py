@@ -11,7 +11,7 @@ from bench.errors import UnknownSuiteError
 from bench.runs import Run
 from bench.suites.demo import create_smoke_store, demo_runs, smoke_runs
 from bench.suites.paper import Lacking, lacking, paper_runs
-from featstore.errors import did_you_mean
+from featstore.errors import lookup
 from featstore.store.store import FeatureStore
 
 
@@ -68,11 +68,7 @@ def suite_named(name: str) -> Suite:
     UnknownSuiteError
         If there is none; the message lists those that exist.
     """
-    if name not in SUITES:
-        known = ", ".join(SUITES)
-        msg = f"No suite named {name!r}. Known suites: {known}.{did_you_mean(name, SUITES)}"
-        raise UnknownSuiteError(msg)
-    return SUITES[name]
+    return lookup(SUITES, name, what="suite", error=UnknownSuiteError)
 
 
 def with_texts(runs: Sequence[Run], texts: Mapping[str, Any]) -> list[Run]:

@@ -12,6 +12,7 @@ from bench.options import Options
 from bench.protocol import held_out_split
 from bench.runs import IDENTITY, SOURCES, Run
 from bench.suites.demo import SuiteSets
+from featstore.errors import unknown_name
 from featstore.store.store import FeatureStore
 from fitters.jobs import TEMPLATES, VARIANTS
 from fitters.methods import method_named
@@ -179,8 +180,7 @@ def sweep_runs(
     """
     for source in grid.sources:
         if source not in SOURCES:
-            msg = f"No source named {source!r}. Known sources: {', '.join(SOURCES)}."
-            raise ProtocolError(msg)
+            raise ProtocolError(unknown_name("source", source, SOURCES))
     base = Run(
         suite="sweep", task="zero_shot", eval=grid.evaluation, method="conse", source="head",
         n_pairs=0, seed=0, locales=tuple(locales), relevance=relevance, limit=limit, penalty=0.0,

@@ -18,6 +18,9 @@ from data_manifests.plan import BuildError
 #: Suffixes of images, in lower case.
 IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 
+#: An image as a reader lists it: path below the root, split, label.
+Row = tuple[str, str, str | None]
+
 #: A list is refused above this size; the largest in wide use (iNaturalist's) has half of it.
 MAX_LIST_BYTES = 2**30
 
@@ -255,7 +258,7 @@ class Listing:
     """The whole label set, where one exists already; then `labels` are its synsets."""
 
 
-def image_frame(rows: Iterable[tuple[str, str, str | None]], **columns: Any) -> pl.DataFrame:
+def image_frame(rows: Iterable[Row], **columns: Any) -> pl.DataFrame:
     """Return images as (path, split, label) rows, with further columns as lists."""
     frame = pl.DataFrame(list(rows), schema=IMAGE_SCHEMA, orient="row")
     return frame.with_columns(**{name: pl.Series(values) for name, values in columns.items()})
@@ -266,7 +269,7 @@ def caption_frame(rows: Iterable[tuple[str, str, str]]) -> pl.DataFrame:
     return pl.DataFrame(list(rows), schema=CAPTION_SCHEMA, orient="row")
 
 
-def sorted_labels(rows: Iterable[tuple[str, str, str | None]]) -> list[str]:
+def sorted_labels(rows: Iterable[Row]) -> list[str]:
     """Return the labels that occur, sorted."""
     return sorted({label for _, _, label in rows if label is not None})
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_manifests.cache import cache_folder
 from data_manifests.plan import BuildError, OnDone
 
 if TYPE_CHECKING:
@@ -65,14 +66,14 @@ def find_source(
     file_system : Path
         Where installed packages are looked for.
     cache : Path, optional
-        Where unpacked packages are kept; `user_cache` by default.
+        Where unpacked packages are kept; the user's cache by default.
 
     Raises
     ------
     BuildError
         If there are no stamps there, or apt cannot fetch them.
     """
-    cache = user_cache() if cache is None else cache
+    cache = cache_folder("stamps") if cache is None else cache
     if folder is not None:
         return _from_folder(folder, cache)
     if _has_stamps(file_system / INSIDE):
@@ -81,12 +82,6 @@ def find_source(
         if _has_stamps(kept / INSIDE):
             return _source(kept / INSIDE, "cache")
     return _source(fetch_package(cache) / INSIDE, "apt")
-
-
-def user_cache() -> Path:
-    """Return the folder for unpacked packages: $XDG_CACHE_HOME or ~/.cache, headstock/stamps."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "headstock" / "stamps"  # noqa: PTH117
 
 
 def fetch_package(cache: Path) -> Path:

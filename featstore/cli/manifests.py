@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from featstore.command_line import EXIT_VERIFY, CommandGroup, print_json
-from featstore.errors import ManifestError, did_you_mean
+from featstore.errors import ManifestError, unknown_name
 
 
 @click.group(
@@ -67,8 +67,7 @@ def make_command(
     from featstore.sources.making import SOURCES, make_manifest
 
     if source not in SOURCES:
-        msg = f"No source {source!r}. Sources: {', '.join(SOURCES)}.{did_you_mean(source, SOURCES)}"
-        raise click.UsageError(msg)
+        raise click.UsageError(unknown_name("source", source, SOURCES))
     manifest = make_manifest(source, location, out, name=name, options=split_options(pairs))
     document = {
         "name": manifest.name,
@@ -181,10 +180,9 @@ def show_command(what: str, hashes: bool, as_json: bool) -> None:
             "counts": {kind: split_counts(table) for kind, table in manifest.tables.items()},
         }
     else:
-        msg = (
-            f"{what!r} is neither a folder nor a known dataset. Known datasets: "
-            f"{', '.join(BUILDERS)}.{did_you_mean(what, BUILDERS)}"
-        )
+        by = "featstore manifests ls"
+        known = unknown_name("dataset", what, BUILDERS, listed_by=by)
+        msg = f"{what!r} is not a folder. {known}"
         raise ManifestError(msg)
     if as_json:
         print_json(document)
@@ -417,9 +415,8 @@ def checked_options(name: str, options: dict[str, Any], pairs: tuple[str, ...]) 
     own = builder.facts.get("options", {})
     for key, value in split_options(pairs).items():
         if key not in own:
-            known = ", ".join(own) or "none"
-            msg = f"The dataset {name!r} takes no option {key!r}. It takes: {known}."
-            raise click.UsageError(msg)
+            where = f"for the dataset {name!r}"
+            raise click.UsageError(unknown_name("option", key, own, where=where))
         options[key] = value
 
 

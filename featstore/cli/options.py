@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import click
 from click.core import ParameterSource
 
-from featstore.errors import did_you_mean
+from featstore.errors import unknown_name
 from featstore.extraction.options import DECODE_TIMEOUT, EncoderChoice, Options
 from featstore.extraction.progress import ExtractResult
 from featstore.manifest.manifest import Manifest
@@ -319,8 +319,8 @@ def _defaults(ctx: click.Context, path: Path, found: dict[str, Any]) -> dict[str
     defaults: dict[str, Any] = {}
     for key, value in found.items():
         if key not in known:
-            names = ", ".join(sorted(known))
-            msg = f"{path}: unknown key {key!r}. Keys: {names}.{did_you_mean(key, known)}"
+            by = f"the options of {ctx.command_path} --help"
+            msg = unknown_name("key", key, sorted(known), where=f"in {path}", listed_by=by)
             raise click.UsageError(msg, ctx)
         if key == "encoder" and isinstance(value, list) and all(isinstance(v, dict) for v in value):
             defaults |= _encoder_tables(ctx, path, value)
@@ -337,11 +337,8 @@ def _encoder_tables(
     for table in tables:
         for key in table:
             if key not in _ENCODER:
-                msg = (
-                    f"{path}: unknown key {key!r} in [[encoder]]. Keys: {', '.join(_ENCODER)}."
-                    f"{did_you_mean(key, _ENCODER)}"
-                )
-                raise click.UsageError(msg, ctx)
+                where = f"in [[encoder]] of {path}"
+                raise click.UsageError(unknown_name("key", key, _ENCODER, where=where), ctx)
         if "name" not in table:
             msg = f"{path}: an [[encoder]] has no name."
             raise click.UsageError(msg, ctx)

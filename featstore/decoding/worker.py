@@ -6,7 +6,6 @@ Where the system has no such memory (only Linux's memfd is used), pictures go th
 
 from __future__ import annotations
 
-import fcntl
 import json
 import mmap
 import os
@@ -149,10 +148,6 @@ def _set_alarm(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1])
-
-
 #: Bytes of a pixel: red, green, blue and one that is ignored.
 PIXEL_BYTES = 4
 
@@ -181,6 +176,8 @@ class Surface:
     @classmethod
     def make(cls, max_pixels: int) -> Surface:
         """Return a new surface for pictures of at most so many pixels."""
+        import fcntl  # POSIX alone has it
+
         size = max(1, max_pixels) * PIXEL_BYTES
         handle = os.memfd_create("decoded", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(handle, size)
@@ -211,3 +208,7 @@ class Surface:
         """Give the memory back."""
         self._map.close()
         os.close(self.handle)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

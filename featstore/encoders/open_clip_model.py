@@ -31,7 +31,7 @@ from featstore.encoders.weights import (
     one_line,
     read_state_dict,
 )
-from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean
+from featstore.errors import EncoderError, UnknownEncoderError, unknown_name
 from featstore.identity import canonical_json, sha256_hex, weights_sha256
 
 #: Of a configuration: where to find things, not what the model computes.
@@ -133,19 +133,15 @@ def check_open_clip_name(model_name: str) -> None:
         With the closest name that exists.
     """
     model, tag = split_name(f"oc:{model_name}")
-    if model not in open_clip.list_models():
-        msg = (
-            f"No encoder named 'oc:{model_name}': open_clip {open_clip.__version__} has no model "
-            f"'{model}'.{did_you_mean(model, open_clip.list_models())}"
-        )
-        raise UnknownEncoderError(msg)
+    library = f"open_clip {open_clip.__version__} ('oc:{model_name}')"
+    models = open_clip.list_models()
+    if model not in models:
+        where, by = f"in {library}", "open_clip.list_models()"
+        raise UnknownEncoderError(unknown_name("model", model, models, where=where, listed_by=by))
     known = open_clip.list_pretrained_tags_by_model(model)
     if tag is not None and tag not in known:
-        msg = (
-            f"No encoder named 'oc:{model_name}': open_clip {open_clip.__version__} knows these "
-            f"tags of {model}: {', '.join(known) or 'none'}.{did_you_mean(tag, known)}"
-        )
-        raise UnknownEncoderError(msg)
+        where, by = f"of the model {model!r} in {library}", "open_clip.list_pretrained()"
+        raise UnknownEncoderError(unknown_name("tag", tag, known, where=where, listed_by=by))
 
 
 def load_pair(name: str, source: WeightsSource) -> OpenClipPair:

@@ -30,7 +30,7 @@ from featstore.encoders.weights import (
     parse_weights,
     remote_code_facts,
 )
-from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean
+from featstore.errors import EncoderError, UnknownEncoderError, lookup
 
 #: What a tokenizer without a limit says is far beyond this.
 _NO_LIMIT = 10**6
@@ -247,14 +247,8 @@ def _chosen_prompt(
             msg = f"{name} got both prompt_name={prompt_name!r} and prefix={prefix!r}. Give one."
             raise EncoderError(msg)
         return prefix
-    known = model.prompts or {}
-    if prompt_name not in known:
-        msg = (
-            f"{name} has no prompt named {prompt_name!r}. It has: "
-            f"{', '.join(sorted(known)) or 'none'}.{did_you_mean(prompt_name, known)}"
-        )
-        raise EncoderError(msg)
-    return str(known[prompt_name])
+    known = dict(sorted((model.prompts or {}).items()))
+    return str(lookup(known, prompt_name, what="prompt", where=f"in {name}", error=EncoderError))
 
 
 def _checked_folder(name: str, source: WeightsSource) -> Path:

@@ -35,7 +35,7 @@ from featstore.encoders.weights import (
     one_line,
     read_state_dict,
 )
-from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean
+from featstore.errors import EncoderError, UnknownEncoderError, unknown_name
 from featstore.identity import weights_sha256
 from featstore.images import DECODE_RULE, to_rgb
 
@@ -53,18 +53,14 @@ def check_timm_name(model_name: str) -> None:
     """
     architecture, _, tag = model_name.partition(".")
     if not timm.is_model(architecture):
-        msg = (
-            f"No encoder named 'timm:{model_name}': timm {timm.__version__} has no model "
-            f"'{architecture}'.{did_you_mean(architecture, timm.list_models())}"
-        )
+        where, by = f"in timm {timm.__version__} ('timm:{model_name}')", "timm.list_models()"
+        msg = unknown_name("model", architecture, timm.list_models(), where=where, listed_by=by)
         raise UnknownEncoderError(msg)
     known = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in known:
-        msg = (
-            f"No encoder named 'timm:{model_name}': timm {timm.__version__} knows these tags of "
-            f"{architecture}: {', '.join(known) or 'none'}.{did_you_mean(tag, known)}"
-        )
-        raise UnknownEncoderError(msg)
+        where = f"of the model {architecture!r} in timm {timm.__version__} ('timm:{model_name}')"
+        by = f"timm.list_pretrained('{architecture}.*')"
+        raise UnknownEncoderError(unknown_name("tag", tag, known, where=where, listed_by=by))
 
 
 def build_timm(model_name: str, source: WeightsSource, *, headless: bool = False) -> nn.Module:
@@ -405,10 +401,9 @@ def check_pool_name(pool: str, encoder: str) -> None:
     """
     if pool in POOLS or (pool.startswith(LAYER) and pool != LAYER):
         return
-    msg = (
-        f"No pool named {pool!r} for {encoder}. Pools: {', '.join(POOLS)}, {LAYER}<name of a "
-        f"module>; without one it is the input of the head.{did_you_mean(pool, POOLS)}"
-    )
+    known = [*POOLS, f"{LAYER}<name of a module>"]
+    msg = unknown_name("pool", pool, known, where=f"for {encoder}")
+    msg += " Without a pool, the embedding is the input of the head."
     raise EncoderError(msg)
 
 
@@ -423,11 +418,9 @@ def find_layer(model: nn.Module, pool: str, encoder: str) -> nn.Module:
     name = pool.removeprefix(LAYER)
     modules: dict[str, nn.Module] = dict(model.named_modules())
     if name not in modules:
-        msg = (
-            f"{encoder} has no module named {name!r}; its parts are "
-            f"{', '.join(child for child, _ in model.named_children())}."
-            f"{did_you_mean(name, modules)}"
-        )
+        parts = "parts: " + ", ".join(child for child, _ in model.named_children())
+        known = [module for module in modules if module]
+        msg = unknown_name("module", name, known, where=f"in {encoder}", listed_by=parts)
         raise EncoderError(msg)
     return modules[name]
 

@@ -32,7 +32,7 @@ from featstore.encoders.weights import (
     parse_weights,
     remote_code_facts,
 )
-from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean
+from featstore.errors import EncoderError, UnknownEncoderError, unknown_name
 from featstore.identity import weights_sha256
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -169,11 +169,7 @@ def check_pooling(name: str, loaded: LoadedModel, pool: str) -> None:
         Saying what is wrong.
     """
     if pool not in POOLS:
-        msg = (
-            f"The pooling of {name} must be one of {', '.join(POOLS)}. Got {pool!r} instead."
-            f"{did_you_mean(pool, POOLS)}"
-        )
-        raise EncoderError(msg)
+        raise EncoderError(unknown_name("pool", pool, POOLS, where=f"for {name}"))
     network, config = loaded.network, loaded.network.config
     if getattr(config, "is_encoder_decoder", False):
         msg = f"{name} is an encoder with a decoder; only models of one stack are served."

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from featstore.encoders.registry import timm_names_of_efficientnet_lite
-from featstore.errors import EncoderError, did_you_mean
+from featstore.errors import EncoderError, lookup
 from featstore.identity import files_sha256
 
 #: Names that a mismatch shows of each sort.
@@ -127,13 +127,7 @@ def parse_weights(weights: str | Path | None, *, encoder: str) -> WeightsSource:
 
 
 def _package_source(name: str, encoder: str) -> WeightsSource:
-    if name not in PACKAGES:
-        msg = (
-            f"No weights package named '{name}' is known. Known packages: "
-            f"{', '.join(sorted(PACKAGES))}.{did_you_mean(name, PACKAGES)}"
-        )
-        raise EncoderError(msg)
-    entry = PACKAGES[name]
+    entry = lookup(PACKAGES, name, what="weights package", error=EncoderError)
     if encoder != entry.encoder:
         msg = (
             f"The package {name} carries the weights of {entry.encoder}, not of {encoder}. "

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import json
 import logging
-import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from data_manifests.cache import cache_folder
 from featstore.encoders.base import IMAGE_KINDS, Encoder, length_batches
 from featstore.encoders.golden import golden_inputs
 from featstore.errors import EncoderError
@@ -278,10 +278,8 @@ def remembered_sizes() -> dict[str, int]:
 
 
 def cache_file() -> Path:
-    """Return where sizes are remembered: $XDG_CACHE_HOME or ~/.cache, headstock."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    folder = Path(base) if base else Path.home() / ".cache"
-    return folder / "headstock" / "batch_sizes.json"
+    """Return where sizes are remembered, below the user's cache."""
+    return cache_folder("batch_sizes.json")
 
 
 def _entry(encoder: Encoder, device: str, precision: str) -> str:

@@ -44,11 +44,7 @@ def job_items(source: Manifest, kind: str, options: Options) -> tuple[str, pl.Da
     EmptySelectionError
         If there is no item.
     """
-    if kind not in source.tables:
-        known = ", ".join(source.tables) or "none"
-        msg = f"Manifest {source.name} has no items of kind {kind!r}. It has: {known}."
-        raise ManifestError(msg)
-    items = source.tables[kind]
+    items = source.items(kind)
     items = items if options.limit is None else items.head(options.limit)
     if items.is_empty():
         msg = f"Manifest {source.name} has no {kind} item to extract."

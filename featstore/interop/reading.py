@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.errors import ManifestError, needs_extra
+from featstore.errors import ManifestError, needs_extra, unknown_name
 from featstore.identity import sha256_hex
 from featstore.manifest.manifest import ITEM_SCHEMA
 from featstore.store.layout import BLOCK_ROWS, DTYPES, from_bfloat16
@@ -217,8 +217,7 @@ def _from_tensors(
     """Return the rows among named arrays; those in `bits` are the bits of bfloat16."""
     name = array or _only_matrix(tensors, source)
     if name not in tensors:
-        msg = f"{source} has no array {name!r}. It has: {', '.join(sorted(tensors))}."
-        raise ManifestError(msg)
+        raise ManifestError(unknown_name("array", name, sorted(tensors), where=f"in {source}"))
     packed = tensors.get("items_parquet")
     items = None
     if packed is not None:

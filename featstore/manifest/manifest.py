@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import polars as pl
 
-from featstore.errors import ManifestError, did_you_mean
+from featstore.errors import ManifestError, did_you_mean, lookup, unknown_name
 from featstore.manifest.paths import SHOWN, check_files, check_paths, resolve_inside
 
 #: The file of facts; written last, so that a folder without it is no manifest.
@@ -53,13 +53,8 @@ class Manifest:
         ManifestError
             If the manifest has no items of this kind.
         """
-        if kind not in self.tables:
-            msg = (
-                f"The manifest {self.name!r} has no {kind!r} items. It has: "
-                f"{', '.join(self.tables) or 'none'}.{did_you_mean(kind, self.tables)}"
-            )
-            raise ManifestError(msg)
-        return self.tables[kind]
+        where = f"in the manifest {self.name!r}"
+        return lookup(self.tables, kind, what="kind", where=where, error=ManifestError)
 
     def file(self, uri: str) -> Path:
         """Return the file that a uri of this manifest names.
@@ -187,11 +182,7 @@ def validate_items(
     """
     unknown = [kind for kind in tables if kind not in KINDS]
     if unknown:
-        msg = (
-            f"No kind {unknown[0]!r}. Known kinds: {', '.join(KINDS)}."
-            f"{did_you_mean(unknown[0], KINDS)}"
-        )
-        raise ManifestError(msg)
+        raise ManifestError(unknown_name("kind", unknown[0], KINDS))
     whole = {kind: conform_items(table, kind) for kind, table in tables.items()}
     for kind, table in whole.items():
         _check_ids(table, "item_id", f"{kind} items")

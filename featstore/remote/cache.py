@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_manifests.cache import cache_folder
 from featstore.errors import CacheFullError, CorruptStoreError, RemoteStoreError
 from featstore.identity import sha256_hex
 from featstore.remote.objects import Objects
@@ -158,19 +159,18 @@ class Cache:
 
 
 def user_cache() -> Cache:
-    """Return the user's cache: ``headstock/remote`` below $XDG_CACHE_HOME or ~/.cache.
+    """Return the cache of remote stores, a folder of the user's cache.
 
     Raises
     ------
     CacheFullError
         If $HEADSTOCK_CACHE_BYTES is no number of bytes.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     stated = os.environ.get("HEADSTOCK_CACHE_BYTES", "")
     if stated and not stated.isdecimal():
         msg = f"HEADSTOCK_CACHE_BYTES is {stated!r}; it must be a number of bytes."
         raise CacheFullError(msg)
-    return Cache(Path(base) / "headstock" / "remote", int(stated) if stated else LIMIT)
+    return Cache(cache_folder("remote"), int(stated) if stated else LIMIT)
 
 
 _ARRAY = "embedding/zarr.json"

@@ -12,8 +12,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from data_manifests.cache import cache_folder
 from featstore.durable import write_durably
-from featstore.errors import ManifestError, did_you_mean
+from featstore.errors import ManifestError, lookup
 from featstore.identity import canonical_json, sha256_hex
 from featstore.manifest.io import check_name, read_facts, read_manifest, write_manifest
 from featstore.manifest.manifest import FACTS_FILE, Manifest
@@ -54,14 +55,9 @@ class Source:
         ManifestError
             If an option is unknown, or the location is not what this source reads.
         """
-        unknown = [name for name in request.options if name not in self.options]
-        if unknown:
-            known = ", ".join(self.options) or "none"
-            msg = (
-                f"The source {self.name!r} takes no option {unknown[0]!r}. It takes: {known}."
-                f"{did_you_mean(unknown[0], self.options)}"
-            )
-            raise ManifestError(msg)
+        where = f"for the source {self.name!r}"
+        for name in request.options:
+            lookup(self.options, name, what="option", where=where, error=ManifestError)
         module = import_module(f"featstore.sources.{self.module}")
         function: Callable[[Request], Found] = getattr(module, self.function)
         return function(request)
@@ -172,10 +168,7 @@ def find_source(name: str) -> Source:
     ManifestError
         If there is none of this name.
     """
-    if name not in SOURCES:
-        msg = f"No source {name!r}. Sources: {', '.join(SOURCES)}.{did_you_mean(name, SOURCES)}"
-        raise ManifestError(msg)
-    return SOURCES[name]
+    return lookup(SOURCES, name, what="source", error=ManifestError)
 
 
 #: Beside a manifest that was made: from what, and how its files looked then. No part of it.
@@ -262,7 +255,7 @@ def open_source(
     source, location, name, options
         See `make_manifest`.
     out : Path, optional
-        Folder of the manifest; default: one below the user's cache (`cache_folder`).
+        Folder of the manifest; default: one below the user's cache.
 
     Raises
     ------
@@ -270,7 +263,7 @@ def open_source(
         See `make_manifest`.
     """
     stamp = _stamp(source, location, name, options or {})
-    folder = cache_folder(stamp) if out is None else Path(out)
+    folder = _kept_folder(stamp) if out is None else Path(out)
     held = _read_stamp(folder)
     if held is not None and {key: held.get(key) for key in stamp} == stamp:
         try:
@@ -282,14 +275,10 @@ def open_source(
     return make_manifest(source, location, folder, name=name, options=options)
 
 
-def cache_folder(stamp: Mapping[str, Any]) -> Path:
-    """Return ``<cache>/headstock/manifests/<name>-<8 digits of what it is made from>``.
-
-    The cache is $XDG_CACHE_HOME, or ~/.cache.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+def _kept_folder(stamp: Mapping[str, Any]) -> Path:
+    """Return ``<cache>/headstock/manifests/<name>-<8 digits of what it is made from>``."""
     digits = sha256_hex(canonical_json(dict(stamp)))[:8]
-    return Path(base) / "headstock" / "manifests" / f"{stamp['name']}-{digits}"
+    return cache_folder("manifests") / f"{stamp['name']}-{digits}"
 
 
 def default_name(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import polars as pl
 
-from featstore.errors import ManifestError, did_you_mean
+from featstore.errors import ManifestError, unknown_name
 from featstore.prompts import class_prompts
 
 #: Suffixes of images, in lower case. TIFF is listed here; decoding it must be asked for.
@@ -372,11 +372,8 @@ def choose_columns(available: Iterable[str], request: Request, where: str) -> Co
     for role, usual in ROLES.items():
         given = request.options.get(role)
         if given is not None and given not in names:
-            msg = (
-                f"{where} has no column {given!r} (option {role}). It has: {', '.join(names)}."
-                f"{did_you_mean(given, names)}"
-            )
-            raise ManifestError(msg)
+            place = f"(option {role}) in {where}"
+            raise ManifestError(unknown_name("column", given, names, where=place))
         chosen[role] = given or next((name for name in usual if name in names), None)
     image = chosen.pop("image")
     if image is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.durable import write_durably
-from featstore.errors import ManifestError, did_you_mean, needs_extra
+from featstore.errors import ManifestError, needs_extra, unknown_name
 from featstore.sources.location import folder
 from featstore.sources.tables import Found, ItemCollector, Request, is_image
 
@@ -67,10 +67,8 @@ def read_torchvision(request: Request) -> Found:
 
 def _open(name: str, root: Path, split: str | None, *, download: bool) -> Any:
     if name not in NAMES:
-        msg = (
-            f"No torchvision dataset {name!r} (option name). Known: {', '.join(NAMES)}."
-            f"{did_you_mean(name, NAMES)}"
-        )
+        where, by = "(option name)", "featstore.sources.torchvision_sets.NAMES"
+        msg = unknown_name("torchvision dataset", name, NAMES, where=where, listed_by=by)
         raise ManifestError(msg)
     with needs_extra("The source torchvision"):
         from torchvision import datasets

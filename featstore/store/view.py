@@ -18,7 +18,7 @@ from featstore.errors import (
     EmptySelectionError,
     MisalignedItemsError,
     UnknownColumnError,
-    did_you_mean,
+    unknown_name,
 )
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.casting import as_tensor
@@ -211,11 +211,8 @@ class Selection:
         keep = pl.Series(np.ones(len(self), dtype=bool))
         for column, value in equal.items():
             if column not in self.items.columns:
-                known = ", ".join(self.items.columns)
-                hint = did_you_mean(column, self.items.columns)
-                msg = (
-                    f"The items of {self.key} have no column {column!r}. They have: {known}.{hint}"
-                )
+                where = f"in the items of {self.key}"
+                msg = unknown_name("column", column, self.items.columns, where=where)
                 raise UnknownColumnError(msg)
             keep &= _equals(self.items[column], value)
         for predicate in predicates:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from featstore.errors import did_you_mean
+from featstore.errors import lookup
 from fitters.aligners.asif import ASIFAligner
 from fitters.aligners.base import BaseAligner
 from fitters.aligners.conse import ConSEAligner
@@ -43,8 +43,10 @@ def aligner_class(name: str) -> type[BaseAligner]:
     UnknownMethodError
         If there is none; the message lists those that exist.
     """
-    if name not in ALIGNERS:
-        known = ", ".join(ALIGNERS)
-        msg = f"No aligner named '{name}'. Known aligners: {known}.{did_you_mean(name, ALIGNERS)}"
-        raise UnknownMethodError(msg)
-    return ALIGNERS[name]
+    return lookup(
+        ALIGNERS,
+        name,
+        what="aligner",
+        error=UnknownMethodError,
+        listed_by="fitters.aligners.registry.ALIGNERS",
+    )

@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from featstore.command_line import StorePlace, StoreType, print_json
-from featstore.errors import did_you_mean
+from featstore.errors import unknown_name
 from fitters.choice import Open
 from fitters.methods import TRAINING, Method
 from fitters.recipe import needs_rows
@@ -220,8 +220,7 @@ def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None
 
     context = click.get_current_context()
     if method not in METHODS:
-        hint = did_you_mean(method, METHODS)
-        msg = f"No method {method!r}. Methods: {', '.join(METHODS)}.{hint}"
+        msg = unknown_name("method", method, METHODS, listed_by="fitters fit --help")
         raise click.UsageError(msg, context)
     refuse_ignored(method, METHODS[method], given)
     many = given["seeds"] is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from featstore.errors import did_you_mean, needs_extra
+from featstore.errors import did_you_mean, lookup, needs_extra
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.few_shot.clap import CLAP, ZSLP
 from fitters.few_shot.class_means import ClassMeans
@@ -93,12 +93,7 @@ def prompt_learner(name: str, tower: TextTower, names: Sequence[str], *, seed: i
     MissingPackageError
         If torch is not installed.
     """
-    if name not in PROMPT_LEARNERS:
-        known = ", ".join(PROMPT_LEARNERS)
-        hint = did_you_mean(name, PROMPT_LEARNERS)
-        msg = f"No prompt learner named {name!r}. Known prompt learners: {known}.{hint}"
-        raise UnknownMethodError(msg)
-    settings = PROMPT_LEARNERS[name]
+    settings = lookup(PROMPT_LEARNERS, name, what="prompt learner", error=UnknownMethodError)
     with needs_extra(f"The learner {name}", "coop"):
         from fitters.few_shot.prompt_learning import CoCoOp, CoOp
     if name == "cocoop":

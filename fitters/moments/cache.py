@@ -24,6 +24,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from data_manifests.cache import cache_folder
 from featstore.durable import write_durably
 from featstore.identity import canonical_json, sha256_hex
 from fitters.errors import FittersError
@@ -56,16 +57,10 @@ class Entry:
     used: float
 
 
-def cache_folder() -> Path:
-    """Return ``<cache>/headstock/moments``, with $XDG_CACHE_HOME or ~/.cache as the cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "headstock" / "moments"
-
-
 def entry_path(facts: Mapping[str, Any]) -> Path:
     """Return where the moments of these facts lie, whether they do or not."""
     key = sha256_hex(canonical_json({"format": FORMAT, "facts": dict(facts)}))
-    return cache_folder() / f"{key[:40]}{SUFFIX}"
+    return cache_folder("moments") / f"{key[:40]}{SUFFIX}"
 
 
 def write_entry(facts: Mapping[str, Any], parts: Mapping[str, Moments], vectors: Vectors) -> Path:
@@ -124,7 +119,7 @@ def read_entry(facts: Mapping[str, Any]) -> tuple[dict[str, Moments], Vectors] |
 def entries() -> list[Entry]:
     """Return what the cache holds, the last used first; damaged files have no facts."""
     found = []
-    for path in cache_folder().glob(f"*{SUFFIX}"):
+    for path in cache_folder("moments").glob(f"*{SUFFIX}"):
         try:
             status = path.stat()
             with path.open("rb") as file:

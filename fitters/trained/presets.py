@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from featstore.errors import did_you_mean
+from featstore.errors import lookup
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.trained.base import TrainedAligner
 from fitters.trained.icis import ICISAligner
@@ -258,10 +258,7 @@ def preset(
     SettingError
         If it has no `legacy`.
     """
-    if name not in PRESETS:
-        msg = f"No preset named '{name}'. Known: {', '.join(PRESETS)}.{did_you_mean(name, PRESETS)}"
-        raise UnknownMethodError(msg)
-    chosen = PRESETS[name]
+    chosen = lookup(PRESETS, name, what="preset", error=UnknownMethodError)
     if legacy and not chosen.legacy:
         msg = f"{name} has no legacy switch: its original's code does what its paper says."
         raise SettingError(msg)

@@ -211,9 +211,9 @@ def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_p
         (["run", "--suite", "demo", "--store", smoke_store, "-o", out], "featstore extract"),
         (["ls", no], "bench run"),
         (["table", no], "bench run"),
-        (["table", smoke_results, "--task", "few_shot"], "It has: retrieval, zero_shot"),
+        (["table", smoke_results, "--task", "few_shot"], "Known tasks: retrieval, zero_shot"),
         (["table", smoke_results, "--metrics", "accuracy"], "It has: MRR"),
-        (["table", smoke_results, "--suite", "demo"], "It holds: smoke"),
+        (["table", smoke_results, "--suite", "demo"], "Known suites: smoke"),
         (["frame", smoke_results, "--suite", "demo"], "no run of suite 'demo'"),
         (["report", smoke_results, "--store", no, "-o", out], "does not exist"),
     ):  # fmt: skip

@@ -35,13 +35,13 @@ def test_words_become_options():
 
 BAD = [
     ("zero_shot", ["prompt=max"], "Did you mean 'prompts'"),
-    ("zero_shot", ["prompts"], "as NAME=VALUE"),
+    ("zero_shot", ["prompts"], "Write prompts=VALUE"),
     ("zero_shot", ["prompts=best"], "prompts of zero_shot is one of mean, max, each"),
     ("few_shot", ["shots=many"], "shots of few_shot cannot be 'many'"),
     ("few_shot", ["prototypes=1"], "prototypes of few_shot cannot be '1'"),
     ("few_shot", ["prototypes=heads"], "prototypes of few_shot cannot be 'heads'"),
     ("neighbours", ["k=3,-1"], "k of neighbours is 0 or more"),
-    ("spectrum", ["k=3"], "Known: none"),
+    ("spectrum", ["k=3"], "Known options: none"),
 ]
 
 

@@ -59,7 +59,7 @@ def test_several_suites_want_a_name(tmp_path):
     with pytest.raises(NoResultsError, match=r"2 suites: hand, other\. Name one: --suite"):
         only_series(tmp_path, rows)
     assert set(only_series(tmp_path, rows, suite="hand")["suite"]) == {"hand"}
-    with pytest.raises(NoResultsError, match=r"no run of suite 'othr'.*Did you mean 'other'"):
+    with pytest.raises(NoResultsError, match=r"No suite named 'othr'.*Did you mean 'other'"):
         only_series(tmp_path, rows, suite="othr")
     assert only_series(tmp_path, rows, suite="other").select(pl.col("value")).height == 5
 

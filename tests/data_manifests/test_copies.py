@@ -7,7 +7,7 @@ import re
 import pytest
 from click.testing import CliRunner
 
-from data_manifests.registry import BUILDERS, FROM_DISK
+from data_manifests.registry import BUILDERS, Builder
 from featstore.cli.manifests import manifests
 from featstore.datasets import build_dataset, check_dataset
 from featstore.errors import ManifestError
@@ -31,15 +31,7 @@ def whole(monkeypatch, tmp_path):
     text = (BUILDERS["food101"].folder / "dataset.toml").read_text()
     counts = text.replace("101\nimage", "2\nimage").replace("75750", "3").replace("25250", "3")
     (folder / "dataset.toml").write_text(counts.replace("train = 750, test = 250", ""))
-    builder = BUILDERS["food101"]
-    from data_manifests.official.dataset import plan_dataset
-    from data_manifests.registry import Builder
-
-    changed = Builder(
-        "food101", folder, FROM_DISK,
-        lambda **options: plan_dataset(folder, builder.read(), **options), builder.read,
-    )  # fmt: skip
-    monkeypatch.setitem(BUILDERS, "food101", changed)
+    monkeypatch.setitem(BUILDERS, "food101", Builder(folder))
     return miniatures.food101(tmp_path / "data")
 
 

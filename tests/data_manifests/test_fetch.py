@@ -15,7 +15,6 @@ from data_manifests.stamps.fetch import (
     find_source,
     package_version,
     unpack,
-    user_cache,
 )
 
 DEB = "tuxpaint-stamps-default_2025.03.31-1_all.deb"
@@ -167,15 +166,6 @@ def test_an_unwritable_cache_names_the_variable(package, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BuildError, match="Set XDG_CACHE_HOME elsewhere"):
         find_source(deb, cache=tmp_path / "file" / "cache")
-
-
-def test_the_cache_follows_the_xdg_rules(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert user_cache() == tmp_path / "headstock" / "stamps"
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for unusable in ("", "relative/path"):
-        monkeypatch.setenv("XDG_CACHE_HOME", unusable)
-        assert user_cache() == tmp_path / "home" / ".cache" / "headstock" / "stamps"
 
 
 def test_a_damaged_changelog_gives_no_version(package):

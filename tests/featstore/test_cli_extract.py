@@ -82,11 +82,14 @@ def test_a_file_of_options_is_overridden_by_flags_and_recorded(
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("bach_size = 2", "unknown key 'bach_size'.*Did you mean 'batch_size'"),
-        ('[[encoder]]\nnam = "x"', r"unknown key 'nam' in \[\[encoder\]\].*Did you mean 'name'"),
+        ("bach_size = 2", "No key named 'bach_size' in .*Did you mean 'batch_size'"),
+        (
+            '[[encoder]]\nnam = "x"',
+            r"named 'nam' in \[\[encoder\]\] of .*Did you mean 'name'",
+        ),
         ('[[encoder]]\nweights = "x"', "has no name"),
         ("= 3", "is no TOML"),
-        ("json = true", "unknown key 'json'"),
+        ("json = true", "No key named 'json'"),
         ('batch_size = "many"', "no positive number"),
     ],
 )

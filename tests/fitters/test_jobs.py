@@ -18,13 +18,13 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.store.writer import SetWriter
+from featstore.testing import item_table, write_set
 from fitters import Pairs, TextToConceptAligner, fit_alignment, read_alignment, save_alignment
 from fitters.errors import SettingError, ZeroRowError
 from fitters.from_store import project_view
 from fitters.jobs import FitRequest, fit_from_store, pair_images
 from fitters.moments.transform import SideTransform
 from tests.assertions import assert_close
-from tests.featstore.store.conftest import item_table, write_set
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
 
 

@@ -19,13 +19,13 @@ from featstore import FeatureStore, open_store
 from featstore.errors import EngineError, MissingPackageError, UnknownSetError
 from featstore.parallel import Workers
 from featstore.store.catalog import write_catalog
+from featstore.testing import item_table, write_set
 from fitters import Alignment
 from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.jobs import FitRequest, fit_from_store
 from fitters.moments import accumulation
 from tests.assertions import assert_close
 from tests.featstore.remote.static import static_server
-from tests.featstore.store.conftest import item_table, write_set
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 
 

@@ -73,7 +73,7 @@ def test_scorers_are_found_by_name(rng):
     x = unit(rng.standard_normal((3, 2)))
     assert_same(SCORERS["cosine"](x, x)[0], x)
     assert scorer_named("csls") is csls
-    with pytest.raises(SettingError, match=r"Known: cosine, csls, .*Did you mean 'csls'"):
+    with pytest.raises(SettingError, match=r"Known scorers: cosine, csls, .*Did you mean 'csls'"):
         scorer_named("clss")
     with pytest.raises(SettingError, match="at least 1 neighbour"):
         csls(x, x, k=0)

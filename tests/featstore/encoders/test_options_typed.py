@@ -174,7 +174,7 @@ def test_each_encoder_has_its_own_and_a_dash_is_the_models_own(manifest, folders
 @pytest.mark.parametrize(
     ("family", "typed", "code", "match"),
     [
-        ("st", ["--prompt-name", "pasage"], 1, "no prompt named 'pasage'.*passage, query.*Did you"),
+        ("st", ["--prompt-name", "pasage"], 1, "No prompt named 'pasage'.*passage, query.*Did you"),
         ("st", ["--prompt-name", "query", "--prefix", "x"], 1, "both prompt_name='query' and pref"),
         ("st", ["--max-length", "65"], 1, "at least 1 and at most 64, the positions that it has"),
         ("st", ["--max-length", "0"], 2, "'0' is no positive number of tokens"),
@@ -182,11 +182,11 @@ def test_each_encoder_has_its_own_and_a_dash_is_the_models_own(manifest, folders
         ("st", ["--pool", "cls"], 1, r"st:tiny takes no pool \('cls' was asked for\).*max_length"),
         ("st", ["--prefix", "a", "--prefix", "b"], 2, "2 --prefix for 1 --encoder: give one for"),
         ("hf", [], 1, r"needs a pooling: --pool .*cls, mean, pooler or last"),
-        ("hf", ["--pool", "men"], 1, "must be one of cls, mean, pooler, last.*Did you mean 'mean'"),
+        ("hf", ["--pool", "men"], 1, "Known pools: cls, mean, pooler, last.*Did you mean 'mean'"),
         ("hf", ["--pool", "last"], 1, "reads in both directions"),
         ("hf", ["--pool", "mean", "--prompt-name", "query"], 1, "hf:tiny takes no prompt_name"),
         ("timm", ["--pool", "patchmean"], 1, "No pool named 'patchmean'.*Did you mean 'patch_mean"),
-        ("timm", ["--pool", "layer:block.0"], 1, "no module named 'block.0'.*Did you mean 'blocks"),
+        ("timm", ["--pool", "layer:block.0"], 1, "No module named 'block.0'.*Did you mean 'blocks"),
         ("timm", ["--prefix", "a photo of"], 1, "timm:test_vit takes no prefix"),
         ("timm", ["--max-length", "8"], 1, "timm:test_vit takes no max_length"),
         ("timm", ["--trust-remote-code"], 1, "timm:test_vit takes no trust_remote_code"),

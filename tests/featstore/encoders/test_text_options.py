@@ -76,7 +76,7 @@ def test_a_prompt_is_chosen_by_name_or_given(tiny_text):
     )
     assert space_id(named.space) == space_id(given.space) != space_id(plain.space)
     assert given.space["prompt"] == "passage: "
-    with pytest.raises(EncoderError, match=r"no prompt named 'passages'.*passage, query\. Did you"):
+    with pytest.raises(EncoderError, match=r"No prompt named 'passages'.*passage, query\. Did you"):
         open_text("st:tiny", weights=tiny_text, prompt_name="passages")
     with pytest.raises(EncoderError, match="Give one"):
         open_text("st:tiny", weights=tiny_text, prompt_name="query", prefix="query: ")

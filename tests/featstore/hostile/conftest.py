@@ -15,7 +15,7 @@ import pytest
 
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.files import json_bytes
-from tests.featstore.store.conftest import item_table, write_set
+from featstore.testing import item_table, write_set
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from featstore.store.files import read_json
 from featstore.store.layout import parse_array_metadata
 from featstore.store.parquet_guard import read_table
 from featstore.store.records import parse_commit, parse_pointer, read_commit, read_pointer
+from featstore.testing import item_table
 from tests.featstore.hostile.conftest import Hostile
-from tests.featstore.store.conftest import item_table
 
 FUZZ = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -25,8 +25,8 @@ from featstore.interop.writing import WIDENING, export_set
 from featstore.manifest.manifest import ITEM_SCHEMA
 from featstore.store.layout import DTYPES, INTEGERS
 from featstore.store.verify import verify_store
+from featstore.testing import item_table, write_set
 from tests.assertions import assert_same
-from tests.featstore.store.conftest import item_table, write_set
 
 
 def _items(n: int, kind: str = "image") -> pl.DataFrame:

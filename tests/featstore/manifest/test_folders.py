@@ -157,7 +157,7 @@ def test_a_manifest_made_by_hand_needs_a_name_and_tables(root):
     assert manifest.items("image")["kind"].to_list() == ["image"] * 3
     assert manifest.items("image")["content_sha256"].null_count() == 3
     assert manifest.file("images/1.png").read_bytes() == b"picture images/1.png"
-    with pytest.raises(ManifestError, match=r"no 'images' items.*Did you mean 'image'"):
+    with pytest.raises(ManifestError, match=r"No kind named 'images'.*Did you mean 'image'"):
         manifest.items("images")
 
 
@@ -219,7 +219,7 @@ def test_a_missing_folder_or_a_file_is_no_manifest(tmp_path):
 def test_a_misspelt_table_made_by_hand_is_named(tmp_path):
     (tmp_path / "dataset.toml").write_text('name = "zoo"')
     captions().write_parquet(tmp_path / "captions.parquet")
-    with pytest.raises(ManifestError, match=r"No kind 'captions'.*Did you mean 'caption'"):
+    with pytest.raises(ManifestError, match=r"No kind named 'captions'.*Did you mean 'caption'"):
         read_manifest(tmp_path)
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from featstore.store.catalog import write_catalog
+from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.featstore.remote.proxy import Proxy, proxy
 from tests.featstore.remote.static import static_server
-from tests.featstore.store.conftest import item_table, write_set
 
 #: Rows of the sharded set, which has 4 files of 4 blocks.
 N, DIM, BLOCK = 1000, 256, 64

@@ -21,10 +21,10 @@ from featstore.remote.objects import Objects, open_objects, parse_address
 from featstore.share.copy import copy_sets
 from featstore.share.publish import make_bucket_store
 from featstore.store.verify import verify_store
+from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows, make_store
 from tests.featstore.remote.proxy import Answer, Proxy
-from tests.featstore.store.conftest import item_table, write_set
 
 IMAGES = "birds/image/toy"
 EXTENDED = {"block_rows": BLOCK, "plain_bytes": 0, "shard_bytes": 256 * 1024}

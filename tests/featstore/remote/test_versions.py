@@ -15,11 +15,11 @@ from featstore.share.copy import compare_stores, copy_sets, make_tag
 from featstore.store.layout import LayoutError
 from featstore.store.records import parse_tag
 from featstore.store.verify import verify_store
+from featstore.testing import item_table, write_set
 from tests.featstore.remote.conftest import make_rows, make_store
 from tests.featstore.remote.proxy import Proxy, proxy
 from tests.featstore.remote.static import static_server
 from tests.featstore.remote.test_buckets import extend
-from tests.featstore.store.conftest import item_table, write_set
 
 IMAGES, TEXTS = "birds/image/toy", "birds/caption/toy"
 

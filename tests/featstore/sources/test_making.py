@@ -190,7 +190,7 @@ def test_sources_are_listed_with_their_options(capsys):
 @pytest.mark.parametrize(
     ("args", "code", "match"),
     [
-        (["make", "foldr", "x", "-o", "y"], 2, "No source 'foldr'.*Did you mean 'folder'"),
+        (["make", "foldr", "x", "-o", "y"], 2, "No source named 'foldr'.*Did you mean 'folder'"),
         (["make", "folder", "x"], 2, "Missing option '-o'"),
         (["make", "folder", ".", "-o", "y", "--option", "split"], 2, "'split' is not KEY=VALUE"),
         (["make", "folder", ".", "-o", "y", "--option", "a=1", "--option", "a=2"], 2, "twice"),

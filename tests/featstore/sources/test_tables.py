@@ -101,9 +101,9 @@ def test_bad_tables_are_refused_by_name_and_line(make, root, content, match):
 
 def test_an_option_that_names_no_column(make, root):
     table = write(root, {"x.csv": "path,captoin\nimg/0.png,a\n"}) / "x.csv"
-    with pytest.raises(ManifestError, match=r"no column 'caption'.*Did you mean 'captoin'"):
+    with pytest.raises(ManifestError, match=r"No column named 'caption'.*Did you mean 'captoin'"):
         make("csv", table, caption="caption")
-    with pytest.raises(ManifestError, match=r"no option 'captions'.*Did you mean 'caption'"):
+    with pytest.raises(ManifestError, match=r"No option named 'captions'.*Did you mean 'caption'"):
         make("csv", table, captions="x")
 
 

@@ -92,7 +92,7 @@ def test_a_pickle_that_is_not_cifars_is_not_opened(tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({}, "No torchvision dataset ''.*Known: CIFAR10"),
+        ({}, "No torchvision dataset named ''.*Known torchvision datasets: .* others"),
         ({"name": "CIFAR1"}, "Did you mean 'CIFAR10"),
         ({"name": "DatasetFolder"}, "No torchvision dataset"),
         ({"name": "MNIST"}, "MNIST has splits: give one"),

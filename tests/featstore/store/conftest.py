@@ -4,67 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
-from featstore.store.writer import SetWriter
-from tests.damage import unseal
-
-SCHEMA = {
-    "item_id": pl.String,
-    "kind": pl.String,
-    "uri": pl.String,
-    "text": pl.String,
-    "parent_id": pl.String,
-    "class_id": pl.String,
-    "variant": pl.String,
-    "template_id": pl.String,
-    "split": pl.String,
-}
-
-
-def item_table(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """Return an item table with null where a row says nothing."""
-    return pl.DataFrame(rows, schema=SCHEMA)
-
-
-def write_set(
-    root: Path,
-    rows: np.ndarray,
-    items: pl.DataFrame,
-    *,
-    dataset: str = "birds",
-    kind: str = "image",
-    encoder: str = "timm:toy",
-    space: dict[str, Any] | None = None,
-    dtype: str = "float32",
-    bias: np.ndarray | None = None,
-    failures: dict[str, str] | None = None,
-    **layout: int,
-) -> str:
-    """Write `rows` as one set that may be damaged, and return its full key."""
-    with SetWriter(
-        root,
-        dataset=dataset,
-        kind=kind,
-        encoder=encoder,
-        space=space or {"name": encoder},
-        items=items,
-        dim=rows.shape[1],
-        dtype=dtype,
-        **layout,
-    ) as writer:
-        for block in writer.pending():
-            where = writer.layout.block_slice(block)
-            ids = items["item_id"][where.start : where.stop].to_list()
-            here = {item: why for item, why in (failures or {}).items() if item in ids}
-            writer.write_block(block, rows[where], here)
-        writer.finish(bias=bias, run={"note": "test"})
-    unseal(root)
-    return str(writer.key)
+from featstore.testing import item_table, write_set
 
 
 @pytest.fixture

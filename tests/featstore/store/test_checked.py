@@ -10,7 +10,7 @@ import pytest
 from featstore import open_store
 from featstore.errors import CorruptStoreError
 from featstore.store.rows import MODES, Mode
-from tests.featstore.store.conftest import item_table, write_set
+from featstore.testing import item_table, write_set
 
 N, BLOCK = 1200, 16
 

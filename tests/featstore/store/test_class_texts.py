@@ -9,7 +9,7 @@ import pytest
 
 from featstore import EmbeddingsView, open_store
 from featstore.errors import EmptySelectionError
-from tests.featstore.store.conftest import item_table, write_set
+from featstore.testing import item_table, write_set
 
 PROMPTS = [
     # class, variant, template, vector

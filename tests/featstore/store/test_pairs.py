@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from featstore import open_store
 from featstore.errors import EmptySelectionError, MisalignedItemsError
-from tests.featstore.store.conftest import item_table, write_set
+from featstore.testing import item_table, write_set
 
 
 def _captions(parents: list[str | None]) -> pl.DataFrame:

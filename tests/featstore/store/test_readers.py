@@ -18,7 +18,7 @@ from featstore.errors import CorruptStoreError
 from featstore.store.layout import DTYPES, ArrayLayout, plan_array, shard_tail
 from featstore.store.mapping import MappingUnavailableError, map_array
 from featstore.store.rows import MODES, Mode, open_rows
-from tests.featstore.store.conftest import item_table, write_set
+from featstore.testing import item_table, write_set
 from tests.featstore.store.test_roundtrip import as_stored, some_rows
 
 WAYS = [mode for mode in MODES if mode != "auto"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from featstore import open_store
-from tests.featstore.store.conftest import item_table, write_set
+from featstore.testing import item_table, write_set
 
 N = 50
 

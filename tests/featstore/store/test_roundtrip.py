@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from featstore import open_store
 from featstore.store.layout import DTYPES, INTEGERS
-from tests.featstore.store.conftest import item_table, write_set
+from featstore.testing import item_table, write_set
 
 
 def _read_everywhere(root: Path, key: str) -> dict[str, np.ndarray]:

@@ -18,8 +18,8 @@ import featstore.store.store as store_module
 from featstore import EmbeddingsView, open_store
 from featstore.errors import EmptySelectionError, MisalignedItemsError
 from featstore.store.layout import DTYPES, INTEGERS
+from featstore.testing import item_table, write_set
 from tests.assertions import assert_close, assert_same
-from tests.featstore.store.conftest import item_table, write_set
 
 KEY = "birds/image/timm:toy"
 Images = tuple[np.ndarray, pl.DataFrame]

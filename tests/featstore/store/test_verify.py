@@ -20,8 +20,8 @@ from featstore.store.repair import repair_set
 from featstore.store.tables import write_thumbnails
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
+from featstore.testing import item_table, write_set
 from tests.damage import unseal
-from tests.featstore.store.conftest import item_table, write_set
 
 #: Places of a file at which a bit is flipped; every hash is of whole pieces, so that few will do.
 POSITIONS = 50 if os.environ.get("HEADSTOCK_FAULTS") == "all" else 12

@@ -19,7 +19,7 @@ from featstore.errors import (
     MisalignedItemsError,
     UnknownColumnError,
 )
-from tests.featstore.store.conftest import item_table, write_set
+from featstore.testing import item_table, write_set
 
 KEY = "birds/image/timm:toy"
 
@@ -44,7 +44,7 @@ def test_an_empty_split_lists_the_splits(store_path: Path) -> None:
 
 
 def test_an_unknown_column_is_suggested(store_path: Path) -> None:
-    with pytest.raises(UnknownColumnError, match=r"no column 'spilt'.*Did you mean 'split'"):
+    with pytest.raises(UnknownColumnError, match=r"No column named 'spilt'.*Did you mean 'split'"):
         open_store(store_path).view(KEY).where(spilt="test")
 
 

@@ -17,7 +17,7 @@ from featstore.errors import (
 )
 from featstore.store.layout import LayoutError
 from featstore.store.writer import SetWriter
-from tests.featstore.store.conftest import item_table, write_set
+from featstore.testing import item_table, write_set
 
 
 def _content(root: Path) -> dict[str, bytes]:

@@ -1,31 +1,33 @@
-"""CIFAR-10 and CIFAR-100: the binary version, or the Python version without unsafe unpickling.
+"""Datasets whose pictures are arrays in few files, not image files: CIFAR and MNIST.
 
-The Python version is made of pickles, and a pickle may name any function to be called. The
-unpickler here knows four names (those of an array of bytes) and gives a harmless class of its own
-for each; nothing of numpy or anything else is called by what a file says.
+CIFAR comes in a binary version, and in a Python version made of pickles. A pickle may name any
+function to be called: the unpickler here knows four names (those of an array of bytes) and gives a
+harmless class of its own for each; nothing of numpy or anything else is called by what a file says.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 import pickle
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from data_manifests.official.disk import Disk, Listing, pixels_frame
+from data_manifests.official.disk import MAX_LIST_BYTES, Disk, Listing, pixels_frame
 from data_manifests.plan import BuildError
 
 #: Bytes of one picture: red, green, blue planes of 32 x 32.
 PIXELS = 3 * 32 * 32
 
 
-def read_cifar(disk: Disk) -> Listing:
+def cifar(disk: Disk) -> Listing:
     """Return the pictures and labels of CIFAR, from whichever version lies there.
 
-    ``[files]`` of dataset.toml is the Python version; ``reader`` names its files by split, and
+    ``[files]`` of dataset.toml is the Python version; ``[versions]`` names its files by split, and
     those of the binary version, the bytes before each picture and which of them is the label.
 
     Raises
@@ -33,7 +35,7 @@ def read_cifar(disk: Disk) -> Listing:
     BuildError
         If neither version is there, or a file is damaged.
     """
-    spec: Mapping[str, Any] = disk.facts["reader"]
+    spec: Mapping[str, Any] = disk.facts["versions"]
     lacks = {
         version: [
             name
@@ -186,3 +188,66 @@ class _Unpickler(pickle.Unpickler):
             msg = f"it asks for {module}.{name}, which a picture has no use for"
             raise pickle.UnpicklingError(msg)
         return _KNOWN[module, name]
+
+
+def mnist(disk: Disk) -> Listing:
+    """Return the pictures and digits of MNIST: two IDX files a split, plain or gzipped."""
+    arrays, labels = {}, {}
+    for split in disk.splits:
+        word = disk.word(split)
+        arrays[split] = read_idx(disk, f"{word}-images-idx3-ubyte")
+        digits = read_idx(disk, f"{word}-labels-idx1-ubyte")
+        if arrays[split].ndim != 3 or digits.shape != arrays[split].shape[:1] or digits.max() > 9:
+            msg = (
+                f"{word}: pictures of shape {arrays[split].shape} with labels of shape "
+                f"{digits.shape} are no MNIST. Fetch the files again."
+            )
+            raise BuildError(msg)
+        labels[split] = [str(digit) for digit in digits.tolist()]
+    return Listing(pixels_frame(labels), [str(digit) for digit in range(10)], arrays=arrays)
+
+
+#: The third byte of an IDX file: unsigned bytes. No other type is read.
+_UBYTE = 8
+
+
+def read_idx(disk: Disk, name: str) -> np.ndarray:
+    """Return the array of an IDX file of unsigned bytes; ``name.gz`` serves as well.
+
+    Returns
+    -------
+    ndarray of uint8
+
+    Raises
+    ------
+    BuildError
+        If neither is there, or it is damaged.
+    """
+    path = disk.path(name)
+    if not disk.has(name) and not disk.has(f"{name}.gz"):
+        msg = f"{path} is missing, and so is {name}.gz: an IDX file of unsigned bytes."
+        raise BuildError(msg)
+    if disk.has(name):
+        data = disk.read(name)
+    else:
+        path = disk.path(f"{name}.gz")
+        packed = disk.read(f"{name}.gz")
+        try:
+            with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+                data = file.read(MAX_LIST_BYTES + 1)
+        except (OSError, EOFError, zlib.error) as err:
+            msg = f"{path} is damaged: {err}. Fetch it again."
+            raise BuildError(msg) from err
+    if len(data) < 4 or data[:2] != b"\0\0" or data[2] != _UBYTE:
+        msg = f"{path} is no IDX file of unsigned bytes: it begins with {data[:4].hex()}."
+        raise BuildError(msg)
+    start = 4 + 4 * data[3]
+    shape = tuple(int(size) for size in np.frombuffer(data[4:start], dtype=">u4"))
+    expected = int(np.prod(shape, dtype=object)) if len(shape) == data[3] else -1
+    if len(data) - start != expected:
+        msg = (
+            f"{path} holds {len(data) - start:,} bytes; its header {list(shape)} asks for "
+            f"{expected:,}. It is truncated; fetch it again."
+        )
+        raise BuildError(msg)
+    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)

@@ -1,0 +1,108 @@
+"""What featstore.testing promises to other projects' tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featstore import open_store
+from featstore.errors import ManifestError
+from featstore.manifest.io import read_manifest
+from featstore.manifest.manifest import ITEM_SCHEMA
+from featstore.store.verify import verify_store
+from featstore.testing import item_table, toy_manifest, toy_store, write_set
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    """Every file but the facts of runs, which are about time and place."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and "runs" not in path.parts
+    }
+
+
+def test_rows_and_columns_give_the_same_item_table() -> None:
+    columns = item_table({"item_id": ["a", "b"], "split": [None, "test"], "age": [1, 2]}, "caption")
+    rows = item_table(
+        [{"item_id": "a", "age": 1}, {"item_id": "b", "split": "test", "age": 2}], "caption"
+    )
+    assert columns.sort("item_id").equals(rows.select(columns.columns))
+    assert columns.columns == [*ITEM_SCHEMA, "age"]
+    assert columns["kind"].to_list() == ["caption", "caption"]
+    assert columns["text"].to_list() == [None, None]
+    with pytest.raises(ManifestError, match="has no column 'item_id'"):
+        item_table({"uri": ["a.png"]})
+
+
+def test_the_toy_store_is_the_same_every_time_and_whole(tmp_path: Path) -> None:
+    keys = toy_store(tmp_path / "a")
+    assert toy_store(tmp_path / "b") == keys
+    assert _files(tmp_path / "a") == _files(tmp_path / "b")
+    assert toy_store(tmp_path / "c", seed=2) == keys
+    assert _files(tmp_path / "a") != _files(tmp_path / "c")
+    assert verify_store(tmp_path / "a").problems == []
+
+
+def test_one_map_takes_texts_to_images_and_names_to_the_head(tmp_path: Path) -> None:
+    keys = toy_store(tmp_path, classes=50, images=60, image_dim=7, text_dim=5)
+    store = open_store(tmp_path)
+    views = {kind: store.view(key) for kind, key in keys.items()}
+    shapes = {kind: view.numpy().shape for kind, view in views.items()}
+    assert shapes == {
+        "image": (60, 7), "caption": (60, 5), "head_weight": (50, 7), "class_name": (150, 5),
+    }  # fmt: skip
+    assert views["image"].where(split="test").numpy().shape == (15, 7)
+    images, captions = views["image"].pair_by("parent_id", views["caption"]).numpy()[:2]
+    centred = images - images.mean(axis=0)
+    plant = np.linalg.lstsq(captions - captions.mean(axis=0), centred, rcond=None)[0]
+    names = views["class_name"].where(variant="name")
+    head, texts = views["head_weight"].pair_by("class_id", names).numpy()[:2]
+    assert np.abs(texts @ plant - head).max() < 0.3
+    assert np.abs(images.mean(axis=0) - captions.mean(axis=0) @ plant - 3).max() < 0.1
+
+
+def test_a_set_has_its_failures_and_can_be_damaged_unless_sealed(tmp_path: Path) -> None:
+    items = item_table({"item_id": ["a", "b", "c"]})
+    rows = np.arange(6.0).reshape(3, 2)
+    key = write_set(
+        tmp_path / "open", rows, items, failures={"b": "torn"}, dtype="float16", block_rows=2
+    )
+    view = open_store(tmp_path / "open").view(key)
+    assert view.items["item_id"].to_list() == ["a", "c"]
+    np.testing.assert_array_equal(view.numpy(), rows[[0, 2]])
+    sealed = write_set(tmp_path / "sealed", rows, items, sealed=True)
+    for root, where, writable in (
+        (tmp_path / "open", key, True), (tmp_path / "sealed", sealed, False),
+    ):  # fmt: skip
+        data = [path for path in (root / where / "embedding").rglob("*") if path.is_file()]
+        assert {bool(path.stat().st_mode & 0o200) for path in data} == {writable}
+
+
+def test_a_toy_manifest_is_read_back(tmp_path: Path) -> None:
+    from PIL import Image
+
+    made = toy_manifest(tmp_path / "a", 5, name="pets", sizes=[(4, 8), (6, 3)], captions=True)
+    read = read_manifest(tmp_path / "a", hashes=True)
+    assert read.items("image")["item_id"].to_list() == [f"pets/{i:02d}" for i in range(5)]
+    assert read.items("image")["split"].to_list() == ["train"] * 3 + ["test"] * 2
+    assert read.items("caption")["parent_id"].to_list() == made.items("image")["item_id"].to_list()
+    with Image.open(made.file("images/03.png")) as picture:
+        assert picture.size == (6, 3)
+    toy_manifest(tmp_path / "b", 5, name="pets", sizes=[(4, 8), (6, 3)], captions=True)
+    assert _files(tmp_path / "a") == _files(tmp_path / "b")
+    broken = toy_manifest(tmp_path / "c", 3, broken=[1])
+    assert broken.file("images/01.png").read_bytes() == b"not a picture"
+
+
+def test_it_loads_no_torch() -> None:
+    code = (
+        "import sys, tempfile; from featstore.testing import toy_store, toy_manifest; "
+        "root = tempfile.mkdtemp(); toy_store(root + '/store'); toy_manifest(root + '/m', 2); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
