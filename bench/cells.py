@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from bench.errors import NoResultsError
 from bench.protocol import FRESH_SPLITS
 from bench.results import SUMMED, files_of, read_sums, run_path, summed_as
+from bench.runs import IDENTITY
 from bench.statistics import DrawSums
 from featstore.errors import unknown_name
 from featstore.identity import SHORT, canonical_json, sha256_hex
-from fitters.methods import METHODS
+from fitters.methods import BUILT_IN, METHODS
 
 #: Where a comparison is fair: same question, same galleries, same encoders.
 ARENA = ["task", "eval", "options", "direction", "image_set", "name_set", "caption_set"]
@@ -42,35 +43,12 @@ EVAL_ORDER = ["all-names", "held-out", "split", "in-class"]
 DIRECTION_ORDER = [
     "image→name", "unseen image→unseen name", "image→caption", "caption→image",
 ]  # fmt: skip
-METHOD_ORDER = [
-    "chance", "identity", "mean-shift", "conse", "procrustes", "pls", "cca-200", "cca", "csa",
-    "asif", "least-squares", "ridge-x2y", "ridge-both", "ridge",
-    "kernel-ridge", "paper-cca", "paper-text2concepts", "paper-mlp",
-]  # fmt: skip
 #: Prototypes that carry no class information.
 CONTROLS = ("random", "random-cov", "shuffled")
 SOURCE_ORDER = ["none", "shuffled", "random", "random-cov", "head"]
 
-METHOD_NAMES = {
-    "chance": "chance",
-    "identity": "the pair itself",
-    "mean-shift": "Mean shift",
-    "conse": "ConSE",
-    "procrustes": "Procrustes",
-    "pls": "PLS",
-    "cca-200": "CCA, 200 directions",
-    "cca": "CCA",
-    "csa": "CSA",
-    "asif": "ASIF",
-    "least-squares": "Least squares",
-    "ridge-x2y": "Ridge to texts",
-    "ridge-both": "Ridge both ways",
-    "ridge": "Ridge",
-    "kernel-ridge": "Kernel ridge",
-    "paper-cca": "CCA of the paper",
-    "paper-text2concepts": "Linear map of the paper",
-    "paper-mlp": "MLP of the paper",
-}
+#: Titles of what stands among the methods of a table and is not fitted.
+_NOT_FITTED = {"chance": "chance", IDENTITY: "the pair itself"}
 
 #: Names of the sources without and with real pairs beside them.
 ALONE_NAMES = {
@@ -86,6 +64,21 @@ MIXED_NAMES = {
     "random-cov": "real + random rows, same covariance",
     "shuffled": "real + head, names shuffled",
 }
+
+
+def method_title(method: str) -> str:
+    """Return what tables and figures call a method: its id, where it has no title here."""
+    known = METHODS.get(method)
+    return _NOT_FITTED.get(method) or (known.title if known is not None else "") or method
+
+
+def _method_order() -> list[str]:
+    """Return methods as tables list them: baselines, the main one, trained ones, a user's own.
+
+    `METHODS` begins with the main one, and what is simpler follows.
+    """
+    closed = [name for name, method in BUILT_IN.items() if method.fitted_on != "training"]
+    return list(dict.fromkeys([*_NOT_FITTED, *reversed(closed), *METHODS]))
 
 
 def source_name(source: str, n_pairs: str) -> str:
@@ -118,7 +111,7 @@ def in_order(frame: pl.DataFrame) -> pl.DataFrame:
         ("eval", EVAL_ORDER),
         ("options", [""]),
         ("direction", DIRECTION_ORDER),
-        ("method", METHOD_ORDER),
+        ("method", _method_order()),
         ("source", SOURCE_ORDER),
     ):
         if column in frame.columns:

@@ -116,7 +116,8 @@ def _parts_of(what: str, thing: Any) -> Iterator[str]:
         # What it makes is seen by making one.
         for column in fields(thing):
             value = getattr(thing, column.name)
-            if not callable(value):
+            # A title decides no number.
+            if not callable(value) and column.name != "title":
                 yield f"{column.name}={value!r}"
         yield from _callable_parts(what, thing.make, version)
         yield from _class_parts(what, type(thing.make(Settings(penalty=1.0))), version)

@@ -384,29 +384,15 @@ def _row(
     chance, gallery = level
     a, b = found.a, found.b
     estimate = found.estimate(metric, chance)
-    low, high = estimate.interval()
+    low, high = _interval(found, metric, chance, estimate)
     if b is None:
-        means = a.mean(metric), chance
-        each = a.runs(metric).means - chance
-        if cutoff(metric) is not None:
-            overlap = 0.0 if found.is_about_this_pool else found.overlap
-            ends = proportion_interval(
-                a.by_seed(metric),
-                overlap=overlap,
-                of_controls=estimate.of_controls,
-                df_controls=estimate.df_controls,
-            )
-            share = [end - chance for end in ends]
-            # With few draws of a rare hit the effective n is too large: the wider one counts.
-            also = [low, high] if estimate.n_draws > 1 else []
-            low, high = min([*share, *also]), max([*share, *also])
+        means, each = (a.mean(metric), chance), a.runs(metric).means - chance
     else:
         sides = found.sides(metric)
-        means = sides[0].mean, sides[1].mean
-        each = sides[0].means - sides[1].means
-    test = found.control_test(metric) if found.kind == "over-control" else None
-    images = _over_images(found, metric, estimate)
+        means, each = (sides[0].mean, sides[1].mean), sides[0].means - sides[1].means
+    image_low, image_high = _over_images(found, metric, estimate) or (None, None)
     drawn = estimate.n_draws > 1
+    test = found.control_test(metric) if found.kind == "over-control" else None
     row = {
         **dict(zip(ARENA, a.arena, strict=True)),
         "metric": metric,
@@ -424,28 +410,56 @@ def _row(
         "difference": estimate.mean,
         "difference_sd": sample_sd(each) if drawn else None,
         "relative": estimate.mean / means[1] if means[1] > 0 else None,
-        "low": low if math.isfinite(low) else None,
-        "high": high if math.isfinite(high) else None,
-        "p": None if b is None else estimate.p_value(),
-        "test": None if b is None else "t, draws and clusters" if drawn else "t, clusters",
+        "low": _finite(low),
+        "high": _finite(high),
+        **_tested(found, estimate, test),
         "draw_error": math.sqrt(estimate.of_draws) if drawn else None,
         "cluster_error": math.sqrt(estimate.of_clusters),
-        "control_error": math.sqrt(estimate.of_controls) if estimate.of_controls else None,
-        "df": estimate.df if math.isfinite(estimate.df) else None,
-        "overlap": found.overlap if math.isfinite(found.overlap) else None,
+        "control_error": math.sqrt(estimate.of_controls) or None,
+        "df": _finite(estimate.df),
+        "overlap": _finite(found.overlap),
         "population": _population(found, estimate),
-        "image_low": images[0] if images else None,
-        "image_high": images[1] if images else None,
+        "image_low": image_low,
+        "image_high": image_high,
         "n_seeds": len(found.seeds or ()),
         "n_queries": estimate.n_rows,
         "n_clusters": estimate.n_clusters,
         "gallery": gallery,
         "chance": chance,
+        "bold": False,
     }
-    if found.kind == "over-control":
-        row |= {"p": None, "test": "fewer than two control draws"}
+    if primary is not None:
+        bold = primary.p_holm < LEVEL and _may_be_bold(found, estimate, test)
+        row |= {"family": primary.size, "p_holm": primary.p_holm, "bold": bold}
+    return row
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _interval(
+    found: Comparison, metric: str, chance: float, estimate: Estimate
+) -> tuple[float, float]:
+    """Return the interval of a difference; over chance that of a proportion, where it is one."""
+    if found.b is not None or cutoff(metric) is None:
+        return estimate.interval()
+    ends = proportion_interval(
+        found.a.by_seed(metric),
+        overlap=0.0 if found.is_about_this_pool else found.overlap,
+        of_controls=estimate.of_controls,
+        df_controls=estimate.df_controls,
+    )
+    # With few draws of a rare hit the effective n is too large: the wider one counts.
+    also = estimate.interval() if estimate.n_draws > 1 else ()
+    both = [*(end - chance for end in ends), *also]
+    return min(both), max(both)
+
+
+def _tested(found: Comparison, estimate: Estimate, test: ControlTest | None) -> dict[str, Any]:
+    """Return p, what it comes from, and where a head stands among its controls."""
     if test is not None:
-        row |= {
+        return {
             "p": test.p_above,
             "p_below": test.p_below,
             "test": _test_text(test),
@@ -454,10 +468,12 @@ def _row(
             "control_sd": test.sd,
             "control_best": test.best,
         }
-    if primary is not None:
-        bold = primary.p_holm < LEVEL and _may_be_bold(found, estimate, test)
-        row |= {"family": primary.size, "p_holm": primary.p_holm, "bold": bold}
-    return {"bold": False, **row}
+    if found.kind == "over-control":
+        return {"p": None, "test": "fewer than two control draws"}
+    if found.b is None:
+        return {"p": None, "test": None}
+    how = "t, draws and clusters" if estimate.n_draws > 1 else "t, clusters"
+    return {"p": estimate.p_value(), "test": how}
 
 
 def _test_text(test: ControlTest) -> str:

@@ -142,6 +142,9 @@ class Items:
         parent_id of each row: the image that a caption belongs to.
     parts : array of str, shape (n,), optional
         Of images their split in the manifest, "" where it has none; of prompts their template.
+    places : array of int, shape (n,), optional
+        Where rows that are equal are projected once for all that is scored: which of the different
+        rows each is; see `bench.grid`.
     """
 
     ids: NDArray[Any]
@@ -149,15 +152,15 @@ class Items:
     rows: NDArray[np.float32]
     parents: NDArray[Any] | None = None
     parts: NDArray[Any] | None = None
+    places: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, index: NDArray[Any]) -> Items:
         """Return these rows (positions or a mask)."""
-        parents = None if self.parents is None else self.parents[index]
-        parts = None if self.parts is None else self.parts[index]
-        return Items(self.ids[index], self.classes[index], self.rows[index], parents, parts)
+        columns: dict[str, Any] = {name: own for name, own in vars(self).items() if own is not None}
+        return Items(**{name: own[index] for name, own in columns.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +264,7 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     if run.caption_set:
         caption_view = _view(store, run.caption_set, run.caption_revision)
         texts.append(caption_view)
-        captions = _captions(caption_view, run, images)
+        captions = _captions(caption_view, run, image_view, images)
     if run.head_set:
         head_view = _view(store, run.head_set, run.head_revision)
         image_view.require_same_space(head_view, what="A head and the images it is used on")
@@ -350,25 +353,19 @@ def _items(view: EmbeddingsView, *, classes_needed: bool = True) -> Items:
     )
 
 
-def _captions(view: EmbeddingsView, run: Run, images: Items) -> Items:
+def _captions(view: EmbeddingsView, run: Run, image_view: EmbeddingsView, images: Items) -> Items:
     if run.locales:
         view = view.where(variant=list(run.locales))
     if view.items["parent_id"].null_count():
         msg = f"Items of {view.key} have no parent_id: nothing says which image they describe."
         raise ProtocolError(msg)
-    position = pl.DataFrame({"parent_id": images.ids, "image": np.arange(len(images))})
-    kept = (
-        view.items.with_row_index("row")
-        .join(position, on="parent_id", how="inner")
-        .sort("image", "row")
-    )
-    captions = view.take(kept["row"].to_numpy())
-    table = captions.items
+    pairs = image_view.pair_by("parent_id", view)
+    table = pairs.y.items
     # A caption is of the class of its image, whatever its own row says.
     return Items(
         ids=table["item_id"].to_numpy().astype(str),
-        classes=images.classes[kept["image"].to_numpy()],
-        rows=captions.numpy(),
+        classes=images.classes[np.searchsorted(image_view.rows, pairs.x.rows)],
+        rows=pairs.y.numpy(),
         parents=table["parent_id"].to_numpy().astype(str),
     )
 

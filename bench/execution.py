@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from bench.code import Own
 from bench.corpus import Corpus, needs_prompts, read_corpus
 from bench.fits import Fitted, fit_run
-from bench.grid import fit_grid, grid_key
+from bench.grid import fit_grid, is_fixed
 from bench.results import (
     RANK_SCHEMA,
     RESULT_SCHEMA,
@@ -36,10 +36,7 @@ from featstore.store.store import open_store
 
 logger = logging.getLogger(__name__)
 
-#: The suite whose runs are made from moments, many at once; see `bench.grid`.
-SWEEP = "sweep"
-
-# Cells of a sweep whose results are written as one file: some seconds of work are lost if the
+# Cells of a grid whose results are written as one file: some seconds of work are lost if the
 # process dies, and a thousand cells wait for twenty durable writes instead of thousands.
 _CELLS_A_FILE = 100
 
@@ -151,10 +148,10 @@ def run_all(
 
 
 def _by_fit(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs that are made together: those of one fit, or of one seed of a sweep."""
+    """Return the runs that are made together: those of one fit, or the cells of one grid."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        key = grid_key(run) if run.suite == SWEEP else run.fit_key
+        key = run.grid_key if is_fixed(run) else run.fit_key
         groups.setdefault(key, []).append(run)
     return list(groups.values())
 
@@ -162,14 +159,14 @@ def _by_fit(runs: Sequence[Run]) -> list[list[Run]]:
 def _batches(groups: Sequence[list[Run]]) -> list[list[list[Run]]]:
     """Return the groups that one process makes after another.
 
-    A seed of a sweep is a batch of its own already. Fits on the same control draw stay together,
-    and so do a head and its controls beside the same real pairs: what was decomposed and chosen
-    for one of them serves the next.
+    The cells of one grid are a batch of their own already. Fits on the same control draw stay
+    together, and so do a head and its controls beside the same real pairs: what was decomposed and
+    chosen for one of them serves the next.
     """
     batches: list[list[list[Run]]] = []
     last: tuple[Any, ...] | None = None
     for group in groups:
-        size = 1 if group[0].suite == SWEEP else _BATCH
+        size = 1 if is_fixed(group[0]) else _BATCH
         key = _in_common(group[0])
         if not batches or (len(batches[-1]) >= size and key != last) or size == 1:
             batches.append([])
@@ -259,8 +256,8 @@ def _run_groups(
     groups: Sequence[Sequence[Run]], corpora: _Corpora, root: Path
 ) -> Iterator[FitDone]:
     for together in _written_together(groups):
-        if together[0][0].suite == SWEEP:
-            yield from _sweep(together[0], corpora.read(together[0][0]), root)
+        if is_fixed(together[0][0]):
+            yield from _run_grid(together[0], corpora, root)
             continue
         rows, ranks, done = [], [], []
         for group in together:
@@ -297,8 +294,9 @@ def _file_key(run: Run) -> tuple[Any, ...] | None:
     return None if run.control_draw is None else _prototypes(run)
 
 
-def _sweep(runs: Sequence[Run], corpus: Corpus, root: Path) -> Iterator[FitDone]:
-    """Make the runs of one seed of a sweep, and write them in files of many."""
+def _run_grid(runs: Sequence[Run], corpora: _Corpora, root: Path) -> Iterator[FitDone]:
+    """Make the cells of one grid, and write them in files of many."""
+    corpus = corpora.read(max(runs, key=needs_prompts))
     rows, ranks = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA)
     done: list[FitDone] = []
     start = time.perf_counter()

@@ -24,7 +24,8 @@ from bench.protocol import (
     first_per_class,
 )
 from bench.runs import IDENTITY, Run
-from bench.tasks.outcome import Projector
+from bench.tasks.outcome import Aligned
+from featstore.store.view import join_ids
 from fitters.alignment import Alignment
 from fitters.choice import Choice
 from fitters.kept import Kept, digest_of
@@ -41,13 +42,13 @@ class Fitted:
 
     Attributes
     ----------
-    alignment : Projector
+    alignment : Projector or Projected
     facts : dict
         Columns of `bench.results.RESULT_SCHEMA`: images and prototypes used, whose mean, the
         chosen penalty and mixing weight, and whether either lies at the edge of its grid.
     """
 
-    alignment: Projector
+    alignment: Aligned
     facts: dict[str, Any]
 
 
@@ -228,16 +229,12 @@ def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
     if captions is None or captions.parents is None:
         msg = "Real pairs need captions. Extract the captions of these images first."
         raise ProtocolError(msg)
-    position = {item: place for place, item in enumerate(corpus.images.ids[images])}
-    owner = np.array([position.get(parent, -1) for parent in captions.parents])
-    rows = np.flatnonzero(owner >= 0)
-    rows = rows[np.argsort(owner[rows], kind="stable")]
-    counts = np.bincount(owner[rows], minlength=len(images))
+    owners, rows = join_ids(corpus.images.ids[images], captions.parents)
+    counts = np.bincount(owners, minlength=len(images))
     if not counts.all():
         lost = corpus.images.ids[images[np.flatnonzero(counts == 0)[0]]]
         msg = f"{int((counts == 0).sum()):,} images have no caption (first: {str(lost)!r})."
         raise ProtocolError(msg)
-    owners = owner[rows]
     return Pairs(
         x=corpus.images.rows[images[owners]],
         y=captions.rows[rows],

@@ -3,7 +3,7 @@
 What one seed's cells have in common is read and prepared once: the split, the rows that are
 scored, the products of every source of prototypes. A ridge then costs an eigendecomposition a
 mixing weight and two small products a penalty (`fitters.select.held_out`); the other methods
-of moments are fitted on merged moments; what needs rows is fitted as in any suite.
+of moments are fitted on merged moments. What needs rows is no cell, and fitted as in any suite.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from bench.corpus import Corpus
 from bench.fits import (
     Fitted,
-    fit_run,
     n_pool,
     prototype_pairs,
     training_pairs,
@@ -31,14 +30,13 @@ from bench.options import Hubness, Retrieval, ZeroShot
 from bench.protocol import Split
 from bench.runs import Run
 from bench.scoring import Scoring
-from bench.tasks.outcome import Projector
 from fitters.alignment import Alignment
 from fitters.choice import moments_of
 from fitters.methods import METHODS, Settings, Sources, prepare
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
-from fitters.select.held_out import Decompositions, Matrix, Projected, RidgeGrid, Source
+from fitters.select.held_out import Decompositions, Matrix, RidgeGrid, Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,23 +60,17 @@ class GridFit:
     seconds: float
 
 
-def grid_key(run: Run) -> str:
-    """Return the id of what the cells of one seed and method share."""
-    varied: dict[str, Any] = {"source": "head", "n_pairs": 1, "penalty": 0.0, "mix": 1.0}
-    if run.eval == "all-names":
-        varied["n_pairs"] = 0
-    return replace(run, **varied).fit_key
-
-
 def is_fixed(run: Run) -> bool:
-    """Return whether a run leaves nothing to choose and needs only moments."""
-    method = METHODS[run.method]
-    given = run.penalty != "auto" and run.mix != "auto"
-    return given and method.fitted_on == "moments" and method.centred and not method.raw
+    """Return whether a run leaves nothing to choose and needs only moments: a cell of a grid."""
+    method = METHODS.get(run.method)
+    given = run.penalty != "auto" and run.mix != "auto" and run.control_draw is None
+    if method is None or not given:
+        return False
+    return method.fitted_on == "moments" and method.centred and not method.raw
 
 
 def fit_grid(runs: Sequence[Run], corpus: Corpus, split: Split | None) -> Iterator[GridFit]:
-    """Yield the fits of runs that share `grid_key`, cell by cell.
+    """Yield the fits of runs that are all `is_fixed` and share `Run.grid_key`, cell by cell.
 
     Cells of one number of pairs come together, so that sources that have a gram in common find it.
 
@@ -97,12 +89,7 @@ def fit_grid(runs: Sequence[Run], corpus: Corpus, split: Split | None) -> Iterat
     shared = _Shared(corpus, split)
     for same_pairs in (own for by_source in by_pairs.values() for own in by_source.values()):
         first = same_pairs[0][0]
-        if not is_fixed(first):
-            for own in same_pairs:
-                start = time.perf_counter()
-                fitted = fit_run(own[0], corpus, split)
-                yield GridFit(tuple(own), fitted, shared.scoring, time.perf_counter() - start)
-        elif METHODS[first.method].rule == "ridge" and all(map(_is_projected, chain(*same_pairs))):
+        if METHODS[first.method].rule == "ridge" and all(map(_is_projected, chain(*same_pairs))):
             yield from _ridge_fits(same_pairs, shared)
         else:
             yield from _moment_fits(same_pairs, shared)
@@ -128,18 +115,17 @@ class _Shared:
         if split is not None:
             images, self.whose = unlabelled_images(corpus, split)
         self.image_mean = SideTransform.fit([images], label="images").mean
-        self._held_out: tuple[_Positions, Scoring] | None = None
+        self._different: _Different | None = None
         self._real: dict[Any, tuple[int, Pairs | None]] = {}
         self._prototypes: dict[str, Sources] = {}
         self._moments: dict[str, Moments] = {}
         self._products: dict[tuple[str, bool], tuple[Source, Matrix]] = {}
 
-    def held_out(self, run: Run) -> tuple[_Positions, Scoring]:
-        """Return what is scored, and its scoring by position; see `_ByPosition`."""
-        if self._held_out is None:
-            held = _Positions(self.scoring.held_out(run))
-            self._held_out = held, Scoring(held.corpus, None, top=0)
-        return self._held_out
+    def different(self, run: Run) -> _Different:
+        """Return the different rows of what is scored."""
+        if self._different is None:
+            self._different = _Different(self.scoring.held_out(run))
+        return self._different
 
     def real(self, run: Run) -> tuple[int, Pairs | None]:
         """Return how many images a run trains on, and its real pairs."""
@@ -201,7 +187,7 @@ def _ridge_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
     first = cells[0][0]
     predict_x = METHODS[first.method].direction == "y->x"
     sources = shared.sources(first)
-    held, scoring = shared.held_out(first)
+    held = shared.different(first)
     images, texts = sources.image.apply(held.images), sources.text.apply(held.texts)
     products, towards = shared.products(
         first, sources, images if predict_x else texts, predict_x=predict_x
@@ -217,8 +203,8 @@ def _ridge_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
         start = time.perf_counter()
         for found in grid.projected(mix, list(by_penalty)):
             own = by_penalty[found.penalty]
-            fitted = Fitted(_ByPosition(found), shared.facts(own[0], sources))
-            yield GridFit(tuple(own), fitted, scoring, time.perf_counter() - start)
+            fitted = Fitted(found, shared.facts(own[0], sources))
+            yield GridFit(tuple(own), fitted, held.scoring, time.perf_counter() - start)
             start = time.perf_counter()
 
 
@@ -242,29 +228,11 @@ def _moment_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
         yield GridFit(tuple(own), fitted, shared.scoring, time.perf_counter() - start)
 
 
-class _ByPosition(Projector):
-    """Projections that were made before: in place of a row its position is asked for.
+class _Different:
+    """The rows that are scored, every different one once, and a scoring of their projections.
 
-    So the items that are scored stay the same from cell to cell, and with them what follows from
-    their ids.
-    """
-
-    def __init__(self, found: Projected) -> None:
-        self._found = found
-
-    def project_x(self, rows: NDArray[Any]) -> NDArray[Any]:
-        images: NDArray[Any] = self._found.images[rows[:, 0]]
-        return images
-
-    def project_y(self, rows: NDArray[Any]) -> NDArray[Any]:
-        texts: NDArray[Any] = self._found.texts[rows[:, 0]]
-        return texts
-
-
-class _Positions:
-    """The rows that are scored: every different one once, and which of them each item has.
-
-    Equal texts then have equal projections, see `bench.tasks.outcome`.
+    Equal texts then have equal projections, see `bench.tasks.outcome`. The items that are scored
+    stay the same from cell to cell, and with them what follows from their ids.
     """
 
     def __init__(self, corpus: Corpus) -> None:
@@ -275,15 +243,16 @@ class _Positions:
         self.texts, of_text = _distinct(np.concatenate([items.rows for items in given]))
         captions = corpus.captions
         n_names = len(corpus.names)
-        self.corpus = Corpus(
-            images=replace(corpus.images, rows=of_image),
-            names=replace(corpus.names, rows=of_text[:n_names]),
-            captions=None if captions is None else replace(captions, rows=of_text[n_names:]),
-            seen=corpus.seen,
+        placed = replace(
+            corpus,
+            images=replace(corpus.images, places=of_image),
+            names=replace(corpus.names, places=of_text[:n_names]),
+            captions=None if captions is None else replace(captions, places=of_text[n_names:]),
         )
+        self.scoring = Scoring(placed, None, top=0)
 
 
 def _distinct(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any]:
     """Return the different rows, in the order of their first, and the position of each in them."""
     firsts, which = different_rows(rows)
-    return rows[firsts], which[:, None]
+    return rows[firsts], which

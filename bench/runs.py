@@ -303,8 +303,16 @@ class Run:
     @cached_property
     def fit_key(self) -> str:
         """Return the id of everything but what is scored: runs that share it share one fit."""
+        return self._fit_key_without()
+
+    @cached_property
+    def grid_key(self) -> str:
+        """Return the id of what the cells of a sweep share: one seed and method on one corpus."""
+        return self._fit_key_without("source", "n_pairs", "penalty", "mix")
+
+    def _fit_key_without(self, *names: str) -> str:
         facts = self._facts()
-        for name in ("task", "options", "relevance", "metric_version"):
+        for name in ("task", "options", "relevance", "metric_version", *names):
             del facts[name]
         return sha256_hex(canonical_json({"fit": facts}))
 

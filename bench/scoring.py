@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -33,7 +34,7 @@ from bench.tasks.diagnostics import (
     score_spectrum,
 )
 from bench.tasks.few_shot import score_few_shot
-from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector
+from bench.tasks.outcome import KEPT, Aligned, Outcome, Prepared
 from bench.tasks.retrieval import prepare_retrieval
 from bench.tasks.zero_shot import prepare_zero_shot, score_generalised
 from featstore.errors import FeatstoreError, needs_extra
@@ -41,6 +42,7 @@ from featstore.identity import SHORT, space_id
 from featstore.store.store import FeatureStore
 from fitters.few_shot.learner import Learner
 from fitters.few_shot.registry import PROMPT_LEARNERS, TextTower, prompt_learner
+from fitters.select.held_out import Projected
 
 _BARE = "none"
 
@@ -194,7 +196,7 @@ class Scoring:
             self._held_out[run.eval] = _scored(run, self._corpus, self._split)
         return self._held_out[run.eval]
 
-    def score(self, run: Run, alignment: Projector) -> list[Outcome]:
+    def score(self, run: Run, alignment: Aligned) -> list[Outcome]:
         """Score an alignment on the images, names and captions that a run holds out.
 
         Raises
@@ -214,6 +216,7 @@ class Scoring:
             raise ProtocolError(msg)
         if run.task == "few_shot":
             assert self._split is not None
+            assert not isinstance(alignment, Projected)
             options = run.task_options
             assert isinstance(options, FewShot)
             learner = _prompt_learner(run, self._prompt_side) if needs_tower(run) else None
@@ -268,16 +271,18 @@ def _scored(run: Run, corpus: Corpus, split: Split | None) -> Corpus:
     if split is None:
         return corpus
     images = corpus.images.take(split.test)
-    names, prompts, captions, seen = corpus.names, corpus.prompts, corpus.captions, corpus.seen
+    changed: dict[str, Any] = {"images": images}
     if run.eval == "held-out":
-        kept = np.isin(names.classes, images.classes)
-        names = names.take(kept)
-        seen = None if seen is None else seen[kept]
-        if prompts is not None:
-            prompts = prompts.take(np.isin(prompts.classes, names.classes))
+        kept = np.isin(corpus.names.classes, images.classes)
+        names = changed["names"] = corpus.names.take(kept)
+        changed["seen"] = None if corpus.seen is None else corpus.seen[kept]
+        if corpus.prompts is not None:
+            of_names = np.isin(corpus.prompts.classes, names.classes)
+            changed["prompts"] = corpus.prompts.take(of_names)
+    captions = corpus.captions
     if captions is not None and captions.parents is not None:
-        captions = captions.take(np.isin(captions.parents, images.ids))
-    return Corpus(images, names, captions, corpus.head, prompts, seen, corpus.one_model)
+        changed["captions"] = captions.take(np.isin(captions.parents, images.ids))
+    return replace(corpus, **changed)
 
 
 def _names(run: Run, corpus: Corpus) -> Items:
@@ -303,7 +308,7 @@ def _zero_shot(run: Run, corpus: Corpus, top: int) -> Prepared:
     )  # fmt: skip
 
 
-def _generalised(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+def _generalised(run: Run, alignment: Any, corpus: Corpus) -> list[Outcome]:
     options = run.task_options
     assert isinstance(options, Generalised)
     return score_generalised(
@@ -320,7 +325,7 @@ def _retrieval(run: Run, corpus: Corpus, top: int) -> Prepared:
     )
 
 
-def _head_names(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+def _head_names(run: Run, alignment: Any, corpus: Corpus) -> list[Outcome]:
     options = run.task_options
     assert isinstance(options, HeadNames)
     if corpus.head is None:
@@ -329,19 +334,19 @@ def _head_names(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]
     return score_head_names(alignment, corpus.head, options=options, rng=sample_rng(run.seed))
 
 
-def _neighbours(run: Run, _: Projector, corpus: Corpus) -> list[Outcome]:
+def _neighbours(run: Run, _: Any, corpus: Corpus) -> list[Outcome]:
     options = run.task_options
     assert isinstance(options, Neighbours)
     return score_neighbours(corpus, options=options, rng=sample_rng(run.seed))
 
 
-def _modality_gap(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+def _modality_gap(run: Run, alignment: Any, corpus: Corpus) -> list[Outcome]:
     options = run.task_options
     assert isinstance(options, ModalityGap)
     return score_modality_gap(alignment, corpus, options=options, rng=sample_rng(run.seed))
 
 
-def _hubness(run: Run, alignment: Projector, corpus: Corpus) -> list[Outcome]:
+def _hubness(run: Run, alignment: Any, corpus: Corpus) -> list[Outcome]:
     options = run.task_options
     assert isinstance(options, Hubness)
     texts = _names(run, corpus) if options.gallery == "names" else _captions(corpus)
@@ -354,7 +359,7 @@ _PREPARED: dict[str, Callable[[Run, Corpus, int], Prepared]] = {
     "retrieval": _retrieval,
 }
 
-_TASKS: dict[str, Callable[[Run, Projector, Corpus], list[Outcome]]] = {
+_TASKS: dict[str, Callable[[Run, Any, Corpus], list[Outcome]]] = {
     "generalised": _generalised,
     "head_names": _head_names,
     "neighbours": _neighbours,

@@ -12,18 +12,20 @@ import csv
 import io
 import json
 import math
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeAlias
 
 import polars as pl
 
 from bench.cells import (
     ARENA,
     CELL,
-    METHOD_NAMES,
     SETTINGS,
     in_order,
     mean_over_queries,
+    method_title,
     set_name,
     source_name,
 )
@@ -100,10 +102,38 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
     return in_order(wide.select(index).with_columns(ordered))
 
 
-def result_lines(
-    table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()
-) -> tuple[list[str], list[list[str]]]:
-    """Return the headings and cells of a result table as text: percent, mean ± sd.
+class Table(NamedTuple):
+    """A table as text.
+
+    Attributes
+    ----------
+    headings : list of str
+    lines : list of list of str
+        One cell a heading; what is bold stands between ``**``.
+    """
+
+    headings: list[str]
+    lines: list[list[str]]
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame, columns: Sequence[Column]) -> Table:
+        """Return the table of these rows, a heading and what makes the cell of a row a column."""
+        headings = [heading for heading, _ in columns]
+        return cls(
+            headings, [[cell(row) for _, cell in columns] for row in rows.iter_rows(named=True)]
+        )
+
+    def text(self, form: str) -> str:
+        """Return the table as ``"md"`` (Markdown), ``"tex"`` (LaTeX) or plain text."""
+        return {"md": markdown, "tex": latex}.get(form, aligned)(*self)
+
+
+Row: TypeAlias = dict[str, Any]
+Column: TypeAlias = tuple[str, Callable[[Row], str]]
+
+
+def result_lines(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> Table:
+    """Return a result table as text: percent, mean ± sd.
 
     A mean without ± comes from a single run: nothing in it is drawn. Encoders, heads, shots,
     penalties and mixing weights have a column each where the table holds more than one.
@@ -120,31 +150,36 @@ def result_lines(
         tuple(row[name] for name in ARENA): row
         for row in table.filter(pl.col("method") == "chance").iter_rows(named=True)
     }
-    extra = varying(table.filter(pl.col("method") != "chance"))
-    headings = ["task", "eval", *(EXTRA[name] for name in extra), "method", "fitted on", "K"]
-    headings += ["seeds", "gallery", "chance"]
-    lines = []
-    for row in table.iter_rows(named=True):
+
+    def chance(row: Row) -> str:
         own = [metric for metric in metrics if row[metric] is not None]
         level = levels[tuple(row[name] for name in ARENA)]
-        is_chance = row["method"] == "chance"
-        key = tuple(row[name] for name in CELL)
-        texts = ((value_text(m, row[m], row[f"{m}_sd"]), (m, key) in bold) for m in metrics)
-        lines.append(
-            [
-                row["direction"],
-                row["eval"],
-                *(_extra_text(name, row[name]) for name in extra),
-                METHOD_NAMES.get(row["method"], row["method"]),
-                "" if is_chance else source_name(row["source"], row["n_pairs"]),
-                "" if is_chance else pairs_text(row["n_pairs"], row["n_images_fitted"]),
-                str(row["n_seeds"]),
-                number_text(row["gallery"], 0),
-                value_text(own[0], level[own[0]]) if own else "",
-                *(f"**{text}**" if wins else text for text, wins in texts),
-            ]
-        )
-    return headings + [metric_name(metric) for metric in metrics], lines
+        return value_text(own[0], level[own[0]]) if own else ""
+
+    def value(metric: str, row: Row) -> str:
+        text = value_text(metric, row[metric], row[f"{metric}_sd"])
+        return f"**{text}**" if (metric, tuple(row[name] for name in CELL)) in bold else text
+
+    def fitted(text: Callable[[Row], str]) -> Callable[[Row], str]:
+        return lambda row: "" if row["method"] == "chance" else text(row)
+
+    columns: list[Column] = [
+        ("task", itemgetter("direction")),
+        ("eval", itemgetter("eval")),
+        *_extra_columns(table.filter(pl.col("method") != "chance")),
+        ("method", _method),
+        ("fitted on", fitted(lambda row: source_name(row["source"], row["n_pairs"]))),
+        ("K", fitted(lambda row: pairs_text(row["n_pairs"], row["n_images_fitted"]))),
+        ("seeds", lambda row: str(row["n_seeds"])),
+        ("gallery", lambda row: number_text(row["gallery"], 0)),
+        ("chance", chance),
+        *((metric_name(metric), partial(value, metric)) for metric in metrics),
+    ]
+    return Table.of(table, columns)
+
+
+def _method(row: Row) -> str:
+    return method_title(row["method"])
 
 
 def metric_columns(table: pl.DataFrame) -> list[str]:
@@ -173,6 +208,15 @@ def varying(table: pl.DataFrame) -> list[str]:
     return found
 
 
+def _extra_columns(table: pl.DataFrame) -> list[Column]:
+    """Return the columns of `EXTRA` that vary in a table."""
+
+    def text(name: str, row: Row) -> str:
+        return _extra_text(name, row[name])
+
+    return [(EXTRA[name], partial(text, name)) for name in varying(table)]
+
+
 def _extra_text(column: str, value: Any) -> str:
     """Return a value of a column of `EXTRA`: options as they are typed, ``learner=coop``."""
     if column != "options":
@@ -187,71 +231,67 @@ def _typed(option: Any) -> str:
     return str(option).lower() if isinstance(option, bool) else str(option)
 
 
-def gain_lines(gains: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return the headings and cells of a table of comparisons: percentage points.
+def gain_lines(gains: pl.DataFrame) -> Table:
+    """Return a table of comparisons as text: percentage points.
 
     Every line has both means ± sd over draws, the absolute and the relative gain, the interval and
     what it is about, p and, for the primary comparisons, p corrected by Holm and the size of their
     family; then what n is, the two parts of the standard error, the gallery and chance. A primary
     difference that holds is marked with ``**``.
     """
-    extra = varying(gains)
     over_images, ranked, averaged = (
         gains[name].null_count() < gains.height
         for name in ("image_low", "n_controls", "control_error")
     )
-    headings = [
-        "task", "eval", "metric", *(EXTRA[name] for name in extra), "method", "a", "b", "a %",
-        "b %", f"a {MINUS} b, points", "relative", "95 % interval",
-        *(["for new images"] if over_images else []), "p", "p, Holm", "family", "test", "for",
-        *(["rank", "best control"] if ranked else []), "draws", "clusters", "queries",
-        "s.e. draws", "s.e. clusters", *(["s.e. controls"] if averaged else []), "df", "f",
-        "gallery", "chance",
-    ]  # fmt: skip
-    lines = []
-    for row in gains.iter_rows(named=True):
-        difference = signed_text(row["difference"], row["difference_sd"])
-        images = interval_text(row["image_low"], row["image_high"])
-        lines.append(
-            [
-                row["direction"],
-                row["eval"],
-                metric_name(row["metric"]),
-                *(_extra_text(name, row[name]) for name in extra),
-                METHOD_NAMES.get(row["method"], row["method"]),
-                row["side_a"],
-                row["side_b"],
-                value_text(row["metric"], row["a"], row["a_sd"]),
-                value_text(row["metric"], row["b"], row["b_sd"]),
-                f"**{difference}**" if row["bold"] else difference,
-                relative_text(row["relative"]),
-                interval_text(row["low"], row["high"]),
-                *([images] if over_images else []),
-                p_text(row["p"]),
-                p_text(row["p_holm"]),
-                "exploratory" if row["family"] is None else f"of {row['family']}",
-                row["test"] or "",
-                row["population"],
-                *(_standing(row) if ranked else []),
-                str(row["n_seeds"]),
-                f"{row['n_clusters']:,}",
-                f"{row['n_queries']:,}",
-                _points(row["draw_error"]),
-                _points(row["cluster_error"]),
-                *([_points(row["control_error"])] if averaged else []),
-                number_text(row["df"], 0),
-                "" if row["overlap"] is None else f"{row['overlap']:.2f}",
-                number_text(row["gallery"], 0),
-                value_text(row["metric"], row["chance"]),
-            ]
-        )
-    return headings, lines
+    of_images: list[Column] = [
+        ("for new images", lambda row: interval_text(row["image_low"], row["image_high"]))
+    ]
+    of_controls: list[Column] = [
+        ("rank", _rank),
+        ("best control", lambda row: value_text(row["metric"], row["control_best"])),
+    ]
+    columns: list[Column] = [
+        ("task", itemgetter("direction")),
+        ("eval", itemgetter("eval")),
+        ("metric", lambda row: metric_name(row["metric"])),
+        *_extra_columns(gains),
+        ("method", _method),
+        ("a", itemgetter("side_a")),
+        ("b", itemgetter("side_b")),
+        ("a %", lambda row: value_text(row["metric"], row["a"], row["a_sd"])),
+        ("b %", lambda row: value_text(row["metric"], row["b"], row["b_sd"])),
+        (f"a {MINUS} b, points", _difference),
+        ("relative", lambda row: relative_text(row["relative"])),
+        ("95 % interval", lambda row: interval_text(row["low"], row["high"])),
+        *(of_images if over_images else []),
+        ("p", lambda row: p_text(row["p"])),
+        ("p, Holm", lambda row: p_text(row["p_holm"])),
+        ("family", lambda row: "exploratory" if row["family"] is None else f"of {row['family']}"),
+        ("test", lambda row: row["test"] or ""),
+        ("for", itemgetter("population")),
+        *(of_controls if ranked else []),
+        ("draws", lambda row: str(row["n_seeds"])),
+        ("clusters", lambda row: f"{row['n_clusters']:,}"),
+        ("queries", lambda row: f"{row['n_queries']:,}"),
+        ("s.e. draws", lambda row: _points(row["draw_error"])),
+        ("s.e. clusters", lambda row: _points(row["cluster_error"])),
+        *([("s.e. controls", lambda row: _points(row["control_error"]))] if averaged else []),
+        ("df", lambda row: number_text(row["df"], 0)),
+        ("f", lambda row: "" if row["overlap"] is None else f"{row['overlap']:.2f}"),
+        ("gallery", lambda row: number_text(row["gallery"], 0)),
+        ("chance", lambda row: value_text(row["metric"], row["chance"])),
+    ]
+    return Table.of(gains, columns)
 
 
-def _standing(row: dict[str, Any]) -> list[str]:
-    """Return the rank of a head among its control draws, and the best of these."""
-    rank = "" if row["rank"] is None else f"{row['rank']} of {row['n_controls'] + 1}"
-    return [rank, value_text(row["metric"], row["control_best"])]
+def _difference(row: Row) -> str:
+    text = signed_text(row["difference"], row["difference_sd"])
+    return f"**{text}**" if row["bold"] else text
+
+
+def _rank(row: Row) -> str:
+    """Return the rank of a head among its control draws."""
+    return "" if row["rank"] is None else f"{row['rank']} of {row['n_controls'] + 1}"
 
 
 def _points(share: float | None) -> str:
@@ -262,41 +302,37 @@ def _points(share: float | None) -> str:
 _KINDS = {"value": "", "gain-over-real": "gain of weights", "gain-over-head": "gain of pairs"}
 
 
-def published_lines(table: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return the headings and cells of `bench.suites.paper.published_table` as text, percent."""
-    headings = [
-        "experiment", "data", "images", "texts", "head", "task", "metric", "K", "method", "ours",
-        "theirs", "known", "ours − theirs", "seeds", "gallery",
-    ]  # fmt: skip
-    lines = []
-    for row in table.iter_rows(named=True):
-        metric = row["metric"]
+def published_lines(table: pl.DataFrame) -> Table:
+    """Return the rows of `bench.suites.published.published_table` as text, percent."""
+
+    def metric(row: Row) -> str:
         kind = _KINDS[row["kind"]]
-        known = row["ours"] is not None
-        lines.append(
-            [
-                row["experiment"],
-                row["dataset"] or "",
-                row["image_encoder"] or "",
-                row["text_encoder"] or "",
-                row["head"] or "",
-                row["direction"],
-                f"{metric}, {kind}" if kind else metric,
-                row["n_pairs"] or "",
-                ", ".join(
-                    part
-                    for part in (METHOD_NAMES.get(row["method"], row["method"]), row["as_run"])
-                    if known and part
-                ),
-                value_text(metric, row["ours"], row["ours_sd"]),
-                value_text(metric, row["theirs"]),
-                row["how"],
-                signed_text(row["difference"]) if known else "",
-                str(row["n_seeds"]) if known else "",
-                number_text(row["gallery"], 0),
-            ]
-        )
-    return headings, lines
+        return f"{row['metric']}, {kind}" if kind else row["metric"]
+
+    def if_known(text: Callable[[Row], str]) -> Callable[[Row], str]:
+        return lambda row: "" if row["ours"] is None else text(row)
+
+    def method(row: Row) -> str:
+        return ", ".join(part for part in (_method(row), row["as_run"]) if part)
+
+    columns: list[Column] = [
+        ("experiment", itemgetter("experiment")),
+        ("data", lambda row: row["dataset"] or ""),
+        ("images", lambda row: row["image_encoder"] or ""),
+        ("texts", lambda row: row["text_encoder"] or ""),
+        ("head", lambda row: row["head"] or ""),
+        ("task", itemgetter("direction")),
+        ("metric", metric),
+        ("K", lambda row: row["n_pairs"] or ""),
+        ("method", if_known(method)),
+        ("ours", lambda row: value_text(row["metric"], row["ours"], row["ours_sd"])),
+        ("theirs", lambda row: value_text(row["metric"], row["theirs"])),
+        ("known", itemgetter("how")),
+        (f"ours {MINUS} theirs", if_known(lambda row: signed_text(row["difference"]))),
+        ("seeds", if_known(lambda row: str(row["n_seeds"]))),
+        ("gallery", lambda row: number_text(row["gallery"], 0)),
+    ]
+    return Table.of(table, columns)
 
 
 def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -89,6 +89,8 @@ class Method:
         Every pair counts alike: the m captions of an image are m pairs, not m parts of one.
     version : str
         Of a method of one's own: whatever its source does not show; see `register_method`.
+    title : str
+        What tables and figures call it; empty: its name.
     """
 
     text: str
@@ -103,6 +105,7 @@ class Method:
     legacy_texts: bool = False
     alike: bool = False
     version: str = ""
+    title: str = ""
 
 
 def _trained(name: str) -> Method:
@@ -116,6 +119,7 @@ def _trained(name: str) -> Method:
         centred=chosen.centred,
         head_bias=name == "icis",
         legacy_texts=name == "paper-mlp",
+        title=chosen.title,
     )
 
 
@@ -134,6 +138,7 @@ METHODS: dict[str, Method] = {
         ("penalty", "mix"),
         rule="ridge",
         direction="y->x",
+        title="Ridge",
     ),
     "ridge-x2y": Method(
         "ridge regression from image to text rows",
@@ -141,6 +146,7 @@ METHODS: dict[str, Method] = {
         ("penalty", "mix"),
         rule="ridge",
         direction="x->y",
+        title="Ridge to texts",
     ),
     "ridge-both": Method(
         "ridge regression in both directions, the mean of the two cosines",
@@ -148,6 +154,7 @@ METHODS: dict[str, Method] = {
         ("penalty", "mix"),
         rule="refit",
         direction="both",
+        title="Ridge both ways",
     ),
     "kernel-ridge": Method(
         "ridge from text to image rows, nonlinear: Gaussian kernel ridge regression",
@@ -156,58 +163,68 @@ METHODS: dict[str, Method] = {
         fitted_on="rows",
         rule="kernel",
         direction="y->x",
+        title="Kernel ridge",
     ),
     "least-squares": Method(
         "ridge-x2y without a penalty: needs more pairs than image columns",
         lambda _: RidgeAligner("x->y", alpha=0.0, center=False),
         ("mix",),
         rule="refit",
+        title="Least squares",
     ),
     "text-to-concept": Method(
         "affine map into the image space of a CLIP model, whose texts then need none",
         lambda s: TextToConceptAligner(legacy=s.legacy),
         ("legacy",),
         raw=True,
+        title="Text-to-Concept",
     ),
     "procrustes": Method(
         "the rotation between both spaces that fits best",
         lambda s: ProcrustesAligner(center=False, rank=s.rank, scale=s.scale),
         ("mix", "rank", "scale"),
         rule="procrustes",
+        title="Procrustes",
     ),
     "cca": Method(
         "canonical correlations with shrinkage, scored by the plain cosine",
         lambda s: CCAAligner(s.n_components, alpha=s.penalty),
         ("penalty", "mix", "n_components"),
         rule="refit",
+        title="CCA",
     ),
     "csa": Method(
         "canonical correlations, each direction of the cosine weighted by its strength",
         lambda s: CSAAligner(s.n_components, alpha=s.penalty),
         ("penalty", "mix", "n_components"),
         rule="refit",
+        title="CSA",
     ),
     "cca-200": Method(
         "canonical correlations as in the head-recycling experiments: 200, plain cosine, 1e-6 I",
         lambda _: CCAAligner(200, alpha=1e-6, relative=False),
         ("mix",),
         rule="refit",
+        title="CCA, 200 directions",
     ),
     "paper-cca": Method(
         "cca-200 as the paper's code has it: rows not centred, one mean of all pairs, all alike",
         lambda _: CCAAligner(200, alpha=1e-6, relative=False),
         centred=False,
         alike=True,
+        title="CCA of the paper",
     ),
     "pls": Method(
         "the directions of both spaces that covary most",
         lambda s: PLSAligner(s.n_components),
         ("mix", "n_components"),
         rule="refit",
+        title="PLS",
     ),
     "mean-shift": Method(
         "subtract the mean of each side and nothing else: a baseline",
         lambda _: MeanShiftAligner(),
+        title="Mean shift",
     ),
     "asif": Method(
         "similarity to the same pairs, on both sides; fits nothing",
@@ -215,12 +232,14 @@ METHODS: dict[str, Method] = {
         ("top_k", "power"),
         fitted_on="rows",
         rule="anchors",
+        title="ASIF",
     ),
     "conse": Method(
         "the mix of the class texts that the classifier believes in; uses no real pair",
         lambda s: ConSEAligner(top_k=10 if s.top_k is None else s.top_k),
         ("top_k",),
         fitted_on="head",
+        title="ConSE",
     ),
     **{name: _trained(name) for name in PRESETS},
 }

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from bench.cells import METHOD_NAMES
+from bench.cells import method_title
 from bench.suites.demo import create_smoke_store
 from featstore import open_store
 
@@ -30,7 +30,7 @@ def test_it_leads_from_an_address_to_a_result_table(
     said = "".join(output.get("text", "") for output in outputs)
     shown = [output["data"] for output in outputs if "data" in output]
     (table,) = [data["text/markdown"] for data in shown if "text/markdown" in data]
-    assert METHOD_NAMES["ridge"] in table
+    assert method_title("ridge") in table
     assert "shuffled" in table
     assert "top-1" in table
     assert "mean cosine of an image with its caption: 0." in said

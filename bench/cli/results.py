@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.cli.main import json_option, results_argument, store_option, suite_option
 from featstore.command_line import StorePlace, print_json
 from featstore.errors import unknown_name
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from bench.tables import Table
 
 
 @click.command(
@@ -70,77 +76,105 @@ def table_command(
     drawn), at most a quarter of the pool in each. For the paper suite, the paper's numbers follow
     beside ours, with the difference. docs/statistics.md has the rules.
     """
-    import polars as pl
-
     from bench.cells import only_series
     from bench.comparisons import PAIRED_METRICS, bold_cells, compare
-    from bench.errors import NoResultsError
     from bench.results import read_results
     from bench.suites.published import published_table
     from bench.tables import (
-        comma_separated,
-        gain_lines,
-        published_lines,
-        result_lines,
         result_table,
-        with_generalised,
     )
 
-    series = rows = only_series(results, read_results(results), suite=suite)
+    series = only_series(results, read_results(results), suite=suite)
     asked = {"task": task, "eval": evaluation}
-    for column, wanted in asked.items():
-        if wanted is not None:
-            known = sorted(set(rows[column].to_list()))
-            if wanted not in known:
-                where = f"in {results}"
-                raise NoResultsError(unknown_name(column, wanted, known, where=where))
-            rows = rows.filter(pl.col(column) == wanted)
-    if metrics is None:
-        names = with_generalised(rows, _METRICS)
-    else:
-        names = [name.strip() for name in metrics.replace(" ", ",").split(",") if name.strip()]
-    unknown = [name for name in names if name not in set(rows["metric"])]
-    asked_for = unknown if metrics is not None else [] if len(unknown) < len(names) else names
-    if (asked_for or not names) and part != "published":
-        have = ", ".join(sorted(set(rows["metric"])))
-        msg = f"{results} has no metric {', '.join(asked_for) or '(none named)'}. It has: {have}."
-        raise NoResultsError(msg)
-    frames: dict[str, pl.DataFrame] = {}
-    if part in ("both", "results"):
-        frames["results"] = result_table(rows, names)
+    rows = _only(series, asked, results)
+    names = _shown_metrics(rows, metrics, results, needed=part != "published")
+    parts = {"both": ("results", "gains")}.get(part, (part,))
     marks = form in ("md", "tex") and not as_json
-    found = None
-    if part in ("both", "gains", "comparisons") or marks:
+    frames: dict[str, pl.DataFrame] = {}
+    bold: Collection[tuple[Any, ...]] = ()
+    if "results" in parts:
+        frames["results"] = result_table(rows, names)
+    if marks or {"gains", "comparisons"} & set(parts):
         # Of the whole series, whatever is shown of it: a family is not what one looks at.
         found = compare(results, series, metrics=[n for n in names if n in PAIRED_METRICS])
-        for column, wanted in asked.items():
-            if wanted is not None:
-                found = found.filter(pl.col(column) == wanted)
-    if found is not None and part == "comparisons":
-        frames["comparisons"] = found
-    elif found is not None and part in ("both", "gains"):
-        frames["gains"] = found.filter(pl.col("comparison") == "over-parts")
-    if part == "published" or (part in ("both", "results") and rows["suite"][0] == "paper"):
+        found = _equal(found, asked)
+        bold = bold_cells(found, names) if marks else ()
+        if "gains" in parts:
+            frames["gains"] = _equal(found, {"comparison": "over-parts"})
+        if "comparisons" in parts:
+            frames["comparisons"] = found
+    if "published" in parts or ("results" in parts and rows["suite"][0] == "paper"):
         frames["published"] = published_table(rows)
     if as_json:
         print_json({name: frame.to_dicts() for name, frame in frames.items()})
         return
-    for place, (name, frame) in enumerate(frames.items()):
-        if form == "csv":
-            click.echo(("\n" if place else "") + comma_separated(frame), nl=False)
-            continue
-        if frame.is_empty():
-            if part == name:
-                click.echo(_EMPTY, err=True)
-            continue
-        if name == "results":
-            bold = bold_cells(found, names) if marks and found is not None else ()
-            shown = result_lines(frame, bold)
-        else:
-            shown = published_lines(frame) if name == "published" else gain_lines(frame)
-        title = f"% {_TITLES[name]}" if form == "tex" else _TITLES[name]
-        click.echo(("\n" if place else "") + f"{title}\n")
-        _echo_table(*shown, form=form)
+    if part in frames and frames[part].is_empty() and form != "csv":
+        click.echo(_EMPTY, err=True)
+    _print_tables(frames, form, bold)
+
+
+def _print_tables(
+    frames: Mapping[str, pl.DataFrame], form: str, bold: Collection[tuple[Any, ...]]
+) -> None:
+    from bench.tables import comma_separated
+
+    if form == "csv":
+        click.echo("\n".join(comma_separated(frame) for frame in frames.values()), nl=False)
+        return
+    shown = [
+        f"{'% ' if form == 'tex' else ''}{_TITLES[name]}\n\n{_table(name, frame, bold).text(form)}"
+        for name, frame in frames.items()
+        if not frame.is_empty()
+    ]
+    click.echo("\n".join(shown), nl=False)
+
+
+def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> Table:
+    """Return a part of the tables as text."""
+    from bench.tables import gain_lines, published_lines, result_lines
+
+    if name == "results":
+        return result_lines(frame, bold)
+    return published_lines(frame) if name == "published" else gain_lines(frame)
+
+
+def _equal(rows: pl.DataFrame, asked: Mapping[str, str | None]) -> pl.DataFrame:
+    """Return the rows that have these values; None leaves a column open."""
+    return rows.filter(**{column: value for column, value in asked.items() if value is not None})
+
+
+def _only(series: pl.DataFrame, asked: Mapping[str, str | None], results: Path) -> pl.DataFrame:
+    """Return the rows of a series that have these values, or say which it has."""
+    from bench.errors import NoResultsError
+
+    rows = series
+    for column, wanted in asked.items():
+        kept = _equal(rows, {column: wanted})
+        if kept.is_empty():
+            known = sorted(set(rows[column].to_list()))
+            raise NoResultsError(unknown_name(column, str(wanted), known, where=f"in {results}"))
+        rows = kept
+    return rows
+
+
+def _shown_metrics(
+    rows: pl.DataFrame, metrics: str | None, results: Path, *, needed: bool
+) -> list[str]:
+    """Return the metrics that are named; without a name the usual ones, if there is one of them."""
+    from bench.errors import NoResultsError
+    from bench.tables import with_generalised
+
+    have = set(rows["metric"])
+    if metrics is None:
+        names = with_generalised(rows, _METRICS)
+        lost = [] if have & set(names) else names
+    else:
+        names = metrics.replace(",", " ").split()
+        lost = [name for name in names if name not in have] if names else ["(none named)"]
+    if lost and needed:
+        msg = f"{results} has no metric {', '.join(lost)}. It has: {', '.join(sorted(have))}."
+        raise NoResultsError(msg)
+    return names
 
 
 _METRICS = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank")
@@ -163,13 +197,6 @@ _TITLES = {
     ),
     "comparisons": "Paired comparisons, percentage points.",
 }
-
-
-def _echo_table(headings: Sequence[str], lines: Sequence[Sequence[str]], *, form: str) -> None:
-    from bench.tables import aligned, latex, markdown
-
-    write = {"md": markdown, "tex": latex}.get(form, aligned)
-    click.echo(write(headings, lines), nl=False)
 
 
 @click.command(
@@ -204,7 +231,7 @@ def compare_command(a: str, b: str, metrics: str, form: str, as_json: bool) -> N
     that `bench table` has too comes with the numbers that it has there.
     """
     from bench.comparisons import compare_choices
-    from bench.tables import aligned, comma_separated, gain_lines, latex, markdown
+    from bench.tables import comma_separated, gain_lines
 
     names = [name for name in metrics.replace(",", " ").split() if name]
     found = compare_choices(a, b, metrics=names)
@@ -213,8 +240,7 @@ def compare_command(a: str, b: str, metrics: str, form: str, as_json: bool) -> N
     elif form == "csv":
         click.echo(comma_separated(found), nl=False)
     else:
-        write = {"md": markdown, "tex": latex}.get(form, aligned)
-        click.echo(write(*gain_lines(found)), nl=False)
+        click.echo(gain_lines(found).text(form), nl=False)
 
 
 @click.command(
@@ -256,7 +282,7 @@ def frame_command(
 
     from bench.errors import NoResultsError
     from bench.results import read_results
-    from bench.tables import comma_separated, latex, markdown
+    from bench.tables import Table, comma_separated
     from featstore.store.files import write_file
 
     if as_csv and as_json:
@@ -281,9 +307,8 @@ def frame_command(
     elif form == "csv" or as_csv:
         click.echo(comma_separated(rows), nl=False)
     else:
-        write = {"md": markdown, "tex": latex}[form]
         lines = [[_text(value) for value in row] for row in rows.iter_rows()]
-        click.echo(write(rows.columns, lines), nl=False)
+        click.echo(Table(rows.columns, lines).text(form), nl=False)
 
 
 def _text(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from bench.cells import METHOD_NAMES, MIXED_NAMES, in_order, pairs_order
+from bench.cells import MIXED_NAMES, in_order, method_title, pairs_order
 from bench.report.geometry import Geometry, Side, area_under_curve, matched, unmatched
 from bench.report.theme import SOURCE_STYLES, Figure, canvas, colour
 from bench.report.verdict import DIRECTION, METHOD, METRIC
@@ -113,10 +114,12 @@ def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
             axes.set_visible(False)
         _legend(figure, grid.flat[0])
     title = (
-        f"Accuracy of {METHOD_NAMES.get(method, method)} against the number of real pairs, by what "
+        f"Accuracy of {method_title(method)} against the number of real pairs, by what "
         "the prototypes are: head weights help most where real pairs are few, if they help."
     )
-    return Figure(f"accuracy_by_pairs_{method}", svg[0], pl.DataFrame(data), title)
+    # A name that a user registered may hold what a file's name may not.
+    name = re.sub(r"[^\w-]", "_", method)
+    return Figure(f"accuracy_by_pairs_{name}", svg[0], pl.DataFrame(data), title)
 
 
 _SHORT_NAMES = {
@@ -272,7 +275,7 @@ def mixing_figure(results: pl.DataFrame) -> Figure | None:
         for text in legend.get_texts():
             text.set_color(colour("ink"))
     title = (
-        f"Zero-shot {METRIC} of {METHOD_NAMES[METHOD]} against the mixing weight, for each number "
+        f"Zero-shot {METRIC} of {method_title(METHOD)} against the mixing weight, for each number "
         f"of real pairs, penalty {penalty:g}: how much the choice of the weight matters."
     )
     return Figure(f"accuracy_by_mix_{METHOD}", svg[0], pl.DataFrame(drawn), title)

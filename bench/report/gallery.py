@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import METHOD_NAMES, source_name
+from bench.cells import method_title, source_name
 from bench.report.verdict import METHOD
 from bench.results import read_ranks
 from featstore.identity import sha256_hex
@@ -144,10 +144,10 @@ def read_words(store: FeatureStore, row: Mapping[str, Any]) -> Words:
 
 
 def gallery(root: Path, results: pl.DataFrame, words: Words, direction: str) -> Gallery | None:
-    """Return the cards of the run that shows `direction` best, or None if there is no run.
+    """Return the cards of the run that shows `direction` best, or None if there is none.
 
     Of the runs on head weights by the method of the verdict: all names before held-out, no
-    real pairs before some, the lowest seed.
+    real pairs before some, the lowest seed. The cells of a sweep keep no places to show.
     """
     runs = results.filter(
         (pl.col("direction") == direction)
@@ -160,7 +160,11 @@ def gallery(root: Path, results: pl.DataFrame, words: Words, direction: str) -> 
     if runs.is_empty():
         return None
     run = runs.row(0, named=True)
-    ranks = read_ranks(root, [run["run_id"]]).filter(pl.col("direction") == direction)
+    ranks = read_ranks(root, [run["run_id"]]).filter(
+        (pl.col("direction") == direction) & pl.col("top").is_not_null()
+    )
+    if ranks.is_empty():
+        return None
     if direction.startswith("caption"):
         # Images that share a description ask the same question: one card answers it.
         ranks = ranks.unique("cluster_id", keep="first", maintain_order=True)
@@ -185,7 +189,7 @@ def gallery(root: Path, results: pl.DataFrame, words: Words, direction: str) -> 
         for row in part.head(count).iter_rows(named=True)
     ]
     setting = (
-        f"{METHOD_NAMES[METHOD]}, {source_name(run['source'], run['n_pairs'])}, "
+        f"{method_title(METHOD)}, {source_name(run['source'], run['n_pairs'])}, "
         f"{run['gallery']:,} candidates, seed {run['seed']}"
     )
     totals = {kind: kinds.filter(pl.col("kind") == kind).height for kind in COUNTS}

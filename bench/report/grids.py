@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from bench.cells import ARENA, METHOD_NAMES, in_order, pairs_order, source_name
+from bench.cells import ARENA, in_order, method_title, pairs_order, source_name
 from bench.tables import (
     interval_text,
     metric_columns,
@@ -103,47 +103,43 @@ def grids(table: pl.DataFrame) -> list[Grid]:
 def _grid(arena: dict[str, Any], block: pl.DataFrame) -> Grid:
     metrics = [m for m in metric_columns(block) if block[m].null_count() < block.height]
     keys = sorted(set(block["n_pairs"]), key=pairs_order)
-    fitted = {row["n_pairs"]: row["n_images_fitted"] for row in block.iter_rows(named=True)}
-    cells = {
-        (row["method"], row["source"], row["n_pairs"]): row for row in block.iter_rows(named=True)
-    }
-    chance = next(row for row in block.iter_rows(named=True) if row["method"] == "chance")
-    best = {m: float(block[m].max()) for m in metrics}  # type: ignore[arg-type]
-    rows = in_order(block.unique(["method", "source"], maintain_order=True))
-    lines = []
-    for row in rows.iter_rows(named=True):
-        method, source = row["method"], row["source"]
-        mine = [cells.get((method, source, k)) for k in keys]
-        named = next(cell for cell in mine if cell is not None)
-        only = "0" if all(c is None for c, k in zip(mine, keys, strict=True) if k != "0") else "16"
-        shades = [_shade(cell, metrics, chance, best) for cell in mine]
-        lines.append(
-            Line(
-                method=METHOD_NAMES.get(method, method),
-                source="" if method == "chance" else _row_name(named["source"], only),
-                role=_role(method, source),
-                cells=tuple(_spread_out(shades) if len(keys) == 1 else shades),
-            )
-        )
+    names = tuple(metric_name(m) for m in metrics)
+    fitted = dict(block.select("n_pairs", "n_images_fitted").iter_rows())
+    return Grid(
+        direction=arena["direction"],
+        eval=arena["eval"],
+        note=_note(block),
+        metrics=names,
+        columns=names if len(keys) == 1 else tuple(pairs_text(k, fitted[k]) for k in keys),
+        lines=tuple(_lines(block, metrics, keys)),
+        by_metric=len(keys) == 1,
+    )
+
+
+def _note(block: pl.DataFrame) -> str:
     seeds = sorted({int(n) for n in block["n_seeds"]})
     note = f"{number_text(block['gallery'][0], 0)} candidates; mean ± sd over {seeds[-1]} draws"
     if seeds[0] == 1 and seeds[-1] > 1:
         note += ", no ± where nothing is drawn"
     if "evaluated images" in set(block["image_mean"]):
         note += "; images centred by their own mean, which uses no label (transductive)"
-    return Grid(
-        direction=arena["direction"],
-        eval=arena["eval"],
-        note=note + ".",
-        metrics=tuple(metric_name(m) for m in metrics),
-        columns=tuple(
-            (metric_name(m) for m in metrics)
-            if len(keys) == 1
-            else (pairs_text(k, fitted.get(k)) for k in keys)
-        ),
-        lines=tuple(lines),
-        by_metric=len(keys) == 1,
-    )
+    return f"{note}."
+
+
+def _lines(block: pl.DataFrame, metrics: Sequence[str], keys: Sequence[str]) -> Iterator[Line]:
+    """Yield a line for every method and source of a question."""
+    chance = block.row(by_predicate=pl.col("method") == "chance", named=True)
+    best = {m: float(block[m].max()) for m in metrics}  # type: ignore[arg-type]
+    for (method, source), rows in block.group_by(["method", "source"], maintain_order=True):
+        cells = {row["n_pairs"]: row for row in rows.iter_rows(named=True)}
+        shades = [_shade(cells.get(k), metrics, chance, best) for k in keys]
+        only = "0" if cells.keys() == {"0"} else "16"
+        yield Line(
+            method=method_title(str(method)),
+            source="" if method == "chance" else _row_name(str(source), only),
+            role=_role(str(method), str(source)),
+            cells=tuple(_spread_out(shades) if len(keys) == 1 else shades),
+        )
 
 
 def _spread_out(shades: Sequence[Shade]) -> list[Shade]:
@@ -203,7 +199,7 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
             "direction": row["direction"],
             "eval": row["eval"],
             "metric": row["metric"],
-            "method": METHOD_NAMES.get(row["method"], row["method"]),
+            "method": method_title(row["method"]),
             "pairs": pairs_text(row["n_pairs"], fitted.get(row["n_pairs"])),
             "side_a": row["side_a"],
             "side_b": row["side_b"],
@@ -260,7 +256,7 @@ def choice_rows(results: pl.DataFrame) -> list[dict[str, str]]:
     return [
         {
             "eval": row["eval"],
-            "method": METHOD_NAMES.get(row["method"], row["method"]),
+            "method": method_title(row["method"]),
             "source": source_name(row["source"], row["n_pairs"]),
             "pairs": pairs_text(row["n_pairs"], row["n_images_fitted"]),
             "penalty": _spread(row["penalty_chosen"]),

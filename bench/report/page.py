@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import METHOD_NAMES, only_series
+from bench.cells import method_title, only_series
 from bench.comparisons import compare
 from bench.errors import BenchError, NoResultsError
 from bench.metrics.summary import METRICS
@@ -332,12 +332,8 @@ def build_page(
     figures: dict[str, Figure] = {}
     if found is not None and not found.gains.is_empty():
         figures["gain"] = gain_figure(found.gains, found.sources)
-    curves = []
-    for method in dict.fromkeys([METHOD, *METHOD_NAMES]):
-        figure = pairs_figure(table, method)
-        if figure is not None:
-            figures[figure.name] = figure
-            curves.append({"name": figure.name, "method": METHOD_NAMES[method]})
+    by_pairs = curves(table)
+    figures |= {figure.name: figure for figure, _ in by_pairs}
     mixing = _mixing(root, rows)
     if mixing is not None:
         figures[mixing.name] = mixing
@@ -360,7 +356,7 @@ def build_page(
             name: page_svg(figure.svg, prefix=f"f{place}", title=figure.title)
             for place, (name, figure) in enumerate(figures.items())
         },
-        "curves": curves,
+        "curves": [{"name": figure.name, "method": title} for figure, title in by_pairs],
         "others": others,
         "numeric": {"K", "ours", "theirs", "seeds", "gallery", "ours \N{MINUS SIGN} theirs"},
         "published": None if published is None else published_lines(published),
@@ -390,6 +386,16 @@ def build_page(
         )
         raise BenchError(msg)
     return Page(html, tuple(figures.values()), found)
+
+
+def curves(table: pl.DataFrame) -> list[tuple[Figure, str]]:
+    """Return the accuracy by number of pairs of every method that has some, and its title.
+
+    The verdict's method comes first, the others in the order of `bench.tables.result_table`.
+    """
+    methods = dict.fromkeys([METHOD, *table["method"]])
+    drawn = ((pairs_figure(table, method), method_title(method)) for method in methods)
+    return [(figure, title) for figure, title in drawn if figure is not None]
 
 
 def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:

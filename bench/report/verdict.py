@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import CONTROLS, METHOD_NAMES
+from bench.cells import CONTROLS, method_title
 from bench.tables import interval_text, p_text, pairs_text, signed_text, value_text
 
 #: What the first screen is about, fixed in advance.
@@ -113,7 +113,7 @@ def verdict(comparisons: pl.DataFrame, table: pl.DataFrame) -> Verdict | None:
     head = _alone(own, "head").row(0, named=True)
     seeds = f"{head['n_seeds']} draws" if head["n_seeds"] > 1 else "one run"
     setting = (
-        f"Zero-shot {METRIC} by {METHOD_NAMES[METHOD]}, {head['gallery']:,.0f} candidate names, "
+        f"Zero-shot {METRIC} by {method_title(METHOD)}, {head['gallery']:,.0f} candidate names, "
         f"chance {value_text(METRIC, head['chance'])} %, {head['n_queries']:,} image queries over "
         f"{seeds}, {head['n_clusters']:,} clusters."
     )

@@ -523,25 +523,33 @@ def _retrieval(have: Inventory, limit: int | None) -> Iterator[Run]:
             for control in CONTROLS:
                 for seed in RETRIEVAL_SEEDS:
                     yield replace(base, method="ridge", source=control, seed=seed)
-            for method, seeds, more in (
-                *((method, TRAINED_RETRIEVAL_SEEDS, _trained(fit)) for method in TRAINED),
-                *((method, RETRIEVAL_SEEDS, {}) for method in (*CLOSED, "ridge")),
-            ):
-                for seed in seeds if method in TRAINED else (0,):
-                    yield replace(base, method=method, seed=seed, **more)
-                for k in RETRIEVAL_PAIRS:
-                    if k != "all" and k > n_train:
-                        continue
-                    # All training images are the same whatever the seed; a training is not.
-                    for seed in (0,) if k == "all" and method not in TRAINED else seeds:
-                        some: dict[str, Any] = {"method": method, "n_pairs": k, "seed": seed} | more
-                        yield replace(base, **some)
-                        yield replace(bare, **some)
-                        if k == RETRIEVAL_PAIRS[0] and method == "ridge":
-                            for control in CONTROLS:
-                                yield replace(base, source=control, **some)
+            for method in TRAINED:
+                some = {"method": method, **_trained(fit)}
+                for seed in TRAINED_RETRIEVAL_SEEDS:
+                    yield replace(base, **some, seed=seed)
+                yield from _by_pairs(base, bare, some, n_train)
+            for method in (*CLOSED, "ridge"):
+                yield replace(base, method=method)
+                yield from _by_pairs(base, bare, {"method": method}, n_train)
         for fit in have.pairs(dataset, "caption"):
             yield _run(fit, task="retrieval", eval="split", options=options)
+
+
+def _by_pairs(base: Run, bare: Run, some: dict[str, Any], n_train: int) -> Iterator[Run]:
+    """Yield the runs of a method with and without weights, for every number of real pairs."""
+    trained = some["method"] in TRAINED
+    seeds = TRAINED_RETRIEVAL_SEEDS if trained else RETRIEVAL_SEEDS
+    for k in RETRIEVAL_PAIRS:
+        if k != "all" and k > n_train:
+            continue
+        # All training images are the same whatever the seed; a training is not.
+        for seed in (0,) if k == "all" and not trained else seeds:
+            own = some | {"n_pairs": k, "seed": seed}
+            yield replace(base, **own)
+            yield replace(bare, **own)
+            if k == RETRIEVAL_PAIRS[0] and some["method"] == "ridge":
+                for control in CONTROLS:
+                    yield replace(base, source=control, **own)
 
 
 def _few_shot(have: Inventory) -> Iterator[Run]:

@@ -30,10 +30,20 @@ from bench.metrics.geometry import (
 from bench.metrics.ranks import first_of_gallery
 from bench.options import HeadNames, Hubness, ModalityGap, Neighbours
 from bench.protocol import first_per_class
-from bench.tasks.outcome import METRICS, Outcome, Projector, Question, once_each, with_class_metrics
+from bench.tasks.outcome import (
+    METRICS,
+    Aligned,
+    Outcome,
+    Projector,
+    Question,
+    project_images,
+    project_texts,
+    with_class_metrics,
+)
 from bench.tasks.retrieval import first_captions
 from featstore.datasets import synsets_of
 from featstore.errors import ManifestError
+from featstore.store.view import join_ids
 from fitters.alignment import Alignment
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.scorers import scorer_named
@@ -126,9 +136,8 @@ def _sides(corpus: Corpus, options: Neighbours, rng: np.random.Generator) -> tup
             raise ProtocolError(msg)
         captions = first_captions(corpus.captions, 1)
         assert captions.parents is not None
-        place = {item: row for row, item in enumerate(corpus.images.ids.tolist())}
-        owner = [place[parent] for parent in captions.parents.tolist()]
-        return "image~caption", corpus.images.rows[owner], captions.rows
+        firsts, owners = join_ids(captions.parents, corpus.images.ids)
+        return "image~caption", corpus.images.rows[owners], captions.rows[firsts]
     if not len(corpus.names):
         msg = "Neighbours of 'class-means' need the names of the images' classes in the run."
         raise ProtocolError(msg)
@@ -332,7 +341,7 @@ def _classified(
 
 
 def score_hubness(
-    alignment: Projector, images: Items, texts: Items, *, options: Hubness | None = None
+    alignment: Aligned, images: Items, texts: Items, *, options: Hubness | None = None
 ) -> list[Outcome]:
     """Count how often every text is among the first k of the images.
 
@@ -345,8 +354,8 @@ def score_hubness(
     """
     options = options or Hubness()
     k = min(options.k, len(texts))
-    x = once_each(alignment.project_x, images.rows)
-    y = once_each(alignment.project_y, texts.rows)
+    x = project_images(alignment, images)
+    y = project_texts(alignment, texts)
     if options.scorer != "cosine":
         x, y = scorer_named(options.scorer)(x, y)
     top = first_of_gallery(x, y, k)

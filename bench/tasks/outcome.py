@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
+from bench.corpus import Items
 from bench.errors import ProtocolError
 from bench.metrics.both_ways import rank_both_ways
 from bench.metrics.ranks import NO_ITEM, Ranks, rank_blocks, rank_relevant
@@ -18,6 +19,7 @@ from bench.metrics.summary import chance_levels, class_metrics, summarise
 from bench.metrics.ties import Relevance, different_rows, first_equal
 from bench.options import Scorer
 from fitters.scorers import scorer_named
+from fitters.select.held_out import Projected
 
 #: Gallery ids kept per query, for the pictures of what was found.
 KEPT = 5
@@ -36,6 +38,10 @@ class Projector(Protocol):
     def project_y(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Project raw text embeddings, shape (n, q) to (n, r)."""
         ...
+
+
+Aligned: TypeAlias = Projector | Projected
+"""An alignment; or what one gave for the different rows of all items that are scored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +81,7 @@ class Outcome:
         return self.queries.ranks
 
 
-Prepared = Callable[[Projector], list[Outcome]]
+Prepared = Callable[[Aligned], list[Outcome]]
 """A task whose items are known: it scores one alignment after another."""
 
 
@@ -246,6 +252,20 @@ def with_class_metrics(outcome: Outcome, *, seen: NDArray[np.bool_] | None = Non
     exact = ("balanced-accuracy", "seen", "unseen", "harmonic")
     chance = {name: level for name in exact if name in values}
     return replace(outcome, values=outcome.values | values, chance=outcome.chance | chance)
+
+
+def project_images(alignment: Aligned, images: Items) -> Any:
+    """Return the projections of images, equal ones of equal rows: shape (n, r)."""
+    if isinstance(alignment, Projected):
+        return alignment.images[images.places]
+    return once_each(alignment.project_x, images.rows)
+
+
+def project_texts(alignment: Aligned, texts: Items) -> Any:
+    """Return the projections of texts, equal ones of equal rows: shape (n, r)."""
+    if isinstance(alignment, Projected):
+        return alignment.texts[texts.places]
+    return once_each(alignment.project_y, texts.rows)
 
 
 def once_each(project: Callable[[NDArray[Any]], Any], rows: NDArray[Any]) -> Any:

@@ -14,7 +14,16 @@ import numpy as np
 from bench.corpus import Items
 from bench.errors import ProtocolError
 from bench.options import Retrieval
-from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, Question, once_each
+from bench.tasks.outcome import (
+    KEPT,
+    Aligned,
+    Outcome,
+    Prepared,
+    Projector,
+    Question,
+    project_images,
+    project_texts,
+)
 
 METRICS = (
     "R@1", "R@5", "R@10", "recall@1", "recall@5", "recall@10", "P@1", "P@5", "P@10",
@@ -94,9 +103,9 @@ def prepare_retrieval(
         top=top, group=group,
     )  # fmt: skip
 
-    def scored(alignment: Projector) -> list[Outcome]:
-        x = once_each(alignment.project_x, images.rows)
-        y = once_each(alignment.project_y, captions.rows)
+    def scored(alignment: Aligned) -> list[Outcome]:
+        x = project_images(alignment, images)
+        y = project_texts(alignment, captions)
         return list(to_caption.rank_back(to_image, x, y, scorer=options.scorer))
 
     return scored

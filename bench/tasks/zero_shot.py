@@ -24,11 +24,13 @@ from bench.options import Generalised, ZeroShot
 from bench.tasks.outcome import (
     KEPT,
     METRICS,
+    Aligned,
     Outcome,
     Prepared,
     Projector,
     Question,
-    once_each,
+    project_images,
+    project_texts,
     with_class_metrics,
 )
 
@@ -104,9 +106,9 @@ def prepare_zero_shot(
         every = _all_prompts(prompts, names, options)
         asked = question("image→name", names)
 
-        def best(alignment: Projector) -> list[Outcome]:
-            x = once_each(alignment.project_x, images.rows)
-            y = once_each(alignment.project_y, every.rows)
+        def best(alignment: Aligned) -> list[Outcome]:
+            x = project_images(alignment, images)
+            y = project_texts(alignment, every)
             outcome = asked.rank_blocks(_best_prompt(x, y, every, names))
             return [with_class_metrics(outcome, seen=known)]
 
@@ -121,10 +123,10 @@ def prepare_zero_shot(
         }
     questions = [(question(direction, own), own) for direction, own in texts.items()]
 
-    def scored(alignment: Projector) -> list[Outcome]:
-        x = once_each(alignment.project_x, images.rows)
+    def scored(alignment: Aligned) -> list[Outcome]:
+        x = project_images(alignment, images)
         outcomes = [
-            asked.rank(x, once_each(alignment.project_y, own.rows), scorer=options.scorer)
+            asked.rank(x, project_texts(alignment, own), scorer=options.scorer)
             for asked, own in questions
         ]
         return [with_class_metrics(outcome, seen=known) for outcome in outcomes]

@@ -622,17 +622,13 @@ def pair_views(x: View, y: View, *, by: str) -> PairedView[View]:
         msg = f"Views pair by {' or '.join(COLUMNS)}; got {by!r}."
         raise MisalignedItemsError(msg)
     left, right = _keys(x, y, by)
-    a = pl.DataFrame({"key": left, "x": np.arange(len(x))}).drop_nulls("key")
-    b = pl.DataFrame({"key": right, "y": np.arange(len(y))}).drop_nulls("key")
-    joined = a.join(b, on="key", how="inner").sort("x", "y")
-    if joined.is_empty():
+    x_rows, y_rows = join_ids(left, right)
+    if not len(x_rows):
         msg = (
             f"{x.key} ({len(x):,} rows) and {y.key} ({len(y):,} rows) share no {by}. "
             "Check that both are of one dataset, and the selection of each."
         )
         raise EmptySelectionError(msg)
-    x_rows = joined["x"].to_numpy()
-    y_rows = joined["y"].to_numpy()
     partners = np.bincount(x_rows, minlength=len(x))
     return PairedView(
         x=x.take(x_rows),
@@ -642,6 +638,17 @@ def pair_views(x: View, y: View, *, by: str) -> PairedView[View]:
         missing_x=_without(x, x_rows),
         missing_y=_without(y, y_rows),
     )
+
+
+def join_ids(x: pl.Series | np.ndarray, y: pl.Series | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of all equal ids in x and in y, in the order of x, then of y.
+
+    A null has no equal.
+    """
+    a = pl.DataFrame({"id": x, "x": np.arange(len(x))}).drop_nulls("id")
+    b = pl.DataFrame({"id": y, "y": np.arange(len(y))}).drop_nulls("id")
+    joined = a.join(b, on="id", how="inner").sort("x", "y")
+    return joined["x"].to_numpy(), joined["y"].to_numpy()
 
 
 def _keys(x: Selection, y: Selection, by: str) -> tuple[pl.Series, pl.Series]:

@@ -27,6 +27,8 @@ class Preset:
 
     Attributes
     ----------
+    title : str
+        What tables and figures call it.
     text : str
         One line on it.
     source : str
@@ -44,6 +46,7 @@ class Preset:
         Whether `fit_alignment` centres its rows; the sources leave them uncentred, unit or raw.
     """
 
+    title: str
     text: str
     source: str
     differs: tuple[str, ...]
@@ -72,6 +75,7 @@ _PAPER: dict[str, Any] = {
 
 PRESETS: dict[str, Preset] = {
     "paper-mlp": Preset(
+        "MLP of the paper",
         "the paper's two-layer head from text to image rows, trained for the cosine",
         "Mendez et al., ICML 2026 (arXiv 2605.22484), two_layer",
         (
@@ -84,6 +88,7 @@ PRESETS: dict[str, Preset] = {
         {"legacy": True},
     ),
     "paper-text2concepts": Preset(
+        "Linear map of the paper",
         "the paper's linear head from text to image rows, trained for the squared error",
         "Mendez et al., ICML 2026 (arXiv 2605.22484), text2concepts",
         ("the limit between its 2,500 and 500 epochs is 2,000 prototypes",),
@@ -92,6 +97,7 @@ PRESETS: dict[str, Preset] = {
         _paper_epochs,
     ),
     "sail": Preset(
+        "SAIL",
         "SAIL's star heads on both sides, trained for SigLIP's loss with Lion",
         "Zhang et al., SAIL, CVPR 2025",
         (
@@ -122,6 +128,7 @@ PRESETS: dict[str, Preset] = {
         {"legacy": True, "logit_bias": -10.0},
     ),
     "freeze-align": Preset(
+        "FreezeAlign",
         "FreezeAlign's projectors on both sides, trained for InfoNCE",
         "Maniparambil et al., Harnessing Frozen Unimodal Encoders, CVPR 2025",
         (
@@ -152,6 +159,7 @@ PRESETS: dict[str, Preset] = {
         lambda _: 15,
     ),
     "structure": Preset(
+        "STRUCTURE",
         "linear heads with a low-rank bend, trained for InfoNCE and STRUCTURE's regulariser",
         "Gröger et al., STRUCTURE, NeurIPS 2025",
         (
@@ -192,6 +200,7 @@ PRESETS: dict[str, Preset] = {
         {"legacy": True},
     ),
     "devise": Preset(
+        "DeViSE",
         "a linear map from image to text rows, trained for the margin of the right text",
         "Frome et al., DeViSE, NeurIPS 2013; no public code",
         (
@@ -218,6 +227,7 @@ PRESETS: dict[str, Preset] = {
         {"legacy": True},
     ),
     "icis": Preset(
+        "ICIS",
         "two autoencoders with one latent space predict the head's row, bias and all, from text",
         "Christensen et al., ICIS, ICCV 2023",
         (

@@ -7,6 +7,7 @@ from bench.corpus import Corpus, Items, read_corpus
 from bench.errors import ProtocolError
 from bench.fits import fit_run, prototype_pairs, real_pairs
 from bench.protocol import first_pairs, held_out_split
+from bench.scoring import Scoring
 from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
 from fitters import PRESETS, fit_alignment
@@ -49,6 +50,17 @@ def test_an_image_without_a_caption_is_an_error(rng):
         real_pairs(Corpus(images, images, captions), np.array([0, 1]))
     with pytest.raises(ProtocolError, match="Extract the captions"):
         real_pairs(Corpus(images, images), np.array([0]))
+
+
+def test_what_is_scored_is_the_corpus_of_the_test_images(run, corpus, split):
+    """And whatever is not of images stays as it is."""
+    whole = replace(corpus, pair_names=corpus.names, one_model=True)
+    held = Scoring(whole, split).held_out(run)
+    assert set(held.images.ids) == set(corpus.images.ids[split.test])
+    assert set(held.captions.parents) == set(held.images.ids)
+    assert set(held.names.classes) == set(held.images.classes)
+    assert len(held.seen) == len(held.names)
+    assert (held.head, held.pair_names, held.one_model) == (whole.head, whole.names, True)
 
 
 def test_controls_keep_what_they_promise_and_follow_the_seed(run, corpus):

@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from bench import read_ranks, read_results, run_all
+from bench import read_ranks, read_results, run_all, write_report
 from bench.corpus import read_corpus
 from bench.errors import ProtocolError
 from bench.execution import execute
-from bench.grid import fit_grid
+from bench.grid import fit_grid, is_fixed
 from bench.results import finished
 from bench.scoring import split_of
 from bench.suites.demo import find_sets
@@ -66,12 +66,27 @@ def test_every_cell_equals_the_ordinary_fit(sweep, swept, smoke_store):
         ((_, ordinary, ranks),) = execute([run], read_corpus(store, run))
         own = read_ranks(swept, [run.run_id])
         np.testing.assert_array_equal(own["rank"], ranks["rank"], err_msg=str(run))
-        assert own["top"].null_count() == own.height  # a sweep keeps no places
+        # The cells of a grid keep no places: they would be most of its results.
+        assert own["top"].null_count() == (own.height if is_fixed(run) else 0)
         keys = ["direction", "metric"]
         assert_frame_equal(
             rows.filter(pl.col("run_id") == run.run_id).drop(TIMES).sort(keys),
             ordinary.drop(TIMES).sort(keys),
         )
+
+
+def test_given_settings_make_a_grid_whatever_the_suite(sweep, swept, smoke_store, tmp_path):
+    cells = [run for run in sweep if (run.method, run.seed) == ("ridge", 1)]
+    named = [replace(run, suite="mine") for run in cells]
+    assert not is_fixed(replace(named[0], mix="auto"))
+    assert not is_fixed(replace(named[0], method="kernel-ridge"))
+    run_all(named, smoke_store, tmp_path)
+    assert {path.name[:5] for path in (tmp_path / "runs").iterdir()} == {"many-"}
+    ranks = [
+        read_ranks(root, [run.run_id for run in runs]).drop("run_id")
+        for root, runs in ((swept, cells), (tmp_path, named))
+    ]
+    assert_frame_equal(*ranks)
 
 
 def test_tasks_that_look_at_raw_rows_get_them(smoke_store):
@@ -99,7 +114,7 @@ def test_equal_rows_are_projected_once(sweep, smoke_store):
     held = fit.scoring.held_out(fit.runs[0]).captions
     group = dict(zip(corpus.captions.ids.tolist(), same.tolist(), strict=True))
     positions = {}
-    for item, row in zip(held.ids.tolist(), held.rows[:, 0].tolist(), strict=True):
+    for item, row in zip(held.ids.tolist(), held.places.tolist(), strict=True):
         positions.setdefault(group[item], set()).add(row)
     assert all(len(own) == 1 for own in positions.values())
     assert len(set.union(*positions.values())) == len(positions) < len(held)
@@ -114,6 +129,13 @@ def test_a_sweep_is_skipped_and_grows(sweep, swept, smoke_store):
     assert run_all(more, smoke_store, swept).new == len(more)
     assert {run.run_id for run in [*sweep, *more]} == finished(swept)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
+
+
+def test_a_sweep_has_a_report(swept, smoke_store, tmp_path):
+    """Without pictures of what was found, of which it keeps nothing."""
+    html = write_report(swept, store=smoke_store, out=tmp_path / "r.html").page.read_text()
+    assert 'id="verdict"' in html
+    assert 'id="gallery"' not in html
 
 
 def test_processes_make_the_same_sweep(sweep, swept, smoke_store, tmp_path):

@@ -3,14 +3,17 @@ import polars as pl
 import pytest
 
 from bench import compare, read_results
+from bench.cells import method_title
 from bench.report.figures import gain_figure, pairs_figure
 from bench.report.gallery import COUNTS, Words, gallery, read_words
 from bench.report.grids import choice_rows, gain_rows, grids
+from bench.report.page import curves
 from bench.report.theme import INKS, file_svg, page_svg
 from bench.report.verdict import verdict
 from bench.tables import result_table
 from featstore import open_store
 from featstore.store.tables import write_thumbnails
+from fitters import METHODS, PRESETS
 from tests.bench.results_by_hand import hand_run, write_ranks, write_study
 
 
@@ -240,3 +243,24 @@ def test_words_and_pictures_come_from_the_store(tmp_path, runs):
     assert words.describe("unknown") == "unknown"
     assert words.class_of("smoke/image-000#en") == "smoke/class-00"
     assert words.pictures == {"smoke/image-000": "data:image/webp;base64,d2VicA=="}
+
+
+def test_every_method_has_a_title_and_a_curve(tmp_path):
+    """Also one that was registered in another process."""
+    closed = [name for name, spec in METHODS.items() if spec.fitted_on in ("moments", "rows")]
+    methods = [*reversed(closed), *PRESETS]
+    assert set(methods) == METHODS.keys() - {"conse"}
+    for method in [*methods, "of/one's own"]:
+        for k in (4, 8):
+            write_ranks(tmp_path, hand_run("none", k, method=method), [1, 2, 3])
+    rows = read_results(tmp_path)
+    table = result_table(rows)
+    assert list(dict.fromkeys(table["method"])) == ["chance", *methods, "of/one's own"]
+    for method in methods:
+        assert method_title(method) not in ("", method)
+    assert len({method_title(method) for method in METHODS}) == len(METHODS)
+    found = curves(table)
+    order = dict.fromkeys(["ridge", *methods, "of_one_s_own"])
+    assert [figure.name for figure, _ in found] == [f"accuracy_by_pairs_{m}" for m in order]
+    assert [title for _, title in found][:2] == ["Ridge", "ASIF"]
+    assert {title for _, title in found} >= {"SAIL", "ICIS", "STRUCTURE", "of/one's own"}
