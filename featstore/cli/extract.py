@@ -20,7 +20,14 @@ from featstore.cli.options import (
     run_extraction,
 )
 from featstore.cli.progress import ProgressLine, duration
-from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED, EXIT_VERIFY, print_json
+from featstore.command_line import (
+    EXIT_ERROR,
+    EXIT_SKIPPED,
+    EXIT_VERIFY,
+    StorePlace,
+    StoreType,
+    print_json,
+)
 from featstore.errors import EncoderError
 from featstore.extraction.options import EncoderChoice
 from featstore.extraction.progress import ExtractResult, log_beside
@@ -29,6 +36,7 @@ from featstore.manifest.manifest import Manifest
 
 if TYPE_CHECKING:
     from featstore.extraction.plan import JobPlan, SetPlan
+    from featstore.extraction.repair import Repair
     from featstore.extraction.targets import SetState
 
 
@@ -293,17 +301,26 @@ def _size(count: int) -> str:
 )
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("key")
-@click.option("--manifest", type=click.Path(path_type=Path), help="What KEY was extracted from.")
+@click.option(
+    "--from",
+    "copy",
+    type=StoreType(),
+    help="Another store with the same revision of KEY: folder, s3://, https://, hf://.",
+)
+@click.option(
+    "--manifest", type=click.Path(path_type=Path), help="Folder of what KEY was extracted from."
+)
 @click.option("--encoder", help="family:name, if the set does not say it any more.")
-@click.option("--weights", help="Of the encoder; default: as the set's run recorded.")
-@click.option("--device", help="Default: as the set's run recorded.")
+@click.option("--weights", help="Encoder weights (default: those that the set's run recorded).")
+@click.option("--device", help="Default: that of the recorded run.")
 @click.option("--trust-remote-code", is_flag=True, help="Run the code that comes with the model.")
 @click.option("--workers", type=click.IntRange(min=1), help="Decoding threads.")
-@click.option("--dry-run", is_flag=True, help="Say what would be made again, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be rebuilt, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def repair_command(
     store: Path,
     key: str,
+    copy: StorePlace | None,
     manifest: Path | None,
     encoder: str | None,
     weights: str | None,
@@ -313,38 +330,51 @@ def repair_command(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Mend the set KEY of STORE: only what is damaged is made again.
+    """Make the set KEY of STORE whole again: only what is damaged is written.
 
-    What follows from the store itself is written at once. Damaged rows, items, golden vectors and
-    biases need --manifest; only bad blocks are encoded. Whatever is written has the hash that
-    the commit states. The exit code is 4 if something is left, and says what it needs.
+    What follows from the store itself is written at once. With --from, the rest is taken from
+    another copy of the store, as far as it has the hash that the commit states. With --manifest,
+    what is still damaged is extracted again, into a new revision; if the encoder gives the same
+    bits as before, that is the same revision. The exit code is 4 if something is left.
     """
     from featstore.extraction.repair import repair_set
 
     done = repair_set(
-        store, key, manifest=manifest, encoder=encoder, weights=weights, device=device,
+        store, key, copy=copy, manifest=manifest, encoder=encoder, weights=weights, device=device,
         trust_remote_code=trust_remote_code, workers=workers, dry_run=dry_run,
     )  # fmt: skip
     if as_json:
         print_json(done.as_dict())
-        return EXIT_VERIFY if done.left or (dry_run and done.rebuilt) else 0
-    for entry in done.encoded:
-        first, last = entry["rows"]
-        click.echo(f"encoded rows {first:,}-{last:,} of {entry['file']}")
+    else:
+        _show_repair(done, copy, dry_run=dry_run)
+    return EXIT_VERIFY if done.left or (dry_run and done.rebuilt) else 0
+
+
+def _show_repair(done: Repair, copy: StorePlace | None, *, dry_run: bool) -> None:
+    for block in done.fetched:
+        click.echo(f"{_rows(block)} are those of {copy}")
+    for block in done.encoded:
+        same = "identical to what was stored" if block["identical"] else "with other bits"
+        click.echo(f"{_rows(block)} extracted again, {same}")
     for name in done.rebuilt:
         click.echo(f"{'would rebuild' if dry_run else 'rebuilt'} {name}")
+    if done.revision:
+        what = "the set is byte for byte what it was" if done.identical else "a new revision"
+        click.echo(f"{done.key} is at revision {done.revision[:12]}: {what}")
     for problem in done.left:
         click.echo(f"{problem.path} {problem.what}")
+    for block in done.bad:
+        click.echo(f"{_rows(block)} are damaged")
     for reason in done.reasons:
         click.echo(reason)
-    if done.needs:
-        click.echo("It needs:")
-    for need in done.needs:
-        click.echo(f"  {need}")
     if done.commands:
-        click.echo("To make the set whole, run:")
+        click.echo("To make the set whole, run one of these:")
     for command in done.commands:
         click.echo(f"  {command}")
     if not done.rebuilt and not done.left:
         click.echo(f"{done.key} is whole; nothing was changed")
-    return EXIT_VERIFY if done.left or (dry_run and done.rebuilt) else 0
+
+
+def _rows(block: dict[str, Any]) -> str:
+    first, last = block["rows"]
+    return f"rows {first:,}-{last:,} of {block['file']}"

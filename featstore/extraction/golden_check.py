@@ -115,8 +115,8 @@ def require_same_encoder(golden: Golden, key: str, directory: Path, commit: Comm
     cosine = golden.cosine(directory, commit)
     if cosine is not None and cosine < GOLDEN_COSINE:
         msg = (
-            f"{key} cannot be extended: the encoder's vectors of the built-in golden inputs have a "
-            f"cosine of {cosine:.4f} to those that its rows were made with (at least "
+            f"{key} cannot be extended or repaired: the encoder's vectors of the built-in golden "
+            f"inputs have a cosine of {cosine:.4f} to those that its rows were made with (at least "
             f"{GOLDEN_COSINE:g} is needed). Another version of a library, another device or "
             "precision, or an encoder object that changed under the same name, may be why: "
             f"compare {directory.name}/runs with what is installed. Use what it was made with, "

@@ -129,34 +129,48 @@ def extract_head(
         device=device,
         pool=pool,
     )
-    head = opened.head
     done = opened.finished(Path(store))
     if done is not None:
         return done
-    facts: dict[str, Any] = {**lasting_facts(head.facts), "label_set": head.label_set}
-    run = run_facts(head.facts, device=device)
-    run["row_order"] = "not checked" if opened.check is None else opened.check.facts()
     try:
-        with SetWriter(
-            Path(store),
-            dataset=opened.dataset,
-            kind="head_weight",
-            encoder=head.name,
-            space=head.space,
-            items=opened.items,
-            dim=head.weight.shape[1],
-            dtype=HEAD_DTYPE,
-            facts=facts,
-            wait=wait,
-        ) as writer:
-            for block in writer.pending():
-                writer.write_block(block, head.weight[writer.layout.block_slice(block)])
-            revision = writer.finish(bias=head.bias, run=run)
+        return write_head(opened, Path(store), device=device, wait=wait)
     except AlreadyFinishedError:
         done = opened.finished(Path(store))  # another process wrote it meanwhile
         if done is None:
             raise
         return done
+
+
+def write_head(
+    opened: OpenedHead, store: Path, *, device: str, wait: float = 0.0, repair: bool = False
+) -> ExtractResult:
+    """Write rows and bias of a head; with `repair`, in the place of damaged ones.
+
+    Raises
+    ------
+    StoreWriteError
+        As `featstore.store.writer.SetWriter`.
+    """
+    head = opened.head
+    facts: dict[str, Any] = {**lasting_facts(head.facts), "label_set": head.label_set}
+    run = run_facts(head.facts, device=device)
+    run["row_order"] = "not checked" if opened.check is None else opened.check.facts()
+    with SetWriter(
+        store,
+        dataset=opened.dataset,
+        kind="head_weight",
+        encoder=head.name,
+        space=head.space,
+        items=opened.items,
+        dim=head.weight.shape[1],
+        dtype=HEAD_DTYPE,
+        facts=facts,
+        repair=repair,
+        wait=wait,
+    ) as writer:
+        for block in writer.pending():
+            writer.write_block(block, head.weight[writer.layout.block_slice(block)])
+        revision = writer.finish(bias=head.bias, run=run)
     return ExtractResult(str(writer.key), 0, opened.items.height, 0, revision)
 
 

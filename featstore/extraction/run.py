@@ -17,7 +17,12 @@ from featstore.extraction.batches import (
     settle_batch_size,
     torch_threads,
 )
-from featstore.extraction.golden_check import Golden, require_same_encoder, run_facts
+from featstore.extraction.golden_check import (
+    GOLDEN_FILE,
+    Golden,
+    require_same_encoder,
+    run_facts,
+)
 from featstore.extraction.pipeline import (
     BlockOutput,
     BlockTask,
@@ -174,7 +179,8 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
     with ByteReader(job.source.root) as reader, contextlib.ExitStack() as stack:
         # Layout and dtype are checked, and disks measured, before anything is written.
         sets = [_prepare_set(job, target) for target in targets]
-        check_free_space(job.store, [inspect_set(target, known=None) for target in targets])
+        new = [target for target in targets if not target.repair]
+        check_free_space(job.store, [inspect_set(target, known=None) for target in new])
         for one in sets:
             one.golden.check_head()
         opened: list[SetInProgress] = []
@@ -211,6 +217,7 @@ def _prepare_set(job: Job, target: Target) -> SetInProgress:
         facts=target.facts(job.source),
         plan={"settings": settings},
         retry_failed=options.retry_failed,
+        repair=target.repair,
         part=options.part,
         wait=options.wait,
         block_rows=options.block_rows,
@@ -258,7 +265,7 @@ def _open_writer(one: SetInProgress, stack: contextlib.ExitStack) -> ExtractResu
 
 def _check_golden(one: SetInProgress, log: JobLog) -> None:
     base = one.writer.base
-    if base is None:
+    if base is None or GOLDEN_FILE in base.lost:
         return
     cosine = require_same_encoder(one.golden, str(one.writer.key), base.directory, base.commit)
     log.write("golden", key=str(one.writer.key), cosine=cosine)
@@ -346,7 +353,8 @@ def _failure_limit(
     for one in sets:
         before |= one.new_failures_before()
         if one.writer.base is not None:
-            tried_again = max(tried_again, int((~one.writer.base.kept).sum()))
+            base = one.writer.base
+            tried_again = max(tried_again, int((~base.kept & base.commit.failed_rows()).sum()))
     tracker.failed = len(before)
     key = str(sets[0].writer.key)
 

@@ -254,6 +254,8 @@ class Target:
     kind: str
     items: pl.DataFrame = field(repr=False)
     options: Options = field(repr=False)
+    repair: bool = False
+    """Whether damaged blocks of the finished set are made again."""
 
     @property
     def precision(self) -> str:

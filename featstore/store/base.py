@@ -18,6 +18,8 @@ from featstore.errors import AlreadyFinishedError, StoreWriteError
 from featstore.identity import sha256_hex
 from featstore.store.blocks import check_tail, layout_of
 from featstore.store.casting import blank_value
+from featstore.store.damage import find_damage
+from featstore.store.files import opened_as_it_is
 from featstore.store.journal import BlockRecord, Journal, finished_blocks
 from featstore.store.layout import ArrayLayout, LayoutError, SetKey, plan_array
 from featstore.store.records import Commit, key_of, read_commit, read_pointer
@@ -40,7 +42,11 @@ class Base:
         item_id -> reason, of the items without an embedding.
     item_ids : Series
     kept : ndarray of shape (n,)
-        True for the rows that stay. The others are failed rows that are tried again.
+        True for the rows that stay. The others are failed rows that are tried again, and those
+        of `bad` blocks.
+    bad, lost : frozenset
+        In a repair: blocks that are not those of the commit, and names of small files, or of the
+        pointer, that are not. They are made again.
     """
 
     directory: Path
@@ -52,6 +58,17 @@ class Base:
     kept: np.ndarray
     source: RowSource
     rows: CheckedRows
+    bad: frozenset[int] = frozenset()
+    lost: frozenset[str] = frozenset()
+
+    @property
+    def damaged(self) -> bool:
+        """Whether the new revision is a repair of this one."""
+        return bool(self.bad or self.lost)
+
+    def keeps_file(self, name: str) -> bool:
+        """Return whether a small file stays as it is; a repair adds none that was not there."""
+        return name not in self.lost and (self.damaged or name in self.commit.metadata)
 
     def keeps(self, rows: slice) -> np.ndarray:
         """Return a boolean for each of `rows`: whether it is already there, and stays."""
@@ -93,7 +110,8 @@ class Base:
 
     def finished(self, items: str, *, retry: bool) -> AlreadyFinishedError | None:
         """Return the error to raise if the items of this sha256 need nothing more, else None."""
-        if self.commit.items["sha256"] != items or (retry and not self.kept.all()):
+        pending = self.damaged or not self.kept.all()
+        if self.commit.items["sha256"] != items or pending:
             return None
         what = "no item of it failed" if retry else "it has these items"
         msg = (
@@ -105,6 +123,8 @@ class Base:
     def next_layout(self, n: int, **limits: int) -> ArrayLayout:
         """Return how the array of the next revision is cut: in shards as large as these."""
         layout = self.layout
+        if n == layout.n:
+            return layout
         if layout.shard_rows:
             return ArrayLayout(n, layout.dim, layout.dtype, layout.block_rows, layout.shard_rows)
         return plan_array(n, layout.dim, layout.dtype, block_rows=layout.block_rows, **limits)
@@ -131,9 +151,19 @@ class Base:
 
 
 def read_base(
-    directory: Path, key: SetKey, items: pl.DataFrame, *, retry_failed: bool = False
+    directory: Path,
+    key: SetKey,
+    items: pl.DataFrame,
+    *,
+    retry_failed: bool = False,
+    repair: bool = False,
 ) -> Base | None:
     """Return the revision that `items` extend, or None if the set has none yet.
+
+    Parameters
+    ----------
+    repair : bool
+        Every file is compared with the commit, and what is damaged is not kept.
 
     Raises
     ------
@@ -142,10 +172,11 @@ def read_base(
     CorruptStoreError
         If files of the revision disagree with its commit.
     """
-    attributes = read_pointer(directory)
+    damage = find_damage(directory.parents[2], key) if repair else None
+    attributes = damage.attributes() if damage else read_pointer(directory)
     if attributes is None:
         return None
-    commit = read_commit(directory, attributes["revision"])
+    commit = damage.commit if damage else read_commit(directory, attributes["revision"])
     old = read_items(directory.parent / commit.items["file"], commit.items, n=commit.n)
     reason = _differs(old, items)
     if reason:
@@ -160,15 +191,22 @@ def read_base(
     if layout is None:
         msg = f"{key} has a layout that this version does not write; it cannot be extended."
         raise LayoutError(msg)
+    bad = frozenset(damage.blocks) if damage else frozenset()
+    lost = frozenset(damage.lost) if damage else frozenset()
     failures: dict[str, str] = {}
     name = failures_file(commit.metadata)
-    if name is not None:
+    if name is not None and name not in lost:
         failures = dict(read_failures(directory / name, commit.metadata[name]).iter_rows())
     kept = np.ones(commit.n, dtype=bool)
-    if retry_failed:
+    for block in bad:
+        kept[layout.block_slice(block)] = False
+    if key.kind == "head_weight" and (bad or lost):
+        kept[:] = False  # rows and bias of a head are of one piece
+    if retry_failed or name in lost:
         kept &= ~commit.failed_rows()
     array = directory / "embedding"
-    source = open_rows(array, layout, "pread")
+    # A truncated file still holds the blocks before its end.
+    source = open_rows(array, layout, "pread", opened_as_it_is if repair else None)
     rows = CheckedRows(
         source,
         directory=array,
@@ -176,7 +214,10 @@ def read_base(
         blocks=commit.blocks,
         failed=commit.failed_rows(),
     )
-    return Base(directory, commit, attributes, layout, failures, old["item_id"], kept, source, rows)
+    return Base(
+        directory, commit, attributes, layout, failures, old["item_id"], kept, source, rows,
+        bad=bad, lost=lost,
+    )  # fmt: skip
 
 
 def _differs(old: pl.DataFrame, new: pl.DataFrame) -> str:

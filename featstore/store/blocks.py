@@ -153,6 +153,35 @@ def prefix_hash(
     return blanked_hash(read_block(path, layout, block)[:size], layout, blank)
 
 
+def first_row_not_stored(
+    directory: Path, layout: ArrayLayout, current: Commit, older: Commit
+) -> int | None:
+    """Return where the first block of an earlier revision begins that the array does not hold.
+
+    Parameters
+    ----------
+    directory : Path
+        Of the array, whose layout is that of the `current` revision.
+
+    Returns
+    -------
+    int or None
+        A row; None if every block is there. One that cannot be read is not looked at.
+    """
+    for block, digest in enumerate(older.blocks):
+        start = block * older.block_rows
+        rows = min(older.block_rows, older.n - start)
+        if digest == current.blocks[block]:
+            continue
+        blank = np.flatnonzero(older.failed_rows()[start : start + rows])
+        try:
+            if prefix_hash(directory, layout, block, rows, blank=blank) != digest:
+                return start
+        except (FeatstoreError, OSError):
+            continue
+    return None
+
+
 def blanked_hash(data: bytes | memoryview, layout: ArrayLayout, blank: np.ndarray) -> str:
     """Return the sha256 of stored rows with the rows `blank` as those of failed items are."""
     if blank.size:

@@ -1,8 +1,6 @@
-"""Damage of one set: bad files and blocks, and records derived again from what is left.
+"""Damage of one set: what its files are compared with, and records that follow from others.
 
-A commit record states nothing that the other files of its set do not hold: it is put together
-from them, and is right if it hashes to the revision_id that pointer, catalog or its own name
-state. A pointer's attributes are right if they hash to what the commit says; an item table, if it
+The attributes of a pointer are right if they hash to what the commit says; an item table, if it
 has the commit's sha256.
 
 Array metadata has one form for its shape, which says how large every data file is and how a shard
@@ -12,9 +10,10 @@ the rows were, only a commit says.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,9 @@ import polars as pl
 
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.identity import SHORT, sha256_hex
-from featstore.store.blocks import (
-    blanked_hash,
-    check_file,
-    check_size,
-    check_tail,
-    layout_of,
-    may_have_grown,
-    read_block,
-)
+from featstore.store.blocks import check_file, check_size, check_tail, layout_of, may_have_grown
+from featstore.store.catalog import NAME as CATALOG
+from featstore.store.catalog import parse_catalog
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -60,11 +53,12 @@ from featstore.store.records import (
     REVISIONS,
     Commit,
     attributes_digest,
-    pack_failed,
+    belongs,
+    is_sha256,
     read_commit,
     read_pointer,
 )
-from featstore.store.tables import MAX_ITEM_BYTES, items_bytes, read_failures, read_items
+from featstore.store.tables import MAX_ITEM_BYTES, items_bytes, read_failures
 
 
 @dataclass
@@ -84,6 +78,8 @@ class Damage:
         Path of a damaged item table -> a commit that names it.
     small : dict
         Name of a damaged small file, relative to the set -> a commit that names it.
+    pointer : dict or None
+        The attributes of the set; None if the pointer is damaged.
     """
 
     root: Path
@@ -93,6 +89,7 @@ class Damage:
     files: dict[int, list[int]] = field(default_factory=dict)
     items: dict[Path, Commit] = field(default_factory=dict)
     small: dict[str, Commit] = field(default_factory=dict)
+    pointer: dict[str, Any] | None = None
 
     @property
     def directory(self) -> Path:
@@ -109,22 +106,32 @@ class Damage:
         """Every block whose rows must be had from elsewhere."""
         return [block for blocks in self.files.values() for block in blocks]
 
-    def facts(self, name: str) -> dict[str, Any]:
-        """Return size and sha256 of a damaged small file."""
-        return self.small[name].metadata[name]
+    def describe(self, block: int) -> dict[str, Any]:
+        """Return file, number and rows (first and last) of a block, for a report."""
+        rows = self.layout.block_slice(block)
+        name = self.layout.file_name(block // self.layout.blocks_per_file)
+        file = f"{self.key}/embedding/{name}"
+        return {"file": file, "block": block, "rows": [rows.start, rows.stop - 1]}
+
+    @property
+    def lost(self) -> list[str]:
+        """Small files of the current revision that are damaged, and the pointer, if it is."""
+        small = [name for name in self.small if name in self.commit.metadata]
+        return small if self.pointer is not None else [*small, POINTER]
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of the set, or only its history if the pointer is damaged."""
+        older = [commit.revision_id for commit in self.commits[:-1]]
+        return {**(self.pointer or {}), "revision": self.commit.revision_id, "history": older}
 
 
-def find_damage(
-    root: Path, key: SetKey, commits: list[Commit] | None = None, *, quick: bool = False
-) -> Damage:
+def find_damage(root: Path, key: SetKey, commits: list[Commit] | None = None) -> Damage:
     """Compare every file of a set with its commits.
 
     Parameters
     ----------
     commits : list of Commit, optional
         The published revisions, the current one last; by default as the set says.
-    quick : bool
-        Leave the data files out.
 
     Raises
     ------
@@ -133,12 +140,15 @@ def find_damage(
     """
     directory = key.directory(root)
     check_no_links(root, [directory / "embedding", directory / "bias", directory / "revisions"])
-    commits = published_commits(directory) if commits is None else commits
+    commits = published_commits(root, key) if commits is None else commits
     layout = layout_of(commits[-1]) if commits else None
     if layout is None:
-        msg = f"{key} has no commit record that says what its files should be."
+        msg = (
+            f"{key} has no commit record that says what its files should be. Take it from another "
+            "copy (`featstore repair --from`), or remove the set and extract it anew."
+        )
         raise CorruptStoreError(msg)
-    found = Damage(root, key, commits, layout)
+    found = Damage(root, key, commits, layout, pointer=_whole_pointer(directory, key, commits[-1]))
     for commit in commits:
         path = directory.parent / commit.items["file"]
         if not same_file(path, {name: commit.items[name] for name in ("bytes", "sha256")}):
@@ -149,7 +159,7 @@ def find_damage(
                 continue
             if not same_file(directory / name, facts):
                 found.small[name] = commit
-    for file in () if quick else range(layout.n_files):
+    for file in range(layout.n_files):
         path = directory / "embedding" / layout.file_name(file)
         check_no_links(root, [path])
         try:
@@ -163,78 +173,61 @@ def find_damage(
     return found
 
 
-def published_commits(directory: Path) -> list[Commit]:
-    """Return the revisions of a set that can be read, the oldest first.
-
-    Empty if the current one, or the pointer, cannot.
-    """
+def _whole_pointer(directory: Path, key: SetKey, commit: Commit) -> dict[str, Any] | None:
+    """Return the attributes of a set if its pointer is what a writer wrote, else None."""
     try:
         attributes = read_pointer(directory)
-        if attributes is None:
-            return []
-        current = read_commit(directory, attributes["revision"])
-    except FeatstoreError:
-        return []
-    older = []
-    for revision in attributes.get("history", []):
-        try:
-            older.append(read_commit(directory, revision))
-        except FeatstoreError:
-            continue
-    return [*older, current]
-
-
-def stored_items(damage: Damage) -> Any:
-    """Return the item table of the current revision, or None if it is damaged."""
-    path = damage.directory.parent / damage.commit.items["file"]
-    if path in damage.items:
+        data = read_regular(directory / POINTER, limit=MAX_METADATA_BYTES)
+    except (FeatstoreError, OSError):
         return None
-    return read_items(path, damage.commit.items, n=damage.commit.n)
+    if attributes is None or data != json_bytes(group_metadata(attributes)):
+        return None
+    whole = belongs(key, attributes, commit) and attributes["revision"] == commit.revision_id
+    return attributes if whole else None
 
 
-def derive_commit(directory: Path, revision: str, attributes: Mapping[str, Any]) -> Commit | None:
-    """Return the commit of this revision, put together from the files of its set.
+def published_commits(
+    root: Path, key: SetKey, fetch: Callable[[str], Commit | None] = lambda _: None
+) -> list[Commit]:
+    """Return the revisions of a set that can be read, the current one last.
+
+    As `featstore verify` decides, the current one is the pointer's, or else the catalog's, or the
+    only one. Empty if there is none of them.
 
     Parameters
     ----------
-    attributes : mapping
-        Of the set, from its pointer.
-
-    Returns
-    -------
-    Commit or None
-        None if the files are not those of the commit: one of them is damaged, too.
+    fetch : callable
+        Asked for the revisions whose record is damaged or missing.
     """
-    stored = stored_layout(directory / "embedding")
-    if stored is None:
-        return None
-    hashes: dict[tuple[int, int, bytes], str] = {}
-    for items_path, item_ids in _item_tables(directory.parent):
-        n = item_ids.len()
-        if n > stored.n:
-            continue
-        for name, failed in _failures(directory, item_ids):
-            try:
-                blocks = _block_hashes(directory / "embedding", stored, n, failed, hashes)
-            except (FeatstoreError, OSError, ValueError):
-                return None
-            for layout in _layouts(stored, n):
-                commit = Commit(
-                    n=n,
-                    dim=layout.dim,
-                    dtype=layout.dtype,
-                    block_rows=layout.block_rows,
-                    blocks=blocks,
-                    items={"file": items_path.name, **file_facts(items_path)},
-                    metadata=_metadata(directory, layout, name),
-                    space_id=attributes["space_id"],
-                    set_id=attributes["set_id"],
-                    attributes=attributes_digest(attributes),
-                    failed=pack_failed(failed),
-                )
-                if commit.revision_id == revision:
-                    return commit
-    return None
+    directory = key.directory(root)
+    attributes = attributes_of(directory)
+    history = attributes.get("history", [])
+    named = [attributes.get("revision"), *(history if isinstance(history, list) else [])]
+    listed = _listed(root, key)
+    there = sorted(path.stem for path in (directory / REVISIONS).glob("*.json"))
+    found: dict[str, Commit] = {}
+    for revision in {*filter(is_sha256, [*named, *there, listed])}:
+        commit: Commit | None = None
+        with contextlib.suppress(FeatstoreError):
+            commit = read_commit(directory, revision)
+        commit = commit or fetch(revision)
+        if commit is not None:
+            found[revision] = commit
+    current = found.get(str(named[0])) or found.get(listed)
+    if current is None and len(found) == 1:
+        current = next(iter(found.values()))
+    if current is None:
+        return []
+    older = [found[revision] for revision in named[1:] if revision in found]
+    return [*(commit for commit in older if commit is not current), current]
+
+
+def _listed(root: Path, key: SetKey) -> str:
+    """Return the revision that the catalog names, or an empty string."""
+    with contextlib.suppress(FeatstoreError, OSError):
+        catalog = parse_catalog(read_json(root / CATALOG))
+        return str(catalog["sets"].get(str(key), "")) if catalog else ""
+    return ""
 
 
 def derive_pointer(
@@ -247,7 +240,7 @@ def derive_pointer(
     current : Commit
         The revision that the set stands for.
     attributes : mapping, optional
-        What the attributes may be; by default those of the damaged file.
+        Of a copy of the set; by default those that the damaged file states.
 
     Returns
     -------
@@ -255,8 +248,7 @@ def derive_pointer(
         None if the attributes do not hash to what the commit says, or the order of several
         earlier revisions does not follow from their sizes.
     """
-    found = _attributes_in(directory / POINTER)
-    kept = dict(found if attributes is None else attributes)
+    kept = dict(attributes_of(directory) if attributes is None else attributes)
     try:
         if attributes_digest(kept) != current.attributes:
             return None
@@ -264,7 +256,9 @@ def derive_pointer(
         return None
     commits = _all_commits(directory)
     commits.pop(current.revision_id, None)
-    history = found.get("history", [])
+    history = kept.get("history", [])
+    if isinstance(history, list) and current.revision_id in history:
+        history = history[: history.index(current.revision_id)]
     if not isinstance(history, list) or not history or not set(map(str, history)) <= set(commits):
         ordered = sorted(commits.values(), key=lambda commit: commit.n)
         sizes = [commit.n for commit in ordered]
@@ -278,33 +272,20 @@ def derive_pointer(
     return json_bytes(group_metadata(pointer))
 
 
-def derive_items(directory: Path, commit: Commit) -> bytes | None:
-    """Return the item table of a commit from a longer one of a later revision beside it."""
-    for path, _ in _item_tables(directory.parent):
-        table = read_table(
-            read_regular(path, limit=MAX_ITEM_BYTES), where=str(path), schema={"item_id": pl.String}
-        )
-        if table.height < commit.n:
-            continue
-        data = items_bytes(table.head(commit.n))
-        if sha256_hex(data) == commit.items["sha256"]:
-            return data
+def derive_items(directory: Path, commit: Commit, *tables: pl.DataFrame) -> bytes | None:
+    """Return the item table of a commit: the beginning of one of `tables`, or of one beside it."""
+    for table in (*tables, *_item_tables(directory.parent)):
+        if table.height >= commit.n:
+            data = items_bytes(table.head(commit.n))
+            if sha256_hex(data) == commit.items["sha256"]:
+                return data
     return None
 
 
 def attributes_of(directory: Path) -> dict[str, Any]:
     """Return the attributes that a set's pointer states, right or wrong; empty if it has none."""
-    return _attributes_in(directory / POINTER)
-
-
-def named_revisions(directory: Path) -> list[str]:
-    """Return the revisions that files of a set are named after."""
-    return sorted(path.stem for path in (directory / REVISIONS).glob("*.json"))
-
-
-def _attributes_in(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path, limit=MAX_METADATA_BYTES)["attributes"]["featstore"]
+        found = read_json(directory / POINTER, limit=MAX_METADATA_BYTES)["attributes"]["featstore"]
     except (FeatstoreError, OSError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -312,15 +293,22 @@ def _attributes_in(path: Path) -> dict[str, Any]:
 
 def _all_commits(directory: Path) -> dict[str, Commit]:
     found = {}
-    for name in named_revisions(directory):
-        try:
-            found[name] = read_commit(directory, name)
-        except FeatstoreError:
-            continue
+    for path in (directory / REVISIONS).glob("*.json"):
+        with contextlib.suppress(FeatstoreError):
+            found[path.stem] = read_commit(directory, path.stem)
     return found
 
 
-def stored_layout(array: Path) -> ArrayLayout | None:
+def _item_tables(folder: Path) -> Iterator[pl.DataFrame]:
+    """Yield the item tables of a kind that have the hash that their name says."""
+    for path in sorted(folder.glob("items-*.parquet")):
+        with contextlib.suppress(FeatstoreError, OSError):
+            data = read_regular(path, limit=MAX_ITEM_BYTES)
+            if sha256_hex(data)[:SHORT] == path.stem.split("-")[1]:
+                yield read_table(data, where=str(path), schema={"item_id": pl.String})
+
+
+def _stored_layout(array: Path) -> ArrayLayout | None:
     """Return the layout that an array's metadata states; None if no writer writes such."""
     try:
         document = read_json(array / "zarr.json", limit=MAX_METADATA_BYTES)
@@ -333,70 +321,6 @@ def stored_layout(array: Path) -> ArrayLayout | None:
         return layout if sane and layout.shard_rows % block_rows == 0 else None
     except (FeatstoreError, OSError, KeyError, TypeError, ValueError, LookupError, ArithmeticError):
         return None
-
-
-def _layouts(stored: ArrayLayout, n: int) -> Iterator[ArrayLayout]:
-    """Yield how an earlier revision with n rows may have been cut."""
-    yield replace(stored, n=n)
-    if stored.shard_rows and n < stored.n:
-        yield replace(stored, n=n, shard_rows=0)
-
-
-def _item_tables(folder: Path) -> Iterator[tuple[Path, pl.Series]]:
-    """Yield the item tables of a kind that have the hash that their name says."""
-    for path in sorted(folder.glob("items-*.parquet")):
-        try:
-            data = read_regular(path, limit=MAX_ITEM_BYTES)
-            if sha256_hex(data)[:SHORT] != path.stem.split("-")[1]:
-                continue
-            table = read_table(data, where=str(path), schema={"item_id": pl.String})
-        except (FeatstoreError, OSError):
-            continue
-        yield path, table["item_id"]
-
-
-def _failures(directory: Path, item_ids: pl.Series) -> Iterator[tuple[str | None, np.ndarray]]:
-    """Yield the failed rows that a revision may have had: none, or as one of the tables says."""
-    yield None, np.zeros(item_ids.len(), dtype=bool)
-    for path in sorted(directory.glob("failures*.parquet")):
-        try:
-            failed = read_failures(path, file_facts(path))["item_id"]
-        except (FeatstoreError, OSError):
-            continue
-        yield path.name, item_ids.is_in(failed.implode()).to_numpy()
-
-
-def _metadata(directory: Path, layout: ArrayLayout, failures: str | None) -> dict[str, Any]:
-    array = json_bytes(array_metadata(layout))
-    found = {"embedding/zarr.json": {"bytes": len(array), "sha256": sha256_hex(array)}}
-    for name in ("bias/zarr.json", "bias/c/0", "golden.json", failures):
-        if name is not None and (directory / name).is_file():
-            found[name] = file_facts(directory / name)
-    return dict(sorted(found.items()))
-
-
-def _block_hashes(
-    array: Path,
-    layout: ArrayLayout,
-    n: int,
-    failed: np.ndarray,
-    known: dict[tuple[int, int, bytes], str],
-) -> tuple[str, ...]:
-    """Return the hashes of the first n rows of an array, by blocks."""
-    found = []
-    for block, start in enumerate(range(0, n, layout.block_rows)):
-        rows = min(layout.block_rows, n - start)
-        blank = np.flatnonzero(failed[start : start + rows])
-        key = (block, rows, blank.tobytes())
-        if key not in known:
-            path = array / layout.file_name(block // layout.blocks_per_file)
-            data = read_block(path, layout, block)[: rows * layout.row_bytes]
-            if len(data) != rows * layout.row_bytes:
-                msg = f"{path} ends early."
-                raise CorruptStoreError(msg)
-            known[key] = blanked_hash(data, layout, blank)
-        found.append(known[key])
-    return tuple(found)
 
 
 _DATA = re.compile(r"embedding/c/\d+/0")
@@ -413,7 +337,7 @@ def judge_alone(directory: Path, files: Collection[str]) -> dict[str, str]:
     """
     wrong: dict[str, str] = {}
     array = directory / "embedding"
-    layout = stored_layout(array)
+    layout = _stored_layout(array)
     if "embedding/zarr.json" not in files:
         wrong["embedding/zarr.json"] = "is missing"
     elif layout is None or not _is(array / "zarr.json", json_bytes(array_metadata(layout))):

@@ -218,6 +218,13 @@ def opened(directory: Path, layout: ArrayLayout, file: int) -> Iterator[int]:
         os.close(descriptor)
 
 
+@contextmanager
+def opened_as_it_is(directory: Path, layout: ArrayLayout, file: int) -> Iterator[int]:
+    """Open a data file as `opened` does, whatever its size: for who compares what it reads."""
+    with open_regular(directory / layout.file_name(file)) as handle:
+        yield handle.fileno()
+
+
 def check_sizes(directory: Path, layout: ArrayLayout) -> None:
     """Compare the size of every data file with the layout, opening none; raises as `opened`."""
     for file in range(layout.n_files):

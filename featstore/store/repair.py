@@ -1,21 +1,17 @@
-"""Repair a store: rebuild what follows from the commits, and copy blocks that other sets hold.
+"""Repair a set from what is whole: the rest of its store, and another copy of it.
 
-Nothing is mended in place. A file is made anew beside the damaged one and renamed over it once
-every part of it is the one that the commit names; until then the damaged file stays as it is.
-
-Two datasets may hold the same picture or text under one encoder. Whether their rows agree to the
-last bit is not assumed: a block that is put together from them must have the commit's hash.
+A file is made anew beside the damaged one and renamed over it once every part of it is the one
+that the commit names; until then the damaged file stays as it is.
 
 Group metadata, array metadata, a shard's padding and index, and the catalog follow from the
-commits. A commit follows from the files it names, a pointer from its attributes, an item table
-from that of a later revision, and a block of rows from the same content in another set: these are
-written only if they have the hash that a whole file states. The rest is left as it is, see
-`featstore.extraction.repair`.
+commits; a pointer may follow from its attributes, and an item table from a longer one. Another
+store that has the same revision has the rest, block by block. Each is written only if it has the
+hash that a commit of this set states. What is left then is extracted again, into a new revision:
+see `featstore.extraction.repair`.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,23 +22,27 @@ import polars as pl
 
 from featstore.errors import FeatstoreError
 from featstore.identity import sha256_hex
+from featstore.remote.store import RemoteStore
 from featstore.store.blocks import check_file, check_tail, layout_of, read_block
 from featstore.store.casting import blank_value
 from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import parse_catalog, write_catalog
+from featstore.store.catalog import write_catalog
 from featstore.store.damage import (
     Damage,
-    attributes_of,
-    derive_commit,
     derive_items,
     derive_pointer,
     find_damage,
-    named_revisions,
-    stored_items,
+    published_commits,
 )
-from featstore.store.files import check_no_links, json_bytes, read_json, same_file, write_file
+from featstore.store.files import (
+    check_no_links,
+    json_bytes,
+    opened_as_it_is,
+    read_regular,
+    same_file,
+    write_file,
+)
 from featstore.store.layout import (
-    DTYPES,
     FORMAT,
     ArrayLayout,
     SetKey,
@@ -57,17 +57,15 @@ from featstore.store.records import (
     REVISIONS,
     Commit,
     commit_bytes,
-    is_sha256,
-    read_commit,
     read_pointer,
     staging_of,
 )
 from featstore.store.rows import RowSource, open_rows
 from featstore.store.store import FeatureStore, SetInfo
-from featstore.store.tables import read_items
+from featstore.store.tables import MAX_ITEM_BYTES
 from featstore.store.verify import Problem, verify_store
 
-#: Makes the rows of a block as they are stored, or returns None if it cannot.
+#: Returns the rows of a block as they are stored, or None if it has not got them.
 BlockSource = Callable[[int], bytes | None]
 
 
@@ -75,7 +73,7 @@ class BlockMissingError(Exception):
     """A block could not be had, so its file stays as it is."""
 
 
-class SetMender:
+class RepairWriter:
     """The right to write files of one set again, as a context manager.
 
     In a dry run nothing is claimed or written, and `written` is what would be.
@@ -118,7 +116,7 @@ class SetMender:
 
     def write_proven(self, path: Path, data: bytes, facts: Mapping[str, Any]) -> bool:
         """Write a file if `data` is what the commit states; return whether it is."""
-        if bytes_facts(data) != {name: facts[name] for name in ("bytes", "sha256")}:
+        if (len(data), sha256_hex(data)) != (facts["bytes"], facts["sha256"]):
             return False
         self.write(path, [data])
         return True
@@ -160,234 +158,251 @@ class SetMender:
         return True
 
 
-def bytes_facts(data: bytes) -> dict[str, Any]:
-    """Return size and sha256 of bytes, as a commit states them of a file."""
-    return {"bytes": len(data), "sha256": sha256_hex(data)}
+class SetCopy:
+    """A set of another store, asked for what is damaged in this one.
 
-
-class Donors:
-    """The rows of other sets that have the content of a damaged set's blocks.
+    Whoever asks compares what it gets with the commit of the damaged set.
 
     Parameters
     ----------
-    damage : Damage
-    items : DataFrame
-        Items of the damaged set; without content_sha256 nothing is found.
-    precision : str
-        Compute precision of the damaged set.
-    """
-
-    def __init__(self, damage: Damage, items: pl.DataFrame, *, precision: str) -> None:
-        self._damage = damage
-        self._hashes = items.get_column("content_sha256", default=None)
-        self._places: dict[str, tuple[RowSource, int]] = {}
-        if self._hashes is None:
-            return
-        wanted: set[str] = set()
-        for block in damage.blocks:
-            rows = damage.layout.block_slice(block)
-            wanted |= set(self._hashes[rows.start : rows.stop].drop_nulls())
-        commit = damage.commit
-        for info in _readable(FeatureStore(damage.root)):
-            same = (info.commit.space_id, info.commit.dtype, info.attributes["precision"])
-            if info.key != damage.key and same == (commit.space_id, commit.dtype, precision):
-                self._look(info, wanted)
-
-    def _look(self, info: SetInfo, wanted: set[str]) -> None:
-        """Note where another set has the wanted content."""
-        directory = info.key.directory(self._damage.root)
-        layout = layout_of(info.commit)
-        if layout is None or not wanted - set(self._places):
-            return
-        try:
-            path = directory.parent / info.commit.items["file"]
-            table = read_items(path, info.commit.items, n=info.commit.n)
-            source = open_rows(directory / "embedding", layout, "pread")
-        except (FeatstoreError, OSError):
-            return
-        if "content_sha256" not in table.columns:
-            return
-        failed = info.commit.failed_rows()
-        for row, digest in enumerate(table["content_sha256"].to_list()):
-            if digest in wanted and not failed[row]:
-                self._places.setdefault(digest, (source, row))
-
-    def rows(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows of a block as other sets store them, and which were found.
-
-        Returns
-        -------
-        rows : ndarray of shape (rows of the block, d), as stored
-            Blank where an item failed, or was not found.
-        found : boolean ndarray of shape (rows of the block,)
-            True for failed rows, too.
-        """
-        commit = self._damage.commit
-        where = self._damage.layout.block_slice(block)
-        found = commit.failed_rows()[where].copy()
-        data = np.full((found.size, commit.dim), blank_value(commit.dtype), DTYPES[commit.dtype])
-        if self._hashes is None:
-            return data, found
-        for row, digest in enumerate(self._hashes[where.start : where.stop].to_list()):
-            if found[row] or digest not in self._places:
-                continue
-            source, other = self._places[digest]
-            data[row] = source.read(np.array([other]))[0]
-            found[row] = True
-        return data, found
-
-    def block(self, block: int) -> bytes | None:
-        """Return the rows of a block as other sets store them, or None if one is nowhere."""
-        data, found = self.rows(block)
-        return data.tobytes() if found.all() else None
-
-
-def _readable(store: FeatureStore) -> Iterable[SetInfo]:
-    return [info for _, info in store.listing() if isinstance(info, SetInfo)]
-
-
-@dataclass
-class Repair:
-    """What was rebuilt, and what is still wrong.
+    store : FeatureStore
+        A data file that is damaged there costs its own rows alone.
+    key : SetKey
 
     Attributes
     ----------
-    rebuilt : list of str
-        Paths relative to the store; in a dry run those that would be.
-    left : list of Problem
-        In a dry run those that would be left.
-    """
-
-    rebuilt: list[str] = field(default_factory=list)
-    left: list[Problem] = field(default_factory=list)
-
-
-def repair_set(root: Path, key: str, *, dry_run: bool = False) -> Repair:
-    """Rebuild what follows from the rest of the store, and report what does not.
+    reasons : list of str
+        What it could not give, and why.
 
     Raises
     ------
     UnknownSetError
-        If there is no such set.
+        If the store has no such set.
+    CorruptStoreError
+        If the records of the set are damaged there, too.
+    """
+
+    def __init__(self, store: FeatureStore, key: SetKey) -> None:
+        self.reasons: list[str] = []
+        self._store = store
+        self._key = key
+        self._current = store.info(str(key))
+        self._layouts: dict[str, ArrayLayout | None] = {}
+        self._arrays: dict[str, RowSource] = {}
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of the set there, with its revisions."""
+        return self._current.attributes
+
+    def commit(self, revision: str) -> Commit | None:
+        """Return the commit of a revision, or None if the copy does not have it."""
+        try:
+            return self._store.info(str(self._key), revision=revision).commit
+        except FeatstoreError as err:
+            self._note(str(err))
+            return None
+
+    def items(self, commit: Commit) -> bytes:
+        """Return the item table that a revision names; empty if the copy does not have it."""
+        return self._read(commit, f"../{commit.items['file']}")
+
+    def small_file(self, commit: Commit, name: str) -> bytes:
+        """Return a small file of a revision, by its path in the set; empty as for `items`."""
+        return self._read(commit, name)
+
+    def block(self, commit: Commit, block: int) -> bytes | None:
+        """Return the rows of a block at a revision; None if the copy does not have them whole."""
+        layout = self._layout(commit)
+        if layout is None:
+            return None
+        rows = layout.block_slice(block)
+        try:
+            source = self._rows(commit, layout)
+            data = np.array(source.read(np.arange(rows.start, rows.stop)))
+        except (FeatstoreError, OSError) as err:
+            self._note(str(err))
+            return None
+        # A later revision may have filled what had failed.
+        data[commit.failed_rows()[rows]] = blank_value(commit.dtype)
+        if sha256_hex(data.reshape(-1).view(np.uint8).data) == commit.blocks[block]:
+            return data.tobytes()
+        self._note(
+            f"Rows {rows.start:,}-{rows.stop - 1:,} of {self._key} are damaged in "
+            f"{self._store.address}, too."
+        )
+        return None
+
+    def _rows(self, commit: Commit, layout: ArrayLayout) -> RowSource:
+        if commit.revision_id not in self._arrays:
+            array = self._key.directory(self._store.root) / "embedding"
+            self._arrays[commit.revision_id] = (
+                self._store.open_array(SetInfo(self._key, commit, self.attributes), layout)
+                if isinstance(self._store, RemoteStore)
+                else open_rows(array, layout, "pread", opened_as_it_is)
+            )
+        return self._arrays[commit.revision_id]
+
+    def _read(self, commit: Commit, name: str) -> bytes:
+        directory = self._key.directory(self._store.root)
+        folder = directory.parent if name.startswith("../") else directory
+        name = name.removeprefix("../")
+        try:
+            if self._layout(commit) is not None:
+                return read_regular(folder / name, limit=MAX_ITEM_BYTES)
+        except (FeatstoreError, OSError):
+            self._note(f"{self._store.address} lacks {name} of {self._key}.")
+        return b""
+
+    def _layout(self, commit: Commit) -> ArrayLayout | None:
+        """Return how the array is cut, having fetched the small files; None without the commit."""
+        if commit.revision_id not in self._layouts:
+            found = layout_of(commit) if self.commit(commit.revision_id) is not None else None
+            try:
+                if found is not None and isinstance(self._store, RemoteStore):
+                    self._store.layout(SetInfo(self._key, commit, self.attributes))
+            except FeatstoreError as err:
+                self._note(str(err))
+            self._layouts[commit.revision_id] = found
+        return self._layouts[commit.revision_id]
+
+    def _note(self, reason: str) -> None:
+        self.reasons += [] if reason in self.reasons else [reason]
+
+
+@dataclass
+class Rebuilt:
+    """What is whole again, and what is still wrong.
+
+    Attributes
+    ----------
+    files : list of str
+        Files that are whole again, relative to the store; in a dry run those that would be.
+    left : list of Problem
+        In a dry run those that would be left.
+    fetched : list of dict
+        Blocks that were taken from another copy: ``file``, ``block``, ``rows`` (first and last).
+    reasons : list of str
+        What the other copy could not give, and why.
+    """
+
+    files: list[str] = field(default_factory=list)
+    left: list[Problem] = field(default_factory=list)
+    fetched: list[dict[str, Any]] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+
+def rebuild_set(
+    root: Path,
+    key: str,
+    *,
+    copy: FeatureStore | None = None,
+    items: pl.DataFrame | None = None,
+    dry_run: bool = False,
+) -> Rebuilt:
+    """Rebuild what follows from the rest of the store or is in a copy; report what is left.
+
+    Parameters
+    ----------
+    copy : FeatureStore, optional
+        Another store that has the same revision of the set.
+    items : DataFrame, optional
+        What the item table may be, or the beginning of it: that of a manifest.
+
+    Raises
+    ------
+    UnknownSetError
+        If there is no such set, here or in `copy`.
     StoreWriteError
         If another process is writing the set, or the file system refuses.
     """
     before = verify_store(root, [key]).problems
     if not before:
-        return Repair()
-    with SetMender(root, SetKey(*key.split("/")), dry_run=dry_run) as mender:
-        _rebuild(mender, {problem.path for problem in before})
+        return Rebuilt()
+    set_key = SetKey(*key.split("/"))
+    source = None if copy is None else SetCopy(copy, set_key)
+    with RepairWriter(root, set_key, dry_run=dry_run) as writer:
+        fetched = _rebuild(writer, {problem.path for problem in before}, source, items)
     if dry_run:
-        would = {*mender.written, CATALOG}
-        return Repair(
-            [problem.path for problem in before if problem.path in would],
-            [problem for problem in before if problem.path not in would],
-        )
-    relist(root, key)
-    return compare(before, verify_store(root, [key]).problems)
-
-
-def relist(root: Path, key: str) -> None:
-    """Write the catalog, unless that would drop this set: its pointer is still damaged."""
-    with contextlib.suppress(FeatstoreError):
-        if read_pointer(SetKey(*key.split("/")).directory(root)) is not None:
+        would = {*writer.written, CATALOG}
+        left = [problem for problem in before if problem.path not in would]
+    else:
+        if find_pointer(root, set_key):
             write_catalog(root)
+        left = verify_store(root, [key]).problems
+    paths = {problem.path for problem in left}
+    files = [problem.path for problem in before if problem.path not in paths]
+    return Rebuilt(files, left, fetched, source.reasons if source and left else [])
 
 
-def compare(before: list[Problem], after: list[Problem]) -> Repair:
-    """Return what was rebuilt between two verifications, and what is left."""
-    left = {problem.path for problem in after}
-    return Repair([problem.path for problem in before if problem.path not in left], after)
+def find_pointer(root: Path, key: SetKey) -> bool:
+    """Return whether a set can be listed; a catalog that is written without it would drop it."""
+    try:
+        return read_pointer(key.directory(root)) is not None
+    except FeatstoreError:
+        return False
 
 
-def _rebuild(mender: SetMender, wrong: set[str]) -> None:
-    """Write again what has only one right form."""
-    root, key = mender.root, mender.key
+def _rebuild(
+    writer: RepairWriter, wrong: set[str], copy: SetCopy | None, items: pl.DataFrame | None
+) -> list[dict[str, Any]]:
+    """Write again what has only one right form; return the blocks that came from the copy."""
+    root, key, directory = writer.root, writer.key, writer.directory
     groups: dict[str, dict[str, Any]] = {
         "zarr.json": {"format": FORMAT},
         f"{key.dataset}/zarr.json": {"dataset": key.dataset},
         f"{key.dataset}/{key.kind}/zarr.json": {"dataset": key.dataset, "kind": key.kind},
     }
     for name in sorted(wrong & set(groups)):
-        mender.write(root / name, [json_bytes(group_metadata(groups[name]))])
-    commits = rebuild_commits(mender)
+        writer.write(root / name, [json_bytes(group_metadata(groups[name]))])
+    commits = published_commits(root, key, copy.commit if copy else lambda _: None)
     if not commits:
-        return
-    pointer = derive_pointer(mender.directory, commits[-1])
+        return []
+    for commit in commits:
+        path, record = directory / REVISIONS / f"{commit.revision_id}.json", commit_bytes(commit)
+        if not same_file(path, {"bytes": len(record), "sha256": sha256_hex(record)}):
+            writer.write(path, [record])
+    pointer = derive_pointer(directory, commits[-1])
+    if pointer is None and copy is not None:
+        pointer = derive_pointer(directory, commits[-1], attributes=copy.attributes)
     if f"{key}/{POINTER}" in wrong and pointer is not None:
-        mender.write(mender.directory / POINTER, [pointer])
+        writer.write(directory / POINTER, [pointer])
     damage = find_damage(root, key, commits)
     for path, commit in damage.items.items():
-        data = derive_items(mender.directory, commit)
+        data = derive_items(directory, commit, *([] if items is None else [items]))
+        if data is None and copy is not None:
+            data = copy.items(commit)
+        writer.write_proven(path, data or b"", commit.items)
+    known = {
+        "embedding/zarr.json": json_bytes(array_metadata(damage.layout)),
+        "bias/zarr.json": json_bytes(vector_metadata(damage.commit.n, "float32")),
+    }
+    for name, commit in damage.small.items():
+        data = known.get(name)
+        if data is None and copy is not None:
+            data = copy.small_file(commit, name)
+        writer.write_proven(directory / name, data or b"", commit.metadata[name])
+    return _rebuild_data(writer, damage, copy)
+
+
+def _rebuild_data(
+    writer: RepairWriter, damage: Damage, copy: SetCopy | None
+) -> list[dict[str, Any]]:
+    """Write the data files whose rows are whole, or in the copy; return the blocks from there."""
+    fetched: list[dict[str, Any]] = []
+
+    def source(block: int) -> bytes | None:
+        data = None if copy is None else copy.block(damage.commit, block)
         if data is not None:
-            mender.write_proven(path, data, commit.items)
-    for name in damage.small:
-        known = {
-            "embedding/zarr.json": array_metadata(damage.layout),
-            "bias/zarr.json": vector_metadata(damage.commit.n, "float32"),
-        }
-        if name in known:
-            facts = damage.facts(name)
-            mender.write_proven(mender.directory / name, json_bytes(known[name]), facts)
-    _rebuild_data(mender, damage)
+            fetched.append(damage.describe(block))
+        return data
 
-
-def rebuild_commits(mender: SetMender) -> list[Commit]:
-    """Return the published commits, the current one last, damaged ones rebuilt if possible.
-
-    Empty if it cannot be told which revision the set stands for.
-    """
-    directory = mender.directory
-    attributes = attributes_of(directory)
-    history = attributes.get("history", [])
-    named = [attributes.get("revision"), *(history if isinstance(history, list) else [])]
-    found: dict[str, Commit] = {}
-    for revision in {*filter(is_sha256, named), *filter(is_sha256, named_revisions(directory))}:
-        try:
-            found[revision] = read_commit(directory, revision)
-            data = commit_bytes(found[revision])
-            if not same_file(_path(directory, revision), bytes_facts(data)):
-                mender.write(_path(directory, revision), [data])
-        except FeatstoreError:
-            with contextlib.suppress(KeyError, TypeError, ValueError):
-                commit = derive_commit(directory, revision, attributes)
-                if commit is not None:
-                    found[revision] = commit
-                    mender.write(_path(directory, revision), [commit_bytes(commit)])
-    # As `featstore verify` decides: the pointer's, or else the catalog's, or the only one.
-    current = found.get(str(named[0])) or found.get(_listed(mender.root, mender.key))
-    if current is None and len(found) == 1:
-        current = next(iter(found.values()))
-    if current is None:
-        return []
-    older = [found[revision] for revision in named[1:] if revision in found]
-    return [*(commit for commit in older if commit is not current), current]
-
-
-def _rebuild_data(mender: SetMender, damage: Damage) -> None:
-    """Write data files whose rows are whole, or found in another set."""
-    items = stored_items(damage) if damage.blocks else None
-    precision = attributes_of(damage.directory).get("precision", "")
-    donors = Donors(damage, items, precision=precision) if items is not None else None
     for file, bad in damage.files.items():
-        source = donors.block if donors is not None else _nowhere
-        mender.write_data(damage.layout, file, damage.commit, bad=bad, source=source)
-
-
-def _nowhere(_: int) -> bytes | None:
-    return None
-
-
-def _listed(root: Path, key: SetKey) -> str:
-    """Return the revision that the catalog names, or an empty string."""
-    with contextlib.suppress(FeatstoreError, OSError):
-        catalog = parse_catalog(read_json(root / CATALOG))
-        return str(catalog["sets"].get(str(key), "")) if catalog else ""
-    return ""
-
-
-def _path(directory: Path, revision: str) -> Path:
-    return directory / REVISIONS / f"{revision}.json"
+        before = len(fetched)
+        if not writer.write_data(damage.layout, file, damage.commit, bad=bad, source=source):
+            # Blocks that are right are of no use without the others of their file.
+            del fetched[before:]
+    return fetched
 
 
 def restore_array(

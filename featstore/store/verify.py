@@ -16,14 +16,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from featstore.errors import CorruptStoreError, FeatstoreError, FormatVersionError, UnknownSetError
 from featstore.identity import SHORT, set_id, space_id
-from featstore.store.blocks import check_file, check_size, layout_of, may_have_grown, prefix_hash
+from featstore.store.blocks import (
+    check_file,
+    check_size,
+    first_row_not_stored,
+    layout_of,
+    may_have_grown,
+)
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import parse_catalog
-from featstore.store.damage import derive_commit, judge_alone
+from featstore.store.damage import judge_alone
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -41,7 +45,6 @@ from featstore.store.records import (
     Commit,
     belongs,
     check_format,
-    is_sha256,
     parse_tag,
     read_commit,
     read_pointer,
@@ -113,7 +116,7 @@ class _SetVerification:
         if not finished:
             self._tolerate_unfinished(commits)
             return self._check
-        current = self._current(attributes, commits) or self._derived(attributes, commits)
+        current = self._current(attributes, commits)
         if current is None:
             self._tolerate(self._files, note=None)
             for name, what in judge_alone(self._directory, self._files).items():
@@ -155,7 +158,8 @@ class _SetVerification:
                 self._blame(
                     name,
                     "is not the commit record that its name says; without it only the form of "
-                    "the set's other files can be checked",
+                    "the set's other files can be checked (`featstore repair --from` takes it from "
+                    "another copy)",
                 )
                 continue
             data = read_regular(self._directory / name, limit=MAX_JSON_BYTES)
@@ -203,22 +207,6 @@ class _SetVerification:
         if self._listed in commits:
             return commits[str(self._listed)]
         return next(iter(commits.values())) if len(commits) == 1 else None
-
-    def _derived(
-        self, attributes: dict[str, Any] | None, commits: dict[str, Commit]
-    ) -> Commit | None:
-        """Return the damaged commit, put together from the files that it named.
-
-        It has the right hash only if each of them is right.
-        """
-        if attributes is None or not self._full or not is_sha256(attributes["revision"]):
-            return None
-        commit = derive_commit(self._directory, attributes["revision"], attributes)
-        if commit is not None:
-            commits[commit.revision_id] = commit
-            name = f"{self._key}/{REVISIONS}/{commit.revision_id}.json"
-            self._check.wrong[name] = "is damaged or missing; `featstore repair` writes it again"
-        return commit
 
     def _check_items(self, commit: Commit) -> None:
         name = str(commit.items["file"])
@@ -322,20 +310,10 @@ class _SetVerification:
         layout = layout_of(current) if self._full else None
         if layout is None:
             return
-        for block, digest in enumerate(commit.blocks):
-            if digest == current.blocks[block]:
-                continue
-            rows = min(commit.block_rows, commit.n - block * commit.block_rows)
-            start = block * commit.block_rows
-            blank = np.flatnonzero(commit.failed_rows()[start : start + rows])
-            try:
-                array = self._directory / "embedding"
-                same = prefix_hash(array, layout, block, rows, blank=blank) == digest
-            except (FeatstoreError, OSError):
-                continue  # the data file is reported by itself
-            if not same:
-                self._blame(name, f"its rows from {block * commit.block_rows:,} are not stored")
-                return
+        # A data file that cannot be read is reported by itself.
+        row = first_row_not_stored(self._directory / "embedding", layout, current, commit)
+        if row is not None:
+            self._blame(name, f"its rows from {row:,} are not stored")
 
     def _tolerate_unfinished(self, commits: dict[str, Commit]) -> None:
         """Take the files of a set under extraction for what they are, if one is under way."""

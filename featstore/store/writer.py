@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -25,6 +25,7 @@ from featstore.identity import SHORT, encoder_directory, sha256_hex
 from featstore.identity import set_id as set_identity
 from featstore.identity import space_id as space_identity
 from featstore.store.base import Base, read_base, resume_journal
+from featstore.store.blocks import first_row_not_stored
 from featstore.store.casting import convert_rows
 from featstore.store.catalog import write_catalog
 from featstore.store.files import json_bytes, same_file
@@ -138,9 +139,10 @@ def publish_set(
         if not same_file(directory / name, _facts(data)):
             claim.write_file(directory / name, [data])
     metadata = {name: _facts(data) for name, data in [*small.items(), (_ARRAY, array)]}
-    if base is not None and "golden.json" in base.commit.metadata:
+    golden_facts = {} if base is None else base.commit.metadata.get("golden.json", {})
+    if base is not None and golden_facts and base.keeps_file("golden.json"):
         # What the first rows were computed with stays the measure for all that follow.
-        metadata["golden.json"] = base.commit.metadata["golden.json"]
+        metadata["golden.json"] = golden_facts
     commit = Commit(
         n=layout.n,
         dim=layout.dim,
@@ -155,16 +157,19 @@ def publish_set(
         failed=pack_failed(np.isin(item_ids.to_numpy(), list(failures))),
     )
     revision = commit.revision_id
-    _discard_unnamed(directory, claim, commit, layout, base)
+    older = [] if base is None else _older(directory, base, commit)
+    _discard_unnamed(directory, claim, [commit, *older], layout)
     claim.write_file(directory / REVISIONS / f"{revision}.json", [commit_bytes(commit)])
     pointer = {**attributes, "revision": revision}
-    if base is not None:
-        before = list(base.attributes.get("history", []))
-        # Trying failed items again may have changed nothing.
-        before += [base.commit.revision_id] if base.commit.revision_id != revision else []
-        if before:
-            pointer["history"] = before
+    stored = older
+    if base is not None and base.damaged:
+        # A repaired set has the earlier revisions of which every row and file is still there.
+        stored = [one for one in older if _is_stored(directory, one, commit, layout)]
+    if stored:
+        pointer["history"] = [one.revision_id for one in stored]
     claim.write_file(directory / POINTER, [json_bytes(group_metadata(pointer))])
+    if stored != older:
+        _discard_unnamed(directory, claim, [commit, *stored], layout)
     # The removal of the kind's last other set may have taken the item table meanwhile.
     _write_items(claim, items_path, items)
     if run:
@@ -176,15 +181,34 @@ def publish_set(
     return revision
 
 
+def _older(directory: Path, base: Base, commit: Commit) -> list[Commit]:
+    """Return the revisions before this one, the oldest first."""
+    older = [read_commit(directory, revision) for revision in base.attributes.get("history", [])]
+    # Trying failed items again may have changed nothing.
+    return older + ([base.commit] if base.commit.revision_id != commit.revision_id else [])
+
+
+def _is_stored(directory: Path, older: Commit, commit: Commit, layout: ArrayLayout) -> bool:
+    """Return whether everything that an earlier revision names is there under the present one."""
+    small = {name: facts for name, facts in older.metadata.items() if name != _ARRAY}
+    return (
+        all(same_file(directory / name, facts) for name, facts in small.items())
+        and same_file(directory.parent / older.items["file"], _items_facts(older))
+        and first_row_not_stored(directory / "embedding", layout, commit, older) is None
+    )
+
+
+def _items_facts(commit: Commit) -> dict[str, Any]:
+    return {name: commit.items[name] for name in ("bytes", "sha256")}
+
+
 def _discard_unnamed(
-    directory: Path, claim: Claim, commit: Commit, layout: ArrayLayout, base: Base | None
+    directory: Path, claim: Claim, commits: Iterable[Commit], layout: ArrayLayout
 ) -> None:
-    """Take out what an attempt with other items left, which no published revision names."""
-    named = set(commit.metadata) | {f"{REVISIONS}/{commit.revision_id}.json", POINTER}
-    named |= {f"embedding/{layout.file_name(file)}" for file in range(layout.n_files)}
-    if base is not None:
-        for revision in [base.commit.revision_id, *base.attributes.get("history", [])]:
-            named |= {f"{REVISIONS}/{revision}.json", *read_commit(directory, revision).metadata}
+    """Take out what no published revision names, such as what an attempt with other items left."""
+    named = {POINTER, *(f"embedding/{layout.file_name(file)}" for file in range(layout.n_files))}
+    for commit in commits:
+        named |= {f"{REVISIONS}/{commit.revision_id}.json", *commit.metadata}
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
         if name.split("/")[0] in (".staging", "runs") or not path.is_file() or path.is_symlink():
@@ -214,7 +238,7 @@ def _small_files(
             raise NonFiniteEmbeddingError(msg)
         small["bias/zarr.json"] = json_bytes(vector_metadata(layout.n, "float32"))
         small["bias/c/0"] = data.tobytes()
-    if golden is not None and (base is None or "golden.json" not in base.commit.metadata):
+    if golden is not None and (base is None or not base.keeps_file("golden.json")):
         small["golden.json"] = json_bytes(dict(golden))
     if failures:
         table = pl.DataFrame(sorted(failures.items()), schema=["item_id", "reason"], orient="row")
@@ -320,6 +344,9 @@ class SetWriter:
         What else must be equal for staged blocks to be taken over (batch size, threads).
     retry_failed : bool
         Make a revision in which the failed rows of the finished one are pending again.
+    repair : bool
+        Make a revision in which the damaged blocks of the finished one are pending again. If all
+        comes out as it was, that is the same revision, and the same bytes.
     part : (rank, world size), optional
         Write only every world-size-th block, beside the other ranks. A part publishes nothing:
         a writer without `part` finds the blocks of all of them, and finishes the set.
@@ -350,6 +377,7 @@ class SetWriter:
         facts: Mapping[str, Any] | None = None,
         plan: Mapping[str, Any] | None = None,
         retry_failed: bool = False,
+        repair: bool = False,
         part: tuple[int, int] | None = None,
         wait: float = 0.0,
         block_rows: int = BLOCK_ROWS,
@@ -375,6 +403,7 @@ class SetWriter:
         self._item_ids = items["item_id"]
         self._plan = dict(plan or {})
         self._retry_failed = retry_failed
+        self._repair = repair
         self._part = part
         self._wait = wait
         self._claim: Claim | None = None
@@ -400,7 +429,11 @@ class SetWriter:
             name = part_name(*self._part) if self._part else ""
             self._claim = claim_set(self.directory, self.key, part=name, wait=self._wait)
             self._base = read_base(
-                self.directory, self.key, self._table, retry_failed=self._retry_failed
+                self.directory,
+                self.key,
+                self._table,
+                retry_failed=self._retry_failed,
+                repair=self._repair,
             )
             if self._base is not None:
                 done = self._base.finished(sha256_hex(self._items), retry=self._retry_failed)
@@ -601,13 +634,20 @@ class SetWriter:
                 items=self._items,
                 item_ids=self._item_ids,
                 failures=journal.failures,
-                attributes=set_attributes(self),
+                attributes=self._attributes(),
                 bias=bias,
                 golden=golden,
                 run=run,
             )
         self._release()
         return revision
+
+    def _attributes(self) -> dict[str, Any]:
+        """Return the set's attributes: a repair changes none that are known."""
+        if not self._repair or self._base is None or POINTER in self._base.lost:
+            return set_attributes(self)
+        known = self._base.attributes
+        return {name: known[name] for name in known if name not in ("revision", "history")}
 
     def _opened(self) -> tuple[Journal, StagedFiles, Claim]:
         if self._journal is None or self._staged is None or self._claim is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from featstore import open_store
 from featstore.errors import StoreWriteError
 from featstore.store.gc import collect_garbage, make_store, remove_set
-from featstore.store.repair import repair_set
+from featstore.store.repair import rebuild_set
 from featstore.store.verify import verify_store
 from tests.faults import scenarios
 from tests.faults.pictures import make_manifest
@@ -66,7 +66,7 @@ def maintain(root: Path) -> str:
     path.chmod(0o644)
     path.write_bytes(b"{}")
     assert not verify_store(root).ok
-    assert repair_set(root, str(key)).left == []
+    assert rebuild_set(root, str(key)).left == []
     assert path.stat().st_mode & 0o222 == 0
     if scenarios.published_rows(root) < scenarios.SIZES[1]:
         scenarios.write(root, scenarios.SIZES[1])

@@ -18,10 +18,9 @@ import featstore
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
-from featstore.extraction.repair import advise
+from featstore.extraction.repair import next_commands
 from featstore.identity import space_id
 from featstore.manifest.io import write_manifest
-from featstore.store.verify import Problem
 from tests.featstore.encoders.text_models import save_roberta
 
 
@@ -206,16 +205,16 @@ def test_a_value_that_does_not_go_says_what_does(
     assert not (tmp_path / "store").exists()
 
 
-def test_what_mends_a_set_names_its_options(manifest, folders, tmp_path):
+def test_the_way_to_make_a_set_anew_names_its_options(manifest, folders, tmp_path):
     """The command that makes a damaged set anew makes that set, and not another."""
     store = tmp_path / "store"
     what = job("st", manifest, folders["st"], store)
     typed = ["--prefix", "a picture of: ", "--max-length", "9"]
     assert run("extract", *what, *typed, "--no-log") == 0
     (info,) = featstore.open_store(store).sets()
-    problem = Problem("embedding/c/0/0", "is damaged")
-    _, commands = advise(store, info.key, [problem], weights=str(folders["st"]), tried=True)
-    for command in commands:
+    weights = str(folders["st"])
+    _, anew = next_commands(store, info.key, manifest=None, weights=weights, anew=True)
+    for command in anew.split(" && "):
         assert run(*shlex.split(command.replace("MANIFEST", str(manifest)))[1:]) == 0
     (again,) = featstore.open_store(store).sets()
     assert (again.key, again.commit.revision_id) == (info.key, info.commit.revision_id)

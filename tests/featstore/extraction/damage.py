@@ -9,7 +9,7 @@ import numpy as np
 
 import featstore
 import featstore.encoders.object_encoder
-from featstore.extraction.repair import Mending, repair_set
+from featstore.extraction.repair import Repair, repair_set
 from featstore.manifest.manifest import Manifest
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 
@@ -42,6 +42,11 @@ def tree(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
+def lasting(root: Path) -> dict[str, bytes]:
+    """Return the files of a store but the records of runs: a repair adds one of its own."""
+    return {name: data for name, data in tree(root).items() if "/runs/" not in name}
+
+
 def flip(path: Path, position: int = 0, mask: int = 0x40) -> None:
     data = bytearray(path.read_bytes())
     data[position] ^= mask
@@ -49,7 +54,7 @@ def flip(path: Path, position: int = 0, mask: int = 0x40) -> None:
     path.write_bytes(data)
 
 
-def mend(store: Path, key: str, manifest: Manifest, encoder: Any = None) -> tuple[Mending, Any]:
+def repair(store: Path, key: str, manifest: Manifest, encoder: Any = None) -> tuple[Repair, Any]:
     encoder = encoder or BatchSensitive()
     done = repair_set(store, key, manifest=manifest, encoder=encoder)
     return done, encoder

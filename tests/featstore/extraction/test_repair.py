@@ -1,0 +1,280 @@
+"""Repair from a manifest: bad blocks are extracted again, and a revision says what came out."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import featstore
+import featstore.encoders.object_encoder
+from featstore.errors import EncoderError, StoreWriteError
+from featstore.extraction.repair import repair_set
+from featstore.manifest.io import write_manifest
+from featstore.manifest.manifest import Manifest
+from featstore.store.verify import verify_store
+from featstore.store.writer import SetWriter
+from tests.featstore.extraction.conftest import SPACE, MeanColour
+from tests.featstore.extraction.damage import (
+    DATA,
+    BatchSensitive,
+    Other,
+    extract,
+    flip,
+    lasting,
+    repair,
+    tree,
+)
+
+
+def test_a_flipped_byte_costs_one_block(manifest: Manifest, store: Path) -> None:
+    key = extract(manifest, store)
+    before = lasting(store)
+    flip(store / key / DATA, 5 * 4 * 4 + 3)
+    done, encoder = repair(store, key, manifest)
+    assert done.left == []
+    assert done.rebuilt == [f"{key}/{DATA}"]
+    block = {"file": f"{key}/{DATA}", "block": 1, "rows": [4, 7], "identical": True}
+    assert (done.encoded, done.identical) == ([block], True)
+    # The dimension, the golden vectors before and in the run; the block's rows are two batches.
+    assert encoder.batches == [1, 4, 4, 2, 2]
+    assert lasting(store) == before
+
+
+def _shards(manifest: Manifest, store: Path) -> str:
+    """Extract into several data files, which a job of so few rows would not make."""
+    items = manifest.tables["image"]
+    encoder = featstore.encoders.object_encoder.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
+    from featstore.extraction.batches import BatchRunner
+    from featstore.extraction.pipeline import Preparation, encode_block
+    from featstore.sources.reader import ByteReader
+
+    runner = BatchRunner(encoder, 3, device="cpu", halve=False)
+
+    with (
+        SetWriter(
+            store, dataset="toy", kind="image", encoder=encoder.name, space=encoder.space,
+            items=items, dim=4, dtype="float32", block_rows=4, plain_bytes=0, shard_bytes=1,
+        ) as writer,
+        Preparation(
+            ByteReader(manifest.root), [runner], workers=1, decode_timeout=None
+        ) as preparation,
+    ):  # fmt: skip
+        for block in writer.pending():
+            part = items[writer.layout.block_slice(block)]
+            output = encode_block(part, preparation)
+            writer.write_block(block, output.rows[0])
+        writer.finish(run={"batch": 3, "threads": None, "device": "cpu"})
+    return str(writer.key)
+
+
+@pytest.mark.parametrize(
+    ("damage", "rows"),
+    [
+        (lambda path: path.unlink(), [[0, 3], [4, 7], [8, 10]]),
+        (lambda path: path.write_bytes(path.read_bytes()[:70]), [[4, 7], [8, 10]]),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), []),
+        (lambda path: flip(path, 9 * 16), [[8, 10]]),
+        (lambda path: flip(path, -1), []),
+    ],
+    ids=["deleted", "truncated", "longer", "flipped row", "flipped index"],
+)
+def test_damaged_shards(manifest: Manifest, store: Path, damage: Any, rows: list[Any]) -> None:
+    key = _shards(manifest, store)
+    before = lasting(store)
+    path = store / key / DATA
+    path.chmod(0o644)
+    damage(path)
+    done, _ = repair(store, key, manifest)
+    assert done.left == []
+    assert [entry["rows"] for entry in done.encoded] == rows
+    assert lasting(store) == before
+
+
+def test_other_bits_make_a_new_revision(manifest: Manifest, store: Path) -> None:
+    """Of the damaged block alone: every other row is what it was, and the old revision is gone."""
+    key = extract(manifest, store, dtype="float32")
+    opened = featstore.open_store(store)
+    old, rows = opened.info(key).commit, opened.view(key).numpy()
+    flip(store / key / DATA, 5 * 16)
+    done, _ = repair(store, key, manifest, Other())
+    assert (done.left, done.identical) == ([], False)
+    (block,) = done.encoded
+    assert (block["rows"], block["identical"]) == ([4, 7], False)
+    opened = featstore.open_store(store)
+    new = opened.info(key).commit
+    assert new.revision_id == done.revision != old.revision_id
+    assert [new.blocks[i] == old.blocks[i] for i in range(3)] == [True, False, True]
+    assert [info.commit.revision_id for info in opened.revisions(key)] == [new.revision_id]
+    np.testing.assert_array_equal(np.delete(opened.view(key).numpy(), slice(4, 8), 0),
+                                  np.delete(rows, slice(4, 8), 0))  # fmt: skip
+    np.testing.assert_allclose(opened.view(key).numpy(), rows, rtol=1e-5)
+    assert verify_store(store).problems == []
+    assert not list((store / key).rglob(".staging"))
+    # What was published is an ordinary set: it is whole, and can be extended or read as ever.
+    assert extract(manifest, store, dtype="float32") == key
+    assert repair_set(store, key).rebuilt == []
+
+
+def test_an_earlier_revision_that_is_still_stored_stays(manifest: Manifest, store: Path) -> None:
+    """The rows of the first revision are whole, those that were appended come out otherwise."""
+    for limit in (4, None):
+        key = extract(manifest, store, limit=limit)
+    first, second = featstore.open_store(store).revisions(key)
+    flip(store / key / DATA, 5 * 16)
+    done, _ = repair(store, key, manifest, Other())
+    assert (done.left, done.identical) == ([], False)
+    revisions = [info.commit.revision_id for info in featstore.open_store(store).revisions(key)]
+    assert revisions == [first.commit.revision_id, done.revision]
+    assert second.commit.revision_id not in revisions
+    assert len(featstore.open_store(store).view(key, revision=revisions[0])) == 4
+    assert verify_store(store).problems == []
+
+
+def test_an_encoder_of_other_golden_vectors_is_refused(manifest: Manifest, store: Path) -> None:
+    class Changed(MeanColour):
+        """An encoder that changed under its name."""
+
+        def encode(self, items: list[Any]) -> np.ndarray:
+            return super().encode(items)[:, ::-1] * np.array([1, -1, 1, -1], np.float32)
+
+    key = extract(manifest, store)
+    flip(store / key / DATA, 5 * 16)
+    damaged = tree(store)
+    with pytest.raises(EncoderError, match="cannot be extended or repaired"):
+        repair(store, key, manifest, Changed())
+    assert tree(store) == damaged
+
+
+@pytest.mark.parametrize("name", ["items", "golden.json", "embedding/zarr.json", "zarr.json"])
+@pytest.mark.parametrize("how", ["flip", "delete"])
+def test_small_files_come_back(manifest: Manifest, store: Path, name: str, how: str) -> None:
+    key = extract(manifest, store)
+    before = lasting(store)
+    path = store / key / name
+    if name == "items":
+        (path,) = (store / "toy" / "image").glob("items-*.parquet")
+    if how == "flip":
+        flip(path, path.stat().st_size // 2, mask=0xFF)
+    else:
+        path.unlink()
+    done = repair_set(store, key, manifest=manifest, encoder=BatchSensitive(), space=SPACE)
+    assert done.left == [], done
+    assert lasting(store) == before
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_damaged_commit_comes_from_another_copy(
+    manifest: Manifest, store: Path, tmp_path: Path, *, failed: bool
+) -> None:
+    if failed:
+        (manifest.root / "images" / "03.png").unlink()
+    key = extract(manifest, store, block_rows=4096)
+    before = lasting(store)
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    (path,) = (store / key / "revisions").glob("*.json")
+    flip(path, 40)
+    flip(store / key / DATA)
+    damaged = tree(store)
+    # Without it nothing says what was stored.
+    done, encoder = repair(store, key, manifest)
+    assert len(done.left) >= 1
+    assert encoder.batches == []
+    assert done.commands[0] == f"featstore repair {store} {key} --from ADDRESS"
+    assert done.commands[1].startswith(f"featstore rm {store} {key} --yes; then in python")
+    assert tree(store) == damaged
+    assert repair_set(store, key, copy=copy).left == []
+    assert lasting(store) == before
+
+
+def test_failed_rows_are_tried_again_and_their_reasons_come_back(
+    manifest: Manifest, store: Path
+) -> None:
+    gone = manifest.root / "images" / "05.png"
+    data = gone.read_bytes()
+    gone.write_bytes(data[:40])
+    key = extract(manifest, store)
+    before = lasting(store)
+    flip(store / key / DATA, 4 * 16)
+    (store / key / "failures.parquet").unlink()
+    done, _ = repair(store, key, manifest)
+    assert done.left == []
+    assert lasting(store) == before
+    # It can be read now: its row is pending with the others of its block.
+    gone.write_bytes(data)
+    flip(store / key / DATA, 4 * 16)
+    done, _ = repair(store, key, manifest)
+    assert (done.left, done.identical, done.failed) == ([], False, 0)
+    assert len(featstore.open_store(store).view(key)) == 11
+    assert verify_store(store).problems == []
+
+
+def test_an_item_that_cannot_be_read_any_more_is_named(manifest: Manifest, store: Path) -> None:
+    key = extract(manifest, store)
+    (manifest.root / "images" / "06.png").unlink()
+    flip(store / key / DATA, 4 * 16)
+    (store / key / "golden.json").unlink()
+    revision = featstore.open_store(store).info(key).commit.revision_id
+    done, _ = repair(store, key, manifest)
+    assert "items of" in done.reasons[0]
+    assert "failed (first 'toy/06'" in done.reasons[0]
+    assert done.reasons[0].endswith("Nothing was published.")
+    assert len(done.left) == 2
+    assert featstore.open_store(store).info(key).commit.revision_id == revision
+
+
+def test_rows_of_another_set_are_copied(manifest: Manifest, store: Path) -> None:
+    key = extract(manifest, store)
+    again = write_manifest(
+        manifest.root, facts={"name": "copy", "revision": "1"}, tables=dict(manifest.tables)
+    )
+    extract(again, store)
+    before = lasting(store)
+    flip(store / key / DATA, 2)
+    done, encoder = repair(store, key, manifest)
+    assert (done.left, done.identical) == ([], True)
+    assert 2 not in encoder.batches  # as in every extraction, no row was encoded
+    assert lasting(store) == before
+
+
+def test_every_file_but_commit_and_items_at_once(manifest: Manifest, store: Path) -> None:
+    key = extract(manifest, store)
+    before = lasting(store)
+    for name in (DATA, "golden.json", "embedding/zarr.json", "zarr.json"):
+        (store / key / name).unlink()
+    done = repair_set(store, key, manifest=manifest, encoder=BatchSensitive(), space=SPACE)
+    assert (done.left, done.identical) == ([], True)
+    assert [entry["block"] for entry in done.encoded] == [0, 1, 2]
+    assert lasting(store) == before
+
+
+def test_a_manifest_of_other_items_is_refused(manifest: Manifest, store: Path) -> None:
+    key = extract(manifest, store)
+    other = Manifest(manifest.name, manifest.root, {},
+                     {"image": manifest.tables["image"].reverse()}, None)  # fmt: skip
+    flip(store / key / DATA, 5 * 16)
+    damaged = tree(store)
+    with pytest.raises(StoreWriteError, match="cannot be extended to these"):
+        repair(store, key, other)
+    assert tree(store) == damaged
+    (path,) = (store / key).parent.glob("items-*.parquet")
+    path.unlink()
+    done, _ = repair(store, key, other)
+    assert "are not those of the commit" in done.reasons[0]
+    # The manifest may have grown meanwhile, however.
+    assert repair(store, key, manifest)[0].left == []
+
+
+def test_views_are_drawn_again(manifest: Manifest, store: Path) -> None:
+    key = extract(manifest, store, views=2, seed=7)
+    before = lasting(store)
+    flip(store / key / DATA, 5 * 16)
+    (path,) = (store / key).parent.glob("items-*.parquet")
+    path.unlink()
+    done, _ = repair(store, key, manifest)
+    assert done.left == []
+    assert lasting(store) == before

@@ -1,0 +1,184 @@
+"""`featstore repair --from`: what is damaged here is taken from another copy, block by block."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from featstore.cli import cli
+from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
+from featstore.errors import StoreWriteError, UnknownSetError
+from featstore.extraction.repair import repair_set
+from featstore.share.copy import copy_sets
+from featstore.store.verify import verify_store
+from tests.damage import unseal
+from tests.featstore.remote.conftest import BLOCK, DIM
+from tests.featstore.remote.proxy import Proxy
+from tests.featstore.remote.test_buckets import extend
+
+IMAGES = "birds/image/toy"
+
+#: The second data file of the sharded set: blocks 4 to 7.
+DATA = "embedding/c/1/0"
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def key_of(root: Path) -> str:
+    (folder,) = (root / "birds" / "image").glob("timm.toy-*")
+    return str(folder.relative_to(root))
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def copied(store_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the served store, whose files can be damaged."""
+    root = tmp_path / "copied"
+    shutil.copytree(store_folder, root)
+    unseal(root)
+    return root
+
+
+def damage(root: Path) -> str:
+    """Damage two of the blocks of one data file of the sharded set; return its key."""
+    key = key_of(root)
+    for block in (1, 3):
+        flip(root / key / DATA, block * BLOCK * DIM * 4 + 5)
+    assert not verify_store(root).ok
+    return key
+
+
+def check_repaired(root: Path, address: str | Path, before: dict[str, bytes]) -> None:
+    key = damage(root)
+    done = repair_set(root, key, copy=address)
+    assert done.left == []
+    assert done.rebuilt == [f"{key}/{DATA}"]
+    assert [entry["block"] for entry in done.fetched] == [5, 7]
+    assert done.fetched[0]["rows"] == [5 * BLOCK, 6 * BLOCK - 1]
+    assert tree(root) == before
+
+
+def test_from_a_folder(copied: Path, store_folder: Path) -> None:
+    check_repaired(copied, store_folder, tree(store_folder))
+
+
+def test_from_a_web_server(copied: Path, store_folder: Path, served: Proxy) -> None:
+    check_repaired(copied, served.url, tree(store_folder))
+
+
+def test_from_a_bucket(copied: Path, store_folder: Path, bucket: Proxy) -> None:
+    copy_sets(store_folder, bucket.address)
+    bucket.requests.clear()
+    check_repaired(copied, bucket.address, tree(store_folder))
+    # The two bad blocks of 64 KiB, with what lies between: no other block, no other file.
+    asked = [(path, part) for _, path, part in bucket.requests if "/embedding/c/" in path]
+    assert {path.rsplit("/embedding/")[1] for path, _ in asked} == {"c/1/0"}
+    assert all(int(part.split("=")[1].split("-")[0]) >= BLOCK * DIM * 4 for _, part in asked)
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["folder", "server"])
+def test_every_file_of_a_set_comes_from_the_copy(
+    copied: Path, store_folder: Path, served: Proxy, *, remote: bool
+) -> None:
+    """One file after the other is deleted, commit record and pointer too."""
+    before, key = tree(store_folder), key_of(copied)
+    names = [name for name in before if name.startswith(f"{key}/") and "/runs/" not in name]
+    names += [name for name in before if name.startswith("birds/image/items-")]
+    assert any("/revisions/" in name for name in names)
+    for name in names:
+        (copied / name).unlink()
+        done = repair_set(copied, key, copy=served.url if remote else store_folder)
+        assert done.left == [], name
+        assert tree(copied) == before, name
+
+
+def test_every_file_but_the_pointer_at_once(copied: Path, store_folder: Path) -> None:
+    before, key = tree(store_folder), key_of(copied)
+    for path in (copied / key).rglob("*"):
+        if path.is_file() and path.name != "zarr.json":
+            path.unlink()
+    (copied / key / "embedding" / "zarr.json").unlink()
+    assert repair_set(copied, key, copy=store_folder).left == []
+    assert {name: data for name, data in tree(copied).items() if "/runs/" not in name} == {
+        name: data for name, data in before.items() if "/runs/" not in name
+    }
+
+
+def test_from_a_copy_that_has_grown(copied: Path, store_folder: Path, tmp_path: Path) -> None:
+    """The damaged revision is an earlier one there, its last block the beginning of another."""
+    grown = tmp_path / "grown"
+    shutil.copytree(store_folder, grown)
+    unseal(grown)
+    extend(grown, 30)
+    key = key_of(copied)
+    (copied / key / "embedding" / "c" / "3" / "0").unlink()
+    flip(copied / key / "embedding" / "c" / "0" / "0", 0)  # a block with a failed row
+    assert repair_set(copied, key, copy=grown).left == []
+    assert tree(copied) == tree(store_folder)
+
+
+def test_a_copy_with_the_same_damage_is_named(copied: Path, tmp_path: Path) -> None:
+    key = damage(copied)
+    other = tmp_path / "other"
+    shutil.copytree(copied, other)
+    damaged = tree(copied)
+    done = repair_set(copied, key, copy=other)
+    assert [problem.path for problem in done.left] == [f"{key}/{DATA}"]
+    assert done.fetched == []
+    assert done.reasons[0] == f"Rows 320-383 of {key} are damaged in {other}, too."
+    assert tree(copied) == damaged
+
+
+def test_a_copy_of_other_rows_is_not_used(copied: Path, tmp_path: Path, served: Proxy) -> None:
+    """A set of the same name that went on otherwise lacks the revision."""
+    key = damage(copied)
+    extend(copied, 20, seed=9)
+    damaged = tree(copied)
+    done = repair_set(copied, key, copy=served.url)
+    assert len(done.left) == 1
+    assert f"{key} has no revision" in done.reasons[0]
+    assert tree(copied) == damaged
+    with pytest.raises(StoreWriteError, match="is the store that is to be repaired"):
+        repair_set(copied, key, copy=copied)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UnknownSetError, match="is not a featstore store"):
+        repair_set(copied, key, copy=tmp_path / "empty")
+
+
+def test_a_dry_run_compares_and_writes_nothing(copied: Path, served: Proxy) -> None:
+    key = damage(copied)
+    damaged = tree(copied)
+    done = repair_set(copied, key, copy=served.url, dry_run=True)
+    assert (done.rebuilt, done.left) == ([f"{key}/{DATA}"], [])
+    assert len(done.fetched) == 2
+    assert tree(copied) == damaged
+
+
+def test_the_command(
+    copied: Path, store_folder: Path, served: Proxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = damage(copied)
+    assert run_command(cli, "featstore", ["repair", str(copied), key]) == EXIT_VERIFY
+    assert "--from ADDRESS" in capsys.readouterr().out
+    arguments = ["repair", str(copied), key, "--from", served.url]
+    assert run_command(cli, "featstore", [*arguments, "--dry-run"]) == EXIT_VERIFY
+    assert f"would rebuild {key}/{DATA}" in capsys.readouterr().out
+    assert run_command(cli, "featstore", arguments) == 0
+    said = capsys.readouterr().out
+    assert f"rows 320-383 of {key}/{DATA} are those of {served.url}" in said
+    assert tree(copied) == tree(store_folder)
+    assert run_command(cli, "featstore", [*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fetched"] == []
+    assert run_command(cli, "featstore", ["repair", str(copied), key, "--from", "s4://x"]) == (
+        EXIT_ERROR
+    )
