@@ -19,8 +19,6 @@ from fitters.select.grid import (
     PENALTIES,
     WEIGHTS,
     Axis,
-    Curve,
-    Rule,
     Surface,
     folds_of_pairs,
     geometric,
@@ -29,8 +27,6 @@ from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.kernel import (
     GAMMAS,
     KERNEL_PENALTIES,
-    MassCurve,
-    Precision,
     Validation,
     choose_mass,
     choose_on_prototypes,
@@ -41,178 +37,11 @@ from fitters.select.ranking import Metric
 from fitters.select.refitting import (
     POWERS,
     TOP_KS,
-    ComponentsChoice,
     Refit,
     choose_anchors,
     choose_components,
     validate_by_refitting,
 )
-
-
-@dataclass(frozen=True, eq=False)
-class KernelChoice:
-    """What kernel ridge is fitted with.
-
-    Attributes
-    ----------
-    penalty, gamma : float
-    mix : float or None
-        None unless both sources are there; infinite where the real pairs are not used.
-    surface : Surface, MassCurve or None
-        What it was chosen from; None where everything was given.
-    of_prototypes : Surface or None
-        What width and penalty were chosen from, where that was before.
-    """
-
-    penalty: float
-    gamma: float
-    mix: float | None
-    surface: Surface | MassCurve | None
-    of_prototypes: Surface | None = None
-
-    @property
-    def axes(self) -> dict[str, Axis]:
-        """The grids of what was chosen, as evaluated."""
-        axes: dict[str, Axis] = {}
-        for found in (self.of_prototypes, self.surface):
-            axes |= found.axes if found is not None else {}
-        return {name: axis for name, axis in axes.items() if axis.searched}
-
-    def to_facts(self) -> dict[str, Any]:
-        """Return the choice as plain values for JSON; an infinite mix is null."""
-        facts: dict[str, Any] = {"penalty": self.penalty, "gamma": self.gamma}
-        if self.mix is not None:
-            facts["mix"] = self.mix if isfinite(self.mix) else None
-            facts["real_pairs_used"] = isfinite(self.mix)
-        if self.surface is not None:
-            facts |= self.surface.to_facts()
-        if self.of_prototypes is not None:
-            facts["of_prototypes"] = self.of_prototypes.to_facts()
-        return facts
-
-
-Reading = Literal["anchored", "best", "one-se"]
-"""How settings are chosen where there are prototypes and real pairs.
-
-"anchored": width and penalty on the prototypes alone, by leaving out names; on the real pairs only
-the mixing weight, where not to use them at all is one of its values. "best" and "one-se": all three
-on the real pairs, read off one surface; see `Surface`.
-"""
-
-READINGS: tuple[str, ...] = ("anchored", "best", "one-se")
-
-
-def choose_kernel(
-    prototypes: Pairs | None,
-    real: Pairs | None,
-    *,
-    penalty: float | str,
-    mix: float | str,
-    gamma: float | str,
-    n_folds: int,
-    criterion: LeaveOutCriterion,
-    validation: Validation,
-    reading: Reading,
-    grid: Mapping[str, Axis],
-    rng: np.random.Generator,
-) -> KernelChoice:
-    """Choose whatever is "auto" from the transformed pairs alone; see `fit_alignment`.
-
-    The default grids stand for what `grid` lacks of "penalty", "gamma" and "weight".
-
-    Raises
-    ------
-    SelectionError
-        If there are too few groups to choose from.
-    """
-    if reading not in READINGS:
-        msg = f"reading must be one of {', '.join(READINGS)}. Got {reading!r}."
-        raise SettingError(msg)
-    both = prototypes is not None and real is not None
-    # Whose grid is given is one of many controls of the same texts.
-    precision: Precision = "float32" if grid else "float64"
-    grid = {"penalty": KERNEL_PENALTIES, "gamma": GAMMAS, "weight": WEIGHTS, **grid}
-    penalties = grid["penalty"] if penalty == "auto" else Axis.fixed(float(penalty))
-    gammas = grid["gamma"] if gamma == "auto" else Axis.fixed(float(gamma))
-    weights = Axis.fixed(1.0)
-    if both:
-        weights = grid["weight"] if mix == "auto" else Axis.fixed(float(mix))
-    if both and reading == "anchored":
-        assert prototypes is not None
-        assert real is not None
-        return _anchored(
-            prototypes, real, penalties, gammas, weights, n_folds, criterion, validation, precision,
-            rng,
-        )  # fmt: skip
-    rule: Rule = "one-se" if reading == "one-se" else "best"
-    axes = {"penalty": penalties, "mix": weights, "gamma": gammas}
-    searched = [name for name, axis in axes.items() if axis.searched]
-    if not searched:
-        given = weights.values[0] if both else None
-        return KernelChoice(penalties.values[0], gammas.values[0], given, None)
-    if real is None:
-        assert prototypes is not None
-        surface = choose_on_prototypes(
-            prototypes, gammas=gammas, penalties=penalties, criterion=criterion,
-            precision=precision, rng=rng,
-        )  # fmt: skip
-    else:
-        surface = cross_validate_kernel(
-            real=real,
-            folds=folds_of_pairs(real, n_folds, searched[0], rng),
-            prototypes=prototypes,
-            gammas=gammas,
-            penalties=penalties,
-            weights=weights,
-            criterion=validation,
-            rule=rule,
-            rng=rng,
-        )
-    chosen = surface.chosen
-    return KernelChoice(
-        chosen["penalty"], chosen["gamma"], chosen["weight"] if both else None, surface
-    )
-
-
-def _anchored(
-    prototypes: Pairs,
-    real: Pairs,
-    penalties: Axis,
-    gammas: Axis,
-    weights: Axis,
-    n_folds: int,
-    criterion: LeaveOutCriterion,
-    validation: Validation,
-    precision: Precision,
-    rng: np.random.Generator,
-) -> KernelChoice:
-    """Choose width and penalty on the prototypes, and only the mixing weight on real pairs."""
-    surface = None
-    gamma, penalty = gammas.values[0], penalties.values[0]
-    if gammas.searched or penalties.searched:
-        surface = choose_on_prototypes(
-            prototypes, gammas=gammas, penalties=penalties, criterion=criterion,
-            precision=precision, rng=rng,
-        )  # fmt: skip
-        gamma, penalty = surface.chosen["gamma"], surface.chosen["penalty"]
-    if not weights.searched:
-        mix = weights.values[0]
-        return KernelChoice(penalty * mix, gamma, mix, None, surface)
-    curve = choose_mass(
-        prototypes,
-        real,
-        folds_of_pairs(real, n_folds, "mix", rng),
-        gamma=gamma,
-        penalty=penalty,
-        weights=weights,
-        criterion=validation,
-        rng=rng,
-    )
-    used = isfinite(curve.weight)
-    return KernelChoice(
-        penalty * curve.weight if used else penalty, gamma, curve.weight, curve, surface
-    )
-
 
 Criterion = Literal["cosine", "rank", "error"]
 """How a choice is scored; see `fitters.recipe.fit_alignment`."""
@@ -248,7 +77,6 @@ class Open:
     n_components: int | Literal["auto"] | None
     gamma: float | Literal["auto"] = "auto"
     validation: Validation | Metric = "mrr"
-    reading: Reading = "anchored"
     top_k: int | Literal["auto"] | None = None
     power: float | Literal["auto"] | None = None
     grid: Mapping[str, Axis] = field(default_factory=dict)
@@ -291,43 +119,65 @@ def choose(
         return _choose_kernel(sources, settings, open_, n_folds, criterion, rng)
     if method.rule == "anchors":
         return _choose_anchors(method, sources, settings, open_, n_folds, rng)
+    return _choose_linear(method, sources, settings, open_, n_folds, criterion, rng)
+
+
+def _choose_linear(
+    method: Method,
+    sources: Sources,
+    settings: Settings,
+    open_: Open,
+    n_folds: int,
+    criterion: Criterion,
+    rng: np.random.Generator,
+) -> Choice:
+    """Choose penalty, mixing weight and directions kept, in closed form or by fitting anew."""
     if open_.validation == "squared" and method.direction:
         # The name that kernel ridge has for it.
         criterion, open_ = "error", replace(open_, validation="mrr")
     mixed = sources.prototypes is not None and sources.real is not None
     penalties, weights = open_.axes(method, mixed=mixed)
     many = "n_components" in method.options and open_.n_components == "auto"
-    curve: Curve | None = None
-    components: ComponentsChoice | None = None
+    surface: Surface | None = None
     if many or penalties.searched or weights.searched:
-        if sources.real is None and method.rule == "ridge" and criterion != "error":
-            assert sources.prototypes is not None
-            curve = leave_one_group_out(
-                sources.prototypes,
-                direction=method.direction,
-                penalties=penalties,
-                criterion=criterion,
-            )
-        else:
-            what = "penalty" if penalties.searched else "mix" if weights.searched else "components"
-            folded = _Folded.of(method, sources, settings, n_folds, what, rng)
-            # Ranks are what these validations have; `check_metric` refuses the kernel's others.
-            by: Any = open_.validation
-            if many:
-                components = folded.components(penalties, weights, by)
-                curve = components.curve
-            else:
-                curve = folded.curve(penalties, weights, criterion, by)
-    chosen = replace(settings, penalty=penalties.values[0] if curve is None else curve.penalty)
-    mix = weights.values[0] if curve is None or not mixed else curve.weight
-    if components is not None:
-        chosen = replace(chosen, n_components=components.n_components)
+        surface = _surface(method, sources, settings, open_, n_folds, criterion, rng)
+    at = {"penalty": penalties.values[0], "weight": weights.values[0]} | _chosen(surface)
+    chosen = replace(settings, penalty=at["penalty"])
+    if many:
+        chosen = replace(chosen, n_components=round(at["components"]))
     elif "n_components" in method.options and open_.n_components != "auto":
         chosen = replace(chosen, n_components=open_.n_components)
-    facts = _facts(method, chosen, mix if mixed else None, components or curve)
-    axes = {} if curve is None else {"penalty": curve.penalties, "weight": curve.weights}
-    searched = {name: axis for name, axis in axes.items() if axis.searched}
-    return Choice(chosen, mix, facts, searched)
+    facts = _facts(method, chosen, at["weight"] if mixed else None, surface)
+    return Choice(chosen, at["weight"], facts, _searched(surface))
+
+
+def _surface(
+    method: Method,
+    sources: Sources,
+    settings: Settings,
+    open_: Open,
+    n_folds: int,
+    criterion: Criterion,
+    rng: np.random.Generator,
+) -> Surface:
+    """Return the scores of the linear methods over what is "auto"."""
+    mixed = sources.prototypes is not None and sources.real is not None
+    penalties, weights = open_.axes(method, mixed=mixed)
+    if sources.real is None and method.rule == "ridge" and criterion != "error":
+        assert sources.prototypes is not None
+        return leave_one_group_out(
+            sources.prototypes,
+            direction=method.direction,
+            penalties=penalties,
+            criterion=criterion,
+        )
+    what = "penalty" if penalties.searched else "mix" if weights.searched else "components"
+    folded = _Folded.of(method, sources, settings, n_folds, what, rng)
+    # Ranks are what these validations have; `check_metric` refuses the kernel's others.
+    by: Any = open_.validation
+    if "n_components" in method.options and open_.n_components == "auto":
+        return folded.components(penalties, weights, by)
+    return folded.surface(penalties, weights, criterion, by)
 
 
 def _choose_kernel(
@@ -338,28 +188,81 @@ def _choose_kernel(
     criterion: Criterion,
     rng: np.random.Generator,
 ) -> Choice:
-    if criterion == "error" and sources.real is None:
+    """Choose width and penalty on the prototypes, and only the mixing weight on real pairs.
+
+    Not to use the real pairs is one of the weights. Without prototypes, width and penalty are
+    chosen on the real pairs.
+    """
+    prototypes, real = sources.prototypes, sources.real
+    if criterion == "error" and real is None:
         msg = "Kernel ridge is chosen on prototypes by 'cosine' or 'rank'. Got criterion 'error'."
         raise SettingError(msg)
-    # The kernel's own validation refuses what it does not know.
-    by: Any = open_.validation
-    chosen = choose_kernel(
-        sources.prototypes,
-        sources.real,
-        penalty=open_.penalty,
-        mix=open_.mix,
-        gamma=open_.gamma,
-        n_folds=n_folds,
-        criterion="cosine" if criterion == "error" else criterion,
+    if criterion == "error":
         # Of the criteria for both kinds of data, this is the one that real pairs have too.
-        validation="squared" if criterion == "error" else by,
-        reading=open_.reading,
-        grid=open_.grid,
-        rng=rng,
+        criterion, open_ = "cosine", replace(open_, validation="squared")
+    shape = _kernel_shape(sources, open_, n_folds, criterion, rng)
+    given = {name: getattr(open_, name) for name in ("penalty", "gamma")}
+    at = {name: float(value) for name, value in given.items() if value != "auto"} | _chosen(shape)
+    facts: dict[str, Any] = {} if shape is None else shape.to_facts()
+    axes, mix = _searched(shape), 1.0
+    if prototypes is not None and real is not None:
+        facts = {"of_prototypes": facts} if facts else {}
+        if open_.mix == "auto":
+            of_mix = choose_mass(
+                prototypes, real, folds_of_pairs(real, n_folds, "mix", rng), **at,
+                weights=open_.grid.get("weight", WEIGHTS), criterion=_of_kernel(open_), rng=rng,
+            )  # fmt: skip
+            facts |= of_mix.to_facts()
+            axes, mix = axes | of_mix.searched, of_mix.chosen["weight"]
+        else:
+            mix = float(open_.mix)
+        facts |= {"mix": mix if isfinite(mix) else None, "real_pairs_used": isfinite(mix)}
+        # A real pair has `mix` times the penalty that the prototypes keep.
+        at["penalty"] *= mix if isfinite(mix) else 1.0
+    chosen = replace(settings, penalty=at["penalty"], gamma=at["gamma"])
+    return Choice(chosen, mix, at | facts, axes)
+
+
+def _kernel_shape(
+    sources: Sources,
+    open_: Open,
+    n_folds: int,
+    criterion: LeaveOutCriterion,
+    rng: np.random.Generator,
+) -> Surface | None:
+    """Return the scores over width and penalty; None if both are given."""
+    grid = {"penalty": KERNEL_PENALTIES, "gamma": GAMMAS, **open_.grid}
+    penalties, gammas = (
+        grid[name] if value == "auto" else Axis.fixed(float(value))
+        for name, value in (("penalty", open_.penalty), ("gamma", open_.gamma))
     )
-    fixed = replace(settings, penalty=chosen.penalty, gamma=chosen.gamma)
-    mix = 1.0 if chosen.mix is None else chosen.mix
-    return Choice(fixed, mix, chosen.to_facts(), chosen.axes)
+    if "auto" not in (open_.penalty, open_.gamma):
+        return None
+    if sources.prototypes is not None:
+        return choose_on_prototypes(
+            sources.prototypes, gammas=gammas, penalties=penalties, criterion=criterion,
+            # Whose grid is given is one of many controls of the same texts.
+            precision="float32" if open_.grid else "float64", rng=rng,
+        )  # fmt: skip
+    assert sources.real is not None
+    what = "penalty" if open_.penalty == "auto" else "gamma"
+    return cross_validate_kernel(
+        real=sources.real, folds=folds_of_pairs(sources.real, n_folds, what, rng),
+        gammas=gammas, penalties=penalties, criterion=_of_kernel(open_),
+    )  # fmt: skip
+
+
+def _of_kernel(open_: Open) -> Any:
+    """Return what kernel ridge validates by: `check_validation` refuses what it does not know."""
+    return open_.validation
+
+
+def _chosen(surface: Surface | None) -> dict[str, float]:
+    return {} if surface is None else surface.chosen
+
+
+def _searched(surface: Surface | None) -> dict[str, Axis]:
+    return {} if surface is None else surface.searched
 
 
 def _choose_anchors(
@@ -388,8 +291,7 @@ def _choose_anchors(
             sources.prototypes, sources.real, top_ks=top_ks, powers=powers, metric=by,
             n_folds=n_folds, rng=rng,
         )  # fmt: skip
-        facts, at = surface.to_facts(), surface.chosen
-        axes = {name: axis for name, axis in surface.axes.items() if axis.searched}
+        facts, at, axes = surface.to_facts(), surface.chosen, surface.searched
     chosen = replace(settings, top_k=round(at["top_k"]), power=at["power"])
     return Choice(chosen, 1.0, _facts(method, chosen, None, None) | facts, axes)
 
@@ -435,7 +337,7 @@ class _Folded:
         """Moments of the prototypes."""
         return None if self.prototypes is None else moments_of(self.prototypes)
 
-    def curve(self, penalties: Axis, weights: Axis, criterion: Criterion, by: Metric) -> Curve:
+    def surface(self, penalties: Axis, weights: Axis, criterion: Criterion, by: Metric) -> Surface:
         if criterion == "error" and self.method.direction:
             return validate_by_error(
                 self.of_folds,
@@ -464,7 +366,7 @@ class _Folded:
             metric=by,
         )
 
-    def components(self, penalties: Axis, weights: Axis, by: Metric) -> ComponentsChoice:
+    def components(self, penalties: Axis, weights: Axis, by: Metric) -> Surface:
         return choose_components(
             self.refit,
             real=self.real,
@@ -502,7 +404,7 @@ def _facts(
     method: Method,
     settings: Settings,
     mix: float | None,
-    chosen_from: Curve | ComponentsChoice | None,
+    chosen_from: Surface | None,
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {
         name: getattr(settings, name) for name in method.options if name != "mix"

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fitters.aligners.base import BaseAligner
 from fitters.aligners.conse import ConSEAligner
 from fitters.alignment import Alignment
-from fitters.choice import Choice, Criterion, Open, Reading, choose, moments_of
+from fitters.choice import Choice, Criterion, Open, choose, moments_of
 from fitters.errors import SettingError
 from fitters.methods import (
     TRAINING,
@@ -112,17 +112,18 @@ def fit_from_moments(
     settings = Settings(rank=rank, scale=scale, legacy=legacy)
     if "n_components" in spec.options and n_components != "auto":
         settings = replace(settings, n_components=n_components)
-    curve = None
+    surface = None
     if penalties.searched or weights.searched:
-        curve = validate_by_error(
+        surface = validate_by_error(
             sources.folds,
             sources.prototypes,
             direction=spec.direction,
             penalties=penalties,
             weights=weights,
         )
-    settings = replace(settings, penalty=curve.penalty if curve else penalties.values[0])
-    chosen_mix = curve.weight if curve else weights.values[0]
+    at = {"penalty": penalties.values[0], "weight": weights.values[0]}
+    at |= {} if surface is None else surface.chosen
+    settings, chosen_mix = replace(settings, penalty=at["penalty"]), at["weight"]
     choice: dict[str, Any] = {n: getattr(settings, n) for n in spec.options if n != "mix"}
     if mixed and "mix" in spec.options:
         choice["mix"] = chosen_mix
@@ -137,7 +138,7 @@ def fit_from_moments(
         "n_real": sum(fold.n for fold in sources.folds),
         "image_centre": "none" if spec.raw else "given mean",
         "text_centre": sources.text_centre,
-        "choice": choice if curve is None else {**choice, **curve.to_facts()},
+        "choice": choice if surface is None else {**choice, **surface.to_facts()},
     }
     if hasattr(aligner, "gap_"):
         facts["singular_value_gap"] = aligner.gap_
@@ -278,7 +279,6 @@ def select(
     n_components: int | Literal["auto"] | None = "auto",
     top_k: int | Literal["auto"] = "auto",
     power: float | Literal["auto"] = "auto",
-    reading: Reading = "anchored",
     grid: Mapping[str, Axis] | None = None,
     criterion: Criterion = "cosine",
     n_folds: int = 4,
@@ -299,7 +299,7 @@ def select(
         held-out squared error, of ridges from moments alone; "cosine", of kernel ridge.
     prototypes, real, image_mean, penalty, mix, gamma, n_components, top_k, power : optional
         As for `fit_alignment`; here ASIF's settings are "auto" too.
-    reading, grid, criterion, n_folds, rng
+    grid, criterion, n_folds, rng
         As for `fit_alignment`.
 
     Returns
@@ -321,7 +321,7 @@ def select(
         msg = f"{method} has nothing to choose. Fit it with fit_alignment."
         raise SettingError(msg)
     sources = prepare(prototypes, real, image_mean)
-    open_ = Open(penalty, mix, n_components, gamma, metric, reading, top_k, power, _closed(grid))
+    open_ = Open(penalty, mix, n_components, gamma, metric, top_k, power, _closed(grid))
     return choose(spec, sources, Settings(), open_, n_folds, criterion, rng)
 
 
@@ -346,7 +346,6 @@ def fit_alignment(
     n_folds: int = 4,
     criterion: Criterion = "cosine",
     validation: Validation | Metric = "mrr",
-    reading: Reading = "anchored",
     grid: Mapping[str, Axis] | None = None,
     chosen: Choice | None = None,
     training: TrainingOptions | None = None,
@@ -373,8 +372,10 @@ def fit_alignment(
     prototypes. "auto" penalty or mix with real pairs: grouped cross-validation over the pairs by
     `validation`, prototypes always in training. Methods without a closed form for leaving out are
     fitted anew without each fold, on a coarser grid; without real pairs their folds are those of
-    the prototypes, by name. "auto" components are chosen together with penalty and mix. The choice
-    with its whole curve and the edges it hit is in ``facts["choice"]``.
+    the prototypes, by name. "auto" components are chosen together with penalty and mix. Kernel
+    ridge keeps the width and the penalty of the prototypes, given or chosen on them alone; only
+    `mix` is chosen on real pairs, which have `mix` times that penalty, and are left out where they
+    do not help. The choice with its whole curve and the edges it hit is in ``facts["choice"]``.
 
     Parameters
     ----------
@@ -428,11 +429,6 @@ def fit_alignment(
         the recall (with class texts, the accuracy) that will be reported; see `METRICS` in
         `fitters.select.ranking`; of ridges also "squared", which is criterion "error". Of kernel
         ridge: see `VALIDATIONS` in `fitters.select.kernel`.
-    reading : {"anchored", "best", "one-se"}
-        Of kernel ridge with prototypes and real pairs: "anchored" keeps the width and the penalty
-        of the prototypes, given or chosen on them alone; only the mixing weight is chosen on real
-        pairs, which have `mix` times that penalty, and are left out where they do not help.
-        "best" and "one-se" choose all three on real pairs; see `Surface`.
     grid : mapping of str to Axis, optional
         The values that "auto" settings are chosen from, and none beyond: the `axes` of a `Choice`
         that `select` made from other prototypes. A control is compared with its head on equal
@@ -488,9 +484,7 @@ def fit_alignment(
     )
     if spec.fitted_on == "training":
         return fit_trained(method, _to_train_on(sources), options, legacy=legacy, rng=rng)
-    open_ = Open(
-        penalty, mix, n_components, gamma, validation, reading, top_k, power, _closed(grid)
-    )
+    open_ = Open(penalty, mix, n_components, gamma, validation, top_k, power, _closed(grid))
     if chosen is None:
         chosen = choose(spec, sources, settings, open_, n_folds, criterion, rng)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Curve, Surface, folds_by_group
+from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Surface, folds_by_group
 from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.kernel import choose_mass, choose_on_prototypes, cross_validate_kernel
 from fitters.select.leave_out import LeftOut, leave_one_group_out
@@ -12,7 +12,6 @@ __all__ = [
     "PENALTIES",
     "WEIGHTS",
     "Axis",
-    "Curve",
     "LeftOut",
     "Surface",
     "choose_anchors",

@@ -1,9 +1,7 @@
-"""Scores of settings: a curve or a surface, its best point, and the folds behind it.
+"""Scores of settings: a surface over named axes, its best point, and the folds behind it.
 
-A choice is only worth stating with what it was chosen from: the curve holds every point that was
+A choice is only worth stating with what it was chosen from: the surface holds every point that was
 evaluated, and says if the best one still lies on an edge of the grid.
-
-`Curve` is for a penalty and a mixing weight; a kernel adds its width, and ASIF has other settings.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +18,6 @@ from fitters.errors import SelectionError, SettingError
 from fitters.pairs import Pairs
 
 Matrix = npt.NDArray[np.float64]
-
-Evaluate = Callable[[Matrix, Matrix], Matrix]
-"""(weights, penalties) -> scores of shape (n_weights, n_penalties), higher is better."""
 
 
 @dataclass(frozen=True)
@@ -89,85 +84,122 @@ WIDEN_BY = 2
 WIDEN_ROUNDS = 4
 
 
+PLURALS = {
+    "penalty": "penalties", "weight": "weights", "gamma": "gammas", "top_k": "top_ks",
+    "power": "powers", "components": "components",
+}  # fmt: skip
+"""Every axis a surface may have, in the order in which they decide between equal scores, and what
+its values are called in the facts of a choice."""
+
+Evaluate = Callable[[Mapping[str, Matrix]], Matrix]
+"""Values of each axis -> scores, higher is better, with one dimension an axis in their order."""
+
+
 @dataclass(frozen=True, eq=False)
-class Curve:
-    """What was evaluated for a choice, and what it says.
+class Surface:
+    """The scores of a grid of settings, and the best point.
 
     Attributes
     ----------
     criterion : str
         What a score is; higher is better.
-    weights, penalties : Axis
-        As evaluated, after widening.
-    scores : ndarray of shape (n_weights, n_penalties)
+    axes : dict of str to Axis
+        As evaluated, after widening; names are those of `PLURALS`.
+    scores : ndarray, one dimension an axis
+        Means over queries.
     n_queries : int
         Rows that each score is a mean over.
     n_folds : int
         Parts that were left out in turn.
+    alone : float, optional
+        Score of the prototypes without any real pair, where that is an alternative to every weight.
     """
 
     criterion: str
-    weights: Axis
-    penalties: Axis
+    axes: dict[str, Axis]
     scores: Matrix
     n_queries: int
     n_folds: int
+    alone: float | None = None
 
     @property
-    def best(self) -> tuple[int, int]:
-        """Index of the best score; of equal ones, that of the largest penalty, then weight."""
+    def best(self) -> tuple[int, ...]:
+        """Index of the best score.
+
+        Of equal scores it is that of the largest penalty, then of the largest weight and so on by
+        `PLURALS`; the number of components decides last, and the smallest counts.
+        """
         top = np.argwhere(self.scores >= self.scores.max() - 1e-12)
-        row, column = max(top.tolist(), key=lambda index: (index[1], index[0]))
-        return row, column
+        names = list(self.axes)
+        order = [(names.index(name), name == "components") for name in PLURALS if name in names]
+        return max(
+            map(tuple, top.tolist()),
+            key=lambda index: [-index[along] if least else index[along] for along, least in order],
+        )
 
     @property
-    def weight(self) -> float:
-        """The chosen weight."""
-        return self.weights.values[self.best[0]]
+    def uses_real(self) -> bool:
+        """Whether the best point beats the prototypes alone, where that is an alternative."""
+        return self.alone is None or self.alone < self.scores[self.best]
 
     @property
-    def penalty(self) -> float:
-        """The chosen relative penalty."""
-        return self.penalties.values[self.best[1]]
+    def chosen(self) -> dict[str, float]:
+        """The chosen value of each axis; an infinite weight where no real pair helps."""
+        values = {
+            name: axis.values[at]
+            for (name, axis), at in zip(self.axes.items(), self.best, strict=True)
+        }
+        return values if self.uses_real else values | {"weight": float("inf")}
+
+    @property
+    def score(self) -> float:
+        """The score of what was chosen."""
+        return float(self.scores[self.best]) if self.uses_real else float(self.alone or 0.0)
 
     @property
     def edges(self) -> tuple[str, ...]:
-        """Edges of the grid on which the best point lies, such as "penalty high"."""
-        hits = []
-        for name, axis, at in zip(
-            ("weight", "penalty"), (self.weights, self.penalties), self.best, strict=True
-        ):
+        """Edges of the grid on which the chosen point lies, such as "penalty high"."""
+        hits: list[str] = []
+        if not self.uses_real:
+            return ()
+        for (name, axis), at in zip(self.axes.items(), self.best, strict=True):
             if axis.searched and at == 0:
                 hits.append(f"{name} low")
             if axis.searched and at == len(axis.values) - 1:
                 hits.append(f"{name} high")
         return tuple(hits)
 
+    @property
+    def searched(self) -> dict[str, Axis]:
+        """The axes that were searched: a grid for another choice."""
+        return {name: axis for name, axis in self.axes.items() if axis.searched}
+
     def to_facts(self) -> dict[str, Any]:
-        """Return the choice and the whole curve as plain values for JSON."""
+        """Return the choice and all scores as plain values for JSON."""
         facts: dict[str, Any] = {
             "criterion": self.criterion,
-            "score": float(self.scores[self.best]),
+            "score": self.score,
             "edges": list(self.edges),
             "n_queries": self.n_queries,
             "n_folds": self.n_folds,
         }
-        for name, axis in (("weights", self.weights), ("penalties", self.penalties)):
-            if axis.searched:
-                facts[name] = list(axis.values)
+        facts |= {
+            PLURALS[name]: list(axis.values)
+            for name, axis in self.axes.items()
+            if axis.searched or len(axis.values) > 1
+        }
         facts["scores"] = self.scores.tolist()
-        return facts
+        return facts if self.alone is None else facts | {"prototypes_alone": {"score": self.alone}}
 
 
 def search(
     evaluate: Evaluate,
+    axes: Mapping[str, Axis],
     *,
-    weights: Axis,
-    penalties: Axis,
     criterion: str,
     n_queries: int,
     n_folds: int,
-) -> Curve:
+) -> Surface:
     """Evaluate the grid, and widen it while the best point lies on an edge that can move.
 
     Only new points are evaluated; at most `WIDEN_ROUNDS` times `WIDEN_BY` values a side.
@@ -178,201 +210,41 @@ def search(
         If a score is not finite.
     """
 
-    def checked(at_weights: Matrix, at_penalties: Matrix) -> Matrix:
-        found = evaluate(at_weights, at_penalties)
+    def checked(at: Mapping[str, Matrix]) -> Matrix:
+        found = evaluate(at)
         if not np.isfinite(found).all():
             msg = f"The {criterion} is not finite somewhere on the grid. Check the rows for NaN."
             raise SettingError(msg)
         return found
 
-    scores = checked(np.array(weights.values), np.array(penalties.values))
-    curve = Curve(criterion, weights, penalties, scores, n_queries, n_folds)
-    for _ in range(WIDEN_ROUNDS):
-        widened = curve
-        for edge in curve.edges:
-            widened = _widen_curve(widened, edge, checked)
-        if widened is curve:
-            break
-        curve = widened
-    return curve
-
-
-def _widen_curve(curve: Curve, edge: str, evaluate: Evaluate) -> Curve:
-    name, side = edge.split()
-    along = 0 if name == "weight" else 1
-    axis = curve.weights if name == "weight" else curve.penalties
-    further = axis.beyond(side, WIDEN_BY)
-    if not further:
-        return curve
-    weights, penalties = np.array(curve.weights.values), np.array(curve.penalties.values)
-    new = evaluate(
-        np.array(further) if along == 0 else weights, np.array(further) if along == 1 else penalties
-    )
-    low = side == "low"
-    values = further + axis.values if low else axis.values + further
-    scores = np.concatenate([new, curve.scores] if low else [curve.scores, new], axis=along)
-    grown = replace(axis, values=values)
-    if name == "weight":
-        return replace(curve, weights=grown, scores=scores)
-    return replace(curve, penalties=grown, scores=scores)
-
-
-Measured = tuple[Matrix, Matrix]
-"""Scores (higher is better) and their standard errors, one a grid point."""
-
-EvaluateSurface = Callable[[Mapping[str, Matrix]], Measured]
-"""Values of each axis -> scores and errors, with one dimension an axis, in the axes' order."""
-
-Rule = Literal["best", "one-se"]
-
-PLURALS = {
-    "gamma": "gammas", "penalty": "penalties", "weight": "weights", "top_k": "top_ks",
-    "power": "powers",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Surface:
-    """What was evaluated for a choice, and what it says.
-
-    Attributes
-    ----------
-    criterion : str
-        What a score is; higher is better.
-    axes : dict of str to Axis
-        As evaluated, after widening; of equal scores the last value of the first axis counts, then
-        that of the second.
-    scores, errors : ndarray, one dimension an axis
-        Means over queries, and their standard errors over groups of queries.
-    n_queries : int
-        Rows that each score is a mean over.
-    n_folds : int
-        Parts that were left out in turn.
-    rule : {"best", "one-se"}
-        "one-se": of all points within one standard error of the best, those with the largest
-        mixing weight, and of these the best. With few queries the best point is mostly luck, and
-        the prototypes are the safer side to err on.
-    """
-
-    criterion: str
-    axes: dict[str, Axis]
-    scores: Matrix
-    errors: Matrix
-    n_queries: int
-    n_folds: int
-    rule: Rule = "best"
-
-    @property
-    def best(self) -> tuple[int, ...]:
-        """Index of the chosen point."""
-        top = self.scores.max() - 1e-12
-        candidates = self.scores >= top
-        if self.rule == "one-se" and "weight" in self.axes:
-            at = np.unravel_index(int(np.argmax(self.scores)), self.scores.shape)
-            within = self.scores >= top - self.errors[at]
-            dimension = list(self.axes).index("weight")
-            largest = np.argwhere(within)[:, dimension].max()
-            kept = np.zeros_like(within)
-            kept[(slice(None),) * dimension + (largest,)] = True
-            allowed = np.where(within & kept, self.scores, -np.inf)
-            candidates = allowed >= allowed.max() - 1e-12
-        index: list[int] = max(np.argwhere(candidates).tolist())
-        return tuple(index)
-
-    @property
-    def chosen(self) -> dict[str, float]:
-        """The chosen value of each axis."""
-        return {
-            name: axis.values[at]
-            for (name, axis), at in zip(self.axes.items(), self.best, strict=True)
-        }
-
-    @property
-    def edges(self) -> tuple[str, ...]:
-        """Edges of the grid on which the chosen point lies, such as "gamma high"."""
-        hits = []
-        for (name, axis), at in zip(self.axes.items(), self.best, strict=True):
-            if axis.searched and at == 0:
-                hits.append(f"{name} low")
-            if axis.searched and at == len(axis.values) - 1:
-                hits.append(f"{name} high")
-        return tuple(hits)
-
-    def to_facts(self) -> dict[str, Any]:
-        """Return the choice and the whole surface as plain values for JSON."""
-        facts: dict[str, Any] = {
-            "criterion": self.criterion,
-            "rule": self.rule,
-            "score": float(self.scores[self.best]),
-            "edges": list(self.edges),
-            "n_queries": self.n_queries,
-            "n_folds": self.n_folds,
-        }
-        for name, axis in self.axes.items():
-            facts[PLURALS[name]] = list(axis.values)
-        facts["scores"], facts["errors"] = self.scores.tolist(), self.errors.tolist()
-        return facts
-
-
-def explore(
-    evaluate: EvaluateSurface,
-    axes: Mapping[str, Axis],
-    *,
-    criterion: str,
-    n_queries: int,
-    n_folds: int,
-    rule: Rule = "best",
-) -> Surface:
-    """Evaluate the grid, and widen it while the chosen point lies on an edge that can move.
-
-    Only new points are evaluated; at most `WIDEN_ROUNDS` times `WIDEN_BY` values a side.
-
-    Raises
-    ------
-    SettingError
-        If a score is not finite, or the rule is unknown.
-    """
-    if rule not in ("best", "one-se"):
-        msg = f"rule must be 'best' or 'one-se'. Got {rule!r}."
-        raise SettingError(msg)
-
-    def checked(at: Mapping[str, Matrix]) -> Measured:
-        scores, errors = evaluate(at)
-        if not (np.isfinite(scores).all() and np.isfinite(errors).all()):
-            msg = f"The {criterion} is not finite somewhere on the grid. Check the rows for NaN."
-            raise SettingError(msg)
-        return scores, errors
-
     grid = {name: np.array(axis.values) for name, axis in axes.items()}
-    surface = Surface(criterion, dict(axes), *checked(grid), n_queries, n_folds, rule)
+    surface = Surface(criterion, dict(axes), checked(grid), n_queries, n_folds)
     for _ in range(WIDEN_ROUNDS):
         widened = surface
         for edge in surface.edges:
-            widened = _widen_surface(widened, edge, checked)
+            widened = _widen(widened, edge, checked)
         if widened is surface:
             break
         surface = widened
     return surface
 
 
-def _widen_surface(surface: Surface, edge: str, evaluate: EvaluateSurface) -> Surface:
+def _widen(surface: Surface, edge: str, evaluate: Evaluate) -> Surface:
     name, side = edge.split()
     axis = surface.axes[name]
     further = axis.beyond(side, WIDEN_BY)
     if not further:
         return surface
     at = {other: np.array(values.values) for other, values in surface.axes.items()}
-    at[name] = np.array(further)
-    new = evaluate(at)
+    new = evaluate(at | {name: np.array(further)})
     low = side == "low"
     values = further + axis.values if low else axis.values + further
-    dimension = list(surface.axes).index(name)
-    scores, errors = (
-        np.concatenate([more, had] if low else [had, more], axis=dimension)
-        for more, had in zip(new, (surface.scores, surface.errors), strict=True)
+    scores = np.concatenate(
+        [new, surface.scores] if low else [surface.scores, new],
+        axis=list(surface.axes).index(name),
     )
     axes = surface.axes | {name: replace(axis, values=values)}
-    return replace(surface, axes=axes, scores=scores, errors=errors)
+    return replace(surface, axes=axes, scores=scores)
 
 
 def folds_by_group(

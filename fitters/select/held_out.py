@@ -28,7 +28,7 @@ texts would reward small prototype weights, because fitted texts lie among the r
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ from fitters.errors import PairsError, SelectionError, SettingError
 from fitters.kept import Kept, digest_of
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.pairs import Pairs
-from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Curve, search
+from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Surface, search
 from fitters.select.ranking import METRICS, HeldOut, Metric, check_metric
 
 Matrix = npt.NDArray[np.float64]
@@ -224,8 +224,8 @@ def validate_by_error(
     center: bool = False,
     penalties: Axis = PENALTIES,
     weights: Axis = WEIGHTS,
-) -> Curve:
-    """Return the validation curve of a ridge over penalties × mixing weights, from moments.
+) -> Surface:
+    """Return the held-out R² of a ridge over weight × penalty, from moments.
 
     Parameters
     ----------
@@ -256,7 +256,9 @@ def validate_by_error(
     rest = [merge_pooled(*(f for f in folds if f is not held)) for held in folds]
     ways = ("x->y", "y->x") if direction == "both" else (direction,)
 
-    def evaluate(at_weights: Matrix, at_penalties: Matrix) -> Matrix:
+    def evaluate(at: Mapping[str, Matrix]) -> Matrix:
+        at_weights, at_penalties = at["weight"], at["penalty"]
+
         def errors_of(task: tuple[float, str, int]) -> tuple[Matrix, float]:
             weight, way, fold = task
             training = rest[fold]
@@ -274,8 +276,7 @@ def validate_by_error(
 
     return search(
         evaluate,
-        weights=weights if prototypes is not None else Axis.fixed(1.0),
-        penalties=penalties,
+        {"weight": Axis.fixed(1.0) if prototypes is None else weights, "penalty": penalties},
         criterion=CENTRED_CRITERION if center else ERROR_CRITERION,
         n_queries=sum(fold.n for fold in folds),
         n_folds=len(folds),
@@ -458,8 +459,8 @@ def cross_validate(
     penalties: Axis = PENALTIES,
     weights: Axis = WEIGHTS,
     metric: Metric = "mrr",
-) -> Curve:
-    """Return the validation curve of a linear aligner over penalties × mixing weights.
+) -> Surface:
+    """Return the validation surface of a linear aligner over weight × penalty.
 
     Parameters
     ----------
@@ -480,7 +481,7 @@ def cross_validate(
 
     Returns
     -------
-    Curve
+    Surface
         Mean over all K pairs of the metric when their fold was held out. The transforms
         are those of the final fit, so the held-out images take part in the mean that centres
         them; their texts and their pairing do not take part in anything.
@@ -515,7 +516,8 @@ def cross_validate(
         for fold in fold_ids
     ]
 
-    def evaluate(at_weights: Matrix, at_penalties: Matrix) -> Matrix:
+    def evaluate(at: Mapping[str, Matrix]) -> Matrix:
+        at_weights, at_penalties = at["weight"], at["penalty"]
         sums = np.zeros((len(at_weights), len(at_penalties)))
         for part in parts:
             for i, weight in enumerate(at_weights):
@@ -530,8 +532,10 @@ def cross_validate(
 
     return search(
         evaluate,
-        weights=weights if prototypes is not None else Axis.fixed(1.0),
-        penalties=penalties if method == "ridge" else Axis.fixed(0.0),
+        {
+            "weight": Axis.fixed(1.0) if prototypes is None else weights,
+            "penalty": penalties if method == "ridge" else Axis.fixed(0.0),
+        },
         criterion=METRICS[metric],
         n_queries=real.n,
         n_folds=len(fold_ids),

@@ -5,27 +5,26 @@ eigendecomposition a width gives every penalty, and serves a head and its contro
 same texts. It is exact for preprocessing that does not depend on the rows left out;
 docs/accuracy.md says how far refitting that too moves the criterion.
 
-The prototypes P are always in training, and only real rows R are held out. With them eliminated,
-
-    S = K_RR + alpha D_R⁻¹ - K_RP (K_PP + (alpha / w) D_P⁻¹)⁻¹ K_PR
-    r = B_R - K_RP (K_PP + (alpha / w) D_P⁻¹)⁻¹ B_P
-
-the whole system's inverse on R is S⁻¹, so the residual of a held-out fold F is
-((S⁻¹)_FF)⁻¹ (S⁻¹ r)_F: exact, with one eigendecomposition of the prototypes a width and systems of
-the size of R for the rest. What depends on alpha / w alone is computed once a ratio.
+Of real pairs R without prototypes, the system is S = K_RR + alpha D_R⁻¹ and r = B_R; the residual
+of a held-out fold F is ((S⁻¹)_FF)⁻¹ (S⁻¹ r)_F: exact, with one inverse for all folds.
 
 Kernel ridge on both sources solves (K + alpha diag(1 / mass)) A = B. With mass w of a prototype
-and alpha = w · penalty, the prototypes keep the penalty that leaving out names chose for them, a
+and alpha = w · penalty, the prototypes P keep the penalty that leaving out names chose for them, a
 real pair has w times it, and w → ∞ is the fit on the prototypes alone. So one number is chosen on
-the real pairs instead of three, and not to use them is one of its values. With the prototypes
-eliminated as in `kernel_mixing`, only the diagonal of the small system depends on w.
+the real pairs instead of three, and not to use them is one of its values. The prototypes are always
+in training, and only real rows are held out. With the prototypes eliminated,
+
+    S = K_RR + w · penalty D_R⁻¹ - K_RP (K_PP + penalty D_P⁻¹)⁻¹ K_PR
+    r = B_R - K_RP (K_PP + penalty D_P⁻¹)⁻¹ B_P
+
+the whole system's inverse on R is S⁻¹, and only the diagonal of S depends on w.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -38,7 +37,7 @@ from fitters.errors import PairsError, SettingError
 from fitters.feature_maps import NystroemMap, gaussian
 from fitters.kept import Kept, digest_of
 from fitters.pairs import Pairs
-from fitters.select.grid import WEIGHTS, Axis, Measured, Rule, Surface, explore, geometric
+from fitters.select.grid import WEIGHTS, Axis, Surface, geometric, search
 from fitters.select.leave_out import (
     CRITERIA,
     KernelLeftOut,
@@ -48,7 +47,7 @@ from fitters.select.leave_out import (
     parts_of,
     rank_own_names,
 )
-from fitters.select.ranking import METRICS, Gallery, mean_and_error, metric_of, reciprocal_ranks
+from fitters.select.ranking import METRICS, Gallery, metric_of, reciprocal_ranks
 
 Matrix = npt.NDArray[np.float64]
 Precision = Literal["float64", "float32"]
@@ -129,9 +128,7 @@ def choose_on_prototypes(
     return _landmark_surface(a, b, used, gammas, penalties, at)
 
 
-_SURFACES: Kept[Surface] = Kept(
-    4_000_000, lambda surface: surface.scores.nbytes + surface.errors.nbytes
-)
+_SURFACES: Kept[Surface] = Kept(2_000_000, lambda surface: surface.scores.nbytes)
 
 # In float32, for 1,000 texts 4 MB a point of the grid; that of the demo's head has 45 points.
 _OPERATORS: Kept[npt.NDArray[Any]] = Kept(190_000_000, lambda operator: operator.nbytes)
@@ -167,22 +164,21 @@ def _exact_surface(
 
         return _OPERATORS.get(digest_of(texts, gamma, alpha), make) if narrow else make()
 
-    def score(gamma: float, alpha: float) -> tuple[float, float]:
+    def score(gamma: float, alpha: float) -> float:
         left_out = operator(gamma, alpha)
         if criterion == "rank":
-            return rank_own_names(left_out @ targets, targets, mates), 0.0
+            return rank_own_names(left_out @ targets, targets, mates)
         predicted = _times_lower(left_out, targets) if triangular else left_out @ targets
         return _mean_cosine(predicted, targets, lengths)
 
-    def evaluate(values: Mapping[str, Matrix]) -> Measured:
-        shape = len(values["penalty"]), len(values["gamma"])
-        scores, errors = np.empty(shape), np.empty(shape)
+    def evaluate(values: Mapping[str, Matrix]) -> Matrix:
+        scores = np.empty((len(values["penalty"]), len(values["gamma"])))
         for j, gamma in enumerate(values["gamma"]):
             for i, alpha in enumerate(values["penalty"]):
-                scores[i, j], errors[i, j] = score(float(gamma), float(alpha))
-        return scores, errors
+                scores[i, j] = score(float(gamma), float(alpha))
+        return scores
 
-    return explore(
+    return search(
         evaluate,
         {"penalty": penalties, "gamma": gammas},
         criterion=CRITERIA[criterion],
@@ -208,9 +204,8 @@ def _landmark_surface(
     lengths = np.linalg.norm(targets, axis=1)
     groups, weight = used.row_groups, used.row_weight
 
-    def evaluate(values: Mapping[str, Matrix]) -> Measured:
-        shape = len(values["penalty"]), len(values["gamma"])
-        scores, errors = np.empty(shape), np.empty(shape)
+    def evaluate(values: Mapping[str, Matrix]) -> Matrix:
+        scores = np.empty((len(values["penalty"]), len(values["gamma"])))
         for j, gamma in enumerate(values["gamma"]):
             features = NystroemMap.of_landmarks(a[at], float(gamma))
             gram, cross = features.normal_equations(a, b, weight)
@@ -219,10 +214,10 @@ def _landmark_surface(
             )
             for i, alpha in enumerate(values["penalty"]):
                 predicted = left_out.predict(float(alpha), asked)
-                scores[i, j], errors[i, j] = _mean_cosine(predicted, targets, lengths)
-        return scores, errors
+                scores[i, j] = _mean_cosine(predicted, targets, lengths)
+        return scores
 
-    return explore(
+    return search(
         evaluate,
         {"penalty": penalties, "gamma": gammas},
         criterion=CRITERIA["cosine"],
@@ -258,14 +253,12 @@ def _times_lower(operator: npt.NDArray[Any], lower: npt.NDArray[Any]) -> npt.NDA
     return product
 
 
-def _mean_cosine(
-    predicted: npt.NDArray[Any], targets: npt.NDArray[Any], lengths: Matrix
-) -> tuple[float, float]:
-    """Return the mean cosine of rows and targets of these lengths, and its standard error."""
+def _mean_cosine(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], lengths: Matrix) -> float:
+    """Return the mean cosine of rows and targets of these lengths."""
     norms = lengths * np.sqrt(np.einsum("nq,nq->n", predicted, predicted))
     dots = np.einsum("nq,nq->n", predicted, targets).astype(np.float64)
     cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
-    return float(cosines.mean()), float(cosines.std(ddof=1) / np.sqrt(len(cosines)))
+    return float(cosines.mean())
 
 
 def _whole(axis: Axis) -> tuple[float, ...]:
@@ -284,52 +277,37 @@ VALIDATIONS: dict[str, str] = {
 """What cross-validation over real pairs can score by."""
 
 
-class Prototypes:
-    """The prototypes at one width, eliminated: what any alpha / w does to the real rows.
+def explained_by(
+    prototypes: Pairs, real: Matrix, gamma: float, penalty: float, rng: np.random.Generator
+) -> tuple[Matrix, Matrix]:
+    """Return what the prototypes, eliminated, take from K_RR and from B_R.
 
     Parameters
     ----------
     prototypes : Pairs
-        Transformed, weights above 0.
+        Transformed, weights above 0. Of more than `EXACT_ROWS` the Nyström kernel of
+        `CHOICE_LANDMARKS` stands for theirs.
     real : Matrix of shape (k, q)
         Texts of the real pairs.
-    gamma : float
-    landmarks : ndarray of int, optional
-        Positions of prototypes: their Nyström kernel stands for that of the prototypes.
+    gamma, penalty : float
+        Of the prototypes.
+    rng : numpy.random.Generator
+        Draws the landmarks.
     """
-
-    def __init__(
-        self,
-        prototypes: Pairs,
-        real: Matrix,
-        gamma: float,
-        landmarks: npt.NDArray[np.intp] | None,
-    ) -> None:
-        a, b = prototypes.y.astype(np.float64), prototypes.x.astype(np.float64)
-        root = np.sqrt(prototypes.row_weight)[:, None]
-        if landmarks is None:
-            self._values, vectors = decompose_kernel(a, prototypes.row_weight, gamma)
-            self._reach = vectors.T @ (root * gaussian(a, real, gamma))
-            self._seen = vectors.T @ (root * b)
-            self._share = np.ones_like(self._values)
-        else:
-            features = NystroemMap.of_landmarks(a[landmarks], gamma)
-            mapped = root * features.apply(a)
-            self._values, vectors = eigen_gram(mapped.T @ mapped)
-            self._reach = vectors.T @ features.apply(real).T
-            self._seen = vectors.T @ (mapped.T @ (root * b))
-            self._share = self._values
-        self._known: dict[float, tuple[Matrix, Matrix]] = {}
-
-    def explain(self, ratio: float) -> tuple[Matrix, Matrix]:
-        """Return what is taken from K_RR and from B_R at alpha / w = `ratio`."""
-        # Ratios of two geometric grids meet again and again, up to rounding.
-        key = float(f"{ratio:.4g}")
-        if key not in self._known:
-            inverse = 1 / (self._values + ratio)
-            covered = self._reach.T @ ((inverse * self._share)[:, None] * self._reach)
-            self._known[key] = covered, self._reach.T @ (inverse[:, None] * self._seen)
-        return self._known[key]
+    a, b = prototypes.y.astype(np.float64), prototypes.x.astype(np.float64)
+    if prototypes.n <= EXACT_ROWS:
+        # The final fit solves the same system, and adds the real pairs to it.
+        solution = solve_first(a, b, gamma, penalty / prototypes.row_weight)
+        return solution.eliminate(a, real)[1:]
+    landmarks = rng.permutation(prototypes.n)[:CHOICE_LANDMARKS]
+    root = np.sqrt(prototypes.row_weight)[:, None]
+    features = NystroemMap.of_landmarks(a[landmarks], gamma)
+    mapped = root * features.apply(a)
+    values, vectors = eigen_gram(mapped.T @ mapped)
+    reach = vectors.T @ features.apply(real).T
+    seen = vectors.T @ (mapped.T @ (root * b))
+    inverse = 1 / (values + penalty)
+    return reach.T @ ((inverse * values)[:, None] * reach), reach.T @ (inverse[:, None] * seen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,15 +330,11 @@ def cross_validate_kernel(
     *,
     real: Pairs,
     folds: npt.NDArray[np.integer[Any]],
-    prototypes: Pairs | None = None,
     gammas: Axis = GAMMAS,
     penalties: Axis = KERNEL_PENALTIES,
-    weights: Axis = WEIGHTS,
     criterion: Validation = "mrr",
-    rule: Rule = "best",
-    rng: np.random.Generator,
 ) -> Surface:
-    """Return the validation surface of text → image kernel ridge, penalty × weight × gamma.
+    """Return the validation surface of text → image kernel ridge over penalty × gamma.
 
     Parameters
     ----------
@@ -368,16 +342,10 @@ def cross_validate_kernel(
         The K training pairs, transformed; nothing else of the data enters.
     folds : ndarray of int, shape (K,)
         From `folds_by_group`; each fold is held out once, its texts are its gallery.
-    prototypes : Pairs, optional
-        Transformed; in the training of every fold, each row with weight × its own.
-    gammas, penalties, weights : Axis
-        Absolute values; the grid widens itself. Without prototypes the weight plays no part.
+    gammas, penalties : Axis
+        Absolute values; the grid widens itself.
     criterion : str
         One of `VALIDATIONS`.
-    rule : {"best", "one-se"}
-        See `Surface`.
-    rng : numpy.random.Generator
-        Draws landmarks, where there are more than `EXACT_ROWS` prototypes.
 
     Notes
     -----
@@ -387,51 +355,27 @@ def cross_validate_kernel(
     check_validation(real, folds, criterion)
     texts, images = real.y.astype(np.float64), real.x.astype(np.float64)
     parts = [Fold.of(real, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
-    landmarks = None
-    if prototypes is not None:
-        prototypes = prototypes.take(prototypes.row_weight > 0)
-        landmarks = landmarks_of(prototypes, rng)
     own = 1 / real.row_weight
-    known: dict[float, tuple[Matrix, Prototypes | None]] = {}
 
-    def at_width(gamma: float) -> tuple[Matrix, Prototypes | None]:
-        # A grid that widens along another axis comes back to the same widths.
-        if gamma not in known:
-            eliminated = None
-            if prototypes is not None:
-                eliminated = Prototypes(prototypes, texts, gamma, landmarks)
-            known[gamma] = gaussian(texts, texts, gamma), eliminated
-        return known[gamma]
+    @cache  # a grid that widens along the penalty comes back to the same widths
+    def kernel_at(gamma: float) -> Matrix:
+        return gaussian(texts, texts, gamma)
 
-    def evaluate(values: Mapping[str, Matrix]) -> Measured:
-        shape = tuple(len(values[name]) for name in ("penalty", "weight", "gamma"))
-        scores, errors = np.empty(shape), np.empty(shape)
-        for g, gamma in enumerate(values["gamma"]):
-            kernel, eliminated = at_width(float(gamma))
+    def evaluate(values: Mapping[str, Matrix]) -> Matrix:
+        scores = np.empty((len(values["penalty"]), len(values["gamma"])))
+        for j, gamma in enumerate(values["gamma"]):
             for i, alpha in enumerate(values["penalty"]):
-                for j, weight in enumerate(values["weight"]):
-                    system, targets = kernel, images
-                    if eliminated is not None:
-                        covered, explained = eliminated.explain(float(alpha / weight))
-                        system, targets = kernel - covered, images - explained
-                    predicted = held_out_predictions(
-                        system + np.diag(alpha * own), targets, images, parts
-                    )
-                    of_rows = score_predictions(predicted, images, parts, criterion)
-                    scores[i, j, g], errors[i, j, g] = mean_and_error(of_rows, real.row_groups)
-        return scores, errors
+                system = kernel_at(float(gamma)) + np.diag(alpha * own)
+                predicted = held_out_predictions(system, images, images, parts)
+                scores[i, j] = score_predictions(predicted, images, parts, criterion).mean()
+        return scores
 
-    return explore(
+    return search(
         evaluate,
-        {
-            "penalty": penalties,
-            "weight": Axis.fixed(1.0) if prototypes is None else weights,
-            "gamma": gammas,
-        },
+        {"penalty": penalties, "gamma": gammas},
         criterion=VALIDATIONS[criterion],
         n_queries=real.n,
         n_folds=len(parts),
-        rule=rule,
     )
 
 
@@ -454,13 +398,6 @@ def check_validation(real: Pairs, folds: npt.NDArray[np.integer[Any]], criterion
     if (real.row_weight <= 0).any():
         msg = "A real pair of weight 0 can be neither fitted nor held out. Leave it out."
         raise PairsError(msg)
-
-
-def landmarks_of(prototypes: Pairs, rng: np.random.Generator) -> npt.NDArray[np.intp] | None:
-    """Return which prototypes stand for all of them in a choice; None if all do."""
-    if prototypes.n <= EXACT_ROWS:
-        return None
-    return rng.permutation(prototypes.n)[:CHOICE_LANDMARKS]
 
 
 def held_out_predictions(
@@ -497,42 +434,6 @@ def score_predictions(
     return scores
 
 
-@dataclass(frozen=True, eq=False)
-class MassCurve:
-    """The curve over the mixing weight, and what the prototypes alone reach.
-
-    Attributes
-    ----------
-    surface : Surface
-        Over the weight.
-    alone, alone_error : float
-        The same criterion without any real pair, and its standard error.
-    """
-
-    surface: Surface
-    alone: float
-    alone_error: float
-
-    @property
-    def axes(self) -> dict[str, Axis]:
-        """The grid of the weight, as evaluated."""
-        return self.surface.axes
-
-    @property
-    def weight(self) -> float:
-        """The chosen weight; infinite where no real pair helps."""
-        best = float(self.surface.scores[self.surface.best])
-        return float("inf") if self.alone >= best else self.surface.chosen["weight"]
-
-    def to_facts(self) -> dict[str, Any]:
-        """Return the choice and the whole curve as plain values for JSON."""
-        facts = self.surface.to_facts()
-        if np.isinf(self.weight):
-            facts |= {"score": self.alone, "edges": []}
-        alone = {"score": self.alone, "error": self.alone_error}
-        return facts | {"prototypes_alone": alone}
-
-
 def choose_mass(
     prototypes: Pairs,
     real: Pairs,
@@ -543,8 +444,10 @@ def choose_mass(
     weights: Axis = WEIGHTS,
     criterion: Validation = "mrr",
     rng: np.random.Generator,
-) -> MassCurve:
-    """Return the validation curve over the mass of a prototype relative to a real pair.
+) -> Surface:
+    """Return the validation scores over the mass of a prototype relative to a real pair.
+
+    The score without any real pair is `Surface.alone`.
 
     Parameters
     ----------
@@ -565,31 +468,23 @@ def choose_mass(
     prototypes = prototypes.take(prototypes.row_weight > 0)
     texts, images = real.y.astype(np.float64), real.x.astype(np.float64)
     parts = [Fold.of(real, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
-    landmarks = landmarks_of(prototypes, rng)
-    if landmarks is None:
-        # The final fit solves the same system, and adds the real pairs to it.
-        a, b = prototypes.y.astype(np.float64), prototypes.x.astype(np.float64)
-        solution = solve_first(a, b, gamma, penalty / prototypes.row_weight)
-        _, covered, explained = solution.eliminate(a, texts)
-    else:
-        covered, explained = Prototypes(prototypes, texts, gamma, landmarks).explain(penalty)
+    covered, explained = explained_by(prototypes, texts, gamma, penalty, rng)
     system, targets = gaussian(texts, texts, gamma) - covered, images - explained
     alone = score_predictions(explained, images, parts, criterion)
 
-    def evaluate(values: Mapping[str, Matrix]) -> Measured:
-        found = np.empty((2, len(values["weight"])))
+    def evaluate(values: Mapping[str, Matrix]) -> Matrix:
+        scores = np.empty(len(values["weight"]))
         for at, weight in enumerate(values["weight"]):
             with_diagonal = system + np.diag(penalty * weight / real.row_weight)
             predicted = held_out_predictions(with_diagonal, targets, images, parts)
-            of_rows = score_predictions(predicted, images, parts, criterion)
-            found[:, at] = mean_and_error(of_rows, real.row_groups)
-        return found[0], found[1]
+            scores[at] = score_predictions(predicted, images, parts, criterion).mean()
+        return scores
 
-    surface = explore(
+    surface = search(
         evaluate,
         {"weight": weights},
         criterion=VALIDATIONS[criterion],
         n_queries=real.n,
         n_folds=len(parts),
     )
-    return MassCurve(surface, *mean_and_error(alone, real.row_groups))
+    return replace(surface, alone=float(alone.mean()))

@@ -10,6 +10,7 @@ Left out are groups, not rows: a class that shares its name with another would p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from fitters.aligners.solvers import eigen_gram, invert_spectrum
 from fitters.errors import SelectionError, SettingError
 from fitters.pairs import Pairs
-from fitters.select.grid import PENALTIES, Axis, Curve, search
+from fitters.select.grid import PENALTIES, Axis, Surface, search
 from fitters.select.ranking import reciprocal_ranks
 
 Matrix = npt.NDArray[np.float64]
@@ -261,7 +262,7 @@ def leave_one_group_out(
     direction: str = "y->x",
     penalties: Axis = PENALTIES,
     criterion: LeaveOutCriterion = "cosine",
-) -> Curve:
+) -> Surface:
     """Choose the penalty of a ridge fit from prototypes alone.
 
     Parameters
@@ -278,8 +279,9 @@ def leave_one_group_out(
 
     Returns
     -------
-    Curve
-        One row of scores. Costs one eigendecomposition of min(n, p) and a product a penalty.
+    Surface
+        Over weight (1, given) × penalty. Costs one eigendecomposition of min(n, p) and a product a
+        penalty.
 
     Raises
     ------
@@ -304,13 +306,13 @@ def leave_one_group_out(
     if left_out.dual:
         penalties = penalties.at_least(LOWEST_DUAL)
 
-    def evaluate(_: Matrix, values: Matrix) -> Matrix:
-        return np.array([[score(float(value) * left_out.mean_square) for value in values]])
+    def evaluate(at: Mapping[str, Matrix]) -> Matrix:
+        scores = [score(float(penalty) * left_out.mean_square) for penalty in at["penalty"]]
+        return np.array([scores])
 
     return search(
         evaluate,
-        weights=Axis.fixed(1.0),
-        penalties=penalties,
+        {"weight": Axis.fixed(1.0), "penalty": penalties},
         criterion=CRITERIA[criterion],
         n_queries=used.n,
         n_folds=left_out.n_groups,

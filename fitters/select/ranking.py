@@ -109,16 +109,6 @@ def check_metric(metric: str) -> None:
         raise SettingError(msg)
 
 
-def mean_and_error(
-    of_rows: npt.NDArray[np.float64], groups: npt.NDArray[np.intp]
-) -> tuple[float, float]:
-    """Return the mean over rows, and its standard error with groups as what was drawn."""
-    mean = float(of_rows.mean())
-    sums = np.bincount(groups, weights=of_rows - mean)
-    n_groups = len(sums)
-    return mean, float(np.sqrt(n_groups / max(n_groups - 1, 1) * (sums @ sums)) / len(of_rows))
-
-
 @dataclass(frozen=True, eq=False)
 class HeldOut:
     """What the pairs of a held-out fold ask: where each image's text ranks.

@@ -27,7 +27,7 @@ from fitters.aligners.directions import DirectionsAligner
 from fitters.errors import SelectionError, ZeroRowError
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs, Rows
-from fitters.select.grid import Axis, Curve, Measured, Surface, explore, folds_of_pairs, search
+from fitters.select.grid import Axis, Surface, folds_of_pairs, search
 from fitters.select.kernel import EXACT_ROWS
 from fitters.select.ranking import (
     METRICS,
@@ -35,7 +35,6 @@ from fitters.select.ranking import (
     HeldOut,
     Metric,
     check_metric,
-    mean_and_error,
     metric_of,
     reciprocal_ranks,
 )
@@ -54,8 +53,8 @@ def validate_by_refitting(
     penalties: Axis,
     weights: Axis,
     metric: Metric = "mrr",
-) -> Curve:
-    """Return the validation curve of an aligner over penalties × mixing weights.
+) -> Surface:
+    """Return the validation surface of an aligner over weight × penalty.
 
     Parameters
     ----------
@@ -77,36 +76,6 @@ def validate_by_refitting(
     return _search(refit, score, real, folds, penalties, weights, metric)[0]
 
 
-@dataclass(frozen=True, eq=False)
-class ComponentsChoice:
-    """How many directions are kept, chosen together with penalty and mixing weight.
-
-    Attributes
-    ----------
-    curve : Curve
-        At each penalty and weight, the score with the number of directions that is best there.
-    numbers : tuple of int
-        What was tried, ascending.
-    scores : ndarray of shape (n_weights, n_penalties, n_numbers)
-        The whole of it.
-    """
-
-    curve: Curve
-    numbers: tuple[int, ...]
-    scores: Matrix
-
-    @property
-    def n_components(self) -> int:
-        """The chosen number; of equal scores, the smallest."""
-        scores = self.scores[self.curve.best]
-        return self.numbers[int(np.argmax(scores >= scores.max() - 1e-12))]
-
-    def to_facts(self) -> dict[str, Any]:
-        """Return the choice and all scores as plain values for JSON."""
-        tried = {"components": list(self.numbers), "component_scores": self.scores.tolist()}
-        return {**self.curve.to_facts(), **tried}
-
-
 def choose_components(
     refit: Refit,
     *,
@@ -115,10 +84,11 @@ def choose_components(
     penalties: Axis,
     weights: Axis,
     metric: Metric = "mrr",
-) -> ComponentsChoice:
-    """Choose how many directions are kept, with penalty and weight, by the same criterion.
+) -> Surface:
+    """Return the validation surface of an aligner over weight × penalty × components.
 
-    One fit a fold serves every number, because fewer directions are the first of more.
+    One fit a fold serves every number of directions, because fewer are the first of more. The grid
+    widens where the best number of each weight and penalty says so.
 
     Parameters
     ----------
@@ -134,9 +104,11 @@ def choose_components(
         numbers[:] = _numbers(len(aligner.strengths_))
         return np.array([_total(aligner.truncated(k), part, metric) for k in numbers])
 
-    curve, known = _search(refit, score, real, folds, penalties, weights, metric)
-    scores = [[known[w, p] for p in curve.penalties.values] for w in curve.weights.values]
-    return ComponentsChoice(curve, tuple(numbers), np.array(scores))
+    best, known = _search(refit, score, real, folds, penalties, weights, metric)
+    settings = itertools.product(best.axes["weight"].values, best.axes["penalty"].values)
+    scores = np.array([known[setting] for setting in settings]).reshape(*best.scores.shape, -1)
+    tried = Axis(tuple(numbers), searched=False)
+    return replace(best, axes={**best.axes, "components": tried}, scores=scores)
 
 
 def _search(
@@ -147,18 +119,18 @@ def _search(
     penalties: Axis,
     weights: Axis,
     metric: Metric,
-) -> tuple[Curve, dict[tuple[float, float], Matrix]]:
-    """Return the curve of the best of `score` at each weight and penalty, and all of them."""
+) -> tuple[Surface, dict[tuple[float, float], Matrix]]:
+    """Return the surface of the best of `score` at each weight and penalty, and all of them."""
     check_metric(metric)
     parts = {int(fold): HeldOut.of(real.take(folds == fold)) for fold in np.unique(folds)}
     known: dict[tuple[float, float], Matrix] = {}
 
-    def evaluate(at_weights: Matrix, at_penalties: Matrix) -> Matrix:
+    def evaluate(at: Mapping[str, Matrix]) -> Matrix:
         def score_of(task: tuple[float, float, int]) -> Matrix:
             weight, penalty, fold = task
             return score(refit(fold, weight, penalty), parts[fold])
 
-        settings = list(itertools.product(at_weights.tolist(), at_penalties.tolist()))
+        settings = list(itertools.product(at["weight"].tolist(), at["penalty"].tolist()))
         tasks = [(weight, penalty, fold) for weight, penalty in settings for fold in parts]
         try:
             found = map_threads(score_of, tasks)
@@ -171,18 +143,17 @@ def _search(
             raise SelectionError(msg) from err
         scores = np.array(found).reshape(len(settings), len(parts), -1).sum(axis=1) / real.n
         known.update(zip(settings, scores, strict=True))
-        best: Matrix = scores.max(axis=1).reshape(len(at_weights), len(at_penalties))
+        best: Matrix = scores.max(axis=1).reshape(len(at["weight"]), len(at["penalty"]))
         return best
 
-    curve = search(
+    surface = search(
         evaluate,
-        weights=weights,
-        penalties=penalties,
+        {"weight": weights, "penalty": penalties},
         criterion=METRICS[metric],
         n_queries=real.n,
         n_folds=len(parts),
     )
-    return curve, known
+    return surface, known
 
 
 def _total(aligner: BaseAligner, part: HeldOut, metric: Metric) -> float:
@@ -325,29 +296,28 @@ def choose_anchors(
     if real is None:
         assert prototypes is not None
         parts, n_anchors = _left_out(prototypes, _most(top_ks, prototypes.n)), prototypes.n
-        groups = prototypes.row_groups[parts[0].rows]
+        n_queries = len(parts[0].rows)
         criterion = f"{metric} of the true name among all, each described without its own anchors"
         n_parts = int(prototypes.row_groups.max()) + 1
     else:
         n_anchors = real.n + (0 if prototypes is None else prototypes.n)
         parts = _folds(prototypes, real, n_folds, _most(top_ks, n_anchors), rng)
-        groups, criterion, n_parts = real.row_groups, METRICS[metric], len(parts)
+        n_queries, criterion, n_parts = real.n, METRICS[metric], len(parts)
 
-    def evaluate(values: Mapping[str, Matrix]) -> Measured:
-        shape = len(values["top_k"]), len(values["power"])
-        scores, errors = np.empty(shape), np.empty(shape)
+    def evaluate(values: Mapping[str, Matrix]) -> Matrix:
+        scores = np.empty((len(values["top_k"]), len(values["power"])))
         for (i, j), _ in np.ndenumerate(scores):
             setting = round(float(values["top_k"][i])), float(values["power"][j])
             of_rows = np.concatenate([_ranks(part, *setting) for part in parts])
             order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")
-            scores[i, j], errors[i, j] = mean_and_error(metric_of(of_rows[order], metric), groups)
-        return scores, errors
+            scores[i, j] = metric_of(of_rows[order], metric).mean()
+        return scores
 
-    return explore(
+    return search(
         evaluate,
         {"top_k": _capped(top_ks, n_anchors), "power": powers},
         criterion=criterion,
-        n_queries=len(groups),
+        n_queries=n_queries,
         n_folds=n_parts,
     )
 

@@ -103,8 +103,8 @@ def test_the_grid_of_errors_widens_until_the_optimum_is_inside(seed):
     parts = [moments_of(pairs.take(np.arange(60) % 3 == fold)) for fold in range(3)]
     curve = validate_by_error(parts, penalties=Axis((0.1, 1.0, 10.0), lowest=1e-12))
     # Nearly no noise: far less than 0.1 is best.
-    assert curve.penalty < 0.1
-    assert len(curve.penalties.values) > 3
+    assert curve.chosen["penalty"] < 0.1
+    assert len(curve.axes["penalty"].values) > 3
 
 
 def test_one_fold_is_none(world):
@@ -125,12 +125,12 @@ def test_components_are_chosen_with_penalty_and_weight(metric, world):
     for place, kept in enumerate(facts["components"]):
         fewer = refits_of(lambda p, k=kept: CCAAligner(k, alpha=p), real, folds, head)
         one = validate_by_refitting(fewer, metric=metric, **given_)
-        assert_close(np.array(facts["component_scores"])[:, :, place], one.scores)
-    assert_close(chosen.curve.scores, chosen.scores.max(axis=2))
-    row, column = chosen.curve.best
+        assert_close(np.array(facts["scores"])[:, :, place], one.scores)
+    row, column, place = chosen.best
     of_best = chosen.scores[row, column]
-    assert of_best[chosen.n_components - 1] == chosen.scores.max()
-    assert (of_best[: chosen.n_components - 1] < chosen.scores.max()).all()
+    assert of_best[place] == chosen.scores.max()
+    assert (of_best[:place] < chosen.scores.max()).all()
+    assert chosen.chosen["components"] == place + 1
 
 
 @pytest.mark.parametrize("method", ["ridge", "ridge-both", "ridge-x2y"])
@@ -247,7 +247,7 @@ def test_anchors_are_chosen_on_a_given_grid_too(make_world):
     choice = select("asif", real=real, grid=grid, rng=np.random.default_rng(0))
     assert (choice.facts["top_ks"], choice.facts["powers"]) == ([2.0, 4.0], [1.0, 2.0])
     assert set(choice.axes) == {"top_k", "power"}
-    with pytest.raises(SettingError, match=r"axes of gamma.* Got mix, width"):
+    with pytest.raises(SettingError, match=r"axes of penalty.* Got mix, width"):
         select("asif", real=real, grid=grid | {"mix": WEIGHTS, "width": WEIGHTS}, rng=None)
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from fitters.errors import SettingError
-from fitters.select.grid import PENALTIES, Axis, geometric, search
+from fitters.select.grid import PENALTIES, Axis, Surface, geometric, search
 from tests.assertions import assert_close
 
 
 def bowl(best_weight, best_penalty, calls=None):
-    def evaluate(weights, penalties):
+    def evaluate(at):
+        weights, penalties = at["weight"], at["penalty"]
         if calls is not None:
             calls.append((len(weights), len(penalties)))
         away = np.log10(weights / best_weight)[:, None] ** 2
@@ -23,8 +24,10 @@ def bowl(best_weight, best_penalty, calls=None):
 def run(evaluate, weights=None, penalties=None):
     return search(
         evaluate,
-        weights=weights or Axis.fixed(1.0),
-        penalties=penalties or Axis(geometric(0.1, 10, 1)),
+        {
+            "weight": weights or Axis.fixed(1.0),
+            "penalty": penalties or Axis(geometric(0.1, 10, 1)),
+        },
         criterion="test",
         n_queries=1,
         n_folds=1,
@@ -35,37 +38,43 @@ def run(evaluate, weights=None, penalties=None):
 def test_the_grid_widens_until_the_best_is_inside(best):
     calls = []
     curve = run(bowl(1.0, best, calls))
-    assert curve.penalty == pytest.approx(best)
+    assert curve.chosen["penalty"] == pytest.approx(best)
     assert curve.edges == ()
-    values = curve.penalties.values
+    values = curve.axes["penalty"].values
     assert list(values) == sorted(values)
     assert sum(columns for _, columns in calls) == len(values), "a point was evaluated twice"
 
 
 def test_both_axes_widen_together():
     curve = run(bowl(1e-2, 1e3), weights=Axis(geometric(0.1, 10, 1)))
-    assert (curve.weight, curve.penalty) == (pytest.approx(1e-2), pytest.approx(1e3))
-    assert curve.scores.shape == (len(curve.weights.values), len(curve.penalties.values))
-    expected = bowl(1e-2, 1e3)(np.array(curve.weights.values), np.array(curve.penalties.values))
+    assert (curve.chosen["weight"], curve.chosen["penalty"]) == (
+        pytest.approx(1e-2),
+        pytest.approx(1e3),
+    )
+    assert curve.scores.shape == (
+        len(curve.axes["weight"].values),
+        len(curve.axes["penalty"].values),
+    )
+    expected = bowl(1e-2, 1e3)({name: np.array(axis.values) for name, axis in curve.axes.items()})
     assert_close(curve.scores, expected)
 
 
 def test_a_limit_holds_and_the_edge_is_told():
     curve = run(bowl(1.0, 1e9), penalties=Axis(geometric(0.1, 10, 1), lowest=0.1, highest=1e2))
-    assert max(curve.penalties.values) == pytest.approx(1e2)
+    assert max(curve.axes["penalty"].values) == pytest.approx(1e2)
     assert curve.edges == ("penalty high",)
     assert curve.to_facts()["edges"] == ["penalty high"]
 
 
 def test_widening_ends():
-    curve = run(lambda w, p: np.log(p)[None, :] + 0 * w[:, None])
+    curve = run(lambda at: np.log(at["penalty"])[None, :])
     assert curve.edges == ("penalty high",)
-    assert len(curve.penalties.values) == 3 + 4 * 2
+    assert len(curve.axes["penalty"].values) == 3 + 4 * 2
 
 
 def test_what_is_given_is_not_searched():
     curve = run(bowl(1.0, 50.0), penalties=Axis.fixed(3.0))
-    assert curve.penalty == 3.0
+    assert curve.chosen["penalty"] == 3.0
     assert curve.edges == ()
     assert "penalties" not in curve.to_facts()
 
@@ -73,13 +82,37 @@ def test_what_is_given_is_not_searched():
 def test_equal_scores_go_to_the_larger_penalty_then_weight():
     weights = Axis((1.0, 2.0), 1.0, 2.0)
     penalties = Axis((0.1, 1.0, 10.0), 0.1, 10.0)
-    curve = run(lambda w, p: np.zeros((len(w), len(p))), weights, penalties)
-    assert (curve.weight, curve.penalty) == (2.0, 10.0)
+    curve = run(lambda at: np.zeros((2, 3)), weights, penalties)
+    assert (curve.chosen["weight"], curve.chosen["penalty"]) == (2.0, 10.0)
+
+
+def test_of_equal_scores_the_fewest_components_count_whatever_the_order_of_the_axes():
+    axes = {
+        "components": Axis((1.0, 2.0), searched=False),
+        "gamma": Axis((1.0, 2.0)),
+        "penalty": Axis((1.0, 2.0)),
+    }
+    scores = np.array([[[0.5, 0.5], [0.5, 0.4]], [[0.5, 0.5], [0.5, 0.4]]])
+    surface = Surface("test", axes, scores, 1, 1)
+    assert surface.chosen == {"components": 1.0, "gamma": 1.0, "penalty": 2.0}
+    # The numbers of components are listed, and are no grid that could end too early.
+    assert surface.to_facts()["components"] == [1.0, 2.0]
+    assert set(surface.searched) == {"gamma", "penalty"}
+    assert surface.edges == ("gamma low", "penalty high")
+
+
+@pytest.mark.parametrize(("alone", "weight"), [(0.4, 2.0), (0.5, np.inf), (0.6, np.inf)])
+def test_the_prototypes_alone_are_an_alternative_to_every_weight(alone, weight):
+    axes = {"weight": Axis((1.0, 2.0))}
+    surface = Surface("test", axes, np.array([0.3, 0.5]), 1, 1, alone=alone)
+    assert surface.chosen == {"weight": weight}
+    assert surface.score == max(0.5, alone)
+    assert surface.edges == (("weight high",) if alone < 0.5 else ())
 
 
 def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(SettingError, match="Check the rows for NaN"):
-        run(lambda w, p: np.full((len(w), len(p)), np.nan), penalties=Axis((1.0,)))
+        run(lambda at: np.full((1, 1), np.nan), penalties=Axis((1.0,)))
 
 
 def test_the_default_grid_is_round():

@@ -6,7 +6,7 @@ from sklearn.kernel_ridge import KernelRidge
 
 from fitters import Pairs, SideTransform, fit_alignment
 from fitters.errors import PairsError, SettingError
-from fitters.select.grid import Axis, Surface, explore, folds_by_group
+from fitters.select.grid import Axis, folds_by_group, search
 from fitters.select.kernel import VALIDATIONS, choose_mass, cross_validate_kernel
 from tests.assertions import assert_close
 from tests.oracles import reciprocal_rank_of_text
@@ -50,28 +50,21 @@ def by_refitting(real, prototypes, folds, gamma, alpha, mass, criterion):
 
 
 @pytest.mark.parametrize("criterion", VALIDATIONS)
-@pytest.mark.parametrize("mixed", [False, True])
-def test_the_surface_is_that_of_refitting_every_fold(criterion, mixed, sources, rng):
-    prototypes, real = sources
+def test_the_surface_is_that_of_refitting_every_fold(criterion, sources, rng):
+    _, real = sources
     folds = folds_by_group(real.groups, 3, rng)
     surface = cross_validate_kernel(
         real=real,
         folds=folds,
-        prototypes=prototypes if mixed else None,
         gammas=Axis((0.3, 1.2), 0.3, 1.2),
         penalties=Axis((0.05, 0.5), 0.05, 0.5),
-        weights=Axis((0.1, 3.0), 0.1, 3.0),
         criterion=criterion,
-        rng=rng,
     )
-    assert surface.scores.shape == ((2, 2, 2) if mixed else (2, 1, 2))
+    assert surface.scores.shape == (2, 2)
     for i, alpha in enumerate(surface.axes["penalty"].values):
-        for j, mass in enumerate(surface.axes["weight"].values):
-            for k, gamma in enumerate(surface.axes["gamma"].values):
-                of_rows = by_refitting(
-                    real, prototypes if mixed else None, folds, gamma, alpha, mass, criterion
-                )
-                assert surface.scores[i, j, k] == pytest.approx(of_rows.mean(), abs=2e-5)
+        for j, gamma in enumerate(surface.axes["gamma"].values):
+            of_rows = by_refitting(real, None, folds, gamma, alpha, 1.0, criterion)
+            assert surface.scores[i, j] == pytest.approx(of_rows.mean(), abs=2e-5)
 
 
 def test_landmarks_stand_for_many_prototypes(sources, rng, monkeypatch):
@@ -79,12 +72,12 @@ def test_landmarks_stand_for_many_prototypes(sources, rng, monkeypatch):
     folds = folds_by_group(real.groups, 3, rng)
 
     def scores():
-        return cross_validate_kernel(
-            real=real,
-            folds=folds,
-            prototypes=prototypes,
-            gammas=Axis((0.3, 1.2), 0.3, 1.2),
-            penalties=Axis((0.05, 0.5), 0.05, 0.5),
+        return choose_mass(
+            prototypes,
+            real,
+            folds,
+            gamma=0.7,
+            penalty=0.2,
             weights=Axis((0.1, 3.0), 0.1, 3.0),
             criterion="squared",
             rng=np.random.default_rng(0),
@@ -99,35 +92,19 @@ def test_landmarks_stand_for_many_prototypes(sources, rng, monkeypatch):
     assert 0 < np.abs(fewer - exact).max() < 0.2 * np.abs(exact).max()
 
 
-def surface_of(scores, errors, rule):
-    axes = {"penalty": Axis((1.0, 2.0)), "weight": Axis((1.0, 2.0, 3.0))}
-    return Surface("s", axes, np.array(scores), np.array(errors), 9, 3, rule)
-
-
-def test_one_standard_error_prefers_the_largest_weight_by_hand():
-    scores = [[0.50, 0.47, 0.30], [0.40, 0.48, 0.44]]
-    errors = [[0.05, 0.01, 0.01], [0.01, 0.01, 0.01]]
-    best = surface_of(scores, errors, "best")
-    assert best.chosen == {"penalty": 1.0, "weight": 1.0}
-    assert best.edges == ("penalty low", "weight low")
-    # 0.45 and above are within one error: weights 1 and 2; of those of weight 2, 0.48.
-    assert surface_of(scores, errors, "one-se").chosen == {"penalty": 2.0, "weight": 2.0}
-
-
 def test_the_grid_follows_its_best_point_and_stops_where_it_may_not_go():
     seen = []
 
     def evaluate(at):
         seen.append({name: tuple(values) for name, values in at.items()})
         penalty, gamma = np.meshgrid(at["penalty"], at["gamma"], indexing="ij")
-        score = -((np.log10(penalty) - 3) ** 2) - np.log2(gamma)
-        return score, np.zeros_like(score)
+        return -((np.log10(penalty) - 3) ** 2) - np.log2(gamma)
 
     axes = {
         "penalty": Axis((1.0, 10.0), lowest=0.1, highest=1e9),
         "gamma": Axis((1.0, 2.0), lowest=0.25),
     }
-    surface = explore(evaluate, axes, criterion="s", n_queries=1, n_folds=1)
+    surface = search(evaluate, axes, criterion="s", n_queries=1, n_folds=1)
     assert surface.chosen == pytest.approx({"penalty": 1e3, "gamma": 0.25})
     assert surface.edges == ("gamma low",)
     points = [(p, g) for at in seen for p in at["penalty"] for g in at["gamma"]]
@@ -138,14 +115,12 @@ def test_what_cannot_be_validated_is_refused(sources, rng):
     _, real = sources
     folds = folds_by_group(real.groups, 3, rng)
     with pytest.raises(SettingError, match="criterion must be one of mrr"):
-        cross_validate_kernel(real=real, folds=folds, criterion="luck", rng=rng)
+        cross_validate_kernel(real=real, folds=folds, criterion="luck")
     with pytest.raises(PairsError, match="one entry a pair"):
-        cross_validate_kernel(real=real, folds=folds[1:], rng=rng)
+        cross_validate_kernel(real=real, folds=folds[1:])
     nothing = Pairs(real.x, real.y, real.groups, np.arange(real.n, dtype=float))
     with pytest.raises(PairsError, match="weight 0"):
-        cross_validate_kernel(real=nothing, folds=folds, rng=rng)
-    with pytest.raises(SettingError, match="rule must be"):
-        cross_validate_kernel(real=real, folds=folds, rule="two-se", rng=rng)
+        cross_validate_kernel(real=nothing, folds=folds)
 
 
 @pytest.mark.parametrize("criterion", ["mrr", "top-1", "cosine", "squared"])
@@ -158,18 +133,18 @@ def test_the_curve_of_the_mass_is_that_of_refitting_at_the_prototypes_penalty(
         prototypes, real, folds, gamma=0.7, penalty=0.2, weights=Axis((0.1, 1.0, 5.0), 0.1, 5.0),
         criterion=criterion, rng=rng,
     )  # fmt: skip
-    for i, mass in enumerate(curve.surface.axes["weight"].values):
+    for i, mass in enumerate(curve.axes["weight"].values):
         # alpha / mass stays the penalty of the prototypes.
         of_rows = by_refitting(real, prototypes, folds, 0.7, 0.2 * mass, mass, criterion)
-        assert curve.surface.scores[i] == pytest.approx(of_rows.mean(), abs=2e-5)
+        assert curve.scores[i] == pytest.approx(of_rows.mean(), abs=2e-5)
     nobody = Pairs(real.x, real.y, real.groups, np.full(real.n, 1e-12))
     alone = by_refitting(nobody, prototypes, folds, 0.7, 0.2, 1.0, criterion)
     assert curve.alone == pytest.approx(alone.mean(), abs=2e-5)
-    best = curve.surface.scores.max()
-    assert np.isinf(curve.weight) == (curve.alone >= best)
+    best = curve.scores.max()
+    assert np.isinf(curve.chosen["weight"]) == (curve.alone >= best) == (not curve.uses_real)
     facts = curve.to_facts()
     assert facts["score"] == max(best, curve.alone)
-    assert facts["prototypes_alone"] == {"score": curve.alone, "error": curve.alone_error}
+    assert facts["prototypes_alone"] == {"score": curve.alone}
 
 
 def test_real_pairs_that_do_not_help_are_not_used(make_world):
@@ -196,5 +171,3 @@ def test_real_pairs_that_do_not_help_are_not_used(make_world):
     best = np.unravel_index(np.argmax(at["scores"]), np.shape(at["scores"]))
     assert given.facts["choice"]["penalty"] == 2.0 * at["penalties"][best[0]]
     assert given.aligner.alpha == given.facts["choice"]["penalty"]
-    with pytest.raises(SettingError, match="reading must be one of anchored"):
-        fitted(real=real, reading="luck")

@@ -146,9 +146,9 @@ def test_the_penalty_of_prototypes_alone_is_by_left_out_names(make_world):
         rows = Pairs(by_hand(head.x, head.x), by_hand(head.y, head.y), head.groups)
         curve = leave_one_group_out(rows, direction=direction)
         choice = alignment.facts["choice"]
-        assert choice["penalty"] == curve.penalty == alignment.aligner.alpha
+        assert choice["penalty"] == curve.chosen["penalty"] == alignment.aligner.alpha
         assert_close(choice["scores"], curve.scores)
-        assert choice["penalties"] == list(curve.penalties.values)
+        assert choice["penalties"] == list(curve.axes["penalty"].values)
         assert "mix" not in choice
         assert choice["n_folds"] == 60
 
@@ -166,7 +166,7 @@ def test_with_real_pairs_the_choice_is_by_their_folds(method, make_world):
         direction="x->y" if method == "ridge-x2y" else "y->x",
     )
     choice = alignment.facts["choice"]
-    assert choice["mix"] == curve.weight
+    assert choice["mix"] == curve.chosen["weight"]
     assert_close(choice["scores"], curve.scores)
     assert choice["edges"] == list(curve.edges)
     assert ("penalty" in choice) == (method != "procrustes")

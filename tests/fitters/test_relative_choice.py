@@ -119,7 +119,8 @@ def test_the_recipe_keeps_what_was_chosen_with_its_curve_and_edges(sources, make
         "asif", prototypes=given[0], real=given[1], top_k=7, power="auto",
         rng=np.random.default_rng(0),
     )  # fmt: skip
-    assert one.facts["choice"]["top_ks"] == [7.0]
+    assert one.facts["choice"]["top_k"] == 7
+    assert len(one.facts["choice"]["scores"]) == 1
 
 
 def test_published_settings_stay_the_default_and_wrong_ones_are_refused(world, rng):

@@ -196,7 +196,7 @@ def test_leave_one_group_out_keeps_the_curve_of_the_right_direction(direction, c
     unit_alpha = np.sum(weight[:, None] * a * a) / a.shape[1]
     left_out = LeftOut(a, b, names, weight)
     score = left_out.mean_cosine if criterion == "cosine" else left_out.mean_reciprocal_rank
-    for penalty, found in zip(curve.penalties.values, curve.scores[0], strict=True):
+    for penalty, found in zip(curve.axes["penalty"].values, curve.scores[0], strict=True):
         assert found == pytest.approx(score(penalty * unit_alpha), abs=1e-12)
     assert curve.scores.max() == curve.scores[0, curve.best[1]]
     assert (curve.n_queries, curve.n_folds) == (40, 20)
@@ -215,7 +215,7 @@ def test_centred_rows_must_not_leak_through_their_sum(rng):
     head, texts = rng.standard_normal((20, 30)), rng.standard_normal((20, 5))
     pairs = Pairs(head - head.mean(axis=0), texts - texts.mean(axis=0))
     curve = leave_one_group_out(pairs, direction="x->y")
-    assert min(curve.penalties.values) >= LOWEST_DUAL * 0.99
+    assert min(curve.axes["penalty"].values) >= LOWEST_DUAL * 0.99
     leak = LeftOut(pairs.x, pairs.y, np.arange(20), np.ones(20))
     assert leak.mean_cosine(1e-9 * leak.mean_square) > 0.99
 
@@ -287,10 +287,10 @@ def test_the_curve_is_what_refitting_gives(
         penalties=Axis((0.01, 0.5, 20.0), 0.01, 20.0),
         weights=Axis((0.1, 1.0, 10.0), 0.1, 10.0),
     )
-    assert len(curve.weights.values) == (3 if with_prototypes else 1)
-    assert len(curve.penalties.values) == (3 if method == "ridge" else 1)
-    for i, weight in enumerate(curve.weights.values):
-        for j, penalty in enumerate(curve.penalties.values):
+    assert len(curve.axes["weight"].values) == (3 if with_prototypes else 1)
+    assert len(curve.axes["penalty"].values) == (3 if method == "ridge" else 1)
+    for i, weight in enumerate(curve.axes["weight"].values):
+        for j, penalty in enumerate(curve.axes["penalty"].values):
             expected = refit_and_rank(method, direction, prototypes, real, folds, weight, penalty)
             assert curve.scores[i, j] == pytest.approx(expected, abs=1e-9), (weight, penalty)
 
