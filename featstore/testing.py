@@ -9,7 +9,7 @@ torch; pictures need Pillow.
     keys = toy_store(tmp_path / "store")
     images = open_store(tmp_path / "store").view(keys["image"])
 
-    items = item_table({"item_id": ["birds/0", "birds/1"], "split": ["train", "test"]})
+    items = item_table(["birds/0", "birds/1"], split=["train", "test"])
     key = write_set(tmp_path / "store", np.eye(2), items)
 """
 
@@ -31,24 +31,29 @@ __all__ = ["item_table", "toy_manifest", "toy_store", "write_set"]
 
 
 def item_table(
-    data: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]], kind: str = "image"
+    items: Sequence[str] | Sequence[Mapping[str, Any]],
+    kind: str = "image",
+    **columns: Sequence[Any],
 ) -> pl.DataFrame:
     """Return a whole item table of what is known of some items.
 
     Parameters
     ----------
-    data : mapping or sequence of mappings
-        Columns, or rows: ``item_id`` and any of ``featstore.manifest.ITEM_SCHEMA``. What is not
-        given is null; further columns are kept.
+    items : sequence of str or of mappings
+        Their ids, or a row of each: ``item_id`` and any of ``featstore.manifest.ITEM_SCHEMA``.
     kind : str
-        Of all items, unless `data` says it.
+        Of all items, unless the rows say it.
+    **columns
+        Further values, n of each. What is not given is null; columns of other names are kept.
 
     Raises
     ------
     ManifestError
         If there is no ``item_id``, or a column has another type.
     """
-    return conform_items(pl.DataFrame(data, infer_schema_length=None), kind)
+    rows = [{"item_id": item} if isinstance(item, str) else item for item in items]
+    table = pl.DataFrame(rows, infer_schema_length=None)
+    return conform_items(table.with_columns(**{k: pl.Series(v) for k, v in columns.items()}), kind)
 
 
 def write_set(
@@ -62,6 +67,8 @@ def write_set(
     space: Mapping[str, Any] | None = None,
     bias: ArrayLike | None = None,
     failures: Mapping[str, str] | None = None,
+    golden: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
     sealed: bool = False,
     **options: Any,
 ) -> str:
@@ -83,6 +90,8 @@ def write_set(
         Of a classification head.
     failures : mapping, optional
         Item id -> why it has no embedding.
+    golden, run : mapping, optional
+        Golden vectors, and facts of the run that wrote the set.
     sealed : bool
         True leaves the files read-only, as an extraction does; otherwise a test can damage them.
     **options
@@ -104,7 +113,7 @@ def write_set(
             own = set(items["item_id"][where.start : where.stop])
             failed = {item: why for item, why in (failures or {}).items() if item in own}
             writer.write_block(block, table[where], failed)
-        writer.finish(bias=None if bias is None else np.asarray(bias), run={"note": "test"})
+        writer.finish(bias=None if bias is None else np.asarray(bias), golden=golden, run=run)
     for path in () if sealed else folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             path.chmod(path.stat().st_mode | 0o200)

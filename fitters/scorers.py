@@ -34,7 +34,9 @@ def plain(queries: Projection, gallery: Projection) -> tuple[Projection, Project
     return queries, gallery
 
 
-def csls(queries: Projection, gallery: Projection, *, k: int = 10) -> tuple[Projection, Projection]:
+def csls(
+    queries: Projection, gallery: Projection, *, k: int = 10, block_scores: int = BLOCK_SCORES
+) -> tuple[Projection, Projection]:
     """Correct by cross-domain similarity local scaling: 2 s(x, y) − r(x) − r(y).
 
     r(x) is the mean score of x with its `k` best gallery items, r(y) that of y with its `k` best
@@ -47,6 +49,8 @@ def csls(queries: Projection, gallery: Projection, *, k: int = 10) -> tuple[Proj
         a score depends on what else is asked.
     k : int
         At most the number of items there are.
+    block_scores : int
+        Scores that are held at once.
 
     Returns
     -------
@@ -61,7 +65,8 @@ def csls(queries: Projection, gallery: Projection, *, k: int = 10) -> tuple[Proj
     if k < 1:
         msg = f"CSLS averages over at least 1 neighbour. Got k={k}."
         raise SettingError(msg)
-    of_queries, of_gallery = _mean_of_best(queries, gallery, k), _mean_of_best(gallery, queries, k)
+    of_queries = _mean_of_best(queries, gallery, k, block_scores)
+    of_gallery = _mean_of_best(gallery, queries, k, block_scores)
     ones = np.ones_like
     return (
         _beside(2.0 * queries, -of_queries, ones(of_queries)),
@@ -70,7 +75,11 @@ def csls(queries: Projection, gallery: Projection, *, k: int = 10) -> tuple[Proj
 
 
 def inverted_softmax(
-    queries: Projection, gallery: Projection, *, temperature: float = 1 / 30
+    queries: Projection,
+    gallery: Projection,
+    *,
+    temperature: float = 1 / 30,
+    block_scores: int = BLOCK_SCORES,
 ) -> tuple[Projection, Projection]:
     """Correct by the inverted softmax: how much of a gallery item's mass goes to this query.
 
@@ -83,6 +92,8 @@ def inverted_softmax(
         All queries and the whole gallery.
     temperature : float
         Above 0. The smaller, the more a gallery item answers to its best query alone.
+    block_scores : int
+        Scores that are held at once.
 
     Returns
     -------
@@ -98,7 +109,7 @@ def inverted_softmax(
         msg = f"A temperature is a finite number above 0. Got {temperature}."
         raise SettingError(msg)
     mass = np.concatenate(
-        [logsumexp(scores / temperature, axis=1) for scores in _blocks(gallery, queries)]
+        [logsumexp(s / temperature, axis=1) for s in _blocks(gallery, queries, block_scores)]
     )
     return _beside(queries, np.ones(queries.shape[0])), _beside(gallery, -temperature * mass)
 
@@ -127,19 +138,20 @@ def _check(queries: Projection, gallery: Projection) -> None:
         raise PairsError(msg)
 
 
-def _blocks(left: Projection, right: Projection) -> Any:
+def _blocks(left: Projection, right: Projection, block_scores: int) -> Any:
     """Yield the scores of blocks of rows of `left` with all of `right`, dense float64."""
-    rows = max(1, BLOCK_SCORES // right.shape[0])
+    rows = max(1, block_scores // right.shape[0])
     for start in range(0, left.shape[0], rows):
         scores = left[start : start + rows] @ right.T
         yield np.asarray(scores.toarray() if issparse(scores) else scores, dtype=np.float64)
 
 
-def _mean_of_best(left: Projection, right: Projection, k: int) -> Matrix:
+def _mean_of_best(left: Projection, right: Projection, k: int, block_scores: int) -> Matrix:
     """Return the mean of the k best scores of each row of `left`, shape (n,)."""
     k = min(k, right.shape[0])
+    blocks = _blocks(left, right, block_scores)
     return np.concatenate(
-        [np.partition(scores, -k, axis=1)[:, -k:].mean(axis=1) for scores in _blocks(left, right)]
+        [np.partition(scores, -k, axis=1)[:, -k:].mean(axis=1) for scores in blocks]
     )
 
 

@@ -197,14 +197,13 @@ def spectrum_summary(values: NDArray[np.float64]) -> dict[str, float]:
     }
 
 
-# Scores held at once: 32 MiB.
-BLOCK_SCORES = 8_000_000
-
-
-def nearest_rows(rows: NDArray[np.floating[Any]], k: int) -> NDArray[np.int64]:
+def nearest_rows(
+    rows: NDArray[np.floating[Any]], k: int, *, block_scores: int = 8_000_000
+) -> NDArray[np.int64]:
     """Return the k nearest other rows of every row by cosine, nearest first, shape (n, k).
 
-    At equal cosine the lower position comes first.
+    At equal cosine the lower position comes first. At most `block_scores` scores are held at once:
+    32 MiB.
 
     Raises
     ------
@@ -217,7 +216,7 @@ def nearest_rows(rows: NDArray[np.floating[Any]], k: int) -> NDArray[np.int64]:
         msg = f"{k} neighbours of a row need at least {k + 1} rows; got {n:,}."
         raise MetricError(msg)
     none_relevant = np.full(n, -1), np.zeros(n, dtype=np.int64)
-    size = max(1, BLOCK_SCORES // n)
+    size = max(1, block_scores // n)
     equal = EqualColumns.of(unit)
     found = []
     for start in range(0, n, size):

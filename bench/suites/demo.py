@@ -14,21 +14,22 @@ weights help, random and shuffled rows do not, and a broken protocol shows in se
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
 from bench.protocol import held_out_split
 from bench.runs import Run
 from bench.statistics import ENOUGH_CONTROLS
+from featstore.errors import AlreadyFinishedError
 from featstore.identity import sha256_hex
 from featstore.store.store import FeatureStore, SetInfo
-from featstore.store.writer import SetWriter
+from featstore.testing import item_table, write_set
 
 
 @dataclass(frozen=True)
@@ -270,19 +271,6 @@ _N_CLASSES, _N_IMAGES, _N_HEAD = 40, 72, 120
 _LATENT, _IMAGE_DIM, _TEXT_DIM = 6, 24, 16
 _TEMPLATES = {"none": "{}", "photo": "a photo of a {}"}
 
-_SCHEMA = {
-    "item_id": pl.String,
-    "kind": pl.String,
-    "uri": pl.String,
-    "text": pl.String,
-    "parent_id": pl.String,
-    "class_id": pl.String,
-    "variant": pl.String,
-    "template_id": pl.String,
-    "split": pl.String,
-    "content_sha256": pl.String,
-}
-
 
 def smoke_runs(store: FeatureStore, *, limit: int | None = None) -> list[Run]:
     """Return the runs of the smoke suite on the store of `create_smoke_store`."""
@@ -320,42 +308,27 @@ def create_smoke_store(root: Path) -> None:
     own_ids = [class_ids[c] for c in owner]
     _write(
         root, DATASET, "image", IMAGE_ENCODER, view(classes[owner], to_image, 0.8) + 1.0,
-        _items("image", images, class_id=own_ids, uri=[f"{i}.png" for i in images]),
+        images, class_id=own_ids, uri=[f"{i}.png" for i in images],
     )  # fmt: skip
     _write(
         root, DATASET, "caption", TEXT_ENCODER, view(classes[owner], to_text, 0.2),
-        _items(
-            "caption", [f"{i}#en" for i in images], class_id=own_ids, parent_id=images,
-            variant=["en"] * _N_IMAGES, text=[f"This is {c}." for c in own_ids],
-        ),
+        [f"{i}#en" for i in images], class_id=own_ids, parent_id=images,
+        variant=["en"] * _N_IMAGES, text=[f"This is {c}." for c in own_ids],
     )  # fmt: skip
     for dataset, ids, latent in ((DATASET, class_ids, classes), (LABEL_SET, head_ids, head)):
         prompts = [(c, t) for c in range(len(ids)) for t in _TEMPLATES]
         rows = view(latent[[c for c, _ in prompts]], to_text, 0.1)
         _write(
             root, dataset, "class_name", TEXT_ENCODER, rows,
-            _items(
-                "class_name", [f"{ids[c]}#name#{t}" for c, t in prompts],
-                class_id=[ids[c] for c, _ in prompts], variant=["name"] * len(prompts),
-                template_id=[t for _, t in prompts],
-                text=[_TEMPLATES[t].format(ids[c].rsplit("/", 1)[1]) for c, t in prompts],
-            ),
+            [f"{ids[c]}#name#{t}" for c, t in prompts], class_id=[ids[c] for c, _ in prompts],
+            variant=["name"] * len(prompts), template_id=[t for _, t in prompts],
+            text=[_TEMPLATES[t].format(ids[c].rsplit("/", 1)[1]) for c, t in prompts],
         )  # fmt: skip
     _write(
         root, LABEL_SET, "head_weight", IMAGE_ENCODER, view(head, to_image, 0.2),
-        _items("head_weight", [f"{c}#head" for c in head_ids], class_id=head_ids),
+        [f"{c}#head" for c in head_ids], class_id=head_ids,
         bias=np.zeros(_N_HEAD, dtype=np.float32),
     )  # fmt: skip
-
-
-def _items(kind: str, ids: list[str], **columns: list[str]) -> pl.DataFrame:
-    rows = {name: columns.get(name, [None] * len(ids)) for name in _SCHEMA}
-    rows |= {
-        "item_id": ids,
-        "kind": [kind] * len(ids),
-        "content_sha256": [sha256_hex(item.encode()) for item in ids],
-    }
-    return pl.DataFrame(rows, schema=_SCHEMA)
 
 
 def _write(
@@ -364,23 +337,16 @@ def _write(
     kind: str,
     encoder: str,
     rows: NDArray[np.float32],
-    items: pl.DataFrame,
+    ids: list[str],
     *,
     bias: NDArray[np.float32] | None = None,
+    **columns: list[str],
 ) -> None:
-    writer = SetWriter(
-        root,
-        dataset=dataset,
-        kind=kind,
-        encoder=encoder,
-        space={"name": encoder, "seed": _SEED},
-        items=items,
-        dim=rows.shape[1],
-        dtype="float32",
-    )
-    if (writer.directory / "zarr.json").exists():
-        return
-    with writer:
-        for block in writer.pending():
-            writer.write_block(block, rows[writer.layout.block_slice(block)])
-        writer.finish(bias=bias)
+    """Write one set, unless it is there."""
+    contents = [sha256_hex(item.encode()) for item in ids]
+    with suppress(AlreadyFinishedError):
+        write_set(
+            root, rows, item_table(ids, kind, content_sha256=contents, **columns), dataset=dataset,
+            kind=kind, encoder=encoder, space={"name": encoder, "seed": _SEED}, bias=bias,
+            sealed=True,
+        )  # fmt: skip

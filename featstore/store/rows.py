@@ -124,24 +124,36 @@ def decode(stored: np.ndarray, dtype: str, out: np.ndarray) -> np.ndarray:
 Mode = Literal["auto", "map", "segments", "pread", "zarr"]
 MODES: tuple[str, ...] = get_args(Mode)
 
-#: Files that the segmented reader keeps mapped.
-MAPPED_FILES = 256
 
-#: Fewer rows than this are read as they come, cold or not.
-COLD_ROWS = 256
+@dataclass(frozen=True)
+class Tuning:
+    """How scattered rows are read; none of it changes what they return."""
 
-#: A row that takes longer than this was not in memory (one in memory takes a few µs).
-COLD_SECONDS = 30e-6
+    mapped_files: int = 256
+    """Files that the segmented reader keeps mapped."""
 
-#: Ranges of rows nearer than this are read as one.
-GAP_BYTES = 16 * 2**10
+    cold_rows: int = 256
+    """Fewer rows than this are read as they come, cold or not."""
 
-#: Bytes that one read takes at most.
-READ_BYTES = 8 * 2**20
+    cold_seconds: float = 30e-6
+    """A row that takes longer than this was not in memory (one in memory takes a few µs)."""
+
+    gap_bytes: int = 16 * 2**10
+    """Ranges of rows nearer than this are read as one."""
+
+    read_bytes: int = 8 * 2**20
+    """Bytes that one read takes at most."""
+
+
+TUNED = Tuning()
 
 
 def open_rows(
-    directory: Path, layout: ArrayLayout, mode: Mode = "auto", open_file: OpenFile | None = None
+    directory: Path,
+    layout: ArrayLayout,
+    mode: Mode = "auto",
+    open_file: OpenFile | None = None,
+    tuning: Tuning = TUNED,
 ) -> RowSource:
     """Open the array in `directory` for reading.
 
@@ -155,6 +167,8 @@ def open_rows(
         ``"auto"`` is ``"map"``, or ``"segments"`` where that is impossible.
     open_file : callable, optional
         Opens data files that lie elsewhere than in `directory`; not for ``"zarr"``.
+    tuning : Tuning
+        How scattered rows are read.
 
     Raises
     ------
@@ -165,29 +179,34 @@ def open_rows(
     """
     if mode == "auto":
         try:
-            return MappedRows(directory, layout, open_file)
+            return MappedRows(directory, layout, open_file, tuning)
         except MappingUnavailableError:
-            return SegmentedRows(directory, layout, open_file)
+            return SegmentedRows(directory, layout, open_file, tuning)
     kinds: dict[str, type[_FileRows]] = {
         "map": MappedRows,
         "segments": SegmentedRows,
         "pread": PreadRows,
         "zarr": ZarrRows,
     }
-    return kinds[mode](directory, layout, open_file)
+    return kinds[mode](directory, layout, open_file, tuning)
 
 
 class _FileRows(ABC):
     """What the readers share: an array's place and layout, its files checked."""
 
     def __init__(
-        self, directory: Path, layout: ArrayLayout, open_file: OpenFile | None = None
+        self,
+        directory: Path,
+        layout: ArrayLayout,
+        open_file: OpenFile | None = None,
+        tuning: Tuning = TUNED,
     ) -> None:
         if open_file is None:
             check_sizes(directory, layout)
         self._open_file = open_file or opened
         self._directory = directory
         self._layout = layout
+        self._tuning = tuning
         self._per_file = layout.shard_rows or layout.n
 
     @property
@@ -214,10 +233,15 @@ class MappedRows(_FileRows):
     """Rows of one mapped address range; see `featstore.store.mapping`."""
 
     def __init__(
-        self, directory: Path, layout: ArrayLayout, open_file: OpenFile | None = None
+        self,
+        directory: Path,
+        layout: ArrayLayout,
+        open_file: OpenFile | None = None,
+        tuning: Tuning = TUNED,
     ) -> None:
         self._directory = directory
         self._layout = layout
+        self._tuning = tuning
         self.array = map_array(directory, layout, open_file)
         self._address = self.array.ctypes.data
 
@@ -229,7 +253,7 @@ class MappedRows(_FileRows):
                 check_bounds(rows, self._layout.n)
             return self.array[first : last + 1]
         check_bounds(rows, self._layout.n)
-        if rows.size >= COLD_ROWS and self._is_cold(rows):
+        if rows.size >= self._tuning.cold_rows and self._is_cold(rows):
             return self._gather_cold(rows, self._new(rows, out))
         return gather(self.array, rows, out)
 
@@ -241,18 +265,19 @@ class MappedRows(_FileRows):
             return True
         started = time.perf_counter()
         gather(self.array, probe[:1])
-        return time.perf_counter() - started > COLD_SECONDS
+        return time.perf_counter() - started > self._tuning.cold_seconds
 
     def _gather_cold(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Gather in the order of the disk, after asking for all ranges at once."""
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
         row_bytes = self._layout.row_bytes
-        for part in _ranges(ordered, self._layout):
+        for part in _ranges(ordered, row_bytes, self._tuning):
             first, last = int(ordered[part.start]), int(ordered[part.stop - 1])
             advise_soon(self._address + first * row_bytes, (last - first + 1) * row_bytes)
-        for start in range(0, rows.size, COLD_ROWS):
-            window = slice(start, start + COLD_ROWS)
+        step = self._tuning.cold_rows
+        for start in range(0, rows.size, step):
+            window = slice(start, start + step)
             out[order[window]] = gather(self.array, ordered[window])
         return out
 
@@ -261,10 +286,14 @@ class SegmentedRows(_FileRows):
     """Rows of files that are mapped one by one, the latest of them kept."""
 
     def __init__(
-        self, directory: Path, layout: ArrayLayout, open_file: OpenFile | None = None
+        self,
+        directory: Path,
+        layout: ArrayLayout,
+        open_file: OpenFile | None = None,
+        tuning: Tuning = TUNED,
     ) -> None:
-        super().__init__(directory, layout, open_file)
-        self._segment = functools.lru_cache(maxsize=MAPPED_FILES)(self._map)
+        super().__init__(directory, layout, open_file, tuning)
+        self._segment = functools.lru_cache(maxsize=tuning.mapped_files)(self._map)
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the rows; consecutive ones of one file as a read-only view without a copy."""
@@ -307,7 +336,7 @@ class PreadRows(_FileRows):
                 return out
             order = np.argsort(rows, kind="stable")
             ordered = rows[order]
-            for part in _ranges(ordered, self._layout):
+            for part in _ranges(ordered, self._layout.row_bytes, self._tuning):
                 first = int(ordered[part.start])
                 wanted = ordered[part] - first
                 found = np.empty((int(wanted[-1]) + 1, self._layout.dim), dtype=out.dtype)
@@ -373,10 +402,10 @@ class ZarrRows(_FileRows):
         return out
 
 
-def _ranges(ordered: np.ndarray, layout: ArrayLayout) -> Iterator[slice]:
+def _ranges(ordered: np.ndarray, row_bytes: int, tuning: Tuning) -> Iterator[slice]:
     """Yield slices of ascending rows that lie near each other: each is one read."""
-    gap = max(1, GAP_BYTES // layout.row_bytes)
-    most = max(1, READ_BYTES // layout.row_bytes)
+    gap = max(1, tuning.gap_bytes // row_bytes)
+    most = max(1, tuning.read_bytes // row_bytes)
     breaks = np.flatnonzero(np.diff(ordered) > gap) + 1
     for start, stop in zip([0, *breaks], [*breaks, ordered.size], strict=True):
         while start < stop:

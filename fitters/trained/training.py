@@ -1,7 +1,8 @@
 """Train a head: batches, optimisers, schedule and the held-out score.
 
-What fits into `RESIDENT_BYTES` is read once and shuffled exactly. Of more, each epoch reads chunks
-of `CHUNK_ROWS` consecutive rows in random order, `POOL_CHUNKS` at a time, and shuffles those.
+What fits into `resident_bytes` of a `Stream` is read once and shuffled exactly. Of more, each epoch
+reads chunks of `chunk_rows` consecutive rows in random order, `pool_chunks` at a time, and shuffles
+those.
 
 `train` runs one stage after the other. An epoch is one pass over a stage's rows in a new order;
 after it, held-out pairs are scored, the state is written if it is time, and the caller is told.
@@ -63,11 +64,6 @@ def make_optimiser(
     cls = torch.optim.Adam if name == "adam" else torch.optim.AdamW
     pair = (0.9, 0.999) if betas is None else betas
     return cls(held, lr=rate, weight_decay=weight_decay, fused=True, betas=pair)
-
-
-CHUNK_ROWS = 4096
-POOL_CHUNKS = 16
-RESIDENT_BYTES = 2**30
 
 
 class PairSource(Protocol):
@@ -158,6 +154,15 @@ class Stream:
     """The rows of some sources, once an epoch, every order equally likely within a pool."""
 
     sources: Sequence[PairSource]
+    resident_bytes: int = 2**30
+    """Rows that take no more than this are read once and kept."""
+
+    chunk_rows: int = 4096
+    """Of more rows, this many consecutive ones are read at once …"""
+
+    pool_chunks: int = 16
+    """… and this many chunks are shuffled together."""
+
     _resident: Batch | None = field(default=None, repr=False)
 
     @property
@@ -184,18 +189,17 @@ class Stream:
 
     def _pools(self, generator: torch.Generator) -> Iterator[Batch]:
         size = sum(4 * source.n * (source.p + source.q) for source in self.sources)
-        if size <= RESIDENT_BYTES:
+        if size <= self.resident_bytes:
             if self._resident is None:
                 self._resident = join([read_batch(s, 0, s.n) for s in self.sources])
             yield self._resident
             return
-        chunks = [
-            (source, start) for source in self.sources for start in range(0, source.n, CHUNK_ROWS)
-        ]
+        step, at_once = self.chunk_rows, self.pool_chunks
+        chunks = [(source, start) for source in self.sources for start in range(0, source.n, step)]
         order = torch.randperm(len(chunks), generator=generator).tolist()
-        for first in range(0, len(order), POOL_CHUNKS):
-            picked = (chunks[number] for number in order[first : first + POOL_CHUNKS])
-            yield join([read_batch(s, at, min(at + CHUNK_ROWS, s.n)) for s, at in picked])
+        for first in range(0, len(order), at_once):
+            picked = (chunks[number] for number in order[first : first + at_once])
+            yield join([read_batch(s, at, min(at + step, s.n)) for s, at in picked])
 
 
 @dataclass(eq=False)

@@ -6,9 +6,8 @@ rows and texts are noisy linear views of them.
 
 import numpy as np
 
-from bench.suites.demo import _items
 from featstore.datasets import synsets_of
-from featstore.store.writer import SetWriter
+from featstore.testing import item_table, write_set
 
 LATENT, IMAGE_DIM, TEXT_DIM = 6, 20, 14
 BEIT21 = "timm:beit_base_patch16_224.in22k_ft_in22k"
@@ -56,14 +55,10 @@ class Builder:
         return (rows + noise * self.rng.standard_normal(rows.shape)).astype(np.float32)
 
     def write(self, dataset, kind, encoder, rows, items, **more):
-        writer = SetWriter(
-            self.root, dataset=dataset, kind=kind, encoder=encoder, space=space_of(encoder, kind),
-            items=items, dim=rows.shape[1], dtype="float32",
+        write_set(
+            self.root, rows, items, dataset=dataset, kind=kind, encoder=encoder,
+            space=space_of(encoder, kind), **more,
         )  # fmt: skip
-        with writer:
-            for block in writer.pending():
-                writer.write_block(block, rows[writer.layout.block_slice(block)])
-            writer.finish(**more)
 
     def images(self, dataset, encoder, n_classes, per_class, splits):
         """Labelled images: `per_class` of every class, the last `splits["test"]` of them test."""
@@ -73,8 +68,8 @@ class Builder:
         rows = self.view(self.classes(dataset, n_classes)[own], encoder, "image", 0.5)
         split = [splits[p] for p in place]
         ids = self.ids(dataset, n_classes)
-        items = _items(
-            "image", names, class_id=[ids[c] for c in own],
+        items = item_table(
+            names, "image", class_id=[ids[c] for c in own],
             uri=[f"{n}.png" for n in names], split=split,
         )  # fmt: skip
         self.write(dataset, "image", encoder, rows, items)
@@ -96,8 +91,8 @@ class Builder:
         rows = self.view(
             self.classes(dataset, n_classes)[[c for c, *_ in prompts]], encoder, "text", 0.1
         )
-        items = _items(
-            "class_name", [f"{ids[c]}#{variant}#{t}" for c, variant, t in prompts],
+        items = item_table(
+            [f"{ids[c]}#{variant}#{t}" for c, variant, t in prompts], "class_name",
             class_id=[ids[c] for c, *_ in prompts], variant=[v for _, v, _ in prompts],
             template_id=[t for *_, t in prompts],
             text=[ids[c] if t == "none" else f"{v} in {t} of a {ids[c]}" for c, v, t in prompts],
@@ -107,7 +102,7 @@ class Builder:
     def head(self, label_set, encoder, n_classes):
         ids = self.ids(label_set, n_classes)
         rows = self.view(self.classes(label_set, n_classes), encoder, "image", 0.2)
-        items = _items("head_weight", [f"{c}#head" for c in ids], class_id=ids)
+        items = item_table([f"{c}#head" for c in ids], "head_weight", class_id=ids)
         self.write(label_set, "head_weight", encoder, rows, items,
                    bias=np.zeros(n_classes, dtype=np.float32))  # fmt: skip
 
@@ -116,12 +111,12 @@ class Builder:
         latent = self.classes(dataset, n)
         names = [f"{dataset}/{i:04d}" for i in range(n)]
         split = ["test" if i < n_test else "val" if i % 5 == 0 else "train" for i in range(n)]
-        items = _items("image", names, uri=[f"{x}.jpg" for x in names], split=split)
+        items = item_table(names, "image", uri=[f"{x}.jpg" for x in names], split=split)
         self.write(dataset, "image", encoder, self.view(latent, encoder, "image", 0.4), items)
         owner = np.repeat(np.arange(n), captions)
         ids = [f"{names[i]}#{j}" for i in range(n) for j in range(captions)]
-        items = _items(
-            "caption", ids, parent_id=[names[i] for i in owner], text=[f"caption {i}" for i in ids],
+        items = item_table(
+            ids, "caption", parent_id=[names[i] for i in owner], text=[f"caption {i}" for i in ids],
             split=[split[i] for i in owner],
         )  # fmt: skip
         rows = self.view(latent[owner], text_encoder, "text", 0.4)

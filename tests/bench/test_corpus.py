@@ -6,9 +6,10 @@ import pytest
 
 from bench.corpus import read_corpus
 from bench.errors import ProtocolError
-from bench.suites.demo import _items, _write, create_smoke_store
+from bench.suites.demo import create_smoke_store
 from featstore import open_store
 from featstore.errors import EmptySelectionError, MisalignedItemsError, UnknownSetError
+from featstore.testing import item_table, write_set
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +55,22 @@ def test_head_rows_are_paired_with_their_own_names(store, run):
     assert len(set(head.groups)) == len(head.weight) == len(head.bias) == 120
 
 
+def space_of(root, kind):
+    """The space of a set of the smoke store."""
+    return open_store(root).info(f"smoke/{kind}/synthetic").attributes["space"]
+
+
 def test_classes_that_share_a_text_share_a_group(run, tmp_path):
     create_smoke_store(tmp_path)
     rng = np.random.default_rng(0)
     ids = [f"smokehead/class-{c:03d}" for c in range(120)]
-    items = _items(
-        "class_name", [f"{c}#name#none" for c in ids], class_id=ids, variant=["name"] * 120,
+    items = item_table(
+        [f"{c}#name#none" for c in ids], "class_name", class_id=ids, variant=["name"] * 120,
         template_id=["none"] * 120, text=[f"name {c // 2}" for c in range(120)],
     )  # fmt: skip
-    _write(
-        tmp_path, "twins", "class_name", "synthetic:text",
-        rng.normal(size=(120, 16)).astype(np.float32), items,
+    write_set(
+        tmp_path, rng.normal(size=(120, 16)).astype(np.float32), items, dataset="twins",
+        kind="class_name", encoder="synthetic:text", space=space_of(tmp_path, "class_name"),
     )  # fmt: skip
     store = open_store(tmp_path)
     info = store.info("twins/class_name/synthetic")
@@ -101,9 +107,9 @@ def test_captions_in_an_absent_language_are_refused(store, run):
 def test_a_head_of_another_model_is_refused(run, tmp_path):
     create_smoke_store(tmp_path)
     ids = [f"smokehead/class-{c:03d}" for c in range(120)]
-    _write(
-        tmp_path, "smokehead", "head_weight", "other:model",
-        np.ones((120, 24), dtype=np.float32), _items("head_weight", ids, class_id=ids),
+    write_set(
+        tmp_path, np.ones((120, 24)), item_table(ids, "head_weight", class_id=ids),
+        dataset="smokehead", kind="head_weight", encoder="other:model",
     )  # fmt: skip
     store = open_store(tmp_path)
     info = store.info("smokehead/head_weight/other")
@@ -126,7 +132,10 @@ def test_items_without_the_ids_that_the_protocol_needs_are_refused(
     view = open_store(tmp_path).view(f"smoke/{kind}/synthetic")
     encoder = view.encoder
     items = view.items.with_columns(pl.lit(None, dtype=pl.String).alias(column))
-    _write(tmp_path, "bare", kind, encoder, view.numpy(), items)
+    write_set(
+        tmp_path, view.numpy(), items, dataset="bare", kind=kind, encoder=encoder,
+        space=space_of(tmp_path, kind),
+    )  # fmt: skip
     store = open_store(tmp_path)
     info = store.info(f"bare/{kind}/synthetic")
     changed = replace(

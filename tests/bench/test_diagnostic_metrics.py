@@ -8,7 +8,6 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from bench.errors import MetricError
-from bench.metrics import geometry
 from bench.metrics.geometry import (
     _discriminant,
     biased_cka,
@@ -33,10 +32,9 @@ def unit(rows):
 
 
 @pytest.mark.parametrize("block", [7, 8_000_000])
-def test_nearest_rows_are_sklearns(rng, monkeypatch, block):
-    monkeypatch.setattr(geometry, "BLOCK_SCORES", block)
+def test_nearest_rows_are_sklearns(rng, block):
     rows = rng.normal(size=(700, 9))
-    found = nearest_rows(rows, 6)
+    found = nearest_rows(rows, 6, block_scores=block)
     theirs = NearestNeighbors(n_neighbors=7, metric="cosine").fit(rows).kneighbors(rows)[1]
     np.testing.assert_array_equal(found, theirs[:, 1:])
 

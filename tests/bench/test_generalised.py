@@ -17,11 +17,10 @@ from bench.corpus import Items, read_corpus
 from bench.errors import ProtocolError
 from bench.execution import execute
 from bench.options import Generalised, ZeroShot
-from bench.suites.demo import _items
 from bench.suites.single import TaskRequest, task_runs
 from bench.tasks.zero_shot import score_generalised, score_zero_shot
 from featstore import open_store
-from featstore.store.writer import SetWriter
+from featstore.testing import item_table, write_set
 from fitters import PRESETS
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -81,14 +80,7 @@ def test_it_is_zero_shot_with_both_kinds_told_apart(rng):
         np.testing.assert_array_equal(mine.ranks.rank, theirs.ranks.rank)
 
 
-def write_set(root, dataset, kind, space, rows, table, bias=None):
-    with SetWriter(
-        root, dataset=dataset, kind=kind, encoder=f"test:{space}", space={"name": space},
-        items=table, dim=rows.shape[1], dtype="float32",
-    ) as writer:  # fmt: skip
-        for block in writer.pending():
-            writer.write_block(block, rows[writer.layout.block_slice(block)].astype(np.float32))
-        writer.finish(bias=bias)
+PIXELS = {"name": "pixels"}
 
 
 @pytest.fixture(scope="module")
@@ -107,23 +99,25 @@ def digits_store(tmp_path_factory):
     known = np.isin(digits.target, seen)
     head = LogisticRegression(C=0.1, max_iter=500).fit(pixels[known], digits.target[known])
     ids = [f"digits/{n}" for n in numbers]
-    write_set(
-        root, "digits", "image", "pixels", pixels,
-        _items("image", [f"digits/{i:04d}" for i in range(len(pixels))],
-               class_id=[ids[n] for n in digits.target]),
-    )  # fmt: skip
+    shown = item_table(
+        [f"digits/{i:04d}" for i in range(len(pixels))], class_id=[ids[n] for n in digits.target]
+    )
+    write_set(root, pixels, shown, dataset="digits", encoder="test:pixels", space=PIXELS)
     for dataset, own in (("digits", numbers), ("known", seen)):
         classes = [f"{dataset}/{n}" for n in own]
+        named = item_table(
+            [f"{c}#none" for c in classes], "class_name", class_id=classes,
+            variant=["name"] * len(own), template_id=["none"] * len(own),
+            text=[WORDS[n] for n in own],
+        )  # fmt: skip
         write_set(
-            root, dataset, "class_name", "half", texts[own],
-            _items("class_name", [f"{c}#none" for c in classes], class_id=classes,
-                   variant=["name"] * len(own), template_id=["none"] * len(own),
-                   text=[WORDS[n] for n in own]),
+            root, texts[own], named, dataset=dataset, kind="class_name", encoder="test:half",
+            space={"name": "half"},
         )  # fmt: skip
     rows = [f"known/{n}" for n in seen]
     write_set(
-        root, "known", "head_weight", "pixels", head.coef_,
-        _items("head_weight", [f"{c}#head" for c in rows], class_id=rows),
+        root, head.coef_, item_table([f"{c}#head" for c in rows], "head_weight", class_id=rows),
+        dataset="known", kind="head_weight", encoder="test:pixels", space=PIXELS,
         bias=head.intercept_.astype(np.float32),
     )  # fmt: skip
     return root

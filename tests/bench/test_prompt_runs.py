@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -19,13 +20,13 @@ from bench.fits import Identity
 from bench.options import FewShot
 from bench.protocol import first_per_class, in_class_split
 from bench.scoring import open_prompt_side
-from bench.suites.demo import _items
 from bench.suites.single import TaskRequest, task_runs
 from bench.tasks.few_shot import _dense
 from featstore import open_store
 from featstore.encoders.open_clip_text import open_prompt_tower
 from featstore.encoders.registry import open_encoder
-from featstore.store.writer import SetWriter
+from featstore.parallel import Workers
+from featstore.testing import item_table, write_set
 from fitters.few_shot.learner import Shots
 from fitters.few_shot.prompt_learning import CoOp, Descent
 from tests.featstore.encoders.open_clip_models import build, known_to_open_clip, save_weights
@@ -47,16 +48,6 @@ def weights(tmp_path_factory):
     return save_weights("tiny-clip-long", tmp_path_factory.mktemp("oc") / "tiny.safetensors")
 
 
-def write_set(root, kind, encoder, space, rows, table):
-    with SetWriter(
-        root, dataset="digits", kind=kind, encoder=encoder, space=space, items=table,
-        dim=rows.shape[1], dtype="float32",
-    ) as writer:  # fmt: skip
-        for block in writer.pending():
-            writer.write_block(block, rows[writer.layout.block_slice(block)].astype(np.float32))
-        writer.finish()
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, weights):
     """The first digits and their names as both towers of one checkpoint see them."""
@@ -65,10 +56,8 @@ def store(tmp_path_factory, weights):
     ids = [f"digits/{n}" for n in range(10)]
     images = open_encoder(MODEL, kind="image", weights=weights)
     texts = open_encoder(MODEL, kind="class_name", weights=weights)
-    write_set(
-        root, "image", MODEL, images.space, rows,
-        _items("image", [f"digits/{i:03d}" for i in range(N)], class_id=[ids[n] for n in labels]),
-    )  # fmt: skip
+    shown = item_table([f"digits/{i:03d}" for i in range(N)], class_id=[ids[n] for n in labels])
+    write_set(root, rows, shown, dataset="digits", encoder=MODEL, space=images.space)
     for encoder, space, templates in (
         (MODEL, texts.space, TEMPLATES),
         ("st:other", {"family": "st", "name": "other"}, TEMPLATES),
@@ -76,13 +65,14 @@ def store(tmp_path_factory, weights):
     ):
         prompts = [(n, t) for n in range(10) for t in templates]
         written = [templates[t].format(WORDS[n]) for n, t in prompts]
+        items = item_table(
+            [f"{ids[n]}#{t}" for n, t in prompts], "class_name", text=written,
+            class_id=[ids[n] for n, _ in prompts], template_id=[t for _, t in prompts],
+            variant=["name"] * len(prompts),
+        )  # fmt: skip
         write_set(
-            root, "class_name", encoder, space, texts.encode(written),
-            _items(
-                "class_name", [f"{ids[n]}#{t}" for n, t in prompts], text=written,
-                class_id=[ids[n] for n, _ in prompts], template_id=[t for _, t in prompts],
-                variant=["name"] * len(prompts),
-            ),
+            root, texts.encode(written), items, dataset="digits", kind="class_name",
+            encoder=encoder, space=space,
         )  # fmt: skip
     assert load_digits().target[:N].tolist() == labels.tolist()
     return open_store(root)
@@ -164,7 +154,7 @@ def test_a_relative_path_of_the_weights_reaches_another_process(
         handed.extend(batches)
         return [work(batch) for batch in batches]
 
-    monkeypatch.setattr("bench.execution.run_tasks", in_this_process)
+    monkeypatch.setattr(Workers, "connected", lambda _: nullcontext(in_this_process))
     summary = run_all(runs, store.root, tmp_path / "results", jobs=2, weights=weights.name)
     assert (summary.new, bool(handed)) == (4, True)
 

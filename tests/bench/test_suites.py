@@ -1,10 +1,11 @@
 import pytest
 
 from bench.errors import ProtocolError, UnknownSuiteError
-from bench.suites.demo import _items, _write, create_smoke_store, demo_runs, find_sets, smoke_runs
+from bench.suites.demo import create_smoke_store, demo_runs, find_sets, smoke_runs
 from bench.suites.registry import SUITES, suite_named, with_texts
 from bench.suites.single import Grid, sweep_runs
 from featstore import open_store
+from featstore.testing import write_set
 
 
 def test_the_demo_is_the_protocol(smoke_store, monkeypatch):
@@ -69,7 +70,9 @@ def test_a_store_without_the_sets_says_how_to_make_them(smoke_store):
 def test_two_encoders_that_fit_are_ambiguous(tmp_path):
     create_smoke_store(tmp_path)
     view = open_store(tmp_path).view("smoke/class_name/synthetic")
-    _write(tmp_path, "smoke", "class_name", "other:text", view.numpy(), view.items)
+    write_set(
+        tmp_path, view.numpy(), view.items, dataset="smoke", kind="class_name", encoder="other:text"
+    )
     with pytest.raises(ProtocolError, match="2 sets that could be smoke/class_name"):
         smoke_runs(open_store(tmp_path))
 
@@ -77,7 +80,10 @@ def test_two_encoders_that_fit_are_ambiguous(tmp_path):
 def test_a_head_of_another_model_does_not_count(tmp_path):
     create_smoke_store(tmp_path)
     view = open_store(tmp_path).view("smokehead/head_weight/synthetic")
-    _write(tmp_path, "smokehead", "head_weight", "other:model", view.numpy(), view.items)
+    write_set(
+        tmp_path, view.numpy(), view.items, dataset="smokehead", kind="head_weight",
+        encoder="other:model",
+    )  # fmt: skip
     assert all("synthetic.image" in run.head_set for run in smoke_runs(open_store(tmp_path)))
 
 
@@ -86,12 +92,6 @@ def test_suites_by_name():
     assert suite_named("smoke").create_store is create_smoke_store
     with pytest.raises(UnknownSuiteError, match=r"smoke, paper\. Did you mean 'demo'"):
         suite_named("deom")
-
-
-def test_items_helper_fills_the_schema():
-    table = _items("image", ["a"], class_id=["c"])
-    assert table.row(0, named=True)["class_id"] == "c"
-    assert table["text"].null_count() == 1
 
 
 def test_a_suite_and_a_sweep_take_prompts_of_either_side(smoke_store):

@@ -23,12 +23,11 @@ from bench.options import (
     Retrieval,
     ZeroShot,
 )
-from bench.suites.demo import _items
 from bench.suites.single import TaskRequest, task_runs
 from featstore import open_store
 from featstore.errors import MisalignedItemsError
 from featstore.extraction.views import view_items
-from featstore.store.writer import SetWriter
+from featstore.testing import item_table, write_set
 
 SETS = {
     "images": "smoke/image/synthetic",
@@ -117,13 +116,10 @@ def store_with_views(smoke_store, tmp_path_factory):
     for dataset, given, kept in (
         ("smoke", space, n), ("lacking", space, n - 3), ("other", {"name": "x"}, n),
     ):  # fmt: skip
-        with SetWriter(
-            root, dataset=f"{dataset}.views3-seed0", kind="image", encoder="synthetic",
-            space=given, items=views.head(kept), dim=rows.shape[1], dtype="float32",
-        ) as writer:  # fmt: skip
-            for block in writer.pending():
-                writer.write_block(block, rows[:kept][writer.layout.block_slice(block)])
-            writer.finish()
+        write_set(
+            root, rows[:kept], views.head(kept), dataset=f"{dataset}.views3-seed0",
+            encoder="synthetic", space=given,
+        )  # fmt: skip
     return open_store(root)
 
 
@@ -205,21 +201,18 @@ def write_pair(root, pair_of_texts="checkpoint-1"):
     tower = {"family": "oc", "pair": "checkpoint-1"}
     sets = [
         ("image", tower | {"tower": "image"}, images,
-         _items("image", [f"d/{i:02d}" for i in range(45)], class_id=own, split=splits)),
+         item_table([f"d/{i:02d}" for i in range(45)], "image", class_id=own, split=splits)),
         ("class_name", tower | {"tower": "text", "pair": pair_of_texts}, names,
-         _items("class_name", [f"{i}#none" for i in ids], class_id=ids, template_id=["none"] * 9,
-                variant=["name"] * 9, text=ids)),
+         item_table([f"{i}#none" for i in ids], "class_name", class_id=ids,
+                    template_id=["none"] * 9, variant=["name"] * 9, text=ids)),
         ("head_weight", tower | {"tower": "image"}, 2.0 * names,
-         _items("head_weight", [f"{i}#head" for i in ids], class_id=ids)),
+         item_table([f"{i}#head" for i in ids], "head_weight", class_id=ids)),
     ]  # fmt: skip
     for kind, space, rows, table in sets:
-        with SetWriter(
-            root, dataset="d", kind=kind, encoder="oc:tiny", space=space, items=table,
-            dim=12, dtype="float32",
-        ) as writer:  # fmt: skip
-            for block in writer.pending():
-                writer.write_block(block, rows[writer.layout.block_slice(block)])
-            writer.finish(bias=np.zeros(9, np.float32) if kind == "head_weight" else None)
+        bias = np.zeros(9, np.float32) if kind == "head_weight" else None
+        write_set(
+            root, rows, table, dataset="d", kind=kind, encoder="oc:tiny", space=space, bias=bias
+        )
     return open_store(root), images, names, owner
 
 

@@ -17,6 +17,7 @@ from featstore.errors import AlreadyFinishedError
 from featstore.store.layout import SetKey
 from featstore.store.records import read_commit, read_pointer
 from featstore.store.writer import SetWriter, settle_set
+from featstore.testing import toy_manifest
 
 #: 16 KiB a row: shards of four rows, so that a small set has several data files.
 DIM = 4096
@@ -78,6 +79,12 @@ def write(
         settle_set(root, key_of(root, dataset, kind))
         return "reused"
     return "written"
+
+
+def pictures(root: Path, name: str, n: int) -> str:
+    """Make a manifest of n small pictures, one of which is no picture, and return its folder."""
+    sizes = [(5 + i, 6) for i in range(7)]
+    return str(toy_manifest(root, n, name=name, sizes=sizes, broken=[5], seed=n).root)
 
 
 def key_of(root: Path, dataset: str = "birds", kind: str = "image") -> SetKey:

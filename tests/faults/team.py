@@ -12,7 +12,6 @@ from featstore.store.gc import collect_garbage, make_store, remove_set
 from featstore.store.repair import rebuild_set
 from featstore.store.verify import verify_store
 from tests.faults import scenarios
-from tests.faults.pictures import make_manifest
 from tests.faults.trees import check_readable
 
 
@@ -23,7 +22,7 @@ def warm_up() -> None:
         scenarios.grow(Path(folder))
         read(Path(folder))
         maintain(Path(folder))
-        picture = make_manifest(Path(folder) / "manifest", "one", 9)
+        picture = scenarios.pictures(Path(folder) / "manifest", "one", 9)
         scenarios.extract(Path(folder) / "store", manifest=picture, thumbnails=True)
         scenarios.command(
             Path(folder), arguments=["import", "--help"], messages=f"{folder}/messages"

@@ -22,7 +22,6 @@ from featstore.store.lock import claim_set
 from featstore.store.verify import verify_store
 from tests.faults import scenarios
 from tests.faults.conftest import Children
-from tests.faults.pictures import make_manifest
 from tests.faults.trees import check_readable, litter, tree
 
 PROCESSES = 16
@@ -103,7 +102,7 @@ def test_sixteen_processes_that_do_not_wait(
 def test_sixteen_extractions_of_one_manifest_give_one_set(
     children: Children, tmp_path: Path, store: Path
 ) -> None:
-    manifest = make_manifest(tmp_path / "one", "one", 40)
+    manifest = scenarios.pictures(tmp_path / "one", "one", 40)
     args = {"manifest": manifest, "wait": 60}
     pids = [children.start("extract", store, args=args) for _ in range(PROCESSES)]
     reports = [children.wait(pid) for pid in pids]

@@ -15,7 +15,7 @@ from featstore import open_store
 from featstore.store.verify import verify_store
 from tests.faults import steps
 from tests.faults.conftest import PLAIN_USER, Children
-from tests.faults.pictures import make_manifest
+from tests.faults.scenarios import pictures
 from tests.faults.trees import litter, tree
 
 #: Kills before the test is content.
@@ -25,8 +25,8 @@ ROUNDS = 50
 @pytest.mark.slow
 def test_killed_at_random_until_done_it_is_the_same_store(children: Children, memory: Path) -> None:
     arguments = {
-        "manifest": make_manifest(memory / "one", "one", 40),
-        "other": make_manifest(memory / "two", "two", 17),
+        "manifest": pictures(memory / "one", "one", 40),
+        "other": pictures(memory / "two", "two", 17),
         "n": 11,
     }
     started = time.monotonic()

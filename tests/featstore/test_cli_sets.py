@@ -23,6 +23,7 @@ from featstore.store.rows import MemoryRows
 from featstore.store.store import row_facts
 from featstore.store.tables import ItemTable
 from featstore.store.writer import SetWriter
+from featstore.testing import write_set
 from tests.assertions import assert_close
 
 KEY = "birds/image/toy"
@@ -43,19 +44,11 @@ def _write(root: Path, n: int, fail: tuple[int, ...] = (), **key: str) -> str:
     rows = np.zeros((n, 2), np.float32)
     rows[:, 0] = np.where(np.arange(n) < 6, 3, np.arange(n))
     rows[:, 1] = np.where(np.arange(n) < 6, 4, 0)
-    key = {"dataset": "birds", "kind": "image", "encoder": "timm:toy"} | key
-    with SetWriter(
-        root, **key, space={"name": "toy"},
-        items=items, dim=2, dtype="float16", block_rows=4, facts={"manifest_revision": "r7"},
-    ) as writer:  # fmt: skip
-        for block in writer.pending():
-            where = writer.layout.block_slice(block)
-            failed = {f"b/{i}": "torn" for i in fail if where.start <= i < where.stop}
-            writer.write_block(block, rows[where], failed)
-        writer.finish(
-            run={"date": "2026-05-21", "device": "cpu", "batch": 32, "versions": {"torch": "2.9"}}
-        )
-    return str(writer.key)
+    return write_set(
+        root, rows, items, **key, space={"name": "toy"}, dtype="float16", block_rows=4,
+        facts={"manifest_revision": "r7"}, failures={f"b/{i}": "torn" for i in fail},
+        run={"date": "2026-05-21", "device": "cpu", "batch": 32, "versions": {"torch": "2.9"}},
+    )  # fmt: skip
 
 
 def test_show_says_what_the_set_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,17 +26,17 @@ def _files(root: Path) -> dict[str, bytes]:
     }
 
 
-def test_rows_and_columns_give_the_same_item_table() -> None:
-    columns = item_table({"item_id": ["a", "b"], "split": [None, "test"], "age": [1, 2]}, "caption")
+def test_rows_and_ids_give_the_same_item_table() -> None:
+    ids = item_table(["a", "b"], "caption", split=[None, "test"], age=[1, 2])
     rows = item_table(
         [{"item_id": "a", "age": 1}, {"item_id": "b", "split": "test", "age": 2}], "caption"
     )
-    assert columns.sort("item_id").equals(rows.select(columns.columns))
-    assert columns.columns == [*ITEM_SCHEMA, "age"]
-    assert columns["kind"].to_list() == ["caption", "caption"]
-    assert columns["text"].to_list() == [None, None]
+    assert ids.equals(rows.select(ids.columns))
+    assert ids.columns == [*ITEM_SCHEMA, "age"]
+    assert ids["kind"].to_list() == ["caption", "caption"]
+    assert ids["text"].to_list() == [None, None]
     with pytest.raises(ManifestError, match="has no column 'item_id'"):
-        item_table({"uri": ["a.png"]})
+        item_table([{"uri": "a.png"}])
 
 
 def test_the_toy_store_is_the_same_every_time_and_whole(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_one_map_takes_texts_to_images_and_names_to_the_head(tmp_path: Path) -> 
 
 
 def test_a_set_has_its_failures_and_can_be_damaged_unless_sealed(tmp_path: Path) -> None:
-    items = item_table({"item_id": ["a", "b", "c"]})
+    items = item_table(["a", "b", "c"])
     rows = np.arange(6.0).reshape(3, 2)
     key = write_set(
         tmp_path / "open", rows, items, failures={"b": "torn"}, dtype="float16", block_rows=2

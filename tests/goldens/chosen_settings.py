@@ -30,7 +30,7 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     ],
     "ridge-x2y": [{"criterion": "rank"}, {"criterion": "error"}],
     "kernel-ridge": [
-        {"reading": "best", "metric": "cosine"}, {"reading": "one-se", "metric": "cosine"},
+
         {"metric": "cosine"}, {"gamma": 0.5},
         {"penalty": 0.1}, {"criterion": "rank"},
     ],
@@ -88,7 +88,7 @@ def _cases(
         for other in OTHERWISE.get(method, []):
             said = ", ".join(f"{key}={value}" for key, value in other.items())
             for pairs, prototypes, some in (("0", head, None), ("few", head, few)):
-                if pairs == "0" and {"metric", "mix", "n_folds", "reading"} & set(other):
+                if pairs == "0" and {"metric", "mix", "n_folds"} & set(other):
                     continue
                 if pairs == "few" and other.get("criterion") == "rank":
                     continue

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 from PIL import Image
 
-from featstore.manifest.io import write_manifest
 from featstore.manifest.manifest import Manifest
+from featstore.testing import toy_manifest
 
 SPACE = {"name": "mean-colour"}
 
@@ -43,31 +42,8 @@ def expected_row(path: Path) -> list[float]:
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
     """Eleven images, a caption for each."""
-    root = tmp_path / "manifest"
-    rng = np.random.default_rng(3)
-    (root / "images").mkdir(parents=True)
-    for i in range(11):
-        pixels = rng.integers(0, 255, (8, 4 + i, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "images" / f"{i:02d}.png")
-    images = pl.DataFrame(
-        {
-            "item_id": [f"toy/{i:02d}" for i in range(11)],
-            "uri": [f"images/{i:02d}.png" for i in range(11)],
-            "split": ["train"] * 8 + ["test"] * 3,
-        }
-    )
-    captions = pl.DataFrame(
-        {
-            "item_id": [f"toy/{i:02d}#en" for i in range(11)],
-            "text": [f"an apple number {i}" for i in range(11)],
-            "parent_id": [f"toy/{i:02d}" for i in range(11)],
-        }
-    )
-    return write_manifest(
-        root,
-        facts={"name": "toy", "revision": "1"},
-        tables={"image": images, "caption": captions},
-    )
+    sizes = [(4 + i, 8) for i in range(11)]
+    return toy_manifest(tmp_path / "manifest", 11, sizes=sizes, captions=True, seed=3)
 
 
 @pytest.fixture

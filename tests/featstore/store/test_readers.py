@@ -17,7 +17,7 @@ from featstore import open_store
 from featstore.errors import CorruptStoreError
 from featstore.store.layout import DTYPES, ArrayLayout, plan_array, shard_tail
 from featstore.store.mapping import MappingUnavailableError, map_array
-from featstore.store.rows import MODES, Mode, open_rows
+from featstore.store.rows import MODES, Mode, Tuning, open_rows
 from featstore.testing import item_table, write_set
 from tests.featstore.store.test_roundtrip import as_stored, some_rows
 
@@ -85,14 +85,11 @@ def test_any_rows_in_any_order(n: int, chosen: list[int], gap: int, most: int, c
     rows = np.array([row % n for row in chosen], dtype=np.int64)
     data = np.random.default_rng(n).standard_normal((n, 32)).astype(np.float32)
     layout = plan_array(n, 32, "float32", **SHARDED)
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+    tuning = Tuning(gap_bytes=gap, read_bytes=most, cold_rows=16, cold_seconds=0.0 if cold else 1e9)
+    with tempfile.TemporaryDirectory() as folder:
         _write_array(Path(folder), data, layout)
-        patch.setattr(readers, "GAP_BYTES", gap)
-        patch.setattr(readers, "READ_BYTES", most)
-        patch.setattr(readers, "COLD_ROWS", 16)
-        patch.setattr(readers, "COLD_SECONDS", 0.0 if cold else 1e9)
         for mode in ("map", "segments", "pread"):
-            found = open_rows(Path(folder), layout, mode).read(rows)
+            found = open_rows(Path(folder), layout, mode, tuning=tuning).read(rows)
             assert found.tobytes() == data[rows].tobytes(), mode
 
 
@@ -190,14 +187,11 @@ def test_where_one_range_is_impossible(
     assert source.read(rows).tobytes() == data[rows].tobytes()
 
 
-def test_more_files_than_are_kept_mapped(
-    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_files_than_are_kept_mapped(tmp_path: Path, rng: np.random.Generator) -> None:
     data = rng.standard_normal((3000, 32)).astype(np.float32)
     layout = plan_array(3000, 32, "float32", **SHARDED)
     _write_array(tmp_path, data, layout)
-    monkeypatch.setattr(readers, "MAPPED_FILES", 2)
-    source = open_rows(tmp_path, layout, "segments")
+    source = open_rows(tmp_path, layout, "segments", tuning=Tuning(mapped_files=2))
     first = source.read(np.arange(10))
     rows = rng.permutation(3000)
     assert source.read(rows).tobytes() == data[rows].tobytes()

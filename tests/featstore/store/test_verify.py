@@ -44,12 +44,10 @@ def _full_store(root: Path) -> None:
         failures={"h/2": "no weight"},
     )  # fmt: skip
     texts = item_table([{"item_id": f"t/{i}", "kind": "caption", "text": "t"} for i in range(3)])
-    with SetWriter(
-        root, dataset="birds", kind="caption", encoder="st:toy", space={"name": "t"}, items=texts,
-        dim=5, dtype="float32",
-    ) as writer:  # fmt: skip
-        writer.write_block(0, rows[:3])
-        writer.finish(golden={"vectors": [[0.5, 1.0]]}, run={"device": "cpu"})
+    write_set(
+        root, rows[:3], texts, kind="caption", encoder="st:toy", space={"name": "t"},
+        golden={"vectors": [[0.5, 1.0]]}, run={"device": "cpu"},
+    )  # fmt: skip
     write_thumbnails(root / "birds" / "image", {"b/000": b"RIFF", "b/001": b"WEBP"})
     unseal(root)
 

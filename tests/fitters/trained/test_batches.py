@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitters.trained import training
 from fitters.trained.base import ArrayRows
 from fitters.trained.training import Mixture, Stream
 from tests.assertions import assert_same
@@ -26,13 +24,10 @@ def generator(seed=0):
 @given(st.integers(1, 60), st.integers(0, 40), st.integers(2, 17), st.booleans())
 def test_an_epoch_has_every_row_once_however_it_is_read(n, m, size, chunked):
     sources = [rows(n), rows(m, first=n)] if m else [rows(n)]
-    with pytest.MonkeyPatch.context() as patch:
-        if chunked:
-            patch.setattr(training, "RESIDENT_BYTES", 0)
-            patch.setattr(training, "CHUNK_ROWS", 5)
-            patch.setattr(training, "POOL_CHUNKS", 3)
-        stream = Stream(sources)
-        found = list(stream.epoch(size, generator()))
+    stream = Stream(sources)
+    if chunked:
+        stream = Stream(sources, resident_bytes=0, chunk_rows=5, pool_chunks=3)
+    found = list(stream.epoch(size, generator()))
     assert len(found) == stream.steps(size)
     assert [len(batch) for batch in found[:-1]] == [size] * (len(found) - 1)
     x = torch.cat([batch.x for batch in found])
@@ -49,11 +44,10 @@ def test_epochs_differ_and_a_seed_does_not():
     assert one == again
 
 
-def test_chunks_of_all_sources_are_mixed(monkeypatch):
-    monkeypatch.setattr(training, "RESIDENT_BYTES", 0)
-    monkeypatch.setattr(training, "CHUNK_ROWS", 10)
-    monkeypatch.setattr(training, "POOL_CHUNKS", 2)
-    order = torch.cat([b.x[:, 0] for b in Stream([rows(50), rows(50, 50)]).epoch(7, generator())])
+def test_chunks_of_all_sources_are_mixed():
+    sources = [rows(50), rows(50, 50)]
+    stream = Stream(sources, resident_bytes=0, chunk_rows=10, pool_chunks=2)
+    order = torch.cat([batch.x[:, 0] for batch in stream.epoch(7, generator())])
     early = (order[:50] < 50).sum()
     assert 5 < early < 45
     assert (order.diff() == 1).sum() < 15

@@ -237,9 +237,7 @@ def test_rows_of_a_store_are_read_by_chunks(store_path, monkeypatch):
         return original(rows, start, stop)
 
     monkeypatch.setattr(PairedRows, "read", spied)
-    monkeypatch.setattr(training, "RESIDENT_BYTES", 0)
-    monkeypatch.setattr(training, "CHUNK_ROWS", 8)
-    stream = training.Stream([sources.real])
+    stream = training.Stream([sources.real], resident_bytes=0, chunk_rows=8)
     rows = list(stream.epoch(10, torch.Generator().manual_seed(0)))
     assert sorted(read) == [(0, 8), (8, 16), (16, 24), (24, 30)]
     assert sum(len(batch) for batch in rows) == 30

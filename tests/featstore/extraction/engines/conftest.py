@@ -6,16 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
 import pytest
-from PIL import Image
 
 import featstore
 from featstore.extraction.job import extract_many
 from featstore.extraction.options import EncoderChoice, Options
-from featstore.manifest.io import write_manifest
 from featstore.manifest.manifest import Manifest
+from featstore.testing import toy_manifest
 
 #: 11 blocks of 4 rows, the last of 3; the second picture of block 5 is none.
 IMAGES, BLOCK_ROWS, BAD = 43, 4, 21
@@ -44,20 +41,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     root = tmp_path_factory.mktemp("pictures")
-    (root / "images").mkdir()
-    rng = np.random.default_rng(5)
-    for number in range(IMAGES):
-        path = root / "images" / f"{number:02d}.png"
-        Image.fromarray(rng.integers(0, 255, (40, 36, 3), dtype=np.uint8)).save(path)
-        if number == BAD:
-            path.write_bytes(b"no picture")
-    table = pl.DataFrame(
-        {
-            "item_id": [f"p/{number:02d}" for number in range(IMAGES)],
-            "uri": [f"images/{number:02d}.png" for number in range(IMAGES)],
-        }
-    )
-    return write_manifest(root, facts={"name": "p", "revision": "1"}, tables={"image": table})
+    return toy_manifest(root, IMAGES, name="p", sizes=[(36, 40)], broken=[BAD], seed=5)
 
 
 @pytest.fixture(scope="session")
