@@ -71,6 +71,7 @@ from bench.statistics import (
     proportion_interval,
     two_term,
 )
+from featstore.errors import unknown_name
 
 #: Controls whose comparison with the head alone is primary.
 PRIMARY_CONTROLS = ("random", "shuffled")
@@ -633,8 +634,7 @@ def chosen_rows(choice: str) -> tuple[Path, pl.DataFrame, pl.DataFrame]:
             wanted |= {name: word for name, word in words if word}
     unknown = [name for name in wanted if name not in FIELDS]
     if unknown:
-        msg = f"{choice!r} chooses by {unknown[0]!r}. Known: {', '.join(FIELDS)}."
-        raise NoResultsError(msg)
+        raise NoResultsError(unknown_name("field", unknown[0], FIELDS, where=f"in {choice!r}"))
     series = only_series(root, read_results(root), suite=wanted.pop("suite", None))
     rows = series
     for name, value in wanted.items():

@@ -79,9 +79,10 @@ def build_dataset(
     given = {key: value for key, value in options.items() if value is not None}
     unknown = [key for key in given if key not in builder.options]
     if unknown:
-        where = f"for the dataset {name!r}"
-        known = sorted(builder.options)
-        raise ManifestError(unknown_name("option", unknown[0], known, where=where))
+        msg = unknown_name(
+            "option", unknown[0], sorted(builder.options), where=f"for the dataset {name!r}"
+        )
+        raise ManifestError(msg)
     folder = Path(out)
     _check_ours(folder, name)
     choice = prompts or PromptChoice()

@@ -275,16 +275,16 @@ def unknown_name(
     >>> unknown_name("suite", "smok", ["demo", "smoke"])
     "No suite named 'smok'. Known suites: demo, smoke. Did you mean 'smoke'?"
     >>> unknown_name("model", "m7x", [f"m{i}" for i in range(20)], listed_by="all()")
-    "No model named 'm7x'. Known models: m7, m9, m8 and 17 others (all()). Did you mean 'm7'?"
+    "No model named 'm7x'. Known models: m7, m17, m9 and 17 others (all()). Did you mean 'm7'?"
     """
     names = list(dict.fromkeys(known))
     listed = ", ".join(names) or "none"
     if len(names) > LISTED:
         closest = difflib.get_close_matches(name, names, n=CLOSEST, cutoff=0.0)
-        by = f" ({listed_by})" if listed_by else ""
-        listed = f"{', '.join(closest)} and {len(names) - CLOSEST:,} others{by}"
-    place = f" {where}" if where else ""
-    return f"No {what} named {name!r}{place}. Known {what}s: {listed}.{did_you_mean(name, names)}"
+        listed = f"{', '.join(closest)} and {len(names) - CLOSEST:,} others"
+        listed += f" ({listed_by})" if listed_by else ""
+    unknown = f"No {what} named {name!r} {where}".rstrip()
+    return f"{unknown}. Known {what}s: {listed}.{did_you_mean(name, names)}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.main import json_option, results_argument, store_option, suite_option
+from featstore.cli.progress import ProgressBar
 from featstore.command_line import StorePlace, print_json
 from featstore.errors import unknown_name
 
@@ -385,9 +386,10 @@ def report_command(
     typed = ["bench", "report", str(results), "--store", str(store), "-o", str(out)]
     typed += ["--suite", suite] if suite else []
     typed += ["--images", images] if images else []
-    written = write_report(
-        results, store=store, out=out, suite=suite, images=images, command=shlex.join(typed)
-    )
+    with ProgressBar(f"report {out}"):
+        written = write_report(
+            results, store=store, out=out, suite=suite, images=images, command=shlex.join(typed)
+        )
     size = out.stat().st_size
     if as_json:
         print_json(

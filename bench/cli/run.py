@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -24,6 +24,7 @@ from bench.cli.main import (
     text_options,
     texts_given,
 )
+from featstore.cli.progress import ProgressBar
 from featstore.command_line import StorePlace, StoreType, print_json
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def run_and_report(
         return
     click.echo(said, err=True)
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with _Progress(suite, plan["fits"]) as progress:
+    with ProgressBar(suite, "fits", total=plan["fits"]) as bar:
         summary = run_all(
             runs,
             store,
@@ -73,7 +74,7 @@ def run_and_report(
             jobs=jobs,
             engine=engine,
             weights=weights,
-            on_done=lambda _: progress.advance(),
+            on_done=lambda _: bar.advance(),
         )
     session = {
         "command": typed_command(),
@@ -120,45 +121,6 @@ def typed_command() -> str:
         for one in values:
             words += [name] if one is True else [name, str(one)]
     return shlex.join(words)
-
-
-class _Progress:
-    """A bar on stderr, drawn only on a terminal and only when there is something to do."""
-
-    def __init__(self, suite: str, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("fits"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=total == 0 or not console.is_terminal,
-        )
-        self._task = self._progress.add_task(suite, total=total)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def advance(self) -> None:
-        """Count one fit."""
-        self._progress.advance(self._task)
 
 
 def _versions() -> dict[str, Any]:

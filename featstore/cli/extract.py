@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from featstore.cli.options import (
     options_of,
     run_extraction,
 )
-from featstore.cli.progress import ProgressLine, duration
+from featstore.cli.progress import ProgressBar, duration
 from featstore.command_line import (
     EXIT_ERROR,
     EXIT_SKIPPED,
@@ -30,7 +31,7 @@ from featstore.command_line import (
 )
 from featstore.errors import EncoderError
 from featstore.extraction.options import EncoderChoice
-from featstore.extraction.progress import ExtractResult, log_beside
+from featstore.extraction.progress import ExtractResult, Progress, log_beside
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from featstore.extraction.plan import JobPlan, SetPlan
     from featstore.extraction.repair import Repair
     from featstore.extraction.targets import SetState
+
+#: What an extraction does before its first row.
+OPENING = "opening items and encoders"
 
 
 @dataclass(frozen=True)
@@ -154,11 +158,12 @@ def extract_command(
             found = [extract_head(**head, store=store, wait=given["wait"]) for head in asked.heads]
         else:
             assert asked.source is not None
-            line = ProgressLine(f"{asked.source.name}/{kind}")
-            options = options_of(
-                given, log=None if no_log else (log or _default_log(store)), on_progress=line
-            )
-            try:
+            with ProgressBar(f"{asked.source.name}/{kind}", "rows", doing=OPENING) as bar:
+                options = options_of(
+                    given,
+                    log=None if no_log else (log or _default_log(store)),
+                    on_progress=partial(_show_progress, bar),
+                )
                 found = run_extraction(
                     asked.source,
                     kind=kind,
@@ -167,14 +172,24 @@ def extract_command(
                     options=options,
                     place={name: given[name] for name in PLACES},
                 )
-            finally:
-                line.close()
         results += found
         for result in found:
             _show_result(result, quiet=as_json)
     if as_json:
         print_json([result.as_dict() for result in results])
     return EXIT_SKIPPED if any(result.failed for result in results) else 0
+
+
+def _show_progress(bar: ProgressBar, progress: Progress) -> None:
+    """Show where an extraction stands, and at its end what limited the speed."""
+    bar.update(
+        progress.rows_done,
+        progress.rows_total,
+        rate=f"{progress.per_second:,.1f} items/s" if progress.per_second else None,
+        left=progress.eta_seconds,
+        note=f"{progress.failed:,} failed" if progress.failed else "",
+        ending=progress.bottleneck,
+    )
 
 
 def _default_log(store: Path) -> Path | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from featstore.cli.progress import ProgressBar
 from featstore.command_line import StorePlace, StoreType, print_json
 from featstore.interop.reading import FORMATS, import_rows
 from featstore.interop.writing import WIDENING, export_set
@@ -36,7 +37,8 @@ def export_command(
     """
     opened = open_store(store)
     info = opened.info(key, revision=revision)
-    export_set(opened, str(info.key), out, form=form, revision=info.commit.revision_id)
+    with ProgressBar(f"export {info.key}"):
+        export_set(opened, str(info.key), out, form=form, revision=info.commit.revision_id)
     rows = info.commit.n - info.n_failed
     widened = form in WIDENING and info.commit.dtype == "bfloat16"
     dtype = "float32" if widened else info.commit.dtype
@@ -97,10 +99,11 @@ def import_command(
     SOURCE is what `featstore export` writes, clip-retrieval's folder, or a plain .npy or .h5
     file with --items.
     """
-    key = import_rows(
-        source, store=store, dataset=dataset, kind=kind, encoder=encoder, items=items,
-        array=array, dtype=dtype,
-    )  # fmt: skip
+    with ProgressBar(f"import {source}"):
+        key = import_rows(
+            source, store=store, dataset=dataset, kind=kind, encoder=encoder, items=items,
+            array=array, dtype=dtype,
+        )  # fmt: skip
     if as_json:
         print_json({"key": key})
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from featstore.cli.progress import ProgressBar
 from featstore.command_line import EXIT_VERIFY, CommandGroup, print_json
 from featstore.errors import ManifestError, unknown_name
 
@@ -68,7 +69,8 @@ def make_command(
 
     if source not in SOURCES:
         raise click.UsageError(unknown_name("source", source, SOURCES))
-    manifest = make_manifest(source, location, out, name=name, options=split_options(pairs))
+    with ProgressBar(f"make {out}"):
+        manifest = make_manifest(source, location, out, name=name, options=split_options(pairs))
     document = {
         "name": manifest.name,
         "folder": str(out),
@@ -378,8 +380,9 @@ def build_command(
         templates_file,
         descriptions_file,
     )
-    with _log_to_stderr(), _progress() as on_done:
-        result = build_dataset(name, out, on_done=on_done, prompts=choice, **options)
+    # The bar is there before the log: what is logged is then written above it.
+    with ProgressBar(name, "images") as bar, _log_to_stderr():
+        result = build_dataset(name, out, on_done=bar.update, prompts=choice, **options)
     manifest = result.manifest
     document = {
         "name": manifest.name,
@@ -447,24 +450,6 @@ def _log_to_stderr() -> Iterator[None]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback that draws on a terminal, or says every tenth elsewhere."""
-    terminal = sys.stderr.isatty()
-    last = -1
-
-    def on_done(done: int, total: int) -> None:
-        nonlocal last
-        tenth = 10 * done // total if total else 10
-        if terminal:
-            click.echo(f"\r{done:,} of {total:,} images", nl=done == total, err=True)
-        elif tenth != last and done:
-            click.echo(f"{done:,} of {total:,} images", err=True)
-        last = tenth
-
-    yield on_done
 
 
 #: Problems of one kind that are printed without --all.

@@ -1,73 +1,197 @@
-"""The progress line of a terminal."""
+"""What a long command shows on stderr while it works; sizes and times in a person's words."""
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
+from typing import TYPE_CHECKING, Self
 
 import click
 
-from featstore.extraction.progress import Progress
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
-#: Seconds between two looks at a terminal, ...
-REFRESH = 0.25
-
-#: ... and between two lines elsewhere.
+#: Seconds from one line to the next where stderr is not a terminal.
 LINES = 30.0
 
+#: Drawings a second at a terminal, and the width of the bar there, in characters.
+REFRESH = 4.0
+BAR = 20
 
-class ProgressLine:
-    """Writes progress to stderr.
+
+class ProgressBar:
+    """Shows on stderr how far a command is, with rate and time left; nothing on stdout.
+
+    Entered as a context. At a terminal it is a bar. Elsewhere it is a line every half minute, also
+    while nothing advances: a log then shows that the command lives. What is done within seconds
+    gets one line at the end, or none if nothing was counted.
 
     Parameters
     ----------
     what : str
-        What is being extracted.
+        What is worked on, such as ``"toy/image"``: the beginning of every line.
+    unit : str, optional
+        What is counted, in the plural: ``"rows"``; ``"bytes"`` are shown as KiB, MiB …. Without
+        one the note alone says how far it is.
+    total : int, optional
+        How many there are; 0 shows nothing at all.
+    doing : str, optional
+        The note until another is given, such as ``"fitting"``.
     terminal : bool, optional
         Whether stderr is a terminal; looked up by default.
+    every : float, optional
+        Seconds from one line to the next, where it is not.
+
+    Examples
+    --------
+    >>> with ProgressBar("birds", "images", total=3, terminal=False) as bar:
+    ...     for _ in range(3):
+    ...         bar.advance()
     """
 
-    def __init__(self, what: str, *, terminal: bool | None = None) -> None:
-        self._what = what
-        self._terminal = sys.stderr.isatty() if terminal is None else terminal
-        self._every = REFRESH if self._terminal else LINES
-        self._last = time.monotonic()
-        self._shown = 0
-        self._progress: Progress | None = None
+    def __init__(
+        self,
+        what: str,
+        unit: str = "",
+        *,
+        total: int | None = None,
+        doing: str = "",
+        terminal: bool | None = None,
+        every: float = LINES,
+    ) -> None:
+        self._what, self._unit, self._total, self._note = what, unit, total, doing
+        if terminal is None:
+            terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._terminal = terminal
+        self._every = every
+        self._done, self._counted = 0, False
+        self._rate: str | None = None
+        self._left: float | None = None
+        self._ending = ""
+        self._started = time.monotonic()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
 
-    def __call__(self, progress: Progress) -> None:
-        """Show it, if the last time was long enough ago."""
-        self._progress = progress
-        if time.monotonic() - self._last >= self._every:
-            self._last = time.monotonic()
-            self._write(_line(self._what, progress))
-
-    def close(self) -> None:
-        """Show how it ended, and what limited the speed."""
-        progress = self._progress
-        if progress is None:
-            return
-        self._write(_line(self._what, progress))
+    def __enter__(self) -> Self:
+        if self._total == 0:
+            return self
         if self._terminal:
-            click.echo("", err=True)
-        click.echo(progress.bottleneck, err=True)
+            from rich.console import Console
+            from rich.live import Live
 
-    def _write(self, line: str) -> None:
-        if not self._terminal:
-            click.echo(line, err=True)
+            # What is printed on stdout meanwhile stays there.
+            self._live = Live(
+                console=Console(stderr=True, force_terminal=True),
+                get_renderable=self._draw,
+                refresh_per_second=REFRESH,
+                redirect_stdout=False,
+            )
+            self._live.start()
+        else:
+            self._thread = threading.Thread(target=self._write_lines, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._total == 0:
             return
-        click.echo("\r" + line.ljust(self._shown), nl=False, err=True)
-        self._shown = len(line)
+        if self._terminal:
+            self._live.transient = not self._counted
+            self._live.stop()
+        else:
+            self._ended.set()
+            self._thread.join()
+            if self._counted:
+                click.echo(self.line(), err=True)
+        if self._ending:
+            click.echo(self._ending, err=True)
 
+    def advance(self, n: int = 1) -> None:
+        """Count `n` more as done; any thread may."""
+        with self._lock:
+            self._done += n
+            self._counted = True
 
-def _line(what: str, progress: Progress) -> str:
-    share = progress.rows_done / max(1, progress.rows_total)
-    line = f"{what}: {progress.rows_done:,} of {progress.rows_total:,} rows ({share:.0%})"
-    if progress.per_second:
-        line += f", {progress.per_second:,.1f} items/s"
-    if progress.eta_seconds:
-        line += f", {duration(progress.eta_seconds)} left"
-    return line + (f", {progress.failed:,} failed" if progress.failed else "")
+    def update(
+        self,
+        done: int,
+        total: int | None = None,
+        *,
+        rate: str | None = None,
+        left: float | None = None,
+        note: str = "",
+        ending: str = "",
+    ) -> None:
+        """Say how far it is.
+
+        Parameters
+        ----------
+        done, total : int
+            In the unit of the bar; without a total the last one stays.
+        rate : str, optional
+            Such as ``"12.5 items/s"``; by default what was done since the start, by the seconds.
+        left : float, optional
+            Seconds that are left; by default at the pace since the start.
+        note : str, optional
+            What else there is to say.
+        ending : str, optional
+            A sentence for a line of its own, should this be the last update.
+        """
+        with self._lock:
+            self._done, self._total = done, self._total if total is None else total
+            self._rate, self._left, self._note, self._ending = rate, left, note, ending
+            self._counted = True
+
+    def line(self) -> str:
+        """Return what there is to say now, in one line."""
+        with self._lock:
+            seconds = time.monotonic() - self._started
+            said, left = [], self._left
+            if self._unit and (self._counted or self._total is not None):
+                pace = self._done / seconds if seconds > 0 else 0.0
+                said.append(self._count())
+                if self._rate or pace:
+                    said.append(self._rate or self._pace(pace))
+                if left is None and pace and self._total is not None:
+                    left = (self._total - self._done) / pace
+            if left:
+                said.append(f"{duration(left)} left")
+            said += [self._note] if self._note else []
+            if not self._counted and self._total is None:
+                said.append(f"{duration(seconds)} so far")
+        return f"{self._what}: {', '.join(said)}"
+
+    def _count(self) -> str:
+        if self._unit == "bytes":
+            return human_bytes(self._done)
+        if self._total is None:
+            return f"{self._done:,} {self._unit}"
+        share = self._done / max(1, self._total)
+        return f"{self._done:,} of {self._total:,} {self._unit} ({share:.0%})"
+
+    def _pace(self, per_second: float) -> str:
+        if self._unit == "bytes":
+            return f"{human_bytes(round(per_second))}/s"
+        if per_second < 1:
+            return f"{60 * per_second:,.1f} {self._unit}/min"
+        return f"{per_second:,.1f} {self._unit}/s"
+
+    def _draw(self) -> RenderableType:
+        from rich.progress_bar import ProgressBar as Drawn
+        from rich.table import Column, Table
+        from rich.text import Text
+
+        row = Table.grid(Column(ratio=1), Column(width=BAR), padding=(0, 1))
+        bar = Drawn(self._total, self._done, width=BAR, pulse=self._total is None)
+        row.add_row(Text(self.line()), bar)
+        return row
+
+    def _write_lines(self) -> None:
+        """Write a line now and then until the end."""
+        while not self._ended.wait(self._every):
+            click.echo(self.line(), err=True)
 
 
 def duration(seconds: float) -> str:
@@ -87,3 +211,13 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def human_bytes(size: int) -> str:
+    """Return a size in the unit that leaves one to three digits before the point."""
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1000:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"

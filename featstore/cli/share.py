@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from featstore.cli.store import human_bytes
+from featstore.cli.progress import ProgressBar, human_bytes
 from featstore.command_line import EXIT_ERROR, CommandGroup, StorePlace, StoreType, print_json
 from featstore.durable import write_durably
 from featstore.remote.cache import CacheEntry, user_cache
@@ -66,21 +65,6 @@ def card_command(
         click.echo(f"{out}: README.md and croissant.json of {len(cards):,} sets")
     else:
         click.echo(markdown(title, cards), nl=False)
-
-
-@contextmanager
-def byte_progress(what: str) -> Iterator[Callable[[int], object]]:
-    """Give a function that is called with bytes as they arrive, from any thread."""
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as shown:
-        task = shown.add_task(what, total=None)
-        yield lambda n_bytes: shown.advance(task, n_bytes)
 
 
 _SELECT = click.option(
@@ -154,9 +138,9 @@ def _copy(
 ) -> int:
     reports: list[CopyReport] = []
     for source, target in ways:
-        with byte_progress(str(target)) as progress:
+        with ProgressBar(f"to {target}", "bytes") as bar:
             report = copy_sets(
-                source, target, select=select, take_over=take_over, progress=progress
+                source, target, select=select, take_over=take_over, progress=bar.advance
             )
         reports.append(report)
         if as_json:
@@ -231,8 +215,8 @@ def prefetch_command(
         raise click.UsageError(msg, click.get_current_context())
     cached = []
     for key in keys:
-        with byte_progress(key) as progress:
-            opened.prefetch(key, revision=revision, progress=progress)
+        with ProgressBar(key, "bytes") as bar:
+            opened.prefetch(key, revision=revision, progress=bar.advance)
         info = opened.info(key, revision=revision)
         size = opened.stored_bytes(info)
         cached.append({"key": str(info.key), "revision_id": info.commit.revision_id, "bytes": size})

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from featstore.cli.progress import ProgressBar, human_bytes
 from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, StorePlace, StoreType, print_json
 from featstore.errors import CorruptStoreError
 from featstore.remote.objects import Address, parse_address
@@ -119,16 +120,6 @@ def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict
         },
         "failures": dict(store.failures(key, revision=revision).iter_rows()),
     }
-
-
-def human_bytes(size: int) -> str:
-    """Return a size in the unit that leaves one to three digits before the point."""
-    value, unit = float(size), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1000:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
 
 
 def _lines(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -279,7 +270,8 @@ def verify_command(store: Path, keys: tuple[str, ...], quick: bool, as_json: boo
     end; every set that it fits is checked.
     """
     chosen = {name for key in keys for name in resolve_sets(store, key)}
-    report = verify_store(store, chosen, full=not quick)
+    with ProgressBar(f"verify {store}"):
+        report = verify_store(store, chosen, full=not quick)
     if as_json:
         print_json(report.as_dict())
     else:

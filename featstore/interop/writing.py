@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.errors import StoreWriteError, needs_extra
+from featstore.errors import StoreWriteError, needs_extra, unknown_name
 from featstore.interop.reading import FORMATS, TENSOR_DTYPES, Rows
 from featstore.store.files import write_file
 from featstore.store.store import FeatureStore
@@ -49,8 +49,7 @@ def export_set(
         If `out` exists, or cannot be written.
     """
     if form not in FORMATS:
-        msg = f"No format {form!r}. Formats: {', '.join(FORMATS)}."
-        raise ValueError(msg)
+        raise ValueError(unknown_name("format", form, FORMATS))
     if out.exists():
         msg = f"{out} exists. Name another file or folder; nothing was overwritten."
         raise StoreWriteError(msg)

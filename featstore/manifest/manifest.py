@@ -53,8 +53,13 @@ class Manifest:
         ManifestError
             If the manifest has no items of this kind.
         """
-        where = f"in the manifest {self.name!r}"
-        return lookup(self.tables, kind, what="kind", where=where, error=ManifestError)
+        return lookup(
+            self.tables,
+            kind,
+            what="kind",
+            where=f"in the manifest {self.name!r}",
+            error=ManifestError,
+        )
 
     def file(self, uri: str) -> Path:
         """Return the file that a uri of this manifest names.

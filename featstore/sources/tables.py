@@ -372,8 +372,8 @@ def choose_columns(available: Iterable[str], request: Request, where: str) -> Co
     for role, usual in ROLES.items():
         given = request.options.get(role)
         if given is not None and given not in names:
-            place = f"(option {role}) in {where}"
-            raise ManifestError(unknown_name("column", given, names, where=place))
+            msg = unknown_name("column", given, names, where=f"(option {role}) in {where}")
+            raise ManifestError(msg)
         chosen[role] = given or next((name for name in usual if name in names), None)
     image = chosen.pop("image")
     if image is None:

@@ -7,13 +7,12 @@ was deleted: that is how `featstore verify` notices a missing set.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import AmbiguousSetError, FeatstoreError, UnknownSetError
+from featstore.errors import AmbiguousSetError, FeatstoreError, UnknownSetError, did_you_mean
 from featstore.identity import encoder_slug
 from featstore.store.files import json_bytes, read_json, read_regular, write_file
 from featstore.store.layout import FORMAT, LayoutError, SetKey
@@ -240,8 +239,7 @@ def unknown_set(root: Path | str, name: str, keys: Iterable[str]) -> str:
     known = sorted(keys)
     # People type names without the digits.
     short = {key.rsplit("-", 1)[0]: key for key in known}
-    close = difflib.get_close_matches(name.strip("/"), [*known, *short], n=1, cutoff=0.5)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
+    hint = did_you_mean(name.strip("/"), [*known, *short])
     holds = ", ".join(known[:20]) or "no set at all"
     more = f" and {len(known) - 20:,} more" if len(known) > 20 else ""
     return f"{root} holds no set {name!r}. It holds: {holds}{more}.{hint}"

@@ -34,6 +34,7 @@ from featstore.errors import (
     FormatVersionError,
     StoreWriteError,
     UnknownSetError,
+    unknown_name,
 )
 from featstore.identity import SHORT, canonical_json, sha256_hex
 from featstore.store.files import MAX_METADATA_BYTES, json_bytes, read_json
@@ -427,8 +428,7 @@ def read_tag(root: Path, name: str) -> dict[str, str]:
     try:
         return parse_tag(read_json(path), where=str(path))
     except (FileNotFoundError, NotADirectoryError) as err:
-        known = ", ".join(tag_names(root)) or "none"
-        msg = f"{root} has no tag {name!r}. It has: {known}."
+        msg = unknown_name("tag", name, tag_names(root), where=f"in {root}")
         raise UnknownSetError(msg) from err
 
 

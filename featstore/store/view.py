@@ -211,8 +211,9 @@ class Selection:
         keep = pl.Series(np.ones(len(self), dtype=bool))
         for column, value in equal.items():
             if column not in self.items.columns:
-                where = f"in the items of {self.key}"
-                msg = unknown_name("column", column, self.items.columns, where=where)
+                msg = unknown_name(
+                    "column", column, self.items.columns, where=f"in the items of {self.key}"
+                )
                 raise UnknownColumnError(msg)
             keep &= _equals(self.items[column], value)
         for predicate in predicates:

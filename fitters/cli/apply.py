@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import issparse, save_npz
 
+from featstore.cli.progress import ProgressBar
 from featstore.command_line import StorePlace, StoreType, print_json
 from featstore.durable import write_durably
 from fitters.aligners.base import Projection
@@ -94,26 +95,29 @@ def apply_command(
         msg = "--scorer says how --near is ranked; give --near, or leave it out."
         raise click.UsageError(msg, context)
     opened = open_store(store) if store is not None else None
-    if key is not None:
-        assert opened is not None
-        view = opened.view(key)
-        view = view if split is None else view.where(split=split)
-        rows, labels = project_view(fitted, view), view.items["item_id"].to_list()
-    else:
-        rows, labels = embed_texts(fitted, texts, weights=weights), list(texts)
-    answer: dict[str, object] = {"alignment": str(alignment), "rows": rows.shape[0]}
-    if near is not None:
-        assert opened is not None
-        gallery = opened.view(near)
-        neighbours = _neighbours(*scorer_named(scorer)(rows, project_view(fitted, gallery)), top)
-        ids = gallery.items["item_id"].to_list()
-        answer["near"] = {
-            label: [{"item_id": ids[index], "score": round(score, 4)} for index, score in found]
-            for label, found in zip(labels, neighbours, strict=True)
-        }
-    if out is not None:
-        _write(out, rows)
-        answer["out"] = str(out)
+    with ProgressBar(f"apply {alignment}"):
+        if key is not None:
+            assert opened is not None
+            view = opened.view(key)
+            view = view if split is None else view.where(split=split)
+            rows, labels = project_view(fitted, view), view.items["item_id"].to_list()
+        else:
+            rows, labels = embed_texts(fitted, texts, weights=weights), list(texts)
+        answer: dict[str, object] = {"alignment": str(alignment), "rows": rows.shape[0]}
+        if near is not None:
+            assert opened is not None
+            gallery = opened.view(near)
+            neighbours = _neighbours(
+                *scorer_named(scorer)(rows, project_view(fitted, gallery)), top
+            )
+            ids = gallery.items["item_id"].to_list()
+            answer["near"] = {
+                label: [{"item_id": ids[index], "score": round(score, 4)} for index, score in found]
+                for label, found in zip(labels, neighbours, strict=True)
+            }
+        if out is not None:
+            _write(out, rows)
+            answer["out"] = str(out)
     if as_json:
         print_json(answer)
         return

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 from click.core import ParameterSource
 
+from featstore.cli.progress import ProgressBar
 from featstore.command_line import StorePlace, StoreType, print_json
 from featstore.errors import unknown_name
 from fitters.choice import Open
 from fitters.methods import TRAINING, Method
 from fitters.recipe import needs_rows
-from fitters.trained.base import EpochDone, OnEpoch
+from fitters.trained.base import EpochDone
 
 
 class NumberOrAuto(click.ParamType[Any]):
@@ -250,9 +252,13 @@ def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None
             asked, checkpoint = replace(request, seed=seed), None
             if METHODS[method].fitted_on == "training":
                 checkpoint = path.parent / f".{path.name}.training"
-            with training_progress(method) as on_epoch:
+            with ProgressBar(method, doing="fitting") as bar:
                 alignment = fit_from_store(
-                    opened, asked, checkpoint=checkpoint, on_epoch=on_epoch, workers=workers
+                    opened,
+                    asked,
+                    checkpoint=checkpoint,
+                    on_epoch=partial(_show_epoch, bar),
+                    workers=workers,
                 )
             save_alignment(path, alignment, replace=given["force"])
             if checkpoint is not None:
@@ -448,31 +454,7 @@ def _refuse(name: str, why: str) -> None:
     raise click.UsageError(msg, click.get_current_context())
 
 
-@contextmanager
-def training_progress(method: str) -> Iterator[OnEpoch]:
-    """Draw a bar with loss, held-out metric and time left once there is an epoch to tell of."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[said]}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    task: TaskID | None = None
-
-    def tell(done: EpochDone) -> None:
-        nonlocal task
-        if task is None:
-            bar.start()
-            task = bar.add_task(method, total=done.n_epochs * done.n_stages, said="")
-        finished = (done.stage - 1) * done.n_epochs + done.epoch
-        bar.update(task, completed=finished, said=str(done))
-
-    try:
-        yield tell
-    finally:
-        bar.stop()
+def _show_epoch(bar: ProgressBar, done: EpochDone) -> None:
+    """Show loss, held-out metric and time left."""
+    before = (done.stage - 1) * done.n_epochs
+    bar.update(before + done.epoch, done.n_epochs * done.n_stages, note=str(done))

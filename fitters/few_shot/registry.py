@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from featstore.errors import did_you_mean, lookup, needs_extra
+from featstore.errors import lookup, needs_extra
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.few_shot.clap import CLAP, ZSLP
 from fitters.few_shot.class_means import ClassMeans
@@ -152,12 +152,5 @@ def learner_named(name: str) -> Learner:
     UnknownMethodError
         If there is none; the message lists those that exist.
     """
-    if name not in LEARNERS:
-        known = ", ".join(LEARNERS)
-        hint = did_you_mean(name, [*LEARNERS, *PROMPT_LEARNERS])
-        msg = (
-            f"No learner named {name!r}. Known learners: {known}; through a text tower: "
-            f"{', '.join(PROMPT_LEARNERS)}.{hint}"
-        )
-        raise UnknownMethodError(msg)
-    return LEARNERS[name]()
+    where = f"that needs no text tower ({' and '.join(PROMPT_LEARNERS)} need one)"
+    return lookup(LEARNERS, name, what="learner", where=where, error=UnknownMethodError)()

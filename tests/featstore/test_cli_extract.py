@@ -9,7 +9,8 @@ import pytest
 
 import featstore
 from featstore.cli import cli
-from featstore.cli.progress import ProgressLine
+from featstore.cli.extract import _show_progress
+from featstore.cli.progress import ProgressBar
 from featstore.command_line import EXIT_USAGE, run_command
 from featstore.extraction.progress import Progress
 from featstore.testing import toy_manifest
@@ -101,24 +102,12 @@ def test_weights_are_given_one_for_each_encoder(
     assert "1 --weights for 2 --encoder" in capsys.readouterr().err
 
 
-def _progress(done: int) -> Progress:
-    return Progress(done, 1000, 2, 12.5, 320.0, {}, "The forward pass is the limit.")
-
-
-def test_progress_elsewhere_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
-    line = ProgressLine("toy/image", terminal=False)
-    for done in range(100):
-        line(_progress(done))
-    line.close()
+def test_progress_says_what_limited_the_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressBar("toy/image", "rows", terminal=False) as bar:
+        for done in range(100):
+            sentence = "The forward pass is the limit."
+            _show_progress(bar, Progress(done, 1000, 2, 12.5, 320.0, {}, sentence))
     assert capsys.readouterr().err.splitlines() == [
         "toy/image: 99 of 1,000 rows (10%), 12.5 items/s, 5 min 20 s left, 2 failed",
         "The forward pass is the limit.",
     ]
-
-
-def test_progress_at_a_terminal_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    line = ProgressLine("toy/image", terminal=True)
-    line(_progress(1))
-    line(_progress(2))
-    line.close()
-    assert capsys.readouterr().err.count("\n") == 2

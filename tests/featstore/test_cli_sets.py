@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 
 from featstore import EmbeddingsView, open_store
 from featstore.cli import cli
-from featstore.cli.store import human_bytes
+from featstore.cli.progress import human_bytes
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, EXIT_VERIFY, run_command
 from featstore.store.rows import MemoryRows
 from featstore.store.store import row_facts
