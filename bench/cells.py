@@ -387,14 +387,7 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     combination of revisions is a series of its own. So it is with what was chosen for a set and a
     task (`CHOICES`); a run without real pairs of classes has no texts of them, and goes with any.
     """
-    files = files_of(root)
-    stamps = {name: run_path(root, name).stat().st_mtime for name in set(files.values())}
-    written = {run: stamps[name] for run, name in files.items()}
-    marked = results.with_columns(
-        pl.col("run_id")
-        .replace_strict(written, default=0.0, return_dtype=pl.Float64)
-        .alias("written")
-    )
+    marked = results.with_columns(_written(root, results).alias("written"))
     fresh = pl.lit(value=True)
     for role in SETS:
         key, revision = f"{role}_set", f"{role}_revision"
@@ -416,6 +409,21 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
             facts = {name: facts[name] for name in SERIES}
         names |= dict.fromkeys(part["run_id"], sha256_hex(canonical_json(facts))[:SHORT])
     return marked.with_columns(pl.col("run_id").replace_strict(names).alias("series"))
+
+
+def _written(root: Path, results: pl.DataFrame) -> pl.Expr:
+    """Return when each row was written, as it says; of older versions, when its file was.
+
+    Copying a folder may change the time of a file: these come before all that say their own.
+    """
+    said = pl.col("finished_at")
+    if not results["finished_at"].null_count():
+        return said
+    stamps = {
+        run_id: run_path(root, name).stat().st_mtime for run_id, name in files_of(root).items()
+    }
+    of_file = pl.col("run_id").replace_strict(stamps, default=0.0, return_dtype=pl.Float64)
+    return pl.coalesce(said, pl.min_horizontal(of_file, said.min() - 1.0))
 
 
 def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) -> pl.DataFrame:

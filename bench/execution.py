@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from bench.code import Own
 from bench.corpus import Corpus, needs_prompts, read_corpus
 from bench.fits import Fitted, fit_run
+from bench.geometry import write_geometry
 from bench.grid import fit_grid, is_fixed
 from bench.results import (
     RANK_SCHEMA,
@@ -263,10 +264,10 @@ def _run_groups(
         for group in together:
             start = time.perf_counter()
             # Tasks of one fit share a corpus: that of the one that reads most.
-            widest = max(group, key=needs_prompts)
-            for run, own_rows, own_ranks in execute(
-                group, corpora.read(widest), prompt_side=corpora.prompt_side
-            ):
+            corpus = corpora.read(max(group, key=needs_prompts))
+            for run, own_rows, own_ranks in execute(group, corpus, prompt_side=corpora.prompt_side):
+                # Before the run's own files: a run that is there is not made again.
+                write_geometry(root, run, corpus, own_rows["penalty_chosen"][0])
                 if len(together) == 1:
                     write_run(root, run.run_id, own_rows, own_ranks)
                 else:
@@ -352,8 +353,8 @@ def _scored(
     for run in runs:
         start = time.perf_counter()
         outcomes = scoring.score(run, fitted.alignment)
-        seconds = {"fit_seconds": fit_seconds, "score_seconds": time.perf_counter() - start}
-        yield run, outcomes, fitted.facts | seconds
+        times = {"fit_seconds": fit_seconds, "score_seconds": time.perf_counter() - start}
+        yield run, outcomes, fitted.facts | times | {"finished_at": time.time()}
 
 
 def _add_rows(table: Columns, run: Run, outcomes: list[Outcome], facts: dict[str, Any]) -> None:

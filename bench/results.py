@@ -4,6 +4,7 @@
     RESULTS/ranks/<run_id>.parquet     one row per query
     RESULTS/sums/<run_id>.parquet      one row per cluster of queries: sums of every metric
     RESULTS/runs/many-<sha256>.parquet the runs of a batch in one file; ranks/ and sums/ likewise
+    RESULTS/geometry/<sha256>.json     what a report draws of a head; see `bench.geometry`
     RESULTS/sessions/<date>-<pid>.json what was typed, versions, dates; not keyed
 
 A file's name is the id of its run, or the hash of the ids of its runs, and its content says so
@@ -104,6 +105,7 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "learner_epoch": pl.Float64,  # that was kept
     "fit_seconds": pl.Float64,
     "score_seconds": pl.Float64,
+    "finished_at": pl.Float64,  # seconds since 1970; null in files of an older version
 }
 
 #: One row per run, direction and query.

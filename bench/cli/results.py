@@ -377,7 +377,7 @@ def report_command(
 ) -> None:
     """Draw the report of a results folder.
 
-    The store is read for texts, thumbnails, the geometry of head rows and the health of the data.
+    The store is read for texts, thumbnails and the health of the data; nothing is fitted.
     A page is of one set of images; of the paper suite it also has every published number. It needs
     no network and no other file; every figure also lies beside it as SVG and CSV.
     """

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from bench.cells import method_title, source_name
-from bench.report.verdict import METHOD
+from bench.geometry import METHOD
 from bench.results import read_ranks
 from featstore.identity import sha256_hex
 from featstore.store.store import FeatureStore

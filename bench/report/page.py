@@ -21,13 +21,13 @@ import polars as pl
 from bench.cells import method_title, only_series
 from bench.comparisons import compare
 from bench.errors import BenchError, NoResultsError
+from bench.geometry import METHOD, Geometry, read_geometry
 from bench.metrics.summary import METRICS
 from bench.report.figures import figures_of, gain_figure, mixing_figure, pairs_figure
 from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words
-from bench.report.geometry import Geometry, ambiguous_pairs, geometry
 from bench.report.grids import choice_rows, gain_rows, grids
 from bench.report.theme import Figure, css_variables, file_svg, page_svg
-from bench.report.verdict import METHOD, Verdict, verdict
+from bench.report.verdict import Verdict, verdict
 from bench.results import read_results, read_sessions
 from bench.suites.published import published_table
 from bench.tables import comma_separated, published_lines, result_lines, result_table
@@ -252,8 +252,7 @@ def write_report(
     results : Path
         Folder of `bench run`.
     store : path or address
-        The store that the runs read: texts, thumbnails, the geometry of head rows and names, and
-        the health of the data come from it.
+        The store that the runs read: texts, thumbnails and the health of the data come from it.
     out : Path
         The HTML file. Figures go beside it, into ``<stem>_files/``.
     suite : str, optional
@@ -340,7 +339,8 @@ def build_page(
     fitted = {row["n_pairs"]: row["n_images_fitted"] for row in table.iter_rows(named=True)}
     first = rows.row(0, named=True)
     words = read_words(store, first)
-    seen = _geometry(store, rows)
+    alone = _alone(rows)
+    seen = None if alone is None else read_geometry(root, alone)
     figures |= {figure.name: figure for figure in figures_of(seen, words.describe)}
     galleries = [g for g in (gallery(root, rows, words, d) for d in DIRECTIONS) if g is not None]
     script = _resource("table.js")
@@ -364,6 +364,7 @@ def build_page(
         "health": set_health(store, first),
         "ambiguous": ambiguous_names(store, first),
         "nearest": _nearest(seen, words),
+        "no_geometry": alone is not None and seen is None,
         "grids": grids(table),
         "gains": gain_rows(comparisons.filter(main_gains), fitted),
         "all_gains": gain_rows(comparisons.filter(~main_gains), fitted),
@@ -411,20 +412,17 @@ def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:
     return mixing_figure(sweep.filter(pl.col("image_revision") == revision))
 
 
-def _geometry(store: FeatureStore, rows: pl.DataFrame) -> Geometry | None:
-    """Return the geometry behind the first run of the verdict's method on head weights alone."""
+def _alone(rows: pl.DataFrame) -> dict[str, Any] | None:
+    """Return the first row of the verdict's method on head weights alone."""
     own = rows.filter(
         (pl.col("method") == METHOD) & (pl.col("source") == "head") & (pl.col("n_pairs") == "0")
     ).sort(pl.col("eval") != "all-names", "seed", maintain_order=True)
-    return None if own.is_empty() else geometry(store, own.row(0, named=True))
+    return None if own.is_empty() else own.row(0, named=True)
 
 
 def _nearest(seen: Geometry | None, words: Words) -> list[tuple[str, str, str]]:
-    if seen is None:
-        return []
-    ids = seen.head.ids
-    found = ambiguous_pairs(seen.names, seen.head.groups, SHOWN)
-    return [(words.describe(ids[i]), words.describe(ids[j]), f"{c:.2f}") for i, j, c in found]
+    found = [] if seen is None else seen.nearest
+    return [(words.describe(a), words.describe(b), f"{cosine:.2f}") for a, b, cosine in found]
 
 
 def _render(context: dict[str, Any]) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 import polars as pl
 
 from bench.cells import CONTROLS, method_title
+from bench.geometry import METHOD
 from bench.tables import interval_text, p_text, pairs_text, signed_text, value_text
 
-#: What the first screen is about, fixed in advance.
-DIRECTION, METRIC, METHOD = "image→name", "top-1", "ridge"
+#: What the first screen is about, fixed in advance, beside the method.
+DIRECTION, METRIC = "image→name", "top-1"
 
 #: An answer needs both: an interval on one side of zero, and a one-sided p below this.
 LEVEL = 0.05

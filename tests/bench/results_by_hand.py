@@ -32,10 +32,13 @@ def hand_run(source="head", n_pairs=0, seed=0, **fields):
     return Run(source=source, n_pairs=n_pairs, seed=seed, **settings)
 
 
-def write_ranks(root, run, ranks, *, clusters=None, gallery=20, queries=None, pool=500.0):
+def write_ranks(
+    root, run, ranks, *, clusters=None, gallery=20, queries=None, pool=500.0, finished_at=None
+):
     """Write a run whose queries have these ranks, in each direction of its task.
 
-    `pool` is what its real pairs were drawn from.
+    `pool` is what its real pairs were drawn from. Without `finished_at` it is as of an older
+    version, whose files say by their own time when they were written.
     """
     ranks = np.asarray(ranks)
     n = len(ranks)
@@ -58,7 +61,7 @@ def write_ranks(root, run, ranks, *, clusters=None, gallery=20, queries=None, po
                     "n_prototypes": 0 if run.source == "none" else 100,
                     "image_mean": "training images", "penalty_chosen": 0.1 * (1 + run.seed),
                     "mix_chosen": 1.0, "penalty_at_edge": run.seed == 1, "mix_at_edge": False,
-                    "fit_seconds": 0.1, "score_seconds": 0.1,
+                    "fit_seconds": 0.1, "score_seconds": 0.1, "finished_at": finished_at,
                 }
             )  # fmt: skip
         tables.append(

@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -8,9 +9,12 @@ import polars as pl
 import pytest
 
 from bench import read_results
+from bench.corpus import read_corpus
 from bench.errors import BenchError, NoResultsError
+from bench.geometry import read_geometry
 from bench.report.page import write_report
 from bench.report.theme import INKS
+from featstore import open_store
 from tests.bench.results_by_hand import hand_run, write_ranks
 
 
@@ -153,6 +157,35 @@ def test_figures_lie_beside_the_page(written, smoke_results):
     expected = np.average(table["value"], weights=table["n_queries"])
     assert point["mean"].item() == pytest.approx(expected)
     assert written.page.stat().st_size < 2 * 2**20
+
+
+def test_a_folder_without_a_geometry_has_a_page_that_says_so(smoke_results, smoke_store, tmp_path):
+    """As an older version left it; a damaged file is named."""
+    shutil.copytree(smoke_results, tmp_path / "old")
+    (file,) = (tmp_path / "old" / "geometry").iterdir()
+    file.write_text('{"head": 1}')
+    with pytest.raises(NoResultsError, match=f"{file.name} cannot be read as a geometry"):
+        write_report(tmp_path / "old", store=smoke_store, out=tmp_path / "r.html")
+    file.unlink()
+    written = write_report(tmp_path / "old", store=smoke_store, out=tmp_path / "r.html")
+    html = written.page.read_text()
+    assert "Not drawn: these results hold no geometry of the head" in html
+    assert Page(html).unbalanced == []
+    assert not {"map.svg", "head_by_name.svg"} & {path.name for path in written.files}
+
+
+def test_the_geometry_is_that_of_the_head_and_its_names(smoke_results, smoke_store, runs):
+    """One file a head and set of images."""
+    run = next(r for r in runs if (r.method, r.source, r.n_pairs) == ("ridge", "head", 0))
+    found = read_geometry(smoke_results, run.columns())
+    corpus = read_corpus(open_store(smoke_store), run)
+    assert sum(found.head.matched) == len(corpus.head.weight)
+    assert sum(found.images.matched) == len(set(corpus.images.classes))
+    assert set(found.heat_ids) <= set(corpus.head.classes)
+    assert found.head.means[0] > found.head.means[1] + 0.1
+    assert found.head.area > 0.7
+    assert read_geometry(smoke_results, run.columns() | {"image_revision": "0" * 64}) is None
+    assert len(list((smoke_results / "geometry").iterdir())) == 1
 
 
 @pytest.fixture

@@ -29,6 +29,17 @@ def test_another_revision_is_another_series_and_the_last_one_is_shown(tmp_path):
     assert set(shown["run_id"]) == {run.run_id for run in new}
 
 
+def test_results_say_when_they_were_written(tmp_path):
+    """A copied folder has other file times; files of before say nothing, and come first."""
+    old, first, last = (hand_run(image_revision=letter * 64) for letter in "abc")
+    for run, said, of_file in ((last, 300.0, 10), (first, 200.0, 20), (old, None, 900)):
+        write_ranks(tmp_path, run, [1, 2, 3], finished_at=said)
+        os.utime(run_path(tmp_path, run.run_id), (of_file, of_file))
+    rows = read_results(tmp_path)
+    assert series_table(tmp_path, rows)["written"].to_list() == [300.0, 200.0, 199.0]
+    assert set(only_series(tmp_path, rows)["run_id"]) == {last.run_id}
+
+
 def test_methods_sources_and_pairs_belong_to_one_series(tmp_path):
     write(tmp_path, 1, source="none", n_pairs="all")
     write(tmp_path, 2, source="head", n_pairs=16)
