@@ -247,7 +247,7 @@ def _fitted(moments: Any, penalty: float) -> Any:
     return aligner.fit_moments(moments)
 
 
-def _class_means(corpus: Corpus, sources: Sources, aligner: Any) -> Rows:
+def _class_means(corpus: Corpus, sources: Sources[Any], aligner: Any) -> Rows:
     images = sources.image.apply(corpus.images.rows).astype(np.float64)
     names, codes = np.unique(corpus.images.classes, return_inverse=True)
     sums = np.zeros((len(names), images.shape[1]))

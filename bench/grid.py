@@ -117,7 +117,7 @@ class _Shared:
         self.image_mean = SideTransform.fit([images], label="images").mean
         self._different: _Different | None = None
         self._real: dict[Any, tuple[int, Pairs | None]] = {}
-        self._prototypes: dict[str, Sources] = {}
+        self._prototypes: dict[str, Sources[Pairs]] = {}
         self._moments: dict[str, Moments] = {}
         self._products: dict[tuple[str, bool], tuple[Source, Matrix]] = {}
 
@@ -136,7 +136,7 @@ class _Shared:
             self._real[run.n_pairs] = len(chosen), pairs
         return self._real[run.n_pairs]
 
-    def sources(self, run: Run) -> Sources:
+    def sources(self, run: Run) -> Sources[Pairs]:
         """Return the transformed sources of a run, prototypes kept between numbers of pairs."""
         _, real = self.real(run)
         if run.source == "none":
@@ -151,7 +151,7 @@ class _Shared:
         return replace(kept, real=Pairs(x, y, real.groups, real.weight))
 
     def products(
-        self, run: Run, sources: Sources, rows: Matrix, *, predict_x: bool
+        self, run: Run, sources: Sources[Pairs], rows: Matrix, *, predict_x: bool
     ) -> tuple[Source | None, Matrix | None]:
         """Return the products of the prototypes with themselves, and with rows held out."""
         if sources.prototypes is None:
@@ -162,14 +162,14 @@ class _Shared:
             self._products[key] = own, own.towards(rows)
         return self._products[key]
 
-    def moments(self, run: Run, sources: Sources) -> Moments | None:
+    def moments(self, run: Run, sources: Sources[Pairs]) -> Moments | None:
         if sources.prototypes is None:
             return None
         if run.source not in self._moments:
             self._moments[run.source] = moments_of(sources.prototypes)
         return self._moments[run.source]
 
-    def facts(self, run: Run, sources: Sources) -> dict[str, Any]:
+    def facts(self, run: Run, sources: Sources[Pairs]) -> dict[str, Any]:
         """Return the columns of a result row that tell of the fit."""
         options = METHODS[run.method].options
         mixed = sources.prototypes is not None and sources.real is not None

@@ -6,34 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from fitters.aligners.asif import ASIFAligner
 from fitters.aligners.base import BaseAligner
 from fitters.errors import SettingError
-from fitters.methods import Method, Settings, Sources
-from fitters.moments.moments import Moments, merge_pooled
+from fitters.methods import FitConfig, Method, Settings, Sources
+from fitters.moments.moments import Folds, Moments, merge_pooled
 from fitters.pairs import Pairs
-from fitters.select.grid import (
-    PENALTIES,
-    WEIGHTS,
-    Axis,
-    Surface,
-    folds_of_pairs,
-    geometric,
-)
+from fitters.select.grid import WEIGHTS, Axis, Surface, folds_of_pairs
 from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.kernel import (
     GAMMAS,
     KERNEL_PENALTIES,
-    Validation,
     choose_mass,
     choose_on_prototypes,
     cross_validate_kernel,
 )
-from fitters.select.leave_out import LeaveOutCriterion, leave_one_group_out
-from fitters.select.ranking import Metric
+from fitters.select.leave_out import leave_one_group_out
 from fitters.select.refitting import (
     POWERS,
     TOP_KS,
@@ -42,12 +34,6 @@ from fitters.select.refitting import (
     choose_components,
     validate_by_refitting,
 )
-
-Criterion = Literal["cosine", "rank", "error"]
-"""How a choice is scored; see `fitters.recipe.fit_alignment`."""
-
-COARSE = 1
-"""Values a decade where every point of the grid costs a fit: a third of the closed forms' grid."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,236 +50,211 @@ class Choice:
     axes: dict[str, Axis] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Open:
-    """What may be chosen: "auto", or a value that is given; and how held-out pairs are scored.
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What is chosen, from what, and how.
 
-    `grid` are the axes that "auto" settings are chosen from, named as in `Choice`; the default
-    grids stand for what it lacks.
+    Attributes
+    ----------
+    method : Method
+    sources : Sources of Pairs
+        Transformed.
+    config : FitConfig
+        What is "auto" is chosen.
+    n_folds : int
+    rng : numpy.random.Generator
+    grid : mapping of str to Axis
+        Named as in `Choice`; the default grids stand for what it lacks.
     """
 
-    penalty: float | Literal["auto"]
-    mix: float | Literal["auto"]
-    n_components: int | Literal["auto"] | None
-    gamma: float | Literal["auto"] = "auto"
-    validation: Validation | Metric = "mrr"
-    top_k: int | Literal["auto"] | None = None
-    power: float | Literal["auto"] | None = None
-    grid: Mapping[str, Axis] = field(default_factory=dict)
+    method: Method
+    sources: Sources[Pairs]
+    config: FitConfig
+    n_folds: int
+    rng: np.random.Generator
+    grid: Mapping[str, Axis]
 
-    def axes(self, method: Method, *, mixed: bool) -> tuple[Axis, Axis]:
-        """Return the grids of penalties and weights; of what plays no part, a fixed value."""
-        per_decade = COARSE if method.rule == "refit" else 0
-        default = {"penalty": _grid(PENALTIES, per_decade), "weight": _grid(WEIGHTS, per_decade)}
-        grid = {**default, **self.grid}
-        penalties = grid["penalty"] if self.penalty == "auto" else None
-        weights = grid["weight"] if self.mix == "auto" else None
-        if "penalty" not in method.options:
-            penalties = Axis.fixed(0.0)
-        elif penalties is None:
-            penalties = Axis.fixed(float(self.penalty))
-        if not mixed or "mix" not in method.options:
-            weights = Axis.fixed(1.0)
-        elif weights is None:
-            weights = Axis.fixed(float(self.mix))
-        return penalties, weights
+    @property
+    def by(self) -> Any:
+        """What real pairs are validated by; each validation refuses what it does not know."""
+        return self.config.validation
+
+    @property
+    def axes(self) -> tuple[Axis, Axis]:
+        """The grids of penalties and weights."""
+        return self.config.axes(self.method, mixed=self.sources.mixed, grid=self.grid)
+
+    def axis(self, name: str, default: Axis, own: float | None = None) -> Axis:
+        """Return the grid of a setting; if it is given, or the method's own, that value alone."""
+        value = getattr(self.config, name)
+        if value == "auto":
+            return self.grid.get(name, default)
+        return Axis.fixed(own if value is None and own is not None else value)
+
+    def folds(self, what: str) -> np.ndarray:
+        """Return the folds of what is left out, for choosing `what`: by name without real pairs."""
+        real, kind = self.sources.real, "real pairs"
+        if real is None:
+            real, kind = self.sources.prototypes, "prototypes"
+        assert real is not None
+        return folds_of_pairs(real, self.n_folds, what, self.rng, kind=kind)
 
 
 def choose(
     method: Method,
-    sources: Sources,
-    settings: Settings,
-    open_: Open,
-    n_folds: int,
-    criterion: Criterion,
+    sources: Sources[Pairs],
+    config: FitConfig,
     rng: np.random.Generator,
+    *,
+    n_folds: int = 4,
+    grid: Mapping[str, Axis] | None = None,
 ) -> Choice:
-    """Choose what is open.
+    """Choose what is "auto".
 
     Raises
     ------
     SelectionError
         If the training data have too few groups to choose from.
     """
-    if method.rule == "kernel":
-        return _choose_kernel(sources, settings, open_, n_folds, criterion, rng)
-    if method.rule == "anchors":
-        return _choose_anchors(method, sources, settings, open_, n_folds, rng)
-    return _choose_linear(method, sources, settings, open_, n_folds, criterion, rng)
+    task = _Task(method, sources, config, n_folds, rng, grid or {})
+    return {"kernel": _choose_kernel, "anchors": _choose_anchors}.get(method.rule, _choose_linear)(
+        task
+    )
 
 
-def _choose_linear(
-    method: Method,
-    sources: Sources,
-    settings: Settings,
-    open_: Open,
-    n_folds: int,
-    criterion: Criterion,
-    rng: np.random.Generator,
-) -> Choice:
+def _choose_linear(task: _Task) -> Choice:
     """Choose penalty, mixing weight and directions kept, in closed form or by fitting anew."""
-    if open_.validation == "squared" and method.direction:
+    method, config = task.method, task.config
+    if config.validation == "squared" and method.direction:
         # The name that kernel ridge has for it.
-        criterion, open_ = "error", replace(open_, validation="mrr")
-    mixed = sources.prototypes is not None and sources.real is not None
-    penalties, weights = open_.axes(method, mixed=mixed)
-    many = "n_components" in method.options and open_.n_components == "auto"
-    surface: Surface | None = None
-    if many or penalties.searched or weights.searched:
-        surface = _surface(method, sources, settings, open_, n_folds, criterion, rng)
+        config = replace(config, criterion="error", validation="mrr")
+        task = replace(task, config=config)
+    penalties, weights = task.axes
+    many = config.chooses_components(method)
+    surface = _scores(task) if many or penalties.searched or weights.searched else None
     at = {"penalty": penalties.values[0], "weight": weights.values[0]} | _chosen(surface)
-    chosen = replace(settings, penalty=at["penalty"])
-    if many:
-        chosen = replace(chosen, n_components=round(at["components"]))
-    elif "n_components" in method.options and open_.n_components != "auto":
-        chosen = replace(chosen, n_components=open_.n_components)
-    facts = _facts(method, chosen, at["weight"] if mixed else None, surface)
-    return Choice(chosen, at["weight"], facts, _searched(surface))
+    settings = replace(config.given, penalty=at["penalty"])
+    if "n_components" in method.options:
+        kept: Any = round(at["components"]) if many else config.n_components
+        settings = replace(settings, n_components=kept)
+    facts = _facts(method, settings, surface)
+    if task.sources.mixed and "mix" in method.options:
+        facts["mix"] = at["weight"]
+    return Choice(settings, at["weight"], facts, {} if surface is None else surface.searched)
 
 
-def _surface(
-    method: Method,
-    sources: Sources,
-    settings: Settings,
-    open_: Open,
-    n_folds: int,
-    criterion: Criterion,
-    rng: np.random.Generator,
-) -> Surface:
-    """Return the scores of the linear methods over what is "auto"."""
-    mixed = sources.prototypes is not None and sources.real is not None
-    penalties, weights = open_.axes(method, mixed=mixed)
-    if sources.real is None and method.rule == "ridge" and criterion != "error":
+def _scores(task: _Task) -> Surface:
+    """Return the scores of a linear method over what is "auto"."""
+    method, config, sources = task.method, task.config, task.sources
+    penalties, weights = task.axes
+    if sources.real is None and method.rule == "ridge" and config.criterion != "error":
         assert sources.prototypes is not None
         return leave_one_group_out(
             sources.prototypes,
             direction=method.direction,
             penalties=penalties,
-            criterion=criterion,
+            criterion=config.criterion,
         )
     what = "penalty" if penalties.searched else "mix" if weights.searched else "components"
-    folded = _Folded.of(method, sources, settings, n_folds, what, rng)
-    # Ranks are what these validations have; `check_metric` refuses the kernel's others.
-    by: Any = open_.validation
-    if "n_components" in method.options and open_.n_components == "auto":
-        return folded.components(penalties, weights, by)
-    return folded.surface(penalties, weights, criterion, by)
+    # Without real pairs the prototypes are left out themselves, by name.
+    prototypes = sources.prototypes if sources.real is not None else None
+    real = sources.real if sources.real is not None else sources.prototypes
+    assert real is not None
+    folded = _Folded(method, config.given, real, task.folds(what), prototypes)
+    same: dict[str, Any] = {"penalties": penalties, "weights": weights}
+    by_ranks = same | {"real": real, "folds": folded.folds, "metric": task.by}
+    if config.chooses_components(method):
+        return choose_components(folded.refit, **by_ranks)
+    if config.criterion == "error" and method.direction:
+        return validate_by_error(
+            folded.of_folds, folded.of_prototypes, direction=method.direction, **same
+        )
+    if method.rule == "refit":
+        return validate_by_refitting(folded.refit, **by_ranks)
+    return cross_validate(
+        method.rule, prototypes=prototypes, direction=method.direction, **by_ranks
+    )
 
 
-def _choose_kernel(
-    sources: Sources,
-    settings: Settings,
-    open_: Open,
-    n_folds: int,
-    criterion: Criterion,
-    rng: np.random.Generator,
-) -> Choice:
+def _choose_kernel(task: _Task) -> Choice:
     """Choose width and penalty on the prototypes, and only the mixing weight on real pairs.
 
     Not to use the real pairs is one of the weights. Without prototypes, width and penalty are
     chosen on the real pairs.
     """
-    prototypes, real = sources.prototypes, sources.real
-    if criterion == "error" and real is None:
+    config, prototypes, real = task.config, task.sources.prototypes, task.sources.real
+    if config.criterion == "error" and real is None:
         msg = "Kernel ridge is chosen on prototypes by 'cosine' or 'rank'. Got criterion 'error'."
         raise SettingError(msg)
-    if criterion == "error":
+    if config.criterion == "error":
         # Of the criteria for both kinds of data, this is the one that real pairs have too.
-        criterion, open_ = "cosine", replace(open_, validation="squared")
-    shape = _kernel_shape(sources, open_, n_folds, criterion, rng)
-    given = {name: getattr(open_, name) for name in ("penalty", "gamma")}
-    at = {name: float(value) for name, value in given.items() if value != "auto"} | _chosen(shape)
+        config = replace(config, criterion="cosine", validation="squared")
+        task = replace(task, config=config)
+    axes = {
+        "penalty": task.axis("penalty", KERNEL_PENALTIES), "gamma": task.axis("gamma", GAMMAS)
+    }  # fmt: skip
+    shape = _kernel_shape(task, axes) if "auto" in (config.penalty, config.gamma) else None
+    at = {name: axis.values[0] for name, axis in axes.items()} | _chosen(shape)
     facts: dict[str, Any] = {} if shape is None else shape.to_facts()
-    axes, mix = _searched(shape), 1.0
+    searched, mix = {} if shape is None else shape.searched, 1.0
     if prototypes is not None and real is not None:
         facts = {"of_prototypes": facts} if facts else {}
-        if open_.mix == "auto":
+        if config.mix == "auto":
             of_mix = choose_mass(
-                prototypes, real, folds_of_pairs(real, n_folds, "mix", rng), **at,
-                weights=open_.grid.get("weight", WEIGHTS), criterion=_of_kernel(open_), rng=rng,
+                prototypes, real, task.folds("mix"), **at,
+                weights=task.grid.get("weight", WEIGHTS), criterion=task.by, rng=task.rng,
             )  # fmt: skip
             facts |= of_mix.to_facts()
-            axes, mix = axes | of_mix.searched, of_mix.chosen["weight"]
+            searched, mix = searched | of_mix.searched, of_mix.chosen["weight"]
         else:
-            mix = float(open_.mix)
+            mix = float(config.mix)
         facts |= {"mix": mix if isfinite(mix) else None, "real_pairs_used": isfinite(mix)}
         # A real pair has `mix` times the penalty that the prototypes keep.
         at["penalty"] *= mix if isfinite(mix) else 1.0
-    chosen = replace(settings, penalty=at["penalty"], gamma=at["gamma"])
-    return Choice(chosen, mix, at | facts, axes)
+    settings = replace(config.given, penalty=at["penalty"], gamma=at["gamma"])
+    return Choice(settings, mix, at | facts, searched)
 
 
-def _kernel_shape(
-    sources: Sources,
-    open_: Open,
-    n_folds: int,
-    criterion: LeaveOutCriterion,
-    rng: np.random.Generator,
-) -> Surface | None:
-    """Return the scores over width and penalty; None if both are given."""
-    grid = {"penalty": KERNEL_PENALTIES, "gamma": GAMMAS, **open_.grid}
-    penalties, gammas = (
-        grid[name] if value == "auto" else Axis.fixed(float(value))
-        for name, value in (("penalty", open_.penalty), ("gamma", open_.gamma))
-    )
-    if "auto" not in (open_.penalty, open_.gamma):
-        return None
+def _kernel_shape(task: _Task, axes: Mapping[str, Axis]) -> Surface:
+    """Return the scores over width and penalty."""
+    sources = task.sources
+    same: dict[str, Any] = {"gammas": axes["gamma"], "penalties": axes["penalty"]}
+    by: Any = task.config.criterion
     if sources.prototypes is not None:
         return choose_on_prototypes(
-            sources.prototypes, gammas=gammas, penalties=penalties, criterion=criterion,
+            sources.prototypes, **same, criterion=by, rng=task.rng,
             # Whose grid is given is one of many controls of the same texts.
-            precision="float32" if open_.grid else "float64", rng=rng,
+            precision="float32" if task.grid else "float64",
         )  # fmt: skip
     assert sources.real is not None
-    what = "penalty" if open_.penalty == "auto" else "gamma"
-    return cross_validate_kernel(
-        real=sources.real, folds=folds_of_pairs(sources.real, n_folds, what, rng),
-        gammas=gammas, penalties=penalties, criterion=_of_kernel(open_),
-    )  # fmt: skip
+    folds = task.folds("penalty" if task.config.penalty == "auto" else "gamma")
+    return cross_validate_kernel(real=sources.real, folds=folds, **same, criterion=task.by)
 
 
-def _of_kernel(open_: Open) -> Any:
-    """Return what kernel ridge validates by: `check_validation` refuses what it does not know."""
-    return open_.validation
+def _choose_anchors(task: _Task) -> Choice:
+    """Choose how many anchors ASIF keeps, and the power of its similarities."""
+    config, own = task.config, task.method.make(task.config.given)
+    assert isinstance(own, ASIFAligner)
+    top_ks, powers = task.axis("top_k", TOP_KS, own.top_k), task.axis("power", POWERS, own.power)
+    surface = None
+    if "auto" in (config.top_k, config.power):
+        surface = choose_anchors(
+            task.sources.prototypes, task.sources.real, top_ks=top_ks, powers=powers,
+            metric=task.by, n_folds=task.n_folds, rng=task.rng,
+        )  # fmt: skip
+    at = {"top_k": top_ks.values[0], "power": powers.values[0]} | _chosen(surface)
+    settings = replace(config.given, top_k=round(at["top_k"]), power=at["power"])
+    searched = {} if surface is None else surface.searched
+    return Choice(settings, 1.0, _facts(task.method, settings, surface), searched)
 
 
 def _chosen(surface: Surface | None) -> dict[str, float]:
     return {} if surface is None else surface.chosen
 
 
-def _searched(surface: Surface | None) -> dict[str, Axis]:
-    return {} if surface is None else surface.searched
-
-
-def _choose_anchors(
-    method: Method,
-    sources: Sources,
-    settings: Settings,
-    open_: Open,
-    n_folds: int,
-    rng: np.random.Generator,
-) -> Choice:
-    own: Any = method.make(settings)
-    top_ks, powers = (
-        grid if value == "auto" else Axis.fixed(float(default if value is None else value))
-        for value, default, grid in (
-            (open_.top_k, own.top_k, open_.grid.get("top_k", TOP_KS)),
-            (open_.power, own.power, open_.grid.get("power", POWERS)),
-        )
-    )
-    facts: dict[str, Any] = {}
-    axes: dict[str, Axis] = {}
-    at = {"top_k": top_ks.values[0], "power": powers.values[0]}
-    if top_ks.searched or powers.searched:
-        # Ranks are all that can be asked for; `check_metric` refuses the kernel's others.
-        by: Any = open_.validation
-        surface = choose_anchors(
-            sources.prototypes, sources.real, top_ks=top_ks, powers=powers, metric=by,
-            n_folds=n_folds, rng=rng,
-        )  # fmt: skip
-        facts, at, axes = surface.to_facts(), surface.chosen, surface.searched
-    chosen = replace(settings, top_k=round(at["top_k"]), power=at["power"])
-    return Choice(chosen, 1.0, _facts(method, chosen, None, None) | facts, axes)
+def _facts(method: Method, settings: Settings, surface: Surface | None) -> dict[str, Any]:
+    facts = {name: getattr(settings, name) for name in method.options if name != "mix"}
+    return facts if surface is None else facts | surface.to_facts()
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,29 +267,11 @@ class _Folded:
     folds: np.ndarray
     prototypes: Pairs | None
 
-    @classmethod
-    def of(
-        cls,
-        method: Method,
-        sources: Sources,
-        settings: Settings,
-        n_folds: int,
-        what: str,
-        rng: np.random.Generator,
-    ) -> _Folded:
-        # Without real pairs the prototypes are left out themselves, by name.
-        real = sources.real if sources.real is not None else sources.prototypes
-        assert real is not None
-        prototypes = sources.prototypes if sources.real is not None else None
-        kind = "real pairs" if sources.real is not None else "prototypes"
-        folds = folds_of_pairs(real, n_folds, what, rng, kind=kind)
-        return cls(method, settings, real, folds, prototypes)
-
     # Ranks are validated on rows: moments of 1,280 columns, 60 ms each, are made only if needed.
     @cached_property
-    def of_folds(self) -> tuple[Moments, ...]:
+    def of_folds(self) -> Folds:
         """Moments of every fold alone."""
-        return tuple(
+        return Folds(
             moments_of(self.real.take(self.folds == fold)) for fold in np.unique(self.folds)
         )
 
@@ -337,47 +280,9 @@ class _Folded:
         """Moments of the prototypes."""
         return None if self.prototypes is None else moments_of(self.prototypes)
 
-    def surface(self, penalties: Axis, weights: Axis, criterion: Criterion, by: Metric) -> Surface:
-        if criterion == "error" and self.method.direction:
-            return validate_by_error(
-                self.of_folds,
-                self.of_prototypes,
-                direction=self.method.direction,
-                penalties=penalties,
-                weights=weights,
-            )
-        if self.method.rule == "refit":
-            return validate_by_refitting(
-                self.refit,
-                real=self.real,
-                folds=self.folds,
-                penalties=penalties,
-                weights=weights,
-                metric=by,
-            )
-        return cross_validate(
-            self.method.rule,
-            real=self.real,
-            folds=self.folds,
-            prototypes=self.prototypes,
-            direction=self.method.direction,
-            penalties=penalties,
-            weights=weights,
-            metric=by,
-        )
-
-    def components(self, penalties: Axis, weights: Axis, by: Metric) -> Surface:
-        return choose_components(
-            self.refit,
-            real=self.real,
-            folds=self.folds,
-            penalties=penalties,
-            weights=weights,
-            metric=by,
-        )
-
     @property
     def refit(self) -> Refit:
+        """What fits without a fold, with all directions."""
         rest = [
             merge_pooled(*(part for part in self.of_folds if part is not held))
             for held in self.of_folds
@@ -398,23 +303,3 @@ class _Folded:
 def moments_of(pairs: Pairs) -> Moments:
     """Return the moments of transformed pairs about 0, products in float64."""
     return Moments.from_rows(pairs.x, pairs.y, pairs.row_weight, centre=False)
-
-
-def _facts(
-    method: Method,
-    settings: Settings,
-    mix: float | None,
-    chosen_from: Surface | None,
-) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        name: getattr(settings, name) for name in method.options if name != "mix"
-    }
-    if mix is not None and "mix" in method.options:
-        facts["mix"] = mix
-    return facts if chosen_from is None else {**facts, **chosen_from.to_facts()}
-
-
-def _grid(axis: Axis, per_decade: int) -> Axis:
-    if per_decade == 0:
-        return axis
-    return replace(axis, values=geometric(axis.values[0], axis.values[-1], per_decade))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from featstore.store.view import EmbeddingsView, PairedView
 from fitters.aligners.base import Projection
 from fitters.alignment import Alignment
 from fitters.choice import moments_of
-from fitters.methods import prepare
+from fitters.methods import Sources, prepare
 from fitters.moments.accumulation import (
     BLOCK_ROWS,
     Precision,
@@ -28,12 +28,14 @@ from fitters.moments.accumulation import (
     pilot_shifts,
 )
 from fitters.moments.cache import read_entry, write_entry
-from fitters.moments.moments import Matrix, Moments
+from fitters.moments.moments import Folds, Matrix, Moments
 from fitters.moments.transform import SideTransform, Sums, mean_of, sum_rows
 from fitters.pairs import Pairs, Rows
-from fitters.recipe import MomentSources, TrainingSources
 from fitters.select.grid import folds_by_group
 from fitters.trained.base import ArrayRows
+
+if TYPE_CHECKING:
+    from fitters.trained.training import PairSource
 
 N_FOLDS = 4
 
@@ -104,7 +106,7 @@ def groups_of(paired: PairedView[EmbeddingsView]) -> npt.NDArray[Any]:
 
 def moment_sources(
     request: MomentsRequest, *, cached: bool, workers: Workers | None = None
-) -> tuple[MomentSources, bool]:
+) -> tuple[Sources[Folds], bool]:
     """Return the moments of the transformed pairs, and whether they came from the cache.
 
     Nothing is kept if the cache cannot be written: it only saves time. Who accumulates them is
@@ -125,18 +127,16 @@ def moment_sources(
                 write_entry(facts, parts, vectors)
     else:
         parts, vectors = held
-    folds = [parts[name] for name in sorted(parts) if name.startswith("fold")]
-    whose = "real texts" if request.prototypes is None else "class texts"
+    folds = Folds(parts[name] for name in sorted(parts) if name.startswith("fold"))
+    prototypes = Folds([parts["prototypes"]]) if "prototypes" in parts else None
     if request.raw:
-        image, text, whose = (
-            SideTransform.identity("images"),
-            SideTransform.identity("texts"),
-            "none",
-        )
+        image, text = SideTransform.identity("images"), SideTransform.identity("texts")
+        whose = "none", "none"
     else:
         image = SideTransform(mean=vectors["image_mean"], label="images")
         text = SideTransform(mean=vectors["text_mean"], label="texts")
-    return MomentSources(parts.get("prototypes"), folds, image, text, whose), held is not None
+        whose = "given mean", "real texts" if prototypes is None else "class texts"
+    return Sources(prototypes, folds, image, text, *whose), held is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,7 +302,7 @@ def training_sources(
     bias: npt.NDArray[Any] | None,
     *,
     centre: bool,
-) -> TrainingSources:
+) -> Sources[PairSource]:
     """Return both sources as `fitters.recipe.fit_alignment` would transform them.
 
     Parameters
@@ -338,7 +338,7 @@ def training_sources(
     first = 0 if made is None else int(made.groups.max()) + 1
     groups = np.unique(groups_of(paired), return_inverse=True)[1].astype(np.int64) + first
     real = PairedRows(paired, image, text, groups)
-    return TrainingSources(made, real, image, text, image_centre, text_centre)
+    return Sources(made, real, image, text, image_centre, text_centre)
 
 
 def project_view(alignment: Alignment, view: EmbeddingsView) -> Projection:

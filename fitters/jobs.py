@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,30 +20,26 @@ from featstore.parallel import Workers
 from featstore.store.store import FeatureStore
 from featstore.store.view import EmbeddingsView, PairedView
 from fitters.alignment import Alignment
-from fitters.choice import Criterion, Open
 from fitters.errors import SettingError, ZeroRowError
 from fitters.from_store import MomentsRequest, moment_sources, pairs_of, training_sources
-from fitters.methods import TRAINING, Method, method_named
+from fitters.methods import TRAINING, FitConfig, Method, method_named
 from fitters.moments.accumulation import Precision
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, Duplicates, covariance_patterns, resolve_duplicates
-from fitters.recipe import TrainingOptions, fit_alignment, fit_from_moments, fit_trained, needs_rows
-from fitters.select.ranking import Metric
+from fitters.recipe import fit_alignment, fit_from_moments, fit_trained, needs_rows
 from fitters.trained.base import OnEpoch
 
 #: Variants and templates of class names, unless others are asked for.
 VARIANTS, TEMPLATES = ("name",), ("none", "photo")
 
 
-@dataclass(frozen=True)
-class FitRequest:
-    """What ``fitters fit`` is asked for.
+@dataclass(frozen=True, kw_only=True)
+class FitRequest(FitConfig):
+    """What ``fitters fit`` is asked for: the settings of a fit, and the sets that it reads.
 
     Attributes
     ----------
-    method : str
-        One of `fitters.recipe.METHODS`.
     x : str
         Image set: its space is the one that is aligned, and the unlabelled images of `split`
         give the mean that images are centred by.
@@ -61,28 +57,14 @@ class FitRequest:
     rows : str
         ``weights``: the head's rows; ``patterns``: Cov(f) w, with the covariance of the unlabelled
         images; ``bias``: [w, b], and [f, 1] for images.
-    penalty, mix, gamma : float or "auto"
-    n_components : int, "auto" or None
-    rank, scale, top_k, power, legacy
-        Settings of single methods; see `fitters.recipe.fit_alignment`.
-    criterion : str
-        How settings are chosen: ``cosine``, ``rank`` or ``error``; see
-        `fitters.recipe.fit_alignment`.
-    validation : str
-        What cross-validation over real pairs scores by; see `fitters.recipe.fit_alignment`.
     precision : str
         Of the products, where a fit on real pairs is made from their moments.
     cached : bool
         Whether such moments may be taken from the user's cache, and are kept there.
-    epochs, batch_size, learning_rate, share, sequential, patience
-        Of the trained methods; see `fitters.recipe.TrainingOptions`.
-    centred : bool or None
-        Whether rows are centred; None: as the method's source has it.
     seed : int
         Draws the subset of images, the folds, the control and what a training draws.
     """
 
-    method: str
     x: str
     y: str | None = None
     split: str = "train"
@@ -94,32 +76,20 @@ class FitRequest:
     templates: Sequence[str] = TEMPLATES
     duplicates: Duplicates = "keep"
     rows: Literal["weights", "patterns", "bias"] = "weights"
-    penalty: float | Literal["auto"] = "auto"
-    mix: float | Literal["auto"] = "auto"
-    gamma: float | Literal["auto"] = "auto"
-    n_components: int | Literal["auto"] | None = "auto"
-    rank: int | None = None
-    scale: bool = False
-    top_k: int | Literal["auto"] | None = None
-    power: float | Literal["auto"] | None = None
-    legacy: bool = False
-    criterion: Criterion = "cosine"
-    validation: Metric = "mrr"
     precision: Precision = "float32"
     cached: bool = True
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    share: float | None = None
-    sequential: bool = False
-    patience: int | None = None
-    centred: bool | None = None
     seed: int = 0
 
-    def training(self, checkpoint: Path | None, on_epoch: OnEpoch | None) -> TrainingOptions:
-        """Return the options of a training."""
-        same = {name: getattr(self, name) for name in TRAINING}
-        return TrainingOptions(**same, checkpoint=checkpoint, on_epoch=on_epoch)
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was asked for, by the names under which alignments record it."""
+        left_out = ("training", "centre", "cached")
+        facts = {name: getattr(self, name) for name in (field.name for field in fields(self))
+                 if name not in left_out}  # fmt: skip
+        facts |= {name: getattr(self.training, name) for name in TRAINING}
+        facts["centred"] = self.centre
+        return {name: list(value) if isinstance(value, tuple) else value
+                for name, value in facts.items()}  # fmt: skip
 
 
 KINDS = {"x": "image", "y": "caption", "head": "head_weight", "names": "class_name"}
@@ -151,8 +121,9 @@ def fit_from_store(
 ) -> Alignment:
     """Fit an alignment from the sets that `request` names.
 
-    `checkpoint` and `on_epoch` are of the trained methods; see `TrainingOptions`. `workers` are of
-    fits that need the moments of real pairs and no more: who accumulates them.
+    `checkpoint` and `on_epoch` are of the trained methods; see
+    `fitters.methods.TrainingOptions`. `workers` are of fits that need the moments of real pairs and
+    no more: who accumulates them.
 
     Raises
     ------
@@ -167,6 +138,34 @@ def fit_from_store(
     featstore.errors.IncompleteEmbeddingsError
         If a set or a split is missing, or its extraction has not finished.
     """
+    _check(request)
+    training = replace(request.training, checkpoint=checkpoint, on_epoch=on_epoch)
+    request = replace(request, training=training)
+    subset_rng, choice_rng, control_rng = np.random.default_rng(request.seed).spawn(3)
+    read = _read(store, request, subset_rng, control_rng)
+    with _zero_rows_by_name(read.used):
+        alignment = _fit(request, read, choice_rng, workers)
+    if alignment.x.mean is not None:
+        alignment.facts["image_centre"] = f"unlabelled {request.split} images"
+    images, texts = read.pool, read.texts
+    alignment.facts.update(
+        {
+            "x_space_id": images.space_id,
+            "y_space_id": texts.space_id,
+            "x_encoder": images.encoder,
+            "y_encoder": texts.encoder,
+            "request": request.facts,
+            "fitted_on": {
+                role: {"set": view.key, "rows": len(view), "fingerprint": view.fingerprint}
+                for role, view in read.used.items()
+            },
+        }
+    )
+    return alignment
+
+
+def _check(request: FitRequest) -> None:
+    """Raise SettingError if a request contradicts itself."""
     if (request.head is None) != (request.names is None):
         msg = "A head needs the names of its classes: give --head and --names, or neither."
         raise SettingError(msg)
@@ -183,7 +182,43 @@ def fit_from_store(
         )
         raise SettingError(msg)
     check_kinds(request, raw=spec.raw)
-    subset_rng, choice_rng, control_rng = np.random.default_rng(request.seed).spawn(3)
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """The views that a request names, joined.
+
+    Attributes
+    ----------
+    used : dict of str to EmbeddingsView
+        By role: images, captions, head, names.
+    pool : EmbeddingsView
+        Unlabelled images.
+    texts : EmbeddingsView
+        Whose space the texts lie in.
+    paired : PairedView, optional
+        The real pairs.
+    prototypes : Pairs, optional
+    bias : ndarray, optional
+        Of the head.
+    """
+
+    used: dict[str, EmbeddingsView]
+    pool: EmbeddingsView
+    texts: EmbeddingsView
+    paired: PairedView[EmbeddingsView] | None
+    prototypes: Pairs | None
+    bias: npt.NDArray[np.float32] | None
+
+
+def _read(
+    store: FeatureStore,
+    request: FitRequest,
+    subset_rng: np.random.Generator,
+    control_rng: np.random.Generator,
+) -> _Read:
+    """Return what a request reads."""
+    spec = method_named(request.method)
     images = store.view(request.x)
     pool = images.where(split=request.split)
     used: dict[str, EmbeddingsView] = {"images": pool}
@@ -206,48 +241,16 @@ def fit_from_store(
         if request.source != "head":
             prototypes = _control(request.source)(prototypes, control_rng)
     assert texts is not None
-    options = request.training(checkpoint, on_epoch)
-    with _zero_rows_by_name(used):
-        alignment = _fit(
-            request, spec, used, pool, paired, prototypes, bias, options, choice_rng, workers
-        )
-    if alignment.x.mean is not None:
-        alignment.facts["image_centre"] = f"unlabelled {request.split} images"
-    asked = {key: list(value) if isinstance(value, tuple) else value
-             for key, value in request.__dict__.items() if key != "cached"}  # fmt: skip
-    alignment.facts.update(
-        {
-            "x_space_id": images.space_id,
-            "y_space_id": texts.space_id,
-            "x_encoder": images.encoder,
-            "y_encoder": texts.encoder,
-            "request": asked,
-            "fitted_on": {
-                role: {"set": view.key, "rows": len(view), "fingerprint": view.fingerprint}
-                for role, view in used.items()
-            },
-        }
-    )
-    return alignment
+    return _Read(used, pool, texts, paired, prototypes, bias)
 
 
 def _fit(
-    request: FitRequest,
-    spec: Method,
-    used: Mapping[str, EmbeddingsView],
-    pool: EmbeddingsView,
-    paired: PairedView[EmbeddingsView] | None,
-    prototypes: Pairs | None,
-    bias: npt.NDArray[np.float32] | None,
-    options: TrainingOptions,
-    rng: np.random.Generator,
-    workers: Workers | None,
+    request: FitRequest, read: _Read, rng: np.random.Generator, workers: Workers | None
 ) -> Alignment:
     """Fit from moments where they are enough, else from rows."""
-    open_ = Open(request.penalty, request.mix, request.n_components)
-    mixed = prototypes is not None
-    wide = request.rows == "bias" or (spec.head_bias and bias is not None)
-    by_rows = needs_rows(spec, open_, request.criterion, mixed=mixed) or wide
+    spec, pool, paired = method_named(request.method), read.pool, read.paired
+    wide = request.rows == "bias" or (spec.head_bias and read.bias is not None)
+    by_rows = needs_rows(request, mixed=read.prototypes is not None) or wide
     if workers is not None and workers.elsewhere and (paired is None or by_rows):
         msg = (
             "Ray accumulates the moments of real pairs, and this fit "
@@ -257,59 +260,31 @@ def _fit(
         raise SettingError(msg)
     if paired is not None and not by_rows:
         wanted = MomentsRequest(
-            pool,
-            paired,
-            prototypes,
-            _name_facts(request, used),
-            request.precision,
-            request.seed,
-            spec.raw,
-        )
-        sources, from_cache = moment_sources(wanted, cached=request.cached, workers=workers)
-        alignment = fit_from_moments(
-            request.method,
-            sources,
-            penalty=request.penalty,
-            mix=request.mix,
-            n_components=None if request.n_components == "auto" else request.n_components,
-            rank=request.rank,
-            scale=request.scale,
-            legacy=request.legacy,
-        )
+            pool, paired, read.prototypes, _name_facts(request, read.used), request.precision,
+            request.seed, spec.raw,
+        )  # fmt: skip
+        moments, from_cache = moment_sources(wanted, cached=request.cached, workers=workers)
+        alignment = fit_from_moments(request, moments)
         alignment.facts["moments"] = {"precision": request.precision, "from_cache": from_cache}
-    elif paired is not None and spec.fitted_on == "training":
-        column = bias if wide else None
-        centre = spec.centred if request.centred is None else request.centred
-        to_train = training_sources(pool, paired, prototypes, column, centre=centre)
-        alignment = fit_trained(request.method, to_train, options, legacy=request.legacy, rng=rng)
-    else:
-        mean = None
-        if not spec.raw and spec.fitted_on != "head":
-            batches = pool.batches(reuse=True)
-            mean = SideTransform.fit(batches, label="images", homogeneous=wide).mean
-        alignment = fit_alignment(
-            request.method,
-            prototypes=prototypes,
-            real=None if paired is None else pairs_of(paired),
-            image_mean=mean,
-            bias=bias,
-            penalty=request.penalty,
-            mix=request.mix,
-            gamma=request.gamma,
-            n_components=request.n_components,
-            rank=request.rank,
-            scale=request.scale,
-            top_k=request.top_k,
-            power=request.power,
-            legacy=request.legacy,
-            bias_column=wide,
-            criterion=request.criterion,
-            validation=request.validation,
-            centre=request.centred,
-            training=options,
-            rng=rng,
-        )
-    return alignment
+        return alignment
+    if paired is not None and spec.fitted_on == "training":
+        column = read.bias if wide else None
+        centre = spec.centred if request.centre is None else request.centre
+        rows = training_sources(pool, paired, read.prototypes, column, centre=centre)
+        return fit_trained(request, rows, rng)
+    mean = None
+    if not spec.raw and spec.fitted_on != "head":
+        batches = pool.batches(reuse=True)
+        mean = SideTransform.fit(batches, label="images", homogeneous=wide).mean
+    return fit_alignment(
+        request,
+        prototypes=read.prototypes,
+        real=None if paired is None else pairs_of(paired),
+        image_mean=mean,
+        bias=read.bias,
+        bias_column=wide,
+        rng=rng,
+    )
 
 
 @contextlib.contextmanager

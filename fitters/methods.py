@@ -1,14 +1,21 @@
-"""The methods by name, and how each prepares its two sides."""
+"""The methods by name, and how each prepares its two sides.
+
+`FitConfig` holds every setting that a fit may be asked for, `Method.takes` says which of them a
+method has.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
-from featstore.errors import lookup
+from featstore.errors import lookup, unknown_name
 from fitters.aligners.asif import ASIFAligner
 from fitters.aligners.base import BaseAligner
 from fitters.aligners.conse import ConSEAligner
@@ -20,13 +27,20 @@ from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
 from fitters.errors import PairsError, SettingError, UnknownMethodError
 from fitters.moments.transform import SideTransform, append_column
 from fitters.pairs import Pairs
+from fitters.select.grid import PENALTIES, WEIGHTS, Axis, geometric
+from fitters.select.kernel import Validation
+from fitters.select.ranking import Metric
+from fitters.trained.base import OnEpoch, Precision
 from fitters.trained.presets import PRESETS, preset
 
 OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "scale", "top_k", "power", "legacy")
 """Settings that some methods have and others do not."""
 
 TRAINING = ("epochs", "batch_size", "learning_rate", "share", "sequential", "patience")
-"""Settings of the methods that are trained; see `fitters.recipe.TrainingOptions`."""
+"""Settings of the methods that are trained; see `TrainingOptions`."""
+
+Criterion = Literal["cosine", "rank", "error"]
+"""How a choice is scored; see `fitters.recipe.fit_alignment`."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,197 @@ class Settings:
     top_k: int | None = None
     power: float | None = None
     legacy: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What may be asked of a trained method; None leaves the preset's own.
+
+    Attributes
+    ----------
+    epochs, batch_size : int, optional
+    learning_rate : float, optional
+    share : float, optional
+        Share of prototypes in every batch; None concatenates both sources, as in the paper.
+    sequential : bool
+        Prototypes first, then real pairs alone.
+    patience : int, optional
+        Epochs without a better held-out mean reciprocal rank before it stops.
+    precision : {"auto", "float32", "bf16"}, optional
+        See `fitters.MLPAligner`.
+    checkpoint : Path, optional
+        File that the state is kept in; see `TrainedAligner.fit`.
+    on_epoch : callable, optional
+        Is given an `EpochDone` after each epoch.
+    """
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    share: float | None = None
+    sequential: bool = False
+    patience: int | None = None
+    precision: Precision | None = None
+    checkpoint: Path | None = None
+    on_epoch: OnEpoch | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The settings that differ from the preset's own."""
+        asked = {name: getattr(self, name) for name in (*TRAINING, "precision")}
+        return {name: value for name, value in asked.items() if value not in (None, False)}
+
+
+COARSE = 1
+"""Values a decade where every point of the grid costs a fit: a third of the closed forms' grid."""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """The method and every setting of a fit; "auto" is chosen from the training data.
+
+    Attributes
+    ----------
+    method : str
+        One of `METHODS`.
+    penalty : float or "auto"
+        Relative: α = penalty · tr(gram) / columns. For kernel ridge it is absolute, on a kernel
+        whose diagonal is 1.
+    mix : float or "auto"
+        Mass of one class relative to one real image, above 0. No part without both sources.
+    gamma : float or "auto"
+        Of kernel ridge: inverse squared width of the kernel between unit text rows, above 0. It
+        is chosen with the penalty, by closed forms in either case.
+    n_components : int, "auto" or None
+        Directions of CCA, CSA and PLS; None keeps all.
+    rank : int, optional
+        Of a truncated Procrustes rotation.
+    scale : bool
+        Procrustes also scales; cosines do not see it.
+    top_k : int, "auto" or None
+        Classes in ConSE's mix (10 if None), or anchors that ASIF keeps (800). Only ASIF's can be
+        chosen; see `fitters.select.choose_anchors`.
+    power : float, "auto" or None
+        Of ASIF's similarities (8 if None).
+    legacy : bool
+        Text-to-Concept with the bias bug of its original; for the trained methods see
+        `fitters.trained.presets`.
+    centre : bool, optional
+        False: rows are brought to unit length only, and no mean is subtracted. None: as the
+        method's source has it, which is True but for the trained ones and paper-cca.
+    criterion : {"cosine", "rank", "error"}
+        "cosine" and "rank" are of leave-one-name-group-out; see `leave_one_group_out`. "error"
+        chooses a ridge by its held-out squared error in either case; see `validate_by_error`.
+    validation : str
+        What cross-validation over real pairs scores by: "mrr", or "top-1", "top-5" or "top-10",
+        the recall (with class texts, the accuracy) that will be reported; see `METRICS` in
+        `fitters.select.ranking`; of ridges also "squared", which is criterion "error". Of kernel
+        ridge: see `VALIDATIONS` in `fitters.select.kernel`.
+    training : TrainingOptions
+        Of the trained methods: epochs, mixing, early stopping, checkpoint, progress.
+
+    Raises
+    ------
+    SettingError
+        If a number is out of its range.
+    """
+
+    method: str
+    penalty: float | Literal["auto"] = "auto"
+    mix: float | Literal["auto"] = "auto"
+    gamma: float | Literal["auto"] = "auto"
+    n_components: int | Literal["auto"] | None = "auto"
+    rank: int | None = None
+    scale: bool = False
+    top_k: int | Literal["auto"] | None = None
+    power: float | Literal["auto"] | None = None
+    legacy: bool = False
+    centre: bool | None = None
+    criterion: Criterion = "cosine"
+    validation: Validation | Metric = "mrr"
+    training: TrainingOptions = TrainingOptions()
+
+    def __post_init__(self) -> None:
+        if self.penalty != "auto" and not (_is_number(self.penalty) and self.penalty >= 0):
+            msg = (
+                "penalty must be 'auto' or a finite number that is not negative. "
+                f"Got {self.penalty!r}."
+            )
+            raise SettingError(msg)
+        for name in ("mix", "gamma"):
+            value = getattr(self, name)
+            if value != "auto" and not (_is_number(value) and value > 0):
+                msg = f"{name} must be 'auto' or a finite number above 0. Got {value!r}."
+                raise SettingError(msg)
+
+    @classmethod
+    def of(cls, method: str | FitConfig, settings: Mapping[str, Any]) -> FitConfig:
+        """Return the config of a method, or the given one, with these settings by keyword.
+
+        Raises
+        ------
+        SettingError
+            If there is no setting of a name, or a number is out of its range.
+        """
+        known = [setting.name for setting in fields(FitConfig) if setting.name != "method"]
+        for name in settings:
+            if name not in known:
+                raise SettingError(unknown_name("setting", name, known, where="of a fit"))
+        if isinstance(method, str):
+            return cls(method, **settings)
+        return replace(method, **settings)
+
+    @property
+    def given(self) -> Settings:
+        """The settings that are not chosen from the data; the rest at their defaults."""
+        return Settings(
+            rank=self.rank, scale=self.scale, legacy=self.legacy,
+            top_k=None if self.top_k == "auto" else self.top_k,
+            power=None if self.power == "auto" else self.power,
+        )  # fmt: skip
+
+    def chooses_components(self, method: Method) -> bool:
+        """Return whether the number of directions is to be chosen."""
+        return "n_components" in method.options and self.n_components == "auto"
+
+    def chooses(self, method: Method, *, mixed: bool) -> bool:
+        """Return whether anything is left to choose."""
+        if method.rule == "none":
+            return False
+        if method.rule == "anchors":
+            return "auto" in (self.top_k, self.power)
+        if self.chooses_components(method) or ("gamma" in method.options and self.gamma == "auto"):
+            return True
+        return any(axis.searched for axis in self.axes(method, mixed=mixed))
+
+    def axes(
+        self, method: Method, *, mixed: bool, grid: Mapping[str, Axis] | None = None
+    ) -> tuple[Axis, Axis]:
+        """Return the grids of penalties and weights; of what plays no part, a fixed value.
+
+        `grid` stands for the default grids of "penalty" and "weight".
+        """
+        coarse = method.rule == "refit"
+        default = {"penalty": PENALTIES, "weight": WEIGHTS}
+        if coarse:
+            default = {name: _coarser(axis) for name, axis in default.items()}
+        own = {**default, **(grid or {})}
+        penalties, weights = Axis.fixed(0.0), Axis.fixed(1.0)
+        if "penalty" in method.options:
+            penalties = own["penalty"] if self.penalty == "auto" else Axis.fixed(self.penalty)
+        if mixed and "mix" in method.options:
+            weights = own["weight"] if self.mix == "auto" else Axis.fixed(self.mix)
+        return penalties, weights
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        return False
+    return isfinite(value)
+
+
+def _coarser(axis: Axis) -> Axis:
+    return replace(axis, values=geometric(axis.values[0], axis.values[-1], COARSE))
 
 
 @dataclass(frozen=True)
@@ -106,6 +311,12 @@ class Method:
     alike: bool = False
     version: str = ""
     title: str = ""
+
+    def takes(self, setting: str) -> bool:
+        """Return whether a setting plays a part; what is no setting of a method always does."""
+        if setting == "centre":
+            return self.fitted_on == "training"
+        return setting in self.options or setting not in (*OPTIONS, *TRAINING)
 
 
 def _trained(name: str) -> Method:
@@ -288,29 +499,46 @@ def method_named(name: str) -> Method:
     )
 
 
+class Counted(Protocol):
+    """Whatever has a number of pairs."""
+
+    @property
+    def n(self) -> int: ...  # noqa: D102
+
+
+P = TypeVar("P", bound=Counted)
+
+
 @dataclass(frozen=True, eq=False)
-class Sources:
-    """Transformed rows of both sources, and the transforms of rows to come.
+class Sources(Generic[P]):
+    """What is fitted on: transformed rows of both sources, or their moments.
 
     Attributes
     ----------
-    prototypes, real : Pairs or None
+    prototypes, real : P or None
+        `Pairs`, `Folds` of moments, or a `fitters.trained.training.PairSource`.
     image, text : SideTransform
+        What is done to rows to come.
     image_centre, text_centre : str
         Whose mean each side is centred by.
     """
 
-    prototypes: Pairs | None
-    real: Pairs | None
+    prototypes: P | None
+    real: P | None
     image: SideTransform
     text: SideTransform
     image_centre: str
     text_centre: str
 
     @property
-    def given(self) -> tuple[Pairs, ...]:
+    def given(self) -> tuple[P, ...]:
         """The sources that there are, prototypes first."""
         return tuple(source for source in (self.prototypes, self.real) if source is not None)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether there are prototypes and real pairs."""
+        return self.prototypes is not None and self.real is not None
 
 
 def prepare(
@@ -320,7 +548,7 @@ def prepare(
     *,
     bias_column: npt.NDArray[Any] | None = None,
     centre: bool = True,
-) -> Sources:
+) -> Sources[Pairs]:
     """Return both sources transformed as `fitters.recipe.fit_alignment` says.
 
     `bias_column` goes to the prototypes as a column more, and 1 to the images. Without `centre`
@@ -376,7 +604,7 @@ def prepare(
     return Sources(prototypes, real, image, text, from_whom, whose)
 
 
-def leave_raw(prototypes: Pairs | None, real: Pairs | None) -> Sources:
+def leave_raw(prototypes: Pairs | None, real: Pairs | None) -> Sources[Pairs]:
     """Return both sources as they are."""
     image, text = SideTransform.identity("images"), SideTransform.identity("texts")
     return Sources(prototypes, real, image, text, "none", "none")

@@ -42,6 +42,7 @@ from featstore.store.files import (
     same_file,
     write_file,
 )
+from featstore.store.journal import has_blocks
 from featstore.store.layout import (
     FORMAT,
     ArrayLayout,
@@ -58,7 +59,6 @@ from featstore.store.records import (
     Commit,
     commit_bytes,
     read_pointer,
-    staging_of,
 )
 from featstore.store.rows import RowSource, open_rows
 from featstore.store.store import FeatureStore, SetInfo
@@ -91,20 +91,18 @@ class RepairWriter:
         self.written: list[str] = []
         self._dry_run = dry_run
         self._claim: Claim | None = None
-        self._fresh = True
 
     def __enter__(self) -> Self:
         names = ("embedding", "bias", "revisions", ".staging")
         check_no_links(self.root, [self.directory / name for name in names])
         if not self._dry_run:
-            self._fresh = not staging_of(self.directory).exists()
             self._claim = claim_set(self.directory, self.key)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._claim is not None:
-            # What another writer left staged, or began meanwhile, stays for it.
-            alone = self._fresh and len(claim_folders(self.directory)) == 1
+            # Blocks that another writer left staged, or began meanwhile, stay for it.
+            alone = len(claim_folders(self.directory)) == 1 and not has_blocks(self._claim.folder)
             (self._claim.finish if alone else self._claim.release)()
 
     def write(self, path: Path, parts: Iterable[bytes | memoryview]) -> None:

@@ -20,12 +20,12 @@ import numpy as np
 import polars as pl
 
 from featstore.durable import make_folders, write_error
-from featstore.errors import NonFiniteEmbeddingError, StoreWriteError
+from featstore.errors import CorruptStoreError, NonFiniteEmbeddingError, StoreWriteError
 from featstore.identity import SHORT, encoder_directory, sha256_hex
 from featstore.identity import set_id as set_identity
 from featstore.identity import space_id as space_identity
 from featstore.store.base import Base, read_base, resume_journal
-from featstore.store.blocks import first_row_not_stored
+from featstore.store.blocks import first_row_not_stored, layout_of
 from featstore.store.casting import convert_rows
 from featstore.store.catalog import write_catalog
 from featstore.store.files import json_bytes, same_file
@@ -170,6 +170,7 @@ def publish_set(
     claim.write_file(directory / POINTER, [json_bytes(group_metadata(pointer))])
     if stored != older:
         _discard_unnamed(directory, claim, [commit, *stored], layout)
+        _discard_tables(directory, claim, older)
     # The removal of the kind's last other set may have taken the item table meanwhile.
     _write_items(claim, items_path, items)
     if run:
@@ -214,6 +215,15 @@ def _discard_unnamed(
         if name.split("/")[0] in (".staging", "runs") or not path.is_file() or path.is_symlink():
             continue
         if name not in named:
+            claim.discard(path)
+
+
+def _discard_tables(directory: Path, claim: Claim, commits: Iterable[Commit]) -> None:
+    """Take out the item tables of replaced revisions that no revision of a set names any more."""
+    for name in {commit.items["file"] for commit in commits}:
+        records = directory.parent.glob(f"*/{REVISIONS}/*.json")
+        path = directory.parent / name
+        if path.exists() and not any(name.encode() in file.read_bytes() for file in records):
             claim.discard(path)
 
 
@@ -263,9 +273,10 @@ def _facts(data: bytes) -> dict[str, Any]:
 def settle_set(root: Path, key: SetKey) -> bool:
     """Complete a published set whose writer was killed before it could tidy up.
 
-    Publication ends with the pointer; then come the catalog and the removal of the staging
-    folder, in this order. A published set with a staging folder lacks one of them, unless a
-    writer is extending it, or was interrupted in that. Nothing is touched otherwise.
+    Publication ends with the pointer; then come the removal of what a repair has replaced, the
+    catalog and the removal of the staging folder, in this order. A published set with a staging
+    folder lacks one of them, unless a writer is extending it, or was interrupted in that. Nothing
+    is touched otherwise.
 
     Returns
     -------
@@ -288,23 +299,32 @@ def settle_set(root: Path, key: SetKey) -> bool:
     except StoreWriteError:
         return False  # another process claimed it meanwhile, and leaves it tidy
     try:
-        settle_claimed(root, claim, pointer["revision"])
+        settle_claimed(root, key, claim, pointer)
     finally:
         claim.release()
     return True
 
 
-def settle_claimed(root: Path, claim: Claim, revision: str) -> None:
+def settle_claimed(root: Path, key: SetKey, claim: Claim, pointer: Mapping[str, Any]) -> None:
     """Do what `settle_set` does for a set whose claim this process holds.
 
     Parameters
     ----------
-    revision : str
-        The set's current revision. The staged beginning of its next one is left alone.
+    pointer : mapping
+        The set's attributes. The staged beginning of the next revision is left alone.
     """
-    if base_of(claim.folder) != revision:
-        write_catalog(root)
-        claim.finish()
+    if base_of(claim.folder) == pointer["revision"]:
+        return
+    directory = key.directory(root)
+    if claim.folder.parent == staging_of(directory):  # and not that of a part, beside others
+        names = [pointer["revision"], *pointer.get("history", [])]
+        with contextlib.suppress(CorruptStoreError):
+            commits = [read_commit(directory, name) for name in names]
+            layout = layout_of(commits[0])
+            if layout is not None:
+                _discard_unnamed(directory, claim, commits, layout)
+    write_catalog(root)
+    claim.finish()
 
 
 logger = logging.getLogger(__name__)
@@ -439,7 +459,7 @@ class SetWriter:
                 done = self._base.finished(sha256_hex(self._items), retry=self._retry_failed)
                 if done is not None:
                     # Another writer may have ended just now, without tidying up.
-                    settle_claimed(self.root, self._claim, self._base.commit.revision_id)
+                    settle_claimed(self.root, self.key, self._claim, self._base.attributes)
                     raise done
                 self.layout = self._base.next_layout(self.layout.n, **self._limits)
             write_groups(self.root, self.key, self._claim)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,7 @@ from click.core import ParameterSource
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import StorePlace, StoreType, print_json
 from featstore.errors import unknown_name
-from fitters.choice import Open
-from fitters.methods import TRAINING, Method
+from fitters.methods import TRAINING, FitConfig, Method, TrainingOptions
 from fitters.recipe import needs_rows
 from fitters.trained.base import EpochDone
 
@@ -224,22 +223,19 @@ def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None
     if method not in METHODS:
         msg = unknown_name("method", method, METHODS, listed_by="fitters fit --help")
         raise click.UsageError(msg, context)
-    refuse_ignored(method, METHODS[method], given)
+    config = config_of(method, given)
+    refuse_ignored(METHODS[method], config, given)
     many = given["seeds"] is not None
     if many and "seed" in typed_options(given):
         msg = "--seed and --seeds say the same thing. Give one of them."
         raise click.UsageError(msg, context)
     seeds = parse_seeds(given["seeds"]) if many else (given["seed"],)
     sets = spell_out(*(given[name] for name in ("x", "y", "pairs", "head", "names")))
-    same = ("n_pairs", "source", "duplicates", "rows", "penalty", "mix", "gamma", "rank", "scale",
-            "top_k", "power", "legacy", "criterion", "validation", "precision", "cached",
-            "epochs", "batch_size", "learning_rate", "share", "sequential", "patience",
-            "centred")  # fmt: skip
+    same = ("n_pairs", "source", "duplicates", "rows", "precision", "cached")
     request = FitRequest(
-        method=method,
+        **vars(config),
         variants=_words(given["variants"]),
         templates=_words(given["templates"]),
-        n_components=given["components"],
         **sets,
         **{name: given[name] for name in same},
     )
@@ -287,20 +283,18 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-#: parameter of the command → option of a method
-OF_METHODS = {
-    "penalty": "penalty",
-    "mix": "mix",
-    "gamma": "gamma",
-    "components": "n_components",
-    "rank": "rank",
-    "scale": "scale",
-    "top_k": "top_k",
-    "power": "power",
-    "legacy": "legacy",
-    **{name: name for name in TRAINING},
-}
-OF_HEADS = ("names", "source", "variants", "templates", "duplicates", "rows")
+#: parameter of the command → setting, where they differ
+SETTING_OF = {"components": "n_components", "centred": "centre"}
+OF_HEADS = ("source", "variants", "templates", "duplicates", "rows")
+
+
+def config_of(method: str, given: Mapping[str, Any]) -> FitConfig:
+    """Return the settings of the command line."""
+    settings = {SETTING_OF.get(name, name): value for name, value in given.items()}
+    known = {setting.name for setting in fields(FitConfig)}
+    training = TrainingOptions(**{name: given[name] for name in TRAINING})
+    chosen = {name: value for name, value in settings.items() if name in known}
+    return FitConfig(method, **chosen, training=training)
 
 
 def spell_out(
@@ -361,8 +355,70 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(seeds))
 
 
-def refuse_ignored(method: str, spec: Method, given: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class _Asked:
+    """A fit as the command line has it: what decides whether an option plays a part."""
+
+    spec: Method
+    config: FitConfig
+    given: Mapping[str, Any]
+
+    @property
+    def real(self) -> bool:
+        """Whether there are real pairs."""
+        return self.given["y"] is not None
+
+    @property
+    def head(self) -> bool:
+        """Whether there are prototypes."""
+        return self.given["head"] is not None
+
+    @property
+    def mixed(self) -> bool:
+        """Whether there are both."""
+        return self.real and self.head
+
+    @property
+    def by_error(self) -> bool:
+        """Whether settings go by the held-out squared error."""
+        return self.config.criterion == "error"
+
+    @property
+    def looks_at_rows(self) -> bool:
+        """Whether the moments of real pairs are not enough."""
+        return needs_rows(self.config, mixed=self.head) or self.given["rows"] == "bias"
+
+
+Rule = tuple[Sequence[str], Callable[[_Asked], bool], str]
+
+RULES: tuple[Rule, ...] = (
+    (("share", "sequential", "mix"), lambda fit: not fit.mixed,
+     "there is nothing to mix without both --y and --head."),
+    (("ray_address", "jobs"), lambda fit: fit.given["engine"] != "ray", "it is of --engine ray."),
+    (("n_pairs", "precision", "validation", "engine"), lambda fit: not fit.real,
+     "it is of real pairs, and there is no --y."),
+    # A lone --names is refused with a better sentence by the job.
+    (OF_HEADS, lambda fit: not fit.head, "it is of prototypes, and there is no --head."),
+    (("y",), lambda fit: fit.spec.fitted_on == "head",
+     "{method} reads a head and its names, and uses no real pair."),
+    (("precision", "engine"), lambda fit: fit.looks_at_rows,
+     ("this fit looks at the rows, in float64; it is for fits from moments alone, where every "
+      "setting is given or --criterion error chooses.")),
+    (("validation",), lambda fit: fit.by_error,
+     "--criterion error goes by the held-out squared error."),
+    (("criterion",), lambda fit: not fit.spec.direction, "it is of ridges, and {method} is none."),
+    (("validation", "criterion"), lambda fit: not fit.config.chooses(fit.spec, mixed=fit.mixed),
+     "nothing is left to choose."),
+    (("criterion",), lambda fit: fit.real and not fit.by_error,
+     "with real pairs, settings go by the rank of held-out texts, or by 'error'."),
+)  # fmt: skip
+"""Options, when they play no part, and why not."""
+
+
+def refuse_ignored(spec: Method, config: FitConfig, given: Mapping[str, Any]) -> None:
     """Raise a usage error for an option that was typed and would play no part.
+
+    A setting plays one if the method takes it, see `Method.takes`; other options by `RULES`.
 
     Parameters
     ----------
@@ -370,62 +426,16 @@ def refuse_ignored(method: str, spec: Method, given: Mapping[str, Any]) -> None:
         Every parameter of the command by name, with its value.
     """
     typed = typed_options(given)
-    for name, option in OF_METHODS.items():
-        if name in typed and option not in spec.options:
-            _refuse(name, f"{method} has no such setting.")
-    real, head = given["y"] is not None, given["head"] is not None
-    if "centred" in typed and spec.fitted_on != "training":
-        _refuse("centred", f"{method} has no such setting.")
-    for name in ("share", "sequential"):
-        if name in typed and not (real and head):
-            _refuse(name, "there is nothing to mix without both --y and --head.")
-    if "mix" in typed and not (real and head):
-        _refuse("mix", "there is nothing to mix without both --y and --head.")
-    for name in ("ray_address", "jobs"):
-        if name in typed and given["engine"] != "ray":
-            _refuse(name, "it is of --engine ray.")
-    ray = ("engine",) if given["engine"] == "ray" else ()
-    for name in ("n_pairs", "precision", "validation", *ray):
-        if name in typed and not real:
-            _refuse(name, "it is of real pairs, and there is no --y.")
-    for name in OF_HEADS:
-        # A lone --names is refused with a better sentence by the job.
-        if name in typed and not head and name != "names":
-            _refuse(name, "it is of prototypes, and there is no --head.")
-    if spec.fitted_on == "head" and real:
-        _refuse("y", f"{method} reads a head and its names, and uses no real pair.")
-    open_ = Open(
-        given["penalty"],
-        given["mix"],
-        given["components"],
-        given["gamma"],
-        top_k=given["top_k"],
-        power=given["power"],
-    )
-    of_moments = [name for name in ("precision", *ray) if name in typed]
-    if of_moments:
-        by_rows = needs_rows(spec, open_, given["criterion"], mixed=head)
-        if by_rows or given["rows"] == "bias":
-            _refuse(
-                of_moments[0],
-                "this fit looks at the rows, in float64; it is of those that need moments alone, "
-                "where every setting is given or --criterion error chooses.",
-            )
-    if "validation" in typed:
-        if given["criterion"] == "error":
-            _refuse("validation", "--criterion error goes by the held-out squared error.")
-        if not _chooses(spec, open_, mixed=real and head):
-            _refuse("validation", "nothing is left to choose.")
-    if "criterion" in typed:
-        if not spec.direction:
-            _refuse("criterion", f"it is of ridges, and {method} is none.")
-        if not _chooses(spec, open_, mixed=real and head):
-            _refuse("criterion", "nothing is left to choose.")
-        if real and given["criterion"] != "error":
-            _refuse(
-                "criterion",
-                "with real pairs, settings go by the rank of held-out texts, or by 'error'.",
-            )
+    if given["engine"] != "ray":
+        typed.discard("engine")  # the default, whoever asks for it
+    for name in given:
+        if name in typed and not spec.takes(SETTING_OF.get(name, name)):
+            _refuse(name, f"{config.method} has no such setting.")
+    fit = _Asked(spec, config, given)
+    for names, plays_no_part, why in RULES:
+        for name in names:
+            if name in typed and plays_no_part(fit):
+                _refuse(name, why.format(method=config.method))
 
 
 def typed_options(given: Mapping[str, Any]) -> set[str]:
@@ -434,19 +444,6 @@ def typed_options(given: Mapping[str, Any]) -> set[str]:
     return {
         name for name in given if context.get_parameter_source(name) == ParameterSource.COMMANDLINE
     }
-
-
-def _chooses(spec: Method, open_: Open, *, mixed: bool) -> bool:
-    """Return whether anything is left to choose."""
-    if spec.rule == "none":
-        return False
-    if spec.rule == "anchors":
-        return "auto" in (open_.top_k, open_.power)
-    if "n_components" in spec.options and open_.n_components == "auto":
-        return True
-    if "gamma" in spec.options and open_.gamma == "auto":
-        return True
-    return any(axis.searched for axis in open_.axes(spec, mixed=mixed))
 
 
 def _refuse(name: str, why: str) -> None:

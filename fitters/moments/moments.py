@@ -249,6 +249,15 @@ def about_shift(
     )
 
 
+class Folds(tuple[Moments, ...]):
+    """Moments of parts of the same data, to be added or left out one by one."""
+
+    @property
+    def n(self) -> int:
+        """Rows of all parts."""
+        return sum(part.n for part in self)
+
+
 def merge_pooled(*parts: Moments) -> Moments:
     """Return the moments of the rows of all parts together, about one common mean.
 

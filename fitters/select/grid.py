@@ -42,7 +42,7 @@ class Axis:
     @classmethod
     def fixed(cls, value: float) -> Axis:
         """Return the axis of one given value."""
-        return cls((value,), searched=False)
+        return cls((float(value),), searched=False)
 
     @property
     def closed(self) -> Axis:

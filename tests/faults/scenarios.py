@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from featstore import open_store
 from featstore.errors import AlreadyFinishedError
 from featstore.store.layout import SetKey
 from featstore.store.records import read_commit, read_pointer
+from featstore.store.repair import rebuild_set
 from featstore.store.writer import SetWriter, settle_set
 from featstore.testing import toy_manifest
 
@@ -47,6 +49,7 @@ def write(
     *,
     dataset: str = "birds",
     kind: str = "image",
+    bits: float = 1.0,
     before_block: Callable[[SetWriter, int], None] | None = None,
     before_finish: Callable[[SetWriter], None] | None = None,
     **options: Any,
@@ -70,7 +73,7 @@ def write(
                     for i in FAILED
                     if not head and where.start <= i < where.stop
                 }
-                writer.write_block(block, rows(n, dim)[where], failed)
+                writer.write_block(block, rows(n, dim)[where] * np.float32(bits), failed)
             if before_finish is not None:
                 before_finish(writer)
             bias = np.arange(n, dtype=np.float32) if head else None
@@ -111,6 +114,17 @@ def grow(root: Path) -> str:
         if published_rows(root, dataset, kind) <= n:
             write(root, n, dataset=dataset, kind=kind)
     return "written"
+
+
+def repair(root: Path, *, copy: str = "", bits: float = 1.0) -> str:
+    """Repair the set of images, from a copy or by writing its damaged blocks again.
+
+    With other `bits` its rows come out otherwise, as those of another library do.
+    """
+    rebuild_set(root, str(key_of(root)), copy=open_store(copy) if copy else None)
+    if not copy:
+        write(root, SIZES[1], repair=True, bits=bits)
+    return "repaired"
 
 
 def once(root: Path, *, n: int = SIZES[0], **options: Any) -> str:

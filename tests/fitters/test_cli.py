@@ -68,10 +68,8 @@ def test_the_metric_of_a_choice_is_an_option(
         assert _fit(store, tmp_path / method, *more, method=method) == 0
         choice = json.loads(capsys.readouterr().out)["choice"]
         assert choice["criterion"].startswith("share of held-out images whose true text ranks in")
-        assert np.shape(choice["scores"]) == (
-            len(choice["weights"]),
-            len(choice.get("penalties", "1")),
-        )
+        values = [choice["weights"], choice.get("penalties", "1"), choice.get("components")]
+        assert np.shape(choice["scores"]) == tuple(len(axis) for axis in values if axis)
     assert _run("show", tmp_path / "pls") == 0
     assert "values (--json shows them)" in capsys.readouterr().out
 

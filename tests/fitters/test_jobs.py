@@ -233,7 +233,7 @@ def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path: Pa
     write_set(tmp_path, (rows @ plant + 2)[order].astype(np.float32), images.items[order.tolist()],
               dataset="toy", kind="image", encoder="clip:toy", space=shared)  # fmt: skip
     store = open_store(tmp_path)
-    request = FitRequest("text-to-concept", X, y=other)
+    request = FitRequest("text-to-concept", x=X, y=other)
     alignment = fit_from_store(store, request)
     assert alignment.facts["n_real"] == 30
     # One pass, kept: the same as from the rows, and with the bug of the original too.
@@ -255,7 +255,7 @@ def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path: Pa
     np.testing.assert_allclose(np.sum(found * project_view(alignment, seen), axis=1), 1, atol=1e-5)
     fewer = seen.take([0, 1])
     with pytest.raises(SettingError, match="n_pairs is 99"):
-        fit_from_store(store, FitRequest("text-to-concept", X, y=other, n_pairs=99))
+        fit_from_store(store, FitRequest("text-to-concept", x=X, y=other, n_pairs=99))
     paired = pair_images(new, fewer)
     assert paired.missing_x == tuple(new.items["item_id"].to_list()[2:])
 

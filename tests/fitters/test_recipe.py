@@ -12,8 +12,9 @@ from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import BLOCK_ROWS
 from fitters.choice import moments_of
 from fitters.errors import SelectionError, SettingError, UnknownMethodError, ZeroRowError
-from fitters.methods import Settings, prepare
+from fitters.methods import FitConfig, Settings, prepare
 from fitters.moments.moments import merge_pooled
+from fitters.recipe import select
 from fitters.select.grid import folds_by_group
 from fitters.select.held_out import cross_validate
 from fitters.select.leave_out import leave_one_group_out
@@ -280,3 +281,47 @@ def test_projections_are_float32_units_and_do_not_depend_on_blocks(make_world):
     # Products of other shapes add in another order: the last bit of float32.
     assert_close(projected[-5:], alignment.project_y(rows[-5:]), "float32")
     assert isinstance(alignment, Alignment)
+
+
+def test_a_config_is_its_settings_by_keyword(make_world):
+    head, real = make_world()
+    config = FitConfig("ridge", penalty=0.5, mix=2.0)
+    made = fit_alignment(config, prototypes=head, real=real, rng=rng_of())
+    same = fit_alignment("ridge", prototypes=head, real=real, penalty=0.5, mix=2.0, rng=rng_of())
+    assert made.facts == same.facts
+    assert made.facts["choice"] == {"penalty": 0.5, "mix": 2.0}
+    other = fit_alignment(config, prototypes=head, real=real, mix=3.0, rng=rng_of())
+    assert other.facts["choice"] == {"penalty": 0.5, "mix": 3.0}
+    assert config.mix == 2.0
+
+
+def test_an_unknown_setting_is_named(make_world):
+    head, _ = make_world()
+    with pytest.raises(SettingError, match=r"no setting 'penalt'.*Did you mean 'penalty'"):
+        fit_alignment("ridge", prototypes=head, penalt=1.0, rng=rng_of())
+    with pytest.raises(SettingError, match="no setting 'reading'"):
+        select("ridge", prototypes=head, reading="best", rng=rng_of())
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"penalty": -1.0}, "penalty must be 'auto' or a finite number that is not negative"),
+        ({"penalty": float("nan")}, "Got nan"),
+        ({"mix": 0}, "mix must be 'auto' or a finite number above 0. Got 0"),
+        ({"gamma": True}, "gamma must be .* Got True"),
+    ],
+)
+def test_a_config_refuses_numbers_out_of_range(given, match):
+    with pytest.raises(SettingError, match=match):
+        FitConfig("ridge", **given)
+
+
+def test_a_method_takes_its_own_settings_and_what_is_no_setting_of_a_method():
+    ridge, sail = METHODS["ridge"], METHODS["sail"]
+    assert [ridge.takes(name) for name in ("penalty", "gamma", "epochs", "centre")] == [
+        True, False, False, False
+    ]  # fmt: skip
+    assert sail.takes("epochs")
+    assert sail.takes("centre")
+    assert ridge.takes("seed")

@@ -12,7 +12,8 @@ from threadpoolctl import threadpool_limits
 from featstore import open_store, parallel
 from featstore.store.writer import SetWriter
 from fitters.from_store import MomentsRequest, moment_sources
-from fitters.recipe import MomentSources
+from fitters.methods import Sources
+from fitters.moments.moments import Folds
 from tests.perf.engine import Figure, compare
 from tests.perf.sample import BLOCK
 
@@ -24,7 +25,7 @@ def ray_figure(root: Path) -> Figure:
     write_pairs(root / "pairs")
     request = pairs_request(root / "pairs")
 
-    def accumulate(workers: Workers) -> MomentSources:
+    def accumulate(workers: Workers) -> Sources[Folds]:
         return moment_sources(request, cached=False, workers=workers)[0]
 
     with (
@@ -32,7 +33,7 @@ def ray_figure(root: Path) -> Figure:
         threadpool_limits(limits=1),
     ):
         one, two = accumulate(Workers()), accumulate(Workers("ray", jobs=2))
-        for alone, merged in zip(one.folds, two.folds, strict=True):
+        for alone, merged in zip(one.real, two.real, strict=True):
             assert (alone.sxx == merged.sxx).all(), "the bits of the moments differ"
         return compare(
             "share.ray",

@@ -191,13 +191,14 @@ def test_what_cannot_be_is_refused(make_world):
         fit_alignment("sail", real=real, training=TrainingOptions(epochs=-1), rng=rng_of())
 
 
-@pytest.mark.parametrize("more", [{}, {"centred": True}, {"sequential": True}, {"share": 0.4}])
+@pytest.mark.parametrize("more", [{}, {"centre": True}, {"sequential": True}, {"share": 0.4}])
 def test_a_store_gives_what_its_arrays_give(store_path, more, monkeypatch):
     """Read by chunks from views, or joined by hand: the same bytes."""
     store = open_store(store_path)
-    mixing = {name: value for name, value in more.items() if name != "centred"}
+    mixing = {name: value for name, value in more.items() if name != "centre"}
+    options = TrainingOptions(epochs=2, batch_size=8, **mixing)
     request = FitRequest(
-        "paper-mlp", X, y=Y, head=HEAD, names=NAMES, epochs=2, batch_size=8, **more
+        "paper-mlp", x=X, y=Y, head=HEAD, names=NAMES, training=options, centre=more.get("centre")
     )
     found = fit_from_store(store, request)
     head, names = store.view(HEAD), store.view(NAMES).class_texts(["name"], ["none", "photo"])
@@ -213,14 +214,14 @@ def test_a_store_gives_what_its_arrays_give(store_path, more, monkeypatch):
             np.array([said[i] for i in images.items["item_id"]]),
             images.items["class_id"].to_numpy().astype(str),
         ),
-        centre=more.get("centred"),
-        training=TrainingOptions(epochs=2, batch_size=8, **mixing),
+        centre=more.get("centre"),
+        training=options,
         rng=rng,
     )
     for name in direct.aligner.array_shapes():
         assert_same(getattr(found.aligner, name), getattr(direct.aligner, name))
     assert project_view(found, images).shape == (30, 12)
-    centre = "unlabelled train images" if "centred" in more else "none"
+    centre = "unlabelled train images" if "centre" in more else "none"
     assert found.facts["image_centre"] == centre
 
 

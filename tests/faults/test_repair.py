@@ -1,0 +1,83 @@
+"""A kill at the file calls of a repair: nothing else is damaged, and the next run completes it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featstore.store.gc import collect_garbage
+from featstore.store.verify import verify_store
+from tests.damage import unseal
+from tests.faults import scenarios
+from tests.faults.conftest import Children
+from tests.faults.test_every_call import EVERYTHING, KILLED
+from tests.faults.trees import litter, tree
+
+
+@pytest.fixture(scope="module")
+def whole(faulty: Children, memory: Path) -> Path:
+    """A set in two revisions, and a head."""
+    root = memory / "whole"
+    assert faulty.run("grow", root, fault={"mode": "none"})["code"] == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def damaged(whole: Path, memory: Path) -> Path:
+    """The same with a bad block, one of its rows failed, and without golden vectors."""
+    root = memory / "damaged"
+    shutil.copytree(whole, root)
+    unseal(root)
+    folder = scenarios.key_of(root).directory(root)
+    with (folder / "embedding" / "c" / "0" / "0").open("r+b") as file:
+        file.seek(2 * scenarios.DIM * 4 + 1)
+        file.write(b"\x55")
+    (folder / "golden.json").unlink()
+    return root
+
+
+def _wrong(root: Path) -> set[str]:
+    return {problem.path for problem in verify_store(root).problems}
+
+
+@pytest.mark.parametrize("way", ["copy", "same bits", "other bits"])
+def test_a_kill_at_the_calls_of_a_repair(
+    faulty: Children, whole: Path, damaged: Path, memory: Path, way: str
+) -> None:
+    request: dict[str, Any] = {
+        "copy": {"copy": str(whole)}, "same bits": {}, "other bits": {"bits": 1.5}
+    }[way]  # fmt: skip
+    before = _wrong(damaged)
+    tables = {f"birds/image/{path.name}" for path in whole.glob("birds/image/items-*")}
+    assert len(before) == 2
+    first = memory / "repaired"
+    shutil.copytree(damaged, first)
+    report = faulty.run("repair", first, fault={"mode": "none"}, args=request)
+    assert report["code"] == 0, report
+    calls, after = report["calls"], tree(first)
+    assert _wrong(first) == set()
+    assert (after == tree(whole)) == (way != "other bits")
+    renames = [i for i, call in enumerate(calls, 1) if call.startswith("rename ")]
+    sample = (
+        range(1, len(calls) + 1) if EVERYTHING else sorted({*renames, *range(1, len(calls), 9)})
+    )
+    for at in sample:
+        where = f"killed at call {at} of {len(calls)}, {calls[at - 1]}"
+        root = memory / f"repair-{at}"
+        shutil.copytree(damaged, root)
+        report = faulty.run("repair", root, fault={"mode": "before", "at": at}, args=request)
+        assert report["code"] == KILLED, where
+        assert _wrong(root) <= before, where
+        report = faulty.run("repair", root, fault={"mode": "none"}, args=request)
+        assert report["code"] == 0, f"again after {where}: {report}"
+        # Killed when all was in its place, it leaves what it had staged, or the item table of the
+        # revision that was replaced.
+        assert _wrong(root) <= tables, where
+        collect_garbage(root, grace=-1)
+        assert tree(root) == after, where
+        assert litter(root) == [], where
+        shutil.rmtree(root)
+    shutil.rmtree(first)
