@@ -11,6 +11,7 @@ import polars as pl
 
 from bench.corpus import Corpus, Items
 from bench.errors import ProtocolError
+from bench.fits import Identity
 from bench.options import (
     FewShot,
     Generalised,
@@ -206,7 +207,7 @@ class Scoring:
             that are not one model's.
         """
         texts = run.name_set or run.caption_set
-        compared = run.method == IDENTITY and texts and _compares_spaces(run)
+        compared = isinstance(alignment, Identity) and texts and _compares_spaces(run)
         if compared and not self._corpus.one_model:
             msg = (
                 f"Method {IDENTITY!r} takes an image and a text set of one model's two towers (an "

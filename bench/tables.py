@@ -29,6 +29,7 @@ from bench.cells import (
     set_name,
     source_name,
 )
+from bench.metrics.summary import METRICS
 
 #: Metrics that a table shows, in this order, where a task has them.
 SHOWN = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank", "MRR", "mAP")
@@ -333,6 +334,28 @@ def published_lines(table: pl.DataFrame) -> Table:
         ("gallery", lambda row: number_text(row["gallery"], 0)),
     ]
     return Table.of(table, columns)
+
+
+def score_lines(scores: pl.DataFrame) -> Table:
+    """Return the rows of `bench.suites.single.score_alignment` as text, percent."""
+    columns: list[Column] = [
+        ("task", itemgetter("task")),
+        ("eval", itemgetter("eval")),
+        ("direction", itemgetter("direction")),
+        ("metric", itemgetter("metric")),
+        ("value", lambda row: _score_text(row["metric"], row["value"])),
+        ("chance", lambda row: _score_text(row["metric"], row["chance"])),
+        ("queries", lambda row: number_text(row["n_queries"], 0)),
+        ("gallery", lambda row: number_text(row["gallery"], 0)),
+    ]
+    return Table.of(scores, columns)
+
+
+def _score_text(metric: str, value: float | None) -> str:
+    """Return a share in percent, and a rank or a skewness as it is."""
+    if value is None or metric in METRICS or metric in SHOWN_GENERALISED:
+        return value_text(metric, value)
+    return f"{value:.4g}"
 
 
 def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

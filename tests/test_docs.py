@@ -33,7 +33,7 @@ from featstore.sources.making import SOURCES
 from featstore.store.writer import SetWriter
 from fitters.cli import cli as fitters_cli
 from tests.featstore.remote.buckets import environment, make_bucket
-from tests.featstore.sources.conftest import picture, write, write_tar
+from tests.small_files import picture, write, write_tar
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {"featstore": featstore_cli, "fitters": fitters_cli, "bench": bench_cli}

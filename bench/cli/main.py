@@ -16,6 +16,7 @@ from featstore.command_line import CommandGroup, StoreType, entry_point
     lazy={
         "run": "bench.cli.run:run_command",
         "task": "bench.cli.run:task_command",
+        "score": "bench.cli.run:score_command",
         "sweep": "bench.cli.run:sweep_command",
         "ls": "bench.cli.results:ls_command",
         "table": "bench.cli.results:table_command",

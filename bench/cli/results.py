@@ -277,14 +277,11 @@ def frame_command(
     From Python it is `bench.read_results(folder)`, a polars frame; `.to_pandas()` makes a pandas
     frame of it.
     """
-    import io
-
     import polars as pl
 
     from bench.errors import NoResultsError
     from bench.results import read_results
     from bench.tables import Table, comma_separated
-    from featstore.store.files import write_file
 
     if as_csv and as_json:
         msg = "--csv and --json exclude each other."
@@ -296,13 +293,7 @@ def frame_command(
             msg = f"{results} holds no run of suite {suite!r}."
             raise NoResultsError(msg)
     if out is not None:
-        if out.suffix == ".parquet":
-            buffer = io.BytesIO()
-            rows.write_parquet(buffer)
-            write_file(out, [buffer.getvalue()])
-        else:
-            write_file(out, [comma_separated(rows).encode("utf-8")])
-        click.echo(f"{out}  {rows.height:,} rows", err=True)
+        write_rows(out, rows)
     elif as_json:
         print_json(rows.to_dicts())
     elif form == "csv" or as_csv:
@@ -310,6 +301,22 @@ def frame_command(
     else:
         lines = [[_text(value) for value in row] for row in rows.iter_rows()]
         click.echo(Table(rows.columns, lines).text(form), nl=False)
+
+
+def write_rows(out: Path, rows: pl.DataFrame) -> None:
+    """Write rows as Parquet, or as CSV where the file's name does not end so."""
+    import io
+
+    from bench.tables import comma_separated
+    from featstore.store.files import write_file
+
+    if out.suffix == ".parquet":
+        buffer = io.BytesIO()
+        rows.write_parquet(buffer)
+        write_file(out, [buffer.getvalue()])
+    else:
+        write_file(out, [comma_separated(rows).encode("utf-8")])
+    click.echo(f"{out}  {rows.height:,} rows", err=True)
 
 
 def _text(value: object) -> str:

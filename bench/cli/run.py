@@ -1,4 +1,4 @@
-"""Commands that run: run, task, sweep."""
+"""Commands that run: run, task, score, sweep."""
 
 from __future__ import annotations
 
@@ -388,6 +388,91 @@ def task_command(
         SUITE, runs, store=store, out=out, jobs=jobs, engine=engine, dry_run=dry_run,
         as_json=as_json, weights=weights,
     )  # fmt: skip
+
+
+@click.command(
+    "score",
+    epilog="\b\nExample:"
+    "\n  bench score aligners/ridge-head --store build/demo/store \\"
+    "\n      --images stamps/image/tf_efficientnet_lite0 \\"
+    "\n      --names stamps/class_name/all-MiniLM-L6-v2"
+    "\n  bench score aligners/ridge-all --store store --images coco/image/dinov2 \\"
+    "\n      --captions coco/caption/all-MiniLM-L6-v2 --eval split -O captions=5 -o scores.csv",
+)
+@click.argument("aligner", type=click.Path(path_type=Path))
+@store_option
+@click.option("--task", "tasks", multiple=True, metavar="NAME",
+              help="zero_shot, generalised, retrieval or hubness; repeatable. Left out: zero_shot "
+              "with --names, retrieval with --captions.")  # fmt: skip
+@click.option("--images", required=True, help="Image set.")
+@click.option("--names", default="", help="Class-name set of the images' classes.")
+@click.option("--captions", default="", help="Caption set of the images.")
+@click.option("--head", default="", help="generalised: head set, with --head-names.")
+@click.option("--head-names", default="", help="Class-name set of the head's classes.")
+@click.option("--eval", "evaluation", type=click.Choice(["all-names", "split"]),
+              default="all-names", show_default=True,
+              help="All images, or those of the manifest's split test.")  # fmt: skip
+@click.option("--relevance", default="parent_id", show_default=True,
+              help="Of captions: parent_id or class_id.")  # fmt: skip
+@click.option("--locale", "locales", default="", help="Variants of captions, by comma; or all.")
+@text_options()
+@click.option("-O", "--option", "words", multiple=True, metavar="NAME=VALUE",
+              help="Option of the task; a wrong one is answered with those it has.")  # fmt: skip
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=None,
+              help="Write the rows to a file: Parquet (.parquet) or CSV.")  # fmt: skip
+@limit_option
+@json_option
+def score_command(
+    aligner: Path,
+    store: StorePlace,
+    tasks: tuple[str, ...],
+    evaluation: str,
+    locales: str,
+    words: tuple[str, ...],
+    out: Path | None,
+    limit: int | None,
+    as_json: bool,
+    **rest: Any,
+) -> None:
+    """Score ALIGNER, a folder that `fitters fit` wrote, on the sets named.
+
+    The sets must lie in the spaces that it was fitted on. Nothing is fitted and no results folder
+    is needed; comparisons, intervals and the report need runs (`bench run`, `bench task`). Images
+    and names that the alignment was fitted on are no test of it: keep to held-out ones.
+    """
+    import polars as pl
+
+    from bench.cli.results import write_rows
+    from bench.options import parse_options
+    from bench.suites.single import SCORED, TaskRequest, score_alignment
+    from bench.tables import score_lines
+    from featstore.store.store import open_store
+    from fitters.alignment import read_alignment
+
+    wanted = tasks or tuple(
+        task for task, key in (("zero_shot", "names"), ("retrieval", "captions")) if rest[key]
+    )
+    if not wanted or not set(wanted) <= set(SCORED):
+        msg = f"Give --names or --captions, or --task: {', '.join(SCORED)}."
+        raise click.UsageError(msg, click.get_current_context())
+    shared: dict[str, Any] = {"eval": evaluation, **texts_given(rest), **rest}
+    shared["locales"] = tuple(part for part in locales.split(",") if part)
+    alignment, opened = read_alignment(aligner), open_store(store)
+    scores = pl.concat(
+        score_alignment(
+            alignment,
+            opened,
+            TaskRequest(task=task, options=parse_options(task, list(words)), **shared),
+            limit=limit,
+        )
+        for task in wanted
+    )
+    if out is not None:
+        write_rows(out, scores)
+    if as_json:
+        print_json(scores.to_dicts())
+    else:
+        click.echo(score_lines(scores).text("table"), nl=False)
 
 
 _LIST = "Comma- or space-separated."

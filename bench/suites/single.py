@@ -1,4 +1,4 @@
-"""One task, and a sweep over settings."""
+"""One task, a saved alignment, and a sweep over settings."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
+import polars as pl
+
+from bench.corpus import read_corpus
 from bench.errors import ProtocolError
 from bench.options import Options
 from bench.protocol import held_out_split
+from bench.results import RESULT_SCHEMA
 from bench.runs import IDENTITY, SOURCES, Run
+from bench.scoring import Scoring, split_of
 from bench.suites.demo import SuiteSets
 from featstore.errors import unknown_name
 from featstore.store.store import FeatureStore
+from fitters.alignment import Alignment
+from fitters.from_store import side_of
 from fitters.jobs import TEMPLATES, VARIANTS
 from fitters.methods import method_named
 
@@ -129,6 +136,62 @@ def task_runs(store: FeatureStore, request: TaskRequest, *, limit: int | None = 
         )
         for seed in request.seeds
     ]
+
+
+#: Tasks that an alignment made before is scored by.
+SCORED = ("zero_shot", "generalised", "retrieval", "hubness")
+
+_SCORES: dict[str, Any] = {
+    name: RESULT_SCHEMA[name]
+    for name in ("task", "eval", "direction", "metric", "value", "chance", "n_queries", "gallery")
+}
+
+
+def score_alignment(
+    alignment: Alignment, store: FeatureStore, request: TaskRequest, *, limit: int | None = None
+) -> pl.DataFrame:
+    """Score an alignment that was made before, such as a saved one.
+
+    Parameters
+    ----------
+    alignment : Alignment
+        As `fitters.read_alignment` gives it; its facts say which spaces it takes.
+    store : FeatureStore
+    request : TaskRequest
+        A task of `SCORED`, its sets and its evaluation; what is to be fitted plays no part.
+    limit : int, optional
+        Images kept.
+
+    Returns
+    -------
+    DataFrame
+        One row a direction and metric: task, eval, direction, metric, value, chance, n_queries,
+        gallery.
+
+    Raises
+    ------
+    ProtocolError
+        If a set lies in the space of the other side, or the task lacks what it reads.
+    featstore.errors.MisalignedItemsError
+        If a set lies in neither space of the alignment.
+    """
+    (run,) = task_runs(store, request, limit=limit)
+    sides = (("x", run.image_set), ("y", run.name_set), ("y", run.caption_set))
+    for side, key in sides:
+        space = store.info(key).commit.space_id if key else None
+        if space is not None and space != alignment.facts.get(f"{side}_space_id"):
+            side_of(alignment, space, what=key)
+            msg = f"{key} lies in the space of the other side: images are x, and texts y."
+            raise ProtocolError(msg)
+    corpus = read_corpus(store, run)
+    outcomes = Scoring(corpus, split_of(run, corpus)).score(run, alignment)
+    rows = [
+        (run.task, run.eval, outcome.direction, metric, value, outcome.chance.get(metric),
+         outcome.n, outcome.gallery)
+        for outcome in outcomes
+        for metric, value in outcome.values.items()
+    ]  # fmt: skip
+    return pl.DataFrame(rows, schema=_SCORES, orient="row")
 
 
 Pairs = int | Literal["all"]

@@ -208,7 +208,7 @@ def _show_result(result: ExtractResult, *, quiet: bool) -> None:
     if len(result.failures) > 20:
         click.echo(f"… and {len(result.failures) - 20:,} more, in failures.parquet", err=True)
     if result.failures:
-        click.echo("Once they are mended, --retry-failed tries them again.", err=True)
+        click.echo("Once they can be read, --retry-failed tries them again.", err=True)
     if result.truncated:
         first = ", ".join(result.truncated_items[:5])
         click.echo(

@@ -41,7 +41,9 @@ from featstore.remote.objects import parse_address
 from featstore.store.catalog import resolve_set
 from featstore.store.damage import Damage, attributes_of, find_damage, published_commits
 from featstore.store.files import MAX_METADATA_BYTES, read_json
+from featstore.store.journal import begun_blocks, settings_of
 from featstore.store.layout import SetKey
+from featstore.store.lock import claim_folders
 from featstore.store.records import read_commit
 from featstore.store.repair import rebuild_set
 from featstore.store.store import FeatureStore, open_store
@@ -251,6 +253,13 @@ def _extract_again(request: _Request, damage: Damage, done: Repair) -> None:
             for path, commit in damage.items.items()
         ]
         return
+    for folder in claim_folders(request.directory):
+        if begun_blocks(folder) and not settings_of(folder).get("repair"):
+            msg = (
+                f"An extraction of {request.key} is unfinished. Finish it, or remove what it has "
+                f"staged with `featstore gc {request.root}`, and repair the set then."
+            )
+            raise StoreWriteError(msg)
     before = damage.commit
     try:
         extract = _extract_head if request.key.kind == "head_weight" else _extract_items

@@ -215,7 +215,8 @@ def _prepare_set(job: Job, target: Target) -> SetInProgress:
         dtype=options.dtype,
         precision=target.precision,
         facts=target.facts(job.source),
-        plan={"settings": settings},
+        # What a repair has staged is not taken for an extension, and goes on as a repair.
+        plan={"settings": {**settings, "repair": True} if target.repair else settings},
         retry_failed=options.retry_failed,
         repair=target.repair,
         part=options.part,

@@ -126,7 +126,7 @@ def _sets(store: FeatureStore) -> Iterator[Finding]:
     yield Finding("sets", "fine", f"{len(whole):,} can be opened")
     for key, info in listing:
         if isinstance(info, FeatstoreError):
-            advice = "`featstore repair`, or pull the set from another copy."
+            advice = "`featstore repair`, with --from if there is another copy."
             yield Finding(str(key), "wrong", str(info), advice)
     for key in store.unfinished():
         claimed = is_claimed(key.directory(store.root))
@@ -155,7 +155,7 @@ def _folder(root: Path) -> Iterator[Finding]:
         yield Finding("locks", "note", "the file system has no locks", advice)
     report = verify_store(root, full=False)
     for problem in report.problems:
-        advice = "`featstore repair` mends what can be mended."
+        advice = "`featstore repair`, with --from if there is another copy."
         yield Finding("files", "wrong", f"{problem.path} {problem.what}", advice)
     if report.ok:
         said = f"{report.n_files:,}: names, sizes and metadata right"

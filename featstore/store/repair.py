@@ -12,7 +12,7 @@ see `featstore.extraction.repair`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -65,9 +65,6 @@ from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES
 from featstore.store.verify import Problem, verify_store
 
-#: Returns the rows of a block as they are stored, or None if it has not got them.
-BlockSource = Callable[[int], bytes | None]
-
 
 class BlockMissingError(Exception):
     """A block could not be had, so its file stays as it is."""
@@ -119,16 +116,8 @@ class RepairWriter:
         self.write(path, [data])
         return True
 
-    def write_data(
-        self,
-        layout: ArrayLayout,
-        file: int,
-        commit: Commit,
-        *,
-        bad: Collection[int],
-        source: BlockSource,
-    ) -> bool:
-        """Write a data file: good blocks from itself, the `bad` ones from `source`.
+    def write_data(self, damage: Damage, file: int, source: Callable[[int], bytes | None]) -> bool:
+        """Write a damaged data file: good blocks from itself, the others from `source`.
 
         Returns
         -------
@@ -136,11 +125,13 @@ class RepairWriter:
             False if a block could not be had, or is not the one that the commit names. The
             file is then left as it is.
         """
+        layout, commit = damage.layout, damage.commit
         path = self.directory / "embedding" / layout.file_name(file)
 
         def parts() -> Iterator[bytes]:
             for block in layout.file_blocks(file):
-                data = source(block) if block in bad else read_block(path, layout, block)
+                bad = block in damage.files[file]
+                data = source(block) if bad else read_block(path, layout, block)
                 if data is None or sha256_hex(data) != commit.blocks[block]:
                     raise BlockMissingError
                 yield data
@@ -325,7 +316,7 @@ def rebuild_set(
         would = {*writer.written, CATALOG}
         left = [problem for problem in before if problem.path not in would]
     else:
-        if find_pointer(root, set_key):
+        if _has_pointer(root, set_key):
             write_catalog(root)
         left = verify_store(root, [key]).problems
     paths = {problem.path for problem in left}
@@ -333,7 +324,7 @@ def rebuild_set(
     return Rebuilt(files, left, fetched, source.reasons if source and left else [])
 
 
-def find_pointer(root: Path, key: SetKey) -> bool:
+def _has_pointer(root: Path, key: SetKey) -> bool:
     """Return whether a set can be listed; a catalog that is written without it would drop it."""
     try:
         return read_pointer(key.directory(root)) is not None
@@ -395,9 +386,9 @@ def _rebuild_data(
             fetched.append(damage.describe(block))
         return data
 
-    for file, bad in damage.files.items():
+    for file in damage.files:
         before = len(fetched)
-        if not writer.write_data(damage.layout, file, damage.commit, bad=bad, source=source):
+        if not writer.write_data(damage, file, source):
             # Blocks that are right are of no use without the others of their file.
             del fetched[before:]
     return fetched

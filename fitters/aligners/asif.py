@@ -14,7 +14,6 @@ import numpy.typing as npt
 from scipy.sparse import csr_array, diags_array
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featstore.parallel import map_threads
 from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
@@ -226,8 +225,7 @@ class ASIFAligner(BaseAligner):
 
     def predict(self, X: Rows) -> Matrix:
         """Return the mean of the anchors' y weighted by r(x), shape (n, q) or (n,)."""
-        check_is_fitted(self)
-        x64 = np.asarray(validate_data(self, X, reset=False, dtype=np.float64))
+        x64 = self.new_rows(X)
         found = self._relative(x64 - self.mean_x_, _directions(self.anchors_x_))
         mass = np.asarray(found.sum(axis=1)).ravel()
         # A row that is similar to no anchor is predicted as the mean.
@@ -242,13 +240,13 @@ class ASIFAligner(BaseAligner):
         ZeroRowError
             If an anchor or a row has no direction, or a row is similar to no anchor.
         """
-        rows = self.check_projected(x, len(self.mean_x_), "x") - self.mean_x_
+        rows = self.about_mean(x, "x")
         anchors = normalize_rows(self.anchors_x_, what="anchors of x")
         return self._unit(self._relative(rows, anchors), "x")
 
     def project_y(self, y: Rows) -> csr_array:
         """Return r(y): csr_array of shape (n, c), float64, unit rows."""
-        rows = self.check_projected(y, len(self.mean_y_), "y") - self.mean_y_
+        rows = self.about_mean(y, "y")
         anchors = normalize_rows(self.anchors_y_, what="anchors of y")
         return self._unit(self._relative(rows, anchors), "y")
 

@@ -9,7 +9,7 @@ otherwise (`unit_rows`). Whoever scores never asks what is inside.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fitters.errors import PairsError
 from fitters.moments.moments import Moments
+from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows, check_weight
 
 Matrix = npt.NDArray[np.float64]
@@ -90,6 +91,17 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
             raise PairsError(msg)
         return rows64
 
+    def about_mean(self, rows: Rows, side: Literal["x", "y"]) -> Matrix:
+        """Return rows of a side as float64, checked, less the mean that was fitted to it."""
+        check_is_fitted(self)
+        mean: Matrix = getattr(self, f"mean_{side}_")
+        return self.check_projected(rows, len(mean), side) - mean
+
+    def new_rows(self, X: Rows) -> Matrix:
+        """Return rows of x to predict from as float64, checked in scikit-learn's words."""
+        check_is_fitted(self)
+        return np.asarray(validate_data(self, X, reset=False, dtype=np.float64))
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
@@ -116,8 +128,47 @@ def as_columns(aligner: BaseAligner, predicted: Matrix) -> Matrix:
     return predicted[:, 0] if aligner._one_column else predicted
 
 
+def mean_rows(x: Matrix, y: Matrix, weight: Matrix) -> tuple[Matrix, Matrix]:
+    """Return the weighted means of both sides, shapes (p,) and (q,)."""
+    return weight @ x / weight.sum(), weight @ y / weight.sum()
+
+
+class OneWay(BaseAligner):
+    """Base of the regressions from one space into the other: the shared space is the latter.
+
+    A subclass has `direction`, "y->x" or "x->y", and `mean_x_` and `mean_y_`; it adds `_map`.
+    """
+
+    direction: str
+    mean_x_: Matrix
+    mean_y_: Matrix
+
+    @abstractmethod
+    def _map(self, rows: Matrix) -> Matrix:
+        """Return what is predicted from rows of the predicting side, both about their means."""
+
+    def project_x(self, x: Rows) -> Matrix:
+        """Return x in the shared space: shape (n, r), float64, unit rows."""
+        rows = self.about_mean(x, "x")
+        return normalize_rows(rows if self.direction == "y->x" else self._map(rows), what="x")
+
+    def project_y(self, y: Rows) -> Matrix:
+        """Return y in the shared space: shape (n, r), float64, unit rows."""
+        rows = self.about_mean(y, "y")
+        return normalize_rows(rows if self.direction == "x->y" else self._map(rows), what="y")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # Predicting y by going back through a map from y is not a good regression.
+        tags.regressor_tags.poor_score = self.direction == "y->x"
+        return tags
+
+
 class FromMoments(BaseAligner):
-    """Base of the aligners that are solved from moments alone: a subclass adds `_fit`."""
+    """Base of the aligners that need moments alone: a subclass adds `_fit`.
+
+    Where the rows themselves are cheaper, or other forms more exact, it adds `_fit_rows` too.
+    """
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
@@ -131,7 +182,7 @@ class FromMoments(BaseAligner):
             Mass of each row, not negative.
         """
         x64, y64, weight = validate_pairs(self, X, y, sample_weight)
-        return self._fit(Moments.from_rows(x64, y64, weight))
+        return self._fit_rows(x64, y64, weight)
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit_moments(self, moments: Moments) -> Self:
@@ -140,6 +191,10 @@ class FromMoments(BaseAligner):
         self._one_column = False
         return self._fit(moments)
 
+    def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:
+        """Solve from the rows and their weights, and set what is fitted."""
+        return self._fit(Moments.from_rows(x, y, weight))
+
     @abstractmethod
     def _fit(self, moments: Moments) -> Self:
-        """Solve, and set what is fitted."""
+        """Solve from moments, and set what is fitted."""

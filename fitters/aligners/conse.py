@@ -11,7 +11,6 @@ from scipy.sparse import csr_array
 from scipy.special import softmax
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
 from fitters.moments.transform import normalize_rows
@@ -87,8 +86,7 @@ class ConSEAligner(BaseAligner):
 
     def predict(self, X: Rows) -> Matrix:
         """Return the mix of class texts as given, shape (n, q) or (n,), nothing normalised."""
-        check_is_fitted(self)
-        features = validate_data(self, X, reset=False, dtype=np.float64)
+        features = self.new_rows(X)
         return as_columns(self, self._mix(features, self.texts_))
 
     def project_x(self, x: Rows) -> Matrix:

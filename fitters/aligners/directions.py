@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fitters.aligners.base import FromMoments, Matrix, as_columns
 from fitters.aligners.solvers import (
@@ -90,18 +89,17 @@ class DirectionsAligner(FromMoments):
 
         Least squares from the directions of x.
         """
-        check_is_fitted(self)
-        x64 = validate_data(self, X, reset=False, dtype=np.float64)
+        x64 = self.new_rows(X)
         return as_columns(self, (x64 - self.mean_x_) @ self.coef_ + self.mean_y_)
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, r), float64."""
-        rows = self.check_projected(x, len(self.mean_x_), "x") - self.mean_x_
+        rows = self.about_mean(x, "x")
         return self._weighed(normalize_rows(rows @ self.weights_x_, what="x"))
 
     def project_y(self, y: Rows) -> Matrix:
         """Return y in the shared space: shape (n, r), float64."""
-        rows = self.check_projected(y, len(self.mean_y_), "y") - self.mean_y_
+        rows = self.about_mean(y, "y")
         return self._weighed(normalize_rows(rows @ self.weights_y_, what="y"))
 
     def _weighed(self, unit: Matrix) -> Matrix:

@@ -20,15 +20,13 @@ import numpy.typing as npt
 import scipy.linalg
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featstore.parallel import map_threads
-from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
+from fitters.aligners.base import Matrix, OneWay, as_columns, mean_rows, validate_pairs
 from fitters.aligners.solvers import eigen_gram
 from fitters.errors import SettingError, SingularMomentsError
 from fitters.feature_maps import METHODS, NystroemMap, choose_landmarks, gaussian
 from fitters.kept import Kept, digest_of
-from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
 
 DOUBLE_ROWS = 6000
@@ -303,7 +301,7 @@ BLOCK_ROWS = 4096
 """Rows predicted at a time: the kernel between them and the support stays small."""
 
 
-class KernelRidgeAligner(BaseAligner):
+class KernelRidgeAligner(OneWay):
     """Align by kernel ridge regression from one space into the other.
 
     ``direction="y->x"`` predicts image rows from text rows, nonlinearly: the shared space is x, and
@@ -435,8 +433,7 @@ class KernelRidgeAligner(BaseAligner):
         x64, y64, weight = validate_pairs(self, X, y, sample_weight)
         self.mean_x_, self.mean_y_ = np.zeros(x64.shape[1]), np.zeros(y64.shape[1])
         if self.center:
-            self.mean_x_ = weight @ x64 / weight.sum()
-            self.mean_y_ = weight @ y64 / weight.sum()
+            self.mean_x_, self.mean_y_ = mean_rows(x64, y64, weight)
         used = weight > 0
         weight = weight[used]
         sides = x64[used] - self.mean_x_, y64[used] - self.mean_y_
@@ -477,24 +474,13 @@ class KernelRidgeAligner(BaseAligner):
 
     def predict(self, X: Rows) -> Matrix:
         """Return the rows of y that belong to the rows of X, shape (n, q) or (n,)."""
-        check_is_fitted(self)
-        x64 = validate_data(self, X, reset=False, dtype=np.float64) - self.mean_x_
+        x64 = self.new_rows(X) - self.mean_x_
         if self.direction == "x->y":
             return as_columns(self, self._map(x64) + self.mean_y_)
         fitted = self._map(self.support_)
         lengths = np.linalg.norm(fitted, axis=1)
         scores = x64 @ (fitted / np.where(lengths > 0, lengths, 1)[:, None]).T
         return as_columns(self, self.support_[np.argmax(scores, axis=1)] + self.mean_y_)
-
-    def project_x(self, x: Rows) -> Matrix:
-        """Return x in the shared space: shape (n, r), float64, unit rows."""
-        rows = self.check_projected(x, len(self.mean_x_), "x") - self.mean_x_
-        return normalize_rows(rows if self.direction == "y->x" else self._map(rows), what="x")
-
-    def project_y(self, y: Rows) -> Matrix:
-        """Return y in the shared space: shape (n, r), float64, unit rows."""
-        rows = self.check_projected(y, len(self.mean_y_), "y") - self.mean_y_
-        return normalize_rows(rows if self.direction == "x->y" else self._map(rows), what="y")
 
     def _map(self, rows: Matrix) -> Matrix:
         """Return f of each (shifted) row of the predicting side."""
@@ -513,9 +499,3 @@ class KernelRidgeAligner(BaseAligner):
             "mean_x_": ("p",),
             "mean_y_": ("q",),
         }
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        # There is no way back through a kernel: the nearest support is not a good regression.
-        tags.regressor_tags.poor_score = self.direction == "y->x"
-        return tags

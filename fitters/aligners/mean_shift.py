@@ -10,19 +10,16 @@ from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fitters.aligners.base import BaseAligner, FromMoments, Matrix, as_columns, validate_pairs
+from fitters.aligners.base import FromMoments, Matrix, as_columns, mean_rows
 from fitters.aligners.solvers import least_squares, solve_ridge
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
 
 
-class MeanShiftAligner(BaseAligner):
+class MeanShiftAligner(FromMoments):
     """Subtract the mean of each side, and nothing else: columns are taken to mean the same.
 
     That is right for two sides of one space (the image and the text tower of one CLIP model,
@@ -43,43 +40,27 @@ class MeanShiftAligner(BaseAligner):
     fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
-        """Take the means of n paired rows; the pairing plays no part.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n, p)
-        y : ndarray of shape (n, q) or (n,)
-        sample_weight : ndarray of shape (n,), optional
-            Mass of each row, not negative.
-        """
-        x64, y64, weight = validate_pairs(self, X, y, sample_weight)
-        self.mean_x_, self.mean_y_ = weight @ x64 / weight.sum(), weight @ y64 / weight.sum()
+    def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:
+        self.mean_x_, self.mean_y_ = mean_rows(x, y, weight)
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit_moments(self, moments: Moments) -> Self:
-        """Take the means from moments."""
-        self.n_features_in_ = len(moments.shift_x)
-        self._one_column = False
+    def _fit(self, moments: Moments) -> Self:
         self.mean_x_, self.mean_y_ = moments.mean_x, moments.mean_y
         return self
 
     def predict(self, X: Rows) -> Matrix:
         """Return x about the mean of y, cut or filled to its columns: shape (n, q) or (n,)."""
-        check_is_fitted(self)
-        rows = np.asarray(validate_data(self, X, reset=False, dtype=np.float64)) - self.mean_x_
+        rows = self.new_rows(X) - self.mean_x_
         q = len(self.mean_y_)
         return as_columns(self, _filled(rows[:, :q], q) + self.mean_y_)
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, max(p, q)), float64, unit rows."""
-        return self._projected(self.check_projected(x, len(self.mean_x_), "x") - self.mean_x_, "x")
+        return self._projected(self.about_mean(x, "x"), "x")
 
     def project_y(self, y: Rows) -> Matrix:
         """Return y in the shared space: shape (n, max(p, q)), float64, unit rows."""
-        return self._projected(self.check_projected(y, len(self.mean_y_), "y") - self.mean_y_, "y")
+        return self._projected(self.about_mean(y, "y"), "y")
 
     def _projected(self, rows: Matrix, side: str) -> Matrix:
         wide = max(len(self.mean_x_), len(self.mean_y_))
@@ -174,8 +155,7 @@ class TextToConceptAligner(FromMoments):
 
     def predict(self, X: Rows) -> Matrix:
         """Return x C + b, shape (n, q) or (n,)."""
-        check_is_fitted(self)
-        x64 = validate_data(self, X, reset=False, dtype=np.float64)
+        x64 = self.new_rows(X)
         return as_columns(self, x64 @ self.coef_ + self.intercept_)
 
     def project_x(self, x: Rows) -> Matrix:

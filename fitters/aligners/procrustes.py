@@ -6,19 +6,16 @@ from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
+from fitters.aligners.base import FromMoments, Matrix, as_columns, mean_rows
 from fitters.aligners.solvers import determined, polar_factor, truncation_gap
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
 
 
-class ProcrustesAligner(BaseAligner):
+class ProcrustesAligner(FromMoments):
     """Align by the (semi-)orthogonal map that takes one space nearest to the other.
 
     Maximises tr(Rᵀ Σ w a bᵀ) over semi-orthogonal R. The side with fewer columns is mapped into
@@ -83,34 +80,19 @@ class ProcrustesAligner(BaseAligner):
         self.scale = scale
         self.rank = rank
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
-        """Fit on n paired rows.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n, p)
-        y : ndarray of shape (n, q) or (n,)
-        sample_weight : ndarray of shape (n,), optional
-            Mass of each row, not negative.
-        """
-        x64, y64, weight = validate_pairs(self, X, y, sample_weight)
-        mean_x, mean_y = weight @ x64 / weight.sum(), weight @ y64 / weight.sum()
+    def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:
+        mean_x, mean_y = mean_rows(x, y, weight)
         if not self.center:
             mean_x, mean_y = np.zeros_like(mean_x), np.zeros_like(mean_y)
-        about = x64 - mean_x
+        about = x - mean_x
         weighted = weight[:, None] * about
-        self._fit_cross(weighted.T @ (y64 - mean_y), mean_x, mean_y)
+        self._fit_cross(weighted.T @ (y - mean_y), mean_x, mean_y)
         if not self.scale:
             return self._fit_scale(0.0)
         turned = about @ self.rotation_
         return self._fit_scale(float(weight @ np.einsum("ij,ij->i", turned, turned)))
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit_moments(self, moments: Moments) -> Self:
-        """Fit on the moments of n paired rows: the same solution as `fit` on the rows."""
-        self.n_features_in_ = len(moments.shift_x)
-        self._one_column = False
+    def _fit(self, moments: Moments) -> Self:
         about = moments.centred if self.center else moments.uncentred
         self._fit_cross(about.sxy, about.shift_x, about.shift_y)
         if not self.scale:
@@ -136,19 +118,18 @@ class ProcrustesAligner(BaseAligner):
 
     def predict(self, X: Rows) -> Matrix:
         """Return s x R about the mean of y, shape (n, q) or (n,)."""
-        check_is_fitted(self)
-        x64 = validate_data(self, X, reset=False, dtype=np.float64)
+        x64 = self.new_rows(X)
         return as_columns(self, self.scale_ * (x64 - self.mean_x_) @ self.rotation_ + self.mean_y_)
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, max(p, q)), float64, unit rows."""
-        rows = self.check_projected(x, len(self.mean_x_), "x") - self.mean_x_
+        rows = self.about_mean(x, "x")
         p, q = self.rotation_.shape
         return normalize_rows(rows @ self.rotation_ if p <= q else rows, what="x")
 
     def project_y(self, y: Rows) -> Matrix:
         """Return y in the shared space: shape (n, max(p, q)), float64, unit rows."""
-        rows = self.check_projected(y, len(self.mean_y_), "y") - self.mean_y_
+        rows = self.about_mean(y, "y")
         p, q = self.rotation_.shape
         return normalize_rows(rows if p <= q else rows @ self.rotation_.T, what="y")
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
+from fitters.aligners.base import FromMoments, Matrix, OneWay, as_columns, mean_rows
 from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
 
 
-class RidgeAligner(BaseAligner):
+class RidgeAligner(FromMoments, OneWay):
     """Align by ridge regression from one space into the other.
 
     ``direction="y->x"`` predicts image rows from text rows: the shared space is x, and the
@@ -89,25 +87,13 @@ class RidgeAligner(BaseAligner):
         self.relative = relative
         self.center = center
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
-        """Fit on n paired rows.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n, p)
-        y : ndarray of shape (n, q) or (n,)
-        sample_weight : ndarray of shape (n,), optional
-            Mass of each row, not negative.
-        """
-        x64, y64, weight = validate_pairs(self, X, y, sample_weight)
-        self.mean_x_, self.mean_y_ = np.zeros(x64.shape[1]), np.zeros(y64.shape[1])
+    def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:
+        self.mean_x_, self.mean_y_ = np.zeros(x.shape[1]), np.zeros(y.shape[1])
         if self.center:
-            self.mean_x_ = weight @ x64 / weight.sum()
-            self.mean_y_ = weight @ y64 / weight.sum()
+            self.mean_x_, self.mean_y_ = mean_rows(x, y, weight)
         # The root of the weight on both sides keeps the gram symmetric to the last bit.
         root = np.sqrt(weight)[:, None]
-        sides = root * (x64 - self.mean_x_), root * (y64 - self.mean_y_)
+        sides = root * (x - self.mean_x_), root * (y - self.mean_y_)
         a, b = sides[::-1] if self.direction == "y->x" else sides
         n, p = a.shape
         if n >= p or self.alpha == 0:
@@ -120,11 +106,7 @@ class RidgeAligner(BaseAligner):
         self.coef_ = solve_ridge_dual(a, b, self.alpha_) if self.alpha_ > 0 else nothing
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit_moments(self, moments: Moments) -> Self:
-        """Fit on the moments of n paired rows: the same solution as `fit` on the rows."""
-        self.n_features_in_ = len(moments.shift_x)
-        self._one_column = False
+    def _fit(self, moments: Moments) -> Self:
         about = moments.centred if self.center else moments.uncentred
         self.mean_x_, self.mean_y_ = about.shift_x, about.shift_y
         sides = about.swapped if self.direction == "y->x" else about
@@ -141,34 +123,20 @@ class RidgeAligner(BaseAligner):
 
     def predict(self, X: Rows) -> Matrix:
         """Return the rows of y that belong to the rows of X, shape (n, q) or (n,)."""
-        check_is_fitted(self)
-        x64 = validate_data(self, X, reset=False, dtype=np.float64)
+        x64 = self.new_rows(X)
         back = self.coef_ if self.direction == "x->y" else np.linalg.pinv(self.coef_)
         return as_columns(self, (x64 - self.mean_x_) @ back + self.mean_y_)
 
-    def project_x(self, x: Rows) -> Matrix:
-        """Return x in the shared space: shape (n, r), float64, unit rows."""
-        rows = self.check_projected(x, len(self.mean_x_), "x") - self.mean_x_
-        return normalize_rows(rows if self.direction == "y->x" else rows @ self.coef_, what="x")
-
-    def project_y(self, y: Rows) -> Matrix:
-        """Return y in the shared space: shape (n, r), float64, unit rows."""
-        rows = self.check_projected(y, len(self.mean_y_), "y") - self.mean_y_
-        return normalize_rows(rows if self.direction == "x->y" else rows @ self.coef_, what="y")
+    def _map(self, rows: Matrix) -> Matrix:
+        return rows @ self.coef_
 
     def array_shapes(self) -> dict[str, tuple[str, ...]]:
         """Return the fitted arrays and their shapes in letters."""
         sides = ("q", "p") if self.direction == "y->x" else ("p", "q")
         return {"coef_": sides, "mean_x_": ("p",), "mean_y_": ("q",)}
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        # Predicting y by inverting a map from y is not a good regression.
-        tags.regressor_tags.poor_score = self.direction == "y->x"
-        return tags
 
-
-class TwoWayRidgeAligner(BaseAligner):
+class TwoWayRidgeAligner(FromMoments):
     """Align by two ridge regressions, x → y and y → x: the score is the mean of their cosines.
 
     The shared space is the two spaces side by side, each part at length 1/√2.
@@ -203,28 +171,13 @@ class TwoWayRidgeAligner(BaseAligner):
         self.relative = relative
         self.center = center
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:
-        """Fit on n paired rows.
+    def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:
+        return self._fit_both(lambda ridge: ridge.fit(x, y, weight))
 
-        Parameters
-        ----------
-        X : ndarray of shape (n, p)
-        y : ndarray of shape (n, q) or (n,)
-        sample_weight : ndarray of shape (n,), optional
-            Mass of each row, not negative.
-        """
-        x64, y64, weight = validate_pairs(self, X, y, sample_weight)
-        return self._fit(lambda ridge: ridge.fit(x64, y64, weight))
+    def _fit(self, moments: Moments) -> Self:
+        return self._fit_both(lambda ridge: ridge.fit_moments(moments))
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit_moments(self, moments: Moments) -> Self:
-        """Fit on the moments of n paired rows: the same solution as `fit` on the rows."""
-        self.n_features_in_ = len(moments.shift_x)
-        self._one_column = False
-        return self._fit(lambda ridge: ridge.fit_moments(moments))
-
-    def _fit(self, fitted: Any) -> Self:
+    def _fit_both(self, fitted: Callable[[RidgeAligner], RidgeAligner]) -> Self:
         forward, backward = (
             fitted(
                 RidgeAligner(
@@ -239,18 +192,17 @@ class TwoWayRidgeAligner(BaseAligner):
 
     def predict(self, X: Rows) -> Matrix:
         """Return the rows of y by the regression from x, shape (n, q) or (n,)."""
-        check_is_fitted(self)
-        x64 = validate_data(self, X, reset=False, dtype=np.float64)
+        x64 = self.new_rows(X)
         return as_columns(self, (x64 - self.mean_x_) @ self.forward_ + self.mean_y_)
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, p + q), float64, unit rows."""
-        rows = self.check_projected(x, len(self.mean_x_), "x") - self.mean_x_
+        rows = self.about_mean(x, "x")
         return _side_by_side(rows, rows @ self.forward_, "x")
 
     def project_y(self, y: Rows) -> Matrix:
         """Return y in the shared space: shape (n, p + q), float64, unit rows."""
-        rows = self.check_projected(y, len(self.mean_y_), "y") - self.mean_y_
+        rows = self.about_mean(y, "y")
         return _side_by_side(rows @ self.backward_, rows, "y")
 
     def array_shapes(self) -> dict[str, tuple[str, ...]]:

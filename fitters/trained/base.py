@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import _fit_context
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from featstore.errors import needs_extra
 from featstore.identity import canonical_json, sha256_hex
@@ -517,8 +517,7 @@ class TrainedAligner(BaseAligner):
         For "x->y" what the head makes of X; else a ridge from the shared space to y, fitted on
         training rows. Good enough to look at, not what the aligner is for.
         """
-        check_is_fitted(self)
-        x64 = validate_data(self, X, reset=False, dtype=np.float64)
+        x64 = self.new_rows(X)
         out = self._outputs("x", x64)
         if self._has_readout:
             unit = out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)

@@ -248,7 +248,9 @@ def test_a_damaged_result_is_named(bench, limited, tmp_path):
     assert bench("table", tmp_path)[0] == 0
 
 
-@pytest.mark.parametrize("command", ["run", "sweep", "ls", "table", "compare", "report", "frame"])
+@pytest.mark.parametrize(
+    "command", ["run", "sweep", "score", "ls", "table", "compare", "report", "frame"]
+)
 def test_every_command_has_help_with_an_example(bench, command):
     code, out, _ = bench(command, "--help")
     assert code == 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from tests.data_manifests.pixel_miniatures import (  # noqa: F401 -- miniatures,
     mnist,
     old_pickle,
 )
-from tests.data_manifests.small_files import picture, write
+from tests.small_files import picture, write, write_tar
 
 
 def food101(root: Path) -> Path:
@@ -309,18 +307,12 @@ def img2dataset(root: Path, *, tars: bool = True) -> Path:
         for key in keys:
             facts = {"key": f"{key:09d}", "caption": f"a thing {key}", "status": "success"}
             members |= {
-                f"{key:09d}.jpg": picture(key),
+                f"{key:09d}.jpg": picture(key, "JPEG"),
                 f"{key:09d}.txt": f"a thing {key}".encode(),
                 f"{key:09d}.json": json.dumps(facts).encode(),
             }
         if tars:
-            buffer = io.BytesIO()
-            with tarfile.open(fileobj=buffer, mode="w") as tar:
-                for name, data in members.items():
-                    info = tarfile.TarInfo(name)
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
-            files[f"{shard}.tar"] = buffer.getvalue()
+            write_tar(root / f"{shard}.tar", members.items())
         else:
             files |= {f"{shard}/{name}": data for name, data in members.items()}
         write(root, files)

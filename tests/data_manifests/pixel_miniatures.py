@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tests.data_manifests.small_files import write
+from tests.small_files import write
 
 
 class _OldPickler(pickle._Pickler):

@@ -139,7 +139,7 @@ def test_wrong_usage(tmp_path, call):
         (("build", "dtd", "-o", tmp_path / "o", "--root", tmp_path, "--option", "partition=11"),
          "The option partition is '11'"),
         (("build", "dtd", "-o", tmp_path / "o", "--root", tmp_path, "--option", "fold=1"),
-         "takes no option 'fold'. It takes: partition"),
+         "No option named 'fold' for the dataset 'dtd'. Known options: partition"),
         (("build", "stamps", "-o", tmp_path / "o", "--root", tmp_path), "takes no --root"),
         (("build", "imagenet22k", "-o", tmp_path / "o", "--subset"), "takes no --subset"),
         (("check", "stamps", "--root", tmp_path), "takes no --root"),

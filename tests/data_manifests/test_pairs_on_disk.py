@@ -150,7 +150,7 @@ def test_web_pairs_as_img2dataset_left_them(tars, tmp_path):
     assert pairs["split"].to_list() == ["train"] * 3
     with open_reader(manifest) as reader:
         data = [reader.read(row) for row in manifest.items("image").to_dicts()]
-    assert data == [miniatures.picture(key) for key in (0, 1, 10000)]
+    assert data == [miniatures.picture(key, "JPEG") for key in (0, 1, 10000)]
     assert result.status == "built"
     assert build_dataset("cc3m", tmp_path / "out", root=tmp_path).status == "unchanged"
 

@@ -297,9 +297,9 @@ def test_a_config_is_its_settings_by_keyword(make_world):
 
 def test_an_unknown_setting_is_named(make_world):
     head, _ = make_world()
-    with pytest.raises(SettingError, match=r"no setting 'penalt'.*Did you mean 'penalty'"):
+    with pytest.raises(SettingError, match=r"No setting named 'penalt'.*Did you mean 'penalty'"):
         fit_alignment("ridge", prototypes=head, penalt=1.0, rng=rng_of())
-    with pytest.raises(SettingError, match="no setting 'reading'"):
+    with pytest.raises(SettingError, match="No setting named 'reading'"):
         select("ridge", prototypes=head, reading="best", rng=rng_of())
 
 

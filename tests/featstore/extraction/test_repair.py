@@ -15,6 +15,7 @@ from featstore.errors import EncoderError, StoreWriteError
 from featstore.extraction.repair import repair_set
 from featstore.manifest.io import write_manifest
 from featstore.manifest.manifest import Manifest
+from featstore.store.gc import collect_garbage
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
 from tests.featstore.extraction.conftest import SPACE, MeanColour
@@ -277,4 +278,47 @@ def test_views_are_drawn_again(manifest: Manifest, store: Path) -> None:
     path.unlink()
     done, _ = repair(store, key, manifest)
     assert done.left == []
+    assert lasting(store) == before
+
+
+def test_an_unfinished_extension_is_not_dropped(manifest: Manifest, store: Path) -> None:
+    """Its rows may be hours of work; those of a repair that broke off are taken over."""
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(done: Any) -> None:
+        raise StoppedError(str(done))
+
+    key = extract(manifest, store, limit=4)
+    with pytest.raises(StoppedError):
+        extract(manifest, store, on_block=stop)
+    staged = len(list((store / key / ".staging").rglob("*")))
+    flip(store / key / DATA, 5)
+    with pytest.raises(StoreWriteError, match=r"is unfinished. Finish it, or remove .* gc"):
+        repair(store, key, manifest)
+    assert len(list((store / key / ".staging").rglob("*"))) == staged
+    collect_garbage(store, grace=-1)
+    assert repair(store, key, manifest)[0].identical
+    assert extract(manifest, store) == key
+
+
+def test_a_repair_that_broke_off_goes_on(manifest: Manifest, store: Path) -> None:
+    class Breaking(BatchSensitive):
+        """An encoder that gives up in its last block."""
+
+        def encode(self, items: list[Any]) -> np.ndarray:
+            if len(self.batches) == 7:
+                msg = "given up"
+                raise RuntimeError(msg)
+            return super().encode(items)
+
+    key = extract(manifest, store)
+    before = lasting(store)
+    (store / key / DATA).unlink()
+    with pytest.raises(RuntimeError, match="given up"):
+        repair(store, key, manifest, Breaking())
+    done, encoder = repair(store, key, manifest)
+    assert (done.left, done.identical) == ([], True)
+    assert encoder.batches == [1, 4, 4, 2, 1]  # of eleven rows, those of the last block
     assert lasting(store) == before

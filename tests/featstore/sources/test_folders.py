@@ -7,7 +7,7 @@ import pytest
 
 from featstore.errors import ManifestError
 from featstore.sources.reader import open_reader
-from tests.featstore.sources.conftest import picture, write
+from tests.small_files import picture, write
 
 
 def ids(manifest, kind="image"):

@@ -11,7 +11,7 @@ from featstore.command_line import run_command
 from featstore.errors import ManifestError
 from featstore.manifest.io import read_manifest
 from featstore.sources.making import SOURCES, default_name, make_manifest, open_source
-from tests.featstore.sources.conftest import picture, write, write_tar
+from tests.small_files import picture, write, write_tar
 
 
 def contents(folder):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq  # noqa: E402
 from featstore.errors import ItemReadError, ManifestError  # noqa: E402
 from featstore.sources.arrow import ArrowCells, ParquetCells  # noqa: E402
 from featstore.sources.reader import open_reader  # noqa: E402
-from tests.featstore.sources.conftest import picture, write  # noqa: E402
+from tests.small_files import picture, write  # noqa: E402
 
 
 def sha(data):

@@ -10,7 +10,7 @@ import pytest
 from featstore.errors import ItemReadError, ManifestError
 from featstore.manifest.io import read_manifest, write_manifest
 from featstore.sources.reader import ByteReader, LeaseCache, check_bytes, open_reader
-from tests.featstore.sources.conftest import picture, write, write_tar
+from tests.small_files import picture, write, write_tar
 
 
 def test_a_changed_file_is_never_returned(make, tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from featstore.errors import ManifestError
 from featstore.sources.tables import parse_json
 from featstore.sources.text_files import _rows
-from tests.featstore.sources.conftest import picture, write
+from tests.small_files import picture, write
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from featstore.manifest.io import read_manifest
 from featstore.sources.making import make_manifest
 from featstore.sources.reader import open_reader
 from featstore.sources.torchvision_sets import NAMES
-from tests.featstore.sources.conftest import picture, write
 from tests.featstore.sources.torchvision_miniatures import MINIATURES
+from tests.small_files import picture, write
 
 DIGITS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
 LABELS = np.array([7, 0, 1, 7, 9], dtype=np.uint8)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from featstore.errors import ManifestError
 from featstore.sources.reader import open_reader
 from featstore.sources.tars import index_tar
-from tests.featstore.sources.conftest import picture, write, write_tar
+from tests.small_files import picture, write, write_tar
 
 
 def link(kind, name="x.jpg", target="/etc/passwd"):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torchvision import datasets
 
-from tests.featstore.sources.conftest import picture, write
+from tests.small_files import picture, write
 
 RNG = np.random.default_rng(0)
 
