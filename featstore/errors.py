@@ -169,6 +169,10 @@ class FormatVersionError(FeatstoreError, RuntimeError):
     """The store has a format that this version does not read."""
 
 
+class OptionError(FeatstoreError, TypeError):
+    """A function has no option of this name."""
+
+
 class EngineError(FeatstoreError, RuntimeError):
     """Tasks cannot run as asked, or Ray lost a worker too often."""
 

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 
 from featstore.manifest.io import write_manifest
 from featstore.manifest.manifest import Manifest, conform_items
+from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.writer import SetWriter
 
 __all__ = ["item_table", "toy_manifest", "toy_store", "write_set"]
@@ -70,7 +71,10 @@ def write_set(
     golden: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
     sealed: bool = False,
-    **options: Any,
+    dtype: str = "float32",
+    precision: str = "float32",
+    facts: Mapping[str, Any] | None = None,
+    **limits: int,
 ) -> str:
     """Write rows as one published set of a store, which is made if it is not there.
 
@@ -94,9 +98,12 @@ def write_set(
         Golden vectors, and facts of the run that wrote the set.
     sealed : bool
         True leaves the files read-only, as an extraction does; otherwise a test can damage them.
-    **options
-        Of `featstore.store.writer.SetWriter`: dtype (default float32), precision, facts, and the
-        limits of its layout (block_rows, plain_bytes, shard_bytes).
+    dtype, precision : str
+        Stored dtype, and compute precision of the encoder.
+    facts : mapping, optional
+        Recorded in the attributes of the set, not keyed.
+    **limits
+        Of `featstore.store.layout.LayoutLimits`: block_rows, plain_bytes, shard_bytes.
 
     Returns
     -------
@@ -104,10 +111,9 @@ def write_set(
         Key of the set: ``dataset/kind/encoder-id``.
     """
     folder, table = Path(root), np.asarray(rows)
-    with SetWriter(
-        folder, dataset=dataset, kind=kind, encoder=encoder, space=space or {"name": encoder},
-        items=items, dim=table.shape[1], **{"dtype": "float32", **options},
-    ) as writer:  # fmt: skip
+    spec = SetSpec(dataset, kind, encoder, space or {"name": encoder}, dtype, precision)
+    dim, sizes = table.shape[1], LayoutLimits(**limits)
+    with SetWriter(folder, spec, items, dim, facts=facts, limits=sizes) as writer:
         for block in writer.pending():
             where = writer.layout.block_slice(block)
             own = set(items["item_id"][where.start : where.stop])

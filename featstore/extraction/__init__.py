@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from featstore.extraction.heads import extract_head
 from featstore.extraction.job import extract, extract_many
-from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig
 from featstore.extraction.progress import BlockDone, ExtractResult, Progress
 
 __all__ = [
     "BlockDone",
-    "EncoderChoice",
+    "EncoderSpec",
+    "ExtractConfig",
     "ExtractResult",
-    "Options",
+    "HeadConfig",
     "Progress",
     "extract",
     "extract_head",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,19 @@ from featstore.encoders.base import Head
 from featstore.errors import AlreadyFinishedError, EncoderError, FeatstoreError, ManifestError
 from featstore.extraction.golden_check import lasting_facts, run_facts
 from featstore.extraction.head_check import NameCheck, check_against_encoder, check_against_store
+from featstore.extraction.options import EncoderSpec, HeadConfig, settle_options
 from featstore.extraction.plan import JobPlan, SetPlan
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.targets import SetState, finished_result, free_bytes
-from featstore.identity import encoder_directory, set_id, sha256_hex, space_id
+from featstore.identity import sha256_hex
 from featstore.labels import head_items, read_label_file
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
-from featstore.store.layout import SetKey, plan_array
+from featstore.options import document
+from featstore.store.layout import SetSpec, plan_array
 from featstore.store.records import read_commit, read_pointer
 from featstore.store.tables import items_bytes
-from featstore.store.writer import SetWriter
+from featstore.store.writer import SetWriter, WriteOptions
 
 logger = logging.getLogger(__name__)
 
@@ -51,32 +53,23 @@ class OpenedHead:
     items: pl.DataFrame
     check: NameCheck | None
 
+    @property
+    def spec(self) -> SetSpec:
+        """The set that the head is to be."""
+        return SetSpec(self.dataset, "head_weight", self.head.name, self.head.space, HEAD_DTYPE)
+
     def finished(self, store: Path) -> ExtractResult | None:
         """Return the result if the store has the set, else None."""
-        return finished_result(
-            store,
-            self.head.space,
-            dataset=self.dataset,
-            kind="head_weight",
-            encoder=self.head.name,
-            items=self.items,
-            dtype=HEAD_DTYPE,
-        )
+        return finished_result(store, self.spec, self.items)
 
 
 def extract_head(
     manifest: str | Path | Manifest | None = None,
     *,
-    encoder: str,
+    encoder: str | EncoderSpec,
     store: str | Path,
-    weights: str | None = None,
-    label_set: str | None = None,
-    label_file: str | Path | None = None,
-    check_names: str | None = None,
-    check_weights: str | None = None,
-    device: str = "cpu",
-    pool: str | None = None,
-    wait: float = 0.0,
+    config: HeadConfig | None = None,
+    **options: Any,
 ) -> ExtractResult:
     """Store the rows and bias of a model's classification head as kind head_weight.
 
@@ -93,52 +86,43 @@ def extract_head(
     manifest : path or Manifest, optional
         A label set, such as ``data_manifests`` builds for imagenet1k: row c of the head is
         class c of its ``classes``. Either this or `label_file`.
-    encoder, store, weights, device
+    encoder, store
         As in `extract`.
-    label_set : str, optional
-        Which classes the rows are, for a head that neither a weights package nor the tag of
-        its checkpoint tells of: said so, it need not be checked, but is where that is possible.
-        With `label_file`, the name of the set.
-    label_file : path, optional
-        The classes in the order of the rows; see `featstore.labels.read_label_file`.
-    check_names : str, optional
-        A text encoder, ``st:all-MiniLM-L6-v2``, to embed the class names with for the check;
-        `check_weights` are its weights.
-    pool : str, optional
-        Only to say that a pool has no head.
-    wait : float
-        Seconds to wait for another process that is writing this set.
+    config : HeadConfig, optional
+        The options of the head; fields that are given beside it win.
+    **options
+        Fields of `EncoderSpec` (``weights`` first of all) and of `HeadConfig`: those below,
+        ``device`` and ``wait``. A head has no pool: one that is given is an error.
+
+    Other Parameters
+    ----------------
+    {options}
 
     Raises
     ------
+    OptionError
+        If there is no option of a name.
     ManifestError
         If there is no label set.
     EncoderError
         If the head has another number of classes, another label set or another order; or if its
         label set is only guessed by the number of its classes and could not be checked.
     """
-    opened = open_head(
-        manifest,
-        encoder=encoder,
-        store=store,
-        weights=weights,
-        label_set=label_set,
-        label_file=label_file,
-        check_names=check_names,
-        check_weights=check_weights,
-        device=device,
-        pool=pool,
-    )
+    spec, settled = settle_options(encoder, config or HeadConfig(), options, of="extract_head")
+    opened = open_head(manifest, spec, store=Path(store), config=settled)
     done = opened.finished(Path(store))
     if done is not None:
         return done
     try:
-        return write_head(opened, Path(store), device=device, wait=wait)
+        return write_head(opened, Path(store), device=settled.device, wait=settled.wait)
     except AlreadyFinishedError:
         done = opened.finished(Path(store))  # another process wrote it meanwhile
         if done is None:
             raise
         return done
+
+
+document(extract_head, HeadConfig)
 
 
 def write_head(
@@ -157,16 +141,11 @@ def write_head(
     run["row_order"] = "not checked" if opened.check is None else opened.check.facts()
     with SetWriter(
         store,
-        dataset=opened.dataset,
-        kind="head_weight",
-        encoder=head.name,
-        space=head.space,
-        items=opened.items,
-        dim=head.weight.shape[1],
-        dtype=HEAD_DTYPE,
+        opened.spec,
+        opened.items,
+        head.weight.shape[1],
         facts=facts,
-        repair=repair,
-        wait=wait,
+        options=WriteOptions(repair=repair, wait=wait),
     ) as writer:
         for block in writer.pending():
             writer.write_block(block, head.weight[writer.layout.block_slice(block)])
@@ -175,46 +154,42 @@ def write_head(
 
 
 def open_head(
-    manifest: str | Path | Manifest | None = None,
-    *,
-    encoder: str,
-    store: str | Path,
-    weights: str | None = None,
-    label_set: str | None = None,
-    label_file: str | Path | None = None,
-    check_names: str | None = None,
-    check_weights: str | None = None,
-    device: str = "cpu",
-    pool: str | None = None,
+    manifest: str | Path | Manifest | None, spec: EncoderSpec, *, store: Path, config: HeadConfig
 ) -> OpenedHead:
     """Read a head and check it; parameters and errors as for `extract_head`, nothing is written."""
     from featstore.encoders.class_head import read_head
+    from featstore.encoders.registry import check_options
 
-    name, classes = _label_set(manifest, label_file, label_set)
-    asked = name if label_file is not None else label_set
-    head = read_head(encoder, weights=weights, label_set=asked, device=device, pool=pool)
+    name, classes = _label_set(manifest, config)
+    check_options(spec.encoder, **spec.model_options())
+    head = read_head(
+        spec.encoder,
+        weights=spec.weights,
+        label_set=config.label_set if config.label_file is None else name,
+        device=config.device,
+        pool=spec.pool,
+    )
     if head.weight.shape[0] != classes.height or head.label_set != name:
         msg = (
-            f"The head of {encoder} has {head.weight.shape[0]:,} classes of label set "
+            f"The head of {spec.encoder} has {head.weight.shape[0]:,} classes of label set "
             f"{head.label_set!r} ({head.facts['label_set_basis']}); {name} has "
             f"{classes.height:,}. Build the label set {head.label_set!r} and extract the head "
             f"with that, or say --label-set {name} if its rows are these classes."
         )
         raise EncoderError(msg)
     classes = classes.sort("index")
-    check = _check_names(head, classes, Path(store), check_names, check_weights, device)
-    return OpenedHead(head, name, head_items(classes), check)
+    return OpenedHead(head, name, head_items(classes), _check_names(head, classes, store, config))
 
 
 def _label_set(
-    manifest: str | Path | Manifest | None, label_file: str | Path | None, name: str | None
+    manifest: str | Path | Manifest | None, config: HeadConfig
 ) -> tuple[str, pl.DataFrame]:
     """Return the name and the classes of the label set."""
-    if (manifest is None) == (label_file is None):
+    if (manifest is None) == (config.label_file is None):
         msg = "A head needs either the manifest of a label set or a label file: one of them."
         raise ManifestError(msg)
-    if label_file is not None:
-        return read_label_file(label_file, name=name)
+    if config.label_file is not None:
+        return read_label_file(config.label_file, name=config.label_set)
     assert manifest is not None
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
     return source.name, label_set_of(source)
@@ -239,19 +214,16 @@ def label_set_of(source: Manifest) -> pl.DataFrame:
 
 
 def _check_names(
-    head: Head,
-    classes: pl.DataFrame,
-    store: Path,
-    encoder: str | None,
-    weights: str | None,
-    device: str,
+    head: Head, classes: pl.DataFrame, store: Path, config: HeadConfig
 ) -> NameCheck | None:
     """Check the order of the rows by the names asked for, or those in the store, if any."""
     from featstore.encoders.class_head import GUESSED
     from featstore.encoders.registry import open_encoder
 
-    if encoder is not None:
-        opened = open_encoder(encoder, weights=weights, device=device)
+    if config.check_names is not None:
+        opened = open_encoder(
+            config.check_names, weights=config.check_weights, device=config.device
+        )
         return check_against_encoder(head, classes, opened)
     check = check_against_store(head, classes, store)
     if check is None and head.facts["label_set_basis"] == GUESSED:
@@ -276,44 +248,37 @@ def _check_names(
     return check
 
 
-def plan_heads(heads: Sequence[Mapping[str, Any]], *, store: Path) -> JobPlan:
-    """Say what `extract_head` would do with each of these arguments.
+def plan_heads(
+    manifest: Manifest | None, encoders: Sequence[EncoderSpec], *, store: Path, config: HeadConfig
+) -> JobPlan:
+    """Say what `extract_head` would do with each of these encoders.
 
     A head that it would refuse is a plan with an error.
     """
-    return JobPlan([_plan_head(head, store) for head in heads], free_bytes(store))
+    plans = [_plan_head(manifest, spec, store, config) for spec in encoders]
+    return JobPlan(plans, free_bytes(store))
 
 
-def _plan_head(asked: Mapping[str, Any], store: Path) -> SetPlan:
-    name = str(asked["encoder"])
+def _plan_head(
+    manifest: Manifest | None, spec: EncoderSpec, store: Path, config: HeadConfig
+) -> SetPlan:
+    name = str(spec.encoder)
     try:
-        opened = open_head(**asked, store=store)
-        key = _key(opened)
-        state = _state(opened, key, store)
+        state = _state(open_head(manifest, spec, store=store, config=config), store)
     except FeatstoreError as err:
         return SetPlan(f"head_weight of {name}", name, None, None, "", str(err))
-    return SetPlan(str(key), name, state, 0.0, "read from the weights")
+    return SetPlan(state.key, name, state, 0.0, "read from the weights")
 
 
-def _key(opened: OpenedHead) -> SetKey:
-    identity = set_id(
-        space_id(opened.head.space),
-        dataset=opened.dataset,
-        kind="head_weight",
-        precision="float32",
-        dtype=HEAD_DTYPE,
-    )
-    return SetKey(opened.dataset, "head_weight", encoder_directory(opened.head.name, identity))
-
-
-def _state(opened: OpenedHead, key: SetKey, store: Path) -> SetState:
+def _state(opened: OpenedHead, store: Path) -> SetState:
     """Return what the set lacks; settles nothing, unlike `OpenedHead.finished`."""
+    key, directory = opened.spec.key, opened.spec.directory(store)
     rows, dim = opened.head.weight.shape
     layout = plan_array(rows, dim, HEAD_DTYPE)
-    pointer = read_pointer(key.directory(store))
+    pointer = read_pointer(directory)
     there = pointer is not None
     if pointer is not None:
-        commit = read_commit(key.directory(store), str(pointer["revision"]))
+        commit = read_commit(directory, str(pointer["revision"]))
         if commit.items["sha256"] != sha256_hex(items_bytes(opened.items)):
             msg = f"{key} is there with other classes. Give this label set another name."
             raise FeatstoreError(msg)

@@ -1,18 +1,22 @@
-"""What a job is asked for: its encoders, and everything else that can be chosen."""
+"""What an extraction can be told: its encoders, and everything else that can be chosen.
+
+Each field is a keyword argument of `featstore.extract`, a flag of ``featstore extract`` and a key
+of its ``--config`` files.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from featstore.errors import EncoderError
 from featstore.extraction.progress import BlockDone, Progress
+from featstore.options import check_values, option, option_names, take_options, with_options
 from featstore.store.layout import BLOCK_ROWS
 
-#: Stored dtype of image and text embeddings.
-DEFAULT_DTYPE = "float16"
+_Config = TypeVar("_Config", "ExtractConfig", "HeadConfig")
 
 #: Seconds that one image may take to decode.
 DECODE_TIMEOUT = 60.0
@@ -26,31 +30,47 @@ OnError = Literal["skip", "fail"]
 Decode = Literal["cpu", "gpu"]
 
 
+@with_options
 @dataclass(frozen=True)
-class EncoderChoice:
+class EncoderSpec:
     """One encoder of a job.
 
     Attributes
     ----------
-    encoder : str or object
-        ``family:name``, or any object with ``encode(list of PIL images or str) -> (b, d)``.
-    weights, pool, prompt_name, prefix, max_length : optional
-        Of a name; see `featstore.encoders.open_encoder`.
+    {options}
     space : mapping, optional
-        Of an object, which needs it: the facts that identify its embedding space.
+        Of an encoder object, which needs it: the facts that identify its embedding space, at
+        least ``name``. Same facts, same space_id: that promise is the caller's.
     """
 
-    encoder: Any
-    weights: str | None = None
-    pool: str | None = None
-    prompt_name: str | None = None
-    prefix: str | None = None
-    max_length: int | None = None
+    encoder: Any = option(
+        help="Encoder as family:name, such as timm:resnet50 or st:NAME. Repeat it for several in "
+        "one pass, and then each of the five options below as often, with - for what the model "
+        "does by itself."
+    )
+    weights: str | None = option(
+        None, help="Weights: package:NAME, a file, a folder or hub (the default)."
+    )
+    pool: str | None = option(
+        None,
+        help="Pooling. timm: cls, patch_mean, cls+patch_mean or layer:NAME, instead of the head's "
+        "input; hf: cls, mean, pooler or last.",
+    )
+    prefix: str | None = option(
+        None, help="Text that is put before every text, such as 'query: ' (st, hf)."
+    )
+    prompt_name: str | None = option(
+        None, help="Name of one of the model's own prompts, put before every text (st)."
+    )
+    max_length: int | None = option(
+        None, help="Tokens of a text that the model sees, fewer than it could (st, hf).", at_least=1
+    )
+    trust_remote_code: bool = option(False, help="Run Python code that comes with the model.")
     space: Mapping[str, Any] | None = None
 
     def model_options(self) -> dict[str, Any]:
         """Return what `open_encoder` takes beside name and weights; each is keyed."""
-        return {option: getattr(self, option) for option in MODEL_OPTIONS}
+        return {name: getattr(self, name) for name in (*MODEL_OPTIONS, "trust_remote_code")}
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the provenance records: no object, and no path of this machine."""
@@ -59,80 +79,158 @@ class EncoderChoice:
         if self.weights is not None:
             shared = self.weights == "hub" or self.weights.startswith("package:")
             found["weights"] = self.weights if shared else Path(self.weights).name
-        given = self.model_options().items()
-        return found | {option: value for option, value in given if value is not None}
+        given = {name: getattr(self, name) for name in MODEL_OPTIONS}
+        return found | {option: value for option, value in given.items() if value is not None}
 
 
+@with_options
 @dataclass(frozen=True)
-class Options:
-    """The options of `extract`, all but manifest, kind, encoders and store; see there.
+class ExtractConfig:
+    """The options of an extraction, all but manifest, kind, encoders and store.
 
-    Two more are for engines. ``part`` is (rank, world size): encode every world-size-th block
-    beside the other ranks, and publish nothing. ``pinned`` has, by set_id, the batch size,
-    threads and sort of device that all parts of a set share.
+    Attributes
+    ----------
+    {options}
+    part : (rank, world size), optional
+        Of an engine: encode every world-size-th block beside the other ranks, and publish nothing.
+    pinned : mapping, optional
+        Of an engine: by set_id the batch size, threads and device type that all parts of a set
+        share.
+    on_block, on_progress : callable, optional
+        Called after every finished block, and after every batch.
+
+    Raises
+    ------
+    EncoderError
+        If an option has a value that it does not take.
     """
 
-    dtype: str = DEFAULT_DTYPE
-    precision: str = "float32"
-    device: str = "cpu"
-    batch_size: int | Literal["auto"] | None = None
-    threads: int | None = None
-    workers: int | None = None
-    decode_timeout: float | None = DECODE_TIMEOUT
-    decode: Decode = "cpu"
-    tiff: bool = False
-    thumbnails: bool = False
-    views: int = 0
-    seed: int = 0
-    limit: int | None = None
-    on_error: OnError = "skip"
-    max_failures: int | None = None
-    retry_failed: bool = False
-    trust_remote_code: bool = False
-    compile: bool = False
-    wait: float = 0.0
-    block_rows: int = BLOCK_ROWS
-    log: Path | None = None
+    device: str = option("cpu", help="Device of the encoder, as torch names it.")
+    precision: str = option(
+        "float32",
+        help="Compute precision of the forward pass; its cosine to float32 is recorded.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    dtype: str = option(
+        "float16",
+        help="Stored dtype of images and texts; heads are float32.",
+        flag="--save-dtype",
+        choices=("float16", "bfloat16", "float32"),
+    )
+    batch_size: int | Literal["auto"] | None = option(
+        None,
+        help="Items a batch (default: the encoder's); auto halves it until it fits. Part of the "
+        "plan, as are the threads: a job that is resumed without them takes those that it was "
+        "begun with, and with others begins anew.",
+        at_least=1,
+    )
+    threads: int | None = option(None, help="Threads of the forward pass.", at_least=1)
+    workers: int | None = option(None, help="Number of decoding processes.", at_least=1)
+    decode_timeout: float | None = option(
+        DECODE_TIMEOUT,
+        help="Seconds that one image may take, in a process of its own, so that a crash or a hang "
+        "costs that image; 0 decodes in threads, without a limit.",
+        at_least=0,
+    )
+    decode: Decode = option(
+        "cpu",
+        help="Where plain JPEG files are decoded; nvJPEG on the gpu makes another embedding space.",
+    )
+    tiff: bool = option(False, help="Decode TIFF files too, their first page; they fail otherwise.")
+    thumbnails: bool = option(False, help="Keep a small WebP of every image in the store.")
+    views: int = option(
+        0,
+        help="Encode so many seeded augmented views of each image, instead of the image, as a "
+        "dataset of their own.",
+        at_least=0,
+    )
+    seed: int = option(0, help="Random seed of the augmented views.", at_least=0)
+    limit: int | None = option(None, help="Only the first so many items.", at_least=1)
+    on_error: OnError = option(
+        "skip", help="What an item that cannot be read or decoded costs: its row, or the job."
+    )
+    max_failures: int | None = option(
+        None,
+        help="Items that may fail before the job stops (default: the larger of 10 and 0.1 %).",
+        at_least=0,
+    )
+    retry_failed: bool = option(
+        False, help="Try the failed items of a finished set again, into a new revision."
+    )
+    compile: bool = option(False, help="Compile the forward pass.")
+    wait: float = option(0.0, help="Seconds to wait for another writer of the set.", at_least=0)
+    block_rows: int = option(BLOCK_ROWS, help="Rows of a block.", flag=None, at_least=1)
+    log: str | Path | None = option(
+        None, help="File to which events are appended as JSON lines.", flag=None
+    )
     part: tuple[int, int] | None = None
     pinned: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
     on_block: Callable[[BlockDone], None] | None = field(default=None, repr=False)
     on_progress: Callable[[Progress], None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        faults = [
-            (self.on_error not in ("skip", "fail"), "on_error", "skip or fail"),
-            (
-                self.decode == "gpu" and not self.device.startswith("cuda"),
-                "device",
-                "a GPU (cuda) if it is to decode",
-            ),
-            (self.views < 0, "views", "at least 0"),
-            (self.seed < 0, "seed", "at least 0"),
-            (self.workers is not None and self.workers < 1, "workers", "at least 1"),
-            (self.threads is not None and self.threads < 1, "threads", "at least 1"),
-            (self.limit is not None and self.limit < 1, "limit", "at least 1"),
-            (
-                self.batch_size not in (None, "auto")
-                and not (isinstance(self.batch_size, int) and self.batch_size > 0),
-                "batch_size",
-                "a positive number, or 'auto'",
-            ),
-            (
-                self.decode_timeout is not None and not self.decode_timeout > 0,
-                "decode_timeout",
-                "a positive number of seconds, or None for no limit",
-            ),
-        ]
-        for wrong, name, what in faults:
-            if wrong:
-                msg = f"The '{name}' of an extraction must be {what}; got {getattr(self, name)!r}."
-                raise EncoderError(msg)
+        check_values(self, EncoderError, of="an extraction")
+        if self.decode_timeout == 0:
+            object.__setattr__(self, "decode_timeout", None)
+        if self.decode == "gpu" and not self.device.startswith("cuda"):
+            msg = (
+                "The 'device' of an extraction must be a GPU (cuda) if it is to decode; got "
+                f"{self.device!r}."
+            )
+            raise EncoderError(msg)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for the provenance: no path, no callable."""
-        left_out = {"log", "part", "pinned", "on_block", "on_progress"}
-        return {
-            entry.name: getattr(self, entry.name)
-            for entry in fields(self)
-            if entry.name not in left_out
-        }
+        return {name: getattr(self, name) for name in option_names(type(self)) if name != "log"}
+
+
+@with_options
+@dataclass(frozen=True)
+class HeadConfig:
+    """The options of the extraction of a classification head.
+
+    Attributes
+    ----------
+    {options}
+    device, wait
+        As in `ExtractConfig`.
+    """
+
+    label_set: str | None = option(
+        None,
+        help="Label set of a head, if neither its weights nor its number of classes say it; with a "
+        "label file, the name of the set.",
+    )
+    label_file: Path | None = option(
+        None,
+        help="Classes of a head, in the order of its rows, instead of MANIFEST: .txt, .csv, .json.",
+    )
+    check_names: str | None = option(
+        None, help="Text encoder that checks a head's rows against the class names."
+    )
+    check_weights: str | None = option(None, help="Weights of the --check-names encoder.")
+    device: str = "cpu"
+    wait: float = 0.0
+
+
+def settle_options(
+    encoder: Any, config: _Config, options: Mapping[str, Any], *, of: str
+) -> tuple[EncoderSpec, _Config]:
+    """Return encoder and config with keyword arguments taken in: fields of the one or the other.
+
+    Parameters
+    ----------
+    encoder : str, EncoderSpec or object
+    config : ExtractConfig or HeadConfig
+    options : mapping
+    of : str
+        Name of the function that was called, for an error.
+
+    Raises
+    ------
+    OptionError
+        If neither has a field of a name.
+    """
+    spec = encoder if isinstance(encoder, EncoderSpec) else EncoderSpec(encoder)
+    own, more = take_options(options, EncoderSpec, type(config), of=of)
+    return replace(spec, **own), replace(config, **more)

@@ -25,7 +25,7 @@ from featstore.decoding.pool import DecodePool, decode_on_gpu
 from featstore.encoders.base import take_transfer_seconds
 from featstore.errors import TooManyFailuresError
 from featstore.extraction.batches import Batches, BatchRunner, batches_for
-from featstore.extraction.options import Options
+from featstore.extraction.options import ExtractConfig
 from featstore.extraction.progress import StageClock
 from featstore.extraction.views import draw_view, source_item
 from featstore.images import FORMATS, ImageError, decode_image, thumbnail_webp
@@ -426,7 +426,7 @@ class FailureLimit:
         Key of the set, for messages.
     total : int
         Items of the job.
-    options : Options
+    config : ExtractConfig
     before : mapping
         item_id -> reason of what failed in an interrupted attempt.
     known : int
@@ -439,7 +439,7 @@ class FailureLimit:
         self,
         what: str,
         total: int,
-        options: Options,
+        config: ExtractConfig,
         *,
         before: Mapping[str, str],
         known: int = 0,
@@ -447,8 +447,8 @@ class FailureLimit:
     ) -> None:
         self._what = what
         self._total = total
-        self._fail_at_once = options.on_error == "fail"
-        allowed = options.max_failures
+        self._fail_at_once = config.on_error == "fail"
+        allowed = config.max_failures
         self._allowed = max(10, total // 1000, known) if allowed is None else allowed
         self._on_failure = on_failure
         self.failures = dict(before)

@@ -109,16 +109,16 @@ def _plan_set(job: Job, target: Target, *, measure: bool) -> SetPlan:
         state = inspect_set(target, known=target.known_rows(None))
     except FeatstoreError as err:
         notes = " ".join(getattr(err, "__notes__", []))
-        return SetPlan(str(target.key), name, None, None, "", f"{err} {notes}".strip())
+        return SetPlan(str(target.spec.key), name, None, None, "", f"{err} {notes}".strip())
     if not state.new:
-        return SetPlan(str(target.key), name, state, 0.0, "nothing to encode")
+        return SetPlan(str(target.spec.key), name, state, 0.0, "nothing to encode")
     each: float | None
     if measure:
         each, basis = _measured(job, target), "golden inputs, encoded now; decoding not included"
     else:
         each, basis = _remembered(job.store, target)
     seconds = None if each is None else each * state.new
-    return SetPlan(str(target.key), name, state, seconds, basis)
+    return SetPlan(str(target.spec.key), name, state, seconds, basis)
 
 
 def _measured(job: Job, target: Target) -> float:
@@ -141,7 +141,7 @@ def _remembered(store: Path, target: Target) -> tuple[float | None, str]:
             pointer = read_pointer(directory)
         except FeatstoreError:
             continue
-        if pointer is None or pointer.get("space_id") != target.space_id:
+        if pointer is None or pointer.get("space_id") != target.spec.space_id:
             continue
         for path in (directory / "runs").glob("*.json"):
             found = _run_speed(path, target)
@@ -159,8 +159,8 @@ def _run_speed(path: Path, target: Target) -> tuple[float, str] | None:
         run = read_json(path)
         settings = run["settings"]
         count, seconds, date = int(run["encoded"]), float(run["seconds"]), str(run["date"])
-        same = run["device"] == target.options.device
-        same &= settings["precision"] == target.precision
+        same = run["device"] == target.config.device
+        same &= settings["precision"] == target.spec.precision
     except (FeatstoreError, OSError, KeyError, TypeError, ValueError):
         return None
     return (seconds / count, date) if same and count > 0 and seconds > 0 else None

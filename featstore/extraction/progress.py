@@ -252,7 +252,7 @@ class JobLog:
 
     Parameters
     ----------
-    path : Path, optional
+    path : str or Path, optional
         None writes nothing.
 
     Raises
@@ -261,10 +261,11 @@ class JobLog:
         If the file cannot be opened.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: str | Path | None) -> None:
         self._handle = -1
         if path is None:
             return
+        path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featstore.errors import ClaimLostError, EncoderError, needs_extra
-from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.workers import JobRequest, Worker, merge_results
 from featstore.manifest.io import read_manifest
@@ -42,11 +42,11 @@ def extract_rank(
     manifest: str | Path | Manifest,
     *,
     kind: str,
-    encoders: Sequence[EncoderChoice],
+    encoders: Sequence[EncoderSpec],
     store: str | Path,
     rank: int,
     world_size: int,
-    options: Options | None = None,
+    config: ExtractConfig | None = None,
 ) -> list[ExtractResult]:
     """Do one rank's share of `extract_many`; the last rank to end publishes.
 
@@ -56,7 +56,7 @@ def extract_rank(
 
     Parameters
     ----------
-    manifest, kind, encoders, store, options
+    manifest, kind, encoders, store, config
         As for `extract_many`.
     rank, world_size : int
 
@@ -73,7 +73,7 @@ def extract_rank(
         As for `extract`.
     """
     place = Rank(rank, world_size)
-    asked = options or Options()
+    asked = config or ExtractConfig()
     if asked.batch_size == "auto" and world_size > 1:
         msg = (
             "Ranks cannot agree on --batch-size auto. Give a number: what one process found is "

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from featstore.errors import EncoderError, FeatstoreError
-from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import BlockDone, ExtractResult, Progress
 from featstore.extraction.workers import (
     Answer,
@@ -41,11 +41,11 @@ def extract_on_ray(
     manifest: str | Path | Manifest,
     *,
     kind: str,
-    encoders: Sequence[EncoderChoice],
+    encoders: Sequence[EncoderSpec],
     store: str | Path,
     devices: str | Sequence[str] = "all",
     address: str | None = None,
-    options: Options | None = None,
+    config: ExtractConfig | None = None,
 ) -> list[ExtractResult]:
     """Run `extract_many` on Ray, on a cluster or on this machine.
 
@@ -54,8 +54,8 @@ def extract_on_ray(
 
     Parameters
     ----------
-    manifest, kind, encoders, store, options
-        As for `extract_many`, but encoders by name only; `options.device` is not used.
+    manifest, kind, encoders, store, config
+        As for `extract_many`, but encoders by name only; `config.device` is not used.
     devices : str or sequence of str
         ``all`` GPUs of the cluster, or a list: an actor each. Which GPU an actor gets is Ray's
         choice, so ``cuda,cuda`` are two of them; ``cpu,cpu`` are two actors without.
@@ -74,9 +74,9 @@ def extract_on_ray(
     FeatstoreError
         As for `extract`.
     """
-    asked = options or Options()
+    asked = config or ExtractConfig()
     waiting = replace(asked, part=None, wait=max(asked.wait, PATIENCE))
-    request = make_request(manifest, kind=kind, encoders=encoders, store=store, options=waiting)
+    request = make_request(manifest, kind=kind, encoders=encoders, store=store, config=waiting)
     count = len(devices.split(",") if isinstance(devices, str) else devices)
     cores = max(count, share_of_cores(1))
     with connected(address, cores=cores) as ray:

@@ -29,7 +29,7 @@ from featstore.errors import (
 from featstore.extraction.golden_check import GOLDEN_FILE, Golden, require_same_encoder
 from featstore.extraction.heads import open_head, write_head
 from featstore.extraction.job import open_choices, open_job
-from featstore.extraction.options import MODEL_OPTIONS, EncoderChoice, Options
+from featstore.extraction.options import MODEL_OPTIONS, EncoderSpec, ExtractConfig, HeadConfig
 from featstore.extraction.progress import ExtractResult, JobLog
 from featstore.extraction.run import encode_sets
 from featstore.extraction.views import view_items
@@ -288,7 +288,7 @@ def _extract_items(request: _Request, damage: Damage) -> ExtractResult:
             dtype=before.dtype,
         )
     )  # fmt: skip
-    options = Options(
+    config = ExtractConfig(
         dtype=before.dtype,
         precision=precision or "float32",
         workers=request.workers,
@@ -297,21 +297,20 @@ def _extract_items(request: _Request, damage: Damage) -> ExtractResult:
         limit=before.n // (int(views[2]) if views else 1),
         # What was embedded must be again; only what failed before may fail.
         max_failures=_failed_pending(damage),
-        trust_remote_code=request.trust_remote_code,
     )
-    choice, opened, options = _open_encoder(request, before.space_id, options)
+    choice, opened, config = _open_encoder(request, before.space_id, config)
     job = open_job(
-        request.source, kind=key.kind, encoders=[choice], store=request.root, options=options,
+        request.source, kind=key.kind, encoders=[choice], store=request.root, config=config,
         opened=[opened],
     )  # fmt: skip
     target = replace(job.targets[0], repair=True)
-    if target.key != key:
-        msg = f"This encoder writes {target.key}, not {key}: it has another name or precision."
+    if target.spec.key != key:
+        msg = f"This encoder writes {target.spec.key}, not {key}: it has another name or precision."
         raise EncoderError(msg)
     if GOLDEN_FILE not in damage.lost:  # before anything is staged
-        golden = Golden(opened, options.threads)
+        golden = Golden(opened, config.threads)
         require_same_encoder(golden, str(key), request.directory, before)
-    return encode_sets(job, [target], JobLog(None))[target.set_id]
+    return encode_sets(job, [target], JobLog(None))[target.spec.set_id]
 
 
 def _failed_pending(damage: Damage) -> int:
@@ -327,18 +326,17 @@ def _extract_head(request: _Request, damage: Damage) -> ExtractResult:
     name = _encoder_name(request)
     stated = _mapping(attributes_of(request.directory).get("facts")).get("label_set")
     choice, _ = recorded_choices(request.directory, name)[0]
-    opened = open_head(
-        request.source, encoder=name, store=request.root, weights=request.weights or choice.weights,
-        label_set=stated if isinstance(stated, str) else None, device=request.device or "cpu",
-    )  # fmt: skip
+    config = HeadConfig(stated if isinstance(stated, str) else None, device=request.device or "cpu")
+    spec = EncoderSpec(name, request.weights or choice.weights)
+    opened = open_head(request.source, spec, store=request.root, config=config)
     if space_id(opened.head.space) != damage.commit.space_id:
         raise _other_space(request, opened.head.space, damage.commit.space_id)
-    return write_head(opened, request.root, device=request.device or "cpu", repair=True)
+    return write_head(opened, request.root, device=config.device, repair=True)
 
 
 def _open_encoder(
-    request: _Request, wanted: str, options: Options
-) -> tuple[EncoderChoice, Encoder, Options]:
+    request: _Request, wanted: str, config: ExtractConfig
+) -> tuple[EncoderSpec, Encoder, ExtractConfig]:
     """Open the set's encoder as one of its runs asked for it.
 
     Raises
@@ -356,7 +354,7 @@ def _open_encoder(
             msg = "The set does not say its encoder's space any more. Give space={...} as before."
             raise EncoderError(msg)
         facts = {name: value for name, value in stated.items() if name != "family"}
-        found = [(EncoderChoice(given, space=facts), found[0][1])]
+        found = [(EncoderSpec(given, space=facts), found[0][1])]
     elif name.startswith("object:"):
         msg = (
             f"{request.key} was made by the object {name!r}, which no name stands for. Repair it "
@@ -366,8 +364,12 @@ def _open_encoder(
         raise EncoderError(msg)
     first: Encoder | None = None
     for choice, run in found:
-        asked = replace(choice, weights=request.weights or choice.weights)
-        chosen = replace(options, **{**run, "device": request.device or run.get("device", "cpu")})
+        asked = replace(
+            choice,
+            weights=request.weights or choice.weights,
+            trust_remote_code=request.trust_remote_code,
+        )
+        chosen = replace(config, **{**run, "device": request.device or run.get("device", "cpu")})
         opened = given if isinstance(given, Encoder) else open_choices(
             [asked], request.key.kind, chosen
         )[0]  # fmt: skip
@@ -399,7 +401,7 @@ def _other_space(request: _Request, space: Mapping[str, Any], wanted: str) -> En
     return EncoderError(msg)
 
 
-def recorded_choices(directory: Path, encoder: str) -> list[tuple[EncoderChoice, dict[str, Any]]]:
+def recorded_choices(directory: Path, encoder: str) -> list[tuple[EncoderSpec, dict[str, Any]]]:
     """Return how the runs of a set asked for its encoder, the newest first.
 
     Parameters
@@ -411,11 +413,11 @@ def recorded_choices(directory: Path, encoder: str) -> list[tuple[EncoderChoice,
 
     Returns
     -------
-    list of (EncoderChoice, dict)
-        With the options of `featstore.extraction.options.Options` on which the bits of a row
+    list of (EncoderSpec, dict)
+        With the fields of `featstore.extraction.options.ExtractConfig` on which the bits of a row
         depend. Defaults alone if no run can be read: it is recorded for people.
     """
-    found: list[tuple[EncoderChoice, dict[str, Any]]] = []
+    found: list[tuple[EncoderSpec, dict[str, Any]]] = []
     runs = []
     for path in sorted((directory / "runs").glob("*.json"), reverse=True):
         with contextlib.suppress(FeatstoreError, OSError):
@@ -437,9 +439,9 @@ def recorded_choices(directory: Path, encoder: str) -> list[tuple[EncoderChoice,
         for way in [way for way in ways if way.get("encoder") == encoder] or [{}]:
             weights = f"package:{package}" if isinstance(package, str) else None
             chosen = {name: way[name] for name in MODEL_OPTIONS if name in way}
-            one = (EncoderChoice(encoder, weights=weights, **chosen), options)
+            one = (EncoderSpec(encoder, weights=weights, **chosen), options)
             found += [] if one in found else [one]
-    return found or [(EncoderChoice(encoder), {})]
+    return found or [(EncoderSpec(encoder), {})]
 
 
 def next_commands(
@@ -479,7 +481,8 @@ def next_commands(
         return [*found, f"{remove} && {again}"]
     if is_object:
         return [*found, f"{remove}; then in python: featstore.extract(..., encoder=...)"]
-    asked = {name: value for name, value in choice.model_options().items() if value is not None}
+    given = {name: getattr(choice, name) for name in MODEL_OPTIONS}
+    asked = {name: value for name, value in given.items() if value is not None}
     typed = "".join(f" --{name.replace('_', '-')} {_quote(asked[name])}" for name in asked)
     tiff = " --tiff" if options.get("tiff") else ""
     return [*found, f"{remove} && featstore extract MANIFEST {place}{typed}{tiff}{where}"]

@@ -33,8 +33,9 @@ from featstore.extraction.pipeline import (
 from featstore.extraction.progress import BlockDone, ExtractResult, JobLog, StageClock, Tracker
 from featstore.extraction.targets import Job, KnownRows, Target, check_free_space, inspect_set
 from featstore.sources.reader import ByteReader
+from featstore.store.layout import LayoutLimits
 from featstore.store.tables import write_thumbnails
-from featstore.store.writer import SetWriter
+from featstore.store.writer import SetWriter, WriteOptions
 
 
 @dataclass
@@ -117,7 +118,7 @@ class SetInProgress:
         """Publish the set."""
         failures = self.writer.failures
         n = self.writer.layout.n
-        facts = run_facts(self.target.encoder.facts, device=self.target.options.device)
+        facts = run_facts(self.target.encoder.facts, device=self.target.config.device)
         # Of the run: another device or library gives another cosine for the same set.
         cosine = golden_cosine(self.target.encoder)
         if cosine is not None:
@@ -187,7 +188,7 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
         for one in sets:
             done = _open_writer(one, stack)
             if done is not None:
-                results[one.target.set_id] = done
+                results[one.target.spec.set_id] = done
                 continue
             _check_golden(one, log)
             one.known = one.target.known_rows(one.golden)
@@ -201,33 +202,27 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
 
 def _prepare_set(job: Job, target: Target) -> SetInProgress:
     """Make the writer, with batch size and threads settled."""
-    options = job.options
-    pinned = (options.pinned or {}).get(target.set_id)
+    config = job.config
+    pinned = (config.pinned or {}).get(target.spec.set_id)
     settings = dict(pinned) if pinned else settle_settings(job, target)
     writer = SetWriter(
         job.store,
-        dataset=job.dataset,
-        kind=job.kind,
-        encoder=target.encoder.name,
-        space=target.encoder.space,
-        items=job.items,
-        dim=target.encoder.dim,
-        dtype=options.dtype,
-        precision=target.precision,
+        target.spec,
+        job.items,
+        target.encoder.dim,
         facts=target.facts(job.source),
         # What a repair has staged is not taken for an extension, and goes on as a repair.
         plan={"settings": {**settings, "repair": True} if target.repair else settings},
-        retry_failed=options.retry_failed,
-        repair=target.repair,
-        part=options.part,
-        wait=options.wait,
-        block_rows=options.block_rows,
+        options=WriteOptions(
+            config.retry_failed, repair=target.repair, part=config.part, wait=config.wait
+        ),
+        limits=LayoutLimits(block_rows=config.block_rows),
     )
     runner = BatchRunner(
         target.encoder,
         settings["batch"],
-        device=options.device,
-        halve=options.batch_size == "auto",
+        device=config.device,
+        halve=config.batch_size == "auto",
         threads=settings["threads"],
     )
     golden = Golden(target.encoder, settings["threads"])
@@ -235,21 +230,21 @@ def _prepare_set(job: Job, target: Target) -> SetInProgress:
 
 
 def settle_settings(job: Job, target: Target) -> dict[str, Any]:
-    """Return batch size, threads and sort of device, on which the bits of a row depend."""
-    options = job.options
+    """Return batch size, threads and device type, on which the bits of a row depend."""
+    config = job.config
     begun = target.begun_settings()
-    threads = options.threads or begun.get("threads") or job.threads
+    threads = config.threads or begun.get("threads") or job.threads
     begun_batch = begun.get("batch")
     with torch_threads(threads):
         batch = settle_batch_size(
             target.encoder,
-            options.batch_size,
+            config.batch_size,
             begun=begun_batch if isinstance(begun_batch, int) else None,
-            device=options.device,
-            precision=target.precision,
+            device=config.device,
+            precision=target.spec.precision,
         )
     # Not which of several equal devices: they share the blocks of a set.
-    return {"batch": batch, "threads": threads, "device": options.device.partition(":")[0]}
+    return {"batch": batch, "threads": threads, "device": config.device.partition(":")[0]}
 
 
 def _open_writer(one: SetInProgress, stack: contextlib.ExitStack) -> ExtractResult | None:
@@ -286,21 +281,21 @@ def _run_pass(
     )
     limit = _failure_limit(job, sets, tracker, log)
     limit.check()
-    if job.options.part and job.options.on_progress is not None:
-        job.options.on_progress(tracker.progress())  # how much of the set this part has to do
+    if job.config.part and job.config.on_progress is not None:
+        job.config.on_progress(tracker.progress())  # how much of the set this part has to do
 
     def count(rows: int) -> None:
         tracker.advance(rows, encoded=True)
-        if job.options.on_progress is not None:
-            job.options.on_progress(tracker.progress())
+        if job.config.on_progress is not None:
+            job.config.on_progress(tracker.progress())
 
     small: dict[str, bytes] = {}
     with Preparation(
         reader,
         [one.runner for one in sets],
         workers=job.workers,
-        decode_timeout=job.options.decode_timeout,
-        gpu=job.options.device if job.options.decode == "gpu" else None,
+        decode_timeout=job.config.decode_timeout,
+        gpu=job.config.device if job.config.decode == "gpu" else None,
         formats=job.formats,
         thumbnail=job.thumbnails,
         clock=clock,
@@ -326,10 +321,10 @@ def _run_pass(
             remember_size(
                 one.target.encoder,
                 one.runner.limit,
-                device=job.options.device,
-                precision=one.target.precision,
+                device=job.config.device,
+                precision=one.target.spec.precision,
             )
-        results[one.target.set_id] = one.end_part() if job.options.part else one.finish(run)
+        results[one.target.spec.set_id] = one.end_part() if job.config.part else one.finish(run)
     if small:
         write_thumbnails(job.store / job.dataset / job.kind, small)
     log.write("pass", seconds=run["seconds"], **tracker.progress().as_dict())
@@ -364,7 +359,7 @@ def _failure_limit(
         log.write("failure", key=key, item_id=item, reason=reason)
 
     return FailureLimit(
-        key, job.items.height, job.options, before=before, known=tried_again, on_failure=note
+        key, job.items.height, job.config, before=before, known=tried_again, on_failure=note
     )
 
 
@@ -391,5 +386,5 @@ def _tell_block(
         per_second=round(progress["per_second"], 2),
         shares=progress["shares"],
     )
-    if job.options.on_block is not None:
-        job.options.on_block(done)
+    if job.config.on_block is not None:
+        job.config.on_block(done)

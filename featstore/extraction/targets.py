@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,16 +21,16 @@ import polars as pl
 from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder
 from featstore.errors import CorruptStoreError, EncoderError, FeatstoreError, StoreWriteError
 from featstore.extraction.golden_check import GOLDEN_COSINE, Golden, lasting_facts
-from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.views import RECIPE
-from featstore.identity import encoder_directory, set_id, sha256_hex, space_id
+from featstore.identity import sha256_hex
 from featstore.images import FORMATS, WITH_TIFF
 from featstore.manifest.manifest import Manifest
 from featstore.store.base import read_base
 from featstore.store.catalog import finished_sets
 from featstore.store.journal import base_of, begun_blocks, settings_of
-from featstore.store.layout import ArrayLayout, SetKey, plan_array
+from featstore.store.layout import ArrayLayout, LayoutLimits, SetSpec, plan_array
 from featstore.store.lock import claim_folders
 from featstore.store.records import read_commit, read_pointer
 from featstore.store.store import FeatureStore, SetInfo, open_store
@@ -41,16 +40,7 @@ from featstore.store.writer import settle_set
 
 
 def finished_result(
-    store: Path,
-    space: Mapping[str, Any],
-    *,
-    dataset: str,
-    kind: str,
-    encoder: str,
-    items: pl.DataFrame,
-    dtype: str,
-    precision: str = "float32",
-    retry_failed: bool = False,
+    store: Path, spec: SetSpec, items: pl.DataFrame, *, retry_failed: bool = False
 ) -> ExtractResult | None:
     """Return the result for a set that is finished with these very items, else None.
 
@@ -62,9 +52,7 @@ def finished_result(
     CorruptStoreError
         If it is damaged.
     """
-    identity = set_id(space_id(space), dataset=dataset, kind=kind, precision=precision, dtype=dtype)
-    key = SetKey(dataset, kind, encoder_directory(encoder, identity))
-    directory = key.directory(store)
+    key, directory = spec.key, spec.directory(store)
     pointer = read_pointer(directory)
     if pointer is None:
         return None
@@ -140,24 +128,16 @@ class KnownRows:
 
 
 def find_known_rows(
-    root: Path,
-    items: pl.DataFrame,
-    *,
-    kind: str,
-    space_id: str,
-    set_id: str,
-    precision: str,
-    dtype: str,
-    golden: Golden | None,
+    root: Path, spec: SetSpec, items: pl.DataFrame, golden: Golden | None
 ) -> KnownRows | None:
     """Look for the items of a job in every finished set of the store.
 
     Parameters
     ----------
+    spec : SetSpec
+        The set that is being made: its own earlier rows are its writer's affair.
     items : DataFrame
         With ``content_sha256``; items without one are never known.
-    set_id : str
-        Of the set that is being made: its own earlier rows are its writer's affair.
     golden : Golden, optional
         Golden vectors of the encoder. None looks without comparing, for a plan.
 
@@ -174,10 +154,13 @@ def find_known_rows(
     sources: list[EmbeddingsView] = []
     # A source's bytes are checked block by block, when they are first read.
     store = FeatureStore(root, verify="first-touch")
-    for info in _candidates(root, store, kind=kind, space_id=space_id, set_id=set_id):
+    for info in _candidates(root, store, spec):
         if wanted.is_empty():
             break
-        if (info.attributes.get("precision"), info.commit.dtype) != (precision, dtype):
+        if (info.attributes.get("precision"), info.commit.dtype) != (
+            spec.precision,
+            spec.dtype,
+        ):
             continue
         try:
             view = store.view(str(info.key))
@@ -203,11 +186,9 @@ def _matches(view: EmbeddingsView, wanted: pl.DataFrame) -> pl.DataFrame:
     return wanted.join(have, on=_HASH, how="inner", maintain_order="left").select("item", "row")
 
 
-def _candidates(
-    root: Path, store: FeatureStore, *, kind: str, space_id: str, set_id: str
-) -> list[SetInfo]:
+def _candidates(root: Path, store: FeatureStore, spec: SetSpec) -> list[SetInfo]:
     """Return the other finished sets of the space, sorted by key."""
-    kinds = next((kinds for kinds in (IMAGE_KINDS, TEXT_KINDS) if kind in kinds), frozenset())
+    kinds = next((kinds for kinds in (IMAGE_KINDS, TEXT_KINDS) if spec.kind in kinds), frozenset())
     found = []
     for directory in finished_sets(root):
         if directory.parent.name not in kinds:
@@ -216,7 +197,7 @@ def _candidates(
             info = store.info(str(directory.relative_to(root).as_posix()))
         except FeatstoreError:
             continue  # damaged: not a source
-        if info.commit.space_id == space_id and info.commit.set_id != set_id:
+        if info.commit.space_id == spec.space_id and info.commit.set_id != spec.set_id:
             found.append(info)
     return found
 
@@ -247,47 +228,19 @@ State = Literal["missing", "unfinished", "finished", "extension", "retry"]
 class Target:
     """One set of a job: an encoder and where its rows belong."""
 
-    choice: EncoderChoice
+    choice: EncoderSpec
     encoder: Encoder
+    spec: SetSpec
     store: Path
-    dataset: str
-    kind: str
     items: pl.DataFrame = field(repr=False)
-    options: Options = field(repr=False)
+    config: ExtractConfig = field(repr=False)
     repair: bool = False
     """Whether damaged blocks of the finished set are made again."""
 
     @property
-    def precision(self) -> str:
-        """Compute precision of the encoder; an object is taken at its word."""
-        return str(getattr(self.encoder, "precision", self.options.precision))
-
-    @cached_property
-    def space_id(self) -> str:
-        """Id of the embedding space."""
-        return space_id(self.encoder.space)
-
-    @cached_property
-    def set_id(self) -> str:
-        """Id of the set."""
-        return set_id(
-            self.space_id,
-            dataset=self.dataset,
-            kind=self.kind,
-            precision=self.precision,
-            dtype=self.options.dtype,
-        )
-
-    @cached_property
-    def key(self) -> SetKey:
-        """Its key in the store."""
-        directory = encoder_directory(self.encoder.name, self.set_id)
-        return SetKey(self.dataset, self.kind, directory)
-
-    @property
     def directory(self) -> Path:
         """Its folder."""
-        return self.key.directory(self.store)
+        return self.spec.directory(self.store)
 
     def begun_settings(self) -> dict[str, Any]:
         """Return batch size and threads of an interrupted attempt; empty if there is none."""
@@ -299,30 +252,12 @@ class Target:
 
     def known_rows(self, golden: Golden | None) -> KnownRows | None:
         """Look for its rows elsewhere in the store."""
-        return find_known_rows(
-            self.store,
-            self.items,
-            kind=self.kind,
-            space_id=self.space_id,
-            set_id=self.set_id,
-            precision=self.precision,
-            dtype=self.options.dtype,
-            golden=golden,
-        )
+        return find_known_rows(self.store, self.spec, self.items, golden)
 
     def finished(self) -> ExtractResult | None:
         """Return its result if it needs nothing more, else None."""
-        return finished_result(
-            self.store,
-            self.encoder.space,
-            dataset=self.dataset,
-            kind=self.kind,
-            encoder=self.encoder.name,
-            items=self.items,
-            dtype=self.options.dtype,
-            precision=self.precision,
-            retry_failed=self.options.retry_failed,
-        )
+        retry = self.config.retry_failed
+        return finished_result(self.store, self.spec, self.items, retry_failed=retry)
 
     def facts(self, source: Manifest) -> dict[str, Any]:
         """Return the facts that belong to the set whoever computes it."""
@@ -332,11 +267,11 @@ class Target:
             # What every reader of results on this dataset should know.
             "note": str(source.facts.get("note", "")),
         }
-        if self.options.views:
+        if self.config.views:
             found["views"] = {
                 "of": source.name,
-                "each": self.options.views,
-                "seed": self.options.seed,
+                "each": self.config.views,
+                "seed": self.config.seed,
                 "recipe": RECIPE,
             }
         return found
@@ -380,10 +315,9 @@ def make_targets(
     items: pl.DataFrame,
     *,
     kind: str,
-    choices: list[EncoderChoice],
-    encoders: list[Encoder],
+    opened: Iterable[tuple[EncoderSpec, Encoder]],
     store: Path,
-    options: Options,
+    config: ExtractConfig,
 ) -> list[Target]:
     """Return the sets of a job.
 
@@ -392,17 +326,19 @@ def make_targets(
     EncoderError
         If two encoders would write the same set.
     """
-    targets = [
-        Target(choice, encoder, store, dataset, kind, items, options)
-        for choice, encoder in zip(choices, encoders, strict=True)
-    ]
+    targets = []
+    for choice, encoder in opened:
+        # An encoder object is taken at its word.
+        precision = str(getattr(encoder, "precision", config.precision))
+        spec = SetSpec(dataset, kind, encoder.name, encoder.space, config.dtype, precision)
+        targets.append(Target(choice, encoder, spec, store, items, config))
     seen: dict[str, Target] = {}
     for target in targets:
-        other = seen.setdefault(target.set_id, target)
+        other = seen.setdefault(target.spec.set_id, target)
         if other is not target:
             msg = (
                 f"{target.encoder.name} and {other.encoder.name} are the same encoder and would "
-                f"both write {target.key}. Name it once."
+                f"both write {target.spec.key}. Name it once."
             )
             raise EncoderError(msg)
     return targets
@@ -420,10 +356,9 @@ def inspect_set(target: Target, *, known: KnownRows | None) -> SetState:
     LayoutError
         If a store cannot hold it.
     """
-    options, items = target.options, target.items
-    layout = plan_array(
-        items.height, target.encoder.dim, options.dtype, block_rows=options.block_rows
-    )
+    config, items = target.config, target.items
+    limits = LayoutLimits(block_rows=config.block_rows)
+    layout = plan_array(items.height, target.encoder.dim, config.dtype, limits)
     state: State = "missing"
     kept = np.zeros(items.height, dtype=bool)
     in_place: set[int] = set()
@@ -433,9 +368,9 @@ def inspect_set(target: Target, *, known: KnownRows | None) -> SetState:
         revision = str(pointer["revision"])
         commit = read_commit(target.directory, revision)
         same = commit.items["sha256"] == sha256_hex(items_bytes(items))
-        retry = options.retry_failed and commit.n_failed > 0
+        retry = config.retry_failed and commit.n_failed > 0
         state = ("retry" if retry else "finished") if same else "extension"
-        base = read_base(target.directory, target.key, items, retry_failed=options.retry_failed)
+        base = read_base(target.directory, target.spec.key, items, retry_failed=config.retry_failed)
         assert base is not None
         layout = base.next_layout(items.height)
         kept[: base.kept.size] = base.kept
@@ -450,7 +385,7 @@ def inspect_set(target: Target, *, known: KnownRows | None) -> SetState:
     found = np.zeros(items.height, dtype=bool) if known is None else known.has(slice(None))
     found &= ~kept & ~staged
     return SetState(
-        key=str(target.key),
+        key=str(target.spec.key),
         state=state,
         rows=items.height,
         blocks=layout.n_blocks,
@@ -518,24 +453,24 @@ class Job:
     kind: str
     items: pl.DataFrame = field(repr=False)
     store: Path
-    options: Options
+    config: ExtractConfig
     targets: list[Target]
     threads: int | None
 
     @property
     def workers(self) -> int:
         """Threads, or processes, that decode."""
-        return self.options.workers or os.cpu_count() or 1
+        return self.config.workers or os.cpu_count() or 1
 
     @property
     def formats(self) -> tuple[str, ...]:
         """Formats of images that are decoded, by Pillow's names."""
-        return WITH_TIFF if self.options.tiff else FORMATS
+        return WITH_TIFF if self.config.tiff else FORMATS
 
     @property
     def thumbnails(self) -> bool:
         """Whether pictures are kept."""
-        return self.options.thumbnails and self.kind == "image"
+        return self.config.thumbnails and self.kind == "image"
 
     def settings(self) -> dict[str, Any]:
         """Return what was asked for, as the provenance records it."""
@@ -543,5 +478,6 @@ class Job:
             "dataset": self.dataset,
             "kind": self.kind,
             "encoders": [target.choice.as_dict() for target in self.targets],
-            **self.options.as_dict(),
+            "trust_remote_code": any(target.choice.trust_remote_code for target in self.targets),
+            **self.config.as_dict(),
         }

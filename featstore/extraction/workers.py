@@ -22,7 +22,7 @@ from typing import Any, Protocol, Self
 
 from featstore.errors import EncoderError, WorkerDiedError, needs_extra
 from featstore.extraction.job import open_job, run_job
-from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import BlockDone, ExtractResult, JobLog, Progress, bottleneck
 from featstore.extraction.run import settle_settings
 from featstore.extraction.targets import Job, check_free_space, inspect_set
@@ -37,18 +37,18 @@ class JobRequest:
 
     manifest: Manifest
     kind: str
-    encoders: tuple[EncoderChoice, ...]
+    encoders: tuple[EncoderSpec, ...]
     store: Path
-    options: Options
+    config: ExtractConfig
 
 
 def make_request(
     manifest: str | Path | Manifest,
     *,
     kind: str,
-    encoders: Sequence[EncoderChoice],
+    encoders: Sequence[EncoderSpec],
     store: str | Path,
-    options: Options,
+    config: ExtractConfig,
 ) -> JobRequest:
     """Check what can be checked before any process starts, and return what is sent to them.
 
@@ -70,16 +70,14 @@ def make_request(
                 "weights), or extract without devices and engine."
             )
             raise EncoderError(msg)
-        check_options(
-            choice.encoder, **choice.model_options(), trust_remote_code=options.trust_remote_code
-        )
+        check_options(choice.encoder, **choice.model_options())
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
     return JobRequest(
         source,
         kind,
         tuple(encoders),
         Path(store).absolute(),
-        replace(options, on_block=None, on_progress=None),
+        replace(config, on_block=None, on_progress=None),
     )
 
 
@@ -92,7 +90,7 @@ def share_of_cores(workers: int) -> int:
 OnBlock = Callable[[BlockDone], None]
 OnProgress = Callable[[Progress], None]
 
-#: set_id -> batch size, threads and sort of device: what all parts of a set must agree on.
+#: set_id -> batch size, threads and device type: what all parts of a set must agree on.
 Pinned = Mapping[str, Mapping[str, Any]]
 
 
@@ -125,7 +123,7 @@ class Worker:
     cores : int, optional
         Threads of the forward pass and workers that decode, where the job does not say.
     callbacks : pair of callables, optional
-        Called after every block and after every batch; see `Options`.
+        Called after every block and after every batch; see `ExtractConfig`.
 
     Attributes
     ----------
@@ -149,19 +147,17 @@ class Worker:
         self.part = -1
         self._request = request
         on_block, on_progress = callbacks
-        options = replace(
-            request.options, device=device, on_block=on_block, on_progress=on_progress
-        )
+        config = replace(request.config, device=device, on_block=on_block, on_progress=on_progress)
         if any(isinstance(choice.encoder, str) for choice in request.encoders):
             _use_device(device, cores)
-        if cores is not None and options.workers is None:
-            options = replace(options, workers=cores)
+        if cores is not None and config.workers is None:
+            config = replace(config, workers=cores)
         self._job = open_job(
             request.manifest,
             kind=request.kind,
             encoders=request.encoders,
             store=request.store,
-            options=options,
+            config=config,
         )
 
     def settle(self) -> SharedPlan:
@@ -171,7 +167,7 @@ class Worker:
         states = [inspect_set(target, known=None) for target in targets]
         check_free_space(self._job.store, states)
         return SharedPlan(
-            pinned={target.set_id: settle_settings(self._job, target) for target in lacking},
+            pinned={target.spec.set_id: settle_settings(self._job, target) for target in lacking},
             blocks=max(state.blocks for state in states),
             rows=sum(state.rows for state in states),
             rows_left=sum(state.new for state in states) if lacking else 0,
@@ -192,7 +188,7 @@ class Worker:
 
     def _run(self, part: tuple[int, int] | None, pinned: Pinned) -> list[ExtractResult]:
         self.part = -1 if part is None else part[0]
-        log = JobLog(self._job.options.log)
+        log = JobLog(self._job.config.log)
         try:
             return run_job(self._with(part, pinned), log)
         finally:
@@ -204,7 +200,7 @@ class Worker:
             kind=self._request.kind,
             encoders=self._request.encoders,
             store=self._request.store,
-            options=replace(self._job.options, part=part, pinned=pinned),
+            config=replace(self._job.config, part=part, pinned=pinned),
             opened=[target.encoder for target in self._job.targets],
         )
 
@@ -644,10 +640,10 @@ def extract_on_devices(
     manifest: str | Path | Manifest,
     *,
     kind: str,
-    encoders: Sequence[EncoderChoice],
+    encoders: Sequence[EncoderSpec],
     store: str | Path,
     devices: str | Sequence[str] = "all",
-    options: Options | None = None,
+    config: ExtractConfig | None = None,
 ) -> list[ExtractResult]:
     """Run `extract_many` in one process a device; the store is the same as of one process.
 
@@ -662,8 +658,8 @@ def extract_on_devices(
 
     Parameters
     ----------
-    manifest, kind, encoders, store, options
-        As for `extract_many`, but encoders by name only; `options.device` is not used.
+    manifest, kind, encoders, store, config
+        As for `extract_many`, but encoders by name only; `config.device` is not used.
     devices : str or sequence of str
         ``all`` GPUs of this machine, or a list such as ``cuda:0,cuda:1`` or ``cpu,cpu``.
 
@@ -676,10 +672,10 @@ def extract_on_devices(
     FeatstoreError
         As for `extract`.
     """
-    asked = options or Options()
+    asked = config or ExtractConfig()
     chosen = parse_devices(devices)
     request = make_request(
-        manifest, kind=kind, encoders=encoders, store=store, options=replace(asked, part=None)
+        manifest, kind=kind, encoders=encoders, store=store, config=replace(asked, part=None)
     )
     with ProcessCrew(request, chosen, cores=share_of_cores(len(chosen))) as crew:
         return conduct(

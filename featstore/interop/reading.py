@@ -14,7 +14,7 @@ import polars as pl
 from featstore.errors import ManifestError, needs_extra, unknown_name
 from featstore.identity import sha256_hex
 from featstore.manifest.manifest import ITEM_SCHEMA
-from featstore.store.layout import BLOCK_ROWS, DTYPES, from_bfloat16
+from featstore.store.layout import BLOCK_ROWS, DTYPES, SetSpec, from_bfloat16
 from featstore.store.parquet_guard import read_table
 from featstore.store.writer import SetWriter
 
@@ -308,18 +308,9 @@ def import_rows(
     _check_finite(rows, table["item_id"], where=source)
     facts = {"provenance": "imported", "source": source.name}
     space = {"name": encoder, "provenance": "imported"}
-    with SetWriter(
-        store,
-        dataset=dataset,
-        kind=kind,
-        encoder=encoder,
-        space=space,
-        items=table,
-        dim=rows.data.shape[1],
-        dtype=stored,
-        facts=facts,
-        plan={"rows": _digest(rows.data)},
-    ) as writer:
+    spec = SetSpec(dataset, kind, encoder, space, stored)
+    plan = {"rows": _digest(rows.data)}
+    with SetWriter(store, spec, table, rows.data.shape[1], facts=facts, plan=plan) as writer:
         for block in writer.pending():
             writer.write_block(block, rows.values(writer.layout.block_slice(block)))
         writer.finish(bias=rows.bias, run=facts)

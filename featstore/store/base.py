@@ -7,7 +7,7 @@ for bit; only rows that have no embedding may be tried again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,14 @@ from featstore.store.casting import blank_value
 from featstore.store.damage import find_damage
 from featstore.store.files import opened_as_it_is
 from featstore.store.journal import BlockRecord, Journal, finished_blocks
-from featstore.store.layout import ArrayLayout, LayoutError, SetKey, plan_array
+from featstore.store.layout import (
+    LIMITS,
+    ArrayLayout,
+    LayoutError,
+    LayoutLimits,
+    SetKey,
+    plan_array,
+)
 from featstore.store.records import Commit, key_of, read_commit, read_pointer
 from featstore.store.rows import CheckedRows, RowSource, open_rows
 from featstore.store.staging import StagedFiles
@@ -120,14 +127,15 @@ class Base:
         )
         return AlreadyFinishedError(msg)
 
-    def next_layout(self, n: int, **limits: int) -> ArrayLayout:
+    def next_layout(self, n: int, limits: LayoutLimits = LIMITS) -> ArrayLayout:
         """Return how the array of the next revision is cut: in shards as large as these."""
         layout = self.layout
         if n == layout.n:
             return layout
         if layout.shard_rows:
             return ArrayLayout(n, layout.dim, layout.dtype, layout.block_rows, layout.shard_rows)
-        return plan_array(n, layout.dim, layout.dtype, block_rows=layout.block_rows, **limits)
+        limits = replace(limits, block_rows=layout.block_rows)
+        return plan_array(n, layout.dim, layout.dtype, limits)
 
     def in_place(self, layout: ArrayLayout, file: int) -> bool:
         """Return whether a data file of the next revision is this one's, untouched."""

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import numpy as np
 from google_crc32c import value as crc32c
 
 from featstore.errors import FeatstoreError
+from featstore.identity import encoder_directory, set_id, space_id
 
 #: The store format that this version writes, and the newest it reads.
 FORMAT = 1
@@ -86,6 +89,104 @@ class SetKey:
     def directory(self, root: Path) -> Path:
         """Return the directory of the set below the store's root."""
         return root / self.dataset / self.kind / self.encoder
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """What a set is: the facts from which its ids and its key follow.
+
+    Attributes
+    ----------
+    dataset, kind, encoder : str
+        Name of the dataset, kind of the items, and name of the encoder (``family:name``).
+    space : mapping
+        Keyed facts of the embedding space; their hash is the space_id.
+    dtype : str
+        Stored dtype, one of `DTYPES`.
+    precision : str
+        Compute precision of the encoder.
+    """
+
+    dataset: str
+    kind: str
+    encoder: str
+    space: Mapping[str, Any] = field(repr=False)
+    dtype: str
+    precision: str = "float32"
+
+    @cached_property
+    def space_id(self) -> str:
+        """Id of the embedding space."""
+        return space_id(self.space)
+
+    @cached_property
+    def set_id(self) -> str:
+        """Id of the set."""
+        return set_id(
+            self.space_id,
+            dataset=self.dataset,
+            kind=self.kind,
+            precision=self.precision,
+            dtype=self.dtype,
+        )
+
+    @cached_property
+    def key(self) -> SetKey:
+        """Key of the set in a store.
+
+        Raises
+        ------
+        LayoutError
+            If the dataset or kind is not a name that a store can hold.
+        """
+        return SetKey(self.dataset, self.kind, encoder_directory(self.encoder, self.set_id))
+
+    def directory(self, root: Path) -> Path:
+        """Return the directory of the set below the store's root."""
+        return self.key.directory(root)
+
+    def attributes(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the attributes of the set, without the revisions that they will point to.
+
+        Parameters
+        ----------
+        facts : mapping
+            What is recorded and not keyed: label set, manifest revision, ….
+        """
+        return {
+            "format": FORMAT,
+            "dataset": self.dataset,
+            "kind": self.kind,
+            "encoder": self.encoder,
+            "space": dict(self.space),
+            "space_id": self.space_id,
+            "set_id": self.set_id,
+            "precision": self.precision,
+            "facts": dict(facts),
+        }
+
+
+@dataclass(frozen=True)
+class LayoutLimits:
+    """How large the pieces of an array are.
+
+    Attributes
+    ----------
+    block_rows : int
+        Rows of a block.
+    plain_bytes : int
+        An array of at most so many bytes is one plain chunk.
+    shard_bytes : int
+        Data bytes that a shard does not exceed (but for a single alignment unit).
+    """
+
+    block_rows: int = BLOCK_ROWS
+    plain_bytes: int = PLAIN_BYTES
+    shard_bytes: int = SHARD_BYTES
+
+
+#: Limits of every set; tests make them smaller.
+LIMITS = LayoutLimits()
 
 
 @dataclass(frozen=True)
@@ -170,19 +271,11 @@ class ArrayLayout:
         return 16 * self.blocks_per_file + 4 if self.shard_rows else 0
 
 
-def plan_array(
-    n: int,
-    dim: int,
-    dtype: str,
-    *,
-    block_rows: int = BLOCK_ROWS,
-    plain_bytes: int = PLAIN_BYTES,
-    shard_bytes: int = SHARD_BYTES,
-) -> ArrayLayout:
+def plan_array(n: int, dim: int, dtype: str, limits: LayoutLimits = LIMITS) -> ArrayLayout:
     """Choose how an (n, d) array is cut into files.
 
-    Arrays of at most one block or `plain_bytes` are one chunk. Others are shards whose rows
-    are a multiple of `block_rows` and of 65,536 / gcd(65,536, row bytes), so that every
+    Arrays of at most one block or `limits.plain_bytes` are one chunk. Others are shards whose rows
+    are a multiple of the block's and of 65,536 / gcd(65,536, row bytes), so that every
     shard's data part is a whole number of 64 KiB pages and can be mapped beside the next.
 
     Raises
@@ -190,6 +283,7 @@ def plan_array(
     LayoutError
         If the shape is empty or the dtype is not one that a store may hold.
     """
+    block_rows = limits.block_rows
     if n < 1 or dim < 1 or block_rows < 1:
         msg = f"A set needs at least one row and one dimension; got shape ({n:,}, {dim:,})."
         raise LayoutError(msg)
@@ -197,10 +291,10 @@ def plan_array(
         msg = f"A store cannot hold dtype {dtype!r}. It can hold: {', '.join(DTYPES)}."
         raise LayoutError(msg)
     row_bytes = dim * DTYPES[dtype].itemsize
-    if n <= block_rows or n * row_bytes <= plain_bytes:
+    if n <= block_rows or n * row_bytes <= limits.plain_bytes:
         return ArrayLayout(n, dim, dtype, block_rows, 0)
     unit = math.lcm(block_rows, 65_536 // math.gcd(65_536, row_bytes))
-    shard_rows = max(1, shard_bytes // (unit * row_bytes)) * unit
+    shard_rows = max(1, limits.shard_bytes // (unit * row_bytes)) * unit
     return ArrayLayout(n, dim, dtype, block_rows, shard_rows)
 
 

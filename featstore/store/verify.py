@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import CorruptStoreError, FeatstoreError, FormatVersionError, UnknownSetError
-from featstore.identity import SHORT, set_id, space_id
+from featstore.identity import SHORT
 from featstore.store.blocks import (
     check_file,
     check_size,
@@ -38,7 +38,7 @@ from featstore.store.files import (
     read_regular,
     same_file,
 )
-from featstore.store.layout import FORMAT, LayoutError, SetKey, group_metadata
+from featstore.store.layout import FORMAT, LayoutError, SetKey, SetSpec, group_metadata
 from featstore.store.records import (
     POINTER,
     REVISIONS,
@@ -337,15 +337,9 @@ class _SetVerification:
 
 def _identified(attributes: dict[str, Any], dtype: str) -> bool:
     """Return whether the ids of a set are the hashes of what it says it is."""
-    space = space_id(attributes["space"])
-    identity = set_id(
-        space,
-        dataset=attributes["dataset"],
-        kind=attributes["kind"],
-        precision=attributes["precision"],
-        dtype=dtype,
-    )
-    return (space, identity) == (attributes["space_id"], attributes["set_id"])
+    names = ("dataset", "kind", "encoder", "space", "precision")
+    spec = SetSpec(dtype=dtype, **{name: attributes[name] for name in names})
+    return (spec.space_id, spec.set_id) == (attributes["space_id"], attributes["set_id"])
 
 
 _STAGED = re.compile(r"\..+\.staged")

@@ -13,17 +13,16 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
 
 from featstore.durable import make_folders, write_error
 from featstore.errors import CorruptStoreError, NonFiniteEmbeddingError, StoreWriteError
-from featstore.identity import SHORT, encoder_directory, sha256_hex
-from featstore.identity import set_id as set_identity
-from featstore.identity import space_id as space_identity
+from featstore.identity import SHORT, sha256_hex
 from featstore.store.base import Base, read_base, resume_journal
 from featstore.store.blocks import first_row_not_stored, layout_of
 from featstore.store.casting import convert_rows
@@ -31,10 +30,12 @@ from featstore.store.catalog import write_catalog
 from featstore.store.files import json_bytes, same_file
 from featstore.store.journal import BlockRecord, Journal, base_of, finished_blocks, has_blocks
 from featstore.store.layout import (
-    BLOCK_ROWS,
     FORMAT,
+    LIMITS,
     ArrayLayout,
+    LayoutLimits,
     SetKey,
+    SetSpec,
     array_metadata,
     group_metadata,
     plan_array,
@@ -72,48 +73,47 @@ def write_groups(root: Path, key: SetKey, claim: Claim) -> None:
             claim.write_file(path, [json_bytes(group_metadata(attributes))])
 
 
-class Described(Protocol):
-    """What a set says of itself."""
+@dataclass(frozen=True)
+class Revision:
+    """What a revision holds beside its data files, which are in place.
 
-    key: SetKey
-    encoder: str
-    space: dict[str, Any]
-    space_id: str
-    set_id: str
-    precision: str
-    facts: dict[str, Any]
+    Attributes
+    ----------
+    spec : SetSpec
+    facts : mapping
+        Recorded in the set's attributes, not keyed.
+    layout : ArrayLayout
+    blocks : tuple of str
+        sha256 of each block.
+    items : bytes
+        The item table, as its file.
+    item_ids : Series of str
+    failures : mapping
+        item_id -> reason, of the items without an embedding.
+    bias : ndarray of shape (n,), optional
+        Of a classification head.
+    golden : mapping, optional
+        Golden vectors of the encoder.
+    """
 
-
-def set_attributes(described: Described) -> dict[str, Any]:
-    """Return the attributes of a set, without the revisions that they will point to."""
-    return {
-        "format": FORMAT,
-        "dataset": described.key.dataset,
-        "kind": described.key.kind,
-        "encoder": described.encoder,
-        "space": described.space,
-        "space_id": described.space_id,
-        "set_id": described.set_id,
-        "precision": described.precision,
-        "facts": described.facts,
-    }
+    spec: SetSpec
+    facts: Mapping[str, Any]
+    layout: ArrayLayout
+    blocks: tuple[str, ...]
+    items: bytes
+    item_ids: pl.Series
+    failures: Mapping[str, str]
+    bias: np.ndarray | None = None
+    golden: Mapping[str, Any] | None = None
 
 
 def publish_set(
     root: Path,
-    key: SetKey,
+    revision: Revision,
     claim: Claim,
     *,
     base: Base | None,
-    layout: ArrayLayout,
-    blocks: tuple[str, ...],
-    items: bytes,
-    item_ids: pl.Series,
-    failures: Mapping[str, str],
-    attributes: Mapping[str, Any],
-    bias: np.ndarray | None,
-    golden: Mapping[str, Any] | None,
-    run: Mapping[str, Any] | None,
+    run: Mapping[str, Any] | None = None,
 ) -> str:
     """Publish a revision and return its id; the claim ends with it.
 
@@ -130,10 +130,12 @@ def publish_set(
     StoreWriteError
         If the file system refuses.
     """
-    directory = key.directory(root)
-    small = _small_files(key, layout, base, bias=bias, golden=golden, failures=failures)
-    items_path = directory.parent / items_file_name(items)
-    _write_items(claim, items_path, items)
+    spec, layout = revision.spec, revision.layout
+    directory = spec.directory(root)
+    attributes = _attributes(revision, base)
+    small = _small_files(revision, base)
+    items_path = directory.parent / items_file_name(revision.items)
+    _write_items(claim, items_path, revision.items)
     array = json_bytes(array_metadata(layout))
     for name, data in [*small.items(), (_ARRAY, array)]:
         if not same_file(directory / name, _facts(data)):
@@ -148,19 +150,19 @@ def publish_set(
         dim=layout.dim,
         dtype=layout.dtype,
         block_rows=layout.block_rows,
-        blocks=blocks,
-        items={"file": items_path.name, **_facts(items)},
+        blocks=revision.blocks,
+        items={"file": items_path.name, **_facts(revision.items)},
         metadata=dict(sorted(metadata.items())),
-        space_id=attributes["space_id"],
-        set_id=attributes["set_id"],
+        space_id=spec.space_id,
+        set_id=spec.set_id,
         attributes=attributes_digest(attributes),
-        failed=pack_failed(np.isin(item_ids.to_numpy(), list(failures))),
+        failed=pack_failed(np.isin(revision.item_ids.to_numpy(), list(revision.failures))),
     )
-    revision = commit.revision_id
+    identity = commit.revision_id
     older = [] if base is None else _older(directory, base, commit)
     _discard_unnamed(directory, claim, [commit, *older], layout)
-    claim.write_file(directory / REVISIONS / f"{revision}.json", [commit_bytes(commit)])
-    pointer = {**attributes, "revision": revision}
+    claim.write_file(directory / REVISIONS / f"{identity}.json", [commit_bytes(commit)])
+    pointer = {**attributes, "revision": identity}
     stored = older
     if base is not None and base.damaged:
         # A repaired set has the earlier revisions of which every row and file is still there.
@@ -172,14 +174,22 @@ def publish_set(
         _discard_unnamed(directory, claim, [commit, *stored], layout)
         _discard_tables(directory, claim, older)
     # The removal of the kind's last other set may have taken the item table meanwhile.
-    _write_items(claim, items_path, items)
+    _write_items(claim, items_path, revision.items)
     if run:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        name = f"{stamp}-{revision[:8]}-{os.getpid()}.json"
+        name = f"{stamp}-{identity[:8]}-{os.getpid()}.json"
         claim.write_file(directory / "runs" / name, [json_bytes(dict(run))])
     write_catalog(root)
     claim.finish()
-    return revision
+    return identity
+
+
+def _attributes(revision: Revision, base: Base | None) -> dict[str, Any]:
+    """Return the set's attributes: a repair changes none that are known."""
+    if base is None or not base.damaged or POINTER in base.lost:
+        return revision.spec.attributes(revision.facts)
+    known = base.attributes
+    return {name: known[name] for name in known if name not in ("revision", "history")}
 
 
 def _older(directory: Path, base: Base, commit: Commit) -> list[Commit]:
@@ -227,29 +237,22 @@ def _discard_tables(directory: Path, claim: Claim, commits: Iterable[Commit]) ->
             claim.discard(path)
 
 
-def _small_files(
-    key: SetKey,
-    layout: ArrayLayout,
-    base: Base | None,
-    *,
-    bias: np.ndarray | None,
-    golden: Mapping[str, Any] | None,
-    failures: Mapping[str, str],
-) -> dict[str, bytes]:
+def _small_files(revision: Revision, base: Base | None) -> dict[str, bytes]:
     """Return bias, golden vectors and failures as files: path below the set -> bytes."""
+    key, n, failures = revision.spec.key, revision.layout.n, revision.failures
     small: dict[str, bytes] = {}
-    if base is not None and base.commit.n != layout.n and "bias/c/0" in base.commit.metadata:
+    if base is not None and base.commit.n != n and "bias/c/0" in base.commit.metadata:
         msg = f"{key} is a head: it is written whole, and never extended."
         raise StoreWriteError(msg)
-    if bias is not None:
-        data = np.ascontiguousarray(bias, dtype="<f4")
-        if data.shape != (layout.n,) or not np.isfinite(data).all():
-            msg = f"The bias of {key} must be {layout.n:,} finite numbers; got shape {data.shape}."
+    if revision.bias is not None:
+        data = np.ascontiguousarray(revision.bias, dtype="<f4")
+        if data.shape != (n,) or not np.isfinite(data).all():
+            msg = f"The bias of {key} must be {n:,} finite numbers; got shape {data.shape}."
             raise NonFiniteEmbeddingError(msg)
-        small["bias/zarr.json"] = json_bytes(vector_metadata(layout.n, "float32"))
+        small["bias/zarr.json"] = json_bytes(vector_metadata(n, "float32"))
         small["bias/c/0"] = data.tobytes()
-    if golden is not None and (base is None or not base.keeps_file("golden.json")):
-        small["golden.json"] = json_bytes(dict(golden))
+    if revision.golden is not None and (base is None or not base.keeps_file("golden.json")):
+        small["golden.json"] = json_bytes(dict(revision.golden))
     if failures:
         table = pl.DataFrame(sorted(failures.items()), schema=["item_id", "reason"], orient="row")
         data_bytes = items_bytes(table)
@@ -333,6 +336,33 @@ logger = logging.getLogger(__name__)
 SYNC_SECONDS = 2.0
 
 
+@dataclass(frozen=True)
+class WriteOptions:
+    """What a writer does of a set, and how long it waits for another.
+
+    Attributes
+    ----------
+    retry_failed : bool
+        Make a revision in which the failed rows of the finished one are pending again.
+    repair : bool
+        Make a revision in which the damaged blocks of the finished one are pending again. If all
+        comes out as it was, that is the same revision, and the same bytes.
+    part : (rank, world size), optional
+        Write only every world-size-th block, beside the other ranks. A part publishes nothing:
+        a writer without `part` finds the blocks of all of them, and finishes the set.
+    wait : float
+        Seconds to wait for another writer of this set to end.
+    """
+
+    retry_failed: bool = False
+    repair: bool = False
+    part: tuple[int, int] | None = None
+    wait: float = 0.0
+
+
+_WHOLE = WriteOptions()
+
+
 class SetWriter:
     """The one writer of a set, new or to be extended.
 
@@ -346,34 +376,20 @@ class SetWriter:
     ----------
     root : Path
         The store, made if missing.
-    dataset, kind, encoder : str
-        Name of the dataset, kind of the items, and name of the encoder (``family:name``).
-    space : mapping
-        Keyed facts of the embedding space; its hash is the space_id.
+    spec : SetSpec
+        What the set is.
     items : DataFrame
         Item table; row i of the array is item i.
     dim : int
         Embedding dimension.
-    dtype : str
-        Stored dtype, one of `featstore.store.layout.DTYPES`.
-    precision : str
-        Compute precision of the encoder; part of the set_id.
     facts : mapping
         Recorded in the set's attributes, not keyed (label set, encoder name …).
     plan : mapping
         What else must be equal for staged blocks to be taken over (batch size, threads).
-    retry_failed : bool
-        Make a revision in which the failed rows of the finished one are pending again.
-    repair : bool
-        Make a revision in which the damaged blocks of the finished one are pending again. If all
-        comes out as it was, that is the same revision, and the same bytes.
-    part : (rank, world size), optional
-        Write only every world-size-th block, beside the other ranks. A part publishes nothing:
-        a writer without `part` finds the blocks of all of them, and finishes the set.
-    wait : float
-        Seconds to wait for another writer of this set to end.
-    block_rows, plain_bytes, shard_bytes
-        Layout limits; smaller in tests. A finished set keeps its own.
+    options : WriteOptions
+        Whether failed rows are tried again, which part is written, how long to wait.
+    limits : LayoutLimits
+        Sizes of blocks and files; smaller in tests. A finished set keeps its own.
 
     Raises
     ------
@@ -385,47 +401,27 @@ class SetWriter:
     def __init__(
         self,
         root: Path,
-        *,
-        dataset: str,
-        kind: str,
-        encoder: str,
-        space: Mapping[str, Any],
+        spec: SetSpec,
         items: pl.DataFrame,
         dim: int,
-        dtype: str,
-        precision: str = "float32",
+        *,
         facts: Mapping[str, Any] | None = None,
         plan: Mapping[str, Any] | None = None,
-        retry_failed: bool = False,
-        repair: bool = False,
-        part: tuple[int, int] | None = None,
-        wait: float = 0.0,
-        block_rows: int = BLOCK_ROWS,
-        **limits: int,
+        options: WriteOptions = _WHOLE,
+        limits: LayoutLimits = LIMITS,
     ) -> None:
         self.root = root
-        self.space = dict(space)
-        self.space_id = space_identity(self.space)
-        self.set_id = set_identity(
-            self.space_id, dataset=dataset, kind=kind, precision=precision, dtype=dtype
-        )
-        self.encoder = encoder
-        self.key = SetKey(dataset, kind, encoder_directory(encoder, self.set_id))
-        self.directory = self.key.directory(root)
-        self.layout: ArrayLayout = plan_array(
-            items.height, dim, dtype, block_rows=block_rows, **limits
-        )
-        self.precision = precision
-        self.facts = dict(facts or {})
+        self.spec = spec
+        self.key = spec.key
+        self.directory = spec.directory(root)
+        self.layout: ArrayLayout = plan_array(items.height, dim, spec.dtype, limits)
+        self._facts = dict(facts or {})
         self._limits = limits
         self._table = items
         self._items = items_bytes(items)
         self._item_ids = items["item_id"]
         self._plan = dict(plan or {})
-        self._retry_failed = retry_failed
-        self._repair = repair
-        self._part = part
-        self._wait = wait
+        self._options = options
         self._claim: Claim | None = None
         self._base: Base | None = None
         self._journal: Journal | None = None
@@ -446,22 +442,24 @@ class SetWriter:
         check_root(self.root)
         try:
             make_folders(self.directory)
-            name = part_name(*self._part) if self._part else ""
-            self._claim = claim_set(self.directory, self.key, part=name, wait=self._wait)
+            name = part_name(*self._options.part) if self._options.part else ""
+            self._claim = claim_set(self.directory, self.key, part=name, wait=self._options.wait)
             self._base = read_base(
                 self.directory,
                 self.key,
                 self._table,
-                retry_failed=self._retry_failed,
-                repair=self._repair,
+                retry_failed=self._options.retry_failed,
+                repair=self._options.repair,
             )
             if self._base is not None:
-                done = self._base.finished(sha256_hex(self._items), retry=self._retry_failed)
+                done = self._base.finished(
+                    sha256_hex(self._items), retry=self._options.retry_failed
+                )
                 if done is not None:
                     # Another writer may have ended just now, without tidying up.
                     settle_claimed(self.root, self.key, self._claim, self._base.attributes)
                     raise done
-                self.layout = self._base.next_layout(self.layout.n, **self._limits)
+                self.layout = self._base.next_layout(self.layout.n, self._limits)
             write_groups(self.root, self.key, self._claim)
             self._staged = StagedFiles(self._claim.folder, self.layout)
             self._journal = resume_journal(
@@ -471,7 +469,7 @@ class SetWriter:
                 layout=self.layout,
                 staged=self._staged,
                 base=self._base,
-                others=None if self._part else claim_folders(self.directory)[1:],
+                others=None if self._options.part else claim_folders(self.directory)[1:],
             )
         except BaseException as err:
             loss = self._claim.loss() if self._claim is not None else None
@@ -511,18 +509,18 @@ class SetWriter:
 
     def _full_plan(self) -> dict[str, Any]:
         return {
-            "set_id": self.set_id,
+            "set_id": self.spec.set_id,
             "items": sha256_hex(self._items),
             "layout": repr(self.layout),
             "base": self._base.commit.revision_id if self._base else "",
-            "retry_failed": self._retry_failed,
+            "retry_failed": self._options.retry_failed,
             **self._plan,
         }
 
     def pending(self) -> list[int]:
         """Return the blocks that are not yet written, in order; of a part, its own."""
-        if self._part:
-            rank, world_size = self._part
+        if self._options.part:
+            rank, world_size = self._options.part
             return [block for block in self.left() if block % world_size == rank]
         done = self._opened()[0].blocks
         return [block for block in range(self.layout.n_blocks) if block not in done]
@@ -582,7 +580,10 @@ class SetWriter:
             ids,
             failed=reasons.keys() | stays,
             layout=self.layout,
-            where=f"encoder {self.encoder}, rows {where.start:,}-{where.stop - 1:,} of {self.key}",
+            where=(
+                f"encoder {self.spec.encoder}, "
+                f"rows {where.start:,}-{where.stop - 1:,} of {self.key}"
+            ),
         )
         data = converted.data
         if self._base is not None and kept.any():
@@ -599,7 +600,7 @@ class SetWriter:
             digest = run_beside(stage, lambda: sha256_hex(view))
         journal.add_block(block, BlockRecord(digest, reasons))
         file = block // self.layout.blocks_per_file
-        waits = self._part is not None or (
+        waits = self._options.part is not None or (
             self._base is not None and file < self._base.layout.n_files
         )
         if not waits and all(b in journal.blocks for b in self.layout.file_blocks(file)):
@@ -633,7 +634,7 @@ class SetWriter:
         """
         journal, _, claim = self._opened()
         pending = self.pending()
-        if pending or self._part:
+        if pending or self._options.part:
             msg = (
                 f"{self.key} lacks {len(pending):,} of {self.layout.n_blocks:,} blocks; it cannot "
                 "be published."
@@ -646,28 +647,23 @@ class SetWriter:
         with self._disk_errors():
             revision = publish_set(
                 self.root,
-                self.key,
+                Revision(
+                    self.spec,
+                    self._facts,
+                    self.layout,
+                    tuple(journal.blocks[block].sha256 for block in range(self.layout.n_blocks)),
+                    self._items,
+                    self._item_ids,
+                    journal.failures,
+                    bias,
+                    golden,
+                ),
                 claim,
                 base=self._base,
-                layout=self.layout,
-                blocks=tuple(journal.blocks[block].sha256 for block in range(self.layout.n_blocks)),
-                items=self._items,
-                item_ids=self._item_ids,
-                failures=journal.failures,
-                attributes=self._attributes(),
-                bias=bias,
-                golden=golden,
                 run=run,
             )
         self._release()
         return revision
-
-    def _attributes(self) -> dict[str, Any]:
-        """Return the set's attributes: a repair changes none that are known."""
-        if not self._repair or self._base is None or POINTER in self._base.lost:
-            return set_attributes(self)
-        known = self._base.attributes
-        return {name: known[name] for name in known if name not in ("revision", "history")}
 
     def _opened(self) -> tuple[Journal, StagedFiles, Claim]:
         if self._journal is None or self._staged is None or self._claim is None:

@@ -15,15 +15,15 @@ import polars as pl
 
 from featstore import open_store
 from featstore.errors import AlreadyFinishedError
-from featstore.store.layout import SetKey
+from featstore.store.layout import LayoutLimits, SetKey, SetSpec
 from featstore.store.records import read_commit, read_pointer
 from featstore.store.repair import rebuild_set
-from featstore.store.writer import SetWriter, settle_set
+from featstore.store.writer import SetWriter, WriteOptions, settle_set
 from featstore.testing import toy_manifest
 
 #: 16 KiB a row: shards of four rows, so that a small set has several data files.
 DIM = 4096
-LIMITS = {"block_rows": 2, "plain_bytes": 0, "shard_bytes": 1}
+LIMITS = LayoutLimits(block_rows=2, plain_bytes=0, shard_bytes=1)
 
 #: Rows of the first revision and of the second: two data files, the last of which grows; three.
 SIZES = (7, 11)
@@ -56,13 +56,13 @@ def write(
 ) -> str:
     """Write or extend a set to n rows as an extraction does; return "written" or "reused"."""
     head = kind == "head_weight"
-    limits = {} if head else LIMITS
+    limits = LayoutLimits() if head else LIMITS
     dim = 6 if head else DIM
     table = items(n, dataset)
     try:
         with SetWriter(
-            root, dataset=dataset, kind=kind, encoder="timm:toy", space={"name": "toy"},
-            items=table, dim=dim, dtype="float32", **{**limits, **options},
+            root, SetSpec(dataset, kind, "timm:toy", {"name": "toy"}, "float32"), table, dim,
+            options=WriteOptions(**options), limits=limits,
         ) as writer:  # fmt: skip
             for block in writer.pending():
                 if before_block is not None:

@@ -20,8 +20,8 @@ from featstore.errors import AlreadyFinishedError
 from featstore.share.copy import copy_sets
 from featstore.store.casting import blank_value
 from featstore.store.gc import collect_garbage, remove_set
-from featstore.store.layout import SetKey
-from featstore.store.writer import SetWriter, settle_set
+from featstore.store.layout import LayoutLimits, SetKey, SetSpec
+from featstore.store.writer import SetWriter, WriteOptions, settle_set
 
 #: A set a kind, each cut into files in its own way: shards of four rows, one plain array that
 #: grows, shards of eight rows of bfloat16, and a head with its bias, which never grows.
@@ -78,9 +78,11 @@ def set_writer(root: Path, kind: str, n: int, **options: Any) -> SetWriter:
             "content_sha256": [f"{i:064x}" for i in range(n)],
         }
     )
+    limits = dict(SETS[kind])
+    dim, dtype = limits.pop("dim"), limits.pop("dtype")
     return SetWriter(
-        root, dataset=DATASET, kind=kind, encoder="test:toy", space={"name": kind}, items=items,
-        **{**SETS[kind], **options},
+        root, SetSpec(DATASET, kind, "test:toy", {"name": kind}, dtype), items, dim,
+        options=WriteOptions(**options), limits=LayoutLimits(**limits),
     )  # fmt: skip
 
 

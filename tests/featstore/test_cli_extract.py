@@ -78,7 +78,7 @@ def test_a_file_of_options_is_overridden_by_flags_and_recorded(
         ('[[encoder]]\nweights = "x"', "has no name"),
         ("= 3", "is no TOML"),
         ("json = true", "No key named 'json'"),
-        ('batch_size = "many"', "no positive number"),
+        ('batch_size = "many"', "an integer of at least 1 or 'auto', got 'many'"),
     ],
 )
 def test_a_wrong_file_of_options_is_refused(

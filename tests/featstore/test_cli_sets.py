@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,6 +19,7 @@ from featstore import EmbeddingsView, open_store
 from featstore.cli import cli
 from featstore.cli.progress import human_bytes
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, EXIT_VERIFY, run_command
+from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.rows import MemoryRows
 from featstore.store.store import row_facts
 from featstore.store.tables import ItemTable
@@ -27,6 +28,7 @@ from featstore.testing import write_set
 from tests.assertions import assert_close
 
 KEY = "birds/image/toy"
+TOY = SetSpec("birds", "image", "timm:toy", {"name": "toy"}, "float16")
 
 
 def _run(*args: str | Path) -> int:
@@ -181,12 +183,9 @@ def test_rm_asks_or_says_yes(
 def test_an_unfinished_set_goes_by_its_short_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options: dict[str, Any] = {
-        "dataset": "birds", "kind": "image", "encoder": "timm:toy", "space": {"name": "toy"},
-        "items": pl.DataFrame({"item_id": [str(i) for i in range(9)]}), "dim": 2,
-        "dtype": "float32", "block_rows": 4, "plain_bytes": 0,
-    }  # fmt: skip
-    with SetWriter(tmp_path, **options) as writer:
+    items = pl.DataFrame({"item_id": [str(i) for i in range(9)]})
+    limits = LayoutLimits(block_rows=4, plain_bytes=0)
+    with SetWriter(tmp_path, replace(TOY, dtype="float32"), items, 2, limits=limits) as writer:
         writer.write_block(0, np.ones((4, 2)))
     assert _run("show", tmp_path, KEY) == EXIT_ERROR
     assert "is not complete" in capsys.readouterr().err

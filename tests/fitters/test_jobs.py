@@ -17,6 +17,7 @@ from featstore.errors import (
     MisalignedItemsError,
     UnknownSetError,
 )
+from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.writer import SetWriter
 from featstore.testing import item_table, write_set
 from fitters import Pairs, TextToConceptAligner, fit_alignment, read_alignment, save_alignment
@@ -204,8 +205,8 @@ def test_an_incomplete_set_is_refused(store_path: Path, tmp_path: Path) -> None:
     shutil.copytree(store_path, tmp_path / "store")
     items = item_table([{"item_id": f"new/{i}", "kind": "image"} for i in range(4)])
     with SetWriter(
-        tmp_path / "store", dataset="new", kind="image", encoder="timm:toy",
-        space={"name": "vision"}, items=items, dim=P, dtype="float32", block_rows=2,
+        tmp_path / "store", SetSpec("new", "image", "timm:toy", {"name": "vision"}, "float32"),
+        items, P, limits=LayoutLimits(block_rows=2),
     ) as writer:  # fmt: skip
         writer.write_block(0, np.ones((2, P), np.float32))
     with pytest.raises(IncompleteEmbeddingsError, match="has not finished"):

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from featstore import open_store
+from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.writer import SetWriter
 from fitters import Pairs
 
@@ -62,8 +63,8 @@ def write_set(
 ) -> None:
     """Write one set, or extend it."""
     with SetWriter(
-        root, dataset=dataset, kind=kind, encoder="test:toy", space={"name": space}, items=items,
-        dim=rows.shape[1], dtype=dtype, facts={"note": "golden"}, **limits,
+        root, SetSpec(dataset, kind, "test:toy", {"name": space}, dtype), items, rows.shape[1],
+        facts={"note": "golden"}, limits=LayoutLimits(**limits),
     ) as writer:  # fmt: skip
         for block in writer.pending():
             where = writer.layout.block_slice(block)

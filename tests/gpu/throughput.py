@@ -24,7 +24,7 @@ from PIL import Image
 import featstore
 from featstore.encoders.registry import open_encoder
 from featstore.extraction.job import open_job, run_job
-from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import JobLog
 from featstore.images import decode_image
 from featstore.manifest.io import read_manifest, write_manifest
@@ -175,9 +175,9 @@ def measure(
         job = open_job(
             manifest,
             kind="image",
-            encoders=[EncoderChoice(model, weights=str(weights))],
+            encoders=[EncoderSpec(model, weights=str(weights))],
             store=store,
-            options=Options(
+            config=ExtractConfig(
                 device=device,
                 precision=precision,
                 batch_size=batch,

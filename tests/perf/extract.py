@@ -17,7 +17,7 @@ from PIL import Image
 
 from featstore.encoders.base import Encoder
 from featstore.extraction.job import open_job, run_job
-from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import JobLog
 from featstore.images import decode_image
 from featstore.manifest.io import write_manifest
@@ -74,9 +74,9 @@ class Photographs:
         job = open_job(
             self.manifest,
             kind="image",
-            encoders=[EncoderChoice(encoder.name) for encoder in chosen],
+            encoders=[EncoderSpec(encoder.name) for encoder in chosen],
             store=store,
-            options=Options(batch_size=BATCH),
+            config=ExtractConfig(batch_size=BATCH),
             opened=chosen,
         )
         run_job(job, JobLog(None))

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from featstore import open_store
+from featstore.store.layout import SetSpec
 from featstore.store.rows import Verify
 from featstore.store.view import Selection
 from featstore.store.writer import SetWriter
@@ -68,8 +69,7 @@ def make_sample(root: Path) -> Sample:
 def write_set(store: Path, items: pl.DataFrame, block: np.ndarray, name: str = "timm:toy") -> str:
     """Write the rows as a set and return its key."""
     with SetWriter(
-        store, dataset="d", kind="image", encoder=name, space={"name": name},
-        items=items, dim=block.shape[1], dtype="float16",
+        store, SetSpec("d", "image", name, {"name": name}, "float16"), items, block.shape[1],
     ) as writer:  # fmt: skip
         for number in writer.pending():
             where = writer.layout.block_slice(number)

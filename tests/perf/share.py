@@ -18,7 +18,7 @@ from featstore import open_store
 from featstore.remote.cache import user_cache
 from featstore.share.copy import copy_sets
 from featstore.store.catalog import write_catalog
-from featstore.store.layout import ArrayLayout
+from featstore.store.layout import ArrayLayout, SetSpec
 from featstore.store.view import Selection
 from tests.featstore.remote.buckets import environment, make_bucket, moto_server, plain_store
 from tests.featstore.remote.proxy import proxy
@@ -55,8 +55,7 @@ def _write(store: Path) -> str:
     items = pl.DataFrame({"item_id": [f"i/{i}" for i in range(N)], "kind": ["image"] * N})
     items = items.with_columns(pl.lit(None, pl.String).alias("split"))
     with SetWriter(
-        store, dataset="d", kind="image", encoder="timm:toy", space={"name": "toy"},
-        items=items, dim=DIM, dtype="float16",
+        store, SetSpec("d", "image", "timm:toy", {"name": "toy"}, "float16"), items, DIM,
     ) as writer:  # fmt: skip
         for number in writer.pending():
             where = writer.layout.block_slice(number)

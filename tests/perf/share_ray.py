@@ -10,6 +10,7 @@ from fitters.engines import Workers
 from threadpoolctl import threadpool_limits
 
 from featstore import open_store, parallel
+from featstore.store.layout import SetSpec
 from featstore.store.writer import SetWriter
 from fitters.from_store import MomentsRequest, moment_sources
 from fitters.methods import Sources
@@ -65,8 +66,7 @@ def write_pairs(store: Path, n: int = N, dim: int = DIM) -> None:
             schema_overrides=dict.fromkeys(("parent_id", "split", "class_id"), pl.String),
         )  # fmt: skip
         with SetWriter(
-            store, dataset="d", kind=kind, encoder="timm:toy", space={"name": kind}, items=items,
-            dim=dim, dtype="float16",
+            store, SetSpec("d", kind, "timm:toy", {"name": kind}, "float16"), items, dim,
         ) as writer:  # fmt: skip
             for number in writer.pending():
                 where = writer.layout.block_slice(number)

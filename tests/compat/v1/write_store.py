@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.tables import write_thumbnails
 from featstore.store.writer import SetWriter
 
@@ -48,12 +49,11 @@ def main() -> None:
     shutil.rmtree(ROOT, ignore_errors=True)
     for kind in KINDS:
         head = kind == "head_weight"
-        limits = {"block_rows": 8, "plain_bytes": 0, "shard_bytes": 1} if kind == "image" else {}
+        limits = LayoutLimits(8, 0, 1) if kind == "image" else LayoutLimits()
         with SetWriter(
-            ROOT, dataset="toy", kind=kind, encoder="test:toy", space={"name": kind},
-            items=items_of(kind), dim=rows_of(kind).shape[1],
-            dtype="float32" if head else "float16",
-            facts={"note": "compat"}, **limits,
+            ROOT,
+            SetSpec("toy", kind, "test:toy", {"name": kind}, "float32" if head else "float16"),
+            items_of(kind), rows_of(kind).shape[1], facts={"note": "compat"}, limits=limits,
         ) as writer:  # fmt: skip
             for block in writer.pending():
                 where = writer.layout.block_slice(block)

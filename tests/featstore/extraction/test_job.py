@@ -21,7 +21,7 @@ from featstore.errors import (
     TooManyFailuresError,
     UnknownEncoderError,
 )
-from featstore.extraction.options import Options
+from featstore.extraction.options import ExtractConfig
 from featstore.extraction.pipeline import FailureLimit
 from featstore.extraction.progress import BlockDone, ExtractResult
 from featstore.extraction.repair import repair_set
@@ -184,7 +184,7 @@ def test_tiff_is_decoded_when_asked_for(
     [(50, None, 10), (9_999, None, 10), (20_500, None, 20), (20_500, 3, 3), (50, 0, 0)],
 )
 def test_how_many_may_fail(total: int, given: int | None, allowed: int) -> None:
-    limit = FailureLimit("toy/image/x", total, Options(max_failures=given), before={})
+    limit = FailureLimit("toy/image/x", total, ExtractConfig(max_failures=given), before={})
     for number in range(allowed):
         limit.add(str(number), "broken")
     with pytest.raises(TooManyFailuresError, match=f"{allowed + 1:,} .*failed"):

@@ -18,7 +18,7 @@ from featstore.errors import EncoderError, ManifestError
 from featstore.extraction import pipeline
 from featstore.extraction.batches import BatchRunner, remembered_sizes
 from featstore.extraction.job import extract_many
-from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.pipeline import BlockTask, Preparation, encode_block, encode_blocks
 from featstore.extraction.progress import ExtractResult, Progress
 from featstore.extraction.views import draw_view, view_items
@@ -27,7 +27,7 @@ from featstore.manifest.manifest import Manifest
 from featstore.sources.reader import ByteReader
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 
-OPTIONS = Options(batch_size=2, block_rows=4, dtype="float32", decode_timeout=None)
+OPTIONS = ExtractConfig(batch_size=2, block_rows=4, dtype="float32", decode_timeout=None)
 OTHER = {"name": "width-first"}
 
 
@@ -97,8 +97,8 @@ def _single(manifest: Manifest, store: Path, **changes: Any) -> ExtractResult:
     return featstore.extract(manifest, **{**options, **changes})
 
 
-def _choices() -> list[EncoderChoice]:
-    return [EncoderChoice(MeanColour(), space=SPACE), EncoderChoice(WidthFirst(), space=OTHER)]
+def _choices() -> list[EncoderSpec]:
+    return [EncoderSpec(MeanColour(), space=SPACE), EncoderSpec(WidthFirst(), space=OTHER)]
 
 
 def _data(root: Path) -> dict[str, bytes]:
@@ -119,9 +119,7 @@ def test_one_decode_feeds_every_encoder(
         return decode_image(data, **options)
 
     monkeypatch.setattr(pipeline, "decode_image", count)
-    results = extract_many(
-        manifest, kind="image", encoders=_choices(), store=store, options=OPTIONS
-    )
+    results = extract_many(manifest, kind="image", encoders=_choices(), store=store, config=OPTIONS)
     assert [(r.new, r.failed) for r in results] == [(11, 0), (11, 0)]
     assert len(decoded) == 11
     alone = store.with_name("alone")
@@ -134,7 +132,7 @@ def test_an_encoder_that_has_its_rows_is_not_run_again(manifest: Manifest, store
     _single(manifest, store, limit=6)
     first, second = _choices()
     results = extract_many(
-        manifest, kind="image", encoders=[first, second], store=store, options=OPTIONS
+        manifest, kind="image", encoders=[first, second], store=store, config=OPTIONS
     )
     assert [(r.reused, r.new) for r in results] == [(6, 5), (0, 11)]
     assert sum(first.encoder.batches) == 1 + 4 + 5
@@ -146,7 +144,7 @@ def test_an_encoder_that_has_its_rows_is_not_run_again(manifest: Manifest, store
 def test_the_same_encoder_twice_is_refused(manifest: Manifest, store: Path) -> None:
     with pytest.raises(EncoderError, match=r"both write toy/image/.*Name it once"):
         extract_many(
-            manifest, kind="image", encoders=_choices()[:1] * 2, store=store, options=OPTIONS
+            manifest, kind="image", encoders=_choices()[:1] * 2, store=store, config=OPTIONS
         )
     assert not store.exists()
 
@@ -306,8 +304,8 @@ def test_progress_counts_every_row_and_names_the_limit(manifest: Manifest, store
     ("changes", "match"),
     [
         ({"batch_size": 0}, "batch_size.*'auto'"),
-        ({"on_error": "ignore"}, "on_error.*skip or fail"),
-        ({"decode_timeout": 0.0}, "decode_timeout.*None for no limit"),
+        ({"on_error": "ignore"}, "on_error.*'skip' or 'fail'"),
+        ({"decode_timeout": -1.0}, "decode_timeout.*at least 0"),
         ({"views": -1}, "views.*at least 0"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 import featstore
 from featstore.extraction.job import open_job
-from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.plan import JobPlan, plan_job
 from featstore.extraction.progress import BlockDone
 from featstore.manifest.manifest import Manifest
@@ -24,9 +24,9 @@ def _plan(manifest: Manifest, store: Path, *, measure: bool = False, **changes: 
     job = open_job(
         manifest,
         kind="image",
-        encoders=[EncoderChoice(MeanColour(), space=SPACE)],
+        encoders=[EncoderSpec(MeanColour(), space=SPACE)],
         store=store,
-        options=Options(**{**OPTIONS, **changes}),
+        config=ExtractConfig(**{**OPTIONS, **changes}),
     )
     return plan_job(job, measure=measure)
 

@@ -21,7 +21,7 @@ from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import TimmEncoder
 from featstore.errors import EncoderError, ManifestError, MisalignedItemsError
 from featstore.extraction.job import open_job, run_job
-from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import JobLog
 from featstore.images import decode_image
 from featstore.manifest.manifest import Manifest
@@ -257,9 +257,9 @@ def test_a_head_that_does_not_make_the_logits_is_refused_before_anything_is_writ
         job = open_job(
             manifest,
             kind="image",
-            encoders=[EncoderChoice("timm:halved")],
+            encoders=[EncoderSpec("timm:halved")],
             store=store,
-            options=Options(),
+            config=ExtractConfig(),
             opened=[TimmEncoder("timm:halved", Halved(factor))],
         )
         run_job(job, JobLog(None))

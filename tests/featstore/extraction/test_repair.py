@@ -16,6 +16,7 @@ from featstore.extraction.repair import repair_set
 from featstore.manifest.io import write_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.store.gc import collect_garbage
+from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
 from tests.featstore.extraction.conftest import SPACE, MeanColour
@@ -57,8 +58,8 @@ def _shards(manifest: Manifest, store: Path) -> str:
 
     with (
         SetWriter(
-            store, dataset="toy", kind="image", encoder=encoder.name, space=encoder.space,
-            items=items, dim=4, dtype="float32", block_rows=4, plain_bytes=0, shard_bytes=1,
+            store, SetSpec("toy", "image", encoder.name, encoder.space, "float32"), items, 4,
+            limits=LayoutLimits(block_rows=4, plain_bytes=0, shard_bytes=1),
         ) as writer,
         Preparation(
             ByteReader(manifest.root), [runner], workers=1, decode_timeout=None

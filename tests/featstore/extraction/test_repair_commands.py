@@ -15,7 +15,7 @@ from data_manifests.registry import BUILDERS
 from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
 from featstore.errors import EncoderError, ManifestError, UnknownSetError
-from featstore.extraction.options import EncoderChoice
+from featstore.extraction.options import EncoderSpec
 from featstore.extraction.repair import recorded_choices, repair_set
 from featstore.manifest.manifest import Manifest
 from tests.featstore.extraction.conftest import SPACE, MeanColour
@@ -54,14 +54,14 @@ def test_a_run_says_how_the_encoder_was_asked_for(tmp_path: Path) -> None:
     found = recorded_choices(tmp_path, "timm:a")
     weights = "package:some-model"
     assert [choice for choice, _ in found] == [
-        EncoderChoice("timm:a", weights=weights, pool="cls"),
-        EncoderChoice("timm:a", weights=weights),
+        EncoderSpec("timm:a", weights=weights, pool="cls"),
+        EncoderSpec("timm:a", weights=weights),
     ]
     assert found[0][1] == {
         "batch_size": 8, "threads": 2, "device": "cpu", "tiff": False, "compile": True,
         "decode": "cpu",
     }  # fmt: skip
-    assert recorded_choices(tmp_path / "none", "timm:a") == [(EncoderChoice("timm:a"), {})]
+    assert recorded_choices(tmp_path / "none", "timm:a") == [(EncoderSpec("timm:a"), {})]
 
 
 def test_without_a_manifest_it_says_what_it_needs(

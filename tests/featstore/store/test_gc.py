@@ -17,6 +17,7 @@ from featstore.cli import cli
 from featstore.command_line import EXIT_USAGE, run_command
 from featstore.errors import UnknownSetError
 from featstore.store.gc import collect_garbage, remove_set
+from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.tables import read_thumbnails, write_thumbnails
 from featstore.store.verify import verify_store
 from featstore.store.writer import SetWriter
@@ -43,8 +44,8 @@ def _begin(root: Path, images: Images) -> SetWriter:
     """Begin a set of three blocks and write one."""
     rows, items = images
     writer = SetWriter(
-        root, dataset="birds", kind="image", encoder="timm:next", space={"name": "next"},
-        items=items, dim=6, dtype="float32", block_rows=4, plain_bytes=0,
+        root, SetSpec("birds", "image", "timm:next", {"name": "next"}, "float32"), items, 6,
+        limits=LayoutLimits(block_rows=4, plain_bytes=0),
     )  # fmt: skip
     writer.__enter__()
     writer.write_block(0, rows[:4])

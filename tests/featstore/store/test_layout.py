@@ -18,6 +18,7 @@ from featstore.store.layout import (
     PLAIN_BYTES,
     SHARD_BYTES,
     LayoutError,
+    LayoutLimits,
     SetKey,
     array_metadata,
     parse_array_metadata,
@@ -38,7 +39,7 @@ SHAPES = {
 def test_every_row_is_in_exactly_one_block_and_one_file(
     n: int, dim: int, dtype: str, block_rows: int
 ) -> None:
-    layout = plan_array(n, dim, dtype, block_rows=block_rows)
+    layout = plan_array(n, dim, dtype, LayoutLimits(block_rows))
     starts = [layout.file_rows(file) for file in (0, layout.n_files - 1)]
     assert starts[0].start == 0
     assert starts[-1].stop == n
@@ -54,7 +55,7 @@ def test_every_row_is_in_exactly_one_block_and_one_file(
 def test_shards_hold_whole_blocks_and_whole_pages(
     n: int, dim: int, dtype: str, block_rows: int
 ) -> None:
-    layout = plan_array(n, dim, dtype, block_rows=block_rows)
+    layout = plan_array(n, dim, dtype, LayoutLimits(block_rows))
     if layout.shard_rows:
         assert layout.shard_rows % block_rows == 0
         assert layout.shard_rows * layout.row_bytes % 65_536 == 0
@@ -68,9 +69,8 @@ def test_the_hash_of_the_metadata_tells_the_layout(
     n: int, dim: int, dtype: str, block_rows: int, shard_bytes: int
 ) -> None:
     for plain_bytes in (0, PLAIN_BYTES):
-        layout = plan_array(
-            n, dim, dtype, block_rows=block_rows, shard_bytes=shard_bytes, plain_bytes=plain_bytes
-        )
+        limits = LayoutLimits(block_rows, plain_bytes=plain_bytes, shard_bytes=shard_bytes)
+        layout = plan_array(n, dim, dtype, limits)
         data = json_bytes(array_metadata(layout))
         facts = {"bytes": len(data), "sha256": sha256_hex(data)}
         metadata = {"embedding/zarr.json": facts}
@@ -100,7 +100,7 @@ def test_small_arrays_are_one_plain_chunk() -> None:
 
 
 def test_a_shard_index_by_hand() -> None:
-    layout = plan_array(5, 2, "float32", block_rows=2, plain_bytes=0, shard_bytes=1)
+    layout = plan_array(5, 2, "float32", LayoutLimits(2, plain_bytes=0, shard_bytes=1))
     index = shard_index(layout, 3)
     assert index.shape == (layout.blocks_per_file, 2)
     assert index[:3].tolist() == [[0, 16], [16, 16], [32, 16]]
@@ -133,7 +133,7 @@ def _plain() -> dict[str, Any]:
 @pytest.mark.parametrize("sharded", [False, True])
 def test_metadata_round_trips(sharded: bool) -> None:
     limits = {"plain_bytes": 0, "shard_bytes": 1} if sharded else {}
-    layout = plan_array(100, 3, "float16", block_rows=16, **limits)
+    layout = plan_array(100, 3, "float16", LayoutLimits(16, **limits))
     document = array_metadata(layout)
     assert parse_array_metadata(document, where="x", block_rows=16) == layout
 

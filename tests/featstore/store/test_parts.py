@@ -13,19 +13,22 @@ from featstore import open_store
 from featstore.errors import StoreWriteError
 from featstore.manifest.manifest import conform_items
 from featstore.store.gc import collect_garbage
+from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.lock import is_claimed
 from featstore.store.verify import verify_store
-from featstore.store.writer import SetWriter
+from featstore.store.writer import SetWriter, WriteOptions
 
 N, DIM = 43, 6
 ROWS = np.random.default_rng(1).standard_normal((N, DIM)).astype(np.float32)
 
 
-def _writer(root: Path, n: int = N, **changes: Any) -> SetWriter:
+def _writer(
+    root: Path, n: int = N, part: tuple[int, int] | None = None, **changes: Any
+) -> SetWriter:
     items = conform_items(pl.DataFrame({"item_id": [f"i/{i:02d}" for i in range(n)]}), "image")
     return SetWriter(
-        root, dataset="d", kind="image", encoder="timm:toy", space={"name": "toy"}, items=items,
-        dim=DIM, dtype="float32", block_rows=4, plain_bytes=0, **changes,
+        root, SetSpec("d", "image", "timm:toy", {"name": "toy"}, "float32"), items, DIM,
+        options=WriteOptions(part=part), limits=LayoutLimits(4, plain_bytes=0), **changes,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import featstore.store.mapping as mapping
 import featstore.store.rows as readers
 from featstore import open_store
 from featstore.errors import CorruptStoreError
-from featstore.store.layout import DTYPES, ArrayLayout, plan_array, shard_tail
+from featstore.store.layout import DTYPES, ArrayLayout, LayoutLimits, plan_array, shard_tail
 from featstore.store.mapping import MappingUnavailableError, map_array
 from featstore.store.rows import MODES, Mode, Tuning, open_rows
 from featstore.testing import item_table, write_set
@@ -84,7 +84,7 @@ def test_every_way_reads_the_same_bytes(
 def test_any_rows_in_any_order(n: int, chosen: list[int], gap: int, most: int, cold: bool) -> None:
     rows = np.array([row % n for row in chosen], dtype=np.int64)
     data = np.random.default_rng(n).standard_normal((n, 32)).astype(np.float32)
-    layout = plan_array(n, 32, "float32", **SHARDED)
+    layout = plan_array(n, 32, "float32", LayoutLimits(**SHARDED))
     tuning = Tuning(gap_bytes=gap, read_bytes=most, cold_rows=16, cold_seconds=0.0 if cold else 1e9)
     with tempfile.TemporaryDirectory() as folder:
         _write_array(Path(folder), data, layout)
@@ -95,7 +95,7 @@ def test_any_rows_in_any_order(n: int, chosen: list[int], gap: int, most: int, c
 
 def test_one_read_only_array_without_copies(tmp_path: Path, rng: np.random.Generator) -> None:
     data = rng.standard_normal((3000, 32)).astype(np.float32)
-    layout = plan_array(3000, 32, "float32", **SHARDED)
+    layout = plan_array(3000, 32, "float32", LayoutLimits(**SHARDED))
     assert layout.n_files == 6
     _write_array(tmp_path, data, layout)
     array = map_array(tmp_path, layout)
@@ -115,7 +115,7 @@ def test_addresses_are_given_back_with_the_last_view(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:
     data = rng.standard_normal((3000, 32)).astype(np.float32)
-    layout = plan_array(3000, 32, "float32", **SHARDED)
+    layout = plan_array(3000, 32, "float32", LayoutLimits(**SHARDED))
     _write_array(tmp_path, data, layout)
     array = map_array(tmp_path, layout)
     release = array.base.release  # type: ignore[union-attr]
@@ -138,7 +138,7 @@ def test_a_failed_mapping_leaves_no_addresses(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = rng.standard_normal((3000, 32)).astype(np.float32)
-    layout = plan_array(3000, 32, "float32", **SHARDED)
+    layout = plan_array(3000, 32, "float32", LayoutLimits(**SHARDED))
     _write_array(tmp_path, data, layout)
     released = []
     real = mapping._Range.place
@@ -175,7 +175,7 @@ def test_where_one_range_is_impossible(
     why: str,
 ) -> None:
     data = rng.standard_normal((3000, 32)).astype(np.float32)
-    layout = plan_array(3000, 32, "float32", **SHARDED)
+    layout = plan_array(3000, 32, "float32", LayoutLimits(**SHARDED))
     _write_array(tmp_path, data, layout)
     monkeypatch.setattr(target, value)
     with pytest.raises(MappingUnavailableError, match=why):
@@ -189,7 +189,7 @@ def test_where_one_range_is_impossible(
 
 def test_more_files_than_are_kept_mapped(tmp_path: Path, rng: np.random.Generator) -> None:
     data = rng.standard_normal((3000, 32)).astype(np.float32)
-    layout = plan_array(3000, 32, "float32", **SHARDED)
+    layout = plan_array(3000, 32, "float32", LayoutLimits(**SHARDED))
     _write_array(tmp_path, data, layout)
     source = open_rows(tmp_path, layout, "segments", tuning=Tuning(mapped_files=2))
     first = source.read(np.arange(10))

@@ -17,13 +17,15 @@ from featstore import open_store
 from featstore.errors import CorruptStoreError, StoreWriteError, UnknownSetError
 from featstore.manifest.manifest import conform_items
 from featstore.store.gc import collect_garbage
+from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.records import read_pointer
 from featstore.store.rows import MODES
 from featstore.store.verify import verify_store
-from featstore.store.writer import SetWriter
+from featstore.store.writer import SetWriter, WriteOptions
 
 KEY = "birds/image/timm:toy"
 DIM = 6
+TOY = SetSpec("birds", "image", "timm:toy", {"name": "toy"}, "float32")
 
 
 def _items(n: int, **columns: list[Any]) -> pl.DataFrame:
@@ -46,16 +48,15 @@ def _write(
     fail: frozenset[int] = frozenset(),
     items: pl.DataFrame | None = None,
     stop_after: int | None = None,
-    **changes: Any,
+    retry_failed: bool = False,
+    **changes: int,
 ) -> tuple[str, list[int]]:
     """Write or extend the set to n rows; return its key and the blocks that were pending."""
-    options: dict[str, Any] = {
-        "dataset": "birds", "kind": "image", "encoder": "timm:toy", "space": {"name": "toy"},
-        "dim": DIM, "dtype": "float32", "block_rows": 4, "plain_bytes": 0, "shard_bytes": 1,
-    } | changes  # fmt: skip
+    limits = LayoutLimits(**{"block_rows": 4, "plain_bytes": 0, "shard_bytes": 1} | changes)
     table = _items(n) if items is None else items
     rows = _rows(1000)
-    with SetWriter(root, items=table, **options) as writer:
+    options = WriteOptions(retry_failed=retry_failed)
+    with SetWriter(root, TOY, table, DIM, options=options, limits=limits) as writer:
         pending = writer.pending()
         for count, block in enumerate(pending):
             if count == stop_after:
@@ -140,14 +141,12 @@ def test_open_readers_keep_theirs(tmp_path: Path, mode: Any, plain: int) -> None
 
 
 def test_rows_that_never_changed_are_the_same_file(tmp_path: Path) -> None:
-    wide = {"dim": 2**14, "block_rows": 1}  # 64 KiB a row: shards of one row
+    limits = LayoutLimits(block_rows=1, plain_bytes=0, shard_bytes=1)
     items = _items(5)
 
     def write(n: int) -> str:
-        with SetWriter(
-            tmp_path, dataset="birds", kind="image", encoder="timm:toy", space={"name": "toy"},
-            items=items[:n], dtype="float32", plain_bytes=0, shard_bytes=1, **wide,
-        ) as writer:  # fmt: skip
+        # 64 KiB a row: shards of one row.
+        with SetWriter(tmp_path, TOY, items[:n], 2**14, limits=limits) as writer:
             for block in writer.pending():
                 writer.write_block(block, np.full((1, 2**14), block, np.float32))
             writer.finish()

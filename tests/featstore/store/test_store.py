@@ -25,6 +25,7 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.store.gc import remove_set
+from featstore.store.layout import SetSpec
 from featstore.store.tables import read_thumbnails, write_thumbnails
 from featstore.store.writer import SetWriter
 from tests.damage import unseal
@@ -98,8 +99,7 @@ def test_a_newer_format_says_upgrade(store_path: Path) -> None:
     with (
         pytest.raises(FormatVersionError, match="Upgrade"),
         SetWriter(
-            store_path, dataset="new", kind="image", encoder="timm:toy", space={"name": "a"},
-            items=items, dim=2, dtype="float32",
+            store_path, SetSpec("new", "image", "timm:toy", {"name": "a"}, "float32"), items, 2,
         ),
     ):  # fmt: skip
         pass

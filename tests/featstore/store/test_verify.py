@@ -17,6 +17,7 @@ from featstore.cli import cli
 from featstore.command_line import EXIT_VERIFY, run_command
 from featstore.errors import FormatVersionError, UnknownSetError
 from featstore.store.files import json_bytes
+from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.repair import rebuild_set
 from featstore.store.tables import write_thumbnails
 from featstore.store.verify import verify_store
@@ -235,8 +236,8 @@ def test_an_extraction_under_way_is_noted_not_blamed(
 ) -> None:
     rows, items = images
     with SetWriter(
-        damaged, dataset="birds", kind="image", encoder="timm:next", space={"name": "n"},
-        items=items, dim=6, dtype="float32", block_rows=4, plain_bytes=0,
+        damaged, SetSpec("birds", "image", "timm:next", {"name": "n"}, "float32"), items, 6,
+        limits=LayoutLimits(block_rows=4, plain_bytes=0),
     ) as writer:  # fmt: skip
         writer.write_block(0, rows[:4])
         (writer.directory / ".zarr.json.123.staged").write_bytes(b"half")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,7 +17,7 @@ from featstore.errors import (
     NonFiniteEmbeddingError,
     StoreWriteError,
 )
-from featstore.store.layout import LayoutError
+from featstore.store.layout import LayoutError, LayoutLimits, SetSpec
 from featstore.store.writer import SetWriter
 from featstore.testing import item_table, write_set
 
@@ -28,12 +30,13 @@ def _content(root: Path) -> dict[str, bytes]:
     }
 
 
-def _writer(root: Path, items: pl.DataFrame, **changes: object) -> SetWriter:
-    options: dict[str, object] = {
-        "dataset": "birds", "kind": "image", "encoder": "timm:toy", "space": {"name": "toy"},
-        "items": items, "dim": 6, "dtype": "float16", "block_rows": 5,
-    }  # fmt: skip
-    return SetWriter(root, **{**options, **changes})  # type: ignore[arg-type]
+TOY = SetSpec("birds", "image", "timm:toy", {"name": "toy"}, "float16")
+
+
+def _writer(
+    root: Path, items: pl.DataFrame, spec: SetSpec = TOY, block_rows: int = 5, **facts: Any
+) -> SetWriter:
+    return SetWriter(root, spec, items, 6, limits=LayoutLimits(block_rows), **facts)
 
 
 def test_an_interrupted_set_resumes_and_is_named_incomplete(
@@ -202,18 +205,23 @@ def test_ids_change_with_what_they_identify(
     tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
 ) -> None:
     items = images[1]
-    base = _writer(tmp_path, items)
-    assert _writer(tmp_path, items, space={"name": "toy", "size": 2}).space_id != base.space_id
-    for change in (
+    assert _writer(tmp_path, items).spec is TOY
+    assert replace(TOY, space={"name": "toy", "size": 2}).space_id != TOY.space_id
+    changes: list[dict[str, Any]] = [
         {"space": {"name": "other"}},
         {"dataset": "fish"},
         {"kind": "caption"},
         {"dtype": "float32"},
         {"precision": "bfloat16"},
-    ):
-        assert _writer(tmp_path, items, **change).set_id != base.set_id, change
+    ]
+    for change in changes:
+        changed = replace(TOY, **change)
+        assert changed.set_id != TOY.set_id, change
+        assert _writer(tmp_path, items, changed).directory != TOY.directory(tmp_path), change
+    # A name is how a person finds the set; what it computed is in the space.
+    assert replace(TOY, encoder="timm:other").set_id == TOY.set_id
     for same in ({"plan": {"batch": 9}}, {"facts": {"a": 1}}, {"block_rows": 3}):
-        assert _writer(tmp_path, items, **same).set_id == base.set_id, same
+        assert _writer(tmp_path, items, **same).directory == TOY.directory(tmp_path), same
 
 
 def test_item_table_helper_fills_nulls() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import featstore
 from featstore.extraction.job import extract_many
-from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.manifest.manifest import Manifest
 from featstore.testing import toy_manifest
 
@@ -45,18 +45,18 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 @pytest.fixture(scope="session")
-def choices(weights: Path) -> list[EncoderChoice]:
+def choices(weights: Path) -> list[EncoderSpec]:
     """Return two encoders: what is decoded once feeds both."""
     return [
-        EncoderChoice(MODEL, weights=str(weights)),
-        EncoderChoice(MODEL, weights=str(weights), pool="cls"),
+        EncoderSpec(MODEL, weights=str(weights)),
+        EncoderSpec(MODEL, weights=str(weights), pool="cls"),
     ]
 
 
-def settled(**changes: Any) -> Options:
+def settled(**changes: Any) -> ExtractConfig:
     """Return options under which any number of processes gives the same bits on a CPU."""
     chosen: dict[str, Any] = {"threads": 1, "workers": 1, "batch_size": 3, "decode_timeout": None}
-    return Options(**{**chosen, "block_rows": BLOCK_ROWS, **changes})
+    return ExtractConfig(**{**chosen, "block_rows": BLOCK_ROWS, **changes})
 
 
 def tree(store: Path) -> dict[str, bytes]:
@@ -70,11 +70,11 @@ def tree(store: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def whole(
-    tmp_path_factory: pytest.TempPathFactory, pictures: Manifest, choices: list[EncoderChoice]
+    tmp_path_factory: pytest.TempPathFactory, pictures: Manifest, choices: list[EncoderSpec]
 ) -> dict[str, bytes]:
     """The store as one process leaves it."""
     store = tmp_path_factory.mktemp("whole") / "store"
-    results = extract_many(pictures, kind="image", encoders=choices, store=store, options=settled())
+    results = extract_many(pictures, kind="image", encoders=choices, store=store, config=settled())
     assert [(result.new, result.failed) for result in results] == [(IMAGES - 1, 1)] * 2
     assert featstore.open_store(store, verify="full").sets()
     return tree(store)

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from featstore.extraction.options import EncoderChoice, Options
+from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import BlockDone
 from featstore.extraction.ranks import extract_rank
 from featstore.store import writer
@@ -28,11 +28,11 @@ def main() -> None:
     extract_rank(
         job["manifest"],
         kind="image",
-        encoders=[EncoderChoice(**choice) for choice in job["encoders"]],
+        encoders=[EncoderSpec(**choice) for choice in job["encoders"]],
         store=job["store"],
         rank=job["rank"],
         world_size=job["world_size"],
-        options=Options(**job["options"], on_block=stop),
+        config=ExtractConfig(**job["options"], on_block=stop),
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 import featstore
 from featstore.errors import EncoderError, TooManyFailuresError
 from featstore.extraction.job import extract_many
-from featstore.extraction.options import EncoderChoice
+from featstore.extraction.options import EncoderSpec
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.extraction.workers import extract_on_devices, parse_devices, parts_of
 from featstore.manifest.manifest import Manifest
@@ -21,7 +21,7 @@ from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 
 def test_a_process_that_is_killed_is_replaced_and_the_store_is_the_same(
     pictures: Manifest,
-    choices: list[EncoderChoice],
+    choices: list[EncoderSpec],
     whole: dict[str, bytes],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -39,7 +39,7 @@ def test_a_process_that_is_killed_is_replaced_and_the_store_is_the_same(
     with caplog.at_level(logging.WARNING):
         results = extract_on_devices(
             pictures, kind="image", encoders=choices, store=store, devices="cpu,cpu",
-            options=settled(on_block=kill_one, on_progress=seen.append),
+            config=settled(on_block=kill_one, on_progress=seen.append),
         )  # fmt: skip
     assert f"Process {killed[0]} on cpu was killed by SIGKILL" in caplog.text
     assert not multiprocessing.active_children()
@@ -57,7 +57,7 @@ def test_a_process_that_is_killed_is_replaced_and_the_store_is_the_same(
 
 
 def test_an_interruption_ends_every_process_and_one_alone_goes_on(
-    pictures: Manifest, choices: list[EncoderChoice], whole: dict[str, bytes], tmp_path: Path
+    pictures: Manifest, choices: list[EncoderSpec], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
 
@@ -67,12 +67,12 @@ def test_an_interruption_ends_every_process_and_one_alone_goes_on(
     with pytest.raises(KeyboardInterrupt):
         extract_on_devices(
             pictures, kind="image", encoders=choices[:1], store=store, devices=["cpu"],
-            options=settled(on_block=interrupt),
+            config=settled(on_block=interrupt),
         )  # fmt: skip
     assert not multiprocessing.active_children()
     assert not featstore.open_store(store).sets()
     results = extract_many(
-        pictures, kind="image", encoders=choices, store=store, options=settled(batch_size=3)
+        pictures, kind="image", encoders=choices, store=store, config=settled(batch_size=3)
     )
     # What was done when the word came was written down before the process left.
     assert 0 < results[0].new < IMAGES - 1
@@ -80,13 +80,13 @@ def test_an_interruption_ends_every_process_and_one_alone_goes_on(
 
 
 def test_what_a_process_raises_is_raised_here(
-    pictures: Manifest, choices: list[EncoderChoice], tmp_path: Path
+    pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
     with pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may"):
         extract_on_devices(
             pictures, kind="image", encoders=choices[:1], store=store, devices="cpu",
-            options=settled(max_failures=0),
+            config=settled(max_failures=0),
         )  # fmt: skip
     assert not multiprocessing.active_children()
 
@@ -97,9 +97,9 @@ class Mine:
 
 
 def test_what_other_processes_cannot_have_is_refused_before_any_starts(
-    pictures: Manifest, choices: list[EncoderChoice], tmp_path: Path
+    pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path
 ) -> None:
-    mine = EncoderChoice(Mine(), space={"name": "mine"})
+    mine = EncoderSpec(Mine(), space={"name": "mine"})
     with pytest.raises(EncoderError, match=r"Mine is an object of this process.*Name it"):
         extract_on_devices(
             pictures, kind="image", encoders=[*choices, mine], store=tmp_path, devices="cpu,cpu"

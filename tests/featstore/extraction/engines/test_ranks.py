@@ -22,7 +22,7 @@ from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, TooManyFailuresError
 from featstore.extraction.job import extract_many
-from featstore.extraction.options import EncoderChoice
+from featstore.extraction.options import EncoderSpec
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.ranks import Rank, extract_rank, local_device, rank_of
 from featstore.extraction.run import SetInProgress
@@ -31,18 +31,18 @@ from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 
 
 def _rank(
-    manifest: Manifest, choices: list[EncoderChoice], store: Path, rank: int, world: int, **o: Any
+    manifest: Manifest, choices: list[EncoderSpec], store: Path, rank: int, world: int, **o: Any
 ) -> list[ExtractResult]:
     return extract_rank(
         manifest, kind="image", encoders=choices, store=store, rank=rank, world_size=world,
-        options=settled(**o),
+        config=settled(**o),
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_any_number_of_ranks_in_any_order_gives_the_same_bytes(
     pictures: Manifest,
-    choices: list[EncoderChoice],
+    choices: list[EncoderSpec],
     whole: dict[str, bytes],
     tmp_path: Path,
     world_size: int,
@@ -67,7 +67,7 @@ def test_any_number_of_ranks_in_any_order_gives_the_same_bytes(
 
 def test_a_rank_that_is_killed_is_made_good_by_another_number_of_ranks(
     pictures: Manifest,
-    choices: list[EncoderChoice],
+    choices: list[EncoderSpec],
     whole: dict[str, bytes],
     tmp_path: Path,
     journalled: Callable[[Path], int],
@@ -103,18 +103,18 @@ def test_a_rank_that_is_killed_is_made_good_by_another_number_of_ranks(
 
 
 def test_one_process_ends_what_ranks_have_begun(
-    pictures: Manifest, choices: list[EncoderChoice], whole: dict[str, bytes], tmp_path: Path
+    pictures: Manifest, choices: list[EncoderSpec], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
     _rank(pictures, choices, store, 3, 4)
-    results = extract_many(pictures, kind="image", encoders=choices, store=store, options=settled())
+    results = extract_many(pictures, kind="image", encoders=choices, store=store, config=settled())
     assert [one.new for one in results] == [34, 34]  # 2 blocks of 4 were done
     assert tree(store) == whole
 
 
 def test_of_two_ranks_that_end_at_once_one_publishes_and_both_end_well(
     pictures: Manifest,
-    choices: list[EncoderChoice],
+    choices: list[EncoderSpec],
     whole: dict[str, bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -130,7 +130,7 @@ def test_of_two_ranks_that_end_at_once_one_publishes_and_both_end_well(
         return end_part(self)
 
     def count(self: SetInProgress, run: dict[str, Any]) -> ExtractResult:
-        published.append(self.target.key)
+        published.append(self.target.spec.key)
         return finish(self, run)
 
     monkeypatch.setattr(SetInProgress, "end_part", wait_for_the_other)
@@ -152,7 +152,7 @@ def _only_catalog(store: Path) -> dict[str, bytes]:
 
 
 def test_failures_are_counted_over_all_ranks(
-    pictures: Manifest, choices: list[EncoderChoice], tmp_path: Path
+    pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
     for rank in (0, 2):
@@ -166,7 +166,7 @@ def test_failures_are_counted_over_all_ranks(
 
 def test_the_command_says_what_is_left(
     pictures: Manifest,
-    choices: list[EncoderChoice],
+    choices: list[EncoderSpec],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -210,7 +210,7 @@ def test_the_environment_says_which_rank_this_is(
 
 
 def test_what_no_rank_can_be_is_said(
-    pictures: Manifest, choices: list[EncoderChoice], tmp_path: Path
+    pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path
 ) -> None:
     with pytest.raises(EncoderError, match="needs --world-size"):
         rank_of(1, None, {})

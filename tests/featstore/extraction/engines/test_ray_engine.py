@@ -13,7 +13,7 @@ from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, TooManyFailuresError
 from featstore.extraction import ray_engine, workers
-from featstore.extraction.options import EncoderChoice
+from featstore.extraction.options import EncoderSpec
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.extraction.ray_engine import RayCrew, extract_on_ray
 from featstore.manifest.manifest import Manifest
@@ -26,7 +26,7 @@ ray = pytest.importorskip("ray", reason="needs the extra `ray`: pip install head
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_actor_killed_in_the_middle_is_restarted_and_the_store_is_the_same(
     pictures: Manifest,
-    choices: list[EncoderChoice],
+    choices: list[EncoderSpec],
     whole: dict[str, bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -57,7 +57,7 @@ def test_an_actor_killed_in_the_middle_is_restarted_and_the_store_is_the_same(
     monkeypatch.setattr(workers, "PARTS_PER_WORKER", (1, 1))
     results = extract_on_ray(
         pictures, kind="image", encoders=choices, store=store, devices="cpu,cpu",
-        options=settled(on_block=kill_one, on_progress=seen.append),
+        config=settled(on_block=kill_one, on_progress=seen.append),
     )  # fmt: skip
     assert before.keys() == after.keys() == {0, 1}
     assert before[0] != after[0]
@@ -73,12 +73,12 @@ def _process_ids(crew: RayCrew) -> dict[int, int]:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_an_actor_raises_is_raised_here_and_a_gpu_is_not_waited_for(
-    pictures: Manifest, choices: list[EncoderChoice], tmp_path: Path
+    pictures: Manifest, choices: list[EncoderSpec], tmp_path: Path
 ) -> None:
     with pytest.raises(TooManyFailuresError, match=r"1 of 43 items .* at most 0 may"):
         extract_on_ray(
             pictures, kind="image", encoders=choices[:1], store=tmp_path / "s", devices=["cpu"],
-            options=settled(max_failures=0),
+            config=settled(max_failures=0),
         )  # fmt: skip
     with pytest.raises(EncoderError, match="has 0 GPUs; at least one asked for"):
         extract_on_ray(pictures, kind="image", encoders=choices, store=tmp_path / "s")
@@ -87,7 +87,7 @@ def test_what_an_actor_raises_is_raised_here_and_a_gpu_is_not_waited_for(
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_command_runs_on_ray(
     pictures: Manifest,
-    choices: list[EncoderChoice],
+    choices: list[EncoderSpec],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

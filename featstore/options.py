@@ -1,0 +1,291 @@
+"""Options, written down once: dataclass fields that are keyword arguments, flags and file keys.
+
+A field that `option` makes carries its help text. `options_from` gives a command the flags of
+a dataclass, `config_from` builds the dataclass from what was typed, `take_options` from keyword
+arguments, and `with_options` puts the table of the fields into a docstring.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
+from numbers import Integral, Real
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from featstore.errors import FeatstoreError, OptionError, did_you_mean
+
+if TYPE_CHECKING:
+    import click
+
+_T = TypeVar("_T")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+#: Stands for the default of one encoder where another is given a value.
+DEFAULT = "-"
+
+
+@dataclass(frozen=True)
+class _Option:
+    """What `option` was told about a field."""
+
+    help: str
+    flag: str | None
+    choices: tuple[str, ...]
+    at_least: float | None
+
+
+def option(
+    default: Any = MISSING,
+    *,
+    help: str,  # noqa: A002 -- click's word for it
+    flag: str | None = "",
+    choices: tuple[str, ...] = (),
+    at_least: float | None = None,
+) -> Any:
+    """Return a dataclass field that is an option.
+
+    Its annotation says what it takes: ``bool`` makes a switch, ``Literal["a", "b"]`` a choice,
+    ``int | Literal["auto"] | None`` a number or a word.
+
+    Parameters
+    ----------
+    default : optional
+        Without one the option is required.
+    help : str
+        One or two sentences.
+    flag : str or None
+        The flag if it is not the field's name; None for an option without one, which only
+        Python can set.
+    choices : tuple of str
+        The values that a command line takes, where the annotation is ``str``.
+    at_least : number, optional
+        The smallest number that is allowed.
+    """
+    about = _Option(help, flag, choices, at_least)
+    return field(default=default, metadata={"option": about})
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What an option takes, from its annotation: words, and at most one type besides."""
+
+    words: tuple[str, ...]
+    type: Any
+
+
+@cache
+def _options(cls: type) -> dict[str, tuple[Field[Any], _Option, _Values]]:
+    """Return the options of a dataclass by name, in order."""
+    hints = get_type_hints(cls)
+    found = {}
+    for entry in fields(cls):
+        about = entry.metadata.get("option")
+        if about is None:
+            continue
+        words, types = list(about.choices), []
+        for part in _parts(hints[entry.name]):
+            if get_origin(part) is Literal:
+                words += get_args(part)
+            elif not about.choices:
+                types.append(part)
+        found[entry.name] = (entry, about, _Values(tuple(words), types[0] if types else None))
+    return found
+
+
+def _parts(hint: Any) -> list[Any]:
+    """Return the members of a union without None."""
+    members = () if get_origin(hint) is Literal else get_args(hint)
+    return [one for one in members if one is not NoneType] or [hint]
+
+
+def check_values(config: Any, error: type[FeatstoreError], *, of: str) -> None:
+    """Refuse a number that is too small and a word that an option does not know.
+
+    Parameters
+    ----------
+    config : dataclass instance
+    error : type
+        What is raised.
+    of : str
+        What has the options, for the message: ``an extraction``.
+    """
+    cls: Any = type(config)
+    for name, (entry, about, values) in _options(cls).items():
+        value, low, words = getattr(config, name), about.at_least, values.words
+        if value is None or value is entry.default or about.choices or (not words and low is None):
+            continue
+        kinds: dict[Any, Any] = {int: Integral, float: Real}
+        right = isinstance(value, str) and value in words
+        if not right and low is not None and not isinstance(value, bool):
+            right = isinstance(value, kinds[values.type]) and value >= low
+        if not right:
+            what = [] if low is None else [f"at least {low:g}"]
+            msg = (
+                f"The '{name}' of {of} must be {' or '.join([*what, *map(repr, words)])}; "
+                f"got {value!r}."
+            )
+            raise error(msg)
+
+
+def take_options(options: Mapping[str, Any], *classes: type, of: str) -> list[dict[str, Any]]:
+    """Share keyword arguments out among the dataclasses whose fields they are.
+
+    Parameters
+    ----------
+    options : mapping
+        Name -> value.
+    *classes : dataclasses
+        A name that several have goes to the first.
+    of : str
+        Name of the function, for the message.
+
+    Returns
+    -------
+    list of dict
+        One a class: names and values of its fields.
+
+    Raises
+    ------
+    OptionError
+        If no class has a field of a name.
+    """
+    names = [{entry.name for entry in fields(cls)} for cls in classes]
+    found: list[dict[str, Any]] = [{} for _ in classes]
+    for name, value in options.items():
+        for own, taken in zip(names, found, strict=True):
+            if name in own:
+                taken[name] = value
+                break
+        else:
+            known = sorted(option for cls in classes for option in _options(cls))
+            msg = f"{of} has no option {name!r}. Options: {', '.join(known)}."
+            raise OptionError(msg + did_you_mean(name, known))
+    return found
+
+
+def config_from(cls: type[_T], given: Mapping[str, Any], **more: Any) -> _T:
+    """Build a dataclass from the parameters of a command, and `more` fields beside them."""
+    return cls(**{entry.name: given[entry.name] for entry in fields(cls) if entry.name in given}  # type: ignore[arg-type]
+               | more)  # fmt: skip
+
+
+def with_options(cls: type[_T]) -> type[_T]:
+    """Put the table of a dataclass's options where its docstring says ``{options}``."""
+    document(cls, cls)
+    return cls
+
+
+def document(target: Any, *classes: type) -> None:
+    """Put the table of the options of `classes` where a docstring says ``{options}``.
+
+    Parameters
+    ----------
+    target : class or function
+        A function's own parameters are left out of the table.
+    *classes : dataclasses
+    """
+    if target.__doc__ is None:  # python -OO
+        return
+    own = () if isinstance(target, type) else inspect.signature(target).parameters
+    lines = []
+    for cls in classes:
+        for name, (entry, about, values) in _options(cls).items():
+            words = [repr(word) for word in values.words]
+            types = [] if values.type is None else [values.type.__name__]
+            empty = ["None"] if entry.default is None else []
+            default = [] if entry.default is MISSING else [f", default {entry.default!r}"]
+            if name not in own:
+                lines.append(f"{name} : {' or '.join(types + words + empty)}{''.join(default)}")
+                lines += textwrap.wrap(
+                    about.help, 96, initial_indent="    ", subsequent_indent="    "
+                )
+    target.__doc__ = inspect.cleandoc(target.__doc__).replace("{options}", "\n".join(lines))
+
+
+def option_names(cls: type) -> list[str]:
+    """Return the names of the options of a dataclass, in order."""
+    return list(_options(cls))
+
+
+def options_from(cls: type, *, each: bool = False) -> Callable[[_Function], _Function]:
+    """Return a decorator that gives a click command the flags of a dataclass.
+
+    Parameters
+    ----------
+    cls : dataclass
+    each : bool
+        The command takes several such objects: every flag but a switch may be repeated, once an
+        object, and ``-`` stands for the default.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        import click
+
+        for name, (entry, about, values) in reversed(_options(cls).items()):
+            if about.flag is None:
+                continue
+            switch = values.type is bool
+            more: dict[str, Any] = {"is_flag": True} if switch else {"type": _type(about, values)}
+            if each and not switch:
+                more |= {"multiple": True, "type": _type(about, values, dash=each)}
+            elif entry.default is not MISSING and entry.default is not None and not switch:
+                more |= {"default": entry.default, "show_default": True}
+            flag = about.flag or "--" + name.replace("_", "-")
+            required = entry.default is MISSING
+            function = click.option(flag, name, help=about.help, required=required, **more)(
+                function
+            )
+        return function
+
+    return decorate
+
+
+def _type(about: _Option, values: _Values, *, dash: bool = False) -> Any:
+    """Return the click type of an option."""
+    import click
+
+    words = (*values.words, DEFAULT) if dash else values.words
+    if values.type is int and words:
+        return _number_or(words, int(about.at_least or 0))
+    if values.words:
+        return click.Choice(words)
+    if about.at_least is not None:
+        ranges: dict[Any, Any] = {int: click.IntRange, float: click.FloatRange}
+        return ranges[values.type](min=about.at_least)
+    plain: dict[Any, Any] = {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}
+    return plain.get(values.type, click.STRING)
+
+
+def _number_or(words: tuple[str, ...], at_least: int) -> Any:
+    """Return the click type of a whole number, or one of `words`."""
+    import click
+
+    class NumberOr(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
+        name = "|".join(["N", *(word for word in words if word != DEFAULT)])
+
+        def convert(
+            self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        ) -> int | str:
+            if value in words:
+                return str(value)
+            try:
+                number = int(value)
+            except (TypeError, ValueError):
+                number = at_least - 1
+            if number < at_least:
+                others = " or ".join(map(repr, words))
+                msg = f"Expected an integer of at least {at_least:,} or {others}, got {value!r}."
+                self.fail(msg, param, ctx)
+            return number
+
+    return NumberOr()
+
+
+def file_key(parameter: click.Parameter) -> str:
+    """Return the key by which a file sets a parameter: its flag, with underscores."""
+    return max(parameter.opts, key=len).lstrip("-").replace("-", "_")

@@ -1,0 +1,95 @@
+"""What `extract` and `plan` can be told: names, defaults and values stay, and each has a help."""
+
+from __future__ import annotations
+
+import re
+
+import click
+import pytest
+
+from featstore.cli.extract import extract_command, plan_command
+
+#: Flag -> how its value is shown, and the default; a star for one that may be repeated.
+OPTIONS = """
+--kind* [image|caption|class_name|head_weight] required
+--encoder* TEXT required
+--weights* TEXT
+--pool* TEXT
+--prefix* TEXT
+--prompt-name* TEXT
+--max-length* N
+--trust-remote-code
+--store PATH required
+--label-set TEXT
+--label-file PATH
+--check-names TEXT
+--check-weights TEXT
+--device TEXT cpu
+--precision [float32|bfloat16|float16] float32
+--save-dtype [float16|bfloat16|float32] float16
+--batch-size N|AUTO
+--threads INTEGER>=1
+--workers INTEGER>=1
+--decode-timeout FLOAT>=0 60.0
+--decode [cpu|gpu] cpu
+--tiff
+--thumbnails
+--views INTEGER>=0 0
+--seed INTEGER>=0 0
+--limit INTEGER>=1
+--on-error [skip|fail] skip
+--max-failures INTEGER>=0
+--retry-failed
+--compile
+--wait FLOAT>=0 0.0
+--config PATH
+--devices TEXT
+--engine [local|ray] local
+--ray-address TEXT
+--rank N|AUTO
+--world-size INTEGER>=1
+--log PATH
+--no-log
+--json
+"""
+
+
+def _shown(command: click.Command) -> set[str]:
+    ctx = click.Context(command)
+    found = set()
+    for parameter in command.params:
+        if not isinstance(parameter, click.Option):
+            continue
+        default = parameter.get_default(ctx)
+        words = [
+            parameter.opts[0] + ("*" if parameter.multiple else ""),
+            "" if parameter.is_flag else _metavar(parameter, ctx),
+            "required" if parameter.required else "",
+            str(default) if isinstance(default, str | int | float) and default is not False else "",
+        ]
+        found.add(" ".join(filter(None, words)))
+    return found
+
+
+def _metavar(parameter: click.Option, ctx: click.Context) -> str:
+    if isinstance(parameter.type, click.IntRange | click.FloatRange):
+        number = "INTEGER" if isinstance(parameter.type, click.IntRange) else "FLOAT"
+        return f"{number}>={parameter.type.min:g}"
+    return parameter.make_metavar(ctx)
+
+
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [(extract_command, set()), (plan_command, {"--measure"})],
+    ids=["extract", "plan"],
+)
+def test_the_options_are_these(command: click.Command, more: set[str]) -> None:
+    assert _shown(command) == set(OPTIONS.strip().splitlines()) | more
+
+
+@pytest.mark.parametrize("command", [extract_command, plan_command], ids=["extract", "plan"])
+def test_every_option_has_a_help_sentence(command: click.Command) -> None:
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            text = parameter.help or ""
+            assert re.match(r"(?!Of |Its )[A-Z].* .* .*[.)]$", text), (parameter.opts, text)

@@ -1,0 +1,141 @@
+"""Options that are written down once: keyword arguments, values, docstrings, flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import featstore
+from featstore.errors import EncoderError, FeatstoreError, OptionError
+from featstore.extraction import EncoderSpec, ExtractConfig, HeadConfig
+from featstore.extraction.options import settle_options
+from featstore.options import config_from, option, options_from, take_options, with_options
+
+
+@with_options
+@dataclass(frozen=True)
+class Oven:
+    """An oven.
+
+    Attributes
+    ----------
+    {options}
+    """
+
+    name: str = option(help="Name of the oven.")
+    degrees: int | Literal["auto"] | None = option(None, help="Temperature.", at_least=1)
+    fan: bool = option(False, help="Run the fan.", flag="--blow")
+    heat: Literal["top", "bottom"] = option("top", help="Where the heat comes from.")
+    book: Path | None = option(None, help="File of recipes.")
+    secret: float = option(0.5, help="Set from Python alone.", flag=None)
+
+
+def _typed(*words: str, each: bool = False) -> Any:
+    """Return what a command with the flags of an oven is given, or its usage error."""
+
+    @click.command()
+    @options_from(Oven, each=each)
+    def bake(**given: Any) -> None:
+        seen.append(given)
+
+    seen: list[dict[str, Any]] = []
+    done = CliRunner().invoke(bake, list(words))
+    return seen[0] if seen else done.output
+
+
+def test_flags_give_the_fields() -> None:
+    assert config_from(Oven, _typed("--name", "a")) == Oven("a")
+    typed = _typed("--name", "a", "--degrees", "200", "--blow", "--heat", "bottom", "--book", "b")
+    assert config_from(Oven, typed) == Oven("a", 200, fan=True, heat="bottom", book=Path("b"))
+    assert config_from(Oven, typed, name="c", secret=1.0).secret == 1.0
+    assert _typed("--name", "a", "--degrees", "auto")["degrees"] == "auto"
+    assert "secret" not in typed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--heat", "top"], "Missing option '--name'"),
+        (["--name", "a", "--degrees", "0"], "an integer of at least 1 or 'auto', got '0'"),
+        (["--name", "a", "--degrees", "hot"], "an integer of at least 1 or 'auto', got 'hot'"),
+        (["--name", "a", "--heat", "left"], "'left' is not one of 'top', 'bottom'"),
+        (["--name", "a", "--secret", "1"], "No such option"),
+    ],
+)
+def test_a_wrong_word_is_a_usage_error(words: list[str], said: str) -> None:
+    assert said in _typed(*words)
+
+
+def test_several_ovens_have_their_own_values() -> None:
+    words = ["--name", "a", "--name", "b", "--degrees", "-", "--degrees", "auto", "--blow"]
+    typed = _typed(*words, each=True)
+    assert typed["name"] == ("a", "b")
+    assert typed["degrees"] == ("-", "auto")
+    assert typed["fan"] is True
+    assert typed["heat"] == ()
+
+
+def test_a_docstring_has_the_table_of_the_options() -> None:
+    assert Oven.__doc__ is not None
+    assert "degrees : int or 'auto' or None, default None\n    Temperature." in Oven.__doc__
+    assert "name : str\n    Name of the oven." in Oven.__doc__
+    for function, words in (
+        (featstore.extract, ["weights", "decode_timeout", "block_rows"]),
+        (featstore.extract_head, ["label_set", "check_weights"]),
+    ):
+        assert function.__doc__ is not None
+        assert "{options}" not in function.__doc__
+        for word in words:
+            assert f"\n{word} : " in function.__doc__
+    assert featstore.extract.__doc__.count("\nencoder : ") == 1
+
+
+def test_keyword_arguments_go_to_the_dataclass_that_has_them() -> None:
+    assert take_options({"fan": True, "dtype": "x"}, Oven, ExtractConfig, of="bake") == [
+        {"fan": True}, {"dtype": "x"},
+    ]  # fmt: skip
+    with pytest.raises(OptionError, match=r"bake has no option 'fam'.*Did you mean 'fan'"):
+        take_options({"fam": True}, Oven, of="bake")
+
+
+def test_arguments_win_over_the_config_and_the_spec() -> None:
+    spec = EncoderSpec("timm:a", weights="hub", pool="cls")
+    config = ExtractConfig(batch_size=3, limit=2)
+    settled = settle_options(spec, config, {"pool": "mean", "limit": 5}, of="extract")
+    assert settled == (replace(spec, pool="mean"), replace(config, limit=5))
+    named = settle_options("timm:a", HeadConfig(), {"label_set": "toy"}, of="extract_head")
+    assert named == (EncoderSpec("timm:a"), HeadConfig("toy"))
+
+
+def test_an_unknown_argument_is_a_type_error_that_says_what_is_meant(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"extract has no option 'bach_size'.*mean 'batch_size'"):
+        featstore.extract(tmp_path, kind="image", encoder="timm:x", store="s", bach_size=2)
+    with pytest.raises(FeatstoreError, match=r"extract_head has no option 'limit'"):
+        featstore.extract_head(tmp_path, encoder="timm:x", store="s", limit=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": 0}, "'batch_size' of an extraction must be at least 1 or 'auto'; got 0"),
+        ({"batch_size": "all"}, "must be at least 1 or 'auto'; got 'all'"),
+        ({"batch_size": True}, "must be at least 1 or 'auto'; got True"),
+        ({"limit": 1.5}, "'limit' of an extraction must be at least 1; got 1.5"),
+        ({"on_error": "ignore"}, "must be 'skip' or 'fail'; got 'ignore'"),
+        ({"decode_timeout": -1}, "'decode_timeout' of an extraction must be at least 0; got -1"),
+        ({"decode": "gpu"}, "'device' of an extraction must be a GPU"),
+    ],
+)
+def test_a_value_that_an_extraction_does_not_take(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(EncoderError, match=said):
+        ExtractConfig(**options)
+
+
+def test_no_seconds_are_no_limit() -> None:
+    assert ExtractConfig(decode_timeout=0).decode_timeout is None
+    assert ExtractConfig(decode_timeout=0.5).decode_timeout == 0.5
