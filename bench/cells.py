@@ -412,18 +412,18 @@ def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
 
 
 def _written(root: Path, results: pl.DataFrame) -> pl.Expr:
-    """Return when each row was written, as it says; of older versions, when its file was.
+    """Return when each row was written, as it records; of an older version, when its file was.
 
-    Copying a folder may change the time of a file: these come before all that say their own.
+    Copying a folder may change the time of a file: rows that record none come before all others.
     """
-    said = pl.col("finished_at")
+    recorded = pl.col("finished_at")
     if not results["finished_at"].null_count():
-        return said
+        return recorded
     stamps = {
         run_id: run_path(root, name).stat().st_mtime for run_id, name in files_of(root).items()
     }
     of_file = pl.col("run_id").replace_strict(stamps, default=0.0, return_dtype=pl.Float64)
-    return pl.coalesce(said, pl.min_horizontal(of_file, said.min() - 1.0))
+    return pl.coalesce(recorded, pl.min_horizontal(of_file, recorded.min() - 1.0))
 
 
 def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) -> pl.DataFrame:

@@ -143,8 +143,8 @@ class Items:
     parts : array of str, shape (n,), optional
         Of images their split in the manifest, "" where it has none; of prompts their template.
     places : array of int, shape (n,), optional
-        Where rows that are equal are projected once for all that is scored: which of the different
-        rows each is; see `bench.grid`.
+        Index of each row among the different rows, whose projections are made beforehand in a
+        sweep; see `bench.grid`.
     """
 
     ids: NDArray[Any]

@@ -430,11 +430,6 @@ class Columns:
         return pl.Series(name, values, dtype=dtype)
 
 
-def result_rows(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
-    """Return rows under the schema of results; a missing column is null."""
-    return pl.DataFrame(list(rows), schema=RESULT_SCHEMA)
-
-
 def _run_files(root: Path) -> list[Path]:
     folder = root / "runs"
     return sorted([*folder.glob("[0-9a-f]*.parquet"), *folder.glob(f"{_MANY}*.parquet")])

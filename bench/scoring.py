@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bench.corpus import Corpus, Items
+from bench.corpus import Corpus, Head, Items
 from bench.errors import ProtocolError
 from bench.fits import Identity
 from bench.options import (
@@ -18,7 +18,6 @@ from bench.options import (
     HeadNames,
     Hubness,
     ModalityGap,
-    Neighbours,
     Options,
     Retrieval,
     ZeroShot,
@@ -85,9 +84,7 @@ def open_prompt_side(store: FeatureStore, run: Run, *, weights: str | None = Non
         If the run has no names, they were made by another encoder than open_clip's, or without
         the bare names among them; if the weights do not come, or are of another model.
     """
-    options = run.task_options
-    assert isinstance(options, FewShot)
-    learner = options.learner
+    learner = run.learner
     if not run.name_set:
         msg = f"Learner {learner} learns prompts around class names. Give the run a name_set."
         raise ProtocolError(msg)
@@ -218,14 +215,12 @@ class Scoring:
         if run.task == "few_shot":
             assert self._split is not None
             assert not isinstance(alignment, Projected)
-            options = run.task_options
-            assert isinstance(options, FewShot)
             learner = _prompt_learner(run, self._prompt_side) if needs_tower(run) else None
             corpus = self._corpus
             return score_few_shot(
                 alignment, corpus.images, self._split, names=corpus.names,
                 pair_names=corpus.pair_names, head=corpus.head, views=corpus.views,
-                options=options, make_learner=learner,
+                options=_options(run), make_learner=learner,
             )  # fmt: skip
         if run.task not in _PREPARED:
             return _TASKS[run.task](run, alignment, self.held_out(run))
@@ -239,13 +234,11 @@ def _prompt_learner(
     run: Run, prompt_side: Callable[[Run], PromptSide] | None
 ) -> Callable[[list[str]], Learner]:
     """Return what makes the run's learner of prompts for the classes of a gallery."""
-    options = run.task_options
-    assert isinstance(options, FewShot)
+    name, seed = _options(run).learner, run.seed
     if prompt_side is None:
-        msg = f"Learner {options.learner} needs a text tower, and nobody opens one here."
+        msg = f"Learner {name} needs a text tower, and nobody opens one here."
         raise ProtocolError(msg)
     side = prompt_side(run)
-    name, seed = options.learner, run.seed
     return lambda classes: prompt_learner(
         name, side.tower, [side.names[c] for c in classes], seed=seed
     )
@@ -300,73 +293,51 @@ def _captions(corpus: Corpus) -> Items:
     return corpus.captions
 
 
-def _zero_shot(run: Run, corpus: Corpus, top: int) -> Prepared:
-    options = run.task_options
-    assert isinstance(options, ZeroShot)
-    return prepare_zero_shot(
-        corpus.images, _names(run, corpus),
-        prompts=corpus.prompts, seen=corpus.seen, options=options, top=top,
-    )  # fmt: skip
-
-
-def _generalised(run: Run, alignment: Any, corpus: Corpus) -> list[Outcome]:
-    options = run.task_options
-    assert isinstance(options, Generalised)
-    return score_generalised(
-        alignment, corpus.images, _names(run, corpus), corpus.seen,
-        prompts=corpus.prompts, options=options,
-    )  # fmt: skip
-
-
-def _retrieval(run: Run, corpus: Corpus, top: int) -> Prepared:
-    options = run.task_options
-    assert isinstance(options, Retrieval)
-    return prepare_retrieval(
-        corpus.images, _captions(corpus), relevance=run.relevance, options=options, top=top
-    )
-
-
-def _head_names(run: Run, alignment: Any, corpus: Corpus) -> list[Outcome]:
-    options = run.task_options
-    assert isinstance(options, HeadNames)
+def _head(run: Run, corpus: Corpus) -> Head:
     if corpus.head is None:
-        msg = "Task head_names needs a head and its names (head_set, head_name_set)."
+        msg = f"Task {run.task} needs a head and its names (head_set, head_name_set)."
         raise ProtocolError(msg)
-    return score_head_names(alignment, corpus.head, options=options, rng=sample_rng(run.seed))
+    return corpus.head
 
 
-def _neighbours(run: Run, _: Any, corpus: Corpus) -> list[Outcome]:
-    options = run.task_options
-    assert isinstance(options, Neighbours)
-    return score_neighbours(corpus, options=options, rng=sample_rng(run.seed))
+def _texts(run: Run, corpus: Corpus) -> Items:
+    return _names(run, corpus) if _options(run).gallery == "names" else _captions(corpus)
 
 
-def _modality_gap(run: Run, alignment: Any, corpus: Corpus) -> list[Outcome]:
-    options = run.task_options
-    assert isinstance(options, ModalityGap)
-    return score_modality_gap(alignment, corpus, options=options, rng=sample_rng(run.seed))
-
-
-def _hubness(run: Run, alignment: Any, corpus: Corpus) -> list[Outcome]:
-    options = run.task_options
-    assert isinstance(options, Hubness)
-    texts = _names(run, corpus) if options.gallery == "names" else _captions(corpus)
-    return score_hubness(alignment, corpus.images, texts, options=options)
+def _options(run: Run) -> Any:
+    """Return the options of the run's own task, of whose type `Run` has made sure."""
+    return run.task_options
 
 
 #: Tasks that are made ready for their items, and then score one alignment after another.
 _PREPARED: dict[str, Callable[[Run, Corpus, int], Prepared]] = {
-    "zero_shot": _zero_shot,
-    "retrieval": _retrieval,
-}
+    "zero_shot": lambda run, corpus, top: prepare_zero_shot(
+        corpus.images, _names(run, corpus),
+        prompts=corpus.prompts, seen=corpus.seen, options=_options(run), top=top,
+    ),
+    "retrieval": lambda run, corpus, top: prepare_retrieval(
+        corpus.images, _captions(corpus), relevance=run.relevance, options=_options(run), top=top
+    ),
+}  # fmt: skip
 
 _TASKS: dict[str, Callable[[Run, Any, Corpus], list[Outcome]]] = {
-    "generalised": _generalised,
-    "head_names": _head_names,
-    "neighbours": _neighbours,
-    "modality_gap": _modality_gap,
+    "generalised": lambda run, alignment, corpus: score_generalised(
+        alignment, corpus.images, _names(run, corpus), corpus.seen,
+        prompts=corpus.prompts, options=_options(run),
+    ),
+    "head_names": lambda run, alignment, corpus: score_head_names(
+        alignment, _head(run, corpus), options=_options(run), rng=sample_rng(run.seed)
+    ),
+    "neighbours": lambda run, _, corpus: score_neighbours(
+        corpus, options=_options(run), rng=sample_rng(run.seed)
+    ),
+    "modality_gap": lambda run, alignment, corpus: score_modality_gap(
+        alignment, corpus, options=_options(run), rng=sample_rng(run.seed)
+    ),
     "neural_collapse": lambda _run, _alignment, corpus: score_neural_collapse(corpus),
     "cosine_head": lambda _run, _alignment, corpus: score_cosine_head(corpus),
-    "hubness": _hubness,
+    "hubness": lambda run, alignment, corpus: score_hubness(
+        alignment, corpus.images, _texts(run, corpus), options=_options(run)
+    ),
     "spectrum": lambda _run, _alignment, corpus: score_spectrum(corpus),
-}
+}  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
@@ -31,12 +31,34 @@ DEFAULT = "-"
 
 @dataclass(frozen=True)
 class _Option:
-    """What `option` was told about a field."""
+    """An option of a dataclass: what `option` was told, and what the annotation says.
 
+    `words` are the texts that it takes beside values of `type`; they are checked if they come
+    from the annotation.
+    """
+
+    name: str
+    default: Any
     help: str
     flag: str | None
-    choices: tuple[str, ...]
     at_least: float | None
+    words: tuple[str, ...]
+    type: Any
+    optional: bool
+    checked: bool
+
+    def takes(self, value: Any) -> bool:
+        """Return whether a value is one that the option takes, as far as it is checked."""
+        if not self.checked or (isinstance(value, str) and value in self.words):
+            return True
+        if value is None:
+            return self.optional
+        number: Any = {int: Integral, float: Real}.get(self.type, ())
+        return (
+            isinstance(value, number)
+            and not isinstance(value, bool)
+            and (self.at_least is None or bool(value >= self.at_least))
+        )
 
 
 def option(
@@ -66,35 +88,34 @@ def option(
     at_least : number, optional
         The smallest number that is allowed.
     """
-    about = _Option(help, flag, choices, at_least)
-    return field(default=default, metadata={"option": about})
-
-
-@dataclass(frozen=True)
-class _Values:
-    """What an option takes, from its annotation: words, and at most one type besides."""
-
-    words: tuple[str, ...]
-    type: Any
+    about = {"help": help, "flag": flag, "at_least": at_least}
+    return field(default=default, metadata={"option": about, "choices": choices})
 
 
 @cache
-def _options(cls: type) -> dict[str, tuple[Field[Any], _Option, _Values]]:
-    """Return the options of a dataclass by name, in order."""
+def _options(cls: type) -> tuple[_Option, ...]:
+    """Return the options of a dataclass, in order."""
     hints = get_type_hints(cls)
-    found = {}
+    found = []
     for entry in fields(cls):
-        about = entry.metadata.get("option")
-        if about is None:
+        if "option" not in entry.metadata:
             continue
-        words, types = list(about.choices), []
-        for part in _parts(hints[entry.name]):
-            if get_origin(part) is Literal:
-                words += get_args(part)
-            elif not about.choices:
-                types.append(part)
-        found[entry.name] = (entry, about, _Values(tuple(words), types[0] if types else None))
-    return found
+        about, choices = entry.metadata["option"], entry.metadata["choices"]
+        parts = _parts(hints[entry.name])
+        known = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+        types = [part for part in parts if get_origin(part) is not Literal and not choices]
+        found.append(
+            _Option(
+                name=entry.name,
+                default=entry.default,
+                **about,
+                words=(*choices, *known),
+                type=types[0] if types else None,
+                optional=NoneType in get_args(hints[entry.name]),
+                checked=bool(known) or about["at_least"] is not None,
+            )
+        )
+    return tuple(found)
 
 
 def _parts(hint: Any) -> list[Any]:
@@ -115,20 +136,12 @@ def check_values(config: Any, error: type[FeatstoreError], *, of: str) -> None:
         What has the options, for the message: ``an extraction``.
     """
     cls: Any = type(config)
-    for name, (entry, about, values) in _options(cls).items():
-        value, low, words = getattr(config, name), about.at_least, values.words
-        if value is None or value is entry.default or about.choices or (not words and low is None):
-            continue
-        kinds: dict[Any, Any] = {int: Integral, float: Real}
-        right = isinstance(value, str) and value in words
-        if not right and low is not None and not isinstance(value, bool):
-            right = isinstance(value, kinds[values.type]) and value >= low
-        if not right:
-            what = [] if low is None else [f"at least {low:g}"]
-            msg = (
-                f"The '{name}' of {of} must be {' or '.join([*what, *map(repr, words)])}; "
-                f"got {value!r}."
-            )
+    for one in _options(cls):
+        value = getattr(config, one.name)
+        if not one.takes(value):
+            least = [] if one.at_least is None else [f"at least {one.at_least:g}"]
+            what = " or ".join([*least, *map(repr, one.words)])
+            msg = f"The '{one.name}' of {of} must be {what}; got {value!r}."
             raise error(msg)
 
 
@@ -162,7 +175,7 @@ def take_options(options: Mapping[str, Any], *classes: type, of: str) -> list[di
                 taken[name] = value
                 break
         else:
-            known = sorted(option for cls in classes for option in _options(cls))
+            known = sorted(name for cls in classes for name in option_names(cls))
             msg = f"{of} has no option {name!r}. Options: {', '.join(known)}."
             raise OptionError(msg + did_you_mean(name, known))
     return found
@@ -193,23 +206,18 @@ def document(target: Any, *classes: type) -> None:
         return
     own = () if isinstance(target, type) else inspect.signature(target).parameters
     lines = []
-    for cls in classes:
-        for name, (entry, about, values) in _options(cls).items():
-            words = [repr(word) for word in values.words]
-            types = [] if values.type is None else [values.type.__name__]
-            empty = ["None"] if entry.default is None else []
-            default = [] if entry.default is MISSING else [f", default {entry.default!r}"]
-            if name not in own:
-                lines.append(f"{name} : {' or '.join(types + words + empty)}{''.join(default)}")
-                lines += textwrap.wrap(
-                    about.help, 96, initial_indent="    ", subsequent_indent="    "
-                )
+    for one in (one for cls in classes for one in _options(cls) if one.name not in own):
+        types = [] if one.type is None else [one.type.__name__]
+        takes = [*types, *map(repr, one.words), *(["None"] if one.optional else [])]
+        default = "" if one.default is MISSING else f", default {one.default!r}"
+        lines.append(f"{one.name} : {' or '.join(takes)}{default}")
+        lines += textwrap.wrap(one.help, 96, initial_indent="    ", subsequent_indent="    ")
     target.__doc__ = inspect.cleandoc(target.__doc__).replace("{options}", "\n".join(lines))
 
 
 def option_names(cls: type) -> list[str]:
     """Return the names of the options of a dataclass, in order."""
-    return list(_options(cls))
+    return [one.name for one in _options(cls)]
 
 
 def options_from(cls: type, *, each: bool = False) -> Callable[[_Function], _Function]:
@@ -226,39 +234,37 @@ def options_from(cls: type, *, each: bool = False) -> Callable[[_Function], _Fun
     def decorate(function: _Function) -> _Function:
         import click
 
-        for name, (entry, about, values) in reversed(_options(cls).items()):
-            if about.flag is None:
-                continue
-            switch = values.type is bool
-            more: dict[str, Any] = {"is_flag": True} if switch else {"type": _type(about, values)}
-            if each and not switch:
-                more |= {"multiple": True, "type": _type(about, values, dash=each)}
-            elif entry.default is not MISSING and entry.default is not None and not switch:
-                more |= {"default": entry.default, "show_default": True}
-            flag = about.flag or "--" + name.replace("_", "-")
-            required = entry.default is MISSING
-            function = click.option(flag, name, help=about.help, required=required, **more)(
-                function
-            )
+        for one in reversed([one for one in _options(cls) if one.flag is not None]):
+            more: dict[str, Any] = {"required": one.default is MISSING}
+            if one.type is bool:
+                more["is_flag"] = True
+            elif each:
+                more |= {"multiple": True, "type": _type(one, DEFAULT)}
+            else:
+                more["type"] = _type(one)
+                if one.default is not MISSING and one.default is not None:
+                    more |= {"default": one.default, "show_default": True}
+            flag = one.flag or "--" + one.name.replace("_", "-")
+            function = click.option(flag, one.name, help=one.help, **more)(function)
         return function
 
     return decorate
 
 
-def _type(about: _Option, values: _Values, *, dash: bool = False) -> Any:
-    """Return the click type of an option."""
+def _type(one: _Option, *more: str) -> Any:
+    """Return the click type of an option that takes `more` words."""
     import click
 
-    words = (*values.words, DEFAULT) if dash else values.words
-    if values.type is int and words:
-        return _number_or(words, int(about.at_least or 0))
-    if values.words:
+    words = (*one.words, *more)
+    if one.type is int and words:
+        return _number_or(words, int(one.at_least or 0))
+    if one.words:
         return click.Choice(words)
-    if about.at_least is not None:
+    if one.at_least is not None:
         ranges: dict[Any, Any] = {int: click.IntRange, float: click.FloatRange}
-        return ranges[values.type](min=about.at_least)
+        return ranges[one.type](min=one.at_least)
     plain: dict[Any, Any] = {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}
-    return plain.get(values.type, click.STRING)
+    return plain.get(one.type, click.STRING)
 
 
 def _number_or(words: tuple[str, ...], at_least: int) -> Any:

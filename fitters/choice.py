@@ -91,13 +91,22 @@ class _Task:
             return self.grid.get(name, default)
         return Axis.fixed(own if value is None and own is not None else value)
 
+    @property
+    def left_out(self) -> tuple[Pairs, Pairs | None]:
+        """The pairs that are left out by fold, and the prototypes that are always in training.
+
+        Without real pairs the prototypes are left out themselves, by name.
+        """
+        real, prototypes = self.sources.real, self.sources.prototypes
+        if real is not None:
+            return real, prototypes
+        assert prototypes is not None
+        return prototypes, None
+
     def folds(self, what: str) -> np.ndarray:
-        """Return the folds of what is left out, for choosing `what`: by name without real pairs."""
-        real, kind = self.sources.real, "real pairs"
-        if real is None:
-            real, kind = self.sources.prototypes, "prototypes"
-        assert real is not None
-        return folds_of_pairs(real, self.n_folds, what, self.rng, kind=kind)
+        """Return the folds of what is left out, for choosing `what`."""
+        kind = "prototypes" if self.sources.real is None else "real pairs"
+        return folds_of_pairs(self.left_out[0], self.n_folds, what, self.rng, kind=kind)
 
 
 def choose(
@@ -156,10 +165,7 @@ def _scores(task: _Task) -> Surface:
             criterion=config.criterion,
         )
     what = "penalty" if penalties.searched else "mix" if weights.searched else "components"
-    # Without real pairs the prototypes are left out themselves, by name.
-    prototypes = sources.prototypes if sources.real is not None else None
-    real = sources.real if sources.real is not None else sources.prototypes
-    assert real is not None
+    real, prototypes = task.left_out
     folded = _Folded(method, config.given, real, task.folds(what), prototypes)
     same: dict[str, Any] = {"penalties": penalties, "weights": weights}
     by_ranks = same | {"real": real, "folds": folded.folds, "metric": task.by}

@@ -25,7 +25,12 @@ def check_gamma(gamma: float) -> None:
 
 
 def gaussian(
-    a: Rows, b: Rows, gamma: float, *, dtype: npt.DTypeLike = np.float64
+    a: Rows,
+    b: Rows,
+    gamma: float,
+    *,
+    dtype: npt.DTypeLike = np.float64,
+    block_rows: int = BLOCK_ROWS,
 ) -> npt.NDArray[Any]:
     """Return the kernel matrix of two sets of rows.
 
@@ -37,6 +42,8 @@ def gaussian(
     dtype : dtype
         Of the products and the result. In float32 an entry is off by up to about
         2e-7 · gamma · (‖a‖² + ‖b‖²).
+    block_rows : int
+        Rows of the matrix that are filled at a time.
 
     Returns
     -------
@@ -57,8 +64,8 @@ def gaussian(
     a, b = np.asarray(a, dtype), np.asarray(b, dtype)
     own_a, own_b = np.einsum("nd,nd->n", a, a), np.einsum("md,md->m", b, b)
     out: npt.NDArray[Any] = np.empty((len(a), len(b)), dtype)
-    for start in range(0, len(a), BLOCK_ROWS):
-        rows = slice(start, start + BLOCK_ROWS)
+    for start in range(0, len(a), block_rows):
+        rows = slice(start, start + block_rows)
         block = out[rows]
         np.matmul(a[rows], b.T, out=block)
         block *= -2

@@ -86,8 +86,8 @@ def table_command(
     )
 
     series = only_series(results, read_results(results), suite=suite)
-    asked = {"task": task, "eval": evaluation}
-    rows = _only(series, asked, results)
+    conditions = {"task": task, "eval": evaluation}
+    rows = _only(series, conditions, results)
     names = _shown_metrics(rows, metrics, results, needed=part != "published")
     parts = {"both": ("results", "gains")}.get(part, (part,))
     marks = form in ("md", "tex") and not as_json
@@ -98,7 +98,7 @@ def table_command(
     if marks or {"gains", "comparisons"} & set(parts):
         # Of the whole series, whatever is shown of it: a family is not what one looks at.
         found = compare(results, series, metrics=[n for n in names if n in PAIRED_METRICS])
-        found = _equal(found, asked)
+        found = _equal(found, conditions)
         bold = bold_cells(found, names) if marks else ()
         if "gains" in parts:
             frames["gains"] = _equal(found, {"comparison": "over-parts"})
@@ -139,17 +139,22 @@ def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) ->
     return published_lines(frame) if name == "published" else gain_lines(frame)
 
 
-def _equal(rows: pl.DataFrame, asked: Mapping[str, str | None]) -> pl.DataFrame:
+def _equal(rows: pl.DataFrame, conditions: Mapping[str, str | None]) -> pl.DataFrame:
     """Return the rows that have these values; None leaves a column open."""
-    return rows.filter(**{column: value for column, value in asked.items() if value is not None})
+    import polars as pl
+
+    given = {column: value for column, value in conditions.items() if value is not None}
+    return rows.filter(pl.lit(value=True), **given)
 
 
-def _only(series: pl.DataFrame, asked: Mapping[str, str | None], results: Path) -> pl.DataFrame:
+def _only(
+    series: pl.DataFrame, conditions: Mapping[str, str | None], results: Path
+) -> pl.DataFrame:
     """Return the rows of a series that have these values, or say which it has."""
     from bench.errors import NoResultsError
 
     rows = series
-    for column, wanted in asked.items():
+    for column, wanted in conditions.items():
         kept = _equal(rows, {column: wanted})
         if kept.is_empty():
             known = sorted(set(rows[column].to_list()))

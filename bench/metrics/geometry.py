@@ -495,9 +495,6 @@ def _check_columns(x: NDArray[Any], y: NDArray[Any]) -> None:
         raise MetricError(msg)
 
 
-#: Above so many scores, unmatched ones are a sample of this many.
-MAX_UNMATCHED = 16_000_000
-
 # Scores held at once: 32 MiB.
 _BLOCK = 8_000_000
 
@@ -523,7 +520,12 @@ class Matching:
 
 
 def match_pairs(
-    x: NDArray[Any], y: NDArray[Any], *, n_permutations: int = 999, rng: np.random.Generator
+    x: NDArray[Any],
+    y: NDArray[Any],
+    *,
+    n_permutations: int = 999,
+    rng: np.random.Generator,
+    max_unmatched: int = 16_000_000,
 ) -> Matching:
     """Compare the scores of pairs with those of all other combinations.
 
@@ -533,8 +535,9 @@ def match_pairs(
         Projections in one space; the score is their dot product.
     n_permutations : int
     rng : Generator
-        Draws the permutations, and the unmatched scores where there are more than
-        `MAX_UNMATCHED`.
+        Draws the permutations, and the unmatched scores where there are too many.
+    max_unmatched : int
+        Of more unmatched scores a sample of this many is taken.
     """
     n = x.shape[0]
     if n != y.shape[0] or n < 2:
@@ -543,9 +546,9 @@ def match_pairs(
     own = _paired(x, y, np.arange(n))
     ordered = np.sort(own)
     partners = None
-    if n * (n - 1) > MAX_UNMATCHED:
+    if n * (n - 1) > max_unmatched:
         # Another row for each: 1 to n - 1 places further on.
-        each = MAX_UNMATCHED // n
+        each = max_unmatched // n
         partners = (np.arange(n)[:, None] + rng.integers(1, n, size=(n, each))) % n
     below = ties = count = 0
     total = 0.0

@@ -163,7 +163,7 @@ class RemoteStore(FeatureStore):
     def tag(self, name: str) -> dict[str, str]:
         """Return key -> revision_id of a tag; UnknownSetError if there is none."""
         if not self.mirror.refresh(tag_file(name)):
-            msg = f"{self.address} has no tag {name!r}."
+            msg = f"No tag named {name!r} in {self.address}."
             raise UnknownSetError(msg)
         return read_tag(self.root, name)
 

@@ -84,8 +84,7 @@ class LeaseCache(Generic[K, V]):
 #: An image file of more bytes than this is not read.
 MAX_ITEM_BYTES = 256 * 2**20
 
-#: Files that stay open between reads.
-OPEN_FILES = 32
+#: Tables that stay open between reads.
 OPEN_TABLES = 4
 
 
@@ -102,12 +101,14 @@ class ByteReader:
         Folder that uris are relative to.
     max_bytes : int
         Larger items are refused.
+    open_tars : int
+        Tars that stay open between reads.
     """
 
-    def __init__(self, root: Path, *, max_bytes: int = MAX_ITEM_BYTES) -> None:
+    def __init__(self, root: Path, *, max_bytes: int = MAX_ITEM_BYTES, open_tars: int = 32) -> None:
         self._root = root
         self._max_bytes = max_bytes
-        self._tars = LeaseCache[str, int](self._open_tar, os.close, limit=OPEN_FILES)
+        self._tars = LeaseCache[str, int](self._open_tar, os.close, limit=open_tars)
         self._tables = LeaseCache[str, ParquetCells | ArrowCells](
             self._open_table, lambda table: table.close(), limit=OPEN_TABLES
         )

@@ -154,7 +154,8 @@ class Surface:
     @property
     def score(self) -> float:
         """The score of what was chosen."""
-        return float(self.scores[self.best]) if self.uses_real else float(self.alone or 0.0)
+        best = float(self.scores[self.best])
+        return best if self.alone is None else max(best, self.alone)
 
     @property
     def edges(self) -> tuple[str, ...]:

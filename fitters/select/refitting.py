@@ -1,6 +1,6 @@
 """Held-out scores by fitting again, and those of relative representations.
 
-The criteria are those of `select.validation`. Where that file's closed forms do not apply, this
+The criteria are those of `fitters.select.held_out`. Where the closed forms there do not apply, this
 costs one fit for each fold and setting; from moments, none of them reads a row again.
 
 On prototypes alone every row, head row or class text, is described by the anchors of other names

@@ -6,7 +6,7 @@ import polars as pl
 from bench import Run
 from bench.metrics.ranks import CUTOFFS
 from bench.metrics.summary import chance_levels, per_query
-from bench.results import RANK_SCHEMA, result_rows, write_run
+from bench.results import RANK_SCHEMA, RESULT_SCHEMA, write_run
 
 SETS = {
     "image_set": "d/image/timm.m-00000000",
@@ -77,7 +77,7 @@ def write_ranks(
                 schema=RANK_SCHEMA,
             )
         )  # fmt: skip
-    write_run(root, run.run_id, result_rows(rows), pl.concat(tables))
+    write_run(root, run.run_id, pl.DataFrame(rows, schema=RESULT_SCHEMA), pl.concat(tables))
 
 
 def ranks_with(rng, n, hits, gallery=20):

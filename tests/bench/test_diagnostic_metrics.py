@@ -98,12 +98,11 @@ def test_matched_scores_by_sklearns_auc_with_ties(rng):
     assert found.p == pytest.approx(1 / 100)
 
 
-def test_unmatched_scores_are_sampled_where_there_are_too_many(rng, monkeypatch):
+def test_unmatched_scores_are_sampled_where_there_are_too_many(rng):
     x = unit(rng.normal(size=(300, 6)))
     y = unit(x + 0.5 * rng.normal(size=(300, 6)))
     whole = match_pairs(x, y, n_permutations=9, rng=np.random.default_rng(0))
-    monkeypatch.setattr("bench.metrics.geometry.MAX_UNMATCHED", 12_000)
-    part = match_pairs(x, y, n_permutations=9, rng=np.random.default_rng(0))
+    part = match_pairs(x, y, n_permutations=9, rng=np.random.default_rng(0), max_unmatched=12_000)
     assert part.matched == whole.matched
     assert part.auc == pytest.approx(whole.auc, abs=0.02)
 

@@ -16,7 +16,6 @@ from bench.results import (
     finished,
     ranks_path,
     read_sessions,
-    result_rows,
     run_path,
     write_batch,
     write_run,
@@ -27,11 +26,12 @@ from featstore.errors import StoreWriteError
 
 def a_run(number):
     run_id = f"{number:064x}"
-    rows = result_rows(
+    rows = pl.DataFrame(
         [
             {"run_id": run_id, "suite": "s", "metric": metric, "value": 0.5, "n_pairs": "16"}
             for metric in ("R@1", "MRR")
-        ]
+        ],
+        schema=RESULT_SCHEMA,
     )
     ranks = pl.DataFrame(
         {

@@ -7,7 +7,7 @@ import pytest
 from bench import Run
 from bench.errors import ProtocolError
 from bench.options import FewShot, Retrieval, ZeroShot
-from bench.results import RUN_COLUMNS, result_rows
+from bench.results import RESULT_SCHEMA, RUN_COLUMNS
 from featstore.identity import canonical_json, sha256_hex
 
 RUN = Run(
@@ -108,7 +108,10 @@ def test_columns_are_plain_values_of_the_results_schema():
     assert list(row) == list(RUN_COLUMNS)
     assert (row["n_pairs"], row["penalty"], row["variants"]) == ("16", "auto", "name")
     assert json.loads(json.dumps(row)) == row
-    assert result_rows([row]).select(pl.col("run_id", "limit")).row(0) == (RUN.run_id, None)
+    assert pl.DataFrame([row], schema=RESULT_SCHEMA).select(pl.col("run_id", "limit")).row(0) == (
+        RUN.run_id,
+        None,
+    )
 
 
 def test_defaults_spelled_out_are_the_same_run():

@@ -77,7 +77,7 @@ def test_tasks_and_options_are_named(score):
     [
         (["--task", "few_shot"], {}, "zero_shot, generalised, retrieval, hubness"),
         ([], {"names": "", "captions": ""}, "Give --names or --captions"),
-        (["-O", "shots=1"], {}, "has no option 'shots=1'"),
+        (["-O", "shots=1"], {}, "No option named 'shots' for the task"),
         ([], {"names": IMAGES}, "lies in the space of the other side"),
         (["--task", "generalised"], {}, "head"),
     ],

@@ -47,10 +47,9 @@ def test_the_kernel_is_sklearns(n, m, gamma, seed):
     assert np.abs(single - rbf_kernel(a, b, gamma=gamma)).max() < room
 
 
-def test_blocks_change_nothing_and_wrong_arguments_are_refused(rows, monkeypatch):
+def test_blocks_change_nothing_and_wrong_arguments_are_refused(rows):
     whole = gaussian(rows, rows[:5], 2.0)
-    monkeypatch.setattr("fitters.feature_maps.BLOCK_ROWS", 7)
-    assert_close(gaussian(rows, rows[:5], 2.0), whole)
+    assert_close(gaussian(rows, rows[:5], 2.0, block_rows=7), whole)
     with pytest.raises(SettingError, match="above 0"):
         gaussian(rows, rows, -1)
     with pytest.raises(PairsError, match="rows of one space"):

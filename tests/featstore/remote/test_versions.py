@@ -49,7 +49,7 @@ def check_tags(address: str | Path, root: Path) -> None:
     one = open_store(address, revision=first[:10])
     assert [info.commit.revision_id for info in one.sets()] == [first]
     for wrong in ("v3", "0" * 10):
-        with pytest.raises(UnknownSetError, match="no tag"):
+        with pytest.raises(UnknownSetError, match="No tag named"):
             open_store(address, revision=wrong)
 
 
