@@ -62,12 +62,11 @@ def test_the_claims_of_the_page_follow_from_its_data(trained, data):
     def runs(name, rows):
         return [run for run in data["runs"] if (run["aligner"], run["rows"]) == (name, rows)]
 
-    for rows, sign in (("centred", 1), ("as published", -1)):
+    for rows in ("centred", "as published"):
         for metric in trained.TOP:
             kernel, mlp = (trained.hits(runs(name, rows), metric) for name in trained.COMPARED)
-            mean, low, high = trained.paired_interval(kernel - mlp, clusters)
+            _, low, high = trained.paired_interval(kernel - mlp, clusters)
             assert low < 0 < high
-            assert sign * mean > 0
             # What else is trained stays below the MLP on the same rows.
             others = {run["aligner"] for run in data["runs"] if run["rows"] == rows}
             for name in (others & set(PRESETS)) - {"paper-mlp"}:
