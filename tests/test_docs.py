@@ -83,6 +83,14 @@ def _leaves(
 COMMANDS = {path: found for name in GROUPS for path, found in _leaves(GROUPS[name], (name,))}
 
 
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_option_says_what_it_is_for(path: tuple[str, ...]) -> None:
+    for option in COMMANDS[path].params:
+        if isinstance(option, click.Option):
+            assert option.help, f"{option.opts[0]} has no help"
+            assert option.help[-1] in ".)]", f"{option.opts[0]}: {option.help!r} is no sentence"
+
+
 def _examples(command: click.Command) -> list[str]:
     """Return the examples of a command's help."""
     _, _, text = (command.epilog or "").replace("\\\n", " ").partition("Example")

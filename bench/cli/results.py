@@ -225,6 +225,7 @@ _TITLES = {
     type=click.Choice(["table", "md", "csv", "tex"]),
     default="table",
     show_default=True,
+    help="Plain table, Markdown, CSV (unrounded) or LaTeX (booktabs).",
 )
 @json_option
 def compare_command(a: str, b: str, metrics: str, form: str, as_json: bool) -> None:

@@ -315,7 +315,7 @@ def _say_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool) 
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True,
               help="Seeds 0 to N - 1.")  # fmt: skip
 @click.option("--relevance", default="parent_id", show_default=True,
-              help="Of captions: parent_id or class_id.")  # fmt: skip
+              help="Column by which captions are right: parent_id or class_id.")  # fmt: skip
 @click.option("--locale", "locales", default="", help="Variants of captions, by comma; or all.")
 @text_options(pairs=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=None,
@@ -520,6 +520,7 @@ _LIST = "Comma- or space-separated."
     type=click.Choice(["held-out", "all-names"]),
     default="held-out",
     show_default=True,
+    help="Score images whose description is held out, or all images against all names.",
 )
 @click.option(
     "--relevance",

@@ -23,8 +23,12 @@ KINDS = ["image", "caption", "class_name", "head_weight"]
 )
 @click.argument("store", type=StoreType())
 @click.argument("key")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path))
-@click.option("--format", "form", required=True, type=click.Choice(FORMATS))
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), help="File or folder to write."
+)
+@click.option(
+    "--format", "form", required=True, type=click.Choice(FORMATS), help="Format of what is written."
+)
 @click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def export_command(
@@ -70,9 +74,11 @@ def export_command(
     "--kind image --encoder their:vit",
 )
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--store", required=True, type=click.Path(path_type=Path))
-@click.option("--dataset", required=True)
-@click.option("--kind", required=True, type=click.Choice(KINDS))
+@click.option(
+    "--store", required=True, type=click.Path(path_type=Path), help="Folder of the store."
+)
+@click.option("--dataset", required=True, help="Name of the dataset that the rows are of.")
+@click.option("--kind", required=True, type=click.Choice(KINDS), help="What the items are.")
 @click.option("--encoder", required=True, help="What made the rows: family:name.")
 @click.option("--items", type=click.Path(path_type=Path), help="CSV or Parquet with item_id.")
 @click.option("--array", help="Dataset, tensor or column, if there are several.")

@@ -467,7 +467,7 @@ class FailureLimit:
         if self._fail_at_once:
             msg = (
                 f"{item!r} of {self._what} failed: {reason.rstrip('.')}. The first failed item "
-                "ends the job (--on-error fail). Mend it, or take --on-error skip; finished "
+                "ends the job (--on-error fail). Fix it, or take --on-error skip; finished "
                 "blocks are kept."
             )
             raise TooManyFailuresError(msg)
@@ -488,7 +488,7 @@ class FailureLimit:
         what = "All" if failed == self._total else f"{failed:,} of {self._total:,}"
         msg = (
             f"{what} items of {self._what} failed (first {first!r}: {why.rstrip('.')}); at most "
-            f"{self._allowed:,} may. Mend them, or allow more with --max-failures. Finished "
+            f"{self._allowed:,} may. Fix them, or allow more with --max-failures. Finished "
             "blocks are kept."
         )
         raise TooManyFailuresError(msg)

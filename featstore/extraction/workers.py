@@ -432,7 +432,7 @@ def _all_parts(crew: Crew, plan: SharedPlan, summed: SummedProgress) -> list[lis
                     msg = (
                         f"Part {part} of {world_size} cost {deaths[part]} workers; the last one: "
                         f"{event.reason} Finished blocks are kept; run the same command again "
-                        "once the cause is mended."
+                        "once the cause is fixed."
                     )
                     raise WorkerDiedError(msg)
     return [results[part] for part in range(world_size)]
@@ -463,7 +463,7 @@ def _alone(crew: Crew, task: str, *arguments: Any, summed: SummedProgress | None
 def _nobody_left() -> WorkerDiedError:
     msg = (
         "Every worker has died. Finished blocks are kept; run the same command again once the "
-        "cause is mended (memory: fewer devices on one machine, or a smaller --batch-size)."
+        "cause is fixed (memory: fewer devices on one machine, or a smaller --batch-size)."
     )
     return WorkerDiedError(msg)
 

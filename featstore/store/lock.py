@@ -54,7 +54,7 @@ def try_lock(handle: int, *, shared: bool = False) -> bool:
 def folder_lock(folder: Path) -> Iterator[bool]:
     """Hold a folder's own lock, waiting for it; False where there are no locks.
 
-    Only good for what may also go wrong, and is mended by whoever comes next.
+    Only good for what may also go wrong, and is put right by whoever comes next.
     """
     handle, locked = -1, False
     with contextlib.suppress(ImportError, OSError):  # Windows, or a server without locks

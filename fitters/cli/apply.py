@@ -39,7 +39,13 @@ from fitters.errors import AlignmentWriteError
     show_default=True,
     help="csls and inverted-softmax correct for hubs, by looking at all inputs and the whole set.",
 )
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="How many of the nearest to print.",
+)
 @click.option(
     "-o",
     "--out",
@@ -78,7 +84,7 @@ def apply_command(
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as err:
-            msg = "A --text is not valid UTF-8. Use a UTF-8 locale, or mend the text."
+            msg = "A --text is not valid UTF-8. Use a UTF-8 locale, or fix the text."
             raise click.UsageError(msg, context) from err
     if store is None and (key or near):
         msg = "--view and --near need --store."

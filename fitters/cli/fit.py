@@ -87,125 +87,193 @@ class CountOrAuto(click.ParamType[Any]):
     show_default=True,
     help="SPLIT of the images, or DATASET:SPLIT where --x and --y name encoders alone.",
 )
-@click.option("--n-pairs", type=click.IntRange(min=1), help="Images with a caption; default all.")
+@click.option(
+    "--n-pairs",
+    type=click.IntRange(min=1),
+    help="Number of captioned images to fit on [default: all].",
+)
 @click.option("--head", help="Head set, for prototypes, or its label set.")
 @click.option("--names", help="Class-name set of the head's label set.")
-@click.option("--source", default="head", show_default=True, help="head, or a control.")
-@click.option("--variants", default="name", show_default=True, help="Comma-separated.")
-@click.option("--templates", default="none,photo", show_default=True, help="Comma-separated.")
+@click.option(
+    "--source",
+    default="head",
+    show_default=True,
+    help="Rows that the prototypes are: head, or the name of a control.",
+)
+@click.option(
+    "--variants",
+    default="name",
+    show_default=True,
+    help="Variants of the class names, separated by commas.",
+)
+@click.option(
+    "--templates",
+    default="none,photo",
+    show_default=True,
+    help="Prompt templates around the class names, separated by commas.",
+)
 @click.option(
     "--duplicates",
     type=click.Choice(["keep", "merge", "drop"]),
     default="keep",
     show_default=True,
-    help="Classes that share a name.",
+    help="Keep, merge or drop classes that share a name.",
 )
 @click.option(
     "--rows",
     type=click.Choice(["weights", "patterns", "bias"]),
     default="weights",
     show_default=True,
-    help="Prototypes: w, Cov(f) w, or [w, b] with images [f, 1].",
+    help="Prototypes: rows w of the head; patterns Cov(f) w; or bias, [w, b] with images [f, 1].",
 )
-@click.option("--penalty", type=NumberOrAuto(above_zero=False), default="auto", show_default=True)
-@click.option("--mix", type=NumberOrAuto(above_zero=True), default="auto", show_default=True)
+@click.option(
+    "--penalty",
+    type=NumberOrAuto(above_zero=False),
+    default="auto",
+    show_default=True,
+    help="Ridge penalty; auto chooses it on the training pairs.",
+)
+@click.option(
+    "--mix",
+    type=NumberOrAuto(above_zero=True),
+    default="auto",
+    show_default=True,
+    help="Weight of the prototypes beside real pairs; auto chooses it on the training pairs.",
+)
 @click.option(
     "--gamma",
     type=NumberOrAuto(above_zero=True),
     default="auto",
     show_default=True,
-    help="Inverse squared width of kernel-ridge.",
+    help="Inverse squared width of the kernel of kernel-ridge.",
 )
 @click.option(
     "--components",
     type=CountOrAuto(),
     default="auto",
     show_default=True,
-    help="Directions of cca, csa and pls: auto, all, or a number.",
+    help="Number of directions that cca, csa and pls keep.",
 )
-@click.option("--rank", type=click.IntRange(min=1), help="Of a truncated procrustes.")
-@click.option("--scale", is_flag=True, help="procrustes also scales.")
+@click.option(
+    "--rank", type=click.IntRange(min=1), help="Rank of procrustes; the full rank if left out."
+)
+@click.option("--scale", is_flag=True, help="Let procrustes fit a scale too.")
 @click.option(
     "--top-k",
     type=CountOrAuto(everything=False),
-    help="Classes of conse (10), anchors of asif (800, or auto).",
+    help="Number of classes that conse averages [default: 10], or of anchors that asif keeps "
+    "[default: 800].",
 )
 @click.option(
-    "--power", type=NumberOrAuto(above_zero=True), help="Of asif's similarities (8, or auto)."
+    "--power",
+    type=NumberOrAuto(above_zero=True),
+    help="Exponent of the similarities of asif [default: 8].",
 )
-@click.option("--legacy", is_flag=True, help="What the original's code does against its paper.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Of a trained method; default its own.")
-@click.option("--batch-size", type=click.IntRange(min=2), help="Of a trained method.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Likewise.")
+@click.option(
+    "--legacy",
+    is_flag=True,
+    help="Reproduce the original code where it differs from the paper.",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    help="Number of epochs (trained methods) [default: the preset's].",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=2),
+    help="Rows in a batch (trained methods) [default: the preset's].",
+)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Learning rate (trained methods) [default: the preset's].",
+)
 @click.option(
     "--share",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Prototypes in every batch of a trained method; default: concatenate and shuffle.",
+    help="Share of prototypes in every batch (trained methods) [default: shuffle both sources].",
 )
-@click.option("--sequential", is_flag=True, help="Train on prototypes, then on real pairs.")
+@click.option(
+    "--sequential",
+    is_flag=True,
+    help="Train on the prototypes first, then on the real pairs (trained methods).",
+)
 @click.option(
     "--patience",
     type=click.IntRange(min=1),
-    help="Stop a training after so many epochs without a better held-out MRR.",
+    help="Stop after this many epochs without a better held-out MRR (trained methods).",
 )
 @click.option(
     "--centred/--uncentred",
     default=None,
-    help="Rows of a trained method; default as its source has them, uncentred.",
+    help="Centre the rows of a trained method, or not [default: as in its paper].",
 )
 @click.option(
     "--criterion",
     type=click.Choice(["cosine", "rank", "error"]),
     default="cosine",
     show_default=True,
-    help="How a ridge is chosen: cosine or rank without real pairs; error, the held-out squared "
-    "error from moments alone, in any case.",
+    help="How a ridge is chosen: by cosine or rank without real pairs, or by the held-out squared "
+    "error, which needs moments alone.",
 )
 @click.option(
     "--validation",
     type=click.Choice(["mrr", "top-1", "top-5", "top-10"]),
     default="mrr",
     show_default=True,
-    help="What settings are chosen by with real pairs: mean reciprocal rank of a held-out image's "
-    "text, or recall.",
+    help="Metric by which settings are chosen on held-out real pairs.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["float32", "float64", "bf16"]),
     default="float32",
     show_default=True,
-    help="Of the moments of real pairs.",
+    help="Precision of the moments of real pairs, or of the training.",
 )
 @click.option(
     "--cache/--no-cache",
     "cached",
     default=True,
     show_default=True,
-    help="Keep moments in the user's cache, and take them from there.",
+    help="Keep the moments of real pairs in the user's cache, and reuse them.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Who accumulates the moments of real pairs: this process, or Ray's workers.",
+    help="Where the moments of real pairs are accumulated: on this machine, or on Ray.",
 )
-@click.option("--ray-address", help="Of a Ray cluster; default RAY_ADDRESS, else this machine.")
+@click.option(
+    "--ray-address",
+    help="Address of a Ray cluster [default: RAY_ADDRESS, or a Ray started here].",
+)
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
     help="Workers at once, each with one thread [default: this process; with ray all its cores].",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--seeds", help="Several, such as 0-4: OUT/METHOD-seedN is made for each.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Random seed of the subset, the folds, the controls and the training.",
+)
+@click.option(
+    "--seeds",
+    help="Several seeds, such as 0-4; OUT/METHOD-seedN is made for each.",
+)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
 @click.option("--force", is_flag=True, help="Replace another alignment at OUT.")
 @click.option("--json", "as_json", is_flag=True, help="Print the alignment's facts as JSON.")
 def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None:
     """Fit METHOD and save it as the folder OUT.
 
-    With --head and --names the head's rows are the anchors, with --y real pairs, with all three
-    both. Penalty and mixing weight are chosen from these alone, never from a test image.
+    --head with --names fits on the rows of the head, --y on real pairs, all three on both.
+    Penalty and mixing weight are chosen from these alone, never from a test image.
+
     METHOD is one of ridge, ridge-x2y, ridge-both, kernel-ridge, least-squares, text-to-concept,
     procrustes, cca, csa, cca-200, paper-cca, pls, mean-shift, asif, conse; or, trained by gradient
     descent (docs/trained.md), paper-mlp, paper-text2concepts, sail, freeze-align, structure,
