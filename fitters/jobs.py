@@ -33,6 +33,9 @@ from fitters.trained.base import OnEpoch
 #: Variants and templates of class names, unless others are asked for.
 VARIANTS, TEMPLATES = ("name",), ("none", "photo")
 
+#: The split of the images if none is named.
+SPLIT = "train"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitRequest(FitConfig):
@@ -67,7 +70,7 @@ class FitRequest(FitConfig):
 
     x: str
     y: str | None = None
-    split: str = "train"
+    split: str = SPLIT
     n_pairs: int | None = None
     head: str | None = None
     names: str | None = None
@@ -146,7 +149,7 @@ def fit_from_store(
     with _zero_rows_by_name(read.used):
         alignment = _fit(request, read, choice_rng, workers)
     if alignment.x.mean is not None:
-        alignment.facts["image_centre"] = f"unlabelled {request.split} images"
+        alignment.facts["image_centre"] = read.centre
     images, texts = read.pool, read.texts
     alignment.facts.update(
         {
@@ -194,6 +197,8 @@ class _Read:
         By role: images, captions, head, names.
     pool : EmbeddingsView
         Unlabelled images.
+    centre : str
+        What the mean of the images is of, for the facts of the fit.
     texts : EmbeddingsView
         Whose space the texts lie in.
     paired : PairedView, optional
@@ -205,6 +210,7 @@ class _Read:
 
     used: dict[str, EmbeddingsView]
     pool: EmbeddingsView
+    centre: str
     texts: EmbeddingsView
     paired: PairedView[EmbeddingsView] | None
     prototypes: Pairs | None
@@ -220,7 +226,7 @@ def _read(
     """Return what a request reads."""
     spec = method_named(request.method)
     images = store.view(request.x)
-    pool = images.where(split=request.split)
+    pool, centre = _pool(images, request)
     used: dict[str, EmbeddingsView] = {"images": pool}
     paired: PairedView[EmbeddingsView] | None = None
     prototypes = bias = None
@@ -241,7 +247,18 @@ def _read(
         if request.source != "head":
             prototypes = _control(request.source)(prototypes, control_rng)
     assert texts is not None
-    return _Read(used, pool, texts, paired, prototypes, bias)
+    return _Read(used, pool, centre, texts, paired, prototypes, bias)
+
+
+def _pool(images: EmbeddingsView, request: FitRequest) -> tuple[EmbeddingsView, str]:
+    """Return the images of the split, and what their mean is of.
+
+    A fit on a head alone wants the images for their mean only: where none is in the default split,
+    it takes all of them, and the facts say so.
+    """
+    if request.y is None and request.split == SPLIT and SPLIT not in images.items["split"]:
+        return images, f"all unlabelled images, as none is in the split {SPLIT}"
+    return images.where(split=request.split), f"unlabelled {request.split} images"
 
 
 def _fit(

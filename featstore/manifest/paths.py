@@ -22,9 +22,6 @@ from featstore.identity import sha256_hex
 #: Between the file and the part of it.
 SEPARATOR = "::"
 
-#: Suffixes of the files that items can be parts of.
-CONTAINER_SUFFIXES = (".tar", ".parquet", ".arrow")
-
 #: A uri that is a locator; the same expression for Python and polars.
 LOCATOR = r"(?s)^(.+?\.(?:tar|parquet|arrow))::(.+)$"
 

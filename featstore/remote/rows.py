@@ -345,11 +345,6 @@ class RemoteRows:
             shard.settle(descriptor, self._blocks)
         return shard.path
 
-    def missing_bytes(self) -> int:
-        """Return the bytes of the blocks that are not in place."""
-        rows = [self._layout.block_slice(block) for block in np.flatnonzero(~self._have).tolist()]
-        return int(sum(part.stop - part.start for part in rows)) * self._layout.row_bytes
-
     def _with(
         self,
         touched: np.ndarray,

@@ -85,7 +85,8 @@ class CountOrAuto(click.ParamType[Any]):
     "--pairs",
     default="train",
     show_default=True,
-    help="SPLIT of the images, or DATASET:SPLIT where --x and --y name encoders alone.",
+    help="SPLIT of the images, or DATASET:SPLIT where --x and --y name encoders alone. A fit on a "
+    "head alone takes all images where none is in the split train.",
 )
 @click.option(
     "--n-pairs",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from featstore import FeatureStore, open_store
@@ -159,6 +160,26 @@ def test_test_images_never_matter(store_path: Path, tmp_path: Path) -> None:
     a, b = (result.aligner.coef_ for result in results)  # type: ignore[attr-defined]
     assert a.tobytes() == b.tobytes()
     assert results[0].facts["choice"] == results[1].facts["choice"]
+
+
+def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(
+    store_path: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(store_path, copy)
+    view = open_store(store_path).view(X)
+    rows, items = view.numpy(), view.items.with_columns(split=pl.lit("test"))
+    shutil.rmtree(copy / str(open_store(store_path).info(X).key))
+    write_set(copy, rows, items, dataset="toy", space={"name": "vision"})
+    store = open_store(copy)
+    found = fit_from_store(store, _request())
+    mean = SideTransform.fit([rows], label="images").mean
+    np.testing.assert_allclose(found.x.mean, mean, rtol=1e-6)
+    assert found.facts["image_centre"] == "all unlabelled images, as none is in the split train"
+    assert found.facts["fitted_on"]["images"]["rows"] == len(rows)
+    for wrong in ({"y": Y}, {"split": "val"}):
+        with pytest.raises(EmptySelectionError, match="test"):
+            fit_from_store(store, _request(**wrong))
 
 
 @pytest.mark.parametrize(
