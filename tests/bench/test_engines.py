@@ -33,6 +33,13 @@ def test_every_task_is_answered_once(engine, ray_cluster):
 
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
+def test_answers_come_in_the_order_of_the_tasks_if_asked(engine, ray_cluster):
+    work = partial(square, offset=1)
+    answers = run_tasks(work, list(range(7)), jobs=2, engine=engine, ordered=True)
+    assert list(answers) == [n * n + 1 for n in range(7)]
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
 def test_tasks_run_elsewhere(engine, ray_cluster):
     assert os.getpid() not in set(run_tasks(process, [1, 2], jobs=2, engine=engine))
 

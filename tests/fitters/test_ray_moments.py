@@ -100,7 +100,7 @@ def _late(pause: float, task: int) -> int:
 
 def test_answers_come_in_the_order_of_the_tasks(ray_cluster: Any) -> None:
     with Workers("ray", jobs=2).connected() as run:
-        assert list(run(partial(_late, 0.5), iter(range(6)))) == [0, 1, 4, 9, 16, 25]
+        assert list(run(partial(_late, 0.5), iter(range(6)), ordered=True)) == [0, 1, 4, 9, 16, 25]
 
 
 def test_workers_open_an_address(ray_cluster: Any, store_path: Path) -> None:
