@@ -36,6 +36,8 @@ from tests.featstore.remote.buckets import environment, make_bucket
 from tests.small_files import picture, write, write_tar
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("featstore", "fitters", "bench", "data_manifests")
+
 GROUPS = {"featstore": featstore_cli, "fitters": fitters_cli, "bench": bench_cli}
 
 
@@ -331,6 +333,21 @@ def test_python_in_documents_compiles_and_its_imports_exist(document: Path) -> N
         for node in ast.parse(block).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 exec(ast.unparse(node), {})
+
+
+SCRIPTS = sorted(
+    script
+    for folder in ("docs", "tests/perf", "tests/gpu")
+    for script in (ROOT / folder).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.relative_to(ROOT).as_posix())
+def test_what_a_script_imports_of_the_packages_exists(script: Path) -> None:
+    """Nothing else in `make test` runs them whole; names are often imported where they are used."""
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            exec(ast.unparse(node), {})
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from fitters.engines import Workers
 from threadpoolctl import threadpool_limits
 
 from featstore import open_store, parallel
+from featstore.parallel import Workers
 from featstore.store.layout import SetSpec
 from featstore.store.writer import SetWriter
 from fitters.from_store import MomentsRequest, moment_sources

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from featstore.testing import item_table, write_set
 from tests.perf.engine import Figure, figure_of
 
 #: Seconds that one cell may take.
@@ -66,8 +67,6 @@ def figures(folder: Path) -> Iterator[Figure]:
 
 
 def _write_store(root: Path) -> None:
-    from bench.suites.demo import _items, _write
-
     rng = np.random.default_rng(0)
     to_image, to_text = rng.standard_normal((64, P)), rng.standard_normal((64, Q))
     classes, head = rng.standard_normal((N_NAMES, 64)), rng.standard_normal((N_HEAD, 64))
@@ -77,23 +76,33 @@ def _write_store(root: Path) -> None:
         rows = latent @ matrix + 4 * rng.standard_normal((len(latent), matrix.shape[1]))
         return rows.astype(np.float32)
 
+    def write(
+        dataset: str,
+        kind: str,
+        encoder: str,
+        rows: np.ndarray,
+        ids: list[str],
+        **columns: list[str],
+    ) -> None:
+        bias = np.zeros(len(rows), np.float32) if kind == "head_weight" else None
+        items = item_table(ids, kind, **columns)
+        write_set(root, rows, items, dataset=dataset, kind=kind, encoder=encoder, bias=bias)
+
     images = [f"perf/{i:03d}" for i in range(N_IMAGES)]
     own = [f"perf/c{c:03d}" for c in owner]
-    items = _items("image", images, class_id=own, uri=[f"{i}.png" for i in images])
-    _write(root, "perf", "image", IMAGE, view(classes[owner], to_image), items)
-    items = _items("caption", [f"{i}#en" for i in images], class_id=own, parent_id=images)
-    _write(root, "perf", "caption", TEXT, view(classes[owner], to_text), items)
+    write("perf", "image", IMAGE, view(classes[owner], to_image), images, class_id=own)
+    said = [f"{i}#en" for i in images]
+    rows = view(classes[owner], to_text)
+    write("perf", "caption", TEXT, rows, said, class_id=own, parent_id=images)
     for dataset, latent in (("perf", classes), ("perfhead", head)):
         ids = [f"{dataset}/c{c:03d}" for c in range(len(latent))]
         prompts = [(c, t) for c in range(len(ids)) for t in ("none", "photo")]
-        items = _items(
-            "class_name", [f"{ids[c]}#name#{t}" for c, t in prompts],
+        rows = view(latent[[c for c, _ in prompts]], to_text)
+        write(
+            dataset, "class_name", TEXT, rows, [f"{ids[c]}#name#{t}" for c, t in prompts],
             class_id=[ids[c] for c, _ in prompts], variant=["name"] * len(prompts),
             template_id=[t for _, t in prompts], text=[ids[c] for c, _ in prompts],
         )  # fmt: skip
-        rows = view(latent[[c for c, _ in prompts]], to_text)
-        _write(root, dataset, "class_name", TEXT, rows, items)
     ids = [f"perfhead/c{c:03d}" for c in range(N_HEAD)]
-    items = _items("head_weight", [f"{c}#head" for c in ids], class_id=ids)
-    bias = np.zeros(N_HEAD, dtype=np.float32)
-    _write(root, "perfhead", "head_weight", IMAGE, view(head, to_image), items, bias=bias)
+    rows = view(head, to_image)
+    write("perfhead", "head_weight", IMAGE, rows, [f"{c}#head" for c in ids], class_id=ids)
