@@ -270,9 +270,9 @@ def _fit(
     by_rows = needs_rows(request, mixed=read.prototypes is not None) or wide
     if workers is not None and workers.elsewhere and (paired is None or by_rows):
         msg = (
-            "Ray accumulates the moments of real pairs, and this fit "
-            f"{'has no real pair' if paired is None else 'looks at their rows'}. Leave it out; or "
-            "give --y and every setting, or --criterion error."
+            "Workers accumulate the moments of real pairs, and this fit "
+            f"{'has no real pair' if paired is None else 'looks at their rows'}. Leave --engine "
+            "and --jobs out; or give --y and every setting, or --criterion error."
         )
         raise SettingError(msg)
     if paired is not None and not by_rows:
