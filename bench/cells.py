@@ -441,10 +441,9 @@ def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) 
     if suite is None and len(alone) == 1:
         suite = alone[0]
     if suite is None and len(suites) > 1:
-        msg = (
+        raise NoResultsError(
             f"{root} holds results of {len(suites)} suites: {', '.join(suites)}. Name one: --suite."
         )
-        raise NoResultsError(msg)
     if suite is not None and suite not in suites:
         raise NoResultsError(unknown_name("suite", suite, suites, where=f"in {root}"))
     own = results.filter(pl.col("suite") == (suite or suites[0]))

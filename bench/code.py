@@ -174,12 +174,11 @@ def _source_parts(what: str, defined: Any, version: str) -> Iterator[str]:
             yield from _cell_parts(defined)
     except (OSError, TypeError) as err:
         if not (version or released):
-            msg = (
+            raise ProtocolError(
                 f"The source of {what} ({defined.__qualname__} of {name}) cannot be read, so that "
                 "its results could not be told from those of a changed one. Define it in a file, "
                 "or register it with a version=… of your own that you raise with every change."
-            )
-            raise ProtocolError(msg) from err
+            ) from err
 
 
 def _cell_parts(defined: Any) -> Iterator[str]:
@@ -231,8 +230,9 @@ class Own:
                 try:
                     found[kind, name] = pickle.dumps(thing)
                 except (pickle.PicklingError, AttributeError, TypeError) as err:
-                    msg = f"The {kind} {name!r} cannot be sent to other processes ({err}). {_HOW}"
-                    raise EngineError(msg) from err
+                    raise EngineError(
+                        f"The {kind} {name!r} cannot be sent to other processes ({err}). {_HOW}"
+                    ) from err
         return cls(tuple((*key, pickled) for key, pickled in found.items()))
 
     def install(self) -> None:
@@ -248,8 +248,9 @@ class Own:
                 # Written by this program's own parent a moment ago.
                 thing = pickle.loads(pickled)  # noqa: S301
             except Exception as err:
-                msg = f"A worker cannot read the {kind} {name!r} ({err}). {_HOW}"
-                raise EngineError(msg) from err
+                raise EngineError(
+                    f"A worker cannot read the {kind} {name!r} ({err}). {_HOW}"
+                ) from err
             _registry(kind)[name] = thing
 
 

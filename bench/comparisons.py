@@ -642,8 +642,7 @@ def chosen_rows(choice: str) -> tuple[Path, pl.DataFrame, pl.DataFrame]:
         kept = rows.filter(own.str.starts_with(value) if name == "run_id" else own == value)
         if kept.is_empty():
             have = ", ".join(sorted(set(rows[name].cast(pl.String).drop_nulls())))
-            msg = f"{root} has no {name} {value!r} there. It has: {have[:500]}."
-            raise NoResultsError(msg)
+            raise NoResultsError(f"{root} has no {name} {value!r} there. It has: {have[:500]}.")
         rows = kept
     return root, series, rows
 
@@ -689,17 +688,15 @@ def compare_choices(a: str, b: str, *, metrics: Sequence[str] = DEFAULT_METRICS)
             rows += _rows(pairs, levels, metric, primary)
     unpaired = [metric for metric in metrics if metric not in PAIRED_METRICS]
     if not rows and (unpaired or not metrics):
-        msg = (
+        raise NoResultsError(
             f"Not a metric that can be paired: {', '.join(unpaired) or '(none named)'}. "
             f"Known: {', '.join(PAIRED_METRICS)}."
         )
-        raise NoResultsError(msg)
     if not rows:
-        msg = (
+        raise NoResultsError(
             f"No two cells of {a} and {b} have the same task, evaluation, sets and queries. "
             "`bench ls` lists what a folder holds; choose cells as FOLDER:method/source/K."
         )
-        raise NoResultsError(msg)
     return in_order(pl.DataFrame(rows, schema=SCHEMA))
 
 

@@ -87,11 +87,10 @@ class ImageViews:
 
     def __init__(self, view: EmbeddingsView) -> None:
         if VIEW_ID not in view.items.columns or view.items["parent_id"].null_count():
-            msg = (
+            raise ProtocolError(
                 f"{view.key} holds no augmented views of images. Make them with `featstore extract "
                 "DATASET --kind image --views 10`, and name that set."
             )
-            raise ProtocolError(msg)
         self._view = view
         parents = view.items["parent_id"].to_numpy().astype(str)
         order = np.lexsort((view.items[VIEW_ID].to_numpy(), parents))
@@ -115,12 +114,11 @@ class ImageViews:
         counts = {len(own) for own in rows}
         if len(counts) != 1 or counts == {0}:
             least = min(range(len(rows)), key=lambda place: len(rows[place]))
-            msg = (
+            raise ProtocolError(
                 f"{self._view.key} has {min(counts)} to {max(counts)} views an image (fewest: "
                 f"{str(images[least])!r}); every shot needs equally many. Extract the views of all "
                 "images."
             )
-            raise ProtocolError(msg)
         places = np.concatenate(rows)
         raw = self._view.take(places).numpy()
         return raw.reshape(len(images), counts.pop(), raw.shape[1])
@@ -235,11 +233,10 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     """
     image_view = _view(store, run.image_set, run.image_revision)
     if VIEW_ID in image_view.items.columns:
-        msg = (
+        raise ProtocolError(
             f"{run.image_set} holds augmented views, which nobody took: they are not scored. Name "
             "the set of the images themselves, and views beside it (of few_shot: --views)."
         )
-        raise ProtocolError(msg)
     views = None
     if run.view_set:
         view_rows = _view(store, run.view_set, run.view_revision)
@@ -309,22 +306,20 @@ def _names(
         names = names.take(np.isin(names.classes, images.classes))
     lost = np.setdiff1d(images.classes, names.classes)
     if len(lost):
-        msg = (
+        raise ProtocolError(
             f"{len(lost):,} classes of {run.image_set} have no text in {run.name_set} (first: "
             f"{str(lost[0])!r}). Extract the class names again from the same manifest."
         )
-        raise ProtocolError(msg)
     return names
 
 
 def _view(store: FeatureStore, key: str, revision: str) -> EmbeddingsView:
     view = store.view(key)
     if view.revision_id != revision:
-        msg = (
+        raise ProtocolError(
             f"{key} is at revision {view.revision_id[:8]} in the store; the run was planned for "
             f"{revision[:8]}. Plan the suite again."
         )
-        raise ProtocolError(msg)
     return view
 
 
@@ -336,11 +331,10 @@ def _items(view: EmbeddingsView, *, classes_needed: bool = True) -> Items:
     if not missing:
         classes = table["class_id"].to_numpy().astype(str)
     elif classes_needed:
-        msg = (
+        raise ProtocolError(
             f"{missing:,} of {len(view):,} items of {view.key} have no class_id, which splits and "
             "zero-shot evaluation need. Give them one in the manifest."
         )
-        raise ProtocolError(msg)
     parents = None if table["parent_id"].null_count() else table["parent_id"].to_numpy()
     kind = table["kind"][0] if table.height else ""
     part = {"image": "split", "class_name": "template_id"}.get(kind)
@@ -357,8 +351,9 @@ def _captions(view: EmbeddingsView, run: Run, image_view: EmbeddingsView, images
     if run.locales:
         view = view.where(variant=list(run.locales))
     if view.items["parent_id"].null_count():
-        msg = f"Items of {view.key} have no parent_id: nothing says which image they describe."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            f"Items of {view.key} have no parent_id: nothing says which image they describe."
+        )
     pairs = image_view.pair_by("parent_id", view)
     table = pairs.y.items
     # A caption is of the class of its image, whatever its own row says.

@@ -198,12 +198,11 @@ def _run_batch(
     own.install()
     for run in [run for group in groups for run in group] if own.things else []:
         if replace(run).code != run.code:
-            msg = (
+            raise EngineError(
                 f"A worker has other code than this process for method {run.method!r}. Where "
                 "modules lie elsewhere (Ray), bring the same files everywhere; after a change, "
                 "begin a new process."
             )
-            raise EngineError(msg)
     return list(_run_groups(groups, _corpora_of(call, store, weights), root))
 
 

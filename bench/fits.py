@@ -227,14 +227,14 @@ def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
     """Return the captions of these images with their images; an image's captions share mass 1."""
     captions = corpus.captions
     if captions is None or captions.parents is None:
-        msg = "Real pairs need captions. Extract the captions of these images first."
-        raise ProtocolError(msg)
+        raise ProtocolError("Real pairs need captions. Extract the captions of these images first.")
     owners, rows = join_ids(corpus.images.ids[images], captions.parents)
     counts = np.bincount(owners, minlength=len(images))
     if not counts.all():
         lost = corpus.images.ids[images[np.flatnonzero(counts == 0)[0]]]
-        msg = f"{int((counts == 0).sum()):,} images have no caption (first: {str(lost)!r})."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            f"{int((counts == 0).sum()):,} images have no caption (first: {str(lost)!r})."
+        )
     return Pairs(
         x=corpus.images.rows[images[owners]],
         y=captions.rows[rows],
@@ -251,8 +251,7 @@ def class_mean_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
     Mendez et al., Supervised Classification Heads as Semantic Prototypes, ICML 2026.
     """
     if not len(corpus.names):
-        msg = "Pairs of a class need its name. Give the run a name_set."
-        raise ProtocolError(msg)
+        raise ProtocolError("Pairs of a class need its name. Give the run a name_set.")
     names = corpus.names if corpus.pair_names is None else corpus.pair_names
     having, codes = np.unique(corpus.images.classes[images], return_inverse=True)
     sums = np.zeros((len(having), corpus.images.rows.shape[1]))
@@ -269,11 +268,10 @@ def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32
     """Return the head's rows with their names, or the control that the run asks for."""
     head: Head | None = corpus.head
     if head is None:
-        msg = (
+        raise ProtocolError(
             f"Source {run.source!r} needs a classification head. Extract it with `featstore "
             "extract` as kind head_weight."
         )
-        raise ProtocolError(msg)
     pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups)
     if run.source != "head":
         draw = run.seed if run.control_draw is None else run.control_draw

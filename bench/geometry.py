@@ -155,8 +155,9 @@ def read_geometry(root: Path, row: Mapping[str, Any]) -> Geometry | None:
     except FileNotFoundError:
         return None
     except (CorruptStoreError, TypeError, KeyError) as err:
-        msg = f"{path} cannot be read as a geometry ({err}). Delete it, and draw the report anew."
-        raise NoResultsError(msg) from err
+        raise NoResultsError(
+            f"{path} cannot be read as a geometry ({err}). Delete it, and draw the report anew."
+        ) from err
 
 
 def _path(root: Path, row: Mapping[str, Any]) -> Path:

@@ -230,21 +230,24 @@ def checked_options(task: str, options: Options | None) -> Options:
     if options is None:
         return kind()
     if not isinstance(options, kind):
-        msg = f"Task {task} takes options {kind.__name__}; got {type(options).__name__}."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            f"Task {task} takes options {kind.__name__}; got {type(options).__name__}."
+        )
     hints = get_type_hints(kind)
     for field in fields(options):
         value, hint = getattr(options, field.name), hints[field.name]
         known = _words(hint)
         if known and value not in known and not (_is_switch(hint) and isinstance(value, bool)):
-            msg = f"{field.name} of {task} is one of {', '.join(known)}; got {value!r}."
-            raise ProtocolError(msg)
+            raise ProtocolError(
+                f"{field.name} of {task} is one of {', '.join(known)}; got {value!r}."
+            )
         numbers = value if isinstance(value, tuple) else (value,)
         if hint in (int, tuple[int, ...]) and not all(
             type(number) is int and number >= 0 for number in numbers
         ):
-            msg = f"{field.name} of {task} is 0 or more, a whole number; got {value!r}."
-            raise ProtocolError(msg)
+            raise ProtocolError(
+                f"{field.name} of {task} is 0 or more, a whole number; got {value!r}."
+            )
     return options
 
 
@@ -272,13 +275,13 @@ def parse_options(task: str, words: list[str]) -> Options:
             where = f"for the task {task}"
             raise ProtocolError(unknown_name("option", name, hints, where=where))
         if not equals:
-            msg = f"The option {word!r} of the task {task} has no value. Write {name}=VALUE."
-            raise ProtocolError(msg)
+            raise ProtocolError(
+                f"The option {word!r} of the task {task} has no value. Write {name}=VALUE."
+            )
         try:
             values[name] = _value(hints[name], text)
         except ValueError as err:
-            msg = f"Option {name} of {task} cannot be {text!r}."
-            raise ProtocolError(msg) from err
+            raise ProtocolError(f"Option {name} of {task} cannot be {text!r}.") from err
     return checked_options(task, kind(**values))
 
 

@@ -74,11 +74,10 @@ def held_out_split(classes: NDArray[Any], *, seed: int, train_fraction: float = 
     names, codes = np.unique(np.asarray(classes), return_inverse=True)
     n_train = round(train_fraction * len(names))
     if not 0 < n_train < len(names):
-        msg = (
+        raise ProtocolError(
             f"A split of {len(names):,} classes at {train_fraction:.0%} leaves one side empty. "
             "Use more images (a larger --limit) or another fraction."
         )
-        raise ProtocolError(msg)
     order = np.random.default_rng([seed, _SPLIT]).permutation(len(names))
     in_train = np.zeros(len(names), dtype=bool)
     in_train[order[:n_train]] = True
@@ -101,11 +100,10 @@ def manifest_split(splits: NDArray[Any], *, seed: int, train: Sequence[str]) -> 
     test = np.flatnonzero(splits == "test")
     if not len(test):
         known = ", ".join(sorted({str(name) for name in splits} - {""})) or "none"
-        msg = (
+        raise ProtocolError(
             f"No image is of split 'test' (splits: {known}). Give the manifest one, or use eval "
             "'held-out' or 'in-class'."
         )
-        raise ProtocolError(msg)
     pool = np.flatnonzero(np.isin(splits, list(train)))
     return Split(pool[np.random.default_rng([seed, _SUBSET]).permutation(len(pool))], test)
 
@@ -158,9 +156,8 @@ def first_pairs(split: Split, n_pairs: int | Literal["all"]) -> NDArray[np.int64
     if n_pairs == "all":
         return split.train
     if n_pairs > len(split.train):
-        msg = (
+        raise ProtocolError(
             f"The run asks for {n_pairs:,} real pairs; its split has {len(split.train):,} "
             'training images. Ask for fewer, or for "all".'
         )
-        raise ProtocolError(msg)
     return split.train[:n_pairs]

@@ -294,8 +294,9 @@ def read_results(root: Path) -> pl.DataFrame:
     paths = _run_files(root)
     if not paths:
         what = "holds no finished run" if root.is_dir() else "does not exist"
-        msg = f"{root} {what}. Make one with `bench run --suite demo --store STORE -o {root}`."
-        raise NoResultsError(msg)
+        raise NoResultsError(
+            f"{root} {what}. Make one with `bench run --suite demo --store STORE -o {root}`."
+        )
     keys = ["suite", "task", "eval", "direction", "method", "source", "seed", "run_id", "metric"]
     # Two sweeps at once may hold the same run, with the same numbers: it counts once.
     once = _read_all(paths, RESULT_SCHEMA).unique(["run_id", "direction", "metric"], keep="first")
@@ -476,11 +477,10 @@ def _read(path: Path, schema: dict[str, Any]) -> pl.DataFrame:
             return table
         return table.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
     except (pl.exceptions.PolarsError, OSError) as err:
-        msg = (
+        raise NoResultsError(
             f"{path} cannot be read as a result: {str(err).splitlines()[0]}. Delete it and run "
             "the suite again: only this run is redone."
-        )
-        raise NoResultsError(msg) from err
+        ) from err
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

@@ -156,97 +156,91 @@ class Run:
             ("relevance", self.relevance, RELEVANCE),
         ):
             if value not in known:
-                msg = f"A run's {name} is one of {', '.join(known)}; got {value!r}."
-                raise ProtocolError(msg)
+                raise ProtocolError(f"A run's {name} is one of {', '.join(known)}; got {value!r}.")
         options = checked_options(self.task, self.options)
         object.__setattr__(self, "options", None if options == type(options)() else options)
         own = own_code(self.method, self.learner)
         ours = self.code.partition("+")[0]
         object.__setattr__(self, "code", f"{ours}+{own}" if own else ours)
         if isinstance(self.n_pairs, int) and self.n_pairs < 0:
-            msg = f"A run uses 0 real pairs or more; got {self.n_pairs}."
-            raise ProtocolError(msg)
+            raise ProtocolError(f"A run uses 0 real pairs or more; got {self.n_pairs}.")
         if self.control_draw is not None and self.source in ("none", "head"):
-            msg = f"control_draw draws a control's rows; source {self.source!r} has none."
-            raise ProtocolError(msg)
+            raise ProtocolError(
+                f"control_draw draws a control's rows; source {self.source!r} has none."
+            )
         self._check_fit()
         self._check_texts()
         self._check_training()
         if not 0.0 < self.train_fraction < 1.0:
-            msg = f"train_fraction lies between 0 and 1; got {self.train_fraction}."
-            raise ProtocolError(msg)
+            raise ProtocolError(f"train_fraction lies between 0 and 1; got {self.train_fraction}.")
         if isinstance(options, Generalised) and self._fitted and self.eval != "held-out":
-            msg = (
+            raise ProtocolError(
                 "Task generalised calls classes unseen that no prototype and no real pair is of: "
                 f"with real pairs use eval 'held-out', not {self.eval!r}."
             )
-            raise ProtocolError(msg)
         if isinstance(options, FewShot):
             if self.eval not in ("split", "in-class"):
-                msg = (
+                raise ProtocolError(
                     "Task few_shot trains and tests on the same classes: eval is 'split' or "
                     f"'in-class', not {self.eval!r}."
                 )
-                raise ProtocolError(msg)
             # Here, because it loads every learner, and other tasks have none.
             from fitters.few_shot.registry import PROMPT_LEARNERS
 
             if options.learner in PROMPT_LEARNERS and self.method != IDENTITY:
-                msg = (
+                raise ProtocolError(
                     f"Learner {options.learner} learns prompts in the space of the images' own "
                     f"model: method is {IDENTITY!r}, not {self.method!r}."
                 )
-                raise ProtocolError(msg)
             if options.shots == 0 and options.prototypes_from == "none":
-                msg = (
+                raise ProtocolError(
                     "A few-shot run with 0 shots and no prototypes has nothing to learn from. Give "
                     "it prototypes=names or prototypes=head, or a shot."
                 )
-                raise ProtocolError(msg)
         elif self.view_set:
-            msg = f"Only few-shot learners look at views of images; task {self.task} does not."
-            raise ProtocolError(msg)
+            raise ProtocolError(
+                f"Only few-shot learners look at views of images; task {self.task} does not."
+            )
 
     def _check_fit(self) -> None:
         """Check that there is something to fit, and nothing too much."""
         fitted = self._fitted
         if self.pairs_per_class < 0 or (self.pairs_per_class and self.n_pairs != 0):
-            msg = (
+            raise ProtocolError(
                 "Real pairs are counted by n_pairs or by pairs_per_class, not both; got "
                 f"{self.n_pairs} and {self.pairs_per_class}."
             )
-            raise ProtocolError(msg)
         if self.method == IDENTITY and (fitted or self.source != "none"):
-            msg = f"Method {IDENTITY!r} fits nothing: it takes source 'none' and no real pairs."
-            raise ProtocolError(msg)
+            raise ProtocolError(
+                f"Method {IDENTITY!r} fits nothing: it takes source 'none' and no real pairs."
+            )
         if self.method != IDENTITY and self.source == "none" and not fitted:
-            msg = "A run with source 'none' and 0 real pairs has nothing to fit. Give it one."
-            raise ProtocolError(msg)
+            raise ProtocolError(
+                "A run with source 'none' and 0 real pairs has nothing to fit. Give it one."
+            )
         if self.eval == "all-names" and fitted:
-            msg = (
+            raise ProtocolError(
                 "Evaluation 'all-names' scores every image, so that none is left to train on; "
                 f"got n_pairs={self.n_pairs}. Use eval 'held-out'."
             )
-            raise ProtocolError(msg)
         if self.eval == "held-out" and self.pairs_per_class:
-            msg = "pairs_per_class needs training images of the scored classes: eval 'in-class'."
-            raise ProtocolError(msg)
+            raise ProtocolError(
+                "pairs_per_class needs training images of the scored classes: eval 'in-class'."
+            )
 
     def _check_texts(self) -> None:
         """Check that whoever is given texts of its own is there."""
         if (self.head_variants or self.head_templates) and not self.head_set:
-            msg = (
+            raise ProtocolError(
                 "head_variants and head_templates choose texts of a head's classes, and the run "
                 "has no head. Name one, or leave them out."
             )
-            raise ProtocolError(msg)
         pairs = self.pairs_per_class or self.task == "few_shot"
         if (self.pair_variants or self.pair_templates) and not pairs:
-            msg = (
+            raise ProtocolError(
                 "pair_variants and pair_templates choose the text that a class's images are paired "
                 "with; only pairs_per_class and task few_shot make such pairs."
             )
-            raise ProtocolError(msg)
 
     def _check_training(self) -> None:
         """Check that what is asked of a training meets one."""
@@ -254,20 +248,17 @@ class Run:
             return
         trained = [name for name, method in METHODS.items() if method.fitted_on == "training"]
         if self.method not in trained:
-            msg = (
+            raise ProtocolError(
                 f"epochs and sequential are of trained methods ({', '.join(trained)}); "
                 f"{self.method} is not trained."
             )
-            raise ProtocolError(msg)
         if self.epochs is not None and self.epochs < 1:
-            msg = f"A trained method has 1 epoch or more; got {self.epochs}."
-            raise ProtocolError(msg)
+            raise ProtocolError(f"A trained method has 1 epoch or more; got {self.epochs}.")
         if self.sequential and (self.source == "none" or not self._fitted):
-            msg = (
+            raise ProtocolError(
                 "Sequential training goes through prototypes, then real pairs: give the run a "
                 f"source and real pairs. Got source {self.source!r} and {self.n_pairs} pairs."
             )
-            raise ProtocolError(msg)
 
     @property
     def head_texts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -86,17 +86,17 @@ def open_prompt_side(store: FeatureStore, run: Run, *, weights: str | None = Non
     """
     learner = run.learner
     if not run.name_set:
-        msg = f"Learner {learner} learns prompts around class names. Give the run a name_set."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            f"Learner {learner} learns prompts around class names. Give the run a name_set."
+        )
     info = store.info(run.name_set)
     space = info.attributes["space"]
     if (space.get("family"), space.get("tower")) != ("oc", "text"):
-        msg = (
+        raise ProtocolError(
             f"Learner {learner} learns prompts through the text tower of an open_clip model; "
             f"{run.name_set} was made by {info.encoder}. Extract images and class names with an "
             "oc: encoder, or use another learner."
         )
-        raise ProtocolError(msg)
     names = _bare_names(store, run)
     with needs_extra(f"Learner {learner}", "coop"):
         from featstore.encoders.open_clip_text import open_prompt_tower
@@ -106,19 +106,17 @@ def open_prompt_side(store: FeatureStore, run: Run, *, weights: str | None = Non
         check_name(info.encoder)
         tower = open_prompt_tower(info.encoder, weights=weights)
     except FeatstoreError as err:
-        msg = (
+        raise ProtocolError(
             f"Learner {learner} needs the text tower of {info.encoder}, which made {run.name_set}: "
             f"{err} Say where its weights are: --weights, as of `featstore extract`."
-        )
-        raise ProtocolError(msg) from err
+        ) from err
     found = space_id(tower.space)
     if found != info.commit.space_id:
-        msg = (
+        raise ProtocolError(
             f"The weights given are of another model than that of {run.name_set}: space "
             f"{found[:SHORT]}, not {info.commit.space_id[:SHORT]}. Give those that the set was "
             f"extracted with ({info.encoder})."
         )
-        raise ProtocolError(msg)
     return PromptSide(tower, names)
 
 
@@ -133,12 +131,11 @@ def _bare_names(store: FeatureStore, run: Run) -> dict[str, str]:
             names.setdefault(class_id, text)
     lost = sorted(set(items["class_id"].drop_nulls()) - set(names))
     if lost:
-        msg = (
+        raise ProtocolError(
             f"{len(lost):,} classes of {run.name_set} have no bare name (template '{_BARE}', "
             f"variants {', '.join(run.variants)}; first: {lost[0]!r}). Prompts are learned around "
             "bare names: extract the class names with this template too."
         )
-        raise ProtocolError(msg)
     return names
 
 
@@ -206,12 +203,11 @@ class Scoring:
         texts = run.name_set or run.caption_set
         compared = isinstance(alignment, Identity) and texts and _compares_spaces(run)
         if compared and not self._corpus.one_model:
-            msg = (
+            raise ProtocolError(
                 f"Method {IDENTITY!r} takes an image and a text set of one model's two towers (an "
                 f"open_clip pair). {run.image_set} and {texts} are not: "
                 "fit an aligner between them."
             )
-            raise ProtocolError(msg)
         if run.task == "few_shot":
             assert self._split is not None
             assert not isinstance(alignment, Projected)
@@ -236,8 +232,7 @@ def _prompt_learner(
     """Return what makes the run's learner of prompts for the classes of a gallery."""
     name, seed = _options(run).learner, run.seed
     if prompt_side is None:
-        msg = f"Learner {name} needs a text tower, and nobody opens one here."
-        raise ProtocolError(msg)
+        raise ProtocolError(f"Learner {name} needs a text tower, and nobody opens one here.")
     side = prompt_side(run)
     return lambda classes: prompt_learner(
         name, side.tower, [side.names[c] for c in classes], seed=seed
@@ -281,22 +276,23 @@ def _scored(run: Run, corpus: Corpus, split: Split | None) -> Corpus:
 
 def _names(run: Run, corpus: Corpus) -> Items:
     if not len(corpus.names):
-        msg = f"Task {run.task} needs the names of the images' classes. Give the run a name_set."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            f"Task {run.task} needs the names of the images' classes. Give the run a name_set."
+        )
     return corpus.names
 
 
 def _captions(corpus: Corpus) -> Items:
     if corpus.captions is None:
-        msg = "Retrieval needs captions. Extract the captions of these images first."
-        raise ProtocolError(msg)
+        raise ProtocolError("Retrieval needs captions. Extract the captions of these images first.")
     return corpus.captions
 
 
 def _head(run: Run, corpus: Corpus) -> Head:
     if corpus.head is None:
-        msg = f"Task {run.task} needs a head and its names (head_set, head_name_set)."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            f"Task {run.task} needs a head and its names (head_set, head_name_set)."
+        )
     return corpus.head
 
 

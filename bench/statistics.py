@@ -56,12 +56,11 @@ class DrawSums:
 
     def __post_init__(self) -> None:
         if self.total.shape != self.count.shape or self.total.ndim != 2 or self.count.sum() <= 0:
-            msg = (
+            raise MetricError(
                 "Sums per draw and cluster need a total and a count of the same shape (draws, "
                 f"clusters), with at least one query; got shapes {self.total.shape} and "
                 f"{self.count.shape}, {self.count.sum():g} queries."
             )
-            raise MetricError(msg)
 
     @classmethod
     def of(
@@ -89,11 +88,10 @@ class DrawSums:
         ([[1.0, 0.0], [1.0, 0.0]], [[1.0, 1.0], [1.0, 0.0]])
         """
         if not len(values) == len(draws) == len(clusters) or len(values) == 0:
-            msg = (
+            raise MetricError(
                 f"Every value needs a draw and a cluster: got {len(values):,} values, "
                 f"{len(draws):,} draws and {len(clusters):,} clusters."
             )
-            raise MetricError(msg)
         _, s = np.unique(draws, return_inverse=True)
         _, c = np.unique(clusters, return_inverse=True)
         shape = int(s.max()) + 1, int(c.max()) + 1
@@ -114,11 +112,10 @@ class DrawSums:
         if not isinstance(other, DrawSums):
             return DrawSums(self.total - other * self.count, self.count)
         if self.count.shape != other.count.shape or not np.array_equal(self.count, other.count):
-            msg = (
+            raise MetricError(
                 "A paired difference needs the same queries on both sides: the numbers of queries "
                 f"per draw and cluster differ ({self.count.sum():g} and {other.count.sum():g})."
             )
-            raise MetricError(msg)
         return DrawSums(self.total - other.total, self.count)
 
     @property
@@ -330,8 +327,7 @@ def two_term(sums: DrawSums, *, overlap: float = 0.0, floor: bool = False) -> Es
     (2.333, 0.882, 2.0)
     """
     if not 0.0 <= overlap < 1.0:
-        msg = f"The share of the pool that a draw takes lies in [0, 1); got {overlap}."
-        raise MetricError(msg)
+        raise MetricError(f"The share of the pool that a draw takes lies in [0, 1); got {overlap}.")
     count = sums.count
     n = float(count.sum())
     mean = float(sums.total.sum()) / n
@@ -366,8 +362,7 @@ def _crossed(sums: DrawSums, shares: Matrix) -> float:
     count = sums.count
     n_draws = len(count)
     if n_draws < 2 or not (count > 0).all() or (count != count[:1]).any():
-        msg = "The floor needs the same queries in every draw, and two draws or more."
-        raise MetricError(msg)
+        raise MetricError("The floor needs the same queries in every draw, and two draws or more.")
     cells = sums.total / count
     alone = (
         cells
@@ -528,8 +523,7 @@ def against_controls(
     x = np.asarray(controls, np.float64)
     m = len(x)
     if m < 2:
-        msg = f"A control needs at least two draws to be compared with; got {m}."
-        raise MetricError(msg)
+        raise MetricError(f"A control needs at least two draws to be compared with; got {m}.")
     mean, sd = float(x.mean()), float(x.std(ddof=1))
     slack = 1e-12
     reached, undercut = int(np.sum(x >= own - slack)), int(np.sum(x <= own + slack))
@@ -581,8 +575,9 @@ def against_paired_controls(
     a, x = np.asarray(own, np.float64), np.asarray(controls, np.float64)
     m = len(x)
     if len(a) != m or m < 2:
-        msg = f"Paired control draws come two or more, one beside every head: {len(a)} and {m}."
-        raise MetricError(msg)
+        raise MetricError(
+            f"Paired control draws come two or more, one beside every head: {len(a)} and {m}."
+        )
     d = a - x
     mean, sd = float(d.mean()), float(d.std(ddof=1))
     if sd > 1e-12:
@@ -615,8 +610,9 @@ def holm(p_values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or np.isnan(p).any() or ((p < 0) | (p > 1)).any():
-        msg = f"Holm's correction takes a list of p-values between 0 and 1; got {p_values!r}."
-        raise MetricError(msg)
+        raise MetricError(
+            f"Holm's correction takes a list of p-values between 0 and 1; got {p_values!r}."
+        )
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty(len(p))

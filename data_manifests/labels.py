@@ -89,14 +89,14 @@ def class_table(label_set: str, synsets: str, lemmas: str, definitions: str) -> 
     for name, table in ((LEMMAS, lemma), (DEFINITIONS, definition)):
         absent = [synset for synset in ids if not table.get(synset)]
         if absent:
-            msg = f"{name} lacks {len(absent):,} of {len(ids):,} synsets (first: {absent[0]})."
-            raise BuildError(msg)
+            raise BuildError(
+                f"{name} lacks {len(absent):,} of {len(ids):,} synsets (first: {absent[0]})."
+            )
     if not ids or len(set(ids)) != len(ids):
-        msg = (
+        raise BuildError(
             f"The list of {label_set} holds {len(ids):,} synsets, {len(set(ids)):,} of them "
             "distinct."
         )
-        raise BuildError(msg)
     lists = [lemmas_of(lemma[synset]) for synset in ids]
     holders = Counter(word for own in lists for word in {word.lower() for word in own})
     clean = [next((w for w in own if holders[w.lower()] == 1), own[0]) for own in lists]
@@ -136,12 +136,11 @@ def find_timm_info() -> Path:
     """
     spec = importlib.util.find_spec("timm")
     if spec is None or not spec.submodule_search_locations:
-        msg = (
+        raise BuildError(
             "timm is not installed; its label files are needed. Run pip install "
             "'headstock[extract]', or pip install timm, "
             "or give a folder that holds them with --source."
         )
-        raise BuildError(msg)
     return Path(spec.submodule_search_locations[0]) / "data" / "_info"
 
 
@@ -149,14 +148,12 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as err:
-        msg = (
+        raise BuildError(
             f"Cannot read {path}: {err.strerror}. timm 0.9 or later ships it; give a folder that "
             "holds it with --source."
-        )
-        raise BuildError(msg) from err
+        ) from err
     except UnicodeDecodeError as err:
-        msg = f"{path} is not UTF-8: byte {err.start:,}. Install timm again."
-        raise BuildError(msg) from err
+        raise BuildError(f"{path} is not UTF-8: byte {err.start:,}. Install timm again.") from err
 
 
 def _mapping(text: str, name: str) -> dict[str, str]:
@@ -167,8 +164,7 @@ def _mapping(text: str, name: str) -> dict[str, str]:
             continue
         synset, tab, value = line.partition("\t")
         if not tab:
-            msg = f"Line {number:,} of {name} has no tab: {line[:40]!r}."
-            raise BuildError(msg)
+            raise BuildError(f"Line {number:,} of {name} has no tab: {line[:40]!r}.")
         pairs[synset] = value.strip()
     return pairs
 
@@ -187,8 +183,7 @@ def package_file(package: str, relative: str, *, install: str) -> Path:
         if (Path(place) / relative).is_file():
             return Path(place) / relative
     what = f"has no {relative}; another version is needed" if places else "is not installed"
-    msg = f"{package} {what}: a list is read from it. Run pip install {install}."
-    raise BuildError(msg)
+    raise BuildError(f"{package} {what}: a list is read from it. Run pip install {install}.")
 
 
 def constant_list(file: Path, name: str) -> list[str]:
@@ -209,10 +204,10 @@ def constant_list(file: Path, name: str) -> list[str]:
                 if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
                     return list(value)
     except (OSError, ValueError, SyntaxError) as err:
-        msg = f"Cannot read the list {name!r} in {file}: {err}. Install the package again."
-        raise BuildError(msg) from err
-    msg = f"{file} has no list {name!r}. Install another version of the package."
-    raise BuildError(msg)
+        raise BuildError(
+            f"Cannot read the list {name!r} in {file}: {err}. Install the package again."
+        ) from err
+    raise BuildError(f"{file} has no list {name!r}. Install another version of the package.")
 
 
 _FILE = "zero_shot_metadata.py"
@@ -252,8 +247,9 @@ def _templates(name: str) -> list[str]:
 def _list(name: str) -> tuple[Any, ...]:
     held = getattr(_module(), name, None)
     if not isinstance(held, tuple | list) or not held:
-        msg = f"The installed open_clip has no {name}. Install open_clip_torch 3 or later."
-        raise BuildError(msg)
+        raise BuildError(
+            f"The installed open_clip has no {name}. Install open_clip_torch 3 or later."
+        )
     return tuple(held)
 
 

@@ -79,10 +79,9 @@ class Builder:
         try:
             read: Read = getattr(import_module(f"data_manifests.readers.{module}"), function)
         except (ModuleNotFoundError, AttributeError) as err:
-            msg = (
+            raise BuildError(
                 f"{self.folder / 'dataset.toml'} names the reader {self.facts['reader']!r}: {err}."
-            )
-            raise BuildError(msg) from err
+            ) from err
         return read
 
     @property
@@ -104,8 +103,9 @@ class Builder:
             If that cannot be done.
         """
         if self.source:
-            msg = f"{self.name} is planned by featstore.datasets, which knows its source."
-            raise NotImplementedError(msg)
+            raise NotImplementedError(
+                f"{self.name} is planned by featstore.datasets, which knows its source."
+            )
         own, read = self._own_plan, self.read
         if own is not None:
             return own(**options)

@@ -40,8 +40,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
     if name not in _HOME:
-        msg = f"module 'featstore' has no attribute {name!r}"
-        raise AttributeError(msg)
+        raise AttributeError(f"module 'featstore' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
 
 

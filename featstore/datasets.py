@@ -79,10 +79,11 @@ def build_dataset(
     given = {key: value for key, value in options.items() if value is not None}
     unknown = [key for key in given if key not in builder.options]
     if unknown:
-        msg = unknown_name(
-            "option", unknown[0], sorted(builder.options), where=f"for the dataset {name!r}"
+        raise ManifestError(
+            unknown_name(
+                "option", unknown[0], sorted(builder.options), where=f"for the dataset {name!r}"
+            )
         )
-        raise ManifestError(msg)
     folder = Path(out)
     _check_ours(folder, name)
     choice = prompts or PromptChoice()
@@ -124,8 +125,7 @@ def check_dataset(name: str, **options: Any) -> Inspection:
     builder = find_builder(name)
     given = {key: value for key, value in options.items() if value is not None}
     if builder.read is None and not builder.source:
-        msg = f"{name!r} is not read from a copy on disk: there is nothing to check."
-        raise ManifestError(msg)
+        raise ManifestError(f"{name!r} is not read from a copy on disk: there is nothing to check.")
     try:
         return check_pairs(builder, **given) if builder.source else builder.check(**given)
     except BuildError as err:
@@ -187,8 +187,9 @@ def synsets_of(label_set: str) -> frozenset[str]:
     """
     builder = find_builder(label_set)
     if "synsets" not in builder.facts:
-        msg = f"The classes of {label_set} are no synsets. Name one such as imagenet1k."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"The classes of {label_set} are no synsets. Name one such as imagenet1k."
+        )
     try:
         classes = builder.plan().make(Path(), None).classes
     except BuildError as err:
@@ -238,17 +239,19 @@ def _check_ours(folder: Path, name: str) -> None:
         else:
             held = (folder / STAGING / "dataset").read_text(encoding="utf-8").strip()
     except NotADirectoryError as err:
-        msg = f"{folder} is not a folder. Choose another one."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"{folder} is not a folder. Choose another one.") from err
     except FileNotFoundError as err:
-        msg = f"{folder} holds files that are no build of {name!r}. Choose an empty or new folder."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"{folder} holds files that are no build of {name!r}. Choose an empty or new folder."
+        ) from err
     except OSError as err:
-        msg = f"Cannot read {folder}: {err.strerror or err}. Choose another folder."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"Cannot read {folder}: {err.strerror or err}. Choose another folder."
+        ) from err
     if held != name:
-        msg = f"{folder} holds the dataset {held!r}, not {name!r}. Choose another folder."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"{folder} holds the dataset {held!r}, not {name!r}. Choose another folder."
+        )
 
 
 def _earlier(folder: Path) -> Manifest | None:
@@ -279,8 +282,9 @@ def _staging(folder: Path, name: str) -> Iterator[Path]:
         staging.mkdir()
         (staging / "dataset").write_text(f"{name}\n", encoding="utf-8")
     except OSError as err:
-        msg = f"Cannot write into {folder}: {err.strerror or err}. Choose another folder."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"Cannot write into {folder}: {err.strerror or err}. Choose another folder."
+        ) from err
     try:
         yield staging
     finally:
@@ -296,8 +300,9 @@ def _move(uris: Iterable[str], staging: Path, folder: Path) -> None:
             (folder / uri).parent.mkdir(parents=True, exist_ok=True)
             (staging / uri).replace(folder / uri)
     except OSError as err:
-        msg = f"Cannot write into {folder}: {err.strerror or err}. Choose another folder."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"Cannot write into {folder}: {err.strerror or err}. Choose another folder."
+        ) from err
 
 
 def _remove_stale(folder: Path, earlier: Manifest | None, manifest: Manifest) -> None:

@@ -210,8 +210,9 @@ def needs_extra(what: str, extra: str | None = None) -> Iterator[None]:
         module = (err.name or "").partition(".")[0]
         for name in (*([extra] if extra else ()), *EXTRAS):
             if module in (IMPORTED_AS.get(package, package) for package in EXTRAS[name]):
-                msg = f"{what} needs {module}: pip install 'headstock[{name}]'."
-                raise MissingPackageError(msg, name=module) from err
+                raise MissingPackageError(
+                    f"{what} needs {module}: pip install 'headstock[{name}]'.", name=module
+                ) from err
         raise
 
 

@@ -79,33 +79,29 @@ def decode_image(
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         if not data:
-            msg = f"Cannot decode {label}: the file is empty."
-            raise ImageError(msg)
+            raise ImageError(f"Cannot decode {label}: the file is empty.")
         with _pillow_quiet(), Image.open(io.BytesIO(data), formats=list(formats)) as image:
             width, height = image.size
             if width * height > max_pixels:
-                msg = (
+                raise ImageError(
                     f"Cannot decode {label}: {width:,} × {height:,} pixels exceed the limit of "
                     f"{max_pixels:,}. Raise max_pixels if this image is meant."
                 )
-                raise ImageError(msg)
             image.load()
             return to_rgb(_upright(image))
     except ImageError:
         raise
     except UnidentifiedImageError as err:
         tiff = data.startswith(_TIFF) and "TIFF" not in formats
-        msg = (
+        raise ImageError(
             f"Cannot decode {label}: it is no image in a known format ({', '.join(formats)})"
             f"{'; TIFF is decoded when asked for (--tiff)' * tiff}."
-        )
-        raise ImageError(msg) from err
+        ) from err
     except Exception as err:
         # Pillow's decoders raise nearly anything on damaged files (OSError, SyntaxError,
         # struct.error, zlib.error, EOFError, IndexError, ...): each means a bad image.
         reason = err.strerror if isinstance(err, OSError) and err.strerror else _one_line(err)
-        msg = f"Cannot decode {label}: {reason}."
-        raise ImageError(msg) from err
+        raise ImageError(f"Cannot decode {label}: {reason}.") from err
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -180,11 +176,10 @@ def _grey8(image: Image.Image) -> Image.Image:
 
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-        msg = (
+        raise ImageError(
             f"Cannot convert pixels of mode {image.mode}: they have no fixed range. "
             "Save the image with 8 or 16 bits a channel."
         )
-        raise ImageError(msg)
     grey = np.round(values / 257.0).astype(np.uint8)
     key: Any = image.info.get("transparency")
     if isinstance(key, int):

@@ -82,16 +82,16 @@ def read_label_file(path: str | Path, *, name: str | None = None) -> tuple[str, 
         rows = _rows(file)
     except (OSError, UnicodeDecodeError, ValueError, pl.exceptions.PolarsError) as err:
         reason = " ".join(str(err).split()) or type(err).__name__
-        msg = f"Cannot read the label file '{file.name}': {reason[:200]}. Give {_FORMS}."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"Cannot read the label file '{file.name}': {reason[:200]}. Give {_FORMS}."
+        ) from err
     table = rows.sort("index").with_columns(
         name=pl.col("name").str.strip_chars(), index=pl.col("index").cast(pl.Int64)
     )
     blank = table.filter(pl.col("name").fill_null("") == "")["index"]
     if table.is_empty() or len(blank):
         what = f"no name for class {blank[0]:,}" if len(blank) else "no class"
-        msg = f"The label file '{file.name}' holds {what}. Give {_FORMS}."
-        raise ManifestError(msg)
+        raise ManifestError(f"The label file '{file.name}' holds {what}. Give {_FORMS}.")
     ids = pl.coalesce(pl.col("synset"), pl.col("index").cast(pl.String))
     table = table.with_columns(
         class_id=pl.lit(f"{set_name}/") + ids,
@@ -108,8 +108,7 @@ def _rows(file: Path) -> pl.DataFrame:
     if suffix in (".csv", ".tsv"):
         table = pl.read_csv(file, separator="\t" if suffix == ".tsv" else ",", infer_schema=False)
         if "name" not in table.columns:
-            msg = f"it has no column 'name', only {', '.join(table.columns)}"
-            raise ValueError(msg)
+            raise ValueError(f"it has no column 'name', only {', '.join(table.columns)}")
         order = (
             pl.col("index").cast(pl.Int64) if "index" in table.columns else pl.int_range(pl.len())
         )
@@ -123,8 +122,7 @@ def _rows(file: Path) -> pl.DataFrame:
             lines.pop()
         table = _frame(list(enumerate(lines)))
     else:
-        msg = f"a {suffix or 'file without suffix'} is no known form"
-        raise ValueError(msg)
+        raise ValueError(f"a {suffix or 'file without suffix'} is no known form")
     absent = [pl.lit(None, dtype=pl.String).alias(k) for k in _TAKEN if k not in table.columns]
     return table.with_columns(absent)
 
@@ -134,8 +132,7 @@ def _pairs(document: Any) -> list[tuple[int, str]]:
     if isinstance(document, dict):
         pairs = [(int(key), value) for key, value in document.items()]
     if pairs is None or not all(isinstance(name, str) for _, name in pairs):
-        msg = "it holds neither a list of names nor an object index -> name"
-        raise ValueError(msg)
+        raise ValueError("it holds neither a list of names nor an object index -> name")
     return pairs
 
 
@@ -165,11 +162,10 @@ def crosswalk(classes: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
     for table in (classes, others):
         if "synset" not in table.columns or table["synset"].null_count() == table.height:
             first = table["class_id"][0] if table.height else "none"
-            msg = (
+            raise ManifestError(
                 f"The label set of {first!r} has no synsets, so there is no crosswalk. Compare by "
                 "lemma: `featstore.labels.overlap`."
             )
-            raise ManifestError(msg)
     left = classes.sort("index").select("synset", "class_id", "index")
     right = others.select("synset", other_id="class_id", other_index="index")
     return left.join(right.drop_nulls("synset"), on="synset", maintain_order="left_right")

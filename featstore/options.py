@@ -141,8 +141,7 @@ def check_values(config: Any, error: type[FeatstoreError], *, of: str) -> None:
         if not one.takes(value):
             least = [] if one.at_least is None else [f"at least {one.at_least:g}"]
             what = " or ".join([*least, *map(repr, one.words)])
-            msg = f"The '{one.name}' of {of} must be {what}; got {value!r}."
-            raise error(msg)
+            raise error(f"The '{one.name}' of {of} must be {what}; got {value!r}.")
 
 
 def take_options(options: Mapping[str, Any], *classes: type, of: str) -> list[dict[str, Any]]:

@@ -113,11 +113,11 @@ class Workers:
         if self.engine not in ENGINES:
             raise EngineError(unknown_name("engine", self.engine, ENGINES))
         if self.engine == "local" and self.address is not None:
-            msg = f"The address {self.address!r} is of a Ray cluster: use engine 'ray' with it."
-            raise EngineError(msg)
+            raise EngineError(
+                f"The address {self.address!r} is of a Ray cluster: use engine 'ray' with it."
+            )
         if self.jobs is not None and self.jobs < 1:
-            msg = f"At least one job runs at once; got jobs={self.jobs}."
-            raise EngineError(msg)
+            raise EngineError(f"At least one job runs at once; got jobs={self.jobs}.")
 
     @property
     def elsewhere(self) -> bool:
@@ -236,8 +236,9 @@ class _RayRun:
                 raise err.cause from None
             raise
         except ray.exceptions.RayError as err:
-            msg = f"Ray lost a worker {RETRIES + 1} times: {' '.join(str(err).split())[:300]}"
-            raise EngineError(msg) from err
+            raise EngineError(
+                f"Ray lost a worker {RETRIES + 1} times: {' '.join(str(err).split())[:300]}"
+            ) from err
 
 
 def _begin() -> None:

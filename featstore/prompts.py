@@ -169,30 +169,28 @@ def _column(labels: pl.DataFrame, variant: str) -> str:
     if not column:
         filled = {name for name in labels.columns if labels[name].null_count() < labels.height}
         held = [key for key, columns in VARIANTS.items() if set(columns) & filled]
-        msg = (
+        raise ManifestError(
             f"The label set has no {VARIANTS[variant][-1]}, so no variant {variant!r}. It may "
             f"have: {', '.join(held)}."
         )
-        raise ManifestError(msg)
     empty = labels.filter(pl.col(column).fill_null("").str.strip_chars() == "")["class_id"]
     if len(empty):
-        msg = (
+        raise ManifestError(
             f"{len(empty):,} of {labels.height:,} classes have no {column} (first: {empty[0]!r}). "
             f"Leave the variant {variant!r} out, or complete the label set."
         )
-        raise ManifestError(msg)
     return column
 
 
 def _check_known(what: str, given: Sequence[str], known: Mapping[str, object]) -> None:
     if isinstance(given, str):
-        msg = f"The {what}s must be a list of names; got the string {given!r}. Give [{given!r}]."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"The {what}s must be a list of names; got the string {given!r}. Give [{given!r}]."
+        )
     for name in given:
         lookup(known, name, what=what, error=ManifestError)
     if not given or len(set(given)) != len(given):
-        msg = f"The {what}s must be at least one and each once; got {list(given)}."
-        raise ManifestError(msg)
+        raise ManifestError(f"The {what}s must be at least one and each once; got {list(given)}.")
 
 
 #: Larger files are refused; CuPL's for ImageNet has 7 MB.
@@ -238,15 +236,15 @@ def read_names(path: Path, keys: Sequence[str], classes: pl.DataFrame) -> dict[s
     if isinstance(document, list):
         ids = classes.sort("index")["class_id"].to_list()
         if len(document) != len(ids):
-            msg = f"{path} has {len(document):,} names for {len(ids):,} classes."
-            raise ManifestError(msg)
+            raise ManifestError(f"{path} has {len(document):,} names for {len(ids):,} classes.")
         found = dict(zip(ids, document, strict=True))
     else:
         found = _by_class(path, document, classes, _NAMES)
     wrong = [key for key, name in found.items() if not isinstance(name, str) or not name.strip()]
     if wrong:
-        msg = f"{path} has no name for the class {wrong[0]!r}. It should be {_NAMES}."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"{path} has no name for the class {wrong[0]!r}. It should be {_NAMES}."
+        )
     return {key: name.strip() for key, name in found.items()}
 
 
@@ -261,14 +259,12 @@ def read_templates(path: Path, keys: Sequence[str]) -> dict[str, str]:
     document = _of_dataset(_load(path, _TEMPLATES), keys, list)
     if not isinstance(document, list) or not document:
         named = f" for {keys[0]}" if isinstance(document, dict) else ""
-        msg = f"{path} holds no templates{named}. It should be {_TEMPLATES}."
-        raise ManifestError(msg)
+        raise ManifestError(f"{path} holds no templates{named}. It should be {_TEMPLATES}.")
     texts = {}
     for text in document:
         plain = text.replace("{c}", "{}") if isinstance(text, str) else ""
         if plain.count("{}") != 1:
-            msg = f"The template {text!r} of {path} must hold {{}} or {{c}} once."
-            raise ManifestError(msg)
+            raise ManifestError(f"The template {text!r} of {path} must hold {{}} or {{c}} once.")
         texts[f"t{sha256_hex(plain.encode())[:8]}"] = plain
     return texts
 
@@ -290,16 +286,16 @@ def read_descriptions(
     """
     document = _of_dataset(_load(path, _DESCRIPTIONS), keys, dict)
     if not isinstance(document, dict):
-        msg = f"{path} is a list. It should be {_DESCRIPTIONS}."
-        raise ManifestError(msg)
+        raise ManifestError(f"{path} is a list. It should be {_DESCRIPTIONS}.")
     found = _by_class(path, document, classes, _DESCRIPTIONS)
     sentences = {}
     for key, texts in found.items():
         own = texts if isinstance(texts, list) else []
         kept = [text.strip() for text in own if isinstance(text, str) and text.strip()]
         if not kept:
-            msg = f"{path} has no sentence for the class {key!r}. It should be {_DESCRIPTIONS}."
-            raise ManifestError(msg)
+            raise ManifestError(
+                f"{path} has no sentence for the class {key!r}. It should be {_DESCRIPTIONS}."
+            )
         sentences[key] = kept
     return sentences
 
@@ -334,17 +330,17 @@ def _by_class(
         if len(hits) == 1:
             found[class_id] = entries[hits[0]]
         elif hits:
-            msg = f"{path} has several entries for the class {class_id!r}: {sorted(hits)}."
-            raise ManifestError(msg)
+            raise ManifestError(
+                f"{path} has several entries for the class {class_id!r}: {sorted(hits)}."
+            )
         else:
             lost.append(class_id)
     if lost:
-        msg = (
+        raise ManifestError(
             f"{path} has no entry for {len(lost):,} of {classes.height:,} classes: "
             f"{', '.join(map(repr, lost[:5]))}. It should be {form}."
             f"{did_you_mean(lost[0].partition('/')[2], list(document))}"
         )
-        raise ManifestError(msg)
     return found
 
 
@@ -360,17 +356,18 @@ def _of_dataset(document: Any, keys: Sequence[str], kind: type | tuple[type, ...
 def _load(path: Path, form: str) -> Any:
     try:
         if path.stat().st_size > MAX_BYTES:
-            msg = f"{path} has {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read."
-            raise ManifestError(msg)
+            raise ManifestError(
+                f"{path} has {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read."
+            )
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as err:
         if isinstance(err, ManifestError):
             raise
-        msg = f"Cannot read {path}: {getattr(err, 'strerror', None) or err}. It should be {form}."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"Cannot read {path}: {getattr(err, 'strerror', None) or err}. It should be {form}."
+        ) from err
     if not isinstance(document, dict | list):
-        msg = f"{path} holds a {type(document).__name__}. It should be {form}."
-        raise ManifestError(msg)
+        raise ManifestError(f"{path} holds a {type(document).__name__}. It should be {form}.")
     return document
 
 
@@ -463,8 +460,9 @@ class PromptChoice:
 def _with_open_clip(classes: pl.DataFrame) -> pl.DataFrame:
     """Add open_clip's names, which are those of the 1,000 synsets of ImageNet-1k."""
     if "synset" not in classes.columns or classes["synset"].null_count() == classes.height:
-        msg = "open_clip has names of ImageNet-1k's synsets alone; these classes have no synsets."
-        raise ManifestError(msg)
+        raise ManifestError(
+            "open_clip has names of ImageNet-1k's synsets alone; these classes have no synsets."
+        )
     try:
         names = imagenet_names()
         order = BUILDERS["imagenet1k"].plan().make(Path(), None).classes
@@ -500,5 +498,4 @@ def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as err:
-        msg = f"Cannot read {file}: {err.strerror or err}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"Cannot read {file}: {err.strerror or err}.") from err

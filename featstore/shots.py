@@ -55,14 +55,14 @@ def draw_shots(
     """
     wanted = min(shots, MAX_VAL) if val is None else val
     if shots < 1 or wanted < 0:
-        msg = f"There cannot be {shots} shots with {wanted} for validation. Give 1 or more."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"There cannot be {shots} shots with {wanted} for validation. Give 1 or more."
+        )
     known = images.filter(pl.col("class_id").is_not_null())
     train = known.filter(pl.col("split") == split)
     if train.is_empty():
         found = ", ".join(sorted(images["split"].drop_nulls().unique())) or "none"
-        msg = f"No image with a class is in the split {split!r}. Splits: {found}."
-        raise ManifestError(msg)
+        raise ManifestError(f"No image with a class is in the split {split!r}. Splits: {found}.")
     own = known.filter(pl.col("split") == "val") if split != "val" else known.clear()
     parts = [_first(train, seed, shots, 0, "train")]
     if wanted:
@@ -75,11 +75,10 @@ def draw_shots(
         short = sorted(set(classes) - set(full))
         if short:
             name = part["part"][0] if part.height else "val"
-            msg = (
+            raise ManifestError(
                 f"{len(short):,} of {len(classes):,} classes have too few images for {count} in "
                 f"{name} (first: {short[0]!r}). Draw fewer, or give val=0."
             )
-            raise ManifestError(msg)
     return pl.concat(parts)
 
 
@@ -110,8 +109,9 @@ def write_shots(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_durably(path, [parquet_bytes(table)])
             except OSError as err:
-                msg = f"Cannot write {path}: {err.strerror or err}. Choose another folder."
-                raise ManifestError(msg) from err
+                raise ManifestError(
+                    f"Cannot write {path}: {err.strerror or err}. Choose another folder."
+                ) from err
             files.append(path)
     return files
 

@@ -96,8 +96,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        msg = f"module 'fitters' has no attribute '{name}'"
-        raise AttributeError(msg)
+        raise AttributeError(f"module 'fitters' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

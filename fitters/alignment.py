@@ -114,19 +114,22 @@ def save_alignment(path: Path | str, alignment: Alignment, *, replace: bool = Tr
     files = _to_bytes(alignment)
     if path.exists() or path.is_symlink():
         if not (path / JSON_NAME).is_file():
-            msg = f"{path} exists and is not an alignment. Choose another name, or remove it."
-            raise AlignmentWriteError(msg)
+            raise AlignmentWriteError(
+                f"{path} exists and is not an alignment. Choose another name, or remove it."
+            )
         if all(_holds(path / name, data) for name, data in files.items()):
             return path
         if not replace:
-            msg = f"{path} holds another alignment. Choose another name, or replace it (--force)."
-            raise AlignmentWriteError(msg)
+            raise AlignmentWriteError(
+                f"{path} holds another alignment. Choose another name, or replace it (--force)."
+            )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as err:
-        msg = f"{path} cannot be written: {err.strerror}. Choose a folder that you may write to."
-        raise AlignmentWriteError(msg) from err
+        raise AlignmentWriteError(
+            f"{path} cannot be written: {err.strerror}. Choose a folder that you may write to."
+        ) from err
     try:
         new, old = staging / "new", staging / "old"
         new.mkdir()
@@ -138,8 +141,9 @@ def save_alignment(path: Path | str, alignment: Alignment, *, replace: bool = Tr
         new.rename(path)
         _sync_folder(path.parent)
     except OSError as err:
-        msg = f"{path} cannot be written: {err.strerror}. Nothing was changed."
-        raise AlignmentWriteError(msg) from err
+        raise AlignmentWriteError(
+            f"{path} cannot be written: {err.strerror}. Nothing was changed."
+        ) from err
     finally:
         if (staging / "old").exists() and not path.exists():
             (staging / "old").rename(path)
@@ -160,8 +164,9 @@ def read_alignment(path: Path | str) -> Alignment:
     """
     path = Path(path)
     if not (path / JSON_NAME).exists():
-        msg = f"There is no alignment at {path}: it has no {JSON_NAME}. `fitters fit` makes one."
-        raise MissingAlignmentError(msg)
+        raise MissingAlignmentError(
+            f"There is no alignment at {path}: it has no {JSON_NAME}. `fitters fit` makes one."
+        )
     facts = _read_json(path / JSON_NAME)
     try:
         aligner, letters = _empty_aligner(facts)
@@ -174,8 +179,9 @@ def read_alignment(path: Path | str) -> Alignment:
         if isinstance(err, CorruptAlignmentError):
             raise
         detail = f"field {err} is missing" if type(err) is KeyError else str(err)
-        msg = f"{path / JSON_NAME} does not describe an alignment: {detail} Fit it again."
-        raise CorruptAlignmentError(msg) from err
+        raise CorruptAlignmentError(
+            f"{path / JSON_NAME} does not describe an alignment: {detail} Fit it again."
+        ) from err
 
 
 def read_facts(path: Path | str) -> dict[str, Any]:
@@ -191,8 +197,9 @@ def read_facts(path: Path | str) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = {"method": record["method"], **_field(record, "facts", dict)}
     except (KeyError, TypeError) as err:
-        msg = f"{file} does not describe an alignment: {err}. Fit it again."
-        raise CorruptAlignmentError(msg) from err
+        raise CorruptAlignmentError(
+            f"{file} does not describe an alignment: {err}. Fit it again."
+        ) from err
     return facts
 
 
@@ -228,8 +235,9 @@ def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
     try:
         text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False)
     except (TypeError, ValueError) as err:
-        msg = f"The facts of an alignment must be plain finite values for JSON: {err}."
-        raise AlignmentWriteError(msg) from err
+        raise AlignmentWriteError(
+            f"The facts of an alignment must be plain finite values for JSON: {err}."
+        ) from err
     return {JSON_NAME: text.encode() + b"\n", ARRAYS_NAME: packed}
 
 
@@ -238,17 +246,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(data)
     except (ValueError, RecursionError) as err:
-        msg = f"{path} is not JSON: {err}. Fit the alignment again."
-        raise CorruptAlignmentError(msg) from err
+        raise CorruptAlignmentError(f"{path} is not JSON: {err}. Fit the alignment again.") from err
     if not isinstance(record, dict):
-        msg = f"{path} does not describe an alignment: it holds no object. Fit it again."
-        raise CorruptAlignmentError(msg)
+        raise CorruptAlignmentError(
+            f"{path} does not describe an alignment: it holds no object. Fit it again."
+        )
     if record.get("format") != FORMAT:
-        msg = (
+        raise CorruptAlignmentError(
             f"{path} has format {record.get('format')!r}; this fitters reads format {FORMAT}. "
             "Use the version that wrote it, or fit the alignment again."
         )
-        raise CorruptAlignmentError(msg)
     return record
 
 
@@ -258,8 +265,9 @@ def _empty_aligner(record: dict[str, Any]) -> tuple[BaseAligner, dict[str, int]]
     try:
         cls = aligner_class(method)
     except UnknownMethodError as err:
-        msg = f"This alignment is of the method {method!r}. Known here: {', '.join(ALIGNERS)}."
-        raise CorruptAlignmentError(msg) from err
+        raise CorruptAlignmentError(
+            f"This alignment is of the method {method!r}. Known here: {', '.join(ALIGNERS)}."
+        ) from err
     aligner = cls(**_field(record, "params", dict))
     aligner._validate_params()
     return aligner, {}
@@ -269,28 +277,29 @@ def _read_arrays(path: Path, record: dict[str, Any], types: dict[str, np.dtype[A
     shapes = _field(record, "arrays", dict)
     for name, shape in shapes.items():
         if not (isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)):
-            msg = f"array {name!r} has the shape {shape!r}."
-            raise ValueError(msg)
+            raise ValueError(f"array {name!r} has the shape {shape!r}.")
     size = sum(int(np.prod(shape, dtype=object)) * 8 for shape in shapes.values())
     # The header of a safetensors file: 8 bytes, then JSON of well under 1 kB an array.
     data = _read_regular(path, min(size, MAX_ARRAY_BYTES) + 8 + 1024 * (len(shapes) + 1))
     if hashlib.sha256(data).hexdigest() != record["sha256"]:
-        msg = f"{path} is not the file that {JSON_NAME} describes: digests differ. Fit it again."
-        raise CorruptAlignmentError(msg)
+        raise CorruptAlignmentError(
+            f"{path} is not the file that {JSON_NAME} describes: digests differ. Fit it again."
+        )
     try:
         arrays: Arrays = safetensors.numpy.load(data)
     except (SafetensorError, ValueError, KeyError) as err:
-        msg = f"{path} is not a safetensors file: {err}. Fit the alignment again."
-        raise CorruptAlignmentError(msg) from err
+        raise CorruptAlignmentError(
+            f"{path} is not a safetensors file: {err}. Fit the alignment again."
+        ) from err
     found = {name: list(array.shape) for name, array in arrays.items()}
     double = np.dtype(np.float64)
     if found != shapes or any(a.dtype != types.get(name, double) for name, a in arrays.items()):
-        msg = f"{path} holds other arrays than {JSON_NAME} declares: {found}. Fit it again."
-        raise CorruptAlignmentError(msg)
+        raise CorruptAlignmentError(
+            f"{path} holds other arrays than {JSON_NAME} declares: {found}. Fit it again."
+        )
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            msg = f"array {name!r} holds NaN or Inf."
-            raise ValueError(msg)
+            raise ValueError(f"array {name!r} holds NaN or Inf.")
     return arrays
 
 
@@ -305,19 +314,16 @@ def _fill(
         if not name.startswith(("x.map.", "y.map."))
     }
     if extra:
-        msg = f"unknown array {min(extra)!r}."
-        raise ValueError(msg)
+        raise ValueError(f"unknown array {min(extra)!r}.")
     for name, shape in expected.items():
         _bind(name, arrays[name], shape, letters)
         setattr(aligner, name, arrays[name])
     values = _field(record, "values", dict)
     if set(values) != set(aligner.fitted_values):
-        msg = f"values are {sorted(values)}, expected {sorted(aligner.fitted_values)}."
-        raise ValueError(msg)
+        raise ValueError(f"values are {sorted(values)}, expected {sorted(aligner.fitted_values)}.")
     for name, value in values.items():
         if type(value) not in (int, float):
-            msg = f"value {name!r} is {value!r}, not a number."
-            raise ValueError(msg)
+            raise ValueError(f"value {name!r} is {value!r}, not a number.")
         setattr(aligner, name, value)
 
 
@@ -331,8 +337,7 @@ def _transform(values: Any, arrays: Arrays, side: str, letters: dict[str, int]) 
     if isinstance(values, dict) and "homogeneous" in values:
         kinds["homogeneous"] = bool
     if not isinstance(values, dict) or {k: type(v) for k, v in values.items()} != kinds:
-        msg = f"the transform of {side} is {values!r}."
-        raise ValueError(msg)
+        raise ValueError(f"the transform of {side} is {values!r}.")
     # With a map, p or q are the columns that it gives; those that it takes have their own letter.
     letter = "p" if side == "x" else "q"
     feature_map = _feature_map(values["map"], arrays, side, letters) if mapped else None
@@ -348,19 +353,22 @@ def _feature_map(
     values: dict[str, Any], arrays: Arrays, side: str, letters: dict[str, int]
 ) -> FeatureMap:
     if set(values) != {"kind", "gamma"} or values["kind"] not in FEATURE_MAPS:
-        msg = f"the feature map of {side} is {values!r}; known kinds: {', '.join(FEATURE_MAPS)}."
-        raise ValueError(msg)
+        raise ValueError(
+            f"the feature map of {side} is {values!r}; known kinds: {', '.join(FEATURE_MAPS)}."
+        )
     if type(values["gamma"]) is not float:
-        msg = f"the gamma of the feature map of {side} is {values['gamma']!r}, not a number."
-        raise ValueError(msg)
+        raise ValueError(
+            f"the gamma of the feature map of {side} is {values['gamma']!r}, not a number."
+        )
     prefix = f"{side}.map."
     own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
     made = FEATURE_MAPS[values["kind"]].from_arrays(values["gamma"], own)
     letter = "p" if side == "x" else "q"
     for key, size in ((f"{letter}, unmapped", made.n_columns), (letter, made.n_features)):
         if letters.setdefault(key, size) != size:
-            msg = f"the feature map of {side} has {size} columns, expected {key} = {letters[key]}."
-            raise ValueError(msg)
+            raise ValueError(
+                f"the feature map of {side} has {size} columns, expected {key} = {letters[key]}."
+            )
     return made
 
 
@@ -372,14 +380,14 @@ def _bind(
         for letter, size in zip(shape, array.shape, strict=True)
     ):
         known = ", ".join(f"{letter} = {size}" for letter, size in letters.items())
-        msg = f"array {name!r} has shape {array.shape}, expected ({', '.join(shape)}) with {known}."
-        raise ValueError(msg)
+        raise ValueError(
+            f"array {name!r} has shape {array.shape}, expected ({', '.join(shape)}) with {known}."
+        )
 
 
 def _field(record: dict[str, Any], name: str, kind: type) -> Any:
     if not isinstance(record[name], kind):
-        msg = f"field '{name}' is not a {kind.__name__}."
-        raise TypeError(msg)
+        raise TypeError(f"field '{name}' is not a {kind.__name__}.")
     return record[name]
 
 
@@ -388,18 +396,19 @@ def _read_regular(path: Path, at_most: int) -> bytes:
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
-            msg = f"{path} is not a regular file. An alignment is a folder of two plain files."
-            raise CorruptAlignmentError(msg)
+            raise CorruptAlignmentError(
+                f"{path} is not a regular file. An alignment is a folder of two plain files."
+            )
         if status.st_size > at_most:
-            msg = (
+            raise CorruptAlignmentError(
                 f"{path} has {status.st_size:,} bytes, more than the {at_most:,} that it may have. "
                 "Fit the alignment again."
             )
-            raise CorruptAlignmentError(msg)
         return path.read_bytes()
     except OSError as err:
-        msg = f"{path} cannot be read: {err.strerror}. Fit the alignment again."
-        raise CorruptAlignmentError(msg) from err
+        raise CorruptAlignmentError(
+            f"{path} cannot be read: {err.strerror}. Fit the alignment again."
+        ) from err
 
 
 def _holds(path: Path, data: bytes) -> bool:

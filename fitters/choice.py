@@ -190,8 +190,9 @@ def _choose_kernel(task: _Task) -> Choice:
     """
     config, prototypes, real = task.config, task.sources.prototypes, task.sources.real
     if config.criterion == "error" and real is None:
-        msg = "Kernel ridge is chosen on prototypes by 'cosine' or 'rank'. Got criterion 'error'."
-        raise SettingError(msg)
+        raise SettingError(
+            "Kernel ridge is chosen on prototypes by 'cosine' or 'rank'. Got criterion 'error'."
+        )
     if config.criterion == "error":
         # Of the criteria for both kinds of data, this is the one that real pairs have too.
         config = replace(config, criterion="cosine", validation="squared")

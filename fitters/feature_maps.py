@@ -20,8 +20,9 @@ BLOCK_ROWS = 1024
 def check_gamma(gamma: float) -> None:
     """Raise SettingError unless gamma is a finite number above 0."""
     if not (np.isfinite(gamma) and gamma > 0):
-        msg = f"gamma, the inverse squared width, must be finite and above 0. Got {gamma}."
-        raise SettingError(msg)
+        raise SettingError(
+            f"gamma, the inverse squared width, must be finite and above 0. Got {gamma}."
+        )
 
 
 def gaussian(
@@ -59,8 +60,9 @@ def gaussian(
     """
     check_gamma(gamma)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        msg = f"A kernel compares rows of one space. Got shapes {a.shape} and {b.shape}."
-        raise PairsError(msg)
+        raise PairsError(
+            f"A kernel compares rows of one space. Got shapes {a.shape} and {b.shape}."
+        )
     a, b = np.asarray(a, dtype), np.asarray(b, dtype)
     own_a, own_b = np.einsum("nd,nd->n", a, a), np.einsum("md,md->m", b, b)
     out: npt.NDArray[Any] = np.empty((len(a), len(b)), dtype)
@@ -109,16 +111,16 @@ class FourierMap:
     def __post_init__(self) -> None:
         check_gamma(self.gamma)
         if self.frequencies.ndim != 2 or 0 in self.frequencies.shape:
-            msg = f"frequencies must have shape (d, m). Got {self.frequencies.shape}."
-            raise PairsError(msg)
+            raise PairsError(f"frequencies must have shape (d, m). Got {self.frequencies.shape}.")
 
     @classmethod
     def draw(cls, d: int, gamma: float, n_features: int, rng: np.random.Generator) -> Self:
         """Return a map of rows with `d` columns to `n_features`, an even number."""
         check_gamma(gamma)
         if n_features < 2 or n_features % 2:
-            msg = f"Cosines come with sines: n_features must be even and above 0. Got {n_features}."
-            raise SettingError(msg)
+            raise SettingError(
+                f"Cosines come with sines: n_features must be even and above 0. Got {n_features}."
+            )
         drawn = rng.standard_normal((d, n_features // 2)) * np.sqrt(2 * gamma)
         return cls(drawn, float(gamma))
 
@@ -135,8 +137,9 @@ class FourierMap:
     def apply(self, rows: Rows) -> Matrix:
         """Return φ of each row, shape (n, 2 m), float64."""
         if rows.ndim != 2 or rows.shape[1] != self.n_columns:
-            msg = f"This map takes rows of {self.n_columns} columns. Got shape {rows.shape}."
-            raise PairsError(msg)
+            raise PairsError(
+                f"This map takes rows of {self.n_columns} columns. Got shape {rows.shape}."
+            )
         angles = np.asarray(rows, np.float64) @ self.frequencies
         both = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
         mapped: Matrix = both / np.sqrt(self.frequencies.shape[1])
@@ -185,11 +188,9 @@ def choose_landmarks(
         If the number or the method is wrong.
     """
     if n_landmarks < 1:
-        msg = f"At least 1 landmark is needed. Got {n_landmarks}."
-        raise SettingError(msg)
+        raise SettingError(f"At least 1 landmark is needed. Got {n_landmarks}.")
     if method not in METHODS:
-        msg = f"Landmarks are chosen by {' or '.join(METHODS)}. Got {method!r}."
-        raise SettingError(msg)
+        raise SettingError(f"Landmarks are chosen by {' or '.join(METHODS)}. Got {method!r}.")
     if n_landmarks >= len(rows):
         return np.arange(len(rows))
     if method == "uniform":
@@ -236,11 +237,10 @@ class NystroemMap:
     def __post_init__(self) -> None:
         check_gamma(self.gamma)
         if self.root.ndim != 2 or len(self.root) != len(self.landmarks):
-            msg = (
+            raise PairsError(
                 f"{len(self.landmarks):,} landmarks need a root of as many rows. Got shape "
                 f"{self.root.shape}."
             )
-            raise PairsError(msg)
 
     @classmethod
     def of_landmarks(cls, landmarks: Rows, gamma: float) -> Self:

@@ -365,11 +365,10 @@ def side_of(alignment: Alignment, space_id: str, *, what: str) -> Literal["x", "
     facts = alignment.facts
     known = [(facts.get(f"{side}_encoder"), facts.get(f"{side}_space_id")) for side in "xy"]
     spaces = " and ".join(f"{encoder} ({str(space)[:8]})" for encoder, space in known)
-    msg = (
+    raise MisalignedItemsError(
         f"{what} lies in space {space_id[:8]}; the alignment was fitted on {spaces}. Embeddings "
         "of another model, checkpoint or preprocessing cannot be projected with it."
     )
-    raise MisalignedItemsError(msg)
 
 
 def embed_texts(
@@ -387,7 +386,8 @@ def embed_texts(
 
     opened = open_encoder(encoder or str(alignment.facts["y_encoder"]), weights=weights)
     if side_of(alignment, space_id(opened.space), what=opened.name) != "y":
-        msg = f"{opened.name} encodes images; texts go through {alignment.facts['y_encoder']}."
-        raise MisalignedItemsError(msg)
+        raise MisalignedItemsError(
+            f"{opened.name} encodes images; texts go through {alignment.facts['y_encoder']}."
+        )
     rows = opened.encode([opened.prepare(text) for text in texts])
     return alignment.project_y(rows)

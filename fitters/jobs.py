@@ -107,11 +107,10 @@ def check_kinds(request: FitRequest, *, raw: bool) -> None:
         expected = "image" if raw and option == "y" else kind
         found = None if key is None else [*key.split("/"), "", ""][1]
         if found not in (None, "", expected):
-            msg = (
+            raise SettingError(
                 f"--{option} takes a set of kind {expected}, such as dataset/{expected}/encoder; "
                 f"{key} is of kind {found}."
             )
-            raise SettingError(msg)
 
 
 def fit_from_store(
@@ -170,20 +169,20 @@ def fit_from_store(
 def _check(request: FitRequest) -> None:
     """Raise SettingError if a request contradicts itself."""
     if (request.head is None) != (request.names is None):
-        msg = "A head needs the names of its classes: give --head and --names, or neither."
-        raise SettingError(msg)
+        raise SettingError(
+            "A head needs the names of its classes: give --head and --names, or neither."
+        )
     if request.head is None and request.y is None:
-        msg = "There is nothing to fit on: give --head and --names, --y for real pairs, or both."
-        raise SettingError(msg)
+        raise SettingError(
+            "There is nothing to fit on: give --head and --names, --y for real pairs, or both."
+        )
     if request.n_pairs is not None and request.n_pairs < 1:
-        msg = f"n_pairs counts images and must be at least 1. Got {request.n_pairs}."
-        raise SettingError(msg)
+        raise SettingError(f"n_pairs counts images and must be at least 1. Got {request.n_pairs}.")
     spec = method_named(request.method)
     if spec.raw and request.head is not None:
-        msg = (
+        raise SettingError(
             f"{request.method} is fitted on images that both encoders have seen: leave --head out."
         )
-        raise SettingError(msg)
     check_kinds(request, raw=spec.raw)
 
 
@@ -236,8 +235,9 @@ def _read(
         texts = paired.y
         used["captions"] = texts
         if len(paired) < 2 and request.head is None and not spec.raw:
-            msg = "One pair is its own mean, and has no direction about it. Give more, or a head."
-            raise SettingError(msg)
+            raise SettingError(
+                "One pair is its own mean, and has no direction about it. Give more, or a head."
+            )
     if request.head is not None and request.names is not None:
         prototypes, bias, names, head = _prototypes(store, request, images, pool, spec)
         if texts is not None:
@@ -269,12 +269,11 @@ def _fit(
     wide = request.rows == "bias" or (spec.head_bias and read.bias is not None)
     by_rows = needs_rows(request, mixed=read.prototypes is not None) or wide
     if workers is not None and workers.elsewhere and (paired is None or by_rows):
-        msg = (
+        raise SettingError(
             "Workers accumulate the moments of real pairs, and this fit "
             f"{'has no real pair' if paired is None else 'looks at their rows'}. Leave --engine "
             "and --jobs out; or give --y and every setting, or --criterion error."
         )
-        raise SettingError(msg)
     if paired is not None and not by_rows:
         wanted = MomentsRequest(
             pool, paired, read.prototypes, _name_facts(request, read.used), request.precision,
@@ -318,11 +317,10 @@ def _zero_rows_by_name(used: Mapping[str, EmbeddingsView]) -> Iterator[None]:
             bad = np.unique(view.items["item_id"].gather(np.concatenate(rows)).to_numpy())
             if len(bad):
                 listed = ", ".join(map(repr, bad[:5].tolist())) + (", …" if len(bad) > 5 else "")
-                msg = (
+                raise ZeroRowError(
                     f"{len(bad):,} items of {view.key} have an embedding of zeros, which has no "
                     f"direction: {listed}. Extract them again, or leave them out of the manifest."
-                )
-                raise ZeroRowError(msg) from err
+                ) from err
         raise
 
 
@@ -351,11 +349,10 @@ def pair_head(
     """
     paired = head.pair_by("class_id", names.class_texts(variants=variants, templates=templates))
     if paired.missing_x:
-        msg = (
+        raise MisalignedItemsError(
             f"{len(paired.missing_x):,} rows of {head.key} have no class name in {names.key} "
             f"(first: {paired.missing_x[0]!r}). Extract the names of the head's own label set."
         )
-        raise MisalignedItemsError(msg)
     return paired
 
 
@@ -376,20 +373,18 @@ def _real_pairs(
     others = store.view(str(request.y))
     if request.n_pairs is not None:
         if request.n_pairs > len(pool):
-            msg = (
+            raise SettingError(
                 f"n_pairs is {request.n_pairs:,}; split {request.split!r} of {pool.key} has "
                 f"{len(pool):,} images. Ask for fewer, or leave n_pairs out."
             )
-            raise SettingError(msg)
         pool = pool.take(np.sort(rng.permutation(len(pool))[: request.n_pairs]))
     paired = pair_images(pool, others) if raw else pool.pair_by("parent_id", others)
     if paired.missing_x:
         what = "counterpart" if raw else "caption"
-        msg = (
+        raise MisalignedItemsError(
             f"{len(paired.missing_x):,} of {len(pool):,} images of {pool.key} have no {what} in "
             f"{others.key} (first: {paired.missing_x[0]!r}). Extract them again."
         )
-        raise MisalignedItemsError(msg)
     return paired
 
 
@@ -421,8 +416,7 @@ def _prototypes(
     if request.duplicates != "keep":
         of_own = request.rows == "bias" or spec.head_bias or spec.fitted_on == "head"
         if bias is not None and of_own:
-            msg = "A class's bias goes with its own row: use --duplicates keep here."
-            raise SettingError(msg)
+            raise SettingError("A class's bias goes with its own row: use --duplicates keep here.")
         pairs = resolve_duplicates(pairs, request.duplicates)
     if request.rows == "patterns":
         pairs = covariance_patterns(pairs, pool.numpy())

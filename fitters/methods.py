@@ -180,16 +180,16 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         if self.penalty != "auto" and not (_is_number(self.penalty) and self.penalty >= 0):
-            msg = (
+            raise SettingError(
                 "penalty must be 'auto' or a finite number that is not negative. "
                 f"Got {self.penalty!r}."
             )
-            raise SettingError(msg)
         for name in ("mix", "gamma"):
             value = getattr(self, name)
             if value != "auto" and not (_is_number(value) and value > 0):
-                msg = f"{name} must be 'auto' or a finite number above 0. Got {value!r}."
-                raise SettingError(msg)
+                raise SettingError(
+                    f"{name} must be 'auto' or a finite number above 0. Got {value!r}."
+                )
 
     @classmethod
     def of(cls, method: str | FitConfig, settings: Mapping[str, Any]) -> FitConfig:
@@ -481,8 +481,9 @@ def register_method(name: str, method: Method) -> None:
         If a method of the package has this name.
     """
     if name in BUILT_IN:
-        msg = f"{name!r} is a method of the package. Register yours under another name."
-        raise SettingError(msg)
+        raise SettingError(
+            f"{name!r} is a method of the package. Register yours under another name."
+        )
     METHODS[name] = method
 
 
@@ -580,11 +581,10 @@ def prepare(
         width = text_source.x.shape[1] + (wide and prototypes is None)
         if image_mean.shape != (width,):
             told = " and then 1 for the bias's column" if wide else ""
-            msg = (
+            raise PairsError(
                 f"The images' mean has shape {image_mean.shape}; it needs {width:,} values. Take "
                 f"it of embeddings of the same encoder{told}."
             )
-            raise PairsError(msg)
         image, from_whom = (
             SideTransform(mean=image_mean, label="images", homogeneous=wide),
             "given mean",

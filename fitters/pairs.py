@@ -51,29 +51,28 @@ class Pairs:
             rows = getattr(self, name)
             if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype.kind != "f":
                 got = f"{getattr(rows, 'dtype', type(rows).__name__)} of shape {np.shape(rows)}"
-                msg = f"{name} must be a float matrix with one row a pair. Got {got}."
-                raise PairsError(msg)
+                raise PairsError(f"{name} must be a float matrix with one row a pair. Got {got}.")
             if not np.isfinite(rows).all():
                 bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-                msg = (
+                raise PairsError(
                     f"{name} holds NaN or Inf in {len(bad):,} of {len(rows):,} rows "
                     f"(first: row {bad[0]:,}). Drop these rows, or extract them again."
                 )
-                raise PairsError(msg)
         n = len(self.x)
         if len(self.y) != n:
-            msg = (
+            raise PairsError(
                 f"x has {n:,} rows and y has {len(self.y):,}: they are not pairs. Join them by id."
             )
-            raise PairsError(msg)
         if n == 0:
-            msg = "There are no pairs: x and y have 0 rows. Choose a selection that is not empty."
-            raise PairsError(msg)
+            raise PairsError(
+                "There are no pairs: x and y have 0 rows. Choose a selection that is not empty."
+            )
         for name in ("groups", "weight"):
             column = getattr(self, name)
             if column is not None and np.shape(column) != (n,):
-                msg = f"{name} must have one entry a pair, shape ({n},). Got {np.shape(column)}."
-                raise PairsError(msg)
+                raise PairsError(
+                    f"{name} must have one entry a pair, shape ({n},). Got {np.shape(column)}."
+                )
         if self.weight is not None:
             check_weight(self.weight)
 
@@ -111,11 +110,11 @@ def check_weight(weight: npt.NDArray[Any], *, some: bool = True) -> None:
     """Raise PairsError unless weights are finite, none is negative and, if `some`, one positive."""
     if not np.isfinite(weight).all() or (weight < 0).any():
         bad = np.flatnonzero(~np.isfinite(weight) | (weight < 0))
-        msg = (
+        raise PairsError(
             f"A weight is a mass: finite and not negative. Got {weight[bad[0]]} in row {bad[0]:,}. "
             "To leave a row out, give it weight 0."
         )
-        raise PairsError(msg)
     if some and not (weight > 0).any():
-        msg = "Every weight is 0: nothing is left to fit. Give a positive weight to some rows."
-        raise PairsError(msg)
+        raise PairsError(
+            "Every weight is 0: nothing is left to fit. Give a positive weight to some rows."
+        )

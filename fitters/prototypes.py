@@ -49,8 +49,7 @@ def resolve_duplicates(pairs: Pairs, how: Duplicates) -> Pairs:
     if how == "drop":
         alone = counts[codes] == 1
         if not alone.any():
-            msg = f"All {pairs.n:,} classes share their names. Use duplicates='merge'."
-            raise PairsError(msg)
+            raise PairsError(f"All {pairs.n:,} classes share their names. Use duplicates='merge'.")
         return pairs.take(alone)
     firsts = np.sort(np.unique(codes, return_index=True)[1])
     x, y = pairs.x[firsts].copy(), pairs.y[firsts].copy()
@@ -81,11 +80,10 @@ def covariance_patterns(pairs: Pairs, images: Rows) -> Pairs:
     neuroimaging, NeuroImage 2014, eq. 6.
     """
     if images.shape[1] != pairs.x.shape[1] or len(images) < 2:
-        msg = (
+        raise PairsError(
             f"A covariance of features needs at least 2 images of {pairs.x.shape[1]:,} columns. "
             f"Got {images.shape}."
         )
-        raise PairsError(msg)
     rows = images.astype(np.float64)
     rows -= rows.mean(axis=0)
     patterns = (pairs.x.astype(np.float64) @ rows.T) @ rows / (len(rows) - 1)
@@ -153,11 +151,10 @@ def shuffle_names(pairs: Pairs, rng: np.random.Generator) -> Pairs:
     codes = pairs.row_groups
     largest = int(np.bincount(codes).max())
     if 2 * largest > pairs.n:
-        msg = (
+        raise PairsError(
             f"Names cannot be shuffled: one group holds {largest:,} of {pairs.n:,} rows, so some "
             "row would keep its own name. Use more classes."
         )
-        raise PairsError(msg)
     # Rows in random order, equal groups side by side, groups in random order: shifting the names
     # by the size of the largest group takes every name out of its group.
     n_groups = int(codes.max()) + 1

@@ -64,8 +64,9 @@ def fit_from_moments(config: FitConfig, sources: Sources[Folds]) -> Alignment:
     prototypes, folds = sources.prototypes, sources.real
     assert folds is not None
     if needs_rows(replace(config, criterion="error"), mixed=sources.mixed):
-        msg = f"{config.method} with these settings needs rows, not moments. Use fit_alignment."
-        raise SettingError(msg)
+        raise SettingError(
+            f"{config.method} with these settings needs rows, not moments. Use fit_alignment."
+        )
     penalties, weights = config.axes(spec, mixed=sources.mixed)
     at = {"penalty": penalties.values[0], "weight": weights.values[0]}
     facts: dict[str, Any] = {}
@@ -110,11 +111,13 @@ def fit_trained(
     """
     spec, options = method_named(config.method), config.training
     if (options.sequential or options.share is not None) and not sources.mixed:
-        msg = "Mixing by share and sequential training need prototypes and real pairs. Give both."
-        raise SettingError(msg)
+        raise SettingError(
+            "Mixing by share and sequential training need prototypes and real pairs. Give both."
+        )
     if options.sequential and options.share is not None:
-        msg = "A share of each batch and sequential training exclude each other. Take one."
-        raise SettingError(msg)
+        raise SettingError(
+            "A share of each batch and sequential training exclude each other. Take one."
+        )
     legacy = {"legacy": config.legacy} if "legacy" in spec.options else {}
     aligner = preset(
         config.method,
@@ -214,8 +217,7 @@ def select(
     spec = method_named(config.method)
     _check_sources(spec, config, prototypes, real)
     if spec.rule == "none":
-        msg = f"{config.method} has nothing to choose. Fit it with fit_alignment."
-        raise SettingError(msg)
+        raise SettingError(f"{config.method} has nothing to choose. Fit it with fit_alignment.")
     sources = prepare(prototypes, real, image_mean)
     return choose(spec, sources, config, rng, n_folds=n_folds, grid=_closed(grid))
 
@@ -307,14 +309,16 @@ def fit_alignment(
     _check_sources(spec, config, prototypes, real)
     for name in ("top_k", "power"):
         if getattr(config, name) == "auto" and spec.rule != "anchors":
-            msg = f"{name}='auto' is of ASIF. {config.method} has nothing to choose there."
-            raise SettingError(msg)
+            raise SettingError(
+                f"{name}='auto' is of ASIF. {config.method} has nothing to choose there."
+            )
     if spec.fitted_on == "head":
         assert prototypes is not None
         return _fit_head(config, spec, prototypes, bias)
     if bias_column and (bias is None or prototypes is None or spec.raw):
-        msg = f"A bias column needs a head with a bias, and a method that is not {config.method}."
-        raise SettingError(msg)
+        raise SettingError(
+            f"A bias column needs a head with a bias, and a method that is not {config.method}."
+        )
     if spec.alike and real is not None:
         real = Pairs(real.x, real.y, real.groups)
     if spec.raw:
@@ -350,8 +354,7 @@ def _closed(grid: Mapping[str, Axis] | None) -> dict[str, Axis]:
     unknown = set(grid or ()) - set(PLURALS)
     if unknown:
         known = ", ".join(PLURALS)
-        msg = f"A grid has axes of {known}. Got {', '.join(sorted(unknown))}."
-        raise SettingError(msg)
+        raise SettingError(f"A grid has axes of {known}. Got {', '.join(sorted(unknown))}.")
     return {} if grid is None else {name: axis.closed for name, axis in grid.items()}
 
 
@@ -387,29 +390,28 @@ def _check_sources(
 ) -> None:
     """Raise SettingError if a method cannot be fitted with these settings on these sources."""
     if spec.rule == "kernel" and config.penalty == 0:
-        msg = "Kernel ridge needs a penalty above 0: a kernel of similar texts is singular. Got 0."
-        raise SettingError(msg)
+        raise SettingError(
+            "Kernel ridge needs a penalty above 0: a kernel of similar texts is singular. Got 0."
+        )
     if spec.fitted_on == "head" and prototypes is None:
-        msg = "ConSE reads a classification head. Pass the head's rows and class texts."
-        raise SettingError(msg)
+        raise SettingError(
+            "ConSE reads a classification head. Pass the head's rows and class texts."
+        )
     if spec.raw and prototypes is not None:
-        msg = (
+        raise SettingError(
             f"{config.method} is fitted on images that both encoders have seen, not on a head. "
             "Leave the prototypes out."
         )
-        raise SettingError(msg)
     if prototypes is None and real is None:
-        msg = "There is nothing to fit on. Pass prototypes, real pairs, or both."
-        raise SettingError(msg)
+        raise SettingError("There is nothing to fit on. Pass prototypes, real pairs, or both.")
     if prototypes is None or real is None:
         return
     for side, a, b in (("x", prototypes.x, real.x), ("y", prototypes.y, real.y)):
         if a.shape[1] != b.shape[1]:
-            msg = (
+            raise SettingError(
                 f"Prototypes and real pairs are of different spaces: {side} has "
                 f"{a.shape[1]:,} and {b.shape[1]:,} columns. Use one encoder a side."
             )
-            raise SettingError(msg)
 
 
 def _fit_head(

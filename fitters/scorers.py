@@ -63,8 +63,7 @@ def csls(
     """
     _check(queries, gallery)
     if k < 1:
-        msg = f"CSLS averages over at least 1 neighbour. Got k={k}."
-        raise SettingError(msg)
+        raise SettingError(f"CSLS averages over at least 1 neighbour. Got k={k}.")
     of_queries = _mean_of_best(queries, gallery, k, block_scores)
     of_gallery = _mean_of_best(gallery, queries, k, block_scores)
     ones = np.ones_like
@@ -106,8 +105,7 @@ def inverted_softmax(
     """
     _check(queries, gallery)
     if not (np.isfinite(temperature) and temperature > 0):
-        msg = f"A temperature is a finite number above 0. Got {temperature}."
-        raise SettingError(msg)
+        raise SettingError(f"A temperature is a finite number above 0. Got {temperature}.")
     mass = np.concatenate(
         [logsumexp(s / temperature, axis=1) for s in _blocks(gallery, queries, block_scores)]
     )
@@ -131,11 +129,10 @@ def scorer_named(name: str) -> Scorer:
 
 def _check(queries: Projection, gallery: Projection) -> None:
     if queries.shape[1] != gallery.shape[1] or not queries.shape[0] or not gallery.shape[0]:
-        msg = (
+        raise PairsError(
             f"Queries {queries.shape} and gallery {gallery.shape} must be rows of one shared "
             "space, at least one each. Project both with the same alignment."
         )
-        raise PairsError(msg)
 
 
 def _blocks(left: Projection, right: Projection, block_scores: int) -> Any:

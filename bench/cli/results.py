@@ -178,8 +178,9 @@ def _shown_metrics(
         names = metrics.replace(",", " ").split()
         lost = [name for name in names if name not in have] if names else ["(none named)"]
     if lost and needed:
-        msg = f"{results} has no metric {', '.join(lost)}. It has: {', '.join(sorted(have))}."
-        raise NoResultsError(msg)
+        raise NoResultsError(
+            f"{results} has no metric {', '.join(lost)}. It has: {', '.join(sorted(have))}."
+        )
     return names
 
 
@@ -290,14 +291,12 @@ def frame_command(
     from bench.tables import Table, comma_separated
 
     if as_csv and as_json:
-        msg = "--csv and --json exclude each other."
-        raise click.UsageError(msg, click.get_current_context())
+        raise click.UsageError("--csv and --json exclude each other.", click.get_current_context())
     rows = read_results(results)
     if suite is not None:
         rows = rows.filter(pl.col("suite") == suite)
         if rows.is_empty():
-            msg = f"{results} holds no run of suite {suite!r}."
-            raise NoResultsError(msg)
+            raise NoResultsError(f"{results} holds no run of suite {suite!r}.")
     if out is not None:
         write_rows(out, rows)
     elif as_json:

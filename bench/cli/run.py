@@ -196,8 +196,10 @@ def run_command(
 
     chosen = suite_named(suite)
     if store is None and chosen.create_store is None:
-        msg = f"Suite {suite!r} needs --store, the folder or address that it reads."
-        raise click.UsageError(msg, click.get_current_context())
+        raise click.UsageError(
+            f"Suite {suite!r} needs --store, the folder or address that it reads.",
+            click.get_current_context(),
+        )
     with tempfile.TemporaryDirectory() if dry_run else nullcontext(out) as own:
         folder: StorePlace | None = store
         place = None
@@ -215,11 +217,10 @@ def run_command(
             _say_lacking(place or folder, missing, every=dry_run)
         runs = with_texts(chosen.runs(opened, limit=limit), texts_given(given))
         if not runs and not dry_run:
-            msg = (
+            raise ProtocolError(
                 f"{folder} holds no sets of suite {suite!r} that fit together, so nothing can be "
                 "run yet. --dry-run lists all that is lacking, with the commands that make it."
             )
-            raise ProtocolError(msg)
         run_and_report(
             suite, runs, store=folder, out=out, jobs=jobs, engine=engine, dry_run=dry_run,
             as_json=as_json,
@@ -365,8 +366,7 @@ def task_command(
     if name not in TASK_OPTIONS:
         raise click.UsageError(unknown_name("task", name, TASK_OPTIONS))
     if n_pairs != "all" and not n_pairs.isdecimal():
-        msg = f"--n-pairs is a number of images, or all; got {n_pairs!r}."
-        raise click.UsageError(msg)
+        raise click.UsageError(f"--n-pairs is a number of images, or all; got {n_pairs!r}.")
     if unseen_only:
         words = (*words, "classes=unseen")
     listed: dict[str, Any] = {
@@ -453,8 +453,10 @@ def score_command(
         task for task, key in (("zero_shot", "names"), ("retrieval", "captions")) if rest[key]
     )
     if not wanted or not set(wanted) <= set(SCORED):
-        msg = f"Give --names or --captions, or --task: {', '.join(SCORED)}."
-        raise click.UsageError(msg, click.get_current_context())
+        raise click.UsageError(
+            f"Give --names or --captions, or --task: {', '.join(SCORED)}.",
+            click.get_current_context(),
+        )
     shared: dict[str, Any] = {"eval": evaluation, **texts_given(rest), **rest}
     shared["locales"] = tuple(part for part in locales.split(",") if part)
     alignment, opened = read_alignment(aligner), open_store(store)
@@ -607,5 +609,6 @@ def _number(kind: type, word: str, option: str) -> Any:
         return kind(word)
     except ValueError:
         what = "a whole number" if kind is int else "a number"
-        msg = f"Invalid value for '{option}': {word!r} is not {what}."
-        raise click.UsageError(msg, click.get_current_context()) from None
+        raise click.UsageError(
+            f"Invalid value for '{option}': {word!r} is not {what}.", click.get_current_context()
+        ) from None

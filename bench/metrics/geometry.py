@@ -82,8 +82,9 @@ def neural_collapse(
     counts = np.bincount(labels)
     classes = len(counts) if weight is None else len(weight)
     if classes < 2 or len(counts) != classes or not counts.all():
-        msg = f"Neural collapse needs images of at least 2 classes, of each one; got {classes}."
-        raise MetricError(msg)
+        raise MetricError(
+            f"Neural collapse needs images of at least 2 classes, of each one; got {classes}."
+        )
     means = np.zeros((classes, rows.shape[1]))
     np.add.at(means, labels, rows)
     means /= counts[:, None]
@@ -109,8 +110,7 @@ def neural_collapse(
 def _angles(centred: Matrix) -> dict[str, float]:
     norms = np.linalg.norm(centred, axis=1)
     if not norms.all():
-        msg = "A class mean is the mean of all: it has no direction."
-        raise MetricError(msg)
+        raise MetricError("A class mean is the mean of all: it has no direction.")
     unit = centred / norms[:, None]
     n = len(unit)
     # Sums over pairs, a block of classes at a time: 21,000 classes have 4.4e8 cosines.
@@ -161,8 +161,7 @@ def covariance_spectrum(rows: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """
     n, d = rows.shape
     if n < 2:
-        msg = f"A spectrum needs at least 2 rows; got {n}."
-        raise MetricError(msg)
+        raise MetricError(f"A spectrum needs at least 2 rows; got {n}.")
     mean = rows.mean(axis=0, dtype=np.float64)
     scatter = np.zeros((d, d))
     for start in range(0, n, _ROWS):
@@ -170,8 +169,7 @@ def covariance_spectrum(rows: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         scatter += block.T @ block
     values = np.maximum(np.linalg.eigvalsh(scatter / n)[::-1], 0.0)
     if not values[0] > 0:
-        msg = "Rows that do not vary have no spectrum."
-        raise MetricError(msg)
+        raise MetricError("Rows that do not vary have no spectrum.")
     return values
 
 
@@ -213,8 +211,7 @@ def nearest_rows(
     unit = unit_rows(rows)
     n = len(unit)
     if not 0 < k < n:
-        msg = f"{k} neighbours of a row need at least {k + 1} rows; got {n:,}."
-        raise MetricError(msg)
+        raise MetricError(f"{k} neighbours of a row need at least {k + 1} rows; got {n:,}.")
     none_relevant = np.full(n, -1), np.zeros(n, dtype=np.int64)
     size = max(1, block_scores // n)
     equal = EqualColumns.of(unit)
@@ -309,8 +306,9 @@ def unit_rows(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     bad = np.flatnonzero(~((lengths > 0) & np.isfinite(lengths)))
     if len(bad):
-        msg = f"{len(bad):,} of {len(rows):,} rows have no direction (first: row {bad[0]:,})."
-        raise MetricError(msg)
+        raise MetricError(
+            f"{len(bad):,} of {len(rows):,} rows have no direction (first: row {bad[0]:,})."
+        )
     unit: NDArray[np.float32] = (rows / lengths[:, None]).astype(np.float32)
     return unit
 
@@ -318,8 +316,7 @@ def unit_rows(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 def check_paired(x: NDArray[Any], y: NDArray[Any]) -> None:
     """Raise MetricError unless both have as many rows."""
     if len(x) != len(y):
-        msg = f"x has {len(x):,} rows and y has {len(y):,}: they are not pairs."
-        raise MetricError(msg)
+        raise MetricError(f"x has {len(x):,} rows and y has {len(y):,}: they are not pairs.")
 
 
 Rows = NDArray[np.floating[Any]]
@@ -350,8 +347,7 @@ def unbiased_cka(x: Rows, y: Rows) -> float:
     """
     check_paired(x, y)
     if len(x) < 4:
-        msg = f"Unbiased CKA needs at least 4 pairs; got {len(x)}."
-        raise MetricError(msg)
+        raise MetricError(f"Unbiased CKA needs at least 4 pairs; got {len(x)}.")
     a, b = (unit_rows(rows).astype(np.float64) for rows in (x, y))
     return _ratio(*(_unbiased_hsic(u, v) for u, v in ((a, b), (a, a), (b, b))))
 
@@ -368,8 +364,7 @@ def _unbiased_hsic(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 def _ratio(both: float, of_x: float, of_y: float) -> float:
     if not (of_x > 0 and of_y > 0):
-        msg = "Rows that do not vary have no CKA."
-        raise MetricError(msg)
+        raise MetricError("Rows that do not vary have no CKA.")
     return both / float(np.sqrt(of_x * of_y))
 
 
@@ -454,8 +449,9 @@ def linear_separability(
     sides = []
     for rows in (x, y):
         if len(rows) < max(2, n_folds):
-            msg = f"{n_folds} folds need at least {n_folds} rows a side; got {len(rows)}."
-            raise MetricError(msg)
+            raise MetricError(
+                f"{n_folds} folds need at least {n_folds} rows a side; got {len(rows)}."
+            )
         order = rng.permutation(len(rows))[:max_rows]
         sides.append(unit_rows(rows[order]).astype(np.float64))
     folds = [np.arange(len(side)) % n_folds for side in sides]
@@ -491,8 +487,9 @@ def _discriminant(
 
 def _check_columns(x: NDArray[Any], y: NDArray[Any]) -> None:
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not len(x) or not len(y):
-        msg = f"A gap is between rows of one space; got shapes {x.shape} and {y.shape}."
-        raise MetricError(msg)
+        raise MetricError(
+            f"A gap is between rows of one space; got shapes {x.shape} and {y.shape}."
+        )
 
 
 # Scores held at once: 32 MiB.
@@ -541,8 +538,7 @@ def match_pairs(
     """
     n = x.shape[0]
     if n != y.shape[0] or n < 2:
-        msg = f"Matching needs at least 2 pairs; got {n:,} and {y.shape[0]:,} rows."
-        raise MetricError(msg)
+        raise MetricError(f"Matching needs at least 2 pairs; got {n:,} and {y.shape[0]:,} rows.")
     own = _paired(x, y, np.arange(n))
     ordered = np.sort(own)
     partners = None

@@ -290,22 +290,19 @@ def checked_sides(queries: Any, gallery: Any) -> tuple[Any, Any]:
         If shapes disagree, a side is empty, or a projection is not finite.
     """
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
-        msg = (
+        raise MetricError(
             f"Queries and gallery must be matrices over one shared space, got shapes "
             f"{queries.shape} and {gallery.shape}. Project both with the same alignment."
         )
-        raise MetricError(msg)
     if not queries.shape[0] or not gallery.shape[0]:
-        msg = (
+        raise MetricError(
             f"There is nothing to rank: {queries.shape[0]:,} queries, {gallery.shape[0]:,} gallery "
             "items."
         )
-        raise MetricError(msg)
     queries, columns = _in_float32(queries), _in_float32(gallery).T
     for name, rows in (("query", queries), ("gallery", columns)):
         if not np.isfinite(rows.data if issparse(rows) else rows).all():
-            msg = f"A {name} projection is not finite: nothing can be ranked by it."
-            raise MetricError(msg)
+            raise MetricError(f"A {name} projection is not finite: nothing can be ranked by it.")
     return queries, columns
 
 
@@ -472,8 +469,9 @@ def ranks_from_scores(
     The same as `rank_projections` for scores that are no dot products.
     """
     if scores.ndim != 2:
-        msg = f"Scores must be a matrix of queries × gallery, got shape {scores.shape}."
-        raise MetricError(msg)
+        raise MetricError(
+            f"Scores must be a matrix of queries × gallery, got shape {scores.shape}."
+        )
     Relevance.build(query_groups, gallery_groups, *scores.shape)  # says what does not fit
     return ranks_from_blocks([scores], query_groups, gallery_groups, top=top)
 
@@ -506,19 +504,16 @@ def rank_blocks(
     done, start = [], 0
     for scores in blocks:
         if scores.shape[1] != g or start + len(scores) > n:
-            msg = (
+            raise MetricError(
                 f"A block of scores has shape {scores.shape}; {n - start:,} queries are left, and "
                 f"the gallery has {g:,} items."
             )
-            raise MetricError(msg)
         if np.isnan(scores).any():
-            msg = "A score is NaN: nothing can be ranked by it."
-            raise MetricError(msg)
+            raise MetricError("A score is NaN: nothing can be ranked by it.")
         done.append(rank_block(scores, start, relevance, top))
         start += len(scores)
     if start != n:
-        msg = f"Scores have {start:,} rows for {n:,} queries."
-        raise MetricError(msg)
+        raise MetricError(f"Scores have {start:,} rows for {n:,} queries.")
     return join_blocks(done, relevance)
 
 

@@ -108,8 +108,7 @@ def counted_at(metric: str) -> tuple[str, int] | None:
     if found is None:
         return None
     if int(found[2]) not in CUTOFFS:
-        msg = f"{metric} is not counted. Known k: {', '.join(map(str, CUTOFFS))}."
-        raise MetricError(msg)
+        raise MetricError(f"{metric} is not counted. Known k: {', '.join(map(str, CUTOFFS))}.")
     return found[1], int(found[2])
 
 
@@ -194,8 +193,9 @@ def chance_levels(
     """
     relevant, weights = np.unique(np.asarray(n_relevant), return_counts=True)
     if len(relevant) == 0 or relevant[0] < 1 or relevant[-1] > gallery:
-        msg = f"Every query needs 1 to {gallery:,} relevant items, got {relevant.tolist()}."
-        raise MetricError(msg)
+        raise MetricError(
+            f"Every query needs 1 to {gallery:,} relevant items, got {relevant.tolist()}."
+        )
     share = weights / weights.sum()
     # Row r of `beyond` is P(rank > r), r = 0 … g, averaged over the queries.
     places = np.arange(gallery + 1)

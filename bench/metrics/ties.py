@@ -136,26 +136,23 @@ class Relevance:
         """
         query_groups, gallery_groups = np.asarray(query_groups), np.asarray(gallery_groups)
         if query_groups.shape != (n,) or gallery_groups.shape != (g,):
-            msg = (
+            raise MetricError(
                 f"Every query and gallery item needs one group id: got {query_groups.shape} ids "
                 f"for {n:,} queries and {gallery_groups.shape} for {g:,} gallery items."
             )
-            raise MetricError(msg)
         if n == 0 or g == 0:
-            msg = f"There is nothing to rank: {n:,} queries, {g:,} gallery items."
-            raise MetricError(msg)
+            raise MetricError(f"There is nothing to rank: {n:,} queries, {g:,} gallery items.")
         known, gallery_codes = np.unique(gallery_groups, return_inverse=True)
         order = np.argsort(gallery_codes, kind="stable")
         per_group = np.bincount(gallery_codes, minlength=len(known))
         place = np.minimum(np.searchsorted(known, query_groups), len(known) - 1)
         lost = np.flatnonzero(known[place] != query_groups)
         if len(lost):
-            msg = (
+            raise MetricError(
                 f"{len(lost):,} of {n:,} queries have no relevant item in the gallery (first "
                 f"group: {str(query_groups[lost[0]])!r}). Drop these queries or add their items "
                 "to the gallery."
             )
-            raise MetricError(msg)
         counts = per_group[place].astype(np.int64)
         first = starts_of(per_group)[place]
         within = np.arange(counts.sum()) - np.repeat(starts_of(counts), counts)
@@ -176,11 +173,10 @@ class Relevance:
             If not.
         """
         if self.shape != (n, g):
-            msg = (
+            raise MetricError(
                 f"Relevance of {self.shape[0]:,} queries and {self.shape[1]:,} gallery items does "
                 f"not fit projections of {n:,} and {g:,}."
             )
-            raise MetricError(msg)
 
     def of_rows(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the (row within the block, gallery position) of every relevant item."""

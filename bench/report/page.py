@@ -66,8 +66,9 @@ def one_choice(rows: pl.DataFrame, images: str | None = None) -> tuple[pl.DataFr
     if images is not None:
         own = [key for key in keys if key == images or key.startswith(images)]
         if not own:
-            msg = f"No images of {images!r} were scored. There are: {', '.join(keys)}."
-            raise NoResultsError(msg)
+            raise NoResultsError(
+                f"No images of {images!r} were scored. There are: {', '.join(keys)}."
+            )
         rows = rows.filter(pl.col("image_set").is_in(own))
     for column in _COLUMNS:
         counts = (
@@ -381,11 +382,10 @@ def build_page(
     }
     html = _render(context)
     if len(html.encode("utf-8")) > MAX_PAGE_BYTES:
-        msg = (
+        raise BenchError(
             f"The page would have {len(html) / 2**20:.1f} MiB; at most "
             f"{MAX_PAGE_BYTES / 2**20:.0f} are written. Extract smaller thumbnails."
         )
-        raise BenchError(msg)
     return Page(html, tuple(figures.values()), found)
 
 

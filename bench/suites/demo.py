@@ -106,8 +106,7 @@ def _only_dataset(infos: list[SetInfo], store: FeatureStore, kind: str, option: 
     if len(found) == 1:
         return found[0]
     have = f"several datasets of kind {kind}: {', '.join(found)}" if found else f"no {kind} set"
-    msg = f"{store.address} has {have}. Name one with {option}, or extract it."
-    raise ProtocolError(msg)
+    raise ProtocolError(f"{store.address} has {have}. Name one with {option}, or extract it.")
 
 
 def _of(infos: list[SetInfo], dataset: str, kind: str) -> list[SetInfo]:
@@ -126,16 +125,14 @@ def _only(found: list[SetInfo], store: FeatureStore, dataset: str, kind: str) ->
         return found[0]
     if found:
         names = ", ".join(str(info.key) for info in found)
-        msg = (
+        raise ProtocolError(
             f"{store.address} has {len(found)} sets that could be {dataset}/{kind}: {names}. The "
             "suite takes one image and one text encoder; keep each pair in its own store."
         )
-        raise ProtocolError(msg)
-    msg = (
+    raise ProtocolError(
         f"{store.address} has no {dataset}/{kind} that fits its other sets (`featstore ls "
         f"{store.address}` lists them). Make it with `featstore extract`, with the same encoders."
     )
-    raise ProtocolError(msg)
 
 
 Pairs = int | Literal["all"]
@@ -186,8 +183,7 @@ def plan(
 ) -> list[Run]:
     """Return both evaluations for these sets; runs that share a fit follow one another."""
     if limit is not None and limit < 1:
-        msg = f"--limit keeps at least one image; got {limit}."
-        raise ProtocolError(msg)
+        raise ProtocolError(f"--limit keeps at least one image; got {limit}.")
     base = Run(
         suite=suite,
         task="zero_shot",

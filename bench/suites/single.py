@@ -94,8 +94,9 @@ def task_runs(store: FeatureStore, request: TaskRequest, *, limit: int | None = 
         If a set is not in the store, or several fit.
     """
     if bool(request.head) != bool(request.head_names):
-        msg = "A head needs the names of its classes: give --head and --head-names, or neither."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            "A head needs the names of its classes: give --head and --head-names, or neither."
+        )
     sets: dict[str, Any] = {}
     for field, name in (
         ("image", request.images),
@@ -181,8 +182,9 @@ def score_alignment(
         space = store.info(key).commit.space_id if key else None
         if space is not None and space != alignment.facts.get(f"{side}_space_id"):
             side_of(alignment, space, what=key)
-            msg = f"{key} lies in the space of the other side: images are x, and texts y."
-            raise ProtocolError(msg)
+            raise ProtocolError(
+                f"{key} lies in the space of the other side: images are x, and texts y."
+            )
     corpus = read_corpus(store, run)
     outcomes = Scoring(corpus, split_of(run, corpus)).score(run, alignment)
     rows = [
@@ -258,11 +260,10 @@ def sweep_runs(
         for task in grid.tasks
     ]
     if not runs:
-        msg = (
+        raise ProtocolError(
             "Nothing is left to run: source 'none' needs real pairs, and the others 0 or more that "
             "the split can give. Ask for other sources or numbers of pairs."
         )
-        raise ProtocolError(msg)
     return list(dict.fromkeys(runs))
 
 

@@ -126,21 +126,22 @@ def score_neighbours(
 def _sides(corpus: Corpus, options: Neighbours, rng: np.random.Generator) -> tuple[str, Rows, Rows]:
     if options.of == "head":
         if corpus.head is None:
-            msg = "Neighbours of 'head' need a head and the names of its classes in the run."
-            raise ProtocolError(msg)
+            raise ProtocolError(
+                "Neighbours of 'head' need a head and the names of its classes in the run."
+            )
         kept = _within(corpus.head, options.within)
         return "head~name", corpus.head.weight[kept], corpus.head.texts[kept]
     if options.of == "pairs":
         if corpus.captions is None or corpus.captions.parents is None:
-            msg = "Neighbours of 'pairs' need captions that know their images."
-            raise ProtocolError(msg)
+            raise ProtocolError("Neighbours of 'pairs' need captions that know their images.")
         captions = first_captions(corpus.captions, 1)
         assert captions.parents is not None
         firsts, owners = join_ids(captions.parents, corpus.images.ids)
         return "image~caption", corpus.images.rows[owners], captions.rows[firsts]
     if not len(corpus.names):
-        msg = "Neighbours of 'class-means' need the names of the images' classes in the run."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            "Neighbours of 'class-means' need the names of the images' classes in the run."
+        )
     images = corpus.images
     order = rng.permutation(len(images))
     if options.per_class:
@@ -170,16 +171,14 @@ def _within(head: Head, label_set: str) -> NDArray[np.bool_]:
     try:
         known = synsets_of(label_set)
     except ManifestError as err:
-        msg = f"Option within of neighbours cannot be {label_set!r}: {err}"
-        raise ProtocolError(msg) from err
+        raise ProtocolError(f"Option within of neighbours cannot be {label_set!r}: {err}") from err
     # A class id is LABEL_SET/SYNSET.
     kept = np.array([name.rpartition("/")[2] in known for name in head.classes.tolist()], bool)
     if not kept.any():
-        msg = (
+        raise ProtocolError(
             f"None of the head's {len(kept):,} classes (first: {head.classes[0]!r}) is a synset of "
             f"{label_set}. Leave within out."
         )
-        raise ProtocolError(msg)
     return kept
 
 
@@ -211,14 +210,14 @@ def score_modality_gap(
     images = corpus.images
     if options.between == "head-images":
         if corpus.head is None:
-            msg = "The gap between 'head-images' needs a head in the run."
-            raise ProtocolError(msg)
+            raise ProtocolError("The gap between 'head-images' needs a head in the run.")
         direction, x, y = "head|image", corpus.head.weight, images.rows
     else:
         texts = corpus.captions if corpus.captions is not None else corpus.names
         if not len(texts):
-            msg = "The gap between 'images-texts' needs captions or names in the run."
-            raise ProtocolError(msg)
+            raise ProtocolError(
+                "The gap between 'images-texts' needs captions or names in the run."
+            )
         direction = "image|text"
         x, y = _dense(alignment.project_x(images.rows)), _dense(alignment.project_y(texts.rows))
     distance, level, p = centroid_gap(x, y, n_permutations=options.n_permutations, rng=rng)
@@ -232,8 +231,9 @@ def score_modality_gap(
 
 def _dense(projected: Any) -> Any:
     if issparse(projected):
-        msg = "A gap is measured between dense projections; this method's space is sparse."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            "A gap is measured between dense projections; this method's space is sparse."
+        )
     return projected
 
 
@@ -320,15 +320,13 @@ def own_head(corpus: Corpus) -> Head:
         If there is none, or it lacks a class.
     """
     if corpus.head is None:
-        msg = "Task cosine_head needs a head in the run (head_set, head_name_set)."
-        raise ProtocolError(msg)
+        raise ProtocolError("Task cosine_head needs a head in the run (head_set, head_name_set).")
     lost = np.setdiff1d(corpus.images.classes, corpus.head.classes)
     if len(lost):
-        msg = (
+        raise ProtocolError(
             f"{len(lost):,} classes of the images are no classes of the head (first: "
             f"{str(lost[0])!r}). A head is scored on images with its own label set."
         )
-        raise ProtocolError(msg)
     return corpus.head
 
 

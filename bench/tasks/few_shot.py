@@ -90,11 +90,10 @@ def score_few_shot(
     place = {name: row for row, name in enumerate(classes.tolist())}
     lost = np.setdiff1d(images.classes[split.test], classes)
     if len(lost):
-        msg = (
+        raise ProtocolError(
             f"{len(lost):,} classes of the test images have no training image (first: "
             f"{str(lost[0])!r}). Use eval 'in-class', or a split with all classes on both sides."
         )
-        raise ProtocolError(msg)
 
     def projected(rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return _dense(alignment.project_x(images.rows[rows]))
@@ -143,8 +142,9 @@ def _classes(
         classes = np.unique(images.classes[split.train])
         return classes, classes
     if names is None or not len(names):
-        msg = "Few-shot prototypes need the names of the classes. Name their set in the run."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            "Few-shot prototypes need the names of the classes. Name their set in the run."
+        )
     return names.classes, names.ids
 
 
@@ -162,8 +162,9 @@ def _prototypes(
         assert names is not None
         return _dense(alignment.project_y(names.rows))
     if head is None:
-        msg = "Few-shot prototypes from a head need one. Name it in the run (head, head-names)."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            "Few-shot prototypes from a head need one. Name it in the run (head, head-names)."
+        )
     rows = _places(classes, head.classes, "no row in the head")
     # Head rows are centred by their own mean, as they were when the alignment was fitted.
     return _dense(for_head(alignment, head).project_x(head.weight))[rows]
@@ -187,11 +188,10 @@ def _places(classes: NDArray[Any], known: NDArray[Any], lacking: str) -> NDArray
     place = {name: row for row, name in enumerate(known.tolist())}
     lost = [name for name in classes.tolist() if name not in place]
     if lost:
-        msg = (
+        raise ProtocolError(
             f"{len(lost):,} of {len(classes):,} classes have {lacking} (first: {lost[0]!r}). Take "
             "prototypes from names, or none, or images whose classes are all there."
         )
-        raise ProtocolError(msg)
     return np.array([place[name] for name in classes.tolist()], dtype=np.int64)
 
 

@@ -282,6 +282,7 @@ def once_each(project: Callable[[NDArray[Any]], Any], rows: NDArray[Any]) -> Any
     firsts, which = different_rows(rows)
     projected = project(rows if len(firsts) == len(rows) else rows[firsts])
     if projected.shape[0] != len(firsts):
-        msg = f"{len(firsts):,} rows were projected to {projected.shape[0]:,}: it takes one a row."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            f"{len(firsts):,} rows were projected to {projected.shape[0]:,}: it takes one a row."
+        )
     return projected if len(firsts) == len(rows) else projected[which]

@@ -80,11 +80,10 @@ def prepare_retrieval(
     """
     options = options or Retrieval()
     if captions.parents is None and (relevance == "parent_id" or options.captions):
-        msg = (
+        raise ProtocolError(
             "Captions without parent_id cannot be matched to their images. Use relevance "
             "'class_id', or give them parents in the manifest."
         )
-        raise ProtocolError(msg)
     if options.captions:
         captions = first_captions(captions, options.captions)
     group: Literal["classes", "images"] = "classes"

@@ -137,11 +137,11 @@ def prepare_zero_shot(
 def _all_prompts(prompts: Items | None, names: Items, options: ZeroShot) -> Items:
     """Return every prompt of the classes of `names` by itself."""
     if prompts is None or prompts.parts is None:
-        msg = f"Prompts {options.prompts!r} need every prompt of the classes by itself."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            f"Prompts {options.prompts!r} need every prompt of the classes by itself."
+        )
     if options.prompts == "max" and options.scorer != "cosine":
-        msg = f"Prompts 'max' are scored by the cosine, not by {options.scorer!r}."
-        raise ProtocolError(msg)
+        raise ProtocolError(f"Prompts 'max' are scored by the cosine, not by {options.scorer!r}.")
     return prompts.take(np.isin(prompts.classes, names.classes))
 
 
@@ -152,17 +152,15 @@ def _chosen(
     if options.classes == "all":
         return images, names, seen
     if seen is None:
-        msg = (
+        raise ProtocolError(
             f"Classes {options.classes!r} are told by the names of a head. Name its sets in the "
             "run (head_set, head_name_set)."
         )
-        raise ProtocolError(msg)
     kept = seen if options.classes == "seen" else ~seen
     chosen = names.take(kept)
     own = images.take(np.isin(images.classes, chosen.classes))
     if not len(own):
-        msg = f"No image is of a class that is {options.classes} by the head."
-        raise ProtocolError(msg)
+        raise ProtocolError(f"No image is of a class that is {options.classes} by the head.")
     return own, chosen, seen[kept]
 
 
@@ -172,8 +170,9 @@ def _one_a_class(prompts: Items, names: Items, template: str) -> Items:
     own = prompts.take(prompts.parts == template)
     lost = np.setdiff1d(names.classes, own.classes)
     if len(lost):
-        msg = f"{len(lost):,} classes have no prompt of template {template!r} (first: {lost[0]})."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            f"{len(lost):,} classes have no prompt of template {template!r} (first: {lost[0]})."
+        )
     place = {name: row for row, name in enumerate(names.classes.tolist())}
     unit = own.rows / np.linalg.norm(own.rows, axis=1, keepdims=True)
     sums = np.zeros((len(names), unit.shape[1]))
@@ -245,20 +244,18 @@ def score_generalised(
     """
     options = options or Generalised()
     if seen is None:
-        msg = (
+        raise ProtocolError(
             "Generalised zero-shot tells seen from unseen classes by the names of a head. Name its "
             "sets in the run (head_set, head_name_set)."
         )
-        raise ProtocolError(msg)
     own = np.unique(images.classes)
     of_seen = np.isin(own, names.classes[seen])
     if of_seen.all() or not of_seen.any():
         kind = "seen" if of_seen.all() else "unseen"
-        msg = (
+        raise ProtocolError(
             f"All {len(own):,} classes of the images are {kind}. Generalised zero-shot needs "
             "images of both kinds."
         )
-        raise ProtocolError(msg)
     asked = ZeroShot(prompts=options.prompts, scorer=options.scorer)
     among_all, alone = (
         score_zero_shot(alignment, images, names, prompts=prompts, seen=seen, options=which)

@@ -45,8 +45,7 @@ def coop_reader(facts: Mapping[str, Any], file: Path) -> tuple[dict[str, Any], R
         If the dataset has no such split, or the file is missing or of another form.
     """
     if "coop" not in facts:
-        msg = f"CoOp has no split of {facts['name']!r}; leave --split-file out."
-        raise BuildError(msg)
+        raise BuildError(f"CoOp has no split of {facts['name']!r}; leave --split-file out.")
     rows = _rows(file)
     counts = {split: sum(row[1] == split for row in rows) for split in ("train", "val", "test")}
     own = {
@@ -88,13 +87,13 @@ def _rows(file: Path) -> list[tuple[str, str, int, str]]:
         ]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
         why = getattr(err, "strerror", None) or f"{type(err).__name__}: {err}"
-        msg = f"Cannot read the splits {file}: {why}. It should be {_FORM}."
-        raise BuildError(msg) from err
+        raise BuildError(f"Cannot read the splits {file}: {why}. It should be {_FORM}.") from err
     pairs = {(index, name) for _, _, index, name in rows}
     indices = {index for index, _ in pairs}
     if len(pairs) != len(indices) or indices != set(range(len(indices))):
-        msg = f"{file} does not give each label 0, 1, 2 … one name. It should be {_FORM}."
-        raise BuildError(msg)
+        raise BuildError(
+            f"{file} does not give each label 0, 1, 2 … one name. It should be {_FORM}."
+        )
     return rows
 
 
@@ -176,8 +175,9 @@ def write_pixels(out: Path, listing: Listing, on_done: OnDone | None) -> None:
         try:
             Image.fromarray(listing.arrays[split][row]).save(path, format="PNG", compress_level=1)
         except OSError as err:
-            msg = f"Cannot write {path}: {err.strerror or err}. Free space, or another folder."
-            raise BuildError(msg) from err
+            raise BuildError(
+                f"Cannot write {path}: {err.strerror or err}. Free space, or another folder."
+            ) from err
 
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         for done, _ in enumerate(pool.map(write, jobs), start=1):
@@ -237,12 +237,11 @@ def plan_dataset(
     inspection = check_dataset(facts, read, root=root, splits=splits, images=images, **options)
     problems = inspection.fatal if subset else inspection.problems
     if problems or inspection.listing is None:
-        msg = (
+        raise BuildError(
             f"{inspection.disk.root} holds no whole copy of {name}: {summary(problems)} "
             f"`featstore manifests check {name} --root DIR` lists everything"
             + ("." if inspection.fatal else "; --subset builds what is there.")
         )
-        raise BuildError(msg)
     listing = inspection.listing
     if not images:
         empty = listing.images.clear()
@@ -281,11 +280,10 @@ def check_dataset(
         If there is no root, or an option or split is unknown.
     """
     if root is None:
-        msg = (
+        raise BuildError(
             f"The dataset {facts['name']!r} is read from a folder on disk: give it with --root. "
             f"It can be had from {facts['home_page']}."
         )
-        raise BuildError(msg)
     return inspect(facts, read, root, splits=splits, options=options, images=images)
 
 

@@ -97,11 +97,11 @@ class Disk:
             with path.open("rb") as file:
                 data = file.read(MAX_LIST_BYTES + 1)
         except OSError as err:
-            msg = f"Cannot read {path}: {err.strerror or err}."
-            raise BuildError(msg) from err
+            raise BuildError(f"Cannot read {path}: {err.strerror or err}.") from err
         if len(data) > MAX_LIST_BYTES:
-            msg = f"{path} has more than {MAX_LIST_BYTES:,} bytes; it is no list of this dataset."
-            raise BuildError(msg)
+            raise BuildError(
+                f"{path} has more than {MAX_LIST_BYTES:,} bytes; it is no list of this dataset."
+            )
         self.digests[name] = hashlib.sha256(data).hexdigest()
         return data
 
@@ -116,8 +116,9 @@ class Disk:
         try:
             return self.read(name).decode("utf-8-sig")
         except UnicodeDecodeError as err:
-            msg = f"{self.path(name)} is not UTF-8 (byte {err.start:,}). Fetch it again."
-            raise BuildError(msg) from err
+            raise BuildError(
+                f"{self.path(name)} is not UTF-8 (byte {err.start:,}). Fetch it again."
+            ) from err
 
     def lines(self, name: str) -> list[str]:
         """Return the lines of a list, stripped, without empty ones."""
@@ -134,11 +135,10 @@ class Disk:
         rows = [line.split(maxsplit=count - 1) for line in self.lines(name)]
         for number, row in enumerate(rows, start=1):
             if len(row) != count:
-                msg = (
+                raise BuildError(
                     f"Line {number:,} of {self.path(name)} has {len(row)} fields instead of "
                     f"{count}: {' '.join(row)[:60]!r}. Fetch it again."
                 )
-                raise BuildError(msg)
         return rows
 
     def json(self, name: str) -> Any:
@@ -154,8 +154,7 @@ class Disk:
         except (ValueError, RecursionError) as err:
             if isinstance(err, BuildError):
                 raise
-            msg = f"{self.path(name)} is not JSON: {err}. Fetch it again."
-            raise BuildError(msg) from err
+            raise BuildError(f"{self.path(name)} is not JSON: {err}. Fetch it again.") from err
 
     def images(self, folder: str = ".", suffixes: Iterable[str] = IMAGES) -> list[str]:
         """Return the images below a folder: relative to the root, ``/`` between, sorted.
@@ -186,8 +185,9 @@ class Disk:
         for name in candidates:
             if (self.root / name).is_dir():
                 return name
-        msg = f"{self.root} has no folder {' or '.join(candidates)}. Unpack the images there."
-        raise BuildError(msg)
+        raise BuildError(
+            f"{self.root} has no folder {' or '.join(candidates)}. Unpack the images there."
+        )
 
     def image_folder(self) -> str:
         """Return the folder of the images; dataset.toml names the usual ones."""

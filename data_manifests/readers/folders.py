@@ -49,8 +49,9 @@ def eurosat(disk: Disk) -> Listing:
             range(len(rows)), test_size=0.1, random_state=42, stratify=labels
         )
     except ValueError as err:
-        msg = f"{len(rows):,} images cannot be split by class into nine tenths and one: {err}"
-        raise BuildError(msg) from err
+        raise BuildError(
+            f"{len(rows):,} images cannot be split by class into nine tenths and one: {err}"
+        ) from err
     chosen = set(test)
     split_rows = [
         (path, "test" if place in chosen else "train", label)
@@ -72,11 +73,10 @@ def imagenet1k(disk: Disk) -> Listing:
     synsets = classes["synset"].to_list()
     strange = sorted({label for _, _, label in rows if label} - set(synsets))
     if strange:
-        msg = (
+        raise BuildError(
             f"{len(strange):,} folders below {disk.root} are no synset of ImageNet-1k (first: "
             f"{strange[0]!r}). Remove them."
         )
-        raise BuildError(msg)
     return Listing(image_frame(rows), synsets, classes=classes)
 
 
@@ -106,8 +106,9 @@ def inat21(disk: Disk) -> Listing:
     classes = _species_table(species)
     strange = sorted(found - set(species))
     if strange:
-        msg = f"{len(strange):,} folders are no species of {given} (first: {strange[0]!r})."
-        raise BuildError(msg)
+        raise BuildError(
+            f"{len(strange):,} folders are no species of {given} (first: {strange[0]!r})."
+        )
     numbered = [(path, split, (label or "").partition("_")[0]) for path, split, label in rows]
     labels = [folder.partition("_")[0] for folder in species]
     return Listing(image_frame(numbered), labels, classes=classes)
@@ -126,11 +127,10 @@ def _species_table(species: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
     numbers = [folder.partition("_")[0] for folder in species]
     wrong = [n for place, n in enumerate(numbers) if n != f"{place:05d}"]
     if wrong:
-        msg = (
+        raise BuildError(
             f"The folders of the species must be numbered 00000, 00001 … without a gap; after "
             f"{numbers.index(wrong[0]):,} of them comes {wrong[0]!r}. Unpack the archive again."
         )
-        raise BuildError(msg)
     pairs = [
         (
             str(row.get("common_name") or "").strip(),
@@ -168,11 +168,10 @@ def class_folders(disk: Disk, folder: str, split: str) -> list[Row]:
     for path in disk.images(folder):
         parts = path.split("/")
         if len(parts) < depth + 2:
-            msg = (
+            raise BuildError(
                 f"{disk.root / path} lies in no class folder. {folder} must hold one folder a "
                 "class, with its images inside."
             )
-            raise BuildError(msg)
         rows.append((path, split, parts[depth]))
     return rows
 

@@ -57,11 +57,10 @@ def flickr30k(disk: Disk) -> Listing:
             if name in listed:
                 continue
             if name not in texts:
-                msg = (
+                raise BuildError(
                     f"{disk.root / path} has no caption in {TOKENS} or {CAPTIONS}, nor in "
                     "Karpathy's JSON. Remove the file, or fetch the captions again."
                 )
-                raise BuildError(msg)
             rows.append((path, "train", None))
             source.append("none")
             captions += [(f"{name}#{n}", path, text) for n, text in enumerate(texts[name])]
@@ -74,12 +73,11 @@ def _all_captions(disk: Disk) -> dict[str, list[str]]:
     name = next((name for name in (TOKENS, CAPTIONS) if disk.has(name)), None)
     if name is None:
         where = given or str(disk.root)
-        msg = (
+        raise BuildError(
             f"train=paper needs the captions of the images that Karpathy left out: {where} has "
             f"neither {TOKENS} (lines image.jpg#0, tab, caption) nor {CAPTIONS} (a first line "
             "image,caption, then lines image.jpg,caption). Give one with --option tokens=PATH."
         )
-        raise BuildError(msg)
     lines = disk.lines(name)
     captions: dict[str, list[str]] = {}
     for line in lines if "\t" in lines[0] else lines[1:]:
@@ -130,11 +128,10 @@ def read_karpathy(disk: Disk, name: str, captions: str = "all") -> list[Captione
     try:
         return [_image(image, limit) for image in document["images"]]
     except (KeyError, TypeError, ValueError, AttributeError) as err:
-        msg = (
+        raise BuildError(
             f"{disk.path(name)} is not in Karpathy's form ({type(err).__name__}: {err}). Each of "
             'its "images" has filename, split, imgid and sentences with sentid and raw.'
-        )
-        raise BuildError(msg) from err
+        ) from err
 
 
 def _image(image: dict[str, Any], limit: int | None) -> Captioned:

@@ -47,8 +47,7 @@ def food101(disk: Disk) -> Listing:
         name = f"meta/{split}.json"
         document = disk.json(name)
         if not isinstance(document, dict):
-            msg = f"{disk.path(name)} is no JSON object class -> list. Fetch it again."
-            raise BuildError(msg)
+            raise BuildError(f"{disk.path(name)} is no JSON object class -> list. Fetch it again.")
         rows += [
             (f"images/{image}.jpg", split, str(label))
             for label, images in document.items()
@@ -68,11 +67,10 @@ def ham10000(disk: Disk) -> Listing:
     """List all images of a table of diagnoses, with their lesions; they lie in two folders."""
     name = next((name for name in HAM_TABLES if disk.has(name)), None)
     if name is None:
-        msg = (
+        raise BuildError(
             f"{disk.root} has none of {', '.join(HAM_TABLES)}: a table with the columns lesion_id, "
             "image_id and dx. It may lie elsewhere: --option metadata=PATH."
         )
-        raise BuildError(msg)
     lines = disk.text(name).splitlines()
     reader = csv.DictReader(lines, delimiter="\t" if "\t" in lines[0] else ",")
     where = {path.rpartition("/")[2].rpartition(".")[0]: path for path in disk.images()}
@@ -80,8 +78,9 @@ def ham10000(disk: Disk) -> Listing:
     for row in reader:
         image, diagnosis = row["image_id"], row["dx"]
         if diagnosis not in DIAGNOSES:
-            msg = f"{name} gives {image} the diagnosis {diagnosis!r}; known: {DIAGNOSES}."
-            raise BuildError(msg)
+            raise BuildError(
+                f"{name} gives {image} the diagnosis {diagnosis!r}; known: {DIAGNOSES}."
+            )
         rows.append((where.get(image, f"images/{image}.jpg"), "test", diagnosis))
         lesions.append(row["lesion_id"])
     return Listing(image_frame(rows, lesion_id=lesions), DIAGNOSES)
@@ -118,8 +117,9 @@ def places365(disk: Disk) -> Listing:
     rows = []
     for file, number in disk.fields("places365_val.txt", 2):
         if int(number) not in categories:
-            msg = f"places365_val.txt gives {file} the category {number}, which is not listed."
-            raise BuildError(msg)
+            raise BuildError(
+                f"places365_val.txt gives {file} the category {number}, which is not listed."
+            )
         rows.append((f"val_256/{file.lstrip('/')}", "val", categories[int(number)]))
     if disk.options["few_shot"] == "paper":
         rows = [row for row in _few_shot(rows) if row[1] in disk.splits]
@@ -166,8 +166,9 @@ def sun397(disk: Disk) -> Listing:
     rows = [(path, split, "/".join(path.split("/")[2:-1])) for path, split in paths]
     strange = sorted({label for _, _, label in rows} - set(labels))
     if strange:
-        msg = f"{len(strange):,} classes are not in ClassName.txt (first: {strange[0]!r})."
-        raise BuildError(msg)
+        raise BuildError(
+            f"{len(strange):,} classes are not in ClassName.txt (first: {strange[0]!r})."
+        )
     # A class in several kinds is named kind first, as in "indoor church".
     names = {label: " ".join(reversed(label.split("/"))).replace("_", " ") for label in labels}
     return Listing(image_frame(rows), labels, names)
@@ -207,8 +208,9 @@ def read_mat(disk: Disk, name: str, variable: str) -> Any:
         return loadmat(io.BytesIO(data), squeeze_me=True, variable_names=[variable])[variable]
     except Exception as err:  # damaged files make scipy raise nearly anything
         why = f"it has no variable {variable!r}" if isinstance(err, KeyError) else str(err)[:200]
-        msg = f"Cannot read {disk.path(name)} as a .mat file: {why}. Fetch it again."
-        raise BuildError(msg) from err
+        raise BuildError(
+            f"Cannot read {disk.path(name)} as a .mat file: {why}. Fetch it again."
+        ) from err
 
 
 #: Split of Stanford Cars -> its annotations.
@@ -237,8 +239,9 @@ def flowers102(disk: Disk) -> Listing:
     for split in disk.splits:
         for number in read_mat(disk, "setid.mat", disk.word(split)).tolist():
             if not 1 <= number <= len(classes):
-                msg = f"setid.mat names image {number:,}; imagelabels.mat has {len(classes):,}."
-                raise BuildError(msg)
+                raise BuildError(
+                    f"setid.mat names image {number:,}; imagelabels.mat has {len(classes):,}."
+                )
             rows.append((f"jpg/image_{number:05d}.jpg", split, str(classes[number - 1])))
     names = _flower_names(disk)
     return Listing(image_frame(rows), list(names), names)

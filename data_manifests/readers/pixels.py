@@ -45,12 +45,11 @@ def cifar(disk: Disk) -> Listing:
         for version, names in (("binary", "binary_names"), ("python", "names"))
     }
     if all(lacks.values()):
-        msg = (
+        raise BuildError(
             f"{disk.root} holds no whole version: the binary one lacks "
             f"{', '.join(lacks['binary'])}, the Python one {', '.join(lacks['python'])}. Unpack "
             "the archive there."
         )
-        raise BuildError(msg)
     version = _python if lacks["binary"] else _binary
     names, parts = version(disk, spec)
     labels = {split: [names[index] for index in indices] for split, (_, indices) in parts.items()}
@@ -71,11 +70,10 @@ def _binary(disk: Disk, spec: Mapping[str, Any]) -> tuple[list[str], dict[str, P
         for file in spec["binary"][split]:
             data = disk.read(file)
             if len(data) % (before + PIXELS):
-                msg = (
+                raise BuildError(
                     f"{disk.path(file)} has {len(data):,} bytes, which is no multiple of "
                     f"{before + PIXELS:,}. It is truncated; fetch it again."
                 )
-                raise BuildError(msg)
             blocks.append(np.frombuffer(data, dtype=np.uint8).reshape(-1, before + PIXELS))
         rows = np.concatenate(blocks)
         indices = _checked(rows[:, place].tolist(), names, spec["binary"][split][0])
@@ -93,11 +91,10 @@ def _python(disk: Disk, spec: Mapping[str, Any]) -> tuple[list[str], dict[str, P
             pixels = _field(disk, file, "data", np.ndarray)
             own = _field(disk, file, spec["labels_key"], list)
             if pixels.ndim != 2 or pixels.shape != (len(own), PIXELS):
-                msg = (
+                raise BuildError(
                     f"{disk.path(file)} has pixels of shape {pixels.shape} for {len(own):,} "
                     f"labels; each picture has {PIXELS:,} bytes. Fetch it again."
                 )
-                raise BuildError(msg)
             blocks.append(pixels)
             indices += _checked(own, names, file)
         parts[split] = (_pictures(np.concatenate(blocks)), indices)
@@ -112,8 +109,9 @@ def _pictures(rows: np.ndarray) -> np.ndarray:
 def _checked(indices: Sequence[Any], names: Sequence[str], file: str) -> list[int]:
     for row, index in enumerate(indices):
         if not isinstance(index, int) or not 0 <= index < len(names):
-            msg = f"Picture {row:,} of {file} has the label {index!r} of {len(names):,} classes."
-            raise BuildError(msg)
+            raise BuildError(
+                f"Picture {row:,} of {file} has the label {index!r} of {len(names):,} classes."
+            )
     return list(indices)
 
 
@@ -126,11 +124,13 @@ def _field(disk: Disk, file: str, key: str, kind: type) -> Any:
         value = value.value if isinstance(value, _Array) else value
     except Exception as err:  # a damaged pickle may raise anything
         why = "it has no such entry" if isinstance(err, KeyError) else str(err)[:200]
-        msg = f"Cannot read {key!r} of {disk.path(file)}: {why}. Fetch it again."
-        raise BuildError(msg) from err
+        raise BuildError(
+            f"Cannot read {key!r} of {disk.path(file)}: {why}. Fetch it again."
+        ) from err
     if not isinstance(value, kind):
-        msg = f"{key!r} of {disk.path(file)} is a {type(value).__name__}, not a {kind.__name__}."
-        raise BuildError(msg)
+        raise BuildError(
+            f"{key!r} of {disk.path(file)} is a {type(value).__name__}, not a {kind.__name__}."
+        )
     return value
 
 
@@ -154,8 +154,9 @@ class _Array:
         _, shape, dtype, fortran, data = state
         raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
         if dtype.code != "u1" or fortran or math.prod(shape) != len(raw):
-            msg = f"an array of {dtype.code!r} and shape {shape} with {len(raw):,} bytes"
-            raise ValueError(msg)
+            raise ValueError(
+                f"an array of {dtype.code!r} and shape {shape} with {len(raw):,} bytes"
+            )
         self.value = np.frombuffer(raw, dtype=np.uint8).reshape(shape)
 
 
@@ -166,8 +167,7 @@ def _reconstruct(*_: object) -> _Array:
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     """Stand for _codecs.encode, by which Python 3 writes bytes into old pickles."""
     if encoding != "latin1":
-        msg = f"bytes in the encoding {encoding!r}"
-        raise ValueError(msg)
+        raise ValueError(f"bytes in the encoding {encoding!r}")
     return text.encode("latin1")
 
 
@@ -185,8 +185,9 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
-            msg = f"it asks for {module}.{name}, which a picture has no use for"
-            raise pickle.UnpicklingError(msg)
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}, which a picture has no use for"
+            )
         return _KNOWN[module, name]
 
 
@@ -198,11 +199,10 @@ def mnist(disk: Disk) -> Listing:
         arrays[split] = read_idx(disk, f"{word}-images-idx3-ubyte")
         digits = read_idx(disk, f"{word}-labels-idx1-ubyte")
         if arrays[split].ndim != 3 or digits.shape != arrays[split].shape[:1] or digits.max() > 9:
-            msg = (
+            raise BuildError(
                 f"{word}: pictures of shape {arrays[split].shape} with labels of shape "
                 f"{digits.shape} are no MNIST. Fetch the files again."
             )
-            raise BuildError(msg)
         labels[split] = [str(digit) for digit in digits.tolist()]
     return Listing(pixels_frame(labels), [str(digit) for digit in range(10)], arrays=arrays)
 
@@ -225,8 +225,7 @@ def read_idx(disk: Disk, name: str) -> np.ndarray:
     """
     path = disk.path(name)
     if not disk.has(name) and not disk.has(f"{name}.gz"):
-        msg = f"{path} is missing, and so is {name}.gz: an IDX file of unsigned bytes."
-        raise BuildError(msg)
+        raise BuildError(f"{path} is missing, and so is {name}.gz: an IDX file of unsigned bytes.")
     if disk.has(name):
         data = disk.read(name)
     else:
@@ -236,18 +235,17 @@ def read_idx(disk: Disk, name: str) -> np.ndarray:
             with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
                 data = file.read(MAX_LIST_BYTES + 1)
         except (OSError, EOFError, zlib.error) as err:
-            msg = f"{path} is damaged: {err}. Fetch it again."
-            raise BuildError(msg) from err
+            raise BuildError(f"{path} is damaged: {err}. Fetch it again.") from err
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != _UBYTE:
-        msg = f"{path} is no IDX file of unsigned bytes: it begins with {data[:4].hex()}."
-        raise BuildError(msg)
+        raise BuildError(
+            f"{path} is no IDX file of unsigned bytes: it begins with {data[:4].hex()}."
+        )
     start = 4 + 4 * data[3]
     shape = tuple(int(size) for size in np.frombuffer(data[4:start], dtype=">u4"))
     expected = int(np.prod(shape, dtype=object)) if len(shape) == data[3] else -1
     if len(data) - start != expected:
-        msg = (
+        raise BuildError(
             f"{path} holds {len(data) - start:,} bytes; its header {list(shape)} asks for "
             f"{expected:,}. It is truncated; fetch it again."
         )
-        raise BuildError(msg)
     return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)

@@ -77,11 +77,10 @@ def select_stamps(root: Path) -> list[Stamp]:
                 if stamp is not None:
                     stamps.append(stamp)
     if not stamps:
-        msg = (
+        raise BuildError(
             f"{root} holds no PNG with a .txt beside it. Give the stamps folder of Tux Paint, or a "
             "folder with the .deb of tuxpaint-stamps-default, with --source."
         )
-        raise BuildError(msg)
     return sorted(stamps, key=lambda stamp: stamp.path)
 
 
@@ -99,13 +98,15 @@ def read_caption(file: Path, path: str) -> Stamp | None:
         If it is not UTF-8, or larger than a caption can be.
     """
     if file.stat().st_size > MAX_CAPTION_BYTES:
-        msg = f"{file} has {file.stat().st_size:,} bytes; a caption file has a few thousand."
-        raise BuildError(msg)
+        raise BuildError(
+            f"{file} has {file.stat().st_size:,} bytes; a caption file has a few thousand."
+        )
     try:
         lines = file.read_bytes().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as err:
-        msg = f"{file} is not UTF-8 (byte {err.start:,}). Fetch the package again, or remove it."
-        raise BuildError(msg) from err
+        raise BuildError(
+            f"{file} is not UTF-8 (byte {err.start:,}). Fetch the package again, or remove it."
+        ) from err
     description = lines[0].strip() if lines else ""
     if not description:
         return None
@@ -281,11 +282,10 @@ def check_locales(locales: Sequence[str], stamps: Sequence[Stamp]) -> None:
     unknown = [locale for locale in locales if locale not in known]
     if unknown:
         close = get_close_matches(unknown[0], known, n=1)
-        msg = (
+        raise BuildError(
             f"No stamp has a caption in locale {', '.join(map(repr, unknown))}. Known locales: "
             f"{', '.join(sorted(known))}." + (f" Did you mean {close[0]!r}?" if close else "")
         )
-        raise BuildError(msg)
 
 
 def _make(
@@ -308,5 +308,6 @@ def _digest(file: Path) -> bytes:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").digest()
     except OSError as err:
-        msg = f"Cannot read {file}: {err.strerror}. Give a readable folder with --source."
-        raise BuildError(msg) from err
+        raise BuildError(
+            f"Cannot read {file}: {err.strerror}. Give a readable folder with --source."
+        ) from err

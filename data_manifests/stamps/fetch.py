@@ -112,8 +112,9 @@ def fetch_package(cache: Path) -> Path:
         _call([*apt, "download", PACKAGE], staged)
         packages = list(staged.glob("*.deb"))
         if len(packages) != 1:
-            msg = f"apt-get download left {len(packages)} packages instead of one. {_ADVICE}"
-            raise BuildError(msg)
+            raise BuildError(
+                f"apt-get download left {len(packages)} packages instead of one. {_ADVICE}"
+            )
         return unpack(packages[0], cache)
 
 
@@ -128,8 +129,7 @@ def unpack(package: Path, cache: Path) -> Path:
         If dpkg-deb is missing or refuses the file, or it holds no stamps.
     """
     if shutil.which("dpkg-deb") is None:
-        msg = f"dpkg-deb is needed to unpack {package}, and it is not here. {_ADVICE}"
-        raise BuildError(msg)
+        raise BuildError(f"dpkg-deb is needed to unpack {package}, and it is not here. {_ADVICE}")
     size = package.stat().st_size
     target = cache / f"{package.stem}-{size}"
     if _has_stamps(target / INSIDE):
@@ -137,15 +137,15 @@ def unpack(package: Path, cache: Path) -> Path:
     with _staging(cache) as staged:
         _call(["dpkg-deb", "-x", str(package.resolve()), str(staged / "root")], staged)
         if not _has_stamps(staged / "root" / INSIDE):
-            msg = f"{package} holds no {INSIDE}; it is not {PACKAGE}. {_ADVICE}"
-            raise BuildError(msg)
+            raise BuildError(f"{package} holds no {INSIDE}; it is not {PACKAGE}. {_ADVICE}")
         try:
             (staged / "root").rename(target)
         except OSError as err:
             # Another process unpacked the same package in the meantime.
             if not _has_stamps(target / INSIDE):
-                msg = f"Cannot write {target}: {err.strerror}. Set XDG_CACHE_HOME elsewhere."
-                raise BuildError(msg) from err
+                raise BuildError(
+                    f"Cannot write {target}: {err.strerror}. Set XDG_CACHE_HOME elsewhere."
+                ) from err
     return target
 
 
@@ -162,8 +162,7 @@ def package_version(root: Path) -> str | None:
 
 def _from_folder(folder: Path, cache: Path) -> Source:
     if not folder.exists():
-        msg = f"--source {folder} does not exist. {_ADVICE}"
-        raise BuildError(msg)
+        raise BuildError(f"--source {folder} does not exist. {_ADVICE}")
     if folder.is_file():
         return _source(unpack(folder, cache) / INSIDE, "folder")
     for start in range(len(INSIDE.parts)):
@@ -175,8 +174,9 @@ def _from_folder(folder: Path, cache: Path) -> Source:
         return _source(unpack(packages[-1], cache) / INSIDE, "folder")
     if _has_stamps(folder):
         return _source(folder, "folder")
-    msg = f"{folder} holds neither stamps (a PNG with a .txt beside it) nor a .deb. {_ADVICE}"
-    raise BuildError(msg)
+    raise BuildError(
+        f"{folder} holds neither stamps (a PNG with a .txt beside it) nor a .deb. {_ADVICE}"
+    )
 
 
 def _source(root: Path, origin: str) -> Source:
@@ -203,8 +203,9 @@ def _staging(cache: Path) -> Iterator[Path]:
         cache.mkdir(parents=True, exist_ok=True)
         staged = tempfile.TemporaryDirectory(prefix=".staged-", dir=cache)
     except OSError as err:
-        msg = f"Cannot write the cache {cache}: {err.strerror}. Set XDG_CACHE_HOME elsewhere."
-        raise BuildError(msg) from err
+        raise BuildError(
+            f"Cannot write the cache {cache}: {err.strerror}. Set XDG_CACHE_HOME elsewhere."
+        ) from err
     with staged as folder:
         yield Path(folder)
 
@@ -225,13 +226,11 @@ def _call(command: list[str], folder: Path) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as err:
-        msg = f"{command[0]} did not finish in {TIMEOUT_S:,} s. {_ADVICE}"
-        raise BuildError(msg) from err
+        raise BuildError(f"{command[0]} did not finish in {TIMEOUT_S:,} s. {_ADVICE}") from err
     if done.returncode:
         said = [line for line in done.stdout.splitlines() if line.startswith(("E:", "dpkg-deb:"))]
         last = "; ".join(said[:2]) or done.stdout.strip()[-200:] or "it said nothing"
-        msg = f"{command[0]} failed with status {done.returncode}: {last}. {_ADVICE}"
-        raise BuildError(msg)
+        raise BuildError(f"{command[0]} failed with status {done.returncode}: {last}. {_ADVICE}")
 
 
 #: Side of the square over the long side of the stamp: most stamps touch their frame.
@@ -274,14 +273,16 @@ def write_picture(source: Path, target: Path) -> None:
     try:
         with Image.open(source) as stamp:
             if stamp.width * stamp.height > MAX_PIXELS:
-                msg = f"{source} has {stamp.width:,} x {stamp.height:,} pixels; refused unread."
-                raise BuildError(msg)
+                raise BuildError(
+                    f"{source} has {stamp.width:,} x {stamp.height:,} pixels; refused unread."
+                )
             square = compose(stamp)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
         if isinstance(err, BuildError):
             raise
-        msg = f"{source} cannot be decoded: {err}. Fetch the package again, or remove the file."
-        raise BuildError(msg) from err
+        raise BuildError(
+            f"{source} cannot be decoded: {err}. Fetch the package again, or remove the file."
+        ) from err
     staged = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.staged")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -293,8 +294,9 @@ def write_picture(source: Path, target: Path) -> None:
     except OSError as err:
         if target.parent.is_dir():
             staged.unlink(missing_ok=True)
-        msg = f"Cannot write {target}: {err.strerror or err}. Free space or choose another folder."
-        raise BuildError(msg) from err
+        raise BuildError(
+            f"Cannot write {target}: {err.strerror or err}. Free space or choose another folder."
+        ) from err
 
 
 def write_pictures(pairs: Sequence[tuple[Path, Path]], on_done: OnDone | None) -> None:

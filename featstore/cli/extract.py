@@ -96,14 +96,15 @@ def _check_label_file(
     """Refuse a head whose classes are given twice or not at all."""
     if manifest is None and (others or label_file is None):
         what = " and ".join(dict.fromkeys(others)) or "head_weight without --label-file"
-        msg = f"Missing argument 'MANIFEST': {what} items come from one."
-        raise click.UsageError(msg)
+        raise click.UsageError(f"Missing argument 'MANIFEST': {what} items come from one.")
     if label_file is not None and not (manifest is None or others):
-        msg = f"The classes of the head are given twice: by {manifest} and by --label-file. Once."
-        raise click.UsageError(msg)
+        raise click.UsageError(
+            f"The classes of the head are given twice: by {manifest} and by --label-file. Once."
+        )
     if label_file is not None and not heads:
-        msg = "--label-file lists the classes of a head: add --kind head_weight, or leave it out."
-        raise click.UsageError(msg)
+        raise click.UsageError(
+            "--label-file lists the classes of a head: add --kind head_weight, or leave it out."
+        )
 
 
 @click.command(
@@ -133,8 +134,7 @@ def extract_command(
 
     request = read_request(manifest, kinds, given)
     if "head_weight" in request.kinds and request.config.limit is not None:
-        msg = "A head is extracted whole; leave --limit out."
-        raise EncoderError(msg)
+        raise EncoderError("A head is extracted whole; leave --limit out.")
     logging.getLogger("PIL").setLevel(logging.WARNING)
     results: list[ExtractResult] = []
     for kind in request.kinds:

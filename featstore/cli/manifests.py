@@ -184,8 +184,7 @@ def show_command(what: str, hashes: bool, as_json: bool) -> None:
     else:
         by = "featstore manifests ls"
         known = unknown_name("dataset", what, BUILDERS, listed_by=by)
-        msg = f"{what!r} is not a folder. {known}"
-        raise ManifestError(msg)
+        raise ManifestError(f"{what!r} is not a folder. {known}")
     if as_json:
         print_json(document)
         return
@@ -204,8 +203,7 @@ def split_options(pairs: tuple[str, ...]) -> dict[str, str]:
         key, equals, value = pair.partition("=")
         if not key or not equals or key in options:
             why = "given twice" if key in options else "not KEY=VALUE"
-            msg = f"--option {pair!r} is {why}."
-            raise click.UsageError(msg)
+            raise click.UsageError(f"--option {pair!r} is {why}.")
         options[key] = value
     return options
 
@@ -413,8 +411,7 @@ def checked_options(name: str, options: dict[str, Any], pairs: tuple[str, ...]) 
         raise click.UsageError(str(err)) from err
     for option, flag in _FLAGS.items():
         if options.get(option) is not None and option not in builder.options:
-            msg = f"The dataset {name!r} takes no {flag}."
-            raise click.UsageError(msg)
+            raise click.UsageError(f"The dataset {name!r} takes no {flag}.")
     own = builder.facts.get("options", {})
     for key, value in split_options(pairs).items():
         if key not in own:
@@ -429,8 +426,9 @@ def split_list(given: tuple[str, ...], flag: str) -> tuple[str, ...] | None:
         return None
     parts = [part.strip() for value in given for part in value.split(",")]
     if not all(parts):
-        msg = f"{flag} has an empty part: {','.join(given)!r}. Give e.g. {flag} a,b."
-        raise click.UsageError(msg)
+        raise click.UsageError(
+            f"{flag} has an empty part: {','.join(given)!r}. Give e.g. {flag} a,b."
+        )
     return tuple(parts)
 
 
@@ -550,8 +548,7 @@ def overlap_command(dataset: Path, label_set: Path, as_json: bool) -> None:
     tables = []
     for manifest, folder in zip(manifests, (dataset, label_set), strict=True):
         if manifest.classes is None:
-            msg = f"The manifest {folder} has no classes."
-            raise ManifestError(msg)
+            raise ManifestError(f"The manifest {folder} has no classes.")
         tables.append(manifest.classes)
     found = overlap(*tables)
     if as_json:
@@ -602,5 +599,4 @@ def _numbers(text: str, flag: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as err:
-        msg = f"{flag} is {text!r}; give numbers, e.g. 1,2,4."
-        raise click.UsageError(msg) from err
+        raise click.UsageError(f"{flag} is {text!r}; give numbers, e.g. 1,2,4.") from err

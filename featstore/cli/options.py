@@ -39,11 +39,10 @@ def encoder_specs(given: Mapping[str, Any]) -> list[EncoderSpec]:
         if not isinstance(values, tuple):  # a switch is for all of them
             values = (values,) * len(each)
         if values and len(values) != len(each):
-            msg = (
+            raise click.UsageError(
                 f"{len(values)} --{name.replace('_', '-')} for {len(each)} --encoder: "
                 f"give one for each, in their order ({DEFAULT!r} is what the model does by itself)."
             )
-            raise click.UsageError(msg)
         for one, value in zip(each, values, strict=False):
             # An empty prefix is one: it takes the prompt away that a model has by itself.
             if value != DEFAULT and (value != "" or name == "prefix"):
@@ -85,14 +84,13 @@ class Place:
 
     def __post_init__(self) -> None:
         if self.rank is not None and (self.devices is not None or self.engine != "local"):
-            msg = "A rank is one process: leave --devices and --engine out, or --rank."
-            raise click.UsageError(msg)
+            raise click.UsageError(
+                "A rank is one process: leave --devices and --engine out, or --rank."
+            )
         if self.rank is None and self.world_size is not None:
-            msg = "--world-size needs --rank: which of them this process is."
-            raise click.UsageError(msg)
+            raise click.UsageError("--world-size needs --rank: which of them this process is.")
         if self.ray_address is not None and self.engine != "ray":
-            msg = "--ray-address needs --engine ray."
-            raise click.UsageError(msg)
+            raise click.UsageError("--ray-address needs --engine ray.")
 
 
 def run_extraction(
@@ -160,11 +158,9 @@ def read_config(ctx: click.Context, _parameter: click.Parameter, path: Path | No
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
-        msg = f"Cannot read {path}: {err.strerror or err}."
-        raise click.UsageError(msg, ctx) from err
+        raise click.UsageError(f"Cannot read {path}: {err.strerror or err}.", ctx) from err
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        msg = f"{path} is no TOML: {err}."
-        raise click.UsageError(msg, ctx) from err
+        raise click.UsageError(f"{path} is no TOML: {err}.", ctx) from err
     ctx.default_map = {**(ctx.default_map or {}), **_defaults(ctx, path, found)}
     return path
 
@@ -179,8 +175,9 @@ def _defaults(ctx: click.Context, path: Path, found: dict[str, Any]) -> dict[str
     for key, value in found.items():
         if key not in known:
             by = f"the options of {ctx.command_path} --help"
-            msg = unknown_name("key", key, sorted(known), where=f"in {path}", listed_by=by)
-            raise click.UsageError(msg, ctx)
+            raise click.UsageError(
+                unknown_name("key", key, sorted(known), where=f"in {path}", listed_by=by), ctx
+            )
         if key == "encoder" and isinstance(value, list) and all(isinstance(v, dict) for v in value):
             defaults |= _encoder_tables(ctx, path, value)
             continue
@@ -202,8 +199,7 @@ def _encoder_tables(
                 where = f"in [[encoder]] of {path}"
                 raise click.UsageError(unknown_name("key", key, keys, where=where), ctx)
         if "name" not in table:
-            msg = f"{path}: an [[encoder]] has no name."
-            raise click.UsageError(msg, ctx)
+            raise click.UsageError(f"{path}: an [[encoder]] has no name.", ctx)
     return {
         name: [str(table.get(key, DEFAULT)) for table in tables]
         for name, key in zip(names, keys, strict=True)

@@ -49,8 +49,9 @@ def card_command(
     """
     stated = dict(text.partition("=")[::2] for text in licences)
     if not all(stated.values()):
-        msg = "--licence is DATASET=TEXT, such as birds=CC-BY-4.0."
-        raise click.UsageError(msg, click.get_current_context())
+        raise click.UsageError(
+            "--licence is DATASET=TEXT, such as birds=CC-BY-4.0.", click.get_current_context()
+        )
     opened = open_store(store, revision=revision)
     title = name or opened.address.rstrip("/").rsplit("/", 1)[-1]
     cards = set_cards(opened, stated)
@@ -188,8 +189,10 @@ def gc_command(max_bytes: int | None, everything: bool, as_json: bool) -> None:
     that reads it goes on.
     """
     if everything and max_bytes is not None:
-        msg = "--all leaves nothing for --max-bytes to keep. Give one or the other."
-        raise click.UsageError(msg, click.get_current_context())
+        raise click.UsageError(
+            "--all leaves nothing for --max-bytes to keep. Give one or the other.",
+            click.get_current_context(),
+        )
     cache = user_cache()
     _tell(cache.forget() if everything else cache.trim(limit=max_bytes), "removed", as_json=as_json)
 
@@ -211,8 +214,9 @@ def prefetch_command(
     """
     opened = open_store(store)
     if not isinstance(opened, RemoteStore):
-        msg = f"{store} lies on this machine already."
-        raise click.UsageError(msg, click.get_current_context())
+        raise click.UsageError(
+            f"{store} lies on this machine already.", click.get_current_context()
+        )
     cached = []
     for key in keys:
         with ProgressBar(key, "bytes") as bar:

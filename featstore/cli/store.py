@@ -45,8 +45,10 @@ def init_command(store: StorePlace, shared: bool, as_json: bool) -> None:
     place = parse_address(store)
     if isinstance(place, Address):
         if shared:
-            msg = "--shared is for folders; a bucket's rights are the affair of its service."
-            raise click.UsageError(msg, click.get_current_context())
+            raise click.UsageError(
+                "--shared is for folders; a bucket's rights are the affair of its service.",
+                click.get_current_context(),
+            )
         fresh = make_bucket_store(writable_objects(place))
     else:
         fresh = make_store(place, shared=shared)
@@ -240,8 +242,9 @@ def rm_command(store: Path, key: str, yes: bool, as_json: bool) -> None:
             if sys.stdin is not None and sys.stdin.isatty():
                 raise
             click.echo(err=True)  # ends the line of the question
-            msg = f"Nobody can be asked whether to remove {target}: say --yes."
-            raise click.UsageError(msg) from err
+            raise click.UsageError(
+                f"Nobody can be asked whether to remove {target}: say --yes."
+            ) from err
     freed = remove_set(store, target)
     if as_json:
         print_json({"removed": target, "bytes": freed})
@@ -292,8 +295,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds of a duration such as ``90s``, ``30m``, ``24h`` or ``7d``."""
     match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
     if match is None:
-        msg = f"{text!r} is not a duration such as 30m, 24h or 7d."
-        raise click.BadParameter(msg)
+        raise click.BadParameter(f"{text!r} is not a duration such as 30m, 24h or 7d.")
     return float(int(match[1]) * _UNITS[match[2]])
 
 

@@ -108,8 +108,9 @@ class WorkerProcess:
         finally:
             self._set_deadline(None)
         if answer is None:
-            msg = f"Cannot decode {len(data):,} bytes: the decoder {self._bury(self._timeout)}."
-            raise ImageError(msg)
+            raise ImageError(
+                f"Cannot decode {len(data):,} bytes: the decoder {self._bury(self._timeout)}."
+            )
         if self._late:  # killed just after it had answered: the next image must not pay for that
             self._end()
         kind, width, height, body = answer
@@ -165,11 +166,10 @@ class WorkerProcess:
             )
         except OSError as err:
             # No fault of the image: the job ends here, and no item is called unreadable.
-            msg = (
+            raise DecoderStartError(
                 f"A decoding process cannot be started: {err}. Decode in threads instead "
                 "(--decode-timeout 0), or let this user run the interpreter."
-            )
-            raise DecoderStartError(msg) from err
+            ) from err
         with self._lock:
             self._process = process
         self._set_deadline(START_TIMEOUT)
@@ -178,11 +178,10 @@ class WorkerProcess:
         answer = read_answer(stdout)
         self._set_deadline(None)
         if answer is None or answer[0] != READY:
-            msg = (
+            raise DecoderStartError(
                 f"A decoding process did not start: it {self._bury(START_TIMEOUT)}. Check that "
                 "`python -m featstore.decoding.worker` can import its decoder."
             )
-            raise DecoderStartError(msg)
         return process
 
     def _bury(self, limit: float) -> str:
@@ -257,8 +256,9 @@ class DecodePool:
         decoder: str = "featstore.images:decode_image",
     ) -> None:
         if workers < 1 or timeout <= 0:
-            msg = f"A pool needs a worker and a time limit; got {workers} and {timeout:g} s."
-            raise ValueError(msg)
+            raise ValueError(
+                f"A pool needs a worker and a time limit; got {workers} and {timeout:g} s."
+            )
         arguments = {"formats": list(formats), "max_pixels": max_pixels}
         self._processes = [WorkerProcess(decoder, arguments, timeout) for _ in range(workers)]
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -290,8 +290,7 @@ class DecodePool:
             If the pool is closed.
         """
         if self._closed.is_set():
-            msg = "The pool is closed; make another one."
-            raise RuntimeError(msg)
+            raise RuntimeError("The pool is closed; make another one.")
         future: Future[Image.Image] = Future()
         self._jobs.put((data, future))
         return future

@@ -94,11 +94,10 @@ class Head:
 
     def __post_init__(self) -> None:
         if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[:1]:
-            msg = (
+            raise EncoderError(
                 f"The head of {self.name} has a weight of shape {self.weight.shape} and a bias of "
                 f"shape {self.bias.shape}; expected (classes, dim) and (classes,)."
             )
-            raise EncoderError(msg)
 
 
 _spent = threading.local()
@@ -154,8 +153,7 @@ def length_batches(lengths: Sequence[int] | np.ndarray, batch: int) -> list[np.n
     [[3, 1], [0, 2]]
     """
     if batch < 1:
-        msg = f"A batch must hold at least 1 text. Got {batch} instead."
-        raise ValueError(msg)
+        raise ValueError(f"A batch must hold at least 1 text. Got {batch} instead.")
     order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
     return [order[start : start + batch] for start in range(0, len(order), batch)]
 

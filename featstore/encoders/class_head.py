@@ -118,14 +118,12 @@ def read_head(
     from featstore.encoders.registry import check_name, open_encoder
 
     if check_name(name) != "timm":
-        msg = f"{name} has no classification head: heads belong to timm models."
-        raise EncoderError(msg)
+        raise EncoderError(f"{name} has no classification head: heads belong to timm models.")
     if pool is not None:
-        msg = (
+        raise EncoderError(
             f"The head of {name} does not live in the space of pool {pool!r}: its rows are "
             "prototypes only among the inputs of the head. Leave the pool out."
         )
-        raise EncoderError(msg)
     encoder: TimmEncoder = open_encoder(name, weights=weights, device=device)  # type: ignore[assignment]
     head = head_of(encoder, label_set=label_set)
     encoder.check_head([encoder.prepare(item) for item in golden_inputs(encoder.kinds)])
@@ -169,10 +167,9 @@ def _label_set(encoder: TimmEncoder, classes: int, asked: str | None) -> tuple[s
     if guess is None or reason:
         counts = ", ".join(f"{count:,} ({name})" for name, count in LABEL_SETS.items())
         why = reason or f"the number of no known label set. Known: {counts}"
-        msg = (
+        raise EncoderError(
             f"The head of {encoder.name} has {classes:,} classes, {why}. Say which classes its "
             "rows are with --label-set (API: label_set=), or list them in a file for "
             "--label-file (API: label_file=)."
         )
-        raise EncoderError(msg)
     return guess, GUESSED

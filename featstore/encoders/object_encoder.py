@@ -47,11 +47,10 @@ class ObjectEncoder:
     ) -> None:
         self._call = getattr(obj, "encode", obj)
         if not callable(self._call):
-            msg = (
+            raise EncoderError(
                 f"An encoder object needs a method encode(items) or must be callable; "
                 f"{type(obj).__name__} is neither."
             )
-            raise EncoderError(msg)
         self.space = _checked_space(space)
         self.kinds = _checked_kinds(kinds)
         self.name = f"object:{self.space['name']}"
@@ -72,11 +71,10 @@ class ObjectEncoder:
             return np.empty((0, self.dim), np.float32)
         vectors = self._vectors(list(batch))
         if vectors.shape[1] != self.dim:
-            msg = (
+            raise EncoderError(
                 f"{self.name} returned vectors of length {vectors.shape[1]} after vectors of "
                 f"length {self.dim}. One encoder has one length."
             )
-            raise EncoderError(msg)
         return vectors
 
     def _vectors(self, items: list[Any]) -> np.ndarray:
@@ -85,39 +83,36 @@ class ObjectEncoder:
             output = output.detach().cpu().float().numpy()
         vectors = np.asarray(output, dtype=np.float32)
         if vectors.ndim != 2 or len(vectors) != len(items):
-            msg = (
+            raise EncoderError(
                 f"{self.name} returned an array of shape {vectors.shape} for {len(items)} items; "
                 f"expected ({len(items)}, d)."
             )
-            raise EncoderError(msg)
         return vectors
 
 
 def _checked_space(space: Mapping[str, Any]) -> dict[str, Any]:
     name = space.get("name")
     if not isinstance(name, str) or not name:
-        msg = f"The space of an encoder object needs a name, got {name!r}. {_EXAMPLE}"
-        raise EncoderError(msg)
+        raise EncoderError(f"The space of an encoder object needs a name, got {name!r}. {_EXAMPLE}")
     if space.get("family", "object") != "object":
-        msg = (
+        raise EncoderError(
             f"The space of an encoder object cannot be of family {space['family']!r}: that is "
             "kept for built-in encoders. Leave 'family' out."
         )
-        raise EncoderError(msg)
     try:
         canonical_json(dict(space))
     except (TypeError, ValueError) as err:
-        msg = f"The space of an encoder object must be plain JSON: {err}. {_EXAMPLE}"
-        raise EncoderError(msg) from err
+        raise EncoderError(
+            f"The space of an encoder object must be plain JSON: {err}. {_EXAMPLE}"
+        ) from err
     return {**space, "family": "object"}
 
 
 def _checked_kinds(kinds: Collection[str]) -> frozenset[str]:
     chosen = frozenset({kinds} if isinstance(kinds, str) else kinds)
     if not chosen or not (chosen <= IMAGE_KINDS or chosen <= TEXT_KINDS):
-        msg = (
+        raise EncoderError(
             f"An encoder object takes images or texts, got kinds {sorted(chosen)}. "
             "Use {'image'}, or one or both of {'caption', 'class_name'}."
         )
-        raise EncoderError(msg)
     return chosen

@@ -164,8 +164,7 @@ def open_open_clip(
     check_open_clip_name(name.partition(":")[2])
     if kind not in IMAGE_KINDS | TEXT_KINDS:
         known = ", ".join(sorted(IMAGE_KINDS | TEXT_KINDS))
-        msg = f"{name} has two towers: say kind=, one of {known}. Got {kind!r}."
-        raise EncoderError(msg)
+        raise EncoderError(f"{name} has two towers: say kind=, one of {known}. Got {kind!r}.")
     source = parse_weights(weights, encoder=name)
     checked_precision(precision, checked_device(device))
     pair = load_pair(name, source)

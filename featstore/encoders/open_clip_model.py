@@ -186,11 +186,10 @@ def _checked_config(name: str, model_name: str, tag: str | None) -> dict[str, An
         plain = model_name.removesuffix("-quickgelu")
         other = f"{plain}-quickgelu" if trained else plain
         advice = f" Use oc:{other}/{tag}." if other in open_clip.list_models() else ""
-        msg = (
+        raise EncoderError(
             f"{name}: the weights '{tag}' were trained with {_gelu(quick=trained)}, the model "
             f"{model_name} computes {_gelu(quick=built)}.{advice}"
         )
-        raise EncoderError(msg)
     return config
 
 
@@ -207,11 +206,10 @@ def _keyed(config: Any) -> Any:
 def _built(name: str, model_name: str, preprocess: Mapping[str, Any]) -> nn.Module:
     backbone = open_clip.get_model_config(model_name)["text_cfg"].get("hf_model_name")
     if backbone and not cached_file(backbone, "config.json") and (reason := hub_unreachable()):
-        msg = (
+        raise EncoderError(
             f"The text tower of {name} is configured by {backbone} on the hub, which cannot be "
             f"reached: {reason} Download that repository's config.json first."
         )
-        raise EncoderError(msg)
     try:
         with quiet_root_logger():
             model: nn.Module = open_clip.create_model(
@@ -222,8 +220,7 @@ def _built(name: str, model_name: str, preprocess: Mapping[str, Any]) -> nn.Modu
                 force_preprocess_cfg=dict(preprocess),
             )
     except Exception as err:  # missing extras of open_clip, damaged configurations
-        msg = f"open_clip could not build {name}: {one_line(err)}"
-        raise EncoderError(msg) from err
+        raise EncoderError(f"open_clip could not build {name}: {one_line(err)}") from err
     return model
 
 
@@ -255,15 +252,15 @@ def _from_folder(name: str, folder: Path, config: Mapping[str, Any]) -> tuple[Pa
         )
         raise EncoderError(msg.replace(str(folder), folder.name)) from err
     if _keyed(given) != _keyed(config):
-        msg = (
+        raise EncoderError(
             f"The folder '{folder.name}' holds another model than {name}: its {CONFIG} differs "
             "from open_clip's configuration of that name. Name the model that it holds."
         )
-        raise EncoderError(msg)
     found = [folder / file for file in _FOLDER_WEIGHTS if (folder / file).is_file()]
     if not found:
-        msg = f"The folder '{folder.name}' holds none of {', '.join(_FOLDER_WEIGHTS)}."
-        raise EncoderError(msg)
+        raise EncoderError(
+            f"The folder '{folder.name}' holds none of {', '.join(_FOLDER_WEIGHTS)}."
+        )
     return found[0], dict(preprocess)
 
 
@@ -306,14 +303,14 @@ class OpenClipTokens:
 
     def __init__(self, tokenizer: Any, encoder: str) -> None:
         if not isinstance(tokenizer, SimpleTokenizer | HFTokenizer):
-            msg = (
+            raise EncoderError(
                 f"{encoder} has a tokenizer of kind {type(tokenizer).__name__}, which is not "
                 "served: only SimpleTokenizer and HFTokenizer are."
             )
-            raise EncoderError(msg)
         if getattr(tokenizer, "reduction_fn", None) is not None:
-            msg = f"The tokenizer of {encoder} drops tokens by chance, as in training only."
-            raise EncoderError(msg)
+            raise EncoderError(
+                f"The tokenizer of {encoder} drops tokens by chance, as in training only."
+            )
         self._tokenizer = tokenizer
         self._encoder = encoder
         self._context = int(tokenizer.context_length)

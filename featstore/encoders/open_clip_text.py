@@ -110,11 +110,10 @@ def _tokenizer(pair: OpenClipPair) -> tuple[Any, str]:
             where = f"its folder: {reason.replace(folder, 'the folder')}"
         else:
             where = f"the hub ({repo}): {unreachable or reason}"
-        msg = (
+        raise EncoderError(
             f"The tokenizer of {pair.name} could not be read from {where} Give a folder that "
             "open_clip saved, with configuration, weights and tokenizer."
-        )
-        raise EncoderError(msg) from err
+        ) from err
     return tokenizer, folder if local else repo
 
 
@@ -236,11 +235,10 @@ class OpenClipPromptTower:
             theirs = model.encode_text(ids, normalize=True)
         difference = float((ours - theirs).abs().max())
         if not difference <= _TOLERANCE:
-            msg = (
+            raise EncoderError(
                 f"The text tower of {self.name} does more than CLIP's: from its token embeddings "
                 f"on, rows come out {difference:.1g} apart. Prompts cannot be learned through it."
             )
-            raise EncoderError(msg)
 
 
 def _refuse_other_kinds(name: str, text: Any, tokenizer: Any) -> None:
@@ -255,11 +253,10 @@ def _refuse_other_kinds(name: str, text: Any, tokenizer: Any) -> None:
     )  # fmt: skip
     for other, why in lacking:
         if other:
-            msg = (
+            raise EncoderError(
                 f"Prompts cannot be learned through the text tower of {name}: {why}. Use a model "
                 "with CLIP's own text tower, such as oc:ViT-B-32-quickgelu/openai."
             )
-            raise EncoderError(msg)
 
 
 def open_prompt_tower(name: str, *, weights: str | None = None) -> OpenClipPromptTower:

@@ -102,11 +102,10 @@ def check_name(name: str) -> str:
             hint = did_you_mean(family, FAMILIES).replace("'?", f":{model}'?")
         else:
             hint = did_you_mean(name, [entry.example for entry in FAMILIES.values()])
-        msg = (
+        raise UnknownEncoderError(
             f"No encoder named '{name}': names are family:name with a family of "
             f"{', '.join(FAMILIES)}, for instance {examples}.{hint}"
         )
-        raise UnknownEncoderError(msg)
     with needs_extra(name):
         # First, because transformers prints a notice of its own where torch is missing.
         import torch  # noqa: F401
@@ -146,8 +145,7 @@ def check_kind(name: str, kind: str) -> None:
     """
     kinds = FAMILIES[check_name(name)].kinds
     if kind not in kinds:
-        msg = f"Encoder {name} encodes {' and '.join(sorted(kinds))}, not {kind}."
-        raise EncoderError(msg)
+        raise EncoderError(f"Encoder {name} encodes {' and '.join(sorted(kinds))}, not {kind}.")
 
 
 def open_encoder(
@@ -214,8 +212,9 @@ def open_encoder(
     family = FAMILIES[check_name(name)]
     for what, value in (("batch_size", batch_size), ("threads", threads)):
         if value is not None and value < 1:
-            msg = f"The '{what}' of an encoder must be at least 1. Got {value} instead."
-            raise EncoderError(msg)
+            raise EncoderError(
+                f"The '{what}' of an encoder must be at least 1. Got {value} instead."
+            )
     asked = {
         "kind": kind,
         "precision": precision,
@@ -244,12 +243,11 @@ def _taken(name: str, family: Family, asked: dict[str, Any]) -> dict[str, Any]:
     for option, value in asked.items():
         # A kind that the family does not encode is its caller's to refuse.
         if option not in family.takes and value != OPTIONS[option] and option != "kind":
-            msg = (
+            raise EncoderError(
                 f"{name} takes no {option} ({value!r} was asked for); besides weights, device, "
                 f"batch_size and threads its family takes: "
                 f"{', '.join(sorted(family.takes)) or 'nothing'}. Leave {option} out."
             )
-            raise EncoderError(msg)
     return {option: asked[option] for option in OPTIONS if option in family.takes}
 
 

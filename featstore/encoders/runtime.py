@@ -32,8 +32,9 @@ def checked_device(device: str) -> torch.device:
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as err:
         # A build without CUDA asserts.
-        msg = f"Cannot use the device '{device}': {one_line(err)} Use cpu, or one that exists."
-        raise EncoderError(msg) from err
+        raise EncoderError(
+            f"Cannot use the device '{device}': {one_line(err)} Use cpu, or one that exists."
+        ) from err
     return chosen
 
 
@@ -69,11 +70,11 @@ def checked_precision(precision: str, device: torch.device) -> str:
         If it is no precision, or float16 on a CPU, where many layers lack it.
     """
     if precision not in PRECISIONS:
-        msg = f"The precision must be one of {', '.join(PRECISIONS)}; got {precision!r}."
-        raise EncoderError(msg)
+        raise EncoderError(
+            f"The precision must be one of {', '.join(PRECISIONS)}; got {precision!r}."
+        )
     if precision == "float16" and device.type == "cpu":
-        msg = "float16 is computed on GPUs only. On a CPU take bfloat16, or float32."
-        raise EncoderError(msg)
+        raise EncoderError("float16 is computed on GPUs only. On a CPU take bfloat16, or float32.")
     return precision
 
 
@@ -138,11 +139,10 @@ class DeviceCopies:
         """
         for array in batch:
             if np.shape(array) != self._input_size:
-                msg = (
+                raise EncoderError(
                     f"{self._name} takes prepared pictures of shape {self._input_size}, got one of "
                     f"shape {np.shape(array)}. Pass what its prepare() returns."
                 )
-                raise EncoderError(msg)
         with transferring():
             pixels = torch.from_numpy(np.ascontiguousarray(np.stack(batch), dtype=np.float32))
             if self._stream is None:

@@ -46,11 +46,10 @@ def check_text_name(model_name: str) -> None:
         If it is not of that form.
     """
     if not _NAME.fullmatch(model_name):
-        msg = (
+        raise UnknownEncoderError(
             f"No encoder named 'st:{model_name}': a text model is named st:model or "
             "st:owner/model, for instance st:all-MiniLM-L6-v2. A folder is given with --weights."
         )
-        raise UnknownEncoderError(msg)
 
 
 class SentenceTransformerEncoder(TorchTextEncoder):
@@ -114,11 +113,10 @@ class SentenceTransformerEncoder(TorchTextEncoder):
             **remote_code_facts([*model.modules(), model.tokenizer], trusted=trust_remote_code),
         }
         if "message" in getattr(model[0], "modality_config", {}):
-            msg = (
+            raise EncoderError(
                 f"{name} puts texts into a chat template, which is not served. Use the family hf "
                 "with a prefix and pool=last, or pass an object to extract(encoder=...)."
             )
-            raise EncoderError(msg)
         limit = self.space["max_seq_length"]
         self._tokens = TextTokenizer(
             model.tokenizer,
@@ -244,8 +242,9 @@ def _chosen_prompt(
 ) -> str | None:
     if prompt_name is None or prefix is not None:
         if prompt_name is not None:
-            msg = f"{name} got both prompt_name={prompt_name!r} and prefix={prefix!r}. Give one."
-            raise EncoderError(msg)
+            raise EncoderError(
+                f"{name} got both prompt_name={prompt_name!r} and prefix={prefix!r}. Give one."
+            )
         return prefix
     known = dict(sorted((model.prompts or {}).items()))
     return str(lookup(known, prompt_name, what="prompt", where=f"in {name}", error=EncoderError))
@@ -254,15 +253,15 @@ def _chosen_prompt(
 def _checked_folder(name: str, source: WeightsSource) -> Path:
     folder = source.path
     if folder is None or not folder.is_dir():
-        msg = f"{name} needs a folder (weights, configuration and tokenizer), got a single file."
-        raise EncoderError(msg)
+        raise EncoderError(
+            f"{name} needs a folder (weights, configuration and tokenizer), got a single file."
+        )
     if not (folder / "modules.json").is_file():
         # Without it the library would make up a mean pooling of its own.
-        msg = (
+        raise EncoderError(
             f"The folder '{folder.name}' holds no modules.json, so its pooling is unknown. Use a "
             "folder that sentence-transformers saved."
         )
-        raise EncoderError(msg)
     return folder
 
 
@@ -273,8 +272,9 @@ def _from_folder(name: str, folder: Path, *, trust: bool) -> SentenceTransformer
                 str(folder), device="cpu", local_files_only=True, trust_remote_code=trust
             )
     except Exception as err:  # missing, damaged or foreign files: each library has its own
-        msg = f"{name} could not be loaded from the folder '{folder.name}': {_reason(err, folder)}"
-        raise EncoderError(msg) from err
+        raise EncoderError(
+            f"{name} could not be loaded from the folder '{folder.name}': {_reason(err, folder)}"
+        ) from err
 
 
 def _reason(err: Exception, folder: Path) -> str:

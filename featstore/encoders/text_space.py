@@ -62,8 +62,9 @@ class ModelFiles:
             names = _OTHER_TOKENIZERS
         found = {name: path for name in names if (path := self.find(name)) is not None}
         if not found:
-            msg = f"{encoder} has no tokenizer files beside its weights. Give a complete folder."
-            raise EncoderError(msg)
+            raise EncoderError(
+                f"{encoder} has no tokenizer files beside its weights. Give a complete folder."
+            )
         return files_sha256(found)
 
     def tensor_names(self) -> set[str] | None:
@@ -97,11 +98,10 @@ def text_space(model: Any, name: str, files: ModelFiles, prompt: str) -> dict[st
     modules = list(model)
     kinds = [type(module).__name__ for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"]:
-        msg = (
+        raise EncoderError(
             f"{name} is made of {', '.join(kinds)}; only models of a transformer with pooling "
             "are served. Use another model, or pass an object to extract(encoder=...)."
         )
-        raise EncoderError(msg)
     transformer, pooling, *rest = modules
     network = transformer.auto_model
     unused = _not_loaded(network, files, name)
@@ -157,11 +157,10 @@ def _not_loaded(network: Any, files: ModelFiles, encoder: str) -> set[str]:
     """
     stored = files.tensor_names()
     if stored is None:
-        msg = (
+        raise EncoderError(
             f"{encoder} has no model.safetensors, so what it loaded cannot be checked. Save it "
             "with safetensors (model.save_pretrained)."
         )
-        raise EncoderError(msg)
     base = f"{network.base_model_prefix}."
     present = {_today(key).removeprefix(base) for key in stored}
     state: Mapping[str, Any] = network.state_dict()
@@ -174,12 +173,11 @@ def _not_loaded(network: Any, files: ModelFiles, encoder: str) -> set[str]:
     ]
     needed = [key for key in missing if not key.startswith("pooler.")]
     if needed:
-        msg = (
+        raise EncoderError(
             f"The weights of {encoder} are incomplete: {len(needed):,} of {len(state):,} tensors "
             f"are missing ({', '.join(needed[:3])}{', ...' * (len(needed) > 3)}). Give the "
             "complete folder of this model."
         )
-        raise EncoderError(msg)
     return set(missing)
 
 

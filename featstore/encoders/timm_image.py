@@ -55,12 +55,14 @@ class PooledTimmEncoder(TimmImages):
         self.pool = pool
         self._layer = find_layer(model, pool, name) if pool.startswith(LAYER) else None
         if self._layer is not None and options.get("compile"):
-            msg = f"{name} with pool {pool!r} cannot be compiled: the graph would hide the layer."
-            raise EncoderError(msg)
+            raise EncoderError(
+                f"{name} with pool {pool!r} cannot be compiled: the graph would hide the layer."
+            )
         super().__init__(name, model, **options)
         if self._layer is None and not hasattr(model, "forward_features"):
-            msg = f"{name} has no forward_features, so only {LAYER}<name> can be asked of it."
-            raise EncoderError(msg)
+            raise EncoderError(
+                f"{name} has no forward_features, so only {LAYER}<name> can be asked of it."
+            )
         blank = [np.zeros(self._input_size, np.float32)]
         output = self._output(blank, exact=True)
         tokens = output
@@ -72,8 +74,7 @@ class PooledTimmEncoder(TimmImages):
         try:
             self._pool = make_pool(pool, model, output, tokens=length, input_size=self._input_size)
         except EncoderError as err:
-            msg = f"{name} cannot be pooled by {pool!r}: {err}."
-            raise EncoderError(msg) from err
+            raise EncoderError(f"{name} cannot be pooled by {pool!r}: {err}.") from err
         with torch.inference_mode():
             self.dim = int(self._pool.reduce(output).shape[1])
         self.space["layer"] = self._pool.rule
@@ -99,11 +100,10 @@ class PooledTimmEncoder(TimmImages):
             # Averaged in float32, whatever the layer was computed in.
             vectors = self._pool.reduce(self._output(batch, exact=exact).float())
         if vectors.shape != (len(batch), self.dim):
-            msg = (
+            raise EncoderError(
                 f"{self.name} gave vectors of shape {tuple(vectors.shape)} for {len(batch)} "
                 f"pictures by pool {self.pool!r}; expected ({len(batch)}, {self.dim})."
             )
-            raise EncoderError(msg)
         return vectors.cpu().numpy().copy()
 
     def _output(self, batch: Sequence[np.ndarray], *, exact: bool) -> Any:
@@ -124,11 +124,10 @@ class PooledTimmEncoder(TimmImages):
             finally:
                 hook.remove()
         if len(caught) != 1:
-            msg = (
+            raise EncoderError(
                 f"{self.name} runs {self.pool.removeprefix(LAYER)} {len(caught)} times a picture, "
                 f"so it has no single output. Name another layer, or one of {', '.join(POOLS)}."
             )
-            raise EncoderError(msg)
         return caught[0]
 
 
@@ -217,20 +216,18 @@ class TimmEncoder(TimmImages):
         made += 0.0 if bias is None else bias
         scale = float(np.abs(logits).max(initial=0.0))
         if made.shape != logits.shape or scale == 0.0:
-            msg = (
+            raise EncoderError(
                 f"The head of {self.name} cannot be checked: the model gave logits of shape "
                 f"{logits.shape} for a head of shape {weight.shape}, the largest being "
                 f"{scale:g}. Use trained weights and at least one picture."
             )
-            raise EncoderError(msg)
         error = float(np.abs(made - logits).max()) / scale
         if not error <= HEAD_TOLERANCE:
-            msg = (
+            raise EncoderError(
                 f"{self.name}: W f + b differs from the model's logits by {error:.2g} of their "
                 f"maximum (allowed {HEAD_TOLERANCE:g}), so the rows of '{self._layer_name}' are "
                 "not prototypes in the space of these features. Use another model."
             )
-            raise EncoderError(msg)
         return error
 
     def head_arrays(self) -> tuple[np.ndarray, np.ndarray | None]:
@@ -258,12 +255,11 @@ class TimmEncoder(TimmImages):
                 hook.remove()
             shapes = [tuple(tensor.shape) for tensor in caught]
             if len(caught) != 1 or caught[0].numel() != len(batch) * self.dim:
-                msg = (
+                raise EncoderError(
                     f"{self.name} runs its classifier on inputs of shapes {shapes}, expected one "
                     f"of ({len(batch)}, {self.dim}): it pools after the classifier, so an image "
                     "has no single feature vector. Use another model."
                 )
-                raise EncoderError(msg)
             features = HostCopy(caught[0].reshape(len(batch), self.dim))
         return features.numpy(), logits.numpy()
 

@@ -54,8 +54,9 @@ def check_timm_name(model_name: str) -> None:
     architecture, _, tag = model_name.partition(".")
     if not timm.is_model(architecture):
         where, by = f"in timm {timm.__version__} ('timm:{model_name}')", "timm.list_models()"
-        msg = unknown_name("model", architecture, timm.list_models(), where=where, listed_by=by)
-        raise UnknownEncoderError(msg)
+        raise UnknownEncoderError(
+            unknown_name("model", architecture, timm.list_models(), where=where, listed_by=by)
+        )
     known = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in known:
         where = f"of the model {architecture!r} in timm {timm.__version__} ('timm:{model_name}')"
@@ -81,10 +82,9 @@ def build_timm(model_name: str, source: WeightsSource, *, headless: bool = False
     if source.kind == "hub":
         return _from_hub(model_name, encoder)
     if source.path is None or source.kind == "folder":
-        msg = (
+        raise EncoderError(
             f"{encoder} needs a file of weights, got a folder. Give the .safetensors or .pth file."
         )
-        raise EncoderError(msg)
     model: nn.Module = timm.create_model(model_name, pretrained=False)
     state = read_state_dict(source.path)
     entry = source.package_entry
@@ -161,18 +161,16 @@ def last_linear(model: nn.Module, encoder: str) -> tuple[str, nn.Linear | nn.Con
     if classes == 0 or not modules or all(isinstance(part, nn.Identity) for part in modules):
         raise _headless(encoder, encoder.partition(".")[2])
     if len(modules) > 1:
-        msg = (
+        raise EncoderError(
             f"{encoder} averages the logits of {len(modules)} heads (distillation), so no single "
             "row is the prototype of a class. Use the model without 'distilled' in its name."
         )
-        raise EncoderError(msg)
     layers = [layer for layer in modules[0].modules() if _outputs(layer) == classes]
     if not layers:
-        msg = (
+        raise EncoderError(
             f"{encoder} has a head of kind {type(modules[0]).__name__} without a linear layer of "
             f"{classes:,} outputs. Its features have no class prototypes."
         )
-        raise EncoderError(msg)
     layer = layers[-1]
     assert isinstance(layer, (nn.Linear, nn.Conv2d))
     name = next(name for name, module in model.named_modules() if module is layer)
@@ -294,8 +292,9 @@ class TimmImages:
         transform, self._transform = preprocessing(model)
         self._input_size = tuple(transform["input_size"])
         if self._input_size[0] != 3:
-            msg = f"{name} takes {self._input_size[0]} channels; only models of RGB are served."
-            raise EncoderError(msg)
+            raise EncoderError(
+                f"{name} takes {self._input_size[0]} channels; only models of RGB are served."
+            )
         config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
         self.space: dict[str, Any] = {
             "family": "timm",
@@ -332,8 +331,7 @@ class TimmImages:
         self._compiled: Any = None
         if compile:
             if not hasattr(model, "forward_features"):
-                msg = f"{name} has no forward_features to compile. Leave compile out."
-                raise EncoderError(msg)
+                raise EncoderError(f"{name} has no forward_features to compile. Leave compile out.")
             features: Any = model.forward_features
             self._compiled = torch.compile(features)
 
@@ -420,8 +418,9 @@ def find_layer(model: nn.Module, pool: str, encoder: str) -> nn.Module:
     if name not in modules:
         parts = "parts: " + ", ".join(child for child, _ in model.named_children())
         known = [module for module in modules if module]
-        msg = unknown_name("module", name, known, where=f"in {encoder}", listed_by=parts)
-        raise EncoderError(msg)
+        raise EncoderError(
+            unknown_name("module", name, known, where=f"in {encoder}", listed_by=parts)
+        )
     return modules[name]
 
 
@@ -450,29 +449,28 @@ def make_pool(
     source = f"output of {layer}"
     if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4) or len(output) != 1:
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        msg = f"the {source} is {shape}, which is neither a vector, nor tokens, nor a map a picture"
-        raise EncoderError(msg)
+        raise EncoderError(
+            f"the {source} is {shape}, which is neither a vector, nor tokens, nor a map a picture"
+        )
     prefix = prefix_tokens(model)
     if output.ndim != 3 and pool.startswith("cls"):
-        msg = "it has no class token: its features are no sequence of tokens"
-        raise EncoderError(msg)
+        raise EncoderError("it has no class token: its features are no sequence of tokens")
     if output.ndim == 2:
         if pool == "patch_mean":
-            msg = "its features have no patches: they are one vector a picture"
-            raise EncoderError(msg)
+            raise EncoderError("its features have no patches: they are one vector a picture")
         return Pool(source, lambda out: out)
     if output.ndim == 4:
         axes = _spatial_axes(model, tuple(output.shape), input_size)
         layout = "NHWC" if axes == (1, 2) else "NCHW"
         return Pool(f"{source}, mean over positions ({layout})", lambda out: out.mean(axes))
     if pool.startswith("cls") and (prefix == 0 or getattr(model, "cls_token", None) is None):
-        msg = "it has no class token: use patch_mean, or leave the pool out"
-        raise EncoderError(msg)
+        raise EncoderError("it has no class token: use patch_mean, or leave the pool out")
     # A layer before the class token is put in front, or after it is taken off, has none to skip.
     skip = prefix if output.shape[1] == tokens else 0
     if output.shape[1] <= skip and pool != "cls":
-        msg = f"its {output.shape[1]} tokens are all prefix tokens: it has no patches to average"
-        raise EncoderError(msg)
+        raise EncoderError(
+            f"its {output.shape[1]} tokens are all prefix tokens: it has no patches to average"
+        )
     mean = f"mean of tokens {skip} and up"
     if pool == "cls":
         return Pool(f"{source}, token 0 (class)", lambda out: out[:, 0])
@@ -507,7 +505,8 @@ def _spatial_axes(
     height, width = input_size[1:]
     fits = [axes for axes in ((2, 3), (1, 2)) if shape[axes[0]] * width == shape[axes[1]] * height]
     if not fits:
-        msg = f"no two axes of a map of shape {shape} are height and width of a {height}×{width}"
-        raise EncoderError(msg)
+        raise EncoderError(
+            f"no two axes of a map of shape {shape} are height and width of a {height}×{width}"
+        )
     last = "NHWC" in str(getattr(model, "output_fmt", "NCHW"))
     return fits[-1] if last else fits[0]

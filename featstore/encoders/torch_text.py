@@ -49,13 +49,13 @@ def checked_text(item: Any, encoder: str) -> str:
         If it is no text, or holds half of a surrogate pair.
     """
     if not isinstance(item, str):
-        msg = f"{encoder} takes texts, got {type(item).__name__}."
-        raise EncoderError(msg)
+        raise EncoderError(f"{encoder} takes texts, got {type(item).__name__}.")
     try:
         item.encode("utf-8")
     except UnicodeEncodeError as err:
-        msg = f"{encoder} takes texts of whole characters; this one has half of one: {item[:40]!r}."
-        raise EncoderError(msg) from err
+        raise EncoderError(
+            f"{encoder} takes texts of whole characters; this one has half of one: {item[:40]!r}."
+        ) from err
     return item
 
 
@@ -97,11 +97,10 @@ class TextTokenizer:
         self._with_types = "token_type_ids" in tokenizer.model_input_names
         self._special = int(tokenizer.num_special_tokens_to_add(pair=False))
         if limit is not None and limit <= self._special:
-            msg = (
+            raise EncoderError(
                 f"{encoder} adds {self._special} special tokens to every text, so its longest "
                 f"input must be more than that. Got {limit} instead."
             )
-            raise EncoderError(msg)
         self._fast: Tokenizer | None = None
         if tokenizer.is_fast:
             self._fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -276,6 +275,7 @@ def checked_max_length(name: str, max_length: int, *, network: Any) -> int:
     limit = longest_input(network)
     if max_length < 1 or (limit is not None and max_length > limit):
         upper = "" if limit is None else f" and at most {limit:,}, the positions that it has"
-        msg = f"The max_length of {name} must be at least 1{upper}. Got {max_length:,} instead."
-        raise EncoderError(msg)
+        raise EncoderError(
+            f"The max_length of {name} must be at least 1{upper}. Got {max_length:,} instead."
+        )
     return max_length

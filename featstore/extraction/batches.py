@@ -161,11 +161,10 @@ class BatchRunner:
             if not is_out_of_memory(err):
                 raise
             if not self._halve or len(part) == 1:
-                msg = (
+                raise EncoderError(
                     f"{self.encoder.name} ran out of memory on {self._device} with "
                     f"{len(part):,} items at once. Take --batch-size auto, or a smaller one."
-                )
-                raise EncoderError(msg) from err
+                ) from err
         free_memory()
         self.limit = max(1, len(part) // 2)
         logger.warning(

@@ -114,7 +114,7 @@ def require_same_encoder(golden: Golden, key: str, directory: Path, commit: Comm
     """
     cosine = golden.cosine(directory, commit)
     if cosine is not None and cosine < GOLDEN_COSINE:
-        msg = (
+        raise EncoderError(
             f"{key} cannot be extended or repaired: the encoder's vectors of the built-in golden "
             f"inputs have a cosine of {cosine:.4f} to those that its rows were made with (at least "
             f"{GOLDEN_COSINE:g} is needed). Another version of a library, another device or "
@@ -122,19 +122,18 @@ def require_same_encoder(golden: Golden, key: str, directory: Path, commit: Comm
             f"compare {directory.name}/runs with what is installed. Use what it was made with, "
             "or remove the set with `featstore rm` and extract it whole."
         )
-        raise EncoderError(msg)
     return cosine
 
 
 def _stored(path: Path, facts: Mapping[str, Any]) -> np.ndarray:
     if not same_file(path, dict(facts)):
-        msg = f"{path} is missing or differs from its commit record. Run `featstore verify`."
-        raise CorruptStoreError(msg)
+        raise CorruptStoreError(
+            f"{path} is missing or differs from its commit record. Run `featstore verify`."
+        )
     try:
         return np.asarray(read_json(path)["vectors"], dtype=np.float64)
     except (KeyError, TypeError, ValueError) as err:
-        msg = f"{path} holds no golden vectors. Run `featstore verify`."
-        raise CorruptStoreError(msg) from err
+        raise CorruptStoreError(f"{path} holds no golden vectors. Run `featstore verify`.") from err
 
 
 PACKAGES = (

@@ -114,18 +114,16 @@ def check_row_order(
     """
     count = len(weight)
     if weight.ndim != 2 or names.ndim != 2 or len(names) != count:
-        msg = (
+        raise EncoderError(
             f"A head of shape {weight.shape} cannot be compared with class names of shape "
             f"{names.shape}: one name a row is needed."
         )
-        raise EncoderError(msg)
     chosen = np.arange(count) if usable is None else np.flatnonzero(usable)
     if len(chosen) < MIN_CLASSES:
-        msg = (
+        raise EncoderError(
             f"The order of {len(chosen):,} classes with names of their own cannot be checked; at "
             f"least {MIN_CLASSES} are needed."
         )
-        raise EncoderError(msg)
     rng = np.random.default_rng(seed)
     if len(chosen) > SAMPLE:
         chosen = np.sort(rng.choice(chosen, SAMPLE, replace=False))
@@ -276,8 +274,9 @@ def check_against_encoder(head: Head, classes: pl.DataFrame, encoder: Encoder) -
         the rows are in another order.
     """
     if "class_name" not in encoder.kinds:
-        msg = f"{encoder.name} encodes no texts; check the names with a text encoder, st:NAME."
-        raise EncoderError(msg)
+        raise EncoderError(
+            f"{encoder.name} encodes no texts; check the names with a text encoder, st:NAME."
+        )
     texts = classes["name"].to_list()
     size = encoder.batch_size
     names = np.concatenate(
@@ -292,11 +291,10 @@ def check_against_encoder(head: Head, classes: pl.DataFrame, encoder: Encoder) -
 def _checked(head: Head, names: np.ndarray, usable: np.ndarray, against: str) -> NameCheck:
     order = check_row_order(head.weight, names, usable=usable)
     if not order.agrees:
-        msg = (
+        raise EncoderError(
             f"The rows of the head of {head.name} are not in the order of label set "
             f"{head.label_set!r}: by {against}, {order.describe()}. Give the classes in the order "
             "of the rows with --label-file (API: label_file=), or the label set that they are."
         )
-        raise EncoderError(msg)
     logger.info("head of %s against %s: %s", head.name, against, order.describe())
     return NameCheck(against, order)

@@ -170,13 +170,12 @@ def open_head(
         pool=spec.pool,
     )
     if head.weight.shape[0] != classes.height or head.label_set != name:
-        msg = (
+        raise EncoderError(
             f"The head of {spec.encoder} has {head.weight.shape[0]:,} classes of label set "
             f"{head.label_set!r} ({head.facts['label_set_basis']}); {name} has "
             f"{classes.height:,}. Build the label set {head.label_set!r} and extract the head "
             f"with that, or say --label-set {name} if its rows are these classes."
         )
-        raise EncoderError(msg)
     classes = classes.sort("index")
     return OpenedHead(head, name, head_items(classes), _check_names(head, classes, store, config))
 
@@ -186,8 +185,9 @@ def _label_set(
 ) -> tuple[str, pl.DataFrame]:
     """Return the name and the classes of the label set."""
     if (manifest is None) == (config.label_file is None):
-        msg = "A head needs either the manifest of a label set or a label file: one of them."
-        raise ManifestError(msg)
+        raise ManifestError(
+            "A head needs either the manifest of a label set or a label file: one of them."
+        )
     if config.label_file is not None:
         return read_label_file(config.label_file, name=config.label_set)
     assert manifest is not None
@@ -204,12 +204,11 @@ def label_set_of(source: Manifest) -> pl.DataFrame:
         If it has none.
     """
     if source.classes is None:
-        msg = (
+        raise ManifestError(
             f"Manifest {source.name} has no label set (classes.parquet); a head needs one. Build "
             "one (`featstore manifests ls`), or list the classes in a file for --label-file "
             "(API: label_file=)."
         )
-        raise ManifestError(msg)
     return source.classes
 
 
@@ -227,14 +226,13 @@ def _check_names(
         return check_against_encoder(head, classes, opened)
     check = check_against_store(head, classes, store)
     if check is None and head.facts["label_set_basis"] == GUESSED:
-        msg = (
+        raise EncoderError(
             f"That the {classes.height:,} rows of the head of {head.name} are the classes of "
             f"{head.label_set} is only guessed by their number, and {store} holds no embedded "
             "class names to check it by. Extract those first (--kind class_name --encoder "
             f"st:NAME), check with --check-names st:NAME, or say --label-set {head.label_set} "
             "if you know it; classes in another order come with --label-file."
         )
-        raise EncoderError(msg)
     if check is None:
         logger.warning(
             "That the rows of the head of %s stand in the order of %s rests on its %s: %s holds "
@@ -280,8 +278,9 @@ def _state(opened: OpenedHead, store: Path) -> SetState:
     if pointer is not None:
         commit = read_commit(directory, str(pointer["revision"]))
         if commit.items["sha256"] != sha256_hex(items_bytes(opened.items)):
-            msg = f"{key} is there with other classes. Give this label set another name."
-            raise FeatstoreError(msg)
+            raise FeatstoreError(
+                f"{key} is there with other classes. Give this label set another name."
+            )
     data = sum(layout.file_bytes(file) for file in range(layout.n_files)) + opened.head.bias.nbytes
     return SetState(
         key=str(key),

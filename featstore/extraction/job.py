@@ -41,13 +41,11 @@ def job_items(source: Manifest, kind: str, config: ExtractConfig) -> tuple[str, 
     items = source.items(kind)
     items = items if config.limit is None else items.head(config.limit)
     if items.is_empty():
-        msg = f"Manifest {source.name} has no {kind} item to extract."
-        raise EmptySelectionError(msg)
+        raise EmptySelectionError(f"Manifest {source.name} has no {kind} item to extract.")
     if not config.views:
         return source.name, items
     if kind != "image":
-        msg = f"Only images have views; {kind} items have none. Leave views out."
-        raise ManifestError(msg)
+        raise ManifestError(f"Only images have views; {kind} items have none. Leave views out.")
     dataset = views_dataset(source.name, config.views, config.seed)
     return dataset, view_items(items, views=config.views, seed=config.seed)
 
@@ -65,20 +63,19 @@ def open_choices(choices: Sequence[EncoderSpec], kind: str, config: ExtractConfi
     from featstore.encoders.registry import check_options
 
     if not choices:
-        msg = "An extraction needs at least one encoder."
-        raise EncoderError(msg)
+        raise EncoderError("An extraction needs at least one encoder.")
     for choice in choices:
         if isinstance(choice.encoder, str):
             check_options(choice.encoder, **choice.model_options())
         elif choice.space is None:
-            msg = "An encoder object needs space={...}: the facts that identify its space."
-            raise EncoderError(msg)
+            raise EncoderError(
+                "An encoder object needs space={...}: the facts that identify its space."
+            )
     opened = [_open(choice, kind, config) for choice in choices]
     for encoder in opened:
         if kind not in encoder.kinds:
             known = " and ".join(sorted(encoder.kinds))
-            msg = f"Encoder {encoder.name} encodes {known}, not {kind}."
-            raise EncoderError(msg)
+            raise EncoderError(f"Encoder {encoder.name} encodes {known}, not {kind}.")
     return opened
 
 

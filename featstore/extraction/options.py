@@ -173,11 +173,10 @@ class ExtractConfig:
         if self.decode_timeout == 0:
             object.__setattr__(self, "decode_timeout", None)
         if self.decode == "gpu" and not self.device.startswith("cuda"):
-            msg = (
+            raise EncoderError(
                 "The 'device' of an extraction must be a GPU (cuda) if it is to decode; got "
                 f"{self.device!r}."
             )
-            raise EncoderError(msg)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for the provenance: no path, no callable."""

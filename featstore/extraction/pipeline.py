@@ -465,12 +465,11 @@ class FailureLimit:
         if self._on_failure is not None:
             self._on_failure(item, reason)
         if self._fail_at_once:
-            msg = (
+            raise TooManyFailuresError(
                 f"{item!r} of {self._what} failed: {reason.rstrip('.')}. The first failed item "
                 "ends the job (--on-error fail). Fix it, or take --on-error skip; finished "
                 "blocks are kept."
             )
-            raise TooManyFailuresError(msg)
         self.check()
 
     def check(self) -> None:
@@ -486,9 +485,8 @@ class FailureLimit:
             return
         first, why = next(iter(self.failures.items()))
         what = "All" if failed == self._total else f"{failed:,} of {self._total:,}"
-        msg = (
+        raise TooManyFailuresError(
             f"{what} items of {self._what} failed (first {first!r}: {why.rstrip('.')}); at most "
             f"{self._allowed:,} may. Fix them, or allow more with --max-failures. Finished "
             "blocks are kept."
         )
-        raise TooManyFailuresError(msg)

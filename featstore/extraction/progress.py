@@ -270,11 +270,10 @@ class JobLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as err:
-            msg = (
+            raise StoreWriteError(
                 f"Cannot write the log {path}: {err.strerror or err}. Name another file with "
                 "--log, or do without (--no-log)."
-            )
-            raise StoreWriteError(msg) from err
+            ) from err
 
     def write(self, event: str, **facts: Any) -> None:
         """Append an event: ``time`` (UTC), ``event``, and what is known of it."""

@@ -31,11 +31,10 @@ class Rank:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
-            msg = (
+            raise EncoderError(
                 f"Rank {self.rank} of {self.world_size} does not exist: ranks are 0 to "
                 "world size - 1. Give --rank and --world-size that fit."
             )
-            raise EncoderError(msg)
 
 
 def extract_rank(
@@ -75,11 +74,10 @@ def extract_rank(
     place = Rank(rank, world_size)
     asked = config or ExtractConfig()
     if asked.batch_size == "auto" and world_size > 1:
-        msg = (
+        raise EncoderError(
             "Ranks cannot agree on --batch-size auto. Give a number: what one process found is "
             "in its log and in the runs/ of its sets."
         )
-        raise EncoderError(msg)
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
     report = asked.on_block, asked.on_progress
     asked = replace(asked, part=None, wait=max(asked.wait, PATIENCE))
@@ -120,8 +118,7 @@ def rank_of(
     """
     if rank != "auto":
         if world_size is None:
-            msg = f"--rank {rank} needs --world-size: how many processes there are."
-            raise EncoderError(msg)
+            raise EncoderError(f"--rank {rank} needs --world-size: how many processes there are.")
         return Rank(int(rank), world_size)
     found = {**(os.environ if environment is None else environment)}
     if {"RANK", "WORLD_SIZE"} <= found.keys():
@@ -136,11 +133,10 @@ def rank_of(
         return Rank(task * processes + process, world_size or tasks * processes)
     if {"SLURM_PROCID", "SLURM_NTASKS"} <= found.keys():
         return Rank(process, world_size or processes)
-    msg = (
+    raise EncoderError(
         "--rank auto finds neither RANK and WORLD_SIZE (torchrun) nor SLURM_PROCID and "
         "SLURM_NTASKS, nor a Slurm array. Start it there, or give --rank and --world-size."
     )
-    raise EncoderError(msg)
 
 
 def local_device(device: str, environment: Mapping[str, str] | None = None) -> str:
@@ -166,5 +162,6 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
     try:
         return int(text or "")
     except ValueError:
-        msg = f"{name} is {text!r}, not a number. Give --rank and --world-size."
-        raise EncoderError(msg) from None
+        raise EncoderError(
+            f"{name} is {text!r}, not a number. Give --rank and --world-size."
+        ) from None

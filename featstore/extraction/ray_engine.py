@@ -228,11 +228,10 @@ def _actor_devices(ray: Any, devices: str | Sequence[str]) -> list[str]:
     chosen = [device.strip() for device in devices if device.strip()]
     wanted = sum(device.startswith("cuda") for device in chosen)
     if not chosen or wanted > gpus:
-        msg = (
+        raise EncoderError(
             f"The Ray cluster has {gpus} GPUs; {wanted or 'at least one'} asked for. Name what it "
             "has with --devices, for instance --devices cpu,cpu."
         )
-        raise EncoderError(msg)
     return chosen
 
 

@@ -199,8 +199,9 @@ def open_copy(root: Path, copy: str | Path) -> FeatureStore:
     """
     place = parse_address(copy)
     if isinstance(place, Path) and place.exists() and place.samefile(root):
-        msg = f"{copy} is the store that is to be repaired. Name another copy of it."
-        raise StoreWriteError(msg)
+        raise StoreWriteError(
+            f"{copy} is the store that is to be repaired. Name another copy of it."
+        )
     return open_store(copy)
 
 
@@ -218,8 +219,9 @@ def items_of(source: Manifest, key: SetKey) -> pl.DataFrame | None:
         return source.tables.get(key.kind)
     match = _VIEWS.fullmatch(key.dataset)
     if match is None or match[1] != source.name:
-        msg = f"{key} is not of manifest {source.name!r}. Give that of {key.dataset!r}."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"{key} is not of manifest {source.name!r}. Give that of {key.dataset!r}."
+        )
     images = source.tables.get("image")
     return None if images is None else view_items(images, views=int(match[2]), seed=int(match[3]))
 
@@ -255,11 +257,10 @@ def _extract_again(request: _Request, damage: Damage, done: Repair) -> None:
         return
     for folder in claim_folders(request.directory):
         if begun_blocks(folder) and not settings_of(folder).get("repair"):
-            msg = (
+            raise StoreWriteError(
                 f"An extraction of {request.key} is unfinished. Finish it, or remove what it has "
                 f"staged with `featstore gc {request.root}`, and repair the set then."
             )
-            raise StoreWriteError(msg)
     before = damage.commit
     try:
         extract = _extract_head if request.key.kind == "head_weight" else _extract_items
@@ -305,8 +306,9 @@ def _extract_items(request: _Request, damage: Damage) -> ExtractResult:
     )  # fmt: skip
     target = replace(job.targets[0], repair=True)
     if target.spec.key != key:
-        msg = f"This encoder writes {target.spec.key}, not {key}: it has another name or precision."
-        raise EncoderError(msg)
+        raise EncoderError(
+            f"This encoder writes {target.spec.key}, not {key}: it has another name or precision."
+        )
     if GOLDEN_FILE not in damage.lost:  # before anything is staged
         golden = Golden(opened, config.threads)
         require_same_encoder(golden, str(key), request.directory, before)
@@ -351,17 +353,17 @@ def _open_encoder(
     if given is not None and not isinstance(given, str):
         stated = request.space or attributes_of(request.directory).get("space")
         if not isinstance(stated, Mapping):
-            msg = "The set does not say its encoder's space any more. Give space={...} as before."
-            raise EncoderError(msg)
+            raise EncoderError(
+                "The set does not say its encoder's space any more. Give space={...} as before."
+            )
         facts = {name: value for name, value in stated.items() if name != "family"}
         found = [(EncoderSpec(given, space=facts), found[0][1])]
     elif name.startswith("object:"):
-        msg = (
+        raise EncoderError(
             f"{request.key} was made by the object {name!r}, which no name stands for. Repair it "
             "from Python: featstore.extraction.repair.repair_set(store, key, manifest=…, "
             "encoder=…)."
         )
-        raise EncoderError(msg)
     first: Encoder | None = None
     for choice, run in found:
         asked = replace(

@@ -336,11 +336,10 @@ def make_targets(
     for target in targets:
         other = seen.setdefault(target.spec.set_id, target)
         if other is not target:
-            msg = (
+            raise EncoderError(
                 f"{target.encoder.name} and {other.encoder.name} are the same encoder and would "
                 f"both write {target.spec.key}. Name it once."
             )
-            raise EncoderError(msg)
     return targets
 
 
@@ -408,11 +407,10 @@ def check_free_space(store: Path, states: list[SetState]) -> None:
     """
     needed, free = sum(state.write_bytes for state in states), free_bytes(store)
     if needed > free:
-        msg = (
+        raise StoreWriteError(
             f"The job writes {needed / 1e9:.2f} GB to {store}, where {free / 1e9:.2f} GB are free. "
             "Free space, choose another store, or a smaller --save-dtype."
         )
-        raise StoreWriteError(msg)
 
 
 def free_bytes(store: Path) -> int:

@@ -59,8 +59,7 @@ def view_items(images: pl.DataFrame, *, views: int, seed: int) -> pl.DataFrame:
         If an image has no content hash.
     """
     if images["content_sha256"].null_count():
-        msg = "Views need the content hash of every image; build the manifest again."
-        raise ManifestError(msg)
+        raise ManifestError("Views need the content hash of every image; build the manifest again.")
     repeated = images.select(pl.all().repeat_by(views).explode())
     numbers = np.tile(np.arange(views), images.height)
     digests = [

@@ -64,12 +64,11 @@ def make_request(
 
     for choice in encoders:
         if not isinstance(choice.encoder, str):
-            msg = (
+            raise EncoderError(
                 f"The encoder {type(choice.encoder).__qualname__} is an object of this process, "
                 "and other processes must open encoders themselves. Name it (family:name, with "
                 "weights), or extract without devices and engine."
             )
-            raise EncoderError(msg)
         check_options(choice.encoder, **choice.model_options())
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
     return JobRequest(
@@ -429,12 +428,11 @@ def _all_parts(crew: Crew, plan: SharedPlan, summed: SummedProgress) -> list[lis
                 logger.warning("%s Its part is done again.", event.reason)
                 waiting.appendleft(part)
                 if deaths[part] == DEATHS_OF_A_PART:
-                    msg = (
+                    raise WorkerDiedError(
                         f"Part {part} of {world_size} cost {deaths[part]} workers; the last one: "
                         f"{event.reason} Finished blocks are kept; run the same command again "
                         "once the cause is fixed."
                     )
-                    raise WorkerDiedError(msg)
     return [results[part] for part in range(world_size)]
 
 
@@ -456,8 +454,9 @@ def _alone(crew: Crew, task: str, *arguments: Any, summed: SummedProgress | None
                         return event.value
                     reason = event.reason
         logger.warning("%s Another one goes on.", reason)
-    msg = f"The last step ({task}) cost {DEATHS_OF_A_PART} workers; the last one: {reason}"
-    raise WorkerDiedError(msg)
+    raise WorkerDiedError(
+        f"The last step ({task}) cost {DEATHS_OF_A_PART} workers; the last one: {reason}"
+    )
 
 
 def _nobody_left() -> WorkerDiedError:
@@ -698,8 +697,9 @@ def parse_devices(devices: str | Sequence[str]) -> list[str]:
         devices = all_devices() if devices.strip() == "all" else devices.split(",")
     chosen = [device.strip() for device in devices if device.strip()]
     if not chosen:
-        msg = "No device is named. Take --devices all, or a list such as cuda:0,cuda:1."
-        raise EncoderError(msg)
+        raise EncoderError(
+            "No device is named. Take --devices all, or a list such as cuda:0,cuda:1."
+        )
     return chosen
 
 
@@ -716,9 +716,8 @@ def all_devices() -> list[str]:
 
     found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if not found:
-        msg = (
+        raise EncoderError(
             "This machine has no GPU that torch can use. Several processes on the CPU are "
             "--devices cpu,cpu; one is what --device cpu does."
         )
-        raise EncoderError(msg)
     return found

@@ -91,17 +91,16 @@ def read_rows(source: Path, *, array: str | None = None) -> Rows:
         if source.is_dir():
             return _read_folder(source)
         if not source.exists():
-            msg = f"{source} does not exist."
-            raise ManifestError(msg)
+            raise ManifestError(f"{source} does not exist.")
         if source.suffix not in readers:
-            msg = f"{source} is none of {', '.join(readers)}, nor a folder with img_emb/."
-            raise ManifestError(msg)
+            raise ManifestError(
+                f"{source} is none of {', '.join(readers)}, nor a folder with img_emb/."
+            )
         return readers[source.suffix]()
     except ManifestError:
         raise
     except (OSError, ValueError, KeyError) as err:
-        msg = f"{source} cannot be read as embeddings: {err}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"{source} cannot be read as embeddings: {err}.") from err
 
 
 def read_items(path: Path) -> pl.DataFrame:
@@ -117,8 +116,7 @@ def read_items(path: Path) -> pl.DataFrame:
             return _table(path)
         return pl.read_csv(path, infer_schema=False)
     except (OSError, pl.exceptions.PolarsError) as err:
-        msg = f"{path} cannot be read as an item table: {err}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"{path} cannot be read as an item table: {err}.") from err
 
 
 def _table(path: Path) -> pl.DataFrame:
@@ -128,18 +126,16 @@ def _table(path: Path) -> pl.DataFrame:
 def _load_npy(path: Path) -> np.ndarray:
     data = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(data, np.ndarray):
-        msg = f"{path} is an archive, not one array."
-        raise ManifestError(msg)
+        raise ManifestError(f"{path} is an archive, not one array.")
     return _matrix(data, str(path))
 
 
 def _matrix(data: Any, where: str) -> np.ndarray:
     if data.ndim != 2 or not (data.dtype.kind == "f" or data.dtype in (np.int8, np.uint8)):
-        msg = (
+        raise ManifestError(
             f"{where} has shape {data.shape} {data.dtype}; rows are a matrix of floats, int8 or "
             "uint8."
         )
-        raise ManifestError(msg)
     matrix: np.ndarray = data
     return matrix
 
@@ -148,13 +144,15 @@ def _read_folder(source: Path) -> Rows:
     """Read clip-retrieval's layout: parts in the order of their numbers."""
     found = [name for name in ("img_emb", "text_emb") if (source / name).is_dir()]
     if len(found) != 1:
-        msg = f"{source} must hold one of img_emb/ and text_emb/; it holds {len(found)}."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"{source} must hold one of img_emb/ and text_emb/; it holds {len(found)}."
+        )
     arrays = [_load_npy(path) for path in _parts(source / found[0])]
     tables = [_table(path) for path in _parts(source / "metadata")]
     if not arrays or [len(part) for part in arrays] != [table.height for table in tables]:
-        msg = f"{source}: the parts of {found[0]}/ and metadata/ have different numbers of rows."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"{source}: the parts of {found[0]}/ and metadata/ have different numbers of rows."
+        )
     bias = source / "bias.npy"
     return Rows(
         arrays[0] if len(arrays) == 1 else np.concatenate(arrays),
@@ -174,8 +172,7 @@ def _read_safetensors(source: Path, array: str | None) -> Rows:
     try:
         found = dict(deserialize(source.read_bytes()))  # type: ignore[no-untyped-call]
     except SafetensorError as err:
-        msg = f"{source} is no safetensors file: {err}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"{source} is no safetensors file: {err}.") from err
     tensors = {}
     known = {name: DTYPES[dtype] for dtype, name in TENSOR_DTYPES.items()}
     for name, tensor in found.items():
@@ -233,24 +230,23 @@ def _only_matrix(tensors: dict[str, Any], source: Path) -> str:
         return "embedding"
     matrices = [name for name, data in tensors.items() if data.ndim == 2]
     if len(matrices) != 1:
-        msg = (
+        raise ManifestError(
             f"{source} holds {len(matrices)} matrices ({', '.join(sorted(matrices))}); say which "
             "with --array."
         )
-        raise ManifestError(msg)
     return matrices[0]
 
 
 def _read_parquet(source: Path, array: str) -> Rows:
     table = _table(source)
     if array not in table.columns or not table.schema[array].is_nested():
-        msg = f"{source} has no column {array!r} of vectors. Say which with --array."
-        raise ManifestError(msg)
+        raise ManifestError(f"{source} has no column {array!r} of vectors. Say which with --array.")
     column = table[array]
     lengths = column.list.len() if isinstance(column.dtype, pl.List) else None
     if column.null_count() or (lengths is not None and lengths.n_unique() != 1):
-        msg = f"{source}: the vectors of {array!r} have different lengths, or are missing."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"{source}: the vectors of {array!r} have different lengths, or are missing."
+        )
     width = int(lengths[0]) if lengths is not None else column.dtype.shape[0]  # type: ignore[attr-defined]
     flat = column.explode().to_numpy().reshape(table.height, width)
     bias = table["bias"].to_numpy() if "bias" in table.columns else None
@@ -295,16 +291,19 @@ def import_rows(
     rows = read_rows(source, array=array)
     table = rows.items if items is None else read_items(items)
     if table is None:
-        msg = f"{source} names no items. Give a CSV or Parquet file with item_id: --items FILE."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"{source} names no items. Give a CSV or Parquet file with item_id: --items FILE."
+        )
     table = _conform(table, kind=kind, where=items or source)
     if table.height != len(rows.data):
-        msg = f"{source} has {len(rows.data):,} rows, but there are {table.height:,} items."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"{source} has {len(rows.data):,} rows, but there are {table.height:,} items."
+        )
     stored = dtype or rows.dtype
     if stored not in DTYPES:
-        msg = f"{source} is {stored}, which a store cannot hold. Say --save-dtype float32."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"{source} is {stored}, which a store cannot hold. Say --save-dtype float32."
+        )
     _check_finite(rows, table["item_id"], where=source)
     facts = {"provenance": "imported", "source": source.name}
     space = {"name": encoder, "provenance": "imported"}
@@ -321,8 +320,7 @@ def _conform(table: pl.DataFrame, *, kind: str, where: Path) -> pl.DataFrame:
     """Return the item table with every column that a view may ask for."""
     ids = table.get_column("item_id", default=None)
     if ids is None or ids.dtype != pl.String or ids.null_count() or ids.n_unique() != ids.len():
-        msg = f"{where} needs a column item_id of distinct texts, one a row."
-        raise ManifestError(msg)
+        raise ManifestError(f"{where} needs a column item_id of distinct texts, one a row.")
     missing = {name: dtype for name, dtype in ITEM_SCHEMA.items() if name not in table.columns}
     added = [pl.lit(None, dtype).alias(name) for name, dtype in missing.items() if name != "kind"]
     return table.with_columns(pl.lit(kind).alias("kind"), *added)
@@ -337,11 +335,10 @@ def _check_finite(rows: Rows, ids: pl.Series, *, where: Path) -> None:
             first = start + int(np.flatnonzero(bad)[0])
         count += int(bad.sum())
     if count:
-        msg = (
+        raise ManifestError(
             f"{where}: row {first:,} ({ids[first]!r}) has NaN or Inf, as have {count:,} of "
             f"{ids.len():,} rows. Leave them out, here and among the items."
         )
-        raise ManifestError(msg)
 
 
 def _digest(data: np.ndarray) -> str:

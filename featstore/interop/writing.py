@@ -51,8 +51,9 @@ def export_set(
     if form not in FORMATS:
         raise ValueError(unknown_name("format", form, FORMATS))
     if out.exists():
-        msg = f"{out} exists. Name another file or folder; nothing was overwritten."
-        raise StoreWriteError(msg)
+        raise StoreWriteError(
+            f"{out} exists. Name another file or folder; nothing was overwritten."
+        )
     info = store.info(key, revision=revision)
     view = store.view(str(info.key), revision=info.commit.revision_id)
     rows = Rows(np.ascontiguousarray(view.source.read(view.rows)), view.items, view.bias)
@@ -123,8 +124,7 @@ def _write_h5(out: Path, rows: Rows) -> None:
                 file.create_dataset("item_id", data=ids, dtype=h5py.string_dtype())
         staged.replace(out)
     except OSError as err:
-        msg = f"Cannot write {out}: {err}."
-        raise StoreWriteError(msg) from err
+        raise StoreWriteError(f"Cannot write {out}: {err}.") from err
     finally:
         staged.unlink(missing_ok=True)
 

@@ -61,8 +61,7 @@ def _table(path: tuple[str, ...], facts: Mapping[str, Any]) -> list[str]:
 
 def _key(key: Any) -> str:
     if not isinstance(key, str):
-        msg = f"The facts have a key that is not a string: {key!r}."
-        raise ManifestError(msg)
+        raise ManifestError(f"The facts have a key that is not a string: {key!r}.")
     return key if _BARE_KEY.fullmatch(key) else _string(key)
 
 
@@ -80,19 +79,19 @@ def _value(value: Any, path: tuple[str, ...]) -> str:
         if sum(map(len, parts)) > 80:
             return "[\n" + "".join(f"    {part},\n" for part in parts) + "]"
         return f"[{', '.join(parts)}]"
-    msg = (
+    raise ManifestError(
         f"The fact {'.'.join(map(str, path))} is {value!r} ({type(value).__name__}), which "
         "dataset.toml cannot hold. Give a string, number, boolean, list of those or mapping."
     )
-    raise ManifestError(msg)
 
 
 def _string(text: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as err:
-        msg = f"The fact {text!r} holds half of a surrogate pair; it is not text."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"The fact {text!r} holds half of a surrogate pair; it is not text."
+        ) from err
     return '"' + "".join(_ESCAPES.get(letter) or _plain(letter) for letter in text) + '"'
 
 
@@ -189,11 +188,10 @@ def check_name(name: object) -> str:
         If it is not 1 to 64 lower-case letters, digits, ``_`` or ``-``.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        msg = (
+        raise ManifestError(
             f"The dataset's name is {name!r}. It must be 1 to 64 lower-case letters, digits, _ or "
             "-, beginning with a letter or digit, because it becomes a folder of the store."
         )
-        raise ManifestError(msg)
     return name
 
 
@@ -219,8 +217,9 @@ def _write_file(path: Path, data: bytes) -> None:
     try:
         write_durably(path, [data])
     except OSError as err:
-        msg = f"Cannot write {path}: {err.strerror or err}. Free space or choose another folder."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"Cannot write {path}: {err.strerror or err}. Free space or choose another folder."
+        ) from err
 
 
 #: Larger files of facts or tables are refused before they are read.
@@ -277,20 +276,19 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        msg = f"{folder} {what}. Build a dataset with `featstore manifests build`."
-        raise ManifestError(msg)
+        raise ManifestError(f"{folder} {what}. Build a dataset with `featstore manifests build`.")
     if not (folder / FACTS_FILE).is_file():
-        msg = (
+        raise ManifestError(
             f"{folder} is not a manifest: it has no {FACTS_FILE}. If building it was interrupted, "
             "run the same `featstore manifests build` again."
         )
-        raise ManifestError(msg)
     data = _read_bytes(folder, FACTS_FILE, MAX_FACTS_BYTES)
     try:
         return tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as err:
-        msg = f"{folder / FACTS_FILE} is not TOML: {err}. Correct it, or build the dataset again."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"{folder / FACTS_FILE} is not TOML: {err}. Correct it, or build the dataset again."
+        ) from err
 
 
 def _data_root(folder: Path, facts: Mapping[str, Any]) -> Path:
@@ -299,15 +297,15 @@ def _data_root(folder: Path, facts: Mapping[str, Any]) -> Path:
         return folder
     given = facts[DATA_ROOT]
     if not isinstance(given, str) or not given or "\0" in given:
-        msg = f"{DATA_ROOT} of {folder / FACTS_FILE} is {given!r}; it must be the path of a folder."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"{DATA_ROOT} of {folder / FACTS_FILE} is {given!r}; it must be the path of a folder."
+        )
     files = (folder / given).resolve()
     if not files.is_dir():
-        msg = (
+        raise ManifestError(
             f"The files of {folder} are said to lie in {files}, which is no folder. Correct "
             f"{DATA_ROOT} in {FACTS_FILE}, or make the manifest again."
         )
-        raise ManifestError(msg)
     return files
 
 
@@ -322,11 +320,10 @@ def _stems(folder: Path, facts: Mapping[str, Any]) -> Iterable[str]:
         for stem, entry in listed.items()
     )
     if not right:
-        msg = (
+        raise ManifestError(
             f"The tables of {folder / FACTS_FILE} are not lists of rows and sha256 by kind. Known "
             f"names: {', '.join(known)}. Leave the section out in a manifest made by hand."
         )
-        raise ManifestError(msg)
     return list(listed)
 
 
@@ -334,17 +331,17 @@ def _read_table(folder: Path, stem: str, facts: Mapping[str, Any]) -> pl.DataFra
     file = f"{stem}.parquet"
     data = _read_bytes(folder, file, MAX_TABLE_BYTES)
     if "tables" in facts and sha256_hex(data) != facts["tables"][stem]["sha256"]:
-        msg = (
+        raise ManifestError(
             f"{folder / file} differs from the sha256 in {FACTS_FILE}: it was changed, or writing "
             "was interrupted. Build the dataset again."
         )
-        raise ManifestError(msg)
     try:
         return pl.read_parquet(io.BytesIO(data), glob=False, hive_partitioning=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as err:
         why = str(err).splitlines()[0] if str(err) else type(err).__name__
-        msg = f"{folder / file} is not a readable Parquet file: {why}. Build the dataset again."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"{folder / file} is not a readable Parquet file: {why}. Build the dataset again."
+        ) from err
 
 
 def _read_bytes(folder: Path, file: str, limit: int) -> bytes:
@@ -352,9 +349,7 @@ def _read_bytes(folder: Path, file: str, limit: int) -> bytes:
     try:
         size = path.stat().st_size
         if size > limit:
-            msg = f"{path} has {size:,} bytes; more than {limit:,} are not read."
-            raise ManifestError(msg)
+            raise ManifestError(f"{path} has {size:,} bytes; more than {limit:,} are not read.")
         return path.read_bytes()
     except OSError as err:
-        msg = f"Cannot read {path}: {err.strerror or err}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err

@@ -137,19 +137,19 @@ def _conform(
 ) -> pl.DataFrame:
     absent = [name for name in required if name not in table.columns]
     if absent:
-        msg = (
+        raise ManifestError(
             f"The table of {what} has no column {', '.join(map(repr, absent))}. It has: "
             f"{', '.join(table.columns) or 'none'}."
         )
-        raise ManifestError(msg)
     wrong = [
         f"{name} ({table.schema[name]} instead of {dtype})"
         for name, dtype in schema.items()
         if name in table.columns and table.schema[name] not in (dtype, pl.Null())
     ]
     if wrong:
-        msg = f"The table of {what} has columns of the wrong type: {', '.join(wrong)}. Cast them."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"The table of {what} has columns of the wrong type: {', '.join(wrong)}. Cast them."
+        )
     known = [
         pl.col(name).cast(dtype) if name in table.columns else pl.lit(None, dtype=dtype).alias(name)
         for name, dtype in schema.items()

@@ -118,8 +118,7 @@ def resolve_inside(root: Path, uri: str) -> Path:
     if fault is None and parse_locator(uri) is not None:
         fault = "it is a part of a file; read it with featstore.sources.open_reader"
     if fault is not None:
-        msg = f"The uri {uri!r} cannot be used below {root}: {fault}."
-        raise ManifestError(msg)
+        raise ManifestError(f"The uri {uri!r} cannot be used below {root}: {fault}.")
     return root / uri
 
 
@@ -155,11 +154,10 @@ def _raise_if(faults: list[tuple[str, str, str]], what: str) -> None:
         return
     named = "; ".join(f"{uri!r} of {item!r}: {why}" for item, uri, why in faults[:SHOWN])
     more = f" and {len(faults) - SHOWN:,} more" if len(faults) > SHOWN else ""
-    msg = (
+    raise ManifestError(
         f"{len(faults):,} uris {what}: {named}{more}. Every uri must be the path of a "
         "file below the manifest's folder."
     )
-    raise ManifestError(msg)
 
 
 def _file_fault(real: Path, uri: str, folders: dict[str, Path | None]) -> str | None:
@@ -207,8 +205,7 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as err:
-        msg = f"Cannot read {path}: {err.strerror or err}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
 
 
 def item_hashes(root: Path, table: pl.DataFrame) -> pl.Series:
@@ -236,20 +233,18 @@ def check_hashes(root: Path, table: pl.DataFrame, kind: str) -> None:
     Parts of files are refused: only `featstore.sources.check_bytes` can read them.
     """
     if table["uri"].str.contains(LOCATOR).any():
-        msg = (
+        raise ManifestError(
             f"Some {kind} items are parts of files, which are not read here. Check them with "
             "`featstore manifests show --hashes`."
         )
-        raise ManifestError(msg)
     hashed = table.filter(pl.col("content_sha256").is_not_null())
     changed = hashed.filter(item_hashes(root, hashed) != hashed["content_sha256"])["item_id"]
     if len(changed):
         named = ", ".join(map(repr, changed.head(SHOWN)))
-        msg = (
+        raise ManifestError(
             f"The content of {len(changed):,} {kind} items differs from its recorded sha256 "
             f"(first: {named}). Build the dataset again, or restore the files."
         )
-        raise ManifestError(msg)
 
 
 def require_hashes(table: pl.DataFrame, kind: str, *, every: bool) -> None:
@@ -263,8 +258,7 @@ def require_hashes(table: pl.DataFrame, kind: str, *, every: bool) -> None:
     lost = table.filter(bound & ~hashed)["item_id"]
     if len(lost):
         where = "lie outside the manifest's folder" if every else "are parts of files"
-        msg = (
+        raise ManifestError(
             f"{len(lost):,} {kind} items {where} but have no content_sha256 of 64 hexadecimal "
             f"digits (first: {lost[0]!r}). Make the manifest with `featstore manifests make`."
         )
-        raise ManifestError(msg)

@@ -47,8 +47,7 @@ class BucketObjects(Objects):
         try:
             self._store: Any = from_url(address.url, client_options=options, retry_config=retry)
         except exceptions.BaseError as err:
-            msg = f"{address.url} cannot be opened: {_said(err)}."
-            raise RemoteStoreError(msg) from err
+            raise RemoteStoreError(f"{address.url} cannot be opened: {_said(err)}.") from err
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`."""
@@ -102,8 +101,7 @@ class BucketObjects(Objects):
         except self._caught as err:
             raise self._reading(name, err) from err
         if len(data) != answer.meta["size"]:
-            msg = f"{len(data):,} of {answer.meta['size']:,} bytes came"
-            raise TransientError(msg)
+            raise TransientError(f"{len(data):,} of {answer.meta['size']:,} bytes came")
         return data, str(answer.meta.get("e_tag") or "")
 
     def _stream(
@@ -114,8 +112,9 @@ class BucketObjects(Objects):
             if answer is None or answer.meta["size"] != size:
                 answer = self._store.get(name, options={"range": (start, stop)})
                 if tuple(answer.range) != (start, stop):
-                    msg = f"bytes {answer.range} came instead of {start:,} to {stop:,}"
-                    raise TransientError(msg)
+                    raise TransientError(
+                        f"bytes {answer.range} came instead of {start:,} to {stop:,}"
+                    )
             left = stop - start
             for piece in answer.stream(min_chunk_size=_PIECE):
                 # Of a file that was asked for whole, the end behind `stop` is left.

@@ -151,11 +151,10 @@ class Cache:
     def check_room(self, n_bytes: int, *, what: str) -> None:
         """Raise CacheFullError if `n_bytes` of one set can never be held."""
         if n_bytes > self.limit:
-            msg = (
+            raise CacheFullError(
                 f"{what} needs {n_bytes:,} bytes of the cache {self.root}, which may hold "
                 f"{self.limit:,}. Set HEADSTOCK_CACHE_BYTES higher, or read fewer rows at once."
             )
-            raise CacheFullError(msg)
 
 
 def user_cache() -> Cache:
@@ -168,8 +167,7 @@ def user_cache() -> Cache:
     """
     stated = os.environ.get("HEADSTOCK_CACHE_BYTES", "")
     if stated and not stated.isdecimal():
-        msg = f"HEADSTOCK_CACHE_BYTES is {stated!r}; it must be a number of bytes."
-        raise CacheFullError(msg)
+        raise CacheFullError(f"HEADSTOCK_CACHE_BYTES is {stated!r}; it must be a number of bytes.")
     return Cache(cache_folder("remote"), int(stated) if stated else LIMIT)
 
 
@@ -236,8 +234,9 @@ class Mirror:
         attributes = parse_pointer(parse_json(data, where=where), where=where)
         commit = self.fetch_commit(key, str(attributes["revision"]))
         if not belongs(key, attributes, commit):
-            msg = f"{where} carries the metadata of another set, or changed metadata."
-            raise CorruptStoreError(msg)
+            raise CorruptStoreError(
+                f"{where} carries the metadata of another set, or changed metadata."
+            )
         place(directory / POINTER, data)
 
     def fetch_commit(self, key: SetKey, revision: str) -> Commit:
@@ -249,8 +248,7 @@ class Mirror:
             where = f"{self.objects.address}/{key}/{name}"
             commit = parse_commit(parse_json(data, where=where), where=where)
             if commit.revision_id != revision:
-                msg = f"{where} has another hash than its name. It was not used."
-                raise CorruptStoreError(msg)
+                raise CorruptStoreError(f"{where} has another hash than its name. It was not used.")
             place(directory / name, data)
         return read_commit(directory, revision)
 
@@ -287,26 +285,28 @@ class Mirror:
 
     def _fetch(self, name: str, path: Path, facts: Mapping[str, Any]) -> None:
         if facts["bytes"] > MAX_ITEM_BYTES:
-            msg = f"{name} is stated to have {facts['bytes']:,} bytes. It was not asked for."
-            raise CorruptStoreError(msg)
+            raise CorruptStoreError(
+                f"{name} is stated to have {facts['bytes']:,} bytes. It was not asked for."
+            )
         data = self._read(name, limit=facts["bytes"])
         if len(data) != facts["bytes"] or sha256_hex(data) != facts["sha256"]:
-            msg = (
+            raise CorruptStoreError(
                 f"{self.objects.address}/{name} is not the file that the commit record states. The "
                 "server's copy is damaged, or the server lies. It was not used."
             )
-            raise CorruptStoreError(msg)
         place(path, data)
 
     def _read(self, name: str, *, limit: int) -> bytes:
         if self.offline:
-            msg = f"{self.objects.address}/{name} is not in the cache, and the server is not asked."
-            raise RemoteStoreError(msg)
+            raise RemoteStoreError(
+                f"{self.objects.address}/{name} is not in the cache, and the server is not asked."
+            )
         try:
             return self.objects.read(name, limit=limit)
         except FileNotFoundError as err:
-            msg = f"{self.objects.address}/{name} is missing, though the store names it."
-            raise CorruptStoreError(msg) from err
+            raise CorruptStoreError(
+                f"{self.objects.address}/{name} is missing, though the store names it."
+            ) from err
 
 
 def place(path: Path, data: bytes) -> None:

@@ -97,13 +97,13 @@ class Objects(ABC):
                 for piece in self._stream(name, start, stop, size):
                     view = memoryview(piece).cast("B")
                     if len(view) > stop - start - got:
-                        msg = f"{self.address}/{name} answered with more bytes than were asked for."
-                        raise CorruptStoreError(msg)
+                        raise CorruptStoreError(
+                            f"{self.address}/{name} answered with more bytes than were asked for."
+                        )
                     got += len(view)
                     yield view
                 if start + got < stop:
-                    msg = f"only {got:,} of {stop - start:,} bytes came"
-                    raise TransientError(msg)
+                    raise TransientError(f"only {got:,} of {stop - start:,} bytes came")
             except TransientError as err:
                 attempt = 1 if got else attempt + 1
                 if attempt >= ATTEMPTS:
@@ -120,8 +120,7 @@ class Objects(ABC):
             If this place cannot list.
         """
         del prefix
-        msg = f"{self.address} cannot list its files."
-        raise RemoteStoreError(msg)
+        raise RemoteStoreError(f"{self.address} cannot list its files.")
 
     def put(self, name: str, data: bytes | Path) -> None:
         """Write a file, whether or not there is one."""
@@ -191,8 +190,9 @@ def check_name(name: str) -> str:
         If it has steps that lead elsewhere, or characters that no store writes.
     """
     if not _NAME.fullmatch(name) or not {".", ".."}.isdisjoint(name.split("/")):
-        msg = f"{name[:200]!r} is not the name of a file of a store. It was not asked for."
-        raise CorruptStoreError(msg)
+        raise CorruptStoreError(
+            f"{name[:200]!r} is not the name of a file of a store. It was not asked for."
+        )
     return name
 
 
@@ -251,37 +251,38 @@ def parse_address(text: str | Path) -> Address | Path:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
     except ValueError as err:
-        msg = f"The {scheme} address of the store is malformed: {err}."
-        raise AddressError(msg) from err
+        raise AddressError(f"The {scheme} address of the store is malformed: {err}.") from err
     if scheme == "file":
         if host not in ("", "localhost"):
-            msg = f"file://{host}/… names another machine. Take its path where it is mounted."
-            raise AddressError(msg)
+            raise AddressError(
+                f"file://{host}/… names another machine. Take its path where it is mounted."
+            )
         return Path(unquote(parts.path))
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
-        msg = f"No store can be opened at {scheme}://. Known are {known}, file:// and paths."
-        raise AddressError(msg)
+        raise AddressError(
+            f"No store can be opened at {scheme}://. Known are {known}, file:// and paths."
+        )
     if "@" in parts.netloc:
         msg = f"The {scheme} address holds credentials. Leave them out: they are read from the "
         msg += "environment (see docs/sharing.md), and addresses are logged."
         raise AddressError(msg)
     if parts.query or parts.fragment:
-        msg = f"The address {scheme}://{host}{parts.path} has a query or fragment. Leave it out."
-        raise AddressError(msg)
+        raise AddressError(
+            f"The address {scheme}://{host}{parts.path} has a query or fragment. Leave it out."
+        )
     if not host:
-        msg = f"The address {text} names no {'bucket' if scheme in ('s3', 'gs', 'az') else 'host'}."
-        raise AddressError(msg)
+        raise AddressError(
+            f"The address {text} names no {'bucket' if scheme in ('s3', 'gs', 'az') else 'host'}."
+        )
     if scheme == "http" and host not in _LOOPBACK:
-        msg = (
+        raise AddressError(
             f"http://{host} is read in the clear by everyone between. Use https://; http:// is for "
             "servers on this machine."
         )
-        raise AddressError(msg)
     path = parts.path.strip("/")
     if any(step in ("", ".", "..") for step in unquote(path).split("/")) and path:
-        msg = f"The address {text} has an empty, '.' or '..' step in its path."
-        raise AddressError(msg)
+        raise AddressError(f"The address {text} has an empty, '.' or '..' step in its path.")
     bracketed = f"[{host}]" if ":" in host else host
     place = bracketed if port is None else f"{bracketed}:{port}"
     return Address(scheme, place, path, f"{scheme}://{place}/{path}".rstrip("/"))

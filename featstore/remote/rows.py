@@ -97,8 +97,9 @@ class CachedShard:
         try:
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode):
-                msg = f"{self.path} is no regular file. Remove it from the cache."
-                raise CorruptStoreError(msg)
+                raise CorruptStoreError(
+                    f"{self.path} is no regular file. Remove it from the cache."
+                )
             identity = (facts.st_dev, facts.st_ino)
             if self._identity not in (None, identity):
                 raise ShardReplacedError(str(self.path))
@@ -362,8 +363,9 @@ class RemoteRows:
             except ShardReplacedError:
                 with self._lock:
                     self._open()
-        msg = f"The cache {self._cache.root} is emptied again and again while it is read."
-        raise RemoteStoreError(msg)
+        raise RemoteStoreError(
+            f"The cache {self._cache.root} is emptied again and again while it is read."
+        )
 
     def _open(self) -> None:
         """Open the cache's files; those that are missing are made, without content."""
@@ -449,8 +451,9 @@ class RemoteRows:
                 while waiting:
                     waiting.popleft().result()
             except FileNotFoundError as err:
-                msg = f"{self._objects.address}/{name} is missing. Fetch the set from elsewhere."
-                raise CorruptStoreError(msg) from err
+                raise CorruptStoreError(
+                    f"{self._objects.address}/{name} is missing. Fetch the set from elsewhere."
+                ) from err
 
     def _cut(
         self, shard: CachedShard, span: Span, pieces: Iterator[memoryview]
@@ -480,12 +483,11 @@ class RemoteRows:
             right = self._verified(block, bytearray(again))
         if right is None:
             rows = self._layout.block_slice(block)
-            msg = (
+            raise CorruptStoreError(
                 f"{self._objects.address}/{name}: block {block:,} (rows {rows.start:,} to "
                 f"{rows.stop - 1:,}) is not what the commit record states. The server's copy is "
                 "damaged, or the server lies. Nothing of it was used."
             )
-            raise CorruptStoreError(msg)
         shard.write(descriptor, block, memoryview(right))
         self._have[block] = True
 

@@ -48,8 +48,9 @@ class RemoteStore(FeatureStore):
         if (self.root / CATALOG).is_file():
             catalog = parse_catalog(read_json(self.root / CATALOG))
             if catalog is None:
-                msg = f"{self.address}/{CATALOG} is no catalog that featstore writes."
-                raise CorruptStoreError(msg)
+                raise CorruptStoreError(
+                    f"{self.address}/{CATALOG} is no catalog that featstore writes."
+                )
             names = list(catalog["sets"])
         elif self.mirror.offline:
             names = [str(key_of(folder)) for folder in finished_sets(self.root)]
@@ -57,11 +58,10 @@ class RemoteStore(FeatureStore):
             try:
                 found = [name.split("/") for name, _ in self.mirror.objects.names()]
             except RemoteStoreError as err:
-                msg = (
+                raise UnknownSetError(
                     f"{self.address} has no {CATALOG} and cannot list its files. Publish the "
                     "store's catalog with it."
-                )
-                raise UnknownSetError(msg) from err
+                ) from err
             names = ["/".join(parts[:3]) for parts in found if parts[3:] == [POINTER]]
         if self._pins is not None:
             names = list(self._pins)
@@ -148,8 +148,9 @@ class RemoteStore(FeatureStore):
             if (directory / POINTER).exists():
                 found[text] = directory
             elif self.mirror.offline:
-                msg = f"{text} of {self.address} is not in the cache, and the server is not asked."
-                raise RemoteStoreError(msg)
+                raise RemoteStoreError(
+                    f"{text} of {self.address} is not in the cache, and the server is not asked."
+                )
         return found
 
     def tags(self) -> list[str]:
@@ -163,8 +164,7 @@ class RemoteStore(FeatureStore):
     def tag(self, name: str) -> dict[str, str]:
         """Return key -> revision_id of a tag; UnknownSetError if there is none."""
         if not self.mirror.refresh(tag_file(name)):
-            msg = f"No tag named {name!r} in {self.address}."
-            raise UnknownSetError(msg)
+            raise UnknownSetError(f"No tag named {name!r} in {self.address}.")
         return read_tag(self.root, name)
 
     def _is_there(self, key: SetKey) -> bool:
@@ -232,8 +232,9 @@ def open_remote(
         If `mode` is ``"zarr"``, which reads folders only.
     """
     if mode == "zarr":
-        msg = "A remote store is read from the cache: mode auto, map, segments or pread."
-        raise ValueError(msg)
+        raise ValueError(
+            "A remote store is read from the cache: mode auto, map, segments or pread."
+        )
     objects = objects or open_objects(address)
     cache = cache or user_cache()
     root = cache.store(address.url)
@@ -255,8 +256,9 @@ def open_remote(
     attributes = _root_attributes(root) if found else None
     if not isinstance(attributes, dict):
         what = "is no featstore store" if found else "has no store (no zarr.json)"
-        msg = f"{address.url} {what}. Check the address, or publish one with `featstore push`."
-        raise UnknownSetError(msg)
+        raise UnknownSetError(
+            f"{address.url} {what}. Check the address, or publish one with `featstore push`."
+        )
     check_format(attributes.get("format"), where=f"{address.url}/zarr.json")
     store = RemoteStore(mirror, cache, mode=mode, verify=verify)
     if revision is not None:

@@ -49,8 +49,7 @@ class WebObjects(Objects):
                 if len(data) > limit:
                     raise self._too_large(name, limit)
             if stated.isdecimal() and len(data) != int(stated):
-                msg = f"{len(data):,} of {stated} bytes came"
-                raise TransientError(msg)
+                raise TransientError(f"{len(data):,} of {stated} bytes came")
             return bytes(data), str(answer.headers.get("ETag", ""))
 
     def _stream(
@@ -64,8 +63,7 @@ class WebObjects(Objects):
             else:
                 said = str(answer.headers.get("Content-Range", ""))
                 if not said.startswith(f"bytes {start}-{stop - 1}/"):
-                    msg = f"the server answered with the range {said[:80]!r}"
-                    raise TransientError(msg)
+                    raise TransientError(f"the server answered with the range {said[:80]!r}")
             for piece in answer.stream(_PIECE, decode_content=False):
                 view = memoryview(piece)[skip:]
                 skip = max(0, skip - len(piece))
@@ -98,8 +96,9 @@ class WebObjects(Objects):
             if isinstance(err, RemoteStoreError | FileNotFoundError):
                 raise
             if isinstance(err, self._errors.SSLError) or "CERTIFICATE" in str(err):
-                msg = f"{self.address} has no certificate that can be trusted: {str(err)[:200]}."
-                raise RemoteStoreError(msg) from err
+                raise RemoteStoreError(
+                    f"{self.address} has no certificate that can be trusted: {str(err)[:200]}."
+                ) from err
             raise TransientError(str(err)[:200]) from err
         finally:
             if answer is not None:
@@ -108,27 +107,26 @@ class WebObjects(Objects):
     def _check(self, name: str, answer: Any, *, asked_range: bool) -> None:
         status = answer.status
         if status in (404, 410):
-            msg = f"{self.address}/{name}"
-            raise FileNotFoundError(msg)
+            raise FileNotFoundError(f"{self.address}/{name}")
         if status in _AGAIN:
-            msg = f"the server said {status}"
-            raise TransientError(msg)
+            raise TransientError(f"the server said {status}")
         if status != 200 and not (status == 206 and asked_range):
-            msg = f"{self.address}/{name}: the server said {status}. Check the address."
-            raise RemoteStoreError(msg)
+            raise RemoteStoreError(
+                f"{self.address}/{name}: the server said {status}. Check the address."
+            )
         if answer.headers.get("Content-Encoding", "identity") != "identity":
-            msg = f"{self.address}/{name} came compressed, which was not asked for. Not read."
-            raise RemoteStoreError(msg)
+            raise RemoteStoreError(
+                f"{self.address}/{name} came compressed, which was not asked for. Not read."
+            )
 
     def _followed(self, url: str, location: str) -> str:
         target = urljoin(url, location)
         if urlsplit(target)[:2] != urlsplit(url)[:2]:
             where = "://".join(urlsplit(target)[:2])[:100]
-            msg = (
+            raise RemoteStoreError(
                 f"{self.address} redirects to {where}. Redirects to other servers or schemes are "
                 "not followed; open that address yourself if you trust it."
             )
-            raise RemoteStoreError(msg)
         return target
 
 
@@ -141,8 +139,9 @@ class HubObjects(Objects):
     def __init__(self, address: Address) -> None:
         super().__init__(address.url)
         if address.host != "datasets" or address.path.count("/") < 1:
-            msg = f"{address.url} is no dataset of the hub: hf://datasets/OWNER/NAME."
-            raise RemoteStoreError(msg)
+            raise RemoteStoreError(
+                f"{address.url} is no dataset of the hub: hf://datasets/OWNER/NAME."
+            )
         with needs_extra(address.url):
             from huggingface_hub import HfFileSystem
         # A hub of one's own is named as for all of huggingface_hub.
@@ -166,8 +165,7 @@ class HubObjects(Objects):
         except OSError as err:
             raise TransientError(str(err)[:200]) from err
         if len(data) != size:
-            msg = f"{len(data):,} of {size:,} bytes came"
-            raise TransientError(msg)
+            raise TransientError(f"{len(data):,} of {size:,} bytes came")
         return data, ""
 
     def _stream(

@@ -84,8 +84,9 @@ def make_tag(place: str | Path, name: str, *, select: Sequence[str] = ()) -> dic
         if not select or any(fnmatchcase(str(info.key), pattern) for pattern in select)
     }
     if not revisions:
-        msg = f"{store.address} holds no set{' that fits' if select else ''}: nothing to tag."
-        raise UnknownSetError(msg)
+        raise UnknownSetError(
+            f"{store.address} holds no set{' that fits' if select else ''}: nothing to tag."
+        )
     send_tag(place, name, revisions)
     return revisions
 
@@ -97,8 +98,9 @@ def send_tag(place: str | Path, name: str, revisions: dict[str, str]) -> bool:
         return write_tag(address, name, revisions)
     objects = open_objects(address)
     if not objects.can_write:
-        msg = f"{address.url} cannot be written by featstore. Tag the folder, and copy that."
-        raise RemoteStoreError(msg)
+        raise RemoteStoreError(
+            f"{address.url} cannot be written by featstore. Tag the folder, and copy that."
+        )
     if objects.create(tag_file(name), tag_bytes(revisions)):
         return True
     where = f"{address.url}/{tag_file(name)}"
@@ -164,8 +166,7 @@ def copy_sets(
     report, current = CopyReport(), _listed(objects)
     chosen = [path for path in opened.folders() if _fits(str(key_of(path)), select)]
     if select and not chosen:
-        msg = f"{opened.address} holds no set that fits {', '.join(select)}."
-        raise UnknownSetError(msg)
+        raise UnknownSetError(f"{opened.address} holds no set that fits {', '.join(select)}.")
     for folder in chosen:
         key = str(key_of(folder))
         try:
@@ -224,11 +225,10 @@ def writable_objects(address: Address) -> Objects:
     """Return the files behind an address; RemoteStoreError if it cannot be written."""
     objects = open_objects(address)
     if not objects.can_write:
-        msg = (
+        raise RemoteStoreError(
             f"{address.url} cannot be written by featstore. Push to a folder, and upload that "
             "(docs/sharing.md)."
         )
-        raise RemoteStoreError(msg)
     return objects
 
 

@@ -78,8 +78,9 @@ def make_bucket_store(objects: Objects) -> bool:
     try:
         stated = document["attributes"]["featstore"]["format"]
     except (KeyError, TypeError) as err:
-        msg = f"{objects.address} holds another Zarr group, no store. Choose another prefix."
-        raise RemoteStoreError(msg) from err
+        raise RemoteStoreError(
+            f"{objects.address} holds another Zarr group, no store. Choose another prefix."
+        ) from err
     check_format(stated, where=f"{objects.address}/zarr.json")
     return False
 
@@ -96,12 +97,11 @@ def check_conditions(objects: Objects) -> None:
     finally:
         objects.delete(name)
     if (first, second, replaced, stale) != (True, False, True, False):
-        msg = (
+        raise RemoteStoreError(
             f"{objects.address} ignores the conditions of puts (If-None-Match, If-Match): two "
             "publishers could overwrite each other without notice. No store was made. Use a "
             "service that honours them, or one folder that a single machine publishes from."
         )
-        raise RemoteStoreError(msg)
 
 
 def read_remote_pointer(objects: Objects, key: SetKey) -> tuple[dict[str, Any] | None, str]:
@@ -159,15 +159,17 @@ def publish_to_bucket(
     for name, data in source.small_files().items():
         objects.put(name, data)
     if _claimed(objects, claim) != source.revision:
-        msg = f"The push of {where} was taken over by another publisher. Nothing was published."
-        raise PublishConflictError(msg)
+        raise PublishConflictError(
+            f"The push of {where} was taken over by another publisher. Nothing was published."
+        )
     pointer, name = source.pointer(), source.pointer_name()
     done = objects.create(name, pointer) if not tag else objects.replace(name, pointer, tag)
     if not done:
         now, _ = read_remote_pointer(objects, key)
         if now is None or now["revision"] != source.revision:
-            winner = "?" if now is None else now["revision"]
-            raise conflict(where, winner=winner, loser=source.revision)
+            raise conflict(
+                where, winner="?" if now is None else now["revision"], loser=source.revision
+            )
     objects.delete(claim)
     return found
 
@@ -189,8 +191,9 @@ def update_catalog(
         except FileNotFoundError:
             data, tag, old = b"", "", {"sets": {}}
         if old is None:
-            msg = f"{objects.address}/{CATALOG} is no catalog that featstore writes."
-            raise CorruptStoreError(msg)
+            raise CorruptStoreError(
+                f"{objects.address}/{CATALOG} is no catalog that featstore writes."
+            )
         sets = {**old["sets"], **revisions}
         rows = [{"key": name, "revision": sets[name]} for name in sorted(sets)]
         names = sorted({*old.get("thumbnails", []), *thumbnails})
@@ -199,8 +202,9 @@ def update_catalog(
             return False
         if objects.replace(CATALOG, new, tag) if tag else objects.create(CATALOG, new):
             return True
-    msg = f"The catalog of {objects.address} changes all the time. Push again; the sets are there."
-    raise RemoteStoreError(msg)
+    raise RemoteStoreError(
+        f"The catalog of {objects.address} changes all the time. Push again; the sets are there."
+    )
 
 
 def _claim(objects: Objects, name: str, revision: str, *, where: str, take_over: bool) -> bool:
@@ -218,12 +222,11 @@ def _claim(objects: Objects, name: str, revision: str, *, where: str, take_over:
         return bool(holder.get("taken_over"))
     if take_over and tag and objects.replace(name, json_bytes({**record, "taken_over": True}), tag):
         return True
-    msg = (
+    raise PublishConflictError(
         f"{where} is being pushed from {str(holder.get('host', 'elsewhere'))[:80]!r}, revision "
         f"{str(holder.get('revision', '?'))[:12]}; it was first. Wait for it, or, if that push is "
         "dead, push with --take-over."
     )
-    raise PublishConflictError(msg)
 
 
 def _claimed(objects: Objects, name: str) -> Any:
@@ -277,11 +280,10 @@ def publish_to_folder(
     claim = claim_set(directory, key)
     try:
         if has_blocks(claim.folder):
-            msg = (
+            raise StoreWriteError(
                 f"An extraction of {key} into {root} is unfinished. Finish it, or remove it with "
                 "`featstore gc`, and copy the set then."
             )
-            raise StoreWriteError(msg)
         # Somebody may have published between the first look and the claim.
         there = read_pointer(directory)
         found = relation(there, source.info.attributes, where=f"{root}/{key}")
@@ -320,8 +322,7 @@ def _copy_file(claim: Claim, directory: Path, source: SetSource, file: int) -> N
         raise write_error(target, err) from err
     found = check_file(staged, layout, file, blocks)
     if found.reasons:
-        msg = (
+        raise CorruptStoreError(
             f"{staged} {'; '.join(found.reasons)}: the disk or memory errs. Nothing was published."
         )
-        raise CorruptStoreError(msg)
     claim.place(staged, target)

@@ -120,14 +120,16 @@ class SetSource:
         path = self.directory / "embedding" / layout.file_name(file)
         found = check_file(path, layout, file, self.info.commit.blocks)
         if found.reasons or found.bad_blocks:
-            msg = f"{path} {'; '.join(found.reasons)}. Nothing of {self.info.key} was sent."
-            raise CorruptStoreError(msg)
+            raise CorruptStoreError(
+                f"{path} {'; '.join(found.reasons)}. Nothing of {self.info.key} was sent."
+            )
         return path
 
     def _checked(self, path: Path, facts: dict[str, int | str]) -> bytes:
         if not same_file(path, facts):
-            msg = f"{path} is missing or differs from its commit record. The set was not sent."
-            raise CorruptStoreError(msg)
+            raise CorruptStoreError(
+                f"{path} is missing or differs from its commit record. The set was not sent."
+            )
         return read_regular(path, limit=MAX_ITEM_BYTES)
 
 

@@ -120,8 +120,7 @@ class ParquetCells:
             If there is no such row or column, or it cannot be unpacked.
         """
         if row >= self._rows:
-            msg = f"{self._path.name} has {self._rows:,} rows and no row {row:,}."
-            raise ItemReadError(msg)
+            raise ItemReadError(f"{self._path.name} has {self._rows:,} rows and no row {row:,}.")
         with self._lock:
             if column != self._column:
                 self._restart(column, row)
@@ -164,8 +163,7 @@ class ParquetCells:
         try:
             batch = next(self._batches)
         except StopIteration as err:
-            msg = "it has fewer rows than it says"
-            raise ValueError(msg) from err
+            raise ValueError("it has fewer rows than it says") from err
         for cell in column_cells(batch, self._column):
             data = cell if isinstance(cell, bytes) else b""
             self._window[self._next] = data
@@ -229,8 +227,7 @@ def bytes_column(schema: Any, name: str) -> str | None:
         return f"{name}.bytes"
     if types.is_string(kind) or types.is_large_string(kind):
         return None
-    msg = f"The column {name!r} of images holds {kind}; it must hold bytes or paths."
-    raise ManifestError(msg)
+    raise ManifestError(f"The column {name!r} of images holds {kind}; it must hold bytes or paths.")
 
 
 def label_names(schema: Any, column: str | None) -> list[str] | None:
@@ -256,8 +253,7 @@ def split_of(file: str) -> str | None:
 def _take_label_names(items: ItemCollector, schema: Any, columns: Columns, where: str) -> None:
     names = label_names(schema, columns.label)
     if names is not None and items.label_names not in (None, names):
-        msg = f"{where} lists other class names than the files before it."
-        raise ManifestError(msg)
+        raise ManifestError(f"{where} lists other class names than the files before it.")
     items.label_names = names if names is not None else items.label_names
 
 
@@ -292,8 +288,9 @@ def add_cell(
     data = row.pop(cell)
     where = f"{file}, row {number:,}"
     if not isinstance(data, bytes):
-        msg = f"{where} has no bytes in {cell!r}. Leave such rows out, or embed the files."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"{where} has no bytes in {cell!r}. Leave such rows out, or embed the files."
+        )
     add_row(
         items,
         row,
@@ -356,14 +353,12 @@ class ArrowCells:
     def get(self, column: str, row: int) -> bytes:
         """Return the bytes in one row of a column; see `ParquetCells.get`."""
         if row >= self.rows:
-            msg = f"{self._path.name} has {self.rows:,} rows and no row {row:,}."
-            raise ItemReadError(msg)
+            raise ItemReadError(f"{self._path.name} has {self.rows:,} rows and no row {row:,}.")
         at = bisect_right(self._starts, row) - 1
         try:
             value = column_cells(self.batches[at].slice(row - self._starts[at], 1), column)[0]
         except (KeyError, TypeError) as err:
-            msg = f"{self._path.name} has no column {column!r}."
-            raise ItemReadError(msg) from err
+            raise ItemReadError(f"{self._path.name} has no column {column!r}.") from err
         return value if isinstance(value, bytes) else b""
 
     def close(self) -> None:
@@ -382,12 +377,10 @@ def check_uncompressed(path: Path) -> None:
         while True:
             head = file.read(8)
             if len(head) < 8:
-                msg = "it lacks the end mark: it is truncated"
-                raise ValueError(msg)
+                raise ValueError("it lacks the end mark: it is truncated")
             mark, length = struct.unpack("<Ii", head)
             if mark != 0xFFFFFFFF or not 0 <= length <= size - file.tell():
-                msg = "it is no Arrow stream"
-                raise ValueError(msg)
+                raise ValueError("it is no Arrow stream")
             if length == 0:
                 return
             message = file.read(length)
@@ -399,15 +392,12 @@ def check_uncompressed(path: Path) -> None:
             if header is not None and type_ in (_DICTIONARY, _BATCH):
                 table = header + struct.unpack_from("<I", message, header)[0]
                 if type_ == _DICTIONARY:
-                    msg = "it has dictionaries, which are not read here"
-                    raise ValueError(msg)
+                    raise ValueError("it has dictionaries, which are not read here")
                 if _field(message, table, 3) is not None:
-                    msg = "its batches are compressed; save the dataset uncompressed"
-                    raise ValueError(msg)
+                    raise ValueError("its batches are compressed; save the dataset uncompressed")
             skip = 0 if body is None else struct.unpack_from("<q", message, body)[0]
             if not 0 <= skip <= size - file.tell():
-                msg = "it is truncated"
-                raise ValueError(msg)
+                raise ValueError("it is truncated")
             file.seek(skip, 1)
 
 
@@ -415,8 +405,7 @@ def _field(message: bytes, table: int, number: int) -> int | None:
     """Return where a field of a FlatBuffers table lies, or None if it is absent."""
     vtable = table - struct.unpack_from("<i", message, table)[0]
     if not 0 <= vtable < len(message):
-        msg = "it has a damaged message"
-        raise ValueError(msg)
+        raise ValueError("it has a damaged message")
     slot = 4 + 2 * number
     if slot + 2 > struct.unpack_from("<H", message, vtable)[0]:
         return None
@@ -445,18 +434,18 @@ def read_hf(request: Request) -> Found:
         listed = read_json(root / "dataset_dict.json", limit=MAX_RECORD_BYTES)
         names = listed.get("splits") if isinstance(listed, dict) else None
         if not isinstance(names, list) or not all(map(_is_plain, names)):
-            msg = f"{root / 'dataset_dict.json'} does not list its splits by plain names."
-            raise ManifestError(msg)
+            raise ManifestError(
+                f"{root / 'dataset_dict.json'} does not list its splits by plain names."
+            )
         for name in names:
             _add_dataset(items, root, root / name, name, request)
     elif (root / "state.json").is_file():
         _add_dataset(items, root, root, None, request)
     else:
-        msg = (
+        raise ManifestError(
             f"{root} has neither state.json nor dataset_dict.json: save_to_disk did not make it. "
             "Load the dataset and save it so, or use the source parquet."
         )
-        raise ManifestError(msg)
     return Found(root, items.contents())
 
 
@@ -472,8 +461,7 @@ def _add_dataset(
     columns = _columns(features, request, directory)
     names = getattr(features.get(columns.label or ""), "names", None)
     if names is not None and items.label_names not in (None, names):
-        msg = f"{directory} lists other class names than the splits before it."
-        raise ManifestError(msg)
+        raise ManifestError(f"{directory} lists other class names than the splits before it.")
     items.label_names = names or items.label_names
     given = split
     cell = f"{columns.image}.bytes"
@@ -503,11 +491,10 @@ def _data_files(directory: Path) -> list[str]:
         path = directory / str(name)
         plain = _is_plain(name) and path.suffix == ".arrow"
         if not plain or path.is_symlink() or not path.is_file():
-            msg = (
+            raise ManifestError(
                 f"{directory / 'state.json'} lists {name!r}, which is no Arrow file beside it. "
                 "Save the dataset again."
             )
-            raise ManifestError(msg)
     return [str(name) for name in names]
 
 
@@ -519,22 +506,21 @@ def _features(directory: Path) -> dict[str, Any]:
         return dict(load_from_disk(str(directory)).features)
     except Exception as err:
         # The library raises whatever its parsers do on a damaged folder.
-        msg = f"{directory} cannot be loaded by the package datasets: {err}."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"{directory} cannot be loaded by the package datasets: {err}."
+        ) from err
 
 
 def _columns(features: dict[str, Any], request: Request, directory: Path) -> Columns:
     images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
     if "image" not in request.options and len(images) != 1:
-        msg = (
+        raise ManifestError(
             f"{directory} has {len(images)} columns of images ({', '.join(images) or 'none'}). "
             "Choose one with the option image."
         )
-        raise ManifestError(msg)
     chosen = {"image": images[0]} | dict(request.options) if images else dict(request.options)
     whole = Request(request.location, request.dataset, request.out, chosen)
     columns = choose_columns(features, whole, str(directory))
     if columns.image not in images:
-        msg = f"The column {columns.image!r} of {directory} is no Image."
-        raise ManifestError(msg)
+        raise ManifestError(f"The column {columns.image!r} of {directory} is no Image.")
     return columns

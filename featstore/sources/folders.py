@@ -52,8 +52,9 @@ def read_class_folders(request: Request) -> Found:
         split = split_folder(path) if splits else None
         label, _, rest = path.split("/", 1)[1].partition("/") if splits else path.partition("/")
         if not rest:
-            msg = f"The image {path!r} below {root} lies in no class folder. Use the source folder."
-            raise ManifestError(msg)
+            raise ManifestError(
+                f"The image {path!r} below {root} lies in no class folder. Use the source folder."
+            )
         items.image(path, path, label=label, split=request.options.get("split") or split)
     return Found(root, items.contents())
 
@@ -82,13 +83,13 @@ def read_captions(request: Request) -> Found:
         if not text.is_file():
             continue
         if not text.resolve().is_relative_to(root):
-            msg = f"The captions {text} are a link that leads out of {root}. They were not read."
-            raise ManifestError(msg)
+            raise ManifestError(
+                f"The captions {text} are a link that leads out of {root}. They were not read."
+            )
         if stem in owner:
-            msg = (
+            raise ManifestError(
                 f"The captions {stem}.txt belong to both {owner[stem]!r} and {path!r}. Rename one."
             )
-            raise ManifestError(msg)
         owner[stem] = path
         for line in read_text(text, limit=MAX_TEXT_BYTES).splitlines():
             items.caption(parent, line)

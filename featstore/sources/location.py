@@ -25,25 +25,22 @@ def local_path(location: str | Path) -> Path:
     text = str(location)
     if _SCHEME.match(text) and not Path(text).exists():
         what = "a command" if text.lower().startswith("pipe:") else "a URL"
-        msg = (
+        raise ManifestError(
             f"The location {text!r} is {what}. Sources are local files and folders: fetch it "
             "first, then give the path."
         )
-        raise ManifestError(msg)
     try:
         return Path(text).expanduser().resolve(strict=True)
     except (OSError, ValueError, RuntimeError) as err:
         reason = getattr(err, "strerror", None) or err
-        msg = f"The location {text!r} cannot be opened: {reason}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"The location {text!r} cannot be opened: {reason}.") from err
 
 
 def folder(location: str | Path) -> Path:
     """Return `location` as a folder; raise ManifestError if it is none."""
     path = local_path(location)
     if not path.is_dir():
-        msg = f"{path} is not a folder."
-        raise ManifestError(msg)
+        raise ManifestError(f"{path} is not a folder.")
     return path
 
 
@@ -61,8 +58,7 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
     found = []
 
     def refuse(err: OSError) -> None:
-        msg = f"Cannot list {err.filename}: {err.strerror}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"Cannot list {err.filename}: {err.strerror}.") from err
 
     for at, folders, names in os.walk(root, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -76,11 +72,13 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
         try:
             path.encode("utf-8")
         except UnicodeEncodeError as err:
-            msg = f"The file name {path!r} below {root} is not UTF-8. Rename the file."
-            raise ManifestError(msg) from err
+            raise ManifestError(
+                f"The file name {path!r} below {root} is not UTF-8. Rename the file."
+            ) from err
         if parse_locator(path) is not None:
-            msg = f"The file name {path!r} below {root} looks like a part of a file. Rename it."
-            raise ManifestError(msg)
+            raise ManifestError(
+                f"The file name {path!r} below {root} looks like a part of a file. Rename it."
+            )
     return sorted(found)
 
 
@@ -96,12 +94,12 @@ def containers(location: str | Path, suffix: str) -> tuple[Path, list[str]]:
     if path.is_dir():
         files = files_below(path, lambda name: name.endswith(suffix))
         if not files:
-            msg = f"{path} holds no {suffix} file."
-            raise ManifestError(msg)
+            raise ManifestError(f"{path} holds no {suffix} file.")
         return path, files
     if path.suffix != suffix:
-        msg = f"{path} does not end in {suffix}; that is what this source reads, uncompressed."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"{path} does not end in {suffix}; that is what this source reads, uncompressed."
+        )
     return path.parent, [path.name]
 
 
@@ -117,18 +115,17 @@ def read_text(path: Path, *, limit: int) -> str:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as err:
-        msg = f"Cannot read {path}: {err.strerror or err}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
     return decode_text(data, where=str(path), limit=limit)
 
 
 def decode_text(data: bytes, *, where: str, limit: int) -> str:
     """Return UTF-8 bytes as text, without a byte order mark; see `read_text`."""
     if len(data) > limit:
-        msg = f"{where} has more than {limit:,} bytes of text. It was not read."
-        raise ManifestError(msg)
+        raise ManifestError(f"{where} has more than {limit:,} bytes of text. It was not read.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as err:
-        msg = f"{where} is not UTF-8 (byte {err.start:,}). Convert it, e.g. with iconv."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"{where} is not UTF-8 (byte {err.start:,}). Convert it, e.g. with iconv."
+        ) from err

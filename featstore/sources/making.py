@@ -332,12 +332,12 @@ def _check_ours(folder: Path, name: str) -> None:
         else:
             held = (_read_stamp(folder) or {}).get("name")
     except OSError as err:
-        msg = f"Cannot use the folder {folder}: {err.strerror or err}. Choose another one."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"Cannot use the folder {folder}: {err.strerror or err}. Choose another one."
+        ) from err
     if held != name:
         what = "files that are no manifest" if held is None else f"the dataset {held!r}"
-        msg = f"{folder} holds {what}, not {name!r}. Choose an empty or new folder."
-        raise ManifestError(msg)
+        raise ManifestError(f"{folder} holds {what}, not {name!r}. Choose an empty or new folder.")
 
 
 def _read_stamp(folder: Path) -> dict[str, Any] | None:
@@ -353,8 +353,9 @@ def _write_stamp(folder: Path, stamp: Mapping[str, Any]) -> None:
     try:
         write_durably(folder / STAMP_FILE, [json.dumps(stamp, indent=2).encode() + b"\n"])
     except OSError as err:
-        msg = f"Cannot write into {folder}: {err.strerror or err}. Choose another folder."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"Cannot write into {folder}: {err.strerror or err}. Choose another folder."
+        ) from err
 
 
 def _forget(folder: Path) -> None:

@@ -158,8 +158,7 @@ class ByteReader:
         except ManifestError as err:
             raise ItemReadError(str(err)) from err
         except OSError as err:
-            msg = f"Cannot read {uri!r}: {err.strerror or err}."
-            raise ItemReadError(msg) from err
+            raise ItemReadError(f"Cannot read {uri!r}: {err.strerror or err}.") from err
         if digest and sha256_hex(data) != digest:
             _fail("the file differs from the manifest (its content hash changed); build it again")
         return data
@@ -231,8 +230,9 @@ def check_bytes(manifest: Manifest) -> None:
                 except ItemReadError as err:
                     lost.append(f"{row['item_id']!r}: {err}")
         if lost:
-            msg = f"{len(lost):,} {kind} items cannot be read: {'; '.join(lost[:SHOWN])}"
-            raise ManifestError(msg)
+            raise ManifestError(
+                f"{len(lost):,} {kind} items cannot be read: {'; '.join(lost[:SHOWN])}"
+            )
 
 
 def _open(path: Path) -> int:

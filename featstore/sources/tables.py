@@ -201,11 +201,10 @@ class ItemCollector:
             return int(text)
         if text in self.label_names:
             return self.label_names.index(text)
-        msg = (
+        raise ManifestError(
             f"The label {label!r} of {where!r} is neither one of the {len(self.label_names):,} "
             "class names nor the row of one."
         )
-        raise ManifestError(msg)
 
     def _classes(self) -> pl.DataFrame | None:
         used = {row["label"] for row in self._images.values()} - {None}
@@ -307,8 +306,7 @@ class Request:
         """
         word = self.options.get(name, str(default)).lower()
         if word not in ("true", "false"):
-            msg = f"The option {name} is {word!r}; it must be true or false."
-            raise ManifestError(msg)
+            raise ManifestError(f"The option {name} is {word!r}; it must be true or false.")
         return word == "true"
 
 
@@ -372,16 +370,16 @@ def choose_columns(available: Iterable[str], request: Request, where: str) -> Co
     for role, usual in ROLES.items():
         given = request.options.get(role)
         if given is not None and given not in names:
-            msg = unknown_name("column", given, names, where=f"(option {role}) in {where}")
-            raise ManifestError(msg)
+            raise ManifestError(
+                unknown_name("column", given, names, where=f"(option {role}) in {where}")
+            )
         chosen[role] = given or next((name for name in usual if name in names), None)
     image = chosen.pop("image")
     if image is None:
-        msg = (
+        raise ManifestError(
             f"{where} has no column of images: none of {', '.join(ROLES['image'])}. It has: "
             f"{', '.join(names)}. Choose one with the option image."
         )
-        raise ManifestError(msg)
     return Columns(image=image, **chosen)
 
 
@@ -392,8 +390,9 @@ def image_root(request: Request, table: Path) -> Path:
     try:
         return root.resolve(strict=True)
     except OSError as err:
-        msg = f"The folder of the images, {root}, cannot be opened: {err.strerror}."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"The folder of the images, {root}, cannot be opened: {err.strerror}."
+        ) from err
 
 
 def relative_uri(path: Any, root: Path, where: str) -> str:
@@ -405,18 +404,16 @@ def relative_uri(path: Any, root: Path, where: str) -> str:
         If it is no text, empty, or absolute and elsewhere.
     """
     if not isinstance(path, str) or not path.strip():
-        msg = f"{where} has no path of an image: {path!r}."
-        raise ManifestError(msg)
+        raise ManifestError(f"{where} has no path of an image: {path!r}.")
     text = path.strip().removeprefix("./")
     if text.startswith("/"):
         try:
             return Path(text).relative_to(root).as_posix()
         except ValueError as err:
-            msg = (
+            raise ManifestError(
                 f"{where} names {text!r}, which does not lie below {root}. Give the folder of the "
                 "images with the option images."
-            )
-            raise ManifestError(msg) from err
+            ) from err
     return text
 
 
@@ -463,8 +460,7 @@ def add_row(
         if caption is None:
             continue
         if not isinstance(caption, str):
-            msg = f"{where} has a caption that is no text: {caption!r}."
-            raise ManifestError(msg)
+            raise ManifestError(f"{where} has a caption that is no text: {caption!r}.")
         items.caption(parent, caption)
 
 
@@ -472,10 +468,9 @@ def _scalar(row: Mapping[str, Any], column: str | None, where: str) -> str | int
     value = row.get(column) if column else None
     if value is None or isinstance(value, str) or type(value) is int:
         return value
-    msg = (
+    raise ManifestError(
         f"{where} has a value in the column {column!r} that is neither text nor integer: {value!r}."
     )
-    raise ManifestError(msg)
 
 
 #: The description of one item.
@@ -497,14 +492,12 @@ def parse_json(data: bytes, *, where: str, limit: int = MAX_RECORD_BYTES) -> Any
         If it has more than `limit` bytes, nests deeper than MAX_DEPTH, is not UTF-8 or not JSON.
     """
     if len(data) > limit:
-        msg = f"{where} has {len(data):,} bytes of JSON; at most {limit:,} are read."
-        raise ManifestError(msg)
+        raise ManifestError(f"{where} has {len(data):,} bytes of JSON; at most {limit:,} are read.")
     try:
         _check_depth(data)
         return json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as err:
-        msg = f"{where} is not JSON that is read here: {err}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"{where} is not JSON that is read here: {err}.") from err
 
 
 def read_json(path: Path, *, limit: int = MAX_LIST_BYTES) -> Any:
@@ -513,8 +506,7 @@ def read_json(path: Path, *, limit: int = MAX_LIST_BYTES) -> Any:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as err:
-        msg = f"Cannot read {path}: {err.strerror or err}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
     return parse_json(data, where=str(path), limit=limit)
 
 
@@ -531,8 +523,7 @@ def _check_depth(data: bytes) -> None:
     for sign in outside:
         depth += 1 if sign in b"[{" else -1
         if depth > MAX_DEPTH:
-            msg = f"nested more than {MAX_DEPTH} deep"
-            raise ValueError(msg)
+            raise ValueError(f"nested more than {MAX_DEPTH} deep")
 
 
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))

@@ -65,16 +65,14 @@ def index_tar(path: Path) -> Iterator[Member]:
             size = os.fstat(file.fileno()).st_size
             yield from _members(path, file, size)
     except OSError as err:
-        msg = f"Cannot read {path}: {err.strerror or err}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
     except (tarfile.TarError, ValueError, OverflowError) as err:
         if isinstance(err, ManifestError):
             raise
-        msg = (
+        raise ManifestError(
             f"{path} is truncated or no uncompressed tar: {err}. None of its members is used; "
             "fetch it again."
-        )
-        raise ManifestError(msg) from err
+        ) from err
 
 
 def _members(path: Path, file: IO[bytes], size: int) -> Iterator[Member]:
@@ -118,8 +116,9 @@ def _check(path: Path, member: tarfile.TarInfo) -> None:
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:
-    msg = f"{path} is refused: {reason}. None of its members is used; pack or fetch it again."
-    raise ManifestError(msg)
+    raise ManifestError(
+        f"{path} is refused: {reason}. None of its members is used; pack or fetch it again."
+    )
 
 
 class _HeadersOnly:
@@ -191,11 +190,10 @@ def _sort_in(samples: dict[str, dict[str, Member]], member: Member, tar: Path) -
     parts = samples.setdefault(found[1], {})
     role = "image" if suffix in _IMAGES else suffix
     if role in parts:
-        msg = (
+        raise ManifestError(
             f"The key {found[1]!r} is repeated in {tar}: members {parts[role].name!r} and "
             f"{member.name!r}. A sample has one {role}."
         )
-        raise ManifestError(msg)
     parts[role] = member
 
 
@@ -232,8 +230,7 @@ def _json(handle: int, file: str, member: Member | None) -> dict[str, Any]:
     where = member_uri(file, member.name)
     document = parse_json(_small(handle, member, where), where=where)
     if not isinstance(document, dict):
-        msg = f"{where} is not a JSON object, so it has no caption or label."
-        raise ManifestError(msg)
+        raise ManifestError(f"{where} is not a JSON object, so it has no caption or label.")
     return document
 
 
@@ -247,8 +244,9 @@ def _text(handle: int, file: str, member: Member | None) -> str | None:
 
 def _small(handle: int, member: Member, where: str) -> bytes:
     if member.size > MAX_RECORD_BYTES:
-        msg = f"{where} has {member.size:,} bytes; texts of at most {MAX_RECORD_BYTES:,} are read."
-        raise ManifestError(msg)
+        raise ManifestError(
+            f"{where} has {member.size:,} bytes; texts of at most {MAX_RECORD_BYTES:,} are read."
+        )
     return os.pread(handle, member.size, member.offset)
 
 
@@ -271,8 +269,7 @@ def _member_sha256(handle: int, member: Member) -> str:
     while position < end:
         piece = os.pread(handle, min(_PIECE, end - position), position)
         if not piece:
-            msg = f"A tar became shorter while its member {member.name!r} was read."
-            raise ManifestError(msg)
+            raise ManifestError(f"A tar became shorter while its member {member.name!r} was read.")
         digest.update(piece)
         position += len(piece)
     return digest.hexdigest()
@@ -296,7 +293,8 @@ def _templates(root: Path) -> dict[str, str] | None:
     for text in filter(None, texts):
         plain = text.replace("{c}", "{}")
         if plain.count("{}") != 1:
-            msg = f"The template {text!r} of {path} must hold {{c}} once, where the name goes."
-            raise ManifestError(msg)
+            raise ManifestError(
+                f"The template {text!r} of {path} must hold {{c}} once, where the name goes."
+            )
         templates[known.get(plain) or f"t{sha256_hex(plain.encode())[:8]}"] = plain
     return templates

@@ -48,8 +48,7 @@ def read_delimited(request: Request, delimiter: str) -> Found:
     rows = _rows(path, delimiter)
     header = next(rows, (0, []))[1]
     if len(set(header)) != len(header):
-        msg = f"{path} names a column twice: {', '.join(header)}."
-        raise ManifestError(msg)
+        raise ManifestError(f"{path} names a column twice: {', '.join(header)}.")
     columns = choose_columns(header, request, str(path))
     root = image_root(request, path)
     items = ItemCollector(request.dataset)
@@ -58,10 +57,9 @@ def read_delimited(request: Request, delimiter: str) -> Found:
             continue
         where = f"{path}, line {line:,}"
         if len(fields) != len(header):
-            msg = (
+            raise ManifestError(
                 f"{where} has {len(fields)} fields; the header has {len(header)}. Quote or fix it."
             )
-            raise ManifestError(msg)
         row = dict(zip(header, fields, strict=True))
         uri = relative_uri(row[columns.image], root, where)
         add_row(items, row, columns, uri=uri, key=uri, where=where)
@@ -75,14 +73,13 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             for fields in reader:
                 yield reader.line_num, fields
     except UnicodeDecodeError as err:
-        msg = f"{path} is not UTF-8: {err.reason}. Convert it, e.g. with iconv."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"{path} is not UTF-8: {err.reason}. Convert it, e.g. with iconv."
+        ) from err
     except csv.Error as err:
-        msg = f"{path}, line {reader.line_num:,}, cannot be read: {err}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"{path}, line {reader.line_num:,}, cannot be read: {err}.") from err
     except OSError as err:
-        msg = f"Cannot read {path}: {err.strerror or err}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
 
 
 def read_jsonl(request: Request) -> Found:
@@ -117,12 +114,10 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     continue
                 row = parse_json(line, where=where)
                 if not isinstance(row, dict):
-                    msg = f"{where} is not a JSON object."
-                    raise ManifestError(msg)
+                    raise ManifestError(f"{where} is not a JSON object.")
                 yield where, row
     except OSError as err:
-        msg = f"Cannot read {path}: {err.strerror or err}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
 
 
 #: ``restval`` is the part of COCO's validation images that this split trains on.
@@ -146,14 +141,12 @@ def read_karpathy(request: Request) -> Found:
     document = read_json(path)
     images = document.get("images") if isinstance(document, dict) else None
     if not isinstance(images, list):
-        msg = f"{path} has no list of images; it is not a Karpathy JSON."
-        raise ManifestError(msg)
+        raise ManifestError(f"{path} has no list of images; it is not a Karpathy JSON.")
     items = ItemCollector(request.dataset)
     for number, image in enumerate(images):
         where = f"{path}, image {number:,}"
         if not isinstance(image, dict):
-            msg = f"{where} is not a JSON object."
-            raise ManifestError(msg)
+            raise ManifestError(f"{where} is not a JSON object.")
         _add(items, image, root, where)
     return Found(root, items.contents())
 
@@ -161,14 +154,12 @@ def read_karpathy(request: Request) -> Found:
 def _add(items: ItemCollector, image: dict[str, Any], root: Any, where: str) -> None:
     folder, name = image.get("filepath") or "", image.get("filename")
     if not isinstance(folder, str) or not isinstance(name, str):
-        msg = f"{where} has no filename, or a filepath that is no text."
-        raise ManifestError(msg)
+        raise ManifestError(f"{where} has no filename, or a filepath that is no text.")
     uri = relative_uri(f"{folder}/{name}" if folder else name, root, where)
     facts: dict[str, Any] = {}
     split = image.get("split")
     if split is not None and not isinstance(split, str):
-        msg = f"{where} has a split that is no text: {split!r}."
-        raise ManifestError(msg)
+        raise ManifestError(f"{where} has a split that is no text: {split!r}.")
     if split in _SPLITS:
         facts["source_split"], split = split, _SPLITS[split]
     if type(image.get("cocoid")) is int:
@@ -176,13 +167,11 @@ def _add(items: ItemCollector, image: dict[str, Any], root: Any, where: str) -> 
     parent = items.image(_key(image.get("imgid")) or uri, uri, split=split, **facts)
     sentences = image.get("sentences") or []
     if not isinstance(sentences, list):
-        msg = f"{where} has sentences that are no list."
-        raise ManifestError(msg)
+        raise ManifestError(f"{where} has sentences that are no list.")
     for sentence in sentences:
         raw = sentence.get("raw") if isinstance(sentence, dict) else None
         if not isinstance(raw, str):
-            msg = f"{where} has a sentence without raw text."
-            raise ManifestError(msg)
+            raise ManifestError(f"{where} has a sentence without raw text.")
         items.caption(parent, raw, key=_key(sentence.get("sentid")))
 
 

@@ -68,8 +68,9 @@ def read_torchvision(request: Request) -> Found:
 def _open(name: str, root: Path, split: str | None, *, download: bool) -> Any:
     if name not in NAMES:
         where, by = "(option name)", "featstore.sources.torchvision_sets.NAMES"
-        msg = unknown_name("torchvision dataset", name, NAMES, where=where, listed_by=by)
-        raise ManifestError(msg)
+        raise ManifestError(
+            unknown_name("torchvision dataset", name, NAMES, where=where, listed_by=by)
+        )
     with needs_extra("The source torchvision"):
         from torchvision import datasets
     kind = getattr(datasets, name)
@@ -82,19 +83,16 @@ def _open(name: str, root: Path, split: str | None, *, download: bool) -> Any:
     elif split in ("train", "test") and "train" in known:
         arguments["train"] = split == "train"
     elif split is not None:
-        msg = f"torchvision's {name} has no split {split!r}."
-        raise ManifestError(msg)
+        raise ManifestError(f"torchvision's {name} has no split {split!r}.")
     elif "split" in known or "train" in known:
-        msg = f"torchvision's {name} has splits: give one, e.g. --option split=test."
-        raise ManifestError(msg)
+        raise ManifestError(f"torchvision's {name} has splits: give one, e.g. --option split=test.")
     try:
         return kind(**arguments)
     except (RuntimeError, OSError, ValueError, ImportError) as err:
-        msg = (
+        raise ManifestError(
             f"torchvision's {name} cannot be opened in {root}: {err}. Nothing is downloaded unless "
             "you say --option download=true."
-        )
-        raise ManifestError(msg) from err
+        ) from err
 
 
 def _class_names(classes: Any) -> list[str] | None:
@@ -133,8 +131,7 @@ def _relative(path: Path, root: Path) -> str:
     try:
         return path.resolve().relative_to(root).as_posix()
     except ValueError as err:
-        msg = f"The image {path} does not lie below {root}."
-        raise ManifestError(msg) from err
+        raise ManifestError(f"The image {path} does not lie below {root}.") from err
 
 
 def _write_png(path: Path, image: Any) -> None:
@@ -145,5 +142,6 @@ def _write_png(path: Path, image: Any) -> None:
     try:
         write_durably(path, [buffer.getvalue()])
     except OSError as err:
-        msg = f"Cannot write {path}: {err.strerror or err}. Choose another folder."
-        raise ManifestError(msg) from err
+        raise ManifestError(
+            f"Cannot write {path}: {err.strerror or err}. Choose another folder."
+        ) from err

@@ -48,12 +48,11 @@ def plan_pairs(builder: Builder, *, root: Path | None = None, subset: bool = Fal
     inspection = check_pairs(builder, root=root)
     problems = inspection.fatal if subset else inspection.problems
     if problems or inspection.listing is None:
-        msg = (
+        raise BuildError(
             f"{inspection.disk.root} is no whole copy of {builder.name}: {summary(problems)} "
             f"`featstore manifests check {builder.name} --root DIR` lists everything"
             + ("." if inspection.fatal else "; --subset builds what is there.")
         )
-        raise BuildError(msg)
     folder = inspection.disk.root
     sizes = sorted((path, (folder / path).stat().st_size) for path in _files(folder))
     facts: dict[str, Any] = {
@@ -83,8 +82,9 @@ def check_pairs(builder: Builder, *, root: Path | None = None) -> Inspection:
         If there is no root.
     """
     if root is None:
-        msg = f"The dataset {builder.name!r} is read from a folder: give it with --root."
-        raise BuildError(msg)
+        raise BuildError(
+            f"The dataset {builder.name!r} is read from a folder: give it with --root."
+        )
     disk = Disk(root, builder.facts, (), {})
     if not disk.root.is_dir():
         text = f"{disk.root} is no folder. Give the one that holds the shards with --root."

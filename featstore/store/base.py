@@ -188,17 +188,17 @@ def read_base(
     old = read_items(directory.parent / commit.items["file"], commit.items, n=commit.n)
     reason = _differs(old, items)
     if reason:
-        msg = (
+        raise StoreWriteError(
             f"{key} cannot be extended to these {items.height:,} items: {reason}. A set is only "
             "ever appended to; reordering, changing or removing items makes another version of "
             "the dataset. Give the manifest another name: rows of the same content are then "
             "copied, not computed again. Or remove the set with `featstore rm`."
         )
-        raise StoreWriteError(msg)
     layout = layout_of(commit)
     if layout is None:
-        msg = f"{key} has a layout that this version does not write; it cannot be extended."
-        raise LayoutError(msg)
+        raise LayoutError(
+            f"{key} has a layout that this version does not write; it cannot be extended."
+        )
     bad = frozenset(damage.blocks) if damage else frozenset()
     lost = frozenset(damage.lost) if damage else frozenset()
     failures: dict[str, str] = {}

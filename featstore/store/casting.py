@@ -77,12 +77,11 @@ class Converted:
         else:
             what = f"values too large for {self._dtype}"
             remedy = "Store it as float32 (--save-dtype float32)"
-        msg = (
+        raise NonFiniteEmbeddingError(
             f"Got {what} for {int(bad.sum()):,} of {len(bad):,} items, first "
             f"{self._item_ids[first]!r} ({self._where}). Nothing was written for this block. "
             f"{remedy}, or drop the item from the manifest."
         )
-        raise NonFiniteEmbeddingError(msg)
 
 
 def convert_rows(
@@ -102,8 +101,7 @@ def convert_rows(
     """
     expected = (len(item_ids), layout.dim)
     if rows.shape != expected:
-        msg = f"Got embeddings of shape {rows.shape}, expected {expected} ({where})."
-        raise LayoutError(msg)
+        raise LayoutError(f"Got embeddings of shape {rows.shape}, expected {expected} ({where}).")
     data, whole = _convert(rows, layout.dtype)
     skipped = np.zeros(len(rows), dtype=bool)
     if failed:

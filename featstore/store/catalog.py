@@ -203,8 +203,9 @@ def resolve_set(root: Path, name: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        msg = f"{name!r} fits {len(found)} sets of {root}: {', '.join(found)}. Say more of it."
-        raise AmbiguousSetError(msg)
+        raise AmbiguousSetError(
+            f"{name!r} fits {len(found)} sets of {root}: {', '.join(found)}. Say more of it."
+        )
     raise UnknownSetError(unknown_set(root, name, keys))
 
 

@@ -143,11 +143,10 @@ def find_damage(root: Path, key: SetKey, commits: list[Commit] | None = None) ->
     commits = published_commits(root, key) if commits is None else commits
     layout = layout_of(commits[-1]) if commits else None
     if layout is None:
-        msg = (
+        raise CorruptStoreError(
             f"{key} has no commit record that says what its files should be. Take it from another "
             "copy (`featstore repair --from`), or remove the set and extract it anew."
         )
-        raise CorruptStoreError(msg)
     found = Damage(root, key, commits, layout, pointer=_whole_pointer(directory, key, commits[-1]))
     for commit in commits:
         path = directory.parent / commit.items["file"]

@@ -75,13 +75,13 @@ def parse_json(data: bytes, *, where: str) -> Any:
     try:
         nodes = sum(data.count(sign) for sign in (b",", b"[", b"{"))
         if nodes > MAX_JSON_NODES:
-            msg = f"{nodes:,} values"
-            raise ValueError(msg)
+            raise ValueError(f"{nodes:,} values")
         document = json.loads(data)
         _check_value(document, MAX_JSON_DEPTH)
     except (ValueError, RecursionError, MemoryError) as err:
-        msg = f"{where} is not JSON that a store holds: {str(err)[:200] or 'too large'}."
-        raise CorruptStoreError(msg) from err
+        raise CorruptStoreError(
+            f"{where} is not JSON that a store holds: {str(err)[:200] or 'too large'}."
+        ) from err
     return document
 
 
@@ -92,12 +92,10 @@ def _check_value(value: Any, depth: int) -> None:
             value.encode("utf-8")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            msg = "a number that is not finite"
-            raise ValueError(msg)
+            raise ValueError("a number that is not finite")
     elif isinstance(value, dict | list):
         if depth == 0:
-            msg = f"nested more than {MAX_JSON_DEPTH} deep"
-            raise ValueError(msg)
+            raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep")
         for child in value:
             _check_value(child, depth - 1)
         if isinstance(value, dict):
@@ -125,11 +123,13 @@ def open_regular(path: Path) -> IO[bytes]:
     except (FileNotFoundError, NotADirectoryError):
         raise
     except (OSError, ValueError) as err:
-        msg = f"{path} cannot be read: {getattr(err, 'strerror', None) or err}."
-        raise CorruptStoreError(msg) from err
+        raise CorruptStoreError(
+            f"{path} cannot be read: {getattr(err, 'strerror', None) or err}."
+        ) from err
     if not regular:
-        msg = f"{path} is a link, folder or device; a store holds regular files. It was not read."
-        raise CorruptStoreError(msg)
+        raise CorruptStoreError(
+            f"{path} is a link, folder or device; a store holds regular files. It was not read."
+        )
     return os.fdopen(handle, "rb")
 
 
@@ -146,8 +146,9 @@ def read_regular(path: Path, *, limit: int) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
-            msg = f"{path} has {size:,} bytes; at most {limit:,} are expected. It was not read."
-            raise CorruptStoreError(msg)
+            raise CorruptStoreError(
+                f"{path} has {size:,} bytes; at most {limit:,} are expected. It was not read."
+            )
         return file.read(size)
 
 
@@ -160,8 +161,9 @@ def check_no_links(root: Path, paths: Iterable[Path]) -> None:
                 break
             seen.add(part)
             if part.is_symlink():
-                msg = f"{part} is a symbolic link; a store holds regular files. It was not read."
-                raise CorruptStoreError(msg)
+                raise CorruptStoreError(
+                    f"{part} is a symbolic link; a store holds regular files. It was not read."
+                )
 
 
 def file_facts(path: Path) -> dict[str, Any]:

@@ -85,8 +85,7 @@ def collect_garbage(root: Path, *, grace: float = GRACE, dry_run: bool = False) 
                 (root / litter.path).unlink(missing_ok=True)
                 fsync_directory((root / litter.path).parent)
     except OSError as err:
-        msg = f"Cannot clean {root}: {err.strerror or err}."
-        raise StoreWriteError(msg) from err
+        raise StoreWriteError(f"Cannot clean {root}: {err.strerror or err}.") from err
     return found
 
 
@@ -252,13 +251,13 @@ def remove_set(root: Path, key: str) -> int:
     parts = SetKey(*key.split("/", 2)) if key.count("/") == 2 else None
     directory = parts.directory(root) if parts else root
     if parts is None or not directory.is_dir() or directory.is_symlink():
-        msg = f"{root} holds no set {key!r}."
-        raise UnknownSetError(msg)
+        raise UnknownSetError(f"{root} holds no set {key!r}.")
     condemned = directory.with_name(f".removed-{directory.name}-{os.getpid()}")
     try:
         if is_claimed(directory):
-            msg = f"{key} is being written. Wait for its writers to end, or stop them."
-            raise StoreWriteError(msg)
+            raise StoreWriteError(
+                f"{key} is being written. Wait for its writers to end, or stop them."
+            )
         claim = claim_set(directory, parts)
         try:
             (directory / POINTER).unlink(missing_ok=True)
@@ -276,8 +275,7 @@ def remove_set(root: Path, key: str) -> int:
     except StoreWriteError:
         raise
     except OSError as err:
-        msg = f"Cannot remove {key} from {root}: {err.strerror or err}."
-        raise StoreWriteError(msg) from err
+        raise StoreWriteError(f"Cannot remove {key} from {root}: {err.strerror or err}.") from err
     return freed
 
 
@@ -333,8 +331,9 @@ def make_store(root: Path, *, shared: bool = False) -> bool:
         # A first attempt that was killed may have left its half-written file: gc removes it.
         others = root.iterdir() if fresh and root.exists() else ()
         if any(not _HALF_WRITTEN.fullmatch(path.name) for path in others):
-            msg = f"{root} holds other things and is no store. Choose an empty or a new folder."
-            raise StoreWriteError(msg)
+            raise StoreWriteError(
+                f"{root} holds other things and is no store. Choose an empty or a new folder."
+            )
         make_folders(root)
         if shared:
             _share(root)
@@ -345,8 +344,9 @@ def make_store(root: Path, *, shared: bool = False) -> bool:
     except FeatstoreError:
         raise
     except OSError as err:
-        msg = f"Cannot make the store {root}: {err.strerror or err}. Choose a folder of yours."
-        raise StoreWriteError(msg) from err
+        raise StoreWriteError(
+            f"Cannot make the store {root}: {err.strerror or err}. Choose a folder of yours."
+        ) from err
     return fresh
 
 
@@ -362,11 +362,10 @@ def _share(root: Path) -> None:
         refused += [] if _set_mode(root / name, mode) else [root / name]
     if refused:
         owner = refused[0].lstat().st_uid
-        msg = (
+        raise StoreWriteError(
             f"{len(refused):,} files and folders belong to others, first {refused[0]} (user "
             f"{owner}). Each owner runs `featstore init {root} --shared` once."
         )
-        raise StoreWriteError(msg)
 
 
 def _set_mode(path: Path, mode: int) -> bool:

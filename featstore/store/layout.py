@@ -62,11 +62,10 @@ class LayoutError(FeatstoreError, ValueError):
 def check_component(name: str, *, what: str) -> str:
     """Return `name` if it is a safe path component, else raise LayoutError."""
     if not _COMPONENT.fullmatch(name):
-        msg = (
+        raise LayoutError(
             f"{what} {name!r} is not a name that a store can hold: letters, digits, '.', '_' "
             "and '-', beginning with a letter or digit, at most 128 characters."
         )
-        raise LayoutError(msg)
     return name
 
 
@@ -285,11 +284,11 @@ def plan_array(n: int, dim: int, dtype: str, limits: LayoutLimits = LIMITS) -> A
     """
     block_rows = limits.block_rows
     if n < 1 or dim < 1 or block_rows < 1:
-        msg = f"A set needs at least one row and one dimension; got shape ({n:,}, {dim:,})."
-        raise LayoutError(msg)
+        raise LayoutError(
+            f"A set needs at least one row and one dimension; got shape ({n:,}, {dim:,})."
+        )
     if dtype not in DTYPES:
-        msg = f"A store cannot hold dtype {dtype!r}. It can hold: {', '.join(DTYPES)}."
-        raise LayoutError(msg)
+        raise LayoutError(f"A store cannot hold dtype {dtype!r}. It can hold: {', '.join(DTYPES)}.")
     row_bytes = dim * DTYPES[dtype].itemsize
     if n <= block_rows or n * row_bytes <= limits.plain_bytes:
         return ArrayLayout(n, dim, dtype, block_rows, 0)
@@ -398,11 +397,10 @@ def parse_array_metadata(document: Any, *, where: str, block_rows: int) -> Array
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
         known = False
     if not known:
-        msg = (
+        raise LayoutError(
             f"{where} is not an array that featstore writes (plain or sharded chunks of "
             f"{' or '.join(DTYPES)} without compressor). It was not opened."
         )
-        raise LayoutError(msg)
     return layout
 
 

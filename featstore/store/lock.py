@@ -289,11 +289,10 @@ def claim_set(
                 raise
             return claim
         if time.monotonic() > until + (expiry + beat if late else 0.0):
-            msg = (
+            raise StoreWriteError(
                 f"{key} is being written by {holder}. Wait for it to end (--wait SECONDS); the "
                 "same command then reuses its rows."
             )
-            raise StoreWriteError(msg)
         time.sleep(min(_LOOK, expiry / 4))
 
 

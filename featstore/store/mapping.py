@@ -106,22 +106,21 @@ def map_array(
 def check_mappable(layout: ArrayLayout) -> None:
     """Raise MappingUnavailableError unless the array's files can lie side by side in memory."""
     if not sys.platform.startswith(("linux", "darwin")) or sys.maxsize < 2**32:
-        msg = f"Memory cannot be mapped at chosen addresses on {sys.platform}."
-        raise MappingUnavailableError(msg)
+        raise MappingUnavailableError(
+            f"Memory cannot be mapped at chosen addresses on {sys.platform}."
+        )
     shard_bytes = layout.shard_rows * layout.row_bytes
     if layout.n_files > 1 and shard_bytes % mmap.PAGESIZE:
-        msg = (
+        raise MappingUnavailableError(
             f"A shard's {shard_bytes:,} bytes are no whole number of pages of {mmap.PAGESIZE:,} "
             "bytes, so the next shard cannot follow it in memory."
         )
-        raise MappingUnavailableError(msg)
     # Leave half of the process's maps to others.
     if layout.n_files > _max_maps() // 2:
-        msg = (
+        raise MappingUnavailableError(
             f"The array has {layout.n_files:,} files, too many to map at once (vm.max_map_count "
             f"is {_max_maps():,})."
         )
-        raise MappingUnavailableError(msg)
 
 
 def advise_soon(address: int, size: int) -> None:
@@ -145,8 +144,9 @@ def _mmap(address: int | None, size: int, protection: int, flags: int, descripto
     found = _libc().mmap(address, size, protection, flags, descriptor, 0)
     if found == _FAILED:
         code = ctypes.get_errno()
-        msg = f"{size:,} bytes could not be mapped: {os.strerror(code)}."
-        raise MappingUnavailableError(code, msg)
+        raise MappingUnavailableError(
+            code, f"{size:,} bytes could not be mapped: {os.strerror(code)}."
+        )
     return int(found)
 
 

@@ -41,8 +41,7 @@ class ThriftReader:
     def struct(self, depth: int = MAX_DEPTH) -> dict[int, Any]:
         """Return the structure at the position, and move behind it."""
         if depth == 0:
-            msg = "nested too deep"
-            raise ThriftError(msg)
+            raise ThriftError("nested too deep")
         fields: dict[int, Any] = {}
         number = 0
         while head := self._byte():
@@ -64,16 +63,14 @@ class ThriftReader:
             return self._list(depth - 1)
         if kind == _STRUCT:
             return self.struct(depth - 1)
-        msg = f"a value of unknown type {kind}"
-        raise ThriftError(msg)
+        raise ThriftError(f"a value of unknown type {kind}")
 
     def _list(self, depth: int) -> list[Any]:
         head = self._byte()
         size, kind = head >> 4, head & 0x0F
         size = self._varint() if size == 15 else size
         if size > self._end - self.position or depth <= 0:
-            msg = f"a list of {size:,} values in {self._end - self.position:,} bytes"
-            raise ThriftError(msg)
+            raise ThriftError(f"a list of {size:,} values in {self._end - self.position:,} bytes")
         return [self._value(kind, depth) for _ in range(size)]
 
     def _zigzag(self) -> int:
@@ -87,8 +84,7 @@ class ThriftReader:
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value
-        msg = "an integer of more than 64 bits"
-        raise ThriftError(msg)
+        raise ThriftError("an integer of more than 64 bits")
 
     def _byte(self) -> int:
         return self._bytes(1)[0]
@@ -96,8 +92,7 @@ class ThriftReader:
     def _bytes(self, n_bytes: int) -> bytes:
         end = self.position + n_bytes
         if end > self._end:
-            msg = "the structure ends too early"
-            raise ThriftError(msg)
+            raise ThriftError("the structure ends too early")
         value = self._data[self.position : end]
         self.position = end
         return value
@@ -141,12 +136,12 @@ def read_table(data: bytes, *, where: str, schema: Mapping[str, Any]) -> pl.Data
         table = pl.read_parquet(io.BytesIO(data), use_statistics=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as err:
         reason = (str(err).splitlines() or [type(err).__name__])[0][:200]
-        msg = f"{where} is not a table that a store holds: {reason}."
-        raise CorruptStoreError(msg) from err
+        raise CorruptStoreError(f"{where} is not a table that a store holds: {reason}.") from err
     for column, dtype in schema.items():
         if table.schema.get(column) != dtype or table[column].null_count():
-            msg = f"{where} has no column {column!r} of {dtype} values in every row."
-            raise CorruptStoreError(msg)
+            raise CorruptStoreError(
+                f"{where} has no column {column!r} of {dtype} values in every row."
+            )
     return table
 
 
@@ -156,13 +151,11 @@ def check_sizes(data: bytes | mmap) -> None:
     Only the footer and the headers of pages are looked at, so a mapped file is read in parts.
     """
     if len(data) < 12 or data[:4] != _MAGIC or data[-4:] != _MAGIC:
-        msg = "it does not begin and end as Parquet does"
-        raise ValueError(msg)
+        raise ValueError("it does not begin and end as Parquet does")
     length = int.from_bytes(data[-8:-4], "little")
     start = len(data) - 8 - length
     if start < 4:
-        msg = f"its footer of {length:,} bytes is longer than the file"
-        raise ValueError(msg)
+        raise ValueError(f"its footer of {length:,} bytes is longer than the file")
     footer = ThriftReader(data[start:-8]).struct()
     try:
         rows = _size(footer[3])
@@ -176,27 +169,23 @@ def check_sizes(data: bytes | mmap) -> None:
                 total += _chunk_bytes(data, chunk[3], rows=_size(group[3]))
                 _allow(total, data)
         if group_rows != rows:
-            msg = f"its parts have {group_rows:,} rows, its footer says {rows:,}"
-            raise ValueError(msg)
+            raise ValueError(f"its parts have {group_rows:,} rows, its footer says {rows:,}")
     except (LookupError, TypeError, AttributeError) as err:
         # A field of another type than the footer's: found by fuzzing.
-        msg = f"its footer lacks {err}"
-        raise ValueError(msg) from err
+        raise ValueError(f"its footer lacks {err}") from err
 
 
 def _chunk_bytes(data: bytes | mmap, chunk: Mapping[int, Any], *, rows: int) -> int:
     """Return the bytes that the pages of a column chunk unpack to, page header by header."""
     odd = set(chunk[2]) - _ENCODINGS
     if odd:
-        msg = f"a column has encodings {sorted(odd)}, which are not read here"
-        raise ValueError(msg)
+        raise ValueError(f"a column has encodings {sorted(odd)}, which are not read here")
     # A column of lists has more values than rows; each costs memory like a row.
     allowed = max(rows, _size(chunk[5]))
     position = min(_size(chunk[9]), _size(chunk.get(11, chunk[9])))
     end = position + _size(chunk[7])
     if end > len(data):
-        msg = "a column lies outside the file"
-        raise ValueError(msg)
+        raise ValueError("a column lies outside the file")
     total = max(0, _size(chunk[6]))
     unpacked = values = 0
     while position < end:
@@ -207,26 +196,22 @@ def _chunk_bytes(data: bytes | mmap, chunk: Mapping[int, Any], *, rows: int) -> 
         head = page.get(5) or page.get(8) or {}
         values += _size(head.get(1, 0))
         if values > allowed:
-            msg = f"the pages of a column hold more than its {allowed:,} values"
-            raise ValueError(msg)
+            raise ValueError(f"the pages of a column hold more than its {allowed:,} values")
         if head.get(4 if 8 in page else 2, 0) not in _ENCODINGS:
-            msg = "a page has an encoding that is not read here"
-            raise ValueError(msg)
+            raise ValueError("a page has an encoding that is not read here")
     return max(total, unpacked) + (allowed - rows) * _CELL_BYTES
 
 
 def _size(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**48:
-        msg = f"it states a size of {value!r}"[:80]
-        raise ValueError(msg)
+        raise ValueError(f"it states a size of {value!r}"[:80])
     return value
 
 
 def _allow(total: int, data: bytes | mmap) -> None:
     allowed = FREE_BYTES + MAX_RATIO * len(data)
     if total > allowed:
-        msg = (
+        raise ValueError(
             f"its {len(data):,} bytes would become {total:,} in memory, more than the {allowed:,} "
             "that a table of this size takes"
         )
-        raise ValueError(msg)

@@ -67,14 +67,14 @@ def is_size(value: Any, *, low: int, high: int) -> bool:
 def check_format(found: Any, *, where: str) -> None:
     """Raise if a document's format is missing or newer than this version reads."""
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        msg = f"{where} states no store format. It is not a featstore store, or is damaged."
-        raise CorruptStoreError(msg)
+        raise CorruptStoreError(
+            f"{where} states no store format. It is not a featstore store, or is damaged."
+        )
     if found > FORMAT:
-        msg = (
+        raise FormatVersionError(
             f"{where} has store format {str(found)[:20]}; this headstock reads up to format "
             f"{FORMAT}. Upgrade headstock to a version that reads format {str(found)[:20]}."
         )
-        raise FormatVersionError(msg)
 
 
 def check_root(root: Path) -> None:
@@ -126,8 +126,9 @@ def parse_pointer(document: Any, *, where: str) -> dict[str, Any]:
     group = document.get("attributes") if isinstance(document, dict) else None
     attributes = group.get("featstore") if isinstance(group, dict) else None
     if not isinstance(attributes, dict):
-        msg = f"{where} is not the metadata of a set: it lacks attributes.featstore."
-        raise CorruptStoreError(msg)
+        raise CorruptStoreError(
+            f"{where} is not the metadata of a set: it lacks attributes.featstore."
+        )
     check_format(attributes.get("format"), where=where)
     texts = ("revision", "dataset", "kind", "encoder", "space_id", "set_id", "precision")
     wrong = [name for name in texts if not isinstance(attributes.get(name), str)]
@@ -136,8 +137,9 @@ def parse_pointer(document: Any, *, where: str) -> dict[str, Any]:
     if not isinstance(history, list) or not all(map(is_sha256, history)):
         wrong.append("a history of revisions")
     if wrong:
-        msg = f"{where} is not the metadata of a set: it lacks {', '.join(wrong)}."
-        raise CorruptStoreError(msg)
+        raise CorruptStoreError(
+            f"{where} is not the metadata of a set: it lacks {', '.join(wrong)}."
+        )
     return attributes
 
 
@@ -283,20 +285,21 @@ def read_commit(directory: Path, revision: str) -> Commit:
         If it was written by a newer format.
     """
     if len(revision) != 64 or not set(revision) <= set("0123456789abcdef"):
-        msg = f"{directory} points to revision {revision[:80]!r}, which is not a sha256."
-        raise CorruptStoreError(msg)
+        raise CorruptStoreError(
+            f"{directory} points to revision {revision[:80]!r}, which is not a sha256."
+        )
     path = directory / REVISIONS / f"{revision}.json"
     try:
         document = read_json(path)
     except (FileNotFoundError, NotADirectoryError) as err:
-        msg = f"{path} is missing, though the set points to it. Extract the set again."
-        raise CorruptStoreError(msg) from err
+        raise CorruptStoreError(
+            f"{path} is missing, though the set points to it. Extract the set again."
+        ) from err
     commit = parse_commit(document, where=str(path))
     if commit.revision_id != revision:
-        msg = (
+        raise CorruptStoreError(
             f"{path} was changed after it was written: its content has another hash than its name."
         )
-        raise CorruptStoreError(msg)
     return commit
 
 
@@ -314,8 +317,7 @@ def parse_commit(document: Any, *, where: str) -> Commit:
     names = {entry.name for entry in fields(Commit)}
     reason = valid_commit(document, names=names)
     if reason:
-        msg = f"{where} is not a commit record that featstore writes: {reason}."
-        raise CorruptStoreError(msg)
+        raise CorruptStoreError(f"{where} is not a commit record that featstore writes: {reason}.")
     return Commit(**{**document, "blocks": tuple(document["blocks"])})
 
 
@@ -340,15 +342,15 @@ def belongs(key: SetKey, attributes: Mapping[str, Any], commit: Commit) -> bool:
 def check_layout(layout: ArrayLayout, commit: Commit, *, where: Path) -> None:
     """Raise CorruptStoreError unless the array's metadata has the shape that the commit says."""
     if (layout.n, layout.dim, layout.dtype) != (commit.n, commit.dim, commit.dtype):
-        msg = (
+        raise CorruptStoreError(
             f"{where} has shape ({layout.n:,}, {layout.dim:,}) {layout.dtype}; its commit says "
             f"({commit.n:,}, {commit.dim:,}) {commit.dtype}."
         )
-        raise CorruptStoreError(msg)
     # A shard that is no whole number of blocks would put rows and blocks at odds.
     if layout.shard_rows % layout.block_rows or layout.shard_rows > MAX_ROWS:
-        msg = f"{where} has shards of {layout.shard_rows:,} rows, not whole blocks. It is not ours."
-        raise CorruptStoreError(msg)
+        raise CorruptStoreError(
+            f"{where} has shards of {layout.shard_rows:,} rows, not whole blocks. It is not ours."
+        )
 
 
 def read_pointer(directory: Path) -> dict[str, Any] | None:
@@ -395,8 +397,7 @@ def parse_tag(document: Any, *, where: str) -> dict[str, str]:
         If it was written by a newer format.
     """
     if not isinstance(document, dict) or not isinstance(document.get("sets"), dict):
-        msg = f"{where} is no tag that featstore writes."
-        raise CorruptStoreError(msg)
+        raise CorruptStoreError(f"{where} is no tag that featstore writes.")
     check_format(document.get("format"), where=where)
     sets = document["sets"]
     try:
@@ -404,8 +405,7 @@ def parse_tag(document: Any, *, where: str) -> dict[str, str]:
     except (LayoutError, TypeError):
         right = False
     if not right or not all(map(is_sha256, sets.values())) or set(document) != {"format", "sets"}:
-        msg = f"{where} names what is no set or no revision. It was not used."
-        raise CorruptStoreError(msg)
+        raise CorruptStoreError(f"{where} names what is no set or no revision. It was not used.")
     return dict(sets)
 
 
@@ -428,8 +428,9 @@ def read_tag(root: Path, name: str) -> dict[str, str]:
     try:
         return parse_tag(read_json(path), where=str(path))
     except (FileNotFoundError, NotADirectoryError) as err:
-        msg = unknown_name("tag", name, tag_names(root), where=f"in {root}")
-        raise UnknownSetError(msg) from err
+        raise UnknownSetError(
+            unknown_name("tag", name, tag_names(root), where=f"in {root}")
+        ) from err
 
 
 def write_tag(root: Path, name: str, revisions: Mapping[str, str]) -> bool:
@@ -455,8 +456,9 @@ def write_tag(root: Path, name: str, revisions: Mapping[str, str]) -> bool:
                 return False
         raise taken(str(root), name) from err
     except OSError as err:
-        msg = f"Cannot write the tag {name!r} to {root}: {err.strerror or err}."
-        raise StoreWriteError(msg) from err
+        raise StoreWriteError(
+            f"Cannot write the tag {name!r} to {root}: {err.strerror or err}."
+        ) from err
     return True
 
 

@@ -95,8 +95,9 @@ def is_run(rows: np.ndarray) -> bool:
 def check_bounds(rows: np.ndarray, n: int) -> None:
     """Raise IndexError if a row is not in 0 to n - 1."""
     if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= n):
-        msg = f"Rows {int(rows.min()):,} to {int(rows.max()):,} are outside 0 to {n - 1:,}."
-        raise IndexError(msg)
+        raise IndexError(
+            f"Rows {int(rows.min()):,} to {int(rows.max()):,} are outside 0 to {n - 1:,}."
+        )
 
 
 def gather(array: np.ndarray, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -420,8 +421,7 @@ def _read_exactly(descriptor: int, offset: int, target: memoryview) -> None:
     while done < len(target):
         count = os.preadv(descriptor, [target[done:]], offset + done)
         if not count:
-            msg = "A data file ended early: it was truncated while it was read."
-            raise CorruptStoreError(msg)
+            raise CorruptStoreError("A data file ended early: it was truncated while it was read.")
         done += count
 
 
@@ -505,11 +505,10 @@ class CheckedRows:
             if blank.size and blanked_hash(view, self._layout, blank) == self._blocks[block]:
                 return
         path = self._directory / self._layout.file_name(block // self._layout.blocks_per_file)
-        msg = (
+        raise CorruptStoreError(
             f"{path}: block {block:,} (rows {rows.start:,} to {rows.stop - 1:,}) differs from its "
             "commit record. The data was changed or damaged; extract or fetch the set again."
         )
-        raise CorruptStoreError(msg)
 
 
 def check_rows(

@@ -146,8 +146,9 @@ def read_bias(directory: Path, commit: Commit) -> np.ndarray | None:
         return None
     data = read_regular(directory / "bias" / "c" / "0", limit=4 * commit.n)
     if len(data) != 4 * commit.n:
-        msg = f"{directory}/bias has {len(data):,} bytes; {commit.n:,} rows need {4 * commit.n:,}."
-        raise CorruptStoreError(msg)
+        raise CorruptStoreError(
+            f"{directory}/bias has {len(data):,} bytes; {commit.n:,} rows need {4 * commit.n:,}."
+        )
     return np.frombuffer(data, dtype="<f4")
 
 
@@ -360,18 +361,16 @@ class FeatureStore:
         if len(matches) == 1:
             return self._info(next(iter(matches.values())), revision)
         if matches:
-            msg = (
+            raise AmbiguousSetError(
                 f"{name!r} fits {len(matches)} sets of {self.address}: {', '.join(matches)}. Say "
                 "more of the name."
             )
-            raise AmbiguousSetError(msg)
         begun = match_names(name, [str(key) for key in self.unfinished()])
         if begun:
-            msg = (
+            raise IncompleteEmbeddingsError(
                 f"{begun[0]} is not complete: its extraction has not finished. Run `featstore "
                 "extract` again; it resumes where it stopped."
             )
-            raise IncompleteEmbeddingsError(msg)
         keys = [str(key_of(path)) for path in self.folders()]
         raise UnknownSetError(unknown_set(self.address, name, keys))
 
@@ -497,29 +496,26 @@ class FeatureStore:
         check_no_links(self.root, [directory / "revisions"])
         attributes = read_pointer(directory)
         if attributes is None:
-            msg = f"{directory} is not a finished set."
-            raise UnknownSetError(msg)
+            raise UnknownSetError(f"{directory} is not a finished set.")
         key = key_of(directory)
         if revision is None and self._pins is not None:
             revision = self._pins.get(str(key))
         commit = read_commit(directory, _published(key, attributes, revision))
         if not belongs(key, attributes, commit):
-            msg = (
+            raise CorruptStoreError(
                 f"{directory} carries the metadata of another set, or changed metadata: its "
                 "name, attributes and commit disagree."
             )
-            raise CorruptStoreError(msg)
         return SetInfo(key, commit, attributes)
 
 
 def _check_text(name: object) -> None:
     """Raise TypeError if what should be the name of a set is no text."""
     if not isinstance(name, str):
-        msg = (
+        raise TypeError(
             f"The name of a set is a text such as 'stamps/image/resnet50'; got {name!r}. `sets()` "
             "lists what there is."
         )
-        raise TypeError(msg)
 
 
 def _published(key: SetKey, attributes: dict[str, Any], revision: str | None) -> str:
@@ -531,11 +527,10 @@ def _published(key: SetKey, attributes: dict[str, Any], revision: str | None) ->
     if len(found) == 1:
         return str(found[0])
     what = "no revision" if not found else f"{len(found)} revisions"
-    msg = (
+    raise UnknownSetError(
         f"{key} has {what} {revision[:64]!r}. It has: "
         f"{', '.join(name[:12] for name in reversed(published))} (the last is the current one)."
     )
-    raise UnknownSetError(msg)
 
 
 #: Stores and sets that a process keeps open for the views that it is sent.
@@ -584,8 +579,9 @@ def open_store(
     """
     for what, value, known in (("mode", mode, MODES), ("verify", verify, VERIFY)):
         if value not in known:
-            msg = f"The {what} of reading must be one of {', '.join(known)}; got {value!r}."
-            raise ValueError(msg)
+            raise ValueError(
+                f"The {what} of reading must be one of {', '.join(known)}; got {value!r}."
+            )
     root = parse_address(path)
     if isinstance(root, Address):
         # Imported here: it takes a while, and few stores are remote.
@@ -599,8 +595,9 @@ def open_store(
         attributes = document["attributes"]["featstore"]
     except (OSError, KeyError, TypeError) as err:
         what = "is not a featstore store" if root.exists() else "does not exist"
-        msg = f"{root} {what}. Make one with `featstore extract … --store {root}`."
-        raise UnknownSetError(msg) from err
+        raise UnknownSetError(
+            f"{root} {what}. Make one with `featstore extract … --store {root}`."
+        ) from err
     check_format(
         attributes.get("format") if isinstance(attributes, dict) else None,
         where=str(root / "zarr.json"),

@@ -65,14 +65,14 @@ def check_items_file(path: Path, facts: dict[str, Any]) -> None:
     try:
         size = path.stat().st_size
     except FileNotFoundError as err:
-        msg = f"{path} is missing. The set cannot be read; extract or fetch it again."
-        raise CorruptStoreError(msg) from err
+        raise CorruptStoreError(
+            f"{path} is missing. The set cannot be read; extract or fetch it again."
+        ) from err
     if size != facts["bytes"] or size > MAX_ITEM_BYTES:
-        msg = (
+        raise CorruptStoreError(
             f"{path} differs from its commit record ({size:,} bytes, expected {facts['bytes']:,}). "
             "Extract or fetch the set again."
         )
-        raise CorruptStoreError(msg)
 
 
 def read_items(path: Path, facts: dict[str, Any], *, n: int) -> pl.DataFrame:
@@ -86,18 +86,17 @@ def read_items(path: Path, facts: dict[str, Any], *, n: int) -> pl.DataFrame:
     try:
         data = read_regular(path, limit=min(facts["bytes"], MAX_ITEM_BYTES))
     except FileNotFoundError as err:
-        msg = f"{path} is missing. The set cannot be read; extract or fetch it again."
-        raise CorruptStoreError(msg) from err
+        raise CorruptStoreError(
+            f"{path} is missing. The set cannot be read; extract or fetch it again."
+        ) from err
     if len(data) != facts["bytes"] or sha256_hex(data) != facts["sha256"]:
-        msg = (
+        raise CorruptStoreError(
             f"{path} differs from its commit record ({len(data):,} bytes, expected "
             f"{facts['bytes']:,}). Extract or fetch the set again."
         )
-        raise CorruptStoreError(msg)
     table = read_table(data, where=str(path), schema={"item_id": pl.String})
     if table.height != n:
-        msg = f"{path} has {table.height:,} items; its commit says {n:,}."
-        raise CorruptStoreError(msg)
+        raise CorruptStoreError(f"{path} has {table.height:,} items; its commit says {n:,}.")
     return table
 
 
@@ -124,11 +123,11 @@ def read_failures(path: Path, facts: dict[str, Any] | None) -> pl.DataFrame:
     try:
         data = read_regular(path, limit=min(facts["bytes"], MAX_ITEM_BYTES))
     except FileNotFoundError as err:
-        msg = f"{path} is missing. Extract or fetch the set again."
-        raise CorruptStoreError(msg) from err
+        raise CorruptStoreError(f"{path} is missing. Extract or fetch the set again.") from err
     if len(data) != facts["bytes"] or sha256_hex(data) != facts["sha256"]:
-        msg = f"{path} differs from its commit record. Extract or fetch the set again."
-        raise CorruptStoreError(msg)
+        raise CorruptStoreError(
+            f"{path} differs from its commit record. Extract or fetch the set again."
+        )
     table = read_table(data, where=str(path), schema=schema)
     return table.select("item_id", "reason")
 
@@ -196,11 +195,10 @@ def read_thumbnail_file(path: Path) -> dict[str, bytes]:
     """Return item_id -> WebP bytes of one file; raises as `read_thumbnails`."""
     data = read_regular(path, limit=MAX_THUMBNAILS_BYTES)
     if sha256_hex(data)[:SHORT] != path.stem.removeprefix("thumbnails-"):
-        msg = (
+        raise CorruptStoreError(
             f"{path} was changed after it was written. Delete it and extract with "
             "--thumbnails again."
         )
-        raise CorruptStoreError(msg)
     schema = {"item_id": pl.String, "webp": pl.Binary}
     table = read_table(data, where=str(path), schema=schema)
     return dict(zip(table["item_id"].to_list(), table["webp"].to_list(), strict=True))

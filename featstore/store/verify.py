@@ -420,8 +420,7 @@ def verify_store(root: Path, keys: Collection[str] = (), *, full: bool = True) -
     """
     if not root.is_dir() or not any((root / name).exists() for name in ("zarr.json", CATALOG)):
         what = "is not a featstore store" if root.exists() else "does not exist"
-        msg = f"{root} {what}."
-        raise UnknownSetError(msg)
+        raise UnknownSetError(f"{root} {what}.")
     _check_version(root)
     return _Verification(root, keys, full=full).run()
 
@@ -446,10 +445,9 @@ class _Verification:
         sets = self._set_keys()
         unknown = self._keys - set(sets)
         if unknown:
-            msg = (
+            raise UnknownSetError(
                 f"{self._root} holds no set {min(unknown)!r}. It holds: {', '.join(sorted(sets))}."
             )
-            raise UnknownSetError(msg)
         chosen = [key for key in sets if not self._keys or key in self._keys]
         for key in chosen:
             self._check_set(key)

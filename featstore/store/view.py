@@ -67,8 +67,9 @@ class Normalize:
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         if not norms.all():
             bad = int(np.flatnonzero(norms[:, 0] == 0)[0])
-            msg = f"Row {bad:,} of a batch of {key} is zero and cannot be normalised."
-            raise MisalignedItemsError(msg)
+            raise MisalignedItemsError(
+                f"Row {bad:,} of a batch of {key} is zero and cannot be normalised."
+            )
         rows /= norms
 
 
@@ -144,8 +145,9 @@ class Selection:
             If its rows are in no store, such as class texts.
         """
         if self.origin is None:
-            msg = f"{self!r} is of rows in memory: send the view it was made of, or `numpy()`."
-            raise TypeError(msg)
+            raise TypeError(
+                f"{self!r} is of rows in memory: send the view it was made of, or `numpy()`."
+            )
         facts = (self.key, self.revision_id, self.rows, self.transforms, self.dtype)
         return self.origin.reopen, (self.origin, *facts)
 
@@ -211,25 +213,28 @@ class Selection:
         keep = pl.Series(np.ones(len(self), dtype=bool))
         for column, value in equal.items():
             if column not in self.items.columns:
-                msg = unknown_name(
-                    "column", column, self.items.columns, where=f"in the items of {self.key}"
+                raise UnknownColumnError(
+                    unknown_name(
+                        "column", column, self.items.columns, where=f"in the items of {self.key}"
+                    )
                 )
-                raise UnknownColumnError(msg)
             keep &= _equals(self.items[column], value)
         for predicate in predicates:
             try:
                 found = self.items.select(predicate).to_series()
             except pl.exceptions.ColumnNotFoundError as err:
                 known = ", ".join(self.items.columns)
-                msg = f"The items of {self.key} lack a column of {predicate}. They have: {known}."
-                raise UnknownColumnError(msg) from err
+                raise UnknownColumnError(
+                    f"The items of {self.key} lack a column of {predicate}. They have: {known}."
+                ) from err
             keep &= found.fill_null(value=False)
         chosen = np.flatnonzero(keep.to_numpy())
         if not chosen.size:
             values = "; ".join(f"{name} has {_values(self.items, name)}" for name in equal)
             said = ", ".join(f"{name}={value!r}" for name, value in equal.items())
-            msg = f"{self.key} has no item with {said or 'these conditions'}. {values}".strip()
-            raise EmptySelectionError(msg)
+            raise EmptySelectionError(
+                f"{self.key} has no item with {said or 'these conditions'}. {values}".strip()
+            )
         return self.take(chosen)
 
     def take(self, rows: np.ndarray | Sequence[int]) -> Self:
@@ -244,18 +249,16 @@ class Selection:
         if index.dtype == bool and index.shape == (len(self),):
             index = np.flatnonzero(index)
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
-            msg = (
+            raise IndexError(
                 f"Rows are numbers, or a mask of {len(self):,} booleans; got {index.dtype} of "
                 f"shape {index.shape}."
             )
-            raise IndexError(msg)
         index = index.astype(np.int64)
         if index.size and (int(index.min()) < 0 or int(index.max()) >= len(self)):
-            msg = (
+            raise IndexError(
                 f"Rows {int(index.min()):,} to {int(index.max()):,} are outside 0 to "
                 f"{len(self) - 1:,} of {self.key}."
             )
-            raise IndexError(msg)
         bias = None if self.bias is None else self.bias[index]
         return replace(self, rows=self.rows[index], table=self.table.take(index), bias=bias)
 
@@ -274,8 +277,9 @@ class Selection:
             If the view has fewer rows, or `n` is not positive.
         """
         if not 0 < n <= len(self):
-            msg = f"Cannot draw {n:,} different rows of the {len(self):,} of {self.key}."
-            raise ValueError(msg)
+            raise ValueError(
+                f"Cannot draw {n:,} different rows of the {len(self):,} of {self.key}."
+            )
         rng = np.random.default_rng(seed)
         return self.take(np.sort(rng.permutation(len(self))[:n]))
 
@@ -299,11 +303,10 @@ class Selection:
         """
         vector = np.array(mean, dtype=np.float64)
         if vector.shape != (self.dim,) or not np.isfinite(vector).all():
-            msg = (
+            raise ValueError(
                 f"The mean of {self.key} must be {self.dim:,} finite numbers; got shape "
                 f"{vector.shape}."
             )
-            raise ValueError(msg)
         return replace(self, transforms=(*self.transforms, Center(vector)))
 
     def astype(self, dtype: Any) -> Self:
@@ -316,8 +319,7 @@ class Selection:
         """
         wanted = np.dtype(dtype)
         if wanted not in (np.float16, np.float32, np.float64):
-            msg = f"Rows are read as float16, float32 or float64; got {wanted}."
-            raise ValueError(msg)
+            raise ValueError(f"Rows are read as float16, float32 or float64; got {wanted}.")
         return replace(self, dtype=wanted)
 
     def numpy(self, dtype: Any = None) -> np.ndarray:
@@ -373,11 +375,9 @@ class Selection:
         try:
             rows = operator.index(rows)
         except TypeError as err:
-            msg = f"The rows of a batch are a whole number; got rows={rows!r}."
-            raise TypeError(msg) from err
+            raise TypeError(f"The rows of a batch are a whole number; got rows={rows!r}.") from err
         if rows < 1:
-            msg = f"A batch has at least one row; got rows={rows}."
-            raise ValueError(msg)
+            raise ValueError(f"A batch has at least one row; got rows={rows}.")
         if isinstance(self.source, ForeseeingRows):
             self.source.foresee(self.rows)
         size = min(rows, len(self))
@@ -389,12 +389,11 @@ class Selection:
     def require_same_space(self, other: Selection, *, what: str = "They") -> None:
         """Raise MisalignedItemsError unless both views lie in the same embedding space."""
         if self.space_id != other.space_id:
-            msg = (
+            raise MisalignedItemsError(
                 f"{self.key} and {other.key} lie in different embedding spaces (space_id "
                 f"{self.space_id[:8]} and {other.space_id[:8]}). {what} must come from the same "
                 "model, weights, preprocessing and pooling."
             )
-            raise MisalignedItemsError(msg)
 
     def _read(
         self, rows: np.ndarray, stored: np.ndarray | None = None, out: np.ndarray | None = None
@@ -494,19 +493,17 @@ def class_texts(
         chosen = chosen.where(template_id=list(templates))
     classes = chosen.items["class_id"]
     if classes.null_count():
-        msg = (
+        raise EmptySelectionError(
             f"{classes.null_count():,} items of {view.key} have no class_id; they are not class "
             "names."
         )
-        raise EmptySelectionError(msg)
     order = classes.unique(maintain_order=True)
     lost = set(view.items["class_id"].drop_nulls()) - set(order)
     if lost:
-        msg = (
+        raise EmptySelectionError(
             f"{len(lost):,} classes of {view.key} have none of the variants and templates asked "
             f"for (first: {min(lost)!r})."
         )
-        raise EmptySelectionError(msg)
     position = {name: index for index, name in enumerate(order.to_list())}
     index = np.array([position[name] for name in classes.to_list()])
     data = chosen.normalized().numpy(np.float64)
@@ -514,10 +511,9 @@ def class_texts(
     np.add.at(sums, index, data)
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     if not norms.all():
-        msg = (
+        raise EmptySelectionError(
             f"The prompts of class {order[int(np.flatnonzero(norms[:, 0] == 0)[0])]!r} cancel out."
         )
-        raise EmptySelectionError(msg)
     first = np.unique(index, return_index=True)[1]
     items = chosen.items[first].with_columns(pl.col("class_id").alias("item_id"))
     facts = {"class_texts": chosen.fingerprint, "reduction": "l2-mean-l2"}
@@ -537,11 +533,10 @@ def _require(view: Selection, column: str, wanted: Sequence[str]) -> None:
     known = set(view.items[column].drop_nulls().to_list())
     absent = [value for value in wanted if value not in known]
     if absent or not wanted:
-        msg = (
+        raise EmptySelectionError(
             f"{view.key} has no {column} {', '.join(map(repr, absent)) or '(none asked for)'}. It "
             f"has: {', '.join(sorted(known))}."
         )
-        raise EmptySelectionError(msg)
 
 
 COLUMNS = ("parent_id", "class_id")
@@ -620,16 +615,14 @@ def pair_views(x: View, y: View, *, by: str) -> PairedView[View]:
         If nothing pairs.
     """
     if by not in COLUMNS:
-        msg = f"Views pair by {' or '.join(COLUMNS)}; got {by!r}."
-        raise MisalignedItemsError(msg)
+        raise MisalignedItemsError(f"Views pair by {' or '.join(COLUMNS)}; got {by!r}.")
     left, right = _keys(x, y, by)
     x_rows, y_rows = join_ids(left, right)
     if not len(x_rows):
-        msg = (
+        raise EmptySelectionError(
             f"{x.key} ({len(x):,} rows) and {y.key} ({len(y):,} rows) share no {by}. "
             "Check that both are of one dataset, and the selection of each."
         )
-        raise EmptySelectionError(msg)
     partners = np.bincount(x_rows, minlength=len(x))
     return PairedView(
         x=x.take(x_rows),
@@ -661,11 +654,10 @@ def _keys(x: Selection, y: Selection, by: str) -> tuple[pl.Series, pl.Series]:
         return x.items["item_id"], y_values
     if x_values.null_count() < len(x):
         return x_values, y.items["item_id"]
-    msg = (
+    raise MisalignedItemsError(
         f"Neither {x.key} nor {y.key} has a parent_id: nothing says which items belong together. "
         "Pair them by class_id?"
     )
-    raise MisalignedItemsError(msg)
 
 
 def _column(view: Selection, name: str) -> pl.Series:

@@ -242,13 +242,13 @@ def _small_files(revision: Revision, base: Base | None) -> dict[str, bytes]:
     key, n, failures = revision.spec.key, revision.layout.n, revision.failures
     small: dict[str, bytes] = {}
     if base is not None and base.commit.n != n and "bias/c/0" in base.commit.metadata:
-        msg = f"{key} is a head: it is written whole, and never extended."
-        raise StoreWriteError(msg)
+        raise StoreWriteError(f"{key} is a head: it is written whole, and never extended.")
     if revision.bias is not None:
         data = np.ascontiguousarray(revision.bias, dtype="<f4")
         if data.shape != (n,) or not np.isfinite(data).all():
-            msg = f"The bias of {key} must be {n:,} finite numbers; got shape {data.shape}."
-            raise NonFiniteEmbeddingError(msg)
+            raise NonFiniteEmbeddingError(
+                f"The bias of {key} must be {n:,} finite numbers; got shape {data.shape}."
+            )
         small["bias/zarr.json"] = json_bytes(vector_metadata(n, "float32"))
         small["bias/c/0"] = data.tobytes()
     if revision.golden is not None and (base is None or not base.keeps_file("golden.json")):
@@ -635,11 +635,10 @@ class SetWriter:
         journal, _, claim = self._opened()
         pending = self.pending()
         if pending or self._options.part:
-            msg = (
+            raise StoreWriteError(
                 f"{self.key} lacks {len(pending):,} of {self.layout.n_blocks:,} blocks; it cannot "
                 "be published."
             )
-            raise StoreWriteError(msg)
         for file in range(self.layout.n_files):
             if file not in journal.files:
                 self._publish(file)
@@ -667,8 +666,7 @@ class SetWriter:
 
     def _opened(self) -> tuple[Journal, StagedFiles, Claim]:
         if self._journal is None or self._staged is None or self._claim is None:
-            msg = "A SetWriter writes only inside its `with` block."
-            raise StoreWriteError(msg)
+            raise StoreWriteError("A SetWriter writes only inside its `with` block.")
         return self._journal, self._staged, self._claim
 
     @contextlib.contextmanager

@@ -120,11 +120,13 @@ def _with_faiss(rows: Rows, anchors: Rows, k: int) -> csr_array:
     try:
         import faiss
     except ImportError as err:
-        msg = "backend='faiss' needs the package faiss-cpu. Install it, or use backend='numpy'."
-        raise SettingError(msg) from err
+        raise SettingError(
+            "backend='faiss' needs the package faiss-cpu. Install it, or use backend='numpy'."
+        ) from err
     if rows.dtype != np.float32:
-        msg = f"faiss computes in float32; got {rows.dtype}. Use precision='float32', or numpy."
-        raise SettingError(msg)
+        raise SettingError(
+            f"faiss computes in float32; got {rows.dtype}. Use precision='float32', or numpy."
+        )
     values, columns = faiss.knn(
         np.ascontiguousarray(rows),
         np.ascontiguousarray(anchors),
@@ -266,12 +268,11 @@ class ASIFAligner(BaseAligner):
         lengths = np.sqrt(np.asarray(found.multiply(found).sum(axis=1)).ravel())
         bad = np.flatnonzero(lengths == 0)
         if len(bad):
-            msg = (
+            raise ZeroRowError(
                 f"{len(bad):,} of {len(lengths):,} rows of {side} are similar to no anchor, or are "
                 f"0 (first: row {bad[0]:,}): they have no place in the shared space. Drop them, "
                 "or use more anchors or a smaller power."
             )
-            raise ZeroRowError(msg)
         return csr_array(diags_array(1.0 / lengths) @ found)
 
     def array_shapes(self) -> dict[str, tuple[str, ...]]:

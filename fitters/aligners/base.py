@@ -70,8 +70,7 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     def score_pairs(self, x: Rows, y: Rows) -> Matrix:
         """Return the score of each x_i with its y_i, shape (n,): higher is better."""
         if len(x) != len(y):
-            msg = f"x has {len(x):,} rows and y has {len(y):,}: they are not pairs."
-            raise PairsError(msg)
+            raise PairsError(f"x has {len(x):,} rows and y has {len(y):,}: they are not pairs.")
         of_x: Any = self.project_x(x)
         of_y: Any = self.project_y(y)
         if issparse(of_x):
@@ -84,11 +83,10 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
         check_is_fitted(self)
         rows64 = np.asarray(rows, dtype=np.float64)
         if rows64.ndim != 2 or rows64.shape[1] != d:
-            msg = (
+            raise PairsError(
                 f"{type(self).__name__} was fitted on {side} of {d:,} columns. Got shape "
                 f"{rows64.shape}. Pass embeddings of the encoder that it was fitted on."
             )
-            raise PairsError(msg)
         return rows64
 
     def about_mean(self, rows: Rows, side: Literal["x", "y"]) -> Matrix:

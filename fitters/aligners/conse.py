@@ -76,11 +76,10 @@ class ConSEAligner(BaseAligner):
         weights, texts, _ = validate_pairs(self, X, y, None)
         bias64 = np.zeros(len(weights)) if bias is None else np.asarray(bias, dtype=np.float64)
         if bias64.shape != (len(weights),) or not np.isfinite(bias64).all():
-            msg = (
+            raise ValueError(
                 f"bias must be finite, with one entry a class, shape ({len(weights)},). "
                 f"Got shape {bias64.shape}."
             )
-            raise ValueError(msg)
         self.weight_, self.bias_, self.texts_ = weights, bias64, texts
         return self
 

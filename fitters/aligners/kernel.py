@@ -444,8 +444,9 @@ class KernelRidgeAligner(OneWay):
             # Rows that are all the same have no width; any kernel of them is 1.
             self.gamma_ = self.gamma / spread if spread > 0 else self.gamma
         if not np.isfinite(self.gamma_):
-            msg = f"gamma is not finite at this scale of rows: {self.gamma_}. Rescale the rows."
-            raise SettingError(msg)
+            raise SettingError(
+                f"gamma is not finite at this scale of rows: {self.gamma_}. Rescale the rows."
+            )
         if self.n_landmarks is None or self.n_landmarks >= len(a):
             self.support_ = a
             n_first = int(used[:n_first].sum())

@@ -85,8 +85,7 @@ def solve_ridge_dual(
     """
     _check_penalties(alpha)
     if alpha == 0:
-        msg = "The dual form needs alpha > 0. Solve the normal equations instead."
-        raise SettingError(msg)
+        raise SettingError("The dual form needs alpha > 0. Solve the normal equations instead.")
     solution: np.ndarray = a.T @ solve_ridge(a @ a.T, b, alpha)
     return solution
 
@@ -283,15 +282,15 @@ def least_squares(
 def _check_penalties(*alphas: float) -> None:
     bad = [alpha for alpha in alphas if not (np.isfinite(alpha) and alpha >= 0)]
     if bad:
-        msg = f"A ridge penalty must be a finite number that is not negative. Got {bad[0]}."
-        raise SettingError(msg)
+        raise SettingError(
+            f"A ridge penalty must be a finite number that is not negative. Got {bad[0]}."
+        )
 
 
 def _check_full_rank(gram: np.ndarray) -> None:
     rank = int(np.linalg.matrix_rank(gram, hermitian=True))
     if rank < len(gram):
-        msg = (
+        raise SingularMomentsError(
             f"Without a penalty there is no unique solution: {len(gram):,} columns, rank {rank:,}. "
             "Use a penalty above 0, or more rows."
         )
-        raise SingularMomentsError(msg)

@@ -78,28 +78,31 @@ def apply_command(
 
     context = click.get_current_context()
     if (key is None) == (not texts):
-        msg = "Give either --view or --text."
-        raise click.UsageError(msg, context)
+        raise click.UsageError("Give either --view or --text.", context)
     for text in texts:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as err:
-            msg = "A --text is not valid UTF-8. Use a UTF-8 locale, or fix the text."
-            raise click.UsageError(msg, context) from err
+            raise click.UsageError(
+                "A --text is not valid UTF-8. Use a UTF-8 locale, or fix the text.", context
+            ) from err
     if store is None and (key or near):
-        msg = "--view and --near need --store."
-        raise click.UsageError(msg, context)
+        raise click.UsageError("--view and --near need --store.", context)
     if out is None and near is None:
-        msg = "Say what to do with the projections: -o FILE.npy, --near SET, or both."
-        raise click.UsageError(msg, context)
+        raise click.UsageError(
+            "Say what to do with the projections: -o FILE.npy, --near SET, or both.", context
+        )
     fitted = read_alignment(alignment)
     suffix = ".npz" if fitted.aligner.method == "asif" else ".npy"
     if out is not None and out.suffix != suffix:
-        msg = f"Projections of {fitted.aligner.method} are written as {suffix}; got {out.name!r}."
-        raise click.UsageError(msg, context)
+        raise click.UsageError(
+            f"Projections of {fitted.aligner.method} are written as {suffix}; got {out.name!r}.",
+            context,
+        )
     if scorer != "cosine" and near is None:
-        msg = "--scorer says how --near is ranked; give --near, or leave it out."
-        raise click.UsageError(msg, context)
+        raise click.UsageError(
+            "--scorer says how --near is ranked; give --near, or leave it out.", context
+        )
     opened = open_store(store) if store is not None else None
     with ProgressBar(f"apply {alignment}"):
         if key is not None:
@@ -155,8 +158,9 @@ def _write(path: Path, rows: Projection) -> None:
     try:
         write_durably(path, [buffer.getvalue()])
     except OSError as err:
-        msg = f"Cannot write {path}: {err.strerror or err}. Choose a folder that you may write."
-        raise AlignmentWriteError(msg) from err
+        raise AlignmentWriteError(
+            f"Cannot write {path}: {err.strerror or err}. Choose a folder that you may write."
+        ) from err
 
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -202,14 +206,15 @@ def export_command(
     context = click.get_current_context()
     chosen = file_format or out.suffix.removeprefix(".")
     if chosen not in ("safetensors", "npz"):
-        msg = (
-            "Say the format with --format, or end the file in .safetensors or .npz; got "
-            f"{out.name!r}."
+        raise click.UsageError(
+            (
+                "Say the format with --format, or end the file in .safetensors or .npz; got "
+                f"{out.name!r}."
+            ),
+            context,
         )
-        raise click.UsageError(msg, context)
     if (store is None) != (names is None):
-        msg = "--names and --store go together."
-        raise click.UsageError(msg, context)
+        raise click.UsageError("--names and --store go together.", context)
     fitted = read_alignment(alignment)
     arrays, facts = _arrays(fitted)
     if store is not None and names is not None:
@@ -220,8 +225,9 @@ def export_command(
     try:
         write_durably(out, [data])
     except OSError as err:
-        msg = f"Cannot write {out}: {err.strerror or err}. Choose a folder that you may write."
-        raise AlignmentWriteError(msg) from err
+        raise AlignmentWriteError(
+            f"Cannot write {out}: {err.strerror or err}. Choose a folder that you may write."
+        ) from err
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     if as_json:
         print_json({"out": str(out), "format": chosen, "arrays": shapes})

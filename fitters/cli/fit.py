@@ -290,14 +290,14 @@ def fit_command(method: str, store: StorePlace, out: Path, **given: Any) -> None
 
     context = click.get_current_context()
     if method not in METHODS:
-        msg = unknown_name("method", method, METHODS, listed_by="fitters fit --help")
-        raise click.UsageError(msg, context)
+        raise click.UsageError(
+            unknown_name("method", method, METHODS, listed_by="fitters fit --help"), context
+        )
     config = config_of(method, given)
     refuse_ignored(METHODS[method], config, given)
     many = given["seeds"] is not None
     if many and "seed" in typed_options(given):
-        msg = "--seed and --seeds say the same thing. Give one of them."
-        raise click.UsageError(msg, context)
+        raise click.UsageError("--seed and --seeds say the same thing. Give one of them.", context)
     seeds = parse_seeds(given["seeds"]) if many else (given["seed"],)
     sets = spell_out(*(given[name] for name in ("x", "y", "pairs", "head", "names")))
     same = ("n_pairs", "source", "duplicates", "rows", "precision", "cached")
@@ -385,21 +385,25 @@ def spell_out(
     x_encoder, y_encoder = x.rpartition("/")[2], (y or "").rpartition("/")[2]
     for option, value in (("--x", x), ("--y", y)):
         if value is not None and "/" not in value and not dataset:
-            msg = (
-                f"{option} {value} names an encoder alone. Say the dataset with --pairs "
-                "DATASET:SPLIT, or give dataset/kind/encoder."
+            raise click.UsageError(
+                (
+                    f"{option} {value} names an encoder alone. Say the dataset with --pairs "
+                    "DATASET:SPLIT, or give dataset/kind/encoder."
+                ),
+                click.get_current_context(),
             )
-            raise click.UsageError(msg, click.get_current_context())
         if value is not None and "/" in value and dataset not in ("", value.split("/")[0]):
-            msg = (
-                f"--pairs {pairs} and {option} {value} are of different datasets. Give --pairs the "
-                "split alone, or the same dataset."
+            raise click.UsageError(
+                f"--pairs {pairs} and {option} {value} are of different datasets. Give --pairs "
+                "the split alone, or the same dataset.",
+                click.get_current_context(),
             )
-            raise click.UsageError(msg, click.get_current_context())
     if head is not None and "/" not in head:
         if names is None and not y_encoder:
-            msg = f"--head {head} needs --names, or --y to say by which encoder its names are."
-            raise click.UsageError(msg, click.get_current_context())
+            raise click.UsageError(
+                f"--head {head} needs --names, or --y to say by which encoder its names are.",
+                click.get_current_context(),
+            )
         names = names or f"{head}/class_name/{y_encoder}"
         head = f"{head}/head_weight/{x_encoder}"
     return {
@@ -418,8 +422,10 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first or last - first > 9999:
-            msg = f"--seeds is a list such as 0-4 or 0,2,5; got {text!r}."
-            raise click.UsageError(msg, click.get_current_context())
+            raise click.UsageError(
+                f"--seeds is a list such as 0-4 or 0,2,5; got {text!r}.",
+                click.get_current_context(),
+            )
         seeds += range(first, last + 1)
     return tuple(dict.fromkeys(seeds))
 
@@ -516,8 +522,10 @@ def typed_options(given: Mapping[str, Any]) -> set[str]:
 
 
 def _refuse(name: str, why: str) -> None:
-    msg = f"--{name.replace('_', '-')} would play no part: {why} Leave it out."
-    raise click.UsageError(msg, click.get_current_context())
+    raise click.UsageError(
+        f"--{name.replace('_', '-')} would play no part: {why} Leave it out.",
+        click.get_current_context(),
+    )
 
 
 def _show_epoch(bar: ProgressBar, done: EpochDone) -> None:

@@ -20,8 +20,9 @@ def ls_command(folder: Path, as_json: bool) -> None:
     from fitters.alignment import JSON_NAME
 
     if not folder.is_dir():
-        msg = f"There is no folder {folder}. `fitters fit … -o {folder}/NAME` makes one."
-        raise SettingError(msg)
+        raise SettingError(
+            f"There is no folder {folder}. `fitters fit … -o {folder}/NAME` makes one."
+        )
     found = [_row(path.parent) for path in sorted(folder.glob(f"*/{JSON_NAME}"))]
     if as_json:
         print_json(found)
@@ -110,8 +111,10 @@ def cache_gc_command(
     from fitters.moments.cache import collect
 
     if everything and (max_bytes is not None or days is not None):
-        msg = "--all leaves nothing for --max-bytes or --days to keep. Give one or the other."
-        raise click.UsageError(msg, click.get_current_context())
+        raise click.UsageError(
+            "--all leaves nothing for --max-bytes or --days to keep. Give one or the other.",
+            click.get_current_context(),
+        )
     limit = 0 if everything else max_bytes
     removed = collect(max_bytes=limit, older_than=None if days is None else days * 86_400)
     _print_entries(removed, as_json=as_json, verb="removed")

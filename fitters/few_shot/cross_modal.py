@@ -81,11 +81,10 @@ class CrossModal:
             If torch is not installed.
         """
         if shots.prototypes is None:
-            msg = (
+            raise SettingError(
                 "cross-modal takes the prototypes as shots, and there are none. Give some (of a "
                 "run: prototypes=names or head), or take logistic-probe."
             )
-            raise SettingError(msg)
         if not len(shots.labels):
             return without_bias(shots.prototypes)
         scale = scale_of(shots, shots.prototypes, self.scale)

@@ -88,43 +88,40 @@ class Shots:
                 continue
             fits = rows.ndim == 2 and len(rows) == len(labels)
             if not fits or (len(labels) and not 0 <= labels.min() <= labels.max() < self.n_classes):
-                msg = (
+                raise PairsError(
                     f"Labels of {what} are numbers from 0 to {self.n_classes - 1}, one a row; got "
                     f"{labels.shape} for rows of shape {rows.shape}."
                 )
-                raise PairsError(msg)
         if self.prototypes is not None and self.prototypes.shape != (
             self.n_classes,
             self.x.shape[1],
         ):
-            msg = (
+            raise PairsError(
                 f"Prototypes are {self.n_classes} rows of {self.x.shape[1]} columns; got shape "
                 f"{self.prototypes.shape}."
             )
-            raise PairsError(msg)
         n, r = self.x.shape
         if self.views is not None and (
             self.views.ndim != 3 or self.views.shape[::2] != (n, r) or not self.views.shape[1]
         ):
-            msg = f"Views are {n} × v rows of {r} columns; got shape {self.views.shape}."
-            raise PairsError(msg)
+            raise PairsError(
+                f"Views are {n} × v rows of {r} columns; got shape {self.views.shape}."
+            )
         if self.lengths is not None and self.lengths.shape != (n,):
-            msg = f"Lengths are one number a shot, {n}; got shape {self.lengths.shape}."
-            raise PairsError(msg)
+            raise PairsError(f"Lengths are one number a shot, {n}; got shape {self.lengths.shape}.")
         for texts in (self.texts, self.scored_texts):
             if texts is not None and len(texts) != self.n_classes:
-                msg = f"Texts are one row a class, {self.n_classes}; got {len(texts)}."
-                raise PairsError(msg)
+                raise PairsError(f"Texts are one row a class, {self.n_classes}; got {len(texts)}.")
         if self.head is not None and self.head.x.shape[1] != r:
-            msg = f"Rows of the head have the {r} columns of the shots; got {self.head.x.shape}."
-            raise PairsError(msg)
+            raise PairsError(
+                f"Rows of the head have the {r} columns of the shots; got {self.head.x.shape}."
+            )
         lost = self.n_classes - len(np.unique(self.labels))
         if self.prototypes is None and lost:
-            msg = (
+            raise SettingError(
                 f"{lost} of {self.n_classes} classes have neither a shot nor a prototype. Give "
                 "every class a shot, or prototypes (of a run: prototypes=names or head)."
             )
-            raise SettingError(msg)
 
     @property
     def class_sums(self) -> npt.NDArray[np.float64]:

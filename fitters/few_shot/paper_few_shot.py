@@ -62,11 +62,10 @@ class PaperFewShot:
         """
         if shots.texts is None or shots.head is None:
             lacking = "texts of the classes" if shots.texts is None else "head with its names"
-            msg = (
+            raise SettingError(
                 f"paper-few-shot maps names into the space of images, and got no {lacking}. "
                 "Name the sets in the run: names, head and head-names."
             )
-            raise SettingError(msg)
         texts = _unit(shots.texts, "texts of classes")
         head = ArrayRows.of(
             Pairs(_unit(shots.head.x, "head rows"), _unit(shots.head.y, "names of the head"))

@@ -85,11 +85,10 @@ def make_prompts(
         If a name is blank, or a prompt is longer than the tower's context.
     """
     if position not in POSITIONS or n_context < 1:
-        msg = (
+        raise SettingError(
             f"A prompt has at least one context vector and its class name at "
             f"{', '.join(POSITIONS)}; got {n_context} and {position!r}."
         )
-        raise SettingError(msg)
     before = {"end": n_context, "middle": n_context // 2, "front": 0}[position]
     rows, gaps = [], []
     for name in names:
@@ -98,18 +97,16 @@ def make_prompts(
         whole = tower.tokens(f"{cleaned}.")
         own = len(tower.tokens(cleaned)) if position != "end" else len(whole)
         if not cleaned:
-            msg = "A class has a blank name. Prompts need the names of the classes."
-            raise SettingError(msg)
+            raise SettingError("A class has a blank name. Prompts need the names of the classes.")
         gap = [tower.end] * n_context
         ids = [tower.start, *gap[:before], *whole[:own], *gap[before:], *whole[own:], tower.end]
         if len(ids) > tower.context_length:
             most = tower.context_length - n_context - 2
-            msg = (
+            raise SettingError(
                 f"The name {name!r} has {len(whole)} tokens with its full stop; {tower.name} takes "
                 f"{tower.context_length} tokens, which leave {most} beside {n_context} context "
                 "vectors. Use fewer of them, or shorter names."
             )
-            raise SettingError(msg)
         rows.append(ids)
         behind = 1 + before + own
         gaps.append([*range(1, 1 + before), *range(behind, behind + n_context - before)])
@@ -130,8 +127,7 @@ def word_vectors(tower: TextTower, words: str) -> Tensor:
     """
     ids = tower.tokens(words.replace("_", " ").strip())
     if not ids:
-        msg = f"The words {words!r} have no token. Give some, such as 'a photo of a'."
-        raise SettingError(msg)
+        raise SettingError(f"The words {words!r} have no token. Give some, such as 'a photo of a'.")
     with torch.no_grad():
         return tower.embed(torch.tensor([ids]))[0].clone()
 
@@ -163,11 +159,10 @@ class Descent:
 
     def __post_init__(self) -> None:
         if (self.epochs is not None and self.epochs < 0) or self.batch_size < 1:
-            msg = (
+            raise SettingError(
                 "Epochs are 0 or more and a batch has 1 row or more; got "
                 f"{self.epochs} and {self.batch_size}."
             )
-            raise SettingError(msg)
 
     def epochs_for(self, shots: int) -> int:
         """Return the epochs for so many shots of a class."""
@@ -233,11 +228,10 @@ def descend(
             optimiser.step()
             value = float(loss.detach())
             if not math.isfinite(value):
-                msg = (
+                raise DivergedError(
                     f"The training diverged: a loss of epoch {epoch + 1} is {value}. Use a smaller "
                     f"learning rate than {descent.learning_rate:g}."
                 )
-                raise DivergedError(msg)
 
 
 #: Standard deviation of a context that no words begin.
@@ -395,14 +389,14 @@ def first_context(
 def check_shots(shots: Shots, tower: TextTower, names: Sequence[str]) -> None:
     """Refuse shots that are not of these classes, or not of the tower's space."""
     if len(names) != shots.n_classes:
-        msg = f"Prompts need one name a class: {len(names):,} names for {shots.n_classes:,}."
-        raise PairsError(msg)
+        raise PairsError(
+            f"Prompts need one name a class: {len(names):,} names for {shots.n_classes:,}."
+        )
     if shots.x.shape[1] != tower.dim:
-        msg = (
+        raise PairsError(
             f"Images have {shots.x.shape[1]:,} columns, texts of {tower.name} {tower.dim:,}. "
             "Prompts are learned on the images of the same model, without an aligner."
         )
-        raise PairsError(msg)
 
 
 #: Image columns to one hidden unit of the network.

@@ -139,8 +139,9 @@ def register_learner(name: str, make: Callable[[], Learner]) -> None:
         If a learner of the package has this name.
     """
     if name in BUILT_IN or name in PROMPT_LEARNERS:
-        msg = f"{name!r} is a learner of the package. Register yours under another name."
-        raise SettingError(msg)
+        raise SettingError(
+            f"{name!r} is a learner of the package. Register yours under another name."
+        )
     LEARNERS[name] = make
 
 

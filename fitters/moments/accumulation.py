@@ -68,8 +68,9 @@ def add_parts(parts: Iterable[Sequence[Moments]]) -> list[Moments]:
         owned = True
     empty = [fold for fold, total in enumerate(totals) if total.n == 0]
     if empty or not totals:
-        msg = f"Fold {empty[0]} holds no row." if empty else "There are no rows to accumulate."
-        raise PairsError(msg)
+        raise PairsError(
+            f"Fold {empty[0]} holds no row." if empty else "There are no rows to accumulate."
+        )
     return totals
 
 
@@ -167,8 +168,9 @@ class BlockSums:
         if not (np.isfinite(self._sum_x).all() and np.isfinite(self._sum_y).all()):
             bad = np.flatnonzero(~(np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)))
             at = f"first: row {self._n + bad[0]:,} of its fold" if len(bad) else "a sum overflows"
-            msg = f"Batches hold NaN or Inf ({at}). Drop these rows, or extract them again."
-            raise PairsError(msg)
+            raise PairsError(
+                f"Batches hold NaN or Inf ({at}). Drop these rows, or extract them again."
+            )
         self._products(x, y, self._scratch)
         for total, product in zip(self._second, self._scratch, strict=True):
             total += product
@@ -188,8 +190,7 @@ class BlockSums:
 def check_precision(precision: str) -> None:
     """Raise SettingError unless `precision` is one of `PRECISIONS` that can be had here."""
     if precision not in PRECISIONS:
-        msg = f"precision must be one of {', '.join(PRECISIONS)}. Got {precision!r}."
-        raise SettingError(msg)
+        raise SettingError(f"precision must be one of {', '.join(PRECISIONS)}. Got {precision!r}.")
     if precision == "bf16":
         _bf16_switch()
 
@@ -220,8 +221,9 @@ def _bf16_switch() -> Any:
         switch: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009  unknown to its types
         _ = switch.fp32_precision
     except AttributeError as err:
-        msg = "precision='bf16' needs torch 2.9 or newer. Install it, or use float32."
-        raise SettingError(msg) from err
+        raise SettingError(
+            "precision='bf16' needs torch 2.9 or newer. Install it, or use float32."
+        ) from err
     return switch
 
 
@@ -300,8 +302,7 @@ def accumulate_folds(
     parts = _fold_sums(batches, folds, n_folds, None, precision)
     empty = [fold for fold, part in enumerate(parts) if part is None]
     if empty or not parts:
-        msg = f"Fold {empty[0]} holds no row." if empty else _NO_ROWS
-        raise PairsError(msg)
+        raise PairsError(f"Fold {empty[0]} holds no row." if empty else _NO_ROWS)
     return [part.moments() for part in parts if part is not None]
 
 
@@ -359,11 +360,10 @@ def _fold_sums(
                 part = parts[fold] = BlockSums(*shifts, precision, rows)
             part.add(x[of], y[of], None if weight is None else weight[of])
     if row != len(folds):
-        msg = (
+        raise PairsError(
             f"folds has {len(folds):,} entries, but the batches hold "
             f"{'more' if row > len(folds) else f'{row:,}'} rows. Give one fold number a row."
         )
-        raise PairsError(msg)
     return parts
 
 
@@ -373,12 +373,14 @@ _NO_ROWS = "There are no rows to accumulate. Choose a selection that is not empt
 def check_folds(folds: npt.NDArray[Any], groups: npt.NDArray[Any] | None) -> int:
     """Return the number of folds; PairsError unless they are numbers that split no group."""
     if folds.dtype.kind not in "iu" or (len(folds) and int(folds.min()) < 0):
-        msg = f"folds are numbers from 0. Got {folds.dtype} with smallest {folds.min()}."
-        raise PairsError(msg)
+        raise PairsError(
+            f"folds are numbers from 0. Got {folds.dtype} with smallest {folds.min()}."
+        )
     if groups is not None:
         if groups.shape != folds.shape:
-            msg = f"groups {groups.shape} and folds {folds.shape} must have one entry a row each."
-            raise PairsError(msg)
+            raise PairsError(
+                f"groups {groups.shape} and folds {folds.shape} must have one entry a row each."
+            )
         labels, codes = np.unique(groups, return_inverse=True)
         lowest = np.full(len(labels), np.iinfo(np.int64).max)
         highest = np.full(len(labels), -1)
@@ -387,11 +389,10 @@ def check_folds(folds: npt.NDArray[Any], groups: npt.NDArray[Any] | None) -> int
         split = np.flatnonzero(lowest != highest)
         if len(split):
             at = split[0]
-            msg = (
+            raise PairsError(
                 f"{len(split):,} groups lie in two folds (first: {labels[at]!s}, in folds "
                 f"{lowest[at]} and {highest[at]}). Make folds with select.folds_by_group."
             )
-            raise PairsError(msg)
     return int(folds.max()) + 1 if len(folds) else 0
 
 
@@ -411,18 +412,19 @@ def _checked(
         x, y = batch[0], batch[1]
         given = batch[2] if len(batch) == 3 else None
         if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
-            msg = f"A batch must hold paired rows. Got x {x.shape} and y {y.shape}."
-            raise PairsError(msg)
+            raise PairsError(f"A batch must hold paired rows. Got x {x.shape} and y {y.shape}.")
         if columns is not None and columns != (x.shape[1], y.shape[1]):
-            msg = f"Batches differ in columns (x, y): {columns}, then {(x.shape[1], y.shape[1])}."
-            raise PairsError(msg)
+            raise PairsError(
+                f"Batches differ in columns (x, y): {columns}, then {(x.shape[1], y.shape[1])}."
+            )
         columns = x.shape[1], y.shape[1]
         if len(x) == 0:
             continue
         weight = None if given is None else np.asarray(given, np.float64)
         if weight is not None:
             if weight.shape != (len(x),):
-                msg = f"weight must have shape ({len(x)},), one a row. Got {weight.shape}."
-                raise PairsError(msg)
+                raise PairsError(
+                    f"weight must have shape ({len(x)},), one a row. Got {weight.shape}."
+                )
             check_weight(weight, some=False)
         yield x, y, weight

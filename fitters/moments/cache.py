@@ -161,8 +161,9 @@ def collect(*, max_bytes: int | None = None, older_than: float | None = None) ->
         try:
             entry.path.unlink(missing_ok=True)
         except OSError as err:
-            msg = f"{entry.path} cannot be removed: {err.strerror}. Check the folder's permissions."
-            raise FittersError(msg) from err
+            raise FittersError(
+                f"{entry.path} cannot be removed: {err.strerror}. Check the folder's permissions."
+            ) from err
         removed.append(entry)
     return removed
 

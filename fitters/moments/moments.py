@@ -168,11 +168,10 @@ class Moments:
         map_x, map_y : ndarray of shape (p, r), (q, s)
         """
         if map_x.shape[0] != len(self.shift_x) or map_y.shape[0] != len(self.shift_y):
-            msg = (
+            raise PairsError(
                 f"Maps of {map_x.shape} and {map_y.shape} do not apply to rows of "
                 f"{self.sxy.shape} columns (x, y)."
             )
-            raise PairsError(msg)
         return replace(
             self,
             shift_x=self.shift_x @ map_x,
@@ -187,8 +186,7 @@ class Moments:
     def scaled(self, weight: float) -> Moments:
         """Return the moments with every row's weight multiplied by `weight` (> 0)."""
         if not (np.isfinite(weight) and weight > 0):
-            msg = f"Moments are scaled by a finite number above 0. Got {weight}."
-            raise PairsError(msg)
+            raise PairsError(f"Moments are scaled by a finite number above 0. Got {weight}.")
         names = ("weight", "sum_x", "sum_y", "sxx", "sxy", "syy")
         return replace(self, **{name: getattr(self, name) * weight for name in names})
 
@@ -205,21 +203,19 @@ class Moments:
         """
         self._check_shapes(fold)
         if fold.n >= self.n or fold.weight >= self.weight:
-            msg = (
+            raise PairsError(
                 f"A fold of {fold.n:,} rows and mass {fold.weight:g} leaves nothing of {self.n:,} "
                 f"rows and mass {self.weight:g}. Use more folds, or more groups."
             )
-            raise PairsError(msg)
         part = fold.shifted(self.shift_x, self.shift_y)
         return _combine(self, part, -1)
 
     def _check_shapes(self, other: Moments) -> None:
         if self.sxy.shape != other.sxy.shape:
-            msg = (
+            raise PairsError(
                 f"Moments of {self.sxy.shape} and {other.sxy.shape} columns (x, y) do not add. "
                 "Both must come from the same two encoders."
             )
-            raise PairsError(msg)
 
 
 def about_shift(
@@ -297,8 +293,7 @@ def merge_within_source(*parts: Moments) -> Moments:
 
 def _at_least_one(parts: tuple[Moments, ...]) -> Moments:
     if not parts:
-        msg = "There are no moments to merge. Pass at least one part."
-        raise PairsError(msg)
+        raise PairsError("There are no moments to merge. Pass at least one part.")
     return parts[0]
 
 

@@ -41,11 +41,10 @@ def normalize_rows(
     bad = np.flatnonzero(~((norms > shortest) & np.isfinite(norms)))
     if len(bad):
         listed = ", ".join(f"{row:,}" for row in bad[:5]) + (", …" if len(bad) > 5 else "")
-        msg = (
+        raise ZeroRowError(
             f"{len(bad):,} of {len(rows64):,} {what} have norm 0 or a value that is not finite, "
             f"so they have no direction: row {listed}. Drop them before fitting or scoring."
         )
-        raise ZeroRowError(msg)
     # A copy that was made here, or may be lost, need not be made again.
     ours = rows64 is not rows and rows64.flags.owndata
     into = rows64 if overwrite or ours else None
@@ -100,8 +99,9 @@ def mean_of(parts: Iterable[Sums], *, label: str = "rows") -> npt.NDArray[np.flo
             total = part if total is None else total + part
         mass += weight
     if total is None or mass <= 0:
-        msg = f"There are no {label} to take a mean of. Choose a selection that is not empty."
-        raise PairsError(msg)
+        raise PairsError(
+            f"There are no {label} to take a mean of. Choose a selection that is not empty."
+        )
     return total / mass
 
 
@@ -136,8 +136,9 @@ class SideTransform:
         if self.mean is not None:
             mean = np.asarray(self.mean, dtype=np.float64)
             if mean.ndim != 1 or not np.isfinite(mean).all():
-                msg = f"A mean must be a finite vector of shape (d,). Got shape {mean.shape}."
-                raise PairsError(msg)
+                raise PairsError(
+                    f"A mean must be a finite vector of shape (d,). Got shape {mean.shape}."
+                )
             object.__setattr__(self, "mean", mean)
 
     @classmethod
@@ -183,11 +184,10 @@ class SideTransform:
             If the map takes another number of columns than the mean has.
         """
         if self.mean is not None and feature_map.n_columns != len(self.mean):
-            msg = (
+            raise PairsError(
                 f"The {self.label} have {len(self.mean)} columns; this map takes "
                 f"{feature_map.n_columns}. Fit the map on rows that this transform returned."
             )
-            raise PairsError(msg)
         return replace(self, feature_map=feature_map)
 
     def apply(self, rows: Rows) -> npt.NDArray[np.float64]:
@@ -209,11 +209,10 @@ class SideTransform:
         )
         if self.mean is not None:
             if out.ndim != 2 or out.shape[1] != len(self.mean):
-                msg = (
+                raise PairsError(
                     f"The {self.label} have shape {out.shape}; this transform was fitted on rows "
                     f"of {len(self.mean)} columns. Pass embeddings of the same encoder."
                 )
-                raise PairsError(msg)
             length = float(np.linalg.norm(out) / np.sqrt(max(len(out), 1)))
             out = np.subtract(out, self.mean, out=out if self.normalize else None)
         if self.renormalize and self.mean is None:

@@ -214,8 +214,9 @@ def search(
     def checked(at: Mapping[str, Matrix]) -> Matrix:
         found = evaluate(at)
         if not np.isfinite(found).all():
-            msg = f"The {criterion} is not finite somewhere on the grid. Check the rows for NaN."
-            raise SettingError(msg)
+            raise SettingError(
+                f"The {criterion} is not finite somewhere on the grid. Check the rows for NaN."
+            )
         return found
 
     grid = {name: np.array(axis.values) for name, axis in axes.items()}
@@ -274,11 +275,10 @@ def folds_by_group(
     """
     labels, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if n_folds < 2 or len(labels) < n_folds:
-        msg = (
+        raise SelectionError(
             f"{n_folds} folds of {len(labels):,} groups cannot be made: at least 2 folds, and a "
             "group for each. Give more pairs, or fewer folds."
         )
-        raise SelectionError(msg)
     order = rng.permutation(len(labels))
     taken: Any = np.arange(len(labels)) % n_folds
     if sizes.min() < sizes.max():  # of equal groups the smallest fold is each in turn
@@ -309,9 +309,8 @@ def folds_of_pairs(
     """
     n_groups = len(np.unique(pairs.row_groups))
     if n_groups < 2:
-        msg = (
+        raise SelectionError(
             f"{pairs.n:,} {kind} of one group cannot be cross-validated, so {what}='auto' has "
             f"nothing to go by. Give pairs of at least 2 groups, or a number for {what}."
         )
-        raise SelectionError(msg)
     return folds_by_group(pairs.row_groups, min(n_folds, n_groups), rng)

@@ -251,8 +251,9 @@ def validate_by_error(
     moments, so that n does not matter, but small errors need not mean good ranks.
     """
     if len(folds) < 2:
-        msg = f"Validation needs at least 2 folds; got {len(folds)}. Accumulate with more folds."
-        raise SelectionError(msg)
+        raise SelectionError(
+            f"Validation needs at least 2 folds; got {len(folds)}. Accumulate with more folds."
+        )
     rest = [merge_pooled(*(f for f in folds if f is not held)) for held in folds]
     ways = ("x->y", "y->x") if direction == "both" else (direction,)
 
@@ -491,12 +492,12 @@ def cross_validate(
     One eigendecomposition, of the size of the predicting side, for each fold and weight.
     """
     if method not in {"ridge", "procrustes"}:
-        msg = f"Only ridge and procrustes have something to choose here. Got {method!r}."
-        raise SettingError(msg)
+        raise SettingError(
+            f"Only ridge and procrustes have something to choose here. Got {method!r}."
+        )
     check_metric(metric)
     if folds.shape != (real.n,):
-        msg = f"folds must have one entry a pair, shape ({real.n},). Got {folds.shape}."
-        raise PairsError(msg)
+        raise PairsError(f"folds must have one entry a pair, shape ({real.n},). Got {folds.shape}.")
     # Procrustes maps the smaller side into the larger; ridge as asked.
     predict_x = (
         real.y.shape[1] <= real.x.shape[1] if method == "procrustes" else direction == "y->x"

@@ -102,16 +102,14 @@ def choose_on_prototypes(
         If there is one group only.
     """
     if criterion not in CRITERIA:
-        msg = f"criterion must be one of {', '.join(CRITERIA)}. Got {criterion!r}."
-        raise SettingError(msg)
+        raise SettingError(f"criterion must be one of {', '.join(CRITERIA)}. Got {criterion!r}.")
     used = pairs.take(pairs.row_weight > 0)
     exact = used.n <= EXACT_ROWS
     if not exact and criterion == "rank":
-        msg = (
+        raise SettingError(
             f"Criterion 'rank' takes at most {EXACT_ROWS:,} prototypes; there are {used.n:,}. "
             "Use 'cosine'."
         )
-        raise SettingError(msg)
     sides = (used.y, used.x) if direction == "y->x" else (used.x, used.y)
     a, b = (np.asarray(side, np.float64) for side in sides)
     if exact:
@@ -390,14 +388,13 @@ def check_validation(real: Pairs, folds: npt.NDArray[np.integer[Any]], criterion
         If a pair has no fold or no mass.
     """
     if criterion not in VALIDATIONS:
-        msg = f"criterion must be one of {', '.join(VALIDATIONS)}. Got {criterion!r}."
-        raise SettingError(msg)
+        raise SettingError(f"criterion must be one of {', '.join(VALIDATIONS)}. Got {criterion!r}.")
     if folds.shape != (real.n,):
-        msg = f"folds must have one entry a pair, shape ({real.n},). Got {folds.shape}."
-        raise PairsError(msg)
+        raise PairsError(f"folds must have one entry a pair, shape ({real.n},). Got {folds.shape}.")
     if (real.row_weight <= 0).any():
-        msg = "A real pair of weight 0 can be neither fitted nor held out. Leave it out."
-        raise PairsError(msg)
+        raise PairsError(
+            "A real pair of weight 0 can be neither fitted nor held out. Leave it out."
+        )
 
 
 def held_out_predictions(

@@ -229,11 +229,10 @@ def parts_of(groups: npt.NDArray[Any]) -> list[npt.NDArray[np.intp]]:
     """
     codes = np.unique(groups, return_inverse=True)[1]
     if not codes.any():
-        msg = (
+        raise SelectionError(
             f"All {len(codes):,} rows belong to one group: leaving it out leaves nothing to fit. "
             "Give more classes, or fix the penalty."
         )
-        raise SelectionError(msg)
     order = np.argsort(codes, kind="stable")
     return np.split(order, np.cumsum(np.bincount(codes))[:-1])
 
@@ -291,8 +290,7 @@ def leave_one_group_out(
         If there is one group only.
     """
     if criterion not in CRITERIA:
-        msg = f"criterion must be one of {', '.join(CRITERIA)}. Got {criterion!r}."
-        raise SettingError(msg)
+        raise SettingError(f"criterion must be one of {', '.join(CRITERIA)}. Got {criterion!r}.")
     used = pairs.take(pairs.row_weight > 0)
     a, b = (used.y, used.x) if direction == "y->x" else (used.x, used.y)
     left_out = LeftOut(

@@ -105,8 +105,7 @@ def metric_of(reciprocal: npt.NDArray[np.float64], metric: str) -> npt.NDArray[n
 def check_metric(metric: str) -> None:
     """Raise SettingError unless `metric` is one of `METRICS`."""
     if metric not in METRICS:
-        msg = f"A choice by rank goes by one of {', '.join(METRICS)}. Got {metric!r}."
-        raise SettingError(msg)
+        raise SettingError(f"A choice by rank goes by one of {', '.join(METRICS)}. Got {metric!r}.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -135,12 +135,11 @@ def _search(
         try:
             found = map_threads(score_of, tasks)
         except ZeroRowError as err:
-            msg = (
+            raise SelectionError(
                 f"{real.n:,} pairs in {len(parts)} folds are too few to choose by: what is "
                 f"fitted without a fold cannot place its pairs ({err}) Give more pairs, or a "
                 "number for every setting."
-            )
-            raise SelectionError(msg) from err
+            ) from err
         scores = np.array(found).reshape(len(settings), len(parts), -1).sum(axis=1) / real.n
         known.update(zip(settings, scores, strict=True))
         best: Matrix = scores.max(axis=1).reshape(len(at["weight"]), len(at["penalty"]))
@@ -333,11 +332,10 @@ def _ranks(part: _Part, k: int, power: float) -> Matrix:
 def _left_out(pairs: Pairs, k: int) -> list[_Part]:
     groups = pairs.row_groups
     if int(groups.max()) == 0:
-        msg = (
+        raise SelectionError(
             f"All {pairs.n:,} prototypes share one name: none can be described by the others. Give "
             "more classes, or numbers for top_k and power."
         )
-        raise SelectionError(msg)
     asked = np.unique(np.linspace(0, pairs.n - 1, min(pairs.n, EXACT_ROWS)).round().astype(np.intp))
     own = groups[asked]
     queries, gallery = (

@@ -353,11 +353,10 @@ class TrainedAligner(BaseAligner):
         labels = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
         first = np.zeros(n, dtype=bool) if prototype is None else np.asarray(prototype, dtype=bool)
         if len(labels) != n or len(first) != n:
-            msg = (
+            raise SettingError(
                 f"groups and prototype have one entry a pair, {n:,}. Got {len(labels):,} and "
                 f"{len(first):,}."
             )
-            raise SettingError(msg)
         alike = bool((weight == weight[0]).all())
         scaled = weight / weight[weight > 0].mean()
 
@@ -402,8 +401,9 @@ class TrainedAligner(BaseAligner):
 
         given = [source for source in (prototypes, real) if source is not None]
         if not given:
-            msg = "There is nothing to train on. Pass prototypes, real pairs, or both."
-            raise SettingError(msg)
+            raise SettingError(
+                "There is nothing to train on. Pass prototypes, real pairs, or both."
+            )
         self.n_features_in_, self.n_targets_ = given[0].p, given[0].q
         self._one_column = False
         with blas_threads():

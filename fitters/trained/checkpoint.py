@@ -78,11 +78,10 @@ class Checkpoint:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(self.path, [save(held, metadata={KEY: text})])
         except OSError as err:
-            msg = (
+            raise AlignmentWriteError(
                 f"The checkpoint {self.path} cannot be written: {err.strerror or err}. Choose a "
                 "folder that you may write to."
-            )
-            raise AlignmentWriteError(msg) from err
+            ) from err
         self._written = time.monotonic()
 
 

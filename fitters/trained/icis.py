@@ -126,8 +126,9 @@ class ICISAligner(TrainedAligner):
             Take part in text → text alone, as the original's ``include_unseen``.
         """
         if unseen.ndim != 2 or unseen.shape[1] != y.shape[1]:
-            msg = f"Texts have {y.shape[1]:,} columns; the unseen ones have shape {unseen.shape}."
-            raise PairsError(msg)
+            raise PairsError(
+                f"Texts have {y.shape[1]:,} columns; the unseen ones have shape {unseen.shape}."
+            )
         n, m = len(X), len(unseen)
         rows = ArrayRows(
             np.concatenate([X, np.zeros((m, X.shape[1]))]).astype(np.float32),

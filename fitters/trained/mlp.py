@@ -285,17 +285,15 @@ class MLPAligner(TrainedAligner):
         from fitters.trained.modules import PairObjective
 
         if self.direction == "both" and self.loss in ("cosine", "mse"):
-            msg = (
+            raise SettingError(
                 f"Two heads trained for {self.loss!r} would send everything to one point. Use "
                 "direction 'y->x' or 'x->y', or a loss that contrasts: infonce, siglip, devise."
             )
-            raise SettingError(msg)
         if not self.temperature_low <= self.temperature <= self.temperature_high:
-            msg = (
+            raise SettingError(
                 f"The temperature {self.temperature} lies outside its range, "
                 f"[{self.temperature_low}, {self.temperature_high}]."
             )
-            raise SettingError(msg)
         return PairObjective(parts, self)
 
     def _forward(self, parts: dict[str, nn.Module], side: str, rows: Tensor) -> Tensor:

@@ -270,8 +270,9 @@ def preset(
     """
     chosen = lookup(PRESETS, name, what="preset", error=UnknownMethodError)
     if legacy and not chosen.legacy:
-        msg = f"{name} has no legacy switch: its original's code does what its paper says."
-        raise SettingError(msg)
+        raise SettingError(
+            f"{name} has no legacy switch: its original's code does what its paper says."
+        )
     settings = {**chosen.settings, "epochs": chosen.epochs(n_prototypes)}
     if "epochs" in changes and "first_epochs" in settings:
         # Who asks for few epochs means either stage.

@@ -271,11 +271,10 @@ def split_source(
     labels, codes = np.unique(source.groups, return_inverse=True)
     n_held = round(fraction * len(labels))
     if not 0 < n_held < len(labels):
-        msg = (
+        raise SelectionError(
             f"{fraction:.0%} of {len(labels):,} groups cannot be held out for early stopping. Give "
             "more pairs, or train without patience."
         )
-        raise SelectionError(msg)
     chosen = torch.randperm(len(labels), generator=generator)[:n_held].numpy()
     held: npt.NDArray[np.bool_] = np.isin(codes, chosen)
     held_rows = np.flatnonzero(held)
@@ -485,11 +484,10 @@ def _one_epoch(
         n += 1
     mean = float(total) / n
     if not math.isfinite(mean):
-        msg = (
+        raise DivergedError(
             f"The training diverged: the loss of epoch {epoch + 1} is {mean}. Use a smaller "
             f"learning rate than {stage.learning_rate:g}, or a warm-up."
         )
-        raise DivergedError(msg)
     return mean
 
 
