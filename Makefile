@@ -52,7 +52,7 @@ $(VENV)/perf.stamp: $(DEV)
 	@touch $@
 
 demo: $(VENV)/demo.stamp
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/demo.py --out $(DEMO)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/headstock demo --out $(DEMO)
 
 # A process a core, at most four: each loads torch. Modules stay whole until one has nothing to do.
 test: check

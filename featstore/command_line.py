@@ -1,4 +1,4 @@
-"""How the three commands answer: data on stdout, errors as one line on stderr, exit codes.
+"""How commands answer: data on stdout, errors as one line on stderr, exit codes.
 
 Exit codes: 0 done, 1 an error, 2 wrong usage, 3 finished with skipped items, 4 verification
 failed.
@@ -36,19 +36,19 @@ class CommandGroup(click.Group):
 
     def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._lazy = lazy or {}
+        self.lazy = lazy or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, sorted."""
-        return sorted({*super().list_commands(ctx), *self._lazy})
+        return sorted({*super().list_commands(ctx), *self.lazy})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, importing its module if need be."""
-        if cmd_name not in self._lazy:
+        if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
         from importlib import import_module
 
-        module, attribute = self._lazy[cmd_name].split(":")
+        module, attribute = self.lazy[cmd_name].split(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
 

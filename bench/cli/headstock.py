@@ -1,0 +1,272 @@
+"""The command `headstock`: the commands of the three packages in one, and the state of a folder.
+
+No command is defined a second time: each is one of `featstore`, `fitters` or `bench` in another
+place, and its help names that place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from copy import copy
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.cli.main import cli as bench_cli
+from featstore.cli import cli as featstore_cli
+from featstore.cli.progress import human_bytes
+from featstore.command_line import CommandGroup, entry_point, print_json
+from featstore.errors import FeatstoreError
+from featstore.store.catalog import NAME as CATALOG
+from featstore.store.catalog import parse_catalog
+from featstore.store.files import read_json
+from fitters.cli import cli as fitters_cli
+
+_PROGRAMS = {"featstore": featstore_cli, "fitters": fitters_cli, "bench": bench_cli}
+#: Where the commands of a program stand below `headstock`, and those that stand elsewhere.
+_GROUP_OF = {"featstore": "store ", "fitters": "", "bench": "eval "}
+_MOVED = {
+    "featstore manifests": "data",
+    "featstore extract": "extract",
+    "featstore plan": "plan",
+    "fitters cache": "store moments",
+    "bench report": "report",
+}
+#: Command of a program -> its place: ``featstore ls`` -> ``store ls``.
+PLACES = {
+    f"{program} {name}": _MOVED.get(f"{program} {name}", f"{_GROUP_OF[program]}{name}")
+    for program, group in _PROGRAMS.items()
+    for name in group.lazy
+}
+
+#: What the commands do, in the order of their use. It is written here so that `headstock --help`
+#: imports none of them.
+_SUMMARIES = {
+    "demo": "Run all of it on real models and images.",
+    "data": "Build, make and inspect manifests of datasets.",
+    "plan": "Show what an extraction would do and cost.",
+    "extract": "Encode the items of a manifest into a store.",
+    "store": "Look after a store: list, verify, repair, share.",
+    "fit": "Fit an alignment between two spaces of a store.",
+    "ls": "List saved alignments.",
+    "show": "Show what a saved alignment was fitted on.",
+    "apply": "Project embeddings with a saved alignment.",
+    "export": "Write a saved alignment for other programs.",
+    "eval": "Score alignments: suites, tasks, sweeps, tables.",
+    "report": "Draw the report of a results folder.",
+}
+
+
+def _commands_in(group: str) -> dict[str, str]:
+    """Return the commands of one group below `headstock`, "" for the top: name -> target."""
+    found = {}
+    for old, place in PLACES.items():
+        program, name = old.split()
+        above, _, last = place.rpartition(" ")
+        if above == group:
+            found[last] = _PROGRAMS[program].lazy[name]
+    return found
+
+
+def _with_places(text: str) -> str:
+    """Return a help text that calls every command by its place below `headstock`."""
+
+    def placed(found: re.Match[str]) -> str:
+        return f"headstock {PLACES[found[0]]}" if found[0] in PLACES else found[0]
+
+    return re.sub(r"\b(?:featstore|fitters|bench) [a-z]+", placed, text)
+
+
+class _PlacedGroup(CommandGroup):
+    """A group of commands of other programs; the help of each names its place here."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, importing its module if need be."""
+        original = super().get_command(ctx, cmd_name)
+        if original is None:
+            return None
+        found = copy(original)
+        if isinstance(original, CommandGroup):
+            found = _PlacedGroup()
+            vars(found).update(vars(original))
+        found.help, found.epilog = (_with_places(text or "") for text in (found.help, found.epilog))
+        return found
+
+
+class _Headstock(_PlacedGroup):
+    """The group `headstock`: its list of commands is in the order of their use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return [*_SUMMARIES, *(n for n in super().list_commands(ctx) if n not in _SUMMARIES)]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of the commands; importing none that has a summary here."""
+        rows = []
+        for name in self.list_commands(ctx):
+            command = None if name in _SUMMARIES else self.get_command(ctx, name)
+            rows.append((name, command.get_short_help_str() if command else _SUMMARIES[name]))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(
+    cls=_Headstock,
+    lazy={"demo": "bench.cli.demo:demo_command", **_commands_in("")},
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExample:\n  headstock\n  headstock demo\n  headstock store ls build/demo/store",
+)
+@click.version_option(package_name="headstock")
+@click.option("--json", "as_json", is_flag=True, help="Print the state of the folder as JSON.")
+@click.pass_context
+def cli(ctx: click.Context, as_json: bool) -> None:
+    """Store embeddings once, align their spaces, and measure what the alignment gains.
+
+    Without a command: the stores, alignments and results below the current folder, and the next
+    command to try.
+    """
+    if ctx.invoked_subcommand is None:
+        _print_state(find_work(Path()), as_json=as_json)
+
+
+@cli.group(
+    "store",
+    cls=_PlacedGroup,
+    lazy=_commands_in("store"),
+    epilog="Example: headstock store ls build/demo/store",
+)
+def store_group() -> None:
+    """Look after a store: list, verify, repair, clean, tag, share, import and export."""
+
+
+@cli.group(
+    "eval",
+    cls=_PlacedGroup,
+    lazy=_commands_in("eval"),
+    epilog="\b\nExample:"
+    "\n  headstock eval run --suite demo --store build/demo/store -o build/demo/results --jobs 2"
+    "\n  headstock eval table build/demo/results",
+)
+def eval_group() -> None:
+    """Score alignments: run suites, tasks and sweeps, and print their tables."""
+
+
+#: How far down stores and results are looked for, and in how many folders at most.
+_DEPTH, _FOLDERS = 4, 2_000
+#: How many sets of a store have their size read, and how many lines of a sort are printed.
+_SIZED, _SHOWN = 500, 8
+
+
+def find_work(root: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the manifests, stores, alignments and results in `root` and four levels below.
+
+    Small JSON files alone are read: no store is opened, and no row.
+
+    Returns
+    -------
+    dict
+        ``{"manifests": …, "stores": …, "alignments": …, "results": …}``: of each a list of
+        dictionaries with the ``path`` below `root`; for a store also ``sets`` (their keys) and
+        ``bytes`` of its embeddings, for results ``suites`` and ``last``, the time of the last run.
+        ``problem`` says what is wrong with one that cannot be read.
+    """
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _SIGNS}
+    for n_folders, (folder, inside, files) in enumerate(os.walk(root)):
+        path = Path(folder)
+        kind = next((kind for kind, is_one in _SIGNS.items() if is_one({*inside, *files})), None)
+        if kind is not None:
+            facts: dict[str, Any] = {"path": str(path)}
+            try:
+                facts |= _FACTS[kind](path) if kind in _FACTS else {}
+            except (FeatstoreError, OSError, AttributeError, TypeError) as err:
+                facts["problem"] = str(err)
+            found[kind].append(facts)
+        if kind or n_folders >= _FOLDERS or len(path.relative_to(root).parts) >= _DEPTH:
+            inside.clear()
+        inside[:] = sorted(name for name in inside if not name.startswith((".", "__")))
+    return found
+
+
+#: What is looked for -> whether a folder that holds these names is one.
+_SIGNS: dict[str, Callable[[set[str]], bool]] = {
+    "manifests": lambda names: (
+        "dataset.toml" in names and any(name.endswith(".parquet") for name in names)
+    ),
+    "stores": lambda names: names >= {CATALOG, "zarr.json"},
+    "alignments": lambda names: names >= {"alignment.json", "arrays.safetensors"},
+    "results": lambda names: "runs" in names and bool(names & {"ranks", "sums"}),
+}
+
+
+def _store_facts(path: Path) -> dict[str, Any]:
+    keys = sorted((parse_catalog(read_json(path / CATALOG)) or {"sets": {}})["sets"])
+    arrays = [read_json(path / key / "embedding" / "zarr.json") for key in keys[:_SIZED]]
+    bits = [int("0" + re.sub(r"\D", "", str(array.get("data_type")))) for array in arrays]
+    sizes = [prod(array.get("shape", [0])) * n // 8 for array, n in zip(arrays, bits, strict=True)]
+    return {"sets": keys, "bytes": sum(sizes) if len(keys) == len(arrays) else None}
+
+
+def _results_facts(path: Path) -> dict[str, Any]:
+    sessions = [read_json(file) for file in sorted((path / "sessions").glob("*.json"))[-100:]]
+    suites = Counter(str(session.get("suite")) for session in sessions)
+    return {"suites": list(suites), "last": sessions[-1].get("started") if sessions else None}
+
+
+_FACTS = {"stores": _store_facts, "results": _results_facts}
+
+
+def next_command(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the command that goes on from what `find_work` found."""
+    manifests, stores, alignments, results = (found[kind] for kind in _SIGNS)
+    if not stores and manifests:
+        where = manifests[0]["path"]
+        return f"headstock extract {where} --kind image --encoder timm:resnet18 --store store"
+    if not stores:
+        return "headstock demo"
+    store = stores[0]["path"]
+    if results:
+        return f"headstock report {results[0]['path']} --store {store} -o report.html"
+    if alignments:
+        return f"headstock eval run --suite demo --store {store} -o results"
+    keys = [key.split("/") for key in stores[0].get("sets", [])]
+    for image in (key for key in keys if key[1] == "image"):
+        for text in (key for key in keys if key[0] == image[0] and key[1] == "caption"):
+            pair = f"--x {'/'.join(image)} --y {'/'.join(text)}"
+            return f"headstock fit ridge --store {store} {pair} -o aligners/ridge"
+    return f"headstock store ls {store}"
+
+
+def _print_state(found: dict[str, list[dict[str, Any]]], *, as_json: bool) -> None:
+    if as_json:
+        print_json({**found, "next": next_command(found)})
+        return
+    for kind, entries in found.items():
+        for n, entry in enumerate(entries[:_SHOWN]):
+            facts = entry.get("problem") or _in_words(entry)
+            click.echo(f"{'' if n else kind:<12}{entry['path']}{facts and '  '}{facts}")
+        if len(entries) > _SHOWN:
+            click.echo(f"{'':<12}and {len(entries) - _SHOWN:,} more (--json lists all)")
+    if not any(found.values()):
+        click.echo("No manifest, store, alignment or results folder here or four levels below.")
+    click.echo(f"\nNext:  {next_command(found)}\nHelp:  headstock --help")
+
+
+def _in_words(entry: dict[str, Any]) -> str:
+    if "sets" in entry:
+        size = "" if entry["bytes"] is None else f", {human_bytes(entry['bytes'])} of embeddings"
+        return f"{len(entry['sets']):,} sets{size}"
+    if "suites" in entry:
+        return f"{', '.join(entry['suites'])}; last run {entry['last']}" if entry["last"] else ""
+    return ""
+
+
+main = entry_point(cli, "headstock")
+
+if __name__ == "__main__":
+    main()

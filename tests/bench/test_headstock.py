@@ -1,0 +1,192 @@
+"""The command `headstock`: a place for every command, and what lies in the current folder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from bench.cli import cli as bench_cli
+from bench.cli.demo import commands
+from bench.cli.headstock import PLACES, cli, find_work, next_command
+from bench.results import write_session
+from featstore import open_store
+from featstore.cli import cli as featstore_cli
+from featstore.command_line import EXIT_USAGE, run_command
+from featstore.testing import toy_manifest, toy_store
+from fitters.cli import cli as fitters_cli
+
+
+def _leaves(command, path):
+    """Yield the path and the command of everything below a group."""
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    context = click.Context(command, info_name=path)
+    for name in command.list_commands(context):
+        yield from _leaves(command.get_command(context, name), f"{path} {name}".strip())
+
+
+HERE = dict(_leaves(cli, ""))
+
+
+@pytest.mark.parametrize(
+    ("program", "group"),
+    [("featstore", featstore_cli), ("fitters", fitters_cli), ("bench", bench_cli)],
+)
+def test_every_command_of_the_three_has_its_place(program, group):
+    for path, original in _leaves(group, program):
+        first = " ".join(path.split()[:2])
+        found = HERE[path.replace(first, PLACES[first])]
+        assert found.callback is original.callback
+        assert found.params is original.params
+
+
+def test_nothing_else_is_here_but_the_demo():
+    originals = [
+        path for name, group in
+        (("featstore", featstore_cli), ("fitters", fitters_cli), ("bench", bench_cli))
+        for path, _ in _leaves(group, name)
+    ]  # fmt: skip
+    assert len(HERE) == len(originals) + 1
+    assert len(set(PLACES.values())) == len(PLACES)
+
+
+@pytest.mark.parametrize("path", HERE)
+def test_help_calls_commands_by_their_place(path, capsys):
+    assert run_command(cli, "headstock", [*path.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"Usage: headstock {path} ")
+    example = " ".join(text.partition("Example:")[2].split())
+    assert example.startswith(f"headstock {path}")
+
+
+def test_help_of_an_original_is_untouched(capsys):
+    run_command(cli, "headstock", ["store", "ls", "--help"])
+    run_command(featstore_cli, "featstore", ["ls", "--help"])
+    own = capsys.readouterr().out.rpartition("Usage:")[2]
+    assert "headstock" not in own
+
+
+def test_the_list_of_commands_loads_none_of_them():
+    heavy = "torch", "polars", "sklearn", "scipy", "timm"
+    code = f"""
+import sys
+from bench.cli.headstock import cli
+from featstore.command_line import run_command
+assert run_command(cli, "headstock", ["--help"]) == 0
+assert not set({heavy!r}) & set(sys.modules)
+"""
+    assert (
+        "Commands:"
+        in subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(["fitt"], "'fit'"), (["store", "verfy"], "'verify'"), (["eval", "runn"], "'run'")],
+)
+def test_a_mistyped_command_is_answered_by_the_nearest(typed, meant, capsys):
+    assert run_command(cli, "headstock", typed) == EXIT_USAGE
+    said = capsys.readouterr().err
+    assert f"Did you mean {meant}?" in said
+    assert f"`headstock {' '.join(typed[:-1])}".rstrip() in said
+
+
+def _state(folder: Path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert run_command(cli, "headstock", ["--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_state_of_a_folder_is_what_was_made_there(tmp_path, monkeypatch, capsys):
+    assert not any(find_work(tmp_path).values())
+    assert _state(tmp_path, monkeypatch, capsys)["next"] == "headstock demo"
+
+    toy_manifest(tmp_path / "data" / "toy")
+    state = _state(tmp_path, monkeypatch, capsys)
+    assert [one["path"] for one in state["manifests"]] == ["data/toy"]
+    assert state["next"].startswith("headstock extract data/toy ")
+
+    keys = toy_store(tmp_path / "store", images=40, image_dim=12)
+    (store,) = _state(tmp_path, monkeypatch, capsys)["stores"]
+    assert store["sets"] == sorted(keys.values())
+    opened = open_store(tmp_path / "store")
+    assert store["bytes"] == sum(opened.view(key).numpy().nbytes for key in keys.values())
+    fit = _state(tmp_path, monkeypatch, capsys)["next"]
+    assert run_command(cli, "headstock", fit.split()[1:]) == 0
+    capsys.readouterr()
+    state = _state(tmp_path, monkeypatch, capsys)
+    assert [one["path"] for one in state["alignments"]] == ["aligners/ridge"]
+    assert state["next"] == "headstock eval run --suite demo --store store -o results"
+
+    for part in ("runs", "ranks"):
+        (tmp_path / "results" / part).mkdir(parents=True)
+    write_session(tmp_path / "results", "1", {"suite": "demo", "started": "2026-01-01T00:00:00Z"})
+    state = _state(tmp_path, monkeypatch, capsys)
+    (results,) = state["results"]
+    assert results == {"path": "results", "suites": ["demo"], "last": "2026-01-01T00:00:00Z"}
+    assert state["next"] == "headstock report results --store store -o report.html"
+
+    assert run_command(cli, "headstock", []) == 0
+    said = capsys.readouterr().out
+    assert f"stores      store  {len(keys)} sets, " in said
+    assert "Next:  headstock report results" in said
+
+
+def test_a_damaged_store_is_named_with_its_problem(tmp_path, monkeypatch, capsys):
+    toy_store(tmp_path / "store")
+    (tmp_path / "store" / "catalog.json").write_text("[1")
+    (store,) = _state(tmp_path, monkeypatch, capsys)["stores"]
+    assert "catalog.json is not JSON" in store["problem"]
+    assert run_command(cli, "headstock", []) == 0
+    assert "catalog.json is not JSON" in capsys.readouterr().out
+
+
+def test_folders_too_deep_or_hidden_are_not_looked_at(tmp_path):
+    for folder in ("a/b/c/store", "a/b/c/d/store", ".hidden/store"):
+        toy_store(tmp_path / folder)
+    assert [Path(one["path"]) for one in find_work(tmp_path)["stores"]] == [
+        tmp_path / "a/b/c/store"
+    ]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {},
+        {"manifests": [{"path": "m"}]},
+        {"stores": [{"path": "s", "sets": ["d/image/a-1", "d/caption/b-2"]}]},
+        {"stores": [{"path": "s", "sets": ["d/image/a-1"]}]},
+        {"stores": [{"path": "s", "problem": "damaged"}]},
+        {"stores": [{"path": "s"}], "alignments": [{"path": "a"}]},
+        {"stores": [{"path": "s"}], "results": [{"path": "r"}]},
+    ],
+    ids=str,
+)
+def test_the_next_command_is_one_that_exists(found):
+    kinds = ("manifests", "stores", "alignments", "results")
+    words = next_command({kind: found.get(kind, []) for kind in kinds}).split()
+    path = next(p for n in range(len(words), 0, -1) if (p := " ".join(words[1:n])) in HERE)
+    with HERE[path].make_context(path, words[1 + len(path.split()) :]) as context:
+        assert context.params
+
+
+@pytest.mark.parametrize("command", commands("OUT"), ids=lambda command: command[:50])
+def test_the_demo_runs_commands_of_headstock(command):
+    words = command.split()
+    path = next(p for n in range(len(words), 0, -1) if (p := " ".join(words[1:n])) in HERE)
+    HERE[path].make_context(path, words[1 + len(path.split()) :])
+
+
+def test_the_demo_says_what_it_would_run(capsys):
+    for option in ("--dry-run", "--json"):
+        assert run_command(cli, "headstock", ["demo", "--out", "a b", option]) == 0
+        assert "'a b'/store" in capsys.readouterr().out
