@@ -101,8 +101,8 @@ validate-statistics: $(DEV) $(DEMO)/store/catalog.json
 	$(BIN)/python -m tests.validation --store $(DEMO)/store --out build/statistics.json
 
 tables: $(DEV)
-	$(BIN)/python docs/tables.py collect --results $(DEMO)/results --statistics build/statistics.json
-	$(BIN)/python docs/tables.py write
+	$(BIN)/python -m tests.tables collect --results $(DEMO)/results --statistics build/statistics.json
+	$(BIN)/python -m tests.tables write
 
 gpu: $(DEV)
 	$(BIN)/python -m pytest -m gpu tests/gpu

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import json
 import re
 import shlex
@@ -12,7 +11,6 @@ import shutil
 from collections.abc import Iterator
 from itertools import chain, product
 from pathlib import Path
-from types import ModuleType
 
 import click
 import numpy as np
@@ -34,6 +32,7 @@ from featstore.manifest.io import read_manifest
 from featstore.sources.making import SOURCES
 from featstore.store.writer import SetWriter
 from fitters.cli import cli as fitters_cli
+from tests import tables
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.small_files import picture, write, write_tar
 
@@ -44,16 +43,6 @@ GROUPS = {
     "headstock": headstock_cli, "featstore": featstore_cli, "fitters": fitters_cli,
     "bench": bench_cli,
 }  # fmt: skip
-
-
-def _script(name: str) -> ModuleType:
-    """Import a module of docs/."""
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "data_manifests" / "README.md",
@@ -342,7 +331,7 @@ def test_python_in_documents_compiles_and_its_imports_exist(document: Path) -> N
 
 SCRIPTS = sorted(
     script
-    for folder in ("docs", "tests/perf", "tests/gpu")
+    for folder in ("tests/accuracy", "tests/scaling", "tests/perf", "tests/gpu")
     for script in (ROOT / folder).rglob("*.py")
 )
 
@@ -438,8 +427,7 @@ def test_the_demo_measures_each_step_and_passes_on_its_exit_code() -> None:
 
 
 def test_tables_of_the_documents_are_what_was_measured() -> None:
-    """Nobody types a number into a table: `python docs/tables.py write` gives what stands there."""
-    tables = _script("tables")
+    """No number in a table is typed: `python -m tests.tables write` writes them all."""
     assert [page.name for page in tables.drifted()] == []
     named = {
         name
@@ -450,7 +438,6 @@ def test_tables_of_the_documents_are_what_was_measured() -> None:
 
 
 def test_a_changed_table_is_seen() -> None:
-    tables = _script("tables")
     page = (ROOT / "docs/results.md").read_text("utf-8")
     number = re.search(r"<!-- table: .+?(\d\d\.\d)", page, re.DOTALL)
     assert number is not None
@@ -467,6 +454,6 @@ def test_tables_of_measured_documents_stand_between_markers() -> None:
 
 def test_the_accuracy_page_is_as_its_command_wrote_it() -> None:
     page = (ROOT / "docs/accuracy.md").read_text("utf-8")
-    text, _, seal = page.rpartition("\n<!-- written by python docs/accuracy, code ")
+    text, _, seal = page.rpartition("\n<!-- written by python -m tests.accuracy, code ")
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
     assert seal.removesuffix(" -->\n").split(": ")[1] == digest

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docs.scaling.schedule import CALM, SLOW, ratios
-from docs.scaling.simulate import POLICIES, Cluster, Outcome, simulate
+from tests.scaling.schedule import CALM, SLOW, ratios
+from tests.scaling.simulate import POLICIES, Cluster, Outcome, simulate
 
 
 def _run(n: int, cluster: Cluster, policy: str, part: int = 1, seed: int = 0) -> Outcome:

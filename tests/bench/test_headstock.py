@@ -91,7 +91,7 @@ assert not set({heavy!r}) & set(sys.modules)
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [(["fitt"], "'fit'"), (["store", "verfy"], "'verify'"), (["eval", "runn"], "'run'")],
+    [(["fitt"], "'fit'"), (["store", "verifyy"], "'verify'"), (["eval", "runx"], "'run'")],
 )
 def test_a_mistyped_command_is_answered_by_the_nearest(typed, meant, capsys):
     assert run_command(cli, "headstock", typed) == EXIT_USAGE

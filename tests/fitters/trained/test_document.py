@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fitters import PRESETS
+from tests.accuracy import trained
 
 DOCS = Path(__file__).parents[3] / "docs"
 
 
 @pytest.fixture(scope="module")
-def trained():
-    """The module docs/accuracy/trained.py, which imports its neighbour by name."""
-    place = DOCS / "accuracy"
-    spec = importlib.util.spec_from_file_location("accuracy_trained", place / "trained.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(place))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(place))
-    return module
-
-
-@pytest.fixture(scope="module")
-def data(trained):
+def data():
     return trained.read()
 
 
@@ -42,7 +27,7 @@ def test_the_data_are_whole(data):
     assert len(set(keys)) == len(keys)
 
 
-def test_places_become_hits_and_a_mean(trained):
+def test_places_become_hits_and_a_mean():
     runs = [
         {"places": trained.places_of(np.array(ranks))} for ranks in ([1, 5, 10, 11], [2, 6, 1, 400])
     ]
@@ -55,7 +40,7 @@ def test_places_become_hits_and_a_mean(trained):
 CONTRASTIVE = {"sail", "freeze-align", "structure", "devise"}
 
 
-def test_the_claims_of_the_page_follow_from_its_data(trained, data):
+def test_the_claims_of_the_page_follow_from_its_data(data):
     """Kernel ridge and the paper's MLP are not told apart on rows of one kind, in any column."""
     clusters = np.array(data["clusters"])
 

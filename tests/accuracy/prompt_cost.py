@@ -3,7 +3,7 @@
 The text tower is as large as that of ViT-B/32: open_clip's with random weights, which cost
 what others do.
 
-    python docs/accuracy/prompt_cost.py
+    python -m tests.accuracy.prompt_cost
 """
 
 from __future__ import annotations

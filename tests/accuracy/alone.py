@@ -9,7 +9,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from measure import (
+
+from bench.fits import prototype_pairs
+from bench.protocol import choice_rng
+from fitters import Alignment, Pairs, ProcrustesAligner, RidgeAligner, fit_alignment
+from fitters.errors import FittersError
+from fitters.feature_maps import FeatureMap, FourierMap, NystroemMap
+from fitters.methods import METHODS, prepare
+from fitters.moments.transform import SideTransform
+from fitters.prototypes import resolve_duplicates
+from fitters.select.grid import Axis
+from fitters.select.kernel import choose_on_prototypes
+from tests.accuracy.measure import (
     SEEDS,
     TOP,
     Bench,
@@ -22,17 +33,6 @@ from measure import (
     table,
     top_1,
 )
-
-from bench.fits import prototype_pairs
-from bench.protocol import choice_rng
-from fitters import Alignment, Pairs, ProcrustesAligner, RidgeAligner, fit_alignment
-from fitters.errors import FittersError
-from fitters.feature_maps import FeatureMap, FourierMap, NystroemMap
-from fitters.methods import METHODS, prepare
-from fitters.moments.transform import SideTransform
-from fitters.prototypes import resolve_duplicates
-from fitters.select.grid import Axis
-from fitters.select.kernel import choose_on_prototypes
 
 PROMPTED = ("none", "photo")
 TEXTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -1,6 +1,6 @@
 """Measure what each stage costs on this machine, and print the cost of a million items.
 
-    python -m docs.scaling.rates
+    python -m tests.scaling.rates
 
 Processor seconds of one thread, which neighbours on the machine hardly lengthen, as the median of
 three runs. Real encoders, JPEGs of 640 × 480 made on the spot, rows of 768 float16; the bucket is

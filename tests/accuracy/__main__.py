@@ -1,6 +1,6 @@
 """Measure every aligner on the demo's store and write docs/accuracy.md.
 
-    python docs/accuracy --store build/demo/store
+    python -m tests.accuracy --store build/demo/store
 
 By the protocol: what is chosen is chosen from prototypes and training pairs, never from an image
 that is scored. The stamps are a development set all the same: the tables illustrate.
@@ -13,7 +13,10 @@ import hashlib
 import sys
 from pathlib import Path
 
-from alone import (
+from threadpoolctl import threadpool_limits
+
+from bench.code import code_digest
+from tests.accuracy.alone import (
     aligners,
     class_texts,
     controls_covariance,
@@ -23,16 +26,13 @@ from alone import (
     image_means,
     prototype_options,
 )
-from earlier import earlier_figures
-from measure import Bench
-from mixing import mixing
-from threadpoolctl import threadpool_limits
-
-from bench.code import code_digest
+from tests.accuracy.earlier import earlier_figures
+from tests.accuracy.measure import Bench
+from tests.accuracy.mixing import mixing
 
 HEADER = """# Accuracy on the demo's store
 
-Written by `python docs/accuracy --store build/demo/store`: efficientnet-lite0 (1,000 head rows)
+Written by `python -m tests.accuracy --store build/demo/store`: efficientnet-lite0 (1,000 head rows)
 and all-MiniLM-L6-v2 on the 570 stamps, image → name, percent. Every setting was chosen on
 prototypes and training pairs; what is left to choose by a reader (class text, prototype options,
 criterion of the mixing weight) is shown side by side, and taking the best line of a table would be
@@ -59,7 +59,7 @@ SECTIONS = (
 def sealed(text: str) -> str:
     """Return a document with the digest of what was written: an edit by hand no longer fits it."""
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
-    return f"{text}\n<!-- written by python docs/accuracy, code {code_digest()}: {digest} -->\n"
+    return f"{text}\n<!-- written by python -m tests.accuracy, code {code_digest()}: {digest} -->\n"
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """Print and draw how long 10^9 rows take under each policy, beside all speeds together.
 
-    python -m docs.scaling.schedule -o docs/scaling/schedule.png
+    python -m tests.scaling.schedule -o docs/schedule.png
 
 Simulated, not measured; the same seeds give the same table.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from docs.scaling.simulate import POLICIES, Cluster, Policy, simulate
+from tests.scaling.simulate import POLICIES, Cluster, Policy, simulate
 
 #: 10^9 rows in blocks of 4,096.
 BLOCKS = -(-(10**9) // 4096)

@@ -1,10 +1,10 @@
 """Write the measured tables of docs/ from docs/data, or check that they are what is there.
 
-    python docs/tables.py collect --results build/demo/results   # the demo's numbers, after it ran
-    python docs/tables.py collect --statistics build/statistics.json
-    python docs/accuracy/trained.py --only paper-mlp --seeds 10  # adds to docs/data/trained.json
-    python docs/tables.py write                                  # all tables, from docs/data
-    python docs/tables.py check                                  # exit 1 if a table is another
+    python -m tests.tables collect --results build/demo/results      # the demo's, after it ran
+    python -m tests.tables collect --statistics build/statistics.json
+    python -m tests.accuracy.trained --only paper-mlp --seeds 10     # adds to trained.json
+    python -m tests.tables write                                     # all tables, from docs/data
+    python -m tests.tables check                                     # exit 1 if a table is another
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. What a document holds there is
 never typed; a test runs `check`.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib
 import json
 import re
 import sys
@@ -35,12 +34,11 @@ from bench.tables import (
     signed_text,
     value_text,
 )
+from tests.accuracy import trained
 
-HERE = Path(__file__).parent
-DATA = HERE / "data"
-sys.path.insert(0, str(HERE / "accuracy"))
-trained = importlib.import_module("trained")
-sys.path.pop(0)
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+DATA = DOCS / "data"
 
 TOP = ("top-1", "top-5", "top-10")
 METHODS = {"ridge": "ridge", "procrustes": "Procrustes", "kernel-ridge": "kernel ridge"}
@@ -231,7 +229,7 @@ def tree(_: None) -> list[str]:
     """Return folders and files of the packages, each with the first line of its docstring."""
     rows = []
     for package in ("featstore", "fitters", "bench", "data_manifests"):
-        root = HERE.parent / package
+        root = ROOT / package
         rows.append((f"**{package}/**", _summary(root / "__init__.py")))
         for folder in sorted(path.parent for path in root.glob("*/__init__.py")):
             files = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
@@ -274,7 +272,7 @@ def rendered(text: str) -> str:
 
 def drifted() -> Iterator[Path]:
     """Yield the documents whose tables are not what docs/data gives."""
-    for document in sorted(HERE.glob("*.md")):
+    for document in sorted(DOCS.glob("*.md")):
         text = document.read_text("utf-8")
         if rendered(text) != text:
             yield document
@@ -303,9 +301,9 @@ def main() -> int:
     if arguments.what == "check":
         found = list(drifted())
         for document in found:
-            print(f"{document}: run `python docs/tables.py write`", file=sys.stderr)
+            print(f"{document}: run `python -m tests.tables write`", file=sys.stderr)
         return 1 if found else 0
-    for document in sorted(HERE.glob("*.md")):
+    for document in sorted(DOCS.glob("*.md")):
         text = document.read_text("utf-8")
         if (new := rendered(text)) != text:
             document.write_text(new, "utf-8")

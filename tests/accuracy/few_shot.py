@@ -1,6 +1,6 @@
 """Measure the few-shot learners on the categories of the demo's images: docs/few_shot.md's table.
 
-    python docs/accuracy/few_shot.py --store build/demo/store
+    python -m tests.accuracy.few_shot --store build/demo/store
 
 The classes are the folders that the pictures lie in, such as animals/birds, their names the last
 parts of these; so it is a small problem of few and uneven classes, and a development set.
@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from earlier import TEXT_ENCODER, WEIGHTS, mean_text
-from measure import table
 from threadpoolctl import threadpool_limits
 
 from bench.corpus import Head, Items, read_corpus
@@ -35,6 +33,8 @@ from fitters import Pairs, fit_alignment
 from fitters.few_shot.paper_few_shot import PaperFewShot
 from fitters.few_shot.registry import LEARNERS
 from fitters.moments.transform import SideTransform
+from tests.accuracy.earlier import TEXT_ENCODER, WEIGHTS, mean_text
+from tests.accuracy.measure import table
 
 SHOTS = (1, 2, 4, 8, 16)
 OWN = "paper-few-shot"
