@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from featstore.errors import FeatstoreError, needs_extra, unknown_name
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -32,11 +36,21 @@ class CommandGroup(click.Group):
     lazy : dict
         Name of a command -> ``module:attribute``, so that ``--help`` of one command does
         not import the libraries of another.
+    sections : dict
+        Heading -> names of the commands below it, for the help; one section by default.
     """
 
-    def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        lazy: dict[str, str] | None = None,
+        sections: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(*args, **kwargs)
         self.lazy = lazy or {}
+        self._sections = sections
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, sorted."""
@@ -44,13 +58,26 @@ class CommandGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, importing its module if need be."""
-        if cmd_name not in self.lazy:
-            return super().get_command(ctx, cmd_name)
-        from importlib import import_module
+        command = super().get_command(ctx, cmd_name)
+        if cmd_name in self.lazy:
+            from importlib import import_module
 
-        module, attribute = self.lazy[cmd_name].split(":")
-        command: click.Command = getattr(import_module(module), attribute)
+            module, attribute = self.lazy[cmd_name].split(":")
+            command = getattr(import_module(module), attribute)
+        if command is not None and command.epilog and not command.epilog.startswith("\b"):
+            command.epilog = f"\b\n{command.epilog}"  # an example that is wrapped cannot be pasted
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands of each section with a line of help."""
+        names = self.list_commands(ctx)
+        limit = formatter.width - 6 - max(map(len, names))
+        for title, listed in (self._sections or {"Commands": " ".join(names)}).items():
+            found = {name: self.get_command(ctx, name) for name in listed.split()}
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(name, one.get_short_help_str(limit)) for name, one in found.items() if one]
+                )
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -68,16 +95,43 @@ StorePlace = Path | str
 
 
 class StoreType(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
-    """A command's store: a path, or an address such as ``s3://team/features``."""
+    """A command's store: a path, or an address such as ``s3://team/features``.
+
+    Parameters
+    ----------
+    writes : bool
+        The command works on a folder of this machine: an address is wrong usage.
+    """
 
     name = "store"
+
+    def __init__(self, *, writes: bool = False) -> None:
+        self._writes = writes
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> StorePlace:
         """Return an address as it was typed, anything else as a path."""
-        del param, ctx
-        return value if isinstance(value, Path) or "://" in value else Path(value)
+        if isinstance(value, Path) or "://" not in value:
+            return Path(value)
+        if self._writes:
+            what = f"{value} is an address, but this command works on a folder of this machine."
+            self.fail(
+                f"{what} Copy the sets with `featstore pull` and `featstore push`.", param, ctx
+            )
+        return str(value)
+
+
+def store_option(text: str, *, writes: bool = False) -> Callable[[_Function], _Function]:
+    """Return the option ``--store``, which the variable HEADSTOCK_STORE may give, with its help."""
+    return click.option(
+        "--store", required=True, type=StoreType(writes=writes), metavar="STORE", help=text,
+        envvar="HEADSTOCK_STORE", show_envvar=True,
+    )  # fmt: skip
+
+
+#: The option of every command that reports.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
 def run_command(group: click.Command, name: str, args: list[str] | None = None) -> int:
@@ -130,6 +184,62 @@ def entry_point(group: click.Command, name: str) -> Callable[[], None]:
 def print_json(value: Any) -> None:
     """Print `value` as JSON on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in columns below their headings, numbers to the right.
+
+    At a terminal, the digits that end the names of sets are dimmed, and left out if the table is
+    wider than the terminal.
+    """
+    terminal = sys.stdout.isatty()
+    lines = [list(headings), *map(list, rows)]
+    if terminal and sum(_widths(lines)) - 2 > shutil.get_terminal_size().columns:
+        lines = [[_DIGITS.sub("", line[0]), *line[1:]] for line in lines]
+    widths = _widths(lines)
+    right = [
+        i > 0 and all(_NUMBER.match(line[i]) for line in lines[1:]) for i in range(len(widths))
+    ]
+    for line in lines:
+        cells = [
+            cell.rjust(width - 2) if numeric else cell.ljust(width - 2)
+            for cell, width, numeric in zip(line, widths, right, strict=True)
+        ]
+        text = "  ".join(cells).rstrip()
+        if terminal and not os.environ.get("NO_COLOR"):
+            text = _DIGITS.sub(lambda found: click.style(found[0], dim=True), text, count=1)
+        click.echo(text)
+
+
+#: The digits of a set_id at the end of a set's name, and how a number or a size begins.
+_DIGITS = re.compile(r"-[0-9a-f]{8}(?=\s|$)")
+_NUMBER = re.compile(r"\d|$")
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    """Return the width of each column, with the two spaces behind it."""
+    return [max(map(len, column)) + 2 for column in zip(*lines, strict=True)]
+
+
+def human_bytes(size: int) -> str:
+    """Return a size in the unit that leaves one to three digits before the point."""
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1000:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+
+
+def count(n: int, what: str) -> str:
+    """Return how many there are of something.
+
+    Examples
+    --------
+    >>> count(1, "set"), count(1200, "row")
+    ('1 set', '1,200 rows')
+    """
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _complain(name: str, message: str) -> None:

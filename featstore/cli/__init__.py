@@ -32,6 +32,12 @@ from featstore.command_line import CommandGroup, entry_point
         "gc": "featstore.cli.store:gc_command",
         "manifests": "featstore.cli.manifests:manifests",
     },
+    sections={
+        "Make": "manifests extract plan import init",
+        "Look": "ls show diff card verify doctor",
+        "Share": "push pull sync prefetch tag export",
+        "Repair": "repair rm gc cache",
+    },
     epilog="\b\nExample:"
     "\n  featstore manifests build stamps -o manifests/stamps"
     "\n  featstore extract manifests/stamps --kind image \\"

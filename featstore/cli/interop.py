@@ -7,7 +7,13 @@ from pathlib import Path
 import click
 
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import StorePlace, StoreType, print_json
+from featstore.command_line import (
+    StorePlace,
+    StoreType,
+    json_option,
+    print_json,
+    store_option,
+)
 from featstore.interop.reading import FORMATS, import_rows
 from featstore.interop.writing import WIDENING, export_set
 from featstore.store.layout import DTYPES
@@ -22,7 +28,7 @@ KINDS = ["image", "caption", "class_name", "head_weight"]
     "-o out.safetensors --format safetensors",
 )
 @click.argument("store", type=StoreType())
-@click.argument("key")
+@click.argument("key", metavar="KEY")
 @click.option(
     "-o", "--out", required=True, type=click.Path(path_type=Path), help="File or folder to write."
 )
@@ -30,14 +36,14 @@ KINDS = ["image", "caption", "class_name", "head_weight"]
     "--format", "form", required=True, type=click.Choice(FORMATS), help="Format of what is written."
 )
 @click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def export_command(
     store: StorePlace, key: str, out: Path, form: str, revision: str | None, as_json: bool
 ) -> None:
-    """Write the set KEY of STORE to OUT, every bit kept.
+    """Export a set as npy, Parquet, safetensors or HDF5.
 
-    Items that failed have no row and are left out. npy and parquet have no bfloat16: they get the
-    same values as float32.
+    Every bit is kept. Items that failed have no row and are left out. npy and parquet have no
+    bfloat16: they get the same values as float32.
     """
     opened = open_store(store)
     info = opened.info(key, revision=revision)
@@ -74,9 +80,7 @@ def export_command(
     "--kind image --encoder their:vit",
 )
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option(
-    "--store", required=True, type=click.Path(path_type=Path), help="Folder of the store."
-)
+@store_option("Folder of the store, made if missing.", writes=True)
 @click.option("--dataset", required=True, help="Name of the dataset that the rows are of.")
 @click.option("--kind", required=True, type=click.Choice(KINDS), help="What the items are.")
 @click.option("--encoder", required=True, help="What made the rows: family:name.")
@@ -88,7 +92,7 @@ def export_command(
     type=click.Choice(list(DTYPES)),
     help="Stored dtype; default: that of the file.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def import_command(
     source: Path,
     store: Path,
@@ -100,10 +104,10 @@ def import_command(
     dtype: str | None,
     as_json: bool,
 ) -> None:
-    """Write the rows of SOURCE as a set, with provenance `imported`.
+    """Import rows that another tool computed.
 
-    SOURCE is what `featstore export` writes, clip-retrieval's folder, or a plain .npy or .h5
-    file with --items.
+    They become a set whose provenance is `imported`. SOURCE is what `featstore export` writes,
+    clip-retrieval's folder, or a plain .npy or .h5 file with --items.
     """
     with ProgressBar(f"import {source}"):
         key = import_rows(

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import EXIT_VERIFY, CommandGroup, print_json
+from featstore.command_line import EXIT_VERIFY, CommandGroup, json_option, print_json
 from featstore.errors import ManifestError, unknown_name
 
 
@@ -31,7 +31,11 @@ from featstore.errors import ManifestError, unknown_name
     "\n  featstore manifests show manifests/stamps",
 )
 def manifests() -> None:
-    """Build, make and inspect manifests: the item tables that `featstore extract` reads."""
+    """Make and inspect manifests, the input of extract.
+
+    `build` builds a dataset that Headstock knows by name, from its official layout; `make` makes
+    a manifest of your own files; `labels` one of a list of classes.
+    """
 
 
 @manifests.command(
@@ -56,14 +60,16 @@ def manifests() -> None:
     metavar="KEY=VALUE",
     help="Option of the source; may be repeated. `featstore manifests sources` lists them.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option
 def make_command(
     source: str, location: str, out: Path, name: str | None, pairs: tuple[str, ...], as_json: bool
 ) -> None:
-    """Make the manifest of what lies at LOCATION, read as SOURCE says.
+    """Make a manifest of your own files.
 
-    Every file is read once, for its content hash; none is copied or changed. The same location
-    and options give the same bytes.
+    SOURCE says how LOCATION is read: folder, csv and others that `featstore manifests sources`
+    lists. (A dataset that Headstock knows by name: `featstore manifests build`.) Every file is read
+    once, for its content hash; none is copied or changed. The same location and options give the
+    same bytes.
     """
     from featstore.sources.making import SOURCES, make_manifest
 
@@ -86,9 +92,9 @@ def make_command(
 
 
 @manifests.command("sources", epilog="Example: featstore manifests sources --json")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def sources_command(as_json: bool) -> None:
-    """List what `featstore manifests make` reads, with the options of each source."""
+    """List the sources of `make`, with their options."""
     from featstore.sources.making import SOURCES
 
     if as_json:
@@ -115,11 +121,11 @@ def sources_command(as_json: bool) -> None:
 @click.argument("label_file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The manifest.")
 @click.option("--name", help="Name of the label set; default: made of the file's name.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option
 def labels_command(label_file: Path, out: Path, name: str | None, as_json: bool) -> None:
-    """Make a label set of a list of classes: .txt, .csv, .tsv or .json.
+    """Make a label set of a list of classes.
 
-    The classes stand in the order of the rows of the head that they belong to; their names can
+    FILE is .txt, .csv, .tsv or .json, in the order of the rows of the head. The names can
     then be extracted as class_name, and the head with --label-set.
     """
     from featstore.datasets import write_label_set
@@ -134,7 +140,7 @@ def labels_command(label_file: Path, out: Path, name: str | None, as_json: bool)
 
 
 @manifests.command("ls", epilog="Example: featstore manifests ls --json")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def ls_command(as_json: bool) -> None:
     """List the datasets that can be built by name."""
     from data_manifests.registry import BUILDERS
@@ -158,9 +164,12 @@ def ls_command(as_json: bool) -> None:
 @manifests.command("show", epilog="Example: featstore manifests show build/stamps")
 @click.argument("what", metavar="DIR|NAME")
 @click.option("--hashes", is_flag=True, help="Also read every file and compare its sha256.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def show_command(what: str, hashes: bool, as_json: bool) -> None:
-    """Show a built manifest (DIR, which is validated), or what is known of a dataset (NAME)."""
+    """Show a manifest, or what is known of a dataset.
+
+    A manifest (DIR) is validated; NAME is a dataset that `featstore manifests ls` lists.
+    """
     from data_manifests.plan import published_facts
     from data_manifests.registry import BUILDERS
     from featstore.manifest.io import read_manifest, split_counts
@@ -330,7 +339,7 @@ _FLAGS = {
     metavar="LL[,LL…]",
     help="Languages of captions, e.g. en,fr; may be repeated (stamps only; default en).",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option
 def build_command(
     name: str,
     out: Path,
@@ -349,11 +358,11 @@ def build_command(
     locales: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Build the dataset NAME into a folder.
+    """Build a dataset that Headstock knows by name.
 
-    NAME is one of those that `featstore manifests ls` lists. Building again from the same source
-    touches nothing. A copy that lacks anything is refused, unless --subset says that this is
-    meant; `featstore manifests check` lists what it lacks.
+    NAME is one of those that `featstore manifests ls` lists. (Your own files: `featstore manifests
+    make`.) Building again from the same source touches nothing. A copy that lacks anything is
+    refused without --subset; `featstore manifests check` lists what it lacks.
 
     For stamps, without --source: the installed package, else the user's cache, else the package
     is downloaded (81 MB) through apt into that cache, without root.
@@ -479,7 +488,7 @@ SHOWN = 20
     help="Option of the dataset; may be repeated.",
 )
 @click.option("--all", "everything", is_flag=True, help="Print every problem, not 20 of a kind.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@json_option
 @click.pass_context
 def check_command(
     ctx: click.Context,
@@ -490,10 +499,10 @@ def check_command(
     everything: bool,
     as_json: bool,
 ) -> None:
-    """Compare a copy of the dataset NAME with what is known of it: lists, images, counts.
+    """Compare a copy of a dataset with what is known of it.
 
-    Nothing is written, and no image is opened: a file that is there and not empty counts. Exit
-    code 4 if anything is missing or wrong.
+    Compared are lists, images and counts. Nothing is written, and no image is opened: a file that
+    is there and not empty counts. Exit code 4 if anything is missing or wrong.
     """
     from featstore.datasets import check_dataset
 
@@ -534,12 +543,13 @@ def check_command(
 )
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.argument("label_set", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def overlap_command(dataset: Path, label_set: Path, as_json: bool) -> None:
-    """Say which classes of DATASET are in LABEL_SET; both are folders of manifests.
+    """List the classes that two manifests share.
 
-    By exact lemma: a name of the class equals a lemma there, in lower case, with spaces for _
-    and -; nothing is stemmed. By synset too where both have them.
+    DATASET and LABEL_SET are folders of manifests. Classes are matched by exact lemma: a name of
+    the class equals a lemma there, in lower case, with spaces for _ and -; nothing is stemmed. By
+    synset too where both have them.
     """
     from featstore.labels import overlap
     from featstore.manifest.io import read_manifest
@@ -560,20 +570,54 @@ def overlap_command(dataset: Path, label_set: Path, as_json: bool) -> None:
     click.echo(f"{seen:,} of {tables[0].height:,} classes are in {manifests[1].name}")
 
 
+def parse_numbers(ctx: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+    """Return the numbers of ``1,2,4`` or ``0-4``."""
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            found += range(int(first), int(last) + 1) if dash else [int(first)]
+    except ValueError as err:
+        raise click.BadParameter(f"{text!r} is not like 1,2,4 or 0-4.", ctx, parameter) from err
+    return found
+
+
 @click.command(
-    "shots", epilog="Example: featstore manifests shots build/food101 --seed 1,2,3 -o build/shots"
+    "shots", epilog="Example: featstore manifests shots build/food101 --seeds 1,2,3 -o build/shots"
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Their folder.")
-@click.option("--seed", "seeds", default="1,2,3", show_default=True, help="Seeds.")
-@click.option("--shots", default="1,2,4,8,16", show_default=True, help="Images a class.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the splits."
+)
+@click.option(
+    "--seeds",
+    default="1,2,3",
+    show_default=True,
+    metavar="SEEDS",
+    callback=parse_numbers,
+    help="Seeds of the draws: 1,2,3 or 0-4.",
+)
+@click.option(
+    "--shots",
+    default="1,2,4,8,16",
+    show_default=True,
+    metavar="N[,N…]",
+    callback=parse_numbers,
+    help="Images a class.",
+)
 @click.option("--val", type=int, help="Validation images a class; default min(shots, 4).")
 @click.option("--split", default="train", show_default=True, help="Split to draw from.")
-@click.option("--json", "as_json", is_flag=True, help="Print the files as JSON.")
+@json_option
 def shots_command(
-    folder: Path, out: Path, seeds: str, shots: str, val: int | None, split: str, as_json: bool
+    folder: Path,
+    out: Path,
+    seeds: list[int],
+    shots: list[int],
+    val: int | None,
+    split: str,
+    as_json: bool,
 ) -> None:
-    """Draw few-shot splits of the manifest in DIR, as small Parquet files.
+    """Draw few-shot splits, as small Parquet files.
 
     The draw depends on the seed and the item ids alone; a larger one holds the smaller ones.
     """
@@ -583,8 +627,8 @@ def shots_command(
     files = write_shots(
         read_manifest(folder).items("image"),
         out,
-        seeds=_numbers(seeds, "--seed"),
-        shots=_numbers(shots, "--shots"),
+        seeds=seeds,
+        shots=shots,
         val=val,
         split=split,
     )
@@ -593,10 +637,3 @@ def shots_command(
         return
     for file in files:
         click.echo(str(file))
-
-
-def _numbers(text: str, flag: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as err:
-        raise click.UsageError(f"{flag} is {text!r}; give numbers, e.g. 1,2,4.") from err

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import click
 from click.core import ParameterSource
 
+from featstore.command_line import store_option
 from featstore.errors import unknown_name
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig
 from featstore.extraction.progress import ExtractResult
@@ -221,12 +222,7 @@ _JOB_OPTIONS: list[Callable[[Any], Any]] = [
         help="Kind of items to encode; repeat it for several.",
     ),
     options_from(EncoderSpec, each=True),
-    click.option(
-        "--store",
-        required=True,
-        type=click.Path(path_type=Path),
-        help="Folder of the store, made if missing.",
-    ),
+    store_option("Folder of the store, made if missing.", writes=True),
     options_from(HeadConfig),
     options_from(ExtractConfig),
     click.option(

@@ -11,11 +11,20 @@ from typing import Any
 
 import click
 
-from featstore.cli.progress import ProgressBar, human_bytes
-from featstore.command_line import EXIT_ERROR, CommandGroup, StorePlace, StoreType, print_json
+from featstore.cli.progress import ProgressBar
+from featstore.command_line import (
+    EXIT_ERROR,
+    CommandGroup,
+    StorePlace,
+    StoreType,
+    count,
+    human_bytes,
+    json_option,
+    print_json,
+)
 from featstore.durable import write_durably
 from featstore.remote.cache import CacheEntry, user_cache
-from featstore.remote.store import RemoteStore
+from featstore.remote.objects import parse_address
 from featstore.share.card import croissant, markdown, set_cards
 from featstore.share.copy import CopyReport, copy_sets
 from featstore.share.source import Relation
@@ -28,13 +37,13 @@ from featstore.store.store import open_store
     "-o",
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write README.md and croissant.json to this folder; the store's own will do.",
+    help="Folder for README.md and croissant.json; it may be the store.",
 )
 @click.option("--name", help="Name of the collection; the last part of the address by default.")
 @click.option("--licence", "licences", multiple=True, metavar="DATASET=TEXT",
               help="Licence of a dataset's items; repeatable.")  # fmt: skip
 @click.option("--revision", help="A tag of the store.")
-@click.option("--json", "as_json", is_flag=True, help="Print the Croissant metadata.")
+@json_option
 def card_command(
     store: StorePlace,
     out: Path | None,
@@ -43,15 +52,14 @@ def card_command(
     revision: str | None,
     as_json: bool,
 ) -> None:
-    """Describe STORE: datasets, licences, encoders, numbers of items, revisions.
+    """Write or print a dataset card of a store.
 
-    Prints the card, or writes it and its Croissant metadata.
+    It has datasets, licences, encoders, numbers of items and revisions. --json prints the Croissant
+    metadata.
     """
     stated = dict(text.partition("=")[::2] for text in licences)
     if not all(stated.values()):
-        raise click.UsageError(
-            "--licence is DATASET=TEXT, such as birds=CC-BY-4.0.", click.get_current_context()
-        )
+        raise click.UsageError("--licence is DATASET=TEXT, such as birds=CC-BY-4.0.")
     opened = open_store(store, revision=revision)
     title = name or opened.address.rstrip("/").rsplit("/", 1)[-1]
     cards = set_cards(opened, stated)
@@ -63,7 +71,7 @@ def card_command(
     if as_json:
         click.echo(text, nl=False)
     elif out is not None:
-        click.echo(f"{out}: README.md and croissant.json of {len(cards):,} sets")
+        click.echo(f"{out}: README.md and croissant.json of {count(len(cards), 'set')}")
     else:
         click.echo(markdown(title, cards), nl=False)
 
@@ -71,23 +79,24 @@ def card_command(
 _SELECT = click.option(
     "--select",
     multiple=True,
-    help="Only sets whose key fits this pattern, such as 'stamps/image/*'; repeatable.",
+    metavar="PATTERN",
+    help="Only sets whose key matches, such as 'stamps/image/*'; repeatable.",
 )
-_TAKE_OVER = click.option(
-    "--take-over", is_flag=True, help="Replace another's unfinished push that is known to be dead."
+_FORCE = click.option(
+    "--force",
+    is_flag=True,
+    help="Replace an unfinished push to TARGET by another publisher that is known to be dead.",
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 
-_DONE: dict[Relation, str] = {
-    "new": "sent",
-    "behind": "updated",
-    "same": "unchanged",
-    "newer": "newer there",
-}
+#: What became of a set, by how the target stood to it: where sets are sent, and received.
+_SENT: dict[Relation, str] = {
+    "new": "sent", "behind": "updated", "same": "unchanged", "newer": "newer there"
+}  # fmt: skip
+_RECEIVED: dict[Relation, str] = {**_SENT, "new": "received", "newer": "newer here"}
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (_JSON, _TAKE_OVER, _SELECT):
+    for option in (json_option, _FORCE, _SELECT):
         function = option(function)
     return function
 
@@ -97,15 +106,15 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("target", type=StoreType())
 @_options
 def push_command(
-    source: StorePlace, target: StorePlace, select: tuple[str, ...], take_over: bool, as_json: bool
+    source: StorePlace, target: StorePlace, select: tuple[str, ...], force: bool, as_json: bool
 ) -> int:
-    """Copy the sets of SOURCE to TARGET: what is missing there, or has grown here.
+    """Upload sets to another store.
 
-    Only shards that TARGET lacks travel, each verified before; an interrupted push goes on where it
-    stopped. A set is published last and at once. If somebody else published another revision first,
-    that is an error that names it, and the other sets are copied all the same.
+    Sent is what TARGET lacks of the sets of SOURCE, whole shards, each verified before; an
+    interrupted push goes on where it stopped. A set is published last and at once. If another
+    revision was published first, the error names it, and the other sets are copied all the same.
     """
-    return _copy([(source, target)], select, take_over=take_over, as_json=as_json)
+    return _copy([(source, target)], _SENT, select, force=force, as_json=as_json)
 
 
 @click.command("pull", epilog="Example: featstore pull s3://team/features build/demo/store")
@@ -113,10 +122,13 @@ def push_command(
 @click.argument("target", type=StoreType())
 @_options
 def pull_command(
-    source: StorePlace, target: StorePlace, select: tuple[str, ...], take_over: bool, as_json: bool
+    source: StorePlace, target: StorePlace, select: tuple[str, ...], force: bool, as_json: bool
 ) -> int:
-    """Copy the sets of SOURCE to TARGET; the same as push, for who thinks of it from here."""
-    return _copy([(source, target)], select, take_over=take_over, as_json=as_json)
+    """Download sets from another store.
+
+    TARGET receives what it lacks of the sets of SOURCE; see `featstore push --help`.
+    """
+    return _copy([(source, target)], _RECEIVED, select, force=force, as_json=as_json)
 
 
 @click.command("sync", epilog="Example: featstore sync build/demo/store s3://team/features")
@@ -124,34 +136,36 @@ def pull_command(
 @click.argument("other", type=StoreType())
 @_options
 def sync_command(
-    one: StorePlace, other: StorePlace, select: tuple[str, ...], take_over: bool, as_json: bool
+    one: StorePlace, other: StorePlace, select: tuple[str, ...], force: bool, as_json: bool
 ) -> int:
-    """Copy in both directions, so that each store has the newest revision of every set."""
-    return _copy([(one, other), (other, one)], select, take_over=take_over, as_json=as_json)
+    """Copy in both directions between two stores.
+
+    Each then has the newest revision of every set.
+    """
+    return _copy([(one, other), (other, one)], _SENT, select, force=force, as_json=as_json)
 
 
 def _copy(
     ways: list[tuple[StorePlace, StorePlace]],
+    words: dict[Relation, str],
     select: tuple[str, ...],
     *,
-    take_over: bool,
+    force: bool,
     as_json: bool,
 ) -> int:
     reports: list[CopyReport] = []
     for source, target in ways:
         with ProgressBar(f"to {target}", "bytes") as bar:
-            report = copy_sets(
-                source, target, select=select, take_over=take_over, progress=bar.advance
-            )
+            report = copy_sets(source, target, select=select, force=force, progress=bar.advance)
         reports.append(report)
         if as_json:
             continue
         for key, how in report.sets.items():
             if how != "same":
-                click.echo(f"{key}  {_DONE[how]}")
+                click.echo(f"{key}  {words[how]}")
         counts = Counter(report.sets.values())
-        said = [f"{counts[how]:,} {done}" for how, done in _DONE.items() if counts[how]]
-        click.echo(f"{source} to {target}: {', '.join(said) or 'nothing'}")
+        done = [f"{counts[how]:,} {word}" for how, word in words.items() if counts[how]]
+        click.echo(f"{source} to {target}: {', '.join(done) or 'no sets'}")
         for key, why in report.failed.items():
             click.echo(f"{key}  not copied: {why}", err=True)
     if as_json:
@@ -171,30 +185,34 @@ def cache_group() -> None:
 
 
 @cache_group.command("ls", epilog="Example: featstore cache ls")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def ls_command(as_json: bool) -> None:
-    """List the shards and the stores' small files that are kept, the last used first."""
+    """List cached files, the last used first."""
     cache = user_cache()
-    _tell([*cache.stores(), *cache.shards()], "kept", as_json=as_json)
+    _show_entries([*cache.stores(), *cache.shards()], "kept", as_json=as_json)
 
 
 @cache_group.command("gc", epilog="Example: featstore cache gc --max-bytes 1000000000")
-@click.option("--max-bytes", type=click.IntRange(min=0), help="Keep the last used up to so much.")
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(min=0),
+    help="Delete the least recently used shards until the rest takes at most so many bytes.",
+)
 @click.option("--all", "everything", is_flag=True, help="Remove everything, small files too.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def gc_command(max_bytes: int | None, everything: bool, as_json: bool) -> None:
-    """Remove the shards that were not used for longest, down to the limit.
+    """Remove the least recently used shards.
 
-    The limit is $HEADSTOCK_CACHE_BYTES, or 64 GiB. What is removed can be fetched again; a process
-    that reads it goes on.
+    Removed are shards above the limit. The limit is $HEADSTOCK_CACHE_BYTES, or 64 GiB. What is
+    removed can be fetched again; a process that reads it goes on.
     """
     if everything and max_bytes is not None:
         raise click.UsageError(
-            "--all leaves nothing for --max-bytes to keep. Give one or the other.",
-            click.get_current_context(),
+            "--all leaves nothing for --max-bytes to keep. Give one or the other."
         )
     cache = user_cache()
-    _tell(cache.forget() if everything else cache.trim(limit=max_bytes), "removed", as_json=as_json)
+    removed = cache.forget() if everything else cache.trim(limit=max_bytes)
+    _show_entries(removed, "removed", as_json=as_json)
 
 
 @click.command(
@@ -204,19 +222,17 @@ def gc_command(max_bytes: int | None, everything: bool, as_json: bool) -> None:
 @click.argument("store", type=StoreType())
 @click.argument("keys", metavar="KEY...", nargs=-1, required=True)
 @click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def prefetch_command(
     store: StorePlace, keys: tuple[str, ...], revision: str | None, as_json: bool
 ) -> None:
-    """Fetch whole sets of a remote STORE, so that they can be read without a network.
+    """Download sets of a remote store into the cache.
 
-    HEADSTOCK_OFFLINE=1 makes sure that nothing else is asked for afterwards.
+    They can then be read without a network: with HEADSTOCK_OFFLINE=1 no server is asked.
     """
+    if isinstance(parse_address(store), Path):
+        raise click.UsageError(f"{store} lies on this machine already.")
     opened = open_store(store)
-    if not isinstance(opened, RemoteStore):
-        raise click.UsageError(
-            f"{store} lies on this machine already.", click.get_current_context()
-        )
     cached = []
     for key in keys:
         with ProgressBar(key, "bytes") as bar:
@@ -230,7 +246,7 @@ def prefetch_command(
         print_json(cached)
 
 
-def _tell(entries: list[CacheEntry], verb: str, *, as_json: bool) -> None:
+def _show_entries(entries: list[CacheEntry], verb: str, *, as_json: bool) -> None:
     total = sum(entry.bytes for entry in entries)
     if as_json:
         rows = [{"path": str(entry.path), "what": entry.what, "bytes": entry.bytes,
@@ -241,4 +257,6 @@ def _tell(entries: list[CacheEntry], verb: str, *, as_json: bool) -> None:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         name = entry.path.name[:12] if entry.what == "shard" else ""
         click.echo(f"{used}  {human_bytes(entry.bytes):>8}  {entry.what} {name}".rstrip())
-    click.echo(f"{len(entries):,} {verb}, {human_bytes(total)}")
+    files = "1 entry" if len(entries) == 1 else f"{len(entries):,} entries"
+    empty = "Nothing to remove" if verb == "removed" else "The cache is empty"
+    click.echo(f"{files}, {human_bytes(total)} {verb}" if entries else empty)

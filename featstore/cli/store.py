@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,8 +12,18 @@ from typing import Any
 
 import click
 
-from featstore.cli.progress import ProgressBar, human_bytes
-from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, StorePlace, StoreType, print_json
+from featstore.cli.progress import ProgressBar
+from featstore.command_line import (
+    EXIT_ERROR,
+    EXIT_VERIFY,
+    StorePlace,
+    StoreType,
+    count,
+    human_bytes,
+    json_option,
+    print_json,
+    print_table,
+)
 from featstore.errors import CorruptStoreError
 from featstore.remote.objects import Address, parse_address
 from featstore.share.copy import SetDifference, compare_stores, make_tag, writable_objects
@@ -20,6 +31,7 @@ from featstore.share.doctor import examine
 from featstore.share.publish import make_bucket_store
 from featstore.store.catalog import resolve_set, resolve_sets
 from featstore.store.gc import collect_garbage, make_store, remove_set
+from featstore.store.records import POINTER
 from featstore.store.store import (
     Duplicates,
     FeatureStore,
@@ -35,19 +47,19 @@ from featstore.store.verify import verify_store
 @click.command("init", epilog="Example: featstore init /data/features --shared")
 @click.argument("store", type=StoreType())
 @click.option("--shared", is_flag=True, help="Let the folder's group write to it.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def init_command(store: StorePlace, shared: bool, as_json: bool) -> None:
-    """Make an empty store in the folder or bucket STORE; `extract` and `push` do that themselves.
+    """Make an empty store in a folder or bucket.
 
-    With --shared, also of a store that exists: its folders become group-writable and hand that
-    down, its files readable by all and writable by nobody. Use `chgrp` before to choose the group.
+    `featstore extract` and `featstore push` make the store that they write to by themselves. With
+    --shared, also of a store that exists: its folders become group-writable and hand that down, its
+    files readable by all and writable by nobody. Use `chgrp` before to choose the group.
     """
     place = parse_address(store)
     if isinstance(place, Address):
         if shared:
             raise click.UsageError(
-                "--shared is for folders; a bucket's rights are the affair of its service.",
-                click.get_current_context(),
+                "--shared is for folders: set the rights of a bucket with its own tools."
             )
         fresh = make_bucket_store(writable_objects(place))
     else:
@@ -68,14 +80,17 @@ _SHOWN = 20
     epilog="Example: featstore show build/demo/store stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("store", type=StoreType())
-@click.argument("key")
+@click.argument("key", metavar="KEY")
 @click.option("--revision", help="A revision_id of the set, or its beginning; default: current.")
-@click.option("--quick", is_flag=True, help="Leave out what reads rows: norms and equal rows.")
-@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
+@click.option("--quick", is_flag=True, help="Read no rows: leave out norms and duplicates.")
+@json_option
 def show_command(
     store: StorePlace, key: str, revision: str | None, quick: bool, as_json: bool
 ) -> None:
-    """Show a set: identity, provenance, revisions, splits, norms, duplicates, failures."""
+    """Show a set: rows, splits, duplicates, failures, origin.
+
+    KEY is a set as `featstore ls` prints it, with or without the digits at its end.
+    """
     opened = open_store(store)
     document = describe(opened, opened.info(key, revision=revision), quick=quick)
     if as_json:
@@ -125,44 +140,47 @@ def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict
 
 
 def _lines(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield label and text of each line; one without a label goes on with the line above."""
     yield "set", document["key"]
     yield "encoder", f"{document['encoder']}, computed in {document['precision']}"
     shape = f"{document['n']:,} × {document['dim']:,} {document['dtype']}"
     yield "rows", f"{shape}, {human_bytes(document['bytes'])} on disk"
-    yield "space_id", document["space_id"]
-    yield "set_id", document["set_id"]
-    revisions = document["revisions"]
-    for number, entry in enumerate(revisions):
-        marks = [f"{entry['n']:,} items", f"{entry['failed']:,} failed" if entry["failed"] else ""]
-        marks += ["current" if entry["current"] else ""]
-        marks += ["shown" if entry["revision_id"] == document["revision_id"] else ""]
-        said = ", ".join(filter(None, marks))
-        yield ("" if number else "revisions"), f"{entry['revision_id'][:12]}  {said}"
     splits = document["splits"]
     if splits:
-        yield "splits", ", ".join(f"{name} {count:,}" for name, count in splits.items())
+        yield "splits", ", ".join(f"{name} {number:,}" for name, number in splits.items())
     norms = document["norms"]
     if norms is not None:
-        said = ", ".join(f"{name} {norms[name]:.4g}" for name in ("min", "median", "mean", "max"))
-        yield "norms", said + (f"; {norms['zero']:,} rows are zero" if norms["zero"] else "")
-    for label, what in (("embeddings", "equal rows"), ("content", "same content")):
+        text = ", ".join(f"{name} {norms[name]:.4g}" for name in ("min", "median", "mean", "max"))
+        yield "norms", text + (f"; {norms['zero']:,} rows are zero" if norms["zero"] else "")
+    for label, what in (("embeddings", "same rows"), ("content", "same files")):
         yield from _duplicates(what, document["duplicates"][label])
-    yield from _provenance(document)
     failures = document["failures"]
-    yield "failed", f"{len(failures):,} items" if failures else "none"
+    yield "failed", count(len(failures), "item") if failures else "none"
     for item, reason in list(failures.items())[:_SHOWN]:
         yield "", f"{item}: {reason}"
     if len(failures) > _SHOWN:
         yield "", f"and {len(failures) - _SHOWN:,} more: --json lists all"
+    yield from _provenance(document)
+    revisions = document["revisions"]
+    for number, entry in enumerate(revisions):
+        marks = [f"{entry['n']:,} items", f"{entry['failed']:,} failed" if entry["failed"] else ""]
+        marks += ["current" if entry["current"] else ""]
+        marks += ["shown here" if entry["revision_id"] == document["revision_id"] else ""]
+        text = ", ".join(filter(None, marks))
+        yield ("" if number else "revisions"), f"{entry['revision_id'][:12]}  {text}"
+    for number, (name, value) in enumerate(_flat(document["space"])):
+        yield ("" if number else "space"), f"{name} = {value}"
+    for name in ("space_id", "set_id"):
+        yield name, document[name]
 
 
 def _duplicates(label: str, found: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
     if found is None:
         return
-    if not found["groups"]:
-        yield label, "none"
-        return
-    yield label, f"{found['groups']:,} groups, the largest of {found['largest']:,}"
+    groups = found["groups"]
+    joined = ", the largest of" if groups > 1 else " of"
+    text = f"{count(groups, 'group')}{joined} {count(found['largest'], 'item')}"
+    yield label, text if groups else "none"
     for names in found["examples"]:
         yield "", " = ".join(names)
 
@@ -170,24 +188,33 @@ def _duplicates(label: str, found: Mapping[str, Any] | None) -> Iterator[tuple[s
 def _provenance(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     facts = document["facts"]
     source = facts.get("source") or f"manifest revision {facts.get('manifest_revision') or '?'}"
-    yield "from", str(source)
+    yield "made from", str(source)
+    for name, value in facts.items():
+        # Which classifier a model has is said by its tag; the facts repeat the layer's name.
+        if name not in ("source", "manifest_revision", "classifier") and value not in ("", None):
+            yield "", f"{name.replace('_', ' ')}: {value}"
     for number, run in enumerate(document["runs"]):
         how = [f"{name} {run[name]}" for name in ("device", "batch", "threads") if run.get(name)]
         versions = run.get("versions")
         how += [f"{name} {what}" for name, what in sorted((versions or {}).items())]
-        said = ", ".join([str(run.get("date", "undated")), *how])
-        yield ("" if number else "runs"), said
-    for name, value in facts.items():
-        if name not in ("source", "manifest_revision") and value not in ("", None):
-            yield "", f"{name}: {value}"
-    yield "space", ", ".join(f"{name}={value}" for name, value in document["space"].items())
+        text = ", ".join([str(run.get("date", "undated")), *how])
+        yield ("" if number else "runs"), text
+
+
+def _flat(space: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each fact of an embedding space by its dotted name."""
+    for name, value in space.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
 
 
 @click.command("ls", epilog="Example: featstore ls build/demo/store")
 @click.argument("store", type=StoreType())
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def ls_command(store: StorePlace, as_json: bool) -> None:
-    """List the sets of STORE, a folder or an address."""
+    """List the sets of a store: rows, dimension, dtype, size, age."""
     opened = open_store(store)
     listing = opened.listing()
     unfinished = [str(key) for key in opened.unfinished()]
@@ -205,37 +232,53 @@ def ls_command(store: StorePlace, as_json: bool) -> None:
         ]
         print_json([*rows, *({"key": key, "state": "unfinished"} for key in unfinished)])
         return
-    width = max([len(str(key)) for key, _ in listing] + [len(key) for key in unfinished] + [0])
+    table, sizes = [], []
     for key, info in listing:
         if isinstance(info, CorruptStoreError):
-            click.echo(f"{key!s:<{width}}  damaged: {info}")
+            table.append((str(key), "", "", "", "", "", f"damaged: {info}"))
             continue
-        failed = f"  {info.n_failed:,} failed" if info.n_failed else ""
-        shape = f"{info.commit.n:>9,} × {info.commit.dim:<5,} {info.commit.dtype:<8}"
-        size = human_bytes(opened.stored_bytes(info))
-        count = n_revisions(info)
-        revisions = f"{count:,} revision{'s' if count > 1 else ''}"
-        precision = info.attributes["precision"]
-        click.echo(f"{key!s:<{width}}  {shape}  {precision:<8}  {size:>8}  {revisions}{failed}")
-    for name in unfinished:
-        click.echo(f"{name:<{width}}  not finished: run `featstore extract` again")
+        sizes.append(opened.stored_bytes(info))
+        shape = (f"{info.commit.n:,}", f"{info.commit.dim:,}", info.commit.dtype)
+        age = _age(time.time() - (key.directory(opened.root) / POINTER).stat().st_mtime)
+        table.append((str(key), *shape, human_bytes(sizes[-1]), age, ", ".join(_notes(info))))
+    advice = "not finished: run `featstore extract` again"
+    table += [(name, "", "", "", "", "", advice) for name in unfinished]
+    if table:
+        print_table(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table)
+    click.echo(f"{count(len(table), 'set')}, {human_bytes(sum(sizes))}")
+
+
+def _notes(info: SetInfo) -> Iterator[str]:
+    """Yield what is unusual about a set."""
+    if info.attributes["precision"] != "float32":
+        yield f"computed in {info.attributes['precision']}"
+    if n_revisions(info) > 1:
+        yield f"{n_revisions(info):,} revisions"
+    if info.n_failed:
+        yield f"{info.n_failed:,} failed"
+
+
+def _age(seconds: float) -> str:
+    """Return a time span in its largest unit."""
+    unit = next((unit for unit in "dhm" if seconds >= _UNITS[unit]), "s")
+    return f"{max(0, seconds) // _UNITS[unit]:.0f} {unit.replace('m', 'min')}"
 
 
 @click.command(
-    "rm", epilog="Example: featstore rm build/demo/store stamps/class_name/all-MiniLM-L6-v2 --yes"
+    "rm", epilog="Example: featstore rm build/demo/store stamps/class_name/all-MiniLM-L6-v2 --force"
 )
-@click.argument("store", type=click.Path(path_type=Path))
-@click.argument("key")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON; implies --yes.")
-def rm_command(store: Path, key: str, yes: bool, as_json: bool) -> None:
-    """Remove the set KEY, finished or not; a short name will do.
+@click.argument("store", type=StoreType(writes=True))
+@click.argument("key", metavar="KEY")
+@click.option("--force", is_flag=True, help="Remove it without asking; --json implies it.")
+@json_option
+def rm_command(store: Path, key: str, force: bool, as_json: bool) -> None:
+    """Remove a set, finished or not.
 
-    Item tables that other sets use stay.
+    KEY may be a short name. Item tables that other sets use stay.
     """
     open_store(store)
     target = resolve_set(store, key)
-    if not (yes or as_json):
+    if not (force or as_json):
         try:
             click.confirm(f"Remove {target} from {store}?", abort=True, err=True)
         except click.Abort as err:
@@ -243,13 +286,13 @@ def rm_command(store: Path, key: str, yes: bool, as_json: bool) -> None:
                 raise
             click.echo(err=True)  # ends the line of the question
             raise click.UsageError(
-                f"Nobody can be asked whether to remove {target}: say --yes."
+                f"There is no terminal to confirm the removal of {target}: add --force."
             ) from err
     freed = remove_set(store, target)
     if as_json:
         print_json({"removed": target, "bytes": freed})
     else:
-        click.echo(f"removed {target} ({freed:,} bytes)")
+        click.echo(f"removed {target}, {human_bytes(freed)}")
 
 
 def n_revisions(info: SetInfo) -> int:
@@ -258,14 +301,14 @@ def n_revisions(info: SetInfo) -> int:
 
 
 @click.command("verify", epilog="Example: featstore verify build/demo/store stamps/image")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=StoreType(writes=True))
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
 @click.option(
-    "--quick/--full", "quick", default=False, help="Names, sizes and metadata only, or every byte."
+    "--quick/--full", "quick", default=False, help="Compare sizes and metadata, or every byte."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def verify_command(store: Path, keys: tuple[str, ...], quick: bool, as_json: bool) -> int:
-    """Check the files of STORE, or of the sets KEY, against their commits.
+    """Compare the files of a store with their checksums.
 
     Names every file that was flipped, truncated, deleted, swapped, linked or added, one a
     line, and exits 4 if there is one. KEY is a dataset (`stamps`), a dataset and kind
@@ -283,40 +326,54 @@ def verify_command(store: Path, keys: tuple[str, ...], quick: bool, as_json: boo
         for problem in report.problems:
             click.echo(f"{problem.path} {problem.what}")
         if report.ok:
-            what = "names, sizes and metadata" if quick else "every byte"
-            click.echo(f"{store}: {report.n_sets:,} sets, {report.n_files:,} files: {what} right")
+            what = "have the right names, sizes and metadata" if quick else "match their checksums"
+            files = count(report.n_files, "file")
+            click.echo(f"OK: {count(report.n_sets, 'set')}, {files} {what}")
     return 0 if report.ok else EXIT_VERIFY
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
     """Return the seconds of a duration such as ``90s``, ``30m``, ``24h`` or ``7d``."""
     match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
     if match is None:
-        raise click.BadParameter(f"{text!r} is not a duration such as 30m, 24h or 7d.")
+        raise click.BadParameter(
+            f"{text!r} is not a duration such as 30m, 24h or 7d.", ctx, parameter
+        )
     return float(int(match[1]) * _UNITS[match[2]])
 
 
 @click.command("gc", epilog="Example: featstore gc build/demo/store --dry-run")
-@click.argument("store", type=click.Path(path_type=Path))
-@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
-@click.option("--grace", default="24h", show_default=True, help="Leave what is younger.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def gc_command(store: Path, dry_run: bool, grace: str, as_json: bool) -> None:
-    """Remove from STORE the staging of dead writers and tables that no commit names.
+@click.argument("store", type=StoreType(writes=True))
+@click.option("--dry-run", is_flag=True, help="List what would be removed; remove nothing.")
+@click.option(
+    "--grace",
+    default="24h",
+    show_default=True,
+    metavar="TIME",
+    callback=parse_duration,
+    help="Keep what is younger: 90s, 30m, 24h or 7d.",
+)
+@json_option
+def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
+    """Delete leftovers of crashed writers and unreferenced files.
 
     An extraction that stopped can be resumed until the grace period is over.
     """
-    found = collect_garbage(store, grace=parse_duration(grace), dry_run=dry_run)
+    found = collect_garbage(store, grace=grace, dry_run=dry_run)
     if as_json:
         print_json({"removed": not dry_run, "litter": [vars(litter) for litter in found]})
         return
     for litter in found:
-        click.echo(f"{litter.path} ({litter.bytes:,} bytes): {litter.what}")
+        click.echo(f"{litter.path} ({human_bytes(litter.bytes)}): {litter.what}")
+    if not found:
+        click.echo("Nothing to clean")
+        return
+    total = human_bytes(sum(litter.bytes for litter in found))
     verb = "would be removed" if dry_run else "removed"
-    click.echo(f"{len(found):,} things, {sum(litter.bytes for litter in found):,} bytes {verb}")
+    click.echo(f"{count(len(found), 'leftover')}, {total} {verb}")
 
 
 @click.command("tag", epilog="Example: featstore tag build/demo/store v1")
@@ -325,19 +382,21 @@ def gc_command(store: Path, dry_run: bool, grace: str, as_json: bool) -> None:
 @click.option(
     "--select",
     multiple=True,
-    help="Only sets whose key fits this pattern, such as 'stamps/image/*'; repeatable.",
+    metavar="PATTERN",
+    help="Only sets whose key matches, such as 'stamps/image/*'; repeatable.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def tag_command(store: StorePlace, name: str, select: tuple[str, ...], as_json: bool) -> None:
-    """Give the current revision of every set of STORE the NAME, for open_store(…, revision=NAME).
+    """Tag the current state of a store as NAME.
 
-    A tag never changes. `featstore push` takes the tags of a folder along.
+    `open_store(…, revision=NAME)` reads every set as it is now. A tag never changes. `featstore
+    push` copies the tags of a folder, too.
     """
     revisions = make_tag(store, name, select=select)
     if as_json:
         print_json({"tag": name, "sets": revisions})
     else:
-        click.echo(f"{store} at {name}: {len(revisions):,} sets")
+        click.echo(f"tagged {count(len(revisions), 'set')} of {store} as {name}")
 
 
 @click.command("diff", epilog="Example: featstore diff build/demo/store s3://team/features")
@@ -345,37 +404,37 @@ def tag_command(store: StorePlace, name: str, select: tuple[str, ...], as_json: 
 @click.argument("b", type=StoreType())
 @click.option("--revision-a", help="A tag or revision_id of A.")
 @click.option("--revision-b", help="A tag or revision_id of B.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def diff_command(
     a: StorePlace, b: StorePlace, revision_a: str | None, revision_b: str | None, as_json: bool
 ) -> int:
-    """Say in which sets stores A and B differ: items, rows, failures, what they say of themselves.
+    """List the sets in which two stores differ.
 
-    Rows are compared by the hashes of their blocks; none is read. Exits 0 either way. For two
-    revisions of one store, give it twice.
+    Compared are items, rows, failures and attributes; rows by the hashes of their blocks, without
+    reading them. Exits 0 either way. For two revisions of one store, give it twice.
     """
     found = compare_stores(open_store(a, revision=revision_a), open_store(b, revision=revision_b))
     if as_json:
         print_json([asdict(difference) for difference in found])
         return 0
     for difference in found:
-        click.echo(f"{difference.key}  {'; '.join(_said(difference))}")
-    click.echo(f"{len(found):,} sets differ")
+        click.echo(f"{difference.key}  {'; '.join(_differences(difference))}")
+    click.echo(f"{count(len(found), 'set')} differ{'s' if len(found) == 1 else ''}")
     return 0
 
 
-def _said(difference: SetDifference) -> Iterator[str]:
+def _differences(difference: SetDifference) -> Iterator[str]:
     if difference.state != "differs":
         yield difference.state
         return
     yield " → ".join(revision[:12] for revision in difference.revisions)
-    for count, what in (
+    for number, what in (
         (difference.added, "items added"),
         (difference.removed, "items removed"),
         (difference.changed_items, "items with other facts"),
     ):
-        if count:
-            yield f"{count:,} {what}"
+        if number:
+            yield f"{number:,} {what}"
     if difference.changed_blocks is None:
         yield "rows of another shape"
     elif difference.changed_blocks:
@@ -391,18 +450,19 @@ _SIGNS = {"fine": "ok", "note": "note", "wrong": "WRONG"}
 
 @click.command("doctor", epilog="Example: featstore doctor s3://team/features")
 @click.argument("store", type=StoreType(), required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def doctor_command(store: StorePlace | None, as_json: bool) -> int:
-    """Check the environment, the cache, and STORE if one is given; say what to do.
+    """Check the environment, the cache, and a store.
 
-    Writes nothing to a store, and prints no credentials. Exits 1 if something is wrong.
+    Says what to do about what it finds. Writes nothing to a store, and prints no credentials. Exits
+    1 if something is wrong.
     """
     findings = list(examine(store))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            click.echo(f"{_SIGNS[finding.state]:<6} {finding.what}: {finding.said}")
+            click.echo(f"{_SIGNS[finding.state]:<6} {finding.what}: {finding.text}")
             if finding.advice and finding.state != "fine":
                 click.echo(f"       {finding.advice}")
     return EXIT_ERROR if any(finding.state == "wrong" for finding in findings) else 0

@@ -125,7 +125,7 @@ class ExtractConfig:
         at_least=1,
     )
     threads: int | None = option(None, help="Threads of the forward pass.", at_least=1)
-    workers: int | None = option(None, help="Number of decoding processes.", at_least=1)
+    jobs: int | None = option(None, help="Number of decoding processes.", at_least=1)
     decode_timeout: float | None = option(
         DECODE_TIMEOUT,
         help="Seconds that one image may take, in a process of its own, so that a crash or a hang "

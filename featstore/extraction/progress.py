@@ -177,7 +177,7 @@ def bottleneck(shares: dict[str, float]) -> str:
         slowest = max(IN_WORKERS, key=lambda stage: shares[stage])
         return (
             f"{names[slowest]} is the limit: the encoder waits {_percent(shares['wait'])} of the "
-            "time. More --workers may help if cores are idle."
+            "time. More --jobs may help if cores are idle."
         )
     if shares["transfer"] > shares["forward"]:
         return f"Copying to the device is the limit: it takes {_percent(shares['transfer'])}."

@@ -292,7 +292,7 @@ def _extract_items(request: _Request, damage: Damage) -> ExtractResult:
     config = ExtractConfig(
         dtype=before.dtype,
         precision=precision or "float32",
-        workers=request.workers,
+        jobs=request.workers,
         views=int(views[2]) if views else 0,
         seed=int(views[3]) if views else 0,
         limit=before.n // (int(views[2]) if views else 1),
@@ -475,7 +475,7 @@ def next_commands(
             return [*found, call]
         folder = manifest if isinstance(manifest, str | Path) else "MANIFEST"
         return [*found, f"{repair} --manifest {_quote(folder)}{where}"]
-    remove = f"featstore rm {_quote(root)} {key} --yes"
+    remove = f"featstore rm {_quote(root)} {key} --force"
     place = f"--kind {key.kind} --encoder {_quote(encoder)} --store {_quote(root)}"
     if imported:
         source = _mapping(attributes.get("facts")).get("source", "FILE")

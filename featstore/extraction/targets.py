@@ -458,7 +458,7 @@ class Job:
     @property
     def workers(self) -> int:
         """Threads, or processes, that decode."""
-        return self.config.workers or os.cpu_count() or 1
+        return self.config.jobs or os.cpu_count() or 1
 
     @property
     def formats(self) -> tuple[str, ...]:

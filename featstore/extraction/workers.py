@@ -149,8 +149,8 @@ class Worker:
         config = replace(request.config, device=device, on_block=on_block, on_progress=on_progress)
         if any(isinstance(choice.encoder, str) for choice in request.encoders):
             _use_device(device, cores)
-        if cores is not None and config.workers is None:
-            config = replace(config, workers=cores)
+        if cores is not None and config.jobs is None:
+            config = replace(config, jobs=cores)
         self._job = open_job(
             request.manifest,
             kind=request.kind,
@@ -646,7 +646,7 @@ def extract_on_devices(
 ) -> list[ExtractResult]:
     """Run `extract_many` in one process a device; the store is the same as of one process.
 
-    The cores are shared out evenly where the options name neither threads nor workers. On a CPU
+    The cores are shared out evenly where the options name neither threads nor jobs. On a CPU
     threads decide the last bits of a row: to compare two stores bit for bit, name them. A job
     that is resumed takes those it was begun with.
 

@@ -27,7 +27,6 @@ from featstore.errors import CacheFullError, CorruptStoreError, RemoteStoreError
 from featstore.identity import sha256_hex
 from featstore.remote.objects import Objects
 from featstore.store.blocks import layout_of
-from featstore.store.catalog import NAME as CATALOG
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -208,10 +207,6 @@ class Mirror:
         parse_json(data, where=f"{self.objects.address}/{name}")
         place(self.root / name, data)
         return True
-
-    def refresh_catalog(self) -> bool:
-        """Fetch ``catalog.json``; False if there is none."""
-        return self.refresh(CATALOG, limit=MAX_JSON_BYTES)
 
     def fetch_records(self, key: SetKey) -> None:
         """Fetch a set's pointer and the commit records that it names, the pointer last.

@@ -12,7 +12,6 @@ import polars as pl
 
 from featstore.errors import FeatstoreError, RemoteStoreError, UnknownSetError
 from featstore.remote.objects import Address, Objects, open_objects, parse_address
-from featstore.remote.store import RemoteStore
 from featstore.share.publish import (
     make_bucket_store,
     publish_to_bucket,
@@ -29,7 +28,6 @@ from featstore.store.records import (
     read_pointer,
     tag_bytes,
     tag_file,
-    tag_names,
     taken,
     write_tag,
 )
@@ -131,7 +129,7 @@ def copy_sets(
     target: str | Path,
     *,
     select: Sequence[str] = (),
-    take_over: bool = False,
+    force: bool = False,
     progress: Callable[[int], object] | None = None,
     tell: Callable[[str, Relation], object] | None = None,
 ) -> CopyReport:
@@ -145,7 +143,7 @@ def copy_sets(
     select : sequence of str
         Patterns of keys such as ``stamps/image/*`` or ``*/*/timm.*``; a set that fits one of them
         is copied. All by default.
-    take_over : bool
+    force : bool
         See `featstore.share.publish.publish_to_bucket`.
     progress, tell : callable, optional
         Called with bytes that were sent, and with each set that is done.
@@ -174,7 +172,7 @@ def copy_sets(
             if _revision(folder) != current.get(key):
                 info = opened.info(key)
                 there = _publish(
-                    objects or place, SetSource(opened, info), take_over=take_over,
+                    objects or place, SetSource(opened, info), force=force,
                     progress=progress or (lambda _: None),
                 )  # fmt: skip
         except FeatstoreError as err:
@@ -198,8 +196,7 @@ def copy_sets(
 
 def _send_tags(opened: FeatureStore, target: str | Path, report: CopyReport) -> None:
     """Send the tags whose sets are all at the target now."""
-    names = opened.tags() if isinstance(opened, RemoteStore) else tag_names(opened.root)
-    for name in names:
+    for name in opened.tags():
         revisions = opened.tag(name)
         if set(revisions) <= set(report.sets):
             try:
@@ -212,13 +209,13 @@ def _publish(
     place: Objects | Address | Path,
     source: SetSource,
     *,
-    take_over: bool,
+    force: bool,
     progress: Callable[[int], object],
 ) -> Relation:
     if isinstance(place, Path):
         return publish_to_folder(place, source, progress=progress)
     assert isinstance(place, Objects)
-    return publish_to_bucket(place, source, take_over=take_over, progress=progress)
+    return publish_to_bucket(place, source, force=force, progress=progress)
 
 
 def writable_objects(address: Address) -> Objects:

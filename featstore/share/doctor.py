@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from featstore.errors import EXTRAS, CacheFullError, FeatstoreError
+from featstore.command_line import human_bytes
+from featstore.errors import EXTRAS, CacheFullError, CorruptStoreError, FeatstoreError
 from featstore.remote.cache import user_cache
-from featstore.remote.objects import SCHEMES, Address, parse_address
-from featstore.remote.store import RemoteStore
+from featstore.remote.objects import SCHEMES
+from featstore.remote.place import RemotePlace
 from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import parse_catalog
-from featstore.store.files import read_json
 from featstore.store.layout import ArrayLayout
 from featstore.store.lock import is_claimed, try_lock
 from featstore.store.mapping import MappingUnavailableError, check_mappable
@@ -42,7 +41,7 @@ class Finding:
 
     what: str
     state: State
-    said: str
+    text: str
     advice: str = ""
 
 
@@ -53,21 +52,23 @@ def examine(place: str | Path | None = None) -> Iterator[Finding]:
     if place is None:
         return
     try:
-        address = parse_address(place)
         store = open_store(place)
     except FeatstoreError as err:
         yield Finding("store", "wrong", str(err), _opening_advice(place))
         return
     yield Finding("store", "fine", f"{store.address} is a store")
     yield from _sets(store)
-    yield from _remote(address) if isinstance(address, Address) else _folder(address)
+    if isinstance(store.place, RemotePlace):
+        yield from _remote(store.place)
+    else:
+        yield from _folder(store.root)
 
 
 def _environment() -> Iterator[Finding]:
     yield Finding("python", "fine", f"{platform.python_version()} on {platform.platform()}")
     for name in _NEEDED:
         yield Finding(name, "fine", importlib.metadata.version(name))
-    told: set[str] = set()
+    listed: set[str] = set()
     for extra, names in EXTRAS.items():
         missing = []
         for name in names:
@@ -76,13 +77,13 @@ def _environment() -> Iterator[Finding]:
             except importlib.metadata.PackageNotFoundError:
                 missing.append(name)
                 continue
-            if name not in told:
+            if name not in listed:
                 yield Finding(name, "fine", version)
-            told.add(name)
+            listed.add(name)
         if missing:
-            said = f"{', '.join(missing)} not installed"
+            text = f"{', '.join(missing)} not installed"
             advice = f"Needed only for that: pip install 'headstock[{extra}]'."
-            yield Finding(extra, "note", said, advice)
+            yield Finding(extra, "note", text, advice)
     try:
         check_mappable(ArrayLayout(131_072, 64, "float32", 4096, 65_536))
     except MappingUnavailableError as err:
@@ -102,15 +103,18 @@ def _cache() -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=cache.root):
             pass
     except OSError as err:
-        said = f"{cache.root} cannot be written: {err.strerror or err}"
-        yield Finding("cache", "wrong", said, "Set XDG_CACHE_HOME to a folder of yours.")
+        text = f"{cache.root} cannot be written: {err.strerror or err}"
+        yield Finding("cache", "wrong", text, "Set XDG_CACHE_HOME to a folder of yours.")
         return
     held = sum(entry.bytes for entry in cache.shards())
     free = shutil.disk_usage(cache.root).free
-    said = f"{cache.root} holds {held:,} of {cache.limit:,} bytes; {free:,} are free on its disk"
+    text = (
+        f"{cache.root} holds {human_bytes(held)} of {human_bytes(cache.limit)}; "
+        f"{human_bytes(free)} are free on its disk"
+    )
     tight = free < _FREE or held > cache.limit
     advice = "`featstore cache gc` empties it; HEADSTOCK_CACHE_BYTES is its limit." if tight else ""
-    yield Finding("cache", "note" if tight else "fine", said, advice)
+    yield Finding("cache", "note" if tight else "fine", text, advice)
     if os.environ.get("HEADSTOCK_OFFLINE", "") not in ("", "0"):
         advice = "Unset HEADSTOCK_OFFLINE to read what is not in the cache."
         yield Finding("offline", "note", "no server is asked", advice)
@@ -130,19 +134,19 @@ def _sets(store: FeatureStore) -> Iterator[Finding]:
             yield Finding(str(key), "wrong", str(info), advice)
     for key in store.unfinished():
         claimed = is_claimed(key.directory(store.root))
-        said = "is being written" if claimed else "is not finished, and nobody writes it"
+        text = "is being written" if claimed else "is not finished, and nobody writes it"
         advice = "" if claimed else "Run `featstore extract` again, or `featstore gc`."
-        yield Finding(str(key), "note", said, advice)
+        yield Finding(str(key), "note", text, advice)
 
 
 def _folder(root: Path) -> Iterator[Finding]:
     facts = root.stat()
     shared = bool(facts.st_mode & stat.S_IWGRP)
     writable = os.access(root, os.W_OK)
-    said = f"{'can' if writable else 'cannot'} be written by you"
-    said += f", and by group {facts.st_gid}" if shared else ""
+    text = f"{'can' if writable else 'cannot'} be written by you"
+    text += f", and by group {facts.st_gid}" if shared else ""
     advice = "" if writable else "Reading works. To write, ask its owner: featstore init --shared."
-    yield Finding("permissions", "fine" if writable else "note", said, advice)
+    yield Finding("permissions", "fine" if writable else "note", text, advice)
     handle = os.open(root / "zarr.json", os.O_RDONLY)
     try:
         locks = try_lock(handle, shared=True)
@@ -151,33 +155,35 @@ def _folder(root: Path) -> Iterator[Finding]:
     if locks:
         yield Finding("locks", "fine", "the file system has locks")
     else:
-        advice = "Two writers that begin in the same moment are not told apart; start one first."
+        advice = "Concurrent writers cannot be detected there; start them one at a time."
         yield Finding("locks", "note", "the file system has no locks", advice)
     report = verify_store(root, full=False)
     for problem in report.problems:
         advice = "`featstore repair`, with --from if there is another copy."
         yield Finding("files", "wrong", f"{problem.path} {problem.what}", advice)
     if report.ok:
-        said = f"{report.n_files:,}: names, sizes and metadata right"
-        yield Finding("files", "fine", said, "`featstore verify` reads every byte.")
+        text = f"{report.n_files:,}: names, sizes and metadata right"
+        yield Finding("files", "fine", text, "`featstore verify` reads every byte.")
 
 
-def _remote(address: Address) -> Iterator[Finding]:
-    store = open_store(address.url)
-    assert isinstance(store, RemoteStore)
-    if store.mirror.offline:
-        said = "the server is not asked; this is what the cache holds"
-        yield Finding("server", "note", said, "Check the network, or HEADSTOCK_OFFLINE.")
+def _remote(place: RemotePlace) -> Iterator[Finding]:
+    if place.mirror.offline:
+        text = "the server is not asked; this is what the cache holds"
+        yield Finding("server", "note", text, "Check the network, or HEADSTOCK_OFFLINE.")
         return
-    yield Finding("server", "fine", f"{SCHEMES[address.scheme]} answers")
-    if (store.root / CATALOG).is_file() and parse_catalog(read_json(store.root / CATALOG)):
+    yield Finding("server", "fine", f"{SCHEMES[place.address.split('://')[0]]} answers")
+    try:
+        listed = place.catalog() is not None
+    except CorruptStoreError:
+        listed = False
+    if listed:
         yield Finding(CATALOG, "fine", "lists the sets")
     else:
         advice = "Copy the store's catalog.json too, or push to it once."
         yield Finding(CATALOG, "wrong", "is missing or damaged", advice)
-    writable = store.mirror.objects.can_write
-    said = "sets can be pushed, if your credentials allow it" if writable else "read only"
-    yield Finding("pushing", "fine", said)
+    writable = place.mirror.objects.can_write
+    text = "sets can be pushed, if your credentials allow it" if writable else "read only"
+    yield Finding("pushing", "fine", text)
 
 
 def _opening_advice(place: str | Path) -> str:

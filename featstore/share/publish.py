@@ -119,14 +119,14 @@ def publish_to_bucket(
     objects: Objects,
     source: SetSource,
     *,
-    take_over: bool = False,
+    force: bool = False,
     progress: Callable[[int], object],
 ) -> Relation:
     """Put a set into the store at `objects`; the catalog is left to `update_catalog`.
 
     Parameters
     ----------
-    take_over : bool
+    force : bool
         Replace another publisher's unfinished push: only if it is known to be dead.
 
     Raises
@@ -141,7 +141,7 @@ def publish_to_bucket(
     if found not in ("new", "behind"):
         return found
     claim = f"{key}/.staging/push.json"
-    taken = _claim(objects, claim, source.revision, where=where, take_over=take_over)
+    taken = _claim(objects, claim, source.revision, where=where, force=force)
     layout = source.layout()
     base = None if there is None else _remote_commit(objects, key, there["revision"])
     kept = kept_files(base, source.info.commit, layout)
@@ -207,7 +207,7 @@ def update_catalog(
     )
 
 
-def _claim(objects: Objects, name: str, revision: str, *, where: str, take_over: bool) -> bool:
+def _claim(objects: Objects, name: str, revision: str, *, where: str, force: bool) -> bool:
     """Claim a set for a revision; True if another's claim was taken over, now or before."""
     record = {"format": FORMAT, "host": socket.gethostname(), "revision": revision}
     claim = json_bytes(record)
@@ -220,12 +220,12 @@ def _claim(objects: Objects, name: str, revision: str, *, where: str, take_over:
     holder = _parsed(data)
     if holder.get("revision") == revision:
         return bool(holder.get("taken_over"))
-    if take_over and tag and objects.replace(name, json_bytes({**record, "taken_over": True}), tag):
+    if force and tag and objects.replace(name, json_bytes({**record, "taken_over": True}), tag):
         return True
     raise PublishConflictError(
         f"{where} is being pushed from {str(holder.get('host', 'elsewhere'))[:80]!r}, revision "
         f"{str(holder.get('revision', '?'))[:12]}; it was first. Wait for it, or, if that push is "
-        "dead, push with --take-over."
+        "dead, push again with --force."
     )
 
 

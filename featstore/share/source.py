@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from featstore.errors import CorruptStoreError, PublishConflictError
-from featstore.remote.rows import RemoteRows
-from featstore.remote.store import RemoteStore
-from featstore.store.blocks import check_file, layout_of
+from featstore.store.blocks import layout_of
 from featstore.store.files import json_bytes, read_regular, same_file
 from featstore.store.layout import ArrayLayout, array_metadata, group_metadata
 from featstore.store.records import POINTER, REVISIONS, Commit, read_commit
@@ -37,7 +36,6 @@ class SetSource:
     def __post_init__(self) -> None:
         self.directory = self.info.key.directory(self.store.root)
         self.history: list[str] = list(self.info.attributes.get("history", []))
-        self._array: RemoteRows | None = None
 
     @property
     def revision(self) -> str:
@@ -50,9 +48,8 @@ class SetSource:
 
     def commits(self) -> list[Commit]:
         """Return the commit of every revision, the oldest first."""
-        if isinstance(self.store, RemoteStore):
-            for revision in self.history:
-                self.store.mirror.fetch_commit(self.info.key, revision)
+        for revision in self.history:
+            self.store.place.fetch_records(self.info.key, revision)
         earlier = [read_commit(self.directory, revision) for revision in self.history]
         return [*earlier, self.info.commit]
 
@@ -69,8 +66,7 @@ class SetSource:
         files: dict[str, bytes] = {}
         key, commits = self.info.key, self.commits()
         for commit in commits:
-            if isinstance(self.store, RemoteStore):
-                self.store.mirror.fetch_small(key, commit)
+            self.store.place.fetch_files(key, commit)
             items = commit.items
             facts = {"bytes": items["bytes"], "sha256": items["sha256"]}
             name = f"{key.dataset}/{key.kind}/{items['file']}"
@@ -102,28 +98,10 @@ class SetSource:
         """Return the pointer's path below the store."""
         return f"{self.info.key}/{POINTER}"
 
-    def data_file(self, file: int) -> Path:
-        """Return a data file of this machine, each byte of it verified.
-
-        Raises
-        ------
-        CorruptStoreError
-            If it is not what the commit states.
-        RemoteStoreError
-            If it lies elsewhere and cannot be fetched.
-        """
-        layout = self.layout()
-        if isinstance(self.store, RemoteStore):
-            if self._array is None:
-                self._array = self.store.open_array(self.info, layout)
-            return self._array.fetch_file(file)
-        path = self.directory / "embedding" / layout.file_name(file)
-        found = check_file(path, layout, file, self.info.commit.blocks)
-        if found.reasons or found.bad_blocks:
-            raise CorruptStoreError(
-                f"{path} {'; '.join(found.reasons)}. Nothing of {self.info.key} was sent."
-            )
-        return path
+    @functools.cached_property
+    def data_file(self) -> Callable[[int], Path]:
+        """From the number of a data file to its path; see `featstore.store.place.Place`."""
+        return self.store.place.data_files(self.info.key, self.info.commit, self.layout())
 
     def _checked(self, path: Path, facts: dict[str, int | str]) -> bytes:
         if not same_file(path, facts):

@@ -7,8 +7,10 @@ was deleted: that is how `featstore verify` notices a missing set.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 from collections.abc import Callable, Iterable
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from featstore.store.records import POINTER, is_sha256, key_of, read_pointer
 
 NAME = "catalog.json"
 THUMBNAILS = "thumbnails-*.parquet"
+
+#: Sets that are named where none of the name that was typed exists.
+_NEAR = 3
 
 #: How often the catalog is written again because a set was published meanwhile.
 _ROUNDS = 10
@@ -203,9 +208,7 @@ def resolve_set(root: Path, name: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise AmbiguousSetError(
-            f"{name!r} fits {len(found)} sets of {root}: {', '.join(found)}. Say more of it."
-        )
+        raise AmbiguousSetError(ambiguous_set(root, name, found))
     raise UnknownSetError(unknown_set(root, name, keys))
 
 
@@ -236,14 +239,26 @@ def all_keys(root: Path) -> list[str]:
 
 
 def unknown_set(root: Path | str, name: str, keys: Iterable[str]) -> str:
-    """Return the sentence for a name that no set has: what there is, and the closest."""
+    """Return the sentence for a name that no set has: how many there are, and the closest."""
     known = sorted(keys)
     # People type names without the digits.
     short = {key.rsplit("-", 1)[0]: key for key in known}
-    hint = did_you_mean(name.strip("/"), [*known, *short])
-    holds = ", ".join(known[:20]) or "no set at all"
-    more = f" and {len(known) - 20:,} more" if len(known) > 20 else ""
-    return f"{root} holds no set {name!r}. It holds: {holds}{more}.{hint}"
+    wanted = name.strip("/")
+    hint = did_you_mean(wanted, [*known, *short])
+    near = heapq.nlargest(_NEAR, short, lambda one: SequenceMatcher(None, wanted, one).ratio())
+    closest = f", the closest {', '.join(short[one] for one in near)}" if near else ""
+    n = f"{len(known):,} sets" if len(known) != 1 else "1 set"
+    return f"{root} holds no set {name!r}. It holds {n}{closest}.{hint}"
+
+
+def ambiguous_set(root: Path | str, name: str, keys: Iterable[str]) -> str:
+    """Return the sentence for a name that several sets have."""
+    found = list(keys)
+    more = ", …" if len(found) > _NEAR else ""
+    return (
+        f"{name!r} fits {len(found):,} sets of {root}: {', '.join(found[:_NEAR])}{more}. Type more "
+        "of the name."
+    )
 
 
 def _is_key(text: str) -> bool:

@@ -22,7 +22,6 @@ import polars as pl
 
 from featstore.errors import FeatstoreError
 from featstore.identity import sha256_hex
-from featstore.remote.store import RemoteStore
 from featstore.store.blocks import check_file, check_tail, layout_of, read_block
 from featstore.store.casting import blank_value
 from featstore.store.catalog import NAME as CATALOG
@@ -37,7 +36,6 @@ from featstore.store.damage import (
 from featstore.store.files import (
     check_no_links,
     json_bytes,
-    opened_as_it_is,
     read_regular,
     same_file,
     write_file,
@@ -60,8 +58,8 @@ from featstore.store.records import (
     commit_bytes,
     read_pointer,
 )
-from featstore.store.rows import RowSource, open_rows
-from featstore.store.store import FeatureStore, SetInfo
+from featstore.store.rows import RowSource
+from featstore.store.store import FeatureStore
 from featstore.store.tables import MAX_ITEM_BYTES
 from featstore.store.verify import Problem, verify_store
 
@@ -224,11 +222,8 @@ class SetCopy:
 
     def _rows(self, commit: Commit, layout: ArrayLayout) -> RowSource:
         if commit.revision_id not in self._arrays:
-            array = self._key.directory(self._store.root) / "embedding"
-            self._arrays[commit.revision_id] = (
-                self._store.open_array(SetInfo(self._key, commit, self.attributes), layout)
-                if isinstance(self._store, RemoteStore)
-                else open_rows(array, layout, "pread", opened_as_it_is)
+            self._arrays[commit.revision_id] = self._store.place.rows(
+                self._key, commit, layout, self._store.mode, damaged=True
             )
         return self._arrays[commit.revision_id]
 
@@ -248,8 +243,8 @@ class SetCopy:
         if commit.revision_id not in self._layouts:
             found = layout_of(commit) if self.commit(commit.revision_id) is not None else None
             try:
-                if found is not None and isinstance(self._store, RemoteStore):
-                    self._store.layout(SetInfo(self._key, commit, self.attributes))
+                if found is not None:
+                    self._store.place.fetch_files(self._key, commit)
             except FeatstoreError as err:
                 self._note(str(err))
             self._layouts[commit.revision_id] = found

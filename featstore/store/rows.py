@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -532,28 +532,3 @@ def check_rows(
         return checked
     checked.check(range(layout.n_blocks))
     return source
-
-
-#: Returns a view of what `Origin` and five facts name; see `featstore.store.store.reopened`.
-Reopen = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """How a store was opened.
-
-    Attributes
-    ----------
-    address : str
-        Absolute path, or address.
-    mode, verify : str
-        See `featstore.store.store.open_store`. Elsewhere ``"full"`` is ``"first-touch"``: each
-        process compares the blocks that it reads.
-    reopen : callable
-        Opens it again.
-    """
-
-    address: str
-    mode: Mode
-    verify: str
-    reopen: Reopen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,8 @@ from featstore.errors import (
 from featstore.remote.objects import Address, parse_address
 from featstore.store.blocks import layout_of
 from featstore.store.catalog import (
-    find_sets,
-    finished_sets,
+    ambiguous_set,
     match_names,
-    unfinished_sets,
     unknown_set,
 )
 from featstore.store.files import (
@@ -37,6 +36,7 @@ from featstore.store.files import (
     same_file,
 )
 from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_array_metadata
+from featstore.store.place import LocalPlace, Place
 from featstore.store.records import (
     Commit,
     belongs,
@@ -52,13 +52,9 @@ from featstore.store.rows import (
     MODES,
     VERIFY,
     Mode,
-    Origin,
-    Reopen,
-    RowSource,
     Verify,
     check_rows,
     decode,
-    open_rows,
 )
 from featstore.store.tables import (
     ItemTable,
@@ -68,7 +64,7 @@ from featstore.store.tables import (
     read_items,
     read_thumbnails,
 )
-from featstore.store.view import EmbeddingsView, Selection, Transform
+from featstore.store.view import EmbeddingsView, Origin, Selection, Transform
 
 
 @dataclass(frozen=True)
@@ -245,11 +241,6 @@ def _duplicates(keys: pl.Series, view: Selection) -> Duplicates:
     return Duplicates(groups.height, int(sizes[0]), int(sizes.sum()) - groups.height, examples)
 
 
-def disk_bytes(directory: Path) -> int:
-    """Return the bytes of all files of a set, of every revision."""
-    return sum(path.lstat().st_size for path in directory.rglob("*") if not path.is_dir())
-
-
 def runs(directory: Path) -> list[dict[str, Any]]:
     """Return the facts of each run that wrote to a set, the newest first."""
     found = []
@@ -269,16 +260,27 @@ _HEX = re.compile(r"[0-9a-f]{8,64}")
 class FeatureStore:
     """A read-only handle on a store. Opening and reading it runs no code from it.
 
-    `mode` and `verify` say how its arrays are read; see `featstore.store.store.open_store`, which
-    also sets `reopen`, by which its views travel to other processes. `address` is where the store
-    lies, and `root` the folder that its small files are read from: the same, unless it is remote.
+    Parameters
+    ----------
+    place : Place or Path
+        Where its files come from; a path is a folder of this machine.
+    mode, verify : str
+        How its arrays are read; see `open_store`.
+
+    Attributes
+    ----------
+    root : Path
+        Folder that its small files are read from: the store itself, or its mirror in the cache.
+    address : str
+        Where the store lies.
     """
 
-    reopen: Reopen | None = None
-
-    def __init__(self, root: Path, *, mode: Mode = "auto", verify: Verify = "never") -> None:
-        self.root = root
-        self.address = str(root)
+    def __init__(
+        self, place: Place | Path, *, mode: Mode = "auto", verify: Verify = "never"
+    ) -> None:
+        self.place = place if isinstance(place, Place) else LocalPlace(place)
+        self.root = self.place.root
+        self.address = self.place.address
         self.mode: Mode = mode
         self.verify: Verify = verify
         self._pins: dict[str, str] | None = None
@@ -286,12 +288,10 @@ class FeatureStore:
     def __repr__(self) -> str:
         return f"FeatureStore({self.address!r}, {len(self.sets())} sets)"
 
-    def _origin(self) -> Origin | None:
+    def _origin(self) -> Origin:
         """Return how it was opened, so that any working directory finds it again."""
-        if self.reopen is None:
-            return None
-        place = self.address if "://" in self.address else os.path.abspath(self.address)  # noqa: PTH100
-        return Origin(place, self.mode, self.verify, self.reopen)
+        where = self.address if self.place.is_remote else os.path.abspath(self.address)  # noqa: PTH100
+        return Origin(where, self.mode, self.verify)
 
     def sets(self) -> list[SetInfo]:
         """Return the finished sets, sorted by key."""
@@ -331,7 +331,7 @@ class FeatureStore:
 
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended."""
-        return [key_of(directory) for directory in unfinished_sets(self.root)]
+        return self.place.unfinished()
 
     def info(self, name: str, *, revision: str | None = None) -> SetInfo:
         """Return the set that `name` means: ``dataset/kind/encoder``.
@@ -357,14 +357,11 @@ class FeatureStore:
             If the only fit is a set whose extraction has not finished.
         """
         _check_text(name)
-        matches = self._find(name)
+        matches = self.place.find(name, self._pins)
         if len(matches) == 1:
             return self._info(next(iter(matches.values())), revision)
         if matches:
-            raise AmbiguousSetError(
-                f"{name!r} fits {len(matches)} sets of {self.address}: {', '.join(matches)}. Say "
-                "more of the name."
-            )
+            raise AmbiguousSetError(ambiguous_set(self.address, name, matches))
         begun = match_names(name, [str(key) for key in self.unfinished()])
         if begun:
             raise IncompleteEmbeddingsError(
@@ -399,9 +396,8 @@ class FeatureStore:
         info = self.info(name, revision=revision)
         directory = info.key.directory(self.root)
         commit = info.commit
-        self._prepare(info)
-        check_metadata(directory, commit)
         layout = self.layout(info)
+        check_metadata(directory, commit)
         items_path = directory.parent / commit.items["file"]
         check_no_links(self.root, [items_path])
         check_items_file(items_path, commit.items)
@@ -414,7 +410,7 @@ class FeatureStore:
             _ = table.table
         return EmbeddingsView(
             source=check_rows(
-                self._rows(info, layout),
+                self.place.rows(info.key, commit, layout, self.mode),
                 verify=self.verify,
                 directory=directory / "embedding",
                 layout=layout,
@@ -435,7 +431,7 @@ class FeatureStore:
 
     def item_table(self, info: SetInfo) -> pl.DataFrame:
         """Return the items of a set, failed ones too, in the order of rows; raises as `view`."""
-        self._prepare(info)
+        self.place.fetch_files(info.key, info.commit)
         path = info.key.directory(self.root).parent / info.commit.items["file"]
         check_no_links(self.root, [path])
         return read_items(path, info.commit.items, n=info.commit.n)
@@ -443,63 +439,73 @@ class FeatureStore:
     def failures(self, name: str, *, revision: str | None = None) -> pl.DataFrame:
         """Return the items of a set that have no embedding, with the reason."""
         info = self.info(name, revision=revision)
-        self._prepare(info)
+        self.place.fetch_files(info.key, info.commit)
         file = failures_file(info.commit.metadata)
         facts = None if file is None else info.commit.metadata[file]
         return read_failures(info.key.directory(self.root) / str(file), facts)
 
     def thumbnails(self, dataset: str, kind: str = "image") -> dict[str, bytes]:
         """Return item_id -> WebP bytes of the stored thumbnails; empty if there are none."""
-        directory = (
-            self.root
-            / check_component(dataset, what="dataset")
-            / check_component(kind, what="kind")
-        )
-        check_no_links(self.root, [directory])
-        return read_thumbnails(directory)
+        folder = f"{check_component(dataset, what='dataset')}/{check_component(kind, what='kind')}"
+        self.place.fetch_thumbnails(folder)
+        check_no_links(self.root, [self.root / folder])
+        return read_thumbnails(self.root / folder)
+
+    def prefetch(
+        self,
+        name: str,
+        *,
+        revision: str | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        """Fetch all of a set of a remote store, so that it can be read without the server.
+
+        Parameters
+        ----------
+        name, revision
+            See `info`.
+        progress : callable, optional
+            Called with numbers of bytes that arrived, from several threads.
+
+        Raises
+        ------
+        CorruptStoreError, RemoteStoreError, CacheFullError
+            See `featstore.remote.rows.RemoteRows.read`.
+        """
+        info = self.info(name, revision=revision)
+        self.place.fetch_rows(info.key, info.commit, self.layout(info), progress)
 
     def stored_bytes(self, info: SetInfo) -> int:
-        """Return the bytes of all files of a set, of every revision."""
-        return disk_bytes(info.key.directory(self.root))
+        """Return the bytes of a set in the store; of a remote one, those of this revision."""
+        return self.place.stored_bytes(info.key, info.commit, self.layout(info))
 
     def folders(self) -> list[Path]:
         """Return the folders of the finished sets below `root`, sorted by key."""
-        return [path for path in finished_sets(self.root) if self._is_visible(str(key_of(path)))]
+        return self.place.folders(self._pins)
 
-    def _find(self, name: str) -> dict[str, Path]:
-        """Return key -> folder of the finished sets that `name` fits."""
-        found = find_sets(self.root, name)
-        return {key: directory for key, directory in found.items() if self._is_visible(key)}
+    def tags(self) -> list[str]:
+        """Return the names of the tags, sorted; none where a remote place cannot list them."""
+        return self.place.tags()
 
     def tag(self, name: str) -> dict[str, str]:
         """Return key -> revision_id of a tag; UnknownSetError if there is none."""
+        self.place.fetch_tag(name)
         return read_tag(self.root, name)
-
-    def _is_visible(self, key: str) -> bool:
-        return self._pins is None or key in self._pins
 
     def layout(self, info: SetInfo) -> ArrayLayout:
         """Return how a set's array is cut into files; raises as `view`."""
+        self.place.fetch_files(info.key, info.commit)
         return read_layout(info.key.directory(self.root), info.commit)
 
-    def _prepare(self, info: SetInfo) -> None:
-        """Have the set's small files below `root`; a store in a folder has them."""
-
-    def _rows(self, info: SetInfo, layout: ArrayLayout) -> RowSource:
-        """Return the reader of a set's array."""
-        array = info.key.directory(self.root) / "embedding"
-        names = (array / layout.file_name(file) for file in range(layout.n_files))
-        check_no_links(self.root, names)
-        return open_rows(array, layout, self.mode)
-
     def _info(self, directory: Path, revision: str | None = None) -> SetInfo:
+        key = key_of(directory)
+        if revision is None and self._pins is not None:
+            revision = self._pins.get(str(key))
+        self.place.fetch_records(key, revision)
         check_no_links(self.root, [directory / "revisions"])
         attributes = read_pointer(directory)
         if attributes is None:
             raise UnknownSetError(f"{directory} is not a finished set.")
-        key = key_of(directory)
-        if revision is None and self._pins is not None:
-            revision = self._pins.get(str(key))
         commit = read_commit(directory, _published(key, attributes, revision))
         if not belongs(key, attributes, commit):
             raise CorruptStoreError(
@@ -582,28 +588,34 @@ def open_store(
             raise ValueError(
                 f"The {what} of reading must be one of {', '.join(known)}; got {value!r}."
             )
-    root = parse_address(path)
-    if isinstance(root, Address):
+    address = parse_address(path)
+    place: Place
+    if isinstance(address, Address):
         # Imported here: it takes a while, and few stores are remote.
-        from featstore.remote.store import open_remote
+        from featstore.remote.place import open_remote
 
-        store: FeatureStore = open_remote(root, revision=revision, mode=mode, verify=verify)
-        store.reopen = reopened
-        return store
+        if mode == "zarr":
+            raise ValueError(
+                "A remote store is read from the cache: mode auto, map, segments or pread."
+            )
+        place = open_remote(address)
+    else:
+        place = LocalPlace(address)
+    metadata = place.root / "zarr.json"
     try:
-        document = read_json(root / "zarr.json")
-        attributes = document["attributes"]["featstore"]
+        attributes = read_json(metadata)["attributes"]["featstore"]
     except (OSError, KeyError, TypeError) as err:
-        what = "is not a featstore store" if root.exists() else "does not exist"
+        missing = "has no store (no zarr.json)" if place.is_remote else "does not exist"
+        there = metadata.exists() if place.is_remote else place.root.exists()
         raise UnknownSetError(
-            f"{root} {what}. Make one with `featstore extract … --store {root}`."
+            f"{place.address} {'is not a featstore store' if there else missing}. Check the "
+            f"address, or make a store with `featstore {place.made_by}`."
         ) from err
     check_format(
         attributes.get("format") if isinstance(attributes, dict) else None,
-        where=str(root / "zarr.json"),
+        where=f"{place.address}/zarr.json",
     )
-    store = FeatureStore(root, mode=mode, verify=verify)
-    store.reopen = reopened
+    store = FeatureStore(place, mode=mode, verify=verify)
     if revision is not None:
         store.pin(revision)
     return store

@@ -23,7 +23,7 @@ from featstore.errors import (
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.casting import as_tensor
 from featstore.store.layout import DTYPES
-from featstore.store.rows import ForeseeingRows, MemoryRows, Origin, RowSource, decode
+from featstore.store.rows import ForeseeingRows, MemoryRows, Mode, RowSource, decode
 from featstore.store.tables import ItemTable
 
 if TYPE_CHECKING:
@@ -90,6 +90,24 @@ class Center:
         rows -= self.mean.astype(rows.dtype)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """How a store was opened.
+
+    Attributes
+    ----------
+    address : str
+        Absolute path, or address.
+    mode, verify : str
+        See `featstore.store.store.open_store`. Another process reads ``"full"`` as
+        ``"first-touch"``: it compares the blocks that it reads.
+    """
+
+    address: str
+    mode: Mode
+    verify: str
+
+
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -148,8 +166,10 @@ class Selection:
             raise TypeError(
                 f"{self!r} is of rows in memory: send the view it was made of, or `numpy()`."
             )
+        from featstore.store.store import reopened
+
         facts = (self.key, self.revision_id, self.rows, self.transforms, self.dtype)
-        return self.origin.reopen, (self.origin, *facts)
+        return reopened, (self.origin, *facts)
 
     def __len__(self) -> int:
         return int(self.rows.size)

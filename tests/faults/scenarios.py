@@ -220,7 +220,7 @@ def extract(root: Path, *, manifest: str, batch_size: int = 4, **options: Any) -
 
     result = extract_set(
         manifest, kind="image", encoder=MeanColour(), space={"name": "mean"}, store=root,
-        dtype="float32", batch_size=batch_size, workers=2, block_rows=8, decode_timeout=None,
+        dtype="float32", batch_size=batch_size, jobs=2, block_rows=8, decode_timeout=None,
         **options,
     )  # fmt: skip
     return result.as_dict()

@@ -19,7 +19,7 @@ OPTIONS = """
 --prompt-name* TEXT
 --max-length* N
 --trust-remote-code
---store PATH required
+--store STORE required
 --label-set TEXT
 --label-file PATH
 --check-names TEXT
@@ -29,7 +29,7 @@ OPTIONS = """
 --save-dtype [float16|bfloat16|float32] float16
 --batch-size N|AUTO
 --threads INTEGER>=1
---workers INTEGER>=1
+--jobs INTEGER>=1
 --decode-timeout FLOAT>=0 60.0
 --decode [cpu|gpu] cpu
 --tiff

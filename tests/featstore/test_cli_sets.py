@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +19,14 @@ from hypothesis.extra import numpy as arrays
 
 from featstore import EmbeddingsView, open_store
 from featstore.cli import cli
-from featstore.cli.progress import human_bytes
-from featstore.command_line import EXIT_ERROR, EXIT_USAGE, EXIT_VERIFY, run_command
+from featstore.command_line import (
+    EXIT_ERROR,
+    EXIT_USAGE,
+    EXIT_VERIFY,
+    human_bytes,
+    print_table,
+    run_command,
+)
 from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.rows import MemoryRows
 from featstore.store.store import row_facts
@@ -102,12 +110,14 @@ def test_show_for_people_is_aligned_and_short(
     lines = capsys.readouterr().out.splitlines()
     assert all(line[12:14] == "  " for line in lines)
     assert sum(": torn" in line for line in lines) == 20
-    assert lines[-1].strip() == "and 5 more: --json lists all"
+    assert "              and 5 more: --json lists all" in lines
     text = "\n".join(lines)
     assert "failed        25 items" in text
-    assert "equal rows    1 groups, the largest of 6" in text
+    assert "same rows     1 group of 6 items" in text
+    assert "same files    1 group, " not in text
     assert "norms         min 5, median" in text
-    assert "from          manifest revision r7" in text
+    assert "made from     manifest revision r7" in text
+    assert "space         name = toy" in text
     assert "2026-05-21, device cpu, batch 32, torch 2.9" in text
 
 
@@ -149,14 +159,65 @@ def test_ls_has_precision_size_and_revisions(
     _write(tmp_path, 8)
     _write(tmp_path, 12, fail=(10,))
     assert _run("ls", tmp_path) == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.split()[1:5] == ["12", "×", "2", "float16"]
-    assert "float32" in line
-    assert line.endswith("2 revisions  1 failed")
+    head, line, total = capsys.readouterr().out.splitlines()
+    assert head.split() == ["NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE"]
+    assert line.split()[1:4] == ["12", "2", "float16"]
+    assert re.search(r"  \d+ s  2 revisions, 1 failed$", line)
+    assert head.index("NAME") == line.index("birds")
+    for heading in ("ROWS", "DIM", "SIZE"):  # numbers end where their headings end
+        assert line[head.index(heading) + len(heading) - 1] not in " ,"
+        assert line[head.index(heading) + len(heading)] == " "
     assert _run("ls", tmp_path, "--json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["precision"], row["revisions"], row["state"]) == ("float32", 2, "finished")
-    assert f"{human_bytes(row['bytes'])}  2 rev" in line
+    assert f"  {human_bytes(row['bytes'])}  " in line
+    assert total == f"1 set, {human_bytes(row['bytes'])}"
+
+
+def test_ls_names_what_is_unusual(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("init", tmp_path) == 0
+    assert _run("ls", tmp_path) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["0 sets, 0 B"]
+    _write(tmp_path, 8, precision="bfloat16")
+    damaged = _write(tmp_path, 8, encoder="timm:zoo")
+    next((tmp_path / damaged / "revisions").iterdir()).write_bytes(b"{}")
+    assert _run("ls", tmp_path) == 0
+    _, first, second, total = capsys.readouterr().out.splitlines()
+    assert first.endswith("computed in bfloat16")
+    assert "damaged: " in second
+    assert total.startswith("2 sets, ")
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("columns", "no_color", "shown"), [
+    (80, "", "a/b/c\x1b[2m-01234567\x1b[0m    12"),
+    (80, "1", "a/b/c-01234567    12"),
+    (18, "1", "a/b/c    12"),
+])  # fmt: skip
+def test_a_table_fits_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, columns: int, no_color: str, shown: str
+) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", no_color)
+    print_table(("NAME", "ROWS"), [("a/b/c-01234567", "12")])
+    assert terminal.getvalue().splitlines()[1] == shown
+
+
+def test_the_closest_names_of_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(9):
+        _write(tmp_path, 4, encoder=f"timm:net{number}")
+    assert _run("show", tmp_path, "birds/image/nett4") == EXIT_ERROR
+    error = capsys.readouterr().err
+    assert "It holds 9 sets, the closest birds/image/timm.net" in error
+    assert error.count("timm.net") == 4  # three of nine, and the one that may be meant
+    assert _run("show", tmp_path, "birds/image/net") == EXIT_ERROR
+    assert re.search(r"fits 9 sets of .*: (\S+, ){3}…\. Type more", capsys.readouterr().err)
 
 
 def test_sizes_for_people() -> None:
@@ -172,11 +233,14 @@ def test_rm_asks_or_says_yes(
     key = _write(tmp_path, 5)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert _run("rm", tmp_path, KEY) == EXIT_USAGE
-    assert f"Nobody can be asked whether to remove {key}: say --yes." in capsys.readouterr().err
-    assert _run("rm", tmp_path, "birds/image/tyo", "--yes") == EXIT_ERROR
+    assert (
+        f"There is no terminal to confirm the removal of {key}: add --force."
+        in capsys.readouterr().err
+    )
+    assert _run("rm", tmp_path, "birds/image/tyo", "--force") == EXIT_ERROR
     assert "Did you mean 'birds/image/timm.toy'?" in capsys.readouterr().err
     assert len(open_store(tmp_path).sets()) == 1
-    assert _run("rm", tmp_path, KEY, "--yes") == 0
+    assert _run("rm", tmp_path, KEY, "--force") == 0
     assert open_store(tmp_path).sets() == []
 
 

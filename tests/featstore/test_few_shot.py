@@ -101,7 +101,7 @@ def test_the_command_draws_from_a_built_manifest(tmp_path):
     root = miniatures.caltech101(tmp_path / "data")
     build_dataset("caltech101", tmp_path / "built", root=root, subset=True)
     done = CliRunner().invoke(manifests, [
-        "shots", str(tmp_path / "built"), "-o", str(tmp_path / "shots"), "--seed", "3",
+        "shots", str(tmp_path / "built"), "-o", str(tmp_path / "shots"), "--seeds", "3",
         "--shots", "1,4",
     ])  # fmt: skip
     assert done.exit_code == 0, done.output

@@ -176,7 +176,7 @@ def test_a_decoder_that_hangs_or_dies_costs_one_item(
         Image.new("RGB", (width, 2)).save(manifest.root / "images" / name)
     tables = {kind: t.drop("content_sha256") for kind, t in manifest.tables.items()}
     nasty = write_manifest(manifest.root, facts={"name": "toy"}, tables=tables)
-    result = _extract(nasty, store, decode_timeout=1.0, workers=2)
+    result = _extract(nasty, store, decode_timeout=1.0, jobs=2)
     assert set(result.failures) == {"toy/03", "toy/07"}
     assert "crashed" in result.failures["toy/03"]
     assert "took longer" in result.failures["toy/07"]

@@ -170,7 +170,7 @@ def test_the_command_line_from_end_to_end(
     shown = json.loads(capsys.readouterr().out)
     assert shown["splits"] == {"train": 8, "test": 3}
     assert shown["space"]["name"] == "tf_efficientnet_lite0"
-    assert _run("rm", store, "toy/image/tf_eff", "--yes") == 0
+    assert _run("rm", store, "toy/image/tf_eff", "--force") == 0
     assert _run("show", store, "toy/image/tf_eff") == 1
     assert "holds no set" in capsys.readouterr().err
 

@@ -127,7 +127,7 @@ def test_an_imported_set_is_imported_again(store: Path, tmp_path: Path) -> None:
     done = repair_set(store, key)
     assert done.commands[0] == f"featstore repair {store} {key} --from ADDRESS"
     assert done.commands[1] == (
-        f"featstore rm {store} {key} --yes && featstore import x.npy --dataset d --kind image "
+        f"featstore rm {store} {key} --force && featstore import x.npy --dataset d --kind image "
         f"--encoder their:vit --store {store}"
     )
 

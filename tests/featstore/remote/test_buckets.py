@@ -204,7 +204,7 @@ def test_another_push_under_way_is_named_and_can_be_taken_over(
     assert "'anna'" in report.failed[key]
     assert "777777777777" in report.failed[key]
     assert_same_store(bucket.address, store_folder)
-    copy_sets(ours, bucket.address, take_over=True)
+    copy_sets(ours, bucket.address, force=True)
     assert_same_store(bucket.address, ours)
 
 

@@ -50,7 +50,7 @@ def test_pull_what_fits_a_pattern(
 ) -> None:
     code, out, _ = run(capsys, "pull", served.url, tmp_path / "own", "--select", "*/caption/*")
     assert code == 0
-    assert "1 sent" in out
+    assert "1 received" in out
     assert [info.key.kind for info in open_store(tmp_path / "own").sets()] == ["caption"]
     code, _, err = run(capsys, "pull", served.url, tmp_path / "own", "--select", "cats/*")
     assert (code, "no set that fits" in err) == (1, True)
@@ -145,7 +145,7 @@ def test_tag_and_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     code, out, _ = run(capsys, "diff", root, root, "--revision-a", "v1")
     assert code == 0
     assert "5 items added" in out
-    assert "1 sets differ" in out
+    assert "1 set differs" in out
     (found,) = run_json(capsys, "diff", root, root, "--revision-b", "v1")
     assert (found["added"], found["removed"], found["changed_blocks"]) == (0, 5, 0)
     code, _, err = run(capsys, "tag", root, "v1")

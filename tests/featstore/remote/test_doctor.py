@@ -25,7 +25,7 @@ def test_all_is_well(store_folder: Path, served: Proxy, capsys: pytest.CaptureFi
     for place in (store_folder, served.url):
         code, found = doctor(capsys, place)
         assert code == 0
-        assert found["sets"]["said"] == "2 can be opened"
+        assert found["sets"]["text"] == "2 can be opened"
         assert {row["state"] for row in found.values()} == {"fine"}
     assert run_command(cli, "featstore", ["doctor", str(store_folder)]) == 0
     assert "ok     permissions: can be written by you" in capsys.readouterr().out
@@ -38,7 +38,7 @@ def test_a_damaged_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     code, found = doctor(capsys, root)
     assert code == 1
-    assert found["sets"]["said"] == "1 can be opened"
+    assert found["sets"]["text"] == "1 can be opened"
     assert "repair" in found["files"]["advice"]
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from featstore import open_store
 from featstore.errors import CacheFullError, RemoteStoreError, UnknownSetError
 from featstore.remote.cache import user_cache
-from featstore.remote.store import RemoteStore
+from featstore.remote.place import RemotePlace
 from featstore.store.rows import Mode
 from tests.featstore.remote.conftest import BLOCK, N
 from tests.featstore.remote.proxy import Proxy, proxy
@@ -31,7 +31,7 @@ def assert_same_rows(url: str, folder: Path, name: str = IMAGES) -> None:
 
 def test_same_rows_items_and_ids_as_the_folder(served: Proxy, store_folder: Path) -> None:
     remote, local = open_store(served.url), open_store(store_folder)
-    assert isinstance(remote, RemoteStore)
+    assert isinstance(remote.place, RemotePlace)
     assert [i.as_dict() for i in remote.sets()] == [i.as_dict() for i in local.sets()]
     assert remote.failures(IMAGES).equals(local.failures(IMAGES))
     for name in (IMAGES, TEXTS):
@@ -54,7 +54,7 @@ def test_every_mode_reads_a_set_in_part_and_whole(
 def test_a_shard_is_fetched_once_and_read_without_the_server(
     served: Proxy, store_folder: Path
 ) -> None:
-    open_store(served.url).prefetch(IMAGES)  # type: ignore[attr-defined]
+    open_store(served.url).prefetch(IMAGES)
     assert served.count("embedding/c/") == 4  # one request a file
     assert_same_rows(served.url, store_folder)
     assert served.count("embedding/c/") == 4
@@ -79,7 +79,7 @@ def test_offline_by_the_environment_asks_nothing(
 def test_whole_files_are_local_files_byte_for_byte(
     served: Proxy, store_folder: Path, cache_home: Path
 ) -> None:
-    open_store(served.url).prefetch(IMAGES)  # type: ignore[attr-defined]
+    open_store(served.url).prefetch(IMAGES)
     open_store(served.url).view(IMAGES)  # finishes what is complete
     kept = {path.read_bytes() for path in cache_home.glob("shards/*/*")}
     assert kept == {
@@ -196,8 +196,8 @@ def test_the_least_recently_used_shards_go_first(served: Proxy, cache_home: Path
     import os
 
     store = open_store(served.url)
-    store.prefetch(IMAGES)  # type: ignore[attr-defined]
-    store.prefetch(TEXTS)  # type: ignore[attr-defined]
+    store.prefetch(IMAGES)
+    store.prefetch(TEXTS)
     cache = user_cache()
     entries = cache.shards()
     for age, entry in enumerate(entries):

@@ -55,7 +55,7 @@ def choices(weights: Path) -> list[EncoderSpec]:
 
 def settled(**changes: Any) -> ExtractConfig:
     """Return options under which any number of processes gives the same bits on a CPU."""
-    chosen: dict[str, Any] = {"threads": 1, "workers": 1, "batch_size": 3, "decode_timeout": None}
+    chosen: dict[str, Any] = {"threads": 1, "jobs": 1, "batch_size": 3, "decode_timeout": None}
     return ExtractConfig(**{**chosen, "block_rows": BLOCK_ROWS, **changes})
 
 

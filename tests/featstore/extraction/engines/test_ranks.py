@@ -74,7 +74,7 @@ def test_a_rank_that_is_killed_is_made_good_by_another_number_of_ranks(
 ) -> None:
     store, marker = tmp_path / "store", tmp_path / "middle"
     options = {key: getattr(settled(), key) for key in (
-        "threads", "workers", "batch_size", "decode_timeout", "block_rows",
+        "threads", "jobs", "batch_size", "decode_timeout", "block_rows",
     )}  # fmt: skip
     job = {
         "manifest": str(pictures.root), "store": str(store), "marker": str(marker),
@@ -177,7 +177,7 @@ def test_the_command_says_what_is_left(
     monkeypatch.setenv("SLURM_NTASKS", "2")
     command = [
         "extract", str(pictures.root), "--kind", "image", "--encoder", str(choices[0].encoder),
-        "--weights", str(choices[0].weights), "--store", str(store), "--no-log", "--workers", "1",
+        "--weights", str(choices[0].weights), "--store", str(store), "--no-log", "--jobs", "1",
         "--decode-timeout", "0", "--rank", "auto",
     ]  # fmt: skip
     for rank in "10":

@@ -1,0 +1,167 @@
+"""Where the files of a store come from: a folder of this machine, or a remote place.
+
+A store has a place. `LocalPlace` is here; `featstore.remote.place.RemotePlace` fetches what is read
+into the user's cache.
+"""
+
+# What a place need not fetch it does not: methods that do nothing are meant.
+# ruff: noqa: B027
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import ClassVar
+
+from featstore.errors import CorruptStoreError
+from featstore.store.blocks import check_file
+from featstore.store.catalog import find_sets, finished_sets, unfinished_sets
+from featstore.store.files import check_no_links, opened_as_it_is
+from featstore.store.layout import ArrayLayout, SetKey
+from featstore.store.records import Commit, key_of, tag_names
+from featstore.store.rows import Mode, RowSource, open_rows
+
+Progress = Callable[[int], object]
+
+
+class Place(ABC):
+    """Finds the sets of a store and brings their files to `root`.
+
+    Whatever it brings is compared with the commit records. The methods that fetch do nothing here:
+    a place overrides those that it needs.
+
+    Attributes
+    ----------
+    root : Path
+        Folder that small files are read from: the store itself, or its mirror in the cache.
+    address : str
+        Where the store lies: a path or a URL.
+    is_remote : bool
+        Whether reading may fetch.
+    made_by : str
+        The command that makes a store there.
+    """
+
+    is_remote: ClassVar[bool] = False
+    made_by: ClassVar[str] = "extract … --store"
+
+    def __init__(self, root: Path, address: str) -> None:
+        self.root = root
+        self.address = address
+
+    @abstractmethod
+    def folders(self, among: Collection[str] | None = None) -> list[Path]:
+        """Return the folders of the finished sets below `root`, sorted by key.
+
+        Parameters
+        ----------
+        among : collection of str, optional
+            The keys to choose from; all by default.
+        """
+
+    @abstractmethod
+    def find(self, name: str, among: Collection[str] | None = None) -> dict[str, Path]:
+        """Return key -> folder of the finished sets that `name` fits; see `folders`."""
+
+    @abstractmethod
+    def rows(
+        self, key: SetKey, commit: Commit, layout: ArrayLayout, mode: Mode, *, damaged: bool = False
+    ) -> RowSource:
+        """Return the reader of a set's array.
+
+        Parameters
+        ----------
+        damaged : bool
+            Read what there is of damaged files: the caller compares it with the commit.
+        """
+
+    @abstractmethod
+    def data_files(self, key: SetKey, commit: Commit, layout: ArrayLayout) -> Callable[[int], Path]:
+        """Return a function from the number of a data file to its path, each byte of it verified.
+
+        It raises CorruptStoreError if the file is not what the commit states, and RemoteStoreError
+        if it cannot be fetched.
+        """
+
+    @abstractmethod
+    def stored_bytes(self, key: SetKey, commit: Commit, layout: ArrayLayout) -> int:
+        """Return the bytes that a set takes in the store."""
+
+    def unfinished(self) -> list[SetKey]:
+        """Return the keys of sets whose extraction has not ended; remote ones are not seen."""
+        return []
+
+    def tags(self) -> list[str]:
+        """Return the names of the tags, sorted."""
+        return tag_names(self.root)
+
+    def fetch_tag(self, name: str) -> None:
+        """Fetch a tag, if there is one of this name."""
+
+    def fetch_records(self, key: SetKey, revision: str | None = None) -> None:
+        """Fetch the pointer of a set, its commit, and the commits whose id begins `revision`."""
+
+    def fetch_files(self, key: SetKey, commit: Commit) -> None:
+        """Fetch the item table and the small files of a revision."""
+
+    def fetch_thumbnails(self, folder: str) -> None:
+        """Fetch the thumbnails of ``dataset/kind``."""
+
+    def fetch_rows(
+        self, key: SetKey, commit: Commit, layout: ArrayLayout, progress: Progress | None
+    ) -> None:
+        """Fetch all rows of a set; `progress` is called with numbers of bytes, from threads."""
+
+
+class LocalPlace(Place):
+    """A folder of this machine: nothing is fetched."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, str(root))
+
+    def folders(self, among: Collection[str] | None = None) -> list[Path]:
+        """Return the folders of the finished sets, sorted by key."""
+        found = finished_sets(self.root)
+        return [path for path in found if among is None or str(key_of(path)) in among]
+
+    def find(self, name: str, among: Collection[str] | None = None) -> dict[str, Path]:
+        """Return key -> folder of the finished sets that `name` fits."""
+        found = find_sets(self.root, name)
+        return {key: path for key, path in found.items() if among is None or key in among}
+
+    def rows(
+        self, key: SetKey, commit: Commit, layout: ArrayLayout, mode: Mode, *, damaged: bool = False
+    ) -> RowSource:
+        """Return the reader of a set's array; a link among its files is refused."""
+        del commit
+        array = key.directory(self.root) / "embedding"
+        if damaged:
+            return open_rows(array, layout, "pread", opened_as_it_is)
+        names = (array / layout.file_name(file) for file in range(layout.n_files))
+        check_no_links(self.root, names)
+        return open_rows(array, layout, mode)
+
+    def data_files(self, key: SetKey, commit: Commit, layout: ArrayLayout) -> Callable[[int], Path]:
+        """Return a function from the number of a data file to its path, each byte verified."""
+
+        def data_file(file: int) -> Path:
+            path = key.directory(self.root) / "embedding" / layout.file_name(file)
+            found = check_file(path, layout, file, commit.blocks)
+            if found.reasons or found.bad_blocks:
+                raise CorruptStoreError(
+                    f"{path} {'; '.join(found.reasons)}. Nothing of {key} was sent."
+                )
+            return path
+
+        return data_file
+
+    def stored_bytes(self, key: SetKey, commit: Commit, layout: ArrayLayout) -> int:
+        """Return the bytes of all files of the set, of every revision."""
+        del commit, layout
+        files = (path for path in key.directory(self.root).rglob("*") if not path.is_dir())
+        return sum(path.lstat().st_size for path in files)
+
+    def unfinished(self) -> list[SetKey]:
+        """Return the keys of sets whose extraction has not ended."""
+        return [key_of(directory) for directory in unfinished_sets(self.root)]
