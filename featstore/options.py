@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
@@ -41,11 +41,21 @@ class _Option:
     default: Any
     help: str
     flag: str | None
+    metavar: str | None
+    none: str | None
     at_least: float | None
+    above: float | None
+    below: float | None
     words: tuple[str, ...]
     type: Any
+    many: bool
     optional: bool
     checked: bool
+
+    @property
+    def shown_flag(self) -> str:
+        """The flag as it is typed, or ``--a/--b`` of a switch with two."""
+        return self.flag or "--" + self.name.replace("_", "-")
 
     def takes(self, value: Any) -> bool:
         """Return whether a value is one that the option takes, as far as it is checked."""
@@ -58,7 +68,16 @@ class _Option:
             isinstance(value, number)
             and not isinstance(value, bool)
             and (self.at_least is None or bool(value >= self.at_least))
+            and (self.above is None or bool(value > self.above))
+            and (self.below is None or bool(value < self.below))
         )
+
+    @property
+    def limits(self) -> str:
+        """The limits of a number: ``at least 1``, ``above 0 and finite``; empty without any."""
+        bounds = {"at least": self.at_least, "above": self.above, "below": self.below}
+        limits = [f"{how} {bound:,}" for how, bound in bounds.items() if bound is not None]
+        return " and ".join(limits).replace("below inf", "finite")
 
 
 def option(
@@ -66,13 +85,19 @@ def option(
     *,
     help: str,  # noqa: A002 -- click's word for it
     flag: str | None = "",
+    metavar: str | None = None,
+    none: str | None = None,
     choices: tuple[str, ...] = (),
     at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    needs: tuple[str, ...] = (),
 ) -> Any:
     """Return a dataclass field that is an option.
 
     Its annotation says what it takes: ``bool`` makes a switch, ``Literal["a", "b"]`` a choice,
-    ``int | Literal["auto"] | None`` a number or a word.
+    ``int | Literal["auto"] | None`` a number or a word, ``Sequence[str]`` words that a command
+    line separates by commas.
 
     Parameters
     ----------
@@ -81,28 +106,39 @@ def option(
     help : str
         One or two sentences.
     flag : str or None
-        The flag if it is not the field's name; None for an option without one, which only
-        Python can set.
+        The flag if it is not the field's name, or ``--a/--b`` of a switch with two; None for an
+        option without one, which only Python can set.
+    metavar : str, optional
+        What stands for the value in the help of a command.
+    none : str, optional
+        The word for None on a command line, such as ``all``.
     choices : tuple of str
         The values that a command line takes, where the annotation is ``str``.
-    at_least : number, optional
-        The smallest number that is allowed.
+    at_least, above, below : number, optional
+        The smallest number that is allowed, and bounds that it must not reach: ``below=inf`` is
+        any finite one.
+    needs : tuple of str
+        Names of options without which this one has no effect; see `check_needs`.
     """
-    about = {"help": help, "flag": flag, "at_least": at_least}
-    return field(default=default, metadata={"option": about, "choices": choices})
+    about = {
+        "help": help, "flag": flag, "metavar": metavar, "none": none,
+        "at_least": at_least, "above": above, "below": below,
+    }  # fmt: skip
+    return field(default=default, metadata={"option": about, "choices": choices, "needs": needs})
 
 
 @cache
 def _options(cls: type) -> tuple[_Option, ...]:
-    """Return the options of a dataclass, in order."""
+    """Return the options of a dataclass, its own before those that it inherits, in order."""
     hints = get_type_hints(cls)
     found = []
-    for entry in fields(cls):
+    for entry in sorted(fields(cls), key=lambda entry: entry.name not in cls.__annotations__):
         if "option" not in entry.metadata:
             continue
         about, choices = entry.metadata["option"], entry.metadata["choices"]
         parts = _parts(hints[entry.name])
-        known = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+        literals = [] if choices else [part for part in parts if get_origin(part) is Literal]
+        known = [word for part in literals for word in get_args(part)]
         types = [part for part in parts if get_origin(part) is not Literal and not choices]
         found.append(
             _Option(
@@ -111,8 +147,10 @@ def _options(cls: type) -> tuple[_Option, ...]:
                 **about,
                 words=(*choices, *known),
                 type=types[0] if types else None,
+                many=get_origin(hints[entry.name]) is Sequence,
                 optional=NoneType in get_args(hints[entry.name]),
-                checked=bool(known) or about["at_least"] is not None,
+                checked=bool(known)
+                or any(about[bound] is not None for bound in ("at_least", "above", "below")),
             )
         )
     return tuple(found)
@@ -139,9 +177,8 @@ def check_values(config: Any, error: type[FeatstoreError], *, of: str) -> None:
     for one in _options(cls):
         value = getattr(config, one.name)
         if not one.takes(value):
-            least = [] if one.at_least is None else [f"at least {one.at_least:g}"]
-            what = " or ".join([*least, *map(repr, one.words)])
-            raise error(f"The '{one.name}' of {of} must be {what}; got {value!r}.")
+            allowed = " or ".join(filter(None, [one.limits, *map(repr, one.words)]))
+            raise error(f"The '{one.name}' of {of} must be {allowed}; got {value!r}.")
 
 
 def take_options(options: Mapping[str, Any], *classes: type, of: str) -> list[dict[str, Any]]:
@@ -214,6 +251,34 @@ def document(target: Any, *classes: type) -> None:
     target.__doc__ = inspect.cleandoc(target.__doc__).replace("{options}", "\n".join(lines))
 
 
+def check_needs(cls: type, given: Mapping[str, Any]) -> None:
+    """Refuse an option that was given and has no effect without others.
+
+    Parameters
+    ----------
+    cls : dataclass
+    given : mapping
+        The parameters of a command, by name.
+
+    Raises
+    ------
+    click.UsageError
+    """
+    import click
+
+    flags = {one.name: one.shown_flag for one in _options(cls)}
+    for entry in fields(cls):
+        needs = entry.metadata.get("needs", ())
+        lost = [name for name in needs if given.get(name) in (None, ())]
+        if lost and given[entry.name] != entry.default:
+            missing = " and ".join(flags.get(name, f"--{name}") for name in lost)
+            raise click.UsageError(
+                f"{flags[entry.name]} has no effect without {missing}. Add {missing}, or remove "
+                "it.",
+                click.get_current_context(),
+            )
+
+
 def option_names(cls: type) -> list[str]:
     """Return the names of the options of a dataclass, in order."""
     return [one.name for one in _options(cls)]
@@ -234,17 +299,20 @@ def options_from(cls: type, *, each: bool = False) -> Callable[[_Function], _Fun
         import click
 
         for one in reversed([one for one in _options(cls) if one.flag is not None]):
-            more: dict[str, Any] = {"required": one.default is MISSING}
+            more: dict[str, Any] = {"required": one.default is MISSING, "metavar": one.metavar}
             if one.type is bool:
-                more["is_flag"] = True
+                more |= {
+                    "is_flag": True,
+                    "default": one.default,
+                    "show_default": "/" in one.shown_flag,
+                }
             elif each:
                 more |= {"multiple": True, "type": _type(one, DEFAULT)}
             else:
                 more["type"] = _type(one)
                 if one.default is not MISSING and one.default is not None:
                     more |= {"default": one.default, "show_default": True}
-            flag = one.flag or "--" + one.name.replace("_", "-")
-            function = click.option(flag, one.name, help=one.help, **more)(function)
+            function = click.option(one.shown_flag, one.name, help=one.help, **more)(function)
         return function
 
     return decorate
@@ -254,20 +322,23 @@ def _type(one: _Option, *more: str) -> Any:
     """Return the click type of an option that takes `more` words."""
     import click
 
-    words = (*one.words, *more)
-    if one.type is int and words:
-        return _number_or(words, int(one.at_least or 0))
+    words = (*one.words, *more, *([one.none] if one.none else []))
+    if one.many:
+        return _many()
+    if one.type in (int, float) and words:
+        return _number_or(one, words)
     if one.words:
         return click.Choice(words)
-    if one.at_least is not None:
-        ranges: dict[Any, Any] = {int: click.IntRange, float: click.FloatRange}
-        return ranges[one.type](min=one.at_least)
+    ranges: dict[Any, Any] = {int: click.IntRange, float: click.FloatRange}
+    if one.type in ranges and one.limits:
+        low = one.at_least if one.above is None else one.above
+        return ranges[one.type](low, one.below, one.above is not None, one.below is not None)
     plain: dict[Any, Any] = {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}
     return plain.get(one.type, click.STRING)
 
 
-def _number_or(words: tuple[str, ...], at_least: int) -> Any:
-    """Return the click type of a whole number, or one of `words`."""
+def _number_or(one: _Option, words: tuple[str, ...]) -> Any:
+    """Return the click type of a number within the limits of an option, or one of `words`."""
     import click
 
     class NumberOr(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
@@ -275,20 +346,38 @@ def _number_or(words: tuple[str, ...], at_least: int) -> Any:
 
         def convert(
             self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-        ) -> int | str:
+        ) -> float | str | None:
             if value in words:
-                return str(value)
+                return None if value == one.none else str(value)
             try:
-                number = int(value)
+                number = one.type(value)
             except (TypeError, ValueError):
-                number = at_least - 1
-            if number < at_least:
+                number = None
+            if number is None or not one.takes(number):
+                kind = "an integer" if one.type is int else "a number"
+                limits = f" {one.limits}".replace(" at least", " of at least")
                 others = " or ".join(map(repr, words))
-                msg = f"Expected an integer of at least {at_least:,} or {others}, got {value!r}."
-                self.fail(msg, param, ctx)
-            return number
+                self.fail(f"Expected {kind}{limits} or {others}, got {value!r}.", param, ctx)
+            return number  # type: ignore[no-any-return]
 
     return NumberOr()
+
+
+def _many() -> Any:
+    """Return the click type of words that are separated by commas."""
+    import click
+
+    class Words(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
+        name = "word,word"
+
+        def convert(
+            self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        ) -> tuple[str, ...]:
+            del param, ctx
+            parts = value.split(",") if isinstance(value, str) else value
+            return tuple(word.strip() for word in parts if word.strip())
+
+    return Words()
 
 
 def file_key(parameter: click.Parameter) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.errors import MisalignedItemsError, lookup
+from featstore.options import option
 from featstore.parallel import Workers
 from featstore.store.store import FeatureStore
 from featstore.store.view import EmbeddingsView, PairedView
@@ -68,20 +69,71 @@ class FitRequest(FitConfig):
         Draws the subset of images, the folds, the control and what a training draws.
     """
 
-    x: str
-    y: str | None = None
-    split: str = SPLIT
-    n_pairs: int | None = None
-    head: str | None = None
-    names: str | None = None
-    source: str = "head"
-    variants: Sequence[str] = VARIANTS
-    templates: Sequence[str] = TEMPLATES
-    duplicates: Duplicates = "keep"
-    rows: Literal["weights", "patterns", "bias"] = "weights"
-    precision: Precision = "float32"
-    cached: bool = True
-    seed: int = 0
+    x: str = option(
+        help="Image set, dataset/image/encoder; or with --dataset its encoder.", metavar="KEY"
+    )
+    y: str | None = option(
+        None,
+        help="Caption set, for real pairs; or with --dataset its encoder.",
+        metavar="KEY",
+    )
+    split: str = option(
+        SPLIT,
+        help="Split of the images. A fit on a head alone takes all images where none is in the "
+        "split train.",
+        metavar="NAME",
+    )
+    n_pairs: int | None = option(
+        None,
+        help="Number of captioned images to fit on [default: all].",
+        at_least=1,
+        needs=("y",),
+    )
+    head: str | None = option(
+        None, help="Head set, for prototypes, or its label set.", metavar="KEY"
+    )
+    names: str | None = option(
+        None,
+        help="Class-name set of the head's classes.",
+        flag="--head-names",
+        metavar="KEY",
+    )
+    source: str = option(
+        "head",
+        help="Prototypes: the head, or a control that carries no class information.",
+        choices=("head", *CONTROLS),
+        needs=("head",),
+    )
+    variants: Sequence[str] = option(
+        VARIANTS, help="Variants of the class names, separated by commas.", needs=("head",)
+    )
+    templates: Sequence[str] = option(
+        TEMPLATES,
+        help="Prompt templates around the class names, separated by commas.",
+        needs=("head",),
+    )
+    duplicates: Duplicates = option(
+        "keep", help="Keep, merge or drop classes that share a name.", needs=("head",)
+    )
+    rows: Literal["weights", "patterns", "bias"] = option(
+        "weights",
+        help="Prototypes: rows w of the head; patterns Cov(f) w; or bias, [w, b] with images "
+        "[f, 1].",
+        needs=("head",),
+    )
+    precision: Precision = option(
+        "float32", help="Precision of the moments of real pairs.", needs=("y",)
+    )
+    cached: bool = option(
+        True,
+        help="Keep the moments of real pairs in the user's cache, and reuse them.",
+        flag="--cache/--no-cache",
+    )
+    seed: int = option(
+        0,
+        help="Random seed of the subset, the folds, the controls and the training.",
+        at_least=0,
+    )
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -96,20 +148,20 @@ class FitRequest(FitConfig):
 
 
 KINDS = {"x": "image", "y": "caption", "head": "head_weight", "names": "class_name"}
-"""The kind of set that each option takes."""
+"""The kind of set that each field takes."""
 
 
 def check_kinds(request: FitRequest, *, raw: bool) -> None:
     """Raise SettingError if an option names a set of another kind than it takes."""
-    for option, kind in KINDS.items():
-        key = getattr(request, option)
+    for name, kind in KINDS.items():
+        key = getattr(request, name)
         # Text-to-Concept pairs images with the same images, seen by another encoder.
-        expected = "image" if raw and option == "y" else kind
+        expected = "image" if raw and name == "y" else kind
         found = None if key is None else [*key.split("/"), "", ""][1]
         if found not in (None, "", expected):
             raise SettingError(
-                f"--{option} takes a set of kind {expected}, such as dataset/{expected}/encoder; "
-                f"{key} is of kind {found}."
+                f"--{'head-names' if name == 'names' else name} takes a set of kind {expected}, "
+                f"such as dataset/{expected}/encoder; {key} is of kind {found}."
             )
 
 
@@ -140,7 +192,7 @@ def fit_from_store(
     featstore.errors.IncompleteEmbeddingsError
         If a set or a split is missing, or its extraction has not finished.
     """
-    _check(request)
+    check_request(request)
     training = replace(request.training, checkpoint=checkpoint, on_epoch=on_epoch)
     request = replace(request, training=training)
     subset_rng, choice_rng, control_rng = np.random.default_rng(request.seed).spawn(3)
@@ -166,15 +218,15 @@ def fit_from_store(
     return alignment
 
 
-def _check(request: FitRequest) -> None:
-    """Raise SettingError if a request contradicts itself."""
+def check_request(request: FitRequest) -> None:
+    """Raise SettingError if a request contradicts itself; no store is read."""
     if (request.head is None) != (request.names is None):
         raise SettingError(
-            "A head needs the names of its classes: give --head and --names, or neither."
+            "A head needs the names of its classes: give --head and --head-names, or neither."
         )
     if request.head is None and request.y is None:
         raise SettingError(
-            "There is nothing to fit on: give --head and --names, --y for real pairs, or both."
+            "There is nothing to fit on: give --head and --head-names, --y for real pairs, or both."
         )
     if request.n_pairs is not None and request.n_pairs < 1:
         raise SettingError(f"n_pairs counts images and must be at least 1. Got {request.n_pairs}.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.errors import lookup, unknown_name
+from featstore.options import option
 from fitters.aligners.asif import ASIFAligner
 from fitters.aligners.base import BaseAligner
 from fitters.aligners.conse import ConSEAligner
@@ -29,7 +30,7 @@ from fitters.moments.transform import SideTransform, append_column
 from fitters.pairs import Pairs
 from fitters.select.grid import PENALTIES, WEIGHTS, Axis, geometric
 from fitters.select.kernel import Validation
-from fitters.select.ranking import Metric
+from fitters.select.ranking import METRICS, Metric
 from fitters.trained.base import OnEpoch, Precision
 from fitters.trained.presets import PRESETS, preset
 
@@ -92,12 +93,33 @@ class TrainingOptions:
         Is given an `EpochDone` after each epoch.
     """
 
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    share: float | None = None
-    sequential: bool = False
-    patience: int | None = None
+    epochs: int | None = option(
+        None, help="Number of epochs (trained methods) [default: the preset's].", at_least=1
+    )
+    batch_size: int | None = option(
+        None, help="Rows in a batch (trained methods) [default: the preset's].", at_least=2
+    )
+    learning_rate: float | None = option(
+        None, help="Learning rate (trained methods) [default: the preset's].", above=0
+    )
+    share: float | None = option(
+        None,
+        help="Share of prototypes in every batch (trained methods) [default: shuffle both "
+        "sources].",
+        above=0,
+        below=1,
+        needs=("y", "head"),
+    )
+    sequential: bool = option(
+        False,
+        help="Train on the prototypes first, then on the real pairs (trained methods).",
+        needs=("y", "head"),
+    )
+    patience: int | None = option(
+        None,
+        help="Stop after this many epochs without a better held-out MRR (trained methods).",
+        at_least=1,
+    )
     precision: Precision | None = None
     checkpoint: Path | None = None
     on_epoch: OnEpoch | None = None
@@ -164,18 +186,65 @@ class FitConfig:
     """
 
     method: str
-    penalty: float | Literal["auto"] = "auto"
-    mix: float | Literal["auto"] = "auto"
-    gamma: float | Literal["auto"] = "auto"
-    n_components: int | Literal["auto"] | None = "auto"
-    rank: int | None = None
-    scale: bool = False
-    top_k: int | Literal["auto"] | None = None
-    power: float | Literal["auto"] | None = None
-    legacy: bool = False
-    centre: bool | None = None
-    criterion: Criterion = "cosine"
-    validation: Validation | Metric = "mrr"
+    penalty: float | Literal["auto"] = option(
+        "auto",
+        help="Ridge penalty; auto chooses it on the training pairs.",
+        at_least=0,
+        below=inf,
+    )
+    mix: float | Literal["auto"] = option(
+        "auto",
+        help="Weight of the prototypes beside real pairs; auto chooses it on the training pairs.",
+        above=0,
+        below=inf,
+        needs=("y", "head"),
+    )
+    gamma: float | Literal["auto"] = option(
+        "auto",
+        help="Inverse squared width of the kernel of kernel-ridge; auto chooses it.",
+        above=0,
+        below=inf,
+    )
+    n_components: int | Literal["auto"] | None = option(
+        "auto",
+        help="Number of directions that cca, csa and pls keep; auto chooses it.",
+        flag="--components",
+        none="all",
+        at_least=1,
+    )
+    rank: int | None = option(None, help="Rank of procrustes [default: the full rank].", at_least=1)
+    scale: bool = option(False, help="Let procrustes fit a scale too.")
+    top_k: int | Literal["auto"] | None = option(
+        None,
+        help="Number of classes that conse averages [default: 10], or of anchors that asif keeps "
+        "[default: 800]; auto chooses that of asif.",
+        at_least=1,
+    )
+    power: float | Literal["auto"] | None = option(
+        None,
+        help="Exponent of the similarities of asif [default: 8]; auto chooses it.",
+        above=0,
+        below=inf,
+    )
+    legacy: bool = option(
+        False, help="Reproduce the original code where it differs from the paper."
+    )
+    centre: bool | None = option(
+        None,
+        help="Centre the rows of a trained method, or not [default: as in its paper].",
+        flag="--centred/--uncentred",
+    )
+    criterion: Criterion = option(
+        "cosine",
+        help="How a ridge is chosen: by cosine or rank without real pairs, or by the held-out "
+        "squared error, which needs moments alone.",
+    )
+    validation: Validation | Metric = option(
+        "mrr",
+        help="Metric by which settings are chosen on held-out real pairs.",
+        choices=tuple(METRICS),
+        needs=("y",),
+    )
     training: TrainingOptions = TrainingOptions()
 
     def __post_init__(self) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: Seconds from one line to the next where stderr is not a terminal.
 LINES = 30.0
 
+#: Seconds after which a log says what is going on: the command, and each stage of it.
+SOON = 1.0
+
 #: Drawings a second at a terminal, and the width of the bar there, in characters.
 REFRESH = 4.0
 BAR = 20
@@ -26,9 +29,10 @@ BAR = 20
 class ProgressBar:
     """Shows on stderr how far a command is, with rate and time left; nothing on stdout.
 
-    Entered as a context. At a terminal it is a bar. Elsewhere it is a line every half minute, also
-    while nothing advances: a log then shows that the command lives. What is done within seconds
-    gets one line at the end, or none if nothing was counted.
+    Entered as a context. At a terminal it is a bar. Elsewhere it is a line after a second, one when
+    a new stage has taken a second, and one every half minute, also while nothing advances: a log
+    then shows that the command lives. What is done within a second gets one line at the end, or
+    none if nothing was counted.
 
     Parameters
     ----------
@@ -68,6 +72,7 @@ class ProgressBar:
             terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._terminal = terminal
         self._every = every
+        self._stage = doing
         self._done, self._counted = 0, False
         self._rate: str | None = None
         self._left: float | None = None
@@ -115,6 +120,11 @@ class ProgressBar:
         with self._lock:
             self._done += n
             self._counted = True
+
+    def stage(self, name: str) -> None:
+        """Say what begins now, such as ``"reading pairs"``."""
+        with self._lock:
+            self._note = self._stage = name
 
     def update(
         self,
@@ -191,9 +201,12 @@ class ProgressBar:
         return row
 
     def _write_lines(self) -> None:
-        """Write a line now and then until the end."""
-        while not self._ended.wait(self._every):
-            click.echo(self.line(), err=True)
+        """Write a line of each stage that takes a while, and one now and then, until the end."""
+        shown, due = None, 0.0
+        while not self._ended.wait(min(SOON, self._every)):
+            if self._stage != shown or time.monotonic() >= due:
+                click.echo(self.line(), err=True)
+                shown, due = self._stage, time.monotonic() + self._every
 
 
 def duration(seconds: float) -> str:

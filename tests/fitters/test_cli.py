@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.sparse import load_npz
 
 from featstore import open_store
 from featstore.command_line import run_command
-from fitters import read_alignment
+from fitters import METHODS, read_alignment
 from fitters.cli import cli
 from fitters.scorers import csls
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
@@ -30,8 +31,8 @@ def _run(*args: str | Path) -> int:
 
 
 def _fit(store: Path, out: Path, *more: str, method: str = "ridge") -> int:
-    return _run("fit", method, "--store", store, "--x", X, "--head", HEAD, "--names", NAMES,
-                "-o", out, *more)  # fmt: skip
+    return _run("fit", method, "--store", store, "--x", X, "--head", HEAD,
+                "--head-names", NAMES, "-o", out, *more)  # fmt: skip
 
 
 @pytest.fixture
@@ -98,8 +99,8 @@ def test_ls_goes_on_past_damage_without_reading_arrays(
 def test_shorthand_and_seeds(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = ("fit", "csa", "--store", store, "--x", "timm:toy", "--y", "st:toy", "--pairs",
-            "toy:train", "--n-pairs", "20", "--head", "labels", "--mix", "auto",
+    args = ("fit", "csa", "--store", store, "--x", "timm:toy", "--y", "st:toy",
+            "--dataset", "toy", "--n-pairs", "20", "--head", "labels", "--mix", "auto",
             "--seeds", "0,2-3", "-o", tmp_path, "--json")  # fmt: skip
     assert _run(*args) == 0
     made = json.loads(capsys.readouterr().out)
@@ -114,6 +115,39 @@ def test_shorthand_and_seeds(
     assert len({facts["fitted_on"]["captions"]["fingerprint"] for facts in made}) == 3
     assert _run("ls", tmp_path, "--json") == 0
     assert len(json.loads(capsys.readouterr().out)) == 3
+
+
+def test_a_file_gives_options_and_what_is_typed_wins(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "fit.toml"
+    file.write_text(
+        f'method = "ridge"\nx = "{X}"\nhead = "{HEAD}"\nhead_names = "{NAMES}"\n'
+        'penalty = 0.5\ntemplates = ["none"]\n'
+    )
+    monkeypatch.setenv("HEADSTOCK_STORE", str(store))
+    args = ("fit", "--config", file, "-o", tmp_path / "a", "--json")
+    assert _run(*args, "--penalty", "2") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["choice"]["penalty"] == 2
+    assert facts["request"]["templates"] == ["none"]
+    assert _run(*args, "--force") == 0
+    assert json.loads(capsys.readouterr().out)["choice"]["penalty"] == 0.5
+    file.write_text(file.read_text() + "mix = 2.0\n")
+    assert _run(*args) == 2
+    assert "--mix has no effect without --y" in capsys.readouterr().err
+    file.write_text("pnalty = 1\n")
+    assert _run(*args) == 2
+    assert "Did you mean 'penalty'" in capsys.readouterr().err
+
+
+def test_the_help_of_fit_lists_the_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("fit", "--help") == 0
+    listed = capsys.readouterr().out.split("Methods:")[1]
+    assert set(re.findall(r"^  (\S+)", listed, re.MULTILINE)) >= {*METHODS}
 
 
 def test_with_a_given_penalty_the_criterion_still_chooses_the_width(
@@ -154,7 +188,7 @@ def test_apply_lists_neighbours_on_the_other_side(
     store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ("apply", ridge, "--store", store, "--view", X, "--split", "test", "--near", Y)
-    assert _run(*args, "--top", "3", "--json") == 0
+    assert _run(*args, "--limit", "3", "--json") == 0
     near = json.loads(capsys.readouterr().out)["near"]
     assert len(near) == 10
     assert all(len(found) == 3 for found in near.values())
@@ -164,11 +198,30 @@ def test_apply_lists_neighbours_on_the_other_side(
     assert own >= 2
 
 
+def test_apply_ranks_classes(store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A class has one row, whatever the number of its prompts, and its name is shown."""
+    args = ("apply", ridge, "--store", store, "--view", X, "--near", NAMES, "--limit", "4")
+    assert _run(*args, "--json") == 0
+    near = json.loads(capsys.readouterr().out)["near"]
+    opened, fitted = open_store(store), read_alignment(ridge)
+    texts = opened.view(NAMES).class_texts()
+    scores = fitted.project_x(opened.view(X).numpy()) @ fitted.project_y(texts.numpy()).T
+    names = texts.items["class_id"].to_list()
+    for row, found in zip(scores, near.values(), strict=True):
+        best = np.argsort(-row, kind="stable")[:4]
+        assert [one["item_id"] for one in found] == [names[index] for index in best]
+    first = next(iter(near.values()))[0]
+    assert first["text"] == texts.items["text"][names.index(first["item_id"])]
+    assert len(opened.view(NAMES)) > len(texts)
+    assert _run(*args) == 0
+    assert f"{first['item_id']}  {first['text']}" in capsys.readouterr().out
+
+
 def test_a_scorer_corrects_the_neighbours(
     store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ("apply", ridge, "--store", store, "--view", X, "--split", "test", "--near", Y, "--json")
-    assert _run(*args, "--scorer", "csls", "--top", "1") == 0
+    assert _run(*args, "--scorer", "csls", "--limit", "1") == 0
     near = json.loads(capsys.readouterr().out)["near"]
     opened, fitted = open_store(store), read_alignment(ridge)
     images = fitted.project_x(opened.view(X).where(split="test").numpy())
@@ -177,7 +230,7 @@ def test_a_scorer_corrects_the_neighbours(
     best = (corrected[0] @ corrected[1].T).max(axis=1)
     assert [found[0]["score"] for found in near.values()] == pytest.approx(best, abs=1e-4)
     assert _run("apply", ridge, "--text", "a", "-o", "a.npy", "--scorer", "csls") == 2
-    assert "give --near, or leave it out" in capsys.readouterr().err
+    assert "--scorer has no effect without --near" in capsys.readouterr().err
 
 
 def test_asif_is_sparse_to_the_end(
@@ -251,19 +304,27 @@ def test_export_as_npz_needs_no_pickle(
         assert arrays["coef"].shape == (8, 12)
 
 
-FIT = ["fit", "ridge", "--store", "S", "--x", X, "--head", HEAD, "--names", NAMES, "-o", "out"]
+FIT = ["fit", "ridge", "--store", "S", "--x", X, "--head", HEAD, "--head-names", NAMES, "-o", "out"]
 REAL = ["fit", "ridge", "--store", "S", "--x", X, "--y", Y, "-o", "out"]
 BAD = [
     (["fit", "rigde", "--store", "S", "--x", X, "-o", "out"], 2, "Did you mean 'ridge'"),
-    (["fit", "ridge", "--store", "S", "--x", X, "--penalty", "-1", "-o", "out"], 2, "not negative"),
+    (["fit", "ridge", "--store", "S", "--x", X, "--penalty", "-1", "-o", "out"], 2, "at least 0"),
     (["fit", "ridge", "--store", "S", "--x", X, "--penalty", "nan", "-o", "out"], 2, "finite"),
     (["fit", "ridge", "--store", "S", "--x", X, "--mix", "0", "-o", "out"], 2, "above 0"),
     (["fit", "ridge", "--store", "S", "--x", X, "-o", "out"], 1, "nothing to fit on"),
-    (["fit", "ridge", "--store", "none", "--x", X, "-o", "out"], 1, "does not exist"),
-    (["fit", "ridge", "--store", "S", "--x", X, "--y", Y, "--pairs", "vla",
+    # What is wrong with the arguments comes first; the store is read after it.
+    (["fit", "ridge", "--store", "none", "--x", X, "-o", "out"], 1, "nothing to fit on"),
+    (["fit", "ridge", "--store", "none", "--x", Y, "--y", Y, "-o", "out"], 1, "of kind image"),
+    (["fit", "ridge", "--store", "none", "--x", X, "--y", Y, "-o", "out"], 1, "does not exist"),
+    (["fit", "ridge", "--store", "none", "--x", X, "--y", Y, "--source", "rnd", "-o", "out"], 2,
+     "'rnd' is not one of 'head', 'random'"),
+    ([*REAL, "--ray-address", "auto"], 1, "use engine 'ray'"),
+    ([*FIT, "--jobs", "2"], 2, "no effect without --y"),
+    ([*FIT, "--config", "none.toml"], 2, "Cannot read none.toml"),
+    (["fit", "ridge", "--store", "S", "--x", X, "--y", Y, "--split", "vla",
       "-o", "out"], 1, "'vla'"),
     (["fit", "ridge", "--store", "S", "--x", X, "--head", "labels/head_weight/timm:other",
-      "--names", NAMES, "-o", "out"], 1, "different embedding spaces"),
+      "--head-names", NAMES, "-o", "out"], 1, "different embedding spaces"),
     (["ls", "none"], 1, "There is no folder none"),
     (["show", "none"], 1, "There is no alignment at none"),
     (["apply", "none", "--text", "a", "-o", "o.npy"], 1, "There is no alignment at none"),
@@ -274,43 +335,50 @@ BAD = [
     (["apply", "R", "--store", "S", "--view", "toy/caption/st:other", "-o", "o.npy"], 1,
      "fitted on timm:toy"),
     (["export", "R", "-o", "o.pkl"], 2, ".safetensors or .npz"),
-    (["export", "R", "-o", "o.npz", "--names", NAMES], 2, "go together"),
-    ([*FIT, "--mix", "2"], 2, "--mix would play no part: there is nothing to mix without"),
-    ([*FIT, "--rank", "2"], 2, "--rank would play no part: ridge has no such setting"),
-    (["fit", "procrustes", *FIT[2:], "--penalty", "1"], 2, "procrustes has no such setting"),
-    ([*FIT, "--n-pairs", "5"], 2, "there is no --y"),
-    ([*FIT, "--precision", "float64"], 2, "there is no --y"),
-    ([*FIT, "--validation", "top-1"], 2, "there is no --y"),
+    (["export", "R", "-o", "o.npz", "--names", NAMES], 2, "needs --store"),
+    (["apply", "R", "--text", "a", "--store", "none", "--near", X, "--split", "s"], 2,
+     "--split has no effect without --view"),
+    (["apply", "R", "--store", "S", "--view", X, "--near", Y, "--weights", "w"], 2,
+     "--weights has no effect without --text"),
+    (["apply", "R", "--text", "a", "--store", "S", "--near", "toy/caption/st:other"], 1,
+     "fitted on timm:toy"),
+    ([*FIT, "--mix", "2"], 2, "--mix has no effect without --y. Add --y, or remove it"),
+    ([*FIT, "--rank", "2"], 2, "--rank has no effect with ridge; remove it"),
+    (["fit", "procrustes", *FIT[2:], "--penalty", "1"], 2, "no effect with procrustes"),
+    ([*FIT, "--n-pairs", "5"], 2, "no effect without --y"),
+    ([*FIT, "--precision", "float64"], 2, "no effect without --y"),
+    ([*FIT, "--validation", "top-1"], 2, "no effect without --y"),
     ([*REAL, "--precision", "bf16"], 2, "looks at the rows, in float64"),
     (["fit", "csa", *REAL[2:], "--penalty", "1", "--precision", "float64"], 2, "in float64"),
     ([*REAL, "--validation", "top-1", "--criterion", "error"], 2, "held-out squared error"),
     ([*REAL, "--validation", "top-1", "--penalty", "1"], 2, "nothing is left to choose"),
     (["fit", "asif", *REAL[2:], "--validation", "top-1"], 2, "nothing is left to choose"),
-    (["fit", "asif", *REAL[2:], "--top-k", "all"], 2, "must be 'auto' or a number from 1"),
+    (["fit", "asif", *REAL[2:], "--top-k", "all"], 2, "at least 1 or 'auto', got 'all'"),
     ([*REAL, "--validation", "top-3"], 2, "'top-3' is not one of"),
-    ([*REAL, "--pairs", "other:train"], 2, "are of different datasets"),
+    ([*REAL, "--dataset", "other"], 2, "are of different datasets"),
     ([*REAL, "--n-pairs", "1"], 1, "One pair is its own mean"),
     (["fit", "csa", *REAL[2:], "--n-pairs", "2"], 1, "too few to choose by"),
-    ([*REAL, "--duplicates", "drop"], 2, "there is no --head"),
+    ([*REAL, "--duplicates", "drop"], 2, "no effect without --head"),
     ([*REAL, "--criterion", "cosine"], 2, "by the rank of held-out texts"),
     ([*FIT, "--criterion", "rank", "--penalty", "1"], 2, "nothing is left to choose"),
     (
         ["fit", "kernel-ridge", *FIT[2:], "--criterion", "rank", "--penalty", "1", "--gamma", "1"],
         2, "nothing is left to choose",
     ),
-    (["fit", "cca", *FIT[2:], "--criterion", "rank"], 2, "cca is none"),
-    (["fit", "cca", *FIT[2:], "--components", "0"], 2, "a number from 1"),
+    (["fit", "cca", *FIT[2:], "--criterion", "rank"], 2, "for ridges, not for cca"),
+    (["fit", "cca", *FIT[2:], "--components", "0"], 2, "an integer of at least 1"),
     (["fit", "conse", *FIT[2:], "--y", Y], 2, "uses no real pair"),
     ([*FIT, "--seeds", "4-0"], 2, "a list such as 0-4"),
     ([*FIT, "--seeds", "0-1", "--seed", "3"], 2, "Give one of them"),
     (["fit", "ridge", "--store", "S", "--x", "timm:toy", "--y", Y, "-o", "out"], 2,
-     "Say the dataset with --pairs"),
+     "Add --dataset"),
     (["fit", "ridge", "--store", "S", "--x", X, "--head", "labels", "-o", "out"], 2,
-     "needs --names, or --y"),
-    (["fit", "ridge", "--store", "S", "--x", Y, "--head", HEAD, "--names", NAMES, "-o", "out"], 1,
+     "Add --head-names, or --y"),
+    (["fit", "ridge", "--store", "S", "--x", Y, "--head", HEAD, "--head-names", NAMES,
+      "-o", "out"], 1,
      "--x takes a set of kind image"),
-    (["fit", "ridge", "--store", "S", "--x", X, "--head", HEAD, "--names", X, "-o", "out"], 1,
-     "--names takes a set of kind class_name"),
+    (["fit", "ridge", "--store", "S", "--x", X, "--head", HEAD, "--head-names", X,
+      "-o", "out"], 1, "--head-names takes a set of kind class_name"),
     (["fit", "ridge", "--store", "S", "--x", X, "--y", X, "-o", "out"], 1,
      "--y takes a set of kind caption"),
     (["fit", "text-to-concept", "--store", "S", "--x", X, "--y", Y, "-o", "out"], 1,

@@ -19,11 +19,12 @@ TEXT = (Path(__file__).parents[2] / "docs" / "fitting.md").read_text(encoding="u
 IN_THE_TOY_STORE = {
     "stamps/image/tf_efficientnet_lite0": "toy/image/timm:toy",
     "stamps/caption/all-MiniLM-L6-v2": "toy/caption/st:toy",
+    "stamps/class_name/all-MiniLM-L6-v2": "labels/class_name/st:toy",
     "head_weight/tf_efficientnet_lite0": "head_weight/timm:toy",
     "class_name/all-MiniLM-L6-v2": "class_name/st:toy",
     "timm:tf_efficientnet_lite0": "timm:toy",
     "st:all-MiniLM-L6-v2": "st:toy",
-    "stamps:": "toy:",
+    "--dataset stamps": "--dataset toy",
     "imagenet1k": "labels",
     "s3://team/features": "store",
 }
@@ -46,7 +47,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: Any)
 
 def test_the_commands_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = "".join(blocks("console")).replace("\\\n", " ").splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 11
     for line in lines:
         name, *args = shlex.split(line)
         assert name == "fitters"
@@ -55,6 +56,15 @@ def test_the_commands_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -
         "ridge-head", "csa-seed0", "csa-seed1", "procrustes", "a", "b",
     }  # fmt: skip
     assert "toy/image" in capsys.readouterr().out
+
+
+def test_the_file_of_options_is_read(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEADSTOCK_STORE", "store")
+    (workplace / "fit.toml").write_text(blocks("toml")[0])
+    assert run_command(cli, "fitters", ["fit", "--config", "fit.toml"]) == 0
+    assert capsys.readouterr().out.startswith("aligners/ridge-head: ridge on 30 prototypes")
 
 
 def test_the_python_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
