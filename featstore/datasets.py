@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import polars as pl
+
 from data_manifests.official.inspection import Inspection
 from data_manifests.plan import BuildError, Plan
 from data_manifests.registry import BUILDERS, Builder
-from featstore.errors import ManifestError, lookup, unknown_name
+from featstore.errors import ManifestError, OptionError, lookup, unknown_name
 from featstore.labels import read_label_file
-from featstore.manifest.io import read_facts, read_manifest, write_manifest
+from featstore.manifest.io import check_name, read_facts, read_manifest, write_manifest
 from featstore.manifest.manifest import FACTS_FILE, Manifest
-from featstore.prompts import PromptChoice, class_prompts
+from featstore.options import option, with_options
+from featstore.prompts import PromptChoice
 from featstore.sources.reader import check_bytes
 from featstore.sources.web_pairs import check_pairs, plan_pairs
 
@@ -39,10 +42,74 @@ class BuildResult:
     """``unchanged``: the folder already held this, whole, and no file was touched."""
 
 
+@with_options
+@dataclass(frozen=True)
+class BuildConfig:
+    """How a dataset is built, as a command line says it; a dataset takes some of these.
+
+    Attributes
+    ----------
+    {options}
+    """
+
+    name: str | None = option(
+        None, help="Name of the dataset in the manifest and the store (default: DATASET)."
+    )
+    root: Path | None = option(
+        None,
+        help="Folder with the dataset as it is distributed. Its files stay where they are.",
+    )
+    source: Path | None = option(
+        None,
+        help="stamps: a folder with the stamps or with the .deb of tuxpaint-stamps-default. "
+        "imagenet…: a folder with timm's label files.",
+    )
+    split: tuple[str, ...] = option((), help="Only these splits, e.g. test.")
+    subset: bool = option(False, help="Accept an incomplete copy (recorded in the manifest).")
+    classes_only: bool = option(False, help="Only the label set, without images.")
+    split_file: Path | None = option(
+        None,
+        help="A split_zhou_….json of CoOp: its items, names and splits instead of the official "
+        "ones.",
+    )
+    locale: tuple[str, ...] = option(
+        (), help="Languages of captions, e.g. en,fr (stamps only; default en)."
+    )
+
+    def builder_options(self, dataset: str) -> dict[str, Any]:
+        """Return what was chosen, as `build_dataset` takes it.
+
+        Raises
+        ------
+        OptionError
+            If the dataset does not take it.
+        ManifestError
+            If there is no dataset of this name.
+        """
+        builder, chosen = find_builder(dataset), {}
+        for field, keyword in _KEYWORDS.items():
+            value = getattr(self, field)
+            if value in (None, (), False):
+                continue
+            if keyword not in builder.options:
+                flag = field.replace("_", "-")
+                raise OptionError(f"The dataset {dataset!r} takes no --{flag}.")
+            chosen[keyword] = value if field != "classes_only" else False
+        return chosen
+
+
+#: Field of `BuildConfig` -> keyword of the builders.
+_KEYWORDS = {
+    "root": "root", "source": "source", "split": "splits", "subset": "subset",
+    "classes_only": "images", "split_file": "split_file", "locale": "locales",
+}  # fmt: skip
+
+
 def build_dataset(
-    name: str,
+    dataset: str,
     out: Path | str,
     *,
+    name: str | None = None,
     on_done: Callable[[int, int], None] | None = None,
     prompts: PromptChoice | None = None,
     **options: Any,
@@ -52,13 +119,18 @@ def build_dataset(
     The same means: the fingerprint of source, options and builder is the one in dataset.toml,
     and every table and file has its recorded sha256.
 
+    Where `prompts` give all class_name items of an earlier build in the folder and more, those
+    stay first and in their order, so that a set that was extracted from them can be extended.
+
     Parameters
     ----------
-    name : str
+    dataset : str
         Key of ``data_manifests.registry.BUILDERS``.
     out : Path
         A folder that is empty, does not exist, or holds an earlier build of this dataset; files
         of that build that are not in the new one are removed.
+    name : str, optional
+        Name of the dataset in the manifest, and so in the store; default: its own.
     on_done : callable, optional
         Called with (done, total) as files are written.
     prompts : PromptChoice, optional
@@ -72,19 +144,19 @@ def build_dataset(
     Raises
     ------
     ManifestError
-        If the name or an option is unknown, the source is missing or damaged, or `out` holds
+        If a name or an option is unknown, the source is missing or damaged, or `out` holds
         something else or cannot be written.
     """
-    builder = find_builder(name)
+    builder = find_builder(dataset)
     given = {key: value for key, value in options.items() if value is not None}
     unknown = [key for key in given if key not in builder.options]
     if unknown:
         raise ManifestError(
             unknown_name(
-                "option", unknown[0], sorted(builder.options), where=f"for the dataset {name!r}"
+                "option", unknown[0], sorted(builder.options), where=f"for the dataset {dataset!r}"
             )
         )
-    folder = Path(out)
+    folder, name = Path(out), check_name(name or dataset)
     _check_ours(folder, name)
     choice = prompts or PromptChoice()
     try:
@@ -94,11 +166,36 @@ def build_dataset(
         if earlier is not None and _same(earlier, plan, identity):
             return BuildResult(earlier, "unchanged")
         with _staging(folder, name) as staging:
-            manifest = _publish(plan, staging, folder, on_done, choice, identity)
+            built = plan.make(staging, on_done)
+            tables, classes = dict(built.tables), built.classes
+            if classes is not None:
+                classes, items = choice.make(plan.name, classes, built.prompts)
+                tables |= {"class_name": _after(earlier, items)} if items is not None else {}
+            if plan.root is None:
+                for table in tables.values():
+                    if "uri" in table.columns:
+                        _move(table["uri"].drop_nulls(), staging, folder)
+            source = {"fingerprint": identity, **choice.facts()}
+            facts = {**plan.facts, **built.facts, "name": name, "source": source}
+            manifest = write_manifest(
+                folder, facts=facts, tables=tables, classes=classes, data_root=plan.root
+            )
     except BuildError as err:
         raise ManifestError(str(err)) from err
     _remove_stale(folder, earlier, manifest)
     return BuildResult(manifest, "built")
+
+
+def _after(earlier: Manifest | None, items: pl.DataFrame) -> pl.DataFrame:
+    """Return prompts with those of an earlier build first, if none of these was lost or changed."""
+    before = None if earlier is None else earlier.tables.get("class_name")
+    if before is None:
+        return items
+    known = before.select("item_id", "text").with_row_index("before")
+    placed = items.join(known, on=["item_id", "text"], how="left", maintain_order="left")
+    if placed["before"].count() < before.height:
+        return items
+    return placed.sort("before", nulls_last=True, maintain_order=True).drop("before")
 
 
 def check_dataset(name: str, **options: Any) -> Inspection:
@@ -133,7 +230,11 @@ def check_dataset(name: str, **options: Any) -> Inspection:
 
 
 def write_label_set(
-    label_file: Path | str, out: Path | str, *, name: str | None = None
+    label_file: Path | str,
+    out: Path | str,
+    *,
+    name: str | None = None,
+    prompts: PromptChoice | None = None,
 ) -> Manifest:
     """Make a manifest of a user's own list of classes, with prompts of their names.
 
@@ -145,6 +246,8 @@ def write_label_set(
         A folder that is empty, does not exist, or holds a manifest of the same name.
     name : str, optional
         Of the label set; by default made of the file's name.
+    prompts : PromptChoice, optional
+        See `build_dataset`; default: the name, bare and in a photo.
 
     Raises
     ------
@@ -154,13 +257,17 @@ def write_label_set(
     set_name, classes = read_label_file(label_file, name=name)
     folder = Path(out)
     _check_ours(folder, set_name)
-    facts = {
+    facts: dict[str, Any] = {
         "name": set_name,
         "summary": f"The {classes.height:,} classes of {Path(label_file).name}.",
     }
-    return write_manifest(
-        folder, facts=facts, tables={"class_name": class_prompts(classes)}, classes=classes
-    )
+    choice = prompts or PromptChoice()
+    if choice.facts():
+        facts["source"] = choice.facts()
+    classes, items = choice.make(set_name, classes, {"name": ("none", "photo")})
+    assert items is not None
+    tables = {"class_name": _after(_earlier(folder), items)}
+    return write_manifest(folder, facts=facts, tables=tables, classes=classes)
 
 
 def find_builder(name: str) -> Builder:
@@ -196,30 +303,6 @@ def synsets_of(label_set: str) -> frozenset[str]:
         raise ManifestError(str(err)) from err
     assert classes is not None
     return frozenset(classes["synset"])
-
-
-def _publish(
-    plan: Plan,
-    staging: Path,
-    folder: Path,
-    on_done: Callable[[int, int], None] | None,
-    choice: PromptChoice,
-    identity: str,
-) -> Manifest:
-    built = plan.make(staging, on_done)
-    tables = dict(built.tables)
-    if built.classes is not None:
-        classes, items = choice.make(plan.name, built.classes, built.prompts)
-        tables |= {"class_name": items} if items is not None else {}
-    else:
-        classes = None
-    if plan.root is None:
-        for table in tables.values():
-            if "uri" in table.columns:
-                _move(table["uri"].drop_nulls(), staging, folder)
-    source = {"fingerprint": identity, **choice.facts()}
-    facts = {**plan.facts, **built.facts, "source": source}
-    return write_manifest(folder, facts=facts, tables=tables, classes=classes, data_root=plan.root)
 
 
 def _same(earlier: Manifest, plan: Plan, identity: str) -> bool:

@@ -96,8 +96,8 @@ def option(
     """Return a dataclass field that is an option.
 
     Its annotation says what it takes: ``bool`` makes a switch, ``Literal["a", "b"]`` a choice,
-    ``int | Literal["auto"] | None`` a number or a word, ``Sequence[str]`` words that a command
-    line separates by commas.
+    ``int | Literal["auto"] | None`` a number or a word, ``tuple[str, ...]`` or ``Sequence[str]``
+    words that a command line separates by commas, or by giving the flag again.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def _options(cls: type) -> tuple[_Option, ...]:
                 **about,
                 words=(*choices, *known),
                 type=types[0] if types else None,
-                many=get_origin(hints[entry.name]) is Sequence,
+                many=get_origin(hints[entry.name]) in (Sequence, tuple),
                 optional=NoneType in get_args(hints[entry.name]),
                 checked=bool(known)
                 or any(about[bound] is not None for bound in ("at_least", "above", "below")),
@@ -158,7 +158,7 @@ def _options(cls: type) -> tuple[_Option, ...]:
 
 def _parts(hint: Any) -> list[Any]:
     """Return the members of a union without None."""
-    members = () if get_origin(hint) is Literal else get_args(hint)
+    members = () if get_origin(hint) in (Literal, tuple) else get_args(hint)
     return [one for one in members if one is not NoneType] or [hint]
 
 
@@ -306,6 +306,9 @@ def options_from(cls: type, *, each: bool = False) -> Callable[[_Function], _Fun
                     "default": one.default,
                     "show_default": "/" in one.shown_flag,
                 }
+            elif one.many:
+                more |= {"multiple": True, "metavar": one.metavar or "NAME[,NAME…]"}
+                more |= {"callback": parts_of, "default": one.default or None, "show_default": True}
             elif each:
                 more |= {"multiple": True, "type": _type(one, DEFAULT)}
             else:
@@ -323,8 +326,6 @@ def _type(one: _Option, *more: str) -> Any:
     import click
 
     words = (*one.words, *more, *([one.none] if one.none else []))
-    if one.many:
-        return _many()
     if one.type in (int, float) and words:
         return _number_or(one, words)
     if one.words:
@@ -363,21 +364,14 @@ def _number_or(one: _Option, words: tuple[str, ...]) -> Any:
     return NumberOr()
 
 
-def _many() -> Any:
-    """Return the click type of words that are separated by commas."""
+def parts_of(ctx: Any, parameter: Any, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the parts of ``--locale en,fr --locale de``; the callback of a repeated option."""
     import click
 
-    class Words(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
-        name = "word,word"
-
-        def convert(
-            self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-        ) -> tuple[str, ...]:
-            del param, ctx
-            parts = value.split(",") if isinstance(value, str) else value
-            return tuple(word.strip() for word in parts if word.strip())
-
-    return Words()
+    parts = tuple(part.strip() for value in given for part in value.split(","))
+    if not all(parts):
+        raise click.BadParameter(f"{','.join(given)!r} has an empty part.", ctx, parameter)
+    return parts
 
 
 def file_key(parameter: click.Parameter) -> str:

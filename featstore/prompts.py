@@ -18,6 +18,7 @@ from featstore.errors import ManifestError, did_you_mean, lookup
 from featstore.identity import sha256_hex
 from featstore.manifest.manifest import conform_classes, conform_items
 from featstore.manifest.paths import text_sha256
+from featstore.options import option, with_options
 
 #: Template id -> text with one ``{}``. ``photo`` is CLIP's standard prompt; the seven behind it
 #: are the subset of its 80 ImageNet templates that its authors chose by forward selection
@@ -371,24 +372,34 @@ def _load(path: Path, form: str) -> Any:
     return document
 
 
+@with_options
 @dataclass(frozen=True)
 class PromptChoice:
-    """What to make class_name items of. Nothing chosen: what the dataset's builder says."""
+    """What to make class_name items of. Nothing chosen: what the dataset's builder says.
 
-    variants: Sequence[str] = ()
-    """Keys of `featstore.prompts.VARIANTS`: name, lemmas, clean, paper, open_clip …."""
+    Attributes
+    ----------
+    {options}
+    """
 
-    templates: Sequence[str] = ()
-    """Keys of TEMPLATES or TEMPLATE_SETS; each variant is put in each template."""
-
-    names_file: Path | None = None
-    """JSON of names (see `featstore.prompts.read_names`): the variant ``user``."""
-
-    templates_file: Path | None = None
-    """JSON of templates (`read_templates`), instead of `templates`."""
-
-    descriptions_file: Path | None = None
-    """JSON of sentences by class (`read_descriptions`): items of the variant ``description``."""
+    variants: tuple[str, ...] = option(
+        (),
+        help="Names that prompts are made of: name, lemmas, clean, definition, paper, open_clip, "
+        "user.",
+    )
+    templates: tuple[str, ...] = option(
+        (), help="Templates around them, or sets: none, photo, simple, paper, icis, openai80."
+    )
+    names_file: Path | None = option(
+        None, help="JSON with a name a class (CLIP_benchmark's shape): the variant user."
+    )
+    templates_file: Path | None = option(
+        None,
+        help="JSON of templates with {} or {c} (CLIP_benchmark's shape), and {a} for its article.",
+    )
+    descriptions_file: Path | None = option(
+        None, help="JSON of sentences by class (CuPL's shape): the variant description."
+    )
 
     def make(
         self, dataset: str, classes: pl.DataFrame, usual: Mapping[str, Sequence[str]]

@@ -16,6 +16,7 @@ torch; pictures need Pillow.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from numpy.typing import ArrayLike
 
 from featstore.manifest.io import write_manifest
 from featstore.manifest.manifest import Manifest, conform_items
+from featstore.options import take_options
 from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.writer import SetWriter
 
@@ -57,24 +59,19 @@ def item_table(
     return conform_items(table.with_columns(**{k: pl.Series(v) for k, v in columns.items()}), kind)
 
 
+#: What a toy set is where nothing else is said.
+BIRDS = SetSpec("birds", "image", "timm:toy", {}, "float32")
+
+
 def write_set(
     root: Path | str,
     rows: ArrayLike,
     items: pl.DataFrame,
     *,
-    dataset: str = "birds",
-    kind: str = "image",
-    encoder: str = "timm:toy",
-    space: Mapping[str, Any] | None = None,
-    bias: ArrayLike | None = None,
     failures: Mapping[str, str] | None = None,
-    golden: Mapping[str, Any] | None = None,
-    run: Mapping[str, Any] | None = None,
-    sealed: bool = False,
-    dtype: str = "float32",
-    precision: str = "float32",
     facts: Mapping[str, Any] | None = None,
-    **limits: int,
+    sealed: bool = False,
+    **options: Any,
 ) -> str:
     """Write rows as one published set of a store, which is made if it is not there.
 
@@ -86,44 +83,54 @@ def write_set(
         Embeddings in the order of `items`.
     items : DataFrame
         Item table of n rows; see `item_table`.
-    dataset, kind, encoder : str
-        With `space`, what the set is: parts of its key.
-    space : mapping, optional
-        Identity of the embedding space; default ``{"name": encoder}``.
-    bias : array_like, (n,), optional
-        Of a classification head.
     failures : mapping, optional
         Item id -> why it has no embedding.
-    golden, run : mapping, optional
-        Golden vectors, and facts of the run that wrote the set.
-    sealed : bool
-        True leaves the files read-only, as an extraction does; otherwise a test can damage them.
-    dtype, precision : str
-        Stored dtype, and compute precision of the encoder.
     facts : mapping, optional
         Recorded in the attributes of the set, not keyed.
-    **limits
-        Of `featstore.store.layout.LayoutLimits`: block_rows, plain_bytes, shard_bytes.
+    sealed : bool
+        True leaves the files read-only, as an extraction does; otherwise a test can damage them.
+    **options
+        What the set is, by default `BIRDS`: fields of `featstore.store.layout.SetSpec`; the space
+        is ``{"name": encoder}`` by default. Its layout: ``block_rows``, ``plain_bytes`` and
+        ``shard_bytes`` of `featstore.store.layout.LayoutLimits`. And ``bias`` of a head,
+        ``golden`` vectors and facts of the ``run``: see `featstore.store.writer.SetWriter.finish`.
 
     Returns
     -------
     str
         Key of the set: ``dataset/kind/encoder-id``.
+
+    Raises
+    ------
+    OptionError
+        If there is no such option.
     """
-    folder, table = Path(root), np.asarray(rows)
-    spec = SetSpec(dataset, kind, encoder, space or {"name": encoder}, dtype, precision)
-    dim, sizes = table.shape[1], LayoutLimits(**limits)
-    with SetWriter(folder, spec, items, dim, facts=facts, limits=sizes) as writer:
+    own, sizes, last = take_options(options, SetSpec, LayoutLimits, _Ending, of="write_set")
+    spec = replace(BIRDS, **own)
+    spec = replace(spec, space=own.get("space") or {"name": spec.encoder})
+    folder, table, limits = Path(root), np.asarray(rows), LayoutLimits(**sizes)
+    with SetWriter(folder, spec, items, table.shape[1], facts=facts, limits=limits) as writer:
         for block in writer.pending():
             where = writer.layout.block_slice(block)
-            own = set(items["item_id"][where.start : where.stop])
-            failed = {item: why for item, why in (failures or {}).items() if item in own}
+            own_ids = set(items["item_id"][where.start : where.stop])
+            failed = {item: why for item, why in (failures or {}).items() if item in own_ids}
             writer.write_block(block, table[where], failed)
-        writer.finish(bias=None if bias is None else np.asarray(bias), golden=golden, run=run)
+        if last.get("bias") is not None:
+            last["bias"] = np.asarray(last["bias"])
+        writer.finish(**last)
     for path in () if sealed else folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             path.chmod(path.stat().st_mode | 0o200)
     return str(writer.key)
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """What `SetWriter.finish` takes."""
+
+    bias: ArrayLike | None = None
+    golden: Mapping[str, Any] | None = None
+    run: Mapping[str, Any] | None = None
 
 
 def toy_store(

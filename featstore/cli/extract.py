@@ -26,13 +26,13 @@ from featstore.command_line import (
 from featstore.errors import EncoderError
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig
 from featstore.extraction.progress import ExtractResult, Progress, log_beside
+from featstore.extraction.repair import Repair, RepairConfig, repair_set
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
-from featstore.options import config_from
+from featstore.options import config_from, options_from
 
 if TYPE_CHECKING:
     from featstore.extraction.plan import JobPlan, SetPlan
-    from featstore.extraction.repair import Repair
     from featstore.extraction.targets import SetState
 
 #: What an extraction does before its first row.
@@ -309,11 +309,7 @@ def _state_words(one: SetPlan) -> str:
 @click.option(
     "--manifest", type=click.Path(path_type=Path), help="Folder of what KEY was extracted from."
 )
-@click.option("--encoder", help="family:name, if the set does not say it any more.")
-@click.option("--weights", help="Encoder weights (default: those that the set's run recorded).")
-@click.option("--device", help="Default: that of the recorded run.")
-@click.option("--trust-remote-code", is_flag=True, help="Run the code that comes with the model.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Number of decoding processes.")
+@options_from(RepairConfig)
 @click.option("--dry-run", is_flag=True, help="List what would be rebuilt; write nothing.")
 @json_option
 def repair_command(
@@ -321,13 +317,9 @@ def repair_command(
     key: str,
     copy: StorePlace | None,
     manifest: Path | None,
-    encoder: str | None,
-    weights: str | None,
-    device: str | None,
-    trust_remote_code: bool,
-    jobs: int | None,
     dry_run: bool,
     as_json: bool,
+    **given: Any,
 ) -> int:
     """Repair a damaged set.
 
@@ -337,12 +329,8 @@ def repair_command(
     if the encoder gives the same bits as before, that is the same revision. The exit code is 4 if
     something is left.
     """
-    from featstore.extraction.repair import repair_set
-
-    done = repair_set(
-        store, key, copy=copy, manifest=manifest, encoder=encoder, weights=weights, device=device,
-        trust_remote_code=trust_remote_code, workers=jobs, dry_run=dry_run,
-    )  # fmt: skip
+    config = config_from(RepairConfig, given)
+    done = repair_set(store, key, copy=copy, manifest=manifest, config=config, dry_run=dry_run)
     if as_json:
         print_json(done.as_dict())
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,12 +15,10 @@ from featstore.command_line import (
     print_json,
     store_option,
 )
-from featstore.interop.reading import FORMATS, import_rows
+from featstore.interop.reading import FORMATS, ImportConfig, import_rows
 from featstore.interop.writing import WIDENING, export_set
-from featstore.store.layout import DTYPES
+from featstore.options import options_from
 from featstore.store.store import open_store
-
-KINDS = ["image", "caption", "class_name", "head_weight"]
 
 
 @click.command(
@@ -81,39 +80,16 @@ def export_command(
 )
 @click.argument("source", type=click.Path(path_type=Path))
 @store_option("Folder of the store, made if missing.", writes=True)
-@click.option("--dataset", required=True, help="Name of the dataset that the rows are of.")
-@click.option("--kind", required=True, type=click.Choice(KINDS), help="What the items are.")
-@click.option("--encoder", required=True, help="What made the rows: family:name.")
-@click.option("--items", type=click.Path(path_type=Path), help="CSV or Parquet with item_id.")
-@click.option("--array", help="Dataset, tensor or column, if there are several.")
-@click.option(
-    "--save-dtype",
-    "dtype",
-    type=click.Choice(list(DTYPES)),
-    help="Stored dtype; default: that of the file.",
-)
+@options_from(ImportConfig)
 @json_option
-def import_command(
-    source: Path,
-    store: Path,
-    dataset: str,
-    kind: str,
-    encoder: str,
-    items: Path | None,
-    array: str | None,
-    dtype: str | None,
-    as_json: bool,
-) -> None:
+def import_command(source: Path, store: Path, as_json: bool, **given: Any) -> None:
     """Import rows that another tool computed.
 
     They become a set whose provenance is `imported`. SOURCE is what `featstore export` writes,
     clip-retrieval's folder, or a plain .npy or .h5 file with --items.
     """
     with ProgressBar(f"import {source}"):
-        key = import_rows(
-            source, store=store, dataset=dataset, kind=kind, encoder=encoder, items=items,
-            array=array, dtype=dtype,
-        )  # fmt: skip
+        key = import_rows(source, store=store, **given)
     if as_json:
         print_json({"key": key})
     else:

@@ -5,17 +5,28 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import EXIT_VERIFY, CommandGroup, json_option, print_json
-from featstore.errors import ManifestError, unknown_name
+from featstore.datasets import (
+    BuildConfig,
+    build_dataset,
+    check_dataset,
+    find_builder,
+    write_label_set,
+)
+from featstore.errors import ManifestError, OptionError, lookup, unknown_name
+from featstore.options import config_from, options_from, parts_of
+from featstore.prompts import PromptChoice
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @click.group(
@@ -38,6 +49,28 @@ def manifests() -> None:
     """
 
 
+def _split_options(
+    ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]
+) -> dict[str, str]:
+    """Return the options of ``--option a=1 --option b=2``."""
+    options: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals or key in options:
+            why = "given twice" if key in options else "not KEY=VALUE"
+            raise click.BadParameter(f"{pair!r} is {why}.", ctx, parameter)
+        options[key] = value
+    return options
+
+
+def options_option(of: str, listed_by: str) -> Callable[[_Function], _Function]:
+    """Return the option ``--option KEY=VALUE``, whose keys another command lists."""
+    return click.option(
+        "--option", "options", multiple=True, metavar="KEY=VALUE", callback=_split_options,
+        help=f"Option of {of}; repeatable. {listed_by} lists them.",
+    )  # fmt: skip
+
+
 @manifests.command(
     "make",
     epilog="Example: featstore manifests make csv pairs.csv -o manifests/pairs "
@@ -53,16 +86,10 @@ def manifests() -> None:
     help="Folder of the manifest: new, empty, or holding an earlier one of the same name.",
 )
 @click.option("--name", help="Name of the dataset; default: made from the location's.")
-@click.option(
-    "--option",
-    "pairs",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Option of the source; may be repeated. `featstore manifests sources` lists them.",
-)
+@options_option("the source", "`featstore manifests sources`")
 @json_option
 def make_command(
-    source: str, location: str, out: Path, name: str | None, pairs: tuple[str, ...], as_json: bool
+    source: str, location: str, out: Path, name: str | None, options: dict[str, str], as_json: bool
 ) -> None:
     """Make a manifest of your own files.
 
@@ -76,7 +103,7 @@ def make_command(
     if source not in SOURCES:
         raise click.UsageError(unknown_name("source", source, SOURCES))
     with ProgressBar(f"make {out}"):
-        manifest = make_manifest(source, location, out, name=name, options=split_options(pairs))
+        manifest = make_manifest(source, location, out, name=name, options=options)
     document = {
         "name": manifest.name,
         "folder": str(out),
@@ -121,16 +148,18 @@ def sources_command(as_json: bool) -> None:
 @click.argument("label_file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The manifest.")
 @click.option("--name", help="Name of the label set; default: made of the file's name.")
+@options_from(PromptChoice)
 @json_option
-def labels_command(label_file: Path, out: Path, name: str | None, as_json: bool) -> None:
+def labels_command(
+    label_file: Path, out: Path, name: str | None, as_json: bool, **given: Any
+) -> None:
     """Make a label set of a list of classes.
 
     FILE is .txt, .csv, .tsv or .json, in the order of the rows of the head. The names can
     then be extracted as class_name, and the head with --label-set.
     """
-    from featstore.datasets import write_label_set
-
-    manifest = write_label_set(label_file, out, name=name)
+    prompts = config_from(PromptChoice, given)
+    manifest = write_label_set(label_file, out, name=name, prompts=prompts)
     classes = 0 if manifest.classes is None else manifest.classes.height
     if as_json:
         print_json({"name": manifest.name, "folder": str(manifest.root), "classes": classes})
@@ -205,18 +234,6 @@ def show_command(what: str, hashes: bool, as_json: bool) -> None:
         echo_counts(classes, counts)
 
 
-def split_options(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Return the options of ``--option a=1 --option b=2``."""
-    options: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not key or not equals or key in options:
-            why = "given twice" if key in options else "not KEY=VALUE"
-            raise click.UsageError(f"--option {pair!r} is {why}.")
-        options[key] = value
-    return options
-
-
 def _option_text(option: dict[str, Any]) -> str:
     values = f"; one of {', '.join(option['values'])}" if "values" in option else ""
     default = f"; default {option['default']}" if option.get("default") else ""
@@ -253,143 +270,43 @@ _EXAMPLES = (
     "\b\nExample:"
     "\n  featstore manifests build stamps -o build/stamps --locale en,fr"
     "\n  featstore manifests build food101 --root data -o build/food101 --split test \\"
-    "\n      --names paper --templates paper"
+    "\n      --variants paper --templates paper"
 )
-
-#: Keyword of the builder -> flag, for messages.
-_FLAGS = {
-    "source": "--source", "locales": "--locale", "root": "--root", "splits": "--split",
-    "subset": "--subset", "images": "--classes-only", "split_file": "--split-file",
-}  # fmt: skip
 
 
 @click.command("build", epilog=_EXAMPLES)
-@click.argument("name")
+@click.argument("dataset", metavar="DATASET")
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder of the manifest: new, empty, or holding an earlier build of NAME.",
+    help="Folder of the manifest: new, empty, or holding an earlier build.",
 )
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    help="Folder with the dataset as it is distributed. Its files stay where they are.",
-)
-@click.option(
-    "--source",
-    type=click.Path(path_type=Path),
-    help="stamps: a folder with the stamps or with the .deb of tuxpaint-stamps-default. "
-    "imagenet…: a folder with timm's label files.",
-)
-@click.option(
-    "--split",
-    "splits",
-    multiple=True,
-    metavar="SPLIT[,SPLIT…]",
-    help="Only these splits, e.g. test; may be repeated.",
-)
-@click.option("--subset", is_flag=True, help="Take what is there of a partial copy; recorded.")
-@click.option("--classes-only", is_flag=True, help="The label set alone, without images.")
-@click.option(
-    "--split-file",
-    type=click.Path(path_type=Path),
-    help="A split_zhou_….json of CoOp: its items, names and splits instead of the official ones.",
-)
-@click.option(
-    "--option",
-    "pairs",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Option of the dataset; may be repeated. `featstore manifests show NAME` lists them.",
-)
-@click.option(
-    "--names",
-    "variants",
-    multiple=True,
-    metavar="NAME[,NAME…]",
-    help="Names that prompts are made of: name, lemmas, clean, definition, paper, open_clip, user.",
-)
-@click.option(
-    "--templates",
-    multiple=True,
-    metavar="NAME[,NAME…]",
-    help="Templates around them, or sets: none, photo, simple, paper, icis, openai80.",
-)
-@click.option(
-    "--names-file",
-    type=click.Path(path_type=Path),
-    help="JSON with a name a class (CLIP_benchmark's shape): the name `user`.",
-)
-@click.option(
-    "--templates-file",
-    type=click.Path(path_type=Path),
-    help="JSON of templates with {} or {c} (CLIP_benchmark's shape), and {a} for its article.",
-)
-@click.option(
-    "--descriptions-file",
-    type=click.Path(path_type=Path),
-    help="JSON of sentences by class (CuPL's shape): further prompts.",
-)
-@click.option(
-    "--locale",
-    "locales",
-    multiple=True,
-    metavar="LL[,LL…]",
-    help="Languages of captions, e.g. en,fr; may be repeated (stamps only; default en).",
-)
+@options_from(BuildConfig)
+@options_option("the dataset", "`featstore manifests show DATASET`")
+@options_from(PromptChoice)
 @json_option
 def build_command(
-    name: str,
-    out: Path,
-    root: Path | None,
-    source: Path | None,
-    splits: tuple[str, ...],
-    subset: bool,
-    classes_only: bool,
-    split_file: Path | None,
-    pairs: tuple[str, ...],
-    variants: tuple[str, ...],
-    templates: tuple[str, ...],
-    names_file: Path | None,
-    templates_file: Path | None,
-    descriptions_file: Path | None,
-    locales: tuple[str, ...],
-    as_json: bool,
+    dataset: str, out: Path, options: dict[str, str], as_json: bool, **given: Any
 ) -> None:
     """Build a dataset that Headstock knows by name.
 
-    NAME is one of those that `featstore manifests ls` lists. (Your own files: `featstore manifests
-    make`.) Building again from the same source touches nothing. A copy that lacks anything is
-    refused without --subset; `featstore manifests check` lists what it lacks.
+    DATASET is one of those that `featstore manifests ls` lists. (Your own files: `featstore
+    manifests make`.) Building again from the same source touches nothing; with more --variants or
+    --templates it appends their items, and an extraction then encodes those alone. A copy that
+    lacks anything is refused without --subset; `featstore manifests check` lists what it lacks.
 
     For stamps, without --source: the installed package, else the user's cache, else the package
     is downloaded (81 MB) through apt into that cache, without root.
     """
-    from featstore.datasets import build_dataset
-    from featstore.prompts import PromptChoice
-
-    options: dict[str, Any] = {
-        "source": source,
-        "locales": split_list(locales, "--locale"),
-        "root": root,
-        "splits": split_list(splits, "--split"),
-        "subset": True if subset else None,
-        "images": False if classes_only else None,
-        "split_file": split_file,
-    }
-    checked_options(name, options, pairs)
-    choice = PromptChoice(
-        split_list(variants, "--names") or (),
-        split_list(templates, "--templates") or (),
-        names_file,
-        templates_file,
-        descriptions_file,
-    )
+    config, prompts = config_from(BuildConfig, given), config_from(PromptChoice, given)
+    chosen = builder_options(dataset, config, options)
     # The bar is there before the log: what is logged is then written above it.
-    with ProgressBar(name, "images") as bar, _log_to_stderr():
-        result = build_dataset(name, out, on_done=bar.update, prompts=choice, **options)
+    with ProgressBar(dataset, "images") as bar, _log_to_stderr():
+        result = build_dataset(
+            dataset, out, name=config.name, on_done=bar.update, prompts=prompts, **chosen
+        )
     manifest = result.manifest
     document = {
         "name": manifest.name,
@@ -410,35 +327,17 @@ def build_command(
     echo_counts(document["classes"], document["items"])
 
 
-def checked_options(name: str, options: dict[str, Any], pairs: tuple[str, ...]) -> None:
-    """Add ``--option`` pairs to `options`; what the dataset does not take is wrong usage."""
-    from featstore.datasets import find_builder
-
+def builder_options(dataset: str, config: BuildConfig, options: dict[str, str]) -> dict[str, Any]:
+    """Return what a dataset is built with; what it does not take is wrong usage."""
     try:
-        builder = find_builder(name)
-    except ManifestError as err:
+        chosen = config.builder_options(dataset)
+        own = find_builder(dataset).facts.get("options", {})
+        where = f"for the dataset {dataset!r}"
+        for key in options:
+            lookup(own, key, what="option", where=where, error=ManifestError)
+    except (ManifestError, OptionError) as err:
         raise click.UsageError(str(err)) from err
-    for option, flag in _FLAGS.items():
-        if options.get(option) is not None and option not in builder.options:
-            raise click.UsageError(f"The dataset {name!r} takes no {flag}.")
-    own = builder.facts.get("options", {})
-    for key, value in split_options(pairs).items():
-        if key not in own:
-            where = f"for the dataset {name!r}"
-            raise click.UsageError(unknown_name("option", key, own, where=where))
-        options[key] = value
-
-
-def split_list(given: tuple[str, ...], flag: str) -> tuple[str, ...] | None:
-    """Return the parts of ``--locale en,fr --locale de``, or None if none was given."""
-    if not given:
-        return None
-    parts = [part.strip() for value in given for part in value.split(",")]
-    if not all(parts):
-        raise click.UsageError(
-            f"{flag} has an empty part: {','.join(given)!r}. Give e.g. {flag} a,b."
-        )
-    return tuple(parts)
+    return chosen | options
 
 
 @contextmanager
@@ -466,7 +365,7 @@ SHOWN = 20
 @click.command(
     "check", epilog="Example: featstore manifests check food101 --root data --split test"
 )
-@click.argument("name")
+@click.argument("dataset", metavar="DATASET")
 @click.option(
     "--root",
     type=click.Path(path_type=Path),
@@ -474,28 +373,18 @@ SHOWN = 20
     help="Folder with the dataset as it is distributed.",
 )
 @click.option(
-    "--split",
-    "splits",
-    multiple=True,
-    metavar="SPLIT[,SPLIT…]",
-    help="Only these splits; may be repeated.",
+    "--split", multiple=True, metavar="NAME[,NAME…]", callback=parts_of, help="Only these splits."
 )
-@click.option(
-    "--option",
-    "pairs",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Option of the dataset; may be repeated.",
-)
+@options_option("the dataset", "`featstore manifests show DATASET`")
 @click.option("--all", "everything", is_flag=True, help="Print every problem, not 20 of a kind.")
 @json_option
 @click.pass_context
 def check_command(
     ctx: click.Context,
-    name: str,
+    dataset: str,
     root: Path,
-    splits: tuple[str, ...],
-    pairs: tuple[str, ...],
+    split: tuple[str, ...],
+    options: dict[str, str],
     everything: bool,
     as_json: bool,
 ) -> None:
@@ -504,16 +393,13 @@ def check_command(
     Compared are lists, images and counts. Nothing is written, and no image is opened: a file that
     is there and not empty counts. Exit code 4 if anything is missing or wrong.
     """
-    from featstore.datasets import check_dataset
-
-    options: dict[str, Any] = {"root": root, "splits": split_list(splits, "--split")}
-    checked_options(name, options, pairs)
-    inspection = check_dataset(name, **options)
+    chosen = builder_options(dataset, BuildConfig(root=root, split=split), options)
+    inspection = check_dataset(dataset, **chosen)
     problems = inspection.problems
     if as_json:
         print_json(
             {
-                "name": name,
+                "name": dataset,
                 "root": str(inspection.disk.root),
                 "complete": not problems,
                 "images": inspection.counts(),
@@ -522,7 +408,7 @@ def check_command(
         )
     else:
         counts = ", ".join(f"{split} {n:,}" for split, n in inspection.counts().items())
-        click.echo(f"{name} in {inspection.disk.root}: {counts or 'nothing'}")
+        click.echo(f"{dataset} in {inspection.disk.root}: {counts or 'nothing'}")
         shown: Counter[str] = Counter()
         for problem in problems:
             shown[problem.kind] += 1

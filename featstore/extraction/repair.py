@@ -23,6 +23,7 @@ from featstore.errors import (
     EncoderError,
     FeatstoreError,
     ManifestError,
+    OptionError,
     StoreWriteError,
     TooManyFailuresError,
 )
@@ -37,6 +38,7 @@ from featstore.identity import set_id, space_id
 from featstore.labels import head_items
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
+from featstore.options import option, option_names, take_options, with_options
 from featstore.remote.objects import parse_address
 from featstore.store.catalog import resolve_set
 from featstore.store.damage import Damage, attributes_of, find_damage, published_commits
@@ -103,21 +105,39 @@ class Repair:
         return asdict(self)
 
 
+@with_options
+@dataclass(frozen=True)
+class RepairConfig:
+    """How damaged rows are extracted again.
+
+    Attributes
+    ----------
+    {options}
+    space : mapping, optional
+        Of an encoder object; by default what the set states.
+    """
+
+    encoder: Any = option(None, help="Encoder as family:name, if the set does not state it.")
+    weights: str | None = option(
+        None, help="Encoder weights (default: those that the set's run recorded)."
+    )
+    device: str | None = option(None, help="Device (default: that of the recorded run).")
+    trust_remote_code: bool = option(False, help="Run Python code that comes with the model.")
+    jobs: int | None = option(None, help="Number of decoding processes.", at_least=1)
+    space: Mapping[str, Any] | None = None
+
+
 def repair_set(
     root: str | Path,
     key: str,
     *,
     copy: str | Path | None = None,
     manifest: str | Path | Manifest | None = None,
-    encoder: Any = None,
-    space: Mapping[str, Any] | None = None,
-    weights: str | None = None,
-    device: str | None = None,
-    trust_remote_code: bool = False,
-    workers: int | None = None,
+    config: RepairConfig | None = None,
     dry_run: bool = False,
+    **options: Any,
 ) -> Repair:
-    """Make a damaged set whole again.
+    """Repair a damaged set.
 
     Parameters
     ----------
@@ -130,19 +150,12 @@ def repair_set(
         there, block by block, if it has the hash that the commit states.
     manifest : path or Manifest, optional
         What the set was extracted from. What is still damaged then is extracted again, into a new
-        revision.
-    encoder : str or object, optional
-        By default the name that the set states; the object itself if it was one.
-    space : mapping, optional
-        Of an encoder object; by default what the set states.
-    weights, device : str, optional
-        By default those of the recorded run, as are batch size, threads, pool, prompt and the like.
-    trust_remote_code : bool
-        Run code that comes with the model; what a store says is not enough for that.
-    workers : int, optional
-        Decoding threads.
+        revision; batch size, threads, pool, prompt and the like are those of the recorded run.
+    config : RepairConfig, optional
     dry_run : bool
         Write nothing; encode nothing.
+    **options
+        Fields of `RepairConfig`; an encoder object is itself the ``encoder``.
 
     Raises
     ------
@@ -150,6 +163,8 @@ def repair_set(
         If no set, or several, have this name; or the other copy has none of it.
     EncoderError, ManifestError
         If the encoder is of another space than the set, or the manifest of another dataset.
+    OptionError
+        If there is no such option, or options of an extraction are given without a manifest.
     StoreWriteError
         If another process is writing the set, or the file system refuses.
     RemoteStoreError
@@ -159,6 +174,14 @@ def repair_set(
     --------
     >>> repair_set("store", "birds/image/resnet50", copy="s3://team/birds")  # doctest: +SKIP
     """
+    (own,) = take_options(options, RepairConfig, of="repair_set")
+    config = replace(config or RepairConfig(), **own)
+    names = [n for n in option_names(RepairConfig) if getattr(config, n) not in (None, False)]
+    if manifest is None and names:
+        raise OptionError(
+            f"The repair's {' and '.join(names)} would have no effect without the manifest that "
+            "the set was extracted from. Add --manifest, or leave them out."
+        )
     root = Path(root)
     name = resolve_set(root, key)
     set_key = SetKey(*name.split("/"))
@@ -170,8 +193,7 @@ def repair_set(
     tried = bool(done.left) and source is not None and not dry_run
     commits = published_commits(root, set_key) if done.left else []
     if tried and source is not None and commits:
-        request = _Request(root, set_key, source, encoder, space, weights, device,
-                           trust_remote_code=trust_remote_code, workers=workers)  # fmt: skip
+        request = _Request(root, set_key, source, config)
         _extract_again(request, find_damage(root, set_key, commits), done)
         left = verify_store(root, [name]).problems
         wrong = {problem.path for problem in left}
@@ -182,7 +204,7 @@ def repair_set(
             damage = find_damage(root, set_key, commits)
             done.bad = [damage.describe(block) for block in damage.blocks]
         done.commands = next_commands(
-            root, set_key, manifest=manifest, weights=weights, anew=tried or not commits
+            root, set_key, manifest=manifest, weights=config.weights, anew=tried or not commits
         )
     return done
 
@@ -233,12 +255,7 @@ class _Request:
     root: Path
     key: SetKey
     source: Manifest
-    encoder: Any
-    space: Mapping[str, Any] | None
-    weights: str | None
-    device: str | None
-    trust_remote_code: bool
-    workers: int | None
+    config: RepairConfig
 
     @property
     def directory(self) -> Path:
@@ -292,7 +309,7 @@ def _extract_items(request: _Request, damage: Damage) -> ExtractResult:
     config = ExtractConfig(
         dtype=before.dtype,
         precision=precision or "float32",
-        jobs=request.workers,
+        jobs=request.config.jobs,
         views=int(views[2]) if views else 0,
         seed=int(views[3]) if views else 0,
         limit=before.n // (int(views[2]) if views else 1),
@@ -328,8 +345,9 @@ def _extract_head(request: _Request, damage: Damage) -> ExtractResult:
     name = _encoder_name(request)
     stated = _mapping(attributes_of(request.directory).get("facts")).get("label_set")
     choice, _ = recorded_choices(request.directory, name)[0]
-    config = HeadConfig(stated if isinstance(stated, str) else None, device=request.device or "cpu")
-    spec = EncoderSpec(name, request.weights or choice.weights)
+    label_set = stated if isinstance(stated, str) else None
+    config = HeadConfig(label_set, device=request.config.device or "cpu")
+    spec = EncoderSpec(name, request.config.weights or choice.weights)
     opened = open_head(request.source, spec, store=request.root, config=config)
     if space_id(opened.head.space) != damage.commit.space_id:
         raise _other_space(request, opened.head.space, damage.commit.space_id)
@@ -347,11 +365,11 @@ def _open_encoder(
         If none of them is of the space with the id `wanted`, or the encoder was an object and is
         not given.
     """
-    given = request.encoder
+    given = request.config.encoder
     name = _encoder_name(request)
     found = recorded_choices(request.directory, name)
     if given is not None and not isinstance(given, str):
-        stated = request.space or attributes_of(request.directory).get("space")
+        stated = request.config.space or attributes_of(request.directory).get("space")
         if not isinstance(stated, Mapping):
             raise EncoderError(
                 "The set does not say its encoder's space any more. Give space={...} as before."
@@ -368,10 +386,11 @@ def _open_encoder(
     for choice, run in found:
         asked = replace(
             choice,
-            weights=request.weights or choice.weights,
-            trust_remote_code=request.trust_remote_code,
+            weights=request.config.weights or choice.weights,
+            trust_remote_code=request.config.trust_remote_code,
         )
-        chosen = replace(config, **{**run, "device": request.device or run.get("device", "cpu")})
+        device = request.config.device or run.get("device", "cpu")
+        chosen = replace(config, **{**run, "device": device})
         opened = given if isinstance(given, Encoder) else open_choices(
             [asked], request.key.kind, chosen
         )[0]  # fmt: skip
@@ -386,7 +405,7 @@ def _encoder_name(request: _Request) -> str:
     # The folder carries the name with its colon as a point.
     folder_name = request.key.encoder.rsplit("-", 1)[0].replace(".", ":", 1)
     stated = attributes_of(request.directory).get("encoder")
-    given = request.encoder if isinstance(request.encoder, str) else None
+    given = request.config.encoder if isinstance(request.config.encoder, str) else None
     return str(given or stated or folder_name)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import polars as pl
 from featstore.errors import ManifestError, needs_extra, unknown_name
 from featstore.identity import sha256_hex
 from featstore.manifest.manifest import ITEM_SCHEMA
+from featstore.options import option, take_options, with_options
 from featstore.store.layout import BLOCK_ROWS, DTYPES, SetSpec, from_bfloat16
 from featstore.store.parquet_guard import read_table
 from featstore.store.writer import SetWriter
@@ -254,60 +255,83 @@ def _read_parquet(source: Path, array: str) -> Rows:
     return Rows(_matrix(flat, f"{source}: {array}"), items, bias)
 
 
-def import_rows(
-    source: Path,
-    *,
-    store: Path,
-    dataset: str,
-    kind: str,
-    encoder: str,
-    items: Path | None = None,
-    array: str | None = None,
-    dtype: str | None = None,
-) -> str:
-    """Write the rows of a file as a set and return its key.
+@with_options
+@dataclass(frozen=True)
+class ImportConfig:
+    """What imported rows are.
 
     The space of an imported set is what the caller says it is, and no more: the encoder's name
     and ``provenance: imported``. Two imports under one encoder's name claim one space.
+
+    Attributes
+    ----------
+    {options}
+    """
+
+    dataset: str = option(help="Name of the dataset that the rows are of.")
+    kind: str = option(
+        help="What the items are.", choices=("image", "caption", "class_name", "head_weight")
+    )
+    encoder: str = option(help="What made the rows: family:name.")
+    items: Path | None = option(
+        None, help="CSV or Parquet with item_id, one row a row of SOURCE; needed if it has none."
+    )
+    array: str | None = option(None, help="Dataset, tensor or column, if there are several.")
+    dtype: str | None = option(
+        None,
+        help="Stored dtype (default: that of the file, so that every bit is kept).",
+        flag="--save-dtype",
+        choices=tuple(DTYPES),
+    )
+
+
+def import_rows(source: Path, *, store: Path, **options: Any) -> str:
+    """Write the rows of a file as a set and return its key.
 
     Parameters
     ----------
     source : Path
         See `featstore.interop.reading.read_rows`.
-    items : Path, optional
-        CSV or Parquet with ``item_id``, one row a row of `source`; needed if the source has none.
-    array : str, optional
-        Which array of the source.
-    dtype : str, optional
-        Stored dtype; by default the source's own, so that every bit is kept.
+    store : Path
+        Made if it is missing.
+    **options
+        Fields of `ImportConfig`.
 
     Raises
     ------
+    LayoutError
+        If dataset, kind or encoder is no name that a store can have.
     ManifestError
         If source and items do not fit, or a row is not finite.
     NonFiniteEmbeddingError
-        If `dtype` cannot hold a value.
+        If the stored dtype cannot hold a value.
+    OptionError
+        If there is no such option.
     """
-    rows = read_rows(source, array=array)
-    table = rows.items if items is None else read_items(items)
+    (own,) = take_options(options, ImportConfig, of="import_rows")
+    config = ImportConfig(**own)
+    space = {"name": config.encoder, "provenance": "imported"}
+    spec = SetSpec(config.dataset, config.kind, config.encoder, space, config.dtype or "float32")
+    _ = spec.key  # refused before the rows are read, if it is malformed
+    rows = read_rows(source, array=config.array)
+    table = rows.items if config.items is None else read_items(config.items)
     if table is None:
         raise ManifestError(
             f"{source} names no items. Give a CSV or Parquet file with item_id: --items FILE."
         )
-    table = _conform(table, kind=kind, where=items or source)
+    table = _conform(table, kind=config.kind, where=config.items or source)
     if table.height != len(rows.data):
         raise ManifestError(
             f"{source} has {len(rows.data):,} rows, but there are {table.height:,} items."
         )
-    stored = dtype or rows.dtype
+    stored = config.dtype or rows.dtype
     if stored not in DTYPES:
         raise ManifestError(
             f"{source} is {stored}, which a store cannot hold. Say --save-dtype float32."
         )
     _check_finite(rows, table["item_id"], where=source)
     facts = {"provenance": "imported", "source": source.name}
-    space = {"name": encoder, "provenance": "imported"}
-    spec = SetSpec(dataset, kind, encoder, space, stored)
+    spec = replace(spec, dtype=stored)
     plan = {"rows": _digest(rows.data)}
     with SetWriter(store, spec, table, rows.data.shape[1], facts=facts, plan=plan) as writer:
         for block in writer.pending():

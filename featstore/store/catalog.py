@@ -246,9 +246,9 @@ def unknown_set(root: Path | str, name: str, keys: Iterable[str]) -> str:
     wanted = name.strip("/")
     hint = did_you_mean(wanted, [*known, *short])
     near = heapq.nlargest(_NEAR, short, lambda one: SequenceMatcher(None, wanted, one).ratio())
-    closest = f", the closest {', '.join(short[one] for one in near)}" if near else ""
-    n = f"{len(known):,} sets" if len(known) != 1 else "1 set"
-    return f"{root} holds no set {name!r}. It holds {n}{closest}.{hint}"
+    shown = ", ".join(short[one] for one in near) or "no set at all"
+    holds = f" {len(known):,} sets, the closest" if len(known) > _NEAR else ":"
+    return f"{root} holds no set {name!r}. It holds{holds} {shown}.{hint}"
 
 
 def ambiguous_set(root: Path | str, name: str, keys: Iterable[str]) -> str:

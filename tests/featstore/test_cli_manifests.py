@@ -172,7 +172,7 @@ def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
     [
         (["build", "stamp", "-o", "x"], "No dataset named 'stamp'.*Did you mean 'stamps'"),
         (["build", "imagenet1k", "-o", "x", "--locale", "en"], "'imagenet1k' takes no --locale"),
-        (["build", "stamps", "-o", "x", "--locale", "en,,fr"], "empty part: 'en,,fr'"),
+        (["build", "stamps", "-o", "x", "--locale", "en,,fr"], "'en,,fr' has an empty part"),
         (["build", "stamps"], "Missing option '-o'"),
         (
             ["bild", "stamps"],

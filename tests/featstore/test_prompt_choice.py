@@ -2,12 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 
+import featstore
 from data_manifests.labels import imagenet_names, openai_templates, simple_templates
 from data_manifests.registry import BUILDERS
-from featstore.datasets import build_dataset
-from featstore.errors import ManifestError
+from featstore.cli.manifests import manifests
+from featstore.command_line import run_command
+from featstore.datasets import build_dataset, write_label_set
+from featstore.errors import ManifestError, StoreWriteError
+from featstore.manifest.io import read_manifest
 from featstore.prompts import (
     TEMPLATES,
     PromptChoice,
@@ -205,3 +210,66 @@ def test_a_missing_file_is_told_with_its_form(tmp_path):
 
 def test_names_are_matched_without_regard_to_case_and_underscores():
     assert normal("Apple_Pie ") == normal("apple  pie") == "apple pie"
+
+
+class Letters:
+    """Encodes a text as counts of its letters, and keeps the texts that it was given."""
+
+    def __init__(self):
+        self.texts = []
+
+    def encode(self, texts):
+        self.texts += texts
+        return np.array([[text.count(letter) for letter in "aeiouy"] for text in texts], float)
+
+
+def extract_names(folder, store):
+    encoder = Letters()
+    result = featstore.extract(
+        read_manifest(folder), kind="class_name", encoder=encoder, space={"name": "letters"},
+        store=store,
+    )  # fmt: skip
+    return result, encoder.texts
+
+
+def test_appended_variants_extend_the_set_that_was_extracted(tmp_path):
+    """Old prompts stay first, so old rows are kept and the new ones alone are encoded."""
+    names, folder, store = tmp_path / "birds.csv", tmp_path / "birds", tmp_path / "store"
+    names.write_text('name,lemmas,definition\nauk,"auk, alca",a sea bird\ntern,tern,another\n')
+    before = write_label_set(names, folder).tables["class_name"]
+    first, _ = extract_names(folder, store)
+    assert (first.new, first.reused) == (4, 0)
+    old = featstore.open_store(store).view(first.key).numpy()
+    words = ["labels", str(names), "-o", str(folder), "--variants", "name,definition"]
+    assert run_command(manifests, "featstore", words) == 0
+    table = read_manifest(folder).tables["class_name"]
+    assert table["item_id"].head(4).equals(before["item_id"])
+    again, texts = extract_names(folder, store)
+    assert (again.reused, again.new, again.copied) == (4, 4, 0)
+    assert {"a sea bird", "a photo of a another."} <= set(texts)
+    assert "auk" not in texts
+    view = featstore.open_store(store).view(again.key)
+    np.testing.assert_array_equal(view.numpy()[:4], old)
+    assert len(view.class_texts(variants="definition")) == 2
+    # Prompts that are not those of before and more are a label set of their own.
+    write_label_set(names, folder, prompts=PromptChoice(variants=("definition",)))
+    with pytest.raises(StoreWriteError, match="cannot be extended"):
+        extract_names(folder, store)
+
+
+def test_a_built_dataset_takes_variants_on_and_another_name(tmp_path):
+    root = miniatures.food101(tmp_path / "data")
+    options = {"root": root, "subset": True, "name": "lunch"}
+    out = tmp_path / "out"
+    before = build_dataset("food101", out, **options).manifest
+    assert (before.name, before.facts["name"]) == ("lunch", "lunch")
+    assert build_dataset("food101", out, **options).status == "unchanged"
+    more = PromptChoice(variants=("paper", "name"), templates=("photo", "paper", "none"))
+    after = build_dataset("food101", out, prompts=more, **options).manifest.tables["class_name"]
+    n = before.tables["class_name"].height
+    assert after.height > n
+    assert after["item_id"].head(n).equals(before.tables["class_name"]["item_id"])
+    with pytest.raises(ManifestError, match="holds the dataset 'lunch', not 'food101'"):
+        build_dataset("food101", out, root=root, subset=True)
+    with pytest.raises(ManifestError, match="lower-case letters"):
+        build_dataset("food101", tmp_path / "other", root=root, subset=True, name="My Lunch")
