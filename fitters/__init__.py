@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from fitters.pairs import Pairs
     from fitters.prototypes import CONTROLS
     from fitters.recipe import fit_alignment
+    from fitters.trained.base import Schedule
     from fitters.trained.icis import ICISAligner
-    from fitters.trained.mlp import MLPAligner
+    from fitters.trained.mlp import MLPAligner, PairLoss, TrainedHead
     from fitters.trained.presets import PRESETS, preset
 
 _HOMES = {
@@ -48,6 +49,7 @@ _HOMES = {
     "METHODS": "fitters.methods",
     "MLPAligner": "fitters.trained.mlp",
     "Moments": "fitters.moments.moments",
+    "PairLoss": "fitters.trained.mlp",
     "Pairs": "fitters.pairs",
     "PLSAligner": "fitters.aligners.directions",
     "preset": "fitters.trained.presets",
@@ -57,8 +59,10 @@ _HOMES = {
     "register_method": "fitters.methods",
     "RidgeAligner": "fitters.aligners.ridge",
     "save_alignment": "fitters.alignment",
+    "Schedule": "fitters.trained.base",
     "SideTransform": "fitters.moments.transform",
     "TextToConceptAligner": "fitters.aligners.mean_shift",
+    "TrainedHead": "fitters.trained.mlp",
     "TwoWayRidgeAligner": "fitters.aligners.ridge",
 }
 
@@ -80,11 +84,14 @@ __all__ = [
     "Method",
     "Moments",
     "PLSAligner",
+    "PairLoss",
     "Pairs",
     "ProcrustesAligner",
     "RidgeAligner",
+    "Schedule",
     "SideTransform",
     "TextToConceptAligner",
+    "TrainedHead",
     "TwoWayRidgeAligner",
     "fit_alignment",
     "preset",

@@ -212,7 +212,7 @@ def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
     record: dict[str, Any] = {
         "format": FORMAT,
         "method": aligner.method,
-        "params": aligner.get_params(),
+        "params": aligner.plain_params(),
         "values": {name: getattr(aligner, name) for name in aligner.fitted_values},
         "facts": alignment.facts,
     }
@@ -268,7 +268,7 @@ def _empty_aligner(record: dict[str, Any]) -> tuple[BaseAligner, dict[str, int]]
         raise CorruptAlignmentError(
             f"This alignment is of the method {method!r}. Known here: {', '.join(ALIGNERS)}."
         ) from err
-    aligner = cls(**_field(record, "params", dict))
+    aligner = cls.of(**_field(record, "params", dict))
     aligner._validate_params()
     return aligner, {}
 

@@ -136,7 +136,7 @@ def fit_trained(
     history = aligner.history_
     training = {
         "epochs": len(history),
-        "precision": resolve(aligner.precision),  # type: ignore[arg-type]
+        "precision": resolve(aligner.precision),
         "loss": [epoch["loss"] for epoch in history],
         "metric": [epoch["metric"] for epoch in history if epoch["metric"] is not None],
     }

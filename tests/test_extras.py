@@ -68,9 +68,9 @@ _IMPORT = "{h5} --items {csv} --store {out}/new --dataset toy --kind image --enc
 _CIFAR = "{out} -o {out}/m --option name=CIFAR10"
 _OPEN = "import featstore; featstore.open_store({store!r})"
 _EXTRACT = "import featstore; featstore.extract({images!r}, kind='image'"
-_OPTIMISERS = "from torch import nn; import fitters.trained.training as o; o"
+_OPTIMISERS = "import fitters, fitters.trained.training as o; a = fitters.preset('sail'); o"
 _PROMPTS = "import fitters.few_shot.registry as p; p"
-_LION = "nn.Linear(2, 2).parameters(), rate=0.1, betas=None, weight_decay=0"
+_LION = "a._objective(a._parts(2, 2)), a.schedule"
 _MINE = "encoder=lambda b: np.ones((len(b), 2)), space={{'name': 'mine'}}, store={out!r} + '/new'"
 
 #: Extra, module to hide, and a command that needs it, or Python code where a command would have
@@ -103,7 +103,7 @@ CASES = [
     ("train", "torch", f"{_SHOTS} learner_named('cross-modal'){_FIT_SHOTS}"),
     ("train", "torch", f"{_SHOTS} learner_named('tip-adapter-f'){_FIT_SHOTS}"),
     ("train", "torch", "from fitters.moments.accumulation import _bf16_switch; _bf16_switch()"),
-    ("train", "timm", f"{_OPTIMISERS}.make_optimiser('lion', {_LION})"),
+    ("train", "timm", f"{_OPTIMISERS}.make_optimiser({_LION})"),
     ("coop", "torch", f"{_PROMPTS}.prompt_learner('coop', None, [])"),
 ]  # fmt: skip
 

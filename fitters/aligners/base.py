@@ -67,6 +67,16 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
         "p" and "q" are the columns of x and y; an equal letter is an equal size.
         """
 
+    @classmethod
+    def of(cls, **params: Any) -> Self:
+        """Return an aligner with the parameters that `plain_params` gives."""
+        return cls(**params)
+
+    def plain_params(self) -> dict[str, Any]:
+        """Return the constructor parameters as plain values, for files."""
+        params: dict[str, Any] = self.get_params(deep=False)
+        return params
+
     def score_pairs(self, x: Rows, y: Rows) -> Matrix:
         """Return the score of each x_i with its y_i, shape (n,): higher is better."""
         if len(x) != len(y):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
@@ -10,6 +12,7 @@ from fitters.few_shot.learner import (
     LinearClassifier,
     Rows,
     Scale,
+    ShotLearner,
     Shots,
     scale_of,
     starting_weights,
@@ -21,7 +24,8 @@ from fitters.moments.transform import normalize_rows
 WARM_UP = 1e-5
 
 
-class CLAP:
+@dataclass(kw_only=True)
+class CLAP(ShotLearner):
     """Cosine classifier that starts from the prototypes and pays for leaving them.
 
         loss = cross-entropy of softmax(scale · x · p_c / ‖p_c‖) + mean over c of λ_c ‖p_c − t_c‖²
@@ -52,37 +56,21 @@ class CLAP:
         Of the order of the rows.
     """
 
-    def __init__(
-        self,
-        *,
-        penalty: bool = True,
-        scale: Scale = "auto",
-        length: float = 10.0,
-        epochs: int = 300,
-        learning_rate: float = 0.1,
-        batch_size: int = 256,
-        seed: int = 0,
-    ) -> None:
-        self.penalty = penalty
-        self.scale: Scale = scale
-        self.length = length
-        self.epochs = epochs
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.seed = seed
+    penalty: bool = True
+    scale: Scale = "auto"
+    length: float = 10.0
+    epochs: int = 300
+    learning_rate: float = 0.1
+    batch_size: int = 256
+    seed: int = 0
 
-    def fit(self, shots: Shots) -> LinearClassifier:
+    def _learn(self, shots: Shots) -> LinearClassifier:
         """Train the prototypes."""
-        if not len(shots.labels):
-            assert shots.prototypes is not None
-            return without_bias(shots.prototypes)
         start = starting_weights(shots)
         scale = scale_of(shots, start, self.scale)
         x, labels = shots.unit_views
         anchors = (self.length * start).astype(np.float32)
-        pull = np.zeros(shots.n_classes, dtype=np.float32)
-        if self.penalty:
-            pull = held_by(shots, start, scale)
+        pull = held_by(shots, start, scale) if self.penalty else np.zeros(shots.n_classes, "f4")
         rows, speed = anchors.copy(), np.zeros_like(anchors)
         steps = max(1, len(shots.labels) // self.batch_size)
         rng = np.random.default_rng(self.seed)
@@ -131,8 +119,8 @@ def _slope(
     return slope
 
 
+@dataclass(kw_only=True)
 class ZSLP(CLAP):
     """ZS-LP: a linear probe that starts from the prototypes; `CLAP` without its penalty."""
 
-    def __init__(self, *, scale: Scale = "auto", length: float = 10.0, seed: int = 0) -> None:
-        super().__init__(penalty=False, scale=scale, length=length, seed=seed)
+    penalty: bool = field(default=False, init=False)

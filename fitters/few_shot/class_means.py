@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
-from fitters.few_shot.learner import LinearClassifier, Shots, reciprocal_rank, without_bias
+from fitters.few_shot.learner import LinearClassifier, Shots, without_bias
 from fitters.moments.transform import normalize_rows
 
 #: Masses of one prototype relative to one shot that are tried.
 MASSES = tuple(float(2.0**power) for power in range(-4, 7))
 
 
+@dataclass
 class ClassMeans:
     """The class whose mean is nearest by cosine.
 
@@ -25,8 +29,7 @@ class ClassMeans:
     masses : sequence of float
     """
 
-    def __init__(self, masses: tuple[float, ...] = MASSES) -> None:
-        self.masses = masses
+    masses: Sequence[float] = MASSES
 
     def fit(self, shots: Shots) -> LinearClassifier:
         """Average the shots of every class.
@@ -42,14 +45,7 @@ class ClassMeans:
             return _nearest(rows, {})
         masses = self.masses if shots.has_validation else (1.0,)
         made = [_nearest(sums + mass * shots.prototypes, {"mix": mass}) for mass in masses]
-        if len(made) == 1:
-            return made[0]
-        assert shots.validation_x is not None
-        assert shots.validation_labels is not None
-        values = [
-            reciprocal_rank(one.scores(shots.validation_x), shots.validation_labels) for one in made
-        ]
-        return made[int(np.argmax(values))]
+        return max(made, key=lambda one: shots.value(one.scores))
 
 
 def _nearest(means: npt.NDArray[np.floating], facts: dict[str, float]) -> LinearClassifier:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,8 @@ from fitters.few_shot.learner import (
     LinearClassifier,
     Rows,
     Scale,
+    ShotLearner,
     Shots,
-    reciprocal_rank,
     scale_of,
     without_bias,
 )
@@ -26,7 +27,8 @@ EVERY, WARM_UP = 100, 50
 FIRST_RATE = 1e-5
 
 
-class CrossModal:
+@dataclass(kw_only=True)
+class CrossModal(ShotLearner):
     """Linear probe on shots and prototypes alike, which starts from the prototypes.
 
         scores = scale · x Wᵀ
@@ -53,56 +55,30 @@ class CrossModal:
         Of the order of rows.
     """
 
-    def __init__(
-        self,
-        *,
-        scale: Scale = "auto",
-        learning_rates: Sequence[float] = (1e-3, 1e-4),
-        weight_decay: float = 0.01,
-        steps: int = 1600,
-        batch_size: int = 32,
-        seed: int = 0,
-    ) -> None:
-        self.scale: Scale = scale
-        self.learning_rates = tuple(learning_rates)
-        self.weight_decay = weight_decay
-        self.steps = steps
-        self.batch_size = batch_size
-        self.seed = seed
+    scale: Scale = "auto"
+    learning_rates: Sequence[float] = (1e-3, 1e-4)
+    weight_decay: float = 0.01
+    steps: int = 1600
+    batch_size: int = 32
+    seed: int = 0
 
-    def fit(self, shots: Shots) -> LinearClassifier:
-        """Train with every rate, and keep the best weights.
-
-        Raises
-        ------
-        SettingError
-            If there are no prototypes.
-        MissingPackageError
-            If torch is not installed.
-        """
+    def _learn(self, shots: Shots) -> LinearClassifier:
+        """Train with every rate, and keep the best weights; SettingError without prototypes."""
         if shots.prototypes is None:
             raise SettingError(
                 "cross-modal takes the prototypes as shots, and there are none. Give some (of a "
                 "run: prototypes=names or head), or take logistic-probe."
             )
-        if not len(shots.labels):
-            return without_bias(shots.prototypes)
         scale = scale_of(shots, shots.prototypes, self.scale)
-        best, weight, step = self._value(shots, shots.prototypes), shots.prototypes, 0
+        weight, step = shots.prototypes, 0
+        best = shots.value(without_bias(weight).scores)
         rates = self.learning_rates if shots.has_validation else self.learning_rates[:1]
         for rate in reversed(rates):
             for at, rows in self._train(shots, scale, rate):
-                value = self._value(shots, rows)
+                value = shots.value(without_bias(rows).scores)
                 if value >= best:
                     best, weight, step = value, rows, at
         return without_bias(np.float32(scale) * weight, {"scale": scale, "epoch": float(step)})
-
-    def _value(self, shots: Shots, weight: Rows) -> float:
-        if not shots.has_validation:
-            return 0.0
-        assert shots.validation_x is not None
-        assert shots.validation_labels is not None
-        return reciprocal_rank(shots.validation_x @ weight.T, shots.validation_labels)
 
     def _train(self, shots: Shots, scale: float, rate: float) -> list[tuple[int, Rows]]:
         """Return (step, weights) after every `EVERY` steps and the last."""

@@ -10,9 +10,10 @@ have another spread. Here the factor is the one under which labelled rows are mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -80,48 +81,62 @@ class Shots:
     head: Pairs | None = None
 
     def __post_init__(self) -> None:
+        (n, r), c = self.x.shape, self.n_classes
         for what, rows, labels in (
-            ("shots", self.x, self.labels),
-            ("validation rows", self.validation_x, self.validation_labels),
-        ):
-            if rows is None or labels is None:
-                continue
+            ("shots", self.x, self.labels), ("validation rows", *self.validation),
+        ):  # fmt: skip
             fits = rows.ndim == 2 and len(rows) == len(labels)
-            if not fits or (len(labels) and not 0 <= labels.min() <= labels.max() < self.n_classes):
+            if not fits or (len(labels) and not 0 <= labels.min() <= labels.max() < c):
                 raise PairsError(
-                    f"Labels of {what} are numbers from 0 to {self.n_classes - 1}, one a row; got "
+                    f"Labels of {what} are numbers from 0 to {c - 1}, one a row; got "
                     f"{labels.shape} for rows of shape {rows.shape}."
                 )
-        if self.prototypes is not None and self.prototypes.shape != (
-            self.n_classes,
-            self.x.shape[1],
+        head = None if self.head is None else self.head.x
+        for what, given, shape in (
+            (f"Prototypes are {c} rows of {r} columns", self.prototypes, (c, r)),
+            (f"Views are {n} × v rows of {r} columns", self.views, (n, None, r)),
+            (f"Lengths are one number a shot, {n}", self.lengths, (n,)),
+            (f"Texts are one row a class, {c}", self.texts, (c, None)),
+            (f"Texts are one row a class, {c}", self.scored_texts, (c, None)),
+            (f"Rows of the head have the {r} columns of the shots", head, (None, r)),
         ):
-            raise PairsError(
-                f"Prototypes are {self.n_classes} rows of {self.x.shape[1]} columns; got shape "
-                f"{self.prototypes.shape}."
-            )
-        n, r = self.x.shape
-        if self.views is not None and (
-            self.views.ndim != 3 or self.views.shape[::2] != (n, r) or not self.views.shape[1]
-        ):
-            raise PairsError(
-                f"Views are {n} × v rows of {r} columns; got shape {self.views.shape}."
-            )
-        if self.lengths is not None and self.lengths.shape != (n,):
-            raise PairsError(f"Lengths are one number a shot, {n}; got shape {self.lengths.shape}.")
-        for texts in (self.texts, self.scored_texts):
-            if texts is not None and len(texts) != self.n_classes:
-                raise PairsError(f"Texts are one row a class, {self.n_classes}; got {len(texts)}.")
-        if self.head is not None and self.head.x.shape[1] != r:
-            raise PairsError(
-                f"Rows of the head have the {r} columns of the shots; got {self.head.x.shape}."
-            )
-        lost = self.n_classes - len(np.unique(self.labels))
+            if given is not None and not _has_shape(given, shape):
+                raise PairsError(f"{what}; got shape {given.shape}.")
+        lost = c - len(np.unique(self.labels))
         if self.prototypes is None and lost:
             raise SettingError(
-                f"{lost} of {self.n_classes} classes have neither a shot nor a prototype. Give "
+                f"{lost} of {c} classes have neither a shot nor a prototype. Give "
                 "every class a shot, or prototypes (of a run: prototypes=names or head)."
             )
+
+    @property
+    def validation(self) -> tuple[Rows, Labels]:
+        """The rows to choose by with their labels, none if there are none."""
+        if self.validation_x is None or self.validation_labels is None:
+            return self.x[:0], self.labels[:0]
+        return self.validation_x, self.validation_labels
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is something to choose by."""
+        return len(self.validation[1]) > 0
+
+    def value(self, scores: Callable[[Rows], npt.NDArray[np.floating]]) -> float:
+        """Return the mean reciprocal rank on the validation rows of what scores them, else 0."""
+        x, labels = self.validation
+        return reciprocal_rank(scores(x), labels) if len(labels) else 0.0
+
+    def with_prototypes(
+        self, mass: float
+    ) -> tuple[npt.NDArray[np.float64], Labels, npt.NDArray[np.float64]]:
+        """Return rows, labels and masses: those of the shots, then `mass` for each prototype."""
+        rows, labels = self.x.astype(np.float64), self.labels
+        masses = np.ones(len(labels))
+        if self.prototypes is not None:
+            rows = np.concatenate([rows, self.prototypes])
+            labels = np.concatenate([labels, np.arange(self.n_classes)])
+            masses = np.concatenate([masses, np.full(self.n_classes, mass)])
+        return rows, labels, masses
 
     @property
     def class_sums(self) -> npt.NDArray[np.float64]:
@@ -151,10 +166,13 @@ class Shots:
             return self.x
         return normalize_rows(self.views.mean(axis=1), what="means of views").astype(np.float32)
 
-    @property
-    def has_validation(self) -> bool:
-        """Whether there is something to choose by."""
-        return self.validation_labels is not None and len(self.validation_labels) > 0
+
+def _has_shape(rows: npt.NDArray[Any], shape: Sequence[int | None]) -> bool:
+    """Return whether an array has a shape; None is any size from 1."""
+    return rows.ndim == len(shape) and all(
+        size > 0 if wanted is None else size == wanted
+        for size, wanted in zip(rows.shape, shape, strict=True)
+    )
 
 
 class Classifier(Protocol):
@@ -175,6 +193,27 @@ class Learner(Protocol):
     def fit(self, shots: Shots) -> Classifier:
         """Learn from `shots`; the same shots give the same classifier."""
         ...
+
+
+class ShotLearner(ABC):
+    """Base of the learners that return the prototypes where there is no shot."""
+
+    def fit(self, shots: Shots) -> Classifier:
+        """Learn from `shots`; with none the result is zero-shot.
+
+        Raises
+        ------
+        MissingPackageError
+            If the learner needs torch, and it is not installed.
+        """
+        if not len(shots.labels):
+            assert shots.prototypes is not None
+            return without_bias(shots.prototypes)
+        return self._learn(shots)
+
+    @abstractmethod
+    def _learn(self, shots: Shots) -> Classifier:
+        """Learn from at least one shot."""
 
 
 def sum_by_class(
@@ -284,15 +323,6 @@ def scale_of(shots: Shots, weights: Rows, given: Scale = "auto") -> float:
     """
     if given != "auto":
         return float(given)
-    rows, labels = [], []
-    if shots.prototypes is not None and len(shots.labels):
-        rows.append(shots.x)
-        labels.append(shots.labels)
-    if shots.has_validation:
-        assert shots.validation_x is not None
-        assert shots.validation_labels is not None
-        rows.append(shots.validation_x)
-        labels.append(shots.validation_labels)
-    if not rows:
-        return PUBLISHED
-    return likely_scale(np.concatenate(rows) @ weights.T, np.concatenate(labels))
+    made = [] if shots.prototypes is None else [(shots.x, shots.labels)]
+    rows, labels = (np.concatenate(side) for side in zip(*made, shots.validation, strict=True))
+    return likely_scale(rows @ weights.T, labels) if len(labels) else PUBLISHED

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from fitters.few_shot.learner import Labels, LinearClassifier, Shots, reciprocal_rank, without_bias
+from fitters.few_shot.learner import Labels, LinearClassifier, ShotLearner, Shots
 
 #: Strengths C of the data against the penalty, tried first: those of CoOp's linear probe.
 STRENGTHS = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
@@ -25,7 +26,8 @@ TOLERANCE = 1e-6
 Value = Callable[[float], float]
 
 
-class LogisticProbe:
+@dataclass(kw_only=True)
+class LogisticProbe(ShotLearner):
     """scikit-learn's `LogisticRegression` on the shots, prototypes as rows more.
 
         min over W, b of ½‖W‖² + C Σ mᵢ · −log softmax(W xᵢ + b)[yᵢ]
@@ -53,35 +55,22 @@ class LogisticProbe:
         Of L-BFGS. A small penalty may end it there; that is no error.
     """
 
-    def __init__(
-        self,
-        *,
-        masses: Sequence[float] = MASSES,
-        steps: int = STEPS,
-        legacy: bool = False,
-        max_iter: int = 1000,
-    ) -> None:
-        self.masses = tuple(masses)
-        self.steps = steps
-        self.legacy = legacy
-        self.max_iter = max_iter
+    masses: Sequence[float] = MASSES
+    steps: int = STEPS
+    legacy: bool = False
+    max_iter: int = 1000
 
-    def fit(self, shots: Shots) -> LinearClassifier:
+    def _learn(self, shots: Shots) -> LinearClassifier:
         """Seek C and the mass, and keep the best."""
-        if not len(shots.labels):
-            assert shots.prototypes is not None
-            return without_bias(shots.prototypes)
         problem = _Problem(shots, self.max_iter)
-        mixed = shots.prototypes is not None
         if not shots.has_validation:
             return problem.solve(1.0, 1.0)
         if self.legacy:
             strength = search_as_published(lambda c: problem.accuracy(c, 1.0), self.steps)
         else:
             strength = search(lambda c: problem.value(c, 1.0), self.steps)
-        mass = 1.0
-        if mixed:
-            mass = max(self.masses, key=lambda m: (problem.value(strength, m), -m))
+        masses = (1.0,) if shots.prototypes is None else self.masses
+        mass = max(masses, key=lambda m: (problem.value(strength, m), -m))
         return problem.solve(strength, mass)
 
 
@@ -122,11 +111,10 @@ class _Problem:
     def __init__(self, shots: Shots, max_iter: int) -> None:
         self._shots, self._max_iter = shots, max_iter
         self._fits: dict[tuple[float, float], LinearClassifier] = {}
-        rows = shots.x if shots.prototypes is None else np.concatenate([shots.x, shots.prototypes])
-        self._rows = rows.astype(np.float64)
+        self._rows, self._labels, _ = shots.with_prototypes(1.0)
         # The solution lies in the span of the rows: fewer rows than columns make a small problem.
         self._basis: npt.NDArray[np.float64] | None = None
-        if rows.shape[0] < rows.shape[1]:
+        if self._rows.shape[0] < self._rows.shape[1]:
             self._basis, triangle = np.linalg.qr(self._rows.T)
             self._rows = triangle.T
 
@@ -137,33 +125,29 @@ class _Problem:
         return self._fits[key]
 
     def value(self, strength: float, mass: float) -> float:
-        shots = self._shots
-        assert shots.validation_x is not None
-        assert shots.validation_labels is not None
-        scores = self.solve(strength, mass).scores(shots.validation_x)
-        return reciprocal_rank(scores, shots.validation_labels)
+        return self._shots.value(self.solve(strength, mass).scores)
 
     def accuracy(self, strength: float, mass: float) -> float:
-        shots = self._shots
-        assert shots.validation_x is not None
-        said = self.solve(strength, mass).scores(shots.validation_x).argmax(axis=1)
-        return float(np.mean(said == shots.validation_labels))
+        x, labels = self._shots.validation
+        named = self.solve(strength, mass).scores(x).argmax(axis=1)
+        return float(np.mean(named == labels))
 
     def _fit(self, strength: float, mass: float) -> LinearClassifier:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
         shots = self._shots
-        labels, masses = shots.labels, np.ones(len(shots.labels))
-        if shots.prototypes is not None:
-            labels = np.concatenate([labels, np.arange(shots.n_classes)])
-            masses = np.concatenate([masses, np.full(shots.n_classes, mass)])
+        *_, masses = shots.with_prototypes(mass)
         model = LogisticRegression(C=strength, tol=TOLERANCE, max_iter=self._max_iter)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             # One or two shots a class look like the values of a regression to it.
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-            model.fit(self._rows, labels, sample_weight=_balanced(masses, labels, shots.n_classes))
+            model.fit(
+                self._rows,
+                self._labels,
+                sample_weight=_balanced(masses, self._labels, shots.n_classes),
+            )
         weight, bias = model.coef_, model.intercept_
         if shots.n_classes == 2:
             # Of two classes scikit-learn gives the difference.

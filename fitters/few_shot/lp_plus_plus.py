@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from fitters.few_shot.learner import LinearClassifier, Shots, reciprocal_rank, without_bias
+from fitters.few_shot.learner import LinearClassifier, ShotLearner, Shots
 
 #: The factor before the mean cosine of a class's shots and its prototype, for the first α.
 FIRST_ALPHA = 250.0
@@ -15,7 +17,8 @@ FIRST_ALPHA = 250.0
 ALPHA_EVERY = 10
 
 
-class LPPlusPlus:
+@dataclass(kw_only=True)
+class LPPlusPlus(ShotLearner):
     """Linear probe with a learned weight of every class's prototype.
 
         scores of class c = x · w_c + b_c + α_c (x · t_c)
@@ -38,15 +41,11 @@ class LPPlusPlus:
         all epochs' gradients so far.
     """
 
-    def __init__(self, *, epochs: int = 300, legacy: bool = False) -> None:
-        self.epochs = epochs
-        self.legacy = legacy
+    epochs: int = 300
+    legacy: bool = False
 
-    def fit(self, shots: Shots) -> LinearClassifier:
+    def _learn(self, shots: Shots) -> LinearClassifier:
         """Descend, and keep the best epoch."""
-        if not len(shots.labels):
-            assert shots.prototypes is not None
-            return without_bias(shots.prototypes)
         x, n = shots.x, len(shots.labels)
         texts = shots.prototypes
         of_text = None if texts is None else x @ texts.T
@@ -75,17 +74,13 @@ class LPPlusPlus:
                 if epoch % ALPHA_EVERY == 0:
                     alpha = alpha - alpha_rate * pulled
             whole = weight if texts is None else weight + alpha[:, None] * texts
-            value = 0.0
-            if shots.has_validation:
-                assert shots.validation_x is not None
-                assert shots.validation_labels is not None
-                scores = shots.validation_x @ whole.T + bias
-                value = reciprocal_rank(scores, shots.validation_labels)
+            facts = {"epoch": float(epoch)}
+            if texts is not None:
+                facts["alpha"] = float(alpha.mean())
+            made = LinearClassifier(whole, bias, facts)
+            value = shots.value(made.scores)
             if value >= best:
-                facts = {"epoch": float(epoch)}
-                if texts is not None:
-                    facts["alpha"] = float(alpha.mean())
-                best, chosen = value, LinearClassifier(whole, bias, facts)
+                best, chosen = value, made
         assert chosen is not None
         return chosen
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from fitters.trained.base import ArrayRows
 from fitters.trained.presets import preset
 
 
+@dataclass(kw_only=True)
 class PaperFewShot:
     """Classes are told by their names, through a map that learns from a head and from the shots.
 
@@ -41,14 +43,11 @@ class PaperFewShot:
     """
 
     #: What a run has to hand over beside shots.
-    needs = ("texts", "head")
+    needs: ClassVar[tuple[str, ...]] = ("texts", "head")
 
-    def __init__(
-        self, *, epochs: int | None = None, learning_rate: float | None = None, seed: int = 0
-    ) -> None:
-        self.epochs = epochs
-        self.learning_rate = learning_rate
-        self.seed = seed
+    epochs: int | None = None
+    learning_rate: float | None = None
+    seed: int = 0
 
     def fit(self, shots: Shots) -> LinearClassifier:
         """Train both stages, and map the names of the classes.
@@ -75,9 +74,9 @@ class PaperFewShot:
             having = shots.counts > 0
             means = _unit(_raw_sums(shots)[having], "class means")
             real = ArrayRows.of(Pairs(means, texts[having]), first_group=head.n)
-        asked = {"epochs": self.epochs, "learning_rate": self.learning_rate}
+        given = {"epochs": self.epochs, "learning_rate": self.learning_rate}
         changes: dict[str, Any] = {
-            name: value for name, value in asked.items() if value is not None
+            name: value for name, value in given.items() if value is not None
         }
         aligner = preset(
             "paper-mlp", n_prototypes=head.n, seed=self.seed, sequential=real is not None, **changes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,10 @@ import numpy.typing as npt
 from fitters.aligners.solvers import eigen_gram
 from fitters.few_shot.learner import (
     LinearClassifier,
+    ShotLearner,
     Shots,
     reciprocal_rank,
     sum_by_class,
-    without_bias,
 )
 
 #: Penalties tried, relative to the mean eigenvalue of the rows' scatter.
@@ -23,7 +24,8 @@ PENALTIES = tuple(float(value) for value in np.geomspace(1e-4, 1e4, 25))
 MASSES = (0.25, 1.0, 4.0, 16.0)
 
 
-class RidgeProbe:
+@dataclass
+class RidgeProbe(ShotLearner):
     """Least squares onto one column a class, 1 for its own rows and 0 for others, with a penalty.
 
     With rows centred by their mean, scatter G = V diag(s) Vᵀ and class sums S (c × r) of the
@@ -44,45 +46,30 @@ class RidgeProbe:
     penalties, masses : sequence of float
     """
 
-    def __init__(
-        self, penalties: Sequence[float] = PENALTIES, masses: Sequence[float] = MASSES
-    ) -> None:
-        self.penalties = tuple(penalties)
-        self.masses = tuple(masses)
+    penalties: Sequence[float] = PENALTIES
+    masses: Sequence[float] = MASSES
 
-    def fit(self, shots: Shots) -> LinearClassifier:
+    def _learn(self, shots: Shots) -> LinearClassifier:
         """Solve for every penalty and mass, and keep the best."""
-        if not len(shots.labels):
-            assert shots.prototypes is not None
-            return without_bias(shots.prototypes)
         free = shots.has_validation
         penalties = self.penalties if free else (1.0,)
         mixed = shots.prototypes is not None
         masses = (self.masses if free else (1.0,)) if mixed else (1.0,)
-        best: tuple[float, float, float, float] | None = None
-        paths = [_Path(shots, mass) for mass in masses]
-        for path in paths:
+        tried = []
+        for path in (_Path(shots, mass) for mass in masses):
             for penalty, value in zip(penalties, path.values(shots, penalties), strict=True):
                 # Rounded, so that 0.1 and 10 are equally far and the larger is taken.
                 far = round(abs(float(np.log10(penalty))), 6) if penalty > 0 else np.inf
-                key = (value, -far, penalty, -path.mass)
-                best = key if best is None else max(best, key)
-        assert best is not None
-        penalty, mass = best[2], -best[3]
-        facts = {"penalty": penalty} | ({"mix": mass} if mixed else {})
-        return next(path for path in paths if path.mass == mass).solve(penalty, facts)
+                tried.append((value, -far, penalty, -path.mass, path))
+        *_, penalty, _, path = max(tried, key=lambda one: one[:4])
+        return path.solve(penalty, {"penalty": penalty} | ({"mix": path.mass} if mixed else {}))
 
 
 class _Path:
     """The decomposition for one mass of the prototypes."""
 
     def __init__(self, shots: Shots, mass: float) -> None:
-        rows, labels = shots.x.astype(np.float64), shots.labels
-        weight = np.ones(len(rows))
-        if shots.prototypes is not None:
-            rows = np.concatenate([rows, shots.prototypes.astype(np.float64)])
-            labels = np.concatenate([labels, np.arange(shots.n_classes)])
-            weight = np.concatenate([weight, np.full(shots.n_classes, mass)])
+        rows, labels, weight = shots.with_prototypes(mass)
         self.mass = mass
         self._mean = weight @ rows / weight.sum()
         # Rows times the root of their weight: products of two are weighted sums.
@@ -106,16 +93,15 @@ class _Path:
         """Return the validation value of every penalty; 0 without validation rows."""
         if not shots.has_validation:
             return [0.0] * len(penalties)
-        assert shots.validation_x is not None
-        assert shots.validation_labels is not None
+        x, labels = shots.validation
         # A product for every penalty is most of the time, and ranks need no more than float32.
-        turned = ((shots.validation_x - self._mean) @ self._vectors).astype(np.float32)
+        turned = ((x - self._mean) @ self._vectors).astype(np.float32)
         rotated, shares = (a.astype(np.float32) for a in (self._rotated.T, self._shares))
         found = []
         for penalty in penalties:
             scores = (turned * self._inverse(penalty).astype(np.float32)) @ rotated
             scores += shares
-            found.append(reciprocal_rank(scores, shots.validation_labels))
+            found.append(reciprocal_rank(scores, labels))
         return found
 
     def solve(self, penalty: float, facts: dict[str, float]) -> LinearClassifier:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,11 @@ from fitters.few_shot.learner import (
     Labels,
     Rows,
     Scale,
+    ShotLearner,
     Shots,
     reciprocal_rank,
     scale_of,
     starting_weights,
-    without_bias,
 )
 
 #: Weights of the cache beside the prototypes that are tried, and how fast a shot's influence falls.
@@ -88,7 +88,8 @@ class TipClassifier:
     cache : Cache
     prototypes : array of shape (c, r) or None
     scale, alpha, beta : float
-    facts : dict
+    epoch : int, optional
+        Of the training of the keys.
     """
 
     cache: Cache
@@ -96,7 +97,14 @@ class TipClassifier:
     scale: float
     alpha: float
     beta: float
-    facts: Mapping[str, float] = field(default_factory=dict)
+    epoch: int | None = None
+
+    @property
+    def facts(self) -> Mapping[str, float]:
+        """What was chosen, by name."""
+        mixed = {} if self.prototypes is None else {"alpha": self.alpha, "scale": self.scale}
+        trained = {} if self.epoch is None else {"epoch": float(self.epoch)}
+        return {"beta": self.beta} | mixed | trained
 
     def scores(self, x: Rows) -> npt.NDArray[np.float32]:
         """Return a score for every class, shape (m, c)."""
@@ -108,7 +116,8 @@ class TipClassifier:
         return scores
 
 
-class TipAdapter:
+@dataclass(kw_only=True)
+class TipAdapter(ShotLearner):
     """Zero-shot scores plus those of the shots that are near.
 
         scores = scale · x Tᵀ + α · exp(−β (1 − x Kᵀ)) L
@@ -129,39 +138,25 @@ class TipAdapter:
         Tried. The original's steps are linear, in ranges that it sets for every dataset.
     """
 
-    def __init__(
-        self,
-        *,
-        scale: Scale = "auto",
-        alphas: Sequence[float] = ALPHAS,
-        betas: Sequence[float] = BETAS,
-    ) -> None:
-        self.scale: Scale = scale
-        self.alphas, self.betas = tuple(alphas), tuple(betas)
+    scale: Scale = "auto"
+    alphas: Sequence[float] = ALPHAS
+    betas: Sequence[float] = BETAS
 
-    def fit(self, shots: Shots) -> Classifier:
+    def _learn(self, shots: Shots) -> Classifier:
         """Fill the cache, and choose α and β."""
-        if not len(shots.labels):
-            assert shots.prototypes is not None
-            return without_bias(shots.prototypes)
         cache = Cache(shots.mean_views, shots.labels, shots.n_classes)
         scale = scale_of(shots, starting_weights(shots), self.scale)
-        alpha, beta = self.choose(shots, cache, scale, self.alphas)
-        return classifier_of(shots, cache, scale, alpha, beta)
+        return TipClassifier(cache, shots.prototypes, scale, *self.choose(shots, cache, scale))
 
-    def choose(
-        self, shots: Shots, cache: Cache, scale: float, alphas: Sequence[float]
-    ) -> tuple[float, float]:
+    def choose(self, shots: Shots, cache: Cache, scale: float) -> tuple[float, float]:
         """Return α and β by the validation rows."""
         if not shots.has_validation:
             return ALPHA, BETA
-        x, labels = shots.validation_x, shots.validation_labels
-        assert x is not None
-        assert labels is not None
+        x, labels = shots.validation
         weights: Sequence[float] = (1.0,)
         first = np.zeros((len(x), shots.n_classes), dtype=np.float32)
         if shots.prototypes is not None:
-            weights = alphas
+            weights = self.alphas
             first = np.float32(scale) * (x @ shots.prototypes.T)
         values = [
             (
@@ -180,22 +175,8 @@ def _far(value: float, published: float) -> float:
     return float(abs(np.log(value / published))) if value > 0 else float("inf")
 
 
-def classifier_of(
-    shots: Shots,
-    cache: Cache,
-    scale: float,
-    alpha: float,
-    beta: float,
-    facts: Mapping[str, float] | None = None,
-) -> TipClassifier:
-    """Return the classifier with what was chosen as its facts."""
-    told = {"beta": beta}
-    if shots.prototypes is not None:
-        told |= {"alpha": alpha, "scale": scale}
-    return TipClassifier(cache, shots.prototypes, scale, alpha, beta, told | dict(facts or {}))
-
-
-class TipAdapterF:
+@dataclass(kw_only=True)
+class TipAdapterF(ShotLearner):
     """Tip-Adapter whose keys learn; prototypes and labels stay.
 
     Starts from Tip-Adapter's keys and trains them, with α and β at `ALPHA` and `BETA`, for the
@@ -219,38 +200,19 @@ class TipAdapterF:
         Of the order of the shots.
     """
 
-    def __init__(
-        self,
-        *,
-        scale: Scale = "auto",
-        epochs: int = 20,
-        learning_rate: float = 1e-3,
-        batch_size: int = 256,
-        seed: int = 0,
-    ) -> None:
-        self.scale: Scale = scale
-        self.epochs = epochs
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.seed = seed
+    scale: Scale = "auto"
+    epochs: int = 20
+    learning_rate: float = 1e-3
+    batch_size: int = 256
+    seed: int = 0
 
-    def fit(self, shots: Shots) -> Classifier:
-        """Train the keys, and choose epoch, α and β.
-
-        Raises
-        ------
-        MissingPackageError
-            If torch is not installed.
-        """
-        if not len(shots.labels):
-            assert shots.prototypes is not None
-            return without_bias(shots.prototypes)
-        tip = TipAdapter()
+    def _learn(self, shots: Shots) -> Classifier:
+        """Train the keys, and choose epoch, α and β."""
         cache = Cache(shots.mean_views, shots.labels, shots.n_classes)
         scale = scale_of(shots, starting_weights(shots), self.scale)
         trained, epoch = self._train(shots, cache, scale)
-        chosen = tip.choose(shots, trained, scale, tip.alphas)
-        return classifier_of(shots, trained, scale, *chosen, {"epoch": float(epoch)})
+        chosen = TipAdapter().choose(shots, trained, scale)
+        return TipClassifier(trained, shots.prototypes, scale, *chosen, epoch)
 
     def _train(self, shots: Shots, cache: Cache, scale: float) -> tuple[Cache, int]:
         """Return the cache of the best epoch, and its number; 0 is the untrained one."""
@@ -265,7 +227,11 @@ class TipAdapterF:
         one_hot = torch.nn.functional.one_hot(labels, shots.n_classes)
         values = one_hot * torch.from_numpy(cache.mass)
         rng = np.random.default_rng(self.seed)
-        best = (_value(shots, cache, scale), 0, cache)
+
+        def value(made: Cache) -> float:
+            return shots.value(TipClassifier(made, shots.prototypes, scale, ALPHA, BETA).scores)
+
+        best = (value(cache), 0, cache)
         with blas_threads():
             prototypes = torch.from_numpy(shots.prototypes) if by_prototypes else None
             keys = torch.from_numpy(cache.keys.copy()).requires_grad_()
@@ -286,19 +252,10 @@ class TipAdapterF:
                     optimiser.step()
                     schedule.step()
                 made = Cache(keys.detach().numpy().copy(), shots.labels, shots.n_classes)
-                value = _value(shots, made, scale)
-                if value > best[0] or not shots.has_validation:
-                    best = (value, epoch, made)
+                reached = value(made)
+                if reached > best[0] or not shots.has_validation:
+                    best = (reached, epoch, made)
         return best[2], best[1]
-
-
-def _value(shots: Shots, cache: Cache, scale: float) -> float:
-    if not shots.has_validation:
-        return 0.0
-    assert shots.validation_x is not None
-    assert shots.validation_labels is not None
-    scores = classifier_of(shots, cache, scale, ALPHA, BETA).scores(shots.validation_x)
-    return reciprocal_rank(scores, shots.validation_labels)
 
 
 def _by_view(shots: Shots) -> Rows:

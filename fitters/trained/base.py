@@ -7,14 +7,16 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import _fit_context
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from featstore.errors import needs_extra
@@ -28,7 +30,7 @@ from fitters.pairs import Pairs, Rows
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fitters.trained.training import Objective, PairSource, Stage, Stream, TrainingSettings
+    from fitters.trained.training import Mixture, Objective, PairSource, Stage, Stream
 
 Shapes = dict[str, tuple[str, ...]]
 
@@ -108,6 +110,102 @@ def array_letters(
         for parameter, shape in HEADS[name].items()
         if bias or parameter != "project.bias"
     }
+
+
+COUNT = Interval(Integral, 1, None, closed="left")
+NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
+POSITIVE = Interval(Real, 0, None, closed="neither")
+
+CURVES = ("constant", "cosine", "cosine-epochs")
+"""Of the learning rate; `cosine-epochs` changes it between epochs only, as the paper's code."""
+OPTIMISERS = ("adam", "adamw", "lion", "adagrad")
+
+
+@dataclass(repr=False)
+class Schedule(BaseEstimator):  # type: ignore[misc]
+    """How an aligner is trained: optimiser, learning rate, batches, stages and when to stop.
+
+    Parameters
+    ----------
+    optimizer : {"adam", "adamw", "lion", "adagrad"}
+        "lion" needs timm.
+    learning_rate, weight_decay : float
+        Weight decay is decoupled in adamw and lion, an L2 term elsewhere.
+    beta1, beta2 : float or None
+        None: the optimiser's own.
+    curve : {"constant", "cosine", "cosine-epochs"}
+    warmup_epochs, floor : float
+        See `factor`.
+    epochs, batch_size : int
+    clip : float or None
+        Largest norm of the gradient.
+    share : float or None
+        None: prototypes and real pairs are concatenated and shuffled, as in the paper. Else the
+        share of prototypes in every batch, and an epoch is one pass over the real pairs.
+    sequential : bool
+        Train on prototypes first, then, with a fresh optimiser and the whole schedule again, on
+        real pairs alone.
+    first_epochs : int or None
+        Of the first of these two stages; None: `epochs`, as the second.
+    patience : int or None
+        Hold `validation_fraction` of the groups of real pairs (or else of prototypes) out, stop
+        after so many epochs without a better mean reciprocal rank, keep the best epoch.
+    validation_fraction : float
+    """
+
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    beta1: float | None = None
+    beta2: float | None = None
+    curve: str = "cosine"
+    warmup_epochs: float = 0.0
+    floor: float = 0.0
+    epochs: int = 100
+    batch_size: int = 512
+    clip: float | None = None
+    share: float | None = None
+    sequential: bool = False
+    first_epochs: int | None = None
+    patience: int | None = None
+    validation_fraction: float = 0.1
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "optimizer": [StrOptions(set(OPTIMISERS))],
+        "learning_rate": [POSITIVE],
+        "weight_decay": [NOT_NEGATIVE],
+        "beta1": [Interval(Real, 0, 1, closed="left"), None],
+        "beta2": [Interval(Real, 0, 1, closed="left"), None],
+        "curve": [StrOptions(set(CURVES))],
+        "warmup_epochs": [NOT_NEGATIVE],
+        "floor": [Interval(Real, 0, 1, closed="both")],
+        "epochs": [COUNT],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "clip": [POSITIVE, None],
+        "share": [Interval(Real, 0, 1, closed="neither"), None],
+        "sequential": ["boolean"],
+        "first_epochs": [COUNT, None],
+        "patience": [COUNT, None],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    }
+
+    def factor(self, step: int, steps_an_epoch: int, epochs: int) -> float:
+        """Return what the learning rate is multiplied by at `step`, counted from 0.
+
+        It rises linearly from `floor` to 1 over the first `warmup_epochs`. A cosine then falls from
+        1 to `floor`; its last step (or epoch) is one short of it, as in
+        ``torch.optim.lr_scheduler.CosineAnnealingLR``.
+        """
+        warm = round(self.warmup_epochs * steps_an_epoch)
+        if step < warm:
+            return self.floor + (1 - self.floor) * (step + 1) / warm
+        if self.curve == "constant":
+            return 1.0
+        done = step - warm
+        if self.curve == "cosine-epochs":
+            done = done // steps_an_epoch * steps_an_epoch
+        turn = math.pi * done / max(epochs * steps_an_epoch - warm, 1)
+        return self.floor + (1 - self.floor) * (1 + math.cos(turn)) / 2
 
 
 Precision = Literal["auto", "float32", "bf16"]
@@ -277,17 +375,11 @@ class TrainedAligner(BaseAligner):
         "n_features_in_", "n_targets_", "epochs_", "loss_", "scale_", "shift_",
     )  # fmt: skip
 
-    # What a subclass has as parameters.
+    # What a subclass has.
     seed: int
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    precision: str
-    share: float | None
-    sequential: bool
-    first_epochs: int | None = None
-    patience: int | None
-    validation_fraction: float
+    precision: Precision
+    schedule: Schedule
+    flat: float | None = None
 
     @abstractmethod
     def _parts(self, p: int, q: int) -> dict[str, nn.Module]:
@@ -300,10 +392,6 @@ class TrainedAligner(BaseAligner):
     @abstractmethod
     def _forward(self, parts: dict[str, nn.Module], side: str, rows: Tensor) -> Tensor:
         """Return rows of a side in the shared space, not normalised."""
-
-    @abstractmethod
-    def _settings(self) -> TrainingSettings:
-        """Return how to train."""
 
     @abstractmethod
     def _maps(self, side: str) -> bool:
@@ -420,8 +508,9 @@ class TrainedAligner(BaseAligner):
             history = train(
                 objective,
                 self._stages(prototypes, real),
-                self._settings(),
+                self.schedule,
                 generators,
+                precision=resolve(self.precision),
                 held=held,
                 checkpoint=kept,
                 on_epoch=on_epoch,
@@ -454,31 +543,33 @@ class TrainedAligner(BaseAligner):
         self, prototypes: PairSource | None, real: PairSource | None, order: Any
     ) -> tuple[PairSource | None, PairSource | None, Any]:
         """Take validation pairs out of the real pairs, or else of the prototypes."""
-        if self.patience is None:
+        fraction = self.schedule.validation_fraction
+        if self.schedule.patience is None:
             return prototypes, real, None
         from fitters.trained.training import read_all, split_source
 
         if real is not None:
-            real, held = split_source(real, self.validation_fraction, order)
+            real, held = split_source(real, fraction, order)
         else:
             assert prototypes is not None
-            prototypes, held = split_source(prototypes, self.validation_fraction, order)
+            prototypes, held = split_source(prototypes, fraction, order)
         return prototypes, real, read_all([held])
 
     def _stages(self, prototypes: PairSource | None, real: PairSource | None) -> Sequence[Stage]:
         from fitters.trained.training import Mixture, Stage, Stream
 
         given: list[Stream] = [Stream([s]) for s in (prototypes, real) if s is not None]
-        rate, epochs = float(self.learning_rate), int(self.epochs)
-        if len(given) == 1:
-            return [Stage(given[0], epochs, rate)]
-        if self.sequential:
-            first = epochs if self.first_epochs is None else int(self.first_epochs)
-            return [Stage(given[0], first, rate), Stage(given[1], epochs, rate)]
-        if self.share is not None:
-            return [Stage(Mixture(given[0], given[1], float(self.share)), epochs, rate)]
-        both = Stream([source for stream in given for source in stream.sources])
-        return [Stage(both, epochs, rate)]
+        how = self.schedule
+        epochs = [int(how.epochs)]
+        batches: list[Stream | Mixture] = [*given]
+        if len(given) == 2 and how.sequential:
+            epochs.insert(0, int(how.epochs if how.first_epochs is None else how.first_epochs))
+        elif len(given) == 2 and how.share is not None:
+            batches = [Mixture(given[0], given[1], float(how.share))]
+        elif len(given) == 2:
+            batches = [Stream([source for stream in given for source in stream.sources])]
+        rate = float(how.learning_rate)
+        return [Stage(b, e, rate, self.flat) for b, e in zip(batches, epochs, strict=True)]
 
     def _identity(self, given: Sequence[PairSource]) -> str:
         """Return the digest of everything that decides the result, but the machine."""
@@ -486,8 +577,8 @@ class TrainedAligner(BaseAligner):
 
         facts = {
             "method": self.method,
-            "params": self.get_params(),
-            "precision": resolve(self.precision),  # type: ignore[arg-type]
+            "params": self.plain_params(),
+            "precision": resolve(self.precision),
             "rows": [source.fingerprint for source in given],
             "torch": torch.__version__,
         }
@@ -566,48 +657,6 @@ class TrainedAligner(BaseAligner):
         return tags
 
 
-def with_precision(settings: TrainingSettings, precision: str) -> TrainingSettings:
-    """Return the settings with "auto" resolved for this processor."""
-    return replace(settings, precision=resolve(precision))  # type: ignore[arg-type]
-
-
 def _need_torch() -> None:
     with needs_extra("A trained aligner", "train"):
         import torch  # noqa: F401
-
-
-SCHEDULES = ("constant", "cosine", "cosine-epochs")
-"""`cosine-epochs` changes the rate between epochs only, as the paper's code."""
-
-
-def rate_factor(
-    step: int,
-    steps_an_epoch: int,
-    epochs: int,
-    *,
-    schedule: str,
-    warmup_epochs: float = 0.0,
-    floor: float = 0.0,
-) -> float:
-    """Return what the learning rate is multiplied by at `step`, counted from 0.
-
-    Parameters
-    ----------
-    schedule : str
-        One of `SCHEDULES`. A cosine falls from 1 to `floor`; its last step (or epoch) is one
-        short of it, as in ``torch.optim.lr_scheduler.CosineAnnealingLR``.
-    warmup_epochs : float
-        The rate rises linearly from `floor` to 1 over these first; a cosine begins after them.
-    floor : float
-        Between 0 and 1.
-    """
-    warm = round(warmup_epochs * steps_an_epoch)
-    if step < warm:
-        return floor + (1 - floor) * (step + 1) / warm
-    if schedule == "constant":
-        return 1.0
-    total = epochs * steps_an_epoch - warm
-    done = step - warm
-    if schedule == "cosine-epochs":
-        done = done // steps_an_epoch * steps_an_epoch
-    return floor + (1 - floor) * (1 + math.cos(math.pi * done / max(total, 1))) / 2

@@ -17,15 +17,16 @@ from fitters.pairs import Rows
 from fitters.trained.base import (
     PRECISIONS,
     ArrayRows,
+    Precision,
+    Schedule,
     TrainedAligner,
     array_letters,
-    with_precision,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fitters.trained.training import Objective, PairSource, TrainingSettings
+    from fitters.trained.training import Objective, PairSource
 
 
 class ICISAligner(TrainedAligner):
@@ -100,7 +101,7 @@ class ICISAligner(TrainedAligner):
         sequential: bool = False,
         patience: int | None = None,
         validation_fraction: float = 0.1,
-        precision: str = "auto",
+        precision: Precision = "auto",
         seed: int = 0,
     ) -> None:
         self.width = width
@@ -114,6 +115,12 @@ class ICISAligner(TrainedAligner):
         self.validation_fraction = validation_fraction
         self.precision = precision
         self.seed = seed
+
+    @property
+    def schedule(self) -> Schedule:  # type: ignore[override]
+        """How it is trained: by Adam, at a constant rate."""
+        own = set(Schedule._get_param_names()) & set(self._get_param_names())
+        return Schedule(curve="constant", **{name: getattr(self, name) for name in own})
 
     def fit_with_unseen(self, X: Rows, y: Rows, unseen: Rows) -> Self:
         """Train on n rows with their texts, and on texts of classes that have no row.
@@ -174,24 +181,6 @@ class ICISAligner(TrainedAligner):
 
         del side
         return row_of_text(parts, rows)
-
-    def _settings(self) -> TrainingSettings:
-        from fitters.trained.training import TrainingSettings
-
-        settings = TrainingSettings(
-            optimizer="adam",
-            betas=None,
-            weight_decay=0.0,
-            schedule="constant",
-            warmup_epochs=0.0,
-            floor=0.0,
-            batch_size=int(self.batch_size),
-            clip=None,
-            patience=self.patience,
-            flat=None if self.flat is None else float(self.flat),
-            precision="float32",
-        )
-        return with_precision(settings, self.precision)
 
     def array_shapes(self) -> dict[str, tuple[str, ...]]:
         """Return the fitted arrays and their shapes in letters."""

@@ -11,13 +11,16 @@ one group, such as classes of one name: they are left out.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
 from fitters.trained.training import Batch, Objective
+
+if TYPE_CHECKING:
+    from fitters.trained.mlp import MLPAligner
 
 LARGEST = 1e3
 """SAIL clamps both factors of its star here, before they are multiplied."""
@@ -424,46 +427,26 @@ def _divergence(p: Tensor, q: Tensor) -> Tensor:
     return (p * (p.clamp(min=tiny).log() - q.clamp(min=tiny).log())).sum(dim=1).mean()
 
 
-class PairSettings(Protocol):
-    """What `PairObjective` is told; `MLPAligner` documents each."""
-
-    loss: str
-    direction: str
-    batch_size: int
-    feature_dropout: float
-    feature_dropout_batches: float
-    temperature: float
-    learn_temperature: bool
-    temperature_low: float
-    temperature_high: float
-    logit_bias: float | None
-    margin: float
-    mask_same: bool
-    structure: float
-    structure_levels: int
-    structure_warmup: int
-    legacy: bool
-
-
 class PairObjective(Objective):
-    """One head or two, and a loss of pairs; `asked` holds the settings."""
+    """One head or two, and a loss of pairs, with the parameters of an aligner."""
 
-    def __init__(self, heads: dict[str, nn.Module], asked: PairSettings) -> None:
+    def __init__(self, heads: dict[str, nn.Module], aligner: MLPAligner) -> None:
         super().__init__()
         self.heads = nn.ModuleDict(heads)
-        self.asked = asked
+        self.direction, self.legacy = aligner.direction, bool(aligner.legacy)
+        self.settings, self.batch_size = aligner.loss, int(aligner.schedule.batch_size)
         self.thin = FeatureDropout(
-            float(asked.feature_dropout), float(asked.feature_dropout_batches)
+            float(aligner.head.feature_dropout), float(aligner.head.feature_dropout_batches)
         )
         self.log_scale = nn.Parameter(torch.empty(1), requires_grad=self._learns)
         self.shift = nn.Parameter(
-            torch.empty(1), requires_grad=self._learns and asked.loss == "siglip"
+            torch.empty(1), requires_grad=self._learns and self.settings.name == "siglip"
         )
         self._begun = False
 
     @property
     def _learns(self) -> bool:
-        return bool(self.asked.learn_temperature) and self.asked.loss in ("infonce", "siglip")
+        return bool(self.settings.learn_temperature) and self.settings.scales
 
     def undecayed(self) -> list[nn.Parameter]:
         """Return the temperature and the bias: what their size means is not a matter of decay."""
@@ -474,13 +457,13 @@ class PairObjective(Objective):
         with torch.no_grad():
             if not self._begun:
                 self._begun = True
-                self.log_scale.fill_(-math.log(self.asked.temperature))
-                given = self.asked.logit_bias
-                start = first_bias(int(self.asked.batch_size)) if given is None else float(given)
-                self.shift.fill_(start if self.asked.loss == "siglip" else 0.0)
+                self.log_scale.fill_(-math.log(self.settings.temperature))
+                given = self.settings.logit_bias
+                start = first_bias(self.batch_size) if given is None else float(given)
+                self.shift.fill_(start if self.settings.name == "siglip" else 0.0)
             elif self._learns:
-                low = -math.log(self.asked.temperature_high)
-                self.log_scale.clamp_(low, -math.log(self.asked.temperature_low))
+                low = -math.log(self.settings.temperature_high)
+                self.log_scale.clamp_(low, -math.log(self.settings.temperature_low))
 
     def outputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return x and y in the shared space, each through its head if it has one."""
@@ -495,10 +478,10 @@ class PairObjective(Objective):
         """Return the loss with its regulariser."""
         x, y = outputs
         weight = batch.weight
-        same = batch.same if self.asked.mask_same else None
+        same = batch.same if self.settings.mask_same else None
         predicted, target = (x, y) if "x" in self.heads else (y, x)
         scale = self.log_scale.exp()
-        match self.asked.loss:
+        match self.settings.name:
             case "cosine":
                 loss = cosine_loss(predicted, target, weight)
             case "mse":
@@ -508,27 +491,27 @@ class PairObjective(Objective):
             case "siglip":
                 loss = siglip_loss(
                     x, y, scale, self.shift, same=same, weight=weight,
-                    mean_over_pairs=bool(self.asked.legacy),
+                    mean_over_pairs=self.legacy,
                 )  # fmt: skip
             case _:
                 loss = self._devise(x, y, same, weight)
-        if self.asked.structure > 0:
-            warm = int(self.asked.structure_warmup)
+        if self.settings.structure > 0:
+            warm = int(self.settings.structure_warmup)
             # The first step of the original has none of it.
             rise = min(1.0, step / warm) if warm else 1.0
-            loss = loss + self.asked.structure * rise * self._structure(batch, x, y)
+            loss = loss + self.settings.structure * rise * self._structure(batch, x, y)
         return loss
 
     def _devise(self, x: Tensor, y: Tensor, same: Tensor | None, weight: Tensor | None) -> Tensor:
         # The side that is not mapped has unit rows; of two heads it is the text's.
-        if self.asked.direction == "y->x":
+        if self.direction == "y->x":
             x = normalize(x, dim=1)
         else:
             y = normalize(y, dim=1)
         order = None
-        if self.asked.legacy:
+        if self.legacy:
             order = torch.randperm(len(x), generator=self.thin.generator)
-        margin = float(self.asked.margin)
+        margin = float(self.settings.margin)
         return devise_loss(x, y, margin=margin, same=same, weight=weight, order=order)
 
     def _structure(self, batch: Batch, x: Tensor, y: Tensor) -> Tensor:
@@ -539,8 +522,8 @@ class PairObjective(Objective):
             total = total + structure_penalty(
                 getattr(batch, side),
                 after[side],
-                levels=int(self.asked.structure_levels),
-                legacy=bool(self.asked.legacy),
+                levels=int(self.settings.structure_levels),
+                legacy=self.legacy,
             )
         return total / 2
 

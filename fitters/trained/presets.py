@@ -35,9 +35,10 @@ class Preset:
         Where it comes from.
     differs : tuple of str
         Every way in which it is different here, whatever the size; docs/trained.md says why.
-    cls : type
+    make : callable
+        `MLPAligner.of`, or the class.
     settings : dict
-        Constructor parameters.
+        Its parameters.
     epochs : callable
         Number of prototypes → epochs.
     legacy : dict
@@ -50,7 +51,7 @@ class Preset:
     text: str
     source: str
     differs: tuple[str, ...]
-    cls: type[TrainedAligner]
+    make: Callable[..., TrainedAligner]
     settings: dict[str, Any]
     epochs: Callable[[int], int]
     legacy: dict[str, Any] = field(default_factory=dict)
@@ -82,7 +83,7 @@ PRESETS: dict[str, Preset] = {
             "texts are unit rows when they are scored too; legacy leaves them raw there",
             "the limit between its 2,500 and 500 epochs is 2,000 prototypes",
         ),
-        MLPAligner,
+        MLPAligner.of,
         {"architecture": "paper", "loss": "cosine", "first_epochs": 500, **_PAPER},
         _paper_epochs,
         {"legacy": True},
@@ -92,7 +93,7 @@ PRESETS: dict[str, Preset] = {
         "the paper's linear head from text to image rows, trained for the squared error",
         "Mendez et al., ICML 2026 (arXiv 2605.22484), text2concepts",
         ("the limit between its 2,500 and 500 epochs is 2,000 prototypes",),
-        MLPAligner,
+        MLPAligner.of,
         {"architecture": "linear", "bias": False, "loss": "mse", **_PAPER},
         _paper_epochs,
     ),
@@ -108,7 +109,7 @@ PRESETS: dict[str, Preset] = {
             "temperature and bias do not decay",
             "features are float16 only if the set is, and there is no loss scaling",
         ),
-        MLPAligner,
+        MLPAligner.of,
         {
             "architecture": "sail",
             "direction": "both",
@@ -139,7 +140,7 @@ PRESETS: dict[str, Preset] = {
             "warm-up and cosine go by epochs; its code warms up over the first 1,000 steps",
             "one process of batch 14,400 for eight of 1,800",
         ),
-        MLPAligner,
+        MLPAligner.of,
         {
             "architecture": "freeze_align",
             "direction": "both",
@@ -173,7 +174,7 @@ PRESETS: dict[str, Preset] = {
             "every caption of an image is a pair; its configuration keeps one",
             "no choice of layers: embeddings are what the store has",
         ),
-        MLPAligner,
+        MLPAligner.of,
         {
             "architecture": "residual",
             "direction": "both",
@@ -210,7 +211,7 @@ PRESETS: dict[str, Preset] = {
             "learning rate, batch, epochs and the rate of dropout are ours: the paper names none",
             "its first stage alone: the image model is not tuned after the map",
         ),
-        MLPAligner,
+        MLPAligner.of,
         {
             "architecture": "linear",
             "direction": "x->y",
@@ -259,7 +260,7 @@ def preset(
     n_prototypes : int
         Classes of the head that it will be trained on: decides the epochs of the paper's presets.
     changes
-        Constructor parameters that are to be others.
+        Parameters that are to be others, by their own names: ``epochs``, ``n_components``.
 
     Raises
     ------
@@ -277,4 +278,4 @@ def preset(
     if "epochs" in changes and "first_epochs" in settings:
         # Who asks for few epochs means either stage.
         settings["first_epochs"] = min(int(settings["first_epochs"]), int(changes["epochs"]))
-    return chosen.cls(**(settings | (chosen.legacy if legacy else {}) | changes))
+    return chosen.make(**(settings | (chosen.legacy if legacy else {}) | changes))

@@ -13,8 +13,7 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -26,7 +25,7 @@ from torch.nn.functional import normalize
 
 from featstore.errors import needs_extra
 from fitters.errors import DivergedError, SelectionError
-from fitters.trained.base import EpochDone, OnEpoch, rate_factor
+from fitters.trained.base import EpochDone, OnEpoch, Schedule
 from fitters.trained.checkpoint import (
     Checkpoint,
     module_tensors,
@@ -36,34 +35,36 @@ from fitters.trained.checkpoint import (
 )
 
 
-def make_optimiser(
-    name: str,
-    parameters: Iterable[nn.Parameter],
-    *,
-    rate: float,
-    betas: tuple[float, float] | None,
-    weight_decay: float,
-) -> torch.optim.Optimizer:
-    """Return the optimiser; `weight_decay` is decoupled in adamw and lion, an L2 term elsewhere.
+def make_optimiser(objective: Objective, schedule: Schedule) -> torch.optim.Optimizer:
+    """Return the optimiser of a schedule; what an objective leaves undecayed has no decay.
 
     Raises
     ------
     MissingPackageError
         If Lion is asked for and timm is not there.
     """
-    held = list(parameters)
-    if name == "lion":
+    free = objective.undecayed()
+    rest = [p for p in objective.parameters() if all(p is not one for one in free)]
+    groups: list[dict[str, Any]] = [
+        {"params": rest},
+        *([{"params": free, "weight_decay": 0.0}] if free else []),
+    ]
+    how: dict[str, Any] = {
+        "lr": float(schedule.learning_rate), "weight_decay": float(schedule.weight_decay)
+    }  # fmt: skip
+    if schedule.optimizer == "adagrad":
+        return torch.optim.Adagrad(groups, **how)
+    lion = schedule.optimizer == "lion"
+    betas = zip((schedule.beta1, schedule.beta2), (0.9, 0.99 if lion else 0.999), strict=True)
+    how["betas"] = tuple(float(own if given is None else given) for given, own in betas)
+    if lion:
         with needs_extra("The optimiser lion", "train"):
             from timm.optim import Lion
-        pair = (0.9, 0.99) if betas is None else betas
-        lion: torch.optim.Optimizer = Lion(held, lr=rate, weight_decay=weight_decay, betas=pair)
-        return lion
-    if name == "adagrad":
-        return torch.optim.Adagrad(held, lr=rate, weight_decay=weight_decay)
+        made: torch.optim.Optimizer = Lion(groups, **how)
+        return made
     # Fused: one pass over each parameter instead of six; the same numbers up to rounding.
-    cls = torch.optim.Adam if name == "adam" else torch.optim.AdamW
-    pair = (0.9, 0.999) if betas is None else betas
-    return cls(held, lr=rate, weight_decay=weight_decay, fused=True, betas=pair)
+    cls = torch.optim.Adam if schedule.optimizer == "adam" else torch.optim.AdamW
+    return cls(groups, **how, fused=True)
 
 
 class PairSource(Protocol):
@@ -323,30 +324,18 @@ class Objective(nn.Module):
         """Bring parameters back into their range."""
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train; see `fitters.trained.mlp.MLPAligner` for what each means."""
-
-    optimizer: str
-    betas: tuple[float, float] | None
-    weight_decay: float
-    schedule: str
-    warmup_epochs: float
-    floor: float
-    batch_size: int
-    clip: float | None
-    patience: int | None
-    flat: float | None
-    precision: Literal["float32", "bf16"]
-
-
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """Rows to go through, how often, and at which highest learning rate."""
+    """Rows to go through, how often, at which highest learning rate, and when they are enough.
+
+    With `flat` it ends when the loss, as a mean over ten epochs, has fallen by less than this an
+    epoch five times running; see `_is_flat`.
+    """
 
     batches: Stream | Mixture
     epochs: int
     learning_rate: float
+    flat: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,24 +360,26 @@ class _Stand:
 
     stage: int = 0
     epoch: int = 0
-    history: list[dict[str, Any]] | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
     best_metric: float | None = None
     best_state: dict[str, Tensor] | None = None
     bad: int = 0
 
-    @property
-    def told(self) -> list[dict[str, Any]]:
-        """One entry an epoch."""
-        self.history = [] if self.history is None else self.history
-        return self.history
+    def ended(self, stage: Stage, patience: int | None) -> bool:
+        """Return whether a stage is over."""
+        if self.epoch >= stage.epochs or (patience is not None and self.bad >= patience):
+            return True
+        own = [epoch["loss"] for epoch in self.history if epoch["stage"] == self.stage + 1]
+        return stage.flat is not None and _is_flat(own, stage.flat)
 
 
 def train(
     objective: Objective,
     stages: Sequence[Stage],
-    settings: TrainingSettings,
+    schedule: Schedule,
     generators: Generators,
     *,
+    precision: Literal["float32", "bf16"] = "float32",
     held: Batch | None = None,
     checkpoint: Checkpoint | None = None,
     on_epoch: OnEpoch | None = None,
@@ -397,8 +388,10 @@ def train(
 
     Parameters
     ----------
+    precision : {"float32", "bf16"}
+        Of the heads; losses and updates are float32.
     held : Batch, optional
-        Pairs to score after every epoch; needed for ``settings.patience``, and then the best
+        Pairs to score after every epoch; needed for ``schedule.patience``, and then the best
         epoch's parameters are the result.
     checkpoint : Checkpoint, optional
         Where the state is kept, and read from if there is one.
@@ -411,28 +404,29 @@ def train(
     stand, found = _Stand(), checkpoint.read() if checkpoint is not None else None
     if found is not None:
         stand = _restore(found, objective, generators)
-    begun, done_before = time.monotonic(), len(stand.told)
+    begun, done_before = time.monotonic(), len(stand.history)
     for number, stage in enumerate(stages[stand.stage :], start=stand.stage):
-        optimiser = _optimiser(objective, stage, settings)
+        optimiser = make_optimiser(objective, schedule)
         if found is not None and number == found[1]["stage"]:
             restore_optimiser(optimiser, found[0])
         elif number:
-            stand.epoch, stand.best_metric, stand.best_state, stand.bad = 0, None, None, 0
-        stand.stage = number
-        while stand.epoch < stage.epochs and not _ended(stand, settings):
-            loss = _one_epoch(objective, optimiser, stage, stand.epoch, settings, generators.order)
+            stand = _Stand(number, history=stand.history)
+        while not stand.ended(stage, schedule.patience):
+            loss = _one_epoch(
+                objective, optimiser, stage, stand.epoch, schedule, generators.order, precision
+            )
             metric = None
             if held is not None:
                 objective.eval()
                 metric = mean_reciprocal_rank(held, objective.project)
-            best = _note(stand, loss, metric, objective, keep=settings.patience is not None)
-            last = stand.epoch == stage.epochs or _ended(stand, settings)
+            best = _note(stand, loss, metric, objective, keep=schedule.patience is not None)
+            last = stand.ended(stage, schedule.patience)
             if checkpoint is not None and (last or checkpoint.due()):
                 _write(checkpoint, stand, objective, optimiser, generators)
             if on_epoch is not None:
                 seconds = time.monotonic() - begun
                 left = sum(s.epochs for s in stages[number:]) - stand.epoch
-                pace = seconds / (len(stand.told) - done_before)
+                pace = seconds / (len(stand.history) - done_before)
                 on_epoch(
                     EpochDone(
                         number + 1, len(stages), stand.epoch, stage.epochs, loss, metric, best,
@@ -442,7 +436,7 @@ def train(
         if stand.best_state is not None:
             objective.load_state_dict(stand.best_state)
     objective.eval()
-    return stand.told
+    return stand.history
 
 
 def _one_epoch(
@@ -450,34 +444,28 @@ def _one_epoch(
     optimiser: torch.optim.Optimizer,
     stage: Stage,
     epoch: int,
-    settings: TrainingSettings,
+    schedule: Schedule,
     order: torch.Generator,
+    precision: Literal["float32", "bf16"],
 ) -> float:
     """Go through the rows once and return the mean loss of the batches."""
     objective.train()
-    steps = stage.batches.steps(settings.batch_size)
-    in_bf16 = settings.precision == "bf16"
+    size = int(schedule.batch_size)
+    steps = stage.batches.steps(size)
     total = torch.zeros((), dtype=torch.float64)
     n = 0
-    for batch in stage.batches.epoch(settings.batch_size, order):
+    for batch in stage.batches.epoch(size, order):
         step = epoch * steps + n
-        rate = stage.learning_rate * rate_factor(
-            step,
-            steps,
-            stage.epochs,
-            schedule=settings.schedule,
-            warmup_epochs=settings.warmup_epochs,
-            floor=settings.floor,
-        )
+        rate = stage.learning_rate * schedule.factor(step, steps, stage.epochs)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        with torch.autocast("cpu", dtype=torch.bfloat16) if in_bf16 else nullcontext():
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
             outputs = objective.outputs(batch)
         loss = objective.loss(batch, tuple(out.float() for out in outputs), step)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if settings.clip is not None:
-            nn.utils.clip_grad_norm_(objective.parameters(), settings.clip)
+        if schedule.clip is not None:
+            nn.utils.clip_grad_norm_(objective.parameters(), float(schedule.clip))
         optimiser.step()
         objective.after_step()
         total += loss.detach()
@@ -491,30 +479,12 @@ def _one_epoch(
     return mean
 
 
-def _optimiser(
-    objective: Objective, stage: Stage, settings: TrainingSettings
-) -> torch.optim.Optimizer:
-    free = objective.undecayed()
-    names = {id(parameter) for parameter in free}
-    decayed = [p for p in objective.parameters() if id(p) not in names]
-    optimiser = make_optimiser(
-        settings.optimizer,
-        decayed,
-        rate=stage.learning_rate,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-    )
-    if free:
-        optimiser.add_param_group({"params": free, "weight_decay": 0.0})
-    return optimiser
-
-
 def _note(
     stand: _Stand, loss: float, metric: float | None, objective: Objective, *, keep: bool
 ) -> bool:
     """Count the epoch; keep the parameters if they are the best so far."""
     stand.epoch += 1
-    stand.told.append({"stage": stand.stage + 1, "loss": loss, "metric": metric})
+    stand.history.append({"stage": stand.stage + 1, "loss": loss, "metric": metric})
     if metric is None or (stand.best_metric is not None and metric <= stand.best_metric):
         stand.bad += 1
         return False
@@ -522,15 +492,6 @@ def _note(
     if keep:
         stand.best_state = {n: t.detach().clone() for n, t in objective.state_dict().items()}
     return True
-
-
-def _ended(stand: _Stand, settings: TrainingSettings) -> bool:
-    """Return whether the stage stops before its last epoch."""
-    if settings.patience is not None and stand.bad >= settings.patience:
-        return True
-    return settings.flat is not None and _is_flat(
-        [told["loss"] for told in stand.told if told["stage"] == stand.stage + 1], settings.flat
-    )
 
 
 def _is_flat(losses: Sequence[float], slope: float) -> bool:
@@ -559,7 +520,7 @@ def _write(
         tensors |= module_tensors("best", stand.best_state)
     for name in ("order", "masks"):
         tensors[f"generator.{name}"] = getattr(generators, name).get_state()
-    facts = {"stage": stand.stage, "epoch": stand.epoch, "history": stand.told}
+    facts = {"stage": stand.stage, "epoch": stand.epoch, "history": stand.history}
     checkpoint.write(tensors, {**facts, "best_metric": stand.best_metric, "bad": stand.bad})
 
 

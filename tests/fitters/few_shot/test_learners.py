@@ -187,7 +187,7 @@ def test_shots_that_do_not_fit_are_refused():
             Shots(x, labels, 2, views=views)
     with pytest.raises(PairsError, match="Lengths are one number a shot, 2"):
         Shots(x, labels, 2, lengths=np.ones(3))
-    with pytest.raises(PairsError, match="Texts are one row a class, 2; got 3"):
+    with pytest.raises(PairsError, match=r"Texts are one row a class, 2; got shape \(3"):
         Shots(x, labels, 2, texts=np.ones((3, 5)))
     with pytest.raises(PairsError, match="3 columns"):
         Shots(x, labels, 2, head=Pairs(np.ones((4, 5)), np.ones((4, 6))))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from fitters import ICISAligner, MLPAligner
+from fitters import ICISAligner, MLPAligner, PairLoss, Schedule, TrainedHead, preset
 
 ESTIMATORS = [
-    MLPAligner("paper", width=8, epochs=2),
-    MLPAligner("linear", "x->y", loss="mse", epochs=2, precision="float32"),
+    MLPAligner.of("paper", width=8, epochs=2),
+    MLPAligner.of("linear", "x->y", loss="mse", epochs=2, precision="float32"),
     ICISAligner(8, epochs=2),
 ]
 
+DEFAULTS = "check_parameters_default_constructible"
 EQUIVALENCE = "check_sample_weight_equivalence_on_dense_data"
 
 
@@ -19,11 +23,49 @@ def failing(estimator):
     """Return the checks that must fail, with the reason: one that passes fails the test."""
     if isinstance(estimator, ICISAligner):
         return {EQUIVALENCE: "batches of 16 in random order: a row of mass 2 is not two rows"}
+    made = {DEFAULTS: "None becomes a head, a loss, a schedule: loss__temperature can be set"}
     if estimator.architecture == "paper":
-        return {EQUIVALENCE: "dropout draws a mask for each row: a row of mass 2 is not two rows"}
-    return {}  # without dropout and in one batch, masses are as good as copies
+        dropout = "dropout draws a mask for each row: a row of mass 2 is not two rows"
+        return {EQUIVALENCE: dropout, **made}
+    return made  # without dropout and in one batch, masses are as good as copies
 
 
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=failing)
 def test_scikit_learns_contract(estimator, check):
     check(estimator)
+
+
+def test_parameters_of_the_groups_are_nested():
+    aligner = MLPAligner("both", loss=PairLoss("infonce"), schedule=Schedule(epochs=2, clip=1.0))
+    params = aligner.get_params(deep=True)
+    assert params["loss__name"] == "infonce"
+    assert params["schedule__clip"] == 1.0
+    assert params["head__architecture"] == "paper"
+    aligner.set_params(loss__temperature=0.2, head=TrainedHead("linear"))
+    assert (aligner.loss.temperature, aligner.head.architecture) == (0.2, "linear")
+    assert MLPAligner().loss.temperature == 0.07
+    copied = clone(aligner)
+    assert copied.plain_params() == aligner.plain_params()
+    assert copied.loss is not aligner.loss
+    with pytest.raises(ValueError, match="The 'temperature' parameter of PairLoss must be"):
+        aligner.set_params(loss__temperature=-1).fit([[1.0, 2.0]] * 4, [[1.0, 2.0]] * 4)
+
+
+def test_parameters_side_by_side():
+    aligner = preset("sail", seed=3)
+    plain = aligner.plain_params()
+    assert (plain["loss"], plain["schedule"], plain["architecture"]) == ("siglip", "cosine", "sail")
+    assert MLPAligner.of(**plain).plain_params() == plain
+    assert aligner.batch_size == aligner.schedule.batch_size == 32768
+    with pytest.raises(AttributeError, match="has no attribute 'batch'"):
+        aligner.batch  # noqa: B018
+    with pytest.raises(TypeError, match="epoch"):
+        MLPAligner.of(epoch=3)
+
+
+def test_a_search_varies_a_nested_parameter(rng):
+    y = rng.standard_normal((40, 5))
+    x = y @ rng.standard_normal((5, 8))
+    tried = MLPAligner.of("linear", "x->y", loss="mse", batch_size=40, epochs=30)
+    found = GridSearchCV(tried, {"schedule__learning_rate": [1e-9, 0.05]}, cv=2).fit(x, y)
+    assert found.best_params_ == {"schedule__learning_rate": 0.05}

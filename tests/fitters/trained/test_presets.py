@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 
 from featstore import open_store
 from featstore.command_line import run_command
@@ -18,7 +19,6 @@ from fitters import (
     METHODS,
     PRESETS,
     ICISAligner,
-    MLPAligner,
     Pairs,
     fit_alignment,
     preset,
@@ -69,7 +69,7 @@ def test_a_preset_is_one_line_and_a_method(name, make_world, tmp_path):
     assert METHODS[name].text == PRESETS[name].text
     assert PRESETS[name].source
     assert PRESETS[name].differs
-    assert preset(name).get_params().items() >= PRESETS[name].settings.items()
+    assert preset(name).plain_params().items() >= PRESETS[name].settings.items()
     alignment = fit_alignment(name, prototypes=head, real=real, training=FEW, rng=rng_of())
     facts = alignment.facts
     assert (facts["n_prototypes"], facts["n_real"]) == (30, 20)
@@ -116,7 +116,7 @@ def test_the_papers_rows_are_unit_and_uncentred_unless_asked(make_world):
     one = fit_alignment("paper-mlp", prototypes=head, real=real, training=FEW, rng=rng_of())
     assert (one.x.mean, one.y.mean) == (None, None)
     assert one.facts["image_centre"] == "none"
-    by_hand = MLPAligner(**one.aligner.get_params())
+    by_hand = clone(one.aligner)
     x, y = (
         np.concatenate([normalize_rows(getattr(pairs, side)) for pairs in (head, real)])
         for side in "xy"
@@ -187,7 +187,7 @@ def test_what_cannot_be_is_refused(make_world):
     options = TrainingOptions(share=0.5, sequential=True)
     with pytest.raises(SettingError, match="Take one"):
         fit_alignment("sail", prototypes=head, real=real, training=options, rng=rng_of())
-    with pytest.raises(SettingError, match="The 'epochs' parameter of MLPAligner must be"):
+    with pytest.raises(SettingError, match="The 'epochs' parameter of Schedule must be"):
         fit_alignment("sail", real=real, training=TrainingOptions(epochs=-1), rng=rng_of())
 
 
@@ -298,7 +298,7 @@ sys.meta_path.insert(0, Missing())
 import numpy as np, fitters
 found = fitters.read_alignment(sys.argv[1])
 assert found.facts["method"] == "paper-mlp"
-assert fitters.MLPAligner().get_params()["architecture"] == "paper"
+assert fitters.MLPAligner().get_params()["head__architecture"] == "paper"
 fitters.fit_alignment("ridge", real=fitters.Pairs(np.eye(4), np.eye(4)), penalty=1.0, mix=1.0,
                       rng=np.random.default_rng(0))
 assert found.project_x(np.eye(8)).shape == (8, 8)

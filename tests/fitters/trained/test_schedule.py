@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fitters.trained.base import rate_factor
+from fitters import Schedule
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.1])
@@ -14,16 +14,16 @@ def test_the_cosine_is_torchs(floor):
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=6, eta_min=floor)
     for epoch in range(6):
         for step in (3 * epoch, 3 * epoch + 2):
-            ours = rate_factor(step, 3, 6, schedule="cosine-epochs", floor=floor)
+            ours = Schedule(curve="cosine-epochs", floor=floor).factor(step, 3, 6)
             assert ours == pytest.approx(optimiser.param_groups[0]["lr"])
         optimiser.step()
         theirs.step()
 
 
 def test_warm_up_and_then():
-    def factors(schedule):
-        given = {"schedule": schedule, "warmup_epochs": 2, "floor": 0.5}
-        return [rate_factor(step, 2, 4, **given) for step in range(8)]
+    def factors(curve):
+        schedule = Schedule(curve=curve, warmup_epochs=2, floor=0.5)
+        return [schedule.factor(step, 2, 4) for step in range(8)]
 
     assert factors("constant") == pytest.approx([0.625, 0.75, 0.875, 1, 1, 1, 1, 1])
     around = 0.25 * 2**-0.5

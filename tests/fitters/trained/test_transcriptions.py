@@ -280,8 +280,9 @@ SETTINGS = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_settings(name):
     aligner = preset(name, n_prototypes=1000)
-    found = aligner._settings()
+    found = aligner.schedule
+    betas = None if found.beta1 is None else (found.beta1, found.beta2)
     assert (
-        found.optimizer, aligner.learning_rate, found.betas, found.weight_decay, found.schedule,
-        found.warmup_epochs, found.floor, found.batch_size, aligner.epochs,
+        found.optimizer, found.learning_rate, betas, found.weight_decay, found.curve,
+        found.warmup_epochs, found.floor, found.batch_size, found.epochs,
     ) == SETTINGS[name]  # fmt: skip
