@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bench.errors import NoResultsError
 from bench.protocol import FRESH_SPLITS
 from bench.results import SUMMED, files_of, read_sums, run_path, summed_as
-from bench.runs import IDENTITY
+from bench.runs import FIT_SETTINGS, IDENTITY
 from bench.statistics import DrawSums
 from featstore.errors import unknown_name
 from featstore.identity import SHORT, canonical_json, sha256_hex
@@ -30,7 +30,7 @@ from fitters.methods import BUILT_IN, METHODS
 ARENA = ["task", "eval", "options", "direction", "image_set", "name_set", "caption_set"]
 
 #: What tells cells of one method, source and K apart, where a suite or a sweep varies it.
-SETTINGS = ["head_set", "penalty", "mix", "view_set", "epochs", "sequential"]
+SETTINGS = ["head_set", "view_set", *FIT_SETTINGS]
 
 #: What makes two runs the same cell. Everything else is the seed or follows from the sets.
 CELL = [*ARENA, "method", "source", "n_pairs", *SETTINGS]

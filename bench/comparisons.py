@@ -56,7 +56,8 @@ from bench.cells import (
 )
 from bench.errors import NoResultsError
 from bench.metrics.summary import cutoff
-from bench.results import RUN_COLUMNS, read_ranks, read_results, summed_as, sums_of
+from bench.results import read_ranks, read_results, summed_as, sums_of
+from bench.runs import RUN_COLUMNS
 from bench.statistics import (
     ENOUGH_CONTROLS,
     ENOUGH_DRAWS,
@@ -116,7 +117,7 @@ SCHEMA: dict[str, Any] = {
     "p": pl.Float64,  # two-sided; of over-control one-sided, head above control
     "p_below": pl.Float64,  # of over-control: head below control
     "test": pl.String,  # what p comes from
-    "rank": pl.Int64,  # of the head among its control draws and itself; 1 is best
+    "control_rank": pl.Int64,  # of the head among its control draws and itself; 1 is best
     "n_controls": pl.Int64,
     "control_sd": pl.Float64,
     "control_best": pl.Float64,
@@ -464,7 +465,7 @@ def _tested(found: Comparison, estimate: Estimate, test: ControlTest | None) -> 
             "p": test.p_above,
             "p_below": test.p_below,
             "test": _test_text(test),
-            "rank": test.rank,
+            "control_rank": test.rank,
             "n_controls": test.n_controls,
             "control_sd": test.sd,
             "control_best": test.best,
@@ -573,12 +574,11 @@ def bold_cells(comparisons: pl.DataFrame, metrics: Collection[str]) -> set[tuple
 def _find(cells: list[Cell], like: Cell, method: str, source: str, n_pairs: str) -> Cell | None:
     """Return the cell that differs from `like` in nothing that plays a part in it.
 
-    Without prototypes there is no head, no mix and one stage of training; without real pairs no mix
-    and one stage.
+    Without prototypes there is no head, and without prototypes or real pairs nothing is mixed.
     """
-    ignored = {"mix", "sequential"} if n_pairs == "0" else set()
+    ignored = {"mix", "share", "sequential"} if source == "none" or n_pairs == "0" else set()
     if source == "none":
-        ignored = {"head_set", "mix", "sequential"}
+        ignored.add("head_set")
     wanted = {name: value for name, value in like.settings.items() if name not in ignored}
     if method == "conse":
         wanted = {"head_set": like.settings["head_set"]}

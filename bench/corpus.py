@@ -231,47 +231,51 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     featstore.errors.UnknownSetError, featstore.errors.MisalignedItemsError
         If a set is missing, or the head belongs to another model than the images.
     """
-    image_view = _view(store, run.image_set, run.image_revision)
+    data, limit = run.data, run.protocol.limit
+    image_view = _view(store, data.image_set, data.image_revision)
     if VIEW_ID in image_view.items.columns:
         raise ProtocolError(
-            f"{run.image_set} holds augmented views, which nobody took: they are not scored. Name "
-            "the set of the images themselves, and views beside it (of few_shot: --views)."
+            f"{data.image_set} holds augmented views, which are not scored. Name the set of "
+            "the images themselves, and the views beside it (of few_shot: --views)."
         )
     views = None
-    if run.view_set:
-        view_rows = _view(store, run.view_set, run.view_revision)
+    if data.view_set:
+        view_rows = _view(store, data.view_set, data.view_revision)
         image_view.require_same_space(view_rows, what="Images and their views")
         views = ImageViews(view_rows)
-    if run.limit is not None:
-        image_view = image_view.take(np.arange(min(run.limit, len(image_view))))
-    images = _items(image_view, classes_needed=bool(run.name_set))
+    if limit is not None:
+        image_view = image_view.take(np.arange(min(limit, len(image_view))))
+    images = _items(image_view, classes_needed=bool(data.name_set))
     names, prompts, captions, head, seen = _no_items(), None, None, None, None
     pair_names = None
     texts: list[EmbeddingsView] = []
-    if run.name_set:
-        name_view = _view(store, run.name_set, run.name_revision)
+    if data.name_set:
+        name_view = _view(store, data.name_set, data.name_revision)
         texts.append(name_view)
-        names = _names(name_view, run, images, (run.variants, run.templates))
-        if run.pair_texts != (run.variants, run.templates):
-            pair_names = _names(name_view, run, images, run.pair_texts)
+        names = _names(name_view, run, images, (data.variants, data.templates))
+        if data.pair_texts != (data.variants, data.templates):
+            pair_names = _names(name_view, run, images, data.pair_texts)
         if needs_prompts(run):
-            chosen = name_view.where(variant=list(run.variants), template_id=list(run.templates))
+            chosen = name_view.where(variant=list(data.variants), template_id=list(data.templates))
             prompts = _items(chosen)
             prompts = prompts.take(np.isin(prompts.classes, names.classes))
-    if run.caption_set:
-        caption_view = _view(store, run.caption_set, run.caption_revision)
+    if data.caption_set:
+        caption_view = _view(store, data.caption_set, data.caption_revision)
         texts.append(caption_view)
         captions = _captions(caption_view, run, image_view, images)
-    if run.head_set:
-        head_view = _view(store, run.head_set, run.head_revision)
+    if data.head_set:
+        head_view = _view(store, data.head_set, data.head_revision)
         image_view.require_same_space(head_view, what="A head and the images it is used on")
-        head_names = _view(store, run.head_name_set, run.head_name_revision)
+        head_names = _view(store, data.head_name_set, data.head_name_revision)
         for view in texts[:1]:
             view.require_same_space(head_names, what="Names of the head's classes and other texts")
         head = _head(head_view, head_names, run)
-        if run.name_set:
+        if data.name_set:
             seen = seen_classes(name_view.items, head_names.items, names.classes)
-    keys = [run.image_set, *([run.name_set] if run.name_set else [run.caption_set])]
+    keys = [
+        data.image_set,
+        *([data.name_set] if data.name_set else [data.caption_set]),
+    ]
     spaces = [store.info(key).attributes["space"] for key in keys if key]
     one_model = _one_model(spaces)
     return Corpus(images, names, captions, head, prompts, seen, one_model, views, pair_names)
@@ -302,13 +306,13 @@ def _names(
 ) -> Items:
     variants, templates = texts
     names = _items(view.class_texts(variants=variants, templates=templates))
-    if run.limit is not None:
+    if run.protocol.limit is not None:
         names = names.take(np.isin(names.classes, images.classes))
     lost = np.setdiff1d(images.classes, names.classes)
     if len(lost):
         raise ProtocolError(
-            f"{len(lost):,} classes of {run.image_set} have no text in {run.name_set} (first: "
-            f"{str(lost[0])!r}). Extract the class names again from the same manifest."
+            f"{len(lost):,} classes of {run.data.image_set} have no text in {run.data.name_set} "
+            f"(first: {str(lost[0])!r}). Extract the class names again from the same manifest."
         )
     return names
 
@@ -348,8 +352,8 @@ def _items(view: EmbeddingsView, *, classes_needed: bool = True) -> Items:
 
 
 def _captions(view: EmbeddingsView, run: Run, image_view: EmbeddingsView, images: Items) -> Items:
-    if run.locales:
-        view = view.where(variant=list(run.locales))
+    if run.data.locales:
+        view = view.where(variant=list(run.data.locales))
     if view.items["parent_id"].null_count():
         raise ProtocolError(
             f"Items of {view.key} have no parent_id: nothing says which image they describe."
@@ -366,7 +370,7 @@ def _captions(view: EmbeddingsView, run: Run, image_view: EmbeddingsView, images
 
 
 def _head(head: EmbeddingsView, names: EmbeddingsView, run: Run) -> Head:
-    variants, templates = run.head_texts
+    variants, templates = run.data.head_texts
     pairs = pair_head(head, names, variants=variants, templates=templates)
     weight, text = pairs.numpy()
     bias = pairs.x.bias

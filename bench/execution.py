@@ -136,7 +136,7 @@ def run_all(
         place = store if "://" in str(store) else Path(store).resolve()
         if weights is not None and Path(weights).exists():
             weights = str(Path(weights).resolve())
-        own = Own.of((run.method, run.learner) for run in left)
+        own = Own.of((run.fit.method, run.learner) for run in left)
         work = partial(
             _run_batch, store=place, root=root.resolve(), weights=weights, own=own, call=uuid4().hex
         )
@@ -177,14 +177,14 @@ def _batches(groups: Sequence[list[Run]]) -> list[list[list[Run]]]:
 
 
 def _in_common(run: Run) -> tuple[Any, ...]:
-    if run.control_draw is None and run.n_pairs != 0:
-        return run.method, run.image_set, run.seed, run.n_pairs
+    if run.protocol.control_draw is None and run.protocol.n_pairs != 0:
+        return run.fit.method, run.data.image_set, run.seed, run.protocol.n_pairs
     return _prototypes(run)
 
 
 def _prototypes(run: Run) -> tuple[Any, ...]:
-    draw = run.seed if run.control_draw is None else run.control_draw
-    return run.method, run.source, draw
+    draw = run.seed if run.protocol.control_draw is None else run.protocol.control_draw
+    return run.fit.method, run.protocol.source, draw
 
 
 def _run_batch(
@@ -199,7 +199,7 @@ def _run_batch(
     for run in [run for group in groups for run in group] if own.things else []:
         if replace(run).code != run.code:
             raise EngineError(
-                f"A worker has other code than this process for method {run.method!r}. Where "
+                f"A worker has other code than this process for method {run.fit.method!r}. Where "
                 "modules lie elsewhere (Ray), bring the same files everywhere; after a change, "
                 "begin a new process."
             )
@@ -224,18 +224,13 @@ class _Corpora:
         self._corpus: Corpus | None = None
 
     def read(self, run: Run) -> Corpus:
-        key = (
-            run.image_set, run.image_revision, run.name_set, run.name_revision, run.caption_set,
-            run.caption_revision, run.head_set, run.head_revision, run.head_name_set,
-            run.head_name_revision, run.variants, run.templates, run.locales, run.limit,
-            needs_prompts(run), run.view_set, run.view_revision, run.head_texts, run.pair_texts,
-        )  # fmt: skip
+        key = (run.data, run.protocol.limit, needs_prompts(run))
         if self._corpus is None or key != self._key:
             self._corpus, self._key = read_corpus(self._store, run), key
         return self._corpus
 
     def prompt_side(self, run: Run) -> PromptSide:
-        key = (run.name_set, run.name_revision, run.variants)
+        key = (run.data.name_set, run.data.name_revision, run.data.variants)
         if self._side is None or key != self._side[0]:
             self._side = key, open_prompt_side(self._store, run, weights=self._weights)
         return self._side[1]
@@ -291,7 +286,7 @@ def _written_together(groups: Sequence[Sequence[Run]]) -> Iterator[list[Sequence
 
 
 def _file_key(run: Run) -> tuple[Any, ...] | None:
-    return None if run.control_draw is None else _prototypes(run)
+    return None if run.protocol.control_draw is None else _prototypes(run)
 
 
 def _run_grid(runs: Sequence[Run], corpora: _Corpora, root: Path) -> Iterator[FitDone]:

@@ -6,7 +6,7 @@ The protocol itself (centring per source, choice of penalty and mixing weight) i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,6 +23,7 @@ from bench.protocol import (
     first_pairs,
     first_per_class,
 )
+from bench.results import CHOSEN
 from bench.runs import IDENTITY, Run
 from bench.tasks.outcome import Aligned
 from featstore.store.view import join_ids
@@ -33,7 +34,7 @@ from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS
-from fitters.recipe import TrainingOptions, fit_alignment, select
+from fitters.recipe import fit_alignment, select
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     ProtocolError
         If the run needs a head or captions that the corpus lacks, or too many pairs.
     """
-    if run.method == IDENTITY:
+    if run.fit.method == IDENTITY:
         facts = {"n_images_fitted": 0, "n_prototypes": 0, "image_mean": "none"}
         return Fitted(Identity(), {**facts, "n_pool": n_pool(run, corpus, split)})
     real = None
@@ -95,14 +96,14 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         images, real = training_pairs(run, corpus, split)
         unlabelled, whose = unlabelled_images(corpus, split)
     prototypes, bias = None, None
-    if run.source != "none":
+    if run.protocol.source != "none":
         prototypes, bias = prototype_pairs(run, corpus)
-    method = METHODS[run.method]
+    method = METHODS[run.fit.method]
     image_mean = SideTransform.fit([unlabelled], label="images").mean
     grid, chosen = None, None
-    if run.source in ("head", *CONTROLS) and method.rule not in CHOOSES_NOTHING:
+    if run.protocol.source in ("head", *CONTROLS) and method.rule not in CHOOSES_NOTHING:
         of_head = choice_of_head(run, corpus, real, image_mean)
-        if run.source == "head":
+        if run.protocol.source == "head":
             chosen = of_head
         else:
             grid = of_head.axes
@@ -111,16 +112,13 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         key = _training_key(run, prototypes, bias)
     alignment = None if key is None else _LAST_TRAINED.get(key)
     alignment = alignment or fit_alignment(
-        run.method,
+        run.fit,
         prototypes=prototypes,
         real=real,
         image_mean=image_mean,
         bias=bias,
-        penalty=run.penalty,
-        mix=run.mix,
         grid=grid,
         chosen=chosen,
-        training=TrainingOptions(epochs=run.epochs, sequential=run.sequential),
         rng=choice_rng(run.seed),
     )
     if key is not None:
@@ -146,10 +144,10 @@ def n_pool(run: Run, corpus: Corpus, split: Split | None) -> float:
     """
     if split is None:
         return 0.0
-    if run.eval == "held-out":
+    if run.protocol.eval == "held-out":
         sizes = np.unique(corpus.images.classes, return_counts=True)[1]
         return float(sizes.sum()) ** 2 / float(np.sum(sizes.astype(np.float64) ** 2))
-    return float(len(corpus.images) if run.eval in FRESH_SPLITS else len(split.train))
+    return float(len(corpus.images) if run.protocol.eval in FRESH_SPLITS else len(split.train))
 
 
 CHOOSES_NOTHING = ("none", "anchors")
@@ -174,18 +172,17 @@ def choice_of_head(
     by: tuple[Any, ...] = (run.seed,)
     if real is not None:
         by = (run.seed, image_mean, real.x, real.y, real.row_groups, real.row_weight)
-    elif METHODS[run.method].rule == "ridge":
+    elif METHODS[run.fit.method].rule == "ridge":
         # Leaving out names draws nothing, and there is no image whose mean could play a part.
         by = ()
-    key = digest_of(run.method, run.penalty, run.mix, *by)
+    key = digest_of(repr(run.fit), *by)
     if key not in choices:
         choices[key] = select(
-            run.method,
-            prototypes=prototype_pairs(replace(run, source="head", control_draw=None), corpus)[0],
+            run.fit,
+            prototypes=prototype_pairs(run.changed(source="head", control_draw=None), corpus)[0],
             real=real,
             image_mean=image_mean,
-            penalty=run.penalty,
-            mix=run.mix,
+            metric=run.fit.validation,
             rng=choice_rng(run.seed),
         )
     return choices[key]
@@ -200,19 +197,19 @@ def _training_key(run: Run, prototypes: Pairs, bias: NDArray[np.float32] | None)
     """Return the digest of all that a training on prototypes alone goes by."""
     groups = np.asarray(prototypes.groups).astype(str)
     rows = (prototypes.x, prototypes.y, groups, bias)
-    return digest_of(run.method, run.epochs, run.seed, *rows)
+    return digest_of(repr(run.fit), run.seed, *rows)
 
 
 def training_pairs(
     run: Run, corpus: Corpus, split: Split
 ) -> tuple[NDArray[np.int64], Pairs | None]:
     """Return the training images of a run, and its real pairs; None if it uses no image."""
-    chosen = first_pairs(split, run.n_pairs)
-    if run.pairs_per_class:
-        chosen = first_per_class(split.train, corpus.images.classes, run.pairs_per_class)
+    chosen = first_pairs(split, run.protocol.n_pairs)
+    if run.protocol.pairs_per_class:
+        chosen = first_per_class(split.train, corpus.images.classes, run.protocol.pairs_per_class)
     if not len(chosen):
         return chosen, None
-    paired = class_mean_pairs if run.pairs_per_class else real_pairs
+    paired = class_mean_pairs if run.protocol.pairs_per_class else real_pairs
     return chosen, paired(corpus, chosen)
 
 
@@ -224,10 +221,15 @@ def unlabelled_images(corpus: Corpus, split: Split) -> tuple[NDArray[np.float32]
 
 
 def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
-    """Return the captions of these images with their images; an image's captions share mass 1."""
+    """Return the captions of these images with their images; an image's captions share mass 1.
+
+    Where the run names no captions, each image is paired with the text of its class: the one in
+    ``corpus.pair_names``, or else its name.
+    """
     captions = corpus.captions
     if captions is None or captions.parents is None:
-        raise ProtocolError("Real pairs need captions. Extract the captions of these images first.")
+        classes = corpus.images.classes[images]
+        return Pairs(corpus.images.rows[images], _class_texts(corpus, classes), classes)
     owners, rows = join_ids(corpus.images.ids[images], captions.parents)
     counts = np.bincount(owners, minlength=len(images))
     if not counts.all():
@@ -250,47 +252,60 @@ def class_mean_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
 
     Mendez et al., Supervised Classification Heads as Semantic Prototypes, ICML 2026.
     """
-    if not len(corpus.names):
-        raise ProtocolError("Pairs of a class need its name. Give the run a name_set.")
-    names = corpus.names if corpus.pair_names is None else corpus.pair_names
     having, codes = np.unique(corpus.images.classes[images], return_inverse=True)
     sums = np.zeros((len(having), corpus.images.rows.shape[1]))
     np.add.at(sums, codes, corpus.images.rows[images])
+    means = (sums / np.bincount(codes)[:, None]).astype(np.float32)
+    return Pairs(means, _class_texts(corpus, having), having)
+
+
+def _class_texts(corpus: Corpus, classes: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the text that images of each of these classes are paired with."""
+    if not len(corpus.names):
+        raise ProtocolError(
+            "Real pairs need captions or class names. Give the run a caption_set or a name_set: "
+            "extract the captions, or the class names, of these images first."
+        )
+    names = corpus.names if corpus.pair_names is None else corpus.pair_names
     place = {name: row for row, name in enumerate(names.classes.tolist())}
-    return Pairs(
-        x=(sums / np.bincount(codes)[:, None]).astype(np.float32),
-        y=names.rows[[place[name] for name in having.tolist()]],
-        groups=having,
-    )
+    return names.rows[[place[name] for name in classes.tolist()]]
 
 
 def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32]]:
     """Return the head's rows with their names, or the control that the run asks for."""
     head: Head | None = corpus.head
+    source = run.protocol.source
     if head is None:
         raise ProtocolError(
-            f"Source {run.source!r} needs a classification head. Extract it with `featstore "
+            f"Source {source!r} needs a classification head. Extract it with `featstore "
             "extract` as kind head_weight."
         )
     pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups)
-    if run.source != "head":
-        draw = run.seed if run.control_draw is None else run.control_draw
+    if source != "head":
+        draw = run.seed if run.protocol.control_draw is None else run.protocol.control_draw
         drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
         pairs = drawn.get(
-            digest_of(run.source, draw),
-            lambda: CONTROLS[run.source](pairs, control_rng(draw)),
+            digest_of(source, draw),
+            lambda: CONTROLS[source](pairs, control_rng(draw)),
         )
     return pairs, head.bias
 
 
 def _choice_columns(choice: dict[str, Any]) -> dict[str, Any]:
-    """Return what was chosen; a setting that played no part, or was given, is null."""
-    edges = choice.get("edges")
-    columns: dict[str, Any] = {
-        "penalty_chosen": choice.get("penalty"),
-        "mix_chosen": choice.get("mix"),
-    }
-    if edges is not None:
-        columns["penalty_at_edge"] = any(edge.startswith("penalty") for edge in edges)
-        columns["mix_at_edge"] = any(edge.startswith("weight") for edge in edges)
+    """Return the settings and which of them lie at an edge of their grid; null has no effect."""
+    searches = [part["edges"] for part in (choice, choice.get("of_prototypes") or {})
+                if "edges" in part]  # fmt: skip
+    hit = {edge.split()[0] for edges in searches for edge in edges}
+    values = {name: choice.get(name) for name in CHOSEN}
+    columns: dict[str, Any] = {f"{name}_chosen": value for name, value in values.items()}
+    if searches:
+        columns |= {
+            f"{name}_at_edge": _AXES.get(name, name) in hit
+            for name, value in values.items()
+            if value is not None
+        }
     return columns
+
+
+#: What the axes of a choice are called, where not as the setting.
+_AXES = {"mix": "weight", "n_components": "components"}

@@ -130,8 +130,8 @@ def write_geometry(root: Path, run: Run, corpus: Corpus, penalty: float | None) 
     StoreWriteError
         If the file system refuses.
     """
-    alone = run.source == "head" and run.n_pairs == 0 and not run.pairs_per_class
-    if run.method != METHOD or not alone or penalty is None or not len(corpus.names):
+    alone = run.protocol.source == "head" and not run.protocol.has_pairs
+    if run.fit.method != METHOD or not alone or penalty is None or not len(corpus.names):
         return
     assert corpus.head is not None
     path = _path(root, run.columns())

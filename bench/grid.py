@@ -32,7 +32,7 @@ from bench.runs import Run
 from bench.scoring import Scoring
 from fitters.alignment import Alignment
 from fitters.choice import moments_of
-from fitters.methods import METHODS, Settings, Sources, prepare
+from fitters.methods import METHODS, Sources, prepare
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
@@ -62,11 +62,16 @@ class GridFit:
 
 def is_fixed(run: Run) -> bool:
     """Return whether a run leaves nothing to choose and needs only moments: a cell of a grid."""
-    method = METHODS.get(run.method)
-    given = run.penalty != "auto" and run.mix != "auto" and run.control_draw is None
-    if method is None or not given:
+    method = METHODS.get(run.fit.method)
+    if method is None or run.protocol.control_draw is not None:
         return False
-    return method.fitted_on == "moments" and method.centred and not method.raw
+    own = {getattr(run.fit, name) for name in _CHOSEN if name in method.options}
+    moments = method.fitted_on == "moments" and method.centred and not method.raw
+    return moments and bool(own) and "auto" not in own
+
+
+#: Settings that a method of moments chooses, unless they are given.
+_CHOSEN = ("penalty", "mix", "n_components")
 
 
 def fit_grid(runs: Sequence[Run], corpus: Corpus, split: Split | None) -> Iterator[GridFit]:
@@ -84,12 +89,14 @@ def fit_grid(runs: Sequence[Run], corpus: Corpus, split: Split | None) -> Iterat
         cells.setdefault(run.fit_key, []).append(run)
     by_pairs: dict[Any, dict[str, list[list[Run]]]] = {}
     for own in cells.values():
-        by_source = by_pairs.setdefault(own[0].n_pairs, {})
-        by_source.setdefault(own[0].source, []).append(own)
+        by_source = by_pairs.setdefault(own[0].protocol.n_pairs, {})
+        by_source.setdefault(own[0].protocol.source, []).append(own)
     shared = _Shared(corpus, split)
     for same_pairs in (own for by_source in by_pairs.values() for own in by_source.values()):
         first = same_pairs[0][0]
-        if METHODS[first.method].rule == "ridge" and all(map(_is_projected, chain(*same_pairs))):
+        if METHODS[first.fit.method].rule == "ridge" and all(
+            map(_is_projected, chain(*same_pairs))
+        ):
             yield from _ridge_fits(same_pairs, shared)
         else:
             yield from _moment_fits(same_pairs, shared)
@@ -131,20 +138,20 @@ class _Shared:
         """Return how many images a run trains on, and its real pairs."""
         if self.split is None:
             return 0, None
-        if run.n_pairs not in self._real:
+        if run.protocol.n_pairs not in self._real:
             chosen, pairs = training_pairs(run, self.corpus, self.split)
-            self._real[run.n_pairs] = len(chosen), pairs
-        return self._real[run.n_pairs]
+            self._real[run.protocol.n_pairs] = len(chosen), pairs
+        return self._real[run.protocol.n_pairs]
 
     def sources(self, run: Run) -> Sources[Pairs]:
         """Return the transformed sources of a run, prototypes kept between numbers of pairs."""
         _, real = self.real(run)
-        if run.source == "none":
+        if run.protocol.source == "none":
             return prepare(None, real, self.image_mean)
-        if run.source not in self._prototypes:
+        if run.protocol.source not in self._prototypes:
             pairs, _ = prototype_pairs(run, self.corpus)
-            self._prototypes[run.source] = prepare(pairs, None, self.image_mean)
-        kept = self._prototypes[run.source]
+            self._prototypes[run.protocol.source] = prepare(pairs, None, self.image_mean)
+        kept = self._prototypes[run.protocol.source]
         if real is None:
             return kept
         x, y = kept.image.apply(real.x), kept.text.apply(real.y)
@@ -156,7 +163,7 @@ class _Shared:
         """Return the products of the prototypes with themselves, and with rows held out."""
         if sources.prototypes is None:
             return None, None
-        key = (run.source, predict_x)
+        key = (run.protocol.source, predict_x)
         if key not in self._products:
             own = Source.of(sources.prototypes, predict_x=predict_x)
             self._products[key] = own, own.towards(rows)
@@ -165,27 +172,30 @@ class _Shared:
     def moments(self, run: Run, sources: Sources[Pairs]) -> Moments | None:
         if sources.prototypes is None:
             return None
-        if run.source not in self._moments:
-            self._moments[run.source] = moments_of(sources.prototypes)
-        return self._moments[run.source]
+        if run.protocol.source not in self._moments:
+            self._moments[run.protocol.source] = moments_of(sources.prototypes)
+        return self._moments[run.protocol.source]
 
     def facts(self, run: Run, sources: Sources[Pairs]) -> dict[str, Any]:
         """Return the columns of a result row that tell of the fit."""
-        options = METHODS[run.method].options
-        mixed = sources.prototypes is not None and sources.real is not None
+        options = METHODS[run.fit.method].options
+        given = {name: getattr(run.fit, name) for name in _CHOSEN if name in options}
+        if sources.prototypes is None or sources.real is None:
+            given.pop("mix", None)
         return {
             "n_images_fitted": self.real(run)[0],
             "n_pool": n_pool(run, self.corpus, self.split),
             "n_prototypes": 0 if sources.prototypes is None else sources.prototypes.n,
             "image_mean": self.whose,
-            "penalty_chosen": float(run.penalty) if "penalty" in options else None,
-            "mix_chosen": float(run.mix) if mixed and "mix" in options else None,
+            **{
+                f"{name}_chosen": float(value) for name, value in given.items() if value is not None
+            },
         }
 
 
 def _ridge_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
     first = cells[0][0]
-    predict_x = METHODS[first.method].direction == "y->x"
+    predict_x = METHODS[first.fit.method].direction == "y->x"
     sources = shared.sources(first)
     held = shared.different(first)
     images, texts = sources.image.apply(held.images), sources.text.apply(held.texts)
@@ -198,7 +208,8 @@ def _ridge_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
     )  # fmt: skip
     by_mix: dict[float, dict[float, list[Run]]] = {}
     for own in cells:
-        by_mix.setdefault(float(own[0].mix), {})[float(own[0].penalty)] = own
+        fit = own[0].fit
+        by_mix.setdefault(float(fit.mix), {})[float(fit.penalty)] = own
     for mix, by_penalty in by_mix.items():
         start = time.perf_counter()
         for found in grid.projected(mix, list(by_penalty)):
@@ -210,7 +221,7 @@ def _ridge_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
 
 def _moment_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
     first = cells[0][0]
-    method = METHODS[first.method]
+    method = METHODS[first.fit.method]
     sources = shared.sources(first)
     prototypes = shared.moments(first, sources)
     real = None if sources.real is None else moments_of(sources.real)
@@ -219,11 +230,12 @@ def _moment_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
         run = own[0]
         parts = [] if real is None else [real]
         if prototypes is not None:
-            mass = float(run.mix) if real is not None else 1.0
+            mass = float(run.fit.mix) if real is not None and "mix" in method.options else 1.0
             parts.insert(0, prototypes.scaled(mass))
-        aligner: Any = method.make(Settings(penalty=float(run.penalty)))
+        given = {n: getattr(run.fit, n) for n in _CHOSEN if n in method.options and n != "mix"}
+        aligner: Any = method.make(replace(run.fit.given, **given))
         aligner.fit_moments(merge_pooled(*parts))
-        alignment = Alignment(sources.image, sources.text, aligner, {"method": run.method})
+        alignment = Alignment(sources.image, sources.text, aligner, {"method": run.fit.method})
         fitted = Fitted(alignment, shared.facts(run, sources))
         yield GridFit(tuple(own), fitted, shared.scoring, time.perf_counter() - start)
 

@@ -30,52 +30,12 @@ from numpy.typing import NDArray
 from bench.errors import NoResultsError
 from bench.metrics.ranks import CUTOFFS
 from bench.metrics.summary import METRICS, query_values
+from bench.runs import RUN_COLUMNS
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.files import json_bytes, read_json, write_file
 
-RUN_COLUMNS: dict[str, Any] = {
-    "run_id": pl.String,
-    "suite": pl.String,
-    "task": pl.String,
-    "eval": pl.String,
-    "method": pl.String,
-    "source": pl.String,
-    "n_pairs": pl.String,
-    "seed": pl.Int64,
-    "image_set": pl.String,
-    "image_revision": pl.String,
-    "name_set": pl.String,
-    "name_revision": pl.String,
-    "caption_set": pl.String,
-    "caption_revision": pl.String,
-    "head_set": pl.String,
-    "head_revision": pl.String,
-    "head_name_set": pl.String,
-    "head_name_revision": pl.String,
-    "variants": pl.String,
-    "templates": pl.String,
-    "locales": pl.String,
-    "penalty": pl.String,
-    "mix": pl.String,
-    "relevance": pl.String,
-    "train_fraction": pl.Float64,
-    "train_splits": pl.String,
-    "pairs_per_class": pl.Int64,
-    "options": pl.String,  # of the task, as JSON; "" for its defaults
-    "limit": pl.Int64,
-    "metric_version": pl.Int64,
-    "protocol_version": pl.Int64,
-    "code": pl.String,  # digest of the sources that made the row
-    "view_set": pl.String,  # augmented views of the images, where a few-shot learner had some
-    "view_revision": pl.String,
-    "control_draw": pl.Int64,  # draws the control; null where the seed does
-    "head_variants": pl.String,  # prompts of the head's classes, "" for those of the images
-    "head_templates": pl.String,
-    "pair_variants": pl.String,  # what a class's images were paired with, "" for what is scored
-    "pair_templates": pl.String,
-    "epochs": pl.Int64,  # of a trained method; null for the preset's own
-    "sequential": pl.Boolean,
-}
+#: Settings that may be chosen from the training data.
+CHOSEN = ("penalty", "mix", "gamma", "n_components", "top_k", "power")
 
 #: One row per run, direction and metric.
 RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
@@ -91,10 +51,8 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "n_pool": pl.Float64,  # independent images that the fitted ones were drawn from, over all seeds
     "n_prototypes": pl.Int64,
     "image_mean": pl.String,  # whose mean centres the images; says when it is transductive
-    "penalty_chosen": pl.Float64,
-    "mix_chosen": pl.Float64,
-    "penalty_at_edge": pl.Boolean,
-    "mix_at_edge": pl.Boolean,
+    **{f"{name}_chosen": pl.Float64 for name in CHOSEN},
+    **{f"{name}_at_edge": pl.Boolean for name in CHOSEN},  # of the grid that was searched
     "n_shots": pl.Int64,  # labelled images of a few-shot learner, and those it chose by
     "n_validation": pl.Int64,
     "learner_penalty": pl.Float64,

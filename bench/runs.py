@@ -1,15 +1,24 @@
 """What a run is: a frozen record of plain values, and the id that follows from them.
 
-Two runs with the same id do the same thing to the same data. Whatever changes a result is a
-field: the revision of every set that is read, the protocol's numbers, the version of the
-metrics. Dates, machines and seconds are not.
+Two runs with the same id do the same thing to the same data. Whatever changes a result is a field:
+the sets and their revisions (`Data`), what is trained on and scored (`Protocol`), the settings of
+the fit (`fitters.methods.FitConfig`), the options of the task, and the versions of protocol,
+metrics and code. Dates, machines and seconds are not.
+
+A field that is at its default is not part of the id, so that a new one changes no id.
+`RUN_COLUMNS`, the columns of a result row that say what was run, follow from these fields.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from operator import attrgetter
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import polars as pl
 
 from bench.code import code_digest, own_code
 from bench.errors import ProtocolError
@@ -22,243 +31,104 @@ from bench.options import (
     checked_options,
     options_text,
 )
+from featstore.errors import unknown_name
 from featstore.identity import canonical_json, sha256_hex
+from featstore.options import check_values, option
+from featstore.store.store import SetInfo
 from fitters.jobs import TEMPLATES, VARIANTS
-from fitters.methods import METHODS
+from fitters.methods import METHODS, FitConfig
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 TASKS = tuple(TASK_OPTIONS)
-EVALS = ("all-names", "held-out", "split", "in-class")
+
+Eval = Literal["all-names", "held-out", "split", "in-class"]
+Source = Literal["none", "head", "random", "random-cov", "shuffled"]
+Relevance = Literal["parent_id", "class_id"]
+EVALS: tuple[str, ...] = get_args(Eval)
+SOURCES: tuple[str, ...] = get_args(Source)
+
 #: The method that fits nothing.
 IDENTITY = "identity"
-SOURCES = ("none", "head", "random", "random-cov", "shuffled")
-RELEVANCE = ("class_id", "parent_id")
+_NOTHING = FitConfig(IDENTITY)
+
+#: Fields that change no result.
+_NO_RESULT = ("checkpoint", "on_epoch")
+
+#: Fields that are part of every id, at their defaults too.
+_ALWAYS = ("metric_version", "protocol_version", "code")
 
 
 @dataclass(frozen=True)
-class Run:
-    """One fully specified benchmark configuration.
+class Data:
+    """The sets that a run reads, each with its revision, and the texts chosen from them.
 
     Attributes
     ----------
-    suite : str
-        The suite that asked for it.
-    task : str
-        One of `bench.options.TASK_OPTIONS`.
-    eval : str
-        ``"all-names"``: every image is scored; no pair of the dataset is used.
-        ``"held-out"``: a fresh split of the classes; only held-out ones are scored.
-        ``"split"``: images of the manifest's split ``test`` are scored, those of `train_splits`
-        may be trained on. ``"in-class"``: a fresh split of the images of every class.
-    method : str
-        Aligner: one of `fitters.methods.METHODS` that takes captions or a head; or `IDENTITY`,
-        the embeddings as they are, for an image and a text tower of one model.
-    source : str
-        Where prototypes come from: ``none``, the ``head``, or a control of it.
-    n_pairs : int or "all"
-        Real images used for fitting, with their captions.
-    seed : int
-        Draws the split, the subset, the shots and the control.
-    penalty, mix : float or "auto"
-        Fixed values, or chosen from the training pairs alone.
-    image_set … head_name_set : str
-        Keys of the sets read, each with its revision beside it; empty when not read.
+    image_set : str
+        Key of the images' set; every other key is empty where no such set is read.
+    name_set, caption_set : str
+        Class names and captions of these images.
+    head_set, head_name_set : str
+        A classification head, and the names of its classes.
+    view_set : str
+        Augmented views of the images, for few-shot learners that look at some.
+    image_revision … view_revision : str
     variants, templates : tuple of str
         Which prompts make one text per class of the images: what is scored.
-    locales : tuple of str
-        Which captions (their ``variant``); empty means all.
-    relevance : str
-        What makes a caption relevant to an image: ``"parent_id"``, being its own, or
-        ``"class_id"``, sharing its class (for data where images share a description).
-    train_fraction : float
-        Share of the classes that held-out evaluation may train on; of the images of a class for
-        ``"in-class"``.
-    train_splits : tuple of str
-        The manifest's splits that ``"split"`` may train on.
-    pairs_per_class : int
-        Training images of every class whose mean is paired with the class's text: a real pair a
-        class, instead of `n_pairs`.
-    options : Options, optional
-        Of the task; None, which the defaults become, for the defaults.
-    limit : int, optional
-        Number of images kept, for a quick look. Stamped here so that it is never mistaken
-        for a full result.
-    metric_version, protocol_version : int
-    code : str
-        Digest of the sources that make a result; see `bench.code`. Of a method or a learner that
-        was registered from outside, "+" and the digest of its own stand behind it.
-    view_set, view_revision : str
-        Augmented views of the images, for few-shot learners that look at some; empty for none.
-    control_draw : int, optional
-        Draws the rows of a control, so that many draws of it can stand beside one head on the same
-        split and real pairs; None: the seed draws them.
     head_variants, head_templates : tuple of str
         Which prompts make one text per class of the head: what is trained on. Empty: those of
         the images.
     pair_variants, pair_templates : tuple of str
-        Which prompts make the text that a class's training images are paired with, where a class
-        is a pair: with `pairs_per_class`, and of a few-shot learner that maps texts. Empty: those
-        that are scored. Sentences on a class (``--descriptions-file``) are variant "description".
-    epochs : int, optional
-        Of a trained method; None: the preset's own.
-    sequential : bool
-        A trained method sees prototypes first, then real pairs alone.
+        Which prompts make the text that a class's training images are paired with, where images
+        have no captions or a class is a pair. Empty: those that are scored. Sentences on a class
+        (``--descriptions-file``) are variant "description".
+    locales : tuple of str
+        Which captions (their ``variant``); empty means all.
     """
 
-    suite: str
-    task: str
-    eval: str
-    method: str
-    source: str
-    n_pairs: int | Literal["all"]
-    seed: int
     image_set: str
     image_revision: str
-    name_set: str
-    name_revision: str
+    name_set: str = ""
+    name_revision: str = ""
     caption_set: str = ""
     caption_revision: str = ""
     head_set: str = ""
     head_revision: str = ""
     head_name_set: str = ""
     head_name_revision: str = ""
-    variants: tuple[str, ...] = VARIANTS
-    templates: tuple[str, ...] = TEMPLATES
-    locales: tuple[str, ...] = ()
-    penalty: float | Literal["auto"] = "auto"
-    mix: float | Literal["auto"] = "auto"
-    relevance: str = "parent_id"
-    train_fraction: float = 0.6
-    train_splits: tuple[str, ...] = ("train",)
-    pairs_per_class: int = 0
-    options: Options | None = None
-    limit: int | None = None
-    metric_version: int = METRIC_VERSION
-    protocol_version: int = PROTOCOL_VERSION
-    code: str = field(default_factory=code_digest)
     view_set: str = ""
     view_revision: str = ""
-    control_draw: int | None = None
-    head_variants: tuple[str, ...] = ()
-    head_templates: tuple[str, ...] = ()
-    pair_variants: tuple[str, ...] = ()
-    pair_templates: tuple[str, ...] = ()
-    epochs: int | None = None
-    sequential: bool = False
-
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("task", self.task, TASKS),
-            ("eval", self.eval, EVALS),
-            ("source", self.source, SOURCES),
-            ("relevance", self.relevance, RELEVANCE),
-        ):
-            if value not in known:
-                raise ProtocolError(f"A run's {name} is one of {', '.join(known)}; got {value!r}.")
-        options = checked_options(self.task, self.options)
-        object.__setattr__(self, "options", None if options == type(options)() else options)
-        own = own_code(self.method, self.learner)
-        ours = self.code.partition("+")[0]
-        object.__setattr__(self, "code", f"{ours}+{own}" if own else ours)
-        if isinstance(self.n_pairs, int) and self.n_pairs < 0:
-            raise ProtocolError(f"A run uses 0 real pairs or more; got {self.n_pairs}.")
-        if self.control_draw is not None and self.source in ("none", "head"):
-            raise ProtocolError(
-                f"control_draw draws a control's rows; source {self.source!r} has none."
-            )
-        self._check_fit()
-        self._check_texts()
-        self._check_training()
-        if not 0.0 < self.train_fraction < 1.0:
-            raise ProtocolError(f"train_fraction lies between 0 and 1; got {self.train_fraction}.")
-        if isinstance(options, Generalised) and self._fitted and self.eval != "held-out":
-            raise ProtocolError(
-                "Task generalised calls classes unseen that no prototype and no real pair is of: "
-                f"with real pairs use eval 'held-out', not {self.eval!r}."
-            )
-        if isinstance(options, FewShot):
-            if self.eval not in ("split", "in-class"):
-                raise ProtocolError(
-                    "Task few_shot trains and tests on the same classes: eval is 'split' or "
-                    f"'in-class', not {self.eval!r}."
-                )
-            # Here, because it loads every learner, and other tasks have none.
-            from fitters.few_shot.registry import PROMPT_LEARNERS
-
-            if options.learner in PROMPT_LEARNERS and self.method != IDENTITY:
-                raise ProtocolError(
-                    f"Learner {options.learner} learns prompts in the space of the images' own "
-                    f"model: method is {IDENTITY!r}, not {self.method!r}."
-                )
-            if options.shots == 0 and options.prototypes_from == "none":
-                raise ProtocolError(
-                    "A few-shot run with 0 shots and no prototypes has nothing to learn from. Give "
-                    "it prototypes=names or prototypes=head, or a shot."
-                )
-        elif self.view_set:
-            raise ProtocolError(
-                f"Only few-shot learners look at views of images; task {self.task} does not."
-            )
-
-    def _check_fit(self) -> None:
-        """Check that there is something to fit, and nothing too much."""
-        fitted = self._fitted
-        if self.pairs_per_class < 0 or (self.pairs_per_class and self.n_pairs != 0):
-            raise ProtocolError(
-                "Real pairs are counted by n_pairs or by pairs_per_class, not both; got "
-                f"{self.n_pairs} and {self.pairs_per_class}."
-            )
-        if self.method == IDENTITY and (fitted or self.source != "none"):
-            raise ProtocolError(
-                f"Method {IDENTITY!r} fits nothing: it takes source 'none' and no real pairs."
-            )
-        if self.method != IDENTITY and self.source == "none" and not fitted:
-            raise ProtocolError(
-                "A run with source 'none' and 0 real pairs has nothing to fit. Give it one."
-            )
-        if self.eval == "all-names" and fitted:
-            raise ProtocolError(
-                "Evaluation 'all-names' scores every image, so that none is left to train on; "
-                f"got n_pairs={self.n_pairs}. Use eval 'held-out'."
-            )
-        if self.eval == "held-out" and self.pairs_per_class:
-            raise ProtocolError(
-                "pairs_per_class needs training images of the scored classes: eval 'in-class'."
-            )
-
-    def _check_texts(self) -> None:
-        """Check that whoever is given texts of its own is there."""
-        if (self.head_variants or self.head_templates) and not self.head_set:
-            raise ProtocolError(
-                "head_variants and head_templates choose texts of a head's classes, and the run "
-                "has no head. Name one, or leave them out."
-            )
-        pairs = self.pairs_per_class or self.task == "few_shot"
-        if (self.pair_variants or self.pair_templates) and not pairs:
-            raise ProtocolError(
-                "pair_variants and pair_templates choose the text that a class's images are paired "
-                "with; only pairs_per_class and task few_shot make such pairs."
-            )
-
-    def _check_training(self) -> None:
-        """Check that what is asked of a training meets one."""
-        if self.epochs is None and not self.sequential:
-            return
-        trained = [name for name, method in METHODS.items() if method.fitted_on == "training"]
-        if self.method not in trained:
-            raise ProtocolError(
-                f"epochs and sequential are of trained methods ({', '.join(trained)}); "
-                f"{self.method} is not trained."
-            )
-        if self.epochs is not None and self.epochs < 1:
-            raise ProtocolError(f"A trained method has 1 epoch or more; got {self.epochs}.")
-        if self.sequential and (self.source == "none" or not self._fitted):
-            raise ProtocolError(
-                "Sequential training goes through prototypes, then real pairs: give the run a "
-                f"source and real pairs. Got source {self.source!r} and {self.n_pairs} pairs."
-            )
+    variants: tuple[str, ...] = option(
+        VARIANTS, help="Variants of the names of the images' classes, by comma: what is scored."
+    )
+    templates: tuple[str, ...] = option(
+        TEMPLATES, help="Prompt templates of the names of the images' classes, by comma."
+    )
+    head_variants: tuple[str, ...] = option(
+        (),
+        help="Variants of the names of the head's classes, by comma: what is trained on "
+        "[default: those of the images' classes].",
+    )
+    head_templates: tuple[str, ...] = option(
+        (),
+        help="Prompt templates of the names of the head's classes, by comma "
+        "[default: those of the images' classes].",
+    )
+    pair_variants: tuple[str, ...] = option(
+        (),
+        help="Variants of the class texts that training images are paired with, by comma, such as "
+        "description [default: those of the images' classes].",
+    )
+    pair_templates: tuple[str, ...] = option(
+        (),
+        help="Prompt templates of the class texts that training images are paired with, by comma; "
+        "d000 is the first sentence of a description.",
+    )
+    locales: tuple[str, ...] = option(
+        (), flag="--locale", help="Variants of captions to use, by comma [default: all]."
+    )
 
     @property
     def head_texts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -270,10 +140,272 @@ class Run:
         """Variants and templates of what a class's images are paired with."""
         return self.pair_variants or self.variants, self.pair_templates or self.templates
 
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is trained on and what is scored.
+
+    Attributes
+    ----------
+    eval : str
+        ``"all-names"``: every image is scored; no pair of the dataset is used.
+        ``"held-out"``: a new split of the classes; only held-out ones are scored.
+        ``"split"``: images of the manifest's split ``test`` are scored, those of `train_splits`
+        may be trained on. ``"in-class"``: a new split of the images of every class.
+    source : str
+        Where prototypes come from: ``none``, the ``head``, or a control of it.
+    n_pairs : int or "all"
+        Real images used for fitting: with their captions, or with their class texts where the run
+        names no captions.
+    pairs_per_class : int
+        Training images of every class whose mean is paired with the class's text: a real pair a
+        class, instead of `n_pairs`.
+    relevance : str
+        What makes a caption relevant to an image: ``"parent_id"``, being its own, or
+        ``"class_id"``, sharing its class (for data where images share a description).
+    train_splits : tuple of str
+        The manifest's splits that ``"split"`` may train on.
+    train_fraction : float
+        Share of the classes that held-out evaluation may train on; of the images of a class for
+        ``"in-class"``.
+    control_draw : int, optional
+        Draws the rows of a control, so that many draws of it can be compared with one head on the
+        same split and real pairs; None: the seed draws them.
+    limit : int, optional
+        Number of images kept, for a quick look.
+
+    Raises
+    ------
+    ProtocolError
+        If a value is out of its range.
+    """
+
+    eval: Eval = option("all-names", help="Which images are scored: all, those of held-out "
+                        "classes, the manifest's split test, or some of every class.")  # fmt: skip
+    source: Source = option("none", help="Source of the prototypes: a head or a control of it.")
+    n_pairs: int | Literal["all"] = option(
+        0, help="Number of real training images, or all.", at_least=0
+    )
+    pairs_per_class: int = option(
+        0,
+        help="Number of training images of a class whose mean is paired with its class text, "
+        "instead of --n-pairs.",
+        at_least=0,
+    )
+    relevance: Relevance = option(
+        "parent_id",
+        help="What makes a caption relevant to an image: being its own, or being of its class.",
+    )
+    train_splits: tuple[str, ...] = option(
+        ("train",), flag="--train-split", help="Splits that --eval split may train on, by comma."
+    )
+    train_fraction: float = option(
+        0.6, help="Share of the classes (held-out) or of the images of a class (in-class) that "
+        "may be trained on.",
+    )  # fmt: skip
+    control_draw: int | None = option(
+        None, help="Seed of the control's rows [default: the seed of the run].", at_least=0
+    )
+    limit: int | None = option(
+        None, help="At most N images: a quick look, recorded in every row.", at_least=1
+    )
+
+    def __post_init__(self) -> None:
+        check_values(self, ProtocolError, of="a run")
+        if self.pairs_per_class and self.n_pairs != 0:
+            raise ProtocolError(
+                "Real pairs are counted by n_pairs or by pairs_per_class, not both; got "
+                f"{self.n_pairs} and {self.pairs_per_class}."
+            )
+        if self.control_draw is not None and self.source in ("none", "head"):
+            raise ProtocolError(
+                f"control_draw draws a control's rows; source {self.source!r} has none."
+            )
+        if not 0.0 < self.train_fraction < 1.0:
+            raise ProtocolError(f"train_fraction lies between 0 and 1; got {self.train_fraction}.")
+
     @property
-    def _fitted(self) -> bool:
+    def has_pairs(self) -> bool:
         """Whether real pairs are fitted."""
         return self.n_pairs != 0 or self.pairs_per_class != 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fully specified benchmark configuration.
+
+    `Run.of` makes one from the names of all fields, and `changed` returns it with others.
+
+    Attributes
+    ----------
+    suite : str
+        The suite that planned it.
+    task : str
+        One of `bench.options.TASK_OPTIONS`.
+    data : Data
+    protocol : Protocol
+    fit : FitConfig
+        The method and its settings; `IDENTITY` leaves the embeddings as they are, for an image and
+        a text tower of one model.
+    options : Options, optional
+        Of the task; None for the defaults.
+    seed : int
+        Draws the split, the subset, the shots and the control.
+    metric_version, protocol_version : int
+    code : str
+        Digest of the sources that make a result; see `bench.code`. Of a method or a learner that
+        was registered from outside, "+" and the digest of its own follow.
+    """
+
+    suite: str
+    task: str
+    data: Data
+    protocol: Protocol = Protocol()
+    fit: FitConfig = _NOTHING
+    options: Options | None = None
+    seed: int = 0
+    metric_version: int = METRIC_VERSION
+    protocol_version: int = PROTOCOL_VERSION
+    code: str = field(default_factory=code_digest)
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ProtocolError(unknown_name("task", self.task, TASKS))
+        options = checked_options(self.task, self.options)
+        object.__setattr__(self, "options", None if options == type(options)() else options)
+        own = own_code(self.fit.method, self.learner)
+        ours = self.code.partition("+")[0]
+        object.__setattr__(self, "code", f"{ours}+{own}" if own else ours)
+        self._check_fit()
+        self._check_texts()
+        self._check_task(options)
+
+    @classmethod
+    def of(cls, **values: Any) -> Run:
+        """Return the run with these fields, by their names in whatever part they are.
+
+        Raises
+        ------
+        ProtocolError
+            If there is no field of a name, or the run contradicts itself.
+        """
+        parts = _by_part(values)
+        return cls(
+            data=Data(**parts.pop("data", {})),
+            protocol=Protocol(**parts.pop("protocol", {})),
+            fit=_fit_with(_NOTHING, parts.pop("fit", {})),
+            **parts,
+        )
+
+    def changed(self, **values: Any) -> Run:
+        """Return the run with other values of these fields, by their names.
+
+        Raises
+        ------
+        ProtocolError
+            As of `Run.of`.
+        """
+        parts = _by_part(values)
+        changes: dict[str, Any] = {
+            name: replace(getattr(self, name), **parts.pop(name))
+            for name in ("data", "protocol")
+            if name in parts
+        }
+        if "fit" in parts:
+            changes["fit"] = _fit_with(self.fit, parts.pop("fit"))
+        return replace(self, **changes, **parts)
+
+    def _check_fit(self) -> None:
+        """Check that there is something to fit, and no setting without an effect."""
+        method, protocol = self.fit.method, self.protocol
+        if method == IDENTITY and (protocol.has_pairs or protocol.source != "none"):
+            raise ProtocolError(
+                f"Method {IDENTITY!r} fits nothing: it takes source 'none' and no real pairs."
+            )
+        if method != IDENTITY and protocol.source == "none" and not protocol.has_pairs:
+            raise ProtocolError(
+                "A run with source 'none' and 0 real pairs has nothing to fit. Give it one."
+            )
+        if protocol.eval == "all-names" and protocol.has_pairs:
+            raise ProtocolError(
+                "Evaluation 'all-names' scores every image, so that none is left to train on; "
+                f"got n_pairs={protocol.n_pairs}. Use eval 'held-out'."
+            )
+        if protocol.eval == "held-out" and protocol.pairs_per_class:
+            raise ProtocolError(
+                "pairs_per_class needs training images of the scored classes: eval 'in-class'."
+            )
+        for leaf in LEAVES:
+            if leaf.is_setting and not leaf.is_default(self) and not has_setting(method, leaf.name):
+                who = [name for name in METHODS if has_setting(name, leaf.name)]
+                raise ProtocolError(
+                    f"Method {method} has no setting {leaf.name!r} (only {', '.join(who)}). Leave "
+                    "it out."
+                )
+        training = self.fit.training
+        if training.epochs is not None and training.epochs < 1:
+            raise ProtocolError(f"A trained method has 1 epoch or more; got {training.epochs}.")
+        if training.sequential and not self.is_mixed:
+            raise ProtocolError(
+                "Sequential training goes through prototypes, then real pairs: give the run a "
+                f"source and real pairs. Got source {protocol.source!r} and {protocol.n_pairs} "
+                "pairs."
+            )
+
+    def _check_texts(self) -> None:
+        """Check that the sets are there whose texts are chosen."""
+        data = self.data
+        if (data.head_variants or data.head_templates) and not data.head_set:
+            raise ProtocolError(
+                "head_variants and head_templates choose texts of a head's classes, and the run "
+                "has no head. Name one, or leave them out."
+            )
+        by_class = self.protocol.has_pairs and not data.caption_set
+        pairs = self.protocol.pairs_per_class or by_class or self.task == "few_shot"
+        if (data.pair_variants or data.pair_templates) and not pairs:
+            raise ProtocolError(
+                "pair_variants and pair_templates choose the text that a class's images are paired "
+                "with; only pairs_per_class, real pairs without captions and task few_shot make "
+                "such pairs."
+            )
+
+    def _check_task(self, options: Options) -> None:
+        """Check what single tasks ask of data and protocol."""
+        protocol = self.protocol
+        if isinstance(options, Generalised) and protocol.has_pairs and protocol.eval != "held-out":
+            raise ProtocolError(
+                "Task generalised calls classes unseen that no prototype and no real pair is of: "
+                f"with real pairs use eval 'held-out', not {protocol.eval!r}."
+            )
+        if not isinstance(options, FewShot):
+            if self.data.view_set:
+                raise ProtocolError(
+                    f"Only few-shot learners look at views of images; task {self.task} does not."
+                )
+            return
+        if protocol.eval not in ("split", "in-class"):
+            raise ProtocolError(
+                "Task few_shot trains and tests on the same classes: eval is 'split' or "
+                f"'in-class', not {protocol.eval!r}."
+            )
+        # Here, because it loads every learner, and other tasks have none.
+        from fitters.few_shot.registry import PROMPT_LEARNERS
+
+        if options.learner in PROMPT_LEARNERS and self.fit.method != IDENTITY:
+            raise ProtocolError(
+                f"Learner {options.learner} learns prompts in the space of the images' own "
+                f"model: method is {IDENTITY!r}, not {self.fit.method!r}."
+            )
+        if options.shots == 0 and options.prototypes_from == "none":
+            raise ProtocolError(
+                "A few-shot run with 0 shots and no prototypes has nothing to learn from. Give "
+                "it prototypes=names or prototypes=head, or a shot."
+            )
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether it is fitted on prototypes and real pairs, so that a mixing weight counts."""
+        return self.protocol.source != "none" and self.protocol.has_pairs
 
     @property
     def learner(self) -> str | None:
@@ -288,60 +420,192 @@ class Run:
 
     @cached_property
     def run_id(self) -> str:
-        """Return the sha256 of the canonical JSON of all fields, defaults of options included."""
+        """The sha256 of the canonical JSON of all fields that are not at their defaults."""
         return sha256_hex(canonical_json({"run": self._facts()}))
 
     @cached_property
     def fit_key(self) -> str:
-        """Return the id of everything but what is scored: runs that share it share one fit."""
+        """The id of everything but what is scored: runs that share it share one fit."""
         return self._fit_key_without()
 
     @cached_property
     def grid_key(self) -> str:
-        """Return the id of what the cells of a sweep share: one seed and method on one corpus."""
+        """The id of what the cells of a sweep share: one seed and method on one corpus."""
         return self._fit_key_without("source", "n_pairs", "penalty", "mix")
 
     def _fit_key_without(self, *names: str) -> str:
-        facts = self._facts()
-        for name in ("task", "options", "relevance", "metric_version", *names):
-            del facts[name]
+        facts = self._facts("task", "options", "relevance", "metric_version", *names)
         return sha256_hex(canonical_json({"fit": facts}))
 
-    def _facts(self) -> dict[str, Any]:
-        # All values but the options are plain: asdict would look into each of them, for 0.1 ms.
-        facts = {column.name: getattr(self, column.name) for column in fields(self)}
-        facts["options"] = asdict(self.task_options)
-        # Runs that do not use what came later keep the ids that they had before.
-        for column in _LATER:
-            if facts[column.name] == column.default:
-                del facts[column.name]
+    def _facts(self, *left_out: str) -> dict[str, Any]:
+        """Return what is not at its default, nested as the fields are."""
+        facts: dict[str, Any] = {}
+        for leaf in LEAVES:
+            if leaf.name in left_out or leaf.is_default(self):
+                continue
+            part = facts
+            for name in leaf.path[:-1]:
+                part = part.setdefault(name, {})
+            part[leaf.name] = leaf.value(self)
         return facts
 
     def columns(self) -> dict[str, Any]:
-        """Return the fields as one row of plain values: lists joined, numbers or "auto" as text."""
-        row: dict[str, Any] = {"run_id": self.run_id}
-        for column in fields(self):
-            value = getattr(self, column.name)
-            if column.name == "options":
-                value = options_text(self.task_options)
-            elif isinstance(value, tuple):
-                value = ",".join(value)
-            elif column.name == "n_pairs" and self.pairs_per_class:
-                value = f"{self.pairs_per_class}/class"
-            elif column.name in ("n_pairs", "penalty", "mix"):
-                value = str(value)
-            row[column.name] = value
+        """Return all fields as one row of plain values under `RUN_COLUMNS`."""
+        row = {"run_id": self.run_id, **{leaf.name: leaf.cell(self) for leaf in LEAVES}}
+        if self.protocol.pairs_per_class:
+            row["n_pairs"] = f"{self.protocol.pairs_per_class}/class"
         return row
 
 
-#: Fields that are part of an id only where they are not at their default.
-_LATER = tuple(
-    column
-    for column in fields(Run)
-    if column.name
-    in (
-        "view_set", "view_revision", "control_draw", "head_variants", "head_templates",
-        "pair_variants",
-        "pair_templates", "epochs", "sequential",
-    )
-)  # fmt: skip
+@dataclass(frozen=True)
+class Leaf:
+    """A field of a run that holds a plain value, in whatever part it is.
+
+    Attributes
+    ----------
+    path : tuple of str
+        Attributes that lead to it from a run.
+    default : object
+        MISSING where there is none, or where it is part of every id.
+    types : tuple
+        Types and words that its annotation names, in order, without None.
+    optional : bool
+        Whether it may be None.
+    part : type
+        The dataclass that has it.
+    metadata : mapping
+        Of the dataclass field.
+    """
+
+    path: tuple[str, ...]
+    default: Any
+    types: tuple[Any, ...]
+    optional: bool
+    part: type = field(repr=False)
+    metadata: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """Its own name, which no other leaf has."""
+        return self.path[-1]
+
+    @property
+    def is_setting(self) -> bool:
+        """Whether it is a setting of the fit."""
+        return self.path[0] == "fit" and self.name != "method"
+
+    @cached_property
+    def dtype(self) -> Any:
+        """Type of its column: a number that may be a word is text."""
+        known = {bool: pl.Boolean, int: pl.Int64, float: pl.Float64}
+        (only, *others) = self.types
+        return pl.String if others else known.get(only, pl.String)
+
+    @cached_property
+    def _get(self) -> Callable[[Run], Any]:
+        return attrgetter(".".join(self.path))
+
+    def value(self, run: Run) -> Any:
+        """Return its value in a run; 1 and 1.0 are the same."""
+        value = self._get(run)
+        if is_dataclass(value):
+            value = {
+                option.name: getattr(value, option.name)
+                for option in fields(value)
+                if getattr(value, option.name) != option.default
+            }
+        numbers = not isinstance(value, (str, bool)) and value is not None
+        return float(value) if numbers and float in self.types else value
+
+    def is_default(self, run: Run) -> bool:
+        """Return whether a run leaves it at its default."""
+        return bool(self.value(run) == self.default)
+
+    def cell(self, run: Run) -> Any:
+        """Return its value in a column: lists joined, numbers or words as text."""
+        if self.name == "options":
+            return options_text(run.task_options)
+        value = self.value(run)
+        if isinstance(value, tuple):
+            return ",".join(value)
+        return value if value is None or self.dtype != pl.String else str(value)
+
+
+def _leaves(cls: type, path: tuple[str, ...] = ()) -> Iterator[Leaf]:
+    hints = get_type_hints(cls)
+    for entry in fields(cls):
+        hint, own = hints[entry.name], (*path, entry.name)
+        if isinstance(hint, type) and is_dataclass(hint):
+            yield from _leaves(hint, own)
+        elif entry.name not in _NO_RESULT:
+            default = MISSING if entry.name in _ALWAYS else entry.default
+            types, optional = tuple(dict.fromkeys(_types(hint))), NoneType in get_args(hint)
+            yield Leaf(own, default, types, optional, cls, entry.metadata)
+
+
+def _types(hint: Any) -> Iterator[Any]:
+    """Yield the types of an annotation; of a literal its words, of a tuple ``tuple``."""
+    if get_origin(hint) is Literal:
+        yield from get_args(hint)
+    elif get_origin(hint) is tuple:
+        yield tuple
+    elif get_args(hint):
+        for part in get_args(hint):
+            yield from _types(part)
+    elif hint is not NoneType:
+        yield hint
+
+
+#: The fields of a run, those of its parts among them.
+LEAVES = tuple(_leaves(Run))
+
+_PATHS = {leaf.name: leaf.path for leaf in LEAVES}
+assert len(_PATHS) == len(LEAVES), "two fields of a run have the same name"
+
+#: Names of the settings of a fit.
+FIT_SETTINGS = tuple(leaf.name for leaf in LEAVES if leaf.is_setting)
+
+#: Columns of a result row that say what was run, with their types.
+RUN_COLUMNS: dict[str, Any] = {"run_id": pl.String, **{leaf.name: leaf.dtype for leaf in LEAVES}}
+
+
+def set_fields(**sets: SetInfo | None) -> dict[str, str]:
+    """Return the fields of a run that name sets and their revisions, by role (image, name …).
+
+    A set that is None is left out.
+    """
+    found = {}
+    for role, info in sets.items():
+        if info is not None:
+            found[f"{role}_set"] = str(info.key)
+            found[f"{role}_revision"] = info.commit.revision_id
+    return found
+
+
+def has_setting(method: str, name: str) -> bool:
+    """Return whether a method has a setting; of one that is not registered here, True."""
+    spec = METHODS.get(method)
+    if spec is None:
+        return method != IDENTITY
+    return spec.fitted_on == "training" if name == "precision" else spec.takes(name)
+
+
+def _by_part(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values by the part of a run that they are of; those of the run itself as they are."""
+    parts: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in _PATHS:
+            raise ProtocolError(unknown_name("field", name, _PATHS, where="of a run"))
+        part, *deeper = _PATHS[name]
+        if deeper:
+            parts.setdefault(part, {})[name] = value
+        else:
+            parts[part] = value
+    return parts
+
+
+def _fit_with(fit: FitConfig, values: dict[str, Any]) -> FitConfig:
+    deeper = {name: values.pop(name) for name in [*values] if len(_PATHS[name]) > 2}
+    if deeper:
+        values["training"] = replace(fit.training, **deeper)
+    return replace(fit, **values)

@@ -84,17 +84,17 @@ def open_prompt_side(store: FeatureStore, run: Run, *, weights: str | None = Non
         If the run has no names, they were made by another encoder than open_clip's, or without
         the bare names among them; if the weights do not come, or are of another model.
     """
-    learner = run.learner
-    if not run.name_set:
+    learner, data = run.learner, run.data
+    if not data.name_set:
         raise ProtocolError(
             f"Learner {learner} learns prompts around class names. Give the run a name_set."
         )
-    info = store.info(run.name_set)
+    info = store.info(data.name_set)
     space = info.attributes["space"]
     if (space.get("family"), space.get("tower")) != ("oc", "text"):
         raise ProtocolError(
             f"Learner {learner} learns prompts through the text tower of an open_clip model; "
-            f"{run.name_set} was made by {info.encoder}. Extract images and class names with an "
+            f"{data.name_set} was made by {info.encoder}. Extract images and class names with an "
             "oc: encoder, or use another learner."
         )
     names = _bare_names(store, run)
@@ -107,13 +107,13 @@ def open_prompt_side(store: FeatureStore, run: Run, *, weights: str | None = Non
         tower = open_prompt_tower(info.encoder, weights=weights)
     except FeatstoreError as err:
         raise ProtocolError(
-            f"Learner {learner} needs the text tower of {info.encoder}, which made {run.name_set}: "
-            f"{err} Say where its weights are: --weights, as of `featstore extract`."
+            f"Learner {learner} needs the text tower of {info.encoder}, by which {data.name_set} "
+            f"was made: {err} Say where its weights are: --weights, as of `featstore extract`."
         ) from err
     found = space_id(tower.space)
     if found != info.commit.space_id:
         raise ProtocolError(
-            f"The weights given are of another model than that of {run.name_set}: space "
+            f"The weights given are of another model than that of {data.name_set}: space "
             f"{found[:SHORT]}, not {info.commit.space_id[:SHORT]}. Give those that the set was "
             f"extracted with ({info.encoder})."
         )
@@ -122,18 +122,19 @@ def open_prompt_side(store: FeatureStore, run: Run, *, weights: str | None = Non
 
 def _bare_names(store: FeatureStore, run: Run) -> dict[str, str]:
     """Return class_id → name, of the first variant of the run that a class has."""
-    items = store.view(run.name_set).items
+    data = run.data
+    items = store.view(data.name_set).items
     bare = items.filter((pl.col("template_id") == _BARE) & pl.col("text").is_not_null())
     names: dict[str, str] = {}
-    for variant in run.variants:
+    for variant in data.variants:
         own = bare.filter(pl.col("variant") == variant).select("class_id", "text").drop_nulls()
         for class_id, text in own.iter_rows():
             names.setdefault(class_id, text)
     lost = sorted(set(items["class_id"].drop_nulls()) - set(names))
     if lost:
         raise ProtocolError(
-            f"{len(lost):,} classes of {run.name_set} have no bare name (template '{_BARE}', "
-            f"variants {', '.join(run.variants)}; first: {lost[0]!r}). Prompts are learned around "
+            f"{len(lost):,} classes of {data.name_set} have no bare name (template '{_BARE}', "
+            f"variants {', '.join(data.variants)}; first: {lost[0]!r}). Prompts are learned around "
             "bare names: extract the class names with this template too."
         )
     return names
@@ -147,14 +148,13 @@ def split_of(run: Run, corpus: Corpus) -> Split | None:
     ProtocolError
         If the corpus cannot be split as the run asks.
     """
-    images = corpus.images
-    if run.eval == "held-out":
-        return held_out_split(images.classes, seed=run.seed, train_fraction=run.train_fraction)
-    if run.eval == "in-class":
-        return in_class_split(images.classes, seed=run.seed, train_fraction=run.train_fraction)
-    if run.eval == "split":
+    images, protocol = corpus.images, run.protocol
+    fresh = {"held-out": held_out_split, "in-class": in_class_split}.get(protocol.eval)
+    if fresh is not None:
+        return fresh(images.classes, seed=run.seed, train_fraction=protocol.train_fraction)
+    if protocol.eval == "split":
         assert images.parts is not None
-        return manifest_split(images.parts, seed=run.seed, train=run.train_splits)
+        return manifest_split(images.parts, seed=run.seed, train=protocol.train_splits)
     return None
 
 
@@ -187,9 +187,9 @@ class Scoring:
 
     def held_out(self, run: Run) -> Corpus:
         """Return the part of the corpus that is scored, the same for every task."""
-        if run.eval not in self._held_out:
-            self._held_out[run.eval] = _scored(run, self._corpus, self._split)
-        return self._held_out[run.eval]
+        if run.protocol.eval not in self._held_out:
+            self._held_out[run.protocol.eval] = _scored(run, self._corpus, self._split)
+        return self._held_out[run.protocol.eval]
 
     def score(self, run: Run, alignment: Aligned) -> list[Outcome]:
         """Score an alignment on the images, names and captions that a run holds out.
@@ -200,12 +200,12 @@ class Scoring:
             If the corpus lacks what the task reads, or the run compares two spaces as they are
             that are not one model's.
         """
-        texts = run.name_set or run.caption_set
+        texts = run.data.name_set or run.data.caption_set
         compared = isinstance(alignment, Identity) and texts and _compares_spaces(run)
         if compared and not self._corpus.one_model:
             raise ProtocolError(
                 f"Method {IDENTITY!r} takes an image and a text set of one model's two towers (an "
-                f"open_clip pair). {run.image_set} and {texts} are not: "
+                f"open_clip pair). {run.data.image_set} and {texts} are not: "
                 "fit an aligner between them."
             )
         if run.task == "few_shot":
@@ -220,7 +220,7 @@ class Scoring:
             )  # fmt: skip
         if run.task not in _PREPARED:
             return _TASKS[run.task](run, alignment, self.held_out(run))
-        key = (run.task, run.task_options, run.relevance, run.eval)
+        key = (run.task, run.task_options, run.protocol.relevance, run.protocol.eval)
         if key not in self._prepared:
             self._prepared[key] = _PREPARED[run.task](run, self.held_out(run), self._top)
         return self._prepared[key](alignment)
@@ -261,7 +261,7 @@ def _scored(run: Run, corpus: Corpus, split: Split | None) -> Corpus:
         return corpus
     images = corpus.images.take(split.test)
     changed: dict[str, Any] = {"images": images}
-    if run.eval == "held-out":
+    if run.protocol.eval == "held-out":
         kept = np.isin(corpus.names.classes, images.classes)
         names = changed["names"] = corpus.names.take(kept)
         changed["seen"] = None if corpus.seen is None else corpus.seen[kept]
@@ -312,7 +312,8 @@ _PREPARED: dict[str, Callable[[Run, Corpus, int], Prepared]] = {
         prompts=corpus.prompts, seen=corpus.seen, options=_options(run), top=top,
     ),
     "retrieval": lambda run, corpus, top: prepare_retrieval(
-        corpus.images, _captions(corpus), relevance=run.relevance, options=_options(run), top=top
+        corpus.images, _captions(corpus), relevance=run.protocol.relevance,
+        options=_options(run), top=top,
     ),
 }  # fmt: skip
 

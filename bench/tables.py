@@ -30,6 +30,8 @@ from bench.cells import (
     source_name,
 )
 from bench.metrics.summary import METRICS
+from bench.results import CHOSEN
+from bench.runs import FIT_SETTINGS
 
 #: Metrics that a table shows, in this order, where a task has them.
 SHOWN = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank", "MRR", "mAP")
@@ -53,7 +55,8 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
     Metrics are those given, or `SHOWN` and `SHOWN_GENERALISED`, in this order.
 
     Columns before them: those of `bench.cells.CELL`, n_images_fitted (mean), n_seeds, gallery
-    (mean), image_mean. A row with method ``"chance"`` stands in every arena (`bench.cells.ARENA`).
+    (mean), image_mean, and chosen (the settings that were chosen from the training data). A row
+    with method ``"chance"`` is in every arena (`bench.cells.ARENA`).
     sd is null for a single run.
     """
     wanted = with_generalised(results, SHOWN) if metrics is None else metrics
@@ -90,7 +93,13 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
         )
     )
     both = pl.concat([chance.select(cells.columns), cells])
-    index = [*CELL, "n_images_fitted", "n_seeds", "gallery", "image_mean"]
+    texts = chosen_settings(results, CELL)
+    chosen = [_chosen_text(row) for row in texts.iter_rows(named=True)]
+    both = both.join(
+        texts.select(CELL).with_columns(pl.Series("chosen", chosen, pl.String)), on=CELL,
+        how="left", nulls_equal=True, maintain_order="left",
+    )  # fmt: skip
+    index = [*CELL, "n_images_fitted", "n_seeds", "gallery", "image_mean", "chosen"]
     wide = both.select([*index, "metric", "mean"]).pivot(
         on="metric", index=index, values="mean", maintain_order=True
     )
@@ -101,6 +110,61 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
     for metric in present:
         ordered += [wide[metric], spread[metric].alias(f"{metric}_sd")]
     return in_order(wide.select(index).with_columns(ordered))
+
+
+def chosen_settings(results: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """Return the settings that the runs of each cell chose from their training data.
+
+    Parameters
+    ----------
+    results : DataFrame
+    keys : sequence of str
+        Columns that tell cells apart.
+
+    Returns
+    -------
+    DataFrame
+        One row a cell: `keys`, ``<setting>_chosen`` as text for each of `bench.results.CHOSEN`
+        (the median, and the range where runs differ; empty where nothing was chosen), and
+        ``edges``, which says how many runs chose the end of a grid.
+    """
+    fits = results.unique([*keys, "seed", "control_draw"], maintain_order=True)
+    auto = {name: pl.col(name).cast(pl.String) == "auto" for name in CHOSEN}
+    cells = fits.group_by(keys, maintain_order=True).agg(
+        *(pl.col(f"{name}_chosen").filter(auto[name]).drop_nulls().sort() for name in CHOSEN),
+        *(pl.col(f"{name}_at_edge").filter(auto[name]).sum() for name in CHOSEN),
+        pl.len().alias("n"),
+    )
+    texts = [
+        {
+            **{key: row[key] for key in keys},
+            **{f"{name}_chosen": _range_text(row[f"{name}_chosen"]) for name in CHOSEN},
+            "edges": ", ".join(
+                f"{name} {row[f'{name}_at_edge']} of {row['n']}"
+                for name in CHOSEN
+                if row[f"{name}_at_edge"]
+            ),
+        }
+        for row in cells.iter_rows(named=True)
+    ]
+    words: dict[str, Any] = dict.fromkeys((*map("{}_chosen".format, CHOSEN), "edges"), pl.String)
+    return pl.DataFrame(texts, words | {key: results.schema[key] for key in keys})
+
+
+def _range_text(values: Sequence[float]) -> str:
+    """Return the median of sorted values, and their range if they differ."""
+    if not values:
+        return ""
+    middle = f"{values[len(values) // 2]:.3g}"
+    if values[0] == values[-1]:
+        return middle
+    return f"{middle} ({values[0]:.3g} to {values[-1]:.3g})"
+
+
+def _chosen_text(row: Row) -> str:
+    values = {name: row[f"{name}_chosen"] for name in CHOSEN}
+    found = ", ".join(f"{name} {value}" for name, value in values.items() if value)
+    return f"{found}; at an edge: {row['edges']}" if row["edges"] else found
 
 
 class Table(NamedTuple):
@@ -125,8 +189,8 @@ class Table(NamedTuple):
         )
 
     def text(self, form: str) -> str:
-        """Return the table as ``"md"`` (Markdown), ``"tex"`` (LaTeX) or plain text."""
-        return {"md": markdown, "tex": latex}.get(form, aligned)(*self)
+        """Return the table as ``"md"`` (Markdown), ``"latex"`` or plain text."""
+        return {"md": markdown, "latex": latex}.get(form, aligned)(*self)
 
 
 Row: TypeAlias = dict[str, Any]
@@ -175,6 +239,7 @@ def result_lines(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) ->
         ("gallery", lambda row: number_text(row["gallery"], 0)),
         ("chance", chance),
         *((metric_name(metric), partial(value, metric)) for metric in metrics),
+        *([("chosen", lambda row: row["chosen"] or "")] if any(table["chosen"]) else []),
     ]
     return Table.of(table, columns)
 
@@ -191,7 +256,8 @@ def metric_columns(table: pl.DataFrame) -> list[str]:
 #: Columns that are shown only where they vary, and their headings.
 EXTRA = {
     "options": "options", "image_set": "images", "name_set": "names",
-    "caption_set": "captions", "head_set": "head", "penalty": "penalty", "mix": "mix",
+    "caption_set": "captions", "head_set": "head", "view_set": "views",
+    **{name: name.removeprefix("n_").replace("_", " ") for name in FIT_SETTINGS},
 }  # fmt: skip
 
 
@@ -292,7 +358,8 @@ def _difference(row: Row) -> str:
 
 def _rank(row: Row) -> str:
     """Return the rank of a head among its control draws."""
-    return "" if row["rank"] is None else f"{row['rank']} of {row['n_controls'] + 1}"
+    rank = row["control_rank"]
+    return "" if rank is None else f"{rank} of {row['n_controls'] + 1}"
 
 
 def _points(share: float | None) -> str:

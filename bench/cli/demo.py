@@ -99,4 +99,4 @@ def demo_command(ctx: click.Context, out: str, dry_run: bool, as_json: bool) -> 
             click.echo(f"headstock demo: `{command}` failed with exit code {code}.", err=True)
             ctx.exit(code)
     click.echo(f"\nreport: {out}/report.html   ({time.monotonic() - started:.0f} s in all)")
-    click.echo(f"every result row: headstock eval frame {out}/results --csv")
+    click.echo(f"every result row: headstock eval frame {out}/results --format csv")

@@ -19,8 +19,7 @@ import click
 
 from bench.cli.main import cli as bench_cli
 from featstore.cli import cli as featstore_cli
-from featstore.cli.progress import human_bytes
-from featstore.command_line import CommandGroup, entry_point, print_json
+from featstore.command_line import CommandGroup, entry_point, human_bytes, print_json
 from featstore.errors import FeatstoreError
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import parse_catalog

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from featstore.command_line import CommandGroup, StoreType, entry_point
+
+if TYPE_CHECKING:
+    from bench.runs import Leaf
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @click.group(
@@ -44,7 +52,17 @@ store_option = click.option(
     "--store",
     type=StoreType(),
     required=True,
+    envvar="HEADSTOCK_STORE",
+    show_envvar=True,
     help="The store to read: folder or address.",
+)
+
+out_option = click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Results folder; finished runs in it are kept.",
 )
 
 suite_option = click.option(
@@ -69,49 +87,150 @@ engine_option = click.option(
     help="Processes of this machine, or Ray: here, or the cluster that RAY_ADDRESS names.",
 )
 
-limit_option = click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=None,
-    help="Keep only the first N images: a quick look, stamped into every row.",
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Print what would be run, and run nothing."
 )
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-#: Fields of a run that choose prompts, and what each is told of.
-_TEXTS = {
-    "variants": "Variants of the names of the images' classes, by comma: what is scored.",
-    "templates": "Templates around them, by comma.",
-    "head_variants": "Variants of the names of the head's classes, by comma: what is trained on. "
-    "Left out, they are those of the images' classes.",
-    "head_templates": "Templates around them, by comma.",
-}
-_PAIRS = {
-    "pair_variants": "Variants of the text that the training images of a class are paired with, "
-    "by comma (with --pairs-per-class, and of learner paper-few-shot): description, say. Left "
-    "out, they are those of the images' classes.",
-    "pair_templates": "Templates around them, by comma; d000 is the first sentence of a "
-    "description.",
-}
+form_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "md", "csv", "json", "latex"]),
+    default="table",
+    show_default=True,
+    help="Plain table, Markdown, CSV (unrounded), JSON or LaTeX (booktabs).",
+)
 
 
-def text_options(*, pairs: bool = False) -> Callable[[_Function], _Function]:
-    """Give a command the options that choose prompts; `texts_given` reads them."""
+class Values(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
+    """Values of a field of a run, by comma: each makes runs of its own.
 
-    def give(function: _Function) -> _Function:
-        for name, told in reversed((_TEXTS | (_PAIRS if pairs else {})).items()):
-            option = click.option(f"--{name.replace('_', '-')}", default="", help=told)
-            function = option(function)
+    Parameters
+    ----------
+    leaf : Leaf
+        Of `bench.runs.LEAVES`. Of a field that holds several words, the list is one value.
+    """
+
+    def __init__(self, leaf: Leaf) -> None:
+        self._types = leaf.types
+        self._words = [word for word in leaf.types if isinstance(word, str)]
+        # Where "auto" is the default, None is another choice.
+        self._all = [] if leaf.default is None or not leaf.optional else ["all"]
+        number = ["N"] if int in leaf.types else ["NUMBER"] if float in leaf.types else []
+        self.name = "|".join([*self._words, *self._all, *number]) or "NAMES"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """Return the values; anything else is a usage error."""
+        if isinstance(value, tuple):
+            return value
+        words = [word for word in str(value).replace(",", " ").split() if word]
+        if tuple in self._types:
+            return (tuple(words),)
+        return tuple(self._value(word, param, ctx) for word in words)
+
+    def typed(self, values: tuple[Any, ...]) -> str:
+        """Return values as they are typed."""
+        (first, *_) = values
+        words = first if isinstance(first, tuple) else values
+        return ",".join("all" if word is None else str(word) for word in words)
+
+    def _value(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if word in self._all:
+            return None
+        if word in self._words or str in self._types:
+            return word
+        for kind in (int, float):
+            if kind in self._types:
+                with suppress(ValueError):
+                    return kind(word)
+        return self.fail(f"expected {self.name}, got {word!r}.", param, ctx)
+
+
+def run_options(
+    *parts: str, without: Sequence[str] = (), defaults: Mapping[str, Sequence[Any]] | None = None
+) -> Callable[[_Function], _Function]:
+    """Give a command a flag for every field of these parts of a run; `lists_of` reads them.
+
+    Parameters
+    ----------
+    *parts : str
+        "data", "protocol" or "fit".
+    without : sequence of str
+        Fields that the command has no flag for.
+    defaults : mapping, optional
+        Values of a field that the command takes, where it is not given.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        for leaf in reversed(run_leaves(*parts, without=without)):
+            about = leaf.metadata.get("option", {})
+            flag = about.get("flag") or _FLAGS.get(leaf.name) or f"--{leaf.name.replace('_', '-')}"
+            values = Values(leaf)
+            more: dict[str, Any] = {"type": values, "metavar": values.name}
+            if leaf.types == (bool,):
+                more = {"is_flag": True, "default": None}
+            own = leaf.default if isinstance(leaf.default, tuple) else (leaf.default,)
+            shown = [str(v) for v in (defaults or {}).get(leaf.name, own) if v is not None]
+            if shown and leaf.types != (bool,):
+                more["show_default"] = ",".join(shown)
+            text = about.get("help") or _documented(leaf)
+            function = click.option(flag, leaf.name, help=text, **more)(function)
         return function
 
-    return give
+    return decorate
 
 
-def texts_given(given: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Take the options of `text_options` out of a command's own; return those that were given."""
-    listed = {
-        name: tuple(part for part in str(given.pop(name)).replace(",", " ").split())
-        for name in _TEXTS | _PAIRS
-        if name in given
+def set_options(function: _Function) -> _Function:
+    """Give a command a flag for each of `bench.suites.single.SetNames`."""
+    from bench.suites.single import SetNames
+
+    for own in reversed(fields(SetNames)):
+        function = click.option(
+            f"--{own.name.replace('_', '-')}", default="", show_default=False, metavar="KEY",
+            required=own.default is MISSING, help=own.metadata["option"]["help"],
+        )(function)  # fmt: skip
+    return function
+
+
+def run_leaves(*parts: str, without: Sequence[str] = ()) -> list[Leaf]:
+    """Return the fields of these parts of a run that a command line sets."""
+    from bench.runs import LEAVES
+
+    return [
+        leaf
+        for leaf in LEAVES
+        if leaf.path[0] in parts and leaf.name not in without
+        and (leaf.path[0] == "fit" or "option" in leaf.metadata)
+    ]  # fmt: skip
+
+
+def lists_of(given: dict[str, Any], *parts: str) -> dict[str, tuple[Any, ...]]:
+    """Take the options of `run_options` out of a command's own; return those that were given."""
+    taken = {leaf.name: given.pop(leaf.name) for leaf in run_leaves(*parts) if leaf.name in given}
+    return {
+        name: value if isinstance(value, tuple) else (value,)
+        for name, value in taken.items()
+        if value is not None
     }
-    return {name: words for name, words in listed.items() if words}
+
+
+#: Flags of settings that are not called as their field.
+_FLAGS = {"n_components": "--components", "centre": "--centred/--uncentred"}
+
+
+def _documented(leaf: Leaf) -> str:
+    """Return the first sentence of what the docstring of its part says of a field."""
+    lines = re.search(
+        rf"^    (?:[\w, ]+, )?{leaf.name}(?:, [\w, ]+)? : .*\n((?:        .*\n)+)",
+        str(leaf.part.__doc__), re.MULTILINE,
+    )  # fmt: skip
+    text = " ".join(lines[1].split()) if lines else f"Setting {leaf.name} of the method."
+    return text.split(". ")[0].rstrip(".") + "."
+
+
+def seeds_option(default: str) -> Callable[[_Function], _Function]:
+    """Return the option ``--seeds``."""
+    return click.option(
+        "--seeds", default=default, show_default=True, help="Random seeds, such as 0-4 or 0,2,5."
+    )

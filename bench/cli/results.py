@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.main import json_option, results_argument, store_option, suite_option
+from bench.cli.main import form_option, json_option, results_argument, store_option, suite_option
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import StorePlace, print_json
 from featstore.errors import unknown_name
@@ -29,14 +29,7 @@ if TYPE_CHECKING:
 )
 @results_argument
 @suite_option
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "md", "csv", "tex"]),
-    default="table",
-    show_default=True,
-    help="Plain table, Markdown, CSV (unrounded) or LaTeX (booktabs).",
-)
+@form_option
 @click.option(
     "--part",
     type=click.Choice(["both", "results", "gains", "comparisons", "published"]),
@@ -90,7 +83,7 @@ def table_command(
     rows = _only(series, conditions, results)
     names = _shown_metrics(rows, metrics, results, needed=part != "published")
     parts = {"both": ("results", "gains")}.get(part, (part,))
-    marks = form in ("md", "tex") and not as_json
+    marks = form in ("md", "latex") and not as_json
     frames: dict[str, pl.DataFrame] = {}
     bold: Collection[tuple[Any, ...]] = ()
     if "results" in parts:
@@ -106,7 +99,7 @@ def table_command(
             frames["comparisons"] = found
     if "published" in parts or ("results" in parts and rows["suite"][0] == "paper"):
         frames["published"] = published_table(rows)
-    if as_json:
+    if as_json or form == "json":
         print_json({name: frame.to_dicts() for name, frame in frames.items()})
         return
     if part in frames and frames[part].is_empty() and form != "csv":
@@ -122,8 +115,9 @@ def _print_tables(
     if form == "csv":
         click.echo("\n".join(comma_separated(frame) for frame in frames.values()), nl=False)
         return
+    comment = "% " if form == "latex" else ""
     shown = [
-        f"{'% ' if form == 'tex' else ''}{_TITLES[name]}\n\n{_table(name, frame, bold).text(form)}"
+        f"{comment}{_TITLES[name]}\n\n{_table(name, frame, bold).text(form)}"
         for name, frame in frames.items()
         if not frame.is_empty()
     ]
@@ -220,14 +214,7 @@ _TITLES = {
     show_default=True,
     help="Comma-separated; those that are means over queries.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "md", "csv", "tex"]),
-    default="table",
-    show_default=True,
-    help="Plain table, Markdown, CSV (unrounded) or LaTeX (booktabs).",
-)
+@form_option
 @json_option
 def compare_command(a: str, b: str, metrics: str, form: str, as_json: bool) -> None:
     """Print the paired differences A - B on the same queries.
@@ -243,7 +230,7 @@ def compare_command(a: str, b: str, metrics: str, form: str, as_json: bool) -> N
 
     names = [name for name in metrics.replace(",", " ").split() if name]
     found = compare_choices(a, b, metrics=names)
-    if as_json:
+    if as_json or form == "json":
         print_json(found.to_dicts())
     elif form == "csv":
         click.echo(comma_separated(found), nl=False)
@@ -254,20 +241,12 @@ def compare_command(a: str, b: str, metrics: str, form: str, as_json: bool) -> N
 @click.command(
     "frame",
     epilog="\b\nExample:"
-    "\n  bench frame build/demo/results --csv > results.csv"
+    "\n  bench frame build/demo/results --format csv > results.csv"
     "\n  bench frame build/demo/results -o results.parquet",
 )
 @results_argument
 @suite_option
-@click.option("--csv", "as_csv", is_flag=True, help="The same as --format csv.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["csv", "md", "tex"]),
-    default="csv",
-    show_default=True,
-    help="What is printed; every digit in CSV, five significant ones in Markdown and LaTeX.",
-)
+@form_option
 @click.option(
     "-o",
     "--out",
@@ -277,31 +256,24 @@ def compare_command(a: str, b: str, metrics: str, form: str, as_json: bool) -> N
 )
 @json_option
 def frame_command(
-    results: Path, suite: str | None, as_csv: bool, form: str, out: Path | None, as_json: bool
+    results: Path, suite: str | None, form: str, out: Path | None, as_json: bool
 ) -> None:
     """Print every result row: one run, one direction, one metric.
 
     From Python it is `bench.read_results(folder)`, a polars frame; `.to_pandas()` makes a pandas
-    frame of it.
+    frame of it. CSV has every digit, the other tables have five significant ones.
     """
-    import polars as pl
-
-    from bench.errors import NoResultsError
     from bench.results import read_results
     from bench.tables import Table, comma_separated
 
-    if as_csv and as_json:
-        raise click.UsageError("--csv and --json exclude each other.", click.get_current_context())
     rows = read_results(results)
     if suite is not None:
-        rows = rows.filter(pl.col("suite") == suite)
-        if rows.is_empty():
-            raise NoResultsError(f"{results} holds no run of suite {suite!r}.")
+        rows = _only(rows, {"suite": suite}, results)
     if out is not None:
         write_rows(out, rows)
-    elif as_json:
+    elif as_json or form == "json":
         print_json(rows.to_dicts())
-    elif form == "csv" or as_csv:
+    elif form == "csv":
         click.echo(comma_separated(rows), nl=False)
     else:
         lines = [[_text(value) for value in row] for row in rows.iter_rows()]

@@ -9,6 +9,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,16 +18,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from bench.cli.main import (
+    Values,
+    dry_run_option,
     engine_option,
     jobs_option,
     json_option,
-    limit_option,
+    lists_of,
+    out_option,
+    run_options,
+    seeds_option,
+    set_options,
     store_option,
-    text_options,
-    texts_given,
 )
+from bench.suites.single import SCORED, SWEEP, SetNames
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import StorePlace, StoreType, print_json
+from featstore.options import config_from
 
 if TYPE_CHECKING:
     from bench.runs import Run
@@ -34,72 +42,78 @@ if TYPE_CHECKING:
 _PACKAGES = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr")
 
 
-def run_and_report(
-    suite: str,
-    runs: Sequence[Run],
-    *,
-    store: StorePlace,
-    out: Path,
-    jobs: int,
-    engine: Literal["local", "ray"],
-    dry_run: bool,
-    as_json: bool,
-    weights: str | None = None,
-) -> None:
-    """Run what is not finished, record the session, and say what was done."""
-    from bench.execution import run_all
-    from bench.results import finished, write_session
+@dataclass(frozen=True)
+class Execution:
+    """Where runs are made, and what is printed of them.
 
-    have = finished(out)
-    new = [run for run in runs if run.run_id not in have]
-    plan = {"runs": len(runs), "reused": len(runs) - len(new), "new": len(new)}
-    plan["fits"] = len({run.fit_key for run in new})
-    said = (
-        f"{suite}: {plan['runs']:,} runs, {plan['reused']:,} finished, {plan['new']:,} new in "
-        f"{plan['fits']:,} fits"
-    )
-    if dry_run:
-        if as_json:
-            print_json(plan)
+    Attributes
+    ----------
+    store : folder or address
+    out : Path
+        Results folder.
+    jobs, engine, weights
+        As of `bench.execution.run_all`.
+    dry_run, as_json : bool
+    """
+
+    store: StorePlace
+    out: Path
+    jobs: int
+    engine: Literal["local", "ray"]
+    dry_run: bool
+    as_json: bool
+    weights: str | None = None
+
+    def run(self, suite: str, runs: Sequence[Run]) -> None:
+        """Run what is not finished, record the session, and print what was done."""
+        from bench.execution import run_all
+        from bench.results import finished, write_session
+
+        have = finished(self.out)
+        new = [run for run in runs if run.run_id not in have]
+        plan = {"runs": len(runs), "reused": len(runs) - len(new), "new": len(new)}
+        plan["fits"] = len({run.fit_key for run in new})
+        summary = (
+            f"{suite}: {plan['runs']:,} runs, {plan['reused']:,} finished, {plan['new']:,} new in "
+            f"{plan['fits']:,} fits"
+        )
+        if self.dry_run:
+            if self.as_json:
+                print_json(plan)
+            else:
+                click.echo(f"{summary}.")
+            return
+        click.echo(summary, err=True)
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with ProgressBar(suite, "fits", total=plan["fits"]) as bar:
+            done = run_all(
+                runs, self.store, self.out, jobs=self.jobs, engine=self.engine,
+                weights=self.weights, on_done=lambda _: bar.advance(),
+            )  # fmt: skip
+        session = {
+            "command": typed_command(),
+            "started": started,
+            "seconds": done.seconds,
+            "jobs": self.jobs,
+            "engine": self.engine,
+            "suite": suite,
+            "store": str(self.store),
+            "new": done.new,
+            "reused": done.reused,
+            "versions": _versions(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+        }
+        if done.new:
+            name = f"{started.replace(':', '').replace('-', '')}-{os.getpid()}"
+            write_session(self.out, name, session)
+        if self.as_json:
+            print_json({"results": str(self.out), **session})
         else:
-            click.echo(f"{said}.")
-        return
-    click.echo(said, err=True)
-    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with ProgressBar(suite, "fits", total=plan["fits"]) as bar:
-        summary = run_all(
-            runs,
-            store,
-            out,
-            jobs=jobs,
-            engine=engine,
-            weights=weights,
-            on_done=lambda _: bar.advance(),
-        )
-    session = {
-        "command": typed_command(),
-        "started": started,
-        "seconds": summary.seconds,
-        "jobs": jobs,
-        "engine": engine,
-        "suite": suite,
-        "store": str(store),
-        "new": summary.new,
-        "reused": summary.reused,
-        "versions": _versions(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-    }
-    if summary.new:
-        name = f"{started.replace(':', '').replace('-', '')}-{os.getpid()}"
-        write_session(out, name, session)
-    if as_json:
-        print_json({"results": str(out), **session})
-    else:
-        click.echo(
-            f"{suite}: reused {summary.reused:,} / new {summary.new:,} runs "
-            f"({summary.fits:,} fits) in {summary.seconds:.1f} s -> {out}"
-        )
+            click.echo(
+                f"{suite}: reused {done.reused:,} / new {done.new:,} runs ({done.fits:,} fits) in "
+                f"{done.seconds:.1f} s -> {self.out}"
+            )
 
 
 def typed_command() -> str:
@@ -117,6 +131,8 @@ def typed_command() -> str:
         if isinstance(option, click.Argument):
             words.append(str(value))
             continue
+        if isinstance(option.type, Values):
+            value = option.type.typed(value)
         values = value if isinstance(value, tuple) else (value,)
         for one in values:
             words += [name] if one is True else [name, str(one)]
@@ -149,6 +165,9 @@ class _SuiteCommand(click.Command):
     cls=_SuiteCommand,
     epilog="\b\nExample:"
     "\n  bench run --suite demo --store build/demo/store -o build/demo/results --jobs 2"
+    "\n  bench run --suite demo --dataset mine --store store -o results"
+    "\n  bench run --suite demo --store build/demo/store -o results --method ridge,csa \\"
+    "\n      --source none,head"
     "\n  bench run --suite smoke -o /tmp/results"
     "\n  bench run --suite paper --store store -o results --dry-run",
 )
@@ -157,40 +176,43 @@ class _SuiteCommand(click.Command):
     "--store",
     type=StoreType(),
     default=None,
+    envvar="HEADSTOCK_STORE",
+    show_envvar=True,
     help="The store to read: folder or address. The smoke suite makes its own if none is given.",
 )
+@out_option
 @click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="Results folder; finished runs in it are kept.",
+    "--dataset",
+    default=None,
+    help="Suite demo: a dataset of yours with images and class names, instead of stamps.",
 )
+@click.option(
+    "--label-set", default=None, help="Suite demo: label set of the head, if the store has several."
+)
+@click.option("--method", "methods", default="", metavar="NAMES",
+              help="Methods instead of the suite's own, by comma; suite paper runs only these of "
+              "its own.")  # fmt: skip
+@click.option("--source", "sources", default="", metavar="NAMES",
+              help="Sources of prototypes instead of the suite's own, by comma: none, head, "
+              "random, random-cov, shuffled.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), default=None,
+              help="At most N images: a quick look, recorded in every row.")  # fmt: skip
+@run_options("fit", "data", without=("method", "pair_variants", "pair_templates", "locales"))
 @jobs_option
 @engine_option
-@limit_option
-@text_options()
-@click.option("--dry-run", is_flag=True, help="Say what would be run, and run nothing.")
+@dry_run_option
 @json_option
-def run_command(
-    suite: str,
-    store: StorePlace | None,
-    out: Path,
-    jobs: int,
-    engine: Literal["local", "ray"],
-    limit: int | None,
-    dry_run: bool,
-    as_json: bool,
-    **given: Any,
-) -> None:
+def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -> None:
     """Run a suite on a store and write its results.
 
     Runs that are finished in the results folder are skipped; a run whose data, settings or
     definitions changed has another id and is made anew. What the store lacks of the paper suite is
-    listed, with the commands that make it. Prompts are the suite's own, unless they are named.
+    listed, with the commands that make it. Prompts and settings are the suite's own, unless they
+    are named: a setting is given to the methods that have it, and several values of it, separated
+    by commas, make a run each.
     """
     from bench.errors import ProtocolError
-    from bench.suites.registry import suite_named, with_texts
+    from bench.suites.registry import suite_named, with_lists
     from featstore.store.gc import make_store
     from featstore.store.store import open_store
 
@@ -200,31 +222,36 @@ def run_command(
             f"Suite {suite!r} needs --store, the folder or address that it reads.",
             click.get_current_context(),
         )
-    with tempfile.TemporaryDirectory() if dry_run else nullcontext(out) as own:
+    lists = lists_of(given, "fit", "data")
+    named = {name: tuple(_words(given[name])) for name in ("methods", "sources")}
+    data = {name: given[name] for name in ("dataset", "label_set") if given[name] is not None}
+    if data and suite != "demo":
+        raise click.UsageError(
+            f"--{next(iter(data)).replace('_', '-')} is of suite demo; {suite} has its own data.",
+            click.get_current_context(),
+        )
+    with tempfile.TemporaryDirectory() if given["dry_run"] else nullcontext(out) as own:
         folder: StorePlace | None = store
         place = None
         if folder is None:
             assert chosen.create_store is not None
             folder = Path(own) / "store"
             chosen.create_store(folder)
-        elif dry_run and chosen.lacking and _is_nothing(folder):
+        elif given["dry_run"] and chosen.lacking and _is_nothing(folder):
             # What a store lacks that nobody has made yet is everything.
             place, folder = str(folder), Path(own) / "store"
             make_store(folder)
         opened = open_store(folder)
         missing = chosen.lacking(opened, place) if chosen.lacking else []
-        if missing and not as_json:
-            _say_lacking(place or folder, missing, every=dry_run)
-        runs = with_texts(chosen.runs(opened, limit=limit), texts_given(given))
-        if not runs and not dry_run:
+        if missing and not given["as_json"]:
+            _print_lacking(place or folder, missing, every=given["dry_run"])
+        runs = with_lists(chosen.runs(opened, limit=given["limit"], **named, **data), lists)
+        if not runs and not given["dry_run"]:
             raise ProtocolError(
                 f"{folder} holds no sets of suite {suite!r} that fit together, so nothing can be "
                 "run yet. --dry-run lists all that is lacking, with the commands that make it."
             )
-        run_and_report(
-            suite, runs, store=folder, out=out, jobs=jobs, engine=engine, dry_run=dry_run,
-            as_json=as_json,
-        )  # fmt: skip
+        config_from(Execution, given, store=folder, out=out).run(suite, runs)
 
 
 def _is_nothing(store: StorePlace) -> bool:
@@ -239,22 +266,32 @@ def _is_nothing(store: StorePlace) -> bool:
 _SHOWN = 3
 
 
-def _say_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool) -> None:
-    """Say what a store lacks, and how it is made: on stdout where that is what was asked for."""
+def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool) -> None:
+    """Print what a store lacks and how it is made: with `every`, on stdout."""
     count = sum(len(one.encoders) for one in missing)
     click.echo(f"{store} lacks {count} sets of this suite:", err=not every)
     shown = missing if every else missing[:_SHOWN]
     for manifest in dict.fromkeys(one.manifest for one in shown):
         click.echo(f"  {manifest}", err=not every)
     for one in shown:
-        told = "; ".join(part for part in (", ".join(one.experiments), one.note) if part)
-        click.echo(f"  {one.command}   # {told}", err=not every)
+        purpose = "; ".join(part for part in (", ".join(one.experiments), one.note) if part)
+        click.echo(f"  {one.command}   # {purpose}", err=not every)
     if every:
         click.echo(
             "DATA and WEIGHTS stand for folders of yours; docs/reproduce.md has the downloads."
         )
     if len(shown) < len(missing):
         click.echo("  and more: --dry-run lists them all", err=True)
+
+
+task_option = click.option(
+    "-O",
+    "--option",
+    "words",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option of the task; for an unknown one the error lists those it has.",
+)
 
 
 @click.command(
@@ -265,7 +302,7 @@ def _say_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool) 
     "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
     "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 \\"
     "\n      --method ridge --source head --eval in-class -O shots=1 -O learner=lp++ \\"
-    "\n      -O prototypes=names --seeds 3 --store build/demo/store -o results"
+    "\n      -O prototypes=names --seeds 0-2 --store build/demo/store -o results"
     "\n  bench task generalised --images stamps/image/tf_efficientnet_lite0 \\"
     "\n      --names stamps/class_name/all-MiniLM-L6-v2 \\"
     "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
@@ -281,10 +318,10 @@ def _say_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool) 
     "\n      --store store -o results"
     "\n  bench task few_shot --images pets/image/oc:ViT-B-32-quickgelu \\"
     "\n      --names pets/class_name/oc:ViT-B-32-quickgelu --eval split -O shots=16 \\"
-    "\n      -O learner=coop --seeds 5 --store store -o results"
+    "\n      -O learner=coop --seeds 0-4 --store store -o results"
     "\n  bench task few_shot --images pets/image/ViT-B-32 --names pets/class_name/ViT-B-32 \\"
     "\n      --views pets.views10-seed0/image/ViT-B-32 --eval split -O shots=4 \\"
-    "\n      -O learner=tip-adapter --seeds 5 --store store -o results"
+    "\n      -O learner=tip-adapter --seeds 0-4 --store store -o results"
     "\n  bench task zero_shot --images stamps/image/tf_efficientnet_lite0 \\"
     "\n      --names stamps/class_name/all-MiniLM-L6-v2 \\"
     "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
@@ -293,101 +330,57 @@ def _say_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool) 
 )
 @click.argument("name")
 @store_option
-@click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), required=True,
-              help="Results folder; finished runs in it are kept.")  # fmt: skip
-@click.option("--images", required=True, help="Image set.")
-@click.option("--names", default="", help="Class-name set of the images' classes.")
-@click.option("--captions", default="", help="Caption set of the images.")
-@click.option("--head", default="", help="Head set, with --head-names.")
-@click.option("--head-names", default="", help="Class-name set of the head's classes.")
-@click.option("--views", default="",
-              help="few_shot: set of augmented views of the images.")  # fmt: skip
-@click.option("--method", default="identity", show_default=True,
-              help="A method of `fitters fit`, or identity: embeddings as they are.")  # fmt: skip
-@click.option("--source", default="none", show_default=True,
-              help="Prototypes: none, head, random, random-cov or shuffled.")  # fmt: skip
-@click.option("--n-pairs", default="0", show_default=True, help="Real training images, or all.")
-@click.option("--pairs-per-class", type=click.IntRange(min=0), default=0,
-              help="Instead: training images of a class, whose mean meets its name.")  # fmt: skip
-@click.option("--eval", "evaluation", default="all-names", show_default=True,
-              help="all-names, held-out, split (the manifest's) or in-class.")  # fmt: skip
-@click.option("--train-splits", default="train", show_default=True,
-              help="Splits that --eval split may train on, by comma.")  # fmt: skip
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Seeds 0 to N - 1.")  # fmt: skip
-@click.option("--relevance", default="parent_id", show_default=True,
-              help="Column by which captions are right: parent_id or class_id.")  # fmt: skip
-@click.option("--locale", "locales", default="", help="Variants of captions, by comma; or all.")
-@text_options(pairs=True)
-@click.option("--epochs", type=click.IntRange(min=1), default=None,
-              help="Epochs of a trained method; those of its preset, if left out.")  # fmt: skip
-@click.option("--sequential", is_flag=True,
-              help="A trained method sees the prototypes first, then the real pairs.")  # fmt: skip
+@out_option
+@set_options
+@run_options(
+    "protocol", "fit", "data", without=("control_draw",), defaults={"method": ["identity"]}
+)
+@seeds_option("0")
+@task_option
 @click.option("--unseen-only", is_flag=True,
-              help="zero_shot: only classes that the head's label set lacks.")  # fmt: skip
-@click.option("-O", "--option", "words", multiple=True, metavar="NAME=VALUE",
-              help="Option of the task; a wrong one is answered with those it has.")  # fmt: skip
+              help="Only classes that the head's label set lacks (zero_shot).")  # fmt: skip
 @click.option("--weights", default=None,
-              help="Of the text tower that coop and cocoop learn prompts through, as in featstore "
-              "extract; the hub otherwise.")  # fmt: skip
+              help="Weights of the text tower that coop and cocoop learn prompts through, as in "
+              "featstore extract [default: the hub].")  # fmt: skip
 @jobs_option
 @engine_option
-@limit_option
-@click.option("--dry-run", is_flag=True, help="Say what would be run, and run nothing.")
+@dry_run_option
 @json_option
-def task_command(
-    name: str,
-    store: StorePlace,
-    out: Path,
-    n_pairs: str,
-    evaluation: str,
-    seeds: int,
-    words: tuple[str, ...],
-    unseen_only: bool,
-    weights: str | None,
-    jobs: int,
-    engine: Literal["local", "ray"],
-    limit: int | None,
-    dry_run: bool,
-    as_json: bool,
-    **rest: Any,
-) -> None:
+def task_command(name: str, words: tuple[str, ...], **given: Any) -> None:
     """Run the task NAME on the sets named and write its results.
 
     NAME is zero_shot, generalised, retrieval, few_shot, head_names, neighbours, modality_gap,
     neural_collapse, cosine_head, hubness or spectrum; docs/metrics.md says what each measures.
-    `bench frame` prints the rows, `bench table` a table.
+    Most options take several values, separated by commas (`--method ridge,csa --source
+    head,random`): every combination is a run for each seed. `bench frame` prints the rows, `bench
+    table` a table.
     """
     from bench.options import TASK_OPTIONS, parse_options
-    from bench.suites.single import SUITE, TaskRequest, task_runs
+    from bench.runs import Run
+    from bench.suites.single import SUITE, check_settings, combinations
     from featstore.errors import unknown_name
     from featstore.store.store import open_store
+    from fitters.cli.fit import parse_seeds
 
     if name not in TASK_OPTIONS:
         raise click.UsageError(unknown_name("task", name, TASK_OPTIONS))
-    if n_pairs != "all" and not n_pairs.isdecimal():
-        raise click.UsageError(f"--n-pairs is a number of images, or all; got {n_pairs!r}.")
-    if unseen_only:
+    if given["unseen_only"]:
         words = (*words, "classes=unseen")
-    listed: dict[str, Any] = {
-        key: tuple(part for part in str(rest.pop(key)).split(",") if part)
-        for key in ("locales", "train_splits")
-    }
-    listed = {key: value for key, value in listed.items() if value} | texts_given(rest)
-    request = TaskRequest(
-        task=name,
-        n_pairs="all" if n_pairs == "all" else int(n_pairs),
-        eval=evaluation,
-        seeds=range(seeds),
-        options=parse_options(name, list(words)),
-        **listed,
-        **rest,
-    )
-    runs = task_runs(open_store(store), request, limit=limit)
-    run_and_report(
-        SUITE, runs, store=store, out=out, jobs=jobs, engine=engine, dry_run=dry_run,
-        as_json=as_json, weights=weights,
+    lists = {"method": ("identity",), **lists_of(given, "protocol", "fit", "data")}
+    check_settings(lists, lists["method"])
+    make = partial(
+        Run.of, suite=SUITE, task=name, options=parse_options(name, list(words)),
+        **config_from(SetNames, given).fields(open_store(given["store"])),
     )  # fmt: skip
+    runs = combinations(make, {"seed": parse_seeds(given["seeds"]), **lists})
+    config_from(Execution, given).run(SUITE, runs)
+
+
+#: Fields of a run that have no effect on the score of an alignment that is there.
+_OF_FITS = (
+    "eval", "source", "n_pairs", "pairs_per_class", "train_splits", "train_fraction",
+    "control_draw", "pair_variants", "pair_templates",
+)  # fmt: skip
 
 
 @click.command(
@@ -402,38 +395,18 @@ def task_command(
 @click.argument("aligner", type=click.Path(path_type=Path))
 @store_option
 @click.option("--task", "tasks", multiple=True, metavar="NAME",
-              help="zero_shot, generalised, retrieval or hubness; repeatable. Left out: zero_shot "
-              "with --names, retrieval with --captions.")  # fmt: skip
-@click.option("--images", required=True, help="Image set.")
-@click.option("--names", default="", help="Class-name set of the images' classes.")
-@click.option("--captions", default="", help="Caption set of the images.")
-@click.option("--head", default="", help="generalised: head set, with --head-names.")
-@click.option("--head-names", default="", help="Class-name set of the head's classes.")
+              help="zero_shot, generalised, retrieval or hubness; repeatable [default: zero_shot "
+              "with --names, retrieval with --captions].")  # fmt: skip
+@set_options
 @click.option("--eval", "evaluation", type=click.Choice(["all-names", "split"]),
               default="all-names", show_default=True,
               help="All images, or those of the manifest's split test.")  # fmt: skip
-@click.option("--relevance", default="parent_id", show_default=True,
-              help="Of captions: parent_id or class_id.")  # fmt: skip
-@click.option("--locale", "locales", default="", help="Variants of captions, by comma; or all.")
-@text_options()
-@click.option("-O", "--option", "words", multiple=True, metavar="NAME=VALUE",
-              help="Option of the task; a wrong one is answered with those it has.")  # fmt: skip
+@run_options("protocol", "data", without=_OF_FITS)
+@task_option
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=None,
               help="Write the rows to a file: Parquet (.parquet) or CSV.")  # fmt: skip
-@limit_option
 @json_option
-def score_command(
-    aligner: Path,
-    store: StorePlace,
-    tasks: tuple[str, ...],
-    evaluation: str,
-    locales: str,
-    words: tuple[str, ...],
-    out: Path | None,
-    limit: int | None,
-    as_json: bool,
-    **rest: Any,
-) -> None:
+def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **given: Any) -> None:
     """Score ALIGNER, a folder that `fitters fit` wrote, on the sets named.
 
     The sets must lie in the spaces that it was fitted on. Nothing is fitted and no results folder
@@ -444,40 +417,34 @@ def score_command(
 
     from bench.cli.results import write_rows
     from bench.options import parse_options
-    from bench.suites.single import SCORED, TaskRequest, score_alignment
+    from bench.suites.single import score_alignment, task_runs
     from bench.tables import score_lines
     from featstore.store.store import open_store
     from fitters.alignment import read_alignment
 
     wanted = tasks or tuple(
-        task for task, key in (("zero_shot", "names"), ("retrieval", "captions")) if rest[key]
+        task for task, key in (("zero_shot", "names"), ("retrieval", "captions")) if given[key]
     )
     if not wanted or not set(wanted) <= set(SCORED):
         raise click.UsageError(
             f"Give --names or --captions, or --task: {', '.join(SCORED)}.",
             click.get_current_context(),
         )
-    shared: dict[str, Any] = {"eval": evaluation, **texts_given(rest), **rest}
-    shared["locales"] = tuple(part for part in locales.split(",") if part)
+    fields: dict[str, Any] = {"eval": given["evaluation"], **vars(config_from(SetNames, given))}
+    for name, values in lists_of(given, "protocol", "data").items():
+        (fields[name],) = values
     alignment, opened = read_alignment(aligner), open_store(store)
-    scores = pl.concat(
-        score_alignment(
-            alignment,
-            opened,
-            TaskRequest(task=task, options=parse_options(task, list(words)), **shared),
-            limit=limit,
-        )
+    runs = [
+        task_runs(opened, task, options=parse_options(task, list(given["words"])), **fields)[0]
         for task in wanted
-    )
-    if out is not None:
-        write_rows(out, scores)
-    if as_json:
+    ]
+    scores = pl.concat(score_alignment(alignment, opened, run) for run in runs)
+    if given["out"] is not None:
+        write_rows(given["out"], scores)
+    if given["as_json"]:
         print_json(scores.to_dicts())
     else:
         click.echo(score_lines(scores).text("table"), nl=False)
-
-
-_LIST = "Comma- or space-separated."
 
 
 @click.command(
@@ -488,127 +455,36 @@ _LIST = "Comma- or space-separated."
     " --source none,head,random --n-pairs 16,all --mix 1,3 --penalty 0.1,1 --seeds 0,1,2",
 )
 @store_option
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="Results folder; finished cells in it are kept.",
-)
-@click.option("--dataset", default=None, help="Of the images, if the store has several.")
-@click.option("--label-set", default=None, help="Of the head, if the store has several.")
-@click.option("--method", "methods", default="ridge", show_default=True, help=_LIST)
-@click.option(
-    "--source",
-    "sources",
-    default="none,head,random,shuffled",
-    show_default=True,
-    help=f"none, head, random, random-cov, shuffled. {_LIST}",
-)
-@click.option("--n-pairs", default="0,16,64,256,all", show_default=True, help=_LIST)
-@click.option(
-    "--mix", "mixes", default="0.3,1,3", show_default=True,
-    help="Mass of one class relative to one real image.",
-)  # fmt: skip
-@click.option(
-    "--penalty", "penalties", default="0.03,0.1,0.3,1,3", show_default=True,
-    help="Relative penalties.",
-)  # fmt: skip
-@click.option("--seeds", default="0,1,2,3,4", show_default=True, help=_LIST)
-@click.option("--task", "tasks", default="zero_shot,retrieval", show_default=True, help=_LIST)
-@click.option(
-    "--eval",
-    "evaluation",
-    type=click.Choice(["held-out", "all-names"]),
-    default="held-out",
-    show_default=True,
-    help="Score images whose description is held out, or all images against all names.",
-)
-@click.option(
-    "--relevance",
-    type=click.Choice(["class_id", "parent_id"]),
-    default="class_id",
-    show_default=True,
-    help="What makes a caption relevant to an image: its class, or being its own.",
-)
-@click.option("--locales", default="", help="Captions' variants to use; all if left out.")
-@text_options()
+@out_option
+@click.option("--dataset", default=None, help="Dataset of the images, if the store has several.")
+@click.option("--label-set", default=None, help="Label set of the head, if the store has several.")
+@click.option("--task", "tasks", default="zero_shot,retrieval", show_default=True, metavar="NAMES",
+              help="Tasks, by comma.")  # fmt: skip
+@run_options("protocol", "fit", "data", without=("control_draw",), defaults=SWEEP)
+@seeds_option("0-4")
 @jobs_option
 @engine_option
-@limit_option
-@click.option("--dry-run", is_flag=True, help="Say what would be run, and run nothing.")
+@dry_run_option
 @json_option
-def sweep_command(
-    store: StorePlace,
-    out: Path,
-    dataset: str | None,
-    label_set: str | None,
-    methods: str,
-    sources: str,
-    n_pairs: str,
-    mixes: str,
-    penalties: str,
-    seeds: str,
-    tasks: str,
-    evaluation: str,
-    relevance: str,
-    locales: str,
-    jobs: int,
-    engine: Literal["local", "ray"],
-    limit: int | None,
-    dry_run: bool,
-    as_json: bool,
-    **texts: Any,
-) -> None:
+def sweep_command(dataset: str | None, label_set: str | None, tasks: str, **given: Any) -> None:
     """Run every combination of what is listed, and write its results.
 
-    Cells of one seed share their moments: a ridge is fitted in milliseconds a cell, other methods
-    of moments in some tenths of a second, methods that need rows as slowly as in a suite. Nothing
-    is chosen: penalties and mixing weights are what is swept. Tables, comparisons and the report
-    read a sweep as they read a suite.
+    Options take several values, separated by commas. Cells of one seed share their moments: a
+    ridge is fitted in milliseconds a cell, other methods of moments in some tenths of a second,
+    methods that need rows as slowly as in a suite. Nothing is chosen: penalties and mixing weights
+    are what is swept. Tables, comparisons and the report read a sweep as they read a suite.
     """
     from bench.suites.demo import find_sets
-    from bench.suites.single import Grid, sweep_runs
+    from bench.suites.single import SWEEP_SUITE, sweep_runs
     from featstore.store.store import open_store
+    from fitters.cli.fit import parse_seeds
 
-    grid = Grid(
-        methods=tuple(_words(methods)),
-        sources=tuple(_words(sources)),
-        n_pairs=tuple(_pairs(word) for word in _words(n_pairs)),
-        mixes=tuple(_number(float, word, "--mix") for word in _words(mixes)),
-        penalties=tuple(_number(float, word, "--penalty") for word in _words(penalties)),
-        seeds=tuple(_number(int, word, "--seeds") for word in _words(seeds)),
-        tasks=tuple(_words(tasks)),
-        evaluation=evaluation,
-    )
-    opened = open_store(store)
+    opened = open_store(given["store"])
     sets = find_sets(opened, dataset=dataset, label_set=label_set)
-    runs = sweep_runs(
-        opened, sets, grid, locales=_words(locales), relevance=relevance, texts=texts_given(texts),
-        limit=limit,
-    )  # fmt: skip
-    run_and_report(
-        "sweep", runs, store=store, out=out, jobs=jobs, engine=engine, dry_run=dry_run,
-        as_json=as_json,
-    )  # fmt: skip
-
-
-def _pairs(word: str) -> int | Literal["all"]:
-    if word == "all":
-        return "all"
-    number: int = _number(int, word, "--n-pairs")
-    return number
+    own = {"seed": parse_seeds(given["seeds"]), "task": tuple(_words(tasks))}
+    runs = sweep_runs(opened, sets, own | lists_of(given, "protocol", "fit", "data"))
+    config_from(Execution, given).run(SWEEP_SUITE, runs)
 
 
 def _words(text: str) -> list[str]:
     return [word for word in text.replace(",", " ").split() if word]
-
-
-def _number(kind: type, word: str, option: str) -> Any:
-    try:
-        return kind(word)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise click.UsageError(
-            f"Invalid value for '{option}': {word!r} is not {what}.", click.get_current_context()
-        ) from None

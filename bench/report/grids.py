@@ -9,7 +9,9 @@ from typing import Any
 import polars as pl
 
 from bench.cells import ARENA, in_order, method_title, pairs_order, source_name
+from bench.results import CHOSEN
 from bench.tables import (
+    chosen_settings,
     interval_text,
     metric_columns,
     metric_name,
@@ -240,40 +242,17 @@ def _tone(row: dict[str, Any]) -> str:
 
 
 def choice_rows(results: pl.DataFrame) -> list[dict[str, str]]:
-    """Return, per method × source × K, the penalties and weights that were chosen."""
-    runs = results.unique("run_id", maintain_order=True).unique(
-        ["eval", "method", "source", "n_pairs", "seed"], maintain_order=True
-    )
-    cells = in_order(
-        runs.group_by(["eval", "method", "source", "n_pairs"], maintain_order=True).agg(
-            pl.col("penalty_chosen"),
-            pl.col("mix_chosen"),
-            (pl.col("penalty_at_edge") | pl.col("mix_at_edge")).sum().alias("edges"),
-            pl.len().alias("n"),
-            pl.col("n_images_fitted").mean(),
-        )
-    )
+    """Return, per method × source × K, the settings that were chosen."""
+    keys = ["eval", "method", "source", "n_pairs"]
+    sizes = results.group_by(keys).agg(pl.col("n_images_fitted").mean())
+    cells = in_order(chosen_settings(results, keys).join(sizes, on=keys))
     return [
         {
-            "eval": row["eval"],
+            **row,
             "method": method_title(row["method"]),
             "source": source_name(row["source"], row["n_pairs"]),
             "pairs": pairs_text(row["n_pairs"], row["n_images_fitted"]),
-            "penalty": _spread(row["penalty_chosen"]),
-            "mix": _spread(row["mix_chosen"]),
-            "edges": f"{row['edges']} of {row['n']}" if row["edges"] else "",
         }
         for row in cells.iter_rows(named=True)
-        if row["method"] != "conse"
+        if any(row[f"{name}_chosen"] for name in CHOSEN)
     ]
-
-
-def _spread(values: Sequence[float | None]) -> str:
-    """Return the median of the chosen values, and their range if they differ."""
-    known = sorted(value for value in values if value is not None)
-    if not known:
-        return ""
-    middle = f"{known[len(known) // 2]:.3g}"
-    if known[0] == known[-1]:
-        return middle
-    return f"{middle} ({known[0]:.3g} to {known[-1]:.3g})"

@@ -28,7 +28,7 @@ from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words
 from bench.report.grids import choice_rows, gain_rows, grids
 from bench.report.theme import Figure, css_variables, file_svg, page_svg
 from bench.report.verdict import Verdict, verdict
-from bench.results import read_results, read_sessions
+from bench.results import CHOSEN, read_results, read_sessions
 from bench.suites.published import published_table
 from bench.tables import comma_separated, published_lines, result_lines, result_table
 from featstore.errors import FeatstoreError, needs_extra
@@ -344,7 +344,7 @@ def build_page(
     seen = None if alone is None else read_geometry(root, alone)
     figures |= {figure.name: figure for figure in figures_of(seen, words.describe)}
     galleries = [g for g in (gallery(root, rows, words, d) for d in DIRECTIONS) if g is not None]
-    script = _resource("table.js")
+    script, choices = _resource("table.js"), choice_rows(rows)
     main_gains = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
     context: dict[str, Any] = {
         "csp": _policy(script),
@@ -372,7 +372,8 @@ def build_page(
         "galleries": galleries,
         "kinds": _kinds(galleries),
         "lines": result_lines(table),
-        "choices": choice_rows(rows),
+        "choices": choices,
+        "chosen": [name for name in CHOSEN if any(row[f"{name}_chosen"] for row in choices)],
         "metrics": METRICS,
         "sets": _sets(first),
         "facts": _facts(rows, first),

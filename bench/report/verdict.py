@@ -181,9 +181,9 @@ def _standing(row: dict[str, Any]) -> str:
     """Return how the head stands among the draws of a control."""
     if row["p"] is None:
         return "no test"
-    if row["rank"] is not None and row["rank"] > 1:
+    if row["control_rank"] is not None and row["control_rank"] > 1:
         return f"rank {row['rank']} of {row['n_controls'] + 1}, p {p_text(row['p'])}"
-    first = "above all of" if row["rank"] == 1 else "over"
+    first = "above all of" if row["control_rank"] == 1 else "over"
     return f"{first} {row['n_controls']} draws, p {p_text(row['p'])}"
 
 

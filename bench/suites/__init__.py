@@ -6,7 +6,7 @@ as soon as its sets are in the store. A sweep (`bench.suites.single`) is planned
 """
 
 from bench.suites.demo import create_smoke_store, demo_runs, smoke_runs
-from bench.suites.registry import SUITES, Suite, suite_named, with_texts
+from bench.suites.registry import SUITES, Suite, suite_named, with_lists
 
 __all__ = [
     "SUITES",
@@ -15,5 +15,5 @@ __all__ = [
     "demo_runs",
     "smoke_runs",
     "suite_named",
-    "with_texts",
+    "with_lists",
 ]

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,37 +25,34 @@ from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
 from bench.protocol import held_out_split
-from bench.runs import Run
+from bench.runs import Run, set_fields
 from bench.statistics import ENOUGH_CONTROLS
 from featstore.errors import AlreadyFinishedError
 from featstore.identity import sha256_hex
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.testing import item_table, write_set
+from fitters.methods import method_named
 
 
 @dataclass(frozen=True)
 class SuiteSets:
-    """The five sets of one image encoder and one text encoder.
+    """The sets of one image encoder and one text encoder; a dataset may have no captions.
 
     Attributes
     ----------
-    image, name, caption, head, head_name : SetInfo
+    image, name, head, head_name : SetInfo
+    caption : SetInfo, optional
     """
 
     image: SetInfo
     name: SetInfo
-    caption: SetInfo
     head: SetInfo
     head_name: SetInfo
+    caption: SetInfo | None = None
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, str]:
         """Return the fields of a run that name these sets and their revisions."""
-        out = {}
-        for role in ("image", "name", "caption", "head", "head_name"):
-            info: SetInfo = getattr(self, role)
-            out[f"{role}_set"] = str(info.key)
-            out[f"{role}_revision"] = info.commit.revision_id
-        return out
+        return set_fields(**vars(self))
 
 
 def find_sets(
@@ -66,38 +64,58 @@ def find_sets(
     ----------
     store : FeatureStore
     dataset : str, optional
-        Has images, captions and class names; if left out, the only one with images.
+        Has images, class names and perhaps captions; if left out, the only one with images.
     label_set : str, optional
         Has head weights and class names; if left out, the only one with head weights.
 
     Raises
     ------
     ProtocolError
-        If a set is missing or several image or text encoders fit; the message says which
-        command makes it, or what there is to choose from.
+        If sets are missing, with the commands that make them, or if several image or text encoders
+        fit, with what there is to choose from.
     """
     infos = store.sets()
     dataset = dataset or _only_dataset(infos, store, "image", "--dataset")
     label_set = label_set or _only_dataset(infos, store, "head_weight", "--label-set")
-    head = _only(
-        [
-            info
-            for info in _of(infos, label_set, "head_weight")
-            if info.commit.space_id in {i.commit.space_id for i in _of(infos, dataset, "image")}
-        ],
-        store,
-        label_set,
-        "head_weight",
-    )
-    image = _in_space(infos, store, dataset, "image", head.commit.space_id)
-    name = _only(_of(infos, dataset, "class_name"), store, dataset, "class_name")
-    texts = name.commit.space_id
-    return SuiteSets(
-        image=image,
-        name=name,
-        caption=_in_space(infos, store, dataset, "caption", texts),
-        head=head,
-        head_name=_in_space(infos, store, label_set, "class_name", texts),
+    images, names = _of(infos, dataset, "image"), _of(infos, dataset, "class_name")
+    heads, texts = _of(infos, label_set, "head_weight"), _of(infos, label_set, "class_name")
+    heads = _in_spaces(heads, images) if images else heads
+    texts = _in_spaces(texts, names) if names else texts
+    fitting = {
+        (label_set, "head_weight"): heads,
+        (dataset, "image"): _in_spaces(images, heads) if heads else images,
+        (dataset, "class_name"): names,
+        (label_set, "class_name"): texts,
+    }
+    lost = [where for where, found in fitting.items() if not found]
+    if lost:
+        image, text = (
+            found[0].encoder if found else usual
+            for found, usual in ((images or heads, IMAGES_BY), (names or texts, TEXTS_BY))
+        )
+        raise ProtocolError(_lacking(store, lost, image, text))
+    head, image_set, name, head_name = (_only(found, store, *at) for at, found in fitting.items())
+    captions = _in_spaces(_of(infos, dataset, "caption"), [name])
+    caption = _only(captions, store, dataset, "caption") if captions else None
+    return SuiteSets(image_set, name, head, head_name, caption)
+
+
+#: Encoders that commands name where a store says none.
+IMAGES_BY, TEXTS_BY = "timm:tf_efficientnet_lite0.in1k", "st:all-MiniLM-L6-v2"
+
+
+def _lacking(store: FeatureStore, lost: Sequence[tuple[str, str]], image: str, text: str) -> str:
+    """Return what a store lacks, and the commands that make it."""
+    commands = [
+        f"`featstore extract manifests/{dataset} --kind {kind} --encoder "
+        f"{text if kind == 'class_name' else image} --store {store.address}`"
+        for dataset, kind in lost
+    ]
+    names = ", ".join(f"{dataset}/{kind}" for dataset, kind in lost)
+    return (
+        f"{store.address} has no {names} that fits its other sets (`featstore ls {store.address}` "
+        "lists them). Make what is missing from the manifests (`featstore manifests build` or "
+        f"`make`), with the same encoders: {'; '.join(commands)}."
     )
 
 
@@ -113,44 +131,78 @@ def _of(infos: list[SetInfo], dataset: str, kind: str) -> list[SetInfo]:
     return [info for info in infos if (info.key.dataset, info.key.kind) == (dataset, kind)]
 
 
-def _in_space(
-    infos: list[SetInfo], store: FeatureStore, dataset: str, kind: str, space_id: str
-) -> SetInfo:
-    found = [i for i in _of(infos, dataset, kind) if i.commit.space_id == space_id]
-    return _only(found, store, dataset, kind)
+def _in_spaces(infos: list[SetInfo], others: list[SetInfo]) -> list[SetInfo]:
+    """Return the sets that lie in the space of one of the others."""
+    spaces = {info.commit.space_id for info in others}
+    return [info for info in infos if info.commit.space_id in spaces]
 
 
 def _only(found: list[SetInfo], store: FeatureStore, dataset: str, kind: str) -> SetInfo:
     if len(found) == 1:
         return found[0]
-    if found:
-        names = ", ".join(str(info.key) for info in found)
-        raise ProtocolError(
-            f"{store.address} has {len(found)} sets that could be {dataset}/{kind}: {names}. The "
-            "suite takes one image and one text encoder; keep each pair in its own store."
-        )
+    names = ", ".join(str(info.key) for info in found)
     raise ProtocolError(
-        f"{store.address} has no {dataset}/{kind} that fits its other sets (`featstore ls "
-        f"{store.address}` lists them). Make it with `featstore extract`, with the same encoders."
+        f"{store.address} has {len(found)} sets that could be {dataset}/{kind}: {names}. The "
+        "suite takes one image and one text encoder; keep each pair in its own store."
     )
 
 
 Pairs = int | Literal["all"]
 
-SEEDS = tuple(range(10))
-N_PAIRS: tuple[Pairs, ...] = (16, 64, 256, "all")
-METHODS = ("ridge", "procrustes", "kernel-ridge")
-CONTROLS = ("random", "shuffled")
-
 #: Draws of a control that stand beside one head: the fewest whose rank can reach 5 %.
 CONTROL_DRAWS = ENOUGH_CONTROLS
 
-#: Methods whose controls are all on every split, and on how many real pairs: a head is then ranked
-#: among draws that saw the same pairs.
-RANKED: dict[str, tuple[Pairs, ...]] = {"kernel-ridge": (0, 64)}
+
+@dataclass(frozen=True)
+class Plan:
+    """What a suite of the demo's protocol goes through.
+
+    Attributes
+    ----------
+    suite : str
+    seeds : tuple of int
+        Of the held-out evaluation.
+    n_pairs : tuple of int or "all"
+        Numbers of real pairs beside none; those that a split cannot give are left out.
+    methods, sources : tuple of str
+        Controls among the sources are compared with the head.
+    control_draws : int
+        Draws of each control over all names.
+    ranked : mapping
+        Methods whose controls are all on every split, and on how many real pairs: a head is then
+        ranked among draws that saw the same pairs.
+    fields : mapping
+        Fields of all its runs.
+    """
+
+    suite: str = "demo"
+    seeds: tuple[int, ...] = tuple(range(10))
+    n_pairs: tuple[Pairs, ...] = (16, 64, 256, "all")
+    methods: tuple[str, ...] = ("ridge", "procrustes", "kernel-ridge")
+    sources: tuple[str, ...] = ("none", "head", "random", "shuffled")
+    control_draws: int = CONTROL_DRAWS
+    ranked: Mapping[str, tuple[Pairs, ...]] = field(
+        default_factory=lambda: {"kernel-ridge": (0, 64)}
+    )
+    fields: Mapping[str, Any] = field(
+        default_factory=lambda: {"locales": ("en",), "relevance": "class_id"}
+    )
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The sources that are controls."""
+        return tuple(source for source in self.sources if source not in ("none", "head"))
 
 
-def demo_runs(store: FeatureStore, *, limit: int | None = None) -> list[Run]:
+def demo_runs(
+    store: FeatureStore,
+    *,
+    limit: int | None = None,
+    dataset: str | None = None,
+    label_set: str | None = None,
+    methods: Sequence[str] = (),
+    sources: Sequence[str] = (),
+) -> list[Run]:
     """Return the runs of the demo suite on a store.
 
     Parameters
@@ -160,101 +212,99 @@ def demo_runs(store: FeatureStore, *, limit: int | None = None) -> list[Run]:
         ``imagenet1k``.
     limit : int, optional
         Images kept. Numbers of pairs that a split cannot give are left out.
+    dataset, label_set : str, optional
+        Another dataset with images and class names, and the label set of a head in their space
+        (the only one, if it is left out). Without captions, real pairs are images and the texts of
+        their classes, and nothing is retrieved.
+    methods, sources : sequence of str, optional
+        Instead of the suite's own.
 
     Raises
     ------
     ProtocolError
         If a set is missing or ambiguous, or `limit` leaves too little to split.
     """
-    sets = find_sets(store, dataset="stamps", label_set="imagenet1k")
-    return plan(store, sets, suite="demo", limit=limit)
+    wanted = _with(Plan(), methods, sources)
+    if dataset is None:
+        sets = find_sets(store, dataset="stamps", label_set=label_set or "imagenet1k")
+    else:
+        sets = find_sets(store, dataset=dataset, label_set=label_set)
+        wanted = replace(wanted, fields={})
+    return plan(store, sets, wanted, limit=limit)
+
+
+def _with(wanted: Plan, methods: Sequence[str], sources: Sequence[str]) -> Plan:
+    """Return a plan of other methods and sources, where some are named."""
+    for method in methods:
+        method_named(method)
+    return replace(
+        wanted, methods=tuple(methods) or wanted.methods, sources=tuple(sources) or wanted.sources
+    )
 
 
 def plan(
-    store: FeatureStore,
-    sets: SuiteSets,
-    *,
-    suite: str,
-    limit: int | None,
-    seeds: Sequence[int] = SEEDS,
-    n_pairs: Sequence[Pairs] = N_PAIRS,
-    control_draws: int = CONTROL_DRAWS,
-    ranked: Mapping[str, Sequence[Pairs]] = RANKED,
+    store: FeatureStore, sets: SuiteSets, wanted: Plan, *, limit: int | None = None
 ) -> list[Run]:
     """Return both evaluations for these sets; runs that share a fit follow one another."""
     if limit is not None and limit < 1:
         raise ProtocolError(f"--limit keeps at least one image; got {limit}.")
-    base = Run(
-        suite=suite,
-        task="zero_shot",
-        eval="all-names",
-        method="conse",
-        source="head",
-        n_pairs=0,
-        seed=0,
-        locales=("en",),
-        relevance="class_id",
-        limit=limit,
-        **sets.fields(),
-    )
-    fewest = _fewest_training_images(store, base, seeds)
-    possible = [k for k in n_pairs if k == "all" or k <= fewest]
+    base = Run.of(
+        suite=wanted.suite, task="zero_shot", method="conse", source="head", limit=limit,
+        **wanted.fields, **sets.fields(),
+    )  # fmt: skip
+    fewest = _fewest_training_images(store, base, wanted.seeds)
+    possible = tuple(k for k in wanted.n_pairs if k == "all" or k <= fewest)
+    wanted = replace(wanted, n_pairs=possible)
+    alone = wanted.methods if "head" in wanted.sources else ()
     return [
         base,
-        *(replace(base, method=method) for method in METHODS),
-        *_held_out(base, seeds, possible, ranked),
-        *_control_runs(base, seeds, possible, control_draws, ranked),
+        *(base.changed(method=method) for method in alone),
+        *_held_out(base, wanted),
+        *_control_runs(base, wanted),
     ]
 
 
-def _held_out(
-    base: Run, seeds: Sequence[int], n_pairs: Sequence[Pairs], ranked: Mapping[str, Sequence[Pairs]]
-) -> Iterator[Run]:
+def _held_out(base: Run, wanted: Plan) -> Iterator[Run]:
     """Yield the held-out runs of every seed; of controls those that the seed draws."""
-    base = replace(base, eval="held-out")
-    for seed in seeds:
-        yield from _tasks(replace(base, seed=seed))
-        for method in METHODS:
-            controls = () if method in ranked else CONTROLS
-            for k in (0, *n_pairs):
-                for source in ("none", "head", *controls):
+    base = base.changed(eval="held-out")
+    for seed in wanted.seeds:
+        yield from _tasks(base.changed(seed=seed))
+        for method in wanted.methods:
+            ranked = wanted.controls if method in wanted.ranked else ()
+            sources = [source for source in wanted.sources if source not in ranked]
+            for k in (0, *wanted.n_pairs):
+                for source in sources:
                     if (source, k) != ("none", 0):
-                        own = replace(base, seed=seed, method=method, source=source, n_pairs=k)
+                        own = base.changed(seed=seed, method=method, source=source, n_pairs=k)
                         yield from _tasks(own)
 
 
-def _control_runs(
-    base: Run,
-    seeds: Sequence[int],
-    n_pairs: Sequence[Pairs],
-    draws: int,
-    ranked: Mapping[str, Sequence[Pairs]],
-) -> Iterator[Run]:
-    """Yield what stands beside one head: draw by draw, so that a draw is fitted in one place."""
-    for method in METHODS:
-        for control in CONTROLS:
-            for draw in range(draws):
-                # With nothing else to draw the seed draws the control: the same rows as below.
-                yield replace(base, method=method, source=control, seed=draw)
-                for seed in seeds:
-                    for k in ranked.get(method, ()):
-                        if k == 0 or k in n_pairs:
-                            # Names alone: what a control does to captions is seen in ridge.
-                            yield replace(
-                                base, eval="held-out", method=method, source=control, n_pairs=k,
-                                seed=seed, control_draw=draw,
-                            )  # fmt: skip
+def _control_runs(base: Run, wanted: Plan) -> Iterator[Run]:
+    """Yield what is compared with one head: draw by draw, so that a draw is fitted in one place."""
+    for method, control in product(wanted.methods, wanted.controls):
+        for draw in range(wanted.control_draws):
+            # With nothing else to draw the seed draws the control: the same rows as below.
+            yield base.changed(method=method, source=control, seed=draw)
+            for seed in wanted.seeds:
+                for k in wanted.ranked.get(method, ()):
+                    if k == 0 or k in wanted.n_pairs:
+                        # Names alone: what a control does to captions is seen in ridge.
+                        yield base.changed(
+                            eval="held-out", method=method, source=control, n_pairs=k, seed=seed,
+                            control_draw=draw,
+                        )  # fmt: skip
 
 
-def _tasks(fit: Run) -> tuple[Run, Run]:
-    return fit, replace(fit, task="retrieval")
+def _tasks(fit: Run) -> list[Run]:
+    return [fit, fit.changed(task="retrieval")] if fit.data.caption_set else [fit]
 
 
 def _fewest_training_images(store: FeatureStore, run: Run, seeds: Sequence[int]) -> int:
-    items = store.view(run.image_set).items
-    classes = items["class_id"].head(run.limit or items.height).to_numpy()
+    items = store.view(run.data.image_set).items
+    limit = run.protocol.limit or items.height
+    classes = items["class_id"].head(limit).to_numpy()
     return min(
-        len(held_out_split(classes, seed=seed, train_fraction=run.train_fraction).train)
+        len(held_out_split(classes, seed=seed, train_fraction=run.protocol.train_fraction).train)
         for seed in seeds
     )
 
@@ -268,13 +318,17 @@ _LATENT, _IMAGE_DIM, _TEXT_DIM = 6, 24, 16
 _TEMPLATES = {"none": "{}", "photo": "a photo of a {}"}
 
 
-def smoke_runs(store: FeatureStore, *, limit: int | None = None) -> list[Run]:
-    """Return the runs of the smoke suite on the store of `create_smoke_store`."""
+def smoke_runs(
+    store: FeatureStore,
+    *,
+    limit: int | None = None,
+    methods: Sequence[str] = (),
+    sources: Sequence[str] = (),
+) -> list[Run]:
+    """Return the runs of the smoke suite on the store of `create_smoke_store`; see `demo_runs`."""
     sets = find_sets(store, dataset=DATASET, label_set=LABEL_SET)
-    return plan(
-        store, sets, suite="smoke", limit=limit, seeds=(0, 1), n_pairs=(8, "all"), control_draws=3,
-        ranked={"kernel-ridge": (0, 8)},
-    )  # fmt: skip
+    small = Plan("smoke", (0, 1), (8, "all"), control_draws=3, ranked={"kernel-ridge": (0, 8)})
+    return plan(store, sets, _with(small, methods, sources), limit=limit)
 
 
 def create_smoke_store(root: Path) -> None:

@@ -8,12 +8,12 @@ what the store lacks with the commands that make it, ``published`` the paper's n
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from bench.options import FewShot, ModalityGap, Neighbours, Options, Retrieval
-from bench.runs import IDENTITY, Run
+from bench.runs import Run, set_fields
 from featstore.store.store import FeatureStore, SetInfo
 
 #: The nine datasets of the paper's zero-shot figure.
@@ -73,16 +73,11 @@ class Fit:
 
     def fields(self) -> dict[str, str]:
         """Return the fields of a run that name these sets and their revisions."""
-        roles: dict[str, SetInfo | None] = {"image": self.image}
-        if self.text is not None:
-            roles["caption" if self.text.key.kind == "caption" else "name"] = self.text
-        roles |= {"head": self.head, "head_name": self.head_name}
-        out = {"name_set": "", "name_revision": ""}
-        for role, info in roles.items():
-            if info is not None:
-                out[f"{role}_set"] = str(info.key)
-                out[f"{role}_revision"] = info.commit.revision_id
-        return out
+        captions = self.text is not None and self.text.key.kind == "caption"
+        return set_fields(
+            image=self.image, head=self.head, head_name=self.head_name,
+            **{"caption" if captions else "name": self.text},
+        )  # fmt: skip
 
 
 class Inventory:
@@ -390,7 +385,13 @@ OWN_LEARNERS = ("paper-few-shot",)
 MEAN_OF = (1, 3, 5, 10, 50)
 
 
-def paper_runs(store: FeatureStore, *, limit: int | None = None) -> list[Run]:
+def paper_runs(
+    store: FeatureStore,
+    *,
+    limit: int | None = None,
+    methods: Sequence[str] = (),
+    sources: Sequence[str] = (),
+) -> list[Run]:
     """Return the runs whose sets the store holds; none where it answers no experiment.
 
     Parameters
@@ -398,6 +399,8 @@ def paper_runs(store: FeatureStore, *, limit: int | None = None) -> list[Run]:
     store : FeatureStore
     limit : int, optional
         Images kept of every set; numbers of pairs that are then missing are left out.
+    methods, sources : sequence of str, optional
+        Only the runs of these methods, and of these sources.
 
     See Also
     --------
@@ -412,15 +415,19 @@ def paper_runs(store: FeatureStore, *, limit: int | None = None) -> list[Run]:
         *_modality_gap(have),
         *_cosine_head(have),
     ]
-    return [replace(run, limit=limit) for run in dict.fromkeys(runs)]
+    return [
+        run.changed(limit=limit)
+        for run in dict.fromkeys(runs)
+        if (not methods or run.fit.method in methods)
+        and (not sources or run.protocol.source in sources)
+    ]
 
 
 def _run(fit: Fit, **fields: Any) -> Run:
     settings: dict[str, Any] = {
-        "suite": SUITE, "source": "none", "n_pairs": 0, "seed": 0, "method": IDENTITY,
-        "eval": "all-names", "train_splits": TRAIN_SPLITS,
+        "suite": SUITE, "train_splits": TRAIN_SPLITS,
     }  # fmt: skip
-    return Run(**settings | fit.fields() | fields)
+    return Run.of(**settings | fit.fields() | fields)
 
 
 def _without_head(fit: Fit) -> Fit:
@@ -460,15 +467,15 @@ def _zero_shot(have: Inventory) -> Iterator[Run]:
             )  # fmt: skip
             yield base
             trained += [
-                replace(base, method=method, seed=seed, **_trained(fit))
+                base.changed(method=method, seed=seed, **_trained(fit))
                 for method in TRAINED
                 for seed in TRAINED_SEEDS
             ]
             for method in (*CLOSED, *METHODS):
-                yield replace(base, method=method)
+                yield base.changed(method=method)
                 for control in CONTROLS:
                     for seed in SEEDS:
-                        yield replace(base, method=method, source=control, seed=seed)
+                        yield base.changed(method=method, source=control, seed=seed)
             if where == "split" and have.splits(fit.image) & set(TRAIN_SPLITS):
                 yield from _one_pair_a_class(have, fit, base)
         for fit in have.pairs(dataset, "class_name"):
@@ -477,7 +484,8 @@ def _zero_shot(have: Inventory) -> Iterator[Run]:
             yield _run(fit, task="zero_shot", eval=_where(have, dataset, fit), **tested)
     # One training serves all datasets that follow each other; see `bench.fits.fit_run`.
     yield from sorted(
-        trained, key=lambda run: (run.head_set, run.head_name_set, run.method, run.seed)
+        trained,
+        key=lambda run: (run.data.head_set, run.data.head_name_set, run.fit.method, run.seed),
     )
 
 
@@ -486,7 +494,7 @@ def _one_pair_a_class(have: Inventory, fit: Fit, base: Run) -> Iterator[Run]:
     assert fit.text is not None
     bare = _run(
         _without_head(fit), task="zero_shot", eval="split", method="ridge", pairs_per_class=1,
-        variants=base.variants, templates=base.templates,
+        variants=base.data.variants, templates=base.data.templates,
     )  # fmt: skip
     for methods, seeds, more in (
         (TRAINED, TRAINED_SEEDS, _trained(fit)),
@@ -498,10 +506,10 @@ def _one_pair_a_class(have: Inventory, fit: Fit, base: Run) -> Iterator[Run]:
                     "method": method, "seed": seed, "pairs_per_class": 1,
                     **have.texts(fit.text, PAIRED_WITH, "pair_"), **more,
                 }  # fmt: skip
-                yield replace(base, **one)
-                yield replace(bare, **one)
+                yield base.changed(**one)
+                yield bare.changed(**one)
                 if method in IN_TWO_STAGES:
-                    yield replace(base, **one, sequential=True)
+                    yield base.changed(**one, sequential=True)
 
 
 def _retrieval(have: Inventory, limit: int | None) -> Iterator[Run]:
@@ -518,18 +526,18 @@ def _retrieval(have: Inventory, limit: int | None) -> Iterator[Run]:
                         options=options, **_head_texts(have, fit))  # fmt: skip
             bare = _run(_without_head(fit), task="retrieval", eval="split", options=options,
                         method="ridge", n_pairs="all")  # fmt: skip
-            yield replace(base, method="conse")
+            yield base.changed(method="conse")
             yield base
             for control in CONTROLS:
                 for seed in RETRIEVAL_SEEDS:
-                    yield replace(base, method="ridge", source=control, seed=seed)
+                    yield base.changed(method="ridge", source=control, seed=seed)
             for method in TRAINED:
                 some = {"method": method, **_trained(fit)}
                 for seed in TRAINED_RETRIEVAL_SEEDS:
-                    yield replace(base, **some, seed=seed)
+                    yield base.changed(**some, seed=seed)
                 yield from _by_pairs(base, bare, some, n_train)
             for method in (*CLOSED, "ridge"):
-                yield replace(base, method=method)
+                yield base.changed(method=method)
                 yield from _by_pairs(base, bare, {"method": method}, n_train)
         for fit in have.pairs(dataset, "caption"):
             yield _run(fit, task="retrieval", eval="split", options=options)
@@ -545,11 +553,11 @@ def _by_pairs(base: Run, bare: Run, some: dict[str, Any], n_train: int) -> Itera
         # All training images are the same whatever the seed; a training is not.
         for seed in (0,) if k == "all" and not trained else seeds:
             own = some | {"n_pairs": k, "seed": seed}
-            yield replace(base, **own)
-            yield replace(bare, **own)
+            yield base.changed(**own)
+            yield bare.changed(**own)
             if k == RETRIEVAL_PAIRS[0] and some["method"] == "ridge":
                 for control in CONTROLS:
-                    yield replace(base, source=control, **own)
+                    yield base.changed(source=control, **own)
 
 
 def _few_shot(have: Inventory) -> Iterator[Run]:
@@ -575,11 +583,11 @@ def _few_shot(have: Inventory) -> Iterator[Run]:
                             shots=shots, learner=learner, prototypes=prototypes
                         )
                         for seed in SEEDS:
-                            yield replace(base, options=options, seed=seed)
+                            yield base.changed(options=options, seed=seed)
                 for learner in OWN_LEARNERS:
                     own = FewShot(shots=shots, learner=learner, prototypes="none")
                     for seed in TRAINED_SEEDS:
-                        yield replace(alone, options=own, seed=seed)
+                        yield alone.changed(options=own, seed=seed)
 
 
 def _neighbours(have: Inventory) -> Iterator[Run]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from bench.errors import UnknownSuiteError
 from bench.runs import Run
 from bench.suites.demo import create_smoke_store, demo_runs, smoke_runs
 from bench.suites.paper import Lacking, lacking, paper_runs
+from bench.suites.single import Lists, check_settings, combinations
 from featstore.errors import lookup
 from featstore.store.store import FeatureStore
 
@@ -18,7 +19,14 @@ from featstore.store.store import FeatureStore
 class PlanRuns(Protocol):
     """Plans the runs of a suite."""
 
-    def __call__(self, store: FeatureStore, *, limit: int | None = None) -> list[Run]:
+    def __call__(
+        self,
+        store: FeatureStore,
+        *,
+        limit: int | None = None,
+        methods: Sequence[str] = (),
+        sources: Sequence[str] = (),
+    ) -> list[Run]:
         """Return the runs on a store; `limit` keeps so many images."""
         ...
 
@@ -71,17 +79,26 @@ def suite_named(name: str) -> Suite:
     return lookup(SUITES, name, what="suite", error=UnknownSuiteError)
 
 
-def with_texts(runs: Sequence[Run], texts: Mapping[str, Any]) -> list[Run]:
-    """Return the runs of a suite with other prompts than its own.
+def with_lists(runs: Sequence[Run], lists: Lists) -> list[Run]:
+    """Return the runs of a suite with other prompts and settings than its own.
 
     Parameters
     ----------
     runs : sequence of Run
-    texts : mapping
-        Of variants, templates, head_variants and head_templates those that are to change. Runs
-        without a head keep the last two.
+    lists : mapping
+        Name of a field of a run → its values, each of which makes a run: settings of the fit, for
+        the methods that have them, and variants and templates, of heads for runs with a head.
+
+    Raises
+    ------
+    ProtocolError
+        If no method of the suite has a setting, or a run contradicts itself.
     """
-    of_images = {name: words for name, words in texts.items() if not name.startswith("head_")}
-    return list(
-        dict.fromkeys(replace(run, **(texts if run.head_set else of_images)) for run in runs)
-    )
+    check_settings(lists, dict.fromkeys(run.fit.method for run in runs))
+    made: list[Run] = []
+    for run in runs:
+        head = bool(run.data.head_set)
+        own = {name: values for name, values in lists.items()
+               if head or not name.startswith("head_")}  # fmt: skip
+        made += combinations(run.changed, own | {"method": (run.fit.method,)})
+    return list(dict.fromkeys(made))

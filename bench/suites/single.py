@@ -1,142 +1,170 @@
-"""One task, a saved alignment, and a sweep over settings."""
+"""One task, a saved alignment, and a sweep: runs for every combination of what is listed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
 from bench.corpus import read_corpus
 from bench.errors import ProtocolError
-from bench.options import Options
 from bench.protocol import held_out_split
 from bench.results import RESULT_SCHEMA
-from bench.runs import IDENTITY, SOURCES, Run
+from bench.runs import FIT_SETTINGS, IDENTITY, Protocol, Run, has_setting, set_fields
 from bench.scoring import Scoring, split_of
 from bench.suites.demo import SuiteSets
-from featstore.errors import unknown_name
+from featstore.options import option
 from featstore.store.store import FeatureStore
 from fitters.alignment import Alignment
 from fitters.from_store import side_of
-from fitters.jobs import TEMPLATES, VARIANTS
-from fitters.methods import method_named
+from fitters.methods import METHODS, method_named
 
-#: The suite that such runs say they are of.
-SUITE = "task"
+#: The suites that runs of one task, and of a sweep, say they are of.
+SUITE, SWEEP_SUITE = "task", "sweep"
+
+#: Values of a field of a run, by its name.
+Lists = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
-class TaskRequest:
-    """What one task is to be run on.
+class SetNames:
+    """The sets of a task, as `FeatureStore.info` takes them; empty where it needs none."""
 
-    Attributes
+    images: str = option(help="Image set.")
+    names: str = option("", help="Class-name set of the images' classes.")
+    captions: str = option("", help="Caption set of the images.")
+    head: str = option("", help="Head set; needs --head-names.")
+    head_names: str = option("", help="Class-name set of the head's classes.")
+    views: str = option("", help="Set of augmented views of the images (few_shot).")
+
+    def fields(self, store: FeatureStore) -> dict[str, str]:
+        """Return the fields of a run that name these sets and their revisions.
+
+        Raises
+        ------
+        ProtocolError
+            If a head is named without the names of its classes or the other way round.
+        featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
+            If a set is not in the store, or several fit.
+        """
+        if bool(self.head) != bool(self.head_names):
+            raise ProtocolError(
+                "A head needs the names of its classes: give --head and --head-names, or neither."
+            )
+        named = {own.name: getattr(self, own.name) for own in fields(self)}
+        return set_fields(
+            **{role.removesuffix("s"): store.info(key) for role, key in named.items() if key}
+        )
+
+
+def task_runs(
+    store: FeatureStore, task: str, *, seeds: Sequence[int] = (0,), **given: Any
+) -> list[Run]:
+    """Return one run of a task a seed.
+
+    Parameters
     ----------
+    store : FeatureStore
     task : str
-    images, names, captions, head, head_names : str
-        Sets as `FeatureStore.info` takes them; empty where the task needs none.
-    method, source, eval : str
-        As in `Run`.
-    n_pairs : int or "all"
-    pairs_per_class : int
+        One of `bench.runs.TASKS`.
     seeds : sequence of int
-    options : Options, optional
-    relevance : str
-    locales, variants, templates, train_splits : sequence of str
-    train_fraction : float
-    views : str
-        Set of augmented views of the images.
-    head_variants, head_templates, pair_variants, pair_templates : sequence of str
-        As in `Run`.
-    epochs : int, optional
-    sequential : bool
-    """
-
-    task: str
-    images: str
-    names: str = ""
-    captions: str = ""
-    head: str = ""
-    head_names: str = ""
-    method: str = IDENTITY
-    source: str = "none"
-    eval: str = "all-names"
-    n_pairs: int | Literal["all"] = 0
-    pairs_per_class: int = 0
-    seeds: Sequence[int] = (0,)
-    options: Options | None = None
-    relevance: str = "parent_id"
-    locales: Sequence[str] = ()
-    variants: Sequence[str] = VARIANTS
-    templates: Sequence[str] = TEMPLATES
-    train_splits: Sequence[str] = ("train",)
-    train_fraction: float = 0.6
-    views: str = ""
-    head_variants: Sequence[str] = ()
-    head_templates: Sequence[str] = ()
-    pair_variants: Sequence[str] = ()
-    pair_templates: Sequence[str] = ()
-    epochs: int | None = None
-    sequential: bool = False
-
-
-def task_runs(store: FeatureStore, request: TaskRequest, *, limit: int | None = None) -> list[Run]:
-    """Return one run a seed.
+    **given
+        Sets by the names of `SetNames`, and fields of a run by theirs: method, source, n_pairs, …
 
     Raises
     ------
     ProtocolError
-        If a head is named without the names of its classes or the other way round, or the run
-        contradicts itself.
+        If the run contradicts itself.
     featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
         If a set is not in the store, or several fit.
     """
-    if bool(request.head) != bool(request.head_names):
+    named = {own.name: given.pop(own.name) for own in fields(SetNames) if own.name in given}
+    values = {"suite": SUITE, "task": task, **SetNames(**named).fields(store), **given}
+    return [Run.of(**values, seed=seed) for seed in seeds]
+
+
+def combinations(make: Callable[..., Run], lists: Lists, *, skip: bool | None = None) -> list[Run]:
+    """Return the runs that have one of the listed values in every field.
+
+    Combinations without a meaning are left out: source "none" without real pairs, controls of
+    ConSE, a head for a method that reads none. A method gets the settings that it has. Without
+    prototypes or without real pairs a mixing weight has no effect: such a cell is one run.
+
+    Parameters
+    ----------
+    make : callable
+        `Run.of` with what is fixed, or `Run.changed` of a run.
+    lists : mapping
+        Name of a field of a run → its values; method among them.
+    skip : bool, optional
+        Whether combinations without a meaning are left out; None: where several are listed.
+
+    Raises
+    ------
+    ProtocolError
+        If a run contradicts itself, or nothing is left.
+    """
+    if skip is None:
+        skip = any(len(lists.get(name, ())) > 1 for name in ("method", *_COUNTED))
+    runs = []
+    for method in lists["method"]:
+        own = {
+            name: values
+            for name, values in lists.items()
+            if name not in FIT_SETTINGS or has_setting(method, name)
+        }
+        for values in product(*own.values()):
+            changes = dict(zip(own, values, strict=True)) | {"method": method}
+            counted = {name: changes[name] for name in _COUNTED if name in changes}
+            if skip and not _has_meaning(method, Protocol(**counted)):
+                continue
+            run = make(**changes)
+            given = "mix" in changes and run.fit.mix != "auto"
+            runs.append(run.changed(mix=1.0) if given and not run.is_mixed else run)
+    if not runs:
         raise ProtocolError(
-            "A head needs the names of its classes: give --head and --head-names, or neither."
+            "Nothing is left to run: source 'none' needs real pairs, and the others 0 or more that "
+            "the split can give. Ask for other sources or numbers of pairs."
         )
-    sets: dict[str, Any] = {}
-    for field, name in (
-        ("image", request.images),
-        ("name", request.names),
-        ("caption", request.captions),
-        ("head", request.head),
-        ("head_name", request.head_names),
-        ("view", request.views),
-    ):
-        info = store.info(name) if name else None
-        sets[f"{field}_set"] = "" if info is None else str(info.key)
-        sets[f"{field}_revision"] = "" if info is None else info.commit.revision_id
-    return [
-        Run(
-            suite=SUITE,
-            task=request.task,
-            eval=request.eval,
-            method=request.method,
-            source=request.source,
-            n_pairs=request.n_pairs,
-            seed=seed,
-            **sets,
-            variants=tuple(request.variants),
-            templates=tuple(request.templates),
-            locales=tuple(request.locales),
-            relevance=request.relevance,
-            train_fraction=request.train_fraction,
-            train_splits=tuple(request.train_splits),
-            pairs_per_class=request.pairs_per_class,
-            options=request.options,
-            limit=limit,
-            head_variants=tuple(request.head_variants),
-            head_templates=tuple(request.head_templates),
-            pair_variants=tuple(request.pair_variants),
-            pair_templates=tuple(request.pair_templates),
-            epochs=request.epochs,
-            sequential=request.sequential,
-        )
-        for seed in request.seeds
-    ]
+    return list(dict.fromkeys(runs))
+
+
+_COUNTED = ("eval", "source", "n_pairs", "pairs_per_class")
+
+
+def check_settings(names: Collection[str], methods: Collection[str]) -> None:
+    """Refuse an unknown method, and a setting that none of the methods has.
+
+    Raises
+    ------
+    ProtocolError, fitters.errors.UnknownMethodError
+    """
+    for method in methods:
+        if method != IDENTITY:
+            method_named(method)
+    for name in names:
+        if name in FIT_SETTINGS and not any(has_setting(method, name) for method in methods):
+            who = ", ".join(other for other in METHODS if has_setting(other, name))
+            raise ProtocolError(
+                f"No method that is to be run ({', '.join(methods)}) has a setting {name!r}; these "
+                f"have: {who}. Leave it out."
+            )
+
+
+def _has_meaning(method: str, protocol: Protocol) -> bool:
+    source, pairs = protocol.source, protocol.has_pairs
+    if method == IDENTITY:
+        return source == "none" and not pairs
+    spec = METHODS[method]
+    if spec.fitted_on == "head":
+        return source == "head" and not pairs
+    if pairs and protocol.eval == "all-names":
+        return False
+    return pairs if source == "none" else not spec.raw
 
 
 #: Tasks that an alignment made before is scored by.
@@ -148,9 +176,7 @@ _SCORES: dict[str, Any] = {
 }
 
 
-def score_alignment(
-    alignment: Alignment, store: FeatureStore, request: TaskRequest, *, limit: int | None = None
-) -> pl.DataFrame:
+def score_alignment(alignment: Alignment, store: FeatureStore, run: Run) -> pl.DataFrame:
     """Score an alignment that was made before, such as a saved one.
 
     Parameters
@@ -158,10 +184,8 @@ def score_alignment(
     alignment : Alignment
         As `fitters.read_alignment` gives it; its facts say which spaces it takes.
     store : FeatureStore
-    request : TaskRequest
-        A task of `SCORED`, its sets and its evaluation; what is to be fitted plays no part.
-    limit : int, optional
-        Images kept.
+    run : Run
+        A task of `SCORED`, its sets and its evaluation; its fit has no effect.
 
     Returns
     -------
@@ -176,9 +200,8 @@ def score_alignment(
     featstore.errors.MisalignedItemsError
         If a set lies in neither space of the alignment.
     """
-    (run,) = task_runs(store, request, limit=limit)
-    sides = (("x", run.image_set), ("y", run.name_set), ("y", run.caption_set))
-    for side, key in sides:
+    data = run.data
+    for side, key in (("x", data.image_set), ("y", data.name_set), ("y", data.caption_set)):
         space = store.info(key).commit.space_id if key else None
         if space is not None and space != alignment.facts.get(f"{side}_space_id"):
             side_of(alignment, space, what=key)
@@ -188,7 +211,7 @@ def score_alignment(
     corpus = read_corpus(store, run)
     outcomes = Scoring(corpus, split_of(run, corpus)).score(run, alignment)
     rows = [
-        (run.task, run.eval, outcome.direction, metric, value, outcome.chance.get(metric),
+        (run.task, run.protocol.eval, outcome.direction, metric, value, outcome.chance.get(metric),
          outcome.n, outcome.gallery)
         for outcome in outcomes
         for metric, value in outcome.values.items()
@@ -196,98 +219,57 @@ def score_alignment(
     return pl.DataFrame(rows, schema=_SCORES, orient="row")
 
 
-Pairs = int | Literal["all"]
+#: What a sweep goes through, where nothing else is listed. Nothing is chosen in it.
+SWEEP: dict[str, Sequence[Any]] = {
+    "eval": ("held-out",),
+    "seed": (0, 1, 2, 3, 4),
+    "method": ("ridge",),
+    "source": ("none", "head", "random", "shuffled"),
+    "n_pairs": (0, 16, 64, 256, "all"),
+    "mix": (0.3, 1.0, 3.0),
+    "penalty": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "n_components": (None,),
+    "task": ("zero_shot", "retrieval"),
+    "relevance": ("class_id",),
+}
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What a sweep goes through; every combination that means something is a cell.
-
-    Attributes
-    ----------
-    methods, sources, n_pairs, mixes, penalties, seeds : tuples
-    tasks : tuple of str
-    evaluation : str
-    """
-
-    methods: tuple[str, ...] = ("ridge",)
-    sources: tuple[str, ...] = ("none", "head", "random", "shuffled")
-    n_pairs: tuple[Pairs, ...] = (0, 16, 64, 256, "all")
-    mixes: tuple[float, ...] = (0.3, 1.0, 3.0)
-    penalties: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    tasks: tuple[str, ...] = ("zero_shot", "retrieval")
-    evaluation: str = "held-out"
-
-
-def sweep_runs(
-    store: FeatureStore,
-    sets: SuiteSets,
-    grid: Grid,
-    *,
-    locales: Sequence[str] = (),
-    relevance: str = "class_id",
-    texts: Mapping[str, Any] | None = None,
-    limit: int | None = None,
-) -> list[Run]:
+def sweep_runs(store: FeatureStore, sets: SuiteSets, lists: Lists | None = None) -> list[Run]:
     """Return the runs of a sweep; numbers of pairs that a split cannot give are left out.
 
-    A cell without prototypes, or without real pairs, has no mixing weight: it is run once. So
-    is a method that has no penalty. ConSE reads the head and nothing else. `texts` are fields of
-    a run that choose prompts: variants, templates, head_variants, head_templates.
+    Parameters
+    ----------
+    store : FeatureStore
+    sets : SuiteSets
+    lists : mapping, optional
+        Name of a field of a run → its values, where they are not those of `SWEEP`.
 
     Raises
     ------
-    ProtocolError
-        If a name is unknown, or nothing is left to run.
-    fitters.errors.UnknownMethodError
-        If a method is unknown.
+    ProtocolError, fitters.errors.UnknownMethodError
+        As of `combinations` and `check_settings`.
     """
-    for source in grid.sources:
-        if source not in SOURCES:
-            raise ProtocolError(unknown_name("source", source, SOURCES))
-    base = Run(
-        suite="sweep", task="zero_shot", eval=grid.evaluation, method="conse", source="head",
-        n_pairs=0, seed=0, locales=tuple(locales), relevance=relevance, limit=limit, penalty=0.0,
-        mix=1.0, **sets.fields(), **(texts or {}),
-    )  # fmt: skip
-    possible = _possible_pairs(store, base, grid)
-    runs = [
-        replace(cell, task=task)
-        for seed in grid.seeds
-        for method in grid.methods
-        for cell in _cells(replace(base, seed=seed, method=method), grid, possible)
-        for task in grid.tasks
-    ]
-    if not runs:
-        raise ProtocolError(
-            "Nothing is left to run: source 'none' needs real pairs, and the others 0 or more that "
-            "the split can give. Ask for other sources or numbers of pairs."
-        )
-    return list(dict.fromkeys(runs))
+    every = SWEEP | dict(lists or {})
+    # Settings of the default sweep that no listed method has are no mistake of the user.
+    check_settings(lists or {}, every["method"])
+    every["n_pairs"] = list(_possible_pairs(store, sets, every))
+    make = partial(Run.of, suite=SWEEP_SUITE, **sets.fields())
+    return combinations(make, every, skip=True)
 
 
-def _cells(base: Run, grid: Grid, n_pairs: Sequence[Pairs]) -> Iterator[Run]:
-    method = method_named(base.method)
-    for source, k in product(grid.sources, n_pairs):
-        if (source, k) == ("none", 0):
-            continue
-        if method.fitted_on == "head" and (source, k) != ("head", 0):
-            continue
-        mixed = source != "none" and k != 0 and "mix" in method.options
-        penalties = grid.penalties if "penalty" in method.options else (0.0,)
-        for mix, penalty in product(grid.mixes if mixed else (1.0,), penalties):
-            yield replace(base, source=source, n_pairs=k, mix=float(mix), penalty=float(penalty))
-
-
-def _possible_pairs(store: FeatureStore, base: Run, grid: Grid) -> list[Pairs]:
-    if grid.evaluation == "all-names":
-        return [k for k in grid.n_pairs if k == 0]
-    items = store.view(base.image_set).items
-    items = items.head(base.limit or items.height)
-    classes = items["class_id"].to_numpy()
+def _possible_pairs(store: FeatureStore, sets: SuiteSets, lists: Lists) -> Iterator[Any]:
+    items = store.view(str(sets.image.key)).items
+    if "held-out" not in lists["eval"]:
+        yield from lists["n_pairs"]
+        return
+    (limit,) = lists.get("limit", (None,))
+    classes = items.head(limit or items.height)["class_id"].to_numpy()
+    fractions = lists.get("train_fraction", (Protocol.train_fraction,))
     fewest = min(
-        len(held_out_split(classes, seed=s, train_fraction=base.train_fraction).train)
-        for s in grid.seeds
+        len(held_out_split(classes, seed=seed, train_fraction=fraction).train)
+        for seed in lists["seed"]
+        for fraction in fractions
     )
-    return [k for k in grid.n_pairs if k == "all" or k <= fewest]
+    for n_pairs in lists["n_pairs"]:
+        if n_pairs == "all" or n_pairs <= fewest:
+            yield n_pairs

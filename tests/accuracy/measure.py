@@ -79,7 +79,8 @@ class Bench:
 
     def with_texts(self, variants: Sequence[str], templates: Sequence[str]) -> Corpus:
         """Return the corpus with other texts of the head's classes."""
-        head, names = (self.store.view(key) for key in (self.run.head_set, self.run.head_name_set))
+        data = self.run.data
+        head, names = (self.store.view(key) for key in (data.head_set, data.head_name_set))
         texts = pair_head(head, names, variants=variants, templates=templates).numpy()[1]
         assert self.corpus.head is not None
         return replace(self.corpus, head=replace(self.corpus.head, texts=texts))

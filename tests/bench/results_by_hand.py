@@ -1,5 +1,7 @@
 """Results written by hand: cells whose per-query ranks a test decides."""
 
+from operator import attrgetter
+
 import numpy as np
 import polars as pl
 
@@ -7,6 +9,7 @@ from bench import Run
 from bench.metrics.ranks import CUTOFFS
 from bench.metrics.summary import chance_levels, per_query
 from bench.results import RANK_SCHEMA, RESULT_SCHEMA, write_run
+from bench.runs import LEAVES
 
 SETS = {
     "image_set": "d/image/timm.m-00000000",
@@ -23,13 +26,19 @@ METRICS = {
 }
 
 
+def has(run, **wanted):
+    """Whether the fields of a run have these values."""
+    paths = {leaf.name: ".".join(leaf.path) for leaf in LEAVES}
+    return all(attrgetter(paths[name])(run) == value for name, value in wanted.items())
+
+
 def hand_run(source="head", n_pairs=0, seed=0, **fields):
     """A run with the given cell."""
     settings = {
         "suite": "hand", "task": "zero_shot", "eval": "held-out", "method": "ridge",
         **SETS, **fields,
     }  # fmt: skip
-    return Run(source=source, n_pairs=n_pairs, seed=seed, **settings)
+    return Run.of(source=source, n_pairs=n_pairs, seed=seed, **settings)
 
 
 def write_ranks(
@@ -41,7 +50,7 @@ def write_ranks(
     version, whose files say by their own time when they were written.
     """
     ranks = np.asarray(ranks)
-    n = len(ranks)
+    n, n_pairs = len(ranks), run.protocol.n_pairs
     queries = [f"q{run.seed}-{i:03d}" for i in range(n)] if queries is None else queries
     clusters = queries if clusters is None else clusters
     directions = ["image→name"] if run.task == "zero_shot" else ["image→caption", "caption→image"]
@@ -56,9 +65,9 @@ def write_ranks(
                     "direction": direction, "metric": metric, "chance": levels[metric],
                     "value": float(np.median(values) if metric == "median_rank" else values.mean()),
                     "n_queries": n, "n_clusters": len(set(clusters)), "gallery": gallery,
-                    "n_images_fitted": 50 if run.n_pairs == "all" else run.n_pairs,
+                    "n_images_fitted": {"all": 50}.get(n_pairs, n_pairs),
                     "n_pool": pool, "clusters_of": "classes",
-                    "n_prototypes": 0 if run.source == "none" else 100,
+                    "n_prototypes": 0 if run.protocol.source == "none" else 100,
                     "image_mean": "training images", "penalty_chosen": 0.1 * (1 + run.seed),
                     "mix_chosen": 1.0, "penalty_at_edge": run.seed == 1, "mix_at_edge": False,
                     "fit_seconds": 0.1, "score_seconds": 0.1, "finished_at": finished_at,

@@ -56,7 +56,7 @@ def test_a_suite_runs_from_an_address_to_its_table(
     """Some runs are taken out of the folder's results; those made from the address are the same."""
     results = tmp_path / "results"
     shutil.copytree(smoke_results, results)
-    again = sorted(run.run_id for run in runs if run.seed == 0 and run.method == "ridge")[::3]
+    again = sorted(run.run_id for run in runs if run.seed == 0 and run.fit.method == "ridge")[::3]
     assert len(again) >= 3
     for run_id in again:
         assert files_of(results)[run_id] == run_id

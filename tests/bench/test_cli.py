@@ -78,7 +78,7 @@ def test_ls_and_frame(bench, smoke_results, tmp_path):
     (series,) = json.loads(bench("ls", smoke_results, "--json")[1])
     assert series["n_runs"] == 158
     rows = read_results(smoke_results)
-    code, out, _ = bench("frame", smoke_results, "--csv")
+    code, out, _ = bench("frame", smoke_results, "--format", "csv")
     assert code == 0
     assert len(list(csv.DictReader(io.StringIO(out)))) == rows.height
     assert len(json.loads(bench("frame", smoke_results, "--json")[1])) == rows.height
@@ -98,7 +98,7 @@ def test_table_prints_results_then_gains(bench, smoke_results):
     assert "95 % interval" in gains
 
 
-@pytest.mark.parametrize("form", ["md", "csv", "tex"])
+@pytest.mark.parametrize("form", ["md", "csv", "latex"])
 def test_table_formats(bench, smoke_results, form):
     code, out, _ = bench("table", smoke_results, "--format", form, "--part", "results")
     assert code == 0
@@ -106,19 +106,19 @@ def test_table_formats(bench, smoke_results, form):
         rows = list(csv.DictReader(io.StringIO(out)))
         known = {"chance", "conse", "kernel-ridge", "procrustes", "ridge"}
         assert {row["method"] for row in rows} == known
-    elif form == "tex":
+    elif form == "latex":
         assert out.count(r"\\" + "\n") > 10
         assert r"\begin{tabular}" in out
     else:
         assert out.count("\n|") > 10
 
 
-@pytest.mark.parametrize("form", ["md", "tex"])
+@pytest.mark.parametrize("form", ["md", "latex"])
 def test_frame_formats(bench, smoke_results, form):
     code, out, _ = bench("frame", smoke_results, "--format", form)
     assert code == 0
     assert out.count("\n") >= read_results(smoke_results).height
-    assert ("image\\_set" in out) == (form == "tex")
+    assert ("image\\_set" in out) == (form == "latex")
 
 
 def test_frame_is_a_pandas_frame_too(smoke_results):
@@ -186,10 +186,9 @@ BAD_USAGE = [
     (["run", "--suite", "smoke", "-o", "x", "--jobs", "0"], ["--jobs"]),
     (["run", "--suite", "smoke", "-o", "x", "--limit", "0"], ["--limit"]),
     (["table", "x", "--format", "html"], ["'html' is not one of"]),
-    (["sweep", "--store", "x", "-o", "y", "--mix", "one"], ["--mix", "'one' is not a number"]),
+    (["sweep", "--store", "x", "-o", "y", "--mix", "one"], ["--mix", "got 'one'"]),
     (["compare", "x"], ["'B'"]),
     (["run", "--suite", "smoke", "-o", "x", "--engine", "slurm"], ["'slurm' is not one of"]),
-    (["frame", "x", "--csv", "--json"], ["exclude each other"]),
     (["report", "x", "-o", "y"], ["--store"]),
 ]
 
@@ -214,7 +213,7 @@ def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_p
         (["table", smoke_results, "--task", "few_shot"], "Known tasks: retrieval, zero_shot"),
         (["table", smoke_results, "--metrics", "accuracy"], "It has: MRR"),
         (["table", smoke_results, "--suite", "demo"], "Known suites: smoke"),
-        (["frame", smoke_results, "--suite", "demo"], "no run of suite 'demo'"),
+        (["frame", smoke_results, "--suite", "demo"], "Known suites: smoke"),
         (["report", smoke_results, "--store", no, "-o", out], "does not exist"),
     ):  # fmt: skip
         code, printed, err = bench(*arguments)

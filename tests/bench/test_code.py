@@ -102,9 +102,10 @@ def own(tmp_path, monkeypatch):
 
 def first(runs, **more):
     return next(
-        replace(run, **more)
+        run.changed(**more)
         for run in runs
-        if (run.method, run.eval, run.source) == ("ridge", "all-names", "head")
+        if (run.fit.method, run.protocol.eval, run.protocol.source)
+        == ("ridge", "all-names", "head")
         and run.task == "zero_shot"
     )
 

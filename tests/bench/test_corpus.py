@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import polars as pl
 import pytest
@@ -41,7 +39,7 @@ def test_one_unit_text_per_class_from_its_prompts(store, run):
     mean = unit.mean(axis=0) / np.linalg.norm(unit.mean(axis=0))
     np.testing.assert_allclose(corpus.names.rows[0], mean, rtol=1e-6)
     assert len(corpus.names) == 40
-    single = read_corpus(store, replace(run, templates=("none",)))
+    single = read_corpus(store, run.changed(templates=("none",)))
     assert not np.allclose(single.names.rows[0], mean)
 
 
@@ -74,15 +72,15 @@ def test_classes_that_share_a_text_share_a_group(run, tmp_path):
     )  # fmt: skip
     store = open_store(tmp_path)
     info = store.info("twins/class_name/synthetic")
-    changed = replace(
-        run, head_name_set=str(info.key), head_name_revision=info.commit.revision_id,
+    changed = run.changed(
+        head_name_set=str(info.key), head_name_revision=info.commit.revision_id,
         templates=("none",),
     )  # fmt: skip
     assert len(set(read_corpus(store, changed).head.groups)) == 60
 
 
 def test_limit_keeps_the_first_images_and_their_names(store, run):
-    corpus = read_corpus(store, replace(run, limit=10))
+    corpus = read_corpus(store, run.changed(limit=10))
     whole = read_corpus(store, run)
     assert corpus.images.ids.tolist() == whole.images.ids[:10].tolist()
     assert set(corpus.names.classes) == set(corpus.images.classes)
@@ -91,17 +89,17 @@ def test_limit_keeps_the_first_images_and_their_names(store, run):
 
 def test_a_run_planned_for_another_revision_is_refused(store, run):
     with pytest.raises(ProtocolError, match="Plan the suite again"):
-        read_corpus(store, replace(run, image_revision="0" * 64))
+        read_corpus(store, run.changed(image_revision="0" * 64))
 
 
 def test_a_missing_set_is_named(store, run):
     with pytest.raises(UnknownSetError, match="holds no set"):
-        read_corpus(store, replace(run, head_set="smokehead/head_weight/other"))
+        read_corpus(store, run.changed(head_set="smokehead/head_weight/other"))
 
 
 def test_captions_in_an_absent_language_are_refused(store, run):
     with pytest.raises(EmptySelectionError, match="variant"):
-        read_corpus(store, replace(run, locales=("xx",)))
+        read_corpus(store, run.changed(locales=("xx",)))
 
 
 def test_a_head_of_another_model_is_refused(run, tmp_path):
@@ -113,7 +111,7 @@ def test_a_head_of_another_model_is_refused(run, tmp_path):
     )  # fmt: skip
     store = open_store(tmp_path)
     info = store.info("smokehead/head_weight/other")
-    changed = replace(run, head_set=str(info.key), head_revision=info.commit.revision_id)
+    changed = run.changed(head_set=str(info.key), head_revision=info.commit.revision_id)
     with pytest.raises(MisalignedItemsError, match="must come from the same model"):
         read_corpus(store, changed)
 
@@ -138,8 +136,8 @@ def test_items_without_the_ids_that_the_protocol_needs_are_refused(
     )  # fmt: skip
     store = open_store(tmp_path)
     info = store.info(f"bare/{kind}/synthetic")
-    changed = replace(
-        run, **{f"{kind}_set": str(info.key), f"{kind}_revision": info.commit.revision_id}
+    changed = run.changed(
+        **{f"{kind}_set": str(info.key), f"{kind}_revision": info.commit.revision_id}
     )
     with pytest.raises(ProtocolError, match=message):
         read_corpus(store, changed)
@@ -147,13 +145,13 @@ def test_items_without_the_ids_that_the_protocol_needs_are_refused(
 
 def test_images_of_classes_without_a_name_are_refused(store, run):
     info = store.info("smokehead/class_name/synthetic")
-    changed = replace(run, name_set=str(info.key), name_revision=info.commit.revision_id)
+    changed = run.changed(name_set=str(info.key), name_revision=info.commit.revision_id)
     with pytest.raises(ProtocolError, match=r"40 classes of .* have no text"):
         read_corpus(store, changed)
 
 
 def test_head_rows_without_a_name_are_refused(store, run):
     info = store.info("smoke/class_name/synthetic")
-    changed = replace(run, head_name_set=str(info.key), head_name_revision=info.commit.revision_id)
+    changed = run.changed(head_name_set=str(info.key), head_name_revision=info.commit.revision_id)
     with pytest.raises(EmptySelectionError, match="share no class_id"):
         read_corpus(store, changed)

@@ -3,8 +3,6 @@
 Only the draws (split, subset, control) are taken over, since a generator is no definition.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from scipy.linalg import orthogonal_procrustes
@@ -59,17 +57,17 @@ class ByHand:
         self.names, self.name_classes = class_texts(store, "smoke/class_name/synthetic")
         head, _ = rows_of(store, "smokehead/head_weight/synthetic")
         texts, _ = class_texts(store, "smokehead/class_name/synthetic")
-        if run.eval == "held-out":
+        if run.protocol.eval == "held-out":
             split = held_out_split(self.classes.astype(str), seed=run.seed)
             self.test, train = split.test, split.train
             image_mean = mean_of_units(self.images[train])
         else:
             self.test, train = np.arange(len(self.images)), np.empty(0, dtype=int)
             image_mean = mean_of_units(self.images)
-        chosen = train if run.n_pairs == "all" else train[: run.n_pairs]
-        text_mean = mean_of_units(texts if run.source == "head" else self.captions[chosen])
+        chosen = train if run.protocol.n_pairs == "all" else train[: run.protocol.n_pairs]
+        text_mean = mean_of_units(texts if run.protocol.source == "head" else self.captions[chosen])
         x, y, weight = [], [], []
-        if run.source == "head":
+        if run.protocol.source == "head":
             x.append(centred(head, mean_of_units(head)))
             y.append(centred(texts, text_mean))
             weight.append(np.full(len(head), MIX if len(chosen) else 1.0))
@@ -79,7 +77,7 @@ class ByHand:
             weight.append(np.ones(len(chosen)))
         x, y, weight = np.concatenate(x), np.concatenate(y), np.concatenate(weight)
         self.project_x = lambda rows: centred(rows, image_mean)
-        if run.method == "ridge":
+        if run.fit.method == "ridge":
             gram = np.trace((y * weight[:, None]).T @ y) / y.shape[1]
             model = Ridge(alpha=PENALTY * gram, fit_intercept=False).fit(y, x, sample_weight=weight)
             self.project_y = lambda rows: normalize(model.predict(centred(rows, text_mean)))
@@ -123,7 +121,7 @@ CELLS = [
 @pytest.mark.parametrize(("method", "source", "n_pairs", "evaluation"), CELLS)
 def test_zero_shot_runs_equal_the_recomputation(store, runs, method, source, n_pairs, evaluation):
     run = find(runs, method=method, source=source, n_pairs=n_pairs, eval=evaluation, seed=0)
-    run = replace(run, task="zero_shot", penalty=PENALTY, mix=MIX)
+    run = run.changed(task="zero_shot", penalty=PENALTY, mix=MIX)
     ((_, rows, ranks),) = execute([run], read_corpus(store, run))
     hand = ByHand(store, run)
     scores, relevant = hand.zero_shot()
@@ -139,7 +137,7 @@ def test_zero_shot_runs_equal_the_recomputation(store, runs, method, source, n_p
 @pytest.mark.parametrize(("source", "n_pairs"), [("head", 8), ("none", "all")])
 def test_retrieval_runs_equal_the_recomputation(store, runs, source, n_pairs):
     run = find(runs, method="ridge", source=source, n_pairs=n_pairs, task="retrieval", seed=1)
-    run = replace(run, penalty=PENALTY, mix=MIX)
+    run = run.changed(penalty=PENALTY, mix=MIX)
     ((_, rows, _),) = execute([run], read_corpus(store, run))
     scores, relevant = ByHand(store, run).retrieval()
     for direction, s, r in (

@@ -98,7 +98,9 @@ def test_a_worker_that_dies_is_replaced(ray_cluster, tmp_path):
 
 
 def test_ray_writes_the_same_numbers(runs, smoke_store, smoke_results, ray_cluster, tmp_path):
-    some = [run for run in runs if run.eval == "all-names" and run.method != "kernel-ridge"][:10]
+    some = [
+        run for run in runs if run.protocol.eval == "all-names" and run.fit.method != "kernel-ridge"
+    ][:10]
     summary = run_all(some, smoke_store, tmp_path, jobs=2, engine="ray")
     assert summary.new == len(finished(tmp_path)) == len(some)
     ids = [run.run_id for run in some]

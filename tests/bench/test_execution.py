@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import polars as pl
 import pytest
@@ -61,7 +59,7 @@ def test_planted_data_gives_the_planted_answer(smoke_results):
 
 
 def test_held_out_scores_only_held_out_classes(runs, smoke_store, smoke_results):
-    run = next(r for r in runs if r.eval == "held-out" and r.task == "retrieval")
+    run = next(r for r in runs if r.protocol.eval == "held-out" and r.task == "retrieval")
     corpus = read_corpus(open_store(smoke_store), run)
     split = held_out_split(corpus.images.classes, seed=run.seed)
     ranks = read_ranks(smoke_results, [run.run_id])
@@ -74,7 +72,7 @@ def test_held_out_scores_only_held_out_classes(runs, smoke_store, smoke_results)
 
 
 def test_finished_runs_are_skipped_and_damaged_ones_redone(runs, smoke_store, tmp_path):
-    some = [run for run in runs if run.eval == "all-names"][:4]
+    some = [run for run in runs if run.protocol.eval == "all-names"][:4]
     calls = []
     first = run_all(some, smoke_store, tmp_path, on_done=calls.append)
     assert (first.reused, first.new, first.fits) == (0, 4, 4)
@@ -86,19 +84,19 @@ def test_finished_runs_are_skipped_and_damaged_ones_redone(runs, smoke_store, tm
     ranks_path(tmp_path, some[1].run_id).unlink()
     third = run_all(some, smoke_store, tmp_path)
     assert (third.reused, third.new) == (3, 1)
-    changed = [replace(some[0], templates=("none",))]
+    changed = [some[0].changed(templates=("none",))]
     assert run_all(changed, smoke_store, tmp_path).new == 1
 
 
 def test_tasks_of_one_fit_are_fitted_once(runs, smoke_store, tmp_path):
-    pair = [run for run in runs if run.eval == "held-out"][:2]
+    pair = [run for run in runs if run.protocol.eval == "held-out"][:2]
     assert {run.task for run in pair} == {"zero_shot", "retrieval"}
     summary = run_all(pair, smoke_store, tmp_path)
     assert (summary.new, summary.fits) == (2, 1)
 
 
 def test_processes_write_the_same_numbers(runs, smoke_store, smoke_results, tmp_path):
-    some = [run for run in runs if run.seed == 0 and run.n_pairs in (0, 8)]
+    some = [run for run in runs if run.seed == 0 and run.protocol.n_pairs in (0, 8)]
     run_all(some, smoke_store, tmp_path, jobs=2)
     alone = read_results(smoke_results).filter(pl.col("run_id").is_in([r.run_id for r in some]))
     assert_frame_equal(read_results(tmp_path).drop(TIMES), alone.drop(TIMES))
@@ -108,8 +106,8 @@ def test_processes_write_the_same_numbers(runs, smoke_store, smoke_results, tmp_
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_an_error_in_a_run_comes_out_and_finished_runs_stay(runs, smoke_store, tmp_path, jobs):
-    good = [run for run in runs if run.eval == "all-names"][:9]
-    bad = replace(good[0], image_revision="0" * 64)
+    good = [run for run in runs if run.protocol.eval == "all-names"][:9]
+    bad = good[0].changed(image_revision="0" * 64)
     with pytest.raises(ProtocolError, match="Plan the suite again"):
         run_all([*good, bad], smoke_store, tmp_path, jobs=jobs)
     assert finished(tmp_path) <= {run.run_id for run in good}
@@ -135,9 +133,9 @@ def test_execute_yields_frames_of_the_given_runs(runs, smoke_store):
 
 def test_a_head_and_its_controls_on_the_same_pairs_are_made_in_one_place(runs):
     """What the head chooses and decomposes is not made again in another process."""
-    base = next(run for run in runs if run.eval == "held-out")
+    base = next(run for run in runs if run.protocol.eval == "held-out")
     fits = [
-        [replace(base, method="ridge", source=source, n_pairs=k, seed=seed)]
+        [base.changed(method="ridge", source=source, n_pairs=k, seed=seed)]
         for seed in (0, 1)
         for k in (16, 64, 256)
         for source in ("none", "head", "random", "shuffled")
@@ -147,19 +145,25 @@ def test_a_head_and_its_controls_on_the_same_pairs_are_made_in_one_place(runs):
     places = {}
     for number, batch in enumerate(batches):
         for (run,) in batch:
-            places.setdefault((run.seed, run.n_pairs), set()).add(number)
+            places.setdefault((run.seed, run.protocol.n_pairs), set()).add(number)
     assert all(len(numbers) == 1 for numbers in places.values())
     assert len(batches) == 3
 
 
 def test_batches_of_one_call_share_what_was_chosen_on_the_head(smoke_store, tmp_path, runs):
     """The choice goes with the corpus, which the next call reads anew."""
-    held_out = [run for run in runs if run.eval == "held-out" and run.method == "ridge"]
-    base = next(run for run in held_out if run.source == "head" and run.n_pairs not in (0, "all"))
+    held_out = [
+        run for run in runs if run.protocol.eval == "held-out" and run.fit.method == "ridge"
+    ]
+    base = next(
+        run
+        for run in held_out
+        if run.protocol.source == "head" and run.protocol.n_pairs not in (0, "all")
+    )
     own = Own.of([])
     kept = []
     for call, source in (("a", "head"), ("a", "random"), ("b", "shuffled")):
-        run = replace(base, source=source)
+        run = base.changed(source=source)
         _run_batch([[run]], smoke_store, tmp_path, None, own, call)
         corpora = _corpora_of(call, smoke_store, None)
         kept.append((corpora.read(run), dict(_CHOICES[corpora.read(run)])))

@@ -12,6 +12,7 @@ from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
 from fitters import PRESETS, fit_alignment
 from fitters.methods import METHODS
+from tests.bench.results_by_hand import has
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,8 @@ def split(corpus):
 
 @pytest.fixture
 def run(runs):
-    return next(r for r in runs if (r.eval, r.method, r.source, r.n_pairs, r.seed) == (
-        "held-out", "ridge", "head", 8, 1
-    ))  # fmt: skip
+    wanted = {"eval": "held-out", "method": "ridge", "source": "head", "n_pairs": 8, "seed": 1}
+    return next(run for run in runs if has(run, **wanted))
 
 
 def test_captions_of_an_image_share_its_mass(rng):
@@ -48,8 +48,24 @@ def test_an_image_without_a_caption_is_an_error(rng):
     captions = Items(np.array(["c"]), np.array(["a"]), rng.normal(size=(1, 3)), np.array(["i0"]))
     with pytest.raises(ProtocolError, match=r"1 images have no caption .first: 'i1'"):
         real_pairs(Corpus(images, images, captions), np.array([0, 1]))
-    with pytest.raises(ProtocolError, match="Extract the captions"):
-        real_pairs(Corpus(images, images), np.array([0]))
+    nameless = Items(*(column[:0] for column in (images.ids, images.classes, images.rows)))
+    with pytest.raises(ProtocolError, match="need captions or class names"):
+        real_pairs(Corpus(images, nameless), np.array([0]))
+
+
+def test_images_without_captions_are_paired_with_the_texts_of_their_classes(run, corpus, split):
+    """As class folders are: one text a class, the same for all its images."""
+    bare = replace(corpus, captions=None)
+    pairs = real_pairs(bare, split.train)
+    place = {name: row for row, name in enumerate(corpus.names.classes.tolist())}
+    own = corpus.images.classes[split.train]
+    np.testing.assert_array_equal(pairs.x, corpus.images.rows[split.train])
+    np.testing.assert_array_equal(pairs.y, corpus.names.rows[[place[name] for name in own]])
+    np.testing.assert_array_equal(pairs.groups, own)
+    fitted = fit_run(run.changed(caption_set="", caption_revision="", source="none"), bare, split)
+    assert fitted.facts["n_images_fitted"] == 8
+    described = replace(bare, pair_names=replace(corpus.names, rows=corpus.names.rows[::-1]))
+    assert not np.array_equal(real_pairs(described, split.train).y, pairs.y)
 
 
 def test_what_is_scored_is_the_corpus_of_the_test_images(run, corpus, split):
@@ -67,15 +83,15 @@ def test_controls_keep_what_they_promise_and_follow_the_seed(run, corpus):
     head, bias = prototype_pairs(run, corpus)
     np.testing.assert_array_equal(head.x, corpus.head.weight)
     np.testing.assert_array_equal(bias, corpus.head.bias)
-    random, _ = prototype_pairs(replace(run, source="random"), corpus)
+    random, _ = prototype_pairs(run.changed(source="random"), corpus)
     norms = [np.linalg.norm(rows, axis=1) for rows in (random.x, head.x)]
     np.testing.assert_allclose(norms[0], norms[1], rtol=1e-5)
-    shuffled, _ = prototype_pairs(replace(run, source="shuffled"), corpus)
+    shuffled, _ = prototype_pairs(run.changed(source="shuffled"), corpus)
     np.testing.assert_array_equal(shuffled.y, head.y)
     assert not (shuffled.x == head.x).all(axis=1).any()
     np.testing.assert_array_equal(np.unique(shuffled.x, axis=0), np.unique(head.x, axis=0))
-    again, _ = prototype_pairs(replace(run, source="random"), corpus)
-    other, _ = prototype_pairs(replace(run, source="random", seed=2), corpus)
+    again, _ = prototype_pairs(run.changed(source="random"), corpus)
+    other, _ = prototype_pairs(run.changed(source="random", seed=2), corpus)
     np.testing.assert_array_equal(random.x, again.x)
     assert not np.allclose(random.x, other.x)
 
@@ -84,9 +100,9 @@ def test_controls_keep_what_they_promise_and_follow_the_seed(run, corpus):
 @pytest.mark.parametrize("source", ["random", "random-cov", "shuffled"])
 @pytest.mark.parametrize("method", ["kernel-ridge", "ridge", "cca"])
 def test_a_control_chooses_on_the_grid_of_the_head(run, corpus, split, method, source, n_pairs):
-    run = replace(run, method=method, n_pairs=n_pairs)
+    run = run.changed(method=method, n_pairs=n_pairs)
     head = fit_run(run, corpus, split).alignment.facts
-    control = fit_run(replace(run, source=source), corpus, split).alignment.facts
+    control = fit_run(run.changed(source=source), corpus, split).alignment.facts
     compared = 0
     for choices in (
         (head["choice"], control["choice"]),
@@ -104,7 +120,7 @@ def test_a_control_chooses_on_the_grid_of_the_head(run, corpus, split, method, s
 
 def test_a_control_does_not_follow_its_noise_off_the_grid(run, corpus, split):
     # Alone, the grid of this control widens past that of the head.
-    run = replace(run, method="kernel-ridge", source="random", n_pairs=0)
+    run = run.changed(method="kernel-ridge", source="random", n_pairs=0)
     shared = fit_run(run, corpus, split).alignment.facts["choice"]
     prototypes, _ = prototype_pairs(run, corpus)
     alone = fit_alignment("kernel-ridge", prototypes=prototypes, rng=np.random.default_rng(0))
@@ -137,7 +153,7 @@ def test_nothing_that_is_scored_enters_the_fit(run, corpus, split, rng):
 
 
 def test_the_fit_is_the_recipes_on_the_pairs_of_the_split(run, corpus, split, rng):
-    run = replace(run, penalty=0.3, mix=2.0)
+    run = run.changed(penalty=0.3, mix=2.0)
     fitted = fit_run(run, corpus, split)
     images = first_pairs(split, 8)
     unlabelled = corpus.images.rows[split.train].astype(np.float64)
@@ -161,15 +177,19 @@ def test_facts_say_what_was_used_and_chosen(run, corpus, split):
     assert facts["penalty_chosen"] > 0
     assert facts["mix_chosen"] > 0
     assert facts["penalty_at_edge"] in (True, False)
-    alone = fit_run(replace(run, source="none"), corpus, split).facts
+    alone = fit_run(run.changed(source="none"), corpus, split).facts
     assert alone["n_prototypes"] == 0
     assert alone["mix_chosen"] is None
-    every = fit_run(replace(run, n_pairs="all"), corpus, split).facts
+    every = fit_run(run.changed(n_pairs="all"), corpus, split).facts
     assert every["n_images_fitted"] == len(split.train)
 
 
 def test_all_names_is_centred_by_the_images_themselves_and_says_so(runs, corpus):
-    ridge = next(r for r in runs if (r.eval, r.method, r.source) == ("all-names", "ridge", "head"))
+    ridge = next(
+        r
+        for r in runs
+        if (r.protocol.eval, r.fit.method, r.protocol.source) == ("all-names", "ridge", "head")
+    )
     fitted = fit_run(ridge, corpus, None)
     assert fitted.facts["image_mean"] == "evaluated images"
     assert fit_run(runs[0], corpus, None).facts["image_mean"] == "none"
@@ -177,7 +197,7 @@ def test_all_names_is_centred_by_the_images_themselves_and_says_so(runs, corpus)
 
 def test_too_many_pairs_are_refused(run, corpus, split):
     with pytest.raises(ProtocolError, match="Ask for fewer"):
-        fit_run(replace(run, n_pairs=1000), corpus, split)
+        fit_run(run.changed(n_pairs=1000), corpus, split)
 
 
 @pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if not spec.raw])
@@ -187,8 +207,8 @@ def test_every_method_runs_and_scores(run, corpus, split, method, monkeypatch):
         settings = PRESETS[method].settings | small
         few = replace(PRESETS[method], settings=settings, epochs=lambda _: 2)
         monkeypatch.setitem(PRESETS, method, few)
-    real = run.n_pairs if method != "conse" else 0
-    fitted = fit_run(replace(run, method=method, n_pairs=real), corpus, split)
+    real = run.protocol.n_pairs if method != "conse" else 0
+    fitted = fit_run(run.changed(method=method, n_pairs=real), corpus, split)
     # What is not fitted to pairs of columns cannot beat chance; it still has to be scored.
     outcome = score_zero_shot(fitted.alignment, corpus.images, corpus.names)
     hits = outcome[0] if isinstance(outcome, list) else outcome

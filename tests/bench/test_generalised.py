@@ -17,7 +17,7 @@ from bench.corpus import Items, read_corpus
 from bench.errors import ProtocolError
 from bench.execution import execute
 from bench.options import Generalised, ZeroShot
-from bench.suites.single import TaskRequest, task_runs
+from bench.suites.single import task_runs
 from bench.tasks.zero_shot import score_generalised, score_zero_shot
 from featstore import open_store
 from featstore.testing import item_table, write_set
@@ -169,8 +169,7 @@ def test_one_command_trains_icis_and_prints_the_harmonic_mean(digits_store, tmp_
 
 def test_seen_classes_are_those_of_the_head(digits_store):
     store = open_store(digits_store)
-    request = TaskRequest("generalised", **SETS, method="conse", source="head")
-    (run,) = task_runs(store, request)
+    (run,) = task_runs(store, "generalised", **SETS, method="conse", source="head")
     corpus = read_corpus(store, run)
     assert [i for i, flag in enumerate(corpus.seen) if not flag] == list(UNSEEN)
     ((_, rows, ranks),) = execute([run], corpus)
@@ -179,10 +178,10 @@ def test_seen_classes_are_those_of_the_head(digits_store):
     assert counts == {"image→name": 1797, "unseen image→unseen name": n_unseen}
     assert set(ranks["direction"]) == set(counts)
     # Held-out classes have no real pair, so that real pairs may be fitted there.
-    replace(run, method="procrustes", eval="held-out", n_pairs="all")
+    run.changed(method="procrustes", eval="held-out", n_pairs="all")
     for evaluation in ("split", "in-class"):
         with pytest.raises(ProtocolError, match="with real pairs use eval 'held-out'"):
-            replace(run, method="procrustes", eval=evaluation, pairs_per_class=1)
+            run.changed(method="procrustes", eval=evaluation, pairs_per_class=1)
     images = corpus.images.take(np.isin(corpus.images.classes, ["digits/3", "digits/8"]))
     with pytest.raises(ProtocolError, match="All 2 classes of the images are unseen"):
         list(execute([run], replace(corpus, images=images)))

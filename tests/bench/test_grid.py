@@ -15,7 +15,7 @@ from bench.grid import fit_grid, is_fixed
 from bench.results import finished
 from bench.scoring import split_of
 from bench.suites.demo import find_sets
-from bench.suites.single import Grid, sweep_runs
+from bench.suites.single import sweep_runs
 from featstore import open_store
 from fitters import Pairs
 from fitters.aligners.ridge import RidgeAligner
@@ -26,10 +26,10 @@ from fitters.select.held_out import Decompositions, RidgeGrid
 from tests.bench.test_execution import TIMES
 
 METHODS = ("ridge", "ridge-x2y", "procrustes", "mean-shift", "conse")
-GRID = Grid(
-    methods=METHODS, sources=("none", "head", "random", "random-cov", "shuffled"),
-    n_pairs=(0, 8, "all"), mixes=(0.5, 2.0), penalties=(0.03, 1.0), seeds=(0, 1),
-)  # fmt: skip
+GRID = {
+    "method": METHODS, "source": ("none", "head", "random", "random-cov", "shuffled"),
+    "n_pairs": (0, 8, "all"), "mix": (0.5, 2.0), "penalty": (0.03, 1.0), "seed": (0, 1),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,10 @@ def swept(sweep, smoke_store, tmp_path_factory):
 
 
 def test_the_cells_are_every_combination_that_means_something(sweep):
-    cells = {(r.method, r.source, r.n_pairs, r.mix, r.penalty) for r in sweep}
+    cells = {
+        (r.fit.method, r.protocol.source, r.protocol.n_pairs, r.fit.mix, r.fit.penalty)
+        for r in sweep
+    }
     ridge = [cell for cell in cells if cell[0] == "ridge"]
     # none: 2 K x 2 penalties; four sources: 2 penalties alone, 2 K x 2 mixes x 2 penalties mixed.
     assert len(ridge) == 2 * 2 + 4 * (2 + 2 * 2 * 2)
@@ -76,10 +79,10 @@ def test_every_cell_equals_the_ordinary_fit(sweep, swept, smoke_store):
 
 
 def test_given_settings_make_a_grid_whatever_the_suite(sweep, swept, smoke_store, tmp_path):
-    cells = [run for run in sweep if (run.method, run.seed) == ("ridge", 1)]
-    named = [replace(run, suite="mine") for run in cells]
-    assert not is_fixed(replace(named[0], mix="auto"))
-    assert not is_fixed(replace(named[0], method="kernel-ridge"))
+    cells = [run for run in sweep if (run.fit.method, run.seed) == ("ridge", 1)]
+    named = [run.changed(suite="mine") for run in cells]
+    assert not is_fixed(named[0].changed(mix="auto"))
+    assert not is_fixed(named[0].changed(method="kernel-ridge"))
     run_all(named, smoke_store, tmp_path)
     assert {path.name[:5] for path in (tmp_path / "runs").iterdir()} == {"many-"}
     ranks = [
@@ -91,7 +94,8 @@ def test_given_settings_make_a_grid_whatever_the_suite(sweep, swept, smoke_store
 
 def test_tasks_that_look_at_raw_rows_get_them(smoke_store):
     store = open_store(smoke_store)
-    grid = Grid(("ridge",), ("head",), (8,), (2.0,), (1.0,), (0,), ("hubness", "spectrum"))
+    grid = {"source": ("head",), "n_pairs": (8,), "mix": (2.0,), "penalty": (1.0,), "seed": (0,),
+            "task": ("hubness", "spectrum")}  # fmt: skip
     runs = sweep_runs(store, find_sets(store), grid)
     corpus = read_corpus(store, runs[0])
     for fit in fit_grid(runs, corpus, split_of(runs[0], corpus)):
@@ -105,7 +109,7 @@ def test_tasks_that_look_at_raw_rows_get_them(smoke_store):
 
 def test_equal_rows_are_projected_once(sweep, smoke_store):
     """Captions that images share tie to the last bit: two rows of a product would not always."""
-    runs = [run for run in sweep if run.method == "ridge" and run.seed == 0]
+    runs = [run for run in sweep if run.fit.method == "ridge" and run.seed == 0]
     corpus = read_corpus(open_store(smoke_store), runs[0])
     same = np.arange(len(corpus.captions)) // 3
     rows = corpus.captions.rows[3 * same]
@@ -125,7 +129,7 @@ def test_a_sweep_is_skipped_and_grows(sweep, swept, smoke_store):
     again = run_all(sweep, smoke_store, swept)
     assert (again.reused, again.new) == (len(sweep), 0)
     store = open_store(smoke_store)
-    more = sweep_runs(store, find_sets(store), Grid(n_pairs=(8,), seeds=(0,), penalties=(7.0,)))
+    more = sweep_runs(store, find_sets(store), {"n_pairs": (8,), "seed": (0,), "penalty": (7.0,)})
     assert run_all(more, smoke_store, swept).new == len(more)
     assert {run.run_id for run in [*sweep, *more]} == finished(swept)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
@@ -139,7 +143,7 @@ def test_a_sweep_has_a_report(swept, smoke_store, tmp_path):
 
 
 def test_processes_make_the_same_sweep(sweep, swept, smoke_store, tmp_path):
-    some = [run for run in sweep if run.method in ("ridge", "conse")]
+    some = [run for run in sweep if run.fit.method in ("ridge", "conse")]
     run_all(some, smoke_store, tmp_path, jobs=2)
     alone = read_results(swept).filter(pl.col("run_id").is_in([run.run_id for run in some]))
     assert_frame_equal(read_results(tmp_path).drop(TIMES), alone.drop(TIMES))
@@ -148,12 +152,12 @@ def test_processes_make_the_same_sweep(sweep, swept, smoke_store, tmp_path):
 def test_unknown_names_and_empty_grids_are_refused(smoke_store):
     store = open_store(smoke_store)
     sets = find_sets(store)
-    with pytest.raises(ProtocolError, match="No source named 'heads'"):
-        sweep_runs(store, sets, Grid(sources=("heads",)))
+    with pytest.raises(ProtocolError, match="'source' of a run must be"):
+        sweep_runs(store, sets, {"source": ("heads",)})
     with pytest.raises(UnknownMethodError, match="'rigde'"):
-        sweep_runs(store, sets, Grid(methods=("rigde",)))
+        sweep_runs(store, sets, {"method": ("rigde",)})
     with pytest.raises(ProtocolError, match="Nothing is left to run"):
-        sweep_runs(store, sets, Grid(sources=("none",), n_pairs=(0, 100_000)))
+        sweep_runs(store, sets, {"source": ("none",), "n_pairs": (0, 100_000)})
 
 
 @pytest.mark.parametrize("direction", ["y->x", "x->y"])

@@ -26,6 +26,7 @@ from bench.suites import paper
 from bench.suites.demo import create_smoke_store
 from bench.suites.paper import lacking, paper_runs
 from bench.suites.published import published_numbers, published_table
+from bench.suites.registry import with_lists
 from bench.tables import published_lines
 from bench.tasks.diagnostics import score_neighbours
 from featstore import open_store
@@ -35,6 +36,7 @@ from fitters import preset
 from fitters.few_shot.registry import LEARNERS
 from tests.assertions import assert_close, assert_same
 from tests.bench.paper_store import BEIT21, CLIP, INAT, PAPER, ROBERTA, Builder, build
+from tests.bench.results_by_hand import has
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def planned(store):
 def results(store, planned, tmp_path_factory):
     root = tmp_path_factory.mktemp("paper-results")
     # Penalties are fixed: how they are chosen is tested elsewhere, and takes its time.
-    run_all([replace(run, penalty=0.3, mix=1.0) for run in planned], store, root)
+    run_all(with_lists(planned, {"penalty": (0.3,), "mix": (1.0,)}), store, root)
     return root
 
 
@@ -75,9 +77,16 @@ def test_every_experiment_that_the_store_can_answer_is_planned(planned):
     }  # fmt: skip
     assert len(set(planned)) == len(planned)
     alone = {
-        (run.image_set.split("/")[0], run.head_set.split("/")[0], run.source, run.eval)
+        (
+            run.data.image_set.split("/")[0],
+            run.data.head_set.split("/")[0],
+            run.protocol.source,
+            run.protocol.eval,
+        )
         for run in planned
-        if run.task == "zero_shot" and run.method == "ridge" and not run.pairs_per_class
+        if run.task == "zero_shot"
+        and run.fit.method == "ridge"
+        and not run.protocol.pairs_per_class
     }
     for dataset in ("flowers102", "pets"):
         for label_set in ("imagenet22k", "imagenet1k"):
@@ -88,14 +97,16 @@ def test_every_experiment_that_the_store_can_answer_is_planned(planned):
         ("imagenet22k", source, "all-names") for source in ("head", "random", "shuffled")
     }
     # CLIP's own pairs, with nothing fitted.
-    own = [run for run in planned if run.task == "zero_shot" and run.method == "identity"]
-    assert sorted(run.image_set.split("/")[0] for run in own) == ["flowers102", "pets"]
-    assert all("ViT-B-32" in run.image_set and "ViT-B-32" in run.name_set for run in own)
-    retrieval = {(r.source, r.n_pairs, r.seed) for r in planned if r.task == "retrieval"}
+    own = [run for run in planned if run.task == "zero_shot" and run.fit.method == "identity"]
+    assert sorted(run.data.image_set.split("/")[0] for run in own) == ["flowers102", "pets"]
+    assert all("ViT-B-32" in run.data.image_set and "ViT-B-32" in run.data.name_set for run in own)
+    retrieval = {
+        (r.protocol.source, r.protocol.n_pairs, r.seed) for r in planned if r.task == "retrieval"
+    }
     assert {("head", 0, 0), ("none", 10, 1), ("head", 10, 1), ("none", "all", 0)} <= retrieval
     assert ("none", 0, 0) not in retrieval
     assert all(run.task_options.captions == 5 for run in planned if run.task == "retrieval")
-    assert all(run.train_splits == ("train", "restval", "val") for run in planned)
+    assert all(run.protocol.train_splits == ("train", "restval", "val") for run in planned)
 
 
 def test_the_full_plan_has_the_papers_numbers(store):
@@ -103,7 +114,7 @@ def test_the_full_plan_has_the_papers_numbers(store):
     few = {run.task_options.shots for run in runs if run.task == "few_shot"}
     assert few == {1, 2, 4, 8, 16}
     learners = Counter(
-        (run.task_options.learner, run.task_options.prototypes_from, run.method)
+        (run.task_options.learner, run.task_options.prototypes_from, run.fit.method)
         for run in runs
         if run.task == "few_shot"
     )
@@ -118,7 +129,7 @@ def test_the_full_plan_has_the_papers_numbers(store):
     assert means == {0, 1, 3, 5, 10, 50}
     assert {run.seed for run in runs} == {0, 1, 2, 3, 4}
     # 40 training images: 1,000 cannot be drawn, all can.
-    assert {run.n_pairs for run in runs if run.task == "retrieval"} == {0, "all"}
+    assert {run.protocol.n_pairs for run in runs if run.task == "retrieval"} == {0, "all"}
 
 
 def test_a_store_of_other_sets_plans_nothing(tmp_path):
@@ -129,31 +140,38 @@ def test_a_store_of_other_sets_plans_nothing(tmp_path):
 def test_the_papers_methods_run_by_its_schedule(store):
     runs = paper_runs(open_store(store))
     ours = {"identity", "conse", "ridge", "procrustes"}
-    assert {run.method for run in runs} == ours | {"paper-mlp", "paper-text2concepts", "paper-cca"}
-    trained = [run for run in runs if run.method in ("paper-mlp", "paper-text2concepts")]
+    assert {run.fit.method for run in runs} == ours | {
+        "paper-mlp",
+        "paper-text2concepts",
+        "paper-cca",
+    }
+    trained = [run for run in runs if run.fit.method in ("paper-mlp", "paper-text2concepts")]
     # By the head of the images' own model, with its rows or without.
-    assert {(run.epochs, "in22k_in1k" in run.image_set) for run in trained} == {
+    assert {(run.fit.training.epochs, "in22k_in1k" in run.data.image_set) for run in trained} == {
         (2500, True), (500, False),
     }  # fmt: skip
     for run in runs:
-        assert run.epochs is None or run.method.startswith("paper-")
-    stages = [run for run in runs if run.sequential]
-    assert {(run.method, run.task, run.source, run.pairs_per_class) for run in stages} == {
-        ("paper-mlp", "zero_shot", "head", 1)
-    }
-    one = [run for run in runs if run.pairs_per_class]
+        assert run.fit.training.epochs is None or run.fit.method.startswith("paper-")
+    stages = [run for run in runs if run.fit.training.sequential]
+    assert {
+        (run.fit.method, run.task, run.protocol.source, run.protocol.pairs_per_class)
+        for run in stages
+    } == {("paper-mlp", "zero_shot", "head", 1)}
+    one = [run for run in runs if run.protocol.pairs_per_class]
     methods = {"paper-mlp", "paper-text2concepts", "paper-cca", "ridge", "procrustes"}
     for source in ("head", "none"):
-        assert {run.method for run in one if run.source == source} == methods
+        assert {run.fit.method for run in one if run.protocol.source == source} == methods
         retrieval = {
-            run.method
+            run.fit.method
             for run in runs
-            if run.task == "retrieval" and run.source == source and run.n_pairs == "all"
+            if run.task == "retrieval"
+            and run.protocol.source == source
+            and run.protocol.n_pairs == "all"
         }
         assert retrieval == methods - {"procrustes"}
     # Trainings on a head alone follow each other, so that one serves every dataset.
-    alone = [run for run in trained if run.task == "zero_shot" and not run.pairs_per_class]
-    keys = [(run.head_set, run.method, run.seed) for run in alone]
+    alone = [run for run in trained if run.task == "zero_shot" and not run.protocol.pairs_per_class]
+    keys = [(run.data.head_set, run.fit.method, run.seed) for run in alone]
     assert keys == sorted(keys)
     assert len(keys) > len(set(keys))
 
@@ -161,23 +179,29 @@ def test_the_papers_methods_run_by_its_schedule(store):
 def test_heads_are_trained_on_plain_names_and_images_tested_on_prompts(store):
     runs = paper_runs(open_store(store))
     for run in runs:
-        if run.head_set:
-            lemmas = run.head_set.startswith("imagenet22k")
-            assert run.head_variants == (("lemmas",) if lemmas else ("name",))
-            assert run.head_templates == ("none",)
+        if run.data.head_set:
+            lemmas = run.data.head_set.startswith("imagenet22k")
+            assert run.data.head_variants == (("lemmas",) if lemmas else ("name",))
+            assert run.data.head_templates == ("none",)
         if run.task in ("zero_shot", "few_shot"):
-            assert (run.variants, run.templates) == (("paper",), ("paper",))
-        if run.name_set and run.task in ("neighbours", "cosine_head"):
-            assert (run.variants, run.templates) == (("name",), ("none",))
+            assert (run.data.variants, run.data.templates) == (("paper",), ("paper",))
+        if run.data.name_set and run.task in ("neighbours", "cosine_head"):
+            assert (run.data.variants, run.data.templates) == (("name",), ("none",))
     # A caption where there is one, else the plain name; the row has it in a column.
     pairs = {
-        (run.image_set.partition("/")[0], run.columns()["pair_variants"], *run.pair_templates)
+        (
+            run.data.image_set.partition("/")[0],
+            run.columns()["pair_variants"],
+            *run.data.pair_templates,
+        )
         for run in runs
-        if run.pairs_per_class
+        if run.protocol.pairs_per_class
     }
     assert pairs == {("flowers102", "description", "d000"), ("pets", "name", "none")}
-    own = [run for run in runs if run.task == "few_shot" and run.method == "identity"]
-    assert {(*run.pair_variants, *run.pair_templates) for run in own} == {("name", "none")}
+    own = [run for run in runs if run.task == "few_shot" and run.fit.method == "identity"]
+    assert {(*run.data.pair_variants, *run.data.pair_templates) for run in own} == {
+        ("name", "none")
+    }
 
 
 def test_cells_of_inaturalist_appear_with_its_sets(tmp_path):
@@ -187,12 +211,14 @@ def test_cells_of_inaturalist_appear_with_its_sets(tmp_path):
     make.images("pets", INAT, 8, 6, ["train", "train", "train", "val", "test", "test"])
     make.names("pets", ROBERTA, 8, [PAPER])
     runs = paper_runs(open_store(tmp_path))
-    species = [run for run in runs if run.head_set.startswith("inat21/")]
+    species = [run for run in runs if run.data.head_set.startswith("inat21/")]
     assert {run.task for run in species} == {
         "zero_shot", "few_shot", "neighbours", "modality_gap",
     }  # fmt: skip
-    assert {(run.head_variants, run.head_templates) for run in species} == {(("name",), ("none",))}
-    assert {run.epochs for run in species if run.method == "paper-mlp"} == {500}
+    assert {(run.data.head_variants, run.data.head_templates) for run in species} == {
+        (("name",), ("none",))
+    }
+    assert {run.fit.training.epochs for run in species if run.fit.method == "paper-mlp"} == {500}
     # Species are no synsets: nothing is cut down to those of ImageNet-1k.
     (of_head,) = [run for run in species if run.task == "neighbours"]
     assert of_head.task_options.within == ""
@@ -203,7 +229,7 @@ def test_cells_of_inaturalist_appear_with_its_sets(tmp_path):
 def test_neighbours_are_of_raw_means_and_the_classes_of_imagenet1k(store):
     runs = [run for run in paper_runs(open_store(store)) if run.task == "neighbours"]
     within = {
-        (run.head_set.partition("/")[0], run.task_options.within)
+        (run.data.head_set.partition("/")[0], run.task_options.within)
         for run in runs
         if run.task_options.of == "head"
     }
@@ -217,8 +243,10 @@ def planned_run(planned, **wanted):
     return next(
         run
         for run in planned
-        if run.image_set.startswith("flowers102/image/timm.beit_base_patch16_224.in22k_ft_in22k-")
-        and all(getattr(run, name) == value for name, value in wanted.items())
+        if run.data.image_set.startswith(
+            "flowers102/image/timm.beit_base_patch16_224.in22k_ft_in22k-"
+        )
+        and has(run, **wanted)
     )
 
 
@@ -227,7 +255,7 @@ def test_training_and_test_texts_are_read_apart(store, planned):
                       source="head")  # fmt: skip
     opened = open_store(store)
     corpus = read_corpus(opened, run)
-    names, head = opened.view(run.name_set), opened.view(run.head_name_set)
+    names, head = opened.view(run.data.name_set), opened.view(run.data.head_name_set)
     for found, view, variant, template in (
         (corpus.names.rows, names, "paper", "paper"),
         (corpus.pair_names.rows, names, "description", "d000"),
@@ -260,14 +288,14 @@ def test_the_papers_map_is_tested_on_other_texts_than_it_is_trained_on(store, pl
     pets = next(
         other
         for other in planned
-        if other.image_set.startswith("pets/") and replace(
-            run, image_set=other.image_set, image_revision=other.image_revision,
-            name_set=other.name_set, name_revision=other.name_revision,
+        if other.data.image_set.startswith("pets/") and run.changed(
+            image_set=other.data.image_set, image_revision=other.data.image_revision,
+            name_set=other.data.name_set, name_revision=other.data.name_revision,
         ) == other
     )  # fmt: skip
     other = read_corpus(opened, pets)
     assert fit_run(pets, other, split_of(pets, other)).alignment is fitted.alignment
-    again = fit_run(replace(run, seed=1), corpus, split)
+    again = fit_run(run.changed(seed=1), corpus, split)
     assert again.alignment is not fitted.alignment
 
 

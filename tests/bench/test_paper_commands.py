@@ -330,8 +330,9 @@ def test_the_first_evening_is_a_row_of_the_suite(place, tmp_path, monkeypatch, c
     assert methods == {"paper-cca", "paper-mlp"}
     suite = next(
         run for run in paper_runs(open_store(tmp_path / "store"))
-        if run.method == "paper-cca" and run.source == "head" and run.task == "zero_shot"
-        and not run.pairs_per_class and run.image_set in set(rows["image_set"])
+        if run.task == "zero_shot" and run.fit.method == "paper-cca"
+        and run.protocol.source == "head" and not run.protocol.has_pairs
+        and run.data.image_set in set(rows["image_set"])
     )  # fmt: skip
     columns = suite.columns()
     for name in ("variants", "templates", "head_variants", "head_templates", "head_set", "eval"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from bench.fits import Identity
 from bench.options import FewShot
 from bench.protocol import first_per_class, in_class_split
 from bench.scoring import open_prompt_side
-from bench.suites.single import TaskRequest, task_runs
+from bench.suites.single import task_runs
 from bench.tasks.few_shot import _dense
 from featstore import open_store
 from featstore.encoders.open_clip_text import open_prompt_tower
@@ -82,11 +81,11 @@ def request(learner, *, names="digits/class_name/tiny-clip-long", **changes):
     options = FewShot(shots=changes.pop("shots", 2), learner=learner)
     fixed = {"images": "digits/image/tiny-clip-long", "names": names, "eval": "in-class",
              "options": options, "templates": ("photo",), "variants": ("name",)}  # fmt: skip
-    return TaskRequest("few_shot", **(fixed | changes))
+    return {"task": "few_shot", **fixed, **changes}
 
 
 def outcome(store, wanted, weights):
-    (run,) = task_runs(store, wanted)
+    (run,) = task_runs(store, **wanted)
 
     def side(asked):
         return open_prompt_side(store, asked, weights=str(weights))
@@ -132,7 +131,7 @@ def test_the_command_learns_what_the_learner_learns(store, weights, tmp_path):
 
 def test_no_shot_is_zero_shot_with_the_template(store, weights):
     few, ranks = outcome(store, request("coop-words", shots=0), weights)
-    (run,) = task_runs(store, replace(request("coop"), task="zero_shot", options=None))
+    (run,) = task_runs(store, **{**request("coop"), "task": "zero_shot", "options": None})
     ((_, rows, expected),) = execute([run], read_corpus(store, run))
     zero = dict(rows.select("metric", "value").iter_rows())
     assert few["top-1"] == pytest.approx(zero["top-1"], abs=0.05)
@@ -145,8 +144,8 @@ def test_a_relative_path_of_the_weights_reaches_another_process(
     store, weights, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(weights.parent)
-    wanted = replace(request("coop-words", shots=0), seeds=(0, 1))
-    runs = [replace(run, train_fraction=f) for run in task_runs(store, wanted) for f in (0.5, 0.6)]
+    wanted = {**request("coop-words", shots=0), "seeds": (0, 1)}
+    runs = [run.changed(train_fraction=f) for run in task_runs(store, **wanted) for f in (0.5, 0.6)]
     handed = []
 
     def in_this_process(work, batches, **_):
@@ -170,17 +169,17 @@ def test_every_image_has_prompts_of_its_own(store, weights):
 
 def test_what_a_run_lacks_is_said(store, weights, tmp_path):
     with pytest.raises(ProtocolError, match="method is 'identity', not 'procrustes'"):
-        task_runs(store, request("coop", method="procrustes", n_pairs=5))
+        task_runs(store, **request("coop", method="procrustes", n_pairs=5))
     for names, match in (
         ("digits/class_name/other", "of one model's two towers"),
         ("digits/class_name/bare-less", r"10 classes .* have no bare name"),
     ):
         with pytest.raises(ProtocolError, match=match):
             outcome(store, request("coop", names=names), weights)
-    (run,) = task_runs(store, request("coop", names="digits/class_name/other"))
+    (run,) = task_runs(store, **request("coop", names="digits/class_name/other"))
     with pytest.raises(ProtocolError, match=r"was made by st:other\. Extract"):
         open_prompt_side(store, run)
-    (run,) = task_runs(store, request("coop"))
+    (run,) = task_runs(store, **request("coop"))
     with pytest.raises(
         ProtocolError, match=r"needs the text tower of oc:tiny-clip-long.*--weights"
     ):
@@ -189,6 +188,6 @@ def test_what_a_run_lacks_is_said(store, weights, tmp_path):
     with pytest.raises(ProtocolError, match="of another model than that of digits/class_name"):
         open_prompt_side(store, run, weights=str(other))
     with pytest.raises(ProtocolError, match="Give the run a name_set"):
-        open_prompt_side(store, replace(run, name_set="", name_revision=""))
+        open_prompt_side(store, run.changed(name_set="", name_revision=""))
     with pytest.raises(ProtocolError, match="nobody opens one here"):
         list(execute([run], read_corpus(store, run)))

@@ -176,7 +176,11 @@ def test_a_folder_without_a_geometry_has_a_page_that_says_so(smoke_results, smok
 
 def test_the_geometry_is_that_of_the_head_and_its_names(smoke_results, smoke_store, runs):
     """One file a head and set of images."""
-    run = next(r for r in runs if (r.method, r.source, r.n_pairs) == ("ridge", "head", 0))
+    run = next(
+        r
+        for r in runs
+        if (r.fit.method, r.protocol.source, r.protocol.n_pairs) == ("ridge", "head", 0)
+    )
     found = read_geometry(smoke_results, run.columns())
     corpus = read_corpus(open_store(smoke_store), run)
     assert sum(found.head.matched) == len(corpus.head.weight)

@@ -199,9 +199,9 @@ def test_choices_are_summed_up_with_their_edges(study):
         r for r in choice_rows(read_results(study))
         if (r["source"], r["pairs"]) == ("real + head weights", "16")
     )  # fmt: skip
-    assert row["penalty"] == "0.6 (0.1 to 1)"
-    assert row["mix"] == "1"
-    assert row["edges"] == "1 of 10"
+    assert row["penalty_chosen"] == "0.6 (0.1 to 1)"
+    assert row["mix_chosen"] == "1"
+    assert row["edges"] == "penalty 1 of 10"
 
 
 def test_the_gallery_shows_failures_first(tmp_path):

@@ -1,16 +1,18 @@
 import json
-from dataclasses import fields, replace
 
 import polars as pl
 import pytest
 
 from bench import Run
 from bench.errors import ProtocolError
+from bench.metrics.summary import METRIC_VERSION
 from bench.options import FewShot, Retrieval, ZeroShot
-from bench.results import RESULT_SCHEMA, RUN_COLUMNS
+from bench.results import RESULT_SCHEMA
+from bench.runs import LEAVES, RUN_COLUMNS
 from featstore.identity import canonical_json, sha256_hex
+from fitters.methods import FitConfig
 
-RUN = Run(
+RUN = Run.of(
     suite="demo",
     task="zero_shot",
     eval="held-out",
@@ -51,7 +53,22 @@ OTHER = {
     "pair_variants": ("description",),
     "pair_templates": ("d000",),
     "epochs": 20,
+    "batch_size": 8,
+    "learning_rate": 0.1,
+    "share": 0.5,
     "sequential": True,
+    "patience": 2,
+    "precision": "float32",
+    "gamma": 2.0,
+    "n_components": 4,
+    "rank": 4,
+    "scale": True,
+    "top_k": 5,
+    "power": 2.0,
+    "legacy": True,
+    "centre": True,
+    "criterion": "error",
+    "validation": "top-1",
 }
 
 
@@ -67,40 +84,71 @@ BESIDE = {
     "pair_variants": {"n_pairs": 0, "pairs_per_class": 1, "eval": "in-class"},
     "pair_templates": {"n_pairs": 0, "pairs_per_class": 1, "eval": "in-class"},
     "epochs": {"method": "paper-mlp"},
+    "batch_size": {"method": "paper-mlp"},
+    "learning_rate": {"method": "paper-mlp"},
+    "patience": {"method": "paper-mlp"},
+    "precision": {"method": "paper-mlp"},
+    "centre": {"method": "paper-mlp"},
+    "share": {"method": "paper-mlp"},
     "sequential": {"method": "paper-mlp"},
+    "gamma": {"method": "kernel-ridge"},
+    "n_components": {"method": "cca"},
+    "rank": {"method": "procrustes"},
+    "scale": {"method": "procrustes"},
+    "top_k": {"method": "asif"},
+    "power": {"method": "asif"},
+    "legacy": {"method": "paper-mlp"},
 }
-LATER = {
-    "view_set", "view_revision", "control_draw", "head_variants", "head_templates", "pair_variants",
-    "pair_templates", "epochs", "sequential",
-}  # fmt: skip
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(Run)])
+@pytest.mark.parametrize("field", [leaf.name for leaf in LEAVES])
 def test_every_field_changes_the_id(field):
-    run = replace(RUN, **BESIDE.get(field, {}))
-    changed = replace(run, **{field: OTHER.get(field, "another")})
+    run = RUN.changed(**BESIDE.get(field, {}))
+    changed = run.changed(**{field: OTHER.get(field, "another")})
     assert changed.run_id != run.run_id
 
 
-def test_the_id_is_the_hash_of_the_canonical_json():
-    facts = {field.name: getattr(RUN, field.name) for field in fields(Run)}
-    facts = {name: value for name, value in facts.items() if name not in LATER}
-    # Options left out are those of the task's defaults, so that a changed default is a new run.
-    facts["options"] = {"prompts": "mean", "classes": "all", "scorer": "cosine"}
+def test_the_id_is_the_hash_of_what_is_not_at_its_default():
+    facts = {
+        "suite": "demo",
+        "task": "zero_shot",
+        "data": {
+            "image_set": "d/image/e-00000000", "image_revision": "a" * 64,
+            "name_set": "d/class_name/t-00000000", "name_revision": "b" * 64,
+        },
+        "protocol": {"eval": "held-out", "source": "head", "n_pairs": 16},
+        "fit": {"method": "ridge"},
+        "seed": 3,
+        "metric_version": METRIC_VERSION,
+        "protocol_version": 4,
+        "code": RUN.code,
+    }  # fmt: skip
     assert RUN.run_id == sha256_hex(canonical_json({"run": facts}))
     assert len(RUN.run_id) == 64
-    assert replace(RUN).run_id == RUN.run_id
+    assert RUN.changed().run_id == RUN.run_id
+    facts["fit"]["penalty"] = 1.0
+    facts["options"] = {"prompts": "max"}
+    changed = RUN.changed(penalty=1, options=ZeroShot(prompts="max"))
+    assert changed.run_id == sha256_hex(canonical_json({"run": facts}))
+
+
+def test_a_run_is_made_of_its_parts():
+    assert Run(
+        "demo", "zero_shot", RUN.data, RUN.protocol, FitConfig("ridge"), seed=3
+    ) == RUN  # fmt: skip
+    with pytest.raises(ProtocolError, match=r"No field named 'penaltie' of a run.*'penalty'"):
+        RUN.changed(penaltie=1.0)
 
 
 def test_runs_that_differ_in_what_is_scored_share_a_fit():
-    scored = replace(
-        RUN, task="retrieval", relevance="class_id", metric_version=7, options=Retrieval(5)
+    scored = RUN.changed(
+        task="retrieval", relevance="class_id", metric_version=7, options=Retrieval(5)
     )
     assert scored.fit_key == RUN.fit_key
     assert scored.run_id != RUN.run_id
     for field in set(OTHER) - {"task", "options", "relevance", "metric_version"}:
-        run = replace(RUN, **BESIDE.get(field, {}))
-        assert replace(run, **{field: OTHER[field]}).fit_key != run.fit_key
+        run = RUN.changed(**BESIDE.get(field, {}))
+        assert run.changed(**{field: OTHER[field]}).fit_key != run.fit_key
 
 
 def test_columns_are_plain_values_of_the_results_schema():
@@ -115,22 +163,22 @@ def test_columns_are_plain_values_of_the_results_schema():
 
 
 def test_defaults_spelled_out_are_the_same_run():
-    assert replace(RUN, options=ZeroShot()) == RUN
-    assert replace(RUN, options=ZeroShot()).run_id == RUN.run_id
+    assert RUN.changed(options=ZeroShot()) == RUN
+    assert RUN.changed(options=ZeroShot()).run_id == RUN.run_id
     assert RUN.columns()["options"] == ""
-    assert replace(RUN, options=ZeroShot(prompts="max")).columns()["options"] == '{"prompts":"max"}'
+    assert RUN.changed(options=ZeroShot(prompts="max")).columns()["options"] == '{"prompts":"max"}'
 
 
 def test_pairs_of_a_class_stand_in_the_column_of_pairs():
-    run = replace(RUN, n_pairs=0, pairs_per_class=4, eval="in-class")
+    run = RUN.changed(n_pairs=0, pairs_per_class=4, eval="in-class")
     assert run.columns()["n_pairs"] == "4/class"
 
 
 FEW = {"task": "few_shot", "eval": "in-class"}
 
 BAD = [
-    ({"task": "few_shots"}, "task is one of zero_shot, generalised, retrieval, few_shot"),
-    ({"eval": "test"}, "eval is one of all-names, held-out, split, in-class"),
+    ({"task": "few_shots"}, r"No task named 'few_shots'.*Did you mean 'few_shot'"),
+    ({"eval": "test"}, "'eval' of a run must be 'all-names' or 'held-out'"),
     ({"options": Retrieval()}, "zero_shot takes options ZeroShot; got Retrieval"),
     ({"options": ZeroShot(prompts="all")}, "prompts of zero_shot is one of mean, max, each"),
     ({"task": "retrieval", "options": Retrieval(-1)}, "captions of retrieval is 0 or more"),
@@ -139,15 +187,20 @@ BAD = [
     ({"pairs_per_class": 2}, "not both; got 16 and 2"),
     ({"pairs_per_class": 2, "n_pairs": 0}, "needs training images of the scored classes"),
     ({"method": "identity"}, "fits nothing"),
-    ({"source": "heads"}, "source is one of none, head, random, random-cov, shuffled"),
-    ({"relevance": "id"}, "relevance is one of class_id, parent_id"),
-    ({"n_pairs": -1}, "0 real pairs or more"),
+    ({"source": "heads"}, "'source' of a run must be 'none' or 'head'"),
+    ({"relevance": "id"}, "'relevance' of a run must be 'parent_id' or"),
+    ({"n_pairs": -1}, "'n_pairs' of a run must be at least 0 or 'all'; got -1"),
     ({"source": "none", "n_pairs": 0}, "Give it one"),
     ({"eval": "all-names"}, "Use eval 'held-out'"),
     ({"train_fraction": 1.0}, "between 0 and 1"),
     ({"head_templates": ("none",)}, "the run has no head"),
-    ({"pair_variants": ("name",)}, "only pairs_per_class and task few_shot make such pairs"),
-    ({"epochs": 3}, r"of trained methods \(paper-mlp, .*\); ridge is not trained"),
+    (
+        {"pair_variants": ("name",), "caption_set": "d/caption/t-00000000"},
+        "only pairs_per_class, real pairs without captions",
+    ),
+    ({"epochs": 3}, r"Method ridge has no setting 'epochs' \(only paper-mlp, "),
+    ({"penalty": 0.1, "method": "procrustes"}, "Method procrustes has no setting 'penalty'"),
+    ({"gamma": 2.0}, r"Method ridge has no setting 'gamma' \(only kernel-ridge\)"),
     ({"epochs": 0, "method": "paper-mlp"}, "1 epoch or more; got 0"),
     ({"sequential": True, "method": "paper-mlp", "source": "none"}, "Got source 'none' and 16"),
 ]
@@ -156,27 +209,26 @@ BAD = [
 @pytest.mark.parametrize(("change", "message"), BAD, ids=[message for _, message in BAD])
 def test_impossible_runs_are_refused(change, message):
     with pytest.raises(ProtocolError, match=message):
-        replace(RUN, **change)
+        RUN.changed(**change)
 
 
 def test_texts_of_heads_and_pairs_are_those_of_the_images_unless_others_are_named():
-    run = replace(RUN, head_set="d/head_weight/e-00000000", templates=("paper",))
-    assert run.head_texts == run.pair_texts == (("name",), ("paper",))
-    other = replace(run, head_variants=("lemmas",), head_templates=("none",))
-    assert other.head_texts == (("lemmas",), ("none",))
-    assert other.pair_texts == run.pair_texts
+    run = RUN.changed(head_set="d/head_weight/e-00000000", templates=("paper",))
+    assert run.data.head_texts == run.data.pair_texts == (("name",), ("paper",))
+    other = run.changed(head_variants=("lemmas",), head_templates=("none",))
+    assert other.data.head_texts == (("lemmas",), ("none",))
+    assert other.data.pair_texts == run.data.pair_texts
     row = other.columns()
     assert (row["variants"], row["head_variants"], row["pair_variants"]) == ("name", "lemmas", "")
 
 
-def test_runs_without_views_keep_the_ids_from_before_there_were_any():
-    plain = replace(RUN, **FEW)
+def test_runs_without_views_have_no_view_in_their_id():
+    plain = RUN.changed(**FEW)
     facts = plain._facts()
-    assert not {"view_set", "view_revision"} & set(facts)
-    assert facts["options"]["prototypes"] is True
-    seen = replace(plain, view_set="d.views2-seed0/image/e", view_revision="c" * 64)
+    assert not {"view_set", "view_revision"} & set(facts["data"])
+    seen = plain.changed(view_set="d.views2-seed0/image/e", view_revision="c" * 64)
     assert seen.run_id != plain.run_id
     assert seen.columns()["view_set"] == "d.views2-seed0/image/e"
-    assert replace(plain, options=FewShot(prototypes="names")).run_id == plain.run_id
+    assert plain.changed(options=FewShot(prototypes="names")).run_id == plain.run_id
     with pytest.raises(ProtocolError, match="Only few-shot learners look at views"):
-        replace(RUN, view_set="d.views2-seed0/image/e")
+        RUN.changed(view_set="d.views2-seed0/image/e")

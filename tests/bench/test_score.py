@@ -21,7 +21,10 @@ IMAGES, TEXTS = "smoke/image/synthetic", ("smoke/class_name/synthetic", "smoke/c
 @pytest.fixture(scope="module")
 def run(runs):
     return next(
-        run for run in runs if (run.method, run.source, run.eval) == ("ridge", "head", "all-names")
+        run
+        for run in runs
+        if (run.fit.method, run.protocol.source, run.protocol.eval)
+        == ("ridge", "head", "all-names")
     )
 
 
@@ -31,7 +34,7 @@ def saved(run, smoke_store, tmp_path_factory):
     alignment = fit_run(run, read_corpus(store, run), None).alignment
     spaces = {
         f"{side}_space_id": store.info(key).commit.space_id
-        for side, key in (("x", run.image_set), ("y", run.name_set))
+        for side, key in (("x", run.data.image_set), ("y", run.data.name_set))
     }
     folder = tmp_path_factory.mktemp("saved") / "ridge"
     save_alignment(folder, replace(alignment, facts=alignment.facts | spaces))
@@ -53,11 +56,11 @@ def score(saved, smoke_store, capsys):
 
 def test_a_saved_alignment_has_the_numbers_of_its_run(score, run, smoke_store, tmp_path):
     out = tmp_path / "scores.parquet"
-    code, text, _ = score("--relevance", run.relevance, "-o", out, "--json")
+    code, text, _ = score("--relevance", run.protocol.relevance, "-o", out, "--json")
     assert code == 0
     scores = pl.read_parquet(out)
     assert json.loads(text) == scores.to_dicts()
-    tasks = [replace(run, task="zero_shot"), replace(run, task="retrieval")]
+    tasks = [run.changed(task="zero_shot"), run.changed(task="retrieval")]
     made = execute(tasks, read_corpus(open_store(smoke_store), run))
     rows = pl.concat(frame for _, frame, _ in made)
     assert set(rows["direction"]) == {"image→name", "image→caption", "caption→image"}

@@ -1,11 +1,16 @@
+import shutil
+
 import pytest
 
+from bench import read_results, run_all
 from bench.errors import ProtocolError, UnknownSuiteError
 from bench.suites.demo import create_smoke_store, demo_runs, find_sets, smoke_runs
-from bench.suites.registry import SUITES, suite_named, with_texts
-from bench.suites.single import Grid, sweep_runs
+from bench.suites.registry import SUITES, suite_named, with_lists
+from bench.suites.single import sweep_runs
 from featstore import open_store
+from featstore.store.gc import remove_set
 from featstore.testing import write_set
+from fitters.errors import UnknownMethodError
 
 
 def test_the_demo_is_the_protocol(smoke_store, monkeypatch):
@@ -14,27 +19,27 @@ def test_the_demo_is_the_protocol(smoke_store, monkeypatch):
         store, dataset="smoke", label_set="smokehead"
     ))  # fmt: skip
     runs = demo_runs(open_store(smoke_store))
-    all_names = [run for run in runs if run.eval == "all-names"]
-    held_out = [run for run in runs if run.eval == "held-out"]
+    all_names = [run for run in runs if run.protocol.eval == "all-names"]
+    held_out = [run for run in runs if run.protocol.eval == "held-out"]
     # Three methods and ConSE, and 19 draws of two controls for each method.
     assert len(all_names) == 4 + 3 * 2 * 19
     assert {run.task for run in all_names} == {"zero_shot"}
-    assert {run.n_pairs for run in all_names} == {0}
+    assert {run.protocol.n_pairs for run in all_names} == {0}
     assert {run.seed for run in held_out} == set(range(10))
     # The synthetic store has too few images for 64 and 256.
-    assert {run.n_pairs for run in held_out} == {0, 16, "all"}
+    assert {run.protocol.n_pairs for run in held_out} == {0, 16, "all"}
     zero = [run for run in held_out if run.seed == 0 and run.task == "zero_shot"]
     # Two methods beside one draw of every control, kernel ridge beside 19 without real pairs.
-    seeded = [run for run in zero if run.control_draw is None]
+    seeded = [run for run in zero if run.protocol.control_draw is None]
     assert len(seeded) == 1 + 2 * (3 + 2 * 4) + (1 + 2 * 2)
-    drawn = [run for run in zero if run.control_draw is not None]
-    assert {(run.method, run.n_pairs) for run in drawn} == {("kernel-ridge", 0)}
-    assert sorted(run.control_draw for run in drawn) == sorted([*range(19)] * 2)
+    drawn = [run for run in zero if run.protocol.control_draw is not None]
+    assert {(run.fit.method, run.protocol.n_pairs) for run in drawn} == {("kernel-ridge", 0)}
+    assert sorted(run.protocol.control_draw for run in drawn) == sorted([*range(19)] * 2)
     assert len({run.fit_key for run in runs}) == len(all_names) + 10 * len(zero)
-    assert all(run.relevance == "class_id" and run.penalty == "auto" for run in runs)
+    assert all(run.protocol.relevance == "class_id" and run.fit.penalty == "auto" for run in runs)
     assert len(set(runs)) == len(runs)
     for field in ("image", "name", "caption", "head", "head_name"):
-        assert all(getattr(run, f"{field}_revision") for run in runs)
+        assert all(run.columns()[f"{field}_revision"] for run in runs)
 
 
 def test_smoke_store_is_the_same_every_time_and_is_left_alone(smoke_store, tmp_path):
@@ -53,9 +58,9 @@ def test_smoke_store_is_the_same_every_time_and_is_left_alone(smoke_store, tmp_p
 
 def test_limit_is_stamped_and_drops_what_cannot_be_drawn(smoke_store):
     runs = smoke_runs(open_store(smoke_store), limit=10)
-    assert {run.limit for run in runs} == {10}
+    assert {run.protocol.limit for run in runs} == {10}
     # 10 images are 5 classes of two; 60 % of them hold 6 images, fewer than 8.
-    assert {run.n_pairs for run in runs} == {0, "all"}
+    assert {run.protocol.n_pairs for run in runs} == {0, "all"}
     with pytest.raises(ProtocolError, match="leaves one side empty"):
         smoke_runs(open_store(smoke_store), limit=1)
     with pytest.raises(ProtocolError, match="at least one image"):
@@ -63,7 +68,13 @@ def test_limit_is_stamped_and_drops_what_cannot_be_drawn(smoke_store):
 
 
 def test_a_store_without_the_sets_says_how_to_make_them(smoke_store):
-    with pytest.raises(ProtocolError, match=r"no imagenet1k/head_weight .*featstore extract"):
+    with pytest.raises(
+        ProtocolError,
+        match=(
+            r"no imagenet1k/head_weight, stamps/image, .*"
+            r"`featstore extract manifests/imagenet1k --kind head_weight --encoder timm:"
+        ),
+    ):
         demo_runs(open_store(smoke_store))
 
 
@@ -84,7 +95,7 @@ def test_a_head_of_another_model_does_not_count(tmp_path):
         tmp_path, view.numpy(), view.items, dataset="smokehead", kind="head_weight",
         encoder="other:model",
     )  # fmt: skip
-    assert all("synthetic.image" in run.head_set for run in smoke_runs(open_store(tmp_path)))
+    assert all("synthetic.image" in run.data.head_set for run in smoke_runs(open_store(tmp_path)))
 
 
 def test_suites_by_name():
@@ -96,15 +107,62 @@ def test_suites_by_name():
 
 def test_a_suite_and_a_sweep_take_prompts_of_either_side(smoke_store):
     opened = open_store(smoke_store)
-    texts = {"templates": ("none",), "head_templates": ("photo",)}
-    runs = with_texts(smoke_runs(opened), texts)
-    assert {run.templates for run in runs} == {("none",)}
-    assert {(bool(run.head_set), run.head_templates) for run in runs} <= {
+    texts = {"templates": [("none",)], "head_templates": [("photo",)]}
+    runs = with_lists(smoke_runs(opened), texts)
+    assert {run.data.templates for run in runs} == {("none",)}
+    assert {(bool(run.data.head_set), run.data.head_templates) for run in runs} <= {
         (True, ("photo",)), (False, ()),
     }  # fmt: skip
-    assert with_texts(runs, {}) == list(runs)
+    assert with_lists(runs, {}) == list(runs)
     sets = find_sets(opened, dataset="smoke", label_set="smokehead")
-    grid = Grid(n_pairs=(0,), sources=("head",), mixes=(1.0,), penalties=(1.0,), seeds=(0,))
-    for run in sweep_runs(opened, sets, grid, texts=texts):
-        assert run.head_texts == (("name",), ("photo",))
-        assert run.templates == ("none",)
+    grid = {"n_pairs": (0,), "source": ("head",), "penalty": (1.0,), "seed": (0,)}
+    for run in sweep_runs(opened, sets, grid | texts):
+        assert run.data.head_texts == (("name",), ("photo",))
+        assert run.data.templates == ("none",)
+
+
+def test_the_demo_runs_on_a_dataset_of_ones_own(smoke_store):
+    opened = open_store(smoke_store)
+    runs = demo_runs(opened, dataset="smoke", methods=("ridge", "csa"), sources=("none", "head"))
+    assert {run.fit.method for run in runs} == {"conse", "ridge", "csa"}
+    assert {run.protocol.source for run in runs} == {"none", "head"}
+    assert {run.task for run in runs} == {"zero_shot", "retrieval"}
+    # Its captions are its own, of whatever locale.
+    assert {(run.protocol.relevance, run.data.locales) for run in runs} == {("parent_id", ())}
+    with pytest.raises(UnknownMethodError, match="'rigde'"):
+        demo_runs(opened, dataset="smoke", methods=("rigde",))
+    with pytest.raises(ProtocolError, match=(
+        r"no mine/image, mine/class_name that .*"
+        r"`featstore extract manifests/mine --kind image --encoder synthetic:image --store .*`; "
+        r"`featstore extract manifests/mine --kind class_name --encoder synthetic:text"
+    )):  # fmt: skip
+        demo_runs(opened, dataset="mine")
+
+
+def test_the_demo_runs_on_class_folders_without_captions(smoke_store, tmp_path):
+    """Images, class names and a head are enough: real pairs are images and their class texts."""
+    shutil.copytree(smoke_store, tmp_path / "store")
+    key = str(open_store(tmp_path / "store").info("smoke/caption/synthetic").key)
+    remove_set(tmp_path / "store", key)
+    opened = open_store(tmp_path / "store")
+    runs = demo_runs(opened, dataset="smoke", methods=("ridge",), sources=("none", "head"))
+    assert {run.task for run in runs} == {"zero_shot"}
+    some = [run for run in runs if run.seed == 0]
+    assert {run.protocol.n_pairs for run in some} == {0, 16, "all"}
+    run_all(some, tmp_path / "store", tmp_path / "results")
+    rows = read_results(tmp_path / "results")
+    top = rows.filter(metric="top-1", source="none").select("n_pairs", "value", "chance").rows()
+    assert {n_pairs for n_pairs, *_ in top} == {"16", "all"}
+    assert all(value > 3 * chance for _, value, chance in top)
+
+
+def test_a_suite_takes_settings_for_the_methods_that_have_them(smoke_store):
+    runs = smoke_runs(open_store(smoke_store), methods=("ridge", "procrustes"))
+    changed = with_lists(runs, {"penalty": (0.1, 1.0)})
+    of_ridge = [run for run in runs if run.fit.method == "ridge"]
+    assert len(changed) == len(runs) + len(of_ridge)
+    assert {(run.fit.method, run.fit.penalty) for run in changed} == {
+        ("conse", "auto"), ("procrustes", "auto"), ("ridge", 0.1), ("ridge", 1.0),
+    }  # fmt: skip
+    with pytest.raises(ProtocolError, match="has a setting 'gamma'; these have: kernel-ridge"):
+        with_lists(runs, {"gamma": (1.0,)})

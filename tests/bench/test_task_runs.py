@@ -1,7 +1,7 @@
 """Every task from its run to its rows: on the smoke store, and on a pair of one model."""
 
+import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,7 @@ from bench.options import (
     Retrieval,
     ZeroShot,
 )
-from bench.suites.single import TaskRequest, task_runs
+from bench.suites.single import task_runs
 from featstore import open_store
 from featstore.errors import MisalignedItemsError
 from featstore.extraction.views import view_items
@@ -45,7 +45,7 @@ def store(smoke_store):
 
 
 def outcome_rows(store, task, **changes):
-    (run,) = task_runs(store, TaskRequest(task, **(SETS | FITTED | changes)))
+    (run,) = task_runs(store, task, **(SETS | FITTED | changes))
     ((_, rows, ranks),) = execute([run], read_corpus(store, run))
     assert set(rows["metric_version"]) == {METRIC_VERSION}
     return rows, ranks
@@ -144,7 +144,7 @@ def test_views_are_read_for_shots_and_never_scored(store_with_views):
 
 def test_views_that_do_not_fit_are_refused(store_with_views):
     few = {"eval": "in-class", "options": FewShot(4, "tip-adapter", prototypes="none")}
-    with pytest.raises(ProtocolError, match="holds augmented views, which nobody took"):
+    with pytest.raises(ProtocolError, match="holds augmented views, which are not scored"):
         outcome_rows(
             store_with_views, "few_shot", images="smoke.views3-seed0/image/synthetic", **few
         )
@@ -161,11 +161,11 @@ def test_views_that_do_not_fit_are_refused(store_with_views):
 
 
 def test_runs_with_other_options_are_other_runs_of_one_fit(store, tmp_path):
-    base = TaskRequest("zero_shot", **SETS, **FITTED)
+    base = {**SETS, **FITTED}
     runs = [
-        *task_runs(store, base),
-        *task_runs(store, replace(base, options=ZeroShot(prompts="max"))),
-        *task_runs(store, replace(base, task="hubness")),
+        *task_runs(store, "zero_shot", **base),
+        *task_runs(store, "zero_shot", **base, options=ZeroShot(prompts="max")),
+        *task_runs(store, "hubness", **base),
     ]
     assert len({run.run_id for run in runs}) == 3
     summary = run_all(runs, store.root, tmp_path)
@@ -219,14 +219,14 @@ def write_pair(root, pair_of_texts="checkpoint-1"):
 def test_a_pair_scores_its_own_embeddings_with_no_aligner(tmp_path):
     store, images, names, owner = write_pair(tmp_path)
     pair = {"images": "d/image/tiny", "names": "d/class_name/tiny", "templates": ("none",)}
-    (run,) = task_runs(store, TaskRequest("zero_shot", **pair))
+    (run,) = task_runs(store, "zero_shot", **pair)
     ((_, rows, _),) = execute([run], read_corpus(store, run))
     unit = [r / np.linalg.norm(r, axis=1, keepdims=True) for r in (images, names)]
     right = (unit[0] @ unit[1].T).argmax(axis=1) == owner
     values = dict(rows.select("metric", "value").iter_rows())
     assert values["top-1"] == pytest.approx(right.mean())
     assert rows["n_prototypes"].unique().to_list() == [0]
-    (run,) = task_runs(store, TaskRequest("zero_shot", **pair, eval="split"))
+    (run,) = task_runs(store, "zero_shot", **pair, eval="split")
     ((_, rows, _),) = execute([run], read_corpus(store, run))
     values = dict(rows.select("metric", "value").iter_rows())
     assert rows["n_queries"].unique().to_list() == [18]
@@ -235,21 +235,20 @@ def test_a_pair_scores_its_own_embeddings_with_no_aligner(tmp_path):
 
 def test_towers_of_two_checkpoints_are_no_pair(tmp_path):
     store, *_ = write_pair(tmp_path, "checkpoint-2")
-    request = TaskRequest(
-        "zero_shot", images="d/image/tiny", names="d/class_name/tiny", templates=("none",)
+    (run,) = task_runs(
+        store, "zero_shot", images="d/image/tiny", names="d/class_name/tiny", templates=("none",)
     )
-    (run,) = task_runs(store, request)
     with pytest.raises(ProtocolError, match="of one model's two towers"):
         list(execute([run], read_corpus(store, run)))
 
 
 def test_a_head_is_read_as_it_is_and_by_the_cosine(tmp_path):
     store, images, names, owner = write_pair(tmp_path)
-    request = TaskRequest(
-        "cosine_head", images="d/image/tiny", head="d/head_weight/tiny",
-        head_names="d/class_name/tiny", templates=("none",),
-    )  # fmt: skip
-    (run,) = task_runs(store, request)
+    request = {
+        "images": "d/image/tiny", "head": "d/head_weight/tiny", "head_names": "d/class_name/tiny",
+        "templates": ("none",),
+    }  # fmt: skip
+    (run,) = task_runs(store, "cosine_head", **request)
     ((_, rows, _),) = execute([run], read_corpus(store, run))
     found = {(d, m): v for d, m, v in rows.select("direction", "metric", "value").iter_rows()}
     unit = names / np.linalg.norm(names, axis=1, keepdims=True)
@@ -257,8 +256,10 @@ def test_a_head_is_read_as_it_is_and_by_the_cosine(tmp_path):
         right = (images @ weight.T).argmax(axis=1) == owner
         assert found[f"image→class ({name})", "top-1"] == pytest.approx(right.mean())
     # The dataset is the head's own label set, so that no class of it is unseen.
-    (run,) = task_runs(store, replace(request, task="zero_shot", names="d/class_name/tiny",
-                                      options=ZeroShot(classes="unseen")))  # fmt: skip
+    (run,) = task_runs(
+        store, "zero_shot", **request, names="d/class_name/tiny",
+        options=ZeroShot(classes="unseen"),
+    )  # fmt: skip
     with pytest.raises(ProtocolError, match="No image is of a class that is unseen"):
         list(execute([run], read_corpus(store, run)))
 
@@ -273,7 +274,7 @@ def test_the_command_runs_a_task_and_skips_it_the_next_time(smoke_store, tmp_pat
         "task", "few_shot", "--store", str(smoke_store), "-o", str(tmp_path), "--images",
         SETS["images"], "--names", SETS["names"], "--head", SETS["head"], "--head-names",
         SETS["head_names"], "--method", "procrustes", "--source", "head", "--eval", "in-class",
-        "-O", "shots=1", "-O", "learner=ridge-probe", "--seeds", "2",
+        "-O", "shots=1", "-O", "learner=ridge-probe", "--seeds", "0,1",
     ]  # fmt: skip
     first = CliRunner().invoke(cli, words)
     assert first.exit_code == 0, first.output
@@ -288,7 +289,7 @@ def test_the_command_runs_a_task_and_skips_it_the_next_time(smoke_store, tmp_pat
 WRONG = [
     (["zeroshot", "--images", "x"], 2, "Did you mean 'zero_shot'"),
     (["zero_shot", "--images", "smoke/image/synthetic", "-O", "prompt=max"], 1, "prompts"),
-    (["zero_shot", "--images", "smoke/image/synthetic", "--n-pairs", "many"], 2, "or all"),
+    (["zero_shot", "--images", "smoke/image/synthetic", "--n-pairs", "many"], 2, "expected all|N"),
     (["spectrum", "--images", "smoke/image/synthetic", "--head", "x"], 1, "--head-names"),
     (["neighbours", "--images", "smoke/image/synthetic"], 1, "need a head"),
     (["zero_shot", "--images", "smoke/image/synthetic"], 1, "needs the names"),
@@ -327,3 +328,34 @@ def test_the_command_takes_texts_of_both_sides_and_settings_of_a_training(smoke_
         "name", "photo", "", "none", "", "none", 2, True,
     )  # fmt: skip
     assert row["n_images_fitted"] > 1
+
+
+def test_the_command_takes_every_setting_and_lists_of_methods_and_sources(smoke_store, tmp_path):
+    sets = [word for name in ("images", "names", "head", "head-names")
+            for word in (f"--{name}", SETS[name.replace("-", "_")])]  # fmt: skip
+    root = tmp_path / "results"
+    place = ["--store", str(smoke_store), "-o", str(root)]
+    lists = ["--method", "ridge,kernel-ridge,cca", "--source", "head,random", "--seeds", "0-1",
+             "--gamma", "2", "--components", "all", "--penalty", "0.1,1"]  # fmt: skip
+    result = CliRunner().invoke(cli, ["task", "zero_shot", *sets, *lists, *place, "--json"])
+    assert result.exit_code == 0, result.output
+    rows = read_results(root).unique("run_id")
+    cells = rows.group_by("method", "gamma", "n_components", "penalty").len()
+    assert sorted(cells.rows(), key=str) == sorted(
+        [(method, gamma, components, penalty, 4)
+         for method, gamma, components in (
+             ("ridge", "auto", "auto"), ("kernel-ridge", "2.0", "auto"), ("cca", "auto", None)
+         )
+         for penalty in ("0.1", "1.0")],
+        key=str,
+    )  # fmt: skip
+    assert set(rows["source"]) == {"head", "random"}
+    assert set(rows.filter(pl.col("method") == "cca")["penalty_chosen"]) == {0.1, 1.0}
+    session = json.loads(next((root / "sessions").glob("*.json")).read_text())
+    again = [word.strip("'") for word in session["command"].split()[1:]]
+    result = CliRunner().invoke(cli, [*again, "--dry-run", "--json"])
+    assert json.loads(result.stdout)["new"] == 0
+    result = CliRunner().invoke(cli, ["task", "zero_shot", *sets, "--source", "head", "--method",
+                                      "ridge,procrustes", "--gamma", "2", *place])  # fmt: skip
+    assert result.exit_code == 1
+    assert "has a setting 'gamma'; these have: kernel-ridge" in str(result.exception)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import read_ranks, read_results, run_all
 from bench.options import TASK_OPTIONS
-from bench.suites.single import TaskRequest, task_runs
+from bench.suites.single import task_runs
 from featstore import open_store
 from fitters.few_shot.registry import LEARNERS
 from fitters.methods import METHODS
@@ -94,7 +94,7 @@ def result_values(folder: Path) -> dict[str, Any]:
     store = open_store(folder / "store")
     names, runs = {}, []
     for name, changes in _cases():
-        (run,) = task_runs(store, TaskRequest(**{"task": "zero_shot", **SETS, **changes}))
+        (run,) = task_runs(store, **{"task": "zero_shot", **SETS, **changes})
         names[run.run_id] = name
         runs.append(run)
     assert len(names) == len(runs)

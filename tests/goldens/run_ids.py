@@ -60,13 +60,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 def run_ids(_: Path) -> dict[str, Any]:
     """Return the version of the protocol, and case -> id of the run and of its fit."""
-    runs = {name: Run(**{**_BASE, **changes}) for name, changes in _CHANGES.items()}
+    runs = {name: Run.of(**{**_BASE, **changes}) for name, changes in _CHANGES.items()}
     for task, make in TASK_OPTIONS.items():
         changes = {"task": task, "eval": "in-class" if task == "few_shot" else "all-names"}
         if task != _BASE["task"]:
-            runs[f"task {task}"] = Run(**{**_BASE, **changes})
+            runs[f"task {task}"] = Run.of(**{**_BASE, **changes})
         if task in _OPTIONS:
             options = make(**_OPTIONS[task])
-            runs[f"task {task}, with options"] = Run(**{**_BASE, **changes, "options": options})
+            runs[f"task {task}, with options"] = Run.of(**{**_BASE, **changes, "options": options})
     ids = {name: [run.run_id, run.fit_key] for name, run in runs.items()}
     return {"protocol version": PROTOCOL_VERSION, **ids}

@@ -34,14 +34,14 @@ def figures(folder: Path) -> Iterator[Figure]:
     """Yield the line ``bench.sweep``."""
     from bench import run_all
     from bench.suites.demo import find_sets
-    from bench.suites.single import Grid, sweep_runs
+    from bench.suites.single import sweep_runs
     from featstore import open_store
 
     root = folder / "sweep-store"
     if not root.exists():
         _write_store(root)
     store = open_store(root)
-    runs = sweep_runs(store, find_sets(store), Grid())
+    runs = sweep_runs(store, find_sets(store))
     cells = len({run.fit_key for run in runs})
     ratios, cpu = [], 0.0
     for turn in range(ROUNDS):
