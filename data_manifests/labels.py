@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import runpy
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import polars as pl
@@ -134,14 +134,8 @@ def find_timm_info() -> Path:
     BuildError
         If timm is not installed.
     """
-    spec = importlib.util.find_spec("timm")
-    if spec is None or not spec.submodule_search_locations:
-        raise BuildError(
-            "timm is not installed; its label files are needed. Run pip install "
-            "'headstock[extract]', or pip install timm, "
-            "or give a folder that holds them with --source."
-        )
-    return Path(spec.submodule_search_locations[0]) / "data" / "_info"
+    install = "'headstock[extract]', or pip install timm, or give its folder with --source"
+    return package_file("timm", "data/_info", install=install)
 
 
 def _read(path: Path) -> str:
@@ -170,7 +164,7 @@ def _mapping(text: str, name: str) -> dict[str, str]:
 
 
 def package_file(package: str, relative: str, *, install: str) -> Path:
-    """Return a file of an installed package, without importing it (that may load torch).
+    """Return a file or folder of an installed package, without importing it (it may load torch).
 
     Raises
     ------
@@ -180,7 +174,7 @@ def package_file(package: str, relative: str, *, install: str) -> Path:
     spec = importlib.util.find_spec(package)
     places = list(spec.submodule_search_locations or ()) if spec is not None else []
     for place in places:
-        if (Path(place) / relative).is_file():
+        if (Path(place) / relative).exists():
             return Path(place) / relative
     what = f"has no {relative}; another version is needed" if places else "is not installed"
     raise BuildError(f"{package} {what}: a list is read from it. Run pip install {install}.")
@@ -210,9 +204,6 @@ def constant_list(file: Path, name: str) -> list[str]:
     raise BuildError(f"{file} has no list {name!r}. Install another version of the package.")
 
 
-_FILE = "zero_shot_metadata.py"
-
-
 def openai_templates() -> list[str]:
     """Return CLIP's 80 templates for ImageNet, with ``{}`` for the name.
 
@@ -221,12 +212,7 @@ def openai_templates() -> list[str]:
     BuildError
         If open_clip is not installed, or has no such list.
     """
-    return _templates("OPENAI_IMAGENET_TEMPLATES")
-
-
-def simple_templates() -> list[str]:
-    """Return the seven templates that CLIP's authors chose of them; see `openai_templates`."""
-    return _templates("SIMPLE_IMAGENET_TEMPLATES")
+    return [str(make("{}")) for make in _list("OPENAI_IMAGENET_TEMPLATES")]
 
 
 def imagenet_names() -> list[str]:
@@ -240,24 +226,12 @@ def imagenet_names() -> list[str]:
     return [str(name) for name in _list("IMAGENET_CLASSNAMES")]
 
 
-def _templates(name: str) -> list[str]:
-    return [str(make("{}")) for make in _list(name)]
-
-
 def _list(name: str) -> tuple[Any, ...]:
-    held = getattr(_module(), name, None)
+    """Return a list of open_clip's module of lists, which is run by itself."""
+    file = package_file("open_clip", "zero_shot_metadata.py", install="'headstock[extract]'")
+    held = runpy.run_path(str(file)).get(name)
     if not isinstance(held, tuple | list) or not held:
         raise BuildError(
             f"The installed open_clip has no {name}. Install open_clip_torch 3 or later."
         )
     return tuple(held)
-
-
-def _module() -> ModuleType:
-    file = package_file("open_clip", _FILE, install="'headstock[extract]'")
-    spec = importlib.util.spec_from_file_location("headstock_open_clip_lists", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

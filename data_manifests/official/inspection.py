@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -58,12 +58,16 @@ def chosen_options(facts: Mapping[str, Any], given: Mapping[str, str]) -> dict[s
     for name, value in given.items():
         if name not in declared:
             known = ", ".join(declared) or "none"
-            msg = f"The dataset {facts['name']!r} takes no option {name!r}. It takes: {known}."
-            raise BuildError(msg + _did_you_mean(name, declared))
+            raise BuildError(
+                f"The dataset {facts['name']!r} takes no option {name!r}. It takes: {known}."
+                + _did_you_mean(name, declared)
+            )
         values = declared[name].get("values")
         if values is not None and value not in values:
-            msg = f"The option {name} is {value!r}; it must be one of {', '.join(values)}."
-            raise BuildError(msg + _did_you_mean(value, values))
+            raise BuildError(
+                f"The option {name} is {value!r}; it must be one of {', '.join(values)}."
+                + _did_you_mean(value, values)
+            )
     return {
         name: str(given.get(name, option.get("default", ""))) for name, option in declared.items()
     }
@@ -90,8 +94,10 @@ def chosen_splits(expected: Mapping[str, Any], given: Sequence[str] | None) -> t
     known = tuple(expected.get("image", {}))
     unknown = [split for split in given or () if split not in known]
     if unknown:
-        msg = f"The dataset has no split {unknown[0]!r}. It has: {', '.join(known)}."
-        raise BuildError(msg + _did_you_mean(unknown[0], known))
+        raise BuildError(
+            f"The dataset has no split {unknown[0]!r}. It has: {', '.join(known)}."
+            + _did_you_mean(unknown[0], known)
+        )
     return tuple(split for split in known if not given or split in given)
 
 
@@ -171,46 +177,46 @@ def inspect(
     expected = expectation(facts, chosen)
     disk = Disk(root, facts, chosen_splits(expected, splits), chosen)
     if not disk.root.is_dir():
-        text = f"{disk.root} is no folder. Give the one that holds the dataset with --root."
-        return Inspection(disk, None, expected, [Problem("missing folder", str(root), text)])
-    problems = _lists(disk)
+        said = f"{disk.root} is no folder. Give the one that holds the dataset with --root."
+        return Inspection(disk, None, expected, [Problem("missing folder", str(root), said)])
+    problems = list(_lists(disk))
     if any(problem.kind in FATAL for problem in problems):
         return Inspection(disk, None, expected, problems)
     try:
         listing = read(disk)
     except (ValueError, TypeError, LookupError, AttributeError) as err:
         # A list of the wrong form makes its reader stumble anywhere; the user gets a sentence.
-        said = isinstance(err, BuildError)
-        text = str(err) if said else f"A list in {disk.root} has another form: {err!r}."
-        problems.append(Problem("unreadable list", str(disk.root), text))
-        return Inspection(disk, None, expected, problems)
+        said = f"A list in {disk.root} has another form: {err!r}."
+        said = str(err) if isinstance(err, BuildError) else said
+        unreadable = Problem("unreadable list", str(disk.root), said)
+        return Inspection(disk, None, expected, [*problems, unreadable])
     if not images:
-        return Inspection(disk, listing, expected, problems + _classes(listing, expected))
+        return Inspection(disk, listing, expected, [*problems, *_classes(listing, expected)])
     whole, sizes, faults = _files(disk, listing)
-    problems += faults + _counts(disk, whole, expected)
+    problems += [*faults, *_counts(disk, whole, expected)]
     return Inspection(disk, whole, expected, problems, sizes)
 
 
-def _lists(disk: Disk) -> list[Problem]:
-    """Return what is wrong with the lists that dataset.toml names."""
-    problems = []
+def _lists(disk: Disk) -> Iterator[Problem]:
+    """Yield what is wrong with the lists that dataset.toml names."""
     for name, facts in disk.file_names(required=True) + disk.file_names(required=False):
         path = disk.path(name)
         if not path.is_file():
             if facts.get("required", True):
                 option = facts.get("option")
                 way = f" It may lie elsewhere: --option {option}=PATH." if option else ""
-                text = f"{path} is missing. It is {facts['what']}.{way}"
-                problems.append(Problem("missing list", name, text))
+                yield Problem(
+                    "missing list", name, f"{path} is missing. It is {facts['what']}.{way}"
+                )
         elif "md5" in facts:
             digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
             if digest != facts["md5"]:
-                text = (
+                yield Problem(
+                    "changed list",
+                    name,
                     f"{name} is not the published file: its md5 is {digest}, not {facts['md5']}. "
-                    "Fetch it again."
+                    "Fetch it again.",
                 )
-                problems.append(Problem("changed list", name, text))
-    return problems
 
 
 def _files(disk: Disk, listing: Listing) -> tuple[Listing, list[int], list[Problem]]:
@@ -239,8 +245,7 @@ def _files(disk: Disk, listing: Listing) -> tuple[Listing, list[int], list[Probl
     if captions is not None:
         present = images.select("path")
         captions = captions.join(present, on="path", how="semi", maintain_order="left")
-    left = Listing(images, listing.labels, listing.names, captions, {}, listing.classes)
-    return left, sizes, problems
+    return replace(listing, images=images, captions=captions), sizes, problems
 
 
 def _fault(root: str, path: str) -> tuple[Any, str]:
@@ -253,36 +258,34 @@ def _fault(root: str, path: str) -> tuple[Any, str]:
     return ("empty image", f"{path} is empty.") if size == 0 else ("", "")
 
 
-def _classes(listing: Listing, expected: Mapping[str, Any]) -> list[Problem]:
+def _classes(listing: Listing, expected: Mapping[str, Any]) -> Iterator[Problem]:
     found = len(listing.labels)
-    if found == expected.get("classes", found):
-        return []
-    text = f"There are {found:,} classes, not {expected['classes']:,}."
-    return [Problem("classes", "classes", text)]
+    if found != expected.get("classes", found):
+        said = f"There are {found:,} classes, not {expected['classes']:,}."
+        yield Problem("classes", "classes", said)
 
 
-def _counts(disk: Disk, listing: Listing, expected: Mapping[str, Any]) -> list[Problem]:
-    """Return where the numbers of classes, images and captions are not the known ones."""
-    problems = _classes(listing, expected)
+def _counts(disk: Disk, listing: Listing, expected: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield where the numbers of classes, images and captions are not the known ones."""
+    yield from _classes(listing, expected)
     found = Counter(listing.images["split"])
     per_class = expected.get("per_class", {})
     by_class = Counter(listing.images.select("split", "label").iter_rows())
     for split in disk.splits:
         wanted = expected["image"][split]
         if found[split] != wanted:
-            text = f"{split} has {found[split]:,} images, not {wanted:,}."
-            problems.append(Problem("images", split, text))
+            said = f"{split} has {found[split]:,} images, not {wanted:,}."
+            yield Problem("images", split, said)
         for label in listing.labels if split in per_class else ():
             count = by_class[split, label]
             if count != per_class[split]:
-                text = f"{split} has {count:,} images of {label!r}, not {per_class[split]:,}."
-                problems.append(Problem("class", f"{split}/{label}", text))
+                said = f"{split} has {count:,} images of {label!r}, not {per_class[split]:,}."
+                yield Problem("class", f"{split}/{label}", said)
     if listing.captions is not None and "caption" in expected:
         joined = listing.captions.join(listing.images.select("path", "split"), on="path")
         captions = Counter(joined["split"])
         for split in disk.splits:
             wanted = expected["caption"].get(split, captions[split])
             if captions[split] != wanted:
-                text = f"{split} has {captions[split]:,} captions, not {wanted:,}."
-                problems.append(Problem("captions", split, text))
-    return problems
+                said = f"{split} has {captions[split]:,} captions, not {wanted:,}."
+                yield Problem("captions", split, said)

@@ -69,7 +69,9 @@ def imagenet1k(disk: Disk) -> Listing:
     folder = Path(__file__).parents[1] / "imagenet1k"
     classes = plan_label_set(folder).make(disk.root, None).classes
     assert classes is not None
-    rows = _split_folders(disk)
+    rows = [
+        row for split in disk.splits for row in class_folders(disk, disk.split_folder(split), split)
+    ]
     synsets = classes["synset"].to_list()
     strange = sorted({label for _, _, label in rows if label} - set(synsets))
     if strange:
@@ -174,10 +176,3 @@ def class_folders(disk: Disk, folder: str, split: str) -> list[Row]:
             )
         rows.append((path, split, parts[depth]))
     return rows
-
-
-def _split_folders(disk: Disk) -> list[Row]:
-    """Return the images of one folder a split, with one folder a class inside."""
-    return [
-        row for split in disk.splits for row in class_folders(disk, disk.split_folder(split), split)
-    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,9 +35,6 @@ from featstore.options import config_from, options_from
 if TYPE_CHECKING:
     from featstore.extraction.plan import JobPlan, SetPlan
     from featstore.extraction.targets import SetState
-
-#: What an extraction does before its first row.
-OPENING = "opening items and encoders"
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,11 @@ def extract_command(
         else:
             assert request.source is not None
             path = None if no_log else (log or _default_log(store))
-            with ProgressBar(f"{request.source.name}/{kind}", "rows", doing=OPENING) as bar:
+            what = f"{request.source.name}/{kind}"
+            loading = f"loading encoder {', '.join(spec.encoder for spec in request.encoders)}"
+            if not sys.stderr.isatty():  # where the bar would wait half a minute to say so
+                click.echo(f"{what}: {loading} …", err=True)
+            with ProgressBar(what, "rows", doing=loading) as bar:
                 show = partial(_show_progress, bar)
                 found = run_extraction(
                     request.source,

@@ -66,11 +66,15 @@ class WorkerProcess:
         What the function is called with beside the bytes; ``max_pixels`` among it.
     timeout : float
         Seconds that one image may take.
+    shared : bool
+        Whether pixels come back in shared memory, else through the pipe.
     """
 
-    def __init__(self, decoder: str, arguments: Mapping[str, Any], timeout: float) -> None:
+    def __init__(
+        self, decoder: str, arguments: Mapping[str, Any], timeout: float, *, shared: bool
+    ) -> None:
         self._timeout = timeout
-        self._surface = _make_surface(arguments["max_pixels"])
+        self._surface = Surface.make(arguments["max_pixels"]) if shared else None
         config = {
             "decoder": decoder,
             "arguments": dict(arguments),
@@ -108,9 +112,8 @@ class WorkerProcess:
         finally:
             self._set_deadline(None)
         if answer is None:
-            raise ImageError(
-                f"Cannot decode {len(data):,} bytes: the decoder {self._bury(self._timeout)}."
-            )
+            how = self._exit_report(self._timeout)
+            raise ImageError(f"Cannot decode {len(data):,} bytes: the decoder {how}.")
         if self._late:  # killed just after it had answered: the next image must not pay for that
             self._end()
         kind, width, height, body = answer
@@ -142,7 +145,11 @@ class WorkerProcess:
         if process is None:
             return None
         process.kill()
-        _reap(process)
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):  # what was left in the buffer has no reader any more
+                pipe.close()
         return process.returncode
 
     def _set_deadline(self, seconds: float | None) -> None:
@@ -179,12 +186,12 @@ class WorkerProcess:
         self._set_deadline(None)
         if answer is None or answer[0] != READY:
             raise DecoderStartError(
-                f"A decoding process did not start: it {self._bury(START_TIMEOUT)}. Check that "
-                "`python -m featstore.decoding.worker` can import its decoder."
+                f"A decoding process did not start: it {self._exit_report(START_TIMEOUT)}. Check "
+                "that `python -m featstore.decoding.worker` can import its decoder."
             )
         return process
 
-    def _bury(self, limit: float) -> str:
+    def _exit_report(self, limit: float) -> str:
         """Return how the process ended, and forget it."""
         if self._process is not None and not self._late:
             # The pipe closes a moment before the exit status is there.
@@ -194,10 +201,6 @@ class WorkerProcess:
         return f"took longer than {limit:g} s" if self._late else f"crashed ({_status(status)})"
 
 
-def _make_surface(max_pixels: int) -> Surface | None:
-    return Surface.make(max_pixels) if SUPPORTED else None
-
-
 def _status(code: int | None) -> str:
     if code is None or code >= 0:
         return f"exit status {code}"
@@ -205,14 +208,6 @@ def _status(code: int | None) -> str:
         return signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
-
-
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        assert pipe is not None
-        with contextlib.suppress(OSError):  # what was left in the buffer has no reader any more
-            pipe.close()
 
 
 #: How often late workers are looked for, as a share of the time limit, and at least.
@@ -238,6 +233,8 @@ class DecodePool:
     decoder : str
         ``module:function`` that the processes call with the bytes, ``formats`` and
         ``max_pixels``; it returns an RGB picture or raises ImageError.
+    shared : bool
+        Whether pixels come back in shared memory; by default where the system has such memory.
 
     Examples
     --------
@@ -254,13 +251,16 @@ class DecodePool:
         formats: Sequence[str] = FORMATS,
         max_pixels: int = MAX_PIXELS,
         decoder: str = "featstore.images:decode_image",
+        shared: bool = SUPPORTED,
     ) -> None:
         if workers < 1 or timeout <= 0:
             raise ValueError(
                 f"A pool needs a worker and a time limit; got {workers} and {timeout:g} s."
             )
         arguments = {"formats": list(formats), "max_pixels": max_pixels}
-        self._processes = [WorkerProcess(decoder, arguments, timeout) for _ in range(workers)]
+        self._processes = [
+            WorkerProcess(decoder, arguments, timeout, shared=shared) for _ in range(workers)
+        ]
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._look = min(_LOOK_SECONDS, timeout * _LOOK_SHARE)

@@ -99,7 +99,7 @@ def main(config: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     module, name = settings["decoder"].split(":")
     decoder: Callable[..., Any] = getattr(import_module(module), name)
-    surface = _surface(settings["surface"])
+    surface = Surface(*settings["surface"]) if settings["surface"] else None
     write_answer(answers, READY, b"")
     while (data := read_request(requests)) is not None:
         _set_alarm(settings["timeout"] + GRACE)
@@ -109,7 +109,7 @@ def main(config: str) -> None:
 
 
 def _decode(
-    decoder: Callable[..., Any], data: bytes, arguments: dict[str, Any], surface: Any
+    decoder: Callable[..., Any], data: bytes, arguments: dict[str, Any], surface: Surface | None
 ) -> tuple[int, bytes, tuple[int, int]]:
     try:
         image = decoder(data, **arguments)
@@ -124,13 +124,6 @@ def _decode(
         # Whatever escapes the decoder is about this one image.
         reason = f"Cannot decode the image: {type(err).__name__}: {' '.join(str(err).split())}."
     return REFUSED, reason.encode("utf-8", "replace"), (0, 0)
-
-
-def _surface(given: list[int] | None) -> Any:
-    if given is None:
-        return None
-
-    return Surface(*given)
 
 
 def _private_stdout() -> IO[bytes]:

@@ -1,4 +1,4 @@
-"""What an encoder is: its space, its batches, and how rows come back."""
+"""The interface of an encoder: its options, its space, its batches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +17,68 @@ from featstore.errors import EncoderError
 #: The kinds of item that an encoder may take.
 IMAGE_KINDS: frozenset[str] = frozenset({"image"})
 TEXT_KINDS: frozenset[str] = frozenset({"caption", "class_name"})
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """How a named encoder is opened.
+
+    Attributes
+    ----------
+    kind : str, optional
+        Kind of the items to encode: selects one of two towers, for families that have two.
+    weights : str, Path or None
+        ``package:DISTRIBUTION``, a file, a folder (texts), or None for the hub.
+    device : str
+        As torch names it. Like the batch size, no part of the space.
+    batch_size : int, optional
+        The encoder's own by default.
+    threads : int, optional
+        Threads of torch while encoding; the process's own number by default.
+    precision : {"float32", "bfloat16", "float16"}
+        Of the forward pass; part of a set's id, not of the space. float16 on GPUs only.
+    pool : str, optional
+        Pooling, another space each. timm: instead of the input of its head ``cls``,
+        ``patch_mean``, ``cls+patch_mean`` or ``layer:<name of a module>``. hf, where it has to be
+        given: ``cls``, ``mean``, ``pooler`` or ``last``.
+    prompt_name, prefix : str, optional
+        What a text model gets before every text: a prompt that it names, or this. Part of the
+        space.
+    max_length : int, optional
+        Tokens that a text model sees, fewer than it could. Part of the space.
+    trust_remote_code : bool
+        Run Python code that comes with the model from the hub. Part of the space.
+    compile : bool
+        Compile the forward pass; the first batches take longer. Recorded, not keyed.
+
+    Raises
+    ------
+    EncoderError
+        If the batch size or the number of threads is not positive.
+    """
+
+    kind: str | None = None
+    weights: str | Path | None = None
+    device: str = "cpu"
+    batch_size: int | None = None
+    threads: int | None = None
+    precision: str = "float32"
+    pool: str | None = None
+    prompt_name: str | None = None
+    prefix: str | None = None
+    max_length: int | None = None
+    trust_remote_code: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for what, value in (("batch_size", self.batch_size), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise EncoderError(
+                    f"The '{what}' of an encoder must be at least 1. Got {value} instead."
+                )
+
+
+DEFAULT_OPTIONS = EncoderOptions()
 
 
 @runtime_checkable
@@ -29,7 +92,7 @@ class Encoder(Protocol):
 
     @property
     def name(self) -> str:
-        """The name it was asked for by, ``family:name``."""
+        """Its name as the user gave it, ``family:name``."""
 
     @property
     def kinds(self) -> frozenset[str]:

@@ -77,7 +77,7 @@ def label_set_of_count(classes: int) -> str | None:
     return next((name for name, count in LABEL_SETS.items() if count == classes), None)
 
 
-#: Basis of a label set that nobody vouches for: it has to be checked against class names.
+#: Basis of a label set that is only a guess: it has to be checked against class names.
 GUESSED = "number of classes"
 
 

@@ -24,9 +24,9 @@ class ObjectEncoder:
         ``obj.encode(items)`` or ``obj(items)`` returns (b, d): an array, a tensor or rows.
         It gets a list of RGB pictures (PIL), or a list of texts.
     space : mapping
-        Facts that say which space this is, as plain JSON, with at least a ``name``. Nobody can
-        look into `obj`: two spaces are held to be the same when these facts are the same, so
-        name the weights and the preprocessing here.
+        Facts that identify the space, as plain JSON, with at least a ``name``. `obj` itself is
+        not inspected: two spaces count as the same when these facts are the same, so name the
+        weights and the preprocessing here.
     kinds : collection of str
         ``{"image"}``, or one or both of ``{"caption", "class_name"}``.
     batch_size : int

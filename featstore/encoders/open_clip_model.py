@@ -19,9 +19,8 @@ from open_clip.pretrained import download_pretrained
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import nn
 
-from featstore.encoders.quiet import quiet_root_logger
-from featstore.encoders.text_space import ModelFiles
-from featstore.encoders.torch_text import PreparedText, checked_text
+from featstore.encoders.runtime import quiet_root_logger
+from featstore.encoders.torch_text import ModelFiles, PreparedText, checked_text
 from featstore.encoders.weights import (
     WeightsSource,
     cached_file,
@@ -66,11 +65,6 @@ class OpenClipPair:
     """Where the weights came from."""
 
     @property
-    def architecture(self) -> str:
-        """The model's name without tag."""
-        return split_name(self.name)[0]
-
-    @property
     def pair_id(self) -> str:
         """The id of the checkpoint: the same in the spaces of both towers, and of no other."""
         whole = weights_sha256(self.model.state_dict())
@@ -81,7 +75,7 @@ class OpenClipPair:
         side = "vision_cfg" if tower == "image" else "text_cfg"
         return {
             "family": "oc",
-            "name": self.architecture,
+            "name": split_name(self.name)[0],
             "tower": tower,
             "pair": self.pair_id,
             "weights_sha256": weights_sha256(state),
@@ -311,7 +305,7 @@ class OpenClipTokens:
             raise EncoderError(
                 f"The tokenizer of {encoder} drops tokens by chance, as in training only."
             )
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._encoder = encoder
         self._context = int(tokenizer.context_length)
         # Tokenizers of transformers keep padding and truncation as state.
@@ -327,7 +321,7 @@ class OpenClipTokens:
         """
         text = checked_text(item, self._encoder)
         with self._lock:
-            row = self._tokenizer([text])[0].numpy().astype(np.int64)
+            row = self.tokenizer([text])[0].numpy().astype(np.int64)
             pad = self._pad_id
             # `clips` puts the token that is read behind the padding.
             end = row[:-1] if self._mode == "clips" else row
@@ -339,25 +333,20 @@ class OpenClipTokens:
         return PreparedText(row, None, n_tokens)
 
     @property
-    def tokenizer(self) -> Any:
-        """The tokenizer itself."""
-        return self._tokenizer
-
-    @property
     def _mode(self) -> str:
-        return str(getattr(self._tokenizer, "tokenizer_mode", "") or "")
+        return str(getattr(self.tokenizer, "tokenizer_mode", "") or "")
 
     @property
     def _pad_id(self) -> int:
-        if isinstance(self._tokenizer, SimpleTokenizer):
+        if isinstance(self.tokenizer, SimpleTokenizer):
             return 0
-        return int(self._tokenizer.tokenizer.pad_token_id or 0)
+        return int(self.tokenizer.tokenizer.pad_token_id or 0)
 
     def _count(self, text: str) -> int:
         """Return the tokens of a text, uncut, with the special ones."""
-        if isinstance(self._tokenizer, SimpleTokenizer):
-            return len(self._tokenizer.encode(text)) + 2
-        inner, clean = self._tokenizer.tokenizer, self._tokenizer.clean_fn
+        if isinstance(self.tokenizer, SimpleTokenizer):
+            return len(self.tokenizer.encode(text)) + 2
+        inner, clean = self.tokenizer.tokenizer, self.tokenizer.clean_fn
         special = self._mode != "clips"
         ids = inner(clean(text), truncation=False, add_special_tokens=special, verbose=False)
         return len(ids["input_ids"]) + (0 if special else 3)
@@ -370,19 +359,19 @@ class OpenClipTokens:
         source : str
             Folder or repository of a tokenizer of transformers; unused for CLIP's own.
         """
-        cleaning = self._tokenizer.clean_fn.__name__.removeprefix("_clean_")
+        cleaning = self.tokenizer.clean_fn.__name__.removeprefix("_clean_")
         facts = {
-            "kind": type(self._tokenizer).__name__,
+            "kind": type(self.tokenizer).__name__,
             "cleaning": cleaning,
-            "lower_case": self._tokenizer.clean_fn("A") == "a",
+            "lower_case": self.tokenizer.clean_fn("A") == "a",
             "context_length": self._context,
             "padding": "context length",
             "pad_id": self._pad_id,
         }
-        if isinstance(self._tokenizer, SimpleTokenizer):
+        if isinstance(self.tokenizer, SimpleTokenizer):
             table = {
-                "vocabulary": self._tokenizer.encoder,
-                "merges": [list(pair) for pair in self._tokenizer.bpe_ranks],
+                "vocabulary": self.tokenizer.encoder,
+                "merges": [list(pair) for pair in self.tokenizer.bpe_ranks],
             }
             return {**facts, "tokenizer_sha256": sha256_hex(canonical_json(table))}
         folder = Path(source)
@@ -390,6 +379,6 @@ class OpenClipTokens:
         return {
             **facts,
             "mode": self._mode,
-            "strip_sep_token": bool(self._tokenizer.strip_sep_token),
+            "strip_sep_token": bool(self.tokenizer.strip_sep_token),
             "tokenizer_sha256": files.tokenizer_sha256(self._encoder),
         }

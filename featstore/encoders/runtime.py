@@ -6,17 +6,23 @@ before is computed; vectors come back into pinned memory, and only who needs the
 
 from __future__ import annotations
 
+import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 
-from featstore.encoders.base import transferring
+from featstore.encoders.base import IMAGE_KINDS, EncoderOptions, transferring
 from featstore.encoders.weights import one_line
 from featstore.errors import EncoderError
+from featstore.images import to_rgb
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def checked_device(device: str) -> torch.device:
@@ -97,6 +103,93 @@ def computing(precision: str, device: torch.device) -> Iterator[None]:
                 yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+class TorchEncoder(ABC):
+    """Base of the encoders that torch computes.
+
+    A subclass adds `space`, `facts` and `dim`, and computes in `_computed`.
+
+    Parameters
+    ----------
+    name : str
+        ``family:name``.
+    options : EncoderOptions
+        Device, batch size, threads and precision; a subclass may read more of them.
+
+    Raises
+    ------
+    EncoderError
+        If this machine has no such device, or it cannot compute in the precision.
+    """
+
+    kinds: ClassVar[frozenset[str]]
+    own_batch_size: ClassVar[int]
+    """Items a batch, if the options do not say it."""
+    space: dict[str, Any]
+    facts: dict[str, Any]
+    dim: int
+
+    def __init__(self, name: str, options: EncoderOptions) -> None:
+        self.name = name
+        self.batch_size = options.batch_size or self.own_batch_size
+        self._device = checked_device(options.device)
+        self._threads = options.threads
+        self.precision = checked_precision(options.precision, self._device)
+
+    def encode(self, batch: Sequence[Any]) -> np.ndarray:
+        """Return the (b, d) float32 vectors of prepared items, in the encoder's precision.
+
+        The same batch gives the same bits on a CPU with the same number of threads.
+
+        Raises
+        ------
+        EncoderError
+            If an item was not prepared for this model.
+        """
+        return self._encode(batch, exact=False)
+
+    def encode_float32(self, batch: Sequence[Any]) -> np.ndarray:
+        """Return what `encode` would, computed in float32 and not compiled."""
+        return self._encode(batch, exact=True)
+
+    def _encode(self, batch: Sequence[Any], *, exact: bool) -> np.ndarray:
+        return self._computed(batch, exact=exact) if batch else np.empty((0, self.dim), np.float32)
+
+    @abstractmethod
+    def _computed(self, batch: Sequence[Any], *, exact: bool) -> np.ndarray:
+        """Return the (b, d) float32 vectors of at least one item; in float32 if `exact`."""
+
+    @contextmanager
+    def _computing(self, *, exact: bool) -> Iterator[None]:
+        """Run a forward pass with the encoder's threads, in its precision or in float32."""
+        precision = "float32" if exact else self.precision
+        with (
+            torch.inference_mode(),
+            pinned_threads(self._threads),
+            computing(precision, self._device),
+        ):
+            yield
+
+
+class TorchImageEncoder(TorchEncoder):
+    """Base of the encoders of pictures: a subclass adds the transform and the size it makes."""
+
+    kinds = IMAGE_KINDS
+    own_batch_size = 32
+    _transform: Any
+    """Maps an RGB picture (PIL) to a float32 tensor (3, h, w)."""
+    _copies: DeviceCopies
+
+    def __init__(self, name: str, options: EncoderOptions) -> None:
+        super().__init__(name, options)
+        #: Whether several threads should encode, each the next batch: see `DeviceCopies`.
+        self.overlaps = self._device.type == "cuda"
+
+    def prepare(self, item: Image.Image) -> np.ndarray:
+        """Return a picture as the model takes it: (3, h, w) float32, by its own transform."""
+        image = item if item.mode == "RGB" else to_rgb(item)
+        return np.asarray(self._transform(image), dtype=np.float32)
 
 
 class DeviceCopies:
@@ -188,3 +281,32 @@ class HostCopy:
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._host.numpy().copy()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from drawing a bar and from reporting on tensors."""
+    from transformers import logging as log
+
+    verbosity, bar = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bar:
+            log.enable_progress_bar()
+
+
+@contextmanager
+def quiet_root_logger() -> Iterator[None]:
+    """Keep a library that logs through the root logger quiet, and without handlers of its own."""
+    root = logging.getLogger()
+    handlers, disabled = root.handlers[:], root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers

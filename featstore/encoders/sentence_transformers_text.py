@@ -1,10 +1,8 @@
-"""Text encoder: a sentence-transformers model as it was published."""
+"""Text encoder: a sentence-transformers model as it was published, and its keyed facts."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sentence_transformers
@@ -12,44 +10,31 @@ import torch
 import transformers
 from sentence_transformers import SentenceTransformer
 
-from featstore.encoders.base import transferring
-from featstore.encoders.quiet import quiet_transformers
-from featstore.encoders.runtime import checked_device, checked_precision
-from featstore.encoders.text_space import ModelFiles, text_space
+from featstore.encoders.base import EncoderOptions
 from featstore.encoders.torch_text import (
+    ModelFiles,
     PreparedText,
     TextTokenizer,
     TorchTextEncoder,
+    check_hub_name,
     checked_max_length,
+    find_files,
 )
-from featstore.encoders.weights import (
-    WeightsSource,
-    hub_error,
-    hub_unreachable,
-    one_line,
-    parse_weights,
-    remote_code_facts,
-)
-from featstore.errors import EncoderError, UnknownEncoderError, lookup
+from featstore.encoders.weights import remote_code_facts
+from featstore.errors import EncoderError, lookup
+from featstore.identity import weights_sha256
 
 #: What a tokenizer without a limit says is far beyond this.
 _NO_LIMIT = 10**6
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+#: Of the transformer's configuration, what its tensors do not show.
+_ARCHITECTURE = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps")
+#: Names of tensors in checkpoints of long ago.
+_OLD_NAMES = ((".gamma", ".weight"), (".beta", ".bias"))
 
 
 def check_text_name(model_name: str) -> None:
-    """Refuse what cannot be the name of a model: ``model`` or ``owner/model``.
-
-    Raises
-    ------
-    UnknownEncoderError
-        If it is not of that form.
-    """
-    if not _NAME.fullmatch(model_name):
-        raise UnknownEncoderError(
-            f"No encoder named 'st:{model_name}': a text model is named st:model or "
-            "st:owner/model, for instance st:all-MiniLM-L6-v2. A folder is given with --weights."
-        )
+    """Refuse what cannot be the name of a model; see `check_hub_name`."""
+    check_hub_name("st", model_name, "all-MiniLM-L6-v2")
 
 
 class SentenceTransformerEncoder(TorchTextEncoder):
@@ -65,19 +50,10 @@ class SentenceTransformerEncoder(TorchTextEncoder):
     model : SentenceTransformer
     files : ModelFiles
         Where its files lie, for the hash of the tokenizer and the check that all was loaded.
-    prefix : str, optional
-        Put before every text; by default the model's own default prompt.
+    options : EncoderOptions
+        Prompt name or prefix (by default the model's own default prompt), and how it is computed.
     weights : dict, optional
         Where the weights came from; recorded in `facts`.
-    device : str
-    batch_size : int, optional
-        64 by default.
-    threads : int, optional
-        Threads of torch while encoding; the process's own number by default.
-    precision : str
-        ``float32``, ``bfloat16`` or ``float16``.
-    trust_remote_code : bool
-        Whether code of the model's own may have been run: then its hash is keyed.
 
     Raises
     ------
@@ -92,25 +68,19 @@ class SentenceTransformerEncoder(TorchTextEncoder):
         name: str,
         model: SentenceTransformer,
         files: ModelFiles,
+        options: EncoderOptions,
         *,
-        prefix: str | None = None,
         weights: dict[str, str] | None = None,
-        device: str = "cpu",
-        batch_size: int | None = None,
-        threads: int | None = None,
-        precision: str = "float32",
-        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__(
-            name, device=device, batch_size=batch_size, threads=threads, precision=precision
-        )
+        super().__init__(name, options)
         # float16 to float32 is exact, so the hash does not depend on which the library chose.
         self._model = model.float().eval()
-        if prefix is None:
-            prefix = str((model.prompts or {}).get(model.default_prompt_name or "", ""))
+        prefix = _prompt(name, model, options)
         self.space = {
             **text_space(self._model, name, files, prefix),
-            **remote_code_facts([*model.modules(), model.tokenizer], trusted=trust_remote_code),
+            **remote_code_facts(
+                [*model.modules(), model.tokenizer], trusted=options.trust_remote_code
+            ),
         }
         if "message" in getattr(model[0], "modality_config", {}):
             raise EncoderError(
@@ -140,10 +110,7 @@ class SentenceTransformerEncoder(TorchTextEncoder):
         }
 
     def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:
-        with transferring():
-            features: dict[str, Any] = {
-                name: tensor.to(self._device) for name, tensor in self._tokens.batch(texts).items()
-            }
+        features = self._inputs(self._tokens, texts)
         if self._prefix_length:
             # Pooling leaves these tokens out, if the model says so.
             features["prompt_length"] = self._prefix_length
@@ -171,33 +138,8 @@ def _library_cleaning(transformer: Any) -> Callable[[str], str]:
     return str.strip
 
 
-def open_text(
-    name: str,
-    *,
-    weights: str | Path | None = None,
-    device: str = "cpu",
-    batch_size: int | None = None,
-    threads: int | None = None,
-    precision: str = "float32",
-    trust_remote_code: bool = False,
-    prompt_name: str | None = None,
-    prefix: str | None = None,
-    max_length: int | None = None,
-) -> SentenceTransformerEncoder:
+def open_text(name: str, options: EncoderOptions) -> SentenceTransformerEncoder:
     """Build the encoder ``st:<model>`` with weights from a package, a folder or the hub.
-
-    Parameters
-    ----------
-    name, weights, device, batch_size, threads, precision
-        As for ``open_encoder``.
-    trust_remote_code : bool
-        Whether code in the model's folder or repository may be run.
-    prompt_name : str, optional
-        One of the model's own prompts, put before every text; its default one otherwise.
-    prefix : str, optional
-        A prompt of the caller's own, instead.
-    max_length : int, optional
-        Longest input in tokens; the model's own otherwise.
 
     Raises
     ------
@@ -209,88 +151,132 @@ def open_text(
     """
     model_name = name.partition(":")[2]
     check_text_name(model_name)
-    source = parse_weights(weights, encoder=name.replace(":sentence-transformers/", ":"))
-    checked_precision(precision, checked_device(device))
-    facts = source.facts()
-    if source.kind == "hub":
-        repo = model_name if "/" in model_name else f"sentence-transformers/{model_name}"
-        model = _from_hub(name, repo, trust=trust_remote_code)
-        files = ModelFiles(None, repo)
-        facts["repository"] = repo
-    else:
-        folder = _checked_folder(name, source)
-        model = _from_folder(name, folder, trust=trust_remote_code)
-        files = ModelFiles(folder, None)
-    if max_length is not None:
-        model.max_seq_length = checked_max_length(name, max_length, network=model[0].auto_model)
-    return SentenceTransformerEncoder(
-        name,
-        model,
-        files,
-        prefix=_chosen_prompt(name, model, prompt_name, prefix),
-        weights=facts,
-        device=device,
-        batch_size=batch_size,
-        threads=threads,
-        precision=precision,
-        trust_remote_code=trust_remote_code,
-    )
-
-
-def _chosen_prompt(
-    name: str, model: SentenceTransformer, prompt_name: str | None, prefix: str | None
-) -> str | None:
-    if prompt_name is None or prefix is not None:
-        if prompt_name is not None:
-            raise EncoderError(
-                f"{name} got both prompt_name={prompt_name!r} and prefix={prefix!r}. Give one."
-            )
-        return prefix
-    known = dict(sorted((model.prompts or {}).items()))
-    return str(lookup(known, prompt_name, what="prompt", where=f"in {name}", error=EncoderError))
-
-
-def _checked_folder(name: str, source: WeightsSource) -> Path:
-    folder = source.path
-    if folder is None or not folder.is_dir():
-        raise EncoderError(
-            f"{name} needs a folder (weights, configuration and tokenizer), got a single file."
-        )
-    if not (folder / "modules.json").is_file():
+    repo = model_name if "/" in model_name else f"sentence-transformers/{model_name}"
+    files, facts = find_files(name, options, repo)
+    if files.folder is not None and not (files.folder / "modules.json").is_file():
         # Without it the library would make up a mean pooling of its own.
         raise EncoderError(
-            f"The folder '{folder.name}' holds no modules.json, so its pooling is unknown. Use a "
-            "folder that sentence-transformers saved."
+            f"The folder '{files.folder.name}' holds no modules.json, so its pooling is unknown. "
+            "Use a folder that sentence-transformers saved."
         )
-    return folder
+    with files.loading(name, options) as (where, keywords):
+        model = SentenceTransformer(where, device="cpu", **keywords)
+    if options.max_length is not None:
+        network = model[0].auto_model
+        model.max_seq_length = checked_max_length(name, options.max_length, network=network)
+    return SentenceTransformerEncoder(name, model, files, options, weights=facts)
 
 
-def _from_folder(name: str, folder: Path, *, trust: bool) -> SentenceTransformer:
-    try:
-        with quiet_transformers():
-            return SentenceTransformer(
-                str(folder), device="cpu", local_files_only=True, trust_remote_code=trust
-            )
-    except Exception as err:  # missing, damaged or foreign files: each library has its own
+def _prompt(name: str, model: SentenceTransformer, options: EncoderOptions) -> str:
+    """Return what is put before every text: as asked for, or the model's own default prompt."""
+    prompts, asked = dict(sorted((model.prompts or {}).items())), options.prompt_name
+    if asked is None and options.prefix is None:
+        return str(prompts.get(model.default_prompt_name or "", ""))
+    if asked is None:
+        return str(options.prefix)
+    if options.prefix is not None:
         raise EncoderError(
-            f"{name} could not be loaded from the folder '{folder.name}': {_reason(err, folder)}"
-        ) from err
+            f"{name} got both prompt_name={asked!r} and prefix={options.prefix!r}. Give one."
+        )
+    return str(lookup(prompts, asked, what="prompt", where=f"in {name}", error=EncoderError))
 
 
-def _reason(err: Exception, folder: Path) -> str:
-    return one_line(err).replace(str(folder), folder.name)
+def text_space(model: Any, name: str, files: ModelFiles, prompt: str) -> dict[str, Any]:
+    """Return the keyed facts of a loaded SentenceTransformer.
+
+    Raises
+    ------
+    EncoderError
+        If the model is not a transformer with pooling, or a tensor was not in its files.
+    """
+    modules = list(model)
+    kinds = [type(module).__name__ for module in modules]
+    if kinds[:2] != ["Transformer", "Pooling"]:
+        raise EncoderError(
+            f"{name} is made of {', '.join(kinds)}; only models of a transformer with pooling "
+            "are served. Use another model, or pass an object to extract(encoder=...)."
+        )
+    transformer, pooling, *rest = modules
+    network = transformer.auto_model
+    unused = _not_loaded(network, files, name)
+    prefix = next(key for key, module in model.named_modules() if module is network)
+    state = {
+        key: tensor
+        for key, tensor in model.state_dict().items()
+        if key.removeprefix(f"{prefix}.") not in unused
+    }
+    config = network.config.to_dict()
+    limit = model.max_seq_length
+    return {
+        "family": "st",
+        "name": name.partition(":")[2].removeprefix("sentence-transformers/"),
+        "weights_sha256": weights_sha256(state),
+        "architecture": {key: config[key] for key in _ARCHITECTURE if key in config},
+        "tokenizer_sha256": files.tokenizer_sha256(name),
+        "max_seq_length": None if limit is None else int(limit),
+        "lower_case": bool(getattr(transformer, "do_lower_case", False)),
+        "pooling": {
+            "mode": pooling_mode(pooling),
+            "include_prompt": bool(getattr(pooling, "include_prompt", True)),
+        },
+        "after_pooling": [_module_facts(module) for module in rest],
+        "normalized": "Normalize" in kinds,
+        "prompt": prompt,
+    }
 
 
-def _from_hub(name: str, repo: str, *, trust: bool) -> SentenceTransformer:
-    unreachable = hub_unreachable()
-    try:
-        with quiet_transformers():
-            return SentenceTransformer(
-                repo,
-                device="cpu",
-                # What is in the cache already is used without the network.
-                local_files_only=unreachable is not None,
-                trust_remote_code=trust,
-            )
-    except Exception as err:  # network, disk and format errors of three libraries
-        raise hub_error(name, unreachable or one_line(err)) from err
+def pooling_mode(pooling: Any) -> str:
+    """Return the pooling of a model, ``mean`` or ``cls+max``, in any version of the library."""
+    mode = getattr(pooling, "pooling_mode", None)
+    if mode is None:  # before version 5, a flag a mode
+        return str(pooling.get_pooling_mode_str())
+    return mode if isinstance(mode, str) else "+".join(mode)
+
+
+def _module_facts(module: Any) -> dict[str, Any]:
+    """Return the kind of a module after pooling and, of a dense layer, its activation."""
+    facts: dict[str, Any] = {"kind": type(module).__name__}
+    activation = getattr(module, "activation_function", None)
+    if activation is not None:
+        facts["activation"] = type(activation).__name__
+    return facts
+
+
+def _not_loaded(network: Any, files: ModelFiles, encoder: str) -> set[str]:
+    """Return the tensors of the pooler that no file holds; refuse any other.
+
+    The library fills what is missing with random numbers and goes on. For the pooler that does
+    not matter, since pooling takes the token states: it is left out of the hash, which else
+    would differ at every load. Anything else would make the embeddings random.
+    """
+    stored = files.tensor_names()
+    if stored is None:
+        raise EncoderError(
+            f"{encoder} has no model.safetensors, so what it loaded cannot be checked. Save it "
+            "with safetensors (model.save_pretrained)."
+        )
+    base = f"{network.base_model_prefix}."
+    present = {_today(key).removeprefix(base) for key in stored}
+    state: Mapping[str, Any] = network.state_dict()
+    # Tied tensors are stored under one of their names.
+    present_data = {state[key].data_ptr() for key in present if key in state}
+    missing = [
+        key
+        for key, tensor in state.items()
+        if key not in present and tensor.data_ptr() not in present_data
+    ]
+    needed = [key for key in missing if not key.startswith("pooler.")]
+    if needed:
+        raise EncoderError(
+            f"The weights of {encoder} are incomplete: {len(needed):,} of {len(state):,} tensors "
+            f"are missing ({', '.join(needed[:3])}{', ...' * (len(needed) > 3)}). Give the "
+            "complete folder of this model."
+        )
+    return set(missing)
+
+
+def _today(key: str) -> str:
+    for old, new in _OLD_NAMES:
+        if key.endswith(old):
+            return key.removesuffix(old) + new
+    return key

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions
 from featstore.encoders.runtime import HostCopy, checked_device, checked_precision
 from featstore.encoders.timm_model import (
     LAYER,
@@ -35,12 +35,11 @@ class PooledTimmEncoder(TimmImages):
 
     Parameters
     ----------
-    name, model, **options
-        As for `TimmImages`.
-    pool : str
-        ``cls``: the class token of ``forward_features``, that is after the model's last
-        normalisation, if it has one before its pooling. ``patch_mean``: the mean of the patch
-        tokens or map positions there. ``cls+patch_mean``: both, in this order.
+    name, model, options, weights
+        As for `TimmImages`, with a pool: ``cls``: the class token of ``forward_features``, that
+        is after the model's last normalisation, if it has one before its pooling.
+        ``patch_mean``: the mean of the patch tokens or map positions there. ``cls+patch_mean``:
+        both, in this order.
         ``layer:<module>``: the output of that module; tokens (without those before the patches,
         where the sequence has them) and map positions are averaged.
 
@@ -50,15 +49,22 @@ class PooledTimmEncoder(TimmImages):
         If the model has no such layer or token.
     """
 
-    def __init__(self, name: str, model: nn.Module, *, pool: str, **options: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        options: EncoderOptions,
+        *,
+        weights: dict[str, str] | None = None,
+    ) -> None:
+        self.pool = pool = str(options.pool)
         check_pool_name(pool, name)
-        self.pool = pool
         self._layer = find_layer(model, pool, name) if pool.startswith(LAYER) else None
-        if self._layer is not None and options.get("compile"):
+        if self._layer is not None and options.compile:
             raise EncoderError(
                 f"{name} with pool {pool!r} cannot be compiled: the graph would hide the layer."
             )
-        super().__init__(name, model, **options)
+        super().__init__(name, model, options, weights=weights)
         if self._layer is None and not hasattr(model, "forward_features"):
             raise EncoderError(
                 f"{name} has no forward_features, so only {LAYER}<name> can be asked of it."
@@ -79,23 +85,7 @@ class PooledTimmEncoder(TimmImages):
             self.dim = int(self._pool.reduce(output).shape[1])
         self.space["layer"] = self._pool.rule
 
-    def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the (b, d) float32 vectors of prepared pictures, in the encoder's precision.
-
-        Raises
-        ------
-        EncoderError
-            If a picture was not prepared for this model.
-        """
-        return self._vectors(batch, exact=False)
-
-    def encode_float32(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """Return what `encode` would, computed in float32 and not compiled."""
-        return self._vectors(batch, exact=True)
-
-    def _vectors(self, batch: Sequence[np.ndarray], *, exact: bool) -> np.ndarray:
-        if not batch:
-            return np.empty((0, self.dim), np.float32)
+    def _computed(self, batch: Sequence[np.ndarray], *, exact: bool) -> np.ndarray:
         with torch.inference_mode():
             # Averaged in float32, whatever the layer was computed in.
             vectors = self._pool.reduce(self._output(batch, exact=exact).float())
@@ -143,7 +133,7 @@ class TimmEncoder(TimmImages):
 
     Parameters
     ----------
-    name, model, **options
+    name, model, options, weights
         As for `TimmImages`.
 
     Raises
@@ -152,24 +142,22 @@ class TimmEncoder(TimmImages):
         If the model has no head that these features could be checked against.
     """
 
-    def __init__(self, name: str, model: nn.Module, **options: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        options: EncoderOptions = DEFAULT_OPTIONS,
+        *,
+        weights: dict[str, str] | None = None,
+    ) -> None:
         self._layer_name, self._layer = last_linear(model, name)
-        super().__init__(name, model, **options)
+        super().__init__(name, model, options, weights=weights)
         self.dim = layer_inputs(self._layer)
         self.space["layer"] = "input of classifier"
         self.facts["classifier"] = self._layer_name
 
-    def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the (b, d) float32 features of prepared pictures, in the encoder's precision.
-
-        The same batch gives the same bits on a CPU with the same number of threads.
-
-        Raises
-        ------
-        EncoderError
-            If a picture was not prepared for this model, or the head pools after its classifier.
-        """
-        return self._forward(batch, exact=False)[0]
+    def _computed(self, batch: Sequence[np.ndarray], *, exact: bool) -> np.ndarray:
+        return self._forward(batch, exact=exact)[0]
 
     def encode_checked(self, batch: Sequence[np.ndarray]) -> np.ndarray:
         """Return what `encode` does, and check the head on these pictures (`check_head`).
@@ -187,10 +175,6 @@ class TimmEncoder(TimmImages):
         features, logits = self._forward(batch, exact=True)
         self._check_logits(features, logits)
         return features
-
-    def encode_float32(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """Return what `encode` would, computed in float32 and not compiled."""
-        return self._forward(batch, exact=True)[0]
 
     def check_head(self, batch: Sequence[np.ndarray]) -> float:
         """Check on prepared pictures that ``W f + b`` equals the model's logits, in float32.
@@ -264,20 +248,10 @@ class TimmEncoder(TimmImages):
         return features.numpy(), logits.numpy()
 
 
-def open_timm(
-    name: str,
-    *,
-    weights: str | Path | None = None,
-    device: str = "cpu",
-    batch_size: int | None = None,
-    threads: int | None = None,
-    precision: str = "float32",
-    pool: str | None = None,
-    compile: bool = False,  # noqa: A002 -- torch's word for it
-) -> TimmEncoder | PooledTimmEncoder:
+def open_timm(name: str, options: EncoderOptions) -> TimmEncoder | PooledTimmEncoder:
     """Build the encoder ``timm:<model>`` with weights from a package, a file or the hub.
 
-    Without `pool` it is the input of the model's last linear layer (`TimmEncoder`); with one,
+    Without a pool it is the input of the model's last linear layer (`TimmEncoder`); with one,
     the model needs no head (`PooledTimmEncoder`).
 
     Raises
@@ -289,22 +263,13 @@ def open_timm(
     """
     model_name = name.partition(":")[2]
     check_timm_name(model_name)
-    source = parse_weights(weights, encoder=name)
-    checked_precision(precision, checked_device(device))
-    if pool is not None:
-        check_pool_name(pool, name)
-    model = build_timm(model_name, source, headless=pool is not None)
+    source = parse_weights(options.weights, encoder=name)
+    checked_precision(options.precision, checked_device(options.device))
+    if options.pool is not None:
+        check_pool_name(options.pool, name)
+    model = build_timm(model_name, source, headless=options.pool is not None)
     facts = source.facts()
     if source.kind == "hub":
         facts["repository"] = str(getattr(model, "pretrained_cfg", {}).get("hf_hub_id", ""))
-    options: dict[str, Any] = {
-        "weights": facts,
-        "device": device,
-        "batch_size": batch_size,
-        "threads": threads,
-        "precision": precision,
-        "compile": compile,
-    }
-    if pool is None:
-        return TimmEncoder(name, model, **options)
-    return PooledTimmEncoder(name, model, pool=pool, **options)
+    sort = TimmEncoder if options.pool is None else PooledTimmEncoder
+    return sort(name, model, options, weights=facts)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import timm
@@ -18,14 +18,8 @@ import torch
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
-from featstore.encoders.base import IMAGE_KINDS
-from featstore.encoders.runtime import (
-    DeviceCopies,
-    checked_device,
-    checked_precision,
-    computing,
-    pinned_threads,
-)
+from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions
+from featstore.encoders.runtime import DeviceCopies, TorchImageEncoder
 from featstore.encoders.weights import (
     WeightsSource,
     cached_file,
@@ -37,10 +31,7 @@ from featstore.encoders.weights import (
 )
 from featstore.errors import EncoderError, UnknownEncoderError, unknown_name
 from featstore.identity import weights_sha256
-from featstore.images import DECODE_RULE, to_rgb
-
-if TYPE_CHECKING:
-    from PIL import Image
+from featstore.images import DECODE_RULE
 
 
 def check_timm_name(model_name: str) -> None:
@@ -186,13 +177,12 @@ _WHY_HEADLESS = {
 
 def _headless(encoder: str, tag: str) -> EncoderError:
     why = next((f": {why}" for start, why in _WHY_HEADLESS.items() if tag.startswith(start)), "")
-    msg = (
+    return EncoderError(
         f"{encoder} has no classification head (num_classes is 0){why}, so there are no "
         "prototypes, and its features cannot be checked. Use a checkpoint that was trained on "
         "classes (its tag ends in in1k, in12k, in21k or in22k and does not start with orig or "
         "mim), or ask for another layer with --pool (API: pool=)."
     )
-    return EncoderError(msg)
 
 
 def _outputs(layer: nn.Module) -> int | None:
@@ -243,7 +233,7 @@ def _resize(transform: Any, config: Mapping[str, Any]) -> list[int]:
     return [int(size)] if isinstance(size, int) else [int(side) for side in size]
 
 
-class TimmImages:
+class TimmImages(TorchImageEncoder):
     """A timm model that pictures can be run through, without saying what is taken out of it.
 
     Parameters
@@ -252,17 +242,11 @@ class TimmImages:
         ``timm:tf_efficientnet_lite0``.
     model : torch.nn.Module
         Built by timm, with its weights; it is put into evaluation mode.
+    options : EncoderOptions
+        How it is computed; ``compile`` compiles ``forward_features``, where nearly all the time
+        goes.
     weights : dict, optional
         Where the weights came from; recorded in `facts`.
-    device : str
-    batch_size : int, optional
-        32 by default.
-    threads : int, optional
-        Threads of torch while encoding; the process's own number by default.
-    precision : {"float32", "bfloat16", "float16"}
-        Of the forward pass. No part of the space.
-    compile : bool
-        Compile ``forward_features``, where nearly all the time goes. No part of the space.
 
     Raises
     ------
@@ -270,25 +254,15 @@ class TimmImages:
         If the model takes no RGB pictures, or device, precision or compiling do not go.
     """
 
-    kinds = IMAGE_KINDS
-
     def __init__(
         self,
         name: str,
         model: nn.Module,
+        options: EncoderOptions = DEFAULT_OPTIONS,
         *,
         weights: dict[str, str] | None = None,
-        device: str = "cpu",
-        batch_size: int | None = None,
-        threads: int | None = None,
-        precision: str = "float32",
-        compile: bool = False,  # noqa: A002 -- torch's word for it
     ) -> None:
-        self.name = name
-        self.batch_size = batch_size or 32
-        self._device = checked_device(device)
-        self.precision = checked_precision(precision, self._device)
-        self._threads = threads
+        super().__init__(name, options)
         transform, self._transform = preprocessing(model)
         self._input_size = tuple(transform["input_size"])
         if self._input_size[0] != 3:
@@ -296,7 +270,7 @@ class TimmImages:
                 f"{name} takes {self._input_size[0]} channels; only models of RGB are served."
             )
         config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-        self.space: dict[str, Any] = {
+        self.space = {
             "family": "timm",
             # The architecture alone: what a tag names, weights and preprocessing, is below.
             "name": config.get("architecture") or name.partition(":")[2].partition(".")[0],
@@ -308,37 +282,30 @@ class TimmImages:
             if self._device.type == "cuda" and is_convnet(model)
             else torch.contiguous_format
         )
-        self.facts: dict[str, Any] = {
+        self.facts = {
             "weights": weights or {"source": "object"},
             "parameters": sum(p.numel() for p in model.parameters()),
             "num_classes": int(getattr(model, "num_classes", 0) or 0),
             "tag": config.get("tag") or None,
             "versions": {"timm": timm.__version__, "torch": torch.__version__},
             "compute": {
-                "precision": precision,
-                "autocast": precision != "float32",
+                "precision": options.precision,
+                "autocast": options.precision != "float32",
                 "tf32": False,
                 "memory_format": str(self._memory_format).removeprefix("torch."),
-                "compiled": compile,
+                "compiled": options.compile,
             },
         }
         self._copies = DeviceCopies(name, self._input_size, self._device, self._memory_format)
-        #: Whether several threads should encode, each the next batch: see `DeviceCopies`.
-        self.overlaps = self._device.type == "cuda"
         self._model = model.eval().to(self._device)
         if self._memory_format is torch.channels_last:
             self._model = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._compiled: Any = None
-        if compile:
+        if options.compile:
             if not hasattr(model, "forward_features"):
                 raise EncoderError(f"{name} has no forward_features to compile. Leave compile out.")
             features: Any = model.forward_features
             self._compiled = torch.compile(features)
-
-    def prepare(self, item: Image.Image) -> np.ndarray:
-        """Return a picture as the model takes it: (3, h, w) float32, by timm's own transform."""
-        image = item if item.mode == "RGB" else to_rgb(item)
-        return np.asarray(self._transform(image), dtype=np.float32)
 
     @contextmanager
     def _running(self, *, exact: bool) -> Iterator[nn.Module]:
@@ -346,14 +313,8 @@ class TimmImages:
 
         One thread at a time; what it hooks and launches is not mixed with another's.
         """
-        precision = "float32" if exact else self.precision
         swapped = self._compiled is not None and not exact
-        with (
-            self._copies.turn(),
-            torch.inference_mode(),
-            pinned_threads(self._threads),
-            computing(precision, self._device),
-        ):
+        with self._copies.turn(), self._computing(exact=exact):
             if not swapped:
                 yield self._model
                 return
@@ -400,9 +361,10 @@ def check_pool_name(pool: str, encoder: str) -> None:
     if pool in POOLS or (pool.startswith(LAYER) and pool != LAYER):
         return
     known = [*POOLS, f"{LAYER}<name of a module>"]
-    msg = unknown_name("pool", pool, known, where=f"for {encoder}")
-    msg += " Without a pool, the embedding is the input of the head."
-    raise EncoderError(msg)
+    raise EncoderError(
+        unknown_name("pool", pool, known, where=f"for {encoder}")
+        + " Without a pool, the embedding is the input of the head."
+    )
 
 
 def find_layer(model: nn.Module, pool: str, encoder: str) -> nn.Module:

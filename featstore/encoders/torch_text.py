@@ -1,11 +1,15 @@
-"""Text through torch: tokens, lengths and batches of like length."""
+"""Text through torch: files of a model, tokens, and batches of like length."""
 
 from __future__ import annotations
 
+import json
+import re
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,9 +17,135 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from featstore.encoders.base import TEXT_KINDS
-from featstore.encoders.runtime import checked_device, checked_precision, computing, pinned_threads
-from featstore.errors import EncoderError
+from featstore.encoders.base import TEXT_KINDS, EncoderOptions, transferring
+from featstore.encoders.runtime import (
+    TorchEncoder,
+    checked_device,
+    checked_precision,
+    quiet_transformers,
+)
+from featstore.encoders.weights import (
+    cached_file,
+    hub_error,
+    hub_unreachable,
+    one_line,
+    parse_weights,
+)
+from featstore.errors import EncoderError, UnknownEncoderError
+from featstore.identity import files_sha256
+
+#: A fast tokenizer is these two; the older files beside them are not read then.
+_FAST_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+_OTHER_TOKENIZERS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "bpe.codes",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def check_hub_name(family: str, model_name: str, example: str) -> None:
+    """Refuse what cannot be the name of a model: ``model`` or ``owner/model``.
+
+    Raises
+    ------
+    UnknownEncoderError
+        If it is not of that form.
+    """
+    if not _NAME.fullmatch(model_name):
+        raise UnknownEncoderError(
+            f"No encoder named '{family}:{model_name}': a text model is named {family}:model or "
+            f"{family}:owner/model, for instance {family}:{example}. A folder is given with "
+            "--weights."
+        )
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a text model: in a folder, or in the hub's cache."""
+
+    folder: Path | None
+    repo: str | None
+
+    @contextmanager
+    def loading(self, encoder: str, options: EncoderOptions) -> Iterator[tuple[str, Any]]:
+        """Yield what ``from_pretrained`` is called with: where the files are, and keywords.
+
+        Raises
+        ------
+        EncoderError
+            If a library fails in the block, or the hub cannot be reached.
+        """
+        unreachable = hub_unreachable() if self.folder is None else None
+        keywords: dict[str, Any] = {
+            # What is in the cache already is used without the network.
+            "local_files_only": self.folder is not None or unreachable is not None,
+            "trust_remote_code": options.trust_remote_code,
+        }
+        try:
+            with quiet_transformers():
+                yield str(self.folder or self.repo), keywords
+        except Exception as err:  # network, disk and format errors of three libraries
+            if self.folder is None:
+                raise hub_error(encoder, unreachable or one_line(err)) from err
+            reason = one_line(err).replace(str(self.folder), self.folder.name)
+            raise EncoderError(
+                f"{encoder} could not be loaded from the folder '{self.folder.name}': {reason}"
+            ) from err
+
+    def find(self, name: str) -> Path | None:
+        """Return the file of the transformer module by that name, or None."""
+        if self.folder is not None:
+            path = self.folder / _transformer_path(self.folder / "modules.json") / name
+            return path if path.is_file() else None
+        assert self.repo is not None
+        modules = cached_file(self.repo, "modules.json")
+        prefix = _transformer_path(modules) if modules else ""
+        return cached_file(self.repo, f"{prefix}/{name}" if prefix else name)
+
+    def tokenizer_sha256(self, encoder: str) -> str:
+        """Return the hash of the tokenizer's files.
+
+        Raises
+        ------
+        EncoderError
+            If there is none.
+        """
+        names: Iterable[str] = _FAST_TOKENIZER
+        if self.find(_FAST_TOKENIZER[0]) is None:
+            names = _OTHER_TOKENIZERS
+        found = {name: path for name in names if (path := self.find(name)) is not None}
+        if not found:
+            raise EncoderError(
+                f"{encoder} has no tokenizer files beside its weights. Give a complete folder."
+            )
+        return files_sha256(found)
+
+    def tensor_names(self) -> set[str] | None:
+        """Return the names in the safetensors file or files, or None if there is none."""
+        from safetensors import safe_open
+
+        single = self.find("model.safetensors")
+        if single is not None:
+            with safe_open(single, framework="np") as tensors:
+                return set(tensors.keys())
+        index = self.find("model.safetensors.index.json")
+        return set(json.loads(index.read_text())["weight_map"]) if index else None
+
+
+def _transformer_path(modules: Path) -> str:
+    """Return where ``modules.json`` says that the first module lies."""
+    if not modules.is_file():
+        return ""
+    entries = json.loads(modules.read_text(encoding="utf-8"))
+    return str(entries[0].get("path", "")) if entries else ""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -152,6 +282,34 @@ class TextTokenizer:
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+def find_files(name: str, options: EncoderOptions, repo: str) -> tuple[ModelFiles, dict[str, str]]:
+    """Return the files of a text model, and what is recorded of where its weights are from.
+
+    Parameters
+    ----------
+    name : str
+        ``family:model``.
+    options : EncoderOptions
+        Weights, and a device and precision that are checked before anything is loaded.
+    repo : str
+        Where the hub has it.
+
+    Raises
+    ------
+    EncoderError
+        If the weights are a single file, are not there or belong to another model.
+    """
+    source = parse_weights(options.weights, encoder=name.replace(":sentence-transformers/", ":"))
+    checked_precision(options.precision, checked_device(options.device))
+    if source.kind == "hub":
+        return ModelFiles(None, repo), {**source.facts(), "repository": repo}
+    if source.path is None or not source.path.is_dir():
+        raise EncoderError(
+            f"{name} needs a folder (weights, configuration and tokenizer), got a single file."
+        )
+    return ModelFiles(source.path, None), source.facts()
+
+
 class Tokens(Protocol):
     """Turns a text into what the model takes."""
 
@@ -159,42 +317,12 @@ class Tokens(Protocol):
         """Return the tokens of a text."""
 
 
-class TorchTextEncoder(ABC):
-    """Base of the text encoders: a subclass adds its model, tokens, space and `_vectors`.
-
-    Parameters
-    ----------
-    name : str
-        ``family:name``.
-    device : str
-    batch_size : int, optional
-        64 by default.
-    threads : int, optional
-        Threads of torch while encoding; the process's own number by default.
-    precision : str
-        ``float32``, ``bfloat16`` or ``float16``.
-    """
+class TorchTextEncoder(TorchEncoder):
+    """Base of the text encoders: a subclass adds its model, tokens, space and `_vectors`."""
 
     kinds = TEXT_KINDS
-    space: dict[str, Any]
-    facts: dict[str, Any]
-    dim: int
+    own_batch_size = 64
     _tokens: Tokens
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        device: str,
-        batch_size: int | None,
-        threads: int | None,
-        precision: str,
-    ) -> None:
-        self.name = name
-        self.batch_size = batch_size or 64
-        self._device = checked_device(device)
-        self._threads = threads
-        self.precision = checked_precision(precision, self._device)
 
     def prepare(self, item: Any) -> PreparedText:
         """Return the tokens of a text, cut at the model's longest input. Safe in threads.
@@ -205,18 +333,6 @@ class TorchTextEncoder(ABC):
             If `item` is no text.
         """
         return self._tokens.prepare(item)
-
-    def encode(self, batch: Sequence[PreparedText | str]) -> np.ndarray:
-        """Return (b, d) float32 vectors of prepared texts, or of texts, prepared here.
-
-        The same batch gives the same bits on a CPU with the same number of threads. A text that
-        is too long was cut, see `is_truncated`.
-        """
-        return self._encode(batch, self.precision)
-
-    def encode_float32(self, batch: Sequence[PreparedText | str]) -> np.ndarray:
-        """Return what `encode` would in float32: what `precision` costs is measured against it."""
-        return self._encode(batch, "float32")
 
     def length(self, prepared: PreparedText) -> int:
         """Return how many tokens of a prepared text the model sees."""
@@ -233,16 +349,16 @@ class TorchTextEncoder(ABC):
     def _prepared(self, item: PreparedText | str) -> PreparedText:
         return item if isinstance(item, PreparedText) else self.prepare(item)
 
-    def _encode(self, batch: Sequence[PreparedText | str], precision: str) -> np.ndarray:
-        if not batch:
-            return np.empty((0, self.dim), np.float32)
+    def _computed(self, batch: Sequence[PreparedText | str], *, exact: bool) -> np.ndarray:
         texts = [self._prepared(item) for item in batch]
-        with (
-            torch.inference_mode(),
-            pinned_threads(self._threads),
-            computing(precision, self._device),
-        ):
+        with self._computing(exact=exact):
             return np.asarray(self._vectors(texts).float().cpu().numpy(), dtype=np.float32)
+
+    def _inputs(self, tokens: TextTokenizer, texts: Sequence[PreparedText]) -> dict[str, Any]:
+        """Return a batch of tokens on the device."""
+        with transferring():
+            batch = tokens.batch(texts)
+            return {name: tensor.to(self._device) for name, tensor in batch.items()}
 
     @abstractmethod
     def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:

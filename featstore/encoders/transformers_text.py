@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,29 +11,20 @@ import transformers
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
-from featstore.encoders.base import transferring
-from featstore.encoders.quiet import quiet_transformers
-from featstore.encoders.runtime import checked_device, checked_precision
-from featstore.encoders.text_space import ModelFiles
+from featstore.encoders.base import EncoderOptions
 from featstore.encoders.torch_text import (
+    ModelFiles,
     PreparedText,
     TextTokenizer,
     TorchTextEncoder,
+    check_hub_name,
     checked_max_length,
+    find_files,
     longest_input,
 )
-from featstore.encoders.weights import (
-    WeightsSource,
-    hub_error,
-    hub_unreachable,
-    one_line,
-    parse_weights,
-    remote_code_facts,
-)
-from featstore.errors import EncoderError, UnknownEncoderError, unknown_name
+from featstore.encoders.weights import remote_code_facts
+from featstore.errors import EncoderError, unknown_name
 from featstore.identity import weights_sha256
-
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 #: Of a configuration, what its tensors do not show; each model has some of them.
 _ARCHITECTURE = (
@@ -104,21 +93,11 @@ def pooled(output: Any, mask: torch.Tensor, pool: str) -> torch.Tensor:
 
 
 def check_hf_name(model_name: str) -> None:
-    """Refuse what cannot be the name of a model: ``model`` or ``owner/model``.
-
-    Raises
-    ------
-    UnknownEncoderError
-        If it is not of that form.
-    """
-    if not _NAME.fullmatch(model_name):
-        raise UnknownEncoderError(
-            f"No encoder named 'hf:{model_name}': a transformers model is named hf:model or "
-            "hf:owner/model, for instance hf:roberta-base. A folder is given with --weights."
-        )
+    """Refuse what cannot be the name of a model; see `check_hub_name`."""
+    check_hub_name("hf", model_name, "roberta-base")
 
 
-def load_hf(name: str, source: WeightsSource, *, trust_remote_code: bool) -> LoadedModel:
+def load_hf(name: str, files: ModelFiles, options: EncoderOptions) -> LoadedModel:
     """Load network and tokenizer from a folder or the hub; only safetensors, never a pickle.
 
     Raises
@@ -126,35 +105,11 @@ def load_hf(name: str, source: WeightsSource, *, trust_remote_code: bool) -> Loa
     EncoderError
         If they do not come.
     """
-    model_name = name.partition(":")[2]
-    if source.kind == "hub":
-        where, files = model_name, ModelFiles(None, model_name)
-        unreachable = hub_unreachable()
-    else:
-        folder = source.path
-        if folder is None or not folder.is_dir():
-            raise EncoderError(
-                f"{name} needs a folder (weights, configuration and tokenizer), got a single file."
-            )
-        where, files, unreachable = str(folder), ModelFiles(folder, None), None
-    options: dict[str, Any] = {
-        # What is in the cache already is used without the network.
-        "local_files_only": source.kind != "hub" or unreachable is not None,
-        "trust_remote_code": trust_remote_code,
-    }
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
-            network, report = AutoModel.from_pretrained(
-                where, use_safetensors=True, output_loading_info=True, **options
-            )
-    except Exception as err:  # missing, damaged or foreign files: each library has its own
-        if source.kind == "hub":
-            raise hub_error(name, unreachable or one_line(err)) from err
-        reason = one_line(err).replace(where, Path(where).name)
-        raise EncoderError(
-            f"{name} could not be loaded from the folder '{Path(where).name}': {reason}"
-        ) from err
+    with files.loading(name, options) as (where, keywords):
+        tokenizer = AutoTokenizer.from_pretrained(where, **keywords)
+        network, report = AutoModel.from_pretrained(
+            where, use_safetensors=True, output_loading_info=True, **keywords
+        )
     missing = frozenset(str(key) for key in report["missing_keys"])
     return LoadedModel(network.float().eval(), tokenizer, files, missing)
 
@@ -232,37 +187,6 @@ def _is_causal(loaded: LoadedModel) -> bool:
     return bool(torch.allclose(states[0, 0], states[1, 0], rtol=1e-5, atol=1e-6))
 
 
-def hf_space(
-    name: str,
-    loaded: LoadedModel,
-    *,
-    pool: str,
-    max_length: int,
-    prefix: str,
-    trust_remote_code: bool,
-) -> dict[str, Any]:
-    """Return the keyed facts of a loaded model; a pooler that is not used is left out."""
-    network = loaded.network
-    config = network.config.to_dict()
-    state = {
-        key: tensor
-        for key, tensor in network.state_dict().items()
-        if pool == "pooler" or not _of_pooler(key)
-    }
-    return {
-        "family": "hf",
-        "name": name.partition(":")[2],
-        "weights_sha256": weights_sha256(state),
-        "architecture": {key: config[key] for key in _ARCHITECTURE if config.get(key) is not None},
-        "tokenizer_sha256": loaded.files.tokenizer_sha256(name),
-        "max_length": max_length,
-        "pool": pool,
-        "prefix": prefix,
-        "normalized": False,
-        **remote_code_facts([*network.modules(), loaded.tokenizer], trusted=trust_remote_code),
-    }
-
-
 class HFTextEncoder(TorchTextEncoder):
     """A transformers text model: token states, pooled to one vector. Nothing is normalised.
 
@@ -272,27 +196,15 @@ class HFTextEncoder(TorchTextEncoder):
         ``hf:roberta-base``.
     loaded : LoadedModel
         Network, tokenizer and files.
-    pool : str
-        ``cls``: the state of the first token (SimCSE's *cls before pooler*); ``mean``: of all
-        tokens of the text, special ones included, padding not; ``pooler``: the model's own
-        dense layer with tanh on the first token (supervised SimCSE); ``last``: the last token,
-        for models that read from left to right.
-    max_length : int, optional
-        Longest input in tokens; by default as the tokenizer says, at most what the model has
-        positions for.
-    prefix : str
-        Put before every text (E5's ``query: ``).
+    options : EncoderOptions
+        pool, which has to be given: ``cls``: the state of the first token (SimCSE's *cls before
+        pooler*); ``mean``: of all tokens of the text, special ones included, padding not;
+        ``pooler``: the model's own dense layer with tanh on the first token (supervised SimCSE);
+        ``last``: the last token, for models that read from left to right. max_length: by default
+        as the tokenizer says, at most what the model has positions for. prefix: put before every
+        text (E5's ``query: ``).
     weights : dict, optional
         Where the weights came from; recorded in `facts`.
-    device : str
-    batch_size : int, optional
-        64 by default.
-    threads : int, optional
-        Threads of torch while encoding; the process's own number by default.
-    precision : str
-        ``float32``, ``bfloat16`` or ``float16``.
-    trust_remote_code : bool
-        Whether code of the model's own may have been run: then its hash is keyed.
 
     Raises
     ------
@@ -306,37 +218,42 @@ class HFTextEncoder(TorchTextEncoder):
         self,
         name: str,
         loaded: LoadedModel,
+        options: EncoderOptions,
         *,
-        pool: str,
-        max_length: int | None = None,
-        prefix: str = "",
         weights: dict[str, str] | None = None,
-        device: str = "cpu",
-        batch_size: int | None = None,
-        threads: int | None = None,
-        precision: str = "float32",
-        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__(
-            name, device=device, batch_size=batch_size, threads=threads, precision=precision
-        )
-        network = loaded.network
+        super().__init__(name, options)
+        network, pool, prefix = loaded.network, str(options.pool), options.prefix or ""
         check_pooling(name, loaded, pool)
-        if max_length is None:
+        limit = options.max_length
+        if limit is None:
             limits = [loaded.tokenizer.model_max_length, longest_input(network)]
-            max_length = min(limit for limit in limits if limit is not None)
-        limit = checked_max_length(name, max_length, network=network)
+            limit = min(limit for limit in limits if limit is not None)
+        limit = checked_max_length(name, limit, network=network)
         self._pool = pool
         self._network: nn.Module = network
         self._tokens = TextTokenizer(loaded.tokenizer, name, limit=limit, prefix=prefix)
-        self.space = hf_space(
-            name,
-            loaded,
-            pool=pool,
-            max_length=limit,
-            prefix=prefix,
-            trust_remote_code=trust_remote_code,
-        )
+        config = network.config.to_dict()
+        state = {
+            key: tensor
+            for key, tensor in network.state_dict().items()
+            if pool == "pooler" or not _of_pooler(key)
+        }
+        code = [*network.modules(), loaded.tokenizer]
+        self.space = {
+            "family": "hf",
+            "name": name.partition(":")[2],
+            "weights_sha256": weights_sha256(state),
+            "architecture": {
+                key: config[key] for key in _ARCHITECTURE if config.get(key) is not None
+            },
+            "tokenizer_sha256": loaded.files.tokenizer_sha256(name),
+            "max_length": limit,
+            "pool": pool,
+            "prefix": prefix,
+            "normalized": False,
+            **remote_code_facts(code, trusted=options.trust_remote_code),
+        }
         network.to(self._device)
         self.dim = int(self.encode([""]).shape[1])
         self.facts = {
@@ -346,40 +263,16 @@ class HFTextEncoder(TorchTextEncoder):
         }
 
     def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:
-        with transferring():
-            inputs: dict[str, Any] = {
-                name: tensor.to(self._device) for name, tensor in self._tokens.batch(texts).items()
-            }
+        inputs = self._inputs(self._tokens, texts)
         output = self._network(**inputs, return_dict=True)
         return pooled(output, inputs["attention_mask"], self._pool)
 
 
-def open_hf(
-    name: str,
-    *,
-    pool: str | None = None,
-    max_length: int | None = None,
-    prefix: str | None = None,
-    weights: str | Path | None = None,
-    device: str = "cpu",
-    batch_size: int | None = None,
-    threads: int | None = None,
-    precision: str = "float32",
-    trust_remote_code: bool = False,
-) -> HFTextEncoder:
+def open_hf(name: str, options: EncoderOptions) -> HFTextEncoder:
     """Build the encoder ``hf:<model>`` with weights from a folder or the hub.
 
-    Parameters
-    ----------
-    name, weights, device, batch_size, threads, precision
-        As for ``open_encoder``.
-    pool : str
-        ``cls``, ``mean``, ``pooler`` or ``last``; has to be given, because a transformers model
-        says nothing about it and each makes another space.
-    max_length, prefix
-        As for `HFTextEncoder`.
-    trust_remote_code : bool
-        Whether code in the model's folder or repository may be run.
+    Its pooling has to be given, because a transformers model says nothing about it and each makes
+    another space.
 
     Raises
     ------
@@ -388,28 +281,12 @@ def open_hf(
     EncoderError
         If the weights do not come or are incomplete, or the pooling does not fit.
     """
-    check_hf_name(name.partition(":")[2])
-    source = parse_weights(weights, encoder=name)
-    checked_precision(precision, checked_device(device))
-    if pool is None:
+    model_name = name.partition(":")[2]
+    check_hf_name(model_name)
+    files, facts = find_files(name, options, model_name)
+    if options.pool is None:
         raise EncoderError(
             f"{name} needs a pooling: --pool (API: pool=) cls, mean, pooler or last. The model "
             "does not say which it was trained with; its card does."
         )
-    loaded = load_hf(name, source, trust_remote_code=trust_remote_code)
-    facts = source.facts()
-    if source.kind == "hub":
-        facts["repository"] = name.partition(":")[2]
-    return HFTextEncoder(
-        name,
-        loaded,
-        pool=pool,
-        max_length=max_length,
-        prefix=prefix or "",
-        weights=facts,
-        device=device,
-        batch_size=batch_size,
-        threads=threads,
-        precision=precision,
-        trust_remote_code=trust_remote_code,
-    )
+    return HFTextEncoder(name, load_hf(name, files, options), options, weights=facts)

@@ -261,11 +261,10 @@ def cached_file(repo: str, filename: str) -> Path | None:
 
 def hub_error(encoder: str, reason: str) -> EncoderError:
     """Return the error that says what to do when the hub does not give the weights."""
-    msg = (
+    return EncoderError(
         f"The weights of {encoder} could not be taken from the hub: {reason} Pass --weights "
         "(API: weights=) with a file, a folder or package:DISTRIBUTION."
     )
-    return EncoderError(msg)
 
 
 #: Where transformers puts the code of models; nothing else lives below this name.

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,63 +31,43 @@ logger = logging.getLogger(__name__)
 Batch = tuple[list[int], list[Any]]
 
 
-class Batches(Protocol):
-    """Collects the prepared items of a block."""
+class Batches:
+    """Collects the prepared items of a block into batches.
 
-    def add(self, row: int, prepared: Any) -> list[Batch]:
-        """Take the next item, None if it failed; return the batches that are full now."""
+    Items of an encoder with a ``length`` (texts) are batched by it at the end of the block: a
+    function of the texts of the block alone. Others are batched in the order of the rows, where an
+    item that failed keeps its slot.
 
-    def flush(self) -> list[Batch]:
-        """Return what is left at the end of the block."""
+    Parameters
+    ----------
+    size : int
+        Items of a full batch.
+    encoder : Encoder
+    """
 
-
-class RowBatches:
-    """Batches in the order of the rows; an item that failed keeps its slot."""
-
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, encoder: Encoder) -> None:
         self._size = size
+        self._length: Callable[[Any], int] | None = getattr(encoder, "length", None)
         self._rows: list[int] = []
         self._prepared: list[Any] = []
 
     def add(self, row: int, prepared: Any) -> list[Batch]:
-        """Take an item."""
+        """Take the next item, None if it failed; return the batches that are full now."""
         self._rows.append(row)
         self._prepared.append(prepared)
-        return self.flush() if len(self._rows) == self._size else []
+        return self.flush() if self._length is None and len(self._rows) == self._size else []
 
     def flush(self) -> list[Batch]:
-        """Return the batch that has begun, if any."""
-        batch = (self._rows, self._prepared)
+        """Return what is left at the end of the block."""
+        rows, prepared = self._rows, self._prepared
         self._rows, self._prepared = [], []
-        return [batch] if batch[0] else []
-
-
-class LengthBatches:
-    """Batches of texts of like length: a function of the texts of the block alone."""
-
-    def __init__(self, size: int, encoder: Any) -> None:
-        self._size = size
-        self._length = encoder.length
-        self._all = RowBatches(sys.maxsize)
-
-    def add(self, row: int, prepared: Any) -> list[Batch]:
-        """Take a text."""
-        return self._all.add(row, prepared)
-
-    def flush(self) -> list[Batch]:
-        """Return the batches of the block."""
-        for rows, texts in self._all.flush():
-            lengths = [0 if text is None else self._length(text) for text in texts]
-            return [
-                ([rows[i] for i in part], [texts[i] for i in part])
-                for part in length_batches(lengths, self._size)
-            ]
-        return []
-
-
-def batches_for(encoder: Encoder, size: int) -> Batches:
-    """Return how this encoder's items are batched."""
-    return LengthBatches(size, encoder) if hasattr(encoder, "length") else RowBatches(size)
+        if self._length is None:
+            return [(rows, prepared)] if rows else []
+        lengths = [0 if text is None else self._length(text) for text in prepared]
+        return [
+            ([rows[i] for i in part], [prepared[i] for i in part])
+            for part in length_batches(lengths, self._size)
+        ]
 
 
 class BatchRunner:

@@ -100,7 +100,7 @@ class Golden:
 
 
 def require_same_encoder(golden: Golden, key: str, directory: Path, commit: Commit) -> float | None:
-    """Refuse to extend a set whose golden vectors the encoder does not give any more.
+    """Raise if the encoder no longer reproduces the golden vectors of a set.
 
     Returns
     -------

@@ -45,7 +45,7 @@ class OpenedHead:
     items : DataFrame
         One a class, in the order of the rows.
     check : NameCheck or None
-        That the rows stand in the order of the names; None if nobody could tell.
+        That the rows are in the order of the names; None if no names were there to compare.
     """
 
     head: Head

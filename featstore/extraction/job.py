@@ -218,13 +218,9 @@ def extract_many(
         As for `extract`.
     """
     asked = config or ExtractConfig()
-    log = JobLog(asked.log)
-    try:
-        with _log_errors(log):
-            job = open_job(manifest, kind=kind, encoders=encoders, store=store, config=asked)
-            return run_job(job, log)
-    finally:
-        log.close()
+    with contextlib.closing(JobLog(asked.log)) as log, _log_errors(log):
+        job = open_job(manifest, kind=kind, encoders=encoders, store=store, config=asked)
+        return run_job(job, log)
 
 
 def open_job(
@@ -267,11 +263,8 @@ def open_job(
 def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
     """Make the sets of an open job that are not there, and the thumbnails."""
     log.write("started", store=str(job.store), items=job.items.height, settings=job.settings())
-    results: dict[str, ExtractResult] = {}
-    for target in job.targets:
-        done = target.finished()
-        if done is not None:
-            results[target.spec.set_id] = done
+    found = {target.spec.set_id: target.finished() for target in job.targets}
+    results = {set_id: done for set_id, done in found.items() if done is not None}
     missing = [target for target in job.targets if target.spec.set_id not in results]
     if missing:
         results |= encode_sets(job, missing, log)

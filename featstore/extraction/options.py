@@ -1,4 +1,4 @@
-"""What an extraction can be told: its encoders, and everything else that can be chosen.
+"""Options of an extraction: its encoders, and everything else that can be chosen.
 
 Each field is a keyword argument of `featstore.extract`, a flag of ``featstore extract`` and a key
 of its ``--config`` files.

@@ -24,9 +24,9 @@ import polars as pl
 from featstore.decoding.pool import DecodePool, decode_on_gpu
 from featstore.encoders.base import take_transfer_seconds
 from featstore.errors import TooManyFailuresError
-from featstore.extraction.batches import Batches, BatchRunner, batches_for
+from featstore.extraction.batches import Batches, BatchRunner
 from featstore.extraction.options import ExtractConfig
-from featstore.extraction.progress import StageClock
+from featstore.extraction.progress import StageClock, ignore
 from featstore.extraction.views import draw_view, source_item
 from featstore.images import FORMATS, ImageError, decode_image, thumbnail_webp
 
@@ -242,8 +242,8 @@ def encode_blocks(
     tasks: Iterable[BlockTask],
     preparation: Preparation,
     *,
-    on_failure: Callable[[str, str], None] | None = None,
-    on_rows: Callable[[int], None] | None = None,
+    on_failure: Callable[[str, str], object] = ignore,
+    on_rows: Callable[[int], object] = ignore,
 ) -> Iterator[BlockOutput]:
     """Encode blocks one after the other, preparing the next while one is encoded.
 
@@ -302,8 +302,8 @@ class _Block:
         self,
         task: BlockTask,
         preparation: Preparation,
-        on_failure: Callable[[str, str], None] | None,
-        on_rows: Callable[[int], None] | None,
+        on_failure: Callable[[str, str], object],
+        on_rows: Callable[[int], object],
     ) -> None:
         self.task = task
         self._ids = task.items["item_id"].to_list()
@@ -311,9 +311,7 @@ class _Block:
         self._preparation = preparation
         self._clock = preparation.clock
         self._under_way: deque[tuple[Future[np.ndarray], int, list[int], list[int]]] = deque()
-        self._batches: list[Batches] = [
-            batches_for(runner.encoder, runner.size) for runner in self._runners
-        ]
+        self._batches = [Batches(runner.size, runner.encoder) for runner in self._runners]
         self._on_failure, self._on_rows = on_failure, on_rows
         self._output = BlockOutput(
             task.number,
@@ -328,8 +326,7 @@ class _Block:
         """Take one item, and encode the batches that it fills."""
         if slot.reason:
             self._output.failures[self._ids[row]] = slot.reason
-            if self._on_failure is not None:
-                self._on_failure(self._ids[row], slot.reason)
+            self._on_failure(self._ids[row], slot.reason)
         elif slot.thumbnail is not None:
             self._output.thumbnails[self._ids[row]] = slot.thumbnail
         for number, batches in enumerate(self._batches):
@@ -363,8 +360,7 @@ class _Block:
     def _encode(self, number: int, rows: list[int], prepared: list[Any]) -> None:
         good = [index for index, one in enumerate(prepared) if one is not None]
         if not good:
-            if self._on_rows is not None:
-                self._on_rows(len(rows))
+            self._on_rows(len(rows))
             return
         # A failed slot is filled with the first good item: same shape, ignored row.
         filled = [prepared[good[0]] if one is None else one for one in prepared]
@@ -378,8 +374,7 @@ class _Block:
             future, number, rows, good = self._under_way.popleft()
             encoded = future.result()
             self._output.rows[number][[rows[index] for index in good]] = encoded[good]
-            if self._on_rows is not None:
-                self._on_rows(len(rows))
+            self._on_rows(len(rows))
 
 
 def _prepared(
@@ -443,7 +438,7 @@ class FailureLimit:
         *,
         before: Mapping[str, str],
         known: int = 0,
-        on_failure: Callable[[str, str], None] | None = None,
+        on_failure: Callable[[str, str], object] = ignore,
     ) -> None:
         self._what = what
         self._total = total
@@ -462,8 +457,7 @@ class FailureLimit:
             If it is the first and none may fail, more failed than may, or all did.
         """
         self.failures[item] = reason
-        if self._on_failure is not None:
-            self._on_failure(item, reason)
+        self._on_failure(item, reason)
         if self._fail_at_once:
             raise TooManyFailuresError(
                 f"{item!r} of {self._what} failed: {reason.rstrip('.')}. The first failed item "

@@ -29,6 +29,10 @@ WINDOW = 30.0
 LIMITING = 0.2
 
 
+def ignore(*_: object) -> None:
+    """Ignore a report: the default of every callback."""
+
+
 class StageClock:
     """Seconds spent in each stage, added up over threads."""
 
@@ -165,24 +169,24 @@ def bottleneck(shares: dict[str, float]) -> str:
     --------
     >>> bottleneck({"read": 0.0, "decode": 0.2, "prepare": 0.1, "wait": 0.01, "transfer": 0.0,
     ...             "forward": 0.97, "write": 0.01})
-    'The forward pass is the limit: decoding waits 70 % of the time.'
+    'Bottleneck: encoder (decoders idle 70 % of the time).'
     """
     if not any(shares.values()):
         return "Nothing was encoded."
     working = sum(shares[stage] for stage in IN_WORKERS)
     if shares["write"] >= LIMITING and shares["write"] >= shares["wait"]:
-        return f"Writing to the store is the limit: it takes {_percent(shares['write'])}."
+        return f"Bottleneck: writing to the store ({_percent(shares['write'])} of the time)."
     if shares["wait"] >= LIMITING:
-        names = {"read": "Reading", "decode": "Decoding", "prepare": "Preparing (resizing)"}
+        names = {"read": "reading", "decode": "decoding", "prepare": "preparing (resizing)"}
         slowest = max(IN_WORKERS, key=lambda stage: shares[stage])
         return (
-            f"{names[slowest]} is the limit: the encoder waits {_percent(shares['wait'])} of the "
-            "time. More --jobs may help if cores are idle."
+            f"Bottleneck: {names[slowest]} (encoder idle {_percent(shares['wait'])} of the time). "
+            "More --jobs may help if cores are idle."
         )
     if shares["transfer"] > shares["forward"]:
-        return f"Copying to the device is the limit: it takes {_percent(shares['transfer'])}."
+        return f"Bottleneck: copying to the device ({_percent(shares['transfer'])} of the time)."
     idle = max(0.0, 1.0 - working)
-    return f"The forward pass is the limit: decoding waits {_percent(idle)} of the time."
+    return f"Bottleneck: encoder (decoders idle {_percent(idle)} of the time)."
 
 
 def _percent(share: float) -> str:

@@ -1,7 +1,7 @@
 """``--rank`` and ``--world-size``: processes that someone else starts, Slurm or torchrun.
 
-The ranks share nothing but the store. Each one does its part; whoever then finds every block
-done gathers and publishes, and the others say what is left and end well.
+The ranks share only the store. Each one encodes its part; the rank that then finds every block
+done gathers and publishes, and the others report what is left and exit with code 0.
 """
 
 from __future__ import annotations

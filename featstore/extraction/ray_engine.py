@@ -23,6 +23,7 @@ from featstore.extraction.workers import (
     conduct,
     make_request,
     share_of_cores,
+    split_devices,
 )
 from featstore.manifest.manifest import Manifest
 from featstore.parallel import connected
@@ -223,9 +224,7 @@ class RayCrew:
 def _actor_devices(ray: Any, devices: str | Sequence[str]) -> list[str]:
     """Return the device of each actor."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    if isinstance(devices, str):
-        devices = ["cuda"] * gpus if devices.strip() == "all" else devices.split(",")
-    chosen = [device.strip() for device in devices if device.strip()]
+    chosen = split_devices(devices, lambda: ["cuda"] * gpus)
     wanted = sum(device.startswith("cuda") for device in chosen)
     if not chosen or wanted > gpus:
         raise EncoderError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,14 @@ from featstore.extraction.pipeline import (
     Preparation,
     encode_blocks,
 )
-from featstore.extraction.progress import BlockDone, ExtractResult, JobLog, StageClock, Tracker
+from featstore.extraction.progress import (
+    BlockDone,
+    ExtractResult,
+    JobLog,
+    StageClock,
+    Tracker,
+    ignore,
+)
 from featstore.extraction.targets import Job, KnownRows, Target, check_free_space, inspect_set
 from featstore.sources.reader import ByteReader
 from featstore.store.layout import LayoutLimits
@@ -52,10 +59,6 @@ class SetInProgress:
     new: int = 0
     copied: int = 0
     truncated: list[str] = field(default_factory=list)
-
-    def begin(self) -> None:
-        """Note what is pending; the writer must be open."""
-        self.pending = frozenset(self.writer.pending())
 
     def needed(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: whether it is to be encoded."""
@@ -116,8 +119,7 @@ class SetInProgress:
 
     def finish(self, run: dict[str, Any]) -> ExtractResult:
         """Publish the set."""
-        failures = self.writer.failures
-        n = self.writer.layout.n
+        result = self._result()  # whose failures the writer knows until it has published
         facts = run_facts(self.target.encoder.facts, device=self.target.config.device)
         # Of the run: another device or library gives another cosine for the same set.
         cosine = golden_cosine(self.target.encoder)
@@ -134,21 +136,14 @@ class SetInProgress:
                 "truncated": len(self.truncated),
             },
         )
-        return ExtractResult(
-            key=str(self.writer.key),
-            reused=n - self.new - len(failures),
-            new=self.new,
-            failed=len(failures),
-            revision_id=revision,
-            failures=failures,
-            truncated=len(self.truncated),
-            copied=self.copied,
-            truncated_items=self.truncated,
-        )
+        return replace(result, revision_id=revision)
 
     def end_part(self) -> ExtractResult:
         """Make what was written durable, and say what is left; nothing is published."""
         self.writer.sync()
+        return replace(self._result(), blocks_left=len(self.writer.left()))
+
+    def _result(self) -> ExtractResult:
         failures = self.writer.failures
         return ExtractResult(
             key=str(self.writer.key),
@@ -160,7 +155,6 @@ class SetInProgress:
             truncated=len(self.truncated),
             copied=self.copied,
             truncated_items=self.truncated,
-            blocks_left=len(self.writer.left()),
         )
 
     def _copies(self, block: int) -> np.ndarray:
@@ -192,7 +186,7 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
                 continue
             _check_golden(one, log)
             one.known = one.target.known_rows(one.golden)
-            one.begin()
+            one.pending = frozenset(one.writer.pending())
             opened.append(one)
         for rows in sorted({one.writer.layout.block_rows for one in opened}):
             group = [one for one in opened if one.writer.layout.block_rows == rows]
@@ -281,13 +275,13 @@ def _run_pass(
     )
     limit = _failure_limit(job, sets, tracker, log)
     limit.check()
-    if job.config.part and job.config.on_progress is not None:
-        job.config.on_progress(tracker.progress())  # how much of the set this part has to do
+    on_progress = job.config.on_progress or ignore
+    if job.config.part:
+        on_progress(tracker.progress())  # how much of the set this part has to do
 
     def count(rows: int) -> None:
         tracker.advance(rows, encoded=True)
-        if job.config.on_progress is not None:
-            job.config.on_progress(tracker.progress())
+        on_progress(tracker.progress())
 
     small: dict[str, bytes] = {}
     with Preparation(
@@ -386,5 +380,4 @@ def _tell_block(
         per_second=round(progress["per_second"], 2),
         shares=progress["shares"],
     )
-    if job.config.on_block is not None:
-        job.config.on_block(done)
+    (job.config.on_block or ignore)(done)

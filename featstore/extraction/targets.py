@@ -260,7 +260,7 @@ class Target:
         return finished_result(self.store, self.spec, self.items, retry_failed=retry)
 
     def facts(self, source: Manifest) -> dict[str, Any]:
-        """Return the facts that belong to the set whoever computes it."""
+        """Return the facts of the set that do not depend on the run."""
         found = {
             **lasting_facts(self.encoder.facts),
             "manifest_revision": str(source.facts.get("revision", "")),

@@ -20,10 +20,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from featstore.encoders.base import Encoder
 from featstore.errors import EncoderError, WorkerDiedError, needs_extra
 from featstore.extraction.job import open_job, run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.progress import BlockDone, ExtractResult, JobLog, Progress, bottleneck
+from featstore.extraction.progress import (
+    BlockDone,
+    ExtractResult,
+    JobLog,
+    Progress,
+    bottleneck,
+    ignore,
+)
 from featstore.extraction.run import settle_settings
 from featstore.extraction.targets import Job, check_free_space, inspect_set
 from featstore.manifest.io import read_manifest
@@ -40,6 +48,17 @@ class JobRequest:
     encoders: tuple[EncoderSpec, ...]
     store: Path
     config: ExtractConfig
+
+    def open(self, config: ExtractConfig, opened: Sequence[Encoder] | None = None) -> Job:
+        """Open the job with a config of one worker; see `open_job`."""
+        return open_job(
+            self.manifest,
+            kind=self.kind,
+            encoders=self.encoders,
+            store=self.store,
+            config=config,
+            opened=opened,
+        )
 
 
 def make_request(
@@ -103,7 +122,7 @@ class SharedPlan:
     blocks : int
         Blocks of the largest set.
     rows, rows_left : int
-        Rows of all sets, and how many of them nobody has yet.
+        Rows of all sets, and how many of them are not encoded yet.
     """
 
     pinned: Pinned
@@ -151,13 +170,7 @@ class Worker:
             _use_device(device, cores)
         if cores is not None and config.jobs is None:
             config = replace(config, jobs=cores)
-        self._job = open_job(
-            request.manifest,
-            kind=request.kind,
-            encoders=request.encoders,
-            store=request.store,
-            config=config,
-        )
+        self._job = request.open(config)
 
     def settle(self) -> SharedPlan:
         """Settle batch sizes and threads, and look at what is left to do."""
@@ -187,21 +200,10 @@ class Worker:
 
     def _run(self, part: tuple[int, int] | None, pinned: Pinned) -> list[ExtractResult]:
         self.part = -1 if part is None else part[0]
-        log = JobLog(self._job.config.log)
-        try:
-            return run_job(self._with(part, pinned), log)
-        finally:
-            log.close()
-
-    def _with(self, part: tuple[int, int] | None, pinned: Pinned) -> Job:
-        return open_job(
-            self._request.manifest,
-            kind=self._request.kind,
-            encoders=self._request.encoders,
-            store=self._request.store,
-            config=replace(self._job.config, part=part, pinned=pinned),
-            opened=[target.encoder for target in self._job.targets],
-        )
+        config = replace(self._job.config, part=part, pinned=pinned)
+        opened = [target.encoder for target in self._job.targets]
+        with contextlib.closing(JobLog(config.log)) as log:
+            return run_job(self._request.open(config, opened), log)
 
 
 def merge_results(
@@ -244,7 +246,7 @@ Reporter = tuple[int, int]
 
 
 class SummedProgress:
-    """Adds up what workers report, and tells the caller of the job.
+    """Adds up the reports of all workers, and reports the sum to the caller of the job.
 
     Parameters
     ----------
@@ -263,7 +265,7 @@ class SummedProgress:
     ) -> None:
         self._plan = plan
         self._encoders = max(1, encoders)
-        self._on_block, self._on_progress = on_block, on_progress
+        self._on_block, self._on_progress = on_block or ignore, on_progress or ignore
         self._first: dict[Reporter, Progress] = {}
         self._latest: dict[Reporter, Progress] = {}
         self._working: dict[int, Reporter] = {}
@@ -271,8 +273,7 @@ class SummedProgress:
     def take(self, worker: int, part: int, report: BlockDone | Progress) -> None:
         """Take a report, and pass on what it makes of the whole."""
         if isinstance(report, BlockDone):
-            if self._on_block is not None:
-                self._on_block(report)
+            self._on_block(report)
             return
         reporter = (worker, part)
         first = self._first.setdefault(reporter, report)
@@ -280,8 +281,7 @@ class SummedProgress:
             return  # there was nothing to do
         self._latest[reporter] = report
         self._working[worker] = reporter
-        if self._on_progress is not None:
-            self._on_progress(self.progress())
+        self._on_progress(self.progress())
 
     def ended(self, worker: int) -> None:
         """Note that a worker works no more: its speed counts no more."""
@@ -332,7 +332,7 @@ DEATHS_OF_A_PART = 3
 
 @dataclass(frozen=True)
 class Answer:
-    """A worker has done what it was told."""
+    """A worker has finished its task."""
 
     worker: int
     value: Any
@@ -359,10 +359,10 @@ class Crew(Protocol):
     """Workers in processes of their own, numbered from 0."""
 
     def living(self) -> set[int]:
-        """Return the workers that can be told to do something."""
+        """Return the workers that can take a task."""
 
     def tell(self, worker: int, task: str, *arguments: Any) -> None:
-        """Let a worker that is idle run a method of `Worker`."""
+        """Make an idle worker run a method of `Worker`."""
 
     def events(self) -> Iterable[Answer | Death | News]:
         """Wait until something has happened; return it.
@@ -403,7 +403,7 @@ def parts_of(blocks: int, workers: int) -> int:
 
 
 def _all_parts(crew: Crew, plan: SharedPlan, summed: SummedProgress) -> list[list[ExtractResult]]:
-    """Have every part done by whoever is idle; return their results."""
+    """Hand every part to an idle worker; return the results."""
     world_size = parts_of(plan.blocks, len(crew.living()))
     waiting, working = deque(range(world_size)), dict[int, int]()
     deaths: Counter[int] = Counter()
@@ -414,7 +414,7 @@ def _all_parts(crew: Crew, plan: SharedPlan, summed: SummedProgress) -> list[lis
                 working[worker] = waiting.popleft()
                 crew.tell(worker, "run_part", working[worker], world_size, plan.pinned)
         if not working:
-            raise _nobody_left()
+            raise _all_workers_died()
         for event in crew.events():
             if isinstance(event, News):
                 summed.take(event.worker, event.part, event.report)
@@ -440,7 +440,7 @@ def _alone(crew: Crew, task: str, *arguments: Any, summed: SummedProgress | None
     """Have one worker do a task, another one if it dies."""
     for _ in range(DEATHS_OF_A_PART):
         if not crew.living():
-            raise _nobody_left()
+            raise _all_workers_died()
         worker = min(crew.living())
         crew.tell(worker, task, *arguments)
         reason = ""
@@ -459,23 +459,22 @@ def _alone(crew: Crew, task: str, *arguments: Any, summed: SummedProgress | None
     )
 
 
-def _nobody_left() -> WorkerDiedError:
-    msg = (
+def _all_workers_died() -> WorkerDiedError:
+    return WorkerDiedError(
         "Every worker has died. Finished blocks are kept; run the same command again once the "
         "cause is fixed (memory: fewer devices on one machine, or a smaller --batch-size)."
     )
-    return WorkerDiedError(msg)
 
 
 #: How often the process of one device is started again.
 RESTARTS = 2
 
-#: Seconds that a process has to write down what it has done, once it is told to end.
+#: Seconds that a process has to write down its work after it was asked to end.
 GRACE = 20.0
 
 
 class ProcessCrew:
-    """One process a device, started when it is first told something.
+    """One process per device, started with its first task.
 
     Use as a context manager: leaving ends every process, whatever it is doing.
 
@@ -550,7 +549,7 @@ class ProcessCrew:
             if handle is connection:
                 yield from self._received(worker, connection)
             elif worker in self._silent or not connection.poll():
-                yield self._bury(worker, process, connection)
+                yield self._exit_report(worker, process, connection)
 
     def process_id(self, worker: int) -> int | None:
         """Return the id of a worker's process."""
@@ -579,7 +578,7 @@ class ProcessCrew:
             raise value
         yield News(worker, *value) if what == "news" else Answer(worker, value)
 
-    def _bury(self, worker: int, process: BaseProcess, connection: Connection) -> Death:
+    def _exit_report(self, worker: int, process: BaseProcess, connection: Connection) -> Death:
         process.join()
         code = process.exitcode or 0
         pid = process.pid
@@ -596,7 +595,7 @@ class ProcessCrew:
 
 
 def serve(connection: Connection, request: JobRequest, device: str, cores: int) -> None:
-    """Run a worker in this process: tasks come in and answers go out through the connection."""
+    """Run a worker in this process: tasks and answers go through the connection."""
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
@@ -685,17 +684,22 @@ def extract_on_devices(
         )
 
 
+def split_devices(devices: str | Sequence[str], every: Callable[[], Sequence[str]]) -> list[str]:
+    """Return the devices of a list with commas; ``all`` are those that `every` returns."""
+    if isinstance(devices, str):
+        devices = every() if devices.strip() == "all" else devices.split(",")
+    return [device.strip() for device in devices if device.strip()]
+
+
 def parse_devices(devices: str | Sequence[str]) -> list[str]:
-    """Return the devices that are meant.
+    """Return the devices of a list, or every GPU for ``all``.
 
     Raises
     ------
     EncoderError
-        If none is, or ``all`` are asked for where there is no GPU.
+        If the list is empty, or it is ``all`` and there is no GPU.
     """
-    if isinstance(devices, str):
-        devices = all_devices() if devices.strip() == "all" else devices.split(",")
-    chosen = [device.strip() for device in devices if device.strip()]
+    chosen = split_devices(devices, all_devices)
     if not chosen:
         raise EncoderError(
             "No device is named. Take --devices all, or a list such as cuda:0,cuda:1."

@@ -52,8 +52,9 @@ def arrow() -> Any:
 def unreadable(path: Path, err: BaseException) -> ManifestError:
     """Return the error for a table that cannot be read."""
     reason = getattr(err, "strerror", None) or (str(err).splitlines() or [type(err).__name__])[0]
-    msg = f"{path} is truncated, damaged or no table that is read here: {reason[:200]}."
-    return ManifestError(msg)
+    return ManifestError(
+        f"{path} is truncated, damaged or no table that is read here: {reason[:200]}."
+    )
 
 
 def column_cells(batch: Any, column: str) -> list[Any]:
@@ -95,10 +96,17 @@ class ParquetCells:
     """The cells of a Parquet file, unpacked page by page.
 
     Reading forwards unpacks everything once; going back begins the row group again.
+
+    Parameters
+    ----------
+    path : Path
+    window_bytes : int
+        Cells that are kept after they were passed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, window_bytes: int = WINDOW_BYTES) -> None:
         self._path = path
+        self._most = window_bytes
         self._file = open_parquet(path)
         metadata = self._file.metadata
         sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
@@ -169,7 +177,7 @@ class ParquetCells:
             self._window[self._next] = data
             self._held += len(data)
             self._next += 1
-        while self._held > WINDOW_BYTES and len(self._window) > batch.num_rows:
+        while self._held > self._most and len(self._window) > batch.num_rows:
             self._held -= len(self._window.popitem(last=False)[1])
 
 
@@ -200,7 +208,7 @@ def read_parquet(request: Request) -> Found:
         try:
             columns = choose_columns(table.schema_arrow.names, request, str(root / file))
             cell = bytes_column(table.schema_arrow, columns.image)
-            _take_label_names(items, table.schema_arrow, columns, str(root / file))
+            items.use_label_names(label_names(table.schema_arrow, columns.label), str(root / file))
             if cell is None:
                 paths_root = image_root(request, root / "table")
                 _add_paths(items, table, columns, root / file, paths_root, split_of(file))
@@ -248,13 +256,6 @@ def split_of(file: str) -> str | None:
     found = _SHARD.fullmatch(Path(file).stem)
     word = split_name(found[1]) if found else None
     return split_folder(file) or (word if word in ("train", "val", "test") else None)
-
-
-def _take_label_names(items: ItemCollector, schema: Any, columns: Columns, where: str) -> None:
-    names = label_names(schema, columns.label)
-    if names is not None and items.label_names not in (None, names):
-        raise ManifestError(f"{where} lists other class names than the files before it.")
-    items.label_names = names if names is not None else items.label_names
 
 
 def _add_paths(
@@ -456,14 +457,11 @@ def _is_plain(name: Any) -> bool:
 def _add_dataset(
     items: ItemCollector, root: Path, directory: Path, split: str | None, request: Request
 ) -> None:
-    files = _data_files(directory)
+    files = _data_files(directory)  # first: the library opens whatever is listed
     features = _features(directory)
     columns = _columns(features, request, directory)
     names = getattr(features.get(columns.label or ""), "names", None)
-    if names is not None and items.label_names not in (None, names):
-        raise ManifestError(f"{directory} lists other class names than the splits before it.")
-    items.label_names = names or items.label_names
-    given = split
+    items.use_label_names(names, str(directory))
     cell = f"{columns.image}.bytes"
     others = [name for name in columns.used() if name != columns.image]
     for file in files:
@@ -474,7 +472,7 @@ def _add_dataset(
             for at in range(batch.num_rows):
                 one = batch.slice(at, 1)
                 row = {name: column_cells(one, name)[0] for name in (cell, *others)}
-                add_cell(items, row, columns, file=uri, cell=cell, number=number, split=given)
+                add_cell(items, row, columns, file=uri, cell=cell, number=number, split=split)
                 number += 1
         table.close()
 

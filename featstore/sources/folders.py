@@ -22,19 +22,28 @@ def read_folder(request: Request) -> Found:
     If every image lies below a folder named train, val, test or another word for these, that
     is its split.
     """
-    root, paths = images_below(request)
+    root, images = images_below(request)
     items = ItemCollector(request.dataset)
-    splits = all_in_split_folders(paths)
-    for path in paths:
-        split = request.options.get("split") or (split_folder(path) if splits else None)
+    for path, _, split in images:
         items.image(path, path, split=split)
     return Found(root, items.contents())
 
 
-def images_below(request: Request) -> tuple[Path, list[str]]:
-    """Return (folder, relative paths of the images below it, sorted)."""
+def images_below(request: Request) -> tuple[Path, list[tuple[str, str, str | None]]]:
+    """Return a folder, and of each image below it the relative path, sorted by it.
+
+    Beside the path: the path below the folder of its split, if all images lie in one, and the
+    split, which an option may say instead.
+    """
     root = folder(request.location)
-    return root, files_below(root, is_image)
+    paths = files_below(root, is_image)
+    splits = all_in_split_folders(paths)
+    given = request.options.get("split")
+    return root, [
+        (path, path.partition("/")[2], given or split_folder(path)) if splits
+        else (path, path, given)
+        for path in paths
+    ]  # fmt: skip
 
 
 def read_class_folders(request: Request) -> Found:
@@ -45,17 +54,15 @@ def read_class_folders(request: Request) -> Found:
     ManifestError
         If an image lies in no class folder.
     """
-    root, paths = images_below(request)
+    root, images = images_below(request)
     items = ItemCollector(request.dataset)
-    splits = all_in_split_folders(paths)
-    for path in paths:
-        split = split_folder(path) if splits else None
-        label, _, rest = path.split("/", 1)[1].partition("/") if splits else path.partition("/")
+    for path, inside, split in images:
+        label, _, rest = inside.partition("/")
         if not rest:
             raise ManifestError(
                 f"The image {path!r} below {root} lies in no class folder. Use the source folder."
             )
-        items.image(path, path, label=label, split=request.options.get("split") or split)
+        items.image(path, path, label=label, split=split)
     return Found(root, items.contents())
 
 
@@ -71,12 +78,10 @@ def read_captions(request: Request) -> Found:
     ManifestError
         If two images share a stem whose captions could be either's, or captions are not UTF-8.
     """
-    root, paths = images_below(request)
+    root, images = images_below(request)
     items = ItemCollector(request.dataset)
-    splits = all_in_split_folders(paths)
     owner: dict[str, str] = {}
-    for path in paths:
-        split = request.options.get("split") or (split_folder(path) if splits else None)
+    for path, _, split in images:
         parent = items.image(path, path, split=split)
         stem = path.rpartition(".")[0]
         text = root / f"{stem}.txt"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from featstore.errors import ManifestError
 from featstore.manifest.paths import parse_locator
@@ -103,6 +105,16 @@ def containers(location: str | Path, suffix: str) -> tuple[Path, list[str]]:
     return path.parent, [path.name]
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read; an OSError in the block becomes a ManifestError that names it."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as err:
+        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
+
+
 def read_text(path: Path, *, limit: int) -> str:
     """Return the text of a small UTF-8 file.
 
@@ -111,12 +123,8 @@ def read_text(path: Path, *, limit: int) -> str:
     ManifestError
         If it cannot be read, is larger than `limit` bytes, or is not UTF-8.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as err:
-        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
-    return decode_text(data, where=str(path), limit=limit)
+    with opened(path) as file:
+        return decode_text(file.read(limit + 1), where=str(path), limit=limit)
 
 
 def decode_text(data: bytes, *, where: str, limit: int) -> str:

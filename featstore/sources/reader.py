@@ -38,7 +38,7 @@ class LeaseCache(Generic[K, V]):
     open_ : callable
         Makes the thing of a key; what it raises, `lease` raises.
     close : callable
-        Called once with each thing, when nobody uses it any more.
+        Called once with each thing, when it is no longer in use.
     limit : int
         Things that stay open. More are open only while they are in use.
     """

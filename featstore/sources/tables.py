@@ -13,6 +13,7 @@ import polars as pl
 
 from featstore.errors import ManifestError, unknown_name
 from featstore.prompts import class_prompts
+from featstore.sources.location import opened
 
 #: Suffixes of images, in lower case. TIFF is listed here; decoding it must be asked for.
 IMAGE_SUFFIXES = frozenset(
@@ -119,6 +120,18 @@ class ItemCollector:
                 row["source_split"] = split
         self._images[item] = row
         return item
+
+    def use_label_names(self, names: Sequence[str] | None, where: str) -> None:
+        """Take the list of class names that a part of the source has, if it has one.
+
+        Raises
+        ------
+        ManifestError
+            If an earlier part has another list.
+        """
+        if names is not None and self.label_names not in (None, names):
+            _fail(f"{where} lists other class names than what was read before it.")
+        self.label_names = names or self.label_names
 
     def again(self, key: str, uri: str, *, label: Label | None, split: str | None) -> str | None:
         """Return the item_id of an image that was added with the same facts, or None.
@@ -502,12 +515,8 @@ def parse_json(data: bytes, *, where: str, limit: int = MAX_RECORD_BYTES) -> Any
 
 def read_json(path: Path, *, limit: int = MAX_LIST_BYTES) -> Any:
     """Return the JSON document in a file; see `parse_json`."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as err:
-        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
-    return parse_json(data, where=str(path), limit=limit)
+    with opened(path) as file:
+        return parse_json(file.read(limit + 1), where=str(path), limit=limit)
 
 
 def _check_depth(data: bytes) -> None:

@@ -15,7 +15,7 @@ from featstore.errors import ManifestError
 from featstore.identity import sha256_hex
 from featstore.manifest.paths import member_uri, path_fault
 from featstore.prompts import TEMPLATES
-from featstore.sources.location import containers, decode_text, read_text
+from featstore.sources.location import containers, decode_text, opened, read_text
 from featstore.sources.tables import (
     IMAGE_SUFFIXES,
     MAX_RECORD_BYTES,
@@ -61,11 +61,8 @@ def index_tar(path: Path) -> Iterator[Member]:
         link, a device, a sparse file or a path that leaves its folder.
     """
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            yield from _members(path, file, size)
-    except OSError as err:
-        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
+        with opened(path) as file:
+            yield from _members(path, file, os.fstat(file.fileno()).st_size)
     except (tarfile.TarError, ValueError, OverflowError) as err:
         if isinstance(err, ManifestError):
             raise
@@ -122,7 +119,7 @@ def _refuse(path: Path, reason: str) -> NoReturn:
 
 
 class _HeadersOnly:
-    """A file of which nobody reads more than a header at once: sizes in headers may lie."""
+    """A file that refuses to read more than a header at once: sizes in headers may lie."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file = file
@@ -225,29 +222,28 @@ def _add(
 
 
 def _json(handle: int, file: str, member: Member | None) -> dict[str, Any]:
-    if member is None:
-        return {}
-    where = member_uri(file, member.name)
-    document = parse_json(_small(handle, member, where), where=where)
+    data, where = _small(handle, file, member)
+    document = {} if data is None else parse_json(data, where=where)
     if not isinstance(document, dict):
         raise ManifestError(f"{where} is not a JSON object, so it has no caption or label.")
     return document
 
 
 def _text(handle: int, file: str, member: Member | None) -> str | None:
+    data, where = _small(handle, file, member)
+    return None if data is None else decode_text(data, where=where, limit=MAX_RECORD_BYTES).strip()
+
+
+def _small(handle: int, file: str, member: Member | None) -> tuple[bytes | None, str]:
+    """Return the bytes of a text, and what messages call it; None if there is none."""
     if member is None:
-        return None
+        return None, ""
     where = member_uri(file, member.name)
-    data = _small(handle, member, where)
-    return decode_text(data, where=where, limit=MAX_RECORD_BYTES).strip()
-
-
-def _small(handle: int, member: Member, where: str) -> bytes:
     if member.size > MAX_RECORD_BYTES:
         raise ManifestError(
             f"{where} has {member.size:,} bytes; texts of at most {MAX_RECORD_BYTES:,} are read."
         )
-    return os.pread(handle, member.size, member.offset)
+    return os.pread(handle, member.size, member.offset), where
 
 
 def _label_of(facts: dict[str, Any]) -> Label | None:
@@ -260,8 +256,7 @@ def _label_of(facts: dict[str, Any]) -> Label | None:
 
 def _captions_of(facts: dict[str, Any]) -> list[str]:
     value = facts.get("caption")
-    values = value if isinstance(value, list) else [value]
-    return [text for text in values if isinstance(text, str)]
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
 
 
 def _member_sha256(handle: int, member: Member) -> str:
@@ -276,7 +271,11 @@ def _member_sha256(handle: int, member: Member) -> str:
 
 
 def _class_names(root: Path) -> list[str] | None:
-    path = root / CLASS_NAMES_FILE
+    return _lines(root / CLASS_NAMES_FILE)
+
+
+def _lines(path: Path) -> list[str] | None:
+    """Return the lines of a small file without blank ones, or None if there is no file."""
     if not path.is_file():
         return None
     lines = read_text(path, limit=_MAX_LISTS_BYTES).splitlines()
@@ -285,12 +284,12 @@ def _class_names(root: Path) -> list[str] | None:
 
 def _templates(root: Path) -> dict[str, str] | None:
     path = root / TEMPLATES_FILE
-    if not path.is_file():
+    texts = _lines(path)
+    if texts is None:
         return None
     known = {text: name for name, text in TEMPLATES.items()}
-    texts = [line.strip() for line in read_text(path, limit=_MAX_LISTS_BYTES).splitlines()]
     templates = {}
-    for text in filter(None, texts):
+    for text in texts:
         plain = text.replace("{c}", "{}")
         if plain.count("{}") != 1:
             raise ManifestError(

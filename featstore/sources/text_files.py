@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from featstore.errors import ManifestError
-from featstore.sources.location import local_path
+from featstore.sources.location import local_path, opened
 from featstore.sources.tables import (
     MAX_RECORD_BYTES,
     Found,
@@ -68,8 +69,9 @@ def read_delimited(request: Request, delimiter: str) -> Found:
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+        with opened(path) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+            reader = csv.reader(text, delimiter=delimiter, strict=True)
             for fields in reader:
                 yield reader.line_num, fields
     except UnicodeDecodeError as err:
@@ -78,8 +80,6 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         ) from err
     except csv.Error as err:
         raise ManifestError(f"{path}, line {reader.line_num:,}, cannot be read: {err}.") from err
-    except OSError as err:
-        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
 
 
 def read_jsonl(request: Request) -> Found:
@@ -104,20 +104,16 @@ def read_jsonl(request: Request) -> Found:
 
 
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(MAX_RECORD_BYTES + 1):
-                number += 1
-                where = f"{path}, line {number:,}"
-                if not line.strip():
-                    continue
-                row = parse_json(line, where=where)
-                if not isinstance(row, dict):
-                    raise ManifestError(f"{where} is not a JSON object.")
-                yield where, row
-    except OSError as err:
-        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
+    with opened(path) as file:
+        lines = iter(lambda: file.readline(MAX_RECORD_BYTES + 1), b"")
+        for number, line in enumerate(lines, start=1):
+            where = f"{path}, line {number:,}"
+            if not line.strip():
+                continue
+            row = parse_json(line, where=where)
+            if not isinstance(row, dict):
+                raise ManifestError(f"{where} is not a JSON object.")
+            yield where, row
 
 
 #: ``restval`` is the part of COCO's validation images that this split trains on.

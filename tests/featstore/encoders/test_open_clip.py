@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from featstore.encoders import open_clip_model
 from featstore.encoders.base import Encoder, TextEncoder
 from featstore.encoders.golden import GOLDEN_TEXTS, golden_cosine, golden_images
-from featstore.encoders.open_clip_image import open_open_clip, preprocessing_facts
+from featstore.encoders.open_clip_image import preprocessing_facts
 from featstore.encoders.open_clip_model import OpenClipTokens, check_open_clip_name
-from featstore.encoders.registry import check_name
+from featstore.encoders.registry import check_name, open_encoder
 from featstore.errors import EncoderError, UnknownEncoderError
 from featstore.identity import space_id
 from tests.featstore.encoders.open_clip_models import (
@@ -56,12 +56,12 @@ def siglip_folder(siglip_original, tmp_path):
 
 @pytest.fixture(scope="module")
 def clip_text(files):
-    return open_open_clip("oc:tiny-clip", kind="caption", weights=files["tiny-clip"])
+    return open_encoder("oc:tiny-clip", kind="caption", weights=files["tiny-clip"])
 
 
 @pytest.fixture(scope="module")
 def clip_image(files):
-    return open_open_clip("oc:tiny-clip", kind="image", weights=files["tiny-clip"])
+    return open_encoder("oc:tiny-clip", kind="image", weights=files["tiny-clip"])
 
 
 # --- the two towers -----------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def clip_image(files):
 
 @pytest.mark.parametrize("name", BPE)
 def test_texts_equal_encode_text(name, files):
-    encoder = open_open_clip(f"oc:{name}", kind="caption", weights=files[name])
+    encoder = open_encoder(f"oc:{name}", kind="caption", weights=files[name])
     tokens = open_clip.SimpleTokenizer(context_length=16)(TEXTS)
     with torch.inference_mode():
         expected = build(name).encode_text(tokens, normalize=False).numpy()
@@ -80,7 +80,7 @@ def test_texts_equal_encode_text(name, files):
 
 @pytest.mark.parametrize("name", BPE)
 def test_pictures_equal_encode_image(name, files):
-    encoder = open_open_clip(f"oc:{name}", kind="image", weights=files[name])
+    encoder = open_encoder(f"oc:{name}", kind="image", weights=files[name])
     model = build(name)
     transform = open_clip.image_transform(
         32, is_train=False, mean=model.visual.image_mean, std=model.visual.image_std
@@ -112,7 +112,7 @@ def test_the_towers_of_a_checkpoint_are_a_pair_and_two_spaces(clip_text, clip_im
     state = load_file(save_weights("tiny-clip", tmp_path / "w.safetensors"))
     state["token_embedding.weight"][5, 5] += 1
     save_file(state, tmp_path / "w.safetensors")
-    other = open_open_clip("oc:tiny-clip", kind="image", weights=tmp_path / "w.safetensors")
+    other = open_encoder("oc:tiny-clip", kind="image", weights=tmp_path / "w.safetensors")
     # The same image tower beside another text tower: the same vectors, but no pair.
     assert other.space["weights_sha256"] == clip_image.space["weights_sha256"]
     assert other.space["pair"] != clip_image.space["pair"]
@@ -120,20 +120,20 @@ def test_the_towers_of_a_checkpoint_are_a_pair_and_two_spaces(clip_text, clip_im
 
 def test_one_name_needs_the_kind(files):
     with pytest.raises(EncoderError, match="two towers: say kind=, one of caption, class_name, im"):
-        open_open_clip("oc:tiny-clip", weights=files["tiny-clip"])
+        open_encoder("oc:tiny-clip", weights=files["tiny-clip"])
 
 
 def test_how_cosines_become_logits_is_recorded(clip_image, siglip_original):
     assert clip_image.facts["logit_scale"] == pytest.approx(1 / 0.07, abs=1e-4)
     assert clip_image.facts["logit_bias"] is None
-    siglip = open_open_clip("oc:tiny-siglip", kind="image", weights=siglip_original)
+    siglip = open_encoder("oc:tiny-siglip", kind="image", weights=siglip_original)
     assert siglip.facts["logit_bias"] == -10
 
 
 def test_bfloat16(files, clip_text, clip_image):
     for encoder in (clip_text, clip_image):
         kind = sorted(encoder.kinds)[0]
-        short = open_open_clip(
+        short = open_encoder(
             "oc:tiny-clip", kind=kind, weights=files["tiny-clip"], precision="bfloat16"
         )
         assert 0.98 < golden_cosine(short).minimum < 1
@@ -147,7 +147,7 @@ def test_the_same_weights_under_another_activation_are_another_space(files):
     """open_clip issue 771: a warning, and embeddings that are not the model's."""
     for kind, items in (("caption", TEXTS), ("image", golden_images())):
         plain, quick = (
-            open_open_clip(f"oc:{name}", kind=kind, weights=files["tiny-clip"])
+            open_encoder(f"oc:{name}", kind=kind, weights=files["tiny-clip"])
             for name in ("tiny-clip", "tiny-clip-quickgelu")
         )
         a, b = (enc.encode([enc.prepare(item) for item in items]) for enc in (plain, quick))
@@ -169,7 +169,7 @@ def test_the_same_weights_under_another_activation_are_another_space(files):
 def test_a_tag_of_another_activation_is_refused(name, message, files):
     for weights in (None, files["tiny-clip"]):
         with pytest.raises(EncoderError, match=message):
-            open_open_clip(name, kind="image", weights=weights)
+            open_encoder(name, kind="image", weights=weights)
 
 
 def test_the_activation_of_every_published_tag_is_the_models_or_refused():
@@ -192,7 +192,7 @@ def test_the_activation_of_every_published_tag_is_the_models_or_refused():
 
 
 def test_siglip_lower_cases_strips_and_pads_to_its_context(siglip_original):
-    encoder = open_open_clip("oc:tiny-siglip", kind="caption", weights=siglip_original)
+    encoder = open_encoder("oc:tiny-siglip", kind="caption", weights=siglip_original)
     facts = encoder.space["tokenizer"]
     assert (facts["cleaning"], facts["lower_case"]) == ("canonicalize", True)
     assert (facts["context_length"], facts["padding"], facts["pad_id"]) == (16, "context length", 0)
@@ -214,9 +214,9 @@ def test_siglip_without_its_tokenizer_says_what_to_give(tmp_path, monkeypatch):
     monkeypatch.setattr(open_clip_text, "hub_unreachable", lambda: "no route.")
     weights = save_weights("tiny-siglip", tmp_path / "w.safetensors")
     with pytest.raises(EncoderError, match=r"tokenizer .* no route\. Give a folder") as caught:
-        open_open_clip("oc:tiny-siglip", kind="caption", weights=weights)
+        open_encoder("oc:tiny-siglip", kind="caption", weights=weights)
     assert "\n" not in str(caught.value)
-    open_open_clip("oc:tiny-siglip", kind="image", weights=weights)  # needs none
+    open_encoder("oc:tiny-siglip", kind="image", weights=weights)  # needs none
 
 
 def edit_json(path, change):
@@ -226,21 +226,21 @@ def edit_json(path, change):
 
 
 def test_the_tokenizers_files_are_keyed(siglip_folder):
-    before = open_open_clip("oc:tiny-siglip", kind="caption", weights=siglip_folder)
+    before = open_encoder("oc:tiny-siglip", kind="caption", weights=siglip_folder)
     edit_json(siglip_folder / "tokenizer.json", lambda value: value.update(normalizer=None))
-    after = open_open_clip("oc:tiny-siglip", kind="caption", weights=siglip_folder)
+    after = open_encoder("oc:tiny-siglip", kind="caption", weights=siglip_folder)
     assert space_id(after.space) != space_id(before.space)
     assert after.space["pair"] == before.space["pair"]
 
 
 def test_the_cleaning_of_the_tokenizer_is_keyed(siglip_folder):
-    before = open_open_clip("oc:tiny-siglip", kind="caption", weights=siglip_folder)
+    before = open_encoder("oc:tiny-siglip", kind="caption", weights=siglip_folder)
 
     def keep_case(value):
         value["model_cfg"]["text_cfg"]["tokenizer_kwargs"]["clean"] = "whitespace"
 
     edit_json(siglip_folder / "open_clip_config.json", keep_case)
-    after = open_open_clip("oc:tiny-siglip", kind="caption", weights=siglip_folder)
+    after = open_encoder("oc:tiny-siglip", kind="caption", weights=siglip_folder)
     assert after.space["tokenizer"]["lower_case"] is False
     assert space_id(after.space) != space_id(before.space)
 
@@ -249,7 +249,7 @@ def test_the_cleaning_of_the_tokenizer_is_keyed(siglip_folder):
 
 
 def test_cut_texts_are_seen(clip_text, siglip_original):
-    siglip = open_open_clip("oc:tiny-siglip", kind="caption", weights=siglip_original)
+    siglip = open_encoder("oc:tiny-siglip", kind="caption", weights=siglip_original)
     for encoder in (clip_text, siglip):
         # 14 words and two special tokens fill the context.
         assert not encoder.is_truncated("dog " * 14)
@@ -271,7 +271,7 @@ def test_a_tokenizer_that_draws_by_chance_is_refused():
 
 
 def test_preprocessing_is_keyed(siglip_folder):
-    before = open_open_clip("oc:tiny-siglip", kind="image", weights=siglip_folder)
+    before = open_encoder("oc:tiny-siglip", kind="image", weights=siglip_folder)
     assert before.space["preprocessing"]["resize_mode"] == "shortest"
     ids = {space_id(before.space)}
     for change in (
@@ -286,7 +286,7 @@ def test_preprocessing_is_keyed(siglip_folder):
             value["preprocess_cfg"].update(change)
 
         edit_json(siglip_folder / "open_clip_config.json", edit)
-        after = open_open_clip("oc:tiny-siglip", kind="image", weights=siglip_folder)
+        after = open_encoder("oc:tiny-siglip", kind="image", weights=siglip_folder)
         ids.add(space_id(after.space))
         assert after.space["pair"] == before.space["pair"]
     assert len(ids) == 6
@@ -305,22 +305,22 @@ def test_a_tag_says_how_pictures_are_prepared():
 def test_a_torch_file_gives_the_same_space(files, clip_text, tmp_path):
     state = {f"module.{key}": value for key, value in load_file(files["tiny-clip"]).items()}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "epoch_3.pt")
-    trained = open_open_clip("oc:tiny-clip", kind="caption", weights=tmp_path / "epoch_3.pt")
+    trained = open_encoder("oc:tiny-clip", kind="caption", weights=tmp_path / "epoch_3.pt")
     assert space_id(trained.space) == space_id(clip_text.space)
 
 
 def test_weights_that_do_not_fit_are_refused(files, siglip_folder):
     with pytest.raises(EncoderError, match="do not fit oc:tiny-coca"):
-        open_open_clip("oc:tiny-coca", kind="image", weights=files["tiny-clip"])
+        open_encoder("oc:tiny-coca", kind="image", weights=files["tiny-clip"])
     with pytest.raises(EncoderError, match="holds another model than oc:tiny-clip"):
-        open_open_clip("oc:tiny-clip", kind="image", weights=siglip_folder)
+        open_encoder("oc:tiny-clip", kind="image", weights=siglip_folder)
     for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
         (siglip_folder / name).unlink()
     with pytest.raises(EncoderError, match=r"holds none of open_clip_model\.safetensors"):
-        open_open_clip("oc:tiny-siglip", kind="image", weights=siglip_folder)
+        open_encoder("oc:tiny-siglip", kind="image", weights=siglip_folder)
     (siglip_folder / "open_clip_config.json").unlink()
     with pytest.raises(EncoderError, match=r"holds no open_clip_config\.json") as caught:
-        open_open_clip("oc:tiny-siglip", kind="image", weights=siglip_folder)
+        open_encoder("oc:tiny-siglip", kind="image", weights=siglip_folder)
     assert str(siglip_folder.parent) not in str(caught.value)
 
 
@@ -330,16 +330,16 @@ def test_a_larger_picture_is_not_interpolated_in_silence(files, tmp_path):
     state["visual.positional_embedding"] = state["visual.positional_embedding"][:10].clone()
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(EncoderError, match="1 of another shape"):
-        open_open_clip("oc:tiny-clip", kind="image", weights=tmp_path / "w.safetensors")
+        open_encoder("oc:tiny-clip", kind="image", weights=tmp_path / "w.safetensors")
 
 
 def test_without_weights_nothing_is_random(monkeypatch):
     with pytest.raises(EncoderError, match="without a tag"):
-        open_open_clip("oc:tiny-clip", kind="image")
+        open_encoder("oc:tiny-clip", kind="image")
     monkeypatch.setattr(open_clip_model, "hub_unreachable", lambda: "no route.")
     monkeypatch.setattr(open_clip_model, "cached_file", lambda *_: None)
     with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights"):
-        open_open_clip("oc:ViT-B-32/laion2b_s34b_b79k", kind="image")
+        open_encoder("oc:ViT-B-32/laion2b_s34b_b79k", kind="image")
 
 
 def test_the_hubs_cache_is_used_without_a_request(files, monkeypatch):
@@ -358,7 +358,7 @@ def test_the_hubs_cache_is_used_without_a_request(files, monkeypatch):
 
 def test_loading_is_silent_and_leaves_the_loggers_alone(files, capfd):
     before = logging.getLogger().handlers[:]
-    open_open_clip("oc:tiny-clip", kind="caption", weights=files["tiny-clip"])
+    open_encoder("oc:tiny-clip", kind="caption", weights=files["tiny-clip"])
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger().handlers == before
     assert logging.getLogger().manager.disable == 0
@@ -367,7 +367,7 @@ def test_loading_is_silent_and_leaves_the_loggers_alone(files, capfd):
 def test_a_text_tower_configured_on_the_hub(files, monkeypatch):
     monkeypatch.setattr(open_clip_model, "hub_unreachable", lambda: "no route.")
     with pytest.raises(EncoderError, match=r"configured by roberta-base on the hub.*no route\."):
-        open_open_clip("oc:roberta-ViT-B-32", kind="image", weights=files["tiny-clip"])
+        open_encoder("oc:roberta-ViT-B-32", kind="image", weights=files["tiny-clip"])
 
 
 def test_names():

@@ -7,9 +7,10 @@ import pytest
 import timm
 import torch
 
+from featstore.encoders.base import EncoderOptions
 from featstore.encoders.golden import golden_cosine, golden_vectors
+from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import PRECISIONS, computing
-from featstore.encoders.sentence_transformers_text import open_text
 from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
 
 CPU = torch.device("cpu")
@@ -73,8 +74,8 @@ def encoders(tiny_text):
     vit = timm.create_model("test_vit")
     yield TimmEncoder("timm:test_vit", vit)
     yield TimmEncoder("timm:test_resnet", timm.create_model("test_resnet"))
-    yield PooledTimmEncoder("timm:test_vit", vit, pool="cls+patch_mean")
-    yield open_text("st:tiny", weights=tiny_text)
+    yield PooledTimmEncoder("timm:test_vit", vit, EncoderOptions(pool="cls+patch_mean"))
+    yield open_encoder("st:tiny", weights=tiny_text)
 
 
 @pytest.mark.parametrize("number", range(4))

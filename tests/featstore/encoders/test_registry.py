@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-import inspect
+import re
 import subprocess
 import sys
 import types
-from importlib import import_module
+from pathlib import Path
 
 import pytest
 
+import featstore.encoders
 from featstore.encoders import registry, weights
-from featstore.encoders.registry import FAMILIES, OPTIONS, check_name, open_encoder
+from featstore.encoders.base import EncoderOptions
+from featstore.encoders.registry import FAMILIES, check_name, open_encoder
 from featstore.errors import (
     EncoderError,
     FeatstoreError,
@@ -82,12 +84,25 @@ def test_the_example_of_each_family_is_one_of_it():
         assert check_name(entry.example) == family
 
 
-def test_a_family_takes_what_its_opener_declares():
-    always = {"name", "weights", "device", "batch_size", "threads"}
-    for entry in FAMILIES.values():
-        opener = getattr(import_module(entry.module), entry.open)
-        assert set(inspect.signature(opener).parameters) == always | entry.takes
-        assert entry.takes <= set(OPTIONS)
+#: Modules of a family that read its options, beside the base of all.
+READERS = {
+    "timm": ("timm_image", "timm_model"),
+    "st": ("sentence_transformers_text", "torch_text"),
+    "hf": ("transformers_text", "torch_text"),
+    "oc": ("open_clip_image", "open_clip_text"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_takes_the_options_that_its_modules_read(family):
+    package = Path(featstore.encoders.__file__).parent
+    read = {
+        name
+        for module in (*READERS[family], "runtime")
+        for name in re.findall(r"\boptions\.(\w+)", (package / f"{module}.py").read_text("utf-8"))
+    }
+    always = {"weights", "device", "batch_size", "threads"}
+    assert read == always | FAMILIES[family].takes
 
 
 @pytest.mark.parametrize(
@@ -104,23 +119,23 @@ def test_an_option_that_a_family_does_not_take_is_refused(name, option, value):
         open_encoder(name, **{option: value})
 
 
-def test_every_family_gets_the_options_it_declares_and_no_other(monkeypatch):
-    got = {}
-
-    def opener(name, **options):
-        got.update(options)
-
-    for takes in (frozenset(), frozenset({"precision", "trust_remote_code"})):
-        entry = registry.Family("x", frozenset({"image"}), "x", "check", "open", "x:y", takes)
-        monkeypatch.setitem(FAMILIES, "x", entry)
-        module = types.SimpleNamespace(check=lambda model: None, open=opener)
-        monkeypatch.setattr(registry, "import_module", lambda _, module=module: module)
-        got.clear()
-        open_encoder("x:y", batch_size=3)
-        assert set(got) == {"weights", "device", "batch_size", "threads"} | takes
-        assert {option: got[option] for option in takes} == {
-            option: OPTIONS[option] for option in takes
-        }
+def test_a_family_gets_the_options_it_takes_and_the_defaults_of_the_others(monkeypatch):
+    got = []
+    takes = frozenset({"precision", "trust_remote_code"})
+    entry = registry.Family("x", frozenset({"image"}), "x", "check", "open", "x:y", takes)
+    monkeypatch.setitem(FAMILIES, "x", entry)
+    module = types.SimpleNamespace(
+        check=lambda model: None, open=lambda name, options: got.append((name, options))
+    )
+    monkeypatch.setattr(registry, "import_module", lambda _: module)
+    open_encoder("x:y", batch_size=3)
+    open_encoder("x:y", precision="bfloat16", trust_remote_code=True)
+    with pytest.raises(EncoderError, match="takes no pool"):
+        open_encoder("x:y", pool="cls")
+    assert got == [
+        ("x:y", EncoderOptions(batch_size=3)),
+        ("x:y", EncoderOptions(precision="bfloat16", trust_remote_code=True)),
+    ]
 
 
 @pytest.mark.parametrize("option", ["batch_size", "threads"])
@@ -137,9 +152,9 @@ def test_a_device_that_is_not_there(device):
 
 @pytest.mark.parametrize("name", [LITE0, "st:all-MiniLM-L6-v2-not-in-any-cache"])
 def test_a_hub_out_of_reach_answers_in_one_line(name, monkeypatch):
-    from featstore.encoders import sentence_transformers_text, timm_model
+    from featstore.encoders import timm_model, torch_text
 
-    for module in (sentence_transformers_text, timm_model):
+    for module in (torch_text, timm_model):
         monkeypatch.setattr(module, "hub_unreachable", lambda: "no route.")
     monkeypatch.setattr(timm_model, "cached_file", lambda *_: None)
     with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights") as caught:

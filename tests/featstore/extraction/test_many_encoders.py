@@ -297,7 +297,7 @@ def test_progress_counts_every_row_and_names_the_limit(manifest: Manifest, store
     assert set(seen[-1].shares) == {
         "read", "decode", "prepare", "wait", "transfer", "forward", "write",
     }  # fmt: skip
-    assert "is the limit" in seen[-1].bottleneck
+    assert "Bottleneck: " in seen[-1].bottleneck
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def test_a_real_model_gives_the_same_bits_from_several_threads(
     import timm
     import torch
 
+    from featstore.encoders.base import EncoderOptions
     from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
 
     model = timm.create_model("test_vit", pretrained=False)
@@ -102,7 +103,7 @@ def test_a_real_model_gives_the_same_bits_from_several_threads(
     encoder = (
         TimmEncoder("timm:test_vit", model)
         if pool is None
-        else PooledTimmEncoder("timm:test_vit", model, pool=pool)
+        else PooledTimmEncoder("timm:test_vit", model, EncoderOptions(pool=pool))
     )
     assert not encoder.overlaps  # on a CPU one batch has all cores
     with pinned_threads(1):

@@ -99,16 +99,23 @@ def test_cells_in_any_order(big, order):
     table.close()
 
 
-def test_threads_share_a_reader_of_bounded_memory(make, big, monkeypatch):
-    monkeypatch.setattr("featstore.sources.arrow.WINDOW_BYTES", 2**20)
+def test_threads_share_a_reader(make, big):
     path, cells = big
     manifest = make("parquet", path)
     rows = manifest.items("image").to_dicts()
     with open_reader(manifest) as reader, ThreadPoolExecutor(8) as threads:
         assert list(threads.map(reader.read, rows)) == cells
-        held = next(iter(reader._tables._held.values()))[0]
-        assert held._held <= 2**20
-        assert sum(map(len, held._window.values())) == held._held
+
+
+def test_threads_share_a_table_of_bounded_memory(big):
+    path, cells = big
+    table = ParquetCells(path, window_bytes=2**20)
+    with ThreadPoolExecutor(8) as threads:
+        found = threads.map(lambda row: table.get("image", row), range(len(cells)))
+        assert list(found) == cells
+    assert table._held <= 2**20
+    assert sum(map(len, table._window.values())) == table._held
+    table.close()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])

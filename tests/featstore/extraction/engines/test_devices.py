@@ -53,7 +53,7 @@ def test_a_process_that_is_killed_is_replaced_and_the_store_is_the_same(
     ]
     assert seen[-1].rows_total == 2 * IMAGES
     assert 0 <= min(one.rows_done for one in seen) < max(one.rows_done for one in seen)
-    assert "is the limit" in seen[-1].bottleneck
+    assert "Bottleneck: " in seen[-1].bottleneck
 
 
 def test_an_interruption_ends_every_process_and_one_alone_goes_on(
