@@ -56,8 +56,15 @@ class Request:
     place: Place
 
 
-def read_request(manifest: Path | None, kinds: tuple[str, ...], given: dict[str, Any]) -> Request:
-    """Return what is asked for.
+def read_request(
+    manifest: Path | None, kinds: tuple[str, ...], given: dict[str, Any], *, exist: bool
+) -> Request:
+    """Return what is asked for: options first, then the manifest.
+
+    Parameters
+    ----------
+    exist : bool
+        Whether to ask the libraries for models of these names; that imports them.
 
     Raises
     ------
@@ -68,7 +75,7 @@ def read_request(manifest: Path | None, kinds: tuple[str, ...], given: dict[str,
     UnknownEncoderError, EncoderError
         If there is no such encoder, or its family does not take an option or a kind.
     """
-    from featstore.encoders.registry import check_kind, check_options
+    from featstore.encoders.registry import check_kind, check_name, check_options
     from featstore.extraction.heads import label_set_of
     from featstore.extraction.job import job_items
 
@@ -76,15 +83,19 @@ def read_request(manifest: Path | None, kinds: tuple[str, ...], given: dict[str,
     encoders, config = encoder_specs(given), config_from(ExtractConfig, given)
     others = [kind for kind in kinds if kind != "head_weight"]
     _check_label_file(manifest, head.label_file, others, heads=len(others) < len(kinds))
-    source = None if manifest is None else read_manifest(manifest)
+    if len(others) < len(kinds) and config.limit is not None:
+        raise EncoderError("A head is extracted whole; leave --limit out.")
     for spec in encoders:
         check_options(spec.encoder, **spec.model_options())
+        for kind in others:
+            check_kind(spec.encoder, kind)
+        if exist:
+            check_name(spec.encoder)
+    source = None if manifest is None else read_manifest(manifest)
     # Of several kinds the last must not be found wanting when the first are done.
     for kind in others:
         assert source is not None
         job_items(source, kind, config)
-        for spec in encoders:
-            check_kind(spec.encoder, kind)
     if len(others) < len(kinds) and source is not None and head.label_file is None:
         label_set_of(source)
     return Request(tuple(dict.fromkeys(kinds)), source, encoders, config, head, place)
@@ -132,9 +143,7 @@ def extract_command(
     """
     from featstore.extraction.heads import extract_head
 
-    request = read_request(manifest, kinds, given)
-    if "head_weight" in request.kinds and request.config.limit is not None:
-        raise EncoderError("A head is extracted whole; leave --limit out.")
+    request = read_request(manifest, kinds, given, exist=True)
     logging.getLogger("PIL").setLevel(logging.WARNING)
     results: list[ExtractResult] = []
     for kind in request.kinds:
@@ -231,15 +240,15 @@ def plan_command(
     """Show what an extraction would do; write nothing.
 
     Takes the options of `featstore extract`. For each set: what is there, what is missing, bytes to
-    write, and roughly how long. The encoders are opened, because the names of sets come from their
-    weights. Options that say where the extraction runs and logs are checked, and change nothing in
-    the plan. The exit code is 1 if the extraction would refuse.
+    write, and roughly how long. An encoder that the store has seen, or whose dimension is known, is
+    not opened: the plan then needs neither torch nor the hub. With --measure every encoder is.
+    Options that say where the extraction runs and logs are checked, and change nothing in the plan.
+    The exit code is 1 if the extraction would refuse.
     """
     from featstore.extraction.heads import plan_heads
-    from featstore.extraction.job import open_job
-    from featstore.extraction.plan import plan_job
+    from featstore.extraction.plan import plan_items
 
-    request = read_request(manifest, kinds, given)
+    request = read_request(manifest, kinds, given, exist=False)
     plans: dict[str, JobPlan] = {}
     for kind in request.kinds:
         if kind == "head_weight":
@@ -247,14 +256,10 @@ def plan_command(
             plans[kind] = plan_heads(labels, request.encoders, store=store, config=request.head)
             continue
         assert request.source is not None
-        job = open_job(
-            request.source,
-            kind=kind,
-            encoders=request.encoders,
-            store=store,
-            config=request.config,
-        )
-        plans[kind] = plan_job(job, measure=measure)
+        plans[kind] = plan_items(
+            request.source, kind=kind, encoders=request.encoders, store=store,
+            config=request.config, measure=measure,
+        )  # fmt: skip
     if as_json:
         print_json({kind: plan.as_dict() for kind, plan in plans.items()})
     else:
@@ -274,9 +279,8 @@ def _show(plan: JobPlan) -> None:
             )
             time = duration(one.seconds) if one.seconds is not None else "unknown"
             click.echo(f"  writes {human_bytes(state.write_bytes)}; time {time} ({one.basis})")
-    click.echo(
-        f"writes {human_bytes(plan.write_bytes)} in all, {human_bytes(plan.free_bytes)} free"
-    )
+    free = human_bytes(plan.free_bytes)
+    click.echo(f"total: {human_bytes(plan.write_bytes)} to write, {free} free")
     for error in plan.errors:
         click.echo(f"would refuse: {error}", err=True)
 

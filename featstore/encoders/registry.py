@@ -75,16 +75,13 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def check_name(name: str) -> str:
-    """Refuse the name of an encoder that does not exist; return its family.
-
-    The family is checked without importing anything heavy; a timm model by asking timm; a text
-    model only by its form, because only the hub knows what it holds.
+def family_of(name: str) -> str:
+    """Return the family of an encoder by its name, importing nothing.
 
     Raises
     ------
     UnknownEncoderError
-        With the closest name that exists.
+        If there is no such family, with the closest name.
     """
     family, colon, model = name.partition(":")
     if not colon or family not in FAMILIES or not model:
@@ -99,6 +96,21 @@ def check_name(name: str) -> str:
             f"No encoder named '{name}': names are family:name with a family of "
             f"{', '.join(FAMILIES)}, for instance {examples}.{hint}"
         )
+    return family
+
+
+def check_name(name: str) -> str:
+    """Refuse the name of an encoder that does not exist; return its family.
+
+    A timm model is checked by asking timm; a text model only by its form, because only the hub
+    knows what it holds.
+
+    Raises
+    ------
+    UnknownEncoderError
+        With the closest name that exists.
+    """
+    family, model = family_of(name), name.partition(":")[2]
     with needs_extra(name):
         # First, because transformers prints a notice of its own where torch is missing.
         import torch  # noqa: F401
@@ -108,7 +120,7 @@ def check_name(name: str) -> str:
 
 
 def check_options(name: str, **options: Any) -> Family:
-    """Refuse the name of an encoder that does not exist, and options that its family lacks.
+    """Refuse options that the family of an encoder lacks; imports nothing.
 
     Parameters
     ----------
@@ -124,11 +136,11 @@ def check_options(name: str, **options: Any) -> Family:
     Raises
     ------
     UnknownEncoderError
-        As `check_name`.
+        As `family_of`.
     EncoderError
         Naming the options that the family takes.
     """
-    family = FAMILIES[check_name(name)]
+    family = FAMILIES[family_of(name)]
     for option, value in options.items():
         # A kind that the family does not encode is its caller's to refuse.
         if option not in family.takes and value != OPTIONS[option] and option != "kind":
@@ -141,16 +153,16 @@ def check_options(name: str, **options: Any) -> Family:
 
 
 def check_kind(name: str, kind: str) -> None:
-    """Refuse an encoder whose family does not encode items of this kind; needs no weights.
+    """Refuse an encoder whose family does not encode items of this kind; imports nothing.
 
     Raises
     ------
     UnknownEncoderError
-        As `check_name`.
+        As `family_of`.
     EncoderError
         Naming what it encodes.
     """
-    kinds = FAMILIES[check_name(name)].kinds
+    kinds = FAMILIES[family_of(name)].kinds
     if kind not in kinds:
         raise EncoderError(f"Encoder {name} encodes {' and '.join(sorted(kinds))}, not {kind}.")
 
@@ -180,6 +192,7 @@ def open_encoder(name: str, **options: Any) -> Encoder:
     ... )  # doctest: +SKIP
     """
     chosen = EncoderOptions(**options)
+    check_name(name)
     family = check_options(name, **{option: getattr(chosen, option) for option in OPTIONS})
     with needs_extra(name):
         build = getattr(import_module(family.module), family.open)

@@ -126,6 +126,15 @@ class RepairConfig:
     jobs: int | None = option(None, help="Number of decoding processes.", at_least=1)
     space: Mapping[str, Any] | None = None
 
+    def require_none(self) -> None:
+        """Raise OptionError if an option is given, since nothing can be extracted again."""
+        given = [n for n in option_names(RepairConfig) if getattr(self, n) not in (None, False)]
+        if given:
+            raise OptionError(
+                f"The repair's {' and '.join(given)} would have no effect without the manifest "
+                "that the set was extracted from. Add --manifest, or leave them out."
+            )
+
 
 def repair_set(
     root: str | Path,
@@ -176,12 +185,8 @@ def repair_set(
     """
     (own,) = take_options(options, RepairConfig, of="repair_set")
     config = replace(config or RepairConfig(), **own)
-    names = [n for n in option_names(RepairConfig) if getattr(config, n) not in (None, False)]
-    if manifest is None and names:
-        raise OptionError(
-            f"The repair's {' and '.join(names)} would have no effect without the manifest that "
-            "the set was extracted from. Add --manifest, or leave them out."
-        )
+    if manifest is None:
+        config.require_none()
     root = Path(root)
     name = resolve_set(root, key)
     set_key = SetKey(*name.split("/"))

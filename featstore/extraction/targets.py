@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from featstore.command_line import human_bytes
 from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder
 from featstore.errors import CorruptStoreError, EncoderError, FeatstoreError, StoreWriteError
 from featstore.extraction.golden_check import GOLDEN_COSINE, Golden, lasting_facts
@@ -408,7 +409,7 @@ def check_free_space(store: Path, states: list[SetState]) -> None:
     needed, free = sum(state.write_bytes for state in states), free_bytes(store)
     if needed > free:
         raise StoreWriteError(
-            f"The job writes {needed / 1e9:.2f} GB to {store}, where {free / 1e9:.2f} GB are free. "
+            f"The job writes {human_bytes(needed)} to {store}, where {human_bytes(free)} are free. "
             "Free space, choose another store, or a smaller --save-dtype."
         )
 

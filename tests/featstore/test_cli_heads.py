@@ -121,7 +121,8 @@ def test_another_list_of_the_same_name_does_not_pass_for_the_first(
         (["--kind", "head_weight", "--label-file", "none.txt"], 1, "Cannot read the label file"),
         (["--kind", "head_weight", "--label-file", "FILE", "--pool", "cls"], 1, "Leave the pool"),
         (["MANIFEST", "--kind", "class_name", "--kind", "head_weight"], 1, "not class_name"),
-        (["MANIFEST", "--kind", "caption"], 1, "No kind named 'caption'"),
+        (["MANIFEST", "--kind", "caption"], 1, "not caption"),
+        (["MANIFEST", "--kind", "image"], 1, "No kind named 'image'"),
     ],
 )
 def test_wrong_requests_say_what_is_right(
