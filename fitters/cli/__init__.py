@@ -17,6 +17,11 @@ def store_option(**how: Any) -> Callable[[Any], Any]:
     )
 
 
+def usage_error(message: str) -> click.UsageError:
+    """Return an error of the command line that runs, to be raised."""
+    return click.UsageError(message, click.get_current_context())
+
+
 @click.group(
     cls=CommandGroup,
     lazy={
@@ -36,7 +41,7 @@ def store_option(**how: Any) -> Callable[[Any], Any]:
 )
 @click.version_option(package_name="headstock")
 def cli() -> None:
-    """Fit light maps between two embedding spaces of a store."""
+    """Fit a map between the embedding spaces of two encoders."""
 
 
 main = entry_point(cli, "fitters")

@@ -21,7 +21,7 @@ from featstore.durable import write_durably
 from featstore.options import check_needs, config_from, option, options_from
 from fitters.aligners.base import Projection
 from fitters.alignment import Alignment
-from fitters.cli import store_option
+from fitters.cli import store_option, usage_error
 from fitters.errors import AlignmentWriteError
 from fitters.scorers import SCORERS, scorer_named
 
@@ -87,7 +87,7 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     fitted = read_alignment(alignment)
     suffix = ".npz" if fitted.aligner.method == "asif" else ".npy"
     if query.out is not None and query.out.suffix != suffix:
-        raise _usage(
+        raise usage_error(
             f"Projections of {fitted.aligner.method} are written as {suffix}; got "
             f"{query.out.name!r}."
         )
@@ -126,25 +126,21 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
         click.echo(f"{query.out}: {rows.shape[0]:,} × {rows.shape[1]:,}")
 
 
-def _usage(message: str) -> click.UsageError:
-    return click.UsageError(message, click.get_current_context())
-
-
 def _check(query: Query, given: Mapping[str, Any], store: StorePlace | None) -> None:
     """Raise a usage error for options that contradict each other; nothing is read."""
     if (query.view is None) == (not query.text):
-        raise _usage("Give either --view or --text.")
+        raise usage_error("Give either --view or --text.")
     for text in query.text:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as err:
-            raise _usage(
+            raise usage_error(
                 "A --text is not valid UTF-8. Use a UTF-8 locale, or fix the text."
             ) from err
     if store is None and (query.view or query.near):
-        raise _usage("--view and --near need --store.")
+        raise usage_error("--view and --near need --store.")
     if query.out is None and query.near is None:
-        raise _usage("Say what to do with the projections: -o FILE.npy, --near KEY, or both.")
+        raise usage_error("Say what to do with the projections: -o FILE.npy, --near KEY, or both.")
     check_needs(Query, given)
 
 
@@ -227,9 +223,9 @@ def export_command(
     from fitters.alignment import read_alignment
 
     if out.suffix not in (".safetensors", ".npz"):
-        raise _usage(f"The file must end in .safetensors or .npz; got {out.name!r}.")
+        raise usage_error(f"The file must end in .safetensors or .npz; got {out.name!r}.")
     if names is not None and store is None:
-        raise _usage("--names needs --store.")
+        raise usage_error("--names needs --store.")
     fitted = read_alignment(alignment)
     arrays, facts = _arrays(fitted)
     if store is not None and names is not None:

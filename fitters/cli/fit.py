@@ -19,7 +19,7 @@ from featstore.command_line import StorePlace, print_json
 from featstore.errors import unknown_name
 from featstore.options import check_needs, config_from, option, options_from
 from featstore.parallel import Engine
-from fitters.cli import store_option
+from fitters.cli import store_option, usage_error
 from fitters.jobs import FitRequest, check_request, fit_from_store
 from fitters.methods import METHODS, Method, TrainingOptions
 from fitters.recipe import needs_rows
@@ -99,11 +99,11 @@ def fit_command(
     from fitters.from_store import OBJECT_STORE_BYTES
 
     if method not in METHODS:
-        raise _usage(unknown_name("method", method, METHODS, listed_by="fitters fit --help"))
+        raise usage_error(unknown_name("method", method, METHODS, listed_by="fitters fit --help"))
     typed = typed_options()
     many = given["seeds"] is not None
     if many and "seed" in typed:
-        raise _usage("--seed and --seeds exclude each other. Give one of them.")
+        raise usage_error("--seed and --seeds exclude each other. Give one of them.")
     seeds = parse_seeds(given["seeds"]) if many else (given["seed"],)
     request = read_request(method, given)
     check_effects(METHODS[method], request, given, typed)
@@ -147,10 +147,6 @@ def _line(path: Path, method: str, facts: dict[str, Any]) -> str:
     )
 
 
-def _usage(message: str) -> click.UsageError:
-    return click.UsageError(message, click.get_current_context())
-
-
 def read_request(method: str, given: dict[str, Any]) -> FitRequest:
     """Return what a command line asks for, with the keys of its sets written out.
 
@@ -164,19 +160,19 @@ def read_request(method: str, given: dict[str, Any]) -> FitRequest:
         if value is None:
             continue
         if "/" not in value and dataset is None:
-            raise _usage(
+            raise usage_error(
                 f"--{name} {value} names an encoder alone. Add --dataset, or give a key "
                 "dataset/kind/encoder."
             )
         if "/" in value and dataset not in (None, value.split("/")[0]):
-            raise _usage(
+            raise usage_error(
                 f"--dataset {dataset} and --{name} {value} are of different datasets. Leave "
                 "--dataset out, or name the same one."
             )
         keys[name] = value if "/" in value else f"{dataset}/{kind}/{value}"
     if head is not None and "/" not in head:
         if names is None and "y" not in keys:
-            raise _usage(
+            raise usage_error(
                 f"--head {head} is a label set. Add --head-names, or --y, which names the encoder "
                 "of its class names."
             )
@@ -194,7 +190,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first or last - first > 9999:
-            raise _usage(f"--seeds is a list such as 0-4 or 0,2,5; got {text!r}.")
+            raise usage_error(f"--seeds is a list such as 0-4 or 0,2,5; got {text!r}.")
         seeds += range(first, last + 1)
     return tuple(dict.fromkeys(seeds))
 
@@ -224,7 +220,7 @@ def check_effects(
         typed.pop("engine", None)
     for name, flag in typed.items():
         if not method.takes(name):
-            raise _usage(f"{flag} has no effect with {request.method}; remove it.")
+            raise usage_error(f"{flag} has no effect with {request.method}; remove it.")
     for options in (FitRequest, TrainingOptions, Place):
         check_needs(options, given)
     real, mixed = request.y is not None, request.y is not None and request.head is not None
@@ -246,7 +242,7 @@ def check_effects(
     for names, applies, why in rules:
         for name in names if applies else ():
             if name in typed:
-                raise _usage(f"{typed[name]} has no effect: {why}. Remove it.")
+                raise usage_error(f"{typed[name]} has no effect: {why}. Remove it.")
 
 
 def _show_epoch(bar: ProgressBar, done: EpochDone) -> None:

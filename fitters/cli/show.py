@@ -1,4 +1,4 @@
-"""Commands that show: saved alignments, methods, and the cache of moments."""
+"""Commands that list and show saved alignments, and the cache of moments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from featstore.cli.progress import human_bytes
 from featstore.command_line import EXIT_VERIFY, CommandGroup, print_json
+from fitters.cli import usage_error
 from fitters.errors import CorruptAlignmentError, SettingError
 
 
@@ -27,14 +29,13 @@ def ls_command(folder: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
     for row in [] if as_json else found:
-        if "damaged" in row:
-            click.echo(f"{row['name']}: damaged: {row['damaged']}")
-            continue
-        # An alignment that was made in Python has the facts that its maker gave it.
-        told = {name: "?" if value is None else value for name, value in row.items()}
+        # An alignment that was made in Python may lack facts.
+        shown = {name: "?" if value is None else value for name, value in row.items()}
         click.echo(
-            f"{told['name']}: {told['method']}, {told['x_encoder']} ↔ {told['y_encoder']}, "
-            f"{told['n_prototypes']} prototypes, {told['n_real']} real pairs"
+            f"{row['name']}: damaged: {row['damaged']}"
+            if "damaged" in row
+            else f"{row['name']}: {shown['method']}, {shown['x_encoder']} ↔ {shown['y_encoder']}, "
+            f"{shown['n_prototypes']} prototypes, {shown['n_real']} real pairs"
         )
     if any("damaged" in row for row in found):
         click.get_current_context().exit(EXIT_VERIFY)
@@ -50,8 +51,8 @@ def show_command(path: Path, as_json: bool) -> None:
     facts = read_alignment(path).facts
     if as_json:
         print_json(facts)
-        return
-    _print_facts(facts, indent="")
+    else:
+        _print_facts(facts, indent="")
 
 
 def _row(path: Path) -> dict[str, Any]:
@@ -70,51 +71,49 @@ def _print_facts(facts: dict[str, Any], *, indent: str) -> None:
         if isinstance(value, dict):
             click.echo(f"{indent}{name}:")
             _print_facts(value, indent=indent + "  ")
-        elif isinstance(value, list) and value and isinstance(value[0], list):
-            shape = " × ".join(map(str, _shape(value)))
-            click.echo(f"{indent}{name}: {shape} values (--json shows them)")
-        elif isinstance(value, list) and len(value) > 8:
-            click.echo(f"{indent}{name}: {len(value)} values (--json shows them)")
-        else:
-            click.echo(f"{indent}{name}: {value}")
+            continue
+        if isinstance(value, list) and (len(value) > 8 or any(isinstance(v, list) for v in value)):
+            value = f"{_shape(value)} values (--json shows them)"
+        click.echo(f"{indent}{name}: {value}")
 
 
-def _shape(values: Any) -> list[int]:
-    if not (isinstance(values, list) and values):
-        return []
-    return [len(values), *_shape(values[0])]
+def _shape(values: list[Any]) -> str:
+    """Return the sizes of nested lists, such as ``3 × 9``."""
+    first = values[0] if values else None
+    return f"{len(values)} × {_shape(first)}" if isinstance(first, list) else str(len(values))
 
 
 @click.group("cache", cls=CommandGroup, epilog="Example: fitters cache ls")
 def cache_group() -> None:
-    """Show or empty the cache of moments."""
+    """List or delete cached moments."""
 
 
 @cache_group.command("ls", epilog="Example: fitters cache ls")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def cache_ls_command(as_json: bool) -> None:
-    """List the moments that are kept, the last used first."""
+    """List cached moments, the last used first."""
     from fitters.moments.cache import entries
 
     _print_entries(entries(), as_json=as_json, verb="kept")
 
 
 @cache_group.command("gc", epilog="Example: fitters cache gc --max-bytes 1000000000")
-@click.option("--max-bytes", type=click.IntRange(min=0), help="Keep the last used up to so much.")
-@click.option("--days", type=click.FloatRange(min=0), help="Remove what was unused for so long.")
-@click.option("--all", "everything", is_flag=True, help="Remove everything.")
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(min=0),
+    help="Delete the least recently used until at most N bytes are left.",
+)
+@click.option("--days", type=click.FloatRange(min=0), help="Delete what was not used for N days.")
+@click.option("--all", "everything", is_flag=True, help="Delete everything.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def cache_gc_command(
     max_bytes: int | None, days: float | None, everything: bool, as_json: bool
 ) -> None:
-    """Remove moments that are kept; those that are damaged always go."""
+    """Delete cached moments; damaged ones are always deleted."""
     from fitters.moments.cache import collect
 
     if everything and (max_bytes is not None or days is not None):
-        raise click.UsageError(
-            "--all leaves nothing for --max-bytes or --days to keep. Give one or the other.",
-            click.get_current_context(),
-        )
+        raise usage_error("--all deletes everything. Give it without --max-bytes and --days.")
     limit = 0 if everything else max_bytes
     removed = collect(max_bytes=limit, older_than=None if days is None else days * 86_400)
     _print_entries(removed, as_json=as_json, verb="removed")
@@ -123,15 +122,12 @@ def cache_gc_command(
 def _print_entries(found: list[Any], *, as_json: bool, verb: str) -> None:
     total = sum(entry.n_bytes for entry in found)
     if as_json:
-        rows = [
-            {"path": str(entry.path), "bytes": entry.n_bytes, "facts": entry.facts}
-            for entry in found
-        ]
+        rows = [{"path": str(e.path), "bytes": e.n_bytes, "facts": e.facts} for e in found]
         print_json({verb: rows, "bytes": total})
         return
     for entry in found:
         sets = [entry.facts.get(side, {}).get("set", "damaged") for side in ("x", "y")]
         used = time.strftime("%Y-%m-%d", time.localtime(entry.used))
-        size = f"{entry.n_bytes / 1e6:8.1f} MB"
-        click.echo(f"{entry.path.stem[:12]}  {size}  {used}  {' × '.join(sets)}")
-    click.echo(f"{len(found):,} {verb}, {total / 1e6:,.1f} MB")
+        size = human_bytes(entry.n_bytes)
+        click.echo(f"{entry.path.stem[:12]}  {size:>8}  {used}  {' × '.join(sets)}")
+    click.echo(f"{len(found):,} {verb}, {human_bytes(total)}")

@@ -184,7 +184,6 @@ class Classifier(Protocol):
 
     def scores(self, x: Rows) -> npt.NDArray[np.float32]:
         """Return a score for every class, higher is better: shape (m, r) to (m, c)."""
-        ...
 
 
 class Learner(Protocol):
@@ -192,7 +191,6 @@ class Learner(Protocol):
 
     def fit(self, shots: Shots) -> Classifier:
         """Learn from `shots`; the same shots give the same classifier."""
-        ...
 
 
 class ShotLearner(ABC):

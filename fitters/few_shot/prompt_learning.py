@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fitters.errors import DivergedError, PairsError, SettingError
-from fitters.few_shot.learner import Classifier, LinearClassifier, Rows, Shots, without_bias
+from fitters.few_shot.learner import Classifier, Rows, Shots, without_bias
 from fitters.few_shot.registry import TextTower
 from fitters.trained.base import blas_threads
 
@@ -242,104 +242,6 @@ FIRST_SPREAD = 0.02
 HELD_PROMPTS = 128
 
 
-class CoOp:
-    """Learn context vectors by the cross-entropy of the shots.
-
-    The text row of class c is T([v_1] … [v_m] name_c .), T the frozen tower and v the context,
-    the only parameters; logits are s · cos(image, text row), s the tower's own scale. The loss is
-    the mean cross-entropy of the shots' own classes among all classes. Where shots have views, a
-    batch sees one of each, drawn anew. Prototypes and validation rows are not looked at, and the
-    last epoch counts, as in the original. With no shot the result is zero-shot with the first
-    context.
-
-    Parameters
-    ----------
-    tower : TextTower
-        Of the images' own model: shots are its image embeddings, at unit length.
-    names : sequence of str
-        One a class, in the order of the labels.
-    n_context : int
-        m; ignored where `words` are given, which are their own tokens.
-    words : str, optional
-        First context; drawn with deviation 0.02 otherwise.
-    position : {"end", "middle", "front"}
-        Where the class name stands.
-    class_specific : bool
-        A context of its own for every class. All begin with one draw, so that the order of the
-        classes does not matter.
-    descent : Descent, optional
-    seed : int
-        Draws the first context, the order of the shots and their views.
-
-    Attributes
-    ----------
-    context_ : float32 array of shape (m, w) or (c, m, w)
-        After `fit`: what was learned.
-
-    References
-    ----------
-    Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022, section 3.2.
-    """
-
-    def __init__(
-        self,
-        tower: TextTower,
-        names: Sequence[str],
-        *,
-        n_context: int = 16,
-        words: str | None = None,
-        position: Position = "end",
-        class_specific: bool = False,
-        descent: Descent | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.tower = tower
-        self.names = tuple(names)
-        self.n_context = n_context
-        self.words = words
-        self.position: Position = position
-        self.class_specific = class_specific
-        self.descent = Descent() if descent is None else descent
-        self.seed = seed
-
-    def fit(self, shots: Shots) -> LinearClassifier:
-        """Learn the context; the same shots and seed give the same bits on one thread of a CPU.
-
-        Raises
-        ------
-        PairsError
-            If there is not one name a class, or the images are not of the tower's width.
-        SettingError
-            If a prompt is longer than the tower's context.
-        DivergedError
-            If the loss is no longer finite.
-        """
-        check_shots(shots, self.tower, self.names)
-        rng = np.random.default_rng(self.seed)
-        context = first_context(self.tower, self.words, self.n_context, rng)
-        prompts = make_prompts(self.tower, self.names, len(context), self.position)
-        context = context.to(prompts.embedded.dtype)
-        if self.class_specific:
-            context = context.repeat(len(prompts), 1, 1)
-        context.requires_grad_()
-        with blas_threads():
-            shown = shown_rows(shots, context.dtype, rng)
-            labels = torch.from_numpy(shots.labels)
-            scale = self.tower.logit_scale
-
-            def loss_of(batch: Tensor) -> Tensor:
-                logits = scale * shown(batch) @ text_rows(self.tower, prompts, context).T
-                return torch.nn.functional.cross_entropy(logits, labels[batch])
-
-            if len(labels):
-                epochs = self.descent.epochs_for(int(shots.counts.max()))
-                descend([context], loss_of, len(labels), epochs, self.descent, rng)
-            self.context_ = context.detach().numpy()
-            with torch.inference_mode():
-                weight = scale * text_rows(self.tower, prompts, context)
-        return without_bias(weight.numpy())
-
-
 def shown_rows(
     shots: Shots, dtype: torch.dtype, rng: np.random.Generator
 ) -> Callable[[Tensor], Tensor]:
@@ -445,8 +347,8 @@ class MetaNet:
 
 
 @dataclass(frozen=True, eq=False)
-class ConditionalClassifier:
-    """Scores images, each by prompts of its own: c texts an image.
+class PromptClassifier:
+    """Scores images by prompts; with a net each image has prompts of its own, c texts.
 
     Attributes
     ----------
@@ -458,7 +360,7 @@ class ConditionalClassifier:
     tower: TextTower
     prompts: Prompts
     context: Tensor
-    net: MetaNet
+    net: MetaNet | None = None
     facts: Mapping[str, float] = field(default_factory=dict)
 
     def scores(self, x: Rows) -> npt.NDArray[np.float32]:
@@ -474,6 +376,10 @@ class ConditionalClassifier:
 
     def logits(self, rows: Tensor) -> Tensor:
         """Return the logits of a batch, (b, r) to (b, c)."""
+        if self.net is None:
+            return (
+                self.tower.logit_scale * rows @ text_rows(self.tower, self.prompts, self.context).T
+            )
         b, c = len(rows), len(self.prompts)
         contexts = self.context + self.net(rows)  # (b, m, w)
         texts = text_rows(
@@ -483,7 +389,108 @@ class ConditionalClassifier:
         return self.tower.logit_scale * products
 
 
-class CoCoOp:
+@dataclass
+class CoOp:
+    """Learn context vectors by the cross-entropy of the shots.
+
+    The text row of class c is T([v_1] … [v_m] name_c .), T the frozen tower and v the context,
+    the only parameters; logits are s · cos(image, text row), s the tower's own scale. The loss is
+    the mean cross-entropy of the shots' own classes among all classes. Where shots have views, a
+    batch sees one of each, drawn anew. Prototypes and validation rows are not looked at, and the
+    last epoch counts, as in the original. With no shot the result is zero-shot with the first
+    context.
+
+    Parameters
+    ----------
+    tower : TextTower
+        Of the images' own model: shots are its image embeddings, at unit length.
+    names : sequence of str
+        One a class, in the order of the labels.
+    n_context : int
+        m; ignored where `words` are given, which are their own tokens.
+    words : str, optional
+        First context; drawn with deviation 0.02 otherwise.
+    position : {"end", "middle", "front"}
+        Where the class name stands.
+    class_specific : bool
+        A context of its own for every class. All begin with one draw, so that the order of the
+        classes does not matter.
+    descent : Descent, optional
+    seed : int
+        Draws the first context, the order of the shots and their views.
+
+    Attributes
+    ----------
+    context_ : float32 array of shape (m, w) or (c, m, w)
+        After `fit`: what was learned.
+
+    References
+    ----------
+    Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022, section 3.2.
+    """
+
+    tower: TextTower
+    names: Sequence[str]
+    _: KW_ONLY
+    n_context: int = 16
+    words: str | None = None
+    position: Position = "end"
+    class_specific: bool = False
+    descent: Descent = Descent()
+    seed: int = 0
+
+    def fit(self, shots: Shots) -> Classifier:
+        """Learn the context; the same shots and seed give the same bits on one thread of a CPU.
+
+        Raises
+        ------
+        PairsError
+            If there is not one name a class, or the images are not of the tower's width.
+        SettingError
+            If a prompt is longer than the tower's context.
+        DivergedError
+            If the loss is no longer finite.
+        """
+        check_shots(shots, self.tower, self.names)
+        rng = np.random.default_rng(self.seed)
+        context = first_context(self.tower, self.words, self.n_context, rng)
+        prompts = make_prompts(self.tower, self.names, len(context), self.position)
+        context = context.to(prompts.embedded.dtype)
+        if self.class_specific:
+            context = context.repeat(len(prompts), 1, 1)
+        net = self._net(rng, context.dtype)
+        model = PromptClassifier(self.tower, prompts, context, net)
+        learned = [context] if net is None else [context, *net.tensors]
+        for tensor in learned:
+            tensor.requires_grad_()
+        with blas_threads():
+            shown = shown_rows(shots, context.dtype, rng)
+            labels = torch.from_numpy(shots.labels)
+
+            def loss_of(batch: Tensor) -> Tensor:
+                return torch.nn.functional.cross_entropy(model.logits(shown(batch)), labels[batch])
+
+            if len(labels):
+                epochs = self.descent.epochs_for(int(shots.counts.max()))
+                descend(learned, loss_of, len(labels), epochs, self.descent, rng)
+            for tensor in learned:
+                tensor.requires_grad = False
+            self.context_ = context.numpy()
+            if net is not None and len(labels):
+                self.net_ = net
+                return model
+            with torch.inference_mode():
+                weight = self.tower.logit_scale * text_rows(self.tower, prompts, context)
+        return without_bias(weight.numpy())
+
+    def _net(self, rng: np.random.Generator, dtype: torch.dtype) -> MetaNet | None:
+        """Return what shifts the context for every image, not trained yet; None: nothing does."""
+        del rng, dtype
+        return None
+
+
+@dataclass
+class CoCoOp(CoOp):
     """Learn a context and the network that shifts it for every image.
 
     The text row of class c for image x is T([v_1 + π] … [v_m + π] name_c .) with π = net(x), the
@@ -509,57 +516,11 @@ class CoCoOp:
     Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022, section 3.2.
     """
 
-    def __init__(
-        self,
-        tower: TextTower,
-        names: Sequence[str],
-        *,
-        n_context: int = 4,
-        words: str | None = "a photo of a",
-        descent: Descent | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.tower = tower
-        self.names = tuple(names)
-        self.n_context = n_context
-        self.words = words
-        self.descent = Descent(epochs=10, batch_size=1) if descent is None else descent
-        self.seed = seed
+    n_context: int = 4
+    words: str | None = "a photo of a"
+    position: Position = field(default="end", init=False)
+    class_specific: bool = field(default=False, init=False)
+    descent: Descent = Descent(epochs=10, batch_size=1)
 
-    def fit(self, shots: Shots) -> Classifier:
-        """Learn context and net; the same shots and seed give the same bits on one thread.
-
-        Raises
-        ------
-        PairsError, SettingError, DivergedError
-            As `CoOp.fit`.
-        """
-        check_shots(shots, self.tower, self.names)
-        rng = np.random.default_rng(self.seed)
-        context = first_context(self.tower, self.words, self.n_context, rng)
-        prompts = make_prompts(self.tower, self.names, len(context), "end")
-        context = context.to(prompts.embedded.dtype)
-        net = MetaNet.drawn(self.tower.dim, self.tower.width, rng, context.dtype)
-        learned = [context, *net.tensors]
-        for tensor in learned:
-            tensor.requires_grad_()
-        model = ConditionalClassifier(self.tower, prompts, context, net)
-        with blas_threads():
-            shown = shown_rows(shots, context.dtype, rng)
-            labels = torch.from_numpy(shots.labels)
-
-            def loss_of(batch: Tensor) -> Tensor:
-                return torch.nn.functional.cross_entropy(model.logits(shown(batch)), labels[batch])
-
-            if len(labels):
-                epochs = self.descent.epochs_for(int(shots.counts.max()))
-                descend(learned, loss_of, len(labels), epochs, self.descent, rng)
-            for tensor in learned:
-                tensor.requires_grad = False
-            self.context_ = context.numpy()
-            if len(labels):
-                self.net_ = net
-                return model
-            with torch.inference_mode():
-                weight = self.tower.logit_scale * text_rows(self.tower, prompts, context)
-        return without_bias(weight.numpy())
+    def _net(self, rng: np.random.Generator, dtype: torch.dtype) -> MetaNet:
+        return MetaNet.drawn(self.tower.dim, self.tower.width, rng, dtype)

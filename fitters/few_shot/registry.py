@@ -53,15 +53,12 @@ class TextTower(Protocol):
 
     def tokens(self, text: str) -> list[int]:
         """Return the tokens of a text, uncut, without those of start and end."""
-        ...
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return token embeddings, (b, l) to (b, l, width)."""
-        ...
 
     def encode(self, embedded: Tensor, ends: Tensor) -> Tensor:
         """Return unit rows, differentiably: (b, l, width) and ends (b,) to (b, dim)."""
-        ...
 
 
 PROMPT_LEARNERS: dict[str, dict[str, Any]] = {

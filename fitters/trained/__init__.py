@@ -1,9 +1,9 @@
-"""Aligners trained by gradient descent: what the closed forms are compared with.
+"""Aligners trained by gradient descent: baselines for the closed forms.
 
-Importing this package, or a saved aligner, loads no torch; training and projecting do. From the
-outside in: `presets` (each method of a paper, one line), `aligner` (the estimators' common part),
-`mlp` and `icis` (the estimators), `training` (the loop), and what it is made of: `batches`,
-`architectures`, `losses`, `regularisers`, `optimisers`, `schedule`, `validation`, `checkpoint`.
+Importing this package, or reading a saved aligner, loads no torch; training and projecting do. From
+the outside in: `presets` (the configurations of papers), `mlp` and `icis` (the estimators), `base`
+(what they share), and, with torch, `training` (the loop), `modules` (heads, losses, objectives) and
+`checkpoint`.
 """
 
 from fitters.trained.icis import ICISAligner

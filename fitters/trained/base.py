@@ -447,19 +447,18 @@ class TrainedAligner(BaseAligner):
             )
         alike = bool((weight == weight[0]).all())
         scaled = weight / weight[weight > 0].mean()
-
-        def rows_of(chosen: npt.NDArray[np.bool_]) -> ArrayRows | None:
-            chosen = chosen & (weight > 0)
-            if not chosen.any():
-                return None
-            return ArrayRows(
+        sources = [
+            ArrayRows(
                 x64[chosen].astype(np.float32),
                 y64[chosen].astype(np.float32),
                 labels[chosen].astype(np.int64),
                 None if alike else scaled[chosen],
             )
-
-        self.fit_rows(rows_of(first), rows_of(~first), checkpoint=checkpoint, on_epoch=on_epoch)
+            if chosen.any()
+            else None
+            for chosen in (first & (weight > 0), ~first & (weight > 0))
+        ]
+        self.fit_rows(*sources, checkpoint=checkpoint, on_epoch=on_epoch)
         self._one_column = one_column
         return self
 
@@ -543,17 +542,15 @@ class TrainedAligner(BaseAligner):
         self, prototypes: PairSource | None, real: PairSource | None, order: Any
     ) -> tuple[PairSource | None, PairSource | None, Any]:
         """Take validation pairs out of the real pairs, or else of the prototypes."""
-        fraction = self.schedule.validation_fraction
         if self.schedule.patience is None:
             return prototypes, real, None
-        from fitters.trained.training import read_all, split_source
+        from fitters.trained.training import read_batch, split_source
 
-        if real is not None:
-            real, held = split_source(real, fraction, order)
-        else:
-            assert prototypes is not None
-            prototypes, held = split_source(prototypes, fraction, order)
-        return prototypes, real, read_all([held])
+        source = prototypes if real is None else real
+        assert source is not None
+        rest, held = split_source(source, float(self.schedule.validation_fraction), order)
+        batch = read_batch(held, 0, held.n)
+        return (rest, None, batch) if real is None else (prototypes, rest, batch)
 
     def _stages(self, prototypes: PairSource | None, real: PairSource | None) -> Sequence[Stage]:
         from fitters.trained.training import Mixture, Stage, Stream

@@ -11,7 +11,8 @@ one group, such as classes of one name: they are left out.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -182,6 +183,17 @@ class Autoencoder(nn.Module):
         self.decode = nn.Sequential(nn.Linear(h, k))
 
 
+#: Name in `HEADS` -> the module, and what it takes beside its columns.
+_BUILT: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
+    "linear": (LinearHead, ("bias",)),
+    "paper": (PaperHead, ("h", "dropout")),
+    "residual": (ResidualHead, ("h", "dropout", "gate")),
+    "sail": (SailHead, ("h",)),
+    "freeze_align": (FreezeAlignHead, ("dropout",)),
+    "freeze_align_image": (FreezeAlignImageHead, ()),
+}
+
+
 def build_head(
     name: str, k: int, d: int, *, width: int | None, dropout: float | None, bias: bool, gate: float
 ) -> nn.Module:
@@ -190,23 +202,11 @@ def build_head(
     `width` (hidden units) and `dropout` are the architecture's own where None, and play no part
     where it has none.
     """
-    kept = {} if dropout is None else {"dropout": dropout}
+    given = {"h": width, "dropout": dropout, "bias": bias, "gate": gate}
+    make, takes = _BUILT[name]
     # On the meta device nothing is drawn: `initialise` fills the memory afterwards.
     with torch.device("meta"):
-        match name:
-            case "linear":
-                head: nn.Module = LinearHead(k, d, bias=bias)
-            case "paper":
-                head = PaperHead(k, d, width, **kept)
-            case "residual":
-                head = ResidualHead(k, d, width, gate=gate, **kept)
-            case "sail":
-                head = SailHead(k, d, width)
-            case "freeze_align":
-                head = FreezeAlignHead(k, d, **kept)
-            case _:
-                head = FreezeAlignImageHead(k, d)
-    return head
+        return make(k, d, **{name: given[name] for name in takes if given[name] is not None})
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
@@ -517,15 +517,14 @@ class PairObjective(Objective):
     def _structure(self, batch: Batch, x: Tensor, y: Tensor) -> Tensor:
         """Return the mean over both sides; a side without a head keeps its structure."""
         after = {"x": x, "y": y}
-        total = torch.zeros(())
-        for side in self.heads:
-            total = total + structure_penalty(
-                getattr(batch, side),
-                after[side],
-                levels=int(self.settings.structure_levels),
-                legacy=self.legacy,
+        penalties = [
+            structure_penalty(
+                getattr(batch, side), after[side],
+                levels=int(self.settings.structure_levels), legacy=self.legacy,
             )
-        return total / 2
+            for side in self.heads
+        ]  # fmt: skip
+        return torch.stack(penalties).sum() / 2
 
     def project(self, side: str, rows: Tensor) -> Tensor:
         """Return rows of a side through its head."""
@@ -547,9 +546,8 @@ class IcisObjective(Objective):
 
     def outputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return text → text of all rows, and row → text, row → row, text → row of the seen."""
-        rows, texts = self.heads["x"], self.heads["y"]
-        assert isinstance(rows, Autoencoder)
-        assert isinstance(texts, Autoencoder)
+        heads: Any = self.heads
+        rows, texts = heads["x"], heads["y"]
         seen = batch.groups >= 0
         of_texts = texts.encode(batch.y)
         of_rows = rows.encode(batch.x[seen])
@@ -574,13 +572,10 @@ class IcisObjective(Objective):
 
     def project(self, side: str, rows: Tensor) -> Tensor:
         """Return texts as rows of the head; images and head rows as they are."""
-        return rows if side == "x" else row_of_text(dict(self.heads), rows)
+        return rows if side == "x" else row_of_text(self.heads, rows)
 
 
-def row_of_text(heads: dict[str, nn.Module], texts: Tensor) -> Tensor:
+def row_of_text(heads: Any, texts: Tensor) -> Tensor:
     """Return ICIS's prediction: the head's decoder on the text's encoder."""
-    rows, encoder = heads["x"], heads["y"]
-    assert isinstance(rows, Autoencoder)
-    assert isinstance(encoder, Autoencoder)
-    out: Tensor = rows.decode(encoder.encode(texts))
+    out: Tensor = heads["x"].decode(heads["y"].encode(texts))
     return out

@@ -68,32 +68,31 @@ def make_optimiser(objective: Objective, schedule: Schedule) -> torch.optim.Opti
 
 
 class PairSource(Protocol):
-    """Paired rows that can be read by ranges: arrays, or views of a store.
-
-    Attributes
-    ----------
-    n, p, q : int
-        Rows, and the columns of either side.
-    groups : ndarray of int, shape (n,)
-        What no two rows of are negatives of each other.
-    weight : ndarray of shape (n,) or None
-        Mass of each row; None: all alike.
-    fingerprint : str
-        Of everything that `read` returns.
-    """
+    """Paired rows that can be read by ranges: arrays, or views of a store."""
 
     @property
-    def n(self) -> int: ...  # noqa: D102
+    def n(self) -> int:
+        """Rows."""
+
     @property
-    def p(self) -> int: ...  # noqa: D102
+    def p(self) -> int:
+        """Columns of x."""
+
     @property
-    def q(self) -> int: ...  # noqa: D102
+    def q(self) -> int:
+        """Columns of y."""
+
     @property
-    def groups(self) -> npt.NDArray[np.int64]: ...  # noqa: D102
+    def groups(self) -> npt.NDArray[np.int64]:
+        """Group of each row, shape (n,): no two rows of one are negatives of each other."""
+
     @property
-    def weight(self) -> npt.NDArray[np.float64] | None: ...  # noqa: D102
+    def weight(self) -> npt.NDArray[np.float64] | None:
+        """Mass of each row, shape (n,); None: all alike."""
+
     @property
-    def fingerprint(self) -> str: ...  # noqa: D102
+    def fingerprint(self) -> str:
+        """Digest of everything that `read` returns."""
 
     def read(
         self, start: int, stop: int
@@ -278,13 +277,7 @@ def split_source(
         )
     chosen = torch.randperm(len(labels), generator=generator)[:n_held].numpy()
     held: npt.NDArray[np.bool_] = np.isin(codes, chosen)
-    held_rows = np.flatnonzero(held)
-    return source.take(np.flatnonzero(~held)), source.take(held_rows[:MOST_ROWS])
-
-
-def read_all(sources: Sequence[PairSource]) -> Batch:
-    """Return all rows of small sources."""
-    return join([read_batch(source, 0, source.n) for source in sources])
+    return source.take(np.flatnonzero(~held)), source.take(np.flatnonzero(held)[:MOST_ROWS])
 
 
 def mean_reciprocal_rank(held: Batch, project: Callable[[str, Tensor], Tensor]) -> float:

@@ -176,7 +176,7 @@ def test_the_commands_list_and_remove(moments, capsys):
     assert run_command(cli, "fitters", ["cache", "ls"]) == 0
     assert "d/image/a × d/caption/b" in capsys.readouterr().out
     assert run_command(cli, "fitters", ["cache", "gc", "--all", "--days", "1"]) == 2
-    assert "Give one or the other" in capsys.readouterr().err
+    assert "--all deletes everything" in capsys.readouterr().err
     assert run_command(cli, "fitters", ["cache", "gc", "--days", "1"]) == 0
     assert "0 removed" in capsys.readouterr().out
     assert run_command(cli, "fitters", ["cache", "gc", "--all"]) == 0
