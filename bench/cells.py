@@ -47,7 +47,7 @@ DIRECTION_ORDER = [
 CONTROLS = ("random", "random-cov", "shuffled")
 SOURCE_ORDER = ["none", "shuffled", "random", "random-cov", "head"]
 
-#: Titles of what stands among the methods of a table and is not fitted.
+#: Titles of rows of a table that are not fitted.
 _NOT_FITTED = {"chance": "chance", IDENTITY: "the pair itself"}
 
 #: Names of the sources without and with real pairs beside them.
@@ -335,13 +335,13 @@ SERIES = (
 )  # fmt: skip
 
 #: Fields in which the runs of one task over one set agree: a suite may prompt the classes of one
-#: dataset otherwise than those of another. Each stands beside the column of its set.
+#: dataset otherwise than those of another. The value is the column of that set.
 CHOICES = {
     "variants": "name_set", "templates": "name_set", "head_variants": "head_name_set",
     "head_templates": "head_name_set", "pair_variants": "name_set", "pair_templates": "name_set",
 }  # fmt: skip
 
-#: Columns that name a set; its revision stands in a column beside each.
+#: Columns that name a set; its revision is in ``<name>_revision``.
 SETS = ("image", "name", "caption", "head", "head_name")
 
 #: Those that are empty where a run pairs no class with a text.
@@ -382,7 +382,7 @@ def _together(values: pl.Series) -> str:
 def _with_series(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     """Return the rows with the columns ``series`` and ``written``.
 
-    A suite may read many sets. What tells series apart is that one set stands at two revisions:
+    A suite may read many sets. Two series differ where one set has two revisions:
     the runs that read the revision last used of each of their sets are together, and every other
     combination of revisions is a series of its own. So it is with what was chosen for a set and a
     task (`CHOICES`); a run without real pairs of classes has no texts of them, and goes with any.

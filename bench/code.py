@@ -1,6 +1,6 @@
 """The digest of the code that makes a result, so that changed code never passes for a rerun.
 
-`code_digest` is of this project's own sources. What stands in a registry from outside (a method, a
+`code_digest` is of this project's own sources. What was registered from outside (a method, a
 learner of the user's own) adds `own_code`, and goes to other processes by `Own`.
 """
 
@@ -65,7 +65,7 @@ _known: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 def own_code(method: str, learner: str | None = None) -> str:
     """Return the digest of a method and a learner that were registered from outside, or "".
 
-    16 digits of a sha256 over the sources of the modules that define what stands in the registry,
+    16 digits of a sha256 over the sources of the modules that define what is in the registry,
     what it makes and the classes that this inherits from, over their distributions' versions, and
     over plain settings (of a `Method`, a partial, a closure). It is taken once for an object: after
     a change, reload the module and register again, or begin a new process. What these modules
@@ -74,7 +74,7 @@ def own_code(method: str, learner: str | None = None) -> str:
     Raises
     ------
     ProtocolError
-        If a source cannot be read and no version stands for it.
+        If a source cannot be read and no version replaces it.
     """
     digests = [
         _digest_of(f"{kind} {name!r}", thing) for kind, name, thing in _outside(method, learner)
@@ -176,15 +176,16 @@ def _source_parts(what: str, defined: Any, version: str) -> Iterator[str]:
         if not (version or released):
             raise ProtocolError(
                 f"The source of {what} ({defined.__qualname__} of {name}) cannot be read, so that "
-                "its results could not be told from those of a changed one. Define it in a file, "
-                "or register it with a version=… of your own that you raise with every change."
+                "its results could not be distinguished from those of a changed one. Define it in "
+                "a file, or register it with a version=… of your own that you raise with every change."
             ) from err
 
 
 def _cell_parts(defined: Any) -> Iterator[str]:
     """Yield the source of a definition in a notebook.
 
-    Python asks for a file of a class: there it is its functions' sources, and plain attributes.
+    Python reads the source of a class from a file: without one, the sources of its functions and
+    its plain attributes are taken.
     """
     if not isinstance(defined, type):
         yield inspect.getsource(defined)

@@ -16,7 +16,7 @@ a-b             whatever the user names                         (`compare_choice
 ==============  ==============================================  ===========================
 
 A source alone against chance is no paired difference: its interval is Korn and Graubard's, and it
-has no p. A head against a control is one run against draws: its p says how it stands among them.
+has no p. A head against a control is one run against draws: its p is that of its rank among them.
 "The better" of two parts is the one with the higher mean on the very queries that are scored: that
 choice can only lower the difference.
 
@@ -89,10 +89,10 @@ DEFAULT_METRICS = ("top-1", "top-10", "R@1", "R@10")
 #: A primary comparison whose corrected p is below it, and that has draws enough, is bold.
 LEVEL = 0.05
 
-#: With so few classes, an interval over classes is so wide that one over images stands beside it.
+#: With so few classes, an interval over classes is so wide that one over images is given too.
 FEW_CLASSES = 20
 
-#: What may stand in a choice as ``name=value``.
+#: Fields of a choice, as ``name=value``.
 FIELDS = ("suite", "task", "eval", "method", "source", "n_pairs", *SETTINGS, "image_set", "run_id")
 
 SCHEMA: dict[str, Any] = {
@@ -164,7 +164,7 @@ class Comparison:
     def seeds(self) -> tuple[int, ...] | None:
         """The seeds on which the two sides are compared; None if there is none.
 
-        A side that ran once stands beside every draw of the other where both score the same
+        A side that ran once is compared with every draw of the other where both score the same
         queries whatever the seed.
         """
         if self.b is None:
@@ -230,7 +230,7 @@ class Comparison:
         return replace(found, of_controls=of_controls, df_controls=df_controls)
 
     def control_test(self, metric: str) -> ControlTest | None:
-        """Return how the head stands among the draws of its control; None if there are too few."""
+        """Return the test of the head against the draws of its control; None if too few."""
         assert self.b is not None
         draws = control_means(self.b, metric, self.seeds)
         a, b = self.sides(metric)
@@ -252,7 +252,7 @@ def control_means(
 ) -> NDArray[np.float64] | None:
     """Return the mean of every control draw over these seeds, of draws that have them all.
 
-    None for a cell that is no control, or whose seeds have one control draw each.
+    None for a cell that is not a control, or has one control draw a seed.
     """
     of_control: dict[int, set[int]] = {}
     for seed, control in cell.draws:
@@ -459,7 +459,7 @@ def _interval(
 
 
 def _tested(found: Comparison, estimate: Estimate, test: ControlTest | None) -> dict[str, Any]:
-    """Return p, what it comes from, and where a head stands among its controls."""
+    """Return p, the test that it comes from, and the rank of a head among its controls."""
     if test is not None:
         return {
             "p": test.p_above,
@@ -543,7 +543,7 @@ def _per_query(cell: Cell, metric: str) -> DrawSums:
 def bold_cells(comparisons: pl.DataFrame, metrics: Collection[str]) -> set[tuple[Any, ...]]:
     """Return (metric, values of `bench.cells.CELL`) of every cell that may be printed bold.
 
-    A cell is bold if it stands on side a of primary comparisons and all of them are: with real
+    A cell is bold if it is side a of primary comparisons and all of them are: with real
     pairs it beats the better of its parts, alone it beats every control.
 
     Parameters

@@ -9,7 +9,7 @@ followed: "golden retriever" is seen, "dog" is not, where the head has only the 
 Views are a set of their own (``featstore extract --views``), so that none of them is ever an image
 that is scored.
 
-Below this file nobody knows about storage: splits, fits and tasks see ids and rows.
+Storage ends here: splits, fits and tasks see ids and rows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def seen_classes(
     names, head_names : DataFrame
         Items of kind class_name, of the dataset and of the head.
     classes : array of str, shape (c,)
-        class_id of the dataset's classes that are asked about.
+        class_id of classes of the dataset.
     """
     known = set[str]().union(*class_name_forms(head_names).values())
     ids = set(head_names["class_id"].drop_nulls())
@@ -155,6 +155,11 @@ class Items:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def places_of(self, classes: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the positions of these classes, each of which has one row."""
+        place = {name: row for row, name in enumerate(self.classes.tolist())}
+        return np.array([place[name] for name in classes.tolist()], dtype=np.int64)
+
     def take(self, index: NDArray[Any]) -> Items:
         """Return these rows (positions or a mask)."""
         columns: dict[str, Any] = {name: own for name, own in vars(self).items() if own is not None}
@@ -197,7 +202,7 @@ class Corpus:
         Captions of these images, in the order of their images.
     head : Head, optional
     prompts : Items, optional
-        Every prompt of every class by itself, if the run asks for them; not normalised.
+        Every prompt of every class by itself, if the run scores single prompts; not normalised.
     seen : array of bool, shape (c,), optional
         Of the names: whether the head's label set has the class. See `bench.corpus`.
     one_model : bool

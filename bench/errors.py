@@ -26,7 +26,7 @@ class MetricError(BenchError, ValueError):
 
 
 class ProtocolError(BenchError, ValueError):
-    """A run asks for something that its data cannot give."""
+    """A run needs something that its data do not have."""
 
 
 class UnknownSuiteError(BenchError, KeyError):

@@ -274,7 +274,7 @@ def _run_groups(
 
 
 def _written_together(groups: Sequence[Sequence[Run]]) -> Iterator[list[Sequence[Run]]]:
-    """Yield the groups whose results are one file: those of one control draw on many splits.
+    """Yield the groups that share a results file: those of one control draw on many splits.
 
     There are hundreds of fits of a tenth of a second; the three durable files of a run take 7 ms.
     """

@@ -1,4 +1,4 @@
-"""From a run to a fitted alignment: which pairs, which prototypes, whose mean.
+"""From a run to a fitted alignment: its pairs, its prototypes and the mean that centres images.
 
 The protocol itself (centring per source, choice of penalty and mixing weight) is
 `fitters.recipe`; this file only hands it what the run says and nothing that is scored.
@@ -45,7 +45,7 @@ class Fitted:
     ----------
     alignment : Projector or Projected
     facts : dict
-        Columns of `bench.results.RESULT_SCHEMA`: images and prototypes used, whose mean, the
+        Columns of `bench.results.RESULT_SCHEMA`: images and prototypes used, which mean, the
         chosen penalty and mixing weight, and whether either lies at the edge of its grid.
     """
 
@@ -70,7 +70,7 @@ class Identity:
 
 
 def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
-    """Fit what a run asks for.
+    """Fit the alignment of a run.
 
     Parameters
     ----------
@@ -91,10 +91,10 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     real = None
     images: NDArray[np.int64] = np.empty(0, dtype=np.int64)
     if split is None:
-        unlabelled, whose = corpus.images.rows, "evaluated images"
+        unlabelled, centre_source = corpus.images.rows, "evaluated images"
     else:
         images, real = training_pairs(run, corpus, split)
-        unlabelled, whose = unlabelled_images(corpus, split)
+        unlabelled, centre_source = unlabelled_images(corpus, split)
     prototypes, bias = None, None
     if run.protocol.source != "none":
         prototypes, bias = prototype_pairs(run, corpus)
@@ -128,7 +128,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         "n_images_fitted": len(images),
         "n_pool": n_pool(run, corpus, split),
         "n_prototypes": 0 if prototypes is None else prototypes.n,
-        "image_mean": "none" if alignment.x.mean is None else whose,
+        "image_mean": "none" if alignment.x.mean is None else centre_source,
         **_choice_columns(alignment.facts["choice"]),
     }
     return Fitted(alignment, facts)
@@ -173,7 +173,7 @@ def choice_of_head(
     if real is not None:
         by = (run.seed, image_mean, real.x, real.y, real.row_groups, real.row_weight)
     elif METHODS[run.fit.method].rule == "ridge":
-        # Leaving out names draws nothing, and there is no image whose mean could play a part.
+        # Leaving out names draws nothing, and no image mean has an effect.
         by = ()
     key = digest_of(repr(run.fit), *by)
     if key not in choices:
@@ -214,7 +214,7 @@ def training_pairs(
 
 
 def unlabelled_images(corpus: Corpus, split: Split) -> tuple[NDArray[np.float32], str]:
-    """Return the images whose mean centres all, and what they are: those for training, if any."""
+    """Return the images that give the mean, and what they are: those for training, if any."""
     if len(split.train):
         return corpus.images.rows[split.train], "training images"
     return corpus.images.rows[split.test], "evaluated images"
@@ -267,12 +267,11 @@ def _class_texts(corpus: Corpus, classes: NDArray[Any]) -> NDArray[np.float32]:
             "extract the captions, or the class names, of these images first."
         )
     names = corpus.names if corpus.pair_names is None else corpus.pair_names
-    place = {name: row for row, name in enumerate(names.classes.tolist())}
-    return names.rows[[place[name] for name in classes.tolist()]]
+    return names.rows[names.places_of(classes)]
 
 
 def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32]]:
-    """Return the head's rows with their names, or the control that the run asks for."""
+    """Return the head's rows with their names, or the control of the run."""
     head: Head | None = corpus.head
     source = run.protocol.source
     if head is None:

@@ -253,8 +253,7 @@ def _class_means(corpus: Corpus, sources: Sources[Any], aligner: Any) -> Rows:
     names, codes = np.unique(corpus.images.classes, return_inverse=True)
     sums = np.zeros((len(names), images.shape[1]))
     np.add.at(sums, codes, images)
-    position = {name: place for place, name in enumerate(corpus.names.classes)}
-    own = corpus.names.rows[[position[name] for name in names]]
+    own = corpus.names.rows[corpus.names.places_of(names)]
     texts = aligner.project_y(sources.text.apply(own)).astype(np.float64)
     means = normalize_rows(sums, what="class means").astype(np.float64)
     return Rows(names, np.arange(len(names)), means, texts)

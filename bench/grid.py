@@ -103,14 +103,14 @@ def fit_grid(runs: Sequence[Run], corpus: Corpus, split: Split | None) -> Iterat
 
 
 def _is_projected(run: Run) -> bool:
-    """Return whether all that a task asks of an alignment is to project whole rows held out."""
+    """Return whether a task only needs the projections of the held-out rows."""
     options = run.task_options
     means = isinstance(options, ZeroShot) and options.prompts == "mean"
     return means or isinstance(options, Retrieval | Hubness)
 
 
 class _Shared:
-    """What cells of one seed have in common, prepared when first asked for."""
+    """What cells of one seed have in common, prepared when first needed."""
 
     def __init__(self, corpus: Corpus, split: Split | None) -> None:
         self.corpus, self.split = corpus, split
@@ -118,9 +118,9 @@ class _Shared:
         self.scoring = Scoring(corpus, split, top=0)
         self.decompositions = Decompositions()
         images = corpus.images.rows
-        self.whose = "evaluated images"
+        self.centre_source = "evaluated images"
         if split is not None:
-            images, self.whose = unlabelled_images(corpus, split)
+            images, self.centre_source = unlabelled_images(corpus, split)
         self.image_mean = SideTransform.fit([images], label="images").mean
         self._different: _Different | None = None
         self._real: dict[Any, tuple[int, Pairs | None]] = {}
@@ -186,7 +186,7 @@ class _Shared:
             "n_images_fitted": self.real(run)[0],
             "n_pool": n_pool(run, self.corpus, self.split),
             "n_prototypes": 0 if sources.prototypes is None else sources.prototypes.n,
-            "image_mean": self.whose,
+            "image_mean": self.centre_source,
             **{
                 f"{name}_chosen": float(value) for name, value in given.items() if value is not None
             },

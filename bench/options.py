@@ -1,13 +1,14 @@
-"""What a task can be asked for beyond its data: one frozen record a task, plain values only."""
+"""The options of every task: one frozen record a task, plain values only."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias, get_type_hints
 
 from bench.errors import ProtocolError
 from featstore.errors import unknown_name
 from featstore.identity import canonical_json
+from featstore.options import check_values, option
 
 Scorer = Literal["cosine", "csls", "inverted-softmax"]
 
@@ -27,9 +28,11 @@ class ZeroShot:
         One of `fitters.scorers.SCORERS`; corrected ones look at all queries.
     """
 
-    prompts: Literal["mean", "max", "each"] = "mean"
-    classes: Literal["all", "unseen", "seen"] = "all"
-    scorer: Scorer = "cosine"
+    prompts: Literal["mean", "max", "each"] = option(
+        "mean", help="How the prompts of a class are scored."
+    )
+    classes: Literal["all", "unseen", "seen"] = option("all", help="Classes that are scored.")
+    scorer: Scorer = option("cosine", help="Score of an image and a text.")
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,10 @@ class Generalised:
         As of `ZeroShot`.
     """
 
-    prompts: Literal["mean", "max", "each"] = "mean"
-    scorer: Scorer = "cosine"
+    prompts: Literal["mean", "max", "each"] = option(
+        "mean", help="How the prompts of a class are scored."
+    )
+    scorer: Scorer = option("cosine", help="Score of an image and a text.")
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ class Retrieval:
         One of `fitters.scorers.SCORERS`.
     """
 
-    captions: int = 0
-    scorer: Scorer = "cosine"
+    captions: int = option(0, help="Captions of an image; 0 means all.", at_least=0)
+    scorer: Scorer = option("cosine", help="Score of an image and a text.")
 
 
 @dataclass(frozen=True)
@@ -72,27 +77,16 @@ class FewShot:
         Labelled training images of every class. 0 needs prototypes.
     learner : str
         One of `fitters.few_shot.LEARNERS`.
-    prototypes : "names", "head" or "none"
-        What one more row per class comes from: its ``name``, through the alignment; its row of the
-        run's ``head``, where that has all classes; nothing. True and False are names and none,
-        and how these two are kept.
+    prototypes : str
+        What one more row per class comes from: its ``names``, through the alignment; its row of
+        the run's ``head``, where that has all classes; nothing (``none``).
     """
 
-    shots: int = 1
+    shots: int = option(1, help="Labelled training images of every class.", at_least=0)
     learner: str = "class-means"
-    prototypes: bool | Literal["names", "head", "none"] = True
-
-    def __post_init__(self) -> None:
-        # Runs from before there were rows of a head say true and false, and keep their ids.
-        kept = {"names": True, "none": False}.get(str(self.prototypes), self.prototypes)
-        object.__setattr__(self, "prototypes", kept)
-
-    @property
-    def prototypes_from(self) -> Literal["names", "head", "none"]:
-        """What prototypes come from."""
-        if self.prototypes == "head":
-            return "head"
-        return "names" if self.prototypes else "none"
+    prototypes: Literal["names", "head", "none"] = option(
+        "names", help="Source of one more row per class."
+    )
 
 
 @dataclass(frozen=True)
@@ -107,8 +101,10 @@ class HeadNames:
     n_permutations : int
     """
 
-    by: Literal["alignment", "relative"] = "alignment"
-    n_permutations: int = 999
+    by: Literal["alignment", "relative"] = option(
+        "alignment", help="How rows and names are compared."
+    )
+    n_permutations: int = option(999, help="Random permutations.", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -130,10 +126,12 @@ class Neighbours:
         for all.
     """
 
-    of: Literal["head", "class-means", "pairs"] = "head"
-    per_class: int = 0
+    of: Literal["head", "class-means", "pairs"] = option(
+        "head", help="Rows and texts that are compared."
+    )
+    per_class: int = option(0, help="Images in a class mean; 0 means all.", at_least=0)
     k: tuple[int, ...] = (3, 5, 10)
-    rows: Literal["unit", "raw"] = "unit"
+    rows: Literal["unit", "raw"] = option("unit", help="Rows of a class mean.")
     within: str = ""
 
 
@@ -151,9 +149,9 @@ class ModalityGap:
         Rows a side used to tell them apart, drawn by the run's seed.
     """
 
-    between: Literal["head-images", "images-texts"] = "head-images"
-    n_permutations: int = 999
-    max_rows: int = 5_000
+    between: Literal["head-images", "images-texts"] = option("head-images", help="The two sides.")
+    n_permutations: int = option(999, help="Random permutations.", at_least=0)
+    max_rows: int = option(5_000, help="Rows of a side.", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -178,9 +176,9 @@ class Hubness:
     scorer : str
     """
 
-    gallery: Literal["names", "captions"] = "names"
-    k: int = 10
-    scorer: Scorer = "cosine"
+    gallery: Literal["names", "captions"] = option("names", help="Texts that are found.")
+    k: int = option(10, help="Neighbours of a query.", at_least=0)
+    scorer: Scorer = option("cosine", help="Score of an image and a text.")
 
 
 @dataclass(frozen=True)
@@ -233,21 +231,9 @@ def checked_options(task: str, options: Options | None) -> Options:
         raise ProtocolError(
             f"Task {task} takes options {kind.__name__}; got {type(options).__name__}."
         )
-    hints = get_type_hints(kind)
-    for field in fields(options):
-        value, hint = getattr(options, field.name), hints[field.name]
-        known = _words(hint)
-        if known and value not in known and not (_is_switch(hint) and isinstance(value, bool)):
-            raise ProtocolError(
-                f"{field.name} of {task} is one of {', '.join(known)}; got {value!r}."
-            )
-        numbers = value if isinstance(value, tuple) else (value,)
-        if hint in (int, tuple[int, ...]) and not all(
-            type(number) is int and number >= 0 for number in numbers
-        ):
-            raise ProtocolError(
-                f"{field.name} of {task} is 0 or more, a whole number; got {value!r}."
-            )
+    check_values(options, ProtocolError, of=f"task {task}")
+    if isinstance(options, Neighbours) and min(options.k, default=0) < 0:
+        raise ProtocolError(f"The 'k' of task {task} must be at least 0; got {options.k}.")
     return options
 
 
@@ -285,24 +271,7 @@ def parse_options(task: str, words: list[str]) -> Options:
     return checked_options(task, kind(**values))
 
 
-def _words(hint: Any) -> tuple[str, ...]:
-    """Return the words that an option may be; none where it is no word."""
-    if get_origin(hint) is Literal:
-        return get_args(hint)
-    return tuple(word for part in get_args(hint) for word in _words(part))
-
-
-def _is_switch(hint: Any) -> bool:
-    return hint is bool or bool in get_args(hint)
-
-
 def _value(hint: Any, text: str) -> Any:
-    if text in _words(hint):
-        return text
-    if _is_switch(hint):
-        if text not in ("true", "false"):
-            raise ValueError(text)
-        return text == "true"
     if hint is int:
         return int(text)
     if hint == tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Who is trained on and who is scored: splits, and nested subsets of the training images.
+"""Train/test splits, and nested subsets of the training images.
 
 Splits of our own are of classes, so that no class name, and no description shared by several
 images, is on both sides; but for few-shot learners, which are taught the classes that they are

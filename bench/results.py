@@ -9,7 +9,7 @@
 
 A file's name is the id of its run, or the hash of the ids of its runs, and its content says so
 too. Files appear whole or not at all, and nothing is ever changed or shared between writers: any
-number of processes may write into one folder. A batch is for a sweep, whose thousand runs of some
+number of processes may write into one folder. A batch is for a sweep: its thousand runs of some
 milliseconds would otherwise wait for a thousand durable writes.
 """
 
@@ -47,10 +47,10 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "n_clusters": pl.Int64,
     "clusters_of": pl.String,  # classes or images: what was sampled, and what intervals are about
     "gallery": pl.Int64,
-    "n_images_fitted": pl.Int64,  # what "all" meant
+    "n_images_fitted": pl.Int64,  # also where n_pairs is "all"
     "n_pool": pl.Float64,  # independent images that the fitted ones were drawn from, over all seeds
     "n_prototypes": pl.Int64,
-    "image_mean": pl.String,  # whose mean centres the images; says when it is transductive
+    "image_mean": pl.String,  # which mean centres the images; says when it is transductive
     **{f"{name}_chosen": pl.Float64 for name in CHOSEN},
     **{f"{name}_at_edge": pl.Boolean for name in CHOSEN},  # of the grid that was searched
     "n_shots": pl.Int64,  # labelled images of a few-shot learner, and those it chose by

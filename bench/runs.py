@@ -141,6 +141,13 @@ class Data:
         return self.pair_variants or self.variants, self.pair_templates or self.templates
 
 
+def refuse(*checks: tuple[bool, str]) -> None:
+    """Raise ProtocolError with the message of the first check that is true."""
+    for wrong, message in checks:
+        if wrong:
+            raise ProtocolError(message)
+
+
 @dataclass(frozen=True)
 class Protocol:
     """What is trained on and what is scored.
@@ -212,17 +219,23 @@ class Protocol:
 
     def __post_init__(self) -> None:
         check_values(self, ProtocolError, of="a run")
-        if self.pairs_per_class and self.n_pairs != 0:
-            raise ProtocolError(
-                "Real pairs are counted by n_pairs or by pairs_per_class, not both; got "
-                f"{self.n_pairs} and {self.pairs_per_class}."
-            )
-        if self.control_draw is not None and self.source in ("none", "head"):
-            raise ProtocolError(
-                f"control_draw draws a control's rows; source {self.source!r} has none."
-            )
-        if not 0.0 < self.train_fraction < 1.0:
-            raise ProtocolError(f"train_fraction lies between 0 and 1; got {self.train_fraction}.")
+        refuse(
+            (
+                bool(self.pairs_per_class) and self.n_pairs != 0,
+                (
+                    "Real pairs are counted by n_pairs or by pairs_per_class, not both; got "
+                    f"{self.n_pairs} and {self.pairs_per_class}."
+                ),
+            ),
+            (
+                self.control_draw is not None and self.source in ("none", "head"),
+                f"control_draw draws a control's rows; source {self.source!r} has none.",
+            ),
+            (
+                not 0.0 < self.train_fraction < 1.0,
+                f"train_fraction lies between 0 and 1; got {self.train_fraction}.",
+            ),
+        )
 
     @property
     def has_pairs(self) -> bool:
@@ -317,90 +330,116 @@ class Run:
 
     def _check_fit(self) -> None:
         """Check that there is something to fit, and no setting without an effect."""
-        method, protocol = self.fit.method, self.protocol
-        if method == IDENTITY and (protocol.has_pairs or protocol.source != "none"):
-            raise ProtocolError(
-                f"Method {IDENTITY!r} fits nothing: it takes source 'none' and no real pairs."
-            )
-        if method != IDENTITY and protocol.source == "none" and not protocol.has_pairs:
-            raise ProtocolError(
-                "A run with source 'none' and 0 real pairs has nothing to fit. Give it one."
-            )
-        if protocol.eval == "all-names" and protocol.has_pairs:
-            raise ProtocolError(
-                "Evaluation 'all-names' scores every image, so that none is left to train on; "
-                f"got n_pairs={protocol.n_pairs}. Use eval 'held-out'."
-            )
-        if protocol.eval == "held-out" and protocol.pairs_per_class:
-            raise ProtocolError(
-                "pairs_per_class needs training images of the scored classes: eval 'in-class'."
-            )
+        method, protocol, epochs = self.fit.method, self.protocol, self.fit.training.epochs
+        pairs = protocol.has_pairs
+        refuse(
+            (
+                method == IDENTITY and (pairs or protocol.source != "none"),
+                f"Method {IDENTITY!r} fits nothing: it takes source 'none' and no real pairs.",
+            ),
+            (
+                method != IDENTITY and protocol.source == "none" and not pairs,
+                "A run with source 'none' and 0 real pairs has nothing to fit. Give it one.",
+            ),
+            (
+                protocol.eval == "all-names" and pairs,
+                (
+                    "Evaluation 'all-names' scores every image, so that none is left to train on; "
+                    f"got n_pairs={protocol.n_pairs}. Use eval 'held-out'."
+                ),
+            ),
+            (
+                protocol.eval == "held-out" and bool(protocol.pairs_per_class),
+                "pairs_per_class needs training images of the scored classes: eval 'in-class'.",
+            ),
+            (
+                epochs is not None and epochs < 1,
+                f"A trained method has 1 epoch or more; got {epochs}.",
+            ),
+            (
+                self.fit.training.sequential and not self.is_mixed,
+                (
+                    "Sequential training goes through prototypes, then real pairs: give the run a "
+                    f"source and real pairs. Got source {protocol.source!r} and {protocol.n_pairs} "
+                    "pairs."
+                ),
+            ),
+        )
         for leaf in LEAVES:
             if leaf.is_setting and not leaf.is_default(self) and not has_setting(method, leaf.name):
-                who = [name for name in METHODS if has_setting(name, leaf.name)]
+                owners = ", ".join(name for name in METHODS if has_setting(name, leaf.name))
                 raise ProtocolError(
-                    f"Method {method} has no setting {leaf.name!r} (only {', '.join(who)}). Leave "
-                    "it out."
+                    f"Method {method} has no setting {leaf.name!r} (only {owners}). Leave it out."
                 )
-        training = self.fit.training
-        if training.epochs is not None and training.epochs < 1:
-            raise ProtocolError(f"A trained method has 1 epoch or more; got {training.epochs}.")
-        if training.sequential and not self.is_mixed:
-            raise ProtocolError(
-                "Sequential training goes through prototypes, then real pairs: give the run a "
-                f"source and real pairs. Got source {protocol.source!r} and {protocol.n_pairs} "
-                "pairs."
-            )
 
     def _check_texts(self) -> None:
         """Check that the sets are there whose texts are chosen."""
         data = self.data
-        if (data.head_variants or data.head_templates) and not data.head_set:
-            raise ProtocolError(
-                "head_variants and head_templates choose texts of a head's classes, and the run "
-                "has no head. Name one, or leave them out."
-            )
         by_class = self.protocol.has_pairs and not data.caption_set
-        pairs = self.protocol.pairs_per_class or by_class or self.task == "few_shot"
-        if (data.pair_variants or data.pair_templates) and not pairs:
-            raise ProtocolError(
-                "pair_variants and pair_templates choose the text that a class's images are paired "
-                "with; only pairs_per_class, real pairs without captions and task few_shot make "
-                "such pairs."
-            )
+        paired = self.protocol.pairs_per_class or by_class or self.task == "few_shot"
+        refuse(
+            (
+                bool(data.head_variants or data.head_templates) and not data.head_set,
+                (
+                    "head_variants and head_templates choose texts of a head's classes, and the "
+                    "run has no head. Name one, or leave them out."
+                ),
+            ),
+            (
+                bool(data.pair_variants or data.pair_templates) and not paired,
+                (
+                    "pair_variants and pair_templates choose the text that a class's images are "
+                    "paired with; only pairs_per_class, real pairs without captions and task "
+                    "few_shot make such pairs."
+                ),
+            ),
+        )
 
     def _check_task(self, options: Options) -> None:
-        """Check what single tasks ask of data and protocol."""
-        protocol = self.protocol
-        if isinstance(options, Generalised) and protocol.has_pairs and protocol.eval != "held-out":
-            raise ProtocolError(
-                "Task generalised calls classes unseen that no prototype and no real pair is of: "
-                f"with real pairs use eval 'held-out', not {protocol.eval!r}."
-            )
+        """Check what single tasks need of data and protocol."""
+        where, method = self.protocol.eval, self.fit.method
         if not isinstance(options, FewShot):
-            if self.data.view_set:
-                raise ProtocolError(
-                    f"Only few-shot learners look at views of images; task {self.task} does not."
-                )
-            return
-        if protocol.eval not in ("split", "in-class"):
-            raise ProtocolError(
-                "Task few_shot trains and tests on the same classes: eval is 'split' or "
-                f"'in-class', not {protocol.eval!r}."
+            generalised = isinstance(options, Generalised)
+            refuse(
+                (
+                    generalised and self.protocol.has_pairs and where != "held-out",
+                    (
+                        "Task generalised calls classes unseen that no prototype and no real pair "
+                        f"is of: with real pairs use eval 'held-out', not {where!r}."
+                    ),
+                ),
+                (
+                    bool(self.data.view_set),
+                    f"Only few-shot learners look at views of images; task {self.task} does not.",
+                ),
             )
+            return
         # Here, because it loads every learner, and other tasks have none.
         from fitters.few_shot.registry import PROMPT_LEARNERS
 
-        if options.learner in PROMPT_LEARNERS and self.fit.method != IDENTITY:
-            raise ProtocolError(
-                f"Learner {options.learner} learns prompts in the space of the images' own "
-                f"model: method is {IDENTITY!r}, not {self.fit.method!r}."
-            )
-        if options.shots == 0 and options.prototypes_from == "none":
-            raise ProtocolError(
-                "A few-shot run with 0 shots and no prototypes has nothing to learn from. Give "
-                "it prototypes=names or prototypes=head, or a shot."
-            )
+        refuse(
+            (
+                where not in ("split", "in-class"),
+                (
+                    "Task few_shot trains and tests on the same classes: eval is 'split' or "
+                    f"'in-class', not {where!r}."
+                ),
+            ),
+            (
+                options.learner in PROMPT_LEARNERS and method != IDENTITY,
+                (
+                    f"Learner {options.learner} learns prompts in the space of the images' own "
+                    f"model: method is {IDENTITY!r}, not {method!r}."
+                ),
+            ),
+            (
+                options.shots == 0 and options.prototypes == "none",
+                (
+                    "A few-shot run with 0 shots and no prototypes has nothing to learn from. Give "
+                    "it prototypes=names or prototypes=head, or a shot."
+                ),
+            ),
+        )
 
     @property
     def is_mixed(self) -> bool:

@@ -146,7 +146,7 @@ def split_of(run: Run, corpus: Corpus) -> Split | None:
     Raises
     ------
     ProtocolError
-        If the corpus cannot be split as the run asks.
+        If the corpus has no such split.
     """
     images, protocol = corpus.images, run.protocol
     fresh = {"held-out": held_out_split, "in-class": in_class_split}.get(protocol.eval)
@@ -232,7 +232,7 @@ def _prompt_learner(
     """Return what makes the run's learner of prompts for the classes of a gallery."""
     name, seed = _options(run).learner, run.seed
     if prompt_side is None:
-        raise ProtocolError(f"Learner {name} needs a text tower, and nobody opens one here.")
+        raise ProtocolError(f"Learner {name} needs a text tower, and none is opened here.")
     side = prompt_side(run)
     return lambda classes: prompt_learner(
         name, side.tower, [side.names[c] for c in classes], seed=seed
@@ -243,7 +243,7 @@ def _compares_spaces(run: Run) -> bool:
     """Whether a task takes the dot product of an image row and a text row."""
     options = run.task_options
     if isinstance(options, FewShot):
-        return options.prototypes_from == "names" or needs_tower(run)
+        return options.prototypes == "names" or needs_tower(run)
     if isinstance(options, HeadNames):
         return options.by == "alignment"
     if isinstance(options, ModalityGap):
@@ -301,7 +301,7 @@ def _texts(run: Run, corpus: Corpus) -> Items:
 
 
 def _options(run: Run) -> Any:
-    """Return the options of the run's own task, of whose type `Run` has made sure."""
+    """Return the options of the run's own task, which `Run` has checked."""
     return run.task_options
 
 

@@ -305,7 +305,7 @@ def two_term(sums: DrawSums, *, overlap: float = 0.0, floor: bool = False) -> Es
     Raises
     ------
     MetricError
-        If `overlap` is out of range, or `floor` is asked of draws with different queries.
+        If `overlap` is out of range, or `floor` is given for draws with different queries.
 
     Notes
     -----

@@ -36,7 +36,7 @@ from bench.runs import FIT_SETTINGS
 #: Metrics that a table shows, in this order, where a task has them.
 SHOWN = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank", "MRR", "mAP")
 
-#: Metrics that a table shows too where runs of task ``generalised`` stand in it.
+#: Metrics that a table also shows if it has runs of task ``generalised``.
 SHOWN_GENERALISED = ("balanced-accuracy", "seen", "unseen", "harmonic")
 
 #: As typeset; CSV and JSON hold plain numbers.
@@ -174,7 +174,7 @@ class Table(NamedTuple):
     ----------
     headings : list of str
     lines : list of list of str
-        One cell a heading; what is bold stands between ``**``.
+        One cell a heading; bold text is between ``**``.
     """
 
     headings: list[str]
@@ -536,7 +536,7 @@ def number_text(value: float | None, digits: int) -> str:
 
 
 def pairs_text(n_pairs: str, n_images: Any) -> str:
-    """Return K as it is shown; ``all`` with the mean number of images that it meant."""
+    """Return K as it is shown; ``all`` with the mean number of images."""
     if n_pairs != "all":
         return n_pairs
     return f"all ({number_text(n_images, 0)})" if n_images is not None else "all"

@@ -59,7 +59,9 @@ def collect_demo(results: Path) -> Data:
     found = compare(results, rows, metrics=TOP)
     cells = result_table(rows, TOP).filter(pl.col("direction") == "image→name")
     keep = ["eval", "method", "source", "n_pairs", "n_images_fitted", "gallery", "n_seeds"]
-    gains = found.filter(pl.col("direction") == "image→name")
+    gains = found.filter(pl.col("direction") == "image→name").with_columns(
+        rank=pl.col("control_rank")
+    )
     columns = [
         "eval", "metric", "method", "comparison", "source", "n_pairs", "side_b", "difference",
         "low", "high", "p", "p_below", "test", "rank", "n_controls", "control_sd", "control_best",

@@ -283,7 +283,8 @@ def workspace(
     wanted = {"conse", "ridge"}, {0, 16}, {0, 1}
     runs = [
         run for run in plan
-        if run.method in wanted[0] and run.n_pairs in wanted[1] and run.seed in wanted[2]
+        if run.fit.method in wanted[0] and run.protocol.n_pairs in wanted[1]
+        and run.seed in wanted[2]
     ]  # fmt: skip
     run_all(runs, "store", Path("results"))
     for copy in ("build/demo/results", "old/results", "new/results"):

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -433,8 +432,8 @@ def self_null(store, trials, rng, strict, *, draws=13, n_pairs=(16, 64), splits=
     opened = open_store(store)
     base = next(
         r for r in demo_runs(opened)
-        if (r.method, r.source, r.n_pairs, r.eval, r.task) == ("ridge", "head", 16, "held-out",
-                                                               "zero_shot")
+        if (r.task, r.fit.method) == ("zero_shot", "ridge")
+        and (r.protocol.source, r.protocol.n_pairs, r.protocol.eval) == ("head", 16, "held-out")
     )  # fmt: skip
     corpus = read_corpus(opened, base)
     classes = np.unique(corpus.images.classes)
@@ -450,9 +449,9 @@ def self_null(store, trials, rng, strict, *, draws=13, n_pairs=(16, 64), splits=
                     own = []
                     for draw in range(draws):
                         subset = np.random.default_rng([seed, draw, 99]).permutation(split.train)
-                        run = replace(base, seed=seed, method=method, n_pairs=k)
+                        run = base.changed(seed=seed, method=method, n_pairs=k)
                         if fixed:
-                            run = replace(run, penalty=0.3, mix=1.0)
+                            run = run.changed(penalty=0.3, mix=1.0)
                         fitted = fit_run(run, corpus, Split(subset, split.test))
                         ranks = scoring.score(run, fitted.alignment)[0].ranks.rank
                         own.append([(ranks <= 1).astype(float), (ranks <= 10).astype(float)])

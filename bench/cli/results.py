@@ -190,7 +190,7 @@ _TITLES = {
     "gains": (
         "Gain of real pairs + head weights over the better of the two alone, percentage points. "
         "Intervals and p count draws and clusters; the second p is corrected (Holm) over the "
-        "family of primary comparisons that stands beside it. The others are exploratory."
+        "family of primary comparisons that is given with it. The others are exploratory."
     ),
     "published": (
         "The paper's numbers beside ours, percent: theirs exact or read off a figure (to about 0.2 "
@@ -311,7 +311,7 @@ def _text(value: object) -> str:
 def ls_command(results: Path, as_json: bool) -> None:
     """List the series of a results folder, the last written first.
 
-    A series is what may stand in one table: one suite over the same revisions of its sets,
+    A series is what one table may hold: one suite over the same revisions of its sets,
     prompts, limit and definitions. Tables and the report show the last one.
     """
     from bench.cells import series_table

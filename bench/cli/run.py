@@ -238,7 +238,7 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
             folder = Path(own) / "store"
             chosen.create_store(folder)
         elif given["dry_run"] and chosen.lacking and _is_nothing(folder):
-            # What a store lacks that nobody has made yet is everything.
+            # A store that does not exist yet lacks everything.
             place, folder = str(folder), Path(own) / "store"
             make_store(folder)
         opened = open_store(folder)
@@ -249,7 +249,7 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
         if not runs and not given["dry_run"]:
             raise ProtocolError(
                 f"{folder} holds no sets of suite {suite!r} that fit together, so nothing can be "
-                "run yet. --dry-run lists all that is lacking, with the commands that make it."
+                "run yet. --dry-run lists all that is missing, with the commands that make it."
             )
         config_from(Execution, given, store=folder, out=out).run(suite, runs)
 
@@ -277,9 +277,7 @@ def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool
         purpose = "; ".join(part for part in (", ".join(one.experiments), one.note) if part)
         click.echo(f"  {one.command}   # {purpose}", err=not every)
     if every:
-        click.echo(
-            "DATA and WEIGHTS stand for folders of yours; docs/reproduce.md has the downloads."
-        )
+        click.echo("DATA and WEIGHTS are folders of yours; docs/reproduce.md has the downloads.")
     if len(shown) < len(missing):
         click.echo("  and more: --dry-run lists them all", err=True)
 

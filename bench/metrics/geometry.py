@@ -143,8 +143,8 @@ def _agreement(
     for start in range(0, len(rows), size):
         block = rows[start : start + size].astype(np.float64)
         nearest = np.argmax(block @ means.T - half, axis=1)
-        said = np.argmax(block @ weight.T + bias, axis=1)
-        same += int(np.count_nonzero(nearest == said))
+        predicted = np.argmax(block @ weight.T + bias, axis=1)
+        same += int(np.count_nonzero(nearest == predicted))
     return same / len(rows)
 
 
@@ -261,7 +261,7 @@ def occurrence_skew(top: NDArray[np.int64], gallery: int) -> dict[str, float]:
     N(y) counts the queries that have y among their first k. ``hub-skew`` is its skewness, the
     third standardised moment: 0 for a symmetric spread, large where few items, hubs, are near to
     everything. ``hub-max`` is the largest N over its mean, and ``hub-never`` the share of items
-    that nobody finds.
+    that no query finds.
 
     Parameters
     ----------

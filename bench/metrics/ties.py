@@ -1,7 +1,7 @@
 """Ties: equal rows score equally and count against; which answers are right.
 
 Equal items tie, and ties count against. But a matrix product does not give equal rows or columns
-equal bits: which kernel they go through hangs on where they stand. OpenBLAS 0.3.31 gave 509 of 517
+equal bits: which kernel they go through depends on their position. OpenBLAS 0.3.31 gave 509 of 517
 copies of one column other bits than the first (570 × 384 · 384 × 517, float32, its kernels for
 Haswell). So the scores of one are written over those of the others.
 """

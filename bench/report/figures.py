@@ -71,9 +71,7 @@ def gain_figure(gains: pl.DataFrame, sources: Sequence[str]) -> Figure:
         for text, (_, _, role) in zip(axes.get_yticklabels(), ticks, strict=True):
             text.set_color(colour(role))
         axes.set_xlabel("gain in top-1, percentage points, with 95 % interval")
-        axes.grid(visible=True, axis="x")
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
+        _without_frame(axes, grid="x")
     title = "Gain in zero-shot top-1 from each source of prototypes, with 95 % intervals."
     return Figure("gain_beside_controls", svg[0], gains, title)
 
@@ -111,7 +109,11 @@ def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
             axes.set_title(heading, loc="left", color=colour("ink"), fontsize=9.5, pad=6)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
-        _legend(figure, grid.flat[0])
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        _legend(
+            figure, handles, labels, loc="upper left", bbox_to_anchor=(0.04, 1.0),
+            ncol=len(labels), fontsize=9, handlelength=1.9, columnspacing=1.5, handletextpad=0.5,
+        )  # fmt: skip
     title = (
         f"Accuracy of {method_title(method)} against the number of real pairs, by what "
         "the prototypes are: head weights help most where real pairs are few, if they help."
@@ -131,7 +133,7 @@ _SHORT_NAMES = {
 
 @dataclass(frozen=True)
 class _Positions:
-    """Where each number of pairs lies on the logarithmic axis; 0 stands left of a break."""
+    """Where each number of pairs lies on the logarithmic axis; 0 is left of a break."""
 
     at: dict[str, float]
     labels: dict[str, str]
@@ -170,11 +172,8 @@ def _draw_panel(
         role, marker, dash = SOURCE_STYLES[source]
         x = np.array([at.at[k] for k in line["n_pairs"]])
         mean, sd = 100 * line[metric].to_numpy(), 100 * line[f"{metric}_sd"].fill_null(0).to_numpy()
-        axes.fill_between(x, mean - sd, mean + sd, color=colour(role), alpha=0.15, linewidth=0)
-        axes.plot(
-            x, mean, dash, marker=marker, color=colour(role), markersize=4.5, linewidth=1.6,
-            label=MIXED_NAMES[source],
-        )  # fmt: skip
+        style = {"marker": marker, "linestyle": dash, "markersize": 4.5, "linewidth": 1.6}
+        _band(axes, x, mean, sd, color=colour(role), label=MIXED_NAMES[source], **style)
         drawn += [
             {
                 "direction": direction, "metric": metric, "line": MIXED_NAMES[source],
@@ -201,9 +200,7 @@ def _draw_panel(
     axes.set_ylim(top=1.04 * axes.get_ylim()[1])
     axes.set_xticks(list(at.at.values()), [at.labels[k] for k in at.at])
     axes.set_xlim(at.at["0"] - 0.35, max(at.at.values()) + 0.3)
-    axes.grid(visible=True, axis="y")
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
+    _without_frame(axes, grid="y")
     # Two short strokes say that the axis is broken between 0 and the first number.
     for shift in (-0.09, 0.09):
         axes.plot(
@@ -213,14 +210,23 @@ def _draw_panel(
     return drawn
 
 
-def _legend(figure: Any, axes: Any) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    legend = figure.legend(
-        handles, labels, loc="upper left", bbox_to_anchor=(0.04, 1.0), ncol=len(labels),
-        frameon=False, fontsize=9, handlelength=1.9, columnspacing=1.5, handletextpad=0.5,
-    )  # fmt: skip
-    for text in legend.get_texts():
+def _legend(target: Any, *handles: Any, **options: Any) -> None:
+    """Draw the legend of a figure or of axes."""
+    for text in target.legend(*handles, frameon=False, **options).get_texts():
         text.set_color(colour("ink"))
+
+
+def _without_frame(axes: Any, *, grid: str) -> None:
+    """Draw grid lines across an axis, and no left edge."""
+    axes.grid(visible=True, axis=grid)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _band(axes: Any, x: Any, mean: Any, sd: Any, *, color: str, **line: Any) -> None:
+    """Draw means as a line, with a band of one standard deviation."""
+    axes.fill_between(x, mean - sd, mean + sd, color=color, alpha=0.15, linewidth=0)
+    axes.plot(x, mean, color=color, **line)
 
 
 def _has(held: pl.DataFrame, direction: str, metric: str) -> bool:
@@ -267,12 +273,10 @@ def mixing_figure(results: pl.DataFrame) -> Figure | None:
         grid.flat[0].set_ylim(bottom=0)
         grid.flat[0].set_ylabel(f"{METRIC} %")
         handles, labels = grid.flat[0].get_legend_handles_labels()
-        legend = figure.legend(
-            handles, labels, loc="upper left", bbox_to_anchor=(0.4 / width, 1.0), frameon=False,
+        _legend(
+            figure, handles, labels, loc="upper left", bbox_to_anchor=(0.4 / width, 1.0),
             ncol=len(labels), fontsize=8.5, handlelength=1.9, columnspacing=1.4,
         )  # fmt: skip
-        for text in legend.get_texts():
-            text.set_color(colour("ink"))
     title = (
         f"Zero-shot {METRIC} of {method_title(METHOD)} against the mixing weight, for each number "
         f"of real pairs, penalty {penalty:g}: how much the choice of the weight matters."
@@ -302,11 +306,8 @@ def _panel(axes: Any, rows: pl.DataFrame, k: str, weights: list[float]) -> list[
             mean = 100 * line["mean"].to_numpy()
             sd = 100 * line["sd"].fill_null(0).to_numpy()
             x = np.log10(line["mix"].to_numpy())
-            axes.fill_between(x, mean - sd, mean + sd, color=colour(role), alpha=0.15, linewidth=0)
-            axes.plot(
-                x, mean, marker=marker, color=colour(role), markersize=4, linewidth=1.5,
-                label=MIXED_NAMES[source],
-            )  # fmt: skip
+            style = {"marker": marker, "markersize": 4, "linewidth": 1.5}
+            _band(axes, x, mean, sd, color=colour(role), label=MIXED_NAMES[source], **style)
         drawn += [
             {"n_pairs": k, "line": MIXED_NAMES[source], "mix": None if source == "none" else mix,
              "mean": m, "sd": s}
@@ -314,9 +315,7 @@ def _panel(axes: Any, rows: pl.DataFrame, k: str, weights: list[float]) -> list[
         ]  # fmt: skip
     axes.set_xticks([float(np.log10(w)) for w in weights], [f"{w:g}" for w in weights])
     axes.set_xlabel("mass of a class / of a real image")
-    axes.grid(visible=True, axis="y")
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
+    _without_frame(axes, grid="y")
     return drawn
 
 
@@ -326,7 +325,7 @@ _TOO_LONG = 26
 def heatmap_figure(found: Geometry, name: Callable[[str], str]) -> Figure:
     """Draw the cosines of head rows (down) and names (across) for a sample of classes.
 
-    Classes stand in the order of a hierarchical clustering of the head rows, so that related
+    Classes are in the order of a hierarchical clustering of the head rows, so that related
     ones are neighbours: what lies beside the diagonal are confusions within a family.
     """
     cosines = np.array(found.heat)
@@ -390,9 +389,7 @@ def histogram_figure(found: Geometry) -> Figure:
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
             axes.set_xlabel("cosine")
-            legend = axes.legend(frameon=False, fontsize=8, loc="upper right")
-            for text in legend.get_texts():
-                text.set_color(colour("ink"))
+            _legend(axes, fontsize=8, loc="upper right")
     title = (
         "Cosines of matched and of unmatched classes; the area under the curve is the chance that "
         f"a matched one is the higher: {found.head.area:.2f} for head rows, "
@@ -421,12 +418,10 @@ def map_figure(found: Geometry, name: Callable[[str], str]) -> Figure:
             spine.set_visible(False)
         axes.set_xlabel(f"first axis, {found.shares[0]:.0%} of the spread of head rows")
         axes.set_ylabel(f"second axis, {found.shares[1]:.0%}")
-        legend = figure.legend(
-            *axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.015, 1.0),
-            ncol=4, frameon=False, fontsize=9, columnspacing=1.5, handletextpad=0.4,
+        _legend(
+            figure, *axes.get_legend_handles_labels(), loc="upper left",
+            bbox_to_anchor=(0.015, 1.0), ncol=4, fontsize=9, columnspacing=1.5, handletextpad=0.4,
         )  # fmt: skip
-        for text in legend.get_texts():
-            text.set_color(colour("ink"))
     title = (
         "Head rows, means of the images of a class, and the texts of both on the first two "
         "principal axes of the head rows; a line links each class with its own text."

@@ -51,7 +51,7 @@ class Card:
     kind : str
         ``"far"``, ``"near"`` or ``"found"``.
     text : str
-        Description of the image, or the caption that asked.
+        Description of the image, or the caption of the query.
     image : str
         Data URI of the query's thumbnail, or empty.
     rank : int

@@ -47,7 +47,7 @@ class Line:
     Attributes
     ----------
     method, source, role : str
-        Names, and the role whose colour marks the row.
+        Names, and the role that gives the row its colour.
     cells : tuple of Shade
     """
 
@@ -65,7 +65,7 @@ class Grid:
     ----------
     direction, eval : str
     note : str
-        Gallery, seeds, and whose mean centres the images.
+        Gallery, seeds, and which mean centres the images.
     metrics : tuple of str
         Names of the metrics that its cells hold, in order.
     columns : tuple of str
@@ -185,7 +185,7 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
     comparisons : DataFrame
         Rows of `bench.comparisons.compare` to show.
     fitted : dict
-        n_pairs to the mean number of images that it meant.
+        n_pairs → mean number of images.
     """
     if comparisons.is_empty():
         return []

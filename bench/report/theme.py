@@ -1,8 +1,8 @@
 """Colours of a report, and the canvas that figures are drawn on.
 
-A figure is drawn once, in placeholder colours that stand for roles. Inside the page they
+A figure is drawn once, in placeholder colours that represent roles. Inside the page they
 become CSS variables, so that the browser paints them for either mode; in the SVG file beside
-the page they become the light palette. Hues are told apart in all common forms of colour
+the page they become the light palette. Hues can be distinguished in all common forms of colour
 blindness, and every role has its own marker and dash as well.
 """
 

@@ -1,7 +1,7 @@
 """The verdict: whether random vectors would have done as well.
 
 The question is settled by one task, metric and method that were named before any result was seen,
-never by the best of many: by how the head stands among the draws of its controls.
+never by the best of many: by the rank of the head among the draws of its controls.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def verdict(comparisons: pl.DataFrame, table: pl.DataFrame) -> Verdict | None:
     table : DataFrame
         Of `bench.tables.result_table`.
     """
-    asked = comparisons.filter((pl.col("direction") == DIRECTION) & (pl.col("metric") == METRIC))
-    own = asked.filter(pl.col("method") == METHOD)
+    main = comparisons.filter((pl.col("direction") == DIRECTION) & (pl.col("metric") == METRIC))
+    own = main.filter(pl.col("method") == METHOD)
     evaluation = next(
         (
             name
@@ -178,11 +178,11 @@ def _answer(against: pl.DataFrame) -> tuple[str, str, str]:
 
 
 def _standing(row: dict[str, Any]) -> str:
-    """Return how the head stands among the draws of a control."""
+    """Return the rank of the head among the draws of a control, as text."""
     if row["p"] is None:
         return "no test"
     if row["control_rank"] is not None and row["control_rank"] > 1:
-        return f"rank {row['rank']} of {row['n_controls'] + 1}, p {p_text(row['p'])}"
+        return f"rank {row['control_rank']} of {row['n_controls'] + 1}, p {p_text(row['p'])}"
     first = "above all of" if row["control_rank"] == 1 else "over"
     return f"{first} {row['n_controls']} draws, p {p_text(row['p'])}"
 

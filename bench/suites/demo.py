@@ -1,9 +1,9 @@
 """The suites `demo` and `smoke`, and the sets of a store that they need.
 
 Two evaluations of the stamps. *All names*: nothing of the dataset is trained on, every image
-is ranked against every name, and the head stands beside 19 draws of each control. *Held out*: ten
-seeds, each a fresh split of the descriptions, 60 % to draw real pairs from and the rest to be
-scored. There ridge and Procrustes have a fresh draw of each control a seed, and kernel ridge all 19
+is ranked against every name, and the head is compared with 19 draws of each control. *Held out*:
+ten seeds, each a new split of the descriptions, 60 % to draw real pairs from and the rest to be
+scored. There ridge and Procrustes have a new draw of each control a seed, and kernel ridge all 19
 on every split, without real pairs and with 64.
 
 The data are planted: classes are points of a latent space, images and texts are noisy linear
@@ -149,7 +149,7 @@ def _only(found: list[SetInfo], store: FeatureStore, dataset: str, kind: str) ->
 
 Pairs = int | Literal["all"]
 
-#: Draws of a control that stand beside one head: the fewest whose rank can reach 5 %.
+#: Draws of a control that one head is compared with: the fewest whose rank can reach 5 %.
 CONTROL_DRAWS = ENOUGH_CONTROLS
 
 

@@ -228,7 +228,7 @@ class Lacking:
     manifest : str
         The command that builds the manifest.
     note : str
-        What of it no source says; "" where all is said.
+        What no source specifies; "" where everything is specified.
     """
 
     dataset: str
@@ -576,8 +576,8 @@ def _few_shot(have: Inventory) -> Iterator[Run]:
             )  # fmt: skip
             for shots in SHOTS:
                 for learner in LEARNERS:
-                    for prototypes in (False, True):
-                        if learner in NEEDS_PROTOTYPES and not prototypes:
+                    for prototypes in ("none", "names"):
+                        if learner in NEEDS_PROTOTYPES and prototypes == "none":
                             continue
                         options: Options = FewShot(
                             shots=shots, learner=learner, prototypes=prototypes
@@ -621,7 +621,7 @@ def _neighbour_counts(n_classes: int) -> tuple[int, ...]:
 
 
 def _modality_gap(have: Inventory) -> Iterator[Run]:
-    """Whether head rows and images can be told apart."""
+    """Whether head rows and images can be separated."""
     for head, names in have.heads_and_names():
         image = have.images_of_space(head.commit.space_id)
         if image is not None:

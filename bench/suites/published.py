@@ -74,9 +74,9 @@ def published_table(results: pl.DataFrame) -> pl.DataFrame:
         Schema `TABLE`. ``ours`` is the mean over seeds, of a gain the mean over the seeds that
         both sides have, ``difference`` is ours − theirs; all three are null where nothing of ours
         is there yet. The paper's own methods (``paper-mlp``, ``paper-text2concepts``,
-        ``paper-cca``) stand beside ours; ``as_run`` says where a run is another than theirs or one
-        of several modes: "two stages", and "names for captions" where no caption of a class was in
-        the store. Encoders may be others: a difference says where ours stand, not who is right.
+        ``paper-cca``) are listed with ours; ``as_run`` says where a run differs from theirs or is
+        one of several modes: "two stages", and "names for captions" where no caption of a class
+        was in the store. Encoders may be others: a difference does not say which is right.
     """
     cells = _with_names(results)
     rows: list[dict[str, Any]] = []
@@ -87,13 +87,13 @@ def published_table(results: pl.DataFrame) -> pl.DataFrame:
             difference = None if ours["ours"] is None else ours["ours"] - number["theirs"]
             rows.append(base | ours | {"difference": difference})
         if not found:
-            # A pattern is no name: what it is of stands in `where`.
+            # A pattern is not a name: `where` says what it matches.
             rows.append(base | {"image_encoder": "", "head": number["label_set"]})
     return pl.DataFrame(rows, schema=TABLE, infer_schema_length=None)
 
 
 def _with_names(results: pl.DataFrame) -> pl.DataFrame:
-    """Add what the published numbers are told apart by: dataset, encoders, label set."""
+    """Add the columns that identify a published number: dataset, encoders, label set."""
     text = pl.when(pl.col("name_set") != "").then(pl.col("name_set")).otherwise(
         pl.col("caption_set")
     )  # fmt: skip
@@ -161,11 +161,11 @@ def _matching(cells: pl.DataFrame, number: dict[str, Any]) -> list[dict[str, Any
 
 def _as_run(facts: dict[str, Any], n_pairs: str) -> str:
     """Return what a reader has to know of how a cell was run, beside its method."""
-    said = ["two stages"] if facts["sequential"] else []
+    notes = ["two stages"] if facts["sequential"] else []
     captions = "description" in str(facts["pair_variants"] or "").split(",")
     if n_pairs.endswith("/class") and not captions:
-        said.append("names for captions")
-    return ", ".join(said)
+        notes.append("names for captions")
+    return ", ".join(notes)
 
 
 def _gain(cells: pl.DataFrame, part: pl.DataFrame, kind: str) -> pl.Series:

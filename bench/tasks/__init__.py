@@ -1,4 +1,4 @@
-"""Tasks: what is asked of an alignment. Arrays in, ranks and pooled numbers out."""
+"""Tasks that score an alignment: arrays in, ranks and pooled numbers out."""
 
 from bench.tasks.diagnostics import (
     score_cosine_head,

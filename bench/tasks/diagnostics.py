@@ -153,8 +153,7 @@ def _sides(corpus: Corpus, options: Neighbours, rng: np.random.Generator) -> tup
         rows = normalize_rows(rows, what="images")
     sums = np.zeros((len(having), rows.shape[1]))
     np.add.at(sums, codes, rows)
-    place = {name: row for row, name in enumerate(corpus.names.classes.tolist())}
-    texts = corpus.names.rows[[place[name] for name in having.tolist()]]
+    texts = corpus.names.rows[corpus.names.places_of(having)]
     return "class-mean~name", sums / np.bincount(codes)[:, None], texts
 
 

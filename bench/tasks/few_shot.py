@@ -137,8 +137,8 @@ def score_few_shot(
 def _classes(
     images: Items, split: Split, names: Items | None, options: FewShot
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the classes of the gallery, and the ids that stand for them."""
-    if options.prototypes_from != "names":
+    """Return the classes of the gallery, and the item ids that represent them."""
+    if options.prototypes != "names":
         classes = np.unique(images.classes[split.train])
         return classes, classes
     if names is None or not len(names):
@@ -156,9 +156,9 @@ def _prototypes(
     options: FewShot,
 ) -> NDArray[np.float32] | None:
     """Return one unit row a class, from its name or from its row of the head."""
-    if options.prototypes_from == "none":
+    if options.prototypes == "none":
         return None
-    if options.prototypes_from == "names":
+    if options.prototypes == "names":
         assert names is not None
         return _dense(alignment.project_y(names.rows))
     if head is None:

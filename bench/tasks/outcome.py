@@ -1,4 +1,4 @@
-"""What a task returns, and what it asks of an alignment."""
+"""Task results, and the projection protocol that tasks depend on."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ Prepared = Callable[[Aligned], list[Outcome]]
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """One direction of a task: who asks, among what, and what is right.
+    """One direction of a task: queries, gallery, and which items are relevant.
 
     It knows no projection, so that all alignments over the same items share what follows from it:
-    a sweep asks it thousands of times.
+    a sweep uses it thousands of times.
 
     Attributes
     ----------
@@ -173,7 +173,7 @@ class Question:
     def rank_back(
         self, back: Question, queries: Any, gallery: Any, *, scorer: Scorer = "cosine"
     ) -> tuple[Outcome, Outcome]:
-        """Do the same for this question and for `back`, which asks with this one's gallery."""
+        """Rank for this question and for `back`, whose queries are the gallery of this one."""
         if scorer != "cosine":
             forth = self.rank(queries, gallery, scorer=scorer)
             return forth, back.rank(gallery, queries, scorer=scorer)
@@ -211,7 +211,7 @@ class Queries:
 
     @property
     def ids(self) -> NDArray[Any]:
-        """Items that asked, shape (n,)."""
+        """item_id of the queries, shape (n,)."""
         return self.question.query_ids
 
     @property

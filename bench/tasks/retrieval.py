@@ -74,7 +74,7 @@ def prepare_retrieval(
     options: Retrieval | None = None,
     top: int = KEPT,
 ) -> Prepared:
-    """Return `score_retrieval` of these items, to be asked of one alignment after another.
+    """Return `score_retrieval` of these items, for one alignment after another.
 
     `top` items of the gallery are kept for every query.
     """

@@ -4,8 +4,8 @@ A name counts as found only if it is the image's own class; names that merely me
 are wrong. The gallery is every class given, also those without an image.
 
 An aligner that learned from a head's rows favours their classes. What counts is therefore how well
-the images of either kind do when the names of both kinds are in the gallery. Beside it stands the
-easier question, unseen images among unseen names alone.
+the images of either kind do when the names of both kinds are in the gallery. The easier
+question, unseen images among unseen names alone, is scored too.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def prepare_zero_shot(
     options: ZeroShot | None = None,
     top: int = KEPT,
 ) -> Prepared:
-    """Return `score_zero_shot` of these items, to be asked of one alignment after another.
+    """Return `score_zero_shot` of these items, for one alignment after another.
 
     `top` classes are kept for every image, at least the one that it is taken for.
     """
@@ -104,12 +104,12 @@ def prepare_zero_shot(
 
     if options.prompts == "max":
         every = _all_prompts(prompts, names, options)
-        asked = question("image→name", names)
+        best_prompt = question("image→name", names)
 
         def best(alignment: Aligned) -> list[Outcome]:
             x = project_images(alignment, images)
             y = project_texts(alignment, every)
-            outcome = asked.rank_blocks(_best_prompt(x, y, every, names))
+            outcome = best_prompt.rank_blocks(_best_prompt(x, y, every, names))
             return [with_class_metrics(outcome, seen=known)]
 
         return best
@@ -126,8 +126,8 @@ def prepare_zero_shot(
     def scored(alignment: Aligned) -> list[Outcome]:
         x = project_images(alignment, images)
         outcomes = [
-            asked.rank(x, project_texts(alignment, own), scorer=options.scorer)
-            for asked, own in questions
+            one.rank(x, project_texts(alignment, own), scorer=options.scorer)
+            for one, own in questions
         ]
         return [with_class_metrics(outcome, seen=known) for outcome in outcomes]
 
@@ -148,12 +148,12 @@ def _all_prompts(prompts: Items | None, names: Items, options: ZeroShot) -> Item
 def _chosen(
     images: Items, names: Items, seen: NDArray[np.bool_] | None, options: ZeroShot
 ) -> tuple[Items, Items, NDArray[np.bool_] | None]:
-    """Return what is left of images and names when only seen or unseen classes are asked for."""
+    """Return the images and names of the classes that are scored: all, seen or unseen ones."""
     if options.classes == "all":
         return images, names, seen
     if seen is None:
         raise ProtocolError(
-            f"Classes {options.classes!r} are told by the names of a head. Name its sets in the "
+            f"Classes {options.classes!r} are defined by the names of a head. Name its sets in the "
             "run (head_set, head_name_set)."
         )
     kept = seen if options.classes == "seen" else ~seen
@@ -173,18 +173,16 @@ def _one_a_class(prompts: Items, names: Items, template: str) -> Items:
         raise ProtocolError(
             f"{len(lost):,} classes have no prompt of template {template!r} (first: {lost[0]})."
         )
-    place = {name: row for row, name in enumerate(names.classes.tolist())}
     unit = own.rows / np.linalg.norm(own.rows, axis=1, keepdims=True)
     sums = np.zeros((len(names), unit.shape[1]))
-    np.add.at(sums, [place[name] for name in own.classes.tolist()], unit)
+    np.add.at(sums, names.places_of(own.classes), unit)
     rows = sums / np.linalg.norm(sums, axis=1, keepdims=True)
     return Items(names.ids, names.classes, rows.astype(np.float32))
 
 
 def _best_prompt(images: Any, texts: Any, prompts: Items, names: Items) -> Any:
     """Yield blocks of scores (b, c): the best prompt of each class, in the order of the names."""
-    place = {name: row for row, name in enumerate(names.classes.tolist())}
-    owner = np.array([place[name] for name in prompts.classes.tolist()])
+    owner = names.places_of(prompts.classes)
     order = np.argsort(owner, kind="stable")
     starts = np.searchsorted(owner[order], np.arange(len(names)))
     columns = texts[order].T
@@ -233,7 +231,7 @@ def score_generalised(
     Raises
     ------
     ProtocolError
-        If nobody says which classes are seen, or the images are all of one kind.
+        If `seen` is None, or the images are all of one kind.
     bench.errors.MetricError
         If an image's class is not among the names.
 
@@ -245,8 +243,8 @@ def score_generalised(
     options = options or Generalised()
     if seen is None:
         raise ProtocolError(
-            "Generalised zero-shot tells seen from unseen classes by the names of a head. Name its "
-            "sets in the run (head_set, head_name_set)."
+            "Generalised zero-shot needs the names of a head to know which classes are seen. Name "
+            "its sets in the run (head_set, head_name_set)."
         )
     own = np.unique(images.classes)
     of_seen = np.isin(own, names.classes[seen])
@@ -256,10 +254,10 @@ def score_generalised(
             f"All {len(own):,} classes of the images are {kind}. Generalised zero-shot needs "
             "images of both kinds."
         )
-    asked = ZeroShot(prompts=options.prompts, scorer=options.scorer)
+    both = ZeroShot(prompts=options.prompts, scorer=options.scorer)
     among_all, alone = (
         score_zero_shot(alignment, images, names, prompts=prompts, seen=seen, options=which)
-        for which in (asked, replace(asked, classes="unseen"))
+        for which in (both, replace(both, classes="unseen"))
     )
     return [
         *among_all,

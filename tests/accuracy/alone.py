@@ -153,7 +153,7 @@ def control(bench: Bench, label: str, source: str) -> list[str]:
     """Return the row of an aligner on draws of a control."""
 
     def draw(seed: int) -> Score:
-        run = replace(bench.run, source=source, seed=seed)
+        run = bench.run.changed(source=source, seed=seed)
         if label in MAPS:
             pairs, _ = prototype_pairs(run, bench.corpus)
             return behind_map(bench, label, pairs, on_head(bench, "kernel-ridge")["choice"])

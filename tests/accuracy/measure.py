@@ -89,7 +89,7 @@ class Bench:
         self, method: str, corpus: Corpus, *, source: str = "head", seed: int = 0, **given: Any
     ) -> Score:
         """Fit on prototypes alone; every image against every name."""
-        pairs, bias = prototype_pairs(replace(self.run, source=source, seed=seed), corpus)
+        pairs, bias = prototype_pairs(self.run.changed(source=source, seed=seed), corpus)
         return self.fitted(method, pairs, bias, corpus.images, corpus.names, seed=seed, **given)
 
     def fitted(

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def mixing(bench: Bench) -> Iterator[str]:
     fits = {key: [found[key] for found in of_seeds] for key in of_seeds[0]}
     head = fits[0, "head alone"]
     split = held_out_split(bench.corpus.images.classes, seed=0)
-    pool = n_pool(replace(bench.run, eval="held-out"), bench.corpus, split)
+    pool = n_pool(bench.run.changed(eval="held-out"), bench.corpus, split)
     rows = []
     for (k, label), scores in fits.items():
         gaps = ["", ""]

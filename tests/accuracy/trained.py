@@ -17,7 +17,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def _measure(bench: Bench, asked: argparse.Namespace, name: str, rows: str, seed
     held = read(asked.data)["runs"] if asked.data.exists() else []
     if any(key.items() <= run.items() for run in held):
         return
-    pairs, bias = prototype_pairs(replace(bench.run, source="head", seed=seed), bench.corpus)
+    pairs, bias = prototype_pairs(bench.run.changed(source="head", seed=seed), bench.corpus)
     images, names = bench.corpus.images, bench.corpus.names
     begun, started = time.monotonic(), time.process_time()
     alignment = fit_alignment(

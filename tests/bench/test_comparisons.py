@@ -116,7 +116,7 @@ def test_one_head_is_ranked_among_the_draws_of_its_control(tmp_path, rng):
         write_ranks(tmp_path, run, [1] * own + [9] * (40 - own), queries=names)
     row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
     assert (row["a"], row["b"]) == (pytest.approx(9 / 40), pytest.approx(hits.mean() / 40))
-    assert (row["rank"], row["n_controls"], row["test"]) == (2, 20, "rank among 20 draws")
+    assert (row["control_rank"], row["n_controls"], row["test"]) == (2, 20, "rank among 20 draws")
     assert row["p"] == pytest.approx(2 / 21)
     assert row["control_best"] == 12 / 40
     assert row["control_sd"] == pytest.approx(np.std(hits / 40, ddof=1))
@@ -138,7 +138,7 @@ def test_control_draws_on_every_split_are_ranked_by_their_means_over_splits(tmp_
     row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
     controls = np.array([np.mean(means[c]) for c in range(19)])
     assert row["n_controls"] == 19
-    assert row["rank"] == 1 + np.sum(controls >= np.mean(means["head"]))
+    assert row["control_rank"] == 1 + np.sum(controls >= np.mean(means["head"]))
     assert row["control_error"] == pytest.approx(np.std(controls, ddof=1) / np.sqrt(19))
     assert row["b"] == pytest.approx(controls.mean())
     assert row["n_seeds"] == 3
@@ -502,7 +502,7 @@ def test_an_unfinished_control_draw_is_left_out_and_never_paired(tmp_path, rng):
                 run = hand_run("random", 0, seed, control_draw=draw)
                 write_ranks(tmp_path, run, ranks_with(rng, 30, 0.1))
     row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
-    assert (row["rank"], row["n_controls"]) == (1, 18)
+    assert (row["control_rank"], row["n_controls"]) == (1, 18)
     assert row["bold"] is False  # fewer than 19
     alone = only(run_compare(tmp_path), comparison="over-chance", metric="top-1", source="random")
     assert alone["control_error"] > 0

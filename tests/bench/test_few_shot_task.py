@@ -74,7 +74,7 @@ def test_the_manifests_split_is_taken_as_it_is():
 def test_a_probe_through_the_task_is_sklearns_on_the_same_shots(rng):
     images, _ = problem(rng)
     split = in_class_split(images.classes, seed=1)
-    options = FewShot(shots=3, learner="ridge-probe", prototypes=False)
+    options = FewShot(shots=3, learner="ridge-probe", prototypes="none")
     (outcome,) = score_few_shot(Identity(), images, split, options=options)
     assert outcome.direction == "image→class"
     assert outcome.queries.clusters.tolist() == images.ids[split.test].tolist()
@@ -121,7 +121,7 @@ def test_classes_that_nobody_taught_are_refused(rng):
     split = in_class_split(images.classes, seed=0)
     cut = type(split)(split.train[images.classes[split.train] != "class-2"], split.test)
     with pytest.raises(ProtocolError, match=r"1 classes .* have no training image"):
-        score_few_shot(Identity(), images, cut, options=FewShot(prototypes=False))
+        score_few_shot(Identity(), images, cut, options=FewShot(prototypes="none"))
     score_few_shot(Identity(), images, cut, names=texts, options=FewShot())
     with pytest.raises(ProtocolError, match="need the names of the classes"):
         score_few_shot(Identity(), images, split, options=FewShot())

@@ -26,8 +26,8 @@ def test_every_task_has_options_that_are_plain_and_default():
 
 
 def test_words_become_options():
-    assert parse_options("few_shot", ["shots=4", "learner=ridge-probe", "prototypes=false"]) == (
-        FewShot(4, "ridge-probe", prototypes=False)
+    assert parse_options("few_shot", ["shots=4", "learner=ridge-probe", "prototypes=none"]) == (
+        FewShot(4, "ridge-probe", prototypes="none")
     )
     assert parse_options("neighbours", ["k=2,7", "of=pairs"]) == Neighbours("pairs", k=(2, 7))
     assert options_text(Neighbours(k=(2,))) == '{"k":[2]}'
@@ -36,11 +36,15 @@ def test_words_become_options():
 BAD = [
     ("zero_shot", ["prompt=max"], "Did you mean 'prompts'"),
     ("zero_shot", ["prompts"], "Write prompts=VALUE"),
-    ("zero_shot", ["prompts=best"], "prompts of zero_shot is one of mean, max, each"),
+    (
+        "zero_shot",
+        ["prompts=best"],
+        "'prompts' of task zero_shot must be 'mean' or 'max' or 'each'; got 'best'",
+    ),
     ("few_shot", ["shots=many"], "shots of few_shot cannot be 'many'"),
-    ("few_shot", ["prototypes=1"], "prototypes of few_shot cannot be '1'"),
-    ("few_shot", ["prototypes=heads"], "prototypes of few_shot cannot be 'heads'"),
-    ("neighbours", ["k=3,-1"], "k of neighbours is 0 or more"),
+    ("few_shot", ["prototypes=1"], "'prototypes' of task few_shot must be .*; got '1'"),
+    ("few_shot", ["prototypes=heads"], "'prototypes' of task few_shot must be .*; got 'heads'"),
+    ("neighbours", ["k=3,-1"], "'k' of task neighbours must be at least 0"),
     ("spectrum", ["k=3"], "Known options: none"),
 ]
 
@@ -51,15 +55,11 @@ def test_words_that_mean_nothing_are_refused(task, words, message):
         parse_options(task, words)
 
 
-def test_prototypes_from_names_or_nothing_are_what_was_true_or_false():
-    for word, kept in (("names", True), ("true", True), ("none", False), ("false", False)):
-        options = parse_options("few_shot", [f"prototypes={word}"])
-        assert options.prototypes is kept
-        assert options == FewShot(prototypes=word if word in ("names", "none") else kept)
-    assert parse_options("few_shot", ["prototypes=head"]).prototypes_from == "head"
+def test_prototypes_come_from_names_a_head_or_nothing():
+    assert parse_options("few_shot", ["prototypes=head"]).prototypes == "head"
     assert options_text(FewShot(prototypes="names")) == ""
-    assert options_text(FewShot(prototypes="none")) == '{"prototypes":false}'
-    with pytest.raises(ProtocolError, match="prototypes of few_shot is one of names, head, none"):
+    assert options_text(FewShot(prototypes="none")) == '{"prototypes":"none"}'
+    with pytest.raises(ProtocolError, match="'prototypes' of task few_shot must be 'names' or"):
         checked_options("few_shot", FewShot(prototypes="texts"))
 
 

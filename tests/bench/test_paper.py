@@ -114,7 +114,7 @@ def test_the_full_plan_has_the_papers_numbers(store):
     few = {run.task_options.shots for run in runs if run.task == "few_shot"}
     assert few == {1, 2, 4, 8, 16}
     learners = Counter(
-        (run.task_options.learner, run.task_options.prototypes_from, run.fit.method)
+        (run.task_options.learner, run.task_options.prototypes, run.fit.method)
         for run in runs
         if run.task == "few_shot"
     )

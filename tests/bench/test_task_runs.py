@@ -97,7 +97,7 @@ def test_planted_data_gives_the_planted_answers(store):
     assert names["p"] == 1 / 1000
     near = values("neighbours")
     assert near["mutual-knn@10"] > 3 * 10 / 119
-    alone = values("few_shot", eval="in-class", options=FewShot(prototypes=False))
+    alone = values("few_shot", eval="in-class", options=FewShot(prototypes="none"))
     helped = values("few_shot", eval="in-class")
     assert helped["top-1"] > alone["top-1"]
 
@@ -183,7 +183,7 @@ def test_two_spaces_as_they_are_are_not_compared(store):
             outcome_rows(store, task, method="identity", source="none")
     # What looks at one side, or at each by itself, needs no aligner.
     outcome_rows(store, "neighbours", method="identity", source="none")
-    options = FewShot(prototypes=False)
+    options = FewShot(prototypes="none")
     outcome_rows(
         store, "few_shot", method="identity", source="none", eval="in-class", options=options
     )
