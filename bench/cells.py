@@ -69,7 +69,7 @@ MIXED_NAMES = {
 def method_title(method: str) -> str:
     """Return what tables and figures call a method: its id, where it has no title here."""
     known = METHODS.get(method)
-    return _NOT_FITTED.get(method) or (known.title if known is not None else "") or method
+    return _NOT_FITTED.get(method) or (known.label if known is not None else "") or method
 
 
 def _method_order() -> list[str]:

@@ -108,19 +108,18 @@ def _digest_of(what: str, thing: Any) -> str:
 
 def _parts_of(what: str, thing: Any) -> Iterator[str]:
     """Yield the sources, versions and settings that decide what a registered thing does."""
-    from fitters.methods import Method, Settings
+    from fitters.methods import Method
 
     version = str(getattr(thing, "version", ""))
     yield version
     if isinstance(thing, Method):
-        # What it makes is seen by making one.
         for column in fields(thing):
             value = getattr(thing, column.name)
             # A title decides no number.
             if not callable(value) and column.name != "title":
                 yield f"{column.name}={value!r}"
-        yield from _callable_parts(what, thing.make, version)
-        yield from _class_parts(what, type(thing.make(Settings(penalty=1.0))), version)
+        yield from _callable_parts(what, thing.factory, version)
+        yield from _class_parts(what, thing.cls, version)
     else:
         yield from _callable_parts(what, thing, version)
         if not isinstance(thing, type):
@@ -177,7 +176,8 @@ def _source_parts(what: str, defined: Any, version: str) -> Iterator[str]:
             raise ProtocolError(
                 f"The source of {what} ({defined.__qualname__} of {name}) cannot be read, so that "
                 "its results could not be distinguished from those of a changed one. Define it in "
-                "a file, or register it with a version=… of your own that you raise with every change."
+                "a file, or register it with a version=… of your own that you raise with every "
+                "change."
             ) from err
 
 

@@ -27,14 +27,15 @@ from bench.results import CHOSEN
 from bench.runs import IDENTITY, Run
 from bench.tasks.outcome import Aligned
 from featstore.store.view import join_ids
+from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import Alignment
-from fitters.choice import Choice
 from fitters.kept import Kept, digest_of
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS
-from fitters.recipe import fit_alignment, select
+from fitters.recipe import fit, select
+from fitters.select.grid import Choice
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,27 +101,25 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         prototypes, bias = prototype_pairs(run, corpus)
     method = METHODS[run.fit.method]
     image_mean = SideTransform.fit([unlabelled], label="images").mean
+    config = run.fit
     grid, chosen = None, None
-    if run.protocol.source in ("head", *CONTROLS) and method.rule not in CHOOSES_NOTHING:
+    mixed = prototypes is not None and real is not None
+    if run.protocol.source in ("head", *CONTROLS) and config.chooses(method, mixed=mixed):
         of_head = choice_of_head(run, corpus, real, image_mean)
         if run.protocol.source == "head":
             chosen = of_head
         else:
             grid = of_head.axes
     key = None
-    if method.fitted_on == "training" and not method.centred and prototypes and not real:
+    unit = method.rows.centred(config.centre).images == "unit"
+    if method.fitted_on == "training" and unit and prototypes and not real:
         key = _training_key(run, prototypes, bias)
     alignment = None if key is None else _LAST_TRAINED.get(key)
-    alignment = alignment or fit_alignment(
-        run.fit,
-        prototypes=prototypes,
-        real=real,
-        image_mean=image_mean,
-        bias=bias,
-        grid=grid,
-        chosen=chosen,
-        rng=choice_rng(run.seed),
-    )
+    if alignment is None:
+        data = method.sources(
+            config, prototypes=prototypes, real=real, image_mean=image_mean, bias=bias
+        )
+        alignment = fit(data, config, rng=choice_rng(run.seed), grid=grid, chosen=chosen)
     if key is not None:
         _LAST_TRAINED.clear()
         _LAST_TRAINED[key] = alignment
@@ -150,9 +149,6 @@ def n_pool(run: Run, corpus: Corpus, split: Split | None) -> float:
     return float(len(corpus.images) if run.protocol.eval in FRESH_SPLITS else len(split.train))
 
 
-CHOOSES_NOTHING = ("none", "anchors")
-"""Rules of `fitters.methods.Method` by which a run chooses nothing: ASIF has its own settings."""
-
 _CHOICES: WeakKeyDictionary[Corpus, dict[bytes, Choice]] = WeakKeyDictionary()
 """Choices on the head, for as long as its corpus is there: a few numbers each."""
 
@@ -172,7 +168,7 @@ def choice_of_head(
     by: tuple[Any, ...] = (run.seed,)
     if real is not None:
         by = (run.seed, image_mean, real.x, real.y, real.row_groups, real.row_weight)
-    elif METHODS[run.fit.method].rule == "ridge":
+    elif issubclass(METHODS[run.fit.method].cls, RidgeAligner):
         # Leaving out names draws nothing, and no image mean has an effect.
         by = ()
     key = digest_of(repr(run.fit), *by)
@@ -182,7 +178,6 @@ def choice_of_head(
             prototypes=prototype_pairs(run.changed(source="head", control_draw=None), corpus)[0],
             real=real,
             image_mean=image_mean,
-            metric=run.fit.validation,
             rng=choice_rng(run.seed),
         )
     return choices[key]

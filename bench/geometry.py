@@ -26,11 +26,11 @@ from bench.runs import Run
 from featstore.errors import CorruptStoreError
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.files import json_bytes, read_json, write_file
-from fitters.choice import moments_of
-from fitters.methods import METHODS, Settings, Sources, prepare
-from fitters.moments.moments import merge_pooled
+from fitters.methods import METHODS
+from fitters.moments.moments import merge_pooled, moments_of
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.select.grid import folds_by_group
+from fitters.sources import Sources, prepare
 
 #: The method of the verdict.
 METHOD = "ridge"
@@ -244,7 +244,7 @@ def _spread(n: int, most: int) -> NDArray[np.int64]:
 
 
 def _fitted(moments: Any, penalty: float) -> Any:
-    aligner: Any = METHODS[METHOD].make(Settings(penalty=penalty))
+    aligner: Any = METHODS[METHOD].make(alpha=penalty)
     return aligner.fit_moments(moments)
 
 

@@ -30,13 +30,14 @@ from bench.options import Hubness, Retrieval, ZeroShot
 from bench.protocol import Split
 from bench.runs import Run
 from bench.scoring import Scoring
+from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import Alignment
-from fitters.choice import moments_of
-from fitters.methods import METHODS, Sources, prepare
-from fitters.moments.moments import Moments, merge_pooled
+from fitters.methods import METHODS
+from fitters.moments.moments import Moments, merge_pooled, moments_of
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.select.held_out import Decompositions, Matrix, RidgeGrid, Source
+from fitters.sources import Sources, prepare
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +66,11 @@ def is_fixed(run: Run) -> bool:
     method = METHODS.get(run.fit.method)
     if method is None or run.protocol.control_draw is not None:
         return False
-    own = {getattr(run.fit, name) for name in _CHOSEN if name in method.options}
-    moments = method.fitted_on == "moments" and method.centred and not method.raw
-    return moments and bool(own) and "auto" not in own
+    given = method.tunes and not run.fit.chooses(method, mixed=True)
+    return given and method.fitted_on == "moments" and method.rows.images == "centred"
 
 
-#: Settings that a method of moments chooses, unless they are given.
+#: Settings of methods of moments that result rows show.
 _CHOSEN = ("penalty", "mix", "n_components")
 
 
@@ -94,12 +94,15 @@ def fit_grid(runs: Sequence[Run], corpus: Corpus, split: Split | None) -> Iterat
     shared = _Shared(corpus, split)
     for same_pairs in (own for by_source in by_pairs.values() for own in by_source.values()):
         first = same_pairs[0][0]
-        if METHODS[first.fit.method].rule == "ridge" and all(
-            map(_is_projected, chain(*same_pairs))
-        ):
+        if _is_ridge(first.fit.method) and all(map(_is_projected, chain(*same_pairs))):
             yield from _ridge_fits(same_pairs, shared)
         else:
             yield from _moment_fits(same_pairs, shared)
+
+
+def _is_ridge(method: str) -> bool:
+    known = METHODS[method]
+    return issubclass(known.cls, RidgeAligner) and "penalty" in known.options
 
 
 def _is_projected(run: Run) -> bool:
@@ -195,7 +198,7 @@ class _Shared:
 
 def _ridge_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
     first = cells[0][0]
-    predict_x = METHODS[first.fit.method].direction == "y->x"
+    predict_x = METHODS[first.fit.method].make().direction == "y->x"
     sources = shared.sources(first)
     held = shared.different(first)
     images, texts = sources.image.apply(held.images), sources.text.apply(held.texts)
@@ -221,21 +224,18 @@ def _ridge_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
 
 def _moment_fits(cells: list[list[Run]], shared: _Shared) -> Iterator[GridFit]:
     first = cells[0][0]
-    method = METHODS[first.fit.method]
     sources = shared.sources(first)
     prototypes = shared.moments(first, sources)
     real = None if sources.real is None else moments_of(sources.real)
     for own in cells:
         start = time.perf_counter()
         run = own[0]
+        aligner = METHODS[run.fit.method].make(run.fit)
         parts = [] if real is None else [real]
         if prototypes is not None:
-            mass = float(run.fit.mix) if real is not None and "mix" in method.options else 1.0
-            parts.insert(0, prototypes.scaled(mass))
-        given = {n: getattr(run.fit, n) for n in _CHOSEN if n in method.options and n != "mix"}
-        aligner: Any = method.make(replace(run.fit.given, **given))
+            parts.insert(0, prototypes.scaled(float(run.fit.mix) if real is not None else 1.0))
         aligner.fit_moments(merge_pooled(*parts))
-        alignment = Alignment(sources.image, sources.text, aligner, {"method": run.fit.method})
+        alignment = Alignment.of(sources.image, sources.text, aligner, {"method": run.fit.method})
         fitted = Fitted(alignment, shared.facts(run, sources))
         yield GridFit(tuple(own), fitted, shared.scoring, time.perf_counter() - start)
 

@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from fitters.aligners.kernel import KernelRidgeAligner
     from fitters.aligners.mean_shift import MeanShiftAligner, TextToConceptAligner
     from fitters.aligners.procrustes import ProcrustesAligner
-    from fitters.aligners.registry import ALIGNERS
     from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
     from fitters.alignment import Alignment, read_alignment, save_alignment
-    from fitters.methods import METHODS, Method, register_method
+    from fitters.methods import ALIGNERS, METHODS, FitConfig, Method, register_method
     from fitters.moments.moments import Moments
     from fitters.moments.transform import SideTransform
     from fitters.pairs import Pairs
     from fitters.prototypes import CONTROLS
-    from fitters.recipe import fit_alignment
+    from fitters.recipe import fit, fit_alignment, select
+    from fitters.sources import Preparation, Sources
     from fitters.trained.base import Schedule
     from fitters.trained.icis import ICISAligner
     from fitters.trained.mlp import MLPAligner, PairLoss, TrainedHead
     from fitters.trained.presets import PRESETS, preset
 
 _HOMES = {
-    "ALIGNERS": "fitters.aligners.registry",
+    "ALIGNERS": "fitters.methods",
     "Alignment": "fitters.alignment",
     "ASIFAligner": "fitters.aligners.asif",
     "BaseAligner": "fitters.aligners.base",
@@ -41,7 +41,9 @@ _HOMES = {
     "ConSEAligner": "fitters.aligners.conse",
     "CONTROLS": "fitters.prototypes",
     "CSAAligner": "fitters.aligners.directions",
+    "fit": "fitters.recipe",
     "fit_alignment": "fitters.recipe",
+    "FitConfig": "fitters.methods",
     "ICISAligner": "fitters.trained.icis",
     "KernelRidgeAligner": "fitters.aligners.kernel",
     "MeanShiftAligner": "fitters.aligners.mean_shift",
@@ -52,6 +54,7 @@ _HOMES = {
     "PairLoss": "fitters.trained.mlp",
     "Pairs": "fitters.pairs",
     "PLSAligner": "fitters.aligners.directions",
+    "Preparation": "fitters.sources",
     "preset": "fitters.trained.presets",
     "PRESETS": "fitters.trained.presets",
     "ProcrustesAligner": "fitters.aligners.procrustes",
@@ -60,7 +63,9 @@ _HOMES = {
     "RidgeAligner": "fitters.aligners.ridge",
     "save_alignment": "fitters.alignment",
     "Schedule": "fitters.trained.base",
+    "select": "fitters.recipe",
     "SideTransform": "fitters.moments.transform",
+    "Sources": "fitters.sources",
     "TextToConceptAligner": "fitters.aligners.mean_shift",
     "TrainedHead": "fitters.trained.mlp",
     "TwoWayRidgeAligner": "fitters.aligners.ridge",
@@ -77,6 +82,7 @@ __all__ = [
     "CCAAligner",
     "CSAAligner",
     "ConSEAligner",
+    "FitConfig",
     "ICISAligner",
     "KernelRidgeAligner",
     "MLPAligner",
@@ -86,18 +92,22 @@ __all__ = [
     "PLSAligner",
     "PairLoss",
     "Pairs",
+    "Preparation",
     "ProcrustesAligner",
     "RidgeAligner",
     "Schedule",
     "SideTransform",
+    "Sources",
     "TextToConceptAligner",
     "TrainedHead",
     "TwoWayRidgeAligner",
+    "fit",
     "fit_alignment",
     "preset",
     "read_alignment",
     "register_method",
     "save_alignment",
+    "select",
 ]
 
 

@@ -1,8 +1,8 @@
-"""A fitted alignment: both sides and the map between them, saved and read.
+"""An alignment: both sides and the map between them, fitted, saved and read.
 
-Both hold data only. Reading runs no code from them: the method is looked up in a dict, every
-array is checked against the shape that the method and the JSON declare before it is loaded, and
-the digest in the JSON against the bytes. Equal alignments make equal bytes.
+What is saved holds data only. Reading runs no code from it: the method is looked up in a dict,
+every array is checked against the shape that the method and the JSON declare before it is loaded,
+and the digest in the JSON against the bytes. Equal alignments make equal bytes.
 """
 
 from __future__ import annotations
@@ -13,43 +13,66 @@ import os
 import shutil
 import stat
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 from scipy.sparse import issparse, vstack
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
 
-from fitters.aligners.base import BaseAligner, Projection
-from fitters.aligners.registry import ALIGNERS, aligner_class
+from fitters.aligners.base import BaseAligner, Projection, fit_on, params_of
 from fitters.errors import (
     AlignmentWriteError,
     CorruptAlignmentError,
     FittersError,
     MissingAlignmentError,
+    SettingError,
     UnknownMethodError,
 )
 from fitters.feature_maps import FEATURE_MAPS, FeatureMap
+from fitters.methods import ALIGNERS, FitConfig, aligner_class, method_named, needs_rows
+from fitters.moments.moments import Folds
 from fitters.moments.transform import SideTransform
-from fitters.pairs import Rows
+from fitters.pairs import Pairs, Rows
+from fitters.select.grid import PLURALS, Axis, Choice
+from fitters.select.ranking import HeldOut, Metric
+from fitters.sources import Sources
 
 BLOCK_ROWS = 8192
 """Rows that are transformed at a time: what a projection needs beyond its result stays small."""
 
+OnStage = Callable[[str], None]
+"""Is given what a fit does next, such as "choosing penalty and mix"."""
 
-@dataclass(frozen=True, eq=False)
-class Alignment:
-    """An aligner with the preprocessing of both sides, and where it came from.
+
+class Alignment(BaseEstimator):  # type: ignore[misc]
+    """The whole protocol as one estimator: prepare both sides, choose the settings, fit.
+
+    Raw rows go in, on fitting as on projecting; `fitters.recipe.fit_alignment` says what happens to
+    them. `save_alignment` keeps a fitted one, `read_alignment` gives it back.
+
+    Parameters
+    ----------
+    method : str or FitConfig
+        One of `fitters.METHODS`, or one with its settings.
+    image_mean : ndarray of shape (p,), optional
+        Mean of unit image rows, such as ``SideTransform.fit([unlabelled_images]).mean``; may come
+        from unlabelled training images, never from test images. None: that of the images fitted on.
+    seed : int
+        Draws the folds of the choice, and what a training draws.
 
     Attributes
     ----------
     x, y : SideTransform
         What is done to raw image and text embeddings first.
     aligner : BaseAligner
-        Fitted.
+        Fitted; or any object with `project_x` and `project_y`.
     facts : dict
         Plain values for JSON: the method, the sources, what was chosen from what
         (``facts["choice"]``), ids of the spaces it was fitted on.
@@ -57,11 +80,116 @@ class Alignment:
 
     x: SideTransform
     y: SideTransform
-    aligner: BaseAligner
-    facts: dict[str, Any] = field(default_factory=dict)
+    aligner: Any
+    facts: dict[str, Any]
+
+    def __init__(
+        self,
+        method: str | FitConfig = "ridge",
+        *,
+        image_mean: npt.NDArray[Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.method = method
+        self.image_mean = image_mean
+        self.seed = seed
+
+    @classmethod
+    def of(
+        cls, x: SideTransform, y: SideTransform, aligner: Any, facts: dict[str, Any] | None = None
+    ) -> Alignment:
+        """Return the alignment of a fitted aligner and the transforms of its sides."""
+        made = cls((facts or {}).get("method", getattr(aligner, "method", "ridge")))
+        made.x, made.y, made.aligner, made.facts = x, y, aligner, {} if facts is None else facts
+        return made
+
+    def fit(
+        self,
+        X: Rows | None,
+        y: Rows | None,
+        sample_weight: npt.NDArray[Any] | None = None,
+        *,
+        groups: npt.NDArray[Any] | None = None,
+        prototypes: Pairs | None = None,
+        bias: npt.NDArray[Any] | None = None,
+    ) -> Self:
+        """Fit on paired rows, on prototypes, or on both.
+
+        Parameters
+        ----------
+        X, y : ndarray of shape (n, p), (n, q), optional
+            Raw image and text embeddings, one real pair a row; both None: prototypes alone.
+        sample_weight : ndarray of shape (n,), optional
+            Mass of each pair: 1/m for each of the m captions of an image.
+        groups : ndarray of shape (n,), optional
+            Images or descriptions, which folds must not split. None: every row is its own.
+        prototypes : Pairs, optional
+            Head weights and class texts, raw; their `groups` are the names.
+        bias : ndarray of shape (c,), optional
+            The head's bias, for the methods that read it.
+
+        Raises
+        ------
+        FittersError
+            As `fitters.recipe.fit_alignment`.
+        """
+        real = None if X is None or y is None else Pairs(X, y, groups, sample_weight)
+        config = FitConfig.of(self.method, {})
+        data = method_named(config.method).sources(
+            config, prototypes=prototypes, real=real, image_mean=self.image_mean, bias=bias
+        )
+        return self.fit_sources(data, rng=np.random.default_rng(self.seed))
+
+    def fit_sources(
+        self,
+        data: Sources[Any],
+        *,
+        rng: np.random.Generator,
+        n_folds: int = 4,
+        grid: Mapping[str, Axis] | None = None,
+        chosen: Choice | None = None,
+        on_stage: OnStage | None = None,
+    ) -> Self:
+        """Fit on prepared rows or their moments, and write the facts; see `fitters.recipe.fit`."""
+        config = FitConfig.of(self.method, {})
+        method, say = method_named(config.method), on_stage or (lambda _: None)
+        by_error = replace(config, criterion="error")
+        if isinstance(data.real, Folds) and needs_rows(by_error, mixed=data.mixed):
+            raise SettingError(
+                f"{config.method} with these settings needs rows, not moments. Use fit_alignment."
+            )
+        if chosen is None:
+            left = config.open_settings(method, mixed=data.mixed)
+            if left:
+                say(f"choosing {' and '.join(left)}")
+            chosen = method.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))
+        say("fitting")
+        made = method.make(config, **chosen.params)
+        if hasattr(made, "fit_sources"):
+            made.fit_sources(data, chosen.mix, **chosen.of_fit)
+        else:
+            fit_on(made, data, chosen.mix)
+        self.x, self.y, self.aligner = data.image, data.text, made
+        if config.legacy and method.rows.legacy_texts:
+            self.y = SideTransform.identity("texts")
+        self.facts = {
+            "method": config.method,
+            "n_prototypes": 0 if data.prototypes is None else data.prototypes.n,
+            "n_real": 0 if data.real is None else data.real.n,
+            "image_centre": data.image_centre,
+            "text_centre": data.text_centre,
+            "choice": method.facts(made, chosen, mixed=data.mixed),
+            **({} if grid is None else {"grid": "given"}),
+            **getattr(made, "facts_", {}),
+        }
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "aligner")
 
     def project_x(self, x: Rows) -> Projection:
         """Return raw image embeddings (n, p) in the shared space: (n, r), float32, dense or CSR."""
+        check_is_fitted(self)
         return _in_blocks(x, lambda rows: self.aligner.project_x(self.x.apply(rows)))
 
     def project_y(self, y: Rows) -> Projection:
@@ -70,7 +198,46 @@ class Alignment:
         The score of an image and a text is the dot product of their projections, higher is better:
         a cosine, unless the aligner says otherwise (`BaseAligner.unit_rows`).
         """
+        check_is_fitted(self)
         return _in_blocks(y, lambda rows: self.aligner.project_y(self.y.apply(rows)))
+
+    def score(
+        self,
+        X: Rows,
+        y: Rows,
+        *,
+        groups: npt.NDArray[Any] | None = None,
+        metric: Metric = "mrr",
+    ) -> float:
+        """Return how high the text of each image ranks among the distinct texts of all, 0 to 1.
+
+        Parameters
+        ----------
+        X, y : ndarray of shape (n, p), (n, q)
+            Raw pairs; those of one image stand together.
+        groups : ndarray of shape (n,), optional
+            All texts of a pair's group are right.
+        metric : {"mrr", "top-1", "top-5", "top-10"}
+            Mean reciprocal rank, or the share of images whose text is among the first.
+        """
+        held = HeldOut.of(Pairs(X, y, groups))
+        of_images, of_texts = self.project_x(held.images), self.project_y(held.gallery.texts)
+        return held.total(of_images, of_texts, metric) / len(X)
+
+
+def closed(grid: Mapping[str, Axis] | None) -> dict[str, Axis]:
+    """Return a grid that never widens.
+
+    Raises
+    ------
+    SettingError
+        If it has an axis of an unknown name.
+    """
+    unknown = set(grid or ()) - set(PLURALS)
+    if unknown:
+        known = ", ".join(PLURALS)
+        raise SettingError(f"A grid has axes of {known}. Got {', '.join(sorted(unknown))}.")
+    return {} if grid is None else {name: axis.closed for name, axis in grid.items()}
 
 
 def _in_blocks(rows: Rows, project: Any) -> Projection:
@@ -169,12 +336,13 @@ def read_alignment(path: Path | str) -> Alignment:
         )
     facts = _read_json(path / JSON_NAME)
     try:
-        aligner, letters = _empty_aligner(facts)
-        types = dict.fromkeys(aligner.array_shapes(), np.dtype(aligner.array_dtype))
-        arrays = _read_arrays(path / ARRAYS_NAME, facts, types)
-        _fill(aligner, letters, facts, arrays)
+        aligner = _empty_aligner(facts)
+        letters: dict[str, int] = {}
+        state = _State.declared(aligner, facts)
+        arrays = _read_arrays(path / ARRAYS_NAME, facts, state)
+        _fill(aligner, state, letters, facts, arrays)
         sides = {side: _transform(facts[side], arrays, side, letters) for side in ("x", "y")}
-        return Alignment(sides["x"], sides["y"], aligner, _field(facts, "facts", dict))
+        return Alignment.of(sides["x"], sides["y"], aligner, _field(facts, "facts", dict))
     except (KeyError, TypeError, ValueError, FittersError) as err:
         if isinstance(err, CorruptAlignmentError):
             raise
@@ -205,15 +373,18 @@ def read_facts(path: Path | str) -> dict[str, Any]:
 
 def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
     aligner = alignment.aligner
+    state = _State.of(aligner)
     arrays: Arrays = {
-        name: np.ascontiguousarray(getattr(aligner, name), dtype=aligner.array_dtype)
-        for name in aligner.array_shapes()
+        name: np.ascontiguousarray(getattr(aligner, name), dtype=state.dtype)
+        for name in state.shapes
     }
+    own = ALIGNERS.get(getattr(aligner, "method", "")) is type(aligner)
+    params = aligner.plain_params() if isinstance(aligner, BaseAligner) else params_of(aligner)
     record: dict[str, Any] = {
         "format": FORMAT,
-        "method": aligner.method,
-        "params": aligner.plain_params(),
-        "values": {name: getattr(aligner, name) for name in aligner.fitted_values},
+        "method": aligner.method if own else alignment.facts.get("method"),
+        "params": params,
+        "values": {name: getattr(aligner, name) for name in state.values},
         "facts": alignment.facts,
     }
     for side in ("x", "y"):
@@ -259,7 +430,79 @@ def _read_json(path: Path) -> dict[str, Any]:
     return record
 
 
-def _empty_aligner(record: dict[str, Any]) -> tuple[BaseAligner, dict[str, int]]:
+@dataclass(frozen=True)
+class _State:
+    """What a fitted aligner consists of.
+
+    A `BaseAligner` declares it. Of any other object these are its attributes with a name that ends
+    in "_": arrays of floats, and numbers.
+
+    Attributes
+    ----------
+    shapes : dict of str to tuple of str
+        Arrays, with their shapes in letters: an equal letter is an equal size.
+    values : tuple of str
+    dtype : str
+        Of the arrays.
+    """
+
+    shapes: dict[str, tuple[str, ...]]
+    values: tuple[str, ...]
+    dtype: str = "float64"
+
+    @classmethod
+    def of(cls, aligner: Any) -> _State:
+        """Return the state of a fitted aligner.
+
+        Raises
+        ------
+        AlignmentWriteError
+            If an attribute is neither.
+        """
+        if isinstance(aligner, BaseAligner):
+            return cls(aligner.array_shapes(), aligner.fitted_values, aligner.array_dtype)
+        arrays, values = {}, []
+        for name, value in vars(aligner).items():
+            if not _is_fitted_name(name):
+                continue
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                arrays[name] = list(value.shape)
+            elif type(value) in (int, float):
+                values.append(name)
+            else:
+                raise AlignmentWriteError(
+                    f"{type(aligner).__name__}.{name} is of type {type(value).__name__}. What is "
+                    "fitted is saved if it is arrays of floats and plain numbers; see "
+                    "fitters.BaseAligner."
+                )
+        return cls._by_names(arrays, values)
+
+    @classmethod
+    def declared(cls, aligner: Any, record: dict[str, Any]) -> _State:
+        """Return the state of an aligner that is to be read."""
+        if isinstance(aligner, BaseAligner):
+            return cls.of(aligner)
+        found = cls._by_names(_field(record, "arrays", dict), _field(record, "values", dict))
+        bad = [name for name in (*found.shapes, *found.values) if not _is_fitted_name(name)]
+        if bad:
+            raise ValueError(f"{bad[0]!r} is no name of what is fitted.")
+        return found
+
+    @classmethod
+    def _by_names(cls, arrays: Mapping[str, list[int]], values: Iterable[str]) -> _State:
+        shapes = {
+            name: tuple(f"{name} {axis}" for axis in range(len(shape)))
+            for name, shape in arrays.items()
+            if not name.startswith(("x.", "y."))
+        }
+        return cls(shapes, tuple(values))
+
+
+def _is_fitted_name(name: str) -> bool:
+    return name.isidentifier() and name.endswith("_") and not name.startswith("_")
+
+
+def _empty_aligner(record: dict[str, Any]) -> Any:
     """Return the estimator, not yet fitted, with valid parameters."""
     method = _field(record, "method", str)
     try:
@@ -268,12 +511,14 @@ def _empty_aligner(record: dict[str, Any]) -> tuple[BaseAligner, dict[str, int]]
         raise CorruptAlignmentError(
             f"This alignment is of the method {method!r}. Known here: {', '.join(ALIGNERS)}."
         ) from err
-    aligner = cls.of(**_field(record, "params", dict))
-    aligner._validate_params()
-    return aligner, {}
+    make = cls.of if issubclass(cls, BaseAligner) else cls
+    aligner = make(**_field(record, "params", dict))
+    if isinstance(aligner, BaseAligner):
+        aligner._validate_params()
+    return aligner
 
 
-def _read_arrays(path: Path, record: dict[str, Any], types: dict[str, np.dtype[Any]]) -> Arrays:
+def _read_arrays(path: Path, record: dict[str, Any], state: _State) -> Arrays:
     shapes = _field(record, "arrays", dict)
     for name, shape in shapes.items():
         if not (isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)):
@@ -292,8 +537,8 @@ def _read_arrays(path: Path, record: dict[str, Any], types: dict[str, np.dtype[A
             f"{path} is not a safetensors file: {err}. Fit the alignment again."
         ) from err
     found = {name: list(array.shape) for name, array in arrays.items()}
-    double = np.dtype(np.float64)
-    if found != shapes or any(a.dtype != types.get(name, double) for name, a in arrays.items()):
+    types = dict.fromkeys(state.shapes, state.dtype)
+    if found != shapes or any(a.dtype != types.get(name, "float64") for name, a in arrays.items()):
         raise CorruptAlignmentError(
             f"{path} holds other arrays than {JSON_NAME} declares: {found}. Fit it again."
         )
@@ -304,23 +549,22 @@ def _read_arrays(path: Path, record: dict[str, Any], types: dict[str, np.dtype[A
 
 
 def _fill(
-    aligner: BaseAligner, letters: dict[str, int], record: dict[str, Any], arrays: Arrays
+    aligner: Any, state: _State, letters: dict[str, int], record: dict[str, Any], arrays: Arrays
 ) -> None:
     """Set the fitted attributes, after checking that equal letters are equal sizes."""
-    expected = aligner.array_shapes()
     extra = {
         name
-        for name in set(arrays) - set(expected) - {"x.mean", "y.mean"}
+        for name in set(arrays) - set(state.shapes) - {"x.mean", "y.mean"}
         if not name.startswith(("x.map.", "y.map."))
     }
     if extra:
         raise ValueError(f"unknown array {min(extra)!r}.")
-    for name, shape in expected.items():
+    for name, shape in state.shapes.items():
         _bind(name, arrays[name], shape, letters)
         setattr(aligner, name, arrays[name])
     values = _field(record, "values", dict)
-    if set(values) != set(aligner.fitted_values):
-        raise ValueError(f"values are {sorted(values)}, expected {sorted(aligner.fitted_values)}.")
+    if set(values) != set(state.values):
+        raise ValueError(f"values are {sorted(values)}, expected {sorted(state.values)}.")
     for name, value in values.items():
         if type(value) not in (int, float):
             raise ValueError(f"value {name!r} is {value!r}, not a number.")

@@ -16,8 +16,6 @@ from featstore.parallel import Run, Workers
 from featstore.store.view import EmbeddingsView, PairedView
 from fitters.aligners.base import Projection
 from fitters.alignment import Alignment
-from fitters.choice import moments_of
-from fitters.methods import Sources, prepare
 from fitters.moments.accumulation import (
     BLOCK_ROWS,
     Precision,
@@ -28,10 +26,11 @@ from fitters.moments.accumulation import (
     pilot_shifts,
 )
 from fitters.moments.cache import read_entry, write_entry
-from fitters.moments.moments import Folds, Matrix, Moments
+from fitters.moments.moments import Folds, Matrix, Moments, moments_of
 from fitters.moments.transform import SideTransform, Sums, mean_of, sum_rows
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import folds_by_group
+from fitters.sources import Preparation, Sources, prepare
 from fitters.trained.base import ArrayRows
 
 if TYPE_CHECKING:
@@ -301,7 +300,7 @@ def training_sources(
     prototypes: Pairs | None,
     bias: npt.NDArray[Any] | None,
     *,
-    centre: bool,
+    how: Preparation,
 ) -> Sources[PairSource]:
     """Return both sources as `fitters.recipe.fit_alignment` would transform them.
 
@@ -315,24 +314,24 @@ def training_sources(
         Small, and in memory.
     bias : ndarray of shape (c,), optional
         Goes to the prototypes as a column more.
-    centre : bool
-        False: rows are brought to unit length and no more.
+    how : Preparation
+        Rows that are centred, or of unit length and no more.
     """
     wide = bias is not None
     image, text = SideTransform(label="images", homogeneous=wide), SideTransform(label="texts")
     image_centre, text_centre = "none", "none"
-    if centre:
+    if how.images == "centred":
         batches = pool.batches(reuse=True)
         image = SideTransform.fit(batches, label="images", homogeneous=wide)
         image_centre = "given mean"
     made = None
     if prototypes is not None:
-        prepared = prepare(prototypes, None, image.mean, bias_column=bias, centre=centre)
+        prepared = prepare(prototypes, None, image.mean, how=how, bias_column=bias)
         assert prepared.prototypes is not None
         made, text, text_centre = (
             ArrayRows.of(prepared.prototypes), prepared.text, prepared.text_centre
         )  # fmt: skip
-    elif centre:
+    elif how.texts == "centred":
         texts = ((y, weight) for _, y, weight in paired.batches(reuse=True))
         text, text_centre = SideTransform.fit(texts, label="texts"), "real texts"
     first = 0 if made is None else int(made.groups.max()) + 1

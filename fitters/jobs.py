@@ -20,15 +20,16 @@ from featstore.options import option
 from featstore.parallel import Workers
 from featstore.store.store import FeatureStore
 from featstore.store.view import EmbeddingsView, PairedView
-from fitters.alignment import Alignment
+from fitters.alignment import Alignment, OnStage
 from fitters.errors import SettingError, ZeroRowError
 from fitters.from_store import MomentsRequest, moment_sources, pairs_of, training_sources
-from fitters.methods import TRAINING, FitConfig, Method, method_named
+from fitters.methods import TRAINING, FitConfig, Method, method_named, needs_rows
 from fitters.moments.accumulation import Precision
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, Duplicates, covariance_patterns, resolve_duplicates
-from fitters.recipe import fit_alignment, fit_from_moments, fit_trained, needs_rows
+from fitters.recipe import fit
+from fitters.sources import Sources
 from fitters.trained.base import OnEpoch
 
 #: Variants and templates of class names, unless others are asked for.
@@ -171,13 +172,21 @@ def fit_from_store(
     *,
     checkpoint: Path | None = None,
     on_epoch: OnEpoch | None = None,
+    on_stage: OnStage | None = None,
     workers: Workers | None = None,
 ) -> Alignment:
     """Fit an alignment from the sets that `request` names.
 
-    `checkpoint` and `on_epoch` are of the trained methods; see
-    `fitters.methods.TrainingOptions`. `workers` are of fits that need the moments of real pairs and
-    no more: who accumulates them.
+    Parameters
+    ----------
+    store : FeatureStore
+    request : FitRequest
+    checkpoint, on_epoch
+        Of the trained methods; see `fitters.methods.TrainingOptions`.
+    on_stage : callable, optional
+        Is given what is done next: "reading pairs", "choosing penalty and mix", "fitting".
+    workers : Workers, optional
+        Accumulate the moments of real pairs, in fits that need no more of them.
 
     Raises
     ------
@@ -196,9 +205,13 @@ def fit_from_store(
     training = replace(request.training, checkpoint=checkpoint, on_epoch=on_epoch)
     request = replace(request, training=training)
     subset_rng, choice_rng, control_rng = np.random.default_rng(request.seed).spawn(3)
+    if on_stage is not None:
+        on_stage("reading pairs")
     read = _read(store, request, subset_rng, control_rng)
     with _zero_rows_by_name(read.used):
-        alignment = _fit(request, read, choice_rng, workers)
+        data, facts = _prepared(request, read, workers)
+        alignment = fit(data, request, rng=choice_rng, on_stage=on_stage)
+    alignment.facts |= facts
     if alignment.x.mean is not None:
         alignment.facts["image_centre"] = read.centre
     images, texts = read.pool, read.texts
@@ -231,11 +244,12 @@ def check_request(request: FitRequest) -> None:
     if request.n_pairs is not None and request.n_pairs < 1:
         raise SettingError(f"n_pairs counts images and must be at least 1. Got {request.n_pairs}.")
     spec = method_named(request.method)
-    if spec.raw and request.head is not None:
+    raw = spec.rows.texts == "raw"
+    if raw and request.head is not None:
         raise SettingError(
             f"{request.method} is fitted on images that both encoders have seen: leave --head out."
         )
-    check_kinds(request, raw=spec.raw)
+    check_kinds(request, raw=raw)
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,10 +297,11 @@ def _read(
     prototypes = bias = None
     texts: EmbeddingsView | None = None
     if request.y is not None:
-        paired = _real_pairs(store, request, pool, subset_rng, raw=spec.raw)
+        raw = spec.rows.texts == "raw"
+        paired = _real_pairs(store, request, pool, subset_rng, raw=raw)
         texts = paired.y
         used["captions"] = texts
-        if len(paired) < 2 and request.head is None and not spec.raw:
+        if len(paired) < 2 and request.head is None and not raw:
             raise SettingError(
                 "One pair is its own mean, and has no direction about it. Give more, or a head."
             )
@@ -313,12 +328,13 @@ def _pool(images: EmbeddingsView, request: FitRequest) -> tuple[EmbeddingsView, 
     return images.where(split=request.split), f"unlabelled {request.split} images"
 
 
-def _fit(
-    request: FitRequest, read: _Read, rng: np.random.Generator, workers: Workers | None
-) -> Alignment:
-    """Fit from moments where they are enough, else from rows."""
+def _prepared(
+    request: FitRequest, read: _Read, workers: Workers | None
+) -> tuple[Sources[Any], dict[str, Any]]:
+    """Return what is fitted on, moments where they are enough, and what is recorded of them."""
     spec, pool, paired = method_named(request.method), read.pool, read.paired
-    wide = request.rows == "bias" or (spec.head_bias and read.bias is not None)
+    how = spec.rows.centred(request.centre)
+    wide = request.rows == "bias" or (how.head_bias and read.bias is not None)
     by_rows = needs_rows(request, mixed=read.prototypes is not None) or wide
     if workers is not None and workers.elsewhere and (paired is None or by_rows):
         raise SettingError(
@@ -329,30 +345,26 @@ def _fit(
     if paired is not None and not by_rows:
         wanted = MomentsRequest(
             pool, paired, read.prototypes, _name_facts(request, read.used), request.precision,
-            request.seed, spec.raw,
+            request.seed, how.texts == "raw",
         )  # fmt: skip
         moments, from_cache = moment_sources(wanted, cached=request.cached, workers=workers)
-        alignment = fit_from_moments(request, moments)
-        alignment.facts["moments"] = {"precision": request.precision, "from_cache": from_cache}
-        return alignment
+        return moments, {"moments": {"precision": request.precision, "from_cache": from_cache}}
     if paired is not None and spec.fitted_on == "training":
         column = read.bias if wide else None
-        centre = spec.centred if request.centre is None else request.centre
-        rows = training_sources(pool, paired, read.prototypes, column, centre=centre)
-        return fit_trained(request, rows, rng)
+        return training_sources(pool, paired, read.prototypes, column, how=how), {}
     mean = None
-    if not spec.raw and spec.fitted_on != "head":
+    if how.images == "centred" or wide:
         batches = pool.batches(reuse=True)
         mean = SideTransform.fit(batches, label="images", homogeneous=wide).mean
-    return fit_alignment(
+    data = spec.sources(
         request,
         prototypes=read.prototypes,
         real=None if paired is None else pairs_of(paired),
         image_mean=mean,
         bias=read.bias,
         bias_column=wide,
-        rng=rng,
     )
+    return data, {}
 
 
 @contextlib.contextmanager
@@ -466,7 +478,7 @@ def _prototypes(
     x, y = paired.numpy()
     pairs, bias = Pairs(x, y, name_groups(paired)), paired.x.bias
     if request.duplicates != "keep":
-        of_own = request.rows == "bias" or spec.head_bias or spec.fitted_on == "head"
+        of_own = request.rows == "bias" or spec.rows.head_bias or spec.fitted_on == "head"
         if bias is not None and of_own:
             raise SettingError("A class's bias goes with its own row: use --duplicates keep here.")
         pairs = resolve_duplicates(pairs, request.duplicates)

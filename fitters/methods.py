@@ -1,6 +1,6 @@
-"""The methods by name, and how each prepares its two sides.
+"""The methods by name, and the settings of a fit.
 
-`FitConfig` holds every setting that a fit may be asked for, `Method.takes` says which of them a
+`FitConfig` holds every setting that a fit may be asked for, `Method.options` says which of them a
 method has.
 """
 
@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
+from importlib.metadata import entry_points
+from inspect import signature
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from pkgutil import resolve_name
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,19 +22,19 @@ import numpy.typing as npt
 from featstore.errors import lookup, unknown_name
 from featstore.options import option
 from fitters.aligners.asif import ASIFAligner
-from fitters.aligners.base import BaseAligner
+from fitters.aligners.base import BaseAligner, takes_weights, tune_by_refitting
 from fitters.aligners.conse import ConSEAligner
 from fitters.aligners.directions import CCAAligner, CSAAligner, PLSAligner
 from fitters.aligners.kernel import KernelRidgeAligner
 from fitters.aligners.mean_shift import MeanShiftAligner, TextToConceptAligner
 from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
-from fitters.errors import PairsError, SettingError, UnknownMethodError
-from fitters.moments.transform import SideTransform, append_column
+from fitters.errors import SettingError, UnknownMethodError
 from fitters.pairs import Pairs
-from fitters.select.grid import PENALTIES, WEIGHTS, Axis, geometric
+from fitters.select.grid import Choice, Search, parameter_of
 from fitters.select.kernel import Validation
 from fitters.select.ranking import METRICS, Metric
+from fitters.sources import Preparation, Sources, prepare
 from fitters.trained.base import OnEpoch, Precision
 from fitters.trained.presets import PRESETS, preset
 
@@ -42,33 +46,6 @@ TRAINING = ("epochs", "batch_size", "learning_rate", "share", "sequential", "pat
 
 Criterion = Literal["cosine", "rank", "error"]
 """How a choice is scored; see `fitters.recipe.fit_alignment`."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One value of every option; what a method does not have, it does not read.
-
-    Attributes
-    ----------
-    penalty : float
-        Relative; of kernel ridge absolute.
-    gamma : float
-        Of a kernel.
-    n_components, rank : int, optional
-        None: all.
-    top_k, power : optional
-        None: the method's own default.
-    scale, legacy : bool
-    """
-
-    penalty: float = 0.0
-    gamma: float = 4.0
-    n_components: int | None = None
-    rank: int | None = None
-    scale: bool = False
-    top_k: int | None = None
-    power: float | None = None
-    legacy: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,10 +106,6 @@ class TrainingOptions:
         """The settings that differ from the preset's own."""
         asked = {name: getattr(self, name) for name in (*TRAINING, "precision")}
         return {name: value for name, value in asked.items() if value not in (None, False)}
-
-
-COARSE = 1
-"""Values a decade where every point of the grid costs a fit: a third of the closed forms' grid."""
 
 
 @dataclass(frozen=True)
@@ -277,47 +250,17 @@ class FitConfig:
             return cls(method, **settings)
         return replace(method, **settings)
 
-    @property
-    def given(self) -> Settings:
-        """The settings that are not chosen from the data; the rest at their defaults."""
-        return Settings(
-            rank=self.rank, scale=self.scale, legacy=self.legacy,
-            top_k=None if self.top_k == "auto" else self.top_k,
-            power=None if self.power == "auto" else self.power,
-        )  # fmt: skip
-
-    def chooses_components(self, method: Method) -> bool:
-        """Return whether the number of directions is to be chosen."""
-        return "n_components" in method.options and self.n_components == "auto"
+    def open_settings(self, method: Method, *, mixed: bool) -> list[str]:
+        """Return the settings of a method that are left to choose, on both sources or on one."""
+        return [
+            name
+            for name in method.options
+            if getattr(self, name, None) == "auto" and (mixed or name != "mix")
+        ]
 
     def chooses(self, method: Method, *, mixed: bool) -> bool:
         """Return whether anything is left to choose."""
-        if method.rule == "none":
-            return False
-        if method.rule == "anchors":
-            return "auto" in (self.top_k, self.power)
-        if self.chooses_components(method) or ("gamma" in method.options and self.gamma == "auto"):
-            return True
-        return any(axis.searched for axis in self.axes(method, mixed=mixed))
-
-    def axes(
-        self, method: Method, *, mixed: bool, grid: Mapping[str, Axis] | None = None
-    ) -> tuple[Axis, Axis]:
-        """Return the grids of penalties and weights; of what plays no part, a fixed value.
-
-        `grid` stands for the default grids of "penalty" and "weight".
-        """
-        coarse = method.rule == "refit"
-        default = {"penalty": PENALTIES, "weight": WEIGHTS}
-        if coarse:
-            default = {name: _coarser(axis) for name, axis in default.items()}
-        own = {**default, **(grid or {})}
-        penalties, weights = Axis.fixed(0.0), Axis.fixed(1.0)
-        if "penalty" in method.options:
-            penalties = own["penalty"] if self.penalty == "auto" else Axis.fixed(self.penalty)
-        if mixed and "mix" in method.options:
-            weights = own["weight"] if self.mix == "auto" else Axis.fixed(self.mix)
-        return penalties, weights
+        return bool(self.open_settings(method, mixed=mixed))
 
 
 def _is_number(value: Any) -> bool:
@@ -326,60 +269,95 @@ def _is_number(value: Any) -> bool:
     return isfinite(value)
 
 
-def _coarser(axis: Axis) -> Axis:
-    return replace(axis, values=geometric(axis.values[0], axis.values[-1], COARSE))
-
-
 @dataclass(frozen=True)
 class Method:
-    """How one method is fitted by `fitters.recipe`.
+    """An aligner under a name, as `fitters.recipe.fit` makes and fits it.
+
+    What the aligner needs, how its rows are prepared and how its settings are chosen is the class's
+    own; see `fitters.aligners.base`.
 
     Attributes
     ----------
+    aligner : type, callable or str
+        What makes it: its class, a ``functools.partial`` of it, a function, or "module:name" of one
+        of these, which is imported when it is first used. A setting of `OPTIONS` exists if this has
+        a parameter of its name ("alpha" for the penalty) that no partial gives.
     text : str
         One line on it.
-    make : callable
-        Settings → the estimator. Rows reach it transformed, so that it need not centre them.
-    options : tuple of str
-        Those of `OPTIONS` and `TRAINING` that it has.
-    fitted_on : {"moments", "rows", "head", "training"}
-        What it needs: second moments, the rows themselves, a classification head, or rows again
-        and again: then it is a preset of `fitters.trained`.
-    rule : {"ridge", "procrustes", "kernel", "refit", "anchors", "none"}
-        How "auto" settings are chosen with real pairs: by the closed forms of
-        `select.cross_validate` or `select.cross_validate_kernel`, by fitting anew without each
-        fold, by leaving out anchors, or not at all.
-    direction : str
-        Of a ridge: "y->x", "x->y" or "both".
-    raw : bool
-        Rows of both sides are used as they are: no unit length, no centring.
-    centred : bool
-        Rows are centred, unless raw.
-    head_bias : bool
-        Prototypes are [w, b] and images [f, 1], where the head has a bias.
-    legacy_texts : bool
-        With `legacy`, texts are brought to unit length for training and left raw for scoring.
-    alike : bool
-        Every pair counts alike: the m captions of an image are m pairs, not m parts of one.
+    title : str
+        What tables and figures call it; empty: the class's own `title`, or else its name.
+    preparation : Preparation, optional
+        In place of the class's own.
     version : str
         Of a method of one's own: whatever its source does not show; see `register_method`.
-    title : str
-        What tables and figures call it; empty: its name.
     """
 
-    text: str
-    make: Callable[[Settings], BaseAligner]
-    options: tuple[str, ...] = ()
-    fitted_on: Literal["moments", "rows", "head", "training"] = "moments"
-    rule: Literal["ridge", "procrustes", "kernel", "refit", "anchors", "none"] = "none"
-    direction: str = ""
-    raw: bool = False
-    centred: bool = True
-    head_bias: bool = False
-    legacy_texts: bool = False
-    alike: bool = False
-    version: str = ""
+    aligner: Callable[..., Any] | str
+    text: str = ""
     title: str = ""
+    preparation: Preparation | None = None
+    version: str = ""
+
+    @cached_property
+    def factory(self) -> Callable[..., Any]:
+        """What makes the aligner, imported.
+
+        Raises
+        ------
+        UnknownMethodError
+            If it cannot be imported.
+        """
+        if not isinstance(self.aligner, str):
+            return self.aligner
+        try:
+            found: Callable[..., Any] = resolve_name(self.aligner)
+        except Exception as err:  # the module is anyone's, and so is what it raises
+            raise UnknownMethodError(
+                f"The aligner {self.aligner} cannot be imported ({err!r}). Repair the package that "
+                f"declares it under {ENTRY_POINTS}, or remove it."
+            ) from err
+        return found
+
+    @cached_property
+    def cls(self) -> type[Any]:
+        """The class of the aligner."""
+        made: Any = self.factory
+        while isinstance(made, partial):
+            made = made.func
+        return made if isinstance(made, type) else type(self.factory())
+
+    @cached_property
+    def options(self) -> tuple[str, ...]:
+        """Those of `OPTIONS` and `TRAINING` that it has."""
+        given = self.factory.keywords if isinstance(self.factory, partial) else {}
+        free = signature(self.factory).parameters.keys() - given.keys()
+        own = [name for name in OPTIONS if parameter_of(name) in free]
+        alone = self.rows.alike or "raw" in (self.rows.images, self.rows.texts)
+        if self.fitted_on in ("moments", "rows") and not alone and takes_weights(self.cls):
+            own += ["mix"] if getattr(self.cls, "mixes", True) else []
+        return (*own, *TRAINING) if self.fitted_on == "training" else tuple(own)
+
+    @property
+    def fitted_on(self) -> str:
+        """What it needs: "moments", "rows", "head" or "training"; see `BaseAligner.fitted_on`."""
+        by_moments = hasattr(self.cls, "fit_moments")
+        return str(getattr(self.cls, "fitted_on", "moments" if by_moments else "rows"))
+
+    @property
+    def rows(self) -> Preparation:
+        """How its rows are prepared, unless a config says otherwise."""
+        own: Preparation = getattr(self.cls, "preparation", Preparation())
+        return own if self.preparation is None else self.preparation
+
+    @property
+    def by_error(self) -> bool:
+        """Whether its settings can be chosen by the held-out squared error: it is a ridge."""
+        return getattr(self.cls, "by_error", False) and "penalty" in self.options
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call it; empty: its name."""
+        return self.title or str(getattr(self.cls, "title", ""))
 
     def takes(self, setting: str) -> bool:
         """Return whether a setting plays a part; what is no setting of a method always does."""
@@ -387,162 +365,222 @@ class Method:
             return self.fitted_on == "training"
         return setting in self.options or setting not in (*OPTIONS, *TRAINING)
 
+    @property
+    def tunes(self) -> bool:
+        """Whether it has a setting that "auto" is for."""
+        return not {"penalty", "mix", "gamma", "n_components", "power"}.isdisjoint(self.options)
+
+    def sources(
+        self,
+        config: FitConfig,
+        *,
+        prototypes: Pairs | None = None,
+        real: Pairs | None = None,
+        image_mean: npt.NDArray[Any] | None = None,
+        bias: npt.NDArray[Any] | None = None,
+        bias_column: bool = False,
+    ) -> Sources[Pairs]:
+        """Return what a fit with this config is on: raw pairs, checked and prepared.
+
+        Parameters
+        ----------
+        prototypes, real, image_mean, bias
+            As for `fitters.recipe.fit_alignment`.
+        bias_column : bool
+            Prototypes [w, b] and images [f, 1] instead of w and f, before all preprocessing;
+            `image_mean` is then of such rows.
+
+        Raises
+        ------
+        SettingError
+            If a source that the method needs is missing, or one that it cannot use is there.
+        """
+        how, name = self.rows.centred(config.centre), config.method
+        if self.fitted_on == "head":
+            real, bias_column = None, False
+            if prototypes is None:
+                raise SettingError(
+                    f"{self.label or name} reads a classification head. Pass the head's rows and "
+                    "class texts."
+                )
+        if how.texts == "raw" and prototypes is not None:
+            raise SettingError(
+                f"{name} is fitted on images that both encoders have seen, not on a head. Leave "
+                "the prototypes out."
+            )
+        if prototypes is None and real is None:
+            raise SettingError("There is nothing to fit on. Pass prototypes, real pairs, or both.")
+        if prototypes is not None and real is not None:
+            for side, a, b in (("x", prototypes.x, real.x), ("y", prototypes.y, real.y)):
+                if a.shape[1] != b.shape[1]:
+                    raise SettingError(
+                        f"Prototypes and real pairs are of different spaces: {side} has "
+                        f"{a.shape[1]:,} and {b.shape[1]:,} columns. Use one encoder a side."
+                    )
+        if bias_column and (bias is None or prototypes is None):
+            raise SettingError(
+                "A bias column needs a head with a bias: pass the prototypes and their bias."
+            )
+        wide = bias_column or (how.head_bias and prototypes is not None)
+        data = prepare(prototypes, real, image_mean, how=how, bias_column=bias if wide else None)
+        return replace(data, bias=bias)
+
+    def make(self, config: FitConfig | None = None, **params: Any) -> Any:
+        """Return the aligner, not fitted, with the settings of a config that are given.
+
+        `params` are constructor parameters that count before these.
+        """
+        given = {
+            parameter_of(name): getattr(config, name)
+            for name in self.options
+            if hasattr(config, name) and name != "mix"
+        }
+        given = {name: value for name, value in given.items() if value not in ("auto", None)}
+        return self.factory(**given | params)
+
+    def tune(self, config: FitConfig, data: Sources[Any], **how: Any) -> Choice:
+        """Return what the aligner chooses with a config: by its own `tune`, or by refitting.
+
+        `how` are `rng`, `n_folds` and `grid` of a `Search`.
+
+        Raises
+        ------
+        SettingError
+            If a setting is "auto" that it cannot choose.
+        """
+        aligner, search = self.make(config), Search(config, self.options, **how)
+        choice: Choice = getattr(aligner, "tune", partial(tune_by_refitting, aligner))(data, search)
+        for name in ("top_k", "power"):
+            if getattr(config, name) == "auto" and name not in choice.params:
+                raise SettingError(
+                    f"{name}='auto' is of ASIF. {config.method} has nothing to choose there."
+                )
+        return choice
+
+    def facts(self, aligner: Any, choice: Choice, *, mixed: bool) -> dict[str, Any]:
+        """Return the settings of an aligner by name, and what its choice records."""
+        own = [name for name in self.options if name != "mix"]
+        mix = {"mix": choice.mix} if mixed and "mix" in self.options else {}
+        return mix | choice.facts | {name: getattr(aligner, parameter_of(name)) for name in own}
+
 
 def _trained(name: str) -> Method:
-    """Return the method that trains a preset; what the paper does is done to its rows too."""
+    """Return the method that trains a preset."""
     chosen = PRESETS[name]
-    return Method(
-        chosen.text,
-        lambda s: preset(name, legacy=s.legacy),
-        (*TRAINING, "legacy") if chosen.legacy else TRAINING,
-        fitted_on="training",
-        centred=chosen.centred,
-        head_bias=name == "icis",
-        legacy_texts=name == "paper-mlp",
-        title=chosen.title,
-    )
+    never = {} if chosen.legacy else {"legacy": False}
+    return Method(partial(preset, name, **never), chosen.text, chosen.title)
 
 
-def _asif(settings: Settings) -> BaseAligner:
-    return ASIFAligner(
-        800 if settings.top_k is None else settings.top_k,
-        power=8.0 if settings.power is None else settings.power,
-        precision="float32",
-    )
-
+_CCA_200 = partial(CCAAligner, 200, alpha=1e-6, relative=False)
+_UNIT = Preparation(images="unit", texts="unit")
 
 METHODS: dict[str, Method] = {
     "ridge": Method(
+        partial(RidgeAligner, "y->x", center=False),
         "ridge regression from text to image rows: each text becomes a row of a head",
-        lambda s: RidgeAligner("y->x", alpha=s.penalty, center=False),
-        ("penalty", "mix"),
-        rule="ridge",
-        direction="y->x",
-        title="Ridge",
+        "Ridge",
     ),
     "ridge-x2y": Method(
+        partial(RidgeAligner, "x->y", center=False),
         "ridge regression from image to text rows",
-        lambda s: RidgeAligner("x->y", alpha=s.penalty, center=False),
-        ("penalty", "mix"),
-        rule="ridge",
-        direction="x->y",
-        title="Ridge to texts",
+        "Ridge to texts",
     ),
     "ridge-both": Method(
+        partial(TwoWayRidgeAligner, center=False),
         "ridge regression in both directions, the mean of the two cosines",
-        lambda s: TwoWayRidgeAligner(alpha=s.penalty, center=False),
-        ("penalty", "mix"),
-        rule="refit",
-        direction="both",
-        title="Ridge both ways",
+        "Ridge both ways",
     ),
     "kernel-ridge": Method(
+        partial(KernelRidgeAligner, relative=False, center=False),
         "ridge from text to image rows, nonlinear: Gaussian kernel ridge regression",
-        lambda s: KernelRidgeAligner(gamma=s.gamma, relative=False, alpha=s.penalty, center=False),
-        ("penalty", "mix", "gamma"),
-        fitted_on="rows",
-        rule="kernel",
-        direction="y->x",
-        title="Kernel ridge",
+        "Kernel ridge",
     ),
     "least-squares": Method(
+        partial(RidgeAligner, "x->y", alpha=0.0, center=False),
         "ridge-x2y without a penalty: needs more pairs than image columns",
-        lambda _: RidgeAligner("x->y", alpha=0.0, center=False),
-        ("mix",),
-        rule="refit",
-        title="Least squares",
+        "Least squares",
     ),
     "text-to-concept": Method(
+        partial(TextToConceptAligner, alpha=0.0),
         "affine map into the image space of a CLIP model, whose texts then need none",
-        lambda s: TextToConceptAligner(legacy=s.legacy),
-        ("legacy",),
-        raw=True,
-        title="Text-to-Concept",
+        "Text-to-Concept",
     ),
     "procrustes": Method(
+        partial(ProcrustesAligner, center=False),
         "the rotation between both spaces that fits best",
-        lambda s: ProcrustesAligner(center=False, rank=s.rank, scale=s.scale),
-        ("mix", "rank", "scale"),
-        rule="procrustes",
-        title="Procrustes",
+        "Procrustes",
     ),
     "cca": Method(
-        "canonical correlations with shrinkage, scored by the plain cosine",
-        lambda s: CCAAligner(s.n_components, alpha=s.penalty),
-        ("penalty", "mix", "n_components"),
-        rule="refit",
-        title="CCA",
+        CCAAligner, "canonical correlations with shrinkage, scored by the plain cosine", "CCA"
     ),
     "csa": Method(
+        CSAAligner,
         "canonical correlations, each direction of the cosine weighted by its strength",
-        lambda s: CSAAligner(s.n_components, alpha=s.penalty),
-        ("penalty", "mix", "n_components"),
-        rule="refit",
-        title="CSA",
+        "CSA",
     ),
     "cca-200": Method(
+        _CCA_200,
         "canonical correlations as in the head-recycling experiments: 200, plain cosine, 1e-6 I",
-        lambda _: CCAAligner(200, alpha=1e-6, relative=False),
-        ("mix",),
-        rule="refit",
-        title="CCA, 200 directions",
+        "CCA, 200 directions",
     ),
     "paper-cca": Method(
+        _CCA_200,
         "cca-200 as the paper's code has it: rows not centred, one mean of all pairs, all alike",
-        lambda _: CCAAligner(200, alpha=1e-6, relative=False),
-        centred=False,
-        alike=True,
-        title="CCA of the paper",
+        "CCA of the paper",
+        replace(_UNIT, alike=True),
     ),
-    "pls": Method(
-        "the directions of both spaces that covary most",
-        lambda s: PLSAligner(s.n_components),
-        ("mix", "n_components"),
-        rule="refit",
-        title="PLS",
-    ),
+    "pls": Method(PLSAligner, "the directions of both spaces that covary most", "PLS"),
     "mean-shift": Method(
+        MeanShiftAligner,
         "subtract the mean of each side and nothing else: a baseline",
-        lambda _: MeanShiftAligner(),
-        title="Mean shift",
+        "Mean shift",
     ),
     "asif": Method(
+        partial(ASIFAligner, precision="float32"),
         "similarity to the same pairs, on both sides; fits nothing",
-        _asif,
-        ("top_k", "power"),
-        fitted_on="rows",
-        rule="anchors",
-        title="ASIF",
+        "ASIF",
     ),
     "conse": Method(
+        ConSEAligner,
         "the mix of the class texts that the classifier believes in; uses no real pair",
-        lambda s: ConSEAligner(top_k=10 if s.top_k is None else s.top_k),
-        ("top_k",),
-        fitted_on="head",
-        title="ConSE",
+        "ConSE",
     ),
     **{name: _trained(name) for name in PRESETS},
 }
 """Methods of `fit_alignment`, and what each is."""
 
+METHODS["paper-mlp"] = replace(METHODS["paper-mlp"], preparation=replace(_UNIT, legacy_texts=True))
 
 BUILT_IN = dict(METHODS)
 """Those that come with the package: `bench.code` tells what was registered from outside by it."""
 
+ALIGNERS: dict[str, type[BaseAligner]] = {
+    method.cls.method: method.cls for method in reversed(BUILT_IN.values())
+}
+"""The classes behind them, by the name that saved alignments have for them."""
 
-def register_method(name: str, method: Method) -> None:
+ENTRY_POINTS = "headstock.aligners"
+"""The group of entry points by which installed packages add methods, one each, under its name."""
+
+for _entry in entry_points(group=ENTRY_POINTS):
+    METHODS.setdefault(_entry.name, Method(_entry.value))
+
+
+def register_method(name: str, method: Method | Callable[..., Any]) -> None:
     """Add a method of one's own to `METHODS`, for `fit_alignment` and for `bench`'s runs.
 
-    The id of a run holds a digest of its source (the modules that define ``method.make``, the
-    estimator and the classes that this inherits from) and of ``method.version``: change one of
-    them, and the runs are made anew. To run in other processes (``jobs`` above 1, Ray), `make` must
-    be a function at the top of a module that they can import. A name may be registered again.
+    An installed package needs no call: it declares its aligner under `ENTRY_POINTS`.
+
+    The id of a run holds a digest of its source (the modules that define ``method.aligner``, the
+    class and those that it inherits from) and of ``method.version``: change one of them, and the
+    runs are made anew. To run in other processes (``jobs`` above 1, Ray), the aligner must be
+    defined at the top of a module that they can import. A name may be registered again.
 
     Parameters
     ----------
     name : str
-    method : Method
-        ``Method("what it does", make)`` at least; see there.
+    method : Method or callable
+        The class of the aligner, or what makes it; see `Method`.
 
     Raises
     ------
@@ -553,7 +591,32 @@ def register_method(name: str, method: Method) -> None:
         raise SettingError(
             f"{name!r} is a method of the package. Register yours under another name."
         )
-    METHODS[name] = method
+    METHODS[name] = method if isinstance(method, Method) else Method(method)
+
+
+def aligner_class(name: str) -> type[Any]:
+    """Return the class of the aligner that saved alignments call `name`: ours, or a method's.
+
+    Raises
+    ------
+    UnknownMethodError
+        If there is none; the message lists those that exist.
+    """
+    if name in METHODS and name not in ALIGNERS:
+        return METHODS[name].cls
+    return lookup(
+        ALIGNERS, name, what="aligner", error=UnknownMethodError, listed_by="fitters.ALIGNERS"
+    )
+
+
+def needs_rows(config: FitConfig, *, mixed: bool) -> bool:
+    """Return whether a fit on real pairs looks at more of them than their moments."""
+    method = method_named(config.method)
+    if method.fitted_on != "moments" or method.rows.centred(config.centre).images == "unit":
+        # Moments of a store are of centred rows, or of raw ones.
+        return True
+    by_error = config.criterion == "error" and method.by_error
+    return config.chooses(method, mixed=mixed) and not by_error
 
 
 def method_named(name: str) -> Method:
@@ -567,117 +630,3 @@ def method_named(name: str) -> Method:
     return lookup(
         METHODS, name, what="method", error=UnknownMethodError, listed_by="fitters fit --help"
     )
-
-
-class Counted(Protocol):
-    """Whatever has a number of pairs."""
-
-    @property
-    def n(self) -> int: ...  # noqa: D102
-
-
-P = TypeVar("P", bound=Counted)
-
-
-@dataclass(frozen=True, eq=False)
-class Sources(Generic[P]):
-    """What is fitted on: transformed rows of both sources, or their moments.
-
-    Attributes
-    ----------
-    prototypes, real : P or None
-        `Pairs`, `Folds` of moments, or a `fitters.trained.training.PairSource`.
-    image, text : SideTransform
-        What is done to rows to come.
-    image_centre, text_centre : str
-        Whose mean each side is centred by.
-    """
-
-    prototypes: P | None
-    real: P | None
-    image: SideTransform
-    text: SideTransform
-    image_centre: str
-    text_centre: str
-
-    @property
-    def given(self) -> tuple[P, ...]:
-        """The sources that there are, prototypes first."""
-        return tuple(source for source in (self.prototypes, self.real) if source is not None)
-
-    @property
-    def mixed(self) -> bool:
-        """Whether there are prototypes and real pairs."""
-        return self.prototypes is not None and self.real is not None
-
-
-def prepare(
-    prototypes: Pairs | None,
-    real: Pairs | None,
-    image_mean: npt.NDArray[Any] | None,
-    *,
-    bias_column: npt.NDArray[Any] | None = None,
-    centre: bool = True,
-) -> Sources[Pairs]:
-    """Return both sources transformed as `fitters.recipe.fit_alignment` says.
-
-    `bias_column` goes to the prototypes as a column more, and 1 to the images. Without `centre`
-    rows are brought to unit length and nothing is subtracted.
-
-    Raises
-    ------
-    PairsError
-        If the mean has another number of values than the images get.
-    """
-    wide = bias_column is not None
-    if prototypes is not None and bias_column is not None:
-        x = append_column(prototypes.x, bias_column)
-        prototypes = Pairs(x, prototypes.y, prototypes.groups, prototypes.weight)
-    text_source = real if prototypes is None else prototypes
-    assert text_source is not None
-    if not centre:
-        text = SideTransform(label="texts")
-        image = SideTransform(label="images", homogeneous=wide)
-        head = SideTransform(label="prototypes")
-        return Sources(
-            None if prototypes is None else _transformed(prototypes, head, text),
-            None if real is None else _transformed(real, image, text),
-            image, text, "none", "none",
-        )  # fmt: skip
-    text = SideTransform.fit([(text_source.y, text_source.row_weight)], label="texts")
-    if image_mean is not None:
-        # Prototypes have their column already.
-        width = text_source.x.shape[1] + (wide and prototypes is None)
-        if image_mean.shape != (width,):
-            told = " and then 1 for the bias's column" if wide else ""
-            raise PairsError(
-                f"The images' mean has shape {image_mean.shape}; it needs {width:,} values. Take "
-                f"it of embeddings of the same encoder{told}."
-            )
-        image, from_whom = (
-            SideTransform(mean=image_mean, label="images", homogeneous=wide),
-            "given mean",
-        )
-    elif real is not None:
-        batches = [(real.x, real.row_weight)]
-        image = SideTransform.fit(batches, label="images", homogeneous=wide)
-        from_whom = "real images"
-    else:
-        image, from_whom = SideTransform(label="images", homogeneous=wide), "none"
-    if prototypes is not None:
-        head = SideTransform.fit([(prototypes.x, prototypes.row_weight)], label="prototypes")
-        prototypes = _transformed(prototypes, head, text)
-    if real is not None:
-        real = _transformed(real, image, text)
-    whose = "real texts" if prototypes is None else "class texts"
-    return Sources(prototypes, real, image, text, from_whom, whose)
-
-
-def leave_raw(prototypes: Pairs | None, real: Pairs | None) -> Sources[Pairs]:
-    """Return both sources as they are."""
-    image, text = SideTransform.identity("images"), SideTransform.identity("texts")
-    return Sources(prototypes, real, image, text, "none", "none")
-
-
-def _transformed(pairs: Pairs, image: SideTransform, text: SideTransform) -> Pairs:
-    return Pairs(image.apply(pairs.x), text.apply(pairs.y), pairs.groups, pairs.weight)

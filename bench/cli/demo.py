@@ -35,7 +35,7 @@ headstock fit kernel-ridge --store OUT/store --x stamps/image/tf_efficientnet_li
     -o OUT/aligners/kernel-ridge-head --force
 headstock ls OUT/aligners
 headstock eval run --suite demo --store OUT/store -o OUT/results --jobs 2
-headstock eval sweep --store OUT/store -o OUT/results --jobs 2 --locales en \\
+headstock eval sweep --store OUT/store -o OUT/results --jobs 2 --locale en \\
     --source none,head,random --n-pairs 16,64,256,all --mix 0.1,0.3,1,3,10 \\
     --penalty 0.1,0.3,1 --seeds 0,1,2
 headstock eval table OUT/results

@@ -164,7 +164,7 @@ def _has_meaning(method: str, protocol: Protocol) -> bool:
         return source == "head" and not pairs
     if pairs and protocol.eval == "all-names":
         return False
-    return pairs if source == "none" else not spec.raw
+    return pairs if source == "none" else spec.rows.texts != "raw"
 
 
 #: Tasks that an alignment made before is scored by.

@@ -91,7 +91,8 @@ def for_head(alignment: Projector, head: Head) -> Projector:
         return alignment
     x = alignment.x
     own = SideTransform.fit([head.weight], normalize=x.normalize, label="head rows")
-    return replace(alignment, x=replace(x, mean=own.mean, label="head rows"))
+    of_rows = replace(x, mean=own.mean, label="head rows")
+    return Alignment.of(of_rows, alignment.y, alignment.aligner, alignment.facts)
 
 
 Rows = NDArray[np.floating]

@@ -1,14 +1,20 @@
-"""What an aligner is: `fit`, `fit_moments`, `project_x`, `project_y`.
+"""What an aligner is: an object with `fit`, `project_x` and `project_y`.
 
-An aligner is a scikit-learn estimator, ``fit(X, Y)`` on paired rows, with `project_x` and
-`project_y`. What comes out of both has the same number of columns, and the score of an image and a
-text is the dot product. Rows have unit length, so that this is a cosine, unless the class says
-otherwise (`unit_rows`). Whoever scores never asks what is inside.
+An aligner is fitted on paired rows, ``fit(X, Y)``, and projects both sides into one space: what
+comes out has the same number of columns, and the score of an image and a text is the dot product.
+Rows have unit length, so that this is a cosine, unless the class says otherwise (`unit_rows`).
+
+That is all that an aligner must have. With `sample_weight` in `fit`, prototypes and real pairs are
+mixed by weight; with `fit_moments`, no row is read twice; with `tune`, it chooses its own settings.
+For what is missing there are `fit_on` and `tune_by_refitting` here. The classes of this package
+inherit from `BaseAligner`, which makes them scikit-learn estimators.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Container
+from inspect import signature
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
@@ -18,9 +24,12 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, _fit_c
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fitters.errors import PairsError
-from fitters.moments.moments import Moments
+from fitters.moments.moments import Folds, Moments, merge_pooled, moments_of
 from fitters.moments.transform import normalize_rows
-from fitters.pairs import Rows, check_weight
+from fitters.pairs import Pairs, Rows, check_weight
+from fitters.select.grid import Choice, Search, parameter_of
+from fitters.select.refitting import Folded, Refit, validate_by_refitting
+from fitters.sources import Preparation, Sources
 
 Matrix = npt.NDArray[np.float64]
 Projection: TypeAlias = Any
@@ -36,7 +45,17 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     """
 
     method: ClassVar[str]
-    """Its name in `fitters.aligners.registry.ALIGNERS`."""
+    """Its name in `fitters.methods.ALIGNERS`, and in saved files."""
+    fitted_on: ClassVar[Literal["moments", "rows", "head", "training"]] = "rows"
+    """What it needs: second moments, the rows themselves, a classification head, or rows again and
+    again."""
+    preparation: ClassVar[Preparation] = Preparation()
+    by_error: ClassVar[bool] = False
+    """Whether its settings can be chosen by the held-out squared error."""
+    reads_few_rows: bool = False
+    """Whether `fit` is to be preferred to `fit_moments` on no more rows than columns."""
+    mixes: ClassVar[bool] = True
+    """Whether the mass of prototypes beside real pairs changes what is fitted."""
     fitted_values: ClassVar[tuple[str, ...]] = ()
     unit_rows: ClassVar[bool] = True
     """Whether projections have unit rows, so that their dot product is a cosine."""
@@ -47,6 +66,33 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     @abstractmethod
     def fit(self, X: Rows, y: Rows) -> Self:
         """Fit on n paired rows, X of shape (n, p) and y of shape (n, q) or (n,)."""
+
+    def tune(self, data: Sources[Any], search: Search) -> Choice:
+        """Choose what `search` leaves open: by fitting again without each fold.
+
+        Parameters
+        ----------
+        data : Sources of Pairs, or of Folds
+            What the final fit is on.
+        search : Search
+
+        Raises
+        ------
+        SelectionError
+            If there are too few groups to choose from.
+        """
+        return tune_by_refitting(self, data, search)
+
+    def fit_sources(self, data: Sources[Any], mix: float = 1.0) -> Self:
+        """Fit on both sources, a prototype with `mix` times the mass of a real pair."""
+        fitted: Self = fit_on(self, data, mix)
+        return fitted
+
+    @property
+    def facts_(self) -> dict[str, Any]:
+        """What an alignment records of the fit, as plain values for JSON."""
+        gap = getattr(self, "gap_", None)
+        return {} if gap is None else {"singular_value_gap": gap}
 
     @abstractmethod
     def predict(self, X: Rows) -> Matrix:
@@ -131,6 +177,72 @@ def validate_pairs(
     return np.asarray(X), y64[:, None] if y64.ndim == 1 else y64, weight
 
 
+def remade(aligner: Any, **changes: Any) -> Any:
+    """Return an aligner like this one, not fitted, with other constructor parameters."""
+    return type(aligner)(**params_of(aligner) | changes)
+
+
+def params_of(aligner: Any) -> dict[str, Any]:
+    """Return the constructor parameters of an aligner, which it keeps under their own names."""
+    return {name: getattr(aligner, name) for name in signature(type(aligner)).parameters}
+
+
+def fit_on(aligner: Any, data: Sources[Any], mix: float = 1.0) -> Any:
+    """Fit an aligner on the rows or the moments of both sources, and return it."""
+    if not hasattr(aligner, "fit_moments"):
+        return aligner.fit(*stacked(data, mix)[: 3 if takes_weights(aligner) else 2])
+    if isinstance(data.given[0], Folds):
+        parts = [*(data.real or ()), *(part.scaled(mix) for part in data.prototypes or ())]
+        return aligner.fit_moments(merge_pooled(*parts))
+    # Moments square every column of both sides, 60 ms for 1,280, where ridge and Procrustes look at
+    # one gram or none. Of many rows they are the smaller thing: there rows are not copied together.
+    columns = data.given[0].x.shape[1] + data.given[0].y.shape[1]
+    few = sum(source.n for source in data.given) <= columns
+    if few and getattr(aligner, "reads_few_rows", False):
+        return aligner.fit(*stacked(data, mix))
+    # Moments add: mixing is scaling one source's sums, and no row is read twice.
+    masses = zip(data.given, data.masses(mix), strict=True)
+    return aligner.fit_moments(merge_pooled(*(moments_of(s).scaled(mass) for s, mass in masses)))
+
+
+def takes_weights(aligner: Any) -> bool:
+    """Return whether `fit` of an aligner, or of its class, has a parameter `sample_weight`."""
+    return "sample_weight" in signature(aligner.fit).parameters
+
+
+def stacked(data: Sources[Pairs], mix: float) -> tuple[Rows, Rows, Matrix]:
+    """Return x, y and the masses of all rows, prototypes first."""
+    x, y = (np.concatenate([getattr(source, side) for source in data.given]) for side in "xy")
+    masses = zip(data.given, data.masses(mix), strict=True)
+    return x, y, np.concatenate([mass * source.row_weight for source, mass in masses])
+
+
+def tune_by_refitting(aligner: Any, data: Sources[Any], search: Search) -> Choice:
+    """Choose penalty and mixing weight of any aligner by fitting it again without each fold."""
+    axes = search.axes(mixed=data.mixed, coarse=True)
+    if not any(axis.searched for axis in axes.values()):
+        return search.chosen(axes, None)
+    folded = Folded.of(data, search, axes)
+    surface = validate_by_refitting(
+        refits_of(aligner, folded, search.options), real=folded.real, folds=folded.folds,
+        penalties=axes["penalty"], weights=axes["weight"], metric=search.metric,
+    )  # fmt: skip
+    return search.chosen(axes, surface)
+
+
+def refits_of(aligner: Any, folded: Folded, options: Container[str]) -> Refit:
+    """Return what fits an aligner without a fold, with all directions if their number is open."""
+    all_directions = {"n_components": None} if "n_components" in options else {}
+    without = folded.moments_without if hasattr(aligner, "fit_moments") else None
+
+    def refit(fold: int, weight: float, penalty: float) -> Any:
+        changes = {parameter_of("penalty"): penalty} if "penalty" in options else {}
+        made = remade(aligner, **changes, **all_directions)
+        return fit_on(made, without[fold] if without else folded.rows_without(fold), weight)
+
+    return refit
+
+
 def as_columns(aligner: BaseAligner, predicted: Matrix) -> Matrix:
     """Return (n, 1) as (n,) where y was given as (n,)."""
     return predicted[:, 0] if aligner._one_column else predicted
@@ -177,6 +289,8 @@ class FromMoments(BaseAligner):
 
     Where the rows themselves are cheaper, or other forms more exact, it adds `_fit_rows` too.
     """
+
+    fitted_on = "moments"
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Rows, y: Rows, sample_weight: npt.NDArray[Any] | None = None) -> Self:

@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import Interval
 from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
+from fitters.sources import Preparation, Sources
 
 
 class ConSEAligner(BaseAligner):
@@ -52,6 +53,8 @@ class ConSEAligner(BaseAligner):
     """
 
     method: ClassVar[str] = "conse"
+    fitted_on = "head"
+    preparation: ClassVar[Preparation] = Preparation(images="raw")
     fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "top_k": [Interval(Integral, 1, None, closed="left")]
@@ -82,6 +85,12 @@ class ConSEAligner(BaseAligner):
             )
         self.weight_, self.bias_, self.texts_ = weights, bias64, texts
         return self
+
+    def fit_sources(self, data: Sources[Any], mix: float = 1.0) -> Self:  # noqa: ARG002
+        """Remember the head and its class texts; there is nothing to mix."""
+        assert data.prototypes is not None
+        fitted: Self = self.fit(data.prototypes.x, data.prototypes.y, data.bias)
+        return fitted
 
     def predict(self, X: Rows) -> Matrix:
         """Return the mix of class texts as given, shape (n, q) or (n,), nothing normalised."""

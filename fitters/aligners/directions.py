@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import FromMoments, Matrix, as_columns
+from fitters.aligners.base import FromMoments, Matrix, as_columns, refits_of
 from fitters.aligners.solvers import (
     determined,
     leading_directions,
@@ -22,6 +23,9 @@ from fitters.aligners.solvers import (
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
+from fitters.select.grid import Choice, Search
+from fitters.select.refitting import Folded, choose_components
+from fitters.sources import Sources
 
 COMPONENTS = [Interval(Integral, 1, None, closed="left"), None]
 """The constraint of `n_components`."""
@@ -53,6 +57,23 @@ class DirectionsAligner(FromMoments):
 
     fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "n_features_in_")
     n_components: int | None
+
+    def tune(self, data: Sources[Any], search: Search) -> Choice:
+        """Choose the number of directions with penalty and mixing weight, by fitting again.
+
+        One fit with all directions serves every number of them.
+        """
+        if "n_components" not in search.options or search.config.n_components != "auto":
+            return super().tune(data, search)
+        axes = search.axes(mixed=data.mixed, coarse=True)
+        folded = Folded.of(data, search, axes)
+        surface = choose_components(
+            refits_of(self, folded, search.options), real=folded.real, folds=folded.folds,
+            penalties=axes["penalty"], weights=axes["weight"], metric=search.metric,
+        )  # fmt: skip
+        choice = search.chosen(axes, surface)
+        kept = {"n_components": round(surface.chosen["components"])}
+        return replace(choice, params=choice.params | kept)
 
     @abstractmethod
     def _solve(self, about: Moments) -> tuple[Matrix, Matrix, Matrix]:

@@ -1,17 +1,10 @@
-"""Kernel ridge regression and its solvers.
-
-Up to `DOUBLE_ROWS` rows by a float64 Cholesky factor. Beyond, in place by a float32 factor (4 n²
-bytes, the one matrix held), then refined: the residual is taken in float64 from kernel blocks made
-anew, and the factor solves for the correction until the residual is below `TOLERANCE`. Whether it
-is, `SAMPLE` rows say: all rows of 21,841 take as long as the factor.
-
-A benchmark solves for the same prototypes with ever other real pairs, and decomposes one kernel of
-class texts for ever other image rows. Both are kept a while: `solve_first` and `decompose_kernel`.
-"""
+"""Kernel ridge regression: nonlinear, with one kernel a supporting row."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
+from math import isfinite, isinf
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -21,281 +14,21 @@ import scipy.linalg
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from featstore.parallel import map_threads
-from fitters.aligners.base import Matrix, OneWay, as_columns, mean_rows, validate_pairs
-from fitters.aligners.solvers import eigen_gram
-from fitters.errors import SettingError, SingularMomentsError
+from fitters.aligners.base import Matrix, OneWay, as_columns, mean_rows, stacked, validate_pairs
+from fitters.aligners.kernel_solvers import solve_kernel
+from fitters.errors import SettingError
 from fitters.feature_maps import METHODS, NystroemMap, choose_landmarks, gaussian
-from fitters.kept import Kept, digest_of
-from fitters.pairs import Rows
-
-DOUBLE_ROWS = 6000
-"""A float64 kernel of so many rows takes 288 MB."""
-
-TOLERANCE = 1e-5
-"""Of ‖B - (K + diag(penalty)) A‖ / ‖B‖."""
-
-ROUNDS = 4
-
-SAMPLE = 2048
-"""Rows, spread evenly, whose residual says whether another round is needed."""
-
-ADDED_SAMPLE = 128
-"""The same, where rows were added to a solution that was measured."""
-
-_BLOCK_ROWS = 256
-
-
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """A solved system in float64, with what it takes to add rows to it.
-
-    Attributes
-    ----------
-    gamma : float
-    penalty : ndarray of shape (n,)
-    factor : ndarray of shape (n, n)
-        Lower Cholesky factor of K + diag(penalty).
-    dual : ndarray of shape (n, q)
-    residual : float
-        As `solve_kernel` returns it.
-    """
-
-    gamma: float
-    penalty: Matrix
-    factor: Matrix
-    dual: Matrix
-    residual: float
-
-    @property
-    def n_bytes(self) -> int:
-        """What it takes in memory."""
-        return sum(array.nbytes for array in (self.penalty, self.factor, self.dual))
-
-    def eliminate(self, rows: Matrix, others: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-        """Return what the n rows solved for do to k others: M = K + diag(penalty), R their kernel.
-
-        Parameters
-        ----------
-        rows, others : ndarray of shape (n, d), (k, d)
-
-        Returns
-        -------
-        weights : ndarray of shape (n, k)
-            M⁻¹ Rᵀ.
-        covered : ndarray of shape (k, k)
-            R M⁻¹ Rᵀ, which is taken from the kernel of the others.
-        explained : ndarray of shape (k, q)
-            R M⁻¹ B, which is taken from their targets.
-        """
-        reach = gaussian(others, rows, self.gamma)
-        weights = scipy.linalg.cho_solve((self.factor, True), reach.T, check_finite=False)
-        return weights, reach @ weights, reach @ self.dual
-
-    def extended(self, rows: Matrix, targets: Matrix, penalty: Matrix) -> tuple[Matrix, float]:
-        """Return dual coefficients and residual of all rows, of which those solved for come first.
-
-        Block elimination: S = K_RR + diag(penalty) - R M⁻¹ Rᵀ is solved for the k others. The
-        arguments are those of `solve_kernel`; the residual is measured on at most `ADDED_SAMPLE`
-        rows.
-
-        Raises
-        ------
-        scipy.linalg.LinAlgError
-            If S is not positive definite to the last bit.
-        """
-        n, first = len(rows), len(self.dual)
-        others = rows[first:]
-        weights, covered, explained = self.eliminate(rows[:first], others)
-        system = gaussian(others, others, self.gamma) - covered
-        diagonal = np.diag_indices(len(others))
-        system[diagonal] = 1 + penalty[first:] - covered[diagonal]
-        dual = np.empty_like(targets)
-        factor = scipy.linalg.cho_factor(system, lower=True, check_finite=False)
-        dual[first:] = scipy.linalg.cho_solve(
-            factor, targets[first:] - explained, check_finite=False
-        )
-        np.subtract(self.dual, weights @ dual[first:], out=dual[:first])
-        at = np.unique(np.linspace(0, n - 1, min(n, ADDED_SAMPLE)).round().astype(np.intp))
-        left = _residual(rows, targets, dual, self.gamma, penalty, at)
-        return dual, float(np.linalg.norm(left)) / (float(np.linalg.norm(targets[at])) or 1.0)
-
-
-# For 1,000 prototypes and images of 1,280 values a solution takes 18 MB.
-_SOLUTIONS: Kept[Solution] = Kept(64_000_000, lambda solution: solution.n_bytes)
-
-# For 1,000 texts 8 MB a width, of which a choice looks at five or more.
-_DECOMPOSED: Kept[tuple[Matrix, Matrix]] = Kept(
-    48_000_000, lambda found: found[0].nbytes + found[1].nbytes
+from fitters.pairs import Pairs, Rows
+from fitters.select.grid import WEIGHTS, Axis, Choice, Search, Surface
+from fitters.select.kernel import (
+    GAMMAS,
+    KERNEL_PENALTIES,
+    choose_mass,
+    choose_on_prototypes,
+    cross_validate_kernel,
 )
-
-
-def decompose_kernel(rows: Matrix, weight: Matrix, gamma: float) -> tuple[Matrix, Matrix]:
-    """Return eigenvalues and eigenvectors of the kernel of rows multiplied by √weight.
-
-    They serve every penalty and every target, and are kept: a head and its controls have the same
-    texts. Callers leave both arrays as they are.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n, d)
-    weight : ndarray of shape (n,)
-    gamma : float
-
-    Returns
-    -------
-    values : ndarray of shape (n,)
-        Ascending, none negative.
-    vectors : ndarray of shape (n, n)
-        In columns.
-    """
-
-    def decompose() -> tuple[Matrix, Matrix]:
-        root = np.sqrt(weight)[:, None]
-        return eigen_gram(root * gaussian(rows, rows, gamma) * root.T)
-
-    return _DECOMPOSED.get(digest_of(rows, weight, gamma), decompose)
-
-
-def solve_first(rows: Matrix, targets: Matrix, gamma: float, penalty: Matrix) -> Solution:
-    """Return the solution of at most `DOUBLE_ROWS` rows, which is kept for the next call.
-
-    The arguments and errors are those of `solve_kernel`. Of each penalty 12 digits count: that of
-    the prototypes is the same at every mixing weight but for the rounding of α w / w.
-    """
-    penalty = np.array([float(f"{value:.12g}") for value in penalty])
-
-    def solve() -> Solution:
-        factor = _factor(rows, gamma, penalty, np.float64)
-        dual, residual = _refine(factor, rows, targets, gamma, penalty)
-        return Solution(gamma, penalty, factor, dual, residual)
-
-    return _SOLUTIONS.get(digest_of(rows, targets, gamma, penalty), solve)
-
-
-def solve_kernel(
-    rows: Matrix,
-    targets: Matrix,
-    gamma: float,
-    penalty: Matrix,
-    *,
-    in_double: bool | None = None,
-    n_first: int = 0,
-) -> tuple[Matrix, float]:
-    """Return the dual coefficients A of kernel ridge regression, and their relative residual.
-
-    Minimises, over f(a) = Σ_j k(a, a_j) A_j::
-
-        Σ w_i ‖f(a_i) - b_i‖² + alpha ‖f‖²_k,   penalty_i = alpha / w_i
-
-    Parameters
-    ----------
-    rows, targets : ndarray of shape (n, d), (n, q)
-    gamma : float
-    penalty : ndarray of shape (n,)
-        Above 0.
-    in_double : bool, optional
-        By default decided by `DOUBLE_ROWS`.
-    n_first : int
-        So many rows at the front will come again, with the same targets and penalties: they are
-        solved by `solve_first`, and the others added. No part beyond `DOUBLE_ROWS` rows.
-
-    Returns
-    -------
-    dual : ndarray of shape (n, q)
-    residual : float
-        ‖B - (K + diag(penalty)) A‖ / ‖B‖, measured on at most `SAMPLE` rows, spread evenly.
-
-    Raises
-    ------
-    SingularMomentsError
-        If the penalty is too small for the precision: the factor breaks down, or refinement does
-        not reach `TOLERANCE`.
-    """
-    n = len(rows)
-    double = n <= DOUBLE_ROWS if in_double is None else in_double
-    if n_first and double and n <= DOUBLE_ROWS:
-        first = solve_first(rows[:n_first], targets[:n_first], gamma, penalty[:n_first])
-        if n_first == n:
-            return first.dual.copy(), first.residual
-        try:
-            added = first.extended(rows, targets, penalty)
-        except scipy.linalg.LinAlgError:
-            added = first.dual, np.inf
-        if added[1] < TOLERANCE:
-            return added
-    factor = _factor(rows, gamma, penalty, np.float64 if double else np.float32)
-    return _refine(factor, rows, targets, gamma, penalty)
-
-
-def _factor(
-    rows: Matrix, gamma: float, penalty: Matrix, dtype: type[np.floating[Any]]
-) -> npt.NDArray[Any]:
-    """Return the lower Cholesky factor of K + diag(penalty)."""
-    system = gaussian(rows, rows, gamma, dtype=dtype)
-    diagonal = np.diag_indices(len(rows))
-    # Rounding leaves the diagonal a little below 1.
-    system[diagonal] = 1 + penalty.astype(dtype)
-    try:
-        # The transpose of a symmetric matrix is itself, in the order that LAPACK overwrites.
-        factor: npt.NDArray[Any] = scipy.linalg.cho_factor(
-            system.T, lower=True, overwrite_a=True, check_finite=False
-        )[0]
-    except scipy.linalg.LinAlgError as err:
-        raise SingularMomentsError(_too_small(len(rows), penalty, dtype)) from err
-    return factor
-
-
-def _refine(
-    factor: npt.NDArray[Any], rows: Matrix, targets: Matrix, gamma: float, penalty: Matrix
-) -> tuple[Matrix, float]:
-    """Return the dual coefficients by a factor, corrected until `TOLERANCE`, and the residual."""
-    n, dtype = len(rows), factor.dtype.type
-    dual = np.zeros_like(targets)
-    left = targets
-    sample = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).round().astype(np.intp))
-    scale = float(np.linalg.norm(targets[sample])) or 1.0
-    residual = 1.0
-    for _ in range(ROUNDS):
-        dual += scipy.linalg.cho_solve((factor, True), left.astype(dtype), check_finite=False)
-        seen = _residual(rows, targets, dual, gamma, penalty, sample)
-        before, residual = residual, float(np.linalg.norm(seen)) / scale
-        if residual < TOLERANCE:
-            return dual, residual
-        if residual > before / 2:
-            break
-        left = _residual(rows, targets, dual, gamma, penalty, np.arange(n))
-    raise SingularMomentsError(_too_small(n, penalty, dtype))
-
-
-def _residual(
-    rows: Matrix,
-    targets: Matrix,
-    dual: Matrix,
-    gamma: float,
-    penalty: Matrix,
-    at: npt.NDArray[np.intp],
-) -> Matrix:
-    """Return rows `at` of B - (K + diag(penalty)) A in float64, whatever made the factor."""
-    left: Matrix = targets[at] - penalty[at, None] * dual[at]
-
-    def subtract(start: int) -> None:
-        block = slice(start, start + _BLOCK_ROWS)
-        kernel = gaussian(rows[at[block]], rows, gamma)
-        # The row's own entry is 1, in the factor as here.
-        kernel[np.arange(len(kernel)), at[block]] = 1
-        left[block] -= kernel @ dual
-
-    map_threads(subtract, range(0, len(at), _BLOCK_ROWS))
-    return left
-
-
-def _too_small(n: int, penalty: Matrix, dtype: type[np.floating[Any]]) -> str:
-    return (
-        f"A penalty of {penalty.min():.3g} is below the rounding of a kernel of {n:,} rows in "
-        f"{np.dtype(dtype).name}. Use a larger alpha, a larger gamma, or landmarks."
-    )
-
+from fitters.select.refitting import Folded
+from fitters.sources import Sources
 
 BLOCK_ROWS = 4096
 """Rows predicted at a time: the kernel between them and the support stays small."""
@@ -371,6 +104,7 @@ class KernelRidgeAligner(OneWay):
     """
 
     method: ClassVar[str] = "kernel-ridge"
+    by_error: ClassVar[bool] = True
     fitted_values: ClassVar[tuple[str, ...]] = ("gamma_", "residual_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "direction": [StrOptions({"y->x", "x->y"})],
@@ -403,6 +137,76 @@ class KernelRidgeAligner(OneWay):
         self.n_landmarks = n_landmarks
         self.landmarks = landmarks
         self.seed = seed
+
+    def tune(self, data: Sources[Pairs], search: Search) -> Choice:
+        """Choose width and penalty on the prototypes, and only the mixing weight on real pairs.
+
+        Not to use the real pairs is one of the weights. Without prototypes, width and penalty are
+        chosen on the real pairs.
+        """
+        config, prototypes, real = search.config, data.prototypes, data.real
+        if config.penalty == 0:
+            raise SettingError(
+                "Kernel ridge needs a penalty above 0: a kernel of similar texts is singular. "
+                "Got 0."
+            )
+        if config.criterion == "error":
+            if real is None:
+                raise SettingError(
+                    "Kernel ridge is chosen on prototypes by 'cosine' or 'rank'. Got criterion "
+                    "'error'."
+                )
+            # Of the criteria for both kinds of data, this is the one that real pairs have too.
+            config = replace(config, criterion="cosine", validation="squared")
+            search = replace(search, config=config)
+        axes = {
+            "penalty": search.axis("penalty", KERNEL_PENALTIES),
+            "gamma": search.axis("gamma", GAMMAS),
+        }
+        is_open = any(axis.searched for axis in axes.values())
+        choice = search.chosen(axes, self._shape(data, search, axes) if is_open else None)
+        if prototypes is None or real is None:
+            return choice
+        facts: dict[str, Any] = {"of_prototypes": choice.facts} if choice.facts else {}
+        axis, searched = search.axis("weight", WEIGHTS), choice.axes
+        mix = axis.values[0]
+        if axis.searched:
+            of_mix = choose_mass(
+                prototypes, real, Folded.of(data, search, {"weight": axis}).folds,
+                gamma=choice.params["gamma"], penalty=choice.params["alpha"],
+                weights=axis, criterion=search.metric, rng=search.rng,
+            )  # fmt: skip
+            facts |= of_mix.to_facts()
+            searched, mix = searched | of_mix.searched, of_mix.chosen["weight"]
+        facts |= {"mix": mix if isfinite(mix) else None, "real_pairs_used": isfinite(mix)}
+        # A real pair has `mix` times the penalty that the prototypes keep.
+        params = choice.params | {"alpha": choice.params["alpha"] * (mix if isfinite(mix) else 1.0)}
+        return Choice(params, mix, facts, searched)
+
+    def _shape(self, data: Sources[Pairs], search: Search, axes: Mapping[str, Axis]) -> Surface:
+        """Return the scores over width and penalty."""
+        grids: dict[str, Any] = {"gammas": axes["gamma"], "penalties": axes["penalty"]}
+        if data.prototypes is None:
+            folded = Folded.of(data, search, axes)
+            return cross_validate_kernel(
+                real=folded.real, folds=folded.folds, **grids, criterion=search.metric
+            )
+        by: Any = search.config.criterion
+        return choose_on_prototypes(
+            data.prototypes, **grids, criterion=by, rng=search.rng,
+            # If a grid is given, these are one of many controls of the same texts.
+            precision="float32" if search.grid else "float64",
+        )  # fmt: skip
+
+    def fit_sources(self, data: Sources[Pairs], mix: float = 1.0) -> Self:
+        """Fit on the rows of both sources; prototypes of infinite mass leave the others none."""
+        x, y, weight = stacked(data, 1.0 if isinf(mix) else mix)
+        first = 0 if data.prototypes is None else data.prototypes.n
+        if isinf(mix):
+            weight[first:] = 0.0
+        # Prototypes come first, and again with every other draw of real pairs.
+        fitted: Self = self.fit(x, y, weight, n_first=first)
+        return fitted
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(

@@ -17,6 +17,7 @@ from fitters.aligners.solvers import least_squares, solve_ridge
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
+from fitters.sources import Preparation
 
 
 class MeanShiftAligner(FromMoments):
@@ -37,6 +38,7 @@ class MeanShiftAligner(FromMoments):
     """
 
     method: ClassVar[str] = "mean-shift"
+    mixes: ClassVar[bool] = False
     fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
 
@@ -122,6 +124,7 @@ class TextToConceptAligner(FromMoments):
     """
 
     method: ClassVar[str] = "text-to-concept"
+    preparation: ClassVar[Preparation] = Preparation(images="raw", texts="raw")
     fitted_values: ClassVar[tuple[str, ...]] = ("scale_x_", "scale_y_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "alpha": [Interval(Real, 0, None, closed="left")],

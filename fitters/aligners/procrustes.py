@@ -13,6 +13,10 @@ from fitters.aligners.solvers import determined, polar_factor, truncation_gap
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
+from fitters.select.grid import Choice, Search
+from fitters.select.held_out import cross_validate
+from fitters.select.refitting import Folded
+from fitters.sources import Sources
 
 
 class ProcrustesAligner(FromMoments):
@@ -66,6 +70,7 @@ class ProcrustesAligner(FromMoments):
     """
 
     method: ClassVar[str] = "procrustes"
+    reads_few_rows = True
     fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "scale_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "center": ["boolean"],
@@ -79,6 +84,18 @@ class ProcrustesAligner(FromMoments):
         self.center = center
         self.scale = scale
         self.rank = rank
+
+    def tune(self, data: Sources[Any], search: Search) -> Choice:
+        """Choose the mixing weight by the rank of the texts of held-out pairs, in closed form."""
+        axes = search.axes(mixed=data.mixed)
+        if not axes["weight"].searched:
+            return search.chosen(axes, None)
+        folded = Folded.of(data, search, axes)
+        surface = cross_validate(
+            "procrustes", real=folded.real, folds=folded.folds, prototypes=folded.prototypes,
+            weights=axes["weight"], metric=search.metric,
+        )  # fmt: skip
+        return search.chosen(axes, surface)
 
     def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:
         mean_x, mean_y = mean_rows(x, y, weight)

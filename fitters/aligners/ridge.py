@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, ClassVar, Self
 
@@ -11,9 +11,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from fitters.aligners.base import FromMoments, Matrix, OneWay, as_columns, mean_rows
 from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
-from fitters.moments.moments import Moments
+from fitters.moments.moments import Folds, Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
+from fitters.select.grid import Axis, Choice, Search, Surface
+from fitters.select.held_out import cross_validate, validate_by_error
+from fitters.select.leave_out import leave_one_group_out
+from fitters.select.refitting import Folded
+from fitters.sources import Sources
 
 
 class RidgeAligner(FromMoments, OneWay):
@@ -66,6 +71,7 @@ class RidgeAligner(FromMoments, OneWay):
     """
 
     method: ClassVar[str] = "ridge"
+    by_error: ClassVar[bool] = True
     fitted_values: ClassVar[tuple[str, ...]] = ("alpha_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "direction": [StrOptions({"y->x", "x->y"})],
@@ -86,6 +92,38 @@ class RidgeAligner(FromMoments, OneWay):
         self.alpha = alpha
         self.relative = relative
         self.center = center
+
+    def tune(self, data: Sources[Any], search: Search) -> Choice:
+        """Choose penalty and mixing weight in closed form.
+
+        By the held-out squared error; else by leaving out names, of prototypes alone; or by the
+        rank of the texts of held-out real pairs. Without a penalty to choose it is fitted again
+        without each fold, which says if a fold leaves too few rows.
+        """
+        axes = search.axes(mixed=data.mixed)
+        if "penalty" not in search.options or not any(a.searched for a in axes.values()):
+            return super().tune(data, search)
+        way: Any = self.direction
+        if search.by_error or isinstance(data.given[0], Folds):
+            surface = by_squared_error(data, search, axes, way)
+        elif data.real is None:
+            surface = leave_one_group_out(
+                data.given[0], direction=way, penalties=axes["penalty"],
+                criterion=search.config.criterion,  # type: ignore[arg-type]   # not "error"
+            )  # fmt: skip
+        else:
+            folded = Folded.of(data, search, axes)
+            surface = cross_validate(
+                "ridge", real=folded.real, folds=folded.folds, prototypes=folded.prototypes,
+                direction=way, penalties=axes["penalty"], weights=axes["weight"],
+                metric=search.metric,
+            )  # fmt: skip
+        return search.chosen(axes, surface)
+
+    @property
+    def reads_few_rows(self) -> bool:  # type: ignore[override]
+        """With a penalty, the n × n system of n rows is the smaller one."""
+        return self.alpha > 0
 
     def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:
         self.mean_x_, self.mean_y_ = np.zeros(x.shape[1]), np.zeros(y.shape[1])
@@ -136,6 +174,21 @@ class RidgeAligner(FromMoments, OneWay):
         return {"coef_": sides, "mean_x_": ("p",), "mean_y_": ("q",)}
 
 
+def by_squared_error(
+    data: Sources[Any], search: Search, axes: Mapping[str, Axis], direction: str
+) -> Surface:
+    """Return the held-out R² over weight × penalty; data are pairs, or moments by fold."""
+    if isinstance(data.given[0], Folds):
+        folds: Any = data.real
+        prototypes = None if data.prototypes is None else data.prototypes[0]
+    else:
+        folded = Folded.of(data, search, axes)
+        folds, prototypes = folded.of_folds, folded.of_prototypes
+    return validate_by_error(
+        folds, prototypes, direction=direction, penalties=axes["penalty"], weights=axes["weight"]
+    )
+
+
 class TwoWayRidgeAligner(FromMoments):
     """Align by two ridge regressions, x → y and y → x: the score is the mean of their cosines.
 
@@ -159,6 +212,7 @@ class TwoWayRidgeAligner(FromMoments):
     """
 
     method: ClassVar[str] = "ridge-both"
+    by_error: ClassVar[bool] = True
     fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "alpha": [Interval(Real, 0, None, closed="left")],
@@ -170,6 +224,14 @@ class TwoWayRidgeAligner(FromMoments):
         self.alpha = alpha
         self.relative = relative
         self.center = center
+
+    def tune(self, data: Sources[Any], search: Search) -> Choice:
+        """Choose by the mean error of both directions in closed form, or by fitting again."""
+        axes = search.axes(mixed=data.mixed, coarse=True)
+        of_moments = isinstance(data.given[0], Folds)
+        if not (search.by_error or of_moments) or not any(a.searched for a in axes.values()):
+            return super().tune(data, search)
+        return search.chosen(axes, by_squared_error(data, search, axes, "both"))
 
     def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:
         return self._fit_both(lambda ridge: ridge.fit(x, y, weight))

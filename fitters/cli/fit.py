@@ -116,12 +116,13 @@ def fit_command(
             path = out / f"{method}-seed{seed}" if many else out
             trained = METHODS[method].fitted_on == "training"
             checkpoint = path.parent / f".{path.name}.training" if trained else None
-            with ProgressBar(method, doing="reading and fitting") as bar:
+            with ProgressBar(method, doing="reading pairs") as bar:
                 alignment = fit_from_store(
                     opened,
                     replace(request, seed=seed),
                     checkpoint=checkpoint,
                     on_epoch=partial(_show_epoch, bar),
+                    on_stage=bar.stage,
                     workers=workers,
                 )
             save_alignment(path, alignment, replace=force)
@@ -233,7 +234,7 @@ def check_effects(
          ("this fit looks at the rows, in float64. It is for fits from moments alone: give every "
           "setting, or --criterion error")),
         (("validation",), by_error, "--criterion error goes by the held-out squared error"),
-        (("criterion",), not method.direction, f"it is for ridges, not for {request.method}"),
+        (("criterion",), not method.by_error, f"it is for ridges, not for {request.method}"),
         (("validation", "criterion"), not request.chooses(method, mixed=mixed),
          "nothing is left to choose"),
         (("criterion",), real and not by_error,

@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from featstore.cli.progress import human_bytes
-from featstore.command_line import EXIT_VERIFY, CommandGroup, print_json
+from featstore.command_line import EXIT_VERIFY, CommandGroup, human_bytes, print_json
 from fitters.cli import usage_error
 from fitters.errors import CorruptAlignmentError, SettingError
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fitters.errors import PairsError
-from fitters.pairs import Rows, check_weight
+from fitters.pairs import Pairs, Rows, check_weight
 
 Matrix = npt.NDArray[np.float64]
 
@@ -243,6 +243,11 @@ def about_shift(
         sxy=(left.T @ right).astype(np.float64, copy=False),
         syy=(right.T @ right).astype(np.float64, copy=False),
     )
+
+
+def moments_of(pairs: Pairs) -> Moments:
+    """Return the moments of transformed pairs about 0, products in float64."""
+    return Moments.from_rows(pairs.x, pairs.y, pairs.row_weight, centre=False)
 
 
 class Folds(tuple[Moments, ...]):

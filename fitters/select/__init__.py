@@ -6,7 +6,7 @@ from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Surface, folds_by_grou
 from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.kernel import choose_mass, choose_on_prototypes, cross_validate_kernel
 from fitters.select.leave_out import LeftOut, leave_one_group_out
-from fitters.select.refitting import choose_anchors, choose_components, validate_by_refitting
+from fitters.select.refitting import choose_components, validate_by_refitting
 
 __all__ = [
     "PENALTIES",
@@ -14,7 +14,6 @@ __all__ = [
     "Axis",
     "LeftOut",
     "Surface",
-    "choose_anchors",
     "choose_components",
     "choose_mass",
     "choose_on_prototypes",

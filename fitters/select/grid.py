@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fitters.errors import SelectionError, SettingError
 from fitters.pairs import Pairs
+
+if TYPE_CHECKING:
+    from fitters.methods import FitConfig
 
 Matrix = npt.NDArray[np.float64]
 
@@ -43,6 +46,11 @@ class Axis:
     def fixed(cls, value: float) -> Axis:
         """Return the axis of one given value."""
         return cls((float(value),), searched=False)
+
+    @property
+    def coarser(self) -> Axis:
+        """The same range in `COARSE` values a decade."""
+        return replace(self, values=geometric(self.values[0], self.values[-1], COARSE))
 
     @property
     def closed(self) -> Axis:
@@ -79,6 +87,9 @@ PENALTIES = Axis(geometric(1e-2, 1e1, 2), lowest=1e-4, highest=1e2)
 
 WEIGHTS = Axis(geometric(1e-1, 1e1, 2), lowest=1e-2, highest=1e2)
 """Mass of one class relative to one real image."""
+
+COARSE = 1
+"""Values a decade where every point of the grid costs a fit: a third of the closed forms' grid."""
 
 WIDEN_BY = 2
 WIDEN_ROUNDS = 4
@@ -314,3 +325,108 @@ def folds_of_pairs(
             f"nothing to go by. Give pairs of at least 2 groups, or a number for {what}."
         )
     return folds_by_group(pairs.row_groups, min(n_folds, n_groups), rng)
+
+
+PARAMETERS = {"penalty": "alpha"}
+"""Constructor parameters of aligners that are not called as the setting is."""
+
+
+def parameter_of(setting: str) -> str:
+    """Return the constructor parameter of an aligner that a setting is passed as."""
+    return PARAMETERS.get(setting, setting)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What `tune` of an aligner chose, and what it was chosen from.
+
+    Attributes
+    ----------
+    params : dict
+        Constructor parameters of the final fit, such as "alpha"; the others stay as they are.
+    mix : float
+        Mass of one class relative to one real image.
+    facts : dict
+        Plain values for JSON: the scores of the whole grid, and the edges of it that were hit.
+    axes : dict of str to Axis
+        The grids of what was chosen, as evaluated: "penalty", "weight" (the mix), "gamma", "top_k",
+        "power".
+    of_fit : dict
+        Arguments of the final `fit_sources`, besides the data and the mix.
+    """
+
+    params: dict[str, Any] = field(default_factory=dict)
+    mix: float = 1.0
+    facts: dict[str, Any] = field(default_factory=dict)
+    axes: dict[str, Axis] = field(default_factory=dict)
+    of_fit: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What a fit leaves to choose, and how it is chosen: the second argument of `tune`.
+
+    Attributes
+    ----------
+    config : FitConfig
+        What is "auto" in it is chosen.
+    options : tuple of str
+        Settings that the method has; the others play no part.
+    rng : numpy.random.Generator
+        Draws the folds.
+    n_folds : int
+        Fewer if there are fewer groups.
+    grid : mapping of str to Axis
+        Values to choose from, and none beyond; the default grids stand for what it lacks.
+    """
+
+    config: FitConfig
+    options: tuple[str, ...]
+    rng: np.random.Generator
+    n_folds: int = 4
+    grid: Mapping[str, Axis] = field(default_factory=dict)
+
+    def axis(self, name: str, default: Axis, own: float | None = None) -> Axis:
+        """Return the grid of an axis of `PLURALS`; if its value is given, or `own`, that alone."""
+        value = getattr(self.config, "mix" if name == "weight" else name)
+        if value == "auto":
+            return self.grid.get(name, default)
+        return Axis.fixed(own if value is None and own is not None else value)
+
+    def axes(self, *, mixed: bool, coarse: bool = False) -> dict[str, Axis]:
+        """Return the axes "penalty" and "weight"; of what plays no part, a fixed value.
+
+        Parameters
+        ----------
+        mixed : bool
+            Whether there are prototypes and real pairs.
+        coarse : bool
+            Take the grid of fits that have no closed form.
+        """
+        penalty, weight = Axis.fixed(0.0), Axis.fixed(1.0)
+        if "penalty" in self.options:
+            penalty = self.axis("penalty", PENALTIES.coarser if coarse else PENALTIES)
+        if mixed and "mix" in self.options:
+            weight = self.axis("weight", WEIGHTS.coarser if coarse else WEIGHTS)
+        return {"penalty": penalty, "weight": weight}
+
+    @property
+    def metric(self) -> Any:
+        """What held-out real pairs are scored by; each validation refuses what it does not know."""
+        return self.config.validation
+
+    @property
+    def by_error(self) -> bool:
+        """Whether the held-out squared error decides; of both kinds of data, both names do."""
+        return self.config.criterion == "error" or self.config.validation == "squared"
+
+    def chosen(self, axes: Mapping[str, Axis], surface: Surface | None) -> Choice:
+        """Return the best of a surface, or without one the fixed values of its axes."""
+        at = {name: axis.values[0] for name, axis in axes.items()}
+        if surface is None:
+            return Choice(self._params(at), at.get("weight", 1.0))
+        at |= surface.chosen
+        return Choice(self._params(at), at.get("weight", 1.0), surface.to_facts(), surface.searched)
+
+    def _params(self, at: Mapping[str, float]) -> dict[str, Any]:
+        return {parameter_of(name): value for name, value in at.items() if name in self.options}

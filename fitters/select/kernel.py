@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from fitters.aligners.kernel import decompose_kernel, solve_first
+from fitters.aligners.kernel_solvers import decompose_kernel, solve_first
 from fitters.aligners.solvers import eigen_gram
 from fitters.errors import PairsError, SettingError
 from fitters.feature_maps import NystroemMap, gaussian

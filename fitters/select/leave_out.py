@@ -188,7 +188,7 @@ class KernelLeftOut:
     Parameters
     ----------
     values, vectors : ndarray of shape (n,), (n, n)
-        Of √W K √W; see `fitters.aligners.kernel.decompose_kernel`.
+        Of √W K √W; see `fitters.aligners.kernel_solvers.decompose_kernel`.
     groups : ndarray of shape (n,)
         What is left out together.
     weight : ndarray of shape (n,)

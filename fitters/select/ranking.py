@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import issparse
 
-from fitters.aligners.base import Projection
 from fitters.errors import SettingError
 from fitters.pairs import Pairs, Rows
+
+if TYPE_CHECKING:
+    from fitters.aligners.base import Projection
 
 Metric = Literal["mrr", "top-1", "top-5", "top-10"]
 

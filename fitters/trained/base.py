@@ -26,6 +26,8 @@ from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_
 from fitters.errors import SettingError
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs, Rows
+from fitters.select.grid import Choice, Search
+from fitters.sources import Preparation, Sources
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -370,6 +372,8 @@ READOUT_ROWS, READOUT_PENALTY = 4096, 1e-3
 class TrainedAligner(BaseAligner):
     """Base of the aligners that are trained; parameters are those of the subclass."""
 
+    fitted_on = "training"
+    preparation: ClassVar[Preparation] = Preparation(images="unit", texts="unit")
     array_dtype: ClassVar[str] = "float32"
     fitted_values: ClassVar[tuple[str, ...]] = (
         "n_features_in_", "n_targets_", "epochs_", "loss_", "scale_", "shift_",
@@ -380,6 +384,63 @@ class TrainedAligner(BaseAligner):
     precision: Precision
     schedule: Schedule
     flat: float | None = None
+
+    def tune(self, data: Sources[Any], search: Search) -> Choice:
+        """Return the settings of the training that were given, and draw its seed.
+
+        Raises
+        ------
+        SettingError
+            If they mix two sources where there is one, or in two ways.
+        """
+        options = search.config.training
+        if (options.sequential or options.share is not None) and not data.mixed:
+            raise SettingError(
+                "Mixing by share and sequential training need prototypes and real pairs. Give both."
+            )
+        if options.sequential and options.share is not None:
+            raise SettingError(
+                "A share of each batch and sequential training exclude each other. Take one."
+            )
+        n_prototypes = 0 if data.prototypes is None else data.prototypes.n
+        seed = int(search.rng.integers(2**31))
+        kept = {"checkpoint": options.checkpoint, "on_epoch": options.on_epoch}
+        return Choice({"n_prototypes": n_prototypes, "seed": seed, **options.changes}, of_fit=kept)
+
+    def fit_sources(
+        self,
+        data: Sources[Any],
+        mix: float = 1.0,  # noqa: ARG002
+        *,
+        checkpoint: Path | None = None,
+        on_epoch: OnEpoch | None = None,
+    ) -> Self:
+        """Train on both sources, pairs in memory or read from a store; all rows count alike."""
+        try:
+            self._validate_params()
+        except ValueError as err:
+            raise SettingError(str(err)) from err
+        prototypes, real, first = data.prototypes, data.real, 0
+        if isinstance(prototypes, Pairs):
+            prototypes = ArrayRows.of(prototypes)
+            first = int(prototypes.groups.max()) + 1
+        if isinstance(real, Pairs):
+            real = ArrayRows.of(real, first_group=first)
+        fitted: Self = self.fit_rows(prototypes, real, checkpoint=checkpoint, on_epoch=on_epoch)
+        return fitted
+
+    @property
+    def facts_(self) -> dict[str, Any]:
+        """What an alignment records of the training, as plain values for JSON."""
+        metrics = [epoch["metric"] for epoch in self.history_]
+        return {
+            "training": {
+                "epochs": len(self.history_),
+                "precision": resolve(self.precision),
+                "loss": [epoch["loss"] for epoch in self.history_],
+                "metric": [metric for metric in metrics if metric is not None],
+            }
+        }
 
     @abstractmethod
     def _parts(self, p: int, q: int) -> dict[str, nn.Module]:

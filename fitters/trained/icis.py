@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from fitters.aligners.base import Matrix
 from fitters.errors import PairsError
 from fitters.pairs import Rows
+from fitters.sources import Preparation
 from fitters.trained.base import (
     PRECISIONS,
     ArrayRows,
@@ -74,6 +75,7 @@ class ICISAligner(TrainedAligner):
     """
 
     method: ClassVar[str] = "icis"
+    preparation: ClassVar[Preparation] = Preparation(images="unit", texts="unit", head_bias=True)
     fitted_values: ClassVar[tuple[str, ...]] = (*TrainedAligner.fitted_values, "row_norm_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "width": [Interval(Integral, 1, None, closed="left")],

@@ -15,11 +15,12 @@ from bench.protocol import choice_rng
 from fitters import Alignment, Pairs, ProcrustesAligner, RidgeAligner, fit_alignment
 from fitters.errors import FittersError
 from fitters.feature_maps import FeatureMap, FourierMap, NystroemMap
-from fitters.methods import METHODS, prepare
+from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform
 from fitters.prototypes import resolve_duplicates
 from fitters.select.grid import Axis
 from fitters.select.kernel import choose_on_prototypes
+from fitters.sources import prepare
 from tests.accuracy.measure import (
     SEEDS,
     TOP,
@@ -146,7 +147,9 @@ def control_table(bench: Bench, source: str) -> Iterator[str]:
 
 def refitted(label: str) -> bool:
     """Return whether an aligner keeps the head's settings on a control."""
-    return METHODS[VARIANTS[label][0]].rule in ("refit", "anchors")
+    name = VARIANTS[label][0]
+    closed = ("ridge", "ridge-x2y", "kernel-ridge", "procrustes")
+    return METHODS[name].tunes and name not in closed
 
 
 def control(bench: Bench, label: str, source: str) -> list[str]:
@@ -196,7 +199,7 @@ def behind_map(
         else ProcrustesAligner(center=False)
     )
     aligner.fit(sources.prototypes.x, features.apply(texts))
-    made = Alignment(sources.image, sources.text.then(features), aligner)
+    made = Alignment.of(sources.image, sources.text.then(features), aligner)
     spent = time.process_time() - start
     choice = {"gamma": gamma, "penalty": penalty}
     corpus = bench.corpus

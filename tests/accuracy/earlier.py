@@ -104,6 +104,6 @@ def fitted(bench: Bench, pairs: Pairs, method: str, *, again: bool) -> tuple[Any
         aligner = KernelRidgeAligner(
             gamma=choice["gamma"], relative=False, alpha=choice["penalty"], center=False
         )
-    made = Alignment(SideTransform(mean=bench.mean, label="images"), text, aligner.fit(x, y))
+    made = Alignment.of(SideTransform(mean=bench.mean, label="images"), text, aligner.fit(x, y))
     spent = time.process_time() - start
     return scored(made, bench.corpus.images, bench.corpus.names, spent, choice), left_out

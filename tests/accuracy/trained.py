@@ -59,7 +59,7 @@ def main() -> int:
         for name in names:
             for seed in range(asked.seeds if name in PRESETS else 1):
                 # ConSE reads images raw; ICIS's images are [f, 1], whose mean nobody asked for.
-                as_published = METHODS[name].fitted_on == "head" or METHODS[name].head_bias
+                as_published = METHODS[name].fitted_on == "head" or METHODS[name].rows.head_bias
                 for rows in ROWS[1:] if as_published else ROWS:
                     _measure(bench, asked, name, rows, seed)
     return 0

@@ -19,7 +19,7 @@ import bench.code as code
 from bench import read_results, run_all
 from bench.errors import ProtocolError
 from featstore.errors import EngineError
-from fitters import methods, register_method
+from fitters import Preparation, methods, register_method
 from fitters.errors import SettingError
 from fitters.few_shot.clap import CLAP
 from fitters.few_shot.registry import LEARNERS, register_learner
@@ -66,10 +66,10 @@ from fitters import Method, RidgeAligner
 class Mine(RidgeAligner):
     pass
 
-def make(settings):
+def make():
     return Mine("x->y", alpha=ALPHA, center=False)
 
-METHOD = Method("a ridge of one's own", make)
+METHOD = Method(make, "a ridge of one's own")
 
 class Voter:
     def fit(self, shots):
@@ -136,7 +136,7 @@ def test_an_entry_of_the_dict_and_a_version_count_too(own, runs):
     plain = first(runs, method="mine").run_id
     methods.METHODS["mine"] = replace(module.METHOD, version="2")
     assert first(runs, method="mine").run_id != plain
-    methods.METHODS["mine"] = replace(module.METHOD, rule="refit")
+    methods.METHODS["mine"] = replace(module.METHOD, preparation=Preparation(images="unit"))
     assert first(runs, method="mine").run_id != plain
     # A method of the package that was exchanged is no longer the package's.
     methods.METHODS["ridge"] = module.METHOD
@@ -201,7 +201,7 @@ def test_workers_have_the_same_method(own, runs, smoke_store, tmp_path):
 
 def test_what_workers_cannot_have_is_said_before_and_there(own, runs, smoke_store, tmp_path):
     module = own()
-    register_method("mine", replace(module.METHOD, make=lambda settings: module.make(settings)))
+    register_method("mine", replace(module.METHOD, aligner=lambda: module.make()))
     mine = [first(runs, method="mine", seed=seed) for seed in range(9)]
     with pytest.raises(EngineError, match=r"method 'mine' cannot be sent.*or use jobs=1"):
         run_all(mine, smoke_store, tmp_path / "no", jobs=2)

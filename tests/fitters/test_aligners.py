@@ -27,8 +27,8 @@ from fitters import (
     TextToConceptAligner,
     TwoWayRidgeAligner,
 )
-from fitters.aligners.registry import aligner_class
 from fitters.errors import PairsError, SingularMomentsError, UnknownMethodError, ZeroRowError
+from fitters.methods import aligner_class
 from fitters.moments.accumulation import accumulate
 from fitters.moments.moments import Moments, merge_pooled
 from tests.assertions import assert_close, assert_same

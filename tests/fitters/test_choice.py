@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from fitters import CCAAligner, Pairs, RidgeAligner, fit_alignment
-from fitters.choice import moments_of
 from fitters.errors import SelectionError, SettingError
-from fitters.methods import METHODS, OPTIONS, TRAINING, Settings
-from fitters.moments.moments import merge_pooled
-from fitters.recipe import select
+from fitters.methods import METHODS, OPTIONS, TRAINING, FitConfig
+from fitters.moments.moments import merge_pooled, moments_of
+from fitters.recipe import fit, select
 from fitters.select.grid import Axis, folds_by_group
 from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.refitting import choose_components, validate_by_refitting
@@ -166,8 +165,8 @@ def test_csa_by_the_recipe_is_fitted_on_the_merged_moments(make_world):
         moments_of(Pairs(by_hand(head.x, head.x), by_hand(head.y, head.y))).scaled(choice["mix"]),
         moments_of(Pairs(by_hand(real.x, real.x), by_hand(real.y, head.y))),
     )
-    settings = Settings(penalty=choice["penalty"], n_components=choice["n_components"])
-    expected = METHODS["csa"].make(settings).fit_moments(merged)
+    settings = {"alpha": choice["penalty"], "n_components": choice["n_components"]}
+    expected = METHODS["csa"].make(**settings).fit_moments(merged)
     assert_close(alignment.aligner.strengths_, expected.strengths_)
     assert_close(alignment.aligner.weights_x_, expected.weights_x_, times=10)
 
@@ -192,19 +191,21 @@ def test_select_chooses_what_is_then_fitted_with(metric, method, make_world):
     head, real = make_world(n_classes=30, n_images=24, p=9, q=4, noise=0.8)
     if metric == "squared" and method in ("csa", "asif"):
         with pytest.raises(SettingError, match="goes by one of mrr"):
-            select(method, real=real, metric=metric, rng=np.random.default_rng(0))
+            select(method, real=real, validation=metric, rng=np.random.default_rng(0))
         return
     auto = {"top_k": "auto", "power": "auto"} if method == "asif" else {}
-    chosen = select(method, prototypes=head, real=real, metric=metric, rng=np.random.default_rng(0))
+    chosen = select(
+        method, prototypes=head, real=real, validation=metric, rng=np.random.default_rng(0)
+    )
     made = fit_alignment(
         method, prototypes=head, real=real, validation=metric, rng=np.random.default_rng(0), **auto
     )
     assert chosen.facts == made.facts["choice"]
     assert {"scores", "edges", "criterion"} <= set(chosen.facts)
     # Folds drawn by another generator would choose otherwise; nothing is chosen again.
-    given = fit_alignment(
-        method, prototypes=head, real=real, chosen=chosen, rng=np.random.default_rng(1), **auto
-    )
+    config = FitConfig(method, **auto)
+    data = METHODS[method].sources(config, prototypes=head, real=real)
+    given = fit(data, config, chosen=chosen, rng=np.random.default_rng(1))
     assert given.facts == made.facts
     for name in made.aligner.array_shapes():
         assert_same(getattr(given.aligner, name), getattr(made.aligner, name))
@@ -212,9 +213,10 @@ def test_select_chooses_what_is_then_fitted_with(metric, method, make_world):
 
 def test_a_choice_leaves_what_is_not_chosen_to_the_fit(make_world):
     head, real = make_world(n_classes=30, n_images=24, p=9, q=4, noise=0.8)
-    given = {"prototypes": head, "real": real, "rng": np.random.default_rng(0)}
-    chosen = select("procrustes", **given)
-    made = fit_alignment("procrustes", **given, chosen=chosen, rank=2)
+    chosen = select("procrustes", prototypes=head, real=real, rng=np.random.default_rng(0))
+    config = FitConfig("procrustes", rank=2)
+    data = METHODS["procrustes"].sources(config, prototypes=head, real=real)
+    made = fit(data, config, chosen=chosen, rng=np.random.default_rng(0))
     assert made.aligner.rank_ == 2
     assert made.facts["choice"]["mix"] == chosen.mix
 
@@ -227,11 +229,11 @@ def test_a_given_grid_is_all_that_is_looked_at(method, sources, make_world, rng)
     of_head = select(method, **given, rng=np.random.default_rng(0))
     again = select(method, **given, grid=of_head.axes, rng=np.random.default_rng(0))
     # The grid that a choice explored leads it where it was.
-    assert (again.settings, again.mix) == (of_head.settings, of_head.mix)
+    assert (again.params, again.mix) == (of_head.params, of_head.mix)
     noise = Pairs(rng.standard_normal(head.x.shape), head.y, head.groups)
-    control = fit_alignment(
-        method, **(given | {"prototypes": noise}), grid=of_head.axes, rng=np.random.default_rng(0)
-    ).facts
+    data = METHODS[method].sources(FitConfig(method), **(given | {"prototypes": noise}))
+    rng = np.random.default_rng(0)
+    control = fit(data, FitConfig(method), grid=of_head.axes, rng=rng).facts
     assert control["grid"] == "given"
     names = {"penalty": "penalties", "weight": "weights", "gamma": "gammas"}
     # Of prototypes alone, Procrustes has nothing to choose.

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from fitters import CONTROLS, Pairs, fit_alignment
+from fitters import CONTROLS, METHODS, FitConfig, Pairs, fit
 from fitters.errors import PairsError
 from fitters.moments.transform import SideTransform
 from fitters.recipe import select
@@ -91,10 +91,9 @@ def test_kernel_ridge_on_a_control_is_at_chance(name, make_world):
     grid = select("kernel-ridge", prototypes=head, rng=np.random.default_rng(0)).axes
 
     def right(prototypes):
-        fitted = fit_alignment(
-            "kernel-ridge", prototypes=prototypes, image_mean=mean, grid=grid,
-            rng=np.random.default_rng(0),
-        )  # fmt: skip
+        config = FitConfig("kernel-ridge")
+        data = METHODS["kernel-ridge"].sources(config, prototypes=prototypes, image_mean=mean)
+        fitted = fit(data, config, grid=grid, rng=np.random.default_rng(0))
         scores = fitted.project_x(real.x) @ fitted.project_y(real.y).T
         return int((scores.argmax(axis=1) == np.arange(real.n)).sum())
 

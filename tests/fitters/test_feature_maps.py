@@ -181,7 +181,7 @@ def test_any_linear_aligner_is_nonlinear_behind_a_map_and_is_saved_with_it(
     )
     y = y.then(features)
     moments = accumulate([(x.apply(head), y.apply(rows))], precision="float64")
-    made = Alignment(x, y, linear.fit_moments(moments))
+    made = Alignment.of(x, y, linear.fit_moments(moments))
     again = read_alignment(save_alignment(tmp_path / "a", made))
     assert_same(again.project_y(rows), made.project_y(rows))
     assert_same(again.project_x(head), made.project_x(head))

@@ -72,7 +72,7 @@ def test_the_python_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) ->
     for block in blocks("python"):
         exec(block, names)
     # The method that the document registers is gone after it.
-    assert METHODS.pop("ridge-of-mine").options == ("penalty",)
+    assert METHODS.pop("weighted-means").options == ("penalty", "mix")
     best = np.asarray(names["best"])
     # The toy world is nearly noiseless: an image finds its own caption.
     assert np.mean(best == np.arange(len(best))) > 0.8

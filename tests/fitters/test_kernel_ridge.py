@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.kernel_ridge import KernelRidge
 
 from fitters import KernelRidgeAligner, Pairs
-from fitters.aligners import kernel as solvers
-from fitters.aligners.kernel import decompose_kernel, solve_first, solve_kernel
+from fitters.aligners import kernel_solvers as solvers
+from fitters.aligners.kernel_solvers import decompose_kernel, solve_first, solve_kernel
 from fitters.errors import SettingError, SingularMomentsError
 from fitters.feature_maps import NystroemMap, gaussian
 from fitters.kept import Kept
@@ -128,7 +128,7 @@ def test_float32_with_refinement_reaches_the_float64_solution(rng):
 def test_a_residual_of_a_sample_is_near_that_of_all_rows(rng, monkeypatch):
     head, texts = bent_pairs(rng, n=700)
     penalty = 0.01 / rng.uniform(0.5, 2, 700)
-    monkeypatch.setattr("fitters.aligners.kernel.SAMPLE", 200)
+    monkeypatch.setattr("fitters.aligners.kernel_solvers.SAMPLE", 200)
     dual, residual = solve_kernel(texts, head, 2.0, penalty, in_double=False)
     left = head - gaussian(texts, texts, 2.0) @ dual - penalty[:, None] * dual
     assert residual == pytest.approx(np.linalg.norm(left) / np.linalg.norm(head), rel=0.3)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fitters import Pairs, RidgeAligner, SideTransform, fit_alignment
+from fitters import METHODS, FitConfig, Pairs, RidgeAligner, SideTransform, fit
 from fitters.errors import PairsError, SettingError
-from fitters.methods import prepare
 from fitters.prototypes import covariance_patterns, resolve_duplicates
+from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
 
 NAMES = np.array(["queen", "king", "queen", "pawn"])
@@ -75,34 +75,37 @@ def test_a_pattern_lies_nearer_to_its_images_than_the_filter(rng):
     assert cosine(pattern, apart) > max(0.99, cosine(weights[0], apart))
 
 
+def with_bias_column(head, bias, mean):
+    """Fit a ridge on [w, b], for images [f, 1]."""
+    config = FitConfig("ridge", penalty=0.5)
+    data = METHODS["ridge"].sources(
+        config, prototypes=head, bias=bias, bias_column=True, image_mean=mean
+    )
+    return fit(data, config, rng=np.random.default_rng(0))
+
+
 def test_the_bias_is_a_column_of_the_head_and_1_of_the_images(make_world, rng):
     head, real = make_world()
     bias = rng.standard_normal(head.n).astype(np.float32)
     wide = np.hstack([head.x, bias[:, None]]).astype(np.float64)
     images = np.hstack([real.x, np.ones((real.n, 1))]).astype(np.float64)
     mean = unit(images).mean(axis=0)
-    alignment = fit_alignment(
-        "ridge", prototypes=head, bias=bias, bias_column=True, image_mean=mean, penalty=0.5,
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
+    alignment = with_bias_column(head, bias, mean)
     x = unit(unit(wide) - unit(wide).mean(axis=0))
     y = unit(unit(head.y.astype(float)) - unit(head.y.astype(float)).mean(axis=0))
     expected = RidgeAligner(alpha=0.5, center=False).fit(x, y)
     assert_close(alignment.aligner.coef_, expected.coef_)
     assert_close(alignment.project_x(real.x), unit(unit(images) - mean), "float32")
     with pytest.raises(SettingError, match="needs a head with a bias"):
-        fit_alignment("ridge", prototypes=head, bias_column=True, rng=np.random.default_rng(0))
+        with_bias_column(head, None, mean)
 
 
 def test_a_homogeneous_transform_survives_saving(make_world, rng, tmp_path):
     from fitters import read_alignment, save_alignment
 
     head, real = make_world()
-    alignment = fit_alignment(
-        "ridge", prototypes=head, bias=np.ones(head.n, np.float32), bias_column=True, penalty=0.5,
-        image_mean=SideTransform.fit([real.x], homogeneous=True).mean,
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
+    mean = SideTransform.fit([real.x], homogeneous=True).mean
+    alignment = with_bias_column(head, np.ones(head.n, np.float32), mean)
     again = read_alignment(save_alignment(tmp_path / "a", alignment))
     assert again.x.homogeneous
     assert_same(again.project_x(real.x), alignment.project_x(real.x))

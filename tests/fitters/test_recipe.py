@@ -10,14 +10,14 @@ from fitters import METHODS, Alignment, Pairs, SideTransform, fit_alignment
 from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import BLOCK_ROWS
-from fitters.choice import moments_of
 from fitters.errors import SelectionError, SettingError, UnknownMethodError, ZeroRowError
-from fitters.methods import FitConfig, Settings, prepare
-from fitters.moments.moments import merge_pooled
+from fitters.methods import FitConfig
+from fitters.moments.moments import merge_pooled, moments_of
 from fitters.recipe import select
 from fitters.select.grid import folds_by_group
 from fitters.select.held_out import cross_validate
 from fitters.select.leave_out import leave_one_group_out
+from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
 
 
@@ -101,7 +101,7 @@ def test_few_rows_are_fitted_like_their_moments(method, n_classes, make_world):
     )
     sources = prepare(head, real, None)
     moments = merge_pooled(moments_of(sources.prototypes).scaled(0.7), moments_of(sources.real))
-    by_moments = METHODS[method].make(Settings(penalty=0.3)).fit_moments(moments)
+    by_moments = METHODS[method].make(FitConfig(method, penalty=0.3)).fit_moments(moments)
     for name in by_moments.array_shapes():
         assert_close(getattr(made.aligner, name), getattr(by_moments, name))
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from fitters import ASIFAligner, Pairs, fit_alignment
+from fitters.aligners import asif as module
+from fitters.aligners.asif import choose_anchors
 from fitters.errors import SelectionError, SettingError
-from fitters.select import refitting as module
 from fitters.select.grid import Axis, folds_by_group
-from fitters.select.refitting import choose_anchors
 from tests.oracles import reciprocal_rank_of_text, relative_representation
 
 TOP_KS, POWERS = Axis((2.0, 5.0, 30.0), searched=False), Axis((1.0, 4.0), searched=False)

@@ -25,13 +25,13 @@ CLEAR = 1e-5
 #: Choices that are made in another way than by default, method by method.
 OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "ridge": [
-        {"criterion": "rank"}, {"criterion": "error"}, {"metric": "squared"}, {"penalty": 0.5},
+        {"criterion": "rank"}, {"criterion": "error"}, {"validation": "squared"}, {"penalty": 0.5},
         {"mix": 0.5}, {"n_folds": 3},
     ],
     "ridge-x2y": [{"criterion": "rank"}, {"criterion": "error"}],
     "kernel-ridge": [
 
-        {"metric": "cosine"}, {"gamma": 0.5},
+        {"validation": "cosine"}, {"gamma": 0.5},
         {"penalty": 0.1}, {"criterion": "rank"},
     ],
     "cca": [{"n_components": 6}, {"n_components": None}],
@@ -68,10 +68,10 @@ def _cases(
     for control, draw in CONTROLS.items():
         sources[control] = draw(head, np.random.default_rng(1))
     for method, spec in METHODS.items():
-        if spec.rule == "none":
+        if not spec.tunes:
             continue
         # Kernels and anchors take seconds on all pairs.
-        quick = spec.rule not in ("kernel", "anchors")
+        quick = spec.fitted_on == "moments"
         for source, prototypes in sources.items():
             for pairs, some in (("0", None), ("few", few), ("all", real)):
                 if (source, pairs) == ("none", "0") or (pairs == "all" and not quick):
@@ -79,7 +79,7 @@ def _cases(
                 if (prototypes is None or some is None) and set(spec.options) <= {"mix"}:
                     continue
                 options: dict[str, Any] = {}
-                if spec.rule == "kernel" and source in CONTROLS:
+                if "gamma" in spec.options and source in CONTROLS:
                     # As bench does: a control chooses on the grid that its head explored. On one
                     # of its own, kernels get so narrow that rounding alone decides.
                     rng = np.random.default_rng(3)
@@ -88,7 +88,7 @@ def _cases(
         for other in OTHERWISE.get(method, []):
             said = ", ".join(f"{key}={value}" for key, value in other.items())
             for pairs, prototypes, some in (("0", head, None), ("few", head, few)):
-                if pairs == "0" and {"metric", "mix", "n_folds"} & set(other):
+                if pairs == "0" and {"validation", "mix", "n_folds"} & set(other):
                     continue
                 if pairs == "few" and other.get("criterion") == "rank":
                     continue

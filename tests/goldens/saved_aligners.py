@@ -18,13 +18,14 @@ from fitters import (
     METHODS,
     PRESETS,
     Alignment,
+    FitConfig,
     Pairs,
+    fit,
     fit_alignment,
     read_alignment,
     save_alignment,
 )
 from fitters.feature_maps import FourierMap, NystroemMap
-from fitters.methods import Settings
 from fitters.recipe import TrainingOptions
 from tests.goldens.files import HERE, rounded
 
@@ -93,18 +94,17 @@ def _alignments() -> Iterator[tuple[str, Alignment]]:
     for name, case in cases.items():
         if (FOLDER / name).exists():
             continue
-        method = case["method"]
+        method, wide = case["method"], case.pop("bias_column", False)
         given: dict[str, Any] = {"prototypes": head, "real": real}
         if method == "text-to-concept":
             given = {"real": real}
         if method == "conse":
             given = {"prototypes": head}
         fixed = {"penalty": 0.1, "mix": 2.0, "gamma": 1.0, "n_components": 3}
+        config = FitConfig(**case, **fixed, training=TrainingOptions(epochs=2))
         with _small_presets():
-            yield name, fit_alignment(
-                **case, **given, bias=bias, **fixed, training=TrainingOptions(epochs=2),
-                rng=np.random.default_rng(5),
-            )  # fmt: skip
+            data = METHODS[method].sources(config, **given, bias=bias, bias_column=wide)
+            yield name, fit(data, config, rng=np.random.default_rng(5))
     rng = np.random.default_rng(6)
     for name, mapped in (
         ("ridge-fourier", FourierMap.draw(Q, 1.0, 8, rng)),
@@ -118,9 +118,9 @@ def _mapped(head: Pairs, mapped: FourierMap | NystroemMap) -> Alignment:
     """Return a ridge on the features that a map makes of the texts."""
     plain = fit_alignment("ridge", prototypes=head, penalty=0.1, rng=np.random.default_rng(5))
     text = plain.y.then(mapped)
-    aligner = METHODS["ridge"].make(Settings(penalty=0.1))
+    aligner = METHODS["ridge"].make(alpha=0.1)
     aligner.fit(plain.x.apply(head.x), text.apply(head.y))
-    return Alignment(plain.x, text, aligner, {"method": "ridge"})
+    return Alignment.of(plain.x, text, aligner, {"method": "ridge"})
 
 
 @contextmanager

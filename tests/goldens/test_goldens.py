@@ -86,7 +86,7 @@ def test_chosen_settings(tmp_path):
         if pinned.get(name) != found.get(name)
     }
     assert wrong == {}
-    searched = {name for name, method in METHODS.items() if method.rule != "none"}
+    searched = {name for name, method in METHODS.items() if method.tunes}
     assert {name.partition(",")[0] for name in pinned} == searched
 
 

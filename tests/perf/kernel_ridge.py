@@ -46,7 +46,7 @@ def figures(_: Path) -> Iterator[Figure]:
     import scipy.linalg
 
     from fitters import KernelRidgeAligner
-    from fitters.aligners.kernel import DOUBLE_ROWS
+    from fitters.aligners.kernel_solvers import DOUBLE_ROWS
     from fitters.feature_maps import gaussian
 
     # Just enough rows for the way that large heads take.

@@ -13,8 +13,8 @@ from featstore.parallel import Workers
 from featstore.store.layout import SetSpec
 from featstore.store.writer import SetWriter
 from fitters.from_store import MomentsRequest, moment_sources
-from fitters.methods import Sources
 from fitters.moments.moments import Folds
+from fitters.sources import Sources
 from tests.perf.engine import Figure, compare
 from tests.perf.sample import BLOCK
 

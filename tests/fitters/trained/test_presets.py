@@ -20,6 +20,7 @@ from fitters import (
     PRESETS,
     ICISAligner,
     Pairs,
+    Preparation,
     fit_alignment,
     preset,
     read_alignment,
@@ -229,7 +230,7 @@ def test_rows_of_a_store_are_read_by_chunks(store_path, monkeypatch):
     store = open_store(store_path)
     pool = store.view(X).where(split="train")
     paired = pool.pair_by("parent_id", store.view(Y))
-    sources = training_sources(pool, paired, None, None, centre=True)
+    sources = training_sources(pool, paired, None, None, how=Preparation())
     read = []
     original = PairedRows.read
 

@@ -1,0 +1,161 @@
+"""What an alignment is fitted on: prototypes and real pairs, prepared side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import numpy.typing as npt
+
+from fitters.errors import PairsError
+from fitters.moments.transform import SideTransform, append_column
+from fitters.pairs import Pairs
+
+Rows = Literal["centred", "unit", "raw"]
+"""Unit length, less the mean of their source, unit length again; unit length alone; as stored."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How rows are prepared before an aligner is fitted on them, or projects them.
+
+    Attributes
+    ----------
+    images, texts : {"centred", "unit", "raw"}
+        What is done to the rows of each side.
+    head_bias : bool
+        Prototypes are [w, b] and images [f, 1], where the head has a bias.
+    alike : bool
+        Every pair counts alike: the m captions of an image are m pairs, not m parts of one.
+    legacy_texts : bool
+        With the setting `legacy`, texts are prepared for the fit and left raw for scoring.
+    """
+
+    images: Rows = "centred"
+    texts: Rows = "centred"
+    head_bias: bool = False
+    alike: bool = False
+    legacy_texts: bool = False
+
+    def centred(self, centre: bool | None) -> Preparation:  # noqa: FBT001
+        """Return the same with its rows centred or not; raw rows stay raw, as all do for None."""
+        if centre is None or "raw" in (self.images, self.texts):
+            return self
+        rows: Rows = "centred" if centre else "unit"
+        return replace(self, images=rows, texts=rows)
+
+
+class Counted(Protocol):
+    """Whatever has a number of pairs."""
+
+    @property
+    def n(self) -> int: ...  # noqa: D102
+
+
+P = TypeVar("P", bound=Counted)
+
+
+@dataclass(frozen=True, eq=False)
+class Sources(Generic[P]):
+    """What is fitted on: transformed rows of both sources, or their moments.
+
+    Attributes
+    ----------
+    prototypes, real : P or None
+        `Pairs`, `Folds` of moments, or a `fitters.trained.training.PairSource`.
+    image, text : SideTransform
+        What is done to rows to come.
+    image_centre, text_centre : str
+        Whose mean each side is centred by.
+    bias : ndarray of shape (c,), optional
+        The head's bias, one value a prototype.
+    """
+
+    prototypes: P | None
+    real: P | None
+    image: SideTransform
+    text: SideTransform
+    image_centre: str = "none"
+    text_centre: str = "none"
+    bias: npt.NDArray[Any] | None = None
+
+    @property
+    def given(self) -> tuple[P, ...]:
+        """The sources that there are, prototypes first."""
+        return tuple(source for source in (self.prototypes, self.real) if source is not None)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether there are prototypes and real pairs."""
+        return len(self.given) == 2
+
+    def masses(self, mix: float) -> tuple[float, ...]:
+        """Return what each of `given` is multiplied by: prototypes by `mix` if there are both."""
+        return (mix, 1.0) if self.mixed else (1.0,)
+
+
+def prepare(
+    prototypes: Pairs | None,
+    real: Pairs | None,
+    image_mean: npt.NDArray[Any] | None,
+    *,
+    how: Preparation = Preparation(),
+    bias_column: npt.NDArray[Any] | None = None,
+) -> Sources[Pairs]:
+    """Return both sources transformed as `fitters.recipe.fit_alignment` says.
+
+    `bias_column` goes to the prototypes as a column more, and 1 to the images.
+
+    Raises
+    ------
+    PairsError
+        If the mean has another number of values than the images get.
+    """
+    wide = bias_column is not None
+    if prototypes is not None and bias_column is not None:
+        x = append_column(prototypes.x, bias_column)
+        prototypes = Pairs(x, prototypes.y, prototypes.groups, prototypes.weight)
+    if how.alike and real is not None:
+        real = Pairs(real.x, real.y, real.groups)
+    text_source = real if prototypes is None else prototypes
+    assert text_source is not None
+    text, text_centre = _plain(how.texts, "texts"), "none"
+    if how.texts == "centred":
+        text = SideTransform.fit([(text_source.y, text_source.row_weight)], label="texts")
+        text_centre = "real texts" if prototypes is None else "class texts"
+    image, head, image_centre = (
+        _plain(how.images, "images", homogeneous=wide), _plain(how.images, "prototypes"), "none"
+    )  # fmt: skip
+    if how.images == "centred":
+        if image_mean is not None:
+            # Prototypes have their column already.
+            width = text_source.x.shape[1] + (wide and prototypes is None)
+            if image_mean.shape != (width,):
+                column = " and then 1 for the bias's column" if wide else ""
+                raise PairsError(
+                    f"The images' mean has shape {image_mean.shape}; it needs {width:,} values. "
+                    f"Take it of embeddings of the same encoder{column}."
+                )
+            image, image_centre = replace(image, mean=image_mean), "given mean"
+        elif real is not None:
+            batches = [(real.x, real.row_weight)]
+            image = SideTransform.fit(batches, label="images", homogeneous=wide)
+            image_centre = "real images"
+        if prototypes is not None:
+            head = SideTransform.fit([(prototypes.x, prototypes.row_weight)], label="prototypes")
+    return Sources(
+        None if prototypes is None else _transformed(prototypes, head, text),
+        None if real is None else _transformed(real, image, text),
+        image, text, image_centre, text_centre,
+    )  # fmt: skip
+
+
+def _plain(rows: Rows, label: str, *, homogeneous: bool = False) -> SideTransform:
+    """Return the transform that centres nothing."""
+    if rows == "raw":
+        return SideTransform.identity(label)
+    return SideTransform(label=label, homogeneous=homogeneous)
+
+
+def _transformed(pairs: Pairs, image: SideTransform, text: SideTransform) -> Pairs:
+    return Pairs(image.apply(pairs.x), text.apply(pairs.y), pairs.groups, pairs.weight)

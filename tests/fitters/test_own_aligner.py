@@ -1,0 +1,160 @@
+"""An aligner of anyone's: one file of an installed package, and nothing edited here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fitters import Alignment, Pairs, read_alignment, register_method, save_alignment
+from fitters.aligners.ridge import RidgeAligner
+from fitters.errors import AlignmentWriteError, CorruptAlignmentError
+from fitters.methods import METHODS
+from tests.assertions import assert_close, assert_same
+from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
+
+SOURCE = '''
+"""Least squares from text to image rows, written without any of fitters."""
+
+import numpy as np
+
+
+class Plain:
+    title = "Plain least squares"
+
+    def __init__(self, alpha=0.1):
+        self.alpha = alpha
+
+    def fit(self, X, y, sample_weight=None):
+        weight = np.ones(len(X)) if sample_weight is None else sample_weight
+        gram = (y.T * weight) @ y
+        gram += self.alpha * np.trace(gram) / len(gram) * np.eye(len(gram))
+        self.coef_ = np.linalg.solve(gram, (y.T * weight) @ X)
+        self.mass_ = float(weight.sum())
+        return self
+
+    def project_x(self, x):
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    def project_y(self, y):
+        return self.project_x(y @ self.coef_)
+'''
+
+ENTRY = "[headstock.aligners]\nplain = plain_of_a_stranger:Plain\n"
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """Return a folder that holds a package as `pip install` leaves it."""
+    folder = tmp_path / "site"
+    info = folder / "plain_of_a_stranger-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "plain_of_a_stranger.py").write_text(SOURCE)
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: plain-of-a-stranger\nVersion: 1.0\n"
+    )
+    (info / "entry_points.txt").write_text(ENTRY)
+    return folder
+
+
+def python(folder: Path, code: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": path}, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_line_fits_and_applies_it(installed, tmp_path):
+    write_toy_store(tmp_path / "store")
+    main, out = "from fitters.cli import main; main()", tmp_path / "a"
+    sets = ("--store", tmp_path / "store", "--x", X, "--y", Y, "--head", HEAD, "--names", NAMES)
+    done = python(installed, main, "fit", "plain", *sets, "-o", out, "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    # Its parameter is a setting, its weights make a mix, and both are chosen.
+    assert {"penalty", "mix", "scores"} <= set(facts["choice"])
+    assert (facts["n_prototypes"], facts["n_real"]) == (30, 30)
+    done = python(
+        installed, "import sys; from fitters import read_alignment as r; a = r(sys.argv[1]); "
+        "print(a.aligner.alpha, type(a.aligner).__name__, a.aligner.coef_.shape)", out,
+    )  # fmt: skip
+    assert done.stdout.split()[:2] == [str(facts["choice"]["penalty"]), "Plain"]
+    # Where the package is not installed, nothing of it is run.
+    with pytest.raises(CorruptAlignmentError, match="of the method 'plain'"):
+        read_alignment(out)
+
+
+def test_its_source_is_in_the_ids_of_its_runs(installed):
+    code = "from bench.code import own_code; print(own_code('plain'), own_code('ridge'))"
+    first = python(installed, code).stdout.split()
+    module = installed / "plain_of_a_stranger.py"
+    module.write_text(SOURCE.replace("alpha=0.1", "alpha=0.2"))
+    assert len(first) == 1
+    assert python(installed, code).stdout.split() != first
+
+
+def test_one_that_cannot_be_imported_is_named_when_it_is_used(installed):
+    (installed / "plain_of_a_stranger.py").write_text("import a_module_that_is_not_there")
+    fit = "fitters.fit_alignment('{}', prototypes=fitters.Pairs(np.eye(4), np.eye(4)), rng=None)"
+    code = "import fitters, numpy as np; " + fit
+    assert "Repair the package that declares it" in python(installed, code.format("plain")).stderr
+    others = python(installed, "from fitters import METHODS; print(METHODS['ridge'].options)")
+    assert others.stdout.strip() == "('penalty', 'mix')"
+
+
+@pytest.fixture
+def plain():
+    """Register the class for one test."""
+    names: dict[str, type] = {}
+    exec(SOURCE, names)
+    register_method("plain", names["Plain"])
+    yield names["Plain"]
+    del METHODS["plain"]
+
+
+def test_it_is_fitted_and_tuned_as_a_ridge_is(plain, make_world, tmp_path):
+    head, real = make_world()
+    ours, theirs = (
+        Alignment(method).fit(real.x, real.y, groups=real.groups, prototypes=head)
+        for method in ("ridge-both", "plain")
+    )
+    axes = ("penalties", "weights", "n_folds")
+    choices = ours.facts["choice"], theirs.facts["choice"]
+    assert [choices[0][name] for name in axes[2:]] == [choices[1][name] for name in axes[2:]]
+    assert isinstance(theirs.aligner, plain)
+    sources = METHODS["plain"].sources(_config("plain"), prototypes=head, real=real)
+    x, y = (
+        np.vstack([getattr(sources.prototypes, side), getattr(sources.real, side)]) for side in "xy"
+    )
+    mass = np.repeat([choices[1]["mix"], 1.0], [head.n, real.n])
+    ridge = RidgeAligner(alpha=choices[1]["penalty"], center=False).fit(x, y, mass)
+    assert_close(theirs.aligner.coef_, ridge.coef_, times=10)
+    again = read_alignment(save_alignment(tmp_path / "a", theirs))
+    assert_same(again.project_y(real.y), theirs.project_y(real.y))
+    assert again.aligner.mass_ == theirs.aligner.mass_
+
+
+def test_what_cannot_be_saved_is_named(plain, make_world, tmp_path):
+    head, _ = make_world()
+    made = Alignment("plain").fit(None, None, prototypes=head)
+    made.aligner.names_ = ["a", "b"]
+    with pytest.raises(AlignmentWriteError, match=r"Plain\.names_ is of type list"):
+        save_alignment(tmp_path / "a", made)
+
+
+def _config(method: str):
+    from fitters import FitConfig
+
+    return FitConfig(method)
+
+
+def test_pairs_are_all_that_is_needed(plain):
+    pairs = Pairs(np.eye(4) + 0.1, np.eye(4) + 0.2)
+    made = Alignment("plain").fit(pairs.x, pairs.y)
+    assert made.score(pairs.x, pairs.y) == 1.0
