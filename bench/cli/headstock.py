@@ -63,13 +63,12 @@ _SUMMARIES = {
 
 def _commands_in(group: str) -> dict[str, str]:
     """Return the commands of one group below `headstock`, "" for the top: name -> target."""
-    found = {}
-    for old, place in PLACES.items():
-        program, name = old.split()
-        above, _, last = place.rpartition(" ")
-        if above == group:
-            found[last] = _PROGRAMS[program].lazy[name]
-    return found
+    places = ((*old.split(), *place.rpartition(" ")[::2]) for old, place in PLACES.items())
+    return {
+        last: _PROGRAMS[program].lazy[name]
+        for program, name, above, last in places
+        if above == group
+    }
 
 
 def _with_places(text: str) -> str:
@@ -105,13 +104,9 @@ class _Headstock(_PlacedGroup):
         return [*_SUMMARIES, *(n for n in super().list_commands(ctx) if n not in _SUMMARIES)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of the commands; importing none that has a summary here."""
-        rows = []
-        for name in self.list_commands(ctx):
-            command = None if name in _SUMMARIES else self.get_command(ctx, name)
-            rows.append((name, command.get_short_help_str() if command else _SUMMARIES[name]))
+        """Write the list of the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl([(n, _SUMMARIES.get(n, "")) for n in self.list_commands(ctx)])
 
 
 @click.group(
@@ -257,12 +252,10 @@ def _print_state(found: dict[str, list[dict[str, Any]]], *, as_json: bool) -> No
 
 
 def _in_words(entry: dict[str, Any]) -> str:
-    if "sets" in entry:
-        size = "" if entry["bytes"] is None else f", {human_bytes(entry['bytes'])} of embeddings"
-        return f"{len(entry['sets']):,} sets{size}"
-    if "suites" in entry:
-        return f"{', '.join(entry['suites'])}; last run {entry['last']}" if entry["last"] else ""
-    return ""
+    if entry.get("last"):
+        return f"{', '.join(entry['suites'])}; last run {entry['last']}"
+    size = f", {human_bytes(entry['bytes'])} of embeddings" if entry.get("bytes") else ""
+    return f"{len(entry['sets']):,} sets{size}" if "sets" in entry else ""
 
 
 main = entry_point(cli, "headstock")

@@ -72,6 +72,14 @@ def test_help_of_an_original_is_untouched(capsys):
     assert "headstock" not in own
 
 
+def test_every_command_of_the_list_has_a_summary(capsys):
+    assert run_command(cli, "headstock", ["--help"]) == 0
+    listed = capsys.readouterr().out.partition("Commands:")[2].partition("Example:")[0]
+    rows = [line.split(maxsplit=1) for line in listed.splitlines() if line.strip()]
+    assert {path.split()[0] for path in HERE} == {row[0] for row in rows}
+    assert all(len(row) == 2 for row in rows)
+
+
 def test_the_list_of_commands_loads_none_of_them():
     heavy = "torch", "polars", "sklearn", "scipy", "timm"
     code = f"""
