@@ -26,6 +26,13 @@ _SYNC_FILE_RANGE_WRITE = 2
 _HANDED_DOWN = 0o2777
 
 
+def write_all(handle: int, data: bytes | memoryview) -> None:
+    """Write all of `data` to an open file, whatever share a single call takes."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(handle, left) :]
+
+
 def fsync_directory(directory: Path) -> None:
     """Make the names in `directory` durable (a no-op where directories cannot be opened)."""
     if os.name == "nt":

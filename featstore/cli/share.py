@@ -27,7 +27,7 @@ from featstore.remote.cache import CacheEntry, user_cache
 from featstore.remote.objects import parse_address
 from featstore.share.card import croissant, markdown, set_cards
 from featstore.share.copy import CopyReport, copy_sets
-from featstore.share.source import Relation
+from featstore.share.publish import Relation
 from featstore.store.store import open_store
 
 

@@ -270,7 +270,7 @@ class Mirror:
             self._fetch(f"{key}/{name}", directory / name, facts)
         items = commit.items
         path = directory.parent / items["file"]
-        if not same_file(path, {"bytes": items["bytes"], "sha256": items["sha256"]}):
+        if not same_file(path, commit.items_facts):
             self._fetch(f"{key.dataset}/{key.kind}/{items['file']}", path, items)
 
     def fetch_named(self, name: str, *, limit: int) -> None:

@@ -17,7 +17,7 @@ from featstore.remote.rows import REQUESTS, RemoteRows
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import finished_sets, match_names, parse_catalog
 from featstore.store.files import MAX_JSON_BYTES, read_json
-from featstore.store.layout import ArrayLayout, LayoutError, SetKey
+from featstore.store.layout import ArrayLayout, SetKey
 from featstore.store.place import Place, Progress
 from featstore.store.records import FOLDER as TAGS
 from featstore.store.records import POINTER, Commit, key_of, read_pointer, tag_file
@@ -84,7 +84,7 @@ class RemotePlace(Place):
                     "store's catalog with it."
                 ) from err
             names = ["/".join(parts[:3]) for parts in found if parts[3:] == [POINTER]]
-        return sorted({key for name in names if (key := _key(name)) is not None}, key=str)
+        return sorted({key for name in names if (key := SetKey.parse(name)) is not None}, key=str)
 
     def folders(self, among: Collection[str] | None = None) -> list[Path]:
         """Return the folders of the finished sets, whose records are fetched, sorted by key."""
@@ -96,7 +96,7 @@ class RemotePlace(Place):
     def find(self, name: str, among: Collection[str] | None = None) -> dict[str, Path]:
         """Return key -> folder of the finished sets that `name` fits; only these are fetched."""
         name = name.strip("/")
-        full = _key(name)
+        full = SetKey.parse(name)
         keys = {str(key): key for key in self._keys(among)}
         chosen = [name] if name in keys else match_names(name, keys)
         if not chosen and full is not None and among is None:
@@ -224,10 +224,3 @@ def open_remote(address: Address) -> RemotePlace:
             stacklevel=3,
         )
     return RemotePlace(mirror, cache)
-
-
-def _key(text: str) -> SetKey | None:
-    try:
-        return SetKey(*text.split("/"))
-    except (LayoutError, TypeError):
-        return None

@@ -13,12 +13,13 @@ import polars as pl
 from featstore.errors import FeatstoreError, RemoteStoreError, UnknownSetError
 from featstore.remote.objects import Address, Objects, open_objects, parse_address
 from featstore.share.publish import (
+    Relation,
+    SetSource,
     make_bucket_store,
     publish_to_bucket,
     publish_to_folder,
     update_catalog,
 )
-from featstore.share.source import Relation, SetSource
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import parse_catalog
 from featstore.store.files import MAX_JSON_BYTES, parse_json

@@ -308,9 +308,9 @@ def _take_over(
     for file in set(range(layout.n_files)) - set(journal.files):
         blocks = layout.file_blocks(file)
         if base is not None and base.in_place(layout, file):
-            journal.keep_file(file, blocks=blocks)
+            journal.files[file] = blocks
             for block in blocks:
-                journal.keep_block(block, base.record(block))
+                journal.blocks[block] = base.record(block)
         elif not staged.path(file).exists() and all(block in journal.blocks for block in blocks):
             # Killed between the rename and its journal row: the blocks were read in place.
             journal.add_file(file, blocks=blocks)
@@ -323,7 +323,7 @@ def _carry(journal: Journal, staged: StagedFiles | None, base: Base, layout: Arr
         if block in journal.blocks or not base.keeps(rows).all():
             continue
         if staged is None:
-            journal.keep_block(block, base.record(block))
+            journal.blocks[block] = base.record(block)
             continue
         staged.write(block, base.read(rows).reshape(-1).view(np.uint8).data)
         journal.add_block(block, base.record(block))

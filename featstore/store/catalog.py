@@ -142,12 +142,11 @@ def find_sets(root: Path, name: str) -> dict[str, Path]:
     directories: dict[str, Path] = {}
 
     def finished(key: str) -> bool:
-        try:
-            directory = SetKey(*key.split("/", 2)).directory(root)
-        except LayoutError:
+        set_key = SetKey.parse(key)
+        if set_key is None:
             return False  # a name that no writer of ours makes: not a set
-        directories[key] = directory
-        return (directory / POINTER).is_file()
+        directories[key] = set_key.directory(root)
+        return (directories[key] / POINTER).is_file()
 
     if len(parts) != 3:
         return {}
@@ -235,7 +234,7 @@ def all_keys(root: Path) -> list[str]:
     with contextlib.suppress(FeatstoreError, OSError):
         listed = set((parse_catalog(read_json(root / NAME)) or {"sets": ()})["sets"])
     found = {path.relative_to(root).as_posix() for path in root.glob("*/*/*") if path.is_dir()}
-    return sorted(key for key in found | listed if _is_key(key))
+    return sorted(key for key in found | listed if SetKey.parse(key))
 
 
 def unknown_set(root: Path | str, name: str, keys: Iterable[str]) -> str:
@@ -259,11 +258,3 @@ def ambiguous_set(root: Path | str, name: str, keys: Iterable[str]) -> str:
         f"{name!r} fits {len(found):,} sets of {root}: {', '.join(found[:_NEAR])}{more}. Type more "
         "of the name."
     )
-
-
-def _is_key(text: str) -> bool:
-    try:
-        SetKey(*text.split("/"))
-    except (LayoutError, TypeError):
-        return False
-    return True

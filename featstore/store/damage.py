@@ -150,7 +150,7 @@ def find_damage(root: Path, key: SetKey, commits: list[Commit] | None = None) ->
     found = Damage(root, key, commits, layout, pointer=_whole_pointer(directory, key, commits[-1]))
     for commit in commits:
         path = directory.parent / commit.items["file"]
-        if not same_file(path, {name: commit.items[name] for name in ("bytes", "sha256")}):
+        if not same_file(path, commit.items_facts):
             found.items[path] = commit
         for name, facts in commit.metadata.items():
             # The array's metadata is that of the current revision.

@@ -248,7 +248,7 @@ def remove_set(root: Path, key: str) -> int:
     StoreWriteError
         If another process is writing it, or the file system refuses.
     """
-    parts = SetKey(*key.split("/", 2)) if key.count("/") == 2 else None
+    parts = SetKey.parse(key)
     directory = parts.directory(root) if parts else root
     if parts is None or not directory.is_dir() or directory.is_symlink():
         raise UnknownSetError(f"{root} holds no set {key!r}.")

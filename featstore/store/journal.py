@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featstore.durable import write_durably
+from featstore.durable import write_all, write_durably
 from featstore.identity import canonical_json, sha256_hex
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ class BlockRecord:
 class Journal:
     """Blocks by number, and the data files that are in place with the blocks they hold.
 
-    What is added is durable after `sync`.
+    What is added is durable after `sync`. Blocks and files of an earlier revision that stay as they
+    are stand in `blocks` and `files`, too, without a row of the journal.
     """
 
     def __init__(self, handle: int) -> None:
@@ -99,14 +100,6 @@ class Journal:
         self.files[file] = blocks
         self._unsynced.append(_line({"file": file, "first": blocks.start, "stop": blocks.stop}))
 
-    def keep_block(self, block: int, record: BlockRecord) -> None:
-        """Take a block of the earlier revision for written: its file stays as it is."""
-        self.blocks[block] = record
-
-    def keep_file(self, file: int, *, blocks: range) -> None:
-        """Take a data file of the earlier revision for one that is in place."""
-        self.files[file] = blocks
-
     def forget_file(self, file: int) -> None:
         """Take a data file that is not whole for unwritten, and its blocks with it."""
         for block in self.files.pop(file):
@@ -119,9 +112,7 @@ class Journal:
         data = b"".join(self._unsynced)
         # From where the last good row ended: a write that failed half-way is written over.
         os.lseek(self._handle, self._end, os.SEEK_SET)
-        left = memoryview(data)
-        while left:
-            left = left[os.write(self._handle, left) :]
+        write_all(self._handle, data)
         os.fsync(self._handle)
         self._end += len(data)
         self._unsynced.clear()

@@ -82,6 +82,14 @@ class SetKey:
         check_component(self.kind, what="kind")
         check_component(self.encoder, what="encoder")
 
+    @classmethod
+    def parse(cls, text: str) -> SetKey | None:
+        """Return the key that a text is; None if no set can have it."""
+        try:
+            return cls(*text.split("/"))
+        except (LayoutError, TypeError):
+            return None
+
     def __str__(self) -> str:
         return f"{self.dataset}/{self.kind}/{self.encoder}"
 

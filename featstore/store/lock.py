@@ -27,7 +27,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from featstore.durable import fsync_directory, make_folders, seal, write_durably, write_error
+from featstore.durable import (
+    fsync_directory,
+    make_folders,
+    seal,
+    write_all,
+    write_durably,
+    write_error,
+)
 from featstore.errors import ClaimLostError, StoreWriteError
 from featstore.store.files import read_json
 from featstore.store.layout import SetKey
@@ -347,9 +354,7 @@ def _begin(staging: Path, old: Path | None, *, beat: float) -> Claim:
     handle = os.open(fresh, flags, 0o666)
     try:
         try_lock(handle)
-        left = json.dumps(record, sort_keys=True).encode() + b"\n"
-        while left:
-            left = left[os.write(handle, left) :]
+        write_all(handle, json.dumps(record, sort_keys=True).encode() + b"\n")
         # Others must be able to read who writes, and to try the lock.
         seal(fresh, like=folder, writable=True)
         fresh.replace(folder / _CLAIM)

@@ -244,6 +244,11 @@ class Commit:
         return sha256_hex(canonical_json(asdict(self)))
 
     @property
+    def items_facts(self) -> dict[str, Any]:
+        """Bytes and sha256 of the item table."""
+        return {name: self.items[name] for name in ("bytes", "sha256")}
+
+    @property
     def n_failed(self) -> int:
         """Number of rows that have no embedding."""
         return sum(byte.bit_count() for byte in base64.b64decode(self.failed))
@@ -400,11 +405,11 @@ def parse_tag(document: Any, *, where: str) -> dict[str, str]:
         raise CorruptStoreError(f"{where} is no tag that featstore writes.")
     check_format(document.get("format"), where=where)
     sets = document["sets"]
-    try:
-        right = all(str(SetKey(*key.split("/"))) == key for key in sets)
-    except (LayoutError, TypeError):
-        right = False
-    if not right or not all(map(is_sha256, sets.values())) or set(document) != {"format", "sets"}:
+    if (
+        not all(map(SetKey.parse, sets))
+        or not all(map(is_sha256, sets.values()))
+        or set(document) != {"format", "sets"}
+    ):
         raise CorruptStoreError(f"{where} names what is no set or no revision. It was not used.")
     return dict(sets)
 

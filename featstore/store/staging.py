@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
-from featstore.durable import begin_writeback, fsync_directory, seal
+from featstore.durable import begin_writeback, fsync_directory, seal, write_all
 from featstore.store.layout import ArrayLayout, shard_tail
 
 
@@ -108,9 +108,7 @@ class StagedFiles:
 def _write_at(handle: int, data: memoryview, offset: int) -> None:
     """Write all of `data`, whatever share a single call takes."""
     os.lseek(handle, offset, os.SEEK_SET)
-    left = data
-    while left:
-        left = left[os.write(handle, left) :]
+    write_all(handle, data)
     # The disk works while the next block is made, so that `sync` finds little left to do.
     begin_writeback(handle, offset, len(data))
 

@@ -38,7 +38,7 @@ from featstore.store.files import (
     read_regular,
     same_file,
 )
-from featstore.store.layout import FORMAT, LayoutError, SetKey, SetSpec, group_metadata
+from featstore.store.layout import FORMAT, SetKey, SetSpec, group_metadata
 from featstore.store.records import (
     POINTER,
     REVISIONS,
@@ -63,48 +63,21 @@ _UNFINISHED = re.compile(
 )
 
 
-@dataclass
-class SetCheck:
-    """Of one set: what is wrong, what is known, all paths relative to the store."""
-
-    wrong: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    known: set[str] = field(default_factory=set)
-    revision: str | None = None
-
-
-def verify_set(
-    root: Path, key: SetKey, there: Collection[str], *, listed: str | None, full: bool
-) -> SetCheck:
-    """Check one set.
-
-    Parameters
-    ----------
-    there : collection of str
-        The regular files of the store that no link leads to; no other is opened.
-    listed : str, optional
-        The revision that the catalog names.
-    full : bool
-        Hash the rows too.
-    """
-    return _SetVerification(root, key, there, listed=listed, full=full).run()
-
-
 class _SetVerification:
-    def __init__(
-        self, root: Path, key: SetKey, there: Collection[str], *, listed: str | None, full: bool
-    ) -> None:
+    """The check of one set, as part of a pass over its store."""
+
+    def __init__(self, store: _Verification, key: SetKey, *, listed: str | None) -> None:
+        self._store = store
         self._key = key
-        self._directory = key.directory(root)
-        self._there = there
-        self._files = {name[len(str(key)) + 1 :] for name in there if name.startswith(f"{key}/")}
+        self._directory = key.directory(store.root)
+        self._files = {
+            name[len(str(key)) + 1 :] for name in store.files if name.startswith(f"{key}/")
+        }
         self._listed = listed
-        self._full = full
-        self._check = SetCheck()
         self._extending = False
 
-    def run(self) -> SetCheck:
-        """Check the set and return what was found."""
+    def run(self) -> str | None:
+        """Check the set and return its current revision, if it can be told."""
         for name in self._files:
             if name.startswith("runs/"):
                 self._know(name)
@@ -115,14 +88,13 @@ class _SetVerification:
         finished = POINTER in self._files or self._listed is not None
         if not finished:
             self._tolerate_unfinished(commits)
-            return self._check
+            return None
         current = self._current(attributes, commits)
         if current is None:
             self._tolerate(self._files, note=None)
             for name, what in judge_alone(self._directory, self._files).items():
                 self._blame(name, what)
-            return self._check
-        self._check.revision = current.revision_id
+            return None
         self._extending = any(name.startswith(".staging/") for name in self._files)
         published = commits.keys() if attributes is None else attributes.get("history", [])
         for revision, commit in commits.items():
@@ -133,18 +105,17 @@ class _SetVerification:
         self._check_history(attributes, current, commits)
         self._check_small(current)
         self._check_data(current)
-        return self._check
+        return current.revision_id
 
     def _know(self, name: str) -> None:
-        self._check.known.add(f"{self._key}/{name}")
+        self._store.known.add(f"{self._key}/{name}")
 
     def _note(self, name: str, what: str) -> None:
         self._know(name)
-        self._check.notes[f"{self._key}/{name}"] = what
+        self._store.notes[f"{self._key}/{name}"] = what
 
     def _blame(self, name: str, what: str) -> None:
-        self._know(name)
-        self._check.wrong.setdefault(f"{self._key}/{name}", what)
+        self._store.blame(f"{self._key}/{name}", what)
 
     def _read_commits(self) -> dict[str, Commit]:
         """Return the commits that are what their names say; report the others."""
@@ -214,21 +185,20 @@ class _SetVerification:
         name = str(commit.items["file"])
         path = self._directory.parent / name
         relative = f"{self._key.dataset}/{self._key.kind}/{name}"
-        self._check.known.add(relative)
-        facts = {"bytes": commit.items["bytes"], "sha256": commit.items["sha256"]}
-        self._compare(path, facts, relative)
+        self._store.known.add(relative)
+        self._compare(path, commit.items_facts, relative)
 
     def _compare(self, path: Path, facts: dict[str, Any], relative: str) -> None:
-        if relative not in self._there:
-            self._check.wrong.setdefault(relative, "is missing")
+        if relative not in self._store.files:
+            self._store.blame(relative, "is missing")
         elif not same_file(path, facts):
-            self._check.wrong.setdefault(relative, "differs from its commit")
+            self._store.blame(relative, "differs from its commit")
 
     def _check_history(
         self, attributes: dict[str, Any] | None, current: Commit, commits: dict[str, Commit]
     ) -> None:
         """Check that pointer and commits name the same earlier revisions."""
-        if attributes is None or f"{self._key}/{POINTER}" in self._check.wrong:
+        if attributes is None or f"{self._key}/{POINTER}" in self._store.wrong:
             return
         history = attributes.get("history", [])
         for revision in history:
@@ -247,7 +217,7 @@ class _SetVerification:
             self._know(name)
             if name == "embedding/zarr.json" and self._grown(commit):
                 note = "is that of an extension under way"
-                self._check.notes.setdefault(f"{self._key}/{name}", note)
+                self._store.notes.setdefault(f"{self._key}/{name}", note)
                 continue
             self._compare(self._directory / name, facts, f"{self._key}/{name}")
         if self._extending:
@@ -261,7 +231,7 @@ class _SetVerification:
         name = f"{self._key}/embedding/zarr.json"
         facts = commit.metadata["embedding/zarr.json"]
         path = self._directory / "embedding" / "zarr.json"
-        if not self._extending or name not in self._there or same_file(path, facts):
+        if not self._extending or name not in self._store.files or same_file(path, facts):
             return False
         return layout is not None and has_grown_to(path.parent, layout)
 
@@ -278,7 +248,7 @@ class _SetVerification:
             grown = self._extending and name in self._files and may_have_grown(path, layout, file)
             if name not in self._files:
                 reasons = ["is missing"]
-            elif self._full:
+            elif self._store.full:
                 reasons = check_file(path, layout, file, commit.blocks, grown=grown).reasons
             else:
                 reasons = [what for what in [check_size(path, layout, file)] if what and not grown]
@@ -288,7 +258,7 @@ class _SetVerification:
                 self._note(name, "holds rows of an extension under way")
         if self._extending:
             for name in self._files:
-                unknown = f"{self._key}/{name}" not in self._check.known
+                unknown = f"{self._key}/{name}" not in self._store.known
                 if name.startswith("embedding/c/") and unknown:
                     self._note(name, "belongs to an extension under way")
 
@@ -309,7 +279,7 @@ class _SetVerification:
         if not same or commit.set_id != current.set_id:
             self._blame(name, "is a commit of another set")
             return
-        layout = layout_of(current) if self._full else None
+        layout = layout_of(current) if self._store.full else None
         if layout is None:
             return
         # A data file that cannot be read is reported by itself.
@@ -332,7 +302,7 @@ class _SetVerification:
             if _UNFINISHED.fullmatch(name):
                 self._know(name)
                 if note:
-                    self._check.notes.setdefault(f"{self._key}/{name}", note)
+                    self._store.notes.setdefault(f"{self._key}/{name}", note)
 
 
 def _identified(attributes: dict[str, Any], dtype: str) -> bool:
@@ -426,16 +396,26 @@ def verify_store(root: Path, keys: Collection[str] = (), *, full: bool = True) -
 
 
 class _Verification:
-    """One pass over a store: what is there, what is known, what is wrong."""
+    """One pass over a store: what is there, what is known, what is wrong.
+
+    Attributes
+    ----------
+    files : set of str
+        The regular files of the store that no link leads to; no other is opened.
+    known : set of str
+        Files that something accounts for.
+    wrong, notes : dict
+        Path -> what is wrong with it, or only to be noted.
+    """
 
     def __init__(self, root: Path, keys: Collection[str], *, full: bool) -> None:
-        self._root = root
-        self._full = full
-        self._files, self._folders, self._odd = walk_store(root)
+        self.root = root
+        self.full = full
+        self.files, self._folders, self._odd = walk_store(root)
         self._keys = frozenset(keys)
-        self._known: set[str] = set()
-        self._wrong: dict[str, str] = {}
-        self._notes: dict[str, str] = {}
+        self.known: set[str] = set()
+        self.wrong: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
         self._listed: dict[str, Any] = {"sets": {}}
 
     def run(self) -> VerifyReport:
@@ -446,7 +426,7 @@ class _Verification:
         unknown = self._keys - set(sets)
         if unknown:
             raise UnknownSetError(
-                f"{self._root} holds no set {min(unknown)!r}. It holds: {', '.join(sorted(sets))}."
+                f"{self.root} holds no set {min(unknown)!r}. It holds: {', '.join(sorted(sets))}."
             )
         chosen = [key for key in sets if not self._keys or key in self._keys]
         for key in chosen:
@@ -457,169 +437,156 @@ class _Verification:
             self._check_group(folder, {"dataset": dataset, "kind": kind})
         self._check_thumbnails()
         self._check_tags()
-        self._known |= ABOUT & self._files
+        self.known |= ABOUT & self.files
         self._check_rest()
         return VerifyReport(
-            [Problem(path, what) for path, what in sorted(self._wrong.items())],
-            [Problem(path, what) for path, what in sorted(self._notes.items())],
+            [Problem(path, what) for path, what in sorted(self.wrong.items())],
+            [Problem(path, what) for path, what in sorted(self.notes.items())],
             n_sets=len(chosen),
-            n_files=len(self._files),
+            n_files=len(self.files),
         )
 
-    def _blame(self, path: str, what: str) -> None:
-        self._known.add(path)
-        self._wrong.setdefault(path, what)
+    def blame(self, path: str, what: str) -> None:
+        """Report a file; what was reported first stays."""
+        self.known.add(path)
+        self.wrong.setdefault(path, what)
 
     def _set_keys(self) -> list[str]:
         """Return the keys of everything that is a set, was one, or may become one."""
-        found = set(self._listed["sets"])
-        for folder in self._folders:
-            if folder.count("/") == 2 and _is_key(folder):
-                found.add(folder)
-        return sorted(found)
+        return sorted({*self._listed["sets"], *filter(SetKey.parse, self._folders)})
 
     def _check_group(self, folder: str, attributes: dict[str, Any]) -> None:
         """Check the ``zarr.json`` of the root, a dataset or a kind: it has only one form."""
         path = f"{folder}/zarr.json".lstrip("/")
-        self._known.add(path)
+        self.known.add(path)
         expected = json_bytes(group_metadata(attributes))
         try:
-            found = read_regular(self._root / path, limit=MAX_METADATA_BYTES)
+            found = read_regular(self.root / path, limit=MAX_METADATA_BYTES)
         except OSError:
             # Below it nothing is published yet: its writer was stopped before it came so far.
             if any(key.startswith(f"{folder}/".lstrip("/")) for key in self._published()):
-                self._blame(path, "is missing")
+                self.blame(path, "is missing")
         except CorruptStoreError:
-            self._blame(path, "is not the metadata of a group")
+            self.blame(path, "is not the metadata of a group")
         else:
             if found != expected:
-                self._blame(path, "differs from what a writer writes there")
+                self.blame(path, "differs from what a writer writes there")
 
     def _read_catalog(self) -> None:
-        self._known.add(CATALOG)
+        self.known.add(CATALOG)
         try:
-            document = read_json(self._root / CATALOG)
+            document = read_json(self.root / CATALOG)
             parsed = parse_catalog(document)
-            same = read_regular(self._root / CATALOG, limit=MAX_JSON_BYTES) == json_bytes(document)
+            same = read_regular(self.root / CATALOG, limit=MAX_JSON_BYTES) == json_bytes(document)
         except OSError:
-            sets = [key for key in self._published() if f"{key}/zarr.json" in self._files]
+            sets = [key for key in self._published() if f"{key}/zarr.json" in self.files]
             if not all(self._is_untidy(key) for key in sets):
-                self._blame(CATALOG, "is missing")
+                self.blame(CATALOG, "is missing")
             return
         except FeatstoreError:
             parsed, same = None, False
-        if parsed is None or not same or not all(map(_is_key, parsed["sets"])):
-            self._blame(CATALOG, "is not the catalog that a writer writes")
+        if parsed is None or not same or not all(map(SetKey.parse, parsed["sets"])):
+            self.blame(CATALOG, "is not the catalog that a writer writes")
             return
         for key, revision in list(parsed["sets"].items()):
             moved = f"/revisions/{revision}.json"
-            if f"{key}/zarr.json" not in self._files and any(
-                path.endswith(moved) and not path.startswith(f"{key}/") for path in self._files
+            if f"{key}/zarr.json" not in self.files and any(
+                path.endswith(moved) and not path.startswith(f"{key}/") for path in self.files
             ):
-                self._blame(CATALOG, f"lists {key}, whose revision is that of another set")
+                self.blame(CATALOG, f"lists {key}, whose revision is that of another set")
                 del parsed["sets"][key]
         self._listed = parsed
 
     def _check_set(self, key: str) -> None:
-        check: SetCheck = verify_set(
-            self._root,
-            SetKey(*key.split("/")),
-            self._files,
-            listed=self._listed["sets"].get(key),
-            full=self._full,
-        )
-        for path, what in check.wrong.items():
-            self._blame(path, what)
-        for path, what in check.notes.items():
-            self._notes.setdefault(path, what)
-        self._known |= check.known
-        stale = check.revision is not None and self._listed["sets"].get(key) != check.revision
+        listed = self._listed["sets"].get(key)
+        revision = _SetVerification(self, SetKey(*key.split("/")), listed=listed).run()
+        stale = revision is not None and listed != revision
         if stale and self._is_untidy(key):
-            self._notes.setdefault(f"{key}/zarr.json", _UNTIDY)
-        elif stale and CATALOG not in self._wrong:
-            self._blame(CATALOG, f"does not list {key} as it is; `featstore repair` rebuilds it")
+            self.notes.setdefault(f"{key}/zarr.json", _UNTIDY)
+        elif stale and CATALOG not in self.wrong:
+            self.blame(CATALOG, f"does not list {key} as it is; `featstore repair` rebuilds it")
 
     def _published(self) -> set[str]:
         """Return the keys of the sets that are finished, or once were."""
-        there = {path.rsplit("/", 1)[0] for path in self._files if path.endswith("/zarr.json")}
-        return {*self._listed["sets"], *filter(_is_key, there)}
+        there = {path.rsplit("/", 1)[0] for path in self.files if path.endswith("/zarr.json")}
+        return {*self._listed["sets"], *filter(SetKey.parse, there)}
 
     def _is_untidy(self, key: str) -> bool:
         """Return whether a set was published by a writer who was stopped right after."""
-        return any(path.startswith(f"{key}/.staging/") for path in self._files | self._folders)
+        return any(path.startswith(f"{key}/.staging/") for path in self.files | self._folders)
 
     def _check_thumbnails(self) -> None:
         """Thumbnails carry their hash in their name; the catalog says which there are."""
         listed = self._listed.get("thumbnails")
         unlisted = []
-        for path in self._files:
+        for path in self.files:
             parts = path.split("/")
             if len(parts) != 3 or not _THUMBNAILS.fullmatch(parts[2]):
                 continue
-            digest = file_facts(self._root / path)["sha256"]
+            digest = file_facts(self.root / path)["sha256"]
             if digest[:SHORT] != parts[2].split("-")[1][:SHORT]:
-                self._blame(path, "was changed: it has another hash than its name")
+                self.blame(path, "was changed: it has another hash than its name")
             elif listed is None or path in listed:
-                self._known.add(path)
+                self.known.add(path)
             else:
                 unlisted.append(path)
         # A writer that was stopped before it had listed them: the next one does, and unites them.
         for path in unlisted:
-            self._known.add(path)
+            self.known.add(path)
             try:
-                read_thumbnail_file(self._root / path)
+                read_thumbnail_file(self.root / path)
             except FeatstoreError as err:
-                self._blame(path, f"are no thumbnails: {err}")
+                self.blame(path, f"are no thumbnails: {err}")
             else:
-                self._notes[path] = "are thumbnails that no writer has listed yet"
+                self.notes[path] = "are thumbnails that no writer has listed yet"
         replaced = {path.rsplit("/", 1)[0] for path in unlisted}
-        for path in set(listed or ()) - self._files - set(self._odd):
+        for path in set(listed or ()) - self.files - set(self._odd):
             if path.rsplit("/", 1)[0] in replaced:
-                self._notes[CATALOG] = f"lists {path}, which a writer that was stopped has replaced"
+                self.notes[CATALOG] = f"lists {path}, which a writer that was stopped has replaced"
             else:
-                self._blame(path, "is missing")
+                self.blame(path, "is missing")
 
     def _check_tags(self) -> None:
         """Check that tags name revisions that are there, in the one form that a writer gives."""
-        for path in [path for path in self._files if _TAG.fullmatch(path)]:
+        for path in [path for path in self.files if _TAG.fullmatch(path)]:
             try:
-                sets = parse_tag(read_json(self._root / path), where=path)
-                same = read_regular(self._root / path, limit=MAX_JSON_BYTES) == tag_bytes(sets)
+                sets = parse_tag(read_json(self.root / path), where=path)
+                same = read_regular(self.root / path, limit=MAX_JSON_BYTES) == tag_bytes(sets)
             except FeatstoreError:
                 sets, same = {}, False
             records = {key: f"{key}/revisions/{revision}.json" for key, revision in sets.items()}
             # A set that was removed is no damage of the tag.
-            gone = [key for key, record in records.items() if record not in self._files
-                    and f"{key}/zarr.json" in self._files]  # fmt: skip
-            self._known.add(path)
+            gone = [key for key, record in records.items() if record not in self.files
+                    and f"{key}/zarr.json" in self.files]  # fmt: skip
+            self.known.add(path)
             if not same:
-                self._blame(path, "is not a tag that a writer writes")
+                self.blame(path, "is not a tag that a writer writes")
             elif gone:
-                self._blame(path, f"names a revision that {min(gone)} lacks")
+                self.blame(path, f"names a revision that {min(gone)} lacks")
 
     def _check_rest(self) -> None:
         """Report what nothing accounts for, and whatever is no regular file."""
         for path, what in self._odd.items():
             if self._in_scope(path):
-                self._wrong[path] = f"is a {what}; a store holds regular files"
+                self.wrong[path] = f"is a {what}; a store holds regular files"
         # What lies behind a link was not looked at: the link is what is wrong.
-        for path in [path for path in self._wrong if path not in self._odd]:
+        for path in [path for path in self.wrong if path not in self._odd]:
             if any(path.startswith(f"{odd}/") for odd in self._odd):
-                del self._wrong[path]
-        for path in self._files:
-            if path in self._known or not self._in_scope(path):
+                del self.wrong[path]
+        for path in self.files:
+            if path in self.known or not self._in_scope(path):
                 continue
             name = path.rsplit("/", 1)[-1]
             if _STAGED.fullmatch(name):
-                self._notes[path] = "is left from an unfinished write; `featstore gc` removes it"
+                self.notes[path] = "is left from an unfinished write; `featstore gc` removes it"
             elif name == "zarr.json" and self._is_empty_group(path):
-                self._notes[path] = "is a group that holds no set"
+                self.notes[path] = "is a group that holds no set"
             elif _REMOVED.search(path):
-                self._notes[path] = "is left from a removal; `featstore gc` removes it"
+                self.notes[path] = "is left from a removal; `featstore gc` removes it"
             elif _ITEMS.fullmatch(name) and self._may_be_needed(path):
-                self._notes[path] = "is an item table whose set is not finished, or damaged"
+                self.notes[path] = "is an item table whose set is not finished, or damaged"
             else:
-                self._wrong[path] = "belongs to nothing in this store"
+                self.wrong[path] = "belongs to nothing in this store"
 
     def _is_empty_group(self, path: str) -> bool:
         """Return whether a file is the metadata of a dataset or kind, as a writer writes it."""
@@ -627,20 +594,20 @@ class _Verification:
         attributes = dict(zip(("dataset", "kind"), parts, strict=False))
         if not 1 <= len(parts) <= 2:
             return False
-        data = read_regular(self._root / path, limit=MAX_METADATA_BYTES)
+        data = read_regular(self.root / path, limit=MAX_METADATA_BYTES)
         return data == json_bytes(group_metadata(attributes))
 
     def _may_be_needed(self, path: str) -> bool:
         """Return whether an item table may belong to a set that could not be read."""
         folder = path.rsplit("/", 1)[0]
-        unread = [*self._wrong, *self._notes]
+        unread = [*self.wrong, *self.notes]
         doubtful = any(
             other.startswith(f"{folder}/") and re.search(r"/(zarr|[0-9a-f]{64})\.json$", other)
-            for other in self._wrong
+            for other in self.wrong
         ) or any(other.startswith(f"{folder}/") for other in self._odd)
         staged = any(f"{folder}/" in other and "/.staging" in other for other in unread)
         named = path.rsplit("-", 1)[1][:SHORT]
-        intact = file_facts(self._root / path)["sha256"][:SHORT] == named
+        intact = file_facts(self.root / path)["sha256"][:SHORT] == named
         return intact and (doubtful or staged)
 
     def _in_scope(self, path: str) -> bool:
@@ -664,14 +631,6 @@ def _rewritten(path: Path, document: Any) -> bool:
     """Return whether a document is what a writer of its own version would write."""
     attributes = document["attributes"]["featstore"]
     return read_regular(path, limit=MAX_METADATA_BYTES) == json_bytes(group_metadata(attributes))
-
-
-def _is_key(text: str) -> bool:
-    try:
-        SetKey(*text.split("/"))
-    except (LayoutError, TypeError):
-        return False
-    return True
 
 
 def walk_store(root: Path) -> tuple[set[str], set[str], dict[str, str]]:

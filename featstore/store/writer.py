@@ -135,12 +135,11 @@ def publish_set(
     attributes = _attributes(revision, base)
     small = _small_files(revision, base)
     items_path = directory.parent / items_file_name(revision.items)
-    _write_items(claim, items_path, revision.items)
-    array = json_bytes(array_metadata(layout))
-    for name, data in [*small.items(), (_ARRAY, array)]:
-        if not same_file(directory / name, _facts(data)):
-            claim.write_file(directory / name, [data])
-    metadata = {name: _facts(data) for name, data in [*small.items(), (_ARRAY, array)]}
+    _write(claim, items_path, revision.items)
+    small[_ARRAY] = json_bytes(array_metadata(layout))
+    for name, data in small.items():
+        _write(claim, directory / name, data)
+    metadata = {name: _facts(data) for name, data in small.items()}
     golden_facts = {} if base is None else base.commit.metadata.get("golden.json", {})
     if base is not None and golden_facts and base.keeps_file("golden.json"):
         # What the first rows were computed with stays the measure for all that follow.
@@ -174,7 +173,7 @@ def publish_set(
         _discard_unnamed(directory, claim, [commit, *stored], layout)
         _discard_tables(directory, claim, older)
     # The removal of the kind's last other set may have taken the item table meanwhile.
-    _write_items(claim, items_path, revision.items)
+    _write(claim, items_path, revision.items)
     if run:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         name = f"{stamp}-{identity[:8]}-{os.getpid()}.json"
@@ -204,13 +203,9 @@ def _is_stored(directory: Path, older: Commit, commit: Commit, layout: ArrayLayo
     small = {name: facts for name, facts in older.metadata.items() if name != _ARRAY}
     return (
         all(same_file(directory / name, facts) for name, facts in small.items())
-        and same_file(directory.parent / older.items["file"], _items_facts(older))
+        and same_file(directory.parent / older.items["file"], older.items_facts)
         and first_row_not_stored(directory / "embedding", layout, commit, older) is None
     )
-
-
-def _items_facts(commit: Commit) -> dict[str, Any]:
-    return {name: commit.items[name] for name in ("bytes", "sha256")}
 
 
 def _discard_unnamed(
@@ -264,7 +259,7 @@ def _small_files(revision: Revision, base: Base | None) -> dict[str, bytes]:
     return small
 
 
-def _write_items(claim: Claim, path: Path, data: bytes) -> None:
+def _write(claim: Claim, path: Path, data: bytes) -> None:
     if not same_file(path, _facts(data)):
         claim.write_file(path, [data])
 
