@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import stat
 import tempfile
@@ -26,6 +25,7 @@ from scipy.sparse import issparse, vstack
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from featstore.durable import fsync_directory, write_durably
 from fitters.aligners.base import BaseAligner, Projection, fit_on, params_of
 from fitters.errors import (
     AlignmentWriteError,
@@ -241,22 +241,19 @@ def closed(grid: Mapping[str, Axis] | None) -> dict[str, Axis]:
 
 
 def _in_blocks(rows: Rows, project: Any) -> Projection:
-    if len(rows) <= BLOCK_ROWS:
-        return _in_float32(project(rows))
-    first = _in_float32(project(rows[:BLOCK_ROWS]))
-    starts = range(BLOCK_ROWS, len(rows), BLOCK_ROWS)
-    others = (_in_float32(project(rows[start : start + BLOCK_ROWS])) for start in starts)
+    def block(start: int) -> Projection:
+        return project(rows[start : start + BLOCK_ROWS]).astype(np.float32, copy=False)
+
+    first, starts = block(0), range(BLOCK_ROWS, len(rows), BLOCK_ROWS)
+    if not starts:
+        return first
     if issparse(first):
-        return vstack([first, *others], format="csr")
+        return vstack([first, *map(block, starts)], format="csr")
     out = np.empty((len(rows), first.shape[1]), dtype=np.float32)
     out[:BLOCK_ROWS] = first
-    for start, block in zip(starts, others, strict=True):
-        out[start : start + BLOCK_ROWS] = block
+    for start in starts:
+        out[start : start + BLOCK_ROWS] = block(start)
     return out
-
-
-def _in_float32(projected: Projection) -> Projection:
-    return projected.astype(np.float32, copy=False)
 
 
 FORMAT = 1
@@ -301,12 +298,12 @@ def save_alignment(path: Path | str, alignment: Alignment, *, replace: bool = Tr
         new, old = staging / "new", staging / "old"
         new.mkdir()
         for name, data in files.items():
-            _write_synced(new / name, data)
-        _sync_folder(new)
+            write_durably(new / name, [data])
+        fsync_directory(new)
         if path.exists():
             path.rename(old)
         new.rename(path)
-        _sync_folder(path.parent)
+        fsync_directory(path.parent)
     except OSError as err:
         raise AlignmentWriteError(
             f"{path} cannot be written: {err.strerror}. Nothing was changed."
@@ -434,8 +431,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 class _State:
     """What a fitted aligner consists of.
 
-    A `BaseAligner` declares it. Of any other object these are its attributes with a name that ends
-    in "_": arrays of floats, and numbers.
+    An aligner of the package declares it. Of any other object these are its attributes with a name
+    that ends in "_": arrays of floats, and numbers.
 
     Attributes
     ----------
@@ -459,7 +456,7 @@ class _State:
         AlignmentWriteError
             If an attribute is neither.
         """
-        if isinstance(aligner, BaseAligner):
+        if _declares(aligner):
             return cls(aligner.array_shapes(), aligner.fitted_values, aligner.array_dtype)
         arrays, values = {}, []
         for name, value in vars(aligner).items():
@@ -480,7 +477,7 @@ class _State:
     @classmethod
     def declared(cls, aligner: Any, record: dict[str, Any]) -> _State:
         """Return the state of an aligner that is to be read."""
-        if isinstance(aligner, BaseAligner):
+        if _declares(aligner):
             return cls.of(aligner)
         found = cls._by_names(_field(record, "arrays", dict), _field(record, "values", dict))
         bad = [name for name in (*found.shapes, *found.values) if not _is_fitted_name(name)]
@@ -496,6 +493,10 @@ class _State:
             if not name.startswith(("x.", "y."))
         }
         return cls(shapes, tuple(values))
+
+
+def _declares(aligner: Any) -> bool:
+    return isinstance(aligner, BaseAligner) and bool(aligner.array_shapes())
 
 
 def _is_fitted_name(name: str) -> bool:
@@ -657,18 +658,3 @@ def _read_regular(path: Path, at_most: int) -> bytes:
 
 def _holds(path: Path, data: bytes) -> bool:
     return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,7 +19,7 @@ from featstore.errors import MisalignedItemsError, lookup
 from featstore.options import option
 from featstore.parallel import Workers
 from featstore.store.store import FeatureStore
-from featstore.store.view import EmbeddingsView, PairedView
+from featstore.store.view import EmbeddingsView, PairedView, join_ids
 from fitters.alignment import Alignment, OnStage
 from fitters.errors import SettingError, ZeroRowError
 from fitters.from_store import MomentsRequest, moment_sources, pairs_of, training_sources
@@ -241,8 +241,6 @@ def check_request(request: FitRequest) -> None:
         raise SettingError(
             "There is nothing to fit on: give --head and --head-names, --y for real pairs, or both."
         )
-    if request.n_pairs is not None and request.n_pairs < 1:
-        raise SettingError(f"n_pairs counts images and must be at least 1. Got {request.n_pairs}.")
     spec = method_named(request.method)
     raw = spec.rows.texts == "raw"
     if raw and request.head is not None:
@@ -374,11 +372,8 @@ def _zero_rows_by_name(used: Mapping[str, EmbeddingsView]) -> Iterator[None]:
         yield
     except ZeroRowError as err:
         for view in used.values():
-            rows, start = [], 0
-            for batch in view.batches(reuse=True):
-                rows.append(start + np.flatnonzero(~batch.any(axis=1)))
-                start += len(batch)
-            bad = np.unique(view.items["item_id"].gather(np.concatenate(rows)).to_numpy())
+            zero = np.concatenate([~batch.any(axis=1) for batch in view.batches(reuse=True)])
+            bad = np.unique(view.items["item_id"].filter(zero).to_numpy())
             if len(bad):
                 listed = ", ".join(map(repr, bad[:5].tolist())) + (", …" if len(bad) > 5 else "")
                 raise ZeroRowError(
@@ -454,13 +449,10 @@ def _real_pairs(
 
 def pair_images(x: EmbeddingsView, y: EmbeddingsView) -> PairedView[EmbeddingsView]:
     """Return the images of x with the same images in y, by item_id."""
-    place = {item: row for row, item in enumerate(y.items["item_id"].to_list())}
-    ids = x.items["item_id"].to_list()
-    found = np.array([item in place for item in ids], dtype=bool)
-    rows = np.array([place[item] for item in ids if item in place], dtype=np.int64)
-    missing = tuple(item for item in ids if item not in place)
-    both = x.take(np.flatnonzero(found)), y.take(rows)
-    return PairedView(*both, np.ones(len(rows)), "item_id", missing)
+    ids = x.items["item_id"]
+    x_rows, y_rows = join_ids(ids, y.items["item_id"])
+    missing = tuple(np.delete(ids.to_numpy(), x_rows).tolist())
+    return PairedView(x.take(x_rows), y.take(y_rows), np.ones(len(x_rows)), "item_id", missing)
 
 
 def _prototypes(

@@ -11,16 +11,15 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from importlib.metadata import entry_points
 from inspect import signature
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from featstore.errors import lookup, unknown_name
-from featstore.options import option
+from featstore.options import check_values, option
 from fitters.aligners.asif import ASIFAligner
 from fitters.aligners.base import BaseAligner, takes_weights, tune_by_refitting
 from fitters.aligners.conse import ConSEAligner
@@ -100,6 +99,9 @@ class TrainingOptions:
     precision: Precision | None = None
     checkpoint: Path | None = None
     on_epoch: OnEpoch | None = None
+
+    def __post_init__(self) -> None:
+        check_values(self, SettingError, of="a training")
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -221,17 +223,7 @@ class FitConfig:
     training: TrainingOptions = TrainingOptions()
 
     def __post_init__(self) -> None:
-        if self.penalty != "auto" and not (_is_number(self.penalty) and self.penalty >= 0):
-            raise SettingError(
-                "penalty must be 'auto' or a finite number that is not negative. "
-                f"Got {self.penalty!r}."
-            )
-        for name in ("mix", "gamma"):
-            value = getattr(self, name)
-            if value != "auto" and not (_is_number(value) and value > 0):
-                raise SettingError(
-                    f"{name} must be 'auto' or a finite number above 0. Got {value!r}."
-                )
+        check_values(self, SettingError, of="a fit")
 
     @classmethod
     def of(cls, method: str | FitConfig, settings: Mapping[str, Any]) -> FitConfig:
@@ -261,12 +253,6 @@ class FitConfig:
     def chooses(self, method: Method, *, mixed: bool) -> bool:
         """Return whether anything is left to choose."""
         return bool(self.open_settings(method, mixed=mixed))
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        return False
-    return isfinite(value)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
     python -m tests.tables collect --results build/demo/results      # the demo's, after it ran
     python -m tests.tables collect --statistics build/statistics.json
     python -m tests.accuracy.trained --only paper-mlp --seeds 10     # adds to trained.json
+    python -m tests.accuracy.few_shot                                # writes few_shot.json
     python -m tests.tables write                                     # all tables, from docs/data
     python -m tests.tables check                                     # exit 1 if a table is another
 
@@ -246,6 +247,18 @@ def _summary(file: Path) -> str:
     return (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").partition("\n")[0]
 
 
+def few_shot(data: Data) -> list[str]:
+    """Return the top-1 of every few-shot learner by the number of shots, mean ± sd over seeds."""
+    rows = [
+        [
+            row["learner"], row["names"], *(f"{mean:.1f} ± {sd:.1f}" for mean, sd in row["top-1"]),
+            f"{row['seconds']:.2f}",
+        ]
+        for row in data["rows"]
+    ]  # fmt: skip
+    return table(["learner", "names", *map(str, data["shots"]), "CPU s"], rows)
+
+
 #: Name of a table -> (file of docs/data, or None if it needs none; what renders it).
 TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "tree": (None, tree),
@@ -254,6 +267,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "demo, gains": ("demo.json", demo_gains),
     "demo, controls": ("demo.json", demo_controls),
     "demo, conse": ("demo.json", demo_conse),
+    "few-shot": ("few_shot.json", few_shot),
     "statistics": ("statistics.json", statistics_cells),
     **{name: ("trained.json", render) for name, render in trained.TABLES.items()},
 }

@@ -24,7 +24,7 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from featstore.parallel import map_threads
-from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
+from fitters.aligners.base import BaseAligner, Matrix, Shapes, as_columns, validate_pairs
 from fitters.errors import SelectionError, SettingError, ZeroRowError
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs, Rows
@@ -204,6 +204,14 @@ class ASIFAligner(BaseAligner):
     """
 
     method: ClassVar[str] = "asif"
+    # It fits nothing to the pairs.
+    poor_score = True
+    shapes: ClassVar[Shapes] = {
+        "anchors_x_": ("c", "p"),
+        "anchors_y_": ("c", "q"),
+        "mean_x_": ("p",),
+        "mean_y_": ("q",),
+    }
     fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "top_k": [Interval(Integral, 1, None, closed="left")],
@@ -308,17 +316,6 @@ class ASIFAligner(BaseAligner):
                 "or use more anchors or a smaller power."
             )
         return csr_array(diags_array(1.0 / lengths) @ found)
-
-    def array_shapes(self) -> dict[str, tuple[str, ...]]:
-        """Return the fitted arrays and their shapes in letters."""
-        sides: dict[str, tuple[str, ...]] = {"anchors_x_": ("c", "p"), "anchors_y_": ("c", "q")}
-        return {**sides, "mean_x_": ("p",), "mean_y_": ("q",)}
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        # It fits nothing to the pairs.
-        tags.regressor_tags.poor_score = True
-        return tags
 
 
 def _directions(rows: Matrix) -> Matrix:

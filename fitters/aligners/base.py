@@ -32,6 +32,8 @@ from fitters.select.refitting import Folded, Refit, validate_by_refitting
 from fitters.sources import Preparation, Sources
 
 Matrix = npt.NDArray[np.float64]
+Shapes = dict[str, tuple[str, ...]]
+"""Fitted arrays by attribute, with their shapes in letters."""
 Projection: TypeAlias = Any
 """Rows in a shared space: a matrix, or a scipy csr_array where the space is wide."""
 
@@ -40,8 +42,8 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     """Base of the aligners.
 
     Subclasses declare what a fitted one consists of, so that it can be saved without pickle:
-    `array_shapes` (attributes that are arrays of `array_dtype`) and `fitted_values` (attributes
-    that are plain numbers). Constructor parameters must be plain values.
+    `shapes` or `array_shapes` (attributes that are arrays of `array_dtype`) and `fitted_values`
+    (attributes that are plain numbers). Constructor parameters must be plain values.
     """
 
     method: ClassVar[str]
@@ -59,6 +61,10 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     fitted_values: ClassVar[tuple[str, ...]] = ()
     unit_rows: ClassVar[bool] = True
     """Whether projections have unit rows, so that their dot product is a cosine."""
+    poor_score: Any = False
+    """Whether `predict` is not meant to explain y: what scikit-learn's checks ask for."""
+    shapes: ClassVar[Shapes] = {}
+    """The fitted arrays of the class by attribute; see `array_shapes`."""
     array_dtype: ClassVar[str] = "float64"
     """Type of its fitted arrays, which is how they are saved."""
     _one_column: bool = False
@@ -106,12 +112,13 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     def project_y(self, y: Rows) -> Projection:
         """Return y in the shared space: shape (n, r), float64, dense or CSR."""
 
-    @abstractmethod
     def array_shapes(self) -> dict[str, tuple[str, ...]]:
         """Return the fitted arrays by attribute, with their shapes in letters.
 
-        "p" and "q" are the columns of x and y; an equal letter is an equal size.
+        "p" and "q" are the columns of x and y; an equal letter is an equal size. They are the
+        class's `shapes`, unless they depend on its parameters.
         """
+        return dict(self.shapes)
 
     @classmethod
     def of(cls, **params: Any) -> Self:
@@ -159,6 +166,7 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
+        tags.regressor_tags.poor_score = self.poor_score
         return tags
 
 
@@ -277,11 +285,10 @@ class OneWay(BaseAligner):
         rows = self.about_mean(y, "y")
         return normalize_rows(rows if self.direction == "x->y" else self._map(rows), what="y")
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        # Predicting y by going back through a map from y is not a good regression.
-        tags.regressor_tags.poor_score = self.direction == "y->x"
-        return tags
+    @property
+    def poor_score(self) -> bool:
+        """Predicting y by going back through a map from y is not a good regression."""
+        return self.direction == "y->x"
 
 
 class FromMoments(BaseAligner):

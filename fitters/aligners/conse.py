@@ -12,7 +12,7 @@ from scipy.special import softmax
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import BaseAligner, Matrix, as_columns, validate_pairs
+from fitters.aligners.base import BaseAligner, Matrix, Shapes, as_columns, validate_pairs
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
 from fitters.sources import Preparation, Sources
@@ -53,8 +53,13 @@ class ConSEAligner(BaseAligner):
     """
 
     method: ClassVar[str] = "conse"
+    # It reads a classifier; it is not fitted to the pairs.
+    poor_score = True
     fitted_on = "head"
     preparation: ClassVar[Preparation] = Preparation(images="raw")
+    shapes: ClassVar[Shapes] = {
+        "weight_": ("c", "p"), "bias_": ("c",), "texts_": ("c", "q")
+    }  # fmt: skip
     fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "top_k": [Interval(Integral, 1, None, closed="left")]
@@ -107,10 +112,6 @@ class ConSEAligner(BaseAligner):
         """Return y with unit rows: shape (n, q), float64."""
         return normalize_rows(self.check_projected(y, self.texts_.shape[1], "y"), what="y")
 
-    def array_shapes(self) -> dict[str, tuple[str, ...]]:
-        """Return the fitted arrays and their shapes in letters."""
-        return {"weight_": ("c", "p"), "bias_": ("c",), "texts_": ("c", "q")}
-
     def _mix(self, features: Matrix, texts: Matrix) -> Matrix:
         logits = features @ self.weight_.T + self.bias_
         n, k = len(features), min(self.top_k, len(self.bias_))
@@ -121,9 +122,3 @@ class ConSEAligner(BaseAligner):
         starts = np.arange(0, n * k + 1, k)
         mixed: Matrix = csr_array((share.ravel(), top.ravel(), starts), (n, len(texts))) @ texts
         return mixed
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        # It reads a classifier; it is not fitted to the pairs.
-        tags.regressor_tags.poor_score = True
-        return tags

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import FromMoments, Matrix, as_columns, refits_of
+from fitters.aligners.base import FromMoments, Matrix, Shapes, as_columns, refits_of
 from fitters.aligners.solvers import (
     determined,
     leading_directions,
@@ -55,7 +55,16 @@ class DirectionsAligner(FromMoments):
         p.
     """
 
+    shapes: ClassVar[Shapes] = {
+        "mean_x_": ("p",),
+        "mean_y_": ("q",),
+        "weights_x_": ("p", "r"),
+        "weights_y_": ("q", "r"),
+        "coef_": ("p", "q"),
+        "strengths_": ("r",),
+    }
     fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "n_features_in_")
+    poor_score = True
     n_components: int | None
 
     def tune(self, data: Sources[Any], search: Search) -> Choice:
@@ -125,17 +134,6 @@ class DirectionsAligner(FromMoments):
 
     def _weighed(self, unit: Matrix) -> Matrix:
         return unit
-
-    def array_shapes(self) -> dict[str, tuple[str, ...]]:
-        """Return the fitted arrays and their shapes in letters."""
-        means: dict[str, tuple[str, ...]] = {"mean_x_": ("p",), "mean_y_": ("q",)}
-        sides = {"weights_x_": ("p", "r"), "weights_y_": ("q", "r"), "coef_": ("p", "q")}
-        return {**means, **sides, "strengths_": ("r",)}
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.regressor_tags.poor_score = True
-        return tags
 
 
 class CCAAligner(DirectionsAligner):

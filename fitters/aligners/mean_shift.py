@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import FromMoments, Matrix, as_columns, mean_rows
+from fitters.aligners.base import FromMoments, Matrix, Shapes, as_columns, mean_rows
 from fitters.aligners.solvers import least_squares, solve_ridge
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
@@ -38,7 +38,12 @@ class MeanShiftAligner(FromMoments):
     """
 
     method: ClassVar[str] = "mean-shift"
+    # It fits nothing but a mean.
+    poor_score = True
     mixes: ClassVar[bool] = False
+    shapes: ClassVar[Shapes] = {
+        "mean_x_": ("p",), "mean_y_": ("q",)
+    }  # fmt: skip
     fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
 
@@ -67,16 +72,6 @@ class MeanShiftAligner(FromMoments):
     def _projected(self, rows: Matrix, side: str) -> Matrix:
         wide = max(len(self.mean_x_), len(self.mean_y_))
         return _filled(normalize_rows(rows, what=side), wide)
-
-    def array_shapes(self) -> dict[str, tuple[str, ...]]:
-        """Return the fitted arrays and their shapes in letters."""
-        return {"mean_x_": ("p",), "mean_y_": ("q",)}
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        # It fits nothing but a mean.
-        tags.regressor_tags.poor_score = True
-        return tags
 
 
 def _filled(rows: Matrix, columns: int) -> Matrix:
@@ -125,6 +120,9 @@ class TextToConceptAligner(FromMoments):
 
     method: ClassVar[str] = "text-to-concept"
     preparation: ClassVar[Preparation] = Preparation(images="raw", texts="raw")
+    shapes: ClassVar[Shapes] = {
+        "coef_": ("p", "q"), "intercept_": ("q",)
+    }  # fmt: skip
     fitted_values: ClassVar[tuple[str, ...]] = ("scale_x_", "scale_y_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "alpha": [Interval(Real, 0, None, closed="left")],
@@ -170,14 +168,10 @@ class TextToConceptAligner(FromMoments):
         """Return y with unit rows: shape (n, q), float64."""
         return normalize_rows(self.check_projected(y, len(self.intercept_), "y"), what="y")
 
-    def array_shapes(self) -> dict[str, tuple[str, ...]]:
-        """Return the fitted arrays and their shapes in letters."""
-        return {"coef_": ("p", "q"), "intercept_": ("q",)}
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.regressor_tags.poor_score = self.legacy
-        return tags
+    @property
+    def poor_score(self) -> bool:
+        """With the bug, `predict` is off."""
+        return bool(self.legacy)
 
 
 def _scale(scatter: Matrix, mean: Matrix, weight: float) -> float:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import FromMoments, Matrix, as_columns, mean_rows
+from fitters.aligners.base import FromMoments, Matrix, Shapes, as_columns, mean_rows
 from fitters.aligners.solvers import determined, polar_factor, truncation_gap
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
@@ -70,7 +70,15 @@ class ProcrustesAligner(FromMoments):
     """
 
     method: ClassVar[str] = "procrustes"
+    # A rotation does not fit the scale of y, and R² asks for it.
+    poor_score = True
     reads_few_rows = True
+    shapes: ClassVar[Shapes] = {
+        "rotation_": ("p", "q"),
+        "singular_values_": ("r",),
+        "mean_x_": ("p",),
+        "mean_y_": ("q",),
+    }
     fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "scale_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "center": ["boolean"],
@@ -149,14 +157,3 @@ class ProcrustesAligner(FromMoments):
         rows = self.about_mean(y, "y")
         p, q = self.rotation_.shape
         return normalize_rows(rows if p <= q else rows @ self.rotation_.T, what="y")
-
-    def array_shapes(self) -> dict[str, tuple[str, ...]]:
-        """Return the fitted arrays and their shapes in letters."""
-        letters = {"rotation_": ("p", "q"), "singular_values_": ("r",)}
-        return {**letters, "mean_x_": ("p",), "mean_y_": ("q",)}
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        # A rotation does not fit the scale of y, and R² asks for it.
-        tags.regressor_tags.poor_score = True
-        return tags

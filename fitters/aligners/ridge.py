@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fitters.aligners.base import FromMoments, Matrix, OneWay, as_columns, mean_rows
+from fitters.aligners.base import FromMoments, Matrix, OneWay, Shapes, as_columns, mean_rows
 from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
 from fitters.moments.moments import Folds, Moments
 from fitters.moments.transform import normalize_rows
@@ -213,6 +213,9 @@ class TwoWayRidgeAligner(FromMoments):
 
     method: ClassVar[str] = "ridge-both"
     by_error: ClassVar[bool] = True
+    shapes: ClassVar[Shapes] = {
+        "forward_": ("p", "q"), "backward_": ("q", "p"), "mean_x_": ("p",), "mean_y_": ("q",)
+    }  # fmt: skip
     fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "alpha": [Interval(Real, 0, None, closed="left")],
@@ -266,11 +269,6 @@ class TwoWayRidgeAligner(FromMoments):
         """Return y in the shared space: shape (n, p + q), float64, unit rows."""
         rows = self.about_mean(y, "y")
         return _side_by_side(rows @ self.backward_, rows, "y")
-
-    def array_shapes(self) -> dict[str, tuple[str, ...]]:
-        """Return the fitted arrays and their shapes in letters."""
-        maps = {"forward_": ("p", "q"), "backward_": ("q", "p")}
-        return {**maps, "mean_x_": ("p",), "mean_y_": ("q",)}
 
 
 def _side_by_side(in_x: Matrix, in_y: Matrix, what: str) -> Matrix:

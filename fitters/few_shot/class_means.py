@@ -11,13 +11,13 @@ import numpy.typing as npt
 from fitters.few_shot.learner import LinearClassifier, Shots, without_bias
 from fitters.moments.transform import normalize_rows
 
-#: Masses of one prototype relative to one shot that are tried.
+#: Candidate masses of one prototype relative to one shot.
 MASSES = tuple(float(2.0**power) for power in range(-4, 7))
 
 
 @dataclass
 class ClassMeans:
-    """The class whose mean is nearest by cosine.
+    """Classify by the nearest class mean, by cosine.
 
     The mean of a class is that of its unit rows, its prototype counted as `mass` of them, at unit
     length. With no shot it is the prototype, and the classifier that of zero-shot. The mass is

@@ -20,10 +20,10 @@ from fitters.few_shot.learner import (
     without_bias,
 )
 
-#: Steps between two looks at the validation rows, and steps in which the rate rises.
+#: Steps between two evaluations on the validation rows, and steps in which the rate rises.
 EVERY, WARM_UP = 100, 50
 
-#: Rate that the warm-up starts from.
+#: Learning rate at the start of the warm-up.
 FIRST_RATE = 1e-5
 
 

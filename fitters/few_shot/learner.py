@@ -1,8 +1,8 @@
-"""What a few-shot learner is: shots in, a linear classifier out.
+"""Few-shot learners: shots in, a linear classifier out.
 
-A learner is made without arguments, sees `Shots` once, and returns a `Classifier`. What it leaves
-open it chooses on the validation rows of its shots, never on what is scored later. Shots, seeds
-and splits are the caller's. docs/few_shot.md lists the learners and shows how to add one.
+A learner is made without arguments, sees `Shots` once, and returns a `Classifier`. It chooses its
+open settings on the validation rows of its shots, never on what is scored later. Shots, seeds and
+splits are the caller's. docs/few_shot.md lists the learners and shows how to add one.
 
 Published learners write 100, the factor that CLIP was trained with. Cosines of another alignment
 have another spread. Here the factor is the one under which labelled rows are most likely.
@@ -30,7 +30,7 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Shots:
-    """Labelled rows of one space, and what else a learner may look at.
+    """Labelled rows of one space, and what else a learner may use.
 
     Attributes
     ----------
@@ -54,8 +54,8 @@ class Shots:
         The raw embedding of every class's name: of another space, for learners that map it. The
         shots of a class are paired with it.
     scored_texts : array of shape (c, q), optional
-        Those that a class is told by, where they are others: prompts, say, after training on
-        plain names. None: `texts`.
+        Texts to score by where they differ, such as prompts after training on plain names.
+        None: `texts`.
     head : Pairs, optional
         Rows of a head in the space of the shots, at unit length, with the raw embeddings of
         their names: for learners that map texts.
@@ -274,10 +274,10 @@ def without_bias(
     return LinearClassifier(rows, np.zeros(len(rows), dtype=np.float32), facts or {})
 
 
-#: CLIP's factor: what published learners take, and what is taken where nothing tells better.
+#: CLIP's factor: that of published learners, and the default where no row says better.
 PUBLISHED = 100.0
 
-#: Factors between which it is sought.
+#: Range in which the factor is sought.
 BOUNDS = (1.0, 1000.0)
 
 Scale = float | Literal["auto"]

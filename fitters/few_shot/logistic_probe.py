@@ -11,16 +11,16 @@ import numpy.typing as npt
 
 from fitters.few_shot.learner import Labels, LinearClassifier, ShotLearner, Shots
 
-#: Strengths C of the data against the penalty, tried first: those of CoOp's linear probe.
+#: First candidates of C, the inverse penalty: those of CoOp's linear probe.
 STRENGTHS = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 
 #: Halvings of the range around the best of them.
 STEPS = 8
 
-#: Masses of one prototype relative to one shot that are tried.
+#: Candidate masses of one prototype relative to one shot.
 MASSES = (0.25, 1.0, 4.0, 16.0)
 
-#: Of the gradient. scikit-learn's own, 1e-4, leaves the intercepts wrong where C is small.
+#: Tolerance of the gradient. scikit-learn's own, 1e-4, leaves intercepts wrong where C is small.
 TOLERANCE = 1e-6
 
 Value = Callable[[float], float]

@@ -18,7 +18,7 @@ from fitters.trained.presets import preset
 
 @dataclass(kw_only=True)
 class PaperFewShot:
-    """Classes are told by their names, through a map that learns from a head and from the shots.
+    """Classify by class names, through a map that learns from a head and from the shots.
 
     Mendez et al., Supervised Classification Heads as Semantic Prototypes, ICML 2026. The preset
     ``paper-mlp`` maps name texts into the space of the shots: first it is trained on the rows of a

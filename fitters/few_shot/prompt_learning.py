@@ -20,7 +20,7 @@ from fitters.trained.base import blas_threads
 
 Position = Literal["end", "middle", "front"]
 POSITIONS = ("end", "middle", "front")
-"""Where the class name stands: behind the context, in its middle, or before it."""
+"""Position of the class name: behind the context, in its middle, or before it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,10 +234,10 @@ def descend(
                 )
 
 
-#: Standard deviation of a context that no words begin.
+#: Standard deviation of a first context that is drawn, not taken from words.
 FIRST_SPREAD = 0.02
 
-#: Prompts whose activations are held for the way back. Of more classes they are computed again
+#: Prompts whose activations are kept for the backward pass. With more classes they are recomputed
 #: there, group by group: 128 prompts hold 1.0 GB (measured) in a tower of 12 layers of 512.
 HELD_PROMPTS = 128
 

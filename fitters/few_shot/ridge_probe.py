@@ -17,10 +17,10 @@ from fitters.few_shot.learner import (
     sum_by_class,
 )
 
-#: Penalties tried, relative to the mean eigenvalue of the rows' scatter.
+#: Candidate penalties, relative to the mean eigenvalue of the rows' scatter.
 PENALTIES = tuple(float(value) for value in np.geomspace(1e-4, 1e4, 25))
 
-#: Masses of one prototype relative to one shot that are tried.
+#: Candidate masses of one prototype relative to one shot.
 MASSES = (0.25, 1.0, 4.0, 16.0)
 
 

@@ -21,14 +21,14 @@ from fitters.few_shot.learner import (
     starting_weights,
 )
 
-#: Weights of the cache beside the prototypes that are tried, and how fast a shot's influence falls.
+#: Candidate weights of the cache beside the prototypes, and rates at which shots lose influence.
 ALPHAS = (0.0, *(float(10.0**power) for power in np.arange(-1.0, 2.75, 0.25)))
 BETAS = tuple(float(2.0**power) for power in np.arange(-1.0, 5.5, 0.5))
 
 #: The original's first values for ImageNet, taken where there are no validation rows.
 ALPHA, BETA = 1.17, 1.0
 
-# Cosines with keys held at once.
+# Cosines with keys that are held at once.
 _BLOCK = 4_000_000
 
 

@@ -10,6 +10,7 @@ does not know, counts as missing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -110,7 +111,8 @@ def read_entry(facts: Mapping[str, Any]) -> tuple[dict[str, Moments], Vectors] |
         return None
     if record.get("facts") != json.loads(json.dumps(dict(facts))):
         return None
-    _touch(path)
+    with contextlib.suppress(OSError):  # a cache that may only be read serves as well
+        os.utime(path)
     start = "vector/"
     vectors = {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
     return parts, vectors
@@ -174,11 +176,3 @@ def _header(packed: bytes) -> dict[str, Any]:
         json.loads(packed[8 : 8 + size])["__metadata__"]["headstock"]
     )
     return record
-
-
-def _touch(path: Path) -> None:
-    try:
-        os.utime(path)
-    except OSError:
-        # A cache that may only be read serves as well.
-        return

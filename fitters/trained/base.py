@@ -1,4 +1,4 @@
-"""What trained aligners share, without torch at import: shapes, precision, progress, schedule."""
+"""Base of the trained aligners, without torch at import: shapes, precision, progress, schedule."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def resolve(precision: Precision) -> Literal["float32", "bf16"]:
 
 @contextmanager
 def blas_threads() -> Iterator[int]:
-    """Run torch on as many threads as NumPy's BLAS may use, and give the old number back.
+    """Run torch on as many threads as NumPy's BLAS may use, and restore the old number.
 
     So one limit holds for all of a fit: ``threadpoolctl.threadpool_limits``, OPENBLAS_NUM_THREADS.
     """
@@ -373,6 +373,8 @@ class TrainedAligner(BaseAligner):
     """Base of the aligners that are trained; parameters are those of the subclass."""
 
     fitted_on = "training"
+    # A few epochs, a cosine as the goal, or a way back that is not what was trained.
+    poor_score = True
     preparation: ClassVar[Preparation] = Preparation(images="unit", texts="unit")
     array_dtype: ClassVar[str] = "float32"
     fitted_values: ClassVar[tuple[str, ...]] = (
@@ -707,12 +709,6 @@ class TrainedAligner(BaseAligner):
                 blocks.append(self._forward(parts, side, torch.from_numpy(block)).numpy())
         out: Matrix = np.concatenate(blocks).astype(np.float64)
         return out
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        # A few epochs, a cosine as the goal, or a way back that is not what was trained.
-        tags.regressor_tags.poor_score = True
-        return tags
 
 
 def _need_torch() -> None:

@@ -1,7 +1,7 @@
-"""Where a training stands, on disk: one safetensors file, so that an interrupted one goes on.
+"""Checkpoints: the state of a training in one safetensors file, so that it can be resumed.
 
-What continues from it ends in the same bytes as what was never interrupted. It holds data only,
-and is used for nothing but the very training that wrote it (`identity`).
+A resumed training ends in the same bytes as one that was never interrupted. The file holds data
+only, and is read by the same training alone (`identity`).
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ class Checkpoint:
     _written: float = field(default_factory=time.monotonic)
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return tensors and facts, or None if there is nothing to go on from."""
+        """Return tensors and facts, or None if there is nothing to resume."""
         if not self.path.exists():
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
                 facts: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
                 if (facts["format"], facts["identity"]) != (FORMAT, self.identity):
-                    logger.warning("%s is of another training; this one begins anew.", self.path)
+                    logger.warning("%s is of another training; this one starts anew.", self.path)
                     return None
                 return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as err:
-            logger.warning("%s cannot be read (%s); the training begins anew.", self.path, err)
+            logger.warning("%s cannot be read (%s); the training starts anew.", self.path, err)
             return None
 
     def due(self) -> bool:

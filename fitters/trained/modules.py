@@ -108,7 +108,7 @@ class ResidualHead(nn.Module):
 
     P and D begin orthogonal and U at 0, so that the head begins as P. The original starts the gate
     at σ = 0, at a logit without a slope: its gradient is 0, and so are those of D and U, and the
-    residual never opens. Here it starts at a logit of `gate`, −2 unless told otherwise.
+    residual never opens. Here it starts at a logit of `gate`, −2 by default.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The heads of papers by name: `preset("sail", seed=1)` is an estimator; docs/trained.md has more.
+"""Published configurations by name: `preset("sail", seed=1)` is an estimator; see docs/trained.md.
 
 Each is its source's configuration, from its code where that is public. Every deviation from the
 source is in `Preset.differs`; `legacy=True` is what the source's code does where that deviates
@@ -43,8 +43,6 @@ class Preset:
         Number of prototypes → epochs.
     legacy : dict
         Those that change with ``legacy=True``.
-    centred : bool
-        Whether `fit_alignment` centres its rows; the sources leave them uncentred, unit or raw.
     """
 
     title: str
@@ -55,7 +53,6 @@ class Preset:
     settings: dict[str, Any]
     epochs: Callable[[int], int]
     legacy: dict[str, Any] = field(default_factory=dict)
-    centred: bool = False
 
 
 def _paper_epochs(n_prototypes: int) -> int:

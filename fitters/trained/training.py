@@ -5,7 +5,7 @@ reads chunks of `chunk_rows` consecutive rows in random order, `pool_chunks` at 
 those.
 
 `train` runs one stage after the other. An epoch is one pass over a stage's rows in a new order;
-after it, held-out pairs are scored, the state is written if it is time, and the caller is told.
+after it, held-out pairs are scored, the state is written if it is due, and `on_epoch` is called.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def read_batch(source: PairSource, start: int, stop: int) -> Batch:
 
 
 MOST_ROWS = 4096
-"""Held-out rows that are scored: more would cost more than they tell."""
+"""Held-out rows that are scored at most."""
 
 
 def split_source(
@@ -303,7 +303,7 @@ class Objective(nn.Module):
 
     @abstractmethod
     def loss(self, batch: Batch, outputs: tuple[Tensor, ...], step: int) -> Tensor:
-        """Return the loss to go down on, a scalar; `step` counts from 0 within a stage."""
+        """Return the loss to minimise, a scalar; `step` counts from 0 within a stage."""
 
     @abstractmethod
     def project(self, side: str, rows: Tensor) -> Tensor:
@@ -333,7 +333,7 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Generators:
-    """Where randomness comes from: first parameters, order of rows, dropout masks."""
+    """Random generators: of the first parameters, the order of rows, and dropout masks."""
 
     first: torch.Generator
     order: torch.Generator
@@ -349,7 +349,7 @@ class Generators:
 
 @dataclass(eq=False)
 class _Stand:
-    """How far a training has come."""
+    """Progress of a training."""
 
     stage: int = 0
     epoch: int = 0
@@ -441,7 +441,7 @@ def _one_epoch(
     order: torch.Generator,
     precision: Literal["float32", "bf16"],
 ) -> float:
-    """Go through the rows once and return the mean loss of the batches."""
+    """Train for one epoch and return the mean loss of the batches."""
     objective.train()
     size = int(schedule.batch_size)
     steps = stage.batches.steps(size)

@@ -1,6 +1,7 @@
 """Measure the few-shot learners on the categories of the demo's images: docs/few_shot.md's table.
 
     python -m tests.accuracy.few_shot --store build/demo/store
+    python -m tests.tables write
 
 The classes are the folders that the pictures lie in, such as animals/birds, their names the last
 parts of these; so it is a small problem of few and uneven classes, and a development set.
@@ -9,6 +10,7 @@ parts of these; so it is a small problem of few and uneven classes, and a develo
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -38,6 +40,7 @@ from tests.accuracy.measure import table
 
 SHOTS = (1, 2, 4, 8, 16)
 OWN = "paper-few-shot"
+DATA = Path(__file__).parents[2] / "docs/data/few_shot.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +101,7 @@ def scored(
 
 def rows(
     data: Categories, method: str, seeds: Sequence[int], epochs: int, only: Sequence[str]
-) -> Iterator[list[str]]:
+) -> Iterator[dict[str, Any]]:
     """Yield one row of the table for each learner, without and with names."""
     splits = {seed: in_class_split(data.images.classes, seed=seed) for seed in seeds}
     by_seed = {seed: aligned(data, splits[seed], method, seed) for seed in seeds}
@@ -117,18 +120,19 @@ def rows(
             cells = [spread([100 * o.values["top-1"] for o, _ in f]) for f in found.values()]
             spent = np.mean([seconds for _, seconds in found[max(found)]])
             label = f"{learner}, {epochs} epochs a stage" if learner == OWN else learner
-            row = (
-                [label, "as texts" if learner == OWN else "yes" if names else "no", *cells]
-                if learner
-                else ["zero-shot", "yes", *cells * len(SHOTS)]
-            )
+            row = {
+                "learner": label or "zero-shot",
+                "names": "as texts" if learner == OWN else "yes" if names else "no",
+                "top-1": cells if learner else cells * len(SHOTS),
+                "seconds": round(float(spent), 3),
+            }
             print(row, file=sys.stderr, flush=True)
-            yield [*row, f"{spent:.2f}"]
+            yield row
 
 
-def spread(values: list[float]) -> str:
-    """Return mean ± sd."""
-    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+def spread(values: list[float]) -> list[float]:
+    """Return mean and standard deviation."""
+    return [round(float(value), 3) for value in (np.mean(values), np.std(values, ddof=1))]
 
 
 def counts(data: Categories, seeds: Sequence[int]) -> str:
@@ -144,7 +148,7 @@ def counts(data: Categories, seeds: Sequence[int]) -> str:
 
 
 def main() -> int:
-    """Measure, and print the table as Markdown."""
+    """Measure, and write the data of the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, default=Path("build/demo/store"))
     parser.add_argument("--method", default="ridge", help="aligner of the names")
@@ -152,6 +156,7 @@ def main() -> int:
     parser.add_argument("--least", type=int, default=10, help="images of a category")
     parser.add_argument("--paper-epochs", type=int, default=20, help="of each of its two stages")
     parser.add_argument("--only", nargs="+", default=[], help="learners")
+    parser.add_argument("--data", type=Path, default=DATA, help="file to write")
     arguments = parser.parse_args()
     LEARNERS[OWN] = partial(PaperFewShot, epochs=arguments.paper_epochs)
     with threadpool_limits(limits=1):
@@ -161,9 +166,9 @@ def main() -> int:
             f"{len(data.images)} images of {len(data.names)} categories. Shots and validation "
             f"images in all, {counts(data, seeds)}.\n"
         )
-        headings = ["learner", "names", *(str(shots) for shots in SHOTS), "CPU s"]
         made = list(rows(data, arguments.method, seeds, arguments.paper_epochs, arguments.only))
-        print("\n".join(table(headings, made)))
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in made)
+    arguments.data.write_text(f'{{\n "shots": {list(SHOTS)},\n "rows": [\n{lines}\n ]\n}}\n')
     return 0
 
 

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from scipy.sparse import load_npz
 
 from featstore import open_store
+from featstore.cli.progress import ProgressBar
 from featstore.command_line import run_command
 from fitters import METHODS, read_alignment
 from fitters.cli import cli
@@ -142,6 +143,36 @@ def test_a_file_gives_options_and_what_is_typed_wins(
     file.write_text("pnalty = 1\n")
     assert _run(*args) == 2
     assert "Did you mean 'penalty'" in capsys.readouterr().err
+
+
+def test_a_fit_says_what_it_does(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    class Recorded(ProgressBar):
+        def stage(self, name: str) -> None:
+            seen.append(name)
+            super().stage(name)
+
+    monkeypatch.setattr("fitters.cli.fit.ProgressBar", Recorded)
+    assert _fit(store, tmp_path / "a", "--y", Y) == 0
+    assert seen == ["reading pairs", "choosing penalty and mix", "fitting"]
+    seen.clear()
+    assert _fit(store, tmp_path / "b", "--penalty", "1") == 0
+    assert seen == ["reading pairs", "fitting"]
+
+
+def test_jobs_are_processes_of_this_machine(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choices = []
+    for jobs in ((), ("--jobs", "2")):
+        more = ("--y", Y, "--criterion", "error", "--no-cache", "--force", "--json", *jobs)
+        assert _fit(store, tmp_path / "a", *more) == 0
+        choices.append(json.loads(capsys.readouterr().out)["choice"])
+    assert choices[0]["penalty"] == choices[1]["penalty"]
+    assert choices[0]["scores"] == pytest.approx(np.array(choices[1]["scores"]), rel=1e-5)
 
 
 def test_the_help_of_fit_lists_the_methods(capsys: pytest.CaptureFixture[str]) -> None:

@@ -185,9 +185,9 @@ def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
-        ({"names": None}, SettingError, "give --head and --names, or neither"),
+        ({"names": None}, SettingError, "give --head and --head-names, or neither"),
         ({"head": None, "names": None}, SettingError, "nothing to fit on"),
-        ({"n_pairs": 0, "y": Y}, SettingError, "at least 1. Got 0"),
+        ({"n_pairs": 0, "y": Y}, SettingError, "at least 1; got 0"),
         ({"n_pairs": 31, "y": Y}, SettingError, r"n_pairs is 31; split 'train' .* has 30 images"),
         ({"source": "rnadom"}, SettingError, "Did you mean 'random'"),
         ({"split": "vla"}, EmptySelectionError, "split='vla'.*'test', 'train'"),
@@ -195,7 +195,7 @@ def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(
         ({"head": "labels/head_weight/timm:other"}, MisalignedItemsError, "different embedding"),
         ({"y": "toy/caption/st:other"}, MisalignedItemsError, "Captions and class names"),
         ({"x": "toy/image/timm:none"}, UnknownSetError, "holds no set"),
-        ({"penalty": -1.0}, SettingError, "not negative. Got -1"),
+        ({"penalty": -1.0}, SettingError, "at least 0 and finite or .auto.; got -1"),
         ({"mix": 0.0, "y": Y}, SettingError, "above 0"),
         ({"method": "conse", "head": None, "names": None, "y": Y}, SettingError, "head"),
     ],

@@ -85,7 +85,7 @@ def test_what_is_no_alignment_is_not_replaced(ridge, tmp_path):
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
 
 
-@pytest.mark.parametrize("step", ["_write_synced", "_sync_folder"])
+@pytest.mark.parametrize("step", ["write_durably", "fsync_directory"])
 def test_a_full_disk_leaves_nothing_and_harms_nothing(
     step, ridge, make_world, tmp_path, monkeypatch
 ):

@@ -238,11 +238,15 @@ def test_conse_reads_images_raw_and_uses_no_pair(make_world):
     ("change", "error", "match"),
     [
         ({"method": "procustes"}, UnknownMethodError, "Did you mean 'procrustes'"),
-        ({"penalty": -1.0}, SettingError, "penalty must be 'auto' or a finite number that is not"),
-        ({"penalty": "big"}, SettingError, "Got 'big'"),
-        ({"penalty": True}, SettingError, "Got True"),
-        ({"mix": 0.0}, SettingError, "mix must be 'auto' or a finite number above 0"),
-        ({"mix": np.inf}, SettingError, "Got inf"),
+        (
+            {"penalty": -1.0},
+            SettingError,
+            "'penalty' of a fit must be at least 0 and finite or 'auto'",
+        ),
+        ({"penalty": "big"}, SettingError, "got 'big'"),
+        ({"penalty": True}, SettingError, "got True"),
+        ({"mix": 0.0}, SettingError, "'mix' of a fit must be above 0 and finite or 'auto'"),
+        ({"mix": np.inf}, SettingError, "got inf"),
         ({"prototypes": None, "real": None}, SettingError, "Pass prototypes, real pairs, or both"),
         ({"prototypes": None, "method": "conse"}, SettingError, "Pass the head's rows"),
         (
@@ -306,10 +310,10 @@ def test_an_unknown_setting_is_named(make_world):
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        ({"penalty": -1.0}, "penalty must be 'auto' or a finite number that is not negative"),
-        ({"penalty": float("nan")}, "Got nan"),
-        ({"mix": 0}, "mix must be 'auto' or a finite number above 0. Got 0"),
-        ({"gamma": True}, "gamma must be .* Got True"),
+        ({"penalty": -1.0}, "'penalty' of a fit must be at least 0 and finite or 'auto'; got -1"),
+        ({"penalty": float("nan")}, "got nan"),
+        ({"mix": 0}, "'mix' of a fit must be above 0 and finite or 'auto'; got 0"),
+        ({"gamma": True}, "'gamma' of a fit must be .*; got True"),
     ],
 )
 def test_a_config_refuses_numbers_out_of_range(given, match):
