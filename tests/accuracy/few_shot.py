@@ -36,7 +36,6 @@ from fitters.few_shot.paper_few_shot import PaperFewShot
 from fitters.few_shot.registry import LEARNERS
 from fitters.moments.transform import SideTransform
 from tests.accuracy.earlier import TEXT_ENCODER, WEIGHTS, mean_text
-from tests.accuracy.measure import table
 
 SHOTS = (1, 2, 4, 8, 16)
 OWN = "paper-few-shot"
