@@ -176,7 +176,7 @@ def _source_parts(what: str, defined: Any, version: str) -> Iterator[str]:
             raise ProtocolError(
                 f"The source of {what} ({defined.__qualname__} of {name}) cannot be read, so that "
                 "its results could not be distinguished from those of a changed one. Define it in "
-                "a file, or register it with a version=… of your own that you raise with every "
+                "a file, or register it with a version=… of your own that you raise with each "
                 "change."
             ) from err
 

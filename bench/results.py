@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,15 @@ def _of_runs(
     order = {run_id: number for number, run_id in enumerate(wanted)}
     number = pl.col("run_id").replace_strict(order, return_dtype=pl.Int64)
     return pl.concat([table, *held]).sort(number, maintain_order=True)
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def write_session(root: Path, name: str, facts: dict[str, Any]) -> None:

@@ -365,8 +365,8 @@ class Run:
                 ),
             ),
         )
-        for leaf in LEAVES:
-            if leaf.is_setting and not leaf.is_default(self) and not has_setting(method, leaf.name):
+        for leaf, _ in self._own:
+            if leaf.is_setting and not has_setting(method, leaf.name):
                 owners = ", ".join(name for name in METHODS if has_setting(name, leaf.name))
                 raise ProtocolError(
                     f"Method {method} has no setting {leaf.name!r} (only {owners}). Leave it out."
@@ -479,14 +479,23 @@ class Run:
     def _facts(self, *left_out: str) -> dict[str, Any]:
         """Return what is not at its default, nested as the fields are."""
         facts: dict[str, Any] = {}
-        for leaf in LEAVES:
-            if leaf.name in left_out or leaf.is_default(self):
-                continue
-            part = facts
-            for name in leaf.path[:-1]:
-                part = part.setdefault(name, {})
-            part[leaf.name] = leaf.value(self)
+        for leaf, value in self._own:
+            if leaf.name not in left_out:
+                part = facts
+                for name in leaf.path[:-1]:
+                    part = part.setdefault(name, {})
+                part[leaf.name] = value
         return facts
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: not what follows from the fields."""
+        return {name: value for name, value in vars(self).items() if name != "_own"}
+
+    @cached_property
+    def _own(self) -> list[tuple[Leaf, Any]]:
+        """The fields that are not at their defaults, with their values."""
+        values = ((leaf, leaf.value(self)) for leaf in LEAVES)
+        return [(leaf, value) for leaf, value in values if value != leaf.default]
 
     def columns(self) -> dict[str, Any]:
         """Return all fields as one row of plain values under `RUN_COLUMNS`."""
@@ -523,12 +532,12 @@ class Leaf:
     part: type = field(repr=False)
     metadata: Mapping[str, Any] = field(repr=False, compare=False)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Its own name, which no other leaf has."""
         return self.path[-1]
 
-    @property
+    @cached_property
     def is_setting(self) -> bool:
         """Whether it is a setting of the fit."""
         return self.path[0] == "fit" and self.name != "method"
@@ -547,18 +556,19 @@ class Leaf:
     def value(self, run: Run) -> Any:
         """Return its value in a run; 1 and 1.0 are the same."""
         value = self._get(run)
-        if is_dataclass(value):
-            value = {
-                option.name: getattr(value, option.name)
-                for option in fields(value)
-                if getattr(value, option.name) != option.default
+        if self.name == "options" and value is not None:
+            return {
+                own.name: getattr(value, own.name)
+                for own in fields(value)
+                if getattr(value, own.name) != own.default
             }
-        numbers = not isinstance(value, (str, bool)) and value is not None
-        return float(value) if numbers and float in self.types else value
+        if self._is_float and not isinstance(value, (float, str, NoneType)):
+            return float(value)
+        return value
 
-    def is_default(self, run: Run) -> bool:
-        """Return whether a run leaves it at its default."""
-        return bool(self.value(run) == self.default)
+    @cached_property
+    def _is_float(self) -> bool:
+        return float in self.types
 
     def cell(self, run: Run) -> Any:
         """Return its value in a column: lists joined, numbers or words as text."""

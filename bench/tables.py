@@ -238,8 +238,8 @@ def result_lines(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) ->
         ("seeds", lambda row: str(row["n_seeds"])),
         ("gallery", lambda row: number_text(row["gallery"], 0)),
         ("chance", chance),
-        *((metric_name(metric), partial(value, metric)) for metric in metrics),
         *([("chosen", lambda row: row["chosen"] or "")] if any(table["chosen"]) else []),
+        *((metric_name(metric), partial(value, metric)) for metric in metrics),
     ]
     return Table.of(table, columns)
 

@@ -148,21 +148,25 @@ class FitRequest(FitConfig):
                 for name, value in facts.items()}  # fmt: skip
 
 
-KINDS = {"x": "image", "y": "caption", "head": "head_weight", "names": "class_name"}
-"""The kind of set that each field takes."""
+KINDS = {
+    "x": ("image",), "y": ("caption", "class_name"), "head": ("head_weight",),
+    "names": ("class_name",),
+}  # fmt: skip
+"""The kinds of set that each option takes."""
 
 
 def check_kinds(request: FitRequest, *, raw: bool) -> None:
     """Raise SettingError if an option names a set of another kind than it takes."""
-    for name, kind in KINDS.items():
-        key = getattr(request, name)
+    for option, kinds in KINDS.items():
+        key = getattr(request, option)
         # Text-to-Concept pairs images with the same images, seen by another encoder.
-        expected = "image" if raw and name == "y" else kind
+        expected = ("image",) if raw and option == "y" else kinds
         found = None if key is None else [*key.split("/"), "", ""][1]
-        if found not in (None, "", expected):
+        if found not in (None, "", *expected):
             raise SettingError(
-                f"--{'head-names' if name == 'names' else name} takes a set of kind {expected}, "
-                f"such as dataset/{expected}/encoder; {key} is of kind {found}."
+                f"--{'head-names' if option == 'names' else option} takes a set of kind "
+                f"{' or '.join(expected)}, such as "
+                f"dataset/{expected[0]}/encoder; {key} is of kind {found}."
             )
 
 
@@ -428,8 +432,12 @@ def _real_pairs(
     *,
     raw: bool,
 ) -> PairedView[EmbeddingsView]:
-    """Return K images with their captions, or with themselves as another encoder sees them."""
+    """Return K images with their texts, or with themselves as another encoder sees them.
+
+    Class names are the texts of images without captions: one text a class, for all its images.
+    """
     others = store.view(str(request.y))
+    by_class = store.info(str(request.y)).key.kind == "class_name"
     if request.n_pairs is not None:
         if request.n_pairs > len(pool):
             raise SettingError(
@@ -437,9 +445,13 @@ def _real_pairs(
                 f"{len(pool):,} images. Ask for fewer, or leave n_pairs out."
             )
         pool = pool.take(np.sort(rng.permutation(len(pool))[: request.n_pairs]))
-    paired = pair_images(pool, others) if raw else pool.pair_by("parent_id", others)
+    if by_class:
+        texts = others.class_texts(variants=request.variants, templates=request.templates)
+        paired = pool.pair_by("class_id", texts)
+    else:
+        paired = pair_images(pool, others) if raw else pool.pair_by("parent_id", others)
     if paired.missing_x:
-        what = "counterpart" if raw else "caption"
+        what = "counterpart" if raw else "class name" if by_class else "caption"
         raise MisalignedItemsError(
             f"{len(paired.missing_x):,} of {len(pool):,} images of {pool.key} have no {what} in "
             f"{others.key} (first: {paired.missing_x[0]!r}). Extract them again."

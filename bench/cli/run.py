@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,7 +66,7 @@ class Execution:
     def run(self, suite: str, runs: Sequence[Run]) -> None:
         """Run what is not finished, record the session, and print what was done."""
         from bench.execution import run_all
-        from bench.results import finished, write_session
+        from bench.results import finished, versions, write_session
 
         have = finished(self.out)
         new = [run for run in runs if run.run_id not in have]
@@ -100,7 +99,7 @@ class Execution:
             "store": str(self.store),
             "new": done.new,
             "reused": done.reused,
-            "versions": _versions(),
+            "versions": {"python": platform.python_version(), **versions(_PACKAGES)},
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
         }
@@ -137,16 +136,6 @@ def typed_command() -> str:
         for one in values:
             words += [name] if one is True else [name, str(one)]
     return shlex.join(words)
-
-
-def _versions() -> dict[str, Any]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 class _SuiteCommand(click.Command):

@@ -12,7 +12,6 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words
 from bench.report.grids import choice_rows, gain_rows, grids
 from bench.report.theme import Figure, css_variables, file_svg, page_svg
 from bench.report.verdict import Verdict, verdict
-from bench.results import CHOSEN, read_results, read_sessions
+from bench.results import CHOSEN, read_results, read_sessions, versions
 from bench.suites.published import published_table
 from bench.tables import comma_separated, published_lines, result_lines, result_table
 from featstore.errors import FeatstoreError, needs_extra
@@ -476,12 +475,7 @@ def _sets(row: dict[str, Any]) -> list[dict[str, str]]:
 
 def _facts(rows: pl.DataFrame, first: dict[str, Any]) -> list[tuple[str, str]]:
     packages = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr", "matplotlib")
-    versions = []
-    for package in packages:
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
+    found = [f"{package} {version}" for package, version in versions(packages).items()]
     return [
         ("suite", str(first["suite"])),
         ("runs", f"{rows['run_id'].n_unique():,} in {rows.height:,} rows"),
@@ -490,5 +484,5 @@ def _facts(rows: pl.DataFrame, first: dict[str, Any]) -> list[tuple[str, str]]:
         ("limit", "none" if first["limit"] is None else f"first {first['limit']:,} images"),
         ("metric version", str(first["metric_version"])),
         ("protocol version", str(first["protocol_version"])),
-        ("report drawn with", f"Python {platform.python_version()}; {', '.join(versions)}"),
+        ("report drawn with", f"Python {platform.python_version()}; {', '.join(found)}"),
     ]

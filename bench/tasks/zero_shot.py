@@ -243,7 +243,7 @@ def score_generalised(
     options = options or Generalised()
     if seen is None:
         raise ProtocolError(
-            "Generalised zero-shot needs the names of a head to know which classes are seen. Name "
+            "Which classes are seen is defined by the names of a head. Name "
             "its sets in the run (head_set, head_name_set)."
         )
     own = np.unique(images.classes)

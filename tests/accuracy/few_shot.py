@@ -113,7 +113,9 @@ def rows(
                 continue
             found: dict[int, list[tuple[Outcome, float]]] = {}
             for shots in SHOTS if learner else (0,):
-                options = FewShot(shots, learner or "class-means", prototypes=names)
+                options = FewShot(
+                    shots, learner or "class-means", prototypes="names" if names else "none"
+                )
                 spaces = as_is if learner == OWN else by_seed
                 found[shots] = [scored(data, splits[seed], spaces[seed], options) for seed in seeds]
             cells = [spread([100 * o.values["top-1"] for o, _ in f]) for f in found.values()]
@@ -139,7 +141,7 @@ def counts(data: Categories, seeds: Sequence[int]) -> str:
     parts = []
     for shots in SHOTS:
         split = in_class_split(data.images.classes, seed=seeds[0])
-        options = FewShot(shots, prototypes=False)
+        options = FewShot(shots, prototypes="none")
         outcome, _ = scored(data, split, Identity(), options)
         facts: dict[str, Any] = outcome.facts or {}
         parts.append(f"{shots}: {facts['n_shots']} and {facts['n_validation']}")

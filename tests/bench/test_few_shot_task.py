@@ -94,15 +94,15 @@ def test_a_probe_through_the_task_is_sklearns_on_the_same_shots(rng):
 def test_prototypes_help_most_where_shots_are_few(rng, learner):
     gains = []
     for shots in (1, 8):
-        values = {True: [], False: []}
+        values = {"names": [], "none": []}
         for seed in range(6):
             images, texts = problem(rng)
             split = in_class_split(images.classes, seed=seed)
-            for prototypes in (True, False):
+            for prototypes in values:
                 options = FewShot(shots, learner, prototypes=prototypes)
                 (outcome,) = score_few_shot(Identity(), images, split, names=texts, options=options)
                 values[prototypes].append(outcome.values["top-1"])
-        gains.append(np.mean(values[True]) - np.mean(values[False]))
+        gains.append(np.mean(values["names"]) - np.mean(values["none"]))
     assert gains[0] > gains[1]
     assert gains[0] > 0.05
 

@@ -189,5 +189,5 @@ def test_what_a_run_lacks_is_said(store, weights, tmp_path):
         open_prompt_side(store, run, weights=str(other))
     with pytest.raises(ProtocolError, match="Give the run a name_set"):
         open_prompt_side(store, run.changed(name_set="", name_revision=""))
-    with pytest.raises(ProtocolError, match="nobody opens one here"):
+    with pytest.raises(ProtocolError, match="none is opened here"):
         list(execute([run], read_corpus(store, run)))

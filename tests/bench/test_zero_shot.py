@@ -158,7 +158,7 @@ def test_what_the_options_need_is_asked_for(rng):
     images, names, _ = problem(rng)
     with pytest.raises(ProtocolError, match="need every prompt"):
         score_zero_shot(Identity(), images, names, options=ZeroShot(prompts="max"))
-    with pytest.raises(ProtocolError, match="told by the names of a head"):
+    with pytest.raises(ProtocolError, match="defined by the names of a head"):
         score_zero_shot(Identity(), images, names, options=ZeroShot(classes="unseen"))
     with pytest.raises(ProtocolError, match="No image is of a class that is unseen"):
         score_zero_shot(

@@ -28,6 +28,7 @@ from fitters.jobs import FitRequest, fit_from_store, pair_images
 from fitters.moments.transform import SideTransform
 from tests.assertions import assert_close
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
+from tests.goldens.world import SETS, write_world
 
 
 @pytest.fixture(scope="module")
@@ -289,3 +290,26 @@ def test_prototype_rows_are_an_option(store: FeatureStore, rows: Any) -> None:
     assert _top1(alignment, store) > 0.2
     with pytest.raises(SettingError, match="keep here"):
         fit_from_store(store, _request(rows="bias", duplicates="merge"))
+
+
+@pytest.mark.parametrize("changes", [{"penalty": 0.1}, {"criterion": "error"}])
+def test_images_without_captions_are_paired_with_the_texts_of_their_classes(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """As class folders are: `y` is the set of class names."""
+    write_world(tmp_path)
+    store = open_store(tmp_path)
+    request = FitRequest("ridge", x=SETS["images"], y=SETS["names"], cached=False, **changes)
+    found = fit_from_store(store, request)
+    names = store.view(SETS["names"]).class_texts(["name"], ["none", "photo"])
+    text_of = dict(zip(names.items["class_id"], names.numpy(), strict=True))
+    images = store.view(SETS["images"]).where(split="train")
+    classes = images.items["class_id"].to_numpy().astype(str)
+    real = Pairs(images.numpy(), np.array([text_of[name] for name in classes]), classes)
+    mean = SideTransform.fit([images.numpy()], label="images").mean
+    direct = fit_alignment(
+        "ridge", real=real, image_mean=mean, rng=np.random.default_rng(0), **changes
+    )
+    assert found.facts["n_real"] == len(images)
+    test = store.view(SETS["images"]).where(split="test")
+    assert_close(project_view(found, test), direct.project_x(test.numpy()), "float32", times=10)
