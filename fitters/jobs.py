@@ -157,16 +157,16 @@ KINDS = {
 
 def check_kinds(request: FitRequest, *, raw: bool) -> None:
     """Raise SettingError if an option names a set of another kind than it takes."""
-    for option, kinds in KINDS.items():
-        key = getattr(request, option)
+    for name, kinds in KINDS.items():
+        key = getattr(request, name)
         # Text-to-Concept pairs images with the same images, seen by another encoder.
-        expected = ("image",) if raw and option == "y" else kinds
+        expected = ("image",) if raw and name == "y" else kinds
         found = None if key is None else [*key.split("/"), "", ""][1]
         if found not in (None, "", *expected):
             raise SettingError(
-                f"--{'head-names' if option == 'names' else option} takes a set of kind "
-                f"{' or '.join(expected)}, such as "
-                f"dataset/{expected[0]}/encoder; {key} is of kind {found}."
+                f"--{'head-names' if name == 'names' else name} takes a set of kind "
+                f"{' or '.join(expected)}, such as dataset/{expected[0]}/encoder; {key} is of kind "
+                f"{found}."
             )
 
 

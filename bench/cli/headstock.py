@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable
 from copy import copy
 from math import prod
@@ -208,8 +207,8 @@ def _store_facts(path: Path) -> dict[str, Any]:
 
 def _results_facts(path: Path) -> dict[str, Any]:
     sessions = [read_json(file) for file in sorted((path / "sessions").glob("*.json"))[-100:]]
-    suites = Counter(str(session.get("suite")) for session in sessions)
-    return {"suites": list(suites), "last": sessions[-1].get("started") if sessions else None}
+    suites = list(dict.fromkeys(str(session.get("suite")) for session in sessions))
+    return {"suites": suites, "last": sessions[-1].get("started") if sessions else None}
 
 
 _FACTS = {"stores": _store_facts, "results": _results_facts}
@@ -218,11 +217,10 @@ _FACTS = {"stores": _store_facts, "results": _results_facts}
 def next_command(found: dict[str, list[dict[str, Any]]]) -> str:
     """Return the command that goes on from what `find_work` found."""
     manifests, stores, alignments, results = (found[kind] for kind in _SIGNS)
-    if not stores and manifests:
-        where = manifests[0]["path"]
-        return f"headstock extract {where} --kind image --encoder timm:resnet18 --store store"
     if not stores:
-        return "headstock demo"
+        options = "--kind image --encoder timm:resnet18 --store store"
+        new = f"headstock extract {manifests[0]['path']} {options}" if manifests else ""
+        return new or "headstock demo"
     store = stores[0]["path"]
     if results:
         return f"headstock report {results[0]['path']} --store {store} -o report.html"

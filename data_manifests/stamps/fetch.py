@@ -78,7 +78,7 @@ def find_source(
         return _from_folder(folder, cache)
     if _has_stamps(file_system / INSIDE):
         return _source(file_system / INSIDE, "installed")
-    for kept in sorted(_cached(cache), reverse=True):
+    for kept in sorted(cache.glob(f"{PACKAGE}_*"), reverse=True):
         if _has_stamps(kept / INSIDE):
             return _source(kept / INSIDE, "cache")
     return _source(fetch_package(cache) / INSIDE, "apt")
@@ -96,8 +96,10 @@ def fetch_package(cache: Path) -> Path:
     """
     for command in ("apt-get", "dpkg-deb"):
         if shutil.which(command) is None:
-            msg = f"The stamps are not on this machine, and {command} is not here to fetch them. "
-            raise BuildError(msg + _ADVICE)
+            raise BuildError(
+                f"The stamps are not on this machine, and {command} is not here to fetch them. "
+                f"{_ADVICE}"
+            )
     logger.info("fetching %s (81 MB) through apt into %s", PACKAGE, cache)
     with _staging(cache) as staged:
         state, archives = staged / "state", staged / "archives"
@@ -190,10 +192,6 @@ def _has_stamps(root: Path) -> bool:
         if any(n.endswith(".png") and f"{n[:-4]}.txt" in present for n in names):
             return True
     return False
-
-
-def _cached(cache: Path) -> list[Path]:
-    return [path for path in cache.glob(f"{PACKAGE}_*") if path.is_dir()] if cache.is_dir() else []
 
 
 @contextmanager

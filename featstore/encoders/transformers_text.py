@@ -65,31 +65,23 @@ class LoadedModel:
     """Tensors that no file holds; the library made them up."""
 
 
-def _last(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    rows = torch.arange(len(states), device=states.device)
-    return states[rows, mask.sum(dim=1) - 1]  # padding stands on the right
-
-
 def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     weights = mask.unsqueeze(-1).to(states.dtype)
     # Summed in float32, whatever the states are in: a long text would lose digits.
     return (states * weights).float().sum(dim=1) / weights.float().sum(dim=1)
 
 
-_POOLS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "cls": lambda states, _mask: states[:, 0],
-    "mean": _mean,
-    "last": _last,
+#: Pooling -> (b, d) vectors of a model's output and its mask, which is 1 on tokens, 0 on padding.
+_POOLS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
+    "cls": lambda output, _: output.last_hidden_state[:, 0],
+    "mean": lambda output, mask: _mean(output.last_hidden_state, mask),
+    "pooler": lambda output, _: output.pooler_output,
+    # Padding stands on the right.
+    "last": lambda output, mask: output.last_hidden_state[
+        torch.arange(len(mask), device=mask.device), mask.sum(dim=1) - 1
+    ],
 }
-POOLS: tuple[str, ...] = ("cls", "mean", "pooler", "last")
-
-
-def pooled(output: Any, mask: torch.Tensor, pool: str) -> torch.Tensor:
-    """Return the (b, d) vectors of a model's output; `mask` is 1 on tokens, 0 on padding."""
-    if pool == "pooler":
-        vectors: torch.Tensor = output.pooler_output
-        return vectors
-    return _POOLS[pool](output.last_hidden_state, mask)
+POOLS: tuple[str, ...] = tuple(_POOLS)
 
 
 def check_hf_name(model_name: str) -> None:
@@ -265,7 +257,7 @@ class HFTextEncoder(TorchTextEncoder):
     def _vectors(self, texts: Sequence[PreparedText]) -> torch.Tensor:
         inputs = self._inputs(self._tokens, texts)
         output = self._network(**inputs, return_dict=True)
-        return pooled(output, inputs["attention_mask"], self._pool)
+        return _POOLS[self._pool](output, inputs["attention_mask"])
 
 
 def open_hf(name: str, options: EncoderOptions) -> HFTextEncoder:

@@ -65,8 +65,7 @@ class SetInProgress:
         rows = self.writer.layout.block_slice(block)
         if block not in self.pending:
             return np.zeros(rows.stop - rows.start, dtype=bool)
-        needed: np.ndarray = ~self.writer.kept(block) & ~self._copies(block)
-        return needed
+        return np.asarray(~self.writer.kept(block) & ~self._copies(block))
 
     def rows_before(self) -> int:
         """Return how many rows were done when this began."""
@@ -109,13 +108,6 @@ class SetInProgress:
         self.copied += int(copies.sum())
         self.truncated += output.truncated[number]
         return int((~needed).sum())
-
-    def block_done(self, block: int) -> BlockDone:
-        """Return the event of a block that was written."""
-        rows = self.writer.layout.block_slice(block)
-        return BlockDone(
-            str(self.writer.key), rows.stop, self.writer.layout.n, len(self.writer.failures)
-        )
 
     def finish(self, run: dict[str, Any]) -> ExtractResult:
         """Publish the set."""
@@ -161,8 +153,7 @@ class SetInProgress:
         rows = self.writer.layout.block_slice(block)
         if self.known is None:
             return np.zeros(rows.stop - rows.start, dtype=bool)
-        copies: np.ndarray = self.known.has(rows) & ~self.writer.kept(block)
-        return copies
+        return np.asarray(self.known.has(rows) & ~self.writer.kept(block))
 
 
 def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, ExtractResult]:
@@ -366,7 +357,9 @@ def _tell_block(
     log: JobLog,
 ) -> None:
     """Log a block that was written, and tell the caller."""
-    done = one.block_done(block)
+    layout, key = one.writer.layout, str(one.writer.key)
+    rows_done = layout.block_slice(block).stop
+    done = BlockDone(key, rows_done, layout.n, len(one.writer.failures))
     progress: dict[str, Any] = tracker.progress().as_dict()
     if truncated:
         log.write("truncated", key=done.key, block=block, items=truncated)

@@ -105,8 +105,7 @@ class KnownRows:
 
     def has(self, rows: slice) -> np.ndarray:
         """Return a boolean for each of `rows`: whether it can be copied."""
-        found: np.ndarray = self.source[rows] >= 0
-        return found
+        return np.asarray(self.source[rows] >= 0)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return known rows as float32, (b, d): a cast to the stored dtype gives the same bits.

@@ -132,7 +132,9 @@ class ParquetCells:
         with self._lock:
             if column != self._column:
                 self._restart(column, row)
-            if row not in self._window and not self._ahead(row):
+            # Reading on is the shortest way to a later row of this row group.
+            ahead = self._next <= row and self._group(row) <= self._group(self._next)
+            if row not in self._window and not ahead:
                 self._restart(column, row)
             try:
                 while row not in self._window:
@@ -147,10 +149,6 @@ class ParquetCells:
         self._batches = iter(())
         self._window.clear()
         self._file.close()
-
-    def _ahead(self, row: int) -> bool:
-        """Return whether reading on is the shortest way to `row`."""
-        return self._next <= row and self._group(row) <= self._group(self._next)
 
     def _group(self, row: int) -> int:
         return bisect_right(self._starts, row) - 1

@@ -255,7 +255,8 @@ def open_source(
     source, location, name, options
         See `make_manifest`.
     out : Path, optional
-        Folder of the manifest; default: one below the user's cache.
+        Folder of the manifest; default: ``<name>-<8 digits of what it is made from>`` below the
+        user's cache.
 
     Raises
     ------
@@ -263,7 +264,9 @@ def open_source(
         See `make_manifest`.
     """
     stamp = _stamp(source, location, name, options or {})
-    folder = _kept_folder(stamp) if out is None else Path(out)
+    digits = sha256_hex(canonical_json(stamp))[:8]
+    kept = cache_folder("manifests") / f"{stamp['name']}-{digits}"
+    folder = kept if out is None else Path(out)
     held = _read_stamp(folder)
     if held is not None and {key: held.get(key) for key in stamp} == stamp:
         try:
@@ -273,12 +276,6 @@ def open_source(
         except ManifestError:
             pass  # damaged or its files are gone: making it again says what is wrong
     return make_manifest(source, location, folder, name=name, options=options)
-
-
-def _kept_folder(stamp: Mapping[str, Any]) -> Path:
-    """Return ``<cache>/headstock/manifests/<name>-<8 digits of what it is made from>``."""
-    digits = sha256_hex(canonical_json(dict(stamp)))[:8]
-    return cache_folder("manifests") / f"{stamp['name']}-{digits}"
 
 
 def default_name(path: Path) -> str:

@@ -108,7 +108,9 @@ class ByteReader:
     def __init__(self, root: Path, *, max_bytes: int = MAX_ITEM_BYTES, open_tars: int = 32) -> None:
         self._root = root
         self._max_bytes = max_bytes
-        self._tars = LeaseCache[str, int](self._open_tar, os.close, limit=open_tars)
+        self._tars = LeaseCache[str, int](
+            lambda file: _open(root / file), os.close, limit=open_tars
+        )
         self._tables = LeaseCache[str, ParquetCells | ArrowCells](
             self._open_table, lambda table: table.close(), limit=OPEN_TABLES
         )
@@ -196,9 +198,6 @@ class ByteReader:
     def _check_size(self, what: str, size: int) -> None:
         if size > self._max_bytes:
             _fail(f"{what!r} has {size:,} bytes; images of at most {self._max_bytes:,} are read.")
-
-    def _open_tar(self, file: str) -> int:
-        return _open(self._root / file)
 
     def _open_table(self, file: str) -> ParquetCells | ArrowCells:
         os.close(_open(self._root / file))

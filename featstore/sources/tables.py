@@ -526,18 +526,13 @@ def _check_depth(data: bytes) -> None:
     """
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return
-    # Translating away all but brackets and quotes leaves little to walk over.
-    outside = b"".join(_without_strings(data))
+    # Translating away all but brackets leaves little to walk over; every other part is a string.
+    parts = data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
     depth = 0
-    for sign in outside:
+    for sign in b"".join(parts).translate(None, _NO_BRACKETS):
         depth += 1 if sign in b"[{" else -1
         if depth > MAX_DEPTH:
             raise ValueError(f"nested more than {MAX_DEPTH} deep")
 
 
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-
-
-def _without_strings(data: bytes) -> list[bytes]:
-    parts = data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
-    return [part.translate(None, _NO_BRACKETS) for part in parts[::2]]

@@ -216,8 +216,12 @@ def _add(
         byte_offset=image.offset,
         byte_size=image.size,
     )
-    written = [_text(handle, file, parts.get("txt")), *_captions_of(facts)]
-    for text in dict.fromkeys(text.strip() for text in written if text):
+    given = facts.get("caption")
+    written = [
+        _text(handle, file, parts.get("txt")),
+        *(given if isinstance(given, list) else [given]),
+    ]
+    for text in dict.fromkeys(one.strip() for one in written if isinstance(one, str) and one):
         items.caption(parent, text)
 
 
@@ -252,11 +256,6 @@ def _label_of(facts: dict[str, Any]) -> Label | None:
         if isinstance(value, str) or type(value) is int:
             return value
     return None
-
-
-def _captions_of(facts: dict[str, Any]) -> list[str]:
-    value = facts.get("caption")
-    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
 
 
 def _member_sha256(handle: int, member: Member) -> str:
