@@ -15,10 +15,17 @@ import polars as pl
 
 from featstore import open_store
 from featstore.errors import AlreadyFinishedError
-from featstore.store.layout import LayoutLimits, SetKey, SetSpec
-from featstore.store.records import read_commit, read_pointer
-from featstore.store.repair import rebuild_set
-from featstore.store.writer import SetWriter, WriteOptions, settle_set
+from featstore.store import (
+    LayoutLimits,
+    SetKey,
+    SetSpec,
+    SetWriter,
+    WriteOptions,
+    read_commit,
+    read_pointer,
+    rebuild_set,
+    settle_set,
+)
 from featstore.testing import toy_manifest
 
 #: 16 KiB a row: shards of four rows, so that a small set has several data files.

@@ -20,7 +20,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import FeatstoreError
+from featstore import FeatstoreError
 from tests.faults import scenarios, steps, team
 
 _SET_DUMPABLE = 4

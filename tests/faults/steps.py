@@ -16,12 +16,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from featstore import copy_sets
 from featstore.errors import AlreadyFinishedError
-from featstore.share.copy import copy_sets
+from featstore.store import (
+    LayoutLimits,
+    SetKey,
+    SetSpec,
+    SetWriter,
+    WriteOptions,
+    collect_garbage,
+    remove_set,
+    settle_set,
+)
 from featstore.store.casting import blank_value
-from featstore.store.gc import collect_garbage, remove_set
-from featstore.store.layout import LayoutLimits, SetKey, SetSpec
-from featstore.store.writer import SetWriter, WriteOptions, settle_set
 
 #: A set a kind, each cut into files in its own way: shards of four rows, one plain array that
 #: grows, shards of eight rows of bfloat16, and a head with its bias, which never grows.

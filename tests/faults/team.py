@@ -8,9 +8,7 @@ from pathlib import Path
 
 from featstore import open_store
 from featstore.errors import StoreWriteError
-from featstore.store.gc import collect_garbage, make_store, remove_set
-from featstore.store.repair import rebuild_set
-from featstore.store.verify import verify_store
+from featstore.store import collect_garbage, make_store, rebuild_set, remove_set, verify_store
 from tests.faults import scenarios
 from tests.faults.trees import check_readable
 

@@ -16,10 +16,9 @@ import pytest
 
 from featstore import open_store
 from featstore.errors import StoreWriteError
+from featstore.store import SetKey, verify_store
 from featstore.store.catalog import parse_catalog
-from featstore.store.layout import SetKey
 from featstore.store.lock import claim_set
-from featstore.store.verify import verify_store
 from tests.faults import scenarios
 from tests.faults.conftest import Children
 from tests.faults.trees import check_readable, litter, tree

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from featstore import open_store
-from featstore.store.verify import verify_store
+from featstore.store import verify_store
 from tests.faults import steps
 from tests.faults.conftest import PLAIN_USER, Children
 from tests.faults.scenarios import pictures

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from featstore.store.gc import collect_garbage
-from featstore.store.verify import verify_store
+from featstore.store import collect_garbage, verify_store
 from tests.damage import unseal
 from tests.faults import scenarios
 from tests.faults.conftest import Children

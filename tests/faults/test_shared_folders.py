@@ -18,8 +18,7 @@ from typing import Any
 
 import pytest
 
-from featstore.store.gc import make_store
-from featstore.store.verify import verify_store
+from featstore.store import make_store, verify_store
 from tests.faults import scenarios, team
 from tests.faults.conftest import Children
 from tests.faults.trees import litter, tree

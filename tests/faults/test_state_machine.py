@@ -33,7 +33,7 @@ from hypothesis.stateful import (
 from featstore import open_store
 from featstore.errors import StoreWriteError, UnknownSetError
 from featstore.share.copy import make_tag
-from featstore.store.verify import verify_store
+from featstore.store import verify_store
 from tests.faults import steps
 from tests.faults.conftest import Children
 from tests.faults.trees import litter

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from featstore import open_store
-from featstore.store.verify import verify_store
+from featstore.store import verify_store
 from tests.faults import scenarios
 
 #: Runs say when and where.

@@ -12,9 +12,9 @@ import timm
 from safetensors.torch import save_file
 
 import featstore
+from featstore import read_manifest
 from featstore.cli import cli
 from featstore.command_line import run_command
-from featstore.manifest.io import read_manifest
 
 NAME = "timm:test_resnet"
 

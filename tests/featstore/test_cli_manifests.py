@@ -10,11 +10,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from data_manifests.registry import BUILDERS
+from featstore import read_manifest
 from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
 from featstore.datasets import STAGING, build_dataset
 from featstore.errors import ManifestError
-from featstore.manifest.io import read_manifest
 
 STAMPS = {
     "animals/frog": "A frog.\nfr.utf8=Une grenouille.\n",

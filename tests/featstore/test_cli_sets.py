@@ -27,11 +27,8 @@ from featstore.command_line import (
     print_table,
     run_command,
 )
-from featstore.store.layout import LayoutLimits, SetSpec
+from featstore.store import ItemTable, LayoutLimits, SetSpec, SetWriter, row_facts
 from featstore.store.rows import MemoryRows
-from featstore.store.store import row_facts
-from featstore.store.tables import ItemTable
-from featstore.store.writer import SetWriter
 from featstore.testing import write_set
 from tests.assertions import assert_close
 

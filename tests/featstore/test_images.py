@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from featstore.errors import FeatstoreError
+from featstore import FeatstoreError
 from featstore.images import ImageError, decode_image, thumbnail_webp, to_rgb
 
 WHITE = (255, 255, 255)

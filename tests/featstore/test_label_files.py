@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from featstore import read_manifest
 from featstore.datasets import write_label_set
 from featstore.errors import ManifestError
 from featstore.labels import head_items, read_label_file
-from featstore.manifest.io import read_manifest
 
 NAMES = ["great auk", "Crane", "crane"]
 FORMS = {

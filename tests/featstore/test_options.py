@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 import featstore
-from featstore.errors import EncoderError, FeatstoreError, OptionError
+from featstore import FeatstoreError
+from featstore.errors import EncoderError, OptionError
 from featstore.extraction import EncoderSpec, ExtractConfig, HeadConfig
 from featstore.extraction.options import settle_options
 from featstore.options import (

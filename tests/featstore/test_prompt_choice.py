@@ -8,11 +8,11 @@ import pytest
 import featstore
 from data_manifests.labels import imagenet_names, openai_templates
 from data_manifests.registry import BUILDERS
+from featstore import read_manifest
 from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
 from featstore.datasets import build_dataset, write_label_set
 from featstore.errors import ManifestError, StoreWriteError
-from featstore.manifest.io import read_manifest
 from featstore.prompts import (
     TEMPLATES,
     PromptChoice,

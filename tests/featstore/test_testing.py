@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore import open_store
+from featstore import open_store, read_manifest
 from featstore.errors import ManifestError
-from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import ITEM_SCHEMA
-from featstore.store.verify import verify_store
+from featstore.store import verify_store
 from featstore.testing import item_table, toy_manifest, toy_store, write_set
 
 

@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import featstore
+from featstore import write_manifest
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
 from featstore.extraction.repair import next_commands
 from featstore.identity import space_id
-from featstore.manifest.io import write_manifest
 from tests.featstore.encoders.text_models import save_roberta
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featstore.manifest.manifest import Manifest
+from featstore import Manifest
 from featstore.testing import toy_manifest
 
 SPACE = {"name": "mean-colour"}

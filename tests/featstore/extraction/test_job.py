@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import featstore
+from featstore import ExtractConfig, ExtractResult, Manifest, write_manifest
 from featstore.errors import (
     CorruptStoreError,
     EncoderError,
@@ -21,13 +22,10 @@ from featstore.errors import (
     TooManyFailuresError,
     UnknownEncoderError,
 )
-from featstore.extraction.options import ExtractConfig
 from featstore.extraction.pipeline import FailureLimit
-from featstore.extraction.progress import BlockDone, ExtractResult
+from featstore.extraction.progress import BlockDone
 from featstore.extraction.repair import repair_set
-from featstore.manifest.io import write_manifest
-from featstore.manifest.manifest import Manifest
-from featstore.store.tables import read_thumbnails
+from featstore.store import read_thumbnails
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 
 

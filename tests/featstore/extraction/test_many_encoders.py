@@ -14,16 +14,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import featstore
+from featstore import EncoderSpec, ExtractConfig, ExtractResult, Manifest, extract_many
 from featstore.errors import EncoderError, ManifestError
 from featstore.extraction import pipeline
 from featstore.extraction.batches import BatchRunner, remembered_sizes
-from featstore.extraction.job import extract_many
-from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.pipeline import BlockTask, Preparation, encode_block, encode_blocks
-from featstore.extraction.progress import ExtractResult, Progress
+from featstore.extraction.progress import Progress
 from featstore.extraction.views import draw_view, view_items
 from featstore.images import decode_image
-from featstore.manifest.manifest import Manifest
 from featstore.sources.reader import ByteReader
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 

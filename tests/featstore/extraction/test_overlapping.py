@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from featstore import Manifest
 from featstore.encoders.runtime import pinned_threads
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.pipeline import IN_FLIGHT, BlockTask, Preparation, encode_blocks
-from featstore.manifest.manifest import Manifest
 
 
 class Slow:

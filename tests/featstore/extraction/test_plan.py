@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 
 import featstore
+from featstore import EncoderSpec, ExtractConfig, Manifest
 from featstore.extraction.job import open_job
-from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.plan import DIMS, JobPlan, known_dim, plan_job
 from featstore.extraction.progress import BlockDone
-from featstore.manifest.manifest import Manifest
 from featstore.testing import toy_manifest, write_set
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 

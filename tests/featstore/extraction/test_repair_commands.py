@@ -12,12 +12,11 @@ import pytest
 import featstore
 import featstore.encoders.object_encoder
 from data_manifests.registry import BUILDERS
+from featstore import EncoderSpec, Manifest
 from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
 from featstore.errors import EncoderError, ManifestError, UnknownSetError
-from featstore.extraction.options import EncoderSpec
 from featstore.extraction.repair import recorded_choices, repair_set
-from featstore.manifest.manifest import Manifest
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.extraction.damage import (
     DATA,

@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from featstore import open_store
-from featstore.errors import FeatstoreError
-from featstore.store.verify import verify_store
+from featstore import FeatstoreError, open_store
+from featstore.store import verify_store
 
 #: What the process that opens a hostile store may add to its address space.
 MEMORY_BYTES = 512 * 2**20

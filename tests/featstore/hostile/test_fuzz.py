@@ -15,12 +15,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from featstore.errors import FeatstoreError
+from featstore import FeatstoreError
+from featstore.store import read_commit, read_pointer
 from featstore.store.catalog import parse_catalog
 from featstore.store.files import read_json
 from featstore.store.layout import parse_array_metadata
 from featstore.store.parquet_guard import read_table
-from featstore.store.records import parse_commit, parse_pointer, read_commit, read_pointer
+from featstore.store.records import parse_commit, parse_pointer
 from featstore.testing import item_table
 from tests.featstore.hostile.conftest import Hostile
 

@@ -12,12 +12,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from featstore import open_store
-from featstore.errors import CorruptStoreError, FeatstoreError
+from featstore import FeatstoreError, open_store
+from featstore.errors import CorruptStoreError
 from featstore.identity import sha256_hex
+from featstore.store import read_commit
 from featstore.store.blocks import check_file, layout_of
 from featstore.store.parquet_guard import read_table
-from featstore.store.records import read_commit
 from tests.featstore.hostile.conftest import Hostile
 
 #: A pointer that is no file makes its set unknown; all else is damage or another format.

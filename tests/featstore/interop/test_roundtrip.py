@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file
 
-from featstore import open_store
+from featstore import FeatstoreError, open_store
 from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, run_command
-from featstore.errors import FeatstoreError, ManifestError, StoreWriteError
+from featstore.errors import ManifestError, StoreWriteError
 from featstore.interop.reading import FORMATS, import_rows
 from featstore.interop.writing import WIDENING, export_set
 from featstore.manifest.manifest import ITEM_SCHEMA
-from featstore.store.layout import DTYPES, INTEGERS
-from featstore.store.verify import verify_store
+from featstore.store import DTYPES, verify_store
+from featstore.store.layout import INTEGERS
 from featstore.testing import item_table, write_set
 from tests.assertions import assert_same
 

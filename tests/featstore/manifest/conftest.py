@@ -2,7 +2,7 @@
 
 import pytest
 
-from featstore.manifest.io import write_manifest
+from featstore import write_manifest
 from tests.featstore.manifest.zoo import FACTS, captions, classes, images
 
 

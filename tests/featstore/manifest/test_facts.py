@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featstore import Manifest, write_manifest
 from featstore.errors import ManifestError
-from featstore.manifest.io import toml_text, write_manifest
-from featstore.manifest.manifest import Manifest
+from featstore.manifest.io import toml_text
 
 _SCALARS = (
     st.text(st.characters(exclude_categories=["Cs"]))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import polars as pl
 import pytest
 
+from featstore import read_manifest, write_manifest
 from featstore.errors import ManifestError
-from featstore.manifest.io import read_manifest, write_manifest
 from featstore.manifest.manifest import CLASS_SCHEMA, ITEM_SCHEMA
 from tests.featstore.manifest.zoo import FACTS, captions, classes, images, listing
 

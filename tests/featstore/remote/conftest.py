@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore.store.catalog import write_catalog
+from featstore.store import write_catalog
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.featstore.remote.proxy import Proxy, proxy

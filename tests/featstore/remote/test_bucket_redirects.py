@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore import open_store
-from featstore.errors import FeatstoreError
-from featstore.share.copy import copy_sets
+from featstore import FeatstoreError, copy_sets, open_store
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
 from tests.featstore.remote.test_hostile_servers import flipped, zeros

@@ -12,15 +12,14 @@ import obstore
 import pytest
 import zarr
 
-from featstore import open_store
+from featstore import copy_sets, open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, PublishConflictError, RemoteStoreError
 from featstore.remote.bucket import BucketObjects
 from featstore.remote.objects import Objects, open_objects, parse_address
-from featstore.share.copy import copy_sets
 from featstore.share.publish import make_bucket_store
-from featstore.store.verify import verify_store
+from featstore.store import verify_store
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows, make_store

@@ -14,7 +14,7 @@ from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.share.card import markdown, set_cards
-from featstore.store.verify import verify_store
+from featstore.store import verify_store
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Proxy
 

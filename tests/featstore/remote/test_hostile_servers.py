@@ -14,14 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featstore import open_store
-from featstore.errors import (
-    AddressError,
-    CorruptStoreError,
-    FeatstoreError,
-    RemoteStoreError,
-    UnknownSetError,
-)
+from featstore import FeatstoreError, open_store
+from featstore.errors import AddressError, CorruptStoreError, RemoteStoreError, UnknownSetError
 from featstore.remote.objects import Address, check_name, parse_address
 from tests.featstore.remote.proxy import Answer, Harm, Proxy
 

@@ -14,7 +14,7 @@ from featstore import open_store
 from featstore.errors import CacheFullError, RemoteStoreError, UnknownSetError
 from featstore.remote.cache import user_cache
 from featstore.remote.place import RemotePlace
-from featstore.store.rows import Mode
+from featstore.store import Mode
 from tests.featstore.remote.conftest import BLOCK, N
 from tests.featstore.remote.proxy import Proxy, proxy
 from tests.featstore.remote.static import static_server

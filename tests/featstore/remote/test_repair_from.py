@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from featstore import copy_sets
 from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
 from featstore.errors import StoreWriteError, UnknownSetError
 from featstore.extraction.repair import repair_set
-from featstore.share.copy import copy_sets
-from featstore.store.verify import verify_store
+from featstore.store import verify_store
 from tests.damage import unseal
 from tests.featstore.remote.conftest import BLOCK, DIM
 from tests.featstore.remote.proxy import Proxy

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore import open_store
+from featstore import copy_sets, open_store
 from featstore.errors import CorruptStoreError, StoreWriteError, UnknownSetError
-from featstore.share.copy import compare_stores, copy_sets, make_tag
-from featstore.store.layout import LayoutError
+from featstore.share.copy import compare_stores, make_tag
+from featstore.store import LayoutError, verify_store
 from featstore.store.records import parse_tag
-from featstore.store.verify import verify_store
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.conftest import make_rows, make_store
 from tests.featstore.remote.proxy import Proxy, proxy

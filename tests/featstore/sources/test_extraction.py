@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featstore import open_store
-from featstore.extraction.job import extract
+from featstore import extract, open_store
 from featstore.sources.making import open_source
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 

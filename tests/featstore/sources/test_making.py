@@ -6,10 +6,10 @@ import re
 
 import pytest
 
+from featstore import read_manifest
 from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
 from featstore.errors import ManifestError
-from featstore.manifest.io import read_manifest
 from featstore.sources.making import SOURCES, default_name, make_manifest, open_source
 from tests.small_files import picture, write, write_tar
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import polars as pl
 import pytest
 
+from featstore import read_manifest, write_manifest
 from featstore.errors import ItemReadError, ManifestError
-from featstore.manifest.io import read_manifest, write_manifest
 from featstore.sources.reader import ByteReader, LeaseCache, check_bytes, open_reader
 from tests.small_files import picture, write, write_tar
 

@@ -7,9 +7,9 @@ import struct
 import numpy as np
 import pytest
 
+from featstore import read_manifest
 from featstore.errors import ManifestError
 from featstore.images import decode_image
-from featstore.manifest.io import read_manifest
 from featstore.sources.making import make_manifest
 from featstore.sources.reader import open_reader
 from featstore.sources.torchvision_sets import NAMES

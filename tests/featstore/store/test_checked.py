@@ -9,7 +9,7 @@ import pytest
 
 from featstore import open_store
 from featstore.errors import CorruptStoreError
-from featstore.store.rows import MODES, Mode
+from featstore.store import MODES, Mode
 from featstore.testing import item_table, write_set
 
 N, BLOCK = 1200, 16

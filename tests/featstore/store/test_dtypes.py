@@ -15,15 +15,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from featstore import open_store
 from featstore.errors import NonFiniteEmbeddingError
+from featstore.store import LayoutError, plan_array
 from featstore.store.casting import cast_rows, finite_rows
-from featstore.store.layout import (
-    LayoutError,
-    array_metadata,
-    from_bfloat16,
-    parse_array_metadata,
-    plan_array,
-    to_bfloat16,
-)
+from featstore.store.layout import array_metadata, from_bfloat16, parse_array_metadata, to_bfloat16
 
 Images = tuple[np.ndarray, pl.DataFrame]
 

@@ -16,11 +16,16 @@ from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import EXIT_USAGE, run_command
 from featstore.errors import UnknownSetError
-from featstore.store.gc import collect_garbage, remove_set
-from featstore.store.layout import LayoutLimits, SetSpec
-from featstore.store.tables import read_thumbnails, write_thumbnails
-from featstore.store.verify import verify_store
-from featstore.store.writer import SetWriter
+from featstore.store import (
+    LayoutLimits,
+    SetSpec,
+    SetWriter,
+    collect_garbage,
+    read_thumbnails,
+    remove_set,
+    verify_store,
+    write_thumbnails,
+)
 
 Images = tuple[np.ndarray, pl.DataFrame]
 

@@ -11,21 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featstore.identity import sha256_hex
+from featstore.store import DTYPES, Commit, LayoutError, LayoutLimits, SetKey, plan_array
 from featstore.store.blocks import layout_of
 from featstore.store.files import json_bytes
 from featstore.store.layout import (
-    DTYPES,
     PLAIN_BYTES,
     SHARD_BYTES,
-    LayoutError,
-    LayoutLimits,
-    SetKey,
     array_metadata,
     parse_array_metadata,
-    plan_array,
     shard_index,
 )
-from featstore.store.records import Commit
 
 SHAPES = {
     "n": st.integers(1, 2_000_000),

@@ -12,11 +12,15 @@ import pytest
 from featstore import open_store
 from featstore.errors import StoreWriteError
 from featstore.manifest.manifest import conform_items
-from featstore.store.gc import collect_garbage
-from featstore.store.layout import LayoutLimits, SetSpec
+from featstore.store import (
+    LayoutLimits,
+    SetSpec,
+    SetWriter,
+    WriteOptions,
+    collect_garbage,
+    verify_store,
+)
 from featstore.store.lock import is_claimed
-from featstore.store.verify import verify_store
-from featstore.store.writer import SetWriter, WriteOptions
 
 N, DIM = 43, 6
 ROWS = np.random.default_rng(1).standard_normal((N, DIM)).astype(np.float32)

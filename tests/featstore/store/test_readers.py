@@ -15,9 +15,18 @@ import featstore.store.mapping as mapping
 import featstore.store.rows as readers
 from featstore import open_store
 from featstore.errors import CorruptStoreError
-from featstore.store.layout import DTYPES, ArrayLayout, LayoutLimits, plan_array, shard_tail
+from featstore.store import (
+    DTYPES,
+    MODES,
+    ArrayLayout,
+    LayoutLimits,
+    Mode,
+    Tuning,
+    open_rows,
+    plan_array,
+)
+from featstore.store.layout import shard_tail
 from featstore.store.mapping import MappingUnavailableError, map_array
-from featstore.store.rows import MODES, Mode, Tuning, open_rows
 from featstore.testing import item_table, write_set
 from tests.featstore.store.test_roundtrip import as_stored, some_rows
 

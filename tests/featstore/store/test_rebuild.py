@@ -13,10 +13,8 @@ import pytest
 from featstore.cli import cli
 from featstore.command_line import EXIT_VERIFY, run_command
 from featstore.errors import StoreWriteError, UnknownSetError
-from featstore.store.layout import SetKey
+from featstore.store import SetKey, rebuild_set, verify_store
 from featstore.store.lock import claim_set
-from featstore.store.repair import rebuild_set
-from featstore.store.verify import verify_store
 
 Images = tuple[np.ndarray, pl.DataFrame]
 

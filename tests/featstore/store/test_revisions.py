@@ -16,12 +16,16 @@ from hypothesis import strategies as st
 from featstore import open_store
 from featstore.errors import CorruptStoreError, StoreWriteError, UnknownSetError
 from featstore.manifest.manifest import conform_items
-from featstore.store.gc import collect_garbage
-from featstore.store.layout import LayoutLimits, SetSpec
-from featstore.store.records import read_pointer
-from featstore.store.rows import MODES
-from featstore.store.verify import verify_store
-from featstore.store.writer import SetWriter, WriteOptions
+from featstore.store import (
+    MODES,
+    LayoutLimits,
+    SetSpec,
+    SetWriter,
+    WriteOptions,
+    collect_garbage,
+    read_pointer,
+    verify_store,
+)
 
 KEY = "birds/image/timm:toy"
 DIM = 6

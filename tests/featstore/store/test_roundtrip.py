@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featstore import open_store
-from featstore.store.layout import DTYPES, INTEGERS
+from featstore.store import DTYPES
+from featstore.store.layout import INTEGERS
 from featstore.testing import item_table, write_set
 
 

@@ -14,20 +14,16 @@ import polars as pl
 import pytest
 
 import featstore
-from featstore import open_store
+from featstore import FeatstoreError, open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import (
     AmbiguousSetError,
     CorruptStoreError,
-    FeatstoreError,
     FormatVersionError,
     UnknownSetError,
 )
-from featstore.store.gc import remove_set
-from featstore.store.layout import SetSpec
-from featstore.store.tables import read_thumbnails, write_thumbnails
-from featstore.store.writer import SetWriter
+from featstore.store import SetSpec, SetWriter, read_thumbnails, remove_set, write_thumbnails
 from tests.damage import unseal
 
 Images = tuple[np.ndarray, pl.DataFrame]

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 import featstore.store.store as store_module
 from featstore import EmbeddingsView, open_store
 from featstore.errors import EmptySelectionError, MisalignedItemsError
-from featstore.store.layout import DTYPES, INTEGERS
+from featstore.store import DTYPES
+from featstore.store.layout import INTEGERS
 from featstore.testing import item_table, write_set
 from tests.assertions import assert_close, assert_same
 

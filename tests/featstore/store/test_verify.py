@@ -16,12 +16,15 @@ from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import EXIT_VERIFY, run_command
 from featstore.errors import FormatVersionError, UnknownSetError
+from featstore.store import (
+    LayoutLimits,
+    SetSpec,
+    SetWriter,
+    rebuild_set,
+    verify_store,
+    write_thumbnails,
+)
 from featstore.store.files import json_bytes
-from featstore.store.layout import LayoutLimits, SetSpec
-from featstore.store.repair import rebuild_set
-from featstore.store.tables import write_thumbnails
-from featstore.store.verify import verify_store
-from featstore.store.writer import SetWriter
 from featstore.testing import item_table, write_set
 from tests.damage import unseal
 

@@ -17,8 +17,7 @@ from featstore.errors import (
     NonFiniteEmbeddingError,
     StoreWriteError,
 )
-from featstore.store.layout import LayoutError, LayoutLimits, SetSpec
-from featstore.store.writer import SetWriter
+from featstore.store import LayoutError, LayoutLimits, SetSpec, SetWriter
 from featstore.testing import item_table, write_set
 
 

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 import featstore
-from featstore.extraction.job import extract_many
-from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.manifest.manifest import Manifest
+from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
 from featstore.testing import toy_manifest
 
 #: 11 blocks of 4 rows, the last of 3; the second picture of block 5 is none.

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from featstore.extraction.options import EncoderSpec, ExtractConfig
+from featstore import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import BlockDone
 from featstore.extraction.ranks import extract_rank
 from featstore.store import writer

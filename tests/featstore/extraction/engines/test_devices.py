@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 
 import featstore
+from featstore import EncoderSpec, Manifest, extract_many
 from featstore.errors import EncoderError, TooManyFailuresError
-from featstore.extraction.job import extract_many
-from featstore.extraction.options import EncoderSpec
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.extraction.workers import extract_on_devices, parse_devices, parts_of
-from featstore.manifest.manifest import Manifest
 from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 
 

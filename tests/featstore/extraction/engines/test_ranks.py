@@ -18,15 +18,12 @@ from typing import Any
 import pytest
 
 import featstore
+from featstore import EncoderSpec, ExtractResult, Manifest, extract_many
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, TooManyFailuresError
-from featstore.extraction.job import extract_many
-from featstore.extraction.options import EncoderSpec
-from featstore.extraction.progress import ExtractResult
 from featstore.extraction.ranks import Rank, extract_rank, local_device, rank_of
 from featstore.extraction.run import SetInProgress
-from featstore.manifest.manifest import Manifest
 from tests.featstore.extraction.engines.conftest import IMAGES, settled, tree
 
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
+from featstore import EncoderSpec, Manifest
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, TooManyFailuresError
 from featstore.extraction import ray_engine, workers
-from featstore.extraction.options import EncoderSpec
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.extraction.ray_engine import RayCrew, extract_on_ray
-from featstore.manifest.manifest import Manifest
 from tests.featstore.extraction.engines.conftest import settled, tree
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
