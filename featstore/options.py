@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
@@ -48,7 +48,6 @@ class _Option:
     below: float | None
     words: tuple[str, ...]
     type: Any
-    many: bool
     optional: bool
     checked: bool
 
@@ -96,8 +95,8 @@ def option(
     """Return a dataclass field that is an option.
 
     Its annotation says what it takes: ``bool`` makes a switch, ``Literal["a", "b"]`` a choice,
-    ``int | Literal["auto"] | None`` a number or a word, ``tuple[str, ...]`` or ``Sequence[str]``
-    words that a command line separates by commas, or by giving the flag again.
+    ``int | Literal["auto"] | None`` a number or a word, ``tuple[str, ...]`` several texts, parted
+    by commas or given again.
 
     Parameters
     ----------
@@ -146,8 +145,7 @@ def _options(cls: type) -> tuple[_Option, ...]:
                 default=entry.default,
                 **about,
                 words=(*choices, *known),
-                type=types[0] if types else None,
-                many=get_origin(hints[entry.name]) in (Sequence, tuple),
+                type=get_origin(types[0]) or types[0] if types else None,
                 optional=NoneType in get_args(hints[entry.name]),
                 checked=bool(known)
                 or any(about[bound] is not None for bound in ("at_least", "above", "below")),
@@ -306,9 +304,9 @@ def options_from(cls: type, *, each: bool = False) -> Callable[[_Function], _Fun
                     "default": one.default,
                     "show_default": "/" in one.shown_flag,
                 }
-            elif one.many:
-                more |= {"multiple": True, "metavar": one.metavar or "NAME[,NAME…]"}
-                more |= {"callback": parts_of, "default": one.default or None, "show_default": True}
+            elif one.type is tuple:
+                more |= {"multiple": True, "metavar": "NAME[,NAME…]", "callback": parts_of}
+                more |= {"default": one.default or None, "show_default": bool(one.default)}
             elif each:
                 more |= {"multiple": True, "type": _type(one, DEFAULT)}
             else:

@@ -105,12 +105,12 @@ class FitRequest(FitConfig):
         choices=("head", *CONTROLS),
         needs=("head",),
     )
-    variants: Sequence[str] = option(
-        VARIANTS, help="Variants of the class names, separated by commas.", needs=("head",)
+    variants: tuple[str, ...] = option(
+        VARIANTS, help="Variants of the class names.", needs=("head",)
     )
-    templates: Sequence[str] = option(
+    templates: tuple[str, ...] = option(
         TEMPLATES,
-        help="Prompt templates around the class names, separated by commas.",
+        help="Prompt templates around the class names.",
         needs=("head",),
     )
     duplicates: Duplicates = option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy.typing as npt
 
@@ -11,7 +11,7 @@ from fitters.errors import PairsError
 from fitters.moments.transform import SideTransform, append_column
 from fitters.pairs import Pairs
 
-Rows = Literal["centred", "unit", "raw"]
+Centring = Literal["centred", "unit", "raw"]
 """Unit length, less the mean of their source, unit length again; unit length alone; as stored."""
 
 
@@ -31,8 +31,8 @@ class Preparation:
         With the setting `legacy`, texts are prepared for the fit and left raw for scoring.
     """
 
-    images: Rows = "centred"
-    texts: Rows = "centred"
+    images: Centring = "centred"
+    texts: Centring = "centred"
     head_bias: bool = False
     alike: bool = False
     legacy_texts: bool = False
@@ -41,18 +41,11 @@ class Preparation:
         """Return the same with its rows centred or not; raw rows stay raw, as all do for None."""
         if centre is None or "raw" in (self.images, self.texts):
             return self
-        rows: Rows = "centred" if centre else "unit"
+        rows: Centring = "centred" if centre else "unit"
         return replace(self, images=rows, texts=rows)
 
 
-class Counted(Protocol):
-    """Whatever has a number of pairs."""
-
-    @property
-    def n(self) -> int: ...  # noqa: D102
-
-
-P = TypeVar("P", bound=Counted)
+P = TypeVar("P")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +55,7 @@ class Sources(Generic[P]):
     Attributes
     ----------
     prototypes, real : P or None
-        `Pairs`, `Folds` of moments, or a `fitters.trained.training.PairSource`.
+        `Pairs`, `Folds` of moments, or a `fitters.trained.training.PairSource`: what has `n`.
     image, text : SideTransform
         What is done to rows to come.
     image_centre, text_centre : str
@@ -150,7 +143,7 @@ def prepare(
     )  # fmt: skip
 
 
-def _plain(rows: Rows, label: str, *, homogeneous: bool = False) -> SideTransform:
+def _plain(rows: Centring, label: str, *, homogeneous: bool = False) -> SideTransform:
     """Return the transform that centres nothing."""
     if rows == "raw":
         return SideTransform.identity(label)

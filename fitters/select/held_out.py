@@ -111,7 +111,7 @@ class HeldOutFold:
     products : Source, optional
         `Source.of` the prototypes, which every fold shares.
 
-    All rows are transformed and float64.
+    All rows are transformed; products are taken in float64.
     """
 
     def __init__(
@@ -502,15 +502,13 @@ def cross_validate(
     predict_x = (
         real.y.shape[1] <= real.x.shape[1] if method == "procrustes" else direction == "y->x"
     )
-    wide = None if prototypes is None else _in_float64(prototypes)
-    pairs = _in_float64(real)
-    shared = None if wide is None else Source.of(wide, predict_x=predict_x)
+    shared = None if prototypes is None else Source.of(prototypes, predict_x=predict_x)
     fold_ids = np.unique(folds)
     parts = [
         HeldOutFold(
-            wide,
-            pairs.take(folds != fold),
-            pairs.take(folds == fold),
+            prototypes,
+            real.take(folds != fold),
+            real.take(folds == fold),
             predict_x=predict_x,
             products=shared,
         )
@@ -540,13 +538,4 @@ def cross_validate(
         criterion=METRICS[metric],
         n_queries=real.n,
         n_folds=len(fold_ids),
-    )
-
-
-def _in_float64(pairs: Pairs) -> Pairs:
-    return Pairs(
-        pairs.x.astype(np.float64, copy=False),
-        pairs.y.astype(np.float64, copy=False),
-        pairs.groups,
-        pairs.weight,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -46,7 +45,7 @@ class Oven:
     gas: float | Literal["auto"] = option("auto", help="Gas.", above=0, below=inf)
     trays: int | Literal["auto"] | None = option("auto", help="Trays.", none="all", at_least=1)
     door: bool | None = option(None, help="Leave it open.", flag="--open/--shut")
-    spices: Sequence[str] = option(("salt",), help="Spices.", needs=("book",))
+    spices: tuple[str, ...] = option(("salt",), help="Spices.", needs=("book",))
 
 
 def _typed(*words: str, each: bool = False) -> Any:
@@ -72,11 +71,23 @@ def test_flags_give_the_fields() -> None:
 
 
 def test_a_flag_gives_words_numbers_and_none() -> None:
-    typed = _typed("--name", "a", "--gas", "0.5", "--trays", "all", "--open", "--spices", "a, b")
+    typed = _typed(
+        "--name",
+        "a",
+        "--gas",
+        "0.5",
+        "--trays",
+        "all",
+        "--open",
+        "--spices",
+        "a, b",
+        "--spices",
+        "c",
+    )
     assert typed["gas"] == 0.5
     assert typed["trays"] is None
     assert typed["door"] is True
-    assert typed["spices"] == ("a", "b")
+    assert typed["spices"] == ("a", "b", "c")
     assert _typed("--name", "a", "--shut")["door"] is False
     assert config_from(Oven, _typed("--name", "a")) == Oven("a")
 

@@ -73,7 +73,8 @@ def python(folder: Path, code: str, *args: str | Path) -> subprocess.CompletedPr
 def test_the_command_line_fits_and_applies_it(installed, tmp_path):
     write_toy_store(tmp_path / "store")
     main, out = "from fitters.cli import main; main()", tmp_path / "a"
-    sets = ("--store", tmp_path / "store", "--x", X, "--y", Y, "--head", HEAD, "--names", NAMES)
+    sets = ("--store", tmp_path / "store", "--x", X, "--y", Y, "--head", HEAD,
+            "--head-names", NAMES)  # fmt: skip
     done = python(installed, main, "fit", "plain", *sets, "-o", out, "--json")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
