@@ -199,7 +199,7 @@ def test_a_dry_run_succeeds_on_any_store_and_a_run_says_what_to_do(tmp_path, cap
     arguments = ["run", "--suite", "paper", "--store", made, "-o", results]
     assert run_command(bench_cli, "bench", arguments) == 1
     said = capsys.readouterr()
-    assert "nothing can be run yet. --dry-run lists all that is lacking" in said.err
+    assert "nothing can be run yet. --dry-run lists all that is missing" in said.err
     assert run_command(bench_cli, "bench", [*arguments, "--dry-run"]) == 0
     assert "--dry-run" not in capsys.readouterr().out
     assert not open_store(made).sets()
