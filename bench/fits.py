@@ -168,8 +168,8 @@ def choice_of_head(
     by: tuple[Any, ...] = (run.seed,)
     if real is not None:
         by = (run.seed, image_mean, real.x, real.y, real.row_groups, real.row_weight)
-    elif issubclass(METHODS[run.fit.method].cls, RidgeAligner):
-        # Leaving out names draws nothing, and no image mean has an effect.
+    elif issubclass(METHODS[run.fit.method].cls, RidgeAligner) and run.fit.criterion != "error":
+        # Leaving out names draws nothing (folds do), and no image mean has an effect.
         by = ()
     key = digest_of(repr(run.fit), *by)
     if key not in choices:

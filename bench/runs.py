@@ -330,7 +330,7 @@ class Run:
 
     def _check_fit(self) -> None:
         """Check that there is something to fit, and no setting without an effect."""
-        method, protocol, epochs = self.fit.method, self.protocol, self.fit.training.epochs
+        method, protocol = self.fit.method, self.protocol
         pairs = protocol.has_pairs
         refuse(
             (
@@ -351,10 +351,6 @@ class Run:
             (
                 protocol.eval == "held-out" and bool(protocol.pairs_per_class),
                 "pairs_per_class needs training images of the scored classes: eval 'in-class'.",
-            ),
-            (
-                epochs is not None and epochs < 1,
-                f"A trained method has 1 epoch or more; got {epochs}.",
             ),
             (
                 self.fit.training.sequential and not self.is_mixed,

@@ -52,6 +52,10 @@ class CommandGroup(click.Group):
         self.lazy = lazy or {}
         self._sections = sections
 
+    def reworded(self, text: str) -> str:
+        """Return a text for the users of this group; here, as it is."""
+        return text
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, sorted."""
         return sorted({*super().list_commands(ctx), *self.lazy})
@@ -144,19 +148,19 @@ def run_command(group: click.Command, name: str, args: list[str] | None = None) 
         return EXIT_USAGE
     except click.UsageError as err:
         where = err.ctx.command_path if err.ctx else name
-        _complain(name, f"{err.format_message()} See `{where} --help`.")
+        _complain(group, name, f"{err.format_message()} See `{where} --help`.")
         return EXIT_USAGE
     except click.ClickException as err:
-        _complain(name, err.format_message())
+        _complain(group, name, err.format_message())
         return err.exit_code
     except click.exceptions.Exit as err:
         return err.exit_code
     except click.Abort:
-        _complain(name, "Interrupted.")
+        _complain(group, name, "Interrupted.")
         return 130
     except FeatstoreError as err:
         notes = " ".join(getattr(err, "__notes__", []))
-        _complain(name, f"{err} {notes}".strip())
+        _complain(group, name, f"{err} {notes}".strip())
         return EXIT_ERROR
     except BrokenPipeError:
         # Whoever read has gone; what is left in the buffer must not raise at exit.
@@ -164,10 +168,10 @@ def run_command(group: click.Command, name: str, args: list[str] | None = None) 
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
     except OSError as err:
-        _complain(name, f"{err.strerror or err}: {err.filename or 'standard output'}.")
+        _complain(group, name, f"{err.strerror or err}: {err.filename or 'standard output'}.")
         return EXIT_ERROR
     except UnicodeEncodeError as err:
-        _complain(name, f"An argument or text is not valid Unicode ({err.reason}).")
+        _complain(group, name, f"An argument or text is not valid Unicode ({err.reason}).")
         return EXIT_ERROR
     return result if isinstance(result, int) else 0
 
@@ -242,6 +246,8 @@ def count(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def _complain(name: str, message: str) -> None:
+def _complain(group: click.Command, name: str, message: str) -> None:
     """Print an error as one line."""
+    if isinstance(group, CommandGroup):
+        message = group.reworded(message)
     click.echo(f"{name}: error: {' '.join(message.split())}", err=True)

@@ -96,7 +96,9 @@ class TrainingOptions:
         help="Stop after this many epochs without a better held-out MRR (trained methods).",
         at_least=1,
     )
-    precision: Precision | None = None
+    precision: Precision | None = option(
+        None, help="Precision of a training [default: the preset's].", flag=None
+    )
     checkpoint: Path | None = None
     on_epoch: OnEpoch | None = None
 
@@ -160,7 +162,7 @@ class FitConfig:
         If a number is out of its range.
     """
 
-    method: str
+    method: str = option(help="A method that `fitters fit --help` lists.", flag=None)
     penalty: float | Literal["auto"] = option(
         "auto",
         help="Ridge penalty; auto chooses it on the training pairs.",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from itertools import chain, product
 from pathlib import Path
@@ -35,6 +37,7 @@ from fitters.cli import cli as fitters_cli
 from tests import tables
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.small_files import picture, write, write_tar
+from tests.test_notebook import OF_DOCUMENTS, run_notebook
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("featstore", "fitters", "bench", "data_manifests")
@@ -129,6 +132,7 @@ CHANGED = [
     (r"(csa .*) --mix auto", r"\1 --mix 1 --components 8", "choosing takes a minute a seed"),
     (r"rm build/demo/store", "rm expendable", "others need the set"),
     (r"/64:", "/16:", "of 54 images, 64 cannot be pairs"),
+    (r"--dataset mine", "--dataset stamps", "nobody made `mine`; stamps are as good"),
     (r"-o /tmp/", "-o ", "nothing is written outside the test's own folder"),
     (r" > \S+", "", "there is no shell"),
 ]  # fmt: skip
@@ -297,9 +301,14 @@ def workspace(
 
 
 def test_commands_in_documents_run(
-    workspace: set[tuple[str, ...]], capfd: pytest.CaptureFixture[str]
+    workspace: set[tuple[str, ...]],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each in its turn, in one folder: what a document says before is there."""
+    """Each in its turn, in one folder: what a document says before is there.
+
+    Then the notebook, on the store that these commands made.
+    """
     failed = []
     for place, commands in SAID.items():
         for command in commands:
@@ -315,6 +324,10 @@ def test_commands_in_documents_run(
                 failed.append(f"{place}: {command}: exit {code}: {said[-1] if said else ''}")
     for block in _python_blocks(ROOT / "README.md"):
         exec(compile(block, "README.md", "exec"), {})
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("IPYTHONDIR", str(Path("ipython").absolute()))
+    monkeypatch.setenv("STORE_ADDRESS", str(Path("store").absolute()))
+    run_notebook(Path(), OF_DOCUMENTS)
     assert not failed, "\n".join(failed)
 
 

@@ -89,7 +89,7 @@ CASES = [
     ("report", "jinja2", "bench report {out}/none --store {store} -o {out}/report.html"),
     ("report", "matplotlib", "bench report {out}/none --store {store} -o {out}/report.html"),
     ("extract", "torch", f"featstore extract {_IMAGES}"),
-    ("extract", "torch", f"featstore plan {_IMAGES}"),
+    ("extract", "torch", f"featstore plan {_IMAGES} --measure"),
     ("extract", "timm", f"featstore extract {_IMAGES}"),
     ("extract", "pillow", f"featstore extract {_IMAGES}"),
     ("extract", "torchvision", f"featstore manifests make torchvision {_CIFAR}"),

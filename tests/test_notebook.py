@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
@@ -17,6 +18,26 @@ from featstore import open_store
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "from-address-to-table.ipynb"
 
 
+#: Sets of the notebook -> those of the store that the documents' commands make.
+OF_DOCUMENTS = {
+    "smoke/image/synthetic:image": "stamps/image/tf_efficientnet_lite0",
+    "smoke/caption/synthetic:text": "stamps/caption/all-MiniLM-L6-v2",
+    "smokehead/head_weight/synthetic:image": "imagenet1k/head_weight/tf_efficientnet_lite0",
+    "smokehead/class_name/synthetic:text": "imagenet1k/class_name/all-MiniLM-L6-v2",
+    "smoke_runs": "demo_runs",
+}
+
+
+def run_notebook(folder: Path, changes: Mapping[str, str]) -> nbformat.NotebookNode:
+    """Run the notebook in a folder, with other words in its cells, and return it."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for cell in notebook.cells:
+        for old, new in changes.items():
+            cell.source = cell.source.replace(old, new)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": folder}}).execute()
+    return notebook
+
+
 def test_it_leads_from_an_address_to_a_result_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -24,8 +45,7 @@ def test_it_leads_from_an_address_to_a_result_table(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.delenv("STORE_ADDRESS", raising=False)
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
+    notebook = run_notebook(tmp_path, {})
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     said = "".join(output.get("text", "") for output in outputs)
     shown = [output["data"] for output in outputs if "data" in output]

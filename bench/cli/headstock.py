@@ -70,17 +70,16 @@ def _commands_in(group: str) -> dict[str, str]:
     }
 
 
-def _with_places(text: str) -> str:
-    """Return a help text that calls every command by its place below `headstock`."""
-
-    def placed(found: re.Match[str]) -> str:
-        return f"headstock {PLACES[found[0]]}" if found[0] in PLACES else found[0]
-
-    return re.sub(r"\b(?:featstore|fitters|bench) [a-z]+", placed, text)
-
-
 class _PlacedGroup(CommandGroup):
-    """A group of commands of other programs; the help of each names its place here."""
+    """A group of commands of other programs; texts name the place of each here."""
+
+    def reworded(self, text: str) -> str:
+        """Return a help or an error that calls every command by its place below `headstock`."""
+        return re.sub(
+            r"\b(?:featstore|fitters|bench) [a-z]+",
+            lambda found: f"headstock {PLACES[found[0]]}" if found[0] in PLACES else found[0],
+            text,
+        )
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, importing its module if need be."""
@@ -91,7 +90,9 @@ class _PlacedGroup(CommandGroup):
         if isinstance(original, CommandGroup):
             found = _PlacedGroup()
             vars(found).update(vars(original))
-        found.help, found.epilog = (_with_places(text or "") for text in (found.help, found.epilog))
+        found.help, found.epilog = (
+            self.reworded(text or "") for text in (found.help, found.epilog)
+        )
         return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields
@@ -165,16 +164,16 @@ def run_options(
     def decorate(function: _Function) -> _Function:
         for leaf in reversed(run_leaves(*parts, without=without)):
             about = leaf.metadata.get("option", {})
-            flag = about.get("flag") or _FLAGS.get(leaf.name) or f"--{leaf.name.replace('_', '-')}"
+            flag = about.get("flag") or f"--{leaf.name.replace('_', '-')}"
             values = Values(leaf)
             more: dict[str, Any] = {"type": values, "metavar": values.name}
             if leaf.types == (bool,):
                 more = {"is_flag": True, "default": None}
             own = leaf.default if isinstance(leaf.default, tuple) else (leaf.default,)
             shown = [str(v) for v in (defaults or {}).get(leaf.name, own) if v is not None]
+            text = about["help"]
             if shown and leaf.types != (bool,):
-                more["show_default"] = ",".join(shown)
-            text = about.get("help") or _documented(leaf)
+                text += f" [default: {','.join(shown)}]"
             function = click.option(flag, leaf.name, help=text, **more)(function)
         return function
 
@@ -213,20 +212,6 @@ def lists_of(given: dict[str, Any], *parts: str) -> dict[str, tuple[Any, ...]]:
         for name, value in taken.items()
         if value is not None
     }
-
-
-#: Flags of settings that are not called as their field.
-_FLAGS = {"n_components": "--components", "centre": "--centred/--uncentred"}
-
-
-def _documented(leaf: Leaf) -> str:
-    """Return the first sentence of what the docstring of its part says of a field."""
-    lines = re.search(
-        rf"^    (?:[\w, ]+, )?{leaf.name}(?:, [\w, ]+)? : .*\n((?:        .*\n)+)",
-        str(leaf.part.__doc__), re.MULTILINE,
-    )  # fmt: skip
-    text = " ".join(lines[1].split()) if lines else f"Setting {leaf.name} of the method."
-    return text.split(". ")[0].rstrip(".") + "."
 
 
 def seeds_option(default: str) -> Callable[[_Function], _Function]:

@@ -342,7 +342,7 @@ def build_page(
     alone = _alone(rows)
     seen = None if alone is None else read_geometry(root, alone)
     figures |= {figure.name: figure for figure in figures_of(seen, words.describe)}
-    galleries = [g for g in (gallery(root, rows, words, d) for d in DIRECTIONS) if g is not None]
+    galleries = [*filter(None, (gallery(root, rows, words, way) for way in DIRECTIONS))]
     script, choices = _resource("table.js"), choice_rows(rows)
     main_gains = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
     context: dict[str, Any] = {

@@ -180,7 +180,11 @@ def read_request(method: str, given: dict[str, Any]) -> FitRequest:
         keys["names"] = names or f"{head}/class_name/{keys['y'].rpartition('/')[2]}"
         keys["head"] = f"{head}/head_weight/{keys['x'].rpartition('/')[2]}"
     return config_from(
-        FitRequest, given | keys, method=method, training=config_from(TrainingOptions, given)
+        FitRequest,
+        given | keys,
+        method=method,
+        # --precision is that of moments.
+        training=config_from(TrainingOptions, {**given, "precision": None}),
     )
 
 

@@ -1,7 +1,6 @@
 """A saved alignment, scored: the same numbers as in the run that it was fitted by."""
 
 import json
-from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -13,7 +12,7 @@ from bench.execution import execute
 from bench.fits import fit_run
 from featstore import open_store
 from featstore.command_line import run_command
-from fitters import save_alignment
+from fitters import Alignment, save_alignment
 
 IMAGES, TEXTS = "smoke/image/synthetic", ("smoke/class_name/synthetic", "smoke/caption/synthetic")
 
@@ -37,7 +36,9 @@ def saved(run, smoke_store, tmp_path_factory):
         for side, key in (("x", run.data.image_set), ("y", run.data.name_set))
     }
     folder = tmp_path_factory.mktemp("saved") / "ridge"
-    save_alignment(folder, replace(alignment, facts=alignment.facts | spaces))
+    save_alignment(
+        folder, Alignment.of(alignment.x, alignment.y, alignment.aligner, alignment.facts | spaces)
+    )
     return folder
 
 

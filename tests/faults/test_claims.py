@@ -74,6 +74,7 @@ def test_sixteen_processes_want_the_same_set(
     args = {"n": scenarios.SIZES[0], "wait": 60, "nap": 0.01}
     pids = [children.start("once", store, args=args) for _ in range(PROCESSES)]
     reports = [children.wait(pid) for pid in pids]
+    assert [report["error"] for report in reports if "error" in report] == []
     assert sorted(str(report.get("value")) for report in reports) == [
         *["reused"] * (PROCESSES - 1),
         "written",

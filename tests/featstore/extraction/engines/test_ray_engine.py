@@ -58,8 +58,8 @@ def test_an_actor_killed_in_the_middle_is_restarted_and_the_store_is_the_same(
         pictures, kind="image", encoders=choices, store=store, devices="cpu,cpu",
         config=settled(on_block=kill_one, on_progress=seen.append),
     )  # fmt: skip
-    assert before.keys() == after.keys() == {0, 1}
-    assert before[0] != after[0]
+    assert before.keys() == {0, 1}
+    assert before[0] != after.get(0)  # none, where the other was idle first and took its part
     assert before[1] == after[1]
     assert [(one.failed, one.new + one.reused) for one in results] == [(1, 42), (1, 42)]
     assert tree(store) == whole
