@@ -185,7 +185,7 @@ def toy_store(
          "split": "train" if i < images * 3 // 4 else "test"}
         for i in range(images)
     ]  # fmt: skip
-    said = [
+    message = [
         {"item_id": f"toy/{i:02d}#en", "text": f"t{i}", "parent_id": f"toy/{i:02d}",
          "class_id": f"toy/d{i // 2}"}
         for i in reversed(range(images))
@@ -204,7 +204,7 @@ def toy_store(
         "head_weight": write("labels", "head_weight", head, rows_of_head, bias=bias, **vision),
         "class_name": write("labels", "class_name", prompts, names, **language),
         "image": write("toy", "image", pictures, shown, **vision),
-        "caption": write("toy", "caption", captions[::-1], said, **language),
+        "caption": write("toy", "caption", captions[::-1], message, **language),
     }
 
 

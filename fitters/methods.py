@@ -108,8 +108,8 @@ class TrainingOptions:
     @property
     def changes(self) -> dict[str, Any]:
         """The settings that differ from the preset's own."""
-        asked = {name: getattr(self, name) for name in (*TRAINING, "precision")}
-        return {name: value for name, value in asked.items() if value not in (None, False)}
+        requested = {name: getattr(self, name) for name in (*TRAINING, "precision")}
+        return {name: value for name, value in requested.items() if value not in (None, False)}
 
 
 @dataclass(frozen=True)

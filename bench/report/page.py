@@ -37,7 +37,9 @@ from featstore.store.store import FeatureStore, content_duplicates, open_store, 
 _COLUMNS = ("image_set", "head_set", "name_set", "caption_set")
 
 
-def one_choice(rows: pl.DataFrame, images: str | None = None) -> tuple[pl.DataFrame, list[str]]:
+def filter_to_one_choice(
+    rows: pl.DataFrame, images: str | None = None
+) -> tuple[pl.DataFrame, list[str]]:
     """Return the rows of one set of images, one head and one set of each kind of texts.
 
     Parameters
@@ -324,7 +326,7 @@ def build_page(
     command : str
     """
     published = published_table(rows) if rows["suite"][0] == "paper" else None
-    rows, others = one_choice(rows, images)
+    rows, others = filter_to_one_choice(rows, images)
     table = result_table(rows)
     comparisons = compare(root, rows)
     found = verdict(comparisons, table)

@@ -177,8 +177,8 @@ def inspect(
     expected = expectation(facts, chosen)
     disk = Disk(root, facts, chosen_splits(expected, splits), chosen)
     if not disk.root.is_dir():
-        said = f"{disk.root} is no folder. Give the one that holds the dataset with --root."
-        return Inspection(disk, None, expected, [Problem("missing folder", str(root), said)])
+        message = f"{disk.root} is no folder. Give the one that holds the dataset with --root."
+        return Inspection(disk, None, expected, [Problem("missing folder", str(root), message)])
     problems = list(_lists(disk))
     if any(problem.kind in FATAL for problem in problems):
         return Inspection(disk, None, expected, problems)
@@ -186,9 +186,9 @@ def inspect(
         listing = read(disk)
     except (ValueError, TypeError, LookupError, AttributeError) as err:
         # A list of the wrong form makes its reader stumble anywhere; the user gets a sentence.
-        said = f"A list in {disk.root} has another form: {err!r}."
-        said = str(err) if isinstance(err, BuildError) else said
-        unreadable = Problem("unreadable list", str(disk.root), said)
+        message = f"A list in {disk.root} has another form: {err!r}."
+        message = str(err) if isinstance(err, BuildError) else message
+        unreadable = Problem("unreadable list", str(disk.root), message)
         return Inspection(disk, None, expected, [*problems, unreadable])
     if not images:
         return Inspection(disk, listing, expected, [*problems, *_classes(listing, expected)])
@@ -261,8 +261,8 @@ def _fault(root: str, path: str) -> tuple[Any, str]:
 def _classes(listing: Listing, expected: Mapping[str, Any]) -> Iterator[Problem]:
     found = len(listing.labels)
     if found != expected.get("classes", found):
-        said = f"There are {found:,} classes, not {expected['classes']:,}."
-        yield Problem("classes", "classes", said)
+        message = f"There are {found:,} classes, not {expected['classes']:,}."
+        yield Problem("classes", "classes", message)
 
 
 def _counts(disk: Disk, listing: Listing, expected: Mapping[str, Any]) -> Iterator[Problem]:
@@ -274,18 +274,18 @@ def _counts(disk: Disk, listing: Listing, expected: Mapping[str, Any]) -> Iterat
     for split in disk.splits:
         wanted = expected["image"][split]
         if found[split] != wanted:
-            said = f"{split} has {found[split]:,} images, not {wanted:,}."
-            yield Problem("images", split, said)
+            message = f"{split} has {found[split]:,} images, not {wanted:,}."
+            yield Problem("images", split, message)
         for label in listing.labels if split in per_class else ():
             count = by_class[split, label]
             if count != per_class[split]:
-                said = f"{split} has {count:,} images of {label!r}, not {per_class[split]:,}."
-                yield Problem("class", f"{split}/{label}", said)
+                message = f"{split} has {count:,} images of {label!r}, not {per_class[split]:,}."
+                yield Problem("class", f"{split}/{label}", message)
     if listing.captions is not None and "caption" in expected:
         joined = listing.captions.join(listing.images.select("path", "split"), on="path")
         captions = Counter(joined["split"])
         for split in disk.splits:
             wanted = expected["caption"].get(split, captions[split])
             if captions[split] != wanted:
-                said = f"{split} has {captions[split]:,} captions, not {wanted:,}."
-                yield Problem("captions", split, said)
+                message = f"{split} has {captions[split]:,} captions, not {wanted:,}."
+                yield Problem("captions", split, message)

@@ -226,8 +226,8 @@ def _call(command: list[str], folder: Path) -> None:
     except subprocess.TimeoutExpired as err:
         raise BuildError(f"{command[0]} did not finish in {TIMEOUT_S:,} s. {_ADVICE}") from err
     if done.returncode:
-        said = [line for line in done.stdout.splitlines() if line.startswith(("E:", "dpkg-deb:"))]
-        last = "; ".join(said[:2]) or done.stdout.strip()[-200:] or "it said nothing"
+        errors = [line for line in done.stdout.splitlines() if line.startswith(("E:", "dpkg-deb:"))]
+        last = "; ".join(errors[:2]) or done.stdout.strip()[-200:] or "it said nothing"
         raise BuildError(f"{command[0]} failed with status {done.returncode}: {last}. {_ADVICE}")
 
 

@@ -160,20 +160,20 @@ class ProgressBar:
         """Return what there is to say now, in one line."""
         with self._lock:
             seconds = time.monotonic() - self._started
-            said, left = [], self._left
+            parts, left = [], self._left
             if self._unit and (self._counted or self._total is not None):
                 pace = self._done / seconds if seconds > 0 else 0.0
-                said.append(self._count())
+                parts.append(self._count())
                 if self._rate or pace:
-                    said.append(self._rate or self._pace(pace))
+                    parts.append(self._rate or self._pace(pace))
                 if left is None and pace and self._total is not None:
                     left = (self._total - self._done) / pace
             if left:
-                said.append(f"{duration(left)} left")
-            said += [self._note] if self._note else []
+                parts.append(f"{duration(left)} left")
+            parts += [self._note] if self._note else []
             if not self._counted and self._total is None:
-                said.append(f"{duration(seconds)} so far")
-        return f"{self._what}: {', '.join(said)}"
+                parts.append(f"{duration(seconds)} so far")
+        return f"{self._what}: {', '.join(parts)}"
 
     def _count(self) -> str:
         if self._unit == "bytes":

@@ -150,10 +150,10 @@ def head_of(encoder: TimmEncoder, *, label_set: str | None = None) -> Head:
     )
 
 
-def _label_set(encoder: TimmEncoder, classes: int, asked: str | None) -> tuple[str, str]:
+def _label_set(encoder: TimmEncoder, classes: int, requested: str | None) -> tuple[str, str]:
     """Return the label set of a head, and what that is based on."""
-    if asked is not None:
-        return asked, "asked for"
+    if requested is not None:
+        return requested, "asked for"
     package = PACKAGES.get(encoder.facts["weights"].get("package", ""))
     if package is not None and package.label_set is not None:
         return package.label_set, "weights package"

@@ -169,16 +169,16 @@ def open_text(name: str, options: EncoderOptions) -> SentenceTransformerEncoder:
 
 def _prompt(name: str, model: SentenceTransformer, options: EncoderOptions) -> str:
     """Return what is put before every text: as asked for, or the model's own default prompt."""
-    prompts, asked = dict(sorted((model.prompts or {}).items())), options.prompt_name
-    if asked is None and options.prefix is None:
+    prompts, requested = dict(sorted((model.prompts or {}).items())), options.prompt_name
+    if requested is None and options.prefix is None:
         return str(prompts.get(model.default_prompt_name or "", ""))
-    if asked is None:
+    if requested is None:
         return str(options.prefix)
     if options.prefix is not None:
         raise EncoderError(
-            f"{name} got both prompt_name={asked!r} and prefix={options.prefix!r}. Give one."
+            f"{name} got both prompt_name={requested!r} and prefix={options.prefix!r}. Give one."
         )
-    return str(lookup(prompts, asked, what="prompt", where=f"in {name}", error=EncoderError))
+    return str(lookup(prompts, requested, what="prompt", where=f"in {name}", error=EncoderError))
 
 
 def text_space(model: Any, name: str, files: ModelFiles, prompt: str) -> dict[str, Any]:

@@ -195,7 +195,7 @@ _LONG_TEXT = "photograph " * 2048
 
 def settle_batch_size(
     encoder: Encoder,
-    asked: int | Literal["auto"] | None,
+    requested: int | Literal["auto"] | None,
     *,
     begun: int | None,
     device: str,
@@ -205,7 +205,7 @@ def settle_batch_size(
 
     Parameters
     ----------
-    asked : int, "auto" or None
+    requested : int, "auto" or None
         None is the encoder's own.
     begun : int, optional
         Size with which an interrupted attempt was begun; a number that was asked for wins.
@@ -217,11 +217,11 @@ def settle_batch_size(
     EncoderError
         If not even one item fits.
     """
-    if isinstance(asked, int):
-        return asked
+    if isinstance(requested, int):
+        return requested
     if begun is not None:
         return begun
-    if asked is None:
+    if requested is None:
         return encoder.batch_size
     name = _entry(encoder, device, precision)
     guess = remembered_sizes().get(name)

@@ -55,16 +55,16 @@ class RowOrder:
 
     def describe(self) -> str:
         """Return what was found, as part of a sentence."""
-        said = (
+        message = (
             f"over {self.classes:,} classes the cosines among rows and among names correlate by "
             f"{self.correlation:.3f} (p = {self.p_value:.3g} of {self.permutations:,} permutations)"
         )
         if self.shifted is None:
-            return said
+            return message
         first, end, by = self.shifted
         where = "behind" if by > 0 else "before"
         return (
-            f"{said}, and rows {first:,} to {end - 1:,} fit the names {abs(by)} {where} better "
+            f"{message}, and rows {first:,} to {end - 1:,} fit the names {abs(by)} {where} better "
             "than their own"
         )
 

@@ -217,9 +217,9 @@ def extract_many(
     FeatstoreError
         As for `extract`.
     """
-    asked = config or ExtractConfig()
-    with contextlib.closing(JobLog(asked.log)) as log, _log_errors(log):
-        job = open_job(manifest, kind=kind, encoders=encoders, store=store, config=asked)
+    requested = config or ExtractConfig()
+    with contextlib.closing(JobLog(requested.log)) as log, _log_errors(log):
+        job = open_job(manifest, kind=kind, encoders=encoders, store=store, config=requested)
         return run_job(job, log)
 
 

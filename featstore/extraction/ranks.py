@@ -72,17 +72,17 @@ def extract_rank(
         As for `extract`.
     """
     place = Rank(rank, world_size)
-    asked = config or ExtractConfig()
-    if asked.batch_size == "auto" and world_size > 1:
+    requested = config or ExtractConfig()
+    if requested.batch_size == "auto" and world_size > 1:
         raise EncoderError(
             "Ranks cannot agree on --batch-size auto. Give a number: what one process found is "
             "in its log and in the runs/ of its sets."
         )
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
-    report = asked.on_block, asked.on_progress
-    asked = replace(asked, part=None, wait=max(asked.wait, PATIENCE))
-    request = JobRequest(source, kind, tuple(encoders), Path(store), asked)
-    worker = Worker(request, asked.device, callbacks=report)
+    report = requested.on_block, requested.on_progress
+    requested = replace(requested, part=None, wait=max(requested.wait, PATIENCE))
+    request = JobRequest(source, kind, tuple(encoders), Path(store), requested)
+    worker = Worker(request, requested.device, callbacks=report)
     plan = worker.settle()
     try:
         done = worker.run_part(place.rank, place.world_size, plan.pinned)

@@ -75,8 +75,8 @@ def extract_on_ray(
     FeatstoreError
         As for `extract`.
     """
-    asked = config or ExtractConfig()
-    waiting = replace(asked, part=None, wait=max(asked.wait, PATIENCE))
+    requested = config or ExtractConfig()
+    waiting = replace(requested, part=None, wait=max(requested.wait, PATIENCE))
     request = make_request(manifest, kind=kind, encoders=encoders, store=store, config=waiting)
     count = len(devices.split(",") if isinstance(devices, str) else devices)
     cores = max(count, share_of_cores(1))
@@ -86,8 +86,8 @@ def extract_on_ray(
             return conduct(
                 crew,
                 encoders=len(request.encoders),
-                on_block=asked.on_block,
-                on_progress=asked.on_progress,
+                on_block=requested.on_block,
+                on_progress=requested.on_progress,
             )
 
 
@@ -214,8 +214,8 @@ class RayCrew:
                 with contextlib.suppress(ray.exceptions.RayError):
                     for part, report in ray.get(look):
                         yield News(worker, part, report)
-        asked = set(self._looks.values())
-        for worker in set(self._tasks.values()) - asked:
+        requested = set(self._looks.values())
+        for worker in set(self._tasks.values()) - requested:
             if worker in self._actors:
                 look = self._actors[worker].reports.options(max_task_retries=0)
                 self._looks[look.remote()] = worker

@@ -389,7 +389,7 @@ def _open_encoder(
         )
     first: Encoder | None = None
     for choice, run in found:
-        asked = replace(
+        requested = replace(
             choice,
             weights=request.config.weights or choice.weights,
             trust_remote_code=request.config.trust_remote_code,
@@ -397,10 +397,10 @@ def _open_encoder(
         device = request.config.device or run.get("device", "cpu")
         chosen = replace(config, **{**run, "device": device})
         opened = given if isinstance(given, Encoder) else open_choices(
-            [asked], request.key.kind, chosen
+            [requested], request.key.kind, chosen
         )[0]  # fmt: skip
         if space_id(opened.space) == wanted:
-            return asked, opened, chosen
+            return requested, opened, chosen
         first = first or opened
     assert first is not None
     raise _other_space(request, first.space, wanted)
@@ -460,8 +460,8 @@ def recorded_choices(directory: Path, encoder: str) -> list[tuple[EncoderSpec, d
             "compile": settings.get("compile") is True,
             "decode": "gpu" if settings.get("decode") == "gpu" else "cpu",
         }
-        asked = settings.get("encoders")
-        ways = [_mapping(one) for one in asked] if isinstance(asked, list) else []
+        requested = settings.get("encoders")
+        ways = [_mapping(one) for one in requested] if isinstance(requested, list) else []
         for way in [way for way in ways if way.get("encoder") == encoder] or [{}]:
             weights = f"package:{package}" if isinstance(package, str) else None
             chosen = {name: way[name] for name in MODEL_OPTIONS if name in way}
@@ -508,8 +508,8 @@ def next_commands(
     if is_object:
         return [*found, f"{remove}; then in python: featstore.extract(..., encoder=...)"]
     given = {name: getattr(choice, name) for name in MODEL_OPTIONS}
-    asked = {name: value for name, value in given.items() if value is not None}
-    typed = "".join(f" --{name.replace('_', '-')} {_quote(asked[name])}" for name in asked)
+    requested = {name: value for name, value in given.items() if value is not None}
+    typed = "".join(f" --{name.replace('_', '-')} {_quote(requested[name])}" for name in requested)
     tiff = " --tiff" if options.get("tiff") else ""
     return [*found, f"{remove} && featstore extract MANIFEST {place}{typed}{tiff}{where}"]
 

@@ -67,7 +67,7 @@ class SetInProgress:
             return np.zeros(rows.stop - rows.start, dtype=bool)
         return np.asarray(~self.writer.kept(block) & ~self._copies(block))
 
-    def rows_before(self) -> int:
+    def n_done_at_start(self) -> int:
         """Return how many rows were done when this began."""
         layout = self.writer.layout
         lacking = sum(
@@ -260,7 +260,7 @@ def _run_pass(
     tracker = Tracker(
         clock,
         rows_total=sum(one.writer.layout.n for one in sets),
-        rows_done=sum(one.rows_before() for one in sets),
+        rows_done=sum(one.n_done_at_start() for one in sets),
         encoders=len(sets),
         workers=job.workers,
     )

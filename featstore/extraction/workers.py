@@ -670,17 +670,17 @@ def extract_on_devices(
     FeatstoreError
         As for `extract`.
     """
-    asked = config or ExtractConfig()
+    requested = config or ExtractConfig()
     chosen = parse_devices(devices)
     request = make_request(
-        manifest, kind=kind, encoders=encoders, store=store, config=replace(asked, part=None)
+        manifest, kind=kind, encoders=encoders, store=store, config=replace(requested, part=None)
     )
     with ProcessCrew(request, chosen, cores=share_of_cores(len(chosen))) as crew:
         return conduct(
             crew,
             encoders=len(request.encoders),
-            on_block=asked.on_block,
-            on_progress=asked.on_progress,
+            on_block=requested.on_block,
+            on_progress=requested.on_progress,
         )
 
 

@@ -323,7 +323,7 @@ class RemoteRows:
         self._next = int(rows[-1]) + 1 if rows.size else -1
         return self._with(touched, lambda: self._source.read(rows, out), onwards=onwards)
 
-    def foresee(self, rows: np.ndarray) -> None:
+    def prefetch(self, rows: np.ndarray) -> None:
         """Ask for these rows of a file with the first of them: one request instead of many."""
         check_bounds(rows, self._layout.n)
         foreseen = np.zeros(self._layout.n_blocks, dtype=bool)

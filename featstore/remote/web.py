@@ -61,9 +61,9 @@ class WebObjects(Objects):
             if answer.status == 200:
                 self.has_ranges, skip = False, start
             else:
-                said = str(answer.headers.get("Content-Range", ""))
-                if not said.startswith(f"bytes {start}-{stop - 1}/"):
-                    raise TransientError(f"the server answered with the range {said[:80]!r}")
+                message = str(answer.headers.get("Content-Range", ""))
+                if not message.startswith(f"bytes {start}-{stop - 1}/"):
+                    raise TransientError(f"the server answered with the range {message[:80]!r}")
             for piece in answer.stream(_PIECE, decode_content=False):
                 view = memoryview(piece)[skip:]
                 skip = max(0, skip - len(piece))

@@ -57,7 +57,7 @@ class RowSource(Protocol):
 class ForeseeingRows(RowSource, Protocol):
     """Rows that are cheaper to read if it is known which ones will follow."""
 
-    def foresee(self, rows: np.ndarray) -> None:
+    def prefetch(self, rows: np.ndarray) -> None:
         """Take notice that all these rows will be read soon, some at a time."""
 
 

@@ -251,9 +251,9 @@ class Selection:
         chosen = np.flatnonzero(keep.to_numpy())
         if not chosen.size:
             values = "; ".join(f"{name} has {_values(self.items, name)}" for name in equal)
-            said = ", ".join(f"{name}={value!r}" for name, value in equal.items())
+            message = ", ".join(f"{name}={value!r}" for name, value in equal.items())
             raise EmptySelectionError(
-                f"{self.key} has no item with {said or 'these conditions'}. {values}".strip()
+                f"{self.key} has no item with {message or 'these conditions'}. {values}".strip()
             )
         return self.take(chosen)
 
@@ -399,7 +399,7 @@ class Selection:
         if rows < 1:
             raise ValueError(f"A batch has at least one row; got rows={rows}.")
         if isinstance(self.source, ForeseeingRows):
-            self.source.foresee(self.rows)
+            self.source.prefetch(self.rows)
         size = min(rows, len(self))
         out = np.empty((size, self.dim), self.dtype) if reuse else None
         stored = np.empty((size, self.dim), DTYPES[self.source.dtype]) if reuse else None

@@ -431,7 +431,7 @@ def choose_anchors(
     Parameters
     ----------
     prototypes, real : Pairs, optional
-        Transformed; at least one. Masses play no part.
+        Transformed; at least one. Masses have no effect.
     top_ks, powers : Axis
         The grid widens itself.
     metric : str
@@ -495,18 +495,20 @@ def _left_out(pairs: Pairs, k: int) -> list[_Part]:
             f"All {pairs.n:,} prototypes share one name: none can be described by the others. Give "
             "more classes, or numbers for top_k and power."
         )
-    asked = np.unique(np.linspace(0, pairs.n - 1, min(pairs.n, EXACT_ROWS)).round().astype(np.intp))
-    own = groups[asked]
+    requested = np.unique(
+        np.linspace(0, pairs.n - 1, min(pairs.n, EXACT_ROWS)).round().astype(np.intp)
+    )
+    own = groups[requested]
     queries, gallery = (
-        Sorted.of(side[asked], side, k, own=own, groups=groups) for side in (pairs.x, pairs.y)
+        Sorted.of(side[requested], side, k, own=own, groups=groups) for side in (pairs.x, pairs.y)
     )
     # Every row of the gallery is a text; those of the query's name are right.
     order = np.argsort(own, kind="stable")
     mates = np.split(order, np.flatnonzero(np.diff(own[order])) + 1)
-    positives = np.full((len(asked), max(len(part) for part in mates)), -1, dtype=np.intp)
+    positives = np.full((len(requested), max(len(part) for part in mates)), -1, dtype=np.intp)
     for part in mates:
         positives[part, : len(part)] = part
-    return [_Part(np.arange(len(asked)), queries, gallery, positives)]
+    return [_Part(np.arange(len(requested)), queries, gallery, positives)]
 
 
 def _folds(

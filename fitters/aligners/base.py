@@ -185,7 +185,7 @@ def validate_pairs(
     return np.asarray(X), y64[:, None] if y64.ndim == 1 else y64, weight
 
 
-def remade(aligner: Any, **changes: Any) -> Any:
+def changed_copy(aligner: Any, **changes: Any) -> Any:
     """Return an aligner like this one, not fitted, with other constructor parameters."""
     return type(aligner)(**params_of(aligner) | changes)
 
@@ -245,7 +245,7 @@ def refits_of(aligner: Any, folded: Folded, options: Container[str]) -> Refit:
 
     def refit(fold: int, weight: float, penalty: float) -> Any:
         changes = {parameter_of("penalty"): penalty} if "penalty" in options else {}
-        made = remade(aligner, **changes, **all_directions)
+        made = changed_copy(aligner, **changes, **all_directions)
         return fit_on(made, without[fold] if without else folded.rows_without(fold), weight)
 
     return refit

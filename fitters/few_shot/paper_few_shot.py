@@ -26,7 +26,7 @@ class PaperFewShot:
     on one pair a class, the mean of the raw embeddings of its shots with its name. The classifier
     is the cosine with the mapped names, or with other texts of the classes, where there are some:
     the paper trains on plain names and tests on a prompt. Everything is at unit length; nothing is
-    centred or chosen, and validation rows play no part. Without shots only the first stage is
+    centred or chosen, and validation rows have no effect. Without shots only the first stage is
     trained, as long as a head by itself is.
 
     Needs torch, texts and a head (`Shots.texts`, `Shots.scored_texts`, `Shots.head`); prototypes

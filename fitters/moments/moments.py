@@ -6,7 +6,7 @@ reading a row twice, and large means cost no precision.
 
 Two merges are not the same thing, and are named apart. `merge_pooled` gives the moments of all
 rows together, about one common mean. `merge_within_source` keeps each source about its own mean:
-the offset between the sources (between head rows and images, say) then plays no part.
+the offset between the sources (between head rows and images, say) then has no effect.
 """
 
 from __future__ import annotations

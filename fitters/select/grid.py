@@ -34,7 +34,7 @@ class Axis:
     lowest, highest : float
         The grid never widens past these.
     searched : bool
-        False: the value is given, or plays no part.
+        False: the value is given, or has no effect.
     """
 
     values: tuple[float, ...]
@@ -371,7 +371,7 @@ class Search:
     config : FitConfig
         What is "auto" in it is chosen.
     options : tuple of str
-        Settings that the method has; the others play no part.
+        Settings that the method has; the others have no effect.
     rng : numpy.random.Generator
         Draws the folds.
     n_folds : int
@@ -394,7 +394,7 @@ class Search:
         return Axis.fixed(own if value is None and own is not None else value)
 
     def axes(self, *, mixed: bool, coarse: bool = False) -> dict[str, Axis]:
-        """Return the axes "penalty" and "weight"; of what plays no part, a fixed value.
+        """Return the axes "penalty" and "weight"; of what has no effect, a fixed value.
 
         Parameters
         ----------

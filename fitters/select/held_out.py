@@ -476,7 +476,7 @@ def cross_validate(
         Of the ridge.
     penalties, weights : Axis
         Grids; they widen themselves. Penalties are relative to the training rows of each fold.
-        Without prototypes the weight plays no part; Procrustes has no penalty.
+        Without prototypes the weight has no effect; Procrustes has no penalty.
     metric : {"mrr", "top-1", "top-5", "top-10"}
         See `METRICS` in `fitters.select.ranking`.
 

@@ -197,8 +197,8 @@ def _landmark_surface(
     spread = np.unique(np.linspace(0, used.n - 1, EXACT_ROWS).round().astype(np.intp))
     # Whoever is asked about leaves with all of the same name.
     known = np.flatnonzero(np.isin(used.row_groups, used.row_groups[spread]))
-    asked = np.searchsorted(known, spread)
-    targets = b[known[asked]]
+    requested = np.searchsorted(known, spread)
+    targets = b[known[requested]]
     lengths = np.linalg.norm(targets, axis=1)
     groups, weight = used.row_groups, used.row_weight
 
@@ -211,7 +211,7 @@ def _landmark_surface(
                 gram, cross, features.apply(a[known]), b[known], groups[known], weight[known]
             )
             for i, alpha in enumerate(values["penalty"]):
-                predicted = left_out.predict(float(alpha), asked)
+                predicted = left_out.predict(float(alpha), requested)
                 scores[i, j] = _mean_cosine(predicted, targets, lengths)
         return scores
 
@@ -219,7 +219,7 @@ def _landmark_surface(
         evaluate,
         {"penalty": penalties, "gamma": gammas},
         criterion=CRITERIA["cosine"],
-        n_queries=len(asked),
+        n_queries=len(requested),
         n_folds=int(groups.max()) + 1,
     )
 

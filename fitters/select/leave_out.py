@@ -114,13 +114,13 @@ class LeftOut:
         lengths: Matrix = np.einsum("nq,nq->n", self._b, self._b)
         return lengths
 
-    def predict(self, alpha: float, asked: npt.NDArray[np.intp] | None = None) -> Matrix:
+    def predict(self, alpha: float, requested: npt.NDArray[np.intp] | None = None) -> Matrix:
         """Return the prediction of each row by the fit without its group, shape (n, q).
 
-        `alpha` is the absolute penalty, above 0 in the dual (n ≤ p). With `asked`, positions of
+        `alpha` is the absolute penalty, above 0 in the dual (n ≤ p). With `requested`, positions of
         rows, only theirs are computed, shape (len(asked), q).
         """
-        rows = slice(None) if asked is None else asked
+        rows = slice(None) if requested is None else requested
         inverse = invert_spectrum(self._values, alpha)
         scaled = self._basis[rows] * inverse
         # Dual: rows of G, and G B. Primal: rows of H, and H B.
@@ -129,9 +129,9 @@ class LeftOut:
         b = self._b[rows]
         residual = fitted / own if self.dual else (b - fitted) / (1 - own)
         place = np.arange(len(self._b))
-        if asked is not None:
+        if requested is not None:
             place = np.full(len(self._b), -1)
-            place[asked] = np.arange(len(asked))
+            place[requested] = np.arange(len(requested))
         for part in self._several:
             inside = place[part] >= 0
             if inside.any():

@@ -135,8 +135,8 @@ class HeldOut:
         fresh = np.ones(held.n, dtype=bool)
         fresh[1:] = (held.x[1:] != held.x[:-1]).any(axis=1) | (groups[1:] != groups[:-1])
         first = np.flatnonzero(fresh)
-        asked = Gallery(gallery.texts, gallery.positives[first])
-        return cls(held.x[first], asked, np.diff(first, append=held.n))
+        requested = Gallery(gallery.texts, gallery.positives[first])
+        return cls(held.x[first], requested, np.diff(first, append=held.n))
 
     def total(self, queries: Projection, gallery: Projection, metric: Metric) -> float:
         """Return the sum of a metric over the pairs.

@@ -199,7 +199,7 @@ def build_head(
 ) -> nn.Module:
     """Return the head called `name` in `HEADS`, its parameters not yet set.
 
-    `width` (hidden units) and `dropout` are the architecture's own where None, and play no part
+    `width` (hidden units) and `dropout` are the architecture's own where None, and have no effect
     where it has none.
     """
     given = {"h": width, "dropout": dropout, "bias": bias, "gate": gate}

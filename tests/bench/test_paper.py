@@ -20,7 +20,7 @@ from bench.fits import class_mean_pairs, fit_run
 from bench.metrics.geometry import biased_cka, mutual_knn
 from bench.options import Neighbours
 from bench.protocol import choice_rng, sample_rng
-from bench.report.page import one_choice
+from bench.report.page import filter_to_one_choice
 from bench.scoring import split_of
 from bench.suites import paper
 from bench.suites.demo import create_smoke_store
@@ -499,7 +499,7 @@ def test_a_report_is_of_one_set_of_images_and_has_the_papers_numbers(store, resu
 
 
 def test_the_choice_takes_the_set_with_the_most_runs(results):
-    rows, others = one_choice(read_results(results))
+    rows, others = filter_to_one_choice(read_results(results))
     assert rows["image_set"].n_unique() == 1
     assert len({head for head in rows["head_set"] if head}) == 1
     assert rows["image_set"][0] not in others
