@@ -191,7 +191,8 @@ def test_the_next_command_is_one_that_exists(found):
 def test_the_demo_runs_commands_of_headstock(command):
     words = command.split()
     path = next(p for n in range(len(words), 0, -1) if (p := " ".join(words[1:n])) in HERE)
-    HERE[path].make_context(path, words[1 + len(path.split()) :])
+    with HERE[path].make_context(path, words[1 + len(path.split()) :]) as context:
+        assert context.args == []
 
 
 def test_the_demo_says_what_it_would_run(capsys):
