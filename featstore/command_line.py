@@ -126,12 +126,19 @@ class StoreType(click.ParamType):  # type: ignore[type-arg]  # not generic befor
         return str(value)
 
 
-def store_option(text: str, *, writes: bool = False) -> Callable[[_Function], _Function]:
+def store_option(
+    text: str, *, required: bool = True, writes: bool = False
+) -> Callable[[_Function], _Function]:
     """Return the option ``--store``, which the variable HEADSTOCK_STORE may give, with its help."""
     return click.option(
-        "--store", required=True, type=StoreType(writes=writes), metavar="STORE", help=text,
+        "--store", required=required, type=StoreType(writes=writes), metavar="STORE", help=text,
         envvar="HEADSTOCK_STORE", show_envvar=True,
     )  # fmt: skip
+
+
+def usage_error(message: str) -> click.UsageError:
+    """Return an error of the command line that runs, to be raised."""
+    return click.UsageError(message, click.get_current_context())
 
 
 #: The option of every command that reports.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from featstore.command_line import CommandGroup, StoreType, entry_point
+from featstore.command_line import CommandGroup, entry_point
 
 if TYPE_CHECKING:
     from bench.runs import Leaf
@@ -47,15 +47,6 @@ main = entry_point(cli, "bench")
 
 results_argument = click.argument("results", type=click.Path(path_type=Path, file_okay=False))
 
-store_option = click.option(
-    "--store",
-    type=StoreType(),
-    required=True,
-    envvar="HEADSTOCK_STORE",
-    show_envvar=True,
-    help="The store to read: folder or address.",
-)
-
 out_option = click.option(
     "-o",
     "--out",
@@ -67,8 +58,6 @@ out_option = click.option(
 suite_option = click.option(
     "--suite", default=None, help="Which suite, if the folder holds several."
 )
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 jobs_option = click.option(
     "--jobs",

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.main import form_option, json_option, results_argument, store_option, suite_option
+from bench.cli.main import form_option, results_argument, suite_option
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import StorePlace, print_json
+from featstore.command_line import StorePlace, json_option, print_json, store_option
 from featstore.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ def ls_command(results: Path, as_json: bool) -> None:
     "\n  bench report build/demo/results --store build/demo/store -o build/demo/report.html",
 )
 @results_argument
-@store_option
+@store_option("The store to read: folder or address.")
 @click.option(
     "-o",
     "--out",

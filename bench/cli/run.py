@@ -21,17 +21,21 @@ from bench.cli.main import (
     dry_run_option,
     engine_option,
     jobs_option,
-    json_option,
     lists_of,
     out_option,
     run_options,
     seeds_option,
     set_options,
-    store_option,
 )
 from bench.suites.single import SCORED, SWEEP, SetNames
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import StorePlace, StoreType, print_json
+from featstore.command_line import (
+    StorePlace,
+    json_option,
+    print_json,
+    store_option,
+    usage_error,
+)
 from featstore.options import config_from
 
 if TYPE_CHECKING:
@@ -161,13 +165,9 @@ class _SuiteCommand(click.Command):
     "\n  bench run --suite paper --store store -o results --dry-run",
 )
 @click.option("--suite", required=True, help="Name of one of the suites above.")
-@click.option(
-    "--store",
-    type=StoreType(),
-    default=None,
-    envvar="HEADSTOCK_STORE",
-    show_envvar=True,
-    help="The store to read: folder or address. The smoke suite makes its own if none is given.",
+@store_option(
+    "The store to read: folder or address. The smoke suite makes its own if none is given.",
+    required=False,
 )
 @out_option
 @click.option(
@@ -207,17 +207,13 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
 
     chosen = suite_named(suite)
     if store is None and chosen.create_store is None:
-        raise click.UsageError(
-            f"Suite {suite!r} needs --store, the folder or address that it reads.",
-            click.get_current_context(),
-        )
+        raise usage_error(f"Suite {suite!r} needs --store, the folder or address that it reads.")
     lists = lists_of(given, "fit", "data")
     named = {name: tuple(_words(given[name])) for name in ("methods", "sources")}
     data = {name: given[name] for name in ("dataset", "label_set") if given[name] is not None}
     if data and suite != "demo":
-        raise click.UsageError(
-            f"--{next(iter(data)).replace('_', '-')} is of suite demo; {suite} has its own data.",
-            click.get_current_context(),
+        raise usage_error(
+            f"--{next(iter(data)).replace('_', '-')} is of suite demo; {suite} has its own data."
         )
     with tempfile.TemporaryDirectory() if given["dry_run"] else nullcontext(out) as own:
         folder: StorePlace | None = store
@@ -316,7 +312,7 @@ task_option = click.option(
     "\n      --method paper-mlp --source head --store build/demo/store -o results",
 )
 @click.argument("name")
-@store_option
+@store_option("The store to read: folder or address.")
 @out_option
 @set_options
 @run_options(
@@ -380,7 +376,7 @@ _OF_FITS = (
     "\n      --captions coco/caption/all-MiniLM-L6-v2 --eval split -O captions=5 -o scores.csv",
 )
 @click.argument("aligner", type=click.Path(path_type=Path))
-@store_option
+@store_option("The store to read: folder or address.")
 @click.option("--task", "tasks", multiple=True, metavar="NAME",
               help="zero_shot, generalised, retrieval or hubness; repeatable [default: zero_shot "
               "with --names, retrieval with --captions].")  # fmt: skip
@@ -413,10 +409,7 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
         task for task, key in (("zero_shot", "names"), ("retrieval", "captions")) if given[key]
     )
     if not wanted or not set(wanted) <= set(SCORED):
-        raise click.UsageError(
-            f"Give --names or --captions, or --task: {', '.join(SCORED)}.",
-            click.get_current_context(),
-        )
+        raise usage_error(f"Give --names or --captions, or --task: {', '.join(SCORED)}.")
     fields: dict[str, Any] = {"eval": given["evaluation"], **vars(config_from(SetNames, given))}
     for name, values in lists_of(given, "protocol", "data").items():
         (fields[name],) = values
@@ -441,7 +434,7 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
     "\n  bench sweep --store build/demo/store -o build/demo/sweep --method ridge,procrustes"
     " --source none,head,random --n-pairs 16,all --mix 1,3 --penalty 0.1,1 --seeds 0,1,2",
 )
-@store_option
+@store_option("The store to read: folder or address.")
 @out_option
 @click.option("--dataset", default=None, help="Dataset of the images, if the store has several.")
 @click.option("--label-set", default=None, help="Label set of the head, if the store has several.")

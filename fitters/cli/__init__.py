@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import click
 
-from featstore.command_line import CommandGroup, StoreType, entry_point
-
-
-def store_option(**how: Any) -> Callable[[Any], Any]:
-    """Return the option ``--store``, which the environment variable HEADSTOCK_STORE sets too."""
-    return click.option(
-        "--store", type=StoreType(), envvar="HEADSTOCK_STORE", show_envvar=True, **how
-    )
-
-
-def usage_error(message: str) -> click.UsageError:
-    """Return an error of the command line that runs, to be raised."""
-    return click.UsageError(message, click.get_current_context())
+from featstore.command_line import CommandGroup, entry_point
 
 
 @click.group(

