@@ -238,8 +238,9 @@ def result_lines(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) ->
         ("seeds", lambda row: str(row["n_seeds"])),
         ("gallery", lambda row: number_text(row["gallery"], 0)),
         ("chance", chance),
-        *([("chosen", lambda row: row["chosen"] or "")] if any(table["chosen"]) else []),
         *((metric_name(metric), partial(value, metric)) for metric in metrics),
+        # Last: it is the widest, and the numbers are what a table is read for.
+        *([("chosen", lambda row: row["chosen"] or "")] if any(table["chosen"]) else []),
     ]
     return Table.of(table, columns)
 
