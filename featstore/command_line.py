@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -118,6 +119,9 @@ class StoreType(click.ParamType):  # type: ignore[type-arg]  # not generic befor
         """Return an address as it was typed, anything else as a path."""
         if isinstance(value, Path) or "://" not in value:
             return Path(value)
+        parts = urlsplit(value)
+        if (parts.scheme, parts.netloc) in (("file", ""), ("file", "localhost")):
+            return Path(unquote(parts.path))
         if self._writes:
             what = f"{value} is an address, but this command works on a folder of this machine."
             self.fail(
@@ -235,8 +239,8 @@ def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
 def human_bytes(size: int) -> str:
     """Return a size in the unit that leaves one to three digits before the point."""
     value, unit = float(size), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1000:
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if value < 999.5:  # what is printed is rounded
             break
         value, unit = value / 1024, larger
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"

@@ -458,7 +458,8 @@ class PromptChoice:
 
     def _templates(self, keys: Sequence[str]) -> Sequence[str] | Mapping[str, str]:
         if self.templates_file is not None:
-            return read_templates(self.templates_file, keys)
+            own = read_templates(self.templates_file, keys)
+            return template_texts(self.templates) | own if self.templates else own
         return self.templates or ("none", "photo")
 
     @staticmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -158,8 +157,6 @@ def extract_command(
             path = None if no_log else (log or _default_log(store))
             what = f"{request.source.name}/{kind}"
             loading = f"loading encoder {', '.join(spec.encoder for spec in request.encoders)}"
-            if not sys.stderr.isatty():  # where the bar would wait half a minute to say so
-                click.echo(f"{what}: {loading} …", err=True)
             with ProgressBar(what, "rows", doing=loading) as bar:
                 show = partial(_show_progress, bar)
                 found = run_extraction(
@@ -243,7 +240,8 @@ def plan_command(
     write, and roughly how long. An encoder that the store has seen, or whose dimension is known, is
     not opened: the plan then needs neither torch nor the hub. With --measure every encoder is.
     Options that say where the extraction runs and logs are checked, and change nothing in the plan.
-    The exit code is 1 if the extraction would refuse.
+    The exit code is 1 if the extraction would refuse. The tag of an encoder that need not be opened
+    is not looked up on the hub.
     """
     from featstore.extraction.heads import plan_heads
     from featstore.extraction.plan import plan_items

@@ -244,7 +244,8 @@ def _echo_fact(name: str, value: Any) -> None:
     if isinstance(value, dict) and any(isinstance(inner, dict | str) for inner in value.values()):
         click.echo(f"{name}:")
         for key, inner in value.items():
-            _echo_fact(f"  {key}", inner)
+            indent = name[: len(name) - len(name.lstrip())]
+            _echo_fact(f"{indent}  {key}", inner)
         return
     if isinstance(value, dict):
         value = ", ".join(f"{key} {inner}" for key, inner in value.items())
@@ -462,7 +463,10 @@ def parse_numbers(ctx: click.Context, parameter: click.Parameter, text: str) -> 
     try:
         for part in text.split(","):
             first, dash, last = part.partition("-")
-            found += range(int(first), int(last) + 1) if dash else [int(first)]
+            numbers = range(int(first), int(last) + 1) if dash else [int(first)]
+            if not numbers:
+                raise ValueError(part)
+            found += numbers
     except ValueError as err:
         raise click.BadParameter(f"{text!r} is not like 1,2,4 or 0-4.", ctx, parameter) from err
     return found

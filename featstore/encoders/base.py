@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from featstore.errors import EncoderError
 #: The kinds of item that an encoder may take.
 IMAGE_KINDS: frozenset[str] = frozenset({"image"})
 TEXT_KINDS: frozenset[str] = frozenset({"caption", "class_name"})
+
+#: Compute precisions of a forward pass.
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True)

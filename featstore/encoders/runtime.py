@@ -11,12 +11,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
-from featstore.encoders.base import IMAGE_KINDS, EncoderOptions, transferring
+from featstore.encoders.base import IMAGE_KINDS, PRECISIONS, EncoderOptions, transferring
 from featstore.encoders.weights import one_line
 from featstore.errors import EncoderError
 from featstore.images import to_rgb
@@ -60,9 +60,6 @@ def pinned_threads(threads: int | None) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
 
-
-Precision = Literal["float32", "bfloat16", "float16"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -60,23 +60,19 @@ def open_choices(choices: Sequence[EncoderSpec], kind: str, config: ExtractConfi
     EncoderError
         If one cannot be built, does not take items of this kind, or takes no such option.
     """
-    from featstore.encoders.registry import check_options
+    from featstore.encoders.registry import check_kind, check_options
 
     if not choices:
         raise EncoderError("An extraction needs at least one encoder.")
     for choice in choices:
         if isinstance(choice.encoder, str):
+            check_kind(choice.encoder, kind)
             check_options(choice.encoder, **choice.model_options())
         elif choice.space is None:
             raise EncoderError(
                 "An encoder object needs space={...}: the facts that identify its space."
             )
-    opened = [_open(choice, kind, config) for choice in choices]
-    for encoder in opened:
-        if kind not in encoder.kinds:
-            known = " and ".join(sorted(encoder.kinds))
-            raise EncoderError(f"Encoder {encoder.name} encodes {known}, not {kind}.")
-    return opened
+    return [_open(choice, kind, config) for choice in choices]
 
 
 def default_threads(choices: Sequence[EncoderSpec]) -> int | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from featstore.encoders.base import Precision
 from featstore.errors import EncoderError
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.options import check_values, option, option_names, take_options, with_options
@@ -106,10 +107,9 @@ class ExtractConfig:
     """
 
     device: str = option("cpu", help="Device of the encoder, as torch names it.")
-    precision: str = option(
+    precision: Precision = option(
         "float32",
         help="Compute precision of the forward pass; its cosine to float32 is recorded.",
-        choices=("float32", "bfloat16", "float16"),
     )
     dtype: str = option(
         "float16",

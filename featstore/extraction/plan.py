@@ -188,6 +188,8 @@ def _recorded(
     config: ExtractConfig,
 ) -> SetPlan | None:
     """Return the plan with an encoder that a run in the store has opened the same way."""
+    if parse_weights(spec.weights, encoder=str(spec.encoder)).kind in ("file", "folder"):
+        return None  # a run records their name alone, which other weights may have too
     kinds = next((kinds for kinds in (IMAGE_KINDS, TEXT_KINDS) if kind in kinds), frozenset())
     for directory in finished_sets(store):
         pointer: dict[str, Any] | None = None
@@ -211,7 +213,9 @@ def _opened_as(directory: Path, spec: EncoderSpec) -> bool:
     for path in (directory / "runs").glob("*.json"):
         with contextlib.suppress(FeatstoreError, OSError, KeyError, TypeError):
             settings = read_json(path)["settings"]
-            if spec.as_dict() in settings["encoders"] and settings["decode"] == "cpu":
+            # A run records all its encoders: the same name twice does not say which this set is.
+            same = [one for one in settings["encoders"] if one["encoder"] == spec.encoder]
+            if same == [spec.as_dict()] and settings["decode"] == "cpu":
                 return True
     return False
 
@@ -233,8 +237,8 @@ def _from_dim(
     """
     name = str(spec.encoder)
     slug = encoder_slug(name)
-    if any((store / dataset / kind).glob(f"{slug}-*/.staging")):
-        return None  # an interrupted attempt may have rows: which, the identity of the weights says
+    if any(store.glob(f"*/*/{slug}-*")):
+        return None  # which of their rows are these, the identity of the weights says
     dim = known_dim(spec)
     if dim is None:
         return None
@@ -334,9 +338,11 @@ def _text_dim(read: Callable[[str], Any], family: str) -> int | None:
             facts: dict[str, Any] = {}
             if module.get("path"):
                 facts = read(f"{module['path']}/config.json") or {}
-            for name in ("out_features", "word_embedding_dimension"):
+            for name in ("out_features", "word_embedding_dimension", "embedding_dimension"):
                 if name in facts:
                     modes = sum(on for key, on in facts.items() if key.startswith("pooling_mode_"))
+                    listed = facts.get("pooling_mode")  # since sentence-transformers 6
+                    modes = len(listed) if isinstance(listed, list) else modes
                     return int(facts[name] * max(1, modes))
     config: dict[str, Any] = read("config.json") or {}
     found = [config[name] for name in ("hidden_size", "d_model", "dim") if name in config]

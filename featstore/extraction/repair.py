@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from featstore.encoders.base import Encoder
+from featstore.encoders.base import PRECISIONS, Encoder
 from featstore.errors import (
     EncoderError,
     FeatstoreError,
@@ -50,8 +50,6 @@ from featstore.store.records import read_commit
 from featstore.store.repair import rebuild_set
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.verify import Problem, verify_store
-
-_PRECISIONS = ("float32", "bfloat16", "float16")
 
 _VIEWS = re.compile(r"(.+)\.views(\d{1,9})-seed(\d{1,18})")
 
@@ -305,15 +303,15 @@ def _extract_items(request: _Request, damage: Damage) -> ExtractResult:
     views = _VIEWS.fullmatch(key.dataset)
     # A digest states the precision, even if the attributes are damaged.
     precision = next(
-        precision for precision in (*_PRECISIONS, "")
-        if not precision or before.set_id == set_id(
-            before.space_id, dataset=key.dataset, kind=key.kind, precision=precision,
+        (one for one in PRECISIONS if before.set_id == set_id(
+            before.space_id, dataset=key.dataset, kind=key.kind, precision=one,
             dtype=before.dtype,
-        )
+        )),
+        PRECISIONS[0],
     )  # fmt: skip
     config = ExtractConfig(
         dtype=before.dtype,
-        precision=precision or "float32",
+        precision=precision,
         jobs=request.config.jobs,
         views=int(views[2]) if views else 0,
         seed=int(views[3]) if views else 0,

@@ -30,7 +30,7 @@ class Source:
     """A kind of location that becomes a manifest."""
 
     name: str
-    """What follows ``--source``."""
+    """What follows ``featstore manifests make``."""
 
     summary: str
     """What it reads, in one line."""

@@ -218,10 +218,20 @@ def test_the_closest_names_of_many(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_sizes_for_people() -> None:
-    sizes = [0, 999, 1000, 1023 * 1024, 1_500_000, 5 * 2**40]
+    sizes = [0, 999, 1000, 1023590, 1023 * 1024, 1_500_000, 5 * 2**40, 2**50]
     assert [human_bytes(size) for size in sizes] == [
-        "0 B", "999 B", "0.977 KiB", "0.999 MiB", "1.43 MiB", "5 TiB"
+        "0 B", "999 B", "0.977 KiB", "0.976 MiB", "0.999 MiB", "1.43 MiB", "5 TiB", "1 PiB"
     ]  # fmt: skip
+
+
+def test_a_file_address_is_a_folder_of_this_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write(tmp_path / "a store", 5)
+    address = (tmp_path / "a store").as_uri()
+    for command in ("verify", "ls", "gc"):
+        assert _run(command, address) == 0, capsys.readouterr().err
+    assert not (tmp_path / "file:").exists()
 
 
 def test_rm_asks_or_says_yes(

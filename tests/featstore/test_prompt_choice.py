@@ -149,6 +149,14 @@ def test_a_users_templates(build, tmp_path, document):
     ]  # fmt: skip
 
 
+def test_templates_of_a_file_come_beside_those_that_are_named(build, tmp_path):
+    file = write(tmp_path / "templates.json", ["a bad photo of a {}."])
+    _, texts = build(variants=["name"], templates=["none"], templates_file=file)
+    assert sorted(texts.values()) == [
+        "a bad photo of a apple pie.", "a bad photo of a waffles.", "apple pie", "waffles",
+    ]  # fmt: skip
+
+
 def test_cupls_descriptions_are_further_items(build, tmp_path):
     document = {"waffles": ["Waffles are square.", "\nThey are brown."], "apple pie": ["A pie."]}
     for content in (document, {"food101": document}):

@@ -201,6 +201,32 @@ def test_a_recorded_encoder_needs_no_torch(tmp_path: Path) -> None:
     assert "needs torch" in done.stderr
 
 
+def test_the_set_of_another_spec_of_a_run_is_not_taken(tmp_path: Path) -> None:
+    """A run that had the encoder twice, or its weights from a file, does not say which it was."""
+    source = toy_manifest(tmp_path / "toy")
+    table, store = source.tables["image"], tmp_path / "store"
+    pooled = {"encoder": "timm:odd", "pool": "layer:blocks.5"}
+    filed = {"encoder": "timm:even", "weights": "w.pth"}
+    for name, specs in [("timm:odd", [{"encoder": "timm:odd"}, pooled]), ("timm:even", [filed])]:
+        write_set(
+            store, np.ones((4, 7)), table.head(4), dataset="other", encoder=name,
+            dtype="float16", run={"settings": {"encoders": specs, "decode": "cpu"}},
+        )  # fmt: skip
+    (tmp_path / "w.pth").touch()
+    for words in (["timm:odd"], ["timm:even", "--weights", tmp_path / "w.pth"]):
+        done = _plan_without_torch(
+            tmp_path / "toy", "--kind", "image", "--store", store, "--encoder", *words
+        )
+        assert done.returncode == 1
+        assert "needs torch" in done.stderr
+    # Nor is a set missing that the store has without a record of its run, as a copy of it has.
+    write_set(store, np.ones((4, 7)), table.head(4), dataset="other", encoder="timm:resnet18")
+    done = _plan_without_torch(
+        tmp_path / "toy", "--kind", "image", "--store", store, "--encoder", "timm:resnet18"
+    )
+    assert "needs torch" in done.stderr
+
+
 def test_a_hub_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
     toy_manifest(tmp_path / "toy", captions=True)
     done = _plan_without_torch(
@@ -220,7 +246,7 @@ def test_the_known_dimensions_are_those_of_timm(name: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(name.partition(":")[2])
     _, layer = last_linear(model, name)
-    assert DIMS[name] == getattr(layer, "in_features", None) or layer.in_channels
+    assert DIMS[name] == (getattr(layer, "in_features", None) or layer.in_channels)
 
 
 def test_a_model_in_a_folder_says_its_dimension(tmp_path: Path) -> None:
@@ -241,4 +267,9 @@ def test_a_model_in_a_folder_says_its_dimension(tmp_path: Path) -> None:
         (tmp_path / (name or "config.json")).unlink()
         del files[name or "config.json"]
     assert known_dim(EncoderSpec("st:mine", weights=str(tmp_path))) is None
+    # As sentence-transformers 6 writes it.
+    (tmp_path / "modules.json").write_text(json.dumps([{"path": "1_Pooling"}]))
+    pooling = {"embedding_dimension": 24, "pooling_mode": ["cls", "mean"]}
+    (tmp_path / "1_Pooling/config.json").write_text(json.dumps(pooling))
+    assert known_dim(EncoderSpec("st:mine", weights=str(tmp_path))) == 48
     assert known_dim(EncoderSpec("st:mine", weights=str(tmp_path), prefix="query: ")) is None
