@@ -14,9 +14,9 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from featstore.errors import StoreWriteError
 
@@ -116,6 +116,69 @@ def seal(file: Path, *, like: Path, writable: bool = False) -> None:
         file.chmod(mode)
 
 
+def try_lock(handle: int, *, shared: bool = False) -> bool:
+    """Try to lock an open file; False if another process holds it, or nobody can know."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: a single writer is the user's affair
+        return not shared
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as err:
+        # A file system without locks: the heartbeat alone decides.
+        return err.errno in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP} and not shared
+    return True
+
+
+def _open_staged(names: Iterable[Path]) -> IO[bytes]:
+    """Make a file under construction, locked for as long as this process has it open.
+
+    Whoever removes a staged file that was left behind does so under its lock. That may come between
+    the making and the locking: then the file is made again, by the next of these names.
+    """
+    for name in names:
+        with contextlib.suppress(FileExistsError):
+            file = name.open("xb")
+            if try_lock(file.fileno()) and os.fstat(file.fileno()).st_nlink:
+                return file
+            file.close()
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(name))
+
+
+def _names_beside(path: Path) -> Iterator[Path]:
+    """Yield where a file may be staged beside its place.
+
+    First the same name every time: so the next writer of the file takes away what a killed one
+    left, also in folders that nothing else tidies up.
+    """
+    usual = path.with_name(f".{path.name}.{'0' * 8}.staged")
+    if _is_free(usual):
+        yield usual
+    while True:
+        # A process id is no name: in a shared folder it may be that of another machine's.
+        yield path.with_name(f".{path.name}.{secrets.token_hex(4)}.staged")
+
+
+def _is_free(staged: Path) -> bool:
+    """Return whether nobody who lives has this file under construction; what is left goes away."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        handle = os.open(staged, flags)
+        try:
+            # Shared first: that fails where there are no locks, and nobody can know.
+            dead = try_lock(handle, shared=True) and try_lock(handle)
+            if not dead or not os.path.samestat(os.fstat(handle), staged.lstat()):
+                return False
+            staged.unlink()
+        finally:
+            os.close(handle)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def write_durably(
     path: Path,
     parts: Iterable[bytes | memoryview],
@@ -138,21 +201,23 @@ def write_durably(
         If the file system refuses: full, read-only, no permission. Nothing is left behind.
     """
     if staged is None:
-        # A process id is no name: in a shared folder it may be that of another machine's.
-        staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}.staged")
         make_folders(path.parent)
     try:
-        with staged.open("wb") as file:
+        with _open_staged(_names_beside(path) if staged is None else [staged]) as file:
+            staged = Path(file.name)
             for part in parts:
                 file.write(part)
             file.flush()
             seal(staged, like=path.parent, writable=not sealed)
             os.fsync(file.fileno())
-        staged.replace(path)
+            if os.name == "nt":
+                file.close()  # no open file can be renamed there
+            staged.replace(path)
         fsync_directory(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
-            staged.unlink(missing_ok=True)
+            if staged is not None:
+                staged.unlink(missing_ok=True)
         raise
 
 
