@@ -185,6 +185,7 @@ def write_durably(
     *,
     staged: Path | None = None,
     sealed: bool = False,
+    synced: bool = True,
 ) -> None:
     """Write `parts` to `path`: staged, fsynced, renamed, directory fsynced.
 
@@ -194,6 +195,8 @@ def write_durably(
         Where it is staged, on the same file system; beside `path` by default.
     sealed : bool
         Leave the file read-only: it is replaced from now on, never written to.
+    synced : bool
+        False leaves out both fsyncs: of a file that can be fetched again, and is compared then.
 
     Raises
     ------
@@ -209,11 +212,13 @@ def write_durably(
                 file.write(part)
             file.flush()
             seal(staged, like=path.parent, writable=not sealed)
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
             if os.name == "nt":
                 file.close()  # no open file can be renamed there
             staged.replace(path)
-        fsync_directory(path.parent)
+        if synced:
+            fsync_directory(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             if staged is not None:

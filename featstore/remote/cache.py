@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from data_manifests.cache import cache_folder
+from featstore.durable import write_durably
 from featstore.errors import CacheFullError, CorruptStoreError, RemoteStoreError
 from featstore.identity import sha256_hex
 from featstore.remote.objects import Objects
@@ -112,7 +112,9 @@ class Cache:
                 files = [path.lstat() for path in folder.rglob("*") if path.is_file()]
                 size = sum(facts.st_size for facts in files)
                 used = max((facts.st_mtime for facts in files), default=0.0)
-                address = (folder / _ADDRESS).read_text()
+                # Without an address where a removal was interrupted.
+                named = (folder / _ADDRESS).is_file()
+                address = (folder / _ADDRESS).read_text() if named else "a store in part"
                 found.append(CacheEntry(folder, address, size, used))
         return sorted(found, key=lambda entry: -entry.used)
 
@@ -144,7 +146,8 @@ class Cache:
         removed = [*self.trim(limit=-1), *self.stores()]
         for entry in removed:
             if entry.what != "shard":
-                shutil.rmtree(entry.path, ignore_errors=True)
+                with contextlib.suppress(FileNotFoundError):  # another process removes it, too
+                    shutil.rmtree(entry.path)
         return removed
 
     def check_room(self, n_bytes: int, *, what: str) -> None:
@@ -306,11 +309,4 @@ class Mirror:
 
 def place(path: Path, data: bytes) -> None:
     """Write a file of the mirror; it appears whole. What a loss of power tears is fetched again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.staged")
-    try:
-        staged.write_bytes(data)
-        os.replace(staged, path)  # noqa: PTH105
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
+    write_durably(path, [data], synced=False)
