@@ -8,6 +8,7 @@ arguments, and `with_options` puts the table of the fields into a docstring.
 from __future__ import annotations
 
 import inspect
+import reprlib
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -176,7 +177,7 @@ def check_values(config: Any, error: type[FeatstoreError], *, of: str) -> None:
         value = getattr(config, one.name)
         if not one.takes(value):
             allowed = " or ".join(filter(None, [one.limits, *map(repr, one.words)]))
-            raise error(f"The '{one.name}' of {of} must be {allowed}; got {value!r}.")
+            raise error(f"The '{one.name}' of {of} must be {allowed}; got {reprlib.repr(value)}.")
 
 
 def take_options(options: Mapping[str, Any], *classes: type, of: str) -> list[dict[str, Any]]:
@@ -324,14 +325,11 @@ def _type(one: _Option, *more: str) -> Any:
     import click
 
     words = (*one.words, *more, *([one.none] if one.none else []))
-    if one.type in (int, float) and words:
+    # click's ranges take nan, which no comparison refuses.
+    if one.type in (int, float) and (words or one.limits):
         return _number_or(one, words)
     if one.words:
         return click.Choice(words)
-    ranges: dict[Any, Any] = {int: click.IntRange, float: click.FloatRange}
-    if one.type in ranges and one.limits:
-        low = one.at_least if one.above is None else one.above
-        return ranges[one.type](low, one.below, one.above is not None, one.below is not None)
     plain: dict[Any, Any] = {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}
     return plain.get(one.type, click.STRING)
 
@@ -350,13 +348,15 @@ def _number_or(one: _Option, words: tuple[str, ...]) -> Any:
                 return None if value == one.none else str(value)
             try:
                 number = one.type(value)
-            except (TypeError, ValueError):
-                number = None
-            if number is None or not one.takes(number):
+                # A file has types: neither true nor 1.5 is an integer.
+                same = isinstance(value, str) or (type(value) is not bool and number == value)
+            except (TypeError, ValueError, OverflowError):
+                same = False
+            if not same or not one.takes(number):
                 kind = "an integer" if one.type is int else "a number"
-                limits = f" {one.limits}".replace(" at least", " of at least")
-                others = " or ".join(map(repr, words))
-                self.fail(f"Expected {kind}{limits} or {others}, got {value!r}.", param, ctx)
+                kind += f" {one.limits}".replace(" at least", " of at least").rstrip()
+                expected = " or ".join([kind, *map(repr, words)])
+                self.fail(f"Expected {expected}, got {reprlib.repr(value)}.", param, ctx)
             return number  # type: ignore[no-any-return]
 
     return NumberOr()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fitters.moments.transform import SideTransform
     from fitters.pairs import Pairs
     from fitters.prototypes import CONTROLS
-    from fitters.recipe import fit, fit_alignment, select
+    from fitters.recipe import fit, fit_alignment
     from fitters.sources import Preparation, Sources
     from fitters.trained.base import Schedule
     from fitters.trained.icis import ICISAligner
@@ -63,7 +63,6 @@ _HOMES = {
     "RidgeAligner": "fitters.aligners.ridge",
     "save_alignment": "fitters.alignment",
     "Schedule": "fitters.trained.base",
-    "select": "fitters.recipe",
     "SideTransform": "fitters.moments.transform",
     "Sources": "fitters.sources",
     "TextToConceptAligner": "fitters.aligners.mean_shift",
@@ -107,7 +106,6 @@ __all__ = [
     "read_alignment",
     "register_method",
     "save_alignment",
-    "select",
 ]
 
 

@@ -7,12 +7,15 @@ and the digest in the JSON against the bytes. Equal alignments make equal bytes.
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
+import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +28,7 @@ from scipy.sparse import issparse, vstack
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from featstore.durable import fsync_directory, write_durably
+from featstore.durable import fsync_directory, make_folders, try_lock, write_durably
 from fitters.aligners.base import BaseAligner, Projection, fit_on, params_of
 from fitters.errors import (
     AlignmentWriteError,
@@ -133,6 +136,8 @@ class Alignment(BaseEstimator):  # type: ignore[misc]
         FittersError
             As `fitters.recipe.fit_alignment`.
         """
+        if (X is None) != (y is None):
+            raise SettingError("Real pairs are X and y together. Pass both, or neither.")
         real = None if X is None or y is None else Pairs(X, y, groups, sample_weight)
         config = FitConfig.of(self.method, {})
         data = method_named(config.method).sources(
@@ -258,6 +263,7 @@ def _in_blocks(rows: Rows, project: Any) -> Projection:
 
 FORMAT = 1
 JSON_NAME, ARRAYS_NAME = "alignment.json", "arrays.safetensors"
+STAGED = ".staged"
 MAX_JSON_BYTES = 16 * 2**20
 MAX_ARRAY_BYTES = 16 * 2**30
 Arrays = dict[str, npt.NDArray[np.floating[Any]]]
@@ -276,6 +282,7 @@ def save_alignment(path: Path | str, alignment: Alignment, *, replace: bool = Tr
     """
     path = Path(path)
     files = _to_bytes(alignment)
+    _tidy(path)
     if path.exists() or path.is_symlink():
         if not (path / JSON_NAME).is_file():
             raise AlignmentWriteError(
@@ -288,31 +295,63 @@ def save_alignment(path: Path | str, alignment: Alignment, *, replace: bool = Tr
                 f"{path} holds another alignment. Choose another name, or replace it (--force)."
             )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        make_folders(path.parent)
+        with _staging(path) as staging:
+            new = staging / "new"
+            new.mkdir()
+            for name, data in files.items():
+                write_durably(new / name, [data])
+            fsync_directory(new)
+            if path.exists():
+                path.rename(staging / "old")
+            new.rename(path)
+            fsync_directory(path.parent)
     except OSError as err:
         raise AlignmentWriteError(
-            f"{path} cannot be written: {err.strerror}. Choose a folder that you may write to."
+            f"{path} cannot be written: {err.strerror or err}. Nothing was changed. Free space or "
+            "permission, or choose another folder, then run the same command again."
         ) from err
-    try:
-        new, old = staging / "new", staging / "old"
-        new.mkdir()
-        for name, data in files.items():
-            write_durably(new / name, [data])
-        fsync_directory(new)
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-        fsync_directory(path.parent)
-    except OSError as err:
-        raise AlignmentWriteError(
-            f"{path} cannot be written: {err.strerror}. Nothing was changed."
-        ) from err
-    finally:
-        if (staging / "old").exists() and not path.exists():
-            (staging / "old").rename(path)
-        shutil.rmtree(staging, ignore_errors=True)
     return path
+
+
+@contextlib.contextmanager
+def _staging(path: Path) -> Iterator[Path]:
+    """Yield a folder beside an alignment's, in which the next one is made; it is gone after that.
+
+    It is locked for as long: `_tidy` of another process takes away what nobody has locked.
+    """
+    while True:
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=STAGED, dir=path.parent))
+        handle = os.open(staging, os.O_RDONLY)
+        # Another process may have come between the making and the locking, and taken it away.
+        if try_lock(handle) and staging.exists():
+            break
+        os.close(handle)
+    try:
+        yield staging
+    finally:
+        _remove(staging, path)
+        os.close(handle)
+
+
+def _tidy(path: Path) -> None:
+    """Remove what killed processes left of an alignment; what one had put aside comes back."""
+    for staging in sorted(path.parent.glob(f".{glob.escape(path.name)}.*{STAGED}")):
+        with contextlib.suppress(OSError):
+            handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                # Shared first: that fails where there are no locks, and nobody can know.
+                if try_lock(handle, shared=True) and try_lock(handle):
+                    _remove(staging, path)
+            finally:
+                os.close(handle)
+
+
+def _remove(staging: Path, path: Path) -> None:
+    """Remove a folder of `_staging`; an alignment that nothing has replaced goes back first."""
+    if (staging / "old").exists() and not path.exists():
+        (staging / "old").rename(path)
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def read_alignment(path: Path | str) -> Alignment:
@@ -368,20 +407,44 @@ def read_facts(path: Path | str) -> dict[str, Any]:
     return facts
 
 
-def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
-    aligner = alignment.aligner
+def fitted_arrays(aligner: Any) -> Arrays:
+    """Return the arrays of a fitted aligner by attribute, ours or anyone's, as they are saved.
+
+    Raises
+    ------
+    AlignmentWriteError
+        If an attribute is fitted that cannot be saved, or read again.
+    """
     state = _State.of(aligner)
     arrays: Arrays = {
         name: np.ascontiguousarray(getattr(aligner, name), dtype=state.dtype)
         for name in state.shapes
     }
-    own = ALIGNERS.get(getattr(aligner, "method", "")) is type(aligner)
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise AlignmentWriteError(
+                f"{type(aligner).__name__}.{name} holds NaN or Inf. Fit it with other settings: a "
+                "larger penalty, or a smaller learning rate."
+            )
+    return arrays
+
+
+def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
+    aligner = alignment.aligner
+    arrays = fitted_arrays(aligner)
+    ours = ALIGNERS.get(getattr(aligner, "method", "")) is type(aligner)
+    method = aligner.method if ours else alignment.facts.get("method")
+    if not ours and (not isinstance(method, str) or method in ALIGNERS):
+        raise AlignmentWriteError(
+            f"{type(aligner).__name__} is no aligner of the package, so what is saved must say how "
+            "it is registered: give facts={'method': NAME}, the name of register_method."
+        )
     params = aligner.plain_params() if isinstance(aligner, BaseAligner) else params_of(aligner)
     record: dict[str, Any] = {
         "format": FORMAT,
-        "method": aligner.method if own else alignment.facts.get("method"),
+        "method": method,
         "params": params,
-        "values": {name: getattr(aligner, name) for name in state.values},
+        "values": {name: getattr(aligner, name) for name in _State.of(aligner).values},
         "facts": alignment.facts,
     }
     for side in ("x", "y"):
@@ -401,12 +464,19 @@ def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
     record["arrays"] = {name: list(array.shape) for name, array in arrays.items()}
     record["sha256"] = hashlib.sha256(packed).hexdigest()
     try:
-        text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False)
+        text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False, default=_plain)
     except (TypeError, ValueError) as err:
         raise AlignmentWriteError(
             f"The facts of an alignment must be plain finite values for JSON: {err}."
         ) from err
     return {JSON_NAME: text.encode() + b"\n", ARRAYS_NAME: packed}
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar as the number that it is, for JSON."""
+    if isinstance(value, np.floating | np.integer | np.bool_):
+        return value.item()
+    raise TypeError(f"{value!r} is of type {type(value).__name__}")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -464,7 +534,7 @@ class _State:
                 continue
             if isinstance(value, np.ndarray) and value.dtype.kind == "f":
                 arrays[name] = list(value.shape)
-            elif type(value) in (int, float):
+            elif _is_number(value):
                 values.append(name)
             else:
                 raise AlignmentWriteError(
@@ -497,6 +567,11 @@ class _State:
 
 def _declares(aligner: Any) -> bool:
     return isinstance(aligner, BaseAligner) and bool(aligner.array_shapes())
+
+
+def _is_number(value: Any) -> bool:
+    numbers = int | float | np.integer | np.floating
+    return isinstance(value, numbers) and not isinstance(value, bool)
 
 
 def _is_fitted_name(name: str) -> bool:

@@ -27,7 +27,7 @@ from fitters.moments.accumulation import (
 )
 from fitters.moments.cache import read_entry, write_entry
 from fitters.moments.moments import Folds, Matrix, Moments, moments_of
-from fitters.moments.transform import SideTransform, Sums, mean_of, sum_rows
+from fitters.moments.transform import SideTransform, Sums, mean_of, row_norms, sum_rows
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import folds_by_group
 from fitters.sources import Preparation, Sources, prepare
@@ -105,11 +105,13 @@ def groups_of(paired: PairedView[EmbeddingsView]) -> npt.NDArray[Any]:
 
 def moment_sources(
     request: MomentsRequest, *, cached: bool, workers: Workers | None = None
-) -> tuple[Sources[Folds], bool]:
-    """Return the moments of the transformed pairs, and whether they came from the cache.
+) -> Sources[Folds]:
+    """Return the moments of the transformed pairs.
 
-    Nothing is kept if the cache cannot be written: it only saves time. Who accumulates them is
-    this process unless `workers` says otherwise; with as many threads the bits are the same.
+    What is fitted does not record whether they came from the cache: a fit that was killed ends in
+    the same bytes when it is asked for again. Nothing is kept if the cache cannot be written: it
+    only saves time. Who accumulates them is this process unless `workers` says otherwise; with as
+    many threads the bits are the same.
 
     Raises
     ------
@@ -135,7 +137,7 @@ def moment_sources(
         image = SideTransform(mean=vectors["image_mean"], label="images")
         text = SideTransform(mean=vectors["text_mean"], label="texts")
         whose = "given mean", "real texts" if prototypes is None else "class texts"
-    return Sources(prototypes, folds, image, text, *whose), held is not None
+    return Sources(prototypes, folds, image, text, *whose)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +162,14 @@ def _moments_of(part: _Part) -> list[Moments]:
 def _prepared(
     pairs: PairedView[EmbeddingsView], transforms: tuple[SideTransform, SideTransform] | None
 ) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.float64]]]:
-    batches = pairs.batches(BLOCK_ROWS, reuse=True)
-    if transforms is None:
-        return batches
-    image, text = transforms
-    return ((image.apply(x), text.apply(y), w) for x, y, w in batches)
+    for x, y, weight in pairs.batches(BLOCK_ROWS, reuse=True):
+        if transforms is None:
+            row_norms(x, what="images")
+            row_norms(y, what="their counterparts")
+            yield x, y, weight
+        else:
+            image, text = transforms
+            yield image.apply(x), text.apply(y), weight
 
 
 def _read(

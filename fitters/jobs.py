@@ -29,6 +29,7 @@ from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, Duplicates, covariance_patterns, resolve_duplicates
 from fitters.recipe import fit
+from fitters.select.grid import MOST
 from fitters.sources import Sources
 from fitters.trained.base import OnEpoch
 
@@ -88,6 +89,7 @@ class FitRequest(FitConfig):
         None,
         help="Number of captioned images to fit on [default: all].",
         at_least=1,
+        below=MOST,
         needs=("y",),
     )
     head: str | None = option(
@@ -106,12 +108,10 @@ class FitRequest(FitConfig):
         needs=("head",),
     )
     variants: tuple[str, ...] = option(
-        VARIANTS, help="Variants of the class names.", needs=("head",)
+        VARIANTS, help="Variants of the class names, of --head or of --y."
     )
     templates: tuple[str, ...] = option(
-        TEMPLATES,
-        help="Prompt templates around the class names.",
-        needs=("head",),
+        TEMPLATES, help="Prompt templates around the class names, of --head or of --y."
     )
     duplicates: Duplicates = option(
         "keep", help="Keep, merge or drop classes that share a name.", needs=("head",)
@@ -129,11 +129,13 @@ class FitRequest(FitConfig):
         True,
         help="Keep the moments of real pairs in the user's cache, and reuse them.",
         flag="--cache/--no-cache",
+        needs=("y",),
     )
     seed: int = option(
         0,
         help="Random seed of the subset, the folds, the controls and the training.",
         at_least=0,
+        below=2**63,
     )
 
     @property
@@ -252,6 +254,9 @@ def check_request(request: FitRequest) -> None:
             f"{request.method} is fitted on images that both encoders have seen: leave --head out."
         )
     check_kinds(request, raw=raw)
+    # Of both sources, a method that reads a head takes the head alone.
+    real = request.y is not None and spec.fitted_on != "head"
+    spec.check(request, prototypes=request.head is not None, real=real)
 
 
 @dataclass(frozen=True, eq=False)
@@ -349,8 +354,8 @@ def _prepared(
             pool, paired, read.prototypes, _name_facts(request, read.used), request.precision,
             request.seed, how.texts == "raw",
         )  # fmt: skip
-        moments, from_cache = moment_sources(wanted, cached=request.cached, workers=workers)
-        return moments, {"moments": {"precision": request.precision, "from_cache": from_cache}}
+        moments = moment_sources(wanted, cached=request.cached, workers=workers)
+        return moments, {"moments": {"precision": request.precision}}
     if paired is not None and spec.fitted_on == "training":
         column = read.bias if wide else None
         return training_sources(pool, paired, read.prototypes, column, how=how), {}
@@ -481,6 +486,11 @@ def _prototypes(
     paired = pair_head(head, names, variants=request.variants, templates=request.templates)
     x, y = paired.numpy()
     pairs, bias = Pairs(x, y, name_groups(paired)), paired.x.bias
+    if request.rows == "bias" and bias is None:
+        raise SettingError(
+            f"{head.key} has no bias, so --rows bias has no column to add to its rows. Leave it "
+            "out, or name a head with a bias."
+        )
     if request.duplicates != "keep":
         of_own = request.rows == "bias" or spec.rows.head_bias or spec.fitted_on == "head"
         if bias is not None and of_own:

@@ -6,12 +6,12 @@ method has.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from importlib.metadata import entry_points
 from inspect import signature
-from math import inf
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Literal
@@ -30,12 +30,14 @@ from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.pairs import Pairs
-from fitters.select.grid import Choice, Search, parameter_of
+from fitters.select.grid import MOST, Choice, Search, parameter_of
 from fitters.select.kernel import Validation
 from fitters.select.ranking import METRICS, Metric
 from fitters.sources import Preparation, Sources, prepare
 from fitters.trained.base import OnEpoch, Precision
 from fitters.trained.presets import PRESETS, preset
+
+logger = logging.getLogger(__name__)
 
 OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "scale", "top_k", "power", "legacy")
 """Settings that some methods have and others do not."""
@@ -70,13 +72,22 @@ class TrainingOptions:
     """
 
     epochs: int | None = option(
-        None, help="Number of epochs (trained methods) [default: the preset's].", at_least=1
+        None,
+        help="Number of epochs (trained methods) [default: the preset's].",
+        at_least=1,
+        below=1_000_000,
     )
     batch_size: int | None = option(
-        None, help="Rows in a batch (trained methods) [default: the preset's].", at_least=2
+        None,
+        help="Rows in a batch (trained methods) [default: the preset's].",
+        at_least=2,
+        below=MOST,
     )
     learning_rate: float | None = option(
-        None, help="Learning rate (trained methods) [default: the preset's].", above=0
+        None,
+        help="Learning rate (trained methods) [default: the preset's].",
+        above=0,
+        below=1000,
     )
     share: float | None = option(
         None,
@@ -95,6 +106,7 @@ class TrainingOptions:
         None,
         help="Stop after this many epochs without a better held-out MRR (trained methods).",
         at_least=1,
+        below=MOST,
     )
     precision: Precision | None = option(
         None, help="Precision of a training [default: the preset's].", flag=None
@@ -136,7 +148,7 @@ class FitConfig:
         Procrustes also scales; cosines do not see it.
     top_k : int, "auto" or None
         Classes in ConSE's mix (10 if None), or anchors that ASIF keeps (800). Only ASIF's can be
-        chosen; see `fitters.select.choose_anchors`.
+        chosen; see `fitters.aligners.asif.choose_anchors`.
     power : float, "auto" or None
         Of ASIF's similarities (8 if None).
     legacy : bool
@@ -167,20 +179,21 @@ class FitConfig:
         "auto",
         help="Ridge penalty; auto chooses it on the training pairs.",
         at_least=0,
-        below=inf,
+        below=MOST,
     )
     mix: float | Literal["auto"] = option(
         "auto",
         help="Weight of the prototypes beside real pairs; auto chooses it on the training pairs.",
         above=0,
-        below=inf,
+        below=MOST,
         needs=("y", "head"),
     )
     gamma: float | Literal["auto"] = option(
         "auto",
         help="Inverse squared width of the kernel of kernel-ridge; auto chooses it.",
         above=0,
-        below=inf,
+        # The kernel of rows that are apart by more than 1 is then 0 but for rounding.
+        below=1000,
     )
     n_components: int | Literal["auto"] | None = option(
         "auto",
@@ -188,20 +201,24 @@ class FitConfig:
         flag="--components",
         none="all",
         at_least=1,
+        below=MOST,
     )
-    rank: int | None = option(None, help="Rank of procrustes [default: the full rank].", at_least=1)
+    rank: int | None = option(
+        None, help="Rank of procrustes [default: the full rank].", at_least=1, below=MOST
+    )
     scale: bool = option(False, help="Let procrustes fit a scale too.")
     top_k: int | Literal["auto"] | None = option(
         None,
         help="Number of classes that conse averages [default: 10], or of anchors that asif keeps "
         "[default: 800]; auto chooses that of asif.",
         at_least=1,
+        below=MOST,
     )
     power: float | Literal["auto"] | None = option(
         None,
         help="Exponent of the similarities of asif [default: 8]; auto chooses it.",
         above=0,
-        below=inf,
+        below=1000,
     )
     legacy: bool = option(
         False, help="Reproduce the original code where it differs from the paper."
@@ -255,6 +272,9 @@ class FitConfig:
     def chooses(self, method: Method, *, mixed: bool) -> bool:
         """Return whether anything is left to choose."""
         return bool(self.open_settings(method, mixed=mixed))
+
+
+_DEFAULTS = {setting.name: setting.default for setting in fields(FitConfig)}
 
 
 @dataclass(frozen=True)
@@ -413,6 +433,30 @@ class Method:
         data = prepare(prototypes, real, image_mean, how=how, bias_column=bias if wide else None)
         return replace(data, bias=bias)
 
+    def check(self, config: FitConfig, *, prototypes: bool, real: bool) -> None:
+        """Raise SettingError for settings that play no part here, or that contradict each other.
+
+        Nothing is read for it.
+
+        Parameters
+        ----------
+        config : FitConfig
+        prototypes, real : bool
+            Which sources the fit is on.
+        """
+        idle = [name for name in OPTIONS if not self.takes(name)
+                and getattr(config, name) != _DEFAULTS[name]]  # fmt: skip
+        idle += [name for name in config.training.changes if self.fitted_on != "training"]
+        if idle:
+            raise SettingError(
+                f"{idle[0]} plays no part in {config.method}, whose settings are "
+                f"{', '.join(self.options) or 'none'}. Leave it out."
+            )
+        # An aligner of anyone's need not have it.
+        check_settings = getattr(self.cls, "check_settings", None)
+        if check_settings is not None:
+            check_settings(config, prototypes=prototypes, real=real)
+
     def make(self, config: FitConfig | None = None, **params: Any) -> Any:
         """Return the aligner, not fitted, with the settings of a config that are given.
 
@@ -434,8 +478,9 @@ class Method:
         Raises
         ------
         SettingError
-            If a setting is "auto" that it cannot choose.
+            If a setting plays no part, or is "auto" and the aligner cannot choose it.
         """
+        self.check(config, prototypes=data.prototypes is not None, real=data.real is not None)
         aligner, search = self.make(config), Search(config, self.options, **how)
         choice: Choice = getattr(aligner, "tune", partial(tune_by_refitting, aligner))(data, search)
         for name in ("top_k", "power"):
@@ -551,6 +596,12 @@ ENTRY_POINTS = "headstock.aligners"
 """The group of entry points by which installed packages add methods, one each, under its name."""
 
 for _entry in entry_points(group=ENTRY_POINTS):
+    if _entry.name in {*BUILT_IN, *ALIGNERS}:
+        logger.warning(
+            "The aligner %s is left out: %r is a name of the package. Declare it under another.",
+            _entry.value, _entry.name,
+        )  # fmt: skip
+        continue
     METHODS.setdefault(_entry.name, Method(_entry.value))
 
 
@@ -573,12 +624,10 @@ def register_method(name: str, method: Method | Callable[..., Any]) -> None:
     Raises
     ------
     SettingError
-        If a method of the package has this name.
+        If a method of the package has this name, or an aligner in saved alignments.
     """
-    if name in BUILT_IN:
-        raise SettingError(
-            f"{name!r} is a method of the package. Register yours under another name."
-        )
+    if name in BUILT_IN or name in ALIGNERS:
+        raise SettingError(f"{name!r} is a name of the package. Register yours under another name.")
     METHODS[name] = method if isinstance(method, Method) else Method(method)
 
 

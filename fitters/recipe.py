@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fitters.aligners.asif import ASIFAligner
 from fitters.alignment import Alignment, OnStage, closed
 from fitters.errors import SettingError
 from fitters.methods import FitConfig, method_named
-from fitters.methods import TrainingOptions as TrainingOptions
-from fitters.methods import needs_rows as needs_rows
 from fitters.pairs import Pairs
 from fitters.select.grid import Axis, Choice
 from fitters.sources import Sources
@@ -96,7 +95,7 @@ def select(
     n_folds, grid, rng
         As for `fit`.
     **settings
-        As for `fit_alignment`; here ASIF's are "auto" too.
+        As for `fit_alignment`; here ASIF's are "auto" where none is given.
 
     Returns
     -------
@@ -113,8 +112,9 @@ def select(
     """
     config = FitConfig.of(method, settings)
     spec = method_named(config.method)
-    if "power" in spec.options:
-        config = FitConfig.of(config, {"top_k": "auto", "power": "auto"} | settings)
+    if issubclass(spec.cls, ASIFAligner):
+        left = [name for name in ("top_k", "power") if name in spec.options]
+        config = FitConfig.of(config, {n: "auto" for n in left if getattr(config, n) is None})
     data = spec.sources(config, prototypes=prototypes, real=real, image_mean=image_mean)
     if not spec.tunes:
         raise SettingError(f"{config.method} has nothing to choose. Fit it with fit_alignment.")

@@ -62,8 +62,8 @@ def csls(
     Conneau et al., Word Translation Without Parallel Data, ICLR 2018, section 2.3.
     """
     _check(queries, gallery)
-    if k < 1:
-        raise SettingError(f"CSLS averages over at least 1 neighbour. Got k={k}.")
+    if not float(k).is_integer() or k < 1:
+        raise SettingError(f"CSLS averages over an integer of at least 1 neighbours. Got k={k!r}.")
     of_queries = _mean_of_best(queries, gallery, k, block_scores)
     of_gallery = _mean_of_best(gallery, queries, k, block_scores)
     ones = np.ones_like
@@ -90,7 +90,7 @@ def inverted_softmax(
     queries, gallery : ndarray or csr_array of shape (n, r), (g, r)
         All queries and the whole gallery.
     temperature : float
-        Above 0. The smaller, the more a gallery item answers to its best query alone.
+        From 1e-6 to 1e6. The smaller, the more a gallery item answers to its best query alone.
     block_scores : int
         Scores that are held at once.
 
@@ -104,8 +104,8 @@ def inverted_softmax(
     softmax, ICLR 2017.
     """
     _check(queries, gallery)
-    if not (np.isfinite(temperature) and temperature > 0):
-        raise SettingError(f"A temperature is a finite number above 0. Got {temperature}.")
+    if not 1e-6 <= temperature <= 1e6:
+        raise SettingError(f"A temperature is a number from 1e-6 to 1e6. Got {temperature}.")
     mass = np.concatenate(
         [logsumexp(s / temperature, axis=1) for s in _blocks(gallery, queries, block_scores)]
     )

@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy.typing as npt
 
 from fitters.errors import PairsError
-from fitters.moments.transform import SideTransform, append_column
+from fitters.moments.transform import SideTransform, append_column, row_norms
 from fitters.pairs import Pairs
 
 Centring = Literal["centred", "unit", "raw"]
@@ -103,6 +103,8 @@ def prepare(
     ------
     PairsError
         If the mean has another number of values than the images get.
+    ZeroRowError
+        If a row that is fitted on has no direction, raw or not.
     """
     wide = bias_column is not None
     if prototypes is not None and bias_column is not None:
@@ -151,4 +153,7 @@ def _plain(rows: Centring, label: str, *, homogeneous: bool = False) -> SideTran
 
 
 def _transformed(pairs: Pairs, image: SideTransform, text: SideTransform) -> Pairs:
+    for rows, side in ((pairs.x, image), (pairs.y, text)):
+        if not side.normalize:  # which would find them
+            row_norms(rows, what=side.label)
     return Pairs(image.apply(pairs.x), text.apply(pairs.y), pairs.groups, pairs.weight)

@@ -28,7 +28,7 @@ from fitters.aligners.base import BaseAligner, Matrix, Shapes, as_columns, valid
 from fitters.errors import SelectionError, SettingError, ZeroRowError
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs, Rows
-from fitters.select.grid import Axis, Choice, Search, Surface, folds_of_pairs, search
+from fitters.select.grid import MOST, Axis, Choice, Search, Surface, folds_of_pairs, search
 from fitters.select.kernel import EXACT_ROWS
 from fitters.select.ranking import (
     METRICS,
@@ -215,7 +215,7 @@ class ASIFAligner(BaseAligner):
     fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "top_k": [Interval(Integral, 1, None, closed="left")],
-        "power": [Interval(Real, 0, None, closed="neither")],
+        "power": [Interval(Real, 0, MOST, closed="neither")],
         "center": ["boolean"],
         "precision": [StrOptions({"float64", "float32"})],
         "backend": [StrOptions({"numpy", "faiss"})],

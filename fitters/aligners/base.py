@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Container
 from inspect import signature
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from fitters.pairs import Pairs, Rows, check_weight
 from fitters.select.grid import Choice, Search, parameter_of
 from fitters.select.refitting import Folded, Refit, validate_by_refitting
 from fitters.sources import Preparation, Sources
+
+if TYPE_CHECKING:
+    from fitters.methods import FitConfig
 
 Matrix = npt.NDArray[np.float64]
 Shapes = dict[str, tuple[str, ...]]
@@ -72,6 +75,17 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     @abstractmethod
     def fit(self, X: Rows, y: Rows) -> Self:
         """Fit on n paired rows, X of shape (n, p) and y of shape (n, q) or (n,)."""
+
+    @classmethod
+    def check_settings(cls, config: FitConfig, *, prototypes: bool, real: bool) -> None:
+        """Raise SettingError for settings that this aligner cannot have together; no row is read.
+
+        Parameters
+        ----------
+        config : FitConfig
+        prototypes, real : bool
+            Which sources the fit is on.
+        """
 
     def tune(self, data: Sources[Any], search: Search) -> Choice:
         """Choose what `search` leaves open: by fitting again without each fold.
@@ -239,13 +253,12 @@ def tune_by_refitting(aligner: Any, data: Sources[Any], search: Search) -> Choic
 
 
 def refits_of(aligner: Any, folded: Folded, options: Container[str]) -> Refit:
-    """Return what fits an aligner without a fold, with all directions if their number is open."""
-    all_directions = {"n_components": None} if "n_components" in options else {}
+    """Return what fits an aligner like this one without a fold, at a weight and a penalty."""
     without = folded.moments_without if hasattr(aligner, "fit_moments") else None
 
     def refit(fold: int, weight: float, penalty: float) -> Any:
         changes = {parameter_of("penalty"): penalty} if "penalty" in options else {}
-        made = changed_copy(aligner, **changes, **all_directions)
+        made = changed_copy(aligner, **changes)
         return fit_on(made, without[fold] if without else folded.rows_without(fold), weight)
 
     return refit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,13 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
 
 from fitters.aligners.base import BaseAligner, Matrix, Shapes, as_columns, validate_pairs
+from fitters.errors import SettingError
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
 from fitters.sources import Preparation, Sources
+
+if TYPE_CHECKING:
+    from fitters.methods import FitConfig
 
 
 class ConSEAligner(BaseAligner):
@@ -67,6 +71,14 @@ class ConSEAligner(BaseAligner):
 
     def __init__(self, *, top_k: int = 10) -> None:
         self.top_k = top_k
+
+    @classmethod
+    def check_settings(cls, config: FitConfig, *, prototypes: bool, real: bool) -> None:  # noqa: ARG003
+        """Raise SettingError if the number of classes is to be chosen: nothing says how."""
+        if config.top_k == "auto":
+            raise SettingError(
+                "top_k='auto' is of ASIF. ConSE has nothing to choose it by: give a number."
+            )
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Rows, y: Rows, bias: npt.NDArray[Any] | None = None) -> Self:

@@ -11,7 +11,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import FromMoments, Matrix, Shapes, as_columns, refits_of
+from fitters.aligners.base import (
+    FromMoments,
+    Matrix,
+    Shapes,
+    as_columns,
+    changed_copy,
+    refits_of,
+)
 from fitters.aligners.solvers import (
     determined,
     leading_directions,
@@ -23,7 +30,7 @@ from fitters.aligners.solvers import (
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
-from fitters.select.grid import Choice, Search
+from fitters.select.grid import MOST, Choice, Search
 from fitters.select.refitting import Folded, choose_components
 from fitters.sources import Sources
 
@@ -77,7 +84,8 @@ class DirectionsAligner(FromMoments):
         axes = search.axes(mixed=data.mixed, coarse=True)
         folded = Folded.of(data, search, axes)
         surface = choose_components(
-            refits_of(self, folded, search.options), real=folded.real, folds=folded.folds,
+            refits_of(changed_copy(self, n_components=None), folded, search.options),
+            real=folded.real, folds=folded.folds,
             penalties=axes["penalty"], weights=axes["weight"], metric=search.metric,
         )  # fmt: skip
         choice = search.chosen(axes, surface)
@@ -171,7 +179,7 @@ class CCAAligner(DirectionsAligner):
     method: ClassVar[str] = "cca"
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_components": COMPONENTS,
-        "alpha": [Interval(Real, 0, None, closed="left")],
+        "alpha": [Interval(Real, 0, MOST, closed="left")],
         "relative": ["boolean"],
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import isfinite, isinf
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from fitters.aligners.base import Matrix, OneWay, as_columns, mean_rows, stacked, validate_pairs
 from fitters.aligners.kernel_solvers import solve_kernel
-from fitters.errors import SettingError
+from fitters.errors import SettingError, ZeroRowError
 from fitters.feature_maps import METHODS, NystroemMap, choose_landmarks, gaussian
 from fitters.pairs import Pairs, Rows
-from fitters.select.grid import WEIGHTS, Axis, Choice, Search, Surface
+from fitters.select.grid import MOST, WEIGHTS, Axis, Choice, Search, Surface
 from fitters.select.kernel import (
     GAMMAS,
     KERNEL_PENALTIES,
@@ -29,6 +29,9 @@ from fitters.select.kernel import (
 )
 from fitters.select.refitting import Folded
 from fitters.sources import Sources
+
+if TYPE_CHECKING:
+    from fitters.methods import FitConfig
 
 BLOCK_ROWS = 4096
 """Rows predicted at a time: the kernel between them and the support stays small."""
@@ -108,9 +111,9 @@ class KernelRidgeAligner(OneWay):
     fitted_values: ClassVar[tuple[str, ...]] = ("gamma_", "residual_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "direction": [StrOptions({"y->x", "x->y"})],
-        "gamma": [Interval(Real, 0, None, closed="neither")],
+        "gamma": [Interval(Real, 0, MOST, closed="neither")],
         "relative": ["boolean"],
-        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "alpha": [Interval(Real, 0, MOST, closed="neither")],
         "center": ["boolean"],
         "n_landmarks": [Interval(Integral, 1, None, closed="left"), None],
         "landmarks": [StrOptions(set(METHODS))],
@@ -138,6 +141,19 @@ class KernelRidgeAligner(OneWay):
         self.landmarks = landmarks
         self.seed = seed
 
+    @classmethod
+    def check_settings(cls, config: FitConfig, *, prototypes: bool, real: bool) -> None:  # noqa: ARG003
+        """Raise SettingError for a penalty of 0, or a criterion that prototypes do not have."""
+        if config.penalty == 0:
+            raise SettingError(
+                "Kernel ridge needs a penalty above 0: a kernel of similar texts is singular. "
+                "Got 0."
+            )
+        if config.criterion == "error" and not real:
+            raise SettingError(
+                "Kernel ridge is chosen on prototypes by 'cosine' or 'rank'. Got criterion 'error'."
+            )
+
     def tune(self, data: Sources[Pairs], search: Search) -> Choice:
         """Choose width and penalty on the prototypes, and only the mixing weight on real pairs.
 
@@ -145,17 +161,7 @@ class KernelRidgeAligner(OneWay):
         chosen on the real pairs.
         """
         config, prototypes, real = search.config, data.prototypes, data.real
-        if config.penalty == 0:
-            raise SettingError(
-                "Kernel ridge needs a penalty above 0: a kernel of similar texts is singular. "
-                "Got 0."
-            )
         if config.criterion == "error":
-            if real is None:
-                raise SettingError(
-                    "Kernel ridge is chosen on prototypes by 'cosine' or 'rank'. Got criterion "
-                    "'error'."
-                )
             # Of the criteria for both kinds of data, this is the one that real pairs have too.
             config = replace(config, criterion="cosine", validation="squared")
             search = replace(search, config=config)
@@ -288,11 +294,24 @@ class KernelRidgeAligner(OneWay):
         return as_columns(self, self.support_[np.argmax(scores, axis=1)] + self.mean_y_)
 
     def _map(self, rows: Matrix) -> Matrix:
-        """Return f of each (shifted) row of the predicting side."""
+        """Return f of each (shifted) row of the predicting side.
+
+        Raises
+        ------
+        ZeroRowError
+            If the kernel is too narrow to reach a row.
+        """
         out = np.empty((len(rows), self.dual_.shape[1]))
         for start in range(0, len(rows), BLOCK_ROWS):
             block = slice(start, start + BLOCK_ROWS)
-            out[block] = gaussian(rows[block], self.support_, self.gamma_) @ self.dual_
+            kernel = gaussian(rows[block], self.support_, self.gamma_)
+            alone = np.flatnonzero(~kernel.any(axis=1))
+            if len(alone):
+                raise ZeroRowError(
+                    f"A kernel of gamma {self.gamma_:g} is 0 between {len(alone):,} rows (first: "
+                    f"row {start + alone[0]:,}) and all that were fitted. Fit with a smaller gamma."
+                )
+            out[block] = kernel @ self.dual_
         return out
 
     def array_shapes(self) -> dict[str, tuple[str, ...]]:

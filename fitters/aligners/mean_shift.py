@@ -17,6 +17,7 @@ from fitters.aligners.solvers import least_squares, solve_ridge
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
+from fitters.select.grid import MOST
 from fitters.sources import Preparation
 
 
@@ -125,7 +126,7 @@ class TextToConceptAligner(FromMoments):
     }  # fmt: skip
     fitted_values: ClassVar[tuple[str, ...]] = ("scale_x_", "scale_y_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "alpha": [Interval(Real, 0, None, closed="left")],
+        "alpha": [Interval(Real, 0, MOST, closed="left")],
         "legacy": ["boolean"],
     }
 

@@ -14,7 +14,7 @@ from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_
 from fitters.moments.moments import Folds, Moments
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
-from fitters.select.grid import Axis, Choice, Search, Surface
+from fitters.select.grid import MOST, Axis, Choice, Search, Surface
 from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.leave_out import leave_one_group_out
 from fitters.select.refitting import Folded
@@ -75,7 +75,7 @@ class RidgeAligner(FromMoments, OneWay):
     fitted_values: ClassVar[tuple[str, ...]] = ("alpha_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "direction": [StrOptions({"y->x", "x->y"})],
-        "alpha": [Interval(Real, 0, None, closed="left")],
+        "alpha": [Interval(Real, 0, MOST, closed="left")],
         "relative": ["boolean"],
         "center": ["boolean"],
     }
@@ -218,7 +218,7 @@ class TwoWayRidgeAligner(FromMoments):
     }  # fmt: skip
     fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "alpha": [Interval(Real, 0, None, closed="left")],
+        "alpha": [Interval(Real, 0, MOST, closed="left")],
         "relative": ["boolean"],
         "center": ["boolean"],
     }

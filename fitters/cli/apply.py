@@ -20,9 +20,10 @@ from featstore.command_line import StorePlace, json_option, print_json, store_op
 from featstore.durable import write_durably
 from featstore.options import check_needs, config_from, option, options_from
 from fitters.aligners.base import Projection
-from fitters.alignment import Alignment
+from fitters.alignment import Alignment, fitted_arrays
 from fitters.errors import AlignmentWriteError
 from fitters.scorers import SCORERS, scorer_named
+from fitters.select.grid import MOST
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Query:
         needs=("near",),
     )
     limit: int = option(
-        5, help="List at most this many for each input.", at_least=1, needs=("near",)
+        5, help="List at most this many for each input.", at_least=1, below=MOST, needs=("near",)
     )
     text: tuple[str, ...] = ()
     out: Path | None = None
@@ -84,12 +85,6 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     query = config_from(Query, given)
     _check(query, given, store)
     fitted = read_alignment(alignment)
-    suffix = ".npz" if fitted.aligner.method == "asif" else ".npy"
-    if query.out is not None and query.out.suffix != suffix:
-        raise usage_error(
-            f"Projections of {fitted.aligner.method} are written as {suffix}; got "
-            f"{query.out.name!r}."
-        )
     answer: dict[str, Any] = {"alignment": str(alignment)}
     with ProgressBar(f"apply {alignment}", doing="reading"):
         opened = None if store is None else open_store(store)
@@ -105,6 +100,12 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
         else:
             rows = embed_texts(fitted, query.text, weights=query.weights)
             labels = list(query.text)
+        suffix = ".npz" if issparse(rows) else ".npy"
+        if query.out is not None and query.out.suffix != suffix:
+            raise usage_error(
+                f"Projections of {fitted.facts.get('method')} are written as {suffix}; got "
+                f"{query.out.name!r}."
+            )
         answer["rows"] = rows.shape[0]
         if gallery is not None:
             scored = scorer_named(query.scorer)(rows, candidates)
@@ -140,6 +141,10 @@ def _check(query: Query, given: Mapping[str, Any], store: StorePlace | None) -> 
         raise usage_error("--view and --near need --store.")
     if query.out is None and query.near is None:
         raise usage_error("Say what to do with the projections: -o FILE.npy, --near KEY, or both.")
+    if query.out is not None and query.out.suffix not in (".npy", ".npz"):
+        raise usage_error(
+            f"Projections are written as .npy, sparse ones as .npz; got {query.out.name!r}."
+        )
     check_needs(Query, given)
 
 
@@ -243,8 +248,7 @@ def export_command(
 def _arrays(fitted: Alignment) -> tuple[Arrays, dict[str, Any]]:
     """Return the fitted arrays of both sides, and what they are."""
     arrays: Arrays = {
-        name.removesuffix("_"): np.asarray(getattr(fitted.aligner, name))
-        for name in fitted.aligner.array_shapes()
+        name.removesuffix("_"): array for name, array in fitted_arrays(fitted.aligner).items()
     }
     for side in ("x", "y"):
         mean = getattr(fitted, side).mean
@@ -252,7 +256,9 @@ def _arrays(fitted: Alignment) -> tuple[Arrays, dict[str, Any]]:
             arrays[f"{side}_mean"] = np.asarray(mean)
     names = ("x_space_id", "y_space_id", "x_encoder", "y_encoder")
     facts: dict[str, Any] = {name: fitted.facts.get(name) for name in names}
-    return arrays, {"method": fitted.aligner.method, **facts}
+    # What the package has saved is called as the aligner is: `mlp` for each of the trained ones.
+    method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
+    return arrays, {"method": method, **facts}
 
 
 def _leaves_images(fitted: Alignment) -> bool:
@@ -260,9 +266,11 @@ def _leaves_images(fitted: Alignment) -> bool:
     side = fitted.x
     if side.homogeneous or not side.normalize or side.feature_map is not None:
         return False
-    probe = np.eye(fitted.aligner.n_features_in_)[:2]
-    projected = fitted.aligner.project_x(probe)
-    return projected.shape == probe.shape and bool(np.all(projected == probe))
+    width = getattr(fitted.aligner, "n_features_in_", 0 if side.mean is None else len(side.mean))
+    probe = np.eye(width)[:2]
+    projected = fitted.aligner.project_x(probe) if width else None
+    same = isinstance(projected, np.ndarray) and projected.shape == probe.shape
+    return same and bool(np.all(projected == probe))
 
 
 def _class_rows(

@@ -20,8 +20,7 @@ from featstore.errors import unknown_name
 from featstore.options import check_needs, config_from, option, options_from
 from featstore.parallel import Engine
 from fitters.jobs import FitRequest, check_request, fit_from_store
-from fitters.methods import METHODS, Method, TrainingOptions
-from fitters.recipe import needs_rows
+from fitters.methods import METHODS, Method, TrainingOptions, needs_rows
 from fitters.trained.base import EpochDone
 
 
@@ -42,6 +41,7 @@ class Place:
         help="Workers at once, each with one thread [default: this process; with ray all its "
         "cores].",
         at_least=1,
+        below=10_000,
         needs=("y",),
     )
 
@@ -136,11 +136,12 @@ def fit_command(
 
 def _line(path: Path, method: str, facts: dict[str, Any]) -> str:
     named = {"n_components": "components", "top_k": "top-k"}
+    settings = ("penalty", "gamma", "mix", "n_components", "top_k", "power")
+    found = [(name, facts["choice"].get(name)) for name in settings]
     chosen = ", ".join(
-        f"{named.get(name, name)} {facts['choice'][name]:.3g}"
-        for name in ("penalty", "gamma", "mix", "n_components", "top_k", "power")
-        if facts["choice"].get(name) is not None
-    )
+        f"{named.get(name, name)} {format(value, ',' if isinstance(value, int) else '.3g')}"
+        for name, value in found if value is not None
+    )  # fmt: skip
     return (
         f"{path}: {method} on {facts['n_prototypes']:,} prototypes and {facts['n_real']:,} real "
         f"pairs{f' ({chosen})' if chosen else ''}"
@@ -230,6 +231,9 @@ def check_effects(
     real, mixed = request.y is not None, request.y is not None and request.head is not None
     rows = needs_rows(request, mixed=request.head is not None) or request.rows == "bias"
     by_error = request.criterion == "error"
+    # Kernel ridge chooses its width and penalty on the prototypes, beside real pairs too.
+    by_names = mixed and "gamma" in method.options and "auto" in (request.gamma, request.penalty)
+    of_names = request.head is not None or (request.y or "").split("/")[1:2] == ["class_name"]
     rules: tuple[tuple[Collection[str], bool, str], ...] = (
         (("y",), method.fitted_on == "head",
          f"{request.method} reads a head and its names, and uses no real pair"),
@@ -240,7 +244,9 @@ def check_effects(
         (("criterion",), not method.by_error, f"it is for ridges, not for {request.method}"),
         (("validation", "criterion"), not request.chooses(method, mixed=mixed),
          "nothing is left to choose"),
-        (("criterion",), real and not by_error,
+        (("variants", "templates"), not of_names,
+         "there are no class names. They are those of --head, or of a --y of class names"),
+        (("criterion",), real and not by_error and not by_names,
          "real pairs are chosen by the rank of held-out texts, or by --criterion error"),
     )  # fmt: skip
     for names, applies, why in rules:

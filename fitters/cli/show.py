@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,24 @@ from featstore.command_line import (
     print_json,
     usage_error,
 )
+from featstore.options import option, options_from
 from fitters.errors import CorruptAlignmentError, SettingError
+
+
+@dataclass(frozen=True)
+class CacheLimits:
+    """What stays in the cache of moments."""
+
+    max_bytes: int | None = option(
+        None,
+        help="Delete the least recently used until at most N bytes are left.",
+        metavar="N",
+        at_least=0,
+        below=2**63,
+    )
+    days: float | None = option(
+        None, help="Delete what was not used for N days.", metavar="N", at_least=0, below=1_000_000
+    )
 
 
 @click.command("ls", epilog="Example: fitters ls build/demo/aligners")
@@ -103,12 +121,7 @@ def cache_ls_command(as_json: bool) -> None:
 
 
 @cache_group.command("gc", epilog="Example: fitters cache gc --max-bytes 1000000000")
-@click.option(
-    "--max-bytes",
-    type=click.IntRange(min=0),
-    help="Delete the least recently used until at most N bytes are left.",
-)
-@click.option("--days", type=click.FloatRange(min=0), help="Delete what was not used for N days.")
+@options_from(CacheLimits)
 @click.option("--all", "everything", is_flag=True, help="Delete everything.")
 @json_option
 def cache_gc_command(

@@ -37,7 +37,24 @@ def normalize_rows(
         are, and their count.
     """
     rows64 = np.asarray(rows, dtype=np.float64)
-    norms = np.sqrt(np.einsum("nd,nd->n", rows64, rows64))
+    norms = row_norms(rows64, what=what, shortest=shortest)
+    # A copy that was made here, or may be lost, need not be made again.
+    ours = rows64 is not rows and rows64.flags.owndata
+    into = rows64 if overwrite or ours else None
+    normalized: npt.NDArray[np.float64] = np.divide(rows64, norms[:, None], out=into)
+    return normalized
+
+
+def row_norms(rows: Rows, *, what: str = "rows", shortest: float = 0.0) -> npt.NDArray[np.float64]:
+    """Return the L2 norms of rows, shape (n,); see `normalize_rows` for the arguments.
+
+    Raises
+    ------
+    ZeroRowError
+        If a row has no direction.
+    """
+    rows64 = np.asarray(rows, dtype=np.float64)
+    norms: npt.NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", rows64, rows64))
     bad = np.flatnonzero(~((norms > shortest) & np.isfinite(norms)))
     if len(bad):
         listed = ", ".join(f"{row:,}" for row in bad[:5]) + (", …" if len(bad) > 5 else "")
@@ -45,11 +62,7 @@ def normalize_rows(
             f"{len(bad):,} of {len(rows64):,} {what} have norm 0 or a value that is not finite, "
             f"so they have no direction: row {listed}. Drop them before fitting or scoring."
         )
-    # A copy that was made here, or may be lost, need not be made again.
-    ours = rows64 is not rows and rows64.flags.owndata
-    into = rows64 if overwrite or ours else None
-    normalized: npt.NDArray[np.float64] = np.divide(rows64, norms[:, None], out=into)
-    return normalized
+    return norms
 
 
 def append_column(rows: Rows, last: npt.NDArray[Any] | float) -> Rows:
@@ -232,8 +245,3 @@ class SideTransform:
             "homogeneous": self.homogeneous,
             "feature_map": self.feature_map,
         }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SideTransform:
-        """Return the transform that `to_dict` described."""
-        return cls(**values)

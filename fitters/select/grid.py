@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Matrix = npt.NDArray[np.float64]
 
+MOST = 10**12
+"""Settings are below this: beyond, sums in float64 lose what they are added to, or overflow."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -385,6 +388,10 @@ class Search:
     rng: np.random.Generator
     n_folds: int = 4
     grid: Mapping[str, Axis] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not float(self.n_folds).is_integer() or self.n_folds < 2:
+            raise SettingError(f"n_folds is an integer of at least 2; got {self.n_folds!r}.")
 
     def axis(self, name: str, default: Axis, own: float | None = None) -> Axis:
         """Return the grid of an axis of `PLURALS`; if its value is given, or `own`, that alone."""

@@ -32,6 +32,7 @@ from fitters.sources import Preparation, Sources
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from fitters.methods import FitConfig
     from fitters.trained.training import Mixture, Objective, PairSource, Stage, Stream
 
 Shapes = dict[str, tuple[str, ...]]
@@ -387,23 +388,22 @@ class TrainedAligner(BaseAligner):
     schedule: Schedule
     flat: float | None = None
 
-    def tune(self, data: Sources[Any], search: Search) -> Choice:
-        """Return the settings of the training that were given, and draw its seed.
-
-        Raises
-        ------
-        SettingError
-            If they mix two sources where there is one, or in two ways.
-        """
-        options = search.config.training
-        if (options.sequential or options.share is not None) and not data.mixed:
+    @classmethod
+    def check_settings(cls, config: FitConfig, *, prototypes: bool, real: bool) -> None:
+        """Raise SettingError for mixing two sources where there is one, or in two ways."""
+        share, sequential = config.training.share, config.training.sequential
+        if (sequential or share is not None) and not (prototypes and real):
             raise SettingError(
                 "Mixing by share and sequential training need prototypes and real pairs. Give both."
             )
-        if options.sequential and options.share is not None:
+        if sequential and share is not None:
             raise SettingError(
                 "A share of each batch and sequential training exclude each other. Take one."
             )
+
+    def tune(self, data: Sources[Any], search: Search) -> Choice:
+        """Return the settings of the training that were given, and draw its seed."""
+        options = search.config.training
         n_prototypes = 0 if data.prototypes is None else data.prototypes.n
         seed = int(search.rng.integers(2**31))
         kept = {"checkpoint": options.checkpoint, "on_epoch": options.on_epoch}

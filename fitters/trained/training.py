@@ -392,7 +392,7 @@ def train(
     Raises
     ------
     DivergedError
-        If the loss is no longer finite.
+        If the loss or a parameter is no longer finite.
     """
     stand, found = _Stand(), checkpoint.read() if checkpoint is not None else None
     if found is not None:
@@ -468,6 +468,12 @@ def _one_epoch(
         raise DivergedError(
             f"The training diverged: the loss of epoch {epoch + 1} is {mean}. Use a smaller "
             f"learning rate than {stage.learning_rate:g}, or a warm-up."
+        )
+    # The last step of a training is followed by no loss that would show it.
+    if not all(bool(value.isfinite().all()) for value in objective.parameters()):
+        raise DivergedError(
+            f"The training diverged: a parameter is not finite after epoch {epoch + 1}. Use a "
+            f"smaller learning rate than {stage.learning_rate:g}, or a warm-up."
         )
     return mean
 

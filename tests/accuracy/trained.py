@@ -29,8 +29,7 @@ from bench.fits import prototype_pairs
 from bench.protocol import choice_rng
 from bench.statistics import DrawSums, two_term
 from fitters import PRESETS, fit_alignment
-from fitters.methods import METHODS
-from fitters.recipe import TrainingOptions
+from fitters.methods import METHODS, TrainingOptions
 from fitters.trained.base import PRECISIONS, resolve
 from tests.accuracy.measure import TOP, Bench, scored, table
 

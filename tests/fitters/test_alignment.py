@@ -70,5 +70,5 @@ def test_it_says_what_it_does_next(make_world):
 
 def test_a_setting_that_is_not_chosen_cannot_be_auto(make_world):
     head, _ = make_world()
-    with pytest.raises(SettingError, match=r"power=.auto. is of ASIF\. ridge has"):
-        Alignment(FitConfig("ridge", power="auto")).fit(None, None, prototypes=head)
+    with pytest.raises(SettingError, match=r"top_k=.auto. is of ASIF\. ConSE has nothing"):
+        Alignment(FitConfig("conse", top_k="auto")).fit(None, None, prototypes=head)

@@ -18,6 +18,7 @@ from fitters import METHODS, read_alignment
 from fitters.cli import cli
 from fitters.scorers import csls
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
+from tests.goldens.world import SETS, write_world
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +192,36 @@ def test_with_a_given_penalty_the_criterion_still_chooses_the_width(
     assert choice["criterion"].startswith("mean reciprocal rank")
 
 
+def test_beside_real_pairs_the_criterion_chooses_on_the_prototypes(
+    store: Path, tmp_path: Path
+) -> None:
+    more = ("--y", Y, "--criterion", "rank", "--mix", "1", "--penalty", "0.1")
+    assert _fit(store, tmp_path / "a", *more, method="kernel-ridge") == 0
+    choice = read_alignment(tmp_path / "a").facts["choice"]
+    assert choice["of_prototypes"]["criterion"].startswith("mean reciprocal rank")
+
+
+def test_prompts_of_class_names_that_images_are_paired_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_world(tmp_path / "world")
+    sets = ("--store", tmp_path / "world", "--x", SETS["images"], "--y", SETS["names"])
+    for templates in ("none", "none,photo"):
+        more = ("--templates", templates, "--penalty", "1", "-o", tmp_path / templates, "--json")
+        assert _run("fit", "ridge", *sets, *more) == 0
+        request = json.loads(capsys.readouterr().out)["request"]
+        assert request["templates"] == templates.split(",")
+    one, both = (read_alignment(tmp_path / name).aligner.coef_ for name in ("none", "none,photo"))
+    assert not np.array_equal(one, both)
+
+
+def test_integers_are_shown_in_full(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _fit(store, tmp_path / "a", "--top-k", "12345", method="asif") == 0
+    assert "(top-k 12,345, power 8)" in capsys.readouterr().out
+
+
 def test_another_alignment_is_not_replaced_in_silence(
     store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -337,10 +368,12 @@ def test_export_as_npz_needs_no_pickle(
 
 FIT = ["fit", "ridge", "--store", "S", "--x", X, "--head", HEAD, "--head-names", NAMES, "-o", "out"]
 REAL = ["fit", "ridge", "--store", "S", "--x", X, "--y", Y, "-o", "out"]
+# What is wrong with the arguments is said before the store is read: this one does not exist.
+EARLY = ["--store", "none", *FIT[4:]]
 BAD = [
     (["fit", "rigde", "--store", "S", "--x", X, "-o", "out"], 2, "Did you mean 'ridge'"),
     (["fit", "ridge", "--store", "S", "--x", X, "--penalty", "-1", "-o", "out"], 2, "at least 0"),
-    (["fit", "ridge", "--store", "S", "--x", X, "--penalty", "nan", "-o", "out"], 2, "finite"),
+    (["fit", "ridge", "--store", "S", "--x", X, "--penalty", "nan", "-o", "out"], 2, "below 1,000"),
     (["fit", "ridge", "--store", "S", "--x", X, "--mix", "0", "-o", "out"], 2, "above 0"),
     (["fit", "ridge", "--store", "S", "--x", X, "-o", "out"], 1, "nothing to fit on"),
     # What is wrong with the arguments comes first; the store is read after it.
@@ -384,7 +417,7 @@ BAD = [
     ([*REAL, "--validation", "top-1", "--criterion", "error"], 2, "held-out squared error"),
     ([*REAL, "--validation", "top-1", "--penalty", "1"], 2, "nothing is left to choose"),
     (["fit", "asif", *REAL[2:], "--validation", "top-1"], 2, "nothing is left to choose"),
-    (["fit", "asif", *REAL[2:], "--top-k", "all"], 2, "at least 1 or 'auto', got 'all'"),
+    (["fit", "asif", *REAL[2:], "--top-k", "all"], 2, "or 'auto', got 'all'"),
     ([*REAL, "--validation", "top-3"], 2, "'top-3' is not one of"),
     ([*REAL, "--dataset", "other"], 2, "are of different datasets"),
     ([*REAL, "--n-pairs", "1"], 1, "One pair is its own mean"),
@@ -415,6 +448,14 @@ BAD = [
     (["fit", "text-to-concept", "--store", "S", "--x", X, "--y", Y, "-o", "out"], 1,
      "--y takes a set of kind image"),
     (["fit", "text-to-concept", *FIT[2:], "--y", X], 1, "leave --head out"),
+    ([*REAL, "--templates", "none"], 2, "there are no class names"),
+    ([*FIT, "--no-cache"], 2, "no effect without --y"),
+    (["fit", "conse", *EARLY, "--top-k", "auto"], 1, "nothing to choose it by"),
+    (["fit", "kernel-ridge", *EARLY, "--penalty", "0"], 1, "a penalty above 0"),
+    (["fit", "kernel-ridge", *EARLY, "--criterion", "error"], 1, "by 'cosine' or 'rank'"),
+    (["fit", "paper-mlp", *EARLY, "--y", Y, "--sequential", "--share", "0.5"], 1, "Take one"),
+    (["fit", "kernel-ridge", *FIT[2:], "--y", Y, "--criterion", "rank", "--penalty", "1",
+      "--gamma", "1"], 2, "by the rank of held-out texts"),
     (["aply"], 2, "Did you mean 'apply'"),
 ]  # fmt: skip
 

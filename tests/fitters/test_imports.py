@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
 
@@ -36,3 +37,9 @@ def test_every_public_name_is_there():
     assert dir(fitters) == sorted(fitters.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = fitters.nothing
+
+
+def test_no_public_name_is_that_of_a_module():
+    """Importing the module would put it in the place of the name."""
+    modules = {module.name for module in pkgutil.iter_modules(fitters.__path__)}
+    assert modules.isdisjoint(fitters.__all__)

@@ -188,7 +188,7 @@ def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(
     [
         ({"names": None}, SettingError, "give --head and --head-names, or neither"),
         ({"head": None, "names": None}, SettingError, "nothing to fit on"),
-        ({"n_pairs": 0, "y": Y}, SettingError, "at least 1; got 0"),
+        ({"n_pairs": 0, "y": Y}, SettingError, "at least 1 .*; got 0"),
         ({"n_pairs": 31, "y": Y}, SettingError, r"n_pairs is 31; split 'train' .* has 30 images"),
         ({"source": "rnadom"}, SettingError, "Did you mean 'random'"),
         ({"split": "vla"}, EmptySelectionError, "split='vla'.*'test', 'train'"),
@@ -196,7 +196,7 @@ def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(
         ({"head": "labels/head_weight/timm:other"}, MisalignedItemsError, "different embedding"),
         ({"y": "toy/caption/st:other"}, MisalignedItemsError, "Captions and class names"),
         ({"x": "toy/image/timm:none"}, UnknownSetError, "holds no set"),
-        ({"penalty": -1.0}, SettingError, "at least 0 and finite or .auto.; got -1"),
+        ({"penalty": -1.0}, SettingError, "at least 0 and below [0,1]* or .auto.; got -1"),
         ({"mix": 0.0, "y": Y}, SettingError, "above 0"),
         ({"method": "conse", "head": None, "names": None, "y": Y}, SettingError, "head"),
     ],
@@ -219,6 +219,14 @@ def test_a_row_of_zeros_is_named_by_its_item(tmp_path: Path, changes: dict[str, 
     store, request = open_store(tmp_path), _request(y=Y, **changes)
     with pytest.raises(ZeroRowError, match=r"2 items of toy/image/timm.*'toy/05', 'toy/17'"):
         fit_from_store(store, request)
+    # Text-to-Concept sees the rows raw, and its moments would not show them.
+    write_set(
+        tmp_path, view.numpy() + 1, view.items, dataset="toy", encoder="clip:toy",
+        space={"name": "clip"},
+    )  # fmt: skip
+    raw = FitRequest("text-to-concept", x=X, y="toy/image/clip:toy", cached=False)
+    with pytest.raises(ZeroRowError, match=r"2 items of toy/image/timm.*'toy/05', 'toy/17'"):
+        fit_from_store(open_store(tmp_path), raw)
     # A head reads images raw, and here no image at all.
     assert fit_from_store(store, _request(method="conse")).facts["method"] == "conse"
 
@@ -262,7 +270,7 @@ def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path: Pa
     # One pass, kept: the same as from the rows, and with the bug of the original too.
     exact = fit_from_store(store, replace(request, precision="float64"))
     legacy = fit_from_store(store, replace(request, precision="float64", legacy=True))
-    assert legacy.facts["moments"] == {"precision": "float64", "from_cache": True}
+    assert legacy.facts["moments"] == {"precision": "float64"}
     seen_x, seen_y = pair_images(images.where(split="train"), store.view(other)).numpy()
     for made, bug in ((exact, False), (legacy, True)):
         by_rows = TextToConceptAligner(legacy=bug).fit(seen_x, seen_y)
@@ -290,6 +298,21 @@ def test_prototype_rows_are_an_option(store: FeatureStore, rows: Any) -> None:
     assert _top1(alignment, store) > 0.2
     with pytest.raises(SettingError, match="keep here"):
         fit_from_store(store, _request(rows="bias", duplicates="merge"))
+
+
+@pytest.mark.parametrize("method", ["ridge", "paper-mlp"])
+def test_a_bias_column_needs_a_head_with_a_bias(
+    store_path: Path, tmp_path: Path, method: str
+) -> None:
+    shutil.copytree(store_path, tmp_path / "store")
+    head = open_store(store_path).view(HEAD)
+    write_set(
+        tmp_path / "store", head.numpy(), head.items, dataset="bare", kind="head_weight",
+        encoder="timm:toy", space={"name": "vision"},
+    )  # fmt: skip
+    request = _request(method=method, rows="bias", head="bare/head_weight/timm:toy", y=Y)
+    with pytest.raises(SettingError, match=r"bare/head_weight/timm.toy\S* has no bias"):
+        fit_from_store(open_store(tmp_path / "store"), request)
 
 
 @pytest.mark.parametrize("changes", [{"penalty": 0.1}, {"criterion": "error"}])

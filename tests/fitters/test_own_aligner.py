@@ -10,11 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
+from featstore import open_store
+from featstore.command_line import run_command
 from fitters import Alignment, Pairs, read_alignment, register_method, save_alignment
 from fitters.aligners.ridge import RidgeAligner
-from fitters.errors import AlignmentWriteError, CorruptAlignmentError
+from fitters.cli import cli
+from fitters.errors import AlignmentWriteError, CorruptAlignmentError, SettingError
 from fitters.methods import METHODS
+from fitters.recipe import select
 from tests.assertions import assert_close, assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 
@@ -60,6 +65,16 @@ def installed(tmp_path: Path) -> Path:
     )
     (info / "entry_points.txt").write_text(ENTRY)
     return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    write_toy_store(tmp_path / "store")
+    return tmp_path / "store"
+
+
+def run(*args: str | Path) -> int:
+    return run_command(cli, "fitters", [str(arg) for arg in args])
 
 
 def python(folder: Path, code: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
@@ -147,6 +162,71 @@ def test_what_cannot_be_saved_is_named(plain, make_world, tmp_path):
     made.aligner.names_ = ["a", "b"]
     with pytest.raises(AlignmentWriteError, match=r"Plain\.names_ is of type list"):
         save_alignment(tmp_path / "a", made)
+
+
+def test_the_command_line_applies_and_exports_it(plain, store, tmp_path):
+    out, sets = tmp_path / "a", ("--store", store, "--x", X)
+    assert run("fit", "plain", *sets, "--head", HEAD, "--head-names", NAMES, "-o", out) == 0
+    rows, head = tmp_path / "rows.npy", tmp_path / "head.safetensors"
+    assert run("apply", out, "--store", store, "--view", X, "--near", Y, "-o", rows) == 0
+    fitted, images = read_alignment(out), open_store(store).view(X).numpy()
+    assert_same(np.load(rows), fitted.project_x(images))
+    assert run("apply", out, "--store", store, "--view", X, "-o", tmp_path / "rows.npz") == 2
+    assert run("export", out, "--store", store, "--names", NAMES, "-o", head) == 0
+    with safe_open(head, framework="numpy") as file:
+        meta, coef = json.loads(file.metadata()["headstock"]), file.get_tensor("coef")
+    assert_same(coef, fitted.aligner.coef_)
+    # It leaves images as they are, so that its class rows are a head.
+    assert (meta["method"], meta["rule"][:7]) == ("plain", "images:")
+
+
+def test_a_saved_one_says_how_it_is_registered(plain, make_world, tmp_path):
+    head, _ = make_world()
+    made = Alignment("plain").fit(None, None, prototypes=head)
+    for facts in (None, {}, {"method": "ridge"}):
+        with pytest.raises(AlignmentWriteError, match=r"give facts=\{'method': NAME\}"):
+            save_alignment(tmp_path / "a", Alignment.of(made.x, made.y, made.aligner, facts))
+    named = Alignment.of(made.x, made.y, made.aligner, {"method": "plain"})
+    again = read_alignment(save_alignment(tmp_path / "a", named))
+    assert_same(again.aligner.coef_, made.aligner.coef_)
+
+
+@pytest.mark.parametrize("number", [np.float64(0.5), np.float32(0.5), np.int64(3), 2])
+def test_numbers_of_numpy_are_saved_as_numbers(plain, make_world, tmp_path, number):
+    head, _ = make_world()
+    made = Alignment("plain").fit(None, None, prototypes=head)
+    made.aligner.mass_, made.aligner.alpha = number, np.float32(0.25)
+    again = read_alignment(save_alignment(tmp_path / "a", made)).aligner
+    assert (again.mass_, type(again.mass_)) == (number, type(np.asarray(number).item()))
+    assert again.alpha == 0.25
+
+
+def test_the_names_of_the_package_are_not_given_away(plain, installed):
+    """A saved alignment of the name `mlp` is that of a training, whatever is registered."""
+    for name in ("mlp", "ridge"):
+        with pytest.raises(SettingError, match=f"'{name}' is a name of the package"):
+            register_method(name, plain)
+    entries = installed / "plain_of_a_stranger-1.0.dist-info" / "entry_points.txt"
+    entries.write_text(ENTRY.replace("plain =", "mlp ="))
+    done = python(installed, "from fitters import METHODS; print('mlp' in METHODS)")
+    assert done.stdout.strip() == "False"
+    assert "plain_of_a_stranger:Plain is left out: 'mlp' is a name of the package" in done.stderr
+
+
+def test_what_only_asif_chooses_is_not_asked_of_it(plain, make_world):
+    """A parameter of the name `power` is a number that is given, or its own default."""
+
+    class Powered(plain):
+        def __init__(self, alpha=0.1, power=2.0):
+            super().__init__(alpha)
+            self.power = power
+
+    register_method("plain", Powered)
+    head, _ = make_world()
+    choice = select("plain", prototypes=head, rng=np.random.default_rng(0))
+    assert (set(choice.params), choice.facts["power"]) == ({"alpha"}, 2.0)
+    with pytest.raises(SettingError, match=r"power='auto' is of ASIF\. plain has nothing"):
+        select("plain", power="auto", prototypes=head, rng=np.random.default_rng(0))
 
 
 def _config(method: str):

@@ -11,7 +11,7 @@ from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import BLOCK_ROWS
 from fitters.errors import SelectionError, SettingError, UnknownMethodError, ZeroRowError
-from fitters.methods import FitConfig
+from fitters.methods import FitConfig, TrainingOptions
 from fitters.moments.moments import merge_pooled, moments_of
 from fitters.recipe import select
 from fitters.select.grid import folds_by_group
@@ -241,11 +241,15 @@ def test_conse_reads_images_raw_and_uses_no_pair(make_world):
         (
             {"penalty": -1.0},
             SettingError,
-            "'penalty' of a fit must be at least 0 and finite or 'auto'",
+            "'penalty' of a fit must be at least 0 and below 1,000,000,000,000 or 'auto'",
         ),
         ({"penalty": "big"}, SettingError, "got 'big'"),
         ({"penalty": True}, SettingError, "got True"),
-        ({"mix": 0.0}, SettingError, "'mix' of a fit must be above 0 and finite or 'auto'"),
+        (
+            {"mix": 0.0},
+            SettingError,
+            "'mix' of a fit must be above 0 and below 1,000,000,000,000 or 'auto'",
+        ),
         ({"mix": np.inf}, SettingError, "got inf"),
         ({"prototypes": None, "real": None}, SettingError, "Pass prototypes, real pairs, or both"),
         ({"prototypes": None, "method": "conse"}, SettingError, "Pass the head's rows"),
@@ -273,6 +277,18 @@ def test_zero_images_are_named(make_world):
     alignment = fit_alignment("ridge", prototypes=head, rng=rng_of())
     with pytest.raises(ZeroRowError, match="row 7"):
         alignment.project_x(images)
+
+
+@pytest.mark.parametrize(("method", "side"), [("text-to-concept", "x"), ("text-to-concept", "y"),
+                                              ("conse", "x")])  # fmt: skip
+def test_zero_rows_are_named_where_rows_are_raw(method, side, make_world):
+    head, real = make_world()
+    pairs = head if method == "conse" else real
+    rows = {"x": pairs.x.copy(), "y": pairs.y.copy()}
+    rows[side][[3, 7]] = 0
+    given = {"prototypes" if method == "conse" else "real": Pairs(**rows)}
+    with pytest.raises(ZeroRowError, match=rf"2 of {pairs.n} .*row 3, 7"):
+        fit_alignment(method, **given, rng=rng_of())
 
 
 def test_projections_are_float32_units_and_do_not_depend_on_blocks(make_world):
@@ -310,15 +326,52 @@ def test_an_unknown_setting_is_named(make_world):
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        ({"penalty": -1.0}, "'penalty' of a fit must be at least 0 and finite or 'auto'; got -1"),
+        (
+            {"penalty": -1.0},
+            "'penalty' of a fit must be at least 0 and below 1,000,000,000,000 or 'auto'; got -1",
+        ),
         ({"penalty": float("nan")}, "got nan"),
-        ({"mix": 0}, "'mix' of a fit must be above 0 and finite or 'auto'; got 0"),
+        ({"mix": 0}, "'mix' of a fit must be above 0 and below 1,000,000,000,000 or 'auto'; got 0"),
         ({"gamma": True}, "'gamma' of a fit must be .*; got True"),
     ],
 )
 def test_a_config_refuses_numbers_out_of_range(given, match):
     with pytest.raises(SettingError, match=match):
         FitConfig("ridge", **given)
+
+
+def test_select_chooses_what_is_not_given(make_world):
+    head, _ = make_world()
+    choice = select(FitConfig("asif", top_k=5), prototypes=head, rng=rng_of())
+    assert choice.params["top_k"] == 5
+    assert len(choice.axes["power"].values) > 1
+    config = FitConfig("asif", top_k=5, power=3.0)
+    assert select(config, prototypes=head, rng=rng_of()).params == {"top_k": 5, "power": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("ridge", {"gamma": 1.0}), ("ridge", {"top_k": 5}), ("ridge", {"rank": 3}),
+        ("procrustes", {"penalty": 1.0}), ("cca", {"legacy": True}), ("mean-shift", {"mix": 2.0}),
+        ("ridge", {"training": TrainingOptions(epochs=2)}),
+    ],
+)  # fmt: skip
+def test_a_setting_that_plays_no_part_is_refused(method, given, make_world):
+    head, real = make_world()
+    name = "epochs" if "training" in given else next(iter(given))
+    for make in (fit_alignment, select) if METHODS[method].tunes else (fit_alignment,):
+        with pytest.raises(SettingError, match=f"{name} plays no part in {method}, whose"):
+            make(method, prototypes=head, real=real, rng=rng_of(), **given)
+    with pytest.raises(SettingError, match="plays no part"):
+        Alignment(FitConfig(method, **given)).fit(real.x, real.y)
+
+
+def test_one_side_of_real_pairs_is_refused(make_world):
+    head, real = make_world()
+    for sides in ((real.x, None), (None, real.y)):
+        with pytest.raises(SettingError, match="Pass both, or neither"):
+            Alignment("ridge").fit(*sides, prototypes=head)
 
 
 def test_a_method_takes_its_own_settings_and_what_is_no_setting_of_a_method():

@@ -74,7 +74,7 @@ def test_scorers_are_found_by_name(rng):
         scorer_named("clss")
     with pytest.raises(SettingError, match="at least 1 neighbour"):
         csls(x, x, k=0)
-    with pytest.raises(SettingError, match="above 0"):
+    with pytest.raises(SettingError, match="from 1e-6 to 1e6"):
         inverted_softmax(x, x, temperature=0.0)
     with pytest.raises(PairsError, match="same alignment"):
         csls(x, x[:, :1])

@@ -54,14 +54,6 @@ def test_each_step_can_be_left_out(rng):
     assert_close(SideTransform().apply(rows), normalize_rows(rows))
 
 
-def test_as_a_dict_and_back(rng):
-    transform = SideTransform.fit([rng.standard_normal((6, 4))], label="images")
-    again = SideTransform.from_dict(transform.to_dict())
-    assert_same(again.mean, transform.mean)
-    assert again.to_dict().keys() == transform.to_dict().keys()
-    assert again.label == "images"
-
-
 def test_zero_rows_are_named():
     rows = np.ones((9, 3))
     rows[[2, 5, 6]] = 0

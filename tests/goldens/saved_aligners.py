@@ -26,7 +26,7 @@ from fitters import (
     save_alignment,
 )
 from fitters.feature_maps import FourierMap, NystroemMap
-from fitters.recipe import TrainingOptions
+from fitters.methods import TrainingOptions
 from tests.goldens.files import HERE, rounded
 
 FOLDER = HERE / "aligners"
@@ -101,7 +101,10 @@ def _alignments() -> Iterator[tuple[str, Alignment]]:
         if method == "conse":
             given = {"prototypes": head}
         fixed = {"penalty": 0.1, "mix": 2.0, "gamma": 1.0, "n_components": 3}
-        config = FitConfig(**case, **fixed, training=TrainingOptions(epochs=2))
+        fixed = {name: fixed[name] for name in METHODS[method].options if name in fixed}
+        trained = METHODS[method].fitted_on == "training"
+        training = TrainingOptions(epochs=2) if trained else TrainingOptions()
+        config = FitConfig(**case, **fixed, training=training)
         with _small_presets():
             data = METHODS[method].sources(config, **given, bias=bias, bias_column=wide)
             yield name, fit(data, config, rng=np.random.default_rng(5))

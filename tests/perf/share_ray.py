@@ -27,7 +27,7 @@ def ray_figure(root: Path) -> Figure:
     request = pairs_request(root / "pairs")
 
     def accumulate(workers: Workers) -> Sources[Folds]:
-        return moment_sources(request, cached=False, workers=workers)[0]
+        return moment_sources(request, cached=False, workers=workers)
 
     with (
         parallel.connected(None, cores=2, object_store_bytes=500_000_000),

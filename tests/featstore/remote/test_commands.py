@@ -126,7 +126,7 @@ def test_a_fit_from_an_address_is_the_fit_from_the_folder(
         for store in (tmp_path / "store", f"http://{host}:{port}"):
             code = run_command(
                 fitters, "fitters", ["fit", "ridge", "--store", str(store), "--x", X, "--head",
-                HEAD, "--head-names", NAMES, "--no-cache", "-o", str(tmp_path / f"a{len(made)}"),
+                HEAD, "--head-names", NAMES, "-o", str(tmp_path / f"a{len(made)}"),
                 "--json"],
             )  # fmt: skip
             assert code == 0

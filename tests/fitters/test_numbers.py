@@ -1,0 +1,200 @@
+"""Every number that a command, a file or a keyword takes: refused by name, or of use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from scipy.sparse import issparse
+
+from featstore.command_line import run_command
+from featstore.options import file_key
+from fitters import METHODS, CCAAligner, KernelRidgeAligner, RidgeAligner, fit_alignment
+from fitters.cli import cli
+from fitters.errors import FittersError, SettingError
+from fitters.jobs import FitRequest
+from fitters.methods import OPTIONS, TRAINING, FitConfig, TrainingOptions
+from fitters.recipe import fit
+from fitters.scorers import csls, inverted_softmax
+from tests.fitters.toy_store import HEAD, NAMES, X, Y
+
+#: Where a command takes numbers, a line that is right but for them; no store is there to be read.
+LINES = {
+    "fit": ["fit", "METHOD", "--store", "none", "--x", X, "--y", Y, "--head", HEAD,
+            "--head-names", NAMES, "-o", "out"],
+    "apply": ["apply", "none", "--store", "none", "--view", X, "--near", Y],
+    "cache gc": ["cache", "gc"],
+}  # fmt: skip
+
+WRONG = ["nan", "inf", "-inf", "-1", "1e300", "1" + "0" * 300, "9" * 5000, "", "1,2", "[]", "one"]
+IN_FILES = ["nan", "inf", "-inf", "-1", "1e300", "[]", "[1, 2]", "true", '""', '"one"']
+
+
+def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        assert found is not None
+        if isinstance(found, click.Group):
+            yield from commands(found, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", found
+
+
+def numbers() -> list[tuple[str, click.Parameter]]:
+    """Return every option of every command that takes a number: those of ours are called N."""
+    plain = (click.types.IntParamType, click.types.FloatParamType)
+    return [
+        (name, parameter)
+        for name, command in commands(cli)
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not parameter.is_flag
+        and (isinstance(parameter.type, plain) or parameter.type.name.startswith("N"))
+    ]  # fmt: skip
+
+
+NUMBERS = numbers()
+IDS = [f"{command} {parameter.name}" for command, parameter in NUMBERS]
+
+
+def line(command: str, parameter: click.Parameter) -> list[str]:
+    name = str(parameter.name)
+    method = next(method for method, spec in METHODS.items() if spec.takes(name))
+    return [method if word == "METHOD" else word for word in LINES[command]]
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_no_option_is_left_out() -> None:
+    taken = {str(parameter.name) for command, parameter in NUMBERS if command == "fit"}
+    numeric = {*OPTIONS, *TRAINING} - {"scale", "legacy", "sequential"}
+    assert taken == numeric | {"n_pairs", "seed", "jobs"}
+    assert {command for command, _ in NUMBERS} == {*LINES}
+
+
+@pytest.mark.parametrize(("command", "parameter"), NUMBERS, ids=IDS)
+def test_a_wrong_number_is_one_line_before_anything_is_read(
+    work: Path, capsys: pytest.CaptureFixture[str], command: str, parameter: click.Parameter
+) -> None:
+    flag = max(parameter.opts, key=len)
+    for value in WRONG:
+        code = run_command(cli, "fitters", [*line(command, parameter), flag, value])
+        said = capsys.readouterr()
+        assert (code, said.out) == (2, ""), (value, said)
+        assert f"Invalid value for '{flag}': Expected a" in said.err, value
+        assert value[:5] in said.err, said.err
+        assert said.err.count("\n") == 1
+        assert len(said.err) < 300
+    assert list(work.glob("*")) in ([], [work / "user-cache"])
+
+
+@pytest.mark.parametrize(
+    ("command", "parameter"), [pair for pair in NUMBERS if pair[0] == "fit"],
+    ids=[name for name in IDS if name.startswith("fit")],
+)  # fmt: skip
+def test_a_wrong_number_of_a_file_is_one_line(
+    work: Path, capsys: pytest.CaptureFixture[str], command: str, parameter: click.Parameter
+) -> None:
+    integer = parameter.type.convert("7", None, None) if parameter.name != "share" else 0.5
+    for value in [*IN_FILES, *(["1.5"] if isinstance(integer, int) else [])]:
+        (work / "fit.toml").write_text(f"{file_key(parameter)} = {value}\n")
+        given = [*line(command, parameter), "--config", "fit.toml"]
+        code = run_command(cli, "fitters", given)
+        said = capsys.readouterr()
+        assert (code, said.out) == (2, ""), (value, said)
+        assert said.err.count("\n") == 1
+        assert "--" + file_key(parameter).replace("_", "-") in said.err, value
+
+
+@pytest.mark.parametrize("cls", [FitConfig, FitRequest, TrainingOptions])
+def test_a_wrong_number_by_keyword_is_refused(cls: Any) -> None:
+    needed = {} if cls is TrainingOptions else {"method": "ridge"}
+    needed |= {"x": X} if cls is FitRequest else {}
+    bounded = {
+        field.name: field.metadata["option"]
+        for field in fields(cls)
+        if field.metadata.get("option", {}).get("below") is not None
+    }
+    wrong: list[Any] = [math.nan, math.inf, -math.inf, -1, 1e300, 10**300, [], list(range(10**6)),
+                        True, "one"]  # fmt: skip
+    for name, about in bounded.items():
+        for value in [*wrong, about["below"]]:
+            with pytest.raises(SettingError, match=rf"'{name}' of a \w+ must be .*; got ") as said:
+                cls(**needed, **{name: value})
+            assert len(str(said.value)) < 200
+    assert bounded
+
+
+def finite(rows: Any) -> bool:
+    return bool(np.isfinite(rows.data if issparse(rows) else rows).all())
+
+
+EXTREME = {
+    "penalty": [0.0, 1e-300, 9e11], "mix": [1e-300, 1e-12, 9e11], "gamma": [1e-300, 1e-12, 999.0],
+    "n_components": [1, 10**11], "rank": [1, 10**11], "top_k": [1, 10**11],
+    "power": [1e-300, 999.0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXTREME)
+def test_a_number_that_is_allowed_gives_finite_rows_or_is_named(name, make_world):
+    head, real = make_world(n_classes=20, n_images=16, p=7, q=5)
+    fitted, said = 0, []
+    for method, spec in METHODS.items():
+        if name not in spec.options or spec.fitted_on == "training":
+            continue
+        given = {"prototypes": head, "real": None if method == "conse" else real}
+        for value in EXTREME[name]:
+            try:
+                made = fit_alignment(method, **given, rng=np.random.default_rng(0), **{name: value})
+                rows = made.project_x(real.x), made.project_y(real.y)
+            except FittersError as err:
+                said.append(str(err))
+                continue
+            assert all(map(finite, rows)), (method, value)
+            fitted += 1
+    assert fitted
+    assert all(name in message or "penalty" in message for message in said), said
+
+
+@pytest.mark.parametrize("aligner", [RidgeAligner, KernelRidgeAligner, CCAAligner])
+@pytest.mark.parametrize("alpha", [math.nan, math.inf, -1.0, 1e300])
+def test_an_estimator_blames_its_alpha_and_not_the_rows(aligner, alpha, make_world):
+    _, real = make_world()
+    with pytest.raises(ValueError, match=f"The 'alpha' parameter of {aligner.__name__} must be"):
+        aligner(alpha=alpha).fit(real.x, real.y)
+
+
+def test_a_kernel_that_is_too_narrow_is_blamed_itself(make_world):
+    head, real = make_world()
+    made = fit_alignment("kernel-ridge", prototypes=head, gamma=999.0, rng=np.random.default_rng(0))
+    with pytest.raises(FittersError, match=r"gamma 999 is 0 between \d+ rows .* smaller gamma"):
+        made.project_y(real.y)
+
+
+@pytest.mark.parametrize("n_folds", [math.nan, math.inf, -1, 0, 1, 2.5])
+def test_folds_are_at_least_two(n_folds, make_world):
+    head, real = make_world()
+    data = METHODS["ridge"].sources(FitConfig("ridge"), prototypes=head, real=real)
+    with pytest.raises(SettingError, match="n_folds is an integer of at least 2"):
+        fit(data, FitConfig("ridge"), rng=np.random.default_rng(0), n_folds=n_folds)
+
+
+def test_the_numbers_of_a_scorer_are_checked(make_world):
+    _, real = make_world()
+    for value in (math.nan, math.inf, -1, 0, 1e300, 1e-300):
+        with pytest.raises(SettingError, match="A temperature is a number from 1e-6 to 1e6"):
+            inverted_softmax(real.x, real.x, temperature=value)
+    for value in (math.nan, math.inf, -1, 0, 1.5):
+        with pytest.raises(SettingError, match="an integer of at least 1 neighbours"):
+            csls(real.x, real.x, k=value)
