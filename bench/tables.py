@@ -470,13 +470,21 @@ def _latex_cell(cell: str) -> str:
 
 
 def comma_separated(frame: pl.DataFrame) -> str:
-    """Return a frame as CSV, numbers unrounded."""
+    """Return a frame as CSV, numbers unrounded; no text is a formula to a spreadsheet."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(frame.columns)
-    for row in frame.iter_rows():
-        writer.writerow(["" if value is None else value for value in row])
+    for row in (frame.columns, *frame.iter_rows()):
+        writer.writerow(["" if value is None else _no_formula(value) for value in row])
     return buffer.getvalue()
+
+
+def _no_formula(value: Any) -> Any:
+    """Return a cell as it is, but a text that a spreadsheet would run with a quote before it."""
+    if not isinstance(value, str):
+        return value
+    # Bare, a carriage return ends a row: the csv module quotes it from Python 3.13 on.
+    text = value.replace("\r", "\\r")
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def metric_name(metric: str) -> str:

@@ -1,5 +1,8 @@
 """How commands answer: data on stdout, errors as one line on stderr, exit codes.
 
+Names and texts may be a stranger's. So whatever a command or a library prints while a command
+runs goes through `VisibleText`: it shows what would act on a terminal.
+
 Exit codes: 0 done, 1 an error, 2 wrong usage, 3 finished with skipped items, 4 verification
 failed.
 """
@@ -12,9 +15,9 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import click
@@ -149,6 +152,76 @@ def usage_error(message: str) -> click.UsageError:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
+#: What acts on a terminal instead of being shown: control characters but newline and tab, marks
+#: that turn the direction of what follows, separators of lines, and halves of surrogate pairs.
+_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""Return a text in which what acts on a terminal is escaped.
+
+    Examples
+    --------
+    >>> print(visible("a\x1b]52;c;YQ==\x07\u202eb"))
+    a\x1b]52;c;YQ==\x07\u202eb
+    """
+    return _ACTING.sub(
+        lambda found: f"\\x{ord(found[0]):02x}" if found[0] < "\u0100" else _unicode(found), text
+    )
+
+
+def _unicode(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+class VisibleText:
+    """A stream of text that acts on no terminal, whatever is written to it.
+
+    Attributes
+    ----------
+    stream : text stream
+        Where it goes; only what a command itself draws is written there directly.
+    """
+
+    #: So that nobody writes past it.
+    buffer = None
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text; what the encoding lacks is escaped, too."""
+        shown = visible(text)
+        encoding = self.stream.encoding or "utf-8"
+        self.stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        self.write("".join(lines))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def drawing_on(stream: Any) -> Any:
+    """Return where a command draws whose texts are visible already: behind `VisibleText`."""
+    return stream.stream if isinstance(stream, VisibleText) else stream
+
+
+@contextlib.contextmanager
+def visible_output() -> Iterator[None]:
+    """Within the block, whatever is printed is made visible."""
+    with contextlib.ExitStack() as stack:
+        for stream, redirect in (
+            (sys.stdout, contextlib.redirect_stdout), (sys.stderr, contextlib.redirect_stderr),
+        ):  # fmt: skip
+            if stream is not None and not isinstance(stream, VisibleText):
+                stack.enter_context(redirect(VisibleText(stream)))
+        yield
+
+
+@visible_output()
 def run_command(group: click.Command, name: str, args: list[str] | None = None) -> int:
     """Run a command line and return its exit code; every error is one line on stderr."""
     try:
@@ -191,14 +264,19 @@ def entry_point(group: click.Command, name: str) -> Callable[[], None]:
     """Return the function that a console script calls."""
 
     def main() -> None:
-        sys.exit(run_command(group, name))
+        # Their bars move the cursor; the commands' own say how far it is.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        with visible_output():
+            code = run_command(group, name)
+        sys.exit(code)
 
     return main
 
 
 def print_json(value: Any) -> None:
     """Print `value` as JSON on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(_ACTING.sub(_unicode, json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -208,7 +286,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     wider than the terminal.
     """
     terminal = sys.stdout.isatty()
-    lines = [list(headings), *map(list, rows)]
+    lines = [[visible(cell).replace("\n", "\\n") for cell in line] for line in (headings, *rows)]
     if terminal and sum(_widths(lines)) - 2 > shutil.get_terminal_size().columns:
         lines = [[_DIGITS.sub("", line[0]), *line[1:]] for line in lines]
     widths = _widths(lines)
@@ -221,9 +299,9 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             for cell, width, numeric in zip(line, widths, right, strict=True)
         ]
         text = "  ".join(cells).rstrip()
-        if terminal and not os.environ.get("NO_COLOR"):
+        if terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
             text = _DIGITS.sub(lambda found: click.style(found[0], dim=True), text, count=1)
-        click.echo(text)
+        click.echo(text, file=drawing_on(sys.stdout))
 
 
 #: The digits of a set_id at the end of a set's name, and how a number or a size begins.

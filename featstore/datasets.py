@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +15,8 @@ from data_manifests.plan import BuildError, Plan
 from data_manifests.registry import BUILDERS, Builder
 from featstore.errors import ManifestError, OptionError, lookup, unknown_name
 from featstore.labels import read_label_file
-from featstore.manifest.io import check_name, read_facts, read_manifest, write_manifest
+from featstore.manifest.folder import building, take_folder
+from featstore.manifest.io import check_name, read_manifest, write_manifest
 from featstore.manifest.manifest import FACTS_FILE, Manifest
 from featstore.options import option, with_options
 from featstore.prompts import PromptChoice
@@ -25,10 +24,6 @@ from featstore.sources.reader import check_bytes
 from featstore.sources.web_pairs import check_pairs, plan_pairs
 
 logger = logging.getLogger(__name__)
-
-#: Folder inside the output where files are made before they take their places. One that is left
-#: over tells that a build was killed, and (in the file ``dataset``) of what.
-STAGING = ".building"
 
 
 @dataclass(frozen=True)
@@ -157,7 +152,7 @@ def build_dataset(
             )
         )
     folder, name = Path(out), check_name(name or dataset)
-    _check_ours(folder, name)
+    take_folder(folder, name)
     choice = prompts or PromptChoice()
     try:
         plan = plan_pairs(builder, **given) if builder.source else builder.plan(**given)
@@ -165,24 +160,21 @@ def build_dataset(
         earlier = _earlier(folder)
         if earlier is not None and _same(earlier, plan, identity):
             return BuildResult(earlier, "unchanged")
-        with _staging(folder, name) as staging:
-            built = plan.make(staging, on_done)
+        with building(folder) as made:
+            built = plan.make(made, on_done)
             tables, classes = dict(built.tables), built.classes
             if classes is not None:
                 classes, items = choice.make(plan.name, classes, built.prompts)
                 tables |= {"class_name": _after(earlier, items)} if items is not None else {}
-            if plan.root is None:
-                for table in tables.values():
-                    if "uri" in table.columns:
-                        _move(table["uri"].drop_nulls(), staging, folder)
             source = {"fingerprint": identity, **choice.facts()}
             facts = {**plan.facts, **built.facts, "name": name, "source": source}
+            own = tables if plan.root is None else {}
             manifest = write_manifest(
-                folder, facts=facts, tables=tables, classes=classes, data_root=plan.root
-            )
+                folder, facts=facts, tables=tables, classes=classes, data_root=plan.root,
+                made=made, replaced=sorted(_replaced(folder, earlier, own)),
+            )  # fmt: skip
     except BuildError as err:
         raise ManifestError(str(err)) from err
-    _remove_stale(folder, earlier, manifest)
     return BuildResult(manifest, "built")
 
 
@@ -256,7 +248,7 @@ def write_label_set(
     """
     set_name, classes = read_label_file(label_file, name=name)
     folder = Path(out)
-    _check_ours(folder, set_name)
+    take_folder(folder, set_name)
     facts: dict[str, Any] = {
         "name": set_name,
         "summary": f"The {classes.height:,} classes of {Path(label_file).name}.",
@@ -312,31 +304,6 @@ def _same(earlier: Manifest, plan: Plan, identity: str) -> bool:
     return _fingerprint(earlier.facts) == identity
 
 
-def _check_ours(folder: Path, name: str) -> None:
-    """Raise ManifestError if `folder` holds anything but a build of `name`."""
-    try:
-        if not folder.exists() or not any(folder.iterdir()):
-            return
-        if (folder / FACTS_FILE).is_file():
-            held = read_facts(folder).get("name")
-        else:
-            held = (folder / STAGING / "dataset").read_text(encoding="utf-8").strip()
-    except NotADirectoryError as err:
-        raise ManifestError(f"{folder} is not a folder. Choose another one.") from err
-    except FileNotFoundError as err:
-        raise ManifestError(
-            f"{folder} holds files that are no build of {name!r}. Choose an empty or new folder."
-        ) from err
-    except OSError as err:
-        raise ManifestError(
-            f"Cannot read {folder}: {err.strerror or err}. Choose another folder."
-        ) from err
-    if held != name:
-        raise ManifestError(
-            f"{folder} holds the dataset {held!r}, not {name!r}. Choose another folder."
-        )
-
-
 def _earlier(folder: Path) -> Manifest | None:
     """Return the whole, undamaged manifest in `folder`, or None."""
     if not (folder / FACTS_FILE).is_file():
@@ -355,50 +322,23 @@ def _fingerprint(facts: Any) -> str | None:
     return source.get("fingerprint") if isinstance(source, dict) else None
 
 
-@contextmanager
-def _staging(folder: Path, name: str) -> Iterator[Path]:
-    """Yield an empty folder inside `folder`; afterwards it is gone, and so is an empty `folder`."""
-    staging = folder / STAGING
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        (staging / "dataset").write_text(f"{name}\n", encoding="utf-8")
-    except OSError as err:
-        raise ManifestError(
-            f"Cannot write into {folder}: {err.strerror or err}. Choose another folder."
-        ) from err
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def _move(uris: Iterable[str], staging: Path, folder: Path) -> None:
-    """Move finished files to their places; takes milliseconds, so a kill rarely falls into it."""
-    try:
-        for uri in uris:
-            (folder / uri).parent.mkdir(parents=True, exist_ok=True)
-            (staging / uri).replace(folder / uri)
-    except OSError as err:
-        raise ManifestError(
-            f"Cannot write into {folder}: {err.strerror or err}. Choose another folder."
-        ) from err
-
-
-def _remove_stale(folder: Path, earlier: Manifest | None, manifest: Manifest) -> None:
-    """Remove the files of the earlier build that the new one does not name.
+def _replaced(
+    folder: Path, earlier: Manifest | None, tables: Mapping[str, pl.DataFrame]
+) -> set[str]:
+    """Return the files of the earlier build that new tables do not name.
 
     Only those that builds made inside `folder`: files that a manifest found elsewhere are the
     user's, and never touched.
     """
     if earlier is None or earlier.root != folder:
-        return
-    made, kept = (
-        {uri for table in m.tables.values() for uri in table["uri"].drop_nulls()}
-        for m in (earlier, manifest)
-    )
-    for uri in sorted(made - kept if manifest.root == folder else made):
-        (folder / uri).unlink(missing_ok=True)
+        return set()
+    return _uris(earlier.tables) - _uris(tables)
+
+
+def _uris(tables: Mapping[str, pl.DataFrame]) -> set[str]:
+    return {
+        uri
+        for table in tables.values()
+        if "uri" in table.columns
+        for uri in table["uri"].drop_nulls()
+    }

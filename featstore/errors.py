@@ -292,6 +292,19 @@ def unknown_name(
     return f"{unknown}. Known {what}s: {listed}.{did_you_mean(name, names)}"
 
 
+def listed(names: Iterable[str], *, shown: int = 5) -> str:
+    """Return the first few names for a message, quoted, and how many more there are.
+
+    Examples
+    --------
+    >>> listed(["a", "b"]), listed(map(str, range(1000)), shown=2), listed([])
+    ("'a', 'b'", "'0', '1' and 998 more", 'none')
+    """
+    known = list(names)
+    more = f" and {len(known) - shown:,} more" if len(known) > shown else ""
+    return (", ".join(map(repr, known[:shown])) or "none") + more
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a sentence with the known name closest to `name`, or an empty string.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from featstore.durable import write_durably
-from featstore.errors import ManifestError
+from featstore.errors import LISTED, ManifestError, listed
 from featstore.manifest.io import parquet_bytes
 
 #: The usual numbers of images a class.
@@ -61,7 +61,7 @@ def draw_shots(
     known = images.filter(pl.col("class_id").is_not_null())
     train = known.filter(pl.col("split") == split)
     if train.is_empty():
-        found = ", ".join(sorted(images["split"].drop_nulls().unique())) or "none"
+        found = listed(sorted(images["split"].drop_nulls().unique()), shown=LISTED)
         raise ManifestError(f"No image with a class is in the split {split!r}. Splits: {found}.")
     own = known.filter(pl.col("split") == "val") if split != "val" else known.clear()
     parts = [_first(train, seed, shots, 0, "train")]
@@ -107,7 +107,9 @@ def write_shots(
             path = out / f"seed{seed}-shots{count}.parquet"
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_durably(path, [parquet_bytes(table)])
+                # A name of its own: what a kill leaves is written over by the same command.
+                staged = path.with_name(f".{path.name}.staged")
+                write_durably(path, [parquet_bytes(table)], staged=staged)
             except OSError as err:
                 raise ManifestError(
                     f"Cannot write {path}: {err.strerror or err}. Choose another folder."

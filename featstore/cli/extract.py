@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.options import Place, encoder_specs, job_options, run_extraction
-from featstore.cli.progress import ProgressBar, duration
+from featstore.cli.progress import ProgressBar, duration, show_failures
 from featstore.command_line import (
     EXIT_ERROR,
     EXIT_SKIPPED,
@@ -198,10 +198,7 @@ def _default_log(store: Path) -> Path | None:
 
 
 def _show_result(result: ExtractResult, *, quiet: bool) -> None:
-    for item, reason in list(result.failures.items())[:20]:
-        click.echo(f"skipped {item}: {reason}", err=True)
-    if len(result.failures) > 20:
-        click.echo(f"… and {len(result.failures) - 20:,} more, in failures.parquet", err=True)
+    show_failures(result.failures)
     if result.failures:
         click.echo("Fix these items, then rerun with --retry-failed.", err=True)
     if result.truncated:

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from featstore.cli.progress import ProgressBar
+from featstore.cli.progress import ProgressBar, show_failures
 from featstore.command_line import (
+    EXIT_SKIPPED,
     StorePlace,
     StoreType,
     json_option,
@@ -42,7 +43,7 @@ def export_command(
     """Export a set as npy, Parquet, safetensors or HDF5.
 
     Every bit is kept. Items that failed have no row and are left out. npy and parquet have no
-    bfloat16: they get the same values as float32.
+    bfloat16: they get the same values as float32. An output that is there must have the same bytes.
     """
     opened = open_store(store)
     info = opened.info(key, revision=revision)
@@ -82,15 +83,19 @@ def export_command(
 @store_option("Folder of the store, made if missing.", writes=True)
 @options_from(ImportConfig)
 @json_option
-def import_command(source: Path, store: Path, as_json: bool, **given: Any) -> None:
+def import_command(source: Path, store: Path, as_json: bool, **given: Any) -> int:
     """Import rows that another tool computed.
 
     They become a set whose provenance is `imported`. SOURCE is what `featstore export` writes,
-    clip-retrieval's folder, or a plain .npy or .h5 file with --items.
+    clip-retrieval's folder, or a plain .npy or .h5 file with --items. Items whose row is all zeros
+    are skipped and listed; the exit code is then 3.
     """
     with ProgressBar(f"import {source}"):
         key = import_rows(source, store=store, **given)
+    failures = dict(open_store(store).failures(key).iter_rows())
+    show_failures(failures)
     if as_json:
-        print_json({"key": key})
+        print_json({"key": key, "failed": len(failures)})
     else:
         click.echo(f"imported {key}")
+    return EXIT_SKIPPED if failures else 0

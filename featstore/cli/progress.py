@@ -6,11 +6,12 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 import click
 
-from featstore.command_line import human_bytes
+from featstore.command_line import VisibleText, drawing_on, human_bytes, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -90,12 +91,13 @@ class ProgressBar:
 
             # What is printed on stdout meanwhile stays there.
             self._live = Live(
-                console=Console(stderr=True, force_terminal=True),
+                console=Console(file=drawing_on(sys.stderr), force_terminal=True),
                 get_renderable=self._draw,
                 refresh_per_second=REFRESH,
                 redirect_stdout=False,
             )
             self._live.start()
+            sys.stderr = VisibleText(sys.stderr)  # what others print above the bar
         else:
             self._thread = threading.Thread(target=self._write_lines, daemon=True)
             self._thread.start()
@@ -197,7 +199,7 @@ class ProgressBar:
 
         row = Table.grid(Column(ratio=1), Column(width=BAR), padding=(0, 1))
         bar = Drawn(self._total, self._done, width=BAR, pulse=self._total is None)
-        row.add_row(Text(self.line()), bar)
+        row.add_row(Text(visible(self.line())), bar)
         return row
 
     def _write_lines(self) -> None:
@@ -207,6 +209,14 @@ class ProgressBar:
             if self._stage != shown or time.monotonic() >= due:
                 click.echo(self.line(), err=True)
                 shown, due = self._stage, time.monotonic() + self._every
+
+
+def show_failures(failures: Mapping[str, str], *, shown: int = 20) -> None:
+    """Print on stderr which items have no embedding, and why: the first few."""
+    for item, reason in list(failures.items())[:shown]:
+        click.echo(f"skipped {item}: {reason}", err=True)
+    if len(failures) > shown:
+        click.echo(f"… and {len(failures) - shown:,} more, in failures.parquet", err=True)
 
 
 def duration(seconds: float) -> str:

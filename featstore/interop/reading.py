@@ -11,12 +11,23 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.errors import ManifestError, needs_extra, unknown_name
+from featstore.errors import (
+    LISTED,
+    AlreadyFinishedError,
+    FeatstoreError,
+    ManifestError,
+    listed,
+    needs_extra,
+    unknown_name,
+)
 from featstore.identity import sha256_hex
 from featstore.manifest.manifest import ITEM_SCHEMA
+from featstore.manifest.paths import resolve_inside
 from featstore.options import option, take_options, with_options
-from featstore.store.layout import BLOCK_ROWS, DTYPES, SetSpec, from_bfloat16
-from featstore.store.parquet_guard import read_table
+from featstore.store.casting import convert_rows
+from featstore.store.layout import BLOCK_ROWS, DTYPES, ArrayLayout, SetSpec, from_bfloat16
+from featstore.store.parquet_guard import allowed_bytes, read_table
+from featstore.store.store import FeatureStore, open_store
 from featstore.store.writer import SetWriter
 
 #: Names of the formats, as the command line has them.
@@ -97,11 +108,16 @@ def read_rows(source: Path, *, array: str | None = None) -> Rows:
             raise ManifestError(
                 f"{source} is none of {', '.join(readers)}, nor a folder with img_emb/."
             )
+        if not source.is_file():
+            raise ManifestError(f"{source} is no regular file. It was not opened.")
         return readers[source.suffix]()
-    except ManifestError:
+    except FeatstoreError:
         raise
-    except (OSError, ValueError, KeyError) as err:
-        raise ManifestError(f"{source} cannot be read as embeddings: {err}.") from err
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError,
+            MemoryError) as err:  # fmt: skip
+        # h5py and NumPy raise nearly anything on a header that lies.
+        reason = " ".join(str(err).split())[:200] or type(err).__name__
+        raise ManifestError(f"{source} cannot be read as embeddings: {reason}.") from err
 
 
 def read_items(path: Path) -> pl.DataFrame:
@@ -148,23 +164,26 @@ def _read_folder(source: Path) -> Rows:
         raise ManifestError(
             f"{source} must hold one of img_emb/ and text_emb/; it holds {len(found)}."
         )
-    arrays = [_load_npy(path) for path in _parts(source / found[0])]
-    tables = [_table(path) for path in _parts(source / "metadata")]
+    arrays = [_load_npy(path) for path in _parts(source, found[0])]
+    tables = [_table(path) for path in _parts(source, "metadata")]
     if not arrays or [len(part) for part in arrays] != [table.height for table in tables]:
         raise ManifestError(
             f"{source}: the parts of {found[0]}/ and metadata/ have different numbers of rows."
         )
-    bias = source / "bias.npy"
+    bias = None
+    if (source / "bias.npy").exists():
+        bias = np.load(resolve_inside(source, "bias.npy"), mmap_mode="r", allow_pickle=False)
     return Rows(
         arrays[0] if len(arrays) == 1 else np.concatenate(arrays),
         pl.concat(tables),
-        np.load(bias, allow_pickle=False) if bias.exists() else None,
+        bias,
     )
 
 
-def _parts(folder: Path) -> list[Path]:
-    numbered = [(_PART.search(path.name), path) for path in folder.glob("*_*.*")]
-    return [path for _, path in sorted((int(match[1]), path) for match, path in numbered if match)]
+def _parts(source: Path, folder: str) -> list[Path]:
+    names = [path.name for path in (source / folder).glob("*_*.*")]
+    numbered = [(int(match[1]), name) for name in names if (match := _PART.search(name))]
+    return [resolve_inside(source, f"{folder}/{name}") for _, name in sorted(numbered)]
 
 
 def _read_safetensors(source: Path, array: str | None) -> Rows:
@@ -200,8 +219,23 @@ def _read_h5(source: Path, array: str | None) -> Rows:
         }
         wanted = {array or _only_matrix(tensors, source), "bias", "items_parquet"}
         here = wanted & set(tensors)
+        allowed = allowed_bytes(source.stat().st_size)
+        for name in here:
+            _check_dataset(tensors[name], f"{source}: {name}", allowed)
         bits = {name for name in here if _is_bfloat16(tensors[name])}
         return _from_tensors({name: tensors[name][()] for name in here}, array, source, bits=bits)
+
+
+def _check_dataset(dataset: Any, where: str, allowed: int) -> None:
+    """Raise ManifestError for a dataset that no row is read of, before any of it is."""
+    if dataset.shape is None or dataset.dtype.kind not in "fiu":
+        raise ManifestError(f"{where} holds {dataset.dtype} values; rows are a matrix of numbers.")
+    if dataset.nbytes > allowed:
+        # What is not stored is filled with one value: a few bytes may claim any shape.
+        raise ManifestError(
+            f"{where} has shape {dataset.shape}: {dataset.nbytes:,} bytes, more than the "
+            f"{allowed:,} that a file of this size may unpack to. It was not read."
+        )
 
 
 def _is_bfloat16(dataset: Any) -> bool:
@@ -232,7 +266,7 @@ def _only_matrix(tensors: dict[str, Any], source: Path) -> str:
     matrices = [name for name, data in tensors.items() if data.ndim == 2]
     if len(matrices) != 1:
         raise ManifestError(
-            f"{source} holds {len(matrices)} matrices ({', '.join(sorted(matrices))}); say which "
+            f"{source} holds {len(matrices)} matrices ({listed(sorted(matrices))}); say which "
             "with --array."
         )
     return matrices[0]
@@ -288,6 +322,9 @@ class ImportConfig:
 def import_rows(source: Path, *, store: Path, **options: Any) -> str:
     """Write the rows of a file as a set and return its key.
 
+    An item whose row is all zeros is counted as failed: it has no embedding. Rows that the set
+    holds already are not written again.
+
     Parameters
     ----------
     source : Path
@@ -303,6 +340,8 @@ def import_rows(source: Path, *, store: Path, **options: Any) -> str:
         If dataset, kind or encoder is no name that a store can have.
     ManifestError
         If source and items do not fit, or a row is not finite.
+    AlreadyFinishedError
+        If the set is finished, with other rows.
     NonFiniteEmbeddingError
         If the stored dtype cannot hold a value.
     OptionError
@@ -330,21 +369,72 @@ def import_rows(source: Path, *, store: Path, **options: Any) -> str:
             f"{source} is {stored}, which a store cannot hold. Say --save-dtype float32."
         )
     _check_finite(rows, table["item_id"], where=source)
+    zero = _zero_rows(rows, where=source)
     facts = {"provenance": "imported", "source": source.name}
     spec = replace(spec, dtype=stored)
     plan = {"rows": _digest(rows.data)}
-    with SetWriter(store, spec, table, rows.data.shape[1], facts=facts, plan=plan) as writer:
-        for block in writer.pending():
-            writer.write_block(block, rows.values(writer.layout.block_slice(block)))
-        writer.finish(bias=rows.bias, run=facts)
+    writer = SetWriter(store, spec, table, rows.data.shape[1], facts=facts, plan=plan)
+    try:
+        with writer:
+            for block in writer.pending():
+                here = writer.layout.block_slice(block)
+                lost = table["item_id"][here].filter(pl.Series(zero[here]))
+                writer.write_block(block, rows.values(here), dict.fromkeys(lost, ZERO))
+            writer.finish(bias=rows.bias, run=facts)
+    except AlreadyFinishedError:
+        if not _is_stored(rows, zero, table["item_id"], open_store(store), str(writer.key)):
+            raise
     return str(writer.key)
+
+
+def _is_stored(rows: Rows, zero: np.ndarray, ids: pl.Series, store: FeatureStore, key: str) -> bool:
+    """Return whether a finished set holds these rows, as after an import that was killed late."""
+    info = store.info(key)
+    layout = store.layout(info)
+    if rows.data.shape != (layout.n, layout.dim) or (info.commit.failed_rows() != zero).any():
+        return False
+    given = np.empty(0) if rows.bias is None else rows.bias[~zero].astype("<f4")
+    bias = store.view(key).bias
+    if not np.array_equal(np.empty(0) if bias is None else bias, given):
+        return False
+    return all(
+        sha256_hex(_as_stored(rows.values(here), ids[here], zero[here], layout).tobytes()) == digest
+        for block, digest in enumerate(info.commit.blocks)
+        for here in [layout.block_slice(block)]
+    )
+
+
+def _as_stored(
+    rows: np.ndarray, ids: pl.Series, zero: np.ndarray, layout: ArrayLayout
+) -> np.ndarray:
+    lost = set(ids.filter(pl.Series(zero)))
+    return convert_rows(rows, ids, failed=lost, layout=layout, where="imported rows").data
 
 
 def _conform(table: pl.DataFrame, *, kind: str, where: Path) -> pl.DataFrame:
     """Return the item table with every column that a view may ask for."""
-    ids = table.get_column("item_id", default=None)
-    if ids is None or ids.dtype != pl.String or ids.null_count() or ids.n_unique() != ids.len():
-        raise ManifestError(f"{where} needs a column item_id of distinct texts, one a row.")
+    if "item_id" not in table.columns:
+        columns = listed(table.columns, shown=LISTED)
+        raise ManifestError(
+            f"{where} has no column 'item_id', which names the item of each row. It has: {columns}."
+        )
+    ids = table["item_id"]
+    if ids.dtype != pl.String:
+        raise ManifestError(
+            f"The item_id of {where} are {ids.dtype} (first: {ids[:1].to_list()}); ids are texts. "
+            "Cast the column to text."
+        )
+    if ids.null_count():
+        raise ManifestError(
+            f"{ids.null_count():,} of the {ids.len():,} rows of {where} have no item_id (first: "
+            f"row {ids.is_null().arg_max():,}). Every row needs one."
+        )
+    twice = ids.filter(ids.is_duplicated()).unique(maintain_order=True).to_list()
+    if twice:
+        raise ManifestError(
+            f"{len(twice):,} item_ids of {where} stand in several of its {ids.len():,} rows: "
+            f"{listed(twice)}. An item has one row."
+        )
     missing = {name: dtype for name, dtype in ITEM_SCHEMA.items() if name not in table.columns}
     added = [pl.lit(None, dtype).alias(name) for name, dtype in missing.items() if name != "kind"]
     return table.with_columns(pl.lit(kind).alias("kind"), *added)
@@ -363,6 +453,27 @@ def _check_finite(rows: Rows, ids: pl.Series, *, where: Path) -> None:
             f"{where}: row {first:,} ({ids[first]!r}) has NaN or Inf, as have {count:,} of "
             f"{ids.len():,} rows. Leave them out, here and among the items."
         )
+
+
+#: Why an item has no embedding whose row is zero throughout, as other tools leave failed ones.
+ZERO = "its imported row is all zeros"
+
+
+def _zero_rows(rows: Rows, *, where: Path) -> np.ndarray:
+    """Return which rows are all zeros: a boolean of shape (n,). They have no direction.
+
+    Raises
+    ------
+    ManifestError
+        If all are.
+    """
+    zero = np.zeros(len(rows.data), dtype=bool)
+    for start in range(0, len(zero), BLOCK_ROWS):
+        here = slice(start, start + BLOCK_ROWS)
+        zero[here] = ~rows.values(here).any(axis=1)
+    if zero.all():
+        raise ManifestError(f"All {len(zero):,} rows of {where} are zeros. Nothing was imported.")
+    return zero
 
 
 def _digest(data: np.ndarray) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import filecmp
 import io
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from featstore.durable import fsync_directory, make_folders, write_durably, write_error
 from featstore.errors import StoreWriteError, needs_extra, unknown_name
 from featstore.interop.reading import FORMATS, TENSOR_DTYPES, Rows
-from featstore.store.files import write_file
 from featstore.store.store import FeatureStore
 from featstore.store.tables import items_bytes
 
@@ -37,7 +39,8 @@ def export_set(
     key : str
         Of the set, or a short name.
     out : Path
-        A folder for ``npy`` (clip-retrieval's layout), a file for the others; must not exist.
+        A folder for ``npy`` (clip-retrieval's layout), a file for the others. If it exists, it must
+        hold these very bytes, as after an export that was killed late.
     revision : str, optional
         A revision_id, or its beginning; the current by default.
     form : str
@@ -46,38 +49,67 @@ def export_set(
     Raises
     ------
     StoreWriteError
-        If `out` exists, or cannot be written.
+        If `out` exists with other content, or cannot be written.
     """
     if form not in FORMATS:
         raise ValueError(unknown_name("format", form, FORMATS))
-    if out.exists():
-        raise StoreWriteError(
-            f"{out} exists. Name another file or folder; nothing was overwritten."
-        )
     info = store.info(key, revision=revision)
     view = store.view(str(info.key), revision=info.commit.revision_id)
     rows = Rows(np.ascontiguousarray(view.source.read(view.rows)), view.items, view.bias)
     if form in WIDENING and rows.dtype == "bfloat16":
         rows = replace(rows, data=rows.values(slice(None)))
-    if form == "npy":
-        _write_npy(out, rows, text=info.key.kind in ("caption", "class_name"))
-    elif form == "safetensors":
-        _write_safetensors(out, rows)
-    elif form == "parquet":
-        _write_parquet(out, rows)
-    else:
-        _write_h5(out, rows)
+    # A folder beside, so that `out` appears whole, and what a kill leaves is found again.
+    beside = out.with_name(f".{out.name}.staged")
+    staged = beside / out.name
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        make_folders(beside)
+        if form == "npy":
+            _write_npy(staged, rows, text=info.key.kind in ("caption", "class_name"))
+        elif form == "safetensors":
+            _write_safetensors(staged, rows)
+        elif form == "parquet":
+            _write_parquet(staged, rows)
+        else:
+            _write_h5(staged, rows)
+        if not out.exists():
+            staged.rename(out)
+            fsync_directory(out.parent)
+        elif not _same(staged, out):
+            raise StoreWriteError(
+                f"{out} exists, with other content. Name another file or folder; nothing was "
+                "overwritten."
+            )
+    except OSError as err:
+        raise write_error(out, err) from err
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     return out
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Return whether two files, or all files of two folders, have the same bytes."""
+    names = [
+        {path.relative_to(root).as_posix() for path in (root, *root.rglob("*")) if path.is_file()}
+        for root in (one, other)
+    ]
+    return names[0] == names[1] and all(
+        filecmp.cmp(one / name, other / name, shallow=False) for name in names[0]
+    )
+
+
+def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    write_durably(path, parts, sealed=True)
 
 
 def _write_npy(out: Path, rows: Rows, *, text: bool) -> None:
     """Write clip-retrieval's folder: img_emb or text_emb, and metadata, one part each."""
     name = "text_emb" if text else "img_emb"
     items = rows.items if rows.items is not None else pl.DataFrame()
-    write_file(out / "metadata" / "metadata_0.parquet", [items_bytes(items)])
+    _write(out / "metadata" / "metadata_0.parquet", [items_bytes(items)])
     if rows.bias is not None:
-        write_file(out / "bias.npy", _npy(rows.bias))
-    write_file(out / name / f"{name}_0.npy", _npy(rows.data))
+        _write(out / "bias.npy", _npy(rows.bias))
+    _write(out / name / f"{name}_0.npy", _npy(rows.data))
 
 
 def _write_safetensors(out: Path, rows: Rows) -> None:
@@ -95,7 +127,7 @@ def _write_safetensors(out: Path, rows: Rows) -> None:
     text = json.dumps(header).encode("ascii")
     text += b" " * (-len(text) % 8)
     parts = [len(text).to_bytes(8, "little"), text]
-    write_file(out, [*parts, *(data.reshape(-1).view(np.uint8).data for data in tensors.values())])
+    _write(out, [*parts, *(data.reshape(-1).view(np.uint8).data for data in tensors.values())])
 
 
 def _write_parquet(out: Path, rows: Rows) -> None:
@@ -103,7 +135,7 @@ def _write_parquet(out: Path, rows: Rows) -> None:
     columns = [pl.Series("embedding", rows.data)]
     if rows.bias is not None:
         columns.append(pl.Series("bias", rows.bias))
-    write_file(out, [items_bytes(items.with_columns(columns))])
+    _write(out, [items_bytes(items.with_columns(columns))])
 
 
 def _write_h5(out: Path, rows: Rows) -> None:
@@ -111,22 +143,17 @@ def _write_h5(out: Path, rows: Rows) -> None:
     with needs_extra(f"Writing {out.name}"):
         import h5py
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staged = out.with_name(f".{out.name}.staged")
-    try:
-        with h5py.File(staged, "w") as file:
-            for name, data in _tensors(rows).items():
-                dataset = file.create_dataset(name, data=data)
-                if name == "embedding" and rows.dtype == "bfloat16":
-                    dataset.attrs["featstore_dtype"] = "bfloat16"
-            if rows.items is not None:
-                ids = rows.items["item_id"].to_list()
-                file.create_dataset("item_id", data=ids, dtype=h5py.string_dtype())
-        staged.replace(out)
-    except OSError as err:
-        raise StoreWriteError(f"Cannot write {out}: {err}.") from err
-    finally:
-        staged.unlink(missing_ok=True)
+    # In memory: where a disk is full, the library ends the process instead of raising.
+    whole = io.BytesIO()
+    with h5py.File(whole, "w") as file:
+        for name, data in _tensors(rows).items():
+            dataset = file.create_dataset(name, data=data)
+            if name == "embedding" and rows.dtype == "bfloat16":
+                dataset.attrs["featstore_dtype"] = "bfloat16"
+        if rows.items is not None:
+            ids = rows.items["item_id"].to_list()
+            file.create_dataset("item_id", data=ids, dtype=h5py.string_dtype())
+    _write(out, [whole.getbuffer()])
 
 
 def _tensors(rows: Rows) -> dict[str, Any]:

@@ -7,14 +7,15 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from featstore.durable import write_durably
 from featstore.errors import ManifestError
 from featstore.identity import sha256_hex
+from featstore.manifest.folder import building, publish, read_bytes, read_facts
 from featstore.manifest.manifest import (
     CLASSES,
     DATA_ROOT,
@@ -27,7 +28,8 @@ from featstore.manifest.manifest import (
     validate_classes,
     validate_items,
 )
-from featstore.manifest.paths import check_hashes, item_hashes, require_hashes, resolve_inside
+from featstore.manifest.paths import check_hashes, item_hashes, require_hashes
+from featstore.store.parquet_guard import unpack
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b"}
@@ -113,13 +115,16 @@ def write_manifest(
     tables: Mapping[str, pl.DataFrame],
     classes: pl.DataFrame | None = None,
     data_root: Path | None = None,
+    made: Path | None = None,
+    replaced: Iterable[str] = (),
 ) -> Manifest:
     """Validate tables, complete their content hashes, and write them below `root`.
 
     The files that uris name must lie there already. Each table becomes ``<kind>.parquet`` (same
-    rows, same bytes), the label set ``classes.parquet``; ``dataset.toml`` is written last and
-    holds their sha256, so an interrupted write is seen by the next reader. Nothing is written
-    unless everything is valid. Tables of an earlier manifest that are not among these are removed.
+    rows, same bytes), the label set ``classes.parquet``; ``dataset.toml`` takes its place last and
+    holds their sha256, so an interrupted write is seen by the next reader, and completed by the
+    next writer. Nothing is written unless everything is valid. Tables of an earlier manifest that
+    are not among these are removed.
 
     Parameters
     ----------
@@ -135,6 +140,11 @@ def write_manifest(
     data_root : Path, optional
         Folder that uris are relative to, if it is not `root`; recorded as a fact. Nothing is
         written there.
+    made : Path, optional
+        The folder of `featstore.manifest.folder.building` in `root` where the files that uris name
+        were made, if they are not below `root` yet; they take their places with the tables.
+    replaced : iterable of str
+        Files below `root` that nothing needs once the new manifest is there.
 
     Returns
     -------
@@ -152,7 +162,7 @@ def write_manifest(
     labels = None if classes is None else conform_classes(classes)
     if labels is not None:
         validate_classes(labels)
-    files = folder if data_root is None else data_root.resolve()
+    files = (made or folder) if data_root is None else data_root.resolve()
     validate_items(tables, labels, root=files)
     complete = {}
     for kind in (kind for kind in KINDS if kind in tables):
@@ -171,12 +181,12 @@ def write_manifest(
         },
     }
     text = toml_text(whole)
-    for file, content in data.items():
-        _write_file(folder / file, content)
-    _write_file(folder / FACTS_FILE, text.encode("utf-8"))
-    for stem in {*KINDS, CLASSES} - set(named):
-        (folder / f"{stem}.parquet").unlink(missing_ok=True)
-    return Manifest(name, files, tomllib.loads(text), complete, labels)
+    data[FACTS_FILE] = text.encode("utf-8")
+    gone = [f"{stem}.parquet" for stem in (*KINDS, CLASSES) if stem not in named]
+    with building(folder) if made is None else nullcontext():
+        publish(folder, data, replaced=[*replaced, *gone])
+    root = folder if data_root is None else files
+    return Manifest(name, root, tomllib.loads(text), complete, labels)
 
 
 def check_name(name: object) -> str:
@@ -212,18 +222,7 @@ def parquet_bytes(table: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def _write_file(path: Path, data: bytes) -> None:
-    """Write a file so that its name appears with its whole content, or not at all."""
-    try:
-        write_durably(path, [data])
-    except OSError as err:
-        raise ManifestError(
-            f"Cannot write {path}: {err.strerror or err}. Free space or choose another folder."
-        ) from err
-
-
-#: Larger files of facts or tables are refused before they are read.
-MAX_FACTS_BYTES = 4 * 2**20
+#: Larger tables are refused before they are read.
 MAX_TABLE_BYTES = 8 * 2**30
 
 
@@ -266,31 +265,6 @@ def read_manifest(root: Path | str, *, hashes: bool = False) -> Manifest:
     return Manifest(name, files, facts, tables, classes)
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """Return what dataset.toml in `folder` says, without reading any table.
-
-    Raises
-    ------
-    ManifestError
-        If the folder or the file is missing, or the file is too large or not TOML.
-    """
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise ManifestError(f"{folder} {what}. Build a dataset with `featstore manifests build`.")
-    if not (folder / FACTS_FILE).is_file():
-        raise ManifestError(
-            f"{folder} is not a manifest: it has no {FACTS_FILE}. If building it was interrupted, "
-            "run the same `featstore manifests build` again."
-        )
-    data = _read_bytes(folder, FACTS_FILE, MAX_FACTS_BYTES)
-    try:
-        return tomllib.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as err:
-        raise ManifestError(
-            f"{folder / FACTS_FILE} is not TOML: {err}. Correct it, or build the dataset again."
-        ) from err
-
-
 def _data_root(folder: Path, facts: Mapping[str, Any]) -> Path:
     """Return the folder that uris are relative to."""
     if DATA_ROOT not in facts:
@@ -329,27 +303,15 @@ def _stems(folder: Path, facts: Mapping[str, Any]) -> Iterable[str]:
 
 def _read_table(folder: Path, stem: str, facts: Mapping[str, Any]) -> pl.DataFrame:
     file = f"{stem}.parquet"
-    data = _read_bytes(folder, file, MAX_TABLE_BYTES)
+    data = read_bytes(folder, file, MAX_TABLE_BYTES)
     if "tables" in facts and sha256_hex(data) != facts["tables"][stem]["sha256"]:
         raise ManifestError(
             f"{folder / file} differs from the sha256 in {FACTS_FILE}: it was changed, or writing "
             "was interrupted. Build the dataset again."
         )
     try:
-        return pl.read_parquet(io.BytesIO(data), glob=False, hive_partitioning=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as err:
-        why = str(err).splitlines()[0] if str(err) else type(err).__name__
+        return unpack(data)
+    except ValueError as err:
         raise ManifestError(
-            f"{folder / file} is not a readable Parquet file: {why}. Build the dataset again."
+            f"{folder / file} is not a readable Parquet file: {err}. Build the dataset again."
         ) from err
-
-
-def _read_bytes(folder: Path, file: str, limit: int) -> bytes:
-    path = resolve_inside(folder, file)
-    try:
-        size = path.stat().st_size
-        if size > limit:
-            raise ManifestError(f"{path} has {size:,} bytes; more than {limit:,} are not read.")
-        return path.read_bytes()
-    except OSError as err:
-        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err

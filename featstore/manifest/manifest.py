@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 import polars as pl
 
-from featstore.errors import ManifestError, did_you_mean, lookup, unknown_name
-from featstore.manifest.paths import SHOWN, check_files, check_paths, resolve_inside
+from featstore.errors import LISTED, ManifestError, did_you_mean, listed, lookup, unknown_name
+from featstore.manifest.paths import check_files, check_paths, resolve_inside
 
 #: The file of facts; written last, so that a folder without it is no manifest.
 FACTS_FILE = "dataset.toml"
@@ -139,7 +139,7 @@ def _conform(
     if absent:
         raise ManifestError(
             f"The table of {what} has no column {', '.join(map(repr, absent))}. It has: "
-            f"{', '.join(table.columns) or 'none'}."
+            f"{listed(table.columns, shown=LISTED)}."
         )
     wrong = [
         f"{name} ({table.schema[name]} instead of {dtype})"
@@ -218,11 +218,11 @@ def validate_classes(classes: pl.DataFrame) -> None:
     _check_ids(table, "class_id", "classes")
     repeated = table.filter(pl.col("class_id").is_duplicated())["class_id"].unique().sort()
     if len(repeated):
-        _fail(f"{len(repeated):,} class ids are repeated: {_names(repeated)}. Make them unique.")
+        _fail(f"{len(repeated):,} class ids are repeated: {listed(repeated)}. Make them unique.")
     for column in ("index", "name", "shared_name"):
         lost = table.filter(pl.col(column).is_null())["class_id"]
         if len(lost):
-            _fail(f"{len(lost):,} classes have no {column}: {_names(lost)}.")
+            _fail(f"{len(lost):,} classes have no {column}: {listed(lost)}.")
     indices = table["index"].sort().to_list()
     if indices != list(range(table.height)):
         got = f"{indices[0]:,} to {indices[-1]:,}"
@@ -235,7 +235,7 @@ def validate_classes(classes: pl.DataFrame) -> None:
     if len(unmarked):
         _fail(
             f"{unmarked.n_unique():,} names are shared by several classes but shared_name is "
-            f"false: {_names(unmarked.unique().sort())}. Set shared_name to true for them."
+            f"false: {listed(unmarked.unique().sort())}. Set shared_name to true for them."
         )
 
 
@@ -247,7 +247,7 @@ def _check_ids(table: pl.DataFrame, column: str, what: str) -> None:
         _fail(f"{len(rows):,} {what} have no {column} (first: row {rows[0]:,}). Give each one.")
     bad = ids.filter(ids.str.contains(_CONTROL))
     if len(bad):
-        _fail(f"{len(bad):,} {what} have a control character in their {column}: {_names(bad)}.")
+        _fail(f"{len(bad):,} {what} have a control character in their {column}: {listed(bad)}.")
 
 
 def _check_kind(table: pl.DataFrame, kind: str) -> None:
@@ -281,17 +281,17 @@ def _check_content(table: pl.DataFrame, kind: str) -> None:
     if kind in ("class_name", "head_weight"):
         lost = table.filter(pl.col("class_id").is_null())["item_id"]
         if len(lost):
-            _fail(f"{len(lost):,} {kind} items have no class_id: {_names(lost)}.")
+            _fail(f"{len(lost):,} {kind} items have no class_id: {listed(lost)}.")
     blank = table.filter(pl.col("text").str.strip_chars().str.len_bytes() == 0)["item_id"]
     if len(blank):
-        _fail(f"{len(blank):,} {kind} items have an empty text: {_names(blank)}. Leave them out.")
+        _fail(f"{len(blank):,} {kind} items have an empty text: {listed(blank)}. Leave them out.")
 
 
 def _check_unique(ids: list[str]) -> None:
     repeated = sorted(item for item, times in Counter(ids).items() if times > 1)
     if repeated:
         _fail(
-            f"{len(repeated):,} item ids are repeated: {_names(repeated)}. Rows are joined by "
+            f"{len(repeated):,} item ids are repeated: {listed(repeated)}. Rows are joined by "
             "item_id, so each must be unique over all kinds."
         )
 
@@ -334,18 +334,12 @@ def _check_class_ids(tables: Mapping[str, pl.DataFrame], classes: pl.DataFrame |
             ids = unknown["class_id"].unique().sort()
             _fail(
                 f"{unknown.height:,} {kind} items have a class_id that is not in the label set of "
-                f"{classes.height:,} classes: {_names(ids)}."
+                f"{classes.height:,} classes: {listed(ids)}."
                 f"{did_you_mean(ids[0], classes['class_id'])}"
             )
 
 
 _NOTHING = pl.DataFrame(schema={"item_id": pl.String, "split": pl.String})
-
-
-def _names(values: pl.Series | list[str]) -> str:
-    """Return the first few values, quoted, and how many more there are."""
-    shown = ", ".join(map(repr, values[:SHOWN]))
-    return shown + (f" and {len(values) - SHOWN:,} more" if len(values) > SHOWN else "")
 
 
 def _fail(msg: str) -> NoReturn:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
-from featstore.errors import ManifestError
+from featstore.errors import ManifestError, listed
 from featstore.identity import sha256_hex
 
 #: Between the file and the part of it.
@@ -240,7 +240,7 @@ def check_hashes(root: Path, table: pl.DataFrame, kind: str) -> None:
     hashed = table.filter(pl.col("content_sha256").is_not_null())
     changed = hashed.filter(item_hashes(root, hashed) != hashed["content_sha256"])["item_id"]
     if len(changed):
-        named = ", ".join(map(repr, changed.head(SHOWN)))
+        named = listed(changed)
         raise ManifestError(
             f"The content of {len(changed):,} {kind} items differs from its recorded sha256 "
             f"(first: {named}). Build the dataset again, or restore the files."

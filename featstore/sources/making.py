@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from data_manifests.cache import cache_folder
-from featstore.durable import write_durably
 from featstore.errors import ManifestError, lookup
 from featstore.identity import canonical_json, sha256_hex
-from featstore.manifest.io import check_name, read_facts, read_manifest, write_manifest
-from featstore.manifest.manifest import FACTS_FILE, Manifest
+from featstore.manifest.folder import building, publish, take_folder
+from featstore.manifest.io import check_name, read_manifest, write_manifest
+from featstore.manifest.manifest import Manifest
 from featstore.manifest.paths import parse_locator
 from featstore.sources.location import local_path
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
@@ -211,28 +211,28 @@ def make_manifest(
     folder = Path(out)
     stamp = _stamp(source, location, name, options or {})
     reader = find_source(source)
-    _check_ours(folder, stamp["name"])
-    _write_stamp(folder, stamp)
-    request = Request(str(location), stamp["name"], folder, dict(options or {}))
-    try:
-        found = reader.read(request)
+    take_folder(folder, stamp["name"], stamped=(_read_stamp(folder) or {}).get("name"))
+    with building(folder) as made:
+        found = reader.read(Request(str(location), stamp["name"], made, dict(options or {})))
         facts = {
             "name": stamp["name"],
             "summary": f"made from {reader.summary}",
             "source": {"kind": source, "options": dict(sorted((options or {}).items()))},
         }
-        inside = found.root.resolve() == folder.resolve()
+        inside = found.root.resolve() in (made.resolve(), folder.resolve())
         manifest = write_manifest(
             folder,
             facts=facts,
             tables=found.contents.tables,
             classes=found.contents.classes,
             data_root=None if inside else found.root,
+            made=made if found.root == made else None,
+            # Of a manifest whose making was interrupted, nothing may say what it was made from.
+            replaced=[STAMP_FILE],
         )
-    except BaseException:
-        _forget(folder)
-        raise
-    _write_stamp(folder, {**stamp, "files": _files_digest(stamp["location"], manifest)})
+    stamp["files"] = _files_digest(stamp["location"], manifest)
+    with building(folder):
+        publish(folder, {STAMP_FILE: json.dumps(stamp, indent=2).encode() + b"\n"})
     return manifest
 
 
@@ -319,24 +319,6 @@ def _files_digest(location: str, manifest: Manifest) -> str:
     return digest.hexdigest()
 
 
-def _check_ours(folder: Path, name: str) -> None:
-    """Raise ManifestError if `folder` holds anything but a manifest of this name."""
-    try:
-        if not folder.exists() or not any(folder.iterdir()):
-            return
-        if (folder / FACTS_FILE).is_file():
-            held = read_facts(folder).get("name")
-        else:
-            held = (_read_stamp(folder) or {}).get("name")
-    except OSError as err:
-        raise ManifestError(
-            f"Cannot use the folder {folder}: {err.strerror or err}. Choose another one."
-        ) from err
-    if held != name:
-        what = "files that are no manifest" if held is None else f"the dataset {held!r}"
-        raise ManifestError(f"{folder} holds {what}, not {name!r}. Choose an empty or new folder.")
-
-
 def _read_stamp(folder: Path) -> dict[str, Any] | None:
     try:
         with (folder / STAMP_FILE).open("rb") as file:
@@ -344,19 +326,3 @@ def _read_stamp(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
-
-
-def _write_stamp(folder: Path, stamp: Mapping[str, Any]) -> None:
-    try:
-        write_durably(folder / STAMP_FILE, [json.dumps(stamp, indent=2).encode() + b"\n"])
-    except OSError as err:
-        raise ManifestError(
-            f"Cannot write into {folder}: {err.strerror or err}. Choose another folder."
-        ) from err
-
-
-def _forget(folder: Path) -> None:
-    """Leave no trace of a failure in a folder that holds nothing else."""
-    if [path.name for path in folder.iterdir()] == [STAMP_FILE]:
-        (folder / STAMP_FILE).unlink()
-        folder.rmdir()

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import polars as pl
 
-from featstore.errors import ManifestError, unknown_name
+from featstore.errors import LISTED, ManifestError, listed, unknown_name
 from featstore.prompts import class_prompts
 from featstore.sources.location import opened
 
@@ -391,7 +391,7 @@ def choose_columns(available: Iterable[str], request: Request, where: str) -> Co
     if image is None:
         raise ManifestError(
             f"{where} has no column of images: none of {', '.join(ROLES['image'])}. It has: "
-            f"{', '.join(names)}. Choose one with the option image."
+            f"{listed(names, shown=LISTED)}. Choose one with the option image."
         )
     return Columns(image=image, **chosen)
 

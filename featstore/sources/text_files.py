@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import ManifestError
+from featstore.errors import LISTED, ManifestError, listed
 from featstore.sources.location import local_path, opened
 from featstore.sources.tables import (
     MAX_RECORD_BYTES,
@@ -49,7 +49,7 @@ def read_delimited(request: Request, delimiter: str) -> Found:
     rows = _rows(path, delimiter)
     header = next(rows, (0, []))[1]
     if len(set(header)) != len(header):
-        raise ManifestError(f"{path} names a column twice: {', '.join(header)}.")
+        raise ManifestError(f"{path} names a column twice: {listed(header, shown=LISTED)}.")
     columns = choose_columns(header, request, str(path))
     root = image_root(request, path)
     items = ItemCollector(request.dataset)

@@ -132,16 +132,32 @@ def read_table(data: bytes, *, where: str, schema: Mapping[str, Any]) -> pl.Data
         If it is not Parquet, would unpack to far more than it is, or lacks a column.
     """
     try:
-        check_sizes(data)
-        table = pl.read_parquet(io.BytesIO(data), use_statistics=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as err:
-        reason = (str(err).splitlines() or [type(err).__name__])[0][:200]
-        raise CorruptStoreError(f"{where} is not a table that a store holds: {reason}.") from err
+        table = unpack(data)
+    except ValueError as err:
+        raise CorruptStoreError(f"{where} is not a table that a store holds: {err}.") from err
     for column, dtype in schema.items():
         if table.schema.get(column) != dtype or table[column].null_count():
             raise CorruptStoreError(
                 f"{where} has no column {column!r} of {dtype} values in every row."
             )
+    return table
+
+
+def unpack(data: bytes) -> pl.DataFrame:
+    """Return the table in `data`, the bytes of a Parquet file.
+
+    Raises
+    ------
+    ValueError
+        If it is not Parquet, or would unpack to far more than it is; the message is the reason.
+    """
+    check_sizes(data)
+    try:
+        table = pl.read_parquet(io.BytesIO(data), use_statistics=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as err:
+        raise ValueError((str(err).splitlines() or [type(err).__name__])[0][:200]) from err
+    # The rows of one entry of a dictionary share its bytes, but only until someone copies them.
+    _allow(sum(map(_value_bytes, table.get_columns())), data)
     return table
 
 
@@ -159,8 +175,10 @@ def check_sizes(data: bytes | mmap) -> None:
     footer = ThriftReader(data[start:-8]).struct()
     try:
         rows = _size(footer[3])
-        columns = max(1, sum(1 for element in footer[2] if 5 not in element))
-        total = rows * columns * _CELL_BYTES
+        leaves = [element for element in footer[2] if 5 not in element]
+        # Values of a fixed length are copied out of a dictionary, row by row.
+        cells = sum(max(_CELL_BYTES, _size(element.get(2, 0))) for element in leaves)
+        total = rows * max(_CELL_BYTES, cells)
         _allow(total, data)
         group_rows = 0
         for group in footer[4]:
@@ -202,14 +220,31 @@ def _chunk_bytes(data: bytes | mmap, chunk: Mapping[int, Any], *, rows: int) -> 
     return max(total, unpacked) + (allowed - rows) * _CELL_BYTES
 
 
+def _value_bytes(column: pl.Series) -> int:
+    """Return the bytes of all texts and binary values of a column, each counted where it stands."""
+    dtype = column.dtype
+    if isinstance(dtype, pl.List | pl.Array):
+        return _value_bytes(column.explode())
+    if isinstance(dtype, pl.Struct):
+        return sum(map(_value_bytes, column.struct.unnest().get_columns()))
+    if dtype == pl.String:
+        return int(column.str.len_bytes().cast(pl.Int64).sum())
+    return int(column.bin.size().cast(pl.Int64).sum()) if dtype == pl.Binary else 0
+
+
 def _size(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**48:
         raise ValueError(f"it states a size of {value!r}"[:80])
     return value
 
 
+def allowed_bytes(n_bytes: int) -> int:
+    """Return how much a file of unknown origin and so many bytes may unpack to."""
+    return FREE_BYTES + MAX_RATIO * n_bytes
+
+
 def _allow(total: int, data: bytes | mmap) -> None:
-    allowed = FREE_BYTES + MAX_RATIO * len(data)
+    allowed = allowed_bytes(len(data))
     if total > allowed:
         raise ValueError(
             f"its {len(data):,} bytes would become {total:,} in memory, more than the {allowed:,} "

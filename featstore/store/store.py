@@ -14,11 +14,13 @@ import numpy as np
 import polars as pl
 
 from featstore.errors import (
+    LISTED,
     AmbiguousSetError,
     CorruptStoreError,
     FeatstoreError,
     IncompleteEmbeddingsError,
     UnknownSetError,
+    listed,
 )
 from featstore.remote.objects import Address, parse_address
 from featstore.store.blocks import layout_of
@@ -534,8 +536,8 @@ def _published(key: SetKey, attributes: dict[str, Any], revision: str | None) ->
         return str(found[0])
     what = "no revision" if not found else f"{len(found)} revisions"
     raise UnknownSetError(
-        f"{key} has {what} {revision[:64]!r}. It has: "
-        f"{', '.join(name[:12] for name in reversed(published))} (the last is the current one)."
+        f"{key} has {what} {revision[:64]!r}. It has, the current one first: "
+        f"{listed((name[:12] for name in published), shown=LISTED)}."
     )
 
 

@@ -26,7 +26,7 @@ from featstore.store.blocks import (
     may_have_grown,
 )
 from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import parse_catalog
+from featstore.store.catalog import parse_catalog, unknown_set
 from featstore.store.damage import judge_alone
 from featstore.store.files import (
     MAX_JSON_BYTES,
@@ -425,9 +425,7 @@ class _Verification:
         sets = self._set_keys()
         unknown = self._keys - set(sets)
         if unknown:
-            raise UnknownSetError(
-                f"{self.root} holds no set {min(unknown)!r}. It holds: {', '.join(sorted(sets))}."
-            )
+            raise UnknownSetError(unknown_set(self.root, min(unknown), sets))
         chosen = [key for key in sets if not self._keys or key in self._keys]
         for key in chosen:
             self._check_set(key)

@@ -15,14 +15,16 @@ import numpy as np
 import polars as pl
 
 from featstore.errors import (
+    LISTED,
     EmptySelectionError,
     MisalignedItemsError,
     UnknownColumnError,
+    listed,
     unknown_name,
 )
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.casting import as_tensor
-from featstore.store.layout import DTYPES
+from featstore.store.layout import DTYPES, INTEGERS
 from featstore.store.rows import ForeseeingRows, MemoryRows, Mode, RowSource, decode
 from featstore.store.tables import ItemTable
 
@@ -243,7 +245,7 @@ class Selection:
             try:
                 found = self.items.select(predicate).to_series()
             except pl.exceptions.ColumnNotFoundError as err:
-                known = ", ".join(self.items.columns)
+                known = listed(self.items.columns, shown=LISTED)
                 raise UnknownColumnError(
                     f"The items of {self.key} lack a column of {predicate}. They have: {known}."
                 ) from err
@@ -348,10 +350,28 @@ class Selection:
         Parameters
         ----------
         dtype : dtype, optional
-            Cast to this; default: the view's dtype.
+            Cast to this: a floating-point type, or of rows that are stored as whole numbers one
+            that holds them. Default: the view's dtype.
+
+        Raises
+        ------
+        ValueError
+            If it is a type that would cut the numbers off.
         """
+        if dtype is not None:
+            self._check_dtype(np.dtype(dtype).name)
         rows = self._read(self.rows)
         return rows if dtype is None else rows.astype(dtype, copy=False)
+
+    def _check_dtype(self, name: str) -> None:
+        """Raise ValueError if the rows would lose their fractions in a dtype of this name."""
+        whole = self.source.dtype in INTEGERS and not self.transforms
+        if "float" in name or (whole and np.can_cast(self.source.dtype, name, "safe")):
+            return
+        raise ValueError(
+            f"The rows of {self.key} are {self.source.dtype}; as {name} they would be cut off. Ask "
+            "for float16, float32 or float64, and round them as you need."
+        )
 
     def torch(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Return all rows as a tensor, without a copy where that is possible.
@@ -359,7 +379,7 @@ class Selection:
         Parameters
         ----------
         dtype : torch.dtype, optional
-            Default: the view's dtype, float32.
+            Default: the view's dtype, float32. ValueError if it would cut the numbers off.
 
         Returns
         -------
@@ -369,6 +389,7 @@ class Selection:
             is read-only: writing into the tensor ends the process. Clone it to change it.
         """
         name = str(self.dtype if dtype is None else dtype).removeprefix("torch.")
+        self._check_dtype(name)
         if name == self.source.dtype and not self.transforms:
             return as_tensor(self.source.read(self.rows), name)
         tensor = as_tensor(self._read(self.rows), str(self.dtype))
@@ -554,8 +575,8 @@ def _require(view: Selection, column: str, wanted: Sequence[str]) -> None:
     absent = [value for value in wanted if value not in known]
     if absent or not wanted:
         raise EmptySelectionError(
-            f"{view.key} has no {column} {', '.join(map(repr, absent)) or '(none asked for)'}. It "
-            f"has: {', '.join(sorted(known))}."
+            f"{view.key} has no {column} {listed(absent) if wanted else '(none asked for)'}. It "
+            f"has: {listed(sorted(known), shown=LISTED)}."
         )
 
 

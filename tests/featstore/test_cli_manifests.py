@@ -13,8 +13,9 @@ from data_manifests.registry import BUILDERS
 from featstore import read_manifest
 from featstore.cli.manifests import manifests
 from featstore.command_line import run_command
-from featstore.datasets import STAGING, build_dataset
+from featstore.datasets import build_dataset
 from featstore.errors import ManifestError
+from featstore.manifest.folder import STAGING
 
 STAMPS = {
     "animals/frog": "A frog.\nfr.utf8=Une grenouille.\n",
@@ -102,25 +103,6 @@ def test_a_damaged_build_is_made_whole_again(source, tmp_path, damage):
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == whole
 
 
-def test_an_interrupted_build_goes_on_with_the_same_command(source, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-
-    def crash(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("featstore.datasets.write_manifest", crash)
-        patch.setattr("featstore.datasets.shutil.rmtree", lambda *a, **k: None)  # as kill -9 would
-        with pytest.raises(KeyboardInterrupt):
-            build_dataset("stamps", out, source=source)
-    with pytest.raises(ManifestError, match=r"has no dataset.toml. If building it was interrupted"):
-        read_manifest(out)
-    with pytest.raises(ManifestError, match="holds the dataset 'stamps', not 'imagenet1k'"):
-        build_dataset("imagenet1k", out)
-    assert build_dataset("stamps", out, source=source).status == "built"
-    read_manifest(out, hashes=True)
-
-
 def test_a_build_that_fails_leaves_the_earlier_one_as_it_was(source, tmp_path):
     out = tmp_path / "out"
     build_dataset("stamps", out, source=source)
@@ -194,9 +176,9 @@ def test_wrong_usage_is_one_line_and_exit_code_2(args, match, capsys, tmp_path, 
     ("change", "match"),
     [
         ("locale", r"locale 'xx'. Known locales: de, en, fr"),
-        ("not-ours", "holds files that are no build of 'stamps'. Choose an empty or new folder"),
+        ("not-ours", "holds files that are no manifest. Choose an empty or new folder"),
         ("a-file", "is not a folder. Choose another one"),
-        ("under-a-file", "Cannot write into .*Choose another folder"),
+        ("under-a-file", "Cannot write into .*choose another folder"),
         ("no-source", "does not exist.*--source"),
         ("broken-picture", "apple.png cannot be decoded"),
     ],

@@ -79,7 +79,7 @@ def test_another_seed_draws_others():
         ({"shots": 0}, "cannot be 0 shots"),
         (
             {"shots": 1, "split": "tran"},
-            "No image with a class is in the split 'tran'.*test, train",
+            "No image with a class is in the split 'tran'.*'test', 'train'",
         ),
     ],
 )

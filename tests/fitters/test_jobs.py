@@ -192,7 +192,7 @@ def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(
         ({"n_pairs": 31, "y": Y}, SettingError, r"n_pairs is 31; split 'train' .* has 30 images"),
         ({"source": "rnadom"}, SettingError, "Did you mean 'random'"),
         ({"split": "vla"}, EmptySelectionError, "split='vla'.*'test', 'train'"),
-        ({"variants": ("lemma",)}, EmptySelectionError, "It has: lemmas, name"),
+        ({"variants": ("lemma",)}, EmptySelectionError, "It has: 'lemmas', 'name'"),
         ({"head": "labels/head_weight/timm:other"}, MisalignedItemsError, "different embedding"),
         ({"y": "toy/caption/st:other"}, MisalignedItemsError, "Captions and class names"),
         ({"x": "toy/image/timm:none"}, UnknownSetError, "holds no set"),

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from featstore import FeatstoreError, open_store
 from featstore.cli import cli
-from featstore.command_line import EXIT_ERROR, run_command
+from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED, run_command
 from featstore.errors import ManifestError, StoreWriteError
 from featstore.interop.reading import FORMATS, import_rows
 from featstore.interop.writing import WIDENING, export_set
@@ -71,6 +71,7 @@ def test_round_trips_keep_every_bit(
     tmp = tmp_path_factory.mktemp("trip")
     shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 5)))
     rows = data.draw(_matrices(dtype, shape))
+    rows[~rows.any(axis=1)] = 1  # a row of zeros is no embedding: see below
     head = data.draw(st.booleans())
     kind = "head_weight" if head else "image"
     bias = np.arange(shape[0], dtype=np.float32) / 3 if head else None
@@ -206,8 +207,14 @@ def test_a_row_that_is_not_finite_is_named(tmp_path: Path, value: float) -> None
 
 def test_nothing_is_overwritten(store_path: Path, exported: Path) -> None:
     for form in FORMATS:
+        out = exported / f"x.{form}"
+        mine = out / "mine.txt" if out.is_dir() else out
+        mine.unlink(missing_ok=True)
+        mine.write_text("mine")
         with pytest.raises(StoreWriteError, match="nothing was overwritten"):
-            export_set(open_store(store_path), "birds/image/toy", exported / f"x.{form}", form=form)
+            export_set(open_store(store_path), "birds/image/toy", out, form=form)
+        assert mine.read_text() == "mine"
+    assert len(list(exported.iterdir())) == len(FORMATS)
 
 
 def test_plain_files_with_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,12 +246,12 @@ def test_parts_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     (folder / "img_emb").mkdir(parents=True)
     (folder / "metadata").mkdir()
     for part in range(12):
-        np.save(folder / "img_emb" / f"img_emb_{part}.npy", np.full((2, 3), part, np.float16))
+        np.save(folder / "img_emb" / f"img_emb_{part}.npy", np.full((2, 3), part + 1, np.float16))
         table = pl.DataFrame({"item_id": [f"{part}a", f"{part}b"]})
         table.write_parquet(folder / "metadata" / f"metadata_{part}.parquet")
     key = _again(folder, tmp_path / "s")
     view = open_store(tmp_path / "s").view(key)
-    assert view.numpy()[::2, 0].tolist() == list(range(12))
+    assert view.numpy()[::2, 0].tolist() == list(range(1, 13))
     assert view.items["item_id"].to_list()[::2] == [f"{part}a" for part in range(12)]
     (folder / "img_emb" / "img_emb_3.npy").unlink()
     with pytest.raises(ManifestError, match="different numbers of rows"):
@@ -279,8 +286,17 @@ def test_what_cannot_be_imported_says_why(tmp_path: Path, exported: Path) -> Non
         with pytest.raises(ManifestError, match=message):
             _again(source, tmp_path / "s", items=items)
     (tmp_path / "same.csv").write_text("item_id\na\na\n")
-    with pytest.raises(ManifestError, match="distinct texts"):
-        _again(tmp_path / "plain.npy", tmp_path / "s", items=tmp_path / "same.csv")
+    (tmp_path / "other.csv").write_text("name,x\na,1\nb,2\n")
+    (tmp_path / "hole.csv").write_text("item_id,x\na,1\n,2\n")
+    pl.DataFrame({"item_id": [7, 8]}).write_parquet(tmp_path / "numbers.parquet")
+    for name, message in {
+        "same.csv": "1 item_ids of .*same.csv stand in several of its 2 rows: 'a'",
+        "other.csv": "no column 'item_id'.* It has: 'name', 'x'",
+        "hole.csv": r"1 of the 2 rows of .* have no item_id \(first: row 1\)",
+        "numbers.parquet": r"item_id of .* are Int64 \(first: \[7\]\); ids are texts",
+    }.items():
+        with pytest.raises(ManifestError, match=message):
+            _again(tmp_path / "plain.npy", tmp_path / "s", items=tmp_path / name)
     with pytest.raises(ManifestError, match="2 rows, but there are 12 items"):
         _again(
             tmp_path / "plain.npy", tmp_path / "s",
@@ -289,6 +305,32 @@ def test_what_cannot_be_imported_says_why(tmp_path: Path, exported: Path) -> Non
     (tmp_path / "x.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(FeatstoreError, match="is no safetensors file"):
         _again(tmp_path / "x.safetensors", tmp_path / "s")
+
+
+def test_a_row_of_zeros_is_an_item_without_embedding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.eye(4, 3, dtype=np.float32)  # the last row is zero
+    np.save(tmp_path / "rows.npy", rows)
+    pl.DataFrame({"item_id": list("abcd")}).write_csv(tmp_path / "items.csv")
+    arguments = [
+        "import", str(tmp_path / "rows.npy"), "--items", str(tmp_path / "items.csv"),
+        "--store", str(tmp_path / "s"), "--dataset", "back", "--kind", "image",
+        "--encoder", "x:y",
+    ]  # fmt: skip
+    assert run_command(cli, "featstore", arguments) == EXIT_SKIPPED
+    assert "skipped d: its imported row is all zeros" in capsys.readouterr().err
+    store = open_store(tmp_path / "s")
+    view = store.view("back/image/x.y")
+    assert view.items["item_id"].to_list() == ["a", "b", "c"]
+    assert store.failures("back/image/x.y")["item_id"].to_list() == ["d"]
+    assert run_command(cli, "featstore", arguments) == EXIT_SKIPPED  # the same again: the same
+    np.save(tmp_path / "rows.npy", rows * 2)
+    assert run_command(cli, "featstore", arguments) == EXIT_ERROR
+    assert "is finished: it has these items" in capsys.readouterr().err
+    np.save(tmp_path / "rows.npy", rows * 0)
+    with pytest.raises(ManifestError, match=r"All 4 rows of .* are zeros"):
+        _again(tmp_path / "rows.npy", tmp_path / "t", items=tmp_path / "items.csv")
 
 
 def test_links_inside_hdf5_are_not_followed(tmp_path: Path) -> None:
@@ -314,4 +356,9 @@ def test_the_export_command(
     ]
     assert run_command(cli, "featstore", arguments) == 0
     assert "12 rows written" in capsys.readouterr().out
+    before = (tmp_path / "o.h5").stat()
+    assert run_command(cli, "featstore", arguments) == 0  # it was there, with the same bytes
+    assert (tmp_path / "o.h5").stat().st_ino == before.st_ino
+    arguments[arguments.index("h5")] = "safetensors"
     assert run_command(cli, "featstore", arguments) == EXIT_ERROR
+    assert "exists, with other content" in capsys.readouterr().err

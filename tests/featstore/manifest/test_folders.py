@@ -90,9 +90,9 @@ def test_nothing_is_written_unless_everything_is_valid(root, facts, tables, labe
     assert listing(root) == before
 
 
-@pytest.mark.parametrize("failing", [1, 2, 3, 4])
-def test_an_interrupted_write_is_seen_and_leaves_no_staged_file(root, monkeypatch, failing):
-    """The disk fills up at the n-th of four files: the old manifest is never half-replaced."""
+@pytest.mark.parametrize("failing", [1, 2, 3, 4, 5])
+def test_an_interrupted_write_leaves_the_old_manifest(root, monkeypatch, failing):
+    """The disk fills up at the n-th of five files: the old manifest is never half-replaced."""
     old = images(class_id=["zoo/dog"] * 3)
     texts = captions(text=["Old.", "Older."])
     write_manifest(root, facts=FACTS, tables={"image": old, "caption": texts}, classes=classes())
@@ -114,12 +114,8 @@ def test_an_interrupted_write_is_seen_and_leaves_no_staged_file(root, monkeypatc
         patch.setattr(os, "fsync", full)
         with pytest.raises(ManifestError, match=r"No space left on device.*choose another folder"):
             write_manifest(root, **arguments)
-    assert not list(root.glob(".*staged"))
-    if failing == 1:
-        assert read_manifest(root).items("image")["class_id"].to_list() == ["zoo/dog"] * 3
-    else:
-        with pytest.raises(ManifestError, match=r"differs from the sha256.*Build .* again"):
-            read_manifest(root)
+    assert not list(root.glob(".*"))
+    assert read_manifest(root).items("image")["class_id"].to_list() == ["zoo/dog"] * 3
     write_manifest(root, **arguments)
     assert (
         read_manifest(root).items("image")["class_id"].to_list() == images()["class_id"].to_list()

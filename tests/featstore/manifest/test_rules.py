@@ -23,7 +23,7 @@ class Broken:
 
 ITEM_RULES = [
     Broken({"picture": images()}, "No kind named 'picture'. Known kinds: image, caption", "kind"),
-    Broken({"image": images().drop("item_id")}, "no column 'item_id'. It has: uri", "no-id-column"),
+    Broken({"image": images().drop("item_id")}, "column 'item_id'. It has: 'uri'", "no-id-column"),
     Broken(
         {"image": images(split=[1, 2, 3])},
         r"wrong type: split \(Int64 instead of String\)",

@@ -84,7 +84,7 @@ def test_absolute_paths_must_lie_below_the_root(make, root, tmp_path):
         ("path,label\nimg/0.png,a\nimg/0.png,b\n", r"'img/0\.png' is repeated with other facts"),
         ("path,id\nimg/0.png,1\nimg/1.png,1\n", "'1' is repeated with other facts"),
         ("path,path\nimg/0.png,x\n", "names a column twice"),
-        ("picture\nimg/0.png\n", "no column of images.*It has: picture"),
+        ("picture\nimg/0.png\n", "no column of images.*It has: 'picture'"),
         ("path,caption\n", "holds no image"),
         ("", "no column of images"),
         ("path,caption\nimg/0.png,a\0b\n", "NUL"),

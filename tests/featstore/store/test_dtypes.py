@@ -18,6 +18,7 @@ from featstore.errors import NonFiniteEmbeddingError
 from featstore.store import LayoutError, plan_array
 from featstore.store.casting import cast_rows, finite_rows
 from featstore.store.layout import array_metadata, from_bfloat16, parse_array_metadata, to_bfloat16
+from featstore.testing import item_table, write_set
 
 Images = tuple[np.ndarray, pl.DataFrame]
 
@@ -177,3 +178,24 @@ def test_views_read_values_not_bits(
     assert view.numpy().tobytes() == expected.astype(np.float32).tobytes()
     double = view.astype(np.float64).numpy()
     assert double.tobytes() == expected.astype(np.float64).tobytes()
+
+
+@pytest.mark.parametrize("ask", ["numpy", "torch"])
+def test_no_dtype_cuts_rows_off(tmp_path: Path, ask: str) -> None:
+    library = pytest.importorskip(ask)
+    items = item_table([{"item_id": f"b/{i}"} for i in range(2)])
+    rows = np.array([[0.5, 1.5], [-2.0, 3.0]])
+    for dtype, values in (("float32", rows), ("bfloat16", rows), ("int8", rows * 2)):
+        root = tmp_path / dtype
+        key = write_set(root, values, items, dtype=dtype)
+        view = open_store(root).view(key)
+        read = getattr(view, ask)
+        for whole in ("int32", "uint8", "bool"):
+            if dtype == "int8" and whole == "int32":
+                assert np.asarray(read(library.int32)).tolist() == values.tolist()
+                continue
+            with pytest.raises(ValueError, match=f"are {dtype}; as {whole} they would be cut off"):
+                read(getattr(library, whole))
+            with pytest.raises(ValueError, match="would be cut off"):
+                getattr(view.normalized(), ask)(library.int32)
+        assert np.asarray(read(library.float64)).tolist() == values.tolist()

@@ -120,7 +120,7 @@ def test_every_revision_stays_openable(tmp_path: Path) -> None:
             assert view.shape == (n, DIM)
             assert view.numpy(np.float32).tobytes() == _rows(1000)[:n].tobytes()
             assert view.revision_id == info.commit.revision_id
-    with pytest.raises(UnknownSetError, match=r"has no revision 'beef'\. It has: [0-9a-f]{12}, "):
+    with pytest.raises(UnknownSetError, match=r"no revision 'beef'\. It has, .* '\w{12}', "):
         store.view(KEY, revision="beef")
     assert (
         read_pointer(tmp_path / key)["history"]

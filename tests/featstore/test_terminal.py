@@ -1,0 +1,185 @@
+"""What a stranger's store makes commands print acts on no terminal, and is no formula."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import polars as pl
+import pytest
+
+from bench.tables import comma_separated
+from featstore.command_line import visible
+from featstore.testing import item_table, write_set
+
+#: Writes the clipboard, rings, blinks, clears (as one C1 character), turns the text around.
+EVIL = "\x1b]52;c;Y3Vy\x07\x1b[5;7m\x9b2J\u202e\u2066x\r"
+
+#: The set's key, of which the encoder's name is a part.
+KEY = "birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"
+
+#: Controls but newline and tab, marks of direction, and what stands for bytes that are no UTF-8.
+_RAW = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+#: Runs command lines, one after another, in one process: ``[[group, name, argument …] …]``.
+_RUNNER = """
+import importlib, json, sys
+from featstore.command_line import run_command
+for module, name, *arguments in json.loads(sys.stdin.read()):
+    group = importlib.import_module(module).cli
+    print("code", run_command(group, name, arguments))
+"""
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store and a manifest whose every free text is hostile."""
+    root = tmp_path_factory.mktemp("stranger")
+    rows = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    rows[1] = rows[0]  # a duplicate, whose ids are shown
+    items = item_table(
+        [
+            {"item_id": f"b/{i}{EVIL}", "split": f"s{EVIL}", "text": EVIL, "class_id": f"c{EVIL}"}
+            for i in range(6)
+        ]
+    )
+    write_set(
+        root / "store", rows, items,
+        encoder=f"timm:toy{EVIL}", space={"name": EVIL, EVIL: {EVIL: EVIL}},
+        facts={"source": EVIL, EVIL: EVIL}, failures={items["item_id"][3]: EVIL},
+        run={"date": EVIL, "device": EVIL, "versions": {EVIL: EVIL}},
+    )  # fmt: skip
+    # Names of files, one of which is no UTF-8.
+    for name in (os.fsencode(f"odd{EVIL}"), b"odd\xff\x1b[5m"):
+        Path(os.fsdecode(os.fsencode(root / "store") + b"/" + name)).write_bytes(b"x")
+    (root / "made").mkdir()
+    evil = json.dumps(EVIL)
+    (root / "made" / "dataset.toml").write_text(
+        f"name = 'birds'\nsummary = {evil}\npitfalls = [{evil}]\n{evil} = {evil}\n"
+    )
+    text = {"item_id": f"b/0{EVIL}", "kind": "caption", "text": "x", "split": f"s{EVIL}"}
+    pl.DataFrame([text]).write_parquet(root / "made" / "caption.parquet")
+    return root
+
+
+def _commands(root: Path) -> Iterator[list[str]]:
+    store, made, key = str(root / "store"), str(root / "made"), KEY
+    featstore = [
+        ["ls", store], ["show", store, key], ["show", store, key + EVIL], ["verify", store],
+        ["doctor", store], ["card", store], ["diff", store, key, store, key], ["gc", store],
+        ["tag", store], ["tag", store, EVIL], ["manifests", "show", made],
+        ["manifests", "labels", made + EVIL, "-o", str(root / "out")],
+        ["manifests", "make", "folder", made + EVIL, "-o", str(root / "out")],
+        ["export", store, key, "-o", str(root / f"o{EVIL}.npy"), "--format", "npy"],
+        ["import", str(root / f"o{EVIL}.npy"), "--store", str(root / "s"), "--dataset", "d",
+         "--kind", "image", "--encoder", EVIL],
+        ["push", store, str(root / "copy")], ["repair", store, key],
+    ]  # fmt: skip
+    for arguments in featstore:
+        yield ["featstore.cli", "featstore", *arguments]
+        if arguments[0] not in ("push", "export", "import"):
+            yield ["featstore.cli", "featstore", *arguments, "--json"]
+    yield ["fitters.cli", "fitters", "fit", "ridge", "--store", store, "--x", key, "--y", EVIL]
+    yield ["fitters.cli", "fitters", "show", made + EVIL]
+    yield ["bench.cli.main", "bench", "task", "retrieval", "--store", store, "--images", key]
+    # And every command there is, with an option that there is not.
+    for module, name in {
+        "featstore.cli": "featstore", "fitters.cli": "fitters", "bench.cli.main": "bench",
+        "bench.cli.headstock": "headstock",
+    }.items():  # fmt: skip
+        for path in _leaves(import_module(module).cli, click.Context(click.Command(name))):
+            yield [module, name, *path, f"--{EVIL}"]
+
+
+def _leaves(command: click.Command, ctx: click.Context) -> Iterator[list[str]]:
+    if not isinstance(command, click.Group):
+        yield []
+        return
+    for name in command.list_commands(ctx):
+        found = command.get_command(ctx, name)
+        assert found is not None
+        yield from ([name, *rest] for rest in _leaves(found, ctx))
+
+
+def _run(commands: list[list[str]], *, terminal: str | None) -> str:
+    """Return what the commands print, on a pipe or on a terminal of this kind."""
+    environment = {**os.environ, "TERM": terminal or "dumb", "COLUMNS": "200"}
+    arguments: Any = [sys.executable, "-c", _RUNNER]
+    wanted = json.dumps(commands)
+    if terminal is None:
+        done = subprocess.run(
+            arguments, input=wanted.encode(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=environment, check=True,
+        )  # fmt: skip
+        return done.stdout.decode("utf-8", "surrogateescape")
+    main, other = pty.openpty()
+    with subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=other, stderr=other, env=environment
+    ) as process:
+        os.close(other)
+        assert process.stdin is not None
+        process.stdin.write(wanted.encode())
+        process.stdin.close()
+        data = b""
+        try:
+            while piece := os.read(main, 2**16):
+                data += piece
+        except OSError:  # Linux: the other end was closed
+            pass
+        os.close(main)
+    assert process.returncode == 0
+    return data.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("terminal", [None, "dumb", "xterm"])
+def test_no_command_prints_what_acts_on_a_terminal(stranger: Path, terminal: str | None) -> None:
+    commands = list(_commands(stranger))
+    printed = _run(commands, terminal=terminal)
+    assert printed.count("code ") == len(commands)
+    assert printed.count("\\x1b]52;c;Y3Vy\\x07") > 100
+    if terminal == "xterm":  # what the progress bar draws, and the dimmed digits, are ours
+        printed = re.sub(r"\x1b\[(\?25[lh]|[12]?[AK]|(0|2|3[0-9]|9[0-9])?m)|\r", "", printed)
+    assert _RAW.findall(printed) == []
+
+
+def test_json_stays_json(stranger: Path) -> None:
+    store = str(stranger / "store")
+    printed = _run([["featstore.cli", "featstore", "show", store, KEY, "--json"]], terminal=None)
+    document = json.loads(printed.rpartition("code ")[0])
+    assert document["space"][EVIL] == {EVIL: EVIL}
+    assert list(document["failures"].values()) == [EVIL]
+
+
+def test_what_is_shown_is_the_text_itself_where_it_acts_on_nothing() -> None:
+    assert visible("Grüße, 日本\t→\n") == "Grüße, 日本\t→\n"
+    assert visible("\ud800\x85\u2028") == "\\ud800\\x85\\u2028"
+
+
+def test_no_text_of_a_csv_is_a_formula() -> None:
+    texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "a=1", ""]
+    frame = pl.DataFrame({"text": texts, "=head": range(8), "number": [-1.5] * 8})
+    rows = list(csv.reader(io.StringIO(comma_separated(frame), newline="")))
+    assert rows[0] == ["text", "'=head", "number"]
+    assert [row[0] for row in rows[1:]] == [
+        "'=1+1",
+        "'+1",
+        "'-1",
+        "'@SUM(A1)",
+        "'\tx",
+        "\\rx",
+        "a=1",
+        "",
+    ]
+    assert {float(row[2]) for row in rows[1:]} == {-1.5}
