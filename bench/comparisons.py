@@ -54,7 +54,7 @@ from bench.cells import (
     read_cells,
     sample_sd,
 )
-from bench.errors import NoResultsError
+from bench.errors import NoResultsError, some
 from bench.metrics.summary import cutoff
 from bench.results import read_ranks, read_results, summed_as, sums_of
 from bench.runs import RUN_COLUMNS
@@ -268,7 +268,7 @@ def control_means(
 
 
 def compare(
-    root: Path, results: pl.DataFrame, *, metrics: Sequence[str] = DEFAULT_METRICS
+    root: Path | str, results: pl.DataFrame, *, metrics: Sequence[str] = DEFAULT_METRICS
 ) -> pl.DataFrame:
     """Return every comparison that the results allow, one row each.
 
@@ -288,6 +288,7 @@ def compare(
         Schema `SCHEMA`. Values and differences are shares (0.1 is ten points). Nothing is drawn
         at random: the same results always give the same numbers.
     """
+    root = Path(root)
     primary = primary_family(root, results)
     rows: list[dict[str, Any]] = []
     for _, block in results.group_by(ARENA, maintain_order=True):
@@ -641,8 +642,8 @@ def chosen_rows(choice: str) -> tuple[Path, pl.DataFrame, pl.DataFrame]:
         own = pl.col(name).cast(pl.String)
         kept = rows.filter(own.str.starts_with(value) if name == "run_id" else own == value)
         if kept.is_empty():
-            have = ", ".join(sorted(set(rows[name].cast(pl.String).drop_nulls())))
-            raise NoResultsError(f"{root} has no {name} {value!r} there. It has: {have[:500]}.")
+            have = some(sorted(set(rows[name].cast(pl.String).drop_nulls())), most=20)
+            raise NoResultsError(f"{root} has no {name} {value!r} there. It has: {have}.")
         rows = kept
     return root, series, rows
 

@@ -83,7 +83,7 @@ class Summary:
 def run_all(
     runs: Sequence[Run],
     store: Path | str,
-    root: Path,
+    root: Path | str,
     *,
     jobs: int = 1,
     engine: Engine = "local",
@@ -120,7 +120,7 @@ def run_all(
     FeatstoreError
         Whatever a run raises; runs that had finished by then stay.
     """
-    start = time.perf_counter()
+    start, root = time.perf_counter(), Path(root)
     have = finished(root)
     left = [run for run in dict.fromkeys(runs) if run.run_id not in have]
     groups = _by_fit(left)

@@ -258,8 +258,8 @@ def _class_texts(corpus: Corpus, classes: NDArray[Any]) -> NDArray[np.float32]:
     """Return the text that images of each of these classes are paired with."""
     if not len(corpus.names):
         raise ProtocolError(
-            "Real pairs need captions or class names. Give the run a caption_set or a name_set: "
-            "extract the captions, or the class names, of these images first."
+            "Real pairs are images with captions or class names, and the run names no set of "
+            "either. Give it a caption_set or a name_set (--captions or --names)."
         )
     names = corpus.names if corpus.pair_names is None else corpus.pair_names
     return names.rows[names.places_of(classes)]
@@ -271,8 +271,9 @@ def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32
     source = run.protocol.source
     if head is None:
         raise ProtocolError(
-            f"Source {source!r} needs a classification head. Extract it with `featstore "
-            "extract` as kind head_weight."
+            f"Source {source!r} takes prototypes from a classification head, and the run names "
+            "none. Give it a head_set and a head_name_set (--head and --head-names); `featstore "
+            "extract --kind head_weight` makes a head."
         )
     pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups)
     if source != "head":

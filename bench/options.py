@@ -10,6 +10,9 @@ from featstore.errors import unknown_name
 from featstore.identity import canonical_json
 from featstore.options import check_values, option
 
+#: Numbers of items and rows are below it: more fit in no set.
+MOST = 2**31
+
 Scorer = Literal["cosine", "csls", "inverted-softmax"]
 
 
@@ -63,7 +66,7 @@ class Retrieval:
         One of `fitters.scorers.SCORERS`.
     """
 
-    captions: int = option(0, help="Captions of an image; 0 means all.", at_least=0)
+    captions: int = option(0, help="Captions of an image; 0 means all.", at_least=0, below=MOST)
     scorer: Scorer = option("cosine", help="Score of an image and a text.")
 
 
@@ -82,7 +85,7 @@ class FewShot:
         the run's ``head``, where that has all classes; nothing (``none``).
     """
 
-    shots: int = option(1, help="Labelled training images of every class.", at_least=0)
+    shots: int = option(1, help="Labelled training images of every class.", at_least=0, below=MOST)
     learner: str = "class-means"
     prototypes: Literal["names", "head", "none"] = option(
         "names", help="Source of one more row per class."
@@ -104,7 +107,7 @@ class HeadNames:
     by: Literal["alignment", "relative"] = option(
         "alignment", help="How rows and names are compared."
     )
-    n_permutations: int = option(999, help="Random permutations.", at_least=0)
+    n_permutations: int = option(999, help="Random permutations.", at_least=0, below=1_000_000)
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Neighbours:
     of: Literal["head", "class-means", "pairs"] = option(
         "head", help="Rows and texts that are compared."
     )
-    per_class: int = option(0, help="Images in a class mean; 0 means all.", at_least=0)
+    per_class: int = option(0, help="Images in a class mean; 0 means all.", at_least=0, below=MOST)
     k: tuple[int, ...] = (3, 5, 10)
     rows: Literal["unit", "raw"] = option("unit", help="Rows of a class mean.")
     within: str = ""
@@ -150,8 +153,8 @@ class ModalityGap:
     """
 
     between: Literal["head-images", "images-texts"] = option("head-images", help="The two sides.")
-    n_permutations: int = option(999, help="Random permutations.", at_least=0)
-    max_rows: int = option(5_000, help="Rows of a side.", at_least=0)
+    n_permutations: int = option(999, help="Random permutations.", at_least=0, below=1_000_000)
+    max_rows: int = option(5_000, help="Rows of a side.", at_least=2, below=MOST)
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ class Hubness:
     """
 
     gallery: Literal["names", "captions"] = option("names", help="Texts that are found.")
-    k: int = option(10, help="Neighbours of a query.", at_least=0)
+    k: int = option(10, help="Neighbours of a query.", at_least=1, below=MOST)
     scorer: Scorer = option("cosine", help="Score of an image and a text.")
 
 
@@ -232,8 +235,10 @@ def checked_options(task: str, options: Options | None) -> Options:
             f"Task {task} takes options {kind.__name__}; got {type(options).__name__}."
         )
     check_values(options, ProtocolError, of=f"task {task}")
-    if isinstance(options, Neighbours) and min(options.k, default=0) < 0:
-        raise ProtocolError(f"The 'k' of task {task} must be at least 0; got {options.k}.")
+    if isinstance(options, Neighbours):
+        for k in options.k or (0,):
+            if not 1 <= k < MOST:
+                raise ProtocolError(f"A 'k' of task {task} must be at least 1 and below {MOST:,}.")
     return options
 
 
@@ -267,7 +272,7 @@ def parse_options(task: str, words: list[str]) -> Options:
         try:
             values[name] = _value(hints[name], text)
         except ValueError as err:
-            raise ProtocolError(f"Option {name} of {task} cannot be {text!r}.") from err
+            raise ProtocolError(f"Option {name} of {task} cannot be {text[:40]!r}.") from err
     return checked_options(task, kind(**values))
 
 

@@ -242,7 +242,7 @@ def finished(root: Path) -> set[str]:
     return set(files_of(root))
 
 
-def read_results(root: Path) -> pl.DataFrame:
+def read_results(root: Path | str) -> pl.DataFrame:
     """Return all result rows, in a fixed order.
 
     Raises
@@ -250,6 +250,7 @@ def read_results(root: Path) -> pl.DataFrame:
     NoResultsError
         If the folder is missing or holds no finished run, or a file cannot be read.
     """
+    root = Path(root)
     paths = _run_files(root)
     if not paths:
         what = "holds no finished run" if root.is_dir() else "does not exist"
@@ -262,7 +263,7 @@ def read_results(root: Path) -> pl.DataFrame:
     return once.sort(keys, maintain_order=True)
 
 
-def read_ranks(root: Path, run_ids: Iterable[str]) -> pl.DataFrame:
+def read_ranks(root: Path | str, run_ids: Iterable[str]) -> pl.DataFrame:
     """Return the per-query ranks of these runs, in the order given.
 
     Raises
@@ -270,10 +271,10 @@ def read_ranks(root: Path, run_ids: Iterable[str]) -> pl.DataFrame:
     NoResultsError
         If a file is missing or cannot be read.
     """
-    return _of_runs(root, run_ids, ranks_path, RANK_SCHEMA)
+    return _of_runs(Path(root), run_ids, ranks_path, RANK_SCHEMA)
 
 
-def read_sums(root: Path, run_ids: Iterable[str]) -> pl.DataFrame:
+def read_sums(root: Path | str, run_ids: Iterable[str]) -> pl.DataFrame:
     """Return the sums per cluster of these runs, in the order given.
 
     A folder of an older version holds none: there they are made from the ranks.
@@ -283,7 +284,7 @@ def read_sums(root: Path, run_ids: Iterable[str]) -> pl.DataFrame:
     NoResultsError
         If a file is missing or cannot be read.
     """
-    wanted = list(run_ids)
+    root, wanted = Path(root), list(run_ids)
     named = files_of(root) if any(not run_path(root, i).is_file() for i in wanted) else {}
     have = {i for i in wanted if sums_path(root, named.get(i, i)).is_file()}
     frames = [_of_runs(root, [i for i in wanted if i in have], sums_path, SUM_SCHEMA)]

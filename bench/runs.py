@@ -207,9 +207,12 @@ class Protocol:
         ("train",), flag="--train-split", help="Splits that --eval split may train on, by comma."
     )
     train_fraction: float = option(
-        0.6, help="Share of the classes (held-out) or of the images of a class (in-class) that "
-        "may be trained on.",
-    )  # fmt: skip
+        0.6,
+        help="Share of the classes (held-out) or of the images of a class (in-class) that may be "
+        "trained on.",
+        above=0,
+        below=1,
+    )
     control_draw: int | None = option(
         None, help="Seed of the control's rows [default: the seed of the run].", at_least=0
     )
@@ -231,16 +234,17 @@ class Protocol:
                 self.control_draw is not None and self.source in ("none", "head"),
                 f"control_draw draws a control's rows; source {self.source!r} has none.",
             ),
-            (
-                not 0.0 < self.train_fraction < 1.0,
-                f"train_fraction lies between 0 and 1; got {self.train_fraction}.",
-            ),
         )
 
     @property
     def has_pairs(self) -> bool:
         """Whether real pairs are fitted."""
         return self.n_pairs != 0 or self.pairs_per_class != 0
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether prototypes and real pairs are fitted together, so that a mix has an effect."""
+        return self.source != "none" and self.has_pairs
 
 
 @dataclass(frozen=True)
@@ -333,6 +337,7 @@ class Run:
         method, protocol = self.fit.method, self.protocol
         pairs = protocol.has_pairs
         refuse(
+            (self.seed < 0, f"The 'seed' of a run must be at least 0; got {self.seed}."),
             (
                 method == IDENTITY and (pairs or protocol.source != "none"),
                 f"Method {IDENTITY!r} fits nothing: it takes source 'none' and no real pairs.",
@@ -353,7 +358,7 @@ class Run:
                 "pairs_per_class needs training images of the scored classes: eval 'in-class'.",
             ),
             (
-                self.fit.training.sequential and not self.is_mixed,
+                self.fit.training.sequential and not self.protocol.is_mixed,
                 (
                     "Sequential training goes through prototypes, then real pairs: give the run a "
                     f"source and real pairs. Got source {protocol.source!r} and {protocol.n_pairs} "
@@ -361,9 +366,10 @@ class Run:
                 ),
             ),
         )
-        for leaf, _ in self._own:
+        for leaf, value in self._own:
+            leaf.check_number(value)
             if leaf.is_setting and not has_setting(method, leaf.name):
-                owners = ", ".join(name for name in METHODS if has_setting(name, leaf.name))
+                owners = ", ".join(methods_with(leaf.name))
                 raise ProtocolError(
                     f"Method {method} has no setting {leaf.name!r} (only {owners}). Leave it out."
                 )
@@ -438,11 +444,6 @@ class Run:
         )
 
     @property
-    def is_mixed(self) -> bool:
-        """Whether it is fitted on prototypes and real pairs, so that a mixing weight counts."""
-        return self.protocol.source != "none" and self.protocol.has_pairs
-
-    @property
     def learner(self) -> str | None:
         """Name of the few-shot learner, of a task that has one."""
         options = self.task_options
@@ -499,6 +500,10 @@ class Run:
         if self.protocol.pairs_per_class:
             row["n_pairs"] = f"{self.protocol.pairs_per_class}/class"
         return row
+
+
+#: Integers of a column lie below it, and so do all numbers that mean something.
+_MOST = 2**63
 
 
 @dataclass(frozen=True)
@@ -565,6 +570,22 @@ class Leaf:
     @cached_property
     def _is_float(self) -> bool:
         return float in self.types
+
+    def check(self, value: Any) -> None:
+        """Raise what its part of a run raises for a value out of its range.
+
+        Raises
+        ------
+        ProtocolError, fitters.errors.SettingError
+        """
+        required = {one.name: "" for one in fields(self.part) if one.default is MISSING}
+        self.part(**required | {self.name: value})
+        self.check_number(value)
+
+    def check_number(self, value: Any) -> None:
+        """Raise ProtocolError for a number that no column of results holds."""
+        if isinstance(value, int | float) and not abs(value) < _MOST:
+            raise ProtocolError(f"The {self.name!r} of a run is a number below 2^63; got another.")
 
     def cell(self, run: Run) -> Any:
         """Return its value in a column: lists joined, numbers or words as text."""
@@ -633,6 +654,30 @@ def has_setting(method: str, name: str) -> bool:
     if spec is None:
         return method != IDENTITY
     return spec.fitted_on == "training" if name == "precision" else spec.takes(name)
+
+
+def methods_with(setting: str) -> list[str]:
+    """Return the names of the methods that have a setting."""
+    return [name for name in METHODS if has_setting(name, setting)]
+
+
+def has_meaning(method: str, protocol: Protocol) -> bool:
+    """Return whether a method can be fitted on what a protocol names, and scored by it.
+
+    It cannot: on source "none" without real pairs, on prototypes or pairs that it does not read,
+    on real pairs where every image is scored, on pairs of classes that are held out.
+    """
+    source, pairs = protocol.source, protocol.has_pairs
+    if method == IDENTITY:
+        return source == "none" and not pairs
+    spec = METHODS[method]
+    if spec.fitted_on == "head":
+        return source == "head" and not pairs
+    if pairs and protocol.eval == "all-names":
+        return False
+    if protocol.pairs_per_class and protocol.eval == "held-out":
+        return False
+    return pairs if source == "none" else spec.rows.texts != "raw"
 
 
 def _by_part(values: dict[str, Any]) -> dict[str, Any]:

@@ -277,27 +277,32 @@ def _scored(run: Run, corpus: Corpus, split: Split | None) -> Corpus:
 def _names(run: Run, corpus: Corpus) -> Items:
     if not len(corpus.names):
         raise ProtocolError(
-            f"Task {run.task} needs the names of the images' classes. Give the run a name_set."
+            f"Task {run.task} reads the names of the images' classes, and the run names no set of "
+            "them. Give it a name_set (--names)."
         )
     return corpus.names
 
 
-def _captions(corpus: Corpus) -> Items:
+def _captions(run: Run, corpus: Corpus) -> Items:
     if corpus.captions is None:
-        raise ProtocolError("Retrieval needs captions. Extract the captions of these images first.")
+        raise ProtocolError(
+            f"Task {run.task} reads captions, and the run names no set of them. Give it a "
+            "caption_set (--captions); if the store has none, extract the captions of these images."
+        )
     return corpus.captions
 
 
 def _head(run: Run, corpus: Corpus) -> Head:
     if corpus.head is None:
         raise ProtocolError(
-            f"Task {run.task} needs a head and its names (head_set, head_name_set)."
+            f"Task {run.task} reads a head and the names of its classes. Give the run a head_set "
+            "and a head_name_set (--head and --head-names)."
         )
     return corpus.head
 
 
 def _texts(run: Run, corpus: Corpus) -> Items:
-    return _names(run, corpus) if _options(run).gallery == "names" else _captions(corpus)
+    return _names(run, corpus) if _options(run).gallery == "names" else _captions(run, corpus)
 
 
 def _options(run: Run) -> Any:
@@ -312,7 +317,7 @@ _PREPARED: dict[str, Callable[[Run, Corpus, int], Prepared]] = {
         prompts=corpus.prompts, seen=corpus.seen, options=_options(run), top=top,
     ),
     "retrieval": lambda run, corpus, top: prepare_retrieval(
-        corpus.images, _captions(corpus), relevance=run.protocol.relevance,
+        corpus.images, _captions(run, corpus), relevance=run.protocol.relevance,
         options=_options(run), top=top,
     ),
 }  # fmt: skip

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from operator import itemgetter
+from statistics import median_high
 from typing import Any, NamedTuple, TypeAlias
 
 import polars as pl
@@ -125,7 +126,7 @@ def chosen_settings(results: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     -------
     DataFrame
         One row a cell: `keys`, ``<setting>_chosen`` as text for each of `bench.results.CHOSEN`
-        (the median, and the range where runs differ; empty where nothing was chosen), and
+        (the upper median, and the range where runs differ; empty where nothing was chosen), and
         ``edges``, which says how many runs chose the end of a grid.
     """
     fits = results.unique([*keys, "seed", "control_draw"], maintain_order=True)
@@ -152,10 +153,10 @@ def chosen_settings(results: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
 
 
 def _range_text(values: Sequence[float]) -> str:
-    """Return the median of sorted values, and their range if they differ."""
+    """Return the upper median of sorted values, one of them, and their range if they differ."""
     if not values:
         return ""
-    middle = f"{values[len(values) // 2]:.3g}"
+    middle = f"{median_high(values):.3g}"
     if values[0] == values[-1]:
         return middle
     return f"{middle} ({values[0]:.3g} to {values[-1]:.3g})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from copy import copy
 from math import prod
@@ -166,8 +167,9 @@ def find_work(root: Path) -> dict[str, list[dict[str, Any]]]:
     -------
     dict
         ``{"manifests": …, "stores": …, "alignments": …, "results": …}``: of each a list of
-        dictionaries with the ``path`` below `root`; for a store also ``sets`` (their keys) and
-        ``bytes`` of its embeddings, for results ``suites`` and ``last``, the time of the last run.
+        dictionaries with the ``path`` below `root`; for a manifest also its ``kinds`` of items, for
+        a store ``sets`` (their keys) and ``bytes`` of its embeddings, for results ``suites`` and
+        ``last``, the time of the last run.
         ``problem`` says what is wrong with one that cannot be read.
     """
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _SIGNS}
@@ -212,27 +214,63 @@ def _results_facts(path: Path) -> dict[str, Any]:
     return {"suites": suites, "last": sessions[-1].get("started") if sessions else None}
 
 
-_FACTS = {"stores": _store_facts, "results": _results_facts}
+def _manifest_facts(path: Path) -> dict[str, Any]:
+    return {"kinds": sorted({file.stem for file in path.glob("*.parquet")} - {"classes"})}
+
+
+_FACTS = {"manifests": _manifest_facts, "stores": _store_facts, "results": _results_facts}
 
 
 def next_command(found: dict[str, list[dict[str, Any]]]) -> str:
     """Return the command that goes on from what `find_work` found."""
     manifests, stores, alignments, results = (found[kind] for kind in _SIGNS)
     if not stores:
-        options = "--kind image --encoder timm:resnet18 --store store"
-        new = f"headstock extract {manifests[0]['path']} {options}" if manifests else ""
-        return new or "headstock demo"
-    store = stores[0]["path"]
-    if results:
-        return f"headstock report {results[0]['path']} --store {store} -o report.html"
-    if alignments:
-        return f"headstock eval run --suite demo --store {store} -o results"
+        return _first_extraction(manifests) if manifests else "headstock demo"
+    store = shlex.quote(stores[0]["path"])
     keys = [key.split("/") for key in stores[0].get("sets", [])]
+    if results:
+        folder = shlex.quote(results[0]["path"])
+        return f"headstock report {folder} --store {store} -o report.html"
+    if alignments:
+        suite = _suite_options({(dataset, kind) for dataset, kind, _ in keys})
+        if suite:
+            return f"headstock eval run {suite} --store {store} -o results"
+        return f"headstock show {shlex.quote(alignments[0]['path'])}"
     for image in (key for key in keys if key[1] == "image"):
         for text in (key for key in keys if key[0] == image[0] and key[1] == "caption"):
             pair = f"--x {'/'.join(image)} --y {'/'.join(text)}"
             return f"headstock fit ridge --store {store} {pair} -o aligners/ridge"
     return f"headstock store ls {store}"
+
+
+#: Encoders that a first extraction names, by the kind of items.
+_ENCODERS = {"image": "timm:resnet18", "class_name": "st:all-MiniLM-L6-v2"}
+
+
+def _first_extraction(manifests: list[dict[str, Any]]) -> str:
+    """Return the command that extracts images, or else class names, of a manifest."""
+    for kind, encoder in _ENCODERS.items():
+        for one in manifests:
+            if kind in one["kinds"]:
+                options = f"--kind {kind} --encoder {encoder} --store store"
+                return f"headstock extract {shlex.quote(one['path'])} {options}"
+    return f"headstock data show {shlex.quote(manifests[0]['path'])}"
+
+
+def _suite_options(kinds: set[tuple[str, str]]) -> str:
+    """Return the options of the suite that a store of these (dataset, kind) can run, or ""."""
+    heads = sorted(one for one, kind in kinds if kind == "head_weight" and (one, _NAMES) in kinds)
+    scored = sorted(one for one, kind in kinds if kind == "image" and (one, _NAMES) in kinds)
+    if "stamps" in scored and "imagenet1k" in heads:
+        return "--suite demo"
+    if not heads or not scored:
+        return ""
+    several = len({one for one, kind in kinds if kind == "head_weight"}) > 1
+    label_set = f" --label-set {heads[0]}" if several else ""
+    return f"--suite demo --dataset {scored[0]}{label_set}"
+
+
+_NAMES = "class_name"
 
 
 def _print_state(found: dict[str, list[dict[str, Any]]], *, as_json: bool) -> None:

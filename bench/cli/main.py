@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from featstore.command_line import CommandGroup, entry_point
+from featstore.errors import FeatstoreError
 
 if TYPE_CHECKING:
     from bench.runs import Leaf
@@ -61,7 +63,7 @@ suite_option = click.option(
 
 jobs_option = click.option(
     "--jobs",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 10_000),
     default=1,
     show_default=True,
     help="Processes, each with one thread. Results do not depend on it.",
@@ -96,9 +98,13 @@ class Values(click.ParamType):  # type: ignore[type-arg]  # not generic before c
     ----------
     leaf : Leaf
         Of `bench.runs.LEAVES`. Of a field that holds several words, the list is one value.
+    several : bool
+        Whether more than one value is taken.
     """
 
-    def __init__(self, leaf: Leaf) -> None:
+    def __init__(self, leaf: Leaf, *, several: bool = True) -> None:
+        self._leaf = leaf
+        self.several = several
         self._types = leaf.types
         self._words = [word for word in leaf.types if isinstance(word, str)]
         # Where "auto" is the default, None is another choice.
@@ -112,10 +118,17 @@ class Values(click.ParamType):  # type: ignore[type-arg]  # not generic before c
         """Return the values; anything else is a usage error."""
         if isinstance(value, tuple):
             return value
-        words = [word for word in str(value).replace(",", " ").split() if word]
+        words = words_of(str(value))
+        if not words and self._leaf.default != ():
+            self.fail(f"expected {self.name}, got nothing.", param, ctx)
         if tuple in self._types:
             return (tuple(words),)
-        return tuple(self._value(word, param, ctx) for word in words)
+        if len(words) > 1 and not self.several:
+            self.fail(f"takes one value of {self.name}; got {len(words):,}.", param, ctx)
+        if len(words) > _MOST_VALUES:
+            what = f"takes at most {_MOST_VALUES:,} values; got {len(words):,}."
+            self.fail(what, param, ctx)
+        return tuple(dict.fromkeys(self._value(word, param, ctx) for word in words))
 
     def typed(self, values: tuple[Any, ...]) -> str:
         """Return values as they are typed."""
@@ -129,14 +142,40 @@ class Values(click.ParamType):  # type: ignore[type-arg]  # not generic before c
         if word in self._words or str in self._types:
             return word
         for kind in (int, float):
-            if kind in self._types:
+            if kind in self._types and len(word) <= _LONGEST:
                 with suppress(ValueError):
-                    return kind(word)
-        return self.fail(f"expected {self.name}, got {word!r}.", param, ctx)
+                    return self._checked(kind(word), param, ctx)
+        shown = word if len(word) <= _LONGEST else f"{word[:_LONGEST]}\N{HORIZONTAL ELLIPSIS}"
+        return self.fail(f"expected {self.name}, got {shown!r}.", param, ctx)
+
+    def _checked(
+        self, number: float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return a number that is in the range of the field."""
+        try:
+            self._leaf.check(number)
+        except FeatstoreError as err:
+            self.fail(str(err), param, ctx)
+        return number
+
+
+#: No number that means something is typed in more characters than this.
+_LONGEST = 40
+
+#: Values that one option takes at most.
+_MOST_VALUES = 10_000
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a list that commas or blanks part."""
+    return text.replace(",", " ").split()
 
 
 def run_options(
-    *parts: str, without: Sequence[str] = (), defaults: Mapping[str, Sequence[Any]] | None = None
+    *parts: str,
+    without: Sequence[str] = (),
+    defaults: Mapping[str, Sequence[Any]] | None = None,
+    several: bool = True,
 ) -> Callable[[_Function], _Function]:
     """Give a command a flag for every field of these parts of a run; `lists_of` reads them.
 
@@ -148,13 +187,15 @@ def run_options(
         Fields that the command has no flag for.
     defaults : mapping, optional
         Values of a field that the command takes, where it is not given.
+    several : bool
+        Whether a flag takes several values, each of which makes runs.
     """
 
     def decorate(function: _Function) -> _Function:
         for leaf in reversed(run_leaves(*parts, without=without)):
             about = leaf.metadata.get("option", {})
             flag = about.get("flag") or f"--{leaf.name.replace('_', '-')}"
-            values = Values(leaf)
+            values = Values(leaf, several=several)
             more: dict[str, Any] = {"type": values, "metavar": values.name}
             if leaf.types == (bool,):
                 more = {"is_flag": True, "default": None}
@@ -193,6 +234,13 @@ def run_leaves(*parts: str, without: Sequence[str] = ()) -> list[Leaf]:
     ]  # fmt: skip
 
 
+def values_of(name: str, *, several: bool = True) -> Values:
+    """Return the type of an option whose values are those of a field of a run."""
+    from bench.runs import LEAVES
+
+    return Values(next(leaf for leaf in LEAVES if leaf.name == name), several=several)
+
+
 def lists_of(given: dict[str, Any], *parts: str) -> dict[str, tuple[Any, ...]]:
     """Take the options of `run_options` out of a command's own; return those that were given."""
     taken = {leaf.name: given.pop(leaf.name) for leaf in run_leaves(*parts) if leaf.name in given}
@@ -201,6 +249,34 @@ def lists_of(given: dict[str, Any], *parts: str) -> dict[str, tuple[Any, ...]]:
         for name, value in taken.items()
         if value is not None
     }
+
+
+def typed_command() -> str:
+    """Return the command line that does this again: every option that was given.
+
+    An environment that has a store counts as given: another may have another.
+    """
+    context = click.get_current_context()
+    words = context.command_path.split()
+    given = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT
+    for option in context.command.params:
+        value = context.params.get(option.name or "")
+        if context.get_parameter_source(option.name or "") not in given or value is None:
+            continue
+        if option.name in ("as_json", "dry_run"):
+            continue
+        if isinstance(option, click.Argument):
+            words.append(str(value))
+            continue
+        name = max(option.opts, key=len)
+        if isinstance(option.type, Values):
+            value = option.type.typed(value)
+        if value is False:
+            words += option.secondary_opts[:1]
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [name] if one is True else [name, str(one)]
+    return shlex.join(words)
 
 
 def seeds_option(default: str) -> Callable[[_Function], _Function]:

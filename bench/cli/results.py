@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.main import form_option, results_argument, suite_option
+from bench.cli.main import (
+    form_option,
+    results_argument,
+    suite_option,
+    typed_command,
+    words_of,
+)
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import StorePlace, json_option, print_json, store_option
 from featstore.errors import unknown_name
@@ -169,7 +174,7 @@ def _shown_metrics(
         names = with_generalised(rows, _METRICS)
         lost = [] if have & set(names) else names
     else:
-        names = metrics.replace(",", " ").split()
+        names = words_of(metrics)
         lost = [name for name in names if name not in have] if names else ["(none named)"]
     if lost and needed:
         raise NoResultsError(
@@ -228,8 +233,7 @@ def compare_command(a: str, b: str, metrics: str, form: str, as_json: bool) -> N
     from bench.comparisons import compare_choices
     from bench.tables import comma_separated, gain_lines
 
-    names = [name for name in metrics.replace(",", " ").split() if name]
-    found = compare_choices(a, b, metrics=names)
+    found = compare_choices(a, b, metrics=words_of(metrics))
     if as_json or form == "json":
         print_json(found.to_dicts())
     elif form == "csv":
@@ -367,12 +371,9 @@ def report_command(
     """
     from bench.report.page import write_report
 
-    typed = ["bench", "report", str(results), "--store", str(store), "-o", str(out)]
-    typed += ["--suite", suite] if suite else []
-    typed += ["--images", images] if images else []
     with ProgressBar(f"report {out}"):
         written = write_report(
-            results, store=store, out=out, suite=suite, images=images, command=shlex.join(typed)
+            results, store=store, out=out, suite=suite, images=images, command=typed_command()
         )
     size = out.stat().st_size
     if as_json:

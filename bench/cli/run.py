@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from bench.cli.main import (
-    Values,
     dry_run_option,
     engine_option,
     jobs_option,
@@ -26,6 +25,8 @@ from bench.cli.main import (
     run_options,
     seeds_option,
     set_options,
+    typed_command,
+    values_of,
 )
 from bench.suites.single import SCORED, SWEEP, SetNames
 from featstore.cli.progress import ProgressBar
@@ -39,8 +40,10 @@ from featstore.command_line import (
 from featstore.options import config_from
 
 if TYPE_CHECKING:
+    from bench.options import Options
     from bench.runs import Run
     from bench.suites.paper import Lacking
+    from bench.suites.registry import Suite
 
 _PACKAGES = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr")
 
@@ -119,29 +122,6 @@ class Execution:
             )
 
 
-def typed_command() -> str:
-    """Return the command line that does this again: every option that was given."""
-    context = click.get_current_context()
-    words = context.command_path.split()
-    for option in context.command.params:
-        value = context.params.get(option.name or "")
-        given = context.get_parameter_source(option.name or "")
-        if given is not click.core.ParameterSource.COMMANDLINE or value in (None, False):
-            continue
-        if option.name in ("as_json", "dry_run"):
-            continue
-        name = max(option.opts, key=len)
-        if isinstance(option, click.Argument):
-            words.append(str(value))
-            continue
-        if isinstance(option.type, Values):
-            value = option.type.typed(value)
-        values = value if isinstance(value, tuple) else (value,)
-        for one in values:
-            words += [name] if one is True else [name, str(one)]
-    return shlex.join(words)
-
-
 class _SuiteCommand(click.Command):
     """Lists the suites in its help; they are imported only then."""
 
@@ -178,13 +158,13 @@ class _SuiteCommand(click.Command):
 @click.option(
     "--label-set", default=None, help="Suite demo: label set of the head, if the store has several."
 )
-@click.option("--method", "methods", default="", metavar="NAMES",
+@click.option("--method", "methods", type=values_of("method"), metavar="NAMES",
               help="Methods instead of the suite's own, by comma; suite paper runs only these of "
               "its own.")  # fmt: skip
-@click.option("--source", "sources", default="", metavar="NAMES",
+@click.option("--source", "sources", type=values_of("source"), metavar="NAMES",
               help="Sources of prototypes instead of the suite's own, by comma: none, head, "
               "random, random-cov, shuffled.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(min=1), default=None,
+@click.option("--limit", "limits", type=values_of("limit", several=False), metavar="N",
               help="At most N images: a quick look, recorded in every row.")  # fmt: skip
 @run_options("fit", "data", without=("method", "pair_variants", "pair_templates", "locales"))
 @jobs_option
@@ -206,10 +186,10 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     from featstore.store.store import open_store
 
     chosen = suite_named(suite)
-    if store is None and chosen.create_store is None:
-        raise usage_error(f"Suite {suite!r} needs --store, the folder or address that it reads.")
+    store = _store_for(chosen, store, suite)
     lists = lists_of(given, "fit", "data")
-    named = {name: tuple(_words(given[name])) for name in ("methods", "sources")}
+    (limit,) = given["limits"] or (None,)
+    named = {name: given[name] or () for name in ("methods", "sources")}
     data = {name: given[name] for name in ("dataset", "label_set") if given[name] is not None}
     if data and suite != "demo":
         raise usage_error(
@@ -230,13 +210,24 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
         missing = chosen.lacking(opened, place) if chosen.lacking else []
         if missing and not given["as_json"]:
             _print_lacking(place or folder, missing, every=given["dry_run"])
-        runs = with_lists(chosen.runs(opened, limit=given["limit"], **named, **data), lists)
+        runs = with_lists(chosen.runs(opened, limit=limit, **named, **data), lists)
         if not runs and not given["dry_run"]:
             raise ProtocolError(
                 f"{folder} holds no sets of suite {suite!r} that fit together, so nothing can be "
                 "run yet. --dry-run lists all that is missing, with the commands that make it."
             )
         config_from(Execution, given, store=folder, out=out).run(suite, runs)
+
+
+def _store_for(chosen: Suite, store: StorePlace | None, name: str) -> StorePlace | None:
+    """Return the store that a suite reads; None where it makes its own."""
+    context = click.get_current_context()
+    if chosen.create_store is None:
+        if store is None:
+            raise usage_error(f"Suite {name!r} needs --store, the folder or address that it reads.")
+    elif context.get_parameter_source("store") is ParameterSource.ENVIRONMENT:
+        store = context.params["store"] = None  # the variable names the store of other suites
+    return store
 
 
 def _is_nothing(store: StorePlace) -> bool:
@@ -338,7 +329,7 @@ def task_command(name: str, words: tuple[str, ...], **given: Any) -> None:
     head,random`): every combination is a run for each seed. `bench frame` prints the rows, `bench
     table` a table.
     """
-    from bench.options import TASK_OPTIONS, parse_options
+    from bench.options import TASK_OPTIONS
     from bench.runs import Run
     from bench.suites.single import SUITE, check_settings, combinations
     from featstore.errors import unknown_name
@@ -346,17 +337,30 @@ def task_command(name: str, words: tuple[str, ...], **given: Any) -> None:
     from fitters.cli.fit import parse_seeds
 
     if name not in TASK_OPTIONS:
-        raise click.UsageError(unknown_name("task", name, TASK_OPTIONS))
+        raise usage_error(unknown_name("task", name, TASK_OPTIONS))
+    seeds = parse_seeds(given["seeds"])
     if given["unseen_only"]:
         words = (*words, "classes=unseen")
+    options = _parsed(name, words)
     lists = {"method": ("identity",), **lists_of(given, "protocol", "fit", "data")}
     check_settings(lists, lists["method"])
     make = partial(
-        Run.of, suite=SUITE, task=name, options=parse_options(name, list(words)),
+        Run.of, suite=SUITE, task=name, options=options,
         **config_from(SetNames, given).fields(open_store(given["store"])),
     )  # fmt: skip
-    runs = combinations(make, {"seed": parse_seeds(given["seeds"]), **lists})
+    runs = combinations(make, {"seed": seeds, **lists})
     config_from(Execution, given).run(SUITE, runs)
+
+
+def _parsed(task: str, words: tuple[str, ...]) -> Options:
+    """Return the options of a task; what is wrong with them is wrong usage."""
+    from bench.errors import ProtocolError
+    from bench.options import parse_options
+
+    try:
+        return parse_options(task, list(words))
+    except ProtocolError as err:
+        raise usage_error(str(err)) from err
 
 
 #: Fields of a run that have no effect on the score of an alignment that is there.
@@ -384,7 +388,7 @@ _OF_FITS = (
 @click.option("--eval", "evaluation", type=click.Choice(["all-names", "split"]),
               default="all-names", show_default=True,
               help="All images, or those of the manifest's split test.")  # fmt: skip
-@run_options("protocol", "data", without=_OF_FITS)
+@run_options("protocol", "data", without=_OF_FITS, several=False)
 @task_option
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=None,
               help="Write the rows to a file: Parquet (.parquet) or CSV.")  # fmt: skip
@@ -399,7 +403,6 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
     import polars as pl
 
     from bench.cli.results import write_rows
-    from bench.options import parse_options
     from bench.suites.single import score_alignment, task_runs
     from bench.tables import score_lines
     from featstore.store.store import open_store
@@ -410,13 +413,13 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
     )
     if not wanted or not set(wanted) <= set(SCORED):
         raise usage_error(f"Give --names or --captions, or --task: {', '.join(SCORED)}.")
+    options = [_parsed(task, given["words"]) for task in wanted]
     fields: dict[str, Any] = {"eval": given["evaluation"], **vars(config_from(SetNames, given))}
-    for name, values in lists_of(given, "protocol", "data").items():
-        (fields[name],) = values
+    fields |= {name: value for name, (value,) in lists_of(given, "protocol", "data").items()}
     alignment, opened = read_alignment(aligner), open_store(store)
     runs = [
-        task_runs(opened, task, options=parse_options(task, list(given["words"])), **fields)[0]
-        for task in wanted
+        task_runs(opened, task, options=own, **fields)[0]
+        for task, own in zip(wanted, options, strict=True)
     ]
     scores = pl.concat(score_alignment(alignment, opened, run) for run in runs)
     if given["out"] is not None:
@@ -438,33 +441,38 @@ def score_command(aligner: Path, store: StorePlace, tasks: tuple[str, ...], **gi
 @out_option
 @click.option("--dataset", default=None, help="Dataset of the images, if the store has several.")
 @click.option("--label-set", default=None, help="Label set of the head, if the store has several.")
-@click.option("--task", "tasks", default="zero_shot,retrieval", show_default=True, metavar="NAMES",
-              help="Tasks, by comma.")  # fmt: skip
+@click.option("--task", "tasks", type=values_of("task"), metavar="NAMES",
+              help="Tasks, by comma [default: zero_shot,retrieval].")  # fmt: skip
 @run_options("protocol", "fit", "data", without=("control_draw",), defaults=SWEEP)
 @seeds_option("0-4")
 @jobs_option
 @engine_option
 @dry_run_option
 @json_option
-def sweep_command(dataset: str | None, label_set: str | None, tasks: str, **given: Any) -> None:
+def sweep_command(
+    dataset: str | None, label_set: str | None, tasks: tuple[str, ...] | None, **given: Any
+) -> None:
     """Run every combination of what is listed, and write its results.
 
     Options take several values, separated by commas. Cells of one seed share their moments: a
     ridge is fitted in milliseconds a cell, other methods of moments in some tenths of a second,
-    methods that need rows as slowly as in a suite. Nothing is chosen: penalties and mixing weights
-    are what is swept. Tables, comparisons and the report read a sweep as they read a suite.
+    methods that need rows as slowly as in a suite. Penalties and mixing weights are swept, not
+    chosen; other settings (gamma) are at their defaults, unless they are listed. Tables,
+    comparisons and the report read a sweep as they read a suite.
     """
+    from bench.options import TASK_OPTIONS
     from bench.suites.demo import find_sets
     from bench.suites.single import SWEEP_SUITE, sweep_runs
+    from featstore.errors import unknown_name
     from featstore.store.store import open_store
     from fitters.cli.fit import parse_seeds
 
+    for name in tasks or ():
+        if name not in TASK_OPTIONS:
+            raise usage_error(unknown_name("task", name, TASK_OPTIONS))
+    own: dict[str, Any] = {"seed": parse_seeds(given["seeds"])}
+    own |= {} if tasks is None else {"task": tasks}
     opened = open_store(given["store"])
     sets = find_sets(opened, dataset=dataset, label_set=label_set)
-    own = {"seed": parse_seeds(given["seeds"]), "task": tuple(_words(tasks))}
     runs = sweep_runs(opened, sets, own | lists_of(given, "protocol", "fit", "data"))
     config_from(Execution, given).run(SWEEP_SUITE, runs)
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in text.replace(",", " ").split() if word]

@@ -19,7 +19,7 @@ import polars as pl
 
 from bench.cells import method_title, only_series
 from bench.comparisons import compare
-from bench.errors import BenchError, NoResultsError
+from bench.errors import BenchError, NoResultsError, some
 from bench.geometry import METHOD, Geometry, read_geometry
 from bench.metrics.summary import METRICS
 from bench.report.figures import figures_of, gain_figure, mixing_figure, pairs_figure
@@ -67,9 +67,7 @@ def filter_to_one_choice(
     if images is not None:
         own = [key for key in keys if key == images or key.startswith(images)]
         if not own:
-            raise NoResultsError(
-                f"No images of {images!r} were scored. There are: {', '.join(keys)}."
-            )
+            raise NoResultsError(f"No images of {images!r} were scored. There are: {some(keys)}.")
         rows = rows.filter(pl.col("image_set").is_in(own))
     for column in _COLUMNS:
         counts = (
@@ -239,10 +237,10 @@ class Written:
 
 
 def write_report(
-    results: Path,
+    results: Path | str,
     *,
     store: Path | str,
-    out: Path,
+    out: Path | str,
     suite: str | None = None,
     images: str | None = None,
     command: str = "",
@@ -276,6 +274,7 @@ def write_report(
         If a file cannot be written.
     """
     _require_packages()
+    results, out = Path(results), Path(out)
     rows = only_series(results, read_results(results), suite=suite)
     opened = open_store(store)
     page = build_page(results, rows, opened, images=images, command=command)

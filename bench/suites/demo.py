@@ -23,9 +23,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import ProtocolError
+from bench.errors import ProtocolError, some
 from bench.protocol import held_out_split
-from bench.runs import Run, set_fields
+from bench.runs import Protocol, Run, has_meaning, set_fields
 from bench.statistics import ENOUGH_CONTROLS
 from featstore.errors import AlreadyFinishedError
 from featstore.identity import sha256_hex
@@ -82,9 +82,9 @@ def find_sets(
     heads = _in_spaces(heads, images) if images else heads
     texts = _in_spaces(texts, names) if names else texts
     fitting = {
-        (label_set, "head_weight"): heads,
         (dataset, "image"): _in_spaces(images, heads) if heads else images,
         (dataset, "class_name"): names,
+        (label_set, "head_weight"): heads,
         (label_set, "class_name"): texts,
     }
     lost = [where for where, found in fitting.items() if not found]
@@ -93,8 +93,12 @@ def find_sets(
             found[0].encoder if found else usual
             for found, usual in ((images or heads, IMAGES_BY), (names or texts, TEXTS_BY))
         )
-        raise ProtocolError(_lacking(store, lost, image, text))
-    head, image_set, name, head_name = (_only(found, store, *at) for at, found in fitting.items())
+        message = _lacking(store, lost, image, text)
+        others = sorted({info.key.dataset for info in infos if info.key.kind == "image"})
+        if others and dataset not in others:
+            message += f" For images that the store has, give --dataset: {some(others)}."
+        raise ProtocolError(message)
+    image_set, name, head, head_name = (_only(found, store, *at) for at, found in fitting.items())
     captions = _in_spaces(_of(infos, dataset, "caption"), [name])
     caption = _only(captions, store, dataset, "caption") if captions else None
     return SuiteSets(image_set, name, head, head_name, caption)
@@ -123,7 +127,7 @@ def _only_dataset(infos: list[SetInfo], store: FeatureStore, kind: str, option: 
     found = sorted({info.key.dataset for info in infos if info.key.kind == kind})
     if len(found) == 1:
         return found[0]
-    have = f"several datasets of kind {kind}: {', '.join(found)}" if found else f"no {kind} set"
+    have = f"several datasets of kind {kind}: {some(found)}" if found else f"no {kind} set"
     raise ProtocolError(f"{store.address} has {have}. Name one with {option}, or extract it.")
 
 
@@ -140,7 +144,7 @@ def _in_spaces(infos: list[SetInfo], others: list[SetInfo]) -> list[SetInfo]:
 def _only(found: list[SetInfo], store: FeatureStore, dataset: str, kind: str) -> SetInfo:
     if len(found) == 1:
         return found[0]
-    names = ", ".join(str(info.key) for info in found)
+    names = some(str(info.key) for info in found)
     raise ProtocolError(
         f"{store.address} has {len(found)} sets that could be {dataset}/{kind}: {names}. The "
         "suite takes one image and one text encoder; keep each pair in its own store."
@@ -252,16 +256,18 @@ def plan(
         suite=wanted.suite, task="zero_shot", method="conse", source="head", limit=limit,
         **wanted.fields, **sets.fields(),
     )  # fmt: skip
-    fewest = _fewest_training_images(store, base, wanted.seeds)
-    possible = tuple(k for k in wanted.n_pairs if k == "all" or k <= fewest)
-    wanted = replace(wanted, n_pairs=possible)
+    images = base.data.image_set
+    possible = possible_pairs(store, images, wanted.n_pairs, seeds=wanted.seeds, limits=(limit,))
+    wanted = replace(wanted, n_pairs=tuple(possible))
     alone = wanted.methods if "head" in wanted.sources else ()
-    return [
+    runs = [
         base,
         *(base.changed(method=method) for method in alone),
         *_held_out(base, wanted),
         *_control_runs(base, wanted),
     ]
+    # ConSE is in every plan, and so may be named beside; some methods take no prototypes.
+    return [run for run in dict.fromkeys(runs) if has_meaning(run.fit.method, run.protocol)]
 
 
 def _held_out(base: Run, wanted: Plan) -> Iterator[Run]:
@@ -299,14 +305,37 @@ def _tasks(fit: Run) -> list[Run]:
     return [fit, fit.changed(task="retrieval")] if fit.data.caption_set else [fit]
 
 
-def _fewest_training_images(store: FeatureStore, run: Run, seeds: Sequence[int]) -> int:
-    items = store.view(run.data.image_set).items
-    limit = run.protocol.limit or items.height
-    classes = items["class_id"].head(limit).to_numpy()
-    return min(
-        len(held_out_split(classes, seed=seed, train_fraction=run.protocol.train_fraction).train)
-        for seed in seeds
+def possible_pairs(
+    store: FeatureStore,
+    images: str,
+    n_pairs: Sequence[Pairs],
+    *,
+    seeds: Sequence[int],
+    limits: Sequence[int | None] = (None,),
+    fractions: Sequence[float] = (Protocol.train_fraction,),
+) -> list[Pairs]:
+    """Return the numbers of real pairs that every held-out split can give.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    images : str
+        Key of the set of images.
+    n_pairs : sequence of int or "all"
+    seeds, limits, fractions : sequences
+        Of the splits: all their combinations.
+
+    Raises
+    ------
+    ProtocolError
+        If a split would have an empty side.
+    """
+    classes = store.view(images).items["class_id"].fill_null("").to_numpy()
+    fewest = min(
+        len(held_out_split(classes[:limit], seed=seed, train_fraction=fraction).train)
+        for seed, limit, fraction in product(seeds, limits, fractions)
     )
+    return [k for k in n_pairs if k == "all" or k <= fewest]
 
 
 DATASET, LABEL_SET = "smoke", "smokehead"

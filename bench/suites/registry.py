@@ -11,7 +11,7 @@ from bench.errors import UnknownSuiteError
 from bench.runs import Run
 from bench.suites.demo import create_smoke_store, demo_runs, smoke_runs
 from bench.suites.paper import Lacking, lacking, paper_runs
-from bench.suites.single import Lists, check_settings, combinations
+from bench.suites.single import OF_MIXED, Lists, check_settings, combinations
 from featstore.errors import lookup
 from featstore.store.store import FeatureStore
 
@@ -98,7 +98,11 @@ def with_lists(runs: Sequence[Run], lists: Lists) -> list[Run]:
     made: list[Run] = []
     for run in runs:
         head = bool(run.data.head_set)
-        own = {name: values for name, values in lists.items()
-               if head or not name.startswith("head_")}  # fmt: skip
+        mixed = run.protocol.is_mixed
+        own = {
+            name: values
+            for name, values in lists.items()
+            if (head or not name.startswith("head_")) and (mixed or name not in OF_MIXED)
+        }
         made += combinations(run.changed, own | {"method": (run.fit.method,)})
     return list(dict.fromkeys(made))

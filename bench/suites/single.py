@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import product
+from math import prod
 from typing import Any
 
 import polars as pl
 
 from bench.corpus import read_corpus
 from bench.errors import ProtocolError
-from bench.protocol import held_out_split
 from bench.results import RESULT_SCHEMA
-from bench.runs import FIT_SETTINGS, IDENTITY, Protocol, Run, has_setting, set_fields
+from bench.runs import (
+    FIT_SETTINGS,
+    IDENTITY,
+    Protocol,
+    Run,
+    has_meaning,
+    has_setting,
+    methods_with,
+    set_fields,
+)
 from bench.scoring import Scoring, split_of
-from bench.suites.demo import SuiteSets
+from bench.suites.demo import SuiteSets, possible_pairs
 from featstore.options import option
 from featstore.store.store import FeatureStore
 from fitters.alignment import Alignment
 from fitters.from_store import side_of
-from fitters.methods import METHODS, method_named
+from fitters.methods import method_named
 
 #: The suites that runs of one task, and of a sweep, say they are of.
 SUITE, SWEEP_SUITE = "task", "sweep"
@@ -91,8 +100,9 @@ def combinations(make: Callable[..., Run], lists: Lists, *, skip: bool | None = 
     """Return the runs that have one of the listed values in every field.
 
     Combinations without a meaning are left out: source "none" without real pairs, controls of
-    ConSE, a head for a method that reads none. A method gets the settings that it has. Without
-    prototypes or without real pairs a mixing weight has no effect: such a cell is one run.
+    ConSE, a head for a method that reads none, real pairs that are counted in two ways. A method
+    gets the settings that it has. Without prototypes or without real pairs a mixing weight, a share
+    and training in two stages have no effect: such a cell is one run.
 
     Parameters
     ----------
@@ -117,23 +127,47 @@ def combinations(make: Callable[..., Run], lists: Lists, *, skip: bool | None = 
             for name, values in lists.items()
             if name not in FIT_SETTINGS or has_setting(method, name)
         }
+        n = prod(map(len, own.values()))
+        if n > MOST_RUNS:
+            raise ProtocolError(
+                f"The lists make {n:,} combinations of method {method}; at most {MOST_RUNS:,} are "
+                "planned. List fewer values."
+            )
         for values in product(*own.values()):
             changes = dict(zip(own, values, strict=True)) | {"method": method}
-            counted = {name: changes[name] for name in _COUNTED if name in changes}
-            if skip and not _has_meaning(method, Protocol(**counted)):
-                continue
+            if skip:
+                protocol = _protocol_of(changes)
+                if protocol is None or not has_meaning(method, protocol):
+                    continue
+                if not protocol.is_mixed:
+                    changes = {n: value for n, value in changes.items() if n not in OF_MIXED}
             run = make(**changes)
-            given = "mix" in changes and run.fit.mix != "auto"
-            runs.append(run.changed(mix=1.0) if given and not run.is_mixed else run)
+            idle = "mix" in changes and run.fit.mix != "auto" and not run.protocol.is_mixed
+            runs.append(run.changed(mix=1.0) if idle else run)
     if not runs:
         raise ProtocolError(
-            "Nothing is left to run: source 'none' needs real pairs, and the others 0 or more that "
-            "the split can give. Ask for other sources or numbers of pairs."
+            "Nothing is left to run: source 'none' needs real pairs, the others 0 or more that the "
+            "split can give, and pairs per class need eval 'in-class' or 'split'. Ask for other "
+            "sources or numbers of pairs."
         )
     return list(dict.fromkeys(runs))
 
 
+#: Combinations of lists that are planned for a method at most: they are held in memory.
+MOST_RUNS = 200_000
+
+
+def _protocol_of(changes: Mapping[str, Any]) -> Protocol | None:
+    """Return what is trained on and scored; None where real pairs are counted in two ways."""
+    if changes.get("n_pairs") and changes.get("pairs_per_class"):
+        return None
+    return Protocol(**{name: changes[name] for name in _COUNTED if name in changes})
+
+
 _COUNTED = ("eval", "source", "n_pairs", "pairs_per_class")
+
+#: Settings of a training on prototypes and real pairs together; others are without them.
+OF_MIXED = ("share", "sequential")
 
 
 def check_settings(names: Collection[str], methods: Collection[str]) -> None:
@@ -148,23 +182,10 @@ def check_settings(names: Collection[str], methods: Collection[str]) -> None:
             method_named(method)
     for name in names:
         if name in FIT_SETTINGS and not any(has_setting(method, name) for method in methods):
-            who = ", ".join(other for other in METHODS if has_setting(other, name))
             raise ProtocolError(
                 f"No method that is to be run ({', '.join(methods)}) has a setting {name!r}; these "
-                f"have: {who}. Leave it out."
+                f"have: {', '.join(methods_with(name))}. Leave it out."
             )
-
-
-def _has_meaning(method: str, protocol: Protocol) -> bool:
-    source, pairs = protocol.source, protocol.has_pairs
-    if method == IDENTITY:
-        return source == "none" and not pairs
-    spec = METHODS[method]
-    if spec.fitted_on == "head":
-        return source == "head" and not pairs
-    if pairs and protocol.eval == "all-names":
-        return False
-    return pairs if source == "none" else spec.rows.texts != "raw"
 
 
 #: Tasks that an alignment made before is scored by.
@@ -219,7 +240,8 @@ def score_alignment(alignment: Alignment, store: FeatureStore, run: Run) -> pl.D
     return pl.DataFrame(rows, schema=_SCORES, orient="row")
 
 
-#: What a sweep goes through, where nothing else is listed. Nothing is chosen in it.
+#: What a sweep goes through, where nothing else is listed. Penalties and mixing weights are swept,
+#: not chosen.
 SWEEP: dict[str, Sequence[Any]] = {
     "eval": ("held-out",),
     "seed": (0, 1, 2, 3, 4),
@@ -252,24 +274,11 @@ def sweep_runs(store: FeatureStore, sets: SuiteSets, lists: Lists | None = None)
     every = SWEEP | dict(lists or {})
     # Settings of the default sweep that no listed method has are no mistake of the user.
     check_settings(lists or {}, every["method"])
-    every["n_pairs"] = list(_possible_pairs(store, sets, every))
+    if "held-out" in every["eval"]:
+        every["n_pairs"] = possible_pairs(
+            store, str(sets.image.key), every["n_pairs"], seeds=every["seed"],
+            limits=every.get("limit", (None,)),
+            fractions=every.get("train_fraction", (Protocol.train_fraction,)),
+        )  # fmt: skip
     make = partial(Run.of, suite=SWEEP_SUITE, **sets.fields())
     return combinations(make, every, skip=True)
-
-
-def _possible_pairs(store: FeatureStore, sets: SuiteSets, lists: Lists) -> Iterator[Any]:
-    items = store.view(str(sets.image.key)).items
-    if "held-out" not in lists["eval"]:
-        yield from lists["n_pairs"]
-        return
-    (limit,) = lists.get("limit", (None,))
-    classes = items.head(limit or items.height)["class_id"].to_numpy()
-    fractions = lists.get("train_fraction", (Protocol.train_fraction,))
-    fewest = min(
-        len(held_out_split(classes, seed=seed, train_fraction=fraction).train)
-        for seed in lists["seed"]
-        for fraction in fractions
-    )
-    for n_pairs in lists["n_pairs"]:
-        if n_pairs == "all" or n_pairs <= fewest:
-            yield n_pairs

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from bench.cli import cli as bench_cli
@@ -17,7 +19,7 @@ from bench.results import write_session
 from featstore import open_store
 from featstore.cli import cli as featstore_cli
 from featstore.command_line import EXIT_USAGE, run_command
-from featstore.testing import toy_manifest, toy_store
+from featstore.testing import item_table, toy_manifest, toy_store, write_set
 from fitters.cli import cli as fitters_cli
 
 
@@ -133,7 +135,8 @@ def test_the_state_of_a_folder_is_what_was_made_there(tmp_path, monkeypatch, cap
     capsys.readouterr()
     state = _state(tmp_path, monkeypatch, capsys)
     assert [one["path"] for one in state["alignments"]] == ["aligners/ridge"]
-    assert state["next"] == "headstock eval run --suite demo --store store -o results"
+    # The store has no class names of its images: no suite can be run.
+    assert state["next"] == "headstock show aligners/ridge"
 
     for part in ("runs", "ranks"):
         (tmp_path / "results" / part).mkdir(parents=True)
@@ -166,22 +169,85 @@ def test_folders_too_deep_or_hidden_are_not_looked_at(tmp_path):
     ]
 
 
+def _go_on(folder: Path, capsys, *more: str) -> str:
+    """Run the command that is proposed for a folder, with `more` options; return it."""
+    proposed = next_command(find_work(folder))
+    words = shlex.split(proposed)[1:]
+    # No model is loaded here: a plan takes the options of an extraction.
+    words = ["plan" if word == "extract" else word for word in words]
+    assert run_command(cli, "headstock", [*words, *more]) == 0, capsys.readouterr().err
+    return proposed
+
+
+def test_the_next_command_runs(tmp_path, monkeypatch, capsys):
+    """From an empty folder to a report, in folders with blanks, by what is proposed alone."""
+    monkeypatch.chdir(tmp_path)
+    here = Path()
+    assert _go_on(here, capsys, "--dry-run") == "headstock demo"
+    (tmp_path / "birds.txt").write_text("owl\nrobin\n")
+    assert run_command(cli, "headstock", ["data", "labels", "birds.txt", "-o", "the birds"]) == 0
+    assert " --kind class_name " in _go_on(here, capsys)
+    toy_manifest(tmp_path / "the images")
+    assert _go_on(here, capsys).startswith("headstock extract 'the images' --kind image ")
+
+    root = tmp_path / "my store"
+    toy_store(root, classes=8, images=24, image_dim=6, text_dim=4)
+    assert _go_on(here, capsys).startswith("headstock fit ridge --store 'my store' ")
+    assert _go_on(here, capsys) == "headstock show aligners/ridge"
+    names = [
+        {"item_id": f"toy/d{i}#name#{template}", "text": f"thing {i}", "class_id": f"toy/d{i}",
+         "variant": "name", "template_id": template}
+        for i in range(12) for template in ("none", "photo")
+    ]  # fmt: skip
+    rows = np.random.default_rng(2).standard_normal((24, 4)).astype(np.float32)
+    write_set(
+        root, rows, item_table(names, "class_name"), dataset="toy", kind="class_name",
+        encoder="st:toy", space={"name": "language"},
+    )  # fmt: skip
+    small = "--limit", "16", "--method", "ridge", "--source", "head"
+    proposed = _go_on(here, capsys, *small)
+    assert proposed == "headstock eval run --suite demo --dataset toy --store 'my store' -o results"
+    assert _go_on(here, capsys).startswith("headstock report results --store 'my store' ")
+    assert (tmp_path / "report.html").is_file()
+
+
 @pytest.mark.parametrize(
-    "found",
+    ("found", "proposed"),
     [
-        {},
-        {"manifests": [{"path": "m"}]},
-        {"stores": [{"path": "s", "sets": ["d/image/a-1", "d/caption/b-2"]}]},
-        {"stores": [{"path": "s", "sets": ["d/image/a-1"]}]},
-        {"stores": [{"path": "s", "problem": "damaged"}]},
-        {"stores": [{"path": "s"}], "alignments": [{"path": "a"}]},
-        {"stores": [{"path": "s"}], "results": [{"path": "r"}]},
+        ({"stores": [{"path": "s", "sets": ["d/image/a-1"]}]}, "headstock store ls s"),
+        ({"stores": [{"path": "s", "problem": "damaged"}]}, "headstock store ls s"),
+        ({"manifests": [{"path": "m", "kinds": []}]}, "headstock data show m"),
+        (
+            {
+                "stores": [{"path": "s", "sets": [
+                    "stamps/image/a-1", "stamps/class_name/b-2", "other/head_weight/a-3",
+                    "imagenet1k/head_weight/a-1", "imagenet1k/class_name/b-2",
+                ]}],
+                "alignments": [{"path": "a"}],
+            },
+            "headstock eval run --suite demo --store s -o results",
+        ),
+        (
+            {
+                "stores": [{"path": "s", "sets": [
+                    "mine/image/a-1", "mine/class_name/b-2", "other/head_weight/a-3",
+                    "imagenet1k/head_weight/a-1", "imagenet1k/class_name/b-2",
+                ]}],
+                "alignments": [{"path": "a"}],
+            },
+            (
+                "headstock eval run --suite demo --dataset mine --label-set imagenet1k --store s "
+                "-o results"
+            ),
+        ),
     ],
-    ids=str,
-)
-def test_the_next_command_is_one_that_exists(found):
+    ids=["images alone", "damaged", "classes alone", "the demo", "a dataset of one's own"],
+)  # fmt: skip
+def test_the_next_command_fits_what_is_there(found, proposed):
     kinds = ("manifests", "stores", "alignments", "results")
-    words = next_command({kind: found.get(kind, []) for kind in kinds}).split()
+    typed = next_command({kind: found.get(kind, []) for kind in kinds})
+    assert typed == proposed
+    words = typed.split()
     path = next(p for n in range(len(words), 0, -1) if (p := " ".join(words[1:n])) in HERE)
     with HERE[path].make_context(path, words[1 + len(path.split()) :]) as context:
         assert context.params

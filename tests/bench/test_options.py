@@ -44,7 +44,14 @@ BAD = [
     ("few_shot", ["shots=many"], "shots of few_shot cannot be 'many'"),
     ("few_shot", ["prototypes=1"], "'prototypes' of task few_shot must be .*; got '1'"),
     ("few_shot", ["prototypes=heads"], "'prototypes' of task few_shot must be .*; got 'heads'"),
-    ("neighbours", ["k=3,-1"], "'k' of task neighbours must be at least 0"),
+    ("neighbours", ["k=3,-1"], "'k' of task neighbours must be at least 1"),
+    ("neighbours", ["k=0"], "'k' of task neighbours must be at least 1"),
+    ("neighbours", ["k="], "k of neighbours cannot be ''"),
+    ("hubness", ["k=0"], "'k' of task hubness must be at least 1 and below"),
+    ("hubness", ["k=9999999999999999999"], "'k' of task hubness must be at least 1 and below"),
+    ("retrieval", ["captions=1e300"], "captions of retrieval cannot be '1e300'"),
+    ("modality_gap", ["max_rows=1"], "'max_rows' of task modality_gap must be at least 2"),
+    ("head_names", ["n_permutations=1000000"], "must be at least 0 and below 1,000,000"),
     ("spectrum", ["k=3"], "Known options: none"),
 ]
 

@@ -196,7 +196,7 @@ BAD = [
     ({"n_pairs": -1}, "'n_pairs' of a run must be at least 0 or 'all'; got -1"),
     ({"source": "none", "n_pairs": 0}, "Give it one"),
     ({"eval": "all-names"}, "Use eval 'held-out'"),
-    ({"train_fraction": 1.0}, "between 0 and 1"),
+    ({"train_fraction": 1.0}, "above 0 and below 1"),
     ({"head_templates": ("none",)}, "the run has no head"),
     (
         {"pair_variants": ("name",), "caption_set": "d/caption/t-00000000"},

@@ -4,6 +4,7 @@ import pytest
 
 from bench import read_results, run_all
 from bench.errors import ProtocolError, UnknownSuiteError
+from bench.runs import has_meaning
 from bench.suites.demo import create_smoke_store, demo_runs, find_sets, smoke_runs
 from bench.suites.registry import SUITES, suite_named, with_lists
 from bench.suites.single import sweep_runs
@@ -71,7 +72,7 @@ def test_a_store_without_the_sets_says_how_to_make_them(smoke_store):
     with pytest.raises(
         ProtocolError,
         match=(
-            r"no imagenet1k/head_weight, stamps/image, .*"
+            r"no stamps/image, stamps/class_name, imagenet1k/head_weight, .*"
             r"`featstore extract manifests/imagenet1k --kind head_weight --encoder timm:"
         ),
     ):
@@ -166,3 +167,72 @@ def test_a_suite_takes_settings_for_the_methods_that_have_them(smoke_store):
     }  # fmt: skip
     with pytest.raises(ProtocolError, match="has a setting 'gamma'; these have: kernel-ridge"):
         with_lists(runs, {"gamma": (1.0,)})
+
+
+@pytest.mark.parametrize(
+    ("methods", "sources"),
+    [
+        (("conse",), ("none", "head")),
+        (("conse", "ridge"), ("random",)),
+        (("text-to-concept",), ()),
+        (("conse",), ("none",)),
+    ],
+)
+def test_a_plan_has_only_runs_with_a_meaning_and_each_once(smoke_store, tmp_path, methods, sources):
+    """Every run of the plan can be fitted: the whole plan is executed."""
+    runs = smoke_runs(open_store(smoke_store), methods=methods, sources=sources)
+    assert all(has_meaning(run.fit.method, run.protocol) for run in runs)
+    assert len(set(runs)) == len(runs)
+    done = run_all(runs, smoke_store, tmp_path / "r")
+    assert done.new == len(runs)
+
+
+def test_combinations_without_a_meaning_are_left_out(smoke_store):
+    opened = open_store(smoke_store)
+    sets = find_sets(opened, dataset="smoke", label_set="smokehead")
+    one = {"seed": (0,), "task": ("zero_shot",)}
+
+    def cells(**lists):
+        runs = sweep_runs(opened, sets, one | lists)
+        facts = [run.columns() for run in runs]
+        return {(r["source"], r["n_pairs"], r["share"], r["sequential"], r["mix"]) for r in facts}
+
+    # Both sources at once are trained on in two stages; a source alone is not.
+    lists = {"method": ("paper-mlp",), "source": ("none", "head"), "n_pairs": (0, 16)}
+    assert cells(**lists, sequential=(True,)) == {
+        ("none", "16", None, False, "auto"), ("head", "0", None, False, "auto"),
+        ("head", "16", None, True, "auto"),
+    }  # fmt: skip
+    assert cells(**lists | {"source": ("head",)}, share=(0.2, 0.5)) == {
+        ("head", "0", None, False, "auto"), ("head", "16", 0.2, False, "auto"),
+        ("head", "16", 0.5, False, "auto"),
+    }  # fmt: skip
+    # Real pairs are counted in one way, and none are of classes that are held out.
+    lists = {"source": ("head",), "pairs_per_class": (0, 1), "n_pairs": (0, 16), "mix": (3.0,)}
+    lists |= {"penalty": (1.0,)}
+    held_out = {("head", "0", None, False, "1.0"), ("head", "16", None, False, "3.0")}
+    assert cells(**lists) == held_out
+    in_class = cells(**lists, eval=("in-class",))
+    assert in_class == held_out | {("head", "1/class", None, False, "3.0")}
+
+
+def test_a_suite_trains_in_two_stages_where_there_are_two(smoke_store):
+    runs = smoke_runs(open_store(smoke_store), methods=("paper-mlp",), sources=("none", "head"))
+    changed = with_lists(runs, {"sequential": (True,)})
+    mixed = [run.protocol.is_mixed for run in changed if run.fit.training.sequential]
+    assert mixed
+    assert all(mixed)
+    assert len(changed) == len(runs)
+
+
+def test_a_store_without_the_suites_images_names_those_that_it_has(smoke_store):
+    with pytest.raises(ProtocolError, match=r"has no stamps/image, .* give --dataset: smoke\."):
+        demo_runs(open_store(smoke_store))
+
+
+def test_more_combinations_than_memory_holds_are_not_planned(smoke_store):
+    opened = open_store(smoke_store)
+    sets = find_sets(opened, dataset="smoke", label_set="smokehead")
+    many = {"penalty": tuple(range(1, 5001)), "mix": tuple(range(1, 101))}
+    with pytest.raises(ProtocolError, match=r"make 60,000,000 combinations of method ridge; at"):
+        sweep_runs(opened, sets, many)

@@ -1,0 +1,82 @@
+"""Every number of every command: out of its range it is wrong usage, before a store is read.
+
+The options are those that click has, so that a new one is tried too.
+"""
+
+import click
+import pytest
+
+from bench.cli.main import Values, cli
+from bench.options import TASK_OPTIONS
+from featstore.command_line import run_command
+
+#: What each command needs beside the option that is tried; no store is there.
+NEEDED = {
+    "run": "--suite demo --store nowhere -o r",
+    "task": "zero_shot --store nowhere -o r --images a --names b "
+    "--method ridge,csa,kernel-ridge,procrustes,asif,conse,paper-mlp",
+    "score": "nowhere --store nowhere --images a --names b",
+    "sweep": "--store nowhere -o r",
+}
+
+#: Values that mean something to some option, or to none.
+VALUES = (
+    "nan", "inf", "-inf", "-1", "0", "0.0", "1e300", "1e-400", "", " , ", "\N{SUPERSCRIPT TWO}",
+    "0x10", "9" * 30, "1" + ",x" * 20_000, ",".join(map(str, range(1, 20_000))),
+)  # fmt: skip
+
+#: Those of them that are right for an option.
+RIGHT = {
+    "--n-pairs": {"0"}, "--pairs-per-class": {"0"}, "--control-draw": {"0"}, "--seeds": {"0"},
+    "--penalty": {"0", "0.0", "1e-400"},
+}  # fmt: skip
+
+NUMBERS = [
+    pytest.param(command, option, id=f"{command} {option.opts[-1]}")
+    for command in cli.lazy
+    for option in cli.get_command(click.Context(cli), command).params
+    if isinstance(option, click.Option)
+    and (
+        (isinstance(option.type, Values) and option.type.name not in ("NAMES", "boolean"))
+        or isinstance(option.type, click.types.IntRange | click.types.FloatRange)
+        or option.name == "seeds"
+    )
+]
+
+
+def test_all_commands_that_take_numbers_are_tried():
+    assert {param.values[0] for param in NUMBERS} <= set(NEEDED)
+    assert len(NUMBERS) > 40
+
+
+@pytest.mark.parametrize(("command", "option"), NUMBERS)
+def test_a_value_out_of_range_is_wrong_usage(command, option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flag = max(option.opts, key=len)
+    for value in VALUES:
+        code = run_command(cli, "bench", [command, *NEEDED[command].split(), flag, value])
+        said = capsys.readouterr()
+        shown = f"{flag} {value[:40]!r}: {said.err[:300]}"
+        right = value in RIGHT.get(flag, ()) or (option.name == "seeds" and ",2,3," in value)
+        # What is right goes on to the store, or to the alignment, which is not there.
+        assert code == (1 if right else 2), shown
+        assert ("nowhere" if right else flag) in said.err, shown
+        assert said.out == "", shown
+        assert said.err.startswith("bench: error: "), shown
+        assert said.err.count("\n") == 1, shown
+        assert not list(tmp_path.iterdir()), shown
+
+
+@pytest.mark.parametrize("task", TASK_OPTIONS)
+def test_an_option_of_a_task_out_of_range_is_wrong_usage(task, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, own in TASK_OPTIONS[task].__dataclass_fields__.items():
+        if own.type not in ("int", "tuple[int, ...]"):
+            continue
+        for value in ("nan", "inf", "-1", "1e300", "", "9" * 30, "9" * 5000, "0.5", "1,2,x"):
+            words = ["task", task, *NEEDED["task"].split()[1:], "-O", f"{name}={value}"]
+            assert run_command(cli, "bench", words) == 2
+            said = capsys.readouterr().err
+            assert said.count("\n") == 1
+            assert name in said
+            assert len(said) < 400
