@@ -55,6 +55,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "sources": ("pyarrow", "datasets"),
     "remote": ("obstore", "urllib3", "huggingface_hub"),
     "ray": ("ray",),
+    "blake3": ("blake3",),
 }  # fmt: skip
 
 #: Packages of `EXTRAS` that are imported by another name than they are installed by.

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from featstore.errors import needs_extra
 
 #: Characters of an id that a directory name carries.
 SHORT = 8
@@ -40,6 +42,38 @@ def canonical_json(value: Any) -> bytes:
 def sha256_hex(data: bytes | memoryview) -> str:
     """Return the sha256 of `data` as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def _blake3() -> Any:
+    with needs_extra("A store whose blocks are hashed by blake3"):
+        from blake3 import blake3
+    return blake3()
+
+
+SHA256 = "sha256"
+
+#: Hashes that the blocks of a store may have, each of 64 hexadecimal digits: name -> what begins
+#: one. Ids and small files have sha256 always.
+HASHES: dict[str, Callable[[], Any]] = {SHA256: hashlib.sha256, "blake3": _blake3}
+
+
+def hash_hex(name: str, data: bytes | memoryview) -> str:
+    """Return the hash of `data` by one of `HASHES` as 64 hexadecimal digits.
+
+    Raises
+    ------
+    MissingPackageError
+        If the package of this hash is not installed.
+    """
+    digest = HASHES[name]()
+    digest.update(data)
+    return str(digest.hexdigest())
+
+
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `document` with ``digest``, the sha256 of the canonical JSON of all else in it."""
+    kept = {name: value for name, value in document.items() if name != "digest"}
+    return {**kept, "digest": sha256_hex(canonical_json(kept))}
 
 
 def space_id(space: Mapping[str, Any]) -> str:

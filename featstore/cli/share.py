@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,10 +21,9 @@ from featstore.command_line import (
     json_option,
     print_json,
 )
-from featstore.durable import write_durably
 from featstore.remote.cache import CacheEntry, user_cache
 from featstore.remote.objects import parse_address
-from featstore.share.card import croissant, markdown, set_cards
+from featstore.share.card import croissant, croissant_text, markdown, set_cards, write_about
 from featstore.share.copy import CopyReport, copy_sets
 from featstore.share.publish import Relation
 from featstore.store.store import open_store
@@ -64,12 +62,10 @@ def card_command(
     title = name or opened.address.rstrip("/").rsplit("/", 1)[-1]
     cards = set_cards(opened, stated)
     metadata = croissant(title, cards, url=opened.address)
-    text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
     if out is not None:
-        write_durably(out / "README.md", [markdown(title, cards).encode()])
-        write_durably(out / "croissant.json", [text.encode()])
+        write_about(out, markdown(title, cards), metadata)
     if as_json:
-        click.echo(text, nl=False)
+        click.echo(croissant_text(metadata), nl=False)
     elif out is not None:
         click.echo(f"{out}: README.md and croissant.json of {count(len(cards), 'set')}")
     else:

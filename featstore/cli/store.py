@@ -25,13 +25,20 @@ from featstore.command_line import (
     print_table,
 )
 from featstore.errors import CorruptStoreError
+from featstore.identity import HASHES, hash_hex
 from featstore.remote.objects import Address, parse_address
-from featstore.share.copy import SetDifference, compare_stores, make_tag, writable_objects
+from featstore.share.copy import (
+    SetDifference,
+    compare_stores,
+    drop_tag,
+    make_tag,
+    writable_objects,
+)
 from featstore.share.doctor import examine
 from featstore.share.publish import make_bucket_store
 from featstore.store.catalog import resolve_set, resolve_sets
 from featstore.store.gc import collect_garbage, make_store, remove_set
-from featstore.store.records import POINTER
+from featstore.store.records import POINTER, StoreFormat
 from featstore.store.store import (
     Duplicates,
     FeatureStore,
@@ -47,8 +54,12 @@ from featstore.store.verify import verify_store
 @click.command("init", epilog="Example: featstore init /data/features --shared")
 @click.argument("store", type=StoreType())
 @click.option("--shared", is_flag=True, help="Let the folder's group write to it.")
+@click.option(
+    "--hash", "hash_name", type=click.Choice([*HASHES]),
+    help="Hash of the blocks of rows, for ever; sha256 by default.",
+)  # fmt: skip
 @json_option
-def init_command(store: StorePlace, shared: bool, as_json: bool) -> None:
+def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json: bool) -> None:
     """Make an empty store in a folder or bucket.
 
     `featstore extract` and `featstore push` make the store that they write to by themselves. With
@@ -56,14 +67,18 @@ def init_command(store: StorePlace, shared: bool, as_json: bool) -> None:
     files readable by all and writable by nobody. Use `chgrp` before to choose the group.
     """
     place = parse_address(store)
+    form = None
+    if hash_name is not None:
+        hash_hex(hash_name, b"")  # its package is missing now, not after hours of extraction
+        form = StoreFormat(hash=hash_name)
     if isinstance(place, Address):
         if shared:
             raise click.UsageError(
                 "--shared is for folders: set the rights of a bucket with its own tools."
             )
-        fresh = make_bucket_store(writable_objects(place))
+        fresh = make_bucket_store(writable_objects(place), form)
     else:
-        fresh = make_store(place, shared=shared)
+        fresh = make_store(place, shared=shared, form=form)
     if as_json:
         print_json({"store": str(store), "new": fresh, "shared": shared})
         return
@@ -385,13 +400,25 @@ def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
     metavar="PATTERN",
     help="Only sets whose key matches, such as 'stamps/image/*'; repeatable.",
 )
+@click.option("--delete", is_flag=True, help="Drop the tag NAME; what it named stays.")
 @json_option
-def tag_command(store: StorePlace, name: str, select: tuple[str, ...], as_json: bool) -> None:
+def tag_command(
+    store: StorePlace, name: str, select: tuple[str, ...], delete: bool, as_json: bool
+) -> None:
     """Tag the current state of a store as NAME.
 
     `open_store(…, revision=NAME)` reads every set as it is now. A tag never changes. `featstore
     push` copies the tags of a folder, too.
     """
+    if delete:
+        if select:
+            raise click.UsageError("--delete drops the whole tag: leave out --select.")
+        there = drop_tag(store, name)
+        if as_json:
+            print_json({"tag": name, "dropped": there})
+        else:
+            click.echo(f"{store} {'no longer has the' if there else 'has no'} tag {name}")
+        return
     revisions = make_tag(store, name, select=select)
     if as_json:
         print_json({"tag": name, "sets": revisions})

@@ -131,7 +131,9 @@ class RemotePlace(Place):
         return int(small + sum(layout.file_bytes(file) for file in range(layout.n_files)))
 
     def tags(self) -> list[str]:
-        """Return the names of the tags; none where the place cannot list."""
+        """Return the names of the tags; none where the place cannot list, or need not."""
+        if "tags" in (self.catalog() or {}):
+            return []
         try:
             names = [name for name, _ in self.mirror.objects.names(f"{TAGS}/")]
         except RemoteStoreError:
@@ -139,8 +141,9 @@ class RemotePlace(Place):
         return sorted(Path(name).stem for name in names if name.startswith(f"{TAGS}/"))
 
     def fetch_tag(self, name: str) -> None:
-        """Fetch a tag, if there is one of this name."""
+        """Fetch a tag, if there is one of this name, and the catalog, which may list it by now."""
         self.mirror.refresh(tag_file(name))
+        self.mirror.refresh(CATALOG, limit=MAX_JSON_BYTES)
 
     def fetch_records(self, key: SetKey, revision: str | None = None) -> None:
         """Fetch the pointer of a set, its commit, and the commits whose id begins `revision`."""
@@ -188,8 +191,7 @@ class RemotePlace(Place):
             self.mirror.objects,
             f"{key}/embedding",
             layout,
-            blocks=commit.blocks,
-            failed=commit.failed_rows(),
+            commit=commit,
             cache=self.cache,
             mode=mode,
         )

@@ -38,6 +38,7 @@ from featstore.remote.objects import Objects
 from featstore.store.casting import blank_value
 from featstore.store.layout import DTYPES, ArrayLayout, shard_tail
 from featstore.store.lock import boot_id
+from featstore.store.records import Commit
 from featstore.store.rows import Mode, RowSource, check_bounds, is_run, open_rows
 
 _FLAGS = (
@@ -124,13 +125,13 @@ class CachedShard:
         marked: np.ndarray = self._marks(descriptor) == self._mark
         return marked
 
-    def settle(self, descriptor: int, hashes: Sequence[str]) -> np.ndarray:
+    def settle(self, descriptor: int, commit: Commit) -> np.ndarray:
         """Return `present` after judging the marks of earlier starts; finish a whole file.
 
         Parameters
         ----------
-        hashes : sequence of str
-            sha256 of each block of the array.
+        commit : Commit
+            Says the hash of each block of the array.
         """
         with contextlib.suppress(OSError):
             os.utime(descriptor)  # used now
@@ -140,7 +141,8 @@ class CachedShard:
         marks = self._marks(descriptor)
         for index in np.flatnonzero((marks != 0) & ~have).tolist():
             start, size = self.place_of(self.blocks[index])
-            if sha256_hex(os.pread(descriptor, size, start)) == hashes[self.blocks[index]]:
+            found = commit.block_hash(os.pread(descriptor, size, start))
+            if found == commit.blocks[self.blocks[index]]:
                 self._set_mark(descriptor, index)
                 have[index] = True
         if have.all():
@@ -250,10 +252,8 @@ class RemoteRows:
     array : str
         Name of the array below the store: ``dataset/kind/encoder/embedding``.
     layout : ArrayLayout
-    blocks : sequence of str
-        sha256 of each block's rows, from the commit.
-    failed : ndarray of shape (n,)
-        True for rows without an embedding in this commit; a later revision may have filled them.
+    commit : Commit
+        Says the hash of each block; its failed rows may have been filled by a later revision.
     cache : Cache
     mode : str
         How the cache's files are read; see `featstore.store.rows`.
@@ -265,19 +265,18 @@ class RemoteRows:
         array: str,
         layout: ArrayLayout,
         *,
-        blocks: Sequence[str],
-        failed: np.ndarray,
+        commit: Commit,
         cache: Cache,
         mode: Mode = "auto",
     ) -> None:
         self._objects = objects
         self._array = array
         self._layout = layout
-        self._blocks = blocks
-        self._failed = failed
+        self._commit = commit
+        self._failed = commit.failed_rows()
         self._cache = cache
         self._mode: Mode = mode
-        self._names = [shard_name(layout, file, blocks) for file in range(layout.n_files)]
+        self._names = [shard_name(layout, file, commit.blocks) for file in range(layout.n_files)]
         self._lock = threading.Lock()
         self._next = -1
         self._foreseen = np.zeros(layout.n_blocks, dtype=bool)
@@ -343,7 +342,7 @@ class RemoteRows:
         self._with(touched, lambda: np.empty(0), progress=progress)
         shard = self._shards[file]
         with shard.opened() as descriptor:
-            shard.settle(descriptor, self._blocks)
+            shard.settle(descriptor, self._commit)
         return shard.path
 
     def _with(
@@ -375,7 +374,7 @@ class RemoteRows:
         for shard in self._shards:
             with shard.opened() as descriptor:
                 have[shard.blocks.start : shard.blocks.stop] = shard.settle(
-                    descriptor, self._blocks
+                    descriptor, self._commit
                 )
         shards = self._shards
 
@@ -493,12 +492,12 @@ class RemoteRows:
 
     def _verified(self, block: int, data: bytearray) -> bytearray | None:
         """Return the block's bytes as the commit states them, or None if they are others."""
-        if sha256_hex(memoryview(data)) == self._blocks[block]:
+        if self._commit.block_hash(memoryview(data)) == self._commit.blocks[block]:
             return data
         blank = np.flatnonzero(self._failed[self._layout.block_slice(block)])
         if blank.size:
             rows = np.frombuffer(data, dtype=DTYPES[self._layout.dtype])
             rows.reshape(-1, self._layout.dim)[blank] = blank_value(self._layout.dtype)
-            if sha256_hex(memoryview(data)) == self._blocks[block]:
+            if self._commit.block_hash(memoryview(data)) == self._commit.blocks[block]:
                 return data
         return None

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from data_manifests.registry import BUILDERS
+from featstore.durable import write_durably
+from featstore.errors import CorruptStoreError
 from featstore.identity import sha256_hex
-from featstore.store.records import REVISIONS, commit_bytes
+from featstore.store.catalog import ABOUT, write_catalog
+from featstore.store.records import REVISIONS, commit_bytes, read_root
 from featstore.store.store import FeatureStore, SetInfo
 
 #: Said where nobody stated a licence.
@@ -203,6 +209,31 @@ def croissant(name: str, cards: list[SetCard], *, url: str) -> dict[str, Any]:
         "distribution": list(files.values()),
         "recordSet": records,
     }
+
+
+def croissant_text(metadata: Mapping[str, Any]) -> str:
+    """Return Croissant metadata as it is written."""
+    return json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_about(folder: Path, card: str, metadata: Mapping[str, Any]) -> None:
+    """Write card and metadata to a folder, and enter them in its catalog if it is a store.
+
+    The same call again ends well wherever it was stopped.
+
+    Raises
+    ------
+    OSError
+        If the file system refuses.
+    """
+    data = [text.encode() for text in (card, croissant_text(metadata))]
+    for name, text in zip(ABOUT, data, strict=True):
+        write_durably(folder / name, [text])
+    with contextlib.suppress(CorruptStoreError):
+        stated = read_root(folder)
+        if stated is not None and stated.version > 1:
+            digests = map(sha256_hex, data)
+            write_catalog(folder, about=dict(zip(ABOUT, digests, strict=True)))
 
 
 def _file(

@@ -10,27 +10,33 @@ from typing import Any
 
 import polars as pl
 
-from featstore.errors import FeatstoreError, RemoteStoreError, UnknownSetError
+from featstore.errors import FeatstoreError, RemoteStoreError, StoreWriteError, UnknownSetError
 from featstore.remote.objects import Address, Objects, open_objects, parse_address
 from featstore.share.publish import (
     Relation,
     SetSource,
+    bucket_format,
     make_bucket_store,
     publish_to_bucket,
     publish_to_folder,
     update_catalog,
 )
 from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import parse_catalog
-from featstore.store.files import MAX_JSON_BYTES, parse_json
+from featstore.store.catalog import parse_catalog, read_catalog, store_format, write_catalog
+from featstore.store.files import (
+    MAX_JSON_BYTES,
+    json_bytes,
+    parse_json,
+    read_regular,
+    write_file,
+)
 from featstore.store.records import (
+    StoreFormat,
+    create_tag,
     key_of,
-    parse_tag,
     read_pointer,
-    tag_bytes,
+    tag_document,
     tag_file,
-    taken,
-    write_tag,
 )
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import write_thumbnails
@@ -90,23 +96,139 @@ def make_tag(place: str | Path, name: str, *, select: Sequence[str] = ()) -> dic
     return revisions
 
 
+class FolderTags:
+    """The tags of a store in a folder, as `send_tag` writes them."""
+
+    def __init__(self, root: Path) -> None:
+        self.address = str(root)
+        self.form = store_format(root)
+        self._root = root
+
+    def listed(self) -> dict[str, str]:
+        """Return name -> digest of the tags that the catalog lists; none in format 1."""
+        return dict((read_catalog(self._root) or {}).get("tags", {}))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a tag's file; False if there is one."""
+        return create_tag(self._root, name, data)
+
+    def read(self, name: str) -> bytes:
+        """Return a tag's file."""
+        return read_regular(self._root / tag_file(name), limit=MAX_JSON_BYTES)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a tag's file over the one that is there."""
+        write_file(self._root / tag_file(name), [data])
+
+    def enter(self, name: str, digest: str) -> None:
+        """Enter a tag in the catalog; an empty digest takes it out."""
+        write_catalog(self._root, tags={name: digest})
+
+    def delete(self, name: str) -> None:
+        """Delete a tag's file; none is fine."""
+        (self._root / tag_file(name)).unlink(missing_ok=True)
+
+
+class BucketTags:
+    """The tags of a store in a bucket, as `FolderTags` are those of a folder."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address.url
+        self._objects = open_objects(address)
+        if not self._objects.can_write:
+            raise RemoteStoreError(
+                f"{address.url} cannot be written by featstore. Tag the folder, and copy that."
+            )
+        self.form = bucket_format(self._objects) or StoreFormat()
+
+    def listed(self) -> dict[str, str]:
+        """Return name -> digest of the tags that the catalog lists; none in format 1."""
+        return dict(bucket_catalog(self._objects).get("tags", {}))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a tag's file; False if there is one."""
+        return self._objects.create(tag_file(name), data)
+
+    def read(self, name: str) -> bytes:
+        """Return a tag's file."""
+        return self._objects.read(tag_file(name), limit=MAX_JSON_BYTES)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a tag's file over the one that is there."""
+        self._objects.put(tag_file(name), data)
+
+    def enter(self, name: str, digest: str) -> None:
+        """Enter a tag in the catalog; an empty digest takes it out."""
+        update_catalog(self._objects, self.form, {}, tags={name: digest})
+
+    def delete(self, name: str) -> None:
+        """Delete a tag's file; none is fine."""
+        self._objects.delete(tag_file(name))
+
+
 def send_tag(place: str | Path, name: str, revisions: dict[str, str]) -> bool:
-    """Write a tag to a folder or a bucket; False if it is there and says the same."""
-    address = parse_address(place)
-    if not isinstance(address, Address):
-        return write_tag(address, name, revisions)
-    objects = open_objects(address)
-    if not objects.can_write:
-        raise RemoteStoreError(
-            f"{address.url} cannot be written by featstore. Tag the folder, and copy that."
-        )
-    if objects.create(tag_file(name), tag_bytes(revisions)):
+    """Write a tag to a folder or a bucket, in the format of its store.
+
+    The file comes first, then its entry in the catalog, without which no reader takes it: the same
+    call again ends well wherever it was stopped, and gives a listed tag its file back.
+
+    Returns
+    -------
+    bool
+        False if all was there and said the same.
+
+    Raises
+    ------
+    StoreWriteError
+        If there is a tag of this name that says something else, or the file system refuses.
+    RemoteStoreError
+        If the store cannot be written.
+    """
+    tags = _tags_of(place)
+    document = tag_document(name, revisions, version=tags.form.version)
+    data, digest = json_bytes(document), document.get("digest")
+    listed = tags.listed().get(name)
+    if listed not in (None, digest):
+        raise taken(tags.address, name)
+    created = tags.create(name, data)
+    if not created and tags.read(name) != data:
+        if listed is None:
+            raise taken(tags.address, name)
+        tags.replace(name, data)
         return True
-    where = f"{address.url}/{tag_file(name)}"
-    data = objects.read(tag_file(name), limit=MAX_JSON_BYTES)
-    if parse_tag(parse_json(data, where=where), where=where) != revisions:
-        raise taken(address.url, name)
-    return False
+    if digest is not None and listed is None:
+        tags.enter(name, digest)
+        return True
+    return created
+
+
+def drop_tag(place: str | Path, name: str) -> bool:
+    """Take a tag out of a store: first out of the catalog, then its file; False if there is none.
+
+    Raises
+    ------
+    StoreWriteError, RemoteStoreError
+        If the store cannot be written.
+    """
+    tags = _tags_of(place)
+    there = name in open_store(place).tags()
+    if name in tags.listed():
+        tags.enter(name, "")
+    tags.delete(name)
+    return there
+
+
+def _tags_of(place: str | Path) -> FolderTags | BucketTags:
+    address = parse_address(place)
+    return BucketTags(address) if isinstance(address, Address) else FolderTags(address)
+
+
+def taken(where: str, name: str) -> StoreWriteError:
+    """Return the error for a tag that is there and says something else."""
+    return StoreWriteError(
+        f"{where} has a tag {name!r} of other revisions. Tags never change: choose another name, "
+        f"or, if nobody used it, drop it with `featstore tag {where} {name} --delete`."
+    )
 
 
 @dataclass
@@ -160,9 +282,9 @@ def copy_sets(
     opened = open_store(source)
     place = parse_address(target)
     objects = writable_objects(place) if isinstance(place, Address) else None
-    if objects is not None:
-        make_bucket_store(objects)
-    report, current = CopyReport(), _listed(objects)
+    form = _target_format(objects, StoreFormat(hash=opened.form.hash))
+    report = CopyReport()
+    current = bucket_catalog(objects)["sets"] if objects is not None else {}
     chosen = [path for path in opened.folders() if _fits(str(key_of(path)), select)]
     if select and not chosen:
         raise UnknownSetError(f"{opened.address} holds no set that fits {', '.join(select)}.")
@@ -173,7 +295,7 @@ def copy_sets(
             if _revision(folder) != current.get(key):
                 info = opened.info(key)
                 there = _publish(
-                    objects or place, SetSource(opened, info), force=force,
+                    objects or place, SetSource(opened, info), form, force=force,
                     progress=progress or (lambda _: None),
                 )  # fmt: skip
         except FeatstoreError as err:
@@ -191,24 +313,34 @@ def copy_sets(
             for name, there in report.sets.items()
             if there != "newer" and current.get(name) != _revision(opened.root / name)
         }
-        update_catalog(objects, sent, pictures)
+        update_catalog(objects, form, sent, thumbnails=pictures)
     return report
+
+
+def _target_format(objects: Objects | None, new: StoreFormat) -> StoreFormat:
+    """Return the format of the store in a bucket, made if it is missing, or that of a new one."""
+    stated = None if objects is None else bucket_format(objects)
+    if objects is not None and stated is None:
+        make_bucket_store(objects, new)
+        stated = bucket_format(objects)
+    return stated or new
 
 
 def _send_tags(opened: FeatureStore, target: str | Path, report: CopyReport) -> None:
     """Send the tags whose sets are all at the target now."""
     for name in opened.tags():
-        revisions = opened.tag(name)
-        if set(revisions) <= set(report.sets):
-            try:
+        try:
+            revisions = opened.tag(name)
+            if set(revisions) <= set(report.sets):
                 send_tag(target, name, revisions)
-            except FeatstoreError as err:
-                report.failed[tag_file(name)] = str(err)
+        except FeatstoreError as err:
+            report.failed[tag_file(name)] = str(err)
 
 
 def _publish(
     place: Objects | Address | Path,
     source: SetSource,
+    form: StoreFormat,
     *,
     force: bool,
     progress: Callable[[int], object],
@@ -216,7 +348,7 @@ def _publish(
     if isinstance(place, Path):
         return publish_to_folder(place, source, progress=progress)
     assert isinstance(place, Objects)
-    return publish_to_bucket(place, source, force=force, progress=progress)
+    return publish_to_bucket(place, source, form, force=force, progress=progress)
 
 
 def writable_objects(address: Address) -> Objects:
@@ -230,16 +362,14 @@ def writable_objects(address: Address) -> Objects:
     return objects
 
 
-def _listed(objects: Objects | None) -> dict[str, str]:
-    """Return key -> revision as a bucket's catalog lists them: one request for all sets."""
-    if objects is None:
-        return {}
+def bucket_catalog(objects: Objects) -> dict[str, Any]:
+    """Return the catalog of a bucket, empty if it has none: one request for all sets."""
     try:
         data = objects.read(CATALOG, limit=MAX_JSON_BYTES)
     except FileNotFoundError:
-        return {}
+        return {"sets": {}}
     catalog = parse_catalog(parse_json(data, where=f"{objects.address}/{CATALOG}"))
-    return dict(catalog["sets"]) if catalog else {}
+    return catalog or {"sets": {}}
 
 
 def _revision(folder: Path) -> str:

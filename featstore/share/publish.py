@@ -33,7 +33,7 @@ from featstore.identity import sha256_hex
 from featstore.remote.objects import Objects
 from featstore.store.blocks import check_file, layout_of
 from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import parse_catalog, write_catalog
+from featstore.store.catalog import catalog_bytes, parse_catalog, write_catalog
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -42,7 +42,7 @@ from featstore.store.files import (
     read_regular,
     same_file,
 )
-from featstore.store.gc import make_store
+from featstore.store.gc import check_hash, make_store
 from featstore.store.journal import has_blocks
 from featstore.store.layout import FORMAT, ArrayLayout, SetKey, array_metadata, group_metadata
 from featstore.store.lock import Claim, claim_set
@@ -50,11 +50,13 @@ from featstore.store.records import (
     POINTER,
     REVISIONS,
     Commit,
-    check_format,
+    StoreFormat,
     parse_commit,
     parse_pointer,
+    parse_root,
     read_commit,
     read_pointer,
+    read_root,
 )
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES
@@ -88,6 +90,15 @@ class SetSource:
     def layout(self) -> ArrayLayout:
         """Return how the array is cut into files."""
         return self.store.layout(self.info)
+
+    def check_fits(self, form: StoreFormat, *, where: str) -> None:
+        """Raise StoreWriteError if the records of the set are younger than a store's format."""
+        mine = max(self.info.commit.format, self.info.attributes["format"])
+        if mine > form.version:
+            raise StoreWriteError(
+                f"{self.info.key} has store format {mine}, and {where} is a store of format "
+                f"{form.version}, which headstock of that time reads too. Copy to a new store."
+            )
 
     def commits(self) -> list[Commit]:
         """Return the commit of every revision, the oldest first."""
@@ -210,31 +221,53 @@ def conflict(where: str, *, winner: str, loser: str) -> PublishConflictError:
 _ROUNDS = 20
 
 
-def make_bucket_store(objects: Objects) -> bool:
+def make_bucket_store(objects: Objects, form: StoreFormat | None = None) -> bool:
     """Make an empty store in a bucket; True if it was made now.
+
+    Parameters
+    ----------
+    form : StoreFormat, optional
+        Format of a new store, and the hash of its blocks.
 
     Raises
     ------
+    StoreWriteError
+        If there is a store with another hash of blocks.
     RemoteStoreError
         If the bucket ignores the conditions of puts, so that two publishers could overwrite each
         other, or cannot be written.
     """
+    stated = bucket_format(objects)
+    check_hash(objects.address, stated, form)
+    if stated is not None:
+        return False
+    check_conditions(objects)
+    made = form or StoreFormat()
+    objects.create(CATALOG, catalog_bytes(made, sets={}, thumbnails=(), tags={}, about={}))
+    return objects.create("zarr.json", json_bytes(group_metadata(made.attributes())))
+
+
+def bucket_format(objects: Objects) -> StoreFormat | None:
+    """Return what the root of a store in a bucket states; None if there is none.
+
+    Raises
+    ------
+    RemoteStoreError
+        If there is another Zarr group.
+    FormatVersionError
+        If a newer version wrote the store.
+    """
+    where = f"{objects.address}/zarr.json"
     try:
-        document = parse_json(
-            objects.read("zarr.json", limit=MAX_METADATA_BYTES), where=objects.address
-        )
+        document = parse_json(objects.read("zarr.json", limit=MAX_METADATA_BYTES), where=where)
     except FileNotFoundError:
-        check_conditions(objects)
-        objects.create(CATALOG, json_bytes({"format": FORMAT, "sets": [], "thumbnails": []}))
-        return objects.create("zarr.json", json_bytes(group_metadata({"format": FORMAT})))
+        return None
     try:
-        stated = document["attributes"]["featstore"]["format"]
-    except (KeyError, TypeError) as err:
+        return parse_root(document, where=where)
+    except CorruptStoreError as err:
         raise RemoteStoreError(
             f"{objects.address} holds another Zarr group, no store. Choose another prefix."
         ) from err
-    check_format(stated, where=f"{objects.address}/zarr.json")
-    return False
 
 
 def check_conditions(objects: Objects) -> None:
@@ -270,6 +303,7 @@ def read_remote_pointer(objects: Objects, key: SetKey) -> tuple[dict[str, Any] |
 def publish_to_bucket(
     objects: Objects,
     source: SetSource,
+    form: StoreFormat,
     *,
     force: bool = False,
     progress: Callable[[int], object],
@@ -278,6 +312,8 @@ def publish_to_bucket(
 
     Parameters
     ----------
+    form : StoreFormat
+        Of the store in the bucket.
     force : bool
         Replace another publisher's unfinished push: only if it is known to be dead.
 
@@ -288,6 +324,7 @@ def publish_to_bucket(
     """
     key = source.info.key
     where = f"{objects.address}/{key}"
+    source.check_fits(form, where=objects.address)
     there, tag = read_remote_pointer(objects, key)
     found = relation(there, source.info.attributes, where=where)
     if found not in ("new", "behind"):
@@ -327,14 +364,23 @@ def publish_to_bucket(
 
 
 def update_catalog(
-    objects: Objects, revisions: Mapping[str, str], thumbnails: frozenset[str] = frozenset()
+    objects: Objects,
+    form: StoreFormat,
+    revisions: Mapping[str, str],
+    *,
+    thumbnails: frozenset[str] = frozenset(),
+    tags: Mapping[str, str] | None = None,
 ) -> bool:
-    """Enter sets and thumbnails in a bucket's catalog; False if all was there already.
+    """Enter sets, thumbnails and tags in a bucket's catalog; False if all was there already.
 
     Parameters
     ----------
+    form : StoreFormat
+        Of the store in the bucket.
     revisions : mapping
         Key -> current revision_id.
+    tags : mapping, optional
+        Name -> digest.
     """
     for _ in range(_ROUNDS):
         try:
@@ -347,9 +393,10 @@ def update_catalog(
                 f"{objects.address}/{CATALOG} is no catalog that featstore writes."
             )
         sets = {**old["sets"], **revisions}
-        rows = [{"key": name, "revision": sets[name]} for name in sorted(sets)]
-        names = sorted({*old.get("thumbnails", []), *thumbnails})
-        new = json_bytes({"format": FORMAT, "sets": rows, "thumbnails": names})
+        new = catalog_bytes(
+            form, sets=sets, thumbnails={*old.get("thumbnails", []), *thumbnails},
+            tags={**old.get("tags", {}), **(tags or {})}, about=old.get("about", {}),
+        )  # fmt: skip
         if new == data:
             return False
         if objects.replace(CATALOG, new, tag) if tag else objects.create(CATALOG, new):
@@ -421,11 +468,14 @@ def publish_to_folder(
     PublishConflictError
         If the set there was extended otherwise.
     StoreWriteError
-        If another process writes it, an extraction of it is unfinished, or the disk refuses.
+        If another process writes it, an extraction of it is unfinished, the store is of an earlier
+        format than the set, or the disk refuses.
     """
     key = source.info.key
     directory = key.directory(root)
-    make_store(root)
+    form = read_root(root) or StoreFormat(hash=source.store.form.hash)
+    make_store(root, form=form)
+    source.check_fits(form, where=str(root))
     found = relation(read_pointer(directory), source.info.attributes, where=f"{root}/{key}")
     if found not in ("new", "behind"):
         return found
@@ -460,9 +510,9 @@ def publish_to_folder(
 
 def _copy_file(claim: Claim, directory: Path, source: SetSource, file: int) -> None:
     """Copy a data file unless it is there, and compare the copy with the commit."""
-    layout, blocks = source.layout(), source.info.commit.blocks
+    layout, commit = source.layout(), source.info.commit
     target = directory / "embedding" / layout.file_name(file)
-    if target.exists() and not check_file(target, layout, file, blocks).reasons:
+    if target.exists() and not check_file(target, layout, file, commit).reasons:
         return
     staged = claim.folder / f"copy-{file}.staged"
     try:
@@ -472,7 +522,7 @@ def _copy_file(claim: Claim, directory: Path, source: SetSource, file: int) -> N
             os.fsync(write.fileno())
     except OSError as err:
         raise write_error(target, err) from err
-    found = check_file(staged, layout, file, blocks)
+    found = check_file(staged, layout, file, commit)
     if found.reasons:
         raise CorruptStoreError(
             f"{staged} {'; '.join(found.reasons)}: the disk or memory errs. Nothing was published."

@@ -15,7 +15,6 @@ import numpy as np
 import polars as pl
 
 from featstore.errors import AlreadyFinishedError, StoreWriteError
-from featstore.identity import sha256_hex
 from featstore.store.blocks import check_tail, layout_of
 from featstore.store.casting import blank_value
 from featstore.store.damage import find_damage
@@ -29,7 +28,7 @@ from featstore.store.layout import (
     SetKey,
     plan_array,
 )
-from featstore.store.records import Commit, key_of, read_commit, read_pointer
+from featstore.store.records import Commit, StoreFormat, key_of, read_commit, read_pointer
 from featstore.store.rows import CheckedRows, RowSource, open_rows
 from featstore.store.staging import StagedFiles
 from featstore.store.tables import failures_file, read_failures, read_items
@@ -101,7 +100,7 @@ class Base:
     def record(self, block: int) -> BlockRecord:
         """Return the journal row of a block that stays whole."""
         rows = self.layout.block_slice(block)
-        return BlockRecord(self.commit.blocks[block], self.failed(rows))
+        return BlockRecord(self.commit.blocks[block], self.failed(rows), self.commit.hash)
 
     def failed(self, rows: slice) -> dict[str, str]:
         """Return the failures among `rows` that stay."""
@@ -136,6 +135,14 @@ class Base:
             return ArrayLayout(n, layout.dim, layout.dtype, layout.block_rows, layout.shard_rows)
         limits = replace(limits, block_rows=layout.block_rows)
         return plan_array(n, layout.dim, layout.dtype, limits)
+
+    def next_form(self, stated: StoreFormat) -> StoreFormat:
+        """Return the format of the next revision in a store whose root states this one.
+
+        Blocks that stay keep their hashes. A repair may come out as the very revision that it is
+        of, and so is written as that was.
+        """
+        return StoreFormat(self.commit.format if self.damaged else stated.version, self.commit.hash)
 
     def in_place(self, layout: ArrayLayout, file: int) -> bool:
         """Return whether a data file of the next revision is this one's, untouched."""
@@ -219,8 +226,7 @@ def read_base(
         source,
         directory=array,
         layout=layout,
-        blocks=commit.blocks,
-        failed=commit.failed_rows(),
+        commit=commit,
     )
     return Base(
         directory, commit, attributes, layout, failures, old["item_id"], kept, source, rows,
@@ -337,6 +343,6 @@ def _gather(
         if block in journal.blocks or not part.path_of(block).exists():
             continue
         data = part.read(block)
-        if sha256_hex(data) == record.sha256:
+        if record.fits(data):
             staged.write(block, memoryview(data))
             journal.add_block(block, record)

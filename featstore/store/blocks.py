@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -14,7 +12,7 @@ import numpy as np
 from google_crc32c import value as crc32c
 
 from featstore.errors import FeatstoreError
-from featstore.identity import sha256_hex
+from featstore.identity import HASHES, sha256_hex
 from featstore.store.casting import blank_value
 from featstore.store.files import json_bytes, open_regular, pieces
 from featstore.store.layout import DTYPES, SHARD_BYTES, ArrayLayout, array_metadata, shard_index
@@ -102,14 +100,14 @@ def may_have_grown(path: Path, layout: ArrayLayout, file: int) -> bool:
 
 
 def check_file(
-    path: Path, layout: ArrayLayout, file: int, hashes: Sequence[str], *, grown: bool = False
+    path: Path, layout: ArrayLayout, file: int, commit: Commit, *, grown: bool = False
 ) -> FileCheck:
     """Check every byte of a data file: rows, padding, index and its crc32c.
 
     Parameters
     ----------
-    hashes : sequence of str
-        sha256 of each block of the whole array.
+    commit : Commit
+        Says the hash of each block of the whole array.
     grown : bool
         The file holds later rows, too: only the rows of this layout are checked.
     """
@@ -121,7 +119,7 @@ def check_file(
     try:
         with open_regular(path) as handle:
             for block in blocks:
-                if _block_hash(handle, layout, block) != hashes[block]:
+                if _block_hash(handle, layout, block, commit.hash) != commit.blocks[block]:
                     found.bad_blocks.append(block)
             if not wrong and not grown and layout.shard_rows:
                 found.reasons += _tail_reasons(handle, layout, file)
@@ -136,21 +134,6 @@ def check_file(
             f"rows {rows.start:,}-{rows.stop - 1:,}"
         )
     return found
-
-
-def prefix_hash(
-    directory: Path, layout: ArrayLayout, block: int, n_rows: int, *, blank: np.ndarray
-) -> str:
-    """Return the sha256 of the first `n_rows` rows of a block, as an older commit states it.
-
-    Parameters
-    ----------
-    blank : ndarray of int
-        Rows of the block that had failed then; they may have an embedding now.
-    """
-    path = directory / layout.file_name(block // layout.blocks_per_file)
-    size = n_rows * layout.row_bytes
-    return blanked_hash(read_block(path, layout, block)[:size], layout, blank)
 
 
 def first_row_not_stored(
@@ -173,22 +156,25 @@ def first_row_not_stored(
         rows = min(older.block_rows, older.n - start)
         if digest == current.blocks[block]:
             continue
+        # Rows that had failed then may have an embedding now.
         blank = np.flatnonzero(older.failed_rows()[start : start + rows])
+        path = directory / layout.file_name(block // layout.blocks_per_file)
         try:
-            if prefix_hash(directory, layout, block, rows, blank=blank) != digest:
+            data = read_block(path, layout, block)[: rows * layout.row_bytes]
+            if older.block_hash(blanked(data, layout, blank)) != digest:
                 return start
         except (FeatstoreError, OSError):
             continue
     return None
 
 
-def blanked_hash(data: bytes | memoryview, layout: ArrayLayout, blank: np.ndarray) -> str:
-    """Return the sha256 of stored rows with the rows `blank` as those of failed items are."""
-    if blank.size:
-        rows = np.frombuffer(data, dtype=DTYPES[layout.dtype]).reshape(-1, layout.dim).copy()
-        rows[blank] = blank_value(layout.dtype)
-        data = rows.reshape(-1).view(np.uint8).data
-    return sha256_hex(data)
+def blanked(data: bytes | memoryview, layout: ArrayLayout, blank: np.ndarray) -> bytes | memoryview:
+    """Return stored rows with the rows `blank` as those of failed items are."""
+    if not blank.size:
+        return data
+    rows = np.frombuffer(data, dtype=DTYPES[layout.dtype]).reshape(-1, layout.dim).copy()
+    rows[blank] = blank_value(layout.dtype)
+    return rows.reshape(-1).view(np.uint8).data
 
 
 def read_block(path: Path, layout: ArrayLayout, block: int) -> bytes:
@@ -200,17 +186,12 @@ def read_block(path: Path, layout: ArrayLayout, block: int) -> bytes:
         return handle.read((rows.stop - rows.start) * layout.row_bytes)
 
 
-def _block_hash(handle: IO[bytes], layout: ArrayLayout, block: int) -> str:
+def _block_hash(handle: IO[bytes], layout: ArrayLayout, block: int, name: str) -> str:
     """Return the hash of a block's rows; the handle ends behind them."""
-    rows = layout.block_slice(block)
-    return _hash(handle, (rows.stop - rows.start) * layout.row_bytes)
-
-
-def _hash(handle: IO[bytes], n_bytes: int) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces(handle, n_bytes):
+    rows, digest = layout.block_slice(block), HASHES[name]()
+    for piece in pieces(handle, (rows.stop - rows.start) * layout.row_bytes):
         digest.update(piece)
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def _tail_reasons(handle: IO[bytes], layout: ArrayLayout, file: int) -> list[str]:

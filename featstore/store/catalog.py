@@ -1,7 +1,8 @@
 """The catalogue of a store, and names of sets as a user writes them.
 
 It can be rebuilt at any time; the truth stays in the sets. What it lists and the store lacks
-was deleted: that is how `featstore verify` notices a missing set.
+was deleted: that is how `featstore verify` notices a missing set. From format 2 on it also lists
+the tags and what is written about the store, by their hashes, which no set knows.
 """
 
 from __future__ import annotations
@@ -9,20 +10,40 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import AmbiguousSetError, FeatstoreError, UnknownSetError, did_you_mean
-from featstore.identity import encoder_slug
-from featstore.store.files import json_bytes, read_json, read_regular, write_file
-from featstore.store.layout import FORMAT, LayoutError, SetKey
+from featstore.errors import (
+    AmbiguousSetError,
+    CorruptStoreError,
+    FeatstoreError,
+    UnknownSetError,
+    did_you_mean,
+)
+from featstore.identity import encoder_slug, sealed
+from featstore.store.files import file_facts, json_bytes, read_json, read_regular, write_file
+from featstore.store.layout import LayoutError, SetKey
 from featstore.store.lock import folder_lock
-from featstore.store.records import POINTER, is_sha256, key_of, read_pointer
+from featstore.store.records import (
+    POINTER,
+    StoreFormat,
+    is_sha256,
+    key_of,
+    parse_tag,
+    read_commit,
+    read_pointer,
+    read_root,
+    tag_file,
+    tag_names,
+)
 
 NAME = "catalog.json"
 THUMBNAILS = "thumbnails-*.parquet"
+
+#: What `featstore card` may write beside the sets, for people and catalogues; no reader needs it.
+ABOUT = ("README.md", "croissant.json")
 
 #: Sets that are named where none of the name that was typed exists.
 _NEAR = 3
@@ -58,7 +79,13 @@ def staged_sets(root: Path) -> list[Path]:
     return sorted(folder for folder in found if not folder.name.startswith("."))
 
 
-def write_catalog(root: Path, *, thumbnails: Path | None = None) -> None:
+def write_catalog(
+    root: Path,
+    *,
+    thumbnails: Path | None = None,
+    tags: Mapping[str, str] | None = None,
+    about: Mapping[str, str] | None = None,
+) -> None:
     """Write the list of finished sets and thumbnails; untouched if nothing changed.
 
     A set whose pointer is damaged is left out, so that one bad set stops no other.
@@ -68,12 +95,15 @@ def write_catalog(root: Path, *, thumbnails: Path | None = None) -> None:
     thumbnails : Path, optional
         Folder whose thumbnails were just replaced. Those of other folders stay listed even
         if their file is gone, so that the loss is noticed.
+    tags, about : mapping, optional
+        Name -> digest of tags, and of files about the store, that were just written; "" of a tag
+        that is dropped.
     """
     path = root / NAME
     with folder_lock(root) as locked:
         # Whoever writes looks again: where there are no locks, the last writer sees all sets.
         for _ in range(_ROUNDS):
-            data = _catalog_bytes(root, thumbnails)
+            data = _catalog_bytes(root, thumbnails, tags or {}, about or {})
             with contextlib.suppress(FeatstoreError, OSError):
                 if read_regular(path, limit=len(data)) == data:
                     break
@@ -84,33 +114,133 @@ def write_catalog(root: Path, *, thumbnails: Path | None = None) -> None:
                 staged.unlink(missing_ok=True)
 
 
-def _catalog_bytes(root: Path, thumbnails: Path | None) -> bytes:
+def _catalog_bytes(
+    root: Path, thumbnails: Path | None, tags: Mapping[str, str], about: Mapping[str, str]
+) -> bytes:
     """Return what the catalog should be now."""
-    sets = []
+    sets = {}
     for directory in finished_sets(root):
         try:
             attributes = read_pointer(directory)
         except FeatstoreError:
             continue
         if attributes is not None:
-            sets.append({"key": str(key_of(directory)), "revision": attributes["revision"]})
+            sets[str(key_of(directory))] = attributes["revision"]
     listed = {path.relative_to(root).as_posix() for path in root.glob(f"*/*/{THUMBNAILS}")}
     here = None if thumbnails is None else thumbnails.relative_to(root).as_posix()
-    with contextlib.suppress(FeatstoreError, OSError):
-        old = parse_catalog(read_json(root / NAME))
-        before = (old or {}).get("thumbnails", [])
-        listed |= {name for name in before if name.rsplit("/", 1)[0] != here}
-    return json_bytes({"format": FORMAT, "sets": sets, "thumbnails": sorted(listed)})
+    form, old = store_format(root), read_catalog(root)
+    if old is None and form.version > 1:
+        old = {"tags": _whole_tags(root, form), "about": _about(root)}
+    old = old or {}
+    listed |= {name for name in old.get("thumbnails", []) if name.rsplit("/", 1)[0] != here}
+    return catalog_bytes(
+        form, sets=sets, thumbnails=listed,
+        tags={**old.get("tags", {}), **tags}, about={**old.get("about", {}), **about},
+    )  # fmt: skip
+
+
+def catalog_bytes(
+    form: StoreFormat,
+    *,
+    sets: Mapping[str, str],
+    thumbnails: Iterable[str],
+    tags: Mapping[str, str],
+    about: Mapping[str, str],
+) -> bytes:
+    """Return a catalog as it is written; of a store of format 1 without what that cannot list.
+
+    Parameters
+    ----------
+    sets : mapping
+        Key -> revision_id.
+    tags, about : mapping
+        Name -> digest of tags, and of files about the store; tags without one are left out.
+    """
+    rows = [{"key": key, "revision": sets[key]} for key in sorted(sets)]
+    document = {**form.attributes(), "sets": rows, "thumbnails": sorted(thumbnails)}
+    if form.version > 1:
+        kept = {name: digest for name, digest in tags.items() if digest}
+        document = sealed({**document, "tags": kept, "about": dict(about)})
+    return json_bytes(document)
+
+
+def _whole_tags(root: Path, form: StoreFormat) -> dict[str, str]:
+    """Return name -> digest of the tags that are there: where nothing else says which there are."""
+    found = {}
+    for name in tag_names(root):
+        with contextlib.suppress(FeatstoreError, OSError):
+            path = root / tag_file(name)
+            document = read_json(path)
+            parse_tag(document, name=name, version=form.version, where=str(path))
+            found[name] = document["digest"]
+    return found
+
+
+def _about(root: Path) -> dict[str, str]:
+    """Return name -> sha256 of the files about the store that are there."""
+    found = {}
+    for name in ABOUT:
+        with contextlib.suppress(FeatstoreError, OSError):
+            found[name] = file_facts(root / name)["sha256"]
+    return found
+
+
+def store_format(root: Path) -> StoreFormat:
+    """Return the format of the store in a folder, which may be damaged, or be still to be made.
+
+    The root states it, and the catalog, and the records of each set.
+
+    Raises
+    ------
+    FormatVersionError
+        If a newer version wrote the store.
+    """
+    with contextlib.suppress(CorruptStoreError):
+        stated = read_root(root)
+        if stated is not None:
+            return stated
+    catalog = read_catalog(root)
+    if catalog is not None:
+        return catalog["form"]  # type: ignore[no-any-return]
+    found = [StoreFormat()]
+    for directory in finished_sets(root):
+        with contextlib.suppress(FeatstoreError):
+            attributes = read_pointer(directory)
+            commit = read_commit(directory, attributes["revision"]) if attributes else None
+            if attributes and commit:
+                found.append(StoreFormat(attributes["format"], commit.hash))
+    # A set that was copied may be older than its store, never younger.
+    return max(found[1:] or found, key=lambda form: form.version)
+
+
+def read_catalog(root: Path) -> dict[str, Any] | None:
+    """Return the catalog of the store in a folder as `parse_catalog` does; None if it has none."""
+    try:
+        return parse_catalog(read_json(root / NAME))
+    except (FeatstoreError, OSError):
+        return None
 
 
 def parse_catalog(document: Any) -> dict[str, Any] | None:
-    """Return ``{"sets": {key: revision}, "thumbnails": […]}``, or None if it is no catalog.
+    """Return a catalog, its ``sets`` as {key: revision}, or None if it is none.
 
-    A catalog of an earlier writer lists no thumbnails; then the entry is missing.
+    ``form`` is the store's format. Of format 1 it has no ``tags`` and no ``about``, and that of an
+    early writer no ``thumbnails``.
     """
     if not isinstance(document, dict) or not isinstance(document.get("sets"), list):
         return None
-    if set(document) - {"thumbnails"} != {"format", "sets"} or document["format"] != FORMAT:
+    try:
+        form = StoreFormat.parse(document, where=NAME)
+    except FeatstoreError:
+        return None
+    names = {*form.attributes(), "sets"}
+    if form.version > 1:
+        names |= {"tags", "about", "digest"}
+        if not _are_digests(document.get("tags")) or not _are_digests(document.get("about")):
+            return None
+    if set(document) - {"thumbnails"} != names or (
+        form.version > 1 and sealed(document) != document
+    ):
         return None
     sets = {}
     for row in document["sets"]:
@@ -119,13 +249,15 @@ def parse_catalog(document: Any) -> dict[str, Any] | None:
         if not isinstance(row["key"], str) or not is_sha256(row["revision"]):
             return None
         sets[row["key"]] = row["revision"]
-    parsed: dict[str, Any] = {"sets": sets}
     if "thumbnails" in document:
-        names = document["thumbnails"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        pictures = document["thumbnails"]
+        if not isinstance(pictures, list) or not all(isinstance(name, str) for name in pictures):
             return None
-        parsed["thumbnails"] = names
-    return parsed
+    return {**document, "form": form, "sets": sets}
+
+
+def _are_digests(table: Any) -> bool:
+    return isinstance(table, dict) and all(map(is_sha256, table.values()))
 
 
 def find_sets(root: Path, name: str) -> dict[str, Path]:

@@ -54,6 +54,7 @@ from featstore.store.records import (
     Commit,
     attributes_digest,
     belongs,
+    is_group,
     is_sha256,
     read_commit,
     read_pointer,
@@ -163,7 +164,7 @@ def find_damage(root: Path, key: SetKey, commits: list[Commit] | None = None) ->
         check_no_links(root, [path])
         try:
             grown = (directory / ".staging").exists() and may_have_grown(path, layout, file)
-            check = check_file(path, layout, file, found.commit.blocks, grown=grown)
+            check = check_file(path, layout, file, found.commit, grown=grown)
         except FileNotFoundError:
             found.files[file] = list(layout.file_blocks(file))
             continue
@@ -179,7 +180,7 @@ def _whole_pointer(directory: Path, key: SetKey, commit: Commit) -> dict[str, An
         data = read_regular(directory / POINTER, limit=MAX_METADATA_BYTES)
     except (FeatstoreError, OSError):
         return None
-    if attributes is None or data != json_bytes(group_metadata(attributes)):
+    if attributes is None or not is_group(data, attributes, version=attributes["format"]):
         return None
     whole = belongs(key, attributes, commit) and attributes["revision"] == commit.revision_id
     return attributes if whole else None
@@ -305,6 +306,11 @@ def _item_tables(folder: Path) -> Iterator[pl.DataFrame]:
             data = read_regular(path, limit=MAX_ITEM_BYTES)
             if sha256_hex(data)[:SHORT] == path.stem.split("-")[1]:
                 yield read_table(data, where=str(path), schema={"item_id": pl.String})
+
+
+def item_ids(folder: Path) -> set[str]:
+    """Return the ids in all item tables of a kind that are whole."""
+    return {item for table in _item_tables(folder) for item in table["item_id"].to_list()}
 
 
 def _stored_layout(array: Path) -> ArrayLayout | None:

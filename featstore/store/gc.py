@@ -24,15 +24,16 @@ from featstore.errors import FeatstoreError, StoreWriteError, UnknownSetError
 from featstore.store.blocks import layout_of
 from featstore.store.catalog import NAME, finished_sets, parse_catalog, staged_sets, write_catalog
 from featstore.store.files import json_bytes, read_json, write_file
-from featstore.store.layout import FORMAT, SetKey, group_metadata
+from featstore.store.layout import SetKey, group_metadata
 from featstore.store.lock import claim_set, is_claimed
 from featstore.store.records import (
     POINTER,
     REVISIONS,
-    check_root,
+    StoreFormat,
     key_of,
     read_commit,
     read_pointer,
+    read_root,
     staging_of,
 )
 from featstore.store.repair import restore_array, wrong_files
@@ -303,7 +304,7 @@ STAGED_MODE = 0o664
 _HALF_WRITTEN = re.compile(r"\.zarr\.json\.[0-9a-f]{8}\.staged")
 
 
-def make_store(root: Path, *, shared: bool = False) -> bool:
+def make_store(root: Path, *, shared: bool = False, form: StoreFormat | None = None) -> bool:
     """Make an empty store at `root`, or give a store's folders and files the shared modes.
 
     Parameters
@@ -312,6 +313,8 @@ def make_store(root: Path, *, shared: bool = False) -> bool:
         Let the folder's group write: folders get mode 2775, finished files 0444. Which group
         that is, is the folder's affair (``chgrp``). Each owner of a part must do this once if
         the store was not made shared.
+    form : StoreFormat, optional
+        Format of a new store, and the hash of its blocks.
 
     Returns
     -------
@@ -323,10 +326,12 @@ def make_store(root: Path, *, shared: bool = False) -> bool:
     FormatVersionError
         If a newer version wrote the store.
     StoreWriteError
-        If the folder holds other things, the file system refuses, or parts belong to others.
+        If the folder holds other things or a store with another hash, the file system refuses, or
+        parts belong to others.
     """
-    check_root(root)
-    fresh = not (root / "zarr.json").exists()
+    stated = read_root(root)
+    fresh = stated is None
+    check_hash(str(root), stated, form)
     try:
         # A first attempt that was killed may have left its half-written file: gc removes it.
         others = root.iterdir() if fresh and root.exists() else ()
@@ -338,7 +343,8 @@ def make_store(root: Path, *, shared: bool = False) -> bool:
         if shared:
             _share(root)
         if fresh:
-            write_file(root / "zarr.json", [json_bytes(group_metadata({"format": FORMAT}))])
+            attributes = (form or StoreFormat()).attributes()
+            write_file(root / "zarr.json", [json_bytes(group_metadata(attributes))])
         if fresh or not (root / NAME).exists():
             write_catalog(root)
     except FeatstoreError:
@@ -348,6 +354,15 @@ def make_store(root: Path, *, shared: bool = False) -> bool:
             f"Cannot make the store {root}: {err.strerror or err}. Choose a folder of yours."
         ) from err
     return fresh
+
+
+def check_hash(where: str, stated: StoreFormat | None, asked: StoreFormat | None) -> None:
+    """Raise StoreWriteError if a store has another hash of blocks than the one asked for."""
+    if stated is not None and asked is not None and stated.hash != asked.hash:
+        raise StoreWriteError(
+            f"The blocks of {where} are hashed by {stated.hash}, which never changes. For "
+            f"{asked.hash} make a new store, and extract into that."
+        )
 
 
 def _share(root: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.durable import write_all, write_durably
-from featstore.identity import canonical_json, sha256_hex
+from featstore.identity import HASHES, SHA256, canonical_json, hash_hex, sha256_hex
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,24 @@ NAME = "journal.jsonl"
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """A block that is written: the hash of its rows, and its failed items with their reasons."""
+    """A block that is written: the hash of its rows, and its failed items with their reasons.
 
-    sha256: str
+    `hash` says which hash it is; a row of the journal names the digest by it.
+    """
+
+    digest: str
     failures: dict[str, str]
+    hash: str = SHA256
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> BlockRecord:
+        """Return what a row of the journal states."""
+        name = next(name for name in HASHES if name in row)
+        return cls(row[name], row["failures"], name)
+
+    def fits(self, data: bytes) -> bool:
+        """Return whether these are the rows of the block."""
+        return hash_hex(self.hash, data) == self.digest
 
 
 class Journal:
@@ -91,7 +105,7 @@ class Journal:
     def add_block(self, block: int, record: BlockRecord) -> None:
         """Record a block."""
         self.blocks[block] = record
-        row = {"block": block, "sha256": record.sha256, "failures": record.failures}
+        row = {"block": block, record.hash: record.digest, "failures": record.failures}
         self._unsynced.append(_line(row))
         self._unsynced_blocks.append(block)
 
@@ -138,8 +152,8 @@ class Journal:
         for row in rows:
             if "block" not in row:
                 continue
-            block, record = int(row["block"]), BlockRecord(row["sha256"], row["failures"])
-            if block in in_place or sha256_hex(read_block(block)) == record.sha256:
+            block, record = int(row["block"]), BlockRecord.of(row)
+            if block in in_place or record.fits(read_block(block)):
                 self.blocks[block] = record
 
 
@@ -148,11 +162,7 @@ def finished_blocks(staging: Path, *, plan: Mapping[str, Any]) -> dict[int, Bloc
     rows = _read_rows(staging / NAME)
     if not rows or rows[0].get("plan") != sha256_hex(canonical_json(dict(plan))):
         return {}
-    return {
-        int(row["block"]): BlockRecord(row["sha256"], row["failures"])
-        for row in rows
-        if "block" in row
-    }
+    return {int(row["block"]): BlockRecord.of(row) for row in rows if "block" in row}
 
 
 def has_blocks(staging: Path) -> bool:

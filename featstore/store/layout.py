@@ -26,7 +26,7 @@ from featstore.errors import FeatstoreError
 from featstore.identity import encoder_directory, set_id, space_id
 
 #: The store format that this version writes, and the newest it reads.
-FORMAT = 1
+FORMAT = 2
 
 #: Rows of a block: the unit of work, retry, journal and checksum, and a Zarr inner chunk.
 BLOCK_ROWS = 4096
@@ -152,16 +152,18 @@ class SetSpec:
         """Return the directory of the set below the store's root."""
         return self.key.directory(root)
 
-    def attributes(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def attributes(self, facts: Mapping[str, Any], *, version: int = FORMAT) -> dict[str, Any]:
         """Return the attributes of the set, without the revisions that they will point to.
 
         Parameters
         ----------
         facts : mapping
             What is recorded and not keyed: label set, manifest revision, ….
+        version : int
+            The store format that the set is written in.
         """
         return {
-            "format": FORMAT,
+            "format": version,
             "dataset": self.dataset,
             "kind": self.kind,
             "encoder": self.encoder,

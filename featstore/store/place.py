@@ -93,7 +93,7 @@ class Place(ABC):
         return []
 
     def tags(self) -> list[str]:
-        """Return the names of the tags, sorted."""
+        """Return the names of the tags, sorted; those that the catalog lists may be left out."""
         return tag_names(self.root)
 
     def fetch_tag(self, name: str) -> None:
@@ -147,7 +147,7 @@ class LocalPlace(Place):
 
         def data_file(file: int) -> Path:
             path = key.directory(self.root) / "embedding" / layout.file_name(file)
-            found = check_file(path, layout, file, commit.blocks)
+            found = check_file(path, layout, file, commit)
             if found.reasons or found.bad_blocks:
                 raise CorruptStoreError(
                     f"{path} {'; '.join(found.reasons)}. Nothing of {key} was sent."

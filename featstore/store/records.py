@@ -7,21 +7,24 @@ A commit is the only thing that makes rows readable. It names the number of rows
 of each block's valid rows, the items, the failed rows, and the digest of the metadata; its
 own sha256 is the revision_id.
 
-A tag never changes: it is made only if there is none of its name. It names revisions by the hashes
-of their commits, so whoever opens a store by a tag reads the same bytes wherever it lies.
+A tag never changes: it is made only if there is none of its name. It names itself, and revisions
+by the hashes of their commits, so whoever opens a store by a tag reads the same bytes wherever it
+lies.
+
+Every record carries its format. A writer takes the one that the store's root states, so that a
+store stays readable to whom it was before.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import functools
 import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +33,30 @@ import numpy as np
 from featstore.durable import make_folders, write_durably
 from featstore.errors import (
     CorruptStoreError,
-    FeatstoreError,
     FormatVersionError,
     StoreWriteError,
     UnknownSetError,
     unknown_name,
 )
-from featstore.identity import SHORT, canonical_json, sha256_hex
-from featstore.store.files import MAX_METADATA_BYTES, json_bytes, read_json
-from featstore.store.layout import DTYPES, FORMAT, ArrayLayout, LayoutError, SetKey, check_component
+from featstore.identity import (
+    HASHES,
+    SHA256,
+    SHORT,
+    canonical_json,
+    hash_hex,
+    sealed,
+    sha256_hex,
+)
+from featstore.store.files import MAX_METADATA_BYTES, json_bytes, parse_json, read_json
+from featstore.store.layout import (
+    DTYPES,
+    FORMAT,
+    ArrayLayout,
+    LayoutError,
+    SetKey,
+    check_component,
+    group_metadata,
+)
 
 #: Bounds of a set: far above any real one, far below where sizes overflow.
 MAX_ROWS = 2**40
@@ -77,15 +95,82 @@ def check_format(found: Any, *, where: str) -> None:
         )
 
 
-def check_root(root: Path) -> None:
-    """Raise if a folder is a store of a format that this version must not write; none is fine."""
+@dataclass(frozen=True)
+class StoreFormat:
+    """What the root of a store states.
+
+    Attributes
+    ----------
+    version : int
+        The format of all that is written to the store.
+    hash : str
+        The hash of the blocks of new sets, one of `featstore.identity.HASHES`.
+    """
+
+    version: int = FORMAT
+    hash: str = SHA256
+
+    @classmethod
+    def parse(cls, stated: Any, *, where: str) -> StoreFormat:
+        """Return what a root's attributes or a catalog state.
+
+        Raises
+        ------
+        CorruptStoreError
+            If they state no format, or a hash that no writer takes.
+        FormatVersionError
+            If they were written by a newer format.
+        """
+        found = stated if isinstance(stated, dict) else {}
+        check_format(found.get("format"), where=where)
+        name = SHA256 if found["format"] == 1 else found.get("hash")
+        if not isinstance(name, str) or name not in HASHES:
+            raise CorruptStoreError(
+                f"{where} names no hash of blocks that featstore knows: {' or '.join(HASHES)}."
+            )
+        return cls(found["format"], name)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of the root."""
+        return {"format": self.version} | ({"hash": self.hash} if self.version > 1 else {})
+
+
+def read_root(root: Path) -> StoreFormat | None:
+    """Return what the root of the store in a folder states; None if there is none.
+
+    Raises
+    ------
+    CorruptStoreError, FormatVersionError
+        See `StoreFormat.parse`.
+    """
     try:
-        document = read_json(root / "zarr.json")
+        document = read_json(root / "zarr.json", limit=MAX_METADATA_BYTES)
     except (FileNotFoundError, NotADirectoryError):
-        return
-    attributes = document.get("attributes") if isinstance(document, dict) else None
-    own = attributes.get("featstore") if isinstance(attributes, dict) else None
-    check_format(own.get("format") if isinstance(own, dict) else None, where=f"{root}/zarr.json")
+        return None
+    return parse_root(document, where=f"{root}/zarr.json")
+
+
+def parse_root(document: Any, *, where: str) -> StoreFormat:
+    """Return what a root's ``zarr.json`` states; raises as `StoreFormat.parse`."""
+    group = document.get("attributes") if isinstance(document, dict) else None
+    return StoreFormat.parse(
+        group.get("featstore") if isinstance(group, dict) else None, where=where
+    )
+
+
+def is_group(data: bytes, attributes: Mapping[str, Any], *, version: int) -> bool:
+    """Return whether `data` is the ``zarr.json`` of a group with these attributes, as written.
+
+    From format 2 on, `zarr_conventions` may stand beside ours, and is not looked at.
+    """
+    expected = group_metadata(dict(attributes))
+    if version > 1 and b'"zarr_conventions"' in data:
+        document = parse_json(data, where="the group")
+        group = document.get("attributes") if isinstance(document, dict) else None
+        stated = group.get("zarr_conventions") if isinstance(group, dict) else None
+        if isinstance(stated, list):
+            expected["attributes"]["zarr_conventions"] = stated
+    return data == json_bytes(expected)
 
 
 def valid_commit(document: Mapping[str, Any], *, names: set[str]) -> str:
@@ -100,12 +185,14 @@ def valid_commit(document: Mapping[str, Any], *, names: set[str]) -> str:
     dtype = document["dtype"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         return f"its dtype is none of {', '.join(DTYPES)}"
+    if document.get("hash", SHA256) not in [*HASHES]:
+        return f"its hash is none of {', '.join(HASHES)}"
     blocks = document["blocks"]
     if not isinstance(blocks, list) or len(blocks) != -(-n // block_rows):
         return f"it lacks the hashes of {-(-n // block_rows):,} blocks"
     ids = [*blocks, document["space_id"], document["set_id"], document["attributes"]]
     if not all(map(is_sha256, ids)):
-        return "one of its hashes is not a sha256"
+        return "one of its hashes is not 64 hexadecimal digits"
     return (
         _items_reason(document["items"])
         or _metadata_reason(document["metadata"])
@@ -212,7 +299,7 @@ class Commit:
     block_rows : int
         Rows of a block.
     blocks : tuple of str
-        sha256 of each block's rows, as stored.
+        Hash of each block's rows, as stored.
     items : dict
         ``{"file", "bytes", "sha256"}`` of the item table.
     metadata : dict
@@ -223,6 +310,10 @@ class Commit:
         sha256 of the canonical JSON of the set's attributes, without the pointer itself.
     failed : str
         Base64 of the packed bits of rows that have no embedding; empty if there is none.
+    hash : str
+        What the hashes of the blocks are, one of `featstore.identity.HASHES`.
+    format : int
+        The store format of the record.
     """
 
     n: int
@@ -236,12 +327,22 @@ class Commit:
     set_id: str
     attributes: str
     failed: str = ""
-    format: int = field(default=FORMAT)
+    hash: str = SHA256
+    format: int = FORMAT
+
+    def record(self) -> dict[str, Any]:
+        """Return the record as a document; format 1 has no field for the hash."""
+        unnamed = ("hash",) if self.format == 1 else ()
+        return {name: value for name, value in asdict(self).items() if name not in unnamed}
+
+    def block_hash(self, data: bytes | memoryview) -> str:
+        """Return the hash of a block's rows, to be compared with that of `blocks`."""
+        return hash_hex(self.hash, data)
 
     @functools.cached_property
     def revision_id(self) -> str:
         """Sha256 of the record's canonical JSON."""
-        return sha256_hex(canonical_json(asdict(self)))
+        return sha256_hex(canonical_json(self.record()))
 
     @property
     def items_facts(self) -> dict[str, Any]:
@@ -276,7 +377,7 @@ def pack_failed(failed: np.ndarray) -> str:
 
 def commit_bytes(commit: Commit) -> bytes:
     """Return the record as it is written."""
-    return json_bytes(asdict(commit))
+    return json_bytes(commit.record())
 
 
 def read_commit(directory: Path, revision: str) -> Commit:
@@ -320,6 +421,7 @@ def parse_commit(document: Any, *, where: str) -> Commit:
     """
     check_format(document.get("format") if isinstance(document, dict) else None, where=where)
     names = {entry.name for entry in fields(Commit)}
+    names -= {"hash"} if document["format"] == 1 else set()
     reason = valid_commit(document, names=names)
     if reason:
         raise CorruptStoreError(f"{where} is not a commit record that featstore writes: {reason}.")
@@ -386,18 +488,26 @@ def tag_file(name: str) -> str:
     return f"{FOLDER}/{check_component(name, what='tag')}.json"
 
 
-def tag_bytes(revisions: Mapping[str, str]) -> bytes:
-    """Return a tag as it is written, from key -> revision_id."""
-    return json_bytes({"format": FORMAT, "sets": dict(revisions)})
+def tag_document(name: str, revisions: Mapping[str, str], *, version: int) -> dict[str, Any]:
+    """Return a tag of a store of this format; from format 2 on it names itself, under a digest.
+
+    Parameters
+    ----------
+    revisions : mapping
+        Key -> revision_id.
+    """
+    if version == 1:
+        return {"format": 1, "sets": dict(revisions)}
+    return sealed({"format": version, "name": name, "sets": dict(revisions)})
 
 
-def parse_tag(document: Any, *, where: str) -> dict[str, str]:
-    """Return key -> revision_id.
+def parse_tag(document: Any, *, name: str, version: int, where: str) -> dict[str, str]:
+    """Return key -> revision_id of the tag `name` of a store of this format.
 
     Raises
     ------
     CorruptStoreError
-        If the document is no tag.
+        If the document is no tag, that of another name, or was changed.
     FormatVersionError
         If it was written by a newer format.
     """
@@ -405,12 +515,17 @@ def parse_tag(document: Any, *, where: str) -> dict[str, str]:
         raise CorruptStoreError(f"{where} is no tag that featstore writes.")
     check_format(document.get("format"), where=where)
     sets = document["sets"]
-    if (
-        not all(map(SetKey.parse, sets))
-        or not all(map(is_sha256, sets.values()))
-        or set(document) != {"format", "sets"}
-    ):
+    if not all(map(SetKey.parse, sets)) or not all(map(is_sha256, sets.values())):
         raise CorruptStoreError(f"{where} names what is no set or no revision. It was not used.")
+    if version > 1 and document.get("name") not in (None, name):
+        raise CorruptStoreError(
+            f"{where} is the tag {str(document['name'])[:128]!r}, not {name!r}: it was copied or "
+            "exchanged. It was not used."
+        )
+    if document != tag_document(name, sets, version=version):
+        raise CorruptStoreError(
+            f"{where} is not the tag that featstore wrote there: it was changed. It was not used."
+        )
     return dict(sets)
 
 
@@ -419,59 +534,77 @@ def tag_names(root: Path) -> list[str]:
     return sorted(path.stem for path in (root / FOLDER).glob("*.json"))
 
 
-def read_tag(root: Path, name: str) -> dict[str, str]:
+def read_tag(
+    root: Path, name: str, *, version: int, listed: Mapping[str, str] | None
+) -> dict[str, str]:
     """Return key -> revision_id of a tag.
+
+    Parameters
+    ----------
+    version : int
+        The store's format.
+    listed : mapping, optional
+        Name -> digest of the tags that the store lists; None if it does not say.
 
     Raises
     ------
     UnknownSetError
         If there is no such tag.
     CorruptStoreError
-        If it is damaged.
+        If it is damaged, or not the one that the store lists.
     """
     path = root / tag_file(name)
     try:
-        return parse_tag(read_json(path), where=str(path))
+        document = read_json(path)
     except (FileNotFoundError, NotADirectoryError) as err:
+        if listed and name in listed:
+            raise CorruptStoreError(f"{path} is missing, though the store lists the tag.") from err
         raise UnknownSetError(
             unknown_name("tag", name, tag_names(root), where=f"in {root}")
         ) from err
+    sets = parse_tag(document, name=name, version=version, where=str(path))
+    reason = unlike_listed(name, document.get("digest", ""), listed)
+    if reason:
+        raise CorruptStoreError(f"{path} {reason}. It was not used.")
+    return sets
 
 
-def write_tag(root: Path, name: str, revisions: Mapping[str, str]) -> bool:
-    """Make a tag; False if it is there and says the same.
+def unlike_listed(name: str, digest: str, listed: Mapping[str, str] | None) -> str:
+    """Return why a whole tag is not one that the store lists, or an empty string."""
+    if listed is None or listed.get(name) == digest:
+        return ""
+    if name in listed:
+        return "is not the tag that the store lists: it was replaced"
+    return (
+        "is a tag that the store does not list: it was put there by hand, or `featstore tag` was "
+        "stopped, and lists it when the same command is typed again"
+    )
+
+
+def create_tag(root: Path, name: str, data: bytes) -> bool:
+    """Write the file of a tag; False, and nothing is written, if there is one.
 
     Raises
     ------
     StoreWriteError
-        If it is there and says something else, or the file system refuses.
+        If the file system refuses.
     """
     path = root / tag_file(name)
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}.staged")
     try:
         make_folders(path.parent)
-        write_durably(staged, [tag_bytes(revisions)], sealed=True)
+        write_durably(staged, [data], sealed=True)
         try:
             os.link(staged, path)  # which, unlike a rename, replaces nothing
         finally:
             staged.unlink()
-    except FileExistsError as err:
-        with contextlib.suppress(FeatstoreError):
-            if read_tag(root, name) == dict(revisions):
-                return False
-        raise taken(str(root), name) from err
+    except FileExistsError:
+        return False
     except OSError as err:
         raise StoreWriteError(
             f"Cannot write the tag {name!r} to {root}: {err.strerror or err}."
         ) from err
     return True
-
-
-def taken(where: str, name: str) -> StoreWriteError:
-    """Return the error for a tag that is there and says something else."""
-    return StoreWriteError(
-        f"{where} has a tag {name!r} of other revisions. Tags never change: choose another name."
-    )
 
 
 def pins_of(revision: str, known: Mapping[str, list[str]]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from featstore.identity import sha256_hex
 from featstore.store.blocks import check_file, check_tail, layout_of, read_block
 from featstore.store.casting import blank_value
 from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import write_catalog
+from featstore.store.catalog import store_format, write_catalog
 from featstore.store.damage import (
     Damage,
     derive_items,
@@ -42,7 +42,6 @@ from featstore.store.files import (
 )
 from featstore.store.journal import has_blocks
 from featstore.store.layout import (
-    FORMAT,
     ArrayLayout,
     SetKey,
     array_metadata,
@@ -130,7 +129,7 @@ class RepairWriter:
             for block in layout.file_blocks(file):
                 bad = block in damage.files[file]
                 data = source(block) if bad else read_block(path, layout, block)
-                if data is None or sha256_hex(data) != commit.blocks[block]:
+                if data is None or commit.block_hash(data) != commit.blocks[block]:
                     raise BlockMissingError
                 yield data
             yield shard_tail(layout, file)
@@ -212,7 +211,7 @@ class SetCopy:
             return None
         # A later revision may have filled what had failed.
         data[commit.failed_rows()[rows]] = blank_value(commit.dtype)
-        if sha256_hex(data.reshape(-1).view(np.uint8).data) == commit.blocks[block]:
+        if commit.block_hash(data.reshape(-1).view(np.uint8).data) == commit.blocks[block]:
             return data.tobytes()
         self._note(
             f"Rows {rows.start:,}-{rows.stop - 1:,} of {self._key} are damaged in "
@@ -333,7 +332,7 @@ def _rebuild(
     """Write again what has only one right form; return the blocks that came from the copy."""
     root, key, directory = writer.root, writer.key, writer.directory
     groups: dict[str, dict[str, Any]] = {
-        "zarr.json": {"format": FORMAT},
+        "zarr.json": store_format(root).attributes(),
         f"{key.dataset}/zarr.json": {"dataset": key.dataset},
         f"{key.dataset}/{key.kind}/zarr.json": {"dataset": key.dataset, "kind": key.kind},
     }
@@ -401,7 +400,7 @@ def restore_array(
         if f"{key}/embedding/{layout.file_name(file)}" not in wrong or not path.is_file():
             continue
         check_no_links(root, [path])
-        if not check_file(path, layout, file, commit.blocks).bad_blocks:
+        if not check_file(path, layout, file, commit).bad_blocks:
             # Every row is right; what lies behind them follows from the layout.
             write_file(path, _data_file(path, layout, file))
 

@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +27,11 @@ from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
 import numpy as np
 
 from featstore.errors import CorruptStoreError
-from featstore.identity import sha256_hex
-from featstore.store.blocks import blanked_hash
+from featstore.store.blocks import blanked
 from featstore.store.files import OpenFile, check_sizes, opened
 from featstore.store.layout import DTYPES, ArrayLayout, from_bfloat16
 from featstore.store.mapping import MappingUnavailableError, advise_soon, is_resident, map_array
+from featstore.store.records import Commit
 
 
 class RowSource(Protocol):
@@ -439,10 +439,8 @@ class CheckedRows:
     directory : Path
         Of the array, for messages.
     layout : ArrayLayout
-    blocks : sequence of str
-        sha256 of each block's rows, from the commit.
-    failed : ndarray of shape (n,), optional
-        True for rows without an embedding in this commit; a later revision may have filled them.
+    commit : Commit
+        Says the hash of each block; its failed rows may have been filled by a later revision.
     """
 
     def __init__(
@@ -451,14 +449,13 @@ class CheckedRows:
         *,
         directory: Path,
         layout: ArrayLayout,
-        blocks: Sequence[str],
-        failed: np.ndarray | None = None,
+        commit: Commit,
     ) -> None:
         self._source = source
-        self._failed = failed
+        self._failed = commit.failed_rows()
         self._directory = directory
         self._layout = layout
-        self._blocks = blocks
+        self._commit = commit
         self._unchecked = np.ones(layout.n_blocks, dtype=bool)
         self._lock = threading.Lock()
 
@@ -498,12 +495,11 @@ class CheckedRows:
         rows = self._layout.block_slice(block)
         data = self._source.read(np.arange(rows.start, rows.stop))
         view = data.reshape(-1).view(np.uint8).data
-        if sha256_hex(view) == self._blocks[block]:
+        digest, blank = self._commit.blocks[block], np.flatnonzero(self._failed[rows])
+        if self._commit.block_hash(view) == digest:
             return
-        if self._failed is not None:
-            blank = np.flatnonzero(self._failed[rows])
-            if blank.size and blanked_hash(view, self._layout, blank) == self._blocks[block]:
-                return
+        if blank.size and self._commit.block_hash(blanked(view, self._layout, blank)) == digest:
+            return
         path = self._directory / self._layout.file_name(block // self._layout.blocks_per_file)
         raise CorruptStoreError(
             f"{path}: block {block:,} (rows {rows.start:,} to {rows.stop - 1:,}) differs from its "
@@ -517,8 +513,7 @@ def check_rows(
     verify: Verify,
     directory: Path,
     layout: ArrayLayout,
-    blocks: Sequence[str],
-    failed: np.ndarray | None = None,
+    commit: Commit,
 ) -> RowSource:
     """Return `source`, checked as `verify` asks.
 
@@ -527,7 +522,7 @@ def check_rows(
     """
     if verify == "never":
         return source
-    checked = CheckedRows(source, directory=directory, layout=layout, blocks=blocks, failed=failed)
+    checked = CheckedRows(source, directory=directory, layout=layout, commit=commit)
     if verify == "first-touch":
         return checked
     checked.check(range(layout.n_blocks))

@@ -27,6 +27,7 @@ from featstore.store.blocks import layout_of
 from featstore.store.catalog import (
     ambiguous_set,
     match_names,
+    read_catalog,
     unknown_set,
 )
 from featstore.store.files import (
@@ -41,13 +42,15 @@ from featstore.store.layout import ArrayLayout, SetKey, check_component, parse_a
 from featstore.store.place import LocalPlace, Place
 from featstore.store.records import (
     Commit,
+    StoreFormat,
     belongs,
-    check_format,
     check_layout,
     key_of,
+    parse_root,
     pins_of,
     read_commit,
     read_pointer,
+    read_root,
     read_tag,
 )
 from featstore.store.rows import (
@@ -290,6 +293,11 @@ class FeatureStore:
     def __repr__(self) -> str:
         return f"FeatureStore({self.address!r}, {len(self.sets())} sets)"
 
+    @property
+    def form(self) -> StoreFormat:
+        """Format of the store, and the hash of the blocks of its new sets."""
+        return read_root(self.root) or StoreFormat()
+
     def _origin(self) -> Origin:
         """Return how it was opened, so that any working directory finds it again."""
         where = self.address if self.place.is_remote else os.path.abspath(self.address)  # noqa: PTH100
@@ -416,8 +424,7 @@ class FeatureStore:
                 verify=self.verify,
                 directory=directory / "embedding",
                 layout=layout,
-                blocks=commit.blocks,
-                failed=commit.failed_rows(),
+                commit=commit,
             ),
             rows=valid,
             table=table,
@@ -486,13 +493,28 @@ class FeatureStore:
         return self.place.folders(self._pins)
 
     def tags(self) -> list[str]:
-        """Return the names of the tags, sorted; none where a remote place cannot list them."""
-        return self.place.tags()
+        """Return the names of the tags, sorted; none of format 1 where a place cannot list them.
+
+        One of which only the file or only the entry in the catalog is there is among them: reading
+        it says so.
+        """
+        return sorted({*self.place.tags(), *(self._listed_tags() or ())})
+
+    def _listed_tags(self) -> dict[str, str] | None:
+        return (read_catalog(self.root) or {}).get("tags")
 
     def tag(self, name: str) -> dict[str, str]:
-        """Return key -> revision_id of a tag; UnknownSetError if there is none."""
+        """Return key -> revision_id of a tag.
+
+        Raises
+        ------
+        UnknownSetError
+            If there is none.
+        CorruptStoreError
+            If it is damaged, or not the one that the store lists.
+        """
         self.place.fetch_tag(name)
-        return read_tag(self.root, name)
+        return read_tag(self.root, name, version=self.form.version, listed=self._listed_tags())
 
     def layout(self, info: SetInfo) -> ArrayLayout:
         """Return how a set's array is cut into files; raises as `view`."""
@@ -605,7 +627,8 @@ def open_store(
         place = LocalPlace(address)
     metadata = place.root / "zarr.json"
     try:
-        attributes = read_json(metadata)["attributes"]["featstore"]
+        document = read_json(metadata)
+        _ = document["attributes"]["featstore"]
     except (OSError, KeyError, TypeError) as err:
         missing = "has no store (no zarr.json)" if place.is_remote else "does not exist"
         there = metadata.exists() if place.is_remote else place.root.exists()
@@ -613,10 +636,7 @@ def open_store(
             f"{place.address} {'is not a featstore store' if there else missing}. Check the "
             f"address, or make a store with `featstore {place.made_by}`."
         ) from err
-    check_format(
-        attributes.get("format") if isinstance(attributes, dict) else None,
-        where=f"{place.address}/zarr.json",
-    )
+    parse_root(document, where=f"{place.address}/zarr.json")
     store = FeatureStore(place, mode=mode, verify=verify)
     if revision is not None:
         store.pin(revision)

@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from featstore.store.blocks import (
     layout_of,
     may_have_grown,
 )
+from featstore.store.catalog import ABOUT, parse_catalog, read_catalog, store_format, unknown_set
 from featstore.store.catalog import NAME as CATALOG
-from featstore.store.catalog import parse_catalog, unknown_set
-from featstore.store.damage import judge_alone
+from featstore.store.damage import item_ids, judge_alone
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -38,17 +38,20 @@ from featstore.store.files import (
     read_regular,
     same_file,
 )
-from featstore.store.layout import FORMAT, SetKey, SetSpec, group_metadata
+from featstore.store.layout import SetKey, SetSpec, group_metadata
 from featstore.store.records import (
     POINTER,
     REVISIONS,
     Commit,
     belongs,
-    check_format,
+    commit_bytes,
+    is_group,
     parse_tag,
     read_commit,
     read_pointer,
-    tag_bytes,
+    read_root,
+    tag_file,
+    unlike_listed,
 )
 from featstore.store.tables import read_thumbnail_file
 
@@ -136,7 +139,7 @@ class _SetVerification:
                 )
                 continue
             data = read_regular(self._directory / name, limit=MAX_JSON_BYTES)
-            if data != json_bytes(asdict(commit)):
+            if data != commit_bytes(commit):
                 self._blame(name, "is not written as a writer writes it")
             commits[match[1]] = commit
         return commits
@@ -149,7 +152,8 @@ class _SetVerification:
             attributes = read_pointer(self._directory) if POINTER in self._files else None
             if attributes is None:
                 return None
-            if read_regular(path, limit=MAX_JSON_BYTES) != json_bytes(group_metadata(attributes)):
+            data = read_regular(path, limit=MAX_JSON_BYTES)
+            if not is_group(data, attributes, version=attributes["format"]):
                 self._blame(POINTER, "is not written as a writer writes it")
         except FeatstoreError:
             self._blame(POINTER, "is not the metadata of a set")
@@ -249,7 +253,7 @@ class _SetVerification:
             if name not in self._files:
                 reasons = ["is missing"]
             elif self._store.full:
-                reasons = check_file(path, layout, file, commit.blocks, grown=grown).reasons
+                reasons = check_file(path, layout, file, commit, grown=grown).reasons
             else:
                 reasons = [what for what in [check_size(path, layout, file)] if what and not grown]
             if reasons:
@@ -319,10 +323,9 @@ _UNTIDY = (
     "`featstore gc` does that"
 )
 _ITEMS = re.compile(r"items-[0-9a-f]{8}\.parquet")
-#: What `featstore card` may write beside the sets, for people and catalogues; nothing reads it.
-ABOUT = frozenset({"README.md", "croissant.json"})
-
 _TAG = re.compile(r"tags/[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.json")
+#: What makes a file about the store right.
+_CARD = "`featstore card STORE -o STORE` writes and lists it"
 _THUMBNAILS = re.compile(r"thumbnails-[0-9a-f]{8}\.parquet")
 
 
@@ -420,8 +423,10 @@ class _Verification:
 
     def run(self) -> VerifyReport:
         """Check everything and report."""
-        self._check_group("", {"format": FORMAT})
         self._read_catalog()
+        # Root and catalog state the format; the catalog under a digest.
+        self._form = self._listed.get("form") or store_format(self.root)
+        self._check_group("", self._form.attributes())
         sets = self._set_keys()
         unknown = self._keys - set(sets)
         if unknown:
@@ -435,7 +440,7 @@ class _Verification:
             self._check_group(folder, {"dataset": dataset, "kind": kind})
         self._check_thumbnails()
         self._check_tags()
-        self.known |= ABOUT & self.files
+        self._check_about()
         self._check_rest()
         return VerifyReport(
             [Problem(path, what) for path, what in sorted(self.wrong.items())],
@@ -457,9 +462,9 @@ class _Verification:
         """Check the ``zarr.json`` of the root, a dataset or a kind: it has only one form."""
         path = f"{folder}/zarr.json".lstrip("/")
         self.known.add(path)
-        expected = json_bytes(group_metadata(attributes))
         try:
             found = read_regular(self.root / path, limit=MAX_METADATA_BYTES)
+            right = is_group(found, attributes, version=self._form.version)
         except OSError:
             # Below it nothing is published yet: its writer was stopped before it came so far.
             if any(key.startswith(f"{folder}/".lstrip("/")) for key in self._published()):
@@ -467,7 +472,7 @@ class _Verification:
         except CorruptStoreError:
             self.blame(path, "is not the metadata of a group")
         else:
-            if found != expected:
+            if not right:
                 self.blame(path, "differs from what a writer writes there")
 
     def _read_catalog(self) -> None:
@@ -529,12 +534,18 @@ class _Verification:
             else:
                 unlisted.append(path)
         # A writer that was stopped before it had listed them: the next one does, and unites them.
+        missing = {name.rsplit("/", 1)[1] for name in set(listed or ()) - self.files}
         for path in unlisted:
             self.known.add(path)
+            folder, _, name = path.rpartition("/")
             try:
-                read_thumbnail_file(self.root / path)
+                items = read_thumbnail_file(self.root / path).keys()
             except FeatstoreError as err:
                 self.blame(path, f"are no thumbnails: {err}")
+                continue
+            known = item_ids(self.root / folder)
+            if name in missing or (known and known.isdisjoint(items)):
+                self.blame(path, f"are those of another dataset than {folder}: they were moved")
             else:
                 self.notes[path] = "are thumbnails that no writer has listed yet"
         replaced = {path.rsplit("/", 1)[0] for path in unlisted}
@@ -545,22 +556,46 @@ class _Verification:
                 self.blame(path, "is missing")
 
     def _check_tags(self) -> None:
-        """Check that tags name revisions that are there, in the one form that a writer gives."""
+        """Check that tags are those of the catalog, and name revisions that are there."""
+        listed: dict[str, str] | None = self._listed.get("tags")
+        for name in listed or ():
+            if tag_file(name) not in self.files and tag_file(name) not in self._odd:
+                self.blame(tag_file(name), "is missing, though the catalog lists the tag")
         for path in [path for path in self.files if _TAG.fullmatch(path)]:
+            name = Path(path).stem
             try:
-                sets = parse_tag(read_json(self.root / path), where=path)
-                same = read_regular(self.root / path, limit=MAX_JSON_BYTES) == tag_bytes(sets)
+                document = read_json(self.root / path)
+                sets = parse_tag(document, name=name, version=self._form.version, where=path)
+                same = read_regular(self.root / path, limit=MAX_JSON_BYTES) == json_bytes(document)
             except FeatstoreError:
-                sets, same = {}, False
+                document, sets, same = {}, {}, False
+            unlike = unlike_listed(name, document.get("digest", ""), listed)
             records = {key: f"{key}/revisions/{revision}.json" for key, revision in sets.items()}
-            # A set that was removed is no damage of the tag.
+            # Neither is a set that was removed damage of the tag, nor is a record that was told.
             gone = [key for key, record in records.items() if record not in self.files
-                    and f"{key}/zarr.json" in self.files]  # fmt: skip
+                    and f"{key}/zarr.json" in self.files and record not in self.wrong
+                    and not any(record.startswith(f"{odd}/") or record == odd
+                                for odd in self._odd)]  # fmt: skip
             self.known.add(path)
             if not same:
-                self.blame(path, "is not a tag that a writer writes")
+                self.blame(path, "is not the tag that a writer wrote there")
+            elif unlike:
+                self.blame(path, unlike)
             elif gone:
                 self.blame(path, f"names a revision that {min(gone)} lacks")
+
+    def _check_about(self) -> None:
+        """Check what is written about the store; the catalog of format 1 does not know it."""
+        listed: dict[str, str] | None = self._listed.get("about")
+        for name in ABOUT:
+            if name in self.files and listed is None:
+                self.known.add(name)
+            elif name in self.files:
+                self.known.add(name)
+                if file_facts(self.root / name)["sha256"] != (listed or {}).get(name):
+                    self.blame(name, f"is not the one that the catalog lists; {_CARD}")
+            elif name in (listed or ()) and name not in self._odd:
+                self.blame(name, f"is missing, though the catalog lists it; {_CARD}")
 
     def _check_rest(self) -> None:
         """Report what nothing accounts for, and whatever is no regular file."""
@@ -593,7 +628,7 @@ class _Verification:
         if not 1 <= len(parts) <= 2:
             return False
         data = read_regular(self.root / path, limit=MAX_METADATA_BYTES)
-        return data == json_bytes(group_metadata(attributes))
+        return is_group(data, attributes, version=self._form.version)
 
     def _may_be_needed(self, path: str) -> bool:
         """Return whether an item table may belong to a set that could not be read."""
@@ -614,21 +649,18 @@ class _Verification:
 
 def _check_version(root: Path) -> None:
     """Raise FormatVersionError if a newer version wrote the store; damage is for later."""
+    path = root / "zarr.json"
     try:
-        document = read_json(root / "zarr.json", limit=MAX_METADATA_BYTES)
-        check_format(document["attributes"]["featstore"]["format"], where=str(root / "zarr.json"))
+        read_root(root)
     except FormatVersionError:
-        if not _rewritten(root / "zarr.json", document):
-            return
-        raise
-    except (FeatstoreError, OSError, KeyError, TypeError):
+        # A root that was damaged is not what a writer writes, or the sealed catalog denies it.
+        document = read_json(path, limit=MAX_METADATA_BYTES)
+        written = json_bytes(group_metadata(document["attributes"]["featstore"]))
+        same = read_regular(path, limit=MAX_METADATA_BYTES) == written
+        if same and "digest" not in (read_catalog(root) or {}):
+            raise
+    except (FeatstoreError, OSError):
         return
-
-
-def _rewritten(path: Path, document: Any) -> bool:
-    """Return whether a document is what a writer of its own version would write."""
-    attributes = document["attributes"]["featstore"]
-    return read_regular(path, limit=MAX_METADATA_BYTES) == json_bytes(group_metadata(attributes))
 
 
 def walk_store(root: Path) -> tuple[set[str], set[str], dict[str, str]]:

@@ -22,15 +22,14 @@ import polars as pl
 
 from featstore.durable import make_folders, write_error
 from featstore.errors import CorruptStoreError, NonFiniteEmbeddingError, StoreWriteError
-from featstore.identity import SHORT, sha256_hex
+from featstore.identity import SHA256, SHORT, hash_hex, sha256_hex
 from featstore.store.base import Base, read_base, resume_journal
 from featstore.store.blocks import first_row_not_stored, layout_of
 from featstore.store.casting import convert_rows
-from featstore.store.catalog import write_catalog
+from featstore.store.catalog import store_format, write_catalog
 from featstore.store.files import json_bytes, same_file
 from featstore.store.journal import BlockRecord, Journal, base_of, finished_blocks, has_blocks
 from featstore.store.layout import (
-    FORMAT,
     LIMITS,
     ArrayLayout,
     LayoutLimits,
@@ -46,12 +45,13 @@ from featstore.store.records import (
     POINTER,
     REVISIONS,
     Commit,
+    StoreFormat,
     attributes_digest,
-    check_root,
     commit_bytes,
     pack_failed,
     read_commit,
     read_pointer,
+    read_root,
     staging_of,
 )
 from featstore.store.staging import StagedFiles, run_beside
@@ -60,10 +60,10 @@ from featstore.store.tables import items_bytes, items_file_name
 _ARRAY = "embedding/zarr.json"
 
 
-def write_groups(root: Path, key: SetKey, claim: Claim) -> None:
+def write_groups(root: Path, key: SetKey, claim: Claim, form: StoreFormat) -> None:
     """Write the groups above a set, each only if it is missing."""
     groups: list[tuple[Path, dict[str, Any]]] = [
-        (root, {"format": FORMAT}),
+        (root, form.attributes()),
         (root / key.dataset, {"dataset": key.dataset}),
         (key.directory(root).parent, {"dataset": key.dataset, "kind": key.kind}),
     ]
@@ -83,8 +83,10 @@ class Revision:
     facts : mapping
         Recorded in the set's attributes, not keyed.
     layout : ArrayLayout
+    form : StoreFormat
+        Of the revision's records, and the hash of its blocks.
     blocks : tuple of str
-        sha256 of each block.
+        Hash of each block.
     items : bytes
         The item table, as its file.
     item_ids : Series of str
@@ -99,6 +101,7 @@ class Revision:
     spec: SetSpec
     facts: Mapping[str, Any]
     layout: ArrayLayout
+    form: StoreFormat
     blocks: tuple[str, ...]
     items: bytes
     item_ids: pl.Series
@@ -156,6 +159,8 @@ def publish_set(
         set_id=spec.set_id,
         attributes=attributes_digest(attributes),
         failed=pack_failed(np.isin(revision.item_ids.to_numpy(), list(revision.failures))),
+        hash=revision.form.hash,
+        format=revision.form.version,
     )
     identity = commit.revision_id
     older = [] if base is None else _older(directory, base, commit)
@@ -186,7 +191,7 @@ def publish_set(
 def _attributes(revision: Revision, base: Base | None) -> dict[str, Any]:
     """Return the set's attributes: a repair changes none that are known."""
     if base is None or not base.damaged or POINTER in base.lost:
-        return revision.spec.attributes(revision.facts)
+        return revision.spec.attributes(revision.facts, version=revision.form.version)
     known = base.attributes
     return {name: known[name] for name in known if name not in ("revision", "history")}
 
@@ -417,6 +422,7 @@ class SetWriter:
         self._item_ids = items["item_id"]
         self._plan = dict(plan or {})
         self._options = options
+        self._form = StoreFormat()
         self._claim: Claim | None = None
         self._base: Base | None = None
         self._journal: Journal | None = None
@@ -434,7 +440,7 @@ class SetWriter:
         return self._base
 
     def __enter__(self) -> Self:
-        check_root(self.root)
+        self._form = stated = read_root(self.root) or store_format(self.root)
         try:
             make_folders(self.directory)
             name = part_name(*self._options.part) if self._options.part else ""
@@ -455,7 +461,8 @@ class SetWriter:
                     settle_claimed(self.root, self.key, self._claim, self._base.attributes)
                     raise done
                 self.layout = self._base.next_layout(self.layout.n, self._limits)
-            write_groups(self.root, self.key, self._claim)
+                self._form = self._base.next_form(stated)
+            write_groups(self.root, self.key, self._claim, stated)
             self._staged = StagedFiles(self._claim.folder, self.layout)
             self._journal = resume_journal(
                 self._claim.folder,
@@ -509,6 +516,8 @@ class SetWriter:
             "layout": repr(self.layout),
             "base": self._base.commit.revision_id if self._base else "",
             "retry_failed": self._options.retry_failed,
+            # Named where it is another than it always was: what was staged before stays of use.
+            **({"hash": self._form.hash} if self._form.hash != SHA256 else {}),
             **self._plan,
         }
 
@@ -592,8 +601,8 @@ class SetWriter:
             staged.write(block, view)
 
         with self._disk_errors():
-            digest = run_beside(stage, lambda: sha256_hex(view))
-        journal.add_block(block, BlockRecord(digest, reasons))
+            digest = run_beside(stage, lambda: hash_hex(self._form.hash, view))
+        journal.add_block(block, BlockRecord(digest, reasons, self._form.hash))
         file = block // self.layout.blocks_per_file
         waits = self._options.part is not None or (
             self._base is not None and file < self._base.layout.n_files
@@ -645,7 +654,8 @@ class SetWriter:
                     self.spec,
                     self._facts,
                     self.layout,
-                    tuple(journal.blocks[block].sha256 for block in range(self.layout.n_blocks)),
+                    self._form,
+                    tuple(journal.blocks[block].digest for block in range(self.layout.n_blocks)),
                     self._items,
                     self._item_ids,
                     journal.failures,

@@ -15,6 +15,7 @@ import polars as pl
 
 from featstore import open_store
 from featstore.errors import AlreadyFinishedError
+from featstore.share.copy import make_tag
 from featstore.store import (
     LayoutLimits,
     SetKey,
@@ -231,6 +232,11 @@ def extract(root: Path, *, manifest: str, batch_size: int = 4, **options: Any) -
         **options,
     )  # fmt: skip
     return result.as_dict()
+
+
+def tag(root: Path, *, name: str = "v1") -> dict[str, str]:
+    """Tag a store as `featstore tag` does."""
+    return make_tag(root, name)
 
 
 def extract_and_extend(root: Path, *, manifest: str, other: str, n: int) -> str:

@@ -18,6 +18,7 @@ def warm_up() -> None:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         scenarios.grow(Path(folder))
+        scenarios.tag(Path(folder))
         read(Path(folder))
         maintain(Path(folder))
         picture = scenarios.pictures(Path(folder) / "manifest", "one", 9)

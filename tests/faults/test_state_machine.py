@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 
 from featstore import open_store
 from featstore.errors import StoreWriteError, UnknownSetError
-from featstore.share.copy import make_tag
+from featstore.share.copy import drop_tag, make_tag
 from featstore.store import verify_store
 from tests.faults import steps
 from tests.faults.conftest import Children
@@ -289,9 +289,9 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.here.tags)
     @rule(data=st.data())
     def untag(self, data: st.DataObject) -> None:
-        """Delete the file of a tag: nothing else knows of it."""
+        """Drop a tag."""
         name = data.draw(st.sampled_from(sorted(self.here.tags)))
-        (self.here.root / "tags" / f"{name}.json").unlink()
+        assert drop_tag(self.here.root, name)
         del self.here.tags[name]
 
     # -- sharing ---------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from tests.goldens.chosen_settings import chosen_settings
 from tests.goldens.result_values import result_values
 from tests.goldens.run_ids import run_ids
 from tests.goldens.saved_aligners import FOLDER, projections
-from tests.goldens.store_bytes import store_bytes
+from tests.goldens.store_bytes import STORES, store_bytes
 
 #: How far a value may be off: another processor adds in another order.
 TOLERANCE = 1e-6
@@ -55,8 +55,10 @@ def check(pinned: Any, found: Any) -> None:
     assert not wrong, f"{len(wrong)} differences (python -m tests.goldens.write):\n{said}"
 
 
-def test_bytes_of_a_store(tmp_path):
-    pinned, found = files.read("store_bytes"), store_bytes(tmp_path / "store")
+@pytest.mark.parametrize("version", [1, 2])
+def test_bytes_of_a_store(tmp_path, version):
+    pinned = files.read(STORES[version])
+    found = store_bytes(tmp_path / "store", version)
     if pinned["polars"] != pl.__version__:
         # Another version packs tables otherwise; everything else must be the same.
         pinned, found = (

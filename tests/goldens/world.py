@@ -13,7 +13,9 @@ import numpy as np
 import polars as pl
 
 from featstore import open_store
+from featstore.store.gc import make_store
 from featstore.store.layout import LayoutLimits, SetSpec
+from featstore.store.records import StoreFormat
 from featstore.store.writer import SetWriter
 from fitters import Pairs
 
@@ -75,7 +77,8 @@ def write_set(
 
 
 def write_world(root: Path) -> None:
-    """Write the store that results and chosen settings are pinned on."""
+    """Write the store that results and chosen settings are pinned on: of format 1, as ids are."""
+    make_store(root, form=StoreFormat(1))
     rng = np.random.default_rng(20_261_126)
 
     def integers(*shape: int, most: int) -> np.ndarray:

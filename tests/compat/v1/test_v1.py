@@ -8,11 +8,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
-from featstore import open_store
+from featstore import SetSpec, SetWriter, copy_sets, open_store
 from featstore.errors import FormatVersionError
+from featstore.share.copy import make_tag
+from featstore.store import rebuild_set
 from featstore.store.verify import verify_store
+from featstore.testing import item_table, write_set
 from tests.assertions import assert_same
 from tests.compat.v1.write_store import KINDS, ROOT, items_of, rows_of
 
@@ -64,9 +68,83 @@ def test_a_newer_format_says_what_to_upgrade_to(tmp_path: Path, where: str) -> N
     }[where]
     document = json.loads(path.read_text())
     target = document if where == "commit" else document["attributes"]["featstore"]
-    target["format"] = 2
+    target["format"] = 3
     path.write_text(json.dumps(document))
     with pytest.raises(
-        FormatVersionError, match=r"format 2; .* to format 1\. Upgrade headstock to .* format 2"
+        FormatVersionError, match=r"format 3; .* to format 2\. Upgrade headstock to .* format 3"
     ):
         open_store(root).view("toy/image/test:toy")
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A copy of the store that may be written to."""
+    shutil.copytree(ROOT, tmp_path / "old")
+    return tmp_path / "old"
+
+
+def _extend(root: Path) -> None:
+    """Append a row to the captions, which have a failed one."""
+    items, rows = items_of("caption"), rows_of("caption")
+    more = pl.concat([items, items[:1].with_columns(item_id=pl.lit("toy/caption9"))])
+    spec = SetSpec("toy", "caption", "test:toy", {"name": "caption"}, "float16")
+    with SetWriter(root, spec, more, 3, facts={"note": "compat"}) as writer:
+        for block in writer.pending():
+            writer.write_block(block, np.concatenate([rows, rows[:1]]), {})
+        writer.finish(golden={"vectors": [[1.0, 0.0, 0.0]]})
+
+
+def _formats(root: Path) -> set[int]:
+    """Return the formats that the records of a store state."""
+    documents = [json.loads(path.read_text()) for path in root.rglob("*.json")]
+    groups = [one["attributes"] for one in documents if one.get("node_type") == "group"]
+    stated = [*documents, *(one["featstore"] for one in groups)]
+    return {one["format"] for one in stated if "format" in one}
+
+
+def test_it_is_extended_and_tagged_in_its_own_format(old: Path) -> None:
+    before = {path.name for path in old.rglob("revisions/*.json")}
+    _extend(old)
+    make_tag(old, "v1")
+    assert _formats(old) == {1}
+    assert len({path.name for path in old.rglob("revisions/*.json")} - before) == 1
+    assert set(json.loads((old / "tags" / "v1.json").read_text())) == {"format", "sets"}
+    assert set(json.loads((old / "catalog.json").read_text())) == {"format", "sets", "thumbnails"}
+    assert verify_store(old).problems == []
+    assert len(open_store(old, revision="v1").view("toy/caption/test:toy")) == 6
+
+
+def test_its_sets_go_into_a_new_store_as_they_are(old: Path, tmp_path: Path) -> None:
+    make_tag(old, "v1")
+    target = tmp_path / "new"
+    assert not copy_sets(old, target).failed
+    records = [path.relative_to(old) for path in old.rglob("revisions/*.json")]
+    assert all((target / path).read_bytes() == (old / path).read_bytes() for path in records)
+    assert json.loads((target / "tags" / "v1.json").read_text())["format"] == 2
+    assert open_store(target).tag("v1") == open_store(old).tag("v1")
+    assert verify_store(target).problems == []
+    _extend(target)
+    assert _formats(target) == {1, 2}
+    assert verify_store(target).problems == []
+
+
+def test_a_set_of_format_2_does_not_go_into_an_old_store(old: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    write_set(tmp_path / "new", np.eye(2), item_table(["birds/0", "birds/1"]))
+    report = copy_sets(tmp_path / "new", old)
+    (why,) = report.failed.values()
+    assert "store format 2" in why
+    assert "Copy to a new store" in why
+    assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == before
+
+
+def test_a_lost_root_is_found_again_from_the_rest(old: Path) -> None:
+    for lost in (["zarr.json"], ["zarr.json", "catalog.json"]):
+        whole = [(old / name).read_bytes() for name in lost]
+        for name in lost:
+            (old / name).unlink()
+        (old / "catalog.json").touch()
+        key = next(old.glob("toy/caption/test.toy-*")).relative_to(old).as_posix()
+        rebuild_set(old, key)
+        assert (old / "zarr.json").read_bytes() == whole[0]
+        assert verify_store(old).problems == []

@@ -259,7 +259,7 @@ def test_index_entries_that_overlap_or_point_outside_serve_nothing(
     data[start : start + 16] = b"".join(value.to_bytes(8, "little") for value in entry)
     path.write_bytes(data)
     assert (open_store(hostile.root).view(hostile.key).numpy() == before).all()
-    assert "index" in check_file(path, layout, 0, commit.blocks).reasons[0]
+    assert "index" in check_file(path, layout, 0, commit).reasons[0]
 
 
 @pytest.mark.parametrize("name", ["../birds", "..", "/etc", "a\x00b", "C:"])

@@ -16,6 +16,7 @@ import pytest
 
 from featstore import FeatstoreError, open_store
 from featstore.errors import AddressError, CorruptStoreError, RemoteStoreError, UnknownSetError
+from featstore.identity import sealed
 from featstore.remote.objects import Address, check_name, parse_address
 from tests.featstore.remote.proxy import Answer, Harm, Proxy
 
@@ -187,7 +188,7 @@ def test_names_of_a_listing_stay_inside(served: Proxy) -> None:
         for key in ("../../etc/passwd", "a/b", "a//b", "/etc/x/y", "a/../b", "a/b/c/d", "a/b/.c"):
             document["sets"].append({"key": key, "revision": "0" * 64})
         document["thumbnails"] = ["../birds/image/thumbnails-00000000.parquet", "birds/image/x"]
-        answer.body = json.dumps(document).encode()
+        answer.body = json.dumps(sealed(document)).encode()
         return answer
 
     served.harm = on("catalog", trick)

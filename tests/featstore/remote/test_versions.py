@@ -10,15 +10,21 @@ import numpy as np
 import pytest
 
 from featstore import copy_sets, open_store
-from featstore.errors import CorruptStoreError, StoreWriteError, UnknownSetError
-from featstore.share.copy import compare_stores, make_tag
+from featstore.errors import (
+    CorruptStoreError,
+    RemoteStoreError,
+    StoreWriteError,
+    UnknownSetError,
+)
+from featstore.identity import sealed
+from featstore.share.copy import compare_stores, make_tag, send_tag
 from featstore.store import LayoutError, verify_store
 from featstore.store.records import parse_tag
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.conftest import make_rows, make_store
-from tests.featstore.remote.proxy import Proxy, proxy
+from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
-from tests.featstore.remote.test_buckets import extend
+from tests.featstore.remote.test_buckets import extend, open_objects_of
 
 IMAGES, TEXTS = "birds/image/toy", "birds/caption/toy"
 
@@ -90,16 +96,18 @@ def test_tags_travel_with_their_sets(grown: Path, tmp_path: Path) -> None:
     "document",
     [
         {},
-        {"format": 1, "sets": {"../x/y": "0" * 64}},
-        {"format": 1, "sets": {"a/b/c": "0"}},
-        {"format": 1, "sets": {"a/image/c": "0" * 64}, "more": 1},
+        sealed({"format": 2, "name": "v9", "sets": {"../x/y": "0" * 64}}),
+        sealed({"format": 2, "name": "v9", "sets": {"a/b/c": "0"}}),
+        sealed({"format": 2, "name": "v9", "sets": {"a/image/c": "0" * 64}, "more": 1}),
+        sealed({"format": 2, "name": ["v9"], "sets": {"a/image/c": "0" * 64}}),
+        {"format": 1, "sets": {"a/image/c": "0" * 64}},
         {"format": True, "sets": {}},
         [],
     ],
 )
 def test_a_tag_of_a_stranger(document: object, grown: Path) -> None:
     with pytest.raises(CorruptStoreError):
-        parse_tag(document, where="x")
+        parse_tag(document, name="v9", version=2, where="x")
     path = grown / "tags" / "v9.json"
     path.write_text(json.dumps(document))
     assert [problem.path for problem in verify_store(grown).problems] == ["tags/v9.json"]
@@ -107,10 +115,7 @@ def test_a_tag_of_a_stranger(document: object, grown: Path) -> None:
 
 def test_verify_names_a_tag_whose_revision_is_missing(grown: Path) -> None:
     info = open_store(grown).revisions(IMAGES)[0]
-    path = grown / "tags" / "v9.json"
-    document = json.loads((grown / "tags" / "v1.json").read_text())
-    document["sets"][str(info.key)] = "0" * 64
-    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+    send_tag(grown, "v9", {**open_store(grown).tag("v1"), str(info.key): "0" * 64})
     (problem,) = verify_store(grown).problems
     assert (problem.path, "lacks" in problem.what) == ("tags/v9.json", True)
 
@@ -140,3 +145,31 @@ def test_rows_and_items_that_differ(store_folder: Path, tmp_path: Path) -> None:
     (found,) = compare_stores(open_store(store_folder), open_store(other))
     assert (found.added, found.removed, found.changed_blocks) == (1, 1, 1)
     assert found.changed_items == 19  # "" is another text than none
+
+
+def test_a_tag_in_a_bucket_is_listed_by_the_same_call_again(
+    bucket: Proxy, grown: Path, tmp_path: Path
+) -> None:
+    copy_sets(grown, bucket.address)
+
+    def refuse(path: str, number: int, answer: Answer) -> Answer | None:
+        refused = "catalog.json" in path and bucket.requests[-1][0] == "PUT"
+        return Answer(403, {}, b"") if refused else None
+
+    bucket.harm = refuse
+    # The proxy does harm to answers: what it refuses has been put. So it is taken out again.
+    before = open_objects_of(bucket).read("catalog.json", limit=10**6)
+    with pytest.raises(RemoteStoreError):
+        make_tag(bucket.address, "v3")
+    bucket.harm = None
+    open_objects_of(bucket).put("catalog.json", before)
+    with pytest.raises(CorruptStoreError, match="same command"):
+        open_store(bucket.address, revision="v3")
+    assert open_store(bucket.address).tags() == ["v1", "v2"]
+    make_tag(bucket.address, "v3")
+    assert len(open_store(bucket.address, revision="v3").sets()) == 3
+    with pytest.raises(StoreWriteError, match="never change"):
+        make_tag(bucket.address, "v1")
+    copy_sets(bucket.address, tmp_path / "pulled")
+    assert open_store(tmp_path / "pulled").tags() == ["v1", "v2", "v3"]
+    assert verify_store(tmp_path / "pulled").problems == []

@@ -87,9 +87,9 @@ def test_what_is_not_a_store(tmp_path: Path) -> None:
 def test_a_newer_format_says_upgrade(store_path: Path) -> None:
     path = store_path / "zarr.json"
     document = json.loads(path.read_text())
-    document["attributes"]["featstore"]["format"] = 2
+    document["attributes"]["featstore"]["format"] = 3
     path.write_text(json.dumps(document))
-    with pytest.raises(FormatVersionError, match=r"format 2; .* up to format 1\. Upgrade"):
+    with pytest.raises(FormatVersionError, match=r"format 3; .* up to format 2\. Upgrade"):
         open_store(store_path)
     items = pl.DataFrame({"item_id": ["a"], "kind": ["image"]})
     with (

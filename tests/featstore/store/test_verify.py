@@ -16,6 +16,7 @@ from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import EXIT_VERIFY, run_command
 from featstore.errors import FormatVersionError, UnknownSetError
+from featstore.share.copy import make_tag
 from featstore.store import (
     LayoutLimits,
     SetSpec,
@@ -53,6 +54,8 @@ def _full_store(root: Path) -> None:
         golden={"vectors": [[0.5, 1.0]]}, run={"device": "cpu"},
     )  # fmt: skip
     write_thumbnails(root / "birds" / "image", {"b/000": b"RIFF", "b/001": b"WEBP"})
+    make_tag(root, "v1")
+    make_tag(root, "heads", select=["labels/*"])
     unseal(root)
 
 
@@ -272,8 +275,9 @@ def test_what_is_no_store(tmp_path: Path) -> None:
 
 
 def test_a_newer_store_says_upgrade(damaged: Path) -> None:
-    text = (damaged / "zarr.json").read_text().replace('"format": 1', '"format": 2')
-    (damaged / "zarr.json").write_text(text)
+    for name in ("zarr.json", "catalog.json"):
+        text = (damaged / name).read_text().replace('"format": 2', '"format": 3')
+        (damaged / name).write_text(text)
     with pytest.raises(FormatVersionError, match="Upgrade"):
         verify_store(damaged)
 
@@ -339,3 +343,58 @@ def test_a_damaged_neighbour_does_not_stop_a_writer(
     (toy / "zarr.json").write_bytes(b"{")
     key = make_set(damaged, *images, dataset="fish", encoder="timm:new")
     assert verify_store(damaged, [key]).ok
+
+
+def test_conventions_of_others_beside_ours_are_not_looked_at(damaged: Path) -> None:
+    """From format 2 on; as anything else that a group says beside ours is a change."""
+    groups = [path for path in damaged.rglob("zarr.json") if "embedding" not in path.parts
+              and "bias" not in path.parts]  # fmt: skip
+    assert len(groups) > 8
+    for path in groups:
+        whole = path.read_bytes()
+        document = json.loads(whole)
+        document["attributes"]["zarr_conventions"] = [{"name": "somebody's"}]
+        path.write_bytes(json_bytes(document))
+        assert _named(damaged) == []
+        assert open_store(damaged).listing() == open_store(damaged).listing()
+        for name, value in (("zarr_conventions", "a text"), ("other_conventions", [])):
+            document = json.loads(whole)
+            document["attributes"][name] = value
+            path.write_bytes(json_bytes(document))
+            assert _named(damaged) == [str(path.relative_to(damaged))]
+        path.write_bytes(whole)
+    assert len(open_store(damaged).sets()) == 4
+
+
+def test_what_is_written_about_a_store_is_told_when_it_changes(damaged: Path) -> None:
+    card = ["card", str(damaged), "-o", str(damaged)]
+    assert run_command(cli, "featstore", card) == 0
+    assert _named(damaged) == []
+    for name in ("README.md", "croissant.json"):
+        path = damaged / name
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(b"e", b"3", 1))
+        assert _named(damaged) == [name]
+        path.unlink()
+        assert _named(damaged) == [name]
+        assert run_command(cli, "featstore", card) == 0
+        assert (path.read_bytes(), _named(damaged)) == (whole, [])
+    write_set(damaged, np.eye(2), item_table(["x/0", "x/1"]), dataset="more")
+    assert _named(damaged) == []
+
+
+def test_thumbnails_under_the_name_of_another_dataset_are_named(damaged: Path) -> None:
+    items = item_table(["dogs/0", "dogs/1"])
+    write_set(damaged, np.eye(2), items, dataset="dogs")
+    write_thumbnails(damaged / "dogs" / "image", {"dogs/0": b"RIFF"})
+    unseal(damaged)
+    assert _named(damaged) == []
+    birds, dogs = (next((damaged / name / "image").glob("thumb*")) for name in ("birds", "dogs"))
+    moved = [birds.with_name(dogs.name), dogs.with_name(birds.name)]
+    dogs.rename(moved[0])
+    birds.rename(moved[1])
+    assert set(_named(damaged)) >= {str(path.relative_to(damaged)) for path in moved}
+    # Copied over those that were there.
+    moved[0].unlink()
+    shutil.copy(moved[1], birds)
+    assert _named(damaged) == [str(moved[1].relative_to(damaged))]

@@ -1,0 +1,161 @@
+"""The hash of a store's blocks: chosen when it is made, named by each commit, the same for ever."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featstore import SetSpec, SetWriter, copy_sets, open_store
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.errors import CorruptStoreError
+from featstore.store import LayoutLimits, rebuild_set, verify_store
+from featstore.store.records import StoreFormat, read_root
+from featstore.testing import item_table, write_set
+from tests.damage import unseal
+
+blake3 = pytest.importorskip("blake3", reason="needs blake3: pip install 'headstock[blake3]'")
+
+LIMITS = {"block_rows": 4, "plain_bytes": 0, "shard_bytes": 1}
+KEY = "birds/image/timm:toy"
+HASHES: dict[str, Callable[[bytes], str]] = {
+    "sha256": lambda data: hashlib.sha256(data).hexdigest(),
+    "blake3": lambda data: blake3.blake3(data).hexdigest(),
+}
+
+
+def rows(n: int) -> np.ndarray:
+    return np.arange(4096.0 * n, dtype=np.float32).reshape(n, 4096)
+
+
+def items(n: int) -> list[str]:
+    return [f"birds/{i}" for i in range(n)]
+
+
+def write(root: Path, n: int) -> None:
+    failures = {"birds/2": "broken"}
+    write_set(root, rows(n), item_table(items(n)), failures=failures, **LIMITS)
+
+
+@pytest.fixture(params=HASHES)
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    """The name of a hash, and a store that has it, with a set in two revisions."""
+    root = tmp_path / "store"
+    assert run_command(cli, "featstore", ["init", str(root), "--hash", request.param]) == 0
+    for n in (6, 11):
+        write(root, n)
+    return request.param, root
+
+
+def test_commits_name_the_hash_of_their_blocks(made: tuple[str, Path]) -> None:
+    name, root = made
+    assert read_root(root) == StoreFormat(2, name)
+    stored = rows(11)
+    stored[2] = np.nan
+    for info in open_store(root).revisions(KEY):
+        n, commit = info.commit.n, info.commit
+        assert json.loads((info.key.directory(root) / "revisions" / f"{commit.revision_id}.json")
+                          .read_text())["hash"] == name  # fmt: skip
+        parts = [stored[at : min(at + 4, n)] for at in range(0, n, 4)]
+        assert commit.blocks == tuple(HASHES[name](part.tobytes()) for part in parts)
+        # Ids and small files have sha256 whatever the blocks have.
+        table = (root / "birds" / "image" / commit.items["file"]).read_bytes()
+        assert commit.items["sha256"] == hashlib.sha256(table).hexdigest()
+    assert verify_store(root).problems == []
+
+
+def test_every_way_of_reading_compares(made: tuple[str, Path], tmp_path: Path) -> None:
+    _, root = made
+    copy_sets(root, tmp_path / "copy")
+    for verify in ("first-touch", "full"):
+        view = open_store(root, verify=verify).view(KEY)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(view.numpy(), np.delete(rows(11), 2, axis=0))
+    unseal(root)
+    file = next(root.glob("birds/image/*/embedding/c/2/0"))
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.write_bytes(data)
+    assert [problem.path for problem in verify_store(root).problems] == [
+        file.relative_to(root).as_posix()
+    ]
+    for verify in ("first-touch", "full"):
+        with pytest.raises(CorruptStoreError, match="block 2"):
+            open_store(root, verify=verify).view(KEY).numpy()  # type: ignore[arg-type]
+    key = str(open_store(root).info(KEY).key)
+    assert rebuild_set(root, key, copy=open_store(tmp_path / "copy")).left == []
+    assert verify_store(root).problems == []
+
+
+def test_a_copy_has_the_hash_of_its_source(made: tuple[str, Path], tmp_path: Path) -> None:
+    name, root = made
+    assert not copy_sets(root, tmp_path / "copy").failed
+    assert read_root(tmp_path / "copy") == StoreFormat(2, name)
+    assert verify_store(tmp_path / "copy").problems == []
+
+
+def test_a_set_keeps_its_hash_in_a_store_that_has_another(
+    made: tuple[str, Path], tmp_path: Path
+) -> None:
+    name, root = made
+    other = next(hash_name for hash_name in HASHES if hash_name != name)
+    target = tmp_path / "other"
+    assert run_command(cli, "featstore", ["init", str(target), "--hash", other]) == 0
+    assert not copy_sets(root, target).failed
+    write(target, 14)
+    write_set(target, rows(2), item_table(items(2)), dataset="more")
+    hashes = {info.key.dataset: info.commit.hash for info in open_store(target).sets()}
+    assert hashes == {"birds": name, "more": other}
+    assert verify_store(target).problems == []
+    assert not copy_sets(target, root).failed
+    assert verify_store(root).problems == []
+
+
+def test_staged_blocks_are_taken_up_by_their_hash(made: tuple[str, Path]) -> None:
+    name, root = made
+    spec = SetSpec("grown", "image", "timm:toy", {"name": "toy"}, "float32")
+
+    def writer() -> SetWriter:
+        return SetWriter(root, spec, item_table(items(8)), 4096, limits=LayoutLimits(**LIMITS))
+
+    with writer() as first:
+        first.write_block(0, rows(8)[:4])
+    (journal,) = root.rglob("journal.jsonl")
+    assert name in json.loads(journal.read_text().splitlines()[1])
+    with writer() as second:
+        assert second.pending() == [1]
+        second.write_block(1, rows(8)[4:])
+        second.finish()
+    assert verify_store(root).problems == []
+    np.testing.assert_array_equal(open_store(root).view("grown/image/timm:toy").numpy(), rows(8))
+
+
+def test_the_hash_of_a_store_never_changes(
+    made: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, root = made
+    other = next(hash_name for hash_name in HASHES if hash_name != name)
+    before = (root / "zarr.json").read_bytes()
+    assert run_command(cli, "featstore", ["init", str(root), "--hash", other]) == 1
+    assert f"hashed by {name}, which never changes" in capsys.readouterr().err
+    for again in (["--hash", name], []):
+        assert run_command(cli, "featstore", ["init", str(root), *again]) == 0
+    assert (root / "zarr.json").read_bytes() == before
+
+
+def test_root_and_catalog_name_the_hash_and_mend_each_other(made: tuple[str, Path]) -> None:
+    _, root = made
+    unseal(root)
+    key = str(open_store(root).info(KEY).key)
+    whole = {name: (root / name).read_bytes() for name in ("zarr.json", "catalog.json")}
+    for lost in (["zarr.json"], ["catalog.json"], ["zarr.json", "catalog.json"]):
+        for name in lost:
+            (root / name).write_bytes(b"{}")
+        assert {problem.path for problem in verify_store(root).problems} == set(lost)
+        rebuild_set(root, key)
+        assert {name: (root / name).read_bytes() for name in whole} == whole
+        unseal(root)

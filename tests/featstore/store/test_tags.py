@@ -1,0 +1,186 @@
+"""Tags under attack: whatever is done to a tag's file, verify tells it and no reader takes it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featstore import open_store
+from featstore.cli import cli
+from featstore.command_line import EXIT_VERIFY, run_command
+from featstore.errors import CorruptStoreError, StoreWriteError, UnknownSetError
+from featstore.identity import canonical_json, sealed, sha256_hex
+from featstore.share.copy import copy_sets, make_tag
+from featstore.store import verify_store
+from featstore.store.catalog import read_catalog
+from featstore.store.files import json_bytes
+from featstore.testing import item_table, write_set
+from tests.damage import unseal
+
+
+def _write(root: Path, kind: str, n: int) -> None:
+    names = item_table([f"birds/{kind}{i}" for i in range(n)], kind)
+    write_set(root, np.arange(4.0 * n).reshape(n, 4), names, kind=kind)
+
+
+@pytest.fixture
+def tagged(tmp_path: Path) -> Path:
+    """A store whose tag ``old`` names a set of two rows, and ``new`` that of three and another."""
+    root = tmp_path / "store"
+    _write(root, "image", 2)
+    make_tag(root, "old")
+    _write(root, "image", 3)
+    _write(root, "caption", 5)
+    make_tag(root, "new")
+    unseal(root)
+    return root
+
+
+def _exchange(tags: Path) -> None:
+    old, new = (tags / "old.json").read_bytes(), (tags / "new.json").read_bytes()
+    (tags / "old.json").write_bytes(new)
+    (tags / "new.json").write_bytes(old)
+
+
+def _flip_key(tags: Path) -> None:
+    path = tags / "new.json"
+    path.write_bytes(path.read_bytes().replace(b"birds/image", b"cirds/image"))
+
+
+def _forge(tags: Path) -> None:
+    """What ``old`` says under the name ``new``, with a digest that fits."""
+    document = json.loads((tags / "old.json").read_text())
+    (tags / "new.json").write_bytes(json_bytes(sealed({**document, "name": "new"})))
+
+
+def _downgrade(tags: Path) -> None:
+    """As the store format before had it: without a name."""
+    sets = json.loads((tags / "old.json").read_text())["sets"]
+    (tags / "new.json").write_bytes(json_bytes({"format": 1, "sets": sets}))
+
+
+#: What is done -> the tags that are no longer right.
+ATTACKS: dict[str, tuple[Callable[[Path], object], set[str]]] = {
+    "exchanged": (_exchange, {"old", "new"}),
+    "a character of a key": (_flip_key, {"new"}),
+    "deleted": (lambda tags: (tags / "new.json").unlink(), {"new"}),
+    "copied": (lambda tags: shutil.copy(tags / "new.json", tags / "extra.json"), {"extra"}),
+    "renamed": (lambda tags: (tags / "new.json").rename(tags / "extra.json"), {"new", "extra"}),
+    "forged": (_forge, {"new"}),
+    "of the format before": (_downgrade, {"new"}),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_every_attack_on_a_tag_is_told(tagged: Path, attack: str) -> None:
+    act, wrong = ATTACKS[attack]
+    act(tagged / "tags")
+    assert {problem.path for problem in verify_store(tagged).problems} == {
+        f"tags/{name}.json" for name in wrong
+    }
+    assert run_command(cli, "featstore", ["verify", str(tagged)]) == EXIT_VERIFY
+    for name in wrong:
+        with pytest.raises(CorruptStoreError, match=name):
+            open_store(tagged, revision=name)
+    for name in {"old", "new"} - wrong:
+        assert len(open_store(tagged, revision=name).view("birds/image/timm:toy")) in (2, 3)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_tag_that_was_attacked_is_not_copied(tagged: Path, attack: str, tmp_path: Path) -> None:
+    act, wrong = ATTACKS[attack]
+    act(tagged / "tags")
+    target = tmp_path / "target"
+    report = copy_sets(tagged, target)
+    assert set(report.failed) == {f"tags/{name}.json" for name in wrong}
+    assert set(open_store(target).tags()) == {"old", "new"} - wrong
+    assert verify_store(target).problems == []
+
+
+def test_a_tag_that_was_added_by_hand_is_told(tagged: Path) -> None:
+    sets = open_store(tagged).tag("new")
+    document = sealed({"format": 2, "name": "more", "sets": sets})
+    (tagged / "tags" / "more.json").write_bytes(json_bytes(document))
+    (problem,) = verify_store(tagged).problems
+    assert problem.path == "tags/more.json"
+    with pytest.raises(CorruptStoreError, match="does not list"):
+        open_store(tagged, revision="more")
+    # The remedy: what it says is as true as what the command would say.
+    make_tag(tagged, "more")
+    assert verify_store(tagged).problems == []
+    assert open_store(tagged).tag("more") == sets
+
+
+def test_the_same_command_mends_a_tag_that_the_catalog_lists(tagged: Path) -> None:
+    path = tagged / "tags" / "new.json"
+    whole = path.read_bytes()
+    for harm in (_flip_key, _forge, lambda tags: path.unlink()):
+        harm(path.parent)
+        make_tag(tagged, "new")
+        assert path.read_bytes() == whole
+        assert verify_store(tagged).problems == []
+        unseal(tagged)
+    _forge(path.parent)
+    _write(tagged, "caption", 6)
+    with pytest.raises(StoreWriteError, match="never change"):
+        make_tag(tagged, "new")
+
+
+def test_the_other_copy_mends_a_tag(tagged: Path, tmp_path: Path) -> None:
+    copy_sets(tagged, tmp_path / "copy")
+    _exchange(tagged / "tags")
+    copy_sets(tmp_path / "copy", tagged)
+    assert verify_store(tagged).problems == []
+
+
+def test_a_catalog_that_was_changed_is_told_whatever_was_changed(tagged: Path) -> None:
+    path = tagged / "catalog.json"
+    whole = json.loads(path.read_text())
+    for name in ("tags", "about", "sets", "thumbnails"):
+        empty = [] if isinstance(whole[name], list) else {}
+        path.write_bytes(json_bytes({**whole, name: empty if whole[name] else ["x"]}))
+        assert "catalog.json" in {problem.path for problem in verify_store(tagged).problems}
+
+
+def test_a_lost_catalog_takes_up_the_tags_that_are_whole(tagged: Path) -> None:
+    listed = (read_catalog(tagged) or {})["tags"]
+    _flip_key(tagged / "tags")
+    (tagged / "catalog.json").unlink()
+    _write(tagged, "caption", 6)
+    assert (read_catalog(tagged) or {})["tags"] == {"old": listed["old"]}
+    # A reader needs no catalog.
+    (tagged / "catalog.json").unlink()
+    assert list(open_store(tagged).tag("old")) != []
+
+
+def test_a_tag_is_what_the_document_says(tagged: Path) -> None:
+    """docs/store-format.md, computed by hand."""
+    document = json.loads((tagged / "tags" / "old.json").read_text())
+    digest = document.pop("digest")
+    assert set(document) == {"format", "name", "sets"}
+    assert digest == sha256_hex(canonical_json(document))
+    assert json.loads((tagged / "catalog.json").read_text())["tags"]["old"] == digest
+    with pytest.raises(UnknownSetError, match="No tag named 'none'"):
+        open_store(tagged, revision="none")
+
+
+def test_a_dropped_tag_is_gone_and_its_name_is_free(tagged: Path, capsys: object) -> None:
+    drop = ["tag", str(tagged), "new", "--delete"]
+    path = tagged / "tags" / "new.json"
+    whole = path.read_bytes()
+    for _ in range(2):  # stopped after any of its two steps, the same command ends well
+        assert run_command(cli, "featstore", drop) == 0
+        assert (open_store(tagged).tags(), verify_store(tagged).problems) == (["old"], [])
+    path.write_bytes(whole)
+    assert [problem.path for problem in verify_store(tagged).problems] == ["tags/new.json"]
+    assert run_command(cli, "featstore", drop) == 0
+    assert (path.exists(), verify_store(tagged).problems) == (False, [])
+    assert run_command(cli, "featstore", [*drop, "--select", "*"]) == 2
+    _write(tagged, "caption", 6)
+    make_tag(tagged, "new")
+    assert verify_store(tagged).problems == []
