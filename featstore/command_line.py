@@ -18,11 +18,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import click
 
-from featstore.errors import FeatstoreError, needs_extra, unknown_name
+from featstore.durable import local_folder
+from featstore.errors import AddressError, FeatstoreError, needs_extra, unknown_name
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -122,14 +122,14 @@ class StoreType(click.ParamType):  # type: ignore[type-arg]  # not generic befor
         """Return an address as it was typed, anything else as a path."""
         if isinstance(value, Path) or "://" not in value:
             return Path(value)
-        parts = urlsplit(value)
-        if (parts.scheme, parts.netloc) in (("file", ""), ("file", "localhost")):
-            return Path(unquote(parts.path))
-        if self._writes:
-            what = f"{value} is an address, but this command works on a folder of this machine."
-            self.fail(
-                f"{what} Copy the sets with `featstore pull` and `featstore push`.", param, ctx
-            )
+        try:
+            return local_folder(value)  # of a file:// address, too
+        except AddressError:
+            if self._writes:
+                self.fail(
+                    f"{value} is an address, but this command works on a folder of this machine. "
+                    "Copy the sets with `featstore pull` and `featstore push`.", param, ctx,
+                )  # fmt: skip
         return str(value)
 
 

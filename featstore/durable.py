@@ -17,8 +17,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import unquote, urlsplit
 
-from featstore.errors import StoreWriteError
+from featstore.errors import AddressError, StoreWriteError
 
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -64,8 +65,40 @@ def _sync_file_range() -> Any:
     return call
 
 
+#: Schemes of addresses, and of paths that are written as one.
+_SCHEMES = frozenset({"s3", "gs", "az", "hf", "http", "https", "file"})
+
+
+def local_folder(place: str | Path) -> Path:
+    """Return the path that `place` is, for who writes there.
+
+    Raises
+    ------
+    AddressError
+        If it is an address, or a path that was made of one, such as ``s3:/team``.
+    """
+    before, found, rest = str(place).partition(":/")
+    scheme = before.rpartition("/")[2].lower()
+    if not found or scheme not in _SCHEMES:
+        return Path(place)
+    parts = urlsplit(str(place))
+    if scheme == before == "file" and parts.netloc in ("", "localhost"):
+        return Path("/", unquote(parts.path.lstrip("/")))
+    raise AddressError(
+        f"{scheme}://{rest.lstrip('/')} is an address, but this is written to a folder of this "
+        "machine. Name a folder, and copy from there: a store with `featstore push FOLDER ADDRESS`."
+    )
+
+
 def make_folders(path: Path) -> None:
-    """Make a folder and those above it, each with the mode of a group-writable one above."""
+    """Make a folder and those above it, each with the mode of a group-writable one above.
+
+    Raises
+    ------
+    AddressError
+        If the path was made of an address: see `local_folder`.
+    """
+    local_folder(path)
     for last_try in (False, False, True):
         missing = []
         folder = path

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from featstore.durable import local_folder
 from featstore.encoders.base import Head
 from featstore.errors import AlreadyFinishedError, EncoderError, FeatstoreError, ManifestError
 from featstore.extraction.golden_check import lasting_facts, run_facts
@@ -109,14 +110,15 @@ def extract_head(
         label set is only guessed by the number of its classes and could not be checked.
     """
     spec, settled = settle_options(encoder, config or HeadConfig(), options, of="extract_head")
-    opened = open_head(manifest, spec, store=Path(store), config=settled)
-    done = opened.finished(Path(store))
+    folder = local_folder(store)
+    opened = open_head(manifest, spec, store=folder, config=settled)
+    done = opened.finished(folder)
     if done is not None:
         return done
     try:
-        return write_head(opened, Path(store), device=settled.device, wait=settled.wait)
+        return write_head(opened, folder, device=settled.device, wait=settled.wait)
     except AlreadyFinishedError:
-        done = opened.finished(Path(store))  # another process wrote it meanwhile
+        done = opened.finished(folder)  # another process wrote it meanwhile
         if done is None:
             raise
         return done

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from featstore.decoding.pool import RULE
+from featstore.durable import local_folder
 from featstore.encoders.base import Encoder
 from featstore.encoders.object_encoder import ObjectEncoder
 from featstore.errors import EmptySelectionError, EncoderError, ManifestError, needs_extra
@@ -240,6 +241,7 @@ def open_job(
     FeatstoreError
         As for `extract`; nothing is touched.
     """
+    folder = local_folder(store)
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
     dataset, items = job_items(source, kind, config)
     choices = list(encoders)
@@ -249,11 +251,11 @@ def open_job(
         items,
         kind=kind,
         opened=zip(choices, found, strict=True),
-        store=Path(store),
+        store=folder,
         config=config,
     )
     threads = config.threads or default_threads(choices)
-    return Job(source, dataset, kind, items, Path(store), config, targets, threads)
+    return Job(source, dataset, kind, items, folder, config, targets, threads)
 
 
 def run_job(job: Job, log: JobLog) -> list[ExtractResult]:

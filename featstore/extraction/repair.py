@@ -18,6 +18,7 @@ from typing import Any
 
 import polars as pl
 
+from featstore.durable import local_folder
 from featstore.encoders.base import PRECISIONS, Encoder
 from featstore.errors import (
     EncoderError,
@@ -185,7 +186,7 @@ def repair_set(
     config = replace(config or RepairConfig(), **own)
     if manifest is None:
         config.require_none()
-    root = Path(root)
+    root = local_folder(root)
     name = resolve_set(root, key)
     set_key = SetKey(*name.split("/"))
     source = read_manifest(Path(manifest)) if isinstance(manifest, str | Path) else manifest

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from featstore.durable import local_folder
 from featstore.encoders.base import Encoder
 from featstore.errors import EncoderError, WorkerDiedError, needs_extra
 from featstore.extraction.job import open_job, run_job
@@ -94,7 +95,7 @@ def make_request(
         source,
         kind,
         tuple(encoders),
-        Path(store).absolute(),
+        local_folder(store).absolute(),
         replace(config, on_block=None, on_progress=None),
     )
 

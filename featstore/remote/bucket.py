@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from featstore.errors import RemoteStoreError, needs_extra
-from featstore.remote.objects import Address, Objects, TransientError, check_name
+from featstore.errors import CorruptStoreError, RemoteStoreError, needs_extra
+from featstore.remote.objects import MAX_NAMES, Address, Objects, Pace, TransientError, check_name
 
-#: Bytes of a piece of a stream, at least.
-_PIECE = 2 * 2**20
+#: Bytes of one entry of a listing, about.
+_ENTRY = 200
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
@@ -38,8 +38,8 @@ class BucketObjects(Objects):
         self._caught = (exceptions.BaseError, OSError)
         options: Any = {
             "connect_timeout": timedelta(seconds=10),
-            "read_timeout": timedelta(seconds=60),
-            "timeout": timedelta(hours=1),
+            "read_timeout": timedelta(seconds=self.limits.patience),
+            "timeout": timedelta(seconds=self.limits.deadline),
         }
         if address.scheme == "s3" and _endpoint_is_here():
             options["allow_http"] = True
@@ -51,10 +51,21 @@ class BucketObjects(Objects):
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`."""
+        pages = self._pace(prefix or "its list of files").over(
+            self._store.list(prefix or None), unit=_ENTRY
+        )
+        left = MAX_NAMES
         try:
-            for page in self._store.list(prefix or None):
+            for page in pages:
+                left -= len(page)
+                if left < 0:
+                    raise CorruptStoreError(
+                        f"{self.address} lists more than {MAX_NAMES:,} files. No store is so large."
+                    )
                 for entry in page:
                     yield str(entry["path"]), int(entry["size"])
+        except RemoteStoreError:
+            raise
         except self._caught as err:
             raise self._failed(prefix or "its list of files", err) from err
 
@@ -92,12 +103,14 @@ class BucketObjects(Objects):
             raise self._failed(name, err) from err
         return True
 
-    def _read(self, name: str, limit: int) -> tuple[bytes, str]:
+    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
         try:
-            answer = self._store.get(name)
+            answer = pace.wait(lambda: self._store.get(name))
             if answer.meta["size"] > limit:
                 raise self._too_large(name, limit)
-            data = bytes(answer.bytes())
+            data = b"".join(pace.over(_pieces(answer)))
+        except RemoteStoreError:
+            raise
         except self._caught as err:
             raise self._reading(name, err) from err
         if len(data) != answer.meta["size"]:
@@ -105,23 +118,27 @@ class BucketObjects(Objects):
         return data, str(answer.meta.get("e_tag") or "")
 
     def _stream(
-        self, name: str, start: int, stop: int, size: int | None
+        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
     ) -> Iterator[bytes | memoryview]:
+        start, stop = span
+        whole = size is not None and start == 0
         try:
-            answer = self._store.get(name) if size is not None and start == 0 else None
+            answer = pace.wait(lambda: self._store.get(name)) if whole else None
             if answer is None or answer.meta["size"] != size:
-                answer = self._store.get(name, options={"range": (start, stop)})
+                answer = pace.wait(lambda: self._store.get(name, options={"range": span}))
                 if tuple(answer.range) != (start, stop):
                     raise TransientError(
                         f"bytes {answer.range} came instead of {start:,} to {stop:,}"
                     )
             left = stop - start
-            for piece in answer.stream(min_chunk_size=_PIECE):
+            for piece in pace.over(_pieces(answer)):
                 # Of a file that was asked for whole, the end behind `stop` is left.
-                yield memoryview(piece).cast("B")[:left] if size is not None else memoryview(piece)
+                yield piece[:left] if size is not None else piece
                 left -= min(left, len(piece))
                 if not left and size is not None:
                     return
+        except RemoteStoreError:
+            raise
         except self._caught as err:
             raise self._reading(name, err) from err
 
@@ -141,6 +158,12 @@ class BucketObjects(Objects):
             f"{self.address}: {name} was refused or failed: {_said(err)}. Check the address, and "
             "the credentials, region and endpoint in the environment (docs/sharing.md)."
         )
+
+
+def _pieces(answer: Any) -> Iterator[memoryview]:
+    """Yield the bytes of an answer as they come, so that a slow one is noticed."""
+    for piece in answer.stream(min_chunk_size=1):
+        yield memoryview(piece).cast("B")
 
 
 def _endpoint_is_here() -> bool:

@@ -16,14 +16,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_manifests.cache import cache_folder
 from featstore.durable import write_durably
-from featstore.errors import CacheFullError, CorruptStoreError, RemoteStoreError
+from featstore.errors import CacheFullError, CorruptStoreError, FeatstoreError, RemoteStoreError
 from featstore.identity import sha256_hex
 from featstore.remote.objects import Objects
 from featstore.store.blocks import layout_of
@@ -51,6 +51,21 @@ from featstore.store.tables import MAX_ITEM_BYTES
 LIMIT = 64 * 2**30
 
 _ADDRESS = ".address"
+
+
+@contextlib.contextmanager
+def kept_below(root: Path) -> Iterator[None]:
+    """Within the block files of a cache are written; CacheFullError if its disk refuses."""
+    try:
+        yield
+    except OSError as err:
+        if isinstance(err, FeatstoreError | FileNotFoundError):
+            raise
+        raise CacheFullError(
+            f"The cache {root} cannot be written: {err.strerror or err}. Free space on its disk "
+            "(`featstore cache gc --all` empties it), set HEADSTOCK_CACHE_BYTES lower, or "
+            "XDG_CACHE_HOME to another folder. Then run the same command again."
+        ) from err
 
 
 @dataclass(frozen=True)
@@ -84,15 +99,17 @@ class Cache:
     def shard(self, name: str) -> Path:
         """Return where the shard of this name lies, or would lie; its folder is made."""
         folder = self.root / "shards" / name[:2]
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with kept_below(self.root):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder / name
 
     def store(self, address: str) -> Path:
         """Return the folder of the small files of an address; it is made."""
         folder = self.root / "stores" / sha256_hex(address.encode())[:16]
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not (folder / _ADDRESS).exists():
-            (folder / _ADDRESS).write_text(address)
+            with kept_below(self.root):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                place(folder / _ADDRESS, address.encode())
         return folder
 
     def shards(self) -> list[CacheEntry]:
@@ -208,7 +225,7 @@ class Mirror:
             (self.root / name).unlink(missing_ok=True)
             return False
         parse_json(data, where=f"{self.objects.address}/{name}")
-        place(self.root / name, data)
+        self._keep(self.root / name, data)
         return True
 
     def fetch_records(self, key: SetKey) -> None:
@@ -235,7 +252,7 @@ class Mirror:
             raise CorruptStoreError(
                 f"{where} carries the metadata of another set, or changed metadata."
             )
-        place(directory / POINTER, data)
+        self._keep(directory / POINTER, data)
 
     def fetch_commit(self, key: SetKey, revision: str) -> Commit:
         """Return a commit record, fetched if it is not there."""
@@ -247,7 +264,7 @@ class Mirror:
             commit = parse_commit(parse_json(data, where=where), where=where)
             if commit.revision_id != revision:
                 raise CorruptStoreError(f"{where} has another hash than its name. It was not used.")
-            place(directory / name, data)
+            self._keep(directory / name, data)
         return read_commit(directory, revision)
 
     def fetch_small(self, key: SetKey, commit: Commit) -> None:
@@ -268,7 +285,7 @@ class Mirror:
                 if layout is not None and has_grown_to(directory / "embedding", layout):
                     continue
                 if layout is not None:
-                    place(directory / name, json_bytes(array_metadata(layout)))
+                    self._keep(directory / name, json_bytes(array_metadata(layout)))
                     continue
             self._fetch(f"{key}/{name}", directory / name, facts)
         items = commit.items
@@ -279,7 +296,7 @@ class Mirror:
     def fetch_named(self, name: str, *, limit: int) -> None:
         """Fetch a file whose name carries its hash, unless it is there."""
         if not (self.root / name).exists():
-            place(self.root / name, self._read(name, limit=limit))
+            self._keep(self.root / name, self._read(name, limit=limit))
 
     def _fetch(self, name: str, path: Path, facts: Mapping[str, Any]) -> None:
         if facts["bytes"] > MAX_ITEM_BYTES:
@@ -292,7 +309,11 @@ class Mirror:
                 f"{self.objects.address}/{name} is not the file that the commit record states. The "
                 "server's copy is damaged, or the server lies. It was not used."
             )
-        place(path, data)
+        self._keep(path, data)
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        with kept_below(self.root.parents[1]):
+            place(path, data)
 
     def _read(self, name: str, *, limit: int) -> bytes:
         if self.offline:

@@ -1,19 +1,25 @@
 """Objects at an address: get, range, put on a condition, list, with retries.
 
 Nothing here believes a server: an answer that is longer or shorter than what was asked for is an
-error, and what the bytes are is for others to check against a hash.
+error, and what the bytes are is for others to check against a hash. A server that is slow without
+end is given up: see `Pace`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
+import queue
 import random
 import re
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from featstore.errors import AddressError, CorruptStoreError, RemoteStoreError, UnreachableError
@@ -26,11 +32,150 @@ PAUSE = 0.2
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
+#: Names of files that a place may list.
+MAX_NAMES = 4_000_000
+
 T = TypeVar("T")
+Piece = TypeVar("Piece", bound=Sized)
 
 
 class TransientError(Exception):
     """An answer that may be better if it is asked for again."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How slow a server may be; each from the environment, or its default.
+
+    Attributes
+    ----------
+    least_rate : float
+        Bytes a second that must arrive, $HEADSTOCK_LEAST_RATE.
+    patience : float
+        Seconds over which the rate is taken, and after which silence is given up,
+        $HEADSTOCK_PATIENCE.
+    deadline : float
+        Seconds that one file or range may take in all, attempts included, $HEADSTOCK_DEADLINE.
+    """
+
+    least_rate: float = 1024.0
+    patience: float = 30.0
+    deadline: float = 3600.0
+
+
+def read_limits() -> Limits:
+    """Return the limits that the environment states.
+
+    Raises
+    ------
+    RemoteStoreError
+        If one is no number above 0.
+    """
+    found = {}
+    for name in ("least_rate", "patience", "deadline"):
+        variable = f"HEADSTOCK_{name.upper()}"
+        text = os.environ.get(variable, "")
+        if text:
+            with contextlib.suppress(ValueError):
+                found[name] = float(text)
+            if not 0 < found.get(name, 0) < math.inf:
+                raise RemoteStoreError(f"{variable} is {text[:80]!r}; it must be a number above 0.")
+    return Limits(**found)
+
+
+class Pace:
+    """The time that one call takes of a server, held against its limits.
+
+    Only waiting counts: what the caller does between two pieces is its own affair.
+
+    Parameters
+    ----------
+    what : str
+        What is read, for messages.
+    limits : Limits
+    """
+
+    def __init__(self, what: str, limits: Limits) -> None:
+        self._what = what
+        self._limits = limits
+        self._spent = 0.0
+        self._window, self._bytes = 0.0, 0
+
+    def wait(self, call: Callable[[], T], n_bytes: int = 0) -> T:
+        """Return what `call` returns; it is left behind if it takes too long.
+
+        Parameters
+        ----------
+        n_bytes : int
+            What it brings, at the least rate or faster.
+
+        Raises
+        ------
+        TransientError
+            If it takes longer than that, or than the patience if that is more.
+        UnreachableError
+            If time is over, or less came than the least rate.
+        """
+        answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                answers.put((True, call()))
+            except BaseException as err:
+                answers.put((False, err))
+
+        # A library may read headers that never end: no timeout of a socket ends that.
+        threading.Thread(target=run, name="request", daemon=True).start()
+        began = time.monotonic()
+        allowed = max(self._limits.patience, n_bytes / self._limits.least_rate)
+        allowed = max(0.001, min(allowed, self._limits.deadline - self._spent))
+        try:
+            done, found = answers.get(timeout=allowed)
+        except queue.Empty:
+            self.spend(time.monotonic() - began)
+            raise TransientError(f"no answer for {allowed:,.0f} seconds") from None
+        self.spend(time.monotonic() - began, n_bytes)
+        if not done:
+            raise found
+        answer: T = found
+        return answer
+
+    def over(self, pieces: Iterable[Piece], *, unit: int = 1) -> Iterator[Piece]:
+        """Yield the pieces of an answer, which must arrive at the least rate; raises as `wait`.
+
+        Parameters
+        ----------
+        unit : int
+            Bytes of one element of a piece.
+        """
+        rest = iter(pieces)
+        while True:
+            began = time.monotonic()
+            piece = next(rest, None)
+            self.spend(time.monotonic() - began, unit * len(piece or ()))
+            if piece is None:
+                return
+            yield piece
+
+    def spend(self, seconds: float, n_bytes: int = 0) -> None:
+        """Count seconds of waiting and what they brought; UnreachableError if it is too little."""
+        limits = self._limits
+        self._spent += seconds
+        self._window += seconds
+        self._bytes += n_bytes
+        if self._spent > limits.deadline:
+            raise UnreachableError(
+                f"{self._what} took more than {limits.deadline:,.0f} seconds. What was fetched is "
+                "kept: run the same command again, or set HEADSTOCK_DEADLINE higher."
+            )
+        if self._window >= limits.patience:
+            if self._bytes < limits.least_rate * self._window:
+                raise UnreachableError(
+                    f"{self._what} came at {self._bytes / self._window:,.0f} bytes a second, less "
+                    f"than {limits.least_rate:,.0f} for {self._window:,.0f} seconds. Try again "
+                    "later, or set HEADSTOCK_LEAST_RATE lower."
+                )
+            self._window, self._bytes = 0.0, 0
 
 
 class Objects(ABC):
@@ -44,6 +189,8 @@ class Objects(ABC):
         False once the place has answered a range with the whole.
     can_write : bool
         Whether `put`, `create` and `replace` work.
+    limits : Limits
+        How slow the place may be.
     """
 
     has_ranges = True
@@ -51,6 +198,7 @@ class Objects(ABC):
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.limits = read_limits()
 
     def read(self, name: str, *, limit: int) -> bytes:
         """Return a whole file of at most `limit` bytes.
@@ -69,7 +217,8 @@ class Objects(ABC):
     def read_tagged(self, name: str, *, limit: int) -> tuple[bytes, str]:
         """Return a file as `read` does, with the tag that `replace` compares."""
         check_name(name)
-        return self._repeat(name, lambda: self._read(name, limit))
+        pace = self._pace(name)
+        return self._repeat(name, pace, lambda: self._read(name, limit, pace))
 
     def stream(
         self, name: str, start: int, stop: int, *, size: int | None = None
@@ -90,11 +239,11 @@ class Objects(ABC):
             See `read`. Also if the file is shorter.
         """
         check_name(name)
-        attempt = 0
+        attempt, pace = 0, self._pace(name)
         while start < stop:
             got = 0
             try:
-                for piece in self._stream(name, start, stop, size):
+                for piece in self._stream(name, (start, stop), size, pace):
                     view = memoryview(piece).cast("B")
                     if len(view) > stop - start - got:
                         raise CorruptStoreError(
@@ -108,7 +257,7 @@ class Objects(ABC):
                 attempt = 1 if got else attempt + 1
                 if attempt >= ATTEMPTS:
                     raise self._gave_up(name, err) from err
-                _pause(attempt)
+                pace.spend(pause(attempt))
             start += got
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -142,21 +291,24 @@ class Objects(ABC):
         raise self._read_only(name)
 
     @abstractmethod
-    def _read(self, name: str, limit: int) -> tuple[bytes, str]:
+    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
         """Return a whole file and its tag; TransientError if asking again may help."""
 
     @abstractmethod
     def _stream(
-        self, name: str, start: int, stop: int, size: int | None
+        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
     ) -> Iterator[bytes | memoryview]:
         """Yield bytes of a range, which may break off; TransientError if asking may help."""
 
-    def _repeat(self, name: str, once: Callable[[], T]) -> T:
+    def _pace(self, name: str) -> Pace:
+        return Pace(f"{self.address}/{name}", self.limits)
+
+    def _repeat(self, name: str, pace: Pace, once: Callable[[], T]) -> T:
         for attempt in range(1, ATTEMPTS):
             try:
                 return once()
             except TransientError:
-                _pause(attempt)
+                pace.spend(pause(attempt))
         try:
             return once()
         except TransientError as err:
@@ -196,9 +348,12 @@ def check_name(name: str) -> str:
     return name
 
 
-def _pause(attempt: int) -> None:
+def pause(attempt: int) -> float:
+    """Sleep before the next attempt, the longer the more were made; return the seconds."""
     # Not every reader at once: nothing that is computed depends on it.
-    time.sleep(PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))  # noqa: S311
+    seconds = PAUSE * float(2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
+    time.sleep(seconds)
+    return seconds
 
 
 #: Schemes of remote stores, and what each is.

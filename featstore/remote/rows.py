@@ -1,14 +1,15 @@
 """Rows of a remote set: spans of shards fetched, verified and cached.
 
-A file in part has its final size and, behind it, one byte a block: a mark if the block's rows are
+A file in part has its final size and, behind it, 16 bytes a block: a mark if the block's rows are
 in place. Blocks lie at their final offsets, so the file can be mapped before it is whole, and what
 follows the rows of a shard (padding, index) is known without fetching it. When all blocks are
 there, that tail is written, all is made durable, and the marks are cut off: a file of exactly its
 size is whole. All state lies in the file itself, so that no lock is needed: whoever else writes
 writes the same, and a file that is removed takes its marks along.
 
-A mark is made after its block is written, but either may reach the disk first. So a mark names the
-start of the machine that it was made in; after another start the block is hashed before it counts.
+A mark is made after its block is written, but either may reach the disk first. So a mark is a
+digest of the start of the machine that it was made in, and of the block; after another start the
+block is hashed before it counts. So is one that an earlier version marked with one byte.
 
 The cache's files are mapped as those of a local store are, also while they are still in part; this
 reader only sees to it that the blocks of a read are in place before it. Once all are, a new view
@@ -21,7 +22,6 @@ import contextlib
 import os
 import stat
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,7 +33,7 @@ import numpy as np
 
 from featstore.errors import CorruptStoreError, RemoteStoreError
 from featstore.identity import canonical_json, sha256_hex
-from featstore.remote.cache import Cache
+from featstore.remote.cache import Cache, kept_below
 from featstore.remote.objects import Objects
 from featstore.store.casting import blank_value
 from featstore.store.layout import DTYPES, ArrayLayout, shard_tail
@@ -48,6 +48,10 @@ _FLAGS = (
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_BINARY", 0)
 )
+
+
+#: Bytes of a mark.
+_MARK = 16
 
 
 class ShardReplacedError(Exception):
@@ -77,7 +81,10 @@ class CachedShard:
         self._file = file
         self._whole = layout.file_bytes(file)
         self._identity: tuple[int, int] | None = None
-        self._mark = 1 + zlib.crc32(boot_id().encode()) % 255
+        start = boot_id()
+        digests = (sha256_hex(f"{start} {block}".encode()) for block in self.blocks)
+        right = bytes.fromhex("".join(digest[: 2 * _MARK] for digest in digests))
+        self._right = np.frombuffer(right, dtype=np.uint8).reshape(-1, _MARK)
 
     @contextmanager
     def opened(self) -> Iterator[int]:
@@ -89,28 +96,33 @@ class CachedShard:
             If the file that was opened first is gone.
         CorruptStoreError
             If it is a link or no regular file.
+        CacheFullError
+            If the disk of the cache refuses, now or while the file is open.
         """
-        try:
-            descriptor = os.open(self.path, _FLAGS, 0o600)
-        except FileNotFoundError:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(self.path, _FLAGS, 0o600)
-        try:
-            facts = os.fstat(descriptor)
-            if not stat.S_ISREG(facts.st_mode):
-                raise CorruptStoreError(
-                    f"{self.path} is no regular file. Remove it from the cache."
-                )
-            identity = (facts.st_dev, facts.st_ino)
-            if self._identity not in (None, identity):
-                raise ShardReplacedError(str(self.path))
-            self._identity = identity
-            if facts.st_size not in (self._whole, self._whole + len(self.blocks)):
-                # New, or cut by another process at the moment that a third one marked a block.
-                os.ftruncate(descriptor, self._whole + len(self.blocks))
-            yield descriptor
-        finally:
-            os.close(descriptor)
+        with kept_below(self.path.parents[2]):
+            try:
+                descriptor = os.open(self.path, _FLAGS, 0o600)
+            except FileNotFoundError:
+                self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                descriptor = os.open(self.path, _FLAGS, 0o600)
+            try:
+                self._check(descriptor)
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
+    def _check(self, descriptor: int) -> None:
+        """Raise unless the open file is the one that was opened first; give it its size."""
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise CorruptStoreError(f"{self.path} is no regular file. Remove it from the cache.")
+        identity = (facts.st_dev, facts.st_ino)
+        if self._identity not in (None, identity):
+            raise ShardReplacedError(str(self.path))
+        self._identity = identity
+        if facts.st_size not in (self._whole, self._whole + self._right.size):
+            # New, or cut by another process at the moment that a third one marked a block.
+            os.ftruncate(descriptor, self._whole + self._right.size)
 
     def place_of(self, block: int) -> tuple[int, int]:
         """Return where a block begins in the file, and the bytes of its rows."""
@@ -122,7 +134,7 @@ class CachedShard:
         """Return a boolean array: True where a block is in place."""
         if os.fstat(descriptor).st_size == self._whole:
             return np.ones(len(self.blocks), dtype=bool)
-        marked: np.ndarray = self._marks(descriptor) == self._mark
+        marked: np.ndarray = (self._marks(descriptor) == self._right).all(axis=1)
         return marked
 
     def settle(self, descriptor: int, commit: Commit) -> np.ndarray:
@@ -139,7 +151,7 @@ class CachedShard:
         if have.all() and os.fstat(descriptor).st_size == self._whole:
             return have
         marks = self._marks(descriptor)
-        for index in np.flatnonzero((marks != 0) & ~have).tolist():
+        for index in np.flatnonzero(marks.any(axis=1) & ~have).tolist():
             start, size = self.place_of(self.blocks[index])
             found = commit.block_hash(os.pread(descriptor, size, start))
             if found == commit.blocks[self.blocks[index]]:
@@ -163,12 +175,13 @@ class CachedShard:
         os.fsync(descriptor)
 
     def _marks(self, descriptor: int) -> np.ndarray:
-        found = os.pread(descriptor, len(self.blocks), self._whole)
-        return np.frombuffer(found.ljust(len(self.blocks), b"\0"), dtype=np.uint8)
+        found = os.pread(descriptor, self._right.size, self._whole)
+        marks = np.frombuffer(found.ljust(self._right.size, b"\0"), dtype=np.uint8)
+        return marks.reshape(-1, _MARK)
 
     def _set_mark(self, descriptor: int, index: int) -> None:
         if os.fstat(descriptor).st_size != self._whole:  # it is whole if another was faster
-            os.pwrite(descriptor, bytes([self._mark]), self._whole + index)
+            os.pwrite(descriptor, self._right[index].tobytes(), self._whole + _MARK * index)
 
 
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:

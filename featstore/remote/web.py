@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from featstore.errors import RemoteStoreError, needs_extra
-from featstore.remote.objects import Address, Objects, TransientError
+from featstore.remote.objects import Address, Objects, Pace, TransientError
+
+T = TypeVar("T")
 
 _PIECE = 2**20
 
 #: Redirects that are followed, all within the same server.
 _REDIRECTS = 3
 
-#: Seconds to wait for a connection, and for each piece of an answer.
-_CONNECT, _SILENCE = 10.0, 60.0
+#: Seconds to wait for a connection.
+_CONNECT = 10.0
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -35,16 +38,17 @@ class WebObjects(Objects):
         self._errors = urllib3.exceptions
         # What a server sends is read as it is: nothing is unpacked, so nothing can swell.
         self._pool: Any = urllib3.PoolManager(
-            maxsize=16, retries=False, timeout=urllib3.Timeout(connect=_CONNECT, read=_SILENCE)
-        )
+            maxsize=16, retries=False,
+            timeout=urllib3.Timeout(connect=_CONNECT, read=self.limits.patience),
+        )  # fmt: skip
 
-    def _read(self, name: str, limit: int) -> tuple[bytes, str]:
-        with self._asked(name, {}) as answer:
+    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
+        with self._asked(name, {}, pace) as answer:
             stated = answer.headers.get("Content-Length", "")
             if stated.isdecimal() and int(stated) > limit:
                 raise self._too_large(name, limit)
             data = bytearray()
-            for piece in answer.stream(_PIECE, decode_content=False):
+            for piece in pace.over(_pieces(answer)):
                 data += piece
                 if len(data) > limit:
                     raise self._too_large(name, limit)
@@ -53,10 +57,11 @@ class WebObjects(Objects):
             return bytes(data), str(answer.headers.get("ETag", ""))
 
     def _stream(
-        self, name: str, start: int, stop: int, size: int | None
+        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
     ) -> Iterator[bytes | memoryview]:
         del size
-        with self._asked(name, {"Range": f"bytes={start}-{stop - 1}"}) as answer:
+        start, stop = span
+        with self._asked(name, {"Range": f"bytes={start}-{stop - 1}"}, pace) as answer:
             left, skip = stop - start, 0
             if answer.status == 200:
                 self.has_ranges, skip = False, start
@@ -64,7 +69,7 @@ class WebObjects(Objects):
                 message = str(answer.headers.get("Content-Range", ""))
                 if not message.startswith(f"bytes {start}-{stop - 1}/"):
                     raise TransientError(f"the server answered with the range {message[:80]!r}")
-            for piece in answer.stream(_PIECE, decode_content=False):
+            for piece in pace.over(_pieces(answer)):
                 view = memoryview(piece)[skip:]
                 skip = max(0, skip - len(piece))
                 # A whole file may go on behind the range; a range may not.
@@ -76,16 +81,18 @@ class WebObjects(Objects):
                     return  # a range is read to its end, so that its connection can be used again
 
     @contextmanager
-    def _asked(self, name: str, headers: dict[str, str]) -> Iterator[Any]:
+    def _asked(self, name: str, headers: dict[str, str], pace: Pace) -> Iterator[Any]:
         """Give an answer of status 200 or 206, and close its connection unless all was read."""
         url = f"{self.address}/{quote(name)}"
         answer: Any = None
         try:
             for _ in range(_REDIRECTS + 1):
-                answer = self._pool.request(
-                    "GET", url, headers={"Accept-Encoding": "identity", **headers},
+                ask = functools.partial(
+                    self._pool.request, "GET", url,
+                    headers={"Accept-Encoding": "identity", **headers},
                     preload_content=False, redirect=False,
                 )  # fmt: skip
+                answer = pace.wait(ask)
                 if answer.status not in (301, 302, 303, 307, 308):
                     break
                 url = self._followed(url, str(answer.headers.get("Location", "")))
@@ -130,6 +137,12 @@ class WebObjects(Objects):
         return target
 
 
+def _pieces(answer: Any) -> Iterator[bytes]:
+    """Yield the bytes of an answer as they come, so that a slow one is noticed."""
+    while piece := answer.read1(_PIECE, decode_content=False):
+        yield piece
+
+
 _HUB_PIECE = 8 * 2**20
 
 
@@ -154,29 +167,30 @@ class HubObjects(Objects):
         for path, facts in self._fs.find(root, detail=True).items():
             yield path.removeprefix(f"{self._root}/"), int(facts["size"] or 0)
 
-    def _read(self, name: str, limit: int) -> tuple[bytes, str]:
-        try:
-            size = int(self._fs.info(f"{self._root}/{name}")["size"] or 0)
-            if size > limit:
-                raise self._too_large(name, limit)
-            data = bytes(self._fs.cat_file(f"{self._root}/{name}"))
-        except FileNotFoundError:
-            raise
-        except OSError as err:
-            raise TransientError(str(err)[:200]) from err
+    def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:
+        path = f"{self._root}/{name}"
+        size = int(self._asked(lambda: self._fs.info(path), pace, 0)["size"] or 0)
+        if size > limit:
+            raise self._too_large(name, limit)
+        data = bytes(self._asked(lambda: self._fs.cat_file(path), pace, size))
         if len(data) != size:
             raise TransientError(f"{len(data):,} of {size:,} bytes came")
         return data, ""
 
     def _stream(
-        self, name: str, start: int, stop: int, size: int | None
+        self, name: str, span: tuple[int, int], size: int | None, pace: Pace
     ) -> Iterator[bytes | memoryview]:
         del size
-        for first in range(start, stop, _HUB_PIECE):
-            last = min(first + _HUB_PIECE, stop)
-            try:
-                yield bytes(self._fs.cat_file(f"{self._root}/{name}", start=first, end=last))
-            except FileNotFoundError:
-                raise
-            except OSError as err:
-                raise TransientError(str(err)[:200]) from err
+        path = f"{self._root}/{name}"
+        for first in range(*span, _HUB_PIECE):
+            last = min(first + _HUB_PIECE, span[1])
+            ask = functools.partial(self._fs.cat_file, path, start=first, end=last)
+            yield bytes(self._asked(ask, pace, last - first))
+
+    def _asked(self, ask: Callable[[], T], pace: Pace, n_bytes: int) -> T:
+        try:
+            return pace.wait(ask, n_bytes)
+        except (FileNotFoundError, RemoteStoreError):
+            raise
+        except OSError as err:
+            raise TransientError(str(err)[:200]) from err

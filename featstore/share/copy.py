@@ -159,7 +159,7 @@ class BucketTags:
 
     def enter(self, name: str, digest: str) -> None:
         """Enter a tag in the catalog; an empty digest takes it out."""
-        update_catalog(self._objects, self.form, {}, tags={name: digest})
+        update_catalog(self._objects, self.form, (), tags={name: digest})
 
     def delete(self, name: str) -> None:
         """Delete a tag's file; none is fine."""
@@ -308,11 +308,11 @@ def copy_sets(
         _send_tags(opened, target, report)
     pictures = send_thumbnails(opened, objects or place, sorted(report.sets))
     if objects is not None:
-        sent = {
-            name: _revision(opened.root / name)
+        sent = [
+            name
             for name, there in report.sets.items()
             if there != "newer" and current.get(name) != _revision(opened.root / name)
-        }
+        ]
         update_catalog(objects, form, sent, thumbnails=pictures)
     return report
 
@@ -465,13 +465,23 @@ def _changed(one: pl.DataFrame, other: pl.DataFrame) -> int:
     """Return how many items of both tables differ in a column, or have it in one table only."""
     columns = sorted({*one.columns, *other.columns} - {"item_id"})
     both = [
-        table.select(
-            "item_id",
-            *(pl.col(name).cast(pl.String) if name in table.columns else pl.lit(None, pl.String)
-              .alias(name) for name in columns),
+        pl.DataFrame(
+            {"item_id": table["item_id"], **{name: _texts(table, name) for name in columns}}
         )
         for table in (one, other)
-    ]  # fmt: skip
+    ]
     shared = both[0].join(both[1], on="item_id", suffix="_b")
     differs = [pl.col(name).ne_missing(pl.col(f"{name}_b")) for name in columns]
     return shared.filter(pl.any_horizontal(differs)).height if differs else 0
+
+
+def _texts(table: pl.DataFrame, name: str) -> pl.Series:
+    """Return a column as texts that are equal where its values are, null where it has none."""
+    if name not in table.columns:
+        return pl.Series(name, [None] * table.height, pl.String)
+    column = table[name]
+    if column.dtype.is_numeric() or column.dtype in (pl.String, pl.Boolean):
+        return column.cast(pl.String)
+    # A list, a struct, bytes or a time: polars has no cast for all of what Parquet holds.
+    values = (None if value is None else repr(value) for value in column.to_list())
+    return pl.Series(name, values, pl.String)

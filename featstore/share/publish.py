@@ -2,10 +2,14 @@
 
 A bucket has no renames and no locks. What stands in for them:
 
-- ``.staging/push.json`` of the set, made only if there is none, says which revision is being put
-  there. Whoever puts the same revision puts the same bytes, so it may go on with what is there;
-  whoever puts another is refused until that one is published, or taken over.
+- ``.staging/push.json`` of the set says which revision is being put there. Whoever puts the same
+  revision puts the same bytes, so it may go on with what is there; whoever puts another is refused
+  until that one is published, or taken over. The claim of a published revision is over: the next
+  publisher replaces it. It is never deleted, since a deletion has no condition: one that arrives
+  late would end the claim of the next publisher.
 - The pointer is put only if it is still the one that the decision was made from.
+- The catalog is put only if it is still the one that was read, and states the pointers that were
+  read after it: so no entry ever goes back to an earlier revision.
 """
 
 from __future__ import annotations
@@ -13,10 +17,9 @@ from __future__ import annotations
 import functools
 import json
 import os
-import secrets
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +33,7 @@ from featstore.errors import (
     StoreWriteError,
 )
 from featstore.identity import sha256_hex
-from featstore.remote.objects import Objects
+from featstore.remote.objects import Objects, pause
 from featstore.store.blocks import check_file, layout_of
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.catalog import catalog_bytes, parse_catalog, write_catalog
@@ -60,6 +63,7 @@ from featstore.store.records import (
 )
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES
+from featstore.store.writer import settle_set
 
 _ARRAY = "embedding/zarr.json"
 
@@ -100,17 +104,22 @@ class SetSource:
                 f"{form.version}, which headstock of that time reads too. Copy to a new store."
             )
 
-    def commits(self) -> list[Commit]:
-        """Return the commit of every revision, the oldest first."""
-        for revision in self.history:
-            self.store.place.fetch_records(self.info.key, revision)
-        earlier = [read_commit(self.directory, revision) for revision in self.history]
-        return [*earlier, self.info.commit]
+    def commits(self, known: Collection[str]) -> list[Commit]:
+        """Return the commit of every revision that is not among the `known`, the oldest first."""
+        missing = [revision for revision in self.history if revision not in known]
+        if missing:
+            self.store.place.fetch_records(self.info.key, "")
+        return [*(read_commit(self.directory, revision) for revision in missing), self.info.commit]
 
-    def small_files(self) -> dict[str, bytes]:
-        """Return the files of all revisions but data and pointer: path below the store -> bytes.
+    def small_files(self, known: Collection[str] = ()) -> dict[str, bytes]:
+        """Return the files of the revisions but data and pointer: path below the store -> bytes.
 
         The commit records come last.
+
+        Parameters
+        ----------
+        known : collection of str
+            Revisions that the target has published, with all their files.
 
         Raises
         ------
@@ -118,7 +127,7 @@ class SetSource:
             If one is not what its commit states.
         """
         files: dict[str, bytes] = {}
-        key, commits = self.info.key, self.commits()
+        key, commits = self.info.key, self.commits(known)
         for commit in commits:
             self.store.place.fetch_files(key, commit)
             path = self.directory.parent / commit.items["file"]
@@ -217,8 +226,9 @@ def conflict(where: str, *, winner: str, loser: str) -> PublishConflictError:
     )
 
 
-#: Times that the catalog is merged again because another publisher was faster.
-_ROUNDS = 20
+#: Times that the catalog is merged again because another publisher was faster, and after how many
+#: the pauses between them grow no longer.
+_ROUNDS, _LONGEST = 40, 4
 
 
 def make_bucket_store(objects: Objects, form: StoreFormat | None = None) -> bool:
@@ -241,9 +251,8 @@ def make_bucket_store(objects: Objects, form: StoreFormat | None = None) -> bool
     check_hash(objects.address, stated, form)
     if stated is not None:
         return False
-    check_conditions(objects)
     made = form or StoreFormat()
-    objects.create(CATALOG, catalog_bytes(made, sets={}, thumbnails=(), tags={}, about={}))
+    check_conditions(objects, made)
     return objects.create("zarr.json", json_bytes(group_metadata(made.attributes())))
 
 
@@ -270,18 +279,19 @@ def bucket_format(objects: Objects) -> StoreFormat | None:
         ) from err
 
 
-def check_conditions(objects: Objects) -> None:
-    """Raise RemoteStoreError if a bucket ignores the conditions of puts."""
-    name = f"probe-{secrets.token_hex(8)}.json"
-    try:
-        first = objects.create(name, b"1\n")
-        second = objects.create(name, b"2\n")
-        _, tag = objects.read_tagged(name, limit=64)
-        replaced = objects.replace(name, b"3\n", tag)
-        stale = objects.replace(name, b"4\n", tag)
-    finally:
-        objects.delete(name)
-    if (first, second, replaced, stale) != (True, False, True, False):
+def check_conditions(objects: Objects, form: StoreFormat) -> None:
+    """Make an empty catalog; RemoteStoreError if the bucket ignores the conditions of puts.
+
+    The catalog itself is what the conditions are tried on, so that nothing is left of the trial
+    wherever it is interrupted.
+    """
+    empty = catalog_bytes(form, sets={}, thumbnails=(), tags={}, about={})
+    objects.create(CATALOG, empty)  # False if there is one: an earlier attempt made it
+    again = objects.create(CATALOG, empty)
+    data = objects.read(CATALOG, limit=MAX_JSON_BYTES)
+    if again or objects.replace(CATALOG, data, f'"{sha256_hex(data)[:32]}"'):
+        if data == empty:
+            objects.delete(CATALOG)
         raise RemoteStoreError(
             f"{objects.address} ignores the conditions of puts (If-None-Match, If-Match): two "
             "publishers could overwrite each other without notice. No store was made. Use a "
@@ -325,29 +335,31 @@ def publish_to_bucket(
     key = source.info.key
     where = f"{objects.address}/{key}"
     source.check_fits(form, where=objects.address)
+    claim = f"{key}/.staging/push.json"
+    held = _read_claim(objects, claim)  # before the pointer, which says whether it is over
     there, tag = read_remote_pointer(objects, key)
     found = relation(there, source.info.attributes, where=where)
     if found not in ("new", "behind"):
         return found
-    claim = f"{key}/.staging/push.json"
-    taken = _claim(objects, claim, source.revision, where=where, force=force)
-    layout = source.layout()
+    published = set() if there is None else {*there.get("history", []), there["revision"]}
     base = None if there is None else _remote_commit(objects, key, there["revision"])
-    kept = kept_files(base, source.info.commit, layout)
-    # Another publisher's files may have the same size: after a take-over none is believed.
-    sizes = {} if taken else dict(objects.names(f"{key}/embedding/c/"))
-    replaced = -1 if base is None else (base.n - 1) // (layout.shard_rows or layout.n)
+    sizes = _strange_files(objects, key, base)
+    resumed = _claim(
+        objects, claim, held, source.revision, published, where=where,
+        force=force, strange=bool(sizes),
+    )  # fmt: skip
+    layout, kept = source.layout(), kept_files(base, source.info.commit, source.layout())
     for file in range(layout.n_files):
-        name = f"{key}/embedding/{layout.file_name(file)}"
-        whole = layout.file_bytes(file)
-        if file not in kept and (file == replaced or sizes.get(name) != whole):
+        name, whole = f"{key}/embedding/{layout.file_name(file)}", layout.file_bytes(file)
+        # By its size a file is believed only if nobody but this publisher can have put it.
+        if file not in kept and not (resumed and sizes.get(name) == whole):
             objects.put(name, source.data_file(file))
         progress(whole)
     for name, data in source.groups().items():
         objects.create(name, data)
-    for name, data in source.small_files().items():
+    for name, data in source.small_files(published if base else ()).items():
         objects.put(name, data)
-    if _claimed(objects, claim) != source.revision:
+    if _read_claim(objects, claim)[0].get("revision") != source.revision:
         raise PublishConflictError(
             f"The push of {where} was taken over by another publisher. Nothing was published."
         )
@@ -355,18 +367,17 @@ def publish_to_bucket(
     done = objects.create(name, pointer) if not tag else objects.replace(name, pointer, tag)
     if not done:
         now, _ = read_remote_pointer(objects, key)
-        if now is None or now["revision"] != source.revision:
+        if now is None or source.revision not in (now["revision"], *now.get("history", [])):
             raise conflict(
                 where, winner="?" if now is None else now["revision"], loser=source.revision
             )
-    objects.delete(claim)
     return found
 
 
 def update_catalog(
     objects: Objects,
     form: StoreFormat,
-    revisions: Mapping[str, str],
+    keys: Iterable[str],
     *,
     thumbnails: frozenset[str] = frozenset(),
     tags: Mapping[str, str] | None = None,
@@ -377,12 +388,13 @@ def update_catalog(
     ----------
     form : StoreFormat
         Of the store in the bucket.
-    revisions : mapping
-        Key -> current revision_id.
+    keys : iterable of str
+        Keys of the sets; the catalog states the revisions that their pointers name.
     tags : mapping, optional
         Name -> digest.
     """
-    for _ in range(_ROUNDS):
+    named = [key for key in map(SetKey.parse, keys) if key is not None]
+    for attempt in range(1, _ROUNDS + 1):
         try:
             data, tag = objects.read_tagged(CATALOG, limit=MAX_JSON_BYTES)
             old = parse_catalog(parse_json(data, where=f"{objects.address}/{CATALOG}"))
@@ -392,55 +404,89 @@ def update_catalog(
             raise CorruptStoreError(
                 f"{objects.address}/{CATALOG} is no catalog that featstore writes."
             )
-        sets = {**old["sets"], **revisions}
+        # After the catalog: if that is still the same when it is put, no pointer in it was newer.
+        pointers = {str(key): read_remote_pointer(objects, key)[0] for key in named}
+        now = {key: there["revision"] for key, there in pointers.items() if there is not None}
         new = catalog_bytes(
-            form, sets=sets, thumbnails={*old.get("thumbnails", []), *thumbnails},
+            form, sets={**old["sets"], **now},
+            thumbnails={*old.get("thumbnails", []), *thumbnails},
             tags={**old.get("tags", {}), **(tags or {})}, about=old.get("about", {}),
         )  # fmt: skip
         if new == data:
             return False
         if objects.replace(CATALOG, new, tag) if tag else objects.create(CATALOG, new):
             return True
+        pause(min(attempt, _LONGEST))
     raise RemoteStoreError(
         f"The catalog of {objects.address} changes all the time. Push again; the sets are there."
     )
 
 
-def _claim(objects: Objects, name: str, revision: str, *, where: str, force: bool) -> bool:
-    """Claim a set for a revision; True if another's claim was taken over, now or before."""
-    record = {"format": FORMAT, "host": socket.gethostname(), "revision": revision}
-    claim = json_bytes(record)
-    if objects.create(name, claim):
-        return False
+def _strange_files(objects: Objects, key: SetKey, base: Commit | None) -> dict[str, int]:
+    """Return name -> size of the data files in a bucket that its current revision does not name."""
+    layout = None if base is None else layout_of(base)
+    named = () if layout is None else map(layout.file_name, range(layout.n_files))
+    own = {f"{key}/embedding/{name}" for name in named}
+    found = objects.names(f"{key}/embedding/c/")
+    return {name: size for name, size in found if name not in own}
+
+
+def _read_claim(objects: Objects, name: str) -> tuple[dict[str, Any], str]:
+    """Return who claims a set, and the tag of that; both empty if nobody ever did."""
     try:
         data, tag = objects.read_tagged(name, limit=MAX_METADATA_BYTES)
     except FileNotFoundError:
-        data, tag = b"{}", ""
-    holder = _parsed(data)
+        return {}, ""
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = None
+    return document if isinstance(document, dict) else {}, tag
+
+
+def _claim(
+    objects: Objects,
+    name: str,
+    held: tuple[dict[str, Any], str],
+    revision: str,
+    published: Collection[str],
+    *,
+    where: str,
+    force: bool,
+    strange: bool,
+) -> bool:
+    """Claim a set for a revision; True if files that are there must be this publisher's.
+
+    Parameters
+    ----------
+    held : tuple
+        What `_read_claim` returned before the pointer was read.
+    published : collection of str
+        The revisions that are published: a claim for one of them is over.
+    strange : bool
+        Whether there are data files that no published revision names: those of a publisher that was
+        taken over, unless it was this one.
+    """
+    holder, tag = held
+    if holder.get("revision") != revision:
+        record = {"format": FORMAT, "host": socket.gethostname(), "revision": revision}
+        over = not tag or holder.get("revision") in published
+        if strange or not over:
+            record["taken_over"] = True
+        data = json_bytes(record)
+        if over or force:
+            done = objects.replace(name, data, tag) if tag else objects.create(name, data)
+            if done:
+                return False
+        # Another was faster; or it was this one, and the answer to an earlier attempt was lost.
+        holder = _read_claim(objects, name)[0]
     if holder.get("revision") == revision:
-        return bool(holder.get("taken_over"))
-    if force and tag and objects.replace(name, json_bytes({**record, "taken_over": True}), tag):
-        return True
+        return not holder.get("taken_over")
     raise PublishConflictError(
         f"{where} is being pushed from {str(holder.get('host', 'elsewhere'))[:80]!r}, revision "
         f"{str(holder.get('revision', '?'))[:12]}; it was first. Wait for it, or, if that push is "
         "dead, push again with --force."
     )
-
-
-def _claimed(objects: Objects, name: str) -> Any:
-    try:
-        return _parsed(objects.read(name, limit=MAX_METADATA_BYTES)).get("revision")
-    except FileNotFoundError:
-        return None
-
-
-def _parsed(data: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(data)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _remote_commit(objects: Objects, key: SetKey, revision: str) -> Commit | None:
@@ -478,6 +524,7 @@ def publish_to_folder(
     source.check_fits(form, where=str(root))
     found = relation(read_pointer(directory), source.info.attributes, where=f"{root}/{key}")
     if found not in ("new", "behind"):
+        settle_set(root, key)  # a copy that was killed behind the pointer is completed
         return found
     claim = claim_set(directory, key)
     try:

@@ -66,6 +66,9 @@ MAX_BLOCK_ROWS = 2**24
 #: A file of a set that a commit names is at most so large.
 MAX_FILE_BYTES = 2**44
 
+#: Revisions of a set, at most: more ids do not fit in a pointer's file.
+MAX_HISTORY = MAX_METADATA_BYTES // 64
+
 #: What a commit may not name as metadata: data and the things that name the commit.
 _NOT_METADATA = ("revisions", "runs", ".staging", "zarr.json")
 
@@ -221,8 +224,14 @@ def parse_pointer(document: Any, *, where: str) -> dict[str, Any]:
     wrong = [name for name in texts if not isinstance(attributes.get(name), str)]
     wrong += [name for name in ("space", "facts") if not isinstance(attributes.get(name), dict)]
     history = attributes.get("history", [])
-    if not isinstance(history, list) or not all(map(is_sha256, history)):
-        wrong.append("a history of revisions")
+    if (
+        not isinstance(history, list)
+        or len(history) > MAX_HISTORY
+        or not all(map(is_sha256, history))
+        or len(set(history)) < len(history)
+        or attributes.get("revision") in history
+    ):
+        wrong.append("a history of earlier revisions, each of them once")
     if wrong:
         raise CorruptStoreError(
             f"{where} is not the metadata of a set: it lacks {', '.join(wrong)}."

@@ -61,6 +61,7 @@ from featstore.store.rows import RowSource
 from featstore.store.store import FeatureStore
 from featstore.store.tables import MAX_ITEM_BYTES
 from featstore.store.verify import Problem, verify_store
+from featstore.store.writer import settle_set
 
 
 class BlockMissingError(Exception):
@@ -299,10 +300,11 @@ def rebuild_set(
     StoreWriteError
         If another process is writing the set, or the file system refuses.
     """
-    before = verify_store(root, [key]).problems
+    before, set_key = verify_store(root, [key]).problems, SetKey(*key.split("/"))
     if not before:
+        if not dry_run:
+            settle_set(root, set_key)  # a repair that was killed before it could tidy up
         return Rebuilt()
-    set_key = SetKey(*key.split("/"))
     source = None if copy is None else SetCopy(copy, set_key)
     with RepairWriter(root, set_key, dry_run=dry_run) as writer:
         fetched = _rebuild(writer, {problem.path for problem in before}, source, items)

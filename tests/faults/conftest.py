@@ -55,6 +55,10 @@ class Children:
         """Wait for a child: its exit code (negative: the signal) and its report."""
         return self._ask(op="wait", pid=pid)
 
+    def ended(self, pid: int) -> dict[str, Any]:
+        """Return what `wait` does of a child that has ended; nothing of one that still runs."""
+        return self._ask(op="wait", pid=pid, flags=os.WNOHANG)
+
     def run(self, scenario: str, root: Path, **request: Any) -> dict[str, Any]:
         """Start a child and wait for it."""
         return self.wait(self.start(scenario, root, **request))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore import FeatstoreError
-from tests.faults import scenarios, steps, team
+from tests.faults import publishers, scenarios, steps, team
 
 _SET_DUMPABLE = 4
 
@@ -35,6 +35,7 @@ def run_child(request: dict[str, Any], report: Path) -> int:
     handle = os.open(report, os.O_WRONLY)  # before this process becomes someone else
     if "user" in request:
         _become(**request["user"])
+    os.environ.update(request.get("environment", {}))
     if "umask" in request:
         os.umask(request["umask"])
     if "file_size" in request:
@@ -47,7 +48,7 @@ def run_child(request: dict[str, Any], report: Path) -> int:
     result: dict[str, Any] = {}
     code = 0
     try:
-        known = (scenarios, team, steps)
+        known = (scenarios, team, steps, publishers)
         where = next(module for module in known if hasattr(module, request["scenario"]))
         result["value"] = getattr(where, request["scenario"])(root, **request.get("args", {}))
     except FeatstoreError as err:
@@ -122,7 +123,10 @@ def main() -> None:
             reports[pid] = Path(name)
             answer: dict[str, Any] = {"pid": pid}
         else:
-            _, status = os.waitpid(request["pid"], 0)
+            ended, status = os.waitpid(request["pid"], request.get("flags", 0))
+            if not ended:
+                print("{}", flush=True)
+                continue
             path = reports.pop(request["pid"])
             text = path.read_text()
             path.unlink()

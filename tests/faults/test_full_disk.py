@@ -15,15 +15,42 @@ import pytest
 
 from tests.faults.conftest import REPOSITORY, Children
 from tests.faults.trees import check_readable, litter, tree
+from tests.featstore.remote.conftest import make_store
+from tests.featstore.remote.static import static_server
 
-
-@pytest.mark.skipif(
+can_mount = pytest.mark.skipif(
     not hasattr(os, "getuid")
     or os.getuid() != 0
     or shutil.which("unshare") is None
     or subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode != 0,
     reason="only the superuser can mount a small disk",
 )
+
+
+@can_mount
+def test_the_cache_of_remote_stores_on_a_small_disk(tmp_path: Path) -> None:
+    folder = make_store(tmp_path / "store")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with static_server(folder) as (host, port):
+        address = f"http://{host}:{port}"
+        done = subprocess.run(
+            ["unshare", "-m", sys.executable, "-m", "tests.faults.full_cache", str(disk),
+             str(folder), address],
+            cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    messages = [line.split(" ", 1)[1] for line in done.stdout.splitlines()]
+    full = [message for message in messages if message != "read"]
+    assert len(full) >= 10
+    assert "read" in messages
+    for message in full:
+        assert message.startswith(f"The cache {disk / 'cache' / 'headstock' / 'remote'} cannot be")
+        assert "No space left on device. Free space on its disk" in message
+
+
+@can_mount
 def test_a_small_disk_fills_up_at_every_stage(tmp_path: Path) -> None:
     done = subprocess.run(
         ["unshare", "-m", sys.executable, "-m", "tests.faults.full_tmpfs", str(tmp_path)],

@@ -18,8 +18,9 @@ from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, PublishConflictError, RemoteStoreError
 from featstore.remote.bucket import BucketObjects
 from featstore.remote.objects import Objects, open_objects, parse_address
-from featstore.share.publish import make_bucket_store
-from featstore.store import verify_store
+from featstore.share.publish import make_bucket_store, update_catalog
+from featstore.store import LayoutLimits, SetSpec, SetWriter, WriteOptions, verify_store
+from featstore.store.records import StoreFormat
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows, make_store
@@ -195,7 +196,8 @@ def test_another_push_under_way_is_named_and_can_be_taken_over(
     key = str(open_store(ours).info(IMAGES).key)
     claim = {"format": 1, "host": "anna", "revision": "7" * 64}
     objects = open_objects_of(bucket)
-    objects.create(f"{key}/.staging/push.json", json.dumps(claim).encode())
+    # The claim of what is published is over.
+    objects.put(f"{key}/.staging/push.json", json.dumps(claim).encode())
     # What that push had put before it died is not believed.
     layout = open_store(ours).layout(open_store(ours).info(IMAGES))
     objects.put(f"{key}/embedding/c/5/0", bytes(layout.file_bytes(5)))
@@ -281,3 +283,88 @@ def test_push_to_what_cannot_be_written(store_folder: Path, served: Proxy) -> No
     with pytest.raises(RemoteStoreError, match="cannot be written"):
         copy_sets(store_folder, served.url)
     assert issubclass(PublishConflictError, OSError)
+
+
+def test_a_revision_that_fills_a_failed_row_sends_its_shard(
+    bucket: Proxy, store_folder: Path, tmp_path: Path
+) -> None:
+    """The shard has the size that it had: only its hashes say that it is another."""
+    ours = tmp_path / "ours"
+    shutil.copytree(store_folder, ours)
+    copy_sets(ours, bucket.address)
+    before = open_store(ours).info(IMAGES)
+    table = open_store(ours).item_table(before)
+    spec = SetSpec("birds", "image", "timm:toy", {"name": "timm:toy"}, "float32")
+    limits = LayoutLimits(**EXTENDED)
+    with SetWriter(
+        ours, spec, table, 256, options=WriteOptions(retry_failed=True), limits=limits
+    ) as writer:
+        for block in writer.pending():
+            writer.write_block(block, make_rows()[writer.layout.block_slice(block)])
+        writer.finish()
+    assert open_store(ours).info(IMAGES).n_failed == 0
+    bucket.requests.clear()
+    copy_sets(ours, bucket.address)
+    put = [path for method, path, _ in bucket.requests if method == "PUT" and "/c/" in path]
+    assert [path.rsplit("/c/")[1] for path in put] == ["0/0"]
+    np.testing.assert_array_equal(open_store(bucket.address).view(IMAGES).numpy(), make_rows())
+
+
+def test_what_a_publisher_that_was_taken_over_left_is_never_believed(
+    bucket: Proxy, store_folder: Path, tmp_path: Path
+) -> None:
+    """Not by the publisher after the next either, whose shard has the same name and size."""
+    ours = tmp_path / "ours"
+    shutil.copytree(store_folder, ours)
+    copy_sets(ours, bucket.address)
+    key = str(open_store(ours).info(IMAGES).key)
+    objects = open_objects_of(bucket)
+    claim = {"format": 1, "host": "anna", "revision": "7" * 64}
+    objects.put(f"{key}/.staging/push.json", json.dumps(claim).encode())
+    extend(ours, 300)
+    layout = open_store(ours).layout(open_store(ours).info(IMAGES))
+    for file in (5, 6):
+        objects.put(f"{key}/embedding/c/{file}/0", bytes(layout.file_bytes(5)))
+    copy_sets(ours, bucket.address, force=True)
+    extend(ours, 600)
+    copy_sets(ours, bucket.address)
+    assert_same_store(bucket.address, ours)
+
+
+def test_a_publisher_that_died_behind_its_pointer_blocks_nobody(
+    bucket: Proxy, store_folder: Path, tmp_path: Path
+) -> None:
+    ours = tmp_path / "ours"
+    shutil.copytree(store_folder, ours)
+    key = str(open_store(ours).info(IMAGES).key)
+
+    def dies(path: str, number: int, answer: Answer) -> Answer | None:
+        """Answer nothing more once the pointer is there."""
+        del number
+        bucket.down = bucket.down or (path.endswith(f"{key}/zarr.json") and answer.status == 200)
+        return None
+
+    bucket.harm = dies
+    with pytest.raises(RemoteStoreError):
+        copy_sets(ours, bucket.address)
+    bucket.harm, bucket.down = None, False
+    extend(ours, 30)
+    copy_sets(ours, bucket.address)
+    assert_same_store(bucket.address, ours)
+
+
+def test_the_catalog_never_goes_back(bucket: Proxy, store_folder: Path, tmp_path: Path) -> None:
+    """A slow publisher enters the sets as they are now, not as it published them."""
+    ours = tmp_path / "ours"
+    shutil.copytree(store_folder, ours)
+    objects = open_objects_of(bucket)
+    copy_sets(ours, bucket.address)
+    key = str(open_store(ours).info(IMAGES).key)
+    extend(ours, 30)
+    copy_sets(ours, bucket.address)
+    now = json.loads(objects.read("catalog.json", limit=2**20))
+    assert not update_catalog(objects, StoreFormat(), [key])
+    assert json.loads(objects.read("catalog.json", limit=2**20)) == now
+    assert {row["key"]: row["revision"] for row in now["sets"]}[key] == (
+        open_store(ours).info(IMAGES).commit.revision_id
+    )

@@ -14,6 +14,7 @@ from featstore import open_store
 from featstore.errors import CacheFullError, RemoteStoreError, UnknownSetError
 from featstore.remote.cache import user_cache
 from featstore.remote.place import RemotePlace
+from featstore.remote.rows import CachedShard, shard_name
 from featstore.store import Mode
 from tests.featstore.remote.conftest import BLOCK, N
 from tests.featstore.remote.proxy import Proxy, proxy
@@ -228,3 +229,36 @@ def test_any_rows_in_any_order(served: Proxy, store_folder: Path, data: st.DataO
         user_cache().trim(limit=0)
     found = open_store(served.url).view(IMAGES).take(rows).numpy()
     np.testing.assert_array_equal(found, open_store(store_folder).view(IMAGES).take(rows).numpy())
+
+
+@pytest.mark.parametrize("width", [1, 16], ids=["an earlier version's mark", "a mark"])
+def test_no_mark_of_another_start_is_believed(
+    served: Proxy, store_folder: Path, width: int
+) -> None:
+    """Each value that a byte can have marks blocks whose rows were lost: none counts."""
+    info = open_store(served.url).info(IMAGES)
+    layout = open_store(store_folder).layout(open_store(store_folder).info(IMAGES))
+    n_blocks = len(layout.file_blocks(1))
+    name = shard_name(layout, 1, info.commit.blocks)
+    for value in range(1, 256):
+        path = user_cache().shard(name)
+        path.write_bytes(bytes(layout.file_bytes(1)) + bytes([value]) * width * n_blocks)
+        shard = CachedShard(path, layout, 1)
+        with shard.opened() as descriptor:
+            assert not shard.settle(descriptor, info.commit.blocks).any(), value
+    assert_same_rows(served.url, store_folder)
+
+
+def test_right_blocks_of_an_earlier_version_are_recognised(
+    served: Proxy, store_folder: Path
+) -> None:
+    """Their marks of one byte make the first blocks be hashed; the others are fetched again."""
+    info = open_store(served.url).info(IMAGES)
+    layout = open_store(store_folder).layout(open_store(store_folder).info(IMAGES))
+    array = info.key.directory(store_folder) / "embedding"
+    path = user_cache().shard(shard_name(layout, 1, info.commit.blocks))
+    path.write_bytes((array / layout.file_name(1)).read_bytes() + b"\x07" * 4)
+    shard = CachedShard(path, layout, 1)
+    with shard.opened() as descriptor:
+        assert shard.settle(descriptor, info.commit.blocks).tolist() == [True, False, False, False]
+    assert_same_rows(served.url, store_folder)

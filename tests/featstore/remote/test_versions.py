@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from featstore import copy_sets, open_store
@@ -173,3 +175,26 @@ def test_a_tag_in_a_bucket_is_listed_by_the_same_call_again(
     copy_sets(bucket.address, tmp_path / "pulled")
     assert open_store(tmp_path / "pulled").tags() == ["v1", "v2", "v3"]
     assert verify_store(tmp_path / "pulled").problems == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "changed"),
+    [
+        ([["a"], ["b", "c"], None], [["a"], ["b"], None], 1),
+        ([{"x": 1, "y": [2]}, {"x": 1, "y": []}, None], [{"x": 1, "y": [2]}] * 3, 2),
+        ([b"\xff\x00", b"", None], [b"\xff\x00", b"\xfe", None], 1),
+        ([datetime.date(2026, 1, 1), None, None], [datetime.date(2026, 1, 2), None, None], 1),
+        ([[[1.5], []], [], None], None, 2),
+    ],
+    ids=["lists", "structs", "bytes", "dates", "a column that one lacks"],
+)
+def test_item_columns_of_any_type_are_compared(
+    one: list[object], other: list[object] | None, changed: int, tmp_path: Path
+) -> None:
+    for name, values in (("one", one), ("other", other)):
+        facts = {} if values is None else {"more": values}
+        items = item_table([{"item_id": f"t/{i}", "kind": "caption"} for i in range(3)])
+        items = items.with_columns(**{key: pl.Series(facts[key]) for key in facts})
+        write_set(tmp_path / name, make_rows(3, 8), items, kind="caption", encoder="st:toy")
+    (found,) = compare_stores(open_store(tmp_path / "one"), open_store(tmp_path / "other"))
+    assert (found.added, found.removed, found.changed_items) == (0, 0, changed)

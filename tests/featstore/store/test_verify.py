@@ -233,7 +233,10 @@ def test_one_set_is_checked_alone(damaged: Path) -> None:
     (toy / "embedding" / "c" / "0" / "0").write_bytes(b"")
     assert verify_store(damaged, [str(big.relative_to(damaged))]).ok
     assert not verify_store(damaged, [str(toy.relative_to(damaged))]).ok
-    with pytest.raises(UnknownSetError, match=r"holds no set 'birds/image/none'.*It holds 4 sets, the closest birds"):
+    with pytest.raises(
+        UnknownSetError,
+        match=r"holds no set 'birds/image/none'.*It holds 4 sets, the closest birds",
+    ):
         verify_store(damaged, ["birds/image/none"])
 
 

@@ -1,0 +1,204 @@
+"""Many publishers of the same sets in one bucket: nothing is lost, and the history is linearizable.
+
+Each extends one of a few sets by an item, pushes, and begins anew where another was first. Requests
+come late and overtake one another; publishers die before and after their requests take effect, and
+are started again. A default run is small; ``HEADSTOCK_FAULTS=all`` makes 16 publishers commit
+1,000 times in all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("obstore", reason="needs the extra `remote`: pip install headstock[remote]")
+
+from featstore import copy_sets, open_store
+from featstore.store import SetKey, read_pointer, verify_store
+from tests.faults.conftest import Children
+from tests.faults.linearizable import Operation, violations
+from tests.faults.publishers import row_of
+from tests.faults.test_every_call import EVERYTHING, KILLED
+from tests.featstore.remote.buckets import environment
+from tests.featstore.remote.s3_server import Bucket, Request, s3_server
+
+ADDRESS = "s3://team/store"
+
+PUBLISHERS, DATASETS, COMMITS, KILLS = (16, 8, 63, 400) if EVERYTHING else (4, 2, 3, 8)
+
+
+#: The files whose puts decide who publishes: most publishers die there.
+DECIDES = ("/zarr.json", "/push.json", "/catalog.json")
+
+
+class Mischief:
+    """Delays every request, and kills publishers at some, until it has killed enough."""
+
+    def __init__(self, root: Path, kills: int) -> None:
+        self._root = root
+        self._left = kills
+        self._chance = random.Random(17)
+
+    def before(self, request: Request) -> None:
+        """Delay a request, or kill its client and let it take effect all the same, or not."""
+        time.sleep(self._chance.random() * 0.004)
+        if self._dies(request) and self._chance.random() < 0.7:
+            raise ConnectionError
+
+    def after(self, request: Request) -> None:
+        """Delay an answer, or kill the client that waits for it."""
+        time.sleep(self._chance.random() * 0.004)
+        self._dies(request)
+
+    def _dies(self, request: Request) -> bool:
+        pid = self._root / f"{request.client}.pid"
+        decides = request.method == "PUT" and request.path.endswith(DECIDES)
+        if self._left <= 0 or self._chance.random() > (0.1 if decides else 0.01):
+            return False
+        if not pid.exists():
+            return False
+        self._left -= 1
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+        return True
+
+
+def _run(children: Children, root: Path, bucket: Bucket) -> int:
+    """Run the publishers, start again what dies, and return how often one died."""
+    waiting: dict[int, int] = {}
+    died = 0
+
+    def start(number: int) -> None:
+        name = f"p{number}"
+        (root / f"{name}.pid").unlink(missing_ok=True)
+        variables = {
+            **environment(bucket.url), "AWS_ACCESS_KEY_ID": name,
+            "XDG_CACHE_HOME": str(root / f"{name}.cache"),
+        }  # fmt: skip
+        args = {
+            "address": ADDRESS, "name": name, "number": number, "datasets": DATASETS,
+            "commits": COMMITS,
+        }  # fmt: skip
+        waiting[children.start("publish", root, args=args, environment=variables)] = number
+
+    for number in range(PUBLISHERS):
+        start(number)
+    while waiting:
+        time.sleep(0.02)
+        for pid, number in list(waiting.items()):
+            report = children.ended(pid)
+            if report:
+                del waiting[pid]
+                assert report["code"] in (0, KILLED), report
+                if report["code"] == KILLED:
+                    died += 1
+                    start(number)
+    return died
+
+
+def _operations(root: Path) -> dict[str, list[Operation]]:
+    """Return the operations of each set that publishers wrote down."""
+    found: dict[str, list[Operation]] = {f"d{number}": [] for number in range(DATASETS)}
+    for path in sorted(root.glob("p*.jsonl")):
+        for line in map(json.loads, path.read_text().splitlines()):
+            if "end" in line:
+                seen = (line["start"], line["end"], line["value"], line.get("base"), line["ok"])
+                found[line["set"]].append(Operation(*seen))
+    return found
+
+
+def test_nothing_is_lost_and_the_history_is_linearizable(
+    children: Children, memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = memory / "publishers"
+    root.mkdir()
+    with s3_server() as bucket:
+        mischief = Mischief(root, KILLS)
+        bucket.before, bucket.after = mischief.before, mischief.after
+        bucket.keep_puts = lambda path: path.endswith("catalog.json")
+        died = _run(children, root, bucket)
+        bucket.before = bucket.after = lambda _: None
+        for name, value in environment(bucket.url).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+        pulled = root / "pulled"
+        assert not copy_sets(ADDRESS, pulled).failed
+    assert died >= KILLS // 2
+    assert verify_store(pulled).problems == []
+    chains = {}
+    for info in open_store(pulled).sets():
+        pointer: dict[str, Any] = read_pointer(info.key.directory(pulled)) or {}
+        chains[info.key.dataset] = [*pointer.get("history", []), pointer["revision"]]
+    operations = _operations(root)
+    assert {name: violations(chains.get(name, []), operations[name]) for name in operations} == {
+        name: [] for name in operations
+    }
+    pushes = [one for ones in operations.values() for one in ones if one.base is not None]
+    acknowledged = sum(one.ok for one in pushes)
+    counts = f"{acknowledged:,} commits, {len(pushes) - acknowledged:,} refused, {died:,} kills"
+    print(f"{counts}, {len(bucket.requests):,} requests")
+    assert acknowledged == sum(map(len, chains.values())) == PUBLISHERS * COMMITS
+    for info in open_store(pulled).sets():
+        view = open_store(pulled).view(str(info.key))
+        names = view.items["item_id"].to_list()
+        assert len(set(names)) == len(names) == len(chains[info.key.dataset])
+        np.testing.assert_array_equal(view.numpy(), np.stack([row_of(name) for name in names]))
+    _check_catalogs(bucket, chains)
+
+
+def _check_catalogs(bucket: Bucket, chains: dict[str, list[str]]) -> None:
+    """Assert that no entry of the catalog went back, and that the last one is what there is."""
+    at: dict[str, int] = {}
+    for _, data in bucket.puts:
+        now = {}
+        for row in json.loads(data)["sets"]:
+            key = SetKey.parse(row["key"])
+            assert key is not None
+            now[key.dataset] = chains[key.dataset].index(row["revision"])
+        assert set(at) <= set(now)
+        assert all(now[name] >= number for name, number in at.items())
+        at = now
+    assert at == {name: len(chain) - 1 for name, chain in chains.items()}
+
+
+def _by_trial(chain: list[str], operations: list[Operation]) -> bool:
+    """Return whether a register can have run the operations in some order (Wing and Gong)."""
+    effects = [one for one in operations if one.base is None or one.ok]
+    for order in itertools.permutations(effects):
+        held, real = "", True
+        for number, one in enumerate(order):
+            real &= not any(later.end < one.start for later in order[number + 1 :])
+            real &= held == (one.value if one.base is None else one.base)
+            held = one.value
+        refused = {one.value for one in operations if not one.ok}
+        if real and held == ["", *chain][-1] and not refused & set(chain):
+            return True
+    return False
+
+
+@given(data=st.data())
+def test_the_checker_is_right_about_every_small_history(data: st.DataObject) -> None:
+    """Against the trial of all orders, on histories most of which no register can have."""
+    chain = ["a", "b", "c"][: data.draw(st.integers(0, 3))]
+    times = st.integers(0, 8)
+    operations = []
+    for value in ["a", "b", "c"]:
+        before = {"a": "", "b": "a", "c": "b"}[value]
+        start, base = data.draw(times), data.draw(st.sampled_from([before, before, before, "a"]))
+        ok = (value in chain) ^ (data.draw(st.integers(0, 9)) == 0)
+        end = start + data.draw(times)
+        operations.append(Operation(2 * start, 2 * end + 1, value, base, ok))
+    for value in data.draw(st.lists(st.sampled_from(["", "a", "b", "c"]), max_size=3)):
+        start = data.draw(times)
+        operations.append(Operation(2 * start, 2 * (start + data.draw(times)) + 1, value))
+    assert (violations(chain, operations) == []) == _by_trial(chain, operations)

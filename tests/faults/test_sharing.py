@@ -1,0 +1,190 @@
+"""A kill at the file calls and at the requests of push, pull, sync, repair --from, tag and card.
+
+Wherever it comes, the same command again ends well, the store verifies, nothing is left over, and
+the files are those of a run that nobody disturbed. A default run kills at every rename and at a
+sample of the other file calls, and at every second request; ``HEADSTOCK_FAULTS=all`` at each.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("obstore", reason="needs the extra `remote`: pip install headstock[remote]")
+
+from featstore.share.copy import make_tag
+from featstore.store import collect_garbage, verify_store
+from featstore.store.tables import write_thumbnails
+from tests.damage import unseal
+from tests.faults import scenarios
+from tests.faults.conftest import Children
+from tests.faults.test_every_call import EVERYTHING, KILLED
+from tests.faults.trees import litter, tree
+from tests.featstore.remote.buckets import environment
+from tests.featstore.remote.s3_server import Bucket, Request, s3_server
+
+
+@pytest.fixture(scope="module")
+def whole(faulty: Children, memory: Path) -> Path:
+    """A set in two revisions, a head, thumbnails and a tag."""
+    root = memory / "whole"
+    assert faulty.run("grow", root, fault={"mode": "none"})["code"] == 0
+    write_thumbnails(root / "birds" / "image", {"birds/000": b"picture"})
+    make_tag(root, "v1")
+    return root
+
+
+@pytest.fixture(scope="module")
+def damaged(whole: Path, memory: Path) -> Path:
+    """The same with a bad block and without golden vectors."""
+    root = memory / "damaged"
+    shutil.copytree(whole, root)
+    unseal(root)
+    folder = scenarios.key_of(root).directory(root)
+    with (folder / "embedding" / "c" / "0" / "0").open("r+b") as file:
+        file.seek(2 * scenarios.DIM * 4 + 1)
+        file.write(b"\x55")
+    (folder / "golden.json").unlink()
+    return root
+
+
+def _run(children: Children, root: Path, arguments: list[str], **request: Any) -> dict[str, Any]:
+    messages = root.with_name(f"{root.name}.messages")
+    args = {"arguments": arguments, "messages": str(messages)}
+    report = children.run("command", root, args=args, **request)
+    return {**report, "said": messages.read_text()}
+
+
+@pytest.mark.parametrize("command", ["push", "pull", "sync", "repair", "tag", "card"])
+def test_a_kill_at_the_file_calls(
+    faulty: Children, whole: Path, damaged: Path, memory: Path, command: str
+) -> None:
+    root = memory / command
+    key = str(scenarios.key_of(whole))
+    arguments, before = {
+        "push": (["push", str(whole), str(root)], None),
+        "pull": (["pull", str(whole), str(root), "--select", "*/image/*"], None),
+        "sync": (["sync", str(root), str(whole)], "empty"),
+        "repair": (["repair", str(root), key, "--from", str(whole)], str(damaged)),
+        "tag": (["tag", str(root), "v2"], str(whole)),
+        "card": (["card", str(root), "-o", str(root)], str(whole)),
+    }[command]
+
+    def begin() -> None:
+        if before == "empty":
+            assert _run(faulty, root, ["init", str(root)])["value"] == 0
+        elif before is not None:
+            shutil.copytree(before, root)
+
+    begin()
+    report = _run(faulty, root, arguments, fault={"mode": "none"})
+    assert (report["code"], report["value"]) == (0, 0), report
+    right, calls = tree(root), report["calls"]
+    shutil.rmtree(root)
+    renames = [i for i, call in enumerate(calls, 1) if call.startswith("rename ")]
+    numbers = range(1, len(calls) + 1)
+    sample = list(numbers) if EVERYTHING else sorted({*renames[::3], *numbers[::17], len(calls)})
+    for mode in ("before", "torn", "after") if EVERYTHING else ("before",):
+        for at in sample:
+            where = f"killed {mode} call {at} of {len(calls)}, {calls[at - 1]}"
+            begin()
+            report = _run(faulty, root, arguments, fault={"mode": mode, "at": at})
+            assert report["code"] == KILLED, where
+            report = _run(faulty, root, arguments)
+            assert report["value"] == 0, f"{where}: {report}"
+            assert verify_store(root).problems == [], where
+            assert not [name for name in litter(root) if ".staging" in name], where
+            collect_garbage(root, grace=-1)
+            assert tree(root) == right, where
+            assert litter(root) == [], where
+            shutil.rmtree(root)
+
+
+def leave(_: Request) -> None:
+    """Do nothing to a request."""
+
+
+@pytest.fixture
+def bucket(memory: Path) -> Iterator[Bucket]:
+    with s3_server() as state:
+        yield state
+
+
+def _killer(at: int, pid: list[int], *, takes_effect: bool) -> Callable[[Request], None]:
+    """Return what kills a child at its `at`-th request; its connection ends with it."""
+
+    def kill(request: Request) -> None:
+        if request.number == at:
+            os.kill(pid[0], signal.SIGKILL)
+            if not takes_effect:
+                raise ConnectionError
+
+    return kill
+
+
+@pytest.mark.parametrize("takes_effect", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("command", ["push", "init", "tag", "repair", "pull"])
+def test_a_kill_at_the_requests(
+    children: Children, bucket: Bucket, whole: Path, damaged: Path, memory: Path, command: str,
+    *, takes_effect: bool,
+) -> None:  # fmt: skip
+    address, root = "s3://team/store", memory / f"requests-{command}"
+    cache = root / "cache"
+    asks = {"environment": {**environment(bucket.url), "XDG_CACHE_HOME": str(cache)}}
+    key = str(scenarios.key_of(whole))
+    arguments = {
+        "push": ["push", str(whole), address],
+        "init": ["init", address],
+        "tag": ["tag", address, "v2"],
+        "repair": ["repair", str(root / "store"), key, "--from", address],
+        "pull": ["pull", address, str(root / "store")],
+    }[command]
+    filled: dict[str, bytes] = {}
+
+    def begin() -> None:
+        bucket.before = bucket.after = leave
+        bucket.objects = dict(filled)
+        root.mkdir()
+        if command == "repair":
+            shutil.copytree(damaged, root / "store")
+        bucket.requests.clear()
+
+    if command not in ("push", "init"):
+        root.mkdir()
+        assert _run(children, root, ["push", str(whole), address], **asks)["value"] == 0
+        filled.update(bucket.objects)
+        shutil.rmtree(root)
+    begin()
+    report = _run(children, root, arguments, **asks)
+    assert report["value"] == 0, report
+    n, right = len(bucket.requests), dict(bucket.objects)
+    here = tree(root / "store") if (root / "store").exists() else {}
+    shutil.rmtree(root)
+    assert n > 3
+    for at in range(1, n + 1, 1 if EVERYTHING else 3):
+        begin()
+        pid: list[int] = []
+        kill = _killer(at, pid, takes_effect=takes_effect)
+        if takes_effect:
+            bucket.after = kill
+        else:
+            bucket.before = kill
+        args = {"arguments": arguments, "messages": str(memory / "killed")}
+        pid.append(children.start("command", root, args=args, **asks))
+        assert children.wait(pid[0])["code"] == KILLED
+        where = f"killed at request {at} of {n}, {bucket.requests[at - 1]}"
+        bucket.before = bucket.after = leave
+        report = _run(children, root, arguments, **asks)
+        assert report["value"] == 0, f"{where}: {report['said']}"
+        assert bucket.objects == right, where
+        if here:
+            assert verify_store(root / "store").problems == [], where
+            assert tree(root / "store") == here, where
+            assert litter(root / "store") == [], where
+        shutil.rmtree(root)

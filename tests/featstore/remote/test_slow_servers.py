@@ -1,0 +1,221 @@
+"""Servers that are slow without end are given up; a counted bound on work, and no time asserted.
+
+Each read runs in a child process: one that hung would be killed after a minute, which fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from featstore import open_store
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.errors import CorruptStoreError, RemoteStoreError
+from featstore.remote.objects import read_limits
+from featstore.store.files import MAX_METADATA_BYTES, json_bytes
+from featstore.store.records import MAX_HISTORY, parse_pointer
+from tests.damage import unseal
+from tests.featstore.remote.buckets import environment
+from tests.featstore.remote.conftest import make_store
+from tests.featstore.remote.proxy import Answer, Proxy
+
+IMAGES = "birds/image/toy"
+
+#: Reads a set as a user does, and prints the error.
+READ = """
+import sys, featstore
+try:
+    featstore.open_store(sys.argv[1]).view("birds/image/toy").numpy()
+except featstore.FeatstoreError as err:
+    print(type(err).__name__, err)
+"""
+
+#: A second of patience instead of thirty: what is limited is the same.
+QUICK = {"HEADSTOCK_LEAST_RATE": "100000", "HEADSTOCK_PATIENCE": "1", "HEADSTOCK_DEADLINE": "8"}
+
+HEADERS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+#: How a server trickles: what it sends at once, and what it repeats with pauses for ever.
+TRICKLES = {
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"x"),
+    "body": (HEADERS + b"Content-Length: 3000000\r\n\r\n", b" "),
+    "chunks": (HEADERS + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "silence": (b"", b""),
+}
+
+
+@contextmanager
+def trickling(start: bytes, drop: bytes) -> Iterator[str]:
+    """Answer every connection with `start`, then with `drop` again and again; 127.0.0.1 only."""
+    over = threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer(link: socket.socket) -> None:
+        with link:
+            try:
+                link.recv(65_536)
+                link.sendall(start)
+                while not over.wait(0.05):
+                    link.sendall(drop)
+            except OSError:
+                pass  # the reader gave up
+
+    def serve() -> None:
+        while True:
+            try:
+                link, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(link,), daemon=True).start()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+def read_in_child(address: str, cache: Path, **variables: str) -> str:
+    """Return what a child says that reads a store; it is killed if it hangs."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", READ, address],
+        env={**os.environ, "XDG_CACHE_HOME": str(cache), **QUICK, **variables},
+        check=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    return done.stdout
+
+
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+@pytest.mark.parametrize("how", TRICKLES)
+def test_a_server_that_trickles_is_given_up(scheme: str, how: str, tmp_path: Path) -> None:
+    with trickling(*TRICKLES[how]) as url:
+        address, more = (url, {}) if scheme == "http" else ("s3://team/store", environment(url))
+        said = read_in_child(address, tmp_path, **more)
+    assert said.startswith("UnreachableError"), said
+
+
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_a_byte_an_answer_is_given_up(
+    scheme: str, served: Proxy, bucket: Proxy, store_folder: Path, tmp_path: Path
+) -> None:
+    from featstore import copy_sets
+
+    copy_sets(store_folder, bucket.address)
+    state = served if scheme == "http" else bucket
+
+    def drop_by_drop(path: str, number: int, answer: Answer) -> Answer | None:
+        del number
+        if "embedding/c/" not in path:
+            return None
+        answer.headers["Content-Length"] = str(len(answer.body))
+        answer.cut = 1
+        return answer
+
+    state.harm = drop_by_drop
+    said = read_in_child(state.address or state.url, tmp_path)
+    assert said.startswith("UnreachableError"), said
+    assert "bytes a second, less than 100,000" in said
+
+
+def test_what_came_before_is_kept_and_the_rest_read_later(
+    served: Proxy, store_folder: Path, tmp_path: Path
+) -> None:
+    size = 64 * 256 * 4
+
+    def stops(path: str, number: int, answer: Answer) -> Answer | None:
+        """Send two blocks of a file, and then nothing but single bytes."""
+        if "embedding/c/0/0" not in path:
+            return None
+        answer.headers["Content-Length"] = str(len(answer.body))
+        answer.cut = 2 * size if number == 1 else 1
+        return answer
+
+    served.harm = stops
+    assert read_in_child(served.url, tmp_path).startswith("UnreachableError")
+    served.harm = None
+    served.requests.clear()
+    assert read_in_child(served.url, tmp_path) == ""
+    asked = [part for _, path, part in served.requests if "embedding/c/0/0" in path]
+    assert [int(part.split("=")[1].split("-")[0]) >= 2 * size for part in asked] == [True]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
+def test_limits_are_numbers(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSTOCK_DEADLINE", value)
+    with pytest.raises(RemoteStoreError, match="HEADSTOCK_DEADLINE is"):
+        read_limits()
+
+
+def _with_history(pointer: Path, history: list[str]) -> bytes:
+    document = json.loads(pointer.read_bytes())
+    document["attributes"]["featstore"]["history"] = history
+    return json_bytes(document)
+
+
+@pytest.fixture
+def pointer(tmp_path: Path) -> Path:
+    """The pointer of a set in a store of its own."""
+    root = make_store(tmp_path / "own")
+    unseal(root)
+    return next(root.glob("birds/image/timm.toy-*/zarr.json"))
+
+
+def test_a_history_that_repeats_a_revision_is_refused(
+    pointer: Path, served: Proxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    current = json.loads(pointer.read_bytes())["attributes"]["featstore"]["revision"]
+    root = pointer.parents[3]
+    for history in ([current], ["7" * 64] * 50_000, ["7" * 64, "8" * 64, "7" * 64]):
+        data = _with_history(pointer, history)
+        assert len(data) < MAX_METADATA_BYTES
+        served.harm = lambda path, _, answer, data=data: (  # type: ignore[misc]
+            Answer(200, {}, data) if path.endswith("3ad3c869/zarr.json") else answer
+        )
+        served.requests.clear()
+        with pytest.raises(CorruptStoreError, match="each of them once"):
+            open_store(served.url).view(IMAGES)
+        assert len(served.requests) < 10
+        pointer.write_bytes(data)
+        assert run_command(cli, "featstore", ["show", str(root), IMAGES]) == 1
+        assert "each of them once" in capsys.readouterr().err
+        assert run_command(cli, "featstore", ["gc", str(root)]) == 0
+
+
+def test_a_history_is_no_longer_than_its_file_can_hold(pointer: Path) -> None:
+    ids = [f"{number:064x}" for number in range(MAX_HISTORY + 1)]
+    assert len(_with_history(pointer, ids[:-1])) > MAX_METADATA_BYTES
+    document = json.loads(_with_history(pointer, ids))
+    with pytest.raises(CorruptStoreError, match="each of them once"):
+        parse_pointer(document, where="pointer")
+
+
+def test_the_number_of_reads_is_that_of_the_revisions(
+    pointer: Path, tmp_path: Path, bucket: Proxy, store_folder: Path
+) -> None:
+    """Twice the revisions cost twice the requests, not four times."""
+    from featstore import copy_sets
+    from tests.featstore.remote.test_buckets import extend
+
+    root, counts = pointer.parents[3], []
+    for n in range(1, 9):
+        extend(root, n)
+        if n in (4, 8):
+            copy_sets(root, bucket.address, select=["*/image/*"])
+            bucket.requests.clear()
+            copy_sets(bucket.address, tmp_path / f"pulled-{n}")
+            counts.append(len(bucket.requests))
+    assert counts[1] < 2 * counts[0]

@@ -1,0 +1,79 @@
+"""What is written to a folder of this machine makes no folder of an address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import featstore
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.durable import _SCHEMES, local_folder
+from featstore.errors import AddressError
+from featstore.extraction.repair import repair_set
+from featstore.interop.reading import import_rows
+from featstore.remote.objects import SCHEMES
+from featstore.store import make_store
+from featstore.testing import toy_manifest, write_set
+
+ADDRESSES = ["s3://team/features", "GS://team/x", "https://host/x", Path("s3://team/features")]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_schemes_are_those_that_are_read() -> None:
+    assert {*SCHEMES, "file"} == _SCHEMES
+
+
+def test_paths_stay_what_they_are(here: Path) -> None:
+    for path in ("store", "a/b", "/a/b", "C:/data", "with:colon/x", here):
+        assert local_folder(path) == Path(path)
+    assert local_folder("file:///a/b%20c") == Path("/a/b c")
+
+
+@pytest.mark.parametrize("place", ADDRESSES)
+def test_every_function_that_writes_a_store_refuses_an_address(
+    here: Path, place: str | Path
+) -> None:
+    manifest = toy_manifest(here / "manifest", 2).root
+    np.save(here / "rows.npy", np.ones((2, 3), np.float32))
+    (here / "items.csv").write_text("item_id\nb/0\nb/1\n")
+    before = sorted(here.rglob("*"))
+    calls = [
+        lambda: featstore.extract(manifest, kind="image", encoder="timm:none", store=place),
+        lambda: make_store(Path(place)),
+        lambda: import_rows(
+            here / "rows.npy", store=Path(place), dataset="birds", kind="image", encoder="a:b",
+            items=here / "items.csv",
+        ),
+        lambda: repair_set(place, "birds/image/x"),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(AddressError, match="is an address, but this is written to a folder"):
+            call()
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize("place", [str(place) for place in ADDRESSES[:3]])
+def test_commands_say_what_to_do(
+    here: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_set("store", np.ones((2, 3)), featstore.testing.item_table(
+        [{"item_id": f"b/{i}", "kind": "image"} for i in range(2)]))  # fmt: skip
+    before = sorted(here.rglob("*"))
+    for arguments in (
+        ["import", "rows.npy", "--dataset", "b", "--kind", "image", "--encoder", "a:b", "--store"],
+        ["extract", "manifest", "--kind", "image", "--encoder", "timm:none", "--store"],
+        ["verify"], ["gc"], ["card", "store", "-o"],
+    ):  # fmt: skip
+        assert run_command(cli, "featstore", [*arguments, place]) in (1, 2), arguments
+        said = capsys.readouterr().err
+        assert "is an address" in said, arguments
+        assert "featstore push" in said, arguments
+    assert sorted(here.rglob("*")) == before
