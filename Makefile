@@ -12,7 +12,7 @@ DEV    := $(VENV)/dev$(if $(LOCKED),-locked).stamp
 PIP    := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-minimal test-long check lock perf gpu format clean help \
-  validate-statistics tables
+  validate-statistics tables faults
 
 help:
 	@echo "make demo    build a store from real models and images, fit, benchmark, draw the report"
@@ -24,6 +24,7 @@ help:
 	@echo "make perf    speed, as ratios measured side by side (ONLY=store: one group)"
 	@echo "make validate-statistics   simulate every interval and test; writes build/statistics.json"
 	@echo "make tables  write the tables of docs/ from the demo and the validation that ran here"
+	@echo "make faults  kill and refuse every command at every place; writes docs/reliability.md"
 	@echo "make gpu     on a machine with a GPU: rows against the CPU, speed against the bare model"
 
 .NOTPARALLEL:
@@ -102,6 +103,11 @@ validate-statistics: $(DEV) $(DEMO)/store/catalog.json
 
 tables: $(DEV)
 	$(BIN)/python -m tests.tables collect --results $(DEMO)/results --statistics build/statistics.json
+	$(BIN)/python -m tests.tables write
+
+# Most of an hour on 2 cores.
+faults: $(DEV)
+	$(BIN)/python -m tests.faults.matrix --out docs/data/reliability.json
 	$(BIN)/python -m tests.tables write
 
 gpu: $(DEV)

@@ -175,7 +175,7 @@ def _open_staged(names: Iterable[Path]) -> IO[bytes]:
             if try_lock(file.fileno()) and os.fstat(file.fileno()).st_nlink:
                 return file
             file.close()
-    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(name))
+    raise FileExistsError(errno.EEXIST, "Another process is writing it")
 
 
 def _names_beside(path: Path) -> Iterator[Path]:
@@ -238,6 +238,8 @@ def write_durably(
     """
     if staged is None:
         make_folders(path.parent)
+    else:
+        _is_free(staged)  # what a killed process left there goes away
     try:
         with _open_staged(_names_beside(path) if staged is None else [staged]) as file:
             staged = Path(file.name)

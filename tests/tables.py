@@ -4,6 +4,7 @@
     python -m tests.tables collect --statistics build/statistics.json
     python -m tests.accuracy.trained --only paper-mlp --seeds 10     # adds to trained.json
     python -m tests.accuracy.few_shot                                # writes few_shot.json
+    python -m tests.faults.matrix --out docs/data/reliability.json   # writes reliability.json
     python -m tests.tables write                                     # all tables, from docs/data
     python -m tests.tables check                                     # exit 1 if a table is another
 
@@ -18,7 +19,8 @@ import ast
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +261,37 @@ def few_shot(data: Data) -> list[str]:
     return table(["learner", "names", *map(str, data["shots"]), "CPU s"], rows)
 
 
+#: Heading -> faults of `tests.faults.matrix` that it sums up.
+FAULTS = {
+    "killed": ("before", "after", "torn"), "disk full": ("ENOSPC",), "disk errs": ("EIO",)
+}  # fmt: skip
+
+
+def faults(data: Data) -> list[str]:
+    """Return how many attempts of the fault matrix held, for each command and fault."""
+    rows, total = [], Counter[str]()
+    for row in data["commands"]:
+        made = {
+            name: [sum(row[count].get(fault, 0) for fault in some) for count in COUNTS]
+            for name, some in FAULTS.items()
+        }
+        numbers = {"sites": row["sites"], "calls": row["calls"]}
+        for name, counts in made.items():
+            numbers |= {f"{name} {count}": n for count, n in zip(COUNTS, counts, strict=True)}
+        total.update(numbers)
+        rows.append([row["name"], *_counted(numbers)])
+    rows.append(["**all**", *_counted(total)])
+    return table(["command", "calls", "call sites", *FAULTS], rows)
+
+
+COUNTS = ("held", "attempts")
+
+
+def _counted(numbers: Mapping[str, int]) -> list[str]:
+    held = [f"{numbers[f'{n} held']:,} of {numbers[f'{n} attempts']:,}" for n in FAULTS]
+    return [f"{numbers['calls']:,}", f"{numbers['sites']:,}", *held]
+
+
 #: Name of a table -> (file of docs/data, or None if it needs none; what renders it).
 TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "tree": (None, tree),
@@ -267,6 +300,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "demo, gains": ("demo.json", demo_gains),
     "demo, controls": ("demo.json", demo_controls),
     "demo, conse": ("demo.json", demo_conse),
+    "faults": ("reliability.json", faults),
     "few-shot": ("few_shot.json", few_shot),
     "statistics": ("statistics.json", statistics_cells),
     **{name: ("trained.json", render) for name, render in trained.TABLES.items()},

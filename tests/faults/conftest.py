@@ -26,14 +26,42 @@ if hasattr(os, "getuid") and os.getuid() == 0 and os.access("/dev/shm", os.W_OK)
     PLAIN_USER["user"] = {"uid": 12_010, "gid": 12_010}
 
 
-class Children:
-    """Starts children of the server and waits for them."""
+#: A process that forks must have no other thread, and children that share two cores need none.
+_ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 
-    def __init__(self, preload: str = "") -> None:
+
+def can_have_own_pids() -> bool:
+    """Return whether a process here can have process ids of its own; only the superuser can."""
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*_OWN_PIDS, "true"], check=False, capture_output=True).returncode == 0
+
+
+_OWN_PIDS = ("unshare", "--pid", "--fork", "--mount-proc")
+
+
+class Children:
+    """Starts children of the server and waits for them.
+
+    Parameters
+    ----------
+    preload : str
+        The fault-injecting layer.
+    same_pid : bool
+        Every child has the same process id, as processes of a container that is started anew have.
+    """
+
+    def __init__(self, preload: str = "", *, same_pid: bool = False) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.server"],
+            [
+                *(_OWN_PIDS if same_pid else ()),
+                sys.executable,
+                "-m",
+                "tests.faults.server",
+                *(["same-pid"] if same_pid else []),
+            ],
             cwd=REPOSITORY,
-            env={**os.environ, "LD_PRELOAD": preload, "PYTHONPATH": str(REPOSITORY)},
+            env={**os.environ, "LD_PRELOAD": preload, "PYTHONPATH": str(REPOSITORY), **_ONE_THREAD},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -72,6 +100,19 @@ class Children:
         self._server.stdout.close()
 
 
+def compiler() -> str | None:
+    """Return the compiler of the fault-injecting layer, or None where there can be none."""
+    return (shutil.which("gcc") or shutil.which("cc")) if sys.platform == "linux" else None
+
+
+def build_shim(folder: Path) -> Path:
+    """Compile the fault-injecting layer into a folder."""
+    shim = folder / "shim.so"
+    command = [str(compiler()), "-O1", "-shared", "-fPIC", "-o", str(shim), str(HERE / "shim.c")]
+    subprocess.run([*command, "-ldl", "-lpthread"], check=True)
+    return shim
+
+
 @pytest.fixture(scope="session")
 def children() -> Iterator[Children]:
     """Children without faults."""
@@ -85,13 +126,9 @@ def children() -> Iterator[Children]:
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
     """Children whose file calls can be made to fail."""
     pytest.importorskip("PIL", reason=PICTURES)
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None or sys.platform != "linux":
+    if compiler() is None:
         pytest.skip("the fault-injecting layer is C for Linux; there is no compiler here")
-    shim = tmp_path_factory.mktemp("shim") / "shim.so"
-    command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(shim), str(HERE / "shim.c"), "-ldl"]
-    subprocess.run(command, check=True)
-    found = Children(preload=str(shim))
+    found = Children(preload=str(build_shim(tmp_path_factory.mktemp("shim"))))
     yield found
     found.close()
 

@@ -17,11 +17,12 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from featstore import FeatstoreError
-from tests.faults import publishers, scenarios, steps, team
+from tests.faults import publishers, scenarios, steps, team, typed
 
 _SET_DUMPABLE = 4
 
@@ -42,13 +43,14 @@ def run_child(request: dict[str, Any], report: Path) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], resource.RLIM_INFINITY))
     if shim is not None and "fault" in request:
         fault = request["fault"]
+        shim.faults_threads(int(fault.get("threads", False)))
         shim.faults_arm(
             os.fsencode(root), MODES.index(fault["mode"]), fault.get("at", 0), fault.get("errno", 0)
         )
     result: dict[str, Any] = {}
     code = 0
     try:
-        known = (scenarios, team, steps, publishers)
+        known = (scenarios, team, steps, publishers, typed)
         where = next(module for module in known if hasattr(module, request["scenario"]))
         result["value"] = getattr(where, request["scenario"])(root, **request.get("args", {}))
     except FeatstoreError as err:
@@ -63,6 +65,8 @@ def run_child(request: dict[str, Any], report: Path) -> int:
         result["fired"] = shim.faults_fired()
         shim.faults_arm(b"", 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    if request.get("learn"):
+        result["modules"] = sorted(sys.modules)
     os.write(handle, json.dumps(result).encode())
     return code
 
@@ -84,10 +88,15 @@ def preload() -> None:
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
-    for module in Path(name).read_text().split():
+    import_all(Path(name).read_text().split())
+    Path(name).unlink()
+
+
+def import_all(modules: Iterable[str]) -> None:
+    """Import what a child had imported, so that the next ones need not."""
+    for module in modules:
         with contextlib.suppress(ImportError):  # some libraries make modules of their own
             importlib.import_module(module)
-    Path(name).unlink()
 
 
 def _become(uid: int, gid: int) -> None:
@@ -111,12 +120,16 @@ def main() -> None:
             assert threading.active_count() == 1
             handle, name = tempfile.mkstemp(dir=folder)
             os.close(handle)
+            if "same-pid" in sys.argv:
+                Path("/proc/sys/kernel/ns_last_pid").write_text("1000")
             pid = os.fork()
             if pid == 0:
                 code = 70
                 try:
                     sys.stdin.close()
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the pipe is for answers
+                    nothing = os.open(os.devnull, os.O_RDWR)
+                    os.dup2(nothing, 0)
+                    os.dup2(nothing, 1)  # the pipe is for answers
                     code = run_child(request, Path(name))
                 finally:
                     os._exit(code)
@@ -132,6 +145,7 @@ def main() -> None:
             path.unlink()
             answer = {"code": os.waitstatus_to_exitcode(status)}
             answer |= json.loads(text) if text else {}
+            import_all(answer.pop("modules", ()))
         print(json.dumps(answer), flush=True)
     folder.rmdir()
 

@@ -3,12 +3,14 @@
  * Loaded with LD_PRELOAD. Nothing happens until faults_arm() names a folder; from then on every
  * call of the main thread that changes something below it is numbered from 1, and the chosen
  * one kills the process before or after it was done, tears, or fails. Other threads (the
- * heartbeat, the hashing) are not counted: the numbers must be the same in every run.
+ * heartbeat, the hashing) are not counted unless faults_threads() says so: the numbers must be
+ * the same in every run.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -25,7 +27,8 @@ enum { NONE, BEFORE, AFTER, TORN, SHORT, FAIL, FAIL_FROM, STOP };
 
 static char folder[4096];
 static int mode = NONE, at, code, fired;
-static int count;
+static int count, every_thread;
+static pthread_mutex_t counting = PTHREAD_MUTEX_INITIALIZER;
 static char trace[1 << 20];
 static size_t traced;
 
@@ -41,6 +44,9 @@ void faults_arm(const char *below, int what, int number, int error)
     trace[0] = 0;
 }
 
+/* Count the calls of all threads, for a process that writes in several. */
+void faults_threads(int all) { every_thread = all; }
+
 int faults_count(void) { return count; }
 int faults_fired(void) { return fired; }
 const char *faults_trace(void) { return trace; }
@@ -54,7 +60,7 @@ static void note(const char *name, const char *path)
 static int below(int dir, const char *path, char *full, size_t size)
 {
     char base[4096] = "";
-    if (!folder[0] || syscall(SYS_gettid) != getpid()) return 0;
+    if (!folder[0] || (!every_thread && syscall(SYS_gettid) != getpid())) return 0;
     if (path && path[0] == '/') {
         snprintf(full, size, "%s", path);
     } else {
@@ -78,10 +84,12 @@ static int before(const char *name, int dir, const char *path, int writes)
 {
     char full[4200];
     if (!below(dir, path, full, sizeof full)) return 0;
-    count++;
+    pthread_mutex_lock(&counting);
+    int number = ++count;
     note(name, full);
-    if (mode == FAIL_FROM && count >= at && writes) { fired = 1; errno = code; return 1; }
-    if (count != at) return 0;
+    pthread_mutex_unlock(&counting);
+    if (mode == FAIL_FROM && number >= at && writes) { fired = 1; errno = code; return 1; }
+    if (number != at) return 0;
     if (mode == NONE || mode == FAIL_FROM) return 0;
     fired = 1;
     if (mode == BEFORE) die();

@@ -1,16 +1,13 @@
-"""Real disks that are full, real limits on files, and one line on the command line."""
+"""Real disks that are full, and real limits on files."""
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import pytest
 
 from tests.faults.conftest import REPOSITORY, Children
@@ -82,50 +79,3 @@ def test_a_limit_on_the_size_of_files(children: Children, store: Path, limit: in
     assert children.run("grow", store)["code"] == 0
     assert tree(store) == tree(whole)
     assert litter(store) == []
-
-
-@pytest.fixture
-def arguments(tmp_path: Path, memory: Path) -> list[str]:
-    """Arguments of `featstore import`, which needs no model."""
-    np.save(tmp_path / "rows.npy", np.arange(60, dtype=np.float32).reshape(10, 6))
-    ids = pl.DataFrame({"item_id": [f"birds/{i}" for i in range(10)]})
-    ids.write_csv(tmp_path / "items.csv")
-    return [
-        "import", str(tmp_path / "rows.npy"), "--items", str(tmp_path / "items.csv"),
-        "--dataset", "birds", "--kind", "image", "--encoder", "their:vit",
-        "--store", str(memory / "imported"),
-    ]  # fmt: skip
-
-
-def test_every_failing_call_is_one_line_of_the_command(
-    faulty: Children, tmp_path: Path, memory: Path, arguments: list[str]
-) -> None:
-    store = memory / "imported"
-    messages = tmp_path / "messages"
-    args = {"arguments": arguments, "messages": str(messages)}
-    report = faulty.run("command", store, args=args, fault={"mode": "none"})
-    assert report["value"] == 0
-    whole, calls = tree(store), report["calls"]
-    shutil.rmtree(store)
-    failed = 0
-    everything = os.environ.get("HEADSTOCK_FAULTS") == "all"
-    for at in range(1, len(calls) + 1, 1 if everything else 3):
-        where = f"call {at}, {calls[at - 1]}"
-        fault = {"mode": "fail", "at": at, "errno": errno.EIO}
-        report = faulty.run("command", store, args=args, fault=fault)
-        said = messages.read_text()
-        assert report["code"] == 0, f"{where}: {report}"
-        assert report["value"] in (0, 1), f"{where}: {said}"
-        if report["value"] == 1:
-            failed += 1
-            assert said.startswith("featstore: error: Cannot write"), f"{where}: {said}"
-            assert "Input/output error" in said, f"{where}: {said}"
-            assert said.count("\n") == 1, f"{where}: {said}"
-            assert str(store) in said, f"{where}: {said}"
-            report = faulty.run("command", store, args=args)
-            again = messages.read_text()
-            # The import of a set that was published says that it is there.
-            assert report["value"] == 0 or "is finished" in again, f"{where}: {again}"
-        assert tree(store) == whole, where
-        shutil.rmtree(store)
-    assert failed > 0.8 * len(calls) / (1 if everything else 3)

@@ -1,4 +1,4 @@
-"""Real kills: at random moments of extractions, and at every change that a removal makes."""
+"""Real kills at random moments of extractions; at every call of each command: `test_matrix`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 
 from featstore import open_store
 from featstore.store import verify_store
-from tests.faults import steps
 from tests.faults.conftest import PLAIN_USER, Children
 from tests.faults.scenarios import pictures
 from tests.faults.trees import litter, tree
@@ -61,47 +60,3 @@ def test_killed_at_random_until_done_it_is_the_same_store(children: Children, me
             shutil.rmtree(root)
             completed += 1
     assert completed >= 5
-
-
-def test_a_removal_killed_anywhere_is_completed_by_gc(children: Children, memory: Path) -> None:
-    """Also between the pointer and the catalog, which then lists a set without a pointer."""
-    at, dead = 0, True
-    while dead:
-        at += 1
-        root = memory / f"removal {at}"
-        steps.write(root, kind="image", n=5)
-        steps.write(root, kind="head_weight", n=5)
-        key = str(steps.key_of_kind(root, "head_weight"))
-        request = {"step": "remove", "at": at, "places": [str(root)], "args": {"key": key}}
-        report = children.run("killed", root, args=request)
-        assert report["code"] in (0, -signal.SIGKILL), report
-        dead = report["code"] != 0
-        steps.collect(root)
-        assert verify_store(root).problems == [], f"killed before change {at}"
-        assert litter(root) == []
-        view = open_store(root, verify="full").view(str(steps.key_of_kind(root, "image")))
-        assert view.numpy(np.float32).tobytes() == steps.rows_of("image", 5).tobytes()
-    assert at > 10
-
-
-def test_a_push_killed_anywhere_is_completed_by_the_next(children: Children, memory: Path) -> None:
-    """Also while it makes the other store, which then is a folder with a half-written file."""
-    source = memory / "pushed"
-    steps.write(source, kind="image", n=5)
-    steps.write(source, kind="head_weight", n=5)
-    at, dead = 0, True
-    while dead:
-        at += 1
-        target = memory / f"push {at}"
-        args = {"target": str(target)}
-        request = {"step": "copy", "at": at, "places": [str(target)], "args": args}
-        report = children.run("killed", source, args=request)
-        assert report["code"] in (0, -signal.SIGKILL), report
-        dead = report["code"] != 0
-        assert steps.copy(source, target=str(target))["failed"] == {}, f"killed before {at}"
-        steps.collect(target)
-        assert verify_store(target).problems == [], f"killed before change {at}"
-        assert litter(target) == []
-        view = open_store(target, verify="full").view(str(steps.key_of_kind(source, "image")))
-        assert view.numpy(np.float32).tobytes() == steps.rows_of("image", 5).tobytes()
-    assert at > 30

@@ -67,6 +67,11 @@ def test_the_next_writer_takes_away_what_a_killed_one_left(tmp_path: Path) -> No
         (tmp_path / left).chmod(0o444)  # as it is when it is complete
     write_durably(tmp_path / "x", [b"whole"])
     assert os.listdir(tmp_path) == ["x"]  # noqa: PTH208
+    # So does a name that the caller chose.
+    (tmp_path / "chosen").write_bytes(b"half")
+    write_durably(tmp_path / "x", [b"again"], staged=tmp_path / "chosen")
+    assert (tmp_path / "x").read_bytes() == b"again"
+    assert os.listdir(tmp_path) == ["x"]  # noqa: PTH208
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sends signals of POSIX")

@@ -1,0 +1,405 @@
+"""The fault matrix: every command that writes, with a fault at every place where it writes.
+
+    python -m tests.faults.matrix                        # all of it, on 2 processes
+    python -m tests.faults.matrix --only rm --jobs 1     # the commands whose name begins so
+    python -m tests.faults.matrix --only rm --at 17 --fault before     # one attempt, in detail
+
+The undisturbed run of a command gives the list of its file calls. A call site is a kind of call
+and a file, what is random in its name left out. The process is killed before and after every rename
+and fsync, and before, after and in the middle of every other call site once; every call site fails
+once with EIO, and with ENOSPC where it needs space. After each fault the same command is typed
+again: it must end well, the stores must verify, and when garbage of any age is collected, every
+file must be what the undisturbed run left, recorded times excepted.
+
+Children are forked from a process that has imported what the commands need (see `server`), each
+with the same process id where the superuser can arrange that: a name must not be made of one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import random
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults.commands import WRITES, Command
+from tests.faults.conftest import Children, build_shim, can_have_own_pids
+from tests.featstore.remote.static import static_server
+
+KILLED = -9
+
+#: Calls at each of which a process is killed, not only once for each file.
+_EVERY = re.compile(r"(rename(at2?)?|link(at)?|fsync|fdatasync) ")
+
+#: Calls that can be torn.
+_WRITE = re.compile(r"p?writev?(64)? ")
+
+#: Calls that need no space: a full disk does not refuse them.
+_FREE = re.compile(r"(unlink(at)?|rmdir|f?chmod(at)?|utimensat|utimes) ")
+
+#: The folders of a set in a store, whatever their names.
+_SET = re.compile(r"[^/ ]+/(?:image|caption|class_name|head_weight)(?:/[^/]+-[0-9a-f]{8}(?=/|$))?")
+
+#: What differs from run to run in a name: tokens, dates, process ids, numbers of blocks.
+_RANDOM = re.compile(r"[0-9a-f]{8,}|\d+|(?<=\.)[a-z0-9_]{8}(?=/|$)")
+
+FAULTS = ("before", "after", "torn", "ENOSPC", "EIO")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One fault: which, and at which call, counted from 1."""
+
+    fault: str
+    at: int
+
+    def request(self, *, threads: bool) -> dict[str, Any]:
+        """Return it as the children take it."""
+        number = getattr(errno, self.fault, None)
+        what = {"mode": self.fault} if number is None else {"mode": "fail", "errno": number}
+        return {**what, "at": self.at, "threads": threads}
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a command does undisturbed.
+
+    Attributes
+    ----------
+    damage : list of str
+        What verify says before it: a repair begins with a store that is damaged.
+    calls : list of str
+        Its file calls in order.
+    tree : dict
+        What it leaves: name -> mode and digest.
+    """
+
+    damage: list[str]
+    calls: list[str]
+    tree: dict[str, str]
+
+
+class DisturbedError(Exception):
+    """A command does not end well by itself, or leaves a store that does not verify."""
+
+
+def call_site(call: str) -> str:
+    """Return the kind of a call and the role of its file: names of sets and tokens left out."""
+    return _RANDOM.sub("*", _SET.sub(lambda found: "*" * len(found[0].split("/")), call))
+
+
+def attempts(calls: Sequence[str]) -> list[Attempt]:
+    """Return every attempt of the matrix on these calls.
+
+    After a call is before the next one: where that is tried, it is not tried twice.
+    """
+    sites = [call_site(call) for call in calls]
+    new = [sites.index(site) == i for i, site in enumerate(sites)]
+    killed = [new[i] or _EVERY.match(call) is not None for i, call in enumerate(calls)]
+    found: list[Attempt] = []
+    for i, call in enumerate(calls):
+        at = i + 1
+        if killed[i]:
+            found.append(Attempt("before", at))
+            found += [] if at < len(calls) and killed[at] else [Attempt("after", at)]
+        if new[i]:
+            found += [Attempt("torn", at)] if _WRITE.match(call) else []
+            found += [] if _FREE.match(call) else [Attempt("ENOSPC", at)]
+            found.append(Attempt("EIO", at))
+    return found
+
+
+class Bed:
+    """A folder in which commands are typed, and the children that type them."""
+
+    def __init__(self, children: Children, folder: Path, web: str) -> None:
+        self._children = children
+        self._web = web
+        self.root = folder / "case"
+        self._worlds = folder / "worlds"
+        self._messages = folder / "messages"
+        self._worlds.mkdir(parents=True)
+
+    def enter(self, command: Command) -> None:
+        """Make `root` the world of a command, as it was before the command."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        name = _RANDOM.sub("", command.world) + str(abs(hash(command.before)))
+        kept = self._worlds / name
+        if not kept.exists():
+            self.root.mkdir()
+            if command.world:
+                report = self._run("build", world=command.world)
+                if report["code"] != 0:
+                    raise DisturbedError(f"the world {command.world}: {_exit(report)}")
+            for line in command.before:
+                report = self.type(line)
+                if report.get("value") != 0:
+                    raise DisturbedError(f"{line}: {_exit(report)} {self.said()[-1200:]}")
+            shutil.copytree(self.root, kept, symlinks=True)
+            shutil.rmtree(self.root)
+        shutil.copytree(kept, self.root, symlinks=True)
+
+    def _run(self, scenario: str, **args: Any) -> dict[str, Any]:
+        return self._children.run(scenario, self.root, args=args)
+
+    def type(self, line: str, **request: Any) -> dict[str, Any]:
+        """Type a command; return how the child ended."""
+        args = {"line": self._filled(line), "messages": str(self._messages)}
+        return self._children.run("typed", self.root, args=args, **request)
+
+    def _filled(self, line: str) -> str:
+        return line.format(web=self._web)
+
+    def said(self) -> str:
+        """Return what the last command said on standard error."""
+        return self._messages.read_text("utf-8", "replace")
+
+    def damage(self, command: Command) -> list[str]:
+        """Return what verify finds in the stores now."""
+        if not command.stores:
+            return []
+        report = self._run("damage", stores=list(command.stores))
+        found: list[str] = report["value"] if report["code"] == 0 else [_exit(report)]
+        return found
+
+    def settle(self, command: Command) -> dict[str, Any]:
+        """Collect garbage and verify; return the problems and the tree."""
+        report = self._run("settle", stores=list(command.stores))
+        assert report["code"] == 0, report
+        value: dict[str, Any] = report["value"]
+        return value
+
+    def undisturbed(self, command: Command) -> Undisturbed:
+        """Return what a command does when nothing happens to it."""
+        self.calls(command)  # so that all is imported that it needs
+        self.enter(command)
+        damage, before = self.damage(command), self._run("settle", stores=[])["value"]["tree"]
+        none = {"mode": "none", "threads": command.threads}
+        report = self.type(command.line, fault=none)
+        if report["code"] != 0 or report["value"] != 0:
+            raise DisturbedError(f"exit {_exit(report)}: {self.said().strip()[-1200:]}")
+        if command.after:
+            self.type(command.after)
+        left = self.settle(command)
+        if left["problems"]:
+            raise DisturbedError("; ".join(left["problems"]))
+        calls = [call.replace(f"{self.root}/", "") for call in report["calls"]]
+        seen = {call.partition(" ")[2] for call in calls}
+        for name, what in left["tree"].items():
+            places = {name, *map(str, Path(name).parents)}
+            if what[0] == "-" and what != before.get(name) and not seen & places:
+                raise DisturbedError(f"no call that makes {name} was seen")
+        return Undisturbed(damage, calls, left["tree"])
+
+    def calls(self, command: Command, *, codes: Sequence[int] = (0,)) -> list[str]:
+        """Return the file calls of a command, all threads together, that ends with such a code."""
+        self.enter(command)
+        report = self.type(command.line, fault={"mode": "none", "threads": True}, learn=True)
+        if report["code"] != 0 or report["value"] not in codes:
+            raise DisturbedError(f"exit {_exit(report)}: {self.said().strip()[-1200:]}")
+        return [call.replace(f"{self.root}/", "") for call in report["calls"]]
+
+    def attempt(self, command: Command, whole: Undisturbed, attempt: Attempt) -> list[str]:
+        """Return what does not hold after a fault; nothing, if all does."""
+        self.enter(command)
+        report = self.type(command.line, fault=attempt.request(threads=command.threads))
+        wrong = list(self._how_it_failed(attempt, report))
+        report = self._run(
+            "again", line=self._filled(command.line), messages=str(self._messages),
+            stores=list(command.stores), done=command.done, after=self._filled(command.after),
+        )  # fmt: skip
+        if report["code"] != 0:
+            return [*wrong, f"again: ended by {_exit(report)}"]
+        left = report["value"]
+        wrong += [f"at once, {line}" for line in left["damage"] if line not in whole.damage]
+        if left["code"] != 0:
+            wrong.append(f"again: exit {left['code']}, {self.said().strip()[-600:]}")
+        wrong += left["problems"]
+        return wrong + list(differences(whole.tree, left["tree"]))
+
+    def _how_it_failed(self, attempt: Attempt, report: dict[str, Any]) -> Iterator[str]:
+        if attempt.fault in ("before", "after", "torn"):
+            if report["code"] != KILLED:
+                yield f"was not killed: {_exit(report)}"
+        elif report["code"] != 0 or report["value"] not in (0, 1, 4):
+            yield f"failed with exit {_exit(report)}"
+        elif report["value"] and not self._explained(attempt.fault):
+            yield f"failed without a word of why: {self.said()[-600:]}"
+
+    def _explained(self, fault: str) -> bool:
+        """Return whether the last command said what the file system refused, and no traceback."""
+        said = self.said()
+        return os.strerror(getattr(errno, fault)) in said and "Traceback" not in said
+
+
+def _exit(report: dict[str, Any]) -> str:
+    if report["code"] in (0, KILLED) or "message" not in report:
+        return str(report.get("value", report["code"]))
+    return f"{report['code']}, {report['message'][-1500:]}"
+
+
+def differences(expected: dict[str, str], found: dict[str, str]) -> Iterator[str]:
+    """Yield the names that are not what they should be."""
+    for name in sorted({*expected, *found}):
+        if name not in found:
+            yield f"missing: {name}"
+        elif name not in expected:
+            yield f"left over: {name}"
+        elif expected[name] != found[name]:
+            yield f"differs: {name} ({found[name]} for {expected[name]})"
+
+
+@dataclass
+class Result:
+    """What the attempts at one command gave.
+
+    Attributes
+    ----------
+    calls, sites : int
+    made, held : Counter
+        By fault.
+    failures : list
+        ``{"at", "call", "fault", "wrong"}`` of each attempt after which something did not hold.
+    """
+
+    name: str
+    calls: int
+    sites: int
+    made: Counter[str] = field(default_factory=Counter)
+    held: Counter[str] = field(default_factory=Counter)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        rows = {"name": self.name, "calls": self.calls, "sites": self.sites}
+        counts = {"attempts": dict(self.made), "held": dict(self.held)}
+        return {**rows, **counts, "failures": self.failures}
+
+
+def run_command(
+    bed: Bed, command: Command, choose: Callable[[list[Attempt]], list[Attempt]] = list
+) -> Result:
+    """Make attempts at a command, by default all of the matrix."""
+    start = time.monotonic()
+    try:
+        whole = bed.undisturbed(command)
+    except DisturbedError as err:
+        failure = {"at": 0, "call": "", "fault": "none", "wrong": [str(err)]}
+        return Result(command.name, 0, 0, Counter(none=1), Counter(none=0), [failure])
+    result = Result(command.name, len(whole.calls), len({call_site(c) for c in whole.calls}))
+    for attempt in choose(attempts(whole.calls)):
+        wrong = bed.attempt(command, whole, attempt)
+        result.made[attempt.fault] += 1
+        result.held[attempt.fault] += not wrong
+        if wrong:
+            call = whole.calls[attempt.at - 1]
+            result.failures.append(
+                {"at": attempt.at, "call": call, "fault": attempt.fault, "wrong": wrong[:8]}
+            )
+    result.seconds = time.monotonic() - start
+    return result
+
+
+def sample(seed: int, name: str, n: int) -> Callable[[list[Attempt]], list[Attempt]]:
+    """Return what chooses n of the attempts at a command, the same ones every time."""
+    numbers = random.Random(f"{seed} {name}")
+    return lambda every: numbers.sample(every, min(n, len(every)))
+
+
+@contextmanager
+def beds(n: int) -> Iterator[list[Bed]]:
+    """Yield n beds, in memory where there is some, with a server for what is pulled."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as name:
+        folder = Path(name)
+        shim = str(build_shim(folder))
+        same_pid = can_have_own_pids()
+        children = [Children(preload=shim, same_pid=same_pid) for _ in range(n)]
+        served = folder / "served"
+        served.mkdir()
+        report = children[0].run("build", served, args={"world": "tagged"})
+        assert report["code"] == 0, report
+        try:
+            with static_server(served / "store") as (host, port):
+                web = f"http://{host}:{port}"
+                yield [Bed(one, folder / str(i), web) for i, one in enumerate(children)]
+        finally:
+            for one in children:
+                one.close()
+
+
+def main() -> int:
+    """Run the matrix; the exit code is 1 if something did not hold."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="commands whose name begins so, by semicolon")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--fault", help="only this fault")
+    parser.add_argument("--at", type=int, help="only this call")
+    parser.add_argument("--sample", type=int, help="so many attempts at each command")
+    parser.add_argument("--out", type=Path, help="write counts and failures as JSON")
+    given = parser.parse_args()
+    names = tuple(filter(None, given.only.split(";"))) or ("",)
+    chosen = [command for command in WRITES if command.name.startswith(names)]
+
+    def wanted(command: Command) -> Callable[[list[Attempt]], list[Attempt]]:
+        first = sample(0, command.name, given.sample) if given.sample else list
+        return lambda every: [
+            one for one in first(every)
+            if given.fault in (None, one.fault) and given.at in (None, one.at)
+        ]  # fmt: skip
+
+    started = time.monotonic()
+    with beds(min(given.jobs, len(chosen))) as places, ThreadPoolExecutor(len(places)) as pool:
+        free = list(places)
+
+        def work(command: Command) -> Result:
+            bed = free.pop()
+            try:
+                result = run_command(bed, command, wanted(command))
+            finally:
+                free.append(bed)
+            _show(result)
+            return result
+
+        results = list(pool.map(work, chosen))
+    seconds = time.monotonic() - started
+    made, held = (sum(sum(getattr(r, n).values()) for r in results) for n in ("made", "held"))
+    print(f"{made:,} attempts, {held:,} held, {seconds:,.0f} s", flush=True)
+    if given.out is not None:
+        rows = [result.as_dict() for result in results]
+        given.out.write_text(json.dumps({"seconds": round(seconds), "commands": rows}, indent=1))
+    return int(held < made)
+
+
+def _show(result: Result) -> None:
+    made, held = sum(result.made.values()), sum(result.held.values())
+    what = f"{result.calls} calls at {result.sites} sites, {result.seconds:.0f} s"
+    print(f"{result.name:<24}{made:>6} attempts {held:>6} held   {what}", flush=True)
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for failure in result.failures:
+        alike.setdefault(call_site(failure["wrong"][0]), []).append(failure)
+    for some in alike.values():
+        first = some[0]
+        more = f", and {len(some) - 1} more" if len(some) > 1 else ""
+        print(f"  --fault {first['fault']} --at {first['at']} ({first['call']}){more}")
+        for line in first["wrong"]:
+            print(f"      {line[:300]}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""What a child of the fault matrix does: make a world, type a command, look at what it left."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import io
+import os
+import re
+import secrets
+import shlex
+import signal
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import polars as pl
+
+from featstore.command_line import run_command
+from featstore.store import collect_garbage, verify_store
+from tests.faults.worlds import WORLDS
+
+#: Program -> where its command is. The last is what a matrix must not let pass.
+PROGRAMS = {
+    "featstore": "featstore.cli:cli",
+    "fitters": "fitters.cli:cli",
+    "bench": "bench.cli.main:cli",
+    "headstock": "bench.cli.headstock:cli",
+    "careless": "tests.faults.typed:careless",
+}
+
+#: Seconds after which a command hangs.
+PATIENCE = 60
+
+#: Files that hold recorded times: of a run of an extraction, of a session, the log beside a store.
+_RECORDS = re.compile(r"(^|/)(runs|sessions)/[^/]+\.json$|(^|/)sessions$|\.extract\.jsonl$")
+
+#: How verify ends what it says of a file that gc takes away.
+_STRAY = "belongs to nothing in this store"
+
+#: Columns of results that hold times.
+_TIMES = ("fit_seconds", "score_seconds", "finished_at")
+
+
+@click.command("careless")
+@click.argument("folder", type=click.Path(path_type=Path))
+def careless(folder: Path) -> None:
+    """Write two files as one should not: in place, and by a rename that a kill forgets."""
+    folder.mkdir(exist_ok=True)
+    if not (folder / "whole.txt").exists():
+        (folder / "whole.txt").write_text("all of it\n")
+    if not (folder / "done.txt").exists():
+        half = folder / f"half-{secrets.token_hex(4)}.txt"
+        half.write_text("all of it, too\n")
+        half.rename(folder / "done.txt")
+
+
+def build(root: Path, *, world: str) -> None:
+    """Make a world."""
+    WORLDS[world](root)
+
+
+def typed(root: Path, *, line: str, messages: str) -> int:
+    """Type a command in the folder `root`, with a cache of its own there; return its exit code.
+
+    What it says on standard error goes to the file `messages`.
+    """
+    handle = os.open(messages, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(handle, 2)
+    os.close(handle)
+    os.chdir(root)
+    os.environ["XDG_CACHE_HOME"] = str(root / "cache")
+    program, *words = shlex.split(line)
+    module, _, name = PROGRAMS[program].partition(":")
+    signal.alarm(PATIENCE)
+    return run_command(getattr(importlib.import_module(module), name), program, words)
+
+
+def again(
+    root: Path, *, line: str, messages: str, stores: list[str], done: str, after: str
+) -> dict[str, Any]:
+    """Look at what a fault left, type the same command again, and look at what that leaves.
+
+    Returns
+    -------
+    dict
+        ``damage``: what verify said first. ``code``: exit code of the command; 0 too if it said
+        `done` and left what is ``tree`` in the end. ``problems`` and ``tree``: of `settle`.
+    """
+    found = damage(root, stores=stores)
+    code = typed(root, line=line, messages=messages)
+    before = tree(root) if code == 1 and done and done in Path(messages).read_text() else None
+    if after:
+        typed(root, line=after, messages=messages)
+    settled = settle(root, stores=stores)
+    return {"damage": found, "code": 0 if before == settled["tree"] else code, **settled}
+
+
+def damage(root: Path, *, stores: list[str]) -> list[str]:
+    """Return what verify says of these stores, where there are any, but for files to tidy up."""
+    return [line for line in _problems(root, stores) if not line.endswith(_STRAY)]
+
+
+def _problems(root: Path, stores: list[str]) -> Iterator[str]:
+    for name in stores:
+        if (root / name / "zarr.json").exists():
+            for problem in verify_store(root / name).problems:
+                yield f"verify: {name}/{problem.path} {problem.what}"
+
+
+def settle(root: Path, *, stores: list[str]) -> dict[str, Any]:
+    """Collect garbage of any age, verify, and return the problems and all that is there."""
+    for name in stores:
+        if (root / name / "zarr.json").exists():
+            # What one pass sets free is found by the next.
+            while collect_garbage(root / name, grace=0):
+                pass
+    return {"problems": list(_problems(root, stores)), "tree": tree(root)}
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Return every name below `root` with its mode and a digest of its content but for times."""
+    found = {}
+    for folder, inside, names in os.walk(root):
+        for name in [*inside, *names]:
+            path = Path(folder, name)
+            where = path.relative_to(root).as_posix()
+            if not _RECORDS.search(where):
+                facts = path.lstat()
+                kind = stat.filemode(facts.st_mode)
+                whole = _digest(path) if stat.S_ISREG(facts.st_mode) else ""
+                found[where] = f"{kind} {whole}".strip()
+    return found
+
+
+def _digest(path: Path) -> str:
+    data = path.read_bytes()
+    if path.suffix == ".parquet":
+        with contextlib.suppress(Exception):
+            frame = pl.read_parquet(io.BytesIO(data))
+            if set(_TIMES) <= set(frame.columns):
+                data = frame.drop(_TIMES).serialize()
+    return hashlib.sha256(data).hexdigest()[:16]
