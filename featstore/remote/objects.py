@@ -132,7 +132,8 @@ class Pace:
         try:
             done, found = answers.get(timeout=allowed)
         except queue.Empty:
-            self.spend(time.monotonic() - began)
+            self._window, self._bytes = -allowed, 0  # silence is judged by the attempts that end so
+            self.spend(allowed)
             raise TransientError(f"no answer for {allowed:,.0f} seconds") from None
         self.spend(time.monotonic() - began, n_bytes)
         if not done:

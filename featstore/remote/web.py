@@ -48,7 +48,7 @@ class WebObjects(Objects):
             if stated.isdecimal() and int(stated) > limit:
                 raise self._too_large(name, limit)
             data = bytearray()
-            for piece in pace.over(_pieces(answer)):
+            for piece in pace.over(_pieces(answer, pace)):
                 data += piece
                 if len(data) > limit:
                     raise self._too_large(name, limit)
@@ -69,7 +69,7 @@ class WebObjects(Objects):
                 message = str(answer.headers.get("Content-Range", ""))
                 if not message.startswith(f"bytes {start}-{stop - 1}/"):
                     raise TransientError(f"the server answered with the range {message[:80]!r}")
-            for piece in pace.over(_pieces(answer)):
+            for piece in pace.over(_pieces(answer, pace)):
                 view = memoryview(piece)[skip:]
                 skip = max(0, skip - len(piece))
                 # A whole file may go on behind the range; a range may not.
@@ -137,9 +137,11 @@ class WebObjects(Objects):
         return target
 
 
-def _pieces(answer: Any) -> Iterator[bytes]:
+def _pieces(answer: Any, pace: Pace) -> Iterator[bytes]:
     """Yield the bytes of an answer as they come, so that a slow one is noticed."""
-    while piece := answer.read1(_PIECE, decode_content=False):
+    read = functools.partial(answer.read1, _PIECE, decode_content=False)
+    # What follows the last chunk may never end, however fast it comes.
+    while piece := pace.wait(read) if answer.chunked else read():
         yield piece
 
 

@@ -21,6 +21,9 @@ from xml.sax.saxutils import escape
 
 from tests.featstore.remote.proxy import _serving
 
+#: The headers that make a put conditional.
+CONDITIONS = frozenset({"If-Match", "If-None-Match"})
+
 
 @dataclass(frozen=True)
 class Request:
@@ -30,6 +33,11 @@ class Request:
     method: str
     path: str
     client: str
+
+
+def tag_of(data: bytes) -> str:
+    """Return the ETag of an object, which says the same of the same bytes, as S3's does."""
+    return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
 
 
 @dataclass
@@ -49,6 +57,10 @@ class Bucket:
         Path and bytes of every put that took effect, in order, if `keep_puts` says so.
     keep_puts : callable
         Tells by its path whether a put is kept.
+    ignores : frozenset of str
+        Headers that have no effect, such as conditions.
+    tag : callable
+        The ETag of an object.
     """
 
     url: str = ""
@@ -58,11 +70,8 @@ class Bucket:
     after: Callable[[Request], object] = lambda _: None
     keep_puts: Callable[[str], bool] = lambda _: False
     puts: list[tuple[str, bytes]] = field(default_factory=list)
-
-
-def tag_of(data: bytes) -> str:
-    """Return the ETag of an object, which says the same of the same bytes, as S3's does."""
-    return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
+    ignores: frozenset[str] = frozenset()
+    tag: Callable[[bytes], str] = tag_of
 
 
 @contextmanager
@@ -107,15 +116,16 @@ def s3_server() -> Iterator[Bucket]:
         ) -> tuple[int, dict[str, str], bytes]:
             found = bucket.objects.get(path)
             if self.command == "PUT":
-                wanted = self.headers.get("If-Match")
-                if self.headers.get("If-None-Match") == "*" and found is not None:
+                given = {name: self.headers.get(name) for name in CONDITIONS - bucket.ignores}
+                wanted = given.get("If-Match")
+                if given.get("If-None-Match") == "*" and found is not None:
                     return _error(412, "PreconditionFailed")
-                if wanted is not None and (found is None or tag_of(found) != wanted):
+                if wanted is not None and (found is None or bucket.tag(found) != wanted):
                     return _error(412, "PreconditionFailed")
                 bucket.objects[path] = body
                 if bucket.keep_puts(path):
                     bucket.puts.append((path, body))
-                return 200, {"ETag": tag_of(body)}, b""
+                return 200, {"ETag": bucket.tag(body)}, b""
             if self.command == "POST" and "delete" in query:
                 names = re.findall(r"<Key>([^<]+)</Key>", body.decode())
                 for name in names:
@@ -126,7 +136,7 @@ def s3_server() -> Iterator[Bucket]:
                 return 200, {}, _listing(bucket.objects, path, query.get("prefix", [""])[0])
             if found is None:
                 return _error(404, "NoSuchKey")
-            headers = {"ETag": tag_of(found), "Last-Modified": "Mon, 02 Jan 2006 15:04:05 GMT"}
+            headers = {"ETag": bucket.tag(found), "Last-Modified": "Mon, 02 Jan 2006 15:04:05 GMT"}
             asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             if asked:
                 first, last = int(asked[1]), min(int(asked[2]), len(found) - 1)

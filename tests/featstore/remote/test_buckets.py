@@ -16,15 +16,15 @@ from featstore import copy_sets, open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, PublishConflictError, RemoteStoreError
-from featstore.remote.bucket import BucketObjects
 from featstore.remote.objects import Objects, open_objects, parse_address
 from featstore.share.publish import make_bucket_store, update_catalog
 from featstore.store import LayoutLimits, SetSpec, SetWriter, WriteOptions, verify_store
 from featstore.store.records import StoreFormat
 from featstore.testing import item_table, write_set
-from tests.featstore.remote.buckets import plain_store
+from tests.featstore.remote.buckets import environment, plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows, make_store
 from tests.featstore.remote.proxy import Answer, Proxy
+from tests.featstore.remote.s3_server import s3_server, tag_of
 
 IMAGES = "birds/image/toy"
 EXTENDED = {"block_rows": BLOCK, "plain_bytes": 0, "shard_bytes": 256 * 1024}
@@ -209,18 +209,27 @@ def test_another_push_under_way_is_named_and_can_be_taken_over(
     assert_same_store(bucket.address, ours)
 
 
+@pytest.mark.parametrize(
+    "how",
+    [{"If-Match", "If-None-Match"}, {"If-Match"}, {"If-None-Match"}, "one tag for all"],
+    ids=str,
+)
 def test_a_bucket_that_ignores_conditions_is_detected(
-    bucket: Proxy, store_folder: Path, monkeypatch: pytest.MonkeyPatch
+    how: set[str] | str, store_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = BucketObjects._put
-
-    def careless(self: BucketObjects, name: str, data: Any, **options: Any) -> bool:
-        return put(self, name, data, mode="overwrite")
-
-    monkeypatch.setattr(BucketObjects, "_put", careless)
-    with pytest.raises(RemoteStoreError, match="ignores the conditions"):
-        copy_sets(store_folder, bucket.address)
-    assert list(open_objects_of(bucket).names()) == []
+    with s3_server() as server:
+        for name, value in environment(server.url).items():
+            monkeypatch.setenv(name, value)
+        if isinstance(how, str):
+            server.tag = lambda _: '"always"'
+        else:
+            server.ignores = frozenset(how)
+        with pytest.raises(RemoteStoreError, match="ignores the conditions"):
+            copy_sets(store_folder, "s3://team/store")
+        assert server.objects == {}
+        server.ignores, server.tag = frozenset(), tag_of
+        copy_sets(store_folder, "s3://team/store")
+        assert_same_store("s3://team/store", store_folder)
 
 
 def test_a_damaged_set_is_not_sent(bucket: Proxy, tmp_path: Path) -> None:

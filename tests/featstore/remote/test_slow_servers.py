@@ -54,8 +54,23 @@ TRICKLES = {
 }
 
 
+#: What a server sends for ever as fast as it can, after what it sends at once.
+FLOODS = {
+    "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X-Header: more\r\n"),
+    "a header": (b"HTTP/1.1 200 OK\r\nX-Header: ", b"more "),
+    "status": (b"HTTP/1.1 200 ", b"OK "),
+    "trailers": (
+        HEADERS + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n", b"X-Trailer: more\r\n"
+    ),
+    "a chunk's size": (HEADERS + b"Transfer-Encoding: chunked\r\n\r\n1", b"0"),
+    "chunks": (HEADERS + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 100),
+    "body": (HEADERS + b"\r\n", b" " * 1000),
+}  # fmt: skip
+
+
 @contextmanager
-def trickling(start: bytes, drop: bytes) -> Iterator[str]:
+def trickling(start: bytes, drop: bytes, *, pause: float = 0.05) -> Iterator[str]:
     """Answer every connection with `start`, then with `drop` again and again; 127.0.0.1 only."""
     over = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
@@ -65,7 +80,7 @@ def trickling(start: bytes, drop: bytes) -> Iterator[str]:
             try:
                 link.recv(65_536)
                 link.sendall(start)
-                while not over.wait(0.05):
+                while not over.wait(pause):
                     link.sendall(drop)
             except OSError:
                 pass  # the reader gave up
@@ -106,6 +121,15 @@ def test_a_server_that_trickles_is_given_up(scheme: str, how: str, tmp_path: Pat
         address, more = (url, {}) if scheme == "http" else ("s3://team/store", environment(url))
         said = read_in_child(address, tmp_path, **more)
     assert said.startswith("UnreachableError"), said
+
+
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+@pytest.mark.parametrize("how", FLOODS)
+def test_a_server_without_end_is_given_up(scheme: str, how: str, tmp_path: Path) -> None:
+    with trickling(*FLOODS[how], pause=0) as url:
+        address, more = (url, {}) if scheme == "http" else ("s3://team/store", environment(url))
+        said = read_in_child(address, tmp_path, **more)
+    assert said.startswith(("UnreachableError", "CorruptStoreError", "RemoteStoreError")), said
 
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])
