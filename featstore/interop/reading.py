@@ -116,7 +116,7 @@ def read_rows(source: Path, *, array: str | None = None) -> Rows:
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError,
             MemoryError) as err:  # fmt: skip
         # h5py and NumPy raise nearly anything on a header that lies.
-        reason = " ".join(str(err).split())[:200] or type(err).__name__
+        reason = " ".join(str(err).split())[:200].rstrip(".") or type(err).__name__
         raise ManifestError(f"{source} cannot be read as embeddings: {reason}.") from err
 
 
@@ -148,7 +148,8 @@ def _load_npy(path: Path) -> np.ndarray:
 
 
 def _matrix(data: Any, where: str) -> np.ndarray:
-    if data.ndim != 2 or not (data.dtype.kind == "f" or data.dtype in (np.int8, np.uint8)):
+    known = data.dtype.kind == "f" or data.dtype in (np.int8, np.uint8)
+    if data.ndim != 2 or not data.size or not known:
         raise ManifestError(
             f"{where} has shape {data.shape} {data.dtype}; rows are a matrix of floats, int8 or "
             "uint8."
@@ -240,7 +241,8 @@ def _check_dataset(dataset: Any, where: str, allowed: int) -> None:
 
 def _is_bfloat16(dataset: Any) -> bool:
     """Return whether an HDF5 dataset says that its numbers are the bits of bfloat16."""
-    return bool(dataset.dtype == np.uint16 and dataset.attrs.get("featstore_dtype") == "bfloat16")
+    said = dataset.attrs.get("featstore_dtype") if dataset.dtype == np.uint16 else None
+    return isinstance(said, str) and said == "bfloat16"
 
 
 def _from_tensors(

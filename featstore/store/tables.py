@@ -16,7 +16,7 @@ from featstore.identity import SHORT, sha256_hex
 from featstore.store.catalog import write_catalog
 from featstore.store.files import read_regular, write_file
 from featstore.store.lock import folder_lock
-from featstore.store.parquet_guard import read_table
+from featstore.store.parquet_guard import allowed_bytes, read_table
 
 #: An item table is refused above this size.
 MAX_ITEM_BYTES = 8 * 2**30
@@ -186,8 +186,16 @@ def read_thumbnails(directory: Path) -> dict[str, bytes]:
 
 def _read_all(paths: list[Path]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
+    left = allowed_bytes(sum(path.lstat().st_size for path in paths))
     for path in paths:
-        found.update(read_thumbnail_file(path))
+        part = read_thumbnail_file(path)
+        left -= sum(map(len, part.values()))
+        if left < 0:
+            raise CorruptStoreError(
+                f"The {len(paths):,} files of thumbnails in {path.parent} unpack to far more than "
+                "they are. Delete them and extract with --thumbnails again."
+            )
+        found.update(part)
     return found
 
 

@@ -244,6 +244,48 @@ def test_failures_and_thumbnails_are_checked_too(hostile: Hostile, tmp_path: Pat
     _refused(hostile, tmp_path, match="failures.parquet")
 
 
+def _one_value(value: bytes, n: int, dtype: str) -> bytes:
+    """Return a table of n thumbnails, all of them one entry of a dictionary of ``dtype``."""
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    held = {"binary": arrow.binary(), "string": arrow.string(), "fixed": arrow.binary(len(value))}
+    entry = arrow.array([value if dtype != "string" else value.decode()], held[dtype])
+    column = arrow.DictionaryArray.from_arrays(arrow.array([0] * n, arrow.int32()), entry)
+    if dtype == "fixed":
+        column = column.dictionary_decode()
+    buffer = io.BytesIO()
+    table = arrow.table({"item_id": list(map(str, range(n))), "webp": column})
+    parquet.write_table(table, buffer, compression="zstd", store_schema=False)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "n_bytes", "n"),
+    [("binary", 2**20, 100_000), ("string", 2**20, 100_000), ("fixed", 2**14, 20_000)],
+)
+def test_rows_that_share_a_value_count_each(
+    hostile: Hostile, tmp_path: Path, dtype: str, n_bytes: int, n: int
+) -> None:
+    data = _one_value(b"x" * n_bytes, n, dtype)
+    assert len(data) < 2_200_000
+    with pytest.raises(CorruptStoreError, match=r"would become [\d,]{9,} in memory"):
+        read_table(data, where="x", schema={})
+    folder = hostile.directory.parent
+    (folder / f"thumbnails-{sha256_hex(data)[:8]}.parquet").write_bytes(data)
+    _refused(hostile, tmp_path, match="thumbnails")
+
+
+def test_many_tables_that_are_just_small_enough_count_together(
+    hostile: Hostile, tmp_path: Path
+) -> None:
+    folder = hostile.directory.parent
+    for i in range(20):
+        data = _one_value(b"x" * 2**20 + bytes([i]), 60, "binary")
+        assert read_table(data, where="x", schema={}).height == 60
+        (folder / f"thumbnails-{sha256_hex(data)[:8]}.parquet").write_bytes(data)
+    _refused(hostile, tmp_path, match="unpack to far more than they are", verified=True)
+
+
 @pytest.mark.parametrize("entry", [(0, 256), (2**63, 256), (2**64 - 1, 1), (512, 2**62), (1, 256)])
 def test_index_entries_that_overlap_or_point_outside_serve_nothing(
     hostile: Hostile, entry: tuple[int, int]
