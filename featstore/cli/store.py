@@ -37,6 +37,7 @@ from featstore.share.copy import (
 from featstore.share.doctor import examine
 from featstore.share.publish import make_bucket_store
 from featstore.store.catalog import resolve_set, resolve_sets
+from featstore.store.files import refused
 from featstore.store.gc import collect_garbage, make_store, remove_set
 from featstore.store.records import POINTER, StoreFormat
 from featstore.store.store import (
@@ -228,10 +229,19 @@ def _flat(space: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
 @click.command("ls", epilog="Example: featstore ls build/demo/store")
 @click.argument("store", type=StoreType())
 @json_option
-def ls_command(store: StorePlace, as_json: bool) -> None:
-    """List the sets of a store: rows, dimension, dtype, size, age."""
+def ls_command(store: StorePlace, as_json: bool) -> int:
+    """List the sets of a store: rows, dimension, dtype, size, age.
+
+    Exits 4 if something of the store may not be read.
+    """
     opened = open_store(store)
     listing = opened.listing()
+    closed = {
+        folder.relative_to(opened.root).as_posix(): f"cannot be listed: {err.strerror}"
+        for folder, err in opened.place.closed().items()
+    }
+    hidden = any(isinstance(info, CorruptStoreError) and refused(info) for _, info in listing)
+    code = EXIT_VERIFY if closed or hidden else 0
     unfinished = [str(key) for key in opened.unfinished()]
     if as_json:
         rows: list[dict[str, Any]] = [
@@ -245,8 +255,10 @@ def ls_command(store: StorePlace, as_json: bool) -> None:
             }
             for key, info in listing
         ]
-        print_json([*rows, *({"key": key, "state": "unfinished"} for key in unfinished)])
-        return
+        rows += [{"key": key, "state": "unfinished"} for key in unfinished]
+        rows += [{"key": key, "state": "closed", "reason": why} for key, why in closed.items()]
+        print_json(rows)
+        return code
     table, sizes = [], []
     for key, info in listing:
         if isinstance(info, CorruptStoreError):
@@ -258,9 +270,12 @@ def ls_command(store: StorePlace, as_json: bool) -> None:
         table.append((str(key), *shape, human_bytes(sizes[-1]), age, ", ".join(_notes(info))))
     advice = "not finished: run `featstore extract` again"
     table += [(name, "", "", "", "", "", advice) for name in unfinished]
+    n_sets = len(table)
+    table += [(name, "", "", "", "", "", why) for name, why in closed.items()]
     if table:
         print_table(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table)
-    click.echo(f"{count(len(table), 'set')}, {human_bytes(sum(sizes))}")
+    click.echo(f"{count(n_sets, 'set')}, {human_bytes(sum(sizes))}")
+    return code
 
 
 def _notes(info: SetInfo) -> Iterator[str]:

@@ -120,8 +120,8 @@ def complete_thumbnails(job: Job, *, skip: Collection[str]) -> None:
             except (ImageError, OSError):
                 continue  # an image without a picture is shown by its id
             small[item["item_id"]] = thumbnail_webp(draw_view(image, item))
-    if small:
-        write_thumbnails(directory, small)
+    # Without a new one, too: a job that was stopped may not have listed, or united, what it wrote.
+    write_thumbnails(directory, small)
 
 
 logger = logging.getLogger(__name__)

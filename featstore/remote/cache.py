@@ -33,6 +33,7 @@ from featstore.store.files import (
     has_grown_to,
     json_bytes,
     parse_json,
+    read_regular,
     same_file,
 )
 from featstore.store.layout import SetKey, array_metadata
@@ -125,13 +126,14 @@ class Cache:
         """Return the small files of each store, the last used first."""
         found = []
         for folder in self.root.glob("stores/*"):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, CorruptStoreError):
                 files = [path.lstat() for path in folder.rglob("*") if path.is_file()]
                 size = sum(facts.st_size for facts in files)
                 used = max((facts.st_mtime for facts in files), default=0.0)
                 # Without an address where a removal was interrupted.
                 named = (folder / _ADDRESS).is_file()
-                address = (folder / _ADDRESS).read_text() if named else "a store in part"
+                stated = read_regular(folder / _ADDRESS, limit=MAX_JSON_BYTES) if named else b""
+                address = stated.decode() if named else "a store in part"
                 found.append(CacheEntry(folder, address, size, used))
         return sorted(found, key=lambda entry: -entry.used)
 

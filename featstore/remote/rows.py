@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -36,19 +35,11 @@ from featstore.identity import canonical_json, sha256_hex
 from featstore.remote.cache import Cache, kept_below
 from featstore.remote.objects import Objects
 from featstore.store.casting import blank_value
+from featstore.store.files import open_descriptor
 from featstore.store.layout import DTYPES, ArrayLayout, shard_tail
 from featstore.store.lock import boot_id
 from featstore.store.records import Commit
 from featstore.store.rows import Mode, RowSource, check_bounds, is_run, open_rows
-
-_FLAGS = (
-    os.O_RDWR
-    | os.O_CREAT
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_BINARY", 0)
-)
-
 
 #: Bytes of a mark.
 _MARK = 16
@@ -101,10 +92,10 @@ class CachedShard:
         """
         with kept_below(self.path.parents[2]):
             try:
-                descriptor = os.open(self.path, _FLAGS, 0o600)
+                descriptor = open_descriptor(self.path, os.O_RDWR | os.O_CREAT, 0o600)
             except FileNotFoundError:
                 self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                descriptor = os.open(self.path, _FLAGS, 0o600)
+                descriptor = open_descriptor(self.path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 self._check(descriptor)
                 yield descriptor
@@ -114,8 +105,6 @@ class CachedShard:
     def _check(self, descriptor: int) -> None:
         """Raise unless the open file is the one that was opened first; give it its size."""
         facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise CorruptStoreError(f"{self.path} is no regular file. Remove it from the cache.")
         identity = (facts.st_dev, facts.st_ino)
         if self._identity not in (None, identity):
             raise ShardReplacedError(str(self.path))

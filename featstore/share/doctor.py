@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Literal
 
 from featstore.command_line import human_bytes
+from featstore.durable import try_lock
 from featstore.errors import EXTRAS, CacheFullError, CorruptStoreError, FeatstoreError
 from featstore.remote.cache import user_cache
 from featstore.remote.objects import SCHEMES
 from featstore.remote.place import RemotePlace
 from featstore.store.catalog import NAME as CATALOG
+from featstore.store.files import open_regular
 from featstore.store.layout import ArrayLayout
-from featstore.store.lock import is_claimed, try_lock
+from featstore.store.lock import is_claimed
 from featstore.store.mapping import MappingUnavailableError, check_mappable
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.verify import verify_store
@@ -132,6 +134,9 @@ def _sets(store: FeatureStore) -> Iterator[Finding]:
         if isinstance(info, FeatstoreError):
             advice = "`featstore repair`, with --from if there is another copy."
             yield Finding(str(key), "wrong", str(info), advice)
+    for folder, why in store.place.closed().items():
+        text = f"{folder} cannot be listed: {why.strerror}"
+        yield Finding("sets", "wrong", text, "Ask its owner: featstore init --shared.")
     for key in store.unfinished():
         claimed = is_claimed(key.directory(store.root))
         text = "is being written" if claimed else "is not finished, and nobody writes it"
@@ -147,17 +152,19 @@ def _folder(root: Path) -> Iterator[Finding]:
     text += f", and by group {facts.st_gid}" if shared else ""
     advice = "" if writable else "Reading works. To write, ask its owner: featstore init --shared."
     yield Finding("permissions", "fine" if writable else "note", text, advice)
-    handle = os.open(root / "zarr.json", os.O_RDONLY)
-    try:
-        locks = try_lock(handle, shared=True)
-    finally:
-        os.close(handle)
+    with open_regular(root / "zarr.json") as file:
+        locks = try_lock(file.fileno(), shared=True)
     if locks:
         yield Finding("locks", "fine", "the file system has locks")
     else:
         advice = "Concurrent writers cannot be detected there; start them one at a time."
         yield Finding("locks", "note", "the file system has no locks", advice)
-    report = verify_store(root, full=False)
+    try:
+        report = verify_store(root, full=False)
+    except OSError as err:
+        text = f"{err.filename} cannot be read: {err.strerror}"
+        yield Finding("files", "wrong", text, "Ask its owner: featstore init --shared.")
+        return
     for problem in report.problems:
         advice = "`featstore repair`, with --from if there is another copy."
         yield Finding("files", "wrong", f"{problem.path} {problem.what}", advice)

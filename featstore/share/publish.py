@@ -41,6 +41,8 @@ from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
     json_bytes,
+    open_descriptor,
+    open_regular,
     parse_json,
     read_regular,
     same_file,
@@ -568,7 +570,8 @@ def _copy_file(claim: Claim, directory: Path, source: SetSource, file: int) -> N
         return
     staged = claim.folder / f"copy-{file}.staged"
     try:
-        with source.data_file(file).open("rb") as read, staged.open("wb") as write:
+        handle = open_descriptor(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(handle, "wb") as write, open_regular(source.data_file(file)) as read:
             shutil.copyfileobj(read, write, 4 * 2**20)
             write.flush()
             os.fsync(write.fileno())

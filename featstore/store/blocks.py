@@ -127,6 +127,7 @@ def check_file(
         if not wrong:
             found.reasons.append(f"cannot be read: {err}")
         found.bad_blocks = list(blocks)
+        return found  # nothing was compared
     if found.bad_blocks and not wrong:
         rows = layout.block_slice(found.bad_blocks[0])
         found.reasons.append(

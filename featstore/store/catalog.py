@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,15 @@ from featstore.errors import (
     did_you_mean,
 )
 from featstore.identity import encoder_slug, sealed
-from featstore.store.files import file_facts, json_bytes, read_json, read_regular, write_file
-from featstore.store.layout import LayoutError, SetKey
+from featstore.store.files import (
+    file_facts,
+    json_bytes,
+    read_json,
+    read_regular,
+    refused,
+    write_file,
+)
+from featstore.store.layout import LayoutError, SetKey, is_component
 from featstore.store.lock import folder_lock
 from featstore.store.records import (
     POINTER,
@@ -41,6 +50,7 @@ from featstore.store.records import (
 
 NAME = "catalog.json"
 THUMBNAILS = "thumbnails-*.parquet"
+_REMOVED = re.compile(r"(.+/)\.removed-(.+)-[0-9a-f]+")
 
 #: What `featstore card` may write beside the sets, for people and catalogues; no reader needs it.
 ABOUT = ("README.md", "croissant.json")
@@ -52,31 +62,97 @@ _NEAR = 3
 _ROUNDS = 10
 
 
+@dataclass(frozen=True)
+class SetFolders:
+    """The folders of a store that are sets, were, or may become one.
+
+    Attributes
+    ----------
+    folders : list of Path
+        Sorted by key; only names that a writer makes.
+    closed : dict
+        Folder of a dataset or kind that this user cannot list -> why.
+    """
+
+    folders: list[Path]
+    closed: dict[Path, OSError]
+
+    @property
+    def kinds(self) -> set[Path]:
+        """The folders of kinds that hold a set, or the beginning of one."""
+        found: set[Path] = set()
+        for folder in self.folders:
+            if folder.parent not in found and holds_files(folder):
+                found.add(folder.parent)
+        return found
+
+    def hidden(self, directory: Path) -> bool:
+        """Return whether a folder lies in one that cannot be listed."""
+        return any(folder in self.closed for folder in directory.parents)
+
+
+def holds_files(folder: Path) -> bool:
+    """Return whether there is anything in the folder of a set, or may be."""
+    try:
+        return any(folder.iterdir())
+    except OSError as err:
+        return not isinstance(err, FileNotFoundError | NotADirectoryError)
+
+
+def set_folders(root: Path) -> SetFolders:
+    """Look for the sets of a store; unlike a glob, this says what it could not see."""
+    level, closed = [root], {}
+    for _ in ("datasets", "kinds", "sets"):
+        below: list[Path] = []
+        for folder in level:
+            try:
+                with os.scandir(folder) as entries:
+                    names = [entry.name for entry in entries if entry.is_dir()]
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # removed meanwhile
+            except OSError as err:
+                closed[folder] = err
+                continue
+            below += [folder / name for name in names if is_component(name)]
+        level = below
+    return SetFolders(sorted(level), closed)
+
+
 def finished_sets(root: Path) -> list[Path]:
-    """Return the directories of the finished sets below `root`, sorted by key."""
-    found = []
-    for pointer in sorted(root.glob("*/*/*/zarr.json")):
-        directory = pointer.parent
-        try:
-            key_of(directory)
-        except FeatstoreError:
-            continue  # a name that no writer of ours makes: not a set
-        found.append(directory)
-    return found
+    """Return the directories of the finished sets below `root`, sorted by key.
+
+    Those that lie in a folder that cannot be listed are those that the catalog knows.
+    """
+    found = set_folders(root)
+    sets = [folder for folder in found.folders if _has(folder, POINTER)]
+    if not found.closed:
+        return sets
+    listed = (root.joinpath(*key.split("/")) for key in _listed(root)["sets"] if SetKey.parse(key))
+    return sorted([*sets, *filter(found.hidden, listed)])
+
+
+def _has(folder: Path, name: str) -> bool:
+    """Return whether there is something of this name in a folder, or may be."""
+    try:
+        (folder / name).lstat()
+    except OSError as err:
+        return not isinstance(err, FileNotFoundError | NotADirectoryError)
+    return True
+
+
+def _listed(root: Path) -> dict[str, Any]:
+    """Return what the catalog of a store lists; nothing if it is missing or damaged."""
+    return {"thumbnails": [], **(read_catalog(root) or {"sets": {}})}
 
 
 def unfinished_sets(root: Path) -> list[Path]:
     """Return the directories of sets whose extraction has begun but not ended."""
-    return [folder for folder in staged_sets(root) if not (folder / "zarr.json").exists()]
+    return [folder for folder in staged_sets(root) if not _has(folder, POINTER)]
 
 
 def staged_sets(root: Path) -> list[Path]:
-    """Return the directories of sets with a staging folder, sorted.
-
-    A set whose removal was interrupted has one too, but is none any more: its name says so.
-    """
-    found = (staging.parent for staging in root.glob("*/*/*/.staging"))
-    return sorted(folder for folder in found if not folder.name.startswith("."))
+    """Return the directories of sets with a staging folder, sorted."""
+    return [folder for folder in set_folders(root).folders if _has(folder, ".staging")]
 
 
 def write_catalog(
@@ -88,13 +164,14 @@ def write_catalog(
 ) -> None:
     """Write the list of finished sets and thumbnails; untouched if nothing changed.
 
-    A set whose pointer is damaged is left out, so that one bad set stops no other.
+    A set whose pointer is damaged is left out, so that one bad set stops no other. One that this
+    user may not read stays as it is listed, and so do the thumbnails beside it.
 
     Parameters
     ----------
     thumbnails : Path, optional
-        Folder whose thumbnails were just replaced. Those of other folders stay listed even
-        if their file is gone, so that the loss is noticed.
+        Folder whose thumbnails were just replaced. Those of other folders with sets stay listed
+        even if their file is gone, so that the loss is noticed.
     tags, about : mapping, optional
         Name -> digest of tags, and of files about the store, that were just written; "" of a tag
         that is dropped.
@@ -118,25 +195,46 @@ def _catalog_bytes(
     root: Path, thumbnails: Path | None, tags: Mapping[str, str], about: Mapping[str, str]
 ) -> bytes:
     """Return what the catalog should be now."""
+    form, old = store_format(root), read_catalog(root)
+    if old is None:
+        old = {"sets": {}}
+        if form.version > 1:
+            old |= {"tags": _whole_tags(root, form), "about": _about(root)}
     sets = {}
     for directory in finished_sets(root):
+        key = str(key_of(directory))
         try:
             attributes = read_pointer(directory)
-        except FeatstoreError:
+        except FeatstoreError as err:
+            if refused(err) and key in old["sets"]:
+                sets[key] = old["sets"][key]
             continue
         if attributes is not None:
-            sets[str(key_of(directory))] = attributes["revision"]
-    listed = {path.relative_to(root).as_posix() for path in root.glob(f"*/*/{THUMBNAILS}")}
-    here = None if thumbnails is None else thumbnails.relative_to(root).as_posix()
-    form, old = store_format(root), read_catalog(root)
-    if old is None and form.version > 1:
-        old = {"tags": _whole_tags(root, form), "about": _about(root)}
-    old = old or {}
-    listed |= {name for name in old.get("thumbnails", []) if name.rsplit("/", 1)[0] != here}
+            sets[key] = attributes["revision"]
     return catalog_bytes(
-        form, sets=sets, thumbnails=listed,
+        form, sets=sets,
+        thumbnails=_thumbnails(root, old.get("thumbnails", ()), replaced=thumbnails),
         tags={**old.get("tags", {}), **tags}, about={**old.get("about", {}), **about},
     )  # fmt: skip
+
+
+def _thumbnails(root: Path, before: Iterable[str], *, replaced: Path | None) -> set[str]:
+    """Return the thumbnails to list: those of a kind that has no set any more are of nothing."""
+    found = set_folders(root)
+    kinds = found.kinds
+    there = {path.relative_to(root).as_posix() for kind in kinds for path in kind.glob(THUMBNAILS)}
+    return there | {
+        name
+        for name in before
+        if (root / name).parent != replaced
+        and ((root / name).parent in kinds or found.hidden(root / name))
+    }
+
+
+def lists_nothing(root: Path) -> list[str]:
+    """Return the thumbnails that the catalog lists though their kind has no set any more."""
+    before = _listed(root)["thumbnails"]
+    return sorted(set(before) - _thumbnails(root, before, replaced=None))
 
 
 def catalog_bytes(
@@ -362,11 +460,18 @@ def resolve_sets(root: Path, name: str) -> list[str]:
 
 def all_keys(root: Path) -> list[str]:
     """Return the keys of every folder that is a set, was one, or may become one, sorted."""
-    listed: set[str] = set()
-    with contextlib.suppress(FeatstoreError, OSError):
-        listed = set((parse_catalog(read_json(root / NAME)) or {"sets": ()})["sets"])
-    found = {path.relative_to(root).as_posix() for path in root.glob("*/*/*") if path.is_dir()}
-    return sorted(key for key in found | listed if SetKey.parse(key))
+    found = {str(key_of(folder)) for folder in set_folders(root).folders}
+    return sorted({*found, *removals(root).values(), *filter(SetKey.parse, _listed(root)["sets"])})
+
+
+def removals(root: Path) -> dict[Path, str]:
+    """Return the folders of sets whose removal was interrupted, each with the set's key."""
+    found = {}
+    for path in sorted(root.glob("*/*/.removed-*")):
+        match = _REMOVED.fullmatch(path.relative_to(root).as_posix())
+        if match and SetKey.parse(match[1] + match[2]) and path.is_dir() and not path.is_symlink():
+            found[path] = match[1] + match[2]
+    return found
 
 
 def unknown_set(root: Path | str, name: str, keys: Iterable[str]) -> str:

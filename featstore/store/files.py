@@ -7,10 +7,13 @@ revision appended to it: its beginning stays what it was, and readers of the ear
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
+import operator
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -103,6 +106,60 @@ def _check_value(value: Any, depth: int) -> None:
                 _check_value(child, depth - 1)
 
 
+class IrregularFileError(CorruptStoreError):
+    """A link, folder, pipe, socket or device lies where a store has a file."""
+
+
+#: A pipe is not waited for, and a link is not followed.
+_CAREFUL = functools.reduce(
+    operator.or_,
+    (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")),
+)
+
+
+def open_descriptor(path: Path, flags: int, mode: int = 0o666) -> int:
+    """Open a regular file of a store, or make it (``O_CREAT``), and return its descriptor.
+
+    Every file of a store is opened here, for reading, writing and locking: nothing but a regular
+    file is ever opened.
+
+    Raises
+    ------
+    IrregularFileError
+        If there is something else at `path`.
+    OSError
+        As `os.open` does.
+    """
+    handle = -1
+    try:
+        # Looked at before it is opened: a device may act on being opened.
+        if not flags & os.O_CREAT or os.path.lexists(path):
+            _check_regular(path, path.lstat())
+        handle = os.open(path, flags | _CAREFUL, mode)
+        _check_regular(path, os.fstat(handle))
+    except BaseException:
+        if handle >= 0:
+            os.close(handle)
+        raise
+    return handle
+
+
+def _check_regular(path: Path, facts: os.stat_result) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        raise IrregularFileError(
+            f"{path} is a link, folder, pipe or device; a store holds regular files. It was not "
+            "opened. Remove it."
+        )
+
+
+def refused(err: BaseException) -> bool:
+    """Return whether a file could not be read for the system's sake: nothing is known of it."""
+    cause = err.__cause__
+    return isinstance(cause, OSError) and not isinstance(
+        cause, FileNotFoundError | NotADirectoryError
+    )
+
+
 def open_regular(path: Path) -> IO[bytes]:
     """Open a regular file for reading; a link, pipe or device is refused, not waited for.
 
@@ -113,24 +170,14 @@ def open_regular(path: Path) -> IO[bytes]:
     FileNotFoundError
         If there is nothing at `path`.
     """
-    flags = os.O_RDONLY
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
-        flags |= getattr(os, name, 0)
     try:
-        # Windows has no O_NOFOLLOW: look before opening, too.
-        regular = stat.S_ISREG(path.lstat().st_mode)
-        handle = os.open(path, flags) if regular else -1
+        return os.fdopen(open_descriptor(path, os.O_RDONLY), "rb")
     except (FileNotFoundError, NotADirectoryError):
         raise
     except (OSError, ValueError) as err:
         raise CorruptStoreError(
             f"{path} cannot be read: {getattr(err, 'strerror', None) or err}."
         ) from err
-    if not regular:
-        raise CorruptStoreError(
-            f"{path} is a link, folder or device; a store holds regular files. It was not read."
-        )
-    return os.fdopen(handle, "rb")
 
 
 def read_regular(path: Path, *, limit: int) -> bytes:
@@ -149,7 +196,24 @@ def read_regular(path: Path, *, limit: int) -> bytes:
             raise CorruptStoreError(
                 f"{path} has {size:,} bytes; at most {limit:,} are expected. It was not read."
             )
-        return file.read(size)
+        try:
+            return file.read(size)
+        except MemoryError as err:
+            raise CorruptStoreError(
+                f"{path} has {size:,} bytes, more than this process has memory for. Free memory, "
+                "or fetch or extract the set again if it should be smaller."
+            ) from err
+
+
+def delete(path: Path) -> int:
+    """Delete a file, or a folder with all that is in it, and return the bytes it held."""
+    if path.is_dir() and not path.is_symlink():
+        size = sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+        shutil.rmtree(path)
+        return size
+    size = path.lstat().st_size
+    path.unlink()
+    return size
 
 
 def check_no_links(root: Path, paths: Iterable[Path]) -> None:
@@ -160,7 +224,11 @@ def check_no_links(root: Path, paths: Iterable[Path]) -> None:
             if part == root or part in seen:
                 break
             seen.add(part)
-            if part.is_symlink():
+            try:
+                linked = part.is_symlink()
+            except OSError as err:
+                raise CorruptStoreError(f"{part} cannot be read: {err.strerror}.") from err
+            if linked:
                 raise CorruptStoreError(
                     f"{part} is a symbolic link; a store holds regular files. It was not read."
                 )
@@ -195,9 +263,6 @@ def pieces(file: IO[bytes], n_bytes: int | None = None) -> Iterator[bytes]:
         yield piece
 
 
-_READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-
 #: Opens data file `file` of an array: called as ``open_file(directory, layout, file)``.
 OpenFile = Callable[[Path, ArrayLayout, int], AbstractContextManager[int]]
 
@@ -212,7 +277,12 @@ def opened(directory: Path, layout: ArrayLayout, file: int) -> Iterator[int]:
         If it is missing, not a regular file, or has another size than the layout gives it.
     """
     path = directory / layout.file_name(file)
-    descriptor = _open(path)
+    try:
+        descriptor = open_descriptor(path, os.O_RDONLY)
+    except FileNotFoundError as err:
+        raise _missing(path) from err
+    except IrregularFileError as err:
+        raise _replaced(path, "is no regular file") from err
     try:
         _check(directory, layout, file, os.fstat(descriptor))
         yield descriptor
@@ -236,17 +306,6 @@ def check_sizes(directory: Path, layout: ArrayLayout) -> None:
         except FileNotFoundError as err:
             raise _missing(path) from err
         _check(directory, layout, file, facts)
-
-
-def _open(path: Path) -> int:
-    try:
-        return os.open(path, _READ | _NO_LINK)
-    except FileNotFoundError as err:
-        raise _missing(path) from err
-    except OSError as err:
-        if path.is_symlink():
-            raise _replaced(path, "is a symbolic link") from err
-        raise
 
 
 def _check(directory: Path, layout: ArrayLayout, file: int, facts: os.stat_result) -> None:

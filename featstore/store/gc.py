@@ -10,9 +10,9 @@ In a group-writable store whatever is made later has the right modes by itself; 
 from __future__ import annotations
 
 import contextlib
-import os
+import math
 import re
-import shutil
+import secrets
 import stat
 import time
 from collections.abc import Collection, Iterator
@@ -22,10 +22,26 @@ from pathlib import Path
 from featstore.durable import fsync_directory, make_folders
 from featstore.errors import FeatstoreError, StoreWriteError, UnknownSetError
 from featstore.store.blocks import layout_of
-from featstore.store.catalog import NAME, finished_sets, parse_catalog, staged_sets, write_catalog
-from featstore.store.files import json_bytes, read_json, write_file
-from featstore.store.layout import SetKey, group_metadata
-from featstore.store.lock import claim_set, is_claimed
+from featstore.store.catalog import (
+    NAME,
+    holds_files,
+    lists_nothing,
+    parse_catalog,
+    removals,
+    set_folders,
+    staged_sets,
+    write_catalog,
+)
+from featstore.store.files import (
+    MAX_JSON_BYTES,
+    delete,
+    json_bytes,
+    read_json,
+    read_regular,
+    write_file,
+)
+from featstore.store.layout import SetKey, group_metadata, is_component
+from featstore.store.lock import abandoned, claim_set, folder_lock, is_claimed
 from featstore.store.records import (
     POINTER,
     REVISIONS,
@@ -69,55 +85,78 @@ def collect_garbage(root: Path, *, grace: float = GRACE, dry_run: bool = False) 
     """
     open_store(root)
     before = time.time() - grace
-    found: list[Litter] = []
     try:
-        for directory in staged_sets(root):
+        # What is to be removed goes last: as long as it is there, it says why the rest was left.
+        found, condemned = _condemned(root, before=before, grace=grace, dry_run=dry_run)
+        for directory in set_folders(root).folders:
             if not _linked(root, directory):
-                found += _dead_staging(root, directory, grace=grace, dry_run=dry_run)
-        for folder in sorted(root.glob("*/*/.removed-*")):
-            if not folder.is_symlink() and folder.is_dir() and _newest(folder) <= before:
-                name = folder.relative_to(root).as_posix()
-                found.append(Litter(name, "a set whose removal was interrupted", _size(folder)))
-                if not dry_run:
-                    shutil.rmtree(folder)
-        for litter in _loose(root, before=before, gone=[litter.path for litter in found]):
-            found.append(litter)
-            if not dry_run:
-                (root / litter.path).unlink(missing_ok=True)
-                fsync_directory((root / litter.path).parent)
+                found += _empty(root, directory, before=before, dry_run=dry_run)
+                found += _unnamed(root, directory, before=before, dry_run=dry_run)
+        listed = lists_nothing(root)
+        found += [Litter(NAME, "lists thumbnails of a kind without sets", 0)] if listed else []
+        if (listed or condemned) and not dry_run:
+            write_catalog(root)
+        names = {folder.relative_to(root).as_posix() for folder in condemned}
+        gone = frozenset({*names, *(litter.path for litter in found)})
+        found += _loose(root, before=before, gone=gone, dry_run=dry_run)
+        for folder in () if dry_run else condemned:
+            _end_removal(root, folder)
     except OSError as err:
         raise StoreWriteError(f"Cannot clean {root}: {err.strerror or err}.") from err
     return found
 
 
-def _dead_staging(root: Path, directory: Path, *, grace: float, dry_run: bool) -> list[Litter]:
-    """Remove the staging of a set whose writer is dead; an unfinished set goes with it."""
+def _condemned(
+    root: Path, *, before: float, grace: float, dry_run: bool
+) -> tuple[list[Litter], list[Path]]:
+    """End what dead writers left; return that, and the folders of the sets to be removed."""
+    found: list[Litter] = []
+    folders: list[Path] = []
+    for folder in removals(root):
+        if not _linked(root, folder) and _newest(folder) <= before:
+            name = folder.relative_to(root).as_posix()
+            found.append(Litter(name, "a set whose removal was interrupted", _size(folder)))
+            folders.append(folder)
+    for directory in staged_sets(root):
+        if not _linked(root, directory):
+            litter, dead = _dead_staging(root, directory, grace=grace, dry_run=dry_run)
+            found += litter
+            folders += dead
+    return found, folders
+
+
+def _dead_staging(
+    root: Path, directory: Path, *, grace: float, dry_run: bool
+) -> tuple[list[Litter], list[Path]]:
+    """Remove the staging of a set whose writer is dead; return it, and a set to be removed."""
     finished = (directory / POINTER).exists()
     target = staging_of(directory) if finished else directory
     if is_claimed(directory, stale=grace) or _newest(target) > time.time() - grace:
-        return []
+        return [], []
     what = "staging of a finished set" if finished else "an extraction that was given up"
     litter = Litter(target.relative_to(root).as_posix(), what, _size(target))
-    if not dry_run:
-        key = key_of(directory)
-        try:
-            claim = claim_set(directory, key)
-        except StoreWriteError:
-            return []  # someone began just now
-        try:
-            if finished:
-                # An extension that was given up may have published a part of itself.
-                _roll_back(root, key)
-            # A removal that was killed may have left a set in the catalog that has no pointer.
+    if dry_run:
+        return [litter], []
+    key = key_of(directory)
+    try:
+        claim = claim_set(directory, key)
+    except StoreWriteError:
+        return [], []  # someone began just now
+    condemned = []
+    try:
+        if (directory / POINTER).exists() != finished:
+            return [], []  # and ended, too
+        if finished:
+            # An extension that was given up may have published a part of itself.
+            _roll_back(root, key)
             write_catalog(root)
-            if finished:
-                claim.finish()
-            else:
-                shutil.rmtree(directory)
-        finally:
-            claim.release()
-        fsync_directory(target.parent)
-    return [litter]
+            claim.finish()
+        else:
+            condemned.append(_condemn(directory))
+    finally:
+        claim.release()
+    fsync_directory(directory.parent)
+    return [litter], condemned
 
 
 def _roll_back(root: Path, key: SetKey) -> None:
@@ -131,25 +170,63 @@ def _roll_back(root: Path, key: SetKey) -> None:
             restore_array(root, key, commit, layout, wrong=wrong_files(root, key, commit, layout))
 
 
-def _unnamed(root: Path, directory: Path) -> Iterator[tuple[str, str]]:
-    """Yield the files of a finished set that no published revision names."""
+def _empty(root: Path, directory: Path, *, before: float, dry_run: bool) -> list[Litter]:
+    """Remove a folder that holds no file: its writer was stopped before it staged one."""
+    inside = sorted(directory.rglob("*"), reverse=True)
+    if not all(path.is_dir() and not path.is_symlink() for path in inside):
+        return []
+    if not directory.is_dir() or _newest(directory) > before:
+        return []
+    for path in () if dry_run else (*inside, directory):
+        with contextlib.suppress(OSError):  # what a writer puts there meanwhile stays
+            path.rmdir()
+    return [Litter(directory.relative_to(root).as_posix(), "an empty folder", 0)]
+
+
+def _unnamed(root: Path, directory: Path, *, before: float, dry_run: bool) -> list[Litter]:
+    """Remove the files of a finished set that no published revision names."""
+    with contextlib.suppress(FeatstoreError, FileNotFoundError):
+        if staging_of(directory).exists():
+            return []
+        found = list(_old_files(root, directory, before))
+        if not found or dry_run:
+            return found
+        claim = claim_set(directory, key_of(directory))
+        try:
+            # Looked at again, now that nobody else can publish.
+            found = list(_old_files(root, directory, before))
+            for litter in found:
+                (root / litter.path).unlink()
+                fsync_directory((root / litter.path).parent)
+            claim.finish()
+        finally:
+            claim.release()
+        return found
+    return []
+
+
+def _old_files(root: Path, directory: Path, before: float) -> Iterator[Litter]:
+    """Yield the files of a finished set that no published revision names and no writer left now."""
     pointer = read_pointer(directory)
-    if pointer is None or staging_of(directory).exists():
+    if pointer is None:
         return
     published = [pointer["revision"], *pointer.get("history", [])]
     commits = [read_commit(directory, revision) for revision in published]
     layout = layout_of(commits[0])
     named = {name for commit in commits for name in commit.metadata}
-    for path in directory.rglob("*"):
+    for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
-        if not path.is_file() or path.is_symlink():
+        if not path.is_file() or path.is_symlink() or path.lstat().st_mtime > before:
             continue
         if name.startswith(f"{REVISIONS}/") and path.stem not in published:
-            yield path.relative_to(root).as_posix(), "a revision that was never published"
+            what = "a revision that was never published"
         elif name.startswith("failures") and name not in named:
-            yield path.relative_to(root).as_posix(), "failures of no published revision"
+            what = "failures of no published revision"
         elif layout is not None and _number(name) >= layout.n_files:
-            yield path.relative_to(root).as_posix(), "a shard that no commit names"
+            what = "a shard that no commit names"
+        else:
+            continue
+        yield Litter(path.relative_to(root).as_posix(), what, path.lstat().st_size)
 
 
 def _number(name: str) -> int:
@@ -158,74 +235,95 @@ def _number(name: str) -> int:
     return int(match[1]) if match else -1
 
 
-def _loose(root: Path, *, before: float, gone: list[str]) -> Iterator[Litter]:
-    """Yield half-written files, and tables, shards and commits that nothing names."""
-    files, _, _ = walk_store(root)
-    unnamed: dict[str, str] = {}
-    for directory in finished_sets(root):
-        if not _linked(root, directory):
-            with contextlib.suppress(FeatstoreError, OSError):
-                unnamed.update(_unnamed(root, directory))
-    named = _named_tables(root, {*gone, *unnamed})
-    for name in sorted(files):
-        path = root / name
-        if any(name.startswith(f"{other}/") for other in gone) or path.lstat().st_mtime > before:
+def _loose(root: Path, *, before: float, gone: Collection[str], dry_run: bool) -> Iterator[Litter]:
+    """Remove half-written files, and tables that nothing names."""
+    tables: dict[Path, list[Path]] = {}
+    for name in sorted(walk_store(root)[0]):
+        path, parts = root / name, name.split("/")
+        if name in gone or "/".join(parts[:3]) in gone or _age_of(path) > before:
             continue
-        parts = name.split("/")
-        folder = root / "/".join(parts[:3])
-        if _STAGED.fullmatch(parts[-1]) and not staging_of(folder).exists():
-            yield Litter(name, "a half-written file", path.lstat().st_size)
-        elif len(parts) == 3 and _TABLE.fullmatch(parts[2]) and named.get(name) is False:
-            yield Litter(name, "a table that no commit names", path.lstat().st_size)
-        elif name in unnamed:
-            yield Litter(name, unnamed[name], path.lstat().st_size)
+        if len(parts) == 3 and _TABLE.fullmatch(parts[2]):
+            tables.setdefault(path.parent, []).append(path)
+        elif _STAGED.fullmatch(parts[-1]) and not staging_of(root.joinpath(*parts[:3])).exists():
+            with abandoned(path) as alone:
+                if alone:
+                    yield _deleted(root, path, "a half-written file", dry_run=dry_run)
+    for kind, paths in tables.items():
+        # Whoever replaces thumbnails holds this lock; items are written again by who needs them.
+        with folder_lock(kind):
+            named = _named_tables(root, kind, gone)
+            for path in paths:
+                if named.get(path.name) is False:
+                    yield _deleted(root, path, "a table that no commit names", dry_run=dry_run)
 
 
-def _named_tables(root: Path, gone: Collection[str]) -> dict[str, bool]:
-    """Return each table of the store -> whether it is named; absent where nobody can say."""
+def _deleted(root: Path, path: Path, what: str, *, dry_run: bool) -> Litter:
+    litter = Litter(path.relative_to(root).as_posix(), what, path.lstat().st_size)
+    if not dry_run:
+        path.unlink(missing_ok=True)
+        fsync_directory(path.parent)
+    return litter
+
+
+def _named_tables(root: Path, kind: Path, gone: Collection[str]) -> dict[str, bool]:
+    """Return each table of a kind -> whether it is named; absent where nobody can say."""
+    there = [path.name for path in kind.iterdir()]
+    names = [f"{kind.relative_to(root).as_posix()}/{name}" for name in there if is_component(name)]
+    sets = [root / name for name in names if name not in gone and (root / name).is_dir()]
+    sets = [directory for directory in sets if holds_files(directory)]
+    tables = [name for name in there if _TABLE.fullmatch(name)]
+    if not sets:
+        return dict.fromkeys(tables, False)
     result: dict[str, bool] = {}
-    for kind in {path.parent for path in root.glob("*/*/*.parquet")}:
-        used: set[str] | None = set()
-        for directory in (path for path in kind.iterdir() if path.is_dir()):
-            if directory.relative_to(root).as_posix() in gone:
-                continue
-            used = _add_items(root, directory, used, gone)
-        for path in kind.glob("items-*.parquet"):
-            if used is not None:
-                result[path.relative_to(root).as_posix()] = path.name in used
     with contextlib.suppress(FeatstoreError, OSError):
-        listed = (parse_catalog(read_json(root / NAME)) or {}).get("thumbnails")
-        if listed is not None:
-            for path in root.glob("*/*/thumbnails-*.parquet"):
-                name = path.relative_to(root).as_posix()
-                # Where those that are listed are gone, a writer had replaced them by these.
-                beside = f"{name.rsplit('/', 1)[0]}/"
-                kept = [other for other in listed if other.startswith(beside)]
-                result[name] = name in listed or not any((root / one).exists() for one in kept)
+        used = {name for directory in sets for name in _named_items(root, directory, gone)}
+        result |= {name: name in used for name in tables if name.startswith("items-")}
+    with contextlib.suppress(FeatstoreError, OSError):
+        pictures = [name for name in tables if name.startswith("thumbnails-")]
+        result |= _listed_thumbnails(root, kind, pictures)
     return result
 
 
-def _add_items(
-    root: Path, directory: Path, used: set[str] | None, gone: Collection[str]
-) -> set[str] | None:
-    """Add the item tables of a set's commits; None if one cannot be read or is not yet there."""
-    commits = [
-        path
-        for path in (directory / REVISIONS).glob("*.json")
-        if path.relative_to(root).as_posix() not in gone
-    ]
-    if used is None or not commits or staging_of(directory).exists():
-        return None
-    try:
-        return used | {str(read_commit(directory, path.stem).items["file"]) for path in commits}
-    except FeatstoreError:
-        return None
+def _listed_thumbnails(root: Path, kind: Path, pictures: list[str]) -> dict[str, bool]:
+    """Return each table of thumbnails -> whether the catalog lists it; empty if it lists none."""
+    listed = (parse_catalog(read_json(root / NAME)) or {}).get("thumbnails")
+    if listed is None:
+        return {}
+    beside = {Path(name).name for name in listed if (root / name).parent == kind}
+    # Where those that are listed are gone, a writer had replaced them by these.
+    replaced = beside.isdisjoint(pictures)
+    return {name: name in beside or replaced for name in pictures}
+
+
+def _named_items(root: Path, directory: Path, gone: Collection[str]) -> list[str]:
+    """Return the item tables that the commits of a set name.
+
+    Raises
+    ------
+    FileNotFoundError
+        If what it will name is not there yet.
+    CorruptStoreError
+        If a commit is damaged.
+    """
+    records = sorted((directory / REVISIONS).glob("*.json"))
+    commits = [path for path in records if path.relative_to(root).as_posix() not in gone]
+    if not commits or staging_of(directory).exists():
+        raise FileNotFoundError(directory)
+    return [str(read_commit(directory, path.stem).items["file"]) for path in commits]
 
 
 def _linked(root: Path, path: Path) -> bool:
     """Return whether a link leads to `path`: what lies behind it is not this store's."""
     parts = [path / ".staging", *(part for part in [path, *path.parents] if part != root)]
     return any(part.is_symlink() for part in parts if part.is_relative_to(root))
+
+
+def _age_of(path: Path) -> float:
+    """Return when a file was last written; never, if a writer has renamed it meanwhile."""
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _newest(folder: Path) -> float:
@@ -239,8 +337,9 @@ def _size(folder: Path) -> int:
 def remove_set(root: Path, key: str) -> int:
     """Remove the set of this full key and return the bytes freed.
 
-    A damaged set is removed like any other: nothing of it is read. The item tables and
-    thumbnails of its kind go with the last set of the kind.
+    A damaged set is removed like any other: nothing of it is believed. Its item tables go with it
+    unless another set names them, and the thumbnails of its kind with the last set of the kind. A
+    removal that was interrupted is completed.
 
     Raises
     ------
@@ -251,44 +350,63 @@ def remove_set(root: Path, key: str) -> int:
     """
     parts = SetKey.parse(key)
     directory = parts.directory(root) if parts else root
-    if parts is None or not directory.is_dir() or directory.is_symlink():
+    condemned = [folder for folder, of in removals(root).items() if of == key]
+    there = parts is not None and directory.is_dir() and not directory.is_symlink()
+    if not there and not condemned:
         raise UnknownSetError(f"{root} holds no set {key!r}.")
-    condemned = directory.with_name(f".removed-{directory.name}-{os.getpid()}")
     try:
-        if is_claimed(directory):
-            raise StoreWriteError(
-                f"{key} is being written. Wait for its writers to end, or stop them."
-            )
-        claim = claim_set(directory, parts)
-        try:
-            (directory / POINTER).unlink(missing_ok=True)
-            fsync_directory(directory)
-            write_catalog(root)
-            # One rename, so that a kill leaves either the folder or litter, never half a set.
-            directory.rename(condemned)
-            fsync_directory(directory.parent)
-        finally:
-            claim.release()
-        freed = _delete(condemned)
-        if not any(path.is_dir() for path in directory.parent.iterdir()):
-            for pattern in ("items-*.parquet", "thumbnails-*.parquet"):
-                freed += sum(_delete(path) for path in directory.parent.glob(pattern))
+        if parts is not None and there:
+            if is_claimed(directory):
+                raise StoreWriteError(
+                    f"{key} is being written. Wait for its writers to end, or stop them."
+                )
+            claim = claim_set(directory, parts)
+            try:
+                condemned.append(_condemn(directory))
+            finally:
+                claim.release()
+        return sum(_end_removal(root, folder) for folder in condemned)
     except StoreWriteError:
         raise
     except OSError as err:
         raise StoreWriteError(f"Cannot remove {key} from {root}: {err.strerror or err}.") from err
-    return freed
 
 
-def _delete(path: Path) -> int:
-    """Delete a file or a folder and return the bytes it held."""
-    if path.is_dir() and not path.is_symlink():
-        size = sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
-        shutil.rmtree(path)
-        return size
-    size = path.lstat().st_size
-    path.unlink()
-    return size
+def _condemn(directory: Path) -> Path:
+    """Rename the folder of a set whose claim this process holds; from now on there is no set.
+
+    One rename, so that a kill leaves either the set or litter, which says of itself what it is.
+    """
+    condemned = directory.with_name(f".removed-{directory.name}-{secrets.token_hex(4)}")
+    directory.rename(condemned)
+    fsync_directory(directory.parent)
+    return condemned
+
+
+def _end_removal(root: Path, condemned: Path) -> int:
+    """Complete the removal of a set whose folder was renamed, and return the bytes freed.
+
+    The folder is deleted last: as long as it is there, what is left to do is known.
+    """
+    write_catalog(root)
+    freed, kind = 0, condemned.parent
+    own = {f"items-{digits}.parquet" for digits in _item_tables(condemned)}
+    with folder_lock(kind):
+        last = kind not in set_folders(root).kinds
+        for name, named in _named_tables(root, kind, ()).items():
+            if not named and (last or name in own):
+                freed += delete(kind / name)
+    return freed + delete(condemned)
+
+
+def _item_tables(directory: Path) -> set[str]:
+    """Return the digits of the item tables that the records of a set name, whole or damaged."""
+    found: set[str] = set()
+    for path in (directory / REVISIONS).glob("*.json"):
+        with contextlib.suppress(FeatstoreError, OSError):
+            text = read_regular(path, limit=MAX_JSON_BYTES).decode(errors="replace")
+            found |= set(re.findall(r"items-([0-9a-f]{8})\.parquet", text))
+    return found
 
 
 #: Folders: everything for owner and group, the group handed down; others may read.

@@ -6,10 +6,10 @@ leaves and is ignored; a journal of another plan is discarded with its files.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,15 @@ from typing import Any
 
 from featstore.durable import write_all, write_durably
 from featstore.identity import HASHES, SHA256, canonical_json, hash_hex, sha256_hex
+from featstore.store.files import IrregularFileError, delete, open_descriptor, read_regular
+from featstore.store.records import MAX_ROWS, is_size
 
 logger = logging.getLogger(__name__)
 
 NAME = "journal.jsonl"
+
+#: A journal is refused above this size.
+MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Journal:
         rows = rows or [head]
         # A torn line would swallow the next one: rewrite the file without it.
         write_durably(path, [_line(row) for row in rows])
-        journal = cls(os.open(path, os.O_WRONLY | getattr(os, "O_BINARY", 0)))
+        journal = cls(open_descriptor(path, os.O_WRONLY))
         journal._replay(rows[1:], read_block)
         return journal
 
@@ -194,22 +199,28 @@ def _line(row: Mapping[str, Any]) -> bytes:
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
     rows: list[dict[str, Any]] = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        try:
+    with contextlib.suppress(FileNotFoundError, IrregularFileError, ValueError, RecursionError):
+        for line in read_regular(path, limit=MAX_BYTES).split(b"\n")[:-1]:
             row = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(row, dict):
-            break
-        rows.append(row)
+            if not _is_row(row, first=not rows):
+                break
+            rows.append(row)
     return rows
+
+
+def _is_row(row: Any, *, first: bool) -> bool:
+    """Return whether a line is one that a journal holds; a torn one ends it."""
+    if not isinstance(row, dict) or first:
+        return isinstance(row, dict)
+    if "block" in row:
+        known = isinstance(row.get("sha256"), str) and isinstance(row.get("failures"), dict)
+        return known and is_size(row["block"], low=0, high=MAX_ROWS)
+    return all(is_size(row.get(name), low=0, high=MAX_ROWS) for name in ("file", "first", "stop"))
 
 
 def _clear(staging: Path) -> None:
     """Remove everything staged but the claim."""
     for path in staging.iterdir():
         if path.name != "claim":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            delete(path)

@@ -59,9 +59,14 @@ class LayoutError(FeatstoreError, ValueError):
     """A name, shape or dtype that a store cannot hold."""
 
 
+def is_component(name: str) -> bool:
+    """Return whether a dataset, kind or set can have this name."""
+    return _COMPONENT.fullmatch(name) is not None
+
+
 def check_component(name: str, *, what: str) -> str:
     """Return `name` if it is a safe path component, else raise LayoutError."""
-    if not _COMPONENT.fullmatch(name):
+    if not is_component(name):
         raise LayoutError(
             f"{what} {name!r} is not a name that a store can hold: letters, digits, '.', '_' "
             "and '-', beginning with a letter or digit, at most 128 characters."

@@ -15,12 +15,12 @@ since the old writer may still hold the files open. Or it publishes the set.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
+import re
 import secrets
-import shutil
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -31,30 +31,43 @@ from featstore.durable import (
     fsync_directory,
     make_folders,
     seal,
+    try_lock,
     write_all,
     write_durably,
     write_error,
 )
-from featstore.errors import ClaimLostError, StoreWriteError
-from featstore.store.files import read_json
+from featstore.errors import ClaimLostError, CorruptStoreError, StoreWriteError
+from featstore.store.files import (
+    IrregularFileError,
+    delete,
+    open_descriptor,
+    open_regular,
+    pieces,
+    read_json,
+)
 from featstore.store.layout import SetKey
 
 #: Name of the short lock in a staging folder.
 LOCK = "lock"
 
 
-def try_lock(handle: int, *, shared: bool = False) -> bool:
-    """Try to lock an open file; False if another process holds it, or nobody can know."""
+@contextlib.contextmanager
+def abandoned(staged: Path) -> Iterator[bool]:
+    """Say whether no process is writing a staged file, and keep it so within the block.
+
+    Whoever writes one holds a lock on it: see `featstore.durable.write_durably`.
+    """
     try:
-        import fcntl
-    except ImportError:  # Windows: a single writer is the user's affair
-        return not shared
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as err:
-        # A file system without locks: the heartbeat alone decides.
-        return err.errno in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP} and not shared
-    return True
+        file = open_regular(staged)
+    except FileNotFoundError:
+        yield False
+        return
+    except CorruptStoreError as err:
+        yield isinstance(err, IrregularFileError)  # and what may not be read, nobody can know
+        return
+    with file:
+        # A network file system locks for reading only what is open for reading only.
+        yield try_lock(file.fileno()) or try_lock(file.fileno(), shared=True)
 
 
 @contextlib.contextmanager
@@ -67,7 +80,7 @@ def folder_lock(folder: Path) -> Iterator[bool]:
     with contextlib.suppress(ImportError, OSError):  # Windows, or a server without locks
         import fcntl
 
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(handle, fcntl.LOCK_EX)
         locked = True
     try:
@@ -81,14 +94,14 @@ def folder_lock(folder: Path) -> Iterator[bool]:
 def deciding(staging: Path, *, patience: float = 2.0) -> Iterator[bool]:
     """Hold the short lock under which claims begin and end; False if it could not be had."""
     path = staging / LOCK
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
-        handle = os.open(path, flags, 0o666)
+        handle = open_descriptor(path, os.O_RDWR | os.O_CREAT)
     except FileNotFoundError:
         yield False  # the staging folder was removed just now
         return
-    except PermissionError:
-        # Another user was killed between making it and opening it to the group.
+    except (PermissionError, IrregularFileError):
+        # Another user was killed between making it and opening it to the group; or it is no
+        # lock that a writer makes.
         path.unlink()
         yield False
         return
@@ -115,8 +128,10 @@ _LOOK = 0.2
 
 _CLAIM = "claim"
 
-#: What the names of parts begin with.
+#: What the names of parts begin with, the names of parts, and those of writers' folders.
 PART = "part-"
+_PART = re.compile(rf"{PART}\d{{5}}-of-\d{{5}}")
+_FOLDER = re.compile(r"w\d{6}-[0-9a-f]{8}")
 
 
 class Claim:
@@ -313,10 +328,13 @@ def is_claimed(directory: Path, *, stale: float | None = None) -> bool:
     stale : float, optional
         Take a claim of another machine for dead if its heartbeat is so many seconds old.
     """
-    return any(
-        not _is_dead(folder) and not (stale is not None and _is_stale(folder, stale))
-        for folder in claim_folders(directory)
-    )
+    try:
+        return any(
+            not _is_dead(folder) and not (stale is not None and _is_stale(folder, stale))
+            for folder in claim_folders(directory)
+        )
+    except PermissionError:
+        return True  # nobody can know
 
 
 def claim_folders(directory: Path) -> list[Path]:
@@ -324,8 +342,8 @@ def claim_folders(directory: Path) -> list[Path]:
     staging = directory / ".staging"
     if not staging.is_dir():
         return []
-    parts = sorted(path for path in staging.glob(f"{PART}*") if path.is_dir())
-    found = [_current(folder) for folder in (staging, *parts) if not folder.is_symlink()]
+    parts = sorted(path for path in staging.iterdir() if _PART.fullmatch(path.name))
+    found = [_current(folder) for folder in (staging, *parts) if _is_folder(folder)]
     return [folder for folder in found if folder is not None]
 
 
@@ -350,8 +368,7 @@ def _begin(staging: Path, old: Path | None, *, beat: float) -> Claim:
         "folder": folder.name,
     }
     fresh = folder / f".{_CLAIM}.{secrets.token_hex(4)}.staged"
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-    handle = os.open(fresh, flags, 0o666)
+    handle = open_descriptor(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         try_lock(handle)
         write_all(handle, json.dumps(record, sort_keys=True).encode() + b"\n")
@@ -375,42 +392,34 @@ def _remove_staging(staging: Path, folder: Path) -> None:
     with contextlib.suppress(OSError):
         for path in sorted(staging.iterdir()):
             if path.name != LOCK and path != folder:
-                _remove(path)
+                delete(path)
         for path in sorted(folder.iterdir()):
             if path.name != _CLAIM:
-                _remove(path)
+                delete(path)
         (folder / _CLAIM).unlink()
         folder.rmdir()
         (staging / LOCK).unlink()
         staging.rmdir()
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
 def _copy_files(folder: Path) -> None:
     """Replace every staged file by a copy that no earlier writer has open, and that is ours."""
     for path in sorted(folder.iterdir()):
-        if path.name == _CLAIM or not path.is_file():
+        if path.name == _CLAIM or not stat.S_ISREG(path.lstat().st_mode):
             continue
         copy = path.with_name(f"{path.name}.{secrets.token_hex(4)}.staged")
-        with copy.open("wb") as target, path.open("rb") as source:
-            shutil.copyfileobj(source, target, 2**20)
-            target.flush()
-            os.fsync(target.fileno())
-        seal(copy, like=folder, writable=True)
-        copy.replace(path)
-    fsync_directory(folder)
+        with open_regular(path) as source:
+            write_durably(path, pieces(source), staged=copy)
 
 
 def _current(staging: Path) -> Path | None:
     """Return the folder of the newest claim."""
-    found = [path for path in staging.glob("w[0-9]*-*") if path.is_dir() and not path.is_symlink()]
-    return max(found, default=None)
+    found = [path for path in staging.iterdir() if _FOLDER.fullmatch(path.name)]
+    return max(filter(_is_folder, found), default=None)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -428,7 +437,7 @@ def _holder(folder: Path) -> str:
 
 def _heartbeat(folder: Path) -> tuple[str, int]:
     try:
-        return folder.name, (folder / _CLAIM).stat().st_mtime_ns
+        return folder.name, (folder / _CLAIM).lstat().st_mtime_ns
     except FileNotFoundError:
         return folder.name, folder.stat().st_mtime_ns
 
@@ -439,13 +448,13 @@ def _is_dead(folder: Path) -> bool:
     Known only on the machine where it ran: another machine may not see its lock.
     """
     try:
-        handle = os.open(folder / _CLAIM, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-    except FileNotFoundError:
-        return True  # killed before it wrote its claim: the decision is made under a lock
-    try:
-        return _record(folder).get("boot") == boot_id() and try_lock(handle, shared=True)
-    finally:
-        os.close(handle)
+        with open_regular(folder / _CLAIM) as claim:
+            return _record(folder).get("boot") == boot_id() and try_lock(
+                claim.fileno(), shared=True
+            )
+    except (FileNotFoundError, IrregularFileError):
+        # Killed before it wrote its claim: the decision is made under a lock. Or nobody's.
+        return True
 
 
 def _is_stale(folder: Path, seconds: float) -> bool:

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from featstore.errors import CorruptStoreError
 from featstore.store.blocks import check_file
-from featstore.store.catalog import find_sets, finished_sets, unfinished_sets
+from featstore.store.catalog import find_sets, finished_sets, set_folders, unfinished_sets
 from featstore.store.files import check_no_links, opened_as_it_is
 from featstore.store.layout import ArrayLayout, SetKey
 from featstore.store.records import Commit, key_of, tag_names
@@ -92,6 +92,10 @@ class Place(ABC):
         """Return the keys of sets whose extraction has not ended; remote ones are not seen."""
         return []
 
+    def closed(self) -> dict[Path, OSError]:
+        """Return the folders of datasets and kinds that this user cannot list, each with why."""
+        return {}
+
     def tags(self) -> list[str]:
         """Return the names of the tags, sorted; those that the catalog lists may be left out."""
         return tag_names(self.root)
@@ -165,3 +169,7 @@ class LocalPlace(Place):
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended."""
         return [key_of(directory) for directory in unfinished_sets(self.root)]
+
+    def closed(self) -> dict[Path, OSError]:
+        """Return the folders of datasets and kinds that this user cannot list, each with why."""
+        return set_folders(self.root).closed

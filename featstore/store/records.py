@@ -24,7 +24,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -341,8 +341,8 @@ class Commit:
 
     def record(self) -> dict[str, Any]:
         """Return the record as a document; format 1 has no field for the hash."""
-        unnamed = ("hash",) if self.format == 1 else ()
-        return {name: value for name, value in asdict(self).items() if name not in unnamed}
+        names = [entry.name for entry in fields(self) if self.format > 1 or entry.name != "hash"]
+        return {name: getattr(self, name) for name in names}
 
     def block_hash(self, data: bytes | memoryview) -> str:
         """Return the hash of a block's rows, to be compared with that of `blocks`."""

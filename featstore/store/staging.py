@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from featstore.durable import begin_writeback, fsync_directory, seal, write_all
+from featstore.store.files import open_descriptor, open_regular
 from featstore.store.layout import ArrayLayout, shard_tail
 
 
@@ -64,7 +65,7 @@ class StagedFiles:
         """Return the bytes of a block, staged or in `path`; fewer if the file ends before."""
         file, offset = self._place(block)
         rows = self._layout.block_slice(block)
-        with (path or self.path(file)).open("rb") as staged:
+        with open_regular(path or self.path(file)) as staged:
             staged.seek(offset)
             return staged.read((rows.stop - rows.start) * self._layout.row_bytes)
 
@@ -94,12 +95,11 @@ class StagedFiles:
     def _handle(self, file: int) -> int:
         if file not in self._open:
             # Never truncated: it may hold the blocks of an interrupted run.
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
             fresh = not self.path(file).exists()
             if not fresh:
                 # A writer that was killed right before the rename has made it read-only.
                 seal(self.path(file), like=self._staging, writable=True)
-            self._open[file] = os.open(self.path(file), flags, 0o666)
+            self._open[file] = open_descriptor(self.path(file), os.O_RDWR | os.O_CREAT)
             if fresh:
                 seal(self.path(file), like=self._staging, writable=True)
         return self._open[file]

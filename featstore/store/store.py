@@ -246,6 +246,11 @@ def _duplicates(keys: pl.Series, view: Selection) -> Duplicates:
     return Duplicates(groups.height, int(sizes[0]), int(sizes.sum()) - groups.height, examples)
 
 
+#: What readers compute with of a run's facts. No commit covers them: what has another shape is no
+#: record of ours.
+_RUN = {"versions": dict, "truncated": int}
+
+
 def runs(directory: Path) -> list[dict[str, Any]]:
     """Return the facts of each run that wrote to a set, the newest first."""
     found = []
@@ -254,7 +259,9 @@ def runs(directory: Path) -> list[dict[str, Any]]:
             document = read_json(path, limit=MAX_METADATA_BYTES)
         except (FeatstoreError, OSError):
             continue
-        if isinstance(document, dict):
+        if isinstance(document, dict) and all(
+            isinstance(document.get(name, kind()), kind) for name, kind in _RUN.items()
+        ):
             found.append(document)
     return found
 

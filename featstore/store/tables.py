@@ -139,7 +139,7 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
     """Write item_id -> WebP bytes below a dataset's kind; the name carries the hash.
 
     Thumbnails already there are kept for items that `thumbnails` lacks. Untouched if
-    nothing changed.
+    nothing changed, but listed in the catalog as they are.
     """
     with folder_lock(directory) as locked:
         if locked:
@@ -147,25 +147,30 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
             for staged in directory.glob(".thumbnails-*.staged"):
                 staged.unlink(missing_ok=True)
         old = sorted(directory.glob("thumbnails-*.parquet"))
-        merged = {**_read_all(old), **thumbnails}
-        table = pl.DataFrame(
-            {"item_id": sorted(merged), "webp": [merged[item] for item in sorted(merged)]},
-            schema={"item_id": pl.String, "webp": pl.Binary},
-        )
-        buffer = io.BytesIO()
-        table.write_parquet(buffer, compression="uncompressed", statistics=False)
-        data = buffer.getvalue()
-        path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
-        if path not in old:
-            write_file(path, [data])
-        # A kill before this leaves two files, which readers join and the next write unites; one
-        # after it a file that is not listed yet.
-        for other in old:
-            if other != path:
-                other.unlink()
+        if thumbnails or len(old) > 1:
+            data = _thumbnail_bytes({**_read_all(old), **thumbnails})
+            path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
+            if path not in old:
+                write_file(path, [data])
+            # A kill before this leaves two files, which readers join and the next write unites; one
+            # after it a file that is not listed yet.
+            for other in old:
+                if other != path:
+                    other.unlink()
         root = directory.parent.parent
         if (root / "zarr.json").exists():
             write_catalog(root, thumbnails=directory)
+
+
+def _thumbnail_bytes(thumbnails: Mapping[str, bytes]) -> bytes:
+    names = sorted(thumbnails)
+    table = pl.DataFrame(
+        {"item_id": names, "webp": [thumbnails[name] for name in names]},
+        schema={"item_id": pl.String, "webp": pl.Binary},
+    )
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, compression="uncompressed", statistics=False)
+    return buffer.getvalue()
 
 
 def read_thumbnails(directory: Path) -> dict[str, bytes]:

@@ -8,11 +8,12 @@ other two say which.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,14 @@ from featstore.store.blocks import (
     layout_of,
     may_have_grown,
 )
-from featstore.store.catalog import ABOUT, parse_catalog, read_catalog, store_format, unknown_set
+from featstore.store.catalog import (
+    ABOUT,
+    parse_catalog,
+    read_catalog,
+    removals,
+    store_format,
+    unknown_set,
+)
 from featstore.store.catalog import NAME as CATALOG
 from featstore.store.damage import item_ids, judge_alone
 from featstore.store.files import (
@@ -73,9 +81,7 @@ class _SetVerification:
         self._store = store
         self._key = key
         self._directory = key.directory(store.root)
-        self._files = {
-            name[len(str(key)) + 1 :] for name in store.files if name.startswith(f"{key}/")
-        }
+        self._files: set[str] = store.by_set.get(str(key), set())
         self._listed = listed
         self._extending = False
 
@@ -231,12 +237,12 @@ class _SetVerification:
 
     def _grown(self, commit: Commit) -> bool:
         """Return whether the array's metadata is that of more rows, as an extension writes it."""
-        layout = layout_of(commit)
         name = f"{self._key}/embedding/zarr.json"
         facts = commit.metadata["embedding/zarr.json"]
         path = self._directory / "embedding" / "zarr.json"
         if not self._extending or name not in self._store.files or same_file(path, facts):
             return False
+        layout = layout_of(commit)
         return layout is not None and has_grown_to(path.parent, layout)
 
     def _check_data(self, commit: Commit) -> None:
@@ -318,6 +324,11 @@ def _identified(attributes: dict[str, Any], dtype: str) -> bool:
 
 _STAGED = re.compile(r"\..+\.staged")
 _REMOVED = re.compile(r"(^|/)\.removed-[^/]+/")
+_ENDS_REMOVAL = "`featstore rm` again or `featstore gc` ends it"
+
+#: Pointers and commits, and the folders of a set that is being written or removed.
+_RECORD = re.compile(r"/(zarr|[0-9a-f]{64})\.json$")
+_BUSY = re.compile(r"^[^/]+/[^/]+/([^/]+/\.staging|\.removed-[^/]+)$")
 _UNTIDY = (
     "is published, but its writer was stopped before it tidied up: the same command again or "
     "`featstore gc` does that"
@@ -405,6 +416,8 @@ class _Verification:
     ----------
     files : set of str
         The regular files of the store that no link leads to; no other is opened.
+    by_set : dict
+        Key of a set -> its files, relative to it.
     known : set of str
         Files that something accounts for.
     wrong, notes : dict
@@ -415,6 +428,11 @@ class _Verification:
         self.root = root
         self.full = full
         self.files, self._folders, self._odd = walk_store(root)
+        self.by_set: dict[str, set[str]] = {}
+        for name in self.files:
+            *above, inside = name.split("/", 3)
+            if len(above) == 3:
+                self.by_set.setdefault("/".join(above), set()).add(inside)
         self._keys = frozenset(keys)
         self.known: set[str] = set()
         self.wrong: dict[str, str] = {}
@@ -467,7 +485,7 @@ class _Verification:
             right = is_group(found, attributes, version=self._form.version)
         except OSError:
             # Below it nothing is published yet: its writer was stopped before it came so far.
-            if any(key.startswith(f"{folder}/".lstrip("/")) for key in self._published()):
+            if folder in self._above_published:
                 self.blame(path, "is missing")
         except CorruptStoreError:
             self.blame(path, "is not the metadata of a group")
@@ -482,8 +500,8 @@ class _Verification:
             parsed = parse_catalog(document)
             same = read_regular(self.root / CATALOG, limit=MAX_JSON_BYTES) == json_bytes(document)
         except OSError:
-            sets = [key for key in self._published() if f"{key}/zarr.json" in self.files]
-            if not all(self._is_untidy(key) for key in sets):
+            sets = [key for key, names in self.by_set.items() if POINTER in names]
+            if not all(self._is_untidy(key) for key in filter(SetKey.parse, sets)):
                 self.blame(CATALOG, "is missing")
             return
         except FeatstoreError:
@@ -491,14 +509,21 @@ class _Verification:
         if parsed is None or not same or not all(map(SetKey.parse, parsed["sets"])):
             self.blame(CATALOG, "is not the catalog that a writer writes")
             return
-        for key, revision in list(parsed["sets"].items()):
-            moved = f"/revisions/{revision}.json"
-            if f"{key}/zarr.json" not in self.files and any(
-                path.endswith(moved) and not path.startswith(f"{key}/") for path in self.files
-            ):
-                self.blame(CATALOG, f"lists {key}, whose revision is that of another set")
-                del parsed["sets"][key]
+        self._drop_moved(parsed["sets"])
         self._listed = parsed
+
+    def _drop_moved(self, listed: dict[str, str]) -> None:
+        """Take out of what the catalog lists the sets that were renamed, or are being removed."""
+        lost = [key for key in listed if POINTER not in self.by_set.get(key, ())]
+        removed = frozenset(removals(self.root).values() if lost else ())
+        there = {path.rsplit("/", 1)[1] for path in self.files if "/" in path} if lost else set()
+        for key in lost:
+            if key in removed and key not in self.by_set:
+                self.notes[CATALOG] = f"lists {key}, whose removal was interrupted; {_ENDS_REMOVAL}"
+                del listed[key]
+            elif f"{listed[key]}.json" in there and not self._has_commit(key, listed[key]):
+                self.blame(CATALOG, f"lists {key}, whose revision is that of another set")
+                del listed[key]
 
     def _check_set(self, key: str) -> None:
         listed = self._listed["sets"].get(key)
@@ -509,14 +534,21 @@ class _Verification:
         elif stale and CATALOG not in self.wrong:
             self.blame(CATALOG, f"does not list {key} as it is; `featstore repair` rebuilds it")
 
-    def _published(self) -> set[str]:
-        """Return the keys of the sets that are finished, or once were."""
-        there = {path.rsplit("/", 1)[0] for path in self.files if path.endswith("/zarr.json")}
-        return {*self._listed["sets"], *filter(SetKey.parse, there)}
+    @cached_property
+    def _above_published(self) -> frozenset[str]:
+        """The folders above the sets that are finished, or once were; the store's is ''."""
+        finished = {key for key, names in self.by_set.items() if POINTER in names}
+        keys = {*self._listed["sets"], *filter(SetKey.parse, finished)}
+        kinds = {key.rsplit("/", 1)[0] for key in keys}
+        above = {*kinds, *(kind.split("/")[0] for kind in kinds)}
+        return frozenset({*above, ""} if above else ())
+
+    def _has_commit(self, key: str, revision: str) -> bool:
+        return f"{REVISIONS}/{revision}.json" in self.by_set.get(key, ())
 
     def _is_untidy(self, key: str) -> bool:
         """Return whether a set was published by a writer who was stopped right after."""
-        return any(path.startswith(f"{key}/.staging/") for path in self.files | self._folders)
+        return f"{key}/.staging" in self._folders
 
     def _check_thumbnails(self) -> None:
         """Thumbnails carry their hash in their name; the catalog says which there are."""
@@ -604,7 +636,7 @@ class _Verification:
                 self.wrong[path] = f"is a {what}; a store holds regular files"
         # What lies behind a link was not looked at: the link is what is wrong.
         for path in [path for path in self.wrong if path not in self._odd]:
-            if any(path.startswith(f"{odd}/") for odd in self._odd):
+            if not self._odd.keys().isdisjoint(_folders_above(path)):
                 del self.wrong[path]
         for path in self.files:
             if path in self.known or not self._in_scope(path):
@@ -615,7 +647,7 @@ class _Verification:
             elif name == "zarr.json" and self._is_empty_group(path):
                 self.notes[path] = "is a group that holds no set"
             elif _REMOVED.search(path):
-                self.notes[path] = "is left from a removal; `featstore gc` removes it"
+                self.notes[path] = f"is left from a removal; {_ENDS_REMOVAL}"
             elif _ITEMS.fullmatch(name) and self._may_be_needed(path):
                 self.notes[path] = "is an item table whose set is not finished, or damaged"
             else:
@@ -632,19 +664,27 @@ class _Verification:
 
     def _may_be_needed(self, path: str) -> bool:
         """Return whether an item table may belong to a set that could not be read."""
-        folder = path.rsplit("/", 1)[0]
-        unread = [*self.wrong, *self.notes]
-        doubtful = any(
-            other.startswith(f"{folder}/") and re.search(r"/(zarr|[0-9a-f]{64})\.json$", other)
-            for other in self.wrong
-        ) or any(other.startswith(f"{folder}/") for other in self._odd)
-        staged = any(f"{folder}/" in other and "/.staging" in other for other in unread)
-        named = path.rsplit("-", 1)[1][:SHORT]
-        intact = file_facts(self.root / path)["sha256"][:SHORT] == named
-        return intact and (doubtful or staged)
+        folder, _, name = path.rpartition("/")
+        if folder not in self._unread:
+            return False
+        return name.startswith(f"items-{file_facts(self.root / path)['sha256'][:SHORT]}")
+
+    @cached_property
+    def _unread(self) -> frozenset[str]:
+        """The kinds of which a set is damaged, being written or being removed."""
+        doubtful = [path for path in self.wrong if _RECORD.search(path)]
+        busy = [path for path in self._folders if _BUSY.search(path)]
+        found = [path.split("/")[:2] for path in [*doubtful, *busy, *self._odd]]
+        return frozenset(map("/".join, found))
 
     def _in_scope(self, path: str) -> bool:
-        return not self._keys or any(path.startswith(f"{key}/") for key in self._keys)
+        return not self._keys or "/".join(path.split("/")[:3]) in self._keys
+
+
+def _folders_above(path: str) -> Iterator[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 def _check_version(root: Path) -> None:
@@ -668,22 +708,24 @@ def walk_store(root: Path) -> tuple[set[str], set[str], dict[str, str]]:
     files: set[str] = set()
     folders: set[str] = set()
     odd: dict[str, str] = {}
-    left: list[Path] = [root]
+    left = [(os.fspath(root), "")]
     while left:
-        for entry in _entries(left.pop()):
-            path = Path(entry.path)
-            name = path.relative_to(root).as_posix()
-            mode = entry.stat(follow_symlinks=False).st_mode
-            if stat.S_ISREG(mode):
-                files.add(name)
-            elif stat.S_ISDIR(mode):
+        folder, above = left.pop()
+        for entry in _entries(folder):
+            name = above + entry.name
+            if entry.is_symlink():
+                odd[name] = "symbolic link"
+            elif entry.is_dir(follow_symlinks=False):
                 folders.add(name)
-                left.append(path)
+                left.append((entry.path, f"{name}/"))
+            elif entry.is_file(follow_symlinks=False):
+                files.add(name)
             else:
-                odd[name] = "symbolic link" if stat.S_ISLNK(mode) else "device or pipe"
+                odd[name] = "device or pipe"
     return files, folders, odd
 
 
-def _entries(folder: Path) -> Iterable[os.DirEntry[str]]:
-    with os.scandir(folder) as found:
+def _entries(folder: str) -> Iterable[os.DirEntry[str]]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
         return list(found)
+    return ()  # a writer has removed it meanwhile

@@ -21,13 +21,18 @@ import numpy as np
 import polars as pl
 
 from featstore.durable import make_folders, write_error
-from featstore.errors import CorruptStoreError, NonFiniteEmbeddingError, StoreWriteError
+from featstore.errors import (
+    CorruptStoreError,
+    FeatstoreError,
+    NonFiniteEmbeddingError,
+    StoreWriteError,
+)
 from featstore.identity import SHA256, SHORT, hash_hex, sha256_hex
 from featstore.store.base import Base, read_base, resume_journal
 from featstore.store.blocks import first_row_not_stored, layout_of
 from featstore.store.casting import convert_rows
 from featstore.store.catalog import store_format, write_catalog
-from featstore.store.files import json_bytes, same_file
+from featstore.store.files import MAX_JSON_BYTES, json_bytes, read_regular, same_file
 from featstore.store.journal import BlockRecord, Journal, base_of, finished_blocks, has_blocks
 from featstore.store.layout import (
     LIMITS,
@@ -233,8 +238,16 @@ def _discard_tables(directory: Path, claim: Claim, commits: Iterable[Commit]) ->
     for name in {commit.items["file"] for commit in commits}:
         records = directory.parent.glob(f"*/{REVISIONS}/*.json")
         path = directory.parent / name
-        if path.exists() and not any(name.encode() in file.read_bytes() for file in records):
+        if path.exists() and not any(_mentions(file, name) for file in records):
             claim.discard(path)
+
+
+def _mentions(file: Path, name: str) -> bool:
+    """Return whether a record may name a table; one that cannot be read may."""
+    try:
+        return name.encode() in read_regular(file, limit=MAX_JSON_BYTES)
+    except (FeatstoreError, OSError):
+        return True
 
 
 def _small_files(revision: Revision, base: Base | None) -> dict[str, bytes]:

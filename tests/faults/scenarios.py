@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from featstore.store import (
     read_pointer,
     rebuild_set,
     settle_set,
+    write_catalog,
+    write_thumbnails,
 )
 from featstore.testing import toy_manifest
 
@@ -239,6 +241,26 @@ def tag(root: Path, *, name: str = "v1") -> dict[str, str]:
     return make_tag(root, name)
 
 
+def untidy(root: Path) -> str:
+    """Write what there is to be cleaned, or removed: sets alone in their kind and beside others.
+
+    And what killed writers leave: a set that was begun, an empty folder, half a catalog.
+    """
+    write(root, SIZES[0])
+    write_thumbnails(root / "birds" / "image", {"birds/000": b"x"})
+    write(root, 5, dataset="fish")
+    with SetWriter(
+        root, SetSpec("fish", "image", "timm:zoo", {"name": "zoo"}, "float32"), items(2, "fish"), 3,
+    ) as writer:  # fmt: skip
+        writer.write_block(0, rows(2, 3))
+        writer.finish()
+    with suppress(ZeroDivisionError):
+        write(root, SIZES[1], dataset="frogs", before_block=lambda _, block: 1 // (4 - block))
+    (root / "birds" / "image" / "timm.zoo-0badcafe").mkdir()
+    (root / ".catalog.json.0badcafe.staged").write_bytes(b"{")
+    return "written"
+
+
 def extract_and_extend(root: Path, *, manifest: str, other: str, n: int) -> str:
     """Extract two manifests, then write a set and extend it: whatever of this is missing."""
     extract(root, manifest=manifest, thumbnails=True)
@@ -258,3 +280,15 @@ def command(root: Path, *, arguments: list[str], messages: str) -> int:
 
     with Path(messages).open("w") as sys.stderr:
         return run_command(cli, "featstore", arguments)
+
+
+def hold_catalog(root: Path) -> str:
+    """Write the catalog and stop (SIGSTOP) before the rename; say what is listed when resumed."""
+
+    def stop() -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    (root / "catalog.json").unlink()
+    with _before_rename(lambda target: target.name == "catalog.json", stop):
+        write_catalog(root)
+    return (root / "catalog.json").read_text()

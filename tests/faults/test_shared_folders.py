@@ -6,6 +6,7 @@ two umasks.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -226,3 +227,32 @@ def test_other_folders_are_not_taken_for_stores(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "thesis.tex").stat().st_mode) & 0o200
     assert run_command(cli, "featstore", ["init", str(tmp_path / "new"), "--shared"]) == 0
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o2775
+
+
+@superuser
+def test_what_may_not_be_read_stays_listed_and_is_told(
+    children: Children, shared: Path, tmp_path: Path
+) -> None:
+    for user, dataset in ((ANNE, "annes"), (ANNE, "hers"), (BERT, "berts")):
+        _done(children.run("once", shared, args={"dataset": dataset}, **user))
+    listed = json.loads((shared / "catalog.json").read_bytes())["sets"]
+    (shared / "annes").chmod(0o700)
+    (shared / "hers" / "image").chmod(0o700)
+    messages = tmp_path / "messages"
+    messages.touch()
+    for path in (messages, *list(messages.parents)[:3]):
+        path.chmod(0o777)
+    for user in (BERT, CARL):
+        args = {"arguments": ["ls", str(shared)], "messages": str(messages)}
+        report = children.run("command", shared, args=args, **user)
+        assert report["value"] == 4, (report, messages.read_text())
+    # Bert goes on writing: what he cannot see he does not take out.
+    _done(children.run("once", shared, args={"dataset": "berts", "n": 11}, **BERT))
+    now = json.loads((shared / "catalog.json").read_bytes())["sets"]
+    assert {row["key"]: row["revision"] for row in now}.keys() == {row["key"] for row in listed}
+    assert [row for row in now if "bert" not in row["key"]] == [
+        row for row in listed if "bert" not in row["key"]
+    ]
+    (shared / "annes").chmod(0o2775)
+    (shared / "hers" / "image").chmod(0o2775)
+    assert verify_store(shared).problems == []

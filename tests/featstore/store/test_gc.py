@@ -201,7 +201,7 @@ def test_a_removal_that_was_killed_is_completed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("featstore.store.gc._delete", killed)
+        patch.setattr("featstore.store.gc.delete", killed)
         with pytest.raises(KeyboardInterrupt):
             remove_set(store_path, key)
     assert not (store_path / key).exists()

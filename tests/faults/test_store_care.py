@@ -1,0 +1,186 @@
+"""rm and gc, killed at each file call: no damage in between, and the same command ends it.
+
+A default run kills at every rename and removal, and takes a fixed sample of the other calls and
+faults; ``HEADSTOCK_FAULTS=all`` takes every call for every fault.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featstore import open_store
+from featstore.store import collect_garbage, remove_set, verify_store
+from featstore.store.files import json_bytes
+from tests.faults import scenarios
+from tests.faults.conftest import Children
+from tests.faults.trees import litter, tree
+
+EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
+FAULTS: dict[str, dict[str, Any]] = {
+    "before": {"mode": "before"},
+    "after": {"mode": "after"},
+    "torn": {"mode": "torn"},
+    "EIO": {"mode": "fail", "errno": errno.EIO},
+    "ENOSPC": {"mode": "fail", "errno": errno.ENOSPC},
+}
+
+
+@pytest.fixture(scope="module")
+def world(children: Children, memory: Path) -> Path:
+    """A store with sets to remove and litter to collect."""
+    report = children.run("untidy", memory / "untidy")
+    assert report["code"] == 0, report
+    return memory / "untidy"
+
+
+def _set_of(world: Path, prefix: str) -> str:
+    return next(str(info.key) for info in open_store(world).sets() if str(info.key) > prefix)
+
+
+def _collected(root: Path) -> dict[str, bytes | None]:
+    """Return the tree once no litter is left; a set that nobody finished is litter, too."""
+    while collect_garbage(root, grace=-1):
+        pass
+    assert verify_store(root).problems == []
+    assert litter(root) == []
+    return tree(root)
+
+
+@pytest.mark.parametrize("command", ["rm birds/image/", "rm fish/image/timm.toy", "gc"])
+def test_a_fault_at_each_call(
+    faulty: Children, memory: Path, world: Path, command: str, tmp_path: Path
+) -> None:
+    root = memory / "case"
+    verb, *wanted = command.split()
+    key = _set_of(world, wanted[0]) if wanted else ""
+    arguments = [verb, str(root), *([key, "--force"] if key else ["--grace", "0s"])]
+    request = {"args": {"arguments": arguments, "messages": str(tmp_path / "messages")}}
+
+    def run(**fault: Any) -> dict[str, Any]:
+        return faulty.run("command", root, **request, **fault)
+
+    shutil.copytree(world, root)
+    report = run(fault={"mode": "none"})
+    assert (report["code"], report["value"]) == (0, 0), report
+    expected = _collected(root)
+    calls = report["calls"]
+    assert len(calls) > 20
+    changes = [i for i, call in enumerate(calls) if call.startswith(("rename", "unlink", "rmdir"))]
+    for number, (name, fault) in enumerate(FAULTS.items()):
+        chosen = set(range(0 if EVERYTHING else number, len(calls), 1 if EVERYTHING else 13))
+        for at in sorted({*chosen, *(changes if name == "before" else ())}):
+            shutil.rmtree(root)
+            shutil.copytree(world, root)
+            where = f"{name} at call {at + 1} of {len(calls)}, {calls[at]}"
+            report = run(fault={**fault, "at": at + 1})
+            if fault["mode"] != "fail":
+                assert report["code"] == -9, f"{where}: {report}"
+            assert verify_store(root).problems == [], where
+            # Only where the very last change was done is there nothing to do any more.
+            done = not (root / key).exists() and not litter(root / "birds") and verb == "rm"
+            report = run()
+            assert (report["code"], report["value"]) in ((0, 0), (0, int(done))), where
+            assert _collected(root) == expected, where
+    shutil.rmtree(root)
+
+
+def test_a_removal_ends_whatever_name_an_earlier_one_left(world: Path, tmp_path: Path) -> None:
+    # A process id is no name: in a container every process may have the same one.
+    root = tmp_path / "store"
+    shutil.copytree(world, root)
+    key = _set_of(world, "birds/image/")
+    folder = root / key
+    left = folder.with_name(f".removed-{folder.name}-{os.getpid()}")
+    left.mkdir()
+    (left / "zarr.json").write_bytes(b"{}")
+    assert remove_set(root, key) > 0
+    assert not left.exists()
+    assert not folder.exists()
+
+
+def test_thumbnails_of_a_kind_without_sets_are_no_loss(world: Path, tmp_path: Path) -> None:
+    # What a removal left that wrote the catalog before it deleted the thumbnails.
+    root = tmp_path / "store"
+    shutil.copytree(world, root)
+    remove_set(root, _set_of(world, "birds/image/"))
+    path = root / "catalog.json"
+    catalog = json.loads(path.read_bytes())
+    assert catalog["thumbnails"] == []
+    catalog["thumbnails"] = ["birds/image/thumbnails-0badcafe.parquet"]
+    path.unlink()
+    path.write_bytes(json_bytes(catalog))
+    assert [one.path for one in verify_store(root).problems] == catalog["thumbnails"]
+    collect_garbage(root)
+    assert verify_store(root).problems == []
+
+
+def test_what_is_removed_takes_its_items_along(world: Path, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    shutil.copytree(world, root)
+    _collected(root)
+    remove_set(root, _set_of(world, "fish/image/timm.toy"))
+    assert verify_store(root).problems == []
+    assert len(list((root / "fish" / "image").glob("items-*"))) == 1
+
+
+def test_gc_leaves_the_staged_file_of_a_living_writer(
+    children: Children, world: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "store"
+    shutil.copytree(world, root)
+    _collected(root)  # no gc that writes the catalog: it would wait for the writer to go on
+    before = (root / "catalog.json").read_text()
+    (root / ".catalog.json.0badcafe.staged").write_bytes(b"{")
+    pid = children.start("hold_catalog", root)
+    _until_stopped(pid)
+    (staged,) = (path for path in root.glob(".catalog.json.*") if "0badcafe" not in path.name)
+    # The lock says that its writer lives, whatever the age of its file.
+    os.utime(staged, (0, 0))
+    collected = {one.path for one in collect_garbage(root, grace=-1)}
+    assert ".catalog.json.0badcafe.staged" in collected
+    assert staged.name not in collected
+    os.kill(pid, signal.SIGCONT)
+    report = children.wait(pid)
+    assert (report["code"], report["value"]) == (0, before), report
+    # One whose writer was killed goes.
+    pid = children.start("hold_catalog", root)
+    _until_stopped(pid)
+    (staged,) = root.glob(".catalog.json.*")
+    os.kill(pid, signal.SIGKILL)
+    children.wait(pid)
+    assert [one.path for one in collect_garbage(root, grace=-1)] == [staged.name]
+
+
+def _until_stopped(pid: int) -> None:
+    while Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+        time.sleep(0.01)
+
+
+def test_thumbnails_that_an_error_left_unlisted_are_listed_by_the_same_command(
+    faulty: Children, memory: Path
+) -> None:
+    manifest = scenarios.pictures(memory / "pictures", "zoo", 6)
+    request = {"args": {"manifest": manifest, "thumbnails": True}}
+    root = memory / "pictured"
+    report = faulty.run("extract", root, fault={"mode": "none"}, **request)
+    assert report["code"] == 0, report
+    calls = [call.replace(str(root), "") for call in report["calls"]]
+    last = max(i for i, call in enumerate(calls, 1) if call.startswith("rename /catalog.json"))
+    before = max(i for i, call in enumerate(calls[: last - 1], 1) if call.startswith("fsync "))
+    for at in (last, before):
+        shutil.rmtree(root)
+        fault = {"mode": "fail", "at": at, "errno": errno.EIO}
+        assert faulty.run("extract", root, fault=fault, **request)["code"] == 1
+        assert any("no writer has listed" in note.what for note in verify_store(root).notes)
+        assert faulty.run("extract", root, **request)["code"] == 0
+        report_after = verify_store(root)
+        assert (report_after.problems, report_after.notes) == ([], [])
