@@ -214,7 +214,8 @@ def _is_row(row: Any, *, first: bool) -> bool:
     if not isinstance(row, dict) or first:
         return isinstance(row, dict)
     if "block" in row:
-        known = isinstance(row.get("sha256"), str) and isinstance(row.get("failures"), dict)
+        known = any(isinstance(row.get(name), str) for name in HASHES)
+        known = known and isinstance(row.get("failures"), dict)
         return known and is_size(row["block"], low=0, high=MAX_ROWS)
     return all(is_size(row.get(name), low=0, high=MAX_ROWS) for name in ("file", "first", "stop"))
 
