@@ -143,6 +143,18 @@ def store_option(
     )  # fmt: skip
 
 
+def signed_options(function: _Function) -> _Function:
+    """Add ``--key`` and ``--at-least``: what a store must be signed by, and its lowest number."""
+    function = click.option(
+        "--at-least", type=click.IntRange(min=0), default=0, metavar="N",
+        help="Lowest number of the signature that is taken.",
+    )(function)  # fmt: skip
+    return click.option(
+        "--key", metavar="KEY",
+        help="Public key that the store must be signed by: 64 hexadecimal digits, or a PEM file.",
+    )(function)  # fmt: skip
+
+
 def usage_error(message: str) -> click.UsageError:
     """Return an error of the command line that runs, to be raised."""
     return click.UsageError(message, click.get_current_context())

@@ -26,6 +26,7 @@ The tree, by what a handler would do::
     ├── CacheFullError(OSError)               allow the cache more bytes, or empty it
     ├── CorruptStoreError(RuntimeError)       fetch or extract the set again
     ├── FormatVersionError(RuntimeError)      upgrade
+    ├── SignatureError(RuntimeError)          ask the owner of the store; do not read it meanwhile
     ├── EngineError(RuntimeError)             fix engine and jobs; look after lost workers
     └── MissingPackageError(ImportError)      install the extra it names
 
@@ -56,6 +57,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "remote": ("obstore", "urllib3", "huggingface_hub"),
     "ray": ("ray",),
     "blake3": ("blake3",),
+    "sign": ("cryptography",),
 }  # fmt: skip
 
 #: Packages of `EXTRAS` that are imported by another name than they are installed by.
@@ -168,6 +170,10 @@ class CorruptStoreError(FeatstoreError, RuntimeError):
 
 class FormatVersionError(FeatstoreError, RuntimeError):
     """The store has a format that this version does not read."""
+
+
+class SignatureError(FeatstoreError, RuntimeError):
+    """A store is not what the owner of a key signed."""
 
 
 class OptionError(FeatstoreError, TypeError):

@@ -105,6 +105,7 @@ CASES = [
     ("train", "torch", "from fitters.moments.accumulation import _bf16_switch; _bf16_switch()"),
     ("train", "timm", f"{_OPTIMISERS}.make_optimiser({_LION})"),
     ("blake3", "blake3", "featstore init {out}/store --hash blake3"),
+    ("sign", "cryptography", "featstore sign {store} --key {out}/key.pem --new-key"),
     ("coop", "torch", f"{_PROMPTS}.prompt_learner('coop', None, [])"),
 ]  # fmt: skip
 

@@ -24,6 +24,7 @@ from featstore.command_line import CommandGroup, entry_point
         "pull": "featstore.cli.share:pull_command",
         "sync": "featstore.cli.share:sync_command",
         "tag": "featstore.cli.store:tag_command",
+        "sign": "featstore.cli.store:sign_command",
         "diff": "featstore.cli.store:diff_command",
         "doctor": "featstore.cli.store:doctor_command",
         "card": "featstore.cli.share:card_command",
@@ -35,7 +36,7 @@ from featstore.command_line import CommandGroup, entry_point
     sections={
         "Make": "manifests extract plan import init",
         "Look": "ls show diff card verify doctor",
-        "Share": "push pull sync prefetch tag export",
+        "Share": "push pull sync prefetch tag sign export",
         "Repair": "repair rm gc cache",
     },
     epilog="\b\nExample:"

@@ -20,6 +20,7 @@ from featstore.command_line import (
     human_bytes,
     json_option,
     print_json,
+    signed_options,
 )
 from featstore.remote.cache import CacheEntry, user_cache
 from featstore.remote.objects import parse_address
@@ -116,15 +117,23 @@ def push_command(
 @click.command("pull", epilog="Example: featstore pull s3://team/features build/demo/store")
 @click.argument("source", type=StoreType())
 @click.argument("target", type=StoreType())
+@signed_options
 @_options
 def pull_command(
-    source: StorePlace, target: StorePlace, select: tuple[str, ...], force: bool, as_json: bool
+    source: StorePlace,
+    target: StorePlace,
+    key: str | None,
+    at_least: int,
+    select: tuple[str, ...],
+    force: bool,
+    as_json: bool,
 ) -> int:
     """Download sets from another store.
 
     TARGET receives what it lacks of the sets of SOURCE; see `featstore push --help`.
     """
-    return _copy([(source, target)], _RECEIVED, select, force=force, as_json=as_json)
+    signed: dict[str, Any] = {"key": key, "at_least": at_least}
+    return _copy([(source, target)], _RECEIVED, select, force=force, as_json=as_json, **signed)
 
 
 @click.command("sync", epilog="Example: featstore sync build/demo/store s3://team/features")
@@ -148,11 +157,14 @@ def _copy(
     *,
     force: bool,
     as_json: bool,
+    **signed: Any,
 ) -> int:
     reports: list[CopyReport] = []
     for source, target in ways:
         with ProgressBar(f"to {target}", "bytes") as bar:
-            report = copy_sets(source, target, select=select, force=force, progress=bar.advance)
+            report = copy_sets(
+                source, target, select=select, force=force, progress=bar.advance, **signed
+            )
         reports.append(report)
         if as_json:
             continue

@@ -23,8 +23,9 @@ from featstore.command_line import (
     json_option,
     print_json,
     print_table,
+    signed_options,
 )
-from featstore.errors import CorruptStoreError
+from featstore.errors import CorruptStoreError, SignatureError
 from featstore.identity import HASHES, hash_hex
 from featstore.remote.objects import Address, parse_address
 from featstore.share.copy import (
@@ -40,6 +41,8 @@ from featstore.store.catalog import resolve_set, resolve_sets
 from featstore.store.files import refused
 from featstore.store.gc import collect_garbage, make_store, remove_set
 from featstore.store.records import POINTER, StoreFormat
+from featstore.store.signature import NAME as SIGNATURE
+from featstore.store.signature import make_key, sign_store
 from featstore.store.store import (
     Duplicates,
     FeatureStore,
@@ -49,7 +52,7 @@ from featstore.store.store import (
     row_facts,
     runs,
 )
-from featstore.store.verify import verify_store
+from featstore.store.verify import Problem, verify_store
 
 
 @click.command("init", epilog="Example: featstore init /data/features --shared")
@@ -336,18 +339,26 @@ def n_revisions(info: SetInfo) -> int:
 @click.option(
     "--quick/--full", "quick", default=False, help="Compare sizes and metadata, or every byte."
 )
+@signed_options
 @json_option
-def verify_command(store: Path, keys: tuple[str, ...], quick: bool, as_json: bool) -> int:
+def verify_command(
+    store: Path, keys: tuple[str, ...], quick: bool, key: str | None, at_least: int, as_json: bool
+) -> int:
     """Compare the files of a store with their checksums.
 
     Names every file that was flipped, truncated, deleted, swapped, linked or added, one a
     line, and exits 4 if there is one. KEY is a dataset (`stamps`), a dataset and kind
     (`stamps/image`), or a set as `featstore ls` prints it, with or without the digits at its
-    end; every set that it fits is checked.
+    end; every set that it fits is checked. With --key, also whether all was signed by that key.
     """
     chosen = {name for key in keys for name in resolve_sets(store, key)}
     with ProgressBar(f"verify {store}"):
         report = verify_store(store, chosen, full=not quick)
+    if key is not None or at_least:
+        try:
+            open_store(store, key=key, at_least=at_least)
+        except (SignatureError, CorruptStoreError) as err:
+            report.problems.append(Problem(SIGNATURE, f"does not hold: {err}"))
     if as_json:
         print_json(report.as_dict())
     else:
@@ -485,6 +496,31 @@ def _differences(difference: SetDifference) -> Iterator[str]:
         yield f"{difference.failed[0]:,} → {difference.failed[1]:,} failed"
     if difference.attributes:
         yield f"other {', '.join(difference.attributes)}"
+
+
+@click.command("sign", epilog="Example: featstore sign build/demo/store --key me.pem --new-key")
+@click.argument("store", type=StoreType())
+@click.option(
+    "--key", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Private Ed25519 key, in PEM without a password.",
+)  # fmt: skip
+@click.option("--new-key", is_flag=True, help="Make FILE, readable to you alone, if it is missing.")
+@json_option
+def sign_command(store: StorePlace, key: Path, new_key: bool, as_json: bool) -> None:
+    """Sign the revisions and tags that a store holds now.
+
+    Readers who know the public key, which is printed, are told of everything that was changed, put
+    back or hidden since: `open_store(…, key=…)`, `featstore verify --key`, `featstore pull --key`.
+    Sign again whenever the store has changed.
+    """
+    if new_key:
+        make_key(key)
+    signature = sign_store(store, key)
+    if as_json:
+        print_json({"store": str(store), **signature.document()})
+        return
+    click.echo(f"signed {store} as number {signature.counter:,}")
+    click.echo(f"public key {signature.public_key}")
 
 
 _SIGNS = {"fine": "ok", "note": "note", "wrong": "WRONG"}

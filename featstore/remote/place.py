@@ -145,6 +145,10 @@ class RemotePlace(Place):
         self.mirror.refresh(tag_file(name))
         self.mirror.refresh(CATALOG, limit=MAX_JSON_BYTES)
 
+    def fetch_signature(self) -> None:
+        """Fetch the signature of the store, if it has one."""
+        self.mirror.refresh("signature.json")
+
     def fetch_records(self, key: SetKey, revision: str | None = None) -> None:
         """Fetch the pointer of a set, its commit, and the commits whose id begins `revision`."""
         if key not in self._asked:

@@ -38,6 +38,7 @@ from featstore.store.records import (
     tag_document,
     tag_file,
 )
+from featstore.store.signature import put_signature, read_signature
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import write_thumbnails
 
@@ -255,6 +256,8 @@ def copy_sets(
     force: bool = False,
     progress: Callable[[int], object] | None = None,
     tell: Callable[[str, Relation], object] | None = None,
+    key: str | Path | bytes | None = None,
+    at_least: int = 0,
 ) -> CopyReport:
     """Copy the sets of one store that another lacks or has an earlier revision of.
 
@@ -262,7 +265,8 @@ def copy_sets(
     ----------
     source, target : path or address
         Any that `open_store` knows; the target one that can be written: a folder or a bucket. If
-        all sets are copied, so are the tags; those of a remote source where it can list.
+        all sets are copied, so are the tags (of a remote source of format 1 where it can list),
+        and a signature if it covers what the target then holds.
     select : sequence of str
         Patterns of keys such as ``stamps/image/*`` or ``*/*/timm.*``; a set that fits one of them
         is copied. All by default.
@@ -270,6 +274,8 @@ def copy_sets(
         See `featstore.share.publish.publish_to_bucket`.
     progress, tell : callable, optional
         Called with bytes that were sent, and with each set that is done.
+    key, at_least
+        Public key that the source must be signed by: see `featstore.store.store.open_store`.
 
     Raises
     ------
@@ -279,7 +285,7 @@ def copy_sets(
         If the source cannot be opened or the target not be made. What is wrong with one set stops
         only that one, and is in the report.
     """
-    opened = open_store(source)
+    opened = open_store(source, key=key, at_least=at_least)
     place = parse_address(target)
     objects = writable_objects(place) if isinstance(place, Address) else None
     form = _target_format(objects, StoreFormat(hash=opened.form.hash))
@@ -314,7 +320,24 @@ def copy_sets(
             if there != "newer" and current.get(name) != _revision(opened.root / name)
         ]
         update_catalog(objects, form, sent, thumbnails=pictures)
+    if not select:
+        _send_signature(opened, place)
     return report
+
+
+def _send_signature(opened: FeatureStore, place: Address | Path) -> None:
+    """Send the signature of a store to a copy that lists the very sets and tags that it lists."""
+    opened.place.fetch_signature()
+    signature = read_signature(opened.root, where=opened.address)
+    if signature is None:
+        return
+    target = open_store(place.url if isinstance(place, Address) else place)
+    target.place.fetch_signature()
+    there = read_signature(target.root, where=target.address)
+    mine, theirs = (read_catalog(store.root) or {} for store in (opened, target))
+    same = all(mine.get(name) == theirs.get(name) for name in ("sets", "tags"))
+    if same and (there is None or there.counter < signature.counter):
+        put_signature(place, json_bytes(signature.document()))
 
 
 def _target_format(objects: Objects | None, new: StoreFormat) -> StoreFormat:

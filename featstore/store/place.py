@@ -103,6 +103,9 @@ class Place(ABC):
     def fetch_tag(self, name: str) -> None:
         """Fetch a tag, if there is one of this name."""
 
+    def fetch_signature(self) -> None:
+        """Fetch the signature of the store, if it has one."""
+
     def fetch_records(self, key: SetKey, revision: str | None = None) -> None:
         """Fetch the pointer of a set, its commit, and the commits whose id begins `revision`."""
 

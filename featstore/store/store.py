@@ -19,6 +19,7 @@ from featstore.errors import (
     CorruptStoreError,
     FeatstoreError,
     IncompleteEmbeddingsError,
+    SignatureError,
     UnknownSetError,
     listed,
 )
@@ -268,6 +269,9 @@ def runs(directory: Path) -> list[dict[str, Any]]:
 
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 
+#: Digits of a whole revision_id, which says by itself what it is the id of.
+FULL = 64
+
 
 class FeatureStore:
     """A read-only handle on a store. Opening and reading it runs no code from it.
@@ -296,6 +300,7 @@ class FeatureStore:
         self.mode: Mode = mode
         self.verify: Verify = verify
         self._pins: dict[str, str] | None = None
+        self._signed: tuple[dict[str, str], dict[str, str]] | None = None
 
     def __repr__(self) -> str:
         return f"FeatureStore({self.address!r}, {len(self.sets())} sets)"
@@ -324,6 +329,26 @@ class FeatureStore:
                 found.append((key_of(directory), err))
         return found
 
+    def trust(self, key: str | Path | bytes, *, at_least: int = 0) -> None:
+        """Read only what the owner of a public key has signed; see `open_store`.
+
+        Raises
+        ------
+        SignatureError
+            If the store is not what was signed.
+        """
+        # Imported here: few stores are signed.
+        from featstore.store.signature import check_signed
+
+        self.place.fetch_signature()
+        self._signed = check_signed(self, key, at_least=at_least)
+        self._pins = self._signed[0]
+        for name in self.tags():
+            try:
+                self.tag(name)
+            except CorruptStoreError as err:
+                raise SignatureError(f"A tag is not what was signed: {err}") from err
+
     def pin(self, revision: str) -> None:
         """Read every set at a tag, or the one that has this revision; the others are hidden.
 
@@ -337,14 +362,15 @@ class FeatureStore:
         UnknownSetError
             If there is neither.
         """
-        self._pins = None
+        self._pins = None if self._signed is None else self._signed[0]
+        pins = None
         if _HEX.fullmatch(revision):
             published = {
                 str(info.key): [info.commit.revision_id, *info.attributes.get("history", [])]
                 for info in self.sets()
             }
-            self._pins = pins_of(revision, published) or None
-        self._pins = self._pins or self.tag(revision)
+            pins = pins_of(revision, published)
+        self._pins = pins or self.tag(revision)
 
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended."""
@@ -508,6 +534,8 @@ class FeatureStore:
         return sorted({*self.place.tags(), *(self._listed_tags() or ())})
 
     def _listed_tags(self) -> dict[str, str] | None:
+        if self._signed is not None:
+            return self._signed[1]
         return (read_catalog(self.root) or {}).get("tags")
 
     def tag(self, name: str) -> dict[str, str]:
@@ -532,6 +560,11 @@ class FeatureStore:
         key = key_of(directory)
         if revision is None and self._pins is not None:
             revision = self._pins.get(str(key))
+        elif revision is not None and self._signed is not None and len(revision) < FULL:
+            raise SignatureError(
+                f"The earlier revisions of {key} are not signed. Give the whole revision_id, or "
+                "open the store at a tag."
+            )
         self.place.fetch_records(key, revision)
         check_no_links(self.root, [directory / "revisions"])
         attributes = read_pointer(directory)
@@ -580,6 +613,8 @@ def open_store(
     revision: str | None = None,
     mode: Mode = "auto",
     verify: Verify = "never",
+    key: str | Path | bytes | None = None,
+    at_least: int = 0,
 ) -> FeatureStore:
     """Open a store for reading.
 
@@ -600,11 +635,21 @@ def open_store(
         are); each block before its rows are first served; or all blocks of a set, and its
         items, when its view is made. The default is ``"never"`` because hashing reads a block
         several times slower than memory does (``store.first_touch`` of ``make perf``).
+    key : str, Path or bytes, optional
+        A public key that the store must be signed by (``featstore sign``): 64 hexadecimal digits,
+        a file in PEM, or the bytes of either. Only what was signed is read; see docs/sharing.md.
+    at_least : int
+        The lowest number of the signature that is taken. Without it, a first opening cannot tell
+        that the whole store is an earlier one.
 
     Raises
     ------
     ValueError
-        If `mode` or `verify` is another word.
+        If `mode` or `verify` is another word, or `at_least` comes without a key.
+    SignatureError
+        If the store is not what the owner of `key` signed.
+    MissingPackageError
+        If `key` is given, and cryptography is not installed.
     UnknownSetError
         If there is no folder at `path`, or it is not a store; or has no such revision.
     FormatVersionError
@@ -619,6 +664,8 @@ def open_store(
             raise ValueError(
                 f"The {what} of reading must be one of {', '.join(known)}; got {value!r}."
             )
+    if at_least and key is None:
+        raise ValueError(f"at_least={at_least} counts signatures: give the key, too.")
     address = parse_address(path)
     place: Place
     if isinstance(address, Address):
@@ -645,6 +692,8 @@ def open_store(
         ) from err
     parse_root(document, where=f"{place.address}/zarr.json")
     store = FeatureStore(place, mode=mode, verify=verify)
+    if key is not None:
+        store.trust(key, at_least=at_least)
     if revision is not None:
         store.pin(revision)
     return store

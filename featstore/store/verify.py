@@ -61,6 +61,8 @@ from featstore.store.records import (
     tag_file,
     unlike_listed,
 )
+from featstore.store.signature import NAME as SIGNATURE
+from featstore.store.signature import read_signature
 from featstore.store.tables import read_thumbnail_file
 
 _COMMIT = re.compile(r"revisions/([0-9a-f]{64})\.json")
@@ -459,6 +461,7 @@ class _Verification:
         self._check_thumbnails()
         self._check_tags()
         self._check_about()
+        self._check_signature()
         self._check_rest()
         return VerifyReport(
             [Problem(path, what) for path, what in sorted(self.wrong.items())],
@@ -628,6 +631,19 @@ class _Verification:
                     self.blame(name, f"is not the one that the catalog lists; {_CARD}")
             elif name in (listed or ()) and name not in self._odd:
                 self.blame(name, f"is missing, though the catalog lists it; {_CARD}")
+
+    def _check_signature(self) -> None:
+        """Check that a signature is one by its form: of whom it may be, only a key tells."""
+        if SIGNATURE in self.files:
+            self.known.add(SIGNATURE)
+            try:
+                found = read_signature(self.root, where=str(self.root))
+                data = read_regular(self.root / SIGNATURE, limit=MAX_METADATA_BYTES)
+                same = found is not None and data == json_bytes(found.document())
+            except FeatstoreError:
+                same = False
+            if not same:
+                self.blame(SIGNATURE, "is no signature that `featstore sign` writes")
 
     def _check_rest(self) -> None:
         """Report what nothing accounts for, and whatever is no regular file."""

@@ -261,6 +261,14 @@ def untidy(root: Path) -> str:
     return "written"
 
 
+def sign(root: Path) -> int:
+    """Sign a store as `featstore sign` does, with a key beside it; return the number."""
+    from featstore.store.signature import sign_store
+
+    os.environ["XDG_CACHE_HOME"] = str(root)  # whoever the child is, it may write there
+    return sign_store(root, root.parent / "key.pem").counter
+
+
 def extract_and_extend(root: Path, *, manifest: str, other: str, n: int) -> str:
     """Extract two manifests, then write a set and extend it: whatever of this is missing."""
     extract(root, manifest=manifest, thumbnails=True)

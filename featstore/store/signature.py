@@ -1,0 +1,403 @@
+"""The signature of a store: the owner of a key vouches for each set's revision, and each tag.
+
+Commits hold the hashes of all bytes, and tags those of commits, so one Ed25519 signature over their
+ids covers every row. A counter in it grows with each state that is signed: whoever saw a higher one
+knows that an earlier state, with its signature, was put back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import stat
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_manifests.cache import cache_folder
+from featstore.durable import fsync_directory, make_folders, write_durably, write_error
+from featstore.errors import (
+    CorruptStoreError,
+    FeatstoreError,
+    RemoteStoreError,
+    SignatureError,
+    StoreWriteError,
+    needs_extra,
+)
+from featstore.identity import canonical_json, sealed, sha256_hex
+from featstore.remote.objects import Address, open_objects, parse_address
+from featstore.store.catalog import read_catalog
+from featstore.store.files import json_bytes, read_json, read_regular, write_file
+from featstore.store.lock import folder_lock
+from featstore.store.records import is_size, key_of, read_pointer
+from featstore.store.store import FeatureStore, open_store
+
+NAME = "signature.json"
+
+#: The first format whose catalog lists tags by their digests.
+FORMAT = 2
+
+#: A counter is at most so large: what every reader of JSON holds exactly.
+MAX_COUNTER = 2**53 - 1
+
+_LIMIT = 2**16
+_KEY = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"[0-9a-f]{128}")
+
+#: What a public key may be given as: 64 hexadecimal digits, a file in PEM, or the bytes of either.
+PublicKey = str | Path | bytes
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What ``signature.json`` states.
+
+    Attributes
+    ----------
+    public_key : str
+        64 hexadecimal digits.
+    counter : int
+        Number of the state that was signed; a later one has a higher number.
+    signature : str
+        Ed25519, 128 hexadecimal digits.
+    """
+
+    public_key: str
+    counter: int
+    signature: str
+
+    @classmethod
+    def parse(cls, document: Any, *, where: str) -> Signature:
+        """Return the signature that a document is; SignatureError if it is none."""
+        stated = document if isinstance(document, dict) else {}
+        found: dict[str, Any] = {
+            name: stated.get(name) for name in ("public_key", "counter", "signature")
+        }
+        right = (
+            is_size(found["counter"], low=1, high=MAX_COUNTER)
+            and _KEY.fullmatch(str(found["public_key"]))
+            and _SIGNATURE.fullmatch(str(found["signature"]))
+        )
+        if not right or document != cls(**found).document():
+            raise SignatureError(
+                f"{where} is no signature that `featstore sign` writes. Fetch the store again, or "
+                "let its owner sign it again."
+            )
+        return cls(**found)
+
+    def document(self) -> dict[str, Any]:
+        """Return the signature as it is written."""
+        return sealed({"format": FORMAT, **asdict(self)})
+
+    def covers(self, catalog: Mapping[str, Any]) -> bool:
+        """Return whether this is what the owner of the key signed of a store with this catalog."""
+        with needs_extra("A signed store"):
+            from cryptography.exceptions import InvalidSignature
+            from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        try:
+            Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.public_key)).verify(
+                bytes.fromhex(self.signature), signed_bytes(catalog, self.counter)
+            )
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+def signed_bytes(catalog: Mapping[str, Any], counter: int) -> bytes:
+    """Return what is signed of a store: docs/store-format.md."""
+    return canonical_json(
+        {
+            "what": "headstock store",
+            "format": FORMAT,
+            "counter": counter,
+            "sets": catalog["sets"],
+            "tags": catalog["tags"],
+        }
+    )
+
+
+def read_signature(root: Path, *, where: str) -> Signature | None:
+    """Return the signature of the store in a folder; None if it has none.
+
+    Raises
+    ------
+    SignatureError
+        If the file is no signature.
+    """
+    try:
+        document = read_json(root / NAME, limit=_LIMIT)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except CorruptStoreError:
+        document = None
+    return Signature.parse(document, where=f"{where}/{NAME}")
+
+
+def check_signed(
+    store: FeatureStore, key: PublicKey, *, at_least: int
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the revisions and the tags that the owner of a key signed, compared with the store.
+
+    The counter is remembered in the user's cache: for this address and key, no lower one is taken
+    again.
+
+    Parameters
+    ----------
+    at_least : int
+        The lowest counter that is taken.
+
+    Returns
+    -------
+    sets, tags : dict
+        Key -> revision_id, and name -> digest.
+
+    Raises
+    ------
+    SignatureError
+        If there is no signature of this key, it is not one of what the store holds, or an earlier
+        state was put back.
+    """
+    where, wanted = store.address, public_key(key)
+    signature = read_signature(store.root, where=where)
+    if signature is None:
+        raise SignatureError(f"{where} is not signed. Ask its owner for `featstore sign`.")
+    if signature.public_key != wanted:
+        raise SignatureError(
+            f"{where} is signed by the key {signature.public_key}, not by {wanted}. Use it only if "
+            "its owner tells you that the key has changed."
+        )
+    catalog = read_catalog(store.root)
+    if catalog is None or "tags" not in catalog or not signature.covers(catalog):
+        raise SignatureError(
+            f"{where}/{NAME} is not a signature of what the catalog lists: sets or tags were "
+            "changed after number "
+            f"{signature.counter:,} was signed. Its owner can sign what is right."
+        )
+    seen = remembered(where, wanted)
+    if signature.counter < max(at_least, seen):
+        raise SignatureError(
+            f"{where} is signed as number {signature.counter:,}; number {max(at_least, seen):,} "
+            f"{'was seen here before' if seen >= at_least else 'is asked for'}: an earlier state "
+            "was put back."
+        )
+    there = {str(key_of(folder)): read_pointer(folder) for folder in store.folders()}
+    found = {name: attributes["revision"] for name, attributes in there.items() if attributes}
+    check_sets(found, catalog["sets"], where=where, what="signed")
+    remember(where, wanted, signature.counter)
+    return catalog["sets"], catalog["tags"]
+
+
+def check_sets(
+    found: Mapping[str, str], wanted: Mapping[str, str], *, where: str, what: str
+) -> None:
+    """Raise SignatureError unless the sets of a store, key -> revision_id, are those wanted."""
+    for key in sorted({*found, *wanted}):
+        if found.get(key) != wanted.get(key):
+            raise SignatureError(
+                f"{key} of {where} is at revision {found.get(key, 'none')[:12]}; "
+                f"{wanted.get(key, 'none')[:12]} is {what}. The set was changed or put back since, "
+                "or its owner has yet to sign it again."
+            )
+
+
+def public_key(key: PublicKey) -> str:
+    """Return a public key as 64 hexadecimal digits.
+
+    Raises
+    ------
+    SignatureError
+        If it is none, or a private one.
+    """
+    if isinstance(key, str) and _KEY.fullmatch(key):
+        return key
+    if isinstance(key, bytes) and len(key) == 32:
+        return key.hex()
+    data = key if isinstance(key, bytes) else _read_key(Path(key))
+    with needs_extra("A signed store"):
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    try:
+        found: Any = serialization.load_pem_public_key(data)
+    except (ValueError, UnsupportedAlgorithm):
+        found = None
+    if not isinstance(found, Ed25519PublicKey):
+        private = b"PRIVATE KEY" in data
+        what = f"{'the bytes' if isinstance(key, bytes) else key}"
+        raise SignatureError(
+            f"{what} {'hold a private key' if private else 'hold no public Ed25519 key in PEM'}. "
+            "Give the public key that `featstore sign` prints."
+        )
+    return found.public_bytes_raw().hex()
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        return read_regular(path, limit=_LIMIT)
+    except (FeatstoreError, OSError) as err:
+        raise SignatureError(
+            f"The key {str(path)[:200]!r} is neither 64 hexadecimal digits nor a file that can be "
+            "read."
+        ) from err
+
+
+def make_key(path: Path) -> None:
+    """Make a private key, in PEM, in a file that only its owner reads; one that is there stays.
+
+    Raises
+    ------
+    StoreWriteError
+        If the file system refuses.
+    """
+    with needs_extra("Signing"):
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    form = serialization
+    data = Ed25519PrivateKey.generate().private_bytes(
+        form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()
+    )
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}.staged")
+    try:
+        make_folders(path.parent)
+        handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(staged, path)  # which, unlike a rename, replaces nothing
+        finally:
+            staged.unlink()
+        fsync_directory(path.parent)
+    except FileExistsError:
+        return
+    except OSError as err:
+        raise write_error(path, err) from err
+
+
+def sign_store(place: str | Path, key: Path) -> Signature:
+    """Sign what a store holds now, and return the signature; the one that is there if it does.
+
+    Parameters
+    ----------
+    place : path or address
+        A folder, or a bucket.
+    key : Path
+        A private Ed25519 key, in PEM.
+
+    Raises
+    ------
+    SignatureError
+        If the key is none, or a set is not as the catalog lists it.
+    CorruptStoreError
+        If a record or a tag is damaged.
+    StoreWriteError, RemoteStoreError
+        If the store is of format 1, or cannot be written.
+    """
+    private = _private_key(key)
+    public = private.public_key().public_bytes_raw().hex()
+    address = parse_address(place)
+    store = open_store(place)
+    catalog = read_catalog(store.root)
+    if catalog is None or "tags" not in catalog:
+        raise StoreWriteError(
+            f"{store.address} has store format {store.form.version} or no catalog: what it holds "
+            "is not listed. Copy its sets to a new store, or run `featstore repair`, and sign that."
+        )
+    found = {str(info.key): info.commit.revision_id for info in store.sets()}
+    check_sets(found, catalog["sets"], where=store.address, what="listed")
+    for name in store.tags():
+        store.tag(name)
+    store.place.fetch_signature()
+    try:
+        there = read_signature(store.root, where=store.address)
+    except SignatureError:
+        there = None
+    if there is not None and there.public_key == public and there.covers(catalog):
+        return there
+    before = there.counter if there is not None and there.public_key == public else 0
+    counter = 1 + max(before, remembered(store.address, public))
+    if counter > MAX_COUNTER:
+        raise SignatureError(
+            f"{store.address}/{NAME} has number {before:,}, the highest: somebody forged it. "
+            "Delete it, and sign again."
+        )
+    signed = private.sign(signed_bytes(catalog, counter)).hex()
+    made = Signature(public, counter, signed)
+    put_signature(address, json_bytes(made.document()))
+    remember(store.address, public, counter)
+    return made
+
+
+def _private_key(path: Path) -> Any:
+    with needs_extra("Signing"):
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    try:
+        found: Any = serialization.load_pem_private_key(_read_key(path), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        found = None
+    if not isinstance(found, Ed25519PrivateKey):
+        raise SignatureError(
+            f"{path} holds no private Ed25519 key in PEM without a password. `featstore sign "
+            "--new-key` makes one."
+        )
+    return found
+
+
+def put_signature(address: Address | Path, data: bytes) -> None:
+    """Write the file of a signature to a store.
+
+    Raises
+    ------
+    StoreWriteError, RemoteStoreError
+        If the store cannot be written.
+    """
+    if isinstance(address, Path):
+        write_file(address / NAME, [data])
+        return
+    objects = open_objects(address)
+    if not objects.can_write:
+        raise RemoteStoreError(
+            f"{address.url} cannot be written by featstore. Sign the folder, and copy that."
+        )
+    objects.put(NAME, data)
+
+
+def _memory(address: str, key: str) -> Path:
+    place = address if "://" in address else os.path.realpath(address)
+    return cache_folder("signatures") / f"{sha256_hex(f'{place} {key}'.encode())[:32]}.json"
+
+
+def remembered(address: str, key: str) -> int:
+    """Return the highest counter that was seen at an address of a key's signatures, or 0."""
+    try:
+        found = json.loads(_memory(address, key).read_bytes())["counter"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return found if is_size(found, low=1, high=MAX_COUNTER) else 0
+
+
+def remember(address: str, key: str, counter: int) -> None:
+    """Keep a counter in the user's cache if it is higher than what was seen."""
+    path = _memory(address, key)
+    if remembered(address, key) >= counter:
+        return
+    facts = {"address": address, "public_key": key, "counter": counter}
+    try:
+        make_folders(path.parent)
+        with folder_lock(path.parent):
+            if remembered(address, key) < counter:
+                write_durably(path, [json_bytes(facts)])
+    except OSError as err:
+        warnings.warn(
+            f"Number {counter:,} of {address} cannot be remembered in {path.parent} "
+            f"({err.strerror or err}): that an earlier state is put back will not be noticed "
+            "without at_least.",
+            stacklevel=2,
+        )

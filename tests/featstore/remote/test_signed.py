@@ -1,0 +1,83 @@
+"""Signed stores behind an address: a server that shows an earlier or another state is found out."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from featstore import copy_sets, open_store
+from featstore.errors import SignatureError
+from featstore.share.copy import make_tag
+from tests.featstore.remote.conftest import make_store
+from tests.featstore.remote.proxy import Answer, Proxy, proxy
+from tests.featstore.remote.static import static_server
+from tests.featstore.remote.test_buckets import extend
+
+pytest.importorskip("cryptography", reason="needs cryptography: pip install 'headstock[sign]'")
+
+from featstore.store.signature import make_key, sign_store
+
+IMAGES = "birds/image/toy"
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    make_key(tmp_path / "key.pem")
+    return tmp_path / "key.pem"
+
+
+def test_a_server_that_goes_back_is_found_out(tmp_path: Path, secret: Path) -> None:
+    """Every file of the earlier state is whole, and signed by the key."""
+    root = make_store(tmp_path / "now")
+    make_tag(root, "v1")
+    key = sign_store(root, secret).public_key
+    before = shutil.copytree(root, tmp_path / "before")
+    extend(root, 30)
+    assert sign_store(root, secret).counter == 2
+
+    def older(path: str, number: int, answer: Answer) -> Answer | None:
+        file = before / path.lstrip("/")
+        return Answer(200, {}, file.read_bytes()) if file.is_file() else Answer(404, {}, b"")
+
+    def older_pointer(path: str, number: int, answer: Answer) -> Answer | None:
+        return older(path, number, answer) if "birds/image" in path else None
+
+    with static_server(root) as upstream, proxy(upstream) as state:
+        store = open_store(state.url, key=key)
+        assert len(store.view(IMAGES)) == 1029
+        assert len(open_store(state.url, key=key, revision="v1").view(IMAGES)) == 999
+        state.harm = older_pointer
+        with pytest.raises(SignatureError, match="put back"):
+            open_store(state.url, key=key)
+        state.harm = older
+        with pytest.raises(SignatureError, match="number 2 was seen here before"):
+            open_store(state.url, key=key)
+        state.harm = lambda path, number, answer: (
+            Answer(404, {}, b"") if "signature" in path else None
+        )
+        with pytest.raises(SignatureError, match="is not signed"):
+            open_store(state.url, key=key)
+        assert len(open_store(state.url).view(IMAGES)) == 1029
+        state.harm, state.down = None, True
+        # Reading goes on without the server, but only with a signature that was fetched.
+        with pytest.warns(UserWarning, match="cannot be reached"), pytest.raises(SignatureError):
+            open_store(state.url, key=key)
+
+
+def test_a_bucket_is_signed_where_it_lies_or_with_all_that_is_pushed(
+    bucket: Proxy, store_folder: Path, secret: Path, tmp_path: Path
+) -> None:
+    own = shutil.copytree(store_folder, tmp_path / "own")
+    key = sign_store(own, secret).public_key
+    copy_sets(own, bucket.address)
+    assert len(open_store(bucket.address, key=key, at_least=1).view(IMAGES)) == 999
+    extend(own, 30)
+    copy_sets(own, bucket.address)
+    with pytest.raises(SignatureError, match="not a signature of what the catalog lists"):
+        open_store(bucket.address, key=key)
+    assert sign_store(bucket.address, secret).counter == 2
+    assert len(open_store(bucket.address, key=key, at_least=2).view(IMAGES)) == 1029
+    copy_sets(bucket.address, tmp_path / "pulled", key=key, at_least=2)
+    assert len(open_store(tmp_path / "pulled", key=key, at_least=2).view(IMAGES)) == 1029
