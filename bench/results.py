@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from glob import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from bench.metrics.summary import METRICS, query_values
 from bench.runs import RUN_COLUMNS
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.files import json_bytes, read_json, write_file
+from featstore.store.lock import try_lock
 
 #: Settings that may be chosen from the training data.
 CHOSEN = ("penalty", "mix", "gamma", "n_components", "top_k", "power")
@@ -317,6 +319,43 @@ def _of_runs(
     order = {run_id: number for number, run_id in enumerate(wanted)}
     number = pl.col("run_id").replace_strict(order, return_dtype=pl.Int64)
     return pl.concat([table, *held]).sort(number, maintain_order=True)
+
+
+#: Folders of a results folder that hold files of ours.
+_PARTS = ("runs", "ranks", "sums", "geometry", "sessions")
+
+
+def remove_staged(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left of files that they wrote into a folder.
+
+    A living process holds the lock of the file that it writes; see `featstore.durable`.
+
+    Parameters
+    ----------
+    folder : Path
+        Of results, whose parts are looked at, or any other.
+    name : str
+        Of the file that they wrote; any by default.
+    """
+    for place in (folder, *(folder / part for part in _PARTS)):
+        for path in place.glob(f".{escape(name) if name != '*' else name}.*.staged"):
+            with suppress(OSError):
+                if path.is_file() and not path.is_symlink():
+                    with path.open("rb") as file:
+                        if try_lock(file.fileno()):
+                            path.unlink()
+
+
+def write_alone(path: Path, data: bytes) -> None:
+    """Write a file that replaces an earlier one, and remove what killed processes left of it.
+
+    Raises
+    ------
+    StoreWriteError
+        If the file system refuses. No partial file is left.
+    """
+    remove_staged(path.parent, path.name)
+    write_file(path, [data])
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -73,7 +73,7 @@ class Execution:
     def run(self, suite: str, runs: Sequence[Run]) -> None:
         """Run what is not finished, record the session, and print what was done."""
         from bench.execution import run_all
-        from bench.results import finished, versions, write_session
+        from bench.results import finished, read_sessions, versions, write_session
 
         have = finished(self.out)
         new = [run for run in runs if run.run_id not in have]
@@ -90,6 +90,7 @@ class Execution:
                 click.echo(f"{summary}.")
             return
         click.echo(summary, err=True)
+        recorded = {one.get("command") for one in read_sessions(self.out)}
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with ProgressBar(suite, "fits", total=plan["fits"]) as bar:
             done = run_all(
@@ -110,7 +111,8 @@ class Execution:
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
         }
-        if done.new:
+        # A process that was killed after its last run has recorded none of what it did.
+        if done.new or session["command"] not in recorded:
             name = f"{started.replace(':', '').replace('-', '')}-{os.getpid()}"
             write_session(self.out, name, session)
         if self.as_json:

@@ -27,11 +27,10 @@ from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words
 from bench.report.grids import choice_rows, gain_rows, grids
 from bench.report.theme import Figure, css_variables, file_svg, page_svg
 from bench.report.verdict import Verdict, verdict
-from bench.results import CHOSEN, read_results, read_sessions, versions
+from bench.results import CHOSEN, read_results, read_sessions, versions, write_alone
 from bench.suites.published import published_table
 from bench.tables import comma_separated, published_lines, result_lines, result_table
 from featstore.errors import FeatstoreError, needs_extra
-from featstore.store.files import write_file
 from featstore.store.store import FeatureStore, content_duplicates, open_store, row_facts, runs
 
 _COLUMNS = ("image_set", "head_set", "name_set", "caption_set")
@@ -286,9 +285,9 @@ def write_report(
             (".csv", comma_separated(figure.data)),
         ):
             path = folder / f"{figure.name}{ending}"
-            write_file(path, [text.encode("utf-8")])
+            write_alone(path, text.encode("utf-8"))
             files.append(path)
-    write_file(out, [page.html.encode("utf-8")])
+    write_alone(out, page.html.encode("utf-8"))
     return Written(out, tuple(files), page.verdict.answer if page.verdict else "")
 
 

@@ -118,7 +118,7 @@ def test_retrieval_without_captions_is_refused(runs, smoke_store):
     run = next(r for r in runs if r.task == "retrieval")
     corpus = read_corpus(open_store(smoke_store), run)
     bare = Corpus(corpus.images, corpus.names, None, corpus.head)
-    with pytest.raises(ProtocolError, match="Retrieval needs captions"):
+    with pytest.raises(ProtocolError, match=r"Task retrieval reads captions, .* \(--captions\)"):
         Scoring(bare, None).score(run, None)
 
 

@@ -128,7 +128,9 @@ def test_a_control_does_not_follow_its_noise_off_the_grid(run, corpus, split):
 
 
 def test_a_head_is_needed_for_prototypes(run, corpus):
-    with pytest.raises(ProtocolError, match="needs a classification head"):
+    with pytest.raises(
+        ProtocolError, match=r"takes prototypes from a classification head, .*--head"
+    ):
         fit_run(run, replace(corpus, head=None), None)
 
 
