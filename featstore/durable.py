@@ -254,10 +254,12 @@ def write_durably(
             staged.replace(path)
         if synced:
             fsync_directory(path.parent)
-    except BaseException:
+    except BaseException as err:
         with contextlib.suppress(OSError):
             if staged is not None:
                 staged.unlink(missing_ok=True)
+        if isinstance(err, OSError) and err.filename is None:
+            err.filename = os.fspath(path)  # a write that fails does not say where
         raise
 
 

@@ -63,13 +63,14 @@ from featstore.store.records import (
 )
 from featstore.store.signature import NAME as SIGNATURE
 from featstore.store.signature import read_signature
-from featstore.store.tables import read_thumbnail_file
+from featstore.store.tables import MAX_THUMBNAILS_BYTES, read_thumbnail_file
 
 _COMMIT = re.compile(r"revisions/([0-9a-f]{64})\.json")
 _STAGING = re.compile(
     r"\.staging/(part-\d{5}-of-\d{5}/)?"
-    r"(lock|w\d{6}-[0-9a-f]{8}/(claim|journal\.jsonl|data-\d{6}\.bin|.+\.staged))"
+    r"(lock|w\d{6}-[0-9a-f]{8}/(claim|journal\.jsonl|data-\d{6}\.bin|[^/]+\.staged))"
 )
+_RUN = re.compile(r"runs/[^/]+\.json")
 _FAILURES = re.compile(r"failures(-[0-9a-f]{8})?\.parquet")
 _UNFINISHED = re.compile(
     r"(embedding|bias)/(zarr\.json|c/\d+(/0)?)|golden\.json|failures(-[0-9a-f]{8})?\.parquet"
@@ -90,7 +91,7 @@ class _SetVerification:
     def run(self) -> str | None:
         """Check the set and return its current revision, if it can be told."""
         for name in self._files:
-            if name.startswith("runs/"):
+            if _RUN.fullmatch(name):
                 self._know(name)
             elif _STAGING.fullmatch(name):
                 self._note(name, "belongs to an unfinished extraction")
@@ -560,6 +561,9 @@ class _Verification:
         for path in self.files:
             parts = path.split("/")
             if len(parts) != 3 or not _THUMBNAILS.fullmatch(parts[2]):
+                continue
+            if (self.root / path).lstat().st_size > MAX_THUMBNAILS_BYTES:
+                self.blame(path, "is larger than thumbnails may be")
                 continue
             digest = file_facts(self.root / path)["sha256"]
             if digest[:SHORT] != parts[2].split("-")[1][:SHORT]:

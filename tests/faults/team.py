@@ -76,3 +76,8 @@ def maintain(root: Path) -> str:
     remove_set(root, str(key))
     assert verify_store(root).problems == []
     return "maintained"
+
+
+def problems(root: Path) -> list[list[str]]:
+    """Verify a store; return path and what is wrong of each file that is not right."""
+    return [[problem.path, problem.what] for problem in verify_store(root).problems]

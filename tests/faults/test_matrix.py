@@ -19,7 +19,6 @@ from featstore.command_line import EXIT_VERIFY
 from tests.faults.commands import READS, STEPS_ONLY, WRITES, Command, every_command, path_of
 from tests.faults.conftest import compiler
 from tests.faults.matrix import Attempt, Bed, attempts, beds, call_site, run_command, sample
-from tests.tables import DATA
 
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
 
@@ -119,8 +118,3 @@ def test_attempts_are_at_every_rename_and_fsync_and_once_at_every_other_site() -
         "ENOSPC": [1, 2, 3, 4, 5], "EIO": [1, 2, 3, 4, 5, 8],
     }  # fmt: skip
     assert call_site(calls[2]) == call_site(calls[5]) != call_site(calls[1])
-
-
-def test_the_document_has_the_counts_of_a_run_of_these_commands() -> None:
-    document = json.loads((DATA / "reliability.json").read_text("utf-8"))
-    assert [row["name"] for row in document["commands"]] == [command.name for command in WRITES]

@@ -256,3 +256,16 @@ def test_what_may_not_be_read_stays_listed_and_is_told(
     (shared / "annes").chmod(0o2775)
     (shared / "hers" / "image").chmod(0o2775)
     assert verify_store(shared).problems == []
+
+
+@superuser
+def test_rows_that_may_not_be_read_are_not_called_different(
+    children: Children, shared: Path
+) -> None:
+    _done(children.run("once", shared, **ANNE))
+    data = next(shared.rglob("embedding/c/0/0"))
+    data.chmod(0)
+    ((path, what),) = _done(children.run("problems", shared, **BERT))
+    assert path == data.relative_to(shared).as_posix()
+    assert "Permission denied" in what
+    assert "differ" not in what

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -183,6 +184,20 @@ def test_ls_names_what_is_unusual(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert first.endswith("computed in bfloat16")
     assert "damaged: " in second
     assert total.startswith("2 sets, ")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"versions": [1]}, {"versions": {"a": {}}, "date": [], "device": {}}, {"truncated": "x"}, []],
+)
+def test_show_takes_runs_of_any_shape(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], facts: Any
+) -> None:
+    key = _write(tmp_path, 8)
+    (tmp_path / key / "runs").mkdir(exist_ok=True)
+    (tmp_path / key / "runs" / "x.json").write_text(json.dumps(facts))
+    assert _run("show", tmp_path, key) == 0
+    assert "made from" in capsys.readouterr().out
 
 
 class _Terminal(io.StringIO):

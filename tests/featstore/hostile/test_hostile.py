@@ -197,6 +197,22 @@ def test_pipes_are_refused_at_once(hostile: Hostile, tmp_path: Path, name: str) 
     _refused(hostile, tmp_path)
 
 
+SPARSE = 2**30
+
+
+@pytest.mark.parametrize("what", ["items", "thumbnails"])
+def test_large_files_of_zeros_are_no_memory_error(
+    hostile: Hostile, tmp_path: Path, what: str
+) -> None:
+    name = f"{what}-0badcafe.parquet"
+    with (hostile.directory.parent / name).open("wb") as file:
+        file.truncate(SPARSE)
+    facts = {"file": name, "bytes": SPARSE, "sha256": "0" * 64}
+    if what == "items":
+        hostile.recommit(lambda document: document.update(items=facts))
+    _refused(hostile, tmp_path, match="more than this process has memory for")
+
+
 def _parquet(table: pl.DataFrame, **options: Any) -> bytes:
     buffer = io.BytesIO()
     table.write_parquet(buffer, **options)

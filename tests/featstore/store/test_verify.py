@@ -401,3 +401,24 @@ def test_thumbnails_under_the_name_of_another_dataset_are_named(damaged: Path) -
     moved[0].unlink()
     shutil.copy(moved[1], birds)
     assert _named(damaged) == [str(moved[1].relative_to(damaged))]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["junk", "lock.bak", "{folder}/junk", "{folder}/a/b.staged", "w9x-y/claim", "part-x/lock"],
+)
+def test_junk_beside_locks_is_named(damaged: Path, name: str) -> None:
+    spec = SetSpec("birds", "image", "timm:next", {"name": "next"}, "float32")
+    with SetWriter(damaged, spec, item_table([f"n/{i}" for i in range(5)]), 3) as writer:
+        writer.write_block(0, np.ones((5, 3), np.float32))
+    assert verify_store(damaged).problems == []
+    staging = writer.directory / ".staging"
+    path = staging / name.format(folder=next(staging.glob("w0*")).name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"x")
+    assert _named(damaged) == [path.relative_to(damaged).as_posix()]
+    # And so is what no writer names so among the runs.
+    odd = next(damaged.glob("birds/image/timm.toy-*")) / "runs" / "junk"
+    odd.parent.mkdir(exist_ok=True)
+    odd.write_bytes(b"x")
+    assert odd.relative_to(damaged).as_posix() in _named(damaged)

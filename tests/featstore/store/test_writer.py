@@ -180,10 +180,11 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(OSError, match="File too large") as caught:
             write_durably(tmp_path / "array", [b"x" * 100_000], staged=staged)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / "array")  # and not standard output
     assert list(tmp_path.iterdir()) == []
 
 
