@@ -33,9 +33,9 @@ from bench.errors import NoResultsError
 from bench.metrics.ranks import CUTOFFS
 from bench.metrics.summary import METRICS, query_values
 from bench.runs import RUN_COLUMNS
+from featstore.durable import try_lock
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.files import json_bytes, read_json, write_file
-from featstore.store.lock import try_lock
 
 #: Settings that may be chosen from the training data.
 CHOSEN = ("penalty", "mix", "gamma", "n_components", "top_k", "power")

@@ -147,6 +147,9 @@ def _pieces(answer: Any, pace: Pace) -> Iterator[bytes]:
 
 _HUB_PIECE = 8 * 2**20
 
+#: Bytes of a listing, whose size nobody knows before: it may take until the deadline.
+_ANY_SIZE = 2**50
+
 
 class HubObjects(Objects):
     """Files below ``hf://datasets/OWNER/NAME[@REVISION][/FOLDER]``; a token as the hub's own."""
@@ -166,7 +169,8 @@ class HubObjects(Objects):
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`."""
         root = f"{self._root}/{prefix}".rstrip("/")
-        for path, facts in self._fs.find(root, detail=True).items():
+        ask = functools.partial(self._fs.find, root, detail=True)
+        for path, facts in self._asked(ask, self._pace(prefix), _ANY_SIZE).items():
             yield path.removeprefix(f"{self._root}/"), int(facts["size"] or 0)
 
     def _read(self, name: str, limit: int, pace: Pace) -> tuple[bytes, str]:

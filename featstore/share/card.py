@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from data_manifests.registry import BUILDERS
-from featstore.durable import write_durably
+from featstore.durable import make_folders, write_durably, write_error
 from featstore.errors import CorruptStoreError
 from featstore.identity import sha256_hex
 from featstore.store.catalog import ABOUT, write_catalog
@@ -223,12 +223,16 @@ def write_about(folder: Path, card: str, metadata: Mapping[str, Any]) -> None:
 
     Raises
     ------
-    OSError
+    StoreWriteError
         If the file system refuses.
     """
     data = [text.encode() for text in (card, croissant_text(metadata))]
+    make_folders(folder)
     for name, text in zip(ABOUT, data, strict=True):
-        write_durably(folder / name, [text])
+        try:
+            write_durably(folder / name, [text])
+        except OSError as err:
+            raise write_error(folder / name, err) from err
     with contextlib.suppress(CorruptStoreError):
         stated = read_root(folder)
         if stated is not None and stated.version > 1:

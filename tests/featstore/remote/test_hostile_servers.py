@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import ssl
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featstore import FeatstoreError, open_store
+from featstore import FeatstoreError, copy_sets, open_store
 from featstore.errors import AddressError, CorruptStoreError, RemoteStoreError, UnknownSetError
 from featstore.identity import sealed
 from featstore.remote.objects import Address, check_name, parse_address
@@ -98,8 +99,64 @@ def to_a_file(answer: Answer) -> Answer:
     return Answer(301, {"Location": "file:///etc/passwd"}, b"")
 
 
+def other_total(answer: Answer) -> Answer:
+    """Claim another size of the whole file."""
+    if "Content-Range" in answer.headers:
+        answer.headers["Content-Range"] = answer.headers["Content-Range"].split("/")[0] + "/7"
+    return answer
+
+
+def unranged(answer: Answer) -> Answer:
+    """Call a part the whole, and send the beginning of that."""
+    answer.headers.pop("Content-Range", None)
+    answer.status = 200
+    return answer
+
+
+def no_range(answer: Answer) -> Answer:
+    """Send a part without saying which."""
+    answer.headers.pop("Content-Range", None)
+    answer.status = 206
+    return answer
+
+
+def in_pieces(answer: Answer) -> Answer:
+    """Send a part as one of several, wrapped."""
+    answer.status = 206
+    answer.headers["Content-Type"] = "multipart/byteranges; boundary=x"
+    answer.body = b"--x\r\nContent-Range: bytes 0-9/10\r\n\r\n" + answer.body + b"\r\n--x--"
+    return answer
+
+
+def torn_gzip(answer: Answer) -> Answer:
+    answer.headers["Content-Encoding"] = "gzip"
+    answer.body = gzip.compress(answer.body)[:-9]
+    return answer
+
+
+def twice_as_long(answer: Answer) -> Answer:
+    """State twice the length, and end there."""
+    answer.headers["Content-Length"] = str(2 * len(answer.body))
+    answer.cut = len(answer.body)
+    return answer
+
+
+def round_and_round(answer: Answer) -> Answer:
+    return Answer(302, {"Location": "?again"}, b"")
+
+
+def not_modified(answer: Answer) -> Answer:
+    return Answer(304, {}, b"")
+
+
+def empty(answer: Answer) -> Answer:
+    answer.body = b""
+    return answer
+
+
 HARMS = [cut, shortened, flipped, reordered, longer, zeros, moved, failing, absent, squeezed,
-         elsewhere, to_a_file]  # fmt: skip
+         elsewhere, to_a_file, other_total, unranged, no_range, in_pieces, torn_gzip, twice_as_long,
+         round_and_round, not_modified, empty]  # fmt: skip
 
 
 @pytest.mark.parametrize("part", ["embedding/c/", "revisions/", "items-", "/zarr.json", "catalog"])
@@ -122,6 +179,28 @@ def test_harm_at_every_request_is_an_error_or_the_right_rows(
         assert (change, part) not in {(flipped, "embedding/c/"), (cut, "embedding/c/")}
     served.harm = None  # and nothing wrong was kept
     again = open_store(served.url).view(IMAGES)
+    np.testing.assert_array_equal(again.numpy(), local.numpy())
+    assert again.items.equals(local.items)
+
+
+@pytest.mark.parametrize("part", ["embedding/c/", "revisions/"])
+@pytest.mark.parametrize("change", HARMS[HARMS.index(other_total) :])
+def test_harm_at_the_requests_of_a_bucket_is_an_error_or_the_right_rows(
+    bucket: Proxy, store_folder: Path, change: Callable[[Answer], Answer], part: str
+) -> None:
+    copy_sets(store_folder, bucket.address)
+    bucket.harm = on(part, change)
+    local = open_store(store_folder).view(IMAGES)
+    try:
+        view = open_store(bucket.address).view(IMAGES)
+        rows, items = view.numpy(), view.items
+    except FeatstoreError:
+        pass
+    else:
+        np.testing.assert_array_equal(rows, local.numpy())
+        assert items.equals(local.items)
+    bucket.harm = None
+    again = open_store(bucket.address).view(IMAGES)
     np.testing.assert_array_equal(again.numpy(), local.numpy())
     assert again.items.equals(local.items)
 

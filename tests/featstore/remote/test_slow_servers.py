@@ -5,6 +5,7 @@ Each read runs in a child process: one that hung would be killed after a minute,
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -114,11 +115,21 @@ def read_in_child(address: str, cache: Path, **variables: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("scheme", ["http", "s3"])
-@pytest.mark.parametrize("how", TRICKLES)
+def addressed(scheme: str, url: str) -> tuple[str, dict[str, str]]:
+    """Return the address of a store behind a server, and the variables that lead there."""
+    return {
+        "http": (url, {}),
+        "s3": ("s3://team/store", environment(url)),
+        "hf": ("hf://datasets/team/store", {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0"}),
+    }[scheme]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "how"), [*itertools.product(["http", "s3"], TRICKLES), ("hf", "body")]
+)
 def test_a_server_that_trickles_is_given_up(scheme: str, how: str, tmp_path: Path) -> None:
     with trickling(*TRICKLES[how]) as url:
-        address, more = (url, {}) if scheme == "http" else ("s3://team/store", environment(url))
+        address, more = addressed(scheme, url)
         said = read_in_child(address, tmp_path, **more)
     assert said.startswith("UnreachableError"), said
 
@@ -127,7 +138,7 @@ def test_a_server_that_trickles_is_given_up(scheme: str, how: str, tmp_path: Pat
 @pytest.mark.parametrize("how", FLOODS)
 def test_a_server_without_end_is_given_up(scheme: str, how: str, tmp_path: Path) -> None:
     with trickling(*FLOODS[how], pause=0) as url:
-        address, more = (url, {}) if scheme == "http" else ("s3://team/store", environment(url))
+        address, more = addressed(scheme, url)
         said = read_in_child(address, tmp_path, **more)
     assert said.startswith(("UnreachableError", "CorruptStoreError", "RemoteStoreError")), said
 
