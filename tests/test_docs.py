@@ -115,6 +115,7 @@ PARSED = {
     r"make torchvision": "a copy of CIFAR-10; test_torchvision.py reads miniatures of all",
     r"manifests shots": "16 images a class, of which the demo has one; see test_few_shot.py",
     r"--views": "minutes of encoding; test_many_encoders.py encodes views of fewer images",
+    r"5f1c…": "the public key that `featstore sign` prints; test_signature.py has one",
     r"/data/features": "a folder outside the test's own; test_shared_folders.py makes one",
     r"OUT/": "nothing: `make demo` runs them",
     r"--suite paper": "27 datasets; tests/bench/test_paper.py has stand-ins",

@@ -38,6 +38,7 @@ from featstore.store.records import (
     tag_document,
     tag_file,
 )
+from featstore.store.signature import NAME as SIGNATURE
 from featstore.store.signature import put_signature, read_signature
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import write_thumbnails
@@ -321,14 +322,18 @@ def copy_sets(
         ]
         update_catalog(objects, form, sent, thumbnails=pictures)
     if not select:
-        _send_signature(opened, place)
+        _send_signature(opened, place, report)
     return report
 
 
-def _send_signature(opened: FeatureStore, place: Address | Path) -> None:
+def _send_signature(opened: FeatureStore, place: Address | Path, report: CopyReport) -> None:
     """Send the signature of a store to a copy that lists the very sets and tags that it lists."""
     opened.place.fetch_signature()
-    signature = read_signature(opened.root, where=opened.address)
+    try:
+        signature = read_signature(opened.root, where=opened.address)
+    except FeatstoreError as err:
+        report.failed[SIGNATURE] = str(err)
+        return
     if signature is None:
         return
     target = open_store(place.url if isinstance(place, Address) else place)

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from featstore import SetSpec, SetWriter, copy_sets, open_store
+from featstore import SetSpec, SetWriter, WriteOptions, copy_sets, open_store
 from featstore.errors import FormatVersionError
 from featstore.share.copy import make_tag
 from featstore.store import rebuild_set
@@ -148,3 +148,22 @@ def test_a_lost_root_is_found_again_from_the_rest(old: Path) -> None:
         rebuild_set(old, key)
         assert (old / "zarr.json").read_bytes() == whole[0]
         assert verify_store(old).problems == []
+
+
+def test_a_repair_in_a_new_store_gives_the_same_revision(old: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new"
+    copy_sets(old, target)
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    file = next(target.glob("toy/class_name/*/embedding/c/0/0"))
+    file.chmod(0o644)
+    file.write_bytes(b"\xff" + file.read_bytes()[1:])
+    assert not verify_store(target).ok
+    spec = SetSpec("toy", "class_name", "test:toy", {"name": "class_name"}, "float16")
+    with SetWriter(
+        target, spec, items_of("class_name"), 3, facts={"note": "compat"},
+        options=WriteOptions(repair=True),
+    ) as writer:  # fmt: skip
+        for block in writer.pending():
+            writer.write_block(block, rows_of("class_name"))
+        writer.finish(golden={"vectors": [[1.0, 0.0, 0.0]]})
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before

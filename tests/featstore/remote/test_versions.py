@@ -20,8 +20,10 @@ from featstore.errors import (
 )
 from featstore.identity import sealed
 from featstore.share.copy import compare_stores, make_tag, send_tag
+from featstore.share.publish import make_bucket_store
 from featstore.store import LayoutError, verify_store
-from featstore.store.records import parse_tag
+from featstore.store import make_store as make_folder_store
+from featstore.store.records import StoreFormat, parse_tag
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.conftest import make_rows, make_store
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
@@ -198,3 +200,24 @@ def test_item_columns_of_any_type_are_compared(
         write_set(tmp_path / name, make_rows(3, 8), items, kind="caption", encoder="st:toy")
     (found,) = compare_stores(open_store(tmp_path / "one"), open_store(tmp_path / "other"))
     assert (found.added, found.removed, found.changed_items) == (0, 0, changed)
+
+
+def test_a_bucket_of_format_1_stays_one(bucket: Proxy, grown: Path, tmp_path: Path) -> None:
+    make_bucket_store(open_objects_of(bucket), StoreFormat(1))
+    report = copy_sets(grown, bucket.address)
+    assert len(report.failed) == 3
+    assert all("store format 2" in why for why in report.failed.values())
+    old = tmp_path / "old"
+    make_folder_store(old, form=StoreFormat(1))
+    make_store(old)
+    make_tag(old, "v1")
+    assert not copy_sets(old, bucket.address).failed
+    make_tag(bucket.address, "v2")
+    for name in ("catalog.json", "tags/v1.json", "tags/v2.json"):
+        document = json.loads(open_objects_of(bucket).read(name, limit=10**6))
+        assert set(document) - {"thumbnails"} == {"format", "sets"}
+        assert document["format"] == 1
+    assert open_store(bucket.address, revision="v2").tags() == ["v1", "v2"]
+    copy_sets(bucket.address, tmp_path / "pulled")
+    assert open_store(tmp_path / "pulled").tags() == ["v1", "v2"]
+    assert verify_store(tmp_path / "pulled").problems == []

@@ -265,6 +265,10 @@ def test_a_copy_is_signed_if_it_holds_what_was_signed(
     copy_sets(root, tmp_path / "more")
     for name in ("part", "more"):
         refused(tmp_path / name, key, "is not signed")
+    # What is no signature is not sent, and said.
+    broken = shutil.copytree(root, tmp_path / "broken")
+    (broken / "signature.json").write_text("{}")
+    assert set(copy_sets(broken, tmp_path / "c").failed) == {"signature.json"}
     # An earlier signature does not replace a later one.
     copy_sets(before, tmp_path / "a")
     assert len(open_store(tmp_path / "a", key=key, at_least=2).sets()) == 2
