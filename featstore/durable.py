@@ -12,6 +12,7 @@ import errno
 import functools
 import os
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -43,6 +44,16 @@ def fsync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all in it, or what else lies there; what cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        # Of a pipe, `rmtree` would wait for a writer.
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def begin_writeback(descriptor: int, offset: int, size: int) -> None:

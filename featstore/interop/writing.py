@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import io
 import json
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.durable import fsync_directory, make_folders, write_durably, write_error
+from featstore.durable import fsync_directory, make_folders, remove_tree, write_durably, write_error
 from featstore.errors import StoreWriteError, needs_extra, unknown_name
 from featstore.interop.reading import FORMATS, TENSOR_DTYPES, Rows
 from featstore.store.store import FeatureStore
@@ -62,7 +61,7 @@ def export_set(
     beside = out.with_name(f".{out.name}.staged")
     staged = beside / out.name
     try:
-        shutil.rmtree(beside, ignore_errors=True)
+        remove_tree(beside)
         make_folders(beside)
         if form == "npy":
             _write_npy(staged, rows, text=info.key.kind in ("caption", "class_name"))
@@ -83,7 +82,7 @@ def export_set(
     except OSError as err:
         raise write_error(out, err) from err
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        remove_tree(beside)
     return out
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from featstore.durable import fsync_directory, write_durably
+from featstore.durable import fsync_directory, remove_tree, write_durably
 from featstore.errors import ManifestError
 from featstore.manifest.manifest import FACTS_FILE
 from featstore.manifest.paths import path_fault, resolve_inside
@@ -45,13 +45,13 @@ def building(folder: Path) -> Iterator[Path]:
     with _refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
         settle(folder)
-        shutil.rmtree(staging, ignore_errors=True)
+        remove_tree(staging)
         (staging / _NEW).mkdir(parents=True)
     try:
         yield staging / _NEW
     finally:
         if not (staging / _READY).exists():
-            shutil.rmtree(staging, ignore_errors=True)
+            remove_tree(staging)
             if not any(folder.iterdir()):
                 folder.rmdir()
 
@@ -90,7 +90,7 @@ def settle(folder: Path) -> None:
     """
     staging = folder / STAGING
     with _refusals(folder):
-        if not (staging / _READY).is_file():
+        if staging.is_symlink() or not (staging / _READY).is_file():
             return
         replaced = (staging / _READY).read_text(encoding="utf-8").splitlines()
         made = {
@@ -151,7 +151,7 @@ def take_folder(folder: Path, name: str, *, stamped: object = None) -> None:
             raise ManifestError(
                 f"{folder} holds the dataset {held!r}, not {name!r}. Choose another folder."
             )
-        shutil.rmtree(staging, ignore_errors=True)
+        remove_tree(staging)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

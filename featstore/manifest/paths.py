@@ -7,11 +7,14 @@ behind it is a name inside that file and never becomes a path.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 import polars as pl
@@ -193,6 +196,24 @@ def text_sha256(text: str) -> str:
     return sha256_hex(text.encode("utf-8"))
 
 
+def open_plain(path: Path) -> BufferedReader:
+    """Open a regular file to read, also through a link; a pipe or device is not waited for.
+
+    Raises
+    ------
+    OSError
+        If it is something else, or cannot be opened.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    handle = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
 def file_sha256(path: Path) -> str:
     """Return the content hash of a file item.
 
@@ -202,7 +223,7 @@ def file_sha256(path: Path) -> str:
         If the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as err:
         raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err

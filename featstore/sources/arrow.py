@@ -15,7 +15,7 @@ from typing import Any
 
 from featstore.errors import ItemReadError, ManifestError, needs_extra
 from featstore.identity import sha256_hex
-from featstore.manifest.paths import cell_uri
+from featstore.manifest.paths import cell_uri, open_plain
 from featstore.sources.location import containers, folder
 from featstore.sources.tables import (
     MAX_RECORD_BYTES,
@@ -83,7 +83,7 @@ def open_parquet(path: Path) -> Any:
     """
     pyarrow = arrow()
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             if path.stat().st_size:
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                     check_sizes(data)
@@ -372,7 +372,7 @@ def check_uncompressed(path: Path) -> None:
     type of its header, field 2 the header, and field 3 of a batch is its compression.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while True:
             head = file.read(8)
             if len(head) < 8:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from featstore.errors import ManifestError
-from featstore.manifest.paths import parse_locator
+from featstore.manifest.paths import open_plain, parse_locator
 
 #: Before a colon, at least two letters: one is a drive.
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
@@ -109,7 +109,7 @@ def containers(location: str | Path, suffix: str) -> tuple[Path, list[str]]:
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file to read; an OSError in the block becomes a ManifestError that names it."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             yield file
     except OSError as err:
         raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err

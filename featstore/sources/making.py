@@ -18,7 +18,7 @@ from featstore.identity import canonical_json, sha256_hex
 from featstore.manifest.folder import building, publish, take_folder
 from featstore.manifest.io import check_name, read_manifest, write_manifest
 from featstore.manifest.manifest import Manifest
-from featstore.manifest.paths import parse_locator
+from featstore.manifest.paths import open_plain, parse_locator
 from featstore.sources.location import local_path
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
 
@@ -321,7 +321,7 @@ def _files_digest(location: str, manifest: Manifest) -> str:
 
 def _read_stamp(folder: Path) -> dict[str, Any] | None:
     try:
-        with (folder / STAMP_FILE).open("rb") as file:
+        with open_plain(folder / STAMP_FILE) as file:
             document = json.loads(file.read(_MAX_STAMP_BYTES))
     except (OSError, ValueError, RecursionError):
         return None

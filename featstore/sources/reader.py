@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
@@ -21,6 +21,7 @@ from featstore.manifest.paths import (
     SHOWN,
     Locator,
     check_hashes,
+    open_plain,
     parse_locator,
     path_fault,
 )
@@ -108,8 +109,8 @@ class ByteReader:
     def __init__(self, root: Path, *, max_bytes: int = MAX_ITEM_BYTES, open_tars: int = 32) -> None:
         self._root = root
         self._max_bytes = max_bytes
-        self._tars = LeaseCache[str, int](
-            lambda file: _open(root / file), os.close, limit=open_tars
+        self._tars = LeaseCache[str, BufferedReader](
+            lambda file: open_plain(root / file), lambda tar: tar.close(), limit=open_tars
         )
         self._tables = LeaseCache[str, ParquetCells | ArrowCells](
             self._open_table, lambda table: table.close(), limit=OPEN_TABLES
@@ -166,9 +167,8 @@ class ByteReader:
         return data
 
     def _read_file(self, uri: str) -> bytes:
-        handle = _open(self._root / uri)
-        with os.fdopen(handle, "rb") as file:
-            size = os.fstat(handle).st_size
+        with open_plain(self._root / uri) as file:
+            size = os.fstat(file.fileno()).st_size
             self._check_size(uri, size)
             return file.read(size)
 
@@ -177,9 +177,9 @@ class ByteReader:
         if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
             _fail(f"{locator.part!r} of {locator.file!r} has no byte_offset and byte_size.")
         self._check_size(locator.part, size)
-        with self._tars.lease(locator.file) as handle:
+        with self._tars.lease(locator.file) as tar:
             parts = []
-            while size > 0 and (part := os.pread(handle, size, offset)):
+            while size > 0 and (part := os.pread(tar.fileno(), size, offset)):
                 parts.append(part)
                 offset, size = offset + len(part), size - len(part)
         if size:
@@ -200,7 +200,7 @@ class ByteReader:
             _fail(f"{what!r} has {size:,} bytes; images of at most {self._max_bytes:,} are read.")
 
     def _open_table(self, file: str) -> ParquetCells | ArrowCells:
-        os.close(_open(self._root / file))
+        open_plain(self._root / file).close()
         kind = ArrowCells if file.endswith(".arrow") else ParquetCells
         return kind(self._root / file)
 
@@ -232,18 +232,6 @@ def check_bytes(manifest: Manifest) -> None:
             raise ManifestError(
                 f"{len(lost):,} {kind} items cannot be read: {'; '.join(lost[:SHOWN])}"
             )
-
-
-def _open(path: Path) -> int:
-    """Open a regular file; a pipe or device is refused, not waited for."""
-    flags = os.O_RDONLY
-    for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
-        flags |= getattr(os, name, 0)
-    handle = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        _fail(f"{path.name!r} is not a regular file.")
-    return handle
 
 
 def _fail(msg: str) -> NoReturn:

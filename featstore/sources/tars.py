@@ -172,7 +172,7 @@ def read_webdataset(request: Request) -> Found:
             _sort_in(samples, member, root / file)
         folder = str(PurePosixPath(file).parent)
         split = request.options.get("split") or split_folder(file)
-        with (root / file).open("rb") as handle:
+        with opened(root / file) as handle:
             for key, parts in samples.items():
                 whole = key if folder == "." else f"{folder}/{key}"
                 _add(items, handle.fileno(), file, whole, parts, split)

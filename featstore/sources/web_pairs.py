@@ -20,12 +20,14 @@ from featstore.errors import ManifestError
 from featstore.manifest.manifest import SPLITS
 from featstore.manifest.paths import path_fault
 from featstore.sources.folders import read_captions
-from featstore.sources.location import files_below
+from featstore.sources.location import files_below, read_text
 from featstore.sources.tables import Request, is_image, split_folder, split_name
 from featstore.sources.tars import index_tar, read_webdataset
 
 #: Raise it when the same files give other tables.
 VERSION = "1"
+
+_MAX_STATS_BYTES = 2**20
 
 
 def plan_pairs(builder: Builder, *, root: Path | None = None, subset: bool = False) -> Plan:
@@ -200,7 +202,7 @@ def _files(root: Path) -> list[str]:
 
 def _successes(file: Path) -> int | None:
     try:
-        value = json.loads(file.read_text(encoding="utf-8")).get("successes")
-    except (OSError, ValueError, AttributeError):
+        value = json.loads(read_text(file, limit=_MAX_STATS_BYTES)).get("successes")
+    except (ManifestError, ValueError, AttributeError):
         return None
     return value if type(value) is int else None

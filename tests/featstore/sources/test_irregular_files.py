@@ -1,0 +1,181 @@
+"""Pipes, sockets and odd names where a source has files: an error or an item less, never a wait."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from data_manifests.registry import BUILDERS
+from featstore import read_manifest
+from featstore.datasets import build_dataset
+from featstore.errors import FeatstoreError, ManifestError
+from featstore.sources.making import make_manifest
+from featstore.sources.reader import check_bytes
+from tests.small_files import picture, write, write_tar
+
+SHARD = [("s0.png", picture(1)), ("s0.txt", "A cat."), ("s0.cls", "0")]
+
+
+@pytest.fixture(autouse=True)
+def patience() -> Iterator[None]:
+    """End a test that waits for a writer who never comes."""
+
+    def end(*_: object) -> None:
+        raise AssertionError("it waits for something that is no file")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(100)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _socket(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # the path of a socket is short
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def _device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+PLANTS: dict[str, Callable[[Path], None]] = {"pipe": _pipe, "socket": _socket, "device": _device}
+
+
+@pytest.fixture
+def locations(tmp_path: Path) -> dict[str, Path]:
+    """A location of each source that reads files, by the source's name."""
+    root = tmp_path / "in"
+    write(root / "folder", {"a.png": 1, "b/c.jpg": 2})
+    write(root / "class-folders", {"train/cat/a.png": 1, "train/dog/b.png": 2})
+    write(root / "captions", {"a.png": 1, "a.txt": "A cat.\n", "b.png": 2, "b.txt": "A dog.\n"})
+    write_tar(root / "webdataset" / "train" / "0.tar", SHARD)
+    write(root / "webdataset", {"classnames.txt": "cat\n"})
+    rows = pl.DataFrame({"path": ["img/a.png", "img/b.png"], "caption": ["x", "y"]})
+    write(root / "parquet", {"img/a.png": 1, "img/b.png": 2})
+    rows.write_parquet(root / "parquet" / "rows.parquet")
+    for name in ("csv", "tsv", "jsonl"):
+        write(root / name, {"img/a.png": 1, "img/b.png": 2})
+    rows.write_csv(root / "csv" / "x.csv")
+    rows.write_csv(root / "tsv" / "x.tsv", separator="\t")
+    rows.write_ndjson(root / "jsonl" / "x.jsonl")
+    return {path.name: path for path in root.iterdir()}
+
+
+def _refusal(call: Callable[[], object]) -> str:
+    """Return what a call refuses with, or nothing."""
+    try:
+        call()
+    except FeatstoreError as err:
+        return str(err)
+    return ""
+
+
+def _location(root: Path) -> Path:
+    return next(root.glob("x.*"), root)
+
+
+@pytest.mark.parametrize("what", PLANTS)
+def test_no_source_waits_for_what_is_no_file(
+    locations: dict[str, Path], tmp_path: Path, what: str
+) -> None:
+    plant = PLANTS[what]
+    tried = 0
+    for source, root in locations.items():
+        held, new = tmp_path / "whole" / source, tmp_path / "new"
+        n = make_manifest(source, _location(root), held, name="zoo").items("image").height
+        for path in sorted(root.rglob("*.*")):
+            if not path.is_file():
+                continue
+            tried += 1
+            kept = path.read_bytes()
+            path.unlink()
+            plant(path)
+            where = f"{source}: {path.name}"
+            # The manifest of before is read without waiting, too, and what is no file is told.
+            told = _refusal(lambda held=held: check_bytes(read_manifest(held)))
+            assert "\n" not in told, where
+            assert told or path.suffix not in (".png", ".jpg", ".tar"), where
+            at = _location(root)
+            told = _refusal(lambda s=source, at=at, out=new: make_manifest(s, at, out, name="zoo"))
+            assert "\n" not in told, where
+            if told:
+                assert not new.exists(), where
+            else:  # a text beside an image is not needed
+                assert path.name in ("a.txt", "b.txt", "classnames.txt"), where
+                assert read_manifest(new).items("image").height == n, where
+                shutil.rmtree(new)
+            path.unlink()
+            path.write_bytes(kept)
+    assert tried == 22
+
+
+@pytest.mark.parametrize("what", PLANTS)
+@pytest.mark.parametrize("name", [".source.json", "dataset.toml", "image.parquet", ".building"])
+def test_the_folder_of_a_manifest_may_hold_what_is_no_file(
+    locations: dict[str, Path], tmp_path: Path, name: str, what: str
+) -> None:
+    out = tmp_path / "out"
+    make_manifest("folder", locations["folder"], out, name="zoo")
+    (out / name).unlink(missing_ok=True)
+    PLANTS[what](out / name)
+    if name in ("dataset.toml", "image.parquet"):
+        with pytest.raises(ManifestError):
+            read_manifest(out)
+    make_manifest("folder", locations["folder"], out, name="zoo")
+    assert read_manifest(out).items("image").height == 2
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".source.json", "dataset.toml", "image.parquet",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("planted", ["00000_stats.json", "00000.tar"])
+def test_shards_of_web_pairs_that_are_no_files(tmp_path: Path, planted: str) -> None:
+    root = tmp_path / "cc3m"
+    write_tar(root / "00000.tar", SHARD)
+    write(root, {"00000_stats.json": {"successes": 1}})
+    assert build_dataset("cc3m", tmp_path / "out", root=root).status == "built"
+    (root / planted).unlink()
+    os.mkfifo(root / planted)
+    assert "cc3m" in BUILDERS
+    with pytest.raises(ManifestError, match="is no whole copy of cc3m"):
+        build_dataset("cc3m", tmp_path / "new", root=root)
+
+
+@pytest.mark.parametrize("name", ["../../mine.txt", "images/../../mine.txt", "/tmp/mine.txt"])
+def test_what_a_stranger_says_is_ready_moves_nothing_out_of_the_folder(
+    locations: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    """The note of an interrupted publication is the only thing that makes a file be removed."""
+    out = tmp_path / "out"
+    make_manifest("folder", locations["folder"], out, name="zoo")
+    (tmp_path / "mine.txt").write_text("mine")
+    write(out, {".building/ready": f"{name}\n"})
+    with pytest.raises(ManifestError, match=r"Nothing was moved"):
+        make_manifest("folder", locations["folder"], out, name="zoo")
+    # Nor through a link.
+    (out / "link").symlink_to(tmp_path)
+    write(out, {".building/ready": "link/mine.txt\n"})
+    with pytest.raises(ManifestError, match="a symbolic link leads out of the folder"):
+        make_manifest("folder", locations["folder"], out, name="zoo")
+    write(out, {".building/ready": "", ".building/new/link/theirs.txt": "x"})
+    with pytest.raises(ManifestError, match="a symbolic link leads out of the folder"):
+        make_manifest("folder", locations["folder"], out, name="zoo")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert not (tmp_path / "theirs.txt").exists()
