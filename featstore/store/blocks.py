@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ def layout_of(commit: Commit) -> ArrayLayout | None:
     shape = (commit.n, commit.dim, commit.dtype, commit.block_rows)
     row_bytes = ArrayLayout(*shape, 0).row_bytes
     unit = math.lcm(commit.block_rows, 65_536 // math.gcd(65_536, row_bytes))
-    plain = json_bytes(array_metadata(ArrayLayout(*shape, 0)))
+    plain = _plain_metadata(ArrayLayout(*shape, 0))
     if len(plain) == facts["bytes"] and sha256_hex(plain) == facts["sha256"]:
         return ArrayLayout(*shape, 0)
     # Sharded documents differ in one number, so that one is written, with a number that stands for
@@ -61,6 +62,11 @@ def layout_of(commit: Commit) -> ArrayLayout | None:
         if len(data) == facts["bytes"] and sha256_hex(data) == facts["sha256"]:
             return ArrayLayout(*shape, count * unit)
     return None
+
+
+@functools.lru_cache(4096)
+def _plain_metadata(layout: ArrayLayout) -> bytes:
+    return json_bytes(array_metadata(layout))
 
 
 def check_size(path: Path, layout: ArrayLayout, file: int) -> str:

@@ -451,9 +451,9 @@ def make_store(root: Path, *, shared: bool = False, form: StoreFormat | None = N
     fresh = stated is None
     check_hash(str(root), stated, form)
     try:
-        # A first attempt that was killed may have left its half-written file: gc removes it.
+        # What a first attempt that was killed left: gc removes it, or the next extraction goes on.
         others = root.iterdir() if fresh and root.exists() else ()
-        if any(not _HALF_WRITTEN.fullmatch(path.name) for path in others):
+        if not all(_HALF_WRITTEN.fullmatch(path.name) or _is_begun(path) for path in others):
             raise StoreWriteError(
                 f"{root} holds other things and is no store. Choose an empty or a new folder."
             )
@@ -481,6 +481,14 @@ def check_hash(where: str, stated: StoreFormat | None, asked: StoreFormat | None
             f"The blocks of {where} are hashed by {stated.hash}, which never changes. For "
             f"{asked.hash} make a new store, and extract into that."
         )
+
+
+def _is_begun(folder: Path) -> bool:
+    """Return whether a folder is a dataset's of which nothing is published: all of it is staged."""
+    if not folder.is_dir() or folder.is_symlink():
+        return False
+    found = folder.glob("**/*")
+    return all(path.is_dir() or ".staging" in path.relative_to(folder).parts for path in found)
 
 
 def _share(root: Path) -> None:

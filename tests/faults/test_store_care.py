@@ -184,3 +184,21 @@ def test_thumbnails_that_an_error_left_unlisted_are_listed_by_the_same_command(
         assert faulty.run("extract", root, **request)["code"] == 0
         report_after = verify_store(root)
         assert (report_after.problems, report_after.notes) == ([], [])
+
+
+def test_init_of_what_a_killed_extraction_began(
+    faulty: Children, memory: Path, tmp_path: Path
+) -> None:
+    root = memory / "begun"
+    report = faulty.run("once", root, fault={"mode": "none"})
+    calls = [call.replace(str(root), "") for call in report["calls"]]
+    expected = _collected(root)
+    first = next(i for i, call in enumerate(calls, 1) if call.startswith("rename /zarr.json"))
+    args = {"arguments": ["init", str(root)], "messages": str(tmp_path / "messages")}
+    for at in range(1, first + 1, 1 if EVERYTHING else 3):
+        shutil.rmtree(root)
+        assert faulty.run("once", root, fault={"mode": "before", "at": at})["code"] == -9
+        assert faulty.run("command", root, args=args)["value"] == 0, calls[at - 1]
+        assert verify_store(root).problems == []
+        assert faulty.run("once", root)["value"] == "written"
+        assert _collected(root) == expected, calls[at - 1]
