@@ -25,7 +25,6 @@ from bench.results import (
     RESULT_SCHEMA,
     Columns,
     finished,
-    remove_staged,
     write_batch,
     write_run,
 )
@@ -122,7 +121,6 @@ def run_all(
         Whatever a run raises; runs that had finished by then stay.
     """
     start, root = time.perf_counter(), Path(root)
-    remove_staged(root)
     have = finished(root)
     left = [run for run in dict.fromkeys(runs) if run.run_id not in have]
     groups = _by_fit(left)

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from glob import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -321,43 +320,6 @@ def _of_runs(
     return pl.concat([table, *held]).sort(number, maintain_order=True)
 
 
-#: Folders of a results folder that hold files of ours.
-_PARTS = ("runs", "ranks", "sums", "geometry", "sessions")
-
-
-def remove_staged(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left of files that they wrote into a folder.
-
-    A living process holds the lock of the file that it writes; see `featstore.durable`.
-
-    Parameters
-    ----------
-    folder : Path
-        Of results, whose parts are looked at, or any other.
-    name : str
-        Of the file that they wrote; any by default.
-    """
-    for place in (folder, *(folder / part for part in _PARTS)):
-        for path in place.glob(f".{escape(name) if name != '*' else name}.*.staged"):
-            with suppress(OSError):
-                if path.is_file() and not path.is_symlink():
-                    with path.open("rb") as file:
-                        if try_lock(file.fileno()):
-                            path.unlink()
-
-
-def write_alone(path: Path, data: bytes) -> None:
-    """Write a file that replaces an earlier one, and remove what killed processes left of it.
-
-    Raises
-    ------
-    StoreWriteError
-        If the file system refuses. No partial file is left.
-    """
-    remove_staged(path.parent, path.name)
-    write_file(path, [data])
-
-
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the versions of those packages that are installed."""
     found = {}
@@ -368,8 +330,17 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def write_session(root: Path, name: str, facts: dict[str, Any]) -> None:
-    """Write what one `bench run` was: command, versions, dates."""
-    write_file(root / "sessions" / f"{name}.json", [json_bytes(facts)])
+    """Write what one `bench run` was: command, versions, dates.
+
+    Other files take away what a killed process left of them when they are written again. No session
+    has the name of another: the next one takes away what is left of all.
+    """
+    folder = root / "sessions"
+    for left in folder.glob(".*.json.*.staged"):
+        with suppress(OSError), left.open("rb") as file:
+            if try_lock(file.fileno()):
+                left.unlink()
+    write_file(folder / f"{name}.json", [json_bytes(facts)])
 
 
 def read_sessions(root: Path) -> list[dict[str, Any]]:

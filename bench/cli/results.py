@@ -288,15 +288,15 @@ def write_rows(out: Path, rows: pl.DataFrame) -> None:
     """Write rows as Parquet, or as CSV where the file's name does not end so."""
     import io
 
-    from bench.results import write_alone
     from bench.tables import comma_separated
+    from featstore.store.files import write_file
 
     if out.suffix == ".parquet":
         buffer = io.BytesIO()
         rows.write_parquet(buffer)
-        write_alone(out, buffer.getvalue())
+        write_file(out, [buffer.getvalue()])
     else:
-        write_alone(out, comma_separated(rows).encode("utf-8"))
+        write_file(out, [comma_separated(rows).encode("utf-8")])
     click.echo(f"{out}  {rows.height:,} rows", err=True)
 
 

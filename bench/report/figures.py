@@ -461,9 +461,7 @@ def _links(
 
 
 def _short(text: str) -> str:
-    # matplotlib reads $…$ as mathematics; a class name is text.
-    plain = text.replace("$", r"\$")
-    return plain if len(plain) <= _TOO_LONG else f"{plain[: _TOO_LONG - 1]}…"
+    return text if len(text) <= _TOO_LONG else f"{text[: _TOO_LONG - 1]}…"
 
 
 def figures_of(found: Geometry | None, name: Callable[[str], str]) -> Sequence[Figure]:

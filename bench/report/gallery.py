@@ -6,6 +6,7 @@ Failures come first, the worst at the top: a reader who only sees successes lear
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,22 @@ class Gallery:
     totals: dict[str, int]
 
 
+#: Characters of a text that are shown.
+LONGEST = 300
+
+#: What controls a display, reverses the text behind it, or is in no XML.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
+
+
+def shown_text(text: str) -> str:
+    """Return a text from a store as a page shows it: its beginning, and nothing hidden in it.
+
+    A character that controls a display is shown as its escape: backslash, u and four digits.
+    """
+    more = "\N{HORIZONTAL ELLIPSIS}" if len(text) > LONGEST else ""
+    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text[:LONGEST]) + more
+
+
 @dataclass(frozen=True)
 class Words:
     """Texts and pictures of items.
@@ -105,8 +122,9 @@ class Words:
     pictures: Mapping[str, str]
 
     def describe(self, item: str) -> str:
-        """Return the text of an item, else that of its class, else its id."""
-        return self.texts.get(item) or self.texts.get(self.classes.get(item, item), item)
+        """Return the text of an item, else that of its class, else its id, as it is shown."""
+        own = self.texts.get(item) or self.texts.get(self.classes.get(item, item), item)
+        return shown_text(own)
 
     def class_of(self, item: str) -> str:
         """Return the class of an item; a class is its own."""

@@ -23,14 +23,15 @@ from bench.errors import BenchError, NoResultsError, some
 from bench.geometry import METHOD, Geometry, read_geometry
 from bench.metrics.summary import METRICS
 from bench.report.figures import figures_of, gain_figure, mixing_figure, pairs_figure
-from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words
+from bench.report.gallery import COUNTS, Gallery, Words, gallery, read_words, shown_text
 from bench.report.grids import choice_rows, gain_rows, grids
 from bench.report.theme import Figure, css_variables, file_svg, page_svg
 from bench.report.verdict import Verdict, verdict
-from bench.results import CHOSEN, read_results, read_sessions, versions, write_alone
+from bench.results import CHOSEN, read_results, read_sessions, versions
 from bench.suites.published import published_table
 from bench.tables import comma_separated, published_lines, result_lines, result_table
 from featstore.errors import FeatstoreError, needs_extra
+from featstore.store.files import write_file
 from featstore.store.store import FeatureStore, content_duplicates, open_store, row_facts, runs
 
 _COLUMNS = ("image_set", "head_set", "name_set", "caption_set")
@@ -158,6 +159,7 @@ def set_health(store: FeatureStore, row: Mapping[str, Any]) -> list[Health]:
         cut = [run["truncated"] for run in wrote if "truncated" in run]
         examples = [f"{item}: {reason}" for item, reason in list(failures.items())[:5]]
         examples += [" = ".join(group) for group in equal.examples]
+        examples = [shown_text(example) for example in examples]
         out.append(
             Health(
                 role=label,
@@ -203,7 +205,7 @@ def ambiguous_names(store: FeatureStore, row: Mapping[str, Any]) -> list[Ambiguo
                 n_classes=classes.height,
                 n_sharing=int(groups["n"].sum()),
                 shared=tuple(
-                    (str(name), ", ".join(ids))
+                    (shown_text(str(name)), shown_text(some(ids)))
                     for name, ids in groups.select("name", "class_id").head(SHOWN).iter_rows()
                 ),
             )
@@ -285,9 +287,9 @@ def write_report(
             (".csv", comma_separated(figure.data)),
         ):
             path = folder / f"{figure.name}{ending}"
-            write_alone(path, text.encode("utf-8"))
+            write_file(path, [text.encode("utf-8")])
             files.append(path)
-    write_alone(out, page.html.encode("utf-8"))
+    write_file(out, [page.html.encode("utf-8")])
     return Written(out, tuple(files), page.verdict.answer if page.verdict else "")
 
 
@@ -378,7 +380,7 @@ def build_page(
         "facts": _facts(rows, first),
         "sessions": read_sessions(root),
         "command": command,
-        "note": str(store.info(first["image_set"]).attributes["facts"].get("note", "")),
+        "note": shown_text(str(store.info(first["image_set"]).attributes["facts"].get("note", ""))),
     }
     html = _render(context)
     if len(html.encode("utf-8")) > MAX_PAGE_BYTES:

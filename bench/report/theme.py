@@ -145,6 +145,7 @@ def canvas(size: tuple[float, float]) -> Iterator[tuple[Any, list[str]]]:
 
     settings = {
         "svg.fonttype": "none",
+        "text.parse_math": False,  # a name with dollars is no formula
         "svg.hashsalt": "headstock",
         "font.family": "sans-serif",
         "font.size": 8.5,

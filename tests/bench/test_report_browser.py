@@ -8,10 +8,19 @@ import io
 import re
 import shutil
 from itertools import pairwise
+from xml.etree.ElementTree import parse
 
 import pytest
 
+from bench import run_all, write_report
 from bench.report.theme import INKS
+from bench.suites.demo import find_sets
+from bench.suites.single import sweep_runs
+from featstore import open_store
+from fitters import register_method
+from fitters.aligners.ridge import RidgeAligner
+from fitters.methods import METHODS, Method
+from tests.bench.hostile_store import TEXTS, write_hostile_store
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -244,3 +253,55 @@ def test_without_scripts_everything_can_still_be_read(opened):
     assert page.locator("#gains table tbody tr").count() > 0
     assert page.locator(".tools").count() == 0
     assert seen.messages == []
+
+
+@pytest.fixture(scope="module")
+def hostile(smoke_store, tmp_path_factory):
+    """A report whose captions, names, notes and method are hostile, as the command writes it."""
+    root = tmp_path_factory.mktemp("hostile")
+    write_hostile_store(smoke_store, root / "store")
+    name = "<img src=x onerror=\"document.title = 'broken'\"> {{ 7 * 7 }} $\\frac{"
+    register_method(name, Method(RidgeAligner, title=f"{name} </script>"))
+    try:
+        sets = find_sets(open_store(root / "store"))
+        lists = {"method": ("ridge", name), "source": ("none", "head"), "n_pairs": (0, 8)}
+        lists |= {"mix": ("auto",), "seed": (0,), "penalty": ("auto",)}
+        runs = sweep_runs(open_store(root / "store"), sets, lists)
+        run_all(runs, root / "store", root / "results")
+        write_report(root / "results", store=root / "store", out=root / "page.html")
+    finally:
+        del METHODS[name]
+    return root / "page.html"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_hostile_texts_stay_texts(chromium, hostile, scheme):
+    context = chromium.new_context(color_scheme=scheme, viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    seen = Seen(page)
+    page.goto(hostile.as_uri())
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+    for button in page.locator("button:visible").all()[:5]:
+        button.click()
+    page.locator("body").hover()
+    shown = page.locator("body").inner_text()
+    assert page.title() == re.search(r"<title>([^<]*)</title>", hostile.read_text())[1].strip()
+    assert (seen.messages, seen.dialogs) == ([], [])
+    assert {url for url in seen.requests if not url.startswith("data:")} == {hostile.as_uri()}
+    assert page.evaluate("document.scripts.length") == 1
+    assert (
+        page.evaluate("document.querySelectorAll('iframe, link, a[href^=javascript]').length") == 0
+    )
+    assert page.evaluate(
+        "[...document.querySelectorAll('*')].flatMap((each) => [...each.attributes])"
+        ".filter((each) => each.name.startsWith('on')).length"
+    ) == 0  # fmt: skip
+    for text in TEXTS[:5]:
+        assert text[:40] in shown
+    assert "{{ 7 * 7 }}" in shown
+    assert "\\u202edetrever" in shown
+    assert not {"\u202e", "\u2066", "\u0007", "\u009b"} & set(shown)
+    assert hostile.stat().st_size < 3 * 2**20
+    context.close()
+    for drawing in hostile.parent.glob("page_files/*.svg"):
+        parse(drawing)  # well-formed, whatever the names hold

@@ -5,7 +5,14 @@ import pytest
 from bench import read_results, run_all
 from bench.errors import ProtocolError, UnknownSuiteError
 from bench.runs import has_meaning
-from bench.suites.demo import create_smoke_store, demo_runs, find_sets, smoke_runs
+from bench.suites.demo import (
+    Plan,
+    create_smoke_store,
+    demo_runs,
+    find_sets,
+    plan,
+    smoke_runs,
+)
 from bench.suites.registry import SUITES, suite_named, with_lists
 from bench.suites.single import sweep_runs
 from featstore import open_store
@@ -14,12 +21,10 @@ from featstore.testing import write_set
 from fitters.errors import UnknownMethodError
 
 
-def test_the_demo_is_the_protocol(smoke_store, monkeypatch):
+def test_the_demo_is_the_protocol(smoke_store):
     """On a store of the demo's shape: the cells, seeds and numbers of pairs that were agreed."""
-    monkeypatch.setattr("bench.suites.demo.find_sets", lambda store, **_: find_sets(
-        store, dataset="smoke", label_set="smokehead"
-    ))  # fmt: skip
-    runs = demo_runs(open_store(smoke_store))
+    opened = open_store(smoke_store)
+    runs = plan(opened, find_sets(opened, dataset="smoke", label_set="smokehead"), Plan())
     all_names = [run for run in runs if run.protocol.eval == "all-names"]
     held_out = [run for run in runs if run.protocol.eval == "held-out"]
     # Three methods and ConSE, and 19 draws of two controls for each method.

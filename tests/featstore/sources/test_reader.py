@@ -68,7 +68,7 @@ HASH = "0" * 64
         ({"uri": "x.arrow::a#1", "content_sha256": HASH}, "truncated, damaged or no table"),
         ({"uri": "gone.png"}, "No such file"),
         ({"uri": "folder"}, "Is a directory|not a regular file"),
-        ({"uri": "pipe"}, "'pipe' is not a regular file"),
+        ({"uri": "pipe"}, "Cannot read 'pipe': it is not a regular file"),
         ({"uri": "big.png"}, "2,000 bytes; images of at most 1,000 are read"),
     ],
     ids=lambda value: str(value)[:50],
