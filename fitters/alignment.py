@@ -37,6 +37,7 @@ from fitters.errors import (
     MissingAlignmentError,
     SettingError,
     UnknownMethodError,
+    unwritable,
 )
 from fitters.feature_maps import FEATURE_MAPS, FeatureMap
 from fitters.methods import ALIGNERS, FitConfig, aligner_class, method_named, needs_rows
@@ -307,10 +308,7 @@ def save_alignment(path: Path | str, alignment: Alignment, *, replace: bool = Tr
             new.rename(path)
             fsync_directory(path.parent)
     except OSError as err:
-        raise AlignmentWriteError(
-            f"{path} cannot be written: {err.strerror or err}. Nothing was changed. Free space or "
-            "permission, or choose another folder, then run the same command again."
-        ) from err
+        raise unwritable(path, err) from err
     return path
 
 

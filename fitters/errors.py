@@ -20,6 +20,9 @@ Each also inherits the builtin that a caller would expect.
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 from featstore.errors import FeatstoreError
 
 
@@ -57,6 +60,16 @@ class MissingAlignmentError(FittersError, FileNotFoundError):
 
 class AlignmentWriteError(FittersError, OSError):
     """An alignment cannot be written where it was asked to be."""
+
+
+def unwritable(path: Path, err: OSError) -> AlignmentWriteError:
+    """Return the error to raise when a file or folder could not be written."""
+    full = err.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "Free space" if full else "Choose a folder that you may write to"
+    return AlignmentWriteError(
+        f"{path} cannot be written: {err.strerror or err}. {remedy}, and run the same command "
+        "again."
+    )
 
 
 class DivergedError(FittersError, RuntimeError):

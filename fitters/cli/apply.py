@@ -21,7 +21,7 @@ from featstore.durable import write_durably
 from featstore.options import check_needs, config_from, option, options_from
 from fitters.aligners.base import Projection
 from fitters.alignment import Alignment, fitted_arrays
-from fitters.errors import AlignmentWriteError
+from fitters.errors import unwritable
 from fitters.scorers import SCORERS, scorer_named
 from fitters.select.grid import MOST
 
@@ -180,9 +180,7 @@ def _write(path: Path, data: bytes) -> None:
     try:
         write_durably(path, [data])
     except OSError as err:
-        raise AlignmentWriteError(
-            f"Cannot write {path}: {err.strerror or err}. Choose a folder that you may write to."
-        ) from err
+        raise unwritable(path, err) from err
 
 
 Arrays = dict[str, npt.NDArray[Any]]

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from featstore.durable import write_durably
-from fitters.errors import AlignmentWriteError
+from fitters.errors import unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +78,7 @@ class Checkpoint:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(self.path, [save(held, metadata={KEY: text})])
         except OSError as err:
-            raise AlignmentWriteError(
-                f"The checkpoint {self.path} cannot be written: {err.strerror or err}. Choose a "
-                "folder that you may write to."
-            ) from err
+            raise unwritable(self.path, err) from err
         self._written = time.monotonic()
 
 

@@ -269,6 +269,8 @@ class Result:
     Attributes
     ----------
     calls, sites : int
+    planned : int
+        Attempts of the whole matrix; fewer are made of a sample.
     made, held : Counter
         By fault.
     failures : list
@@ -278,6 +280,7 @@ class Result:
     name: str
     calls: int
     sites: int
+    planned: int
     made: Counter[str] = field(default_factory=Counter)
     held: Counter[str] = field(default_factory=Counter)
     failures: list[dict[str, Any]] = field(default_factory=list)
@@ -285,7 +288,12 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
-        rows = {"name": self.name, "calls": self.calls, "sites": self.sites}
+        rows = {
+            "name": self.name,
+            "calls": self.calls,
+            "sites": self.sites,
+            "planned": self.planned,
+        }
         counts = {"attempts": dict(self.made), "held": dict(self.held)}
         return {**rows, **counts, "failures": self.failures}
 
@@ -299,9 +307,10 @@ def run_command(
         whole = bed.undisturbed(command)
     except DisturbedError as err:
         failure = {"at": 0, "call": "", "fault": "none", "wrong": [str(err)]}
-        return Result(command.name, 0, 0, Counter(none=1), Counter(none=0), [failure])
-    result = Result(command.name, len(whole.calls), len({call_site(c) for c in whole.calls}))
-    for attempt in choose(attempts(whole.calls)):
+        return Result(command.name, 0, 0, 1, Counter(none=1), Counter(none=0), [failure])
+    every, sites = attempts(whole.calls), {call_site(call) for call in whole.calls}
+    result = Result(command.name, len(whole.calls), len(sites), len(every))
+    for attempt in choose(every):
         wrong = bed.attempt(command, whole, attempt)
         result.made[attempt.fault] += 1
         result.held[attempt.fault] += not wrong
@@ -362,7 +371,7 @@ def main() -> int:
             if given.fault in (None, one.fault) and given.at in (None, one.at)
         ]  # fmt: skip
 
-    started = time.monotonic()
+    started, results = time.monotonic(), dict[str, Result]()
     with beds(min(given.jobs, len(chosen))) as places, ThreadPoolExecutor(len(places)) as pool:
         free = list(places)
 
@@ -373,16 +382,23 @@ def main() -> int:
             finally:
                 free.append(bed)
             _show(result)
+            results[command.name] = result
             return result
 
-        results = list(pool.map(work, chosen))
+        for _ in pool.map(work, chosen):
+            if given.out is not None:
+                _write(given.out, [results[c.name] for c in WRITES if c.name in results])
     seconds = time.monotonic() - started
-    made, held = (sum(sum(getattr(r, n).values()) for r in results) for n in ("made", "held"))
-    print(f"{made:,} attempts, {held:,} held, {seconds:,.0f} s", flush=True)
-    if given.out is not None:
-        rows = [result.as_dict() for result in results]
-        given.out.write_text(json.dumps({"seconds": round(seconds), "commands": rows}, indent=1))
-    return int(held < made)
+    every = [sum(result.made.values()) for result in results.values()]
+    held = [sum(result.held.values()) for result in results.values()]
+    print(f"{sum(every):,} attempts, {sum(held):,} held, {seconds:,.0f} s", flush=True)
+    return int(sum(held) < sum(every))
+
+
+def _write(path: Path, results: Sequence[Result]) -> None:
+    # One command a line: a change of one is a change of one line.
+    rows = ",\n".join(json.dumps(result.as_dict()) for result in results)
+    path.write_text(f'{{"commands": [\n{rows}\n]}}\n', "utf-8")
 
 
 def _show(result: Result) -> None:

@@ -38,8 +38,8 @@ PATIENCE = 300
 #: Files that hold recorded times: of a run of an extraction, of a session, the log beside a store.
 _RECORDS = re.compile(r"(^|/)(runs|sessions)/[^/]+\.json$|(^|/)sessions$|\.extract\.jsonl$")
 
-#: How verify ends what it says of a file that gc takes away.
-_STRAY = "belongs to nothing in this store"
+#: How verify ends what it says of what gc takes away, or the same command completes.
+_UNDER_WAY = ("belongs to nothing in this store", "when the same command is typed again")
 
 #: Columns of results that hold times.
 _TIMES = ("fit_seconds", "score_seconds", "finished_at")
@@ -100,8 +100,8 @@ def again(
 
 
 def damage(root: Path, *, stores: list[str]) -> list[str]:
-    """Return what verify says of these stores, where there are any, but for files to tidy up."""
-    return [line for line in _problems(root, stores) if not line.endswith(_STRAY)]
+    """Return what verify says of these stores, but for what it says is under way."""
+    return [line for line in _problems(root, stores) if not line.endswith(_UNDER_WAY)]
 
 
 def _problems(root: Path, stores: list[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from featstore import open_store
 from featstore.command_line import run_command
-from fitters import Pairs, fit_alignment
+from fitters import METHODS, Pairs, fit_alignment
 from fitters.cli import cli
 from fitters.jobs import FitRequest, fit_from_store, name_groups, pair_head
 from fitters.moments.cache import collect, entries, entry_path, read_entry, write_entry
@@ -157,7 +157,8 @@ def test_what_decides_the_moments_is_in_their_key(store_path, changes):
 
 def test_choices_that_need_rows_are_made_from_rows(store_path):
     store = open_store(store_path)
-    for changes in ({"penalty": "auto"}, {"method": "asif"}, {"method": "csa"}, {"rows": "bias"}):
+    asif = {"method": "asif", "penalty": "auto", "mix": "auto"}
+    for changes in ({"penalty": "auto"}, asif, {"method": "csa"}, {"rows": "bias"}):
         assert "moments" not in fit_from_store(store, request_of(**changes)).facts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from safetensors import safe_open
 from scipy.sparse import load_npz
 
 from featstore import open_store
-from featstore.cli.progress import ProgressBar
 from featstore.command_line import run_command
 from fitters import METHODS, read_alignment
 from fitters.cli import cli
+from fitters.jobs import FitRequest, fit_from_store
 from fitters.scorers import csls
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
 from tests.goldens.world import SETS, write_world
@@ -146,21 +147,13 @@ def test_a_file_gives_options_and_what_is_typed_wins(
     assert "Did you mean 'penalty'" in capsys.readouterr().err
 
 
-def test_a_fit_says_what_it_does(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fit_says_what_it_does(store: Path) -> None:
     seen: list[str] = []
-
-    class Recorded(ProgressBar):
-        def stage(self, name: str) -> None:
-            seen.append(name)
-            super().stage(name)
-
-    monkeypatch.setattr("fitters.cli.fit.ProgressBar", Recorded)
-    assert _fit(store, tmp_path / "a", "--y", Y) == 0
+    request = FitRequest("ridge", x=X, y=Y, head=HEAD, names=NAMES)
+    fit_from_store(open_store(store), request, on_stage=seen.append)
     assert seen == ["reading pairs", "choosing penalty and mix", "fitting"]
     seen.clear()
-    assert _fit(store, tmp_path / "b", "--penalty", "1") == 0
+    fit_from_store(open_store(store), replace(request, y=None, penalty=1.0), on_stage=seen.append)
     assert seen == ["reading pairs", "fitting"]
 
 

@@ -1,4 +1,4 @@
-"""Commands of fitters killed at their file calls: typed again, they end in the same bytes.
+"""Commands of fitters, killed or refused at their file calls, end in the same bytes if typed again.
 
 The faults are those of tests/faults/shim.c. A default run kills at every rename and folder, and at
 a fixed sample of the other calls; ``HEADSTOCK_FAULTS=all`` kills at every one.
@@ -6,6 +6,7 @@ a fixed sample of the other calls; ``HEADSTOCK_FAULTS=all`` kills at every one.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -37,7 +38,10 @@ COMMANDS = {
         [["fit", "ridge", *SETS, "-o", "R/a"]],
         ["fit", "procrustes", *SETS, "-o", "R/a", "--force"],
     ),
-    "fit of seeds": ([], ["fit", "csa", *REAL, "--n-pairs", "20", "--seeds", "0-1", "-o", "R/a"]),
+    "fit of seeds": (
+        [],
+        ["fit", "procrustes", *REAL, "--mix", "1", "--n-pairs", "9", "--seeds", "0-1", "-o", "R/a"],
+    ),
     "training": ([], ["fit", "paper-mlp", *SETS, "--epochs", "2", "-o", "R/a"]),
     "apply": (
         [["fit", "ridge", *SETS, "-o", "R/a"]],
@@ -93,6 +97,11 @@ def tree(root: Path) -> dict[str, bytes | None]:
     }
 
 
+def entries(root: Path) -> set[tuple[str, bytes | None]]:
+    """Return the files below a folder, and folders, as pairs of name and bytes."""
+    return set(tree(root).items())
+
+
 def line(words: list[str], root: Path, store: Path) -> list[str]:
     placed = [f"{root}{word[1:]}" if word.startswith("R/") else word for word in words]
     return placed if words[0] == "cache" else [*placed, "--store", str(store)]
@@ -118,16 +127,47 @@ def test_a_killed_command_is_typed_again(
     whole, calls = tree(root), report["calls"]
     assert whole != tree(start)
     assert not any(map(LITTER.search, whole)), whole.keys()
-    for mode in ("before", "after", "torn"):
+    faults = ("before", "after", "torn", *(["fail"] if words[0] != "cache" else []))
+    for mode in faults:
         for at, call in enumerate(calls, 1):
-            often = mode != "torn" and call.split()[0].startswith(("rename", "mkdir", "unlink"))
-            if not (EVERYTHING or often or (at + len(mode)) % 5 == 0):
+            often = mode == "before" and call.startswith(("rename", "mkdir"))
+            if not (EVERYTHING or often or (at + len(mode)) % 8 == 0):
                 continue
             where = f"{mode} call {at} of {len(calls)}, {call}"
             shutil.rmtree(root)
             shutil.copytree(start, root)
-            assert run([words], mode=mode, at=at)["code"] == KILLED, where
+            report = run([words], mode=mode, at=at, errno=errno.ENOSPC)
+            if mode != "fail":
+                assert report["code"] == KILLED, where
+            elif report["value"] == [1]:
+                said = messages.read_text().splitlines()[-1]  # a slow machine shows progress
+                assert "No space left on device. Free space, and run" in said, f"{where}: {said}"
+                # What was there is there; what is new, at most the rest that the next run takes up.
+                assert entries(start) <= entries(root), where
             assert run([words])["value"] == [0], f"{where}: {messages.read_text()}"
             found = tree(root)
             assert found.keys() == whole.keys(), where
             assert found == whole, where
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0 or shutil.which("unshare") is None
+    or subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode != 0,
+    reason="only the superuser can mount a small disk",
+)  # fmt: skip
+def test_a_fit_on_a_full_disk_names_file_and_remedy(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(
+        ["unshare", "-m", sys.executable, "-m", "tests.fitters.full_disk", str(disk)],
+        cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = [line.split(" ", 1)[1] for line in done.stdout.splitlines()]
+    full = {message for message in said if message != "fitted"}
+    where = f"1 fitters: error: {disk}/aligners/a cannot be written"
+    assert full == {
+        f"{where}: No space left on device. Free space, and run the same command again."
+    }
+    assert "fitted" in said

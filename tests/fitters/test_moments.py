@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fitters import CCAAligner
 from fitters.aligners.solvers import inverse_root
 from fitters.errors import PairsError, SettingError
-from fitters.moments.accumulation import accumulate, accumulate_folds
+from fitters.moments.accumulation import BLOCK_ROWS, accumulate, accumulate_folds
 from fitters.moments.moments import Moments, merge_pooled, merge_within_source
 from tests.assertions import assert_close, assert_same
 
@@ -160,14 +160,13 @@ def test_folds_add_up_and_can_be_taken_away(seed):
         assert_same_moments(whole.minus(part), rest, times=10)  # a difference of sums
 
 
-def test_blocks_are_smaller_than_batches(monkeypatch):
-    x, y, weight = draw_rows(8, 100)
-    monkeypatch.setattr("fitters.moments.accumulation.BLOCK_ROWS", 7)
-    folds = np.arange(100) % 2
+def test_blocks_are_smaller_than_batches():
+    n = 2 * BLOCK_ROWS + 7
+    x, y, weight = draw_rows(8, n)
     assert_same_moments(
-        merge_pooled(*accumulate_folds([(x, y, weight)], folds, precision="float64")),
-        Moments.from_rows(x, y, weight),
-    )
+        merge_pooled(*accumulate_folds([(x, y, weight)], np.arange(n) % 2, precision="float64")),
+        Moments.from_rows(x, y, weight), times=10,
+    )  # fmt: skip
 
 
 def test_a_batch_without_mass_is_no_error_but_moments_without_mass_are():
