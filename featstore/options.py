@@ -338,8 +338,14 @@ def _number_or(one: _Option, words: tuple[str, ...]) -> Any:
     """Return the click type of a number within the limits of an option, or one of `words`."""
     import click
 
+    plain = "INTEGER" if one.type is int else "FLOAT"
+    bounds = {">=": one.at_least, ">": one.above}
+    low = "".join(f"{sign}{bound:g}" for sign, bound in bounds.items() if bound is not None)
+
     class NumberOr(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
-        name = "|".join(["N", *(word for word in words if word != DEFAULT)])
+        name = (
+            "|".join(["N", *(word for word in words if word != DEFAULT)]) if words else plain + low
+        )
 
         def convert(
             self, value: Any, param: click.Parameter | None, ctx: click.Context | None

@@ -265,6 +265,8 @@ def _in_blocks(rows: Rows, project: Any) -> Projection:
 FORMAT = 1
 JSON_NAME, ARRAYS_NAME = "alignment.json", "arrays.safetensors"
 STAGED = ".staged"
+_FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+"""Opens a folder, and no pipe or link of its name."""
 MAX_JSON_BYTES = 16 * 2**20
 MAX_ARRAY_BYTES = 16 * 2**30
 Arrays = dict[str, npt.NDArray[np.floating[Any]]]
@@ -320,23 +322,25 @@ def _staging(path: Path) -> Iterator[Path]:
     """
     while True:
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=STAGED, dir=path.parent))
-        handle = os.open(staging, os.O_RDONLY)
+        # On Windows folders cannot be opened: nothing is locked there, and nothing taken away.
+        handle = -1 if os.name == "nt" else os.open(staging, os.O_RDONLY)
         # Another process may have come between the making and the locking, and taken it away.
-        if try_lock(handle) and staging.exists():
+        if handle < 0 or (try_lock(handle) and staging.exists()):
             break
         os.close(handle)
     try:
         yield staging
     finally:
         _remove(staging, path)
-        os.close(handle)
+        if handle >= 0:
+            os.close(handle)
 
 
 def _tidy(path: Path) -> None:
     """Remove what killed processes left of an alignment; what one had put aside comes back."""
     for staging in sorted(path.parent.glob(f".{glob.escape(path.name)}.*{STAGED}")):
         with contextlib.suppress(OSError):
-            handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            handle = os.open(staging, os.O_RDONLY | _FOLDER)
             try:
                 # Shared first: that fails where there are no locks, and nobody can know.
                 if try_lock(handle, shared=True) and try_lock(handle):

@@ -7,7 +7,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from featstore.command_line import (
     store_option,
     usage_error,
 )
+from featstore.errors import FeatstoreError
 from featstore.options import config_from
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ class Execution:
                 click.echo(f"{summary}.")
             return
         click.echo(summary, err=True)
-        recorded = {one.get("command") for one in read_sessions(self.out)}
+        recorded: set[Any] = set()
+        with suppress(FeatstoreError, AttributeError):  # one that is damaged stops no run
+            recorded = {one.get("command") for one in read_sessions(self.out)}
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with ProgressBar(suite, "fits", total=plan["fits"]) as bar:
             done = run_all(

@@ -143,8 +143,7 @@ def _write_h5(out: Path, rows: Rows) -> None:
         import h5py
 
     # In memory: where a disk is full, the library ends the process instead of raising.
-    whole = io.BytesIO()
-    with h5py.File(whole, "w") as file:
+    with h5py.File(out, "w", driver="core", backing_store=False) as file:
         for name, data in _tensors(rows).items():
             dataset = file.create_dataset(name, data=data)
             if name == "embedding" and rows.dtype == "bfloat16":
@@ -152,7 +151,9 @@ def _write_h5(out: Path, rows: Rows) -> None:
         if rows.items is not None:
             ids = rows.items["item_id"].to_list()
             file.create_dataset("item_id", data=ids, dtype=h5py.string_dtype())
-    _write(out, [whole.getbuffer()])
+        file.flush()
+        image = file.id.get_file_image()
+    _write(out, [image])
 
 
 def _tensors(rows: Rows) -> dict[str, Any]:

@@ -376,7 +376,10 @@ def find_sets(root: Path, name: str) -> dict[str, Path]:
         if set_key is None:
             return False  # a name that no writer of ours makes: not a set
         directories[key] = set_key.directory(root)
-        return (directories[key] / POINTER).is_file()
+        try:
+            return (directories[key] / POINTER).is_file()
+        except PermissionError:
+            return True  # whoever reads it is told
 
     if len(parts) != 3:
         return {}

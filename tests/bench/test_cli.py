@@ -247,6 +247,21 @@ def test_a_damaged_result_is_named(bench, limited, tmp_path):
     assert bench("table", tmp_path)[0] == 0
 
 
+def test_a_session_that_was_lost_is_recorded_and_a_damaged_one_stops_nothing(
+    bench, limited, tmp_path
+):
+    shutil.copytree(limited[0], tmp_path, dirs_exist_ok=True)
+    sessions = tmp_path / "sessions"
+    shutil.rmtree(sessions)
+    words = ["run", "--suite", "smoke", "-o", tmp_path, "--limit", 30]
+    for _ in range(2):
+        assert "new 0 runs" in bench(*words)[1]
+        (session,) = sessions.iterdir()
+    assert json.loads(session.read_text())["new"] == 0
+    (sessions / "0.json").write_text("{")
+    assert bench(*words)[0] == 0
+
+
 @pytest.mark.parametrize(
     "command", ["run", "sweep", "score", "ls", "table", "compare", "report", "frame"]
 )

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench import read_ranks, read_results, run_all
-from bench.cli.main import cli, main
+from bench.cli.main import cli
 from bench.corpus import ImageViews, read_corpus
 from bench.errors import ProtocolError
 from bench.execution import execute
@@ -25,6 +25,7 @@ from bench.options import (
 )
 from bench.suites.single import task_runs
 from featstore import open_store
+from featstore.command_line import run_command
 from featstore.errors import MisalignedItemsError
 from featstore.extraction.views import view_items
 from featstore.testing import item_table, write_set
@@ -288,24 +289,19 @@ def test_the_command_runs_a_task_and_skips_it_the_next_time(smoke_store, tmp_pat
 
 WRONG = [
     (["zeroshot", "--images", "x"], 2, "Did you mean 'zero_shot'"),
-    (["zero_shot", "--images", "smoke/image/synthetic", "-O", "prompt=max"], 1, "prompts"),
+    (["zero_shot", "--images", "smoke/image/synthetic", "-O", "prompt=max"], 2, "prompts"),
     (["zero_shot", "--images", "smoke/image/synthetic", "--n-pairs", "many"], 2, "expected all|N"),
     (["spectrum", "--images", "smoke/image/synthetic", "--head", "x"], 1, "--head-names"),
     (["neighbours", "--images", "smoke/image/synthetic"], 1, "need a head"),
-    (["zero_shot", "--images", "smoke/image/synthetic"], 1, "needs the names"),
-    (["retrieval", "--images", "smoke/image/synthetic"], 1, "needs captions"),
+    (["zero_shot", "--images", "smoke/image/synthetic"], 1, "Give it a name_set (--names)"),
+    (["retrieval", "--images", "smoke/image/synthetic"], 1, "Give it a caption_set (--captions)"),
 ]
 
 
 @pytest.mark.parametrize(("words", "code", "message"), WRONG, ids=[m for *_, m in WRONG])
-def test_the_command_says_what_is_wrong(
-    smoke_store, tmp_path, monkeypatch, capsys, words, code, message
-):
-    whole = ["bench", "task", *words, "--store", str(smoke_store), "-o", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", whole)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == code
+def test_the_command_says_what_is_wrong(smoke_store, tmp_path, capsys, words, code, message):
+    whole = ["task", *words, "--store", str(smoke_store), "-o", str(tmp_path)]
+    assert run_command(cli, "bench", whole) == code
     assert message in capsys.readouterr().err
 
 

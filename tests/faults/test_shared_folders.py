@@ -236,6 +236,7 @@ def test_what_may_not_be_read_stays_listed_and_is_told(
     for user, dataset in ((ANNE, "annes"), (ANNE, "hers"), (BERT, "berts")):
         _done(children.run("once", shared, args={"dataset": dataset}, **user))
     listed = json.loads((shared / "catalog.json").read_bytes())["sets"]
+    hidden = next(row["key"] for row in listed if row["key"].startswith("annes/"))
     (shared / "annes").chmod(0o700)
     (shared / "hers" / "image").chmod(0o700)
     messages = tmp_path / "messages"
@@ -246,6 +247,9 @@ def test_what_may_not_be_read_stays_listed_and_is_told(
         args = {"arguments": ["ls", str(shared)], "messages": str(messages)}
         report = children.run("command", shared, args=args, **user)
         assert report["value"] == 4, (report, messages.read_text())
+        args = {"arguments": ["show", str(shared), hidden], "messages": str(messages)}
+        assert children.run("command", shared, args=args, **user)["value"] == 1
+        assert "cannot be read: Permission denied" in messages.read_text()
     # Bert goes on writing: what he cannot see he does not take out.
     _done(children.run("once", shared, args={"dataset": "berts", "n": 11}, **BERT))
     now = json.loads((shared / "catalog.json").read_bytes())["sets"]

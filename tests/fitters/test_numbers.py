@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -48,14 +49,15 @@ def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Co
 
 
 def numbers() -> list[tuple[str, click.Parameter]]:
-    """Return every option of every command that takes a number: those of ours are called N."""
+    """Return every option of every command that takes a number, by what its help shows for it."""
     plain = (click.types.IntParamType, click.types.FloatParamType)
     return [
         (name, parameter)
         for name, command in commands(cli)
         for parameter in command.params
         if isinstance(parameter, click.Option) and not parameter.is_flag
-        and (isinstance(parameter.type, plain) or parameter.type.name.startswith("N"))
+        and (isinstance(parameter.type, plain)
+             or re.match(r"N(\||$)|INTEGER|FLOAT", parameter.type.name))
     ]  # fmt: skip
 
 
