@@ -271,25 +271,21 @@ def faults(data: Data) -> list[str]:
     """Return how many attempts of the fault matrix held, for each command and fault."""
     rows, total = [], Counter[str]()
     for row in data["commands"]:
-        made = {
-            name: [sum(row[count].get(fault, 0) for fault in some) for count in COUNTS]
-            for name, some in FAULTS.items()
-        }
-        numbers = {"sites": row["sites"], "calls": row["calls"]}
-        for name, counts in made.items():
-            numbers |= {f"{name} {count}": n for count, n in zip(COUNTS, counts, strict=True)}
+        numbers = Counter({name: row[name] for name in ("calls", "sites", "planned")})
+        for name, some in FAULTS.items():
+            for count in ("attempts", "held"):
+                numbers[f"{name} {count}"] = sum(row[count].get(fault, 0) for fault in some)
         total.update(numbers)
         rows.append([row["name"], *_counted(numbers)])
     rows.append(["**all**", *_counted(total)])
-    return table(["command", "calls", "call sites", *FAULTS], rows)
-
-
-COUNTS = ("held", "attempts")
+    return table(["command", "calls", "call sites", "attempts", *FAULTS], rows)
 
 
 def _counted(numbers: Mapping[str, int]) -> list[str]:
+    made = sum(numbers[f"{name} attempts"] for name in FAULTS)
+    sampled = "" if made == numbers["planned"] else f" of {numbers['planned']:,}"
     held = [f"{numbers[f'{n} held']:,} of {numbers[f'{n} attempts']:,}" for n in FAULTS]
-    return [f"{numbers['calls']:,}", f"{numbers['sites']:,}", *held]
+    return [f"{numbers['calls']:,}", f"{numbers['sites']:,}", f"{made:,}{sampled}", *held]
 
 
 #: Name of a table -> (file of docs/data, or None if it needs none; what renders it).

@@ -165,7 +165,11 @@ class Bed:
 
     def said(self) -> str:
         """Return what the last command said on standard error."""
-        return self._messages.read_text("utf-8", "replace")
+        return self._inside(self._messages.read_text("utf-8", "replace"))
+
+    def _inside(self, text: str) -> str:
+        """Return a text with paths as they are seen from the folder of the commands."""
+        return text.replace(f"{self.root}/", "").replace(str(self.root), ".")
 
     def damage(self, command: Command) -> list[str]:
         """Return what verify finds in the stores now."""
@@ -196,7 +200,7 @@ class Bed:
         left = self.settle(command)
         if left["problems"]:
             raise DisturbedError("; ".join(left["problems"]))
-        calls = [call.replace(f"{self.root}/", "") for call in report["calls"]]
+        calls = [self._inside(call) for call in report["calls"]]
         seen = {call.partition(" ")[2] for call in calls}
         for name, what in left["tree"].items():
             places = {name, *map(str, Path(name).parents)}
@@ -210,7 +214,7 @@ class Bed:
         report = self.type(command.line, fault={"mode": "none", "threads": True}, learn=True)
         if report["code"] != 0 or report["value"] not in codes:
             raise DisturbedError(f"exit {_exit(report)}: {self.said().strip()[-1200:]}")
-        return [call.replace(f"{self.root}/", "") for call in report["calls"]]
+        return [self._inside(call) for call in report["calls"]]
 
     def attempt(self, command: Command, whole: Undisturbed, attempt: Attempt) -> list[str]:
         """Return what does not hold after a fault; nothing, if all does."""

@@ -19,6 +19,7 @@ from featstore.command_line import EXIT_VERIFY
 from tests.faults.commands import READS, STEPS_ONLY, WRITES, Command, every_command, path_of
 from tests.faults.conftest import compiler
 from tests.faults.matrix import Attempt, Bed, attempts, beds, call_site, run_command, sample
+from tests.tables import DATA
 
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
 
@@ -44,8 +45,6 @@ BROKEN = {
     "import": (2, 81), "export npy": (2, 4), "export parquet": (2, 8), "export h5": (2, 11),
     "export safetensors": (2, 10), "manifests make": (2, 4), "manifests make csv": (2, 4),
     "manifests labels": (2, 4), "manifests build": (2, 3), "manifests build stamps": (2, 3),
-    "fitters fit": (2, 3), "fitters fit --force": (2, 3), "fitters fit, moments": (2, 12),
-    "fitters fit, trained": (2, 9),
 }  # fmt: skip
 
 
@@ -118,3 +117,11 @@ def test_attempts_are_at_every_rename_and_fsync_and_once_at_every_other_site() -
         "ENOSPC": [1, 2, 3, 4, 5], "EIO": [1, 2, 3, 4, 5, 8],
     }  # fmt: skip
     assert call_site(calls[2]) == call_site(calls[5]) != call_site(calls[1])
+
+
+def test_the_document_counts_attempts_at_these_commands_and_no_others() -> None:
+    document = json.loads((DATA / "reliability.json").read_text("utf-8"))
+    assert [row["name"] for row in document["commands"]] == [command.name for command in WRITES]
+    for row in document["commands"]:
+        assert 0 < sum(row["attempts"].values()) <= row["planned"]
+        assert sum(row["attempts"].values()) - sum(row["held"].values()) == len(row["failures"])

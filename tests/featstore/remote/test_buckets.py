@@ -212,7 +212,7 @@ def test_another_push_under_way_is_named_and_can_be_taken_over(
 @pytest.mark.parametrize(
     "how",
     [{"If-Match", "If-None-Match"}, {"If-Match"}, {"If-None-Match"}, "one tag for all"],
-    ids=str,
+    ids=["neither", "no If-Match", "no If-None-Match", "one tag for all"],
 )
 def test_a_bucket_that_ignores_conditions_is_detected(
     how: set[str] | str, store_folder: Path, monkeypatch: pytest.MonkeyPatch
