@@ -196,14 +196,14 @@ def _names_beside(path: Path) -> Iterator[Path]:
     left, also in folders that nothing else tidies up.
     """
     usual = path.with_name(f".{path.name}.{'0' * 8}.staged")
-    if _is_free(usual):
+    if is_free(usual):
         yield usual
     while True:
         # A process id is no name: in a shared folder it may be that of another machine's.
         yield path.with_name(f".{path.name}.{secrets.token_hex(4)}.staged")
 
 
-def _is_free(staged: Path) -> bool:
+def is_free(staged: Path) -> bool:
     """Return whether nobody who lives has this file under construction; what is left goes away."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
@@ -250,7 +250,7 @@ def write_durably(
     if staged is None:
         make_folders(path.parent)
     else:
-        _is_free(staged)  # what a killed process left there goes away
+        is_free(staged)  # what a killed process left there goes away
     try:
         with _open_staged(_names_beside(path) if staged is None else [staged]) as file:
             staged = Path(file.name)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def building(folder: Path) -> Iterator[Path]:
     finally:
         if not (staging / _READY).exists():
             remove_tree(staging)
-            if not any(folder.iterdir()):
+            with suppress(OSError):  # it holds something, or another `building` inside removed it
                 folder.rmdir()
 
 

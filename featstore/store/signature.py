@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import stat
 import warnings
 from collections.abc import Mapping
@@ -19,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from data_manifests.cache import cache_folder
-from featstore.durable import fsync_directory, make_folders, write_durably, write_error
+from featstore.durable import (
+    fsync_directory,
+    is_free,
+    make_folders,
+    try_lock,
+    write_durably,
+    write_error,
+)
 from featstore.errors import (
     CorruptStoreError,
     FeatstoreError,
@@ -260,18 +266,20 @@ def make_key(path: Path) -> None:
     data = Ed25519PrivateKey.generate().private_bytes(
         form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()
     )
-    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}.staged")
+    staged = path.with_name(f".{path.name}.staged")
     try:
         make_folders(path.parent)
+        is_free(staged)  # what a killed process left there goes away
         handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
         with os.fdopen(handle, "wb") as file:
+            try_lock(handle)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(staged, path)  # which, unlike a rename, replaces nothing
-        finally:
-            staged.unlink()
+            try:
+                os.link(staged, path)  # which, unlike a rename, replaces nothing
+            finally:
+                staged.unlink()
         fsync_directory(path.parent)
     except FileExistsError:
         return
@@ -318,6 +326,7 @@ def sign_store(place: str | Path, key: Path) -> Signature:
     except SignatureError:
         there = None
     if there is not None and there.public_key == public and there.covers(catalog):
+        remember(store.address, public, there.counter)  # a kill may have come between the two
         return there
     before = there.counter if there is not None and there.public_key == public else 0
     counter = 1 + max(before, remembered(store.address, public))

@@ -17,7 +17,6 @@ import polars as pl
 
 from bench.cli.main import cli
 from featstore.command_line import run_command
-from tests.bench.killed_commands import TIMES
 
 
 def run(words: list[str]) -> tuple[int, str]:

@@ -81,6 +81,8 @@ WRITES = (
     Command("init --shared", "featstore init store --shared"),
     Command("init --shared, of a store", "featstore init store --shared", "birds"),
     Command("tag", "featstore tag store v1", "tagged"),
+    Command("tag --delete", "featstore tag store v0 --delete", "tagged"),
+    Command("sign", "featstore sign store --key me.pem", "signing"),
     Command("push", "featstore push store other", "tagged", _OTHER),
     Command("push, behind", "featstore push store other", "beside", _OTHER),
     Command("pull", "featstore pull {web} store", threads=True),

@@ -15,7 +15,6 @@ import polars as pl
 
 from featstore import open_store
 from featstore.errors import AlreadyFinishedError
-from featstore.share.copy import make_tag
 from featstore.store import (
     LayoutLimits,
     SetKey,
@@ -236,11 +235,6 @@ def extract(root: Path, *, manifest: str, batch_size: int = 4, **options: Any) -
     return result.as_dict()
 
 
-def tag(root: Path, *, name: str = "v1") -> dict[str, str]:
-    """Tag a store as `featstore tag` does."""
-    return make_tag(root, name)
-
-
 def untidy(root: Path) -> str:
     """Write what there is to be cleaned, or removed: sets alone in their kind and beside others.
 
@@ -259,14 +253,6 @@ def untidy(root: Path) -> str:
     (root / "birds" / "image" / "timm.zoo-0badcafe").mkdir()
     (root / ".catalog.json.0badcafe.staged").write_bytes(b"{")
     return "written"
-
-
-def sign(root: Path) -> int:
-    """Sign a store as `featstore sign` does, with a key beside it; return the number."""
-    from featstore.store.signature import sign_store
-
-    os.environ["XDG_CACHE_HOME"] = str(root)  # whoever the child is, it may write there
-    return sign_store(root, root.parent / "key.pem").counter
 
 
 def extract_and_extend(root: Path, *, manifest: str, other: str, n: int) -> str:

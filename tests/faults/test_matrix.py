@@ -18,13 +18,13 @@ from bench.cli.headstock import PLACES
 from featstore.command_line import EXIT_VERIFY
 from tests.faults.commands import READS, STEPS_ONLY, WRITES, Command, every_command, path_of
 from tests.faults.conftest import compiler
-from tests.faults.matrix import Attempt, Bed, attempts, beds, call_site, run_command, sample
+from tests.faults.matrix import Bed, attempts, beds, call_site, run_command, sample
 from tests.tables import DATA
 
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
 
 #: Attempts at each command by default.
-ATTEMPTS = 2
+ATTEMPTS = 4
 
 
 @pytest.fixture(scope="module")
@@ -38,27 +38,8 @@ def bed() -> Iterator[Bed]:
         yield found
 
 
-#: Commands that do not hold yet -> the break of issue 17 that is to blame, and a call before which
-#: a kill shows it. A line goes when its break is mended: the test then passes, which it must not.
-BROKEN = {
-    "rm": (1, 1), "rm, of two": (2, 10), "rm, unfinished": (2, 10), "gc": (2, 13),
-    "import": (2, 81), "export npy": (2, 4), "export parquet": (2, 8), "export h5": (2, 11),
-    "export safetensors": (2, 10), "manifests make": (2, 4), "manifests make csv": (2, 4),
-    "manifests labels": (2, 4), "manifests build": (2, 3), "manifests build stamps": (2, 3),
-}  # fmt: skip
-
-
 def named(commands: tuple[Command, ...]) -> list[object]:
-    return [
-        pytest.param(
-            command,
-            id=command.name,
-            marks=[pytest.mark.xfail(strict=True, reason=f"break {BROKEN[command.name][0]}")]
-            if command in WRITES and command.name in BROKEN
-            else [],
-        )
-        for command in commands
-    ]
+    return [pytest.param(command, id=command.name) for command in commands]
 
 
 def test_every_command_writes_and_is_in_the_matrix_or_only_reads() -> None:
@@ -85,8 +66,6 @@ def test_a_command_that_reads_writes_only_caches(bed: Bed, command: Command) -> 
 @pytest.mark.parametrize("command", named(WRITES))
 def test_a_fault_anywhere_and_the_same_command_again(bed: Bed, command: Command) -> None:
     choose = list if EVERYTHING else sample(17, command.name, ATTEMPTS)
-    if command.name in BROKEN:
-        choose = lambda _: [Attempt("before", BROKEN[command.name][1])]  # noqa: E731
     result = run_command(bed, command, choose)
     assert result.failures == [], json.dumps(result.failures, indent=1)
     assert sum(result.made.values()) >= min(ATTEMPTS, result.calls)

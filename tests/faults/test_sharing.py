@@ -1,8 +1,8 @@
-"""A kill at the file calls and at the requests of push, pull, sync, repair --from, tag and card.
+"""A kill at the requests of push, init, tag, repair and pull, on a bucket.
 
-Wherever it comes, the same command again ends well, the store verifies, nothing is left over, and
-the files are those of a run that nobody disturbed. A default run kills at every rename and at a
-sample of the other file calls, and at every second request; ``HEADSTOCK_FAULTS=all`` at each.
+Whether the request takes effect or not, the same command again ends well, the store verifies,
+nothing is left over, and the files are those of a run that nobody disturbed. A default run kills at
+every second request, ``HEADSTOCK_FAULTS=all`` at each. Kills at file calls are in the matrix.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("obstore", reason="needs the extra `remote`: pip install headstock[remote]")
 
 from featstore.share.copy import make_tag
-from featstore.store import collect_garbage, verify_store
+from featstore.store import verify_store
 from featstore.store.tables import write_thumbnails
 from tests.damage import unseal
 from tests.faults import scenarios
@@ -59,52 +59,6 @@ def _run(children: Children, root: Path, arguments: list[str], **request: Any) -
     args = {"arguments": arguments, "messages": str(messages)}
     report = children.run("command", root, args=args, **request)
     return {**report, "said": messages.read_text()}
-
-
-@pytest.mark.parametrize("command", ["push", "pull", "sync", "repair", "tag", "card"])
-def test_a_kill_at_the_file_calls(
-    faulty: Children, whole: Path, damaged: Path, memory: Path, command: str
-) -> None:
-    root = memory / command
-    key = str(scenarios.key_of(whole))
-    arguments, before = {
-        "push": (["push", str(whole), str(root)], None),
-        "pull": (["pull", str(whole), str(root), "--select", "*/image/*"], None),
-        "sync": (["sync", str(root), str(whole)], "empty"),
-        "repair": (["repair", str(root), key, "--from", str(whole)], str(damaged)),
-        "tag": (["tag", str(root), "v2"], str(whole)),
-        "card": (["card", str(whole), "-o", str(root)], None),
-    }[command]
-
-    def begin() -> None:
-        if before == "empty":
-            assert _run(faulty, root, ["init", str(root)])["value"] == 0
-        elif before is not None:
-            shutil.copytree(before, root)
-
-    begin()
-    report = _run(faulty, root, arguments, fault={"mode": "none"})
-    assert (report["code"], report["value"]) == (0, 0), report
-    right, calls = tree(root), report["calls"]
-    shutil.rmtree(root)
-    renames = [i for i, call in enumerate(calls, 1) if call.startswith("rename ")]
-    numbers = range(1, len(calls) + 1)
-    sample = list(numbers) if EVERYTHING else sorted({*renames[::3], *numbers[::17], len(calls)})
-    for mode in ("before", "torn", "after") if EVERYTHING else ("before",):
-        for at in sample:
-            where = f"killed {mode} call {at} of {len(calls)}, {calls[at - 1]}"
-            begin()
-            report = _run(faulty, root, arguments, fault={"mode": mode, "at": at})
-            assert report["code"] == KILLED, where
-            report = _run(faulty, root, arguments)
-            assert report["value"] == 0, f"{where}: {report}"
-            if command != "card":
-                assert verify_store(root).problems == [], where
-                assert not [name for name in litter(root) if ".staging" in name], where
-                collect_garbage(root, grace=-1)
-            assert tree(root) == right, where
-            assert litter(root) == [], where
-            shutil.rmtree(root)
 
 
 def leave(_: Request) -> None:

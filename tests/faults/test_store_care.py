@@ -1,8 +1,4 @@
-"""rm and gc, killed at each file call: no damage in between, and the same command ends it.
-
-A default run kills at every rename and removal, and takes a fixed sample of the other calls and
-faults; ``HEADSTOCK_FAULTS=all`` takes every call for every fault.
-"""
+"""What rm, gc and init take along, leave alone and complete; their faults are in the matrix."""
 
 from __future__ import annotations
 
@@ -13,7 +9,6 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,13 +20,6 @@ from tests.faults.conftest import Children
 from tests.faults.trees import litter, tree
 
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
-FAULTS: dict[str, dict[str, Any]] = {
-    "before": {"mode": "before"},
-    "after": {"mode": "after"},
-    "torn": {"mode": "torn"},
-    "EIO": {"mode": "fail", "errno": errno.EIO},
-    "ENOSPC": {"mode": "fail", "errno": errno.ENOSPC},
-}
 
 
 @pytest.fixture(scope="module")
@@ -53,44 +41,6 @@ def _collected(root: Path) -> dict[str, bytes | None]:
     assert verify_store(root).problems == []
     assert litter(root) == []
     return tree(root)
-
-
-@pytest.mark.parametrize("command", ["rm birds/image/", "rm fish/image/timm.toy", "gc"])
-def test_a_fault_at_each_call(
-    faulty: Children, memory: Path, world: Path, command: str, tmp_path: Path
-) -> None:
-    root = memory / "case"
-    verb, *wanted = command.split()
-    key = _set_of(world, wanted[0]) if wanted else ""
-    arguments = [verb, str(root), *([key, "--force"] if key else ["--grace", "0s"])]
-    request = {"args": {"arguments": arguments, "messages": str(tmp_path / "messages")}}
-
-    def run(**fault: Any) -> dict[str, Any]:
-        return faulty.run("command", root, **request, **fault)
-
-    shutil.copytree(world, root)
-    report = run(fault={"mode": "none"})
-    assert (report["code"], report["value"]) == (0, 0), report
-    expected = _collected(root)
-    calls = report["calls"]
-    assert len(calls) > 20
-    changes = [i for i, call in enumerate(calls) if call.startswith(("rename", "unlink", "rmdir"))]
-    for number, (name, fault) in enumerate(FAULTS.items()):
-        chosen = set(range(0 if EVERYTHING else number, len(calls), 1 if EVERYTHING else 13))
-        for at in sorted({*chosen, *(changes if name == "before" else ())}):
-            shutil.rmtree(root)
-            shutil.copytree(world, root)
-            where = f"{name} at call {at + 1} of {len(calls)}, {calls[at]}"
-            report = run(fault={**fault, "at": at + 1})
-            if fault["mode"] != "fail":
-                assert report["code"] == -9, f"{where}: {report}"
-            assert verify_store(root).problems == [], where
-            # Only where the very last change was done is there nothing to do any more.
-            done = not (root / key).exists() and not litter(root / "birds") and verb == "rm"
-            report = run()
-            assert (report["code"], report["value"]) in ((0, 0), (0, int(done))), where
-            assert _collected(root) == expected, where
-    shutil.rmtree(root)
 
 
 def test_a_removal_ends_whatever_name_an_earlier_one_left(world: Path, tmp_path: Path) -> None:

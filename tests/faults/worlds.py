@@ -18,6 +18,7 @@ from featstore.share.copy import copy_sets, make_tag
 from featstore.store.gc import make_store
 from featstore.store.layout import SetKey
 from featstore.store.records import staging_of
+from featstore.store.signature import make_key
 from featstore.store.tables import write_thumbnails
 from featstore.testing import item_table, toy_manifest, toy_store, write_set
 from tests.damage import unseal
@@ -80,6 +81,12 @@ def tagged(root: Path) -> None:
     """The same, and a tag."""
     birds(root)
     make_tag(root / "store", "v0")
+
+
+def signing(root: Path) -> None:
+    """The same, and a private key beside the store."""
+    tagged(root)
+    make_key(root / "me.pem")
 
 
 def two_encoders(root: Path) -> None:
@@ -254,7 +261,8 @@ def toy(root: Path) -> None:
 WORLDS: dict[str, Callable[[Path], None]] = {
     world.__name__: world
     for world in (
-        birds, tagged, two_encoders, unfinished, litter, beside, apart, damaged, lost, empty,
+        birds, tagged, signing, two_encoders, unfinished, litter, beside, apart, damaged, lost,
+        empty,
         rows_of_others, files, official, stamps, shots, model, toy,
     )
 }  # fmt: skip
