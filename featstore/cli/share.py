@@ -159,12 +159,15 @@ def _copy(
     as_json: bool,
     **signed: Any,
 ) -> int:
-    reports: list[CopyReport] = []
-    for source, target in ways:
+    def send(source: StorePlace, target: StorePlace) -> CopyReport:
         with ProgressBar(f"to {target}", "bytes") as bar:
-            report = copy_sets(
+            return copy_sets(
                 source, target, select=select, force=force, progress=bar.advance, **signed
             )
+
+    reports: list[CopyReport] = []
+    for source, target in ways:
+        report = send(source, target)
         reports.append(report)
         if as_json:
             continue
@@ -174,8 +177,9 @@ def _copy(
         counts = Counter(report.sets.values())
         done = [f"{counts[how]:,} {word}" for how, word in words.items() if counts[how]]
         click.echo(f"{source} to {target}: {', '.join(done) or 'no sets'}")
-        for key, why in report.failed.items():
-            click.echo(f"{key}  not copied: {why}", err=True)
+    if len(ways) > 1 and reports[0].failed:
+        # A tag whose writing was stopped in the first store is complete by the way back.
+        reports[0].failed = send(*ways[0]).failed
     if as_json:
         print_json(
             [
@@ -184,6 +188,9 @@ def _copy(
                 for (source, target), report in zip(ways, reports, strict=True)
             ]
         )  # fmt: skip
+    else:
+        for key, why in (failure for report in reports for failure in report.failed.items()):
+            click.echo(f"{key}  not copied: {why}", err=True)
     return EXIT_ERROR if any(report.failed for report in reports) else 0
 
 

@@ -15,7 +15,7 @@ from data_manifests.registry import BUILDERS
 from featstore.durable import make_folders, write_durably, write_error
 from featstore.errors import CorruptStoreError
 from featstore.identity import sha256_hex
-from featstore.store.catalog import ABOUT, write_catalog
+from featstore.store.catalog import ABOUT, read_catalog, write_catalog
 from featstore.store.records import REVISIONS, commit_bytes, read_root
 from featstore.store.store import FeatureStore, SetInfo
 
@@ -227,17 +227,24 @@ def write_about(folder: Path, card: str, metadata: Mapping[str, Any]) -> None:
         If the file system refuses.
     """
     data = [text.encode() for text in (card, croissant_text(metadata))]
+    digests = dict(zip(ABOUT, map(sha256_hex, data), strict=True))
     make_folders(folder)
+    lists = False
+    with contextlib.suppress(CorruptStoreError):
+        stated = read_root(folder)
+        lists = stated is not None and stated.version > 1
+    known = (read_catalog(folder) or {}).get("about", {}) if lists else {}
+    stale = {name: "" for name in known if known[name] != digests.get(name)}
+    if stale:
+        # Taken out first, so that no stop leaves a file that the catalog says otherwise of.
+        write_catalog(folder, about=stale)
     for name, text in zip(ABOUT, data, strict=True):
         try:
             write_durably(folder / name, [text])
         except OSError as err:
             raise write_error(folder / name, err) from err
-    with contextlib.suppress(CorruptStoreError):
-        stated = read_root(folder)
-        if stated is not None and stated.version > 1:
-            digests = map(sha256_hex, data)
-            write_catalog(folder, about=dict(zip(ABOUT, digests, strict=True)))
+    if lists:
+        write_catalog(folder, about=digests)
 
 
 def _file(

@@ -173,8 +173,8 @@ def write_catalog(
         Folder whose thumbnails were just replaced. Those of other folders with sets stay listed
         even if their file is gone, so that the loss is noticed.
     tags, about : mapping, optional
-        Name -> digest of tags, and of files about the store, that were just written; "" of a tag
-        that is dropped.
+        Name -> digest of tags, and of files about the store, that were just written; "" of what
+        is dropped.
     """
     path = root / NAME
     with folder_lock(root) as locked:
@@ -252,13 +252,16 @@ def catalog_bytes(
     sets : mapping
         Key -> revision_id.
     tags, about : mapping
-        Name -> digest of tags, and of files about the store; tags without one are left out.
+        Name -> digest of tags, and of files about the store; what has none is left out.
     """
     rows = [{"key": key, "revision": sets[key]} for key in sorted(sets)]
     document = {**form.attributes(), "sets": rows, "thumbnails": sorted(thumbnails)}
     if form.version > 1:
-        kept = {name: digest for name, digest in tags.items() if digest}
-        document = sealed({**document, "tags": kept, "about": dict(about)})
+        kept = {
+            part: {name: digest for name, digest in facts.items() if digest}
+            for part, facts in (("tags", tags), ("about", about))
+        }
+        document = sealed({**document, **kept})
     return json_bytes(document)
 
 

@@ -7,7 +7,6 @@ knows that an earlier state, with its signature, was put back.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -23,6 +22,7 @@ from featstore.durable import (
     is_free,
     make_folders,
     try_lock,
+    write_all,
     write_durably,
     write_error,
 )
@@ -37,7 +37,13 @@ from featstore.errors import (
 from featstore.identity import canonical_json, sealed, sha256_hex
 from featstore.remote.objects import Address, open_objects, parse_address
 from featstore.store.catalog import read_catalog
-from featstore.store.files import json_bytes, read_json, read_regular, write_file
+from featstore.store.files import (
+    json_bytes,
+    open_descriptor,
+    read_json,
+    read_regular,
+    write_file,
+)
 from featstore.store.lock import folder_lock
 from featstore.store.records import is_size, key_of, read_pointer
 from featstore.store.store import FeatureStore, open_store
@@ -270,16 +276,16 @@ def make_key(path: Path) -> None:
     try:
         make_folders(path.parent)
         is_free(staged)  # what a killed process left there goes away
-        handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
-        with os.fdopen(handle, "wb") as file:
+        mode = stat.S_IRUSR | stat.S_IWUSR
+        handle = open_descriptor(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
             try_lock(handle)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            try:
-                os.link(staged, path)  # which, unlike a rename, replaces nothing
-            finally:
-                staged.unlink()
+            write_all(handle, data)
+            os.fsync(handle)
+            os.link(staged, path)  # which, unlike a rename, replaces nothing
+        finally:
+            staged.unlink()
+            os.close(handle)
         fsync_directory(path.parent)
     except FileExistsError:
         return
@@ -386,8 +392,8 @@ def _memory(address: str, key: str) -> Path:
 def remembered(address: str, key: str) -> int:
     """Return the highest counter that was seen at an address of a key's signatures, or 0."""
     try:
-        found = json.loads(_memory(address, key).read_bytes())["counter"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_json(_memory(address, key), limit=_LIMIT)["counter"]
+    except (FeatstoreError, OSError, KeyError, TypeError):
         return 0
     return found if is_size(found, low=1, high=MAX_COUNTER) else 0
 

@@ -629,6 +629,9 @@ class _Verification:
         for name in ABOUT:
             if name in self.files and listed is None:
                 self.known.add(name)
+            elif name in self.files and name not in (listed or ()):
+                self.known.add(name)
+                self.notes[name] = f"is not listed; {_CARD}"
             elif name in self.files:
                 self.known.add(name)
                 if file_facts(self.root / name)["sha256"] != (listed or {}).get(name):

@@ -165,7 +165,7 @@ def test_what_cannot_be_read_or_is_the_packages_is_refused(own, runs):
         first(runs, method="mine")
     register_method("mine", replace(namespace["METHOD"], version="1"))
     assert "+" in first(runs, method="mine").code
-    with pytest.raises(SettingError, match="'ridge' is a method of the package"):
+    with pytest.raises(SettingError, match="'ridge' is a name of the package"):
         register_method("ridge", namespace["METHOD"])
     with pytest.raises(SettingError, match="'coop' is a learner of the package"):
         register_learner("coop", namespace["Voter"])

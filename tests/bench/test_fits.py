@@ -49,7 +49,7 @@ def test_an_image_without_a_caption_is_an_error(rng):
     with pytest.raises(ProtocolError, match=r"1 images have no caption .first: 'i1'"):
         real_pairs(Corpus(images, images, captions), np.array([0, 1]))
     nameless = Items(*(column[:0] for column in (images.ids, images.classes, images.rows)))
-    with pytest.raises(ProtocolError, match="need captions or class names"):
+    with pytest.raises(ProtocolError, match="and the run names no set of either"):
         real_pairs(Corpus(images, nameless), np.array([0]))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from featstore import open_store
+from featstore.identity import sealed
 from featstore.store import collect_garbage, remove_set, verify_store
 from featstore.store.files import json_bytes
 from tests.faults import scenarios
@@ -67,7 +68,7 @@ def test_thumbnails_of_a_kind_without_sets_are_no_loss(world: Path, tmp_path: Pa
     assert catalog["thumbnails"] == []
     catalog["thumbnails"] = ["birds/image/thumbnails-0badcafe.parquet"]
     path.unlink()
-    path.write_bytes(json_bytes(catalog))
+    path.write_bytes(json_bytes(sealed(catalog)))
     assert [one.path for one in verify_store(root).problems] == catalog["thumbnails"]
     collect_garbage(root)
     assert verify_store(root).problems == []

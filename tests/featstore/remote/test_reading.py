@@ -245,7 +245,7 @@ def test_no_mark_of_another_start_is_believed(
         path.write_bytes(bytes(layout.file_bytes(1)) + bytes([value]) * width * n_blocks)
         shard = CachedShard(path, layout, 1)
         with shard.opened() as descriptor:
-            assert not shard.settle(descriptor, info.commit.blocks).any(), value
+            assert not shard.settle(descriptor, info.commit).any(), value
     assert_same_rows(served.url, store_folder)
 
 
@@ -260,5 +260,5 @@ def test_right_blocks_of_an_earlier_version_are_recognised(
     path.write_bytes((array / layout.file_name(1)).read_bytes() + b"\x07" * 4)
     shard = CachedShard(path, layout, 1)
     with shard.opened() as descriptor:
-        assert shard.settle(descriptor, info.commit.blocks).tolist() == [True, False, False, False]
+        assert shard.settle(descriptor, info.commit).tolist() == [True, False, False, False]
     assert_same_rows(served.url, store_folder)
