@@ -24,7 +24,7 @@ from tests.tables import DATA
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
 
 #: Attempts at each command by default.
-ATTEMPTS = 4
+ATTEMPTS = 2
 
 
 @pytest.fixture(scope="module")
