@@ -177,9 +177,11 @@ def _copy(
         counts = Counter(report.sets.values())
         done = [f"{counts[how]:,} {word}" for how, word in words.items() if counts[how]]
         click.echo(f"{source} to {target}: {', '.join(done) or 'no sets'}")
-    if len(ways) > 1 and reports[0].failed:
+    if len(ways) > 1:
         # A tag whose writing was stopped in the first store is complete by the way back.
-        reports[0].failed = send(*ways[0]).failed
+        for way, report in zip(ways, reports, strict=True):
+            if report.failed:
+                report.failed = send(*way).failed
     if as_json:
         print_json(
             [

@@ -46,6 +46,8 @@ def building(folder: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         settle(folder)
         remove_tree(staging)
+        if staging.is_dir():
+            shutil.rmtree(staging)  # says why it stays
         (staging / _NEW).mkdir(parents=True)
     try:
         yield staging / _NEW

@@ -178,16 +178,17 @@ def publish_set(
         stored = [one for one in older if _is_stored(directory, one, commit, layout)]
     if stored:
         pointer["history"] = [one.revision_id for one in stored]
+    if run:
+        # Before the pointer: what is published has a record of its run, wherever a kill comes.
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        name = f"{stamp}-{identity[:8]}-{os.getpid()}.json"
+        claim.write_file(directory / "runs" / name, [json_bytes(dict(run))])
     claim.write_file(directory / POINTER, [json_bytes(group_metadata(pointer))])
     if stored != older:
         _discard_unnamed(directory, claim, [commit, *stored], layout)
         _discard_tables(directory, claim, older)
     # The removal of the kind's last other set may have taken the item table meanwhile.
     _write(claim, items_path, revision.items)
-    if run:
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        name = f"{stamp}-{identity[:8]}-{os.getpid()}.json"
-        claim.write_file(directory / "runs" / name, [json_bytes(dict(run))])
     write_catalog(root)
     claim.finish()
     return identity
