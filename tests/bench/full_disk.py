@@ -18,6 +18,9 @@ import polars as pl
 from bench.cli.main import cli
 from featstore.command_line import run_command
 
+#: Columns that are recorded times.
+TIMES = ("fit_seconds", "score_seconds", "finished_at")
+
 
 def run(words: list[str]) -> tuple[int, str]:
     """Run a command of bench; return its exit code and what it said on standard error."""
