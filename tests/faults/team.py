@@ -8,6 +8,7 @@ from pathlib import Path
 
 from featstore import open_store
 from featstore.errors import StoreWriteError
+from featstore.share.copy import make_tag
 from featstore.store import collect_garbage, make_store, rebuild_set, remove_set, verify_store
 from tests.faults import scenarios
 from tests.faults.trees import check_readable
@@ -18,7 +19,7 @@ def warm_up() -> None:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         scenarios.grow(Path(folder))
-        scenarios.tag(Path(folder))
+        make_tag(folder, "v1")
         read(Path(folder))
         maintain(Path(folder))
         picture = scenarios.pictures(Path(folder) / "manifest", "one", 9)
