@@ -7,7 +7,6 @@ image encoders put into their keyed facts.
 from __future__ import annotations
 
 import io
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,9 +39,6 @@ DECODE_RULE: dict[str, str] = {
 _TIFF = (b"II*\0", b"MM\0*")
 
 _EXIF_ORIENTATION = 0x0112
-
-#: Two threads that load Pillow's formats at once may find some of them missing.
-_LOADING = threading.Lock()
 
 
 class ImageError(FeatstoreError, ValueError):
@@ -84,8 +80,6 @@ def decode_image(
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         if not data:
             raise ImageError(f"Cannot decode {label}: the file is empty.")
-        with _LOADING:
-            Image.init()
         with _pillow_quiet(), Image.open(io.BytesIO(data), formats=list(formats)) as image:
             width, height = image.size
             if width * height > max_pixels:
