@@ -155,6 +155,12 @@ def signed_options(function: _Function) -> _Function:
     )(function)  # fmt: skip
 
 
+def check_signed_options(key: str | None, at_least: int) -> None:
+    """Raise a usage error if there is a lowest number of a signature, but no key."""
+    if at_least and key is None:
+        raise usage_error("--at-least counts signatures: give --key, too.")
+
+
 def usage_error(message: str) -> click.UsageError:
     """Return an error of the command line that runs, to be raised."""
     return click.UsageError(message, click.get_current_context())
@@ -165,8 +171,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 
 
 #: What acts on a terminal instead of being shown: control characters but newline and tab, marks
-#: that turn the direction of what follows, separators of lines, and halves of surrogate pairs.
-_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+#: that turn the direction of what follows, separators of lines, halves of surrogate pairs, and
+#: what is no character.
+_ACTING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 def visible(text: str) -> str:
@@ -203,9 +212,7 @@ class VisibleText:
 
     def write(self, text: str) -> int:
         """Write a text; what the encoding lacks is escaped, too."""
-        shown = visible(text)
-        encoding = self.stream.encoding or "utf-8"
-        self.stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+        self.stream.write(encodable(visible(text), self.stream))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -214,6 +221,12 @@ class VisibleText:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+def encodable(text: str, stream: Any) -> str:
+    """Return a text in which what a stream's encoding lacks is escaped."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def drawing_on(stream: Any) -> Any:
@@ -259,7 +272,7 @@ def run_command(group: click.Command, name: str, args: list[str] | None = None) 
         _complain(group, name, f"{err} {notes}".strip())
         return EXIT_ERROR
     except BrokenPipeError:
-        # Whoever read has gone; what is left in the buffer must not raise at exit.
+        # The reader has gone; what is left in the buffer must not raise at exit.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
@@ -279,9 +292,7 @@ def entry_point(group: click.Command, name: str) -> Callable[[], None]:
         # Their bars move the cursor; the commands' own say how far it is.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_DISABLE", "1")
-        with visible_output():
-            code = run_command(group, name)
-        sys.exit(code)
+        sys.exit(run_command(group, name))
 
     return main
 
@@ -313,7 +324,8 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         text = "  ".join(cells).rstrip()
         if terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
             text = _DIGITS.sub(lambda found: click.style(found[0], dim=True), text, count=1)
-        click.echo(text, file=drawing_on(sys.stdout))
+        out = drawing_on(sys.stdout)
+        click.echo(encodable(text, out), file=out)
 
 
 #: The digits of a set_id at the end of a set's name, and how a number or a size begins.

@@ -16,6 +16,7 @@ from featstore.command_line import (
     CommandGroup,
     StorePlace,
     StoreType,
+    check_signed_options,
     count,
     human_bytes,
     json_option,
@@ -132,6 +133,7 @@ def pull_command(
 
     TARGET receives what it lacks of the sets of SOURCE; see `featstore push --help`.
     """
+    check_signed_options(key, at_least)
     signed: dict[str, Any] = {"key": key, "at_least": at_least}
     return _copy([(source, target)], _RECEIVED, select, force=force, as_json=as_json, **signed)
 

@@ -18,6 +18,7 @@ from featstore.command_line import (
     EXIT_VERIFY,
     StorePlace,
     StoreType,
+    check_signed_options,
     count,
     human_bytes,
     json_option,
@@ -351,10 +352,11 @@ def verify_command(
     (`stamps/image`), or a set as `featstore ls` prints it, with or without the digits at its
     end; every set that it fits is checked. With --key, also whether all was signed by that key.
     """
+    check_signed_options(key, at_least)
     chosen = {name for key in keys for name in resolve_sets(store, key)}
     with ProgressBar(f"verify {store}"):
         report = verify_store(store, chosen, full=not quick)
-    if key is not None or at_least:
+    if key is not None:
         try:
             open_store(store, key=key, at_least=at_least)
         except (SignatureError, CorruptStoreError) as err:

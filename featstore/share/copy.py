@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -10,7 +11,14 @@ from typing import Any
 
 import polars as pl
 
-from featstore.errors import FeatstoreError, RemoteStoreError, StoreWriteError, UnknownSetError
+from featstore.errors import (
+    CorruptStoreError,
+    FeatstoreError,
+    RemoteStoreError,
+    SignatureError,
+    StoreWriteError,
+    UnknownSetError,
+)
 from featstore.remote.objects import Address, Objects, open_objects, parse_address
 from featstore.share.publish import (
     Relation,
@@ -88,7 +96,7 @@ def make_tag(place: str | Path, name: str, *, select: Sequence[str] = ()) -> dic
     revisions = {
         str(info.key): info.commit.revision_id
         for info in store.sets()
-        if not select or any(fnmatchcase(str(info.key), pattern) for pattern in select)
+        if _fits(str(info.key), select)
     }
     if not revisions:
         raise UnknownSetError(
@@ -328,8 +336,8 @@ def copy_sets(
 
 def _send_signature(opened: FeatureStore, place: Address | Path, report: CopyReport) -> None:
     """Send the signature of a store to a copy that lists the very sets and tags that it lists."""
-    opened.place.fetch_signature()
     try:
+        opened.place.fetch_signature()
         signature = read_signature(opened.root, where=opened.address)
     except FeatstoreError as err:
         report.failed[SIGNATURE] = str(err)
@@ -337,11 +345,15 @@ def _send_signature(opened: FeatureStore, place: Address | Path, report: CopyRep
     if signature is None:
         return
     target = open_store(place.url if isinstance(place, Address) else place)
-    target.place.fetch_signature()
-    there = read_signature(target.root, where=target.address)
+    there = None
+    with contextlib.suppress(SignatureError, CorruptStoreError):  # a damaged one is replaced
+        target.place.fetch_signature()
+        there = read_signature(target.root, where=target.address)
     mine, theirs = (read_catalog(store.root) or {} for store in (opened, target))
     same = all(mine.get(name) == theirs.get(name) for name in ("sets", "tags"))
-    if same and (there is None or there.counter < signature.counter):
+    # That of another key stays: whose signature a store carries, its owner says.
+    own = there is None or there.public_key == signature.public_key
+    if same and own and (there is None or there.counter < signature.counter):
         put_signature(place, json_bytes(signature.document()))
 
 

@@ -2,8 +2,8 @@
 
 A bucket has no renames and no locks. What stands in for them:
 
-- ``.staging/push.json`` of the set says which revision is being put there. Whoever puts the same
-  revision puts the same bytes, so it may go on with what is there; whoever puts another is refused
+- ``.staging/push.json`` of the set says which revision is being put there. A publisher of the
+  same revision puts the same bytes, so it may go on with what is there; one of another is refused
   until that one is published, or taken over. The claim of a published revision is over: the next
   publisher replaces it. It is never deleted, since a deletion has no condition: one that arrives
   late would end the claim of the next publisher.
@@ -293,7 +293,7 @@ def check_conditions(objects: Objects, form: StoreFormat) -> None:
     ignored = objects.create(CATALOG, empty)
     for other in forms:
         data, tag = objects.read_tagged(CATALOG, limit=MAX_JSON_BYTES)
-        # Whoever was faster has shown that conditions are honoured.
+        # A publisher that was faster has shown that conditions are honoured.
         if data in forms and objects.replace(CATALOG, other, tag) and data != other:
             ignored |= objects.replace(CATALOG, data, tag)
     if ignored:

@@ -178,7 +178,7 @@ def write_catalog(
     """
     path = root / NAME
     with folder_lock(root) as locked:
-        # Whoever writes looks again: where there are no locks, the last writer sees all sets.
+        # A writer looks again: where there are no locks, the last writer sees all sets.
         for _ in range(_ROUNDS):
             data = _catalog_bytes(root, thumbnails, tags or {}, about or {})
             with contextlib.suppress(FeatstoreError, OSError):
@@ -382,7 +382,7 @@ def find_sets(root: Path, name: str) -> dict[str, Path]:
         try:
             return (directories[key] / POINTER).is_file()
         except PermissionError:
-            return True  # whoever reads it is told
+            return True  # reading it says so
 
     if len(parts) != 3:
         return {}

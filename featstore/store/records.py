@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from featstore.durable import make_folders, write_durably
+from featstore.durable import fsync_directory, make_folders, write_durably
 from featstore.errors import (
     CorruptStoreError,
     FormatVersionError,
@@ -607,6 +607,7 @@ def create_tag(root: Path, name: str, data: bytes) -> bool:
             os.link(staged, path)  # which, unlike a rename, replaces nothing
         finally:
             staged.unlink()
+        fsync_directory(path.parent)
     except FileExistsError:
         return False
     except OSError as err:

@@ -7,6 +7,7 @@ knows that an earlier state, with its signature, was put back.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -274,7 +275,7 @@ def make_key(path: Path) -> None:
     )
     staged = path.with_name(f".{path.name}.staged")
     try:
-        make_folders(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # never opened to a group
         is_free(staged)  # what a killed process left there goes away
         mode = stat.S_IRUSR | stat.S_IWUSR
         handle = open_descriptor(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -282,13 +283,12 @@ def make_key(path: Path) -> None:
             try_lock(handle)
             write_all(handle, data)
             os.fsync(handle)
-            os.link(staged, path)  # which, unlike a rename, replaces nothing
+            with contextlib.suppress(FileExistsError):
+                os.link(staged, path)  # which, unlike a rename, replaces nothing
         finally:
             staged.unlink()
             os.close(handle)
         fsync_directory(path.parent)
-    except FileExistsError:
-        return
     except OSError as err:
         raise write_error(path, err) from err
 
@@ -326,11 +326,11 @@ def sign_store(place: str | Path, key: Path) -> Signature:
     check_sets(found, catalog["sets"], where=store.address, what="listed")
     for name in store.tags():
         store.tag(name)
-    store.place.fetch_signature()
     try:
+        store.place.fetch_signature()
         there = read_signature(store.root, where=store.address)
-    except SignatureError:
-        there = None
+    except (SignatureError, CorruptStoreError):
+        there = None  # a damaged one is replaced
     if there is not None and there.public_key == public and there.covers(catalog):
         remember(store.address, public, there.counter)  # a kill may have come between the two
         return there

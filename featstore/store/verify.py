@@ -172,7 +172,7 @@ class _SetVerification:
     def _current(
         self, attributes: dict[str, Any] | None, commits: dict[str, Commit]
     ) -> Commit | None:
-        """Return the commit that the set stands for; blame whoever disagrees."""
+        """Return the commit that the set has now; report the files that disagree."""
         if attributes is None:
             if POINTER not in self._files:
                 self._blame(POINTER, "is missing, though the catalog lists the set")

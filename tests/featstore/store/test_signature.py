@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -14,8 +15,8 @@ import pytest
 
 from featstore import copy_sets, open_store
 from featstore.cli import cli
-from featstore.command_line import EXIT_VERIFY, run_command
-from featstore.errors import CorruptStoreError, SignatureError, StoreWriteError
+from featstore.command_line import EXIT_USAGE, EXIT_VERIFY, run_command
+from featstore.errors import CorruptStoreError, FeatstoreError, SignatureError, StoreWriteError
 from featstore.identity import sealed
 from featstore.share.copy import drop_tag, make_tag
 from featstore.store import make_store, remove_set, verify_store, write_catalog
@@ -317,3 +318,66 @@ def test_every_flipped_byte_of_what_is_signed_is_told_at_opening_or_changes_noth
         assert found == expected
     path.write_bytes(whole)
     assert len(open_store(root, key=key).sets()) == 2
+
+
+def test_a_short_revision_of_an_unsigned_history_is_refused(
+    grown: tuple[Path, str, Path],
+) -> None:
+    """Its first digits can be forged; of the current revision they are signed."""
+    root, key, before = grown
+    old = open_store(before).info(IMAGES).commit.revision_id
+    with pytest.raises(FeatstoreError):
+        open_store(root, key=key, revision=old[:8])
+    now = open_store(root).info(IMAGES).commit.revision_id
+    assert len(open_store(root, key=key, revision=now[:8]).view(IMAGES)) == 3
+    assert len(open_store(root, key=key, revision=old).view(IMAGES)) == 2
+
+
+def test_a_forged_row_is_not_read(signed: tuple[Path, str]) -> None:
+    root, key = signed
+    data = next(root.glob("birds/image/*/embedding/c/0/0"))
+    rows = bytearray(data.read_bytes())
+    rows[5] ^= 1
+    data.write_bytes(rows)
+    with pytest.raises(CorruptStoreError):
+        open_store(root, key=key).view(IMAGES).numpy()
+
+
+def test_a_damaged_signature_is_replaced_and_that_of_another_key_stays(
+    signed: tuple[Path, str], secret: Path, tmp_path: Path
+) -> None:
+    root, key = signed
+    copy_sets(root, tmp_path / "copy")
+    theirs = tmp_path / "copy" / "signature.json"
+    whole = theirs.read_bytes()
+    theirs.chmod(0o600)
+    theirs.write_text("{}")
+    assert copy_sets(root, tmp_path / "copy").failed == {}
+    assert theirs.read_bytes() == whole
+    theirs.chmod(0o600)
+    theirs.write_text("{")
+    assert sign_store(tmp_path / "copy", secret).public_key == key
+    make_key(tmp_path / "other.pem")
+    other = sign_store(tmp_path / "copy", tmp_path / "other.pem")
+    assert copy_sets(root, tmp_path / "copy").failed == {}
+    assert open_store(tmp_path / "copy", key=other.public_key).sets()
+
+
+def test_a_folder_for_a_key_is_not_opened_to_the_group(tmp_path: Path) -> None:
+    tmp_path.chmod(0o775)
+    (tmp_path / "mine").mkdir(mode=0o700)
+    make_key(tmp_path / "mine" / "me.pem")
+    assert stat.S_IMODE((tmp_path / "mine").stat().st_mode) == 0o700
+
+
+def test_a_key_that_another_process_makes_is_no_key_yet(tmp_path: Path) -> None:
+    with (tmp_path / ".me.pem.staged").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StoreWriteError):
+            make_key(tmp_path / "me.pem")
+
+
+def test_a_lowest_number_needs_a_key(signed: tuple[Path, str], tmp_path: Path) -> None:
+    root, _ = signed
+    for words in (["verify", str(root)], ["pull", str(root), str(tmp_path / "there")]):
+        assert run_command(cli, "featstore", [*words, "--at-least", "2"]) == EXIT_USAGE
