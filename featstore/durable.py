@@ -177,7 +177,7 @@ def try_lock(handle: int, *, shared: bool = False) -> bool:
 def _open_staged(names: Iterable[Path]) -> IO[bytes]:
     """Make a file under construction, locked for as long as this process has it open.
 
-    Whoever removes a staged file that was left behind does so under its lock. That may come between
+    A staged file that was left behind is removed under its lock. That may come between
     the making and the locking: then the file is made again, by the next of these names.
     """
     for name in names:
@@ -247,8 +247,10 @@ def write_durably(
     OSError
         If the file system refuses: full, read-only, no permission. Nothing is left behind.
     """
-    if staged is None:
+    if staged is None and synced:
         make_folders(path.parent)
+    elif staged is None:
+        path.parent.mkdir(parents=True, exist_ok=True)  # a cache: its user's alone
     else:
         is_free(staged)  # what a killed process left there goes away
     try:
@@ -278,17 +280,21 @@ _REMEDIES = {
     errno.ENOSPC: "Free space",
     errno.EDQUOT: "Free space or have the quota raised",
     errno.EFBIG: "Raise the limit on the size of files (`ulimit -f`)",
-    errno.EIO: "Look after the disk (`dmesg` says more)",
+    errno.EIO: "Check the disk (`dmesg` says more)",
     errno.EROFS: "Mount it writable",
     errno.EACCES: "Get the permission (in a team: `featstore init STORE --shared`)",
     errno.EPERM: "Get the permission (in a team: `featstore init STORE --shared`)",
 }
 
 
+def remedy(err: OSError, otherwise: str = "Free space or permission") -> str:
+    """Return what to do about a write that failed."""
+    return _REMEDIES.get(err.errno or 0, otherwise)
+
+
 def write_error(what: object, err: OSError) -> StoreWriteError:
     """Return the error to raise when `what` could not be written."""
-    remedy = _REMEDIES.get(err.errno or 0, "Free space or permission")
     return StoreWriteError(
-        f"Cannot write {what}: {err.strerror or err}. {remedy}, then run the same command again; "
-        "finished blocks are kept."
+        f"Cannot write {what}: {err.strerror or err}. {remedy(err)}, then run the same command "
+        "again; finished blocks are kept."
     )

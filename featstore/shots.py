@@ -107,9 +107,7 @@ def write_shots(
             path = out / f"seed{seed}-shots{count}.parquet"
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                # A name of its own: what a kill leaves is written over by the same command.
-                staged = path.with_name(f".{path.name}.staged")
-                write_durably(path, [parquet_bytes(table)], staged=staged)
+                write_durably(path, [parquet_bytes(table)])
             except OSError as err:
                 raise ManifestError(
                     f"Cannot write {path}: {err.strerror or err}. Choose another folder."

@@ -151,9 +151,11 @@ class Pace:
         """
         rest = iter(pieces)
         while True:
-            began = time.monotonic()
+            began, spent = time.monotonic(), self._spent
             piece = next(rest, None)
-            self.spend(time.monotonic() - began, unit * len(piece or ()))
+            # What `wait` has spent within is counted already.
+            waited = time.monotonic() - began - (self._spent - spent)
+            self.spend(max(0.0, waited), unit * len(piece or ()))
             if piece is None:
                 return
             yield piece

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import secrets
 import stat
@@ -249,7 +250,7 @@ def _loose(root: Path, *, before: float, gone: Collection[str], dry_run: bool) -
                 if alone:
                     yield _deleted(root, path, "a half-written file", dry_run=dry_run)
     for kind, paths in tables.items():
-        # Whoever replaces thumbnails holds this lock; items are written again by who needs them.
+        # A writer that replaces thumbnails holds this lock; one that needs items writes them again.
         with folder_lock(kind):
             named = _named_tables(root, kind, gone)
             for path in paths:
@@ -327,11 +328,20 @@ def _age_of(path: Path) -> float:
 
 
 def _newest(folder: Path) -> float:
-    return max(path.lstat().st_mtime for path in [folder, *folder.rglob("*")])
+    """Return when something in a folder was last written; never, if it is removed meanwhile."""
+    return max((facts.st_mtime for facts in _facts(folder)), default=math.inf)
 
 
 def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(facts.st_size for facts in _facts(folder) if stat.S_ISREG(facts.st_mode))
+
+
+def _facts(folder: Path) -> Iterator[os.stat_result]:
+    """Yield the facts of a folder and of all in it, but of what is removed meanwhile."""
+    for where, _, names in os.walk(folder):
+        for name in ("", *names):
+            with contextlib.suppress(FileNotFoundError):
+                yield (Path(where) / name).lstat()
 
 
 def remove_set(root: Path, key: str) -> int:
@@ -415,7 +425,7 @@ FOLDER_MODE = 0o2775
 #: Files that are finished: read by all, written by nobody, replaced by a rename.
 FILE_MODE = 0o444
 
-#: Files under construction: whoever of the group resumes them writes to them.
+#: Files under construction: any member of the group may resume them.
 STAGED_MODE = 0o664
 
 #: What a process that was killed while it made a store leaves.

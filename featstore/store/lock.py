@@ -1,7 +1,7 @@
 """The claim of a set by one writer: lock files, leases and fencing.
 
 Everything that a writer has not published lies in one folder of its own,
-``.staging/<claim>/``, with a name that no other writer ever has. Whoever takes over renames
+``.staging/<claim>/``, with a name that no other writer ever has. A writer that takes over renames
 that folder. A writer that was stopped meanwhile (SIGSTOP, a laptop's lid, a lost network) finds
 nothing under its old name: it can neither write nor publish, because publishing is a rename out
 of that folder. The folder's name is the fencing token.
@@ -55,7 +55,7 @@ LOCK = "lock"
 def abandoned(staged: Path) -> Iterator[bool]:
     """Say whether no process is writing a staged file, and keep it so within the block.
 
-    Whoever writes one holds a lock on it: see `featstore.durable.write_durably`.
+    Its writer holds a lock on it: see `featstore.durable.write_durably`.
     """
     try:
         file = open_regular(staged)
@@ -74,7 +74,7 @@ def abandoned(staged: Path) -> Iterator[bool]:
 def folder_lock(folder: Path) -> Iterator[bool]:
     """Hold a folder's own lock, waiting for it; False where there are no locks.
 
-    Only good for what may also go wrong, and is put right by whoever comes next.
+    Only good for what may also go wrong, and is put right by the next writer.
     """
     handle, locked = -1, False
     with contextlib.suppress(ImportError, OSError):  # Windows, or a server without locks

@@ -148,7 +148,7 @@ class RepairWriter:
 class SetCopy:
     """A set of another store, asked for what is damaged in this one.
 
-    Whoever asks compares what it gets with the commit of the damaged set.
+    The caller compares what it gets with the commit of the damaged set.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from featstore import open_store
 from featstore.cli import cli
 from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError, RemoteStoreError
-from featstore.remote.objects import read_limits
+from featstore.remote.objects import Limits, Pace, read_limits
 from featstore.store.files import MAX_METADATA_BYTES, json_bytes
 from featstore.store.records import MAX_HISTORY, parse_pointer
 from tests.damage import unseal
@@ -132,6 +133,16 @@ def test_a_server_that_trickles_is_given_up(scheme: str, how: str, tmp_path: Pat
         address, more = addressed(scheme, url)
         said = read_in_child(address, tmp_path, **more)
     assert said.startswith("UnreachableError"), said
+
+
+def test_the_time_of_a_piece_that_waits_is_counted_once() -> None:
+    pace = Pace("a file", Limits(least_rate=1, patience=10, deadline=6))
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(4):
+            yield pace.wait(lambda: time.sleep(1) or b"x" * 1000, 1000)
+
+    assert len(list(pace.over(pieces()))) == 4
 
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])
