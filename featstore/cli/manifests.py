@@ -457,6 +457,10 @@ def overlap_command(dataset: Path, label_set: Path, as_json: bool) -> None:
     click.echo(f"{seen:,} of {tables[0].height:,} classes are in {manifests[1].name}")
 
 
+#: Numbers that a list such as 0-4 may stand for.
+_MOST_NUMBERS = 10_000
+
+
 def parse_numbers(ctx: click.Context, parameter: click.Parameter, text: str) -> list[int]:
     """Return the numbers of ``1,2,4`` or ``0-4``."""
     found: list[int] = []
@@ -464,7 +468,7 @@ def parse_numbers(ctx: click.Context, parameter: click.Parameter, text: str) -> 
         for part in text.split(","):
             first, dash, last = part.partition("-")
             numbers = range(int(first), int(last) + 1) if dash else [int(first)]
-            if not numbers:
+            if not numbers or len(numbers) > _MOST_NUMBERS:
                 raise ValueError(part)
             found += numbers
     except ValueError as err:

@@ -152,7 +152,7 @@ def _matrix(data: Any, where: str) -> np.ndarray:
     if data.ndim != 2 or not data.size or not known:
         raise ManifestError(
             f"{where} has shape {data.shape} {data.dtype}; rows are a matrix of floats, int8 or "
-            "uint8."
+            "uint8 with at least one row and one column."
         )
     matrix: np.ndarray = data
     return matrix

@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.durable import fsync_directory, make_folders, remove_tree, write_durably, write_error
+from featstore.durable import (
+    fsync_directory,
+    make_folders,
+    remove_tree,
+    try_lock,
+    write_durably,
+    write_error,
+)
 from featstore.errors import StoreWriteError, needs_extra, unknown_name
 from featstore.interop.reading import FORMATS, TENSOR_DTYPES, Rows
 from featstore.store.store import FeatureStore
@@ -60,9 +68,14 @@ def export_set(
     # A folder beside, so that `out` appears whole, and what a kill leaves is found again.
     beside = out.with_name(f".{out.name}.staged")
     staged = beside / out.name
+    handle = -1
     try:
-        remove_tree(beside)
         make_folders(beside)
+        if os.name != "nt":  # where folders cannot be opened
+            handle = os.open(beside, os.O_RDONLY)
+        if handle >= 0 and not try_lock(handle):
+            raise StoreWriteError(f"Another process exports to {out}. Wait for it to end.")
+        remove_tree(staged)
         if form == "npy":
             _write_npy(staged, rows, text=info.key.kind in ("caption", "class_name"))
         elif form == "safetensors":
@@ -79,10 +92,15 @@ def export_set(
                 f"{out} exists, with other content. Name another file or folder; nothing was "
                 "overwritten."
             )
+    except StoreWriteError:
+        raise
     except OSError as err:
         raise write_error(out, err) from err
     finally:
-        remove_tree(beside)
+        if handle < 0 or try_lock(handle):
+            remove_tree(beside)
+        if handle >= 0:
+            os.close(handle)
     return out
 
 

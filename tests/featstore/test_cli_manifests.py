@@ -11,8 +11,9 @@ from PIL import Image
 
 from data_manifests.registry import BUILDERS
 from featstore import read_manifest
+from featstore.cli import cli
 from featstore.cli.manifests import manifests
-from featstore.command_line import run_command
+from featstore.command_line import EXIT_USAGE, run_command
 from featstore.datasets import build_dataset
 from featstore.errors import ManifestError
 from featstore.manifest.folder import STAGING
@@ -273,3 +274,9 @@ def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
     assert json.loads(again.stdout) == said
     failed = call("labels", tmp_path / "none.txt", "-o", tmp_path / "x")
     assert "Cannot read the label file 'none.txt'" in str(failed.exception)
+
+
+@pytest.mark.parametrize("seeds", ["5-2", "1,5-2", "0-99999999999", "x"])
+def test_seeds_that_are_no_list_are_wrong_usage(seeds, tmp_path):
+    words = ["manifests", "shots", str(tmp_path), "--seeds", seeds, "-o", str(tmp_path / "out")]
+    assert run_command(cli, "featstore", words) == EXIT_USAGE

@@ -183,3 +183,12 @@ def test_no_text_of_a_csv_is_a_formula() -> None:
         "",
     ]
     assert {float(row[2]) for row in rows[1:]} == {-1.5}
+
+
+def test_a_table_shows_what_the_encoding_lacks_as_an_escape() -> None:
+    code = "from featstore.command_line import print_table; print_table(['NAME'], [['\\xe9']])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["NAME", "\\xe9"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file
 from featstore import FeatstoreError, open_store
 from featstore.cli import cli
 from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED, run_command
+from featstore.durable import try_lock
 from featstore.errors import ManifestError, StoreWriteError
 from featstore.interop.reading import FORMATS, import_rows
 from featstore.interop.writing import WIDENING, export_set
@@ -211,10 +213,30 @@ def test_nothing_is_overwritten(store_path: Path, exported: Path) -> None:
         mine = out / "mine.txt" if out.is_dir() else out
         mine.unlink(missing_ok=True)
         mine.write_text("mine")
-        with pytest.raises(StoreWriteError, match="nothing was overwritten"):
+        with pytest.raises(StoreWriteError, match=r"nothing was overwritten\.$"):
             export_set(open_store(store_path), "birds/image/toy", out, form=form)
         assert mine.read_text() == "mine"
     assert len(list(exported.iterdir())) == len(FORMATS)
+
+
+def test_an_export_that_another_process_makes_is_left_alone(
+    store_path: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    beside = folder / ".x.parquet.staged"
+    beside.mkdir(parents=True)
+    (beside / "x.parquet").write_bytes(b"half")
+    handle = os.open(beside, os.O_RDONLY)
+    try:
+        assert try_lock(handle)
+        store = open_store(store_path)
+        with pytest.raises(StoreWriteError, match="Another process exports"):
+            export_set(store, "birds/image/toy", folder / "x.parquet", form="parquet")
+        assert (beside / "x.parquet").read_bytes() == b"half"
+    finally:
+        os.close(handle)
+    export_set(store, "birds/image/toy", folder / "x.parquet", form="parquet")
+    assert [path.name for path in folder.iterdir()] == ["x.parquet"]
 
 
 def test_plain_files_with_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
