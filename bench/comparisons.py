@@ -54,7 +54,7 @@ from bench.cells import (
     read_cells,
     sample_sd,
 )
-from bench.errors import NoResultsError, some
+from bench.errors import NoResultsError
 from bench.metrics.summary import cutoff
 from bench.results import read_ranks, read_results, summed_as, sums_of
 from bench.runs import RUN_COLUMNS
@@ -72,7 +72,7 @@ from bench.statistics import (
     proportion_interval,
     two_term,
 )
-from featstore.errors import unknown_name
+from featstore.errors import listed, unknown_name
 
 #: Controls whose comparison with the head alone is primary.
 PRIMARY_CONTROLS = ("random", "shuffled")
@@ -642,7 +642,7 @@ def chosen_rows(choice: str) -> tuple[Path, pl.DataFrame, pl.DataFrame]:
         own = pl.col(name).cast(pl.String)
         kept = rows.filter(own.str.starts_with(value) if name == "run_id" else own == value)
         if kept.is_empty():
-            have = some(sorted(set(rows[name].cast(pl.String).drop_nulls())), most=20)
+            have = listed(sorted(set(rows[name].cast(pl.String).drop_nulls())), shown=20)
             raise NoResultsError(f"{root} has no {name} {value!r} there. It has: {have}.")
         rows = kept
     return root, series, rows

@@ -14,8 +14,6 @@ Files that cannot be written raise `featstore.errors.StoreWriteError`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from featstore.errors import FeatstoreError
 
 
@@ -37,16 +35,3 @@ class UnknownSuiteError(BenchError, KeyError):
 
 class NoResultsError(BenchError, ValueError):
     """A folder holds no result that fits the request."""
-
-
-def some(names: Iterable[str], *, most: int = 8) -> str:
-    """Return names for a message: the first few, and how many others there are.
-
-    Examples
-    --------
-    >>> some(["a", "b"]), some(map(str, range(1000)), most=2)
-    ('a, b', '0, 1 and 998 others')
-    """
-    known = list(names)
-    others = f" and {len(known) - most:,} others" if len(known) > most else ""
-    return (", ".join(known[:most]) or "none") + others

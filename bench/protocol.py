@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import ProtocolError, some
+from bench.errors import ProtocolError
+from featstore.errors import listed
 
 # Streams of one seed: the split, the subset and the control must not share random numbers.
 _SPLIT, _SUBSET, _CONTROL, _CHOICE, _SAMPLE = 1, 2, 3, 4, 5
@@ -99,7 +100,7 @@ def manifest_split(splits: NDArray[Any], *, seed: int, train: Sequence[str]) -> 
     splits = np.asarray(splits)
     test = np.flatnonzero(splits == "test")
     if not len(test):
-        known = some(sorted({str(name) for name in splits} - {""}))
+        known = listed(sorted({str(name) for name in splits} - {""}), shown=8)
         raise ProtocolError(
             f"No image is of split 'test' (splits: {known}). Give the manifest one, or use eval "
             "'held-out' or 'in-class'."

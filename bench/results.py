@@ -32,7 +32,7 @@ from bench.errors import NoResultsError
 from bench.metrics.ranks import CUTOFFS
 from bench.metrics.summary import METRICS, query_values
 from bench.runs import RUN_COLUMNS
-from featstore.durable import try_lock
+from featstore.durable import is_free
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.files import json_bytes, read_json, write_file
 
@@ -337,9 +337,7 @@ def write_session(root: Path, name: str, facts: dict[str, Any]) -> None:
     """
     folder = root / "sessions"
     for left in folder.glob(".*.json.*.staged"):
-        with suppress(OSError), left.open("rb") as file:
-            if try_lock(file.fileno()):
-                left.unlink()
+        is_free(left)
     write_file(folder / f"{name}.json", [json_bytes(facts)])
 
 

@@ -11,6 +11,7 @@ A field that is at its default is not part of the id, so that a new one changes 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
@@ -585,7 +586,10 @@ class Leaf:
     def check_number(self, value: Any) -> None:
         """Raise ProtocolError for a number that no column of results holds."""
         if isinstance(value, int | float) and not abs(value) < _MOST:
-            raise ProtocolError(f"The {self.name!r} of a run is a number below 2^63; got another.")
+            raise ProtocolError(
+                f"The {self.name!r} of a run must lie between -2^63 and 2^63; got "
+                f"{reprlib.repr(value)}."
+            )
 
     def cell(self, run: Run) -> Any:
         """Return its value in a column: lists joined, numbers or words as text."""

@@ -92,7 +92,8 @@ class Execution:
             return
         click.echo(summary, err=True)
         recorded: set[Any] = set()
-        with suppress(FeatstoreError, AttributeError):  # one that is damaged stops no run
+        # One that is damaged stops no run.
+        with suppress(FeatstoreError, AttributeError, TypeError):
             recorded = {one.get("command") for one in read_sessions(self.out)}
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with ProgressBar(suite, "fits", total=plan["fits"]) as bar:
@@ -187,6 +188,7 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     """
     from bench.errors import ProtocolError
     from bench.suites.registry import suite_named, with_lists
+    from bench.suites.single import check_settings
     from featstore.store.gc import make_store
     from featstore.store.store import open_store
 
@@ -195,6 +197,7 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     lists = lists_of(given, "fit", "data")
     (limit,) = given["limits"] or (None,)
     named = {name: given[name] or () for name in ("methods", "sources")}
+    check_settings(lists, named["methods"])
     data = {name: given[name] for name in ("dataset", "label_set") if given[name] is not None}
     if data and suite != "demo":
         raise usage_error(
@@ -467,7 +470,7 @@ def sweep_command(
     """
     from bench.options import TASK_OPTIONS
     from bench.suites.demo import find_sets
-    from bench.suites.single import SWEEP_SUITE, sweep_runs
+    from bench.suites.single import SWEEP, SWEEP_SUITE, check_settings, sweep_runs
     from featstore.errors import unknown_name
     from featstore.store.store import open_store
     from fitters.cli.fit import parse_seeds
@@ -477,7 +480,9 @@ def sweep_command(
             raise usage_error(unknown_name("task", name, TASK_OPTIONS))
     own: dict[str, Any] = {"seed": parse_seeds(given["seeds"])}
     own |= {} if tasks is None else {"task": tasks}
+    own |= lists_of(given, "protocol", "fit", "data")
+    check_settings(own, own.get("method", SWEEP["method"]))
     opened = open_store(given["store"])
     sets = find_sets(opened, dataset=dataset, label_set=label_set)
-    runs = sweep_runs(opened, sets, own | lists_of(given, "protocol", "fit", "data"))
+    runs = sweep_runs(opened, sets, own)
     config_from(Execution, given).run(SWEEP_SUITE, runs)

@@ -6,7 +6,6 @@ Failures come first, the worst at the top: a reader who only sees successes lear
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import polars as pl
 from bench.cells import method_title, source_name
 from bench.geometry import METHOD
 from bench.results import read_ranks
+from featstore.command_line import visible
 from featstore.identity import sha256_hex
 from featstore.store.store import FeatureStore
 
@@ -90,17 +90,14 @@ class Gallery:
 #: Characters of a text that are shown.
 LONGEST = 300
 
-#: What controls a display, reverses the text behind it, or is in no XML.
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
-
 
 def shown_text(text: str) -> str:
     """Return a text from a store as a page shows it: its beginning, and nothing hidden in it.
 
-    A character that controls a display is shown as its escape: backslash, u and four digits.
+    A character that controls a display is shown as its escape, as on a terminal.
     """
     more = "\N{HORIZONTAL ELLIPSIS}" if len(text) > LONGEST else ""
-    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text[:LONGEST]) + more
+    return visible(text[:LONGEST]) + more
 
 
 @dataclass(frozen=True)

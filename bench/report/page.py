@@ -19,7 +19,7 @@ import polars as pl
 
 from bench.cells import method_title, only_series
 from bench.comparisons import compare
-from bench.errors import BenchError, NoResultsError, some
+from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
 from bench.metrics.summary import METRICS
 from bench.report.figures import figures_of, gain_figure, mixing_figure, pairs_figure
@@ -30,7 +30,7 @@ from bench.report.verdict import Verdict, verdict
 from bench.results import CHOSEN, read_results, read_sessions, versions
 from bench.suites.published import published_table
 from bench.tables import comma_separated, published_lines, result_lines, result_table
-from featstore.errors import FeatstoreError, needs_extra
+from featstore.errors import FeatstoreError, listed, needs_extra
 from featstore.store.files import write_file
 from featstore.store.store import FeatureStore, content_duplicates, open_store, row_facts, runs
 
@@ -67,7 +67,9 @@ def filter_to_one_choice(
     if images is not None:
         own = [key for key in keys if key == images or key.startswith(images)]
         if not own:
-            raise NoResultsError(f"No images of {images!r} were scored. There are: {some(keys)}.")
+            raise NoResultsError(
+                f"No images of {images!r} were scored. There are: {listed(keys, shown=8)}."
+            )
         rows = rows.filter(pl.col("image_set").is_in(own))
     for column in _COLUMNS:
         counts = (
@@ -205,7 +207,7 @@ def ambiguous_names(store: FeatureStore, row: Mapping[str, Any]) -> list[Ambiguo
                 n_classes=classes.height,
                 n_sharing=int(groups["n"].sum()),
                 shared=tuple(
-                    (shown_text(str(name)), shown_text(some(ids)))
+                    (shown_text(str(name)), shown_text(listed(ids, shown=8)))
                     for name, ids in groups.select("name", "class_id").head(SHOWN).iter_rows()
                 ),
             )

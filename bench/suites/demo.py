@@ -23,11 +23,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import ProtocolError, some
+from bench.errors import ProtocolError
 from bench.protocol import held_out_split
 from bench.runs import Protocol, Run, has_meaning, set_fields
 from bench.statistics import ENOUGH_CONTROLS
-from featstore.errors import AlreadyFinishedError
+from featstore.errors import AlreadyFinishedError, listed
 from featstore.identity import sha256_hex
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.testing import item_table, write_set
@@ -96,7 +96,7 @@ def find_sets(
         message = _lacking(store, lost, image, text)
         others = sorted({info.key.dataset for info in infos if info.key.kind == "image"})
         if others and dataset not in others:
-            message += f" For images that the store has, give --dataset: {some(others)}."
+            message += f" For images that the store has, give --dataset: {listed(others, shown=8)}."
         raise ProtocolError(message)
     image_set, name, head, head_name = (_only(found, store, *at) for at, found in fitting.items())
     captions = _in_spaces(_of(infos, dataset, "caption"), [name])
@@ -127,7 +127,9 @@ def _only_dataset(infos: list[SetInfo], store: FeatureStore, kind: str, option: 
     found = sorted({info.key.dataset for info in infos if info.key.kind == kind})
     if len(found) == 1:
         return found[0]
-    have = f"several datasets of kind {kind}: {some(found)}" if found else f"no {kind} set"
+    have = (
+        f"several datasets of kind {kind}: {listed(found, shown=8)}" if found else f"no {kind} set"
+    )
     raise ProtocolError(f"{store.address} has {have}. Name one with {option}, or extract it.")
 
 
@@ -144,7 +146,7 @@ def _in_spaces(infos: list[SetInfo], others: list[SetInfo]) -> list[SetInfo]:
 def _only(found: list[SetInfo], store: FeatureStore, dataset: str, kind: str) -> SetInfo:
     if len(found) == 1:
         return found[0]
-    names = some(str(info.key) for info in found)
+    names = listed((str(info.key) for info in found), shown=8)
     raise ProtocolError(
         f"{store.address} has {len(found)} sets that could be {dataset}/{kind}: {names}. The "
         "suite takes one image and one text encoder; keep each pair in its own store."

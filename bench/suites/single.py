@@ -171,7 +171,7 @@ OF_MIXED = ("share", "sequential")
 
 
 def check_settings(names: Collection[str], methods: Collection[str]) -> None:
-    """Refuse an unknown method, and a setting that none of the methods has.
+    """Refuse an unknown method, and a setting that none of the methods has; nothing without one.
 
     Raises
     ------
@@ -181,7 +181,11 @@ def check_settings(names: Collection[str], methods: Collection[str]) -> None:
         if method != IDENTITY:
             method_named(method)
     for name in names:
-        if name in FIT_SETTINGS and not any(has_setting(method, name) for method in methods):
+        if (
+            methods
+            and name in FIT_SETTINGS
+            and not any(has_setting(method, name) for method in methods)
+        ):
             raise ProtocolError(
                 f"No method that is to be run ({', '.join(methods)}) has a setting {name!r}; these "
                 f"have: {', '.join(methods_with(name))}. Leave it out."

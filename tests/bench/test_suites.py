@@ -231,7 +231,7 @@ def test_a_suite_trains_in_two_stages_where_there_are_two(smoke_store):
 
 
 def test_a_store_without_the_suites_images_names_those_that_it_has(smoke_store):
-    with pytest.raises(ProtocolError, match=r"has no stamps/image, .* give --dataset: smoke\."):
+    with pytest.raises(ProtocolError, match=r"has no stamps/image, .* give --dataset: 'smoke'\."):
         demo_runs(open_store(smoke_store))
 
 

@@ -139,3 +139,20 @@ def test_results_are_read_from_a_folder_that_is_named_by_a_text(smoke_results):
     assert set(bench.read_ranks(str(smoke_results), ids)["run_id"]) <= set(ids)
     found = bench.compare(str(smoke_results), rows)
     assert found.equals(bench.compare(smoke_results, rows))
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("sweep --method rigde", "Did you mean 'ridge'?"),
+        ("sweep --method ridge --gamma 3", "has a setting 'gamma'"),
+        ("run --suite demo --method rigde", "Did you mean 'ridge'?"),
+        ("run --suite demo --method ridge --gamma 3", "has a setting 'gamma'"),
+    ],
+)
+def test_methods_and_their_settings_are_checked_before_the_store_is_read(
+    typed, said, capsys, tmp_path
+):
+    words = [*typed.split(), "--store", str(tmp_path / "none"), "-o", str(tmp_path / "r")]
+    assert run_command(cli, "bench", words) == 1
+    assert said in capsys.readouterr().err
