@@ -29,6 +29,7 @@ from featstore.store import (
     write_thumbnails,
 )
 from featstore.testing import toy_manifest
+from tests.damage import unseal
 
 #: 16 KiB a row: shards of four rows, so that a small set has several data files.
 DIM = 4096
@@ -123,6 +124,16 @@ def grow(root: Path) -> str:
         if published_rows(root, dataset, kind) <= n:
             write(root, n, dataset=dataset, kind=kind)
     return "written"
+
+
+def damage(root: Path) -> None:
+    """Change a byte of a block of the set of images that has a failed row; lose its golden file."""
+    unseal(root)
+    folder = key_of(root).directory(root)
+    with (folder / "embedding" / "c" / "0" / "0").open("r+b") as file:
+        file.seek(2 * DIM * 4 + 1)
+        file.write(b"\x55")
+    (folder / "golden.json").unlink()
 
 
 def repair(root: Path, *, copy: str = "", bits: float = 1.0) -> str:

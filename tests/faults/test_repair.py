@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from featstore.store import collect_garbage, verify_store
-from tests.damage import unseal
 from tests.faults import scenarios
 from tests.faults.conftest import Children
 from tests.faults.test_every_call import EVERYTHING, KILLED
@@ -29,12 +28,7 @@ def damaged(whole: Path, memory: Path) -> Path:
     """The same with a bad block, one of its rows failed, and without golden vectors."""
     root = memory / "damaged"
     shutil.copytree(whole, root)
-    unseal(root)
-    folder = scenarios.key_of(root).directory(root)
-    with (folder / "embedding" / "c" / "0" / "0").open("r+b") as file:
-        file.seek(2 * scenarios.DIM * 4 + 1)
-        file.write(b"\x55")
-    (folder / "golden.json").unlink()
+    scenarios.damage(root)
     return root
 
 

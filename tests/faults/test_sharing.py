@@ -21,7 +21,6 @@ pytest.importorskip("obstore", reason="needs the extra `remote`: pip install hea
 from featstore.share.copy import make_tag
 from featstore.store import verify_store
 from featstore.store.tables import write_thumbnails
-from tests.damage import unseal
 from tests.faults import scenarios
 from tests.faults.conftest import Children
 from tests.faults.test_every_call import EVERYTHING, KILLED
@@ -45,12 +44,7 @@ def damaged(whole: Path, memory: Path) -> Path:
     """The same with a bad block and without golden vectors."""
     root = memory / "damaged"
     shutil.copytree(whole, root)
-    unseal(root)
-    folder = scenarios.key_of(root).directory(root)
-    with (folder / "embedding" / "c" / "0" / "0").open("r+b") as file:
-        file.seek(2 * scenarios.DIM * 4 + 1)
-        file.write(b"\x55")
-    (folder / "golden.json").unlink()
+    scenarios.damage(root)
     return root
 
 
