@@ -32,7 +32,7 @@ DEFAULT = "-"
 
 @dataclass(frozen=True)
 class _Option:
-    """An option of a dataclass: what `option` was told, and what the annotation says.
+    """An option of a dataclass: what `option` states, and what the annotation does.
 
     `words` are the texts that it takes beside values of `type`; they are checked if they come
     from the annotation.

@@ -20,9 +20,9 @@ Each also inherits the builtin that a caller would expect.
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
+from featstore.durable import remedy
 from featstore.errors import FeatstoreError
 
 
@@ -64,11 +64,12 @@ class AlignmentWriteError(FittersError, OSError):
 
 def unwritable(path: Path, err: OSError) -> AlignmentWriteError:
     """Return the error to raise when a file or folder could not be written."""
-    full = err.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "Free space" if full else "Choose a folder that you may write to"
+    # Of permissions the remedy of a store speaks of a team.
+    closed = isinstance(err, PermissionError)
+    other = "Choose a folder that you may write to"
+    what = other if closed else remedy(err, otherwise=other)
     return AlignmentWriteError(
-        f"{path} cannot be written: {err.strerror or err}. {remedy}, and run the same command "
-        "again."
+        f"{path} cannot be written: {err.strerror or err}. {what}, and run the same command again."
     )
 
 

@@ -328,9 +328,11 @@ def _pool(images: EmbeddingsView, request: FitRequest) -> tuple[EmbeddingsView, 
     """Return the images of the split, and what their mean is of.
 
     A fit on a head alone wants the images for their mean only: where none is in the default split,
-    it takes all of them, and the facts say so.
+    it takes all of them, and the facts say so. So does a fit of images that are in no split at all.
     """
-    if request.y is None and request.split == SPLIT and SPLIT not in images.items["split"]:
+    splits = images.items["split"]
+    unsplit = request.y is None or splits.null_count() == len(splits)
+    if unsplit and request.split == SPLIT and SPLIT not in splits:
         return images, f"all unlabelled images, as none is in the split {SPLIT}"
     return images.where(split=request.split), f"unlabelled {request.split} images"
 

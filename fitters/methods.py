@@ -434,7 +434,7 @@ class Method:
         return replace(data, bias=bias)
 
     def check(self, config: FitConfig, *, prototypes: bool, real: bool) -> None:
-        """Raise SettingError for settings that play no part here, or that contradict each other.
+        """Raise SettingError for settings that have no effect here, or that contradict each other.
 
         Nothing is read for it.
 
@@ -449,7 +449,7 @@ class Method:
         idle += [name for name in config.training.changes if self.fitted_on != "training"]
         if idle:
             raise SettingError(
-                f"{idle[0]} plays no part in {config.method}, whose settings are "
+                f"{idle[0]} has no effect in {config.method}, whose settings are "
                 f"{', '.join(self.options) or 'none'}. Leave it out."
             )
         # An aligner of anyone's need not have it.
@@ -478,7 +478,7 @@ class Method:
         Raises
         ------
         SettingError
-            If a setting plays no part, or is "auto" and the aligner cannot choose it.
+            If a setting has no effect, or is "auto" and the aligner cannot choose it.
         """
         self.check(config, prototypes=data.prototypes is not None, real=data.real is not None)
         aligner, search = self.make(config), Search(config, self.options, **how)
@@ -580,7 +580,7 @@ METHODS: dict[str, Method] = {
     ),
     **{name: _trained(name) for name in PRESETS},
 }
-"""Methods of `fit_alignment`, and what each is."""
+"""Methods of `fit_alignment`, and what each is: one table, to which `register_method` adds."""
 
 METHODS["paper-mlp"] = replace(METHODS["paper-mlp"], preparation=replace(_UNIT, legacy_texts=True))
 

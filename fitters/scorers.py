@@ -63,7 +63,9 @@ def csls(
     """
     _check(queries, gallery)
     if not float(k).is_integer() or k < 1:
-        raise SettingError(f"CSLS averages over an integer of at least 1 neighbours. Got k={k!r}.")
+        raise SettingError(
+            f"The k of CSLS, its neighbours, must be an integer of at least 1; got {k!r}."
+        )
     of_queries = _mean_of_best(queries, gallery, k, block_scores)
     of_gallery = _mean_of_best(gallery, queries, k, block_scores)
     ones = np.ones_like

@@ -442,7 +442,7 @@ def test_the_demo_measures_each_step_and_passes_on_its_exit_code() -> None:
 
 
 def test_tables_of_the_documents_are_what_was_measured() -> None:
-    """No number in a table is typed: `python -m tests.tables write` writes them all."""
+    """Tables between markers are written by `python -m tests.tables write`, and none is edited."""
     assert [page.name for page in tables.drifted()] == []
     named = {
         name

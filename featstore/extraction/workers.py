@@ -1,4 +1,8 @@
-"""Workers of a job: one process a device, each with its part of the items."""
+"""Workers of a job: one process a device, each with its part of the items.
+
+They are no `featstore.parallel.Workers`: those run independent tasks, and these keep an encoder and
+state between parts, report progress, and are restarted with what is left of a part.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     .building/ready     all of them are whole; lists the files that the new manifest replaces
 
 Until ``ready`` is there, nothing outside ``.building`` has changed, and whatever a killed process
-left is thrown away. From then on every move can be done again: whoever comes next does the rest.
+left is thrown away. From then on every move can be done again: the next command does the rest.
 """
 
 from __future__ import annotations
@@ -145,6 +145,10 @@ def take_folder(folder: Path, name: str, *, stamped: object = None) -> None:
         if not folder.exists() or all(path == staging for path in folder.iterdir()):
             return
         held = read_facts(folder).get("name") if (folder / FACTS_FILE).is_file() else stamped
+        if held is None and (folder / FACTS_FILE).is_file():
+            raise ManifestError(
+                f"{folder / FACTS_FILE} has no name. Add it, or choose another folder."
+            )
         if held is None:
             raise ManifestError(
                 f"{folder} holds files that are no manifest. Choose an empty or new folder."

@@ -85,6 +85,9 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
     query = config_from(Query, given)
     _check(query, given, store)
     fitted = read_alignment(alignment)
+    method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
+    if method == "asif":
+        _check_suffix(query.out, method, ".npz")  # before the work
     answer: dict[str, Any] = {"alignment": str(alignment)}
     with ProgressBar(f"apply {alignment}", doing="reading"):
         opened = None if store is None else open_store(store)
@@ -100,12 +103,7 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
         else:
             rows = embed_texts(fitted, query.text, weights=query.weights)
             labels = list(query.text)
-        suffix = ".npz" if issparse(rows) else ".npy"
-        if query.out is not None and query.out.suffix != suffix:
-            raise usage_error(
-                f"Projections of {fitted.facts.get('method')} are written as {suffix}; got "
-                f"{query.out.name!r}."
-            )
+        _check_suffix(query.out, method, ".npz" if issparse(rows) else ".npy")
         answer["rows"] = rows.shape[0]
         if gallery is not None:
             scored = scorer_named(query.scorer)(rows, candidates)
@@ -124,6 +122,11 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
             click.echo(f"  {row['score']:.3f}  {row['item_id']}{text}")
     if query.out is not None:
         click.echo(f"{query.out}: {rows.shape[0]:,} × {rows.shape[1]:,}")
+
+
+def _check_suffix(out: Path | None, method: Any, suffix: str) -> None:
+    if out is not None and out.suffix != suffix:
+        raise usage_error(f"Projections of {method} are written as {suffix}; got {out.name!r}.")
 
 
 def _check(query: Query, given: Mapping[str, Any], store: StorePlace | None) -> None:

@@ -195,7 +195,7 @@ def _landmark_surface(
 ) -> Surface:
     """Return the surface of the Nyström solution from the landmarks `at`."""
     spread = np.unique(np.linspace(0, used.n - 1, EXACT_ROWS).round().astype(np.intp))
-    # Whoever is asked about leaves with all of the same name.
+    # A class is left out with all classes of its name.
     known = np.flatnonzero(np.isin(used.row_groups, used.row_groups[spread]))
     requested = np.searchsorted(known, spread)
     targets = b[known[requested]]

@@ -118,7 +118,7 @@ class LeftOut:
         """Return the prediction of each row by the fit without its group, shape (n, q).
 
         `alpha` is the absolute penalty, above 0 in the dual (n ≤ p). With `requested`, positions of
-        rows, only theirs are computed, shape (len(asked), q).
+        rows, only theirs are computed, shape (len(requested), q).
         """
         rows = slice(None) if requested is None else requested
         inverse = invert_spectrum(self._values, alpha)
