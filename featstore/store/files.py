@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import math
 import operator
@@ -54,9 +55,21 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
 
 
 def json_bytes(document: Any) -> bytes:
-    """Return `document` as readable, deterministic JSON: sorted keys, two spaces."""
-    text = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode("utf-8")
+    """Return `document` as readable, deterministic JSON: keys, all texts, sorted; two spaces."""
+    return (_pretty(document, "\n") + "\n").encode("utf-8")
+
+
+def _pretty(value: Any, margin: str) -> str:
+    """Return what `json.dumps` returns with an indent of 2; that does not use its C code."""
+    inner = margin + "  "
+    if isinstance(value, dict) and value:
+        rows = [f"{_NAME(name)}: {_pretty(value[name], inner)}" for name in sorted(value)]
+        return f"{{{inner}{f',{inner}'.join(rows)}{margin}}}"
+    if isinstance(value, list | tuple) and value:
+        return f"[{inner}{f',{inner}'.join([_pretty(one, inner) for one in value])}{margin}]"
+    if type(value) is int:
+        return str(value)
+    return _NAME(value) if isinstance(value, str) else _ENCODER.encode(value)
 
 
 def read_json(path: Path, *, limit: int = MAX_JSON_BYTES) -> Any:
@@ -76,11 +89,14 @@ def read_json(path: Path, *, limit: int = MAX_JSON_BYTES) -> Any:
 def parse_json(data: bytes, *, where: str) -> Any:
     """Return the JSON document that `data` is; raises as `read_json` does."""
     try:
-        nodes = sum(data.count(sign) for sign in (b",", b"[", b"{"))
+        brackets = data.count(b"[") + data.count(b"{")
+        nodes = brackets + data.count(b",")
         if nodes > MAX_JSON_NODES:
             raise ValueError(f"{nodes:,} values")
-        document = json.loads(data)
-        _check_value(document, MAX_JSON_DEPTH)
+        document = _DECODER.decode(data.decode("utf-8"))
+        # So few brackets cannot nest too deep, and only an escape can be half a character.
+        if brackets > MAX_JSON_DEPTH or b"\\u" in data:
+            _check_value(document, MAX_JSON_DEPTH)
     except (ValueError, RecursionError, MemoryError) as err:
         raise CorruptStoreError(
             f"{where} is not JSON that a store holds: {str(err)[:200] or 'too large'}."
@@ -88,14 +104,23 @@ def parse_json(data: bytes, *, where: str) -> Any:
     return document
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number that is not finite")
+    return value
+
+
+_NAME = json.encoder.encode_basestring
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
+
+
 def _check_value(value: Any, depth: int) -> None:
-    """Raise ValueError for what canonical JSON could not write again."""
+    """Raise ValueError for what nests too deep, or UTF-8 could not write again."""
     if isinstance(value, str):
         if not value.isascii():
             value.encode("utf-8")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError("a number that is not finite")
     elif isinstance(value, dict | list):
         if depth == 0:
             raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep")
@@ -117,7 +142,7 @@ _CAREFUL = functools.reduce(
 )
 
 
-def open_descriptor(path: Path, flags: int, mode: int = 0o666) -> int:
+def open_descriptor(path: Path | str, flags: int, mode: int = 0o666) -> int:
     """Open a regular file of a store, or make it (``O_CREAT``), and return its descriptor.
 
     Every file of a store is opened here, for reading, writing and locking: nothing but a regular
@@ -134,7 +159,7 @@ def open_descriptor(path: Path, flags: int, mode: int = 0o666) -> int:
     try:
         # Looked at before it is opened: a device may act on being opened.
         if not flags & os.O_CREAT or os.path.lexists(path):
-            _check_regular(path, path.lstat())
+            _check_regular(path, os.lstat(path))
         handle = os.open(path, flags | _CAREFUL, mode)
         _check_regular(path, os.fstat(handle))
     except BaseException:
@@ -144,7 +169,7 @@ def open_descriptor(path: Path, flags: int, mode: int = 0o666) -> int:
     return handle
 
 
-def _check_regular(path: Path, facts: os.stat_result) -> None:
+def _check_regular(path: Path | str, facts: os.stat_result) -> None:
     if not stat.S_ISREG(facts.st_mode):
         raise IrregularFileError(
             f"{path} is a link, folder, pipe or device; a store holds regular files. It was not "
@@ -160,7 +185,7 @@ def refused(err: BaseException) -> bool:
     )
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path | str) -> IO[bytes]:
     """Open a regular file for reading; a link, pipe or device is refused, not waited for.
 
     Raises
@@ -180,7 +205,7 @@ def open_regular(path: Path) -> IO[bytes]:
         ) from err
 
 
-def read_regular(path: Path, *, limit: int) -> bytes:
+def read_regular(path: Path | str, *, limit: int) -> bytes:
     """Return the bytes of a regular file of at most `limit` bytes.
 
     Raises
@@ -220,7 +245,7 @@ def check_no_links(root: Path, paths: Iterable[Path]) -> None:
     """Raise CorruptStoreError if a path below `root` leads through a symbolic link."""
     seen: set[Path] = set()
     for path in paths:
-        for part in (path, *path.parents):
+        for part in itertools.chain([path], path.parents):
             if part == root or part in seen:
                 break
             seen.add(part)
@@ -236,19 +261,25 @@ def check_no_links(root: Path, paths: Iterable[Path]) -> None:
 
 def file_facts(path: Path) -> dict[str, Any]:
     """Return ``{"bytes": …, "sha256": …}`` of a file, read in pieces."""
-    size, digest = 0, hashlib.sha256()
     with open_regular(path) as file:
-        for piece in pieces(file):
-            size += len(piece)
-            digest.update(piece)
+        return _facts(file, os.fstat(file.fileno()).st_size)
+
+
+def _facts(file: IO[bytes], n_bytes: int) -> dict[str, Any]:
+    size, digest = 0, hashlib.sha256()
+    for piece in pieces(file, n_bytes):
+        size += len(piece)
+        digest.update(piece)
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
-def same_file(path: Path, facts: Mapping[str, Any]) -> bool:
+def same_file(path: Path | str, facts: Mapping[str, Any]) -> bool:
     """Return whether a file has the bytes that `facts` states; the size is looked at first."""
     try:
-        return path.lstat().st_size == facts["bytes"] and file_facts(path) == dict(facts)
-    except (FileNotFoundError, NotADirectoryError):
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            return size == facts["bytes"] and _facts(file, size) == dict(facts)
+    except (FileNotFoundError, NotADirectoryError, IrregularFileError):
         return False
 
 

@@ -9,6 +9,7 @@ into the user's cache.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -166,8 +167,9 @@ class LocalPlace(Place):
     def stored_bytes(self, key: SetKey, commit: Commit, layout: ArrayLayout) -> int:
         """Return the bytes of all files of the set, of every revision."""
         del commit, layout
-        files = (path for path in key.directory(self.root).rglob("*") if not path.is_dir())
-        return sum(path.lstat().st_size for path in files)
+        found = os.walk(key.directory(self.root))
+        paths = (f"{folder}/{name}" for folder, _, files in found for name in files)
+        return sum(os.lstat(path).st_size for path in paths)
 
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended."""

@@ -47,7 +47,14 @@ from featstore.identity import (
     sealed,
     sha256_hex,
 )
-from featstore.store.files import MAX_METADATA_BYTES, json_bytes, parse_json, read_json
+from featstore.store.files import (
+    MAX_JSON_BYTES,
+    MAX_METADATA_BYTES,
+    json_bytes,
+    parse_json,
+    read_json,
+    read_regular,
+)
 from featstore.store.layout import (
     DTYPES,
     FORMAT,
@@ -176,7 +183,7 @@ def is_group(data: bytes, attributes: Mapping[str, Any], *, version: int) -> boo
     return data == json_bytes(expected)
 
 
-def valid_commit(document: Mapping[str, Any], *, names: set[str]) -> str:
+def valid_commit(document: Mapping[str, Any], *, names: frozenset[str]) -> str:
     """Return why `document` is no commit record with these fields, or an empty string."""
     if set(document) != names:
         odd = sorted(set(document) ^ names)
@@ -341,8 +348,8 @@ class Commit:
 
     def record(self) -> dict[str, Any]:
         """Return the record as a document; format 1 has no field for the hash."""
-        names = [entry.name for entry in fields(self) if self.format > 1 or entry.name != "hash"]
-        return {name: getattr(self, name) for name in names}
+        names = commit_fields(self.format)
+        return {name: value for name, value in vars(self).items() if name in names}
 
     def block_hash(self, data: bytes | memoryview) -> str:
         """Return the hash of a block's rows, to be compared with that of `blocks`."""
@@ -369,6 +376,13 @@ class Commit:
             return np.zeros(self.n, dtype=bool)
         bits = np.frombuffer(base64.b64decode(self.failed), dtype=np.uint8)
         return np.unpackbits(bits, count=self.n).astype(bool)
+
+
+@functools.cache
+def commit_fields(version: int) -> frozenset[str]:
+    """Return the names of a record's fields in a format: the first has none for the hash."""
+    names = {entry.name for entry in fields(Commit)}
+    return frozenset(names - {"hash"} if version == 1 else names)
 
 
 def attributes_digest(attributes: Mapping[str, Any]) -> str:
@@ -405,15 +419,20 @@ def read_commit(directory: Path, revision: str) -> Commit:
         )
     path = directory / REVISIONS / f"{revision}.json"
     try:
-        document = read_json(path)
+        data = read_regular(path, limit=MAX_JSON_BYTES)
     except (FileNotFoundError, NotADirectoryError) as err:
         raise CorruptStoreError(
             f"{path} is missing, though the set points to it. Extract the set again."
         ) from err
-    commit = parse_commit(document, where=str(path))
+    return commit_of(data, revision, where=str(path))
+
+
+def commit_of(data: bytes, revision: str, *, where: str) -> Commit:
+    """Return the commit that the bytes of a record state; raises as `read_commit`."""
+    commit = parse_commit(parse_json(data, where=where), where=where)
     if commit.revision_id != revision:
         raise CorruptStoreError(
-            f"{path} was changed after it was written: its content has another hash than its name."
+            f"{where} was changed after it was written: its content has another hash than its name."
         )
     return commit
 
@@ -429,9 +448,7 @@ def parse_commit(document: Any, *, where: str) -> Commit:
         If it was written by a newer format.
     """
     check_format(document.get("format") if isinstance(document, dict) else None, where=where)
-    names = {entry.name for entry in fields(Commit)}
-    names -= {"hash"} if document["format"] == 1 else set()
-    reason = valid_commit(document, names=names)
+    reason = valid_commit(document, names=commit_fields(document["format"]))
     if reason:
         raise CorruptStoreError(f"{where} is not a commit record that featstore writes: {reason}.")
     return Commit(**{**document, "blocks": tuple(document["blocks"])})

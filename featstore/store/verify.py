@@ -42,6 +42,7 @@ from featstore.store.files import (
     file_facts,
     has_grown_to,
     json_bytes,
+    parse_json,
     read_json,
     read_regular,
     same_file,
@@ -53,10 +54,10 @@ from featstore.store.records import (
     Commit,
     belongs,
     commit_bytes,
+    commit_of,
     is_group,
+    parse_pointer,
     parse_tag,
-    read_commit,
-    read_pointer,
     read_root,
     tag_file,
     unlike_listed,
@@ -83,8 +84,9 @@ class _SetVerification:
     def __init__(self, store: _Verification, key: SetKey, *, listed: str | None) -> None:
         self._store = store
         self._key = key
-        self._directory = key.directory(store.root)
-        self._files: set[str] = store.by_set.get(str(key), set())
+        self._name = str(key)
+        self._directory = f"{store.root}/{self._name}"
+        self._files: set[str] = store.by_set.get(self._name, set())
         self._listed = listed
         self._extending = False
 
@@ -104,7 +106,7 @@ class _SetVerification:
         current = self._current(attributes, commits)
         if current is None:
             self._tolerate(self._files, note=None)
-            for name, what in judge_alone(self._directory, self._files).items():
+            for name, what in judge_alone(Path(self._directory), self._files).items():
                 self._blame(name, what)
             return None
         self._extending = any(name.startswith(".staging/") for name in self._files)
@@ -120,14 +122,14 @@ class _SetVerification:
         return current.revision_id
 
     def _know(self, name: str) -> None:
-        self._store.known.add(f"{self._key}/{name}")
+        self._store.known.add(f"{self._name}/{name}")
 
     def _note(self, name: str, what: str) -> None:
         self._know(name)
-        self._store.notes[f"{self._key}/{name}"] = what
+        self._store.notes[f"{self._name}/{name}"] = what
 
     def _blame(self, name: str, what: str) -> None:
-        self._store.blame(f"{self._key}/{name}", what)
+        self._store.blame(f"{self._name}/{name}", what)
 
     def _read_commits(self) -> dict[str, Commit]:
         """Return the commits that are what their names say; report the others."""
@@ -137,9 +139,11 @@ class _SetVerification:
             if match is None:
                 continue
             self._know(name)
+            path = f"{self._directory}/{name}"
             try:
-                commit = read_commit(self._directory, match[1])
-            except FeatstoreError:
+                data = read_regular(path, limit=MAX_JSON_BYTES)
+                commit = commit_of(data, match[1], where=path)
+            except (FeatstoreError, FileNotFoundError):
                 self._blame(
                     name,
                     "is not the commit record that its name says; without it only the form of "
@@ -147,7 +151,6 @@ class _SetVerification:
                     "another copy)",
                 )
                 continue
-            data = read_regular(self._directory / name, limit=MAX_JSON_BYTES)
             if data != commit_bytes(commit):
                 self._blame(name, "is not written as a writer writes it")
             commits[match[1]] = commit
@@ -156,16 +159,18 @@ class _SetVerification:
     def _read_pointer(self) -> dict[str, Any] | None:
         """Return the attributes of the set if its pointer is what a writer writes."""
         self._know(POINTER)
-        path = self._directory / POINTER
+        path = f"{self._directory}/{POINTER}"
+        if POINTER not in self._files:
+            return None
         try:
-            attributes = read_pointer(self._directory) if POINTER in self._files else None
-            if attributes is None:
-                return None
-            data = read_regular(path, limit=MAX_JSON_BYTES)
+            data = read_regular(path, limit=MAX_METADATA_BYTES)
+            attributes = parse_pointer(parse_json(data, where=path), where=path)
             if not is_group(data, attributes, version=attributes["format"]):
                 self._blame(POINTER, "is not written as a writer writes it")
         except FeatstoreError:
             self._blame(POINTER, "is not the metadata of a set")
+            return None
+        except FileNotFoundError:
             return None
         return attributes
 
@@ -196,22 +201,21 @@ class _SetVerification:
 
     def _check_items(self, commit: Commit) -> None:
         name = str(commit.items["file"])
-        path = self._directory.parent / name
-        relative = f"{self._key.dataset}/{self._key.kind}/{name}"
-        self._store.known.add(relative)
-        self._compare(path, commit.items_facts, relative)
+        path = f"{self._key.dataset}/{self._key.kind}/{name}"
+        self._store.known.add(path)
+        self._compare(commit.items_facts, path)
 
-    def _compare(self, path: Path, facts: dict[str, Any], relative: str) -> None:
-        if relative not in self._store.files:
-            self._store.blame(relative, "is missing")
-        elif not same_file(path, facts):
-            self._store.blame(relative, "differs from its commit")
+    def _compare(self, facts: dict[str, Any], path: str) -> None:
+        if path not in self._store.files:
+            self._store.blame(path, "is missing")
+        elif not same_file(f"{self._store.root}/{path}", facts):
+            self._store.blame(path, "differs from its commit")
 
     def _check_history(
         self, attributes: dict[str, Any] | None, current: Commit, commits: dict[str, Commit]
     ) -> None:
         """Check that pointer and commits name the same earlier revisions."""
-        if attributes is None or f"{self._key}/{POINTER}" in self._store.wrong:
+        if attributes is None or f"{self._name}/{POINTER}" in self._store.wrong:
             return
         history = attributes.get("history", [])
         for revision in history:
@@ -230,9 +234,9 @@ class _SetVerification:
             self._know(name)
             if name == "embedding/zarr.json" and self._grown(commit):
                 note = "is that of an extension under way"
-                self._store.notes.setdefault(f"{self._key}/{name}", note)
+                self._store.notes.setdefault(f"{self._name}/{name}", note)
                 continue
-            self._compare(self._directory / name, facts, f"{self._key}/{name}")
+            self._compare(facts, f"{self._name}/{name}")
         if self._extending:
             for name in self._files:
                 if _FAILURES.fullmatch(name) and name not in commit.metadata:
@@ -240,13 +244,14 @@ class _SetVerification:
 
     def _grown(self, commit: Commit) -> bool:
         """Return whether the array's metadata is that of more rows, as an extension writes it."""
-        name = f"{self._key}/embedding/zarr.json"
         facts = commit.metadata["embedding/zarr.json"]
-        path = self._directory / "embedding" / "zarr.json"
-        if not self._extending or name not in self._store.files or same_file(path, facts):
+        if not self._extending or "embedding/zarr.json" not in self._files:
+            return False
+        array = Path(self._directory, "embedding")
+        if same_file(array / "zarr.json", facts):
             return False
         layout = layout_of(commit)
-        return layout is not None and has_grown_to(path.parent, layout)
+        return layout is not None and has_grown_to(array, layout)
 
     def _check_data(self, commit: Commit) -> None:
         layout = layout_of(commit)
@@ -257,7 +262,7 @@ class _SetVerification:
         for file in range(layout.n_files):
             name = f"embedding/{layout.file_name(file)}"
             self._know(name)
-            path = self._directory / name
+            path = f"{self._directory}/{name}"
             grown = self._extending and name in self._files and may_have_grown(path, layout, file)
             if name not in self._files:
                 reasons = ["is missing"]
@@ -271,7 +276,7 @@ class _SetVerification:
                 self._note(name, "holds rows of an extension under way")
         if self._extending:
             for name in self._files:
-                unknown = f"{self._key}/{name}" not in self._store.known
+                unknown = f"{self._name}/{name}" not in self._store.known
                 if name.startswith("embedding/c/") and unknown:
                     self._note(name, "belongs to an extension under way")
 
@@ -283,7 +288,7 @@ class _SetVerification:
         for small, facts in commit.metadata.items():
             if small != "embedding/zarr.json":
                 self._know(small)
-                self._compare(self._directory / small, facts, f"{self._key}/{small}")
+                self._compare(facts, f"{self._name}/{small}")
         same = (commit.dim, commit.dtype, commit.block_rows) == (
             current.dim,
             current.dtype,
@@ -296,7 +301,8 @@ class _SetVerification:
         if layout is None:
             return
         # A data file that cannot be read is reported by itself.
-        row = first_row_not_stored(self._directory / "embedding", layout, current, commit)
+        array = Path(self._directory, "embedding")
+        row = first_row_not_stored(array, layout, current, commit)
         if row is not None:
             self._blame(name, f"its rows from {row:,} are not stored")
 
@@ -315,7 +321,7 @@ class _SetVerification:
             if _UNFINISHED.fullmatch(name):
                 self._know(name)
                 if note:
-                    self._store.notes.setdefault(f"{self._key}/{name}", note)
+                    self._store.notes.setdefault(f"{self._name}/{name}", note)
 
 
 def _identified(attributes: dict[str, Any], dtype: str) -> bool:
@@ -478,7 +484,8 @@ class _Verification:
 
     def _set_keys(self) -> list[str]:
         """Return the keys of everything that is a set, was one, or may become one."""
-        return sorted({*self._listed["sets"], *filter(SetKey.parse, self._folders)})
+        there = (folder for folder in self._folders if folder.count("/") == 2)
+        return sorted({*self._listed["sets"], *filter(SetKey.parse, there)})
 
     def _check_group(self, folder: str, attributes: dict[str, Any]) -> None:
         """Check the ``zarr.json`` of the root, a dataset or a kind: it has only one form."""
@@ -736,15 +743,13 @@ def walk_store(root: Path) -> tuple[set[str], set[str], dict[str, str]]:
         folder, above = left.pop()
         for entry in _entries(folder):
             name = above + entry.name
-            if entry.is_symlink():
-                odd[name] = "symbolic link"
-            elif entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False):
                 folders.add(name)
                 left.append((entry.path, f"{name}/"))
             elif entry.is_file(follow_symlinks=False):
                 files.add(name)
             else:
-                odd[name] = "device or pipe"
+                odd[name] = "symbolic link" if entry.is_symlink() else "device or pipe"
     return files, folders, odd
 
 
