@@ -230,6 +230,7 @@ def write_durably(
     staged: Path | None = None,
     sealed: bool = False,
     synced: bool = True,
+    new: bool = False,
 ) -> None:
     """Write `parts` to `path`: staged, fsynced, renamed, directory fsynced.
 
@@ -241,9 +242,13 @@ def write_durably(
         Leave the file read-only: it is replaced from now on, never written to.
     synced : bool
         False leaves out both fsyncs: of a file that can be fetched again, and is compared then.
+    new : bool
+        Link it to its place, which, unlike a rename, replaces nothing.
 
     Raises
     ------
+    FileExistsError
+        If there is something at `path` that should be `new`.
     OSError
         If the file system refuses: full, read-only, no permission. Nothing is left behind.
     """
@@ -264,7 +269,11 @@ def write_durably(
                 os.fsync(file.fileno())
             if os.name == "nt":
                 file.close()  # no open file can be renamed there
-            staged.replace(path)
+            if new:
+                os.link(staged, path)
+                staged.unlink()
+            else:
+                staged.replace(path)
         if synced:
             fsync_directory(path.parent)
     except BaseException as err:

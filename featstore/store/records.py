@@ -20,9 +20,7 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from featstore.durable import fsync_directory, make_folders, write_durably
+from featstore.durable import write_durably
 from featstore.errors import (
     CorruptStoreError,
     FormatVersionError,
@@ -615,16 +613,8 @@ def create_tag(root: Path, name: str, data: bytes) -> bool:
     StoreWriteError
         If the file system refuses.
     """
-    path = root / tag_file(name)
-    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}.staged")
     try:
-        make_folders(path.parent)
-        write_durably(staged, [data], sealed=True)
-        try:
-            os.link(staged, path)  # which, unlike a rename, replaces nothing
-        finally:
-            staged.unlink()
-        fsync_directory(path.parent)
+        write_durably(root / tag_file(name), [data], sealed=True, new=True)
     except FileExistsError:
         return False
     except OSError as err:

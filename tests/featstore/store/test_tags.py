@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from featstore.command_line import EXIT_VERIFY, run_command
 from featstore.errors import CorruptStoreError, StoreWriteError, UnknownSetError
 from featstore.identity import canonical_json, sealed, sha256_hex
 from featstore.share.copy import copy_sets, make_tag
-from featstore.store import verify_store
+from featstore.store import collect_garbage, verify_store
 from featstore.store.catalog import read_catalog
 from featstore.store.files import json_bytes
 from featstore.testing import item_table, write_set
@@ -39,6 +40,24 @@ def tagged(tmp_path: Path) -> Path:
     make_tag(root, "new")
     unseal(root)
     return root
+
+
+def test_gc_leaves_a_tag_that_is_about_to_be_linked(
+    tagged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, collected = os.link, []
+
+    def collecting(*paths: Path) -> None:
+        collected.extend(collect_garbage(tagged, grace=-1))
+        link(*paths)
+
+    monkeypatch.setattr(os, "link", collecting)
+    made = make_tag(tagged, "newest")
+    assert collected == []
+    assert open_store(tagged).tag("newest") == made
+    assert sorted(path.name for path in (tagged / "tags").iterdir()) == [
+        "new.json", "newest.json", "old.json",
+    ]  # fmt: skip
 
 
 def _exchange(tags: Path) -> None:
