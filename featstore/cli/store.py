@@ -515,8 +515,8 @@ def sign_command(store: StorePlace, key: Path, new_key: bool, as_json: bool) -> 
     back or hidden since: `open_store(…, key=…)`, `featstore verify --key`, `featstore pull --key`.
     Sign again whenever the store has changed.
     """
-    if new_key:
-        make_key(key)
+    if new_key and not make_key(key):
+        click.echo(f"{key} exists: the store is signed by this key", err=True)
     signature = sign_store(store, key)
     if as_json:
         print_json({"store": str(store), **signature.document()})

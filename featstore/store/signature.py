@@ -258,8 +258,15 @@ def _read_key(path: Path) -> bytes:
         ) from err
 
 
-def make_key(path: Path) -> None:
+def make_key(path: Path) -> bool:
     """Make a private key, in PEM, in a file that only its owner reads; one that is there stays.
+
+    A key that a killed process had drawn, and not yet put in its place, is taken, not drawn anew.
+
+    Returns
+    -------
+    bool
+        Whether there was none.
 
     Raises
     ------
@@ -269,15 +276,17 @@ def make_key(path: Path) -> None:
     with needs_extra("Signing"):
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    form = serialization
-    data = Ed25519PrivateKey.generate().private_bytes(
-        form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()
-    )
+    form, mode = serialization, stat.S_IRUSR | stat.S_IWUSR
     staged = path.with_name(f".{path.name}.staged")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # never opened to a group
+        data = _own_key(staged, mode)
         is_free(staged)  # what a killed process left there goes away
-        mode = stat.S_IRUSR | stat.S_IWUSR
+        if os.path.lexists(path):
+            return False
+        data = data or Ed25519PrivateKey.generate().private_bytes(
+            form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()
+        )
         handle = open_descriptor(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             try_lock(handle)
@@ -291,6 +300,17 @@ def make_key(path: Path) -> None:
         fsync_directory(path.parent)
     except OSError as err:
         raise write_error(path, err) from err
+    return True
+
+
+def _own_key(path: Path, mode: int) -> bytes:
+    """Return a whole private key that this user, and nobody else, can have written; or nothing."""
+    with contextlib.suppress(FeatstoreError, OSError, AttributeError):  # Windows has no user ids
+        facts = path.lstat()
+        if (facts.st_uid, stat.S_IMODE(facts.st_mode)) == (os.geteuid(), mode):
+            _private_key(path)
+            return _read_key(path)
+    return b""
 
 
 def sign_store(place: str | Path, key: Path) -> Signature:
