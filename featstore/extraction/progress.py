@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import StoreWriteError
+from featstore.store.files import IrregularFileError, open_descriptor
 
 #: Stages that run in worker threads, ...
 IN_WORKERS = ("read", "decode", "prepare")
@@ -262,7 +263,7 @@ class JobLog:
     Raises
     ------
     StoreWriteError
-        If the file cannot be opened.
+        If the file cannot be opened, or is a link, pipe or device.
     """
 
     def __init__(self, path: str | Path | None) -> None:
@@ -272,11 +273,12 @@ class JobLog:
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        except OSError as err:
+            self._handle = open_descriptor(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        except (OSError, IrregularFileError) as err:
+            what = getattr(err, "strerror", None) or "it is no regular file"
             raise StoreWriteError(
-                f"Cannot write the log {path}: {err.strerror or err}. Name another file with "
-                "--log, or do without (--no-log)."
+                f"Cannot write the log {path}: {what}. Name another file with --log, or do without "
+                "(--no-log)."
             ) from err
 
     def write(self, event: str, **facts: Any) -> None:
