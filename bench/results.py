@@ -33,8 +33,10 @@ from bench.metrics.ranks import CUTOFFS
 from bench.metrics.summary import METRICS, query_values
 from bench.runs import RUN_COLUMNS
 from featstore.durable import is_free
+from featstore.errors import CorruptStoreError
 from featstore.identity import canonical_json, sha256_hex
-from featstore.store.files import json_bytes, read_json, write_file
+from featstore.store.files import json_bytes, read_json, read_regular, write_file
+from featstore.store.parquet_guard import check_sizes, check_values, unpack
 
 #: Settings that may be chosen from the training data.
 CHOSEN = ("penalty", "mix", "gamma", "n_components", "top_k", "power")
@@ -223,17 +225,19 @@ def _ids_of(paths: Sequence[Path]) -> dict[Path, set[str]]:
     if not paths:
         return found
     try:
+        _guard(paths)
         # All at once in a third of the time of one by one.
         scan = pl.scan_parquet(list(paths), glob=False, include_file_paths="file")
         held = scan.select("run_id", "file").unique().collect()
         places = {str(path): path for path in paths}
         for run_id, file in held.iter_rows():
             found.setdefault(places[file], set()).add(run_id)
-    except (pl.exceptions.PolarsError, OSError):
+    except _UNREADABLE:
         # One of them is damaged, or of an older version.
         found.clear()
         for path in paths:
-            with suppress(pl.exceptions.PolarsError, OSError):
+            with suppress(*_UNREADABLE):
+                _guard([path])
                 found[path] = set(pl.read_parquet(path, columns=["run_id"])["run_id"])
     return {path: found[path] for path in paths if path in found}
 
@@ -413,6 +417,28 @@ def _run_files(root: Path) -> list[Path]:
     return sorted([*folder.glob("[0-9a-f]*.parquet"), *folder.glob(f"{_MANY}*.parquet")])
 
 
+#: What is raised of a file that is no table, or would unpack to far more than it is.
+_UNREADABLE = (pl.exceptions.PolarsError, OSError, ValueError, CorruptStoreError)
+
+#: Bytes of a file of results, at most.
+_MOST = 2**34
+
+
+def _guard(paths: Iterable[Path]) -> int:
+    """Return the bytes of these files, each of which unpacks to what its size allows."""
+    facts = [(path, path.stat()) for path in paths]
+    return sum(_checked(path, one.st_size, one.st_mtime_ns) for path, one in facts)
+
+
+@lru_cache(maxsize=2**16)
+def _checked(path: Path, *stamps: int) -> int:
+    """Look at the headers of a file once, as long as its size and time of change stay."""
+    del stamps
+    data = read_regular(path, limit=_MOST)
+    check_sizes(data)
+    return len(data)
+
+
 #: How the name of a file of many runs begins.
 _MANY = "many-"
 
@@ -434,8 +460,10 @@ def _read_all(paths: Sequence[Path], schema: dict[str, Any]) -> pl.DataFrame:
     """
     if not paths:
         return pl.DataFrame(schema=schema)
-    with suppress(pl.exceptions.PolarsError, OSError):
+    with suppress(*_UNREADABLE):
+        n_bytes = _guard(paths)
         table = pl.read_parquet(list(paths), glob=False)
+        check_values(table, n_bytes)
         if dict(table.schema) == schema:
             return table
     # One of them is of an older version, or damaged: then the error names it.
@@ -444,7 +472,7 @@ def _read_all(paths: Sequence[Path], schema: dict[str, Any]) -> pl.DataFrame:
 
 def _read(path: Path, schema: dict[str, Any]) -> pl.DataFrame:
     try:
-        table = pl.read_parquet(path)
+        table = unpack(read_regular(path, limit=_MOST))
         if "run_id" in table.columns:
             # A column that an older version did not write yet is unknown, so that its rows form
             # a series of their own and are never mixed with newer ones.
@@ -453,7 +481,7 @@ def _read(path: Path, schema: dict[str, Any]) -> pl.DataFrame:
         if dict(table.schema) == schema:
             return table
         return table.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
-    except (pl.exceptions.PolarsError, OSError) as err:
+    except _UNREADABLE as err:
         raise NoResultsError(
             f"{path} cannot be read as a result: {str(err).splitlines()[0]}. Delete it and run "
             "the suite again: only this run is redone."

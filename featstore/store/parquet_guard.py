@@ -47,7 +47,10 @@ class ThriftReader:
         while head := self._byte():
             step, kind = head >> 4, head & 0x0F
             number = number + step if step else self._zigzag()
-            fields[number] = kind == _TRUE if kind in (_TRUE, _FALSE) else self._value(kind, depth)
+            if kind in _INTEGERS:
+                fields[number] = self._zigzag()
+            else:
+                fields[number] = kind == _TRUE if kind in (_TRUE, _FALSE) else self._value(kind, depth)
         return fields
 
     def _value(self, kind: int, depth: int) -> Any:
@@ -74,7 +77,13 @@ class ThriftReader:
         return [self._value(kind, depth) for _ in range(size)]
 
     def _zigzag(self) -> int:
-        value = self._varint()
+        position = self.position
+        # Most are of one byte: they are read without another call.
+        value = self._data[position] if position < self._end else 0x80
+        if value < 0x80:
+            self.position = position + 1
+        else:
+            value = self._varint()
         return (value >> 1) ^ -(value & 1)
 
     def _varint(self) -> int:
@@ -87,7 +96,11 @@ class ThriftReader:
         raise ThriftError("an integer of more than 64 bits")
 
     def _byte(self) -> int:
-        return self._bytes(1)[0]
+        position = self.position
+        if position >= self._end:
+            raise ThriftError("the structure ends too early")
+        self.position = position + 1
+        return self._data[position]
 
     def _bytes(self, n_bytes: int) -> bytes:
         end = self.position + n_bytes
@@ -156,9 +169,16 @@ def unpack(data: bytes) -> pl.DataFrame:
         table = pl.read_parquet(io.BytesIO(data), use_statistics=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as err:
         raise ValueError((str(err).splitlines() or [type(err).__name__])[0][:200]) from err
-    # The rows of one entry of a dictionary share its bytes, but only until someone copies them.
-    _allow(sum(map(_value_bytes, table.get_columns())), data)
+    check_values(table, len(data))
     return table
+
+
+def check_values(table: pl.DataFrame, n_bytes: int) -> None:
+    """Raise ValueError if the texts of a table are far more than the bytes it was read from.
+
+    The rows of one entry of a dictionary share its bytes, but only until someone copies them.
+    """
+    _allow(sum(map(_value_bytes, table.get_columns())), n_bytes)
 
 
 def check_sizes(data: bytes | mmap) -> None:
@@ -179,13 +199,13 @@ def check_sizes(data: bytes | mmap) -> None:
         # Values of a fixed length are copied out of a dictionary, row by row.
         cells = sum(max(_CELL_BYTES, _size(element.get(2, 0))) for element in leaves)
         total = rows * max(_CELL_BYTES, cells)
-        _allow(total, data)
+        _allow(total, len(data))
         group_rows = 0
         for group in footer[4]:
             group_rows += _size(group[3])
             for chunk in group[1]:
                 total += _chunk_bytes(data, chunk[3], rows=_size(group[3]))
-                _allow(total, data)
+                _allow(total, len(data))
         if group_rows != rows:
             raise ValueError(f"its parts have {group_rows:,} rows, its footer says {rows:,}")
     except (LookupError, TypeError, AttributeError) as err:
@@ -243,10 +263,10 @@ def allowed_bytes(n_bytes: int) -> int:
     return FREE_BYTES + MAX_RATIO * n_bytes
 
 
-def _allow(total: int, data: bytes | mmap) -> None:
-    allowed = allowed_bytes(len(data))
+def _allow(total: int, n_bytes: int) -> None:
+    allowed = allowed_bytes(n_bytes)
     if total > allowed:
         raise ValueError(
-            f"its {len(data):,} bytes would become {total:,} in memory, more than the {allowed:,} "
+            f"its {n_bytes:,} bytes would become {total:,} in memory, more than the {allowed:,} "
             "that a table of this size takes"
         )

@@ -293,3 +293,26 @@ def test_results_of_earlier_versions_are_read(version):
     ]  # fmt: skip
     assert read_ranks(root, rows["run_id"].unique()).height == 72 + 28 * 4
     assert set(compare(root, suite)["comparison"]) >= {"over-chance", "over-real"}
+
+
+def a_bomb(path, rows):
+    """Replace a file of results by a table of many rows, all of them nothing, in a small file."""
+    table = pl.read_parquet(path)
+    table.clear(rows).write_parquet(path, row_group_size=rows)
+    return path.stat().st_size
+
+
+@pytest.mark.parametrize(("place", "rows"), [(run_path, 100_000), (ranks_path, 600_000)])
+def test_a_table_that_unpacks_to_far_more_than_it_is_is_not_read(
+    tmp_path, place, rows, monkeypatch
+):
+    run_id = a_run(1)[0]
+    write_run(tmp_path, *a_run(1))
+    assert a_bomb(place(tmp_path, run_id), rows) < 2**17
+    read = []
+    monkeypatch.setattr(pl, "read_parquet", lambda *_, **__: read.append(1))
+    with pytest.raises(NoResultsError, match=r"would become .* in memory"):
+        read_results(tmp_path) if place is run_path else read_ranks(tmp_path, [run_id])
+    assert read == []
+    if place is run_path:
+        assert finished(tmp_path) == set()
