@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from featstore.errors import CorruptStoreError, RemoteStoreError, needs_extra
-from featstore.remote.objects import MAX_NAMES, Address, Objects, Pace, TransientError, check_name
+from featstore.remote.objects import Address, Objects, Pace, TransientError, check_name
 
 #: Bytes of one entry of a listing, about.
 _ENTRY = 200
@@ -46,21 +46,25 @@ class BucketObjects(Objects):
         retry: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
         try:
             self._store: Any = from_url(address.url, client_options=options, retry_config=retry)
+            # A page of a list is kept until it is whole, however long: few seconds bound it.
+            options["timeout"] = options["read_timeout"]
+            self._lists: Any = from_url(address.url, client_options=options, retry_config=retry)
         except exceptions.BaseError as err:
             raise RemoteStoreError(f"{address.url} cannot be opened: {_said(err)}.") from err
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Yield name and size of the files below `prefix`."""
+        """Yield name and size of the files below `prefix`; too many are a CorruptStoreError."""
         pages = self._pace(prefix or "its list of files").over(
-            self._store.list(prefix or None), unit=_ENTRY
+            self._lists.list(prefix or None), unit=_ENTRY
         )
-        left = MAX_NAMES
+        left = self.limits.most_names
         try:
             for page in pages:
                 left -= len(page)
                 if left < 0:
                     raise CorruptStoreError(
-                        f"{self.address} lists more than {MAX_NAMES:,} files. No store is so large."
+                        f"{self.address} lists more than {self.limits.most_names:,.0f} files. If "
+                        "the store is so large, set HEADSTOCK_MOST_NAMES higher."
                     )
                 for entry in page:
                     yield str(entry["path"]), int(entry["size"])

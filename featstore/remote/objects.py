@@ -32,9 +32,6 @@ PAUSE = 0.2
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
-#: Names of files that a place may list.
-MAX_NAMES = 4_000_000
-
 T = TypeVar("T")
 Piece = TypeVar("Piece", bound=Sized)
 
@@ -45,7 +42,7 @@ class TransientError(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """How slow a server may be; each from the environment, or its default.
+    """How slow a server may be, and how long its list; each from the environment, or its default.
 
     Attributes
     ----------
@@ -56,11 +53,14 @@ class Limits:
         $HEADSTOCK_PATIENCE.
     deadline : float
         Seconds that one file or range may take in all, attempts included, $HEADSTOCK_DEADLINE.
+    most_names : float
+        Files that it may list, $HEADSTOCK_MOST_NAMES.
     """
 
     least_rate: float = 1024.0
     patience: float = 30.0
     deadline: float = 3600.0
+    most_names: float = 1_000_000
 
 
 def read_limits() -> Limits:
@@ -72,7 +72,7 @@ def read_limits() -> Limits:
         If one is no number above 0.
     """
     found = {}
-    for name in ("least_rate", "patience", "deadline"):
+    for name in vars(Limits()):
         variable = f"HEADSTOCK_{name.upper()}"
         text = os.environ.get(variable, "")
         if text:

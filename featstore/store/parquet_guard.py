@@ -47,10 +47,12 @@ class ThriftReader:
         while head := self._byte():
             step, kind = head >> 4, head & 0x0F
             number = number + step if step else self._zigzag()
-            if kind in _INTEGERS:
+            if kind in _INTEGERS:  # as most are
                 fields[number] = self._zigzag()
+            elif kind in (_TRUE, _FALSE):
+                fields[number] = kind == _TRUE
             else:
-                fields[number] = kind == _TRUE if kind in (_TRUE, _FALSE) else self._value(kind, depth)
+                fields[number] = self._value(kind, depth)
         return fields
 
     def _value(self, kind: int, depth: int) -> Any:

@@ -30,6 +30,7 @@ from tests.damage import unseal
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Answer, Proxy
+from tests.featstore.remote.s3_server import s3_server
 
 IMAGES = "birds/image/toy"
 
@@ -133,6 +134,49 @@ def test_a_server_that_trickles_is_given_up(scheme: str, how: str, tmp_path: Pat
         address, more = addressed(scheme, url)
         said = read_in_child(address, tmp_path, **more)
     assert said.startswith("UnreachableError"), said
+
+
+#: Lists a bucket, and prints the error and the seconds until then.
+LIST = """
+import sys, time
+from featstore.errors import FeatstoreError
+from featstore.remote.objects import open_objects, parse_address
+began = time.monotonic()
+try:
+    print(len(list(open_objects(parse_address("s3://team/store")).names())))
+except FeatstoreError as err:
+    print(type(err).__name__, err)
+print(int(time.monotonic() - began))
+"""
+
+
+def list_in_child(url: str, **variables: str) -> tuple[str, int]:
+    """Return what a child says that lists a bucket, and after how many seconds."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LIST],
+        env={**os.environ, **environment(url), **QUICK, **variables},
+        check=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    said, seconds = done.stdout.strip().rsplit("\n", 1)
+    return said, int(seconds)
+
+
+def test_a_page_of_a_list_without_end_is_given_up_after_the_patience() -> None:
+    begin = HEADERS + b"\r\n<ListBucketResult>"
+    drop = b"<Contents><Key>store/a</Key></Contents>" * 100
+    with trickling(begin, drop, pause=0.001) as url:
+        said, seconds = list_in_child(url, HEADSTOCK_DEADLINE="50")
+    assert said.startswith("RemoteStoreError"), said
+    assert seconds < 20  # not the 50 of the deadline
+
+
+def test_a_list_of_too_many_files_is_given_up() -> None:
+    with s3_server() as bucket:
+        bucket.objects.update({f"team/store/{number}": b"" for number in range(30)})
+        assert list_in_child(bucket.url, HEADSTOCK_MOST_NAMES="30")[0] == "30"
+        said, _ = list_in_child(bucket.url, HEADSTOCK_MOST_NAMES="29")
+    assert said.startswith("CorruptStoreError"), said
+    assert "lists more than 29 files" in said
 
 
 def test_the_time_of_a_piece_that_waits_is_counted_once() -> None:
