@@ -136,6 +136,15 @@ WRITES = (
             f"{_ENCODER} --store store", "model"),
 )  # fmt: skip
 
+#: Commands that work in processes of their own -> where those write ("" is the folder of the
+#: command), and the number of their first calls, one of which kills one of them.
+WORKERS = {
+    Command("extract, decoders", _EXTRACT.replace("--jobs 1", "--jobs 2"), "model"): ("pipe:", 5),
+    Command("extract, devices", f"{_EXTRACT} --devices cpu,cpu", "model"): ("", 30),
+    Command("bench run, jobs", "bench run --suite smoke --method conse --source head -o results "
+            "--jobs 2", stores=("results/store",)): ("", 30),
+}  # fmt: skip
+
 #: Commands that only read, typed so that they do their work.
 READS = (
     Command("ls", "featstore ls store", "birds"),

@@ -17,6 +17,9 @@ import pytest
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 
+#: What the fault-injecting layer does at a call, by number.
+MODES = ("none", "before", "after", "torn", "short", "fail", "fail_from", "stop")
+
 #: Why the children cannot start: what they extract are pictures.
 PICTURES = "needs Pillow: pip install 'headstock[extract]'"
 

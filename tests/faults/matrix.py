@@ -35,8 +35,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.faults.commands import WRITES, Command
-from tests.faults.conftest import Children, build_shim, can_have_own_pids
+from tests.faults.commands import WORKERS, WRITES, Command
+from tests.faults.conftest import MODES, Children, build_shim, can_have_own_pids
 from tests.featstore.remote.static import static_server
 
 KILLED = -9
@@ -61,10 +61,19 @@ FAULTS = ("before", "after", "torn", "ENOSPC", "EIO")
 
 @dataclass(frozen=True)
 class Attempt:
-    """One fault: which, and at which call, counted from 1."""
+    """One fault: which, and at which call, counted from 1.
+
+    With `then`, the command that is typed again meets another one, if it makes so many calls.
+    """
 
     fault: str
     at: int
+    then: Attempt | None = None
+
+    @property
+    def kind(self) -> str:
+        """Return what it is counted as."""
+        return self.fault if self.then is None else "twice"
 
     def request(self, *, threads: bool) -> dict[str, Any]:
         """Return it as the children take it."""
@@ -122,6 +131,19 @@ def attempts(calls: Sequence[str]) -> list[Attempt]:
     return found
 
 
+def attempts_twice(calls: Sequence[str], seed: int, name: str, n: int) -> list[Attempt]:
+    """Return n kills, after each of which the same command is killed, or refused, elsewhere."""
+    numbers = random.Random(f"{seed} {name} twice")
+    kills = [one for one in attempts(calls) if one.fault in ("before", "after", "torn")]
+    return [
+        Attempt(
+            first.fault, first.at,
+            Attempt(numbers.choice(["before", "before", "EIO"]), numbers.randint(1, len(calls))),
+        )
+        for first in numbers.sample(kills, min(n, len(kills)))
+    ]  # fmt: skip
+
+
 class Bed:
     """A folder in which commands are typed, and the children that type them."""
 
@@ -131,6 +153,7 @@ class Bed:
         self.root = folder / "case"
         self._worlds = folder / "worlds"
         self._messages = folder / "messages"
+        self._token = folder / "token"
         self._worlds.mkdir(parents=True)
 
     def enter(self, command: Command) -> None:
@@ -175,7 +198,7 @@ class Bed:
         """Return what verify finds in the stores now."""
         if not command.stores:
             return []
-        report = self._run("damage", stores=list(command.stores))
+        report = self._run("verified", stores=list(command.stores))
         found: list[str] = report["value"] if report["code"] == 0 else [_exit(report)]
         return found
 
@@ -221,18 +244,68 @@ class Bed:
         self.enter(command)
         report = self.type(command.line, fault=attempt.request(threads=command.threads))
         wrong = list(self._how_it_failed(attempt, report))
+        if attempt.then is not None:
+            wrong += [f"at once, {line}" for line in self._new_damage(command, whole)]
+            second = attempt.then.request(threads=command.threads)
+            report = self.type(command.line, fault=second)
+            if report["code"] not in (0, KILLED) or report.get("value", 0) not in (0, 1, 4):
+                wrong.append(f"the second time: {_exit(report)} {self.said()[-600:]}")
+        return wrong + self._again(command, whole, command.line, every=True)
+
+    def _new_damage(self, command: Command, whole: Undisturbed) -> list[str]:
+        return [line for line in self.damage(command) if line not in whole.damage]
+
+    def _again(self, command: Command, whole: Undisturbed, line: str, *, every: bool) -> list[str]:
+        """Type a command again, clean up, and return what is not as the undisturbed run left it.
+
+        Without `every`, only rows are compared.
+        """
         report = self._run(
-            "again", line=self._filled(command.line), messages=str(self._messages),
+            "again", line=self._filled(line), messages=str(self._messages),
             stores=list(command.stores), done=command.done, after=self._filled(command.after),
         )  # fmt: skip
         if report["code"] != 0:
-            return [*wrong, f"again: ended by {_exit(report)}"]
+            return [f"again: ended by {_exit(report)}"]
         left = report["value"]
-        wrong += [f"at once, {line}" for line in left["damage"] if line not in whole.damage]
+        wrong = [f"at once, {line}" for line in left["damage"] if line not in whole.damage]
         if left["code"] != 0:
             wrong.append(f"again: exit {left['code']}, {self.said().strip()[-600:]}")
-        wrong += left["problems"]
-        return wrong + list(differences(whole.tree, left["tree"]))
+        trees = [
+            {name: what for name, what in tree.items() if every or "/embedding/c/" in name}
+            for tree in (whole.tree, left["tree"])
+        ]
+        return [*wrong, *left["problems"], *differences(*trees)]
+
+    def workers_undisturbed(self, command: Command) -> Undisturbed:
+        """Return what a command leaves whose worker processes write: their calls are unseen."""
+        self.enter(command)
+        report = self.type(command.line, learn=True)
+        if report["code"] != 0 or report["value"] != 0:
+            raise DisturbedError(f"exit {_exit(report)}: {self.said().strip()[-1200:]}")
+        return Undisturbed([], [], self.settle(command)["tree"])
+
+    def kill_worker(
+        self, command: Command, whole: Undisturbed, attempt: Attempt, below: str
+    ) -> list[str] | None:
+        """Kill one worker process of a command; return what does not hold, None if none died.
+
+        A decoder that dies costs its picture, which the same command tries again if it is told to.
+        """
+        self.enter(command)
+        self._token.unlink(missing_ok=True)
+        mode = MODES.index(attempt.fault)
+        spec = f"{mode} {attempt.at} {below or self.root} {self._token}"
+        report = self.type(command.line, environment={"FAULTS_WORKER": spec})
+        if not self._token.exists():
+            return None
+        wrong = []
+        if report["code"] != 0 or report["value"] not in (0, 1, 3):
+            wrong.append(f"exit {_exit(report)}: {self.said()[-600:]}")
+        if report.get("value") == 1 and "Traceback" in self.said():
+            wrong.append(f"failed with a traceback: {self.said()[-600:]}")
+        skipped = report.get("value") == 3
+        line = f"{command.line} --retry-failed" if skipped else command.line
+        return wrong + self._again(command, whole, line, every=not skipped)
 
     def _how_it_failed(self, attempt: Attempt, report: dict[str, Any]) -> Iterator[str]:
         if attempt.fault in ("before", "after", "torn"):
@@ -290,6 +363,15 @@ class Result:
     failures: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
+    def count(self, attempt: Attempt, wrong: list[str], call: str) -> None:
+        """Count an attempt, and keep what did not hold after it."""
+        self.made[attempt.kind] += 1
+        self.held[attempt.kind] += not wrong
+        if wrong:
+            where = {"at": attempt.at, "call": call, "fault": attempt.kind}
+            then = {"then": [attempt.then.fault, attempt.then.at]} if attempt.then else {}
+            self.failures.append({**where, **then, "wrong": wrong[:8]})
+
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
         rows = {
@@ -303,9 +385,13 @@ class Result:
 
 
 def run_command(
-    bed: Bed, command: Command, choose: Callable[[list[Attempt]], list[Attempt]] = list
+    bed: Bed,
+    command: Command,
+    choose: Callable[[list[Attempt]], list[Attempt]] = list,
+    *,
+    twice: int = 0,
 ) -> Result:
-    """Make attempts at a command, by default all of the matrix."""
+    """Make attempts at a command, by default all of the matrix, and some with a second fault."""
     start = time.monotonic()
     try:
         whole = bed.undisturbed(command)
@@ -314,15 +400,25 @@ def run_command(
         return Result(command.name, 0, 0, 1, Counter(none=1), Counter(none=0), [failure])
     every, sites = attempts(whole.calls), {call_site(call) for call in whole.calls}
     result = Result(command.name, len(whole.calls), len(sites), len(every))
-    for attempt in choose(every):
-        wrong = bed.attempt(command, whole, attempt)
-        result.made[attempt.fault] += 1
-        result.held[attempt.fault] += not wrong
-        if wrong:
-            call = whole.calls[attempt.at - 1]
-            result.failures.append(
-                {"at": attempt.at, "call": call, "fault": attempt.fault, "wrong": wrong[:8]}
-            )
+    for attempt in [*choose(every), *attempts_twice(whole.calls, 17, command.name, twice)]:
+        result.count(attempt, bed.attempt(command, whole, attempt), whole.calls[attempt.at - 1])
+    result.seconds = time.monotonic() - start
+    return result
+
+
+def run_workers(bed: Bed, command: Command, n: int) -> Result:
+    """Kill a worker process of a command at n places, or as many of them as it comes to."""
+    start = time.monotonic()
+    below, calls = WORKERS[command]
+    places = [Attempt(fault, at + 1) for fault in ("before", "torn") for at in range(calls)]
+    result = Result(command.name, 0, 0, 0)
+    whole = bed.workers_undisturbed(command)
+    for attempt in random.Random(f"17 {command.name}").sample(places, min(n, len(places))):
+        wrong = bed.kill_worker(command, whole, attempt, below)
+        if wrong is not None:
+            worker = Attempt("worker", attempt.at)
+            result.count(worker, wrong, f"{attempt.fault} call {attempt.at} of a worker")
+    result.planned = sum(result.made.values())
     result.seconds = time.monotonic() - start
     return result
 

@@ -23,10 +23,9 @@ from typing import Any
 
 from featstore import FeatstoreError
 from tests.faults import publishers, scenarios, steps, team, typed
+from tests.faults.conftest import MODES
 
 _SET_DUMPABLE = 4
-
-MODES = ("none", "before", "after", "torn", "short", "fail", "fail_from", "stop")
 
 
 def run_child(request: dict[str, Any], report: Path) -> int:

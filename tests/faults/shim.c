@@ -74,10 +74,29 @@ static int below(int dir, const char *path, char *full, size_t size)
         else snprintf(full, size, "%s", base);
     }
     size_t n = strlen(folder);
-    return strncmp(full, folder, n) == 0 && (full[n] == 0 || full[n] == '/');
+    return strncmp(full, folder, n) == 0 && (full[n] == 0 || full[n] == '/' || full[n] == '[');
 }
 
-static void die(void) { kill(getpid(), SIGKILL); for (;;) pause(); }
+/* Of the worker processes of a command, the one dies that makes this file. */
+static char token[4096];
+
+static void die(void)
+{
+    if (token[0] && syscall(SYS_openat, AT_FDCWD, token, O_CREAT | O_EXCL | O_WRONLY, 0600) < 0) {
+        mode = NONE;
+        return;
+    }
+    kill(getpid(), SIGKILL);
+    for (;;) pause();
+}
+
+/* A process that a command starts is armed as it begins; a folder "pipe:" is every pipe. */
+__attribute__((constructor)) static void arm_worker(void)
+{
+    const char *spec = getenv("FAULTS_WORKER");
+    if (spec && sscanf(spec, "%d %d %4095s %4095s", &mode, &at, folder, token) != 4) mode = NONE;
+    every_thread = spec != NULL;
+}
 
 /* Number a call; return 1 if it must fail with errno, 2 if it must tear, 3 if it is short. */
 static int before(const char *name, int dir, const char *path, int writes)

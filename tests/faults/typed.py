@@ -90,7 +90,7 @@ def again(
         ``damage``: what verify said first. ``code``: exit code of the command; 0 too if it said
         `done` and left what is ``tree`` in the end. ``problems`` and ``tree``: of `settle`.
     """
-    found = damage(root, stores=stores)
+    found = verified(root, stores=stores)
     code = typed(root, line=line, messages=messages)
     before = tree(root) if code == 1 and done and done in Path(messages).read_text() else None
     if after:
@@ -99,7 +99,7 @@ def again(
     return {"damage": found, "code": 0 if before == settled["tree"] else code, **settled}
 
 
-def damage(root: Path, *, stores: list[str]) -> list[str]:
+def verified(root: Path, *, stores: list[str]) -> list[str]:
     """Return what verify says of these stores, but for what it says is under way."""
     return [line for line in _problems(root, stores) if not line.endswith(_UNDER_WAY)]
 
