@@ -9,10 +9,17 @@ import pickle
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
-from featstore.errors import EngineError, FeatstoreError, needs_extra, unknown_name
+from featstore.errors import (
+    EngineError,
+    FeatstoreError,
+    WorkerDiedError,
+    needs_extra,
+    unknown_name,
+)
 
 
 def single_thread() -> None:
@@ -137,6 +144,8 @@ class Workers:
             If Ray is not installed.
         EngineError
             From the iterator, if Ray gave a worker up.
+        WorkerDiedError
+            From the iterator, if a process of this machine was killed.
         """
         if self.engine == "ray":
             cores = self.jobs or os.cpu_count() or 1
@@ -174,6 +183,12 @@ class _ProcessRun:
             try:
                 for future in futures if ordered else as_completed(futures):
                     yield future.result()
+            except BrokenProcessPool as err:
+                raise WorkerDiedError(
+                    "A worker process ended before its work was done (killed, or out of memory). "
+                    "What is finished is kept: run the same command again, with fewer jobs if "
+                    "memory was the cause."
+                ) from err
             except BaseException:
                 # Waiting lets the tasks that run end whole: nothing half-written stays behind.
                 pool.shutdown(wait=True, cancel_futures=True)

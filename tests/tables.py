@@ -281,6 +281,22 @@ def faults(data: Data) -> list[str]:
     return table(["command", "calls", "call sites", "attempts", *FAULTS], rows)
 
 
+def more_faults(data: Data) -> list[str]:
+    """Return how many attempts with a second fault, a killed worker or a killed demo held."""
+    kinds = {"twice": "a second fault", "worker": "a worker killed", "group": "all killed"}
+    made, held = Counter[str](), Counter[str]()
+    rows = []
+    for row in data["commands"]:
+        made.update(row["attempts"])
+        held.update(row["held"])
+        if set(row["attempts"]) - {"twice"}:
+            rows += [[row["name"], kinds[kind], f"{row['held'][kind]:,} of {n:,}"]
+                     for kind, n in row["attempts"].items()]  # fmt: skip
+    second = ["each command of the table above", kinds["twice"]]
+    second.append(f"{held['twice']:,} of {made['twice']:,}")
+    return table(["command", "fault", "held"], [second, *rows])
+
+
 def _counted(numbers: Mapping[str, int]) -> list[str]:
     made = sum(numbers[f"{name} attempts"] for name in FAULTS)
     sampled = "" if made == numbers["planned"] else f" of {numbers['planned']:,}"
@@ -297,6 +313,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "demo, controls": ("demo.json", demo_controls),
     "demo, conse": ("demo.json", demo_conse),
     "faults": ("reliability.json", faults),
+    "faults, more": ("reliability_more.json", more_faults),
     "few-shot": ("few_shot.json", few_shot),
     "statistics": ("statistics.json", statistics_cells),
     **{name: ("trained.json", render) for name, render in trained.TABLES.items()},

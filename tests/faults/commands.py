@@ -145,6 +145,14 @@ WORKERS = {
             "--jobs 2", stores=("results/store",)): ("", 30),
 }  # fmt: skip
 
+#: Steps that `headstock demo` is given where it is killed as a whole: as its own, but small.
+DEMO = f"""
+headstock extract manifest --kind image {_ENCODER} --jobs 2 --store OUT/store
+headstock fit ridge {_FIT} --y toy/caption/toy --penalty 1 -o OUT/ridge --force
+headstock eval {_SWEEP.removeprefix("bench ").replace("-o results", "-o OUT/results")} --jobs 2
+headstock report OUT/results --store store -o OUT/report.html
+"""
+
 #: Commands that only read, typed so that they do their work.
 READS = (
     Command("ls", "featstore ls store", "birds"),

@@ -24,6 +24,8 @@ import os
 import random
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,8 +37,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.faults import typed
 from tests.faults.commands import WORKERS, WRITES, Command
-from tests.faults.conftest import MODES, Children, build_shim, can_have_own_pids
+from tests.faults.conftest import MODES, REPOSITORY, Children, build_shim, can_have_own_pids
+from tests.faults.worlds import WORLDS
 from tests.featstore.remote.static import static_server
 
 KILLED = -9
@@ -423,6 +427,82 @@ def run_workers(bed: Bed, command: Command, n: int) -> Result:
     return result
 
 
+#: Types `headstock demo` with the small steps.
+_TYPE_DEMO = (
+    "from bench.cli import demo; from tests.faults.commands import DEMO; "
+    "demo.STEPS = DEMO; demo.demo_command(['-o', 'out'])"
+)
+
+
+def _type_demo(root: Path, seconds: float | None = None) -> tuple[int, str]:
+    """Type the demo in a session of its own, and kill all of that after so many seconds.
+
+    Returns
+    -------
+    code : int
+        Its exit code.
+    said : str
+        What it said last.
+    """
+    path = f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    env = {**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(root / "cache")}
+    with (root.parent / "said").open("w+") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _TYPE_DEMO], cwd=root, env=env, start_new_session=True,
+            stdout=said, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            code = process.wait()
+        said.seek(0)
+        return code, said.read()[-600:]
+
+
+def run_demo(folder: Path, n: int) -> Result:
+    """Kill `headstock demo` with all that it started, n times, and type it again."""
+    began = time.monotonic()
+    result = Result("demo", 0, 0, n)
+    world, root = folder / "world", folder / "root"
+    world.mkdir()
+    for name in ("model", "toy"):
+        WORLDS[name](world)
+    shutil.copytree(world, root)
+    start = time.monotonic()
+    code, said = _type_demo(root)
+    seconds = time.monotonic() - start
+    if code != 0:
+        raise DisturbedError(f"exit {code}: {said}")
+    whole = typed.settle(root, stores=["out/store"])["tree"]
+    numbers = random.Random(17)
+    for number in range(n):
+        at = numbers.uniform(0, seconds)
+        shutil.rmtree(root)
+        shutil.copytree(world, root)
+        code, said = _type_demo(root, at)
+        wrong = [] if code in (0, KILLED) else [f"was not killed: exit {code}, {said}"]
+        wrong += [f"at once, {line}" for line in typed.verified(root, stores=["out/store"])]
+        code, said = _type_demo(root)
+        left = typed.settle(root, stores=["out/store"])
+        wrong += [] if code == 0 else [f"again: exit {code}, {said}"]
+        wrong += [*left["problems"], *differences(whole, left["tree"])]
+        result.count(Attempt("group", number), wrong, f"after {at:.1f} of {seconds:.1f} s")
+    result.seconds = time.monotonic() - began
+    return result
+
+
+def run_more(twice: int, workers: int, demo: int) -> Iterator[Result]:
+    """Yield what a second fault gives, of every command; a worker killed; and a whole demo."""
+    with beds(1) as (bed,):
+        for command in WRITES:
+            yield run_command(bed, command, lambda _: [], twice=twice)
+        for command in WORKERS:
+            yield run_workers(bed, command, workers)
+    with tempfile.TemporaryDirectory() as folder:
+        yield run_demo(Path(folder), demo)
+
+
 def sample(seed: int, name: str, n: int) -> Callable[[list[Attempt]], list[Attempt]]:
     """Return what chooses n of the attempts at a command, the same ones every time."""
     numbers = random.Random(f"{seed} {name}")
@@ -460,7 +540,19 @@ def main() -> int:
     parser.add_argument("--at", type=int, help="only this call")
     parser.add_argument("--sample", type=int, help="so many attempts at each command")
     parser.add_argument("--out", type=Path, help="write counts and failures as JSON")
+    parser.add_argument(
+        "--more", type=int, nargs=3, metavar=("TWICE", "WORKERS", "DEMO"),
+        help="instead: so many second faults a command, killed workers a command, killed demos",
+    )  # fmt: skip
     given = parser.parse_args()
+    if given.more:
+        more: list[Result] = []
+        for result in run_more(*given.more):
+            _show(result)
+            more.append(result)
+            if given.out is not None:
+                _write(given.out, more)
+        return int(any(result.failures for result in more))
     names = tuple(filter(None, given.only.split(";"))) or ("",)
     chosen = [command for command in WRITES if command.name.startswith(names)]
 

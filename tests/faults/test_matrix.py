@@ -10,21 +10,44 @@ import os
 import shlex
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from bench.cli.demo import commands as demo_steps
 from bench.cli.headstock import PLACES
 from featstore.command_line import EXIT_VERIFY
-from tests.faults.commands import READS, STEPS_ONLY, WRITES, Command, every_command, path_of
+from tests.faults.commands import (
+    READS,
+    STEPS_ONLY,
+    WORKERS,
+    WRITES,
+    Command,
+    every_command,
+    path_of,
+)
 from tests.faults.conftest import compiler
-from tests.faults.matrix import Bed, attempts, beds, call_site, run_command, sample
+from tests.faults.matrix import (
+    Bed,
+    attempts,
+    beds,
+    call_site,
+    run_command,
+    run_demo,
+    run_workers,
+    sample,
+)
 from tests.tables import DATA
 
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
 
 #: Attempts at each command by default.
 ATTEMPTS = 2
+
+#: Commands that meet a second fault; by default, a few that clear up after the first.
+TWICE = (
+    [command.name for command in WRITES] if EVERYTHING else ["gc", "rm", "repair", "tag", "push"]
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +92,30 @@ def test_a_fault_anywhere_and_the_same_command_again(bed: Bed, command: Command)
     result = run_command(bed, command, choose)
     assert result.failures == [], json.dumps(result.failures, indent=1)
     assert sum(result.made.values()) >= min(ATTEMPTS, result.calls)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TWICE)
+def test_a_second_fault_while_the_command_is_typed_again(bed: Bed, name: str) -> None:
+    (command,) = (command for command in WRITES if command.name == name)
+    result = run_command(bed, command, lambda _: [], twice=20 if EVERYTHING else 2)
+    assert result.failures == [], json.dumps(result.failures, indent=1)
+    assert result.made["twice"] >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", named(tuple(WORKERS) if EVERYTHING else tuple(WORKERS)[:1]))
+def test_a_killed_worker_process_and_the_same_command_again(bed: Bed, command: Command) -> None:
+    result = run_workers(bed, command, 20 if EVERYTHING else 2)
+    assert result.failures == [], json.dumps(result.failures, indent=1)
+    assert result.made["worker"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not EVERYTHING, reason="half a minute an attempt: HEADSTOCK_FAULTS=all")
+def test_a_demo_that_is_killed_with_all_it_started_and_typed_again(tmp_path: Path) -> None:
+    result = run_demo(tmp_path, 5)
+    assert result.failures == [], json.dumps(result.failures, indent=1)
 
 
 def test_a_careless_command_does_not_pass(bed: Bed) -> None:

@@ -3,7 +3,7 @@
 Each extends one of a few sets by an item, pushes, and begins anew where another was first. Requests
 come late and overtake one another; publishers die before and after their requests take effect, and
 are started again. A default run is small; ``HEADSTOCK_FAULTS=all`` makes 16 publishers commit
-1,000 times in all.
+1,008 times in all, and ``HEADSTOCK_COMMITS=1000`` each of them so many times.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ from tests.featstore.remote.s3_server import Bucket, Request, s3_server
 ADDRESS = "s3://team/store"
 
 PUBLISHERS, DATASETS, COMMITS, KILLS = (16, 8, 63, 400) if EVERYTHING else (4, 2, 3, 20)
+
+#: Commits of each publisher may be said: of 16, a thousand each is a matter of hours.
+COMMITS = int(os.environ.get("HEADSTOCK_COMMITS", COMMITS))
 
 
 #: The files whose puts decide who publishes: most publishers die there.

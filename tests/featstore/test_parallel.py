@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from featstore.parallel import map_threads
+from featstore.errors import WorkerDiedError
+from featstore.parallel import Workers, map_threads
 
 
 def blas_threads(_: object = None) -> list[int]:
@@ -40,3 +42,11 @@ def test_who_limits_blas_to_one_thread_gets_one() -> None:
 def test_an_error_comes_through() -> None:
     with pytest.raises(ZeroDivisionError):
         map_threads(lambda number: 1 / number, [1, 0, 2])
+
+
+def test_a_worker_process_that_is_killed_is_an_error_that_says_what_to_do() -> None:
+    with (
+        Workers(jobs=2).connected() as run,
+        pytest.raises(WorkerDiedError, match="run the same command again"),
+    ):
+        list(run(signal.raise_signal, [signal.SIGKILL, signal.SIGKILL]))
