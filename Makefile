@@ -108,6 +108,7 @@ tables: $(DEV)
 # Most of an hour on 2 cores.
 faults: $(DEV)
 	$(BIN)/python -m tests.faults.matrix --out docs/data/reliability.json
+	$(BIN)/python -m tests.faults.matrix --more 20 20 5 --out docs/data/reliability_more.json
 	$(BIN)/python -m tests.tables write
 
 gpu: $(DEV)

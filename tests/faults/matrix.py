@@ -493,14 +493,14 @@ def run_demo(folder: Path, n: int) -> Result:
 
 
 def run_more(twice: int, workers: int, demo: int) -> Iterator[Result]:
-    """Yield what a second fault gives, of every command; a worker killed; and a whole demo."""
-    with beds(1) as (bed,):
-        for command in WRITES:
-            yield run_command(bed, command, lambda _: [], twice=twice)
-        for command in WORKERS:
-            yield run_workers(bed, command, workers)
+    """Yield what a whole demo killed gives, a worker killed, and a second fault of any command."""
     with tempfile.TemporaryDirectory() as folder:
         yield run_demo(Path(folder), demo)
+    with beds(1) as (bed,):
+        for command in WORKERS:
+            yield run_workers(bed, command, workers)
+        for command in WRITES:
+            yield run_command(bed, command, lambda _: [], twice=twice)
 
 
 def sample(seed: int, name: str, n: int) -> Callable[[list[Attempt]], list[Attempt]]:
