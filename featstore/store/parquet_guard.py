@@ -47,12 +47,7 @@ class ThriftReader:
         while head := self._byte():
             step, kind = head >> 4, head & 0x0F
             number = number + step if step else self._zigzag()
-            if kind in _INTEGERS:  # as most are
-                fields[number] = self._zigzag()
-            elif kind in (_TRUE, _FALSE):
-                fields[number] = kind == _TRUE
-            else:
-                fields[number] = self._value(kind, depth)
+            fields[number] = kind == _TRUE if kind in (_TRUE, _FALSE) else self._value(kind, depth)
         return fields
 
     def _value(self, kind: int, depth: int) -> Any:
@@ -79,13 +74,7 @@ class ThriftReader:
         return [self._value(kind, depth) for _ in range(size)]
 
     def _zigzag(self) -> int:
-        position = self.position
-        # Most are of one byte: they are read without another call.
-        value = self._data[position] if position < self._end else 0x80
-        if value < 0x80:
-            self.position = position + 1
-        else:
-            value = self._varint()
+        value = self._varint()
         return (value >> 1) ^ -(value & 1)
 
     def _varint(self) -> int:
