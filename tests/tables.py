@@ -285,14 +285,15 @@ def more_faults(data: Data) -> list[str]:
     """Return how many attempts with a second fault, a killed worker or a killed demo held."""
     kinds = {"twice": "a second fault", "worker": "a worker killed", "group": "all killed"}
     made, held = Counter[str](), Counter[str]()
-    rows = []
+    rows, commands = [], 0
     for row in data["commands"]:
+        commands += "twice" in row["attempts"]
         made.update(row["attempts"])
         held.update(row["held"])
         if set(row["attempts"]) - {"twice"}:
             rows += [[row["name"], kinds[kind], f"{row['held'][kind]:,} of {n:,}"]
                      for kind, n in row["attempts"].items()]  # fmt: skip
-    second = ["each command of the table above", kinds["twice"]]
+    second = [f"{commands} commands of the table above", kinds["twice"]]
     second.append(f"{held['twice']:,} of {made['twice']:,}")
     return table(["command", "fault", "held"], [second, *rows])
 
