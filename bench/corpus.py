@@ -27,7 +27,7 @@ from bench.options import Generalised, ZeroShot
 from bench.runs import Run
 from featstore.store.store import FeatureStore
 from featstore.store.view import EmbeddingsView
-from fitters.jobs import name_groups, pair_head
+from fitters.jobs import HeadTexts
 
 _VARIANTS = ("name", "lemmas")
 _BARE = "none"
@@ -180,6 +180,8 @@ class Head:
         Classes that share their text share a group: leaving out one must leave out all.
     classes : array of str, shape (c,)
         class_id of each row.
+    asked : float32 array of shape (c, q), optional
+        The texts in the form in which names are asked for, where it is another.
     """
 
     weight: NDArray[np.float32]
@@ -187,6 +189,7 @@ class Head:
     texts: NDArray[np.float32]
     groups: NDArray[Any]
     classes: NDArray[Any]
+    asked: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -375,14 +378,17 @@ def _captions(view: EmbeddingsView, run: Run, image_view: EmbeddingsView, images
 
 
 def _head(head: EmbeddingsView, names: EmbeddingsView, run: Run) -> Head:
-    variants, templates = run.data.head_texts
-    pairs = pair_head(head, names, variants=variants, templates=templates)
-    weight, text = pairs.numpy()
-    bias = pairs.x.bias
+    data = run.data
+    texts = HeadTexts.of(
+        head, names, asked=(data.variants, data.templates),
+        variants=data.head_variants, templates=data.head_templates,
+    )  # fmt: skip
+    weight, bias = texts.pairs.x, texts.paired.x.bias
     return Head(
         weight=weight,
         bias=np.zeros(len(weight), np.float32) if bias is None else bias.astype(np.float32),
-        texts=text,
-        groups=name_groups(pairs),
-        classes=pairs.x.items["class_id"].to_numpy().astype(str),
+        texts=texts.pairs.y,
+        groups=texts.pairs.row_groups,
+        classes=texts.paired.x.items["class_id"].to_numpy().astype(str),
+        asked=texts.pairs.asked,
     )

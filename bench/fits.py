@@ -275,7 +275,7 @@ def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32
             "none. Give it a head_set and a head_name_set (--head and --head-names); `featstore "
             "extract --kind head_weight` makes a head."
         )
-    pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups)
+    pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups, asked=head.asked)
     if source != "head":
         draw = run.seed if run.protocol.control_draw is None else run.protocol.control_draw
         drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))

@@ -40,7 +40,7 @@ from fitters.jobs import TEMPLATES, VARIANTS
 from fitters.methods import METHODS, FitConfig
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 TASKS = tuple(TASK_OPTIONS)
 
@@ -80,7 +80,8 @@ class Data:
         Which prompts make one text per class of the images: what is scored.
     head_variants, head_templates : tuple of str
         Which prompts make one text per class of the head: what is trained on. Empty: those of
-        the images.
+        the images, and the definition where the label set has it; ``auto``: see
+        `fitters.jobs.HeadTexts`.
     pair_variants, pair_templates : tuple of str
         Which prompts make the text that a class's training images are paired with, where images
         have no captions or a class is a pair. Empty: those that are scored. Sentences on a class
@@ -110,7 +111,8 @@ class Data:
     head_variants: tuple[str, ...] = option(
         (),
         help="Variants of the names of the head's classes, by comma: what is trained on "
-        "[default: those of the images' classes].",
+        "[default: those of the images' classes, and the definition where the label set has it]; "
+        "auto chooses them on the head.",
     )
     head_templates: tuple[str, ...] = option(
         (),
@@ -130,11 +132,6 @@ class Data:
     locales: tuple[str, ...] = option(
         (), flag="--locale", help="Variants of captions to use, by comma [default: all]."
     )
-
-    @property
-    def head_texts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Variants and templates of the head's classes."""
-        return self.head_variants or self.variants, self.head_templates or self.templates
 
     @property
     def pair_texts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -19,7 +19,7 @@ from featstore.errors import MisalignedItemsError, lookup
 from featstore.options import option
 from featstore.parallel import Workers
 from featstore.store.store import FeatureStore
-from featstore.store.view import EmbeddingsView, PairedView, join_ids
+from featstore.store.view import BARE, DEFINITION, EmbeddingsView, PairedView, join_ids
 from fitters.alignment import Alignment, OnStage
 from fitters.errors import SettingError, ZeroRowError
 from fitters.from_store import MomentsRequest, moment_sources, pairs_of, training_sources
@@ -30,11 +30,15 @@ from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, Duplicates, covariance_patterns, resolve_duplicates
 from fitters.recipe import fit
 from fitters.select.grid import MOST
-from fitters.sources import Sources
+from fitters.select.kernel import choose_on_prototypes
+from fitters.sources import Sources, prepare
 from fitters.trained.base import OnEpoch
 
 #: Variants and templates of class names, unless others are asked for.
 VARIANTS, TEMPLATES = ("name",), ("none", "photo")
+
+#: In place of variants of a head: those that leaving out classes speaks for; see `HeadTexts`.
+CHOSEN = "auto"
 
 #: The split of the images if none is named.
 SPLIT = "train"
@@ -57,7 +61,10 @@ class FitRequest(FitConfig):
     source : str
         ``head``, or a control: ``random``, ``random-cov``, ``shuffled``.
     variants, templates : sequence of str
-        Which class texts are averaged.
+        Which class texts are averaged: of a `y` of class names what is fitted, of a head the form
+        in which a name will be asked for.
+    head_variants, head_templates : sequence of str
+        Which class texts a head is fitted on; see `HeadTexts`.
     duplicates : str
         What is done with classes that share a name; see `fitters.prototypes.DUPLICATES`.
     rows : str
@@ -108,10 +115,25 @@ class FitRequest(FitConfig):
         needs=("head",),
     )
     variants: tuple[str, ...] = option(
-        VARIANTS, help="Variants of the class names, of --head or of --y."
+        VARIANTS,
+        help="Variants of class names: those that a --y of class names is fitted on, and the form "
+        "in which the classes of a head are asked for.",
     )
     templates: tuple[str, ...] = option(
-        TEMPLATES, help="Prompt templates around the class names, of --head or of --y."
+        TEMPLATES, help="Prompt templates around the names of --variants."
+    )
+    head_variants: tuple[str, ...] = option(
+        (),
+        help="Variants of the names of the head's classes, by comma: what it is fitted on "
+        "[default: --variants, and the definition where the label set has it]; auto chooses them "
+        "on the head.",
+        needs=("head",),
+    )
+    head_templates: tuple[str, ...] = option(
+        (),
+        help="Prompt templates of the names of the head's classes, by comma [default: "
+        "--templates].",
+        needs=("head",),
     )
     duplicates: Duplicates = option(
         "keep", help="Keep, merge or drop classes that share a name.", needs=("head",)
@@ -403,32 +425,123 @@ def _name_facts(request: FitRequest, used: Mapping[str, EmbeddingsView]) -> dict
     return facts if request.source == "head" else {**facts, "seed": request.seed}
 
 
-def pair_head(
-    head: EmbeddingsView,
-    names: EmbeddingsView,
-    *,
-    variants: Sequence[str],
-    templates: Sequence[str],
-) -> PairedView[EmbeddingsView]:
-    """Return each row of a head with the one text of its class.
+@dataclass(frozen=True, eq=False)
+class HeadTexts:
+    """The rows of a head, each with the text of its class.
 
-    Raises
-    ------
-    featstore.errors.MisalignedItemsError
-        If a class of the head has no name among `names`.
+    Attributes
+    ----------
+    paired : PairedView
+        Rows of the head, and the texts that are fitted on.
+    pairs : Pairs
+        The same as arrays. `groups` are the names: classes that share one must be left out
+        together. `asked` are the texts in the form in which names are asked for, if another.
+    variants : tuple of str
+        Of the texts that are fitted on.
+    scores : dict of str to float
+        Criterion of every text that there was to choose from, by its variants.
     """
-    paired = head.pair_by("class_id", names.class_texts(variants=variants, templates=templates))
-    if paired.missing_x:
-        raise MisalignedItemsError(
-            f"{len(paired.missing_x):,} rows of {head.key} have no class name in {names.key} "
-            f"(first: {paired.missing_x[0]!r}). Extract the names of the head's own label set."
-        )
-    return paired
 
+    paired: PairedView[EmbeddingsView]
+    pairs: Pairs
+    variants: tuple[str, ...]
+    scores: dict[str, float]
 
-def name_groups(paired: PairedView[EmbeddingsView]) -> npt.NDArray[Any]:
-    """Return the name of each class: classes that share it must be left out together."""
-    return paired.y.items["text"].str.to_lowercase().to_numpy().astype(str)
+    @classmethod
+    def of(
+        cls,
+        head: EmbeddingsView,
+        names: EmbeddingsView,
+        *,
+        asked: tuple[Sequence[str], Sequence[str]],
+        variants: Sequence[str] = (),
+        templates: Sequence[str] = (),
+        rng: np.random.Generator | None = None,
+    ) -> HeadTexts:
+        """Pair a head with the texts of its classes.
+
+        Parameters
+        ----------
+        head, names : EmbeddingsView
+            Of kinds head_weight and class_name.
+        asked : tuple of variants and templates
+            The form in which names are asked for, where `names` has it.
+        variants : sequence of str
+            None: those of `asked`, and the definition where there is one. ``auto``: of names,
+            lemmas and definitions, alone and each with the definition, those whose left-out
+            classes, asked for by their names, lie nearest to their rows of the head
+            (`fitters.select.kernel.choose_on_prototypes`). No image takes part.
+        templates : sequence of str
+            None: those of `asked`.
+        rng : numpy.random.Generator, optional
+            Draws landmarks for that choice, where a head is large.
+
+        Raises
+        ------
+        featstore.errors.MisalignedItemsError
+            If a class of the head has no name among `names`.
+        featstore.errors.EmptySelectionError
+            If `names` has none of a variant or a template.
+        """
+        there, under = (set(names.items[c].drop_nulls()) for c in ("variant", "template_id"))
+        templates = tuple(templates) or tuple(asked[1])
+        form = None
+        if set(asked[0]) <= there and set(asked[1]) <= under:
+            form = cls._paired(head, names, *asked)
+        if tuple(variants) == (CHOSEN,):
+            alone = [(name,) for name in ("name", "lemmas", DEFINITION) if name in there]
+            both = [(*one, DEFINITION) for one in alone if one != (DEFINITION,)]
+            tried = [cls._made(head, names, form, own, templates)
+                     for own in (*alone, *(both if DEFINITION in there else ()))]  # fmt: skip
+            scores = {",".join(text.variants): text._left_out(rng) for text in tried}
+            best = max(tried, key=lambda text: scores[",".join(text.variants)])
+            return replace(best, scores=scores)
+        if not variants:
+            more = DEFINITION in there and DEFINITION not in asked[0]
+            variants = (*asked[0], DEFINITION) if more else tuple(asked[0])
+        return cls._made(head, names, form, tuple(variants), templates)
+
+    @classmethod
+    def _made(
+        cls,
+        head: EmbeddingsView,
+        names: EmbeddingsView,
+        form: PairedView[EmbeddingsView] | None,
+        variants: tuple[str, ...],
+        templates: Sequence[str],
+    ) -> HeadTexts:
+        if variants == (DEFINITION,):
+            templates = (BARE,)
+        paired = cls._paired(head, names, variants, templates)
+        x, y = paired.numpy()
+        called = paired if form is None else form
+        groups = called.y.items["text"].str.to_lowercase().to_numpy().astype(str)
+        asked = None if form is None else form.numpy()[1]
+        if asked is not None and np.array_equal(asked, y):
+            asked = None
+        return cls(paired, Pairs(x, y, groups, asked=asked), variants, {})
+
+    @staticmethod
+    def _paired(
+        head: EmbeddingsView,
+        names: EmbeddingsView,
+        variants: Sequence[str],
+        templates: Sequence[str],
+    ) -> PairedView[EmbeddingsView]:
+        texts = names.class_texts(variants=variants, templates=templates)
+        paired = head.pair_by("class_id", texts)
+        if paired.missing_x:
+            raise MisalignedItemsError(
+                f"{len(paired.missing_x):,} rows of {head.key} have no class name in {names.key} "
+                f"(first: {paired.missing_x[0]!r}). Extract the names of the head's own label set."
+            )
+        return paired
+
+    def _left_out(self, rng: np.random.Generator | None) -> float:
+        """Return the best mean cosine of left-out predictions, by kernel ridge."""
+        prepared = prepare(self.pairs, None, None).prototypes
+        assert prepared is not None
+        return choose_on_prototypes(prepared, rng=rng or np.random.default_rng(0)).score
 
 
 def _real_pairs(
@@ -485,9 +598,12 @@ def _prototypes(
     head = store.view(str(request.head))
     images.require_same_space(head, what="A head and the images it is used on")
     names = store.view(str(request.names))
-    paired = pair_head(head, names, variants=request.variants, templates=request.templates)
-    x, y = paired.numpy()
-    pairs, bias = Pairs(x, y, name_groups(paired)), paired.x.bias
+    texts = HeadTexts.of(
+        head, names, asked=(request.variants, request.templates),
+        variants=request.head_variants, templates=request.head_templates,
+        rng=np.random.default_rng(request.seed),
+    )  # fmt: skip
+    paired, pairs, bias = texts.paired, texts.pairs, texts.paired.x.bias
     if request.rows == "bias" and bias is None:
         raise SettingError(
             f"{head.key} has no bias, so --rows bias has no column to add to its rows. Leave it "

@@ -109,7 +109,7 @@ def prepare(
     wide = bias_column is not None
     if prototypes is not None and bias_column is not None:
         x = append_column(prototypes.x, bias_column)
-        prototypes = Pairs(x, prototypes.y, prototypes.groups, prototypes.weight)
+        prototypes = replace(prototypes, x=x)
     if how.alike and real is not None:
         real = Pairs(real.x, real.y, real.groups)
     text_source = real if prototypes is None else prototypes
@@ -156,4 +156,5 @@ def _transformed(pairs: Pairs, image: SideTransform, text: SideTransform) -> Pai
     for rows, side in ((pairs.x, image), (pairs.y, text)):
         if not side.normalize:  # which would find them
             row_norms(rows, what=side.label)
-    return Pairs(image.apply(pairs.x), text.apply(pairs.y), pairs.groups, pairs.weight)
+    asked = None if pairs.asked is None else text.apply(pairs.asked)
+    return replace(pairs, x=image.apply(pairs.x), y=text.apply(pairs.y), asked=asked)
