@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from featstore import FeatureStore, open_store
+from featstore import EmbeddingsView, FeatureStore, open_store
 from featstore.errors import (
     EmptySelectionError,
     IncompleteEmbeddingsError,
@@ -24,8 +24,10 @@ from featstore.testing import item_table, write_set
 from fitters import Pairs, TextToConceptAligner, fit_alignment, read_alignment, save_alignment
 from fitters.errors import SettingError, ZeroRowError
 from fitters.from_store import project_view
-from fitters.jobs import FitRequest, fit_from_store, pair_images
+from fitters.jobs import FitRequest, HeadTexts, fit_from_store, pair_images
 from fitters.moments.transform import SideTransform
+from fitters.select.kernel import choose_on_prototypes
+from fitters.sources import prepare
 from tests.assertions import assert_close
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
 from tests.goldens.world import SETS, write_world
@@ -336,3 +338,72 @@ def test_images_without_captions_are_paired_with_the_texts_of_their_classes(
     assert found.facts["n_real"] == len(images)
     test = store.view(SETS["images"]).where(split="test")
     assert_close(project_view(found, test), direct.project_x(test.numpy()), "float32", times=10)
+
+
+def write_head(
+    root: Path, *, variants: tuple[str, ...] = ("name", "lemmas", "definition"), n: int = 40
+) -> tuple[EmbeddingsView, EmbeddingsView]:
+    """A head whose rows follow from its definitions, and hardly from names."""
+    rng = np.random.default_rng(5)
+    head = rng.standard_normal((n, 9))
+    to_text = rng.standard_normal((9, 7))
+    ids = [f"l/c{i:02d}" for i in range(n)]
+    key = write_set(
+        root, head, item_table([f"{c}#head" for c in ids], "head_weight", class_id=ids),
+        dataset="l", kind="head_weight", encoder="timm:h", space={"h": 1},
+    )  # fmt: skip
+    noise = {"name": 2.0, "lemmas": 4.0, "definition": 0.2}
+    made = [(c, v, t) for v in variants for t in ("none", "photo") for c in range(n)
+            if (v, t) != ("definition", "photo")]  # fmt: skip
+    rows = [head[c] @ to_text + noise[v] * rng.standard_normal(7) for c, v, _ in made]
+    names = write_set(
+        root, np.array(rows),
+        item_table(
+            [f"{ids[c]}#{v}#{t}" for c, v, t in made], "class_name",
+            class_id=[ids[c] for c, _, _ in made], variant=[v for _, v, _ in made],
+            template_id=[t for *_, t in made], text=[f"{v} {c // 2}" for c, v, _ in made],
+        ),
+        dataset="l", kind="class_name", encoder="st:t", space={"t": 1},
+    )  # fmt: skip
+    store = open_store(root)
+    return store.view(key), store.view(names)
+
+
+ASKED = (("name",), ("none", "photo"))
+
+
+def test_a_head_is_fitted_on_name_and_definition_and_asked_for_by_name(tmp_path: Path) -> None:
+    head, names = write_head(tmp_path)
+    made = HeadTexts.of(head, names, asked=ASKED)
+    assert made.variants == ("name", "definition")
+    both = names.class_texts(["name", "definition"], ["none", "photo"])
+    assert made.pairs.y.tobytes() == both.numpy().tobytes()
+    assert made.pairs.asked.tobytes() == names.class_texts(*ASKED).numpy().tobytes()
+    # Names decide what is left out together, whatever is fitted on.
+    assert len(np.unique(made.pairs.row_groups)) == 20
+    alone = HeadTexts.of(head, names, asked=ASKED, variants=("definition",))
+    assert np.array_equal(alone.pairs.row_groups, made.pairs.row_groups)
+    plain = HeadTexts.of(head, names, asked=ASKED, variants=("name",))
+    assert plain.pairs.asked is None
+
+
+def test_without_definitions_a_head_is_fitted_on_what_it_is_asked_for_by(tmp_path: Path) -> None:
+    made = HeadTexts.of(*write_head(tmp_path, variants=("name",)), asked=ASKED)
+    assert made.variants == ("name",)
+    assert made.pairs.asked is None
+
+
+def test_texts_of_a_head_are_chosen_by_classes_left_out_and_asked_for_by_name(
+    tmp_path: Path,
+) -> None:
+    head, names = write_head(tmp_path)
+    chosen = HeadTexts.of(head, names, asked=ASKED, variants=("auto",))
+    assert set(chosen.scores) == {
+        "name", "lemmas", "definition", "name,definition", "lemmas,definition"
+    }  # fmt: skip
+    for variants, score in chosen.scores.items():
+        own = HeadTexts.of(head, names, asked=ASKED, variants=variants.split(","))
+        prepared = prepare(own.pairs, None, None).prototypes
+        found = choose_on_prototypes(prepared, rng=np.random.default_rng(0))
+        assert found.score == pytest.approx(score)
+        assert score <= chosen.scores[",".join(chosen.variants)]
