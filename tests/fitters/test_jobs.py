@@ -393,7 +393,7 @@ def test_without_definitions_a_head_is_fitted_on_what_it_is_asked_for_by(tmp_pat
     assert made.pairs.asked is None
 
 
-def test_texts_of_a_head_are_chosen_by_classes_left_out_and_asked_for_by_name(
+def test_texts_of_a_head_are_chosen_by_left_out_classes_asked_for_by_name(
     tmp_path: Path,
 ) -> None:
     head, names = write_head(tmp_path)
