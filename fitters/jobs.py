@@ -56,8 +56,11 @@ class FitRequest(FitConfig):
     y, split, n_pairs : str, str, int or None
         Caption set for real pairs, the split they come from, and how many images (all if None).
         Without `y` no real pair is used.
-    head, names : str
-        Head set and class-name set for prototypes; both or neither.
+    head : tuple of str, or str
+        Head sets for prototypes. Of several, each has images of `x`'s dataset in its own space; the
+        first is of `x`'s.
+    names : str
+        Class-name set of the heads' classes; needed with a head.
     source : str
         ``head``, or a control: ``random``, ``random-cov``, ``shuffled``.
     variants, templates : sequence of str
@@ -99,8 +102,10 @@ class FitRequest(FitConfig):
         below=MOST,
         needs=("y",),
     )
-    head: str | None = option(
-        None, help="Head set, for prototypes, or its label set.", metavar="KEY"
+    head: tuple[str, ...] = option(
+        (),
+        help="Head set, for prototypes, or its label set. Several heads of the same classes are "
+        "fitted as one, each on the images of its own encoder; the first is of --x.",
     )
     names: str | None = option(
         None,
@@ -160,6 +165,12 @@ class FitRequest(FitConfig):
         below=2**63,
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given: Any = self.head
+        heads = (given,) if isinstance(given, str) else tuple(given or ())
+        object.__setattr__(self, "head", heads)
+
     @property
     def facts(self) -> dict[str, Any]:
         """What was asked for, by the names under which alignments record it."""
@@ -168,6 +179,8 @@ class FitRequest(FitConfig):
                  if name not in left_out}  # fmt: skip
         facts |= {name: getattr(self.training, name) for name in TRAINING}
         facts["centred"] = self.centre
+        if len(self.head) < 2:
+            facts["head"] = self.head[0] if self.head else None
         return {name: list(value) if isinstance(value, tuple) else value
                 for name, value in facts.items()}  # fmt: skip
 
@@ -182,16 +195,17 @@ KINDS = {
 def check_kinds(request: FitRequest, *, raw: bool) -> None:
     """Raise SettingError if an option names a set of another kind than it takes."""
     for name, kinds in KINDS.items():
-        key = getattr(request, name)
+        given = getattr(request, name)
         # Text-to-Concept pairs images with the same images, seen by another encoder.
         expected = ("image",) if raw and name == "y" else kinds
-        found = None if key is None else [*key.split("/"), "", ""][1]
-        if found not in (None, "", *expected):
-            raise SettingError(
-                f"--{'head-names' if name == 'names' else name} takes a set of kind "
-                f"{' or '.join(expected)}, such as dataset/{expected[0]}/encoder; {key} is of kind "
-                f"{found}."
-            )
+        for key in given if isinstance(given, tuple) else (given,):
+            found = None if key is None else [*key.split("/"), "", ""][1]
+            if found not in (None, "", *expected):
+                raise SettingError(
+                    f"--{'head-names' if name == 'names' else name} takes a set of kind "
+                    f"{' or '.join(expected)}, such as dataset/{expected[0]}/encoder; {key} is of "
+                    f"kind {found}."
+                )
 
 
 def fit_from_store(
@@ -249,6 +263,9 @@ def fit_from_store(
             "y_space_id": texts.space_id,
             "x_encoder": images.encoder,
             "y_encoder": texts.encoder,
+            **(
+                {"more_x_space_ids": [view.space_id for view in read.others]} if read.others else {}
+            ),
             "request": request.facts,
             "fitted_on": {
                 role: {"set": view.key, "rows": len(view), "fingerprint": view.fingerprint}
@@ -261,24 +278,29 @@ def fit_from_store(
 
 def check_request(request: FitRequest) -> None:
     """Raise SettingError if a request contradicts itself; no store is read."""
-    if (request.head is None) != (request.names is None):
+    if bool(request.head) != bool(request.names):
         raise SettingError(
             "A head needs the names of its classes: give --head and --head-names, or neither."
         )
-    if request.head is None and request.y is None:
+    if not request.head and request.y is None:
         raise SettingError(
             "There is nothing to fit on: give --head and --head-names, --y for real pairs, or both."
         )
     spec = method_named(request.method)
     raw = spec.rows.texts == "raw"
-    if raw and request.head is not None:
+    if raw and request.head:
         raise SettingError(
             f"{request.method} is fitted on images that both encoders have seen: leave --head out."
         )
     check_kinds(request, raw=raw)
     # Of both sources, a method that reads a head takes the head alone.
     real = request.y is not None and spec.fitted_on != "head"
-    spec.check(request, prototypes=request.head is not None, real=real)
+    spec.check(request, prototypes=bool(request.head), real=real)
+    if len(request.head) > 1 and (request.rows != "weights" or spec.fitted_on == "training"):
+        raise SettingError(
+            f"{len(request.head)} heads are fitted as one by rows 'weights' of methods that are "
+            "not trained. Give one head, or leave --rows out."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,6 +322,8 @@ class _Read:
     prototypes : Pairs, optional
     bias : ndarray, optional
         Of the head.
+    others : tuple of EmbeddingsView
+        The images of `pool` as the encoders of further heads see them.
     """
 
     used: dict[str, EmbeddingsView]
@@ -309,6 +333,12 @@ class _Read:
     paired: PairedView[EmbeddingsView] | None
     prototypes: Pairs | None
     bias: npt.NDArray[np.float32] | None
+    others: tuple[EmbeddingsView, ...] = ()
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Columns of each encoder, where there are several."""
+        return (self.pool.dim, *(view.dim for view in self.others)) if self.others else ()
 
 
 def _read(
@@ -330,20 +360,24 @@ def _read(
         paired = _real_pairs(store, request, pool, subset_rng, raw=raw)
         texts = paired.y
         used["captions"] = texts
-        if len(paired) < 2 and request.head is None and not raw:
+        if len(paired) < 2 and not request.head and not raw:
             raise SettingError(
                 "One pair is its own mean, and has no direction about it. Give more, or a head."
             )
-    if request.head is not None and request.names is not None:
-        prototypes, bias, names, head = _prototypes(store, request, images, pool, spec)
+    others: tuple[EmbeddingsView, ...] = ()
+    if request.head and request.names is not None:
+        prototypes, bias, names, heads = _prototypes(store, request, images, pool, spec)
         if texts is not None:
             texts.require_same_space(names, what="Captions and class names")
         texts = names
-        used |= {"head": head, "names": names}
+        used |= {"head": heads[0], "names": names}
+        others = tuple(images_beside(store, pool, head.space_id) for head in heads[1:])
+        used |= {f"head {n}": head for n, head in enumerate(heads[1:], 2)}
+        used |= {f"images {n}": view for n, view in enumerate(others, 2)}
         if request.source != "head":
             prototypes = _control(request.source)(prototypes, control_rng)
     assert texts is not None
-    return _Read(used, pool, centre, texts, paired, prototypes, bias)
+    return _Read(used, pool, centre, texts, paired, prototypes, bias, others)
 
 
 def _pool(images: EmbeddingsView, request: FitRequest) -> tuple[EmbeddingsView, str]:
@@ -366,7 +400,7 @@ def _prepared(
     spec, pool, paired = method_named(request.method), read.pool, read.paired
     how = spec.rows.centred(request.centre)
     wide = request.rows == "bias" or (how.head_bias and read.bias is not None)
-    by_rows = needs_rows(request, mixed=read.prototypes is not None) or wide
+    by_rows = needs_rows(request, mixed=read.prototypes is not None) or wide or bool(read.others)
     if workers is not None and workers.elsewhere and (paired is None or by_rows):
         raise SettingError(
             "Workers accumulate the moments of real pairs, and this fit "
@@ -385,15 +419,19 @@ def _prepared(
         return training_sources(pool, paired, read.prototypes, column, how=how), {}
     mean = None
     if how.images == "centred" or wide:
-        batches = pool.batches(reuse=True)
-        mean = SideTransform.fit(batches, label="images", homogeneous=wide).mean
+        batches = [beside(pool, read.others)] if read.others else pool.batches(reuse=True)
+        mean = SideTransform.fit(batches, label="images", homogeneous=wide, blocks=read.blocks).mean
+    real = None if paired is None else pairs_of(paired)
+    if real is not None and paired is not None and read.others:
+        real = replace(real, x=beside(paired.x, read.others))
     data = spec.sources(
         request,
         prototypes=read.prototypes,
-        real=None if paired is None else pairs_of(paired),
+        real=real,
         image_mean=mean,
         bias=read.bias,
         bias_column=wide,
+        blocks=read.blocks,
     )
     return data, {}
 
@@ -418,7 +456,7 @@ def _zero_rows_by_name(used: Mapping[str, EmbeddingsView]) -> Iterator[None]:
 
 def _name_facts(request: FitRequest, used: Mapping[str, EmbeddingsView]) -> dict[str, Any]:
     """Return what decides the prototypes, for the key of their moments."""
-    if request.head is None:
+    if not request.head:
         return {}
     facts: dict[str, Any] = {role: used[role].fingerprint for role in ("head", "names")}
     facts |= {"source": request.source, "duplicates": request.duplicates, "rows": request.rows}
@@ -579,6 +617,48 @@ def _real_pairs(
     return paired
 
 
+def images_beside(store: FeatureStore, images: EmbeddingsView, space_id: str) -> EmbeddingsView:
+    """Return the set of the same dataset's images in another space.
+
+    Raises
+    ------
+    SettingError
+        If the store has none, or several.
+    """
+    dataset = images.key.split("/")[0]
+    found = [info for info in store.sets() if info.key.dataset == dataset
+             and info.key.kind == "image" and info.commit.space_id == space_id]  # fmt: skip
+    if len(found) != 1:
+        have = ", ".join(str(info.key) for info in found) or "none"
+        raise SettingError(
+            f"Each head needs the images of {dataset} by its own encoder: one set in space "
+            f"{space_id[:8]}; {store.address} has {have}. Extract them, or leave that head out."
+        )
+    return store.view(str(found[0].key))
+
+
+def beside(
+    images: EmbeddingsView, others: Sequence[EmbeddingsView]
+) -> npt.NDArray[np.floating[Any]]:
+    """Return rows of images with those of the same images in other sets behind them, by item_id.
+
+    Raises
+    ------
+    featstore.errors.MisalignedItemsError
+        If a set lacks one of the images.
+    """
+    ids, rows = images.items["item_id"], [images.numpy()]
+    for other in others:
+        _, theirs = join_ids(ids, other.items["item_id"])
+        if len(theirs) != len(ids):
+            raise MisalignedItemsError(
+                f"{other.key} has {len(theirs):,} of the {len(ids):,} images of {images.key}. "
+                "Extract the others with its encoder."
+            )
+        rows.append(other.take(theirs).numpy())
+    return np.hstack(rows)
+
+
 def pair_images(x: EmbeddingsView, y: EmbeddingsView) -> PairedView[EmbeddingsView]:
     """Return the images of x with the same images in y, by item_id."""
     ids = x.items["item_id"]
@@ -593,9 +673,9 @@ def _prototypes(
     images: EmbeddingsView,
     pool: EmbeddingsView,
     spec: Method,
-) -> tuple[Pairs, npt.NDArray[np.float32] | None, EmbeddingsView, EmbeddingsView]:
-    """Return head rows with class texts, the bias, and the views of both."""
-    head = store.view(str(request.head))
+) -> tuple[Pairs, npt.NDArray[np.float32] | None, EmbeddingsView, list[EmbeddingsView]]:
+    """Return head rows with class texts, the bias, the texts' view and those of the heads."""
+    head = store.view(request.head[0])
     images.require_same_space(head, what="A head and the images it is used on")
     names = store.view(str(request.names))
     texts = HeadTexts.of(
@@ -604,6 +684,9 @@ def _prototypes(
         rng=np.random.default_rng(request.seed),
     )  # fmt: skip
     paired, pairs, bias = texts.paired, texts.pairs, texts.paired.x.bias
+    heads = [paired.x, *(store.view(key) for key in request.head[1:])]
+    if heads[1:]:
+        pairs, bias = with_heads(pairs, bias, heads)
     if request.rows == "bias" and bias is None:
         raise SettingError(
             f"{head.key} has no bias, so --rows bias has no column to add to its rows. Leave it "
@@ -616,7 +699,32 @@ def _prototypes(
         pairs = resolve_duplicates(pairs, request.duplicates)
     if request.rows == "patterns":
         pairs = covariance_patterns(pairs, pool.numpy())
-    return pairs, bias, paired.y, paired.x
+    return pairs, bias, paired.y, heads
+
+
+def with_heads(
+    pairs: Pairs, bias: npt.NDArray[np.float32] | None, heads: Sequence[EmbeddingsView]
+) -> tuple[Pairs, npt.NDArray[np.float32] | None]:
+    """Return prototypes with the rows of further heads beside those of the first, by class.
+
+    Raises
+    ------
+    featstore.errors.MisalignedItemsError
+        If a head lacks a class.
+    """
+    classes, rows = heads[0].items["class_id"], [pairs.x]
+    for head in heads[1:]:
+        _, theirs = join_ids(classes, head.items["class_id"])
+        if len(theirs) != len(classes):
+            raise MisalignedItemsError(
+                f"{head.key} has {len(theirs):,} of the {len(classes):,} classes of "
+                f"{heads[0].key}. Several heads are fitted as one where they share their classes."
+            )
+        ordered = head.take(theirs)
+        rows.append(ordered.numpy())
+        # The sum of the logits, as their rows stand side by side.
+        bias = None if bias is None or ordered.bias is None else bias + ordered.bias
+    return replace(pairs, x=np.hstack(rows)), bias
 
 
 def _control(source: str) -> Any:

@@ -94,10 +94,12 @@ def prepare(
     *,
     how: Preparation = Preparation(),
     bias_column: npt.NDArray[Any] | None = None,
+    blocks: tuple[int, ...] = (),
 ) -> Sources[Pairs]:
     """Return both sources transformed as `fitters.recipe.fit_alignment` says.
 
-    `bias_column` goes to the prototypes as a column more, and 1 to the images.
+    `bias_column` goes to the prototypes as a column more, and 1 to the images. `blocks` are the
+    columns of each encoder, where images and prototypes are rows of several side by side.
 
     Raises
     ------
@@ -119,7 +121,8 @@ def prepare(
         text = SideTransform.fit([(text_source.y, text_source.row_weight)], label="texts")
         text_centre = "real texts" if prototypes is None else "class texts"
     image, head, image_centre = (
-        _plain(how.images, "images", homogeneous=wide), _plain(how.images, "prototypes"), "none"
+        replace(_plain(how.images, "images", homogeneous=wide), blocks=blocks),
+        replace(_plain(how.images, "prototypes"), blocks=blocks), "none",
     )  # fmt: skip
     if how.images == "centred":
         if image_mean is not None:
@@ -134,10 +137,11 @@ def prepare(
             image, image_centre = replace(image, mean=image_mean), "given mean"
         elif real is not None:
             batches = [(real.x, real.row_weight)]
-            image = SideTransform.fit(batches, label="images", homogeneous=wide)
+            image = SideTransform.fit(batches, label="images", homogeneous=wide, blocks=blocks)
             image_centre = "real images"
         if prototypes is not None:
-            head = SideTransform.fit([(prototypes.x, prototypes.row_weight)], label="prototypes")
+            rows = [(prototypes.x, prototypes.row_weight)]
+            head = SideTransform.fit(rows, label="prototypes", blocks=blocks)
     return Sources(
         None if prototypes is None else _transformed(prototypes, head, text),
         None if real is None else _transformed(real, image, text),

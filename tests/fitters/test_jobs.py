@@ -22,7 +22,7 @@ from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.writer import SetWriter
 from featstore.testing import item_table, write_set
 from fitters import Pairs, TextToConceptAligner, fit_alignment, read_alignment, save_alignment
-from fitters.errors import SettingError, ZeroRowError
+from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.from_store import project_view
 from fitters.jobs import FitRequest, HeadTexts, fit_from_store, pair_images
 from fitters.moments.transform import SideTransform
@@ -407,3 +407,71 @@ def test_texts_of_a_head_are_chosen_by_left_out_classes_asked_for_by_name(
         found = choose_on_prototypes(prepared, rng=np.random.default_rng(0))
         assert found.score == pytest.approx(score)
         assert score <= chosen.scores[",".join(chosen.variants)]
+
+
+def write_second_head(root: Path, store: FeatureStore) -> tuple[str, str]:
+    """Another encoder's images and head of the toy store, rows in another order."""
+    rng = np.random.default_rng(11)
+    keys = []
+    for key, kind in ((X, "image"), (HEAD, "head_weight")):
+        view = store.view(key)
+        order = rng.permutation(len(view))
+        mixed = np.tanh(view.numpy() @ np.random.default_rng(12).standard_normal((P, P + 3)))
+        keys.append(
+            write_set(
+                root,
+                mixed[order],
+                view.items[order],
+                dataset=key.split("/")[0],
+                kind=kind,
+                encoder="timm:second",
+                space={"second": 1},
+            )  # fmt: skip
+        )
+    return keys[0], keys[1]
+
+
+def test_two_heads_are_fitted_as_one_and_scored_by_the_mean_of_their_cosines(
+    store: FeatureStore, store_path: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(store_path, tmp_path / "two")
+    images2, head2 = write_second_head(root, open_store(root))
+    two = open_store(root)
+    request = _request(method="kernel-ridge", head=(HEAD, head2), y=Y, n_pairs=8)
+    found = fit_from_store(two, request)
+    test = two.view(X).where(split="test")
+    ids = test.items["item_id"].to_list()
+    second = two.view(images2)
+    where = {name: row for row, name in enumerate(second.items["item_id"].to_list())}
+    wide = np.hstack([test.numpy(), second.numpy()[[where[name] for name in ids]]])
+    projected = project_view(found, test, others=[second])
+    assert_close(projected, found.project_x(wide), "float32")
+    assert_close(np.linalg.norm(projected, axis=1), np.ones(len(test)), "float32")
+    scores = projected @ found.project_y(two.view(Y).numpy()).T
+    # Each block is prepared as it is alone.
+    alone = [
+        fit_from_store(two, _request(x=x, head=head)).x.apply(rows)
+        for x, head, rows in ((X, HEAD, wide[:, :P]), (images2, head2, wide[:, P:]))
+    ]
+    assert_close(found.x.apply(wide), np.hstack(alone) / np.sqrt(2), "float32")
+    assert np.isfinite(scores).all()
+    read = read_alignment(save_alignment(tmp_path / "kept", found))
+    assert read.project_x(wide).tobytes() == found.project_x(wide).tobytes()
+    with pytest.raises(PairsError, match="Rows of 2 encoders have 12 \\+ 15 columns; got 12"):
+        found.project_x(test.numpy())
+
+
+def test_a_head_without_images_of_its_encoder_is_refused(
+    store: FeatureStore, store_path: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(store_path, tmp_path / "two")
+    _, head2 = write_second_head(root, open_store(root))
+    shutil.rmtree(root / "toy" / "image" / images_folder(root))
+    with pytest.raises(SettingError, match="Each head needs the images of toy by its own encoder"):
+        fit_from_store(open_store(root), _request(head=(HEAD, head2)))
+
+
+def images_folder(root: Path) -> str:
+    """Folder of the second encoder's images."""
+    (found,) = [p.name for p in (root / "toy" / "image").iterdir() if "second" in p.name]
+    return found
