@@ -257,15 +257,14 @@ def fit_from_store(
     if alignment.x.mean is not None:
         alignment.facts["image_centre"] = read.centre
     images, texts = read.pool, read.texts
+    if read.others:
+        alignment.facts["more_x_space_ids"] = [view.space_id for view in read.others]
     alignment.facts.update(
         {
             "x_space_id": images.space_id,
             "y_space_id": texts.space_id,
             "x_encoder": images.encoder,
             "y_encoder": texts.encoder,
-            **(
-                {"more_x_space_ids": [view.space_id for view in read.others]} if read.others else {}
-            ),
             "request": request.facts,
             "fitted_on": {
                 role: {"set": view.key, "rows": len(view), "fingerprint": view.fingerprint}

@@ -426,7 +426,7 @@ def write_second_head(root: Path, store: FeatureStore) -> tuple[str, str]:
                 kind=kind,
                 encoder="timm:second",
                 space={"second": 1},
-            )  # fmt: skip
+            )
         )
     return keys[0], keys[1]
 
