@@ -15,7 +15,7 @@ Storage ends here: splits, fits and tasks see ids and rows.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from bench.options import Generalised, ZeroShot
 from bench.runs import Run
 from featstore.store.store import FeatureStore
 from featstore.store.view import EmbeddingsView
-from fitters.jobs import name_groups, pair_head
+from fitters.jobs import HeadTexts, beside, with_heads
 
 _VARIANTS = ("name", "lemmas")
 _BARE = "none"
@@ -180,6 +180,8 @@ class Head:
         Classes that share their text share a group: leaving out one must leave out all.
     classes : array of str, shape (c,)
         class_id of each row.
+    asked : float32 array of shape (c, q), optional
+        The texts in the form in which names are asked for, where it is another.
     """
 
     weight: NDArray[np.float32]
@@ -187,6 +189,7 @@ class Head:
     texts: NDArray[np.float32]
     groups: NDArray[Any]
     classes: NDArray[Any]
+    asked: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +212,8 @@ class Corpus:
         Whether images and texts are of the two towers of one model, in one space.
     views : ImageViews, optional
         Augmented views of the images, if the run names a set of them.
+    blocks : tuple of int
+        Columns of each encoder, where rows of images and heads are those of several side by side.
     pair_names : Items, optional
         What the training images of a class are paired with, one text a class, where that is
         another text than its name in `names`.
@@ -223,6 +228,7 @@ class Corpus:
     one_model: bool = False
     views: ImageViews | None = None
     pair_names: Items | None = None
+    blocks: tuple[int, ...] = ()
 
 
 def read_corpus(store: FeatureStore, run: Run) -> Corpus:
@@ -274,16 +280,23 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
         head_names = _view(store, data.head_name_set, data.head_name_revision)
         for view in texts[:1]:
             view.require_same_space(head_names, what="Names of the head's classes and other texts")
-        head = _head(head_view, head_names, run)
+        head = _head(head_view, head_names, run, [_pinned(store, at) for at in data.more_heads])
         if data.name_set:
             seen = seen_classes(name_view.items, head_names.items, names.classes)
+    blocks: tuple[int, ...] = ()
+    if data.more_images:
+        others = [_pinned(store, at) for at in data.more_images]
+        images = replace(images, rows=beside(image_view, others).astype(np.float32, copy=False))
+        blocks = (image_view.dim, *(view.dim for view in others))
     keys = [
         data.image_set,
         *([data.name_set] if data.name_set else [data.caption_set]),
     ]
     spaces = [store.info(key).attributes["space"] for key in keys if key]
     one_model = _one_model(spaces)
-    return Corpus(images, names, captions, head, prompts, seen, one_model, views, pair_names)
+    return Corpus(
+        images, names, captions, head, prompts, seen, one_model, views, pair_names, blocks
+    )
 
 
 def _no_items() -> Items:
@@ -320,6 +333,12 @@ def _names(
             f"(first: {str(lost[0])!r}). Extract the class names again from the same manifest."
         )
     return names
+
+
+def _pinned(store: FeatureStore, at: str) -> EmbeddingsView:
+    """Return the view of a ``key@revision``."""
+    key, _, revision = at.rpartition("@")
+    return _view(store, key, revision)
 
 
 def _view(store: FeatureStore, key: str, revision: str) -> EmbeddingsView:
@@ -374,15 +393,23 @@ def _captions(view: EmbeddingsView, run: Run, image_view: EmbeddingsView, images
     )
 
 
-def _head(head: EmbeddingsView, names: EmbeddingsView, run: Run) -> Head:
-    variants, templates = run.data.head_texts
-    pairs = pair_head(head, names, variants=variants, templates=templates)
-    weight, text = pairs.numpy()
-    bias = pairs.x.bias
+def _head(
+    head: EmbeddingsView, names: EmbeddingsView, run: Run, others: list[EmbeddingsView]
+) -> Head:
+    data = run.data
+    texts = HeadTexts.of(
+        head, names, asked=(data.variants, data.templates),
+        variants=data.head_variants, templates=data.head_templates,
+    )  # fmt: skip
+    pairs, bias = texts.pairs, texts.paired.x.bias
+    if others:
+        pairs, bias = with_heads(pairs, bias, [texts.paired.x, *others])
+    weight = pairs.x
     return Head(
         weight=weight,
         bias=np.zeros(len(weight), np.float32) if bias is None else bias.astype(np.float32),
-        texts=text,
-        groups=name_groups(pairs),
-        classes=pairs.x.items["class_id"].to_numpy().astype(str),
+        texts=texts.pairs.y,
+        groups=texts.pairs.row_groups,
+        classes=texts.paired.x.items["class_id"].to_numpy().astype(str),
+        asked=texts.pairs.asked,
     )

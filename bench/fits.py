@@ -100,7 +100,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     if run.protocol.source != "none":
         prototypes, bias = prototype_pairs(run, corpus)
     method = METHODS[run.fit.method]
-    image_mean = SideTransform.fit([unlabelled], label="images").mean
+    image_mean = SideTransform.fit([unlabelled], label="images", blocks=corpus.blocks).mean
     config = run.fit
     grid, chosen = None, None
     mixed = prototypes is not None and real is not None
@@ -117,8 +117,9 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     alignment = None if key is None else _LAST_TRAINED.get(key)
     if alignment is None:
         data = method.sources(
-            config, prototypes=prototypes, real=real, image_mean=image_mean, bias=bias
-        )
+            config, prototypes=prototypes, real=real, image_mean=image_mean, bias=bias,
+            blocks=corpus.blocks,
+        )  # fmt: skip
         alignment = fit(data, config, rng=choice_rng(run.seed), grid=grid, chosen=chosen)
     if key is not None:
         _LAST_TRAINED.clear()
@@ -178,6 +179,7 @@ def choice_of_head(
             prototypes=prototype_pairs(run.changed(source="head", control_draw=None), corpus)[0],
             real=real,
             image_mean=image_mean,
+            blocks=corpus.blocks,
             rng=choice_rng(run.seed),
         )
     return choices[key]
@@ -275,7 +277,7 @@ def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32
             "none. Give it a head_set and a head_name_set (--head and --head-names); `featstore "
             "extract --kind head_weight` makes a head."
         )
-    pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups)
+    pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups, asked=head.asked)
     if source != "head":
         draw = run.seed if run.protocol.control_draw is None else run.protocol.control_draw
         drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))

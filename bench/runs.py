@@ -12,7 +12,7 @@ A field that is at its default is not part of the id, so that a new one changes 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from operator import attrgetter
@@ -40,7 +40,7 @@ from fitters.jobs import TEMPLATES, VARIANTS
 from fitters.methods import METHODS, FitConfig
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 TASKS = tuple(TASK_OPTIONS)
 
@@ -49,6 +49,9 @@ Source = Literal["none", "head", "random", "random-cov", "shuffled"]
 Relevance = Literal["parent_id", "class_id"]
 EVALS: tuple[str, ...] = get_args(Eval)
 SOURCES: tuple[str, ...] = get_args(Source)
+
+#: Tasks whose images may be rows of several encoders side by side.
+OF_SEVERAL = ("zero_shot", "generalised", "retrieval")
 
 #: The method that fits nothing.
 IDENTITY = "identity"
@@ -75,12 +78,16 @@ class Data:
         A classification head, and the names of its classes.
     view_set : str
         Augmented views of the images, for few-shot learners that look at some.
+    more_heads, more_images : tuple of str
+        Further heads of the same classes, and the same images by their encoders, each
+        ``key@revision``; see `beside_fields`.
     image_revision … view_revision : str
     variants, templates : tuple of str
         Which prompts make one text per class of the images: what is scored.
     head_variants, head_templates : tuple of str
         Which prompts make one text per class of the head: what is trained on. Empty: those of
-        the images.
+        the images, and the definition where the label set has it; ``auto``: see
+        `fitters.jobs.HeadTexts`.
     pair_variants, pair_templates : tuple of str
         Which prompts make the text that a class's training images are paired with, where images
         have no captions or a class is a pair. Empty: those that are scored. Sentences on a class
@@ -101,6 +108,8 @@ class Data:
     head_name_revision: str = ""
     view_set: str = ""
     view_revision: str = ""
+    more_heads: tuple[str, ...] = ()
+    more_images: tuple[str, ...] = ()
     variants: tuple[str, ...] = option(
         VARIANTS, help="Variants of the names of the images' classes, by comma: what is scored."
     )
@@ -110,7 +119,8 @@ class Data:
     head_variants: tuple[str, ...] = option(
         (),
         help="Variants of the names of the head's classes, by comma: what is trained on "
-        "[default: those of the images' classes].",
+        "[default: those of the images' classes, and the definition where the label set has it]; "
+        "auto chooses them on the head.",
     )
     head_templates: tuple[str, ...] = option(
         (),
@@ -130,11 +140,6 @@ class Data:
     locales: tuple[str, ...] = option(
         (), flag="--locale", help="Variants of captions to use, by comma [default: all]."
     )
-
-    @property
-    def head_texts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Variants and templates of the head's classes."""
-        return self.head_variants or self.variants, self.head_templates or self.templates
 
     @property
     def pair_texts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -401,6 +406,17 @@ class Run:
     def _check_task(self, options: Options) -> None:
         """Check what single tasks need of data and protocol."""
         where, method = self.protocol.eval, self.fit.method
+        refuse(
+            (
+                len(self.data.more_heads) != len(self.data.more_images)
+                or (bool(self.data.more_heads) and not self.data.head_set),
+                "Each further head has images by its own encoder, and there is a first head.",
+            ),
+            (
+                bool(self.data.more_heads) and (self.task not in OF_SEVERAL or method == IDENTITY),
+                f"Several heads are for the tasks {', '.join(OF_SEVERAL)} and methods that fit.",
+            ),
+        )
         if not isinstance(options, FewShot):
             generalised = isinstance(options, Generalised)
             refuse(
@@ -637,6 +653,15 @@ FIT_SETTINGS = tuple(leaf.name for leaf in LEAVES if leaf.is_setting)
 
 #: Columns of a result row that say what was run, with their types.
 RUN_COLUMNS: dict[str, Any] = {"run_id": pl.String, **{leaf.name: leaf.dtype for leaf in LEAVES}}
+
+
+def beside_fields(heads: Sequence[SetInfo], images: Sequence[SetInfo]) -> dict[str, Any]:
+    """Return the fields of a run that name further heads, and images by their encoders."""
+
+    def named(infos: Sequence[SetInfo]) -> tuple[str, ...]:
+        return tuple(f"{info.key}@{info.commit.revision_id}" for info in infos)
+
+    return {"more_heads": named(heads), "more_images": named(images)} if heads else {}
 
 
 def set_fields(**sets: SetInfo | None) -> dict[str, str]:

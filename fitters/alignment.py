@@ -451,8 +451,9 @@ def _to_bytes(alignment: Alignment) -> dict[str, bytes]:
     }
     for side in ("x", "y"):
         record[side] = getattr(alignment, side).to_dict()
-        if not record[side]["homogeneous"]:
-            del record[side]["homogeneous"]
+        for name in ("homogeneous", "blocks"):
+            if not record[side][name]:
+                del record[side][name]
         mean = record[side].pop("mean")
         record[side]["centred"] = mean is not None
         if mean is not None:
@@ -656,8 +657,9 @@ def _transform(values: Any, arrays: Arrays, side: str, letters: dict[str, int]) 
     mapped = isinstance(values, dict) and "map" in values
     if mapped:
         kinds["map"] = dict
-    if isinstance(values, dict) and "homogeneous" in values:
-        kinds["homogeneous"] = bool
+    if isinstance(values, dict):
+        rarely = {"homogeneous": bool, "blocks": list}
+        kinds |= {name: kind for name, kind in rarely.items() if name in values}
     if not isinstance(values, dict) or {k: type(v) for k, v in values.items()} != kinds:
         raise ValueError(f"the transform of {side} is {values!r}.")
     # With a map, p or q are the columns that it gives; those that it takes have their own letter.
@@ -668,6 +670,9 @@ def _transform(values: Any, arrays: Arrays, side: str, letters: dict[str, int]) 
         mean = arrays[f"{side}.mean"].astype(np.float64, copy=False)
         _bind(f"{side}.mean", mean, (f"{letter}, unmapped" if mapped else letter,), letters)
     kept = {key: values[key] for key in kinds if key not in ("centred", "map")}
+    kept["blocks"] = tuple(kept.get("blocks", ()))
+    if not all(type(width) is int and width > 0 for width in kept["blocks"]):
+        raise ValueError(f"the blocks of {side} are {values['blocks']!r}.")
     return SideTransform(mean=mean, feature_map=feature_map, **kept)
 
 

@@ -345,10 +345,13 @@ def training_sources(
     return Sources(made, real, image, text, image_centre, text_centre)
 
 
-def project_view(alignment: Alignment, view: EmbeddingsView) -> Projection:
+def project_view(
+    alignment: Alignment, view: EmbeddingsView, *, others: Sequence[EmbeddingsView] = ()
+) -> Projection:
     """Return the rows of a view in the shared space: (n, r), float32, dense or CSR.
 
-    The side is decided by the view's space_id.
+    The side is decided by the view's space_id. `others` are the same images by the encoders of
+    further heads, for an alignment of several: `fitters.jobs.images_beside` finds them.
 
     Raises
     ------
@@ -356,6 +359,10 @@ def project_view(alignment: Alignment, view: EmbeddingsView) -> Projection:
         If the view lies in neither of the two spaces that the alignment was fitted on.
     """
     side = side_of(alignment, view.space_id, what=view.key)
+    if side == "x" and others:
+        from fitters.jobs import beside
+
+        return alignment.project_x(beside(view, others))
     rows = view.numpy()
     return alignment.project_x(rows) if side == "x" else alignment.project_y(rows)
 

@@ -19,7 +19,7 @@ from featstore.errors import MisalignedItemsError, lookup
 from featstore.options import option
 from featstore.parallel import Workers
 from featstore.store.store import FeatureStore
-from featstore.store.view import EmbeddingsView, PairedView, join_ids
+from featstore.store.view import BARE, DEFINITION, EmbeddingsView, PairedView, join_ids
 from fitters.alignment import Alignment, OnStage
 from fitters.errors import SettingError, ZeroRowError
 from fitters.from_store import MomentsRequest, moment_sources, pairs_of, training_sources
@@ -30,11 +30,15 @@ from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, Duplicates, covariance_patterns, resolve_duplicates
 from fitters.recipe import fit
 from fitters.select.grid import MOST
-from fitters.sources import Sources
+from fitters.select.kernel import choose_on_prototypes
+from fitters.sources import Sources, prepare
 from fitters.trained.base import OnEpoch
 
 #: Variants and templates of class names, unless others are asked for.
 VARIANTS, TEMPLATES = ("name",), ("none", "photo")
+
+#: In place of variants of a head: those that leaving out classes speaks for; see `HeadTexts`.
+CHOSEN = "auto"
 
 #: The split of the images if none is named.
 SPLIT = "train"
@@ -52,12 +56,18 @@ class FitRequest(FitConfig):
     y, split, n_pairs : str, str, int or None
         Caption set for real pairs, the split they come from, and how many images (all if None).
         Without `y` no real pair is used.
-    head, names : str
-        Head set and class-name set for prototypes; both or neither.
+    head : tuple of str, or str
+        Head sets for prototypes. Of several, each has images of `x`'s dataset in its own space; the
+        first is of `x`'s.
+    names : str
+        Class-name set of the heads' classes; needed with a head.
     source : str
         ``head``, or a control: ``random``, ``random-cov``, ``shuffled``.
     variants, templates : sequence of str
-        Which class texts are averaged.
+        Which class texts are averaged: of a `y` of class names what is fitted, of a head the form
+        in which a name will be asked for.
+    head_variants, head_templates : sequence of str
+        Which class texts a head is fitted on; see `HeadTexts`.
     duplicates : str
         What is done with classes that share a name; see `fitters.prototypes.DUPLICATES`.
     rows : str
@@ -92,8 +102,10 @@ class FitRequest(FitConfig):
         below=MOST,
         needs=("y",),
     )
-    head: str | None = option(
-        None, help="Head set, for prototypes, or its label set.", metavar="KEY"
+    head: tuple[str, ...] = option(
+        (),
+        help="Head set, for prototypes, or its label set. Several heads of the same classes are "
+        "fitted as one, each on the images of its own encoder; the first is of --x.",
     )
     names: str | None = option(
         None,
@@ -108,10 +120,25 @@ class FitRequest(FitConfig):
         needs=("head",),
     )
     variants: tuple[str, ...] = option(
-        VARIANTS, help="Variants of the class names, of --head or of --y."
+        VARIANTS,
+        help="Variants of class names: those that a --y of class names is fitted on, and the form "
+        "in which the classes of a head are asked for.",
     )
     templates: tuple[str, ...] = option(
-        TEMPLATES, help="Prompt templates around the class names, of --head or of --y."
+        TEMPLATES, help="Prompt templates around the names of --variants."
+    )
+    head_variants: tuple[str, ...] = option(
+        (),
+        help="Variants of the names of the head's classes, by comma: what it is fitted on "
+        "[default: --variants, and the definition where the label set has it]; auto chooses them "
+        "on the head.",
+        needs=("head",),
+    )
+    head_templates: tuple[str, ...] = option(
+        (),
+        help="Prompt templates of the names of the head's classes, by comma [default: "
+        "--templates].",
+        needs=("head",),
     )
     duplicates: Duplicates = option(
         "keep", help="Keep, merge or drop classes that share a name.", needs=("head",)
@@ -138,6 +165,12 @@ class FitRequest(FitConfig):
         below=2**63,
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given: Any = self.head
+        heads = (given,) if isinstance(given, str) else tuple(given or ())
+        object.__setattr__(self, "head", heads)
+
     @property
     def facts(self) -> dict[str, Any]:
         """What was asked for, by the names under which alignments record it."""
@@ -146,6 +179,8 @@ class FitRequest(FitConfig):
                  if name not in left_out}  # fmt: skip
         facts |= {name: getattr(self.training, name) for name in TRAINING}
         facts["centred"] = self.centre
+        if len(self.head) < 2:
+            facts["head"] = self.head[0] if self.head else None
         return {name: list(value) if isinstance(value, tuple) else value
                 for name, value in facts.items()}  # fmt: skip
 
@@ -160,16 +195,17 @@ KINDS = {
 def check_kinds(request: FitRequest, *, raw: bool) -> None:
     """Raise SettingError if an option names a set of another kind than it takes."""
     for name, kinds in KINDS.items():
-        key = getattr(request, name)
+        given = getattr(request, name)
         # Text-to-Concept pairs images with the same images, seen by another encoder.
         expected = ("image",) if raw and name == "y" else kinds
-        found = None if key is None else [*key.split("/"), "", ""][1]
-        if found not in (None, "", *expected):
-            raise SettingError(
-                f"--{'head-names' if name == 'names' else name} takes a set of kind "
-                f"{' or '.join(expected)}, such as dataset/{expected[0]}/encoder; {key} is of kind "
-                f"{found}."
-            )
+        for key in given if isinstance(given, tuple) else (given,):
+            found = None if key is None else [*key.split("/"), "", ""][1]
+            if found not in (None, "", *expected):
+                raise SettingError(
+                    f"--{'head-names' if name == 'names' else name} takes a set of kind "
+                    f"{' or '.join(expected)}, such as dataset/{expected[0]}/encoder; {key} is of "
+                    f"kind {found}."
+                )
 
 
 def fit_from_store(
@@ -221,6 +257,8 @@ def fit_from_store(
     if alignment.x.mean is not None:
         alignment.facts["image_centre"] = read.centre
     images, texts = read.pool, read.texts
+    if read.others:
+        alignment.facts["more_x_space_ids"] = [view.space_id for view in read.others]
     alignment.facts.update(
         {
             "x_space_id": images.space_id,
@@ -239,24 +277,29 @@ def fit_from_store(
 
 def check_request(request: FitRequest) -> None:
     """Raise SettingError if a request contradicts itself; no store is read."""
-    if (request.head is None) != (request.names is None):
+    if bool(request.head) != bool(request.names):
         raise SettingError(
             "A head needs the names of its classes: give --head and --head-names, or neither."
         )
-    if request.head is None and request.y is None:
+    if not request.head and request.y is None:
         raise SettingError(
             "There is nothing to fit on: give --head and --head-names, --y for real pairs, or both."
         )
     spec = method_named(request.method)
     raw = spec.rows.texts == "raw"
-    if raw and request.head is not None:
+    if raw and request.head:
         raise SettingError(
             f"{request.method} is fitted on images that both encoders have seen: leave --head out."
         )
     check_kinds(request, raw=raw)
     # Of both sources, a method that reads a head takes the head alone.
     real = request.y is not None and spec.fitted_on != "head"
-    spec.check(request, prototypes=request.head is not None, real=real)
+    spec.check(request, prototypes=bool(request.head), real=real)
+    if len(request.head) > 1 and (request.rows != "weights" or spec.fitted_on == "training"):
+        raise SettingError(
+            f"{len(request.head)} heads are fitted as one by rows 'weights' of methods that are "
+            "not trained. Give one head, or leave --rows out."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,6 +321,8 @@ class _Read:
     prototypes : Pairs, optional
     bias : ndarray, optional
         Of the head.
+    others : tuple of EmbeddingsView
+        The images of `pool` as the encoders of further heads see them.
     """
 
     used: dict[str, EmbeddingsView]
@@ -287,6 +332,12 @@ class _Read:
     paired: PairedView[EmbeddingsView] | None
     prototypes: Pairs | None
     bias: npt.NDArray[np.float32] | None
+    others: tuple[EmbeddingsView, ...] = ()
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Columns of each encoder, where there are several."""
+        return (self.pool.dim, *(view.dim for view in self.others)) if self.others else ()
 
 
 def _read(
@@ -308,20 +359,24 @@ def _read(
         paired = _real_pairs(store, request, pool, subset_rng, raw=raw)
         texts = paired.y
         used["captions"] = texts
-        if len(paired) < 2 and request.head is None and not raw:
+        if len(paired) < 2 and not request.head and not raw:
             raise SettingError(
                 "One pair is its own mean, and has no direction about it. Give more, or a head."
             )
-    if request.head is not None and request.names is not None:
-        prototypes, bias, names, head = _prototypes(store, request, images, pool, spec)
+    others: tuple[EmbeddingsView, ...] = ()
+    if request.head and request.names is not None:
+        prototypes, bias, names, heads = _prototypes(store, request, images, pool, spec)
         if texts is not None:
             texts.require_same_space(names, what="Captions and class names")
         texts = names
-        used |= {"head": head, "names": names}
+        used |= {"head": heads[0], "names": names}
+        others = tuple(images_beside(store, pool, head.space_id) for head in heads[1:])
+        used |= {f"head {n}": head for n, head in enumerate(heads[1:], 2)}
+        used |= {f"images {n}": view for n, view in enumerate(others, 2)}
         if request.source != "head":
             prototypes = _control(request.source)(prototypes, control_rng)
     assert texts is not None
-    return _Read(used, pool, centre, texts, paired, prototypes, bias)
+    return _Read(used, pool, centre, texts, paired, prototypes, bias, others)
 
 
 def _pool(images: EmbeddingsView, request: FitRequest) -> tuple[EmbeddingsView, str]:
@@ -344,7 +399,7 @@ def _prepared(
     spec, pool, paired = method_named(request.method), read.pool, read.paired
     how = spec.rows.centred(request.centre)
     wide = request.rows == "bias" or (how.head_bias and read.bias is not None)
-    by_rows = needs_rows(request, mixed=read.prototypes is not None) or wide
+    by_rows = needs_rows(request, mixed=read.prototypes is not None) or wide or bool(read.others)
     if workers is not None and workers.elsewhere and (paired is None or by_rows):
         raise SettingError(
             "Workers accumulate the moments of real pairs, and this fit "
@@ -363,15 +418,19 @@ def _prepared(
         return training_sources(pool, paired, read.prototypes, column, how=how), {}
     mean = None
     if how.images == "centred" or wide:
-        batches = pool.batches(reuse=True)
-        mean = SideTransform.fit(batches, label="images", homogeneous=wide).mean
+        batches = [beside(pool, read.others)] if read.others else pool.batches(reuse=True)
+        mean = SideTransform.fit(batches, label="images", homogeneous=wide, blocks=read.blocks).mean
+    real = None if paired is None else pairs_of(paired)
+    if real is not None and paired is not None and read.others:
+        real = replace(real, x=beside(paired.x, read.others))
     data = spec.sources(
         request,
         prototypes=read.prototypes,
-        real=None if paired is None else pairs_of(paired),
+        real=real,
         image_mean=mean,
         bias=read.bias,
         bias_column=wide,
+        blocks=read.blocks,
     )
     return data, {}
 
@@ -396,39 +455,130 @@ def _zero_rows_by_name(used: Mapping[str, EmbeddingsView]) -> Iterator[None]:
 
 def _name_facts(request: FitRequest, used: Mapping[str, EmbeddingsView]) -> dict[str, Any]:
     """Return what decides the prototypes, for the key of their moments."""
-    if request.head is None:
+    if not request.head:
         return {}
     facts: dict[str, Any] = {role: used[role].fingerprint for role in ("head", "names")}
     facts |= {"source": request.source, "duplicates": request.duplicates, "rows": request.rows}
     return facts if request.source == "head" else {**facts, "seed": request.seed}
 
 
-def pair_head(
-    head: EmbeddingsView,
-    names: EmbeddingsView,
-    *,
-    variants: Sequence[str],
-    templates: Sequence[str],
-) -> PairedView[EmbeddingsView]:
-    """Return each row of a head with the one text of its class.
+@dataclass(frozen=True, eq=False)
+class HeadTexts:
+    """The rows of a head, each with the text of its class.
 
-    Raises
-    ------
-    featstore.errors.MisalignedItemsError
-        If a class of the head has no name among `names`.
+    Attributes
+    ----------
+    paired : PairedView
+        Rows of the head, and the texts that are fitted on.
+    pairs : Pairs
+        The same as arrays. `groups` are the names: classes that share one must be left out
+        together. `asked` are the texts in the form in which names are asked for, if another.
+    variants : tuple of str
+        Of the texts that are fitted on.
+    scores : dict of str to float
+        Criterion of every text that there was to choose from, by its variants.
     """
-    paired = head.pair_by("class_id", names.class_texts(variants=variants, templates=templates))
-    if paired.missing_x:
-        raise MisalignedItemsError(
-            f"{len(paired.missing_x):,} rows of {head.key} have no class name in {names.key} "
-            f"(first: {paired.missing_x[0]!r}). Extract the names of the head's own label set."
-        )
-    return paired
 
+    paired: PairedView[EmbeddingsView]
+    pairs: Pairs
+    variants: tuple[str, ...]
+    scores: dict[str, float]
 
-def name_groups(paired: PairedView[EmbeddingsView]) -> npt.NDArray[Any]:
-    """Return the name of each class: classes that share it must be left out together."""
-    return paired.y.items["text"].str.to_lowercase().to_numpy().astype(str)
+    @classmethod
+    def of(
+        cls,
+        head: EmbeddingsView,
+        names: EmbeddingsView,
+        *,
+        asked: tuple[Sequence[str], Sequence[str]],
+        variants: Sequence[str] = (),
+        templates: Sequence[str] = (),
+        rng: np.random.Generator | None = None,
+    ) -> HeadTexts:
+        """Pair a head with the texts of its classes.
+
+        Parameters
+        ----------
+        head, names : EmbeddingsView
+            Of kinds head_weight and class_name.
+        asked : tuple of variants and templates
+            The form in which names are asked for, where `names` has it.
+        variants : sequence of str
+            None: those of `asked`, and the definition where there is one. ``auto``: of names,
+            lemmas and definitions, alone and each with the definition, those whose left-out
+            classes, asked for by their names, lie nearest to their rows of the head
+            (`fitters.select.kernel.choose_on_prototypes`). No image takes part.
+        templates : sequence of str
+            None: those of `asked`.
+        rng : numpy.random.Generator, optional
+            Draws landmarks for that choice, where a head is large.
+
+        Raises
+        ------
+        featstore.errors.MisalignedItemsError
+            If a class of the head has no name among `names`.
+        featstore.errors.EmptySelectionError
+            If `names` has none of a variant or a template.
+        """
+        there, under = (set(names.items[c].drop_nulls()) for c in ("variant", "template_id"))
+        templates = tuple(templates) or tuple(asked[1])
+        form = None
+        if set(asked[0]) <= there and set(asked[1]) <= under:
+            form = cls._paired(head, names, *asked)
+        if tuple(variants) == (CHOSEN,):
+            alone = [(name,) for name in ("name", "lemmas", DEFINITION) if name in there]
+            both = [(*one, DEFINITION) for one in alone if one != (DEFINITION,)]
+            tried = [cls._made(head, names, form, own, templates)
+                     for own in (*alone, *(both if DEFINITION in there else ()))]  # fmt: skip
+            scores = {",".join(text.variants): text._left_out(rng) for text in tried}
+            best = max(tried, key=lambda text: scores[",".join(text.variants)])
+            return replace(best, scores=scores)
+        if not variants:
+            more = DEFINITION in there and DEFINITION not in asked[0]
+            variants = (*asked[0], DEFINITION) if more else tuple(asked[0])
+        return cls._made(head, names, form, tuple(variants), templates)
+
+    @classmethod
+    def _made(
+        cls,
+        head: EmbeddingsView,
+        names: EmbeddingsView,
+        form: PairedView[EmbeddingsView] | None,
+        variants: tuple[str, ...],
+        templates: Sequence[str],
+    ) -> HeadTexts:
+        if variants == (DEFINITION,):
+            templates = (BARE,)
+        paired = cls._paired(head, names, variants, templates)
+        x, y = paired.numpy()
+        called = paired if form is None else form
+        groups = called.y.items["text"].str.to_lowercase().to_numpy().astype(str)
+        asked = None if form is None else form.numpy()[1]
+        if asked is not None and np.array_equal(asked, y):
+            asked = None
+        return cls(paired, Pairs(x, y, groups, asked=asked), variants, {})
+
+    @staticmethod
+    def _paired(
+        head: EmbeddingsView,
+        names: EmbeddingsView,
+        variants: Sequence[str],
+        templates: Sequence[str],
+    ) -> PairedView[EmbeddingsView]:
+        texts = names.class_texts(variants=variants, templates=templates)
+        paired = head.pair_by("class_id", texts)
+        if paired.missing_x:
+            raise MisalignedItemsError(
+                f"{len(paired.missing_x):,} rows of {head.key} have no class name in {names.key} "
+                f"(first: {paired.missing_x[0]!r}). Extract the names of the head's own label set."
+            )
+        return paired
+
+    def _left_out(self, rng: np.random.Generator | None) -> float:
+        """Return the best mean cosine of left-out predictions, by kernel ridge."""
+        prepared = prepare(self.pairs, None, None).prototypes
+        assert prepared is not None
+        return choose_on_prototypes(prepared, rng=rng or np.random.default_rng(0)).score
 
 
 def _real_pairs(
@@ -466,6 +616,48 @@ def _real_pairs(
     return paired
 
 
+def images_beside(store: FeatureStore, images: EmbeddingsView, space_id: str) -> EmbeddingsView:
+    """Return the set of the same dataset's images in another space.
+
+    Raises
+    ------
+    SettingError
+        If the store has none, or several.
+    """
+    dataset = images.key.split("/")[0]
+    found = [info for info in store.sets() if info.key.dataset == dataset
+             and info.key.kind == "image" and info.commit.space_id == space_id]  # fmt: skip
+    if len(found) != 1:
+        have = ", ".join(str(info.key) for info in found) or "none"
+        raise SettingError(
+            f"Each head needs the images of {dataset} by its own encoder: one set in space "
+            f"{space_id[:8]}; {store.address} has {have}. Extract them, or leave that head out."
+        )
+    return store.view(str(found[0].key))
+
+
+def beside(
+    images: EmbeddingsView, others: Sequence[EmbeddingsView]
+) -> npt.NDArray[np.floating[Any]]:
+    """Return rows of images with those of the same images in other sets behind them, by item_id.
+
+    Raises
+    ------
+    featstore.errors.MisalignedItemsError
+        If a set lacks one of the images.
+    """
+    ids, rows = images.items["item_id"], [images.numpy()]
+    for other in others:
+        _, theirs = join_ids(ids, other.items["item_id"])
+        if len(theirs) != len(ids):
+            raise MisalignedItemsError(
+                f"{other.key} has {len(theirs):,} of the {len(ids):,} images of {images.key}. "
+                "Extract the others with its encoder."
+            )
+        rows.append(other.take(theirs).numpy())
+    return np.hstack(rows)
+
+
 def pair_images(x: EmbeddingsView, y: EmbeddingsView) -> PairedView[EmbeddingsView]:
     """Return the images of x with the same images in y, by item_id."""
     ids = x.items["item_id"]
@@ -480,14 +672,20 @@ def _prototypes(
     images: EmbeddingsView,
     pool: EmbeddingsView,
     spec: Method,
-) -> tuple[Pairs, npt.NDArray[np.float32] | None, EmbeddingsView, EmbeddingsView]:
-    """Return head rows with class texts, the bias, and the views of both."""
-    head = store.view(str(request.head))
+) -> tuple[Pairs, npt.NDArray[np.float32] | None, EmbeddingsView, list[EmbeddingsView]]:
+    """Return head rows with class texts, the bias, the texts' view and those of the heads."""
+    head = store.view(request.head[0])
     images.require_same_space(head, what="A head and the images it is used on")
     names = store.view(str(request.names))
-    paired = pair_head(head, names, variants=request.variants, templates=request.templates)
-    x, y = paired.numpy()
-    pairs, bias = Pairs(x, y, name_groups(paired)), paired.x.bias
+    texts = HeadTexts.of(
+        head, names, asked=(request.variants, request.templates),
+        variants=request.head_variants, templates=request.head_templates,
+        rng=np.random.default_rng(request.seed),
+    )  # fmt: skip
+    paired, pairs, bias = texts.paired, texts.pairs, texts.paired.x.bias
+    heads = [paired.x, *(store.view(key) for key in request.head[1:])]
+    if heads[1:]:
+        pairs, bias = with_heads(pairs, bias, heads)
     if request.rows == "bias" and bias is None:
         raise SettingError(
             f"{head.key} has no bias, so --rows bias has no column to add to its rows. Leave it "
@@ -500,7 +698,32 @@ def _prototypes(
         pairs = resolve_duplicates(pairs, request.duplicates)
     if request.rows == "patterns":
         pairs = covariance_patterns(pairs, pool.numpy())
-    return pairs, bias, paired.y, paired.x
+    return pairs, bias, paired.y, heads
+
+
+def with_heads(
+    pairs: Pairs, bias: npt.NDArray[np.float32] | None, heads: Sequence[EmbeddingsView]
+) -> tuple[Pairs, npt.NDArray[np.float32] | None]:
+    """Return prototypes with the rows of further heads beside those of the first, by class.
+
+    Raises
+    ------
+    featstore.errors.MisalignedItemsError
+        If a head lacks a class.
+    """
+    classes, rows = heads[0].items["class_id"], [pairs.x]
+    for head in heads[1:]:
+        _, theirs = join_ids(classes, head.items["class_id"])
+        if len(theirs) != len(classes):
+            raise MisalignedItemsError(
+                f"{head.key} has {len(theirs):,} of the {len(classes):,} classes of "
+                f"{heads[0].key}. Several heads are fitted as one where they share their classes."
+            )
+        ordered = head.take(theirs)
+        rows.append(ordered.numpy())
+        # The sum of the logits, as their rows stand side by side.
+        bias = None if bias is None or ordered.bias is None else bias + ordered.bias
+    return replace(pairs, x=np.hstack(rows)), bias
 
 
 def _control(source: str) -> Any:

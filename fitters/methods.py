@@ -387,6 +387,7 @@ class Method:
         image_mean: npt.NDArray[Any] | None = None,
         bias: npt.NDArray[Any] | None = None,
         bias_column: bool = False,
+        blocks: tuple[int, ...] = (),
     ) -> Sources[Pairs]:
         """Return what a fit with this config is on: raw pairs, checked and prepared.
 
@@ -397,6 +398,8 @@ class Method:
         bias_column : bool
             Prototypes [w, b] and images [f, 1] instead of w and f, before all preprocessing;
             `image_mean` is then of such rows.
+        blocks : tuple of int
+            Columns of each encoder, where images and prototypes are rows of several side by side.
 
         Raises
         ------
@@ -430,7 +433,13 @@ class Method:
                 "A bias column needs a head with a bias: pass the prototypes and their bias."
             )
         wide = bias_column or (how.head_bias and prototypes is not None)
-        data = prepare(prototypes, real, image_mean, how=how, bias_column=bias if wide else None)
+        if blocks and (wide or self.fitted_on == "training"):
+            raise SettingError(
+                f"{name} with these settings takes one head. Use another method, or rows 'weights'."
+            )
+        data = prepare(
+            prototypes, real, image_mean, how=how, bias_column=bias if wide else None, blocks=blocks
+        )
         return replace(data, bias=bias)
 
     def check(self, config: FitConfig, *, prototypes: bool, real: bool) -> None:

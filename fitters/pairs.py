@@ -34,6 +34,10 @@ class Pairs:
         that every row is its own group.
     weight : ndarray of shape (n,) or None
         Mass of each row, not negative. The m captions of one image carry 1/m each. None means 1.
+    asked : ndarray of shape (n, q) or None
+        Rows by which each pair will be looked for, if not by `y`: a class that is fitted on its
+        name and its definition is asked for by a name alone. A choice that leaves a class out asks
+        for it by this row; no fit reads it.
 
     Raises
     ------
@@ -45,10 +49,13 @@ class Pairs:
     y: Rows
     groups: npt.NDArray[Any] | None = None
     weight: npt.NDArray[np.float64] | None = None
+    asked: Rows | None = None
 
     def __post_init__(self) -> None:
-        for name in ("x", "y"):
+        for name in ("x", "y", "asked"):
             rows = getattr(self, name)
+            if rows is None and name == "asked":
+                continue
             if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype.kind != "f":
                 got = f"{getattr(rows, 'dtype', type(rows).__name__)} of shape {np.shape(rows)}"
                 raise PairsError(f"{name} must be a float matrix with one row a pair. Got {got}.")
@@ -62,6 +69,11 @@ class Pairs:
         if len(self.y) != n:
             raise PairsError(
                 f"x has {n:,} rows and y has {len(self.y):,}: they are not pairs. Join them by id."
+            )
+        if self.asked is not None and self.asked.shape != self.y.shape:
+            raise PairsError(
+                f"asked has shape {self.asked.shape}; y has {self.y.shape}, and each of its rows "
+                "is asked for by one of the same space."
             )
         if n == 0:
             raise PairsError(
@@ -103,6 +115,7 @@ class Pairs:
             self.y[rows],
             None if self.groups is None else self.groups[rows],
             None if self.weight is None else self.weight[rows],
+            None if self.asked is None else self.asked[rows],
         )
 
 

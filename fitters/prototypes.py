@@ -7,6 +7,7 @@ knowledge of the class. Each control keeps one thing of the true rows and destro
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -57,8 +58,7 @@ def resolve_duplicates(pairs: Pairs, how: Duplicates) -> Pairs:
         of = np.flatnonzero(codes == codes[first])
         if len(of) > 1:
             x[place], y[place] = _mean_row(pairs.x[of]), _mean_row(pairs.y[of])
-    kept = pairs.take(firsts)
-    return Pairs(x, y, kept.groups, kept.weight)
+    return replace(pairs.take(firsts), x=x, y=y)
 
 
 def covariance_patterns(pairs: Pairs, images: Rows) -> Pairs:
@@ -87,7 +87,7 @@ def covariance_patterns(pairs: Pairs, images: Rows) -> Pairs:
     rows = images.astype(np.float64)
     rows -= rows.mean(axis=0)
     patterns = (pairs.x.astype(np.float64) @ rows.T) @ rows / (len(rows) - 1)
-    return Pairs(patterns.astype(pairs.x.dtype), pairs.y, pairs.groups, pairs.weight)
+    return replace(pairs, x=patterns.astype(pairs.x.dtype))
 
 
 def _mean_row(rows: Rows) -> npt.NDArray[np.float64]:
@@ -110,7 +110,7 @@ def replace_by_gaussian(pairs: Pairs, rng: np.random.Generator) -> Pairs:
     drawn = rng.standard_normal(pairs.x.shape)
     norms = np.linalg.norm(pairs.x.astype(np.float64), axis=1, keepdims=True)
     drawn *= norms / np.linalg.norm(drawn, axis=1, keepdims=True)
-    return Pairs(drawn.astype(pairs.x.dtype), pairs.y, pairs.groups, pairs.weight)
+    return replace(pairs, x=drawn.astype(pairs.x.dtype))
 
 
 def replace_by_covariance(pairs: Pairs, rng: np.random.Generator) -> Pairs:
@@ -131,7 +131,7 @@ def replace_by_covariance(pairs: Pairs, rng: np.random.Generator) -> Pairs:
         values, vectors = np.linalg.eigh(centred.T @ centred / (n - 1))
         root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     drawn = mean + rng.standard_normal((n, len(root))) @ root
-    return Pairs(drawn.astype(pairs.x.dtype), pairs.y, pairs.groups, pairs.weight)
+    return replace(pairs, x=drawn.astype(pairs.x.dtype))
 
 
 def shuffle_names(pairs: Pairs, rng: np.random.Generator) -> Pairs:
@@ -162,7 +162,7 @@ def shuffle_names(pairs: Pairs, rng: np.random.Generator) -> Pairs:
     owner: npt.NDArray[Any] = np.empty(pairs.n, dtype=np.intp)
     owner[np.roll(order, -largest)] = order
     weight = None if pairs.weight is None else pairs.weight[owner]
-    return Pairs(pairs.x[owner], pairs.y, pairs.groups, weight)
+    return replace(pairs, x=pairs.x[owner], weight=weight)
 
 
 CONTROLS: dict[str, Control] = {

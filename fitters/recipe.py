@@ -75,6 +75,7 @@ def select(
     prototypes: Pairs | None = None,
     real: Pairs | None = None,
     image_mean: npt.NDArray[Any] | None = None,
+    blocks: tuple[int, ...] = (),
     n_folds: int = 4,
     grid: Mapping[str, Axis] | None = None,
     rng: np.random.Generator,
@@ -90,7 +91,7 @@ def select(
     ----------
     method : str or FitConfig
         One of `METHODS` that has something to choose.
-    prototypes, real, image_mean
+    prototypes, real, image_mean, blocks
         As for `fit_alignment`.
     n_folds, grid, rng
         As for `fit`.
@@ -115,7 +116,9 @@ def select(
     if issubclass(spec.cls, ASIFAligner):
         left = [name for name in ("top_k", "power") if name in spec.options]
         config = FitConfig.of(config, {n: "auto" for n in left if getattr(config, n) is None})
-    data = spec.sources(config, prototypes=prototypes, real=real, image_mean=image_mean)
+    data = spec.sources(
+        config, prototypes=prototypes, real=real, image_mean=image_mean, blocks=blocks
+    )
     if not spec.tunes:
         raise SettingError(f"{config.method} has nothing to choose. Fit it with fit_alignment.")
     choice = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))
@@ -130,6 +133,7 @@ def fit_alignment(
     real: Pairs | None = None,
     image_mean: npt.NDArray[Any] | None = None,
     bias: npt.NDArray[Any] | None = None,
+    blocks: tuple[int, ...] = (),
     rng: np.random.Generator,
     on_stage: OnStage | None = None,
     **settings: Any,
@@ -174,6 +178,9 @@ def fit_alignment(
         from unlabelled training images, never from test images.
     bias : ndarray of shape (c,), optional
         The head's bias, for the methods that read it: ConSE and ICIS.
+    blocks : tuple of int
+        Columns of each encoder, where rows of several heads, and of images by their encoders, stand
+        side by side: one map from texts into all of them, scored by the mean of their cosines.
     rng : numpy.random.Generator
         Draws the folds, landmarks for the choice of kernel ridge among many prototypes, and the
         seed of a training.
@@ -194,6 +201,6 @@ def fit_alignment(
     """
     config = FitConfig.of(method, settings)
     data = method_named(config.method).sources(
-        config, prototypes=prototypes, real=real, image_mean=image_mean, bias=bias
+        config, prototypes=prototypes, real=real, image_mean=image_mean, bias=bias, blocks=blocks
     )
     return fit(data, config, rng=rng, on_stage=on_stage)

@@ -94,10 +94,12 @@ def prepare(
     *,
     how: Preparation = Preparation(),
     bias_column: npt.NDArray[Any] | None = None,
+    blocks: tuple[int, ...] = (),
 ) -> Sources[Pairs]:
     """Return both sources transformed as `fitters.recipe.fit_alignment` says.
 
-    `bias_column` goes to the prototypes as a column more, and 1 to the images.
+    `bias_column` goes to the prototypes as a column more, and 1 to the images. `blocks` are the
+    columns of each encoder, where images and prototypes are rows of several side by side.
 
     Raises
     ------
@@ -109,7 +111,7 @@ def prepare(
     wide = bias_column is not None
     if prototypes is not None and bias_column is not None:
         x = append_column(prototypes.x, bias_column)
-        prototypes = Pairs(x, prototypes.y, prototypes.groups, prototypes.weight)
+        prototypes = replace(prototypes, x=x)
     if how.alike and real is not None:
         real = Pairs(real.x, real.y, real.groups)
     text_source = real if prototypes is None else prototypes
@@ -119,7 +121,8 @@ def prepare(
         text = SideTransform.fit([(text_source.y, text_source.row_weight)], label="texts")
         text_centre = "real texts" if prototypes is None else "class texts"
     image, head, image_centre = (
-        _plain(how.images, "images", homogeneous=wide), _plain(how.images, "prototypes"), "none"
+        replace(_plain(how.images, "images", homogeneous=wide), blocks=blocks),
+        replace(_plain(how.images, "prototypes"), blocks=blocks), "none",
     )  # fmt: skip
     if how.images == "centred":
         if image_mean is not None:
@@ -134,10 +137,11 @@ def prepare(
             image, image_centre = replace(image, mean=image_mean), "given mean"
         elif real is not None:
             batches = [(real.x, real.row_weight)]
-            image = SideTransform.fit(batches, label="images", homogeneous=wide)
+            image = SideTransform.fit(batches, label="images", homogeneous=wide, blocks=blocks)
             image_centre = "real images"
         if prototypes is not None:
-            head = SideTransform.fit([(prototypes.x, prototypes.row_weight)], label="prototypes")
+            rows = [(prototypes.x, prototypes.row_weight)]
+            head = SideTransform.fit(rows, label="prototypes", blocks=blocks)
     return Sources(
         None if prototypes is None else _transformed(prototypes, head, text),
         None if real is None else _transformed(real, image, text),
@@ -156,4 +160,5 @@ def _transformed(pairs: Pairs, image: SideTransform, text: SideTransform) -> Pai
     for rows, side in ((pairs.x, image), (pairs.y, text)):
         if not side.normalize:  # which would find them
             row_norms(rows, what=side.label)
-    return Pairs(image.apply(pairs.x), text.apply(pairs.y), pairs.groups, pairs.weight)
+    asked = None if pairs.asked is None else text.apply(pairs.asked)
+    return replace(pairs, x=image.apply(pairs.x), y=text.apply(pairs.y), asked=asked)

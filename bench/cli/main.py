@@ -13,6 +13,7 @@ import click
 
 from featstore.command_line import CommandGroup, entry_point
 from featstore.errors import FeatstoreError
+from featstore.options import parts_of
 
 if TYPE_CHECKING:
     from bench.runs import Leaf
@@ -215,9 +216,12 @@ def set_options(function: _Function) -> _Function:
     from bench.suites.single import SetNames
 
     for own in reversed(fields(SetNames)):
+        more: dict[str, Any] = {"default": "", "show_default": False}
+        if isinstance(own.default, tuple):
+            more = {"multiple": True, "callback": parts_of}
         function = click.option(
-            f"--{own.name.replace('_', '-')}", default="", show_default=False, metavar="KEY",
-            required=own.default is MISSING, help=own.metadata["option"]["help"],
+            f"--{own.name.replace('_', '-')}", metavar="KEY", required=own.default is MISSING,
+            help=own.metadata["option"]["help"], **more,
         )(function)  # fmt: skip
     return function
 

@@ -19,6 +19,7 @@ from bench.runs import (
     IDENTITY,
     Protocol,
     Run,
+    beside_fields,
     has_meaning,
     has_setting,
     methods_with,
@@ -30,6 +31,7 @@ from featstore.options import option
 from featstore.store.store import FeatureStore
 from fitters.alignment import Alignment
 from fitters.from_store import side_of
+from fitters.jobs import images_beside
 from fitters.methods import method_named
 
 #: The suites that runs of one task, and of a sweep, say they are of.
@@ -46,11 +48,15 @@ class SetNames:
     images: str = option(help="Image set.")
     names: str = option("", help="Class-name set of the images' classes.")
     captions: str = option("", help="Caption set of the images.")
-    head: str = option("", help="Head set; needs --head-names.")
+    head: tuple[str, ...] = option(
+        (),
+        help="Head set; needs --head-names. Several heads of the same classes are fitted as one, "
+        "each on the images of its own encoder; the first is of --images.",
+    )
     head_names: str = option("", help="Class-name set of the head's classes.")
     views: str = option("", help="Set of augmented views of the images (few_shot).")
 
-    def fields(self, store: FeatureStore) -> dict[str, str]:
+    def fields(self, store: FeatureStore) -> dict[str, Any]:
         """Return the fields of a run that name these sets and their revisions.
 
         Raises
@@ -64,9 +70,16 @@ class SetNames:
             raise ProtocolError(
                 "A head needs the names of its classes: give --head and --head-names, or neither."
             )
-        named = {own.name: getattr(self, own.name) for own in fields(self)}
-        return set_fields(
-            **{role.removesuffix("s"): store.info(key) for role, key in named.items() if key}
+        given: Any = self.head
+        heads = [store.info(key) for key in ((given,) if isinstance(given, str) else given) if key]
+        named = {own.name: getattr(self, own.name) for own in fields(self) if own.name != "head"}
+        found = {role.removesuffix("s"): store.info(key) for role, key in named.items() if key}
+        if heads:
+            found["head"] = heads[0]
+        images = store.view(self.images)
+        others = [images_beside(store, images, head.commit.space_id) for head in heads[1:]]
+        return set_fields(**found) | beside_fields(
+            heads[1:], [store.info(view.key) for view in others]
         )
 
 

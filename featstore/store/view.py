@@ -491,6 +491,10 @@ def _values(items: pl.DataFrame, column: str) -> str:
 View = TypeVar("View", bound=Selection)
 
 
+#: The variant of class names that is a sentence of its own, and the template that adds nothing.
+DEFINITION, BARE = "definition", "none"
+
+
 def class_texts(
     view: View,
     *,
@@ -501,7 +505,11 @@ def class_texts(
 
     Each prompt is L2-normalised, the prompts of a class are averaged, and the mean is
     L2-normalised (encode → L2 → mean → L2, as open_clip does), so that 80 templates give a
-    class no more mass than one.
+    class no more mass than one. Of several variants each has such a mean, and the means are
+    averaged likewise, so that a name under two templates has no more say than its definition.
+
+    A definition stands bare: of the variant ``definition`` only the template ``none`` is taken
+    beside other variants, whatever the templates. "A photo of a <definition>" is no sentence.
 
     Parameters
     ----------
@@ -531,7 +539,12 @@ def class_texts(
         chosen = chosen.where(variant=list(variants))
     if templates is not None:
         _require(view, "template_id", templates)
-        chosen = chosen.where(template_id=list(templates))
+        kept = chosen.items["template_id"].is_in(list(templates))
+        defined = chosen.items["variant"] == DEFINITION
+        bare = defined & (chosen.items["template_id"] == BARE)
+        if bare.any() and not defined.all():
+            kept = (kept & ~defined) | bare
+        chosen = chosen.take(np.flatnonzero(kept.fill_null(value=False).to_numpy()))
     classes = chosen.items["class_id"]
     if classes.null_count():
         raise EmptySelectionError(
@@ -549,7 +562,15 @@ def class_texts(
     index = np.array([position[name] for name in classes.to_list()])
     data = chosen.normalized().numpy(np.float64)
     sums = np.zeros((len(order), view.dim))
-    np.add.at(sums, index, data)
+    of_variant = chosen.items["variant"].fill_null("")
+    alike = of_variant.n_unique() == 1
+    for variant in of_variant.unique(maintain_order=True):
+        rows = np.flatnonzero((of_variant == variant).to_numpy())
+        part = sums if alike else np.zeros_like(sums)
+        np.add.at(part, index[rows], data[rows])
+        if not alike:
+            lengths = np.linalg.norm(part, axis=1, keepdims=True)
+            sums += np.divide(part, lengths, out=part, where=lengths > 0)
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     if not norms.all():
         raise EmptySelectionError(
@@ -557,7 +578,8 @@ def class_texts(
         )
     first = np.unique(index, return_index=True)[1]
     items = chosen.items[first].with_columns(pl.col("class_id").alias("item_id"))
-    facts = {"class_texts": chosen.fingerprint, "reduction": "l2-mean-l2"}
+    by = "l2-mean-l2" if alike else "l2-mean-l2 by variant"
+    facts = {"class_texts": chosen.fingerprint, "reduction": by}
     return replace(
         chosen,
         source=MemoryRows((sums / norms).astype(np.float32)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import isfinite, isinf
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -15,17 +14,19 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fitters.aligners.base import Matrix, OneWay, as_columns, mean_rows, stacked, validate_pairs
-from fitters.aligners.kernel_solvers import solve_kernel
+from fitters.aligners.kernel_solvers import correct_first, solve_kernel
 from fitters.errors import SettingError, ZeroRowError
 from fitters.feature_maps import METHODS, NystroemMap, choose_landmarks, gaussian
 from fitters.pairs import Pairs, Rows
-from fitters.select.grid import MOST, WEIGHTS, Axis, Choice, Search, Surface
+from fitters.select.grid import MOST, Axis, Choice, Search, Surface, folds_of_pairs
 from fitters.select.kernel import (
     GAMMAS,
     KERNEL_PENALTIES,
-    choose_mass,
+    NOISE,
     choose_on_prototypes,
     cross_validate_kernel,
+    normalized,
+    weigh_noise,
 )
 from fitters.select.refitting import Folded
 from fitters.sources import Sources
@@ -72,6 +73,9 @@ class KernelRidgeAligner(OneWay):
         How they are drawn; see `choose_landmarks`.
     seed : int
         Draws them.
+    first_share : float
+        What the cosine of the fit on prototypes alone counts beside that of the fit on both
+        sources, where `fit_sources` makes both: the score is their weighted mean.
 
     Attributes
     ----------
@@ -79,6 +83,8 @@ class KernelRidgeAligner(OneWay):
         Rows about which the kernels lie: the predicting rows, or the landmarks.
     dual_ : ndarray of shape (m, p) for "y->x", (m, q) for "x->y"
         A.
+    first_ : ndarray of shape (c, p)
+        A of the c prototypes alone, the first rows of `support_`; only with `first_share`.
     mean_x_, mean_y_ : ndarray of shape (p,), (q,)
         What is subtracted on each side; 0 if not `center`.
     gamma_ : float
@@ -118,6 +124,7 @@ class KernelRidgeAligner(OneWay):
         "n_landmarks": [Interval(Integral, 1, None, closed="left"), None],
         "landmarks": [StrOptions(set(METHODS))],
         "seed": [Interval(Integral, 0, None, closed="left")],
+        "first_share": [Interval(Real, 0, 1, closed="both")],
     }
 
     def __init__(
@@ -131,6 +138,7 @@ class KernelRidgeAligner(OneWay):
         n_landmarks: int | None = None,
         landmarks: str = "uniform",
         seed: int = 0,
+        first_share: float = 0.0,
     ) -> None:
         self.direction = direction
         self.gamma = gamma
@@ -140,6 +148,7 @@ class KernelRidgeAligner(OneWay):
         self.n_landmarks = n_landmarks
         self.landmarks = landmarks
         self.seed = seed
+        self.first_share = first_share
 
     @classmethod
     def check_settings(cls, config: FitConfig, *, prototypes: bool, real: bool) -> None:  # noqa: ARG003
@@ -155,9 +164,9 @@ class KernelRidgeAligner(OneWay):
             )
 
     def tune(self, data: Sources[Pairs], search: Search) -> Choice:
-        """Choose width and penalty on the prototypes, and only the mixing weight on real pairs.
+        """Choose width and penalty on the prototypes; real pairs only say how noisy they are.
 
-        Not to use the real pairs is one of the weights. Without prototypes, width and penalty are
+        A `mix` that is given is the mass of a prototype. Without prototypes, width and penalty are
         chosen on the real pairs.
         """
         config, prototypes, real = search.config, data.prototypes, data.real
@@ -174,20 +183,22 @@ class KernelRidgeAligner(OneWay):
         if prototypes is None or real is None:
             return choice
         facts: dict[str, Any] = {"of_prototypes": choice.facts} if choice.facts else {}
-        axis, searched = search.axis("weight", WEIGHTS), choice.axes
-        mix = axis.values[0]
-        if axis.searched:
-            of_mix = choose_mass(
-                prototypes, real, Folded.of(data, search, {"weight": axis}).folds,
-                gamma=choice.params["gamma"], penalty=choice.params["alpha"],
-                weights=axis, criterion=search.metric, rng=search.rng,
-            )  # fmt: skip
-            facts |= of_mix.to_facts()
-            searched, mix = searched | of_mix.searched, of_mix.chosen["weight"]
-        facts |= {"mix": mix if isfinite(mix) else None, "real_pairs_used": isfinite(mix)}
-        # A real pair has `mix` times the penalty that the prototypes keep.
-        params = choice.params | {"alpha": choice.params["alpha"] * (mix if isfinite(mix) else 1.0)}
-        return Choice(params, mix, facts, searched)
+        if config.mix != "auto":
+            # A real pair has `mix` times the penalty that the prototypes keep.
+            params = choice.params | {"alpha": choice.params["alpha"] * config.mix}
+            return Choice(params, config.mix, facts | {"mix": config.mix}, choice.axes)
+        found = weigh_noise(
+            prototypes, real, folds_of_pairs(real, search.n_folds, "mix", search.rng),
+            gamma=choice.params["gamma"], penalty=choice.params["alpha"],
+            criterion=search.metric, rng=search.rng,
+        )  # fmt: skip
+        params = choice.params | {"first_share": found.first_share}
+        shares = {
+            "noises": dict(zip(NOISE, found.weights.tolist(), strict=True)),
+            "without": dict(zip(NOISE, found.weights_without.tolist(), strict=False)),
+        }
+        facts |= {"mix": None, **found.to_facts()}
+        return Choice(params, facts=facts, axes=choice.axes, of_fit=shares)
 
     def _shape(self, data: Sources[Pairs], search: Search, axes: Mapping[str, Axis]) -> Surface:
         """Return the scores over width and penalty."""
@@ -204,15 +215,40 @@ class KernelRidgeAligner(OneWay):
             precision="float32" if search.grid else "float64",
         )  # fmt: skip
 
-    def fit_sources(self, data: Sources[Pairs], mix: float = 1.0) -> Self:
-        """Fit on the rows of both sources; prototypes of infinite mass leave the others none."""
-        x, y, weight = stacked(data, 1.0 if isinf(mix) else mix)
-        first = 0 if data.prototypes is None else data.prototypes.n
-        if isinf(mix):
-            weight[first:] = 0.0
-        # Prototypes come first, and again with every other draw of real pairs.
-        fitted: Self = self.fit(x, y, weight, n_first=first)
-        return fitted
+    def fit_sources(
+        self,
+        data: Sources[Pairs],
+        mix: float = 1.0,
+        *,
+        noises: Mapping[float, float] | None = None,
+        without: Mapping[float, float] | None = None,
+    ) -> Self:
+        """Fit on the rows of both sources, a prototype with `mix` times the mass of a real pair.
+
+        With `noises`, the real pairs correct what the fit on the prototypes leaves of them,
+        averaged over their noise, and over that of fits `without` the prototypes; see
+        `fitters.aligners.kernel_solvers.correct_first`. Rows are taken as they are, γ as the
+        absolute one.
+        """
+        if noises is None or data.prototypes is None or data.real is None:
+            x, y, weight = stacked(data, mix)
+            first = 0 if data.prototypes is None else data.prototypes.n
+            # Prototypes come first, and again with every other draw of real pairs.
+            fitted: Self = self.fit(x, y, weight, n_first=first)
+            return fitted
+        head = data.prototypes.take(data.prototypes.row_weight > 0)
+        support, targets = head.y.astype(np.float64), head.x.astype(np.float64)
+        self.gamma_, self.n_features_in_ = float(self.gamma), targets.shape[1]
+        self._one_column = False
+        first_, self.dual_, self.residual_ = correct_first(
+            support, targets, data.real, self.gamma_, self.alpha / head.row_weight, noises,
+            without or {},
+        )  # fmt: skip
+        if self.first_share:
+            self.first_ = first_
+        self.support_ = np.concatenate([support, data.real.y])
+        self.mean_x_, self.mean_y_ = np.zeros(targets.shape[1]), np.zeros(support.shape[1])
+        return self
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(
@@ -312,12 +348,21 @@ class KernelRidgeAligner(OneWay):
                     f"row {start + alone[0]:,}) and all that were fitted. Fit with a smaller gamma."
                 )
             out[block] = kernel @ self.dual_
+            if self.first_share:
+                first = normalized(kernel[:, : len(self.first_)] @ self.first_)
+                out[block] = normalized(out[block]) + self.first_share * first
+                out[block] /= 1 + self.first_share
         return out
+
+    def project_y(self, y: Rows) -> Matrix:
+        """Return y in the shared space: shape (n, r); of unit length without `first_share`."""
+        return self._map(self.about_mean(y, "y")) if self.first_share else super().project_y(y)
 
     def array_shapes(self) -> dict[str, tuple[str, ...]]:
         """Return the fitted arrays and their shapes in letters."""
         back = self.direction == "y->x"
-        return {
+        first = {"first_": ("c", "p" if back else "q")} if self.first_share else {}
+        return first | {
             "support_": ("m", "q" if back else "p"),
             "dual_": ("m", "p" if back else "q"),
             "mean_x_": ("p",),

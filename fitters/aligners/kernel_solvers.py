@@ -11,6 +11,7 @@ class texts for ever other image rows. Both are kept a while: `solve_first` and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from fitters.aligners.solvers import eigen_gram
 from fitters.errors import SingularMomentsError
 from fitters.feature_maps import gaussian
 from fitters.kept import Kept, digest_of
+from fitters.pairs import Pairs
 
 Matrix = npt.NDArray[np.float64]
 
@@ -168,6 +170,73 @@ def solve_first(rows: Matrix, targets: Matrix, gamma: float, penalty: Matrix) ->
         return Solution(gamma, penalty, factor, dual, residual)
 
     return _SOLUTIONS.get(digest_of(rows, targets, gamma, penalty), solve)
+
+
+def correct_first(
+    rows: Matrix,
+    targets: Matrix,
+    others: Pairs,
+    gamma: float,
+    penalty: Matrix,
+    noises: Mapping[float, float],
+    without: Mapping[float, float],
+) -> tuple[Matrix, Matrix, float]:
+    """Return the solution of n rows, and its correction by k others averaged over their noise.
+
+    With S the kernel of the others that the rows leave and r what they leave of their targets, the
+    others get Σ_ν p_ν (S + ν diag(1/w))⁻¹ r, and the rows what block elimination makes of that.
+
+    Parameters
+    ----------
+    rows, targets : ndarray of shape (n, d), (n, q)
+    others : Pairs
+        Their `y` are kernel rows, their `x` targets; weights above 0.
+    gamma : float
+    penalty : ndarray of shape (n,)
+        Of the rows.
+    noises, without : mapping of float to float
+        Noise ν → its share p_ν, of fits with the rows and without them. Noise without end corrects
+        nothing.
+
+    Returns
+    -------
+    first : ndarray of shape (n, q)
+        Dual coefficients of the rows alone.
+    both : ndarray of shape (n + k, q)
+        Those of the averaged fit, the rows' first.
+    residual : float
+        Of the rows alone; see `solve_kernel`.
+
+    Raises
+    ------
+    SingularMomentsError
+        As `solve_kernel`.
+    """
+    texts, images = others.y.astype(np.float64), others.x.astype(np.float64)
+    if len(rows) <= DOUBLE_ROWS:
+        solution = solve_first(rows, targets, gamma, penalty)
+        first, residual = solution.dual, solution.residual
+        weights, covered, explained = solution.eliminate(rows, texts)
+    else:
+        reach = gaussian(texts, rows, gamma)
+        solved, residual = solve_kernel(rows, np.hstack([targets, reach.T]), gamma, penalty)
+        first, weights = solved[:, : targets.shape[1]], solved[:, targets.shape[1] :]
+        covered, explained = reach @ weights, reach @ first
+    kernel, root = gaussian(texts, texts, gamma), np.sqrt(others.row_weight)[:, None]
+
+    def averaged(system: Matrix, left: Matrix, shares: Mapping[float, float]) -> Matrix:
+        counting = [(p, v) for v, p in shares.items() if p and np.isfinite(v)]
+        if not counting:
+            return np.zeros_like(left)
+        values, vectors = eigen_gram(root * system * root.T)
+        inverse = np.sum([p / (values + v) for p, v in counting], axis=0)
+        dual: Matrix = root * (vectors @ (inverse[:, None] * (vectors.T @ (root * left))))
+        return dual
+
+    correction = averaged(kernel - (covered + covered.T) / 2, images - explained, noises)
+    own = sum(noises.values()) * first - weights @ correction
+    both = np.concatenate([own, correction + averaged(kernel, images, without)])
+    return first, both, residual
 
 
 def solve_kernel(

@@ -19,6 +19,8 @@ from featstore.cli.progress import ProgressBar
 from featstore.command_line import StorePlace, json_option, print_json, store_option, usage_error
 from featstore.durable import write_durably
 from featstore.options import check_needs, config_from, option, options_from
+from featstore.store.store import FeatureStore
+from featstore.store.view import EmbeddingsView
 from fitters.aligners.base import Projection
 from fitters.alignment import Alignment, fitted_arrays
 from fitters.errors import unwritable
@@ -95,11 +97,12 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
         if opened is not None and query.near is not None:
             gallery = opened.view(query.near)
             gallery = gallery.class_texts() if "/class_name/" in gallery.key else gallery
-            candidates = project_view(fitted, gallery)
+            candidates = project_view(fitted, gallery, others=_others(fitted, opened, gallery))
         if opened is not None and query.view is not None:
             view = opened.view(query.view)
             view = view if query.split is None else view.where(split=query.split)
-            rows, labels = project_view(fitted, view), view.items["item_id"].to_list()
+            rows = project_view(fitted, view, others=_others(fitted, opened, view))
+            labels = view.items["item_id"].to_list()
         else:
             rows = embed_texts(fitted, query.text, weights=query.weights)
             labels = list(query.text)
@@ -122,6 +125,16 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
             click.echo(f"  {row['score']:.3f}  {row['item_id']}{text}")
     if query.out is not None:
         click.echo(f"{query.out}: {rows.shape[0]:,} × {rows.shape[1]:,}")
+
+
+def _others(fitted: Alignment, store: FeatureStore, view: EmbeddingsView) -> list[EmbeddingsView]:
+    """Return the images of a view by the encoders of an alignment's further heads."""
+    spaces = fitted.facts.get("more_x_space_ids", ())
+    if not spaces or view.space_id != fitted.facts.get("x_space_id"):
+        return []
+    from fitters.jobs import images_beside
+
+    return [images_beside(store, view, space) for space in spaces]
 
 
 def _check_suffix(out: Path | None, method: Any, suffix: str) -> None:

@@ -155,7 +155,7 @@ def read_request(method: str, given: dict[str, Any]) -> FitRequest:
     its head is then of the encoder of x, and its names are of the encoder of y.
     """
     dataset, head, names = given["dataset"], given["head"], given["names"]
-    keys: dict[str, str] = {}
+    keys: dict[str, Any] = {}
     for name, kind in (("x", "image"), ("y", "caption")):
         value = given[name]
         if value is None:
@@ -171,14 +171,16 @@ def read_request(method: str, given: dict[str, Any]) -> FitRequest:
                 "--dataset out, or name the same one."
             )
         keys[name] = value if "/" in value else f"{dataset}/{kind}/{value}"
-    if head is not None and "/" not in head:
+    if head and "/" not in head[0]:
+        if len(head) > 1:
+            raise usage_error("Name several heads by their keys, dataset/head_weight/encoder.")
         if names is None and "y" not in keys:
             raise usage_error(
-                f"--head {head} is a label set. Add --head-names, or --y, which names the encoder "
-                "of its class names."
+                f"--head {head[0]} is a label set. Add --head-names, or --y, which names the "
+                "encoder of its class names."
             )
-        keys["names"] = names or f"{head}/class_name/{keys['y'].rpartition('/')[2]}"
-        keys["head"] = f"{head}/head_weight/{keys['x'].rpartition('/')[2]}"
+        keys["names"] = names or f"{head[0]}/class_name/{keys['y'].rpartition('/')[2]}"
+        keys["head"] = (f"{head[0]}/head_weight/{keys['x'].rpartition('/')[2]}",)
     return config_from(
         FitRequest,
         given | keys,
@@ -228,12 +230,12 @@ def check_effects(
             raise usage_error(f"{flag} has no effect with {request.method}; remove it.")
     for options in (FitRequest, TrainingOptions, Place):
         check_needs(options, given)
-    real, mixed = request.y is not None, request.y is not None and request.head is not None
-    rows = needs_rows(request, mixed=request.head is not None) or request.rows == "bias"
+    real, mixed = request.y is not None, request.y is not None and bool(request.head)
+    rows = needs_rows(request, mixed=bool(request.head)) or request.rows == "bias"
     by_error = request.criterion == "error"
     # Kernel ridge chooses its width and penalty on the prototypes, beside real pairs too.
     by_names = mixed and "gamma" in method.options and "auto" in (request.gamma, request.penalty)
-    of_names = request.head is not None or (request.y or "").split("/")[1:2] == ["class_name"]
+    of_names = bool(request.head) or (request.y or "").split("/")[1:2] == ["class_name"]
     rules: tuple[tuple[Collection[str], bool, str], ...] = (
         (("y",), method.fitted_on == "head",
          f"{request.method} reads a head and its names, and uses no real pair"),

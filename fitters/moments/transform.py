@@ -84,18 +84,42 @@ def sum_rows(
     normalize: bool = True,
     label: str = "rows",
     homogeneous: bool = False,
+    blocks: tuple[int, ...] = (),
 ) -> Sums:
     """Return the weighted sum of rows and the mass; see `SideTransform.fit` for the arguments."""
     total, mass = None, 0.0
     for batch in batches:
         rows, weight = batch if isinstance(batch, tuple) else (batch, None)
         rows = append_column(rows, 1.0) if homogeneous else rows
-        rows64 = normalize_rows(rows, what=label) if normalize else np.asarray(rows, np.float64)
+        if not normalize:
+            rows64 = np.asarray(rows, np.float64)
+        else:
+            parts = [normalize_rows(rows[:, at], what=label) for at in columns_of(blocks, rows)]
+            rows64 = parts[0] if len(parts) == 1 else np.hstack(parts)
         weight64 = np.ones(len(rows64)) if weight is None else np.asarray(weight, np.float64)
         part = weight64 @ rows64
         total = part if total is None else total + part
         mass += float(weight64.sum())
     return total, mass
+
+
+def columns_of(blocks: tuple[int, ...], rows: Rows) -> list[slice]:
+    """Return the columns of each block of rows; without blocks, all of them.
+
+    Raises
+    ------
+    PairsError
+        If the rows have another number of columns than the blocks.
+    """
+    if not blocks:
+        return [slice(None)]
+    if sum(blocks) != rows.shape[1]:
+        raise PairsError(
+            f"Rows of {len(blocks)} encoders have {' + '.join(map(str, blocks))} columns; got "
+            f"{rows.shape[1]:,}. Put the rows of all encoders side by side, in their order."
+        )
+    ends = np.cumsum(blocks).tolist()
+    return [slice(end - width, end) for end, width in zip(ends, blocks, strict=True)]
 
 
 def mean_of(parts: Iterable[Sums], *, label: str = "rows") -> npt.NDArray[np.float64]:
@@ -136,6 +160,10 @@ class SideTransform:
         What a row is, for error messages.
     feature_map : FeatureMap or None
         Then map each row: the moments of what comes out are those of a kernel, and still add.
+    blocks : tuple of int
+        Columns of each encoder, where a row is those of several side by side. Each block is brought
+        to unit length, centred and brought to unit length by itself, and all are divided by the
+        root of their number: a cosine of such rows is the mean of the blocks' cosines.
     """
 
     normalize: bool = True
@@ -144,6 +172,7 @@ class SideTransform:
     label: str = field(default="rows")
     homogeneous: bool = False
     feature_map: FeatureMap | None = None
+    blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mean is not None:
@@ -168,6 +197,7 @@ class SideTransform:
         renormalize: bool = True,
         label: str = "rows",
         homogeneous: bool = False,
+        blocks: tuple[int, ...] = (),
     ) -> SideTransform:
         """Return the transform that centres on the mean of the rows in `batches` (first pass).
 
@@ -175,7 +205,7 @@ class SideTransform:
         ----------
         batches : iterable of ndarray of shape (b, d), or of (rows, weight)
             Training rows only, read once; ``weight`` of shape (b,).
-        normalize, renormalize, homogeneous : bool
+        normalize, renormalize, homogeneous, blocks
             As the attributes; the mean is that of the rows after `normalize`.
         label : str
             What a row is, for error messages.
@@ -185,8 +215,11 @@ class SideTransform:
         PairsError
             If there is no row, or no mass.
         """
-        sums = sum_rows(batches, normalize=normalize, label=label, homogeneous=homogeneous)
-        return cls(normalize, mean_of([sums], label=label), renormalize, label, homogeneous)
+        sums = sum_rows(
+            batches, normalize=normalize, label=label, homogeneous=homogeneous, blocks=blocks
+        )
+        mean = mean_of([sums], label=label)
+        return cls(normalize, mean, renormalize, label, homogeneous, blocks=blocks)
 
     def then(self, feature_map: FeatureMap) -> SideTransform:
         """Return the same transform with `feature_map` behind it.
@@ -213,6 +246,14 @@ class SideTransform:
         ZeroRowError
             If a row has no direction, before centring or after it.
         """
+        if self.blocks and self.normalize:
+            alone = replace(self, blocks=(), feature_map=None)
+            parts = [
+                replace(alone, mean=None if self.mean is None else self.mean[at]).apply(rows[:, at])
+                for at in columns_of(self.blocks, rows)
+            ]
+            joined = np.hstack(parts) / np.sqrt(len(parts))
+            return joined if self.feature_map is None else self.feature_map.apply(joined)
         if self.homogeneous:
             rows = append_column(rows, 1.0)
         out = (
@@ -244,4 +285,5 @@ class SideTransform:
             "label": self.label,
             "homogeneous": self.homogeneous,
             "feature_map": self.feature_map,
+            "blocks": list(self.blocks),
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Surface, folds_by_group
 from fitters.select.held_out import cross_validate, validate_by_error
-from fitters.select.kernel import choose_mass, choose_on_prototypes, cross_validate_kernel
+from fitters.select.kernel import choose_on_prototypes, cross_validate_kernel, weigh_noise
 from fitters.select.leave_out import LeftOut, leave_one_group_out
 from fitters.select.refitting import choose_components, validate_by_refitting
 
@@ -15,7 +15,6 @@ __all__ = [
     "LeftOut",
     "Surface",
     "choose_components",
-    "choose_mass",
     "choose_on_prototypes",
     "cross_validate",
     "cross_validate_kernel",
@@ -23,4 +22,5 @@ __all__ = [
     "leave_one_group_out",
     "validate_by_error",
     "validate_by_refitting",
+    "weigh_noise",
 ]

@@ -8,16 +8,16 @@ docs/accuracy.md says how far refitting that too moves the criterion.
 Of real pairs R without prototypes, the system is S = K_RR + alpha D_R⁻¹ and r = B_R; the residual
 of a held-out fold F is ((S⁻¹)_FF)⁻¹ (S⁻¹ r)_F: exact, with one inverse for all folds.
 
-Kernel ridge on both sources solves (K + alpha diag(1 / mass)) A = B. With mass w of a prototype
-and alpha = w · penalty, the prototypes P keep the penalty that leaving out names chose for them, a
-real pair has w times it, and w → ∞ is the fit on the prototypes alone. So one number is chosen on
-the real pairs instead of three, and not to use them is one of its values. The prototypes are always
-in training, and only real rows are held out. With the prototypes eliminated,
+On both sources the prototypes P keep width and penalty that leaving out names chose for them, and
+the real pairs R correct what their fit f leaves of their images. With the prototypes eliminated,
 
-    S = K_RR + w · penalty D_R⁻¹ - K_RP (K_PP + penalty D_P⁻¹)⁻¹ K_PR
-    r = B_R - K_RP (K_PP + penalty D_P⁻¹)⁻¹ B_P
+    S = K_RR - K_RP (K_PP + penalty D_P⁻¹)⁻¹ K_PR
+    r = B_R - K_RP (K_PP + penalty D_P⁻¹)⁻¹ B_P = B_R - f(R)
+    f_ν(t) = f(t) + S_tR (S + ν D_R⁻¹)⁻¹ r
 
-the whole system's inverse on R is S⁻¹, and only the diagonal of S depends on w.
+where ν is the noise of a real pair: ν = ∞ is the fit on the prototypes alone, and ν = 0 believes
+the pairs to the letter. It is not chosen. A few pairs cannot tell its values apart, so the fits are
+averaged, each by how well it ranks held-out pairs (`weigh_noise`).
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ from fitters.errors import PairsError, SettingError
 from fitters.feature_maps import NystroemMap, gaussian
 from fitters.kept import Kept, digest_of
 from fitters.pairs import Pairs
-from fitters.select.grid import WEIGHTS, Axis, Surface, geometric, search
+from fitters.select.grid import Axis, Surface, geometric, search
 from fitters.select.leave_out import (
     CRITERIA,
     KernelLeftOut,
     LeaveOutCriterion,
     LeftOut,
     mates_of,
+    mean_cosine,
     parts_of,
     rank_own_names,
 )
@@ -55,8 +56,8 @@ Precision = Literal["float64", "float32"]
 GAMMAS = Axis((0.5, 1.0, 2.0, 4.0, 8.0), lowest=2.0**-5, highest=2.0**7)
 """Inverse squared widths; unit rows are up to 4 apart, most of them about 2."""
 
-KERNEL_PENALTIES = Axis(geometric(1e-3, 1e0, 2), lowest=1e-5, highest=1e2)
-"""Penalties on a kernel whose diagonal is 1."""
+KERNEL_PENALTIES = Axis(geometric(1e-3, 1e0, 2), lowest=1e-3, highest=1e2)
+"""Penalties on a kernel whose diagonal is 1. Below them the criterion moves in its fifth digit."""
 
 EXACT_ROWS = 2048
 """Up to so many prototypes the choice is that of the exact solution."""
@@ -112,18 +113,23 @@ def choose_on_prototypes(
         )
     sides = (used.y, used.x) if direction == "y->x" else (used.x, used.y)
     a, b = (np.asarray(side, np.float64) for side in sides)
+    asked = None
+    if used.asked is not None and direction == "y->x":
+        asked = np.asarray(used.asked, np.float64)
     if exact:
-        texts = digest_of(a, used.row_groups, used.row_weight)
+        texts = digest_of(a, asked, used.row_groups, used.row_weight)
         # Every draw and number of real pairs of a sweep asks this again of the same prototypes.
         return _SURFACES.get(
             digest_of(texts, b, gammas, penalties, criterion, precision),
-            lambda: _exact_surface(texts, a, b, used, gammas, penalties, criterion, precision),
+            lambda: _exact_surface(
+                texts, a, b, asked, used, gammas, penalties, criterion, precision
+            ),
         )
     at = rng.permutation(used.n)[:CHOICE_LANDMARKS]
     if penalties.searched:
         # Coming back to a width costs more here than all penalties do: none is left for later.
         penalties = replace(penalties, values=_whole(penalties))
-    return _landmark_surface(a, b, used, gammas, penalties, at)
+    return _landmark_surface(a, b, asked, used, gammas, penalties, at)
 
 
 _SURFACES: Kept[Surface] = Kept(2_000_000, lambda surface: surface.scores.nbytes)
@@ -136,6 +142,7 @@ def _exact_surface(
     texts: bytes,
     a: Matrix,
     b: Matrix,
+    asked: Matrix | None,
     used: Pairs,
     gammas: Axis,
     penalties: Axis,
@@ -154,7 +161,8 @@ def _exact_surface(
 
     @lru_cache(maxsize=1)
     def at_width(gamma: float) -> KernelLeftOut:
-        return KernelLeftOut(*decompose_kernel(a, weight, gamma), groups, weight)
+        between = None if asked is None else gaussian(asked, a, gamma)
+        return KernelLeftOut(*decompose_kernel(a, weight, gamma), groups, weight, between)
 
     def operator(gamma: float, alpha: float) -> npt.NDArray[Any]:
         def make() -> npt.NDArray[Any]:
@@ -167,7 +175,7 @@ def _exact_surface(
         if criterion == "rank":
             return rank_own_names(left_out @ targets, targets, mates)
         predicted = _times_lower(left_out, targets) if triangular else left_out @ targets
-        return _mean_cosine(predicted, targets, lengths)
+        return mean_cosine(predicted, targets, lengths)
 
     def evaluate(values: Mapping[str, Matrix]) -> Matrix:
         scores = np.empty((len(values["penalty"]), len(values["gamma"])))
@@ -188,6 +196,7 @@ def _exact_surface(
 def _landmark_surface(
     a: Matrix,
     b: Matrix,
+    asked: Matrix | None,
     used: Pairs,
     gammas: Axis,
     penalties: Axis,
@@ -208,11 +217,12 @@ def _landmark_surface(
             features = NystroemMap.of_landmarks(a[at], float(gamma))
             gram, cross = features.normal_equations(a, b, weight)
             left_out = LeftOut.of_normal_equations(
-                gram, cross, features.apply(a[known]), b[known], groups[known], weight[known]
-            )
+                gram, cross, features.apply(a[known]), b[known], groups[known], weight[known],
+                None if asked is None else features.apply(asked[known]),
+            )  # fmt: skip
             for i, alpha in enumerate(values["penalty"]):
                 predicted = left_out.predict(float(alpha), requested)
-                scores[i, j] = _mean_cosine(predicted, targets, lengths)
+                scores[i, j] = mean_cosine(predicted, targets, lengths)
         return scores
 
     return search(
@@ -249,14 +259,6 @@ def _times_lower(operator: npt.NDArray[Any], lower: npt.NDArray[Any]) -> npt.NDA
     # BLAS has its matrices by columns, where ours are by rows: it sees both transposed.
     product: npt.NDArray[Any] = multiply(1.0, lower.T, operator.T, side=0, lower=0).T
     return product
-
-
-def _mean_cosine(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], lengths: Matrix) -> float:
-    """Return the mean cosine of rows and targets of these lengths."""
-    norms = lengths * np.sqrt(np.einsum("nq,nq->n", predicted, predicted))
-    dots = np.einsum("nq,nq->n", predicted, targets).astype(np.float64)
-    cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
-    return float(cosines.mean())
 
 
 def _whole(axis: Axis) -> tuple[float, ...]:
@@ -412,39 +414,103 @@ def held_out_predictions(
 
 
 def score_predictions(
-    predicted: Matrix, images: Matrix, parts: list[Fold], criterion: str
+    predicted: Matrix, images: Matrix, parts: list[Fold], criterion: str, *, unit: bool = True
 ) -> Matrix:
-    """Return the criterion of every row, the texts of its fold being the gallery."""
+    """Return the criterion of every row, the texts of its fold being the gallery.
+
+    Predictions are ranked by cosine, or by dot product if not `unit`.
+    """
     if criterion == "squared":
         left = images - predicted
         squares: Matrix = -np.einsum("nd,nd->n", left, left)
         return squares
-    lengths = np.linalg.norm(predicted, axis=1, keepdims=True)
-    unit = np.divide(predicted, lengths, out=np.zeros_like(predicted), where=lengths > 0)
+    if unit:
+        predicted = normalized(predicted)
     if criterion == "cosine":
-        cosines: Matrix = np.einsum("nd,nd->n", unit, images) / np.linalg.norm(images, axis=1)
+        cosines: Matrix = np.einsum("nd,nd->n", predicted, images) / np.linalg.norm(images, axis=1)
         return cosines
     scores = np.empty(len(images))
     for part in parts:
-        of_fold = images[part.rows] @ unit[part.rows][part.first].T
+        of_fold = images[part.rows] @ predicted[part.rows][part.first].T
         scores[part.rows] = metric_of(reciprocal_ranks(of_fold, part.positives), criterion)
     return scores
 
 
-def choose_mass(
+NOISE = (0.03, 0.1, 0.32, 1.0, 3.2, 10.0, 32.0, 100.0, np.inf)
+"""Noise of a real pair, on a kernel whose diagonal is 1; without end the pairs say nothing."""
+
+#: So many standard errors decide that the prototypes alone have no say beside the mixed fit.
+TOO_MUCH = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseWeights:
+    """How much each noise of the real pairs counts, and what it was found by.
+
+    Attributes
+    ----------
+    criterion : str
+        As in words.
+    scores, scores_without : ndarray of shape (9,), (8,)
+        Mean over held-out real pairs of the fit at each value of `NOISE`, and without the
+        prototypes at each finite one.
+    weights, weights_without : ndarray of shape (9,), (8,)
+        Share of each; all add to 1.
+    score : float
+        Of the averaged fit.
+    score_with_first : float
+        Of its cosine and that of the prototypes alone, added by `first_share`.
+    first_share : float
+        What the cosine of the prototypes alone counts beside that of the averaged fit: what the
+        fits with prototypes weigh, or 0 where held-out pairs speak clearly against it.
+    n_queries, n_folds : int
+    """
+
+    criterion: str
+    scores: Matrix
+    scores_without: Matrix
+    weights: Matrix
+    weights_without: Matrix
+    score: float
+    score_with_first: float
+    first_share: float
+    n_queries: int
+    n_folds: int
+
+    def to_facts(self) -> dict[str, Any]:
+        """Return it as plain values for JSON; noise without end is null."""
+        return {
+            "criterion": self.criterion,
+            "score": self.score_with_first if self.first_share else self.score,
+            "score_without_first": self.score,
+            "first_share": self.first_share,
+            "edges": [],
+            "n_queries": self.n_queries,
+            "n_folds": self.n_folds,
+            "noises": [value if np.isfinite(value) else None for value in NOISE],
+            "scores": self.scores.tolist(),
+            "noise_weights": self.weights.tolist(),
+            "scores_without_head": self.scores_without.tolist(),
+            "noise_weights_without_head": self.weights_without.tolist(),
+        }
+
+
+def weigh_noise(
     prototypes: Pairs,
     real: Pairs,
     folds: npt.NDArray[np.integer[Any]],
     *,
     gamma: float,
     penalty: float,
-    weights: Axis = WEIGHTS,
     criterion: Validation = "mrr",
     rng: np.random.Generator,
-) -> Surface:
-    """Return the validation scores over the mass of a prototype relative to a real pair.
+) -> NoiseWeights:
+    """Return how much each noise of the real pairs counts, with the prototypes and without them.
 
-    The score without any real pair is `Surface.alone`.
+    With m the mean of a held-out score, m* the largest and SE its standard error, a fit weighs
+    exp(2 (m - m*) / SE): those that held-out pairs cannot tell from the best count nearly alike,
+    and with many pairs only the best remain. Prototypes that carry no class lose their weight to
+    the fits without them.
 
     Parameters
     ----------
@@ -454,34 +520,62 @@ def choose_mass(
         From `folds_by_group`; each fold is held out once, its texts are its gallery.
     gamma, penalty : float
         Of the prototypes.
-    weights : Axis
-        The grid widens itself.
     criterion : str
         One of `VALIDATIONS`.
     rng : numpy.random.Generator
         Draws landmarks, where there are many prototypes.
+
+    Raises
+    ------
+    SettingError, PairsError
+        As `check_validation`.
     """
     check_validation(real, folds, criterion)
     prototypes = prototypes.take(prototypes.row_weight > 0)
     texts, images = real.y.astype(np.float64), real.x.astype(np.float64)
     parts = [Fold.of(real, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
     covered, explained = explained_by(prototypes, texts, gamma, penalty, rng)
-    system, targets = gaussian(texts, texts, gamma) - covered, images - explained
-    alone = score_predictions(explained, images, parts, criterion)
+    kernel = gaussian(texts, texts, gamma)
 
-    def evaluate(values: Mapping[str, Matrix]) -> Matrix:
-        scores = np.empty(len(values["weight"]))
-        for at, weight in enumerate(values["weight"]):
-            with_diagonal = system + np.diag(penalty * weight / real.row_weight)
-            predicted = held_out_predictions(with_diagonal, targets, images, parts)
-            scores[at] = score_predictions(predicted, images, parts, criterion).mean()
-        return scores
+    def held_out(system: Matrix, targets: Matrix) -> list[Matrix]:
+        return [
+            images - targets + held_out_predictions(
+                system + np.diag(noise / real.row_weight), targets, targets, parts
+            )
+            for noise in NOISE[:-1]
+        ]  # fmt: skip
 
-    surface = search(
-        evaluate,
-        {"weight": weights},
-        criterion=VALIDATIONS[criterion],
-        n_queries=real.n,
-        n_folds=len(parts),
+    predictions = held_out(kernel - covered, images - explained)
+    predictions += [explained, *held_out(kernel, images)]
+    scores = np.array([score_predictions(p, images, parts, criterion) for p in predictions])
+    means = scores.mean(axis=1)
+    best = int(means.argmax())
+    weights = np.array(means == means[best], np.float64)
+    if error := float(scores[best].std()) / np.sqrt(real.n):
+        weights = np.exp(2 * (means - means[best]) / error)
+    weights /= weights.sum()
+    mixed = np.zeros_like(images)
+    for weight, predicted in zip(weights, predictions, strict=True):
+        mixed += weight * predicted
+    first_share = float(weights[: len(NOISE)].sum())
+    # A sum of cosines is no prediction of an image: only its ranks can be judged.
+    by = "mrr" if criterion in ("cosine", "squared") else criterion
+    alone, both = (
+        score_predictions(rows, images, parts, by, unit=False)
+        for rows in (normalized(mixed), normalized(mixed) + first_share * normalized(explained))
     )
-    return replace(surface, alone=float(alone.mean()))
+    lost = alone - both
+    if lost.mean() > TOO_MUCH * float(lost.std()) / np.sqrt(real.n):
+        first_share = 0.0
+    n = len(NOISE)
+    return NoiseWeights(
+        VALIDATIONS[criterion], means[:n], means[n:], weights[:n], weights[n:],
+        float(alone.mean()), float(both.mean()), first_share, real.n, len(parts),
+    )  # fmt: skip
+
+
+def normalized(rows: Matrix) -> Matrix:
+    """Return rows at unit length; a row of zeros stays one."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Matrix = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return unit

@@ -53,9 +53,21 @@ class LeftOut:
         What is left out together.
     weight : ndarray of shape (n,)
         Mass of each row, above 0.
+    asked : ndarray of shape (n, p), optional
+        What the fit without a row is asked instead of its own a; see `fitters.pairs.Pairs`.
     """
 
-    def __init__(self, a: Matrix, b: Matrix, groups: npt.NDArray[Any], weight: Matrix) -> None:
+    _reach: Matrix | None = None
+    """Asked rows in the eigenbasis, None where each row asks by itself."""
+
+    def __init__(
+        self,
+        a: Matrix,
+        b: Matrix,
+        groups: npt.NDArray[Any],
+        weight: Matrix,
+        asked: Matrix | None = None,
+    ) -> None:
         self._prepare(b, groups, weight)
         rows = self._root * a
         self.dual = len(a) <= a.shape[1]
@@ -64,6 +76,8 @@ class LeftOut:
         # (n, r) rows in the eigenbasis and (r, q) targets seen from it.
         self._basis = self._vectors if self.dual else rows @ self._vectors
         self._seen = self._basis.T @ self._b
+        if asked is not None:
+            self._reach = asked @ (rows.T @ self._vectors if self.dual else self._vectors)
 
     @classmethod
     def of_normal_equations(
@@ -74,6 +88,7 @@ class LeftOut:
         b: Matrix,
         groups: npt.NDArray[Any],
         weight: Matrix,
+        asked: Matrix | None = None,
     ) -> LeftOut:
         """Return the left-out predictions of some of the rows that a fit is made of.
 
@@ -81,7 +96,7 @@ class LeftOut:
         ----------
         gram, cross : ndarray of shape (p, p), (p, q)
             AᵀWA and AᵀWB of all rows.
-        a, b, groups, weight
+        a, b, groups, weight, asked
             As for the class, of the rows that are asked about: whole groups.
         """
         left_out = cls.__new__(cls)
@@ -91,6 +106,8 @@ class LeftOut:
         left_out.mean_square = float(np.trace(gram)) / len(gram)
         left_out._basis = left_out._root * a @ left_out._vectors
         left_out._seen = left_out._vectors.T @ cross
+        if asked is not None:
+            left_out._reach = asked @ left_out._vectors
         return left_out
 
     def _prepare(self, b: Matrix, groups: npt.NDArray[Any], weight: Matrix) -> None:
@@ -132,12 +149,24 @@ class LeftOut:
         if requested is not None:
             place = np.full(len(self._b), -1)
             place[requested] = np.arange(len(requested))
+        apart: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Matrix]] = []
         for part in self._several:
             inside = place[part] >= 0
             if inside.any():
                 of_part = self._residual(part, self._basis[part] * inverse)
                 residual[place[part][inside]] = of_part[inside]
-        predicted: Matrix = (b - residual) / self._root[rows]
+                apart.append((place[part][inside], part, of_part))
+        if self._reach is None:
+            predicted: Matrix = (b - residual) / self._root[rows]
+            return predicted
+        # A fit without a group is the fit less the kernels between it and the group's residuals.
+        reach = self._reach[rows] * inverse
+        predicted = reach @ self._seen
+        between = np.einsum("nr,nr->n", reach, self._basis[rows])
+        correction = between[:, None] * residual
+        for at, part, of_part in apart:
+            correction[at] = (reach[at] @ self._basis[part].T) @ of_part
+        predicted -= correction
         return predicted
 
     def mean_cosine(self, alpha: float) -> float:
@@ -146,6 +175,8 @@ class LeftOut:
         Equal to the mean cosine of `predict` and b, without forming a prediction of shape (n, q)
         for the rows that are a group of their own.
         """
+        if self._reach is not None:
+            return mean_cosine(self.predict(alpha), self._b, np.sqrt(self._lengths))
         scaled = self._basis * invert_spectrum(self._values, alpha)
         own = np.einsum("nr,nr->n", scaled, self._basis)
         # f = row of (H B or G B): f·b and |f|², from products in the small space.
@@ -193,20 +224,31 @@ class KernelLeftOut:
         What is left out together.
     weight : ndarray of shape (n,)
         Mass of each row, above 0.
+    asked : ndarray of shape (n, n), optional
+        Kernel between the row by which each is asked for and all rows; None: each by itself. A row
+        of H is then (Q_i - Q_iI (G_II)⁻¹ G_I) √W, with Q the asked rows of K √W G.
     """
 
     def __init__(
-        self, values: Matrix, vectors: Matrix, groups: npt.NDArray[Any], weight: Matrix
+        self,
+        values: Matrix,
+        vectors: Matrix,
+        groups: npt.NDArray[Any],
+        weight: Matrix,
+        asked: Matrix | None = None,
     ) -> None:
         self._values, self._vectors = values, vectors
         parts = parts_of(groups)
         self._several = [part for part in parts if len(part) > 1]
         self._root = np.sqrt(weight)
+        self._asked = None if asked is None else (asked * self._root) @ vectors
 
     def operator(self, alpha: float) -> Matrix:
         """Return H at the absolute penalty `alpha`, above 0; shape (n, n)."""
         half = self._vectors * np.sqrt(invert_spectrum(self._values, alpha))
         operator: Matrix = half @ half.T
+        if self._asked is not None:
+            return self._asked_operator(operator, alpha)
         blocks = [(part, operator[part]) for part in self._several]
         own = operator.diagonal().copy()
         np.fill_diagonal(operator, 0.0)
@@ -215,6 +257,22 @@ class KernelLeftOut:
             within = of_part[:, part]
             of_part[:, part] = 0.0
             operator[part] = -np.linalg.solve(within, of_part) / self._root[part, None]
+        operator *= self._root
+        return operator
+
+    def _asked_operator(self, inverse: Matrix, alpha: float) -> Matrix:
+        """Return H for rows that are asked for by others, with `inverse` = G."""
+        assert self._asked is not None
+        reach: Matrix = (self._asked * invert_spectrum(self._values, alpha)) @ self._vectors.T
+        share = reach.diagonal() / inverse.diagonal()
+        operator = reach - share[:, None] * inverse
+        np.fill_diagonal(operator, 0.0)
+        for part in self._several:
+            within = np.ix_(part, part)
+            operator[part] = reach[part] - reach[within] @ np.linalg.solve(
+                inverse[within], inverse[part]
+            )
+            operator[within] = 0.0
         operator *= self._root
         return operator
 
@@ -244,6 +302,14 @@ def mates_of(parts: list[npt.NDArray[np.intp]]) -> npt.NDArray[np.intp]:
     for part in parts:
         mates[part, : len(part)] = part
     return mates
+
+
+def mean_cosine(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], lengths: Matrix) -> float:
+    """Return the mean cosine of rows and targets of these lengths, shape (n,)."""
+    norms = lengths * np.sqrt(np.einsum("nq,nq->n", predicted, predicted))
+    dots = np.einsum("nq,nq->n", predicted, targets).astype(np.float64)
+    cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+    return float(cosines.mean())
 
 
 def rank_own_names(predicted: Matrix, b: Matrix, mates: npt.NDArray[np.intp]) -> float:
@@ -293,11 +359,13 @@ def leave_one_group_out(
         raise SettingError(f"criterion must be one of {', '.join(CRITERIA)}. Got {criterion!r}.")
     used = pairs.take(pairs.row_weight > 0)
     a, b = (used.y, used.x) if direction == "y->x" else (used.x, used.y)
+    asked = used.asked if direction == "y->x" else None
     left_out = LeftOut(
         a.astype(np.float64, copy=False),
         b.astype(np.float64, copy=False),
         used.row_groups,
         used.row_weight,
+        None if asked is None else asked.astype(np.float64, copy=False),
     )
     score = left_out.mean_cosine if criterion == "cosine" else left_out.mean_reciprocal_rank
 

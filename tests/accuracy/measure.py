@@ -26,7 +26,7 @@ from bench.tasks.outcome import Outcome, Projector
 from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
 from fitters import Pairs, fit_alignment
-from fitters.jobs import pair_head
+from fitters.jobs import HeadTexts
 from fitters.moments.transform import SideTransform
 from fitters.scorers import scorer_named
 
@@ -81,9 +81,13 @@ class Bench:
         """Return the corpus with other texts of the head's classes."""
         data = self.run.data
         head, names = (self.store.view(key) for key in (data.head_set, data.head_name_set))
-        texts = pair_head(head, names, variants=variants, templates=templates).numpy()[1]
+        made = HeadTexts.of(
+            head, names, asked=(data.variants, data.templates), variants=variants,
+            templates=templates,
+        ).pairs  # fmt: skip
         assert self.corpus.head is not None
-        return replace(self.corpus, head=replace(self.corpus.head, texts=texts))
+        own = replace(self.corpus.head, texts=made.y, asked=made.asked)
+        return replace(self.corpus, head=own)
 
     def alone(
         self, method: str, corpus: Corpus, *, source: str = "head", seed: int = 0, **given: Any

@@ -111,8 +111,9 @@ def test_a_control_chooses_on_the_grid_of_the_head(run, corpus, split, method, s
         for name in ("penalties", "weights", "gammas"):
             assert choices[0].get(name) == choices[1].get(name)
             compared += name in choices[0]
-    # Of kernel ridge also the width; with real pairs also the mixing weight.
-    assert compared == 1 + (method == "kernel-ridge") + (n_pairs > 0)
+    # Of kernel ridge also the width; with real pairs also the mixing weight, where it is chosen.
+    kernel = method == "kernel-ridge"
+    assert compared == (2 if kernel else 1 + (n_pairs > 0))
     assert control["choice"]["scores"] != head["choice"]["scores"]
     assert control["grid"] == "given"
     assert "grid" not in head
@@ -120,11 +121,11 @@ def test_a_control_chooses_on_the_grid_of_the_head(run, corpus, split, method, s
 
 def test_a_control_does_not_follow_its_noise_off_the_grid(run, corpus, split):
     # Alone, the grid of this control widens past that of the head.
-    run = run.changed(method="kernel-ridge", source="random", n_pairs=0)
+    run = run.changed(method="ridge", source="random", n_pairs=0)
     shared = fit_run(run, corpus, split).alignment.facts["choice"]
     prototypes, _ = prototype_pairs(run, corpus)
-    alone = fit_alignment("kernel-ridge", prototypes=prototypes, rng=np.random.default_rng(0))
-    assert min(alone.facts["choice"]["penalties"]) < min(shared["penalties"])
+    alone = fit_alignment("ridge", prototypes=prototypes, rng=np.random.default_rng(0))
+    assert set(alone.facts["choice"]["penalties"]) - set(shared["penalties"])
 
 
 def test_a_head_is_needed_for_prototypes(run, corpus):

@@ -121,7 +121,7 @@ def test_the_id_is_the_hash_of_what_is_not_at_its_default():
         "fit": {"method": "ridge"},
         "seed": 3,
         "metric_version": METRIC_VERSION,
-        "protocol_version": 4,
+        "protocol_version": 5,
         "code": RUN.code,
     }  # fmt: skip
     assert RUN.run_id == sha256_hex(canonical_json({"run": facts}))
@@ -216,11 +216,10 @@ def test_impossible_runs_are_refused(change, message):
         RUN.changed(**change)
 
 
-def test_texts_of_heads_and_pairs_are_those_of_the_images_unless_others_are_named():
+def test_texts_of_pairs_are_those_of_the_images_unless_others_are_named():
     run = RUN.changed(head_set="d/head_weight/e-00000000", templates=("paper",))
-    assert run.data.head_texts == run.data.pair_texts == (("name",), ("paper",))
+    assert run.data.pair_texts == (("name",), ("paper",))
     other = run.changed(head_variants=("lemmas",), head_templates=("none",))
-    assert other.data.head_texts == (("lemmas",), ("none",))
     assert other.data.pair_texts == run.data.pair_texts
     row = other.columns()
     assert (row["variants"], row["head_variants"], row["pair_variants"]) == ("name", "lemmas", "")

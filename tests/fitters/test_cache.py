@@ -13,7 +13,7 @@ from featstore import open_store
 from featstore.command_line import run_command
 from fitters import METHODS, Pairs, fit_alignment
 from fitters.cli import cli
-from fitters.jobs import FitRequest, fit_from_store, name_groups, pair_head
+from fitters.jobs import FitRequest, HeadTexts, fit_from_store
 from fitters.moments.cache import collect, entries, entry_path, read_entry, write_entry
 from fitters.moments.moments import Moments
 from fitters.moments.transform import SideTransform
@@ -107,11 +107,8 @@ def test_a_fit_from_moments_is_the_fit_from_rows(store_path, method, head):
     pairs = pool.pair_by("parent_id", store.view(Y))
     prototypes = None
     if head:
-        joined = pair_head(
-            store.view(HEAD), store.view(NAMES), variants=request.variants,
-            templates=request.templates,
-        )  # fmt: skip
-        prototypes = Pairs(*joined.numpy(), name_groups(joined))
+        asked = (request.variants, request.templates)
+        prototypes = HeadTexts.of(store.view(HEAD), store.view(NAMES), asked=asked).pairs
     expected = fit_alignment(
         method,
         prototypes=prototypes,

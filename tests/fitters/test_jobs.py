@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from featstore import FeatureStore, open_store
+from featstore import EmbeddingsView, FeatureStore, open_store
 from featstore.errors import (
     EmptySelectionError,
     IncompleteEmbeddingsError,
@@ -22,10 +22,12 @@ from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.writer import SetWriter
 from featstore.testing import item_table, write_set
 from fitters import Pairs, TextToConceptAligner, fit_alignment, read_alignment, save_alignment
-from fitters.errors import SettingError, ZeroRowError
+from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.from_store import project_view
-from fitters.jobs import FitRequest, fit_from_store, pair_images
+from fitters.jobs import FitRequest, HeadTexts, fit_from_store, pair_images
 from fitters.moments.transform import SideTransform
+from fitters.select.kernel import choose_on_prototypes
+from fitters.sources import prepare
 from tests.assertions import assert_close
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
 from tests.goldens.world import SETS, write_world
@@ -336,3 +338,140 @@ def test_images_without_captions_are_paired_with_the_texts_of_their_classes(
     assert found.facts["n_real"] == len(images)
     test = store.view(SETS["images"]).where(split="test")
     assert_close(project_view(found, test), direct.project_x(test.numpy()), "float32", times=10)
+
+
+def write_head(
+    root: Path, *, variants: tuple[str, ...] = ("name", "lemmas", "definition"), n: int = 40
+) -> tuple[EmbeddingsView, EmbeddingsView]:
+    """A head whose rows follow from its definitions, and hardly from names."""
+    rng = np.random.default_rng(5)
+    head = rng.standard_normal((n, 9))
+    to_text = rng.standard_normal((9, 7))
+    ids = [f"l/c{i:02d}" for i in range(n)]
+    key = write_set(
+        root, head, item_table([f"{c}#head" for c in ids], "head_weight", class_id=ids),
+        dataset="l", kind="head_weight", encoder="timm:h", space={"h": 1},
+    )  # fmt: skip
+    noise = {"name": 2.0, "lemmas": 4.0, "definition": 0.2}
+    made = [(c, v, t) for v in variants for t in ("none", "photo") for c in range(n)
+            if (v, t) != ("definition", "photo")]  # fmt: skip
+    rows = [head[c] @ to_text + noise[v] * rng.standard_normal(7) for c, v, _ in made]
+    names = write_set(
+        root, np.array(rows),
+        item_table(
+            [f"{ids[c]}#{v}#{t}" for c, v, t in made], "class_name",
+            class_id=[ids[c] for c, _, _ in made], variant=[v for _, v, _ in made],
+            template_id=[t for *_, t in made], text=[f"{v} {c // 2}" for c, v, _ in made],
+        ),
+        dataset="l", kind="class_name", encoder="st:t", space={"t": 1},
+    )  # fmt: skip
+    store = open_store(root)
+    return store.view(key), store.view(names)
+
+
+ASKED = (("name",), ("none", "photo"))
+
+
+def test_a_head_is_fitted_on_name_and_definition_and_asked_for_by_name(tmp_path: Path) -> None:
+    head, names = write_head(tmp_path)
+    made = HeadTexts.of(head, names, asked=ASKED)
+    assert made.variants == ("name", "definition")
+    both = names.class_texts(["name", "definition"], ["none", "photo"])
+    assert made.pairs.y.tobytes() == both.numpy().tobytes()
+    assert made.pairs.asked.tobytes() == names.class_texts(*ASKED).numpy().tobytes()
+    # Names decide what is left out together, whatever is fitted on.
+    assert len(np.unique(made.pairs.row_groups)) == 20
+    alone = HeadTexts.of(head, names, asked=ASKED, variants=("definition",))
+    assert np.array_equal(alone.pairs.row_groups, made.pairs.row_groups)
+    plain = HeadTexts.of(head, names, asked=ASKED, variants=("name",))
+    assert plain.pairs.asked is None
+
+
+def test_without_definitions_a_head_is_fitted_on_what_it_is_asked_for_by(tmp_path: Path) -> None:
+    made = HeadTexts.of(*write_head(tmp_path, variants=("name",)), asked=ASKED)
+    assert made.variants == ("name",)
+    assert made.pairs.asked is None
+
+
+def test_texts_of_a_head_are_chosen_by_left_out_classes_asked_for_by_name(
+    tmp_path: Path,
+) -> None:
+    head, names = write_head(tmp_path)
+    chosen = HeadTexts.of(head, names, asked=ASKED, variants=("auto",))
+    assert set(chosen.scores) == {
+        "name", "lemmas", "definition", "name,definition", "lemmas,definition"
+    }  # fmt: skip
+    for variants, score in chosen.scores.items():
+        own = HeadTexts.of(head, names, asked=ASKED, variants=variants.split(","))
+        prepared = prepare(own.pairs, None, None).prototypes
+        found = choose_on_prototypes(prepared, rng=np.random.default_rng(0))
+        assert found.score == pytest.approx(score)
+        assert score <= chosen.scores[",".join(chosen.variants)]
+
+
+def write_second_head(root: Path, store: FeatureStore) -> tuple[str, str]:
+    """Another encoder's images and head of the toy store, rows in another order."""
+    rng = np.random.default_rng(11)
+    keys = []
+    for key, kind in ((X, "image"), (HEAD, "head_weight")):
+        view = store.view(key)
+        order = rng.permutation(len(view))
+        mixed = np.tanh(view.numpy() @ np.random.default_rng(12).standard_normal((P, P + 3)))
+        keys.append(
+            write_set(
+                root,
+                mixed[order],
+                view.items[order],
+                dataset=key.split("/")[0],
+                kind=kind,
+                encoder="timm:second",
+                space={"second": 1},
+            )
+        )
+    return keys[0], keys[1]
+
+
+def test_two_heads_are_fitted_as_one_and_scored_by_the_mean_of_their_cosines(
+    store: FeatureStore, store_path: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(store_path, tmp_path / "two")
+    images2, head2 = write_second_head(root, open_store(root))
+    two = open_store(root)
+    request = _request(method="kernel-ridge", head=(HEAD, head2), y=Y, n_pairs=8)
+    found = fit_from_store(two, request)
+    test = two.view(X).where(split="test")
+    ids = test.items["item_id"].to_list()
+    second = two.view(images2)
+    where = {name: row for row, name in enumerate(second.items["item_id"].to_list())}
+    wide = np.hstack([test.numpy(), second.numpy()[[where[name] for name in ids]]])
+    projected = project_view(found, test, others=[second])
+    assert_close(projected, found.project_x(wide), "float32")
+    assert_close(np.linalg.norm(projected, axis=1), np.ones(len(test)), "float32")
+    scores = projected @ found.project_y(two.view(Y).numpy()).T
+    # Each block is prepared as it is alone.
+    alone = [
+        fit_from_store(two, _request(x=x, head=head)).x.apply(rows)
+        for x, head, rows in ((X, HEAD, wide[:, :P]), (images2, head2, wide[:, P:]))
+    ]
+    assert_close(found.x.apply(wide), np.hstack(alone) / np.sqrt(2), "float32")
+    assert np.isfinite(scores).all()
+    read = read_alignment(save_alignment(tmp_path / "kept", found))
+    assert read.project_x(wide).tobytes() == found.project_x(wide).tobytes()
+    with pytest.raises(PairsError, match="Rows of 2 encoders have 12 \\+ 15 columns; got 12"):
+        found.project_x(test.numpy())
+
+
+def test_a_head_without_images_of_its_encoder_is_refused(
+    store: FeatureStore, store_path: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(store_path, tmp_path / "two")
+    _, head2 = write_second_head(root, open_store(root))
+    shutil.rmtree(root / "toy" / "image" / images_folder(root))
+    with pytest.raises(SettingError, match="Each head needs the images of toy by its own encoder"):
+        fit_from_store(open_store(root), _request(head=(HEAD, head2)))
+
+
+def images_folder(root: Path) -> str:
+    """Folder of the second encoder's images."""
+    (found,) = [p.name for p in (root / "toy" / "image").iterdir() if "second" in p.name]
+    return found

@@ -3,12 +3,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import Ridge
+from sklearn.metrics.pairwise import cosine_similarity
 
-from fitters import Pairs, SideTransform, fit_alignment
+from fitters import Pairs, SideTransform, fit_alignment, read_alignment, save_alignment
+from fitters.aligners.kernel import KernelRidgeAligner
 from fitters.errors import PairsError, SettingError
 from fitters.select.grid import Axis, folds_by_group, search
-from fitters.select.kernel import VALIDATIONS, choose_mass, cross_validate_kernel
-from tests.assertions import assert_close
+from fitters.select.kernel import (
+    NOISE,
+    VALIDATIONS,
+    choose_on_prototypes,
+    cross_validate_kernel,
+    normalized,
+    weigh_noise,
+)
+from fitters.select.leave_out import LeftOut, leave_one_group_out
+from fitters.sources import Sources
 from tests.oracles import reciprocal_rank_of_text
 
 
@@ -72,16 +83,10 @@ def test_landmarks_stand_for_many_prototypes(sources, rng, monkeypatch):
     folds = folds_by_group(real.groups, 3, rng)
 
     def scores():
-        return choose_mass(
-            prototypes,
-            real,
-            folds,
-            gamma=0.7,
-            penalty=0.2,
-            weights=Axis((0.1, 3.0), 0.1, 3.0),
-            criterion="squared",
+        return weigh_noise(
+            prototypes, real, folds, gamma=0.7, penalty=0.2, criterion="squared",
             rng=np.random.default_rng(0),
-        ).scores
+        ).scores  # fmt: skip
 
     exact = scores()
     monkeypatch.setattr("fitters.select.kernel.EXACT_ROWS", 10)
@@ -124,30 +129,84 @@ def test_what_cannot_be_validated_is_refused(sources, rng):
 
 
 @pytest.mark.parametrize("criterion", ["mrr", "top-1", "cosine", "squared"])
-def test_the_curve_of_the_mass_is_that_of_refitting_at_the_prototypes_penalty(
-    criterion, sources, rng
-):
+def test_each_noise_scores_as_refitting_at_the_prototypes_penalty(criterion, sources, rng):
     prototypes, real = sources
     folds = folds_by_group(real.groups, 3, rng)
-    curve = choose_mass(
-        prototypes, real, folds, gamma=0.7, penalty=0.2, weights=Axis((0.1, 1.0, 5.0), 0.1, 5.0),
-        criterion=criterion, rng=rng,
-    )  # fmt: skip
-    for i, mass in enumerate(curve.axes["weight"].values):
-        # alpha / mass stays the penalty of the prototypes.
-        of_rows = by_refitting(real, prototypes, folds, 0.7, 0.2 * mass, mass, criterion)
-        assert curve.scores[i] == pytest.approx(of_rows.mean(), abs=2e-5)
-    nobody = Pairs(real.x, real.y, real.groups, np.full(real.n, 1e-12))
-    alone = by_refitting(nobody, prototypes, folds, 0.7, 0.2, 1.0, criterion)
-    assert curve.alone == pytest.approx(alone.mean(), abs=2e-5)
-    best = curve.scores.max()
-    assert np.isinf(curve.chosen["weight"]) == (curve.alone >= best) == (not curve.uses_real)
-    facts = curve.to_facts()
-    assert facts["score"] == max(best, curve.alone)
-    assert facts["prototypes_alone"] == {"score": curve.alone}
+    found = weigh_noise(
+        prototypes, real, folds, gamma=0.7, penalty=0.2, criterion=criterion, rng=rng
+    )
+    of_rows = []
+    for noise in NOISE:
+        # alpha / mass stays the penalty of the prototypes, and alpha is the noise of a real pair.
+        at = min(noise, 1e12)
+        rows = by_refitting(real, prototypes, folds, 0.7, at, at / 0.2, criterion)
+        of_rows.append(rows)
+    of_rows += [by_refitting(real, None, folds, 0.7, at, 1.0, criterion) for at in NOISE[:-1]]
+    means = np.mean(of_rows, axis=1)
+    assert [*found.scores, *found.scores_without] == pytest.approx(means, abs=2e-5)
+    best = of_rows[int(np.argmax([*found.scores, *found.scores_without]))]
+    error = np.std(best) / np.sqrt(real.n)
+    weights = np.exp(2 * (means - means.max()) / error)
+    shares = [*found.weights, *found.weights_without]
+    assert shares == pytest.approx(weights / weights.sum(), abs=1e-3)
+    assert found.first_share in (0.0, pytest.approx(found.weights.sum()))
+    facts = found.to_facts()
+    assert facts["noises"][-1] is None
+    assert facts["score"] == (found.score_with_first if found.first_share else found.score)
 
 
-def test_real_pairs_that_do_not_help_are_not_used(make_world):
+def expected_projection(prototypes, real, texts, gamma, penalty, shares, without, first_share):
+    """Kernel ridge by scikit-learn at every noise; the weighted mean of two directions."""
+
+    def unit(rows):
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def fit(noise):
+        fitted = KernelRidge(alpha=noise, kernel="rbf", gamma=gamma)
+        weight = [prototypes.row_weight * noise / penalty, real.row_weight]
+        x, y = np.concatenate([prototypes.x, real.x]), np.concatenate([prototypes.y, real.y])
+        return fitted.fit(y, x, np.concatenate(weight)).predict(texts)
+
+    alone = fit(1e12)
+    mixed = sum(share * fit(min(noise, 1e12)) for noise, share in shares.items())
+    for noise, share in without.items():
+        fitted = KernelRidge(alpha=noise, kernel="rbf", gamma=gamma)
+        mixed += share * fitted.fit(real.y, real.x, real.row_weight).predict(texts)
+    return (unit(mixed) + first_share * unit(alone)) / (1 + first_share)
+
+
+@pytest.mark.parametrize("in_double", [True, False])
+@pytest.mark.parametrize("first_share", [0.6, 0.0])
+def test_the_fit_is_the_average_over_noise_and_the_prototypes_alone(
+    first_share, in_double, sources, rng, monkeypatch
+):
+    if not in_double:
+        monkeypatch.setattr("fitters.aligners.kernel_solvers.DOUBLE_ROWS", 5)
+    prototypes, real = sources
+    plain = SideTransform.identity()
+    shares, without = {0.1: 0.25, 1.0: 0.25, np.inf: 0.25}, {0.5: 0.25, 3.0: 0.0}
+    aligner = KernelRidgeAligner(
+        gamma=0.7, alpha=0.2, relative=False, center=False, first_share=first_share
+    )
+    aligner.fit_sources(Sources(prototypes, real, plain, plain), noises=shares, without=without)
+    texts = rng.standard_normal((7, prototypes.y.shape[1]))
+    expected = expected_projection(prototypes, real, texts, 0.7, 0.2, shares, without, first_share)
+    assert aligner.project_y(texts) == pytest.approx(expected, abs=1e-5 if in_double else 2e-4)
+    assert set(aligner.array_shapes()) == {
+        "support_", "dual_", "mean_x_", "mean_y_", *(["first_"] if first_share else [])
+    }  # fmt: skip
+
+
+def test_a_mixed_fit_is_read_back_to_the_bit(sources, tmp_path, rng):
+    prototypes, real = sources
+    fitted = fit_alignment("kernel-ridge", prototypes=prototypes, real=real, rng=rng)
+    assert fitted.facts["choice"]["first_share"] > 0
+    read = read_alignment(save_alignment(tmp_path / "a", fitted))
+    texts = rng.standard_normal((5, prototypes.y.shape[1]))
+    assert read.project_y(texts).tobytes() == fitted.project_y(texts).tobytes()
+
+
+def test_real_pairs_that_are_wrong_hardly_move_the_prototypes(make_world):
     head, real = make_world(n_classes=60, n_images=24, noise=0.5)
     wrong = Pairs(real.x, real.y[::-1].copy(), real.groups)
 
@@ -157,17 +216,89 @@ def test_real_pairs_that_do_not_help_are_not_used(make_world):
 
     mean = SideTransform.fit([real.x]).mean
     alone, misled = fitted(image_mean=mean), fitted(image_mean=mean, real=wrong)
+    helped = fitted(image_mean=mean, real=real)
     choice = misled.facts["choice"]
     assert choice["mix"] is None
-    assert choice["real_pairs_used"] is False
     assert choice["penalty"] == alone.facts["choice"]["penalty"]
     assert choice["of_prototypes"]["scores"] == alone.facts["choice"]["scores"]
-    assert_close(misled.project_y(real.y), alone.project_y(real.y), "float32")
-    helped = fitted(image_mean=mean, real=real)
-    choice = helped.facts["choice"]
-    assert choice["real_pairs_used"] is (choice["mix"] is not None)
+    # Fits without prototypes are no better than those with them: the wrong pairs are no help.
+    cosines = np.einsum(
+        "nr,nr->n", normalized(misled.project_y(head.y)), normalized(alone.project_y(head.y))
+    )
+    assert cosines.min() > 0.9
+    assert helped.facts["choice"]["score"] > misled.facts["choice"]["score"]
     given = fitted(image_mean=mean, real=real, mix=2.0)
     at = given.facts["choice"]["of_prototypes"]
     best = np.unravel_index(np.argmax(at["scores"]), np.shape(at["scores"]))
     assert given.facts["choice"]["penalty"] == 2.0 * at["penalties"][best[0]]
     assert given.aligner.alpha == given.facts["choice"]["penalty"]
+    assert given.facts["choice"]["mix"] == 2.0
+
+
+def test_many_good_pairs_leave_a_useless_head_no_say(make_world, rng):
+    head, real = make_world(n_classes=60, n_images=300, noise=0.1)
+    useless = Pairs(rng.standard_normal(head.x.shape), head.y, head.groups)
+    found = fit_alignment("kernel-ridge", prototypes=useless, real=real, rng=rng)
+    choice = found.facts["choice"]
+    assert choice["first_share"] < 0.01 or sum(choice["noise_weights"]) < 0.01
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("criterion", ["cosine", "rank"])
+def test_left_out_classes_are_asked_for_by_other_rows(criterion, exact, make_world, monkeypatch):
+    head, _ = make_world(n_classes=20, n_images=8, p=6, q=4)
+    rng = np.random.default_rng(3)
+    groups = np.array([*range(18), 3, 5])
+    asked = head.y + 0.3 * rng.standard_normal(head.y.shape)
+    x, y = head.x.astype(np.float64), head.y.astype(np.float64)
+    pairs = Pairs(x, y, groups, rng.uniform(0.5, 2, 20), asked)
+    if not exact:
+        if criterion == "rank":
+            pytest.skip("ranks take the exact solution")
+        monkeypatch.setattr("fitters.select.kernel.EXACT_ROWS", 19)
+        monkeypatch.setattr("fitters.select.kernel.CHOICE_LANDMARKS", 20)
+    surface = choose_on_prototypes(
+        pairs, gammas=Axis((0.3, 1.2), 0.3, 1.2), penalties=Axis((0.05, 0.5), 0.05, 0.5),
+        criterion=criterion, rng=rng,
+    )  # fmt: skip
+    ridge = leave_one_group_out(pairs, penalties=Axis((0.05, 0.5), 0.05, 0.5), criterion=criterion)
+
+    def score(make):
+        predicted = np.empty_like(pairs.x)
+        for group in np.unique(groups):
+            out = groups == group
+            fitted = make().fit(pairs.y[~out], pairs.x[~out], pairs.row_weight[~out])
+            predicted[out] = fitted.predict(asked[out])
+        cosines = cosine_similarity(pairs.x, predicted)
+        if criterion == "cosine":
+            # Beyond `EXACT_ROWS` only rows that are spread evenly are asked.
+            at = np.arange(20) if exact else np.linspace(0, 19, 19).round().astype(int)
+            return cosines.diagonal()[at].mean()
+        ranks = [
+            1 + np.sum(row[groups != group] >= row[groups == group].max())
+            for row, group in zip(cosines, groups, strict=True)
+        ]
+        return np.mean(1 / np.array(ranks))
+
+    for i, alpha in enumerate((0.05, 0.5)):
+        for j, gamma in enumerate((0.3, 1.2)):
+            expected = score(lambda: KernelRidge(alpha=alpha, kernel="rbf", gamma=gamma))  # noqa: B023
+            assert surface.scores[i, j] == pytest.approx(expected, abs=1e-6)
+        if exact:
+            absolute = alpha * np.sum(pairs.row_weight[:, None] * pairs.y**2) / 4
+            expected = score(lambda: Ridge(alpha=absolute, fit_intercept=False))  # noqa: B023
+            assert ridge.scores[0, i] == pytest.approx(expected, abs=1e-9)
+
+
+def test_ridge_in_the_dual_asks_by_other_rows_too(rng):
+    x, y = rng.standard_normal((6, 5)), rng.standard_normal((6, 9))
+    asked = y + 0.1 * rng.standard_normal(y.shape)
+    groups, weight = np.array([0, 1, 1, 2, 3, 4]), rng.uniform(0.5, 2, 6)
+    left_out = LeftOut(y, x, groups, weight, asked)
+    assert left_out.dual
+    predicted = left_out.predict(0.3)
+    for group in range(5):
+        out = groups == group
+        fitted = Ridge(alpha=0.3, fit_intercept=False).fit(y[~out], x[~out], weight[~out])
+        assert predicted[out] == pytest.approx(fitted.predict(asked[out]), abs=1e-9)
+    assert left_out.predict(0.3, np.array([2, 4])) == pytest.approx(predicted[[2, 4]])

@@ -57,6 +57,18 @@ def test_a_class_may_lack_one_of_the_variants(texts: EmbeddingsView) -> None:
     np.testing.assert_allclose(reduced.numpy()[1], [np.sqrt(0.5)] * 2, rtol=1e-6)
 
 
+def test_variants_count_alike_and_a_definition_stands_bare(texts: EmbeddingsView) -> None:
+    reduced = texts.class_texts(variants=["name", "definition"], templates=["photo"])
+    # a: (√½, √½) of the name under `photo`, (0, 1) of the definition, which has no `photo`.
+    np.testing.assert_allclose(
+        reduced.numpy()[1], [np.sin(np.pi / 8), np.cos(np.pi / 8)], rtol=1e-6
+    )
+    both = texts.class_texts(variants=["name", "definition"], templates=["none", "photo"])
+    # a: the name at half of 45 degrees, the definition at 90: in the middle.
+    angle = (np.pi / 8 + np.pi / 2) / 2
+    np.testing.assert_allclose(both.numpy()[1], [np.cos(angle), np.sin(angle)], rtol=1e-6)
+
+
 def test_all_prompts_by_default(texts: EmbeddingsView) -> None:
     assert len(texts.class_texts()) == 2
     every = texts.class_texts(variants=["name", "definition"], templates=["none", "photo"])
