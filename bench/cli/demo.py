@@ -31,7 +31,7 @@ headstock fit ridge --store OUT/store --x stamps/image/tf_efficientnet_lite0 \\
     --head-names imagenet1k/class_name/all-MiniLM-L6-v2 -o OUT/aligners/ridge-head --force
 headstock fit kernel-ridge --store OUT/store --x stamps/image/tf_efficientnet_lite0 \\
     --head imagenet1k/head_weight/tf_efficientnet_lite0 \\
-    --head-names imagenet1k/class_name/all-MiniLM-L6-v2 --variants name,definition \\
+    --head-names imagenet1k/class_name/all-MiniLM-L6-v2 \\
     -o OUT/aligners/kernel-ridge-head --force
 headstock ls OUT/aligners
 headstock eval run --suite demo --store OUT/store -o OUT/results --jobs 2
