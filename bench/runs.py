@@ -28,6 +28,7 @@ from bench.options import (
     TASK_OPTIONS,
     FewShot,
     Generalised,
+    Neighbours,
     Options,
     checked_options,
     options_text,
@@ -75,6 +76,9 @@ class Data:
         A classification head, and the names of its classes.
     view_set : str
         Augmented views of the images, for few-shot learners that look at some.
+    layer_sets, layer_revisions : tuple of str
+        More sets of the same images, such as other layers of their model: the best one is
+        searched for by ``neighbours``.
     image_revision … view_revision : str
     variants, templates : tuple of str
         Which prompts make one text per class of the images: what is scored.
@@ -101,6 +105,8 @@ class Data:
     head_name_revision: str = ""
     view_set: str = ""
     view_revision: str = ""
+    layer_sets: tuple[str, ...] = ()
+    layer_revisions: tuple[str, ...] = ()
     variants: tuple[str, ...] = option(
         VARIANTS, help="Variants of the names of the images' classes, by comma: what is scored."
     )
@@ -401,6 +407,16 @@ class Run:
     def _check_task(self, options: Options) -> None:
         """Check what single tasks need of data and protocol."""
         where, method = self.protocol.eval, self.fit.method
+        of_images = isinstance(options, Neighbours) and options.of != "head"
+        refuse(
+            (
+                bool(self.data.layer_sets) and not of_images,
+                (
+                    "Layers are sets of images that are searched by task neighbours, with "
+                    "of=class-means or of=pairs. Leave them out, or name that."
+                ),
+            )
+        )
         if not isinstance(options, FewShot):
             generalised = isinstance(options, Generalised)
             refuse(

@@ -49,8 +49,11 @@ class SetNames:
     head: str = option("", help="Head set; needs --head-names.")
     head_names: str = option("", help="Class-name set of the head's classes.")
     views: str = option("", help="Set of augmented views of the images (few_shot).")
+    layers: str = option(
+        "", help="More sets of the same images, by comma: layers that are searched (neighbours)."
+    )
 
-    def fields(self, store: FeatureStore) -> dict[str, str]:
+    def fields(self, store: FeatureStore) -> dict[str, Any]:
         """Return the fields of a run that name these sets and their revisions.
 
         Raises
@@ -65,9 +68,14 @@ class SetNames:
                 "A head needs the names of its classes: give --head and --head-names, or neither."
             )
         named = {own.name: getattr(self, own.name) for own in fields(self)}
-        return set_fields(
+        layers = [store.info(key.strip()) for key in named.pop("layers").split(",") if key]
+        found: dict[str, Any] = set_fields(
             **{role.removesuffix("s"): store.info(key) for role, key in named.items() if key}
         )
+        if layers:
+            found["layer_sets"] = tuple(str(info.key) for info in layers)
+            found["layer_revisions"] = tuple(info.commit.revision_id for info in layers)
+        return found
 
 
 def task_runs(
