@@ -74,11 +74,12 @@ class SharedPass:
         """Return the vectors of one of the encoders, (b, d)."""
         with self._lock:
             encoders = list(self.encoders)
-            kept = next((k for k in self._kept if k.serves(encoder, batch, exact=exact)), None)
+            fits = (one for one in self._kept if one.serves(encoder, batch, exact=exact))
+            kept = next(fits, None)
             first = kept is None
             if kept is None:
                 kept = _Kept([weakref.ref(one) for one in batch], exact, list(encoders))
-                self._kept.append(kept)
+                self._kept.appendleft(kept)
             kept.left.remove(encoder)
             if not kept.left:
                 self._kept.remove(kept)
