@@ -417,10 +417,11 @@ def power(trials, rng, strict) -> Iterator[Row]:
 def calibrated(trials, rng, strict) -> Iterator[Row]:
     """Type I error of calibrated similarities of unrelated normal rows, from few to many columns.
 
-    n = 40 rows and 99 permutations: one pair of views, the best of 4 × 3 layers, and rows of which
-    four at a time belong together. Half as many trials as elsewhere.
+    n = 30 rows and 99 permutations: one pair of views, the best of 4 × 3 layers, and rows of which
+    three at a time belong together. Half as many trials as elsewhere. Mutual k-NN counts, and ties
+    count against: its errors are fewer than 5 %, and only their most is a goal.
     """
-    n, k = 40, 99
+    n, k = 30, 99
     trials = max(1, trials // 2)
     measures: tuple[Similarity, ...] = (
         LinearCKA(), LinearCKA(unbiased=True), MeanCCA(), MutualKNN(10)
@@ -440,29 +441,31 @@ def calibrated(trials, rng, strict) -> Iterator[Row]:
 
     def cells(name, setting, found, goal, place):
         for measure, counts in found.items():
-            yield row(f"type I, {name}", f"{measure}, {setting}", counts[place], trials, goal,
+            own = ("<=", 0.06) if goal and measure.startswith("mutual") else goal
+            of = "mutual k-NN" if measure.startswith("mutual") else "CKA and CCA"
+            yield row(f"type I, {of}, {name}", f"{measure}, {setting}", counts[place], trials, own,
                       strict=strict)  # fmt: skip
 
     goal = ("within", (0.04, 0.06))
     for ratio in (0.1, 0.3, 1, 3, 10, 30):
         d = round(ratio * n)
         found = rejected(lambda d=d: rng.standard_normal((2, 1, n, d)))
-        yield from cells("calibrated similarity", f"d/n {ratio:g}", found, goal, 0)
+        yield from cells("calibrated", f"d/n {ratio:g}", found, goal, 0)
     for ratio in (0.1, 1, 10):
         d = round(ratio * n)
         found = rejected(lambda d=d: np.split(rng.standard_normal((7, n, d)), [4]))
         setting = f"4 × 3 layers, d/n {ratio:g}"
         yield from cells("best of many layers, search counted", setting, found, goal, 0)
         yield from cells("best of many layers, search ignored", setting, found, None, 1)
-    owner = np.arange(n) // 4
+    owner = np.arange(n) // 3
 
     def grouped():
-        sides = rng.standard_normal((2, 1, n // 4, n))[:, :, owner]
-        return sides + 0.5 * rng.standard_normal(sides.shape)
+        sides = rng.standard_normal((2, 1, n // 3, n))[:, :, owner]
+        return sides + 2.0 * rng.standard_normal(sides.shape)
 
     for name, groups, aim in (("as blocks", owner, goal), ("one by one", None, None)):
         found = rejected(grouped, groups)
-        yield from cells(f"rows in groups, permuted {name}", "groups of 4, d/n 1", found, aim, 0)
+        yield from cells(f"rows in groups, permuted {name}", "groups of 3, d/n 1", found, aim, 0)
 
 
 SIMULATIONS: tuple[Callable[..., Iterator[Row]], ...] = (

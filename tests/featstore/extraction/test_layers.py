@@ -22,8 +22,11 @@ from featstore.encoders.base import EncoderOptions
 from featstore.encoders.golden import golden_images
 from featstore.encoders.timm_image import PooledTimmEncoder
 from featstore.errors import EncoderError
+from featstore.extraction.batches import BatchRunner
+from featstore.extraction.pipeline import Preparation, encode_block
 from featstore.extraction.plan import plan_items
 from featstore.extraction.workers import make_request
+from featstore.sources.reader import ByteReader
 
 NAME = "timm:test_vit"
 LAYERS = ("blocks.1", "norm", "patch_embed")
@@ -185,6 +188,29 @@ def test_threads_that_ask_at_once_get_one_pass(weights: str, passes: Counter[int
     for (place, _), rows in found.items():
         assert rows.tobytes() == alone[place].tobytes()
     assert not every[0].trunk._kept
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_pipeline_with_batches_under_way_shares_them_too(
+    manifest: Manifest, weights: str, passes: Counter[int], size: int
+) -> None:
+    """As on a GPU: every encoder has threads of its own, and several batches at once."""
+    found = []
+    for overlaps in (False, True):
+        every = encoders(weights)
+        for one in every:
+            one.overlaps = overlaps
+        runners = [BatchRunner(one, size, device="cpu", halve=False) for one in every]
+        passes.clear()
+        with (
+            ByteReader(manifest.root) as reader,
+            Preparation(reader, runners, workers=2, decode_timeout=None) as preparation,
+        ):
+            found.append(encode_block(manifest.tables["image"], preparation).rows)
+        assert passes == Counter([size] * (11 // size) + [11 % size])
+    for one, other in zip(*found, strict=True):
+        assert one.tobytes() == other.tobytes()
+        assert np.isfinite(one).all()
 
 
 def test_a_batch_is_known_by_its_pictures_and_taken_once(
