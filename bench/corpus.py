@@ -15,7 +15,7 @@ Storage ends here: splits, fits and tasks see ids and rows.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from bench.errors import ProtocolError
 from bench.options import Generalised, ZeroShot
 from bench.runs import Run
 from featstore.store.store import FeatureStore
-from featstore.store.view import EmbeddingsView
+from featstore.store.view import EmbeddingsView, join_ids
 from fitters.jobs import HeadTexts, beside, with_heads
 
 _VARIANTS = ("name", "lemmas")
@@ -214,6 +214,8 @@ class Corpus:
         Augmented views of the images, if the run names a set of them.
     blocks : tuple of int
         Columns of each encoder, where rows of images and heads are those of several side by side.
+    layers : dict of str to float32 arrays of shape (n, …)
+        Rows of the same images in the other sets that a run searches, by their keys.
     pair_names : Items, optional
         What the training images of a class are paired with, one text a class, where that is
         another text than its name in `names`.
@@ -229,6 +231,7 @@ class Corpus:
     views: ImageViews | None = None
     pair_names: Items | None = None
     blocks: tuple[int, ...] = ()
+    layers: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 def read_corpus(store: FeatureStore, run: Run) -> Corpus:
@@ -237,8 +240,8 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     Raises
     ------
     ProtocolError
-        If the store has another revision of a set than the run, images lack a class, or the image
-        set is one of views.
+        If the store has another revision of a set than the run, images lack a class, the image
+        set is one of views, or a layer lacks an image.
     featstore.errors.UnknownSetError, featstore.errors.MisalignedItemsError
         If a set is missing, or the head belongs to another model than the images.
     """
@@ -257,6 +260,10 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     if limit is not None:
         image_view = image_view.take(np.arange(min(limit, len(image_view))))
     images = _items(image_view, classes_needed=bool(data.name_set))
+    layers = {
+        key: _layer(_view(store, key, revision), images)
+        for key, revision in zip(data.layer_sets, data.layer_revisions, strict=True)
+    }
     names, prompts, captions, head, seen = _no_items(), None, None, None, None
     pair_names = None
     texts: list[EmbeddingsView] = []
@@ -295,8 +302,20 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     spaces = [store.info(key).attributes["space"] for key in keys if key]
     one_model = _one_model(spaces)
     return Corpus(
-        images, names, captions, head, prompts, seen, one_model, views, pair_names, blocks
+        images, names, captions, head, prompts, seen, one_model, views, pair_names, blocks, layers
     )
+
+
+def _layer(view: EmbeddingsView, images: Items) -> NDArray[np.float32]:
+    """Return the rows of these images in another set, in their order."""
+    own, places = join_ids(images.ids, view.items["item_id"])
+    if len(own) < len(images):
+        lost = np.setdiff1d(images.ids, images.ids[own])
+        raise ProtocolError(
+            f"{len(lost):,} images have no row in {view.key} (first: {str(lost[0])!r}). "
+            "Layers are compared on the same images: extract them from the same manifest."
+        )
+    return view.take(places).numpy()
 
 
 def _no_items() -> Items:

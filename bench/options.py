@@ -127,6 +127,10 @@ class Neighbours:
     within : str
         Of the head only the classes that this label set has too, by synset: ``imagenet1k``. Empty
         for all.
+    n_permutations : int
+        Permutations of the rows that each number is calibrated by; 0 for none.
+    max_rows : int
+        Rows that are permuted, drawn by the run's seed: a null draw takes n² numbers a view.
     """
 
     of: Literal["head", "class-means", "pairs"] = option(
@@ -136,6 +140,8 @@ class Neighbours:
     k: tuple[int, ...] = (3, 5, 10)
     rows: Literal["unit", "raw"] = option("unit", help="Rows of a class mean.")
     within: str = ""
+    n_permutations: int = option(199, help="Random permutations.", at_least=0, below=1_000_000)
+    max_rows: int = option(1_000, help="Rows that are permuted.", at_least=2, below=MOST)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from bench.options import (
     TASK_OPTIONS,
     FewShot,
     Generalised,
+    Neighbours,
     Options,
     checked_options,
     options_text,
@@ -81,6 +82,9 @@ class Data:
     more_heads, more_images : tuple of str
         Further heads of the same classes, and the same images by their encoders, each
         ``key@revision``; see `beside_fields`.
+    layer_sets, layer_revisions : tuple of str
+        More sets of the same images, such as other layers of their model: the best one is
+        searched for by ``neighbours``.
     image_revision … view_revision : str
     variants, templates : tuple of str
         Which prompts make one text per class of the images: what is scored.
@@ -110,6 +114,8 @@ class Data:
     view_revision: str = ""
     more_heads: tuple[str, ...] = ()
     more_images: tuple[str, ...] = ()
+    layer_sets: tuple[str, ...] = ()
+    layer_revisions: tuple[str, ...] = ()
     variants: tuple[str, ...] = option(
         VARIANTS, help="Variants of the names of the images' classes, by comma: what is scored."
     )
@@ -406,6 +412,7 @@ class Run:
     def _check_task(self, options: Options) -> None:
         """Check what single tasks need of data and protocol."""
         where, method = self.protocol.eval, self.fit.method
+        of_images = isinstance(options, Neighbours) and options.of != "head"
         refuse(
             (
                 len(self.data.more_heads) != len(self.data.more_images)
@@ -415,6 +422,13 @@ class Run:
             (
                 bool(self.data.more_heads) and (self.task not in OF_SEVERAL or method == IDENTITY),
                 f"Several heads are for the tasks {', '.join(OF_SEVERAL)} and methods that fit.",
+            ),
+            (
+                bool(self.data.layer_sets) and not of_images,
+                (
+                    "Layers are sets of images that are searched by task neighbours, with "
+                    "of=class-means or of=pairs. Leave them out, or name that."
+                ),
             ),
         )
         if not isinstance(options, FewShot):

@@ -261,6 +261,7 @@ def _scored(run: Run, corpus: Corpus, split: Split | None) -> Corpus:
         return corpus
     images = corpus.images.take(split.test)
     changed: dict[str, Any] = {"images": images}
+    changed["layers"] = {key: rows[split.test] for key, rows in corpus.layers.items()}
     if run.protocol.eval == "held-out":
         kept = np.isin(corpus.names.classes, images.classes)
         names = changed["names"] = corpus.names.take(kept)

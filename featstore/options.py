@@ -305,6 +305,8 @@ def options_from(cls: type, *, each: bool = False) -> Callable[[_Function], _Fun
                     "default": one.default,
                     "show_default": "/" in one.shown_flag,
                 }
+            elif one.type is tuple and each:
+                more |= {"multiple": True, "metavar": "NAME[,NAME…]"}
             elif one.type is tuple:
                 more |= {"multiple": True, "metavar": "NAME[,NAME…]", "callback": parts_of}
                 more |= {"default": one.default or None, "show_default": bool(one.default)}

@@ -360,8 +360,14 @@ def main() -> int:
                 parts.append(f'"{name}": [\n{rows}\n]')
             (DATA / "demo.json").write_text("{" + ",\n".join(parts) + "}\n", "utf-8")
         if arguments.statistics is not None:
-            text = arguments.statistics.read_text("utf-8")
-            (DATA / "statistics.json").write_text(text, "utf-8")
+            # A run of some checks alone (--only) replaces their rows.
+            file = DATA / "statistics.json"
+            new = json.loads(arguments.statistics.read_text("utf-8"))
+            names = {row["name"] for row in new}
+            old = json.loads(file.read_text("utf-8")) if file.is_file() else []
+            kept = [row for row in old if row["name"] not in names]
+            lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in [*kept, *new])
+            file.write_text(f"[\n{lines}\n]\n", "utf-8")
     if arguments.what == "check":
         found = list(drifted())
         for document in found:

@@ -362,6 +362,26 @@ def _unbiased_hsic(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return float((trace + spread - 2.0 / (n - 2) * (sums_x @ sums_y)) / (n * (n - 3)))
 
 
+def cka_chance(x: Rows, y: Rows) -> float:
+    """Return the mean of `biased_cka` over all permutations of the rows of y.
+
+    √(r s) / (n − 1), r = (tr K)² / ‖K‖² the participation ratio of x, and s that of y.
+
+    Raises
+    ------
+    MetricError
+        As of `biased_cka`.
+    """
+    check_paired(x, y)
+    spread = []
+    for rows in (x, y):
+        unit = unit_rows(rows).astype(np.float64)
+        unit -= unit.mean(axis=0)
+        spread.append((float(np.sum(unit**2)), float(np.sum((unit.T @ unit) ** 2))))
+    (trace_x, own_x), (trace_y, own_y) = spread
+    return _ratio(trace_x * trace_y, own_x, own_y) / (len(x) - 1)
+
+
 def _ratio(both: float, of_x: float, of_y: float) -> float:
     if not (of_x > 0 and of_y > 0):
         raise MetricError("Rows that do not vary have no CKA.")

@@ -55,6 +55,9 @@ class SetNames:
     )
     head_names: str = option("", help="Class-name set of the head's classes.")
     views: str = option("", help="Set of augmented views of the images (few_shot).")
+    layers: tuple[str, ...] = option(
+        (), help="More sets of the same images, by comma: layers that are searched (neighbours)."
+    )
 
     def fields(self, store: FeatureStore) -> dict[str, Any]:
         """Return the fields of a run that name these sets and their revisions.
@@ -70,17 +73,27 @@ class SetNames:
             raise ProtocolError(
                 "A head needs the names of its classes: give --head and --head-names, or neither."
             )
-        given: Any = self.head
-        heads = [store.info(key) for key in ((given,) if isinstance(given, str) else given) if key]
-        named = {own.name: getattr(self, own.name) for own in fields(self) if own.name != "head"}
-        found = {role.removesuffix("s"): store.info(key) for role, key in named.items() if key}
+        named = {own.name: getattr(self, own.name) for own in fields(self)}
+        heads, layers = (
+            [
+                store.info(key.strip())
+                for key in (given.split(",") if isinstance(given, str) else given)
+                if key
+            ]
+            for given in (named.pop("head"), named.pop("layers"))
+        )
+        sets = {role.removesuffix("s"): store.info(key) for role, key in named.items() if key}
         if heads:
-            found["head"] = heads[0]
+            sets["head"] = heads[0]
         images = store.view(self.images)
         others = [images_beside(store, images, head.commit.space_id) for head in heads[1:]]
-        return set_fields(**found) | beside_fields(
+        found = set_fields(**sets) | beside_fields(
             heads[1:], [store.info(view.key) for view in others]
         )
+        if layers:
+            found["layer_sets"] = tuple(str(info.key) for info in layers)
+            found["layer_revisions"] = tuple(info.commit.revision_id for info in layers)
+        return found
 
 
 def task_runs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,19 @@ from scipy.sparse import issparse
 
 from bench.corpus import Corpus, Head, Items
 from bench.errors import ProtocolError
+from bench.metrics.calibrated import (
+    Calibrated,
+    LinearCKA,
+    MeanCCA,
+    MutualKNN,
+    Permutations,
+    Similarity,
+    calibrate,
+)
 from bench.metrics.geometry import (
     biased_cka,
     centroid_gap,
+    cka_chance,
     covariance_spectrum,
     linear_separability,
     match_pairs,
@@ -105,9 +116,12 @@ def score_neighbours(
 
     Returns
     -------
-    list of one Outcome
+    list of Outcome
         Direction ``"head~name"``, ``"class-mean~name"`` or ``"image~caption"``. Values:
-        ``mutual-knn@k`` (chance k / (n − 1)), ``CKA`` (biased) and ``CKA-unbiased`` (chance 0).
+        ``mutual-knn@k`` (chance k / (n − 1)), ``CKA`` (biased), ``CKA-unbiased`` (chance 0) and
+        ``CCA``; each again with ``-calibrated``, ``-adjusted`` and ``-p``, see
+        `bench.metrics.calibrated.Calibrated`. With layers one for each, their keys behind the
+        direction, and one for the best of all sets, whose p counts the search.
 
     Raises
     ------
@@ -115,30 +129,62 @@ def score_neighbours(
         If the corpus lacks a side.
     """
     options = options or Neighbours()
-    direction, x, y = _sides(corpus, options, rng)
-    shared = mutual_knn(x, y, options.k)
-    values = {f"mutual-knn@{k}": value for k, value in shared.items()}
-    chance = {f"mutual-knn@{k}": mutual_knn_chance(len(x), k) for k in options.k}
+    direction, xs, y = _sides(corpus, options, rng)
+    names = [direction, *(f"{direction} ({key})" for key in corpus.layers)]
+    outcomes = [_raw(name, x, y, options.k) for name, x in zip(names, xs, strict=True)]
+    if not options.n_permutations:
+        return outcomes
+    if len(xs) > 1:
+        best = f"{direction} (best of {len(xs)})"
+        outcomes.append(Outcome(best, {}, {}, n=len(y), gallery=len(y)))
+    kept = np.sort(rng.permutation(len(y))[: options.max_rows])
+    orders = Permutations.draw(len(kept), options.n_permutations, rng=rng)
+    similarities: list[Similarity] = [MutualKNN(k) for k in options.k]
+    for similarity in (*similarities, LinearCKA(), LinearCKA(unbiased=True), MeanCCA()):
+        found = calibrate([x[kept] for x in xs], [y[kept]], similarity, orders)
+        each = [*map(found.pair, range(len(xs))), found.searched()]
+        for outcome, one in zip(outcomes, each, strict=False):
+            _add(outcome, similarity.name, one)
+    return outcomes
+
+
+def _raw(direction: str, x: Rows, y: Rows, k: Sequence[int]) -> Outcome:
+    values = {f"mutual-knn@{count}": value for count, value in mutual_knn(x, y, k).items()}
     values |= {"CKA": biased_cka(x, y), "CKA-unbiased": unbiased_cka(x, y)}
-    chance["CKA-unbiased"] = 0.0
-    return [Outcome(direction, values, chance, n=len(x), gallery=len(y))]
+    chance = {f"mutual-knn@{count}": mutual_knn_chance(len(x), count) for count in k}
+    chance |= {"CKA": cka_chance(x, y), "CKA-unbiased": 0.0}
+    return Outcome(direction, values, chance, n=len(x), gallery=len(y))
 
 
-def _sides(corpus: Corpus, options: Neighbours, rng: np.random.Generator) -> tuple[str, Rows, Rows]:
+def _add(outcome: Outcome, name: str, found: Calibrated) -> None:
+    # Where there are more rows than are permuted, the raw number is that of all.
+    outcome.values.setdefault(name, found.value)
+    outcome.chance.setdefault(name, found.expected)
+    outcome.values[f"{name}-calibrated"] = found.score
+    outcome.values[f"{name}-adjusted"] = found.adjusted
+    outcome.chance[f"{name}-adjusted"] = 0.0
+    outcome.values[f"{name}-p"] = found.p
+
+
+def _sides(
+    corpus: Corpus, options: Neighbours, rng: np.random.Generator
+) -> tuple[str, list[Rows], Rows]:
+    """Return what is compared: its name, rows of every set of images or of the head, and texts."""
     if options.of == "head":
         if corpus.head is None:
             raise ProtocolError(
                 "Neighbours of 'head' need a head and the names of its classes in the run."
             )
         kept = _within(corpus.head, options.within)
-        return "head~name", corpus.head.weight[kept], corpus.head.texts[kept]
+        return "head~name", [corpus.head.weight[kept]], corpus.head.texts[kept]
+    sets = [corpus.images.rows, *corpus.layers.values()]
     if options.of == "pairs":
         if corpus.captions is None or corpus.captions.parents is None:
             raise ProtocolError("Neighbours of 'pairs' need captions that know their images.")
         captions = first_captions(corpus.captions, 1)
         assert captions.parents is not None
         firsts, owners = join_ids(captions.parents, corpus.images.ids)
-        return "image~caption", corpus.images.rows[owners], captions.rows[firsts]
+        return "image~caption", [rows[owners] for rows in sets], captions.rows[firsts]
     if not len(corpus.names):
         raise ProtocolError(
             "Neighbours of 'class-means' need the names of the images' classes in the run."
@@ -148,14 +194,15 @@ def _sides(corpus: Corpus, options: Neighbours, rng: np.random.Generator) -> tup
     if options.per_class:
         order = first_per_class(order, images.classes, options.per_class)
     having, codes = np.unique(images.classes[order], return_inverse=True)
-    rows: Rows = images.rows[order]
-    if options.rows == "unit":
+    means: list[Rows] = []
+    for rows in (of_set[order] for of_set in sets):
+        sums = np.zeros((len(having), rows.shape[1]))
         # A long row is not a more certain one.
-        rows = normalize_rows(rows, what="images")
-    sums = np.zeros((len(having), rows.shape[1]))
-    np.add.at(sums, codes, rows)
+        unit = normalize_rows(rows, what="images") if options.rows == "unit" else rows
+        np.add.at(sums, codes, unit)
+        means.append(sums / np.bincount(codes)[:, None])
     texts = corpus.names.rows[corpus.names.places_of(having)]
-    return "class-mean~name", sums / np.bincount(codes)[:, None], texts
+    return "class-mean~name", means, texts
 
 
 def _within(head: Head, label_set: str) -> NDArray[np.bool_]:

@@ -156,7 +156,8 @@ def extract_command(
             assert request.source is not None
             path = None if no_log else (log or _default_log(store))
             what = f"{request.source.name}/{kind}"
-            loading = f"loading encoder {', '.join(spec.encoder for spec in request.encoders)}"
+            names = dict.fromkeys(spec.encoder for spec in request.encoders)
+            loading = f"loading encoder {', '.join(names)}"
             with ProgressBar(what, "rows", doing=loading) as bar:
                 show = partial(_show_progress, bar)
                 found = run_extraction(
@@ -168,8 +169,8 @@ def extract_command(
                     place=request.place,
                 )
         results += found
-        for result in found:
-            _show_result(result, quiet=as_json)
+        for spec, result in zip(request.encoders, found, strict=True):
+            _show_result(result, spec, quiet=as_json)
     if as_json:
         print_json([result.as_dict() for result in results])
     return EXIT_SKIPPED if any(result.failed for result in results) else 0
@@ -197,7 +198,12 @@ def _default_log(store: Path) -> Path | None:
     return None
 
 
-def _show_result(result: ExtractResult, *, quiet: bool) -> None:
+def _named(key: str, spec: EncoderSpec) -> str:
+    """Return the key of a set, and of which layer it is: keys of layers differ in digits alone."""
+    return f"{key} ({spec.pool})" if str(spec.pool).startswith("layer:") else key
+
+
+def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> None:
     show_failures(result.failures)
     if result.failures:
         click.echo("Fix these items, then rerun with --retry-failed.", err=True)
@@ -211,7 +217,8 @@ def _show_result(result: ExtractResult, *, quiet: bool) -> None:
     if not quiet:
         copied = f" ({result.copied:,} copied from other sets)" if result.copied else ""
         failed = f" / failed {result.failed:,}" if result.failed else ""
-        click.echo(f"{result.key}: reused {result.reused:,}{copied} / new {result.new:,}{failed}")
+        key = _named(result.key, spec)
+        click.echo(f"{key}: reused {result.reused:,}{copied} / new {result.new:,}{failed}")
 
 
 @click.command(
@@ -259,13 +266,13 @@ def plan_command(
         print_json({kind: plan.as_dict() for kind, plan in plans.items()})
     else:
         for plan in plans.values():
-            _show(plan)
+            _show(plan, request.encoders)
     return EXIT_ERROR if any(plan.errors for plan in plans.values()) else 0
 
 
-def _show(plan: JobPlan) -> None:
-    for one in plan.sets:
-        click.echo(f"{one.key}: {_state_words(one)}")
+def _show(plan: JobPlan, encoders: list[EncoderSpec]) -> None:
+    for spec, one in zip(encoders, plan.sets, strict=True):
+        click.echo(f"{_named(one.key, spec)}: {_state_words(one)}")
         if one.state is not None and one.state.state != "finished":
             state = one.state
             there = state.reused + state.staged

@@ -22,7 +22,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def encoder_specs(given: Mapping[str, Any]) -> list[EncoderSpec]:
-    """Return the encoders of a command line.
+    """Return the encoders of a command line, one for each layer that is named.
 
     Parameters
     ----------
@@ -33,6 +33,8 @@ def encoder_specs(given: Mapping[str, Any]) -> list[EncoderSpec]:
     ------
     click.UsageError
         If there are weights, pools …, but not one for each.
+    EncoderError
+        If an encoder has layers and a pool.
     """
     each: list[dict[str, Any]] = [{"encoder": name} for name in given["encoder"]]
     for name in option_names(EncoderSpec):
@@ -48,7 +50,7 @@ def encoder_specs(given: Mapping[str, Any]) -> list[EncoderSpec]:
             # An empty prefix is one: it takes the prompt away that a model has by itself.
             if value != DEFAULT and (value != "" or name == "prefix"):
                 one[name] = value
-    return [EncoderSpec(**one) for one in each]
+    return [spec for one in each for spec in EncoderSpec(**one).each_layer()]
 
 
 def _values(name: str, given: Mapping[str, Any]) -> Any:
@@ -147,7 +149,7 @@ def read_config(ctx: click.Context, _parameter: click.Parameter, path: Path | No
 
     Keys are the names of options with underscores, ``manifest`` and ``store`` included.
     Encoders are names, or ``[[encoder]]`` tables with ``name``, ``weights``, ``pool``,
-    ``prefix``, ``prompt_name`` and ``max_length``.
+    ``layers``, ``prefix``, ``prompt_name`` and ``max_length``.
 
     Raises
     ------
@@ -202,10 +204,15 @@ def _encoder_tables(
         if "name" not in table:
             raise click.UsageError(f"{path}: an [[encoder]] has no name.", ctx)
     return {
-        name: [str(table.get(key, DEFAULT)) for table in tables]
+        name: [_word(table.get(key, DEFAULT)) for table in tables]
         for name, key in zip(names, keys, strict=True)
         if any(key in table for table in tables)
     }
+
+
+def _word(value: Any) -> str:
+    """Return a value of a file as it is typed: a list by comma."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 KINDS = ["image", "caption", "class_name", "head_weight"]

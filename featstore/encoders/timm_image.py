@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import threading
+import weakref
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +33,62 @@ from featstore.encoders.timm_model import (
 )
 from featstore.encoders.weights import parse_weights
 from featstore.errors import EncoderError
+
+
+@dataclass(eq=False)
+class _Kept:
+    """What one pass gave of a batch, for the encoders that have not taken it yet."""
+
+    batch: list[weakref.ref[np.ndarray]]
+    exact: bool
+    left: list[PooledTimmEncoder]
+    vectors: Future[list[np.ndarray]] = field(default_factory=Future)
+
+    def serves(
+        self, encoder: PooledTimmEncoder, batch: Sequence[np.ndarray], *, exact: bool
+    ) -> bool:
+        """Return whether it is of these very pictures, and not taken yet."""
+        same = encoder in self.left and self.exact == exact and len(self.batch) == len(batch)
+        return same and all(ref() is one for ref, one in zip(self.batch, batch, strict=True))
+
+
+class SharedPass:
+    """Encoders of several layers of one model, which one forward pass of a batch serves.
+
+    A job gives each of them the same batch, one after the other or in threads at once. The first
+    one runs the model; the others take what is theirs. Batches that differ, as after an
+    interruption of one of the sets, cost a pass each.
+    """
+
+    #: Batches of which something is kept: more than are encoded at once.
+    KEPT = 4
+
+    def __init__(self) -> None:
+        self.encoders: list[PooledTimmEncoder] = []
+        self._lock = threading.Lock()
+        self._kept: deque[_Kept] = deque(maxlen=self.KEPT)
+
+    def vectors(
+        self, encoder: PooledTimmEncoder, batch: Sequence[np.ndarray], *, exact: bool
+    ) -> np.ndarray:
+        """Return the vectors of one of the encoders, (b, d)."""
+        with self._lock:
+            encoders = list(self.encoders)
+            fits = (one for one in self._kept if one.serves(encoder, batch, exact=exact))
+            kept = next(fits, None)
+            first = kept is None
+            if kept is None:
+                kept = _Kept([weakref.ref(one) for one in batch], exact, list(encoders))
+                self._kept.appendleft(kept)
+            kept.left.remove(encoder)
+            if not kept.left:
+                self._kept.remove(kept)
+        if first:
+            try:
+                kept.vectors.set_result(encoder.encode_layers(encoders, batch, exact=exact))
+            except BaseException as err:
+                kept.vectors.set_exception(err)
+        return kept.vectors.result()[encoders.index(encoder)]
 
 
 class PooledTimmEncoder(TimmImages):
@@ -57,20 +120,43 @@ class PooledTimmEncoder(TimmImages):
         *,
         weights: dict[str, str] | None = None,
     ) -> None:
-        self.pool = pool = str(options.pool)
+        pool = str(options.pool)
         check_pool_name(pool, name)
-        self._layer = find_layer(model, pool, name) if pool.startswith(LAYER) else None
-        if self._layer is not None and options.compile:
-            raise EncoderError(
-                f"{name} with pool {pool!r} cannot be compiled: the graph would hide the layer."
-            )
+        if pool.startswith(LAYER):
+            find_layer(model, pool, name)
+            if options.compile:
+                raise EncoderError(
+                    f"{name} with pool {pool!r} cannot be compiled: the graph would hide the layer."
+                )
         super().__init__(name, model, options, weights=weights)
+        #: What prepares and runs batches: encoders that share it take the same prepared pictures.
+        self.trunk = SharedPass()
+        self._choose(pool)
+
+    def beside(self, pool: str) -> PooledTimmEncoder:
+        """Return the encoder of another layer of the same model, which shares its passes.
+
+        Raises
+        ------
+        EncoderError
+            If the model has no such layer.
+        """
+        other = copy.copy(self)
+        other.space, other.facts = copy.deepcopy(self.space), copy.deepcopy(self.facts)
+        other._choose(pool)
+        return other
+
+    def _choose(self, pool: str) -> None:
+        """Take this pool, by what it gives of one blank picture."""
+        name, model = self.name, self._model
+        self.pool = pool
+        self._layer = find_layer(model, pool, name) if pool.startswith(LAYER) else None
         if self._layer is None and not hasattr(model, "forward_features"):
             raise EncoderError(
                 f"{name} has no forward_features, so only {LAYER}<name> can be asked of it."
             )
         blank = [np.zeros(self._input_size, np.float32)]
-        output = self._output(blank, exact=True)
+        (output,) = self._outputs([self], blank, exact=True)
         tokens = output
         if self._layer is not None and hasattr(model, "forward_features"):
             pixels = self._copies.to_device(blank)
@@ -84,41 +170,69 @@ class PooledTimmEncoder(TimmImages):
         with torch.inference_mode():
             self.dim = int(self._pool.reduce(output).shape[1])
         self.space["layer"] = self._pool.rule
+        self.trunk.encoders.append(self)
 
     def _computed(self, batch: Sequence[np.ndarray], *, exact: bool) -> np.ndarray:
-        with torch.inference_mode():
-            # Averaged in float32, whatever the layer was computed in.
-            vectors = self._pool.reduce(self._output(batch, exact=exact).float())
-        if vectors.shape != (len(batch), self.dim):
-            raise EncoderError(
-                f"{self.name} gave vectors of shape {tuple(vectors.shape)} for {len(batch)} "
-                f"pictures by pool {self.pool!r}; expected ({len(batch)}, {self.dim})."
-            )
-        return vectors.cpu().numpy().copy()
+        if len(self.trunk.encoders) > 1:
+            return self.trunk.vectors(self, batch, exact=exact)
+        return self.encode_layers([self], batch, exact=exact)[0]
 
-    def _output(self, batch: Sequence[np.ndarray], *, exact: bool) -> Any:
-        """Return what the layer, or ``forward_features``, gives."""
+    def encode_layers(
+        self, encoders: Sequence[PooledTimmEncoder], batch: Sequence[np.ndarray], *, exact: bool
+    ) -> list[np.ndarray]:
+        """Return the (b, d) float32 vectors of several encoders of this model, by one pass.
+
+        Raises
+        ------
+        EncoderError
+            If a layer is not run once a picture, or gives another shape than of a blank one.
+        """
+        found = []
+        outputs = self._outputs(encoders, batch, exact=exact)
+        for encoder, output in zip(encoders, outputs, strict=True):
+            with torch.inference_mode():
+                # Averaged in float32, whatever the layer was computed in.
+                vectors = encoder._pool.reduce(output.float())
+            if vectors.shape != (len(batch), encoder.dim):
+                raise EncoderError(
+                    f"{self.name} gave vectors of shape {tuple(vectors.shape)} for {len(batch)} "
+                    f"pictures by pool {encoder.pool!r}; expected ({len(batch)}, {encoder.dim})."
+                )
+            found.append(vectors.cpu().numpy().copy())
+        return found
+
+    def _outputs(
+        self, encoders: Sequence[PooledTimmEncoder], batch: Sequence[np.ndarray], *, exact: bool
+    ) -> list[Any]:
+        """Return what the layer of each encoder, or ``forward_features``, gives."""
         pixels = self._copies.to_device(batch)
-        if self._layer is None:
+        layers = [encoder._layer for encoder in encoders if encoder._layer is not None]
+        if not layers:
             with self._running(exact=exact) as model:
-                return model.forward_features(pixels)  # type: ignore[operator]
-        caught: list[Any] = []
+                return [model.forward_features(pixels)]  # type: ignore[operator]
+        caught: list[list[Any]] = [[] for _ in layers]
 
-        def catch(_layer: nn.Module, _inputs: Any, output: Any) -> None:
-            caught.append(output)
+        def catch(own: list[Any], _layer: nn.Module, _inputs: Any, output: Any) -> None:
+            own.append(output)
 
         with self._running(exact=exact) as model:
-            hook = self._layer.register_forward_hook(catch)
+            hooks = [
+                layer.register_forward_hook(partial(catch, own))
+                for layer, own in zip(layers, caught, strict=True)
+            ]
             try:
                 model(pixels)
             finally:
-                hook.remove()
-        if len(caught) != 1:
-            raise EncoderError(
-                f"{self.name} runs {self.pool.removeprefix(LAYER)} {len(caught)} times a picture, "
-                f"so it has no single output. Name another layer, or one of {', '.join(POOLS)}."
-            )
-        return caught[0]
+                for hook in hooks:
+                    hook.remove()
+        for encoder, own in zip(encoders, caught, strict=True):
+            if len(own) != 1:
+                raise EncoderError(
+                    f"{self.name} runs {encoder.pool.removeprefix(LAYER)} {len(own)} times a "
+                    "picture, so it has no single output. Name another layer, or one of "
+                    f"{', '.join(POOLS)}."
+                )
+        return [own[0] for own in caught]
 
 
 #: max |W f + b - logits| that `check_head` allows, as a share of max |logits|.

@@ -378,12 +378,21 @@ def find_layer(model: nn.Module, pool: str, encoder: str) -> nn.Module:
     name = pool.removeprefix(LAYER)
     modules: dict[str, nn.Module] = dict(model.named_modules())
     if name not in modules:
-        parts = "parts: " + ", ".join(child for child, _ in model.named_children())
+        parts = "layers: " + ", ".join(_layer_names(model))
         known = [module for module in modules if module]
         raise EncoderError(
             unknown_name("module", name, known, where=f"in {encoder}", listed_by=parts)
         )
     return modules[name]
+
+
+def _layer_names(model: nn.Module) -> Iterator[str]:
+    """Yield the parts of a model; of a part that is a list its first and its last."""
+    for name, child in model.named_children():
+        if isinstance(child, (nn.Sequential, nn.ModuleList)) and len(child) > 1:
+            yield f"{name}.0 to {name}.{len(child) - 1}"
+        else:
+            yield name
 
 
 def make_pool(

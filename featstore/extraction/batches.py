@@ -104,6 +104,8 @@ class BatchRunner:
         call: Callable[[Sequence[Any]], np.ndarray] | None = None,
     ) -> None:
         self.encoder = encoder
+        #: What prepares items: encoders that share it take the same prepared ones.
+        self.trunk = getattr(encoder, "trunk", encoder)
         self._call = call or encoder.encode
         self.size = size
         self.limit = size

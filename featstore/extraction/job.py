@@ -52,7 +52,7 @@ def job_items(source: Manifest, kind: str, config: ExtractConfig) -> tuple[str, 
 
 
 def open_choices(choices: Sequence[EncoderSpec], kind: str, config: ExtractConfig) -> list[Encoder]:
-    """Open the encoders of a job.
+    """Open the encoders of a job; layers of one model share it.
 
     Raises
     ------
@@ -73,7 +73,12 @@ def open_choices(choices: Sequence[EncoderSpec], kind: str, config: ExtractConfi
             raise EncoderError(
                 "An encoder object needs space={...}: the facts that identify its space."
             )
-    return [_open(choice, kind, config) for choice in choices]
+    opened: list[Encoder] = []
+    for choice in choices:
+        pairs = zip(choices, opened, strict=False)
+        like: Any = next((one for other, one in pairs if choice.shares_pass(other)), None)
+        opened.append(like.beside(choice.pool) if like else _open(choice, kind, config))
+    return opened
 
 
 def default_threads(choices: Sequence[EncoderSpec]) -> int | None:
@@ -177,6 +182,11 @@ def extract(
         While encoding; finished blocks stay staged.
     """
     spec, settled = settle_options(encoder, config or ExtractConfig(), options, of="extract")
+    if len(spec.layers) > 1:
+        raise EncoderError(
+            f"{len(spec.layers)} layers are {len(spec.layers)} sets, and extract makes one. Call "
+            "extract_many(manifest, encoders=[EncoderSpec(…, layers=…)], …)."
+        )
     if on_progress is not None:
         settled = replace(settled, on_progress=on_progress)
     return extract_many(manifest, kind=kind, encoders=[spec], store=store, config=settled)[0]
@@ -196,6 +206,8 @@ def extract_many(
     """Encode the items of one kind with several encoders; each image is decoded once.
 
     Every encoder has a set of its own, with the same rows as if it had been alone, bit for bit.
+    So has every layer of an ``EncoderSpec("timm:…", layers=("blocks.3", "blocks.5"))``, and one
+    forward pass serves all of them.
 
     Parameters
     ----------
@@ -207,7 +219,7 @@ def extract_many(
     Returns
     -------
     list of ExtractResult
-        One an encoder, in order.
+        One a set, in the order of encoders and layers.
 
     Raises
     ------
@@ -244,7 +256,7 @@ def open_job(
     folder = local_folder(store)
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
     dataset, items = job_items(source, kind, config)
-    choices = list(encoders)
+    choices = [one for spec in encoders for one in spec.each_layer()]
     found = list(opened) if opened is not None else open_choices(choices, kind, config)
     targets = make_targets(
         dataset,

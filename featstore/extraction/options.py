@@ -46,7 +46,7 @@ class EncoderSpec:
 
     encoder: Any = option(
         help="Encoder as family:name, such as timm:resnet50 or st:NAME. Repeat it for several in "
-        "one pass, and then each of the five options below as often, with - for what the model "
+        "one pass, and then each of the six options below as often, with - for what the model "
         "does by itself."
     )
     weights: str | None = option(
@@ -56,6 +56,12 @@ class EncoderSpec:
         None,
         help="Pooling. timm: cls, patch_mean, cls+patch_mean or layer:NAME, instead of the head's "
         "input; hf: cls, mean, pooler or last.",
+    )
+    layers: tuple[str, ...] = option(
+        (),
+        help="Modules of a timm model, by comma, such as blocks.5,blocks.11. Each is a set of its "
+        "own, its tokens or positions averaged as by --pool layer:NAME; one forward pass serves "
+        "all.",
     )
     prefix: str | None = option(
         None, help="Text that is put before every text, such as 'query: ' (st, hf)."
@@ -68,6 +74,35 @@ class EncoderSpec:
     )
     trust_remote_code: bool = option(False, help="Run Python code that comes with the model.")
     space: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        given: Any = self.layers
+        if isinstance(given, str):
+            names = tuple(name.strip() for name in given.split(","))
+            object.__setattr__(self, "layers", names)
+        if not self.layers:
+            return
+        if self.pool is not None:
+            raise EncoderError(
+                f"{self.encoder} is asked for layers {', '.join(self.layers)} and for pool "
+                f"{self.pool!r}. Layers are averaged: leave the pool out, or name the encoder once "
+                "more for it."
+            )
+        if "" in self.layers or len(set(self.layers)) < len(self.layers):
+            raise EncoderError(
+                f"The layers of {self.encoder} must be different names; got "
+                f"{','.join(self.layers)!r}."
+            )
+
+    def each_layer(self) -> list[EncoderSpec]:
+        """Return a spec for every set: one for each layer, or this one if it names none."""
+        pools = [f"layer:{name}" for name in self.layers]
+        return [replace(self, layers=(), pool=pool) for pool in pools] or [self]
+
+    def shares_pass(self, other: EncoderSpec) -> bool:
+        """Return whether both are layers of one model, opened in the same way."""
+        layers = all(str(one.pool).startswith("layer:") for one in (self, other))
+        return layers and replace(self, pool=other.pool) == other
 
     def model_options(self) -> dict[str, Any]:
         """Return what `open_encoder` takes beside name and weights; each is keyed."""

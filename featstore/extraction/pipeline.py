@@ -185,8 +185,12 @@ class Preparation:
         return Slot(self._for_each(image, wanted), small)
 
     def _for_each(self, item: Any, wanted: np.ndarray) -> tuple[Any, ...]:
+        made: dict[int, Any] = {}
+        for runner, wants in zip(self.runners, wanted, strict=True):
+            if wants and id(runner.trunk) not in made:
+                made[id(runner.trunk)] = runner.encoder.prepare(item)
         return tuple(
-            runner.encoder.prepare(item) if wants else None
+            made[id(runner.trunk)] if wants else None
             for runner, wants in zip(self.runners, wanted, strict=True)
         )
 

@@ -155,19 +155,23 @@ def plan_items(
         If there are no such items, or an encoder has to be opened and cannot be.
     """
     dataset, items = job_items(source, kind, config)
-    sets = []
-    for spec in encoders:
-        if list(encoders).count(spec) > 1:
+    specs = [one for spec in encoders for one in spec.each_layer()]
+    sets: list[SetPlan | None] = []
+    for spec in specs:
+        if specs.count(spec) > 1:
             raise EncoderError(f"{spec.encoder} is named twice. Name it once.")
         plan = None
         if not measure and isinstance(spec.encoder, str) and config.decode == "cpu":
             plan = _recorded(dataset, items, kind, spec, store, config)
             plan = plan or _from_dim(dataset, items, kind, spec, store, config)
-        if plan is None:
-            job = open_job(source, kind=kind, encoders=[spec], store=store, config=config)
-            plan = plan_job(job, measure=measure).sets[0]
         sets.append(plan)
-    return JobPlan(sets, free_bytes(store))
+    unknown = [spec for spec, plan in zip(specs, sets, strict=True) if plan is None]
+    opened: list[SetPlan] = []
+    if unknown:
+        job = open_job(source, kind=kind, encoders=unknown, store=store, config=config)
+        opened = plan_job(job, measure=measure).sets
+    rest = iter(opened)
+    return JobPlan([plan or next(rest) for plan in sets], free_bytes(store))
 
 
 @dataclass(frozen=True)

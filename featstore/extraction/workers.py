@@ -86,7 +86,8 @@ def make_request(
     """
     from featstore.encoders.registry import check_options
 
-    for choice in encoders:
+    choices = tuple(one for spec in encoders for one in spec.each_layer())
+    for choice in choices:
         if not isinstance(choice.encoder, str):
             raise EncoderError(
                 f"The encoder {type(choice.encoder).__qualname__} is an object of this process, "
@@ -98,7 +99,7 @@ def make_request(
     return JobRequest(
         source,
         kind,
-        tuple(encoders),
+        choices,
         local_folder(store).absolute(),
         replace(config, on_block=None, on_progress=None),
     )

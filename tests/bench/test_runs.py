@@ -6,7 +6,7 @@ import pytest
 from bench import Run
 from bench.errors import ProtocolError
 from bench.metrics.summary import METRIC_VERSION
-from bench.options import FewShot, Retrieval, ZeroShot
+from bench.options import FewShot, Neighbours, Retrieval, ZeroShot
 from bench.results import RESULT_SCHEMA
 from bench.runs import LEAVES, RUN_COLUMNS
 from featstore.identity import canonical_json, sha256_hex
@@ -38,6 +38,10 @@ OTHER = {
     "variants": ("name", "lemmas"),
     "templates": ("none",),
     "locales": ("en", "fr"),
+    "more_heads": ("h@2",),
+    "more_images": ("i@2",),
+    "layer_sets": ("d/image/e-22222222",),
+    "layer_revisions": ("e" * 64,),
     "penalty": 0.3,
     "mix": 2.0,
     "relevance": "class_id",
@@ -73,6 +77,10 @@ OTHER = {
 }
 
 
+LAYERS = {"task": "neighbours", "options": Neighbours("class-means")}
+
+SEVERAL = {"head_set": "h", "more_heads": ("h@1",), "more_images": ("i@1",)}
+
 # What a field's other value needs beside it.
 BESIDE = {
     "eval": {"n_pairs": 0},
@@ -80,6 +88,10 @@ BESIDE = {
     "control_draw": {"source": "random"},
     "view_set": {"task": "few_shot", "eval": "in-class"},
     "view_revision": {"task": "few_shot", "eval": "in-class", "view_set": "v"},
+    "more_heads": SEVERAL,
+    "more_images": SEVERAL,
+    "layer_sets": LAYERS,
+    "layer_revisions": {**LAYERS, "layer_sets": ("d/image/e-11111111",)},
     "head_variants": {"head_set": "d/head_weight/e-00000000"},
     "head_templates": {"head_set": "d/head_weight/e-00000000"},
     "pair_variants": {"n_pairs": 0, "pairs_per_class": 1, "eval": "in-class"},

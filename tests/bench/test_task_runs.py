@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from bench import read_ranks, read_results, run_all
 from bench.cli.main import cli
 from bench.corpus import ImageViews, read_corpus
-from bench.errors import ProtocolError
+from bench.errors import MetricError, ProtocolError
 from bench.execution import execute
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import (
@@ -122,6 +122,95 @@ def store_with_views(smoke_store, tmp_path_factory):
             encoder="synthetic", space=given,
         )  # fmt: skip
     return open_store(root)
+
+
+@pytest.fixture(scope="module")
+def store_with_layers(smoke_store, tmp_path_factory):
+    """The smoke store and more sets of its images: another space, noise, and one that lacks some.
+
+    Their items stand in another order than the images; those of "sorted-…" do not.
+    """
+    root = tmp_path_factory.mktemp("layers") / "store"
+    shutil.copytree(smoke_store, root)
+    images = open_store(root).view(SETS["images"])
+    rng = np.random.default_rng(0)
+    rows = images.numpy()
+    order = rng.permutation(len(rows))
+    near = rows @ rng.normal(size=(rows.shape[1], 20)) + rng.normal(size=(len(rows), 20))
+    for name, given in (("near", near), ("noise", rng.normal(size=(len(rows), 500)))):
+        for prefix, kept in (("", order), ("sorted-", np.arange(len(rows)))):
+            write_set(
+                root, given[kept].astype(np.float32), images.items[kept], dataset="smoke",
+                encoder=prefix + name,
+            )  # fmt: skip
+    write_set(root, rows[1:], images.items[1:], dataset="smoke", encoder="short")
+    return open_store(root)
+
+
+LAYERS = "smoke/image/near, smoke/image/noise"
+CLASS_MEANS = {
+    "method": "identity", "source": "none", "head": "", "head_names": "",
+    "options": Neighbours("class-means", k=(3,)),
+}  # fmt: skip
+
+
+def by_direction(rows, column="value"):
+    found = {}
+    for direction, metric, value in rows.select("direction", "metric", column).iter_rows():
+        found.setdefault(direction, {})[metric] = value
+    return found
+
+
+@pytest.mark.parametrize("changes", [{}, {"eval": "in-class"}, {"limit": 60}])
+@pytest.mark.parametrize("of", ["class-means", "pairs"])
+def test_layers_are_compared_each_and_their_best_against_the_search(store_with_layers, of, changes):
+    changes = CLASS_MEANS | {"options": Neighbours(of, k=(3,))} | changes
+    direction = {"class-means": "class-mean~name", "pairs": "image~caption"}[of]
+    rows, _ = outcome_rows(store_with_layers, "neighbours", layers=LAYERS, **changes)
+    found = by_direction(rows)
+    keys = rows["layer_sets"][0].split(",")
+    assert list(found) == [
+        direction, *(f"{direction} ({key})" for key in keys), f"{direction} (best of 3)",
+    ]  # fmt: skip
+    # One by one they give the same: layers take nothing from the generator before, and their
+    # images are found by id.
+    alone = [SETS["images"], "smoke/image/sorted-near", "smoke/image/sorted-noise"]
+    each = list(found.values())[:3]
+    for key, own in zip(alone, each, strict=True):
+        same, _ = outcome_rows(store_with_layers, "neighbours", images=key, **changes)
+        assert by_direction(same)[direction] == pytest.approx(own, abs=1e-6)
+    best = found[f"{direction} (best of 3)"]
+    for metric in ("mutual-knn@3", "CKA", "CKA-unbiased", "CCA"):
+        assert best[metric] == pytest.approx(max(one[metric] for one in each), abs=1e-5)
+        assert best[f"{metric}-p"] >= min(one[f"{metric}-p"] for one in each)
+    # 500 columns of noise look alike to biased CKA, whose chance says so.
+    noise, chance = each[2], list(by_direction(rows, "chance").values())[2]
+    assert noise["CKA"] > 0.2
+    assert noise["CKA"] == pytest.approx(chance["CKA"], abs=0.08)
+    assert min(noise["CKA-p"], noise["mutual-knn@3-p"]) > 0.01
+    assert each[0]["CKA-p"] == each[1]["CKA-p"] == 1 / 200
+
+
+def test_rows_are_permuted_as_many_as_asked(store):
+    def run(**options):
+        options = Neighbours("pairs", k=(3,), **options)
+        return by_direction(outcome_rows(store, "neighbours", options=options)[0])["image~caption"]
+
+    raw, few, whole = run(n_permutations=0), run(max_rows=40), run()
+    assert set(raw) == {"mutual-knn@3", "CKA", "CKA-unbiased"}
+    for metric, value in raw.items():
+        assert few[metric] == whole[metric] == value
+    assert few["CKA-adjusted"] != whole["CKA-adjusted"]
+    with pytest.raises(MetricError, match="18 permutations cannot show a level"):
+        run(n_permutations=18)
+
+
+def test_layers_that_do_not_fit_are_refused(store_with_layers):
+    with pytest.raises(ProtocolError, match=r"1 images have no row in smoke/image/short.*same man"):
+        outcome_rows(store_with_layers, "neighbours", layers="smoke/image/short", **CLASS_MEANS)
+    for task, options in (("neighbours", None), ("zero_shot", None)):
+        with pytest.raises(ProtocolError, match="Layers are sets of images that are searched by"):
+            outcome_rows(store_with_layers, task, layers=LAYERS, options=options)
 
 
 def test_views_are_read_for_shots_and_never_scored(store_with_views):

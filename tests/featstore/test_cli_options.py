@@ -15,6 +15,7 @@ OPTIONS = """
 --encoder* TEXT required
 --weights* TEXT
 --pool* TEXT
+--layers* NAME[,NAME…]
 --prefix* TEXT
 --prompt-name* TEXT
 --max-length* N

@@ -82,6 +82,7 @@ TYPED = {
         (["--pool", "patch_mean"], {"pool": "patch_mean"}),
         (["--pool", "cls+patch_mean"], {"pool": "cls+patch_mean"}),
         (["--pool", "layer:blocks.0"], {"pool": "layer:blocks.0"}),
+        (["--layers", "blocks.1"], {"pool": "layer:blocks.1"}),
     ],
 }
 
@@ -186,6 +187,9 @@ def test_each_encoder_has_its_own_and_a_dash_is_the_models_own(manifest, folders
         ("hf", ["--pool", "mean", "--prompt-name", "query"], 1, "hf:tiny takes no prompt_name"),
         ("timm", ["--pool", "patchmean"], 1, "No pool named 'patchmean'.*Did you mean 'patch_mean"),
         ("timm", ["--pool", "layer:block.0"], 1, "No module named 'block.0'.*Did you mean 'blocks"),
+        ("timm", ["--layers", "norm,block.0"], 1, r"'block.0'.*\(layers: patch_embed, .*blocks.0"),
+        ("timm", ["--layers", "norm", "--pool", "cls"], 1, "Layers are averaged: leave the pool"),
+        ("st", ["--layers", "norm"], 1, r"st:tiny takes no pool \('layer:norm' was asked for"),
         ("timm", ["--prefix", "a photo of"], 1, "timm:test_vit takes no prefix"),
         ("timm", ["--max-length", "8"], 1, "timm:test_vit takes no max_length"),
         ("timm", ["--trust-remote-code"], 1, "timm:test_vit takes no trust_remote_code"),

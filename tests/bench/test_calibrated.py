@@ -1,0 +1,256 @@
+"""Calibrated similarities beside explicit loops, full enumeration and their own null."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.cross_decomposition import CCA
+
+from bench.errors import MetricError
+from bench.metrics.calibrated import (
+    AGGREGATES,
+    Calibrated,
+    LinearCKA,
+    MeanCCA,
+    MutualKNN,
+    Permutations,
+    calibrate,
+)
+from bench.metrics.geometry import (
+    biased_cka,
+    cka_chance,
+    mutual_knn,
+    mutual_knn_chance,
+    unbiased_cka,
+    unit_rows,
+)
+
+ALL = (LinearCKA(), LinearCKA(unbiased=True), MeanCCA(), MutualKNN(3))
+names = pytest.mark.parametrize("similarity", ALL, ids=lambda one: one.name)
+
+
+def canonical(x, y):
+    """Squared canonical correlations by least squares: eigenvalues of Pxy, explicit projectors."""
+    a, b = (unit_rows(rows).astype(float) for rows in (x, y))
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    both = (a @ np.linalg.pinv(a)) @ (b @ np.linalg.pinv(b))
+    return np.trace(both) / min(np.linalg.matrix_rank(a), np.linalg.matrix_rank(b))
+
+
+def value_of(similarity, x, y):
+    """The number from its definition, without the module under test."""
+    if isinstance(similarity, LinearCKA):
+        return (unbiased_cka if similarity.unbiased else biased_cka)(x, y)
+    if isinstance(similarity, MutualKNN):
+        return mutual_knn(x, y, [similarity.k])[similarity.k]
+    return canonical(x, y)
+
+
+def layers(rng, n, *dims):
+    return [rng.normal(size=(n, d)) for d in dims]
+
+
+@names
+def test_values_and_draws_are_those_of_a_loop(rng, similarity):
+    xs, ys = layers(rng, 60, 4, 5), layers(rng, 60, 3, 5, 4)
+    ys[1] += xs[1]
+    drawn = Permutations.draw(60, 19, rng=rng)
+    found = calibrate(xs, ys, similarity, drawn)
+    for i, j in itertools.product(range(2), range(3)):
+        assert found.observed[i, j] == pytest.approx(value_of(similarity, xs[i], ys[j]), abs=1e-6)
+        for k, order in enumerate(drawn.orders):
+            want = value_of(similarity, xs[i], ys[j][order])
+            assert found.null[k, i, j] == pytest.approx(want, abs=1e-6)
+    # One permutation for all layers: the draws of the best pair are the best of every draw.
+    best = [max(value_of(similarity, x, y[o]) for x in xs for y in ys) for o in drawn.orders]
+    reached = sum(b >= found.observed.max() - 1e-12 for b in best)
+    assert found.searched().p == (1 + reached) / 20
+
+
+def test_one_canonical_correlation_is_sklearns(rng):
+    x, y = rng.normal(size=(40, 3)), rng.normal(size=(40, 2))
+    y[:, 0] += x[:, 1]
+    x, y = unit_rows(x).astype(float), unit_rows(y).astype(float)
+    found = calibrate([x], [y], MeanCCA(), Permutations.draw(40, 19, rng=rng)).observed[0, 0]
+    u, v = CCA(n_components=2, max_iter=5000).fit(x, y).transform(x, y)
+    rho = [np.corrcoef(u[:, i], v[:, i])[0, 1] for i in range(2)]
+    assert found == pytest.approx(np.mean(np.square(rho)), abs=1e-4)
+
+
+def test_a_wide_view_is_reduced_to_a_tenth_of_its_rows(rng):
+    x, y = layers(rng, 50, 200, 70)
+    similarity = MeanCCA()
+    basis = similarity.prepared(x)
+    assert basis.shape == (50, 5)
+    centred = unit_rows(x).astype(float) - unit_rows(x).astype(float).mean(axis=0)
+    held = np.linalg.svd(centred, compute_uv=False)[:5]
+    assert np.linalg.norm(basis.T @ centred, axis=1) == pytest.approx(held)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(5), atol=1e-12)
+    assert similarity.expected(basis, similarity.prepared(y)) == 5 / 49
+
+
+@names
+def test_the_mean_over_all_permutations_is_the_closed_form(rng, similarity):
+    """Exactly, over all 720 orders of 6 rows."""
+    x, y = layers(rng, 6, 3, 9)
+    orders = np.array(list(itertools.permutations(range(6))))
+    found = calibrate([x], [y], similarity, Permutations(orders))
+    assert found.expected[0, 0] == pytest.approx(found.null.mean(), abs=1e-12)
+    if similarity == LinearCKA():
+        assert cka_chance(x, y) == pytest.approx(found.null.mean(), rel=1e-5)
+    if similarity == MutualKNN(3):
+        assert mutual_knn_chance(6, 3) == pytest.approx(found.null.mean())
+
+
+@names
+def test_closed_forms_with_many_directions_are_within_monte_carlo_error(rng, similarity):
+    x, y = layers(rng, 80, 7, 300)
+    found = calibrate([x], [y], similarity, Permutations.draw(80, 999, rng=rng))
+    error = found.null.std() / np.sqrt(999)
+    assert abs(found.expected[0, 0] - found.null.mean()) < 4 * error
+    assert error < 0.01
+
+
+@names
+def test_p_of_unrelated_views_is_uniform_and_the_gate_opens_at_its_level(similarity):
+    rng = np.random.default_rng(7)
+    p, scores, adjusted = [], [], []
+    for _ in range(400):
+        x, y = layers(rng, 30, 4, 60)
+        one = calibrate([x], [y], similarity, Permutations.draw(30, 39, rng=rng)).pair()
+        p.append(one.p)
+        scores.append(one.score)
+        adjusted.append(one.adjusted)
+    # Between its steps p is spread evenly; ties of a count only raise it.
+    spread = np.array(p) - rng.random(400) / 40
+    alternative = "greater" if similarity == MutualKNN(3) else "two-sided"
+    assert stats.kstest(spread, "uniform", alternative=alternative).pvalue > 0.001
+    assert stats.binomtest(np.count_nonzero(scores), 400, 0.05).pvalue > 0.001
+    assert abs(np.mean(adjusted)) < 4 * np.std(adjusted) / 20
+
+
+@names
+def test_related_views_are_found_and_equal_ones_have_score_1(rng, similarity):
+    x = rng.normal(size=(60, 5))
+    near = x + 0.3 * rng.normal(size=x.shape)
+    drawn = Permutations.draw(60, 99, rng=rng)
+    related = calibrate([x], [near], similarity, drawn).pair()
+    assert related.p == 0.01
+    assert 0 < related.score < 1
+    assert related.expected < related.threshold < related.value
+    same = calibrate([x], [x], similarity, drawn).pair()
+    assert (same.value, same.score, same.adjusted) == pytest.approx((1, 1, 1), abs=1e-6)
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=19, max_size=60), st.integers(0, 9),
+    st.sampled_from([0.05, 0.1, 0.25, 0.5]),
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_the_score_is_above_0_exactly_where_p_is_at_most_alpha(null, value, alpha):
+    """With ties, too: that is why threshold and p count the value itself."""
+    found = Calibrated.of(value / 10, np.array(null) / 10, 0.2, alpha)
+    assert (found.score > 0) == (found.p <= alpha)
+    # Both from their definitions, by counting.
+    n = len(null) + 1
+    assert found.p == (1 + sum(v >= value for v in null)) / n
+    ordered = sorted([*null, value])
+    rank = next(r for r in range(1, n + 1) if r >= (1 - alpha) * n - 1e-9)
+    assert found.threshold == pytest.approx(ordered[rank - 1] / 10)
+
+
+def test_aggregates_by_hand():
+    values = np.array([[0.1, 0.9, 0.2], [0.3, 0.8, 0.4]])
+    found = {name: float(combine(values)) for name, combine in AGGREGATES.items()}
+    assert found == pytest.approx(
+        {"max": 0.9, "mean": 0.45, "row-max": 0.85, "matched": (0.9 + 0.4) / 2}
+    )
+    stacked = np.stack([values, values[::-1], values * 0.5])
+    for combine in AGGREGATES.values():
+        assert combine(stacked) == pytest.approx([float(combine(each)) for each in stacked])
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_the_search_over_layers_is_counted(aggregate):
+    """The best of 24 unrelated pairs is below 5 % mostly; of its p that is true of 5 %."""
+    rng = np.random.default_rng(3)
+    naive = searched = 0
+    for _ in range(150):
+        xs, ys = layers(rng, 25, *[20] * 6), layers(rng, 25, *[20] * 4)
+        drawn = Permutations.draw(25, 39, rng=rng)
+        found = calibrate(xs, ys, LinearCKA(unbiased=True), drawn)
+        best = np.unravel_index(found.observed.argmax(), found.observed.shape)
+        naive += found.pair(*best).p <= 0.05
+        searched += found.searched(aggregate).p <= 0.05
+    assert naive > 75
+    assert stats.binomtest(int(searched), 150, 0.05).pvalue > 0.001
+
+
+def test_rows_of_a_group_move_together():
+    """Three captions an image: permuted one by one they make unrelated views related."""
+    rng = np.random.default_rng(5)
+    groups = np.tile(np.arange(20), 3)
+    found = {"rows": 0, "blocks": 0}
+    for _ in range(150):
+        x, y = (rng.normal(size=(20, d))[groups] for d in (6, 8))
+        x, y = (rows + 0.2 * rng.normal(size=rows.shape) for rows in (x, y))
+        for how, of in (("rows", None), ("blocks", groups)):
+            drawn = Permutations.draw(60, 39, rng=rng, groups=of)
+            found[how] += calibrate([x], [y], LinearCKA(unbiased=True), drawn).pair().p <= 0.05
+    assert stats.binomtest(found["blocks"], 150, 0.05).pvalue > 0.001
+    assert found["rows"] > 25
+
+
+def test_blocks_keep_their_rows_in_order(rng):
+    groups = rng.permutation(np.repeat(["a", "b", "c", "d"], 3))
+    drawn = Permutations.draw(12, 50, rng=rng, groups=groups)
+    assert not drawn.by_row
+    for order in drawn.orders:
+        assert sorted(order) == list(range(12))
+        for group in "abcd":
+            moved = order[groups == group]
+            assert len(set(groups[moved])) == 1
+            assert (np.diff(moved) > 0).all()
+    assert len({tuple(order) for order in drawn.orders.tolist()}) > 10
+    # The mean is then that of the draws: closed forms are of rows that move by themselves.
+    x, y = layers(rng, 12, 3, 3)
+    found = calibrate([x], [y], LinearCKA(), drawn)
+    assert found.expected[0, 0] == found.null.mean()
+
+
+def test_chunks_of_draws_change_nothing(rng, monkeypatch):
+    xs, ys = layers(rng, 40, 5, 6), layers(rng, 40, 7)
+    drawn = Permutations.draw(40, 39, rng=rng)
+    for similarity in ALL:
+        whole = calibrate(xs, ys, similarity, drawn).null
+        monkeypatch.setattr("bench.metrics.calibrated._AT_ONCE", 40 * 40 * 7)
+        np.testing.assert_allclose(calibrate(xs, ys, similarity, drawn).null, whole, atol=1e-12)
+        monkeypatch.undo()
+
+
+def test_rows_that_do_not_vary_are_refused_or_have_no_score(rng):
+    x, y = np.repeat(rng.normal(size=(1, 4)), 30, axis=0), rng.normal(size=(30, 4))
+    # Of equal rows the first are the neighbours of all: whatever the order, a count of chance.
+    found = calibrate([x], [y], MutualKNN(3), Permutations.draw(30, 19, rng=rng)).pair()
+    assert found.score == 0
+    for similarity, what in ((LinearCKA(), "CKA"), (MeanCCA(), "canonical correlations")):
+        with pytest.raises(MetricError, match=f"do not vary have no {what}"):
+            similarity.prepared(x)
+
+
+def test_what_cannot_be_calibrated(rng):
+    x, y = layers(rng, 30, 3, 4)
+    drawn = Permutations.draw(30, 19, rng=rng)
+    with pytest.raises(MetricError, match=r"x has 20 rows and y has 30: they are not pairs"):
+        calibrate([x], [y[:20]], LinearCKA(), drawn)
+    with pytest.raises(MetricError, match=r"18 permutations cannot show a level of 0.05.* 19\."):
+        calibrate([x], [y], LinearCKA(), Permutations(drawn.orders[:18]))
+    with pytest.raises(MetricError, match="at least 4 pairs; got 3"):
+        LinearCKA(unbiased=True).prepared(x[:3])
+    with pytest.raises(MetricError, match=r"Groups have 1 to 29 rows"):
+        Permutations.draw(30, 19, rng=rng, groups=np.arange(30) == 3)
+    with pytest.raises(MetricError, match="30 neighbours of a row need at least 31 rows"):
+        calibrate([x], [y], MutualKNN(30), drawn)

@@ -1,0 +1,318 @@
+"""Several layers of one model: sets of their own, from one forward pass a batch."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import featstore
+from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
+from featstore.cli import cli
+from featstore.command_line import run_command
+from featstore.encoders.base import EncoderOptions
+from featstore.encoders.golden import golden_images
+from featstore.encoders.timm_image import PooledTimmEncoder
+from featstore.errors import EncoderError
+from featstore.extraction.batches import BatchRunner
+from featstore.extraction.pipeline import Preparation, encode_block
+from featstore.extraction.plan import plan_items
+from featstore.extraction.workers import make_request
+from featstore.sources.reader import ByteReader
+
+NAME = "timm:test_vit"
+LAYERS = ("blocks.1", "norm", "patch_embed")
+#: Batches of 6 and 5 of the eleven pictures; no golden or blank batch has as many.
+CONFIG = ExtractConfig(batch_size=6, dtype="float32", decode_timeout=None, threads=1)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
+    model = timm.create_model("test_vit")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.normal_(0.0, 0.1, generator=generator)
+    save_file(model.state_dict(), path)
+    return str(path)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[int]]:
+    """Counts forward passes of the model by the size of their batch."""
+    found: Counter[int] = Counter()
+    plain = timm.models.vision_transformer.VisionTransformer.forward
+
+    def forward(self: Any, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        found[len(x)] += 1
+        return plain(self, x, *args, **options)
+
+    monkeypatch.setattr(timm.models.vision_transformer.VisionTransformer, "forward", forward)
+    return found
+
+
+def extracted(manifest: Manifest, store: Path, *specs: EncoderSpec, **changes: Any) -> list[Any]:
+    config = ExtractConfig(**{**vars(CONFIG), **changes})
+    return extract_many(manifest, kind="image", encoders=specs, store=store, config=config)
+
+
+def separately(manifest: Manifest, store: Path, weights: str) -> None:
+    """Make the sets of the layers by a job each."""
+    for layer in LAYERS:
+        extracted(manifest, store, EncoderSpec(NAME, weights, pool=f"layer:{layer}"))
+
+
+def data(root: Path) -> dict[str, bytes]:
+    """Everything but what is recorded of runs."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and "runs" not in path.parts
+    }
+
+
+@pytest.mark.parametrize("lost", [(), ("02.png", "07.png")])
+def test_one_pass_gives_the_sets_that_a_job_for_each_layer_gives(
+    manifest: Manifest, store: Path, weights: str, passes: Counter[int], lost: tuple[str, ...]
+) -> None:
+    for name in lost:
+        (manifest.root / "images" / name).unlink()
+    results = extracted(manifest, store, EncoderSpec(NAME, weights, layers=LAYERS))
+    assert (passes[6], passes[5]) == (1, 1)
+    assert [(r.new, r.failed) for r in results] == [(11 - len(lost), len(lost))] * 3
+    separately(manifest, store.with_name("alone"), weights)
+    assert (passes[6], passes[5]) == (4, 4)
+    # Ids, names, bits: layer and pooling are facts of the space, whoever shares the pass.
+    assert data(store) == data(store.with_name("alone"))
+    opened = featstore.open_store(store)
+    infos = [opened.info(result.key) for result in results]
+    assert [info.attributes["space"]["layer"] for info in infos] == [
+        "output of blocks.1, mean of tokens 1 and up",
+        "output of norm, mean of tokens 1 and up",
+        "output of patch_embed, mean over positions (NHWC)",
+    ]
+    assert len({info.commit.space_id for info in infos}) == 3
+    # Done is done; what verifies and checks finds sets like any other.
+    again = extracted(manifest, store, EncoderSpec(NAME, weights, layers=LAYERS))
+    assert [(r.reused, r.new) for r in again] == [(11 - len(lost), 0)] * 3
+    assert (passes[6], passes[5]) == (4, 4)
+    for command in ("verify", "doctor"):
+        assert run_command(cli, "featstore", [command, str(store)]) == 0
+
+
+def test_specs_that_name_a_layer_each_share_a_pass_and_others_do_not(
+    manifest: Manifest, store: Path, weights: str, passes: Counter[int]
+) -> None:
+    specs = [EncoderSpec(NAME, weights, pool=f"layer:{layer}") for layer in LAYERS[:2]]
+    plain = EncoderSpec(NAME, weights)
+    extracted(manifest, store, *specs, plain)
+    assert (passes[6], passes[5]) == (2, 2)
+    assert not specs[0].shares_pass(plain)
+    assert not specs[0].shares_pass(EncoderSpec(NAME, pool="layer:norm"))
+    assert not specs[0].shares_pass(EncoderSpec("timm:test_vit2", weights, pool="layer:norm"))
+
+
+def test_layers_at_different_places_go_on_to_the_same_end(
+    manifest: Manifest, store: Path, weights: str, passes: Counter[int]
+) -> None:
+    """One set has six rows, one was stopped after a block, one is new: three different batches."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(done: Any) -> None:
+        raise Stop
+
+    spec = EncoderSpec(NAME, weights, layers=LAYERS)
+    first, second, _ = spec.each_layer()
+    small = {"batch_size": 3, "block_rows": 4}
+    extracted(manifest, store, first, limit=6, **small)
+    with pytest.raises(Stop):
+        extracted(manifest, store, second, on_block=stop, **small)
+    plan = plan_items(manifest, kind="image", encoders=[spec], store=store,
+                      config=ExtractConfig(**{**vars(CONFIG), **small}))  # fmt: skip
+    states = [one.state for one in plan.sets]
+    assert [s.state for s in states if s] == ["extension", "unfinished", "missing"]
+    assert [s.new for s in states if s] == [5, 7, 11]
+    found = extracted(manifest, store, spec, **small)
+    assert [(r.reused, r.new) for r in found] == [(6, 5), (4, 7), (0, 11)]
+    alone = store.with_name("alone")
+    extracted(manifest, alone, first, limit=6, **small)
+    for one in spec.each_layer():
+        extracted(manifest, alone, one, **small)
+    ours, theirs = data(store), data(alone)
+    assert {name for name in ours if "embedding" in name} == {
+        name for name in theirs if "embedding" in name
+    }
+    assert all(ours[name] == theirs[name] for name in ours if "embedding" in name)
+
+
+def encoders(weights: str) -> list[PooledTimmEncoder]:
+    model = timm.create_model("test_vit", checkpoint_path=weights)
+    first = PooledTimmEncoder(NAME, model, EncoderOptions(pool="layer:blocks.0", threads=1))
+    return [first, *(first.beside(f"layer:{layer}") for layer in LAYERS)]
+
+
+def test_threads_that_ask_at_once_get_one_pass(weights: str, passes: Counter[int]) -> None:
+    every = encoders(weights)
+    batches = [[every[0].prepare(image) for image in golden_images()[:3]] for _ in range(8)]
+    alone = [
+        PooledTimmEncoder(NAME, one._model, EncoderOptions(pool=one.pool, threads=1)).encode(b)
+        for b in batches[:1]
+        for one in every
+    ]
+    passes.clear()
+    found: dict[tuple[int, int], np.ndarray] = {}
+    barrier = threading.Barrier(len(every))
+
+    def ask(place: int) -> None:
+        for number, batch in enumerate(batches):
+            barrier.wait()
+            found[place, number] = every[place].encode(batch)
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(every))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert passes == {3: len(batches)}
+    for (place, _), rows in found.items():
+        assert rows.tobytes() == alone[place].tobytes()
+    assert not every[0].trunk._kept
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_pipeline_with_batches_under_way_shares_them_too(
+    manifest: Manifest, weights: str, passes: Counter[int], size: int
+) -> None:
+    """As on a GPU: every encoder has threads of its own, and several batches at once."""
+    found = []
+    for overlaps in (False, True):
+        every = encoders(weights)
+        for one in every:
+            one.overlaps = overlaps
+        runners = [BatchRunner(one, size, device="cpu", halve=False) for one in every]
+        passes.clear()
+        with (
+            ByteReader(manifest.root) as reader,
+            Preparation(reader, runners, workers=2, decode_timeout=None) as preparation,
+        ):
+            found.append(encode_block(manifest.tables["image"], preparation).rows)
+        assert passes == Counter([size] * (11 // size) + [11 % size])
+    for one, other in zip(*found, strict=True):
+        assert one.tobytes() == other.tobytes()
+        assert np.isfinite(one).all()
+
+
+def test_a_batch_is_known_by_its_pictures_and_taken_once(
+    weights: str, passes: Counter[int]
+) -> None:
+    first, second, *_ = encoders(weights)
+    batch = [first.prepare(image) for image in golden_images()[:2]]
+    passes.clear()
+    one = first.encode(batch)
+    # The same encoder again, other pictures, fewer, and the exact pass: each is computed.
+    batch[0] += 1.0
+    assert np.abs(first.encode(batch)[0] - one[0]).max() > 0
+    newest = second.encode(batch)
+    assert passes == {2: 2}
+    alone = PooledTimmEncoder(NAME, second._model, EncoderOptions(pool=second.pool, threads=1))
+    assert newest.tobytes() == alone.encode(batch).tobytes()
+    passes.clear()
+    second.encode([array.copy() for array in batch])
+    second.encode(batch[:1])
+    second.encode_float32(batch)
+    assert passes == {2: 2, 1: 1}
+    # What a picture was prepared for is forgotten with it, and few batches are kept at all.
+    for _ in range(9):
+        first.encode([array.copy() for array in batch])
+    assert len(first.trunk._kept) == first.trunk.KEPT
+
+
+def test_a_pass_that_fails_fails_for_all_and_is_tried_anew(
+    weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, *_ = encoders(weights)
+    batch = [first.prepare(image) for image in golden_images()[:2]]
+    whole = second.encode(batch)
+
+    def forward(*_: Any, **__: Any) -> torch.Tensor:
+        msg = "CUDA out of memory."
+        raise torch.OutOfMemoryError(msg)
+
+    again = [array.copy() for array in batch]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(first._model), "forward", forward)
+        for one in (first, second):
+            with pytest.raises(torch.OutOfMemoryError):
+                one.encode(again)
+    assert second.encode(again).tobytes() == whole.tobytes()
+
+
+def test_what_cannot_be_asked_of_layers(
+    manifest: Manifest, store: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert EncoderSpec(NAME, layers="a, b").layers == ("a", "b")  # type: ignore[arg-type]
+    for wrong, message in (
+        ({"layers": ("norm",), "pool": "cls"}, "layers norm and for pool 'cls'. Layers are aver"),
+        ({"layers": ("norm", "norm")}, "must be different names; got 'norm,norm'"),
+        ({"layers": "norm,"}, "must be different names; got 'norm,'"),
+    ):
+        with pytest.raises(EncoderError, match=message):
+            EncoderSpec(NAME, **wrong)  # type: ignore[arg-type]
+    both = {"kind": "image", "encoder": NAME, "weights": weights, "store": store}
+    with pytest.raises(EncoderError, match=r"2 layers are 2 sets, and extract makes one. Call ex"):
+        featstore.extract(manifest, layers=LAYERS[:2], **both)
+    with pytest.raises(EncoderError, match=r"No module named 'block1'.*\(layers: .*blocks.0 to bl"):
+        extracted(manifest, store, EncoderSpec(NAME, weights, layers=("norm", "block1")))
+    with pytest.raises(EncoderError, match="cannot be compiled"):
+        extracted(manifest, store, EncoderSpec(NAME, weights, layers=LAYERS), compile=True)
+    assert not store.exists()
+    (one,) = extracted(manifest, store, EncoderSpec(NAME, weights, layers=("norm",)))
+    same = featstore.extract(manifest, layers=("norm",), threads=1, dtype="float32", **both)
+    assert (same.key, same.new) == (one.key, 0)
+
+
+def test_other_processes_get_a_spec_a_layer(manifest: Manifest, store: Path) -> None:
+    request = make_request(
+        manifest, kind="image", encoders=[EncoderSpec(NAME, layers=LAYERS)], store=store,
+        config=CONFIG,
+    )  # fmt: skip
+    assert [spec.pool for spec in request.encoders] == [f"layer:{layer}" for layer in LAYERS]
+
+
+def test_a_file_lists_layers_and_the_command_says_which_set_is_which(
+    manifest: Manifest, store: Path, weights: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    config = tmp_path / "job.toml"
+    config.write_text(
+        f'manifest = "{manifest.root}"\nstore = "{store}"\nkind = "image"\n'
+        f'[[encoder]]\nname = "{NAME}"\nweights = "{weights}"\nlayers = ["norm", "blocks.1"]\n'
+        f'[[encoder]]\nname = "{NAME}"\nweights = "{weights}"\n'
+    )
+    assert run_command(cli, "featstore", ["plan", "--config", str(config)]) == 0
+    planned = [line for line in capsys.readouterr().out.splitlines() if "missing" in line]
+    words = ["extract", "--config", str(config), "--no-log"]
+    assert run_command(cli, "featstore", words) == 0
+    made = capsys.readouterr().out.splitlines()
+    for lines in (planned, made):
+        keys = [line.split(":")[0].split(" ")[0] for line in lines]
+        assert [line.split(" (")[1].split(")")[0] for line in lines[:2]] == [
+            "layer:norm", "layer:blocks.1",
+        ]  # fmt: skip
+        assert "(" not in lines[2].split(": ")[0]
+        opened = featstore.open_store(store)
+        layers = [opened.info(key).attributes["space"]["layer"] for key in keys]
+        assert [text.split(",")[0] for text in layers] == [
+            "output of norm", "output of blocks.1", "input of classifier",
+        ]  # fmt: skip
