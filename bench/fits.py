@@ -6,14 +6,15 @@ The protocol itself (centring per source, choice of penalty and mixing weight) i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.corpus import Corpus, Head
+from bench.corpus import Corpus, Head, Items
 from bench.errors import ProtocolError
 from bench.protocol import (
     FRESH_SPLITS,
@@ -22,6 +23,7 @@ from bench.protocol import (
     control_rng,
     first_pairs,
     first_per_class,
+    mean_rng,
 )
 from bench.results import CHOSEN
 from bench.runs import IDENTITY, Run
@@ -31,11 +33,11 @@ from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import Alignment
 from fitters.kept import Kept, digest_of
 from fitters.methods import METHODS
-from fitters.moments.transform import SideTransform, normalize_rows
-from fitters.pairs import Pairs
+from fitters.moments.transform import SideTransform, mean_of, normalize_rows, sum_rows
+from fitters.pairs import Pairs, Rows
 from fitters.prototypes import CONTROLS
 from fitters.recipe import fit, select
-from fitters.select.grid import Choice
+from fitters.select.grid import Choice, folds_by_group
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,65 @@ class Identity:
         return unit
 
 
+#: Which mean centres images where none but the scored ones are there.
+OTHER_FOLDS = "evaluated images, other folds"
+
+#: Folds of the classes whose images are centred by the others.
+_N_FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFitted(SideTransform):
+    """Images that are scored, each centred by the mean of those of the other folds of classes.
+
+    A row that is none of them is centred by the mean of all.
+
+    Attributes
+    ----------
+    fold_of : mapping of bytes to int
+        A raw row → its fold. Equal rows have one, that of the first.
+    parts : tuple of SideTransform
+        One a fold, with the mean of the others.
+    """
+
+    fold_of: Mapping[bytes, int] = field(default_factory=dict)
+    parts: tuple[SideTransform, ...] = ()
+
+    @classmethod
+    def of_images(cls, whole: SideTransform, images: Items) -> SideTransform:
+        """Return the transform of these images; `whole` itself, if it centres by no mean.
+
+        The folds are the same for every run, so that a head and its controls differ in nothing
+        else. Images of one class are in one fold.
+        """
+        n_folds = min(_N_FOLDS, len(np.unique(images.classes)))
+        if whole.mean is None or n_folds < 2:
+            return whole
+        folds = folds_by_group(images.classes, n_folds, mean_rng()).tolist()
+        fold_of: dict[bytes, int] = {}
+        for row, fold in zip(images.rows, folds, strict=True):
+            fold_of.setdefault(row.tobytes(), fold)
+        own = np.array([fold_of[row.tobytes()] for row in images.rows])
+        plain = {name: value for name, value in whole.to_dict().items() if name != "mean"}
+        how = {name: plain[name] for name in ("normalize", "label", "homogeneous")}
+        sums = [sum_rows([images.rows[own == fold]], **how) for fold in range(n_folds)]
+        parts = tuple(
+            SideTransform(mean=mean_of(sums[:fold] + sums[fold + 1 :]), **plain)
+            for fold in range(n_folds)
+        )
+        return cls(**whole.to_dict(), fold_of=fold_of, parts=parts)
+
+    def apply(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the transformed rows, float64, shape (n, d); see `SideTransform.apply`."""
+        folds = np.array([self.fold_of.get(row.tobytes(), -1) for row in rows], dtype=np.int64)
+        out = super().apply(rows)
+        for fold, part in enumerate(self.parts):
+            mine = folds == fold
+            if mine.any():
+                out[mine] = part.apply(rows[mine])
+        return out
+
+
 def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     """Fit the alignment of a run.
 
@@ -78,8 +139,8 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     run : Run
     corpus : Corpus
     split : Split, optional
-        None for evaluation over all names: no image is trained on, and the images are
-        centred by their own mean, which uses no label (transductive; the row says so).
+        None for evaluation over all names: no image is trained on, and each is centred by the
+        mean of the other folds of them, which uses no label (transductive; the row says so).
 
     Raises
     ------
@@ -91,16 +152,14 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         return Fitted(Identity(), {**facts, "n_pool": n_pool(run, corpus, split)})
     real = None
     images: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-    if split is None:
-        unlabelled, centre_source = corpus.images.rows, "evaluated images"
-    else:
+    if split is not None:
         images, real = training_pairs(run, corpus, split)
-        unlabelled, centre_source = unlabelled_images(corpus, split)
+    unlabelled, centre_source = unlabelled_images(corpus, split)
     prototypes, bias = None, None
     if run.protocol.source != "none":
         prototypes, bias = prototype_pairs(run, corpus)
     method = METHODS[run.fit.method]
-    image_mean = SideTransform.fit([unlabelled], label="images").mean
+    image_mean = SideTransform.fit([unlabelled.rows], label="images").mean
     config = run.fit
     grid, chosen = None, None
     mixed = prototypes is not None and real is not None
@@ -123,6 +182,8 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     if key is not None:
         _LAST_TRAINED.clear()
         _LAST_TRAINED[key] = alignment
+    if centre_source == OTHER_FOLDS:
+        alignment.x = CrossFitted.of_images(alignment.x, unlabelled)
     facts = {
         "n_images_fitted": len(images),
         "n_pool": n_pool(run, corpus, split),
@@ -208,11 +269,13 @@ def training_pairs(
     return chosen, paired(corpus, chosen)
 
 
-def unlabelled_images(corpus: Corpus, split: Split) -> tuple[NDArray[np.float32], str]:
+def unlabelled_images(corpus: Corpus, split: Split | None) -> tuple[Items, str]:
     """Return the images that give the mean, and what they are: those for training, if any."""
+    if split is None:
+        return corpus.images, OTHER_FOLDS
     if len(split.train):
-        return corpus.images.rows[split.train], "training images"
-    return corpus.images.rows[split.test], "evaluated images"
+        return corpus.images.take(split.train), "training images"
+    return corpus.images.take(split.test), OTHER_FOLDS
 
 
 def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from bench.corpus import Corpus
 from bench.fits import (
+    OTHER_FOLDS,
+    CrossFitted,
     Fitted,
     n_pool,
     prototype_pairs,
@@ -120,11 +122,8 @@ class _Shared:
         # A sweep keeps no places: they would be most of its results.
         self.scoring = Scoring(corpus, split, top=0)
         self.decompositions = Decompositions()
-        images = corpus.images.rows
-        self.centre_source = "evaluated images"
-        if split is not None:
-            images, self.centre_source = unlabelled_images(corpus, split)
-        self.image_mean = SideTransform.fit([images], label="images").mean
+        self._unlabelled, self.centre_source = unlabelled_images(corpus, split)
+        self.image_mean = SideTransform.fit([self._unlabelled.rows], label="images").mean
         self._different: _Different | None = None
         self._real: dict[Any, tuple[int, Pairs | None]] = {}
         self._prototypes: dict[str, Sources[Pairs]] = {}
@@ -153,7 +152,11 @@ class _Shared:
             return prepare(None, real, self.image_mean)
         if run.protocol.source not in self._prototypes:
             pairs, _ = prototype_pairs(run, self.corpus)
-            self._prototypes[run.protocol.source] = prepare(pairs, None, self.image_mean)
+            made = prepare(pairs, None, self.image_mean)
+            if self.centre_source == OTHER_FOLDS:
+                apart = CrossFitted.of_images(made.image, self._unlabelled)
+                made = replace(made, image=apart)
+            self._prototypes[run.protocol.source] = made
         kept = self._prototypes[run.protocol.source]
         if real is None:
             return kept

@@ -40,7 +40,7 @@ from fitters.jobs import TEMPLATES, VARIANTS
 from fitters.methods import METHODS, FitConfig
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 TASKS = tuple(TASK_OPTIONS)
 

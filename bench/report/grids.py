@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from bench.cells import ARENA, in_order, method_title, pairs_order, source_name
+from bench.fits import OTHER_FOLDS
 from bench.results import CHOSEN
 from bench.tables import (
     chosen_settings,
@@ -123,7 +124,11 @@ def _note(block: pl.DataFrame) -> str:
     note = f"{number_text(block['gallery'][0], 0)} candidates; mean ± sd over {seeds[-1]} draws"
     if seeds[0] == 1 and seeds[-1] > 1:
         note += ", no ± where nothing is drawn"
-    if "evaluated images" in set(block["image_mean"]):
+    means = set(block["image_mean"])
+    if OTHER_FOLDS in means:
+        note += "; each image centred by the mean of other images that are scored, which uses no "
+        note += "label (transductive)"
+    elif "evaluated images" in means:  # of versions of the protocol before 5
         note += "; images centred by their own mean, which uses no label (transductive)"
     return f"{note}."
 
