@@ -15,7 +15,7 @@ Storage ends here: splits, fits and tasks see ids and rows.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -180,6 +180,8 @@ class Head:
         Classes that share their text share a group: leaving out one must leave out all.
     classes : array of str, shape (c,)
         class_id of each row.
+    in_gallery : bool array of shape (c,), optional
+        Whether one of the class's names is one of the images' classes.
     """
 
     weight: NDArray[np.float32]
@@ -187,6 +189,7 @@ class Head:
     texts: NDArray[np.float32]
     groups: NDArray[Any]
     classes: NDArray[Any]
+    in_gallery: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,6 +280,8 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
         head = _head(head_view, head_names, run)
         if data.name_set:
             seen = seen_classes(name_view.items, head_names.items, names.classes)
+            both = seen_classes(head_names.items, name_view.items, head.classes)
+            head = replace(head, in_gallery=both)
     keys = [
         data.image_set,
         *([data.name_set] if data.name_set else [data.caption_set]),

@@ -24,9 +24,10 @@ from bench.protocol import (
     first_pairs,
     first_per_class,
     mean_rng,
+    size_rng,
 )
 from bench.results import CHOSEN
-from bench.runs import IDENTITY, Run
+from bench.runs import CLASS_MEANS, IDENTITY, Run
 from bench.tasks.outcome import Aligned
 from featstore.store.view import join_ids
 from fitters.aligners.ridge import RidgeAligner
@@ -35,7 +36,7 @@ from fitters.kept import Kept, digest_of
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, mean_of, normalize_rows, sum_rows
 from fitters.pairs import Pairs, Rows
-from fitters.prototypes import CONTROLS
+from fitters.prototypes import CONTROLS, PAIR_CONTROLS
 from fitters.recipe import fit, select
 from fitters.select.grid import Choice, folds_by_group
 
@@ -156,14 +157,25 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         images, real = training_pairs(run, corpus, split)
     unlabelled, centre_source = unlabelled_images(corpus, split)
     prototypes, bias = None, None
-    if run.protocol.source != "none":
+    if run.protocol.source == CLASS_MEANS:
+        prototypes = class_mean_pairs(corpus, images)
+    elif run.protocol.has_prototypes:
         prototypes, bias = prototype_pairs(run, corpus)
     method = METHODS[run.fit.method]
     image_mean = SideTransform.fit([unlabelled.rows], label="images").mean
     config = run.fit
     grid, chosen = None, None
     mixed = prototypes is not None and real is not None
-    if run.protocol.source in ("head", *CONTROLS) and config.chooses(method, mixed=mixed):
+    augmented = PAIR_CONTROLS.get(run.protocol.source)
+    if augmented is not None:
+        assert real is not None
+        if config.chooses(method, mixed=False):
+            # On the pairs themselves: a mixture of two would be in the folds of both.
+            rng = choice_rng(run.seed)
+            chosen = select(config, real=real, image_mean=image_mean, rng=rng)
+        n = real.n + head_pairs(run, corpus)[0].n
+        real = augmented(real, control_rng(_draw(run)), n=n)
+    elif prototypes is not None and config.chooses(method, mixed=mixed):
         of_head = choice_of_head(run, corpus, real, image_mean)
         if run.protocol.source == "head":
             chosen = of_head
@@ -188,6 +200,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         "n_images_fitted": len(images),
         "n_pool": n_pool(run, corpus, split),
         "n_prototypes": 0 if prototypes is None else prototypes.n,
+        "own_names": _own_names(run, corpus, prototypes),
         "image_mean": "none" if alignment.x.mean is None else centre_source,
         **_choice_columns(alignment.facts["choice"]),
     }
@@ -226,17 +239,18 @@ def choice_of_head(
     `fit_alignment`.
     """
     choices = _CHOICES.setdefault(corpus, {})
+    run = run.changed(source="head", control_draw=None, clusters=0)
     by: tuple[Any, ...] = (run.seed,)
     if real is not None:
         by = (run.seed, image_mean, real.x, real.y, real.row_groups, real.row_weight)
     elif issubclass(METHODS[run.fit.method].cls, RidgeAligner) and run.fit.criterion != "error":
         # Leaving out names draws nothing (folds do), and no image mean has an effect.
         by = ()
-    key = digest_of(repr(run.fit), *by)
+    key = digest_of(repr(run.fit), _part_of_head(run), *by)
     if key not in choices:
         choices[key] = select(
             run.fit,
-            prototypes=prototype_pairs(run.changed(source="head", control_draw=None), corpus)[0],
+            prototypes=head_pairs(run, corpus)[0],
             real=real,
             image_mean=image_mean,
             rng=choice_rng(run.seed),
@@ -319,17 +333,47 @@ def class_mean_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
 
 def _class_texts(corpus: Corpus, classes: NDArray[Any]) -> NDArray[np.float32]:
     """Return the text that images of each of these classes are paired with."""
+    names = _names_of(corpus) if corpus.pair_names is None else corpus.pair_names
+    return names.rows[names.places_of(classes)]
+
+
+def _names_of(corpus: Corpus) -> Items:
+    """Return the names of the images' classes."""
     if not len(corpus.names):
         raise ProtocolError(
             "Real pairs are images with captions or class names, and the run names no set of "
             "either. Give it a caption_set or a name_set (--captions or --names)."
         )
-    names = corpus.names if corpus.pair_names is None else corpus.pair_names
-    return names.rows[names.places_of(classes)]
+    return corpus.names
 
 
 def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32]]:
     """Return the head's rows with their names, or the control of the run."""
+    pairs, bias = head_pairs(run, corpus)
+    source = run.protocol.source
+    if source != "head":
+        draw = _draw(run)
+        own = {"clusters": run.protocol.clusters} if run.protocol.clusters else {}
+        drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
+        pairs = drawn.get(
+            digest_of(source, own, draw, _part_of_head(run)),
+            lambda: CONTROLS[source](pairs, control_rng(draw), **own),
+        )
+    return pairs, bias
+
+
+#: Texts of a class of the head and of one of the images above this cosine are of one thing.
+NEAR = 0.9
+
+
+def head_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32]]:
+    """Return the rows of the classes of the head that a run uses with their names, and the bias.
+
+    Raises
+    ------
+    ProtocolError
+        If the run names no head, or one with fewer classes than it asks for.
+    """
     head: Head | None = corpus.head
     source = run.protocol.source
     if head is None:
@@ -338,15 +382,45 @@ def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32
             "none. Give it a head_set and a head_name_set (--head and --head-names); `featstore "
             "extract --kind head_weight` makes a head."
         )
-    pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups)
-    if source != "head":
-        draw = run.seed if run.protocol.control_draw is None else run.protocol.control_draw
-        drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
-        pairs = drawn.get(
-            digest_of(source, draw),
-            lambda: CONTROLS[source](pairs, control_rng(draw)),
+    pairs, bias = Pairs(x=head.weight, y=head.texts, groups=head.groups), head.bias
+    size, by = run.protocol.head_size, run.protocol.head_by
+    if not (size or run.protocol.leave_seen):
+        return pairs, bias
+    near = (head.texts @ _names_of(corpus).rows.T).max(axis=1)
+    left = np.arange(pairs.n)
+    if run.protocol.leave_seen:
+        assert head.in_gallery is not None
+        left = np.flatnonzero(~(head.in_gallery | (near > NEAR)))
+    if max(size, 1) > len(left):
+        raise ProtocolError(
+            f"The run asks for {max(size, 1):,} classes of the head {run.data.head_set}; "
+            f"{len(left):,} are left of {pairs.n:,}. Ask for fewer (head_size)."
         )
-    return pairs, head.bias
+    if size and by == "random":
+        left = np.sort(left[size_rng(_draw(run)).permutation(len(left))[:size]])
+    elif size:
+        sign = 1.0 if by == "farthest" else -1.0
+        left = np.sort(left[np.argsort(sign * near[left], kind="stable")[:size]])
+    return pairs.take(left), bias[left]
+
+
+def _draw(run: Run) -> int:
+    """Return what draws the control, and the classes of a smaller head."""
+    return run.seed if run.protocol.control_draw is None else run.protocol.control_draw
+
+
+def _part_of_head(run: Run) -> tuple[Any, ...]:
+    """Return what says which classes of its head a run uses."""
+    own = run.protocol
+    drawn = _draw(run) if own.head_size and own.head_by == "random" else None
+    return own.head_size, own.head_by, own.leave_seen, drawn
+
+
+def _own_names(run: Run, corpus: Corpus, prototypes: Pairs | None) -> float | None:
+    """Return the share of prototypes that a shuffle within clusters left with their own name."""
+    if not run.protocol.clusters or prototypes is None:
+        return None
+    return float((prototypes.x == head_pairs(run, corpus)[0].x).all(axis=1).mean())
 
 
 def _choice_columns(choice: dict[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,8 @@ class GridFit:
 def is_fixed(run: Run) -> bool:
     """Return whether a run leaves nothing to choose and needs only moments: a cell of a grid."""
     method = METHODS.get(run.fit.method)
-    if method is None or run.protocol.control_draw is not None:
+    own = run.protocol
+    if method is None or own.control_draw is not None or (own.needs_pairs and own.source != "none"):
         return False
     given = method.tunes and not run.fit.chooses(method, mixed=True)
     return given and method.fitted_on == "moments" and method.rows.images == "centred"

@@ -34,11 +34,16 @@ from bench.metrics.summary import METRICS
 from bench.results import CHOSEN
 from bench.runs import FIT_SETTINGS
 
+#: Accuracy where the head has the name of the image's class, and where it lacks it.
+BY_NAME = ("seen", "unseen")
+
 #: Metrics that a table shows, in this order, where a task has them.
-SHOWN = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank", "MRR", "mAP")
+SHOWN = (
+    "top-1", *BY_NAME, "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank", "MRR", "mAP",
+)  # fmt: skip
 
 #: Metrics that a table also shows if it has runs of task ``generalised``.
-SHOWN_GENERALISED = ("balanced-accuracy", "seen", "unseen", "harmonic")
+SHOWN_GENERALISED = ("balanced-accuracy", *BY_NAME, "harmonic")
 
 #: As typeset; CSV and JSON hold plain numbers.
 MINUS = "\N{MINUS SIGN}"
@@ -56,9 +61,9 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
     Metrics are those given, or `SHOWN` and `SHOWN_GENERALISED`, in this order.
 
     Columns before them: those of `bench.cells.CELL`, n_images_fitted (mean), n_seeds, gallery
-    (mean), image_mean, and chosen (the settings that were chosen from the training data). A row
-    with method ``"chance"`` is in every arena (`bench.cells.ARENA`).
-    sd is null for a single run.
+    (mean), image_mean, seen_share (of the queries, those whose class the head has), and chosen (the
+    settings that were chosen from the training data). A row with method ``"chance"`` is in every
+    arena (`bench.cells.ARENA`). sd is null for a single run.
     """
     wanted = with_generalised(results, SHOWN) if metrics is None else metrics
     present = [metric for metric in wanted if metric in set(results["metric"])]
@@ -72,6 +77,7 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
             mean_over_queries("gallery"),
             pl.col("n_images_fitted").mean(),
             pl.col("image_mean").first(),
+            mean_over_queries("seen_share"),
         )
     )
     chance = (
@@ -85,6 +91,7 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
             mean_over_queries("gallery"),
             pl.lit(None, dtype=pl.Float64).alias("n_images_fitted"),
             pl.lit("", dtype=pl.String).alias("image_mean"),
+            mean_over_queries("seen_share"),
         )
         .with_columns(
             pl.lit("chance").alias("method"),
@@ -100,7 +107,7 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
         texts.select(CELL).with_columns(pl.Series("chosen", chosen, pl.String)), on=CELL,
         how="left", nulls_equal=True, maintain_order="left",
     )  # fmt: skip
-    index = [*CELL, "n_images_fitted", "n_seeds", "gallery", "image_mean", "chosen"]
+    index = [*CELL, "n_images_fitted", "n_seeds", "gallery", "image_mean", "seen_share", "chosen"]
     wide = both.select([*index, "metric", "mean"]).pivot(
         on="metric", index=index, values="mean", maintain_order=True
     )
@@ -259,6 +266,8 @@ def metric_columns(table: pl.DataFrame) -> list[str]:
 EXTRA = {
     "options": "options", "image_set": "images", "name_set": "names",
     "caption_set": "captions", "head_set": "head", "view_set": "views",
+    "clusters": "clusters", "head_size": "classes", "head_by": "taken by",
+    "leave_seen": "without seen",
     **{name: name.removeprefix("n_").replace("_", " ") for name in FIT_SETTINGS},
 }  # fmt: skip
 

@@ -55,7 +55,7 @@ class FitRequest(FitConfig):
     head, names : str
         Head set and class-name set for prototypes; both or neither.
     source : str
-        ``head``, or a control: ``random``, ``random-cov``, ``shuffled``.
+        ``head``, or a control of it, one of `fitters.prototypes.CONTROLS`.
     variants, templates : sequence of str
         Which class texts are averaged.
     duplicates : str
@@ -103,7 +103,8 @@ class FitRequest(FitConfig):
     )
     source: str = option(
         "head",
-        help="Prototypes: the head, or a control that carries no class information.",
+        help="Prototypes: the head, or a control that carries no class information (but "
+        "shuffled-within: that of ten clusters of like names).",
         choices=("head", *CONTROLS),
         needs=("head",),
     )

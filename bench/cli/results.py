@@ -52,8 +52,9 @@ if TYPE_CHECKING:
 @click.option(
     "--metrics",
     default=None,
-    help="Comma-separated. By default top-1, top-5, top-10, R@1, R@5, R@10 and median_rank; beside "
-    "runs of task generalised also its balanced-accuracy, seen, unseen and harmonic.",
+    help="Comma-separated. By default top-1, seen and unseen (by names that the head has or "
+    "lacks), top-5, top-10, R@1, R@5, R@10 and median_rank; beside runs of task generalised also "
+    "its balanced-accuracy and harmonic.",
 )
 @json_option
 def table_command(
@@ -183,7 +184,9 @@ def _shown_metrics(
     return names
 
 
-_METRICS = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank")
+_METRICS = (
+    "top-1", "seen", "unseen", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank",
+)  # fmt: skip
 
 _EMPTY = (
     "No two cells can be compared here: a gain needs runs with real pairs, with the head alone and "

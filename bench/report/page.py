@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import method_title, only_series
+from bench.cells import method_title, only_series, whole_heads
 from bench.comparisons import compare
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
@@ -335,18 +335,19 @@ def build_page(
     figures: dict[str, Figure] = {}
     if found is not None and not found.gains.is_empty():
         figures["gain"] = gain_figure(found.gains, found.sources)
-    by_pairs = curves(table)
+    by_pairs = curves(whole_heads(table))
     figures |= {figure.name: figure for figure, _ in by_pairs}
-    mixing = _mixing(root, rows)
+    whole = whole_heads(rows)
+    mixing = _mixing(root, whole)
     if mixing is not None:
         figures[mixing.name] = mixing
     fitted = {row["n_pairs"]: row["n_images_fitted"] for row in table.iter_rows(named=True)}
     first = rows.row(0, named=True)
     words = read_words(store, first)
-    alone = _alone(rows)
+    alone = _alone(whole)
     seen = None if alone is None else read_geometry(root, alone)
     figures |= {figure.name: figure for figure in figures_of(seen, words.describe)}
-    galleries = [*filter(None, (gallery(root, rows, words, way) for way in DIRECTIONS))]
+    galleries = [*filter(None, (gallery(root, whole, words, way) for way in DIRECTIONS))]
     script, choices = _resource("table.js"), choice_rows(rows)
     main_gains = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
     context: dict[str, Any] = {
