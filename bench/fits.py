@@ -166,15 +166,8 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     config = run.fit
     grid, chosen = None, None
     mixed = prototypes is not None and real is not None
-    augmented = PAIR_CONTROLS.get(run.protocol.source)
-    if augmented is not None:
-        assert real is not None
-        if config.chooses(method, mixed=False):
-            # On the pairs themselves: a mixture of two would be in the folds of both.
-            rng = choice_rng(run.seed)
-            chosen = select(config, real=real, image_mean=image_mean, rng=rng)
-        n = real.n + head_pairs(run, corpus)[0].n
-        real = augmented(real, control_rng(_draw(run)), n=n)
+    if run.protocol.source in PAIR_CONTROLS:
+        real, chosen = _augmented(run, corpus, real, image_mean)
     elif prototypes is not None and config.chooses(method, mixed=mixed):
         of_head = choice_of_head(run, corpus, real, image_mean)
         if run.protocol.source == "head":
@@ -205,6 +198,22 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         **_choice_columns(alignment.facts["choice"]),
     }
     return Fitted(alignment, facts)
+
+
+def _augmented(
+    run: Run, corpus: Corpus, real: Pairs | None, image_mean: NDArray[np.float64] | None
+) -> tuple[Pairs, Choice | None]:
+    """Return as many rows of real pairs as these and the head's together, and what is chosen.
+
+    It is chosen on the pairs themselves: a mixture of two would be in the folds of both.
+    """
+    assert real is not None
+    chosen = None
+    if run.fit.chooses(METHODS[run.fit.method], mixed=False):
+        rng = choice_rng(run.seed)
+        chosen = select(run.fit, real=real, image_mean=image_mean, rng=rng)
+    n = real.n + head_pairs(run, corpus)[0].n
+    return PAIR_CONTROLS[run.protocol.source](real, control_rng(_draw(run)), n=n), chosen
 
 
 def n_pool(run: Run, corpus: Corpus, split: Split | None) -> float:

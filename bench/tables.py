@@ -414,6 +414,40 @@ def published_lines(table: pl.DataFrame) -> Table:
     return Table.of(table, columns)
 
 
+def dose_lines(doses: pl.DataFrame) -> Table:
+    """Return the rows of `bench.doses.dose_table` as text, percent."""
+    columns: list[Column] = [
+        ("eval", itemgetter("eval")),
+        *_extra_columns(doses),
+        ("method", _method),
+        ("dose", itemgetter("dose")),
+        ("level", lambda row: f"{row['level']:,}"),
+        ("own names %", lambda row: _points(row["own_names"])),
+        ("top-1 %", lambda row: value_text("top-1", row["value"], row["sd"])),
+        ("95 % interval", lambda row: _span(row["low"], row["high"])),
+        *((metric_name(name), partial(_shown, name)) for name in BY_NAME),
+        ("draws", lambda row: str(row["n_draws"])),
+        (
+            "for a factor of ten",
+            lambda row: (
+                ""
+                if row["slope"] is None
+                else f"{signed_text(row['slope'])} "
+                f"{interval_text(row['slope_low'], row['slope_high'])}"
+            ),
+        ),
+    ]
+    return Table.of(doses, columns)
+
+
+def _shown(name: str, row: Row) -> str:
+    return value_text(name, row[name])
+
+
+def _span(low: float, high: float) -> str:
+    return f"[{_points(low)}, {_points(high)}]".replace("-", MINUS)
+
+
 def score_lines(scores: pl.DataFrame) -> Table:
     """Return the rows of `bench.suites.single.score_alignment` as text, percent."""
     columns: list[Column] = [

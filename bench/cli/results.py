@@ -37,10 +37,11 @@ if TYPE_CHECKING:
 @form_option
 @click.option(
     "--part",
-    type=click.Choice(["both", "results", "gains", "comparisons", "published"]),
+    type=click.Choice(["both", "results", "gains", "comparisons", "doses", "published"]),
     default="both",
     show_default=True,
-    help="Results, gains of the mix, every comparison, or the paper's numbers beside ours.",
+    help="Results, gains of the mix, every comparison, how accuracy answers to doses of the head "
+    "(suite controls), or the paper's numbers beside ours.",
 )
 @click.option("--task", default=None, help="Only this task, such as zero_shot.")
 @click.option(
@@ -78,6 +79,7 @@ def table_command(
     """
     from bench.cells import only_series
     from bench.comparisons import PAIRED_METRICS, bold_cells, compare
+    from bench.doses import dose_table
     from bench.results import read_results
     from bench.suites.published import published_table
     from bench.tables import (
@@ -103,6 +105,8 @@ def table_command(
             frames["gains"] = _equal(found, {"comparison": "over-parts"})
         if "comparisons" in parts:
             frames["comparisons"] = found
+    if "doses" in parts:
+        frames["doses"] = dose_table(results, rows)
     if "published" in parts or ("results" in parts and rows["suite"][0] == "paper"):
         frames["published"] = published_table(rows)
     if as_json or form == "json":
@@ -132,11 +136,11 @@ def _print_tables(
 
 def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> Table:
     """Return a part of the tables as text."""
-    from bench.tables import gain_lines, published_lines, result_lines
+    from bench.tables import dose_lines, gain_lines, published_lines, result_lines
 
     if name == "results":
         return result_lines(frame, bold)
-    return published_lines(frame) if name == "published" else gain_lines(frame)
+    return {"published": published_lines, "doses": dose_lines}.get(name, gain_lines)(frame)
 
 
 def _equal(rows: pl.DataFrame, conditions: Mapping[str, str | None]) -> pl.DataFrame:
@@ -205,6 +209,10 @@ _TITLES = {
         "points). Their map is a network; the encoders are those named. Empty: not run yet."
     ),
     "comparisons": "Paired comparisons, percentage points.",
+    "doses": (
+        "Doses of the head, without real pairs: percent, mean ± sd over draws; the slope is in "
+        "points for a factor of ten, of a line through all levels of the dose."
+    ),
 }
 
 

@@ -159,17 +159,20 @@ class _SuiteCommand(click.Command):
 @click.option(
     "--dataset",
     default=None,
-    help="Suite demo: a dataset of yours with images and class names, instead of stamps.",
+    help="Suites demo and controls: a dataset of yours with images and class names, instead of "
+    "stamps.",
 )
 @click.option(
-    "--label-set", default=None, help="Suite demo: label set of the head, if the store has several."
+    "--label-set",
+    default=None,
+    help="Suites demo and controls: label set of the head, if the store has several.",
 )
 @click.option("--method", "methods", type=values_of("method"), metavar="NAMES",
               help="Methods instead of the suite's own, by comma; suite paper runs only these of "
               "its own.")  # fmt: skip
 @click.option("--source", "sources", type=values_of("source"), metavar="NAMES",
               help="Sources of prototypes instead of the suite's own, by comma: none, head, "
-              "random, random-cov, shuffled.")  # fmt: skip
+              "random, random-cov, shuffled; suite controls: only these of its own.")  # fmt: skip
 @click.option("--limit", "limits", type=values_of("limit", several=False), metavar="N",
               help="At most N images: a quick look, recorded in every row.")  # fmt: skip
 @run_options("fit", "data", without=("method", "pair_variants", "pair_templates", "locales"))
@@ -199,9 +202,10 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     named = {name: given[name] or () for name in ("methods", "sources")}
     check_settings(lists, named["methods"])
     data = {name: given[name] for name in ("dataset", "label_set") if given[name] is not None}
-    if data and suite != "demo":
+    if data and not chosen.any_dataset:
         raise usage_error(
-            f"--{next(iter(data)).replace('_', '-')} is of suite demo; {suite} has its own data."
+            f"--{next(iter(data)).replace('_', '-')} is of suites demo and controls; {suite} has "
+            "its own data."
         )
     with tempfile.TemporaryDirectory() if given["dry_run"] else nullcontext(out) as own:
         folder: StorePlace | None = store

@@ -19,6 +19,7 @@ import polars as pl
 
 from bench.cells import method_title, only_series, whole_heads
 from bench.comparisons import compare
+from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
 from bench.metrics.summary import METRICS
@@ -29,7 +30,13 @@ from bench.report.theme import Figure, css_variables, file_svg, page_svg
 from bench.report.verdict import Verdict, verdict
 from bench.results import CHOSEN, read_results, read_sessions, versions
 from bench.suites.published import published_table
-from bench.tables import comma_separated, published_lines, result_lines, result_table
+from bench.tables import (
+    comma_separated,
+    dose_lines,
+    published_lines,
+    result_lines,
+    result_table,
+)
 from featstore.errors import FeatstoreError, listed, needs_extra
 from featstore.store.files import write_file
 from featstore.store.store import FeatureStore, content_duplicates, open_store, row_facts, runs
@@ -218,6 +225,12 @@ def ambiguous_names(store: FeatureStore, row: Mapping[str, Any]) -> list[Ambiguo
 #: A page above this size is refused: something that is no thumbnail was embedded.
 MAX_PAGE_BYTES = 5 * 2**20
 
+#: Headings of the tables of doses and of published numbers whose cells are numbers.
+NUMERIC = {
+    "level", "own names %", "top-1 %", "seen %", "unseen %", "draws", "K", "ours", "theirs",
+    "seeds", "gallery", "ours \N{MINUS SIGN} theirs",
+}  # fmt: skip
+
 DIRECTIONS = ("image→name", "caption→image")
 
 
@@ -363,7 +376,7 @@ def build_page(
         },
         "curves": [{"name": figure.name, "method": title} for figure, title in by_pairs],
         "others": others,
-        "numeric": {"K", "ours", "theirs", "seeds", "gallery", "ours \N{MINUS SIGN} theirs"},
+        "numeric": NUMERIC,
         "published": None if published is None else published_lines(published),
         "mixing": "" if mixing is None else mixing.name,
         "health": set_health(store, first),
@@ -375,6 +388,7 @@ def build_page(
         "all_gains": gain_rows(comparisons.filter(~main_gains), fitted),
         "galleries": galleries,
         "kinds": _kinds(galleries),
+        "doses": dose_lines(dose_table(root, rows)),
         "lines": result_lines(table),
         "choices": choices,
         "chosen": [name for name in CHOSEN if any(row[f"{name}_chosen"] for row in choices)],
