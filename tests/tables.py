@@ -3,6 +3,7 @@
     python -m tests.tables collect --results build/demo/results      # the demo's, after it ran
     python -m tests.tables collect --statistics build/statistics.json
     python -m tests.accuracy.trained --only paper-mlp --seeds 10     # adds to trained.json
+    python -m tests.accuracy.trained --controls build/trained-controls   # trained_controls.json
     python -m tests.accuracy.few_shot                                # writes few_shot.json
     python -m tests.faults.matrix --out docs/data/reliability.json   # writes reliability.json
     python -m tests.tables write                                     # all tables, from docs/data
@@ -299,7 +300,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "faults": ("reliability.json", faults),
     "few-shot": ("few_shot.json", few_shot),
     "statistics": ("statistics.json", statistics_cells),
-    **{name: ("trained.json", render) for name, render in trained.TABLES.items()},
+    **trained.TABLES,
 }
 
 _BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
