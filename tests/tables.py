@@ -31,6 +31,7 @@ from bench import compare, read_results
 from bench.cells import only_series
 from bench.code import code_digest
 from bench.tables import (
+    BY_NAME,
     interval_text,
     p_text,
     pairs_text,
@@ -48,6 +49,10 @@ TOP = ("top-1", "top-5", "top-10")
 METHODS = {"ridge": "ridge", "procrustes": "Procrustes", "kernel-ridge": "kernel ridge"}
 SOURCES = {"none": "pairs alone", "head": "+ head", "random": "+ random", "shuffled": "+ shuffled"}
 
+CONTROLS = {
+    "random": "random rows", "random-cov": "of the head's covariance", "shuffled": "names shuffled"
+}  # fmt: skip
+
 Data = dict[str, Any]
 
 
@@ -61,7 +66,8 @@ def collect_demo(results: Path) -> Data:
     """Return what the documents show of the demo's results."""
     rows = only_series(results, read_results(results), suite="demo")
     found = compare(results, rows, metrics=TOP)
-    cells = result_table(rows, TOP).filter(pl.col("direction") == "image→name")
+    shown = (*TOP, *BY_NAME)
+    cells = result_table(rows, shown).filter(pl.col("direction") == "image→name")
     keep = ["eval", "method", "source", "n_pairs", "n_images_fitted", "gallery", "n_seeds"]
     gains = found.filter(pl.col("direction") == "image→name").with_columns(
         rank=pl.col("control_rank")
@@ -74,13 +80,18 @@ def collect_demo(results: Path) -> Data:
     ]  # fmt: skip
     return {
         "code": code_digest(),
-        "cells": cells.select(*keep, *(c for m in TOP for c in (m, f"{m}_sd"))).to_dicts(),
+        "cells": cells.select(*keep, *(c for m in shown for c in (m, f"{m}_sd"))).to_dicts(),
         "gains": gains.select(columns).to_dicts(),
     }
 
 
 def _three(row: Data) -> str:
     return " / ".join(value_text(metric, row[metric]) for metric in TOP)
+
+
+def _by_name(row: Data) -> str:
+    """Return accuracy at names that the head has and at the others; "–" in data of before."""
+    return " / ".join(value_text(name, row.get(name)) or "–" for name in BY_NAME)
 
 
 def _cell(data: Data, **wanted: str) -> Data | None:
@@ -98,18 +109,21 @@ def demo_all_names(data: Data) -> list[str]:
     rows = []
     conse = _cell(data, eval="all-names", method="conse", source="head")
     assert conse is not None
-    rows.append(["ConSE, no fitting", _three(conse), "–", "–"])
+    rows.append(["ConSE, no fitting", _three(conse), _by_name(conse), *["–"] * len(CONTROLS)])
     for method, name in METHODS.items():
         texts = [name]
-        for source in ("head", "random", "shuffled"):
+        for source in ("head", *CONTROLS):
             cell = _cell(data, eval="all-names", method=method, source=source)
             texts.append("–" if cell is None else _three(cell))
+            if source == "head" and cell is not None:
+                texts.append(_by_name(cell))
         rows.append(texts)
     draws = max(c["n_seeds"] for c in data["cells"] if c["eval"] == "all-names")
     return table(
-        ["method", "head weights", f"random rows, {draws} draws", f"names shuffled, {draws} draws"],
+        ["method", "head weights", "seen / unseen names",
+         *(f"{name}, {draws} draws" for name in CONTROLS.values())],
         rows,
-    )
+    )  # fmt: skip
 
 
 def demo_held_out(data: Data) -> list[str]:
@@ -172,7 +186,7 @@ def demo_controls(data: Data) -> list[str]:
     rows = []
     for evaluation, k in (("all-names", "0"), ("held-out", "0"), ("held-out", "64")):
         for method, name in METHODS.items():
-            for source in ("random", "shuffled"):
+            for source in CONTROLS:
                 gain = _gain(
                     data, eval=evaluation, metric="top-1", method=method, n_pairs=k,
                     comparison="over-control", source=source,
