@@ -158,6 +158,8 @@ def in_order(frame: pl.DataFrame) -> pl.DataFrame:
                 pl.col(column).replace_strict(places, default=len(known), return_dtype=pl.Int64)
             )
             keys.append(pl.col(column))
+    numbers = (name for name in ("clusters", "head_size") if name in frame.columns)
+    keys += [pl.col(name).fill_null(0) for name in numbers]
     if "n_pairs" in frame.columns:
         keys.append(
             pl.when(pl.col("n_pairs") == "all")
@@ -341,7 +343,13 @@ def read_cells(root: Path, block: pl.DataFrame) -> list[Cell]:
                 root=root,
             )
         )
-    return sorted(out, key=lambda cell: pairs_order(cell.n_pairs))
+    return sorted(out, key=_cell_order)
+
+
+def _cell_order(cell: Cell) -> tuple[float, int, int]:
+    """Return what sorts cells by their number of real pairs, then by their part of a head."""
+    clusters, size = (int(cell.settings[name] or 0) for name in ("clusters", "head_size"))
+    return pairs_order(cell.n_pairs), clusters, size
 
 
 def chance_and_gallery(block: pl.DataFrame) -> dict[str, tuple[float, float]]:

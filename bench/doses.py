@@ -93,8 +93,12 @@ def dose_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
                         name: _mean([named.get((i, name)) for i in cell.run_ids])
                         for name in _BY_NAME
                     }
-                    kept = 1.0 if cell.source == "head" else own[cell.run_ids[0]]["own_names"]
-                    more = {"dose": dose, "level": level, "own_names": kept or 0.0}
+                    kept = _mean([own[run_id]["own_names"] for run_id in cell.run_ids])
+                    more = {
+                        "dose": dose,
+                        "level": level,
+                        "own_names": 1.0 if cell.source == "head" else kept or 0.0,
+                    }
                     rows.append(_row(cell) | more | by_name | slope)
     return in_order(pl.DataFrame(rows, schema=SCHEMA))
 

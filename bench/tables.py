@@ -23,6 +23,7 @@ import polars as pl
 from bench.cells import (
     ARENA,
     CELL,
+    HEAD_PARTS,
     SETTINGS,
     in_order,
     mean_over_queries,
@@ -297,6 +298,8 @@ def _extra_columns(table: pl.DataFrame) -> list[Column]:
 
 def _extra_text(column: str, value: Any) -> str:
     """Return a value of a column of `EXTRA`: options as they are typed, ``learner=coop``."""
+    if column in HEAD_PARTS:
+        return "" if value in (None, HEAD_PARTS[column]) else _typed(value)
     if column != "options":
         return set_name(column, value)
     options: dict[str, Any] = json.loads(value) if value else {}
@@ -332,7 +335,8 @@ def gain_lines(gains: pl.DataFrame) -> Table:
         ("task", itemgetter("direction")),
         ("eval", itemgetter("eval")),
         ("metric", lambda row: metric_name(row["metric"])),
-        *_extra_columns(gains),
+        # Sides say which part of a head they are of.
+        *_extra_columns(gains.drop(HEAD_PARTS, strict=False)),
         ("method", _method),
         ("a", itemgetter("side_a")),
         ("b", itemgetter("side_b")),
