@@ -1,6 +1,7 @@
 """Write the measured tables of docs/ from docs/data, or check that they are what is there.
 
     python -m tests.tables collect --results build/demo/results      # the demo's, after it ran
+    python -m tests.tables collect --controls build/controls         # of suite controls
     python -m tests.tables collect --statistics build/statistics.json
     python -m tests.accuracy.trained --only paper-mlp --seeds 10     # adds to trained.json
     python -m tests.accuracy.trained --controls build/trained-controls   # trained_controls.json
@@ -28,10 +29,13 @@ from typing import Any
 import polars as pl
 
 from bench import compare, read_results
-from bench.cells import only_series
+from bench.cells import only_series, source_name
 from bench.code import code_digest
+from bench.doses import SCHEMA as DOSES
+from bench.doses import dose_table
 from bench.tables import (
     BY_NAME,
+    dose_lines,
     interval_text,
     p_text,
     pairs_text,
@@ -83,6 +87,40 @@ def collect_demo(results: Path) -> Data:
         "cells": cells.select(*keep, *(c for m in shown for c in (m, f"{m}_sd"))).to_dicts(),
         "gains": gains.select(columns).to_dicts(),
     }
+
+
+def collect_controls(results: Path) -> Data:
+    """Return what the documents show of the results of suite controls."""
+    rows = only_series(results, read_results(results), suite="controls")
+    found = compare(results, rows, metrics=TOP[:1]).filter(
+        (pl.col("comparison") == "over-real") & (pl.col("eval") == "held-out")
+    )
+    keep = ["method", "source", "n_pairs", "a", "a_sd", "b", "b_sd", "difference", "low", "high"]
+    return {
+        "code": code_digest(),
+        "doses": dose_table(results, rows).to_dicts(),
+        "beside": found.select(keep).to_dicts(),
+    }
+
+
+def doses(data: Data) -> list[str]:
+    """Return how top-1 answers to doses of the head."""
+    frame = pl.DataFrame(data["doses"], schema=DOSES)
+    return dose_lines(frame).text("md").splitlines()
+
+
+def beside(data: Data) -> list[str]:
+    """Return what every source gains over the same real pairs alone, held out."""
+    rows = [
+        [
+            row["n_pairs"], METHODS.get(row["method"], row["method"]),
+            source_name(row["source"], row["n_pairs"]),
+            value_text("top-1", row["a"], row["a_sd"]), value_text("top-1", row["b"], row["b_sd"]),
+            f"{signed_text(row['difference'])} {interval_text(row['low'], row['high'])}",
+        ]
+        for row in data["beside"]
+    ]  # fmt: skip
+    return table(["K", "method", "fitted on", "top-1", "pairs alone", "gain"], rows)
 
 
 def _three(row: Data) -> str:
@@ -311,6 +349,8 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "demo, gains": ("demo.json", demo_gains),
     "demo, controls": ("demo.json", demo_controls),
     "demo, conse": ("demo.json", demo_conse),
+    "controls, doses": ("controls.json", doses),
+    "controls, beside": ("controls.json", beside),
     "faults": ("reliability.json", faults),
     "few-shot": ("few_shot.json", few_shot),
     "statistics": ("statistics.json", statistics_cells),
@@ -344,6 +384,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("collect", "write", "check"))
     parser.add_argument("--results", type=Path, help="results folder of the demo")
+    parser.add_argument("--controls", type=Path, help="results folder of suite controls")
     parser.add_argument("--statistics", type=Path, help="JSON of make validate-statistics")
     arguments = parser.parse_args()
     if arguments.what == "collect":
@@ -356,6 +397,13 @@ def main() -> int:
                 rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in demo[name])
                 parts.append(f'"{name}": [\n{rows}\n]')
             (DATA / "demo.json").write_text("{" + ",\n".join(parts) + "}\n", "utf-8")
+        if arguments.controls is not None:
+            found = collect_controls(arguments.controls)
+            parts = [f'"code": {json.dumps(found["code"])}']
+            for name in ("doses", "beside"):
+                rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in found[name])
+                parts.append(f'"{name}": [\n{rows}\n]')
+            (DATA / "controls.json").write_text("{" + ",\n".join(parts) + "}\n", "utf-8")
         if arguments.statistics is not None:
             text = arguments.statistics.read_text("utf-8")
             (DATA / "statistics.json").write_text(text, "utf-8")

@@ -4,10 +4,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bench import read_results
+from bench import read_results, run_all
+from bench.cli.main import cli
 from bench.doses import dose_table
+from bench.report.page import write_report
 from bench.statistics import DrawSums, two_term
+from bench.suites.controls import control_runs
 from bench.tables import dose_lines
+from featstore import open_store
+from featstore.command_line import run_command
 from tests.bench.results_by_hand import hand_run, write_ranks
 
 SIZES, DRAWS, N = (10, 30, 100), range(4), 24
@@ -89,3 +94,35 @@ def test_a_dose_without_common_draws_has_no_slope(tmp_path, hits):
     text = dose_lines(dose_table(tmp_path, rows)).text("md")
     assert "for a factor of ten" in text
     assert "clusters of names" in text
+
+
+def test_the_suite_s_doses_are_printed_and_in_the_report(smoke_store, tmp_path, capsys):
+    """A few draws of every dose, from the store to the page."""
+    runs = [
+        run
+        for run in control_runs(open_store(smoke_store), dataset="smoke", methods=("ridge",))
+        if run.protocol.eval == "all-names" and run.seed < 2
+    ]
+    root = tmp_path / "results"
+    run_all(runs, smoke_store, root)
+    found = dose_table(root, read_results(root))
+    assert set(found["dose"]) == {
+        "classes", "nearest classes", "farthest classes", "clusters of names",
+        "without the images' names",
+    }  # fmt: skip
+    # Planted: ten times as many classes of the head help.
+    slopes = dict(found.select("dose", "slope").unique().iter_rows())
+    assert slopes["classes"] > 0
+    within = found.filter(pl.col("dose") == "clusters of names")
+    assert within["own_names"].is_sorted()
+    assert run_command(cli, "bench", ["table", str(root), "--part", "doses"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Doses of the head")
+    assert "farthest classes" in text
+    page = write_report(root, store=smoke_store, out=tmp_path / "page.html").page.read_text("utf-8")
+    assert "How much of the head does it take?" in page
+    assert "without the images&#39; names" in page
+    # No part of a head answers for the whole: the first screen is of the head and its controls.
+    first = page.split('id="tasks"')[0]
+    assert "Rotated" in first
+    assert "clusters" not in first.split('class="setting"')[0]
