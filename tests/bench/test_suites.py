@@ -17,7 +17,7 @@ from bench.suites.demo import (
     smoke_runs,
 )
 from bench.suites.registry import SUITES, suite_named, with_lists
-from bench.suites.single import sweep_runs
+from bench.suites.single import combinations, sweep_runs
 from featstore import open_store
 from featstore.store.gc import remove_set
 from featstore.testing import write_set
@@ -284,3 +284,23 @@ def test_more_combinations_than_memory_holds_are_not_planned(smoke_store):
     many = {"penalty": tuple(range(1, 5001)), "mix": tuple(range(1, 101))}
     with pytest.raises(ProtocolError, match=r"make 60,000,000 combinations of method ridge; at"):
         sweep_runs(opened, sets, many)
+
+
+def test_lists_leave_out_what_has_no_effect_on_a_source(smoke_store):
+    base = demo_base(open_store(smoke_store), "task", dataset="smoke")
+    lists = {
+        "method": ("ridge",), "source": ("none", "head", "shuffled-within", "class-means"),
+        "n_pairs": (0, 16), "eval": ("held-out",), "clusters": (10, 50), "head_size": (0, 20),
+        "head_by": ("nearest",),
+    }  # fmt: skip
+    made = Counter(
+        (p.source, p.n_pairs, p.clusters, p.head_size, p.head_by)
+        for p in (run.protocol for run in combinations(base.changed, lists))
+    )
+    assert set(made.values()) == {1}
+    expected = [("none", 16, 0, 0, "random"), ("class-means", 16, 0, 0, "random")]
+    for k in (0, 16):
+        for size, by in ((0, "random"), (20, "nearest")):
+            expected += [("head", k, 0, size, by)]
+            expected += [("shuffled-within", k, clusters, size, by) for clusters in (10, 50)]
+    assert sorted(made) == sorted(expected)
