@@ -37,6 +37,12 @@ _BY_NAME = ("seen", "unseen")
 #: Settings of the fit, which a dose does not change.
 _KEPT = [name for name in SETTINGS if name not in HEAD_PARTS]
 
+#: The doses, in the order in which they are listed.
+DOSES = (
+    "classes", "nearest classes", "farthest classes", "without the images' names",
+    "clusters of names",
+)  # fmt: skip
+
 SCHEMA: dict[str, Any] = {
     **dict.fromkeys(ARENA, pl.String),
     "method": pl.String,
@@ -141,8 +147,9 @@ def _doses(cells: list[Cell], facts: dict[str, dict[str, Any]]) -> dict[str, Lev
         elif cell.source == "shuffled" and not part["head_size"]:
             ends["clusters of names"].append((1, cell))
     return {
-        dose: sorted([*own, *ends.get(dose, [])], key=lambda level: level[0])
-        for dose, own in found.items()
+        dose: sorted([*found[dose], *ends.get(dose, [])], key=lambda level: level[0])
+        for dose in DOSES
+        if dose in found
     }
 
 

@@ -113,7 +113,7 @@ def table_command(
         print_json({name: frame.to_dicts() for name, frame in frames.items()})
         return
     if part in frames and frames[part].is_empty() and form != "csv":
-        click.echo(_NO_DOSES if part == "doses" else _EMPTY, err=True)
+        click.echo(_EMPTY[part], err=True)
     _print_tables(frames, form, bold)
 
 
@@ -192,12 +192,14 @@ _METRICS = (
     "top-1", "seen", "unseen", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank",
 )  # fmt: skip
 
-_EMPTY = (
+_NOTHING = (
     "No two cells can be compared here: a gain needs runs with real pairs, with the head alone and "
     "with both, on the same queries and a metric that is a mean over them."
 )
 
-_NO_DOSES = "No doses of a head here: suite controls has them, or --head-size and --clusters."
+_EMPTY = dict.fromkeys(("results", "gains", "comparisons", "published"), _NOTHING) | {
+    "doses": "No doses of a head here: suite controls has them, or --head-size and --clusters."
+}
 
 _TITLES = {
     "results": "Results: percent, mean over all queries of all draws ± sd between runs.",

@@ -147,6 +147,7 @@ class _SuiteCommand(click.Command):
     "\n  bench run --suite demo --dataset mine --store store -o results"
     "\n  bench run --suite demo --store build/demo/store -o results --method ridge,csa \\"
     "\n      --source none,head"
+    "\n  bench run --suite controls --store build/demo/store -o results --jobs 2"
     "\n  bench run --suite smoke -o /tmp/results"
     "\n  bench run --suite paper --store store -o results --dry-run",
 )
