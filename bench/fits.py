@@ -193,7 +193,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         "n_images_fitted": len(images),
         "n_pool": n_pool(run, corpus, split),
         "n_prototypes": 0 if prototypes is None else prototypes.n,
-        "own_names": _own_names(run, corpus, prototypes),
+        "own_names": own_names(run, corpus),
         "image_mean": "none" if alignment.x.mean is None else centre_source,
         **_choice_columns(alignment.facts["choice"]),
     }
@@ -425,11 +425,12 @@ def _part_of_head(run: Run) -> tuple[Any, ...]:
     return own.head_size, own.head_by, own.leave_seen, drawn
 
 
-def _own_names(run: Run, corpus: Corpus, prototypes: Pairs | None) -> float | None:
+def own_names(run: Run, corpus: Corpus) -> float | None:
     """Return the share of prototypes that a shuffle within clusters left with their own name."""
-    if not run.protocol.clusters or prototypes is None:
+    if not run.protocol.clusters:
         return None
-    return float((prototypes.x == head_pairs(run, corpus)[0].x).all(axis=1).mean())
+    shuffled, whole = prototype_pairs(run, corpus)[0], head_pairs(run, corpus)[0]
+    return float((shuffled.x == whole.x).all(axis=1).mean())
 
 
 def _choice_columns(choice: dict[str, Any]) -> dict[str, Any]:

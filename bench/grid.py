@@ -23,6 +23,7 @@ from bench.fits import (
     CrossFitted,
     Fitted,
     n_pool,
+    own_names,
     prototype_pairs,
     training_pairs,
     unlabelled_images,
@@ -193,6 +194,7 @@ class _Shared:
             "n_images_fitted": self.real(run)[0],
             "n_pool": n_pool(run, self.corpus, self.split),
             "n_prototypes": 0 if sources.prototypes is None else sources.prototypes.n,
+            "own_names": own_names(run, self.corpus),
             "image_mean": self.centre_source,
             **{
                 f"{name}_chosen": float(value) for name, value in given.items() if value is not None
