@@ -7,7 +7,7 @@ again. Only runs over the same revisions, prompts, limit and definitions compare
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,11 +26,14 @@ from featstore.errors import unknown_name
 from featstore.identity import SHORT, canonical_json, sha256_hex
 from fitters.methods import BUILT_IN, METHODS
 
+#: Which classes of a head are prototypes, and how like each other names are that were shuffled.
+HEAD_PARTS = {"clusters": 0, "head_size": 0, "head_by": "random", "leave_seen": False}
+
 #: Where a comparison is fair: same question, same galleries, same encoders.
 ARENA = ["task", "eval", "options", "direction", "image_set", "name_set", "caption_set"]
 
 #: What tells cells of one method, source and K apart, where a suite or a sweep varies it.
-SETTINGS = ["head_set", "view_set", "layer_sets", *FIT_SETTINGS]
+SETTINGS = ["head_set", "more_heads", "view_set", "layer_sets", *HEAD_PARTS, *FIT_SETTINGS]
 
 #: What makes two runs the same cell. Everything else is the seed or follows from the sets.
 CELL = [*ARENA, "method", "source", "n_pairs", *SETTINGS]
@@ -43,9 +46,16 @@ EVAL_ORDER = ["all-names", "held-out", "split", "in-class"]
 DIRECTION_ORDER = [
     "image→name", "unseen image→unseen name", "image→caption", "caption→image",
 ]  # fmt: skip
-#: Prototypes that carry no class information.
-CONTROLS = ("random", "random-cov", "shuffled")
-SOURCE_ORDER = ["none", "shuffled", "random", "random-cov", "head"]
+#: What a head is compared with: prototypes that carry no class or only its family, more rows of the
+#: same pairs, means of the same images.
+CONTROLS = (
+    "random", "random-cov", "shuffled", "rotated", "shuffled-within", "repeated", "mixup",
+    "class-means",
+)  # fmt: skip
+SOURCE_ORDER = [
+    "none", "repeated", "mixup", "class-means", "shuffled", "random", "random-cov", "rotated",
+    "shuffled-within", "head",
+]  # fmt: skip
 
 #: Titles of rows of a table that are not fitted.
 _NOT_FITTED = {"chance": "chance", IDENTITY: "the pair itself"}
@@ -56,6 +66,8 @@ ALONE_NAMES = {
     "random": "random rows",
     "random-cov": "random rows, same covariance",
     "shuffled": "head, names shuffled",
+    "rotated": "head, rotated",
+    "shuffled-within": "head, names shuffled within clusters",
 }
 MIXED_NAMES = {
     "none": "real pairs",
@@ -63,6 +75,11 @@ MIXED_NAMES = {
     "random": "real + random rows",
     "random-cov": "real + random rows, same covariance",
     "shuffled": "real + head, names shuffled",
+    "rotated": "real + head, rotated",
+    "shuffled-within": "real + head, names shuffled within clusters",
+    "repeated": "real pairs, repeated",
+    "mixup": "real pairs and their mixtures",
+    "class-means": "real + their class means",
 }
 
 
@@ -85,6 +102,27 @@ def source_name(source: str, n_pairs: str) -> str:
     """Return what a reader calls the data that a cell was fitted on."""
     names = ALONE_NAMES if n_pairs == "0" else MIXED_NAMES
     return names.get(source, source)
+
+
+def part_name(settings: Mapping[str, Any]) -> str:
+    """Return which part of a head stands in for it, in words; empty for the whole one."""
+    parts = [f"{settings['clusters']} clusters"] if settings.get("clusters") else []
+    if settings.get("head_size"):
+        by = settings["head_by"]
+        parts.append(f"{settings['head_size']} {'' if by == 'random' else f'{by} '}classes")
+    if settings.get("leave_seen"):
+        parts.append("none that the images have")
+    return ", ".join(parts)
+
+
+def whole_heads(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows in which all classes of a head stand, each by its own name or none.
+
+    Rows of an older version of the protocol, which had no others, are among them.
+    """
+    return frame.filter(
+        *(pl.col(name).fill_null(default) == default for name, default in HEAD_PARTS.items())
+    )
 
 
 def set_name(column: str, value: Any) -> str:
@@ -120,6 +158,8 @@ def in_order(frame: pl.DataFrame) -> pl.DataFrame:
                 pl.col(column).replace_strict(places, default=len(known), return_dtype=pl.Int64)
             )
             keys.append(pl.col(column))
+    numbers = (name for name in ("clusters", "head_size") if name in frame.columns)
+    keys += [pl.col(name).fill_null(0) for name in numbers]
     if "n_pairs" in frame.columns:
         keys.append(
             pl.when(pl.col("n_pairs") == "all")
@@ -184,6 +224,8 @@ class Cell:
             text = text.replace("real", f"{self.n_pairs} real", 1)
         elif self.n_pairs == "all":
             text = text.replace("real", "all real", 1)
+        if part := part_name(self.settings):
+            text = f"{text} ({part})"
         return f"ConSE, {text}" if self.method == "conse" else text
 
     @property
@@ -200,6 +242,7 @@ class Cell:
         return (
             self.fresh or shots or trained or self.source in CONTROLS
             or self.n_pairs not in ("0", "all")
+            or (self.settings["head_size"] and self.settings["head_by"] == "random")
         )  # fmt: skip
 
     @cached_property
@@ -300,7 +343,13 @@ def read_cells(root: Path, block: pl.DataFrame) -> list[Cell]:
                 root=root,
             )
         )
-    return sorted(out, key=lambda cell: pairs_order(cell.n_pairs))
+    return sorted(out, key=_cell_order)
+
+
+def _cell_order(cell: Cell) -> tuple[float, int, int]:
+    """Return what sorts cells by their number of real pairs, then by their part of a head."""
+    clusters, size = (int(cell.settings[name] or 0) for name in ("clusters", "head_size"))
+    return pairs_order(cell.n_pairs), clusters, size
 
 
 def chance_and_gallery(block: pl.DataFrame) -> dict[str, tuple[float, float]]:

@@ -46,6 +46,7 @@ from bench.cells import (
     CELL,
     CONTROLS,
     EVAL_ORDER,
+    HEAD_PARTS,
     SETTINGS,
     Cell,
     chance_and_gallery,
@@ -57,7 +58,7 @@ from bench.cells import (
 from bench.errors import NoResultsError
 from bench.metrics.summary import cutoff
 from bench.results import read_ranks, read_results, summed_as, sums_of
-from bench.runs import RUN_COLUMNS
+from bench.runs import CLASS_MEANS, RUN_COLUMNS
 from bench.statistics import (
     ENOUGH_CONTROLS,
     ENOUGH_DRAWS,
@@ -573,22 +574,30 @@ def bold_cells(comparisons: pl.DataFrame, metrics: Collection[str]) -> set[tuple
 
 
 def _find(cells: list[Cell], like: Cell, method: str, source: str, n_pairs: str) -> Cell | None:
-    """Return the cell that differs from `like` in nothing that plays a part in it.
+    """Return the first of `_all_like`, None if there is none."""
+    return next(_all_like(cells, like, method, source, n_pairs), None)
 
-    Without prototypes there is no head, and without prototypes or real pairs nothing is mixed.
+
+def _all_like(
+    cells: list[Cell], like: Cell, method: str, source: str, n_pairs: str
+) -> Iterator[Cell]:
+    """Yield the cells that differ from `like` in nothing that plays a part in them.
+
+    Without prototypes there is no head, without prototypes or real pairs nothing is mixed, and
+    names are shuffled within clusters in one source alone.
     """
     ignored = {"mix", "share", "sequential"} if source == "none" or n_pairs == "0" else set()
-    if source == "none":
-        ignored.add("head_set")
+    ignored.add("clusters")
+    if source in ("none", CLASS_MEANS):
+        ignored.update(("head_set", *HEAD_PARTS) if source == "none" else HEAD_PARTS)
     wanted = {name: value for name, value in like.settings.items() if name not in ignored}
     if method == "conse":
-        wanted = {"head_set": like.settings["head_set"]}
+        wanted = {name: like.settings[name] for name in ("head_set", *HEAD_PARTS)}
     for cell in cells:
         if (cell.method, cell.source, cell.n_pairs) == (method, source, n_pairs) and all(
             cell.settings[name] == value for name, value in wanted.items()
         ):
-            return cell
-    return None
+            yield cell
 
 
 def _comparisons(cells: list[Cell], metric: str) -> Iterator[Comparison]:
@@ -603,8 +612,7 @@ def _comparisons(cells: list[Cell], metric: str) -> Iterator[Comparison]:
         if cell.source != "head":
             continue
         for control in CONTROLS:
-            other = _find(cells, cell, cell.method, control, cell.n_pairs)
-            if other is not None:
+            for other in _all_like(cells, cell, cell.method, control, cell.n_pairs):
                 yield Comparison("over-control", cell, other)
         conse = _find(cells, cell, "conse", "head", "0")
         if conse is not None:

@@ -182,6 +182,8 @@ class Head:
         class_id of each row.
     asked : float32 array of shape (c, q), optional
         The texts in the form in which names are asked for, where it is another.
+    in_gallery : bool array of shape (c,), optional
+        Whether one of the class's names is one of the images' classes.
     """
 
     weight: NDArray[np.float32]
@@ -190,6 +192,7 @@ class Head:
     groups: NDArray[Any]
     classes: NDArray[Any]
     asked: NDArray[np.float32] | None = None
+    in_gallery: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,6 +293,8 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
         head = _head(head_view, head_names, run, [_pinned(store, at) for at in data.more_heads])
         if data.name_set:
             seen = seen_classes(name_view.items, head_names.items, names.classes)
+            both = seen_classes(head_names.items, name_view.items, head.classes)
+            head = replace(head, in_gallery=both)
     blocks: tuple[int, ...] = ()
     if data.more_images:
         others = [_pinned(store, at) for at in data.more_images]

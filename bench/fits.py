@@ -6,14 +6,15 @@ The protocol itself (centring per source, choice of penalty and mixing weight) i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.corpus import Corpus, Head
+from bench.corpus import Corpus, Head, Items
 from bench.errors import ProtocolError
 from bench.protocol import (
     FRESH_SPLITS,
@@ -22,20 +23,22 @@ from bench.protocol import (
     control_rng,
     first_pairs,
     first_per_class,
+    mean_rng,
+    size_rng,
 )
 from bench.results import CHOSEN
-from bench.runs import IDENTITY, Run
+from bench.runs import CLASS_MEANS, IDENTITY, Run
 from bench.tasks.outcome import Aligned
 from featstore.store.view import join_ids
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import Alignment
 from fitters.kept import Kept, digest_of
 from fitters.methods import METHODS
-from fitters.moments.transform import SideTransform, normalize_rows
-from fitters.pairs import Pairs
-from fitters.prototypes import CONTROLS
+from fitters.moments.transform import SideTransform, mean_of, normalize_rows, sum_rows
+from fitters.pairs import Pairs, Rows
+from fitters.prototypes import CONTROLS, PAIR_CONTROLS
 from fitters.recipe import fit, select
-from fitters.select.grid import Choice
+from fitters.select.grid import Choice, folds_by_group
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,65 @@ class Identity:
         return unit
 
 
+#: Which mean centres images where none but the scored ones are there.
+OTHER_FOLDS = "evaluated images, other folds"
+
+#: Folds of the classes whose images are centred by the others.
+_N_FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFitted(SideTransform):
+    """Images that are scored, each centred by the mean of those of the other folds of classes.
+
+    A row that is none of them is centred by the mean of all.
+
+    Attributes
+    ----------
+    fold_of : mapping of bytes to int
+        A raw row → its fold. Equal rows have one, that of the first.
+    parts : tuple of SideTransform
+        One a fold, with the mean of the others.
+    """
+
+    fold_of: Mapping[bytes, int] = field(default_factory=dict)
+    parts: tuple[SideTransform, ...] = ()
+
+    @classmethod
+    def of_images(cls, whole: SideTransform, images: Items) -> SideTransform:
+        """Return the transform of these images; `whole` itself, if it centres by no mean.
+
+        The folds are the same for every run, so that a head and its controls differ in nothing
+        else. Images of one class are in one fold.
+        """
+        n_folds = min(_N_FOLDS, len(np.unique(images.classes)))
+        if whole.mean is None or n_folds < 2:
+            return whole
+        folds = folds_by_group(images.classes, n_folds, mean_rng()).tolist()
+        fold_of: dict[bytes, int] = {}
+        for row, fold in zip(images.rows, folds, strict=True):
+            fold_of.setdefault(row.tobytes(), fold)
+        own = np.array([fold_of[row.tobytes()] for row in images.rows])
+        plain = {name: value for name, value in whole.to_dict().items() if name != "mean"}
+        how = {name: plain[name] for name in ("normalize", "label", "homogeneous", "blocks")}
+        sums = [sum_rows([images.rows[own == fold]], **how) for fold in range(n_folds)]
+        parts = tuple(
+            SideTransform(mean=mean_of(sums[:fold] + sums[fold + 1 :]), **plain)
+            for fold in range(n_folds)
+        )
+        return cls(**whole.to_dict(), fold_of=fold_of, parts=parts)
+
+    def apply(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the transformed rows, float64, shape (n, d); see `SideTransform.apply`."""
+        folds = np.array([self.fold_of.get(row.tobytes(), -1) for row in rows], dtype=np.int64)
+        out = super().apply(rows)
+        for fold, part in enumerate(self.parts):
+            mine = folds == fold
+            if mine.any():
+                out[mine] = part.apply(rows[mine])
+        return out
+
+
 def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     """Fit the alignment of a run.
 
@@ -78,8 +140,8 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     run : Run
     corpus : Corpus
     split : Split, optional
-        None for evaluation over all names: no image is trained on, and the images are
-        centred by their own mean, which uses no label (transductive; the row says so).
+        None for evaluation over all names: no image is trained on, and each is centred by the
+        mean of the other folds of them, which uses no label (transductive; the row says so).
 
     Raises
     ------
@@ -91,20 +153,22 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         return Fitted(Identity(), {**facts, "n_pool": n_pool(run, corpus, split)})
     real = None
     images: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-    if split is None:
-        unlabelled, centre_source = corpus.images.rows, "evaluated images"
-    else:
+    if split is not None:
         images, real = training_pairs(run, corpus, split)
-        unlabelled, centre_source = unlabelled_images(corpus, split)
+    unlabelled, centre_source = unlabelled_images(corpus, split)
     prototypes, bias = None, None
-    if run.protocol.source != "none":
+    if run.protocol.source == CLASS_MEANS:
+        prototypes = class_mean_pairs(corpus, images)
+    elif run.protocol.has_prototypes:
         prototypes, bias = prototype_pairs(run, corpus)
     method = METHODS[run.fit.method]
-    image_mean = SideTransform.fit([unlabelled], label="images", blocks=corpus.blocks).mean
+    image_mean = SideTransform.fit([unlabelled.rows], label="images", blocks=corpus.blocks).mean
     config = run.fit
     grid, chosen = None, None
     mixed = prototypes is not None and real is not None
-    if run.protocol.source in ("head", *CONTROLS) and config.chooses(method, mixed=mixed):
+    if run.protocol.source in PAIR_CONTROLS:
+        real, chosen = _augmented(run, corpus, real, image_mean)
+    elif prototypes is not None and config.chooses(method, mixed=mixed):
         of_head = choice_of_head(run, corpus, real, image_mean)
         if run.protocol.source == "head":
             chosen = of_head
@@ -124,14 +188,33 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     if key is not None:
         _LAST_TRAINED.clear()
         _LAST_TRAINED[key] = alignment
+    if centre_source == OTHER_FOLDS:
+        alignment.x = CrossFitted.of_images(alignment.x, unlabelled)
     facts = {
         "n_images_fitted": len(images),
         "n_pool": n_pool(run, corpus, split),
         "n_prototypes": 0 if prototypes is None else prototypes.n,
+        "own_names": own_names(run, corpus),
         "image_mean": "none" if alignment.x.mean is None else centre_source,
         **_choice_columns(alignment.facts["choice"]),
     }
     return Fitted(alignment, facts)
+
+
+def _augmented(
+    run: Run, corpus: Corpus, real: Pairs | None, image_mean: NDArray[np.float64] | None
+) -> tuple[Pairs, Choice | None]:
+    """Return as many rows of real pairs as these and the head's together, and what is chosen.
+
+    It is chosen on the pairs themselves: a mixture of two would be in the folds of both.
+    """
+    assert real is not None
+    chosen = None
+    if run.fit.chooses(METHODS[run.fit.method], mixed=False):
+        rng = choice_rng(run.seed)
+        chosen = select(run.fit, real=real, image_mean=image_mean, rng=rng)
+    n = real.n + head_pairs(run, corpus)[0].n
+    return PAIR_CONTROLS[run.protocol.source](real, control_rng(_draw(run)), n=n), chosen
 
 
 def n_pool(run: Run, corpus: Corpus, split: Split | None) -> float:
@@ -166,17 +249,18 @@ def choice_of_head(
     `fit_alignment`.
     """
     choices = _CHOICES.setdefault(corpus, {})
+    run = run.changed(source="head", control_draw=None, clusters=0)
     by: tuple[Any, ...] = (run.seed,)
     if real is not None:
         by = (run.seed, image_mean, real.x, real.y, real.row_groups, real.row_weight)
     elif issubclass(METHODS[run.fit.method].cls, RidgeAligner) and run.fit.criterion != "error":
         # Leaving out names draws nothing (folds do), and no image mean has an effect.
         by = ()
-    key = digest_of(repr(run.fit), *by)
+    key = digest_of(repr(run.fit), _part_of_head(run), *by)
     if key not in choices:
         choices[key] = select(
             run.fit,
-            prototypes=prototype_pairs(run.changed(source="head", control_draw=None), corpus)[0],
+            prototypes=head_pairs(run, corpus)[0],
             real=real,
             image_mean=image_mean,
             blocks=corpus.blocks,
@@ -210,11 +294,13 @@ def training_pairs(
     return chosen, paired(corpus, chosen)
 
 
-def unlabelled_images(corpus: Corpus, split: Split) -> tuple[NDArray[np.float32], str]:
+def unlabelled_images(corpus: Corpus, split: Split | None) -> tuple[Items, str]:
     """Return the images that give the mean, and what they are: those for training, if any."""
+    if split is None:
+        return corpus.images, OTHER_FOLDS
     if len(split.train):
-        return corpus.images.rows[split.train], "training images"
-    return corpus.images.rows[split.test], "evaluated images"
+        return corpus.images.take(split.train), "training images"
+    return corpus.images.take(split.test), OTHER_FOLDS
 
 
 def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
@@ -258,17 +344,47 @@ def class_mean_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
 
 def _class_texts(corpus: Corpus, classes: NDArray[Any]) -> NDArray[np.float32]:
     """Return the text that images of each of these classes are paired with."""
+    names = _names_of(corpus) if corpus.pair_names is None else corpus.pair_names
+    return names.rows[names.places_of(classes)]
+
+
+def _names_of(corpus: Corpus) -> Items:
+    """Return the names of the images' classes."""
     if not len(corpus.names):
         raise ProtocolError(
             "Real pairs are images with captions or class names, and the run names no set of "
             "either. Give it a caption_set or a name_set (--captions or --names)."
         )
-    names = corpus.names if corpus.pair_names is None else corpus.pair_names
-    return names.rows[names.places_of(classes)]
+    return corpus.names
 
 
 def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32]]:
     """Return the head's rows with their names, or the control of the run."""
+    pairs, bias = head_pairs(run, corpus)
+    source = run.protocol.source
+    if source != "head":
+        draw = _draw(run)
+        own = {"clusters": run.protocol.clusters} if run.protocol.clusters else {}
+        drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
+        pairs = drawn.get(
+            digest_of(source, own, draw, _part_of_head(run)),
+            lambda: CONTROLS[source](pairs, control_rng(draw), **own),
+        )
+    return pairs, bias
+
+
+#: Texts of a class of the head and of one of the images above this cosine are of one thing.
+NEAR = 0.9
+
+
+def head_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32]]:
+    """Return the rows of the classes of the head that a run uses with their names, and the bias.
+
+    Raises
+    ------
+    ProtocolError
+        If the run names no head, or one with fewer classes than it asks for.
+    """
     head: Head | None = corpus.head
     source = run.protocol.source
     if head is None:
@@ -278,14 +394,47 @@ def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32
             "extract --kind head_weight` makes a head."
         )
     pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups, asked=head.asked)
-    if source != "head":
-        draw = run.seed if run.protocol.control_draw is None else run.protocol.control_draw
-        drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
-        pairs = drawn.get(
-            digest_of(source, draw),
-            lambda: CONTROLS[source](pairs, control_rng(draw)),
+    bias = head.bias
+    size, by = run.protocol.head_size, run.protocol.head_by
+    if not (size or run.protocol.leave_seen):
+        return pairs, bias
+    called = head.texts if head.asked is None else head.asked
+    near = (called @ _names_of(corpus).rows.T).max(axis=1)
+    left = np.arange(pairs.n)
+    if run.protocol.leave_seen:
+        assert head.in_gallery is not None
+        left = np.flatnonzero(~(head.in_gallery | (near > NEAR)))
+    if max(size, 1) > len(left):
+        raise ProtocolError(
+            f"The run asks for {max(size, 1):,} classes of the head {run.data.head_set}; "
+            f"{len(left):,} are left of {pairs.n:,}. Ask for fewer (head_size)."
         )
-    return pairs, head.bias
+    if size and by == "random":
+        left = np.sort(left[size_rng(_draw(run)).permutation(len(left))[:size]])
+    elif size:
+        sign = 1.0 if by == "farthest" else -1.0
+        left = np.sort(left[np.argsort(sign * near[left], kind="stable")[:size]])
+    return pairs.take(left), bias[left]
+
+
+def _draw(run: Run) -> int:
+    """Return what draws the control, and the classes of a smaller head."""
+    return run.seed if run.protocol.control_draw is None else run.protocol.control_draw
+
+
+def _part_of_head(run: Run) -> tuple[Any, ...]:
+    """Return what says which classes of its head a run uses."""
+    own = run.protocol
+    drawn = _draw(run) if own.head_size and own.head_by == "random" else None
+    return own.head_size, own.head_by, own.leave_seen, drawn
+
+
+def own_names(run: Run, corpus: Corpus) -> float | None:
+    """Return the share of prototypes that a shuffle within clusters left with their own name."""
+    if not run.protocol.clusters:
+        return None
+    shuffled, whole = prototype_pairs(run, corpus)[0], head_pairs(run, corpus)[0]
+    return float((shuffled.x == whole.x).all(axis=1).mean())
 
 
 def _choice_columns(choice: dict[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 
 from bench.corpus import Corpus
 from bench.fits import (
+    OTHER_FOLDS,
+    CrossFitted,
     Fitted,
     n_pool,
+    own_names,
     prototype_pairs,
     training_pairs,
     unlabelled_images,
@@ -64,7 +67,8 @@ class GridFit:
 def is_fixed(run: Run) -> bool:
     """Return whether a run leaves nothing to choose and needs only moments: a cell of a grid."""
     method = METHODS.get(run.fit.method)
-    if method is None or run.protocol.control_draw is not None:
+    own = run.protocol
+    if method is None or own.control_draw is not None or (own.needs_pairs and own.source != "none"):
         return False
     given = method.tunes and not run.fit.chooses(method, mixed=True)
     return given and method.fitted_on == "moments" and method.rows.images == "centred"
@@ -120,11 +124,8 @@ class _Shared:
         # A sweep keeps no places: they would be most of its results.
         self.scoring = Scoring(corpus, split, top=0)
         self.decompositions = Decompositions()
-        images = corpus.images.rows
-        self.centre_source = "evaluated images"
-        if split is not None:
-            images, self.centre_source = unlabelled_images(corpus, split)
-        self.image_mean = SideTransform.fit([images], label="images").mean
+        self._unlabelled, self.centre_source = unlabelled_images(corpus, split)
+        self.image_mean = SideTransform.fit([self._unlabelled.rows], label="images").mean
         self._different: _Different | None = None
         self._real: dict[Any, tuple[int, Pairs | None]] = {}
         self._prototypes: dict[str, Sources[Pairs]] = {}
@@ -153,7 +154,11 @@ class _Shared:
             return prepare(None, real, self.image_mean)
         if run.protocol.source not in self._prototypes:
             pairs, _ = prototype_pairs(run, self.corpus)
-            self._prototypes[run.protocol.source] = prepare(pairs, None, self.image_mean)
+            made = prepare(pairs, None, self.image_mean)
+            if self.centre_source == OTHER_FOLDS:
+                apart = CrossFitted.of_images(made.image, self._unlabelled)
+                made = replace(made, image=apart)
+            self._prototypes[run.protocol.source] = made
         kept = self._prototypes[run.protocol.source]
         if real is None:
             return kept
@@ -189,6 +194,7 @@ class _Shared:
             "n_images_fitted": self.real(run)[0],
             "n_pool": n_pool(run, self.corpus, self.split),
             "n_prototypes": 0 if sources.prototypes is None else sources.prototypes.n,
+            "own_names": own_names(run, self.corpus),
             "image_mean": self.centre_source,
             **{
                 f"{name}_chosen": float(value) for name, value in given.items() if value is not None

@@ -51,9 +51,11 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "n_clusters": pl.Int64,
     "clusters_of": pl.String,  # classes or images: what was sampled, and what intervals are about
     "gallery": pl.Int64,
+    "seen_share": pl.Float64,  # of the queries, those whose class the head's label set has
     "n_images_fitted": pl.Int64,  # also where n_pairs is "all"
     "n_pool": pl.Float64,  # independent images that the fitted ones were drawn from, over all seeds
     "n_prototypes": pl.Int64,
+    "own_names": pl.Float64,  # share of them that a shuffle within clusters left their own name
     "image_mean": pl.String,  # which mean centres the images; says when it is transductive
     **{f"{name}_chosen": pl.Float64 for name in CHOSEN},
     **{f"{name}_at_edge": pl.Boolean for name in CHOSEN},  # of the grid that was searched

@@ -39,6 +39,7 @@ from featstore.options import check_values, option
 from featstore.store.store import SetInfo
 from fitters.jobs import TEMPLATES, VARIANTS
 from fitters.methods import METHODS, FitConfig
+from fitters.prototypes import PAIR_CONTROLS
 
 #: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
 PROTOCOL_VERSION = 5
@@ -46,13 +47,19 @@ PROTOCOL_VERSION = 5
 TASKS = tuple(TASK_OPTIONS)
 
 Eval = Literal["all-names", "held-out", "split", "in-class"]
-Source = Literal["none", "head", "random", "random-cov", "shuffled"]
+Source = Literal[
+    "none", "head", "random", "random-cov", "shuffled", "rotated", "shuffled-within", "repeated",
+    "mixup", "class-means",
+]  # fmt: skip
+HeadBy = Literal["random", "nearest", "farthest"]
 Relevance = Literal["parent_id", "class_id"]
 EVALS: tuple[str, ...] = get_args(Eval)
 SOURCES: tuple[str, ...] = get_args(Source)
 
 #: Tasks whose images may be rows of several encoders side by side.
 OF_SEVERAL = ("zero_shot", "generalised", "retrieval")
+#: The source whose prototypes are the means of the real training images of each class.
+CLASS_MEANS = "class-means"
 
 #: The method that fits nothing.
 IDENTITY = "identity"
@@ -172,7 +179,20 @@ class Protocol:
         ``"split"``: images of the manifest's split ``test`` are scored, those of `train_splits`
         may be trained on. ``"in-class"``: a new split of the images of every class.
     source : str
-        Where prototypes come from: ``none``, the ``head``, or a control of it.
+        Where prototypes come from: ``none``, the ``head``, or a control of it. ``repeated`` and
+        ``mixup`` are none: the real pairs again, or mixtures of them, as many rows as the pairs
+        and the head have together. ``class-means``: the means of the real images of each class
+        with its name, in place of the head's rows.
+    clusters : int
+        Of like names, within which ``shuffled-within`` shuffles.
+    head_size : int
+        Classes of the head that are used; 0: all. For one draw a smaller head is part of a larger.
+    head_by : str
+        Which: ``random``, or those with the ``nearest`` or ``farthest`` texts from the names of
+        the images' classes.
+    leave_seen : bool
+        Leave out classes of the head whose name a class of the images has, or whose text has a
+        cosine above 0.9 with one of theirs.
     n_pairs : int or "all"
         Real images used for fitting: with their captions, or with their class texts where the run
         names no captions.
@@ -231,6 +251,22 @@ class Protocol:
     limit: int | None = option(
         None, help="At most N images: a quick look, recorded in every row.", at_least=1
     )
+    clusters: int = option(
+        0, help="Clusters of like names that source shuffled-within shuffles within.", at_least=0
+    )
+    head_size: int = option(
+        0, help="Number of classes of the head that are used [0: all].", at_least=0
+    )
+    head_by: HeadBy = option(
+        "random",
+        help="Which of them: drawn by the seed, or those with the nearest or farthest texts from "
+        "the names of the images' classes.",
+    )
+    leave_seen: bool = option(
+        False,
+        help="Leave out classes of the head whose name, or nearly the text, a class of the images "
+        "has.",
+    )
 
     def __post_init__(self) -> None:
         check_values(self, ProtocolError, of="a run")
@@ -256,7 +292,22 @@ class Protocol:
     @property
     def is_mixed(self) -> bool:
         """Whether prototypes and real pairs are fitted together, so that a mix has an effect."""
-        return self.source != "none" and self.has_pairs
+        return self.has_prototypes and self.has_pairs
+
+    @property
+    def has_prototypes(self) -> bool:
+        """Whether prototypes are fitted."""
+        return self.source != "none" and self.source not in PAIR_CONTROLS
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether the source is nothing without real pairs."""
+        return not self.has_prototypes or self.source == CLASS_MEANS
+
+    @property
+    def whole_head(self) -> bool:
+        """Whether all classes of the head are used, each by its own name or none."""
+        return not (self.head_size or self.leave_seen or self.clusters)
 
 
 @dataclass(frozen=True)
@@ -355,8 +406,29 @@ class Run:
                 f"Method {IDENTITY!r} fits nothing: it takes source 'none' and no real pairs.",
             ),
             (
-                method != IDENTITY and protocol.source == "none" and not pairs,
-                "A run with source 'none' and 0 real pairs has nothing to fit. Give it one.",
+                method != IDENTITY and protocol.needs_pairs and not pairs,
+                (
+                    f"A run with source {protocol.source!r} and 0 real pairs has nothing to fit. "
+                    "Give it one."
+                ),
+            ),
+            (
+                (protocol.source == "shuffled-within") != bool(protocol.clusters),
+                (
+                    "Source 'shuffled-within' needs a number of clusters, and no other source has "
+                    f"any; got source {protocol.source!r} and {protocol.clusters} clusters."
+                ),
+            ),
+            (
+                protocol.source in ("none", CLASS_MEANS) and not protocol.whole_head,
+                (
+                    "head_size and leave_seen choose classes of a head; source "
+                    f"{protocol.source!r} has none."
+                ),
+            ),
+            (
+                protocol.head_by != "random" and not protocol.head_size,
+                f"head_by {protocol.head_by!r} chooses head_size classes; got 0, which are all.",
             ),
             (
                 protocol.eval == "all-names" and pairs,
@@ -720,7 +792,9 @@ def has_meaning(method: str, protocol: Protocol) -> bool:
         return False
     if protocol.pairs_per_class and protocol.eval == "held-out":
         return False
-    return pairs if source == "none" else spec.rows.texts != "raw"
+    if protocol.needs_pairs and not pairs:
+        return False
+    return not protocol.has_prototypes or spec.rows.texts != "raw"
 
 
 def _by_part(values: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import polars as pl
 from bench.cells import (
     ARENA,
     CELL,
+    HEAD_PARTS,
     SETTINGS,
     in_order,
     mean_over_queries,
@@ -34,11 +35,16 @@ from bench.metrics.summary import METRICS
 from bench.results import CHOSEN
 from bench.runs import FIT_SETTINGS
 
+#: Accuracy where the head has the name of the image's class, and where it lacks it.
+BY_NAME = ("seen", "unseen")
+
 #: Metrics that a table shows, in this order, where a task has them.
-SHOWN = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank", "MRR", "mAP")
+SHOWN = (
+    "top-1", *BY_NAME, "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank", "MRR", "mAP",
+)  # fmt: skip
 
 #: Metrics that a table also shows if it has runs of task ``generalised``.
-SHOWN_GENERALISED = ("balanced-accuracy", "seen", "unseen", "harmonic")
+SHOWN_GENERALISED = ("balanced-accuracy", *BY_NAME, "harmonic")
 
 #: As typeset; CSV and JSON hold plain numbers.
 MINUS = "\N{MINUS SIGN}"
@@ -56,9 +62,9 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
     Metrics are those given, or `SHOWN` and `SHOWN_GENERALISED`, in this order.
 
     Columns before them: those of `bench.cells.CELL`, n_images_fitted (mean), n_seeds, gallery
-    (mean), image_mean, and chosen (the settings that were chosen from the training data). A row
-    with method ``"chance"`` is in every arena (`bench.cells.ARENA`).
-    sd is null for a single run.
+    (mean), image_mean, seen_share (of the queries, those whose class the head has), and chosen (the
+    settings that were chosen from the training data). A row with method ``"chance"`` is in every
+    arena (`bench.cells.ARENA`). sd is null for a single run.
     """
     wanted = with_generalised(results, SHOWN) if metrics is None else metrics
     present = [metric for metric in wanted if metric in set(results["metric"])]
@@ -72,6 +78,7 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
             mean_over_queries("gallery"),
             pl.col("n_images_fitted").mean(),
             pl.col("image_mean").first(),
+            mean_over_queries("seen_share"),
         )
     )
     chance = (
@@ -85,6 +92,7 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
             mean_over_queries("gallery"),
             pl.lit(None, dtype=pl.Float64).alias("n_images_fitted"),
             pl.lit("", dtype=pl.String).alias("image_mean"),
+            mean_over_queries("seen_share"),
         )
         .with_columns(
             pl.lit("chance").alias("method"),
@@ -100,7 +108,7 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
         texts.select(CELL).with_columns(pl.Series("chosen", chosen, pl.String)), on=CELL,
         how="left", nulls_equal=True, maintain_order="left",
     )  # fmt: skip
-    index = [*CELL, "n_images_fitted", "n_seeds", "gallery", "image_mean", "chosen"]
+    index = [*CELL, "n_images_fitted", "n_seeds", "gallery", "image_mean", "seen_share", "chosen"]
     wide = both.select([*index, "metric", "mean"]).pivot(
         on="metric", index=index, values="mean", maintain_order=True
     )
@@ -258,7 +266,10 @@ def metric_columns(table: pl.DataFrame) -> list[str]:
 #: Columns that are shown only where they vary, and their headings.
 EXTRA = {
     "options": "options", "image_set": "images", "name_set": "names",
-    "caption_set": "captions", "head_set": "head", "view_set": "views", "layer_sets": "layers",
+    "caption_set": "captions", "head_set": "head", "more_heads": "further heads",
+    "view_set": "views", "layer_sets": "layers",
+    "clusters": "clusters", "head_size": "classes", "head_by": "taken by",
+    "leave_seen": "without seen",
     **{name: name.removeprefix("n_").replace("_", " ") for name in FIT_SETTINGS},
 }  # fmt: skip
 
@@ -288,6 +299,8 @@ def _extra_columns(table: pl.DataFrame) -> list[Column]:
 
 def _extra_text(column: str, value: Any) -> str:
     """Return a value of a column of `EXTRA`: options as they are typed, ``learner=coop``."""
+    if column in HEAD_PARTS:
+        return "" if value in (None, HEAD_PARTS[column]) else _typed(value)
     if column != "options":
         return set_name(column, value)
     options: dict[str, Any] = json.loads(value) if value else {}
@@ -323,7 +336,8 @@ def gain_lines(gains: pl.DataFrame) -> Table:
         ("task", itemgetter("direction")),
         ("eval", itemgetter("eval")),
         ("metric", lambda row: metric_name(row["metric"])),
-        *_extra_columns(gains),
+        # Sides say which part of a head they are of.
+        *_extra_columns(gains.drop(HEAD_PARTS, strict=False)),
         ("method", _method),
         ("a", itemgetter("side_a")),
         ("b", itemgetter("side_b")),
@@ -403,6 +417,40 @@ def published_lines(table: pl.DataFrame) -> Table:
         ("gallery", lambda row: number_text(row["gallery"], 0)),
     ]
     return Table.of(table, columns)
+
+
+def dose_lines(doses: pl.DataFrame) -> Table:
+    """Return the rows of `bench.doses.dose_table` as text, percent."""
+    columns: list[Column] = [
+        ("eval", itemgetter("eval")),
+        *_extra_columns(doses),
+        ("method", _method),
+        ("dose", itemgetter("dose")),
+        ("level", lambda row: f"{row['level']:,}"),
+        ("own names %", lambda row: _points(row["own_names"])),
+        ("top-1 %", lambda row: value_text("top-1", row["value"], row["sd"])),
+        ("95 % interval", lambda row: _span(row["low"], row["high"])),
+        *((metric_name(name), partial(_shown, name)) for name in BY_NAME),
+        ("draws", lambda row: str(row["n_draws"])),
+        (
+            "for a factor of ten",
+            lambda row: (
+                ""
+                if row["slope"] is None
+                else f"{signed_text(row['slope'])} "
+                f"{interval_text(row['slope_low'], row['slope_high'])}"
+            ),
+        ),
+    ]
+    return Table.of(doses, columns)
+
+
+def _shown(name: str, row: Row) -> str:
+    return value_text(name, row[name])
+
+
+def _span(low: float, high: float) -> str:
+    return f"[{_points(low)}, {_points(high)}]".replace("-", MINUS)
 
 
 def score_lines(scores: pl.DataFrame) -> Table:

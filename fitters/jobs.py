@@ -62,7 +62,7 @@ class FitRequest(FitConfig):
     names : str
         Class-name set of the heads' classes; needed with a head.
     source : str
-        ``head``, or a control: ``random``, ``random-cov``, ``shuffled``.
+        ``head``, or a control of it, one of `fitters.prototypes.CONTROLS`.
     variants, templates : sequence of str
         Which class texts are averaged: of a `y` of class names what is fitted, of a head the form
         in which a name will be asked for.
@@ -115,7 +115,8 @@ class FitRequest(FitConfig):
     )
     source: str = option(
         "head",
-        help="Prototypes: the head, or a control that carries no class information.",
+        help="Prototypes: the head, or a control that carries no class information (but "
+        "shuffled-within: that of ten clusters of like names).",
         choices=("head", *CONTROLS),
         needs=("head",),
     )

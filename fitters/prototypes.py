@@ -2,13 +2,15 @@
 
 A gain from head weights counts only beside what the same fit does with rows that carry no
 knowledge of the class. Each control keeps one thing of the true rows and destroys the rest.
+Two more are made of real pairs alone, as many rows as pairs and head have together: what they gain
+is gained by the number of rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from fitters.errors import PairsError
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs, Rows
 
+Index = npt.NDArray[np.intp]
 Duplicates = Literal["keep", "merge", "drop"]
 
 DUPLICATES: dict[str, str] = {
@@ -98,8 +101,8 @@ def _mean_row(rows: Rows) -> npt.NDArray[np.float64]:
     return direction * length
 
 
-Control = Callable[[Pairs, np.random.Generator], Pairs]
-"""Draws one set of control pairs from true ones."""
+Control = Callable[..., Pairs]
+"""Draws one set of control pairs from true ones: (pairs, rng), and what is its own by keyword."""
 
 
 def replace_by_gaussian(pairs: Pairs, rng: np.random.Generator) -> Pairs:
@@ -155,19 +158,122 @@ def shuffle_names(pairs: Pairs, rng: np.random.Generator) -> Pairs:
             f"Names cannot be shuffled: one group holds {largest:,} of {pairs.n:,} rows, so some "
             "row would keep its own name. Use more classes."
         )
+    return _renamed(pairs, _derangement(codes, largest, rng))
+
+
+def shuffle_within(pairs: Pairs, rng: np.random.Generator, *, clusters: int = 10) -> Pairs:
+    """Shuffle the names within clusters of like names: the dose of `shuffle_names`.
+
+    Keeps: both sets of rows, and which family of names a row belongs to, the closer the more
+    clusters there are. Destroys: which name of the family. One cluster shuffles all names; with a
+    cluster a name it is the head. A name that is alone in its cluster stays, and so does a cluster
+    in which one group holds more than half of the rows.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        y are the texts that are clustered: k-means of the unit rows, one a group.
+    rng : numpy.random.Generator
+        Draws the clusters and the permutations.
+    clusters : int
+
+    Raises
+    ------
+    PairsError
+        If there are fewer groups than clusters.
+    """
+    from sklearn.cluster import KMeans
+
+    codes = pairs.row_groups
+    firsts = np.unique(codes, return_index=True)[1]
+    if not 1 <= clusters <= len(firsts):
+        raise PairsError(
+            f"{len(firsts):,} names cannot be put into {clusters:,} clusters. Ask for 1 to "
+            f"{len(firsts):,}."
+        )
+    names = normalize_rows(pairs.y[firsts], what="texts of the classes")
+    means = KMeans(clusters, n_init=1, random_state=int(rng.integers(2**31)))
+    cluster_of = means.fit_predict(names)[codes]
+    owner = np.arange(pairs.n)
+    for cluster in range(clusters):
+        members = np.flatnonzero(cluster_of == cluster)
+        _, own, sizes = np.unique(codes[members], return_inverse=True, return_counts=True)
+        if 0 < 2 * sizes.max(initial=0) <= len(members):
+            owner[members] = members[_derangement(own, int(sizes.max()), rng)]
+    return _renamed(pairs, owner)
+
+
+def _derangement(codes: Index, largest: int, rng: np.random.Generator) -> Index:
+    """Return for every row the row whose x it gets: one of another group of `codes`."""
     # Rows in random order, equal groups side by side, groups in random order: shifting the names
     # by the size of the largest group takes every name out of its group.
     n_groups = int(codes.max()) + 1
-    order = np.lexsort((rng.permutation(pairs.n), rng.permutation(n_groups)[codes]))
-    owner: npt.NDArray[Any] = np.empty(pairs.n, dtype=np.intp)
+    order = np.lexsort((rng.permutation(len(codes)), rng.permutation(n_groups)[codes]))
+    owner = np.empty(len(codes), dtype=np.intp)
     owner[np.roll(order, -largest)] = order
+    return owner
+
+
+def _renamed(pairs: Pairs, owner: Index) -> Pairs:
     weight = None if pairs.weight is None else pairs.weight[owner]
     return replace(pairs, x=pairs.x[owner], weight=weight)
+
+
+def rotate_rows(pairs: Pairs, rng: np.random.Generator) -> Pairs:
+    """Turn all rows of x by one random rotation, names kept: x Q with Q from the Haar measure.
+
+    Keeps: names, norms and all angles between rows. Destroys: where the rows lie in the space of
+    the images, which are not turned.
+    """
+    from scipy.stats import ortho_group
+
+    turned = pairs.x.astype(np.float64) @ ortho_group.rvs(pairs.x.shape[1], random_state=rng)
+    return replace(pairs, x=turned.astype(pairs.x.dtype))
 
 
 CONTROLS: dict[str, Control] = {
     "random": replace_by_gaussian,
     "random-cov": replace_by_covariance,
     "shuffled": shuffle_names,
+    "rotated": rotate_rows,
+    "shuffled-within": shuffle_within,
 }
-"""The controls by name."""
+"""The controls of a head by name. All but the last carry no class; it does, by its clusters."""
+
+
+def repeat_pairs(pairs: Pairs, rng: np.random.Generator, *, n: int) -> Pairs:
+    """Repeat every pair equally often, until there are at least `n` rows.
+
+    A ridge with a relative penalty has the same solution: a null test. Others see more rows.
+    """
+    del rng
+    return pairs.take(np.tile(np.arange(pairs.n), max(1, -(-n // pairs.n))))
+
+
+def mix_pairs(pairs: Pairs, rng: np.random.Generator, *, n: int, alpha: float = 1.0) -> Pairs:
+    """Add mixtures of two pairs until there are `n` rows: a x_i + (1 − a) x_j, and y alike.
+
+    Both pairs are drawn by their weights, the share a from Beta(alpha, alpha). Of centred rows the
+    expected moments of the mixtures are those of the pairs times E[a² + (1 − a)²], so that a linear
+    ridge learns nothing new from them. A mixture is of the group of its first pair, weight 1:
+    choose settings on the pairs themselves, for a fold without one of two leaves half of it in.
+
+    References
+    ----------
+    Vouitsis et al., Data-efficient multimodal fusion on a single GPU (FuseMix), CVPR 2024, eq. 4.
+    """
+    more = max(0, n - pairs.n)
+    mass = pairs.row_weight / pairs.row_weight.sum()
+    one, other = rng.choice(pairs.n, size=(2, more), p=mass)
+    share = rng.beta(alpha, alpha, size=(more, 1))
+    x, y = (
+        np.concatenate([rows, share * rows[one] + (1 - share) * rows[other]]).astype(rows.dtype)
+        for rows in (pairs.x, pairs.y)
+    )
+    groups = pairs.row_groups if pairs.groups is None else pairs.groups
+    weight = np.concatenate([pairs.row_weight, np.ones(more)])
+    return Pairs(x, y, np.concatenate([groups, groups[one]]), weight)
+
+
+PAIR_CONTROLS: dict[str, Control] = {"repeated": repeat_pairs, "mixup": mix_pairs}
+"""Controls made of real pairs alone, by name; `n` is how many rows there are to be."""

@@ -1,8 +1,10 @@
 """Write the measured tables of docs/ from docs/data, or check that they are what is there.
 
     python -m tests.tables collect --results build/demo/results      # the demo's, after it ran
+    python -m tests.tables collect --controls build/controls         # of suite controls
     python -m tests.tables collect --statistics build/statistics.json
     python -m tests.accuracy.trained --only paper-mlp --seeds 10     # adds to trained.json
+    python -m tests.accuracy.trained --controls build/trained-controls   # trained_controls.json
     python -m tests.accuracy.few_shot                                # writes few_shot.json
     python -m tests.faults.matrix --out docs/data/reliability.json   # writes reliability.json
     python -m tests.tables write                                     # all tables, from docs/data
@@ -27,9 +29,13 @@ from typing import Any
 import polars as pl
 
 from bench import compare, read_results
-from bench.cells import only_series
+from bench.cells import only_series, source_name
 from bench.code import code_digest
+from bench.doses import SCHEMA as DOSES
+from bench.doses import dose_table
 from bench.tables import (
+    BY_NAME,
+    dose_lines,
     interval_text,
     p_text,
     pairs_text,
@@ -47,6 +53,10 @@ TOP = ("top-1", "top-5", "top-10")
 METHODS = {"ridge": "ridge", "procrustes": "Procrustes", "kernel-ridge": "kernel ridge"}
 SOURCES = {"none": "pairs alone", "head": "+ head", "random": "+ random", "shuffled": "+ shuffled"}
 
+CONTROLS = {
+    "random": "random rows", "random-cov": "of the head's covariance", "shuffled": "names shuffled"
+}  # fmt: skip
+
 Data = dict[str, Any]
 
 
@@ -60,7 +70,8 @@ def collect_demo(results: Path) -> Data:
     """Return what the documents show of the demo's results."""
     rows = only_series(results, read_results(results), suite="demo")
     found = compare(results, rows, metrics=TOP)
-    cells = result_table(rows, TOP).filter(pl.col("direction") == "image→name")
+    shown = (*TOP, *BY_NAME)
+    cells = result_table(rows, shown).filter(pl.col("direction") == "image→name")
     keep = ["eval", "method", "source", "n_pairs", "n_images_fitted", "gallery", "n_seeds"]
     gains = found.filter(pl.col("direction") == "image→name").with_columns(
         rank=pl.col("control_rank")
@@ -73,13 +84,52 @@ def collect_demo(results: Path) -> Data:
     ]  # fmt: skip
     return {
         "code": code_digest(),
-        "cells": cells.select(*keep, *(c for m in TOP for c in (m, f"{m}_sd"))).to_dicts(),
+        "cells": cells.select(*keep, *(c for m in shown for c in (m, f"{m}_sd"))).to_dicts(),
         "gains": gains.select(columns).to_dicts(),
     }
 
 
+def collect_controls(results: Path) -> Data:
+    """Return what the documents show of the results of suite controls."""
+    rows = only_series(results, read_results(results), suite="controls")
+    found = compare(results, rows, metrics=TOP[:1]).filter(
+        (pl.col("comparison") == "over-real") & (pl.col("eval") == "held-out")
+    )
+    keep = ["method", "source", "n_pairs", "a", "a_sd", "b", "b_sd", "difference", "low", "high"]
+    return {
+        "code": code_digest(),
+        "doses": dose_table(results, rows).to_dicts(),
+        "beside": found.select(keep).to_dicts(),
+    }
+
+
+def doses(data: Data) -> list[str]:
+    """Return how top-1 answers to doses of the head."""
+    frame = pl.DataFrame(data["doses"], schema=DOSES)
+    return dose_lines(frame).text("md").splitlines()
+
+
+def beside(data: Data) -> list[str]:
+    """Return what every source gains over the same real pairs alone, held out."""
+    rows = [
+        [
+            row["n_pairs"], METHODS.get(row["method"], row["method"]),
+            source_name(row["source"], row["n_pairs"]),
+            value_text("top-1", row["a"], row["a_sd"]), value_text("top-1", row["b"], row["b_sd"]),
+            f"{signed_text(row['difference'])} {interval_text(row['low'], row['high'])}",
+        ]
+        for row in data["beside"]
+    ]  # fmt: skip
+    return table(["K", "method", "fitted on", "top-1", "pairs alone", "gain"], rows)
+
+
 def _three(row: Data) -> str:
     return " / ".join(value_text(metric, row[metric]) for metric in TOP)
+
+
+def _by_name(row: Data) -> str:
+    """Return accuracy at names that the head has and at the others; "–" in data of before."""
+    return " / ".join(value_text(name, row.get(name)) or "–" for name in BY_NAME)
 
 
 def _cell(data: Data, **wanted: str) -> Data | None:
@@ -97,18 +147,21 @@ def demo_all_names(data: Data) -> list[str]:
     rows = []
     conse = _cell(data, eval="all-names", method="conse", source="head")
     assert conse is not None
-    rows.append(["ConSE, no fitting", _three(conse), "–", "–"])
+    rows.append(["ConSE, no fitting", _three(conse), _by_name(conse), *["–"] * len(CONTROLS)])
     for method, name in METHODS.items():
         texts = [name]
-        for source in ("head", "random", "shuffled"):
+        for source in ("head", *CONTROLS):
             cell = _cell(data, eval="all-names", method=method, source=source)
             texts.append("–" if cell is None else _three(cell))
+            if source == "head" and cell is not None:
+                texts.append(_by_name(cell))
         rows.append(texts)
     draws = max(c["n_seeds"] for c in data["cells"] if c["eval"] == "all-names")
     return table(
-        ["method", "head weights", f"random rows, {draws} draws", f"names shuffled, {draws} draws"],
+        ["method", "head weights", "seen / unseen names",
+         *(f"{name}, {draws} draws" for name in CONTROLS.values())],
         rows,
-    )
+    )  # fmt: skip
 
 
 def demo_held_out(data: Data) -> list[str]:
@@ -171,7 +224,7 @@ def demo_controls(data: Data) -> list[str]:
     rows = []
     for evaluation, k in (("all-names", "0"), ("held-out", "0"), ("held-out", "64")):
         for method, name in METHODS.items():
-            for source in ("random", "shuffled"):
+            for source in CONTROLS:
                 gain = _gain(
                     data, eval=evaluation, metric="top-1", method=method, n_pairs=k,
                     comparison="over-control", source=source,
@@ -313,11 +366,13 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "demo, gains": ("demo.json", demo_gains),
     "demo, controls": ("demo.json", demo_controls),
     "demo, conse": ("demo.json", demo_conse),
+    "controls, doses": ("controls.json", doses),
+    "controls, beside": ("controls.json", beside),
     "faults": ("reliability.json", faults),
     "faults, more": ("reliability_more.json", more_faults),
     "few-shot": ("few_shot.json", few_shot),
     "statistics": ("statistics.json", statistics_cells),
-    **{name: ("trained.json", render) for name, render in trained.TABLES.items()},
+    **trained.TABLES,
 }
 
 _BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -347,6 +402,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("collect", "write", "check"))
     parser.add_argument("--results", type=Path, help="results folder of the demo")
+    parser.add_argument("--controls", type=Path, help="results folder of suite controls")
     parser.add_argument("--statistics", type=Path, help="JSON of make validate-statistics")
     arguments = parser.parse_args()
     if arguments.what == "collect":
@@ -359,6 +415,13 @@ def main() -> int:
                 rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in demo[name])
                 parts.append(f'"{name}": [\n{rows}\n]')
             (DATA / "demo.json").write_text("{" + ",\n".join(parts) + "}\n", "utf-8")
+        if arguments.controls is not None:
+            found = collect_controls(arguments.controls)
+            parts = [f'"code": {json.dumps(found["code"])}']
+            for name in ("doses", "beside"):
+                rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in found[name])
+                parts.append(f'"{name}": [\n{rows}\n]')
+            (DATA / "controls.json").write_text("{" + ",\n".join(parts) + "}\n", "utf-8")
         if arguments.statistics is not None:
             # A run of some checks alone (--only) replaces their rows.
             file = DATA / "statistics.json"

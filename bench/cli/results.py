@@ -37,10 +37,11 @@ if TYPE_CHECKING:
 @form_option
 @click.option(
     "--part",
-    type=click.Choice(["both", "results", "gains", "comparisons", "published"]),
+    type=click.Choice(["both", "results", "gains", "comparisons", "doses", "published"]),
     default="both",
     show_default=True,
-    help="Results, gains of the mix, every comparison, or the paper's numbers beside ours.",
+    help="Results, gains of the mix, every comparison, how accuracy answers to doses of the head "
+    "(suite controls), or the paper's numbers beside ours.",
 )
 @click.option("--task", default=None, help="Only this task, such as zero_shot.")
 @click.option(
@@ -52,8 +53,9 @@ if TYPE_CHECKING:
 @click.option(
     "--metrics",
     default=None,
-    help="Comma-separated. By default top-1, top-5, top-10, R@1, R@5, R@10 and median_rank; beside "
-    "runs of task generalised also its balanced-accuracy, seen, unseen and harmonic.",
+    help="Comma-separated. By default top-1, seen and unseen (by names that the head has or "
+    "lacks), top-5, top-10, R@1, R@5, R@10 and median_rank; beside runs of task generalised also "
+    "its balanced-accuracy and harmonic.",
 )
 @json_option
 def table_command(
@@ -77,6 +79,7 @@ def table_command(
     """
     from bench.cells import only_series
     from bench.comparisons import PAIRED_METRICS, bold_cells, compare
+    from bench.doses import dose_table
     from bench.results import read_results
     from bench.suites.published import published_table
     from bench.tables import (
@@ -102,13 +105,15 @@ def table_command(
             frames["gains"] = _equal(found, {"comparison": "over-parts"})
         if "comparisons" in parts:
             frames["comparisons"] = found
+    if "doses" in parts:
+        frames["doses"] = dose_table(results, rows)
     if "published" in parts or ("results" in parts and rows["suite"][0] == "paper"):
         frames["published"] = published_table(rows)
     if as_json or form == "json":
         print_json({name: frame.to_dicts() for name, frame in frames.items()})
         return
     if part in frames and frames[part].is_empty() and form != "csv":
-        click.echo(_EMPTY, err=True)
+        click.echo(_EMPTY[part], err=True)
     _print_tables(frames, form, bold)
 
 
@@ -131,11 +136,11 @@ def _print_tables(
 
 def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> Table:
     """Return a part of the tables as text."""
-    from bench.tables import gain_lines, published_lines, result_lines
+    from bench.tables import dose_lines, gain_lines, published_lines, result_lines
 
     if name == "results":
         return result_lines(frame, bold)
-    return published_lines(frame) if name == "published" else gain_lines(frame)
+    return {"published": published_lines, "doses": dose_lines}.get(name, gain_lines)(frame)
 
 
 def _equal(rows: pl.DataFrame, conditions: Mapping[str, str | None]) -> pl.DataFrame:
@@ -183,12 +188,18 @@ def _shown_metrics(
     return names
 
 
-_METRICS = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank")
+_METRICS = (
+    "top-1", "seen", "unseen", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank",
+)  # fmt: skip
 
-_EMPTY = (
+_NOTHING = (
     "No two cells can be compared here: a gain needs runs with real pairs, with the head alone and "
     "with both, on the same queries and a metric that is a mean over them."
 )
+
+_EMPTY = dict.fromkeys(("results", "gains", "comparisons", "published"), _NOTHING) | {
+    "doses": "No doses of a head here: suite controls has them, or --head-size and --clusters."
+}
 
 _TITLES = {
     "results": "Results: percent, mean over all queries of all draws ± sd between runs.",
@@ -202,6 +213,10 @@ _TITLES = {
         "points). Their map is a network; the encoders are those named. Empty: not run yet."
     ),
     "comparisons": "Paired comparisons, percentage points.",
+    "doses": (
+        "Doses of the head, without real pairs: percent, mean ± sd over draws; the slope is in "
+        "points for a factor of ten, of a line through all levels of the dose."
+    ),
 }
 
 

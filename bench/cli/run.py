@@ -147,6 +147,7 @@ class _SuiteCommand(click.Command):
     "\n  bench run --suite demo --dataset mine --store store -o results"
     "\n  bench run --suite demo --store build/demo/store -o results --method ridge,csa \\"
     "\n      --source none,head"
+    "\n  bench run --suite controls --store build/demo/store -o results --jobs 2"
     "\n  bench run --suite smoke -o /tmp/results"
     "\n  bench run --suite paper --store store -o results --dry-run",
 )
@@ -159,17 +160,20 @@ class _SuiteCommand(click.Command):
 @click.option(
     "--dataset",
     default=None,
-    help="Suite demo: a dataset of yours with images and class names, instead of stamps.",
+    help="Suites demo and controls: a dataset of yours with images and class names, instead of "
+    "stamps.",
 )
 @click.option(
-    "--label-set", default=None, help="Suite demo: label set of the head, if the store has several."
+    "--label-set",
+    default=None,
+    help="Suites demo and controls: label set of the head, if the store has several.",
 )
 @click.option("--method", "methods", type=values_of("method"), metavar="NAMES",
               help="Methods instead of the suite's own, by comma; suite paper runs only these of "
               "its own.")  # fmt: skip
 @click.option("--source", "sources", type=values_of("source"), metavar="NAMES",
               help="Sources of prototypes instead of the suite's own, by comma: none, head, "
-              "random, random-cov, shuffled.")  # fmt: skip
+              "random, random-cov, shuffled; suite controls: only these of its own.")  # fmt: skip
 @click.option("--limit", "limits", type=values_of("limit", several=False), metavar="N",
               help="At most N images: a quick look, recorded in every row.")  # fmt: skip
 @run_options("fit", "data", without=("method", "pair_variants", "pair_templates", "locales"))
@@ -199,9 +203,10 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     named = {name: given[name] or () for name in ("methods", "sources")}
     check_settings(lists, named["methods"])
     data = {name: given[name] for name in ("dataset", "label_set") if given[name] is not None}
-    if data and suite != "demo":
+    if data and not chosen.any_dataset:
         raise usage_error(
-            f"--{next(iter(data)).replace('_', '-')} is of suite demo; {suite} has its own data."
+            f"--{next(iter(data)).replace('_', '-')} is of suites demo and controls; {suite} has "
+            "its own data."
         )
     with tempfile.TemporaryDirectory() if given["dry_run"] else nullcontext(out) as own:
         folder: StorePlace | None = store
@@ -374,7 +379,8 @@ def _parsed(task: str, words: tuple[str, ...]) -> Options:
 #: Fields of a run that have no effect on the score of an alignment that is there.
 _OF_FITS = (
     "eval", "source", "n_pairs", "pairs_per_class", "train_splits", "train_fraction",
-    "control_draw", "pair_variants", "pair_templates",
+    "control_draw", "clusters", "head_size", "head_by", "leave_seen", "pair_variants",
+    "pair_templates",
 )  # fmt: skip
 
 

@@ -8,9 +8,20 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import ARENA, in_order, method_title, pairs_order, source_name
+from bench.cells import (
+    ARENA,
+    HEAD_PARTS,
+    in_order,
+    method_title,
+    pairs_order,
+    part_name,
+    source_name,
+)
+from bench.fits import OTHER_FOLDS
+from bench.report.theme import INKS
 from bench.results import CHOSEN
 from bench.tables import (
+    BY_NAME,
     chosen_settings,
     interval_text,
     metric_columns,
@@ -94,6 +105,10 @@ class Bar:
     mean: float
 
 
+#: Metrics of places that the page can show a cell by, before those of `BY_NAME`.
+PLACES = 5
+
+
 def grids(table: pl.DataFrame) -> list[Grid]:
     """Return a grid per question, from the rows of `bench.tables.result_table`."""
     return [
@@ -103,8 +118,12 @@ def grids(table: pl.DataFrame) -> list[Grid]:
 
 
 def _grid(arena: dict[str, Any], block: pl.DataFrame) -> Grid:
-    metrics = [m for m in metric_columns(block) if block[m].null_count() < block.height]
+    have = [m for m in metric_columns(block) if block[m].null_count() < block.height]
     keys = sorted(set(block["n_pairs"]), key=pairs_order)
+    # The page shows one metric of a cell at a time: the first five, or accuracy by name.
+    ranked = [m for m in have if m not in BY_NAME]
+    named = [m for m in BY_NAME if m in have]
+    metrics = [*(ranked if len(keys) == 1 else ranked[:PLACES]), *named]
     names = tuple(metric_name(m) for m in metrics)
     fitted = dict(block.select("n_pairs", "n_images_fitted").iter_rows())
     return Grid(
@@ -123,8 +142,14 @@ def _note(block: pl.DataFrame) -> str:
     note = f"{number_text(block['gallery'][0], 0)} candidates; mean ± sd over {seeds[-1]} draws"
     if seeds[0] == 1 and seeds[-1] > 1:
         note += ", no ± where nothing is drawn"
-    if "evaluated images" in set(block["image_mean"]):
+    means = set(block["image_mean"])
+    if OTHER_FOLDS in means:
+        note += "; each image centred by the mean of other images that are scored, which uses no "
+        note += "label (transductive)"
+    elif "evaluated images" in means:  # of versions of the protocol before 5
         note += "; images centred by their own mean, which uses no label (transductive)"
+    if (share := block["seen_share"][0]) is not None:
+        note += f"; {100 * share:.0f} % of the queries are of names that the head has (seen)"
     return f"{note}."
 
 
@@ -132,13 +157,17 @@ def _lines(block: pl.DataFrame, metrics: Sequence[str], keys: Sequence[str]) -> 
     """Yield a line for every method and source of a question."""
     chance = block.row(by_predicate=pl.col("method") == "chance", named=True)
     best = {m: float(block[m].max()) for m in metrics}  # type: ignore[arg-type]
-    for (method, source), rows in block.group_by(["method", "source"], maintain_order=True):
+    parts = [name for name in HEAD_PARTS if block[name].n_unique() > 1]
+    for (method, source, *_), rows in block.group_by(
+        ["method", "source", *parts], maintain_order=True
+    ):
+        part = part_name(rows.row(0, named=True))
         cells = {row["n_pairs"]: row for row in rows.iter_rows(named=True)}
         shades = [_shade(cells.get(k), metrics, chance, best) for k in keys]
         only = "0" if cells.keys() == {"0"} else "16"
         yield Line(
             method=method_title(str(method)),
-            source="" if method == "chance" else _row_name(str(source), only),
+            source="" if method == "chance" else _row_name(str(source), only, part),
             role=_role(str(method), str(source)),
             cells=tuple(_spread_out(shades) if len(keys) == 1 else shades),
         )
@@ -150,14 +179,16 @@ def _spread_out(shades: Sequence[Shade]) -> list[Shade]:
     return [Shade((t,), (w,)) for t, w in zip(whole.texts, whole.weights, strict=True)]
 
 
-def _row_name(source: str, n_pairs: str) -> str:
-    return source_name(source, n_pairs).replace("real + ", "(real +) ")
+def _row_name(source: str, n_pairs: str, part: str) -> str:
+    name = source_name(source, n_pairs).replace("real + ", "(real +) ")
+    return f"{name} ({part})" if part else name
 
 
 def _role(method: str, source: str) -> str:
     if method == "chance":
         return "muted"
-    return "conse" if method == "conse" else {"none": "real"}.get(source, source)
+    role = "conse" if method == "conse" else {"none": "real"}.get(source, source)
+    return role if role in INKS else "muted"
 
 
 def _shade(
@@ -171,7 +202,8 @@ def _shade(
     weights = []
     for metric in metrics:
         span = best[metric] - chance[metric]
-        share = (cell[metric] - chance[metric]) / span if span > 0 else 0.0
+        known = cell[metric] is not None and span > 0
+        share = (cell[metric] - chance[metric]) / span if known else 0.0
         weights.append(0 if metric == "median_rank" else round(100 * max(0.0, min(1.0, share))))
     texts = tuple(value_text(m, cell[m], cell[f"{m}_sd"]) for m in metrics)
     return Shade(texts, tuple(weights))

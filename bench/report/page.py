@@ -17,8 +17,9 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import method_title, only_series
+from bench.cells import method_title, only_series, whole_heads
 from bench.comparisons import compare
+from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.geometry import METHOD, Geometry, read_geometry
 from bench.metrics.summary import METRICS
@@ -29,7 +30,13 @@ from bench.report.theme import Figure, css_variables, file_svg, page_svg
 from bench.report.verdict import Verdict, verdict
 from bench.results import CHOSEN, read_results, read_sessions, versions
 from bench.suites.published import published_table
-from bench.tables import comma_separated, published_lines, result_lines, result_table
+from bench.tables import (
+    comma_separated,
+    dose_lines,
+    published_lines,
+    result_lines,
+    result_table,
+)
 from featstore.errors import FeatstoreError, listed, needs_extra
 from featstore.store.files import write_file
 from featstore.store.store import FeatureStore, content_duplicates, open_store, row_facts, runs
@@ -218,6 +225,12 @@ def ambiguous_names(store: FeatureStore, row: Mapping[str, Any]) -> list[Ambiguo
 #: A page above this size is refused: something that is no thumbnail was embedded.
 MAX_PAGE_BYTES = 5 * 2**20
 
+#: Headings of the tables of doses and of published numbers whose cells are numbers.
+NUMERIC = {
+    "level", "own names %", "top-1 %", "seen %", "unseen %", "draws", "K", "ours", "theirs",
+    "seeds", "gallery", "ours \N{MINUS SIGN} theirs",
+}  # fmt: skip
+
 DIRECTIONS = ("image→name", "caption→image")
 
 
@@ -335,18 +348,19 @@ def build_page(
     figures: dict[str, Figure] = {}
     if found is not None and not found.gains.is_empty():
         figures["gain"] = gain_figure(found.gains, found.sources)
-    by_pairs = curves(table)
+    by_pairs = curves(whole_heads(table))
     figures |= {figure.name: figure for figure, _ in by_pairs}
-    mixing = _mixing(root, rows)
+    whole = whole_heads(rows)
+    mixing = _mixing(root, whole)
     if mixing is not None:
         figures[mixing.name] = mixing
     fitted = {row["n_pairs"]: row["n_images_fitted"] for row in table.iter_rows(named=True)}
     first = rows.row(0, named=True)
     words = read_words(store, first)
-    alone = _alone(rows)
+    alone = _alone(whole)
     seen = None if alone is None else read_geometry(root, alone)
     figures |= {figure.name: figure for figure in figures_of(seen, words.describe)}
-    galleries = [*filter(None, (gallery(root, rows, words, way) for way in DIRECTIONS))]
+    galleries = [*filter(None, (gallery(root, whole, words, way) for way in DIRECTIONS))]
     script, choices = _resource("table.js"), choice_rows(rows)
     main_gains = (pl.col("comparison") == "over-parts") & pl.col("metric").is_in(["top-1", "R@1"])
     context: dict[str, Any] = {
@@ -362,7 +376,7 @@ def build_page(
         },
         "curves": [{"name": figure.name, "method": title} for figure, title in by_pairs],
         "others": others,
-        "numeric": {"K", "ours", "theirs", "seeds", "gallery", "ours \N{MINUS SIGN} theirs"},
+        "numeric": NUMERIC,
         "published": None if published is None else published_lines(published),
         "mixing": "" if mixing is None else mixing.name,
         "health": set_health(store, first),
@@ -374,6 +388,7 @@ def build_page(
         "all_gains": gain_rows(comparisons.filter(~main_gains), fitted),
         "galleries": galleries,
         "kinds": _kinds(galleries),
+        "doses": dose_lines(dose_table(root, rows)),
         "lines": result_lines(table),
         "choices": choices,
         "chosen": [name for name in CHOSEN if any(row[f"{name}_chosen"] for row in choices)],

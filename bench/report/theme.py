@@ -46,6 +46,7 @@ INKS: dict[str, Ink] = {
     "random-cov": Ink("#fe0107", "#8a6d00", "#d9c15a"),
     "shuffled": Ink("#fe0108", "#9c4a8b", "#dc9fce"),
     "conse": Ink("#fe0109", "#0b7657", "#55c9a6"),
+    "rotated": Ink("#fe010a", "#7a5c3a", "#c9a987"),
 }
 
 #: Role, marker and dash of each source of pairs.
@@ -55,6 +56,7 @@ SOURCE_STYLES: dict[str, tuple[str, str, str]] = {
     "random": ("random", "^", "-"),
     "random-cov": ("random-cov", "v", "-"),
     "shuffled": ("shuffled", "D", "-"),
+    "rotated": ("rotated", "P", "-"),
 }
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from bench.cells import CONTROLS, method_title
+from bench.cells import method_title, whole_heads
 from bench.geometry import METHOD
-from bench.tables import interval_text, p_text, pairs_text, signed_text, value_text
+from bench.tables import BY_NAME, interval_text, p_text, pairs_text, signed_text, value_text
 
 #: What the first screen is about, fixed in advance, beside the method.
 DIRECTION, METRIC = "image→name", "top-1"
@@ -21,12 +21,17 @@ DIRECTION, METRIC = "image→name", "top-1"
 #: An answer needs both: an interval on one side of zero, and a one-sided p below this.
 LEVEL = 0.05
 
+#: The head, and the controls that carry nothing of a class: those in doses are no answer.
 NAMES = {
     "head": "Head weights",
     "random": "Random rows",
     "random-cov": "Random, same covariance",
     "shuffled": "Names shuffled",
+    "rotated": "Rotated",
 }
+
+
+_ORDER = [*NAMES]
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Tile:
         Percentage points over chance.
     value : str
         Percent.
+    by_name : str
+        Percent where the head has the name of the image's class, and where it lacks it.
     """
 
     source: str
@@ -47,6 +54,7 @@ class Tile:
     gain: str
     interval: str
     value: str
+    by_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,9 @@ def verdict(comparisons: pl.DataFrame, table: pl.DataFrame) -> Verdict | None:
     table : DataFrame
         Of `bench.tables.result_table`.
     """
-    main = comparisons.filter((pl.col("direction") == DIRECTION) & (pl.col("metric") == METRIC))
+    main = whole_heads(comparisons).filter(
+        (pl.col("direction") == DIRECTION) & (pl.col("metric") == METRIC)
+    )
     own = main.filter(pl.col("method") == METHOD)
     evaluation = next(
         (
@@ -108,8 +118,23 @@ def verdict(comparisons: pl.DataFrame, table: pl.DataFrame) -> Verdict | None:
     if evaluation is None:
         return None
     own = own.filter(pl.col("eval") == evaluation)
-    sources = tuple(s for s in ("head", *CONTROLS) if not _alone(own, s).is_empty())
-    against = own.filter((pl.col("comparison") == "over-control") & (pl.col("n_pairs") == "0"))
+    sources = tuple(s for s in NAMES if not _alone(own, s).is_empty())
+    against = own.filter(
+        (pl.col("comparison") == "over-control")
+        & (pl.col("n_pairs") == "0")
+        & pl.col("source").is_in(list(NAMES))
+    )
+    cells = {
+        row["source"]: row
+        for row in whole_heads(table)
+        .filter(
+            (pl.col("method") == METHOD)
+            & (pl.col("eval") == evaluation)
+            & (pl.col("direction") == DIRECTION)
+            & (pl.col("n_pairs") == "0")
+        )
+        .iter_rows(named=True)
+    }
     answer, tone, reason = _answer(against)
     head = _alone(own, "head").row(0, named=True)
     seeds = f"{head['n_seeds']} draws" if head["n_seeds"] > 1 else "one run"
@@ -118,6 +143,11 @@ def verdict(comparisons: pl.DataFrame, table: pl.DataFrame) -> Verdict | None:
         f"chance {value_text(METRIC, head['chance'])} %, {head['n_queries']:,} image queries over "
         f"{seeds}, {head['n_clusters']:,} clusters."
     )
+    if (share := cells["head"]["seen_share"]) is not None:
+        setting += (
+            f" The head has the names of {100 * share:.0f} % of the queries (seen); the others are "
+            "unseen."
+        )
     shown = own.filter(
         ((pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0"))
         | ((pl.col("comparison") == "over-real") & (pl.col("n_pairs") != "0"))
@@ -126,7 +156,7 @@ def verdict(comparisons: pl.DataFrame, table: pl.DataFrame) -> Verdict | None:
         answer=answer,
         tone=tone,
         reason=reason,
-        tiles=tuple(_tile(own, source) for source in sources),
+        tiles=tuple(_tile(own, source, cells[source]) for source in sources),
         remarks=tuple(_remarks(own, table, evaluation)),
         setting=setting,
         eval=evaluation,
@@ -143,7 +173,10 @@ def _alone(own: pl.DataFrame, source: str) -> pl.DataFrame:
     )
 
 
-def _tile(own: pl.DataFrame, source: str) -> Tile:
+def _tile(own: pl.DataFrame, source: str, cell: dict[str, Any]) -> Tile:
+    by_name = [
+        f"{name} {value_text(name, cell[name])} %" for name in BY_NAME if cell.get(name) is not None
+    ]
     row = _alone(own, source).row(0, named=True)
     return Tile(
         source=source,
@@ -151,6 +184,7 @@ def _tile(own: pl.DataFrame, source: str) -> Tile:
         gain=signed_text(row["difference"]),
         interval=interval_text(row["low"], row["high"]),
         value=value_text(METRIC, row["a"]),
+        by_name=", ".join(by_name),
     )
 
 
@@ -161,7 +195,7 @@ def _answer(against: pl.DataFrame) -> tuple[str, str, str]:
             "unknown",
             "Run the sources random and shuffled beside the head.",
         )
-    rows = sorted(against.iter_rows(named=True), key=lambda row: CONTROLS.index(row["source"]))
+    rows = sorted(against.iter_rows(named=True), key=lambda row: _ORDER.index(row["source"]))
     parts = [
         f"{NAMES[row['source']].lower()} by {signed_text(row['difference'])} points "
         f"{interval_text(row['low'], row['high'])} ({_standing(row)})"

@@ -4,7 +4,8 @@ Two evaluations of the stamps. *All names*: nothing of the dataset is trained on
 is ranked against every name, and the head is compared with 19 draws of each control. *Held out*:
 ten seeds, each a new split of the descriptions, 60 % to draw real pairs from and the rest to be
 scored. There ridge and Procrustes have a new draw of each control a seed, and kernel ridge all 19
-on every split, without real pairs and with 64.
+on every split, without real pairs and with 64. Rows of the head's covariance have no real pairs
+beside them here, but in the suite `controls`.
 
 The data are planted: classes are points of a latent space, images and texts are noisy linear
 views of them, and the head's rows are views of other classes of the same latent space. So head
@@ -172,26 +173,24 @@ class Plan:
         Numbers of real pairs beside none; those that a split cannot give are left out.
     methods, sources : tuple of str
         Controls among the sources are compared with the head.
+    only_alone : tuple of str
+        Controls that have no real pairs beside them.
     control_draws : int
         Draws of each control over all names.
     ranked : mapping
         Methods whose controls are all on every split, and on how many real pairs: a head is then
         ranked among draws that saw the same pairs.
-    fields : mapping
-        Fields of all its runs.
     """
 
     suite: str = "demo"
     seeds: tuple[int, ...] = tuple(range(10))
     n_pairs: tuple[Pairs, ...] = (16, 64, 256, "all")
     methods: tuple[str, ...] = ("ridge", "procrustes", "kernel-ridge")
-    sources: tuple[str, ...] = ("none", "head", "random", "shuffled")
+    sources: tuple[str, ...] = ("none", "head", "random", "random-cov", "shuffled")
+    only_alone: tuple[str, ...] = ("random-cov",)
     control_draws: int = CONTROL_DRAWS
     ranked: Mapping[str, tuple[Pairs, ...]] = field(
         default_factory=lambda: {"kernel-ridge": (0, 64)}
-    )
-    fields: Mapping[str, Any] = field(
-        default_factory=lambda: {"locales": ("en",), "relevance": "class_id"}
     )
 
     @property
@@ -231,12 +230,43 @@ def demo_runs(
         If a set is missing or ambiguous, or `limit` leaves too little to split.
     """
     wanted = _with(Plan(), methods, sources)
+    base = demo_base(store, wanted.suite, limit=limit, dataset=dataset, label_set=label_set)
+    return plan(store, base, wanted)
+
+
+def demo_base(
+    store: FeatureStore,
+    suite: str,
+    *,
+    limit: int | None = None,
+    dataset: str | None = None,
+    label_set: str | None = None,
+) -> Run:
+    """Return ConSE on all names, whose sets and fields are those of every run of a suite.
+
+    Parameters
+    ----------
+    store, limit, dataset, label_set
+        As of `demo_runs`.
+    suite : str
+        The suite that plans it.
+
+    Raises
+    ------
+    ProtocolError
+        If a set is missing or ambiguous, or nothing is left of the images.
+    """
+    if limit is not None and limit < 1:
+        raise ProtocolError(f"--limit keeps at least one image; got {limit}.")
+    fields: dict[str, Any] = {}
     if dataset is None:
-        sets = find_sets(store, dataset="stamps", label_set=label_set or "imagenet1k")
-    else:
-        sets = find_sets(store, dataset=dataset, label_set=label_set)
-        wanted = replace(wanted, fields={})
-    return plan(store, sets, wanted, limit=limit)
+        dataset, label_set = "stamps", label_set or "imagenet1k"
+        fields = {"locales": ("en",), "relevance": "class_id"}
+    sets = find_sets(store, dataset=dataset, label_set=label_set)
+    return Run.of(
+        suite=suite, task="zero_shot", method="conse", source="head", limit=limit, **fields,
+        **sets.fields(),
+    )  # fmt: skip
 
 
 def _with(wanted: Plan, methods: Sequence[str], sources: Sequence[str]) -> Plan:
@@ -244,21 +274,16 @@ def _with(wanted: Plan, methods: Sequence[str], sources: Sequence[str]) -> Plan:
     for method in methods:
         method_named(method)
     return replace(
-        wanted, methods=tuple(methods) or wanted.methods, sources=tuple(sources) or wanted.sources
+        wanted,
+        methods=tuple(methods) or wanted.methods,
+        sources=tuple(sources) or wanted.sources,
+        only_alone=() if sources else wanted.only_alone,
     )
 
 
-def plan(
-    store: FeatureStore, sets: SuiteSets, wanted: Plan, *, limit: int | None = None
-) -> list[Run]:
-    """Return both evaluations for these sets; runs that share a fit follow one another."""
-    if limit is not None and limit < 1:
-        raise ProtocolError(f"--limit keeps at least one image; got {limit}.")
-    base = Run.of(
-        suite=wanted.suite, task="zero_shot", method="conse", source="head", limit=limit,
-        **wanted.fields, **sets.fields(),
-    )  # fmt: skip
-    images = base.data.image_set
+def plan(store: FeatureStore, base: Run, wanted: Plan) -> list[Run]:
+    """Return both evaluations of `demo_base`; runs that share a fit follow one another."""
+    images, limit = base.data.image_set, base.protocol.limit
     possible = possible_pairs(store, images, wanted.n_pairs, seeds=wanted.seeds, limits=(limit,))
     wanted = replace(wanted, n_pairs=tuple(possible))
     alone = wanted.methods if "head" in wanted.sources else ()
@@ -282,7 +307,7 @@ def _held_out(base: Run, wanted: Plan) -> Iterator[Run]:
             sources = [source for source in wanted.sources if source not in ranked]
             for k in (0, *wanted.n_pairs):
                 for source in sources:
-                    if (source, k) != ("none", 0):
+                    if (source, k) != ("none", 0) and (k == 0 or source not in wanted.only_alone):
                         own = base.changed(seed=seed, method=method, source=source, n_pairs=k)
                         yield from _tasks(own)
 
@@ -295,7 +320,7 @@ def _control_runs(base: Run, wanted: Plan) -> Iterator[Run]:
             yield base.changed(method=method, source=control, seed=draw)
             for seed in wanted.seeds:
                 for k in wanted.ranked.get(method, ()):
-                    if k == 0 or k in wanted.n_pairs:
+                    if k == 0 or (k in wanted.n_pairs and control not in wanted.only_alone):
                         # Names alone: what a control does to captions is seen in ridge.
                         yield base.changed(
                             eval="held-out", method=method, source=control, n_pairs=k, seed=seed,
@@ -357,9 +382,10 @@ def smoke_runs(
     sources: Sequence[str] = (),
 ) -> list[Run]:
     """Return the runs of the smoke suite on the store of `create_smoke_store`; see `demo_runs`."""
-    sets = find_sets(store, dataset=DATASET, label_set=LABEL_SET)
+    base = demo_base(store, "smoke", limit=limit, dataset=DATASET, label_set=LABEL_SET)
+    base = base.changed(locales=("en",), relevance="class_id")
     small = Plan("smoke", (0, 1), (8, "all"), control_draws=3, ranked={"kernel-ridge": (0, 8)})
-    return plan(store, sets, _with(small, methods, sources), limit=limit)
+    return plan(store, base, _with(small, methods, sources))
 
 
 def create_smoke_store(root: Path) -> None:

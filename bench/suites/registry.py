@@ -9,6 +9,7 @@ from typing import Protocol
 
 from bench.errors import UnknownSuiteError
 from bench.runs import Run
+from bench.suites.controls import control_runs
 from bench.suites.demo import create_smoke_store, demo_runs, smoke_runs
 from bench.suites.paper import Lacking, lacking, paper_runs
 from bench.suites.single import OF_MIXED, Lists, check_settings, combinations
@@ -43,6 +44,8 @@ class Suite:
         One line.
     create_store : callable, optional
         Makes the store that the suite brings with it.
+    any_dataset : bool
+        Whether it runs on a dataset and label set that one names.
     lacking : callable, optional
         Lists what a store lacks of it, with commands that call the store by a name, or by its own.
     """
@@ -50,11 +53,19 @@ class Suite:
     runs: PlanRuns
     summary: str
     create_store: Callable[[Path], None] | None = None
+    any_dataset: bool = False
     lacking: Callable[[FeatureStore, str | None], list[Lacking]] | None = None
 
 
 SUITES: dict[str, Suite] = {
-    "demo": Suite(demo_runs, "all 517 names, and 16 to all real pairs, beside the controls"),
+    "demo": Suite(
+        demo_runs, "all 517 names, and 16 to all real pairs, beside the controls", any_dataset=True
+    ),
+    "controls": Suite(
+        control_runs,
+        "more controls of the head and of the real pairs, in doses where they have some",
+        any_dataset=True,
+    ),
     "smoke": Suite(
         smoke_runs,
         "the same on a synthetic store, in seconds; needs no --store",

@@ -15,6 +15,7 @@ from bench.corpus import read_corpus
 from bench.errors import ProtocolError
 from bench.results import RESULT_SCHEMA
 from bench.runs import (
+    CLASS_MEANS,
     FIT_SETTINGS,
     IDENTITY,
     Protocol,
@@ -162,6 +163,7 @@ def combinations(make: Callable[..., Run], lists: Lists, *, skip: bool | None = 
         for values in product(*own.values()):
             changes = dict(zip(own, values, strict=True)) | {"method": method}
             if skip:
+                changes = _without_idle(changes)
                 protocol = _protocol_of(changes)
                 if protocol is None or not has_meaning(method, protocol):
                     continue
@@ -188,6 +190,21 @@ def _protocol_of(changes: Mapping[str, Any]) -> Protocol | None:
     if changes.get("n_pairs") and changes.get("pairs_per_class"):
         return None
     return Protocol(**{name: changes[name] for name in _COUNTED if name in changes})
+
+
+#: Fields that choose classes of a head, and those that only one source has.
+_OF_HEAD = ("head_size", "head_by", "leave_seen")
+
+
+def _without_idle(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a combination without what has no effect on its source of prototypes."""
+    source = changes.get("source", "none")
+    idle = {"clusters"} if source != "shuffled-within" else set()
+    if source in ("none", CLASS_MEANS):
+        idle.update(_OF_HEAD)
+    elif not changes.get("head_size"):
+        idle.add("head_by")
+    return {name: value for name, value in changes.items() if name not in idle}
 
 
 _COUNTED = ("eval", "source", "n_pairs", "pairs_per_class")

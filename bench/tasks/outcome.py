@@ -251,7 +251,10 @@ def with_class_metrics(outcome: Outcome, *, seen: NDArray[np.bool_] | None = Non
     level = 1.0 / outcome.gallery
     exact = ("balanced-accuracy", "seen", "unseen", "harmonic")
     chance = {name: level for name in exact if name in values}
-    return replace(outcome, values=outcome.values | values, chance=outcome.chance | chance)
+    facts = outcome.facts if seen is None else {"seen_share": float(seen.mean())}
+    return replace(
+        outcome, values=outcome.values | values, chance=outcome.chance | chance, facts=facts
+    )
 
 
 def project_images(alignment: Aligned, images: Items) -> Any:

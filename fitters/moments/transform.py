@@ -247,9 +247,12 @@ class SideTransform:
             If a row has no direction, before centring or after it.
         """
         if self.blocks and self.normalize:
-            alone = replace(self, blocks=(), feature_map=None)
             parts = [
-                replace(alone, mean=None if self.mean is None else self.mean[at]).apply(rows[:, at])
+                SideTransform(
+                    mean=None if self.mean is None else self.mean[at],
+                    renormalize=self.renormalize,
+                    label=self.label,
+                ).apply(rows[:, at])
                 for at in columns_of(self.blocks, rows)
             ]
             joined = np.hstack(parts) / np.sqrt(len(parts))
@@ -285,5 +288,5 @@ class SideTransform:
             "label": self.label,
             "homogeneous": self.homogeneous,
             "feature_map": self.feature_map,
-            "blocks": list(self.blocks),
+            "blocks": self.blocks,
         }

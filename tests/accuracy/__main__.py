@@ -47,9 +47,10 @@ NOT_KEPT = """## Tried, and not kept
 What follows was built or sketched, looked at on these images, and left out; a gain of under two or
 three points on them would mean nothing either.
 
-- **Real pairs averaged over their noise in ridge and Procrustes**, as kernel ridge does it. Held-out
-  pairs, which decide, gave the weights of the grid the better mean reciprocal rank with 16, 64 and
-  256 pairs, though their largest value is a flattering one: ridge keeps its grid.
+- **Real pairs averaged over their noise in ridge**, as kernel ridge does it. Held-out pairs, which
+  decide, gave the weights of the grid the better mean reciprocal rank with 16, 64 and 256 pairs,
+  though the largest of many is a flattering figure: ridge keeps its grid, and Procrustes has no
+  residual that a penalty could shrink.
 - **Scores of several heads divided by their spread over the names**, and the same with the spread
   over the head's own names: within 0.4 points of the mean of cosines, which needs no gallery.
 - **Scores of the two fits of kernel ridge standardised over the gallery** before they are added:
@@ -57,8 +58,8 @@ three points on them would mean nothing either.
   gallery. That is what `--scorer` is for.
 - **The sum of both fits of kernel ridge brought to unit length**: up to a point below the sum as it
   is, whose length says how far the two agree.
-- **A choice of one noise of the real pairs**, on held-out pairs: below the average at most numbers of
-  pairs, and below the head alone at some.
+- **A choice of one noise of the real pairs**, on held-out pairs: below the average at most numbers
+  of pairs.
 - An output kernel, Laplace, Matérn and arc-cosine kernels, sums of widths, whitened texts, one
   penalty a principal component, the marginal likelihood, left-out ranks as the criterion of kernel
   ridge, self-training and pseudo-pairs, ConSE's scores beside kernel ridge, row norms and biases:

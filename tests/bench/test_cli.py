@@ -65,18 +65,18 @@ def test_run_then_again_reuses_everything(bench, limited):
 def test_dry_run_says_what_it_would_do_and_writes_nothing(bench, tmp_path):
     code, out, _ = bench("run", "--suite", "smoke", "-o", tmp_path / "r", "--dry-run", "--json")
     assert code == 0
-    assert json.loads(out) == {"runs": 158, "reused": 0, "new": 158, "fits": 102}
+    assert json.loads(out) == {"runs": 181, "reused": 0, "new": 181, "fits": 121}
     _, out, _ = bench("run", "--suite", "smoke", "-o", tmp_path / "r", "--dry-run")
-    assert out == "smoke: 158 runs, 0 finished, 158 new in 102 fits.\n"
+    assert out == "smoke: 181 runs, 0 finished, 181 new in 121 fits.\n"
     assert not (tmp_path / "r").exists()
 
 
 def test_ls_and_frame(bench, smoke_results, tmp_path):
     code, out, _ = bench("ls", smoke_results)
     assert code == 0
-    assert "smoke  158 runs  3 seeds  K 0,8,all" in out
+    assert "smoke  181 runs  3 seeds  K 0,8,all" in out
     (series,) = json.loads(bench("ls", smoke_results, "--json")[1])
-    assert series["n_runs"] == 158
+    assert series["n_runs"] == 181
     rows = read_results(smoke_results)
     code, out, _ = bench("frame", smoke_results, "--format", "csv")
     assert code == 0

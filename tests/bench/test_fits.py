@@ -5,13 +5,15 @@ import pytest
 
 from bench.corpus import Corpus, Items, read_corpus
 from bench.errors import ProtocolError
-from bench.fits import fit_run, prototype_pairs, real_pairs
-from bench.protocol import first_pairs, held_out_split
+from bench.fits import OTHER_FOLDS, CrossFitted, fit_run, prototype_pairs, real_pairs
+from bench.protocol import Split, first_pairs, held_out_split, mean_rng
 from bench.scoring import Scoring
 from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
-from fitters import PRESETS, fit_alignment
+from fitters import PRESETS, Pairs, fit_alignment
 from fitters.methods import METHODS
+from fitters.moments.transform import SideTransform
+from fitters.select.grid import folds_by_group
 from tests.bench.results_by_hand import has
 
 
@@ -94,6 +96,111 @@ def test_controls_keep_what_they_promise_and_follow_the_seed(run, corpus):
     other, _ = prototype_pairs(run.changed(source="random", seed=2), corpus)
     np.testing.assert_array_equal(random.x, again.x)
     assert not np.allclose(random.x, other.x)
+
+
+def test_smaller_heads_are_parts_of_larger_ones(run, corpus):
+    base = run.changed(n_pairs=0)
+    whole, bias = prototype_pairs(base, corpus)
+    of = {tuple(row): place for place, row in enumerate(whole.x.tolist())}
+    for by in ("random", "nearest", "farthest"):
+        places = []
+        for size in (5, 20, 60):
+            part, own = prototype_pairs(base.changed(head_size=size, head_by=by), corpus)
+            places.append([of[tuple(row)] for row in part.x.tolist()])
+            assert len(set(places[-1])) == size
+            np.testing.assert_array_equal(part.y, whole.y[places[-1]])
+            np.testing.assert_array_equal(own, bias[places[-1]])
+        assert set(places[0]) < set(places[1]) < set(places[2])
+        if by != "random":
+            # An explicit loop over classes and names.
+            near = [max(float(t @ name) for name in corpus.names.rows) for t in whole.y]
+            order = sorted(
+                range(whole.n), key=lambda c: (-near[c] if by == "nearest" else near[c], c)
+            )
+            assert set(places[1]) == set(order[:20])
+    drawn = [prototype_pairs(base.changed(head_size=20, seed=s), corpus)[0].x for s in (1, 2)]
+    assert not np.array_equal(*drawn)
+    control, _ = prototype_pairs(base.changed(head_size=20, source="shuffled"), corpus)
+    part, _ = prototype_pairs(base.changed(head_size=20), corpus)
+    np.testing.assert_array_equal(np.unique(control.x, axis=0), np.unique(part.x, axis=0))
+    with pytest.raises(ProtocolError, match=r"asks for 121 classes of the head .* 120 are left"):
+        prototype_pairs(base.changed(head_size=121), corpus)
+
+
+def test_classes_that_the_images_have_are_left_out_by_name_and_by_text(run, corpus):
+    head = corpus.head
+    assert not head.in_gallery.any()  # the planted names are of two label sets
+    named = np.arange(120) < 3
+    texts = head.texts.copy()
+    texts[10] = corpus.names.rows[4]
+    taught = replace(corpus, head=replace(head, in_gallery=named, texts=texts))
+    close = np.array([max(float(t @ name) for name in corpus.names.rows) > 0.9 for t in texts])
+    assert close[10]
+    left, _ = prototype_pairs(run.changed(leave_seen=True), taught)
+    np.testing.assert_array_equal(left.x, head.weight[~(named | close)])
+    few, _ = prototype_pairs(run.changed(leave_seen=True, head_size=4), taught)
+    assert few.n == 4
+
+
+def test_choices_are_those_of_the_part_of_the_head(run, corpus):
+    """What was chosen on the whole head is not taken for a part of it, nor the other way round."""
+    base = run.changed(n_pairs=0)
+    runs = [base, base.changed(head_size=12), base.changed(head_size=12, seed=5)]
+    choices = [fit_run(own, corpus, None).alignment.facts["choice"]["scores"] for own in runs]
+    again = fit_run(runs[1], corpus, None).alignment.facts["choice"]["scores"]
+    assert again == choices[1]
+    assert choices[0] != choices[1] != choices[2]
+    facts = fit_run(runs[1].changed(source="shuffled-within", clusters=3), corpus, None).facts
+    assert facts["n_prototypes"] == 12
+    assert 0 <= facts["own_names"] < 1
+    all_own = fit_run(base.changed(source="shuffled-within", clusters=120), corpus, None).facts
+    assert all_own["own_names"] == 1.0
+    assert fit_run(base, corpus, None).facts["own_names"] is None
+
+
+@pytest.mark.parametrize("method", ["ridge", "procrustes"])
+def test_repeating_real_pairs_changes_nothing(run, corpus, split, method):
+    """Of what has second moments alone; kernel ridge has a penalty for every row."""
+    base = run.changed(method=method, n_pairs="all")
+    probe = corpus.images.rows
+    alone, again, mixed = (
+        fit_run(base.changed(source=source), corpus, split)
+        for source in ("none", "repeated", "mixup")
+    )
+    np.testing.assert_allclose(
+        again.alignment.project_x(probe), alone.alignment.project_x(probe), atol=1e-5
+    )
+    names = corpus.names.rows
+    np.testing.assert_allclose(
+        again.alignment.project_y(names), alone.alignment.project_y(names), atol=1e-5
+    )
+    assert (again.facts["n_prototypes"], again.facts["n_images_fitted"]) == (
+        0, alone.facts["n_images_fitted"],
+    )  # fmt: skip
+    assert again.facts["penalty_chosen"] == alone.facts["penalty_chosen"]
+    assert again.facts["mix_chosen"] is None
+    assert not np.allclose(mixed.alignment.project_y(names), alone.alignment.project_y(names))
+
+
+def test_class_means_stand_in_for_the_head(run, corpus, split):
+    """Of the very images of the real pairs, with the names of their classes."""
+    found = fit_run(run.changed(source="class-means", penalty=0.3, mix=2.0), corpus, split)
+    images = first_pairs(split, 8)
+    classes = np.unique(corpus.images.classes[images])
+    rows = [corpus.images.rows[images[corpus.images.classes[images] == c]] for c in classes]
+    means = np.array([own.mean(axis=0) for own in rows])
+    texts = corpus.names.rows[corpus.names.places_of(classes)]
+    mean = SideTransform.fit([corpus.images.rows[split.train]]).mean
+    expected = fit_alignment(
+        "ridge", prototypes=Pairs(means, texts, classes), real=real_pairs(corpus, images),
+        image_mean=mean, penalty=0.3, mix=2.0, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        found.alignment.project_y(corpus.names.rows),
+        expected.project_y(corpus.names.rows),
+        atol=1e-5,
+    )
+    assert found.facts["n_prototypes"] == len(classes)
 
 
 @pytest.mark.parametrize("n_pairs", [0, 8])
@@ -187,15 +294,50 @@ def test_facts_say_what_was_used_and_chosen(run, corpus, split):
     assert every["n_images_fitted"] == len(split.train)
 
 
-def test_all_names_is_centred_by_the_images_themselves_and_says_so(runs, corpus):
-    ridge = next(
-        r
-        for r in runs
-        if (r.protocol.eval, r.fit.method, r.protocol.source) == ("all-names", "ridge", "head")
-    )
-    fitted = fit_run(ridge, corpus, None)
-    assert fitted.facts["image_mean"] == "evaluated images"
+@pytest.fixture
+def all_names(runs):
+    wanted = ("all-names", "ridge", "head")
+    return next(r for r in runs if (r.protocol.eval, r.fit.method, r.protocol.source) == wanted)
+
+
+def test_all_names_is_centred_by_other_images_and_says_so(runs, corpus, all_names):
+    fitted = fit_run(all_names, corpus, None)
+    assert fitted.facts["image_mean"] == OTHER_FOLDS
     assert fit_run(runs[0], corpus, None).facts["image_mean"] == "none"
+
+
+def test_the_mean_that_centres_a_scored_image_leaves_its_fold_out(corpus, all_names):
+    """An explicit loop over folds: no class of the fold is in the mean of its images."""
+    fitted = fit_run(all_names, corpus, None).alignment
+    rows, classes = corpus.images.rows, corpus.images.classes
+    folds = folds_by_group(classes, 5, mean_rng())
+    expected = np.empty((len(rows), rows.shape[1]))
+    for fold in range(5):
+        others = np.array([f != fold for f in folds])
+        assert not set(classes[~others]) & set(classes[others])
+        mean = np.mean([row / np.linalg.norm(row) for row in rows[others].astype(float)], axis=0)
+        for place in np.flatnonzero(~others):
+            row = rows[place].astype(float)
+            centred = row / np.linalg.norm(row) - mean
+            expected[place] = centred / np.linalg.norm(centred)
+    # Block by block and in any order it is the same; what is no scored image has the mean of all.
+    np.testing.assert_allclose(fitted.x.apply(rows), expected, atol=1e-6)
+    np.testing.assert_allclose(fitted.x.apply(rows[[9, 3]]), expected[[9, 3]], atol=1e-6)
+    whole = SideTransform.fit([rows])
+    np.testing.assert_allclose(fitted.x.apply(rows[:4] + 1), whole.apply(rows[:4] + 1), atol=1e-12)
+    assert np.abs(whole.apply(rows) - expected).max() > 1e-3
+
+
+def test_a_split_without_training_images_is_centred_alike(corpus, all_names):
+    split = Split(train=np.empty(0, np.int64), test=np.arange(10, 60))
+    fitted = fit_run(all_names, corpus, split)
+    assert fitted.facts["image_mean"] == OTHER_FOLDS
+    images = corpus.images.take(split.test)
+    apart = CrossFitted.of_images(SideTransform.fit([images.rows]), images)
+    np.testing.assert_array_equal(fitted.alignment.x.apply(images.rows), apart.apply(images.rows))
+    one = images.take(images.classes == images.classes[0])
+    whole = SideTransform.fit([one.rows])
+    assert CrossFitted.of_images(whole, one) is whole
 
 
 def test_too_many_pairs_are_refused(run, corpus, split):

@@ -28,6 +28,7 @@ VALUES = (
 #: Those of them that are right for an option.
 RIGHT = {
     "--n-pairs": {"0"}, "--pairs-per-class": {"0"}, "--control-draw": {"0"}, "--seeds": {"0"},
+    "--clusters": {"0"}, "--head-size": {"0"},
     "--penalty": {"0", "0.0", "1e-400"},
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from bench.report.grids import choice_rows, gain_rows, grids
 from bench.report.page import curves
 from bench.report.theme import INKS, file_svg, page_svg
 from bench.report.verdict import verdict
-from bench.tables import result_table
+from bench.tables import result_lines, result_table
 from featstore import open_store
 from featstore.store.tables import write_thumbnails
 from fitters import METHODS, PRESETS
@@ -38,6 +38,73 @@ def test_the_verdict_follows_the_intervals(tmp_path, rng, shares, tone, answer):
     assert [tile.source for tile in found.tiles] == ["head", "random", "shuffled"]
     assert found.eval == "held-out"
     assert set(found.gains["comparison"]) == {"over-chance", "over-real"}
+
+
+def test_seen_and_unseen_names_stand_beside_every_headline(study):
+    rows = read_results(study).with_columns(
+        seen_share=pl.when(pl.col("direction") == "image→name").then(0.25)
+    )
+    top = rows.filter((pl.col("metric") == "top-1") & (pl.col("task") == "zero_shot"))
+    levels = {"head": (0.75, 0.125), "random": (0.0, 0.0625)}
+    named = [
+        top.filter(pl.col("source") == source).with_columns(
+            metric=pl.lit(metric), value=pl.lit(value)
+        )
+        for source, own in levels.items()
+        for metric, value in zip(("seen", "unseen"), own, strict=True)
+    ]
+    both = pl.concat([rows, *named])
+    table = result_table(both)
+    found = verdict(compare(study, rows), table)
+    by_name = {tile.source: tile.by_name for tile in found.tiles}
+    assert by_name["head"] == "seen 75.0 %, unseen 12.5 %"
+    assert by_name["random"] == "seen 0.0 %, unseen 6.2 %"
+    assert by_name["shuffled"] == ""
+    assert "has the names of 25 % of the queries (seen)" in found.setting
+    # Without names of a head nothing is said of them.
+    plain = verdict(compare(study, rows), result_table(read_results(study)))
+    assert "seen" not in plain.setting
+    assert {tile.by_name for tile in plain.tiles} == {""}
+    # In the page's grid they come after the five that the picker shows, in every task.
+    shown = {grid.direction: grid for grid in grids(table)}
+    assert shown["image→name"].metrics[5:] == ("seen %", "unseen %")
+    assert len(shown["image→caption"].metrics) == 5
+    assert "25 % of the queries are of names that the head has" in shown["image→name"].note
+    text = result_lines(table)
+    place = text.headings.index("top-1 %")
+    assert text.headings[place + 1 : place + 3] == ["seen %", "unseen %"]
+
+
+def test_a_part_of_a_head_is_no_answer_and_a_row_of_its_own(tmp_path, rng):
+    names = [f"q{i}" for i in range(60)]
+    for source, fields, share in (
+        ("head", {}, 0.6), ("head", {"head_size": 5}, 0.0), ("random", {}, 0.05),
+        ("shuffled-within", {"clusters": 9}, 0.9), ("shuffled-within", {"clusters": 3}, 0.1),
+        ("head", {"leave_seen": True}, 0.3),
+    ):  # fmt: skip
+        for seed in range(4 if source != "head" else 1):
+            run = hand_run(source, seed=seed, eval="all-names", **fields)
+            write_ranks(tmp_path, run, np.where(rng.random(60) < share, 1, 9), queries=names)
+    rows = read_results(tmp_path)
+    comparisons, table = compare(tmp_path, rows), result_table(rows)
+    found = verdict(comparisons, table)
+    assert found.tone == "better"
+    assert found.sources == ("head", "random")
+    (grid,) = (one for one in grids(table) if one.direction == "image→name")
+    assert {line.source for line in grid.lines} == {
+        "", "head weights", "head weights (5 classes)", "head weights (none that the images have)",
+        "random rows", "head, names shuffled within clusters (9 clusters)",
+        "head, names shuffled within clusters (3 clusters)",
+    }  # fmt: skip
+    over = comparisons.filter(
+        (pl.col("comparison") == "over-control") & (pl.col("metric") == "top-1")
+    )
+    # The whole head is compared with every dose; its parts with controls of the same part only.
+    assert sorted(over["side_b"]) == [
+        "head, names shuffled within clusters (3 clusters)",
+        "head, names shuffled within clusters (9 clusters)", "random rows",
+    ]  # fmt: skip
+    assert set(over["side_a"]) == {"head weights"}
 
 
 def test_the_verdict_says_when_no_control_was_run(tmp_path, rng):

@@ -50,6 +50,10 @@ OTHER = {
     "pairs_per_class": 2,
     "options": ZeroShot(prompts="max"),
     "limit": 100,
+    "clusters": 20,
+    "head_size": 50,
+    "head_by": "nearest",
+    "leave_seen": True,
     "metric_version": 99,
     "protocol_version": 99,
     "control_draw": 3,
@@ -111,6 +115,9 @@ BESIDE = {
     "top_k": {"method": "asif"},
     "power": {"method": "asif"},
     "legacy": {"method": "paper-mlp"},
+    "clusters": {"source": "shuffled-within", "clusters": 10},
+    "head_size": {"head_size": 10},
+    "head_by": {"head_size": 10},
 }
 
 
@@ -207,6 +214,11 @@ BAD = [
     ({"relevance": "id"}, "'relevance' of a run must be 'parent_id' or"),
     ({"n_pairs": -1}, "'n_pairs' of a run must be at least 0 or 'all'; got -1"),
     ({"source": "none", "n_pairs": 0}, "Give it one"),
+    ({"source": "mixup", "n_pairs": 0}, "source 'mixup' and 0 real pairs has nothing to fit"),
+    ({"source": "shuffled-within"}, "needs a number of clusters"),
+    ({"clusters": 5}, "no other source has any; got source 'head' and 5 clusters"),
+    ({"source": "class-means", "leave_seen": True}, "source 'class-means' has none"),
+    ({"head_by": "nearest"}, "chooses head_size classes; got 0"),
     ({"eval": "all-names"}, "Use eval 'held-out'"),
     ({"train_fraction": 1.0}, "above 0 and below 1"),
     ({"head_templates": ("none",)}, "the run has no head"),

@@ -1,20 +1,23 @@
 import shutil
+from collections import Counter
 
 import pytest
 
 from bench import read_results, run_all
 from bench.errors import ProtocolError, UnknownSuiteError
 from bench.runs import has_meaning
+from bench.suites.controls import control_runs
 from bench.suites.demo import (
     Plan,
     create_smoke_store,
+    demo_base,
     demo_runs,
     find_sets,
     plan,
     smoke_runs,
 )
 from bench.suites.registry import SUITES, suite_named, with_lists
-from bench.suites.single import sweep_runs
+from bench.suites.single import combinations, sweep_runs
 from featstore import open_store
 from featstore.store.gc import remove_set
 from featstore.testing import write_set
@@ -24,11 +27,12 @@ from fitters.errors import UnknownMethodError
 def test_the_demo_is_the_protocol(smoke_store):
     """On a store of the demo's shape: the cells, seeds and numbers of pairs that were agreed."""
     opened = open_store(smoke_store)
-    runs = plan(opened, find_sets(opened, dataset="smoke", label_set="smokehead"), Plan())
+    base = demo_base(opened, "demo", dataset="smoke", label_set="smokehead")
+    runs = plan(opened, base.changed(relevance="class_id"), Plan())
     all_names = [run for run in runs if run.protocol.eval == "all-names"]
     held_out = [run for run in runs if run.protocol.eval == "held-out"]
-    # Three methods and ConSE, and 19 draws of two controls for each method.
-    assert len(all_names) == 4 + 3 * 2 * 19
+    # Three methods and ConSE, and 19 draws of three controls for each method.
+    assert len(all_names) == 4 + 3 * 3 * 19
     assert {run.task for run in all_names} == {"zero_shot"}
     assert {run.protocol.n_pairs for run in all_names} == {0}
     assert {run.seed for run in held_out} == set(range(10))
@@ -36,11 +40,13 @@ def test_the_demo_is_the_protocol(smoke_store):
     assert {run.protocol.n_pairs for run in held_out} == {0, 16, "all"}
     zero = [run for run in held_out if run.seed == 0 and run.task == "zero_shot"]
     # Two methods beside one draw of every control, kernel ridge beside 19 without real pairs.
+    # Rows of the head's covariance have no real pairs beside them.
     seeded = [run for run in zero if run.protocol.control_draw is None]
-    assert len(seeded) == 1 + 2 * (3 + 2 * 4) + (1 + 2 * 2)
+    assert len(seeded) == 1 + 2 * (3 + 2 * 4 + 1) + (1 + 2 * 2)
+    assert {r.protocol.n_pairs for r in runs if r.protocol.source == "random-cov"} == {0}
     drawn = [run for run in zero if run.protocol.control_draw is not None]
     assert {(run.fit.method, run.protocol.n_pairs) for run in drawn} == {("kernel-ridge", 0)}
-    assert sorted(run.protocol.control_draw for run in drawn) == sorted([*range(19)] * 2)
+    assert sorted(run.protocol.control_draw for run in drawn) == sorted([*range(19)] * 3)
     assert len({run.fit_key for run in runs}) == len(all_names) + 10 * len(zero)
     assert all(run.protocol.relevance == "class_id" and run.fit.penalty == "auto" for run in runs)
     assert len(set(runs)) == len(runs)
@@ -105,7 +111,7 @@ def test_a_head_of_another_model_does_not_count(tmp_path):
 
 
 def test_suites_by_name():
-    assert set(SUITES) == {"demo", "smoke", "paper"}
+    assert set(SUITES) == {"demo", "controls", "smoke", "paper"}
     assert suite_named("smoke").create_store is create_smoke_store
     with pytest.raises(UnknownSuiteError, match=r"smoke, paper\. Did you mean 'demo'"):
         suite_named("deom")
@@ -123,8 +129,46 @@ def test_a_suite_and_a_sweep_take_prompts_of_either_side(smoke_store):
     sets = find_sets(opened, dataset="smoke", label_set="smokehead")
     grid = {"n_pairs": (0,), "source": ("head",), "penalty": (1.0,), "seed": (0,)}
     for run in sweep_runs(opened, sets, grid | texts):
-        assert run.data.head_texts == (("name",), ("photo",))
+        own = run.data.head_variants, run.data.head_templates
+        assert own == (texts.get("head_variants", [()])[0], ("photo",))
         assert run.data.templates == ("none",)
+
+
+def test_the_controls_have_doses_and_draws(smoke_store):
+    opened = open_store(smoke_store)
+    runs = control_runs(opened, dataset="smoke", methods=("ridge",))
+    assert len(set(runs)) == len(runs)
+    alone = [run for run in runs if run.protocol.eval == "all-names"]
+    assert {run.protocol.n_pairs for run in alone} == {0}
+    # The head has 120 classes: doses of 150 clusters and of 200 classes are left out.
+    drawn = Counter(
+        (p.source, p.clusters, p.head_size)
+        for p in (run.protocol for run in alone)
+        if p.head_by == "random" and not p.leave_seen and (p.source != "head" or p.head_size)
+    )
+    assert set(drawn.values()) == {19}
+    assert {key for key in drawn if key[0] == "shuffled-within"} == {
+        ("shuffled-within", 10, 0), ("shuffled-within", 50, 0),
+    }  # fmt: skip
+    assert sorted(size for _, _, size in drawn if size) == [10, 20, 50, 100]
+    assert {"random", "random-cov", "shuffled", "rotated"} < {source for source, _, _ in drawn}
+    once = [r.protocol for r in alone if r.fit.method == "ridge" and r.protocol.source == "head"]
+    assert sum(p.leave_seen for p in once) == 1
+    assert Counter(p.head_by for p in once if p.head_by != "random") == {
+        "nearest": 4,
+        "farthest": 4,
+    }
+    beside = [run.protocol for run in runs if run.protocol.eval == "held-out"]
+    assert {p.n_pairs for p in beside} == {0, 16}
+    per_source = Counter(p.source for p in beside if p.n_pairs == 16)
+    assert set(per_source.values()) == {10}
+    assert {"none", "head", "repeated", "mixup", "class-means", "rotated"} < set(per_source)
+    few = control_runs(opened, dataset="smoke", methods=("ridge",), sources=("head", "mixup"))
+    assert {run.protocol.source for run in few} == {"head", "mixup"}
+    with pytest.raises(UnknownMethodError, match="'rigde'"):
+        control_runs(opened, dataset="smoke", methods=("rigde",))
+    with pytest.raises(ProtocolError, match="at least one image"):
+        control_runs(opened, dataset="smoke", limit=0)
 
 
 def test_the_demo_runs_on_a_dataset_of_ones_own(smoke_store):
@@ -241,3 +285,23 @@ def test_more_combinations_than_memory_holds_are_not_planned(smoke_store):
     many = {"penalty": tuple(range(1, 5001)), "mix": tuple(range(1, 101))}
     with pytest.raises(ProtocolError, match=r"make 60,000,000 combinations of method ridge; at"):
         sweep_runs(opened, sets, many)
+
+
+def test_lists_leave_out_what_has_no_effect_on_a_source(smoke_store):
+    base = demo_base(open_store(smoke_store), "task", dataset="smoke")
+    lists = {
+        "method": ("ridge",), "source": ("none", "head", "shuffled-within", "class-means"),
+        "n_pairs": (0, 16), "eval": ("held-out",), "clusters": (10, 50), "head_size": (0, 20),
+        "head_by": ("nearest",),
+    }  # fmt: skip
+    made = Counter(
+        (p.source, p.n_pairs, p.clusters, p.head_size, p.head_by)
+        for p in (run.protocol for run in combinations(base.changed, lists))
+    )
+    assert set(made.values()) == {1}
+    expected = [("none", 16, 0, 0, "random"), ("class-means", 16, 0, 0, "random")]
+    for k in (0, 16):
+        for size, by in ((0, "random"), (20, "nearest")):
+            expected += [("head", k, 0, size, by)]
+            expected += [("shuffled-within", k, clusters, size, by) for clusters in (10, 50)]
+    assert sorted(made) == sorted(expected)

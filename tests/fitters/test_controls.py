@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
+from sklearn.linear_model import Ridge as SklearnRidge
 
-from fitters import CONTROLS, METHODS, FitConfig, Pairs, fit
+from fitters import CONTROLS, METHODS, FitConfig, Pairs, fit, fit_alignment
 from fitters.errors import PairsError
 from fitters.moments.transform import SideTransform
+from fitters.prototypes import PAIR_CONTROLS
 from fitters.recipe import select
 from tests.assertions import assert_close, assert_same
 
@@ -30,7 +34,7 @@ def test_a_control_is_drawn_by_its_generator_and_keeps_the_form(name, rng):
     assert one.x.shape == pairs.x.shape
     # A weight is of its row of x: shuffled, both move.
     expected = pairs.weight
-    if name == "shuffled":
+    if name.startswith("shuffled"):
         owner = [int(np.flatnonzero((pairs.x == row).all(axis=1))[0]) for row in one.x]
         expected = pairs.weight[owner]
     assert_same(one.weight, expected)
@@ -84,6 +88,104 @@ def test_shuffled_permutes_names_out_of_their_group(sizes, seed):
     assert_same(shuffled.groups, groups)
 
 
+def test_a_rotation_keeps_the_rows_as_they_lie_to_each_other(rng):
+    pairs = draw_pairs(rng)
+    turned = [CONTROLS["rotated"](pairs, rng).x.astype(np.float64) for _ in range(400)]
+    gram = pairs.x.astype(np.float64) @ pairs.x.T
+    assert_close(turned[0] @ turned[0].T, gram, "float32")
+    # Haar: the image of a row has mean 0, whatever the row; six standard errors.
+    norms = np.linalg.norm(pairs.x, axis=1, keepdims=True)
+    assert np.abs(np.mean(turned, axis=0) / norms).max() < 6 / np.sqrt(6 * 400)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=5),
+    seed=st.integers(0, 2**16),
+)
+def test_names_are_shuffled_within_their_cluster_and_single_ones_stay(sizes, seed):
+    rng = np.random.default_rng(seed)
+    family = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    n = len(family)
+    # Families are orthogonal and far apart, names of one nearly the same: k-means must find them.
+    y = np.eye(len(sizes), 6)[family] + 1e-3 * rng.standard_normal((n, 6))
+    pairs = Pairs(np.arange(n, dtype=float)[:, None], y)
+    drawn = CONTROLS["shuffled-within"](pairs, rng, clusters=len(sizes))
+    owner = drawn.x.ravel().astype(int)
+    assert sorted(owner) == list(range(n))
+    found = [len(set(family[owner[family == one]])) for one in range(len(sizes))]
+    if found == [1] * len(sizes):  # one start of k-means may join two families
+        assert (family[owner] == family).all()
+        assert ((owner == np.arange(n)) == (np.array(sizes)[family] == 1)).all()
+    assert_same(drawn.y, pairs.y)
+
+
+def test_shuffling_within_clusters_goes_from_the_shuffle_to_the_head(rng):
+    n = 40
+    pairs = Pairs(np.arange(n, dtype=float)[:, None], rng.standard_normal((n, 5)))
+    kept = []
+    for clusters in (1, 10, 30, n):
+        drawn = CONTROLS["shuffled-within"](pairs, np.random.default_rng(1), clusters=clusters)
+        kept.append(int((drawn.x == pairs.x).sum()))
+    assert kept[0] == 0
+    assert kept[-1] == n
+    assert kept == sorted(kept)
+    # Names of one group share a text: none of them takes the row of the other.
+    twins = draw_pairs(rng)
+    drawn = CONTROLS["shuffled-within"](twins, rng, clusters=5)
+    owner = np.array([int(np.flatnonzero((twins.x == row).all(axis=1))[0]) for row in drawn.x])
+    moved = owner != np.arange(twins.n)
+    assert moved.any()
+    assert (twins.groups[owner] != twins.groups)[moved].all()
+    for clusters in (0, n + 1):
+        with pytest.raises(PairsError, match="Ask for 1 to 40"):
+            CONTROLS["shuffled-within"](pairs, rng, clusters=clusters)
+
+
+def test_repeated_pairs_change_no_ridge(rng):
+    """Of a relative penalty: the ridge of scikit-learn needs the absolute one scaled alike."""
+    pairs = Pairs(rng.normal(size=(30, 6)), rng.normal(size=(30, 4)), np.arange(30) // 2)
+    more = PAIR_CONTROLS["repeated"](pairs, rng, n=100)
+    assert (more.n, len(np.unique(more.groups))) == (120, 15)
+    one, same = (fit_alignment("ridge", real=own, penalty=0.3, rng=rng) for own in (pairs, more))
+    probe = rng.normal(size=(7, 4))
+    assert_close(same.project_y(probe), one.project_y(probe), "float32")
+    theirs = [
+        SklearnRidge(alpha=alpha, fit_intercept=False).fit(own.y, own.x).coef_
+        for own, alpha in ((pairs, 2.0), (more, 8.0))
+    ]
+    assert_close(theirs[1], theirs[0], "float64")
+    assert not np.allclose(
+        SklearnRidge(2.0, fit_intercept=False).fit(more.y, more.x).coef_, theirs[0]
+    )
+
+
+def test_mixtures_add_no_moment_that_the_pairs_lack(rng):
+    """In expectation, about the mean: E[a² + (1 − a)²] = 2/3 of those of the pairs."""
+    x, y = rng.normal(size=(12, 3)), rng.normal(size=(12, 2))
+    weight = rng.uniform(0.5, 2, 12)
+    x, y = (rows - np.average(rows, axis=0, weights=weight) for rows in (x, y))
+    pairs = Pairs(x, y, np.arange(12) // 3, weight)
+    n = 400_000
+    mixed = PAIR_CONTROLS["mixup"](pairs, rng, n=n + 12)
+    assert mixed.n == n + 12
+    assert_same(mixed.take(np.arange(12)).x, x)
+    both = np.hstack([x, y])
+    expected = 2 / 3 * (both * weight[:, None]).T @ both / weight.sum()
+    new = np.hstack([mixed.x, mixed.y])[12:]
+    assert np.abs(new.T @ new / n - expected).max() < 0.01
+    # Each lies on the line between two pairs, on both sides at the same place.
+    for row in new[:20]:
+        away = [
+            np.linalg.norm(
+                row - p - np.clip((row - p) @ (q - p) / ((q - p) @ (q - p)), 0, 1) * (q - p)
+            )
+            for p, q in itertools.combinations(both, 2)
+        ]
+        assert min(*away, *np.linalg.norm(both - row, axis=1)) < 1e-12
+    assert set(mixed.groups) == set(pairs.groups)
+    assert PAIR_CONTROLS["mixup"](pairs, rng, n=5).n == 12
+
+
 @pytest.mark.parametrize("name", CONTROLS)
 def test_kernel_ridge_on_a_control_is_at_chance(name, make_world):
     head, real = make_world(n_classes=80, n_images=60)
@@ -97,7 +199,9 @@ def test_kernel_ridge_on_a_control_is_at_chance(name, make_world):
         scores = fitted.project_x(real.x) @ fitted.project_y(real.y).T
         return int((scores.argmax(axis=1) == np.arange(real.n)).sum())
 
-    of_controls = sum(right(CONTROLS[name](head, np.random.default_rng(k))) for k in range(20))
+    own = {"clusters": 1} if name == "shuffled-within" else {}
+    drawn = (CONTROLS[name](head, np.random.default_rng(k), **own) for k in range(20))
+    of_controls = sum(map(right, drawn))
     assert right(head) > 30
     # One in 60 by chance; images of one draw share their control, hence twice the binomial's 0.1 %.
     assert of_controls < 2 * binom.ppf(0.999, 20 * real.n, 1 / real.n)

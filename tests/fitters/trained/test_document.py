@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench.suites.demo import create_smoke_store
 from fitters import PRESETS
 from tests.accuracy import trained
 
@@ -35,6 +38,29 @@ def test_places_become_hits_and_a_mean():
     assert trained.hits(runs, "top-1").tolist() == [[1, 0, 0, 0], [0, 0, 1, 0]]
     assert trained.hits(runs, "top-5").tolist() == [[1, 1, 0, 0], [1, 0, 1, 0]]
     assert trained.hits(runs, "top-10").tolist() == [[1, 1, 1, 0], [1, 1, 1, 0]]
+
+
+def test_the_controls_of_a_trained_head_are_told_and_never_bold(tmp_path):
+    """A tiny run of the command on a store of the demo's shape, twice: the second runs nothing."""
+    store, data = tmp_path / "store", tmp_path / "c.json"
+    create_smoke_store(store)
+    asked = argparse.Namespace(
+        store=store, controls=tmp_path / "results", draws=2, epochs=1, data=data
+    )
+    trained.write_controls(asked, dataset="smoke", n_pairs=(8, 16))
+    written = asked.data.read_text("utf-8")
+    trained.write_controls(asked, dataset="smoke", n_pairs=(8, 16))
+    assert asked.data.read_text("utf-8") == written
+    found = json.loads(written)
+    assert [(row["n_pairs"], row["source"]) for row in found["rows"]] == [
+        (k, source) for k in ("8", "16") for source in ("random-cov", "random-cov", "head")
+    ]
+    assert {row["n_seeds"] for row in found["rows"]} == {2}
+    text = "\n".join(trained.render_controls(found))
+    assert "| 8 | real + head | real + random-cov |" in text
+    assert "t over 2 draws" in text
+    assert "**" not in text
+    assert trained.render_controls({"rows": []})[0].startswith("Not run yet")
 
 
 CONTRASTIVE = {"sail", "freeze-align", "structure", "devise"}

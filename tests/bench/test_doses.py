@@ -1,0 +1,128 @@
+"""Doses of a head against a straight line through the same numbers by other means."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from bench import read_results, run_all
+from bench.cli.main import cli
+from bench.doses import dose_table
+from bench.report.page import write_report
+from bench.statistics import DrawSums, two_term
+from bench.suites.controls import control_runs
+from bench.tables import dose_lines
+from featstore import open_store
+from featstore.command_line import run_command
+from tests.bench.results_by_hand import hand_run, write_ranks
+
+SIZES, DRAWS, N = (10, 30, 100), range(4), 24
+QUERIES = [f"q{i:02d}" for i in range(N)]
+CLUSTERS = [f"c{i // 2:02d}" for i in range(N)]
+
+
+@pytest.fixture
+def hits(tmp_path, rng):
+    """Write runs of every dose; return (source, clusters, size, by) → hits of its draws."""
+    written = {}
+    doses = [
+        *(("head", 0, size, "random", DRAWS) for size in SIZES),
+        *(("head", 0, size, "nearest", (0,)) for size in SIZES[:2]),
+        ("head", 0, 0, "random", (0,)),
+        *(("shuffled-within", n, 0, "random", DRAWS) for n in (4, 40)),
+        ("shuffled", 0, 0, "random", DRAWS),
+        ("random", 0, 0, "random", DRAWS),
+    ]
+    for place, (source, clusters, size, by, draws) in enumerate(doses):
+        for seed in draws:
+            own = rng.random(N) < 0.1 + 0.08 * place
+            run = hand_run(
+                source, seed=seed, eval="all-names", clusters=clusters, head_size=size, head_by=by
+            )
+            ranks = np.where(own, 1, 9)
+            write_ranks(tmp_path, run, ranks, queries=QUERIES, clusters=CLUSTERS)
+            written.setdefault((source, clusters, size, by), []).append(own.astype(float))
+    return written
+
+
+def test_slopes_are_least_squares_over_draws_and_clusters(tmp_path, hits):
+    found = dose_table(tmp_path, read_results(tmp_path))
+    found = found.filter(pl.col("direction") == "image→name")
+    levels = {dose: own["level"].to_list() for (dose,), own in found.group_by(["dose"])}
+    # The whole head has 100 prototypes in these files; the control at random rows is no dose.
+    assert levels == {
+        "classes": [10, 30, 100, 100], "nearest classes": [10, 30], "clusters of names": [1, 4, 40],
+    }  # fmt: skip
+    keys = {
+        "classes": [("head", 0, size, "random") for size in (*SIZES, 0)],
+        "nearest classes": [("head", 0, size, "nearest") for size in SIZES[:2]],
+        "clusters of names": [
+            ("shuffled", 0, 0, "random"), ("shuffled-within", 4, 0, "random"),
+            ("shuffled-within", 40, 0, "random"),
+        ],
+    }  # fmt: skip
+    for dose, own in keys.items():
+        rows = found.filter(pl.col("dose") == dose)
+        x = np.log10(levels[dose])
+        means = [np.mean(hits[key]) for key in own]
+        np.testing.assert_allclose(rows["value"], means, atol=1e-12)
+        assert rows["slope"].to_list() == pytest.approx([np.polyfit(x, means, 1)[0]] * len(own))
+        # A line for every query of every draw, and the mean of their slopes with its interval.
+        n_draws = max(len(hits[key]) for key in own)
+        lines = [
+            np.polyfit(x, [hits[key][draw % len(hits[key])][query] for key in own], 1)[0]
+            for draw in range(n_draws)
+            for query in range(N)
+        ]
+        sums = DrawSums.of(
+            np.array(lines), np.repeat(np.arange(n_draws), N), np.tile(CLUSTERS, n_draws)
+        )
+        interval = two_term(sums).interval()
+        assert (rows["slope_low"][0], rows["slope_high"][0]) == pytest.approx(interval)
+    drawn = found.filter(pl.col("n_draws") == 4)
+    assert drawn["sd"].null_count() == 0
+    assert found.filter(pl.col("n_draws") == 1)["sd"].null_count() == 3
+
+
+def test_a_dose_without_common_draws_has_no_slope(tmp_path, hits):
+    rows = read_results(tmp_path)
+    lost = rows.filter((pl.col("head_size") == 30) & (pl.col("seed") == 2))["run_id"]
+    found = dose_table(tmp_path, rows.filter(~pl.col("run_id").is_in(lost.implode())))
+    by_dose = {dose: own["slope"].null_count() for (dose,), own in found.group_by(["dose"])}
+    assert by_dose == {"classes": 4, "nearest classes": 0, "clusters of names": 0}
+    alone = rows.filter((pl.col("source") == "head") & (pl.col("head_size") == 0))
+    assert dose_table(tmp_path, alone).is_empty()
+    text = dose_lines(dose_table(tmp_path, rows)).text("md")
+    assert "for a factor of ten" in text
+    assert "clusters of names" in text
+
+
+def test_the_suite_s_doses_are_printed_and_in_the_report(smoke_store, tmp_path, capsys):
+    """A few draws of every dose, from the store to the page."""
+    runs = [
+        run
+        for run in control_runs(open_store(smoke_store), dataset="smoke", methods=("ridge",))
+        if run.protocol.eval == "all-names" and run.seed < 2
+    ]
+    root = tmp_path / "results"
+    run_all(runs, smoke_store, root)
+    found = dose_table(root, read_results(root))
+    assert set(found["dose"]) == {
+        "classes", "nearest classes", "farthest classes", "clusters of names",
+        "without the images' names",
+    }  # fmt: skip
+    # Planted: ten times as many classes of the head help.
+    slopes = dict(found.select("dose", "slope").unique().iter_rows())
+    assert slopes["classes"] > 0
+    within = found.filter(pl.col("dose") == "clusters of names")
+    assert within["own_names"].is_sorted()
+    assert run_command(cli, "bench", ["table", str(root), "--part", "doses"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Doses of the head")
+    assert "farthest classes" in text
+    page = write_report(root, store=smoke_store, out=tmp_path / "page.html").page.read_text("utf-8")
+    assert "How much of the head does it take?" in page
+    assert "without the images&#39; names" in page
+    # No part of a head answers for the whole: the first screen is of the head and its controls.
+    first = page.split('id="tasks"')[0]
+    assert "Rotated" in first
+    assert "clusters" not in first.split('class="setting"')[0]
