@@ -299,6 +299,7 @@ def _choice_columns(choice: dict[str, Any]) -> dict[str, Any]:
             for name, value in values.items()
             if value is not None
         }
+        columns["flat_choice"] = choice.get("flat")
     return columns
 
 

@@ -157,9 +157,10 @@ class FitConfig:
     centre : bool, optional
         False: rows are brought to unit length only, and no mean is subtracted. None: as the
         method's source has it, which is True but for the trained ones and paper-cca.
-    criterion : {"cosine", "rank", "error"}
+    criterion : {"cosine", "rank", "error"}, optional
         "cosine" and "rank" are of leave-one-name-group-out; see `leave_one_group_out`. "error"
         chooses a ridge by its held-out squared error in either case; see `validate_by_error`.
+        None: the aligner's own, "rank" of a ridge and "cosine" of kernel ridge.
     validation : str
         What cross-validation over real pairs scores by: "mrr", or "top-1", "top-5" or "top-10",
         the recall (with class texts, the accuracy) that will be reported; see `METRICS` in
@@ -228,10 +229,10 @@ class FitConfig:
         help="Centre the rows of a trained method, or not [default: as in its paper].",
         flag="--centred/--uncentred",
     )
-    criterion: Criterion = option(
-        "cosine",
+    criterion: Criterion | None = option(
+        None,
         help="How a ridge is chosen: by cosine or rank without real pairs, or by the held-out "
-        "squared error, which needs moments alone.",
+        "squared error, which needs moments alone [default: rank; of kernel-ridge cosine].",
     )
     validation: Validation | Metric = option(
         "mrr",
@@ -481,7 +482,9 @@ class Method:
             If a setting has no effect, or is "auto" and the aligner cannot choose it.
         """
         self.check(config, prototypes=data.prototypes is not None, real=data.real is not None)
-        aligner, search = self.make(config), Search(config, self.options, **how)
+        own = config.criterion or getattr(self.cls, "criterion", BaseAligner.criterion)
+        aligner = self.make(config)
+        search = Search(replace(config, criterion=own), self.options, **how)
         choice: Choice = getattr(aligner, "tune", partial(tune_by_refitting, aligner))(data, search)
         for name in ("top_k", "power"):
             if getattr(config, name) == "auto" and name not in choice.params:

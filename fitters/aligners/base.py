@@ -57,6 +57,8 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     preparation: ClassVar[Preparation] = Preparation()
     by_error: ClassVar[bool] = False
     """Whether its settings can be chosen by the held-out squared error."""
+    criterion: ClassVar[Literal["cosine", "rank"]] = "cosine"
+    """What it is chosen by on prototypes alone, where it leaves names out in closed form."""
     reads_few_rows: bool = False
     """Whether `fit` is to be preferred to `fit_moments` on no more rows than columns."""
     mixes: ClassVar[bool] = True

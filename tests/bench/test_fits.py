@@ -179,6 +179,8 @@ def test_facts_say_what_was_used_and_chosen(run, corpus, split):
     assert facts["penalty_chosen"] > 0
     assert facts["mix_chosen"] > 0
     assert facts["penalty_at_edge"] in (True, False)
+    assert facts["flat_choice"] in (True, False)
+    assert "flat_choice" not in fit_run(run.changed(penalty=0.3, mix=2.0), corpus, split).facts
     alone = fit_run(run.changed(source="none"), corpus, split).facts
     assert alone["n_prototypes"] == 0
     assert alone["mix_chosen"] is None

@@ -128,6 +128,8 @@ def test_the_criterion_reaches_the_choice(store: FeatureStore) -> None:
         for name in ("cosine", "rank")
     )
     assert cosine["criterion"] != rank["criterion"]
+    # Of its own a ridge goes by the rank that is reported.
+    assert fit_from_store(store, _request()).facts["choice"] == rank
 
 
 def test_facts_name_what_was_read(store: FeatureStore, tmp_path: Path) -> None:
