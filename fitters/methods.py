@@ -156,7 +156,8 @@ class FitConfig:
         `fitters.trained.presets`.
     centre : bool, optional
         False: rows are brought to unit length only, and no mean is subtracted. None: as the
-        method's source has it, which is True but for the trained ones and paper-cca.
+        method's source has it, which is True but for the trained ones and paper-cca. ConSE reads
+        images raw in any case; its source has texts as they are, and centring them is ours.
     criterion : {"cosine", "rank", "error"}, optional
         "cosine" and "rank" are of leave-one-name-group-out; see `leave_one_group_out`. "error"
         chooses a ridge by its held-out squared error in either case; see `validate_by_error`.
@@ -226,7 +227,8 @@ class FitConfig:
     )
     centre: bool | None = option(
         None,
-        help="Centre the rows of a trained method, or not [default: as in its paper].",
+        help="Centre the rows of a trained method, or not [default: as in its paper]; of conse its "
+        "texts [default: centred].",
         flag="--centred/--uncentred",
     )
     criterion: Criterion | None = option(
@@ -371,7 +373,7 @@ class Method:
     def takes(self, setting: str) -> bool:
         """Return whether a setting plays a part; what is no setting of a method always does."""
         if setting == "centre":
-            return self.fitted_on == "training"
+            return self.fitted_on in ("training", "head")
         return setting in self.options or setting not in (*OPTIONS, *TRAINING)
 
     @property

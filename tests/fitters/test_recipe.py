@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from scipy.sparse import issparse
+from scipy.special import softmax
 
 from fitters import METHODS, Alignment, Pairs, SideTransform, fit_alignment
 from fitters.aligners.procrustes import ProcrustesAligner
@@ -219,6 +220,23 @@ def test_one_real_image_cannot_be_its_own_mean(make_world):
     fit_alignment(
         "ridge", prototypes=head, real=one, image_mean=mean, penalty=1.0, mix=1.0, rng=rng_of()
     )
+
+
+def test_the_texts_of_conse_are_centred_unless_asked_for_as_published(make_world):
+    head, real = make_world(n_classes=20)
+    head = Pairs(head.x, head.y + 2.0, head.groups)  # as texts are: all to one side
+    ours, published, none = (
+        fit_alignment("conse", prototypes=head, centre=centre, rng=rng_of())
+        for centre in (True, False, None)
+    )
+    assert_same(ours.project_x(real.x), none.project_x(real.x))
+    assert none.facts["text_centre"] == "class texts"
+    assert published.x.mean is published.y.mean is None
+    assert not published.x.normalize
+    shares = np.sort(softmax(real.x @ head.x.T, axis=1), axis=1)[:, -10:]
+    order = np.argsort(-(real.x @ head.x.T), axis=1, kind="stable")[:, :10][:, ::-1]
+    by_hand = np.einsum("nk,nkq->nq", shares, unit(head.y)[order])
+    assert_close(published.project_x(real.x), unit(by_hand).astype(np.float32), times=10)
 
 
 def test_conse_reads_images_raw_and_uses_no_pair(make_world):
