@@ -30,7 +30,7 @@ from fitters.methods import BUILT_IN, METHODS
 ARENA = ["task", "eval", "options", "direction", "image_set", "name_set", "caption_set"]
 
 #: What tells cells of one method, source and K apart, where a suite or a sweep varies it.
-SETTINGS = ["head_set", "view_set", *FIT_SETTINGS]
+SETTINGS = ["head_set", "head_rows", "view_set", *FIT_SETTINGS]
 
 #: What makes two runs the same cell. Everything else is the seed or follows from the sets.
 CELL = [*ARENA, "method", "source", "n_pairs", *SETTINGS]

@@ -579,7 +579,7 @@ def _find(cells: list[Cell], like: Cell, method: str, source: str, n_pairs: str)
     """
     ignored = {"mix", "share", "sequential"} if source == "none" or n_pairs == "0" else set()
     if source == "none":
-        ignored.add("head_set")
+        ignored |= {"head_set", "head_rows"}
     wanted = {name: value for name, value in like.settings.items() if name not in ignored}
     if method == "conse":
         wanted = {"head_set": like.settings["head_set"]}

@@ -33,7 +33,7 @@ from fitters.kept import Kept, digest_of
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
-from fitters.prototypes import CONTROLS
+from fitters.prototypes import CONTROLS, adapted_prototypes
 from fitters.recipe import fit, select
 from fitters.select.grid import Choice
 
@@ -98,14 +98,14 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         unlabelled, centre_source = unlabelled_images(corpus, split)
     prototypes, bias = None, None
     if run.protocol.source != "none":
-        prototypes, bias = prototype_pairs(run, corpus)
+        prototypes, bias = prototype_pairs(run, corpus, split)
     method = METHODS[run.fit.method]
     image_mean = SideTransform.fit([unlabelled], label="images").mean
     config = run.fit
     grid, chosen = None, None
     mixed = prototypes is not None and real is not None
     if run.protocol.source in ("head", *CONTROLS) and config.chooses(method, mixed=mixed):
-        of_head = choice_of_head(run, corpus, real, image_mean)
+        of_head = choice_of_head(run, corpus, split, real, image_mean)
         if run.protocol.source == "head":
             chosen = of_head
         else:
@@ -153,11 +153,18 @@ _CHOICES: WeakKeyDictionary[Corpus, dict[bytes, Choice]] = WeakKeyDictionary()
 """Choices on the head, for as long as its corpus is there: a few numbers each."""
 
 _DRAWN: WeakKeyDictionary[Corpus, Kept[Pairs]] = WeakKeyDictionary()
-"""The last controls of a corpus: drawing one takes longer than looking up what was chosen on it."""
+"""The last controls and adapted rows of a corpus.
+
+Drawing a control takes longer than looking up what was chosen on it.
+"""
 
 
 def choice_of_head(
-    run: Run, corpus: Corpus, real: Pairs | None, image_mean: NDArray[np.float64] | None
+    run: Run,
+    corpus: Corpus,
+    split: Split | None,
+    real: Pairs | None,
+    image_mean: NDArray[np.float64] | None,
 ) -> Choice:
     """Return what is chosen on the head with the real pairs and the folds of a run.
 
@@ -171,11 +178,14 @@ def choice_of_head(
     elif issubclass(METHODS[run.fit.method].cls, RidgeAligner) and run.fit.criterion != "error":
         # Leaving out names draws nothing (folds do), and no image mean has an effect.
         by = ()
-    key = digest_of(repr(run.fit), *by)
+    of_head = run.changed(source="head", control_draw=None)
+    prototypes, _ = prototype_pairs(of_head, corpus, split)
+    adapted = () if run.protocol.head_rows == "weights" else (prototypes.x,)
+    key = digest_of(repr(run.fit), *by, *adapted)
     if key not in choices:
         choices[key] = select(
             run.fit,
-            prototypes=prototype_pairs(run.changed(source="head", control_draw=None), corpus)[0],
+            prototypes=prototypes,
             real=real,
             image_mean=image_mean,
             rng=choice_rng(run.seed),
@@ -265,8 +275,18 @@ def _class_texts(corpus: Corpus, classes: NDArray[Any]) -> NDArray[np.float32]:
     return names.rows[names.places_of(classes)]
 
 
-def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32]]:
-    """Return the head's rows with their names, or the control of the run."""
+def prototype_pairs(
+    run: Run, corpus: Corpus, split: Split | None = None
+) -> tuple[Pairs, NDArray[np.float32]]:
+    """Return the head's rows with their names, or the control of the run.
+
+    Rows are adapted to the training images of `split`; a control is drawn of the adapted rows.
+
+    Raises
+    ------
+    ProtocolError
+        If the run has no head, or is to adapt its rows and there is no training image.
+    """
     head: Head | None = corpus.head
     source = run.protocol.source
     if head is None:
@@ -276,11 +296,24 @@ def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32
             "extract --kind head_weight` makes a head."
         )
     pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups)
+    adapted: tuple[Any, ...] = ()
+    drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
+    if run.protocol.head_rows == "adapted":
+        if split is None or not len(split.train):
+            raise ProtocolError(
+                "There is no training image to adapt the head's rows to, and those that are scored "
+                "are not used. Leave head_rows out, or name train_splits that have images."
+            )
+        adapted = (split.train,)
+        images = corpus.images.rows[split.train]
+        weights = pairs
+        pairs = drawn.get(
+            digest_of("adapted", *adapted), lambda: adapted_prototypes(weights, images, head.bias)
+        )
     if source != "head":
         draw = run.seed if run.protocol.control_draw is None else run.protocol.control_draw
-        drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
         pairs = drawn.get(
-            digest_of(source, draw),
+            digest_of(source, draw, *adapted),
             lambda: CONTROLS[source](pairs, control_rng(draw)),
         )
     return pairs, head.bias

@@ -130,7 +130,8 @@ def write_geometry(root: Path, run: Run, corpus: Corpus, penalty: float | None) 
     StoreWriteError
         If the file system refuses.
     """
-    alone = run.protocol.source == "head" and not run.protocol.has_pairs
+    protocol = run.protocol
+    alone = protocol.source == "head" and not protocol.has_pairs and protocol.head_rows == "weights"
     if run.fit.method != METHOD or not alone or penalty is None or not len(corpus.names):
         return
     assert corpus.head is not None

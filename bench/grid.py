@@ -152,7 +152,7 @@ class _Shared:
         if run.protocol.source == "none":
             return prepare(None, real, self.image_mean)
         if run.protocol.source not in self._prototypes:
-            pairs, _ = prototype_pairs(run, self.corpus)
+            pairs, _ = prototype_pairs(run, self.corpus, self.split)
             self._prototypes[run.protocol.source] = prepare(pairs, None, self.image_mean)
         kept = self._prototypes[run.protocol.source]
         if real is None:

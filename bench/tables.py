@@ -264,7 +264,8 @@ def metric_columns(table: pl.DataFrame) -> list[str]:
 #: Columns that are shown only where they vary, and their headings.
 EXTRA = {
     "options": "options", "image_set": "images", "name_set": "names",
-    "caption_set": "captions", "head_set": "head", "view_set": "views",
+    "caption_set": "captions", "head_set": "head", "head_rows": "head rows",
+    "view_set": "views",
     **{name: name.removeprefix("n_").replace("_", " ") for name in FIT_SETTINGS},
 }  # fmt: skip
 

@@ -361,6 +361,11 @@ class Method:
         return own if self.preparation is None else self.preparation
 
     @property
+    def reads_bias(self) -> bool:
+        """Whether it reads the bias of a head, which goes with the head's own rows."""
+        return self.fitted_on == "head" or self.rows.head_bias
+
+    @property
     def by_error(self) -> bool:
         """Whether its settings can be chosen by the held-out squared error: it is a ridge."""
         return getattr(self.cls, "by_error", False) and "penalty" in self.options

@@ -374,7 +374,7 @@ def _parsed(task: str, words: tuple[str, ...]) -> Options:
 #: Fields of a run that have no effect on the score of an alignment that is there.
 _OF_FITS = (
     "eval", "source", "n_pairs", "pairs_per_class", "train_splits", "train_fraction",
-    "control_draw", "pair_variants", "pair_templates",
+    "control_draw", "pair_variants", "pair_templates", "head_rows",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
 from fitters import PRESETS, fit_alignment
 from fitters.methods import METHODS
+from fitters.prototypes import adapted_prototypes
 from tests.bench.results_by_hand import has
 
 
@@ -197,6 +198,30 @@ def test_all_names_is_centred_by_the_images_themselves_and_says_so(runs, corpus)
     fitted = fit_run(ridge, corpus, None)
     assert fitted.facts["image_mean"] == "evaluated images"
     assert fit_run(runs[0], corpus, None).facts["image_mean"] == "none"
+
+
+def test_rows_are_adapted_to_the_training_images_and_to_no_other(run, corpus, split):
+    adapted = run.changed(head_rows="adapted")
+    pairs, _ = prototype_pairs(adapted, corpus, split)
+    head, _ = prototype_pairs(run, corpus, split)
+    training = corpus.images.rows[split.train]
+    np.testing.assert_array_equal(pairs.x, adapted_prototypes(head, training, corpus.head.bias).x)
+    other = fit_run(adapted, corpus, split).alignment.project_y(corpus.names.rows)
+    assert (
+        np.abs(other - fit_run(run, corpus, split).alignment.project_y(corpus.names.rows)).max() > 0
+    )
+    # A control keeps the lengths of the adapted rows, or their names shuffled.
+    shuffled, _ = prototype_pairs(adapted.changed(source="shuffled"), corpus, split)
+    np.testing.assert_array_equal(np.sort(shuffled.x, axis=0), np.sort(pairs.x, axis=0))
+    with pytest.raises(ProtocolError, match="no training image to adapt"):
+        fit_run(adapted.changed(n_pairs=0), corpus, replace(split, train=split.train[:0]))
+    for change, match in (
+        ({"eval": "all-names", "n_pairs": 0}, "no others to adapt"),
+        ({"source": "none"}, "has none"),
+        ({"method": "conse", "n_pairs": 0}, "own rows with their bias"),
+    ):
+        with pytest.raises(ProtocolError, match=match):
+            adapted.changed(**change)
 
 
 def test_too_many_pairs_are_refused(run, corpus, split):
