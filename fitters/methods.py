@@ -26,6 +26,7 @@ from fitters.aligners.conse import ConSEAligner
 from fitters.aligners.directions import CCAAligner, CSAAligner, PLSAligner
 from fitters.aligners.kernel import KernelRidgeAligner
 from fitters.aligners.mean_shift import MeanShiftAligner, TextToConceptAligner
+from fitters.aligners.mini_vec2vec import MiniVec2VecAligner
 from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
 from fitters.errors import SettingError, UnknownMethodError
@@ -577,6 +578,11 @@ METHODS: dict[str, Method] = {
         MeanShiftAligner,
         "subtract the mean of each side and nothing else: a baseline",
         "Mean shift",
+    ),
+    "mini-vec2vec": Method(
+        partial(MiniVec2VecAligner, center=False),
+        "a rotation from the geometry of each side alone, blind to which rows are pairs: a control",
+        "mini-vec2vec (no pairs)",
     ),
     "asif": Method(
         partial(ASIFAligner, precision="float32"),

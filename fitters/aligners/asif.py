@@ -25,7 +25,14 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from featstore.parallel import map_threads
-from fitters.aligners.base import BaseAligner, Matrix, Shapes, as_columns, validate_pairs
+from fitters.aligners.base import (
+    BaseAligner,
+    Matrix,
+    Shapes,
+    as_columns,
+    unit_or_zero,
+    validate_pairs,
+)
 from fitters.errors import SettingError, ZeroRowError
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs, Rows
@@ -271,7 +278,7 @@ class ASIFAligner(BaseAligner):
     def predict(self, X: Rows) -> Matrix:
         """Return the mean of the anchors' y weighted by r(x), shape (n, q) or (n,)."""
         x64 = self.new_rows(X)
-        found = self._relative(x64 - self.mean_x_, _directions(self.anchors_x_))
+        found = self._relative(x64 - self.mean_x_, unit_or_zero(self.anchors_x_))
         mass = np.asarray(found.sum(axis=1)).ravel()
         # A row that is similar to no anchor is predicted as the mean.
         shares = diags_array(np.divide(1.0, mass, out=np.zeros_like(mass), where=mass > 0)) @ found
@@ -299,7 +306,7 @@ class ASIFAligner(BaseAligner):
         """Return max(similarity, 0)^power to the nearest anchors, not yet of unit length."""
         dtype = np.dtype(self.precision)
         found = nearest_anchors(
-            _directions(rows).astype(dtype, copy=False),
+            unit_or_zero(rows).astype(dtype, copy=False),
             anchors.astype(dtype, copy=False),
             self.top_k,
             backend="faiss" if self.backend == "faiss" else "numpy",
@@ -317,13 +324,6 @@ class ASIFAligner(BaseAligner):
                 "or use more anchors or a smaller power."
             )
         return csr_array(diags_array(1.0 / lengths) @ found)
-
-
-def _directions(rows: Matrix) -> Matrix:
-    """Return unit rows, and rows of 0 as they are."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Matrix = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
-    return unit
 
 
 TOP_KS = Axis(tuple(2.0**n for n in range(2, 11)), lowest=1.0, highest=4096.0)
