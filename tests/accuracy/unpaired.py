@@ -65,21 +65,26 @@ def fitted(bench: Bench, method: str, rows: str, k: int, seed: int) -> Score:
     return Score(score_zero_shot(made, images, names)[0], 0.0, made.facts["choice"])
 
 
-def measure(bench: Bench, method: str) -> Iterator[dict[str, Any]]:
-    """Yield one row a case: the draws, and what they say beside the head alone."""
+def measure(bench: Bench, key: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of a case: the draws, and what they say beside the head alone."""
+    method, rows, k = key["method"], key["rows"], key["k"]
     head = [fitted(bench, ALONE[method], "weights", 0, seed) for seed in SEEDS]
     split = held_out_split(bench.corpus.images.classes, seed=0)
     pool = n_pool(bench.run.changed(eval="held-out"), bench.corpus, split)
-    for rows, k in cases(method):
-        scores = [fitted(bench, method, rows, k, seed) for seed in SEEDS]
-        row = {"method": method, "rows": rows, "k": k, "code": code_digest(),
-               "head": percent(head), "found": percent(scores)}  # fmt: skip
-        for metric in ("top-1", "top-10"):
-            estimate = difference(scores, head, metric, overlap=k / pool)
-            bounds = (*estimate.interval(), estimate.interval(0.9)[0])
-            row[metric] = [round(100 * float(value), 3) for value in (estimate.mean, *bounds)]
-        print(row, file=sys.stderr, flush=True)
-        yield row
+    scores = [fitted(bench, method, rows, k, seed) for seed in SEEDS]
+    row = {**key, "head": percent(head), "found": percent(scores)}
+    for metric in ("top-1", "top-10"):
+        estimate = difference(scores, head, metric, overlap=k / pool)
+        bounds = (*estimate.interval(), estimate.interval(0.9)[0])
+        row[metric] = [round(100 * float(value), 3) for value in (estimate.mean, *bounds)]
+    print(row, file=sys.stderr, flush=True)
+    return row
+
+
+def _order(row: dict[str, Any]) -> tuple[int, int]:
+    return list(ALONE).index(row["method"]), list(cases(row["method"])).index(
+        (row["rows"], row["k"])
+    )
 
 
 def main() -> int:
@@ -92,14 +97,15 @@ def main() -> int:
     held = json.loads(asked.data.read_text("utf-8"))["rows"] if asked.data.exists() else []
     with threadpool_limits(limits=1):
         bench = Bench(asked.store, asked.store)
-        for method in asked.only:
-            if all(row["code"] == code_digest() for row in held if row["method"] == method) and any(
-                row["method"] == method for row in held
-            ):
+        wanted = [(name, *case) for name in asked.only for case in cases(name)]
+        for case in wanted:
+            key = dict(zip(("method", "rows", "k"), case, strict=True))
+            others = [row for row in held if not key.items() <= row.items()]
+            key["code"] = code_digest()
+            if any(key.items() <= row.items() for row in held):
                 continue
-            held = [row for row in held if row["method"] != method]
-            held += measure(bench, method)
-            held.sort(key=lambda row: list(ALONE).index(row["method"]))
+            held = [*others, measure(bench, key)]
+            held.sort(key=_order)
             lines = ",\n".join(json.dumps(row) for row in held)
             asked.data.write_text(f'{{"rows":[\n{lines}\n]}}\n', encoding="utf-8")
     return 0
