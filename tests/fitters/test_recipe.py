@@ -47,7 +47,8 @@ def right_share(alignment, images, texts):
 CLOSED = [name for name, spec in METHODS.items() if spec.fitted_on != "training"]
 
 
-@pytest.mark.parametrize("method", CLOSED)
+# mini-vec2vec sees no pair: what it finds is in test_mini_vec2vec.py.
+@pytest.mark.parametrize("method", [name for name in CLOSED if name != "mini-vec2vec"])
 @pytest.mark.parametrize("sources", ["head", "real", "both"])
 def test_every_method_finds_the_texts_of_new_images(method, sources, make_world):
     head, all_real = make_world(n_images=90)
