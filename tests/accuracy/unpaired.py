@@ -1,7 +1,7 @@
 """Test a claim: with unlabelled images not worse than the head alone at top-1, better at top-10.
 
     python -m tests.accuracy.unpaired --store build/demo/store --only ridge procrustes kernel-ridge
-    python -m tests.accuracy.unpaired --store build/demo/store --only mini-vec2vec   # 10 minutes
+    python -m tests.accuracy.unpaired --store build/demo/store --only mini-vec2vec   # 12 minutes
     python -m tests.tables write
 
 Ten draws of the demo's held-out descriptions, each with K real pairs. *Adapted* rows are moved
