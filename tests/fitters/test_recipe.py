@@ -380,9 +380,9 @@ def test_a_setting_that_plays_no_part_is_refused(method, given, make_world):
     head, real = make_world()
     name = "epochs" if "training" in given else next(iter(given))
     for make in (fit_alignment, select) if METHODS[method].tunes else (fit_alignment,):
-        with pytest.raises(SettingError, match=f"{name} plays no part in {method}, whose"):
+        with pytest.raises(SettingError, match=f"{name} has no effect in {method}, whose"):
             make(method, prototypes=head, real=real, rng=rng_of(), **given)
-    with pytest.raises(SettingError, match="plays no part"):
+    with pytest.raises(SettingError, match="has no effect"):
         Alignment(FitConfig(method, **given)).fit(real.x, real.y)
 
 
