@@ -33,7 +33,15 @@ HEAD_PARTS = {"clusters": 0, "head_size": 0, "head_by": "random", "leave_seen": 
 ARENA = ["task", "eval", "options", "direction", "image_set", "name_set", "caption_set"]
 
 #: What tells cells of one method, source and K apart, where a suite or a sweep varies it.
-SETTINGS = ["head_set", "more_heads", "view_set", "layer_sets", *HEAD_PARTS, *FIT_SETTINGS]
+SETTINGS = [
+    "head_set",
+    "more_heads",
+    "head_rows",
+    "view_set",
+    "layer_sets",
+    *HEAD_PARTS,
+    *FIT_SETTINGS,
+]
 
 #: What makes two runs the same cell. Everything else is the seed or follows from the sets.
 CELL = [*ARENA, "method", "source", "n_pairs", *SETTINGS]

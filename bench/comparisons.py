@@ -589,7 +589,8 @@ def _all_like(
     ignored = {"mix", "share", "sequential"} if source == "none" or n_pairs == "0" else set()
     ignored.add("clusters")
     if source in ("none", CLASS_MEANS):
-        ignored.update(("head_set", *HEAD_PARTS) if source == "none" else HEAD_PARTS)
+        no_head = ("head_set", "more_heads", "head_rows", *HEAD_PARTS)
+        ignored.update(no_head if source == "none" else HEAD_PARTS)
     wanted = {name: value for name, value in like.settings.items() if name not in ignored}
     if method == "conse":
         wanted = {name: like.settings[name] for name in ("head_set", *HEAD_PARTS)}

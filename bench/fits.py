@@ -36,7 +36,7 @@ from fitters.kept import Kept, digest_of
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, mean_of, normalize_rows, sum_rows
 from fitters.pairs import Pairs, Rows
-from fitters.prototypes import CONTROLS, PAIR_CONTROLS
+from fitters.prototypes import CONTROLS, PAIR_CONTROLS, adapted_prototypes
 from fitters.recipe import fit, select
 from fitters.select.grid import Choice, folds_by_group
 
@@ -160,7 +160,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     if run.protocol.source == CLASS_MEANS:
         prototypes = class_mean_pairs(corpus, images)
     elif run.protocol.has_prototypes:
-        prototypes, bias = prototype_pairs(run, corpus)
+        prototypes, bias = prototype_pairs(run, corpus, split)
     method = METHODS[run.fit.method]
     image_mean = SideTransform.fit([unlabelled.rows], label="images", blocks=corpus.blocks).mean
     config = run.fit
@@ -169,7 +169,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     if run.protocol.source in PAIR_CONTROLS:
         real, chosen = _augmented(run, corpus, real, image_mean)
     elif prototypes is not None and config.chooses(method, mixed=mixed):
-        of_head = choice_of_head(run, corpus, real, image_mean)
+        of_head = choice_of_head(run, corpus, split, real, image_mean)
         if run.protocol.source == "head":
             chosen = of_head
         else:
@@ -237,11 +237,18 @@ _CHOICES: WeakKeyDictionary[Corpus, dict[bytes, Choice]] = WeakKeyDictionary()
 """Choices on the head, for as long as its corpus is there: a few numbers each."""
 
 _DRAWN: WeakKeyDictionary[Corpus, Kept[Pairs]] = WeakKeyDictionary()
-"""The last controls of a corpus: drawing one takes longer than looking up what was chosen on it."""
+"""The last controls and adapted rows of a corpus.
+
+Drawing a control takes longer than looking up what was chosen on it.
+"""
 
 
 def choice_of_head(
-    run: Run, corpus: Corpus, real: Pairs | None, image_mean: NDArray[np.float64] | None
+    run: Run,
+    corpus: Corpus,
+    split: Split | None,
+    real: Pairs | None,
+    image_mean: NDArray[np.float64] | None,
 ) -> Choice:
     """Return what is chosen on the head with the real pairs and the folds of a run.
 
@@ -256,11 +263,13 @@ def choice_of_head(
     elif issubclass(METHODS[run.fit.method].cls, RidgeAligner) and run.fit.criterion != "error":
         # Leaving out names draws nothing (folds do), and no image mean has an effect.
         by = ()
-    key = digest_of(repr(run.fit), _part_of_head(run), *by)
+    prototypes, _ = head_pairs(run, corpus, split)
+    adapted = () if run.protocol.head_rows == "weights" else (prototypes.x,)
+    key = digest_of(repr(run.fit), _part_of_head(run), *by, *adapted)
     if key not in choices:
         choices[key] = select(
             run.fit,
-            prototypes=head_pairs(run, corpus)[0],
+            prototypes=prototypes,
             real=real,
             image_mean=image_mean,
             blocks=corpus.blocks,
@@ -358,16 +367,21 @@ def _names_of(corpus: Corpus) -> Items:
     return corpus.names
 
 
-def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32]]:
-    """Return the head's rows with their names, or the control of the run."""
-    pairs, bias = head_pairs(run, corpus)
+def prototype_pairs(
+    run: Run, corpus: Corpus, split: Split | None = None
+) -> tuple[Pairs, NDArray[np.float32]]:
+    """Return the head's rows with their names, or the control of the run.
+
+    Rows are adapted to the training images of `split`; a control is drawn of the adapted rows.
+    """
+    pairs, bias = head_pairs(run, corpus, split)
     source = run.protocol.source
     if source != "head":
         draw = _draw(run)
         own = {"clusters": run.protocol.clusters} if run.protocol.clusters else {}
         drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
         pairs = drawn.get(
-            digest_of(source, own, draw, _part_of_head(run)),
+            digest_of(source, own, draw, _part_of_head(run), *_adapted_to(run, split)),
             lambda: CONTROLS[source](pairs, control_rng(draw), **own),
         )
     return pairs, bias
@@ -377,13 +391,34 @@ def prototype_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32
 NEAR = 0.9
 
 
-def head_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32]]:
+def _adapted_to(run: Run, split: Split | None) -> tuple[NDArray[np.int64], ...]:
+    """Return the training images that the head's rows are adapted to, none if they are not.
+
+    Raises
+    ------
+    ProtocolError
+        If the run is to adapt them, and there is no training image.
+    """
+    if run.protocol.head_rows == "weights":
+        return ()
+    if split is None or not len(split.train):
+        raise ProtocolError(
+            "There is no training image to adapt the head's rows to, and those that are scored "
+            "are not used. Leave head_rows out, or name train_splits that have images."
+        )
+    return (split.train,)
+
+
+def head_pairs(
+    run: Run, corpus: Corpus, split: Split | None = None
+) -> tuple[Pairs, NDArray[np.float32]]:
     """Return the rows of the classes of the head that a run uses with their names, and the bias.
 
     Raises
     ------
     ProtocolError
-        If the run names no head, or one with fewer classes than it asks for.
+        If the run names no head, or one with fewer classes than it asks for; if it is to adapt its
+        rows and there is no training image.
     """
     head: Head | None = corpus.head
     source = run.protocol.source
@@ -395,6 +430,12 @@ def head_pairs(run: Run, corpus: Corpus) -> tuple[Pairs, NDArray[np.float32]]:
         )
     pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups, asked=head.asked)
     bias = head.bias
+    for training in _adapted_to(run, split):
+        drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
+        weights, images = pairs, corpus.images.rows[training]
+        pairs = drawn.get(
+            digest_of("adapted", training), lambda: adapted_prototypes(weights, images, bias)
+        )
     size, by = run.protocol.head_size, run.protocol.head_by
     if not (size or run.protocol.leave_seen):
         return pairs, bias
@@ -450,6 +491,7 @@ def _choice_columns(choice: dict[str, Any]) -> dict[str, Any]:
             for name, value in values.items()
             if value is not None
         }
+        columns["flat_choice"] = choice.get("flat")
     return columns
 
 

@@ -131,7 +131,7 @@ def write_geometry(root: Path, run: Run, corpus: Corpus, penalty: float | None) 
         If the file system refuses.
     """
     alone = run.protocol.source == "head" and not run.protocol.has_pairs
-    if not run.protocol.whole_head:
+    if not run.protocol.whole_head or run.protocol.head_rows != "weights":
         return
     if run.fit.method != METHOD or not alone or penalty is None or not len(corpus.names):
         return

@@ -151,10 +151,10 @@ class _Shared:
         """Return the transformed sources of a run, prototypes kept between numbers of pairs."""
         _, real = self.real(run)
         if run.protocol.source == "none":
-            return prepare(None, real, self.image_mean)
+            return prepare(None, real, self.image_mean, blocks=self.corpus.blocks)
         if run.protocol.source not in self._prototypes:
-            pairs, _ = prototype_pairs(run, self.corpus)
-            made = prepare(pairs, None, self.image_mean)
+            pairs, _ = prototype_pairs(run, self.corpus, self.split)
+            made = prepare(pairs, None, self.image_mean, blocks=self.corpus.blocks)
             if self.centre_source == OTHER_FOLDS:
                 apart = CrossFitted.of_images(made.image, self._unlabelled)
                 made = replace(made, image=apart)

@@ -13,7 +13,7 @@ from featstore.options import check_values, option
 #: Numbers of items and rows are below it: more fit in no set.
 MOST = 2**31
 
-Scorer = Literal["cosine", "csls", "inverted-softmax"]
+Scorer = Literal["cosine", "csls", "inverted-softmax", "sinkhorn"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class ZeroShot:
     classes : str
         ``all``; ``unseen`` or ``seen``: only classes that the head's label set lacks, or has.
     scorer : str
-        One of `fitters.scorers.SCORERS`; corrected ones look at all queries.
+        One of `fitters.scorers.SCORERS`; corrected ones look at all queries, and "sinkhorn"
+        answers them together, which its direction calls transductive.
     """
 
     prompts: Literal["mean", "max", "each"] = option(

@@ -59,6 +59,7 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "image_mean": pl.String,  # which mean centres the images; says when it is transductive
     **{f"{name}_chosen": pl.Float64 for name in CHOSEN},
     **{f"{name}_at_edge": pl.Boolean for name in CHOSEN},  # of the grid that was searched
+    "flat_choice": pl.Boolean,  # no point of the grid is a standard error worse than the best
     "n_shots": pl.Int64,  # labelled images of a few-shot learner, and those it chose by
     "n_validation": pl.Int64,
     "learner_penalty": pl.Float64,

@@ -207,6 +207,9 @@ class Protocol:
     train_fraction : float
         Share of the classes that held-out evaluation may train on; of the images of a class for
         ``"in-class"``.
+    head_rows : str
+        ``weights``: prototypes are the head's rows. ``adapted``: they are moved towards the
+        unlabelled training images; see `fitters.prototypes.adapted_prototypes`.
     control_draw : int, optional
         Draws the rows of a control, so that many draws of it can be compared with one head on the
         same split and real pairs; None: the seed draws them.
@@ -245,6 +248,11 @@ class Protocol:
         above=0,
         below=1,
     )
+    head_rows: Literal["weights", "adapted"] = option(
+        "weights",
+        help="Prototypes: the rows of the head, or these moved towards the unlabelled training "
+        "images.",
+    )
     control_draw: int | None = option(
         None, help="Seed of the control's rows [default: the seed of the run].", at_least=0
     )
@@ -281,6 +289,17 @@ class Protocol:
             (
                 self.control_draw is not None and self.source in ("none", "head"),
                 f"control_draw draws a control's rows; source {self.source!r} has none.",
+            ),
+            (
+                self.head_rows != "weights" and self.source == "none",
+                "head_rows are of prototypes, and source 'none' has none. Leave them out.",
+            ),
+            (
+                self.head_rows != "weights" and self.eval == "all-names",
+                (
+                    "Evaluation 'all-names' scores every image, so that there are no others to "
+                    "adapt the head's rows to. Use eval 'held-out', 'split' or 'in-class'."
+                ),
             ),
         )
 
@@ -440,6 +459,11 @@ class Run:
             (
                 protocol.eval == "held-out" and bool(protocol.pairs_per_class),
                 "pairs_per_class needs training images of the scored classes: eval 'in-class'.",
+            ),
+            (
+                protocol.head_rows != "weights"
+                and getattr(METHODS.get(method), "reads_bias", False),
+                f"{method} reads the head's own rows with their bias. Leave head_rows out.",
             ),
             (
                 self.fit.training.sequential and not self.protocol.is_mixed,
@@ -780,12 +804,15 @@ def has_meaning(method: str, protocol: Protocol) -> bool:
     """Return whether a method can be fitted on what a protocol names, and scored by it.
 
     It cannot: on source "none" without real pairs, on prototypes or pairs that it does not read,
-    on real pairs where every image is scored, on pairs of classes that are held out.
+    on changed rows of a head whose bias it reads, on real pairs where every image is scored, on
+    pairs of classes that are held out.
     """
     source, pairs = protocol.source, protocol.has_pairs
     if method == IDENTITY:
         return source == "none" and not pairs
     spec = METHODS[method]
+    if protocol.head_rows != "weights" and spec.reads_bias:
+        return False
     if spec.fitted_on == "head":
         return source == "head" and not pairs
     if pairs and protocol.eval == "all-names":

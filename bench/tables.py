@@ -135,13 +135,15 @@ def chosen_settings(results: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     DataFrame
         One row a cell: `keys`, ``<setting>_chosen`` as text for each of `bench.results.CHOSEN`
         (the upper median, and the range where runs differ; empty where nothing was chosen), and
-        ``edges``, which says how many runs chose the end of a grid.
+        ``edges``, which says how many runs chose the end of a grid; ``flat``, how many on a surface
+        that is flat (`fitters.select.Surface.flat`).
     """
     fits = results.unique([*keys, "seed", "control_draw"], maintain_order=True)
     auto = {name: pl.col(name).cast(pl.String) == "auto" for name in CHOSEN}
     cells = fits.group_by(keys, maintain_order=True).agg(
         *(pl.col(f"{name}_chosen").filter(auto[name]).drop_nulls().sort() for name in CHOSEN),
         *(pl.col(f"{name}_at_edge").filter(auto[name]).sum() for name in CHOSEN),
+        pl.col("flat_choice").sum(),
         pl.len().alias("n"),
     )
     texts = [
@@ -153,10 +155,13 @@ def chosen_settings(results: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
                 for name in CHOSEN
                 if row[f"{name}_at_edge"]
             ),
+            "flat": f"{row['flat_choice']} of {row['n']}" if row["flat_choice"] else "",
         }
         for row in cells.iter_rows(named=True)
     ]
-    words: dict[str, Any] = dict.fromkeys((*map("{}_chosen".format, CHOSEN), "edges"), pl.String)
+    words: dict[str, Any] = dict.fromkeys(
+        (*map("{}_chosen".format, CHOSEN), "edges", "flat"), pl.String
+    )
     return pl.DataFrame(texts, words | {key: results.schema[key] for key in keys})
 
 
@@ -173,7 +178,8 @@ def _range_text(values: Sequence[float]) -> str:
 def _chosen_text(row: Row) -> str:
     values = {name: row[f"{name}_chosen"] for name in CHOSEN}
     found = ", ".join(f"{name} {value}" for name, value in values.items() if value)
-    return f"{found}; at an edge: {row['edges']}" if row["edges"] else found
+    found += f"; at an edge: {row['edges']}" if row["edges"] else ""
+    return found + (f"; flat: {row['flat']}" if row["flat"] else "")
 
 
 class Table(NamedTuple):
@@ -267,6 +273,7 @@ def metric_columns(table: pl.DataFrame) -> list[str]:
 EXTRA = {
     "options": "options", "image_set": "images", "name_set": "names",
     "caption_set": "captions", "head_set": "head", "more_heads": "further heads",
+    "head_rows": "head rows",
     "view_set": "views", "layer_sets": "layers",
     "clusters": "clusters", "head_size": "classes", "head_by": "taken by",
     "leave_seen": "without seen",

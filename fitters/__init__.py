@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fitters.aligners.directions import CCAAligner, CSAAligner, PLSAligner
     from fitters.aligners.kernel import KernelRidgeAligner
     from fitters.aligners.mean_shift import MeanShiftAligner, TextToConceptAligner
+    from fitters.aligners.mini_vec2vec import MiniVec2VecAligner
     from fitters.aligners.procrustes import ProcrustesAligner
     from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
     from fitters.alignment import Alignment, read_alignment, save_alignment
@@ -50,6 +51,7 @@ _HOMES = {
     "Method": "fitters.methods",
     "METHODS": "fitters.methods",
     "MLPAligner": "fitters.trained.mlp",
+    "MiniVec2VecAligner": "fitters.aligners.mini_vec2vec",
     "Moments": "fitters.moments.moments",
     "PairLoss": "fitters.trained.mlp",
     "Pairs": "fitters.pairs",
@@ -87,6 +89,7 @@ __all__ = [
     "MLPAligner",
     "MeanShiftAligner",
     "Method",
+    "MiniVec2VecAligner",
     "Moments",
     "PLSAligner",
     "PairLoss",

@@ -27,7 +27,13 @@ from fitters.methods import TRAINING, FitConfig, Method, method_named, needs_row
 from fitters.moments.accumulation import Precision
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs
-from fitters.prototypes import CONTROLS, Duplicates, covariance_patterns, resolve_duplicates
+from fitters.prototypes import (
+    CONTROLS,
+    Duplicates,
+    adapted_prototypes,
+    covariance_patterns,
+    resolve_duplicates,
+)
 from fitters.recipe import fit
 from fitters.select.grid import MOST
 from fitters.select.kernel import choose_on_prototypes
@@ -72,7 +78,8 @@ class FitRequest(FitConfig):
         What is done with classes that share a name; see `fitters.prototypes.DUPLICATES`.
     rows : str
         ``weights``: the head's rows; ``patterns``: Cov(f) w, with the covariance of the unlabelled
-        images; ``bias``: [w, b], and [f, 1] for images.
+        images; ``adapted``: moved towards these images (`fitters.prototypes.adapted_prototypes`);
+        ``bias``: [w, b], and [f, 1] for images.
     precision : str
         Of the products, where a fit on real pairs is made from their moments.
     cached : bool
@@ -144,10 +151,10 @@ class FitRequest(FitConfig):
     duplicates: Duplicates = option(
         "keep", help="Keep, merge or drop classes that share a name.", needs=("head",)
     )
-    rows: Literal["weights", "patterns", "bias"] = option(
+    rows: Literal["weights", "patterns", "adapted", "bias"] = option(
         "weights",
-        help="Prototypes: rows w of the head; patterns Cov(f) w; or bias, [w, b] with images "
-        "[f, 1].",
+        help="Prototypes: rows w of the head; patterns Cov(f) w; adapted, moved towards the "
+        "unlabelled images of the split; or bias, [w, b] with images [f, 1].",
         needs=("head",),
     )
     precision: Precision = option(
@@ -293,6 +300,10 @@ def check_request(request: FitRequest) -> None:
             f"{request.method} is fitted on images that both encoders have seen: leave --head out."
         )
     check_kinds(request, raw=raw)
+    if request.rows == "adapted" and spec.reads_bias:
+        raise SettingError(
+            f"{request.method} reads the head's own rows with their bias. Leave --rows adapted out."
+        )
     # Of both sources, a method that reads a head takes the head alone.
     real = request.y is not None and spec.fitted_on != "head"
     spec.check(request, prototypes=bool(request.head), real=real)
@@ -692,8 +703,10 @@ def _prototypes(
             f"{head.key} has no bias, so --rows bias has no column to add to its rows. Leave it "
             "out, or name a head with a bias."
         )
+    if request.rows == "adapted":
+        pairs = adapted_prototypes(pairs, pool.numpy(), bias)
     if request.duplicates != "keep":
-        of_own = request.rows == "bias" or spec.rows.head_bias or spec.fitted_on == "head"
+        of_own = request.rows == "bias" or spec.reads_bias
         if bias is not None and of_own:
             raise SettingError("A class's bias goes with its own row: use --duplicates keep here.")
         pairs = resolve_duplicates(pairs, request.duplicates)

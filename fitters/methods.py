@@ -26,6 +26,7 @@ from fitters.aligners.conse import ConSEAligner
 from fitters.aligners.directions import CCAAligner, CSAAligner, PLSAligner
 from fitters.aligners.kernel import KernelRidgeAligner
 from fitters.aligners.mean_shift import MeanShiftAligner, TextToConceptAligner
+from fitters.aligners.mini_vec2vec import MiniVec2VecAligner
 from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
 from fitters.errors import SettingError, UnknownMethodError
@@ -156,10 +157,12 @@ class FitConfig:
         `fitters.trained.presets`.
     centre : bool, optional
         False: rows are brought to unit length only, and no mean is subtracted. None: as the
-        method's source has it, which is True but for the trained ones and paper-cca.
-    criterion : {"cosine", "rank", "error"}
+        method's source has it, which is True but for the trained ones and paper-cca. ConSE reads
+        images raw in any case; its source has texts as they are, and centring them is ours.
+    criterion : {"cosine", "rank", "error"}, optional
         "cosine" and "rank" are of leave-one-name-group-out; see `leave_one_group_out`. "error"
         chooses a ridge by its held-out squared error in either case; see `validate_by_error`.
+        None: the aligner's own, "rank" of a ridge and "cosine" of kernel ridge.
     validation : str
         What cross-validation over real pairs scores by: "mrr", or "top-1", "top-5" or "top-10",
         the recall (with class texts, the accuracy) that will be reported; see `METRICS` in
@@ -225,13 +228,14 @@ class FitConfig:
     )
     centre: bool | None = option(
         None,
-        help="Centre the rows of a trained method, or not [default: as in its paper].",
+        help="Centre the rows of a trained method, or not [default: as in its paper]; of conse its "
+        "texts [default: centred].",
         flag="--centred/--uncentred",
     )
-    criterion: Criterion = option(
-        "cosine",
+    criterion: Criterion | None = option(
+        None,
         help="How a ridge is chosen: by cosine or rank without real pairs, or by the held-out "
-        "squared error, which needs moments alone.",
+        "squared error, which needs moments alone [default: rank; of kernel-ridge cosine].",
     )
     validation: Validation | Metric = option(
         "mrr",
@@ -358,6 +362,11 @@ class Method:
         return own if self.preparation is None else self.preparation
 
     @property
+    def reads_bias(self) -> bool:
+        """Whether it reads the bias of a head, which goes with the head's own rows."""
+        return self.fitted_on == "head" or self.rows.head_bias
+
+    @property
     def by_error(self) -> bool:
         """Whether its settings can be chosen by the held-out squared error: it is a ridge."""
         return getattr(self.cls, "by_error", False) and "penalty" in self.options
@@ -370,7 +379,7 @@ class Method:
     def takes(self, setting: str) -> bool:
         """Return whether a setting plays a part; what is no setting of a method always does."""
         if setting == "centre":
-            return self.fitted_on == "training"
+            return self.fitted_on in ("training", "head")
         return setting in self.options or setting not in (*OPTIONS, *TRAINING)
 
     @property
@@ -490,7 +499,9 @@ class Method:
             If a setting has no effect, or is "auto" and the aligner cannot choose it.
         """
         self.check(config, prototypes=data.prototypes is not None, real=data.real is not None)
-        aligner, search = self.make(config), Search(config, self.options, **how)
+        own = config.criterion or getattr(self.cls, "criterion", BaseAligner.criterion)
+        aligner = self.make(config)
+        search = Search(replace(config, criterion=own), self.options, **how)
         choice: Choice = getattr(aligner, "tune", partial(tune_by_refitting, aligner))(data, search)
         for name in ("top_k", "power"):
             if getattr(config, name) == "auto" and name not in choice.params:
@@ -576,6 +587,11 @@ METHODS: dict[str, Method] = {
         MeanShiftAligner,
         "subtract the mean of each side and nothing else: a baseline",
         "Mean shift",
+    ),
+    "mini-vec2vec": Method(
+        partial(MiniVec2VecAligner, center=False),
+        "a rotation from the geometry of each side alone, blind to which rows are pairs: a control",
+        "mini-vec2vec (no pairs)",
     ),
     "asif": Method(
         partial(ASIFAligner, precision="float32"),

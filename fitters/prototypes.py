@@ -14,9 +14,10 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
 from fitters.errors import PairsError
-from fitters.moments.transform import normalize_rows
+from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs, Rows
 
 Index = npt.NDArray[np.intp]
@@ -91,6 +92,65 @@ def covariance_patterns(pairs: Pairs, images: Rows) -> Pairs:
     rows -= rows.mean(axis=0)
     patterns = (pairs.x.astype(np.float64) @ rows.T) @ rows / (len(rows) - 1)
     return replace(pairs, x=patterns.astype(pairs.x.dtype))
+
+
+KAPPA = 10.0
+"""Images that a row of the head counts as, in `adapted_prototypes`: fixed, not chosen."""
+
+
+def adapted_prototypes(
+    pairs: Pairs, images: Rows, bias: npt.NDArray[Any] | None = None, *, kappa: float = KAPPA
+) -> Pairs:
+    """Return prototypes moved towards the unlabelled images that the head takes for their class.
+
+    With p_c(x) = softmax(W x + b)_c of raw images, n_c = Σ_x p_c(x), and images x̂ and rows ŵ_c each
+    at unit length, about their own mean and at unit length again::
+
+        w̃_c = unit((Σ_x p_c(x) x̂ + kappa ŵ_c) / (n_c + kappa))
+
+    One step of expectation maximisation that starts at the head. A class that no image is taken
+    for keeps its row.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        x are the head's rows, raw.
+    images : ndarray of shape (n, p)
+        Unlabelled raw image embeddings of the target. With images that are scored, what is fitted
+        on the result is transductive.
+    bias : ndarray of shape (c,), optional
+        The head's bias; None: 0.
+    kappa : float
+        Not negative; infinite: the pairs as they are.
+
+    Raises
+    ------
+    PairsError
+        If the images have another number of columns, there are fewer than 2, or kappa is negative.
+    """
+    if images.ndim != 2 or images.shape[1] != pairs.x.shape[1] or len(images) < 2 or not kappa >= 0:
+        raise PairsError(
+            f"Adapting prototypes needs at least 2 images of {pairs.x.shape[1]:,} columns and a "
+            f"kappa of at least 0. Got images {images.shape} and kappa {kappa}."
+        )
+    if np.isinf(kappa):
+        return pairs
+    weights = pairs.x.astype(np.float64)
+    image = SideTransform.fit([images], label="images")
+    sums, counts = np.zeros(weights.shape), np.zeros(len(weights))
+    for start in range(0, len(images), BLOCK_IMAGES):
+        block = images[start : start + BLOCK_IMAGES]
+        logits = block @ weights.T + (0.0 if bias is None else bias)
+        shares = softmax(logits, axis=1)
+        sums += shares.T @ image.apply(block)
+        counts += shares.sum(axis=0)
+    head = SideTransform.fit([pairs.x], label="prototypes").apply(pairs.x)
+    moved = normalize_rows((sums + kappa * head) / (counts + kappa)[:, None], what="prototypes")
+    return Pairs(moved.astype(pairs.x.dtype), pairs.y, pairs.groups, pairs.weight)
+
+
+BLOCK_IMAGES = 4096
+"""Images whose shares in all classes are held at once."""
 
 
 def _mean_row(rows: Rows) -> npt.NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Scores that correct for hubs, as projections: still one dot product for an image and a text.
 
-A hub is a gallery item that is near to everything. Both corrections below take from each score
+A hub is a gallery item that is near to everything. The corrections below take from each score
 something that depends on its query or on its gallery item alone, so they can be written into the
 projections as columns more: whoever scores by dot product, block by block, needs no new code.
 Nothing here is ever applied unless asked for.
@@ -114,8 +114,78 @@ def inverted_softmax(
     return _beside(queries, np.ones(queries.shape[0])), _beside(gallery, -temperature * mass)
 
 
-SCORERS: dict[str, Scorer] = {"cosine": plain, "csls": csls, "inverted-softmax": inverted_softmax}
+def sinkhorn(
+    queries: Projection,
+    gallery: Projection,
+    *,
+    scale: float = 20.0,
+    rounds: int = 30,
+    block_scores: int = BLOCK_SCORES,
+) -> tuple[Projection, Projection]:
+    """Assign all queries to the gallery at once: entropic transport with uniform marginals.
+
+    From L = scale · s(x, y), rows are brought to the mass 1 / n and columns to 1 / g in turn, in
+    the log domain. What that adds to a row or a column is a number for it alone: the score is
+    L + a(x) + b(y), the log of the transported mass, divided by the scale.
+
+    Parameters
+    ----------
+    queries, gallery : ndarray or csr_array of shape (n, r), (g, r)
+        All queries and the whole gallery. That every gallery item is the answer of equally many
+        queries is taken for granted.
+    scale : float
+        Of the scores, from 1e-6 to 1e6: an inverse temperature.
+    rounds : int
+        At least 1; columns come last, so that they have their mass exactly.
+    block_scores : int
+        Scores that are held at once.
+
+    Returns
+    -------
+    queries, gallery : of shape (n, r + 2), (g, r + 2)
+
+    References
+    ----------
+    Cuturi, Sinkhorn Distances: Lightspeed Computation of Optimal Transport, NeurIPS 2013.
+    """
+    _check(queries, gallery)
+    if not 1e-6 <= scale <= 1e6 or not float(rounds).is_integer() or rounds < 1:
+        raise SettingError(
+            "Sinkhorn takes a scale from 1e-6 to 1e6 and an integer number of rounds of at least "
+            f"1. Got scale {scale} and rounds {rounds}."
+        )
+    n, g = queries.shape[0], gallery.shape[0]
+    of_gallery = np.zeros(g)
+    for _ in range(int(rounds)):
+        of_queries, columns = [], np.full(g, -np.inf)
+        for scores in _blocks(queries, gallery, block_scores):
+            scores *= scale
+            of_queries.append(-np.log(n) - logsumexp(scores + of_gallery, axis=1))
+            of_block = logsumexp(scores + of_queries[-1][:, None], axis=0)
+            columns = np.logaddexp(columns, of_block)
+        of_gallery = -np.log(g) - columns
+    by_query = np.concatenate(of_queries) / scale
+    return (
+        _beside(queries, by_query, np.ones(n)),
+        _beside(gallery, np.ones(g), of_gallery / scale),
+    )
+
+
+SCORERS: dict[str, Scorer] = {
+    "cosine": plain,
+    "csls": csls,
+    "inverted-softmax": inverted_softmax,
+    "sinkhorn": sinkhorn,
+}
 """The scorers by name."""
+
+TRANSDUCTIVE = frozenset({"sinkhorn"})
+"""Scorers that answer all queries together, from how often each answer is to be given."""
+
+
+def labelled(direction: str, scorer: str) -> str:
+    """Return what tables and figures call a direction that is scored by `scorer`."""
+    return f"{direction} (transductive)" if scorer in TRANSDUCTIVE else direction
 
 
 def scorer_named(name: str) -> Scorer:

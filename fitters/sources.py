@@ -39,10 +39,11 @@ class Preparation:
 
     def centred(self, centre: bool | None) -> Preparation:  # noqa: FBT001
         """Return the same with its rows centred or not; raw rows stay raw, as all do for None."""
-        if centre is None or "raw" in (self.images, self.texts):
+        if centre is None:
             return self
         rows: Centring = "centred" if centre else "unit"
-        return replace(self, images=rows, texts=rows)
+        images, texts = (side if side == "raw" else rows for side in (self.images, self.texts))
+        return replace(self, images=images, texts=texts)
 
 
 P = TypeVar("P")

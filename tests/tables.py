@@ -6,6 +6,7 @@
     python -m tests.accuracy.trained --only paper-mlp --seeds 10     # adds to trained.json
     python -m tests.accuracy.trained --controls build/trained-controls   # trained_controls.json
     python -m tests.accuracy.few_shot                                # writes few_shot.json
+    python -m tests.accuracy.unpaired                                # writes unpaired.json
     python -m tests.faults.matrix --out docs/data/reliability.json   # writes reliability.json
     python -m tests.tables write                                     # all tables, from docs/data
     python -m tests.tables check                                     # exit 1 if a table is another
@@ -314,6 +315,25 @@ def few_shot(data: Data) -> list[str]:
     return table(["learner", "names", *map(str, data["shots"]), "CPU s"], rows)
 
 
+def unpaired(data: Data) -> list[str]:
+    """Return what real pairs, adapted rows and geometry alone add to the head, and the claim."""
+    rows = []
+    for row in data["rows"]:
+        gaps = [
+            f"{row[m][0]:+.1f} [{row[m][1]:+.1f}, {row[m][2]:+.1f}]" for m in ("top-1", "top-10")
+        ]
+        not_worse, better = row["top-1"][3] > -1, row["top-10"][1] > 0
+        rows.append(
+            [
+                row["method"], row["rows"], str(row["k"]), *row["found"], *gaps,
+                f"{'' if not_worse else 'not '}shown", f"{'' if better else 'not '}shown",
+            ]
+        )  # fmt: skip
+    over = [f"{metric} over head alone" for metric in ("top-1", "top-10")]
+    claims = ["not worse at top-1", "better at top-10"]
+    return table(["aligner", "rows", "K", *TOP, *over, *claims], rows)
+
+
 #: Heading -> faults of `tests.faults.matrix` that it sums up.
 FAULTS = {
     "killed": ("before", "after", "torn"), "disk full": ("ENOSPC",), "disk errs": ("EIO",)
@@ -372,6 +392,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "faults, more": ("reliability_more.json", more_faults),
     "few-shot": ("few_shot.json", few_shot),
     "statistics": ("statistics.json", statistics_cells),
+    "unpaired": ("unpaired.json", unpaired),
     **trained.TABLES,
 }
 

@@ -380,7 +380,7 @@ def _parsed(task: str, words: tuple[str, ...]) -> Options:
 _OF_FITS = (
     "eval", "source", "n_pairs", "pairs_per_class", "train_splits", "train_fraction",
     "control_draw", "clusters", "head_size", "head_by", "leave_seen", "pair_variants",
-    "pair_templates",
+    "pair_templates", "head_rows",
 )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ from featstore.errors import ManifestError
 from featstore.store.view import join_ids
 from fitters.alignment import Alignment
 from fitters.moments.transform import SideTransform, normalize_rows
-from fitters.scorers import scorer_named
+from fitters.scorers import labelled, scorer_named
 
 NAME_METRICS = ("R@1", "R@5", "R@10", "median_rank", "MRR")
 
@@ -406,7 +406,7 @@ def score_hubness(
     top = first_of_gallery(x, y, k)
     return [
         Outcome(
-            f"image→{options.gallery[:-1]}",
+            labelled(f"image→{options.gallery[:-1]}", options.scorer),
             occurrence_skew(top, len(texts)),
             occurrence_skew_chance(len(images), k, len(texts)),
             n=len(images),

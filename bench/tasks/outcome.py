@@ -18,7 +18,7 @@ from bench.metrics.ranks import NO_ITEM, Ranks, rank_blocks, rank_relevant
 from bench.metrics.summary import chance_levels, class_metrics, summarise
 from bench.metrics.ties import Relevance, different_rows, first_equal
 from bench.options import Scorer
-from fitters.scorers import scorer_named
+from fitters.scorers import labelled, scorer_named
 from fitters.select.held_out import Projected
 
 #: Gallery ids kept per query, for the pictures of what was found.
@@ -162,13 +162,14 @@ class Question:
         ----------
         queries, gallery : projections of shape (n, r), (g, r)
         scorer : str
-            One of `fitters.scorers.SCORERS`.
+            One of `fitters.scorers.SCORERS`; the direction of a transductive one says so.
         """
         if scorer != "cosine":
             same = None if issparse(gallery) else first_equal(gallery)
             queries, gallery = scorer_named(scorer)(queries, gallery)
             gallery = gallery if same is None else gallery[same]
-        return self._pooled(rank_relevant(queries, gallery, self.relevance, top=self.top))
+        outcome = self._pooled(rank_relevant(queries, gallery, self.relevance, top=self.top))
+        return replace(outcome, direction=labelled(self.direction, scorer))
 
     def rank_back(
         self, back: Question, queries: Any, gallery: Any, *, scorer: Scorer = "cosine"

@@ -57,6 +57,8 @@ class BaseAligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type
     preparation: ClassVar[Preparation] = Preparation()
     by_error: ClassVar[bool] = False
     """Whether its settings can be chosen by the held-out squared error."""
+    criterion: ClassVar[Literal["cosine", "rank"]] = "cosine"
+    """What it is chosen by on prototypes alone, where it leaves names out in closed form."""
     reads_few_rows: bool = False
     """Whether `fit` is to be preferred to `fit_moments` on no more rows than columns."""
     mixes: ClassVar[bool] = True
@@ -267,6 +269,13 @@ def refits_of(aligner: Any, folded: Folded, options: Container[str]) -> Refit:
 def as_columns(aligner: BaseAligner, predicted: Matrix) -> Matrix:
     """Return (n, 1) as (n,) where y was given as (n,)."""
     return predicted[:, 0] if aligner._one_column else predicted
+
+
+def unit_or_zero(rows: Matrix) -> Matrix:
+    """Return unit rows, and rows of 0 as they are."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Matrix = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return unit
 
 
 def mean_rows(x: Matrix, y: Matrix, weight: Matrix) -> tuple[Matrix, Matrix]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -72,6 +72,9 @@ class RidgeAligner(FromMoments, OneWay):
 
     method: ClassVar[str] = "ridge"
     by_error: ClassVar[bool] = True
+    # Ranks are what is reported; the cosine, which grows as predictions shrink to their mean, takes
+    # ten to a hundred times the penalty.
+    criterion: ClassVar[Literal["cosine", "rank"]] = "rank"
     fitted_values: ClassVar[tuple[str, ...]] = ("alpha_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "direction": [StrOptions({"y->x", "x->y"})],

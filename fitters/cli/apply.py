@@ -24,7 +24,7 @@ from featstore.store.view import EmbeddingsView
 from fitters.aligners.base import Projection
 from fitters.alignment import Alignment, fitted_arrays
 from fitters.errors import unwritable
-from fitters.scorers import SCORERS, scorer_named
+from fitters.scorers import SCORERS, TRANSDUCTIVE, labelled, scorer_named
 from fitters.select.grid import MOST
 
 
@@ -47,7 +47,7 @@ class Query:
     scorer: str = option(
         "cosine",
         help="csls and inverted-softmax correct for hubs, by looking at all inputs and the whole "
-        "set.",
+        "set; sinkhorn assigns all inputs together (transductive), evenly over the set.",
         choices=tuple(SCORERS),
         needs=("near",),
     )
@@ -112,12 +112,16 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
             scored = scorer_named(query.scorer)(rows, candidates)
             found = _neighbours(*scored, gallery.items, query.limit)
             answer["near"] = dict(zip(labels, found, strict=True))
+            if query.scorer in TRANSDUCTIVE:
+                answer["scores"] = labelled(query.scorer, query.scorer)
         if query.out is not None:
             _write(query.out, _as_file(rows))
             answer["out"] = str(query.out)
     if as_json:
         print_json(answer)
         return
+    if "scores" in answer:
+        click.echo(answer["scores"])
     for label, listed in answer.get("near", {}).items():
         click.echo(label)
         for row in listed:

@@ -127,6 +127,8 @@ class Surface:
         Parts that were left out in turn.
     alone : float, optional
         Score of the prototypes without any real pair, where that is an alternative to every weight.
+    of_ranks : bool
+        Whether a score is a mean of values from 0 to 1: of reciprocal ranks, or of hits.
     """
 
     criterion: str
@@ -135,6 +137,7 @@ class Surface:
     n_queries: int
     n_folds: int
     alone: float | None = None
+    of_ranks: bool = False
 
     @property
     def best(self) -> tuple[int, ...]:
@@ -185,6 +188,18 @@ class Surface:
         return tuple(hits)
 
     @property
+    def flat(self) -> bool:
+        """Whether no point of the grid is worse than the best by more than one standard error.
+
+        That of the best score s is √(s (1 − s) / n_queries) if s is a share of hits, and less if it
+        is a mean of reciprocal ranks. The choice is made by its rule all the same; on a flat
+        surface another sample may choose any other point.
+        """
+        best = float(self.scores[self.best])
+        others = self.scores if self.alone is None else np.append(self.scores, self.alone)
+        return bool(best - others.min() <= np.sqrt(best * (1 - best) / self.n_queries))
+
+    @property
     def searched(self) -> dict[str, Axis]:
         """The axes that were searched: a grid for another choice."""
         return {name: axis for name, axis in self.axes.items() if axis.searched}
@@ -195,6 +210,7 @@ class Surface:
             "criterion": self.criterion,
             "score": self.score,
             "edges": list(self.edges),
+            **({"flat": self.flat} if self.of_ranks else {}),
             "n_queries": self.n_queries,
             "n_folds": self.n_folds,
         }
@@ -214,6 +230,7 @@ def search(
     criterion: str,
     n_queries: int,
     n_folds: int,
+    of_ranks: bool = False,
 ) -> Surface:
     """Evaluate the grid, and widen it while the best point lies on an edge that can move.
 
@@ -234,7 +251,8 @@ def search(
         return found
 
     grid = {name: np.array(axis.values) for name, axis in axes.items()}
-    surface = Surface(criterion, dict(axes), checked(grid), n_queries, n_folds)
+    scores = checked(grid)
+    surface = Surface(criterion, dict(axes), scores, n_queries, n_folds, of_ranks=of_ranks)
     for _ in range(WIDEN_ROUNDS):
         widened = surface
         for edge in surface.edges:

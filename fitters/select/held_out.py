@@ -538,4 +538,5 @@ def cross_validate(
         criterion=METRICS[metric],
         n_queries=real.n,
         n_folds=len(fold_ids),
+        of_ranks=True,
     )

@@ -10,7 +10,7 @@ Left out are groups, not rows: a class that shares its name with another would p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from fitters.aligners.solvers import eigen_gram, invert_spectrum
 from fitters.errors import SelectionError, SettingError
 from fitters.pairs import Pairs
 from fitters.select.grid import PENALTIES, Axis, Surface, search
-from fitters.select.ranking import reciprocal_ranks
+from fitters.select.ranking import BLOCK_SCORES, reciprocal_ranks
 
 Matrix = npt.NDArray[np.float64]
 LeaveOutCriterion = Literal["cosine", "rank"]
@@ -123,6 +123,11 @@ class LeftOut:
         return self._b @ self._seen.T
 
     @cached_property
+    def _cross(self) -> Matrix:
+        """Products of the rows that ask with all rows of b."""
+        return self._b[asking_of(len(self._b))] @ self._b.T
+
+    @cached_property
     def _square(self) -> Matrix:
         return self._seen @ self._seen.T
 
@@ -175,31 +180,58 @@ class LeftOut:
         Equal to the mean cosine of `predict` and b, without forming a prediction of shape (n, q)
         for the rows that are a group of their own.
         """
-        if self._reach is not None:
-            return mean_cosine(self.predict(alpha), self._b, np.sqrt(self._lengths))
-        scaled = self._basis * invert_spectrum(self._values, alpha)
-        own = np.einsum("nr,nr->n", scaled, self._basis)
-        # f = row of (H B or G B): f·b and |f|², from products in the small space.
-        dot = np.einsum("nr,nr->n", scaled, self._towards)
-        square = np.einsum("nr,nr->n", scaled @ self._square, scaled)
-        # The prediction is a positive multiple of u f + v b.
-        u, v = (-np.ones_like(own), own) if self.dual else (np.ones_like(own), -own)
-        dots = u * dot + v * self._lengths
-        squares = u * u * square + 2 * u * v * dot + v * v * self._lengths
-        for part in self._several:
-            predicted = self._b[part] - self._residual(part, scaled[part])
+        _, _, _, dots, squares = self._multiples(alpha)
+        for part, predicted in self._of_several(alpha):
             dots[part] = np.einsum("nq,nq->n", predicted, self._b[part])
             squares[part] = np.einsum("nq,nq->n", predicted, predicted)
         norms = np.sqrt(np.maximum(squares, 0.0) * self._lengths)
         return float(np.mean(np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)))
 
+    def _multiples(self, alpha: float) -> tuple[Matrix, Matrix, Matrix, Matrix, Matrix]:
+        """Return f in the eigenbasis, factors u and v, and products of u f + v b.
+
+        f is a row of H B, or of G B in the dual, and u f + v b a positive multiple of what is
+        predicted for a row that is a group of its own. Its products are with b and with itself.
+        """
+        scaled = self._basis * invert_spectrum(self._values, alpha)
+        own = np.einsum("nr,nr->n", scaled, self._basis)
+        # f·b and |f|², from products in the small space.
+        dot = np.einsum("nr,nr->n", scaled, self._towards)
+        square = np.einsum("nr,nr->n", scaled @ self._square, scaled)
+        u, v = (-np.ones_like(own), own) if self.dual else (np.ones_like(own), -own)
+        dots = u * dot + v * self._lengths
+        squares = u * u * square + 2 * u * v * dot + v * v * self._lengths
+        return scaled, u, v, dots, squares
+
+    def _of_several(self, alpha: float) -> Iterator[tuple[npt.NDArray[np.intp], Matrix]]:
+        """Yield the groups of several rows, and what is predicted for these."""
+        inverse = invert_spectrum(self._values, alpha)
+        for part in self._several:
+            yield part, self._b[part] - self._residual(part, self._basis[part] * inverse)
+
     def mean_reciprocal_rank(self, alpha: float) -> float:
         """Return the mean reciprocal rank of a row's own name among all left-out predictions.
 
         Each target ranks the left-out predictions of all groups by cosine; those of its own group
-        are right. At most `MOST_QUERIES` rows ask, evenly spread.
+        are right. At most `MOST_QUERIES` rows ask, evenly spread. As for the cosine, products are
+        those of the small space, but for the groups of several rows.
         """
-        return rank_own_names(self.predict(alpha), self._b, self._mates)
+        scaled, u, v, _, squares = self._multiples(alpha)
+        several = list(self._of_several(alpha))
+        for part, predicted in several:
+            squares[part] = np.einsum("nq,nq->n", predicted, predicted)
+        norms = np.sqrt(np.maximum(squares, 0.0))
+        inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+        asking, found = asking_of(len(norms)), []
+        rows = max(1, BLOCK_SCORES // len(norms))
+        for start in range(0, len(asking), rows):
+            block = asking[start : start + rows]
+            scores = u * (self._towards[block] @ scaled.T)
+            scores += v * self._cross[start : start + rows]
+            for part, predicted in several:
+                scores[:, part] = self._b[block] @ predicted.T
+            found.append(reciprocal_ranks(scores * inverse, self._mates[block]))
+        return float(np.concatenate(found).mean())
 
     def _residual(self, part: npt.NDArray[np.intp], scaled: Matrix) -> Matrix:
         block = scaled @ self._basis[part].T
@@ -316,9 +348,13 @@ def rank_own_names(predicted: Matrix, b: Matrix, mates: npt.NDArray[np.intp]) ->
     """Return the mean reciprocal rank of a row's own group among the predictions, by cosine."""
     norms = np.linalg.norm(predicted, axis=1, keepdims=True)
     gallery = np.divide(predicted, norms, out=np.zeros_like(predicted), where=norms > 0)
-    n = len(gallery)
-    asking = np.unique(np.linspace(0, n - 1, min(n, MOST_QUERIES)).round().astype(np.intp))
+    asking = asking_of(len(gallery))
     return float(reciprocal_ranks(b[asking] @ gallery.T, mates[asking]).mean())
+
+
+def asking_of(n: int) -> npt.NDArray[np.intp]:
+    """Return which of n rows ask for the rank of their name: evenly spread, `MOST_QUERIES`."""
+    return np.unique(np.linspace(0, n - 1, min(n, MOST_QUERIES)).round().astype(np.intp))
 
 
 def leave_one_group_out(
@@ -340,7 +376,8 @@ def leave_one_group_out(
         Relative: α = penalty · tr(aᵀa) / p, of all rows.
     criterion : {"cosine", "rank"}
         Mean cosine of the left-out prediction and its target; or the mean reciprocal rank of the
-        true name, where each head row ranks the left-out predictions of all names.
+        true name, where each head row (of more than `MOST_QUERIES` so many, evenly spread) ranks
+        the left-out predictions of all names.
 
     Returns
     -------
@@ -380,6 +417,7 @@ def leave_one_group_out(
         evaluate,
         {"weight": Axis.fixed(1.0), "penalty": penalties},
         criterion=CRITERIA[criterion],
-        n_queries=used.n,
+        n_queries=len(asking_of(used.n)) if criterion == "rank" else used.n,
         n_folds=left_out.n_groups,
+        of_ranks=criterion == "rank",
     )

@@ -200,6 +200,7 @@ def _search(
         criterion=METRICS[metric],
         n_queries=real.n,
         n_folds=len(parts),
+        of_ranks=True,
     )
     return surface, known
 

@@ -76,7 +76,7 @@ def aligners(bench: Bench) -> Iterator[str]:
     yield (
         "570 images against 517 names (chance 0.2 / 1.0 / 1.9). CSLS and inverted softmax look at "
         "all images at once, and are never on by default. *asif* stands twice: with its published "
-        "settings, and chosen by leaving names out. Text-to-Concept is missing: it is fitted on "
+        "settings, and chosen by folds of names. Text-to-Concept is missing: it is fitted on "
         "images that both encoders have seen, and takes no head."
     )
     yield ""
@@ -221,7 +221,7 @@ def class_texts(bench: Bench) -> Iterator[str]:
             cells = [*percent([score]), chosen(score.choice), note, seconds([score])]
             rows.append([label, method, *cells])
             print(rows[-1], file=sys.stderr, flush=True)
-    yield from table(["class text", "aligner", *TOP, "chosen", "left-out cosine", "CPU s"], rows)
+    yield from table(["class text", "aligner", *TOP, "chosen", "left-out score", "CPU s"], rows)
     best = max(kernel, key=lambda label: kernel[label])
     yield (
         "A left-out class is asked for by its name and prompt, as names of images are, whatever "

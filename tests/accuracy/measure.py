@@ -20,7 +20,7 @@ from bench.corpus import Corpus, Items, read_corpus
 from bench.fits import prototype_pairs
 from bench.metrics.summary import per_query
 from bench.protocol import choice_rng
-from bench.statistics import DrawSums, two_term
+from bench.statistics import DrawSums, Estimate, two_term
 from bench.suites.demo import demo_runs
 from bench.tasks.outcome import Outcome, Projector
 from bench.tasks.zero_shot import score_zero_shot
@@ -182,8 +182,10 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
-def gap(a: Sequence[Score], b: Sequence[Score], metric: str, *, overlap: float = 0.0) -> str:
-    """Return the paired difference in points with its interval, over draws and clusters.
+def difference(
+    a: Sequence[Score], b: Sequence[Score], metric: str, *, overlap: float = 0.0
+) -> Estimate:
+    """Return the paired difference of two fits, over draws and clusters.
 
     `overlap` is the share of the pool of real pairs that a draw takes.
     """
@@ -193,7 +195,12 @@ def gap(a: Sequence[Score], b: Sequence[Score], metric: str, *, overlap: float =
         DrawSums.of(np.concatenate([s.of(metric) for s in side]), draws, clusters)
         for side in (a, b)
     ]
-    found = two_term(sides[0] - sides[1], overlap=overlap)
+    return two_term(sides[0] - sides[1], overlap=overlap)
+
+
+def gap(a: Sequence[Score], b: Sequence[Score], metric: str, *, overlap: float = 0.0) -> str:
+    """Return `difference` in points with its interval."""
+    found = difference(a, b, metric, overlap=overlap)
     low, high = found.interval()
     return f"{100 * found.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 

@@ -70,6 +70,7 @@ def write_ranks(
                     "n_prototypes": 0 if run.protocol.source == "none" else 100,
                     "image_mean": "training images", "penalty_chosen": 0.1 * (1 + run.seed),
                     "mix_chosen": 1.0, "penalty_at_edge": run.seed == 1, "mix_at_edge": False,
+                    "flat_choice": run.seed == 2,
                     "fit_seconds": 0.1, "score_seconds": 0.1, "finished_at": finished_at,
                 }
             )  # fmt: skip

@@ -152,7 +152,7 @@ def test_sweep_then_table_and_compare(bench, smoke_store, tmp_path):
     assert {row["comparison"] for row in rows} == {"a-b"}
     code, _, err = bench("compare", left, f"{tmp_path / 'r'}:csa")
     assert code == 1
-    one_line(err, "no method 'csa'", "It has: ridge")
+    one_line(err, "no method 'csa'", "It has: 'ridge'")
 
 
 def test_table_filters_and_json(bench, smoke_results):

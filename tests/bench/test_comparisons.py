@@ -487,7 +487,7 @@ def test_cells_that_differ_in_the_mix_are_compared_with_their_own_controls(tmp_p
 
 def test_a_choice_that_fits_nothing_says_what_there_is(tmp_path, rng):
     write_ranks(tmp_path, hand_run("head", 16), ranks_with(rng, 10, 0.5))
-    with pytest.raises(NoResultsError, match=r"has no source 'random' there\. It has: head"):
+    with pytest.raises(NoResultsError, match=r"has no source 'random' there\. It has: 'head'"):
         compare_choices(f"{tmp_path}:ridge/random", f"{tmp_path}:ridge/head")
     with pytest.raises(NoResultsError, match="No field named 'colour'"):
         compare_choices(f"{tmp_path}:colour=red", f"{tmp_path}")

@@ -13,6 +13,7 @@ from featstore import open_store
 from fitters import PRESETS, Pairs, fit_alignment
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform
+from fitters.prototypes import adapted_prototypes
 from fitters.select.grid import folds_by_group
 from tests.bench.results_by_hand import has
 
@@ -287,6 +288,8 @@ def test_facts_say_what_was_used_and_chosen(run, corpus, split):
     assert facts["penalty_chosen"] > 0
     assert facts["mix_chosen"] > 0
     assert facts["penalty_at_edge"] in (True, False)
+    assert facts["flat_choice"] in (True, False)
+    assert "flat_choice" not in fit_run(run.changed(penalty=0.3, mix=2.0), corpus, split).facts
     alone = fit_run(run.changed(source="none"), corpus, split).facts
     assert alone["n_prototypes"] == 0
     assert alone["mix_chosen"] is None
@@ -338,6 +341,30 @@ def test_a_split_without_training_images_is_centred_alike(corpus, all_names):
     one = images.take(images.classes == images.classes[0])
     whole = SideTransform.fit([one.rows])
     assert CrossFitted.of_images(whole, one) is whole
+
+
+def test_rows_are_adapted_to_the_training_images_and_to_no_other(run, corpus, split):
+    adapted = run.changed(head_rows="adapted")
+    pairs, _ = prototype_pairs(adapted, corpus, split)
+    head, _ = prototype_pairs(run, corpus, split)
+    training = corpus.images.rows[split.train]
+    np.testing.assert_array_equal(pairs.x, adapted_prototypes(head, training, corpus.head.bias).x)
+    other = fit_run(adapted, corpus, split).alignment.project_y(corpus.names.rows)
+    assert (
+        np.abs(other - fit_run(run, corpus, split).alignment.project_y(corpus.names.rows)).max() > 0
+    )
+    # A control keeps the lengths of the adapted rows, or their names shuffled.
+    shuffled, _ = prototype_pairs(adapted.changed(source="shuffled"), corpus, split)
+    np.testing.assert_array_equal(np.sort(shuffled.x, axis=0), np.sort(pairs.x, axis=0))
+    with pytest.raises(ProtocolError, match="no training image to adapt"):
+        fit_run(adapted.changed(n_pairs=0), corpus, replace(split, train=split.train[:0]))
+    for change, match in (
+        ({"eval": "all-names", "n_pairs": 0}, "no others to adapt"),
+        ({"source": "none"}, "has none"),
+        ({"method": "conse", "n_pairs": 0}, "own rows with their bias"),
+    ):
+        with pytest.raises(ProtocolError, match=match):
+            adapted.changed(**change)
 
 
 def test_too_many_pairs_are_refused(run, corpus, split):

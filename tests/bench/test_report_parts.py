@@ -269,6 +269,7 @@ def test_choices_are_summed_up_with_their_edges(study):
     assert row["penalty_chosen"] == "0.6 (0.1 to 1)"
     assert row["mix_chosen"] == "1"
     assert row["edges"] == "penalty 1 of 10"
+    assert row["flat"] == "1 of 10"
 
 
 def test_the_gallery_shows_failures_first(tmp_path):

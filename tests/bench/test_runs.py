@@ -57,6 +57,7 @@ OTHER = {
     "metric_version": 99,
     "protocol_version": 99,
     "control_draw": 3,
+    "head_rows": "adapted",
     "head_variants": ("lemmas",),
     "head_templates": ("none",),
     "pair_variants": ("description",),

@@ -12,7 +12,7 @@ from bench.errors import ProtocolError
 from bench.metrics.summary import class_metrics, harmonic_mean
 from bench.options import ZeroShot
 from bench.tasks.zero_shot import score_zero_shot
-from fitters.scorers import csls
+from fitters.scorers import csls, sinkhorn
 from tests.bench.test_tasks import Identity, items
 
 
@@ -152,6 +152,15 @@ def test_hub_corrections_are_the_scorers_of_the_fitters(rng):
     assert outcome.values["top-1"] == pytest.approx(((x @ y.T).argmax(axis=1) == labels).mean())
     (plain,) = score_zero_shot(Identity(), images, names)
     assert plain.values != outcome.values
+    assert plain.direction == outcome.direction == "image→name"
+
+
+def test_an_assignment_of_all_images_together_is_called_transductive(rng):
+    images, names, labels = problem(rng)
+    (outcome,) = score_zero_shot(Identity(), images, names, options=ZeroShot(scorer="sinkhorn"))
+    assert outcome.direction == "image→name (transductive)"
+    x, y = sinkhorn(unit(images.rows), names.rows)
+    assert outcome.values["top-1"] == pytest.approx(((x @ y.T).argmax(axis=1) == labels).mean())
 
 
 def test_what_the_options_need_is_asked_for(rng):

@@ -20,6 +20,7 @@ from fitters import (
     ICISAligner,
     KernelRidgeAligner,
     MeanShiftAligner,
+    MiniVec2VecAligner,
     MLPAligner,
     PLSAligner,
     ProcrustesAligner,
@@ -55,6 +56,8 @@ ESTIMATORS = [
     ConSEAligner(),
     ConSEAligner(top_k=2),
     KernelRidgeAligner(),
+    MiniVec2VecAligner(rounds=2, refinements=3),
+    MiniVec2VecAligner(rounds=1, refinements=0, center=False),
     KernelRidgeAligner("x->y", gamma=0.5, alpha=0.1),
     KernelRidgeAligner("x->y", gamma=0.3, n_landmarks=8, landmarks="k-means++", center=False),
 ]

@@ -140,7 +140,8 @@ def test_the_second_aligner_on_the_same_data_reads_no_pair(store_path, monkeypat
 @pytest.mark.parametrize(
     "changes",
     [{"n_pairs": 20}, {"seed": 1}, {"precision": "float64"}, {"variants": ("lemmas",)},
-     {"source": "shuffled"}, {"duplicates": "merge"}, {"rows": "patterns"}, {"split": "test"},
+     {"source": "shuffled"}, {"duplicates": "merge"}, {"rows": "patterns"}, {"rows": "adapted"},
+     {"split": "test"},
      {"head": None, "names": None}, {"cached": False}],
 )  # fmt: skip
 def test_what_decides_the_moments_is_in_their_key(store_path, changes):

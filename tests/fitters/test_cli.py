@@ -303,6 +303,16 @@ def test_asif_is_sparse_to_the_end(
     assert _run("export", out, "--store", store, "--names", NAMES, "-o", tmp_path / "h.npz") == 0
 
 
+def test_an_assignment_of_all_inputs_together_says_so(
+    store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = ("--store", store, "--view", X, "--near", NAMES, "--limit", "1")
+    assert _run("apply", ridge, *view, "--scorer", "sinkhorn") == 0
+    assert capsys.readouterr().out.startswith("sinkhorn (transductive)\n")
+    assert _run("apply", ridge, *view, "--scorer", "csls") == 0
+    assert "transductive" not in capsys.readouterr().out
+
+
 def test_the_settings_of_asif_can_be_chosen(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

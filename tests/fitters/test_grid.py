@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,28 @@ def test_the_grid_widens_until_the_best_is_inside(best):
     values = curve.axes["penalty"].values
     assert list(values) == sorted(values)
     assert sum(columns for _, columns in calls) == len(values), "a point was evaluated twice"
+
+
+@pytest.mark.parametrize(
+    ("scores", "flat"),
+    # 0.5 of 100 queries has the standard error 0.05.
+    [((0.5, 0.45, 0.46), True), ((0.5, 0.45, 0.44), False), ((0.5,), True), ((1.0, 0.999), False)],
+)
+def test_a_surface_is_flat_within_one_standard_error_of_its_best(scores, flat):
+    axes = {"penalty": Axis(tuple(10.0**n for n in range(len(scores))))}
+    surface = Surface("share of hits", axes, np.array(scores), 100, 4, of_ranks=True)
+    assert surface.flat == flat == surface.to_facts()["flat"]
+    # The rule is the same: the best score, of equal ones the larger penalty.
+    assert surface.chosen == {"penalty": 1.0}
+
+
+def test_prototypes_alone_are_a_point_of_the_surface():
+    axes = {"weight": Axis((1.0, 10.0))}
+    surface = Surface("share", axes, np.array([0.5, 0.49]), 100, 4, alone=0.4, of_ranks=True)
+    assert not surface.flat
+    assert replace(surface, alone=0.46).flat
+    # Nothing bounds the standard error of a cosine or a squared error.
+    assert "flat" not in replace(surface, of_ranks=False).to_facts()
 
 
 def test_both_axes_widen_together():

@@ -24,8 +24,18 @@ from featstore.testing import item_table, write_set
 from fitters import Pairs, TextToConceptAligner, fit_alignment, read_alignment, save_alignment
 from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.from_store import project_view
-from fitters.jobs import FitRequest, HeadTexts, fit_from_store, pair_images
+from fitters.jobs import (
+    TEMPLATES,
+    VARIANTS,
+    FitRequest,
+    HeadTexts,
+    fit_from_store,
+    name_groups,
+    pair_head,
+    pair_images,
+)
 from fitters.moments.transform import SideTransform
+from fitters.prototypes import adapted_prototypes
 from fitters.select.kernel import choose_on_prototypes
 from fitters.sources import prepare
 from tests.assertions import assert_close
@@ -130,6 +140,8 @@ def test_the_criterion_reaches_the_choice(store: FeatureStore) -> None:
         for name in ("cosine", "rank")
     )
     assert cosine["criterion"] != rank["criterion"]
+    # Of its own a ridge goes by the rank that is reported.
+    assert fit_from_store(store, _request()).facts["choice"] == rank
 
 
 def test_facts_name_what_was_read(store: FeatureStore, tmp_path: Path) -> None:
@@ -293,13 +305,28 @@ def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path: Pa
     assert paired.missing_x == tuple(new.items["item_id"].to_list()[2:])
 
 
-@pytest.mark.parametrize("rows", ["patterns", "bias"])
+@pytest.mark.parametrize("rows", ["patterns", "adapted", "bias"])
 def test_prototype_rows_are_an_option(store: FeatureStore, rows: Any) -> None:
     alignment = fit_from_store(store, _request(rows=rows))
     assert alignment.x.homogeneous == (rows == "bias")
     assert _top1(alignment, store) > 0.2
     with pytest.raises(SettingError, match="keep here"):
         fit_from_store(store, _request(rows="bias", duplicates="merge"))
+
+
+def test_rows_are_adapted_to_the_images_of_the_split(store: FeatureStore) -> None:
+    found = fit_from_store(store, _request(rows="adapted", penalty=1.0))
+    head, images = store.view(HEAD), store.view(X).where(split="train")
+    paired = pair_head(head, store.view(NAMES), variants=VARIANTS, templates=TEMPLATES)
+    x, y = paired.numpy()
+    pairs = adapted_prototypes(Pairs(x, y, name_groups(paired)), images.numpy(), paired.x.bias)
+    mean = SideTransform.fit([images.numpy()]).mean
+    expected = fit_alignment(
+        "ridge", prototypes=pairs, image_mean=mean, penalty=1.0, rng=np.random.default_rng(0)
+    )
+    assert_close(found.aligner.coef_, expected.aligner.coef_, times=1000)
+    with pytest.raises(SettingError, match="conse reads the head's own rows"):
+        fit_from_store(store, _request(method="conse", rows="adapted"))
 
 
 @pytest.mark.parametrize("method", ["ridge", "paper-mlp"])

@@ -198,5 +198,5 @@ def test_the_numbers_of_a_scorer_are_checked(make_world):
         with pytest.raises(SettingError, match="A temperature is a number from 1e-6 to 1e6"):
             inverted_softmax(real.x, real.x, temperature=value)
     for value in (math.nan, math.inf, -1, 0, 1.5):
-        with pytest.raises(SettingError, match="must be an integer of at least 1"):
+        with pytest.raises(SettingError, match="its neighbours, must be an integer of at least 1"):
             csls(real.x, real.x, k=value)

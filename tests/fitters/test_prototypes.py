@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from fitters import METHODS, FitConfig, Pairs, RidgeAligner, SideTransform, fit
+from fitters import prototypes as module
 from fitters.errors import PairsError, SettingError
-from fitters.prototypes import covariance_patterns, resolve_duplicates
+from fitters.prototypes import adapted_prototypes, covariance_patterns, resolve_duplicates
 from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
 
@@ -120,3 +121,62 @@ def test_a_mean_of_another_width_is_refused_before_anything_is_fitted(rng):
     with pytest.raises(PairsError, match=r"shape \(5,\); it needs 4 values\. Take"):
         prepare(pairs, None, np.zeros(5))
     assert prepare(pairs, None, np.zeros(5), bias_column=np.zeros(9)).prototypes is not None
+
+
+def adapted_by_hand(rows, images, bias, kappa):
+    """Each class by a loop over the images."""
+    head = about_mean(rows)
+    moved = np.empty(rows.shape)
+    for c in range(len(rows)):
+        total, count = kappa * head[c], kappa
+        for image, centred in zip(images, about_mean(images), strict=True):
+            logits = np.array(
+                [w @ image + b for w, b in zip(rows.astype(float), bias, strict=True)]
+            )
+            share = np.exp(logits[c]) / np.exp(logits).sum()
+            total, count = total + share * centred, count + share
+        moved[c] = total / count
+    return unit(moved)
+
+
+def about_mean(rows):
+    rows = unit(rows)
+    return unit(rows - rows.mean(axis=0))
+
+
+@pytest.mark.parametrize("kappa", [0.0, 1.0, 10.0])
+def test_adapted_rows_are_those_of_a_loop(kappa, head, rng, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_IMAGES", 7)
+    images, bias = rng.standard_normal((20, head.x.shape[1])), rng.standard_normal(head.n)
+    found = adapted_prototypes(head, images, bias, kappa=kappa)
+    assert_close(found.x, adapted_by_hand(head.x, images, bias, kappa))
+    assert found.y is head.y
+    assert found.groups is head.groups
+    assert found.x.dtype == head.x.dtype
+    # Images come in no order.
+    again = adapted_prototypes(head, images[::-1], bias, kappa=kappa)
+    assert_close(again.x, found.x)
+
+
+def test_an_infinite_kappa_is_the_head_and_a_large_one_its_prepared_rows(head, rng):
+    images = rng.standard_normal((20, head.x.shape[1]))
+    assert adapted_prototypes(head, images, kappa=np.inf) is head
+    np.testing.assert_allclose(
+        adapted_prototypes(head, images, kappa=1e9).x, about_mean(head.x), atol=1e-6
+    )
+
+
+def test_a_class_that_no_image_is_taken_for_keeps_its_row(head, rng):
+    images = rng.standard_normal((20, head.x.shape[1]))
+    bias = np.array([-1e6, *np.zeros(head.n - 1)])
+    found = adapted_prototypes(head, images, bias)
+    assert_close(found.x[0], about_mean(head.x)[0])
+    assert np.abs(found.x[1:] - about_mean(head.x)[1:]).max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (5, 2), (3,)])
+def test_adapting_says_what_it_needs(shape, head):
+    with pytest.raises(PairsError, match="at least 2 images of 3 columns"):
+        adapted_prototypes(head, np.ones(shape))
+    with pytest.raises(PairsError, match="kappa of at least 0"):
+        adapted_prototypes(head, np.ones((3, head.x.shape[1])), kappa=-1.0)

@@ -1,4 +1,4 @@
-"""The choice of ASIF's settings against describing every row anew without its anchors."""
+"""The choice of ASIF's settings against fitting it anew without each fold."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from fitters import ASIFAligner, Pairs, fit_alignment
 from fitters.aligners import asif as module
 from fitters.aligners.asif import choose_anchors
 from fitters.errors import SelectionError, SettingError
+from fitters.select import leave_out
 from fitters.select.grid import Axis, folds_by_group
-from tests.oracles import reciprocal_rank_of_text, relative_representation
+from tests.oracles import reciprocal_rank_of_text
 
 TOP_KS, POWERS = Axis((2.0, 5.0, 30.0), searched=False), Axis((1.0, 4.0), searched=False)
 
@@ -26,55 +27,23 @@ def world(make_world):
     return Pairs(head.x, texts, names), real
 
 
-def without(row, left, anchors, top_k, power):
-    """The representation of a row by the anchors that are not left out; those stay 0."""
-    kept = np.flatnonzero(~left)
-    made = np.zeros(len(anchors))
-    made[kept] = relative_representation(row, anchors[kept], top_k, power)
-    return made
-
-
 @pytest.mark.parametrize("metric", ["mrr", "top-1", "top-5"])
-def test_the_surface_of_prototypes_is_that_of_leaving_names_out(metric, world, rng):
-    head, _ = world
-    surface = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, metric=metric, rng=rng)
-    own = head.groups[:, None] == head.groups[None, :]
-    for i, j in np.ndindex(3, 2):
-        setting = round(TOP_KS.values[i]), POWERS.values[j]
-        sides = [
-            np.array(
-                [without(row, out, rows, *setting) for row, out in zip(rows, own, strict=True)]
-            )
-            for rows in (head.x, head.y)
-        ]
-        scores = sides[0] @ sides[1].T
-        ranks = np.array(
-            [
-                1 + np.sum(scores[n][~own[n]] >= scores[n][own[n]].max() - 1e-7)
-                for n in range(head.n)
-            ]
-        )
-        expected = {"mrr": 1 / ranks, "top-1": ranks <= 1, "top-5": ranks <= 5}[metric]
-        assert surface.scores[i, j] == pytest.approx(expected.mean())
-    assert surface.n_folds == 11
-    assert surface.n_queries == 12
-
-
-@pytest.mark.parametrize("mixed", [False, True])
-def test_with_real_pairs_a_fold_is_described_by_the_others(mixed, world):
+@pytest.mark.parametrize("sources", ["prototypes", "real", "both"])
+def test_a_fold_is_described_by_the_others(sources, metric, world):
     head, real = world
+    given = {"prototypes": (head, None), "real": (None, real), "both": (head, real)}[sources]
     surface = choose_anchors(
-        head if mixed else None, real, top_ks=TOP_KS, powers=POWERS,
-        rng=np.random.default_rng(2),
-    )  # fmt: skip
-    folds = folds_by_group(real.groups, 4, np.random.default_rng(2))
+        *given, top_ks=TOP_KS, powers=POWERS, metric=metric, rng=np.random.default_rng(2)
+    )
+    asked = head if sources == "prototypes" else real
+    folds = folds_by_group(asked.groups, 4, np.random.default_rng(2))
     for i, j in np.ndindex(3, 2):
-        ranks = np.empty(real.n)
+        ranks = np.empty(asked.n)
         for fold in range(4):
-            rest, held = real.take(folds != fold), real.take(folds == fold)
+            rest, held = asked.take(folds != fold), asked.take(folds == fold)
             x, y = (
                 np.concatenate([getattr(head, side), getattr(rest, side)])
-                if mixed
+                if sources == "both"
                 else getattr(rest, side)
                 for side in "xy"
             )
@@ -85,18 +54,21 @@ def test_with_real_pairs_a_fold_is_described_by_the_others(mixed, world):
                 reciprocal_rank_of_text(image, texts, held.groups, group)
                 for image, group in zip(images, held.groups, strict=True)
             ]
-        assert surface.scores[i, j] == pytest.approx(ranks.mean())
+        expected = {"mrr": ranks, "top-1": ranks == 1, "top-5": ranks >= 1 / 5}[metric]
+        assert surface.scores[i, j] == pytest.approx(expected.mean())
+    assert (surface.n_queries, surface.n_folds) == (asked.n, 4)
 
 
-def test_many_prototypes_ask_in_part_and_sparse_scores_are_the_same(world, rng, monkeypatch):
+def test_many_prototypes_ask_in_part_and_sparse_scores_are_the_same(world, monkeypatch):
     head, _ = world
-    whole = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng)
+    rng = np.random.default_rng
+    whole = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
     monkeypatch.setattr(module, "DENSE", 0)
-    sparse = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng)
+    sparse = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
     assert sparse.scores == pytest.approx(whole.scores)
-    monkeypatch.setattr(module, "EXACT_ROWS", 5)
-    part = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng)
-    assert part.n_queries == 5
+    monkeypatch.setattr(leave_out, "MOST_QUERIES", 2)
+    part = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
+    assert part.n_queries == 8
 
 
 @pytest.mark.parametrize("sources", ["head", "real", "both"])
@@ -132,7 +104,7 @@ def test_published_settings_stay_the_default_and_wrong_ones_are_refused(world, r
     with pytest.raises(SettingError, match="goes by one of mrr"):
         choose_anchors(head, None, metric="luck", rng=rng)
     same = Pairs(head.x, head.y, np.zeros(head.n, dtype=int))
-    with pytest.raises(SelectionError, match="share one name"):
+    with pytest.raises(SelectionError, match="prototypes of one group"):
         choose_anchors(same, None, rng=rng)
     with pytest.raises(SelectionError, match="top_k or power"):
         choose_anchors(None, real.take(np.arange(1)), rng=rng)

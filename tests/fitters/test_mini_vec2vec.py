@@ -1,0 +1,87 @@
+"""mini-vec2vec: it finds a rotation that is there, and what is a pair changes no bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fitters import MiniVec2VecAligner, fit_alignment
+from fitters.aligners.mini_vec2vec import _matched_centres
+from fitters.errors import SettingError
+from fitters.prototypes import shuffle_names
+from tests.assertions import assert_close, assert_same
+
+
+def turned_world(rng, n=400, d=10, noise=0.02):
+    """Rows in clusters, and the same rows turned, with a little noise, in another order."""
+    centres = rng.standard_normal((20, d)) * np.linspace(2, 0.7, d)
+    x = centres[rng.integers(20, size=n)] + 0.3 * rng.standard_normal((n, d))
+    rotation = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    return x, x @ rotation + noise * rng.standard_normal((n, d)), rotation
+
+
+def test_a_rotation_that_is_there_is_found_without_a_pair():
+    rng = np.random.default_rng(0)
+    x, y, rotation = turned_world(rng)
+    aligner = MiniVec2VecAligner(rounds=6, refinements=20).fit(x, y[rng.permutation(len(y))])
+    assert aligner.score_pairs(x, y).mean() > 0.99
+    found = aligner.map_x_ @ aligner.map_y_.T
+    np.testing.assert_allclose(found, rotation, atol=0.05)
+    # What averages rotations is brought back to one.
+    assert_close(found @ found.T, np.eye(10))
+
+
+def test_what_is_a_pair_changes_no_bit(rng):
+    x, y, _ = turned_world(rng, n=90, d=5)
+    one, other = (
+        MiniVec2VecAligner(rounds=2, refinements=3, seed=4).fit(*sides)
+        for sides in ((x, y), (x[rng.permutation(90)], y[rng.permutation(90)]))
+    )
+    for name in ("map_x_", "map_y_"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-12)
+    again = MiniVec2VecAligner(rounds=2, refinements=3, seed=4).fit(x, y)
+    assert_same(again.map_x_, one.map_x_)
+    drawn = MiniVec2VecAligner(rounds=2, refinements=3, seed=5).fit(x, y)
+    assert np.abs(drawn.map_x_ - one.map_x_).max() > 1e-3
+
+
+def test_the_centres_are_matched_as_every_permutation_would_be(rng):
+    """Of six clusters that lie far apart, the matching is the true one."""
+    centres = rng.standard_normal((6, 8))
+    labels = np.repeat(np.arange(6), 10)
+    x = centres[labels] + 0.01 * rng.standard_normal((60, 8))
+    rotation = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    of_x, of_y = _matched_centres(x, x @ rotation, rng)
+    assert of_x.shape == (6, 8)
+    np.testing.assert_allclose(of_x @ rotation, of_y, atol=0.02)
+
+
+def test_wider_sides_are_brought_to_the_axes_of_the_narrower(rng):
+    x, y = rng.standard_normal((40, 7)), rng.standard_normal((40, 3))
+    aligner = MiniVec2VecAligner(rounds=1, refinements=1).fit(x, y)
+    assert aligner.map_x_.shape == (7, 3)
+    about = y - y.mean(axis=0)
+    lengths = np.linalg.norm(about @ aligner.map_y_, axis=0)
+    assert_close(np.sort(lengths), np.sort(np.linalg.svd(about)[1]))
+
+
+def test_names_shuffled_are_the_same_rows_to_it(make_world):
+    head, _ = make_world()
+    shuffled = shuffle_names(head, np.random.default_rng(1))
+    one, other = (
+        fit_alignment("mini-vec2vec", prototypes=pairs, rng=np.random.default_rng(0))
+        for pairs in (head, shuffled)
+    )
+    np.testing.assert_allclose(one.aligner.map_x_, other.aligner.map_x_, atol=1e-9)
+    drawn = fit_alignment("mini-vec2vec", prototypes=head, rng=np.random.default_rng(1))
+    assert drawn.aligner.seed != one.aligner.seed
+
+
+def test_there_is_nothing_to_choose_or_to_mix(make_world):
+    head, real = make_world()
+    with pytest.raises(SettingError, match="mix has no effect in mini-vec2vec"):
+        fit_alignment(
+            "mini-vec2vec", prototypes=head, real=real, mix=2.0, rng=np.random.default_rng(0)
+        )
+    with pytest.raises(ValueError, match="rounds"):
+        MiniVec2VecAligner(rounds=0).fit(np.eye(3), np.eye(3))
