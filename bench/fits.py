@@ -430,11 +430,11 @@ def head_pairs(
         )
     pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups, asked=head.asked)
     bias = head.bias
-    for training in _adapted_to(run, split):
+    if adapted := _adapted_to(run, split):
         drawn = _DRAWN.setdefault(corpus, Kept(32_000_000, lambda control: control.x.nbytes))
-        weights, images = pairs, corpus.images.rows[training]
+        weights, images = pairs, corpus.images.rows[adapted[0]]
         pairs = drawn.get(
-            digest_of("adapted", training), lambda: adapted_prototypes(weights, images, bias)
+            digest_of("adapted", *adapted), lambda: adapted_prototypes(weights, images, bias)
         )
     size, by = run.protocol.head_size, run.protocol.head_by
     if not (size or run.protocol.leave_seen):

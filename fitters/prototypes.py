@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -146,7 +146,7 @@ def adapted_prototypes(
         counts += shares.sum(axis=0)
     head = SideTransform.fit([pairs.x], label="prototypes").apply(pairs.x)
     moved = normalize_rows((sums + kappa * head) / (counts + kappa)[:, None], what="prototypes")
-    return Pairs(moved.astype(pairs.x.dtype), pairs.y, pairs.groups, pairs.weight)
+    return replace(pairs, x=moved.astype(pairs.x.dtype))
 
 
 BLOCK_IMAGES = 4096

@@ -180,6 +180,8 @@ class LeftOut:
         Equal to the mean cosine of `predict` and b, without forming a prediction of shape (n, q)
         for the rows that are a group of their own.
         """
+        if self._reach is not None:
+            return mean_cosine(self.predict(alpha), self._b, np.sqrt(self._lengths))
         _, _, _, dots, squares = self._multiples(alpha)
         for part, predicted in self._of_several(alpha):
             dots[part] = np.einsum("nq,nq->n", predicted, self._b[part])
@@ -216,6 +218,8 @@ class LeftOut:
         are right. At most `MOST_QUERIES` rows ask, evenly spread. As for the cosine, products are
         those of the small space, but for the groups of several rows.
         """
+        if self._reach is not None:
+            return rank_own_names(self.predict(alpha), self._b, self._mates)
         scaled, u, v, _, squares = self._multiples(alpha)
         several = list(self._of_several(alpha))
         for part, predicted in several:
