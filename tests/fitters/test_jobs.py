@@ -30,8 +30,6 @@ from fitters.jobs import (
     FitRequest,
     HeadTexts,
     fit_from_store,
-    name_groups,
-    pair_head,
     pair_images,
 )
 from fitters.moments.transform import SideTransform
@@ -317,9 +315,8 @@ def test_prototype_rows_are_an_option(store: FeatureStore, rows: Any) -> None:
 def test_rows_are_adapted_to_the_images_of_the_split(store: FeatureStore) -> None:
     found = fit_from_store(store, _request(rows="adapted", penalty=1.0))
     head, images = store.view(HEAD), store.view(X).where(split="train")
-    paired = pair_head(head, store.view(NAMES), variants=VARIANTS, templates=TEMPLATES)
-    x, y = paired.numpy()
-    pairs = adapted_prototypes(Pairs(x, y, name_groups(paired)), images.numpy(), paired.x.bias)
+    texts = HeadTexts.of(head, store.view(NAMES), asked=(VARIANTS, TEMPLATES))
+    pairs = adapted_prototypes(texts.pairs, images.numpy(), texts.paired.x.bias)
     mean = SideTransform.fit([images.numpy()]).mean
     expected = fit_alignment(
         "ridge", prototypes=pairs, image_mean=mean, penalty=1.0, rng=np.random.default_rng(0)
