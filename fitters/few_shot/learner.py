@@ -283,8 +283,13 @@ BOUNDS = (1.0, 1000.0)
 Scale = float | Literal["auto"]
 
 
-def likely_scale(cosines: npt.NDArray[np.floating], labels: Labels) -> float:
-    """Return the s in `BOUNDS` that maximises the mean log of softmax(s · cosines) at the labels.
+def likely_scale(
+    cosines: npt.NDArray[np.floating],
+    labels: Labels,
+    *,
+    bounds: tuple[float, float] = BOUNDS,
+) -> float:
+    """Return the s in `bounds` that maximises the mean log of softmax(s · cosines) at the labels.
 
     The likelihood is concave in s, so that there is one maximum. Guo et al., On Calibration of
     Modern Neural Networks, ICML 2017 (temperature scaling).
@@ -293,6 +298,7 @@ def likely_scale(cosines: npt.NDArray[np.floating], labels: Labels) -> float:
     ----------
     cosines : array of shape (m, c)
     labels : int64 array of shape (m,)
+    bounds : pair of float
     """
     cosines = cosines.astype(np.float64)
     own = float(cosines[np.arange(len(labels)), labels].mean())
@@ -301,9 +307,38 @@ def likely_scale(cosines: npt.NDArray[np.floating], labels: Labels) -> float:
         scale = float(np.exp(log_scale))
         return float(logsumexp(scale * cosines, axis=1).mean()) - scale * own
 
-    low, high = np.log(BOUNDS)
+    low, high = np.log(bounds)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-3})
     return float(np.exp(found.x))
+
+
+def own_scale(shots: Shots, given: Scale = "auto") -> float:
+    """Return the factor of the cosines with the prototypes: "auto" is `likely_scale` on the shots.
+
+    Unlike `scale_of` it looks at no validation row.
+    """
+    if given != "auto":
+        return float(given)
+    assert shots.prototypes is not None
+    return likely_scale(shots.x @ shots.prototypes.T, shots.labels)
+
+
+def log_losses(scores: npt.NDArray[np.floating], labels: Labels) -> npt.NDArray[np.float64]:
+    """Return −log softmax(scores) at the label of every row, shape (m,)."""
+    losses: npt.NDArray[np.float64] = (
+        logsumexp(scores, axis=1) - scores[np.arange(len(labels)), labels]
+    )
+    return losses
+
+
+#: Scores that a choice among settings looks at, at most: rows beyond are left out evenly.
+_SCORES = 2**17
+
+
+def evenly(n: int, n_classes: int) -> Labels:
+    """Return which of n rows with a score for each class a choice looks at: all, or some evenly."""
+    kept = min(n, max(32, _SCORES // n_classes))
+    return np.arange(kept) * n // max(kept, 1)
 
 
 def starting_weights(shots: Shots) -> Rows:
