@@ -37,10 +37,11 @@ if TYPE_CHECKING:
 @form_option
 @click.option(
     "--part",
-    type=click.Choice(["both", "results", "gains", "comparisons", "published"]),
+    type=click.Choice(["both", "results", "gains", "comparisons", "published", "learners"]),
     default="both",
     show_default=True,
-    help="Results, gains of the mix, every comparison, or the paper's numbers beside ours.",
+    help="Results, gains of the mix, every comparison, the paper's numbers beside ours, or the "
+    "few-shot learners with intervals.",
 )
 @click.option("--task", default=None, help="Only this task, such as zero_shot.")
 @click.option(
@@ -73,20 +74,20 @@ def table_command(
     alone, with its 95 % interval over draws and clusters. In Markdown and LaTeX a value is bold
     only where it wins its primary comparisons: corrected p below 5 %, ten draws or more (or nothing
     drawn), at most a quarter of the pool in each. For the paper suite, the paper's numbers follow
-    beside ours, with the difference. docs/statistics.md has the rules.
+    beside ours, with the difference; for the few-shot suite its learners, with 95 % intervals and
+    published numbers. docs/statistics.md has the rules.
     """
     from bench.cells import only_series
     from bench.comparisons import PAIRED_METRICS, bold_cells, compare
     from bench.results import read_results
-    from bench.suites.published import published_table
-    from bench.tables import (
-        result_table,
-    )
+    from bench.suites.registry import SUITES
+    from bench.tables import result_table
 
     series = only_series(results, read_results(results), suite=suite)
     conditions = {"task": task, "eval": evaluation}
     rows = _only(series, conditions, results)
-    names = _shown_metrics(rows, metrics, results, needed=part != "published")
+    further = {name: make for one in SUITES.values() for name, make in one.tables.items()}
+    names = _shown_metrics(rows, metrics, results, needed=part not in further)
     parts = {"both": ("results", "gains")}.get(part, (part,))
     marks = form in ("md", "latex") and not as_json
     frames: dict[str, pl.DataFrame] = {}
@@ -102,13 +103,15 @@ def table_command(
             frames["gains"] = _equal(found, {"comparison": "over-parts"})
         if "comparisons" in parts:
             frames["comparisons"] = found
-    if "published" in parts or ("results" in parts and rows["suite"][0] == "paper"):
-        frames["published"] = published_table(rows)
+    planned = SUITES.get(rows["suite"][0])
+    own = planned.tables if planned and "results" in parts else ()
+    for name in [name for name in further if name in parts or name in own]:
+        frames[name] = further[name](results, rows)
     if as_json or form == "json":
         print_json({name: frame.to_dicts() for name, frame in frames.items()})
         return
     if part in frames and frames[part].is_empty() and form != "csv":
-        click.echo(_EMPTY, err=True)
+        click.echo("No run here is of task few_shot." if part == "learners" else _EMPTY, err=True)
     _print_tables(frames, form, bold)
 
 
@@ -131,11 +134,11 @@ def _print_tables(
 
 def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> Table:
     """Return a part of the tables as text."""
-    from bench.tables import gain_lines, published_lines, result_lines
+    from bench.tables import gain_lines, learner_lines, published_lines, result_lines
 
     if name == "results":
         return result_lines(frame, bold)
-    return published_lines(frame) if name == "published" else gain_lines(frame)
+    return {"published": published_lines, "learners": learner_lines}.get(name, gain_lines)(frame)
 
 
 def _equal(rows: pl.DataFrame, conditions: Mapping[str, str | None]) -> pl.DataFrame:
@@ -200,6 +203,11 @@ _TITLES = {
     "published": (
         "The paper's numbers beside ours, percent: theirs exact or read off a figure (to about 0.2 "
         "points). Their map is a network; the encoders are those named. Empty: not run yet."
+    ),
+    "learners": (
+        "Few-shot learners, percent: mean over all queries of all draws of shots, 95 % interval "
+        "for other shots and images of these classes. Published numbers are of other images, "
+        "backbones and choices, which are named: they are no goal."
     ),
     "comparisons": "Paired comparisons, percentage points.",
 }

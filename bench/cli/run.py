@@ -148,6 +148,8 @@ class _SuiteCommand(click.Command):
     "\n  bench run --suite demo --store build/demo/store -o results --method ridge,csa \\"
     "\n      --source none,head"
     "\n  bench run --suite smoke -o /tmp/results"
+    "\n  bench run --suite few-shot --dataset stamps --shots 1,2 --learners gda,proker \\"
+    "\n      --store build/demo/store -o results"
     "\n  bench run --suite paper --store store -o results --dry-run",
 )
 @click.option("--suite", required=True, help="Name of one of the suites above.")
@@ -159,11 +161,20 @@ class _SuiteCommand(click.Command):
 @click.option(
     "--dataset",
     default=None,
-    help="Suite demo: a dataset of yours with images and class names, instead of stamps.",
+    help="Suites demo and few-shot: a dataset with images and class names, instead of stamps or of "
+    "all that the store has.",
 )
 @click.option(
-    "--label-set", default=None, help="Suite demo: label set of the head, if the store has several."
+    "--label-set",
+    default=None,
+    help="Suites demo and few-shot: label set of the head, if the store has several.",
 )
+@click.option("--shots", type=values_of("shots", task="few_shot"), metavar="NUMBERS",
+              help="Suite few-shot: labelled images of a class, by comma [default: "
+              "1,2,4,8,16].")  # fmt: skip
+@click.option("--learners", type=values_of("learner", task="few_shot"), metavar="NAMES",
+              help="Suite few-shot: learners, by comma [default: all but "
+              "paper-few-shot].")  # fmt: skip
 @click.option("--method", "methods", type=values_of("method"), metavar="NAMES",
               help="Methods instead of the suite's own, by comma; suite paper runs only these of "
               "its own.")  # fmt: skip
@@ -187,7 +198,7 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     by commas, make a run each.
     """
     from bench.errors import ProtocolError
-    from bench.suites.registry import suite_named, with_lists
+    from bench.suites.registry import SUITES, suite_named, with_lists
     from bench.suites.single import check_settings
     from featstore.store.gc import make_store
     from featstore.store.store import open_store
@@ -198,11 +209,14 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     (limit,) = given["limits"] or (None,)
     named = {name: given[name] or () for name in ("methods", "sources")}
     check_settings(lists, named["methods"])
-    data = {name: given[name] for name in ("dataset", "label_set") if given[name] is not None}
-    if data and suite != "demo":
-        raise usage_error(
-            f"--{next(iter(data)).replace('_', '-')} is of suite demo; {suite} has its own data."
-        )
+    special = dict.fromkeys(name for one in SUITES.values() for name in one.takes)
+    data = {name: given[name] for name in special if given[name] is not None}
+    for name in data:
+        if name not in chosen.takes:
+            owners = " and ".join(own for own, one in SUITES.items() if name in one.takes)
+            raise usage_error(
+                f"--{name.replace('_', '-')} is of suite {owners}; {suite} has its own."
+            )
     with tempfile.TemporaryDirectory() if given["dry_run"] else nullcontext(out) as own:
         folder: StorePlace | None = store
         place = None

@@ -332,12 +332,12 @@ def log_losses(scores: npt.NDArray[np.floating], labels: Labels) -> npt.NDArray[
 
 
 #: Scores that a choice among settings looks at, at most: rows beyond are left out evenly.
-_SCORES = 2**17
+_SCORES = 2**16
 
 
 def evenly(n: int, n_classes: int) -> Labels:
     """Return which of n rows with a score for each class a choice looks at: all, or some evenly."""
-    kept = min(n, max(32, _SCORES // n_classes))
+    kept = min(n, max(64, _SCORES // n_classes))
     return np.arange(kept) * n // max(kept, 1)
 
 

@@ -32,7 +32,7 @@ PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 #: The published values for one shot, taken where no class has two.
 RATE, PENALTY = 3.0, 0.05
 
-#: Rows that settings are chosen on at most: whole classes.
+#: Rows of a kernel that settings are chosen on, about at most: whole classes.
 _CHOSEN_ON = 512
 
 # Values of a kernel that are held at once in scoring.
@@ -243,21 +243,29 @@ class ProKeR(ShotLearner):
         if shots.counts.max() < 2:
             return Setting((RATE,) if exact else ()), 0
         labels, n_classes = shots.labels, shots.n_classes
-        if len(x) > _CHOSEN_ON:
-            x, labels, texts = _whole_classes(x, labels, texts, n_classes)
+        bridges = self.bridges if texts is not None else (0.0,)
+        most = _CHOSEN_ON // (1 + (max(bridges) > 0))
+        if len(x) > most:
+            x, labels, texts = _whole_classes(x, labels, texts, n_classes, most)
             n_classes = int(labels.max()) + 1
         held = np.flatnonzero(np.bincount(labels)[labels] > 1)
         held = held[evenly(len(held), n_classes)]
         own = labels[held]
         found: dict[Setting, Matrix] = {}
-        shares, bridges = ((0.0,), (0.0,)) if texts is None else (self.shares, self.bridges)
-        for share in shares:
-            problem = _Problem(x, labels, texts, n_classes, share)
-            for bridge, kernel in product(bridges, rates):
-                made = [Setting(tuple(kernel), value, share, bridge) for value in self.penalties]
-                paths = left_out_scores(problem, made, legacy=self.legacy)
+        problems = [
+            _Problem(x, labels, texts, n_classes, share)
+            for share in (self.shares if texts is not None else (0.0,))
+        ]
+        for bridge, kernel in product(bridges, rates):
+            support, _ = problems[0].support(bridge)
+            spectrum = np.linalg.eigh(Setting(tuple(kernel)).kernel(support @ support.T))
+            for problem in problems:
+                made = [
+                    Setting(tuple(kernel), value, problem.share, bridge) for value in self.penalties
+                ]
+                paths = left_out_scores(problem, made, held, spectrum=spectrum, legacy=self.legacy)
                 for setting, scores in zip(made, paths, strict=True):
-                    found[setting] = _likely_losses(scores[held], own)
+                    found[setting] = _likely_losses(scores, own)
         means = {setting: round(float(losses.mean()), 9) for setting, losses in found.items()}
         best = min(means, key=lambda setting: means[setting])
         for setting, losses in found.items():
@@ -270,57 +278,65 @@ class ProKeR(ShotLearner):
 
 
 def left_out_scores(
-    problem: _Problem, settings: Sequence[Setting], *, legacy: bool = False
+    problem: _Problem,
+    settings: Sequence[Setting],
+    held: Labels,
+    *,
+    spectrum: tuple[Matrix, Matrix] | None = None,
+    legacy: bool = False,
 ) -> Iterator[Matrix]:
-    """Yield the scores (n, c) of every shot by a fit without it, for settings of one kernel.
+    """Yield the scores (m, c) of the shots `held`, each by a fit without it.
 
     With G = (K + λ I)⁻¹ and residuals R the score of the left-out rows I is
     Y_I − (G_II)⁻¹ (G R)_I, I being a shot and its bridge. A prior that holds class means is made
     without the shot too: that changes one column of R, and the same G serves.
+
+    Parameters
+    ----------
+    problem : _Problem
+    settings : sequence of Setting
+        Of one kernel, share and bridge.
+    held : int64 array of shape (m,)
+    spectrum : pair of arrays, optional
+        Eigenvalues and eigenvectors of the kernel of the support, where they are at hand.
+    legacy : bool
+        See `ProKeR`.
     """
     first = settings[0]
     support, labels = problem.support(first.bridge)
     prior, own = problem.prior()
     scale = 1.0 if legacy else problem.scale(prior, own)
-    n, rows = len(problem.x), np.arange(len(problem.x))
-    targets = np.eye(problem.n_classes)
-    values, vectors = np.linalg.eigh(first.kernel(support @ support.T))
-    values = np.maximum(values, 0.0)
-    turned = vectors.T @ np.concatenate([targets[labels], support], axis=1)
-    base = scale * (problem.x @ prior.T)
-    base[rows, problem.labels] = scale * np.sum(problem.x * own, axis=1)
+    values, vectors = spectrum or np.linalg.eigh(first.kernel(support @ support.T))
+    targets, mine = np.eye(problem.n_classes), problem.labels[held]
+    left = targets[labels] - scale * (support @ prior.T)
+    turned = vectors.T @ left
+    # What the own column of R changes by, row by row of G, as the prior loses the shot.
+    lost = scale * ((prior[mine] - own[held]) @ support.T) @ vectors
+    parts = [vectors[held + start] for start in range(0, len(support), len(problem.x))]
+    base = scale * (problem.x[held] @ prior.T)
+    rows = np.arange(len(held))
+    base[rows, mine] = scale * np.sum(problem.x[held] * own[held], axis=1)
     for setting in settings:
-        inverse = 1.0 / (values + setting.penalty)
-        of_labels, of_rows = np.split(
-            vectors @ (inverse[:, None] * turned), [problem.n_classes], axis=1
-        )
-        left = of_labels - scale * (of_rows @ prior.T)
-        for part in range(0, len(support), n):
-            place = rows + part
-            left[place, problem.labels] = of_labels[place, problem.labels] - scale * np.sum(
-                of_rows[place] * own, axis=1
-            )
+        inverse = 1.0 / (np.maximum(values, 0.0) + setting.penalty)
+        of_part = np.stack([(part * inverse) @ turned for part in parts], axis=1)
+        for number, part in enumerate(parts):
+            of_part[rows, number, mine] += np.sum(part * inverse * lost, axis=1)
         blocks = np.stack(
-            [
-                [np.sum(vectors[a : a + n] * inverse * vectors[b : b + n], axis=1)
-                 for b in range(0, len(support), n)]
-                for a in range(0, len(support), n)
-            ]
-        )  # fmt: skip
-        stacked = left.reshape(-1, n, problem.n_classes).swapaxes(0, 1)
-        missing = np.linalg.solve(blocks.transpose(2, 0, 1), stacked)[:, 0]
+            [np.stack([np.sum(a * inverse * b, axis=1) for b in parts], axis=1) for a in parts],
+            axis=1,
+        )
         # Of the residual R the prediction is R − missing; the scores add the prior to it.
-        found = targets[problem.labels] - missing
+        found = targets[mine] - np.linalg.solve(blocks, of_part)[:, 0]
         yield base + setting.penalty * (found - base) if legacy else found
 
 
 def _whole_classes(
-    x: Matrix, labels: Labels, texts: Matrix | None, n_classes: int
+    x: Matrix, labels: Labels, texts: Matrix | None, n_classes: int, most: int
 ) -> tuple[Matrix, Labels, Matrix | None]:
-    """Return some classes, evenly, with all their rows: about as many rows as are chosen on."""
+    """Return some classes, evenly, with all their rows: about `most` rows in all."""
     having = np.unique(labels)
     mean = len(labels) / len(having)
-    count = max(2, round(_CHOSEN_ON / mean))
+    count = max(2, round(most / mean))
     kept = having[np.arange(count) * len(having) // count] if count < len(having) else having
     number = np.full(n_classes, -1)
     number[kept] = np.arange(len(kept))
@@ -336,7 +352,7 @@ def _likely_losses(scores: Matrix, labels: Labels) -> Matrix:
 
 
 #: Candidates of ReHARK's additions: kernels of two rates, shares and bridges.
-TWO_RATES = ((0.5, 4.0), (1.0, 8.0), (2.0, 16.0))
+TWO_RATES = ((0.5, 4.0), (2.0, 16.0))
 SHARES, BRIDGES = (0.0, 0.25, 0.5), (0.0, 0.5)
 
 
