@@ -82,6 +82,15 @@ class ClassMoments:
         return solved
 
 
+def place_in_class(labels: Labels) -> Labels:
+    """Return for every row how many rows of its class come before it."""
+    codes, counts = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+    place = np.empty(len(labels), dtype=np.int64)
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    place[np.argsort(codes, kind="stable")] = np.arange(len(labels)) - starts
+    return place
+
+
 def fold_of(labels: Labels, n_folds: int) -> Labels:
     """Return the fold of every row, 0 … n_folds − 1: those of one class are in different ones.
 
@@ -89,12 +98,6 @@ def fold_of(labels: Labels, n_folds: int) -> Labels:
     leaves the others whole: of two rows a class most still scatter. The numbers of the classes have
     no part in it, only the order in which they come.
     """
-    _, first, codes, counts = np.unique(
-        labels, return_index=True, return_inverse=True, return_counts=True
-    )
-    order = np.argsort(codes, kind="stable")
-    place = np.empty(len(labels), dtype=np.int64)
-    place[order] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    turn = np.argsort(np.argsort(first))
-    folds: Labels = (place + turn[codes]) % n_folds
+    _, first, codes = np.unique(labels, return_index=True, return_inverse=True)
+    folds: Labels = (place_in_class(labels) + np.argsort(np.argsort(first))[codes]) % n_folds
     return folds

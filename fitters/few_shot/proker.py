@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
-from fitters.few_shot.class_moments import ClassMoments, Matrix
+from fitters.few_shot.class_moments import ClassMoments, Matrix, place_in_class
 from fitters.few_shot.learner import (
     Classifier,
     Labels,
@@ -34,6 +35,13 @@ RATE, PENALTY = 3.0, 0.05
 
 #: Rows of a kernel that settings are chosen on, about at most: whole classes.
 _CHOSEN_ON = 512
+
+#: Parts that the shots of a class are in, at most, as they are left out. One shot of a class at a
+#: time would set a class of one shot less against whole ones, which at two shots misleads.
+_FOLDS = 8
+
+# A sum of unit rows shorter than this has cancelled out.
+_NOTHING = 1e-9
 
 # Values of a kernel that are held at once in scoring.
 _BLOCK = 4_000_000
@@ -59,6 +67,11 @@ class Setting:
     penalty: float = PENALTY
     share: float = 0.0
     bridge: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """Rows of the kernel for every shot."""
+        return 2 if self.bridge else 1
 
     def kernel(self, cosines: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """Return the kernel of unit rows with these cosines, in their precision."""
@@ -125,31 +138,42 @@ class _Problem:
     n_classes: int
     share: float
 
-    def prior(self) -> tuple[Matrix, Matrix]:
-        """Return P (c, r), and for every row its own class's row of P made without it (n, r)."""
+    def prior(self, without: Labels | None = None) -> Matrix:
+        """Return P (c, r), made without these rows: 0 without prototypes."""
         if self.texts is None:
-            return np.zeros((self.n_classes, self.x.shape[1])), np.zeros_like(self.x)
-        texts = self.texts
-        sums = sum_by_class(self.x, self.labels, self.n_classes)
-        return (
-            _mixed(texts, sums, self.share),
-            _mixed(texts[self.labels], sums[self.labels] - self.x, self.share),
-        )
+            return np.zeros((self.n_classes, self.x.shape[1]))
+        if self.share == 0.0:
+            return self.texts
+        kept = np.ones(len(self.x), dtype=bool)
+        kept[[] if without is None else without] = False
+        sums = sum_by_class(self.x[kept], self.labels[kept], self.n_classes)
+        length = np.linalg.norm(sums, axis=1, keepdims=True)
+        means = np.divide(sums, length, out=self.texts.copy(), where=length > _NOTHING)
+        return normalize_rows((1.0 - self.share) * self.texts + self.share * means, what="priors")
 
-    def scale(self, prior: Matrix, own: Matrix) -> float:
-        """Return the factor by which the prior's cosines are nearest to 1 and 0 by squares.
+    @cached_property
+    def folds(self) -> list[Labels]:
+        """Rows that are left out together: one of every class that has others, so many times."""
+        place = place_in_class(self.labels) % _FOLDS
+        several = np.bincount(self.labels)[self.labels] > 1
+        folds = (np.flatnonzero(several & (place == number)) for number in range(_FOLDS))
+        return [fold for fold in folds if len(fold)]
 
-        Up to a number for every row, which no ranking sees. A row's own class is scored by the
-        prior made without it.
+    @cached_property
+    def scale(self) -> float:
+        """The factor by which the prior's cosines are nearest to 1 and 0 by squares.
+
+        Up to a number for every row, which no ranking sees. A prior that holds class means scores
+        the rows that are left out of it.
         """
         if self.texts is None:
             return 0.0
-        cosines = self.x @ prior.T
-        rows = np.arange(len(self.x))
-        cosines[rows, self.labels] = np.sum(self.x * own, axis=1)
+        cosines = self.x @ self.prior().T
+        for fold in self.folds if self.share else ():
+            cosines[fold] = self.x[fold] @ self.prior(fold).T
         cosines -= cosines.mean(axis=1, keepdims=True)
-        length = float(np.sum(cosines**2))
-        return max(float(cosines[rows, self.labels].sum()) / length, 0.0) if length > 0 else 0.0
+        own, length = cosines[np.arange(len(self.x)), self.labels].sum(), np.sum(cosines**2)
+        return max(float(own / length), 0.0) if length > 0 else 0.0
 
     def support(self, bridge: float) -> tuple[Matrix, Labels]:
         """Return the rows of the kernel with their labels: the shots, then their bridges."""
@@ -157,15 +181,6 @@ class _Problem:
             return self.x, self.labels
         between = normalize_rows(self.x + bridge * self.texts[self.labels], what="bridges")
         return np.concatenate([self.x, between]), np.tile(self.labels, 2)
-
-
-def _mixed(texts: Matrix, sums: Matrix, share: float) -> Matrix:
-    """Return unit((1 − share) texts + share · unit(sums)); the text alone where a sum is 0."""
-    length = np.linalg.norm(sums, axis=1, keepdims=True)
-    if share == 0.0:
-        return texts
-    means = np.divide(sums, length, out=texts.copy(), where=length > 1e-9)
-    return normalize_rows((1.0 - share) * texts + share * means, what="priors")
 
 
 @dataclass(kw_only=True)
@@ -179,11 +194,12 @@ class ProKeR(ShotLearner):
     towards Y, so that both sides of the difference have one scale. Bendou et al., ProKeR, CVPR
     2025.
 
-    Rates of the kernel and λ are those with the least log-loss on shots that are left out, one at
-    a time, in closed form (from one decomposition a kernel), each candidate at its likeliest factor
-    before the softmax; λ is then raised as long as the loss stays within one standard error. At
-    most 512 rows, whole classes, are chosen on. Without a class of two shots the published values
-    for one shot are taken. No validation row is looked at. With no shot it is the prototypes.
+    Rates of the kernel and λ are those with the least log-loss on shots that are left out, one of
+    every class at a time, in closed form (from one decomposition a kernel), each candidate at its
+    likeliest factor before the softmax; λ is then raised as long as the loss stays within one
+    standard error. At most 512 rows, whole classes, are chosen on. Without a class of two shots the
+    published values for one shot are taken. No validation row is looked at. With no shot it is the
+    prototypes.
 
     Above `most` rows the kernel is x · z, which follows from moments: a ridge towards s · T.
 
@@ -216,8 +232,7 @@ class ProKeR(ShotLearner):
         exact = len(x) * (1 + (max(self.bridges) > 0)) <= self.most
         setting, left_out = self._choose(shots, x, texts, exact=exact)
         problem = _Problem(x, labels, texts, shots.n_classes, setting.share)
-        prior, own = problem.prior()
-        scale = 1.0 if self.legacy else problem.scale(prior, own)
+        prior, scale = problem.prior(), 1.0 if self.legacy else problem.scale
         facts = {"penalty": setting.penalty, "folds": float(left_out)}
         facts |= {"beta": setting.rates[0]} if setting.rates else {}
         facts |= {} if texts is None else {"scale": scale}
@@ -248,14 +263,13 @@ class ProKeR(ShotLearner):
         if len(x) > most:
             x, labels, texts = _whole_classes(x, labels, texts, n_classes, most)
             n_classes = int(labels.max()) + 1
-        held = np.flatnonzero(np.bincount(labels)[labels] > 1)
-        held = held[evenly(len(held), n_classes)]
-        own = labels[held]
-        found: dict[Setting, Matrix] = {}
         problems = [
             _Problem(x, labels, texts, n_classes, share)
             for share in (self.shares if texts is not None else (0.0,))
         ]
+        held = np.concatenate(problems[0].folds)
+        seen = evenly(len(held), n_classes)
+        found: dict[Setting, Matrix] = {}
         for bridge, kernel in product(bridges, rates):
             support, _ = problems[0].support(bridge)
             spectrum = np.linalg.eigh(Setting(tuple(kernel)).kernel(support @ support.T))
@@ -263,9 +277,10 @@ class ProKeR(ShotLearner):
                 made = [
                     Setting(tuple(kernel), value, problem.share, bridge) for value in self.penalties
                 ]
-                paths = left_out_scores(problem, made, held, spectrum=spectrum, legacy=self.legacy)
-                for setting, scores in zip(made, paths, strict=True):
-                    found[setting] = _likely_losses(scores, own)
+                for setting, scores in left_out_scores(
+                    problem, made, spectrum, legacy=self.legacy
+                ).items():
+                    found[setting] = _likely_losses(scores[seen], labels[held[seen]])
         means = {setting: round(float(losses.mean()), 9) for setting, losses in found.items()}
         best = min(means, key=lambda setting: means[setting])
         for setting, losses in found.items():
@@ -280,23 +295,21 @@ class ProKeR(ShotLearner):
 def left_out_scores(
     problem: _Problem,
     settings: Sequence[Setting],
-    held: Labels,
-    *,
     spectrum: tuple[Matrix, Matrix] | None = None,
+    *,
     legacy: bool = False,
-) -> Iterator[Matrix]:
-    """Yield the scores (m, c) of the shots `held`, each by a fit without it.
+) -> dict[Setting, Matrix]:
+    """Return the scores (m, c) of the shots by fits without their fold, one fold after another.
 
     With G = (K + λ I)⁻¹ and residuals R the score of the left-out rows I is
-    Y_I − (G_II)⁻¹ (G R)_I, I being a shot and its bridge. A prior that holds class means is made
-    without the shot too: that changes one column of R, and the same G serves.
+    Y_I − (G_II)⁻¹ (G R)_I, I being shots and their bridges. A prior that holds class means is made
+    without them too: that changes R, and the same G serves.
 
     Parameters
     ----------
     problem : _Problem
     settings : sequence of Setting
         Of one kernel, share and bridge.
-    held : int64 array of shape (m,)
     spectrum : pair of arrays, optional
         Eigenvalues and eigenvectors of the kernel of the support, where they are at hand.
     legacy : bool
@@ -304,30 +317,22 @@ def left_out_scores(
     """
     first = settings[0]
     support, labels = problem.support(first.bridge)
-    prior, own = problem.prior()
-    scale = 1.0 if legacy else problem.scale(prior, own)
+    scale = 1.0 if legacy else problem.scale
     values, vectors = spectrum or np.linalg.eigh(first.kernel(support @ support.T))
-    targets, mine = np.eye(problem.n_classes), problem.labels[held]
-    left = targets[labels] - scale * (support @ prior.T)
-    turned = vectors.T @ left
-    # What the own column of R changes by, row by row of G, as the prior loses the shot.
-    lost = scale * ((prior[mine] - own[held]) @ support.T) @ vectors
-    parts = [vectors[held + start] for start in range(0, len(support), len(problem.x))]
-    base = scale * (problem.x[held] @ prior.T)
-    rows = np.arange(len(held))
-    base[rows, mine] = scale * np.sum(problem.x[held] * own[held], axis=1)
-    for setting in settings:
-        inverse = 1.0 / (np.maximum(values, 0.0) + setting.penalty)
-        of_part = np.stack([(part * inverse) @ turned for part in parts], axis=1)
-        for number, part in enumerate(parts):
-            of_part[rows, number, mine] += np.sum(part * inverse * lost, axis=1)
-        blocks = np.stack(
-            [np.stack([np.sum(a * inverse * b, axis=1) for b in parts], axis=1) for a in parts],
-            axis=1,
-        )
-        # Of the residual R the prediction is R − missing; the scores add the prior to it.
-        found = targets[mine] - np.linalg.solve(blocks, of_part)[:, 0]
-        yield base + setting.penalty * (found - base) if legacy else found
+    targets = np.eye(problem.n_classes)
+    found: dict[Setting, list[Matrix]] = {setting: [] for setting in settings}
+    for fold in problem.folds:
+        prior = problem.prior(fold)
+        turned = vectors.T @ (targets[labels] - scale * (support @ prior.T))
+        part = vectors[np.concatenate([fold, fold + len(problem.x)])[: len(fold) * first.rows]]
+        wanted, base = targets[problem.labels[fold]], scale * (problem.x[fold] @ prior.T)
+        for setting, scores in found.items():
+            inner = part / (np.maximum(values, 0.0) + setting.penalty)
+            missing = np.linalg.solve(inner @ part.T, inner @ turned)[: len(fold)]
+            # Of the residual R the prediction is R − missing; the scores add the prior to it.
+            own = wanted - missing
+            scores.append(base + setting.penalty * (own - base) if legacy else own)
+    return {setting: np.concatenate(scores) for setting, scores in found.items()}
 
 
 def _whole_classes(

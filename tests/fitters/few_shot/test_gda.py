@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from fitters.few_shot.class_moments import ClassMoments, fold_of
+from fitters.few_shot.class_moments import ClassMoments, fold_of, place_in_class
 from fitters.few_shot.gda import GDA, gaussian_weights
 from fitters.few_shot.learner import log_losses
 from tests.assertions import assert_close
@@ -108,3 +108,9 @@ def test_rows_of_a_class_lie_in_different_folds(labels, n_folds):
         counts = np.bincount(fold[labels == c], minlength=n_folds)
         assert counts.max() - counts.min() <= 1
     np.testing.assert_array_equal(fold, fold_of(7 - labels, n_folds))
+
+
+@given(st.lists(st.integers(0, 4), max_size=40))
+def test_the_place_in_a_class_counts_rows_before(labels):
+    expected = [labels[:i].count(c) for i, c in enumerate(labels)]
+    assert place_in_class(np.array(labels, dtype=np.int64)).tolist() == expected
