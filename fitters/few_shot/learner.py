@@ -18,7 +18,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 from fitters.errors import PairsError, SettingError
 from fitters.moments.transform import normalize_rows
@@ -300,12 +299,15 @@ def likely_scale(
     labels : int64 array of shape (m,)
     bounds : pair of float
     """
-    cosines = cosines.astype(np.float64)
-    own = float(cosines[np.arange(len(labels)), labels].mean())
+    # Gaps to the best of a row are at most 0, whatever the factor: no exponential overflows.
+    gaps = cosines.astype(np.float64)
+    gaps -= gaps.max(axis=1, keepdims=True)
+    mean = float(gaps[np.arange(len(labels)), labels].mean())
 
     def loss(log_scale: float) -> float:
         scale = float(np.exp(log_scale))
-        return float(logsumexp(scale * cosines, axis=1).mean()) - scale * own
+        near = scale * gaps
+        return float(np.log(np.exp(near, out=near).sum(axis=1)).mean()) - scale * mean
 
     low, high = np.log(bounds)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-3})
@@ -325,8 +327,9 @@ def own_scale(shots: Shots, given: Scale = "auto") -> float:
 
 def log_losses(scores: npt.NDArray[np.floating], labels: Labels) -> npt.NDArray[np.float64]:
     """Return −log softmax(scores) at the label of every row, shape (m,)."""
-    losses: npt.NDArray[np.float64] = (
-        logsumexp(scores, axis=1) - scores[np.arange(len(labels)), labels]
+    best = scores.max(axis=1, keepdims=True)
+    losses: npt.NDArray[np.float64] = np.log(np.exp(scores - best).sum(axis=1)) + (
+        best[:, 0] - scores[np.arange(len(labels)), labels]
     )
     return losses
 

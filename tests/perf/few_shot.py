@@ -89,7 +89,7 @@ def planted(n_classes: int, n_test: int, draw: int) -> tuple[np.ndarray, ...]:
     means = rng.standard_normal((n_classes, DIM), dtype=np.float32)
 
     def rows(labels: np.ndarray) -> np.ndarray:
-        made = means[labels] + 2.0 * rng.standard_normal((len(labels), DIM), dtype=np.float32)
+        made = means[labels] + 4.0 * rng.standard_normal((len(labels), DIM), dtype=np.float32)
         return made / np.linalg.norm(made, axis=1, keepdims=True)
 
     truth = rng.integers(n_classes, size=n_test)
@@ -166,7 +166,7 @@ def show(spent: Seconds) -> None:
     for name, fit in spent.fit.items():
         right = 100 * np.mean(spent.right[name])
         print(
-            f"  {name:<22} fits {fit:7.1f} s, scores {spent.score[name]:7.1f} s, top-1 {right:.1f}"
+            f"  {name:<24} fits {fit:7.1f} s, scores {spent.score[name]:7.1f} s, top-1 {right:.1f}"
         )
     print(f"  shared products {spent.shared:.1f} s")
 

@@ -5,11 +5,11 @@ from tests.accuracy.few_shot_claim import AGAINST, MARGIN, Population, claims, h
 
 
 def test_proker_is_not_worse_than_tip_adapter_f_and_lp_plus_plus_by_a_point():
-    population = Population(n_classes=12, dim=48, seed=1)
-    found = {other: estimate for other, *_, estimate in claims(population, 2, per_class=10)}
+    population = Population(n_classes=25, seed=1)
+    found = {other: estimate for other, *_, estimate in claims(population, 4)}
     assert set(found) == set(AGAINST)
     for estimate in found.values():
-        assert (estimate.n_draws, estimate.n_clusters) == (10, 12)
+        assert (estimate.n_draws, estimate.n_clusters) == (10, 25)
         assert estimate.not_worse_than(MARGIN)
 
 
