@@ -80,14 +80,12 @@ def table_command(
     from bench.cells import only_series
     from bench.comparisons import PAIRED_METRICS, bold_cells, compare
     from bench.results import read_results
-    from bench.suites.registry import SUITES
     from bench.tables import result_table
 
     series = only_series(results, read_results(results), suite=suite)
     conditions = {"task": task, "eval": evaluation}
     rows = _only(series, conditions, results)
-    further = {name: make for one in SUITES.values() for name, make in one.tables.items()}
-    names = _shown_metrics(rows, metrics, results, needed=part not in further)
+    names = _shown_metrics(rows, metrics, results, needed=part in _OWN_PARTS)
     parts = {"both": ("results", "gains")}.get(part, (part,))
     marks = form in ("md", "latex") and not as_json
     frames: dict[str, pl.DataFrame] = {}
@@ -103,16 +101,29 @@ def table_command(
             frames["gains"] = _equal(found, {"comparison": "over-parts"})
         if "comparisons" in parts:
             frames["comparisons"] = found
-    planned = SUITES.get(rows["suite"][0])
-    own = planned.tables if planned and "results" in parts else ()
-    for name in [name for name in further if name in parts or name in own]:
-        frames[name] = further[name](results, rows)
+    frames |= _suite_tables(results, rows, parts)
     if as_json or form == "json":
         print_json({name: frame.to_dicts() for name, frame in frames.items()})
         return
     if part in frames and frames[part].is_empty() and form != "csv":
-        click.echo("No run here is of task few_shot." if part == "learners" else _EMPTY, err=True)
+        click.echo(_EMPTY.get(part, _EMPTY["gains"]), err=True)
     _print_tables(frames, form, bold)
+
+
+def _suite_tables(
+    results: Path, rows: pl.DataFrame, parts: Collection[str]
+) -> dict[str, pl.DataFrame]:
+    """Return the tables that are named, and with the results those of the rows' own suite."""
+    from bench.suites.registry import SUITES
+
+    planned = SUITES.get(rows["suite"][0])
+    own = planned.tables if planned and "results" in parts else ()
+    return {
+        name: make(results, rows)
+        for suite in SUITES.values()
+        for name, make in suite.tables.items()
+        if name in parts or name in own
+    }
 
 
 def _print_tables(
@@ -188,10 +199,16 @@ def _shown_metrics(
 
 _METRICS = ("top-1", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank")
 
-_EMPTY = (
-    "No two cells can be compared here: a gain needs runs with real pairs, with the head alone and "
-    "with both, on the same queries and a metric that is a mean over them."
-)
+_EMPTY = {
+    "gains": (
+        "No two cells can be compared here: a gain needs runs with real pairs, with the head alone "
+        "and with both, on the same queries and a metric that is a mean over them."
+    ),
+    "learners": "No run here is of task few_shot.",
+}
+
+#: Parts that every suite has.
+_OWN_PARTS = ("both", "results", "gains", "comparisons")
 
 _TITLES = {
     "results": "Results: percent, mean over all queries of all draws ± sd between runs.",

@@ -198,7 +198,7 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     by commas, make a run each.
     """
     from bench.errors import ProtocolError
-    from bench.suites.registry import SUITES, suite_named, with_lists
+    from bench.suites.registry import suite_named, with_lists
     from bench.suites.single import check_settings
     from featstore.store.gc import make_store
     from featstore.store.store import open_store
@@ -209,14 +209,7 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     (limit,) = given["limits"] or (None,)
     named = {name: given[name] or () for name in ("methods", "sources")}
     check_settings(lists, named["methods"])
-    special = dict.fromkeys(name for one in SUITES.values() for name in one.takes)
-    data = {name: given[name] for name in special if given[name] is not None}
-    for name in data:
-        if name not in chosen.takes:
-            owners = " and ".join(own for own, one in SUITES.items() if name in one.takes)
-            raise usage_error(
-                f"--{name.replace('_', '-')} is of suite {owners}; {suite} has its own."
-            )
+    data = _own_options(chosen, suite, given)
     with tempfile.TemporaryDirectory() if given["dry_run"] else nullcontext(out) as own:
         folder: StorePlace | None = store
         place = None
@@ -239,6 +232,21 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
                 "run yet. --dry-run lists all that is missing, with the commands that make it."
             )
         config_from(Execution, given, store=folder, out=out).run(suite, runs)
+
+
+def _own_options(chosen: Suite, suite: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the given options that only some suites have; usage error for those of others."""
+    from bench.suites.registry import SUITES
+
+    special = dict.fromkeys(name for one in SUITES.values() for name in one.takes)
+    data = {name: given[name] for name in special if given[name] is not None}
+    for name in data:
+        if name not in chosen.takes:
+            owners = " and ".join(own for own, one in SUITES.items() if name in one.takes)
+            raise usage_error(
+                f"--{name.replace('_', '-')} is of suite {owners}; {suite} has its own."
+            )
+    return data
 
 
 def _store_for(chosen: Suite, store: StorePlace | None, name: str) -> StorePlace | None:
