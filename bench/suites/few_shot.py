@@ -228,8 +228,12 @@ def few_shot_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
             runs = block.filter(pl.col("run_id").is_in(cell.run_ids))
             row = _row(cell, runs)
             rows.append(row | _published(numbers, row))
-    table = pl.DataFrame(rows, schema=TABLE, infer_schema_length=None)
-    return table.sort("dataset", "images", "prototypes", "method", "shots", maintain_order=True)
+    place = {learner: number for number, learner in enumerate(LEARNERS)}
+    order = ("dataset", "images", "prototypes", "method", "shots")
+    rows.sort(
+        key=lambda row: (*(row[name] for name in order), place.get(row["learner"], len(place)))
+    )
+    return pl.DataFrame(rows, schema=TABLE, infer_schema_length=None)
 
 
 def _row(cell: Cell, runs: pl.DataFrame) -> dict[str, Any]:

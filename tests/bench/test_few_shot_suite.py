@@ -113,6 +113,8 @@ def test_the_table_has_means_with_intervals_over_draws_and_clusters(results):
     rows = read_results(results)
     table = few_shot_table(results, rows)
     assert table.height == 3 * 2 * 3
+    assert table["learner"].to_list() == ["class-means", "gda", "proker"] * 6
+    assert table["shots"].to_list() == [1, 1, 1, 4, 4, 4] * 3
     row = table.row(
         by_predicate=(pl.col("dataset") == "pets") & (pl.col("learner") == "gda")
         & (pl.col("shots") == 4),
