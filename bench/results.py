@@ -60,6 +60,9 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     **{f"{name}_chosen": pl.Float64 for name in CHOSEN},
     **{f"{name}_at_edge": pl.Boolean for name in CHOSEN},  # of the grid that was searched
     "flat_choice": pl.Boolean,  # no point of the grid is a standard error worse than the best
+    "learner": pl.String,  # of a few-shot run, and the shots of a class that it was asked for
+    "shots": pl.Int64,
+    "n_views": pl.Int64,  # of every shot; 1 where the image itself is the only one
     "n_shots": pl.Int64,  # labelled images of a few-shot learner, and those it chose by
     "n_validation": pl.Int64,
     "learner_penalty": pl.Float64,
@@ -68,6 +71,11 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "learner_alpha": pl.Float64,  # Tip-Adapter's weight of the cache, LP++'s mean one of names
     "learner_beta": pl.Float64,  # Tip-Adapter's sharpness
     "learner_epoch": pl.Float64,  # that was kept
+    "learner_columns": pl.Float64,  # that APE's cache looks at
+    "learner_share": pl.Float64,  # of class means in ReHARK's prior
+    "learner_bridge": pl.Float64,  # mass of the prototype in ReHARK's second rows
+    "learner_folds": pl.Float64,  # shots (of GDA folds) left out to choose by; 0: fixed values
+    "learner_seconds": pl.Float64,  # processor time of the learner's fit
     "fit_seconds": pl.Float64,
     "score_seconds": pl.Float64,
     "finished_at": pl.Float64,  # seconds since 1970; null in files of an older version

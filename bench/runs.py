@@ -727,12 +727,13 @@ class Leaf:
         return value if value is None or self.dtype != pl.String else str(value)
 
 
-def _leaves(cls: type, path: tuple[str, ...] = ()) -> Iterator[Leaf]:
+def leaves_of(cls: type, path: tuple[str, ...] = ()) -> Iterator[Leaf]:
+    """Yield the fields of a dataclass, and of those in it, that hold a plain value."""
     hints = get_type_hints(cls)
     for entry in fields(cls):
         hint, own = hints[entry.name], (*path, entry.name)
         if isinstance(hint, type) and is_dataclass(hint):
-            yield from _leaves(hint, own)
+            yield from leaves_of(hint, own)
         elif entry.name not in _NO_RESULT:
             default = MISSING if entry.name in _ALWAYS else entry.default
             types, optional = tuple(dict.fromkeys(_types(hint))), NoneType in get_args(hint)
@@ -753,7 +754,7 @@ def _types(hint: Any) -> Iterator[Any]:
 
 
 #: The fields of a run, those of its parts among them.
-LEAVES = tuple(_leaves(Run))
+LEAVES = tuple(leaves_of(Run))
 
 _PATHS = {leaf.name: leaf.path for leaf in LEAVES}
 assert len(_PATHS) == len(LEAVES), "two fields of a run have the same name"

@@ -460,6 +460,29 @@ def _span(low: float, high: float) -> str:
     return f"[{_points(low)}, {_points(high)}]".replace("-", MINUS)
 
 
+def learner_lines(table: pl.DataFrame) -> Table:
+    """Return the rows of `bench.suites.few_shot.few_shot_table` as text, percent."""
+    columns: list[Column] = [
+        ("data", itemgetter("dataset")),
+        ("images", itemgetter("images")),
+        ("prototypes", itemgetter("prototypes")),
+        ("method", _method),
+        ("learner", itemgetter("learner")),
+        ("shots", lambda row: str(row["shots"])),
+        ("in all", lambda row: number_text(row["n_shots"], 0)),
+        ("top-1 %", lambda row: value_text("top-1", row["top-1"])),
+        ("95 % interval", lambda row: interval_text(row["low"], row["high"]).replace("+", "")),
+        ("draws", lambda row: str(row["n_seeds"])),
+        ("clusters", lambda row: f"{row['n_clusters']:,} {row['clusters_of']}"),
+        ("f", lambda row: "" if row["overlap"] is None else f"{row['overlap']:.2f}"),
+        ("gallery", lambda row: number_text(row["gallery"], 0)),
+        ("CPU s", lambda row: number_text(row["seconds"], 3)),
+        ("published", lambda row: value_text("top-1", row["theirs"])),
+        ("of", lambda row: row["known"] or ""),
+    ]
+    return Table.of(table, columns)
+
+
 def score_lines(scores: pl.DataFrame) -> Table:
     """Return the rows of `bench.suites.single.score_alignment` as text, percent."""
     columns: list[Column] = [

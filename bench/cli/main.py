@@ -238,11 +238,13 @@ def run_leaves(*parts: str, without: Sequence[str] = ()) -> list[Leaf]:
     ]  # fmt: skip
 
 
-def values_of(name: str, *, several: bool = True) -> Values:
-    """Return the type of an option whose values are those of a field of a run."""
-    from bench.runs import LEAVES
+def values_of(name: str, *, several: bool = True, task: str | None = None) -> Values:
+    """Return the type of an option whose values are those of a field of a run, or of a task."""
+    from bench.options import TASK_OPTIONS
+    from bench.runs import LEAVES, leaves_of
 
-    return Values(next(leaf for leaf in LEAVES if leaf.name == name), several=several)
+    leaves = LEAVES if task is None else leaves_of(TASK_OPTIONS[task])
+    return Values(next(leaf for leaf in leaves if leaf.name == name), several=several)
 
 
 def lists_of(given: dict[str, Any], *parts: str) -> dict[str, tuple[Any, ...]]:

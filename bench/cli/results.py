@@ -37,11 +37,13 @@ if TYPE_CHECKING:
 @form_option
 @click.option(
     "--part",
-    type=click.Choice(["both", "results", "gains", "comparisons", "doses", "published"]),
+    type=click.Choice(
+        ["both", "results", "gains", "comparisons", "doses", "published", "learners"]
+    ),
     default="both",
     show_default=True,
     help="Results, gains of the mix, every comparison, how accuracy answers to doses of the head "
-    "(suite controls), or the paper's numbers beside ours.",
+    "(suite controls), the paper's numbers beside ours, or the few-shot learners with intervals.",
 )
 @click.option("--task", default=None, help="Only this task, such as zero_shot.")
 @click.option(
@@ -75,21 +77,18 @@ def table_command(
     alone, with its 95 % interval over draws and clusters. In Markdown and LaTeX a value is bold
     only where it wins its primary comparisons: corrected p below 5 %, ten draws or more (or nothing
     drawn), at most a quarter of the pool in each. For the paper suite, the paper's numbers follow
-    beside ours, with the difference. docs/statistics.md has the rules.
+    beside ours, with the difference; for the few-shot suite its learners, with 95 % intervals and
+    published numbers. docs/statistics.md has the rules.
     """
     from bench.cells import only_series
     from bench.comparisons import PAIRED_METRICS, bold_cells, compare
-    from bench.doses import dose_table
     from bench.results import read_results
-    from bench.suites.published import published_table
-    from bench.tables import (
-        result_table,
-    )
+    from bench.tables import result_table
 
     series = only_series(results, read_results(results), suite=suite)
     conditions = {"task": task, "eval": evaluation}
     rows = _only(series, conditions, results)
-    names = _shown_metrics(rows, metrics, results, needed=part != "published")
+    names = _shown_metrics(rows, metrics, results, needed=part in _OWN_PARTS)
     parts = {"both": ("results", "gains")}.get(part, (part,))
     marks = form in ("md", "latex") and not as_json
     frames: dict[str, pl.DataFrame] = {}
@@ -105,16 +104,29 @@ def table_command(
             frames["gains"] = _equal(found, {"comparison": "over-parts"})
         if "comparisons" in parts:
             frames["comparisons"] = found
-    if "doses" in parts:
-        frames["doses"] = dose_table(results, rows)
-    if "published" in parts or ("results" in parts and rows["suite"][0] == "paper"):
-        frames["published"] = published_table(rows)
+    frames |= _suite_tables(results, rows, parts)
     if as_json or form == "json":
         print_json({name: frame.to_dicts() for name, frame in frames.items()})
         return
     if part in frames and frames[part].is_empty() and form != "csv":
-        click.echo(_EMPTY[part], err=True)
+        click.echo(_EMPTY.get(part, _EMPTY["gains"]), err=True)
     _print_tables(frames, form, bold)
+
+
+def _suite_tables(
+    results: Path, rows: pl.DataFrame, parts: Collection[str]
+) -> dict[str, pl.DataFrame]:
+    """Return the tables that are named, and with the results those of the rows' own suite."""
+    from bench.suites.registry import SUITES
+
+    planned = SUITES.get(rows["suite"][0])
+    own = planned.tables if planned and "results" in parts else ()
+    return {
+        name: make(results, rows)
+        for suite in SUITES.values()
+        for name, make in suite.tables.items()
+        if name in parts or name in own
+    }
 
 
 def _print_tables(
@@ -136,11 +148,18 @@ def _print_tables(
 
 def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> Table:
     """Return a part of the tables as text."""
-    from bench.tables import dose_lines, gain_lines, published_lines, result_lines
+    from bench.tables import (
+        dose_lines,
+        gain_lines,
+        learner_lines,
+        published_lines,
+        result_lines,
+    )
 
     if name == "results":
         return result_lines(frame, bold)
-    return {"published": published_lines, "doses": dose_lines}.get(name, gain_lines)(frame)
+    own = {"published": published_lines, "learners": learner_lines, "doses": dose_lines}
+    return own.get(name, gain_lines)(frame)
 
 
 def _equal(rows: pl.DataFrame, conditions: Mapping[str, str | None]) -> pl.DataFrame:
@@ -192,14 +211,17 @@ _METRICS = (
     "top-1", "seen", "unseen", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank",
 )  # fmt: skip
 
-_NOTHING = (
-    "No two cells can be compared here: a gain needs runs with real pairs, with the head alone and "
-    "with both, on the same queries and a metric that is a mean over them."
-)
-
-_EMPTY = dict.fromkeys(("results", "gains", "comparisons", "published"), _NOTHING) | {
-    "doses": "No doses of a head here: suite controls has them, or --head-size and --clusters."
+_EMPTY = {
+    "gains": (
+        "No two cells can be compared here: a gain needs runs with real pairs, with the head alone "
+        "and with both, on the same queries and a metric that is a mean over them."
+    ),
+    "learners": "No run here is of task few_shot.",
+    "doses": "No doses of a head here: suite controls has them, or --head-size and --clusters.",
 }
+
+#: Parts that every suite has.
+_OWN_PARTS = ("both", "results", "gains", "comparisons")
 
 _TITLES = {
     "results": "Results: percent, mean over all queries of all draws ± sd between runs.",
@@ -211,6 +233,11 @@ _TITLES = {
     "published": (
         "The paper's numbers beside ours, percent: theirs exact or read off a figure (to about 0.2 "
         "points). Their map is a network; the encoders are those named. Empty: not run yet."
+    ),
+    "learners": (
+        "Few-shot learners, percent: mean over all queries of all draws of shots, 95 % interval "
+        "for other shots and images of these classes. Published numbers are of other images, "
+        "backbones and choices, which are named: they are no goal."
     ),
     "comparisons": "Paired comparisons, percentage points.",
     "doses": (

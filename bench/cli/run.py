@@ -149,6 +149,8 @@ class _SuiteCommand(click.Command):
     "\n      --source none,head"
     "\n  bench run --suite controls --store build/demo/store -o results --jobs 2"
     "\n  bench run --suite smoke -o /tmp/results"
+    "\n  bench run --suite few-shot --dataset stamps --shots 1,2 --learners gda,proker \\"
+    "\n      --store build/demo/store -o results"
     "\n  bench run --suite paper --store store -o results --dry-run",
 )
 @click.option("--suite", required=True, help="Name of one of the suites above.")
@@ -160,14 +162,20 @@ class _SuiteCommand(click.Command):
 @click.option(
     "--dataset",
     default=None,
-    help="Suites demo and controls: a dataset of yours with images and class names, instead of "
-    "stamps.",
+    help="Suites demo, controls and few-shot: a dataset with images and class names, instead of "
+    "stamps or of all that the store has.",
 )
 @click.option(
     "--label-set",
     default=None,
-    help="Suites demo and controls: label set of the head, if the store has several.",
+    help="Suites demo, controls and few-shot: label set of the head, if the store has several.",
 )
+@click.option("--shots", type=values_of("shots", task="few_shot"), metavar="NUMBERS",
+              help="Suite few-shot: labelled images of a class, by comma [default: "
+              "1,2,4,8,16].")  # fmt: skip
+@click.option("--learners", type=values_of("learner", task="few_shot"), metavar="NAMES",
+              help="Suite few-shot: learners, by comma [default: all but "
+              "paper-few-shot].")  # fmt: skip
 @click.option("--method", "methods", type=values_of("method"), metavar="NAMES",
               help="Methods instead of the suite's own, by comma; suite paper runs only these of "
               "its own.")  # fmt: skip
@@ -202,12 +210,7 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
     (limit,) = given["limits"] or (None,)
     named = {name: given[name] or () for name in ("methods", "sources")}
     check_settings(lists, named["methods"])
-    data = {name: given[name] for name in ("dataset", "label_set") if given[name] is not None}
-    if data and not chosen.any_dataset:
-        raise usage_error(
-            f"--{next(iter(data)).replace('_', '-')} is of suites demo and controls; {suite} has "
-            "its own data."
-        )
+    data = _own_options(chosen, suite, given)
     with tempfile.TemporaryDirectory() if given["dry_run"] else nullcontext(out) as own:
         folder: StorePlace | None = store
         place = None
@@ -230,6 +233,21 @@ def run_command(suite: str, store: StorePlace | None, out: Path, **given: Any) -
                 "run yet. --dry-run lists all that is missing, with the commands that make it."
             )
         config_from(Execution, given, store=folder, out=out).run(suite, runs)
+
+
+def _own_options(chosen: Suite, suite: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the given options that only some suites have; usage error for those of others."""
+    from bench.suites.registry import SUITES
+
+    special = dict.fromkeys(name for one in SUITES.values() for name in one.takes)
+    data = {name: given[name] for name in special if given[name] is not None}
+    for name in data:
+        if name not in chosen.takes:
+            owners = " and ".join(own for own, one in SUITES.items() if name in one.takes)
+            raise usage_error(
+                f"--{name.replace('_', '-')} is of suite {owners}; {suite} has its own."
+            )
+    return data
 
 
 def _store_for(chosen: Suite, store: StorePlace | None, name: str) -> StorePlace | None:

@@ -2,7 +2,8 @@
 
 ``demo`` is the protocol on the demo's store; ``smoke`` is a shrunken form of it on a small
 synthetic store that it makes itself; ``paper`` is the experiments of the head-recycling paper, each
-as soon as its sets are in the store. A sweep (`bench.suites.single`) is planned by what is typed.
+as soon as its sets are in the store; ``few-shot`` is the few-shot learners on the datasets of a
+store. A sweep (`bench.suites.single`) is planned by what is typed.
 """
 
 from bench.suites.demo import create_smoke_store, demo_runs, smoke_runs

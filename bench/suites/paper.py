@@ -128,14 +128,20 @@ class Inventory:
                 return {f"{prefix}variants": (variant,), f"{prefix}templates": (template,)}
         return {}
 
-    def with_heads(self, dataset: str, kind: str) -> Iterator[Fit]:
+    def datasets(self, kind: str) -> list[str]:
+        """Return the datasets and label sets that have a set of a kind, sorted."""
+        return sorted({info.key.dataset for info in self._sets if info.key.kind == kind})
+
+    def with_heads(
+        self, dataset: str, kind: str, label_sets: Sequence[str] = LABEL_SETS
+    ) -> Iterator[Fit]:
         """Yield images with texts of `kind` and every head that fits both.
 
         A head fits images of its own space, and texts where the names of its classes are in
         their space.
         """
         for image in self.of(dataset, "image"):
-            for label_set in LABEL_SETS:
+            for label_set in label_sets:
                 for head in self.of(label_set, "head_weight"):
                     if head.commit.space_id != image.commit.space_id:
                         continue
@@ -152,9 +158,11 @@ class Inventory:
                 if pair is not None and text.attributes["space"].get("pair") == pair:
                     yield Fit(image, text)
 
-    def heads_and_names(self) -> Iterator[tuple[SetInfo, SetInfo]]:
+    def heads_and_names(
+        self, label_sets: Sequence[str] = LABEL_SETS
+    ) -> Iterator[tuple[SetInfo, SetInfo]]:
         """Yield every head with every set of names of its classes."""
-        for label_set in LABEL_SETS:
+        for label_set in label_sets:
             for head in self.of(label_set, "head_weight"):
                 for names in self.of(label_set, "class_name"):
                     yield head, names

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import polars as pl
+
+from bench.doses import dose_table
 from bench.errors import UnknownSuiteError
 from bench.runs import Run
 from bench.suites.controls import control_runs
 from bench.suites.demo import create_smoke_store, demo_runs, smoke_runs
+from bench.suites.few_shot import few_shot_runs, few_shot_table
 from bench.suites.paper import Lacking, lacking, paper_runs
+from bench.suites.published import published_table
 from bench.suites.single import OF_MIXED, Lists, check_settings, combinations
 from featstore.errors import lookup
 from featstore.store.store import FeatureStore
@@ -44,27 +49,33 @@ class Suite:
         One line.
     create_store : callable, optional
         Makes the store that the suite brings with it.
-    any_dataset : bool
-        Whether it runs on a dataset and label set that one names.
     lacking : callable, optional
         Lists what a store lacks of it, with commands that call the store by a name, or by its own.
+    takes : tuple of str
+        Options of `bench run` that only some suites have.
+    tables : mapping
+        Further tables by name, each made of a results folder and rows of it.
     """
 
     runs: PlanRuns
     summary: str
     create_store: Callable[[Path], None] | None = None
-    any_dataset: bool = False
     lacking: Callable[[FeatureStore, str | None], list[Lacking]] | None = None
+    takes: tuple[str, ...] = ()
+    tables: Mapping[str, Callable[[Path, pl.DataFrame], pl.DataFrame]] = field(default_factory=dict)
 
 
 SUITES: dict[str, Suite] = {
     "demo": Suite(
-        demo_runs, "all 517 names, and 16 to all real pairs, beside the controls", any_dataset=True
+        demo_runs,
+        "all 517 names, and 16 to all real pairs, beside the controls",
+        takes=("dataset", "label_set"),
     ),
     "controls": Suite(
         control_runs,
         "more controls of the head and of the real pairs, in doses where they have some",
-        any_dataset=True,
+        takes=("dataset", "label_set"),
+        tables={"doses": dose_table},
     ),
     "smoke": Suite(
         smoke_runs,
@@ -75,6 +86,13 @@ SUITES: dict[str, Suite] = {
         paper_runs,
         "the paper's experiments, each as soon as its sets are in the store",
         lacking=lacking,
+        tables={"published": lambda _, rows: published_table(rows)},
+    ),
+    "few-shot": Suite(
+        few_shot_runs,
+        "learners, 1 to 16 shots and ten draws, on the datasets of a store",
+        takes=("dataset", "label_set", "shots", "learners"),
+        tables={"learners": few_shot_table},
     ),
 }
 

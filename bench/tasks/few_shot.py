@@ -8,6 +8,7 @@ leaves open is chosen on them. docs/few_shot.md has the learners.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -73,7 +74,8 @@ def score_few_shot(
     list of one Outcome
         Direction ``"image→class"``; the gallery is the classes of the training images, with
         prototypes from names those of the names; clusters are the images themselves, of which
-        every one is drawn for itself. Facts: ``n_shots``, ``n_validation``, and what the learner
+        every one is drawn for itself. Facts: ``learner``, ``shots``, ``n_views``, ``n_shots``,
+        ``n_validation``, ``learner_seconds`` (processor time of the fit), and what the learner
         chose, such as ``learner_penalty``.
 
     Raises
@@ -120,15 +122,21 @@ def score_few_shot(
         scored_texts=_texts(classes, names) if "texts" in needs and pair_names else None,
         head=_head_pairs(alignment, head) if "head" in needs else None,
     )
+    start = time.process_time()
     classifier = learner.fit(shots)
+    seconds = time.process_time() - start
     blocks = _score_blocks(classifier, alignment, images.rows, split.test, max(width, len(classes)))
     truth = images.classes[split.test]
     test_ids = images.ids[split.test]
     question = Question("image→class", test_ids, ids, (truth, classes), METRICS, apart=True)
     outcome = question.rank_blocks(blocks)
-    facts = {
+    facts: dict[str, Any] = {
+        "learner": options.learner,
+        "shots": options.shots,
+        "n_views": 1 if shots.views is None else shots.views.shape[1],
         "n_shots": len(chosen),
         "n_validation": len(validation),
+        "learner_seconds": seconds,
         **{f"learner_{name}": float(value) for name, value in classifier.facts.items()},
     }
     return [replace(with_class_metrics(outcome), facts=facts)]

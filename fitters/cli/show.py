@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +39,24 @@ class CacheLimits:
     )
 
 
-@click.command("ls", epilog="Example: fitters ls build/demo/aligners")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.command(
+    "ls",
+    epilog="\b\nExample:\n  fitters ls build/demo/aligners\n  fitters ls --methods --json",
+)
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.option("--methods", "methods", is_flag=True,
+              help="List the aligners and few-shot learners that there are by name, each with the "
+              "package that defines it, instead of a folder.")  # fmt: skip
 @json_option
-def ls_command(folder: Path, as_json: bool) -> None:
+def ls_command(folder: Path | None, methods: bool, as_json: bool) -> None:
     """List the alignments in FOLDER; exit 4 if one is damaged (`fitters show` reads its arrays)."""
     from fitters.alignment import JSON_NAME
 
+    if methods is (folder is not None):
+        raise usage_error("Give a folder of alignments, or --methods.")
+    if folder is None:
+        _print_methods(as_json=as_json)
+        return
     if not folder.is_dir():
         raise SettingError(
             f"There is no folder {folder}. `fitters fit … -o {folder}/NAME` makes one."
@@ -62,6 +75,40 @@ def ls_command(folder: Path, as_json: bool) -> None:
         )
     if any("damaged" in row for row in found):
         click.get_current_context().exit(EXIT_VERIFY)
+
+
+def _print_methods(*, as_json: bool) -> None:
+    from fitters.few_shot.registry import LEARNERS, PROMPT_LEARNERS
+    from fitters.methods import METHODS
+
+    aligners = {
+        name: {"kind": "aligner", **_about(method.aligner), "text": method.text}
+        for name, method in METHODS.items()
+    }
+    prompts = "Learns prompts through the text tower of the images' own model."
+    learners = {name: {"kind": "learner", **_about(made)} for name, made in LEARNERS.items()} | {
+        name: {"kind": "learner", "package": "fitters", "text": prompts} for name in PROMPT_LEARNERS
+    }
+    # An aligner and a learner may share a name.
+    rows = [{"name": name, **row} for own in (aligners, learners) for name, row in own.items()]
+    if as_json:
+        print_json(rows)
+        return
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        click.echo(f"{row['kind']:<7}  {row['name']:<{width}}  {row['package']}  {row['text']}")
+
+
+def _about(made: Any) -> dict[str, str]:
+    """Return the package that defines what makes a method, and the first line of what it says.
+
+    A method of an installed package is not imported for it.
+    """
+    while isinstance(made, partial):
+        made = made.func
+    module = made if isinstance(made, str) else made.__module__
+    text = "" if isinstance(made, str) else getdoc(made) or ""
+    return {"package": module.partition(":")[0].partition(".")[0], "text": text.partition("\n")[0]}
 
 
 @click.command("show", epilog="Example: fitters show build/demo/aligners/ridge-head")

@@ -18,7 +18,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 from fitters.errors import PairsError, SettingError
 from fitters.moments.transform import normalize_rows
@@ -283,8 +282,13 @@ BOUNDS = (1.0, 1000.0)
 Scale = float | Literal["auto"]
 
 
-def likely_scale(cosines: npt.NDArray[np.floating], labels: Labels) -> float:
-    """Return the s in `BOUNDS` that maximises the mean log of softmax(s · cosines) at the labels.
+def likely_scale(
+    cosines: npt.NDArray[np.floating],
+    labels: Labels,
+    *,
+    bounds: tuple[float, float] = BOUNDS,
+) -> float:
+    """Return the s in `bounds` that maximises the mean log of softmax(s · cosines) at the labels.
 
     The likelihood is concave in s, so that there is one maximum. Guo et al., On Calibration of
     Modern Neural Networks, ICML 2017 (temperature scaling).
@@ -293,17 +297,51 @@ def likely_scale(cosines: npt.NDArray[np.floating], labels: Labels) -> float:
     ----------
     cosines : array of shape (m, c)
     labels : int64 array of shape (m,)
+    bounds : pair of float
     """
-    cosines = cosines.astype(np.float64)
-    own = float(cosines[np.arange(len(labels)), labels].mean())
+    # Gaps to the best of a row are at most 0, whatever the factor: no exponential overflows.
+    gaps = cosines.astype(np.float64)
+    gaps -= gaps.max(axis=1, keepdims=True)
+    mean = float(gaps[np.arange(len(labels)), labels].mean())
 
     def loss(log_scale: float) -> float:
         scale = float(np.exp(log_scale))
-        return float(logsumexp(scale * cosines, axis=1).mean()) - scale * own
+        near = scale * gaps
+        return float(np.log(np.exp(near, out=near).sum(axis=1)).mean()) - scale * mean
 
-    low, high = np.log(BOUNDS)
+    low, high = np.log(bounds)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-3})
     return float(np.exp(found.x))
+
+
+def own_scale(shots: Shots, given: Scale = "auto") -> float:
+    """Return the factor of the cosines with the prototypes: "auto" is `likely_scale` on the shots.
+
+    Unlike `scale_of` it looks at no validation row.
+    """
+    if given != "auto":
+        return float(given)
+    assert shots.prototypes is not None
+    return likely_scale(shots.x @ shots.prototypes.T, shots.labels)
+
+
+def log_losses(scores: npt.NDArray[np.floating], labels: Labels) -> npt.NDArray[np.float64]:
+    """Return −log softmax(scores) at the label of every row, shape (m,)."""
+    best = scores.max(axis=1, keepdims=True)
+    losses: npt.NDArray[np.float64] = np.log(np.exp(scores - best).sum(axis=1)) + (
+        best[:, 0] - scores[np.arange(len(labels)), labels]
+    )
+    return losses
+
+
+#: Scores that a choice among settings looks at, at most: rows beyond are left out evenly.
+_SCORES = 2**16
+
+
+def evenly(n: int, n_classes: int) -> Labels:
+    """Return which of n rows with a score for each class a choice looks at: all, or some evenly."""
+    kept = min(n, max(64, _SCORES // n_classes))
+    return np.arange(kept) * n // max(kept, 1)
 
 
 def starting_weights(shots: Shots) -> Rows:

@@ -13,12 +13,14 @@ from fitters.errors import SettingError, UnknownMethodError
 from fitters.few_shot.clap import CLAP, ZSLP
 from fitters.few_shot.class_means import ClassMeans
 from fitters.few_shot.cross_modal import CrossModal
+from fitters.few_shot.gda import GDA
 from fitters.few_shot.learner import Learner
 from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.lp_plus_plus import LPPlusPlus
 from fitters.few_shot.paper_few_shot import PaperFewShot
-from fitters.few_shot.ridge_probe import RidgeProbe
-from fitters.few_shot.tip_adapter import TipAdapter, TipAdapterF
+from fitters.few_shot.proker import ProKeR, ReHARK
+from fitters.few_shot.ridge_probe import RanPAC, RidgeProbe
+from fitters.few_shot.tip_adapter import APE, TipAdapter, TipAdapterF
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,6 +106,11 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "logistic-probe": LogisticProbe,
     "tip-adapter": TipAdapter,
     "tip-adapter-f": TipAdapterF,
+    "ape": APE,
+    "gda": GDA,
+    "proker": ProKeR,
+    "rehark": ReHARK,
+    "ranpac": RanPAC,
     "lp++": LPPlusPlus,
     "zs-lp": ZSLP,
     "clap": CLAP,

@@ -1,25 +1,31 @@
-"""Tip-Adapter and Tip-Adapter-F."""
+"""Tip-Adapter, Tip-Adapter-F, and APE, which looks at some columns only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from featstore.errors import needs_extra
 from fitters.few_shot.learner import (
+    PUBLISHED,
     Classifier,
     Labels,
     Rows,
     Scale,
     ShotLearner,
     Shots,
+    evenly,
+    log_losses,
+    own_scale,
     reciprocal_rank,
     scale_of,
     starting_weights,
+    sum_by_class,
 )
+from fitters.moments.transform import normalize_rows
 
 #: Candidate weights of the cache beside the prototypes, and rates at which shots lose influence.
 ALPHAS = (0.0, *(float(10.0**power) for power in np.arange(-1.0, 2.75, 0.25)))
@@ -44,11 +50,14 @@ class Cache:
     keys : array of shape (n, r)
     labels : int64 array of shape (n,)
     n_classes : int
+    weights : array of shape (n,), optional
+        What each key counts for beside; None: 1.
     """
 
     keys: Rows
     labels: Labels
     n_classes: int
+    weights: npt.NDArray[np.float32] | None = None
 
     @property
     def mass(self) -> npt.NDArray[np.float32]:
@@ -58,12 +67,14 @@ class Cache:
         mass = np.divide(mean, counts, out=np.zeros(self.n_classes), where=counts > 0)
         return mass.astype(np.float32)
 
-    def logits(self, x: Rows, beta: float) -> npt.NDArray[np.float32]:
+    def logits(self, x: Rows, beta: float, cosines: Rows | None = None) -> npt.NDArray[np.float32]:
         """Return mass · Σ over the keys of a class of exp(−β (1 − x · key)), shape (m, c)."""
-        return next(iter(self.paths(x, (beta,))))
+        return next(iter(self.paths(x, (beta,), cosines)))
 
-    def paths(self, x: Rows, betas: Sequence[float]) -> list[npt.NDArray[np.float32]]:
-        """Return the logits for every β: the cosines are computed once."""
+    def paths(
+        self, x: Rows, betas: Sequence[float], cosines: Rows | None = None
+    ) -> list[npt.NDArray[np.float32]]:
+        """Return the logits for every β: the cosines (m, n) are computed once, or at hand."""
         order = np.argsort(self.labels, kind="stable")
         counts = np.bincount(self.labels, minlength=self.n_classes)
         having = np.flatnonzero(counts)
@@ -72,10 +83,30 @@ class Cache:
         size = max(1, _BLOCK // max(1, len(order)))
         for start in range(0, len(x), size):
             block = slice(start, start + size)
-            gap = x[block] @ self.keys[order].T - np.float32(1.0)
+            near = x[block] @ self.keys[order].T if cosines is None else cosines[block][:, order]
+            gap = near - np.float32(1.0)
             for logits, beta in zip(found, betas, strict=True):
                 near = np.exp(np.float32(beta) * gap)
+                if self.weights is not None:
+                    near *= self.weights[order]
                 logits[block, having] = mass * np.add.reduceat(near, starts, axis=1)
+        return found
+
+    def left_out(
+        self, held: Labels, x: Rows, betas: Sequence[float]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Return the logits (m, c) of keys `held`, whose rows are x, each by a cache without it.
+
+        Their classes have two keys or more, so that as many classes share the mass.
+        """
+        own, rows = self.labels[held], np.arange(len(held))
+        counts = np.bincount(self.labels, minlength=self.n_classes)[own]
+        itself = self.mass[own] * (1.0 if self.weights is None else self.weights[held])
+        found = self.paths(x, betas)
+        for logits in found:
+            logits[rows, own] -= itself
+            logits[rows, own] *= counts / (counts - 1)
+            logits *= np.float32(1.0 - 1.0 / len(self.labels))
         return found
 
 
@@ -90,6 +121,10 @@ class TipClassifier:
     scale, alpha, beta : float
     epoch : int, optional
         Of the training of the keys.
+    columns : int64 array, optional
+        Those that the cache looks at, the rest of a row at unit length; None: all.
+    chosen : mapping
+        Further facts.
     """
 
     cache: Cache
@@ -98,17 +133,20 @@ class TipClassifier:
     alpha: float
     beta: float
     epoch: int | None = None
+    columns: Labels | None = None
+    chosen: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def facts(self) -> Mapping[str, float]:
         """What was chosen, by name."""
         mixed = {} if self.prototypes is None else {"alpha": self.alpha, "scale": self.scale}
         trained = {} if self.epoch is None else {"epoch": float(self.epoch)}
-        return {"beta": self.beta} | mixed | trained
+        return {"beta": self.beta, **mixed, **trained, **self.chosen}
 
-    def scores(self, x: Rows) -> npt.NDArray[np.float32]:
-        """Return a score for every class, shape (m, c)."""
-        cached = self.cache.logits(x, self.beta)
+    def scores(self, x: Rows, cosines: Rows | None = None) -> npt.NDArray[np.float32]:
+        """Return a score for every class, shape (m, c); `cosines` are x · keys, if at hand."""
+        narrow = x if self.columns is None else _narrow(x, self.columns)
+        cached = self.cache.logits(narrow, self.beta, cosines)
         if self.prototypes is None:
             return cached
         scores: npt.NDArray[np.float32] = np.float32(self.scale) * (x @ self.prototypes.T)
@@ -173,6 +211,128 @@ class TipAdapter(ShotLearner):
 def _far(value: float, published: float) -> float:
     """Return how far a value is from the published one, as the logarithm of their ratio."""
     return float(abs(np.log(value / published))) if value > 0 else float("inf")
+
+
+#: APE's candidates: shares of the columns, and coarser grids of Tip-Adapter's α and β.
+_COLUMNS = (0.25, 0.5, 1.0)
+_APE_ALPHAS, _APE_BETAS = (*ALPHAS[:1], *ALPHAS[1::2]), BETAS[1::2]
+
+#: The original's values, of its share about the half and α the middle of its range.
+_APE = (0.5, 2.0, 1.0)
+
+
+@dataclass(kw_only=True)
+class APE(ShotLearner):
+    """Tip-Adapter on the columns that part the classes, with keys weighed by what they add.
+
+        scores = scale · x Tᵀ + α · exp(−β (1 − x′ K′ᵀ)) diag(exp(γ KL)) L
+
+    with primes for the Q chosen columns at unit length, and KL_i that of the label of key i from
+    the softmax of its cosines with the prototypes: a key that zero-shot gets wrong counts for more.
+    Zhu et al., Not All Features Matter, ICCV 2023 (the training-free form).
+
+    Q, α and β are those with the least log-loss on shots that are left out of the cache one at a
+    time; which columns the Q first are, and KL, are of all shots. Without a class of two shots half
+    the columns, α 2 and β 1 are taken. No validation row is looked at. Without prototypes all keys
+    count alike and only Q and β play a part. With no shot it is the prototypes.
+
+    Parameters
+    ----------
+    scale : float or "auto"
+        "auto" is `fitters.few_shot.learner.own_scale`.
+    shares : sequence of float
+        Tried: Q as a share of the columns.
+    alphas, betas : sequence of float
+        Tried.
+    gamma : float
+    temperature : float
+        Of the softmax in KL, before cosines; the original has 1, so that it is nearly uniform.
+    """
+
+    scale: Scale = "auto"
+    shares: Sequence[float] = _COLUMNS
+    alphas: Sequence[float] = _APE_ALPHAS
+    betas: Sequence[float] = _APE_BETAS
+    gamma: float = 0.1
+    temperature: float = 1.0
+
+    def _learn(self, shots: Shots) -> TipClassifier:
+        """Order the columns, and choose how many, α and β."""
+        keys, labels, texts = shots.mean_views, shots.labels, shots.prototypes
+        scale = PUBLISHED if texts is None else own_scale(shots, self.scale)
+        order = np.argsort(-column_values(shots), kind="stable")
+        held = np.flatnonzero(shots.counts[labels] > 1)
+        held = held[evenly(len(held), shots.n_classes)]
+        tried: list[tuple[float, int, TipClassifier]] = []
+        for share in self.shares if len(held) else _APE[:1]:
+            columns = np.sort(order[: max(1, round(share * len(order)))])
+            narrow = _narrow(keys, columns)
+            weights = None
+            if texts is not None and self.gamma != 0.0:
+                cosines = self.temperature * (narrow @ _narrow(texts, columns).T)
+                weights = np.exp(self.gamma * _surprise(cosines, labels)).astype(np.float32)
+            cache = Cache(narrow, labels, shots.n_classes, weights)
+            made = TipClassifier(cache, texts, scale, *_APE[1:], columns=columns)
+            found = self._tried(made, shots, held) if len(held) else [(0.0, made)]
+            tried += [(loss, len(columns), one) for loss, one in found]
+        _, n_columns, best = min(tried, key=lambda one: one[0])
+        facts = {"columns": float(n_columns), "folds": float(len(held))}
+        return replace(best, chosen=facts)
+
+    def _tried(
+        self, made: TipClassifier, shots: Shots, held: Labels
+    ) -> list[tuple[float, TipClassifier]]:
+        """Return the log-loss of the held shots for every α and β of one cache."""
+        cache, own = made.cache, shots.labels[held]
+        first: Rows | float = 0.0
+        alphas: Sequence[float] = (made.scale,)
+        if made.prototypes is not None:
+            first = made.scale * (shots.mean_views[held] @ made.prototypes.T)
+            alphas = self.alphas
+        paths = cache.left_out(held, cache.keys[held], self.betas)
+        return [
+            (
+                round(float(log_losses(first + np.float32(alpha) * logits, own).mean()), 6),
+                replace(made, alpha=alpha, beta=beta),
+            )
+            for beta, logits in zip(self.betas, paths, strict=True)
+            for alpha in alphas
+        ]
+
+
+def column_values(shots: Shots, weight: float = 0.7) -> npt.NDArray[np.float64]:
+    """Return APE's value of every column, shape (r,): high where classes differ.
+
+    −weight · S + (1 − weight) · V, with S the mean of x_a x_b over all pairs of rows of different
+    classes, prototypes and shots, and V the variance of the prototypes. From class sums alone::
+
+        S = ((Σ_c u_c)² − Σ_c u_c²) / (M² − Σ_c m_c²)
+
+    with u_c the sum and m_c the number of the rows of a class, M of all.
+    """
+    sums = sum_by_class(shots.mean_views, shots.labels, shots.n_classes)
+    counts, varies = shots.counts.astype(np.float64), np.zeros(sums.shape[1])
+    if shots.prototypes is not None:
+        sums, counts = sums + shots.prototypes, counts + 1
+        if shots.n_classes > 1:
+            varies = shots.prototypes.astype(np.float64).var(axis=0, ddof=1)
+    pairs = counts.sum() ** 2 - np.sum(counts**2)
+    shared = (sums.sum(axis=0) ** 2 - np.sum(sums**2, axis=0)) / max(pairs, 1.0)
+    values: npt.NDArray[np.float64] = (1.0 - weight) * varies - weight * shared
+    return values
+
+
+def _narrow(rows: Rows, columns: Labels) -> Rows:
+    """Return these columns of unit rows at unit length; all of them as they are."""
+    if len(columns) == rows.shape[1]:
+        return rows
+    return normalize_rows(rows[:, columns], what="columns of rows").astype(np.float32)
+
+
+def _surprise(cosines: npt.NDArray[np.floating], labels: Labels) -> npt.NDArray[np.float64]:
+    """Return Σ_c y_c log₂((y_c + ε) / (p_c + ε)) of every row, p the softmax; ε 1e-6."""
+    own = np.exp(-log_losses(cosines.astype(np.float64), labels))
+    return np.log2((1.0 + 1e-6) / (own + 1e-6))
 
 
 @dataclass(kw_only=True)

@@ -19,7 +19,7 @@ from bench.cli.main import cli
 from featstore.command_line import run_command
 
 #: Columns that are recorded times.
-TIMES = ("fit_seconds", "score_seconds", "finished_at")
+TIMES = ("fit_seconds", "score_seconds", "learner_seconds", "finished_at")
 
 
 def run(words: list[str]) -> tuple[int, str]:

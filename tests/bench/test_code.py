@@ -193,7 +193,7 @@ def test_workers_have_the_same_method(own, runs, smoke_store, tmp_path):
     alone, together = tmp_path / "one", tmp_path / "two"
     run_all(mine, smoke_store, alone, jobs=1)
     assert run_all(mine, smoke_store, together, jobs=2).new == 9
-    times = ["fit_seconds", "score_seconds", "finished_at"]
+    times = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
     one, two = (read_results(root).drop(times) for root in (alone, together))
     order = ["run_id", "direction", "metric"]
     assert_frame_equal(one.sort(order), two.sort(order))

@@ -14,7 +14,7 @@ from bench.results import finished, ranks_path, run_path
 from bench.scoring import Scoring
 from featstore import open_store
 
-TIMES = ["fit_seconds", "score_seconds", "finished_at"]
+TIMES = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
 
 
 def test_every_run_is_there_with_rows_and_ranks(runs, smoke_results):

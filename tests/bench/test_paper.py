@@ -122,8 +122,11 @@ def test_the_full_plan_has_the_papers_numbers(store):
     trained = learners["paper-few-shot", "none", "identity"]
     assert {5 * trained // 3} == set(learners.values()) - {trained}
     # Every learner with and without names; what needs them, and the paper's own, once.
-    assert {learner for learner, *_ in learners} == set(LEARNERS)
-    assert len(learners) == 2 * (len(LEARNERS) - 2) + 2
+    # But for those that came later, which the suite few-shot compares.
+    assert set(LEARNERS) - {learner for learner, *_ in learners} == {
+        "ape", "gda", "proker", "rehark", "ranpac",
+    }  # fmt: skip
+    assert len(learners) == 2 * (len(LEARNERS) - 5 - 2) + 2
     assert learners["cross-modal", "names", "ridge"]
     means = {run.task_options.per_class for run in runs if run.task == "neighbours"}
     assert means == {0, 1, 3, 5, 10, 50}

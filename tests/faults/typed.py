@@ -42,7 +42,7 @@ _RECORDS = re.compile(r"(^|/)(runs|sessions)/[^/]+\.json$|(^|/)sessions$|\.extra
 _UNDER_WAY = ("belongs to nothing in this store", "when the same command is typed again")
 
 #: Columns of results that hold times.
-_TIMES = ("fit_seconds", "score_seconds", "finished_at")
+_TIMES = ("fit_seconds", "score_seconds", "learner_seconds", "finished_at")
 
 
 @click.command("careless")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from featstore import open_store
 from featstore.command_line import run_command
 from fitters import METHODS, read_alignment
 from fitters.cli import cli
+from fitters.few_shot.registry import LEARNERS, PROMPT_LEARNERS
 from fitters.jobs import FitRequest, fit_from_store
+from fitters.methods import Method
 from fitters.scorers import csls
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
 from tests.goldens.world import SETS, write_world
@@ -173,6 +177,28 @@ def test_the_help_of_fit_lists_the_methods(capsys: pytest.CaptureFixture[str]) -
     assert _run("fit", "--help") == 0
     listed = capsys.readouterr().out.split("Methods:")[1]
     assert set(re.findall(r"^  (\S+)", listed, re.MULTILINE)) >= {*METHODS}
+
+
+def test_ls_lists_aligners_and_learners_with_their_packages(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "mine", Method("mypackage.aligners:Mine", "one of one's own"))
+    monkeypatch.setitem(LEARNERS, "third", partial(Fraction, 3))
+    assert _run("ls", "--methods", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    found = {(row["kind"], row["name"]): row for row in rows}
+    assert len(found) == len(rows) == len(METHODS) + len(LEARNERS) + len(PROMPT_LEARNERS)
+    assert {row["package"] for row in rows} == {"fitters", "mypackage", "fractions"}
+    # Named, not imported: there is no such package.
+    assert found["aligner", "mine"]["package"] == "mypackage"
+    assert found["learner", "third"]["package"] == "fractions"
+    for name in ("gda", "ape", "proker", "rehark", "ranpac"):
+        assert found["learner", name]["text"].endswith(".")
+    assert found["aligner", "ridge"]["text"] == METHODS["ridge"].text
+    assert all("\n" not in row["text"] and set(row) == {"name", "kind", "package", "text"}
+               for row in rows)  # fmt: skip
+    assert _run("ls", "--methods") == 0
+    assert "learner  gda " in capsys.readouterr().out
 
 
 def test_with_a_given_penalty_the_criterion_still_chooses_the_width(
@@ -393,6 +419,8 @@ BAD = [
     (["fit", "ridge", "--store", "S", "--x", X, "--head", "labels/head_weight/timm:other",
       "--head-names", NAMES, "-o", "out"], 1, "different embedding spaces"),
     (["ls", "none"], 1, "There is no folder none"),
+    (["ls"], 2, "Give a folder of alignments, or --methods."),
+    (["ls", "none", "--methods"], 2, "Give a folder of alignments, or --methods."),
     (["show", "none"], 1, "There is no alignment at none"),
     (["apply", "none", "--text", "a", "-o", "o.npy"], 1, "There is no alignment at none"),
     (["apply", "R"], 2, "either --view or --text"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.perf import aligners, kernel_ridge
+from tests.perf import aligners, few_shot, kernel_ridge
 from tests.perf.engine import Figure, compare, figure_of
 from tests.perf.stream import Stream
 
@@ -32,6 +32,7 @@ def figures(out: Path) -> Iterator[Figure]:
     yield _path(stream)
     yield from aligners.figures(stream)
     yield from kernel_ridge.figures(out)
+    yield from few_shot.figures(out)
 
 
 def _moments(stream: Stream) -> Figure:

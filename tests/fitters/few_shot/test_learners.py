@@ -12,11 +12,12 @@ from sklearn.preprocessing import normalize
 from fitters import Pairs
 from fitters.errors import PairsError, SettingError, UnknownMethodError
 from fitters.few_shot.class_means import ClassMeans
+from fitters.few_shot.class_moments import ClassMoments
 from fitters.few_shot.cross_modal import CrossModal
 from fitters.few_shot.learner import Shots, reciprocal_rank, sum_by_class
 from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.registry import LEARNERS, learner_named
-from fitters.few_shot.ridge_probe import RidgeProbe
+from fitters.few_shot.ridge_probe import RanPAC, RidgeProbe, _Path, random_relu
 from tests.assertions import assert_close, assert_same
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
 
@@ -74,6 +75,9 @@ def test_every_penalty_of_one_decomposition_is_that_penalty_alone():
     assert_close(chosen.scores(test[0]), RidgeProbe([best]).fit(given).scores(test[0]), "float32")
 
 
+#: Learners that choose by leaving shots out, and look at no validation row.
+ON_SHOTS = ("ape", "gda", "proker", "rehark", "ranpac")
+
 #: What each learner takes where it may not choose.
 BLIND = {
     "class-means": {"mix": 1.0},
@@ -81,6 +85,8 @@ BLIND = {
     "logistic-probe": {"penalty": 1.0, "mix": 1.0},
     "tip-adapter": {"alpha": 1.17, "beta": 1.0},
     "tip-adapter-f": {"alpha": 1.17, "beta": 1.0, "epoch": 20.0},
+    # These look at shots alone: test_validation_rows_play_no_part.
+    **{name: {} for name in ON_SHOTS},
     "lp++": {"epoch": 300.0},
     "zs-lp": {},
     "clap": {},
@@ -95,6 +101,17 @@ def test_without_validation_rows_nothing_is_chosen(name):
     blind, _ = made(2, prototypes=noisy_prototypes(), validation=False)
     facts = MADE[name]().fit(blind).facts
     assert {key: facts[key] for key in BLIND[name]} == BLIND[name]
+
+
+@pytest.mark.parametrize("name", ON_SHOTS)
+def test_validation_rows_play_no_part(name):
+    prototypes = noisy_prototypes(noise=0.3)
+    (given, test), (blind, _) = (made(4, prototypes=prototypes, validation=v) for v in (1, 0))
+    a, b = (MADE[name]().fit(shots) for shots in (given, blind))
+    assert_same(a.scores(test[0]), b.scores(test[0]))
+    assert a.facts["folds"] > 0
+    one, _ = made(1, prototypes=prototypes)
+    assert MADE[name]().fit(one).facts["folds"] == 0
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -166,6 +183,52 @@ def test_good_prototypes_help_and_bad_ones_are_weighed_down():
     bad = mean_of(noisy_prototypes()[np.roll(np.arange(10), 1)])
     assert good > alone + 0.05
     assert bad > alone - 0.05
+
+
+def test_ranpac_is_sklearns_ridge_on_the_random_features():
+    given, test = made(4, prototypes=noisy_prototypes())
+    ours = RanPAC(width=150, penalties=[0.7]).fit(given)
+    w = np.random.default_rng(0).standard_normal((64, 150), dtype=np.float32).astype(np.float64)
+    x = np.concatenate([given.x, given.prototypes]).astype(np.float64)
+    labels = np.concatenate([given.labels, np.arange(10)])
+    h = np.maximum(x @ w, 0)
+    theirs = Ridge(alpha=0.7 * np.mean(np.sum(h**2, axis=0)), fit_intercept=False)
+    theirs.fit(h, np.eye(10)[labels])
+    expected = theirs.predict(np.maximum(test[0].astype(np.float64) @ w, 0))
+    assert_close(ours.scores(test[0]), expected, "float32", times=20)
+
+
+def test_ranpac_follows_from_moments_of_tasks_in_any_order():
+    given, _ = made(8)
+    learner = RanPAC(width=40, penalties=[1.0])
+    h = random_relu(given.x, learner.projection(64))
+    tasks = [
+        ClassMoments.of(h[own], given.labels[own], 10)
+        for own in (np.isin(given.labels, part) for part in ([7, 2], [0, 1, 9], [3, 4, 5, 6, 8]))
+    ]
+    one, two = tasks[0] + tasks[1] + tasks[2], tasks[2] + tasks[0] + tasks[1]
+    penalty = np.trace(one.products) / 40
+    np.testing.assert_allclose(one.ridge(penalty), two.ridge(penalty), rtol=0, atol=1e-10)
+    assert_close(learner.fit(given).linear.weight, one.ridge(penalty), "float32", times=10)
+    assert_same((one - tasks[2] - tasks[0]).counts, tasks[1].counts)
+
+
+def test_ranpac_chooses_by_rows_that_are_left_out():
+    given, _ = made(3)
+    learner = RanPAC(width=30, penalties=[0.1, 1.0, 10.0])
+    h = random_relu(given.x, learner.projection(64)).astype(np.float64)
+    unit, errors = np.mean(np.sum(h**2, axis=0)), []
+    for penalty in learner.penalties:
+        missing = []
+        for i in range(30):
+            rest = np.arange(30) != i
+            fitted = Ridge(alpha=penalty * unit, fit_intercept=False)
+            fitted.fit(h[rest], np.eye(10)[given.labels[rest]])
+            missing.append(np.eye(10)[given.labels[i]] - fitted.predict(h[i : i + 1])[0])
+        errors.append(np.mean(np.sum(np.square(missing), axis=1)))
+    path = _Path(h, given.labels, np.ones(30), 10, centre=False)
+    np.testing.assert_allclose(path.left_out(h, given.labels, learner.penalties), errors)
+    assert learner.fit(given).facts["penalty"] == learner.penalties[int(np.argmin(errors))]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(0, 30))

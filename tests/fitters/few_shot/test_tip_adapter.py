@@ -1,11 +1,19 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from fitters.few_shot.learner import reciprocal_rank
-from fitters.few_shot.tip_adapter import Cache, TipAdapter, TipAdapterF
-from tests.assertions import assert_close
+from fitters.few_shot.learner import Shots, reciprocal_rank
+from fitters.few_shot.tip_adapter import (
+    APE,
+    Cache,
+    TipAdapter,
+    TipAdapterF,
+    TipClassifier,
+    column_values,
+)
+from tests.assertions import assert_close, assert_same
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
 
 
@@ -129,3 +137,70 @@ def test_the_best_epoch_is_kept_by_validation_rows():
     trained = TipAdapterF(learning_rate=1e-2).fit(given)
     assert trained.facts["epoch"] > 0
     assert accuracy(trained, test) > accuracy(spoiled, test) - 0.02
+
+
+def test_a_column_is_worth_what_a_loop_over_all_pairs_says():
+    given, _ = made(2, prototypes=noisy_prototypes())
+    kept = given.labels < 3
+    few = Shots(given.x[kept], given.labels[kept], 3, given.prototypes[:3])
+    rows = np.concatenate([few.prototypes, few.x]).astype(np.float64)
+    labels = np.concatenate([np.arange(3), few.labels])
+    shared, pairs = np.zeros(64), 0
+    for a, b in itertools.product(range(len(rows)), repeat=2):
+        if labels[a] != labels[b]:
+            shared += rows[a] * rows[b]
+            pairs += 1
+    expected = 0.3 * rows[:3].var(axis=0, ddof=1) - 0.7 * shared / pairs
+    np.testing.assert_allclose(column_values(few), expected, atol=1e-12)
+
+
+def test_ape_on_all_columns_with_equal_keys_is_tip_adapter():
+    given, test = made(4, prototypes=noisy_prototypes(noise=0.3))
+    ours = APE(shares=[1.0], gamma=0.0, alphas=[2.0], betas=[4.0], scale=30.0).fit(given)
+    theirs = TipClassifier(Cache(given.x, given.labels, 10), given.prototypes, 30.0, 2.0, 4.0)
+    assert_same(ours.scores(test[0]), theirs.scores(test[0]))
+    near = test[0] @ given.x.T
+    assert_close(ours.scores(test[0], near), theirs.scores(test[0]), "float32")
+
+
+def test_ape_is_a_loop_over_its_columns_and_keys():
+    given, test = made(3, prototypes=noisy_prototypes(noise=0.3))
+    ours = APE(shares=[0.5], alphas=[2.0], betas=[4.0], scale=30.0, temperature=9.0).fit(given)
+    columns = np.argsort(-column_values(given), kind="stable")[:32]
+    x, keys, texts = (
+        rows[:, columns] / np.linalg.norm(rows[:, columns], axis=1, keepdims=True)
+        for rows in (test[0][:9].astype(float), given.x.astype(float), given.prototypes)
+    )
+    expected = 30.0 * test[0][:9] @ given.prototypes.T
+    for key, label in zip(keys, given.labels, strict=True):
+        p = softmax(9.0 * (texts @ key)[None])[0]
+        gain = np.exp(0.1 * np.log2((1 + 1e-6) / (p[label] + 1e-6)))
+        expected[:, label] += 2.0 * gain * np.exp(-4.0 * (1 - x @ key))
+    assert_close(ours.scores(test[0][:9]), expected, "float32", times=10)
+    assert ours.facts["columns"] == 32
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+def test_a_key_left_out_is_a_cache_without_it(weighed):
+    given, _ = made(4)
+    kept = np.arange(40) % 7 > 0  # classes of three and of four
+    x, labels = given.x[kept], given.labels[kept]
+    weights = np.linspace(0.5, 2.0, len(x), dtype=np.float32) if weighed else None
+    held = np.array([1, 5, 20])
+    found = Cache(x, labels, 10, weights).left_out(held, x[held], (1.0, 8.0))
+    for place, i in enumerate(held):
+        rest = np.arange(len(x)) != i
+        cache = Cache(x[rest], labels[rest], 10, weights[rest] if weighed else None)
+        for logits, beta in zip(found, (1.0, 8.0), strict=True):
+            assert_close(logits[place], cache.logits(x[i : i + 1], beta)[0], "float32", times=20)
+
+
+def test_ape_chooses_by_shots_that_are_left_out():
+    given, test = made(8, prototypes=noisy_prototypes(noise=0.4))
+    free = APE().fit(given)
+    assert free.facts["folds"] == 80
+    fixed = APE(alphas=[2.0], betas=[1.0], shares=[0.5]).fit(given)
+    assert accuracy(free, test) > accuracy(fixed, test) + 0.02
+    one = replace(given, x=given.x[:1], labels=given.labels[:1])
+    facts = APE().fit(one).facts
+    assert (facts["columns"], facts["alpha"], facts["beta"]) == (32, 2.0, 1.0)

@@ -1,0 +1,268 @@
+"""The suite `few-shot`: learners × shots × draws on the datasets of a store, and its table.
+
+A dataset is taken where images of one class are on both sides of a split, and its classes have
+prototypes: names through an aligner fitted on a head, names of the images' own model, or rows of a
+head of these very classes. Ten draws each, the same shots for every learner.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from bench.cells import ARENA, Cell, read_cells, set_name
+from bench.errors import ProtocolError
+from bench.options import FewShot
+from bench.protocol import in_class_split, manifest_split
+from bench.runs import Protocol, Run, has_meaning
+from bench.statistics import proportion_interval
+from bench.suites.paper import Fit, Inventory
+from featstore.errors import listed
+from featstore.store.store import FeatureStore
+from fitters.few_shot.registry import LEARNERS, learner_named
+
+SUITE = "few-shot"
+
+SHOTS = (1, 2, 4, 8, 16)
+SEEDS = tuple(range(10))
+
+#: Learns in the images' own space from texts, for minutes: `bench task` runs it.
+LEFT_OUT = ("paper-few-shot",)
+
+#: The aligner that brings names to images.
+METHODS = ("ridge",)
+
+
+def few_shot_runs(
+    store: FeatureStore,
+    *,
+    limit: int | None = None,
+    methods: Sequence[str] = (),
+    sources: Sequence[str] = (),
+    dataset: str | None = None,
+    label_set: str | None = None,
+    shots: Sequence[int] = (),
+    learners: Sequence[str] = (),
+) -> list[Run]:
+    """Return the runs of every learner, number of shots and draw.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    limit : int, optional
+        Images kept of every set.
+    methods, sources : sequence of str, optional
+        Aligners of names to images, and what they are fitted on, instead of a ridge on the head.
+    dataset : str, optional
+        Only this one.
+    label_set : str, optional
+        Only heads of it.
+    shots : sequence of int, optional
+        Of each class; those that no class of a dataset has are left out.
+    learners : sequence of str, optional
+        Instead of all but those in `LEFT_OUT`.
+
+    Raises
+    ------
+    ProtocolError
+        If the store has no images of the dataset that is named.
+    fitters.errors.UnknownMethodError
+        If there is no learner of a name.
+    """
+    for learner in learners:
+        learner_named(learner)
+    have = Inventory(store)
+    found = have.datasets("image")
+    if dataset is not None and dataset not in found:
+        raise ProtocolError(
+            f"{store.address} has no images of {dataset!r}. It has those of "
+            f"{listed(found, shown=8)}: name one with --dataset, or extract it."
+        )
+    wanted = [name for name in LEARNERS if name not in LEFT_OUT]
+    runs = []
+    for name in found if dataset is None else [dataset]:
+        for base in _bases(have, name, methods or METHODS, sources or ("head",), label_set):
+            base = base.changed(limit=limit)
+            most, options = _most_shots(store, base), base.task_options
+            assert isinstance(options, FewShot)
+            for seed in SEEDS:
+                for n in shots or SHOTS:
+                    for learner in (learners or wanted) if n <= most else ():
+                        own = replace(options, shots=n, learner=learner)
+                        runs.append(base.changed(options=own, seed=seed))
+    return list(dict.fromkeys(runs))
+
+
+def _bases(
+    have: Inventory,
+    dataset: str,
+    methods: Sequence[str],
+    sources: Sequence[str],
+    label_set: str | None,
+) -> Iterator[Run]:
+    """Yield a run for all that can be a prototype of the classes of a dataset."""
+    heads = [label_set] if label_set else have.datasets("head_weight")
+
+    def run(fit: Fit, **fields: Any) -> Run:
+        options = FewShot(prototypes="names" if fit.text else "head")
+        return Run.of(
+            suite=SUITE, task="few_shot", eval=_evaluation(have, fit), options=options,
+            **fit.fields(), **fields,
+        )  # fmt: skip
+
+    for fit in have.pairs(dataset, "class_name"):
+        yield run(fit)
+    for fit in have.with_heads(dataset, "class_name", heads):
+        for method in methods:
+            for source in sources:
+                if has_meaning(method, Protocol(eval="in-class", source=source)):  # type: ignore[arg-type]
+                    yield run(fit, method=method, source=source)
+    for head, names in have.heads_and_names([name for name in heads if name == dataset]):
+        for image in have.of(dataset, "image"):
+            if image.commit.space_id == head.commit.space_id:
+                yield run(Fit(image, None, head, names))
+
+
+def _evaluation(have: Inventory, fit: Fit) -> str:
+    """Return the manifest's split where its test classes are trained on, else a new one a seed."""
+    items = have.store.view(str(fit.image.key)).items
+    if "split" not in items.columns:
+        return "in-class"
+    train, test = (set(items.filter(split=part)["class_id"]) for part in ("train", "test"))
+    return "split" if test and test <= train else "in-class"
+
+
+def _most_shots(store: FeatureStore, run: Run) -> int:
+    """Return the training images of the largest class; 0 where none is left to be scored."""
+    items = store.view(run.data.image_set).items
+    items = items.head(run.protocol.limit or items.height)
+    classes = items["class_id"].fill_null("").to_numpy()
+    if run.protocol.eval == "split":
+        parts = items["split"].fill_null("").to_numpy()
+        if not (parts == "test").any():
+            return 0
+        split = manifest_split(parts, seed=0, train=run.protocol.train_splits)
+    else:
+        split = in_class_split(classes, seed=0, train_fraction=run.protocol.train_fraction)
+    if not len(split.test) or not len(split.train):
+        return 0
+    return int(np.unique(classes[split.train], return_counts=True)[1].max())
+
+
+#: Columns of ``few_shot.csv``: top-1 as published. ``dataset`` is empty for the mean of eleven;
+#: ``tuned`` says which images a learner's settings were chosen on there.
+NUMBERS: dict[str, Any] = {
+    "learner": pl.String,
+    "dataset": pl.String,
+    "shots": pl.Int64,
+    "backbone": pl.String,
+    "theirs": pl.Float64,
+    "tuned": pl.String,
+    "where": pl.String,
+}
+
+TABLE: dict[str, Any] = {
+    "dataset": pl.String,
+    "images": pl.String,
+    "prototypes": pl.String,
+    "method": pl.String,
+    "learner": pl.String,
+    "shots": pl.Int64,
+    "n_shots": pl.Float64,
+    "top-1": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "n_seeds": pl.Int64,
+    "n_clusters": pl.Int64,
+    "clusters_of": pl.String,
+    "overlap": pl.Float64,
+    "gallery": pl.Float64,
+    "seconds": pl.Float64,
+    "theirs": pl.Float64,
+    "known": pl.String,
+    "where": pl.String,
+}
+
+
+def few_shot_numbers() -> pl.DataFrame:
+    """Return the published numbers of few-shot learners as shares, schema `NUMBERS`."""
+    data = resources.files("bench.suites").joinpath("few_shot.csv").read_bytes()
+    return pl.read_csv(io.BytesIO(data), schema=NUMBERS).with_columns(
+        pl.col("dataset").fill_null("")
+    )
+
+
+def few_shot_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
+    """Return one row a dataset, prototypes, aligner, learner and number of shots.
+
+    Parameters
+    ----------
+    root : Path
+        Results folder, for the sums by draw and cluster.
+    results : DataFrame
+        Rows of `bench.results.read_results`; those of other tasks are left out.
+
+    Returns
+    -------
+    DataFrame
+        Schema `TABLE`. ``top-1`` is the mean over all queries of all draws, ``low`` and ``high``
+        its 95 % interval over draws × clusters (`bench.statistics.proportion_interval`), for other
+        shots and other images of these classes; where ``overlap``, the share of the pool that a
+        draw takes, is 1 or unknown, for these shots. ``n_shots`` and ``seconds``, processor time of
+        the learner, are means over draws. ``theirs`` is published, of the backbone and settings
+        that ``known`` names: of this dataset where there is such a number, else the mean of the
+        eleven datasets that it is one of.
+    """
+    own = results.filter((pl.col("task") == "few_shot") & (pl.col("metric") == "top-1"))
+    numbers = few_shot_numbers()
+    rows = []
+    for _, block in own.group_by(ARENA, maintain_order=True):
+        for cell in read_cells(root, block):
+            runs = block.filter(pl.col("run_id").is_in(cell.run_ids))
+            row = _row(cell, runs)
+            rows.append(row | _published(numbers, row))
+    place = {learner: number for number, learner in enumerate(LEARNERS)}
+    order = ("dataset", "images", "prototypes", "method", "shots")
+    rows.sort(
+        key=lambda row: (*(row[name] for name in order), place.get(row["learner"], len(place)))
+    )
+    return pl.DataFrame(rows, schema=TABLE, infer_schema_length=None)
+
+
+def _row(cell: Cell, runs: pl.DataFrame) -> dict[str, Any]:
+    first = runs.row(0, named=True)
+    share = cell.fitted / cell.pool if cell.pool else None
+    known = share is not None and 0.0 <= share < 1.0
+    sums = cell.by_seed("top-1")
+    low, high = proportion_interval(sums, overlap=share if known and share else 0.0)
+    text = set_name("name_set", first["name_set"]) or set_name("head_set", first["head_set"])
+    dataset, _, images = set_name("image_set", first["image_set"]).partition(" · ")
+    return {
+        "dataset": dataset, "images": images, "prototypes": text, "method": cell.method,
+        "learner": first["learner"], "shots": first["shots"], "n_shots": runs["n_shots"].mean(),
+        "top-1": sums.mean, "low": low, "high": high, "n_seeds": len(cell.seeds),
+        "n_clusters": int(np.count_nonzero(sums.count.sum(axis=0))),
+        "clusters_of": cell.clusters_of, "overlap": share, "gallery": runs["gallery"].mean(),
+        "seconds": runs["learner_seconds"].mean(),
+    }  # fmt: skip
+
+
+def _published(numbers: pl.DataFrame, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the published number of a dataset, or of the mean of eleven; of others nothing."""
+    own = numbers.filter(learner=row["learner"], shots=row["shots"])
+    if row["dataset"] not in set(numbers["dataset"]):
+        return {}
+    for dataset, said in ((row["dataset"], ""), ("", ", mean of eleven sets")):
+        found = own.filter(dataset=dataset)
+        if found.height:
+            one = found.row(0, named=True)
+            known = f"{one['backbone']}{said}; settings chosen on {one['tuned']}"
+            return {"theirs": one["theirs"], "known": known, "where": one["where"]}
+    return {}

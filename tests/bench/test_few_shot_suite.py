@@ -1,0 +1,180 @@
+"""The suite of few-shot learners on toy stores, its table, and the command that plans it."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from bench import read_results, run_all
+from bench.cli import cli
+from bench.errors import ProtocolError
+from bench.results import read_ranks
+from bench.statistics import DrawSums, proportion_interval
+from bench.suites.few_shot import few_shot_numbers, few_shot_runs, few_shot_table
+from featstore import open_store
+from featstore.testing import item_table, write_set
+from fitters.errors import UnknownMethodError
+from fitters.few_shot.registry import LEARNERS
+
+C, PER_CLASS, DIM = 4, 10, 12
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Three datasets: pets with a split and one model's names, own with a head of its classes, and
+    lone, whose classes have one image each."""
+    root = tmp_path_factory.mktemp("few") / "store"
+    rng = np.random.default_rng(3)
+    centres = rng.normal(size=(C, DIM))
+    space = {"family": "oc", "pair": "p"}
+    for dataset, per_class, model in (
+        ("pets", PER_CLASS, "vit"),
+        ("own", 8, "net"),
+        ("lone", 1, "vit"),
+    ):
+        owner = np.repeat(np.arange(C), per_class)
+        rows = centres[owner] + 0.5 * rng.normal(size=(len(owner), DIM))
+        ids = [f"{dataset}/{i:02d}" for i in range(len(owner))]
+        classes = [f"{dataset}/class-{c}" for c in range(C)]
+        parts = {"split": ["test" if i % 2 else "train" for i in range(len(ids))]}
+        write_set(
+            root, rows.astype(np.float32),
+            item_table(ids, "image", class_id=[classes[c] for c in owner],
+                       uri=[f"{i}.png" for i in ids], **(parts if dataset == "pets" else {})),
+            dataset=dataset, kind="image", encoder=f"oc:{model}", space=space | {"tower": model},
+        )  # fmt: skip
+        texts = (centres + 0.3 * rng.normal(size=centres.shape)).astype(np.float32)
+        named = dataset != "own"
+        prompts = [(c, t) for c in classes for t in ("none", "photo")]
+        write_set(
+            root, np.repeat(texts, 2, axis=0),
+            item_table([f"{c}#name#{t}" for c, t in prompts], "class_name",
+                       class_id=[c for c, _ in prompts], variant=["name"] * 2 * C,
+                       template_id=[t for _, t in prompts], text=[c for c, _ in prompts]),
+            dataset=dataset, kind="class_name", encoder="oc:text" if named else "st:text",
+            space=space | {"tower": "text"} if named else {"family": "st"},
+        )  # fmt: skip
+        if dataset == "own":
+            write_set(
+                root, texts,
+                item_table([f"{c}#head" for c in classes], "head_weight", class_id=classes),
+                dataset=dataset, kind="head_weight", encoder="oc:net",
+                space=space | {"tower": "net"}, bias=np.zeros(C, np.float32),
+            )  # fmt: skip
+    return root
+
+
+def test_every_learner_has_the_same_draws_of_what_a_dataset_can_give(store):
+    runs = few_shot_runs(open_store(store))
+    facts = {
+        (run.data.image_set.split("/")[0], run.protocol.eval, run.fit.method, o.prototypes, o.shots)
+        for run in runs
+        for o in [run.task_options]
+    }
+    # Half of ten images are for training, and 60 % of eight; of single images none is left.
+    assert facts == {
+        *(("pets", "split", "identity", "names", k) for k in (1, 2, 4)),
+        *(("own", "in-class", "identity", "head", k) for k in (1, 2, 4)),
+        *(("own", "in-class", "ridge", "names", k) for k in (1, 2, 4)),
+    }
+    learners = set(LEARNERS) - {"paper-few-shot"}
+    assert len(runs) == 9 * 10 * len(learners) == len(set(runs))
+    assert {(run.seed, run.learner) for run in runs} == {
+        (s, n) for s in range(10) for n in learners
+    }
+
+
+def test_a_suite_of_what_is_named(store):
+    opened = open_store(store)
+    some = few_shot_runs(opened, dataset="own", shots=[2, 9], learners=["gda"], methods=["csa"])
+    assert {(run.task_options.shots, run.fit.method) for run in some} == {
+        (2, "csa"),
+        (2, "identity"),
+    }
+    assert few_shot_runs(opened, dataset="own", label_set="pets") == []
+    assert few_shot_runs(opened, dataset="lone") == []
+    with pytest.raises(ProtocolError, match=r"no images of 'cats'. It has those of 'lone', 'own'"):
+        few_shot_runs(opened, dataset="cats")
+    with pytest.raises(UnknownMethodError, match="Did you mean 'gda'"):
+        few_shot_runs(opened, learners=["gdaa"])
+
+
+@pytest.fixture(scope="module")
+def results(store, tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    runs = few_shot_runs(open_store(store), shots=[1, 4], learners=["class-means", "gda", "proker"])
+    run_all([r for r in runs if r.seed < 2 or "pets" in r.data.image_set], store, root)
+    return root
+
+
+def test_the_table_has_means_with_intervals_over_draws_and_clusters(results):
+    rows = read_results(results)
+    table = few_shot_table(results, rows)
+    assert table.height == 3 * 2 * 3
+    assert table["learner"].to_list() == ["class-means", "gda", "proker"] * 6
+    assert table["shots"].to_list() == [1, 1, 1, 4, 4, 4] * 3
+    row = table.row(
+        by_predicate=(pl.col("dataset") == "pets") & (pl.col("learner") == "gda")
+        & (pl.col("shots") == 4),
+        named=True,
+    )  # fmt: skip
+    own = rows.filter(
+        pl.col("image_set").str.starts_with("pets/"), learner="gda", shots=4, metric="top-1"
+    )
+    ranks = read_ranks(results, own["run_id"].to_list())
+    hits = (ranks["rank"] == 1).cast(pl.Float64).to_numpy()
+    sums = DrawSums.of(hits, ranks["run_id"].to_numpy(), ranks["cluster_id"].to_numpy())
+    # 16 shots of a pool of 20 training images.
+    low, high = proportion_interval(sums, overlap=16 / 20)
+    assert row["top-1"] == pytest.approx(hits.mean())
+    assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert (row["n_seeds"], row["n_clusters"], row["clusters_of"]) == (10, 20, "images")
+    assert (row["n_shots"], row["overlap"], row["gallery"]) == (16, 0.8, 4)
+    assert row["seconds"] == pytest.approx(own["learner_seconds"].mean())
+    assert row["top-1"] > 0.5
+    assert set(own["n_views"]) == {1}
+    assert set(own["learner_folds"]) == {5.0}
+
+
+def test_published_numbers_stand_beside_their_own_dataset_or_mean_only(results):
+    table = few_shot_table(results, read_results(results))
+    known = table.filter(pl.col("theirs").is_not_null())
+    assert set(known.select("dataset", "learner", "shots", "theirs").iter_rows()) == {
+        ("pets", "gda", 1, 0.6219), ("pets", "gda", 4, 0.6977), ("pets", "proker", 1, 0.6377),
+    }  # fmt: skip
+    assert all("mean of eleven" in text and "CLIP RN50" in text for text in known["known"])
+    numbers = few_shot_numbers()
+    assert set(numbers["learner"]) <= set(LEARNERS)
+    assert numbers.filter(learner="gda", dataset="pets")["theirs"].to_list() == [0.8881]
+    # The mean of what is printed for 16 shots is the mean that is printed, as it is rounded.
+    of_sets = numbers.filter(pl.col("dataset") != "", learner="gda", shots=16)["theirs"]
+    assert (of_sets.len(), of_sets.mean()) == (11, pytest.approx(0.7605, abs=5e-5))
+
+
+def bench(*words):
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+def test_the_commands_plan_run_and_show_the_suite(store, results, tmp_path):
+    words = ("run", "--suite", "few-shot", "--store", store, "-o", tmp_path, "--dataset", "pets")
+    some = (*words, "--shots", "1", "--learners", "gda,ape")
+    done = bench(*some, "--json")
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)
+    assert facts["new"] == 20
+    assert "--shots 1 --learners gda,ape" in facts["command"]
+    shown = bench("table", results, "--part", "learners", "--format", "md").stdout
+    assert "| pets |" in shown
+    assert "no goal" in shown
+    whole = json.loads(bench("table", results, "--json").stdout)
+    assert [len(whole[name]) for name in ("learners", "gains")] == [18, 0]
+    for wrong, message in (
+        (("--suite", "demo", "--shots", "1"), "--shots is of suite few-shot; demo has its own"),
+        (("--suite", "paper", "--dataset", "x"), "--dataset is of suite demo and few-shot"),
+        (("--suite", "few-shot", "--shots", "one"), "expected N, got 'one'"),
+    ):
+        refused = bench("run", *wrong, "--store", store, "-o", tmp_path)
+        assert refused.exit_code == 2
+        assert message in refused.output

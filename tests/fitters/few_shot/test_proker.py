@@ -1,0 +1,194 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.preprocessing import normalize
+
+from fitters.few_shot.learner import Shots
+from fitters.few_shot.proker import (
+    KernelClassifier,
+    ProKeR,
+    ReHARK,
+    Setting,
+    _Problem,
+    _whole_classes,
+    left_out_scores,
+)
+from tests.assertions import assert_close, assert_same
+from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes
+
+
+def kernel(a, b, rates):
+    """Means of Gaussians of squared distances."""
+    squared = ((a[:, None] - b[None]) ** 2).sum(axis=2)
+    return np.mean([np.exp(-rate / 2 * squared) for rate in rates], axis=0) if rates else a @ b.T
+
+
+def factor(x, texts, labels):
+    """The least-squares factor of centred cosines towards centred labels."""
+    cosines, targets = x @ texts.T, np.eye(len(texts))[labels]
+    centred = cosines - cosines.mean(axis=1, keepdims=True)
+    wanted = targets - targets.mean(axis=1, keepdims=True)
+    return np.linalg.lstsq(centred.reshape(-1, 1), wanted.ravel(), rcond=None)[0].item()
+
+
+def refitted(x, labels, texts, n_classes, setting, scale, query, legacy=False):
+    """Scores of rows by a fit with a loop over nothing but sklearn's kernel ridge."""
+    means = np.stack([x[labels == c].sum(axis=0) for c in range(n_classes)])
+    having = np.linalg.norm(means, axis=1) > 0
+    prior = texts.copy()
+    if setting.share:
+        mixed = (1 - setting.share) * texts[having] + setting.share * normalize(means[having])
+        prior[having] = normalize(mixed)
+    support, own = x, labels
+    if setting.bridge:
+        support = np.concatenate([x, normalize(x + setting.bridge * texts[labels])])
+        own = np.tile(labels, 2)
+    left = np.eye(n_classes)[own] - scale * support @ prior.T
+    ridge = KernelRidge(kernel="precomputed", alpha=setting.penalty)
+    ridge.fit(kernel(support, support, setting.rates), left)
+    more = ridge.predict(kernel(query, support, setting.rates))
+    return scale * query @ prior.T + (setting.penalty if legacy else 1.0) * more
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_scores_are_sklearns_kernel_ridge_on_what_the_names_leave(legacy):
+    shots, test = made(3, prototypes=noisy_prototypes(noise=0.2))
+    found = ProKeR(rates=[(2.0,)], penalties=[0.3], legacy=legacy).fit(shots)
+    x, texts = shots.x.astype(np.float64), shots.prototypes.astype(np.float64)
+    scale = 1.0 if legacy else factor(x, texts, shots.labels)
+    assert found.facts["scale"] == pytest.approx(scale)
+    setting, query = Setting((2.0,), 0.3), test[0].astype(np.float64)
+    expected = refitted(x, shots.labels, texts, 10, setting, scale, query, legacy)
+    assert_close(found.scores(test[0]), expected, "float32", times=20)
+    near = test[0] @ found.support.T
+    assert_close(found.scores(test[0], near), found.scores(test[0]), "float32")
+
+
+@pytest.mark.parametrize("setting", [
+    Setting((3.0,), 0.1), Setting((), 2.0), Setting((0.5, 4.0), 0.1),
+    Setting((1.0,), 0.3, bridge=0.5), Setting((1.0, 8.0), 0.03, share=0.4, bridge=0.7),
+])  # fmt: skip
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_shot_left_out_in_closed_form_is_a_fit_without_it(setting, legacy):
+    shots, _ = made(3, prototypes=noisy_prototypes(noise=0.3))
+    x, texts, labels = shots.x.astype(np.float64), shots.prototypes.astype(float), shots.labels
+    problem = _Problem(x, labels, texts, 10, setting.share)
+    (found,) = left_out_scores(problem, [setting], legacy=legacy).values()
+    scale = 1.0 if legacy else problem.scale
+    assert [len(fold) for fold in problem.folds] == [10, 10, 10]
+    for number, fold in enumerate(problem.folds):
+        assert sorted(labels[fold]) == list(range(10))
+        rest = np.setdiff1d(np.arange(30), fold)
+        own = x[rest], labels[rest], texts, 10, setting, scale, x[fold], legacy
+        expected = refitted(*own)
+        np.testing.assert_allclose(found[10 * number : 10 * (number + 1)], expected, atol=1e-8)
+
+
+def test_a_class_of_one_shot_is_never_left_out():
+    shots, _ = made(3, prototypes=noisy_prototypes())
+    kept = (shots.labels != 4) | (np.cumsum(shots.labels == 4) == 1)
+    problem = _Problem(
+        shots.x[kept].astype(float), shots.labels[kept], shots.prototypes.astype(float), 10, 0.0
+    )
+    held = np.concatenate(problem.folds)
+    assert sorted(held) == np.flatnonzero(problem.labels != 4).tolist()
+
+
+def test_the_setting_has_the_least_loss_within_one_standard_error():
+    shots, _ = made(4, prototypes=noisy_prototypes(noise=0.3))
+    x, texts, labels = shots.x.astype(np.float64), shots.prototypes.astype(float), shots.labels
+    scale = factor(x, texts, labels)
+    penalties, rates = (10.0, 1.0, 0.1, 0.01), ((1.0,), (4.0,))
+    losses, place = {}, np.array([np.sum(labels[:i] == labels[i]) for i in range(40)])
+    for rate in rates:
+        for penalty in penalties:
+            setting, scores = Setting(rate, penalty), np.zeros((40, 10))
+            for fold in range(4):
+                out = place == fold
+                own = x[~out], labels[~out], texts, 10, setting, scale, x[out]
+                scores[out] = refitted(*own)
+            losses[setting] = min(
+                (softmax_losses(s * scores, labels) for s in np.geomspace(0.5, 100, 800)),
+                key=np.mean,
+            )
+    best = min(losses, key=lambda setting: losses[setting].mean())
+    within = []
+    for setting, loss in losses.items():
+        gap = loss - losses[best]
+        if setting.rates == best.rates and gap.mean() <= gap.std() / np.sqrt(40):
+            within.append(setting.penalty)
+    found = ProKeR(rates=rates, penalties=penalties).fit(shots)
+    assert found.facts["beta"] == best.rates[0]
+    assert found.facts["penalty"] == max(within)
+    assert found.facts["folds"] == 40
+
+
+def softmax_losses(scores, labels):
+    e = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return -np.log((e / e.sum(axis=1, keepdims=True))[np.arange(len(labels)), labels])
+
+
+def test_the_linear_kernel_follows_from_moments():
+    shots, test = made(6, prototypes=noisy_prototypes(noise=0.3))
+    found = ProKeR(most=50, penalties=[0.5]).fit(shots)
+    x, texts = shots.x.astype(np.float64), shots.prototypes.astype(np.float64)
+    scale = factor(x, texts, shots.labels)
+    query = test[0].astype(np.float64)
+    expected = refitted(x, shots.labels, texts, 10, Setting((), 0.5), scale, query)
+    assert_close(found.scores(test[0]), expected, "float32", times=20)
+    assert "beta" not in found.facts
+
+
+def test_one_shot_takes_the_published_values():
+    shots, _ = made(1, prototypes=noisy_prototypes())
+    for learner in (ProKeR(), ReHARK()):
+        facts = learner.fit(shots).facts
+        assert (facts["beta"], facts["penalty"], facts["folds"]) == (3.0, 0.05, 0.0)
+
+
+def test_far_from_every_shot_the_score_is_zero_shot():
+    shots, _ = made(2, prototypes=noisy_prototypes())
+    found = ProKeR(rates=[(400.0,)], penalties=[0.1]).fit(shots)
+    far = normalize(-shots.x[:5]).astype(np.float32)
+    expected = np.float32(found.facts["scale"]) * far @ shots.prototypes.T
+    assert_close(found.scores(far), expected, "float32")
+
+
+def test_rehark_with_nothing_added_is_proker():
+    shots, test = made(4, prototypes=noisy_prototypes(noise=0.3))
+    plain = ReHARK(rates=[(2.0,)], shares=[0.0], bridges=[0.0]).fit(shots)
+    assert_same(plain.scores(test[0]), ProKeR(rates=[(2.0,)]).fit(shots).scores(test[0]))
+    setting = Setting((1.0, 8.0), 0.3, 0.25, 0.5)
+    added = ReHARK(rates=[setting.rates], penalties=[0.3], shares=[0.25], bridges=[0.5]).fit(shots)
+    x, texts = shots.x.astype(np.float64), shots.prototypes.astype(np.float64)
+    query = test[0].astype(np.float64)
+    scale = _Problem(x, shots.labels, texts, 10, 0.25).scale
+    expected = refitted(x, shots.labels, texts, 10, setting, scale, query)
+    assert_close(added.scores(test[0]), expected, "float32", times=20)
+
+
+def test_many_shots_are_chosen_on_whole_classes(monkeypatch):
+    shots, test = made(16, prototypes=noisy_prototypes(noise=0.3))
+    x, labels, texts = _whole_classes(shots.x, shots.labels, shots.prototypes, 10, 50)
+    assert np.bincount(labels).tolist() == [16, 16, 16]
+    for number, c in enumerate((0, 3, 6)):
+        assert_same(x[labels == number], shots.x[shots.labels == c])
+        assert_same(texts[number], shots.prototypes[c])
+    monkeypatch.setattr("fitters.few_shot.proker._CHOSEN_ON", 100)
+    found = ProKeR().fit(shots)
+    assert found.facts["folds"] == 96
+    assert accuracy(found, test) > 0.85
+
+
+def test_blocks_of_many_rows_are_the_whole(monkeypatch):
+    shots, test = made(4)
+    found = ProKeR().fit(shots)
+    assert isinstance(found, KernelClassifier)
+    whole = found.scores(test[0])
+    monkeypatch.setattr("fitters.few_shot.proker._BLOCK", 40 * 7)
+    assert_close(found.scores(test[0]), whole, "float32")
+    uneven = replace(shots, x=shots.x[5:], labels=shots.labels[5:], lengths=None)
+    assert isinstance(uneven, Shots)
+    assert accuracy(ProKeR().fit(uneven), test) > 0.75
