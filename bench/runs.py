@@ -12,7 +12,7 @@ A field that is at its default is not part of the id, so that a new one changes 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from operator import attrgetter
@@ -36,7 +36,6 @@ from bench.options import (
 from featstore.errors import unknown_name
 from featstore.identity import canonical_json, sha256_hex
 from featstore.options import check_values, option
-from featstore.store.store import SetInfo
 from fitters.jobs import TEMPLATES, VARIANTS
 from fitters.methods import METHODS, FitConfig
 from fitters.prototypes import PAIR_CONTROLS
@@ -88,7 +87,7 @@ class Data:
         Augmented views of the images, for few-shot learners that look at some.
     more_heads, more_images : tuple of str
         Further heads of the same classes, and the same images by their encoders, each
-        ``key@revision``; see `beside_fields`.
+        ``key@revision``; see `bench.suites.demo.beside_fields`.
     layer_sets, layer_revisions : tuple of str
         More sets of the same images, such as other layers of their model: the best one is
         searched for by ``neighbours``.
@@ -766,28 +765,6 @@ FIT_SETTINGS = tuple(leaf.name for leaf in LEAVES if leaf.is_setting)
 RUN_COLUMNS: dict[str, Any] = {"run_id": pl.String, **{leaf.name: leaf.dtype for leaf in LEAVES}}
 
 
-def beside_fields(heads: Sequence[SetInfo], images: Sequence[SetInfo]) -> dict[str, Any]:
-    """Return the fields of a run that name further heads, and images by their encoders."""
-
-    def named(infos: Sequence[SetInfo]) -> tuple[str, ...]:
-        return tuple(f"{info.key}@{info.commit.revision_id}" for info in infos)
-
-    return {"more_heads": named(heads), "more_images": named(images)} if heads else {}
-
-
-def set_fields(**sets: SetInfo | None) -> dict[str, str]:
-    """Return the fields of a run that name sets and their revisions, by role (image, name …).
-
-    A set that is None is left out.
-    """
-    found = {}
-    for role, info in sets.items():
-        if info is not None:
-            found[f"{role}_set"] = str(info.key)
-            found[f"{role}_revision"] = info.commit.revision_id
-    return found
-
-
 def has_setting(method: str, name: str) -> bool:
     """Return whether a method has a setting; of one that is not registered here, True."""
     spec = METHODS.get(method)
@@ -799,30 +776,6 @@ def has_setting(method: str, name: str) -> bool:
 def methods_with(setting: str) -> list[str]:
     """Return the names of the methods that have a setting."""
     return [name for name in METHODS if has_setting(name, setting)]
-
-
-def has_meaning(method: str, protocol: Protocol) -> bool:
-    """Return whether a method can be fitted on what a protocol names, and scored by it.
-
-    It cannot: on source "none" without real pairs, on prototypes or pairs that it does not read,
-    on changed rows of a head whose bias it reads, on real pairs where every image is scored, on
-    pairs of classes that are held out.
-    """
-    source, pairs = protocol.source, protocol.has_pairs
-    if method == IDENTITY:
-        return source == "none" and not pairs
-    spec = METHODS[method]
-    if protocol.head_rows != "weights" and spec.reads_bias:
-        return False
-    if spec.fitted_on == "head":
-        return source == "head" and not pairs
-    if pairs and protocol.eval == "all-names":
-        return False
-    if protocol.pairs_per_class and protocol.eval == "held-out":
-        return False
-    if protocol.needs_pairs and not pairs:
-        return False
-    return not protocol.has_prototypes or spec.rows.texts != "raw"
 
 
 def _by_part(values: dict[str, Any]) -> dict[str, Any]:

@@ -351,6 +351,19 @@ class _Read:
         """Columns of each encoder, where there are several."""
         return (self.pool.dim, *(view.dim for view in self.others)) if self.others else ()
 
+    def batches(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield rows of the unlabelled images, those of all encoders side by side."""
+        return (
+            iter([beside(self.pool, self.others)]) if self.others else self.pool.batches(reuse=True)
+        )
+
+    def real(self) -> Pairs | None:
+        """Return the real pairs in memory."""
+        if self.paired is None:
+            return None
+        pairs = pairs_of(self.paired)
+        return replace(pairs, x=beside(self.paired.x, self.others)) if self.others else pairs
+
 
 def _read(
     store: FeatureStore,
@@ -430,15 +443,13 @@ def _prepared(
         return training_sources(pool, paired, read.prototypes, column, how=how), {}
     mean = None
     if how.images == "centred" or wide:
-        batches = [beside(pool, read.others)] if read.others else pool.batches(reuse=True)
-        mean = SideTransform.fit(batches, label="images", homogeneous=wide, blocks=read.blocks).mean
-    real = None if paired is None else pairs_of(paired)
-    if real is not None and paired is not None and read.others:
-        real = replace(real, x=beside(paired.x, read.others))
+        mean = SideTransform.fit(
+            read.batches(), label="images", homogeneous=wide, blocks=read.blocks
+        ).mean
     data = spec.sources(
         request,
         prototypes=read.prototypes,
-        real=real,
+        real=read.real(),
         image_mean=mean,
         bias=read.bias,
         bias_column=wide,

@@ -430,13 +430,7 @@ class Method:
             )
         if prototypes is None and real is None:
             raise SettingError("There is nothing to fit on. Pass prototypes, real pairs, or both.")
-        if prototypes is not None and real is not None:
-            for side, a, b in (("x", prototypes.x, real.x), ("y", prototypes.y, real.y)):
-                if a.shape[1] != b.shape[1]:
-                    raise SettingError(
-                        f"Prototypes and real pairs are of different spaces: {side} has "
-                        f"{a.shape[1]:,} and {b.shape[1]:,} columns. Use one encoder a side."
-                    )
+        _check_spaces(prototypes, real)
         if bias_column and (bias is None or prototypes is None):
             raise SettingError(
                 "A bias column needs a head with a bias: pass the prototypes and their bias."
@@ -515,6 +509,18 @@ class Method:
         own = [name for name in self.options if name != "mix"]
         mix = {"mix": choice.mix} if mixed and "mix" in self.options else {}
         return mix | choice.facts | {name: getattr(aligner, parameter_of(name)) for name in own}
+
+
+def _check_spaces(prototypes: Pairs | None, real: Pairs | None) -> None:
+    """Raise SettingError if prototypes and real pairs have other columns than each other."""
+    if prototypes is None or real is None:
+        return
+    for side, a, b in (("x", prototypes.x, real.x), ("y", prototypes.y, real.y)):
+        if a.shape[1] != b.shape[1]:
+            raise SettingError(
+                f"Prototypes and real pairs are of different spaces: {side} has "
+                f"{a.shape[1]:,} and {b.shape[1]:,} columns. Use one encoder a side."
+            )
 
 
 def _trained(name: str) -> Method:

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
-from bench.runs import Run, has_meaning
-from bench.suites.demo import CONTROL_DRAWS, Pairs, demo_base, possible_pairs
+from bench.runs import Run
+from bench.suites.demo import CONTROL_DRAWS, Pairs, demo_base, has_meaning, possible_pairs
 from featstore.store.store import FeatureStore
 from fitters.methods import method_named
 

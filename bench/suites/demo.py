@@ -26,13 +26,59 @@ from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
 from bench.protocol import held_out_split
-from bench.runs import Protocol, Run, has_meaning, set_fields
+from bench.runs import IDENTITY, Protocol, Run
 from bench.statistics import ENOUGH_CONTROLS
 from featstore.errors import AlreadyFinishedError, listed
 from featstore.identity import sha256_hex
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.testing import item_table, write_set
-from fitters.methods import method_named
+from fitters.methods import METHODS, method_named
+
+
+def beside_fields(heads: Sequence[SetInfo], images: Sequence[SetInfo]) -> dict[str, Any]:
+    """Return the fields of a run that name further heads, and images by their encoders."""
+
+    def named(infos: Sequence[SetInfo]) -> tuple[str, ...]:
+        return tuple(f"{info.key}@{info.commit.revision_id}" for info in infos)
+
+    return {"more_heads": named(heads), "more_images": named(images)} if heads else {}
+
+
+def set_fields(**sets: SetInfo | None) -> dict[str, str]:
+    """Return the fields of a run that name sets and their revisions, by role (image, name …).
+
+    A set that is None is left out.
+    """
+    found = {}
+    for role, info in sets.items():
+        if info is not None:
+            found[f"{role}_set"] = str(info.key)
+            found[f"{role}_revision"] = info.commit.revision_id
+    return found
+
+
+def has_meaning(method: str, protocol: Protocol) -> bool:
+    """Return whether a method can be fitted on what a protocol names, and scored by it.
+
+    It cannot: on source "none" without real pairs, on prototypes or pairs that it does not read,
+    on changed rows of a head whose bias it reads, on real pairs where every image is scored, on
+    pairs of classes that are held out.
+    """
+    source, pairs = protocol.source, protocol.has_pairs
+    if method == IDENTITY:
+        return source == "none" and not pairs
+    spec = METHODS[method]
+    if protocol.head_rows != "weights" and spec.reads_bias:
+        return False
+    if spec.fitted_on == "head":
+        return source == "head" and not pairs
+    if pairs and protocol.eval == "all-names":
+        return False
+    if protocol.pairs_per_class and protocol.eval == "held-out":
+        return False
+    if protocol.needs_pairs and not pairs:
+        return False
+    return not protocol.has_prototypes or spec.rows.texts != "raw"
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from bench.cells import ARENA, Cell, read_cells, set_name
 from bench.errors import ProtocolError
 from bench.options import FewShot
 from bench.protocol import in_class_split, manifest_split
-from bench.runs import Protocol, Run, has_meaning
+from bench.runs import Protocol, Run
 from bench.statistics import proportion_interval
+from bench.suites.demo import has_meaning
 from bench.suites.paper import Fit, Inventory
 from featstore.errors import listed
 from featstore.store.store import FeatureStore

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bench.options import FewShot, ModalityGap, Neighbours, Options, Retrieval
-from bench.runs import Run, set_fields
+from bench.runs import Run
+from bench.suites.demo import set_fields
 from featstore.store.store import FeatureStore, SetInfo
 
 #: The nine datasets of the paper's zero-shot figure.

@@ -20,14 +20,17 @@ from bench.runs import (
     IDENTITY,
     Protocol,
     Run,
-    beside_fields,
-    has_meaning,
     has_setting,
     methods_with,
-    set_fields,
 )
 from bench.scoring import Scoring, split_of
-from bench.suites.demo import SuiteSets, possible_pairs
+from bench.suites.demo import (
+    SuiteSets,
+    beside_fields,
+    has_meaning,
+    possible_pairs,
+    set_fields,
+)
 from featstore.options import option
 from featstore.store.store import FeatureStore
 from fitters.alignment import Alignment

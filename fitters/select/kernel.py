@@ -190,6 +190,7 @@ def _exact_surface(
         criterion=CRITERIA[criterion],
         n_queries=used.n,
         n_folds=len(parts),
+        of_ranks=criterion == "rank",
     )
 
 
@@ -376,6 +377,7 @@ def cross_validate_kernel(
         criterion=VALIDATIONS[criterion],
         n_queries=real.n,
         n_folds=len(parts),
+        of_ranks=criterion in METRICS,
     )
 
 

@@ -5,7 +5,6 @@ import pytest
 
 from bench import read_results, run_all
 from bench.errors import ProtocolError, UnknownSuiteError
-from bench.runs import has_meaning
 from bench.suites.controls import control_runs
 from bench.suites.demo import (
     Plan,
@@ -13,6 +12,7 @@ from bench.suites.demo import (
     demo_base,
     demo_runs,
     find_sets,
+    has_meaning,
     plan,
     smoke_runs,
 )
