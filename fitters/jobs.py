@@ -265,6 +265,8 @@ def fit_from_store(
     if alignment.x.mean is not None:
         alignment.facts["image_centre"] = read.centre
     images, texts = read.pool, read.texts
+    if read.head_texts is not None:
+        alignment.facts["head_texts"] = read.head_texts.facts
     if read.others:
         alignment.facts["more_x_space_ids"] = [view.space_id for view in read.others]
     alignment.facts.update(
@@ -308,9 +310,10 @@ def check_request(request: FitRequest) -> None:
     real = request.y is not None and spec.fitted_on != "head"
     spec.check(request, prototypes=bool(request.head), real=real)
     if len(request.head) > 1 and (request.rows != "weights" or spec.fitted_on == "training"):
+        what = f"--rows {request.rows}" if request.rows != "weights" else request.method
         raise SettingError(
-            f"{len(request.head)} heads are fitted as one by rows 'weights' of methods that are "
-            "not trained. Give one head, or leave --rows out."
+            f"{what} takes one head; got {len(request.head)}. Several are fitted as one with "
+            "--rows weights, and by methods that are not trained."
         )
 
 
@@ -335,6 +338,8 @@ class _Read:
         Of the head.
     others : tuple of EmbeddingsView
         The images of `pool` as the encoders of further heads see them.
+    head_texts : HeadTexts, optional
+        What the head is fitted on.
     """
 
     used: dict[str, EmbeddingsView]
@@ -345,6 +350,7 @@ class _Read:
     prototypes: Pairs | None
     bias: npt.NDArray[np.float32] | None
     others: tuple[EmbeddingsView, ...] = ()
+    head_texts: HeadTexts | None = None
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -389,8 +395,10 @@ def _read(
                 "One pair is its own mean, and has no direction about it. Give more, or a head."
             )
     others: tuple[EmbeddingsView, ...] = ()
+    of_head = None
     if request.head and request.names is not None:
-        prototypes, bias, names, heads = _prototypes(store, request, images, pool, spec)
+        prototypes, bias, of_head, heads = _prototypes(store, request, images, pool, spec)
+        names = of_head.paired.y
         if texts is not None:
             texts.require_same_space(names, what="Captions and class names")
         texts = names
@@ -401,7 +409,7 @@ def _read(
         if request.source != "head":
             prototypes = _control(request.source)(prototypes, control_rng)
     assert texts is not None
-    return _Read(used, pool, centre, texts, paired, prototypes, bias, others)
+    return _Read(used, pool, centre, texts, paired, prototypes, bias, others, of_head)
 
 
 def _pool(images: EmbeddingsView, request: FitRequest) -> tuple[EmbeddingsView, str]:
@@ -506,6 +514,12 @@ class HeadTexts:
     pairs: Pairs
     variants: tuple[str, ...]
     scores: dict[str, float]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What an alignment records of it."""
+        scores = {"scores": self.scores} if self.scores else {}
+        return {"variants": list(self.variants), **scores}
 
     @classmethod
     def of(
@@ -695,8 +709,8 @@ def _prototypes(
     images: EmbeddingsView,
     pool: EmbeddingsView,
     spec: Method,
-) -> tuple[Pairs, npt.NDArray[np.float32] | None, EmbeddingsView, list[EmbeddingsView]]:
-    """Return head rows with class texts, the bias, the texts' view and those of the heads."""
+) -> tuple[Pairs, npt.NDArray[np.float32] | None, HeadTexts, list[EmbeddingsView]]:
+    """Return head rows with class texts, the bias, what the texts are, and the heads' views."""
     head = store.view(request.head[0])
     images.require_same_space(head, what="A head and the images it is used on")
     names = store.view(str(request.names))
@@ -723,7 +737,7 @@ def _prototypes(
         pairs = resolve_duplicates(pairs, request.duplicates)
     if request.rows == "patterns":
         pairs = covariance_patterns(pairs, pool.numpy())
-    return pairs, bias, paired.y, heads
+    return pairs, bias, texts, heads
 
 
 def with_heads(

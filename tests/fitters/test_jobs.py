@@ -499,3 +499,21 @@ def images_folder(root: Path) -> str:
     """Folder of the second encoder's images."""
     (found,) = [p.name for p in (root / "toy" / "image").iterdir() if "second" in p.name]
     return found
+
+
+def test_an_alignment_says_which_text_of_the_head_was_chosen(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    write_toy_store(root)
+    head, names = write_head(root)
+    images = write_set(
+        root, np.random.default_rng(1).standard_normal((12, 9)),
+        item_table([f"i/{n}" for n in range(12)]), dataset="i", kind="image",
+        encoder="timm:h", space={"h": 1},
+    )  # fmt: skip
+    request = FitRequest(
+        "ridge", x=images, head=head.key, names=names.key, head_variants=("auto",), penalty=1.0
+    )
+    facts = fit_from_store(open_store(root), request).facts["head_texts"]
+    best = max(facts["scores"], key=facts["scores"].get)
+    assert facts["variants"] == best.split(",")
+    assert len(facts["scores"]) == 5
