@@ -243,9 +243,9 @@ def _own_options(chosen: Suite, suite: str, given: dict[str, Any]) -> dict[str, 
     data = {name: given[name] for name in special if given[name] is not None}
     for name in data:
         if name not in chosen.takes:
-            owners = " and ".join(own for own, one in SUITES.items() if name in one.takes)
+            owners = ", ".join(own for own, one in SUITES.items() if name in one.takes)
             raise usage_error(
-                f"--{name.replace('_', '-')} is of suite {owners}; {suite} has its own."
+                f"--{name.replace('_', '-')} is for suite {owners}; {suite} has its own."
             )
     return data
 

@@ -41,7 +41,7 @@ class CacheLimits:
 
 @click.command(
     "ls",
-    epilog="\b\nExample:\n  fitters ls build/demo/aligners\n  fitters ls --methods --json",
+    epilog="Example: fitters ls build/demo/aligners",
 )
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
 @click.option("--methods", "methods", is_flag=True,

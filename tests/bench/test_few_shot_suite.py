@@ -171,8 +171,8 @@ def test_the_commands_plan_run_and_show_the_suite(store, results, tmp_path):
     whole = json.loads(bench("table", results, "--json").stdout)
     assert [len(whole[name]) for name in ("learners", "gains")] == [18, 0]
     for wrong, message in (
-        (("--suite", "demo", "--shots", "1"), "--shots is of suite few-shot; demo has its own"),
-        (("--suite", "paper", "--dataset", "x"), "--dataset is of suite demo and few-shot"),
+        (("--suite", "demo", "--shots", "1"), "--shots is for suite few-shot; demo has its own"),
+        (("--suite", "paper", "--dataset", "x"), "--dataset is for suite demo, controls, few-shot"),
         (("--suite", "few-shot", "--shots", "one"), "expected N, got 'one'"),
     ):
         refused = bench("run", *wrong, "--store", store, "-o", tmp_path)

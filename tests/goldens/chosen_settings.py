@@ -17,7 +17,7 @@ from fitters.recipe import select
 from tests.goldens.world import world_pairs, write_world
 
 #: What a choice may set.
-SETTINGS = ("penalty", "mix", "gamma", "n_components", "top_k", "power", "real_pairs_used")
+SETTINGS = ("penalty", "mix", "gamma", "n_components", "top_k", "power", "first_share")
 
 #: By how much the best score must be above the second for a choice to be kept.
 CLEAR = 1e-5
