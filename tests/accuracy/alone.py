@@ -271,12 +271,13 @@ class CrossFitted:
         """Project these very rows, each half with the mean of the other."""
         assert len(rows) == len(self.rows)
         parts = [
-            replace(
-                self.alignment,
-                x=SideTransform(
+            Alignment.of(
+                SideTransform(
                     mean=SideTransform.fit([self.rows[self.halves != half]], label="images").mean,
                     label="images",
                 ),
+                self.alignment.y,
+                self.alignment.aligner,
             ).project_x(rows[self.halves == half])
             for half in (False, True)
         ]

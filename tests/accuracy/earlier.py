@@ -38,7 +38,7 @@ def earlier_figures(bench: Bench) -> Iterator[str]:
     for label, of_head in texts.items():
         corpus = bench.corpus
         assert corpus.head is not None
-        corpus = replace(corpus, head=replace(corpus.head, texts=of_head))
+        corpus = replace(corpus, head=replace(corpus.head, texts=of_head, asked=None))
         rows.append([label, "", "conse", *percent([bench.alone("conse", corpus)]), "", ""])
         pairs, _ = prototype_pairs(bench.run, corpus)
         for again in (True, False):
