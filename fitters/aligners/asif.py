@@ -30,11 +30,10 @@ from fitters.aligners.base import (
     Matrix,
     Shapes,
     as_columns,
-    unit_or_zero,
     validate_pairs,
 )
 from fitters.errors import SettingError, ZeroRowError
-from fitters.moments.transform import normalize_rows
+from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import MOST, Axis, Choice, Search, Surface, folds_of_pairs, search
 from fitters.select.leave_out import asking_of

@@ -271,13 +271,6 @@ def as_columns(aligner: BaseAligner, predicted: Matrix) -> Matrix:
     return predicted[:, 0] if aligner._one_column else predicted
 
 
-def unit_or_zero(rows: Matrix) -> Matrix:
-    """Return unit rows, and rows of 0 as they are."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Matrix = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
-    return unit
-
-
 def mean_rows(x: Matrix, y: Matrix, weight: Matrix) -> tuple[Matrix, Matrix]:
     """Return the weighted means of both sides, shapes (p,) and (q,)."""
     return weight @ x / weight.sum(), weight @ y / weight.sum()

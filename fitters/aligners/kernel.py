@@ -17,6 +17,7 @@ from fitters.aligners.base import Matrix, OneWay, as_columns, mean_rows, stacked
 from fitters.aligners.kernel_solvers import correct_first, solve_kernel
 from fitters.errors import SettingError, ZeroRowError
 from fitters.feature_maps import METHODS, NystroemMap, choose_landmarks, gaussian
+from fitters.moments.transform import unit_or_zero
 from fitters.pairs import Pairs, Rows
 from fitters.select.grid import MOST, Axis, Choice, Search, Surface, folds_of_pairs
 from fitters.select.kernel import (
@@ -25,7 +26,6 @@ from fitters.select.kernel import (
     NOISE,
     choose_on_prototypes,
     cross_validate_kernel,
-    normalized,
     weigh_noise,
 )
 from fitters.select.refitting import Folded
@@ -349,8 +349,8 @@ class KernelRidgeAligner(OneWay):
                 )
             out[block] = kernel @ self.dual_
             if self.first_share:
-                first = normalized(kernel[:, : len(self.first_)] @ self.first_)
-                out[block] = normalized(out[block]) + self.first_share * first
+                first = unit_or_zero(kernel[:, : len(self.first_)] @ self.first_)
+                out[block] = unit_or_zero(out[block]) + self.first_share * first
                 out[block] /= 1 + self.first_share
         return out
 

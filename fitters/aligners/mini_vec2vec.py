@@ -18,11 +18,10 @@ from fitters.aligners.base import (
     Matrix,
     Shapes,
     as_columns,
-    unit_or_zero,
     validate_pairs,
 )
 from fitters.aligners.solvers import polar_factor
-from fitters.moments.transform import normalize_rows
+from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Rows
 from fitters.select.grid import Choice, Search
 from fitters.sources import Sources

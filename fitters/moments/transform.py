@@ -45,6 +45,15 @@ def normalize_rows(
     return normalized
 
 
+def unit_or_zero(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return unit rows, and rows of 0 as they are."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: npt.NDArray[np.float64] = np.divide(
+        rows, lengths, out=np.zeros_like(rows), where=lengths > 0
+    )
+    return unit
+
+
 def row_norms(rows: Rows, *, what: str = "rows", shortest: float = 0.0) -> npt.NDArray[np.float64]:
     """Return the L2 norms of rows, shape (n,); see `normalize_rows` for the arguments.
 

@@ -36,6 +36,7 @@ from fitters.aligners.solvers import eigen_gram
 from fitters.errors import PairsError, SettingError
 from fitters.feature_maps import NystroemMap, gaussian
 from fitters.kept import Kept, digest_of
+from fitters.moments.transform import unit_or_zero
 from fitters.pairs import Pairs
 from fitters.select.grid import Axis, Surface, geometric, search
 from fitters.select.leave_out import (
@@ -427,7 +428,7 @@ def score_predictions(
         squares: Matrix = -np.einsum("nd,nd->n", left, left)
         return squares
     if unit:
-        predicted = normalized(predicted)
+        predicted = unit_or_zero(predicted)
     if criterion == "cosine":
         cosines: Matrix = np.einsum("nd,nd->n", predicted, images) / np.linalg.norm(images, axis=1)
         return cosines
@@ -564,7 +565,10 @@ def weigh_noise(
     by = "mrr" if criterion in ("cosine", "squared") else criterion
     alone, both = (
         score_predictions(rows, images, parts, by, unit=False)
-        for rows in (normalized(mixed), normalized(mixed) + first_share * normalized(explained))
+        for rows in (
+            unit_or_zero(mixed),
+            unit_or_zero(mixed) + first_share * unit_or_zero(explained),
+        )
     )
     lost = alone - both
     if lost.mean() > TOO_MUCH * float(lost.std()) / np.sqrt(real.n):
@@ -574,10 +578,3 @@ def weigh_noise(
         VALIDATIONS[criterion], means[:n], means[n:], weights[:n], weights[n:],
         float(alone.mean()), float(both.mean()), first_share, real.n, len(parts),
     )  # fmt: skip
-
-
-def normalized(rows: Matrix) -> Matrix:
-    """Return rows at unit length; a row of zeros stays one."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Matrix = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
-    return unit

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from fitters.aligners.solvers import eigen_gram, invert_spectrum
 from fitters.errors import SelectionError, SettingError
+from fitters.moments.transform import unit_or_zero
 from fitters.pairs import Pairs
 from fitters.select.grid import PENALTIES, Axis, Surface, search
 from fitters.select.ranking import BLOCK_SCORES, reciprocal_ranks
@@ -350,8 +351,7 @@ def mean_cosine(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], lengths:
 
 def rank_own_names(predicted: Matrix, b: Matrix, mates: npt.NDArray[np.intp]) -> float:
     """Return the mean reciprocal rank of a row's own group among the predictions, by cosine."""
-    norms = np.linalg.norm(predicted, axis=1, keepdims=True)
-    gallery = np.divide(predicted, norms, out=np.zeros_like(predicted), where=norms > 0)
+    gallery = unit_or_zero(predicted)
     asking = asking_of(len(gallery))
     return float(reciprocal_ranks(b[asking] @ gallery.T, mates[asking]).mean())
 

@@ -9,13 +9,13 @@ from sklearn.metrics.pairwise import cosine_similarity
 from fitters import Pairs, SideTransform, fit_alignment, read_alignment, save_alignment
 from fitters.aligners.kernel import KernelRidgeAligner
 from fitters.errors import PairsError, SettingError
+from fitters.moments.transform import unit_or_zero
 from fitters.select.grid import Axis, folds_by_group, search
 from fitters.select.kernel import (
     NOISE,
     VALIDATIONS,
     choose_on_prototypes,
     cross_validate_kernel,
-    normalized,
     weigh_noise,
 )
 from fitters.select.leave_out import LeftOut, leave_one_group_out
@@ -223,7 +223,7 @@ def test_real_pairs_that_are_wrong_hardly_move_the_prototypes(make_world):
     assert choice["of_prototypes"]["scores"] == alone.facts["choice"]["scores"]
     # Fits without prototypes are no better than those with them: the wrong pairs are no help.
     cosines = np.einsum(
-        "nr,nr->n", normalized(misled.project_y(head.y)), normalized(alone.project_y(head.y))
+        "nr,nr->n", unit_or_zero(misled.project_y(head.y)), unit_or_zero(alone.project_y(head.y))
     )
     assert cosines.min() > 0.9
     assert helped.facts["choice"]["score"] > misled.facts["choice"]["score"]
