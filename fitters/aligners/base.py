@@ -25,7 +25,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fitters.errors import PairsError
 from fitters.moments.moments import Folds, Moments, merge_pooled, moments_of
-from fitters.moments.transform import normalize_rows
+from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Pairs, Rows, check_weight
 from fitters.select.grid import Choice, Search, parameter_of
 from fitters.select.refitting import Folded, Refit, validate_by_refitting
@@ -283,8 +283,15 @@ class OneWay(BaseAligner):
     """
 
     direction: str
+    first_share: float = 0.0
+    """What the cosine of the fit on prototypes alone counts beside that of the fit on both."""
     mean_x_: Matrix
     mean_y_: Matrix
+
+    def with_first(self, predicted: Matrix, first: Matrix) -> Matrix:
+        """Return rows whose dot product is the weighted mean of two cosines, by `first_share`."""
+        both: Matrix = unit_or_zero(predicted) + self.first_share * unit_or_zero(first)
+        return both / (1 + self.first_share)
 
     @abstractmethod
     def _map(self, rows: Matrix) -> Matrix:
@@ -296,8 +303,10 @@ class OneWay(BaseAligner):
         return normalize_rows(rows if self.direction == "y->x" else self._map(rows), what="x")
 
     def project_y(self, y: Rows) -> Matrix:
-        """Return y in the shared space: shape (n, r), float64, unit rows."""
+        """Return y in the shared space: shape (n, r), float64; unit rows but for `first_share`."""
         rows = self.about_mean(y, "y")
+        if self.first_share and self.direction == "y->x":
+            return self._map(rows)
         return normalize_rows(rows if self.direction == "x->y" else self._map(rows), what="y")
 
     @property

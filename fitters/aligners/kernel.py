@@ -17,15 +17,15 @@ from fitters.aligners.base import Matrix, OneWay, as_columns, mean_rows, stacked
 from fitters.aligners.kernel_solvers import correct_first, solve_kernel
 from fitters.errors import SettingError, ZeroRowError
 from fitters.feature_maps import METHODS, NystroemMap, choose_landmarks, gaussian
-from fitters.moments.transform import unit_or_zero
 from fitters.pairs import Pairs, Rows
-from fitters.select.grid import MOST, Axis, Choice, Search, Surface, folds_of_pairs
+from fitters.select.grid import MOST, Axis, Choice, Search, Surface
 from fitters.select.kernel import (
     GAMMAS,
     KERNEL_PENALTIES,
-    NOISE,
     choose_on_prototypes,
     cross_validate_kernel,
+    explained_by,
+    pairs_to_weigh,
     weigh_noise,
 )
 from fitters.select.refitting import Folded
@@ -187,18 +187,15 @@ class KernelRidgeAligner(OneWay):
             # A real pair has `mix` times the penalty that the prototypes keep.
             params = choice.params | {"alpha": choice.params["alpha"] * config.mix}
             return Choice(params, config.mix, facts | {"mix": config.mix}, choice.axes)
+        weighed, folds = pairs_to_weigh(real, search.n_folds, search.rng)
+        head = prototypes.take(prototypes.row_weight > 0)
+        texts, gamma = weighed.y.astype(np.float64), choice.params["gamma"]
+        covered, explained = explained_by(head, texts, gamma, choice.params["alpha"], search.rng)
         found = weigh_noise(
-            prototypes, real, folds_of_pairs(real, search.n_folds, "mix", search.rng),
-            gamma=choice.params["gamma"], penalty=choice.params["alpha"],
-            criterion=search.metric, rng=search.rng,
+            weighed, folds, kernel=gaussian(texts, texts, gamma), covered=covered,
+            explained=explained, criterion=search.metric,
         )  # fmt: skip
-        params = choice.params | {"first_share": found.first_share}
-        shares = {
-            "noises": dict(zip(NOISE, found.weights.tolist(), strict=True)),
-            "without": dict(zip(NOISE, found.weights_without.tolist(), strict=False)),
-        }
-        facts |= {"mix": None, **found.to_facts()}
-        return Choice(params, facts=facts, axes=choice.axes, of_fit=shares)
+        return found.chosen(choice, facts)
 
     def _shape(self, data: Sources[Pairs], search: Search, axes: Mapping[str, Axis]) -> Surface:
         """Return the scores over width and penalty."""
@@ -349,14 +346,9 @@ class KernelRidgeAligner(OneWay):
                 )
             out[block] = kernel @ self.dual_
             if self.first_share:
-                first = unit_or_zero(kernel[:, : len(self.first_)] @ self.first_)
-                out[block] = unit_or_zero(out[block]) + self.first_share * first
-                out[block] /= 1 + self.first_share
+                first = kernel[:, : len(self.first_)] @ self.first_
+                out[block] = self.with_first(out[block], first)
         return out
-
-    def project_y(self, y: Rows) -> Matrix:
-        """Return y in the shared space: shape (n, r); of unit length without `first_share`."""
-        return self._map(self.about_mean(y, "y")) if self.first_share else super().project_y(y)
 
     def array_shapes(self) -> dict[str, tuple[str, ...]]:
         """Return the fitted arrays and their shapes in letters."""

@@ -10,12 +10,19 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fitters.aligners.base import FromMoments, Matrix, OneWay, Shapes, as_columns, mean_rows
-from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
+from fitters.aligners.solvers import (
+    average_ridge,
+    invert_spectrum,
+    relative_penalty,
+    solve_ridge,
+    solve_ridge_dual,
+)
 from fitters.moments.moments import Folds, Moments
 from fitters.moments.transform import normalize_rows
-from fitters.pairs import Rows
+from fitters.pairs import Pairs, Rows
 from fitters.select.grid import MOST, Axis, Choice, Search, Surface
-from fitters.select.held_out import cross_validate, validate_by_error
+from fitters.select.held_out import cross_validate, decompose, validate_by_error
+from fitters.select.kernel import pairs_to_weigh, weigh_noise
 from fitters.select.leave_out import leave_one_group_out
 from fitters.select.refitting import Folded
 from fitters.sources import Sources
@@ -44,11 +51,16 @@ class RidgeAligner(FromMoments, OneWay):
     center : bool
         Subtract the means of a and b first, as an intercept does; the projections are then taken
         about these means too. False where the rows come centred (see `SideTransform`).
+    first_share : float
+        What the cosine of the fit on prototypes alone counts beside that of the fit on both
+        sources, where `fit_sources` makes both: the score is their weighted mean.
 
     Attributes
     ----------
     coef_ : ndarray of shape (p, q) for "x->y", (q, p) for "y->x"
         C: one row a predicting column.
+    first_coef_ : ndarray of shape (q, p)
+        C of the prototypes alone; only with `first_share`.
     mean_x_, mean_y_ : ndarray of shape (p,), (q,)
         What is subtracted on each side; 0 if not `center`.
     alpha_ : float
@@ -81,6 +93,7 @@ class RidgeAligner(FromMoments, OneWay):
         "alpha": [Interval(Real, 0, MOST, closed="left")],
         "relative": ["boolean"],
         "center": ["boolean"],
+        "first_share": [Interval(Real, 0, 1, closed="both")],
     }
 
     def __init__(
@@ -90,20 +103,26 @@ class RidgeAligner(FromMoments, OneWay):
         alpha: float = 0.3,
         relative: bool = True,
         center: bool = True,
+        first_share: float = 0.0,
     ) -> None:
         self.direction = direction
         self.alpha = alpha
         self.relative = relative
         self.center = center
+        self.first_share = first_share
 
     def tune(self, data: Sources[Any], search: Search) -> Choice:
         """Choose penalty and mixing weight in closed form.
 
         By the held-out squared error; else by leaving out names, of prototypes alone; or by the
-        rank of the texts of held-out real pairs. Without a penalty to choose it is fitted again
-        without each fold, which says if a fold leaves too few rows.
+        rank of the texts of held-out real pairs. From texts to images no mixing weight is chosen:
+        the prototypes choose the penalty, and the fits with the real pairs are averaged over how
+        noisy these may be; see `fitters.select.kernel.weigh_noise`. Without a penalty to choose it
+        is fitted again without each fold, which says if a fold leaves too few rows.
         """
         axes = search.axes(mixed=data.mixed)
+        if self._averages(data, search, axes):
+            return self._weighed(data, search, axes["penalty"])
         if "penalty" not in search.options or not any(a.searched for a in axes.values()):
             return super().tune(data, search)
         way: Any = self.direction
@@ -122,6 +141,70 @@ class RidgeAligner(FromMoments, OneWay):
                 metric=search.metric,
             )  # fmt: skip
         return search.chosen(axes, surface)
+
+    def _averages(self, data: Sources[Any], search: Search, axes: Mapping[str, Axis]) -> bool:
+        """Whether the fits with the real pairs are averaged over their noise."""
+        rows = data.mixed and not isinstance(data.given[0], Folds)
+        penalised = axes["penalty"].searched or axes["penalty"].values[0] > 0
+        weighed = search.config.mix == "auto" and "weight" not in search.grid
+        # Otherwise the real pairs cannot tell what they are worth.
+        back = self.direction == "y->x" and not self.center and self.relative
+        return rows and penalised and weighed and back and not search.by_error
+
+    def _weighed(self, data: Sources[Pairs], search: Search, penalties: Axis) -> Choice:
+        """Choose the penalty on the prototypes, and weigh the noises of the real pairs."""
+        prototypes, real = data.prototypes, data.real
+        assert prototypes is not None
+        assert real is not None
+        surface = None
+        if penalties.searched:
+            surface = leave_one_group_out(
+                prototypes, penalties=penalties,
+                criterion=search.config.criterion,  # type: ignore[arg-type]   # not "error"
+            )  # fmt: skip
+        choice = search.chosen({"penalty": penalties}, surface)
+        coef, turn, alpha = _first_fit(prototypes, choice.params["alpha"])
+        weighed, folds = pairs_to_weigh(real, search.n_folds, search.rng)
+        texts = weighed.y.astype(np.float64)
+        kernel, turned = texts @ texts.T, texts @ turn
+        found = weigh_noise(
+            weighed, folds, kernel=kernel, covered=kernel - turned @ turned.T,
+            explained=texts @ coef, unit=alpha, criterion=search.metric,
+        )  # fmt: skip
+        return found.chosen(choice, {"of_prototypes": choice.facts} if choice.facts else {})
+
+    def fit_sources(
+        self,
+        data: Sources[Any],
+        mix: float = 1.0,
+        *,
+        noises: Mapping[float, float] | None = None,
+        without: Mapping[float, float] | None = None,
+    ) -> Self:
+        """Fit on both sources, a prototype with `mix` times the mass of a real pair.
+
+        With `noises`, the fits are averaged over the mass of a prototype: by the noise of a real
+        pair, that of a prototype being 1, and over those of fits `without` the prototypes.
+        """
+        if noises is None or data.prototypes is None or data.real is None:
+            return super().fit_sources(data, mix)
+        texts, images = data.real.y.astype(np.float64), data.real.x.astype(np.float64)
+        first, turn, self.alpha_ = _first_fit(data.prototypes, self.alpha)
+        root = np.sqrt(data.real.row_weight)[:, None]
+        averaged, alone = (
+            {self.alpha_ * noise: share for noise, share in shares.items()}
+            for shares in (noises, without or {})
+        )
+        # With M the inverse of the prototypes' gram and penalty, and T = √(α M): the residual of
+        # the pairs as a ridge on their rows turned by T.
+        correction = average_ridge(root * texts @ turn, root * (images - texts @ first), averaged)
+        self.coef_ = sum(noises.values()) * first + turn @ correction
+        self.coef_ += average_ridge(root * texts, root * images, alone)
+        if self.first_share:
+            self.first_coef_ = first
+        self.n_features_in_, self._one_column = images.shape[1], False
+        self.mean_x_, self.mean_y_ = np.zeros(images.shape[1]), np.zeros(texts.shape[1])
+        return self
 
     @property
     def reads_few_rows(self) -> bool:  # type: ignore[override]
@@ -169,12 +252,40 @@ class RidgeAligner(FromMoments, OneWay):
         return as_columns(self, (x64 - self.mean_x_) @ back + self.mean_y_)
 
     def _map(self, rows: Matrix) -> Matrix:
-        return rows @ self.coef_
+        predicted = rows @ self.coef_
+        return (
+            self.with_first(predicted, rows @ self.first_coef_) if self.first_share else predicted
+        )
 
     def array_shapes(self) -> dict[str, tuple[str, ...]]:
         """Return the fitted arrays and their shapes in letters."""
         sides = ("q", "p") if self.direction == "y->x" else ("p", "q")
-        return {"coef_": sides, "mean_x_": ("p",), "mean_y_": ("q",)}
+        first = {"first_coef_": sides} if self.first_share else {}
+        return first | {"coef_": sides, "mean_x_": ("p",), "mean_y_": ("q",)}
+
+
+def _first_fit(prototypes: Pairs, penalty: float) -> tuple[Matrix, Matrix, float]:
+    """Return what a ridge from the texts of prototypes to their rows is, for pairs to correct.
+
+    Returns
+    -------
+    coef : ndarray of shape (q, p)
+        C.
+    turn : ndarray of shape (q, r)
+        T, so that T Tᵀ = α (gram + α I)⁻¹: texts a and b turned by it have the product that the
+        prototypes leave of a · b.
+    alpha : float
+        The absolute penalty, of the gram of the prototypes.
+    """
+    used = prototypes.take(prototypes.row_weight > 0)
+    texts = used.y.astype(np.float64)
+    weighted = texts.T * used.row_weight
+    gram = weighted @ texts
+    alpha = relative_penalty(gram, penalty)
+    values, vectors = decompose(gram)
+    root = np.sqrt(invert_spectrum(values, alpha))
+    coef = (vectors * root**2) @ (vectors.T @ (weighted @ used.x.astype(np.float64)))
+    return coef, np.sqrt(alpha) * vectors * root, alpha
 
 
 def by_squared_error(

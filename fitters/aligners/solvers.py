@@ -8,6 +8,7 @@ The shapes in the annotations are executable: the tests check every call with be
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -268,6 +269,24 @@ def solve_cca(
     left, right = fix_signs(root_x @ u, root_y @ v)
     # Above 1 is rounding.
     return left, np.minimum(values, 1.0), right
+
+
+def average_ridge(
+    a: Float[np.ndarray, "n p"], b: Float[np.ndarray, "n q"], shares: Mapping[float, float]
+) -> Float[np.ndarray, "p q"]:
+    """Return the weighted sum of ridge solutions Σ_ν p_ν (aᵀa + ν I)⁻¹ aᵀb, by penalty ν → p_ν.
+
+    One decomposition of the smaller gram serves all of them. A penalty without end adds 0.
+    """
+    few = len(a) < a.shape[1]
+    values, vectors = eigen_gram(a @ a.T if few else a.T @ a)
+    finite = [(share, penalty) for penalty, share in shares.items() if np.isfinite(penalty)]
+    inverse = sum(
+        (share * invert_spectrum(values, v) for share, v in finite), np.zeros(len(values))
+    )
+    rotated = vectors.T @ (b if few else a.T @ b)
+    solution: np.ndarray = vectors @ (inverse[:, None] * rotated)
+    return a.T @ solution if few else solution
 
 
 def least_squares(

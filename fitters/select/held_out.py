@@ -53,6 +53,12 @@ Sides = tuple[Matrix, Matrix]
 _DECOMPOSED: Kept[tuple[Matrix, Matrix]] = Kept(64_000_000, lambda pair: pair[1].nbytes)
 """Decompositions used last, by the gram: 50 of 384 columns."""
 
+
+def decompose(gram: Matrix) -> tuple[Matrix, Matrix]:
+    """Return `eigen_gram` of a gram, kept for a head and its controls, which share their texts."""
+    return _DECOMPOSED.get(digest_of(gram), lambda: eigen_gram(gram))
+
+
 RANK_TOLERANCE = DETERMINED**2
 """Of eigenvalues of CCᵀ, squares of singular values: below it C has no direction there."""
 
@@ -156,8 +162,7 @@ class HeldOutFold:
         gram = self._real.gram
         if self._prototypes is not None:
             gram = weight * self._prototypes.gram + gram
-        # A head and its controls have their texts in common, and so this decomposition.
-        values, vectors = _DECOMPOSED.get(digest_of(gram), lambda: eigen_gram(gram))
+        values, vectors = decompose(gram)
         held = self._held_a @ vectors
         towards = vectors.T @ self._mixed_towards(weight)
         square = self._mixed_square(weight) if self._predict_x else None

@@ -38,9 +38,10 @@ from fitters.feature_maps import NystroemMap, gaussian
 from fitters.kept import Kept, digest_of
 from fitters.moments.transform import unit_or_zero
 from fitters.pairs import Pairs
-from fitters.select.grid import Axis, Surface, geometric, search
+from fitters.select.grid import Axis, Choice, Surface, folds_of_pairs, geometric, search
 from fitters.select.leave_out import (
     CRITERIA,
+    SURFACES,
     KernelLeftOut,
     LeaveOutCriterion,
     LeftOut,
@@ -119,8 +120,7 @@ def choose_on_prototypes(
         asked = np.asarray(used.asked, np.float64)
     if exact:
         texts = digest_of(a, asked, used.row_groups, used.row_weight)
-        # Every draw and number of real pairs of a sweep asks this again of the same prototypes.
-        return _SURFACES.get(
+        return SURFACES.get(
             digest_of(texts, b, gammas, penalties, criterion, precision),
             lambda: _exact_surface(
                 texts, a, b, asked, used, gammas, penalties, criterion, precision
@@ -132,8 +132,6 @@ def choose_on_prototypes(
         penalties = replace(penalties, values=_whole(penalties))
     return _landmark_surface(a, b, asked, used, gammas, penalties, at)
 
-
-_SURFACES: Kept[Surface] = Kept(2_000_000, lambda surface: surface.scores.nbytes)
 
 # In float32, for 1,000 texts 4 MB a point of the grid; that of the demo's head has 45 points.
 _OPERATORS: Kept[npt.NDArray[Any]] = Kept(190_000_000, lambda operator: operator.nbytes)
@@ -440,7 +438,11 @@ def score_predictions(
 
 
 NOISE = (0.03, 0.1, 0.32, 1.0, 3.2, 10.0, 32.0, 100.0, np.inf)
-"""Noise of a real pair, on a kernel whose diagonal is 1; without end the pairs say nothing."""
+"""Noise of a real pair; without end the pairs say nothing. Of kernel ridge on a kernel whose
+diagonal is 1, of ridge that of a prototype is 1."""
+
+MOST_PAIRS = EXACT_ROWS
+"""Of more real pairs, so many that are drawn say how noisy a pair is."""
 
 #: So many standard errors decide that the prototypes alone have no say beside the mixed fit.
 TOO_MUCH = 2.0
@@ -480,6 +482,19 @@ class NoiseWeights:
     n_queries: int
     n_folds: int
 
+    def chosen(self, choice: Choice, facts: dict[str, Any]) -> Choice:
+        """Return what was chosen on the prototypes, with these shares of the noises beside it."""
+        shares = {
+            "noises": dict(zip(NOISE, self.weights.tolist(), strict=True)),
+            "without": dict(zip(NOISE, self.weights_without.tolist(), strict=False)),
+        }
+        return Choice(
+            choice.params | {"first_share": self.first_share},
+            facts=facts | {"mix": None, **self.to_facts()},
+            axes=choice.axes,
+            of_fit=shares,
+        )
+
     def to_facts(self) -> dict[str, Any]:
         """Return it as plain values for JSON; noise without end is null."""
         return {
@@ -498,15 +513,33 @@ class NoiseWeights:
         }
 
 
+def pairs_to_weigh(
+    real: Pairs, n_folds: int, rng: np.random.Generator
+) -> tuple[Pairs, npt.NDArray[np.intp]]:
+    """Return at most `MOST_PAIRS` of the real pairs, whole groups, and their folds.
+
+    Raises
+    ------
+    SelectionError
+        If all pairs are of one group.
+    """
+    if real.n > MOST_PAIRS:
+        _, codes, sizes = np.unique(real.row_groups, return_inverse=True, return_counts=True)
+        order = rng.permutation(len(sizes))
+        drawn = order[: max(2, int(np.searchsorted(np.cumsum(sizes[order]), MOST_PAIRS, "right")))]
+        real = real.take(np.isin(codes, drawn))
+    return real, folds_of_pairs(real, n_folds, "mix", rng)
+
+
 def weigh_noise(
-    prototypes: Pairs,
     real: Pairs,
     folds: npt.NDArray[np.integer[Any]],
     *,
-    gamma: float,
-    penalty: float,
+    kernel: Matrix,
+    covered: Matrix,
+    explained: Matrix,
+    unit: float = 1.0,
     criterion: Validation = "mrr",
-    rng: np.random.Generator,
 ) -> NoiseWeights:
     """Return how much each noise of the real pairs counts, with the prototypes and without them.
 
@@ -517,16 +550,18 @@ def weigh_noise(
 
     Parameters
     ----------
-    prototypes, real : Pairs
-        Transformed; prototypes are in the training of every fold.
+    real : Pairs
+        Transformed, K of them; the prototypes are in the training of every fold.
     folds : ndarray of int, shape (K,)
         From `folds_by_group`; each fold is held out once, its texts are its gallery.
-    gamma, penalty : float
-        Of the prototypes.
+    kernel, covered : ndarray of shape (K, K)
+        Between the real texts, and what the prototypes take from it.
+    explained : ndarray of shape (K, p)
+        What the fit on the prototypes alone predicts of the images.
+    unit : float
+        What a noise of 1 is on this kernel.
     criterion : str
         One of `VALIDATIONS`.
-    rng : numpy.random.Generator
-        Draws landmarks, where there are many prototypes.
 
     Raises
     ------
@@ -534,16 +569,13 @@ def weigh_noise(
         As `check_validation`.
     """
     check_validation(real, folds, criterion)
-    prototypes = prototypes.take(prototypes.row_weight > 0)
-    texts, images = real.y.astype(np.float64), real.x.astype(np.float64)
+    images = real.x.astype(np.float64)
     parts = [Fold.of(real, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
-    covered, explained = explained_by(prototypes, texts, gamma, penalty, rng)
-    kernel = gaussian(texts, texts, gamma)
 
     def held_out(system: Matrix, targets: Matrix) -> list[Matrix]:
         return [
             images - targets + held_out_predictions(
-                system + np.diag(noise / real.row_weight), targets, targets, parts
+                system + np.diag(unit * noise / real.row_weight), targets, targets, parts
             )
             for noise in NOISE[:-1]
         ]  # fmt: skip

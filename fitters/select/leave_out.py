@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from fitters.aligners.solvers import eigen_gram, invert_spectrum
 from fitters.errors import SelectionError, SettingError
+from fitters.kept import Kept, digest_of
 from fitters.moments.transform import unit_or_zero
 from fitters.pairs import Pairs
 from fitters.select.grid import PENALTIES, Axis, Surface, search
@@ -34,6 +35,9 @@ CRITERIA: dict[str, str] = {
 """What leave-one-group-out can score by."""
 
 MOST_QUERIES = 2000
+
+SURFACES: Kept[Surface] = Kept(2_000_000, lambda surface: surface.scores.nbytes)
+"""Every draw and number of real pairs of a sweep asks for these of the same prototypes."""
 
 LOWEST_DUAL = 1e-2
 """Smallest relative penalty where there are no more rows than columns.
@@ -401,27 +405,32 @@ def leave_one_group_out(
     used = pairs.take(pairs.row_weight > 0)
     a, b = (used.y, used.x) if direction == "y->x" else (used.x, used.y)
     asked = used.asked if direction == "y->x" else None
-    left_out = LeftOut(
-        a.astype(np.float64, copy=False),
-        b.astype(np.float64, copy=False),
-        used.row_groups,
-        used.row_weight,
-        None if asked is None else asked.astype(np.float64, copy=False),
-    )
-    score = left_out.mean_cosine if criterion == "cosine" else left_out.mean_reciprocal_rank
 
-    if left_out.dual:
-        penalties = penalties.at_least(LOWEST_DUAL)
+    def surface() -> Surface:
+        grid = penalties
+        left_out = LeftOut(
+            a.astype(np.float64, copy=False),
+            b.astype(np.float64, copy=False),
+            used.row_groups,
+            used.row_weight,
+            None if asked is None else asked.astype(np.float64, copy=False),
+        )
+        score = left_out.mean_cosine if criterion == "cosine" else left_out.mean_reciprocal_rank
+        if left_out.dual:
+            grid = grid.at_least(LOWEST_DUAL)
 
-    def evaluate(at: Mapping[str, Matrix]) -> Matrix:
-        scores = [score(float(penalty) * left_out.mean_square) for penalty in at["penalty"]]
-        return np.array([scores])
+        def evaluate(at: Mapping[str, Matrix]) -> Matrix:
+            scores = [score(float(penalty) * left_out.mean_square) for penalty in at["penalty"]]
+            return np.array([scores])
 
-    return search(
-        evaluate,
-        {"weight": Axis.fixed(1.0), "penalty": penalties},
-        criterion=CRITERIA[criterion],
-        n_queries=len(asking_of(used.n)) if criterion == "rank" else used.n,
-        n_folds=left_out.n_groups,
-        of_ranks=criterion == "rank",
-    )
+        return search(
+            evaluate,
+            {"weight": Axis.fixed(1.0), "penalty": grid},
+            criterion=CRITERIA[criterion],
+            n_queries=len(asking_of(used.n)) if criterion == "rank" else used.n,
+            n_folds=left_out.n_groups,
+            of_ranks=criterion == "rank",
+        )
+
+    made_of = used.row_groups, used.row_weight, penalties, criterion
+    return SURFACES.get(digest_of(a, b, asked, *made_of), surface)

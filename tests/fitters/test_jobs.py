@@ -152,7 +152,8 @@ def test_facts_name_what_was_read(store: FeatureStore, tmp_path: Path) -> None:
         "images": 30, "captions": 10, "head": CLASSES, "names": CLASSES,
     }  # fmt: skip
     assert facts["choice"]["penalty"] >= 0
-    assert facts["choice"]["mix"] > 0
+    assert facts["choice"]["mix"] is None
+    assert len(facts["choice"]["noise_weights"]) == len(facts["choice"]["noises"])
 
 
 def test_test_images_never_matter(store_path: Path, tmp_path: Path) -> None:

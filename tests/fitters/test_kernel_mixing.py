@@ -4,23 +4,31 @@ import numpy as np
 import pytest
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
-from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
 
 from fitters import Pairs, SideTransform, fit_alignment, read_alignment, save_alignment
 from fitters.aligners.kernel import KernelRidgeAligner
+from fitters.aligners.ridge import RidgeAligner
 from fitters.errors import PairsError, SettingError
+from fitters.methods import METHODS, FitConfig
 from fitters.moments.transform import unit_or_zero
-from fitters.select.grid import Axis, folds_by_group, search
+from fitters.select.grid import Axis, Search, folds_by_group, search
 from fitters.select.kernel import (
     NOISE,
     VALIDATIONS,
     choose_on_prototypes,
     cross_validate_kernel,
+    explained_by,
+    pairs_to_weigh,
     weigh_noise,
 )
 from fitters.select.leave_out import LeftOut, leave_one_group_out
-from fitters.sources import Sources
+from fitters.sources import Sources, prepare
 from tests.oracles import reciprocal_rank_of_text
+
+
+def rng_of(seed=0):
+    return np.random.default_rng(seed)
 
 
 @pytest.fixture
@@ -60,6 +68,16 @@ def by_refitting(real, prototypes, folds, gamma, alpha, mass, criterion):
     return scores
 
 
+def weighed(prototypes, real, folds, criterion):
+    """The shares of the noises beside prototypes of width 0.7 and penalty 0.2."""
+    texts = real.y.astype(float)
+    covered, explained = explained_by(prototypes, texts, 0.7, 0.2, np.random.default_rng(0))
+    return weigh_noise(
+        real, folds, kernel=rbf_kernel(texts, gamma=0.7), covered=covered, explained=explained,
+        criterion=criterion,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("criterion", VALIDATIONS)
 def test_the_surface_is_that_of_refitting_every_fold(criterion, sources, rng):
     _, real = sources
@@ -83,10 +101,7 @@ def test_landmarks_stand_for_many_prototypes(sources, rng, monkeypatch):
     folds = folds_by_group(real.groups, 3, rng)
 
     def scores():
-        return weigh_noise(
-            prototypes, real, folds, gamma=0.7, penalty=0.2, criterion="squared",
-            rng=np.random.default_rng(0),
-        ).scores  # fmt: skip
+        return weighed(prototypes, real, folds, "squared").scores
 
     exact = scores()
     monkeypatch.setattr("fitters.select.kernel.EXACT_ROWS", 10)
@@ -132,9 +147,7 @@ def test_what_cannot_be_validated_is_refused(sources, rng):
 def test_each_noise_scores_as_refitting_at_the_prototypes_penalty(criterion, sources, rng):
     prototypes, real = sources
     folds = folds_by_group(real.groups, 3, rng)
-    found = weigh_noise(
-        prototypes, real, folds, gamma=0.7, penalty=0.2, criterion=criterion, rng=rng
-    )
+    found = weighed(prototypes, real, folds, criterion)
     of_rows = []
     for noise in NOISE:
         # alpha / mass stays the penalty of the prototypes, and alpha is the noise of a real pair.
@@ -197,9 +210,88 @@ def test_the_fit_is_the_average_over_noise_and_the_prototypes_alone(
     }  # fmt: skip
 
 
-def test_a_mixed_fit_is_read_back_to_the_bit(sources, tmp_path, rng):
+def ridges(prototypes, real, penalty):
+    """Noise of a pair → scikit-learn's ridge from texts to images; None: without prototypes.
+
+    A prototype has noise 1, and the penalty is the one that it has alone.
+    """
+    mean_square = prototypes.row_weight @ (prototypes.y.astype(float) ** 2).sum(axis=1)
+    alpha = penalty * mean_square / prototypes.y.shape[1]
+
+    def fit(noise, *, head=True):
+        parts = [(real, real.row_weight / noise)]
+        if head:
+            parts.append((prototypes, prototypes.row_weight))
+        x, y = (np.concatenate([getattr(p, side) for p, _ in parts]).astype(float) for side in "xy")
+        weight = np.concatenate([mass for _, mass in parts])
+        return Ridge(alpha=alpha, fit_intercept=False).fit(y, x, weight)
+
+    return fit
+
+
+@pytest.mark.parametrize("n_real", [24, 3])
+@pytest.mark.parametrize("first_share", [0.6, 0.0])
+def test_ridge_averages_over_the_same_noises(first_share, n_real, sources, rng):
     prototypes, real = sources
-    fitted = fit_alignment("kernel-ridge", prototypes=prototypes, real=real, rng=rng)
+    real = real.take(np.arange(n_real))
+    shares, without = {0.1: 0.25, 1.0: 0.25, np.inf: 0.25}, {0.5: 0.25, 3.0: 0.0}
+    plain = SideTransform.identity()
+    aligner = RidgeAligner(alpha=0.2, center=False, first_share=first_share)
+    aligner.fit_sources(Sources(prototypes, real, plain, plain), noises=shares, without=without)
+    texts, fit = rng.standard_normal((7, 4)), ridges(prototypes, real, 0.2)
+    mixed = sum(share * fit(min(noise, 1e12)).predict(texts) for noise, share in shares.items())
+    mixed += sum(s * fit(noise, head=False).predict(texts) for noise, s in without.items())
+    first = unit_or_zero(fit(1e12).predict(texts))
+    expected = (unit_or_zero(mixed) + first_share * first) / (1 + first_share)
+    assert aligner.project_y(texts) == pytest.approx(expected, abs=1e-6)
+    assert ("first_coef_" in aligner.array_shapes()) == bool(first_share)
+
+
+def test_ridge_weighs_each_noise_by_refitting(make_world, rng):
+    head, real = make_world(n_classes=30, n_images=24, p=9, q=4, noise=0.8)
+    data = prepare(head, real, None)
+    search_ = Search(
+        FitConfig("ridge", penalty=0.2, criterion="rank"), METHODS["ridge"].options, rng_of()
+    )
+    found = RidgeAligner(center=False).tune(data, search_)
+    folds, real, head = folds_by_group(real.groups, 4, rng_of()), data.real, data.prototypes
+    scores = np.empty((len(NOISE) * 2 - 1, real.n))
+    for fold in range(4):
+        out = folds == fold
+        fit = ridges(head, real.take(~out), 0.2)
+        fits = [fit(min(noise, 1e12)) for noise in NOISE]
+        fits += [fit(noise, head=False) for noise in NOISE[:-1]]
+        for at, row in enumerate(fits):
+            predicted = row.predict(real.y[out].astype(float))
+            for i in np.flatnonzero(out):
+                own, group = real.x[i], real.groups[i]
+                scores[at, i] = reciprocal_rank_of_text(own, predicted, real.groups[out], group)
+    facts = found.facts
+    assert [*facts["scores"], *facts["scores_without_head"]] == pytest.approx(scores.mean(axis=1))
+    assert facts["mix"] is None
+    assert sum(found.of_fit["noises"].values()) + sum(found.of_fit["without"].values()) == (
+        pytest.approx(1)
+    )
+
+
+def test_of_many_pairs_some_whole_groups_say_how_noisy_they_are(make_world, monkeypatch):
+    head, real = make_world(n_classes=30, n_images=60)
+    real = Pairs(real.x, real.y, np.repeat(np.arange(20), 3))
+    monkeypatch.setattr("fitters.select.kernel.MOST_PAIRS", 20)
+    drawn, folds = pairs_to_weigh(real, 4, rng_of())
+    assert drawn.n == 18
+    assert set(np.unique(drawn.groups, return_counts=True)[1]) == {3}
+    assert set(folds) == set(range(4))
+    for method in ("ridge", "kernel-ridge"):
+        facts = fit_alignment(method, prototypes=head, real=real, rng=rng_of()).facts
+        assert facts["choice"]["n_queries"] == 18
+        assert facts["n_real"] == 60
+
+
+@pytest.mark.parametrize("method", ["ridge", "kernel-ridge"])
+def test_a_mixed_fit_is_read_back_to_the_bit(method, sources, tmp_path, rng):
+    prototypes, real = sources
+    fitted = fit_alignment(method, prototypes=prototypes, real=real, rng=rng)
     assert fitted.facts["choice"]["first_share"] > 0
     read = read_alignment(save_alignment(tmp_path / "a", fitted))
     texts = rng.standard_normal((5, prototypes.y.shape[1]))
@@ -211,8 +303,7 @@ def test_real_pairs_that_are_wrong_hardly_move_the_prototypes(make_world):
     wrong = Pairs(real.x, real.y[::-1].copy(), real.groups)
 
     def fitted(**given):
-        rng = np.random.default_rng(0)
-        return fit_alignment("kernel-ridge", prototypes=head, rng=rng, **given)
+        return fit_alignment("kernel-ridge", prototypes=head, rng=rng_of(), **given)
 
     mean = SideTransform.fit([real.x]).mean
     alone, misled = fitted(image_mean=mean), fitted(image_mean=mean, real=wrong)
@@ -241,6 +332,17 @@ def test_many_good_pairs_leave_a_useless_head_no_say(make_world, rng):
     found = fit_alignment("kernel-ridge", prototypes=useless, real=real, rng=rng)
     choice = found.facts["choice"]
     assert choice["first_share"] < 0.01 or sum(choice["noise_weights"]) < 0.01
+
+
+def test_a_useless_head_takes_nothing_from_ridge(make_world, rng):
+    head, images = make_world(n_classes=60, n_images=400, p=40, q=20, noise=0.6)
+    useless = Pairs(rng.standard_normal(head.x.shape), head.y, head.groups)
+    real, new = images.take(np.arange(300)), images.take(np.arange(300, 400))
+    alone = fit_alignment("ridge", real=real, rng=rng_of()).score(new.x, new.y)
+    beside = fit_alignment("ridge", prototypes=useless, real=real, rng=rng_of())
+    assert beside.score(new.x, new.y) > alone - 0.02
+    # With the rank of a head that carries its classes it would be more than chance.
+    assert fit_alignment("ridge", prototypes=useless, rng=rng_of()).score(new.x, new.y) < alone / 2
 
 
 @pytest.mark.parametrize("exact", [True, False])
