@@ -92,11 +92,11 @@ def ridge_mixing(bench: Bench) -> Iterator[str]:
     """Real pairs beside the head in ridge: the average against a choice, on unseen pairs."""
     yield from ("## Ridge with K real pairs: averaged, or chosen", "")
     yield (
-        "Ridge averages over the noise of real pairs as kernel ridge does, its penalty being that of "
-        "the head. The rule before chose penalty and mixing weight together by folds of the pairs. "
-        "Both are compared on training pairs that neither saw: six splits, four outer folds of the K "
-        "pairs, mean reciprocal rank of an image's text among those of its fold; ± is the standard "
-        "error over the splits. No scored image takes part."
+        "Ridge averages over the noise of real pairs as kernel ridge does, with the penalty of the "
+        "head. The rule before chose penalty and mixing weight together by folds of the pairs. "
+        "Both are compared on training pairs that neither saw: six splits, four outer folds of the "
+        "K pairs, mean reciprocal rank of an image's text among those of its fold; ± is the "
+        "standard error over the splits. No scored image takes part."
     )
     yield ""
     pairs, _ = prototype_pairs(bench.run, bench.corpus)
